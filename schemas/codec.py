@@ -1,0 +1,256 @@
+"""The binary frame: activations, tokens, KV rows and replay requests.
+
+Little endian, a header of 44 bytes, then the payload::
+
+    magic "LB" | version u8 | kind u8 | dtype u8 | flags u8 | count u16 | request u64
+    | epoch generation u32 | epoch counter u32 | attempt u32 | position u32
+    | width u32 | payload bytes u32 | CRC-32 of the other header bytes and the payload
+
+A frame is about the ``count`` positions ``[position, position + count)`` of one request. ``width`` is the number
+of values per position. Payload layouts, with n = count x width:
+
+* ACTIVATION fp32: n floats. fp16: n halves, then one int8 exponent e per position (value = half x 2**e).
+  int8: n int8, then ceil(width / 64) fp16 scales per position.
+* TOKENS: count int32 ids.
+* KV_ROWS: layer u16, part u16 (0 key, 1 value), heads u16, head_dim u16, then n fp32 or fp16 values.
+* REPLAY: nothing; ``position`` is where the sender's valid KV cache ends.
+"""
+
+from __future__ import annotations
+
+import enum
+import struct
+import zlib
+from dataclasses import dataclass
+from typing import Final
+
+from schemas.errors import (
+    FrameChecksumMismatch,
+    FrameDtypeMismatch,
+    FrameKindUnknown,
+    FrameOversized,
+    FrameShapeMismatch,
+    FrameTruncated,
+    FrameVersionMismatch,
+)
+from schemas.messages import Epoch
+
+MAGIC: Final = b"LB"
+FRAME_VERSION: Final = 1
+_HEADER: Final = struct.Struct("<2sBBBBHQIIIIIII")
+HEADER_BYTES: Final = _HEADER.size
+_CRC: Final = struct.Struct("<I")
+_CRC_OFFSET: Final = HEADER_BYTES - _CRC.size
+_ATTEMPT: Final = struct.Struct("<I")
+_ATTEMPT_OFFSET: Final = 24
+_KV_HEADER: Final = struct.Struct("<HHHH")
+KV_HEADER_BYTES: Final = _KV_HEADER.size
+INT8_BLOCK: Final = 64
+"""Values that share one scale in an int8 activation."""
+
+MAX_PAYLOAD_BYTES: Final = 1_800_000
+"""Below the 2,000,000 bytes at which Mosquitto 2.1 disconnects a sender."""
+MAX_POSITION: Final = 10_000_000
+MAX_WIDTH: Final = 1 << 20
+
+
+class Kind(enum.IntEnum):
+    """What a frame carries."""
+
+    ACTIVATION = 1
+    TOKENS = 2
+    KV_ROWS = 3
+    REPLAY = 4
+
+
+class Dtype(enum.IntEnum):
+    """Element type of the payload."""
+
+    NONE = 0
+    FP32 = 1
+    FP16 = 2
+    INT8 = 3
+    INT32 = 4
+
+
+class Flag(enum.IntFlag):
+    """Bits of the flags byte; the first is for activations, the others say why an answer ended (tokens)."""
+
+    NONE = 0
+    SAMPLE = 1
+    STOP = 2
+    LENGTH = 4
+
+
+_ALLOWED_DTYPES: Final = {
+    Kind.ACTIVATION: (Dtype.FP32, Dtype.FP16, Dtype.INT8),
+    Kind.TOKENS: (Dtype.INT32,),
+    Kind.KV_ROWS: (Dtype.FP32, Dtype.FP16),
+    Kind.REPLAY: (Dtype.NONE,),
+}
+_ALLOWED_FLAGS: Final = {
+    Kind.ACTIVATION: int(Flag.SAMPLE),
+    Kind.TOKENS: int(Flag.STOP | Flag.LENGTH),
+    Kind.KV_ROWS: 0,
+    Kind.REPLAY: 0,
+}
+_KINDS: Final = {int(kind): kind for kind in Kind}
+_DTYPES: Final = {int(dtype): dtype for dtype in Dtype}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Frame:
+    """One frame. ``request`` is the request id as a number; ``payload`` is any bytes-like object."""
+
+    kind: Kind
+    request: int
+    epoch: Epoch
+    attempt: int
+    position: int
+    count: int = 0
+    width: int = 0
+    dtype: Dtype = Dtype.NONE
+    flags: int = 0
+    payload: bytes | bytearray | memoryview = b""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KvRowsHeader:
+    """Which rows of which cache a KV_ROWS frame carries; ``part`` is 0 for keys, 1 for values."""
+
+    layer: int
+    part: int
+    heads: int
+    head_dim: int
+
+
+def request_number(request: str) -> int:
+    """The request id's form in frames."""
+    return int(request, 16)
+
+
+def request_id(number: int) -> str:
+    """The request id's form in JSON and logs."""
+    return f"{number:016x}"
+
+
+def activation_payload_bytes(dtype: Dtype, count: int, width: int) -> int:
+    """Length of an activation's payload."""
+    if dtype is Dtype.FP32:
+        return 4 * count * width
+    if dtype is Dtype.FP16:
+        return 2 * count * width + count
+    return count * width + 2 * count * -(-width // INT8_BLOCK)
+
+
+def _expected_payload_bytes(kind: Kind, dtype: Dtype, count: int, width: int) -> int:
+    if kind is Kind.ACTIVATION:
+        return activation_payload_bytes(dtype, count, width)
+    if kind is Kind.TOKENS:
+        return 4 * count
+    if kind is Kind.KV_ROWS:
+        return KV_HEADER_BYTES + count * width * (4 if dtype is Dtype.FP32 else 2)
+    return 0
+
+
+def _check(kind: Kind, dtype: Dtype, flags: int, count: int, width: int, position: int, payload_bytes: int) -> None:
+    if dtype not in _ALLOWED_DTYPES[kind]:
+        raise FrameDtypeMismatch(f"{kind.name} frames can't carry {dtype.name}")
+    if flags & ~_ALLOWED_FLAGS[kind]:
+        raise FrameShapeMismatch(f"flags {flags:#x} are not allowed in a {kind.name} frame")
+    if payload_bytes > MAX_PAYLOAD_BYTES:
+        raise FrameOversized(f"payload of {payload_bytes} bytes, allowed are {MAX_PAYLOAD_BYTES}")
+    if position + count > MAX_POSITION or width > MAX_WIDTH:
+        raise FrameShapeMismatch(f"positions up to {position + count} of {width} values are outside the limits")
+    needs_count = kind is not Kind.REPLAY
+    needs_width = kind in (Kind.ACTIVATION, Kind.KV_ROWS)
+    if (count > 0) is not needs_count or (width > 0) is not needs_width:
+        raise FrameShapeMismatch(f"{kind.name} frame of {count} positions of {width} values")
+    expected = _expected_payload_bytes(kind, dtype, count, width)
+    if payload_bytes != expected:
+        raise FrameShapeMismatch(f"payload of {payload_bytes} bytes, its shape needs {expected}")
+
+
+def encode_frame(frame: Frame) -> bytearray:
+    """The frame's bytes.
+
+    Raises:
+        FrameError: the frame contradicts itself or its limits; nothing invalid can be sent.
+    """
+    payload = memoryview(frame.payload).cast("B") if len(frame.payload) else memoryview(b"")
+    _check(frame.kind, frame.dtype, frame.flags, frame.count, frame.width, frame.position, len(payload))
+    data = bytearray(HEADER_BYTES + len(payload))
+    try:
+        _HEADER.pack_into(
+            data, 0, MAGIC, FRAME_VERSION, frame.kind, frame.dtype, frame.flags, frame.count, frame.request,
+            frame.epoch.generation, frame.epoch.counter, frame.attempt, frame.position, frame.width, len(payload), 0,
+        )  # fmt: skip
+    except struct.error as error:
+        raise FrameShapeMismatch(f"header value out of range: {error}") from None
+    data[HEADER_BYTES:] = payload
+    _CRC.pack_into(data, _CRC_OFFSET, _checksum(data))
+    return data
+
+
+def decode_frame(data: bytes | bytearray | memoryview) -> Frame:
+    """Parse and check a frame; its payload is a view into ``data``, not a copy.
+
+    Raises:
+        FrameError: a subclass that says what does not add up.
+    """
+    if len(data) < HEADER_BYTES:
+        raise FrameTruncated(f"{len(data)} bytes, a header has {HEADER_BYTES}")
+    (magic, version, kind_code, dtype_code, flags, count, request, generation, counter, attempt, position, width,
+     payload_bytes, checksum) = _HEADER.unpack_from(data)  # fmt: skip
+    if magic != MAGIC or version != FRAME_VERSION:
+        raise FrameVersionMismatch(f"magic {magic!r} version {version}, this version reads {MAGIC!r} {FRAME_VERSION}")
+    kind = _KINDS.get(kind_code)
+    if kind is None:
+        raise FrameKindUnknown(f"kind {kind_code}")
+    dtype = _DTYPES.get(dtype_code)
+    if dtype is None:
+        raise FrameDtypeMismatch(f"dtype {dtype_code}")
+    if len(data) < HEADER_BYTES + payload_bytes:
+        raise FrameTruncated(f"{len(data)} bytes, the header announces {HEADER_BYTES + payload_bytes}")
+    if len(data) > HEADER_BYTES + payload_bytes:
+        raise FrameOversized(f"{len(data)} bytes, the header announces {HEADER_BYTES + payload_bytes}")
+    _check(kind, dtype, flags, count, width, position, payload_bytes)
+    if _checksum(data) != checksum:
+        raise FrameChecksumMismatch("the CRC-32 does not match")
+    return Frame(
+        kind=kind, request=request, epoch=Epoch(generation=generation, counter=counter), attempt=attempt,
+        position=position, count=count, width=width, dtype=dtype, flags=flags,
+        payload=memoryview(data)[HEADER_BYTES:],
+    )  # fmt: skip
+
+
+def restamp(data: bytearray, attempt: int) -> bytearray:
+    """A copy of an encoded frame with another attempt: how stage 0 repeats itself without computing again."""
+    copy = bytearray(data)
+    _ATTEMPT.pack_into(copy, _ATTEMPT_OFFSET, attempt)
+    _CRC.pack_into(copy, _CRC_OFFSET, _checksum(copy))
+    return copy
+
+
+def pack_kv_header(header: KvRowsHeader) -> bytes:
+    """The eight bytes in front of KV rows."""
+    return _KV_HEADER.pack(header.layer, header.part, header.heads, header.head_dim)
+
+
+def unpack_kv_header(frame: Frame) -> KvRowsHeader:
+    """The KV rows' header.
+
+    Raises:
+        FrameShapeMismatch: not a KV_ROWS frame, or heads x head_dim is not the frame's width.
+    """
+    if frame.kind is not Kind.KV_ROWS:
+        raise FrameShapeMismatch(f"a {frame.kind.name} frame has no KV rows")
+    layer, part, heads, head_dim = _KV_HEADER.unpack_from(frame.payload)
+    if heads * head_dim != frame.width or part > 1:
+        raise FrameShapeMismatch(f"{heads} heads of {head_dim} values, part {part}, for a width of {frame.width}")
+    return KvRowsHeader(layer=layer, part=part, heads=heads, head_dim=head_dim)
+
+
+def _checksum(data: bytes | bytearray | memoryview) -> int:
+    view = memoryview(data)
+    return zlib.crc32(view[HEADER_BYTES:], zlib.crc32(view[:_CRC_OFFSET]))

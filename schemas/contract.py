@@ -1,0 +1,270 @@
+"""Typed JSON: dataclass annotations carry the limits, validation and JSON Schema both read them.
+
+A message is a frozen dataclass whose fields are annotated with the closed set of types below. ``load``
+turns parsed JSON into such a dataclass or raises ``MessageError`` naming the place; ``dump`` is its inverse;
+``json_schema`` writes the JSON Schema 2020-12 document of the same limits, so that other languages can
+check messages too. Phones run this: the standard library suffices.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import re
+import types
+import typing
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from schemas.errors import MessageError
+
+Loader = Callable[[Any, str], Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Text:
+    """Limits of a string; lengths in Unicode code points."""
+
+    max_length: int
+    min_length: int = 0
+    pattern: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Number:
+    """Inclusive limits of a number."""
+
+    minimum: float
+    maximum: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Items:
+    """Limits of an array's length."""
+
+    max_items: int
+    min_items: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class FreeForm:
+    """An object whose members the receiver checks; ``max_items`` members at most."""
+
+    max_items: int
+
+
+def about(description: str, **field_arguments: Any) -> Any:
+    """A dataclass field with its description, which the JSON Schema repeats."""
+    return dataclasses.field(metadata={"description": description}, **field_arguments)
+
+
+def load(cls: type, value: object) -> Any:
+    """Build ``cls`` from parsed JSON.
+
+    Raises:
+        MessageError: naming the path of the first member that is missing, unknown or outside its limits.
+    """
+    return _loader(cls)(value, "")
+
+
+def dump(value: object) -> Any:
+    """The JSON form of a message: dataclasses become objects, tuples arrays; optional members left at None go."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {
+            f.name: dump(getattr(value, f.name))
+            for f in dataclasses.fields(value)
+            if not (getattr(value, f.name) is None and f.default is None)
+        }
+    if isinstance(value, tuple):
+        return [dump(item) for item in value]
+    return value
+
+
+def _fail(path: str, problem: str) -> typing.NoReturn:
+    raise MessageError(f"{path or 'message'}: {problem}")
+
+
+@functools.cache
+def _loader(annotation: Any) -> Loader:
+    """The function that checks and converts one JSON value to ``annotation``."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        base, limit = get_args(annotation)[:2]
+        return _limited_loader(base, limit)
+    if origin in (Union, types.UnionType):
+        (inner,) = [arg for arg in get_args(annotation) if arg is not type(None)]
+        load_inner = _loader(inner)
+        return lambda value, path: None if value is None else load_inner(value, path)
+    if origin is Literal:
+        choices = get_args(annotation)
+        return lambda value, path: (
+            value if type(value) in (str, int) and value in choices else _fail(path, f"must be one of {list(choices)}")
+        )
+    if annotation is bool:
+        return lambda value, path: value if isinstance(value, bool) else _fail(path, "must be true or false")
+    if dataclasses.is_dataclass(annotation):
+        return _object_loader(annotation)
+    raise TypeError(f"{annotation!r} is not a type of the contract")
+
+
+def _limited_loader(base: Any, limit: object) -> Loader:
+    if isinstance(limit, Text):
+        return _text_loader(limit)
+    if isinstance(limit, Number):
+        return _integer_loader(limit) if base is int else _number_loader(limit)
+    if isinstance(limit, Items):
+        return _array_loader(_loader(get_args(base)[0]), limit)
+    if isinstance(limit, FreeForm):
+        return _free_form_loader(limit)
+    raise TypeError(f"{limit!r} is not a limit of the contract")
+
+
+def _text_loader(limit: Text) -> Loader:
+    # fullmatch: Python's "$" would let a trailing newline through, which ECMA regular expressions do not.
+    matches = re.compile(limit.pattern).fullmatch if limit.pattern else None
+
+    def load_text(value: Any, path: str) -> str:
+        if not isinstance(value, str):
+            _fail(path, "must be a string")
+        if not limit.min_length <= len(value) <= limit.max_length:
+            _fail(path, f"has {len(value)} characters, allowed are {limit.min_length} to {limit.max_length}")
+        if matches and not matches(value):
+            _fail(path, f"does not match {limit.pattern}")
+        return value
+
+    return load_text
+
+
+def _check_range(value: float, limit: Number, path: str) -> None:
+    if not limit.minimum <= value <= limit.maximum:
+        _fail(path, f"{value} is outside {limit.minimum} to {limit.maximum}")
+
+
+def _integer_loader(limit: Number) -> Loader:
+    def load_integer(value: Any, path: str) -> int:
+        # JSON has one number type: 3.0 is the integer 3, as in JSON Schema.
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if not isinstance(value, int) or isinstance(value, bool):
+            _fail(path, "must be an integer")
+        _check_range(value, limit, path)
+        return value
+
+    return load_integer
+
+
+def _number_loader(limit: Number) -> Loader:
+    def load_number(value: Any, path: str) -> float:
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            _fail(path, "must be a number")
+        _check_range(value, limit, path)
+        return float(value)
+
+    return load_number
+
+
+def _array_loader(load_item: Loader, limit: Items) -> Loader:
+    def load_array(value: Any, path: str) -> tuple[Any, ...]:
+        if not isinstance(value, list):
+            _fail(path, "must be an array")
+        if not limit.min_items <= len(value) <= limit.max_items:
+            _fail(path, f"has {len(value)} items, allowed are {limit.min_items} to {limit.max_items}")
+        return tuple(load_item(item, f"{path}[{index}]") for index, item in enumerate(value))
+
+    return load_array
+
+
+def _free_form_loader(limit: FreeForm) -> Loader:
+    def load_free_form(value: Any, path: str) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            _fail(path, "must be an object")
+        if len(value) > limit.max_items:
+            _fail(path, f"has {len(value)} members, allowed are {limit.max_items}")
+        return value
+
+    return load_free_form
+
+
+def _is_required(field: dataclasses.Field[Any]) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def _object_loader(cls: type) -> Loader:
+    hints = get_type_hints(cls, include_extras=True)
+    fields = {f.name: (_loader(hints[f.name]), _is_required(f)) for f in dataclasses.fields(cls)}
+
+    def load_object(value: Any, path: str) -> Any:
+        if not isinstance(value, dict):
+            _fail(path, "must be an object")
+        prefix = f"{path}." if path else ""
+        unknown = value.keys() - fields.keys()
+        if unknown:
+            _fail(prefix + str(min(unknown))[:64], "is not a member of this message")
+        arguments = {}
+        for name, (load_field, required) in fields.items():
+            if name in value:
+                arguments[name] = load_field(value[name], prefix + name)
+            elif required:
+                _fail(prefix + name, "is missing")
+        return cls(**arguments)
+
+    return load_object
+
+
+def json_schema(cls: type, *, schema_id: str) -> dict[str, Any]:
+    """The JSON Schema 2020-12 document with the same limits as ``load``; nested objects go to ``$defs``."""
+    definitions: dict[str, Any] = {}
+    body = _object_schema(cls, definitions)
+    document = {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": schema_id, "title": cls.__name__, **body}
+    if definitions:
+        document["$defs"] = definitions
+    return document
+
+
+def _object_schema(cls: type, definitions: dict[str, Any]) -> dict[str, Any]:
+    hints = get_type_hints(cls, include_extras=True)
+    properties = {}
+    for field in dataclasses.fields(cls):
+        properties[field.name] = {
+            **_value_schema(hints[field.name], definitions),
+            "description": field.metadata["description"],
+        }
+    return {
+        "description": " ".join((cls.__doc__ or "").split()),
+        "type": "object",
+        "properties": properties,
+        "required": [f.name for f in dataclasses.fields(cls) if _is_required(f)],
+        "additionalProperties": False,
+    }
+
+
+def _value_schema(annotation: Any, definitions: dict[str, Any]) -> dict[str, Any]:
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return _limited_schema(*get_args(annotation)[:2], definitions)
+    if origin in (Union, types.UnionType):
+        (inner,) = [arg for arg in get_args(annotation) if arg is not type(None)]
+        return {"anyOf": [_value_schema(inner, definitions), {"type": "null"}]}
+    if origin is Literal:
+        return {"enum": list(get_args(annotation))}
+    if annotation is bool:
+        return {"type": "boolean"}
+    if annotation.__name__ not in definitions:
+        definitions[annotation.__name__] = _object_schema(annotation, definitions)
+    return {"$ref": f"#/$defs/{annotation.__name__}"}
+
+
+def _limited_schema(base: Any, limit: object, definitions: dict[str, Any]) -> dict[str, Any]:
+    if isinstance(limit, Text):
+        schema: dict[str, Any] = {"type": "string", "minLength": limit.min_length, "maxLength": limit.max_length}
+        return {**schema, "pattern": limit.pattern} if limit.pattern else schema
+    if isinstance(limit, Number):
+        if not (math.isfinite(limit.minimum) and math.isfinite(limit.maximum)):
+            raise TypeError("limits must be finite")
+        return {"type": "integer" if base is int else "number", "minimum": limit.minimum, "maximum": limit.maximum}
+    if isinstance(limit, Items):
+        item = _value_schema(get_args(base)[0], definitions)
+        return {"type": "array", "items": item, "minItems": limit.min_items, "maxItems": limit.max_items}
+    assert isinstance(limit, FreeForm)
+    return {"type": "object", "maxProperties": limit.max_items}

@@ -1,0 +1,113 @@
+"""The topic table: every topic of the bus, what travels on it, its QoS and whether it is retained.
+
+Sender and receiver are part of a topic, so that a broker can enforce who speaks and who reads.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from dataclasses import dataclass
+
+from schemas import messages as m
+from schemas.errors import TopicError
+
+PREFIX = "linguabus/v1"
+_PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+@dataclass(frozen=True)
+class Topic:
+    """One row of the table. ``messages`` is empty where binary frames travel."""
+
+    pattern: str
+    messages: tuple[type, ...]
+    qos: int
+    retain: bool
+
+    @functools.cached_property
+    def _parts(self) -> list[str]:
+        return f"{PREFIX}/{self.pattern}".split("/")
+
+    def format(self, **values: object) -> str:
+        """The topic with every ``{placeholder}`` filled in.
+
+        Raises:
+            TopicError: a value that is not a name (wildcards and slashes above all).
+        """
+        return "/".join(self._fill(part, values) for part in self._parts)
+
+    def filter(self, **values: object) -> str:
+        """The subscription filter: placeholders not given become ``+``."""
+        return "/".join(
+            "+" if part.startswith("{") and part[1:-1] not in values else self._fill(part, values)
+            for part in self._parts
+        )
+
+    def match(self, topic: str) -> dict[str, str] | None:
+        """The placeholders' values, or None where ``topic`` is of another row."""
+        parts = topic.split("/")
+        if len(parts) != len(self._parts):
+            return None
+        values: dict[str, str] = {}
+        for part, expected in zip(parts, self._parts, strict=True):
+            if expected.startswith("{"):
+                values[expected[1:-1]] = part
+            elif part != expected:
+                return None
+        return values
+
+    @staticmethod
+    def _fill(part: str, values: dict[str, object]) -> str:
+        if not part.startswith("{"):
+            return part
+        value = str(values[part[1:-1]])
+        if not _PART.fullmatch(value):
+            raise TopicError(f"{value!r} can't be part of a topic: use letters, digits, '.', '_' and '-', 64 at most")
+        return value
+
+
+NODE_BIRTH = Topic("node/{node}/birth", (m.NodeBirth,), qos=1, retain=True)
+NODE_STATUS = Topic("node/{node}/status", (m.NodeStatus,), qos=1, retain=True)
+NODE_HEARTBEAT = Topic("node/{node}/heartbeat", (m.Heartbeat,), qos=0, retain=False)
+NODE_ECHO = Topic("node/{node}/echo", (), qos=0, retain=False)
+"""A node publishes to itself here to measure a hop through the broker."""
+NODE_COMMAND = Topic(
+    "node/{node}/command",
+    (m.RegisterAgain, m.RefuseNode, m.PrepareSegment, m.ReleaseSegment, m.OpenRequest, m.CloseRequest),
+    qos=1,
+    retain=False,
+)
+NODE_REPLY = Topic(
+    "node/{node}/reply",
+    (m.PrepareProgress, m.SegmentReady, m.SegmentFailed, m.RequestClosed, m.RequestFailed),
+    qos=1,
+    retain=False,
+)
+PLAN = Topic("plan/{pipeline}", (m.Plan,), qos=1, retain=True)
+SEGMENT = Topic("segment/{pipeline}/{epoch}/{stage}/from/{sender}/to/{receiver}", (), qos=0, retain=False)
+TOKEN = Topic("token/{pipeline}/{epoch}/from/{sender}", (), qos=0, retain=False)
+REQUEST_SUBMIT = Topic("request/submit/{client}", (m.SubmitRequest,), qos=1, retain=False)
+REQUEST_STREAM = Topic(
+    "request/{client}/{request}/stream", (m.StreamText, m.StreamEnd, m.StreamError), qos=1, retain=False
+)
+REQUEST_CANCEL = Topic("request/{client}/{request}/cancel", (m.CancelRequest,), qos=1, retain=False)
+CONTROL_SUBMIT = Topic("control/submit/{client}", (m.ControlRequest,), qos=1, retain=False)
+CONTROL_REPLY = Topic("control/{client}/{request}/reply", (m.ControlReply,), qos=1, retain=False)
+
+TOPICS = (
+    NODE_BIRTH,
+    NODE_STATUS,
+    NODE_HEARTBEAT,
+    NODE_ECHO,
+    NODE_COMMAND,
+    NODE_REPLY,
+    PLAN,
+    SEGMENT,
+    TOKEN,
+    REQUEST_SUBMIT,
+    REQUEST_STREAM,
+    REQUEST_CANCEL,
+    CONTROL_SUBMIT,
+    CONTROL_REPLY,
+)
