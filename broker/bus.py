@@ -1,0 +1,183 @@
+"""The bus port: what nodes and the orchestrator need from MQTT, and nothing else.
+
+It is poll-based and owned by one thread. The owner calls `poll`, gets a list of events, computes, and
+publishes; a publish writes to the socket at once, so no token waits for another thread. Only `wake`
+may be called from other threads. `broker.mqtt.MqttBus` and `broker.memory.MemoryBus` are twins behind it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Protocol, Self
+
+from broker.errors import BadTopic
+
+Payload = bytes | bytearray | memoryview
+
+DEFAULT_MAX_PAYLOAD_BYTES = 1_900_000
+"""Mosquitto 2.1 lowers its `max_packet_size` to 2,000,000 bytes and disconnects a sender that passes it, and an
+MQTT 3.1.1 client is never told: so the limit is kept here, below it, with room for topic and header."""
+
+DEFAULT_MAX_QUEUED = 10_000
+"""QoS 1 messages that may wait for their PUBACK before `publish` raises `QueueFull`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A message that matched one of our subscriptions. `retain` is true only for one stored before we subscribed."""
+
+    topic: str
+    payload: bytes
+    qos: int
+    retain: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """CONNACK arrived. After a `reconnect` all subscriptions are being renewed; a `Subscribed` follows."""
+
+    session_present: bool
+    reconnect: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Disconnected:
+    """The connection was lost (never after our own `close`). `poll` reconnects by itself."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Subscribed:
+    """SUBACK arrived: messages published from now on to these patterns will be delivered. Again after a resubscribe."""
+
+    patterns: tuple[str, ...]
+
+
+Event = Delivery | Connected | Disconnected | Subscribed
+
+
+@dataclass(frozen=True, slots=True)
+class Will:
+    """What the broker publishes for us when we vanish without a clean `close`."""
+
+    topic: str
+    payload: bytes
+    qos: int = 1
+    retain: bool = True
+
+
+@dataclass(slots=True)
+class BusStats:
+    """Counters since the bus was made. Bytes are MQTT packets with their headers; messages are PUBLISH packets."""
+
+    reconnects: int = 0
+    dropped_qos0: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    messages_in: int = 0
+    messages_out: int = 0
+
+
+class Bus(Protocol):
+    """One connection to a broker, owned by one thread. A context manager: leaving it calls `close`."""
+
+    @property
+    def client_id(self) -> str: ...
+
+    @property
+    def stats(self) -> BusStats: ...
+
+    @property
+    def connected(self) -> bool:
+        """True between CONNACK and the loss of the connection (as last seen by `poll`)."""
+
+    @property
+    def max_payload_bytes(self) -> int:
+        """The largest payload `publish` takes now: the configured limit, or the broker's if that is lower."""
+
+    def connect(self, timeout_s: float = 10.0) -> None:
+        """Connect and block until CONNACK; `poll` then yields a first `Connected`.
+
+        Raises:
+            BrokerUnreachable: nothing speaks MQTT there, or no CONNACK within `timeout_s`.
+            BrokerRefused: the broker said no (bad credentials, not authorised, ...).
+        """
+
+    def publish(self, topic: str, payload: Payload, *, qos: int = 0, retain: bool = False) -> None:
+        """Send a message; returns without waiting for the broker. An empty retained payload clears the stored one.
+
+        QoS 0 while disconnected (or while the send buffer is full) is dropped and counted in `stats.dropped_qos0`.
+        QoS 1 while disconnected is queued and sent, in order, after the reconnect; it may arrive twice.
+        The payload is copied: the caller may reuse its buffer.
+
+        Raises:
+            PayloadTooLarge: over `max_payload_bytes`; nothing was sent.
+            QueueFull: too many QoS 1 messages wait for their PUBACK; nothing was queued.
+            BadTopic: empty, or with a wildcard.
+            BusClosed: before `connect` or after `close`.
+        """
+
+    def subscribe(self, patterns: Iterable[str], qos: int = 0) -> None:
+        """Ask for messages on these patterns (`+`, `#`); remembered and renewed at each reconnect.
+
+        The SUBACK arrives as one `Subscribed` event with these patterns. If the broker refuses any of them
+        the next `poll` raises `SubscribeRefused` and the refused ones are forgotten.
+
+        Raises:
+            BadTopic: a malformed pattern.
+            BusClosed: before `connect` or after `close`.
+        """
+
+    def unsubscribe(self, patterns: Iterable[str]) -> None:
+        """Stop these patterns; unknown ones are ignored. Messages already on their way may still be delivered."""
+
+    def poll(self, timeout_s: float | None) -> list[Event]:
+        """Wait until something happens, `wake` is called, or `timeout_s` is over (None: no limit), and return it.
+
+        Returns every event at hand, oldest first; empty after a `wake` or a time-out. Sends what is still
+        buffered, keeps the connection alive and reconnects. Never calls user code.
+
+        Raises:
+            SubscribeRefused: see `subscribe`.
+            BusClosed: before `connect` or after `close`.
+        """
+
+    def wake(self) -> None:
+        """Make a running (or else the next) `poll` return. The only method other threads may call."""
+
+    def flush(self, timeout_s: float) -> bool:
+        """Drive the connection until every QoS 1 message has its PUBACK and the send buffer is empty.
+
+        Events that arrive meanwhile are kept for the next `poll`. Returns False when time ran out.
+        """
+
+    def close(self) -> None:
+        """Flush briefly, send a clean DISCONNECT (so no will is published) and free the socket. Idempotent."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+def check_topic(topic: str) -> None:
+    """Raise BadTopic unless `topic` may be published on."""
+    if not topic or len(topic.encode()) > 65_535:
+        raise BadTopic(topic[:80], "empty or longer than 65,535 bytes")
+    if "+" in topic or "#" in topic or "\0" in topic:
+        raise BadTopic(topic, "a topic to publish on has no +, # or NUL")
+
+
+def check_pattern(pattern: str) -> None:
+    """Raise BadTopic unless `pattern` may be subscribed to (MQTT 3.1.1, section 4.7.1)."""
+    if not pattern or len(pattern.encode()) > 65_535 or "\0" in pattern:
+        raise BadTopic(pattern[:80], "empty, longer than 65,535 bytes or with NUL")
+    levels = pattern.split("/")
+    if any(("+" in level or "#" in level) and len(level) > 1 for level in levels):
+        raise BadTopic(pattern, "+ and # must fill a whole level")
+    if "#" in levels[:-1]:
+        raise BadTopic(pattern, "# must be the last level")

@@ -1,0 +1,97 @@
+"""Errors of the bus. Each message is one line that says what to do next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from schemas.errors import LinguabusError
+
+
+class BusError(LinguabusError):
+    """Base of everything this package raises on purpose."""
+
+
+class BadBrokerUrl(BusError):
+    """The broker's address is not `mqtt://[user:password@]host[:port]` or `mqtts://...`."""
+
+    def __init__(self, url: str, reason: str) -> None:
+        super().__init__(f"broker address {url!r}: {reason}; write mqtt://host:1883 or mqtts://host:8883")
+        self.url = url
+        self.reason = reason
+
+
+class BrokerUnreachable(BusError):
+    """No MQTT broker answered at this address within the time-out."""
+
+    def __init__(self, address: str, reason: str) -> None:
+        super().__init__(f"no MQTT broker at {address}: {reason}; start one there or pass another address")
+        self.address = address
+        self.reason = reason
+
+
+class BrokerRefused(BusError):
+    """The broker answered CONNECT with a refusal (credentials, rights, client id, ...)."""
+
+    def __init__(self, address: str, reason: str) -> None:
+        super().__init__(f"broker {address} refused the connection: {reason}; check user name, password and rights")
+        self.address = address
+        self.reason = reason
+
+
+class SubscribeRefused(BusError):
+    """The broker refused a subscription. `poll` raises it; events received before it are kept for the next `poll`."""
+
+    def __init__(self, patterns: Iterable[str], reason: str) -> None:
+        self.patterns = tuple(patterns)
+        self.reason = reason
+        super().__init__(f"broker refused to subscribe {', '.join(self.patterns)}: {reason}; check this client's rights")
+
+
+class PayloadTooLarge(BusError):
+    """A payload is larger than this bus or its broker takes. Nothing was sent."""
+
+    def __init__(self, size_bytes: int, limit_bytes: int) -> None:
+        super().__init__(f"payload of {size_bytes:,} bytes is over the limit of {limit_bytes:,}; send it in chunks")
+        self.size_bytes = size_bytes
+        self.limit_bytes = limit_bytes
+
+
+class QueueFull(BusError):
+    """Too many QoS 1 messages wait for their PUBACK. Nothing was queued."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"{limit} QoS 1 messages already wait for the broker; wait for flush() or publish less")
+        self.limit = limit
+
+
+class BadTopic(BusError):
+    """A topic to publish on has a wildcard or is empty, or a pattern to subscribe to is malformed."""
+
+    def __init__(self, topic: str, reason: str) -> None:
+        super().__init__(f"topic {topic!r}: {reason}")
+        self.topic = topic
+        self.reason = reason
+
+
+class BusClosed(BusError):
+    """The bus was used before `connect()` or after `close()`."""
+
+    def __init__(self, action: str) -> None:
+        super().__init__(f"cannot {action}: the bus is not open; call connect() first")
+
+
+class BrokerNotFound(BusError):
+    """No broker program of the wanted kind is installed."""
+
+    def __init__(self, kind: str, hint: str) -> None:
+        super().__init__(f"no {kind} broker found; {hint}")
+        self.kind = kind
+
+
+class BrokerDidNotStart(BusError):
+    """A broker process was started and did not accept connections; carries the last line of its log."""
+
+    def __init__(self, kind: str, last_log_line: str) -> None:
+        super().__init__(f"the {kind} broker did not start: {last_log_line or 'it said nothing'}")
+        self.kind = kind
+        self.last_log_line = last_log_line
