@@ -265,7 +265,10 @@ class OpenRequest:
     request: RequestId = about("The request.")
     prompt_tokens: Tokens = about("Length of the prompt.")
     max_tokens: Tokens = about("Most tokens to generate.")
-    prompt_ids: TokenIds | None = about("The prompt, for stages that need it.", default=None)
+    prompt_ids: TokenIds | None = about(
+        "For stages that need it: the prompt and, where a request goes on in a new epoch, the tokens generated so far.",
+        default=None,
+    )
     sampling: Sampling | None = about("For the last stage.", default=None)
     eos_ids: Annotated[tuple[TokenId, ...], Items(256)] = about("Tokens that end the answer; last stage.", default=())
 
@@ -276,6 +279,15 @@ class CloseRequest:
     """Free what a request holds. Also how a request is cancelled."""
 
     request: RequestId = about("The request.")
+
+
+@message("command.resend")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ResendTokens:
+    """The orchestrator missed tokens: the last stage publishes them again."""
+
+    request: RequestId = about("The request.")
+    position: Tokens = about("Position of the first token that is missing.")
 
 
 @message("reply.progress")

@@ -74,7 +74,7 @@ NODE_ECHO = Topic("node/{node}/echo", (), qos=0, retain=False)
 """A node publishes to itself here to measure a hop through the broker."""
 NODE_COMMAND = Topic(
     "node/{node}/command",
-    (m.RegisterAgain, m.RefuseNode, m.PrepareSegment, m.ReleaseSegment, m.OpenRequest, m.CloseRequest),
+    (m.RegisterAgain, m.RefuseNode, m.PrepareSegment, m.ReleaseSegment, m.OpenRequest, m.CloseRequest, m.ResendTokens),
     qos=1,
     retain=False,
 )
