@@ -1,0 +1,1 @@
+"""The orchestrator: models, planning, sessions, the command line."""

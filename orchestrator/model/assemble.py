@@ -1,0 +1,287 @@
+"""Build the ONNX graph of a segment: the units [start, stop) of a decoder.
+
+A segment's interface (B batch, S new tokens, P past, T = total, W the boundary's width, V vocabulary)::
+
+    inputs   input_ids [B, S] int64          if start == 0, else
+             hidden [B, S, W]                the tensor of the boundary before ``start``
+             attention_mask [B, T] int64     if its blocks need it
+             position_ids [B, S] int64       if its blocks need it
+             past_key_values.N.key|value     of its own layers, N counted over the whole model
+             logit_positions [n] int64       if it has the head: indices into S, the head runs for these only
+    outputs  hidden_out [B, S, W]            if it does not have the head, else
+             logits [B, n, V]
+             present.N.key|value             of its own layers
+
+A fused skip-normalisation is taken apart only where a boundary runs through it: upstream ``h = Add(a, b)``, downstream
+the same kernel as ``SkipNorm(h, h - h)``. That equals the fused node to the bit, whereas a plain norm of ``h`` differs
+in the last bits; so logits do not depend on where a model is cut. (In float16 the fused kernel adds in higher
+precision than it stores. There the nodes between units are opened whether a boundary runs through them or not, so that
+again the cuts make no difference; only the graph as it was converted rounds differently.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from orchestrator.model.errors import UnsplittableGraph
+from orchestrator.model.graph import PAST_NAME, SEQUENCE_INPUTS, Decoder, Step, node_inputs
+from orchestrator.model.shapes import FLOAT16
+from orchestrator.model.split import Boundary, SplitPlan
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, NodeProto, ValueInfoProto
+
+HIDDEN_IN = "hidden"
+HIDDEN_OUT = "hidden_out"
+LOGIT_POSITIONS = "logit_positions"
+
+
+def cheap_cone(decoder: Decoder, names: Iterable[str]) -> tuple[list[int], list[str]]:
+    """What recomputing ``names`` takes: cheap nodes in topological order, and the weights and graph inputs read."""
+    nodes: dict[int, None] = {}
+    leaves: dict[str, None] = {}
+    stack: list[tuple[str, bool]] = [(n, False) for n in reversed(list(names))]
+    while stack:
+        name, inputs_done = stack.pop()
+        node = decoder.cheap_producer.get(name)
+        if node is None:
+            leaves[name] = None
+        elif inputs_done:
+            nodes[node] = None
+        elif node not in nodes:
+            stack.append((name, True))
+            stack.extend((n, False) for n in reversed(node_inputs(decoder.model.graph.node[node])))
+    return list(nodes), list(leaves)
+
+
+def outside_inputs(decoder: Decoder, steps: Iterable[Step]) -> list[str]:
+    """Names the steps read that no core step makes: weights, graph inputs and the cheap cone's results."""
+    core = {n for step in decoder.core for n in step.outputs}
+    return list(dict.fromkeys(n for step in steps for n in step.inputs if n not in core))
+
+
+def assemble(plan: SplitPlan, start: int, stop: int, accuracy_level: int | None = None) -> bytes:
+    """The segment's graph as bytes, the same for the same arguments; weights stay references.
+
+    Args:
+        accuracy_level: set on every MatMulNBits node (4: int8 activations, 1: float32); None leaves them.
+
+    Raises:
+        ValueError: [start, stop) is empty or outside the model.
+        UnsplittableGraph: the segment would need something that only another segment has.
+    """
+    if not 0 <= start < stop <= plan.num_units:
+        raise ValueError(f"no such segment: [{start}, {stop}) of {plan.num_units} units")
+    return _Assembly(plan, start, stop).build(accuracy_level).SerializeToString(deterministic=True)
+
+
+class _Assembly:
+    def __init__(self, plan: SplitPlan, start: int, stop: int) -> None:
+        self.plan, self.start, self.stop = plan, start, stop
+        self.decoder = plan.decoder
+        self.source = plan.decoder.model.graph
+        pairs = [(s, u) for s, u in zip(plan.decoder.core, plan.unit_of, strict=True) if start <= u < stop]
+        self.steps = [s for s, _ in pairs]
+        self.unit = {(s.node, s.part): u for s, u in pairs}
+        self.layers = [n for u in range(start, stop) if (n := plan.layer_of(u)) is not None]
+        self.has_head = stop == plan.num_units
+        self.nodes: list[NodeProto] = []
+        self.rename: dict[str, str] = {}
+        self.gathered: dict[str, str] = {}
+
+    def build(self, accuracy_level: int | None) -> ModelProto:
+        from onnx import ModelProto, helper
+
+        cone, leaves = cheap_cone(self.decoder, outside_inputs(self.decoder, self.steps))
+        for index in cone:
+            self._emit_cheap(self.source.node[index])
+        if self.start > 0:
+            self._open_input(self.plan.boundary(self.start))
+        for step in self.steps:
+            self._emit_core(step)
+        if not self.has_head:
+            self._close_output(self.plan.boundary(self.stop))
+        if accuracy_level is not None:
+            for node in self.nodes:
+                _set_accuracy_level(node, accuracy_level)
+        wanted = set(leaves)
+        graph = helper.make_graph(
+            self.nodes,
+            f"units_{self.start}_{self.stop}",
+            self._inputs(wanted),
+            self._outputs(),
+            [t for t in self.source.initializer if t.name in wanted],
+        )
+        model = ModelProto(ir_version=self.decoder.model.ir_version, producer_name="linguabus")
+        model.graph.CopyFrom(graph)
+        model.opset_import.extend(self.decoder.model.opset_import)
+        model.functions.extend(self.decoder.model.functions)
+        return model
+
+    def _copy(self, node: NodeProto) -> NodeProto:
+        from onnx import NodeProto
+
+        copy = NodeProto()
+        copy.CopyFrom(node)
+        copy.ClearField("metadata_props")
+        copy.ClearField("doc_string")
+        return copy
+
+    def _emit_cheap(self, node: NodeProto) -> None:
+        node = self._copy(node)
+        if node.op_type == "Shape":
+            past = PAST_NAME.match(node.input[0])
+            if past and int(past[1]) not in self.layers:
+                if not self.layers:
+                    raise UnsplittableGraph(
+                        f"node {node.name!r} needs the shape of {node.input[0]}, but units "
+                        f"[{self.start}, {self.stop}) hold no KV cache"
+                    )
+                node.input[0] = f"past_key_values.{self.layers[0]}.{past[2]}"
+            elif node.input[0] == "input_ids" and self.start > 0:
+                _limit_shape_to(node, 2)  # of hidden [B, S, W] only [B, S]
+                node.input[0] = HIDDEN_IN
+        self.nodes.append(node)
+
+    def _open_input(self, boundary: Boundary) -> None:
+        from onnx import helper, numpy_helper
+
+        if len(boundary.tensors) == 1:
+            self.rename[boundary.tensors[0]] = HIDDEN_IN
+            return
+        import numpy as np
+
+        sizes = numpy_helper.from_array(np.array(boundary.widths, np.int64))
+        self.nodes.append(helper.make_node("Constant", [], ["hidden/widths"], value=sizes))
+        names = list(boundary.tensors)
+        self.nodes.append(helper.make_node("Split", [HIDDEN_IN, "hidden/widths"], names, axis=-1))
+
+    def _close_output(self, boundary: Boundary) -> None:
+        from onnx import helper
+
+        names = [self.rename.get(n, n) for n in boundary.tensors]
+        if len(names) > 1:
+            self.nodes.append(helper.make_node("Concat", names, [HIDDEN_OUT], axis=-1))
+        elif names[0] == HIDDEN_IN:
+            self.nodes.append(helper.make_node("Identity", [HIDDEN_IN], [HIDDEN_OUT]))
+        else:
+            for node in self.nodes:
+                for side in (node.input, node.output):
+                    side[:] = [HIDDEN_OUT if n == names[0] else n for n in side]
+
+    def _emit_core(self, step: Step) -> None:
+        """Append the node of a step; of a fused pair that is here in full, one node where its first half stands."""
+        from onnx import helper
+
+        node = self._copy(self.source.node[step.node])
+        unit = self.unit[step.node, step.part]
+        closed = self._stays_fused(step.node)
+        if step.part == "norm" and closed:
+            return
+        if step.part == "add" and closed:
+            unit = self.unit[step.node, "norm"]
+        elif step.part == "add":
+            node = helper.make_node("Add", list(step.inputs), list(step.outputs), name=f"{node.name}/open")
+        elif step.part == "norm":
+            total = self._here(step.inputs[0], unit)
+            zero = f"{step.outputs[0]}/zero"
+            self.nodes.append(helper.make_node("Sub", [total, total], [zero], name=f"{node.name}/zero"))
+            node.input[0], node.input[1] = step.inputs[0], zero
+            del node.output[3:]
+        node.input[:] = [self._here(n, unit) for n in node.input]
+        self.nodes.append(node)
+
+    def _stays_fused(self, node: int) -> bool:
+        if (node, "add") not in self.unit or (node, "norm") not in self.unit:
+            return False
+        head = self.plan.num_units - 1
+        unit = self.unit[node, "norm"]
+        if self.unit[node, "add"] == unit:
+            return True
+        if self.plan.boundary(unit).elem_type == FLOAT16:
+            return False
+        if unit != head:
+            return True
+        # The head sees selected rows only, so the sum may not be needed by anything before it.
+        total = next(s.outputs[0] for s in self.steps if s.node == node and s.part == "add")
+        return all(self.unit[s.node, s.part] == head for s in self.steps if total in s.inputs)
+
+    def _here(self, name: str, unit: int) -> str:
+        """The name under which a step of ``unit`` reads a tensor: for the head, only the rows that need logits."""
+        from onnx import helper
+
+        name = self.rename.get(name, name)
+        if unit != self.plan.num_units - 1 or not self._crosses_into_head(name):
+            return name
+        if name not in self.gathered:
+            self.gathered[name] = f"{name}/selected"
+            gather = helper.make_node("Gather", [name, LOGIT_POSITIONS], [self.gathered[name]], axis=1)
+            self.nodes.append(gather)
+        return self.gathered[name]
+
+    def _crosses_into_head(self, name: str) -> bool:
+        head = self.plan.num_units - 1
+        if name == HIDDEN_IN or (self.start == head and name in self.plan.boundary(head).tensors):
+            return True
+        makers = [s for s in self.steps if name in s.outputs]
+        if not makers:
+            return self.start > 0 and name in self.plan.boundary(self.start).tensors
+        maker = makers[0]
+        if maker.part == "add" and self._stays_fused(maker.node):
+            return self.unit[maker.node, "norm"] != head
+        return self.unit[maker.node, maker.part] != head
+
+    def _inputs(self, wanted: set[str]) -> list[ValueInfoProto]:
+        from onnx import TensorProto, helper
+
+        declared = {i.name: i for i in self.source.input}
+        read = wanted | {n for node in self.nodes for n in node.input}
+        infos = [declared["input_ids"]] if self.start == 0 else []
+        if self.start > 0:
+            infos.append(_hidden_info(HIDDEN_IN, self.plan.boundary(self.start)))
+        infos += [declared[n] for n in SEQUENCE_INPUTS[1:] if n in read]
+        infos += [declared[f"past_key_values.{n}.{kind}"] for n in self.layers for kind in ("key", "value")]
+        if self.has_head:
+            infos.append(helper.make_tensor_value_info(LOGIT_POSITIONS, TensorProto.INT64, ["num_logits"]))
+        return infos
+
+    def _outputs(self) -> list[ValueInfoProto]:
+        from onnx import helper
+
+        declared = {o.name: o for o in self.source.output}
+        if self.has_head:
+            logits = declared["logits"].type.tensor_type
+            vocabulary = logits.shape.dim[-1].dim_value or "vocab_size"
+            shape = ["batch_size", "num_logits", vocabulary]
+            infos = [helper.make_tensor_value_info("logits", logits.elem_type, shape)]
+        else:
+            infos = [_hidden_info(HIDDEN_OUT, self.plan.boundary(self.stop))]
+        return infos + [declared[f"present.{n}.{kind}"] for n in self.layers for kind in ("key", "value")]
+
+
+def _hidden_info(name: str, boundary: Boundary) -> ValueInfoProto:
+    from onnx import helper
+
+    shape = ["batch_size", "sequence_length", boundary.width]
+    return helper.make_tensor_value_info(name, boundary.elem_type, shape)
+
+
+def _limit_shape_to(node: NodeProto, rank: int) -> None:
+    from onnx import helper
+
+    bounds = {a.name: a.i for a in node.attribute}
+    start, end = bounds.get("start", 0), bounds.get("end", rank)
+    del node.attribute[:]
+    node.attribute.append(helper.make_attribute("start", start + rank if start < 0 else start))
+    node.attribute.append(helper.make_attribute("end", end + rank if end < 0 else min(end, rank)))
+
+
+def _set_accuracy_level(node: NodeProto, level: int) -> None:
+    from onnx import helper
+
+    if node.op_type != "MatMulNBits":
+        return
+    kept = [a for a in node.attribute if a.name != "accuracy_level"]
+    del node.attribute[:]
+    node.attribute.extend([*kept, helper.make_attribute("accuracy_level", level)])

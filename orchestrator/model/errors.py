@@ -1,0 +1,43 @@
+"""What can go wrong with a model. ``str(error)`` is one line: what is wrong and what to do next."""
+
+from schemas.errors import LinguabusError
+
+
+class ModelError(LinguabusError):
+    """Base of every error of this package."""
+
+
+class NoSuchModel(ModelError):
+    """The name, folder, file or Hugging Face id leads nowhere."""
+
+
+class ModelExists(ModelError):
+    """A model of that name is already in the store."""
+
+
+class BrokenModel(ModelError):
+    """A file is there but cannot be read as what it claims to be."""
+
+
+class UnsupportedModel(ModelError):
+    """The architecture, precision or source kind is not one that can be converted."""
+
+
+class ConversionFailed(ModelError):
+    """The conversion tool ended with an error."""
+
+
+class MissingDependency(ModelError):
+    """An optional package is needed for this step and is not installed."""
+
+
+class UnsplittableGraph(ModelError):
+    """The decoder graph cannot be cut into units; names the tensor or node and the reason."""
+
+
+class ManifestError(ModelError):
+    """A manifest is missing, damaged or written by another version."""
+
+
+class BlobCorrupt(ModelError):
+    """A weight blob is missing or does not match its SHA-256."""

@@ -1,0 +1,220 @@
+"""What there is to know about a split model, as frozen dataclasses and as ``manifest.json``.
+
+Sizes are bytes, FLOPs count a multiply-add as two and leave out attention over the cache (it grows with context).
+Unit 0 is the embedding, 1..L are decoder blocks, L+1 is the head; ranges of units are half-open.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orchestrator.model.errors import ManifestError
+
+FORMAT = 1
+DTYPE_BYTES = {"float32": 4, "float16": 2}
+
+
+@dataclass(frozen=True)
+class LayerCache:
+    """The KV cache of one block: key [B, kv_heads, tokens, key_dim], value [B, kv_heads, tokens, value_dim].
+
+    ``window`` is the number of positions a sliding-window layer looks back, None for full attention.
+    """
+
+    layer: int
+    kv_heads: int
+    key_dim: int
+    value_dim: int
+    dtype: str
+    window: int | None
+
+    @property
+    def bytes_per_token(self) -> int:
+        return self.kv_heads * (self.key_dim + self.value_dim) * DTYPE_BYTES[self.dtype]
+
+
+@dataclass(frozen=True)
+class Unit:
+    """The smallest thing a node can hold. ``weight_bytes`` counts shared blobs in full."""
+
+    index: int
+    kind: str  # "embed", "block" or "head"
+    layer: int | None
+    blobs: tuple[str, ...]
+    weight_bytes: int
+    flops_per_token: int
+    kv_bytes_per_token: int
+
+
+@dataclass(frozen=True)
+class Blob:
+    """A file of raw weights, named by its SHA-256; ``units`` are those that need it."""
+
+    sha256: str
+    size_bytes: int
+    units: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class BoundaryInfo:
+    """The tensor that crosses before unit ``before``: [B, S, width] of ``dtype``; ``tensors`` > 1 for residuals."""
+
+    before: int
+    width: int
+    dtype: str
+    tensors: int
+
+
+@dataclass(frozen=True)
+class SamplingDefaults:
+    """What the model's authors recommend; None where they say nothing."""
+
+    do_sample: bool | None = None
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    repetition_penalty: float | None = None
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything about a model but its weights. ``profile`` is the numeric profile used unless asked otherwise."""
+
+    format: int
+    version: str  # of the package that wrote it
+    name: str
+    source: str
+    fingerprint: str  # equal for equal sources
+    family: str
+    precision: str
+    profile: str
+    vocab_size: int
+    max_context: int
+    logits_dtype: str
+    kv_dtype: str
+    inputs: tuple[str, ...]  # of input_ids, attention_mask, position_ids: those the graph has
+    boundaries: tuple[BoundaryInfo, ...]
+    layers: tuple[LayerCache, ...]
+    units: tuple[Unit, ...]
+    blobs: tuple[Blob, ...]
+    bos_id: int | None
+    eos_ids: tuple[int, ...]
+    sampling: SamplingDefaults
+    has_chat_template: bool
+
+    @property
+    def num_units(self) -> int:
+        return len(self.units)
+
+    @property
+    def num_layers(self) -> int:
+        return len(self.layers)
+
+    @property
+    def hidden_dtype(self) -> str:
+        return self.boundaries[0].dtype
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of all blobs, shared ones counted once."""
+        return sum(blob.size_bytes for blob in self.blobs)
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        return sum(layer.bytes_per_token for layer in self.layers)
+
+    def blobs_of(self, start: int, stop: int) -> tuple[Blob, ...]:
+        """The blobs that the units [start, stop) need, each once."""
+        return tuple(b for b in self.blobs if any(start <= u < stop for u in b.units))
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True) + "\n"
+
+    @staticmethod
+    def from_json(text: str, where: str) -> Manifest:
+        """Parse and check; ``where`` is named in errors.
+
+        Raises:
+            ManifestError: damaged, incomplete, contradictory or of another format.
+        """
+        manifest: Manifest = parse_json(Manifest, text, where)
+        problem = _contradiction(manifest)
+        if problem:
+            raise ManifestError(f"{where}: {problem}; run: linguabus model rm, then model add again")
+        return manifest
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read ``manifest.json``; raises `ManifestError`."""
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ManifestError(f"{path} cannot be read: {error}") from error
+    return Manifest.from_json(text, str(path))
+
+
+def parse_json(kind: type[Any], text: str, where: str) -> Any:
+    """Build the dataclass ``kind`` from JSON text, checking types field by field; raises `ManifestError`."""
+    try:
+        raw = json.loads(text)
+    except ValueError as error:
+        raise ManifestError(f"{where} is not JSON: {error}") from error
+    if isinstance(raw, dict) and raw.get("format", FORMAT) != FORMAT:
+        raise ManifestError(f"{where} has format {raw['format']!r}, this version reads {FORMAT}; add the model again")
+    return _build(kind, raw, where)
+
+
+def _build(kind: Any, raw: Any, where: str) -> Any:
+    """``raw`` as ``kind``: a dataclass, a tuple of one, an optional, or a plain value."""
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        if not isinstance(raw, dict):
+            raise ManifestError(f"{where}: expected an object")
+        hints = typing.get_type_hints(kind)
+        unknown = sorted(set(raw) - set(hints))
+        missing = sorted(f.name for f in dataclasses.fields(kind) if f.name not in raw)
+        if unknown or missing:
+            raise ManifestError(f"{where}: missing {missing}, unknown {unknown}")
+        return kind(**{name: _build(hint, raw[name], f"{where}: {name}") for name, hint in hints.items()})
+    if typing.get_origin(kind) is tuple:
+        if not isinstance(raw, list):
+            raise ManifestError(f"{where}: expected a list")
+        item = typing.get_args(kind)[0]
+        return tuple(_build(item, value, f"{where}[{i}]") for i, value in enumerate(raw))
+    if isinstance(kind, types.UnionType):
+        if raw is None:
+            return None
+        return _build(next(k for k in typing.get_args(kind) if k is not types.NoneType), raw, where)
+    if kind is float and type(raw) is int:
+        return float(raw)
+    if type(raw) is not kind:
+        raise ManifestError(f"{where}: expected {kind.__name__}, found {type(raw).__name__}")
+    return raw
+
+
+def _contradiction(m: Manifest) -> str | None:
+    count = len(m.units)
+    if count < 3 or len(m.layers) != count - 2 or len(m.boundaries) != count - 1:
+        return f"{count} units, {len(m.layers)} layers and {len(m.boundaries)} boundaries do not fit together"
+    kinds = ["embed", *["block"] * (count - 2), "head"]
+    if [u.kind for u in m.units] != kinds or [u.index for u in m.units] != list(range(count)):
+        return "the units are not embed, blocks, head in order"
+    if [b.before for b in m.boundaries] != list(range(1, count)) or any(b.width < 1 for b in m.boundaries):
+        return "the boundaries are not one before each unit with a positive width"
+    dtypes = {m.logits_dtype, m.kv_dtype, *(b.dtype for b in m.boundaries), *(c.dtype for c in m.layers)}
+    if not dtypes <= set(DTYPE_BYTES):
+        return f"unknown dtype among {sorted(dtypes)}"
+    known = {b.sha256 for b in m.blobs}
+    lost = sorted({s for u in m.units for s in u.blobs} - known)
+    if lost:
+        return f"a unit needs blob {lost[0]} that is not listed"
+    if any(len(s) != 64 or set(s) - set("0123456789abcdef") for s in known):
+        return "a blob is not named by a SHA-256"
+    if any(not 0 <= u < count for b in m.blobs for u in b.units) or any(b.size_bytes < 0 for b in m.blobs):
+        return "a blob has a negative size or belongs to a unit that does not exist"
+    return None

@@ -1,0 +1,166 @@
+"""Weights as content-addressed blobs: one per set of units that use the same tensors.
+
+So each unit has one blob of its own, and what several units share (tied embedding and head, cos/sin tables) is a blob
+of its own that is stored, sent and kept once. A blob is the tensors' raw bytes one after the other, each aligned so
+that a memory-mapped file can be used as it is. Tensors are copied in pieces; the model is never held in memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orchestrator.model.assemble import cheap_cone, outside_inputs
+from orchestrator.model.errors import BrokenModel
+from orchestrator.model.manifest import Blob
+from orchestrator.model.split import SplitPlan
+
+if TYPE_CHECKING:
+    from onnx import TensorProto
+
+INLINE_BYTES = 1024  # smaller tensors stay in the graph
+PIECE_BYTES = 4 << 20
+SMALL_ALIGN, PAGE_ALIGN, PAGE_FROM_BYTES = 64, 4096, 64 << 10
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a tensor's bytes lie."""
+
+    sha256: str
+    offset: int
+    length: int
+
+
+def weight_groups(plan: SplitPlan) -> dict[tuple[int, ...], tuple[str, ...]]:
+    """Initializers by the exact set of units that read them, directly or through the cheap cone."""
+    users: dict[str, set[int]] = {}
+    for unit in range(plan.num_units):
+        steps = [s for s, u in zip(plan.decoder.core, plan.unit_of, strict=True) if u == unit]
+        _, leaves = cheap_cone(plan.decoder, outside_inputs(plan.decoder, steps))
+        for name in leaves:
+            if name in plan.decoder.initializers:
+                users.setdefault(name, set()).add(unit)
+    groups: dict[tuple[int, ...], list[str]] = {}
+    for name, units in users.items():
+        groups.setdefault(tuple(sorted(units)), []).append(name)
+    return {units: tuple(names) for units, names in groups.items()}
+
+
+def pack(plan: SplitPlan, folder: Path, progress: Callable[[int, int], None]) -> tuple[tuple[Blob, ...], dict[str, Place]]:
+    """Write the blobs of ``plan`` into ``folder``; returns them and where each tensor went.
+
+    ``progress`` is called with bytes done and bytes in all.
+
+    Raises:
+        BrokenModel: an external weight file is missing or too short.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    groups = weight_groups(plan)
+    sources = {n: Source.of(plan, n) for names in groups.values() for n in names}
+    total = sum(s.length for s in sources.values())
+    done = 0
+    units_of: dict[str, set[int]] = {}
+    sizes: dict[str, int] = {}
+    places: dict[str, Place] = {}
+    for units, names in groups.items():
+        large = [n for n in names if sources[n].length >= INLINE_BYTES]
+        if not large:
+            continue
+        partial = folder / f"partial-{os.getpid()}"
+        digest, offsets, position = hashlib.sha256(), {}, 0
+        with partial.open("wb") as out:
+            for name in large:
+                align = PAGE_ALIGN if sources[name].length >= PAGE_FROM_BYTES else SMALL_ALIGN
+                padding = bytes(-position % align)
+                digest.update(padding)
+                out.write(padding)
+                position += len(padding)
+                offsets[name] = position
+                for chunk in sources[name].pieces():
+                    digest.update(chunk)
+                    out.write(chunk)
+                    done += len(chunk)
+                    progress(done, total)
+                position += sources[name].length
+        sha256 = digest.hexdigest()
+        os.replace(partial, folder / sha256)
+        sizes[sha256] = position
+        units_of.setdefault(sha256, set()).update(units)
+        places.update({n: Place(sha256, offsets[n], sources[n].length) for n in large})
+    progress(total, total)
+    blobs = [Blob(s, sizes[s], tuple(sorted(units_of[s]))) for s in sizes]
+    return tuple(sorted(blobs, key=lambda b: b.units)), places
+
+
+def refer_to_blobs(plan: SplitPlan, places: dict[str, Place]) -> bytes:
+    """The decoder's graph with its weights replaced by references to blobs; small ones inline, unused ones gone."""
+    from onnx import ModelProto, TensorProto
+
+    model = ModelProto()
+    model.CopyFrom(plan.decoder.model)
+    used = {n for names in weight_groups(plan).values() for n in names}
+    tensors = [t for t in model.graph.initializer if t.name in used]
+    del model.graph.initializer[:]
+    for tensor in tensors:
+        stored = TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+        place = places.get(tensor.name)
+        if place is None:
+            stored.raw_data = b"".join(Source.of(plan, tensor.name).pieces())
+        else:
+            stored.data_location = TensorProto.EXTERNAL
+            for key, value in (("location", place.sha256), ("offset", place.offset), ("length", place.length)):
+                stored.external_data.add(key=key, value=str(value))
+        model.graph.initializer.append(stored)
+    return model.SerializeToString(deterministic=True)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A tensor's bytes before packing: in an external file, or in the graph itself."""
+
+    name: str
+    path: Path | None
+    offset: int
+    length: int
+    inline: bytes
+
+    @staticmethod
+    def of(plan: SplitPlan, name: str) -> Source:
+        from onnx import TensorProto
+
+        tensor = plan.decoder.initializers[name]
+        if tensor.data_location != TensorProto.EXTERNAL:
+            raw = _inline_bytes(tensor)
+            return Source(name, None, 0, len(raw), raw)
+        entries = {e.key: e.value for e in tensor.external_data}
+        path = plan.decoder.folder / entries.get("location", "")
+        if not path.is_file() or path.parent.resolve() != plan.decoder.folder.resolve():
+            raise BrokenModel(f"the weight file {path} of tensor {name!r} is missing")
+        offset = int(entries.get("offset", 0))
+        length = int(entries.get("length", path.stat().st_size - offset))
+        if offset + length > path.stat().st_size:
+            raise BrokenModel(f"{path} is too short for tensor {name!r}: it was not downloaded or written in full")
+        return Source(name, path, offset, length, b"")
+
+    def pieces(self) -> Iterator[bytes]:
+        if self.path is None:
+            yield self.inline
+            return
+        with self.path.open("rb") as file:
+            file.seek(self.offset)
+            left = self.length
+            while left:
+                piece = file.read(min(left, PIECE_BYTES))
+                left -= len(piece)
+                yield piece
+
+
+def _inline_bytes(tensor: TensorProto) -> bytes:
+    from onnx import numpy_helper
+
+    return tensor.raw_data if tensor.HasField("raw_data") else numpy_helper.to_array(tensor).tobytes()
