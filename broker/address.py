@@ -1,0 +1,57 @@
+"""Where the broker is: `mqtt://[user:password@]host[:port]` or `mqtts://...` (TLS)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from urllib.parse import unquote, urlsplit
+
+from broker.errors import BadBrokerUrl
+
+DEFAULT_PORT = 1883
+DEFAULT_TLS_PORT = 8883
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerAddress:
+    """A parsed broker URL. `str()` gives it back without the password, so it may be logged."""
+
+    host: str
+    port: int
+    tls: bool = False
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'mqtts' if self.tls else 'mqtt'}://{host}:{self.port}"
+
+
+def parse_broker_url(url: str) -> BrokerAddress:
+    """Parse a broker URL; user name and password may be percent-encoded, the port defaults to 1883 (TLS: 8883).
+
+    Raises:
+        BadBrokerUrl: another scheme, no host, a bad port, or something after the host.
+    """
+    scheme, separator, rest = url.partition("://")
+    if not separator or scheme not in ("mqtt", "mqtts"):
+        raise BadBrokerUrl(url, "does not begin with mqtt:// or mqtts://")
+    shown = f"{scheme}://{rest.rpartition('@')[2]}"  # never repeat a password in an error
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise BadBrokerUrl(shown, str(error)) from error
+    if not host or any(character.isspace() for character in host):
+        raise BadBrokerUrl(shown, "has no host name")
+    if port == 0:
+        raise BadBrokerUrl(shown, "port 0 is not a port")
+    if parts.path not in ("", "/") or parts.query or parts.fragment:
+        raise BadBrokerUrl(shown, "has something after the host")
+    tls = scheme == "mqtts"
+    return BrokerAddress(
+        host=host,
+        port=port or (DEFAULT_TLS_PORT if tls else DEFAULT_PORT),
+        tls=tls,
+        username=None if parts.username is None else unquote(parts.username),
+        password=None if parts.password is None else unquote(parts.password),
+    )

@@ -1,0 +1,100 @@
+"""Open the TCP (and TLS) connection to a broker, blocking or in the background."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable
+
+from broker.address import BrokerAddress
+from broker.errors import BrokerUnreachable
+
+
+def dial(address: BrokerAddress, tls: ssl.SSLContext | None, timeout_s: float) -> socket.socket:
+    """Return a connected socket with TCP_NODELAY set, its TLS handshake done when `tls` is given.
+
+    Without TCP_NODELAY Nagle's algorithm holds small messages back for up to 40 ms.
+
+    Raises:
+        BrokerUnreachable: name not found, refused, timed out, or the TLS handshake failed.
+    """
+    deadline = time.monotonic() + timeout_s
+    try:
+        sock = socket.create_connection((address.host, address.port), timeout=timeout_s)
+    except OSError as error:
+        raise BrokerUnreachable(str(address), _reason(error)) from error
+    try:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if tls is not None:
+            sock.settimeout(max(0.1, deadline - time.monotonic()))
+            sock = tls.wrap_socket(sock, server_hostname=address.host)
+    except OSError as error:  # ssl.SSLError is one
+        sock.close()
+        raise BrokerUnreachable(str(address), _reason(error)) from error
+    return sock
+
+
+def _reason(error: OSError) -> str:
+    if isinstance(error, ssl.SSLError):
+        return f"TLS handshake failed ({error.reason or error})"
+    if isinstance(error, TimeoutError):
+        return "timed out"
+    return (error.strerror or str(error)).lower()
+
+
+class BackgroundDial:
+    """One connection attempt in a thread of its own, so that a `poll` never waits for DNS, TCP or TLS.
+
+    `done()` turns true after the attempt; then `take()` returns the socket or raises. `abandon()` closes a
+    socket that nobody will take. `notify` is called from the thread when it ends.
+    """
+
+    def __init__(
+        self, address: BrokerAddress, tls: ssl.SSLContext | None, timeout_s: float, notify: Callable[[], None]
+    ) -> None:
+        self._lock = threading.Lock()
+        self._socket: socket.socket | None = None
+        self._error: BrokerUnreachable | None = None
+        self._abandoned = False
+        self._done = False
+        # A daemon: name resolution can't be interrupted, and must not hold up the end of the process.
+        threading.Thread(
+            target=self._run, args=(address, tls, timeout_s, notify), name=f"dial {address}", daemon=True
+        ).start()
+
+    def _run(
+        self, address: BrokerAddress, tls: ssl.SSLContext | None, timeout_s: float, notify: Callable[[], None]
+    ) -> None:
+        sock: socket.socket | None = None
+        error: BrokerUnreachable | None = None
+        try:
+            sock = dial(address, tls, timeout_s)
+        except BrokerUnreachable as unreachable:
+            error = unreachable
+        with self._lock:
+            self._socket, self._error, self._done = sock, error, True
+            if self._abandoned and sock is not None:
+                sock.close()
+        notify()
+
+    def done(self) -> bool:
+        """True when `take` will not wait."""
+        return self._done
+
+    def take(self) -> socket.socket:
+        """Return the connected socket; it is the caller's now. Raises BrokerUnreachable if the attempt failed."""
+        with self._lock:
+            if self._socket is None:
+                raise self._error if self._error is not None else RuntimeError("dial is not done")
+            sock, self._socket = self._socket, None
+            return sock
+
+    def abandon(self) -> None:
+        """Close the socket now or as soon as there is one."""
+        with self._lock:
+            self._abandoned = True
+            if self._socket is not None:
+                self._socket.close()
+                self._socket = None

@@ -1,0 +1,332 @@
+"""One connection to a broker that mends itself: dial, greet, wait for the socket, reconnect with back-off.
+
+Pure plumbing under `broker.mqtt`: it knows sockets and paho, and nothing of subscriptions or queues. Everything runs in
+the owner's `turn`; only redialling uses a thread (`broker.dial.BackgroundDial`), since name resolution can't be bounded.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+import random
+import select
+import socket
+import ssl
+import struct
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from paho.mqtt.client import ConnectFlags, DisconnectFlags, MQTTv5, MQTTv311
+from paho.mqtt.enums import MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import MalformedPacket, Properties
+from paho.mqtt.reasoncodes import ReasonCode
+
+from broker.address import BrokerAddress
+from broker.bus import Connected, Disconnected, Event
+from broker.dial import BackgroundDial, dial
+from broker.errors import BrokerRefused, BrokerUnreachable, BusClosed
+from broker.paho_client import SocketClient
+
+logger = logging.getLogger(__name__)
+
+MAX_EVENTS_PER_TURN = 1_000
+RECONNECT_MIN_S = 0.2
+RECONNECT_MAX_S = 8.0
+STABLE_S = 5.0
+"""A connection that lived this long resets the reconnect delay; a broker that accepts and kicks is not hammered."""
+CLOSE_S = 1.0
+UNSUPPORTED_PROTOCOL_VERSION = (0x01, 0x84)  # in CONNACK of MQTT 3.1.1 and of MQTT 5
+
+_WOKEN = b"w"
+_DIALLED = b"d"
+
+
+class LinkState(enum.Enum):
+    """NEW -> ONLINE -> (WAITING -> DIALLING -> GREETING -> ONLINE)* -> CLOSED."""
+
+    NEW = enum.auto()
+    ONLINE = enum.auto()
+    WAITING = enum.auto()
+    DIALLING = enum.auto()
+    GREETING = enum.auto()
+    CLOSED = enum.auto()
+
+
+class Greeting(NamedTuple):
+    """What CONNACK said."""
+
+    code: ReasonCode
+    session_present: bool
+    max_packet_bytes: int | None
+    receive_maximum: int | None
+
+
+class Link:
+    """A `SocketClient` and the socket under it. `state`, `client` and `greeting` are for reading only."""
+
+    def __init__(
+        self,
+        address: BrokerAddress,
+        make_client: Callable[[MQTTProtocolVersion], SocketClient],
+        events: list[Event],
+        *,
+        tls: ssl.SSLContext | None,
+        keepalive_s: int,
+        connect_timeout_s: float,
+    ) -> None:
+        self.state = LinkState.NEW
+        self.woken = False
+        self.reconnects = 0
+        self.greeting: Greeting | None = None
+        self._address = address
+        self._make_client = make_client
+        self._events = events
+        self._tls = tls
+        self._keepalive_s = keepalive_s
+        self._connect_timeout_s = connect_timeout_s
+        self._connack: Greeting | None = None
+        self._lost_reason = ""
+        self._dial: BackgroundDial | None = None
+        self._failures = 0
+        self._online_since_s = 0.0
+        self._due_s = 0.0  # by state: next keep-alive check, next attempt, end of the greeting
+
+        self._wake_in, self._wake_out = socket.socketpair()
+        self._wake_in.setblocking(False)
+        self._wake_out.setblocking(False)
+        self._wake_fd = self._wake_in.fileno()
+        self._poller = select.poll()
+        self._poller.register(self._wake_fd, select.POLLIN)
+        self._watched: object = None
+        self._watched_fd = -1
+        self._watched_mask = 0
+
+    # ---- for the owner ------------------------------------------------------------------------------------------
+
+    def connect(self, versions: tuple[MQTTProtocolVersion, ...], timeout_s: float) -> None:
+        """Connect with the first of `versions` that the broker speaks; raises as `Bus.connect` does."""
+        if self.state is not LinkState.NEW:
+            raise BusClosed("connect a second time")
+        deadline_s = time.monotonic() + timeout_s
+        greeting: Greeting | None = None
+        for version in versions:
+            self.client = self._prepare(version)
+            greeting = self._greet(deadline_s)
+            if greeting is not None and greeting.code.value not in UNSUPPORTED_PROTOCOL_VERSION:
+                break
+        if greeting is None:
+            raise BrokerUnreachable(str(self._address), "it closed the connection without a CONNACK")
+        if greeting.code.is_failure:
+            raise BrokerRefused(str(self._address), str(greeting.code))
+        self._go_online(greeting, reconnect=False)
+
+    def turn(self, until_s: float | None) -> bool:
+        """Wait for the socket, a wake or `until_s` (monotonic clock; None: no limit), at most until the next timer.
+
+        Deliveries, `Connected` and `Disconnected` are appended to the events. Returns True if the link came (back) up.
+        """
+        self._wait(self._due_s if until_s is None or until_s > self._due_s else until_s)
+        if self.state is LinkState.ONLINE:
+            if self.client.socket() is None:
+                self._go_offline()
+            elif time.monotonic() >= self._due_s:
+                self.client.loop_misc()
+                self._due_s = time.monotonic() + self._keepalive_s / 6
+            return False
+        return self._recover(time.monotonic())
+
+    def wake(self) -> None:
+        """End a `turn` and set `woken`. Thread-safe, also after `close`."""
+        self._signal(_WOKEN)
+
+    def close(self) -> None:
+        """DISCONNECT if online, then free everything. Idempotent."""
+        online, self.state = self.state is LinkState.ONLINE, LinkState.CLOSED
+        if self._dial is not None:
+            self._dial.abandon()
+        if online:
+            deadline_s = time.monotonic() + CLOSE_S
+            self.client.disconnect()
+            while self.client.socket() is not None and time.monotonic() < deadline_s:
+                self._wait(deadline_s)
+        if hasattr(self, "client"):
+            self.client.drop()
+        self._wake_in.close()
+        self._wake_out.close()
+
+    # ---- the socket ---------------------------------------------------------------------------------------------
+
+    def _wait(self, until_s: float) -> None:
+        """Wait until `until_s` for one of the sockets, then read and write what is possible."""
+        self._watch()
+        for fd, mask in self._poller.poll(max(0.0, until_s - time.monotonic()) * 1e3):
+            if fd == self._wake_fd:
+                self._drain_wakes()
+                continue
+            if mask & select.POLLOUT:
+                self.client.loop_write()
+            if mask & ~select.POLLOUT:
+                self._read()
+
+    def _watch(self) -> None:
+        """Let the poller know of a new or closed socket and of the wish to write."""
+        sock = self.client.socket()
+        if sock is not self._watched:
+            if self._watched is not None:
+                self._poller.unregister(self._watched_fd)
+            self._watched, self._watched_mask = sock, 0
+            if sock is not None:
+                self._watched_fd = sock.fileno()
+        if sock is None:
+            return
+        mask = select.POLLIN | select.POLLOUT if self.client.want_write() else select.POLLIN
+        if mask != self._watched_mask:
+            self._poller.register(self._watched_fd, mask)
+            self._watched_mask = mask
+
+    def _read(self) -> None:
+        try:
+            self.client.loop_read()
+            while self.client.has_more_to_read() and len(self._events) < MAX_EVENTS_PER_TURN:
+                self.client.loop_read()
+        except (MalformedPacket, struct.error, ValueError, IndexError, KeyError) as error:
+            # paho lets these escape when a packet does not add up: the peer is no MQTT broker, or a broken one.
+            logger.debug("%s sent a malformed packet: %r", self._address, error)
+            self._lost_reason = f"malformed packet ({error})"
+            self.client.drop()
+
+    def _drain_wakes(self) -> None:
+        try:
+            signals = self._wake_in.recv(4_096)
+        except BlockingIOError:
+            return
+        if _WOKEN in signals:
+            self.woken = True
+
+    def _signal(self, signal: bytes) -> None:
+        try:
+            self._wake_out.send(signal)
+        except BlockingIOError:
+            pass  # full of signals: the reader will wake anyway
+        except OSError:
+            pass  # closed
+
+    # ---- connecting ---------------------------------------------------------------------------------------------
+
+    def _prepare(self, version: MQTTProtocolVersion) -> SocketClient:
+        client = self._make_client(version)
+        client.on_connect = self._on_connect
+        client.on_disconnect = self._on_disconnect
+        options: dict[str, Any] = {"clean_start": True} if version == MQTTv5 else {}
+        client.connect_async(self._address.host, self._address.port, self._keepalive_s, **options)
+        return client
+
+    def _greet(self, deadline_s: float) -> Greeting | None:
+        """Dial, send CONNECT and block until CONNACK. None: the connection was closed instead."""
+        self._connack = None
+        self.client.adopt(dial(self._address, self._tls, max(0.01, deadline_s - time.monotonic())))
+        while self._connack is None and self.client.socket() is not None:
+            if time.monotonic() >= deadline_s:
+                self.client.drop()
+                raise BrokerUnreachable(str(self._address), "no CONNACK in time")
+            self._wait(deadline_s)
+        return self._connack
+
+    def _on_connect(
+        self, client: Any, userdata: Any, flags: ConnectFlags, code: ReasonCode, properties: Properties | None
+    ) -> None:
+        self._connack = Greeting(
+            code,
+            flags.session_present,
+            getattr(properties, "MaximumPacketSize", None),
+            getattr(properties, "ReceiveMaximum", None),
+        )
+
+    def _on_disconnect(
+        self,
+        client: Any,
+        userdata: Any,
+        flags: DisconnectFlags,
+        code: ReasonCode,
+        properties: Properties | None,
+    ) -> None:
+        if flags.is_disconnect_packet_from_server:
+            self._lost_reason = f"the broker ended the connection: {code}"
+        elif not self._lost_reason:
+            self._lost_reason = "connection lost" if code == _UNSPECIFIED else str(code).lower()
+
+    def _go_online(self, greeting: Greeting, *, reconnect: bool) -> None:
+        now_s = time.monotonic()
+        self.state = LinkState.ONLINE
+        self.greeting = greeting
+        self._lost_reason = ""
+        self._online_since_s = now_s
+        self._due_s = now_s + self._keepalive_s / 6
+        self.reconnects += reconnect
+        self._events.append(Connected(greeting.session_present, reconnect))
+
+    def _go_offline(self) -> None:
+        reason = self._lost_reason or "connection lost"
+        logger.info("%s: %s; reconnecting", self._address, reason)
+        self._events.append(Disconnected(reason))
+        if time.monotonic() - self._online_since_s >= STABLE_S:
+            self._failures = 0
+        self._schedule_attempt()
+
+    def _schedule_attempt(self) -> None:
+        """Wait between half and all of a delay that doubles with each failure up to RECONNECT_MAX_S."""
+        delay_s = min(RECONNECT_MAX_S, RECONNECT_MIN_S * 2.0 ** min(self._failures, 16))
+        self._failures += 1
+        self._lost_reason = ""
+        self.state = LinkState.WAITING
+        self._due_s = time.monotonic() + delay_s * random.uniform(0.5, 1.0)
+
+    def _recover(self, now_s: float) -> bool:
+        """One step of the reconnection. Returns True when it is complete."""
+        if self.state is LinkState.WAITING and now_s >= self._due_s:
+            self._dial = BackgroundDial(
+                self._address, self._tls, self._connect_timeout_s, lambda: self._signal(_DIALLED)
+            )
+            self.state = LinkState.DIALLING
+            self._due_s = now_s + self._connect_timeout_s + 1.0
+        elif self.state is LinkState.DIALLING and self._dial is not None and self._dial.done():
+            self._take_dialled(self._dial, now_s)
+        elif self.state is LinkState.DIALLING and now_s >= self._due_s:  # name resolution may take any time
+            self._due_s = now_s + self._connect_timeout_s
+        elif self.state is LinkState.GREETING:
+            return self._check_greeting(now_s)
+        return False
+
+    def _take_dialled(self, dialled: BackgroundDial, now_s: float) -> None:
+        self._dial = None
+        try:
+            sock = dialled.take()
+        except BrokerUnreachable as error:
+            logger.debug("%s", error)
+            self._schedule_attempt()
+            return
+        self._connack = None
+        self.state = LinkState.GREETING
+        self._due_s = now_s + self._connect_timeout_s
+        self.client.adopt(sock)
+
+    def _check_greeting(self, now_s: float) -> bool:
+        if self._connack is not None and not self._connack.code.is_failure:
+            self._go_online(self._connack, reconnect=True)
+            return True
+        if self._connack is not None or self.client.socket() is None or now_s >= self._due_s:
+            refusal = "no answer" if self._connack is None else str(self._connack.code)
+            logger.warning("%s does not take the connection back: %s", self._address, refusal)
+            self.client.drop()
+            self._schedule_attempt()
+        return False
+
+
+VERSIONS: dict[str, tuple[MQTTProtocolVersion, ...]] = {
+    "auto": (MQTTv5, MQTTv311),
+    "5": (MQTTv5,),
+    "3.1.1": (MQTTv311,),
+}
+_UNSPECIFIED = ReasonCode(PacketTypes.DISCONNECT, "Unspecified error")

@@ -1,0 +1,243 @@
+"""Start a broker on a free loopback port and end it again: Mosquitto where it is installed, else the embedded one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from importlib import metadata, util
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self
+
+from broker.errors import BrokerDidNotStart, BrokerNotFound, BusError
+from broker.mqtt import MqttBus
+
+BrokerKind = Literal["auto", "mosquitto", "embedded"]
+
+START_ATTEMPTS = 3
+STOP_S = 5.0
+
+# Ends the broker when the process that started it is gone, however it ended: the kernel then closes the pipe on fd 3.
+# (Linux's PR_SET_PDEATHSIG would fire as soon as the starting *thread* ends, and exists on Linux alone.)
+_TETHER = """
+exec 3<&0
+"$@" </dev/null 3<&- &
+broker=$!
+echo $broker
+(read -r _ <&3; kill $broker) 2>/dev/null &
+watcher=$!
+exec 3<&- >&-
+wait $broker
+code=$?
+kill $watcher 2>/dev/null
+exit $code
+"""
+
+_MOSQUITTO_CONF = """\
+listener {port} 127.0.0.1
+allow_anonymous true
+set_tcp_nodelay true
+# 0: no limit; the default of 1000 drops messages silently.
+max_queued_messages 0
+# Explicit, because the default differs between versions.
+max_packet_size 2000000
+persistence false
+log_dest stderr
+log_type error
+log_type warning
+"""
+
+
+def find_mosquitto() -> str | None:
+    """The path of the Mosquitto broker, also where Debian puts it outside a user's PATH; None if there is none."""
+    for name in (
+        "mosquitto",
+        "/usr/sbin/mosquitto",
+        "/usr/local/sbin/mosquitto",
+        "/opt/homebrew/sbin/mosquitto",
+    ):
+        found = shutil.which(name)
+        if found is not None:
+            return found
+    return None
+
+
+class LocalBroker:
+    """A broker process on 127.0.0.1, anonymous access, nothing kept on disk. A context manager.
+
+    `url`, `port`, `pid`, `kind` and `version` are set while it runs. It ends with `close`, or with the process that
+    started it. `restart` starts it again on the same port, with no memory of the one before.
+    """
+
+    def __init__(self, kind: BrokerKind = "auto", *, start_timeout_s: float = 15.0) -> None:
+        """Choose the broker; it is started by `start` or on entering the context.
+
+        Raises:
+            BrokerNotFound: no broker of this kind is installed.
+        """
+        self._start_timeout_s = start_timeout_s
+        mosquitto = find_mosquitto() if kind in ("auto", "mosquitto") else None
+        if mosquitto is None and kind == "mosquitto":
+            raise BrokerNotFound("Mosquitto", "install it (apt install mosquitto) or use the embedded broker")
+        if mosquitto is None and util.find_spec("amqtt") is None:
+            raise BrokerNotFound(
+                "embedded" if kind == "embedded" else "MQTT", "install Mosquitto, or: pip install amqtt"
+            )
+        self._mosquitto = mosquitto
+        self.kind: Literal["mosquitto", "embedded"] = "embedded" if mosquitto is None else "mosquitto"
+        self.version = _mosquitto_version(mosquitto) if mosquitto is not None else metadata.version("amqtt")
+        self.port = 0
+        self.pid = 0
+        self._process: subprocess.Popen[str] | None = None
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+
+    @property
+    def url(self) -> str:
+        """The address for `MqttBus`."""
+        return f"mqtt://127.0.0.1:{self.port}"
+
+    @property
+    def running(self) -> bool:
+        """True while the broker process lives."""
+        return self._process is not None and self._process.poll() is None
+
+    def start(self) -> None:
+        """Start the broker and wait until it answers a CONNECT.
+
+        Raises:
+            BrokerDidNotStart: it ended or stayed silent; carries the last line it logged.
+        """
+        if self._process is not None:
+            return
+        self._folder = tempfile.TemporaryDirectory(prefix="linguabus-broker-")
+        try:
+            for attempt in range(START_ATTEMPTS):
+                try:
+                    self._launch(_free_port())
+                    return
+                except BrokerDidNotStart as error:
+                    # Somebody took the port between our look and the broker's bind.
+                    if "in use" not in error.last_log_line or attempt == START_ATTEMPTS - 1:
+                        raise
+        except BaseException:
+            self.close()
+            raise
+
+    def restart(self) -> None:
+        """End the broker abruptly and start a fresh one on the same port."""
+        self.kill()
+        self._launch(self.port)
+
+    def kill(self) -> None:
+        """End the broker abruptly, as a crash would; `restart` or `close` comes next."""
+        if self._process is None:
+            return
+        _signal(self.pid, signal.SIGKILL)
+        self._end_process()
+
+    def close(self) -> None:
+        """End the broker (terminate, then kill) and remove its files. Idempotent."""
+        self._end_process()
+        if self._folder is not None:
+            self._folder.cleanup()
+            self._folder = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _launch(self, port: int) -> None:
+        assert self._folder is not None
+        log_path = Path(self._folder.name) / "broker.log"
+        with log_path.open("wb") as log:
+            self._process = subprocess.Popen(
+                [shutil.which("sh") or "/bin/sh", "-c", _TETHER, "tether", *self._command(port)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                env=_environment(),
+                # A Ctrl-C in the terminal must not end the broker before its users have said good-bye.
+                start_new_session=True,
+            )
+        assert self._process.stdout is not None
+        self.pid = int(self._process.stdout.readline())
+        self.port = port
+        self._wait_until_ready(log_path)
+
+    def _command(self, port: int) -> list[str]:
+        if self._mosquitto is None:
+            return [sys.executable, "-m", "broker.embedded", "--port", str(port)]
+        assert self._folder is not None
+        configuration = Path(self._folder.name) / "mosquitto.conf"
+        configuration.write_text(_MOSQUITTO_CONF.format(port=port), encoding="utf-8")
+        return [self._mosquitto, "-c", str(configuration)]
+
+    def _wait_until_ready(self, log_path: Path) -> None:
+        deadline_s = time.monotonic() + self._start_timeout_s
+        last = ""
+        while self.running and time.monotonic() < deadline_s:
+            try:
+                with MqttBus(self.url, client_id=f"ready-{os.getpid()}", protocol="3.1.1") as bus:
+                    bus.connect(timeout_s=2.0)
+            except BusError as error:
+                last = str(error)
+                time.sleep(0.02)  # nothing to wait on: the port is not open yet
+            else:
+                if self.running:  # else somebody else's broker answered on this port
+                    return
+        self._end_process()
+        lines = log_path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        raise BrokerDidNotStart(self.kind, lines[-1] if lines else last)
+
+    def _end_process(self) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        if process.poll() is None:
+            _signal(self.pid, signal.SIGTERM)
+        try:
+            process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            _signal(self.pid, signal.SIGKILL)
+            process.wait(STOP_S)
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                pipe.close()
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        pass  # it has just ended
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _mosquitto_version(path: str) -> str:
+    """ "2.0.11" from the first line of `mosquitto -h`, whose exit code differs between versions."""
+    words = subprocess.run([path, "-h"], capture_output=True, text=True, check=False).stdout.split()
+    return words[2] if words[:2] == ["mosquitto", "version"] else "unknown"
+
+
+def _environment() -> dict[str, str]:
+    """Ours, with this package importable by the embedded broker's process."""
+    root = str(Path(__file__).resolve().parent.parent)
+    paths = [root, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}

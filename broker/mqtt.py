@@ -1,0 +1,305 @@
+"""The bus over a real broker: paho-mqtt driven by the owner's `poll`, without a thread of its own.
+
+Protocol: MQTT 5, or 3.1.1 where the broker has no 5. Sessions are clean: after a reconnect the subscriptions are made
+again and QoS 1 messages without a PUBACK are sent again (so they may arrive twice), in the order of `publish`.
+"""
+
+from __future__ import annotations
+
+import logging
+import ssl
+import time
+from collections import deque
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Any, Literal, NamedTuple, Self
+
+from paho.mqtt.client import MQTTv5
+from paho.mqtt.enums import MQTTProtocolVersion
+from paho.mqtt.reasoncodes import ReasonCode
+from paho.mqtt.subscribeoptions import SubscribeOptions
+
+from broker.address import BrokerAddress, parse_broker_url
+from broker.bus import (
+    DEFAULT_MAX_PAYLOAD_BYTES,
+    DEFAULT_MAX_QUEUED,
+    BusStats,
+    Event,
+    Payload,
+    Subscribed,
+    Will,
+    check_pattern,
+    check_topic,
+)
+from broker.errors import BusClosed, PayloadTooLarge, QueueFull, SubscribeRefused
+from broker.link import CLOSE_S, VERSIONS, Link, LinkState
+from broker.paho_client import SocketClient
+
+logger = logging.getLogger(__name__)
+
+ProtocolChoice = Literal["auto", "5", "3.1.1"]
+
+MAX_BUFFERED_BYTES = 64_000_000
+"""Bytes that may wait for a slow socket: above it QoS 0 is dropped and QoS 1 stays queued."""
+PACKET_HEADER_BYTES = 16
+"""Upper bound of a PUBLISH packet's bytes that are neither topic nor payload."""
+
+
+class _Queued(NamedTuple):
+    topic: str
+    payload: bytes
+    retain: bool
+
+
+class MqttBus:
+    """A `broker.bus.Bus` over paho-mqtt. See the port for the contract of each method."""
+
+    def __init__(
+        self,
+        address: str | BrokerAddress,
+        *,
+        client_id: str,
+        will: Will | None = None,
+        protocol: ProtocolChoice = "auto",
+        username: str | None = None,
+        password: str | None = None,
+        tls: ssl.SSLContext | None = None,
+        keepalive_s: int = 30,
+        connect_timeout_s: float = 10.0,
+        max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES,
+        max_queued: int = DEFAULT_MAX_QUEUED,
+        max_inflight: int = 20,
+    ) -> None:
+        """Nothing is sent before `connect`.
+
+        Args:
+            address: a broker URL or a parsed one; its user name and password yield to the arguments.
+            tls: the context for `mqtts://`; by default one that trusts the system's authorities.
+            connect_timeout_s: bound of one reconnect attempt.
+            max_payload_bytes: see `DEFAULT_MAX_PAYLOAD_BYTES`.
+            max_queued: QoS 1 messages that may wait for their PUBACK.
+            max_inflight: QoS 1 messages on their way at once, or the broker's receive maximum if that is lower. One
+                connection keeps their order at any number; 1 would make each wait for the PUBACK before it.
+
+        Raises:
+            BadBrokerUrl: `address` is not a broker URL.
+        """
+        self.address = parse_broker_url(address) if isinstance(address, str) else address
+        self.client_id = client_id
+        self._will = will
+        self._protocol_choice = protocol
+        self._username = username if username is not None else self.address.username
+        self._password = password if password is not None else self.address.password
+        self._max_payload_bytes = max_payload_bytes
+        self._broker_max_packet_bytes: int | None = None
+        self._max_queued = max_queued
+        self._max_inflight = max_inflight
+        self._window = max_inflight
+
+        self._events: list[Event] = []
+        self._stats = BusStats()
+        self._patterns: dict[str, int] = {}
+        self._suback_of: dict[int, tuple[str, ...]] = {}
+        self._refused: SubscribeRefused | None = None
+        self._backlog: deque[_Queued] = deque()
+        self._link = Link(
+            self.address,
+            self._make_client,
+            self._events,
+            tls=tls if tls is not None or not self.address.tls else ssl.create_default_context(),
+            keepalive_s=keepalive_s,
+            connect_timeout_s=connect_timeout_s,
+        )
+
+    @property
+    def connected(self) -> bool:
+        """True between CONNACK and the loss of the connection (as last seen by `poll`)."""
+        return self._link.state is LinkState.ONLINE
+
+    @property
+    def protocol(self) -> str:
+        """The MQTT version in use: "5" or "3.1.1"."""
+        self._require_open("tell the protocol")
+        return "5" if self._client.protocol == MQTTv5 else "3.1.1"
+
+    @property
+    def stats(self) -> BusStats:
+        """Counters since the bus was made."""
+        self._stats.reconnects = self._link.reconnects
+        return self._stats
+
+    @property
+    def max_payload_bytes(self) -> int:
+        """The largest payload `publish` takes now: the configured limit, or the broker's if that is lower."""
+        return self._limit_bytes("")
+
+    def connect(self, timeout_s: float = 10.0) -> None:
+        """Connect and block until CONNACK, trying MQTT 5 and then 3.1.1 when the protocol is "auto"."""
+        self._link.connect(VERSIONS[self._protocol_choice], timeout_s)
+        self._on_online()
+
+    def publish(self, topic: str, payload: Payload, *, qos: int = 0, retain: bool = False) -> None:
+        """Send a message with one write to the socket; see the port."""
+        check_topic(topic)
+        self._require_open("publish")
+        if len(payload) > self._limit_bytes(topic):
+            raise PayloadTooLarge(len(payload), self._limit_bytes(topic))
+        if qos == 0:
+            self._publish_qos0(topic, payload, retain)
+            return
+        if len(self._backlog) + self._client.unacknowledged >= self._max_queued:
+            raise QueueFull(self._max_queued)
+        self._backlog.append(_Queued(topic, bytes(payload), retain))
+        self._send_backlog()
+
+    def subscribe(self, patterns: Iterable[str], qos: int = 0) -> None:
+        """Subscribe with one SUBSCRIBE packet; while offline it is sent after the reconnect."""
+        wanted = tuple(dict.fromkeys(patterns))
+        for pattern in wanted:
+            check_pattern(pattern)
+        self._require_open("subscribe")
+        self._patterns.update(dict.fromkeys(wanted, qos))
+        self._send_subscribe(wanted)
+
+    def unsubscribe(self, patterns: Iterable[str]) -> None:
+        """Stop these patterns; unknown ones are ignored."""
+        self._require_open("unsubscribe")
+        known = [
+            pattern for pattern in dict.fromkeys(patterns) if self._patterns.pop(pattern, None) is not None
+        ]
+        if self.connected and known:
+            self._client.unsubscribe(known)
+
+    def poll(self, timeout_s: float | None) -> list[Event]:
+        """Wait for events; see the port."""
+        self._require_open("poll")
+        deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
+        link = self._link
+        while True:
+            self._turn(0.0 if self._events or self._refused else deadline_s)
+            if self._refused is not None:
+                refused, self._refused = self._refused, None
+                raise refused
+            if self._events or link.woken or (deadline_s is not None and time.monotonic() >= deadline_s):
+                link.woken = False
+                events = self._events[:]
+                self._events.clear()  # the client appends to this very list
+                return events
+
+    def wake(self) -> None:
+        """Make `poll` return; may be called from any thread, also after `close`."""
+        self._link.wake()
+
+    def flush(self, timeout_s: float) -> bool:
+        """Drive the connection until nothing waits to be sent or acknowledged."""
+        self._require_open("flush")
+        deadline_s = time.monotonic() + timeout_s
+        while self._backlog or self._client.unacknowledged or self._client.want_write():
+            if time.monotonic() >= deadline_s:
+                return False
+            self._turn(deadline_s)
+        return True
+
+    def close(self) -> None:
+        """Send what is buffered, DISCONNECT, free the sockets."""
+        if self.connected:
+            self.flush(CLOSE_S)
+        self._link.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # ---- inside -------------------------------------------------------------------------------------------------
+
+    @property
+    def _client(self) -> SocketClient:
+        return self._link.client
+
+    def _make_client(self, version: MQTTProtocolVersion) -> SocketClient:
+        client = SocketClient(self.client_id, version, self._stats, self._events)
+        client.on_subscribe = self._on_suback
+        if self._username is not None:
+            client.username_pw_set(self._username, self._password)
+        if self._will is not None:
+            client.will_set(self._will.topic, self._will.payload, self._will.qos, self._will.retain)
+        return client
+
+    def _require_open(self, action: str) -> None:
+        if self._link.state in (LinkState.NEW, LinkState.CLOSED):
+            raise BusClosed(action)
+
+    def _limit_bytes(self, topic: str) -> int:
+        if self._broker_max_packet_bytes is None:
+            return self._max_payload_bytes
+        return min(
+            self._max_payload_bytes, self._broker_max_packet_bytes - len(topic.encode()) - PACKET_HEADER_BYTES
+        )
+
+    def _turn(self, until_s: float | None) -> None:
+        if self._link.turn(until_s):
+            self._on_online()
+        if self._backlog:
+            self._send_backlog()
+
+    def _on_online(self) -> None:
+        """After CONNACK: subscriptions first, so that an answer to a queued message can't be missed."""
+        greeting = self._link.greeting
+        if greeting is not None:
+            self._broker_max_packet_bytes = greeting.max_packet_bytes
+            self._window = min(self._max_inflight, greeting.receive_maximum or 65_535)
+        self._suback_of.clear()
+        self._send_subscribe(tuple(self._patterns))
+
+    def _publish_qos0(self, topic: str, payload: Payload, retain: bool) -> None:
+        client = self._client
+        if not self.connected or client.buffered_bytes + len(payload) > MAX_BUFFERED_BYTES:
+            self._stats.dropped_qos0 += 1
+        elif client.publish_qos0(topic, payload, retain):
+            self._stats.messages_out += 1
+        else:
+            self._stats.dropped_qos0 += 1
+
+    def _send_backlog(self) -> None:
+        """Hand queued QoS 1 messages to paho, never more than the window, so a reconnect can't send too many either."""
+        client = self._client
+        while (
+            self._backlog
+            and self.connected
+            and client.unacknowledged < self._window
+            and client.buffered_bytes < MAX_BUFFERED_BYTES
+        ):
+            message = self._backlog.popleft()
+            client.publish(message.topic, message.payload, 1, message.retain)
+            self._stats.messages_out += 1
+
+    def _send_subscribe(self, patterns: tuple[str, ...]) -> None:
+        if not patterns or not self.connected:
+            return
+        topics: list[Any]
+        if self._client.protocol == MQTTv5:
+            topics = [(pattern, SubscribeOptions(self._patterns[pattern])) for pattern in patterns]
+        else:
+            topics = [(pattern, self._patterns[pattern]) for pattern in patterns]
+        _, mid = self._client.subscribe(topics)
+        if mid is not None:
+            self._suback_of[mid] = patterns
+
+    def _on_suback(
+        self, client: Any, userdata: Any, mid: int, codes: list[ReasonCode], properties: Any
+    ) -> None:
+        patterns = self._suback_of.pop(mid, ())
+        refused = {
+            pattern: str(code) for pattern, code in zip(patterns, codes, strict=False) if code.is_failure
+        }
+        granted = tuple(pattern for pattern in patterns if pattern not in refused)
+        if granted:
+            self._events.append(Subscribed(granted))
+        if refused:
+            for pattern in refused:
+                self._patterns.pop(pattern, None)
+            self._refused = SubscribeRefused(refused, next(iter(refused.values())))
