@@ -49,9 +49,10 @@ class Items:
 
 @dataclasses.dataclass(frozen=True)
 class FreeForm:
-    """An object whose members the receiver checks; ``max_items`` members at most."""
+    """An object whose members the receiver checks. JSON Schema has no word for ``max_depth``, ``load`` checks it."""
 
     max_items: int
+    max_depth: int = 32
 
 
 def about(description: str, **field_arguments: Any) -> Any:
@@ -103,7 +104,7 @@ def _loader(annotation: Any) -> Loader:
         )
     if annotation is bool:
         return lambda value, path: value if isinstance(value, bool) else _fail(path, "must be true or false")
-    if dataclasses.is_dataclass(annotation):
+    if isinstance(annotation, type) and dataclasses.is_dataclass(annotation):
         return _object_loader(annotation)
     raise TypeError(f"{annotation!r} is not a type of the contract")
 
@@ -127,6 +128,7 @@ def _text_loader(limit: Text) -> Loader:
     def load_text(value: Any, path: str) -> str:
         if not isinstance(value, str):
             _fail(path, "must be a string")
+        _check_unicode(value, path)
         if not limit.min_length <= len(value) <= limit.max_length:
             _fail(path, f"has {len(value)} characters, allowed are {limit.min_length} to {limit.max_length}")
         if matches and not matches(value):
@@ -136,9 +138,18 @@ def _text_loader(limit: Text) -> Loader:
     return load_text
 
 
+def _check_unicode(value: str, path: str) -> None:
+    # JSON's \u escapes can spell half a surrogate pair, which no UTF-8 file, terminal or database takes.
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            _fail(path, "must be Unicode text, it has a lone surrogate")
+
+
 def _check_range(value: float, limit: Number, path: str) -> None:
     if not limit.minimum <= value <= limit.maximum:
-        _fail(path, f"{value} is outside {limit.minimum} to {limit.maximum}")
+        _fail(path, f"{str(value)[:24]} is outside {limit.minimum} to {limit.maximum}")
 
 
 def _integer_loader(limit: Number) -> Loader:
@@ -181,9 +192,30 @@ def _free_form_loader(limit: FreeForm) -> Loader:
             _fail(path, "must be an object")
         if len(value) > limit.max_items:
             _fail(path, f"has {len(value)} members, allowed are {limit.max_items}")
+        _check_free_form(value, limit.max_depth, path)
         return value
 
     return load_free_form
+
+
+def _check_free_form(value: dict[str, Any], max_depth: int, path: str) -> None:
+    """What is in ``value`` can be sent on as JSON from any depth of the stack."""
+    level: list[Any] = [value]
+    for _ in range(max_depth + 1):
+        below: list[Any] = []
+        for item in level:
+            if isinstance(item, dict):
+                below += item.keys()
+                below += item.values()
+            elif isinstance(item, list):
+                below += item
+            elif isinstance(item, str):
+                _check_unicode(item, path)
+            elif isinstance(item, float) and not math.isfinite(item):
+                _fail(path, "must have finite numbers")
+        level = below
+    if level:
+        _fail(path, f"is nested too deep, allowed are {max_depth} levels")
 
 
 def _is_required(field: dataclasses.Field[Any]) -> bool:
@@ -200,7 +232,8 @@ def _object_loader(cls: type) -> Loader:
         prefix = f"{path}." if path else ""
         unknown = value.keys() - fields.keys()
         if unknown:
-            _fail(prefix + str(min(unknown))[:64], "is not a member of this message")
+            # ascii(): a name from the network must not break a log into lines.
+            _fail(path, f"{ascii(min(unknown))[:64]} is not a member of this message")
         arguments = {}
         for name, (load_field, required) in fields.items():
             if name in value:
@@ -242,7 +275,8 @@ def _object_schema(cls: type, definitions: dict[str, Any]) -> dict[str, Any]:
 def _value_schema(annotation: Any, definitions: dict[str, Any]) -> dict[str, Any]:
     origin = get_origin(annotation)
     if origin is Annotated:
-        return _limited_schema(*get_args(annotation)[:2], definitions)
+        base, limit = get_args(annotation)[:2]
+        return _limited_schema(base, limit, definitions)
     if origin in (Union, types.UnionType):
         (inner,) = [arg for arg in get_args(annotation) if arg is not type(None)]
         return {"anyOf": [_value_schema(inner, definitions), {"type": "null"}]}

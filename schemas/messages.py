@@ -459,9 +459,18 @@ class ControlReply:
 
 
 def encode(value: Any) -> bytes:
-    """The message as UTF-8 JSON."""
+    """The message as UTF-8 JSON.
+
+    Raises:
+        MessageError: it would be too long, or holds NaN, an infinity or a lone surrogate; limits are not checked.
+    """
     document = {"type": _NAMES[type(value)], "v": SCHEMA_VERSION, **contract.dump(value)}
-    return json.dumps(document, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+    try:
+        payload = json.dumps(document, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+    except ValueError as error:
+        raise MessageError(f"{document['type']} can't be sent as JSON: {str(error)!a}") from None
+    _check_size(payload)
+    return payload
 
 
 def decode(payload: bytes, *expected: type[_T]) -> _T:
@@ -470,22 +479,34 @@ def decode(payload: bytes, *expected: type[_T]) -> _T:
     Raises:
         MessageError: not JSON, too long, another type or version, or a member outside its limits.
     """
-    if len(payload) > MAX_MESSAGE_BYTES:
-        raise MessageError(f"message of {len(payload)} bytes, allowed are {MAX_MESSAGE_BYTES}")
+    _check_size(payload)
     try:
-        document = json.loads(payload, parse_constant=_refuse_constant)
+        # Decoded here because json.loads would also guess UTF-16, UTF-32 and a byte order mark.
+        document = json.loads(str(payload, "utf-8"), parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise MessageError(f"not JSON: {error}") from None
     if not isinstance(document, dict):
         raise MessageError("message: must be an object")
     name, version = document.pop("type", None), document.pop("v", None)
-    if type(version) is not int or version != SCHEMA_VERSION:
-        raise MessageError(f"v: this version reads {SCHEMA_VERSION}, the message has {str(version)[:20]}")
+    if isinstance(version, bool) or version != SCHEMA_VERSION:
+        raise MessageError(f"v: this version reads {SCHEMA_VERSION}, the message has {_short(version)}")
     cls = MESSAGES.get(name) if isinstance(name, str) else None
     if cls is None or cls not in expected:
-        raise MessageError(f"type: {str(name)[:64]!r} is not expected here")
+        raise MessageError(f"type: {_short(name)} is not expected here")
     loaded: _T = contract.load(cls, document)
     return loaded
+
+
+def _check_size(payload: bytes) -> None:
+    if len(payload) > MAX_MESSAGE_BYTES:
+        raise MessageError(f"message of {len(payload)} bytes, allowed are {MAX_MESSAGE_BYTES}")
+
+
+def _short(value: object) -> str:
+    """``value`` for an error message: one short line, whatever the network sent."""
+    if value is None or isinstance(value, str | int | float):
+        return ascii(value)[:64]
+    return f"an {'object' if isinstance(value, dict) else 'array'}"
 
 
 def _refuse_constant(name: str) -> Any:

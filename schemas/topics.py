@@ -44,18 +44,19 @@ class Topic:
             for part in self._parts
         )
 
+    @functools.cached_property
+    def _regex(self) -> re.Pattern[str]:
+        return re.compile(
+            "/".join(
+                f"(?P<{part[1:-1]}>{_PART.pattern})" if part.startswith("{") else re.escape(part)
+                for part in self._parts
+            )
+        )
+
     def match(self, topic: str) -> dict[str, str] | None:
-        """The placeholders' values, or None where ``topic`` is of another row."""
-        parts = topic.split("/")
-        if len(parts) != len(self._parts):
-            return None
-        values: dict[str, str] = {}
-        for part, expected in zip(parts, self._parts, strict=True):
-            if expected.startswith("{"):
-                values[expected[1:-1]] = part
-            elif part != expected:
-                return None
-        return values
+        """The placeholders' values, or None where ``topic`` is of another row or a value is not a name."""
+        found = self._regex.fullmatch(topic)
+        return found.groupdict() if found else None
 
     @staticmethod
     def _fill(part: str, values: dict[str, object]) -> str:
