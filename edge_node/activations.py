@@ -1,0 +1,81 @@
+"""Hidden states on the wire: fp32, fp16 with a power-of-two scale per position, int8 with a scale per 64 values.
+
+All layouts are those of ``schemas.codec``. A scale that is a power of two changes no mantissa bit, keeps small
+values out of the subnormals and lets states beyond 65,504 (Gemma 3) travel as halves.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_node.errors import NotFinite
+from schemas.codec import INT8_BLOCK, Dtype
+
+_HALF_EXPONENT = 15
+"""Scaled so that the largest value of a position lies in [2**14, 2**15), below the largest half, 65,504."""
+_INT8_MAX = 127.0
+_SMALLEST_HALF = 2.0**-24
+
+Array = NDArray[Any]
+
+
+def encode_activation(hidden: Array, dtype: Dtype) -> bytes:
+    """The payload of an activation frame.
+
+    Args:
+        hidden: (count, width), float32 or float16, C-contiguous.
+        dtype: FP32, FP16 or INT8.
+
+    Raises:
+        NotFinite: a value is NaN or infinite.
+    """
+    peaks = np.abs(hidden).max(axis=1).astype(np.float32)
+    if not np.isfinite(peaks).all():
+        raise NotFinite("a hidden state is NaN or infinite: the model's weights do not suit this precision")
+    if dtype is Dtype.FP32:
+        return hidden.astype(np.float32, copy=False).tobytes()
+    if dtype is Dtype.FP16:
+        exponents = np.clip(np.frexp(peaks)[1] - _HALF_EXPONENT, -100, 113).astype(np.int8)
+        halves = np.ldexp(hidden.astype(np.float32, copy=False), -exponents[:, None].astype(np.int32))
+        return halves.astype(np.float16).tobytes() + exponents.tobytes()
+    return _encode_int8(hidden)
+
+
+def _encode_int8(hidden: Array) -> bytes:
+    count, width = hidden.shape
+    blocks = -(-width // INT8_BLOCK)
+    padded = np.zeros((count, blocks * INT8_BLOCK), np.float32)
+    padded[:, :width] = hidden
+    blocked = padded.reshape(count, blocks, INT8_BLOCK)
+    scales = np.maximum(np.abs(blocked).max(axis=2) / _INT8_MAX, _SMALLEST_HALF).astype(np.float16)
+    if not np.isfinite(scales).all():
+        raise NotFinite("a hidden state is too large for int8 on the wire: use --wire fp16")
+    quantised = np.rint(blocked / scales[:, :, None].astype(np.float32))
+    values = np.clip(quantised, -_INT8_MAX, _INT8_MAX).astype(np.int8).reshape(count, -1)[:, :width]
+    return values.tobytes() + scales.tobytes()
+
+
+def decode_activation(payload: bytes | bytearray | memoryview, dtype: Dtype, out: Array) -> None:
+    """Write the hidden states of a payload whose length the codec has checked into ``out`` (count, width).
+
+    Raises:
+        NotFinite: a value is NaN or infinite.
+    """
+    count, width = out.shape
+    if dtype is Dtype.FP32:
+        out[...] = np.frombuffer(payload, np.float32).reshape(count, width)
+    elif dtype is Dtype.FP16:
+        split = 2 * count * width
+        halves = np.frombuffer(payload, np.float16, count=count * width).reshape(count, width)
+        exponents = np.frombuffer(payload, np.int8, offset=split).astype(np.int32)
+        out[...] = np.ldexp(halves.astype(np.float32), exponents[:, None])
+    else:
+        blocks = -(-width // INT8_BLOCK)
+        values = np.frombuffer(payload, np.int8, count=count * width).reshape(count, width)
+        scales = np.frombuffer(payload, np.float16, offset=count * width).reshape(count, blocks)
+        out[...] = values * np.repeat(scales.astype(np.float32), INT8_BLOCK, axis=1)[:, :width]
+    if not np.isfinite(out).all():
+        raise NotFinite("a hidden state that arrived is NaN or infinite")

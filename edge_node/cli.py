@@ -1,0 +1,131 @@
+"""``linguabus-node``: run a node on this device."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import signal
+import socket
+import sys
+from pathlib import Path
+
+import click
+
+from broker.address import parse_broker_url
+from schemas import PACKAGE_VERSION
+from schemas.errors import LinguabusError
+
+_MEBI = 1 << 20
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+def _default_name() -> str:
+    cleaned = re.sub(r"[^A-Za-z0-9._-]+", "-", socket.gethostname()).strip("-._")[:64]
+    return cleaned or "node"
+
+
+def _default_home() -> Path:
+    if "LINGUABUS_HOME" in os.environ:
+        return Path(os.environ["LINGUABUS_HOME"]) / "node"
+    data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return Path(data) / "linguabus" / "node"
+
+
+def _check_name(context: click.Context, parameter: click.Parameter, value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", value):
+        raise click.BadParameter("use letters, digits, '.', '_' and '-', 64 at most")
+    return value
+
+
+@click.command(
+    epilog="Example: linguabus-node --broker mqtt://192.168.1.5 --insecure --name kitchen-phone",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+@click.option(
+    "--broker",
+    envvar="LINGUABUS_BROKER",
+    default="mqtt://127.0.0.1:1883",
+    show_default=True,
+    metavar="URL",
+    help="The broker: mqtt://host[:port] or mqtts://host[:port].",
+)
+@click.option("--name", default=_default_name, show_default="host name", callback=_check_name, help="This node's name.")
+@click.option(
+    "--home",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=_default_home,
+    show_default="~/.local/share/linguabus/node",
+    help="Directory for downloaded model parts.",
+)
+@click.option(
+    "--memory-limit-mb", type=click.IntRange(64), help="Memory to use at most. [default: 3/4 of what is free]"
+)
+@click.option("--storage-limit-mb", type=click.IntRange(16), help="Disk to use at most. [default: 1/2 of what is free]")
+@click.option("--threads", type=click.IntRange(1, 64), default=1, show_default=True, help="Compute threads.")
+@click.option(
+    "--emulate-speed",
+    type=click.FloatRange(0.01, 1.0),
+    default=1.0,
+    show_default=True,
+    help="Behave like a device of this relative speed (for tests and benchmarks).",
+)
+@click.option(
+    "--watchdog-s",
+    type=click.FloatRange(0.05, 600),
+    default=1.0,
+    show_default=True,
+    help="Shortest wait for a token before the first stage repeats itself.",
+)
+@click.option("--insecure", is_flag=True, help="Allow a broker beyond this machine without TLS.")
+@click.option("-v", "--verbose", count=True, help="Log more; twice for debugging.")
+@click.version_option(PACKAGE_VERSION, prog_name="linguabus-node")
+def node(
+    broker: str,
+    name: str,
+    home: Path,
+    memory_limit_mb: int | None,
+    storage_limit_mb: int | None,
+    threads: int,
+    emulate_speed: float,
+    watchdog_s: float,
+    insecure: bool,
+    verbose: int,
+) -> None:
+    """Lend this device to a linguabus fleet: it runs the part of a model that the orchestrator gives it."""
+    level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    # Before NumPy is imported: its BLAS would start a thread per core.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    address = parse_broker_url(broker)
+    if not address.tls and address.host not in _LOOPBACK and not insecure:
+        raise click.UsageError(f"{address.host} is another machine: use mqtts://, or --insecure in a network you trust")
+    try:
+        from edge_node.config import NodeConfig
+        from edge_node.service import NodeService
+    except ImportError as error:
+        raise click.ClickException(f"{error.name} is missing: pip install 'linguabus[edge]'") from None
+    config = NodeConfig(
+        name=name,
+        broker_url=broker,
+        home=home,
+        memory_limit_bytes=memory_limit_mb and memory_limit_mb * _MEBI,
+        storage_limit_bytes=storage_limit_mb and storage_limit_mb * _MEBI,
+        threads=threads,
+        emulated_speed=emulate_speed,
+        watchdog_min_s=watchdog_s,
+    )
+    service = NodeService(config)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: service.stop())
+    click.echo(f"node {name} at {address}: stop with Ctrl-C", err=True)
+    service.run()
+
+
+def main() -> None:
+    """The console script: errors of ours are one line, exit code 2."""
+    try:
+        node.main(standalone_mode=True)
+    except LinguabusError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(2)

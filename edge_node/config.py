@@ -1,0 +1,46 @@
+"""What a node is told on its command line."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge_node.metrics import available_bytes, memory_bytes
+
+_MEMORY_SHARE = 0.75
+_STORAGE_SHARE = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeConfig:
+    """Limits are in bytes; ``None`` means: find out from the machine."""
+
+    name: str
+    broker_url: str
+    home: Path
+    memory_limit_bytes: int | None = None
+    storage_limit_bytes: int | None = None
+    threads: int = 1
+    emulated_speed: float = 1.0
+    watchdog_min_s: float = 1.0
+    heartbeat_interval_s: float = 1.0
+    connect_timeout_s: float = 10.0
+
+    @property
+    def blob_directory(self) -> Path:
+        """Where blobs are kept."""
+        return self.home / "blobs"
+
+    def memory_bytes(self) -> int:
+        """Memory the node may use in all: the limit, or its own plus most of what the system could give."""
+        if self.memory_limit_bytes is not None:
+            return self.memory_limit_bytes
+        return memory_bytes()[0] + int(_MEMORY_SHARE * available_bytes())
+
+    def storage_bytes(self) -> int:
+        """Room for blobs: the limit, or half of the free disk."""
+        if self.storage_limit_bytes is not None:
+            return self.storage_limit_bytes
+        self.home.mkdir(parents=True, exist_ok=True)
+        return int(_STORAGE_SHARE * shutil.disk_usage(self.home).free)

@@ -1,0 +1,214 @@
+"""The node's decisions (pure): messages, frames, results and time go in, effects come out.
+
+No socket, no clock, no file, no ONNX Runtime: the service does what the effects say and reports back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from edge_node.effects import (
+    Effect,
+    LoadSegment,
+    Register,
+    Reply,
+    StageKey,
+    Stop,
+    Subscribe,
+    UnloadSegment,
+    Unsubscribe,
+)
+from edge_node.stage import Stage
+from edge_node.work import Computed, Work
+from schemas.codec import Frame
+from schemas.messages import (
+    CloseRequest,
+    OpenRequest,
+    Plan,
+    PrepareSegment,
+    RefuseNode,
+    RegisterAgain,
+    ReleaseSegment,
+    RequestFailed,
+    ResendTokens,
+    SegmentFailed,
+    SegmentReady,
+    StageMetrics,
+)
+
+
+class NodeCore:
+    """All stages of one node."""
+
+    def __init__(self, *, node: str, incarnation: int, memory_bytes: int, watchdog_min_s: float = 1.0) -> None:
+        self.node = node
+        self.incarnation = incarnation
+        self.frames_dropped = 0
+        self._memory_bytes = memory_bytes
+        self._watchdog_min_s = watchdog_min_s
+        self._stages: dict[StageKey, Stage] = {}
+
+    # --- messages ---------------------------------------------------------------------------------------------
+
+    def message(self, message: Any) -> list[Effect]:
+        """A command to this node, or a plan."""
+        match message:
+            case PrepareSegment():
+                return self._prepare(message)
+            case Plan():
+                return self._commit(message)
+            case ReleaseSegment():
+                return self._release((message.pipeline, message.epoch))
+            case OpenRequest():
+                return self._open(message)
+            case CloseRequest():
+                return self._each(lambda stage: stage.close(message.request))
+            case ResendTokens():
+                return self._each(lambda stage: stage.resend(message.request, message.position))
+            case RegisterAgain():
+                return [Register()]
+            case RefuseNode() if message.incarnation == self.incarnation:
+                return [Stop(message.reason)]
+        return []
+
+    def _each(self, action: Any) -> list[Effect]:
+        return [effect for stage in self._stages.values() for effect in action(stage)]
+
+    def _prepare(self, spec: PrepareSegment) -> list[Effect]:
+        if spec.stage >= len(spec.ring) or spec.ring[spec.stage].node != self.node:
+            return [self._prepare_failed(spec, f"stage {spec.stage} of the ring is not {self.node}'s")]
+        if spec.planned_bytes > self._memory_bytes:
+            missing = spec.planned_bytes - self._memory_bytes
+            reason = f"{self.node} may use {self._memory_bytes} bytes, the plan needs {missing} more"
+            return [self._prepare_failed(spec, reason)]
+        key = (spec.pipeline, spec.epoch)
+        if key in self._stages:  # a repeated QoS 1 message
+            return []
+        stage = Stage(spec, watchdog_min_s=self._watchdog_min_s)
+        self._stages[key] = stage
+        return [Subscribe(stage.patterns), LoadSegment(spec)]
+
+    def _prepare_failed(self, spec: PrepareSegment, reason: str) -> Effect:
+        return Reply(
+            SegmentFailed(
+                node=self.node, incarnation=self.incarnation, pipeline=spec.pipeline, epoch=spec.epoch, reason=reason
+            )
+        )
+
+    def _commit(self, plan: Plan) -> list[Effect]:
+        """The plan is in force: older epochs of its pipeline are over."""
+        over = [key for key in self._stages if key[0] == plan.pipeline and key[1] < plan.epoch]
+        if not plan.ring:
+            over = [key for key in self._stages if key[0] == plan.pipeline and key[1] <= plan.epoch]
+        return [effect for key in over for effect in self._release(key)]
+
+    def _release(self, key: StageKey) -> list[Effect]:
+        stage = self._stages.pop(key, None)
+        if stage is None:
+            return []
+        self.frames_dropped += stage.frames_dropped
+        return [Unsubscribe(stage.patterns), UnloadSegment(key)]
+
+    def _open(self, message: OpenRequest) -> list[Effect]:
+        stage = self._stages.get((message.pipeline, message.epoch))
+        if stage is None or not stage.loaded:
+            reason = f"{self.node} has no segment of epoch {message.epoch}"
+            failed = RequestFailed(node=self.node, request=message.request, code="internal", reason=reason)
+            return [Reply(failed)]
+        return stage.open(message)
+
+    # --- loading ----------------------------------------------------------------------------------------------
+
+    def loaded(
+        self, key: StageKey, *, rss_bytes: int, peak_rss_bytes: int, downloaded_bytes: int, load_s: float
+    ) -> list[Effect]:
+        """A segment is open."""
+        stage = self._stages.get(key)
+        if stage is None:
+            return [UnloadSegment(key)]
+        stage.loaded = True
+        stage.ready = SegmentReady(
+            node=self.node,
+            incarnation=self.incarnation,
+            pipeline=key[0],
+            epoch=key[1],
+            stage=stage.spec.stage,
+            rss_bytes=rss_bytes,
+            peak_rss_bytes=peak_rss_bytes,
+            downloaded_bytes=downloaded_bytes,
+            load_s=load_s,
+        )
+        return self._report_ready(stage)
+
+    def load_failed(self, key: StageKey, reason: str) -> list[Effect]:
+        """A segment can't be opened."""
+        stage = self._stages.get(key)
+        if stage is None:
+            return []
+        return [*self._release(key), self._prepare_failed(stage.spec, reason)]
+
+    def subscribed(self, patterns: Iterable[str]) -> list[Effect]:
+        """The broker acknowledged subscriptions."""
+        acknowledged = set(patterns)
+        effects = []
+        for stage in self._stages.values():
+            if not stage.subscribed and acknowledged.issuperset(stage.patterns):
+                stage.subscribed = True
+                effects.extend(self._report_ready(stage))
+        return effects
+
+    @staticmethod
+    def _report_ready(stage: Stage) -> list[Effect]:
+        """Ready only when frames can both arrive and be computed."""
+        return [Reply(stage.ready)] if stage.subscribed and stage.ready else []
+
+    # --- frames and work --------------------------------------------------------------------------------------
+
+    def frame(self, pipeline: str, sender: str, frame: Frame, now_s: float) -> list[Effect]:
+        """A frame arrived."""
+        stage = self._stages.get((pipeline, frame.epoch))
+        if stage is None or not stage.loaded:
+            self.frames_dropped += 1
+            return []
+        return stage.frame(sender, frame, now_s)
+
+    @property
+    def has_work(self) -> bool:
+        """Would ``next_work`` have something?"""
+        return any(stage.has_work for stage in self._stages.values())
+
+    def next_work(self) -> tuple[Work | None, list[Effect]]:
+        """The next run, stages in the order they were prepared."""
+        effects: list[Effect] = []
+        for stage in self._stages.values():
+            work, dropped = stage.next_work()
+            effects.extend(dropped)
+            if work:
+                return work, effects
+        return None, effects
+
+    def computed(self, work: Work, result: Computed, now_s: float) -> list[Effect]:
+        """A run is done."""
+        stage = self._stages.get(work.key)
+        return stage.computed(work, result, now_s) if stage else []
+
+    # --- time -------------------------------------------------------------------------------------------------
+
+    def tick(self, now_s: float) -> list[Effect]:
+        """Let time-outs act."""
+        return self._each(lambda stage: stage.tick(now_s))
+
+    def next_deadline_s(self) -> float | None:
+        """When ``tick`` next has something to do."""
+        deadlines = (stage.next_deadline_s() for stage in self._stages.values())
+        return min((deadline for deadline in deadlines if deadline is not None), default=None)
+
+    def metrics(self) -> tuple[StageMetrics, ...]:
+        """For the heartbeat."""
+        return tuple(stage.metrics() for stage in self._stages.values() if stage.loaded)
+
+    @property
+    def total_frames_dropped(self) -> int:
+        """Frames dropped since the node started."""
+        return self.frames_dropped + sum(stage.frames_dropped for stage in self._stages.values())

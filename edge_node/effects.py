@@ -1,0 +1,69 @@
+"""What the node's core asks its shell to do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from schemas.messages import Epoch, PrepareSegment
+
+StageKey = tuple[str, Epoch]
+"""(pipeline, epoch): a node has one stage of each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """Publish a message on the node's reply topic."""
+
+    message: Any
+
+
+@dataclass(frozen=True, slots=True)
+class SendFrame:
+    """Publish a frame, QoS 0."""
+
+    topic: str
+    data: bytearray
+
+
+@dataclass(frozen=True, slots=True)
+class LoadSegment:
+    """Download and open a segment in the background; answer with ``loaded`` or ``load_failed``."""
+
+    spec: PrepareSegment
+
+
+@dataclass(frozen=True, slots=True)
+class UnloadSegment:
+    """Forget a segment, or stop loading it."""
+
+    key: StageKey
+
+
+@dataclass(frozen=True, slots=True)
+class Subscribe:
+    """Subscribe to the stage's topics; answer with ``subscribed``."""
+
+    patterns: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Unsubscribe:
+    """The stage's topics are no longer wanted."""
+
+    patterns: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Register:
+    """Publish birth and status again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """End the node with this reason."""
+
+    reason: str
+
+
+Effect = Reply | SendFrame | LoadSegment | UnloadSegment | Subscribe | Unsubscribe | Register | Stop

@@ -1,0 +1,31 @@
+"""What can go wrong on a node."""
+
+from schemas.errors import LinguabusError
+
+
+class NodeError(LinguabusError):
+    """Base of a node's own errors."""
+
+
+class BlobUnavailable(NodeError):
+    """No blob server gave the blob, or what it gave has another SHA-256."""
+
+
+class StorageFull(NodeError):
+    """The blobs do not fit into the storage the node may use."""
+
+
+class NotEnoughMemory(NodeError):
+    """The segment needs more memory than the node may use."""
+
+
+class SegmentUnusable(NodeError):
+    """ONNX Runtime can't open the segment, or it is not what the plan says."""
+
+
+class NotFinite(NodeError):
+    """A hidden state or logit is NaN or infinite."""
+
+
+class NodeRefused(NodeError):
+    """The orchestrator does not take this node; the message says what to do."""

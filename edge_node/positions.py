@@ -1,0 +1,46 @@
+"""The position rule: which frames a stage computes, so that duplicates, repeats and gaps can do no harm.
+
+A stage keeps, per request, the newest attempt it has seen and its valid length: the number of positions whose KV
+rows belong to that attempt.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+FIRST_ATTEMPT = 0
+
+
+class Verdict(enum.Enum):
+    """What to do with a frame."""
+
+    COMPUTE = "compute"
+    STALE = "stale"
+    """An older attempt, or a position that is computed already: drop and count."""
+    GAP = "gap"
+    """Positions before it are missing: ask for a replay from the valid length."""
+
+
+@dataclass(slots=True)
+class PositionRule:
+    """One request's place on one stage."""
+
+    attempt: int = FIRST_ATTEMPT
+    valid_length: int = 0
+
+    def judge(self, attempt: int, position: int) -> Verdict:
+        """Decide about a frame and, where a newer attempt begins, go back to its position."""
+        if attempt < self.attempt:
+            return Verdict.STALE
+        if position > self.valid_length:
+            return Verdict.GAP
+        if attempt > self.attempt:
+            self.attempt = attempt
+            self.valid_length = position
+            return Verdict.COMPUTE
+        return Verdict.COMPUTE if position == self.valid_length else Verdict.STALE
+
+    def computed(self, count: int) -> None:
+        """``count`` positions after the valid length have been computed."""
+        self.valid_length += count

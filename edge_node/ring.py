@@ -1,0 +1,154 @@
+"""What stage 0 knows of a request: its ids, what it has issued, and what to do when the ring stays silent.
+
+Stage 0 issues every (attempt, position) once. It keeps the frames it published until the token they lead to has
+come back; a repeat re-stamps those frames with a new attempt and computes nothing again.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from schemas.codec import restamp
+
+_RTT_WEIGHT = 0.125
+"""Smoothing of the round trip, as in TCP (RFC 6298)."""
+_RTT_MULTIPLE = 8.0
+_PREFILL_MULTIPLE = 4.0
+_MAX_BACKOFF_S = 60.0
+MAX_SILENT_REPEATS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One run of stage 0: ``ids`` at [position, position + len(ids)); ``sample`` asks the ring for a token."""
+
+    position: int
+    ids: Sequence[int]
+    sample: bool
+
+
+def chunk_lengths(prompt_tokens: int, chunk_tokens: int) -> list[int]:
+    """Lengths of the prefill chunks, none of one token where it can be avoided.
+
+    A chunk of one token takes another path through attention than longer ones and gives other last bits.
+    """
+    lengths = [chunk_tokens] * (prompt_tokens // chunk_tokens)
+    rest = prompt_tokens % chunk_tokens
+    if rest == 1 and lengths and chunk_tokens > 2:
+        lengths[-1] -= 1
+        rest = 2
+    return [*lengths, rest] if rest else lengths
+
+
+@dataclass(slots=True)
+class RingDriver:
+    """One request at stage 0."""
+
+    prompt_tokens: int
+    chunk_tokens: int
+    stages: int
+    watchdog_min_s: float
+    ids: list[int]
+    """The prompt and all tokens so far."""
+    attempt: int = 0
+    steps: deque[Step] = field(default_factory=deque)
+    finished: bool = False
+    frames: list[tuple[int, bytearray]] = field(default_factory=list)
+    """(position, frame) published since the last token came back."""
+    deadline_s: float | None = None
+    _asked_s: float = 0.0
+    _compute_s: float = 0.0
+    _round_trip_s: float | None = None
+    _repeats: int = 0
+
+    def start(self) -> None:
+        """Issue everything that is known."""
+        self.steps.extend(self._steps_from(0))
+
+    def _steps_from(self, position: int) -> list[Step]:
+        """Steps that compute [position, len(ids)), with the boundaries the first computation had."""
+        steps = []
+        start = 0
+        lengths = chunk_lengths(self.prompt_tokens, self.chunk_tokens)
+        for length in lengths + [1] * (len(self.ids) - self.prompt_tokens):
+            stop = start + length
+            if stop > position:
+                steps.append(Step(start, self.ids[start:stop], sample=stop == len(self.ids)))
+            start = stop
+        return steps
+
+    def published(self, step: Step, frame: bytearray, compute_s: float, now_s: float) -> None:
+        """A step has been computed and its frame sent."""
+        self.frames.append((step.position, frame))
+        self._compute_s += compute_s
+        if step.sample:
+            self._asked_s = now_s
+            self.deadline_s = now_s + self._patience_s()
+
+    def _patience_s(self) -> float:
+        """How long a token may take: many round trips, and for a prompt many times what this stage needed."""
+        patience = self.watchdog_min_s + _PREFILL_MULTIPLE * self.stages * self._compute_s
+        if self._round_trip_s is not None:
+            patience = max(self.watchdog_min_s, _RTT_MULTIPLE * self._round_trip_s, patience)
+        return float(min(patience * 2**self._repeats, max(_MAX_BACKOFF_S, patience)))
+
+    def token(self, attempt: int, position: int, token: int, *, last: bool, now_s: float) -> bool:
+        """A token came back; False when it is a duplicate or of another attempt."""
+        if self.finished or attempt != self.attempt or position != len(self.ids):
+            return False
+        if self._repeats == 0 and len(self.frames) == 1:
+            sample_s = now_s - self._asked_s
+            old_s = self._round_trip_s
+            self._round_trip_s = sample_s if old_s is None else old_s + _RTT_WEIGHT * (sample_s - old_s)
+        self.ids.append(token)
+        self._progress()
+        self.finished = last
+        if not last:
+            self.steps.append(Step(position, (token,), sample=True))
+        return True
+
+    def _progress(self) -> None:
+        self.frames.clear()
+        self.deadline_s = None
+        self._compute_s = 0.0
+        self._repeats = 0
+
+    def overdue(self, now_s: float) -> bool:
+        """Has the ring been silent for too long?"""
+        return self.deadline_s is not None and now_s >= self.deadline_s
+
+    @property
+    def gave_up(self) -> bool:
+        """Has it stayed silent through every repeat?"""
+        return self._repeats >= MAX_SILENT_REPEATS
+
+    def repeat(self, now_s: float) -> list[bytearray]:
+        """The unanswered frames under a new attempt."""
+        self.attempt += 1
+        self._repeats += 1
+        self.deadline_s = now_s + self._patience_s()
+        return self._restamped(0)
+
+    def _restamped(self, first: int) -> list[bytearray]:
+        self.frames[first:] = [(position, restamp(frame, self.attempt)) for position, frame in self.frames[first:]]
+        return [frame for _, frame in self.frames[first:]]
+
+    def replay(self, position: int, now_s: float) -> tuple[list[bytearray], int | None]:
+        """A stage lacks everything from ``position``: what to send again and, failing that, to compute again.
+
+        Returns:
+            Frames to publish, and the length stage 0's own KV cache goes back to (None: it stays).
+        """
+        covering = [index for index, (start, _) in enumerate(self.frames) if start <= position]
+        self.attempt += 1
+        if covering:
+            if self.deadline_s is not None:
+                self.deadline_s = now_s + self._patience_s()
+            return self._restamped(covering[-1]), None
+        steps = self._steps_from(position)
+        self._progress()
+        self.steps.clear()
+        self.steps.extend(steps)
+        return [], steps[0].position if steps else None

@@ -1,0 +1,144 @@
+"""Runs work on segments: decodes what came in, computes, chooses the token or encodes what goes out."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from edge_node.activations import decode_activation, encode_activation
+from edge_node.effects import StageKey
+from edge_node.errors import NodeError, NotFinite
+from edge_node.sampling import choose_token
+from edge_node.segment import Segment
+from edge_node.stage import WIRE_DTYPES
+from edge_node.store import BlobStore
+from edge_node.work import Computed, Work
+from schemas.messages import PrepareSegment
+
+_log = logging.getLogger(__name__)
+_PROGRESS_INTERVAL_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A segment was opened."""
+
+    key: StageKey
+    downloaded_bytes: int
+    load_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class LoadFailed:
+    """A segment can't be opened."""
+
+    key: StageKey
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class LoadProgress:
+    """How far a download is."""
+
+    key: StageKey
+    done_bytes: int
+    total_bytes: int
+
+
+LoadEvent = Loaded | LoadFailed | LoadProgress
+
+
+class SegmentRunner:
+    """The segments of this node. Loading happens in threads of its own, everything else in the caller's."""
+
+    def __init__(
+        self, store: BlobStore, *, threads: int, emulated_speed: float, on_load_event: Callable[[], None]
+    ) -> None:
+        self.events: queue.SimpleQueue[LoadEvent] = queue.SimpleQueue()
+        self._store = store
+        self._threads = threads
+        self._emulated_speed = emulated_speed
+        self._on_load_event = on_load_event
+        self._segments: dict[StageKey, Segment] = {}
+
+    def load(self, spec: PrepareSegment) -> None:
+        """Begin to download and open a segment; ``events`` tells how it goes."""
+        threading.Thread(target=self._load, args=(spec,), name=f"load-{spec.epoch}", daemon=True).start()
+
+    def _post(self, event: LoadEvent) -> None:
+        self.events.put(event)
+        self._on_load_event()
+
+    def _load(self, spec: PrepareSegment) -> None:
+        key = (spec.pipeline, spec.epoch)
+        started = time.monotonic()
+        last_report_s = 0.0
+
+        def report(done_bytes: int, total_bytes: int) -> None:
+            nonlocal last_report_s
+            if time.monotonic() - last_report_s >= _PROGRESS_INTERVAL_S:
+                last_report_s = time.monotonic()
+                self._post(LoadProgress(key, done_bytes, total_bytes))
+
+        try:
+            downloaded = self._store.fetch((spec.graph, *spec.blobs), spec.blob_urls, on_progress=report)
+            segment = Segment(
+                spec,
+                self._store.path(spec.graph.sha256),
+                threads=self._threads,
+                emulated_speed=self._emulated_speed,
+            )
+            segment.warm_up()
+        except NodeError as error:
+            self._post(LoadFailed(key, str(error)))
+        except Exception as error:  # out of memory, full disk, ...: the orchestrator must hear of it
+            _log.exception("segment of epoch %s can't be loaded", spec.epoch)
+            self._post(LoadFailed(key, f"{type(error).__name__}: {error}"[:900]))
+        else:
+            self._segments[key] = segment
+            self._post(Loaded(key, downloaded, time.monotonic() - started))
+
+    def unload(self, key: StageKey) -> None:
+        """Forget a segment and give its memory back."""
+        if self._segments.pop(key, None) is not None:
+            gc.collect()
+            _trim_heap()
+
+    def run(self, work: Work) -> Computed:
+        """Do one run."""
+        segment = self._segments[work.key]
+        try:
+            return _run(segment, work)
+        except NotFinite as error:
+            return Computed(0.0, failure=str(error))
+
+
+def _run(segment: Segment, work: Work) -> Computed:
+    if work.frame is not None:
+        decode_activation(work.frame.payload, work.frame.dtype, segment.hidden_input(work.count))
+    else:
+        segment.ids_input(work.count)[...] = np.asarray(work.ids, np.int64)
+    result = segment.run(work.slot, work.position, work.count)
+    if not segment.is_last:
+        return Computed(
+            result.compute_s, payload=encode_activation(result.output, WIRE_DTYPES[segment.spec.wire_dtype])
+        )
+    if work.draw is None:
+        return Computed(result.compute_s)
+    token = choose_token(result.output[0], work.draw.sampling, work.draw.position, work.draw.history)
+    return Computed(result.compute_s, token=token)
+
+
+def _trim_heap() -> None:
+    """glibc keeps freed memory; a phone needs it back. Other C libraries have no malloc_trim."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)

@@ -1,0 +1,71 @@
+"""The choice of a token: a function of logits, parameters, seed and position, with no hidden state.
+
+Each draw is keyed by (seed, position), so that a replay, on whichever node, gives the same token. Requests
+without a seed get a random one when they are submitted; a seed given by the user repeats the text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_node.errors import NotFinite
+from schemas.messages import Sampling
+
+
+def draw_uniform(seed: int, position: int) -> float:
+    """A number in [0, 1) that depends on its arguments alone (53 bits of BLAKE2b)."""
+    digest = hashlib.blake2b(struct.pack("<QQ", seed, position), digest_size=8).digest()
+    return int(struct.unpack("<Q", digest)[0] >> 11) * 2.0**-53
+
+
+def choose_token(logits: NDArray[Any], sampling: Sampling, position: int, history: Sequence[int]) -> int:
+    """The token at ``position``.
+
+    Args:
+        logits: (vocabulary,), any float type; not changed.
+        sampling: temperature 0 is greedy, the lowest id winning a tie.
+        position: of the token to choose, in the whole sequence.
+        history: ids before it, for the repetition penalty (CTRL, arXiv 1909.05858); empty when that is off.
+
+    Raises:
+        NotFinite: a logit is NaN or +infinity.
+    """
+    if sampling.repetition_penalty != 1.0 and history:
+        logits = _penalised(logits, sampling.repetition_penalty, history)
+    best = int(logits.argmax())  # NaN wins argmax, so looking at the winner is enough
+    if not np.isfinite(logits[best]):
+        raise NotFinite("a logit is NaN or infinite: the model's weights do not suit this precision")
+    if sampling.temperature == 0:
+        return best
+    return _draw(logits, sampling, draw_uniform(sampling.seed, position))
+
+
+def _penalised(logits: NDArray[Any], penalty: float, history: Sequence[int]) -> NDArray[Any]:
+    seen = np.unique(np.asarray(history, dtype=np.int64))
+    result = logits.astype(np.float32)
+    values = result[seen]
+    result[seen] = np.where(values > 0, values / penalty, values * penalty)
+    return result
+
+
+def _draw(logits: NDArray[Any], sampling: Sampling, uniform: float) -> int:
+    scaled = logits.astype(np.float64) / sampling.temperature
+    candidates = np.arange(scaled.size)
+    if 0 < sampling.top_k < scaled.size:
+        candidates = np.argpartition(scaled, -sampling.top_k)[-sampling.top_k :]
+    # Likeliest first, lower ids first among equals: the order, and so the draw, is the same everywhere.
+    order = candidates[np.lexsort((candidates, -scaled[candidates]))]
+    weights = np.exp(scaled[order] - scaled[order[0]])
+    cumulative = np.cumsum(weights)
+    if sampling.top_p < 1.0:
+        keep = int(np.searchsorted(cumulative, sampling.top_p * cumulative[-1])) + 1
+        cumulative = cumulative[:keep]
+    return int(
+        order[min(int(np.searchsorted(cumulative, uniform * cumulative[-1], side="right")), len(cumulative) - 1)]
+    )

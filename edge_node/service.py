@@ -1,0 +1,290 @@
+"""The node's shell: one thread that polls the bus, runs segments and publishes; it decides nothing."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import platform
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import onnxruntime
+
+from broker.bus import Bus, Connected, Delivery, Disconnected, Event, Subscribed, Will
+from broker.mqtt import MqttBus
+from edge_node import metrics, probe
+from edge_node.config import NodeConfig
+from edge_node.core import NodeCore
+from edge_node.effects import (
+    Effect,
+    LoadSegment,
+    Register,
+    Reply,
+    SendFrame,
+    Stop,
+    Subscribe,
+    UnloadSegment,
+    Unsubscribe,
+)
+from edge_node.errors import NodeRefused
+from edge_node.runner import Loaded, LoadFailed, LoadProgress, SegmentRunner
+from edge_node.store import BlobStore
+from schemas import PACKAGE_VERSION, PROTOCOL_VERSION, messages
+from schemas.codec import decode_frame
+from schemas.errors import ContractError
+from schemas.messages import Heartbeat, NodeBirth, NodeStatus, PrepareProgress
+from schemas.topics import (
+    NODE_BIRTH,
+    NODE_COMMAND,
+    NODE_ECHO,
+    NODE_HEARTBEAT,
+    NODE_REPLY,
+    NODE_STATUS,
+    PLAN,
+    SEGMENT,
+    TOKEN,
+)
+
+_log = logging.getLogger(__name__)
+BusFactory = Callable[[str, Will], Bus]
+
+
+class NodeService:
+    """Runs a node until it is told to stop."""
+
+    def __init__(self, config: NodeConfig, *, make_bus: BusFactory | None = None) -> None:
+        self._config = config
+        self._incarnation = time.time_ns() // 1_000_000
+        status = NodeStatus(node=config.name, incarnation=self._incarnation, online=False, reason="connection lost")
+        will = Will(NODE_STATUS.format(node=config.name), messages.encode(status), qos=1, retain=True)
+        client_id = f"node-{config.name}-{self._incarnation}"
+        self._bus = (
+            make_bus(client_id, will) if make_bus else MqttBus(config.broker_url, client_id=client_id, will=will)
+        )
+        self._store = BlobStore(config.blob_directory, limit_bytes=config.storage_bytes())
+        self._runner = SegmentRunner(
+            self._store,
+            threads=config.threads,
+            emulated_speed=config.emulated_speed,
+            on_load_event=self._bus.wake,
+        )
+        self._core = NodeCore(
+            node=config.name,
+            incarnation=self._incarnation,
+            memory_bytes=config.memory_bytes(),
+            watchdog_min_s=config.watchdog_min_s,
+        )
+        self._cpu = metrics.CpuMeter()
+        self._battery = metrics.BatteryMonitor()
+        self._kept: deque[Event] = deque()
+        self._rejected: Counter[str] = Counter()
+        self._birth: NodeBirth | None = None
+        self._started_s = time.monotonic()
+        self._stopping = threading.Event()
+        self._refusal: str | None = None
+
+    def stop(self) -> None:
+        """End ``run`` soon; may be called from a signal handler or another thread."""
+        self._stopping.set()
+        self._bus.wake()
+
+    def run(self) -> None:
+        """Serve until ``stop``.
+
+        Raises:
+            BrokerUnreachable, BrokerRefused: no connection at the start; later ones are made again.
+            NodeRefused: the orchestrator does not take this node.
+        """
+        try:
+            self._bus.connect(self._config.connect_timeout_s)
+            self._subscribe()
+            self._birth = self._measure()
+            self._register()
+            self._loop()
+            if self._refusal is not None:
+                raise NodeRefused(self._refusal)
+            self._say_goodbye()
+        finally:
+            self._battery.close()
+            self._bus.close()
+
+    def _subscribe(self) -> None:
+        name = self._config.name
+        self._bus.subscribe([NODE_COMMAND.filter(node=name), PLAN.filter()], qos=1)
+        self._bus.subscribe([NODE_ECHO.filter(node=name)])
+
+    def _measure(self) -> NodeBirth:
+        config = self._config
+        overhead_bytes = metrics.memory_bytes()[0]
+        return NodeBirth(
+            node=config.name,
+            incarnation=self._incarnation,
+            protocol=PROTOCOL_VERSION,
+            package_version=PACKAGE_VERSION,
+            memory_bytes=config.memory_bytes(),
+            overhead_bytes=overhead_bytes,
+            storage_bytes=config.storage_bytes(),
+            threads=config.threads,
+            speed_flops=probe.speed_flops(config.emulated_speed),
+            hop_s=probe.hop_s(self._bus, NODE_ECHO.format(node=config.name), self._kept.append),
+            platform=f"{platform.system()} {platform.machine()}",
+            python=platform.python_version(),
+            onnxruntime=onnxruntime.__version__,
+        )
+
+    def _register(self) -> None:
+        assert self._birth
+        name = self._config.name
+        status = NodeStatus(node=name, incarnation=self._incarnation, online=True)
+        self._publish(NODE_BIRTH.format(node=name), self._birth, retain=True)
+        self._publish(NODE_STATUS.format(node=name), status, retain=True)
+        _log.info("%s is registered at %s", name, self._config.broker_url.rsplit("@", 1)[-1])
+
+    def _publish(self, topic: str, message: Any, *, retain: bool = False, qos: int = 1) -> None:
+        self._bus.publish(topic, messages.encode(message), qos=qos, retain=retain)
+
+    def _say_goodbye(self) -> None:
+        status = NodeStatus(node=self._config.name, incarnation=self._incarnation, online=False, reason="stopped")
+        self._publish(NODE_STATUS.format(node=self._config.name), status, retain=True)
+        self._bus.flush(2.0)
+
+    # --- the loop ---------------------------------------------------------------------------------------------
+
+    def _loop(self) -> None:
+        next_heartbeat_s = 0.0
+        while not self._stopping.is_set():
+            while self._kept:
+                self._event(self._kept.popleft())
+            for event in self._bus.poll(self._patience_s(next_heartbeat_s)):
+                self._event(event)
+            self._load_events()
+            work, effects = self._core.next_work()
+            self._do(effects)
+            if work:
+                result = self._runner.run(work)
+                self._do(self._core.computed(work, result, time.monotonic()))
+            now_s = time.monotonic()
+            self._do(self._core.tick(now_s))
+            if now_s >= next_heartbeat_s:
+                next_heartbeat_s = now_s + self._config.heartbeat_interval_s
+                self._heartbeat()
+
+    def _patience_s(self, next_heartbeat_s: float) -> float:
+        if self._core.has_work or self._kept:
+            return 0.0
+        deadline_s = self._core.next_deadline_s()
+        until_s = next_heartbeat_s if deadline_s is None else min(next_heartbeat_s, deadline_s)
+        return max(0.0, until_s - time.monotonic())
+
+    def _event(self, event: Event) -> None:
+        match event:
+            case Delivery():
+                self._delivery(event)
+            case Subscribed():
+                self._do(self._core.subscribed(event.patterns))
+            case Connected(reconnect=True):
+                _log.info("connected again")
+                self._register()
+            case Disconnected():
+                _log.warning("connection lost: %s", event.reason)
+
+    def _delivery(self, delivery: Delivery) -> None:
+        try:
+            route = _data_route(delivery.topic)
+            if route is not None:
+                pipeline, sender = route
+                frame = decode_frame(delivery.payload)
+                self._do(self._core.frame(pipeline, sender, frame, time.monotonic()))
+            elif NODE_COMMAND.match(delivery.topic):
+                self._do(self._core.message(messages.decode(delivery.payload, *NODE_COMMAND.messages)))
+            elif PLAN.match(delivery.topic) and delivery.payload:
+                self._do(self._core.message(messages.decode(delivery.payload, *PLAN.messages)))
+        except ContractError as error:
+            self._reject(delivery.topic, error)
+
+    def _reject(self, topic: str, error: ContractError) -> None:
+        kind = type(error).__name__
+        self._rejected[kind] += 1
+        if self._rejected[kind] == 1:
+            _log.warning("rejected %s on %s: %s (counted from now on, not logged)", kind, topic, error)
+
+    def _load_events(self) -> None:
+        while not self._runner.events.empty():
+            event = self._runner.events.get()
+            match event:
+                case Loaded():
+                    rss_bytes, peak_rss_bytes = metrics.memory_bytes()
+                    effects = self._core.loaded(
+                        event.key,
+                        rss_bytes=rss_bytes,
+                        peak_rss_bytes=peak_rss_bytes,
+                        downloaded_bytes=event.downloaded_bytes,
+                        load_s=event.load_s,
+                    )
+                    _log.info("segment of epoch %s is loaded after %.1f s", event.key[1], event.load_s)
+                    self._do(effects)
+                case LoadFailed():
+                    _log.warning("segment of epoch %s failed: %s", event.key[1], event.reason)
+                    self._do(self._core.load_failed(event.key, event.reason))
+                case LoadProgress():
+                    progress = PrepareProgress(
+                        node=self._config.name,
+                        pipeline=event.key[0],
+                        epoch=event.key[1],
+                        done_bytes=event.done_bytes,
+                        total_bytes=event.total_bytes,
+                    )
+                    self._do([Reply(progress)])
+
+    def _do(self, effects: Sequence[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case SendFrame():
+                    self._bus.publish(effect.topic, effect.data)
+                case Reply():
+                    self._publish(NODE_REPLY.format(node=self._config.name), effect.message)
+                case LoadSegment():
+                    self._runner.load(effect.spec)
+                case UnloadSegment():
+                    self._runner.unload(effect.key)
+                case Subscribe():
+                    self._bus.subscribe(effect.patterns)
+                case Unsubscribe():
+                    self._bus.unsubscribe(effect.patterns)
+                case Register():
+                    self._register()
+                case Stop():
+                    self._refusal = effect.reason
+                    self.stop()
+
+    def _heartbeat(self) -> None:
+        rss_bytes, peak_rss_bytes = metrics.memory_bytes()
+        battery = self._battery.read()
+        heartbeat = Heartbeat(
+            node=self._config.name,
+            incarnation=self._incarnation,
+            uptime_s=time.monotonic() - self._started_s,
+            rss_bytes=rss_bytes,
+            peak_rss_bytes=peak_rss_bytes,
+            available_bytes=metrics.available_bytes(),
+            blob_bytes=self._store.used_bytes(),
+            cpu_percent=self._cpu.percent(),
+            battery_percent=battery.percent if battery else None,
+            charging=battery.charging if battery else None,
+            temperature_c=metrics.temperature_c(),
+            stages=self._core.metrics(),
+            frames_rejected=self._rejected.total(),
+            frames_dropped=self._core.total_frames_dropped,
+            reconnects=self._bus.stats.reconnects,
+        )
+        self._publish(NODE_HEARTBEAT.format(node=self._config.name), heartbeat, qos=0)
+
+
+@functools.lru_cache(maxsize=256)
+def _data_route(topic: str) -> tuple[str, str] | None:
+    """(pipeline, sender) of a topic that carries frames; cached because every token asks."""
+    values = SEGMENT.match(topic) or TOKEN.match(topic)
+    return (values["pipeline"], values["sender"]) if values else None

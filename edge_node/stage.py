@@ -1,0 +1,380 @@
+"""One stage of one epoch on this node (pure): its requests, and the order in which they are computed.
+
+``next_work`` hands out one run at a time, taking turns among the requests; ``computed`` turns the result into
+frames. What is on the wire is decided here, how it is computed is not.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+
+from edge_node.effects import Effect, Reply, SendFrame, StageKey
+from edge_node.positions import Verdict
+from edge_node.request import StageRequest
+from edge_node.ring import RingDriver, Step
+from edge_node.work import Computed, Draw, Work
+from schemas.codec import (
+    Dtype,
+    Flag,
+    Frame,
+    Kind,
+    encode_frame,
+    request_id,
+    request_number,
+)
+from schemas.messages import (
+    OpenRequest,
+    PrepareSegment,
+    RequestClosed,
+    RequestFailed,
+    Sampling,
+    SegmentReady,
+    StageMetrics,
+)
+from schemas.topics import SEGMENT, TOKEN
+
+_MAX_QUEUED_FRAMES = 512
+_METRIC_WEIGHT = 0.1
+_MAX_RESENT_TOKENS = 4096
+WIRE_DTYPES = {"fp32": Dtype.FP32, "fp16": Dtype.FP16, "int8": Dtype.INT8}
+
+
+class Stage:
+    """The requests of one prepared segment."""
+
+    def __init__(self, spec: PrepareSegment, *, watchdog_min_s: float) -> None:
+        self.spec = spec
+        self.key: StageKey = (spec.pipeline, spec.epoch)
+        self.node = spec.ring[spec.stage].node
+        self.is_first = spec.stage == 0
+        self.is_last = spec.stage == len(spec.ring) - 1
+        self.loaded = False
+        self.subscribed = False
+        self.ready: SegmentReady | None = None
+        """What to report once the topics are subscribed too."""
+        self.frames_dropped = 0
+        self.decode_ewma_s: float | None = None
+        self._watchdog_min_s = watchdog_min_s
+        self._requests: dict[int, StageRequest] = {}
+        self._turns: deque[int] = deque()
+        self._free_slots = list(range(spec.slots - 1, -1, -1))
+        self._wire = WIRE_DTYPES[spec.wire_dtype]
+        self._token_topic = TOKEN.format(pipeline=spec.pipeline, epoch=spec.epoch, sender=self.node)
+        self._next_topic = "" if self.is_last else self._segment_topic(spec.stage + 1)
+
+    def _segment_topic(self, stage: int) -> str:
+        spec = self.spec
+        return SEGMENT.format(
+            pipeline=spec.pipeline, epoch=spec.epoch, stage=stage, sender=self.node, receiver=spec.ring[stage].node
+        )
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """The subscriptions the stage needs: frames to it and, for the first stage, the last one's tokens."""
+        spec = self.spec
+        to_me = SEGMENT.filter(pipeline=spec.pipeline, epoch=spec.epoch, stage=spec.stage, receiver=self.node)
+        if not self.is_first or self.is_last:
+            return (to_me,)
+        return to_me, TOKEN.format(pipeline=spec.pipeline, epoch=spec.epoch, sender=spec.ring[-1].node)
+
+    # --- requests ---------------------------------------------------------------------------------------------
+
+    def open(self, message: OpenRequest) -> list[Effect]:
+        """Give the request a slot; the first stage begins to work on it."""
+        number = request_number(message.request)
+        if number in self._requests:
+            return []
+        if not self._free_slots:
+            return [self._failed(message.request, "busy", f"{self.node} has no free KV slot")]
+        known = len(message.prompt_ids or ())
+        if max(message.prompt_tokens, known) >= self.spec.context_tokens:
+            reason = f"the prompt has {message.prompt_tokens} tokens, the plan's context {self.spec.context_tokens}"
+            return [self._failed(message.request, "too_long", reason)]
+        request = StageRequest(message, self._free_slots.pop())
+        if self.is_first:
+            if not message.prompt_ids or known < message.prompt_tokens:
+                self._free_slots.append(request.slot)
+                return [self._failed(message.request, "internal", "the first stage was not given the prompt")]
+            request.driver = RingDriver(
+                prompt_tokens=message.prompt_tokens,
+                chunk_tokens=self.spec.chunk_tokens,
+                stages=len(self.spec.ring),
+                watchdog_min_s=self._watchdog_min_s,
+                ids=list(message.prompt_ids),
+            )
+            request.driver.start()
+        self._requests[number] = request
+        self._take_turn(number, request)
+        return []
+
+    def close(self, request: str) -> list[Effect]:
+        """Free the request's slot and report what was done for it."""
+        state = self._requests.pop(request_number(request), None)
+        if state is None:
+            return []
+        self._free_slots.append(state.slot)
+        return [Reply(RequestClosed(request=request, timing=state.timing(self.node, self.spec.stage)))]
+
+    def resend(self, request: str, position: int) -> list[Effect]:
+        """Publish generated tokens again, for an orchestrator that missed them."""
+        number = request_number(request)
+        state = self._requests.get(number)
+        if state is None or not self.is_last:
+            return []
+        ids = []
+        while position + len(ids) in state.tokens and len(ids) < _MAX_RESENT_TOKENS:
+            ids.append(state.tokens[position + len(ids)])
+        complete = position + len(ids) - 1 == max(state.tokens, default=-1)
+        return [self._send_tokens(number, state, position, ids, state.finish if complete else Flag.NONE)] if ids else []
+
+    # --- frames -----------------------------------------------------------------------------------------------
+
+    def frame(self, sender: str, frame: Frame, now_s: float) -> list[Effect]:
+        """A frame arrived on one of the stage's topics."""
+        state = self._requests.get(frame.request)
+        if state is None:
+            return self._dropped(None)
+        if frame.kind is Kind.ACTIVATION and not self.is_first:
+            return self._activation(sender, frame, state)
+        if frame.kind is Kind.TOKENS and state.driver and sender == self.spec.ring[-1].node:
+            return self._token(frame, state, now_s)
+        if frame.kind is Kind.REPLAY and state.driver and any(ref.node == sender for ref in self.spec.ring):
+            return self._replay(frame, state, now_s)
+        return self._dropped(state)
+
+    def _dropped(self, state: StageRequest | None) -> list[Effect]:
+        self.frames_dropped += 1
+        if state:
+            state.frames_dropped += 1
+        return []
+
+    def _activation(self, sender: str, frame: Frame, state: StageRequest) -> list[Effect]:
+        fits = (
+            frame.width == self.spec.width_in
+            and frame.dtype is self._wire
+            and frame.count <= self.spec.chunk_tokens
+            and frame.position + frame.count <= self.spec.context_tokens
+        )
+        if sender != self.spec.ring[self.spec.stage - 1].node or not fits or len(state.frames) >= _MAX_QUEUED_FRAMES:
+            return self._dropped(state)
+        state.frames.append(frame)
+        self._take_turn(frame.request, state)
+        return []
+
+    def _token(self, frame: Frame, state: StageRequest, now_s: float) -> list[Effect]:
+        driver = state.driver
+        assert driver
+        if frame.count != 1:
+            return self._dropped(state)
+        token = int.from_bytes(frame.payload[:4], "little", signed=True)
+        if not driver.token(frame.attempt, frame.position, token, last=bool(frame.flags), now_s=now_s):
+            return self._dropped(state)
+        self._take_turn(frame.request, state)
+        return []
+
+    def _replay(self, frame: Frame, state: StageRequest, now_s: float) -> list[Effect]:
+        driver = state.driver
+        assert driver
+        if frame.attempt != driver.attempt or frame.position >= len(driver.ids):
+            return self._dropped(state)
+        frames, own_length = driver.replay(frame.position, now_s)
+        state.rule.attempt = driver.attempt
+        if own_length is not None:
+            state.rule.valid_length = own_length
+            self._take_turn(frame.request, state)
+        return [self._send(self._next_topic, data, state, decode=False) for data in frames]
+
+    # --- work -------------------------------------------------------------------------------------------------
+
+    @property
+    def has_work(self) -> bool:
+        """Is there a run to hand out (or a turn to discard)?"""
+        return bool(self._turns)
+
+    def _take_turn(self, number: int, state: StageRequest) -> None:
+        """Requests take turns; each has at most one place in the queue, however much input waits."""
+        if state.has_input and not state.waiting:
+            state.waiting = True
+            self._turns.append(number)
+
+    def next_work(self) -> tuple[Work | None, list[Effect]]:
+        """The next run in turn, and what dropped frames on the way there lead to."""
+        effects: list[Effect] = []
+        while self._turns:
+            number = self._turns.popleft()
+            state = self._requests.get(number)
+            if state is None:
+                continue
+            state.waiting = False
+            work = None
+            if state.has_input:
+                work = self._issue(number, state) if state.driver else self._accept(number, state, effects)
+                self._take_turn(number, state)
+            if work:
+                return work, effects
+        return None, effects
+
+    def _issue(self, number: int, state: StageRequest) -> Work:
+        """The first stage: the next step of the request."""
+        assert state.driver
+        step = state.driver.steps.popleft()
+        return self._work(number, state, step.position, len(step.ids), step.sample, ids=step.ids)
+
+    def _accept(self, number: int, state: StageRequest, effects: list[Effect]) -> Work | None:
+        """A later stage: the next frame, if the position rule lets it through."""
+        frame = state.frames.popleft()
+        verdict = state.rule.judge(frame.attempt, frame.position)
+        if verdict is Verdict.COMPUTE:
+            sample = bool(frame.flags & Flag.SAMPLE)
+            return self._work(number, state, frame.position, frame.count, sample, frame=frame)
+        self._dropped(state)
+        if verdict is Verdict.GAP:
+            effects.append(self._ask_replay(frame, state))
+        return None
+
+    def _ask_replay(self, frame: Frame, state: StageRequest) -> Effect:
+        gap = Frame(
+            kind=Kind.REPLAY,
+            request=frame.request,
+            epoch=frame.epoch,
+            attempt=frame.attempt,
+            position=state.rule.valid_length,
+        )
+        return SendFrame(self._segment_topic(0), encode_frame(gap))
+
+    def _work(
+        self,
+        number: int,
+        state: StageRequest,
+        position: int,
+        count: int,
+        sample: bool,
+        *,
+        ids: Sequence[int] | None = None,
+        frame: Frame | None = None,
+    ) -> Work:
+        draw = None
+        if self.is_last and sample:
+            sampling = state.open.sampling or Sampling()
+            history = state.history(position + count) if sampling.repetition_penalty != 1.0 else ()
+            draw = Draw(sampling, position + count, history)
+        return Work(
+            key=self.key,
+            request=number,
+            slot=state.slot,
+            attempt=state.rule.attempt,
+            position=position,
+            count=count,
+            sample=sample,
+            ids=ids,
+            frame=frame,
+            draw=draw,
+        )
+
+    def computed(self, work: Work, result: Computed, now_s: float) -> list[Effect]:
+        """A run is done."""
+        state = self._requests.get(work.request)
+        if state is None or state.rule.attempt != work.attempt:
+            return []
+        if result.failure is not None:
+            return [self._failed(request_id(work.request), "not_finite", result.failure)]
+        state.rule.computed(work.count)
+        state.account(work, result.compute_s)
+        if state.is_decode(work):
+            self._smooth(result.compute_s)
+        if self.is_last:
+            return self._chosen(work, result.token, state, now_s) if result.token is not None else []
+        assert result.payload is not None
+        data = encode_frame(
+            Frame(
+                kind=Kind.ACTIVATION,
+                request=work.request,
+                epoch=self.spec.epoch,
+                attempt=work.attempt,
+                position=work.position,
+                count=work.count,
+                width=self.spec.width_out,
+                dtype=self._wire,
+                flags=Flag.SAMPLE if work.sample else Flag.NONE,
+                payload=result.payload,
+            )
+        )
+        if state.driver and work.ids is not None:
+            state.driver.published(Step(work.position, work.ids, work.sample), data, result.compute_s, now_s)
+        return [self._send(self._next_topic, data, state, decode=state.is_decode(work))]
+
+    def _smooth(self, compute_s: float) -> None:
+        old_s = self.decode_ewma_s
+        self.decode_ewma_s = compute_s if old_s is None else old_s + _METRIC_WEIGHT * (compute_s - old_s)
+
+    def _chosen(self, work: Work, token: int, state: StageRequest, now_s: float) -> list[Effect]:
+        position = work.position + work.count
+        state.tokens[position] = token
+        generated = position - state.open.prompt_tokens + 1
+        if token in state.open.eos_ids:
+            state.finish = Flag.STOP
+        elif generated >= state.open.max_tokens or position + 1 >= self.spec.context_tokens:
+            state.finish = Flag.LENGTH
+        effects: list[Effect] = [self._send_tokens(work.request, state, position, [token], state.finish)]
+        if state.driver:  # a ring of one stage: the token need not travel to come back
+            state.driver.token(work.attempt, position, token, last=bool(state.finish), now_s=now_s)
+            self._take_turn(work.request, state)
+        return effects
+
+    def _send_tokens(self, number: int, state: StageRequest, position: int, ids: list[int], finish: Flag) -> Effect:
+        frame = Frame(
+            kind=Kind.TOKENS,
+            request=number,
+            epoch=self.spec.epoch,
+            attempt=state.rule.attempt,
+            position=position,
+            count=len(ids),
+            dtype=Dtype.INT32,
+            flags=finish,
+            payload=b"".join(token.to_bytes(4, "little", signed=True) for token in ids),
+        )
+        return self._send(self._token_topic, encode_frame(frame), state, decode=True)
+
+    @staticmethod
+    def _send(topic: str, data: bytearray, state: StageRequest, *, decode: bool) -> Effect:
+        state.sent(len(data), decode=decode)
+        return SendFrame(topic, data)
+
+    def _failed(self, request: str, code: str, reason: str) -> Effect:
+        return Reply(RequestFailed(node=self.node, request=request, code=code, reason=reason))  # type: ignore[arg-type]
+
+    # --- time -------------------------------------------------------------------------------------------------
+
+    def tick(self, now_s: float) -> list[Effect]:
+        """Repeat what the ring did not answer in time."""
+        effects: list[Effect] = []
+        for number, state in self._requests.items():
+            driver = state.driver
+            if not driver or not driver.overdue(now_s):
+                continue
+            if driver.gave_up:
+                driver.deadline_s = None
+                reason = "the ring gave no token in spite of repeats: see `linguabus nodes`"
+                effects.append(self._failed(request_id(number), "no_progress", reason))
+                continue
+            frames = driver.repeat(now_s)
+            state.rule.attempt = driver.attempt
+            effects.extend(self._send(self._next_topic, data, state, decode=False) for data in frames)
+        return effects
+
+    def next_deadline_s(self) -> float | None:
+        """When ``tick`` next has something to do."""
+        deadlines = (state.driver.deadline_s for state in self._requests.values() if state.driver)
+        return min((deadline for deadline in deadlines if deadline is not None), default=None)
+
+    def metrics(self) -> StageMetrics:
+        """For the heartbeat."""
+        return StageMetrics(
+            pipeline=self.spec.pipeline,
+            epoch=self.spec.epoch,
+            stage=self.spec.stage,
+            decode_s=self.decode_ewma_s,
+            queue=len(self._turns),
+            open_requests=len(self._requests),
+        )
