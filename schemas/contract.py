@@ -249,7 +249,12 @@ def json_schema(cls: type, *, schema_id: str) -> dict[str, Any]:
     """The JSON Schema 2020-12 document with the same limits as ``load``; nested objects go to ``$defs``."""
     definitions: dict[str, Any] = {}
     body = _object_schema(cls, definitions)
-    document = {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": schema_id, "title": cls.__name__, **body}
+    document = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": schema_id,
+        "title": cls.__name__,
+        **body,
+    }
     if definitions:
         document["$defs"] = definitions
     return document

@@ -28,7 +28,7 @@ Label = Annotated[str, Text(max_length=200)]
 Prose = Annotated[str, Text(max_length=1_000_000)]
 Url = Annotated[str, Text(pattern="^https?://[!-~]+$", min_length=8, max_length=500)]
 Bytes = Annotated[int, Number(0, 2**50)]
-Count = Annotated[int, Number(0, 2**40)]
+Count = Annotated[int, Number(0, 2**53)]
 Index = Annotated[int, Number(0, 100_000)]
 Tokens = Annotated[int, Number(0, 10_000_000)]
 TokenId = Annotated[int, Number(0, 2**31 - 1)]
@@ -93,7 +93,8 @@ class KvLayer:
 
     layer: Index = about("Index of the decoder block in the whole model.")
     kv_heads: Index = about("Key/value heads.")
-    head_dim: Index = about("Values per head.")
+    key_dim: Index = about("Values of a key per head.")
+    value_dim: Index = about("Values of a value per head.")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -235,7 +236,6 @@ class PrepareSegment:
     blobs: Annotated[tuple[BlobRef, ...], Items(4096)] = about("Weight blobs the graph refers to.")
     blob_urls: Annotated[tuple[Url, ...], Items(16, 1)] = about("Where blobs are served: URL plus '/' plus SHA-256.")
     kv_layers: Annotated[tuple[KvLayer, ...], Items(1024)] = about("KV caches this segment owns, in order.")
-    float_dtype: Literal["float32", "float16"] = about("Type of hidden states and KV cache inside the segment.")
     width_in: Index = about("Values per position of the tensor that comes in; 0 for the first stage.")
     width_out: Index = about("Values per position of the tensor that goes out; 0 for the last stage.")
     vocab_size: Tokens = about("Number of token ids.")
@@ -424,8 +424,8 @@ class StreamError:
     """There will be no (more) answer."""
 
     request: RequestId = about("The request.")
-    code: Literal["no_model", "no_nodes", "no_memory", "not_ready", "too_long", "busy", "bad_request", "failed"] = about(
-        "Why, for programs."
+    code: Literal["no_model", "no_nodes", "no_memory", "not_ready", "too_long", "busy", "bad_request", "failed"] = (
+        about("Why, for programs.")
     )
     reason: Line = about("One line that says what to do.")
 
