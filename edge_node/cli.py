@@ -32,7 +32,7 @@ def _default_home() -> Path:
     return Path(data) / "linguabus" / "node"
 
 
-def _check_name(context: click.Context, parameter: click.Parameter, value: str) -> str:
+def _check_name(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", value):
         raise click.BadParameter("use letters, digits, '.', '_' and '-', 64 at most")
     return value

@@ -6,7 +6,7 @@ nothing. Pages of a slot become resident only when rows are written to them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,15 +37,20 @@ class KvBuffer:
 class KvCache:
     """All buffers of a segment and the slots in use."""
 
-    def __init__(self, layers: Sequence[KvLayer], *, slots: int, context_tokens: int, dtype: Any) -> None:
+    def __init__(
+        self, layers: Sequence[KvLayer], *, slots: int, context_tokens: int, dtypes: Mapping[str, Any]
+    ) -> None:
+        """``dtypes``: element type by input name."""
         self.buffers = tuple(
             KvBuffer(
                 past_name=f"past_key_values.{layer.layer}.{part}",
                 present_name=f"present.{layer.layer}.{part}",
                 # zeros, not empty: calloc gives untouched pages, and no stale value can ever be read
-                data=np.zeros((slots, layer.kv_heads, context_tokens, layer.head_dim), dtype),
+                data=np.zeros(
+                    (slots, layer.kv_heads, context_tokens, width), dtypes[f"past_key_values.{layer.layer}.{part}"]
+                ),
             )
             for layer in layers
-            for part in ("key", "value")
+            for part, width in (("key", layer.key_dim), ("value", layer.value_dim))
         )
         self.slots = slots

@@ -23,6 +23,8 @@ ort.set_default_logger_severity(3)
 
 Array = NDArray[Any]
 _DEVICE = "cpu"
+_HIDDEN = "hidden"
+_NUMPY_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int64)": np.int64}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,36 +59,40 @@ class Segment:
             self._session = ort.InferenceSession(str(graph_path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime raises many unrelated types
             raise SegmentUnusable(f"ONNX Runtime can't open the segment: {_first_line(error)}") from error
-        self._float = np.dtype(spec.float_dtype)
-        self._kv = KvCache(spec.kv_layers, slots=spec.slots, context_tokens=spec.context_tokens, dtype=self._float)
+        self._dtypes = {
+            node.name: _NUMPY_TYPES.get(node.type)
+            for node in (*self._session.get_inputs(), *self._session.get_outputs())
+        }
         self._input_names = {node.name for node in self._session.get_inputs()}
         self._check_inputs()
         self._output_name = next(
             node.name for node in self._session.get_outputs() if not node.name.startswith("present.")
         )
+        self._kv = KvCache(spec.kv_layers, slots=spec.slots, context_tokens=spec.context_tokens, dtypes=self._dtypes)
         longest = spec.chunk_tokens
         self._ids = np.zeros((1, longest), np.int64)
-        self._hidden_in = np.zeros((1, longest, max(spec.width_in, 1)), self._float)
+        self._hidden_in = np.zeros((1, longest, max(spec.width_in, 1)), self._dtypes.get(_HIDDEN))
         self._mask = np.ones((1, spec.context_tokens), np.int64)
         self._positions = np.arange(spec.context_tokens, dtype=np.int64)
         self._logit_positions = np.zeros(1, np.int64)
-        self._logits = np.zeros((1, 1, spec.vocab_size if self.is_last else 1), self._float)
-        self._hidden_out = np.zeros((1, longest, max(spec.width_out, 1)), self._float)
+        self._logits = np.zeros((1, 1, spec.vocab_size if self.is_last else 1), self._dtypes[self._output_name])
+        self._hidden_out = np.zeros((1, longest, max(spec.width_out, 1)), self._dtypes[self._output_name])
         self._bindings = [self._new_binding(slot) for slot in range(spec.slots)]
         self._bound_counts = [0] * spec.slots
 
     def _check_inputs(self) -> None:
-        expected = {"input_ids" if self.is_first else "hidden", "attention_mask", "position_ids", "logit_positions"}
-        expected |= {buffer.past_name for buffer in self._kv.buffers}
-        unknown = self._input_names - expected
-        missing = {buffer.past_name for buffer in self._kv.buffers} - self._input_names
+        past = {f"past_key_values.{layer.layer}.{part}" for layer in self.spec.kv_layers for part in ("key", "value")}
+        source = "input_ids" if self.is_first else _HIDDEN
+        unknown = self._input_names - past - {source, "attention_mask", "position_ids", "logit_positions"}
+        unknown |= {name for name, dtype in self._dtypes.items() if dtype is None}
+        missing = (past | {source}) - self._input_names
         if unknown or missing:
             raise SegmentUnusable(f"the segment's inputs are not the plan's: {sorted(unknown | missing)[:3]}")
 
     def _new_binding(self, slot: int) -> Any:
         binding = self._session.io_binding()
         for buffer in self._kv.buffers:
-            place = (_DEVICE, 0, self._float, buffer.slot_shape, buffer.slot_pointer(slot))
+            place = (_DEVICE, 0, buffer.data.dtype, buffer.slot_shape, buffer.slot_pointer(slot))
             binding.bind_input(buffer.past_name, *place)
             binding.bind_output(buffer.present_name, *place)
         if "logit_positions" in self._input_names:
@@ -139,7 +145,7 @@ class Segment:
         if self.is_first:
             self._bind_input(binding, "input_ids", self._ids, (1, count))
         else:
-            self._bind_input(binding, "hidden", self._hidden_in, (1, count, self.spec.width_in))
+            self._bind_input(binding, _HIDDEN, self._hidden_in, (1, count, self.spec.width_in))
         if not self.is_last:
             self._bind_output(binding, self._output_name, self._hidden_out, (1, count, self.spec.width_out))
 
