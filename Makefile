@@ -1,0 +1,43 @@
+# Every target sets up what it needs in .venv, once. Variables: PYTHON, TORCH_INDEX (PyTorch's CPU wheel index or a
+# mirror of it, where set-up can't find a CPU build by itself), ARGS (passed on to demo, pytest and benchmarks).
+PYTHON ?= python3
+TORCH_INDEX ?=
+ARGS ?=
+export PYTHON TORCH_INDEX
+
+BIN := .venv/bin
+SETUP_INPUTS := pyproject.toml .ci/setup
+BENCHMARKS = $(filter-out benchmarks/_%,$(wildcard benchmarks/*.py))
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench test-long test-arm64 test-compose docs clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z].*## / { printf "  make %-36s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: .venv/.ready-demo ## three nodes on this machine answer a question with a real language model
+	@$(BIN)/linguabus demo $(ARGS)
+
+test: .venv/.ready-test ## all tests except the marked ones below
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest $(ARGS)
+
+test-long test-arm64 test-compose: .venv/.ready-test ## tests that take minutes, 64-bit ARM or containers
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -m $(@:test-%=%) $(ARGS)
+
+check: .venv/.ready-test ## lint and type-check
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+
+bench: .venv/.ready-test ## every benchmark; ARGS=--quick for the short form
+	@set -e; for script in $(BENCHMARKS); do $(BIN)/python $$script $(ARGS); done
+
+docs: .venv/.ready-test ## write docs/cli.md from the commands' help
+	@$(BIN)/python -m orchestrator.commands.reference > docs/cli.md
+
+clean: ## remove .venv, caches and build output (models in the user's cache stay)
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+.venv/.ready-demo: $(SETUP_INPUTS)
+	@.ci/setup demo
+
+.venv/.ready-test: $(SETUP_INPUTS)
+	@.ci/setup test
