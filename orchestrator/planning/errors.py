@@ -1,0 +1,7 @@
+"""Errors of planning. An infeasible problem is not one of them: it is a value, `solution.Infeasible`."""
+
+from schemas.errors import LinguabusError
+
+
+class PlanningError(LinguabusError):
+    """A problem, fleet file or plan does not make sense; the message says what to change."""

@@ -1,0 +1,223 @@
+"""The mixed-integer programme in Pyomo, solved by GLPK, or by HiGHS where no glpsol is found.
+
+The only module that imports Pyomo, and only when it solves. Symbols, as in docs/planning.md:
+
+    d in D        devices                       n[d]  integer, blocks on d
+    N[d, f]       `RunForm.room`: most blocks   u[d]  binary, d is used
+                  on d with ends f              e[d], t[d]  binary, d holds embedding / head
+    a[d, f], b[d] `RunForm.price`: seconds      z[d]  = e[d] and t[d]
+
+    min  sum_d  b n + a0 u + (a1 - a0) e + (a2 - a0) t + (a3 - a1 - a2 + a0) z
+    s.t. sum_d n = L     sum_d e = 1     sum_d t = 1     e, t <= u     e + t - 1 <= z <= e, t
+         n <= N0 u + (N1 - N0) e + (N2 - N0) t + (N3 - N1 - N2 + N0) z
+
+Memory, storage, caps and the bottleneck limit are inside N as whole numbers, so the solver sees no bytes and its
+tolerances can't let a byte too many pass.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import math
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from orchestrator.planning import glpsol
+from orchestrator.planning.problem import Device
+from orchestrator.planning.runform import BOTH_ENDS, EMBED_END, HEAD_END, Plan, Room, RunForm, Share
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the solver proved: status optimal | feasible | infeasible | unknown, and a bound on the objective."""
+
+    status: str
+    bound: float
+    solver: str
+
+
+@functools.cache
+def solver_name() -> str | None:
+    """glpk, highs, or None when neither is installed (or Pyomo is not)."""
+    if importlib.util.find_spec("pyomo") is None:
+        return None
+    if glpsol.find() is not None:
+        return "glpk"
+    return "highs" if importlib.util.find_spec("highspy") is not None else None
+
+
+def solve_model(model: Any, time_limit_s: float) -> Answer:
+    """Solve a Pyomo model in place with the installed solver; its variables then hold the best point found."""
+    if solver_name() == "highs":
+        return _solve_with_highs(model, time_limit_s)
+    return _solve_with_glpk(model, time_limit_s)
+
+
+def _solve_with_glpk(model: Any, time_limit_s: float) -> Answer:
+    from pyomo.repn.plugins.lp_writer import LPWriter
+
+    solver = glpsol.find()
+    assert solver is not None, "solver_name() said glpk"
+    with tempfile.TemporaryDirectory(prefix="linguabus-plan-") as folder:
+        lp_file = Path(folder) / "model.lp"
+        with lp_file.open("w") as stream:
+            symbols = LPWriter().write(model, stream).symbol_map.bySymbol
+        raw = glpsol.run(solver, lp_file, time_limit_s)
+    for name, value in (raw.values or {}).items():
+        if name in symbols:
+            symbols[name].set_value(value, skip_validation=True)
+    return Answer(raw.status, raw.bound, "glpk")
+
+
+def _solve_with_highs(model: Any, time_limit_s: float) -> Answer:
+    from pyomo.contrib.appsi.base import TerminationCondition
+    from pyomo.contrib.appsi.solvers.highs import Highs
+
+    solver = Highs()
+    solver.config.time_limit = time_limit_s
+    solver.config.load_solution = False
+    solver.config.mip_gap = 0.0
+    solver.highs_options = {"threads": 1, "random_seed": 0}
+    result = solver.solve(model)
+    found = result.best_feasible_objective is not None
+    if found:
+        result.solution_loader.load_vars()
+    bound = -math.inf if result.best_objective_bound is None else float(result.best_objective_bound)
+    if result.termination_condition == TerminationCondition.optimal:
+        return Answer("optimal", bound, "highs")
+    ended = (TerminationCondition.infeasible, TerminationCondition.infeasibleOrUnbounded)
+    if result.termination_condition in ended:
+        return Answer("infeasible", bound, "highs")
+    return Answer("feasible" if found else "unknown", bound, "highs")
+
+
+@dataclass(frozen=True)
+class Proof:
+    """The MILP's word on one question: its plan, if it found one, and what it proved. Seconds, not scaled."""
+
+    status: str
+    plan: Plan | None
+    bound_s: float
+    solver: str
+
+
+def cheapest(form: RunForm, limit_s: float = math.inf, expected_s: float = 1.0) -> Proof:
+    """The shares of least summed price under a bottleneck limit, by MILP.
+
+    `expected_s` is about the optimum: the objective is scaled by it, so that the solver works with figures near 1000.
+    """
+    scale = 1000.0 / expected_s if expected_s > 0 else 1.0
+    model = _share_model(form, form.rooms(limit_s), scale)
+    if model is None:
+        return Proof("infeasible", None, math.inf, solver_name() or "none")
+    answer = solve_model(model, form.problem.time_limit_s)
+    plan = None
+    if answer.status in ("optimal", "feasible"):
+        shares = [Share()] * len(form.devices)
+        for d in model.D:
+            ends = EMBED_END * round(model.e[d].value) | HEAD_END * round(model.t[d].value)
+            shares[d] = Share(round(model.n[d].value), ends)
+        plan = Plan(_value(form, shares), tuple(shares))
+    return Proof(answer.status, plan, answer.bound / scale, answer.solver)
+
+
+def _value(form: RunForm, shares: list[Share]) -> float:
+    """The summed price of shares, counted here and not taken from the solver."""
+    prices = [form.price(device) for device in form.devices]
+    return sum(
+        price.fixed_s[share.ends] + price.block_s * share.blocks
+        for price, share in zip(prices, shares, strict=True)
+        if share.used
+    )
+
+
+def _share_model(form: RunForm, rooms: tuple[Room, ...], scale: float) -> Any:
+    """The programme at the top of this module, or None when no device can hold an end."""
+    import pyomo.environ as pyo
+
+    able = [d for d, room in enumerate(rooms) if max(room) >= 0]
+    ends_possible = [
+        any(rooms[d][ends] >= 0 for d in able for ends in (end, BOTH_ENDS)) for end in (EMBED_END, HEAD_END)
+    ]
+    if not all(ends_possible):
+        return None
+    prices = {d: form.price(form.devices[d]) for d in able}
+    model = pyo.ConcreteModel()
+    model.D = pyo.Set(initialize=able)
+    model.n = pyo.Var(model.D, domain=pyo.NonNegativeIntegers, bounds=lambda _, d: (0, max(rooms[d])))
+    model.u = pyo.Var(model.D, domain=pyo.Binary)
+    model.e = pyo.Var(model.D, domain=pyo.Binary)
+    model.t = pyo.Var(model.D, domain=pyo.Binary)
+    model.z = pyo.Var(model.D, domain=pyo.Binary)
+
+    def by_ends(figures: tuple[float, ...], d: int) -> Any:
+        """A figure that depends on the ends a device holds, as a linear expression."""
+        none, embed, head, both = figures
+        mixed = both - embed - head + none
+        return none * model.u[d] + (embed - none) * model.e[d] + (head - none) * model.t[d] + mixed * model.z[d]
+
+    def fixed(d: int) -> tuple[float, ...]:
+        """Fixed prices, scaled; where a combination of ends is not allowed its price does not matter."""
+        return tuple(scale * (figure if math.isfinite(figure) else 0.0) for figure in prices[d].fixed_s)
+
+    model.price = pyo.Objective(
+        expr=sum(scale * prices[d].block_s * model.n[d] + by_ends(fixed(d), d) for d in model.D)
+    )
+    model.cover_blocks = pyo.Constraint(expr=sum(model.n[d] for d in model.D) == form.blocks)
+    model.cover_embed = pyo.Constraint(expr=sum(model.e[d] for d in model.D) == 1)
+    model.cover_head = pyo.Constraint(expr=sum(model.t[d] for d in model.D) == 1)
+    model.room = pyo.Constraint(model.D, rule=lambda m, d: m.n[d] <= by_ends(rooms[d], d))
+    model.embed_used = pyo.Constraint(model.D, rule=lambda m, d: m.e[d] <= m.u[d])
+    model.head_used = pyo.Constraint(model.D, rule=lambda m, d: m.t[d] <= m.u[d])
+    model.both_ends = pyo.Constraint(model.D, rule=lambda m, d: m.z[d] >= m.e[d] + m.t[d] - 1)
+    model.both_embed = pyo.Constraint(model.D, rule=lambda m, d: m.z[d] <= m.e[d])
+    model.both_head = pyo.Constraint(model.D, rule=lambda m, d: m.z[d] <= m.t[d])
+    _apply_pins(form, model)
+    _break_symmetry(form, model)
+    return model
+
+
+def _apply_pins(form: RunForm, model: Any) -> None:
+    for d in model.D:
+        device = form.devices[d]
+        ends = form.pinned_ends.get(device.name, 0)
+        if ends & EMBED_END:
+            model.e[d].fix(1)
+        if ends & HEAD_END:
+            model.t[d].fix(1)
+        if ends:
+            model.n[d].setlb(form.least_blocks(device))
+
+
+def _break_symmetry(form: RunForm, model: Any) -> None:
+    """Among equal devices: the first may hold an end, the second the head, the rest take blocks in falling order.
+
+    Any plan can be renamed into this shape without changing its price, and without it a fleet of equal devices
+    has as many optima as it has orders.
+    """
+    import pyomo.environ as pyo
+
+    model.order = pyo.ConstraintList()
+    for members in _equal_devices(form, model.D):
+        for place, d in enumerate(members):
+            if place >= 1:
+                model.e[d].fix(0)
+            if place >= 2:
+                model.t[d].fix(0)
+            if place >= 3:
+                model.order.add(model.n[d] <= model.n[members[place - 1]])
+                model.order.add(model.u[d] <= model.u[members[place - 1]])
+
+
+def _equal_devices(form: RunForm, devices: Any) -> list[list[int]]:
+    """Groups of devices that differ only in name; pinned and capped ones stay alone."""
+    groups: dict[tuple[Device, Room], list[int]] = {}
+    rooms = form.rooms()
+    for d in devices:
+        device = form.devices[d]
+        if device.name not in form.pinned_ends:
+            groups.setdefault((replace(device, name=""), rooms[d]), []).append(d)
+    return [members for members in groups.values() if len(members) > 1]

@@ -1,0 +1,99 @@
+"""`solve(problem)`: the best plan with its proof, or why there is none.
+
+Two exact methods that share no code look at every problem in run form: the dynamic programme finds the plan, and
+the MILP (GLPK, or HiGHS) has to confirm each claim that makes it the best. When the MILP's time is up before it
+has, the plan still stands, proven by the dynamic programme, and `solver_gap` says what the MILP had left. Without
+a MILP solver the dynamic programme stands alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass, replace
+
+from orchestrator.planning import milp
+from orchestrator.planning.cost import check
+from orchestrator.planning.errors import PlanningError
+from orchestrator.planning.infeasible import explain_infeasible
+from orchestrator.planning.problem import Problem, Stage
+from orchestrator.planning.runform import RunForm
+from orchestrator.planning.search import TIE, Candidate, Claim, RingPlan, candidate, search
+from orchestrator.planning.solution import Infeasible, Solution, Status
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RunFormEngine:
+    """The ring engine of chains in run form."""
+
+    form: RunForm
+
+    def limits_s(self) -> list[float]:
+        return self.form.limits_s()
+
+    def fits(self, limit_s: float) -> bool:
+        return self.form.fits(limit_s)
+
+    def cheapest_ring(self, limit_s: float) -> RingPlan | None:
+        plan = self.form.cheapest(limit_s)
+        return None if plan is None else RingPlan(plan.value_s, self.form.stages(plan.shares))
+
+
+def solve(problem: Problem, *, prove: bool = True) -> Solution | Infeasible:
+    """The best plan for the problem's objective. The same problem gives the same plan.
+
+    With `prove` off no MILP solver is started: the answer is the same, proven by one method instead of two.
+
+    Raises:
+        PlanningError: the solver is broken, or found a better plan than the dynamic programme (a defect).
+    """
+    started = time.perf_counter()
+    form = RunForm(problem)
+    found = search(problem, RunFormEngine(form))
+    if found is None:
+        return explain_infeasible(problem)
+    solver, gap = "dp", 0.0
+    if prove and milp.solver_name() is not None:
+        solver, gap = _confirm(form, found.best, found.claims)
+    solution = as_solution(problem, found.best, Status.OPTIMAL, solver)
+    return replace(solution, solver_gap=gap, solve_s=time.perf_counter() - started)
+
+
+def as_solution(problem: Problem, plan: Candidate, status: Status, solver: str, gap: float = 0.0) -> Solution:
+    """A checked plan as a `Solution`.
+
+    Raises:
+        PlanningError: the plan breaks a limit, which is a defect of the solver that made it.
+    """
+    wrong = check(problem, plan.stages)
+    if wrong:
+        raise PlanningError(f"the {solver} solver made a plan that is not allowed ({wrong[0]}): please report it")
+    return Solution(status, problem.objective, plan.stages, plan.predicted, plan.value_s, gap, solver)
+
+
+def evaluate(problem: Problem, stages: tuple[Stage, ...]) -> Solution:
+    """A given plan with its figures, whether it is any good or not."""
+    return as_solution(problem, candidate(problem, stages), Status.BASELINE, "given")
+
+
+def _confirm(form: RunForm, best: Candidate, claims: tuple[Claim, ...]) -> tuple[str, float]:
+    """Let the MILP prove every claim; who proved the plan and the largest gap left."""
+    gap, solver = 0.0, "dp"
+    for claim in claims:
+        proof = milp.cheapest(form, claim.limit_s, expected_s=best.price_s)
+        solver = proof.solver
+        if proof.status == "infeasible":
+            continue
+        if proof.plan is not None and proof.plan.value_s <= claim.price_s:
+            raise PlanningError(
+                f"{proof.solver} found {proof.plan.value_s:.6g} s where {claim.price_s:.6g} s was proven optimal: "
+                "please report it with the problem"
+            )
+        if proof.status != "optimal" and proof.bound_s <= claim.price_s * (1 - TIE):
+            gap = max(gap, 1 - max(proof.bound_s, 0.0) / claim.price_s)
+    if gap > 0.0:
+        logger.info("%s stopped with a gap of %.3g; the dynamic programme proves the plan", solver, gap)
+        return "dp", gap
+    return solver, gap

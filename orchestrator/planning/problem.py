@@ -1,0 +1,283 @@
+"""The planner's question: which device holds which units of the chain.
+
+A model is a chain of *units* numbered 0 .. U-1: the embedding, the decoder blocks, the head. Neighbouring units
+that cost the same form a *run*. All figures of a device are measured on that device with the model's own units;
+nothing here is a data-sheet number. Memory and storage are whole bytes, times are seconds.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from orchestrator.planning.errors import PlanningError
+
+EMBED = "embed"
+BLOCK = "block"
+HEAD = "head"
+KINDS = (EMBED, BLOCK, HEAD)
+
+
+class Objective(enum.Enum):
+    """What the best plan is best at."""
+
+    LATENCY = "latency"
+    """One reader: least seconds per token; among equals the shortest bottleneck."""
+    THROUGHPUT = "throughput"
+    """Many readers: most tokens per second over all streams; among equals the least seconds per token."""
+    BALANCED = "balanced"
+    """The shortest bottleneck among plans at most `balanced_tolerance` slower per token than the quickest."""
+    PAPER = "paper"
+    """LinguaLinked's model (arXiv 2312.00388): FLOPs over speed plus one link per boundary; for comparison."""
+
+
+@dataclass(frozen=True)
+class UnitRun:
+    """Neighbouring units that are alike.
+
+    `weight_bytes` is what one loaded unit takes resident (after pre-packing), `disk_bytes` its blob on disk
+    (the same when None), `kv_bytes_per_token` its KV cache per token of context and slot.
+    """
+
+    kind: str
+    start: int
+    count: int
+    weight_bytes: int
+    kv_bytes_per_token: int = 0
+    flops_per_token: float = 0.0
+    disk_bytes: int | None = None
+
+    @property
+    def stop(self) -> int:
+        return self.start + self.count
+
+    @property
+    def stored_bytes(self) -> int:
+        return self.weight_bytes if self.disk_bytes is None else self.disk_bytes
+
+
+@dataclass(frozen=True)
+class Device:
+    """One measured device. Tuples have one entry per run of the problem.
+
+    `decode_s` seconds per unit and token for one stream, `decode_batched_s` the same when several streams share
+    a batch (None: no gain), `prefill_s` seconds per unit and prompt token. `hop_s` is the way of one decode
+    activation from this device through the broker to the next, `hop_busy_s` the part of it that keeps the device
+    from computing, `link_bytes_per_s` the rate for larger payloads. `memory_bytes` and `storage_bytes` are what
+    may be used, not what is built in. `battery_percent` None means mains power.
+    """
+
+    name: str
+    memory_bytes: int
+    decode_s: tuple[float, ...]
+    prefill_s: tuple[float, ...]
+    hop_s: float
+    storage_bytes: int | None = None
+    decode_batched_s: tuple[float, ...] | None = None
+    hop_busy_s: float = 0.0
+    link_bytes_per_s: float = math.inf
+    runtime_overhead_bytes: int = 0
+    live_move_bytes: int = 0
+    flops_per_s: float | None = None
+    battery_percent: float | None = None
+    charging: bool = True
+
+    @property
+    def batched_s(self) -> tuple[float, ...]:
+        return self.decode_s if self.decode_batched_s is None else self.decode_batched_s
+
+    @property
+    def on_charger(self) -> bool:
+        return self.battery_percent is None or self.charging
+
+
+@dataclass(frozen=True)
+class Pin:
+    """Units [start, stop) must be on `node`."""
+
+    node: str
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class NodeLimit:
+    """What a person allows on one node: units, share of all units (0..1), bytes of memory."""
+
+    node: str
+    max_units: int | None = None
+    max_share: float | None = None
+    max_memory_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Constraints:
+    """What a person states. Battery rules leave out devices that break them; mains power passes all."""
+
+    pins: tuple[Pin, ...] = ()
+    exclude: frozenset[str] = frozenset()
+    limits: tuple[NodeLimit, ...] = ()
+    min_battery_percent: float | None = None
+    only_on_charger: bool = False
+
+    def limit_of(self, node: str) -> NodeLimit:
+        return next((limit for limit in self.limits if limit.node == node), NodeLimit(node))
+
+    def refusal(self, device: Device) -> str | None:
+        """Why `device` may not take part, or None."""
+        if device.name in self.exclude:
+            return "excluded"
+        if self.only_on_charger and not device.on_charger:
+            return "not on the charger"
+        battery = device.battery_percent
+        if self.min_battery_percent is not None and battery is not None and battery < self.min_battery_percent:
+            return f"battery at {battery:.0f} %, {self.min_battery_percent:.0f} % asked"
+        return None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Units [start, stop) on one node. The stages of a plan, in order, cover every unit once.
+
+    A node appears twice only when it holds both ends of a ring with others: first [0, k), last [m, U).
+    """
+
+    node: str
+    start: int
+    stop: int
+
+    @property
+    def count(self) -> int:
+        return self.stop - self.start
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One question for the planner; see the module's docstring for units of measure.
+
+    `streams` is how many answers run at once (None: as many as it takes to fill the pipeline). `slots` KV caches
+    of `context_tokens` are reserved per block. `activation_bytes` is one token's hidden state on the wire,
+    `workspace_bytes` what activations take resident on each device used. `tied_bytes` / `tied_disk_bytes` are
+    saved on a device that holds embedding and head when they share their weights. The `incumbent` is what runs
+    now: stages keep its order where the order is free.
+
+    Raises:
+        PlanningError: the parts contradict each other.
+    """
+
+    runs: tuple[UnitRun, ...]
+    devices: tuple[Device, ...]
+    context_tokens: int
+    slots: int = 1
+    objective: Objective = Objective.LATENCY
+    streams: int | None = None
+    constraints: Constraints = Constraints()
+    activation_bytes: int = 0
+    workspace_bytes: int = 0
+    tied_bytes: int = 0
+    tied_disk_bytes: int | None = None
+    prompt_tokens: int = 128
+    prefill_chunk_tokens: int = 64
+    balanced_tolerance: float = 0.05
+    time_limit_s: float = 10.0
+    incumbent: tuple[Stage, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        _check_runs(self.runs)
+        if not self.devices:
+            raise PlanningError("no devices: start a node, or name at least one device in the fleet file")
+        names = [device.name for device in self.devices]
+        if len(set(names)) != len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise PlanningError(f"device {twice!r} is listed twice: give each device its own name")
+        for device in self.devices:
+            _check_device(device, len(self.runs))
+        _check_pins(self.constraints, self.unit_count)
+        if self.context_tokens < 1 or self.slots < 1 or self.prompt_tokens < 1 or self.prefill_chunk_tokens < 1:
+            raise PlanningError("context_tokens, slots, prompt_tokens and prefill_chunk_tokens must be at least 1")
+        if self.streams is not None and self.streams < 1:
+            raise PlanningError("streams must be at least 1")
+
+    @cached_property
+    def unit_count(self) -> int:
+        return self.runs[-1].stop
+
+    @cached_property
+    def run_of_unit(self) -> tuple[int, ...]:
+        """Index of the run each unit belongs to."""
+        return tuple(index for index, run in enumerate(self.runs) for _ in range(run.count))
+
+    @cached_property
+    def device_by_name(self) -> dict[str, Device]:
+        return {device.name: device for device in self.devices}
+
+    @property
+    def tied_stored_bytes(self) -> int:
+        return self.tied_bytes if self.tied_disk_bytes is None else self.tied_disk_bytes
+
+    def unit_memory_bytes(self, run: UnitRun) -> int:
+        """Resident bytes of one unit with its KV caches."""
+        return run.weight_bytes + run.kv_bytes_per_token * self.context_tokens * self.slots
+
+    def fixed_bytes(self, device: Device) -> int:
+        """Resident bytes of a device that takes part, before its first unit."""
+        return device.runtime_overhead_bytes + device.live_move_bytes + self.workspace_bytes
+
+    def memory_limit_bytes(self, device: Device) -> int:
+        cap = self.constraints.limit_of(device.name).max_memory_bytes
+        return device.memory_bytes if cap is None else min(device.memory_bytes, cap)
+
+    def unit_limit(self, device: Device) -> int:
+        """Most units of any kind a person lets the device hold."""
+        limit = self.constraints.limit_of(device.name)
+        most = self.unit_count if limit.max_units is None else limit.max_units
+        if limit.max_share is not None:
+            most = min(most, math.floor(limit.max_share * self.unit_count + 1e-9))
+        return most
+
+    @cached_property
+    def eligible(self) -> tuple[Device, ...]:
+        """Devices the constraints let take part, in fleet order."""
+        return tuple(device for device in self.devices if self.constraints.refusal(device) is None)
+
+
+def _check_runs(runs: Sequence[UnitRun]) -> None:
+    if not runs:
+        raise PlanningError("the model has no units: add it again with `linguabus model add`")
+    at = 0
+    for run in runs:
+        if run.kind not in KINDS:
+            raise PlanningError(f"run kind {run.kind!r} is unknown: use one of {', '.join(KINDS)}")
+        if run.start != at or run.count < 1:
+            raise PlanningError(f"runs must follow each other: expected one that starts at unit {at}, got {run.start}")
+        if min(run.weight_bytes, run.kv_bytes_per_token, run.stored_bytes) < 0:
+            raise PlanningError(f"the {run.kind} run at unit {run.start} has a negative size")
+        at = run.stop
+
+
+def _check_device(device: Device, run_count: int) -> None:
+    for name in ("decode_s", "prefill_s", "batched_s"):
+        figures: tuple[float, ...] = getattr(device, name)
+        if len(figures) != run_count:
+            raise PlanningError(f"device {device.name!r}: {name} has {len(figures)} figures for {run_count} runs")
+        if not all(math.isfinite(figure) and figure >= 0 for figure in figures):
+            raise PlanningError(f"device {device.name!r}: {name} must be finite and not negative")
+    if not (math.isfinite(device.hop_s) and device.hop_s >= 0 and 0 <= device.hop_busy_s < math.inf):
+        raise PlanningError(f"device {device.name!r}: hop_s and hop_busy_s must be finite and not negative")
+    if device.link_bytes_per_s <= 0:
+        raise PlanningError(f"device {device.name!r}: link_bytes_per_s must be above 0")
+
+
+def _check_pins(constraints: Constraints, unit_count: int) -> None:
+    owner: dict[int, str] = {}
+    for pin in constraints.pins:
+        if not 0 <= pin.start < pin.stop <= unit_count:
+            raise PlanningError(
+                f"pin of units {pin.start}..{pin.stop} to {pin.node!r}: units go from 0 to {unit_count}"
+            )
+        for unit in range(pin.start, pin.stop):
+            if owner.setdefault(unit, pin.node) != pin.node:
+                raise PlanningError(f"unit {unit} is pinned to {owner[unit]!r} and to {pin.node!r}: drop one pin")
