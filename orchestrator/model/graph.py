@@ -58,25 +58,29 @@ class Decoder:
     cheap_producer: dict[str, int]  # tensor -> node, for the cheap cone
     layers: tuple[int, ...]
 
-    @property
-    def nodes(self) -> list[NodeProto]:
-        return list(self.model.graph.node)
-
     def op(self, step: Step) -> str:
         """The operator type of the step's node."""
         return self.model.graph.node[step.node].op_type
+
+    def weight_shape(self, name: str) -> tuple[int, ...]:
+        """Dimensions of a weight, looked for through a Cast; () if ``name`` is not one."""
+        while name not in self.initializers:
+            node = self.model.graph.node[self.cheap_producer[name]] if name in self.cheap_producer else None
+            if node is None or node.op_type != "Cast":
+                return ()
+            name = node.input[0]
+        return tuple(self.initializers[name].dims)
 
     @property
     def input_names(self) -> tuple[str, ...]:
         return tuple(i.name for i in self.model.graph.input)
 
 
-def load_decoder(path: Path) -> Decoder:
-    """Read ``path`` (weights stay on disk) and resolve what depends on what.
+def read_model(path: Path) -> ModelProto:
+    """Parse ``path``; weights stay on disk.
 
     Raises:
-        BrokenModel: the file is not an ONNX model.
-        UnsplittableGraph: its inputs or outputs are not those of a decoder with KV cache.
+        BrokenModel: the file is not an ONNX model, or points at weights outside its own folder.
     """
     import onnx
     from google.protobuf.message import DecodeError
@@ -87,11 +91,20 @@ def load_decoder(path: Path) -> Decoder:
         raise BrokenModel(f"{path} cannot be read as an ONNX model: {error}") from error
     if not model.graph.node:
         raise BrokenModel(f"{path} is not an ONNX model, or an empty one")
-    return resolve(model, path.parent)
+    for tensor in model.graph.initializer:
+        for entry in tensor.external_data:
+            place = Path(entry.value)
+            if entry.key == "location" and (place.is_absolute() or ".." in place.parts):
+                raise BrokenModel(f"{path}: tensor {tensor.name!r} points outside its folder, at {entry.value!r}")
+    return model
 
 
 def resolve(model: ModelProto, folder: Path) -> Decoder:
-    """Build a `Decoder` from a parsed model whose external weights lie in ``folder``."""
+    """Build a `Decoder` from a parsed model whose external weights lie in ``folder``.
+
+    Raises:
+        UnsplittableGraph: its inputs or outputs are not those of a decoder with KV cache.
+    """
     graph = model.graph
     initializers = {t.name: t for t in graph.initializer}
     layers = _check_interface(graph, initializers)

@@ -61,7 +61,7 @@ def pack(plan: SplitPlan, folder: Path, progress: Callable[[int, int], None]) ->
     """
     folder.mkdir(parents=True, exist_ok=True)
     groups = weight_groups(plan)
-    sources = {n: Source.of(plan, n) for names in groups.values() for n in names}
+    sources = {n: Source.read(plan.decoder.initializers[n], plan.decoder.folder) for names in groups.values() for n in names}
     total = sum(s.length for s in sources.values())
     done = 0
     units_of: dict[str, set[int]] = {}
@@ -104,13 +104,13 @@ def refer_to_blobs(plan: SplitPlan, places: dict[str, Place]) -> bytes:
     model = ModelProto()
     model.CopyFrom(plan.decoder.model)
     used = {n for names in weight_groups(plan).values() for n in names}
-    tensors = [t for t in model.graph.initializer if t.name in used]
+    tensors = [t for t in plan.decoder.model.graph.initializer if t.name in used]
     del model.graph.initializer[:]
     for tensor in tensors:
         stored = TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
         place = places.get(tensor.name)
         if place is None:
-            stored.raw_data = b"".join(Source.of(plan, tensor.name).pieces())
+            stored.raw_data = b"".join(Source.read(tensor, plan.decoder.folder).pieces())
         else:
             stored.data_location = TensorProto.EXTERNAL
             for key, value in (("location", place.sha256), ("offset", place.offset), ("length", place.length)):
@@ -130,16 +130,17 @@ class Source:
     inline: bytes
 
     @staticmethod
-    def of(plan: SplitPlan, name: str) -> Source:
+    def read(tensor: TensorProto, folder: Path) -> Source:
+        """Where the bytes of ``tensor`` are; external files are relative to ``folder``, and inside it."""
         from onnx import TensorProto
 
-        tensor = plan.decoder.initializers[name]
+        name = tensor.name
         if tensor.data_location != TensorProto.EXTERNAL:
             raw = _inline_bytes(tensor)
             return Source(name, None, 0, len(raw), raw)
         entries = {e.key: e.value for e in tensor.external_data}
-        path = plan.decoder.folder / entries.get("location", "")
-        if not path.is_file() or path.parent.resolve() != plan.decoder.folder.resolve():
+        path = folder / entries.get("location", "")
+        if not path.is_file():
             raise BrokenModel(f"the weight file {path} of tensor {name!r} is missing")
         offset = int(entries.get("offset", 0))
         length = int(entries.get("length", path.stat().st_size - offset))

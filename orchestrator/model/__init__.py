@@ -1,0 +1,1 @@
+"""Models: from a checkpoint to content-addressed weights and segments that nodes can run."""

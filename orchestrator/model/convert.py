@@ -1,0 +1,89 @@
+"""From a checkpoint to one ONNX decoder with KV cache, by onnxruntime-genai's model builder.
+
+The builder's graphs keep the KV cache in one buffer for past and present (GroupQueryAttention), which is what a node
+needs. Precisions:
+
+========  =================================================================================================
+int4      MatMulNBits with blocks of 32 weights; a tied embedding shares the head's quantised table
+int8      the same with 8 bits; embedding and head apart (the builder's shared form does not load)
+fp16      float16 weights on disk and on the wire, computed in float32 (CPUs without half kernels would anyway,
+          and rounding would otherwise depend on where the model is cut)
+fp32      as it is
+========  =================================================================================================
+
+The two numeric profiles, ``fast`` and ``exact``, share these files: they differ in an attribute set when a segment is
+assembled.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from orchestrator.model.errors import UnsupportedModel
+from orchestrator.model.progress import Progress
+from orchestrator.model.source import Source, onnx_file, read_config
+from orchestrator.model.subproc import run_module
+
+PRECISIONS = ("int4", "int8", "fp16", "fp32")
+PROFILES = {"fast": 4, "exact": 1}  # accuracy_level of MatMulNBits: int8 or float32 activations
+BUILDER_PRECISION = {"int4": "int4", "int8": "int8", "fp16": "fp32", "fp32": "fp32"}
+ARCHITECTURES = {
+    "LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM", "MistralForCausalLM", "Phi3ForCausalLM",
+    "Gemma3ForCausalLM", "GemmaForCausalLM", "Gemma2ForCausalLM", "SmolLM3ForCausalLM", "GraniteForCausalLM",
+    "OlmoForCausalLM", "NemotronForCausalLM", "Ernie4_5ForCausalLM",
+}  # fmt: skip
+
+
+def convert(source: Source, precision: str, scratch: Path, progress: Progress) -> Path:
+    """Make the ONNX decoder of ``source`` in ``scratch`` and return its folder; an ONNX source is used where it lies.
+
+    Raises:
+        UnsupportedModel: the architecture is not one the builder knows.
+        ConversionFailed: it tried and failed.
+        MissingDependency: the packages of linguabus[convert] are not there.
+    """
+    if source.kind == "onnx":
+        found = onnx_file(source.path)
+        assert found is not None
+        return found.parent
+    folder = source.path
+    if source.kind == "gguf":
+        folder = scratch / "hf"
+        progress("read", 0, 0)
+        run_module("orchestrator.model.gguf", [str(source.path), str(folder)], f"reading {source.path.name}", lambda _: None)
+        progress("read", 1, 1)
+    config = read_config(folder)
+    architecture = str((config.get("architectures") or ["none"])[0])
+    if architecture not in ARCHITECTURES:
+        raise UnsupportedModel(
+            f"{source.text}: architecture {architecture} is not supported; supported are {', '.join(sorted(ARCHITECTURES))}"
+        )
+    out = scratch / "onnx"
+    layers = int(config.get("num_hidden_layers", 0))
+    steps = layers + 2
+    options = [f"{k}={v}" for k, v in _options(precision).items()]
+    arguments = ["-i", str(folder), "-o", str(out), "-p", BUILDER_PRECISION[precision], "-e", "cpu"]
+    arguments += ["-c", str(scratch / "cache"), "--extra_options", *options]
+    reading = re.compile(r"Reading layer (\d+)")
+
+    def on_line(line: str) -> None:
+        match = reading.match(line)
+        if match:
+            progress("convert", int(match[1]) + 1, steps)
+        elif line.startswith("Saving ONNX model"):
+            progress("convert", steps - 1, steps)
+
+    progress("convert", 0, steps)
+    run_module("onnxruntime_genai.models.builder", arguments, f"converting {source.text}", on_line)
+    progress("convert", steps, steps)
+    return out
+
+
+def _options(precision: str) -> dict[str, str]:
+    options = {"windowed_kv_cache": "false", "hf_token": "false"}
+    if precision in ("int4", "int8"):
+        options["int4_accuracy_level"] = str(PROFILES["fast"])
+    if precision == "int8":
+        options["shared_embeddings"] = "false"
+    return options

@@ -1,0 +1,194 @@
+"""An opened model: its manifest, its tokenizer and its segments.
+
+::
+
+    model = store.open("smollm2-135m-instruct-int4")
+    spec = model.segment(0, 12)            # units [0, 12) in the model's numeric profile
+    spec = model.segment(0, 12, "exact")   # the same weights, float32 activations
+
+A segment's graph and its weights are files of one flat folder, ``model.blobs_folder``, named by SHA-256; the graph
+refers to the weights by those names, so a node needs nothing but copies of ``spec.files`` in one folder of its own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orchestrator.model.assemble import HIDDEN_IN, HIDDEN_OUT, LOGIT_POSITIONS, assemble
+from orchestrator.model.convert import PROFILES
+from orchestrator.model.errors import ManifestError, UnsupportedModel
+from orchestrator.model.graph import read_model, resolve
+from orchestrator.model.manifest import Manifest, parse_json, read_manifest
+from orchestrator.model.split import SplitPlan, plan_split
+from orchestrator.model.tokenizer import ModelTokenizer
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+GRAPH_FILE = "decoder.onnx"
+TOKENIZER_FOLDER = "tokenizer"
+SEGMENTS_FOLDER = "segments"
+
+
+@dataclass(frozen=True)
+class BlobRef:
+    """A file in the blob folder."""
+
+    sha256: str
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """An input or output of a segment; a dimension is a number, or a name where it varies."""
+
+    name: str
+    dtype: str
+    shape: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class SegmentSpec:
+    """The units [start, stop) as a file to run and the files it needs. See `assemble` for the tensors' meanings.
+
+    Attributes:
+        layers: indices N of its ``past_key_values.N.*`` / ``present.N.*``, in order.
+        width_in: width of ``hidden``, None if it starts with the embedding.
+        width_out: width of ``hidden_out``, None if it ends with the head.
+    """
+
+    format: int
+    start: int
+    stop: int
+    profile: str
+    graph: BlobRef
+    blobs: tuple[BlobRef, ...]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    layers: tuple[int, ...]
+    width_in: int | None
+    width_out: int | None
+    hidden_dtype: str
+
+    @property
+    def files(self) -> tuple[BlobRef, ...]:
+        """All that a node has to fetch."""
+        return (self.graph, *self.blobs)
+
+    @property
+    def weight_bytes(self) -> int:
+        return sum(b.size_bytes for b in self.blobs)
+
+
+class Model:
+    """A model in the store; opened by `ModelStore.open`."""
+
+    def __init__(self, folder: Path, blobs_folder: Path) -> None:
+        self.folder = folder
+        self.blobs_folder = blobs_folder
+        self.manifest: Manifest = read_manifest(folder / "manifest.json")
+        self._plan: SplitPlan | None = None
+
+    def tokenizer(self) -> ModelTokenizer:
+        """The model's tokenizer, chat template and end-of-answer ids."""
+        return ModelTokenizer(self.folder / TOKENIZER_FOLDER)
+
+    def segment(self, start: int, stop: int, profile: str | None = None) -> SegmentSpec:
+        """The segment of units [start, stop), 0 <= start < stop <= manifest.num_units; assembled once, then kept.
+
+        Args:
+            profile: "fast" or "exact"; None for the model's own.
+
+        Raises:
+            ValueError: no such units.
+            UnsupportedModel: no such profile.
+        """
+        profile = profile or self.manifest.profile
+        if profile not in PROFILES:
+            raise UnsupportedModel(f"unknown profile {profile!r}; choose from {', '.join(PROFILES)}")
+        if not 0 <= start < stop <= self.manifest.num_units:
+            raise ValueError(f"no such segment: [{start}, {stop}) of {self.manifest.num_units} units")
+        kept = self.folder / SEGMENTS_FOLDER / f"{start}-{stop}-{profile}.json"
+        if kept.is_file():
+            try:
+                spec: SegmentSpec = parse_json(SegmentSpec, kept.read_text("utf-8"), str(kept))
+            except ManifestError:
+                pass  # written by another version: it costs little to make it again
+            else:
+                if (self.blobs_folder / spec.graph.sha256).is_file():
+                    return spec
+        return self._assemble(start, stop, profile, kept)
+
+    def _assemble(self, start: int, stop: int, profile: str, kept: Path) -> SegmentSpec:
+        if self._plan is None:
+            self._plan = plan_split(resolve(read_model(self.folder / GRAPH_FILE), self.blobs_folder))
+        graph = assemble(self._plan, start, stop, PROFILES[profile])
+        sha256 = hashlib.sha256(graph).hexdigest()
+        _write(self.blobs_folder / sha256, graph)
+        spec = self._spec(start, stop, profile, BlobRef(sha256, len(graph)), _parse(graph))
+        kept.parent.mkdir(exist_ok=True)
+        _write(kept, json.dumps(dataclasses.asdict(spec), indent=1, sort_keys=True).encode())
+        return spec
+
+    def _spec(self, start: int, stop: int, profile: str, graph: BlobRef, parsed: ModelProto) -> SegmentSpec:
+        manifest = self.manifest
+        read = {e.value for t in parsed.graph.initializer for e in t.external_data if e.key == "location"}
+        has_head = stop == manifest.num_units
+        layers = tuple(c for c in manifest.layers[max(start - 1, 0) : max(stop - 1, 0)])
+        names = {i.name for i in parsed.graph.input}
+        width_in = manifest.boundaries[start - 1].width if start else None
+        width_out = None if has_head else manifest.boundaries[stop - 1].width
+        hidden, tokens = manifest.hidden_dtype, ("batch_size", "sequence_length")
+        inputs = [TensorSpec("input_ids", "int64", tokens)] if start == 0 else []
+        if width_in is not None:
+            inputs.append(TensorSpec(HIDDEN_IN, hidden, (*tokens, str(width_in))))
+        if "attention_mask" in names:
+            inputs.append(TensorSpec("attention_mask", "int64", ("batch_size", "total_sequence_length")))
+        if "position_ids" in names:
+            inputs.append(TensorSpec("position_ids", "int64", tokens))
+        outputs = [TensorSpec("logits", manifest.logits_dtype, ("batch_size", "num_logits", str(manifest.vocab_size)))]
+        if width_out is not None:
+            outputs = [TensorSpec(HIDDEN_OUT, hidden, (*tokens, str(width_out)))]
+        for cache in layers:
+            for kind, dim in (("key", cache.key_dim), ("value", cache.value_dim)):
+                heads = str(cache.kv_heads)
+                past = ("batch_size", heads, "past_sequence_length", str(dim))
+                present = ("batch_size", heads, "total_sequence_length", str(dim))
+                inputs.append(TensorSpec(f"past_key_values.{cache.layer}.{kind}", cache.dtype, past))
+                outputs.append(TensorSpec(f"present.{cache.layer}.{kind}", cache.dtype, present))
+        if has_head:
+            inputs.append(TensorSpec(LOGIT_POSITIONS, "int64", ("num_logits",)))
+        return SegmentSpec(
+            format=manifest.format,
+            start=start,
+            stop=stop,
+            profile=profile,
+            graph=graph,
+            blobs=tuple(BlobRef(b.sha256, b.size_bytes) for b in manifest.blobs if b.sha256 in read),
+            inputs=tuple(inputs),
+            outputs=tuple(outputs),
+            layers=tuple(c.layer for c in layers),
+            width_in=width_in,
+            width_out=width_out,
+            hidden_dtype=hidden,
+        )
+
+
+def _parse(graph: bytes) -> ModelProto:
+    from onnx import ModelProto
+
+    parsed = ModelProto()
+    parsed.ParseFromString(graph)
+    return parsed
+
+
+def _write(path: Path, data: bytes) -> None:
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial.write_bytes(data)
+    os.replace(partial, path)

@@ -1,0 +1,143 @@
+"""Changes made to a converted graph before it is packed.
+
+* An embedding that looks rows up in ``Transpose(W)`` (the builder's way of tying it to the head) would hold a second,
+  transposed copy of the table in memory: it looks up columns of ``W`` instead. Same bits.
+* Matrices may be stored as float16 behind a ``Cast`` to float32. An embedding is looked up before the cast, so its
+  table stays half size in memory too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from orchestrator.model.errors import ConversionFailed
+from orchestrator.model.shapes import FLOAT, FLOAT16
+from orchestrator.model.weights import INLINE_BYTES, Source
+
+if TYPE_CHECKING:
+    from onnx import GraphProto, ModelProto, NodeProto, TensorProto
+
+HALF_FILE = "half.data"
+
+
+def untranspose_embedding(model: ModelProto) -> None:
+    """Replace ``Gather(Transpose(W), ids)`` by a lookup of columns of ``W`` [hidden, vocabulary]."""
+    from onnx import helper
+
+    graph = model.graph
+    weights = {t.name for t in graph.initializer}
+    transposes = {
+        n.output[0]: n
+        for n in graph.node
+        if n.op_type == "Transpose" and n.input[0] in weights and _ints(n, "perm") in ([], [1, 0])
+    }
+    nodes: list[NodeProto] = []
+    for node in graph.node:
+        table = transposes.get(node.input[0]) if node.op_type == "Gather" else None
+        if table is None or "input_ids" not in node.input or any(a.name == "axis" and a.i for a in node.attribute):
+            nodes.append(node)
+            continue
+        columns = f"{node.output[0]}/columns"  # [hidden, B, S]
+        nodes.append(helper.make_node("Gather", [table.input[0], node.input[1]], [columns], axis=1))
+        nodes.append(helper.make_node("Transpose", [columns], [node.output[0]], name=node.name, perm=[1, 2, 0]))
+    read = {name for node in nodes for name in node.input}
+    kept = [n for n in nodes if n.op_type != "Transpose" or n.output[0] not in transposes or n.output[0] in read]
+    _replace_nodes(graph, kept)
+
+
+def embedding_tables(model: ModelProto) -> list[str]:
+    """Float32 weights that are read by a lookup and nothing else."""
+    readers: dict[str, set[str]] = {}
+    for node in model.graph.node:
+        for name in node.input:
+            readers.setdefault(name, set()).add(node.op_type)
+    return [t.name for t in model.graph.initializer if _is_matrix(t) and readers.get(t.name) == {"Gather"}]
+
+
+def matrices(model: ModelProto) -> list[str]:
+    """Float32 weights that a MatMul or a lookup reads: nearly all of a model that is not quantised."""
+    read = {n for node in model.graph.node if node.op_type in ("MatMul", "Gemm", "Gather") for n in node.input}
+    return [t.name for t in model.graph.initializer if _is_matrix(t) and t.name in read]
+
+
+def store_as_half(model: ModelProto, folder: Path, scratch: Path, names: Iterable[str]) -> None:
+    """Turn the named float32 weights into float16 ones in ``scratch``; readers get them through a Cast.
+
+    Raises:
+        ConversionFailed: a value is beyond float16's range.
+    """
+    from onnx import TensorProto
+
+    wanted = set(names)
+    position = 0
+    with (scratch / HALF_FILE).open("wb") as out:
+        for tensor in model.graph.initializer:
+            if tensor.name not in wanted:
+                continue
+            length = _write_half(Source.read(tensor, folder), out)
+            for field in ("raw_data", "float_data", "external_data"):
+                tensor.ClearField(field)
+            tensor.data_type = FLOAT16
+            tensor.data_location = TensorProto.EXTERNAL
+            where = scratch / HALF_FILE
+            for key, value in (("location", str(where)), ("offset", position), ("length", length)):
+                tensor.external_data.add(key=key, value=str(value))
+            position += length
+    _cast_back(model.graph, wanted)
+
+
+def _write_half(source: Source, out: BinaryIO) -> int:
+    import numpy as np
+
+    written = 0
+    for piece in source.pieces():
+        with np.errstate(over="ignore"):
+            half = np.frombuffer(piece, np.float32).astype(np.float16)
+        if not np.isfinite(half).all():
+            raise ConversionFailed(f"weight {source.name!r} has values beyond float16's range; use --precision fp32")
+        written += out.write(half.tobytes())
+    return written
+
+
+def _cast_back(graph: GraphProto, names: set[str]) -> None:
+    from onnx import helper
+
+    nodes: list[NodeProto] = []
+    casts: dict[str, str] = {}
+    for node in graph.node:
+        if node.op_type == "Gather" and node.input[0] in names:
+            result = node.output[0]
+            node.output[0] = f"{result}/half"
+            nodes += [node, helper.make_node("Cast", [node.output[0]], [result], to=FLOAT)]
+            continue
+        for i, name in enumerate(node.input):
+            if name in names:
+                if name not in casts:
+                    casts[name] = f"{name}/float32"
+                    nodes.append(helper.make_node("Cast", [name], [casts[name]], to=FLOAT))
+                node.input[i] = casts[name]
+        nodes.append(node)
+    _replace_nodes(graph, nodes)
+
+
+def _replace_nodes(graph: GraphProto, nodes: list[NodeProto]) -> None:
+    copies = []
+    for node in nodes:  # the list holds references into the graph's own field
+        copy = type(node)()
+        copy.CopyFrom(node)
+        copies.append(copy)
+    del graph.node[:]
+    graph.node.extend(copies)
+
+
+def _is_matrix(tensor: TensorProto) -> bool:
+    size = 4
+    for dim in tensor.dims:
+        size *= dim
+    return tensor.data_type == FLOAT and len(tensor.dims) == 2 and size >= INLINE_BYTES
+
+
+def _ints(node: NodeProto, name: str) -> list[int]:
+    return next((list(a.ints) for a in node.attribute if a.name == name), [])

@@ -1,0 +1,146 @@
+"""What a SOURCE argument means: a Hugging Face id, a Hugging Face folder, a ``.gguf`` file or an ONNX decoder folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orchestrator.model.errors import BrokenModel, MissingDependency, NoSuchModel, UnsupportedModel
+from orchestrator.model.gguf import check_gguf
+from orchestrator.model.progress import Progress, silent
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
+HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
+ONNX_NAMES = ("model.onnx", "decoder_model_merged.onnx")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model found on this machine. ``kind`` is "hf" or "onnx" (folders) or "gguf" (a file).
+
+    ``fingerprint`` is equal for equal content, as far as can be told without reading gigabytes.
+    """
+
+    text: str
+    kind: str
+    path: Path
+    name: str
+    fingerprint: str
+
+
+def resolve_source(text: str, progress: Progress = silent) -> Source:
+    """Find out what ``text`` is; a Hugging Face id is downloaded (or taken from its cache).
+
+    Honours HF_HOME and HF_HUB_OFFLINE.
+
+    Raises:
+        NoSuchModel: there is no such file, folder or id.
+        BrokenModel: there is, but it is damaged or incomplete.
+        UnsupportedModel: it is something else.
+    """
+    path = Path(text).expanduser()
+    if path.is_file():
+        return _file(text, path)
+    if path.is_dir():
+        return _folder(text, path)
+    if HUB_ID.match(text) and not text.endswith((".gguf", ".onnx")):
+        return _hub(text, progress)
+    raise NoSuchModel(
+        f"{text}: no such file or folder, and not a Hugging Face id of the form owner/name; check the spelling"
+    )
+
+
+def onnx_file(folder: Path) -> Path | None:
+    """The decoder of an ONNX model folder: next to its config, or in its ``onnx`` sub-folder."""
+    for place in (folder, folder / "onnx"):
+        for name in ONNX_NAMES:
+            if (place / name).is_file():
+                return place / name
+    return None
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """``config.json`` of a Hugging Face folder; raises `BrokenModel`."""
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise BrokenModel(f"{path} cannot be read: {error}") from error
+    if not isinstance(config, dict):
+        raise BrokenModel(f"{path} is not a JSON object")
+    return config
+
+
+def _file(text: str, path: Path) -> Source:
+    if path.suffix.lower() == ".gguf":
+        check_gguf(path)
+        name = re.sub(r"[.-](I?Q\d\w*|BF16|F16|F32)$", "", path.stem, flags=re.IGNORECASE)
+        return Source(text, "gguf", path.resolve(), _tidy(name), _fingerprint([path]))
+    if path.suffix.lower() == ".onnx":
+        return _folder(text, path.parent)
+    raise UnsupportedModel(f"{path}: a model file must be a .gguf; for other formats give their folder")
+
+
+def _folder(text: str, path: Path) -> Source:
+    path = path.resolve()
+    onnx = onnx_file(path)
+    if onnx is not None:
+        files = sorted(f for f in onnx.parent.iterdir() if f.name.startswith(onnx.stem))
+        return Source(text, "onnx", path, _tidy(path.name), _fingerprint(files))
+    if not (path / "config.json").is_file():
+        ggufs = sorted(path.glob("*.gguf"))
+        if ggufs:
+            raise UnsupportedModel(f"{path} is a folder; name the file to use, for example {ggufs[0]}")
+        raise UnsupportedModel(f"{path} has neither config.json (Hugging Face) nor model.onnx (ONNX decoder)")
+    weights = sorted(path.glob("*.safetensors")) or sorted(path.glob("*.bin"))
+    if not weights:
+        raise BrokenModel(f"{path} has a config.json but no *.safetensors: download the weights too")
+    if not read_config(path).get("architectures"):
+        raise BrokenModel(f"{path / 'config.json'} names no architectures; add for example [\"LlamaForCausalLM\"]")
+    return Source(text, "hf", path, _tidy(path.name), _fingerprint([path / "config.json", *weights]))
+
+
+def _hub(text: str, progress: Progress) -> Source:
+    try:
+        import huggingface_hub
+        from huggingface_hub import errors
+    except ImportError as error:
+        raise MissingDependency("downloading from Hugging Face needs huggingface_hub; install linguabus[convert]") from error
+
+    progress("download", 0, 0)
+    try:
+        folder = Path(huggingface_hub.snapshot_download(text, allow_patterns=HUB_FILES))
+    except errors.LocalEntryNotFoundError as error:
+        raise NoSuchModel(
+            f"{text} is not in the local Hugging Face cache and cannot be fetched (offline?); connect, or give a folder"
+        ) from error
+    except errors.GatedRepoError as error:
+        raise NoSuchModel(f"{text} is gated: accept its licence on huggingface.co and run: hf auth login") from error
+    except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
+        raise NoSuchModel(f"{text}: no such model on Hugging Face (or it is private); check the spelling") from error
+    except (OSError, errors.HfHubHTTPError) as error:
+        raise NoSuchModel(f"{text} could not be downloaded: {error}".splitlines()[0]) from error
+    progress("download", 1, 1)
+    found = _folder(text, folder)
+    return Source(text, found.kind, folder, _tidy(text.split("/")[1]), f"hub:{text}@{folder.name}")
+
+
+def _tidy(name: str) -> str:
+    """A name for the store: lower case, what the shell and a URL take unquoted."""
+    return re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-.") or "model"
+
+
+def _fingerprint(files: list[Path]) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        stat = file.stat()
+        digest.update(f"{file.name}\0{stat.st_size}\0".encode())
+        with file.open("rb") as stream:
+            digest.update(stream.read(1 << 20))
+            stream.seek(max(0, stat.st_size - (1 << 20)))
+            digest.update(stream.read())
+    return f"sha256:{digest.hexdigest()}"

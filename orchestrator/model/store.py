@@ -1,0 +1,293 @@
+"""The models of this machine: a content-addressed folder of weights and one small folder per model.
+
+::
+
+    HOME/blobs/SHA256                      weights and assembled segment graphs, shared between models
+    HOME/models/NAME/manifest.json         what `Manifest` says
+    HOME/models/NAME/decoder.onnx          the graph, its weights pointing into blobs
+    HOME/models/NAME/tokenizer/            tokenizer and configuration files of the checkpoint
+    HOME/models/NAME/segments/             descriptions of assembled segments
+    HOME/active                            the name of the active model
+    HOME/partial/                          models being added; nothing in it is visible
+
+Use::
+
+    store = ModelStore(home)
+    manifest = store.add("HuggingFaceTB/SmolLM2-135M-Instruct", precision="int4", profile="fast", progress=show)
+    model = store.open(manifest.name)       # or store.open() for the active one
+    model.segment(0, 12); model.tokenizer()
+    store.list(); store.use(name); store.check(name); store.rm(name)
+
+A model appears at once, by one rename, when all of it is there. Adding and removing from several processes at the
+same time is safe: what makes files visible or deletes them holds a lock on ``HOME/lock``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from orchestrator.model.convert import PRECISIONS, PROFILES, convert
+from orchestrator.model.describe import describe
+from orchestrator.model.errors import BlobCorrupt, ManifestError, ModelExists, NoSuchModel, UnsupportedModel
+from orchestrator.model.graph import read_model, resolve
+from orchestrator.model.lock import exclusive
+from orchestrator.model.manifest import Manifest, read_manifest
+from orchestrator.model.model import GRAPH_FILE, SEGMENTS_FOLDER, TOKENIZER_FOLDER, Model
+from orchestrator.model.progress import Progress, silent
+from orchestrator.model.rewrite import embedding_tables, matrices, store_as_half, untranspose_embedding
+from orchestrator.model.source import Source, onnx_file, resolve_source
+from orchestrator.model.split import plan_split
+from orchestrator.model.tokenizer import copy_tokenizer
+from orchestrator.model.weights import pack, refer_to_blobs
+
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}$", re.IGNORECASE)
+
+
+class ModelStore:
+    """The models under ``home``; folders are made when something is added."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.blobs_folder = home / "blobs"
+        self._models = home / "models"
+
+    def add(
+        self,
+        source: str,
+        name: str | None = None,
+        *,
+        precision: str = "int4",
+        profile: str = "fast",
+        progress: Progress = silent,
+    ) -> Manifest:
+        """Convert, split and keep a model; the first one becomes the active one.
+
+        A source that is here already in this precision is not converted again (a profile is no other weights).
+
+        Args:
+            source: a Hugging Face id, a Hugging Face folder, a ``.gguf`` file or an ONNX decoder folder.
+            name: None for the source's name with precision (and "exact") appended.
+            precision: "int4", "int8", "fp16" or "fp32"; an ONNX decoder keeps its own.
+            profile: "fast" or "exact".
+
+        Raises:
+            ModelError: by kind; see `orchestrator.model.errors`.
+        """
+        if precision not in PRECISIONS:
+            raise UnsupportedModel(f"unknown precision {precision!r}; choose from {', '.join(PRECISIONS)}")
+        if profile not in PROFILES:
+            raise UnsupportedModel(f"unknown profile {profile!r}; choose from {', '.join(PROFILES)}")
+        if name is not None:
+            self._check_new(name)
+        found = resolve_source(source, progress)
+        identity = {
+            "name": name or "",
+            "source": source,
+            "fingerprint": found.fingerprint,
+            "profile": profile,
+            "version": _version(),
+        }
+        with self._partial() as partial:
+            twin = self._twin(found, precision)
+            if twin is not None:
+                manifest = self._copy_twin(twin, partial, identity)
+            else:
+                manifest = self._convert(found, precision, partial, identity, progress)
+            if name is None:
+                name = _default_name(found.name, manifest.precision, profile)
+                self._check_new(name)
+                manifest = dataclasses.replace(manifest, name=name)
+            ready = partial / "model"
+            (ready / "manifest.json").write_text(manifest.to_json(), "utf-8")
+            self._commit(partial, ready, name)
+        return manifest
+
+    def list(self) -> list[Manifest]:
+        """All models by name; raises `ManifestError` for a damaged one."""
+        return [read_manifest(self._models / n / "manifest.json") for n in self.names()]
+
+    def names(self) -> list[str]:
+        """The names of all models, sorted."""
+        if not self._models.is_dir():
+            return []
+        return sorted(p.name for p in self._models.iterdir() if (p / "manifest.json").is_file())
+
+    def open(self, name: str | None = None) -> Model:
+        """The model called ``name``, by default the active one; raises `NoSuchModel`."""
+        return Model(self._folder(name or self._require_active()), self.blobs_folder)
+
+    def show(self, name: str | None = None) -> Manifest:
+        """The manifest of ``name``, by default of the active model; raises `NoSuchModel`."""
+        return self.open(name).manifest
+
+    @property
+    def active(self) -> str | None:
+        """The name of the active model, None if there is none (any more)."""
+        try:
+            name = (self.home / "active").read_text("utf-8").strip()
+        except OSError:
+            return None
+        return name if name in self.names() else None
+
+    def use(self, name: str) -> None:
+        """Make ``name`` the active model; raises `NoSuchModel`."""
+        self._folder(name)
+        self._set_active(name)
+
+    def rm(self, name: str) -> int:
+        """Remove a model and the blobs that no other needs; returns the bytes freed. Raises `NoSuchModel`."""
+        folder = self._folder(name)
+        with exclusive(self.home / "lock"):
+            was_active = self.active == name
+            doomed = Path(tempfile.mkdtemp(dir=self._partial_folder()))
+            os.replace(folder, doomed / "model")
+            shutil.rmtree(doomed)
+            freed = self._collect()
+            left = self.names()
+            if was_active and left:
+                self._set_active(left[0])
+            elif was_active:
+                (self.home / "active").unlink(missing_ok=True)
+        return freed
+
+    def check(self, name: str | None = None, progress: Progress = silent) -> None:
+        """Read every blob of a model and compare it with its SHA-256; raises `BlobCorrupt`."""
+        manifest = self.show(name)
+        done, total = 0, manifest.weight_bytes
+        for blob in manifest.blobs:
+            digest = hashlib.sha256()
+            try:
+                with (self.blobs_folder / blob.sha256).open("rb") as file:
+                    while piece := file.read(4 << 20):
+                        digest.update(piece)
+                        done += len(piece)
+                        progress("check", done, total)
+            except OSError as error:
+                raise BlobCorrupt(f"blob {blob.sha256[:12]} of {manifest.name} is missing; add the model again") from error
+            if digest.hexdigest() != blob.sha256:
+                raise BlobCorrupt(f"blob {blob.sha256[:12]} of {manifest.name} is damaged; remove the model, add it again")
+
+    def _convert(
+        self, source: Source, precision: str, partial: Path, identity: dict[str, str], progress: Progress
+    ) -> Manifest:
+        decoder_folder = convert(source, precision, partial, progress)
+        path = onnx_file(decoder_folder)
+        assert path is not None
+        ready = partial / "model"
+        tokenizer = ready / TOKENIZER_FOLDER
+        checkpoint = partial / "hf" if source.kind == "gguf" else source.path
+        copy_tokenizer((checkpoint, decoder_folder), tokenizer)
+        model = read_model(path)
+        if source.kind != "onnx":
+            untranspose_embedding(model)
+            halved = {"fp16": matrices, "int8": embedding_tables, "int4": embedding_tables}.get(precision)
+            if halved is not None:
+                store_as_half(model, decoder_folder, partial, halved(model))
+        plan = plan_split(resolve(model, decoder_folder))
+        blobs, places = pack(plan, partial / "blobs", lambda done, total: progress("split", done, total))
+        (ready / GRAPH_FILE).write_bytes(refer_to_blobs(plan, places))
+        return describe(plan, blobs, tokenizer, identity, None if source.kind == "onnx" else precision)
+
+    def _twin(self, source: Source, precision: str) -> Path | None:
+        """A model here that came from the same source in the same precision by the same version."""
+        for name in self.names():
+            with contextlib.suppress(ManifestError):
+                m = read_manifest(self._models / name / "manifest.json")
+                same_precision = m.precision == precision or source.kind == "onnx"
+                if (m.fingerprint, m.version) == (source.fingerprint, _version()) and same_precision:
+                    return self._models / name
+        return None
+
+    def _copy_twin(self, twin: Path, partial: Path, identity: dict[str, str]) -> Manifest:
+        ready = partial / "model"
+        shutil.copytree(twin, ready, ignore=shutil.ignore_patterns(SEGMENTS_FOLDER))
+        return dataclasses.replace(read_manifest(ready / "manifest.json"), **identity)
+
+    def _commit(self, partial: Path, ready: Path, name: str) -> None:
+        with exclusive(self.home / "lock"):
+            self._check_new(name)
+            self.blobs_folder.mkdir(exist_ok=True)
+            self._models.mkdir(exist_ok=True)
+            if (partial / "blobs").is_dir():
+                for blob in (partial / "blobs").iterdir():
+                    os.replace(blob, self.blobs_folder / blob.name)
+            lost = [b for b in read_manifest(ready / "manifest.json").blobs if not self._has(b.sha256)]
+            if lost:
+                raise BlobCorrupt(f"blob {lost[0].sha256[:12]} was removed while {name} was being added; add it again")
+            os.replace(ready, self._models / name)
+            if self.active is None:
+                self._set_active(name)
+
+    def _has(self, sha256: str) -> bool:
+        return (self.blobs_folder / sha256).is_file()
+
+    def _collect(self) -> int:
+        """Delete the blobs that no model needs, weights and assembled graphs alike; the lock must be held."""
+        needed: set[str] = set()
+        for name in self.names():
+            needed.update(b.sha256 for b in read_manifest(self._models / name / "manifest.json").blobs)
+            for spec in (self._models / name / SEGMENTS_FOLDER).glob("*.json"):
+                needed.add(json.loads(spec.read_text("utf-8"))["graph"]["sha256"])
+        freed = 0
+        for blob in self.blobs_folder.iterdir():
+            if blob.name not in needed:
+                freed += blob.stat().st_size
+                blob.unlink()
+        return freed
+
+    @contextlib.contextmanager
+    def _partial(self) -> Iterator[Path]:
+        folder = Path(tempfile.mkdtemp(prefix="add-", dir=self._partial_folder()))
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _partial_folder(self) -> Path:
+        folder = self.home / "partial"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def _check_new(self, name: str) -> None:
+        if not NAME.match(name):
+            raise UnsupportedModel(f"{name!r} cannot name a model; use letters, digits, '.', '_' and '-'")
+        if (self._models / name).exists():
+            raise ModelExists(f"there is a model {name!r} already; give another --name, or run: linguabus model rm {name}")
+
+    def _folder(self, name: str) -> Path:
+        if name not in self.names():
+            have = ", ".join(self.names()) or "none yet; run: linguabus model add SOURCE"
+            raise NoSuchModel(f"there is no model {name!r}; the store has: {have}")
+        return self._models / name
+
+    def _require_active(self) -> str:
+        name = self.active
+        if name is None:
+            raise NoSuchModel("no model is active; run: linguabus model add SOURCE")
+        return name
+
+    def _set_active(self, name: str) -> None:
+        partial = self.home / f"active.{os.getpid()}.partial"
+        partial.write_text(name + "\n", "utf-8")
+        os.replace(partial, self.home / "active")
+
+
+def _default_name(base: str, precision: str, profile: str) -> str:
+    return f"{base}-{precision}" + ("-exact" if profile == "exact" else "")
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("linguabus")
+    except importlib.metadata.PackageNotFoundError:
+        return "0"
