@@ -1,0 +1,71 @@
+"""Real node processes for tests and benchmarks: started, watched and always ended."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+_END_TIMEOUT_S = 10.0
+
+
+@dataclass
+class NodeProcess:
+    """One ``python -m edge_node`` process."""
+
+    name: str
+    home: Path
+    process: subprocess.Popen[bytes]
+    log_path: Path
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def log(self) -> str:
+        return self.log_path.read_text(errors="replace")
+
+    def end(self, how: signal.Signals = signal.SIGTERM) -> int:
+        """End it and return its exit code; what does not listen is killed."""
+        if self.process.poll() is None:
+            self.process.send_signal(how)
+            try:
+                self.process.wait(_END_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        return self.process.returncode
+
+
+def start_node(
+    name: str, broker_url: str, home: Path, *options: str, python: str = sys.executable, cwd: Path = ROOT
+) -> NodeProcess:
+    """Start a node; ``options`` are further command-line options."""
+    home.mkdir(parents=True, exist_ok=True)
+    log_path = home / "node.log"
+    command = [python, "-m", "edge_node", "--broker", broker_url, "--name", name, "--home", str(home), "-v", *options]
+    with log_path.open("ab") as log:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=cwd, env=os.environ)
+    return NodeProcess(name, home, process, log_path)
+
+
+@contextmanager
+def running_nodes(
+    names: Sequence[str], broker_url: str, home: Path, *options: str, each: dict[str, Sequence[str]] | None = None
+) -> Iterator[dict[str, NodeProcess]]:
+    """Nodes by name, ended at the end; ``each`` gives further options by name."""
+    nodes: dict[str, NodeProcess] = {}
+    try:
+        for name in names:
+            extra = (each or {}).get(name, ())
+            nodes[name] = start_node(name, broker_url, home / name, *options, *extra)
+        yield nodes
+    finally:
+        for node in nodes.values():
+            node.end()

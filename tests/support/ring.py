@@ -1,0 +1,279 @@
+"""Drives real nodes with the bare protocol, without the orchestrator: chosen cuts, chosen frames, every token seen.
+
+What the orchestrator would decide is decided by the test, so that the data plane can be tested and measured alone.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from broker.bus import Delivery
+from broker.mqtt import MqttBus
+from orchestrator.model.model import Model
+from schemas import messages
+from schemas.codec import Flag, Frame, decode_frame, request_number
+from schemas.messages import (
+    BlobRef,
+    CloseRequest,
+    Epoch,
+    KvLayer,
+    NodeBirth,
+    OpenRequest,
+    Plan,
+    PrepareSegment,
+    RequestClosed,
+    RequestFailed,
+    Sampling,
+    SegmentFailed,
+    SegmentReady,
+    StageRef,
+    StageTiming,
+)
+from schemas.topics import NODE_BIRTH, NODE_COMMAND, NODE_REPLY, PLAN, TOKEN
+
+PIPELINE = "main"
+_UNREACHABLE = "http://127.0.0.1:9/blobs"
+"""Blobs are put into the nodes' stores beforehand; nobody serves them."""
+
+
+@dataclass
+class Answer:
+    """What came back for one request."""
+
+    request: str
+    prompt_tokens: int
+    tokens: dict[int, int] = field(default_factory=dict)
+    arrivals_s: list[float] = field(default_factory=list)
+    opened_s: float = 0.0
+    finish: Flag = Flag.NONE
+    failure: RequestFailed | None = None
+    timings: dict[int, StageTiming] = field(default_factory=dict)
+
+    @property
+    def ids(self) -> list[int]:
+        """Generated tokens in order."""
+        return [self.tokens[position] for position in sorted(self.tokens)]
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Decode speed: the first token (prefill) is not counted."""
+        return (len(self.arrivals_s) - 1) / (self.arrivals_s[-1] - self.arrivals_s[0])
+
+    @property
+    def ttft_s(self) -> float:
+        """From opening to the first token."""
+        return self.arrivals_s[0] - self.opened_s
+
+
+def even_cuts(units: int, stages: int) -> list[int]:
+    """Unit boundaries [0, ..., units] of an even split."""
+    return [round(index * units / stages) for index in range(stages + 1)]
+
+
+class Ring:
+    """One pipeline over nodes that run already."""
+
+    def __init__(self, broker_url: str, model: Model) -> None:
+        self._model = model
+        self.bus = MqttBus(broker_url, client_id=f"ring-{secrets.token_hex(4)}")
+        self.bus.connect(10.0)
+        self.bus.subscribe([NODE_BIRTH.filter(), NODE_REPLY.filter(), TOKEN.filter()])
+        self.births: dict[str, NodeBirth] = {}
+        self.ready: dict[str, SegmentReady] = {}
+        self.failed: list[SegmentFailed] = []
+        self.answers: dict[int, Answer] = {}
+        self.plan: Plan | None = None
+        self._counter = 0
+
+    def close(self) -> None:
+        """Leave the broker."""
+        self.bus.close()
+
+    def __enter__(self) -> Ring:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def poll(self, timeout_s: float) -> None:
+        """Take in what arrives."""
+        for event in self.bus.poll(timeout_s):
+            if isinstance(event, Delivery):
+                self._delivery(event)
+
+    def wait(self, what: str, condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
+        """Poll until ``condition`` holds."""
+        deadline_s = time.monotonic() + timeout_s
+        while not condition():
+            left_s = deadline_s - time.monotonic()
+            if left_s <= 0:
+                raise TimeoutError(f"no {what} within {timeout_s} s; failed: {self.failed}")
+            self.poll(left_s)
+
+    def _delivery(self, delivery: Delivery) -> None:
+        if TOKEN.match(delivery.topic):
+            self._token(decode_frame(delivery.payload))
+        elif NODE_BIRTH.match(delivery.topic):
+            birth = messages.decode(delivery.payload, NodeBirth)
+            self.births[birth.node] = birth
+        else:
+            self._reply(messages.decode(delivery.payload, *NODE_REPLY.messages))
+
+    def _reply(self, message: Any) -> None:
+        match message:
+            case SegmentReady():
+                self.ready[message.node] = message
+            case SegmentFailed():
+                self.failed.append(message)
+            case RequestFailed():
+                self.answers[request_number(message.request)].failure = message
+            case RequestClosed():
+                self.answers[request_number(message.request)].timings[message.timing.stage] = message.timing
+
+    def _token(self, frame: Frame) -> None:
+        answer = self.answers.get(frame.request)
+        if answer is None:
+            return
+        for index in range(frame.count):
+            token = int.from_bytes(frame.payload[4 * index : 4 * index + 4], "little", signed=True)
+            if frame.position + index not in answer.tokens:
+                answer.tokens[frame.position + index] = token
+                answer.arrivals_s.append(time.perf_counter())
+            elif answer.tokens[frame.position + index] != token:
+                raise AssertionError(f"position {frame.position + index} changed its token")
+        answer.finish |= Flag(frame.flags)
+
+    def _hand_over(self, blobs: Sequence[BlobRef], home: Path) -> None:
+        """Put blobs into a node's store without a server (a hard link: the bytes are the same)."""
+        (home / "blobs").mkdir(parents=True, exist_ok=True)
+        for blob in blobs:
+            target = home / "blobs" / blob.sha256
+            if not target.exists():
+                os.link(self._model.blobs_folder / blob.sha256, target)
+
+    def deploy(
+        self,
+        homes: dict[str, Path],
+        cuts: Sequence[int],
+        *,
+        wire: str = "fp32",
+        context_tokens: int = 512,
+        slots: int = 4,
+        chunk_tokens: int = 128,
+    ) -> Plan:
+        """Roll a plan out: the nodes of ``homes`` in order, unit boundaries ``cuts``; returns when it is in force."""
+        manifest = self._model.manifest
+        names = list(homes)
+        self.wait("births", lambda: set(names) <= self.births.keys())
+        self._counter += 1
+        epoch = Epoch(generation=1, counter=self._counter)
+        ring = tuple(
+            StageRef(node=name, start=start, stop=stop)
+            for name, start, stop in zip(names, cuts, cuts[1:], strict=False)
+        )
+        self.ready.clear()
+        for stage, ref in enumerate(ring):
+            spec = self._model.segment(ref.start, ref.stop)
+            graph = BlobRef(sha256=spec.graph.sha256, size_bytes=spec.graph.size_bytes)
+            blobs = tuple(BlobRef(sha256=blob.sha256, size_bytes=blob.size_bytes) for blob in spec.blobs)
+            self._hand_over((graph, *blobs), homes[ref.node])
+            prepare = PrepareSegment(
+                pipeline=PIPELINE,
+                epoch=epoch,
+                stage=stage,
+                ring=ring,
+                model=manifest.name,
+                graph=graph,
+                blobs=blobs,
+                blob_urls=(_UNREACHABLE,),
+                kv_layers=tuple(
+                    KvLayer(
+                        layer=layer.layer, kv_heads=layer.kv_heads, key_dim=layer.key_dim, value_dim=layer.value_dim
+                    )
+                    for layer in manifest.layers
+                    if layer.layer in spec.layers
+                ),
+                width_in=spec.width_in or 0,
+                width_out=spec.width_out or 0,
+                vocab_size=manifest.vocab_size,
+                context_tokens=context_tokens,
+                slots=slots,
+                chunk_tokens=chunk_tokens,
+                wire_dtype=wire,  # type: ignore[arg-type]
+                planned_bytes=0,
+            )
+            self._command(ref.node, prepare)
+        self.wait("ready nodes", lambda: len(self.ready) == len(ring) or bool(self.failed), 120.0)
+        if self.failed:
+            raise AssertionError(self.failed[0].reason)
+        self.plan = Plan(
+            pipeline=PIPELINE,
+            epoch=epoch,
+            model=manifest.name,
+            context_tokens=context_tokens,
+            slots=slots,
+            wire_dtype=wire,  # type: ignore[arg-type]
+            ring=ring,
+        )
+        self.bus.publish(PLAN.format(pipeline=PIPELINE), messages.encode(self.plan), qos=1, retain=True)
+        return self.plan
+
+    def _command(self, node: str, message: Any) -> None:
+        self.bus.publish(NODE_COMMAND.format(node=node), messages.encode(message), qos=1)
+
+    def open(
+        self,
+        prompt_ids: Sequence[int],
+        max_tokens: int,
+        *,
+        sampling: Sampling | None = None,
+        eos_ids: Sequence[int] = (),
+        request: str | None = None,
+    ) -> Answer:
+        """Open a request on the deployed plan."""
+        assert self.plan
+        request = request or secrets.token_hex(8)
+        answer = Answer(request, len(prompt_ids), opened_s=time.perf_counter())
+        self.answers[request_number(request)] = answer
+        sampling = sampling or Sampling()
+        last = len(self.plan.ring) - 1
+        for stage in range(last, -1, -1):
+            needs_ids = stage == 0 or (stage == last and sampling.repetition_penalty != 1.0)
+            message = OpenRequest(
+                pipeline=PIPELINE,
+                epoch=self.plan.epoch,
+                request=request,
+                prompt_tokens=len(prompt_ids),
+                max_tokens=max_tokens,
+                prompt_ids=tuple(prompt_ids) if needs_ids else None,
+                sampling=sampling if stage == last else None,
+                eos_ids=tuple(eos_ids) if stage == last else (),
+            )
+            self._command(self.plan.ring[stage].node, message)
+        return answer
+
+    def finish(self, answer: Answer, timeout_s: float = 120.0) -> Answer:
+        """Wait for the end of an answer, close the request and collect the stages' figures."""
+        self.wait("end of an answer", lambda: bool(answer.finish) or answer.failure is not None, timeout_s)
+        if answer.failure is not None:
+            raise AssertionError(answer.failure.reason)
+        self.close_request(answer)
+        return answer
+
+    def close_request(self, answer: Answer) -> None:
+        """Close a request on every stage and wait for their figures."""
+        assert self.plan
+        for ref in self.plan.ring:
+            self._command(ref.node, CloseRequest(request=answer.request))
+        stages = len(self.plan.ring)
+        self.wait("closed stages", lambda: len(answer.timings) == stages)
+
+    def ask(self, prompt_ids: Sequence[int], max_tokens: int, **options: Any) -> Answer:
+        """Open, wait, close."""
+        return self.finish(self.open(prompt_ids, max_tokens, **options))
