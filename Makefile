@@ -7,7 +7,7 @@ export PYTHON TORCH_INDEX
 
 BIN := .venv/bin
 SETUP_INPUTS := pyproject.toml .ci/setup
-BENCHMARKS = $(filter-out benchmarks/_%,$(wildcard benchmarks/*.py))
+BENCHMARKS = $(filter-out benchmarks/harness.py benchmarks/_%,$(wildcard benchmarks/*.py))
 .DEFAULT_GOAL := help
 .PHONY: help demo test check bench test-long test-arm64 test-compose docs clean
 
