@@ -1,0 +1,119 @@
+"""The committed JSON Schemas: up to date, valid, described, and with the same limits as the loader."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import jsonschema
+import pytest
+
+from schemas import contract, messages, write_json_schemas
+from schemas.contract import FreeForm, Items, Number, Text, about
+from schemas.errors import MessageError
+
+FILES = sorted(write_json_schemas.JSON_DIR.iterdir())
+
+
+def test_files_are_what_the_dataclasses_say() -> None:
+    committed = {path.name: path.read_text(encoding="utf-8") for path in FILES}
+    assert committed == write_json_schemas.documents(), "run python -m schemas.write_json_schemas"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_schema_is_valid_and_closed(path: Any) -> None:
+    schema = json.loads(path.read_text(encoding="utf-8"))
+    assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+    jsonschema.Draft202012Validator.check_schema(schema)
+    for where in objects(schema):
+        assert where["description"].strip(), where
+        assert where["additionalProperties"] is False
+        for name, member in where["properties"].items():
+            assert member["description"].strip().endswith((".", "?")), name
+
+
+def objects(schema: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The schema's objects with named members."""
+    yield schema
+    yield from schema.get("$defs", {}).values()
+
+
+def test_ids_are_distinct() -> None:
+    ids = [json.loads(path.read_text(encoding="utf-8"))["$id"] for path in FILES]
+    assert len(set(ids)) == len(ids) == len(messages.MESSAGES)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Limits:
+    """One member of each limited type."""
+
+    text: Annotated[str, Text(max_length=3, min_length=1)] = about("Text.", default="a")
+    pattern: Annotated[str, Text(pattern="^[a-z]+$", max_length=3)] = about("Text with a pattern.", default="a")
+    integer: Annotated[int, Number(-2, 3)] = about("An integer.", default=0)
+    number: Annotated[float, Number(-0.5, 1e18)] = about("A number.", default=0.0)
+    array: Annotated[tuple[Annotated[int, Number(0, 9)], ...], Items(2, 1)] = about("An array.", default=(1,))
+    free: Annotated[dict[str, Any], FreeForm(2)] = about("Free form.", default_factory=dict)
+
+
+EDGES = [
+    ("text", ["a", "abc", "éé🗼", "\n"], ["", "abcd", 1, None, ["a"]]),
+    ("pattern", ["a", "abc"], ["", "A", "a\n", "abcd", "a b"]),
+    ("integer", [-2, 3, 3.0, -0.0], [-3, 4, 2.5, True, "1", None, 1e300, 10**400]),
+    ("number", [-0.5, 1e18, 0, 10**18], [-0.51, 2e18, True, "1", None, 10**400]),
+    ("array", [[0], [0, 9]], [[], [1, 2, 3], [10], [[1]], {}, "12", None]),
+    ("free", [{}, {"a": None, "b": [{"c": 1.5}]}], [{"a": 1, "b": 2, "c": 3}, [], None, "a"]),
+]
+
+
+@pytest.mark.parametrize(("member", "allowed", "refused"), EDGES, ids=[edge[0] for edge in EDGES])
+def test_limits_are_inclusive_and_alike(member: str, allowed: list[Any], refused: list[Any]) -> None:
+    # The pattern with a trailing newline is the one case where jsonschema's Python flavour is laxer than ECMA.
+    schema = jsonschema.Draft202012Validator(contract.json_schema(Limits, schema_id="urn:limits"))
+    for value in allowed:
+        assert schema.is_valid({member: value}), value
+        assert getattr(contract.load(Limits, {member: value}), member) is not None
+    for value in refused:
+        assert not schema.is_valid({member: value}) or value == "a\n", value
+        with pytest.raises(MessageError, match=rf"^{member}"):
+            contract.load(Limits, {member: value})
+
+
+def test_free_form_is_finite_unicode_and_not_too_deep() -> None:
+    def nested(levels: int, leaf: Any) -> Any:
+        for level in range(levels):
+            leaf = {"down": leaf} if level % 2 else [leaf]
+        return {"down": leaf}
+
+    contract.load(Limits, {"free": nested(31, "leaf")})
+    for value in (nested(32, "leaf"), nested(3, float("inf")), nested(3, "\ud800"), {"\ud800": 1}):
+        with pytest.raises(MessageError, match=r"^free: "):
+            contract.load(Limits, {"free": value})
+
+
+def test_only_types_of_the_contract_can_be_annotated() -> None:
+    @dataclasses.dataclass
+    class Unlimited:
+        """A member without limits."""
+
+        text: str = about("No limit.")
+
+    @dataclasses.dataclass
+    class Unknown:
+        """A limit from elsewhere."""
+
+        text: Annotated[str, "short"] = about("Which limit?")
+
+    @dataclasses.dataclass
+    class Endless:
+        """A limit that is none."""
+
+        number: Annotated[float, Number(0, float("inf"))] = about("No upper limit.")
+
+    globals().update(Unlimited=Unlimited, Unknown=Unknown, Endless=Endless)
+    for cls in (Unlimited, Unknown):
+        with pytest.raises(TypeError):
+            contract.load(cls, {"text": ""})
+    with pytest.raises(TypeError):
+        contract.json_schema(Endless, schema_id="urn:endless")
