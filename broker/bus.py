@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self
 
-from broker.errors import BadTopic
-
 Payload = bytes | bytearray | memoryview
 
 DEFAULT_MAX_PAYLOAD_BYTES = 1_900_000
@@ -162,22 +160,3 @@ class Bus(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
-
-
-def check_topic(topic: str) -> None:
-    """Raise BadTopic unless `topic` may be published on."""
-    if not topic or len(topic.encode()) > 65_535:
-        raise BadTopic(topic[:80], "empty or longer than 65,535 bytes")
-    if "+" in topic or "#" in topic or "\0" in topic:
-        raise BadTopic(topic, "a topic to publish on has no +, # or NUL")
-
-
-def check_pattern(pattern: str) -> None:
-    """Raise BadTopic unless `pattern` may be subscribed to (MQTT 3.1.1, section 4.7.1)."""
-    if not pattern or len(pattern.encode()) > 65_535 or "\0" in pattern:
-        raise BadTopic(pattern[:80], "empty, longer than 65,535 bytes or with NUL")
-    levels = pattern.split("/")
-    if any(("+" in level or "#" in level) and len(level) > 1 for level in levels):
-        raise BadTopic(pattern, "+ and # must fill a whole level")
-    if "#" in levels[:-1]:
-        raise BadTopic(pattern, "# must be the last level")

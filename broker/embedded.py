@@ -11,8 +11,13 @@ import logging
 import signal
 import sys
 
+from amqtt.adapters import StreamReaderAdapter, StreamWriterAdapter
 from amqtt.broker import Broker
 from amqtt.errors import BrokerError
+from amqtt.session import Session
+
+MQTT_5 = 5
+CONNACK_UNACCEPTABLE_VERSION = bytes([0x20, 2, 0, 1])
 
 
 def configuration(port: int) -> dict[str, object]:
@@ -23,13 +28,60 @@ def configuration(port: int) -> dict[str, object]:
     }
 
 
+class EmbeddedBroker(Broker):
+    """amqtt's broker with two defects mended."""
+
+    async def stream_connected(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, listener_name: str
+    ) -> None:
+        """Refuse MQTT 5 before amqtt reads it as 3.1.1, for it may then wait for bytes that never come."""
+        try:
+            head = await reader.readexactly(2)
+            while head[-1] & 0x80 and len(head) < 5:  # the remaining length goes on
+                head += await reader.readexactly(1)
+            head += await reader.readexactly(7)  # protocol name and level
+        except (asyncio.IncompleteReadError, ConnectionError):
+            writer.close()
+            return
+        if head[-1] == MQTT_5:
+            writer.write(CONNACK_UNACCEPTABLE_VERSION)
+            writer.close()
+            return
+        await self._client_connected(listener_name, PrefixedReader(head, reader), StreamWriterAdapter(writer))
+
+    async def _publish_retained_messages_for_subscription(
+        self, subscription: tuple[str, int], session: Session
+    ) -> None:
+        """Send what is retained to the subscriber; amqtt sends it to each new client, whoever subscribed."""
+        subscribers = self._subscriptions.get(subscription[0], ())
+        if any(subscriber.client_id == session.client_id for subscriber, _ in subscribers):
+            await super()._publish_retained_messages_for_subscription(subscription, session)
+
+
+class PrefixedReader(StreamReaderAdapter):
+    """A stream whose first bytes have been read already."""
+
+    def __init__(self, prefix: bytes, reader: asyncio.StreamReader) -> None:
+        super().__init__(reader)
+        self._prefix = prefix
+
+    async def read(self, n: int = -1) -> bytes:
+        """Up to `n` bytes of the prefix, then exactly `n` from the stream; amqtt asks for few at a time."""
+        if not self._prefix:
+            return await super().read(n)
+        data, self._prefix = self._prefix[:n], self._prefix[n:]
+        if len(data) < n:
+            data += await super().read(n - len(data))
+        return data
+
+
 async def serve(port: int) -> None:
     """Run until SIGTERM or SIGINT."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    broker = Broker(configuration(port), loop)
+    broker = EmbeddedBroker(configuration(port), loop)
     await broker.start()
     await stop.wait()
     await broker.shutdown()

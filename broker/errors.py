@@ -33,9 +33,7 @@ class BrokerRefused(BusError):
     """The broker answered CONNECT with a refusal (credentials, rights, client id, ...)."""
 
     def __init__(self, address: str, reason: str) -> None:
-        super().__init__(
-            f"broker {address} refused the connection: {reason}; check user name, password and rights"
-        )
+        super().__init__(f"broker {address} refused the connection: {reason}; check user name, password and rights")
         self.address = address
         self.reason = reason
 
@@ -55,9 +53,7 @@ class PayloadTooLarge(BusError):
     """A payload is larger than this bus or its broker takes. Nothing was sent."""
 
     def __init__(self, size_bytes: int, limit_bytes: int) -> None:
-        super().__init__(
-            f"payload of {size_bytes:,} bytes is over the limit of {limit_bytes:,}; send it in chunks"
-        )
+        super().__init__(f"payload of {size_bytes:,} bytes is over the limit of {limit_bytes:,}; send it in chunks")
         self.size_bytes = size_bytes
         self.limit_bytes = limit_bytes
 
@@ -66,9 +62,7 @@ class QueueFull(BusError):
     """Too many QoS 1 messages wait for their PUBACK. Nothing was queued."""
 
     def __init__(self, limit: int) -> None:
-        super().__init__(
-            f"{limit} QoS 1 messages already wait for the broker; wait for flush() or publish less"
-        )
+        super().__init__(f"{limit} QoS 1 messages already wait for the broker; wait for flush() or publish less")
         self.limit = limit
 
 

@@ -111,13 +111,15 @@ class Link:
             raise BusClosed("connect a second time")
         deadline_s = time.monotonic() + timeout_s
         greeting: Greeting | None = None
-        for version in versions:
+        for left, version in zip(range(len(versions) - 1, -1, -1), versions, strict=True):
             self.client = self._prepare(version)
-            greeting = self._greet(deadline_s)
+            # A broker that does not know this version may also just wait for more: keep time for the next one.
+            now_s = time.monotonic()
+            greeting = self._greet(now_s + (deadline_s - now_s) / (left + 1))
             if greeting is not None and greeting.code.value not in UNSUPPORTED_PROTOCOL_VERSION:
                 break
         if greeting is None:
-            raise BrokerUnreachable(str(self._address), "it closed the connection without a CONNACK")
+            raise BrokerUnreachable(str(self._address), "no CONNACK (is it an MQTT broker?)")
         if greeting.code.is_failure:
             raise BrokerRefused(str(self._address), str(greeting.code))
         self._go_online(greeting, reconnect=False)
@@ -224,14 +226,14 @@ class Link:
         return client
 
     def _greet(self, deadline_s: float) -> Greeting | None:
-        """Dial, send CONNECT and block until CONNACK. None: the connection was closed instead."""
+        """Dial, send CONNECT and block until CONNACK. None: the connection was closed or time ran out."""
         self._connack = None
         self.client.adopt(dial(self._address, self._tls, max(0.01, deadline_s - time.monotonic())))
         while self._connack is None and self.client.socket() is not None:
             if time.monotonic() >= deadline_s:
                 self.client.drop()
-                raise BrokerUnreachable(str(self._address), "no CONNACK in time")
-            self._wait(deadline_s)
+            else:
+                self._wait(deadline_s)
         return self._connack
 
     def _on_connect(

@@ -28,12 +28,11 @@ from broker.bus import (
     Payload,
     Subscribed,
     Will,
-    check_pattern,
-    check_topic,
 )
 from broker.errors import BusClosed, PayloadTooLarge, QueueFull, SubscribeRefused
 from broker.link import CLOSE_S, VERSIONS, Link, LinkState
-from broker.paho_client import SocketClient
+from broker.paho_client import SocketClient, pack_topic
+from broker.topics import check_pattern
 
 logger = logging.getLogger(__name__)
 
@@ -131,7 +130,7 @@ class MqttBus:
     @property
     def max_payload_bytes(self) -> int:
         """The largest payload `publish` takes now: the configured limit, or the broker's if that is lower."""
-        return self._limit_bytes("")
+        return self._limit_bytes(0)
 
     def connect(self, timeout_s: float = 10.0) -> None:
         """Connect and block until CONNACK, trying MQTT 5 and then 3.1.1 when the protocol is "auto"."""
@@ -140,12 +139,13 @@ class MqttBus:
 
     def publish(self, topic: str, payload: Payload, *, qos: int = 0, retain: bool = False) -> None:
         """Send a message with one write to the socket; see the port."""
-        check_topic(topic)
+        packed_topic = pack_topic(topic)
         self._require_open("publish")
-        if len(payload) > self._limit_bytes(topic):
-            raise PayloadTooLarge(len(payload), self._limit_bytes(topic))
+        limit_bytes = self._limit_bytes(len(packed_topic))
+        if len(payload) > limit_bytes:
+            raise PayloadTooLarge(len(payload), limit_bytes)
         if qos == 0:
-            self._publish_qos0(topic, payload, retain)
+            self._publish_qos0(packed_topic, payload, retain)
             return
         if len(self._backlog) + self._client.unacknowledged >= self._max_queued:
             raise QueueFull(self._max_queued)
@@ -164,9 +164,7 @@ class MqttBus:
     def unsubscribe(self, patterns: Iterable[str]) -> None:
         """Stop these patterns; unknown ones are ignored."""
         self._require_open("unsubscribe")
-        known = [
-            pattern for pattern in dict.fromkeys(patterns) if self._patterns.pop(pattern, None) is not None
-        ]
+        known = [pattern for pattern in dict.fromkeys(patterns) if self._patterns.pop(pattern, None) is not None]
         if self.connected and known:
             self._client.unsubscribe(known)
 
@@ -176,7 +174,7 @@ class MqttBus:
         deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
         link = self._link
         while True:
-            self._turn(0.0 if self._events or self._refused else deadline_s)
+            self._turn(0.0 if self._events or self._refused or link.woken else deadline_s)
             if self._refused is not None:
                 refused, self._refused = self._refused, None
                 raise refused
@@ -233,12 +231,10 @@ class MqttBus:
         if self._link.state in (LinkState.NEW, LinkState.CLOSED):
             raise BusClosed(action)
 
-    def _limit_bytes(self, topic: str) -> int:
+    def _limit_bytes(self, topic_bytes: int) -> int:
         if self._broker_max_packet_bytes is None:
             return self._max_payload_bytes
-        return min(
-            self._max_payload_bytes, self._broker_max_packet_bytes - len(topic.encode()) - PACKET_HEADER_BYTES
-        )
+        return min(self._max_payload_bytes, self._broker_max_packet_bytes - topic_bytes - PACKET_HEADER_BYTES)
 
     def _turn(self, until_s: float | None) -> None:
         if self._link.turn(until_s):
@@ -255,11 +251,11 @@ class MqttBus:
         self._suback_of.clear()
         self._send_subscribe(tuple(self._patterns))
 
-    def _publish_qos0(self, topic: str, payload: Payload, retain: bool) -> None:
+    def _publish_qos0(self, packed_topic: bytes, payload: Payload, retain: bool) -> None:
         client = self._client
         if not self.connected or client.buffered_bytes + len(payload) > MAX_BUFFERED_BYTES:
             self._stats.dropped_qos0 += 1
-        elif client.publish_qos0(topic, payload, retain):
+        elif client.publish_qos0(packed_topic, payload, retain):
             self._stats.messages_out += 1
         else:
             self._stats.dropped_qos0 += 1
@@ -289,13 +285,9 @@ class MqttBus:
         if mid is not None:
             self._suback_of[mid] = patterns
 
-    def _on_suback(
-        self, client: Any, userdata: Any, mid: int, codes: list[ReasonCode], properties: Any
-    ) -> None:
+    def _on_suback(self, client: Any, userdata: Any, mid: int, codes: list[ReasonCode], properties: Any) -> None:
         patterns = self._suback_of.pop(mid, ())
-        refused = {
-            pattern: str(code) for pattern, code in zip(patterns, codes, strict=False) if code.is_failure
-        }
+        refused = {pattern: str(code) for pattern, code in zip(patterns, codes, strict=False) if code.is_failure}
         granted = tuple(pattern for pattern in patterns if pattern not in refused)
         if granted:
             self._events.append(Subscribed(granted))

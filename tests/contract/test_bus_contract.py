@@ -1,0 +1,427 @@
+"""What every bus promises (broker/bus.py), checked on the twin and on real brokers alike."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any, Protocol
+
+import pytest
+
+from broker.bus import Bus, Connected, Delivery, Disconnected, Subscribed, Will
+from broker.errors import BadTopic, BrokerUnreachable, BusClosed, PayloadTooLarge, QueueFull
+from broker.local import LocalBroker
+from broker.memory import MemoryBroker, MemoryBus
+from broker.mqtt import MqttBus, ProtocolChoice
+from tests.support.mqtt_proxy import MqttProxy
+from tests.support.polling import collect, collect_deliveries, deliveries, subscribe
+
+_numbers = itertools.count(1)
+
+
+class World(Protocol):
+    """A broker and the accidents that can happen to it."""
+
+    def make(self, client_id: str, **options: Any) -> Bus:
+        """A bus that is not connected yet."""
+
+    def cut(self, bus: Bus) -> None:
+        """Lose the connection of this bus abruptly."""
+
+    def stop(self) -> None:
+        """Let the broker crash."""
+
+    def start(self) -> None:
+        """Bring it back, empty."""
+
+    def close(self) -> None: ...
+
+
+class MemoryWorld:
+    def __init__(self) -> None:
+        self.broker = MemoryBroker()
+
+    def make(self, client_id: str, **options: Any) -> Bus:
+        return MemoryBus(self.broker, client_id=client_id, **options)
+
+    def cut(self, bus: Bus) -> None:
+        self.broker.drop(bus.client_id)
+
+    def stop(self) -> None:
+        self.broker.stop()
+
+    def start(self) -> None:
+        self.broker.start()
+
+    def close(self) -> None:
+        self.broker.start()
+
+
+class MqttWorld:
+    """A broker process; each bus reaches it through a proxy of its own, so that it alone can be cut."""
+
+    def __init__(self, broker: LocalBroker, protocol: ProtocolChoice) -> None:
+        self.broker = broker
+        self.protocol = protocol
+        self.proxies: dict[str, MqttProxy] = {}
+        self.stack = ExitStack()
+
+    def make(self, client_id: str, **options: Any) -> Bus:
+        proxy = self.stack.enter_context(MqttProxy(self.broker.url))
+        self.proxies[client_id] = proxy
+        return MqttBus(proxy.url, client_id=client_id, protocol=self.protocol, **options)
+
+    def cut(self, bus: Bus) -> None:
+        assert self.proxies[bus.client_id].cut() == 1
+
+    def stop(self) -> None:
+        self.broker.kill()
+
+    def start(self) -> None:
+        self.broker.restart()
+
+    def close(self) -> None:
+        self.stack.close()
+        if not self.broker.running:
+            self.broker.restart()
+
+
+KINDS = ("memory", "mosquitto-5", "mosquitto-3.1.1", "embedded")
+
+
+@pytest.fixture(scope="module")
+def broker_processes() -> Iterator[Callable[[str], LocalBroker]]:
+    """Real brokers, each started when first asked for."""
+    started: dict[str, LocalBroker] = {}
+    with ExitStack() as stack:
+
+        def get(kind: str) -> LocalBroker:
+            if kind not in started:
+                choice = LocalBroker("embedded" if kind == "embedded" else "mosquitto")
+                started[kind] = stack.enter_context(choice)
+            return started[kind]
+
+        yield get
+
+
+@pytest.fixture(params=KINDS)
+def world(request: pytest.FixtureRequest, broker_processes: Callable[[str], LocalBroker]) -> Iterator[World]:
+    kind, _, protocol = request.param.partition("-")
+    made: World
+    if kind == "memory":
+        made = MemoryWorld()
+    else:
+        made = MqttWorld(broker_processes(kind), protocol or "auto")
+    yield made
+    made.close()
+
+
+Connect = Callable[..., Bus]
+
+
+@pytest.fixture
+def connect(world: World) -> Iterator[Connect]:
+    """Make a connected bus whose first event has been read; closed after the test."""
+    with ExitStack() as stack:
+
+        def make(**options: Any) -> Bus:
+            bus = world.make(f"client-{next(_numbers)}", **options)
+            stack.enter_context(bus)
+            bus.connect()
+            assert collect(bus, bool) == [Connected(session_present=False, reconnect=False)]
+            return bus
+
+        yield make
+
+
+@pytest.fixture
+def base() -> str:
+    """A topic prefix of this test alone."""
+    return f"test/{next(_numbers)}"
+
+
+@pytest.mark.parametrize("qos", [0, 1])
+def test_a_message_reaches_those_who_subscribed(connect: Connect, base: str, qos: int) -> None:
+    sender, reader, other = connect(), connect(), connect()
+    subscribe(reader, f"{base}/a", qos=qos)
+    subscribe(other, f"{base}/b", qos=qos)
+    sender.publish(f"{base}/a", b"hello", qos=qos)
+    sender.publish(f"{base}/b", b"", qos=qos)
+    assert collect_deliveries(reader, 1) == [Delivery(f"{base}/a", b"hello", qos, False)]
+    assert collect_deliveries(other, 1) == [Delivery(f"{base}/b", b"", qos, False)]
+    assert sender.stats.messages_out == 2
+    assert reader.stats.messages_in == 1
+    assert reader.stats.bytes_in > len(b"hello")
+
+
+def test_a_client_gets_what_it_sends_itself(connect: Connect, base: str) -> None:
+    bus = connect()
+    subscribe(bus, base)
+    bus.publish(base, b"mine")
+    assert collect_deliveries(bus, 1)[0].payload == b"mine"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("{base}/+/x", ["a/x", "b/x"]),
+        ("{base}/#", ["", "a", "a/x", "b/x", "b/x/y"]),
+        ("{base}/+", ["a"]),
+        ("{base}/b/#", ["b/x", "b/x/y"]),
+        ("{base}/+/+/+", ["b/x/y"]),
+    ],
+)
+def test_wildcards(connect: Connect, base: str, pattern: str, expected: list[str]) -> None:
+    bus = connect()
+    end = f"end/{base}"
+    subscribe(bus, pattern.format(base=base), end)
+    for leaf in ("", "a", "a/x", "b/x", "b/x/y"):
+        bus.publish(f"{base}/{leaf}" if leaf else base, leaf.encode())
+    bus.publish(end, b"end")
+    got = deliveries(collect(bus, lambda events: any(event.topic == end for event in deliveries(events))))
+    assert [delivery.payload.decode() for delivery in got[:-1]] == expected
+
+
+def test_a_retained_message_is_given_to_late_readers(connect: Connect, base: str) -> None:
+    sender, early = connect(), connect()
+    subscribe(early, f"{base}/#", qos=1)
+    sender.publish(f"{base}/state", b"on", qos=1, retain=True)
+    assert collect_deliveries(early, 1) == [Delivery(f"{base}/state", b"on", 1, False)]
+    late = connect()
+    late.subscribe([f"{base}/+"], qos=1)
+    events = collect(late, lambda events: len(events) >= 2)
+    assert Subscribed((f"{base}/+",)) in events
+    assert deliveries(events) == [Delivery(f"{base}/state", b"on", 1, True)]
+
+
+def test_an_empty_retained_message_clears_the_stored_one(connect: Connect, base: str) -> None:
+    bus = connect()
+    bus.publish(f"{base}/a", b"old", qos=1, retain=True)
+    bus.publish(f"{base}/b", b"kept", qos=1, retain=True)
+    bus.publish(f"{base}/a", b"", qos=1, retain=True)
+    assert bus.flush(10)
+    late = connect()
+    late.subscribe([f"{base}/#"], qos=1)
+    assert collect_deliveries(late, 1) == [Delivery(f"{base}/b", b"kept", 1, True)]
+
+
+@pytest.mark.parametrize("retain", [True, False])
+def test_the_will_is_published_when_the_connection_is_lost(
+    world: World, connect: Connect, base: str, retain: bool
+) -> None:
+    reader = connect()
+    subscribe(reader, f"{base}/#", qos=1)
+    frail = connect(will=Will(f"{base}/status", b"gone", qos=1, retain=retain))
+    world.cut(frail)
+    assert collect_deliveries(reader, 1) == [Delivery(f"{base}/status", b"gone", 1, False)]
+    late = connect()
+    late.subscribe([f"{base}/#"], qos=1)
+    events = collect(late, lambda events: Subscribed((f"{base}/#",)) in events)
+    late.publish(f"{base}/end", b"")
+    events += collect(late, lambda events: any(event.topic == f"{base}/end" for event in deliveries(events)))
+    kept = [Delivery(f"{base}/status", b"gone", 1, True)]
+    assert deliveries(events)[:-1] == (kept if retain else [])
+
+
+def test_no_will_after_a_clean_close(connect: Connect, base: str) -> None:
+    reader = connect()
+    subscribe(reader, f"{base}/#", qos=1)
+    leaving = connect(will=Will(f"{base}/status", b"gone"))
+    leaving.publish(f"{base}/last", b"words")
+    leaving.close()
+    assert collect_deliveries(reader, 1)[0].payload == b"words"
+    connect().publish(f"{base}/end", b"")
+    assert [delivery.topic for delivery in collect_deliveries(reader, 1)] == [f"{base}/end"]
+
+
+@pytest.mark.parametrize("qos", [0, 1])
+def test_order_is_kept_and_a_backlog_comes_in_few_polls(connect: Connect, base: str, qos: int) -> None:
+    sender, reader = connect(), connect()
+    subscribe(reader, base, qos=qos)
+    count = 500
+    for number in range(count):
+        sender.publish(base, number.to_bytes(4, "big"), qos=qos)
+    assert sender.flush(20)
+    got: list[int] = []
+    polls = 0
+    while len(got) < count:
+        polls += 1
+        got += [int.from_bytes(delivery.payload, "big") for delivery in deliveries(reader.poll(20))]
+    assert got == list(range(count))
+    assert polls < count
+
+
+@pytest.mark.parametrize("qos", [0, 1])
+def test_big_payloads_arrive_whole(connect: Connect, base: str, qos: int) -> None:
+    sender, reader = connect(), connect()
+    subscribe(reader, base, qos=qos)
+    payloads = [bytes([number]) * size for number, size in enumerate((300_000, 1_500_000, 1, 0, 70_000))]
+    for payload in payloads:
+        sender.publish(base, payload, qos=qos)
+    assert sender.flush(20)
+    assert [delivery.payload for delivery in collect_deliveries(reader, len(payloads))] == payloads
+
+
+@pytest.mark.parametrize("qos", [0, 1])
+def test_the_payload_is_copied(connect: Connect, base: str, qos: int) -> None:
+    bus = connect()
+    subscribe(bus, base, qos=qos)
+    buffer = bytearray(b"first")
+    bus.publish(base, buffer, qos=qos)
+    bus.publish(base, memoryview(buffer)[1:3], qos=qos)
+    buffer[:] = b"other"
+    got = collect_deliveries(bus, 2)
+    assert [delivery.payload for delivery in got] == [b"first", b"ir"]
+    assert all(type(delivery.payload) is bytes for delivery in got)
+
+
+def test_a_lost_connection_comes_back_with_its_subscriptions(world: World, connect: Connect, base: str) -> None:
+    sender, reader = connect(), connect()
+    subscribe(reader, f"{base}/a", f"{base}/b/+")
+    subscribe(reader, f"{base}/c", qos=1)
+    world.cut(reader)
+    events = collect(reader, lambda events: any(isinstance(event, Subscribed) for event in events))
+    kinds = [type(event) for event in events]
+    assert kinds == [Disconnected, Connected, Subscribed]
+    assert events[1] == Connected(session_present=False, reconnect=True)
+    assert events[2] == Subscribed((f"{base}/a", f"{base}/b/+", f"{base}/c"))
+    assert reader.connected
+    assert reader.stats.reconnects == 1
+    for topic in (f"{base}/a", f"{base}/b/x", f"{base}/c"):
+        sender.publish(topic, b"again", qos=1)
+    assert [(delivery.topic, delivery.qos) for delivery in collect_deliveries(reader, 3)] == [
+        (f"{base}/a", 0),
+        (f"{base}/b/x", 0),
+        (f"{base}/c", 1),
+    ]
+
+
+def test_a_broker_that_went_away_and_came_back(world: World, connect: Connect, base: str) -> None:
+    bus = connect()
+    subscribe(bus, base, qos=1)
+    world.stop()
+    assert isinstance(collect(bus, bool)[0], Disconnected)
+    assert not bus.connected
+    bus.poll(0.0)
+    bus.publish(base, b"lost", qos=0)
+    assert bus.stats.dropped_qos0 == 1
+    for number in range(30):
+        bus.publish(base, b"%d" % number, qos=1)
+    bus.subscribe([f"{base}/late"], qos=1)
+    bus.publish(f"{base}/late", b"30", qos=1)
+    assert not bus.flush(0.0)
+    world.start()
+    got = collect_deliveries(bus, 31)
+    assert [int(delivery.payload) for delivery in got] == list(range(31))
+    assert bus.flush(20)
+
+
+def test_too_many_unsent_messages_are_refused(world: World, connect: Connect, base: str) -> None:
+    bus = connect(max_queued=3)
+    world.stop()
+    collect(bus, bool)
+    for _ in range(3):
+        bus.publish(base, b"", qos=1)
+    with pytest.raises(QueueFull, match="3 QoS 1 messages") as refused:
+        bus.publish(base, b"", qos=1)
+    assert refused.value.limit == 3
+
+
+def test_wake_ends_a_poll_from_another_thread(connect: Connect) -> None:
+    bus = connect()
+    about_to_poll = threading.Event()
+    waker = threading.Thread(target=lambda: (about_to_poll.wait(), bus.wake()))
+    waker.start()
+    about_to_poll.set()
+    assert bus.poll(None) == []
+    waker.join()
+    bus.wake()
+    bus.wake()
+    assert bus.poll(None) == []
+    assert bus.poll(0.0) == []
+    bus.close()
+    bus.wake()
+
+
+def test_a_wake_during_flush_is_not_lost(connect: Connect, base: str) -> None:
+    bus = connect()
+    bus.wake()
+    bus.publish(base, b"", qos=1)
+    assert bus.flush(20)
+    bus.poll(None)
+
+
+def test_events_during_flush_are_kept(connect: Connect, base: str) -> None:
+    bus = connect()
+    subscribe(bus, base)
+    bus.publish(base, b"0")
+    for _ in range(5):
+        bus.publish(f"{base}/other", b"", qos=1)
+    assert bus.flush(20)
+    assert [delivery.payload for delivery in collect_deliveries(bus, 1)] == [b"0"]
+
+
+def test_unsubscribed_topics_fall_silent(world: World, connect: Connect, base: str) -> None:
+    bus = connect()
+    subscribe(bus, f"{base}/a", f"{base}/b")
+    bus.unsubscribe([f"{base}/a", "never/subscribed"])
+    bus.publish(f"{base}/a", b"")
+    bus.publish(f"{base}/b", b"")
+    assert [delivery.topic for delivery in collect_deliveries(bus, 1)] == [f"{base}/b"]
+    world.cut(bus)
+    events = collect(bus, lambda events: any(isinstance(event, Subscribed) for event in events))
+    assert events[-1] == Subscribed((f"{base}/b",))
+
+
+def test_the_payload_limit_is_kept_before_sending(connect: Connect, base: str) -> None:
+    bus = connect(max_payload_bytes=1_000)
+    subscribe(bus, base)
+    assert bus.max_payload_bytes == 1_000
+    for qos in (0, 1):
+        with pytest.raises(PayloadTooLarge, match="1,001 bytes") as refused:
+            bus.publish(base, bytes(1_001), qos=qos)
+        assert (refused.value.size_bytes, refused.value.limit_bytes) == (1_001, 1_000)
+    bus.publish(base, bytes(1_000))
+    assert len(collect_deliveries(bus, 1)[0].payload) == 1_000
+
+
+@pytest.mark.parametrize("topic", ["", "a/+", "#", "nul\0"])
+def test_topics_with_wildcards_are_not_published_on(connect: Connect, topic: str) -> None:
+    bus = connect()
+    for qos in (0, 1):
+        with pytest.raises(BadTopic):
+            bus.publish(topic, b"", qos=qos)
+    assert bus.connected
+
+
+@pytest.mark.parametrize("pattern", ["", "a+/b", "a/#/b", "#b", "nul\0"])
+def test_malformed_patterns_are_not_subscribed_to(connect: Connect, pattern: str) -> None:
+    with pytest.raises(BadTopic):
+        connect().subscribe(["fine", pattern])
+
+
+def test_nobody_there(world: World) -> None:
+    world.stop()
+    with world.make("nobody") as bus, pytest.raises(BrokerUnreachable, match="start one there"):
+        bus.connect(timeout_s=5)
+
+
+def test_use_before_connect_and_after_close(world: World, connect: Connect) -> None:
+    closed = connect()
+    closed.close()
+    closed.close()
+    for bus in (world.make("unconnected"), closed):
+        with bus:
+            assert not bus.connected
+            for use in (
+                lambda bus=bus: bus.publish("a", b""),
+                lambda bus=bus: bus.publish("a", b"", qos=1),
+                lambda bus=bus: bus.subscribe(["a"]),
+                lambda bus=bus: bus.unsubscribe(["a"]),
+                lambda bus=bus: bus.poll(0),
+                lambda bus=bus: bus.flush(0),
+            ):
+                with pytest.raises(BusClosed, match="connect"):
+                    use()
