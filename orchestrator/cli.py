@@ -1,0 +1,112 @@
+"""``linguabus``: the command line. Commands are imported when they are run, so that starting up is quick."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+from pathlib import Path
+
+import click
+
+from orchestrator.commands.exits import FAILURE, INTERRUPTED, WRONG_INPUT, exit_code
+from orchestrator.commands.settings import Settings, bus_options, pass_settings
+from schemas import PACKAGE_VERSION
+from schemas.errors import LinguabusError
+
+COMMANDS = {
+    "demo": "orchestrator.commands.demo",
+    "serve": "orchestrator.commands.serve",
+    "node": "orchestrator.commands.node",
+    "ask": "orchestrator.commands.ask",
+    "chat": "orchestrator.commands.chat",
+    "nodes": "orchestrator.commands.nodes",
+    "plan": "orchestrator.commands.plan",
+    "model": "orchestrator.commands.model",
+    "version": "orchestrator.commands.version",
+}
+"""Name of a command to its module; the module's ``command`` is what runs."""
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command's module when the command is wanted."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(COMMANDS[cmd_name]).command
+        return command
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Example: linguabus demo",
+)
+@bus_options
+@click.option(
+    "--home",
+    type=click.Path(path_type=Path, file_okay=False),
+    envvar="LINGUABUS_HOME",
+    metavar="DIR",
+    help="Where models and state are kept. [default: LINGUABUS_HOME or ~/.local/share/linguabus]",
+)
+@click.option("-v", "--verbose", count=True, help="Say more; twice for debugging.")
+@click.version_option(PACKAGE_VERSION, prog_name="linguabus")
+@pass_settings
+def cli(settings: Settings, home: Path | None, verbose: int) -> None:
+    """Several phones and small computers, linked by an MQTT broker, run one language model together."""
+    if home is not None:
+        settings.home = home
+    settings.verbose = verbose
+    settings.configure_logging()
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run one command line and return its exit code: 0, 1 failed, 2 wrong input, 130 interrupted."""
+    settings = Settings()
+    if os.environ.get("LINGUABUS_BROKER"):
+        settings.broker = os.environ["LINGUABUS_BROKER"]
+    try:
+        result = cli.main(args=arguments, prog_name="linguabus", standalone_mode=False, obj=settings)
+    except click.UsageError as error:
+        where = error.ctx.command_path if error.ctx is not None else "linguabus"
+        return _fail(f"{error.format_message()} (see: {where} --help)", WRONG_INPUT)
+    except click.ClickException as error:
+        return _fail(error.format_message(), error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output is gone; without this, Python complains once more when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILURE
+    except LinguabusError as error:
+        _show_details(settings)
+        return _fail(str(error), exit_code(error))
+    except Exception as error:
+        _show_details(settings)
+        return _fail(f"{type(error).__name__}: {error} (a bug; please report it with the output of -vv)", FAILURE)
+    return result if isinstance(result, int) else 0
+
+
+def _show_details(settings: Settings) -> None:
+    if settings.verbose >= 2:
+        traceback.print_exc()
+
+
+def _fail(message: str, code: int) -> int:
+    click.echo(f"Error: {' '.join(message.split())}", err=True)
+    return code
+
+
+def main() -> None:
+    """The console script."""
+    sys.exit(run())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,241 @@
+"""A small synchronous client of a running orchestrator: ask questions, read answers, give commands.
+
+It owns one bus connection and is for one thread; only `Answer.cancel` may be called from others and from signal
+handlers. Used by the command line and by tests.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from broker.bus import Bus, Delivery
+from orchestrator.errors import OrchestratorError
+from schemas.errors import ContractError
+from schemas.messages import (
+    CancelRequest,
+    ChatMessage,
+    ControlReply,
+    ControlRequest,
+    Sampling,
+    StreamEnd,
+    StreamError,
+    StreamText,
+    SubmitRequest,
+    decode,
+    encode,
+)
+from schemas.topics import CONTROL_REPLY, CONTROL_SUBMIT, REQUEST_CANCEL, REQUEST_STREAM, REQUEST_SUBMIT
+
+CONTROL_TIMEOUT_S = 3.0
+SILENCE_S = 10.0
+"""After this long without a piece of the answer, the client looks whether the orchestrator is still there."""
+
+StreamMessage = StreamText | StreamEnd | StreamError
+
+
+class ClientError(OrchestratorError):
+    """Base of what goes wrong between a client and the orchestrator."""
+
+
+class NoOrchestrator(ClientError):
+    """Nobody answers control requests on this broker."""
+
+    def __init__(self, broker: str) -> None:
+        super().__init__(f"no orchestrator answers on {broker}: start one with 'linguabus serve --broker {broker}'")
+
+
+class ControlRefused(ClientError):
+    """The orchestrator can't do what it was told; the message says why."""
+
+
+class AnswerFailed(ClientError):
+    """There is no (complete) answer; ``code`` is `StreamError`'s."""
+
+    def __init__(self, code: str, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+
+
+class AnswerIncomplete(ClientError):
+    """Pieces of the answer were lost on the way, or the orchestrator vanished while it answered."""
+
+
+class Answer:
+    """One answer on its way. Iterate over it for the text; then ``end`` says how it ended."""
+
+    def __init__(self, client: Client, request: str) -> None:
+        self._client = client
+        self._cancel_wanted = False
+        self._pieces = 0
+        self.request = request
+        self.text = ""
+        self.token_ids: list[int] = []
+        self.end: StreamEnd | None = None
+
+    def cancel(self) -> None:
+        """Ask for the end; the iteration goes on until the orchestrator confirms it. Safe in signal handlers."""
+        self._cancel_wanted = True
+        self._client.wake()
+
+    def __iter__(self) -> Iterator[str]:
+        """The answer, piece by piece.
+
+        Raises:
+            AnswerFailed: the orchestrator says that there will be no (more) answer.
+            AnswerIncomplete: a piece is missing, or nobody is there any more.
+        """
+        while self.end is None:
+            if self._cancel_wanted:
+                self._cancel_wanted = False
+                self._client.send_cancel(self.request)
+            for message in self._client.receive(self.request):
+                if isinstance(message, StreamText):
+                    yield from self._piece(message)
+                elif isinstance(message, StreamEnd):
+                    self.end = message
+                else:
+                    raise AnswerFailed(message.code, message.reason)
+
+    def _piece(self, message: StreamText) -> Iterator[str]:
+        if message.sequence < self._pieces:  # QoS 1 may deliver twice
+            return
+        if message.sequence > self._pieces:
+            raise AnswerIncomplete("a part of the answer was lost between the orchestrator and here: ask again")
+        self._pieces += 1
+        self.text += message.text
+        self.token_ids.extend(message.token_ids)
+        if message.text:
+            yield message.text
+
+
+class Client:
+    """Over a connected bus. Leaving the context closes the bus."""
+
+    def __init__(self, bus: Bus, *, name: str, broker: str, silence_s: float = SILENCE_S) -> None:
+        """``name`` is the client's name in topics, ``broker`` the address for error messages."""
+        self._bus = bus
+        self._name = name
+        self._broker = broker
+        self._silence_s = silence_s
+        self._replies: dict[str, ControlReply] = {}
+        self._streams: dict[str, list[StreamMessage]] = {}
+        # The broker handles one connection's packets in order, so answers can't be missed after this.
+        bus.subscribe([REQUEST_STREAM.filter(client=name), CONTROL_REPLY.filter(client=name)], qos=1)
+
+    @classmethod
+    def connect(cls, broker: str, *, timeout_s: float = 5.0) -> Self:
+        """Connect to the broker at this URL.
+
+        Raises:
+            BadBrokerUrl, BrokerUnreachable, BrokerRefused
+        """
+        from broker.mqtt import MqttBus
+
+        name = f"client-{secrets.token_hex(4)}"
+        bus = MqttBus(broker, client_id=name)
+        bus.connect(timeout_s)
+        return cls(bus, name=name, broker=str(bus.address))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bus.close()
+
+    def ask(
+        self,
+        messages: Sequence[ChatMessage] = (),
+        *,
+        prompt: str | None = None,
+        max_tokens: int = 256,
+        sampling: Sampling | None = None,
+        pipeline: str = "main",
+        stats: bool = False,
+    ) -> Answer:
+        """Submit a conversation, or raw text as ``prompt``, and return the answer to come.
+
+        Raises:
+            MessageError: too long, or outside the limits of `SubmitRequest`.
+        """
+        request = secrets.token_hex(8)
+        submit = SubmitRequest(
+            client=self._name, request=request, pipeline=pipeline, messages=tuple(messages), prompt=prompt,
+            max_tokens=max_tokens, sampling=sampling or Sampling(), stats=stats,
+        )  # fmt: skip
+        payload = encode(submit)
+        decode(payload, SubmitRequest)  # the orchestrator drops what is outside the contract's limits, without a word
+        self._streams[request] = []
+        self._bus.publish(REQUEST_SUBMIT.format(client=self._name), payload, qos=1)
+        return Answer(self, request)
+
+    def control(self, operation: str, *, timeout_s: float = CONTROL_TIMEOUT_S, **arguments: Any) -> dict[str, Any]:
+        """Give the orchestrator a command and return its result.
+
+        Raises:
+            NoOrchestrator: no reply within ``timeout_s`` seconds.
+            ControlRefused: it says no.
+        """
+        request = secrets.token_hex(8)
+        message = ControlRequest(client=self._name, request=request, operation=operation, arguments=arguments)
+        self._bus.publish(CONTROL_SUBMIT.format(client=self._name), encode(message), qos=1)
+        deadline_s = time.monotonic() + timeout_s
+        while request not in self._replies:
+            remaining_s = deadline_s - time.monotonic()
+            if remaining_s <= 0:
+                raise NoOrchestrator(self._broker)
+            self._poll(remaining_s)
+        reply = self._replies.pop(request)
+        if not reply.ok:
+            raise ControlRefused(reply.reason)
+        return reply.result
+
+    def wake(self) -> None:
+        """End a wait in `receive` early; the only method for other threads."""
+        self._bus.wake()
+
+    def send_cancel(self, request: str) -> None:
+        """Tell the orchestrator that nobody wants this answer any more."""
+        topic = REQUEST_CANCEL.format(client=self._name, request=request)
+        self._bus.publish(topic, encode(CancelRequest(request=request)), qos=1)
+
+    def receive(self, request: str) -> list[StreamMessage]:
+        """What arrived for this request; waits for something, and returns nothing after `wake`.
+
+        Raises:
+            AnswerIncomplete: silence, and the orchestrator is gone.
+        """
+        if not self._streams[request] and not self._poll(self._silence_s):
+            try:
+                self.control("status")
+            except NoOrchestrator:
+                raise AnswerIncomplete("the orchestrator went away while it answered: ask again later") from None
+        messages, self._streams[request] = self._streams[request], []
+        if any(isinstance(message, StreamEnd | StreamError) for message in messages):
+            del self._streams[request]
+        return messages
+
+    def _poll(self, timeout_s: float) -> bool:
+        """Sort what arrives; False when time ran out."""
+        deadline_s = time.monotonic() + timeout_s
+        for event in self._bus.poll(timeout_s):
+            if isinstance(event, Delivery):
+                self._sort(event)
+        return time.monotonic() < deadline_s
+
+    def _sort(self, delivery: Delivery) -> None:
+        try:
+            if CONTROL_REPLY.match(delivery.topic):
+                reply = decode(delivery.payload, ControlReply)
+                self._replies[reply.request] = reply
+            elif REQUEST_STREAM.match(delivery.topic):
+                message: StreamMessage = decode(delivery.payload, *REQUEST_STREAM.messages)
+                if message.request in self._streams:
+                    self._streams[message.request].append(message)
+        except ContractError:
+            return  # not ours to judge; the sequence numbers show what is missing

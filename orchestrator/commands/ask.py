@@ -1,0 +1,96 @@
+"""``linguabus ask``: one question, one answer."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+
+import click
+
+from orchestrator.client import Answer, Client
+from orchestrator.commands.answers import (
+    cancel_on_interrupt,
+    make_sampling,
+    sampling_options,
+    statistics,
+    tokens_per_s,
+)
+from orchestrator.commands.exits import INTERRUPTED
+from orchestrator.commands.output import print_json
+from orchestrator.commands.settings import Settings, bus_options, pass_settings
+from schemas.messages import ChatMessage, StreamEnd
+
+
+@click.command("ask", epilog="Example: linguabus ask 'What is the capital of France?' --max-tokens 40 --stats")
+@click.argument("prompt")
+@sampling_options
+@click.option("--raw", is_flag=True, help="Give PROMPT to the model as it is, without the chat template.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end instead of text as it comes.")
+@click.option("--stats", is_flag=True, help="Print times and sizes on stderr: TTFT, tokens/s, each stage's share.")
+@bus_options
+@pass_settings
+def command(
+    settings: Settings,
+    prompt: str,
+    max_tokens: int,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    repetition_penalty: float,
+    seed: int | None,
+    system: str | None,
+    raw: bool,
+    as_json: bool,
+    stats: bool,
+) -> int:
+    """Ask the model a question and print the answer as it comes; PROMPT - reads it from stdin."""
+    if prompt == "-":
+        prompt = _read_stdin()
+    if not prompt.strip():
+        raise click.UsageError("PROMPT is empty")
+    if raw and system is not None:
+        raise click.UsageError("--system needs the chat template, which --raw turns off")
+    sampling = make_sampling(temperature, top_k, top_p, repetition_penalty, seed)
+    messages = [ChatMessage(role="system", content=system)] if system is not None else []
+    messages.append(ChatMessage(role="user", content=prompt))
+    with Client.connect(settings.broker) as client:
+        client.control("status")
+        answer = client.ask(
+            () if raw else messages,
+            prompt=prompt if raw else None,
+            max_tokens=max_tokens,
+            sampling=sampling,
+            stats=stats,
+        )
+        try:
+            with cancel_on_interrupt(answer) as interrupt:
+                for piece in answer:
+                    if not as_json:
+                        click.echo(piece, nl=False)
+        finally:
+            if answer.text and not as_json:
+                click.echo()
+    end = answer.end
+    assert end is not None
+    if as_json:
+        print_json(_report(answer, end, sampling.seed))
+    if stats:
+        click.echo(statistics(end), err=True)
+    return INTERRUPTED if interrupt.pressed else 0
+
+
+def _read_stdin() -> str:
+    try:
+        return sys.stdin.read()
+    except UnicodeDecodeError:
+        raise click.UsageError("what comes from stdin is not text") from None
+
+
+def _report(answer: Answer, end: StreamEnd, seed: int) -> dict[str, object]:
+    return {
+        **dataclasses.asdict(end),
+        "text": answer.text,
+        "token_ids": answer.token_ids,
+        "tokens_per_s": round(tokens_per_s(end), 2),
+        "seed": seed,
+    }

@@ -1,0 +1,160 @@
+"""``linguabus model``: the models of this machine."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import click
+
+from orchestrator.client import Client
+from orchestrator.commands.exits import FAILURE
+from orchestrator.commands.output import megabytes, print_json, table
+from orchestrator.commands.progress import ProgressLines
+from orchestrator.commands.settings import Settings, bus_options, pass_settings
+
+if TYPE_CHECKING:
+    from orchestrator.model.manifest import Manifest
+    from orchestrator.model.store import ModelStore
+
+PRECISIONS = ("int4", "int8", "fp16", "fp32")
+PROFILES = ("fast", "exact")
+
+
+@click.group("model", epilog="Example: linguabus model add ./SmolLM2-135M-Instruct.Q4_1.gguf")
+def command() -> None:
+    """Add, look at, choose and remove models."""
+
+
+def _store(settings: Settings) -> ModelStore:
+    from orchestrator.model.store import ModelStore
+
+    return ModelStore(settings.home)
+
+
+@command.command("add", epilog="Example: linguabus model add HuggingFaceTB/SmolLM2-360M-Instruct --precision int4")
+@click.argument("source")
+@click.option("--name", help="What to call it. [default: made from SOURCE and the precision]")
+@click.option("--precision", type=click.Choice(PRECISIONS), default="int4", show_default=True, help="Type of weights.")
+@click.option(
+    "--profile",
+    type=click.Choice(PROFILES),
+    default="fast",
+    show_default=True,
+    help="fast computes int4 layers with 8-bit activations; exact with 32-bit ones, the same however it is split.",
+)
+@pass_settings
+def add(settings: Settings, source: str, name: str | None, precision: str, profile: str) -> None:
+    """Convert and split a model: SOURCE is a Hugging Face id, a folder, a .gguf file or an ONNX decoder."""
+    with ProgressLines() as progress:
+        manifest = _store(settings).add(source, name, precision=precision, profile=profile, progress=progress)
+    click.echo(f"{manifest.name}: {_summary(manifest)}")
+
+
+@command.command("list", epilog="Example: linguabus model list --json")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@pass_settings
+def list_models(settings: Settings, as_json: bool) -> None:
+    """List the models of this machine; * marks the active one."""
+    store = _store(settings)
+    manifests = store.list()
+    if as_json:
+        print_json({"active": store.active, "models": [_to_dict(manifest) for manifest in manifests]})
+        return
+    if not manifests:
+        click.echo("no models yet: add one with 'linguabus model add SOURCE'")
+        return
+    headings = ("", "name", "family", "precision", "profile", "blocks", "weights", "KV bytes/token", "context")
+    click.echo(table(headings, [_row(manifest, store.active) for manifest in manifests]))
+
+
+@command.command("show", epilog="Example: linguabus model show smollm2-135m-instruct-int4 --json")
+@click.argument("name", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print the whole manifest.")
+@pass_settings
+def show(settings: Settings, name: str | None, as_json: bool) -> None:
+    """Show one model, by default the active one: its parts and their sizes."""
+    manifest = _store(settings).show(name)
+    if as_json:
+        print_json(_to_dict(manifest))
+        return
+    click.echo(f"{manifest.name}: {_summary(manifest)}, from {manifest.source}")
+    rows = [
+        (str(unit.index), unit.kind, megabytes(unit.weight_bytes), f"{unit.flops_per_token / 1e6:.1f}",
+         str(unit.kv_bytes_per_token))
+        for unit in manifest.units
+    ]  # fmt: skip
+    click.echo(table(("unit", "kind", "weights", "MFLOP/token", "KV bytes/token"), rows))
+
+
+@command.command("use", epilog="Example: linguabus model use smollm2-135m-instruct-int4")
+@click.argument("name")
+@bus_options
+@pass_settings
+def use(settings: Settings, name: str) -> None:
+    """Make NAME the active model; a running orchestrator changes over to it."""
+    from broker.errors import BusError
+    from orchestrator.client import NoOrchestrator
+
+    _store(settings).use(name)
+    try:
+        with Client.connect(settings.broker) as client:
+            client.control("use_model", model=name, timeout_s=600.0)
+    except (BusError, NoOrchestrator):
+        click.echo(f"{name} is active from the next 'linguabus serve' on")
+    else:
+        click.echo(f"{name} is active and served")
+
+
+@command.command("verify", epilog="Example: linguabus model verify smollm2-135m-instruct-int4")
+@click.argument("name", required=False)
+@pass_settings
+def verify(settings: Settings, name: str | None) -> int:
+    """Check every file of a model, and that it computes the same split as unsplit."""
+    from orchestrator.model.verify import verify as compare
+
+    store = _store(settings)
+    with ProgressLines() as progress:
+        store.check(name, progress)
+        result = compare(store.open(name), progress=progress)
+    equal = "equal to the bit" if result.bitwise_equal else "not equal to the bit"
+    click.echo(
+        f"split at {len(result.cuts)} places against unsplit ({result.profile}): {result.compared} rows of logits, "
+        f"largest difference {result.max_abs_difference:.3g}, {equal}, "
+        f"{'the same' if result.same_tokens else 'OTHER'} tokens"
+    )
+    return 0 if result.same_tokens else FAILURE
+
+
+@command.command("rm", epilog="Example: linguabus model rm smollm2-135m-instruct-int4")
+@click.argument("name")
+@pass_settings
+def remove(settings: Settings, name: str) -> None:
+    """Remove a model and the files that no other model needs."""
+    freed_bytes = _store(settings).rm(name)
+    click.echo(f"{name} is removed, {megabytes(freed_bytes)} freed")
+
+
+def _summary(manifest: Manifest) -> str:
+    return (
+        f"{manifest.family}, {manifest.num_layers} blocks, {manifest.precision} {manifest.profile}, "
+        f"{megabytes(manifest.weight_bytes)} of weights, {manifest.kv_bytes_per_token:,} KV bytes per token"
+    )
+
+
+def _row(manifest: Manifest, active: str | None) -> tuple[str, ...]:
+    return (
+        "*" if manifest.name == active else "",
+        manifest.name,
+        manifest.family,
+        manifest.precision,
+        manifest.profile,
+        str(manifest.num_layers),
+        megabytes(manifest.weight_bytes),
+        str(manifest.kv_bytes_per_token),
+        str(manifest.max_context),
+    )
+
+
+def _to_dict(manifest: Manifest) -> dict[str, object]:
+    return dataclasses.asdict(manifest)

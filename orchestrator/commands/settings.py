@@ -1,0 +1,73 @@
+"""What every command knows: where the broker is, where files are kept, how much to say."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+DEFAULT_BROKER = "mqtt://127.0.0.1:1883"
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def default_home() -> Path:
+    """``$XDG_DATA_HOME/linguabus``, by default ``~/.local/share/linguabus``."""
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "linguabus"
+
+
+def default_cache() -> Path:
+    """``$XDG_CACHE_HOME/linguabus``, by default ``~/.cache/linguabus``: what can be fetched or made again."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "linguabus"
+
+
+@dataclass
+class Settings:
+    """Filled by the options in front of the command, then by the command's own."""
+
+    broker: str = DEFAULT_BROKER
+    home: Path = field(default_factory=default_home)
+    insecure: bool = False
+    verbose: int = 0
+
+    def configure_logging(self) -> None:
+        """Warnings by default, ``-v`` information, ``-vv`` everything; on stderr."""
+        level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(self.verbose, 2)]
+        logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True)
+
+
+pass_settings = click.make_pass_decorator(Settings)
+
+
+def _set_broker(context: click.Context, _parameter: click.Parameter, value: str | None) -> None:
+    if value is not None:
+        context.ensure_object(Settings).broker = value
+
+
+def _set_insecure(context: click.Context, _parameter: click.Parameter, value: bool) -> None:
+    if value:
+        context.ensure_object(Settings).insecure = True
+
+
+def bus_options(function: _F) -> _F:
+    """Add ``--broker`` and ``--insecure``, which may stand before or behind the command's name."""
+    broker = click.option(
+        "--broker",
+        metavar="URL",
+        expose_value=False,
+        callback=_set_broker,
+        help=f"The broker: mqtt://host[:port] or mqtts://host[:port]. [default: LINGUABUS_BROKER or {DEFAULT_BROKER}]",
+    )
+    insecure = click.option(
+        "--insecure",
+        is_flag=True,
+        expose_value=False,
+        callback=_set_insecure,
+        help="Allow connections to other machines without encryption.",
+    )
+    return broker(insecure(function))
