@@ -26,8 +26,11 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.planning import glpsol
-from orchestrator.planning.problem import Device
+from orchestrator.planning.cost import paper_unit_s
+from orchestrator.planning.problem import Device, Objective, Problem
 from orchestrator.planning.runform import BOTH_ENDS, EMBED_END, HEAD_END, Plan, Room, RunForm, Share
+
+MIB = 2**20
 
 
 @dataclass(frozen=True)
@@ -178,6 +181,61 @@ def _share_model(form: RunForm, rooms: tuple[Room, ...], scale: float) -> Any:
     _apply_pins(form, model)
     _break_symmetry(form, model)
     return model
+
+
+def relaxed_bound_s(problem: Problem, *, load: bool) -> float:
+    """A value no ring can beat: its summed price, or with `load` its bottleneck, when devices need not hold
+    neighbouring units. For chains whose units are not alike; minus infinity when the solver proves nothing in time.
+    """
+    import pyomo.environ as pyo
+
+    devices, runs = problem.eligible, problem.runs
+    last = len(runs) - 1
+    paper = problem.objective is Objective.PAPER
+    unit_s = [paper_unit_s(problem, device) if paper else device.decode_s for device in devices]
+    # Half a hop is not paid at either end of the paper's open chain.
+    end_s = [device.hop_s / 2 if paper else 0.0 for device in devices]
+    model = pyo.ConcreteModel()
+    model.D = pyo.Set(initialize=range(len(devices)))
+    model.R = pyo.Set(initialize=range(len(runs)))
+    domain = pyo.NonNegativeReals if load else pyo.NonNegativeIntegers
+    model.n = pyo.Var(model.D, model.R, domain=domain)
+    model.u = pyo.Var(model.D, domain=pyo.Binary)
+    model.e = pyo.Var(model.D, domain=pyo.Binary)
+    model.t = pyo.Var(model.D, domain=pyo.Binary)
+    model.T = pyo.Var(domain=pyo.NonNegativeReals)
+    model.cover = pyo.Constraint(model.R, rule=lambda m, r: sum(m.n[d, r] for d in m.D) == runs[r].count)
+    model.one_first = pyo.Constraint(expr=sum(model.e[d] for d in model.D) == 1)
+    model.one_last = pyo.Constraint(expr=sum(model.t[d] for d in model.D) == 1)
+    model.used = pyo.Constraint(model.D, model.R, rule=lambda m, d, r: m.n[d, r] <= runs[r].count * m.u[d])
+    model.first = pyo.Constraint(model.D, rule=lambda m, d: m.e[d] <= m.u[d])
+    model.last = pyo.Constraint(model.D, rule=lambda m, d: m.t[d] <= m.u[d])
+
+    def memory(m: Any, d: int) -> Any:
+        units = sum(problem.unit_memory_bytes(runs[r]) / MIB * m.n[d, r] for r in m.R)
+        spare = problem.memory_limit_bytes(devices[d]) - problem.fixed_bytes(devices[d])
+        return units - problem.tied_bytes / MIB * (m.e[d] + m.t[d]) / 2 <= spare / MIB * m.u[d]
+
+    model.memory = pyo.Constraint(model.D, rule=memory)
+    scale = 1000.0 / max(sum(r.count * s for r, s in zip(runs, unit_s[0], strict=True)), 1e-12)
+    if load:
+        model.loads = pyo.Constraint(
+            model.D,
+            rule=lambda m, d: scale * sum(devices[d].batched_s[r] * m.n[d, r] for r in m.R) <= m.T,
+        )
+        model.price = pyo.Objective(expr=model.T)
+    else:
+        model.price = pyo.Objective(
+            expr=sum(scale * unit_s[d][r] * model.n[d, r] for d in model.D for r in model.R)
+            + sum(scale * devices[d].hop_s * model.u[d] for d in model.D)
+            - sum(scale * end_s[d] * (model.e[d] + model.t[d]) for d in model.D)
+        )
+    model.ends = pyo.ConstraintList()
+    for d in model.D:
+        model.ends.add(model.e[d] <= model.n[d, 0])
+        model.ends.add(model.t[d] <= model.n[d, last])
+    answer = solve_model(model, problem.time_limit_s)
+    return math.inf if answer.status == "infeasible" else answer.bound / scale
 
 
 def _apply_pins(form: RunForm, model: Any) -> None:

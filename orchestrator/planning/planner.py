@@ -16,9 +16,11 @@ from orchestrator.planning import milp
 from orchestrator.planning.cost import check
 from orchestrator.planning.errors import PlanningError
 from orchestrator.planning.infeasible import explain_infeasible
-from orchestrator.planning.problem import Problem, Stage
+from orchestrator.planning.ordering import improve_orders
+from orchestrator.planning.problem import Objective, Problem, Stage
 from orchestrator.planning.runform import RunForm
-from orchestrator.planning.search import TIE, Candidate, Claim, RingPlan, candidate, search
+from orchestrator.planning.search import TIE, Candidate, Claim, RingPlan, candidate, search, single_plans
+from orchestrator.planning.sequence import SequenceEngine
 from orchestrator.planning.solution import Infeasible, Solution, Status
 
 logger = logging.getLogger(__name__)
@@ -50,15 +52,50 @@ def solve(problem: Problem, *, prove: bool = True) -> Solution | Infeasible:
         PlanningError: the solver is broken, or found a better plan than the dynamic programme (a defect).
     """
     started = time.perf_counter()
+    answer = _solve_run_form(problem, prove) if RunForm.applies(problem) else _solve_any_chain(problem, prove)
+    if answer is None:
+        return explain_infeasible(problem)
+    return replace(answer, solve_s=time.perf_counter() - started)
+
+
+def _solve_run_form(problem: Problem, prove: bool) -> Solution | None:
     form = RunForm(problem)
     found = search(problem, RunFormEngine(form))
     if found is None:
-        return explain_infeasible(problem)
+        return None
     solver, gap = "dp", 0.0
     if prove and milp.solver_name() is not None:
         solver, gap = _confirm(form, found.best, found.claims)
-    solution = as_solution(problem, found.best, Status.OPTIMAL, solver)
-    return replace(solution, solver_gap=gap, solve_s=time.perf_counter() - started)
+    return replace(as_solution(problem, found.best, Status.OPTIMAL, solver), solver_gap=gap)
+
+
+def _solve_any_chain(problem: Problem, prove: bool) -> Solution | None:
+    """Chains whose units are not alike, or with pins in the middle: exact on small fleets, else with a gap."""
+    exact = SequenceEngine(problem)
+    if exact.affordable:
+        found = search(problem, exact)
+        return None if found is None else as_solution(problem, found.best, Status.OPTIMAL, "dp")
+    found = search(problem, improve_orders(problem))
+    if found is None:
+        return None
+    gap = _gap(problem, found.best) if prove and milp.solver_name() is not None else 1.0
+    status = Status.OPTIMAL if gap <= TIE else Status.FEASIBLE_GAP
+    return as_solution(problem, found.best, status, "ordering", gap)
+
+
+def _gap(problem: Problem, best: Candidate) -> float:
+    """How much of the plan's objective may be saved at most, by a relaxation that lets units lie anywhere."""
+    value = best.value_s
+    bounds = []
+    if problem.objective in (Objective.BALANCED, Objective.THROUGHPUT):
+        bounds.append(milp.relaxed_bound_s(problem, load=True))
+    if problem.objective in (Objective.LATENCY, Objective.PAPER):
+        bounds.append(milp.relaxed_bound_s(problem, load=False))
+    elif problem.objective is Objective.THROUGHPUT and problem.streams is not None:
+        bounds.append(milp.relaxed_bound_s(problem, load=False) / problem.streams)
+    bound = max(bounds)
+    singles = [plan.value_s for plan in single_plans(problem)]
+    return max(0.0, 1 - max(min([bound, *singles]), 0.0) / value) if value > 0 else 0.0
 
 
 def as_solution(problem: Problem, plan: Candidate, status: Status, solver: str, gap: float = 0.0) -> Solution:
