@@ -1,0 +1,32 @@
+"""Weights and graphs over HTTP: ``GET`` and ``HEAD /v1/blobs/{sha256}``, with Range. Nothing can be listed."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.responses import Response
+    from starlette.routing import BaseRoute
+
+BLOBS_PATH = "/v1/blobs"
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+def blob_routes(folder: Path) -> list[BaseRoute]:
+    """Routes that serve the files of ``folder`` that are named by a SHA-256."""
+    from starlette.exceptions import HTTPException
+    from starlette.responses import FileResponse
+    from starlette.routing import Route
+
+    def get_blob(request: Request) -> Response:
+        name = request.path_params["sha256"]
+        if not _SHA256.fullmatch(name) or not (folder / name).is_file():
+            raise HTTPException(404)
+        # The name says what the content is, so a resumed download can't mix two contents.
+        headers = {"etag": f'"{name}"', "cache-control": "public, max-age=31536000, immutable"}
+        return FileResponse(folder / name, headers=headers, media_type="application/octet-stream")
+
+    return [Route(BLOBS_PATH + "/{sha256}", get_blob, methods=["GET"])]

@@ -1,0 +1,110 @@
+"""What a running orchestrator is told, checked in one place."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+from pathlib import Path
+
+from broker.address import parse_broker_url
+from orchestrator.errors import BadSetting, InsecureAddress
+from schemas.messages import WireDtype
+
+DEFAULT_CONTEXT_TOKENS = 2048
+DEFAULT_SLOTS = 4
+DEFAULT_CHUNK_TOKENS = 128
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """How long the core waits for what, in seconds."""
+
+    settle_s: float = 0.5
+    """After the last node joined, before a plan is made: nodes that start together give one plan."""
+    loss_settle_s: float = 0.5
+    """A node of the ring that reconnects within this time is not lost."""
+    heartbeat_timeout_s: float = 10.0
+    start_s: float = 1.5
+    """From the start until the fleet is believed to be complete; nodes heard of only by retained messages need
+    one heartbeat to count."""
+    prepare_silence_s: float = 60.0
+    """A node that prepares its segment and reports no progress for this long has failed."""
+    exclude_s: float = 30.0
+    """A node that failed to load a segment is left out this long; doubles with each failure, up to ten times."""
+    recovery_s: float = 5.0
+    """A request whose ring broke waits this long for a fleet that can go on."""
+    queue_s: float = 120.0
+    """A request waits this long for its turn."""
+    resend_s: float = 2.0
+    """Silence of an open request before the last stage is asked for missed tokens; doubles up to ten times."""
+    stall_s: float = 600.0
+    """Silence after which an open request fails. Stage 0's watchdog speaks up much earlier."""
+    stats_s: float = 1.0
+    """The end of an answer waits this long for the stages' figures."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServiceConfig:
+    """Settings of ``run_service``.
+
+    Raises:
+        BadSetting, InsecureAddress, BadBrokerUrl: one line that says what to change.
+    """
+
+    broker_url: str
+    data_dir: Path
+    """Holds ``state.sqlite3``; ``models_dir`` is beside it unless given."""
+    models_dir: Path | None = None
+    pipeline: str = "main"
+    model: str | None = None
+    """Served instead of the pipeline's active model."""
+    min_nodes: int = 1
+    """The first plan waits for this many nodes."""
+    context_tokens: int | None = None
+    """Positions per request; by default the model's maximum, 2048 at most."""
+    slots: int = DEFAULT_SLOTS
+    max_queued: int = 64
+    wire_dtype: WireDtype = "fp16"
+    chunk_tokens: int = DEFAULT_CHUNK_TOKENS
+    blob_host: str = "127.0.0.1"
+    blob_port: int = 0
+    advertised_urls: tuple[str, ...] = ()
+    """Where nodes reach the blob server (``http://host:port``), instead of the addresses found out."""
+    insecure: bool = False
+    """Allow plain connections to and from other machines."""
+    timing: Timing = Timing()
+
+    def __post_init__(self) -> None:
+        _check_range("--min-nodes", self.min_nodes, 1, 256)
+        _check_range("--slots", self.slots, 1, 1024)
+        _check_range("--chunk-tokens", self.chunk_tokens, 2, 4096)
+        _check_range("--blob-port", self.blob_port, 0, 65535)
+        _check_range("--max-queued", self.max_queued, 0, 100_000)
+        if self.context_tokens is not None:
+            _check_range("--context", self.context_tokens, 2, 10_000_000)
+        if self.insecure:
+            return
+        if not is_loopback(self.blob_host):
+            raise InsecureAddress(
+                f"serving models on {self.blob_host} is open to the whole network: use 127.0.0.1, or add --insecure"
+            )
+        address = parse_broker_url(self.broker_url)
+        if not address.tls and not is_loopback(address.host):
+            raise InsecureAddress(
+                f"the connection to the broker at {address.host} is not encrypted: use mqtts://, or add --insecure"
+            )
+
+
+def is_loopback(host: str) -> bool:
+    """Is this name or address reachable from this machine only?"""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _check_range(option: str, value: int, minimum: int, maximum: int) -> None:
+    if not minimum <= value <= maximum:
+        raise BadSetting(f"{option} is {value}: use a number from {minimum} to {maximum}")

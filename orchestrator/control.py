@@ -1,0 +1,99 @@
+"""What an operator may ask of a running orchestrator (pure).
+
+``nodes``, ``plan`` and ``status`` answer at once; ``use_model`` when the model is open; ``replan`` when it is known
+what came of it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.events import Effect, Publish
+from orchestrator.plans import plan_view
+from schemas.messages import ControlReply, ControlRequest
+from schemas.topics import CONTROL_REPLY
+
+if TYPE_CHECKING:
+    from orchestrator.core import Core
+    from orchestrator.director import PlanDirector
+
+OPERATIONS = ("nodes", "plan", "replan", "status", "use_model")
+
+
+class ControlDesk:
+    """Commands, and who waits for the end of one."""
+
+    def __init__(self) -> None:
+        self._replans: list[ControlRequest] = []
+        self._models: list[tuple[str, ControlRequest]] = []
+
+    def handle(self, command: ControlRequest, core: Core, now_s: float) -> list[Effect]:
+        """Answer, or begin what the command asks for."""
+        match command.operation:
+            case "nodes":
+                return [_reply(command, {"nodes": core.fleet.view(now_s)})]
+            case "plan":
+                return [self._plan(command, core.director)]
+            case "status":
+                return [_reply(command, core.status())]
+            case "replan":
+                return self._replan(command, core, now_s)
+            case "use_model":
+                return self._use_model(command, core)
+        known = ", ".join(OPERATIONS)
+        return [_refuse(command, f"there is no operation {command.operation}: use one of {known}")]
+
+    @staticmethod
+    def _plan(command: ControlRequest, director: PlanDirector) -> Effect:
+        """The plan in force and what goes on beside it."""
+        if director.active is None:
+            what = f"{director.state()}, no plan yet" if director.busy else director.why_none.reason
+            return _refuse(command, what)
+        return _reply(command, {"state": director.state(), **plan_view(director.active.plan, director.active.ready)})
+
+    def _replan(self, command: ControlRequest, core: Core, now_s: float) -> list[Effect]:
+        if core.director.model is None:
+            return [_refuse(command, core.director.why_none.reason)]
+        self._replans.append(command)
+        core.director.force(now_s)
+        return []
+
+    def _use_model(self, command: ControlRequest, core: Core) -> list[Effect]:
+        name = command.arguments.get("model")
+        if not isinstance(name, str) or not name:
+            return [_refuse(command, "use_model needs the argument model: a model's name")]
+        effects: list[Effect] = []
+        for _, earlier in self._models:
+            effects.append(_refuse(earlier, f"meanwhile model {name} was chosen"))
+        self._models = [(name, command)]
+        return [*effects, *core.open_model(name)]
+
+    def model_opened(self, name: str, problem: str) -> list[Effect]:
+        """A model was opened, or could not be (then ``problem`` says why)."""
+        waiting, self._models = self._models, []
+        if problem:
+            return [_refuse(command, problem) for _, command in waiting]
+        return [_reply(command, {"model": name}) for _, command in waiting]
+
+    def replan_outcomes(self, director: PlanDirector) -> list[Effect]:
+        """Tell those who asked for a plan what came of it."""
+        outcomes, director.outcomes = director.outcomes, []
+        if not outcomes or not self._replans or director.busy:
+            return []
+        waiting, self._replans = self._replans, []
+        last = outcomes[-1]
+        if not last.ok:
+            return [_refuse(command, last.reason) for command in waiting]
+        return [_reply(command, {"changed": last.changed}) for command in waiting]
+
+
+def _reply(command: ControlRequest, result: dict[str, Any]) -> Publish:
+    return _publish(command, ControlReply(request=command.request, ok=True, result=result))
+
+
+def _refuse(command: ControlRequest, reason: str) -> Publish:
+    return _publish(command, ControlReply(request=command.request, ok=False, reason=reason[:1000]))
+
+
+def _publish(command: ControlRequest, reply: ControlReply) -> Publish:
+    return Publish(CONTROL_REPLY.format(client=command.client, request=command.request), reply)

@@ -1,0 +1,237 @@
+"""The orchestrator's decisions: ``handle(event, now_s) -> effects`` (pure).
+
+`fleet` knows who is there, `director` which plan is in force and when to make another, `requests` who waits for what.
+This module passes events to them and brings their results together.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from orchestrator.config import Timing
+from orchestrator.control import ControlDesk
+from orchestrator.director import PlanDirector
+from orchestrator.events import (
+    BusDown,
+    BusUp,
+    Cancelled,
+    Commanded,
+    Effect,
+    Event,
+    Halt,
+    Interrupted,
+    JobFailed,
+    ModelOpened,
+    ModelUnusable,
+    NodeSaid,
+    Note,
+    OpenModel,
+    PlanHeard,
+    PlanSolved,
+    Publish,
+    SaveModelChoice,
+    SaveNode,
+    SegmentsBuilt,
+    Stopping,
+    Submitted,
+    TokensHeard,
+)
+from orchestrator.fleet import FleetChange, FleetState, Joined, Left, Tell
+from orchestrator.plans import ServingSettings
+from orchestrator.requests import RequestDesk, command
+from schemas.messages import RequestClosed, RequestFailed, StreamError
+from schemas.topics import REQUEST_STREAM
+
+
+class Core:
+    """One pipeline's orchestrator."""
+
+    def __init__(
+        self,
+        settings: ServingSettings,
+        *,
+        generation: int,
+        model: str | None,
+        min_nodes: int = 1,
+        max_queued: int = 64,
+        blob_urls: tuple[str, ...],
+        timing: Timing | None = None,
+    ) -> None:
+        """``model`` is opened at the start; None waits for ``use_model``."""
+        timing = timing or Timing()
+        self.pipeline = settings.pipeline
+        self.fleet = FleetState(heartbeat_timeout_s=timing.heartbeat_timeout_s)
+        self.director = PlanDirector(
+            self.fleet, settings, timing, generation=generation, min_nodes=min_nodes, blob_urls=blob_urls
+        )
+        self.requests = RequestDesk(pipeline=settings.pipeline, max_queued=max_queued, timing=timing)
+        self.control = ControlDesk()
+        self.opening: str | None = model
+        """The model that is being opened."""
+        self._bus_is_up = False
+
+    def handle(self, event: Event, now_s: float) -> list[Effect]:
+        """Take in one event; ``now_s`` is a monotonic clock's."""
+        effects = self._dispatch(event, now_s)
+        return effects if isinstance(event, Stopping) else effects + self._advance(now_s)
+
+    def next_deadline_s(self) -> float:
+        """When a ``Tick`` is due; infinity when only events can change anything."""
+        fleet_s = self.fleet.next_expiry_s() if self._bus_is_up else math.inf
+        requests_s = self.requests.next_deadline_s(refusing=self._is_refusing)
+        return min(fleet_s, requests_s, self.director.next_deadline_s())
+
+    @property
+    def _is_refusing(self) -> bool:
+        """Is there neither a plan nor one on its way?"""
+        return not self.director.active and not self.director.busy and not self.opening
+
+    def _dispatch(self, event: Event, now_s: float) -> list[Effect]:
+        match event:
+            case NodeSaid():
+                return self._node_said(event, now_s)
+            case TokensHeard():
+                return self.requests.tokens(event, now_s)
+            case Submitted():
+                return self.requests.submit(event.request, now_s)
+            case Cancelled():
+                return self.requests.cancel(event.client, event.cancel, now_s)
+            case Commanded():
+                return self.control.handle(event.command, self, now_s)
+            case PlanSolved():
+                return self.director.solved(event.job, event.outcome, now_s)
+            case SegmentsBuilt():
+                self.director.built(event.job, event.segments)
+            case JobFailed():
+                return self.director.job_failed(event.job, event.reason)
+            case ModelOpened() | ModelUnusable():
+                return self._model(event, now_s)
+            case PlanHeard():
+                return self._plan_heard(event)
+            case BusUp():
+                return self._bus_up(event, now_s)
+            case BusDown():
+                self._bus_is_up = False
+                return [Note("the broker is out of reach", warning=True)]
+            case Interrupted():
+                return self._interrupted(event)
+            case Stopping():
+                return [*self.requests.stop(), *self.director.stop()]
+        return []
+
+    def _advance(self, now_s: float) -> list[Effect]:
+        """Let time act and do what has become possible."""
+        effects: list[Effect] = []
+        if self._bus_is_up:
+            effects += self._fleet_changes(self.fleet.expire(now_s), now_s)
+        effects += self.requests.tick(now_s)
+        if self.director.ring_is_broken(now_s):
+            effects += self.requests.ring_broken(now_s)
+            effects += self.director.drop_ring(now_s)
+        effects += self.director.advance(now_s, open_requests=self.requests.open_count, idle=self.requests.idle)
+        effects += self.control.replan_outcomes(self.director)
+        if self.director.active and not self.director.draining:
+            effects += self.requests.admit(self.director.active, now_s)
+        elif self._is_refusing:
+            effects += self.requests.refuse_waiting(self.director.why_none, now_s)
+        return effects
+
+    # --- the bus ----------------------------------------------------------------------------------------------
+
+    def _bus_up(self, event: BusUp, now_s: float) -> list[Effect]:
+        self._bus_is_up = True
+        self.fleet.hold_clock(now_s)
+        if event.reconnect:
+            return [Note("the broker is back"), *self.director.republish(), *self.requests.missed_messages(now_s)]
+        self.director.start(now_s)
+        if self.opening:
+            return [OpenModel(self.opening)]
+        self.director.no_model("no model is active: run linguabus model add SOURCE, then linguabus model use NAME")
+        return []
+
+    def _plan_heard(self, event: PlanHeard) -> list[Effect]:
+        effects, superseded = self.director.heard_plan(event.plan, retained=event.retained)
+        if superseded:
+            reason = (
+                f"another orchestrator has taken over pipeline {self.pipeline} on this broker: run only one of them"
+            )
+            return [*effects, Halt(reason)]
+        return effects
+
+    def _interrupted(self, event: Interrupted) -> list[Effect]:
+        reason = "the orchestrator was restarted during the answer: ask again"
+        return [
+            Publish(
+                REQUEST_STREAM.format(client=client, request=request),
+                StreamError(request=request, code="failed", reason=reason),
+            )
+            for client, request in event.requests
+        ]
+
+    # --- nodes ------------------------------------------------------------------------------------------------
+
+    def _node_said(self, event: NodeSaid, now_s: float) -> list[Effect]:
+        if getattr(event.message, "node", event.node) != event.node:
+            return []  # speaks for somebody else
+        changes = self.fleet.apply(event.node, event.message, now_s, retained=event.retained)
+        effects = self._fleet_changes(changes, now_s)
+        effects += self.director.reply(event.node, event.message, now_s)
+        match event.message:
+            case RequestFailed():
+                effects += self.requests.failed(event.message)
+            case RequestClosed() if event.message.timing.node == event.node:
+                effects += self.requests.closed(event.message)
+        return effects
+
+    def _fleet_changes(self, changes: list[FleetChange], now_s: float) -> list[Effect]:
+        effects: list[Effect] = []
+        for change in changes:
+            match change:
+                case Joined(birth):
+                    self.director.joined(now_s)
+                    effects += [Note(f"node {birth.node} is here"), SaveNode(birth)]
+                case Left(node, reason):
+                    self.director.left(now_s)
+                    effects.append(Note(f"node {node} is gone: {reason}", warning=True))
+                case Tell(node, order):
+                    effects.append(command(node, order))
+        return effects
+
+    # --- the model --------------------------------------------------------------------------------------------
+
+    def open_model(self, name: str) -> list[Effect]:
+        """Open a model to serve it as soon as its plan is rolled out."""
+        self.opening = name
+        return [OpenModel(name)]
+
+    def _model(self, event: ModelOpened | ModelUnusable, now_s: float) -> list[Effect]:
+        if event.name != self.opening:
+            return []
+        self.opening = None
+        if isinstance(event, ModelUnusable):
+            self.director.no_model(event.reason)
+            note = Note(f"model {event.name} can't be served: {event.reason}", warning=True)
+            return [note, *self.control.model_opened(event.name, event.reason)]
+        self.director.use_model(event.model, now_s)
+        replies = self.control.model_opened(event.name, "")
+        save: list[Effect] = [SaveModelChoice(event.name)] if replies else []
+        return [*save, Note(f"model {event.name} is active"), *replies]
+
+    def status(self) -> dict[str, Any]:
+        """What ``linguabus status`` shows; JSON-able."""
+        director = self.director
+        return {
+            "pipeline": self.pipeline,
+            "state": "opening model" if self.opening else director.state(),
+            "reason": "" if director.active or director.busy or self.opening else director.why_none.reason,
+            "model": director.model.name if director.model else None,
+            "epoch": str(director.active.plan.epoch) if director.active else None,
+            "nodes": len(self.fleet.usable()),
+            "open_requests": self.requests.open_count,
+            "queued_requests": self.requests.queued_count,
+            "tokens_dropped": self.requests.tokens_dropped,
+            "last_failure": director.last_failure,
+            "generation": director.generation,
+            "progress": director.progress(),
+        }

@@ -1,0 +1,27 @@
+"""Errors of the orchestrator. ``str(error)`` is one line: what is wrong and what to do next."""
+
+from schemas.errors import LinguabusError
+
+
+class OrchestratorError(LinguabusError):
+    """Base of what this package raises on purpose (models and planning have trees of their own)."""
+
+
+class InsecureAddress(OrchestratorError):
+    """Something would be reachable from other machines without encryption, and nobody asked for that."""
+
+
+class BadSetting(OrchestratorError):
+    """A setting is outside its limits."""
+
+
+class AddressInUse(OrchestratorError):
+    """The blob server cannot listen where it should."""
+
+
+class StateUnreadable(OrchestratorError):
+    """The database is damaged, locked or written by a newer version."""
+
+
+class Superseded(OrchestratorError):
+    """Another orchestrator took the pipeline over."""

@@ -1,0 +1,214 @@
+"""Who is there and how they are doing (pure)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from schemas import PACKAGE_VERSION, PROTOCOL_VERSION
+from schemas.messages import Heartbeat, NodeBirth, NodeStatus, RefuseNode, RegisterAgain
+
+
+@dataclass(frozen=True)
+class Joined:
+    """A node can be used from now on."""
+
+    birth: NodeBirth
+
+
+@dataclass(frozen=True)
+class Left:
+    """A node can't be used any more."""
+
+    node: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Tell:
+    """Send this command to a node."""
+
+    node: str
+    command: RegisterAgain | RefuseNode
+
+
+FleetChange = Joined | Left | Tell
+
+
+@dataclass
+class Node:
+    """One node as last heard of. Usable when it is online, was heard live and was not refused."""
+
+    birth: NodeBirth
+    heard_s: float
+    online: bool = False
+    live: bool = False
+    """Heard by anything else than a retained message: a retained birth may be a ghost's."""
+    offline_since_s: float = 0.0
+    offline_reason: str = ""
+    refused: str = ""
+    heartbeat: Heartbeat | None = None
+
+    @property
+    def usable(self) -> bool:
+        return self.online and self.live and not self.refused
+
+
+class FleetState:
+    """All nodes. A message about an incarnation other than the newest one never changes whether a node is there."""
+
+    def __init__(self, *, heartbeat_timeout_s: float = 10.0) -> None:
+        self.nodes: dict[str, Node] = {}
+        self._timeout_s = heartbeat_timeout_s
+
+    def apply(self, node: str, message: Any, now_s: float, *, retained: bool = False) -> list[FleetChange]:
+        """Take in what arrived on a node's birth, status or heartbeat topic; other messages change nothing."""
+        if not isinstance(message, NodeBirth | NodeStatus | Heartbeat) or message.node != node:
+            return []
+        known = self.nodes.get(node)
+        was_usable = known is not None and known.usable
+        was_incarnation = known.birth.incarnation if known else None
+        if isinstance(message, NodeBirth):
+            changes = self._birth(message, known, now_s, live=not retained)
+        elif isinstance(message, NodeStatus):
+            changes = self._status(message, known, now_s, live=not retained)
+        else:
+            changes = self._heartbeat(message, known, now_s)
+        now_known = self.nodes.get(node)
+        if now_known is None:
+            return changes
+        again = was_usable and now_known.birth.incarnation != was_incarnation
+        if was_usable and (again or not now_known.usable):
+            changes.append(Left(node, "it started again" if again else now_known.offline_reason))
+        if now_known.usable and (again or not was_usable):
+            changes.append(Joined(now_known.birth))
+        return changes
+
+    def _birth(self, birth: NodeBirth, known: Node | None, now_s: float, *, live: bool) -> list[FleetChange]:
+        if known and birth.incarnation < known.birth.incarnation:
+            return [] if not live else [self._refuse_elder(birth.node, birth.incarnation)]
+        if known and birth.incarnation == known.birth.incarnation:
+            known.birth = birth
+        else:
+            known = self.nodes[birth.node] = Node(birth, now_s, online=live, refused=_mismatch(birth))
+        known.heard_s = now_s
+        if live:
+            known.live = known.online = True
+        return (
+            [Tell(birth.node, RefuseNode(incarnation=birth.incarnation, reason=known.refused))] if known.refused else []
+        )
+
+    def _status(self, status: NodeStatus, known: Node | None, now_s: float, *, live: bool) -> list[FleetChange]:
+        if known is None or status.incarnation > known.birth.incarnation:
+            unknown = status.online and live
+            return [Tell(status.node, RegisterAgain(reason="this start of the node is not known"))] if unknown else []
+        if status.incarnation < known.birth.incarnation:
+            return []  # the late will of an earlier start
+        if status.online:
+            known.online = True
+            known.live = known.live or live
+            known.heard_s = now_s
+        else:
+            self._take_offline(known, status.reason or "it went away", now_s)
+        return []
+
+    def _heartbeat(self, beat: Heartbeat, known: Node | None, now_s: float) -> list[FleetChange]:
+        if known is None or beat.incarnation > known.birth.incarnation:
+            return [Tell(beat.node, RegisterAgain(reason="this start of the node is not known"))]
+        if beat.incarnation < known.birth.incarnation:
+            return [self._refuse_elder(beat.node, beat.incarnation)]
+        known.heartbeat = beat
+        known.heard_s = now_s
+        known.live = known.online = True
+        return (
+            [Tell(beat.node, RefuseNode(incarnation=beat.incarnation, reason=known.refused))] if known.refused else []
+        )
+
+    @staticmethod
+    def _refuse_elder(node: str, incarnation: int) -> Tell:
+        reason = f"another node named {node} started later: give one of them another name with --name"
+        return Tell(node, RefuseNode(incarnation=incarnation, reason=reason))
+
+    @staticmethod
+    def _take_offline(node: Node, reason: str, now_s: float) -> None:
+        if node.online:
+            node.online, node.offline_since_s, node.offline_reason = False, now_s, reason
+
+    def expire(self, now_s: float) -> list[FleetChange]:
+        """Nodes that were silent for too long."""
+        changes: list[FleetChange] = []
+        for name, node in self.nodes.items():
+            if node.online and now_s - node.heard_s >= self._timeout_s:
+                was_usable = node.usable
+                self._take_offline(node, f"no heartbeat for {self._timeout_s:g} s", now_s)
+                if was_usable:
+                    changes.append(Left(name, node.offline_reason))
+        return changes
+
+    def hold_clock(self, now_s: float) -> None:
+        """We were cut off: silence until now says nothing about the nodes."""
+        for node in self.nodes.values():
+            node.heard_s = now_s
+
+    def next_expiry_s(self) -> float:
+        """When ``expire`` may next find something; infinity with nobody online."""
+        return min((n.heard_s + self._timeout_s for n in self.nodes.values() if n.online), default=math.inf)
+
+    def usable(self) -> tuple[NodeBirth, ...]:
+        """Births of the nodes a plan may use, by name."""
+        return tuple(self.nodes[name].birth for name in sorted(self.nodes) if self.nodes[name].usable)
+
+    def is_usable(self, node: str, incarnation: int) -> bool:
+        """Is this very start of the node there?"""
+        known = self.nodes.get(node)
+        return known is not None and known.usable and known.birth.incarnation == incarnation
+
+    def view(self, now_s: float) -> list[dict[str, Any]]:
+        """What ``linguabus nodes`` shows; JSON-able."""
+        return [_view(self.nodes[name], now_s) for name in sorted(self.nodes)]
+
+
+def _mismatch(birth: NodeBirth) -> str:
+    """Why this node's version can't take part, with the line that helps; empty when it can."""
+    if birth.protocol == PROTOCOL_VERSION and birth.package_version == PACKAGE_VERSION:
+        return ""
+    return (
+        f"{birth.node} runs linguabus {birth.package_version} (protocol {birth.protocol}), the orchestrator "
+        f"{PACKAGE_VERSION} (protocol {PROTOCOL_VERSION}): on the node run"
+        f" pip install --upgrade 'linguabus[edge]=={PACKAGE_VERSION}'"
+    )
+
+
+def _view(node: Node, now_s: float) -> dict[str, Any]:
+    birth, beat = node.birth, node.heartbeat
+    state = "refused" if node.refused else "online" if node.usable else "silent" if node.online else "offline"
+    return {
+        "node": birth.node,
+        "state": state,
+        "reason": node.refused or ("" if node.online else node.offline_reason),
+        "heard_s_ago": round(max(0.0, now_s - node.heard_s), 3),
+        "incarnation": birth.incarnation,
+        "package_version": birth.package_version,
+        "platform": birth.platform,
+        "python": birth.python,
+        "onnxruntime": birth.onnxruntime,
+        "threads": birth.threads,
+        "memory_bytes": birth.memory_bytes,
+        "overhead_bytes": birth.overhead_bytes,
+        "storage_bytes": birth.storage_bytes,
+        "speed_flops": birth.speed_flops,
+        "hop_ms": birth.hop_s * 1e3,
+        "uptime_s": beat.uptime_s if beat else None,
+        "rss_bytes": beat.rss_bytes if beat else None,
+        "peak_rss_bytes": beat.peak_rss_bytes if beat else None,
+        "available_bytes": beat.available_bytes if beat else None,
+        "blob_bytes": beat.blob_bytes if beat else None,
+        "cpu_percent": beat.cpu_percent if beat else None,
+        "battery_percent": beat.battery_percent if beat else None,
+        "charging": beat.charging if beat else None,
+        "temperature_c": beat.temperature_c if beat else None,
+        "frames_rejected": beat.frames_rejected if beat else None,
+        "frames_dropped": beat.frames_dropped if beat else None,
+        "reconnects": beat.reconnects if beat else None,
+    }

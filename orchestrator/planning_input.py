@@ -1,0 +1,174 @@
+"""From a model's manifest and the fleet's births to the planner's question, and from its answer to commands (pure)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from orchestrator.config import DEFAULT_CONTEXT_TOKENS
+from orchestrator.events import BuiltSegment
+from orchestrator.model.manifest import Blob, Manifest, Unit
+from orchestrator.planning.problem import BLOCK, EMBED, HEAD, Device, Objective, Problem, Stage, UnitRun
+from orchestrator.plans import Candidate
+from schemas.messages import NodeBirth, PrepareSegment, WireDtype
+
+
+@dataclass(frozen=True)
+class ResidentModel:
+    """How much memory loaded weights take, relative to their bytes on disk, while loading and at its peak.
+
+    Memory-mapped weights are pre-packed when a session opens, so for a while both copies are resident.
+    """
+
+    peak_per_weight_byte: float
+    workspace_bytes: int
+    """Activations, logits and ORT's arena, whatever the segment."""
+
+
+RESIDENT = {
+    "int4": ResidentModel(peak_per_weight_byte=2.1, workspace_bytes=24 << 20),
+    "int8": ResidentModel(peak_per_weight_byte=2.1, workspace_bytes=24 << 20),
+    "fp16": ResidentModel(peak_per_weight_byte=2.1, workspace_bytes=24 << 20),
+    "fp32": ResidentModel(peak_per_weight_byte=2.1, workspace_bytes=24 << 20),
+}
+"""By the manifest's precision."""
+
+PREFILL_GAIN = 4.0
+"""Prompt tokens computed in the time of one decode step's token: weights are read once per chunk."""
+
+WIRE_BYTES_PER_VALUE: dict[WireDtype, float] = {"fp32": 4.0, "fp16": 2.0, "int8": 1.03125}
+MIN_SPEED_FLOPS = 1e6
+"""A node that reports less (or nothing) is planned with this."""
+
+
+def context_of(manifest: Manifest, asked_tokens: int | None) -> int:
+    """Positions per request: what was asked for, else 2048, never more than the model can."""
+    return min(manifest.max_context, asked_tokens or DEFAULT_CONTEXT_TOKENS)
+
+
+def build_problem(
+    manifest: Manifest,
+    fleet: Sequence[NodeBirth],
+    *,
+    context_tokens: int,
+    slots: int,
+    wire_dtype: WireDtype,
+    chunk_tokens: int,
+    incumbent: tuple[Stage, ...] = (),
+) -> Problem:
+    """The planner's question.
+
+    Blocks that differ (a window, another quantisation) count as the largest of them, so that a plan always fits.
+
+    Raises:
+        PlanningError: no nodes, or figures that contradict each other.
+    """
+    resident = RESIDENT.get(manifest.precision, RESIDENT["fp32"])
+    units = manifest.units
+    runs = (
+        _run(EMBED, manifest, units[:1], resident),
+        _run(BLOCK, manifest, units[1:-1], resident),
+        _run(HEAD, manifest, units[-1:], resident),
+    )
+    tied = sum(blob.size_bytes for blob in manifest.blobs if _ties_ends(manifest, blob))
+    common = sum(blob.size_bytes for blob in manifest.blobs if _is_common(manifest, blob))
+    width = max(boundary.width for boundary in manifest.boundaries)
+    return Problem(
+        runs=runs,
+        devices=tuple(_device(birth, runs) for birth in fleet),
+        context_tokens=context_tokens,
+        slots=slots,
+        objective=Objective.LATENCY,
+        activation_bytes=math.ceil(width * WIRE_BYTES_PER_VALUE[wire_dtype]),
+        workspace_bytes=resident.workspace_bytes + _weight_bytes(common, resident),
+        tied_bytes=_weight_bytes(tied, resident),
+        tied_disk_bytes=tied,
+        prefill_chunk_tokens=chunk_tokens,
+        incumbent=incumbent,
+    )
+
+
+def _ties_ends(manifest: Manifest, blob: Blob) -> bool:
+    """Do embedding and head share this blob, and nobody else?"""
+    return set(blob.units) == {0, manifest.num_units - 1}
+
+
+def _is_common(manifest: Manifest, blob: Blob) -> bool:
+    """Is this blob (tables of positions, mostly) wanted by several units, wherever they are?"""
+    return len(blob.units) > 1 and not _ties_ends(manifest, blob)
+
+
+def _weight_bytes(size_bytes: int, resident: ResidentModel) -> int:
+    return math.ceil(size_bytes * resident.peak_per_weight_byte)
+
+
+def _run(kind: str, manifest: Manifest, units: Sequence[Unit], resident: ResidentModel) -> UnitRun:
+    sizes = []
+    for unit in units:
+        own = [b for b in manifest.blobs if unit.index in b.units and not _is_common(manifest, b)]
+        sizes.append(sum(blob.size_bytes for blob in own))
+    return UnitRun(
+        kind=kind,
+        start=units[0].index,
+        count=len(units),
+        weight_bytes=_weight_bytes(max(sizes), resident),
+        kv_bytes_per_token=max(unit.kv_bytes_per_token for unit in units),
+        flops_per_token=float(max(unit.flops_per_token for unit in units)),
+        disk_bytes=max(sizes),
+    )
+
+
+def _device(birth: NodeBirth, runs: Sequence[UnitRun]) -> Device:
+    speed = max(birth.speed_flops, MIN_SPEED_FLOPS)
+    decode_s = tuple(run.flops_per_token / speed for run in runs)
+    return Device(
+        name=birth.node,
+        memory_bytes=birth.memory_bytes,
+        decode_s=decode_s,
+        prefill_s=tuple(figure / PREFILL_GAIN for figure in decode_s),
+        hop_s=birth.hop_s,
+        storage_bytes=birth.storage_bytes,
+        runtime_overhead_bytes=birth.overhead_bytes,
+        flops_per_s=speed,
+    )
+
+
+def prepare_commands(
+    plan: Candidate, segments: Sequence[BuiltSegment], blob_urls: tuple[str, ...], beside_bytes: dict[str, int]
+) -> list[tuple[str, PrepareSegment]]:
+    """(node, command) for every stage. ``beside_bytes``: what a node still holds of the plan that runs."""
+    commands = []
+    for index, (stage, segment) in enumerate(zip(plan.ring, segments, strict=True)):
+        prepare = PrepareSegment(
+            pipeline=plan.pipeline,
+            epoch=plan.epoch,
+            stage=index,
+            ring=plan.ring,
+            model=plan.model.name,
+            graph=segment.graph,
+            blobs=segment.blobs,
+            blob_urls=blob_urls,
+            kv_layers=segment.kv_layers,
+            width_in=segment.width_in,
+            width_out=segment.width_out,
+            vocab_size=plan.model.manifest.vocab_size,
+            context_tokens=plan.context_tokens,
+            slots=plan.slots,
+            chunk_tokens=plan.chunk_tokens,
+            wire_dtype=plan.wire_dtype,
+            planned_bytes=plan.planned_bytes(stage.node) + beside_bytes.get(stage.node, 0),
+        )
+        commands.append((stage.node, prepare))
+    return commands
+
+
+def bytes_beside(running: Candidate, fleet: dict[str, NodeBirth]) -> dict[str, int]:
+    """What each node of a running plan holds for it, its own overhead left out."""
+    return {node: running.planned_bytes(node) - fleet[node].overhead_bytes for node in running.nodes if node in fleet}
+
+
+def fits_beside(plan: Candidate, running: Candidate, fleet: dict[str, NodeBirth]) -> bool:
+    """Can every node load its new segment while the old one still runs?"""
+    held = bytes_beside(running, fleet)
+    return all(plan.planned_bytes(n) + held.get(n, 0) <= fleet[n].memory_bytes for n in plan.nodes if n in fleet)

@@ -1,0 +1,188 @@
+"""A plan as the orchestrator holds it, from the solver's answer to what it publishes (pure)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from orchestrator.events import BuiltSegment, ServedModel
+from orchestrator.planning.solution import Solution
+from schemas.messages import Epoch, NodeBirth, Plan, SegmentReady, StageRef, WireDtype
+
+NoPlanCode = Literal["no_model", "no_nodes", "no_memory", "not_ready"]
+
+
+@dataclass(frozen=True)
+class NoPlan:
+    """Why nothing can be served; ``code`` is one of StreamError's."""
+
+    code: NoPlanCode
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServingSettings:
+    """What every plan of a pipeline has in common. ``context_tokens`` None: see `planning_input.context_of`."""
+
+    pipeline: str
+    context_tokens: int | None
+    slots: int
+    wire_dtype: WireDtype
+    chunk_tokens: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A solved plan with its epoch, before or while it is in force."""
+
+    pipeline: str
+    epoch: Epoch
+    model: ServedModel
+    context_tokens: int
+    slots: int
+    wire_dtype: WireDtype
+    chunk_tokens: int
+    solution: Solution
+    incarnations: dict[str, int]
+    """Which start of each node of the ring the plan counts on."""
+
+    @property
+    def ring(self) -> tuple[StageRef, ...]:
+        return tuple(StageRef(node=s.node, start=s.start, stop=s.stop) for s in self.solution.stages)
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """Nodes by stage."""
+        return tuple(stage.node for stage in self.solution.stages)
+
+    def planned_bytes(self, node: str) -> int:
+        """Memory the node needs in all, its own overhead included."""
+        return self.solution.predicted.of_node(node).memory_bytes
+
+    def message(self) -> Plan:
+        """The plan for the bus; publishing it commits the epoch."""
+        return Plan(
+            pipeline=self.pipeline,
+            epoch=self.epoch,
+            model=self.model.name,
+            context_tokens=self.context_tokens,
+            slots=self.slots,
+            wire_dtype=self.wire_dtype,
+            ring=self.ring,
+        )
+
+
+@dataclass(frozen=True)
+class ActivePlan:
+    """A committed plan and what its nodes reported when they were ready."""
+
+    plan: Candidate
+    ready: dict[str, SegmentReady]
+
+
+@dataclass(frozen=True)
+class Solving:
+    """The planner is at work on these births."""
+
+    job: int
+    model: ServedModel
+    births: tuple[NodeBirth, ...]
+    context_tokens: int
+    forced: bool
+
+
+@dataclass(frozen=True)
+class Building:
+    """Graphs are being assembled; with ``segments`` the roll-out waits for the old ring to drain."""
+
+    job: int
+    plan: Candidate
+    segments: tuple[BuiltSegment, ...] = ()
+
+
+@dataclass(frozen=True)
+class ReplanDone:
+    """How a change that somebody asked for ended; not an effect, the core takes it out."""
+
+    ok: bool
+    changed: bool
+    reason: str = ""
+
+
+MIN_GAIN = 0.05
+"""A working plan is replaced of its own accord only for a predicted gain above this share."""
+
+
+def is_worth_it(running: Candidate, found: Solution, solving: Solving) -> bool:
+    """Is the solution worth a roll-out, beside a plan that works?"""
+    if solving.model is not running.model or solving.context_tokens != running.context_tokens:
+        return True
+    if found.stages == running.solution.stages:
+        return False
+    gain = 1 - found.predicted.decode_s / running.solution.predicted.decode_s
+    return solving.forced or gain > MIN_GAIN
+
+
+def describe_units(start: int, stop: int, unit_count: int) -> str:
+    """Units [start, stop) for people: "embed, blocks 0-9, head" (decoder blocks are counted from 0)."""
+    parts = ["embed"] if start == 0 else []
+    first, last = max(start, 1) - 1, min(stop, unit_count - 1) - 2
+    if last == first:
+        parts.append(f"block {first}")
+    elif last > first:
+        parts.append(f"blocks {first}-{last}")
+    if stop == unit_count:
+        parts.append("head")
+    return ", ".join(parts)
+
+
+def plan_view(plan: Candidate, ready: dict[str, SegmentReady]) -> dict[str, Any]:
+    """What ``linguabus plan`` shows and the history keeps; JSON-able."""
+    predicted = plan.solution.predicted
+    unit_count = plan.model.manifest.num_units
+    stages = []
+    for index, stage in enumerate(predicted.stages):
+        of_node = predicted.of_node(stage.node)
+        report = ready.get(stage.node)
+        stages.append({
+            "stage": index,
+            "node": stage.node,
+            "start": stage.start,
+            "stop": stage.stop,
+            "units": describe_units(stage.start, stage.stop, unit_count),
+            "predicted_decode_ms": stage.decode_s * 1e3,
+            "predicted_hop_ms": stage.hop_s * 1e3,
+            "predicted_prefill_ms": stage.prefill_s * 1e3,
+            "weight_bytes": stage.weight_bytes,
+            "kv_bytes": stage.kv_bytes,
+            "planned_bytes": of_node.memory_bytes,
+            "memory_limit_bytes": of_node.memory_limit_bytes,
+            "stored_bytes": of_node.stored_bytes,
+            "rss_bytes": report.rss_bytes if report else None,
+            "peak_rss_bytes": report.peak_rss_bytes if report else None,
+            "downloaded_bytes": report.downloaded_bytes if report else None,
+            "load_s": report.load_s if report else None,
+        })  # fmt: skip
+    return {
+        "pipeline": plan.pipeline,
+        "epoch": str(plan.epoch),
+        "model": plan.model.name,
+        "context_tokens": plan.context_tokens,
+        "slots": plan.slots,
+        "wire_dtype": plan.wire_dtype,
+        "chunk_tokens": plan.chunk_tokens,
+        "unit_count": unit_count,
+        "stages": stages,
+        "objective": plan.solution.objective.value,
+        "status": plan.solution.status.value,
+        "gap": plan.solution.gap,
+        "solver": plan.solution.solver,
+        "solver_gap": plan.solution.solver_gap,
+        "solve_ms": plan.solution.solve_s * 1e3,
+        "predicted_decode_ms": predicted.decode_s * 1e3,
+        "predicted_tokens_per_s": predicted.tokens_per_s,
+        "predicted_tokens_per_s_many": predicted.tokens_per_s_many,
+        "predicted_ttft_ms": predicted.ttft_s * 1e3,
+        "predicted_prompt_tokens": predicted.prompt_tokens,
+        "bottleneck_node": predicted.bottleneck_node,
+    }

@@ -1,0 +1,328 @@
+"""All requests of a pipeline: admission, opening, tokens, closing, time-outs (pure)."""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections import deque
+from collections.abc import Iterator
+from typing import Literal
+
+from orchestrator.config import Timing
+from orchestrator.events import Effect, ForgetRequest, Note, Publish, SaveRequest, TokensHeard
+from orchestrator.plans import ActivePlan, NoPlan
+from orchestrator.sessions import FinishReason, Phase, PromptRefused, Session
+from schemas.codec import Frame, request_id
+from schemas.messages import (
+    CancelRequest,
+    CloseRequest,
+    RequestClosed,
+    RequestFailed,
+    ResendTokens,
+    StreamError,
+    SubmitRequest,
+)
+from schemas.topics import NODE_COMMAND, REQUEST_STREAM
+
+ErrorCode = Literal["no_model", "no_nodes", "no_memory", "not_ready", "too_long", "busy", "bad_request", "failed"]
+_FAILURE_CODES: dict[str, ErrorCode] = {"busy": "busy", "too_long": "too_long"}
+_REMEMBERED_ENDS = 1000
+"""Ended requests remembered: a QoS 1 submission may arrive twice."""
+_GAP_RESEND_S = 0.2
+_RESEND_GROWTH = 2.0
+_RESEND_MAX = 10.0
+
+
+def command(node: str, message: object) -> Publish:
+    """A command to a node."""
+    return Publish(NODE_COMMAND.format(node=node), message)
+
+
+def token_ids(frame: Frame) -> tuple[int, ...]:
+    """The ids of a TOKENS frame."""
+    return struct.unpack(f"<{frame.count}i", frame.payload)
+
+
+class RequestDesk:
+    """Sessions by request id, in order of submission."""
+
+    def __init__(self, *, pipeline: str, max_queued: int, timing: Timing) -> None:
+        self._pipeline = pipeline
+        self._max_queued = max_queued
+        self._timing = timing
+        self._sessions: dict[str, Session] = {}
+        self._queue: deque[str] = deque()
+        self._ended: deque[str] = deque(maxlen=_REMEMBERED_ENDS)
+        self.tokens_dropped = 0
+
+    # --- figures ----------------------------------------------------------------------------------------------
+
+    def _in(self, phase: Phase) -> Iterator[Session]:
+        return (session for session in list(self._sessions.values()) if session.phase is phase)
+
+    @property
+    def open_count(self) -> int:
+        """Requests that stages hold a slot for."""
+        return sum(1 for _ in self._in(Phase.OPEN))
+
+    @property
+    def queued_count(self) -> int:
+        return len(self._queue)
+
+    @property
+    def idle(self) -> bool:
+        """Does nobody wait for an answer?"""
+        return not self._queue and not self.open_count
+
+    # --- clients ----------------------------------------------------------------------------------------------
+
+    def submit(self, request: SubmitRequest, now_s: float) -> list[Effect]:
+        """A client asks."""
+        known = self._sessions.get(request.request)
+        if known or request.request in self._ended:
+            return []  # the same submission again
+        session = Session(request, submitted_s=now_s, queued_s=now_s)
+        if request.pipeline != self._pipeline:
+            reason = f"there is no pipeline {request.pipeline}: this orchestrator serves {self._pipeline}"
+            return [self._error(session, "bad_request", reason)]
+        if len(self._queue) >= self._max_queued:
+            reason = f"{len(self._queue)} requests wait already: ask again later"
+            return [self._error(session, "busy", reason)]
+        self._sessions[session.request] = session
+        self._queue.append(session.request)
+        return [SaveRequest(session.client, session.request)]
+
+    def cancel(self, client: str, cancel: CancelRequest, now_s: float) -> list[Effect]:
+        """A client lost interest."""
+        session = self._sessions.get(cancel.request)
+        if session is None or session.client != client or session.phase is Phase.CLOSING:
+            return []
+        return self._finish(session, "cancelled", now_s)
+
+    # --- nodes ------------------------------------------------------------------------------------------------
+
+    def tokens(self, heard: TokensHeard, now_s: float) -> list[Effect]:
+        """Tokens of the last stage."""
+        frame = heard.frame
+        session = self._sessions.get(request_id(frame.request))
+        if (
+            session is None
+            or session.phase is not Phase.OPEN
+            or session.answer is None
+            or heard.pipeline != self._pipeline
+            or frame.epoch != session.epoch
+            or heard.sender != session.ring[-1]
+        ):
+            self.tokens_dropped += frame.count
+            return []
+        before = len(session.answer.tokens)
+        pieces, gap = session.answer.take(frame.position, token_ids(frame), frame.flags)
+        if gap:
+            session.resend_due_s = min(session.resend_due_s, session.asked_s + _GAP_RESEND_S)
+            return self._ask_resend(session, now_s) if session.resend_due_s <= now_s else []
+        if len(session.answer.tokens) > before:
+            self._progressed(session, now_s)
+        if session.first_token_s is None and session.answer.tokens:
+            session.first_token_s = now_s
+        effects: list[Effect] = [self._stream(session, piece) for piece in pieces]
+        if session.answer.finish:
+            effects += self._finish(session, session.answer.finish, now_s)
+        return effects
+
+    def failed(self, failure: RequestFailed) -> list[Effect]:
+        """A stage can't go on with a request."""
+        session = self._sessions.get(failure.request)
+        if session is None or session.phase is not Phase.OPEN or failure.node not in session.ring:
+            return []
+        code = _FAILURE_CODES.get(failure.code, "failed")
+        return [*self._close_stages(session), *self._fail(session, code, f"{failure.node}: {failure.reason}")]
+
+    def closed(self, closed: RequestClosed) -> list[Effect]:
+        """A stage reports what it did for a request."""
+        session = self._sessions.get(closed.request)
+        stage = closed.timing.stage
+        if session is None or session.phase is not Phase.CLOSING or stage >= len(session.ring):
+            return []
+        if closed.timing.node == session.ring[stage]:
+            session.timings[stage] = closed.timing
+        return self._end(session) if len(session.timings) == len(session.ring) else []
+
+    # --- the pipeline -----------------------------------------------------------------------------------------
+
+    def admit(self, active: ActivePlan, now_s: float) -> list[Effect]:
+        """Open queued requests while there are slots."""
+        effects: list[Effect] = []
+        free = active.plan.slots - self.open_count
+        while self._queue and free > 0:
+            session = self._sessions[self._queue.popleft()]
+            try:
+                session.encode_for(active.plan.model, active.plan.context_tokens)
+            except PromptRefused as refused:
+                effects += self._fail(session, refused.code, refused.reason)
+                continue
+            assert session.answer
+            if len(session.answer.tokens) >= session.answer.max_tokens:  # the new plan has a smaller context
+                effects += self._finish(session, "length", now_s)
+                continue
+            free -= 1
+            effects += self._open(session, active, now_s)
+        return effects
+
+    def _open(self, session: Session, active: ActivePlan, now_s: float) -> list[Effect]:
+        plan = active.plan
+        session.phase = Phase.OPEN
+        session.epoch = plan.epoch
+        session.ring = plan.nodes
+        session.interrupted_s = None
+        self._progressed(session, now_s)
+        assert session.answer
+        again = f", goes on after {len(session.answer.tokens)} tokens" if session.answer.tokens else ""
+        effects: list[Effect] = [
+            Note(f"{session.request} opened in epoch {plan.epoch}: prompt of {len(session.prompt_ids)} tokens{again}")
+        ]
+        commands = session.open_messages(pipeline=self._pipeline, eos_ids=plan.model.manifest.eos_ids)
+        return effects + [command(node, message) for node, message in commands]
+
+    def ring_broken(self, now_s: float) -> list[Effect]:
+        """The ring of the open requests is gone: they wait, before all others, to go on in the next one."""
+        effects: list[Effect] = []
+        broken = list(self._in(Phase.OPEN))
+        for session in reversed(broken):
+            session.phase = Phase.QUEUED
+            session.interrupted_s = session.queued_s = now_s
+            self._queue.appendleft(session.request)
+            assert session.answer
+            effects.append(
+                Note(f"{session.request} interrupted after {len(session.answer.tokens)} tokens", warning=True)
+            )
+        for session in self._in(Phase.CLOSING):
+            effects += self._end(session)
+        return effects
+
+    def missed_messages(self, now_s: float) -> list[Effect]:
+        """The connection was lost for a while: ask for what open requests may have missed."""
+        return [effect for session in self._in(Phase.OPEN) for effect in self._ask_resend(session, now_s)]
+
+    def refuse_waiting(self, why: NoPlan, now_s: float) -> list[Effect]:
+        """There is no plan in sight: end what waits, interrupted requests after a while."""
+        effects: list[Effect] = []
+        for request in list(self._queue):
+            session = self._sessions[request]
+            if session.interrupted_s is None:
+                effects += self._fail(session, why.code, why.reason)
+            elif now_s >= session.interrupted_s + self._timing.recovery_s:
+                effects += self._fail(session, why.code, f"a node was lost and the others can't go on: {why.reason}")
+        return effects
+
+    # --- time -------------------------------------------------------------------------------------------------
+
+    def tick(self, now_s: float) -> list[Effect]:
+        """Let time-outs act."""
+        effects: list[Effect] = []
+        for session in self._in(Phase.CLOSING):
+            if now_s >= session.close_due_s:
+                effects += self._end(session)
+        for request in list(self._queue):
+            session = self._sessions[request]
+            if now_s >= session.queued_s + self._timing.queue_s:
+                reason = f"no turn within {self._timing.queue_s:g} s: ask again later"
+                effects += self._fail(session, "busy", reason)
+        for session in self._in(Phase.OPEN):
+            if now_s >= session.progress_s + self._timing.stall_s:
+                reason = f"no token for {self._timing.stall_s:g} s: see `linguabus nodes`"
+                effects += [*self._close_stages(session), *self._fail(session, "failed", reason)]
+            elif now_s >= session.resend_due_s:
+                effects += self._ask_resend(session, now_s)
+        return effects
+
+    def next_deadline_s(self, *, refusing: bool) -> float:
+        """When ``tick`` (or, with ``refusing``, ``refuse_waiting``) next has something to do."""
+        due = [math.inf]
+        for session in self._sessions.values():
+            if session.phase is Phase.CLOSING:
+                due.append(session.close_due_s)
+            elif session.phase is Phase.OPEN:
+                due.append(min(session.resend_due_s, session.progress_s + self._timing.stall_s))
+            else:
+                due.append(session.queued_s + self._timing.queue_s)
+                if refusing and session.interrupted_s is not None:
+                    due.append(session.interrupted_s + self._timing.recovery_s)
+        return min(due)
+
+    def _progressed(self, session: Session, now_s: float) -> None:
+        session.progress_s = now_s
+        session.resend_wait_s = self._timing.resend_s
+        session.resend_due_s = now_s + session.resend_wait_s
+
+    def _ask_resend(self, session: Session, now_s: float) -> list[Effect]:
+        assert session.answer
+        session.asked_s = now_s
+        session.resend_wait_s = min(session.resend_wait_s * _RESEND_GROWTH, self._timing.resend_s * _RESEND_MAX)
+        session.resend_due_s = now_s + session.resend_wait_s
+        ask = ResendTokens(request=session.request, position=session.answer.next_position)
+        return [command(session.ring[-1], ask)]
+
+    # --- ends -------------------------------------------------------------------------------------------------
+
+    def stop(self) -> list[Effect]:
+        """The orchestrator ends: every client is told, every slot freed."""
+        effects: list[Effect] = []
+        for session in list(self._sessions.values()):
+            if session.phase is Phase.OPEN:
+                effects += self._close_stages(session)
+            if session.phase is Phase.CLOSING:
+                effects += self._end(session)
+            else:
+                effects += self._fail(session, "failed", "the orchestrator was stopped: start it and ask again")
+        return effects
+
+    def _finish(self, session: Session, reason: FinishReason, now_s: float) -> list[Effect]:
+        """The answer is complete, or nobody wants more of it."""
+        session.ended_s = now_s
+        was_open = session.phase is Phase.OPEN
+        session.phase = Phase.CLOSING
+        session.finish = reason
+        if not was_open:
+            self._leave_queue(session)
+            return self._end(session)
+        session.close_due_s = now_s + self._timing.stats_s
+        effects = self._close_stages(session)
+        if not session.submit.stats:
+            effects += self._end(session)
+        return effects
+
+    def _close_stages(self, session: Session) -> list[Effect]:
+        close = CloseRequest(request=session.request)
+        return [command(node, close) for node in dict.fromkeys(session.ring)]
+
+    def _end(self, session: Session) -> list[Effect]:
+        end = session.end_message()
+        note = (
+            f"{session.request} ended ({end.finish_reason}): {end.completion_tokens} tokens,"
+            f" first after {end.ttft_s:.3f} s, all after {end.total_s:.3f} s"
+        )
+        return [self._stream(session, end), Note(note), *self._forget(session)]
+
+    def _fail(self, session: Session, code: ErrorCode, reason: str) -> list[Effect]:
+        self._leave_queue(session)
+        return [
+            self._error(session, code, reason),
+            Note(f"{session.request} failed ({code}): {reason}", warning=True),
+            *self._forget(session),
+        ]
+
+    def _leave_queue(self, session: Session) -> None:
+        if session.request in self._queue:
+            self._queue.remove(session.request)
+
+    def _forget(self, session: Session) -> list[Effect]:
+        self._sessions.pop(session.request, None)
+        self._ended.append(session.request)
+        return [ForgetRequest(session.request)]
+
+    def _error(self, session: Session, code: ErrorCode, reason: str) -> Publish:
+        return self._stream(session, StreamError(request=session.request, code=code, reason=reason[:1000]))
+
+    @staticmethod
+    def _stream(session: Session, message: object) -> Publish:
+        return Publish(REQUEST_STREAM.format(client=session.client, request=session.request), message)

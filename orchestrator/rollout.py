@@ -1,0 +1,98 @@
+"""The roll-out of one epoch: from the command to prepare until every node is ready (pure)."""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from orchestrator.events import Effect, Note
+from orchestrator.plans import Candidate
+from orchestrator.requests import command
+from schemas.messages import PrepareProgress, PrepareSegment, ReleaseSegment, SegmentFailed, SegmentReady
+
+
+class RolloutState(enum.Enum):
+    """Where a roll-out is."""
+
+    PREPARING = "preparing"
+    READY = "ready"
+    FAILED = "failed"
+
+
+class Rollout:
+    """Waits for every node of a candidate's ring. ``failed_node`` and ``reason`` say why it failed."""
+
+    def __init__(self, plan: Candidate, *, silence_s: float) -> None:
+        self.plan = plan
+        self.state = RolloutState.PREPARING
+        self.ready: dict[str, SegmentReady] = {}
+        self.progress: dict[str, PrepareProgress] = {}
+        self.failed_node = ""
+        self.reason = ""
+        self._silence_s = silence_s
+        self._heard_s: dict[str, float] = {}
+
+    def start(self, commands: Sequence[tuple[str, PrepareSegment]], now_s: float) -> list[Effect]:
+        """Tell every node to prepare."""
+        self._heard_s = {node: now_s for node, _ in commands}
+        stages = ", ".join(f"{s.node} [{s.start}, {s.stop})" for s in self.plan.ring)
+        return [
+            Note(f"epoch {self.plan.epoch} of {self.plan.pipeline}: preparing {stages}"),
+            *(command(node, prepare) for node, prepare in commands),
+        ]
+
+    def reply(self, node: str, message: Any, now_s: float) -> list[Effect]:
+        """A node's progress, readiness or failure; what is about another epoch is ignored."""
+        if not isinstance(message, PrepareProgress | SegmentReady | SegmentFailed):
+            return []
+        if message.epoch != self.plan.epoch or message.pipeline != self.plan.pipeline or node not in self._heard_s:
+            return []
+        self._heard_s[node] = now_s
+        if isinstance(message, PrepareProgress):
+            self.progress[node] = message
+            return []
+        if message.incarnation != self.plan.incarnations[node] or self.state is not RolloutState.PREPARING:
+            return []
+        if isinstance(message, SegmentFailed):
+            return self.fail(node, message.reason)
+        self.ready[node] = message
+        if len(self.ready) == len(self._heard_s):
+            self.state = RolloutState.READY
+        return [
+            Note(
+                f"epoch {self.plan.epoch}: {node} is ready after {message.load_s:.2f} s,"
+                f" {message.downloaded_bytes / 1e6:.1f} MB fetched, {message.rss_bytes / 1e6:.0f} MB resident"
+            )
+        ]
+
+    def check(self, is_usable: Callable[[str, int], bool], now_s: float) -> list[Effect]:
+        """Fail when a node went away or fell silent."""
+        if self.state is RolloutState.FAILED:
+            return []
+        for node, incarnation in self.plan.incarnations.items():
+            if not is_usable(node, incarnation):
+                return self.fail(node, "it went away")
+            if node not in self.ready and now_s >= self._heard_s[node] + self._silence_s:
+                return self.fail(node, f"no progress for {self._silence_s:g} s")
+        return []
+
+    def fail(self, node: str, reason: str) -> list[Effect]:
+        """Give the epoch up: every node forgets it."""
+        self.state = RolloutState.FAILED
+        self.failed_node, self.reason = node, reason
+        release = ReleaseSegment(pipeline=self.plan.pipeline, epoch=self.plan.epoch)
+        return [
+            Note(f"epoch {self.plan.epoch} given up: {node}: {reason}", warning=True),
+            *(command(name, release) for name in self._heard_s),
+        ]
+
+    def next_deadline_s(self) -> float:
+        """When ``check`` next has something to find by time alone."""
+        if self.state is not RolloutState.PREPARING:
+            return math.inf
+        return min(
+            (heard_s + self._silence_s for node, heard_s in self._heard_s.items() if node not in self.ready),
+            default=math.inf,
+        )

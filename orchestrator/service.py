@@ -1,0 +1,286 @@
+"""The orchestrator as a running thing: bus, database, HTTP server and worker around the core.
+
+One thread polls the bus, hands events to the core and does what its effects say. Nothing is decided here.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from broker.bus import Bus, Connected, Delivery, Disconnected, Subscribed
+from broker.errors import PayloadTooLarge, QueueFull
+from orchestrator.blobs import BLOBS_PATH, blob_routes
+from orchestrator.config import ServiceConfig
+from orchestrator.core import Core
+from orchestrator.errors import Superseded
+from orchestrator.events import (
+    BuildSegments,
+    BusDown,
+    BusUp,
+    Cancelled,
+    Commanded,
+    Effect,
+    Event,
+    ForgetRequest,
+    Halt,
+    Interrupted,
+    NodeSaid,
+    Note,
+    OpenModel,
+    PlanHeard,
+    Publish,
+    SaveEpoch,
+    SaveModelChoice,
+    SaveNode,
+    SavePlan,
+    SaveRequest,
+    SolvePlan,
+    Stopping,
+    Submitted,
+    Tick,
+    TokensHeard,
+)
+from orchestrator.http_server import HttpServer, reachable_urls
+from orchestrator.model.store import ModelStore
+from orchestrator.plans import ServingSettings
+from orchestrator.state import State
+from orchestrator.worker import Solver, Worker, default_solver
+from schemas.codec import Kind, decode_frame
+from schemas.errors import ContractError
+from schemas.messages import CancelRequest, ControlRequest, Plan, SubmitRequest, decode, encode
+from schemas.topics import (
+    CONTROL_SUBMIT,
+    NODE_BIRTH,
+    NODE_HEARTBEAT,
+    NODE_REPLY,
+    NODE_STATUS,
+    PLAN,
+    REQUEST_CANCEL,
+    REQUEST_SUBMIT,
+    TOKEN,
+)
+
+logger = logging.getLogger(__name__)
+
+_MAX_POLL_S = 0.25
+"""A stop event set by another thread is seen within this time."""
+_STOP_FLUSH_S = 2.0
+
+
+@dataclass(frozen=True)
+class ServiceInfo:
+    """What ``on_ready`` gets: messages flow and blobs can be fetched."""
+
+    broker: str
+    blob_urls: tuple[str, ...]
+    pipeline: str
+    model: str | None
+    generation: int
+
+
+class Service:
+    """The core with its adapters, on a connected bus."""
+
+    def __init__(
+        self,
+        config: ServiceConfig,
+        bus: Bus,
+        store: ModelStore,
+        state: State,
+        *,
+        blob_urls: tuple[str, ...],
+        solve: Solver = default_solver,
+    ) -> None:
+        self._pipeline = config.pipeline
+        self._bus = bus
+        self._store = store
+        self._state = state
+        self._worker = Worker(store, wake=bus.wake, solve=solve)
+        self._logged: set[tuple[str, type[ContractError]]] = set()
+        self._subscribed = False
+        self.messages_rejected = 0
+        settings = ServingSettings(
+            pipeline=config.pipeline,
+            context_tokens=config.context_tokens,
+            slots=config.slots,
+            wire_dtype=config.wire_dtype,
+            chunk_tokens=config.chunk_tokens,
+        )
+        self.core = Core(
+            settings,
+            generation=state.next_generation(config.pipeline),
+            model=config.model or store.active,
+            min_nodes=config.min_nodes,
+            max_queued=config.max_queued,
+            blob_urls=blob_urls,
+            timing=config.timing,
+        )
+
+    # --- the loop ---------------------------------------------------------------------------------------------
+
+    def run(self, stop: threading.Event, on_ready: Callable[[], None] = lambda: None) -> None:
+        """Serve until ``stop`` is set.
+
+        Raises:
+            Superseded: another orchestrator took over.
+        """
+        token_patterns = [TOKEN.filter(pipeline=self._pipeline)]
+        node_topics = (NODE_BIRTH, NODE_STATUS, NODE_REPLY)
+        client_topics = (REQUEST_SUBMIT, REQUEST_CANCEL, CONTROL_SUBMIT)
+        patterns = [PLAN.filter(pipeline=self._pipeline), *(topic.filter() for topic in (*node_topics, *client_topics))]
+        self._bus.subscribe([*token_patterns, NODE_HEARTBEAT.filter()], qos=0)
+        self._bus.subscribe(patterns, qos=1)
+        self._waiting_for = {*token_patterns, NODE_HEARTBEAT.filter(), *patterns}
+        try:
+            while not stop.is_set():
+                if self._turn() and not self._subscribed:
+                    self._subscribed = True
+                    on_ready()
+            self._do(self.core.handle(Stopping(), time.monotonic()))
+            self._bus.flush(_STOP_FLUSH_S)
+        finally:
+            self._worker.close()
+
+    def _turn(self) -> bool:
+        """One poll and all that follows from it; true once the subscriptions are in force."""
+        wait_s = min(self.core.next_deadline_s() - time.monotonic(), _MAX_POLL_S)
+        for bus_event in self._bus.poll(max(wait_s, 0.0)):
+            match bus_event:
+                case Delivery():
+                    event = self._read(bus_event)
+                    if event:
+                        self._handle(event)
+                case Subscribed(patterns):
+                    self._on_subscribed(patterns)
+                case Disconnected():
+                    self._handle(BusDown())
+                case Connected(reconnect=True):
+                    self._handle(BusUp(reconnect=True))
+        while not self._worker.results.empty():
+            self._handle(self._worker.results.get())
+        if self.core.next_deadline_s() <= time.monotonic():
+            self._handle(Tick())
+        return not self._waiting_for
+
+    def _on_subscribed(self, patterns: tuple[str, ...]) -> None:
+        if not self._waiting_for:
+            return
+        self._waiting_for.difference_update(patterns)
+        if not self._waiting_for:
+            self._handle(Interrupted(self._state.take_interrupted(self._pipeline)))
+            self._handle(BusUp(reconnect=False))
+
+    def _handle(self, event: Event) -> None:
+        self._do(self.core.handle(event, time.monotonic()))
+
+    # --- in ---------------------------------------------------------------------------------------------------
+
+    def _read(self, delivery: Delivery) -> Event | None:
+        """The event behind a delivery; None for what does not follow the contract, which is counted and logged once."""
+        try:
+            return self._parse(delivery)
+        except ContractError as error:
+            self.messages_rejected += 1
+            kind = (delivery.topic, type(error))
+            if kind not in self._logged and len(self._logged) < 1000:
+                self._logged.add(kind)
+                logger.warning("rejected a message on %s: %s", delivery.topic, error)
+            return None
+
+    def _parse(self, delivery: Delivery) -> Event | None:
+        topic, payload = delivery.topic, delivery.payload
+        if place := TOKEN.match(topic):
+            frame = decode_frame(payload)
+            if frame.kind is Kind.TOKENS and str(frame.epoch) == place["epoch"]:
+                return TokensHeard(place["pipeline"], place["sender"], frame)
+        for row in (NODE_HEARTBEAT, NODE_REPLY, NODE_BIRTH, NODE_STATUS):
+            if payload and (place := row.match(topic)):
+                return NodeSaid(place["node"], decode(payload, *row.messages), delivery.retain)
+        if payload and PLAN.match(topic):
+            return PlanHeard(decode(payload, Plan), delivery.retain)
+        if place := REQUEST_SUBMIT.match(topic):
+            submit = decode(payload, SubmitRequest)
+            return Submitted(submit) if submit.client == place["client"] else None
+        if place := REQUEST_CANCEL.match(topic):
+            cancel = decode(payload, CancelRequest)
+            return Cancelled(place["client"], cancel) if cancel.request == place["request"] else None
+        if place := CONTROL_SUBMIT.match(topic):
+            command = decode(payload, ControlRequest)
+            return Commanded(command) if command.client == place["client"] else None
+        return None
+
+    # --- out --------------------------------------------------------------------------------------------------
+
+    def _do(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Publish(topic, message, qos, retain):
+                    self._publish(topic, message, qos, retain)
+                case OpenModel() | SolvePlan() | BuildSegments():
+                    self._worker.submit(effect)
+                case Note(text, warning):
+                    logger.log(logging.WARNING if warning else logging.INFO, "%s", text)
+                case Halt(reason):
+                    raise Superseded(reason)
+                case _:
+                    self._save(effect)
+
+    def _publish(self, topic: str, message: Any, qos: int, retain: bool) -> None:
+        try:
+            self._bus.publish(topic, encode(message), qos=qos, retain=retain)
+        except (PayloadTooLarge, QueueFull) as error:
+            logger.error("a message on %s was not sent: %s", topic, error)
+
+    def _save(self, effect: Effect) -> None:
+        match effect:
+            case SaveEpoch(epoch):
+                self._state.save_epoch(self._pipeline, epoch)
+            case SavePlan(epoch, model, details):
+                self._state.save_plan(self._pipeline, epoch, model, details)
+            case SaveNode(birth):
+                self._state.save_node(birth)
+            case SaveModelChoice(model):
+                self._store.use(model)
+            case SaveRequest(client, request):
+                self._state.begin_request(self._pipeline, client, request)
+            case ForgetRequest(request):
+                self._state.end_request(request)
+
+
+def run_service(
+    config: ServiceConfig,
+    *,
+    stop: threading.Event,
+    on_ready: Callable[[ServiceInfo], None] | None = None,
+) -> None:
+    """Run an orchestrator until ``stop`` is set; the caller maps signals to it.
+
+    Raises:
+        LinguabusError: no broker, the address is taken, the database can't be used, another orchestrator took over.
+    """
+    from broker.mqtt import MqttBus
+
+    store = ModelStore(config.models_dir or config.data_dir / "models")
+    with (
+        State(config.data_dir / "state.sqlite3") as state,
+        MqttBus(config.broker_url, client_id=f"orchestrator-{config.pipeline}-{secrets.token_hex(4)}") as bus,
+        HttpServer(blob_routes(store.blobs_folder), host=config.blob_host, port=config.blob_port) as http,
+    ):
+        bus.connect()
+        own_urls = reachable_urls(config.blob_host, http.port, (bus.address.host, bus.address.port))
+        blob_urls = tuple(f"{url.rstrip('/')}{BLOBS_PATH}" for url in config.advertised_urls or own_urls)
+        service = Service(config, bus, store, state, blob_urls=blob_urls)
+        info = ServiceInfo(
+            broker=str(bus.address),
+            blob_urls=blob_urls,
+            pipeline=config.pipeline,
+            model=service.core.opening,
+            generation=service.core.director.generation,
+        )
+        service.run(stop, lambda: on_ready(info) if on_ready else None)

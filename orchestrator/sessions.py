@@ -1,0 +1,221 @@
+"""One request: its prompt, the tokens that came back, and the text they make (pure).
+
+Token i of the answer has position ``prompt_tokens + i``. Tokens are taken strictly in that order: what was seen is
+dropped, what comes too early shows that something is missing.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from orchestrator.events import ServedModel, TextStream
+from schemas.codec import Flag
+from schemas.errors import LinguabusError
+from schemas.messages import Epoch, OpenRequest, StageTiming, StreamEnd, StreamText, SubmitRequest
+
+FinishReason = Literal["stop", "length", "cancelled"]
+
+
+class Phase(enum.Enum):
+    """Where a request is in its life."""
+
+    QUEUED = "queued"
+    OPEN = "open"
+    CLOSING = "closing"
+    """The answer is complete; the stages' figures are awaited."""
+
+
+class PromptRefused(Exception):
+    """The prompt can't be served; ``code`` is one of StreamError's."""
+
+    def __init__(self, code: Literal["too_long", "bad_request"], reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+        self.reason = reason
+
+
+@dataclass
+class Answer:
+    """Tokens by position, and their text in pieces."""
+
+    request: str
+    prompt_tokens: int
+    max_tokens: int
+    text: TextStream
+    tokens: list[int] = field(default_factory=list)
+    finish: FinishReason | None = None
+    dropped_tokens: int = 0
+    _sequence: int = 0
+    _pending_ids: list[int] = field(default_factory=list)
+
+    @property
+    def next_position(self) -> int:
+        """Position of the first token that is missing."""
+        return self.prompt_tokens + len(self.tokens)
+
+    def take(self, position: int, ids: Sequence[int], flags: int) -> tuple[list[StreamText], bool]:
+        """Take a frame's tokens.
+
+        Returns:
+            Pieces of text to send on, and whether tokens before ``position`` are missing (then nothing was taken).
+        """
+        if self.finish:
+            self.dropped_tokens += len(ids)
+            return [], False
+        if position > self.next_position:
+            return [], True
+        end = position + len(ids)
+        if end < self.next_position:
+            self.dropped_tokens += len(ids)
+            return [], False
+        fresh = list(ids[self.next_position - position :])
+        self.dropped_tokens += len(ids) - len(fresh)
+        stop = bool(flags & Flag.STOP)
+        fresh = fresh[: self.max_tokens - len(self.tokens)]
+        self.tokens += fresh
+        pieces = self._detokenize(fresh[:-1] if stop and fresh else fresh)
+        if stop:
+            self.finish = "stop"
+        elif flags & Flag.LENGTH or len(self.tokens) >= self.max_tokens:
+            self.finish = "length"
+        if self.finish:
+            pieces += self._rest()
+        return pieces, False
+
+    def _detokenize(self, ids: Sequence[int]) -> list[StreamText]:
+        text = ""
+        for token_id in ids:
+            self._pending_ids.append(token_id)
+            text += self.text.push(token_id)
+        return self._piece(text) if text else []
+
+    def _rest(self) -> list[StreamText]:
+        text = self.text.finish()
+        return self._piece(text) if text or self._pending_ids else []
+
+    def _piece(self, text: str) -> list[StreamText]:
+        piece = StreamText(request=self.request, sequence=self._sequence, text=text, token_ids=tuple(self._pending_ids))
+        self._sequence += 1
+        self._pending_ids.clear()
+        return [piece]
+
+
+@dataclass
+class Session:
+    """A request with its times. ``answer`` and ``prompt_ids`` are those of ``model``'s tokenizer."""
+
+    submit: SubmitRequest
+    submitted_s: float
+    phase: Phase = Phase.QUEUED
+    model: str = ""
+    prompt_ids: tuple[int, ...] = ()
+    answer: Answer | None = None
+    epoch: Epoch | None = None
+    ring: tuple[str, ...] = ()
+    """Nodes of the stages that serve it, in order."""
+    queued_s: float = 0.0
+    interrupted_s: float | None = None
+    """When its ring broke; None unless it waits to go on."""
+    first_token_s: float | None = None
+    progress_s: float = 0.0
+    asked_s: float = -math.inf
+    """When missed tokens were last asked for."""
+    resend_due_s: float = 0.0
+    resend_wait_s: float = 0.0
+    ended_s: float = 0.0
+    close_due_s: float = 0.0
+    finish: FinishReason | None = None
+    timings: dict[int, StageTiming] = field(default_factory=dict)
+
+    @property
+    def request(self) -> str:
+        return self.submit.request
+
+    @property
+    def client(self) -> str:
+        return self.submit.client
+
+    def encode_for(self, model: ServedModel, context_tokens: int) -> None:
+        """Tokenise for a model that is about to serve the request, and bound the answer by the context.
+
+        Raises:
+            PromptRefused: empty, too long, or begun with another model.
+        """
+        if self.model != model.name:
+            if self.answer and self.answer.tokens:
+                raise PromptRefused("bad_request", "the model was changed during the answer: ask again")
+            self.prompt_ids = self._encode(model)
+            self.model = model.name
+            self.answer = None
+        length = len(self.prompt_ids)
+        if length >= context_tokens:
+            raise PromptRefused(
+                "too_long",
+                f"the prompt has {length} tokens, the context is {context_tokens}: shorten it, or start the"
+                f" orchestrator with a larger --context",
+            )
+        max_tokens = min(self.submit.max_tokens, context_tokens - length)
+        if self.answer is None:
+            self.answer = Answer(self.request, length, max_tokens, model.tokenizer.stream())
+        else:
+            self.answer.max_tokens = max_tokens
+
+    def _encode(self, model: ServedModel) -> tuple[int, ...]:
+        submit = self.submit
+        if (submit.prompt is None) is not bool(submit.messages):
+            raise PromptRefused("bad_request", "a request has either messages or a prompt")
+        try:
+            if submit.prompt is not None:
+                ids = model.tokenizer.encode(submit.prompt)
+            else:
+                turns = [{"role": turn.role, "content": turn.content} for turn in submit.messages]
+                ids = model.tokenizer.encode_chat(turns)
+        except LinguabusError as error:  # a chat template may refuse an order of roles
+            raise PromptRefused("bad_request", str(error)) from error
+        if not ids:
+            raise PromptRefused("bad_request", "the prompt is empty: write something to answer")
+        return tuple(ids)
+
+    def open_messages(self, *, pipeline: str, eos_ids: tuple[int, ...]) -> list[tuple[str, OpenRequest]]:
+        """(node, command) for every stage: from the last to the second, then stage 0, which begins at once."""
+        assert self.answer
+        assert self.epoch
+        penalty = self.submit.sampling.repetition_penalty != 1.0
+        known = (*self.prompt_ids, *self.answer.tokens)
+        last = len(self.ring) - 1
+        commands = []
+        for stage in range(last, -1, -1):
+            wants_ids = stage == 0 or (stage == last and penalty)
+            commands.append((
+                self.ring[stage],
+                OpenRequest(
+                    pipeline=pipeline,
+                    epoch=self.epoch,
+                    request=self.request,
+                    prompt_tokens=self.answer.prompt_tokens,
+                    max_tokens=self.answer.max_tokens,
+                    prompt_ids=known if wants_ids else None,
+                    sampling=self.submit.sampling if stage == last else None,
+                    eos_ids=eos_ids if stage == last else (),
+                ),
+            ))  # fmt: skip
+        return commands
+
+    def end_message(self) -> StreamEnd:
+        """The answer's end."""
+        assert self.finish
+        first_s = self.first_token_s if self.first_token_s is not None else self.ended_s
+        timings = tuple(self.timings[stage] for stage in sorted(self.timings))
+        return StreamEnd(
+            request=self.request,
+            finish_reason=self.finish,
+            prompt_tokens=len(self.prompt_ids),
+            completion_tokens=len(self.answer.tokens) if self.answer else 0,
+            ttft_s=max(0.0, first_s - self.submitted_s),
+            total_s=max(0.0, self.ended_s - self.submitted_s),
+            stages=timings if self.submit.stats else (),
+        )

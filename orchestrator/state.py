@@ -1,0 +1,167 @@
+"""What must survive the orchestrator: one SQLite file in WAL mode.
+
+Every write is one transaction, so a kill at any moment loses nothing that a method has returned from. (After a power
+cut the last writes may be missing; epochs are safe even then, because a start also goes above the retained plan.)
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from contextlib import closing
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from orchestrator.errors import StateUnreadable
+from schemas.messages import Epoch, NodeBirth
+
+SCHEMA_VERSION = 1
+_BUSY_TIMEOUT_S = 5.0
+_KEPT_PLANS = 1000
+
+_SCHEMA = """
+CREATE TABLE epochs (pipeline TEXT PRIMARY KEY, generation INTEGER NOT NULL, counter INTEGER NOT NULL);
+CREATE TABLE plans (
+    pipeline TEXT NOT NULL, generation INTEGER NOT NULL, counter INTEGER NOT NULL,
+    model TEXT NOT NULL, committed_at REAL NOT NULL, details TEXT NOT NULL,
+    PRIMARY KEY (pipeline, generation, counter)
+);
+CREATE TABLE nodes (node TEXT PRIMARY KEY, seen_at REAL NOT NULL, birth TEXT NOT NULL);
+CREATE TABLE requests (request TEXT PRIMARY KEY, pipeline TEXT NOT NULL, client TEXT NOT NULL, begun_at REAL NOT NULL);
+"""
+
+
+class State:
+    """The database. Times are seconds since 1970. Owned by one thread; a context manager."""
+
+    def __init__(self, path: Path) -> None:
+        """Open or create.
+
+        Raises:
+            StateUnreadable: damaged, not writable, locked, or of a newer version.
+        """
+        self.path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._db = sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+        except (OSError, sqlite3.Error) as error:
+            raise StateUnreadable(f"{path} cannot be opened: {error}; choose another folder with --data") from error
+        try:
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = NORMAL")
+            self._migrate()
+        except sqlite3.Error as error:
+            self._db.close()
+            raise StateUnreadable(f"{path} cannot be used: {error}; move it away to start afresh") from error
+        except StateUnreadable:
+            self._db.close()
+            raise
+
+    def _migrate(self) -> None:
+        # IMMEDIATE: two processes that start on a new file must not both create the tables.
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            (version,) = self._db.execute("PRAGMA user_version").fetchone()
+            if version > SCHEMA_VERSION:
+                raise StateUnreadable(
+                    f"{self.path} was written by a newer version (schema {version}, this one reads {SCHEMA_VERSION}):"
+                    " upgrade linguabus"
+                )
+            if version == 0:
+                for statement in _SCHEMA.split(";"):
+                    self._db.execute(statement)
+                self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            self._db.execute("COMMIT")
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file. Idempotent."""
+        self._db.close()
+
+    # --- epochs and plans -------------------------------------------------------------------------------------
+
+    def next_generation(self, pipeline: str) -> int:
+        """A generation that no start of this database has had; remembered before it is returned."""
+        sql = """
+            INSERT INTO epochs VALUES (?, 1, 0)
+            ON CONFLICT (pipeline) DO UPDATE SET generation = generation + 1, counter = 0
+            RETURNING generation
+        """
+        with closing(self._db.execute(sql, (pipeline,))) as cursor:
+            return int(cursor.fetchone()[0])
+
+    def save_epoch(self, pipeline: str, epoch: Epoch) -> None:
+        """Remember that an epoch was used; an older one changes nothing."""
+        self._db.execute(
+            """
+            INSERT INTO epochs VALUES (?1, ?2, ?3) ON CONFLICT (pipeline) DO UPDATE
+            SET generation = ?2, counter = ?3 WHERE (generation, counter) < (?2, ?3)
+            """,
+            (pipeline, epoch.generation, epoch.counter),
+        )
+
+    def epoch(self, pipeline: str) -> Epoch | None:
+        """The newest epoch used."""
+        row = self._db.execute("SELECT generation, counter FROM epochs WHERE pipeline = ?", (pipeline,)).fetchone()
+        return Epoch(generation=row[0], counter=row[1]) if row else None
+
+    def save_plan(self, pipeline: str, epoch: Epoch, model: str, details: dict[str, Any]) -> None:
+        """Add a committed plan to the history, which keeps the newest 1000."""
+        row = (pipeline, epoch.generation, epoch.counter, model, time.time(), json.dumps(details))
+        self._db.execute("INSERT OR REPLACE INTO plans VALUES (?, ?, ?, ?, ?, ?)", row)
+        self._db.execute(
+            """
+            DELETE FROM plans WHERE pipeline = ?1 AND rowid NOT IN (
+                SELECT rowid FROM plans WHERE pipeline = ?1 ORDER BY generation DESC, counter DESC LIMIT ?2)
+            """,
+            (pipeline, _KEPT_PLANS),
+        )
+
+    def plans(self, pipeline: str, *, limit: int = 20) -> list[dict[str, Any]]:
+        """Committed plans, newest first: ``{"committed_at": ..., **details}``."""
+        rows = self._db.execute(
+            "SELECT committed_at, details FROM plans WHERE pipeline = ? ORDER BY generation DESC, counter DESC LIMIT ?",
+            (pipeline, limit),
+        )
+        return [{"committed_at": committed_at, **json.loads(details)} for committed_at, details in rows]
+
+    # --- nodes ------------------------------------------------------------------------------------------------
+
+    def save_node(self, birth: NodeBirth) -> None:
+        """Remember a node and that it was there now."""
+        row = (birth.node, time.time(), json.dumps(asdict(birth)))
+        self._db.execute("INSERT OR REPLACE INTO nodes VALUES (?, ?, ?)", row)
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """Every node that was ever here, by name: ``{"seen_at": ..., **birth}``."""
+        rows = self._db.execute("SELECT seen_at, birth FROM nodes ORDER BY node")
+        return [{"seen_at": seen_at, **json.loads(birth)} for seen_at, birth in rows]
+
+    # --- requests ---------------------------------------------------------------------------------------------
+
+    def begin_request(self, pipeline: str, client: str, request: str) -> None:
+        """A request began."""
+        row = (request, pipeline, client, time.time())
+        self._db.execute("INSERT OR REPLACE INTO requests VALUES (?, ?, ?, ?)", row)
+
+    def end_request(self, request: str) -> None:
+        """A request ended; unknown ones are ignored."""
+        self._db.execute("DELETE FROM requests WHERE request = ?", (request,))
+
+    def take_interrupted(self, pipeline: str) -> tuple[tuple[str, str], ...]:
+        """(client, request) of what was going on when the orchestrator last ended; forgotten by this call."""
+        rows = self._db.execute("DELETE FROM requests WHERE pipeline = ? RETURNING client, request", (pipeline,))
+        return tuple((client, request) for client, request in rows.fetchall())

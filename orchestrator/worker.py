@@ -1,0 +1,109 @@
+"""The slow work - opening models, solving, assembling - in one thread beside the service's."""
+
+from __future__ import annotations
+
+import logging
+import queue
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from orchestrator.events import (
+    BuildSegments,
+    BuiltSegment,
+    Event,
+    JobFailed,
+    ModelOpened,
+    ModelUnusable,
+    OpenModel,
+    PlanSolved,
+    SegmentsBuilt,
+    ServedModel,
+    SolvePlan,
+)
+from orchestrator.model.model import Model
+from orchestrator.model.store import ModelStore
+from orchestrator.planning.problem import Problem
+from orchestrator.planning.solution import Infeasible, Solution
+from schemas.errors import LinguabusError
+from schemas.messages import BlobRef, KvLayer, StageRef
+
+logger = logging.getLogger(__name__)
+
+Job = OpenModel | SolvePlan | BuildSegments
+Solver = Callable[[Problem], Solution | Infeasible]
+
+
+def default_solver(problem: Problem) -> Solution | Infeasible:
+    """The planner, imported when first needed: Pyomo takes a second."""
+    from orchestrator.planning.planner import solve
+
+    return solve(problem)
+
+
+class Worker:
+    """Runs jobs one after the other; results wait in ``results``, ``wake`` is called for each."""
+
+    def __init__(self, store: ModelStore, *, wake: Callable[[], None], solve: Solver = default_solver) -> None:
+        self.results: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._store = store
+        self._wake = wake
+        self._solve = solve
+        self._models: dict[str, Model] = {}
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="worker")
+
+    def submit(self, job: Job) -> None:
+        """Do this after what was submitted before."""
+        self._pool.submit(self._run, job)
+
+    def close(self) -> None:
+        """Drop what has not begun and wait for what has."""
+        self._pool.shutdown(cancel_futures=True)
+
+    def _run(self, job: Job) -> None:
+        try:
+            result = self._do(job)
+        except LinguabusError as error:
+            result = _failure(job, str(error))
+        except Exception as error:
+            logger.exception("%s failed", type(job).__name__)
+            result = _failure(job, f"internal error, see the orchestrator's log: {error}"[:900])
+        self.results.put(result)
+        self._wake()
+
+    def _do(self, job: Job) -> Event:
+        match job:
+            case OpenModel(name):
+                model = self._store.open(name)
+                served = ServedModel(model.manifest, model.tokenizer())
+                self._models[name] = model
+                return ModelOpened(name, served)
+            case SolvePlan(number, problem):
+                return PlanSolved(number, self._solve(problem))
+            case BuildSegments(number, name, ring):
+                opened = self._models[name]
+                return SegmentsBuilt(number, tuple(build_segment(opened, stage) for stage in ring))
+
+
+def _failure(job: Job, reason: str) -> Event:
+    return ModelUnusable(job.name, reason) if isinstance(job, OpenModel) else JobFailed(job.job, reason)
+
+
+def build_segment(model: Model, stage: StageRef) -> BuiltSegment:
+    """A stage's graph and weights as the nodes are told of them."""
+    spec = model.segment(stage.start, stage.stop)
+    caches = {cache.layer: cache for cache in model.manifest.layers}
+    return BuiltSegment(
+        graph=BlobRef(sha256=spec.graph.sha256, size_bytes=spec.graph.size_bytes),
+        blobs=tuple(BlobRef(sha256=blob.sha256, size_bytes=blob.size_bytes) for blob in spec.blobs),
+        kv_layers=tuple(
+            KvLayer(
+                layer=layer,
+                kv_heads=caches[layer].kv_heads,
+                key_dim=caches[layer].key_dim,
+                value_dim=caches[layer].value_dim,
+            )
+            for layer in spec.layers
+        ),
+        width_in=spec.width_in or 0,
+        width_out=spec.width_out or 0,
+    )
