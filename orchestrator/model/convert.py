@@ -63,8 +63,7 @@ def convert(source: Source, precision: str, scratch: Path, progress: Progress) -
     layers = int(config.get("num_hidden_layers", 0))
     steps = layers + 2
     options = [f"{k}={v}" for k, v in _options(precision).items()]
-    arguments = ["-i", str(folder), "-o", str(out), "-p", BUILDER_PRECISION[precision], "-e", "cpu"]
-    arguments += ["-c", str(scratch / "cache"), "--extra_options", *options]
+    arguments = [str(folder), str(out), str(scratch / "cache"), BUILDER_PRECISION[precision], *options]
     reading = re.compile(r"Reading layer (\d+)")
 
     def on_line(line: str) -> None:
@@ -75,7 +74,7 @@ def convert(source: Source, precision: str, scratch: Path, progress: Progress) -
             progress("convert", steps - 1, steps)
 
     progress("convert", 0, steps)
-    run_module("onnxruntime_genai.models.builder", arguments, f"converting {source.text}", on_line)
+    run_module("orchestrator.model.genai_builder", arguments, f"converting {source.text}", on_line)
     progress("convert", steps, steps)
     return out
 

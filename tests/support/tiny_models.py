@@ -1,0 +1,120 @@
+"""Tiny random checkpoints of the supported families, and a tokenizer trained on the spot.
+
+Each is a few hundred kilobytes and made in well under a second; its weights are large enough that greedy tokens are
+not ties.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+VOCABULARY = 320
+CONTEXT = 256
+TEXTS = [
+    "The capital of France is Paris.",
+    "Grüße aus Köln! 你好，世界。 Привет, мир. 🙂🚀👩‍💻",
+    "def f(x):\n    return x + 1\n",
+    "one two three four five six seven eight nine ten",
+]
+CHAT_TEMPLATE = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+_COMMON: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": CONTEXT,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 2,
+}
+FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("Llama", {"tie_word_embeddings": True}),
+    "llama-untied": ("Llama", {"tie_word_embeddings": False}),
+    "qwen2": ("Qwen2", {"tie_word_embeddings": True}),
+    "qwen3": ("Qwen3", {"tie_word_embeddings": True, "head_dim": 32}),
+    "mistral": ("Mistral", {"sliding_window": 8, "tie_word_embeddings": False}),
+    "phi3": ("Phi3", {"tie_word_embeddings": False, "sliding_window": 8, "original_max_position_embeddings": CONTEXT}),
+    "phi3-long": (
+        "Phi3",
+        {
+            "tie_word_embeddings": False,
+            "original_max_position_embeddings": CONTEXT // 4,
+            "rope_scaling": {"type": "longrope", "short_factor": [1.0, 1.1] * 4, "long_factor": [2.0, 4.0] * 4},
+        },
+    ),
+    "gemma3": (
+        "Gemma3",
+        {
+            "num_hidden_layers": 6,
+            "head_dim": 32,
+            "sliding_window": 8,
+            "layer_types": ["sliding_attention", "sliding_attention", "full_attention"] * 2,
+            "query_pre_attn_scalar": 32,
+            "tie_word_embeddings": True,
+        },
+    ),
+    "gemma3-linear": (
+        "Gemma3",
+        {
+            "sliding_window": 8, "head_dim": 16, "query_pre_attn_scalar": 16,
+            "layer_types": ["sliding_attention", "full_attention"] * 2,
+            "rope_parameters": {"full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6}, "sliding_attention": {"rope_type": "default", "rope_theta": 1e4}},
+        },
+    ),
+}
+
+
+def make_checkpoint(family: str, folder: Path, seed: int = 0) -> Path:
+    """Write a random checkpoint of ``family`` (a key of FAMILIES) with its tokenizer; returns ``folder``."""
+    import torch
+    import transformers
+
+    kind, extra = FAMILIES[family]
+    prefix = "Gemma3Text" if kind == "Gemma3" else kind
+    config = getattr(transformers, f"{prefix}Config")(**(_COMMON | extra))
+    torch.manual_seed(seed)
+    model = getattr(transformers, f"{kind}ForCausalLM")(config).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm" in name:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+            else:
+                parameter.copy_(torch.randn_like(parameter) * (0.1 if "embed" in name else 0.15))
+    model.save_pretrained(str(folder))
+    make_tokenizer(folder)
+    return folder
+
+
+def make_tokenizer(folder: Path) -> None:
+    """Train a byte-level BPE tokenizer with a few merges and a chat template."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    special = ["<unk>", "<|im_start|>", "<|im_end|>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=[AddedToken(s, special=True) for s in special],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(TEXTS, trainer)
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": "<|im_start|>",
+        "eos_token": "<|im_end|>",
+        "unk_token": "<unk>",
+        "chat_template": CHAT_TEMPLATE,
+        "model_max_length": CONTEXT,
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(config), "utf-8")
