@@ -206,6 +206,16 @@ def test_largest_payload() -> None:
         decode_frame(sealed(larger))
 
 
+def test_widest_activation() -> None:
+    def int8(width: int) -> Frame:
+        payload = bytes(codec.activation_payload_bytes(Dtype.INT8, 1, width))
+        return activation(dtype=Dtype.INT8, width=width, payload=payload)
+
+    assert decode_frame(encode_frame(int8(codec.MAX_WIDTH))).width == codec.MAX_WIDTH
+    with pytest.raises(errors.FrameShapeMismatch, match="outside the limits"):
+        encode_frame(int8(codec.MAX_WIDTH + 1))
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -273,6 +283,12 @@ def test_kv_header_that_contradicts_the_frame(header: bytes, width: int) -> None
     assume(part > 1 or heads * head_dim != width)
     with pytest.raises(errors.FrameShapeMismatch):
         codec.unpack_kv_header(decode_frame(encode_frame(kv_rows(header, width))))
+
+
+def test_kv_part_is_key_or_value() -> None:
+    neither = codec.pack_kv_header(KvRowsHeader(layer=0, part=2, heads=2, head_dim=3))
+    with pytest.raises(errors.FrameShapeMismatch, match="part 2"):
+        codec.unpack_kv_header(decode_frame(encode_frame(kv_rows(neither, 6))))
 
 
 def test_kv_header_of_another_kind() -> None:

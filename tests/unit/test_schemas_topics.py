@@ -80,6 +80,28 @@ def test_rows_are_disjoint(one: Topic, other: Topic) -> None:
     assert len(a) != len(b) or any(x != y for x, y in zip(a, b, strict=True) if not (x + y).count("{"))
 
 
+def test_topics_on_the_wire() -> None:
+    """Spelt out: parts of other versions and access rules of brokers depend on them."""
+    values = {"node": "pi", "pipeline": "main", "epoch": Epoch(generation=7, counter=2), "stage": 1, "sender": "pi",
+              "receiver": "laptop", "client": "cli-1", "request": "5f0c3a9e81d7b264"}  # fmt: skip
+    assert [topic.format(**values).removeprefix("linguabus/v1/") for topic in TOPICS] == [
+        "node/pi/birth",
+        "node/pi/status",
+        "node/pi/heartbeat",
+        "node/pi/echo",
+        "node/pi/command",
+        "node/pi/reply",
+        "plan/main",
+        "segment/main/7-2/1/from/pi/to/laptop",
+        "token/main/7-2/from/pi",
+        "request/submit/cli-1",
+        "request/cli-1/5f0c3a9e81d7b264/stream",
+        "request/cli-1/5f0c3a9e81d7b264/cancel",
+        "control/submit/cli-1",
+        "control/cli-1/5f0c3a9e81d7b264/reply",
+    ]
+
+
 def test_the_table_lists_every_row_once() -> None:
     assert set(TOPICS) == {value for value in vars(topics).values() if isinstance(value, Topic)}
     assert len({topic.pattern for topic in TOPICS}) == len(TOPICS)
