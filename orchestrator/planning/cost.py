@@ -39,10 +39,9 @@ def holdings(problem: Problem, stages: Sequence[Stage]) -> dict[str, Holding]:
         mine = counts.setdefault(stage.node, [0] * len(problem.runs))
         for index, run in enumerate(problem.runs):
             mine[index] += max(0, min(stage.stop, run.stop) - max(stage.start, run.start))
-    return {
-        node: Holding(tuple(mine), first=stages[0].node == node, last=stages[-1].node == node)
-        for node, mine in counts.items()
-    }
+    firsts = {stage.node for stage in stages if stage.start == 0}
+    lasts = {stage.node for stage in stages if stage.stop == problem.unit_count}
+    return {node: Holding(tuple(mine), node in firsts, node in lasts) for node, mine in counts.items()}
 
 
 def memory_bytes(problem: Problem, device: Device, held: Holding) -> int:
@@ -208,21 +207,33 @@ def check(problem: Problem, stages: Sequence[Stage]) -> list[str]:
         if len(seen) > 1 and seen != [0, len(stages) - 1]:
             wrong.append(f"{stage.node} appears more than once at position {position}")
     for node, mine in holdings(problem, stages).items():
-        if node not in allowed:
-            wrong.append(f"{node} may not take part")
-            continue
-        device = allowed[node]
-        used, limit = memory_bytes(problem, device, mine), problem.memory_limit_bytes(device)
-        if used > limit:
-            wrong.append(f"{node} needs {used} bytes of memory and may use {limit}")
-        disk = stored_bytes(problem, mine)
-        if device.storage_bytes is not None and disk > device.storage_bytes:
-            wrong.append(f"{node} needs {disk} bytes of storage and may use {device.storage_bytes}")
-        if mine.units > problem.unit_limit(device):
-            wrong.append(f"{node} holds {mine.units} units and may hold {problem.unit_limit(device)}")
+        wrong += limits_broken(problem, allowed[node], mine) if node in allowed else [f"{node} may not take part"]
     for pin in problem.constraints.pins:
         for unit in range(pin.start, pin.stop):
             owner = next((stage.node for stage in stages if stage.start <= unit < stage.stop), None)
             if owner != pin.node:
                 wrong.append(f"unit {unit} is pinned to {pin.node} and planned on {owner}")
     return wrong
+
+
+def limits_broken(problem: Problem, device: Device, held: Holding) -> list[str]:
+    """Which limits of one device its share breaks."""
+    wrong = []
+    used, limit = memory_bytes(problem, device, held), problem.memory_limit_bytes(device)
+    if used > limit:
+        wrong.append(f"{device.name} needs {size_text(used)} of memory and may use {size_text(limit)}")
+    disk = stored_bytes(problem, held)
+    if device.storage_bytes is not None and disk > device.storage_bytes:
+        wrong.append(f"{device.name} needs {size_text(disk)} of storage and may use {size_text(device.storage_bytes)}")
+    if held.units > problem.unit_limit(device):
+        wrong.append(f"{device.name} holds {held.units} units and may hold {problem.unit_limit(device)}")
+    return wrong
+
+
+def size_text(size_bytes: int) -> str:
+    """Bytes for people: 3.1 GB, 940 MB, 12 kB."""
+    for unit, factor in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if abs(size_bytes) >= factor:
+            value = size_bytes / factor
+            return f"{value:.0f} {unit}" if value >= 100 else f"{value:.1f} {unit}"
+    return f"{size_bytes} bytes"

@@ -1,14 +1,194 @@
-"""Why there is no plan, by how many bytes, and the smallest change that would allow one."""
+"""Why there is no plan, by how many bytes, and the smallest change that would allow one.
+
+Every fix is tried before it is named: the problem is changed accordingly and asked again.
+"""
 
 from __future__ import annotations
 
-from orchestrator.planning.problem import Problem
+import functools
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from orchestrator.planning.cost import size_text
+from orchestrator.planning.ordering import improve_orders
+from orchestrator.planning.problem import Constraints, Device, Problem
+from orchestrator.planning.runform import RunForm
+from orchestrator.planning.search import RingEngine, single_plans
+from orchestrator.planning.sequence import SequenceEngine
 from orchestrator.planning.solution import Infeasible
+
+DEVICES_TRIED = 16
+"""For how many devices, the largest first, the missing memory is worked out."""
+
+
+def is_feasible(problem: Problem) -> bool:
+    """Whether any plan exists (on large uneven chains: whether one is found)."""
+    if not problem.eligible:
+        return False
+    if single_plans(problem):
+        return True
+    if RunForm.applies(problem):
+        return RunForm(problem).fits()
+    exact = SequenceEngine(problem)
+    engine: RingEngine = exact if exact.affordable else improve_orders(problem)
+    return engine.fits(math.inf)
 
 
 def explain_infeasible(problem: Problem) -> Infeasible:
-    """A first word: what the chain needs and what the fleet has."""
-    needed = sum(run.count * problem.unit_memory_bytes(run) for run in problem.runs)
-    room = sum(max(0, problem.memory_limit_bytes(device) - problem.fixed_bytes(device)) for device in problem.eligible)
-    missing = max(0, needed - room)
-    return Infeasible(f"needs {needed} bytes, the fleet has {room}", missing, "add a device")
+    """The reason and the fixes for a problem that has no plan."""
+    reason = _reason(problem)
+    fixes = list(itertools.islice(_lifted_constraints(problem), 3))
+    device, missing = _least_extra(problem, _with_memory)
+    if device is not None:
+        total = size_text(device.memory_bytes + missing)
+        fixes.append(f"free {size_text(missing)} of memory on {device.name!r} ({total} in all)")
+    fixes += _smaller_cache(problem)
+    spacious, disk = _least_extra(problem, _with_storage)
+    if device is None and spacious is not None:
+        fixes.append(f"free {size_text(disk)} of storage on {spacious.name!r}")
+    added = _new_device(problem)
+    if added is not None:
+        fixes.append(f"add a device with {size_text(added)} of usable memory")
+    smallest = fixes[0] if fixes else "choose a smaller model or a lower precision"
+    return Infeasible(reason, missing if device is not None else max(0, _short_bytes(problem)), smallest, tuple(fixes))
+
+
+def _reason(problem: Problem) -> str:
+    """One sentence, in the order in which a person would look."""
+    if not problem.eligible:
+        refused = ", ".join(f"{device.name}: {problem.constraints.refusal(device)}" for device in problem.devices)
+        return f"no device may take part ({refused})"
+    names = {device.name for device in problem.eligible}
+    for pin in problem.constraints.pins:
+        if pin.node not in names:
+            known = problem.device_by_name.get(pin.node)
+            why = "not there" if known is None else problem.constraints.refusal(known)
+            return f"units {pin.start}..{pin.stop} are pinned to {pin.node!r}, which is {why}"
+    largest = max(problem.memory_limit_bytes(device) - problem.fixed_bytes(device) for device in problem.eligible)
+    for run in problem.runs:
+        if problem.unit_memory_bytes(run) > largest:
+            need, have = size_text(problem.unit_memory_bytes(run)), size_text(max(0, largest))
+            return f"one {run.kind} unit needs {need}, and no device has more than {have} for units"
+    short = _short_bytes(problem)
+    needed, room = size_text(_needed_bytes(problem)), size_text(_room_bytes(problem))
+    if short > 0:
+        return f"needs {needed}, the fleet has {room}; short by {size_text(short)}"
+    limited = [device for device in problem.eligible if device.storage_bytes is not None]
+    if limited and is_feasible(_replaced(problem, *(replace(device, storage_bytes=None) for device in limited))):
+        return f"needs {needed} of memory, which the fleet has, but too little storage for the weights"
+    return f"needs {needed}, the fleet has {room}, but not in pieces that whole units and the constraints fit"
+
+
+def _needed_bytes(problem: Problem) -> int:
+    """The least all units can take: with both ends on one device when they share their weights."""
+    return sum(run.count * problem.unit_memory_bytes(run) for run in problem.runs) - problem.tied_bytes
+
+
+def _room_bytes(problem: Problem) -> int:
+    return sum(max(0, problem.memory_limit_bytes(device) - problem.fixed_bytes(device)) for device in problem.eligible)
+
+
+def _short_bytes(problem: Problem) -> int:
+    return _needed_bytes(problem) - _room_bytes(problem)
+
+
+def _lifted_constraints(problem: Problem) -> Iterator[str]:
+    """What a person could take back: one refusal, cap or pin at a time."""
+    rules = problem.constraints
+    for device in problem.devices:
+        why = rules.refusal(device)
+        if why is not None:
+            admitted = replace(device, battery_percent=None)
+            open_rules = replace(rules, exclude=rules.exclude - {device.name})
+            changed = _replaced(replace(problem, constraints=open_rules), admitted)
+            if is_feasible(changed):
+                yield f"let {device.name!r} take part ({why})"
+    for limit in rules.limits:
+        if is_feasible(_ruled(problem, replace(rules, limits=tuple(one for one in rules.limits if one != limit)))):
+            yield f"lift the limit on {limit.node!r}"
+    for pin in rules.pins:
+        if is_feasible(_ruled(problem, replace(rules, pins=tuple(one for one in rules.pins if one != pin)))):
+            yield f"drop the pin of units {pin.start}..{pin.stop} to {pin.node!r}"
+
+
+def _ruled(problem: Problem, constraints: Constraints) -> Problem:
+    return replace(problem, constraints=constraints)
+
+
+def _replaced(problem: Problem, *changed: Device) -> Problem:
+    """The problem with devices of these names exchanged for these."""
+    new = {device.name: device for device in changed}
+    return replace(problem, devices=tuple(new.get(device.name, device) for device in problem.devices))
+
+
+def _with_memory(problem: Problem, device: Device, extra_bytes: int) -> Problem:
+    return _replaced(problem, replace(device, memory_bytes=device.memory_bytes + extra_bytes))
+
+
+def _with_storage(problem: Problem, device: Device, extra_bytes: int) -> Problem:
+    if device.storage_bytes is None:
+        return problem
+    return _replaced(problem, replace(device, storage_bytes=device.storage_bytes + extra_bytes))
+
+
+def _least_extra(problem: Problem, give: Callable[[Problem, Device, int], Problem]) -> tuple[Device | None, int]:
+    """The device on which the fewest extra bytes make a plan possible, and how many; (None, 0) if none does."""
+    best: tuple[Device | None, int] = (None, 0)
+    most = _needed_bytes(problem) + max(problem.fixed_bytes(device) for device in problem.devices)
+    for device in sorted(problem.eligible, key=lambda one: -one.memory_bytes)[:DEVICES_TRIED]:
+        limit = best[1] if best[0] is not None else most + max(0, -device.memory_bytes)
+        if limit < 1 or not is_feasible(give(problem, device, limit)):
+            continue
+        extra = _least(0, limit, functools.partial(_works_with, problem, give, device))
+        if best[0] is None or extra < best[1]:
+            best = (device, extra)
+    return best
+
+
+def _works_with(
+    problem: Problem, give: Callable[[Problem, Device, int], Problem], device: Device, extra_bytes: int
+) -> bool:
+    return is_feasible(give(problem, device, extra_bytes))
+
+
+def _smaller_cache(problem: Problem) -> list[str]:
+    """Fewer slots, then a shorter context."""
+    fixes = []
+    if problem.slots > 1 and is_feasible(replace(problem, slots=1)):
+        slots = _most(1, problem.slots, lambda count: is_feasible(replace(problem, slots=count)))
+        fixes.append(f"serve {slots} at once instead of {problem.slots}")
+    if problem.context_tokens > 1 and is_feasible(replace(problem, context_tokens=1)):
+        tokens = _most(1, problem.context_tokens, lambda count: is_feasible(replace(problem, context_tokens=count)))
+        fixes.append(f"reduce the context from {problem.context_tokens} to {tokens} tokens")
+    return fixes
+
+
+def _new_device(problem: Problem) -> int | None:
+    """Usable bytes that one more device like the largest needs; None when even one that holds all does not help."""
+    model = max(problem.devices, key=lambda device: device.memory_bytes)
+    most = _needed_bytes(problem) + problem.fixed_bytes(model)
+
+    def works(size: int) -> bool:
+        name = model.name + "+"
+        new = replace(model, name=name, memory_bytes=size, storage_bytes=None, battery_percent=None)
+        return is_feasible(replace(problem, devices=(*problem.devices, new)))
+
+    return _least(0, most, works) if works(most) else None
+
+
+def _least(low: int, high: int, holds: Callable[[int], bool]) -> int:
+    """The smallest whole number in (low, high] for which a monotone condition holds; it holds for `high`."""
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if holds(middle) else (middle, high)
+    return high
+
+
+def _most(low: int, high: int, holds: Callable[[int], bool]) -> int:
+    """The largest whole number in [low, high) for which a falling condition holds; it holds for `low`."""
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if holds(middle) else (low, middle)
+    return low
