@@ -1,1 +1,1 @@
-"""The bus: the port (`bus`), the paho adapter (`mqtt`), the in-process twin (`memory`), a local broker (`local`)."""
+"""The bus: the port (`bus`), the paho adapter (`mqtt`), its in-process twin (`memory`), a `local` broker."""

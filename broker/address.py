@@ -27,7 +27,7 @@ class BrokerAddress:
 
 
 def parse_broker_url(url: str) -> BrokerAddress:
-    """Parse a broker URL; user name and password may be percent-encoded, the port defaults to 1883 (TLS: 8883).
+    """Parse a broker URL. User name and password may be percent-encoded; the port defaults to 1883, TLS 8883.
 
     Raises:
         BadBrokerUrl: another scheme, no host, a bad port, or something after the host.

@@ -15,7 +15,7 @@ from typing import Protocol, Self
 Payload = bytes | bytearray | memoryview
 
 DEFAULT_MAX_PAYLOAD_BYTES = 1_900_000
-"""Mosquitto 2.1 lowers its `max_packet_size` to 2,000,000 bytes and disconnects a sender that passes it, and an
+"""Mosquitto 2.1 lowers its `max_packet_size` to 2,000,000 bytes and disconnects a sender above it, and an
 MQTT 3.1.1 client is never told: so the limit is kept here, below it, with room for topic and header."""
 
 DEFAULT_MAX_QUEUED = 10_000
@@ -24,7 +24,7 @@ DEFAULT_MAX_QUEUED = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """A message that matched one of our subscriptions. `retain` is true only for one stored before we subscribed."""
+    """A message on one of our patterns. `retain` is true only for one that was stored before we subscribed."""
 
     topic: str
     payload: bytes
@@ -49,7 +49,7 @@ class Disconnected:
 
 @dataclass(frozen=True, slots=True)
 class Subscribed:
-    """SUBACK arrived: messages published from now on to these patterns will be delivered. Again after a resubscribe."""
+    """SUBACK arrived: what is published on these patterns from now on is delivered. Again after a reconnect."""
 
     patterns: tuple[str, ...]
 
@@ -69,7 +69,7 @@ class Will:
 
 @dataclass(slots=True)
 class BusStats:
-    """Counters since the bus was made. Bytes are MQTT packets with their headers; messages are PUBLISH packets."""
+    """Counters since the bus was made. Bytes are of MQTT packets with headers; messages are PUBLISH packets."""
 
     reconnects: int = 0
     dropped_qos0: int = 0
@@ -105,9 +105,9 @@ class Bus(Protocol):
         """
 
     def publish(self, topic: str, payload: Payload, *, qos: int = 0, retain: bool = False) -> None:
-        """Send a message; returns without waiting for the broker. An empty retained payload clears the stored one.
+        """Send a message without waiting for the broker. An empty retained payload clears the stored one.
 
-        QoS 0 while disconnected (or while the send buffer is full) is dropped and counted in `stats.dropped_qos0`.
+        QoS 0 while disconnected, or while the send buffer is full, is dropped: see `stats.dropped_qos0`.
         QoS 1 while disconnected is queued and sent, in order, after the reconnect; it may arrive twice.
         The payload is copied: the caller may reuse its buffer.
 
@@ -130,10 +130,10 @@ class Bus(Protocol):
         """
 
     def unsubscribe(self, patterns: Iterable[str]) -> None:
-        """Stop these patterns; unknown ones are ignored. Messages already on their way may still be delivered."""
+        """Stop these patterns; unknown ones are ignored. What is on its way may still be delivered."""
 
     def poll(self, timeout_s: float | None) -> list[Event]:
-        """Wait until something happens, `wake` is called, or `timeout_s` is over (None: no limit), and return it.
+        """Wait until something happens, `wake` is called or `timeout_s` is over (None: no limit); return events.
 
         Returns every event at hand, oldest first; empty after a `wake` or a time-out. Sends what is still
         buffered, keeps the connection alive and reconnects. Never calls user code.
@@ -153,7 +153,7 @@ class Bus(Protocol):
         """
 
     def close(self) -> None:
-        """Flush briefly, send a clean DISCONNECT (so no will is published) and free the socket. Idempotent."""
+        """Flush briefly, send DISCONNECT (so no will is published) and free the socket. Idempotent."""
 
     def __enter__(self) -> Self: ...
 

@@ -84,7 +84,7 @@ class BackgroundDial:
         return self._done
 
     def take(self) -> socket.socket:
-        """Return the connected socket; it is the caller's now. Raises BrokerUnreachable if the attempt failed."""
+        """Return the connected socket, the caller's from now on. Raises BrokerUnreachable if there is none."""
         with self._lock:
             if self._socket is None:
                 raise self._error if self._error is not None else RuntimeError("dial is not done")

@@ -1,6 +1,7 @@
 """The embedded broker: amqtt (pure Python, MQTT 3.1.1) on a loopback port, for machines without Mosquitto.
 
-Run as `python -m broker.embedded --port N`; it ends on SIGTERM. Good for a demo on one machine; a fleet wants Mosquitto.
+Run as `python -m broker.embedded --port N`; it ends on SIGTERM. Good for a demo on one machine; a fleet wants
+Mosquitto.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ def configuration(port: int) -> dict[str, object]:
     }
 
 
-class EmbeddedBroker(Broker):
+class EmbeddedBroker(Broker):  # type: ignore[misc]  # amqtt has no types
     """amqtt's broker with two defects mended."""
 
     async def stream_connected(
@@ -58,7 +59,7 @@ class EmbeddedBroker(Broker):
             await super()._publish_retained_messages_for_subscription(subscription, session)
 
 
-class PrefixedReader(StreamReaderAdapter):
+class PrefixedReader(StreamReaderAdapter):  # type: ignore[misc]
     """A stream whose first bytes have been read already."""
 
     def __init__(self, prefix: bytes, reader: asyncio.StreamReader) -> None:
@@ -66,13 +67,11 @@ class PrefixedReader(StreamReaderAdapter):
         self._prefix = prefix
 
     async def read(self, n: int = -1) -> bytes:
-        """Up to `n` bytes of the prefix, then exactly `n` from the stream; amqtt asks for few at a time."""
-        if not self._prefix:
-            return await super().read(n)
+        """Exactly `n` bytes, of the prefix first."""
+        if n < 0:
+            raise ValueError("this reader wants to know how many bytes")
         data, self._prefix = self._prefix[:n], self._prefix[n:]
-        if len(data) < n:
-            data += await super().read(n - len(data))
-        return data
+        return data + (await super().read(n - len(data)) if len(data) < n else b"")
 
 
 async def serve(port: int) -> None:
@@ -96,7 +95,7 @@ def main() -> int:
     try:
         asyncio.run(serve(arguments.port))
     except (BrokerError, OSError) as error:
-        print(error, file=sys.stderr)
+        sys.stderr.write(f"{error}\n")
         return 1
     return 0
 

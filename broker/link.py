@@ -1,7 +1,7 @@
 """One connection to a broker that mends itself: dial, greet, wait for the socket, reconnect with back-off.
 
-Pure plumbing under `broker.mqtt`: it knows sockets and paho, and nothing of subscriptions or queues. Everything runs in
-the owner's `turn`; only redialling uses a thread (`broker.dial.BackgroundDial`), since name resolution can't be bounded.
+Plumbing under `broker.mqtt`: it knows sockets and paho, and nothing of subscriptions or queues. Everything runs in
+the owner's `turn`; only redialling uses a thread (`broker.dial`), since name resolution can't be bounded.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from paho.mqtt.client import ConnectFlags, DisconnectFlags, MQTTv5, MQTTv311
 from paho.mqtt.enums import MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
-from paho.mqtt.properties import MalformedPacket, Properties
+from paho.mqtt.properties import MalformedPacket, Properties  # type: ignore[attr-defined]  # moved in 2.2, importable here
 from paho.mqtt.reasoncodes import ReasonCode
 
 from broker.address import BrokerAddress
@@ -35,7 +35,7 @@ MAX_EVENTS_PER_TURN = 1_000
 RECONNECT_MIN_S = 0.2
 RECONNECT_MAX_S = 8.0
 STABLE_S = 5.0
-"""A connection that lived this long resets the reconnect delay; a broker that accepts and kicks is not hammered."""
+"""A connection that lived this long resets the back-off; a broker that accepts and kicks is not hammered."""
 CLOSE_S = 1.0
 UNSUPPORTED_PROTOCOL_VERSION = (0x01, 0x84)  # in CONNACK of MQTT 3.1.1 and of MQTT 5
 
@@ -103,8 +103,6 @@ class Link:
         self._watched_fd = -1
         self._watched_mask = 0
 
-    # ---- for the owner ------------------------------------------------------------------------------------------
-
     def connect(self, versions: tuple[MQTTProtocolVersion, ...], timeout_s: float) -> None:
         """Connect with the first of `versions` that the broker speaks; raises as `Bus.connect` does."""
         if self.state is not LinkState.NEW:
@@ -125,9 +123,9 @@ class Link:
         self._go_online(greeting, reconnect=False)
 
     def turn(self, until_s: float | None) -> bool:
-        """Wait for the socket, a wake or `until_s` (monotonic clock; None: no limit), at most until the next timer.
+        """Wait for the socket, a wake, `until_s` (monotonic clock; None: no limit) or the next timer.
 
-        Deliveries, `Connected` and `Disconnected` are appended to the events. Returns True if the link came (back) up.
+        Deliveries, `Connected` and `Disconnected` are appended to the events. Returns True if the link is back.
         """
         self._wait(self._due_s if until_s is None or until_s > self._due_s else until_s)
         if self.state is LinkState.ONLINE:
@@ -157,8 +155,6 @@ class Link:
             self.client.drop()
         self._wake_in.close()
         self._wake_out.close()
-
-    # ---- the socket ---------------------------------------------------------------------------------------------
 
     def _wait(self, until_s: float) -> None:
         """Wait until `until_s` for one of the sockets, then read and write what is possible."""
@@ -194,7 +190,7 @@ class Link:
             while self.client.has_more_to_read() and len(self._events) < MAX_EVENTS_PER_TURN:
                 self.client.loop_read()
         except (MalformedPacket, struct.error, ValueError, IndexError, KeyError) as error:
-            # paho lets these escape when a packet does not add up: the peer is no MQTT broker, or a broken one.
+            # paho lets these escape when a packet does not add up: the peer is no broker, or a broken one.
             logger.debug("%s sent a malformed packet: %r", self._address, error)
             self._lost_reason = f"malformed packet ({error})"
             self.client.drop()
@@ -214,8 +210,6 @@ class Link:
             pass  # full of signals: the reader will wake anyway
         except OSError:
             pass  # closed
-
-    # ---- connecting ---------------------------------------------------------------------------------------------
 
     def _prepare(self, version: MQTTProtocolVersion) -> SocketClient:
         client = self._make_client(version)

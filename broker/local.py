@@ -1,4 +1,4 @@
-"""Start a broker on a free loopback port and end it again: Mosquitto where it is installed, else the embedded one."""
+"""Start a broker on a free loopback port and end it again: Mosquitto if installed, else the embedded one."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from importlib import metadata, util
 from pathlib import Path
 from types import TracebackType
@@ -23,8 +24,8 @@ BrokerKind = Literal["auto", "mosquitto", "embedded"]
 START_ATTEMPTS = 3
 STOP_S = 5.0
 
-# Ends the broker when the process that started it is gone, however it ended: the kernel then closes the pipe on fd 3.
-# (Linux's PR_SET_PDEATHSIG would fire as soon as the starting *thread* ends, and exists on Linux alone.)
+# Ends the broker when the process that started it is gone, however it ended: the kernel then closes the pipe on
+# fd 3. (Linux's PR_SET_PDEATHSIG would fire as soon as the starting *thread* ends, and exists on Linux alone.)
 _TETHER = """
 exec 3<&0
 "$@" </dev/null 3<&- &
@@ -55,7 +56,7 @@ log_type warning
 
 
 def find_mosquitto() -> str | None:
-    """The path of the Mosquitto broker, also where Debian puts it outside a user's PATH; None if there is none."""
+    """The path of the Mosquitto broker; Debian puts it outside a user's PATH. None if there is none."""
     for name in (
         "mosquitto",
         "/usr/sbin/mosquitto",
@@ -71,8 +72,8 @@ def find_mosquitto() -> str | None:
 class LocalBroker:
     """A broker process on 127.0.0.1, anonymous access, nothing kept on disk. A context manager.
 
-    `url`, `port`, `pid`, `kind` and `version` are set while it runs. It ends with `close`, or with the process that
-    started it. `restart` starts it again on the same port, with no memory of the one before.
+    `url`, `port`, `pid`, `kind` and `version` are set while it runs. It ends with `close`, or with the process
+    that started it. `restart` starts it again on the same port, with no memory of the one before.
     """
 
     def __init__(self, kind: BrokerKind = "auto", *, start_timeout_s: float = 15.0) -> None:
@@ -218,10 +219,8 @@ class LocalBroker:
 
 
 def _signal(pid: int, number: signal.Signals) -> None:
-    try:
+    with suppress(ProcessLookupError):  # it has just ended
         os.kill(pid, number)
-    except ProcessLookupError:
-        pass  # it has just ended
 
 
 def _free_port() -> int:

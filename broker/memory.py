@@ -38,15 +38,19 @@ from broker.topics import check_pattern, check_topic, matches
 NAME = "the in-memory broker"
 
 
+def _never(_: object) -> bool:
+    return False
+
+
 class MemoryBroker:
     """Routes messages between `MemoryBus` clients; everything happens under one lock, so all see one order."""
 
     def __init__(self) -> None:
-        self.repeat: Callable[[Delivery], bool] = lambda delivery: False
+        self.repeat: Callable[[Delivery], bool] = _never
         """Deliveries for which this is true arrive twice in a row. Called under the broker's lock."""
-        self.refuse_client: Callable[[str], bool] = lambda client_id: False
+        self.refuse_client: Callable[[str], bool] = _never
         """Client ids for which this is true get BrokerRefused."""
-        self.refuse_pattern: Callable[[str], bool] = lambda pattern: False
+        self.refuse_pattern: Callable[[str], bool] = _never
         """Patterns for which this is true get SubscribeRefused."""
         self._changed = threading.Condition(threading.RLock())
         self._clients: dict[str, MemoryBus] = {}

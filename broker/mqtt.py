@@ -1,7 +1,7 @@
 """The bus over a real broker: paho-mqtt driven by the owner's `poll`, without a thread of its own.
 
-Protocol: MQTT 5, or 3.1.1 where the broker has no 5. Sessions are clean: after a reconnect the subscriptions are made
-again and QoS 1 messages without a PUBACK are sent again (so they may arrive twice), in the order of `publish`.
+Protocol: MQTT 5, or 3.1.1 where the broker has no 5. Sessions are clean: after a reconnect the subscriptions are
+made again and QoS 1 messages without a PUBACK are sent again (so they may arrive twice), in the order of `publish`.
 """
 
 from __future__ import annotations
@@ -77,8 +77,8 @@ class MqttBus:
             connect_timeout_s: bound of one reconnect attempt.
             max_payload_bytes: see `DEFAULT_MAX_PAYLOAD_BYTES`.
             max_queued: QoS 1 messages that may wait for their PUBACK.
-            max_inflight: QoS 1 messages on their way at once, or the broker's receive maximum if that is lower. One
-                connection keeps their order at any number; 1 would make each wait for the PUBACK before it.
+            max_inflight: QoS 1 messages on their way at once, or the broker's receive maximum if that is lower.
+                A connection keeps their order at any number; 1 would make each wait for the PUBACK before it.
 
         Raises:
             BadBrokerUrl: `address` is not a broker URL.
@@ -164,7 +164,9 @@ class MqttBus:
     def unsubscribe(self, patterns: Iterable[str]) -> None:
         """Stop these patterns; unknown ones are ignored."""
         self._require_open("unsubscribe")
-        known = [pattern for pattern in dict.fromkeys(patterns) if self._patterns.pop(pattern, None) is not None]
+        known = [pattern for pattern in dict.fromkeys(patterns) if pattern in self._patterns]
+        for pattern in known:
+            del self._patterns[pattern]
         if self.connected and known:
             self._client.unsubscribe(known)
 
@@ -211,8 +213,6 @@ class MqttBus:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    # ---- inside -------------------------------------------------------------------------------------------------
 
     @property
     def _client(self) -> SocketClient:
@@ -261,7 +261,7 @@ class MqttBus:
             self._stats.dropped_qos0 += 1
 
     def _send_backlog(self) -> None:
-        """Hand queued QoS 1 messages to paho, never more than the window, so a reconnect can't send too many either."""
+        """Hand queued QoS 1 messages to paho, never more than the window, so that it can't resend more either."""
         client = self._client
         while (
             self._backlog

@@ -109,11 +109,7 @@ def broker_processes() -> Iterator[Callable[[str], LocalBroker]]:
 @pytest.fixture(params=KINDS)
 def world(request: pytest.FixtureRequest, broker_processes: Callable[[str], LocalBroker]) -> Iterator[World]:
     kind, _, protocol = request.param.partition("-")
-    made: World
-    if kind == "memory":
-        made = MemoryWorld()
-    else:
-        made = MqttWorld(broker_processes(kind), protocol or "auto")
+    made = MemoryWorld() if kind == "memory" else MqttWorld(broker_processes(kind), protocol or "auto")
     yield made
     made.close()
 

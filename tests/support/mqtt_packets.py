@@ -93,7 +93,7 @@ class Framer:
     def feed(self, data: bytes) -> list[Packet]:
         """The packets that `data` completes. Raises MalformedPacket."""
         self._buffer += data
-        packets = []
+        packets: list[Packet] = []
         while True:
             try:
                 size, body_at = _length(self._buffer, 1)

@@ -17,6 +17,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
 from types import TracebackType
@@ -97,7 +98,7 @@ class Rule:
         return self.side in (None, side) and matches(self.pattern, publish.topic) and self.when(publish)
 
 
-def always(publish: Publish) -> bool:
+def always(_: Publish) -> bool:
     """The default of `when`."""
     return True
 
@@ -105,7 +106,7 @@ def always(publish: Publish) -> bool:
 def every(nth: int) -> When:
     """A `when` that is true for every nth matching packet, beginning with the nth."""
     counter = itertools.count(1)
-    return lambda publish: next(counter) % nth == 0
+    return lambda _: next(counter) % nth == 0
 
 
 class MqttProxy:
@@ -143,7 +144,7 @@ class MqttProxy:
 
     def drop(self, pattern: str, *, side: Side | None = Side.UP, when: When = always) -> Rule:
         """Lose matching packets. (With QoS 1 the sender waits for a PUBACK that never comes.)"""
-        return self.rule(pattern, lambda publish: (), side=side, when=when)
+        return self.rule(pattern, lambda _: (), side=side, when=when)
 
     def repeat(self, pattern: str, times: int = 2, *, side: Side | None = Side.UP, when: When = always) -> Rule:
         """Send matching packets `times` times in a row."""
@@ -194,10 +195,8 @@ class MqttProxy:
     def close(self) -> None:
         """Cut everything and stop listening. Idempotent."""
         self.refuse_new = True
-        try:
-            self._listener.shutdown(socket.SHUT_RDWR)  # ends accept()
-        except OSError:
-            pass  # closed before, or a platform where close() ends accept()
+        with suppress(OSError):  # closed before, or a platform where close() ends accept()
+            self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         if self._acceptor.is_alive():
             self._acceptor.join()
@@ -268,10 +267,8 @@ class _Connection:
     def close(self) -> None:
         """Close both sides now. Idempotent."""
         for sock in self._sockets:
-            try:
+            with suppress(OSError):  # the peer was faster
                 sock.shutdown(socket.SHUT_RDWR)  # wakes the threads that wait in recv and send
-            except OSError:
-                pass  # the peer was faster
             sock.close()
         for pump in self._pumps:
             pump.stop()
