@@ -39,6 +39,7 @@ def describe(
     context = _first_int(genai.get("context_length"), config.get("max_position_embeddings"))
     if not vocabulary or not context:
         raise UnsplittableGraph("neither the graph nor config.json gives the vocabulary and the context length")
+    context = min([context, *_rotary_rows(decoder)])
     layers = tuple(_layer_cache(decoder, layer, config, genai) for layer in decoder.layers)
     boundaries = tuple(
         BoundaryInfo(i, b.width, FLOAT_NAMES[b.elem_type], len(b.tensors)) for i, b in enumerate(plan.boundaries, 1)
@@ -155,6 +156,12 @@ def _layer_cache(decoder: Decoder, layer: int, config: Mapping[str, Any], genai:
         raise UnsplittableGraph(f"the shape of past_key_values.{layer} is unknown (heads {heads}, dimension {key_dim})")
     window = attributes.get("local_window_size", -1)
     return LayerCache(layer, heads, key_dim, value_dim, _dtype(key), window if window > 0 else None)
+
+
+def _rotary_rows(decoder: Decoder) -> list[int]:
+    """Rows of the cos tables that attention reads; a text cannot be longer."""
+    nodes = [n for n in decoder.model.graph.node if n.op_type == "GroupQueryAttention" and len(n.input) > 7]
+    return [decoder.weight_shape(n.input[7])[0] for n in nodes if decoder.weight_shape(n.input[7])]
 
 
 def _attention(decoder: Decoder, layer: int) -> NodeProto | None:

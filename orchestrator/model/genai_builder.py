@@ -36,6 +36,29 @@ def spell_out_windows(config: Any) -> None:
         config.layer_types = ["sliding_attention"] * config.num_hidden_layers
 
 
+def settle_long_rope(config: Any) -> None:
+    """Keep the builder from taking a Phi-3 for a LongRoPE one only because its context was configured shorter."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    if hasattr(config, "original_max_position_embeddings") and rope.get("rope_type", "default") == "default":
+        config.original_max_position_embeddings = config.max_position_embeddings
+
+
+def scale_full_attention_only(builder: Any) -> None:
+    """Gemma 3's linear RoPE scaling is for its full-attention layers; the builder scales the sliding ones' table too."""
+    make = builder.Gemma2Model.make_rotary_embedding_caches
+
+    def make_unscaled_if_local(self: Any, **names: str) -> Any:
+        if not names.get("cos_cache_name", "").endswith("_local"):
+            return make(self, **names)
+        factors, self.rope_attrs["rescale_factors"] = self.rope_attrs["rescale_factors"], 1
+        try:
+            return make(self, **names)
+        finally:
+            self.rope_attrs["rescale_factors"] = factors
+
+    builder.Gemma2Model.make_rotary_embedding_caches = make_unscaled_if_local
+
+
 def build(checkpoint: str, out: str, cache: str, precision: str, options: list[str]) -> None:
     """Convert the Hugging Face folder ``checkpoint`` into an ONNX decoder for the CPU in the folder ``out``."""
     from onnxruntime_genai.models import builder
@@ -44,6 +67,8 @@ def build(checkpoint: str, out: str, cache: str, precision: str, options: list[s
     config = parsed["hf_details"]["hf_config"]
     flatten_rope(config)
     spell_out_windows(config)
+    settle_long_rope(config)
+    scale_full_attention_only(builder)
     builder.create_model(None, checkpoint, out, precision, "cpu", cache, **parsed)
 
 

@@ -2,6 +2,9 @@
 
 * An embedding that looks rows up in ``Transpose(W)`` (the builder's way of tying it to the head) would hold a second,
   transposed copy of the table in memory: it looks up columns of ``W`` instead. Same bits.
+* A choice between two rotary tables by the length of the text (LongRoPE) is settled for the shorter one, and the
+  model's context with it. The choice would put both tables into every segment's graph, copy one on every step, and, when
+  a text grows past the limit, leave a cache whose keys were turned by the other table.
 * Matrices may be stored as float16 behind a ``Cast`` to float32. An embedding is looked up before the cast, so its
   table stays half size in memory too.
 """
@@ -45,6 +48,32 @@ def untranspose_embedding(model: ModelProto) -> None:
     read = {name for node in nodes for name in node.input}
     kept = [n for n in nodes if n.op_type != "Transpose" or n.output[0] not in transposes or n.output[0] in read]
     _replace_nodes(graph, kept)
+
+
+def settle_table_choice(model: ModelProto) -> None:
+    """Replace an ``If`` whose branches are nothing but constants by the weights of the branch with fewer rows."""
+    from onnx import TensorProto
+
+    graph = model.graph
+    nodes: list[NodeProto] = []
+    for node in graph.node:
+        branches = [a.g for a in node.attribute if a.HasField("g")] if node.op_type == "If" else []
+        if not branches or any(n.op_type != "Constant" for g in branches for n in g.node):
+            nodes.append(node)
+            continue
+        tables = [_constants(g) for g in branches]
+        chosen = min(tables, key=lambda found: sum(t.dims[0] for t in found if t.dims))
+        for name, tensor in zip(node.output, chosen, strict=True):
+            stored = TensorProto()
+            stored.CopyFrom(tensor)
+            stored.name = name
+            graph.initializer.append(stored)
+    _replace_nodes(graph, nodes)
+
+
+def _constants(branch: GraphProto) -> list[TensorProto]:
+    made = {n.output[0]: a.t for n in branch.node for a in n.attribute if a.name == "value"}
+    return [made[o.name] for o in branch.output]
 
 
 def embedding_tables(model: ModelProto) -> list[str]:

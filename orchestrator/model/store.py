@@ -44,7 +44,7 @@ from orchestrator.model.lock import exclusive
 from orchestrator.model.manifest import Manifest, read_manifest
 from orchestrator.model.model import GRAPH_FILE, SEGMENTS_FOLDER, TOKENIZER_FOLDER, Model
 from orchestrator.model.progress import Progress, silent
-from orchestrator.model.rewrite import embedding_tables, matrices, store_as_half, untranspose_embedding
+from orchestrator.model.rewrite import embedding_tables, matrices, settle_table_choice, store_as_half, untranspose_embedding
 from orchestrator.model.source import Source, onnx_file, resolve_source
 from orchestrator.model.split import plan_split
 from orchestrator.model.tokenizer import copy_tokenizer
@@ -188,8 +188,9 @@ class ModelStore:
         checkpoint = partial / "hf" if source.kind == "gguf" else source.path
         copy_tokenizer((checkpoint, decoder_folder), tokenizer)
         model = read_model(path)
+        untranspose_embedding(model)
+        settle_table_choice(model)
         if source.kind != "onnx":
-            untranspose_embedding(model)
             halved = {"fp16": matrices, "int8": embedding_tables, "int4": embedding_tables}.get(precision)
             if halved is not None:
                 store_as_half(model, decoder_folder, partial, halved(model))

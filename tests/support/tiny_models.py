@@ -63,9 +63,15 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma3-linear": (
         "Gemma3",
         {
-            "sliding_window": 8, "head_dim": 16, "query_pre_attn_scalar": 16,
+            "head_dim": 16,
+            "sliding_window": 8,
             "layer_types": ["sliding_attention", "full_attention"] * 2,
-            "rope_parameters": {"full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6}, "sliding_attention": {"rope_type": "default", "rope_theta": 1e4}},
+            "query_pre_attn_scalar": 16,
+            "tie_word_embeddings": True,
+            "rope_parameters": {
+                "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+            },
         },
     ),
 }
@@ -80,13 +86,14 @@ def make_checkpoint(family: str, folder: Path, seed: int = 0) -> Path:
     prefix = "Gemma3Text" if kind == "Gemma3" else kind
     config = getattr(transformers, f"{prefix}Config")(**(_COMMON | extra))
     torch.manual_seed(seed)
+    embedding = 0.01 if kind == "Gemma3" else 0.1  # Gemma multiplies it by sqrt(hidden_size)
     model = getattr(transformers, f"{kind}ForCausalLM")(config).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "norm" in name:
                 parameter.add_(0.1 * torch.randn_like(parameter))
             else:
-                parameter.copy_(torch.randn_like(parameter) * (0.1 if "embed" in name else 0.15))
+                parameter.copy_(torch.randn_like(parameter) * (embedding if "embed" in name else 0.15))
     model.save_pretrained(str(folder))
     make_tokenizer(folder)
     return folder
