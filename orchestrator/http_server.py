@@ -38,6 +38,7 @@ class HttpServer:
         config = uvicorn.Config(
             Starlette(routes=list(routes)),
             log_config=None,
+            log_level="warning",
             access_log=False,
             lifespan="off",
             server_header=False,
