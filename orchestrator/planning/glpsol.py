@@ -64,7 +64,8 @@ def run(solver: Glpsol, lp_file: Path, time_limit_s: float) -> RawAnswer:
     answer_file, names_file = lp_file.with_suffix(".sol"), lp_file.with_suffix(".glp")
     limit_s = max(1, math.ceil(time_limit_s))
     command = [str(solver.path), "--lp", str(lp_file), "--write", str(answer_file), "--wglp", str(names_file)]
-    command += ["--tmlim", str(limit_s), "--cuts"]
+    # Not --cuts: its cover cuts abort glpsol 5.0 when the presolver leaves no columns.
+    command += ["--tmlim", str(limit_s), "--gomory", "--mir"]
     environment = dict(os.environ)
     if solver.library_dir is not None:
         known = environment.get("LD_LIBRARY_PATH")
