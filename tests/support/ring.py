@@ -24,6 +24,7 @@ from schemas.messages import (
     Epoch,
     KvLayer,
     NodeBirth,
+    NodeStatus,
     OpenRequest,
     Plan,
     PrepareSegment,
@@ -35,7 +36,7 @@ from schemas.messages import (
     StageRef,
     StageTiming,
 )
-from schemas.topics import NODE_BIRTH, NODE_COMMAND, NODE_REPLY, PLAN, TOKEN
+from schemas.topics import NODE_BIRTH, NODE_COMMAND, NODE_REPLY, NODE_STATUS, PLAN, TOKEN
 
 PIPELINE = "main"
 _UNREACHABLE = "http://127.0.0.1:9/blobs"
@@ -83,8 +84,9 @@ class Ring:
         self._model = model
         self.bus = MqttBus(broker_url, client_id=f"ring-{secrets.token_hex(4)}")
         self.bus.connect(10.0)
-        self.bus.subscribe([NODE_BIRTH.filter(), NODE_REPLY.filter(), TOKEN.filter()])
+        self.bus.subscribe([NODE_BIRTH.filter(), NODE_STATUS.filter(), NODE_REPLY.filter(), TOKEN.filter()])
         self.births: dict[str, NodeBirth] = {}
+        self.online: set[str] = set()
         self.ready: dict[str, SegmentReady] = {}
         self.failed: list[SegmentFailed] = []
         self.answers: dict[int, Answer] = {}
@@ -122,6 +124,9 @@ class Ring:
         elif NODE_BIRTH.match(delivery.topic):
             birth = messages.decode(delivery.payload, NodeBirth)
             self.births[birth.node] = birth
+        elif NODE_STATUS.match(delivery.topic):
+            status = messages.decode(delivery.payload, NodeStatus)
+            (self.online.add if status.online else self.online.discard)(status.node)
         else:
             self._reply(messages.decode(delivery.payload, *NODE_REPLY.messages))
 
@@ -170,7 +175,7 @@ class Ring:
         """Roll a plan out: the nodes of ``homes`` in order, unit boundaries ``cuts``; returns when it is in force."""
         manifest = self._model.manifest
         names = list(homes)
-        self.wait("births", lambda: set(names) <= self.births.keys())
+        self.wait("nodes", lambda: self.online.issuperset(names))
         self._counter += 1
         epoch = Epoch(generation=1, counter=self._counter)
         ring = tuple(

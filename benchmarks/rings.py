@@ -1,0 +1,103 @@
+"""SmolLM2 over real node processes and a real Mosquitto, for the benchmarks of the data plane."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from broker.local import LocalBroker
+from edge_node.activations import decode_activation, encode_activation
+from edge_node.segment import Segment
+from edge_node.stage import WIRE_DTYPES
+from orchestrator.model.model import Model
+from schemas.messages import BlobRef, Epoch, KvLayer, PrepareSegment, StageRef
+from tests.support.nodes import running_nodes
+from tests.support.ring import Ring, even_cuts
+
+CONTEXT_TOKENS = 512
+CHUNK_TOKENS = 128
+
+
+def _open_segment(model: Model, cuts: Sequence[int], stage: int) -> Segment:
+    manifest = model.manifest
+    start, stop = cuts[stage : stage + 2]
+    spec = model.segment(start, stop)
+    prepare = PrepareSegment(
+        pipeline="bench",
+        epoch=Epoch(generation=0, counter=0),
+        stage=stage,
+        ring=tuple(StageRef(node="here", start=a, stop=b) for a, b in zip(cuts, cuts[1:], strict=False)),
+        model=manifest.name,
+        graph=BlobRef(sha256=spec.graph.sha256, size_bytes=spec.graph.size_bytes),
+        blobs=(),
+        blob_urls=("http://127.0.0.1:9",),
+        kv_layers=tuple(
+            KvLayer(layer=layer.layer, kv_heads=layer.kv_heads, key_dim=layer.key_dim, value_dim=layer.value_dim)
+            for layer in manifest.layers
+            if layer.layer in spec.layers
+        ),
+        width_in=spec.width_in or 0,
+        width_out=spec.width_out or 0,
+        vocab_size=manifest.vocab_size,
+        context_tokens=CONTEXT_TOKENS,
+        slots=1,
+        chunk_tokens=CHUNK_TOKENS,
+        wire_dtype="fp32",
+        planned_bytes=0,
+    )
+    return Segment(prepare, model.blobs_folder / spec.graph.sha256, threads=1)
+
+
+class LocalChain:
+    """A model cut into segments that all run in this process, one thread; one segment is the unsplit model."""
+
+    def __init__(self, model: Model, stages: int = 1, *, wire: str = "fp32") -> None:
+        cuts = even_cuts(model.manifest.num_units, stages)
+        self._segments = [_open_segment(model, cuts, stage) for stage in range(stages)]
+        self._wire = WIRE_DTYPES[wire]
+
+    def logits(self, ids: Sequence[int], position: int) -> np.ndarray:
+        """Logits (vocabulary,) after ``ids``, which stand at ``position`` and what follows."""
+        self._segments[0].ids_input(len(ids))[...] = ids
+        output = self._segments[0].run(0, position, len(ids)).output
+        for segment in self._segments[1:]:
+            payload = encode_activation(output, self._wire)
+            decode_activation(payload, self._wire, segment.hidden_input(len(ids)))
+            output = segment.run(0, position, len(ids)).output
+        return output[0]
+
+    def greedy(self, prompt_ids: Sequence[int], tokens: int) -> tuple[list[int], float]:
+        """Greedy continuation of a prompt that fits one chunk, and the decode speed in tokens per second."""
+        generated = [int(self.logits(prompt_ids, 0).argmax())]
+        started = time.perf_counter()
+        while len(generated) < tokens:
+            position = len(prompt_ids) + len(generated) - 1
+            generated.append(int(self.logits(generated[-1:], position).argmax()))
+        return generated, (tokens - 1) / (time.perf_counter() - started)
+
+
+@contextmanager
+def deployed_ring(model: Model, stages: int, *, wire: str, slots: int = 4) -> Iterator[Ring]:
+    """A ring of ``stages`` node processes of one thread with an even split, ready for requests."""
+    names = [f"node-{index}" for index in range(stages)]
+    with tempfile.TemporaryDirectory(prefix="linguabus-bench-", dir=model.blobs_folder.parent) as directory:
+        with (
+            LocalBroker(kind="mosquitto") as broker,
+            running_nodes(names, broker.url, Path(directory)) as nodes,
+            Ring(broker.url, model) as ring,
+        ):
+            homes = {name: nodes[name].home for name in names}
+            ring.deploy(
+                homes,
+                even_cuts(model.manifest.num_units, stages),
+                wire=wire,
+                context_tokens=CONTEXT_TOKENS,
+                slots=slots,
+                chunk_tokens=CHUNK_TOKENS,
+            )
+            yield ring
