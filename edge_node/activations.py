@@ -22,6 +22,7 @@ _SMALLEST_HALF = 2.0**-24
 Array = NDArray[Any]
 
 
+@np.errstate(over="ignore", invalid="ignore")  # what comes of it is refused as not finite
 def encode_activation(hidden: Array, dtype: Dtype) -> bytes:
     """The payload of an activation frame.
 
@@ -40,7 +41,7 @@ def encode_activation(hidden: Array, dtype: Dtype) -> bytes:
     if dtype is Dtype.FP16:
         exponents = np.clip(np.frexp(peaks)[1] - _HALF_EXPONENT, -100, 113).astype(np.int8)
         halves = np.ldexp(hidden.astype(np.float32, copy=False), -exponents[:, None].astype(np.int32))
-        return halves.astype(np.float16).tobytes() + exponents.tobytes()
+        return bytes(halves.astype(np.float16).tobytes() + exponents.tobytes())
     return _encode_int8(hidden)
 
 
@@ -55,9 +56,10 @@ def _encode_int8(hidden: Array) -> bytes:
         raise NotFinite("a hidden state is too large for int8 on the wire: use --wire fp16")
     quantised = np.rint(blocked / scales[:, :, None].astype(np.float32))
     values = np.clip(quantised, -_INT8_MAX, _INT8_MAX).astype(np.int8).reshape(count, -1)[:, :width]
-    return values.tobytes() + scales.tobytes()
+    return bytes(values.tobytes() + scales.tobytes())
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def decode_activation(payload: bytes | bytearray | memoryview, dtype: Dtype, out: Array) -> None:
     """Write the hidden states of a payload whose length the codec has checked into ``out`` (count, width).
 

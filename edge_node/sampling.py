@@ -55,17 +55,27 @@ def _penalised(logits: NDArray[Any], penalty: float, history: Sequence[int]) -> 
 
 
 def _draw(logits: NDArray[Any], sampling: Sampling, uniform: float) -> int:
-    scaled = logits.astype(np.float64) / sampling.temperature
-    candidates = np.arange(scaled.size)
-    if 0 < sampling.top_k < scaled.size:
-        candidates = np.argpartition(scaled, -sampling.top_k)[-sampling.top_k :]
-    # Likeliest first, lower ids first among equals: the order, and so the draw, is the same everywhere.
-    order = candidates[np.lexsort((candidates, -scaled[candidates]))]
-    weights = np.exp(scaled[order] - scaled[order[0]])
-    cumulative = np.cumsum(weights)
+    shifted = logits.astype(np.float64)
+    shifted -= shifted.max()
+    with np.errstate(over="ignore"):  # a tiny temperature: all but the best go to -infinity
+        weights = np.exp(shifted / sampling.temperature)
+    candidates = np.arange(weights.size)
+    if 0 < sampling.top_k < weights.size:
+        candidates = _likeliest_first(weights, np.partition(weights, -sampling.top_k)[-sampling.top_k])
+        candidates = candidates[: sampling.top_k]
+    total = weights[candidates].sum()
     if sampling.top_p < 1.0:
-        keep = int(np.searchsorted(cumulative, sampling.top_p * cumulative[-1])) + 1
-        cumulative = cumulative[:keep]
-    return int(
-        order[min(int(np.searchsorted(cumulative, uniform * cumulative[-1], side="right")), len(cumulative) - 1)]
-    )
+        if candidates.size == weights.size:
+            # All tokens below this weight together have less than 1 - top_p: the set is complete without them.
+            candidates = _likeliest_first(weights, (1.0 - sampling.top_p) * total / weights.size)
+        reached = np.searchsorted(np.cumsum(weights[candidates]), sampling.top_p * total)
+        candidates = candidates[: int(reached) + 1]
+    cumulative = np.cumsum(weights[candidates])
+    drawn = int(np.searchsorted(cumulative, uniform * cumulative[-1], side="right"))
+    return int(candidates[min(drawn, candidates.size - 1)])
+
+
+def _likeliest_first(weights: NDArray[np.float64], threshold: float) -> NDArray[np.int64]:
+    """Ids of at least this weight, lower ids first among equals: the order, and so the draw, is the same everywhere."""
+    kept = np.flatnonzero(weights >= threshold)
+    return kept[np.argsort(-weights[kept], kind="stable")]

@@ -122,7 +122,7 @@ class Stage:
         state = self._requests.get(number)
         if state is None or not self.is_last:
             return []
-        ids = []
+        ids: list[int] = []
         while position + len(ids) in state.tokens and len(ids) < _MAX_RESENT_TOKENS:
             ids.append(state.tokens[position + len(ids)])
         complete = position + len(ids) - 1 == max(state.tokens, default=-1)
