@@ -73,7 +73,8 @@ def assemble(plan: SplitPlan, start: int, stop: int, accuracy_level: int | None 
     """
     if not 0 <= start < stop <= plan.num_units:
         raise ValueError(f"no such segment: [{start}, {stop}) of {plan.num_units} units")
-    return _Assembly(plan, start, stop).build(accuracy_level).SerializeToString(deterministic=True)
+    graph: bytes = _Assembly(plan, start, stop).build(accuracy_level).SerializeToString(deterministic=True)
+    return graph
 
 
 class _Assembly:
@@ -253,7 +254,7 @@ class _Assembly:
         if self.has_head:
             logits = declared["logits"].type.tensor_type
             vocabulary = logits.shape.dim[-1].dim_value or "vocab_size"
-            shape = ["batch_size", "num_logits", vocabulary]
+            shape: list[str | int | None] = ["batch_size", "num_logits", vocabulary]
             infos = [helper.make_tensor_value_info("logits", logits.elem_type, shape)]
         else:
             infos = [_hidden_info(HIDDEN_OUT, self.plan.boundary(self.stop))]
@@ -263,7 +264,7 @@ class _Assembly:
 def _hidden_info(name: str, boundary: Boundary) -> ValueInfoProto:
     from onnx import helper
 
-    shape = ["batch_size", "sequence_length", boundary.width]
+    shape: list[str | int | None] = ["batch_size", "sequence_length", boundary.width]
     return helper.make_tensor_value_info(name, boundary.elem_type, shape)
 
 

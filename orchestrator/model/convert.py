@@ -51,13 +51,15 @@ def convert(source: Source, precision: str, scratch: Path, progress: Progress) -
     if source.kind == "gguf":
         folder = scratch / "hf"
         progress("read", 0, 0)
-        run_module("orchestrator.model.gguf", [str(source.path), str(folder)], f"reading {source.path.name}", lambda _: None)
+        what = f"reading {source.path.name}"
+        run_module("orchestrator.model.gguf", [str(source.path), str(folder)], what, lambda _: None)
         progress("read", 1, 1)
     config = read_config(folder)
     architecture = str((config.get("architectures") or ["none"])[0])
     if architecture not in ARCHITECTURES:
         raise UnsupportedModel(
-            f"{source.text}: architecture {architecture} is not supported; supported are {', '.join(sorted(ARCHITECTURES))}"
+            f"{source.text}: architecture {architecture} is not supported; "
+            f"supported are {', '.join(sorted(ARCHITECTURES))}"
         )
     out = scratch / "onnx"
     layers = int(config.get("num_hidden_layers", 0))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,14 +19,24 @@ if TYPE_CHECKING:
     from onnx import NodeProto, ValueInfoProto
 
 
+@dataclass(frozen=True)
+class Identity:
+    """The part of a manifest that does not come from the graph."""
+
+    name: str
+    source: str
+    fingerprint: str
+    profile: str
+    version: str
+
+
 def describe(
-    plan: SplitPlan, blobs: tuple[Blob, ...], folder: Path, identity: Mapping[str, str], precision: str | None
+    plan: SplitPlan, blobs: tuple[Blob, ...], folder: Path, identity: Identity, precision: str | None
 ) -> Manifest:
     """The manifest of a packed model.
 
     Args:
         folder: the model's tokenizer and configuration files.
-        identity: name, source, fingerprint, profile and version as they are to be written.
         precision: None to tell it from the graph.
 
     Raises:
@@ -46,11 +57,11 @@ def describe(
     )
     return Manifest(
         format=FORMAT,
-        version=identity["version"],
-        name=identity["name"],
-        source=identity["source"],
-        fingerprint=identity["fingerprint"],
-        profile=identity["profile"],
+        version=identity.version,
+        name=identity.name,
+        source=identity.source,
+        fingerprint=identity.fingerprint,
+        profile=identity.profile,
         precision=precision or _precision(decoder),
         family=str(config.get("model_type") or genai.get("type") or "unknown"),
         vocab_size=vocabulary,
@@ -123,7 +134,7 @@ def _units(plan: SplitPlan, blobs: tuple[Blob, ...], layers: tuple[LayerCache, .
 def _flops(decoder: Decoder, node: NodeProto) -> int:
     attributes = {a.name: a.i for a in node.attribute}
     if node.op_type == "MatMulNBits":
-        return 2 * attributes["K"] * attributes["N"]
+        return 2 * int(attributes["K"]) * int(attributes["N"])
     if node.op_type in ("MatMul", "Gemm"):
         shape = decoder.weight_shape(node.input[1])
         return 2 * shape[-1] * shape[-2] if len(shape) >= 2 else 0
@@ -165,10 +176,9 @@ def _rotary_rows(decoder: Decoder) -> list[int]:
 
 
 def _attention(decoder: Decoder, layer: int) -> NodeProto | None:
-    for node in decoder.model.graph.node:
-        if node.op_type == "GroupQueryAttention" and f"past_key_values.{layer}.key" in node.input:
-            return node
-    return None
+    nodes: Iterable[NodeProto] = decoder.model.graph.node
+    readers = (n for n in nodes if f"past_key_values.{layer}.key" in n.input)
+    return next((n for n in readers if n.op_type == "GroupQueryAttention"), None)
 
 
 def _projected_dim(decoder: Decoder, attention: NodeProto | None, kv_heads: int, argument: int) -> int | None:

@@ -44,7 +44,7 @@ def settle_long_rope(config: Any) -> None:
 
 
 def scale_full_attention_only(builder: Any) -> None:
-    """Gemma 3's linear RoPE scaling is for its full-attention layers; the builder scales the sliding ones' table too."""
+    """Gemma 3's linear RoPE scaling is for its full-attention layers; the builder would scale the other table too."""
     make = builder.Gemma2Model.make_rotary_embedding_caches
 
     def make_unscaled_if_local(self: Any, **names: str) -> Any:
@@ -73,4 +73,4 @@ def build(checkpoint: str, out: str, cache: str, precision: str, options: list[s
 
 
 if __name__ == "__main__":
-    build(*sys.argv[1:5], options=sys.argv[5:])
+    build(sys.argv[1], sys.argv[2], sys.argv[3], sys.argv[4], sys.argv[5:])

@@ -33,7 +33,6 @@ PAST_NAME = re.compile(r"past_key_values\.(\d+)\.(key|value)$")
 SEQUENCE_INPUTS = ("input_ids", "attention_mask", "position_ids")
 FUSED_SKIP_NORMS = ("SkipSimplifiedLayerNormalization", "SkipLayerNormalization")
 NORMS = (*FUSED_SKIP_NORMS, "SimplifiedLayerNormalization", "LayerNormalization", "RMSNormalization")
-SHAPE_ONLY = ("Shape", "Size")
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ class Decoder:
 
     def op(self, step: Step) -> str:
         """The operator type of the step's node."""
-        return self.model.graph.node[step.node].op_type
+        return str(self.model.graph.node[step.node].op_type)
 
     def weight_shape(self, name: str) -> tuple[int, ...]:
         """Dimensions of a weight, looked for through a Cast; () if ``name`` is not one."""
@@ -83,11 +82,10 @@ def read_model(path: Path) -> ModelProto:
         BrokenModel: the file is not an ONNX model, or points at weights outside its own folder.
     """
     import onnx
-    from google.protobuf.message import DecodeError
 
     try:
         model = onnx.load(str(path), load_external_data=False)
-    except (DecodeError, OSError) as error:
+    except Exception as error:  # protobuf's DecodeError, or whatever its parser trips over
         raise BrokenModel(f"{path} cannot be read as an ONNX model: {error}") from error
     if not model.graph.node:
         raise BrokenModel(f"{path} is not an ONNX model, or an empty one")
@@ -112,7 +110,8 @@ def resolve(model: ModelProto, folder: Path) -> Decoder:
     steps = [step for index in range(len(graph.node)) for step in _steps_of(graph, index)]
     producer = {name: i for i, step in enumerate(steps) for name in step.outputs}
     tainted = _token_dependent(graph, steps, producer)
-    steps, producer = _close_partial_fusions(graph, steps, producer, tainted)
+    steps = _close_partial_fusions(graph, steps, tainted)
+    producer = {name: i for i, step in enumerate(steps) for name in step.outputs}
     for step in steps:
         if step.part == "add" and step.outputs[0] not in types and step.inputs[0] in types:
             types[step.outputs[0]] = types[step.inputs[0]]
@@ -191,15 +190,13 @@ def _token_dependent(graph: GraphProto, steps: list[Step], producer: dict[str, i
 
 def _is_core(graph: GraphProto, step: Step, tainted: set[str]) -> bool:
     hit = [n for n in step.inputs if n in tainted]
-    if graph.node[step.node].op_type in SHAPE_ONLY:
+    if graph.node[step.node].op_type == "Shape":
         # The shape of a graph input can be had from any segment's own inputs; an inner tensor's cannot.
         return any(n != "input_ids" and not PAST_NAME.match(n) for n in hit)
     return bool(hit)
 
 
-def _close_partial_fusions(
-    graph: GraphProto, steps: list[Step], producer: dict[str, int], tainted: set[str]
-) -> tuple[list[Step], dict[str, int]]:
+def _close_partial_fusions(graph: GraphProto, steps: list[Step], tainted: set[str]) -> list[Step]:
     """Put halves back together where one summand does not depend on tokens (no residual to cut at)."""
     closed: list[Step] = []
     for step in steps:
@@ -208,7 +205,7 @@ def _close_partial_fusions(
             closed.append(step)
         elif step.part == "add":
             closed.append(Step(step.node, "whole", node_inputs(node), tuple(n for n in node.output if n)))
-    return closed, {name: i for i, step in enumerate(closed) for name in step.outputs}
+    return closed
 
 
 def _topological(steps: list[Step], producer: dict[str, int]) -> list[int]:

@@ -191,4 +191,4 @@ def _parse(graph: bytes) -> ModelProto:
 def _write(path: Path, data: bytes) -> None:
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     partial.write_bytes(data)
-    os.replace(partial, path)
+    partial.replace(path)

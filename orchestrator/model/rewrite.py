@@ -3,8 +3,8 @@
 * An embedding that looks rows up in ``Transpose(W)`` (the builder's way of tying it to the head) would hold a second,
   transposed copy of the table in memory: it looks up columns of ``W`` instead. Same bits.
 * A choice between two rotary tables by the length of the text (LongRoPE) is settled for the shorter one, and the
-  model's context with it. The choice would put both tables into every segment's graph, copy one on every step, and, when
-  a text grows past the limit, leave a cache whose keys were turned by the other table.
+  model's context with it. The choice would put both tables into every segment's graph, copy one on every step, and,
+  when a text grows past the limit, leave a cache whose keys were turned by the other table.
 * Matrices may be stored as float16 behind a ``Cast`` to float32. An embedding is looked up before the cast, so its
   table stays half size in memory too.
 """

@@ -7,6 +7,7 @@ few rules for the contrib operators that it does not know. Only what a boundary 
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -49,10 +50,9 @@ def tensor_types(model: ModelProto) -> dict[str, TensorType]:
     graph = model.graph
     types = _declared(model)
     if any(n and n not in types for node in graph.node for n in node.output):
-        try:
+        # Contradictory annotations make it give up: what is declared and the rules below must do then.
+        with contextlib.suppress(onnx.shape_inference.InferenceError, RuntimeError):
             types = _declared(onnx.shape_inference.infer_shapes(model)) | types
-        except (onnx.shape_inference.InferenceError, RuntimeError):
-            pass  # contradictory annotations: what is declared and the rules below must do
     weights = {t.name: t for t in graph.initializer}
     for node in graph.node:
         if node.output and node.output[0] not in types:

@@ -1,4 +1,4 @@
-"""What a SOURCE argument means: a Hugging Face id, a Hugging Face folder, a ``.gguf`` file or an ONNX decoder folder."""
+"""What a SOURCE argument means: a Hugging Face id or folder, a ``.gguf`` file, or an ONNX decoder folder."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def _folder(text: str, path: Path) -> Source:
     if not weights:
         raise BrokenModel(f"{path} has a config.json but no *.safetensors: download the weights too")
     if not read_config(path).get("architectures"):
-        raise BrokenModel(f"{path / 'config.json'} names no architectures; add for example [\"LlamaForCausalLM\"]")
+        raise BrokenModel(f"{path / 'config.json'} names no architectures; add them")
     return Source(text, "hf", path, _tidy(path.name), _fingerprint([path / "config.json", *weights]))
 
 
@@ -109,7 +109,7 @@ def _hub(text: str, progress: Progress) -> Source:
         import huggingface_hub
         from huggingface_hub import errors
     except ImportError as error:
-        raise MissingDependency("downloading from Hugging Face needs huggingface_hub; install linguabus[convert]") from error
+        raise MissingDependency(f"downloading {text} needs huggingface_hub; install linguabus[convert]") from error
 
     progress("download", 0, 0)
     try:

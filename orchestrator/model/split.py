@@ -9,6 +9,7 @@ skips the boundary there are more; they travel side by side in one tensor. Layer
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 from orchestrator.model.errors import UnsplittableGraph
@@ -84,7 +85,7 @@ def _cache_uses(decoder: Decoder) -> dict[int, tuple[int, int]]:
     for layer in decoder.layers:
         if layer not in uses:
             raise UnsplittableGraph(f"no node reads past_key_values.{layer}.key or .value")
-    for one, other in zip(decoder.layers, decoder.layers[1:], strict=False):
+    for one, other in itertools.pairwise(decoder.layers):
         if uses[one][1] >= uses[other][0]:
             node = decoder.model.graph.node[decoder.core[uses[one][1]].node]
             raise UnsplittableGraph(

@@ -16,7 +16,7 @@ Use::
     manifest = store.add("HuggingFaceTB/SmolLM2-135M-Instruct", precision="int4", profile="fast", progress=show)
     model = store.open(manifest.name)       # or store.open() for the active one
     model.segment(0, 12); model.tokenizer()
-    store.list(); store.use(name); store.check(name); store.rm(name)
+    store.list(); store.use(name); store.verify(name); store.rm(name)
 
 A model appears at once, by one rename, when all of it is there. Adding and removing from several processes at the
 same time is safe: what makes files visible or deletes them holds a lock on ``HOME/lock``.
@@ -33,22 +33,32 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.model.convert import PRECISIONS, PROFILES, convert
-from orchestrator.model.describe import describe
+from orchestrator.model.describe import Identity, describe
 from orchestrator.model.errors import BlobCorrupt, ManifestError, ModelExists, NoSuchModel, UnsupportedModel
 from orchestrator.model.graph import read_model, resolve
 from orchestrator.model.lock import exclusive
 from orchestrator.model.manifest import Manifest, read_manifest
 from orchestrator.model.model import GRAPH_FILE, SEGMENTS_FOLDER, TOKENIZER_FOLDER, Model
 from orchestrator.model.progress import Progress, silent
-from orchestrator.model.rewrite import embedding_tables, matrices, settle_table_choice, store_as_half, untranspose_embedding
+from orchestrator.model.rewrite import (
+    embedding_tables,
+    matrices,
+    settle_table_choice,
+    store_as_half,
+    untranspose_embedding,
+)
 from orchestrator.model.source import Source, onnx_file, resolve_source
 from orchestrator.model.split import plan_split
 from orchestrator.model.tokenizer import copy_tokenizer
 from orchestrator.model.weights import pack, refer_to_blobs
+
+if TYPE_CHECKING:
+    from orchestrator.model.verify import Verification
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}$", re.IGNORECASE)
 
@@ -90,13 +100,7 @@ class ModelStore:
         if name is not None:
             self._check_new(name)
         found = resolve_source(source, progress)
-        identity = {
-            "name": name or "",
-            "source": source,
-            "fingerprint": found.fingerprint,
-            "profile": profile,
-            "version": _version(),
-        }
+        identity = Identity(name or "", source, found.fingerprint, profile, _version())
         with self._partial() as partial:
             twin = self._twin(found, precision)
             if twin is not None:
@@ -112,15 +116,15 @@ class ModelStore:
             self._commit(partial, ready, name)
         return manifest
 
-    def list(self) -> list[Manifest]:
+    def list(self) -> tuple[Manifest, ...]:
         """All models by name; raises `ManifestError` for a damaged one."""
-        return [read_manifest(self._models / n / "manifest.json") for n in self.names()]
+        return tuple(read_manifest(self._models / n / "manifest.json") for n in self.names())
 
-    def names(self) -> list[str]:
+    def names(self) -> tuple[str, ...]:
         """The names of all models, sorted."""
         if not self._models.is_dir():
-            return []
-        return sorted(p.name for p in self._models.iterdir() if (p / "manifest.json").is_file())
+            return ()
+        return tuple(sorted(p.name for p in self._models.iterdir() if (p / "manifest.json").is_file()))
 
     def open(self, name: str | None = None) -> Model:
         """The model called ``name``, by default the active one; raises `NoSuchModel`."""
@@ -150,7 +154,7 @@ class ModelStore:
         with exclusive(self.home / "lock"):
             was_active = self.active == name
             doomed = Path(tempfile.mkdtemp(dir=self._partial_folder()))
-            os.replace(folder, doomed / "model")
+            folder.replace(doomed / "model")
             shutil.rmtree(doomed)
             freed = self._collect()
             left = self.names()
@@ -173,12 +177,28 @@ class ModelStore:
                         done += len(piece)
                         progress("check", done, total)
             except OSError as error:
-                raise BlobCorrupt(f"blob {blob.sha256[:12]} of {manifest.name} is missing; add the model again") from error
+                what = f"blob {blob.sha256[:12]} of {manifest.name}"
+                raise BlobCorrupt(f"{what} cannot be read: {error.strerror}; remove the model, add it again") from error
             if digest.hexdigest() != blob.sha256:
-                raise BlobCorrupt(f"blob {blob.sha256[:12]} of {manifest.name} is damaged; remove the model, add it again")
+                what = f"blob {blob.sha256[:12]} of {manifest.name}"
+                raise BlobCorrupt(f"{what} is damaged; remove the model, add it again")
+
+    def verify(
+        self,
+        name: str | None = None,
+        cuts: Sequence[int] | None = None,
+        *,
+        profile: str | None = None,
+        progress: Progress = silent,
+    ) -> Verification:
+        """Check the blobs, then run the model split against unsplit; see `orchestrator.model.verify.verify`."""
+        from orchestrator.model.verify import verify
+
+        self.check(name, progress)
+        return verify(self.open(name), cuts, profile=profile, progress=progress)
 
     def _convert(
-        self, source: Source, precision: str, partial: Path, identity: dict[str, str], progress: Progress
+        self, source: Source, precision: str, partial: Path, identity: Identity, progress: Progress
     ) -> Manifest:
         decoder_folder = convert(source, precision, partial, progress)
         path = onnx_file(decoder_folder)
@@ -209,10 +229,11 @@ class ModelStore:
                     return self._models / name
         return None
 
-    def _copy_twin(self, twin: Path, partial: Path, identity: dict[str, str]) -> Manifest:
+    def _copy_twin(self, twin: Path, partial: Path, identity: Identity) -> Manifest:
         ready = partial / "model"
         shutil.copytree(twin, ready, ignore=shutil.ignore_patterns(SEGMENTS_FOLDER))
-        return dataclasses.replace(read_manifest(ready / "manifest.json"), **identity)
+        changes: dict[str, Any] = dataclasses.asdict(identity)
+        return dataclasses.replace(read_manifest(ready / "manifest.json"), **changes)
 
     def _commit(self, partial: Path, ready: Path, name: str) -> None:
         with exclusive(self.home / "lock"):
@@ -221,11 +242,11 @@ class ModelStore:
             self._models.mkdir(exist_ok=True)
             if (partial / "blobs").is_dir():
                 for blob in (partial / "blobs").iterdir():
-                    os.replace(blob, self.blobs_folder / blob.name)
+                    blob.replace(self.blobs_folder / blob.name)
             lost = [b for b in read_manifest(ready / "manifest.json").blobs if not self._has(b.sha256)]
             if lost:
                 raise BlobCorrupt(f"blob {lost[0].sha256[:12]} was removed while {name} was being added; add it again")
-            os.replace(ready, self._models / name)
+            ready.replace(self._models / name)
             if self.active is None:
                 self._set_active(name)
 
@@ -263,7 +284,7 @@ class ModelStore:
         if not NAME.match(name):
             raise UnsupportedModel(f"{name!r} cannot name a model; use letters, digits, '.', '_' and '-'")
         if (self._models / name).exists():
-            raise ModelExists(f"there is a model {name!r} already; give another --name, or run: linguabus model rm {name}")
+            raise ModelExists(f"there is a model {name!r}; give another --name, or run: linguabus model rm {name}")
 
     def _folder(self, name: str) -> Path:
         if name not in self.names():
@@ -280,7 +301,7 @@ class ModelStore:
     def _set_active(self, name: str) -> None:
         partial = self.home / f"active.{os.getpid()}.partial"
         partial.write_text(name + "\n", "utf-8")
-        os.replace(partial, self.home / "active")
+        partial.replace(self.home / "active")
 
 
 def _default_name(base: str, precision: str, profile: str) -> str:

@@ -54,7 +54,6 @@ def _telling_line(tail: list[str]) -> str:
     said = [line.strip() for line in tail if line.strip()]
     for line in reversed(said):
         head = line.split(":")[0]
-        if head.isidentifier() or head.replace(".", "").isidentifier():
-            if head.endswith(("Error", "Exception", "Interrupt", "Exit")):
-                return line[:300]
+        if head.replace(".", "").isidentifier() and head.endswith(("Error", "Exception", "Interrupt", "Exit")):
+            return line[:300]
     return said[-1][:300] if said else ""

@@ -5,6 +5,7 @@ This is for checking, not for serving: past and present are separate arrays that
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -53,9 +54,9 @@ class Chain:
 
     def __init__(self, model: Model, cuts: Sequence[int] = (), profile: str | None = None) -> None:
         edges = [0, *cuts, model.manifest.num_units]
-        if any(a >= b for a, b in zip(edges, edges[1:], strict=False)):
+        if any(a >= b for a, b in itertools.pairwise(edges)):
             raise ValueError(f"cuts {list(cuts)} must increase and lie between 1 and {model.manifest.num_units - 1}")
-        self.specs = [model.segment(a, b, profile) for a, b in zip(edges, edges[1:], strict=False)]
+        self.specs = [model.segment(a, b, profile) for a, b in itertools.pairwise(edges)]
         self._sessions = [_open(model, spec) for spec in self.specs]
         self._cache: dict[str, NDArray[Any]] = {}
         self.length = 0  # tokens in the cache

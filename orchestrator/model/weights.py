@@ -51,7 +51,9 @@ def weight_groups(plan: SplitPlan) -> dict[tuple[int, ...], tuple[str, ...]]:
     return {units: tuple(names) for units, names in groups.items()}
 
 
-def pack(plan: SplitPlan, folder: Path, progress: Callable[[int, int], None]) -> tuple[tuple[Blob, ...], dict[str, Place]]:
+def pack(
+    plan: SplitPlan, folder: Path, progress: Callable[[int, int], None]
+) -> tuple[tuple[Blob, ...], dict[str, Place]]:
     """Write the blobs of ``plan`` into ``folder``; returns them and where each tensor went.
 
     ``progress`` is called with bytes done and bytes in all.
@@ -61,7 +63,8 @@ def pack(plan: SplitPlan, folder: Path, progress: Callable[[int, int], None]) ->
     """
     folder.mkdir(parents=True, exist_ok=True)
     groups = weight_groups(plan)
-    sources = {n: Source.read(plan.decoder.initializers[n], plan.decoder.folder) for names in groups.values() for n in names}
+    weights, where = plan.decoder.initializers, plan.decoder.folder
+    sources = {n: Source.read(weights[n], where) for names in groups.values() for n in names}
     total = sum(s.length for s in sources.values())
     done = 0
     units_of: dict[str, set[int]] = {}
@@ -88,7 +91,7 @@ def pack(plan: SplitPlan, folder: Path, progress: Callable[[int, int], None]) ->
                     progress(done, total)
                 position += sources[name].length
         sha256 = digest.hexdigest()
-        os.replace(partial, folder / sha256)
+        partial.replace(folder / sha256)
         sizes[sha256] = position
         units_of.setdefault(sha256, set()).update(units)
         places.update({n: Place(sha256, offsets[n], sources[n].length) for n in large})
@@ -116,7 +119,8 @@ def refer_to_blobs(plan: SplitPlan, places: dict[str, Place]) -> bytes:
             for key, value in (("location", place.sha256), ("offset", place.offset), ("length", place.length)):
                 stored.external_data.add(key=key, value=str(value))
         model.graph.initializer.append(stored)
-    return model.SerializeToString(deterministic=True)
+    graph: bytes = model.SerializeToString(deterministic=True)
+    return graph
 
 
 @dataclass(frozen=True)
