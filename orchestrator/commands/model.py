@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 PRECISIONS = ("int4", "int8", "fp16", "fp32")
 PROFILES = ("fast", "exact")
+USE_TIMEOUT_S = 30.0
+"""A running orchestrator opens the model before it replies."""
 
 
 @click.group("model", epilog="Example: linguabus model add ./SmolLM2-135M-Instruct.Q4_1.gguf")
@@ -29,7 +31,7 @@ def command() -> None:
 def _store(settings: Settings) -> ModelStore:
     from orchestrator.model.store import ModelStore
 
-    return ModelStore(settings.home)
+    return ModelStore(settings.models_dir)
 
 
 @command.command("add", epilog="Example: linguabus model add HuggingFaceTB/SmolLM2-360M-Instruct --precision int4")
@@ -99,11 +101,11 @@ def use(settings: Settings, name: str) -> None:
     _store(settings).use(name)
     try:
         with Client.connect(settings.broker) as client:
-            client.control("use_model", model=name, timeout_s=600.0)
-    except (BusError, NoOrchestrator):
+            client.control("use_model", name=name, timeout_s=USE_TIMEOUT_S)
+    except (BusError, NoOrchestrator):  # nobody to tell
         click.echo(f"{name} is active from the next 'linguabus serve' on")
     else:
-        click.echo(f"{name} is active and served")
+        click.echo(f"{name} is active; the orchestrator changes over to it")
 
 
 @command.command("verify", epilog="Example: linguabus model verify smollm2-135m-instruct-int4")

@@ -35,6 +35,11 @@ class Settings:
     insecure: bool = False
     verbose: int = 0
 
+    @property
+    def models_dir(self) -> Path:
+        """The folder of the `ModelStore`."""
+        return self.home / "models"
+
     def configure_logging(self) -> None:
         """Warnings by default, ``-v`` information, ``-vv`` everything; on stderr."""
         level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(self.verbose, 2)]

@@ -1,0 +1,107 @@
+"""``linguabus demo``: the whole thing on this machine, in one command."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from orchestrator.client import Client
+from orchestrator.commands.answers import cancel_on_interrupt, tokens_per_s
+from orchestrator.commands.exits import INTERRUPTED
+from orchestrator.commands.output import megabytes, table
+from orchestrator.commands.progress import ProgressLines
+from orchestrator.commands.settings import default_cache
+from schemas.messages import ChatMessage
+
+if TYPE_CHECKING:
+    from orchestrator.demo import Fleet
+
+QUESTION = "What is the capital of France?"
+SYSTEM = "Answer in one short sentence."
+MAX_TOKENS = 48
+
+
+@click.command("demo", epilog="Example: linguabus demo --nodes 4 --question 'What is water made of?'")
+@click.option("--question", default=QUESTION, show_default=True, help="What to ask.")
+@click.option("--nodes", type=click.IntRange(2, 8), default=3, show_default=True, help="How many nodes to start.")
+@click.option("--keep", is_flag=True, help="Leave everything running until Ctrl-C, for questions of your own.")
+def command(question: str, nodes: int, keep: bool) -> int:
+    """Start a broker, an orchestrator and nodes that are each too small for the model, and ask it something."""
+    from orchestrator.demo import memory_plan, node_overhead_bytes, running_fleet
+    from orchestrator.demo_model import demo_model
+
+    signal.signal(signal.SIGTERM, _leave)
+    signal.signal(signal.SIGHUP, _leave)
+    cache = default_cache()
+    with ProgressLines() as progress:
+        store, model = demo_model(cache, progress=progress)
+    manifest = store.show(model)
+    memory = memory_plan(manifest, nodes, node_overhead_bytes())
+    click.echo(f"model   {model}: {manifest.num_layers} blocks, {megabytes(manifest.weight_bytes)} of weights")
+    with running_fleet(cache / "demo", model, memory.limits_mb) as fleet:
+        limits = ", ".join(megabytes(limit << 20) for limit in memory.limits_mb)
+        click.echo(f"broker  {fleet.broker.kind} {fleet.broker.version} at {fleet.broker.url}")
+        alone = megabytes(memory.alone_bytes)
+        click.echo(f"nodes   {nodes} processes that may use {limits}; one alone would need {alone}")
+        with Client.connect(fleet.broker.url) as client:
+            fleet.wait_until_serving(client, lambda line: click.echo(f"        {line}"))
+            plan = client.control("plan")
+            click.echo("ring    " + " -> ".join(f"{stage['node']} ({stage['units']})" for stage in plan["stages"]))
+            code = _ask(client, question)
+            if code:
+                return code
+            click.echo(_holdings(client, fleet, plan))
+        if keep:
+            _wait(fleet)
+    click.echo("everything is stopped")
+    return 0
+
+
+def _ask(client: Client, question: str) -> int:
+    click.echo(f"\n> {question}")
+    messages = [ChatMessage(role="system", content=SYSTEM), ChatMessage(role="user", content=question)]
+    answer = client.ask(messages, max_tokens=MAX_TOKENS)
+    with cancel_on_interrupt(answer) as interrupt:
+        for piece in answer:
+            click.echo(piece, nl=False)
+    assert answer.end is not None
+    end = answer.end
+    speed = f"{tokens_per_s(end):.1f} tokens/s, the first after {end.ttft_s:.2f} s"
+    click.echo(f"\n\n{end.completion_tokens} tokens, {speed}\n")
+    return INTERRUPTED if interrupt.pressed else 0
+
+
+def _holdings(client: Client, fleet: Fleet, plan: dict[str, Any]) -> str:
+    """What each node holds: as planned and as found."""
+    beats = {node["node"]: node for node in client.control("nodes")["nodes"]}
+    rows = []
+    for stage in plan["stages"]:
+        node = stage["node"]
+        rows.append((
+            node,
+            stage["units"],
+            megabytes(stage["memory_limit_bytes"]),
+            megabytes(stage["planned_bytes"]),
+            megabytes(max(beats[node]["peak_rss_bytes"] or 0, stage["peak_rss_bytes"] or 0)),
+            megabytes(stage["stored_bytes"]),
+            megabytes(fleet.blob_bytes(node)),
+        ))  # fmt: skip
+    headings = ("node", "holds", "memory limit", "planned", "peak found", "blobs planned", "on disk")
+    return table(headings, rows)
+
+
+def _wait(fleet: Fleet) -> None:
+    """Until Ctrl-C; ends with an error when a part of the fleet ends."""
+    click.echo(f"\nask it something: linguabus ask --broker {fleet.broker.url} 'Who are you?'   (stop with Ctrl-C)")
+    over = threading.Event()
+    signal.signal(signal.SIGINT, lambda *_: over.set())
+    while not over.wait(1.0):
+        fleet.check()
+
+
+def _leave(_signal: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

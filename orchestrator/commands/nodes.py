@@ -1,0 +1,47 @@
+"""``linguabus nodes``: who is there and how they are doing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from orchestrator.client import Client
+from orchestrator.commands.output import megabytes, print_json, table
+from orchestrator.commands.settings import Settings, bus_options, pass_settings
+
+HEADINGS = ("node", "state", "memory", "limit", "blobs", "GFLOP/s", "hop ms", "CPU %", "battery", "platform")
+
+
+@click.command("nodes", epilog="Example: linguabus nodes --json")
+@click.option("--json", "as_json", is_flag=True, help="Print all that is known as one JSON object.")
+@bus_options
+@pass_settings
+def command(settings: Settings, as_json: bool) -> None:
+    """List the nodes: memory, speed, battery."""
+    with Client.connect(settings.broker) as client:
+        result = client.control("nodes")
+    if as_json:
+        print_json(result)
+    elif result["nodes"]:
+        click.echo(table(HEADINGS, [_row(node) for node in result["nodes"]]))
+    else:
+        click.echo(f"no nodes yet: start one with 'linguabus node --broker {settings.broker}'")
+
+
+def _row(node: dict[str, Any]) -> tuple[str, ...]:
+    def known(key: str, form: str) -> str:
+        return "-" if node[key] is None else form.format(node[key])
+
+    return (
+        node["node"],
+        f"{node['state']}: {node['reason']}" if node["reason"] else node["state"],
+        "-" if node["rss_bytes"] is None else megabytes(node["rss_bytes"]),
+        megabytes(node["memory_bytes"]),
+        "-" if node["blob_bytes"] is None else megabytes(node["blob_bytes"]),
+        f"{node['speed_flops'] / 1e9:.1f}",
+        f"{node['hop_ms']:.2f}",
+        known("cpu_percent", "{:.0f}"),
+        known("battery_percent", "{:.0f} %"),
+        node["platform"],
+    )

@@ -1,0 +1,98 @@
+"""``linguabus serve``: the orchestrator."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+import threading
+from typing import TYPE_CHECKING
+
+import click
+
+from orchestrator.commands.settings import Settings, bus_options, pass_settings
+
+if TYPE_CHECKING:
+    from orchestrator.service import ServiceInfo
+    from schemas.messages import WireDtype
+
+EXAMPLE = "Example: linguabus serve --broker mqtt://192.168.1.5 --blob-host 0.0.0.0 --insecure"
+
+
+@click.command("serve", epilog=EXAMPLE)
+@click.option("--with-broker", is_flag=True, help="Start a broker on this machine too, for this machine only.")
+@click.option("--model", metavar="NAME", help="The model to serve. [default: the active one]")
+@click.option("--min-nodes", type=click.IntRange(1, 256), default=1, show_default=True, help="Nodes to wait for.")
+@click.option(
+    "--context",
+    type=click.IntRange(2, 10_000_000),
+    help="Tokens of prompt and answer together. [default: the model's maximum, 2048 at most]",
+)
+@click.option("--slots", type=click.IntRange(1, 1024), default=4, show_default=True, help="Requests at the same time.")
+@click.option(
+    "--wire",
+    type=click.Choice(["fp32", "fp16", "int8"]),
+    default="fp16",
+    show_default=True,
+    help="Type of what nodes send each other.",
+)
+@click.option("--blob-host", default="127.0.0.1", show_default=True, help="Address to serve model parts to nodes on.")
+@click.option("--blob-port", type=click.IntRange(0, 65535), default=0, help="Its port. [default: a free one]")
+@click.option(
+    "--advertise",
+    metavar="URL",
+    multiple=True,
+    help="Where nodes find that address, as http://host:port. [default: found out]",
+)
+@bus_options
+@pass_settings
+def command(
+    settings: Settings,
+    with_broker: bool,
+    model: str | None,
+    min_nodes: int,
+    context: int | None,
+    slots: int,
+    wire: WireDtype,
+    blob_host: str,
+    blob_port: int,
+    advertise: tuple[str, ...],
+) -> None:
+    """Run the orchestrator: it plans which node runs what, hands out the parts and answers questions."""
+    from broker.local import LocalBroker
+    from orchestrator.config import ServiceConfig
+    from orchestrator.service import run_service
+
+    if not settings.verbose:
+        logging.getLogger("orchestrator").setLevel(logging.INFO)  # nodes that come and go, plans: what it does
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    with contextlib.ExitStack() as stack:
+        broker = settings.broker
+        if with_broker:
+            local = stack.enter_context(LocalBroker())
+            broker = local.url
+            click.echo(f"broker: {local.kind} {local.version} at {broker}")
+        config = ServiceConfig(
+            broker_url=broker,
+            data_dir=settings.home,
+            models_dir=settings.models_dir,
+            model=model,
+            min_nodes=min_nodes,
+            context_tokens=context,
+            slots=slots,
+            wire_dtype=wire,
+            blob_host=blob_host,
+            blob_port=blob_port,
+            advertised_urls=advertise,
+            insecure=settings.insecure,
+        )
+        run_service(config, stop=stop, on_ready=_announce)
+    click.echo("stopped")
+
+
+def _announce(info: ServiceInfo) -> None:
+    click.echo(f"orchestrator: pipeline {info.pipeline} on {info.broker}, model {info.model or 'none yet'}")
+    click.echo(f"model parts: {' '.join(info.blob_urls)}")
+    click.echo(f"next: linguabus node --broker {info.broker}   (stop with Ctrl-C)")

