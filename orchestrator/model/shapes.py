@@ -55,7 +55,8 @@ def tensor_types(model: ModelProto) -> dict[str, TensorType]:
             types = _declared(onnx.shape_inference.infer_shapes(model)) | types
     weights = {t.name: t for t in graph.initializer}
     for node in graph.node:
-        if node.output and node.output[0] not in types:
+        known = types.get(node.output[0]) if node.output else None
+        if known is None or known.last_dim is None:
             found = _by_rule(node, types, weights)
             if found is not None:
                 types[node.output[0]] = found

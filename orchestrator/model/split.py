@@ -114,8 +114,10 @@ def _refusal(decoder: Decoder, name: str) -> str | None:
         return "its type and shape are unknown"
     if found.elem_type not in FLOAT_NAMES:
         return f"it is not float32 or float16 (ONNX element type {found.elem_type})"
+    if found.rank is None:
+        return "its shape is unknown"
     if found.rank != 3:
-        return f"it has {found.rank if found.rank is not None else 'unknown'} dimensions instead of 3"
+        return f"it has {found.rank} dimensions instead of 3"
     if not found.last_dim:
         return "its last dimension is unknown"
     return None
@@ -132,7 +134,7 @@ def _cheapest(decoder: Decoder, live: list[tuple[str, ...]], first: int, last: i
         if not problems and len(kinds) > 1:
             problems = [(names[-1], "it differs in element type from the others at this boundary")]
         if problems:
-            if refused is None or len(problems) <= refused[0]:
+            if refused is None or len(problems) < refused[0]:
                 refused = (len(problems), *problems[0])
             continue
         if what == "the head" and best is not None and any(makers.get(n) in NORMS for n in names):

@@ -14,7 +14,7 @@ VOCABULARY = 320
 CONTEXT = 256
 TEXTS = [
     "The capital of France is Paris.",
-    "Grüße aus Köln! 你好，世界。 Привет, мир. 🙂🚀👩‍💻",
+    "Grüße aus Köln! 你好世界。 Привет, мир. 🙂🚀👩‍💻",
     "def f(x):\n    return x + 1\n",
     "one two three four five six seven eight nine ten",
 ]

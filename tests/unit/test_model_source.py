@@ -1,0 +1,128 @@
+"""What SOURCE can be, and one clear line for everything that it cannot."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from orchestrator.model.errors import BrokenModel, ModelError, NoSuchModel, UnsupportedModel
+from orchestrator.model.source import resolve_source
+from orchestrator.model.store import ModelStore
+
+
+def failure(source: Path | str) -> ModelError:
+    with pytest.raises(ModelError) as caught:
+        resolve_source(str(source))
+    assert "\n" not in str(caught.value)
+    return caught.value
+
+
+def test_nothing_there() -> None:
+    error = failure("/no/such/place")
+    assert isinstance(error, NoSuchModel)
+    assert "/no/such/place" in str(error)
+    assert isinstance(failure("not a name"), NoSuchModel)
+    assert isinstance(failure("models/none.gguf"), NoSuchModel)
+
+
+def test_a_hub_id_offline_and_not_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    error = failure("some-owner/some-model")
+    assert isinstance(error, NoSuchModel)
+    assert "some-owner/some-model" in str(error)
+
+
+def test_a_cached_hub_id_is_used_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    repository, revision = tmp_path / "models--some-owner--Some_Model", "0" * 40
+    snapshot = repository / "snapshots" / revision
+    snapshot.mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(revision)
+    (snapshot / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"]}))
+    (snapshot / "model.safetensors").write_bytes(b"x")
+    found = resolve_source("some-owner/Some_Model")
+    assert (found.kind, found.name) == ("hf", "some_model")
+    assert found.fingerprint == f"hub:some-owner/Some_Model@{revision}"
+    assert found.path == snapshot
+
+
+def test_folders_that_lack_something(tmp_path: Path) -> None:
+    assert "neither config.json" in str(failure(tmp_path))
+    (tmp_path / "weights.gguf").write_bytes(b"GGUF")
+    assert "weights.gguf" in str(failure(tmp_path))
+    (tmp_path / "config.json").write_text("{}")
+    assert "download the weights" in str(failure(tmp_path))
+    (tmp_path / "model.safetensors").write_bytes(b"x")
+    assert "architectures" in str(failure(tmp_path))
+    (tmp_path / "config.json").write_text("{")
+    assert isinstance(failure(tmp_path), BrokenModel)
+
+
+def test_files_of_other_kinds(tmp_path: Path) -> None:
+    (tmp_path / "model.bin").write_bytes(b"x")
+    assert isinstance(failure(tmp_path / "model.bin"), UnsupportedModel)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"PK\x03\x04 a zip archive, not a model",
+        b"GGUF" + struct.pack("<IQQ", 99, 10, 10),
+        b"GGUF" + struct.pack("<IQQ", 3, 1 << 60, 10),
+        b"GGUF" + struct.pack("<IQQ", 3, 10, 10) + b"cut off here",
+    ],
+)
+def test_a_broken_gguf(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "model.Q4_1.gguf"
+    path.write_bytes(content)
+    error = failure(path)
+    assert isinstance(error, BrokenModel)
+    assert "model.Q4_1.gguf" in str(error)
+
+
+def test_a_gguf_that_was_not_downloaded_in_full(tmp_path: Path) -> None:
+    import gguf
+
+    path = tmp_path / "Tiny-Q8_0.gguf"
+    writer = gguf.GGUFWriter(str(path), "llama")
+    writer.add_tensor("token_embd.weight", np.zeros((64, 64), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    assert resolve_source(str(path)).name == "tiny"
+    path.write_bytes(path.read_bytes()[:-4096])
+    assert isinstance(failure(path), BrokenModel)
+
+
+def test_an_unsupported_architecture_is_refused_by_name(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"architectures": ["MambaForCausalLM"]}))
+    (folder / "model.safetensors").write_bytes(b"x")
+    with pytest.raises(UnsupportedModel, match=r"MambaForCausalLM is not supported; supported are .*LlamaForCausalLM"):
+        ModelStore(tmp_path / "home").add(str(folder))
+    assert list((tmp_path / "home" / "partial").iterdir()) == []
+
+
+def test_equal_content_has_an_equal_fingerprint(tmp_path: Path) -> None:
+    marks = []
+    for place, weights in (("a", b"x"), ("b", b"x"), ("c", b"y")):
+        folder = tmp_path / place
+        folder.mkdir()
+        (folder / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"]}))
+        (folder / "model.safetensors").write_bytes(weights)
+        marks.append(resolve_source(str(folder)).fingerprint)
+    assert marks[0] == marks[1] != marks[2]
