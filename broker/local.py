@@ -160,6 +160,8 @@ class LocalBroker:
 
     def _launch(self, port: int) -> None:
         assert self._folder is not None
+        if _answers(port):  # else that one would answer our CONNECT while ours fails to start
+            raise BrokerDidNotStart(self.kind, f"port {port} is in use")
         log_path = Path(self._folder.name) / "broker.log"
         with log_path.open("wb") as log:
             self._process = subprocess.Popen(
@@ -196,10 +198,9 @@ class LocalBroker:
                 last = str(error)
                 time.sleep(0.02)  # nothing to wait on: the port is not open yet
             else:
-                if self.running:  # else somebody else's broker answered on this port
-                    return
-        self._end_process()
+                return
         lines = log_path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        self._end_process()
         raise BrokerDidNotStart(self.kind, lines[-1] if lines else last)
 
     def _end_process(self) -> None:
@@ -227,6 +228,12 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(1.0)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def _mosquitto_version(path: str) -> str:

@@ -6,7 +6,7 @@ connects with a blocking call. All of that goes through methods it calls on itse
 
 * `_create_socket` returns a socket that `broker.dial` has connected,
 * `_sock_recv` serves the small reads from a buffer filled by one large one,
-* `_handle_publish` parses a PUBLISH of QoS 0 or 1 straight into a `Delivery`,
+* `_packet_read` and `_handle_publish` parse a PUBLISH of QoS 0 or 1 straight into a `Delivery`,
 * `_sock_send` and `_packet_queue` count bytes, so that the bus knows how much still waits to be sent,
 
 and `publish_qos0` writes a PUBLISH to the socket itself whenever nothing waits before it. Everything else (CONNECT,
@@ -20,6 +20,7 @@ import socket
 import ssl
 import struct
 import time
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
@@ -110,21 +111,35 @@ class SocketClient(paho.Client):
             raise RuntimeError("reconnect() without adopt()")
         return sock
 
-    def _sock_recv(self, bufsize: int) -> bytes:
-        start = self._read_at
-        if start < len(self._read):
-            self._read_at = start + bufsize
-            return self._read[start : start + bufsize]
+    def _fill(self, size: int) -> bytes:
         self._filled = False
-        asked = bufsize if bufsize > READ_BYTES else READ_BYTES
-        data = super()._sock_recv(asked)
+        data = super()._sock_recv(size)
         self._stats.bytes_in += len(data)
-        self._filled = len(data) == asked
-        if len(data) <= bufsize:
-            return data
-        self._read = data
-        self._read_at = bufsize
-        return data[:bufsize]
+        self._filled = len(data) == size
+        return data
+
+    def _sock_recv(self, bufsize: int) -> bytes:
+        if self._read_at >= len(self._read):
+            if bufsize > READ_BYTES:
+                return self._fill(bufsize)
+            self._read, self._read_at = self._fill(READ_BYTES), 0
+        start = self._read_at
+        self._read_at = start + bufsize
+        return self._read[start : start + bufsize]
+
+    def _packet_read(self) -> MQTTErrorCode:
+        """Read one packet: a PUBLISH that is whole in the buffer here, anything else as paho does."""
+        if not self._in_packet["command"]:
+            if self._read_at >= len(self._read):
+                # Errors come again, and are dealt with, when paho reads.
+                with suppress(OSError):
+                    self._read, self._read_at = self._fill(READ_BYTES), 0
+            bounds = _publish_bounds(self._read, self._read_at)
+            if bounds is not None:
+                command, (body_at, self._read_at) = self._read[self._read_at], bounds
+                self._last_bytes_received = time.monotonic()
+                return self._take_publish(command, memoryview(self._read)[body_at : self._read_at])
+        return super()._packet_read()
 
     def _sock_send(self, buf: bytes | bytearray) -> int:
         sent = super()._sock_send(buf)
@@ -137,29 +152,41 @@ class SocketClient(paho.Client):
         return super()._packet_queue(command, packet, *args, **options)
 
     def _handle_publish(self) -> MQTTErrorCode:
-        """Turn the PUBLISH in `_in_packet` into a Delivery. Malformed: ValueError, IndexError or struct.error."""
-        command = self._in_packet["command"]
-        packet = memoryview(self._in_packet["packet"])
+        return self._take_publish(self._in_packet["command"], memoryview(self._in_packet["packet"]))
+
+    def _take_publish(self, command: int, body: memoryview) -> MQTTErrorCode:
+        """Turn a PUBLISH into a Delivery. Raises ValueError, IndexError or struct.error if it is malformed."""
         qos = (command >> 1) & 3
-        at = 2 + int.from_bytes(packet[:2], "big")
-        topic = str(packet[2:at], "utf-8")
+        at = 2 + int.from_bytes(body[:2], "big")
+        topic = str(body[2:at], "utf-8")
         mid = 0
         if qos:
-            (mid,) = struct.unpack_from("!H", packet, at)
+            (mid,) = struct.unpack_from("!H", body, at)
             at += 2
         if self._is_v5:
-            size, at = _variable_length(packet, at)
+            size, at = _variable_length(body, at)
             at += size
-        if at > len(packet):
+        if at > len(body):
             raise ValueError("PUBLISH shorter than its header says")
         self._stats.messages_in += 1
-        self._events.append(Delivery(topic, bytes(packet[at:]), qos, bool(command & 1)))
+        self._events.append(Delivery(topic, bytes(body[at:]), qos, bool(command & 1)))
         if qos:
             return self._send_puback(mid)  # never QoS 2: nothing is subscribed at it
         return MQTTErrorCode.MQTT_ERR_SUCCESS
 
 
-def _variable_length(packet: memoryview, at: int) -> tuple[int, int]:
+def _publish_bounds(buffer: bytes, at: int) -> tuple[int, int] | None:
+    """Where the body of the PUBLISH at `at` begins and ends; None if there is no whole one."""
+    if at >= len(buffer) or buffer[at] & 0xF0 != PUBLISH:
+        return None
+    try:
+        size, body_at = _variable_length(buffer, at + 1)
+    except IndexError:
+        return None
+    return (body_at, body_at + size) if body_at + size <= len(buffer) else None
+
+
+def _variable_length(packet: bytes | memoryview, at: int) -> tuple[int, int]:
     """The variable byte integer at `at`, and where it ends (MQTT 5, section 1.5.5)."""
     value = shift = 0
     while True:

@@ -6,6 +6,7 @@ import itertools
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from typing import Any, Protocol
 
 import pytest
@@ -328,7 +329,12 @@ def test_too_many_unsent_messages_are_refused(world: World, connect: Connect, ba
 def test_wake_ends_a_poll_from_another_thread(connect: Connect) -> None:
     bus = connect()
     about_to_poll = threading.Event()
-    waker = threading.Thread(target=lambda: (about_to_poll.wait(), bus.wake()))
+
+    def wake_it() -> None:
+        about_to_poll.wait()
+        bus.wake()
+
+    waker = threading.Thread(target=wake_it)
     waker.start()
     about_to_poll.set()
     assert bus.poll(None) == []
@@ -411,13 +417,14 @@ def test_use_before_connect_and_after_close(world: World, connect: Connect) -> N
     for bus in (world.make("unconnected"), closed):
         with bus:
             assert not bus.connected
-            for use in (
-                lambda bus=bus: bus.publish("a", b""),
-                lambda bus=bus: bus.publish("a", b"", qos=1),
-                lambda bus=bus: bus.subscribe(["a"]),
-                lambda bus=bus: bus.unsubscribe(["a"]),
-                lambda bus=bus: bus.poll(0),
-                lambda bus=bus: bus.flush(0),
-            ):
+            uses: list[Callable[[], object]] = [
+                partial(bus.publish, "a", b""),
+                partial(bus.publish, "a", b"", qos=1),
+                partial(bus.subscribe, ["a"]),
+                partial(bus.unsubscribe, ["a"]),
+                partial(bus.poll, 0),
+                partial(bus.flush, 0),
+            ]
+            for use in uses:
                 with pytest.raises(BusClosed, match="connect"):
                     use()

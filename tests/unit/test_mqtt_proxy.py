@@ -50,7 +50,8 @@ class Pair:
 
 @pytest.fixture(params=["5", "3.1.1"])
 def protocol(request: pytest.FixtureRequest) -> ProtocolChoice:
-    return request.param
+    chosen: ProtocolChoice = request.param
+    return chosen
 
 
 @pytest.fixture

@@ -1,0 +1,158 @@
+"""How a bus connects, falls back, is refused and gives up; against brokers that answer as they are told."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from broker.bus import Connected, Disconnected, Subscribed, Will
+from broker.errors import BadBrokerUrl, BrokerRefused, BrokerUnreachable, PayloadTooLarge, SubscribeRefused
+from broker.local import LocalBroker
+from broker.mqtt import MqttBus, ProtocolChoice
+from tests.support.fake_broker import CONNACK_OK_5, CONNACK_OK_311, FakeBroker
+from tests.support.mqtt_packets import CONNECT, Packet
+from tests.support.polling import collect
+
+SUBSCRIBE = 0x80
+
+
+def test_mosquitto_speaks_5_and_the_embedded_broker_3_1_1() -> None:
+    for kind, protocol in (("mosquitto", "5"), ("embedded", "3.1.1")):
+        with LocalBroker(kind) as broker, MqttBus(broker.url, client_id="x", will=Will("t", b"")) as bus:
+            bus.connect()
+            assert bus.protocol == protocol
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        pytest.param(bytes([0x20, 2, 0, 1]), id="as MQTT 3.1.1 does"),
+        pytest.param(bytes([0x20, 3, 0, 0x84, 0]), id="as MQTT 5 does"),
+        pytest.param(b"", id="silence"),
+        pytest.param(None, id="hanging up"),
+    ],
+)
+def test_a_broker_without_mqtt_5_is_asked_again_with_3_1_1(refusal: bytes | None) -> None:
+    def answer(packet: Packet) -> bytes | None:
+        if packet.kind != CONNECT:
+            return b""
+        return CONNACK_OK_311 if packet.connect_version() == 4 else refusal
+
+    with FakeBroker(answer) as broker:
+        with MqttBus(broker.url, client_id="x") as bus:
+            bus.connect(timeout_s=10 if refusal != b"" else 1)
+            assert bus.protocol == "3.1.1"
+        assert [packet.connect_version() for packet in broker.packets[:2]] == [5, 4]
+        with MqttBus(broker.url, client_id="x", protocol="5") as bus, pytest.raises((BrokerUnreachable, BrokerRefused)):
+            bus.connect(timeout_s=10 if refusal != b"" else 0.1)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "connack"),
+    [("5", bytes([0x20, 3, 0, 0x87, 0])), ("auto", bytes([0x20, 3, 0, 0x87, 0])), ("3.1.1", bytes([0x20, 2, 0, 5]))],
+)
+def test_a_refusal_is_not_a_missing_broker(protocol: ProtocolChoice, connack: bytes) -> None:
+    with FakeBroker(lambda _: connack) as broker:
+        with (
+            MqttBus(broker.url, client_id="x", protocol=protocol) as bus,
+            pytest.raises(BrokerRefused, match="Not authorized; check user name"),
+        ):
+            bus.connect()
+        assert len(broker.packets) == 1
+
+
+@pytest.mark.parametrize("greeting", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\x20\x7f\x00", b"\x30\x02\x00\x09", b""])
+def test_what_is_no_mqtt_broker_is_unreachable(greeting: bytes) -> None:
+    expected = pytest.raises(BrokerUnreachable, match=r"no MQTT broker at mqtt://127.*no CONNACK")
+    with FakeBroker(lambda _: greeting) as broker, MqttBus(broker.url, client_id="x") as bus, expected:
+        bus.connect(timeout_s=0.2)
+
+
+def test_tls_to_a_broker_without_it() -> None:
+    with FakeBroker(lambda _: b"") as broker:
+        url = broker.url.replace("mqtt://", "mqtts://")
+        with MqttBus(url, client_id="x") as bus, pytest.raises(BrokerUnreachable):
+            bus.connect(timeout_s=0.5)
+
+
+def test_an_unknown_host_name() -> None:
+    with MqttBus("mqtt://no-such-host.invalid", client_id="x") as bus, pytest.raises(BrokerUnreachable):
+        bus.connect()
+
+
+def test_a_bad_url_is_refused_at_once() -> None:
+    with pytest.raises(BadBrokerUrl):
+        MqttBus("localhost:1883", client_id="x")
+
+
+def test_user_name_and_password_of_the_url_are_sent() -> None:
+    with FakeBroker(lambda _: CONNACK_OK_5) as broker:
+        url = broker.url.replace("mqtt://", "mqtt://anna:s%40crit@")
+        with MqttBus(url, client_id="x") as bus:
+            bus.connect()
+            assert "s@crit" not in repr(bus.address) + str(bus.address)
+        assert broker.packets[0].data.endswith(b"\0\x04anna\0\x06s@crit")
+
+
+def test_the_brokers_own_packet_limit_is_kept() -> None:
+    connack = bytes([0x20, 8, 0, 0, 5, 0x27, 0, 0, 0x10, 0])  # MaximumPacketSize 4096
+    with FakeBroker(lambda _: connack) as broker, MqttBus(broker.url, client_id="x") as bus:
+        bus.connect()
+        assert 4_000 < bus.max_payload_bytes < 4_096
+        with pytest.raises(PayloadTooLarge):
+            bus.publish("t", bytes(4_096))
+
+
+@pytest.mark.parametrize(
+    ("protocol", "connack", "suback"),
+    [("5", CONNACK_OK_5, b"\0\x01\x87"), ("3.1.1", CONNACK_OK_311, b"\x01\x80")],
+)
+def test_a_refused_subscription_is_raised_by_poll(protocol: ProtocolChoice, connack: bytes, suback: bytes) -> None:
+    def answer(packet: Packet) -> bytes | None:
+        if packet.kind != SUBSCRIBE:
+            return connack
+        body = packet.data[packet.body_at : packet.body_at + 2] + suback
+        return bytes([0x90, len(body)]) + body
+
+    with FakeBroker(answer) as broker, MqttBus(broker.url, client_id="x", protocol=protocol) as bus:
+        bus.connect()
+        bus.subscribe(["fine/#", "secret/#"], qos=1)
+        with pytest.raises(SubscribeRefused, match="secret/#") as refused:
+            collect(bus, lambda events: len(events) > 2)
+        assert refused.value.patterns == ("secret/#",)
+        assert Subscribed(("fine/#",)) in bus.poll(0)
+
+
+def test_credentials_that_are_revoked_later() -> None:
+    answers = itertools.chain([CONNACK_OK_5, bytes([0x20, 3, 0, 0x87, 0])], itertools.repeat(CONNACK_OK_5))
+
+    def answer(packet: Packet) -> bytes | None:
+        return next(answers) if packet.kind == CONNECT else None
+
+    with FakeBroker(answer) as broker, MqttBus(broker.url, client_id="x") as bus:
+        bus.connect()
+        broker.send(bytes([0xE0, 2, 0x8E, 0]))  # DISCONNECT: session taken over
+        events = collect(bus, lambda events: Connected(session_present=False, reconnect=True) in events)
+        assert events[1] == Disconnected("the broker ended the connection: Session taken over")
+        assert [type(event) for event in events] == [Connected, Disconnected, Connected]
+        assert len(broker.packets) == 3
+
+
+def test_garbage_in_mid_stream_is_a_lost_connection() -> None:
+    with FakeBroker(lambda _: CONNACK_OK_5) as broker, MqttBus(broker.url, client_id="x") as bus:
+        bus.connect()
+        for garbage in (b"\x30\x03\x00\x09a", b"\x30\x05\x00\x03a\xff\xffx", b"\xff\xff\xff\xff\xff\xff", b"\x20\x00"):
+            broker.send(garbage)
+            events = collect(bus, lambda events: Connected(session_present=False, reconnect=True) in events)
+            assert any(isinstance(event, Disconnected) for event in events)
+
+
+def test_close_while_reconnecting() -> None:
+    with FakeBroker(lambda _: CONNACK_OK_5) as broker:
+        bus = MqttBus(broker.url, client_id="x")
+        bus.connect()
+        broker.send(bytes([0xE0, 0]))
+        collect(bus, lambda events: any(isinstance(event, Disconnected) for event in events))
+    bus.poll(0)
+    bus.close()

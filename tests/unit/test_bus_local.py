@@ -1,0 +1,124 @@
+"""Local brokers start, say why they did not, and never outlive the process that started them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import psutil
+import pytest
+
+from broker import local
+from broker.errors import BrokerDidNotStart, BrokerNotFound
+from broker.local import LocalBroker, find_mosquitto
+from broker.mqtt import MqttBus
+
+ROOT = Path(__file__).resolve().parents[2]
+KINDS = pytest.mark.parametrize("kind", ["mosquitto", "embedded"])
+
+
+@KINDS
+def test_it_runs_and_ends(kind: local.BrokerKind) -> None:
+    with LocalBroker(kind) as broker:
+        broker.start()  # already running
+        assert broker.kind == kind
+        assert broker.version[0].isdigit()
+        process = psutil.Process(broker.pid)
+        assert broker.running
+        with MqttBus(broker.url, client_id="x") as bus:
+            bus.connect()
+    assert not process.is_running()
+    assert not broker.running
+    broker.close()
+
+
+@KINDS
+def test_it_restarts_on_its_port(kind: local.BrokerKind) -> None:
+    with LocalBroker(kind) as broker:
+        port, pid = broker.port, broker.pid
+        broker.kill()
+        broker.kill()
+        assert not broker.running
+        broker.restart()
+        assert (broker.port, broker.running) == (port, True)
+        assert broker.pid != pid
+
+
+@KINDS
+def test_it_ends_with_the_process_that_started_it(kind: str) -> None:
+    code = f"""
+import sys, time
+from broker.local import LocalBroker
+broker = LocalBroker({kind!r})
+broker.start()
+print(broker.pid, flush=True)
+sys.stdin.read()
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdout is not None
+        broker = psutil.Process(int(parent.stdout.readline()))
+        tether = broker.parent()
+        assert tether is not None
+        parent.kill()
+    psutil.wait_procs([broker, tether], timeout=20)
+    assert not broker.is_running()
+    assert not tether.is_running()
+
+
+def test_it_outlives_the_thread_that_started_it() -> None:
+    broker = LocalBroker("auto")
+    thread = threading.Thread(target=broker.start)
+    thread.start()
+    thread.join()
+    with broker, MqttBus(broker.url, client_id="x") as bus:
+        bus.connect()
+
+
+def test_auto_takes_mosquitto_and_else_the_embedded_broker(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert find_mosquitto() is not None
+    assert LocalBroker("auto").kind == "mosquitto"
+    monkeypatch.setattr(local, "find_mosquitto", lambda: None)
+    assert LocalBroker("auto").kind == "embedded"
+    with pytest.raises(BrokerNotFound, match="install it"):
+        LocalBroker("mosquitto")
+    monkeypatch.setattr(local.util, "find_spec", lambda _: None)
+    for kind in ("auto", "embedded"):
+        with pytest.raises(BrokerNotFound, match="install Mosquitto, or: pip install amqtt"):
+            LocalBroker(kind)  # type: ignore[arg-type]
+
+
+@KINDS
+def test_a_port_in_use_is_reported(kind: local.BrokerKind, monkeypatch: pytest.MonkeyPatch) -> None:
+    with LocalBroker("mosquitto") as other:
+        monkeypatch.setattr(local, "_free_port", lambda: other.port)
+        broker = LocalBroker(kind)
+        with pytest.raises(BrokerDidNotStart, match="in use"):
+            broker.start()
+        assert not broker.running
+
+
+def test_the_last_line_of_the_log_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = tmp_path / "mosquitto"
+    script.write_text("#!/bin/sh\necho first >&2\necho 'Error: no such thing' >&2\nexit 3\n")
+    script.chmod(0o755)
+    monkeypatch.setattr(local, "find_mosquitto", lambda: os.fspath(script))
+    broker = LocalBroker("mosquitto")
+    assert broker.version == "unknown"
+    with pytest.raises(BrokerDidNotStart, match="Error: no such thing"):
+        broker.start()
+
+
+def test_a_silent_broker_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = tmp_path / "mosquitto"
+    script.write_text('#!/bin/sh\n[ "$1" = -h ] && exit\nexec sleep 600\n')
+    script.chmod(0o755)
+    monkeypatch.setattr(local, "find_mosquitto", lambda: os.fspath(script))
+    broker = LocalBroker("mosquitto", start_timeout_s=0.3)
+    with pytest.raises(BrokerDidNotStart, match="no MQTT broker at"):
+        broker.start()
+    assert not psutil.pid_exists(broker.pid)

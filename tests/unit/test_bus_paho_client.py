@@ -1,0 +1,177 @@
+"""The short way around paho: its hooks exist, and streams cut anywhere come out whole."""
+
+from __future__ import annotations
+
+import inspect
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from paho.mqtt import client as paho
+from paho.mqtt.client import MQTTv5, MQTTv311
+from paho.mqtt.enums import MQTTProtocolVersion
+
+from broker.bus import BusStats, Delivery, Event
+from broker.errors import BadTopic
+from broker.paho_client import READ_BYTES, SocketClient, pack_topic
+from tests.support.fake_broker import CONNACK_OK_5, CONNACK_OK_311
+from tests.support.mqtt_packets import Framer, Packet, Publish
+
+VERSIONS = pytest.mark.parametrize("version", [MQTTv311, MQTTv5])
+
+
+class Wire:
+    """A client that has had its CONNACK, and the broker's end of its connection."""
+
+    def __init__(self, client: SocketClient, events: list[Event], stats: BusStats, peer: socket.socket) -> None:
+        self.client = client
+        self.events = events
+        self.stats = stats
+        self.peer = peer
+
+    def read_all(self) -> None:
+        self.client.loop_read()
+        while self.client.has_more_to_read():
+            self.client.loop_read()
+
+
+@contextmanager
+def wire(version: MQTTProtocolVersion) -> Iterator[Wire]:
+    ours, peer = socket.socketpair()
+    events: list[Event] = []
+    stats = BusStats()
+    client = SocketClient("x", version, stats, events)
+    client.connect_async("127.0.0.1", **({"clean_start": True} if version == MQTTv5 else {}))
+    with ours, peer:
+        client.adopt(ours)
+        peer.recv(1_000)
+        peer.sendall(CONNACK_OK_5 if version == MQTTv5 else CONNACK_OK_311)
+        client.loop_read()
+        assert client.is_connected()
+        yield Wire(client, events, stats, peer)
+        client.drop()
+
+
+def test_paho_still_calls_what_is_overridden() -> None:
+    hooks = {
+        "_create_socket": 0,
+        "_sock_recv": 1,
+        "_sock_send": 1,
+        "_packet_queue": 2,
+        "_packet_read": 0,
+        "_handle_publish": 0,
+    }
+    source = inspect.getsource(paho.Client)
+    for hook, arguments in hooks.items():
+        parameters = inspect.signature(getattr(paho.Client, hook)).parameters
+        assert len(parameters) > arguments, hook
+        assert f"self.{hook}(" in source, hook
+    client = paho.Client(paho.CallbackAPIVersion.VERSION2)
+    for attribute in ("_in_packet", "_out_packet", "_out_messages", "_last_bytes_received", "_last_msg_out"):
+        assert hasattr(client, attribute), attribute
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    sizes=st.lists(st.sampled_from([0, 1, 50, 127, 128, 16_000, READ_BYTES, 200_000]), min_size=1, max_size=6),
+    chunk=st.sampled_from([1_000, 4_096, 65_536, 1_000_000]),
+    qos=st.sampled_from([0, 1]),
+    version=st.sampled_from([MQTTv311, MQTTv5]),
+)
+def test_a_stream_cut_anywhere_is_delivered_whole(
+    sizes: list[int], chunk: int, qos: int, version: MQTTProtocolVersion
+) -> None:
+    properties = b"\x01\x01" if version == MQTTv5 else None
+    publishes = [
+        Publish(f"t/{number}", bytes([number]) * size, qos, False, False, number + 1 if qos else None, properties)
+        for number, size in enumerate(sizes)
+    ]
+    data = b"".join(publish.encode() for publish in publishes)
+    with wire(version) as link:
+        link.peer.setblocking(False)
+        while data:
+            with suppress(BlockingIOError):
+                data = data[link.peer.send(data[:chunk]) :]
+            link.read_all()
+        link.read_all()
+        assert link.events == [Delivery(publish.topic, publish.payload, qos, False) for publish in publishes]
+        assert link.stats.messages_in == len(publishes)
+        if qos:
+            acknowledged = Framer().feed(link.peer.recv(10_000))
+            assert [packet.data[2:4] for packet in acknowledged] == [
+                publish.packet_id.to_bytes(2, "big") for publish in publishes if publish.packet_id is not None
+            ]
+
+
+def test_small_packets_byte_by_byte() -> None:
+    data = Publish("t", b"payload").encode() + b"\xd0\0" + Publish("u", b"", retain=True).encode()
+    with wire(MQTTv311) as link:
+        for byte in data:
+            link.peer.sendall(bytes([byte]))
+            link.read_all()
+        assert link.events == [Delivery("t", b"payload", 0, False), Delivery("u", b"", 0, True)]
+
+
+@VERSIONS
+def test_a_clogged_socket_keeps_order_and_bytes(version: MQTTProtocolVersion) -> None:
+    payloads = [bytes([number]) * 300_000 for number in range(8)]
+    with wire(version) as link:
+        before = link.stats.bytes_out
+        for number, payload in enumerate(payloads):
+            if number % 2:
+                link.client.publish("t", payload, 1)
+            else:
+                assert link.client.publish_qos0(pack_topic("t"), payload, False)
+        assert link.client.want_write()
+        waiting = link.client.buffered_bytes
+        assert waiting > 0
+        framer = Framer()
+        packets: list[Packet] = []
+        while len(packets) < len(payloads):
+            packets += framer.feed(link.peer.recv(100_000))
+            link.client.loop_write()
+        got = [packet.publish(is_v5=version == MQTTv5) for packet in packets]
+        assert [publish.payload for publish in got] == payloads
+        assert [publish.qos for publish in got] == [0, 1] * 4
+        assert link.client.buffered_bytes == 0
+        assert link.stats.bytes_out - before == sum(len(packet.data) for packet in packets)
+        assert link.client.unacknowledged == 4
+
+
+@VERSIONS
+def test_what_waited_when_the_connection_broke_is_counted(version: MQTTProtocolVersion) -> None:
+    with wire(version) as link:
+        while not link.client.want_write():
+            link.client.publish_qos0(pack_topic("t"), bytes(300_000), False)
+        link.client.publish_qos0(pack_topic("t"), b"behind it", False)
+        link.client.publish("t", b"sure", 1)
+        link.client.drop()
+        assert not link.client.publish_qos0(pack_topic("t"), b"", False)
+        ours, peer = socket.socketpair()
+        with ours, peer:
+            link.client.adopt(ours)
+            assert link.stats.dropped_qos0 == 2
+            peer.recv(1_000)
+            peer.sendall(CONNACK_OK_5 if version == MQTTv5 else CONNACK_OK_311)
+            link.client.loop_read()
+            (packet,) = Framer().feed(peer.recv(1_000))
+            again = packet.publish(is_v5=version == MQTTv5)
+            assert (again.payload, again.dup) == (b"sure", True)
+            link.client.drop()
+
+
+@VERSIONS
+def test_a_peer_that_is_gone_is_noticed_by_publish(version: MQTTProtocolVersion) -> None:
+    with wire(version) as link:
+        link.peer.close()
+        assert not link.client.publish_qos0(pack_topic("t"), b"", False)
+        assert link.client.socket() is None
+
+
+def test_packed_topics_are_checked() -> None:
+    assert pack_topic("ä") == b"\0\x02\xc3\xa4"
+    with pytest.raises(BadTopic):
+        pack_topic("a/#")
