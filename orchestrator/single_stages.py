@@ -32,5 +32,8 @@ def solve_single_stages(problem: Problem, solve: Solve, solve_quickly: Solve) ->
     plans = [plan for plan in candidates if isinstance(plan, Solution) and len(set(plan.nodes)) == len(plan.stages)]
     if plans:
         return min(plans, key=lambda plan: plan.objective_value)
+    untied = solve_quickly(replace(problem, tied_bytes=0, tied_disk_bytes=0))  # different ends can't share weights
+    if isinstance(untied, Infeasible):
+        return untied
     reason = f"the model fits only with both ends on {found.nodes[0]}, and a node runs one stage"
     return Infeasible(reason=reason, missing_bytes=0, smallest_fix="add a node, or give one more memory")

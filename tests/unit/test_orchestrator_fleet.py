@@ -1,0 +1,141 @@
+"""Who is there: births, wills, heartbeats, ghosts and versions."""
+
+import math
+
+from orchestrator.fleet import FleetState, Joined, Left, Tell
+from schemas.messages import NodeStatus, RefuseNode, RegisterAgain
+from tests.support.orchestrating import make_birth, make_heartbeat
+
+
+def status(incarnation: int, *, online: bool) -> NodeStatus:
+    return NodeStatus(node="a", incarnation=incarnation, online=online, reason="" if online else "connection lost")
+
+
+def fleet_with(incarnation: int = 5) -> FleetState:
+    fleet = FleetState(heartbeat_timeout_s=10.0)
+    fleet.apply("a", make_birth("a", incarnation=incarnation), 0.0)
+    return fleet
+
+
+def test_a_live_birth_joins_once() -> None:
+    fleet = FleetState()
+    birth = make_birth("a")
+    assert fleet.apply("a", birth, 0.0) == [Joined(birth)]
+    assert fleet.apply("a", status(1, online=True), 0.0) == []
+    assert fleet.apply("a", birth, 1.0) == []
+    assert fleet.usable() == (birth,)
+
+
+def test_a_retained_birth_alone_may_be_a_ghost() -> None:
+    fleet = FleetState()
+    birth = make_birth("a")
+    assert fleet.apply("a", birth, 0.0, retained=True) == []
+    assert fleet.apply("a", status(1, online=True), 0.0, retained=True) == []
+    assert fleet.usable() == ()
+    assert fleet.view(0.0)[0]["state"] == "silent"
+    assert fleet.apply("a", make_heartbeat("a"), 0.5) == [Joined(birth)]
+
+
+def test_retained_status_before_retained_birth_still_counts_after_a_heartbeat() -> None:
+    fleet = FleetState()
+    assert fleet.apply("a", status(1, online=True), 0.0, retained=True) == []
+    fleet.apply("a", make_birth("a"), 0.0, retained=True)
+    fleet.apply("a", make_heartbeat("a"), 0.5)
+    assert fleet.is_usable("a", 1)
+
+
+def test_the_will_of_this_start_takes_the_node_away() -> None:
+    fleet = fleet_with(5)
+    assert fleet.apply("a", status(5, online=False), 1.0) == [Left("a", "connection lost")]
+    assert fleet.usable() == ()
+    assert fleet.view(1.0)[0]["state"] == "offline"
+
+
+def test_the_late_will_of_an_earlier_start_kills_nobody() -> None:
+    fleet = fleet_with(5)
+    assert fleet.apply("a", status(4, online=False), 1.0) == []
+    assert fleet.is_usable("a", 5)
+
+
+def test_a_new_start_leaves_and_joins() -> None:
+    fleet = fleet_with(5)
+    birth = make_birth("a", incarnation=6)
+    assert fleet.apply("a", birth, 1.0) == [Left("a", "it started again"), Joined(birth)]
+    assert not fleet.is_usable("a", 5)
+
+
+def test_a_heartbeat_after_the_will_brings_the_node_back() -> None:
+    fleet = fleet_with(5)
+    fleet.apply("a", status(5, online=False), 1.0)
+    assert fleet.apply("a", make_heartbeat("a", 5), 2.0) == [Joined(make_birth("a", incarnation=5))]
+
+
+def test_an_unknown_heartbeat_is_asked_to_register() -> None:
+    (tell,) = FleetState().apply("a", make_heartbeat("a"), 0.0)
+    assert isinstance(tell, Tell)
+    assert isinstance(tell.command, RegisterAgain)
+
+
+def test_a_heartbeat_of_a_start_that_is_not_known_yet_is_asked_to_register() -> None:
+    (tell,) = fleet_with(5).apply("a", make_heartbeat("a", 6), 0.0)
+    assert isinstance(tell, Tell)
+    assert isinstance(tell.command, RegisterAgain)
+
+
+def test_of_two_nodes_with_one_name_the_elder_is_refused() -> None:
+    fleet = fleet_with(5)
+    (tell,) = fleet.apply("a", make_heartbeat("a", 4), 1.0)
+    assert isinstance(tell, Tell)
+    assert isinstance(tell.command, RefuseNode)
+    assert tell.command.incarnation == 4
+    assert "--name" in tell.command.reason
+    assert fleet.is_usable("a", 5)
+
+
+def test_another_version_is_refused_with_the_line_that_helps() -> None:
+    fleet = FleetState()
+    (tell,) = fleet.apply("a", make_birth("a", package_version="0.0.1"), 0.0)
+    assert isinstance(tell, Tell)
+    assert isinstance(tell.command, RefuseNode)
+    assert "pip install --upgrade 'linguabus[edge]==" in tell.command.reason
+    assert "\n" not in tell.command.reason
+    assert fleet.usable() == ()
+    assert fleet.view(0.0)[0]["state"] == "refused"
+    (again,) = fleet.apply("a", make_heartbeat("a"), 1.0)
+    assert isinstance(again, Tell)
+
+
+def test_another_protocol_is_refused() -> None:
+    fleet = FleetState()
+    fleet.apply("a", make_birth("a", protocol=99), 0.0)
+    assert fleet.usable() == ()
+
+
+def test_silence_takes_a_node_away_after_the_timeout() -> None:
+    fleet = fleet_with()
+    assert fleet.next_expiry_s() == 10.0
+    assert fleet.expire(9.9) == []
+    assert fleet.expire(10.0) == [Left("a", "no heartbeat for 10 s")]
+    assert fleet.next_expiry_s() == math.inf
+
+
+def test_our_own_absence_is_not_the_nodes_silence() -> None:
+    fleet = fleet_with()
+    fleet.hold_clock(100.0)
+    assert fleet.expire(105.0) == []
+
+
+def test_a_node_speaks_only_for_itself() -> None:
+    fleet = FleetState()
+    assert fleet.apply("b", make_birth("a"), 0.0) == []
+    assert fleet.nodes == {}
+
+
+def test_the_view_has_ages_and_figures() -> None:
+    fleet = fleet_with()
+    fleet.apply("a", make_heartbeat("a", 5), 1.0)
+    (row,) = fleet.view(3.5)
+    assert row["state"] == "online"
+    assert row["heard_s_ago"] == 2.5
+    assert row["uptime_s"] == 1
+    assert row["hop_ms"] == 0.3

@@ -1,0 +1,204 @@
+"""One request: tokens by position, text in pieces, the bounds of a prompt."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrator.errors import OrchestratorError
+from orchestrator.events import ServedModel
+from orchestrator.sessions import Answer, PromptRefused, Session
+from schemas.codec import Flag
+from schemas.messages import Epoch, Sampling, StageTiming, StreamText
+from tests.support.orchestrating import EOS, Letters, LetterStream, answer_text, letter, make_manifest, make_submit
+
+MODEL = ServedModel(make_manifest(), Letters())
+
+
+def make_answer(max_tokens: int = 100) -> Answer:
+    return Answer("0" * 16, 10, max_tokens, LetterStream())
+
+
+def ids(start: int, stop: int) -> list[int]:
+    return [letter(position) for position in range(start, stop)]
+
+
+def text_of(pieces: Sequence[StreamText]) -> str:
+    return "".join(piece.text for piece in pieces)
+
+
+def test_tokens_become_text_in_order() -> None:
+    answer = make_answer()
+    first, _ = answer.take(10, ids(10, 12), 0)
+    second, _ = answer.take(12, ids(12, 13), 0)
+    assert text_of([*first, *second]) == answer_text(10, 3)
+    assert [piece.sequence for piece in [*first, *second]] == [0, 1]
+    assert second[0].token_ids == (letter(12),)
+
+
+def test_what_was_seen_is_dropped_and_counted() -> None:
+    answer = make_answer()
+    answer.take(10, ids(10, 13), 0)
+    assert answer.take(10, ids(10, 12), 0) == ([], False)
+    assert answer.dropped_tokens == 2
+    pieces, _ = answer.take(11, ids(11, 15), 0)
+    assert text_of(pieces) == answer_text(10, 5)[3:]
+
+
+def test_a_gap_takes_nothing_and_says_so() -> None:
+    answer = make_answer()
+    assert answer.take(11, ids(11, 12), 0) == ([], True)
+    assert answer.next_position == 10
+
+
+def test_the_end_token_is_counted_and_not_shown() -> None:
+    answer = make_answer()
+    pieces, _ = answer.take(10, [letter(10), EOS], Flag.STOP)
+    assert text_of(pieces) == answer_text(10, 1)
+    assert answer.finish == "stop"
+    assert answer.tokens == [letter(10), EOS]
+
+
+def test_the_length_flag_ends_the_answer() -> None:
+    answer = make_answer()
+    answer.take(10, ids(10, 12), Flag.LENGTH)
+    assert answer.finish == "length"
+
+
+def test_max_tokens_ends_the_answer_even_if_the_ring_goes_on() -> None:
+    answer = make_answer(max_tokens=2)
+    pieces, _ = answer.take(10, ids(10, 20), 0)
+    assert text_of(pieces) == answer_text(10, 2)
+    assert answer.finish == "length"
+    assert answer.take(12, ids(12, 13), 0) == ([], False)
+
+
+def test_an_end_that_was_missed_is_taken_from_a_repeated_frame() -> None:
+    answer = make_answer()
+    answer.take(10, ids(10, 12), 0)
+    answer.take(10, ids(10, 12), Flag.LENGTH)
+    assert answer.finish == "length"
+
+
+class Halves:
+    """Every character takes two tokens."""
+
+    def __init__(self) -> None:
+        self.half = ""
+
+    def push(self, token_id: int) -> str:
+        whole, self.half = (self.half + chr(token_id), "") if self.half else ("", chr(token_id))
+        return whole
+
+    def finish(self) -> str:
+        return "?" if self.half else ""
+
+
+def test_pieces_carry_the_tokens_behind_them_whole_characters_only() -> None:
+    answer = Answer("0" * 16, 0, 100, Halves())
+    assert answer.take(0, [97], 0) == ([], False)
+    (piece,), _ = answer.take(1, [98], 0)
+    assert (piece.text, piece.token_ids) == ("ab", (97, 98))
+    (last,), _ = answer.take(2, [99], Flag.LENGTH)
+    assert (last.text, last.token_ids) == ("?", (99,))
+
+
+@given(st.lists(st.tuples(st.integers(0, 40), st.integers(1, 12)), max_size=60))
+def test_any_order_repetition_and_loss_gives_a_prefix_of_the_text(frames: list[tuple[int, int]]) -> None:
+    answer = make_answer()
+    pieces: list[StreamText] = []
+    for start, count in frames:
+        missing_before = answer.next_position - 10
+        got, gap = answer.take(10 + start, ids(10 + start, 10 + start + count), 0)
+        assert gap == (start > missing_before)
+        pieces += got
+    assert text_of(pieces) == answer_text(10, len(answer.tokens))
+    assert [piece.sequence for piece in pieces] == list(range(len(pieces)))
+
+
+def opened(prompt: str = "hello", **changes: object) -> Session:
+    session = Session(make_submit(prompt=prompt, **changes), submitted_s=1.0)
+    session.encode_for(MODEL, 256)
+    session.ring, session.epoch = ("a", "b", "c"), Epoch(generation=1, counter=1)
+    return session
+
+
+def test_a_prompt_longer_than_the_context_names_both_numbers() -> None:
+    session = Session(make_submit(prompt="x" * 20), submitted_s=0.0)
+    with pytest.raises(PromptRefused, match=r"prompt has 20 tokens, the context is 20") as refused:
+        session.encode_for(MODEL, 20)
+    assert refused.value.code == "too_long"
+
+
+def test_the_answer_is_bounded_by_the_context() -> None:
+    session = Session(make_submit(prompt="x" * 20, max_tokens=1000), submitted_s=0.0)
+    session.encode_for(MODEL, 32)
+    assert session.answer
+    assert session.answer.max_tokens == 12
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"messages": ()}, {"messages": (), "prompt": ""}, {"prompt": "both"}],
+    ids=["neither", "empty", "both"],
+)
+def test_a_request_has_either_messages_or_a_prompt(changes: dict[str, object]) -> None:
+    with pytest.raises(PromptRefused) as refused:
+        Session(make_submit(**changes), submitted_s=0.0).encode_for(MODEL, 256)
+    assert refused.value.code == "bad_request"
+
+
+def test_a_template_that_refuses_is_the_clients_mistake() -> None:
+    class Strict(Letters):
+        def encode_chat(self, messages: object) -> list[int]:
+            raise OrchestratorError("roles must alternate")
+
+    with pytest.raises(PromptRefused, match="roles must alternate"):
+        Session(make_submit(), submitted_s=0.0).encode_for(ServedModel(make_manifest(), Strict()), 256)
+
+
+def test_stages_are_opened_from_the_last_to_the_first() -> None:
+    commands = opened(sampling=Sampling(temperature=1.0, seed=7)).open_messages(pipeline="main", eos_ids=(EOS,))
+    assert [node for node, _ in commands] == ["c", "b", "a"]
+    last, middle, first = (message for _, message in commands)
+    assert (last.prompt_ids, last.eos_ids) == (None, (EOS,))
+    assert last.sampling is not None
+    assert last.sampling.seed == 7
+    assert (middle.prompt_ids, middle.sampling, middle.eos_ids) == (None, None, ())
+    assert first.prompt_ids == tuple(b"hello")
+    assert first.sampling is None
+
+
+def test_a_penalty_needs_the_prompt_on_the_last_stage() -> None:
+    commands = opened(sampling=Sampling(repetition_penalty=1.1)).open_messages(pipeline="main", eos_ids=())
+    assert [message.prompt_ids is not None for _, message in commands] == [True, False, True]
+
+
+def test_going_on_sends_the_tokens_so_far_and_keeps_the_prompts_length() -> None:
+    session = opened()
+    assert session.answer
+    session.answer.take(5, ids(5, 8), 0)
+    (_, first) = session.open_messages(pipeline="main", eos_ids=())[-1]
+    assert first.prompt_tokens == 5
+    assert first.prompt_ids == (*b"hello", *ids(5, 8))
+    assert first.max_tokens == 8
+
+
+def test_another_model_in_mid_answer_is_refused() -> None:
+    session = opened()
+    assert session.answer
+    session.answer.take(5, ids(5, 8), 0)
+    with pytest.raises(PromptRefused, match="model was changed"):
+        session.encode_for(ServedModel(make_manifest("other"), Letters()), 256)
+
+
+def test_stages_come_in_order_and_only_when_asked_for() -> None:
+    for stats, expected in ((True, [0, 1]), (False, [])):
+        session = opened(stats=stats)
+        session.timings = {1: StageTiming(node="b", stage=1), 0: StageTiming(node="a", stage=0)}
+        session.finish, session.first_token_s, session.ended_s = "stop", 1.5, 3.0
+        end = session.end_message()
+        assert [timing.stage for timing in end.stages] == expected
+        assert (end.ttft_s, end.total_s, end.prompt_tokens) == (0.5, 2.0, 5)
