@@ -191,14 +191,17 @@ class RunForm:
     def fits(self, limit_s: float = math.inf) -> bool:
         return self.missing_blocks(self.rooms(limit_s)) <= 0
 
-    def cheapest(self, limit_s: float = math.inf) -> Plan | None:
-        """The shares of least summed price under a bottleneck limit, by dynamic programming; None if none fit."""
+    def cheapest(self, limit_s: float = math.inf, must_use: frozenset[str] = frozenset()) -> Plan | None:
+        """The shares of least summed price under a bottleneck limit, by dynamic programming; None if none fit.
+
+        Devices in `must_use` take part, whether that pays or not.
+        """
         rooms, width = self.rooms(limit_s), self.blocks + 1
         best = np.full((4, width), math.inf)
         best[0, 0] = 0.0
         choices: list[NDArray[np.int32]] = []
         for device, room in zip(self.devices, rooms, strict=True):
-            best, choice = self._add_device(device, room, best)
+            best, choice = self._add_device(device, room, best, skip=device.name not in must_use)
             choices.append(choice)
         value = float(best[BOTH_ENDS, self.blocks])
         if value == math.inf:
@@ -212,13 +215,13 @@ class RunForm:
         return Plan(value, tuple(reversed(shares)))
 
     def _add_device(
-        self, device: Device, room: Room, best: NDArray[np.float64]
+        self, device: Device, room: Room, best: NDArray[np.float64], *, skip: bool
     ) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
         """One min-plus step. `best` (4, L+1): least price by ends and blocks placed; choice: ends * (L+1) + blocks."""
         width = self.blocks + 1
         price, least = self.price(device), self.least_blocks(device)
-        pinned = device.name in self.pinned_ends
-        new = np.full_like(best, math.inf) if pinned else best.copy()
+        left_out = skip and device.name not in self.pinned_ends
+        new = best.copy() if left_out else np.full_like(best, math.inf)
         choice = np.zeros(best.shape, dtype=np.int32)
         placed = np.arange(width)
         for ends in ENDS:

@@ -110,7 +110,7 @@ def _least_price(problem: Problem, engine: RingEngine, singles: list[Candidate])
         if problem.objective is not Objective.PAPER:
             limits = engine.limits_s()
             place = _first(limits, lambda value: _price_under(engine, value) <= allowed)
-            limit, tighter = limits[place], limits[place - 1] if place else None
+            limit, tighter = _around(limits, limits[place])
             ring = engine.cheapest_ring(limit)
         if ring is not None:
             plans.append(candidate(problem, ring.stages))
@@ -132,14 +132,14 @@ def _most_throughput(problem: Problem, engine: RingEngine, singles: list[Candida
     limits = engine.limits_s()
     plans = list(singles)
     streams = problem.streams
-    place = len(limits)
     if limits and engine.fits(limits[-1]):
         if streams is None:
             place = _first(limits, engine.fits)
         else:
             place = _first(limits, lambda value: _price_under(engine, value) <= streams * value)
-        for near in (place, place - 1):
-            ring = engine.cheapest_ring(limits[near]) if 0 <= near < len(limits) else None
+        limit, tighter = _around(limits, limits[place])
+        for near in (limit, tighter):
+            ring = None if near is None else engine.cheapest_ring(near)
             if ring is not None:
                 plans.append(candidate(problem, ring.stages))
     if not plans:

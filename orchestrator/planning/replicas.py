@@ -1,0 +1,295 @@
+"""Several pipelines from one fleet: when it can hold the model more than once, split it for throughput.
+
+How many pipelines, and who is in which, is a partitioning problem with no quick exact answer. Up to
+`EXACT_DEVICES` devices every partition is tried (a dynamic programme over sets of devices); above that, pipelines
+are dealt out by memory for a range of counts and improved by a fixed number of seeded moves. The result says how
+far it is from `fluid_bound`: what the fleet would give if work could be cut at will and memory did not matter.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator.planning.cost import ttft_s
+from orchestrator.planning.errors import PlanningError
+from orchestrator.planning.infeasible import explain_infeasible
+from orchestrator.planning.planner import solve
+from orchestrator.planning.problem import BLOCK, EMBED, HEAD, Objective, Problem, UnitRun
+from orchestrator.planning.runform import BOTH_ENDS, EMBED_END, ENDS, HEAD_END, RunForm
+from orchestrator.planning.solution import Infeasible, Solution
+
+EXACT_DEVICES = 8
+COUNTS_TRIED = 12
+MOVES = 2500
+IMPROVED = 4
+GRID = 32
+GRID_ROUNDS = 3
+
+
+@dataclass(frozen=True)
+class Replicas:
+    """Pipelines that share no device, the devices left out, and the tokens per second of all streams together."""
+
+    pipelines: tuple[Solution, ...]
+    unused: tuple[str, ...]
+    tokens_per_s_many: float
+    bound_tokens_per_s: float
+    solve_s: float = field(default=0.0, compare=False)
+
+    @property
+    def gap(self) -> float:
+        """How much more than this any plan could give at most, relative to the bound."""
+        return max(0.0, 1 - self.tokens_per_s_many / self.bound_tokens_per_s)
+
+
+Group = frozenset[int]
+
+
+class Rates:
+    """Tokens per second of a group of devices as one pipeline, to about 1e-4, remembered by group.
+
+    The same count as `RunForm.missing_blocks`, for a whole grid of bottleneck limits at once: groups are tried by
+    the thousand. What is chosen in the end is solved exactly.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        self.form = RunForm(_as_run_form(problem))
+        devices = self.form.devices
+        self.room = np.array(self.form.rooms(), dtype=np.float64)
+        """Most blocks by device and ends; -1 where the ends do not fit."""
+        self.fixed_s = np.array([[self.form.load_s(device, 0, ends) for ends in ENDS] for device in devices])
+        self.block_s = np.array([max(device.batched_s[1], 1e-12) for device in devices])
+        whole_s = self.fixed_s[:, BOTH_ENDS] + self.block_s * self.form.blocks
+        busy_s = np.array([device.hop_busy_s for device in devices])
+        self.alone_s = np.where(self.room[:, BOTH_ENDS] >= self.form.blocks, whole_s - busy_s, math.inf)
+        self.slowest_s = float(whole_s.max())
+        self._known: dict[Group, float] = {}
+
+    @property
+    def count(self) -> int:
+        return len(self.block_s)
+
+    def of(self, group: Group) -> float:
+        """Tokens per second of the group's best pipeline; 0 when it can't hold the model."""
+        if group not in self._known:
+            self._known[group] = self._rate(np.array(sorted(group), dtype=np.intp)) if group else 0.0
+        return self._known[group]
+
+    def _rate(self, members: NDArray[np.intp]) -> float:
+        shortest = float(self.alone_s[members].min())
+        low, high = 0.0, min(self.slowest_s, shortest)
+        for _ in range(GRID_ROUNDS):
+            limits = np.linspace(low, high, GRID + 1)[1:]
+            enough = self._placed(members, limits) >= self.form.blocks
+            if not enough[-1]:
+                break
+            first = int(enough.argmax())
+            low, high = (limits[first - 1] if first else low), float(limits[first])
+            shortest = min(shortest, high)
+        return 0.0 if shortest in (0.0, math.inf) else 1.0 / shortest
+
+    def _placed(self, members: NDArray[np.intp], limits_s: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Most blocks the group can hold with both ends placed, per limit; -inf where an end does not fit."""
+        spare = limits_s[:, None, None] - self.fixed_s[members]
+        blocks = np.minimum(np.floor(spare / self.block_s[members][:, None]), self.room[members])
+        blocks = np.where((spare < 0) | (blocks < 0), -np.inf, blocks)
+        plain = np.maximum(blocks[:, :, 0], 0)
+        gain = blocks - plain[:, :, None]
+        embed, head = gain[:, :, EMBED_END], gain[:, :, HEAD_END]
+        rows = np.arange(len(limits_s))
+        best = gain[:, :, BOTH_ENDS].max(axis=1)
+        # The embedding's best holder with the best other head, and the other way round.
+        for one, other in ((embed, head), (head, embed)):
+            holder = one.argmax(axis=1)
+            rest = other.copy()
+            rest[rows, holder] = -np.inf
+            best = np.maximum(best, one[rows, holder] + rest.max(axis=1))
+        placed: NDArray[np.float64] = plain.sum(axis=1) + best
+        return placed
+
+
+def plan_replicas(problem: Problem, *, prove: bool = True) -> Replicas | Infeasible:
+    """Partition the fleet into pipelines for the most tokens per second over all of them.
+
+    Raises:
+        PlanningError: the problem pins units to nodes, which one pipeline alone can honour.
+    """
+    if problem.constraints.pins:
+        raise PlanningError("pinned units belong to one pipeline: drop the pins or plan without replicas")
+    problem = replace(problem, objective=Objective.THROUGHPUT, streams=None)
+    if not problem.eligible:
+        return explain_infeasible(problem)
+    rates = Rates(problem)
+    groups = _every_partition(rates, rates.count) if rates.count <= EXACT_DEVICES else _deal_and_improve(rates)
+    pipelines = []
+    for group in groups:
+        answer = solve(replace(problem, devices=tuple(problem.eligible[i] for i in sorted(group))), prove=prove)
+        if isinstance(answer, Solution):
+            pipelines.append(answer)
+    if not pipelines:
+        whole = solve(problem, prove=prove)
+        if isinstance(whole, Infeasible):
+            return whole
+        pipelines = [whole]
+    used = {node for pipeline in pipelines for node in pipeline.nodes}
+    return Replicas(
+        tuple(pipelines),
+        tuple(device.name for device in problem.devices if device.name not in used),
+        sum(pipeline.predicted.tokens_per_s_many for pipeline in pipelines),
+        fluid_bound(problem),
+    )
+
+
+def fluid_bound(problem: Problem) -> float:
+    """Tokens per second no set of pipelines can pass: every device computes all the time at what it is best at.
+
+    Weights w[r] >= 0 on the runs bound any plan: with value(token) = sum B[r] w[r], device d earns at most
+    max_r w[r] / c[d, r] per second, so rate <= sum_d earning / value. Weights equal to the fleet's mean cost of
+    each run give a bound that is exact when devices differ by a factor only.
+    """
+    devices, runs = problem.eligible, problem.runs
+    weights = [sum(device.batched_s[index] for device in devices) / len(devices) for index in range(len(runs))]
+    value = sum(run.count * weight for run, weight in zip(runs, weights, strict=True))
+    earned = 0.0
+    for device in devices:
+        if any(weight > 0 and seconds == 0 for weight, seconds in zip(weights, device.batched_s, strict=True)):
+            return math.inf
+        earned += max(
+            (weight / seconds for weight, seconds in zip(weights, device.batched_s, strict=True) if seconds),
+            default=0.0,
+        )
+    return earned / value if value else math.inf
+
+
+def _as_run_form(problem: Problem) -> Problem:
+    """The problem itself, or for an uneven chain one with like blocks of the mean cost and the largest size."""
+    if RunForm.applies(problem):
+        return problem
+    runs = [problem.runs[index] for index in problem.run_of_unit]
+    if len(runs) < 3:
+        raise PlanningError("a chain of fewer than 3 units can't be replicated: plan it as one pipeline")
+    inner = runs[1:-1]
+
+    def mean(figures: tuple[float, ...]) -> tuple[float, float, float]:
+        of_unit = [figures[index] for index in problem.run_of_unit]
+        return of_unit[0], sum(of_unit[1:-1]) / len(inner), of_unit[-1]
+
+    like = UnitRun(
+        BLOCK,
+        1,
+        len(inner),
+        max(run.weight_bytes for run in inner),
+        max(run.kv_bytes_per_token for run in inner),
+        disk_bytes=max(run.stored_bytes for run in inner),
+    )
+    devices = tuple(
+        replace(
+            device,
+            decode_s=mean(device.decode_s),
+            prefill_s=mean(device.prefill_s),
+            decode_batched_s=mean(device.batched_s),
+        )
+        for device in problem.devices
+    )
+    ends = replace(runs[0], kind=EMBED, start=0, count=1), replace(runs[-1], kind=HEAD, start=len(runs) - 1, count=1)
+    return replace(problem, runs=(ends[0], like, ends[1]), devices=devices, incumbent=())
+
+
+def _every_partition(rates: Rates, count: int) -> list[Group]:
+    """The best set of disjoint groups among all of them."""
+    best: dict[int, tuple[float, list[Group]]] = {0: (0.0, [])}
+    for mask in range(1, 1 << count):
+        lowest = mask & -mask
+        rest = mask ^ lowest
+        found = best[rest]  # the lowest device left out
+        subset = rest
+        while True:
+            group = frozenset(index for index in range(count) if (subset | lowest) >> index & 1)
+            rate, groups = best[rest ^ subset]
+            rate += rates.of(group)
+            if rates.of(group) > 0 and rate > found[0] * (1 + 1e-9):
+                found = (rate, [group, *groups])
+            if subset == 0:
+                break
+            subset = (subset - 1) & rest
+        best[mask] = found
+    return best[(1 << count) - 1][1]
+
+
+def _deal_and_improve(rates: Rates) -> list[Group]:
+    """Try a range of pipeline counts and two ways to deal; improve the best few; keep the best."""
+    rooms = rates.room.max(axis=1)
+    most = max(1, int(np.maximum(rooms, 0).sum()) // max(1, rates.form.blocks))
+    counts = sorted({max(1, round(most * (step + 1) / COUNTS_TRIED)) for step in range(COUNTS_TRIED)})
+    dealt = [deal(rates, rooms, pipelines) for pipelines in counts for deal in (_deal_by_room, _deal_by_speed)]
+    dealt.sort(key=lambda groups: -_total(rates, groups))
+    improved = [_improve(rates, groups) for groups in dealt[:IMPROVED]]
+    return [group for group in max(improved, key=lambda groups: _total(rates, groups)) if rates.of(group) > 0]
+
+
+def _total(rates: Rates, groups: Sequence[Group]) -> float:
+    return sum(rates.of(group) for group in groups)
+
+
+def _deal_by_room(rates: Rates, rooms: NDArray[np.float64], pipelines: int) -> list[Group]:
+    """Largest room first, always to the group with the least room so far; equal rooms by speed."""
+    groups: list[list[int]] = [[] for _ in range(pipelines)]
+    filled = [0.0] * pipelines
+    for index in sorted(range(rates.count), key=lambda index: (-rooms[index], rates.block_s[index])):
+        least = min(range(pipelines), key=lambda place: (filled[place], place))
+        groups[least].append(index)
+        filled[least] += max(float(rooms[index]), 0.0)
+    return [frozenset(group) for group in groups]
+
+
+def _deal_by_speed(rates: Rates, rooms: NDArray[np.float64], pipelines: int) -> list[Group]:
+    """Like with like: devices by speed, cut into groups of about the same room."""
+    share = float(np.maximum(rooms, 0).sum()) / pipelines
+    groups: list[list[int]] = [[] for _ in range(pipelines)]
+    filled = 0.0
+    for index in sorted(range(rates.count), key=lambda index: float(rates.block_s[index])):
+        groups[min(pipelines - 1, int(filled / share)) if share else 0].append(index)
+        filled += max(float(rooms[index]), 0.0)
+    return [frozenset(group) for group in groups]
+
+
+def _improve(rates: Rates, groups: list[Group]) -> list[Group]:
+    """Move or exchange single devices between two groups while that raises the total, a fixed number of times."""
+    groups = list(groups)
+    draw = random.Random(0)
+    for _ in range(MOVES if len(groups) > 1 else 0):
+        one, other = draw.sample(range(len(groups)), 2)
+        if not groups[one]:
+            continue
+        giving = {draw.choice(sorted(groups[one]))}
+        taking = {draw.choice(sorted(groups[other]))} if groups[other] and draw.random() < 0.5 else set()
+        trial = (groups[one] - giving | taking, groups[other] - taking | giving)
+        if _total(rates, trial) > _total(rates, (groups[one], groups[other])) * (1 + 1e-9):
+            groups[one], groups[other] = trial
+    return groups
+
+
+def answer_s(
+    problem: Problem,
+    solution: Solution,
+    *,
+    streams: int,
+    queued_prompt_tokens: int,
+    prompt_tokens: int,
+    answer_tokens: int,
+) -> float:
+    """When a new request would be answered in full by a pipeline that has `streams` open and prompts queued."""
+    waiting_s = ttft_s(problem, solution.stages, prompt_tokens + queued_prompt_tokens)
+    per_token_s = max(solution.predicted.decode_s, (streams + 1) * solution.predicted.bottleneck_s)
+    return waiting_s + answer_tokens * per_token_s
+
+
+def answers_first(expected_s: Sequence[float]) -> int:
+    """Index of the pipeline that would answer first; the first of equals."""
+    return min(range(len(expected_s)), key=lambda index: (expected_s[index], index))
