@@ -18,7 +18,7 @@ FLOAT, FLOAT16 = 1, 10  # onnx.TensorProto.DataType
 FLOAT_NAMES = {FLOAT: "float32", FLOAT16: "float16"}
 _LIKE_FIRST_INPUT = {
     "SkipSimplifiedLayerNormalization", "SkipLayerNormalization", "SimplifiedLayerNormalization", "RMSNormalization",
-    "LayerNormalization", "Sigmoid", "Gelu", "FastGelu", "QuickGelu", "BiasGelu", "Tanh", "Add", "Sub", "Mul", "Div",
+    "LayerNormalization", "Sigmoid", "Gelu", "FastGelu", "QuickGelu", "BiasGelu", "Tanh",
 }  # fmt: skip
 
 
@@ -96,4 +96,12 @@ def _by_rule(node: NodeProto, types: dict[str, TensorType], weights: dict[str, T
         return TensorType(first.elem_type, first.rank, weights[node.input[1]].dims[-1])
     if node.op_type in _LIKE_FIRST_INPUT:
         return first
+    if node.op_type in ("Add", "Sub", "Mul", "Div"):
+        return _broadcast(first, types.get(node.input[1]))
     return None
+
+
+def _broadcast(one: TensorType, other: TensorType | None) -> TensorType | None:
+    if other is None or one.rank is None or other.rank is None or one.last_dim is None or other.last_dim is None:
+        return None
+    return TensorType(one.elem_type, max(one.rank, other.rank), max(one.last_dim, other.last_dim))

@@ -1,0 +1,140 @@
+"""Every supported family, as a tiny random model: converted like transformers computes it, and cut without a trace."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from orchestrator.model import convert
+from orchestrator.model.genai_builder import build
+from orchestrator.model.model import Model
+from orchestrator.model.store import ModelStore
+from orchestrator.model.verify import Chain, verify
+from tests.support.tiny_models import FAMILIES, VOCABULARY, make_checkpoint
+
+PROMPT = [3 + (5 + 11 * i) % (VOCABULARY - 3) for i in range(24)]
+QUANTISED = [("llama", "int4"), ("llama", "int8"), ("llama", "fp16"), ("gemma3", "int4"), ("phi3", "int8")]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> ModelStore:
+    """All families in fp32 and some in other precisions, converted in this process: to load torch once, not 13 times."""
+    folder = tmp_path_factory.mktemp("families")
+    store = ModelStore(folder / "home")
+
+    def build_here(module: str, arguments: list[str], what: str, on_line: Callable[[str], None]) -> None:
+        assert module == "orchestrator.model.genai_builder"
+        build(*arguments[:4], arguments[4:])
+
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's and transformers' own
+        patch.setattr(convert, "run_module", build_here)
+        for family in FAMILIES:
+            make_checkpoint(family, folder / family)
+        for family, precision in [*((family, "fp32") for family in FAMILIES), *QUANTISED]:
+            store.add(str(folder / family), precision=precision)
+    return store
+
+
+@pytest.fixture(scope="module")
+def reference(store: ModelStore) -> Callable[[str], Any]:
+    """The transformers model that a family was converted from."""
+    import torch
+    import transformers
+
+    def load(family: str) -> Any:
+        folder = store.home.parent / family
+        return transformers.AutoModelForCausalLM.from_pretrained(str(folder), dtype=torch.float32).eval()
+
+    return load
+
+
+def opened(store: ModelStore, family: str, precision: str = "fp32") -> Model:
+    return store.open(f"{family}-{precision}")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_fp32_computes_what_transformers_computes(
+    store: ModelStore, reference: Callable[[str], Any], family: str
+) -> None:
+    import torch
+
+    original = reference(family)
+    with torch.no_grad():
+        expected = original(torch.tensor([PROMPT])).logits[0].numpy()
+        answer = original.generate(torch.tensor([PROMPT]), max_new_tokens=16, do_sample=False, eos_token_id=None)
+    model = opened(store, family)
+    assert np.abs(Chain(model).run(PROMPT, range(len(PROMPT))) - expected).max() < 1e-3
+    assert Chain(model, [2, 4]).greedy(PROMPT, 16) == answer[0, len(PROMPT) :].tolist()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_logits_do_not_depend_on_where_it_is_cut(store: ModelStore, family: str) -> None:
+    model = opened(store, family)
+    for cuts in (None, [1], [2, 4], [model.manifest.num_units - 1]):
+        assert verify(model, cuts, PROMPT).bitwise_equal, cuts
+
+
+@pytest.mark.parametrize("profile", ["fast", "exact"])
+@pytest.mark.parametrize(("family", "precision"), QUANTISED)
+def test_other_precisions_are_cut_without_a_trace_too(
+    store: ModelStore, family: str, precision: str, profile: str
+) -> None:
+    model = opened(store, family, precision)
+    for cuts in (None, [3]):
+        result = verify(model, cuts, PROMPT, profile=profile)
+        assert result.bitwise_equal, cuts
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp16", 0.02), ("int8", 0.5)])
+def test_smaller_weights_stay_near_the_original(store: ModelStore, precision: str, tolerance: float) -> None:
+    rows = range(len(PROMPT))
+    whole = Chain(opened(store, "llama"), profile="exact").run(PROMPT, rows)
+    small = Chain(opened(store, "llama", precision), profile="exact").run(PROMPT, rows)
+    assert 0 < np.abs(whole - small).max() < tolerance
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_manifest_says_what_the_family_is(store: ModelStore, family: str) -> None:
+    manifest = opened(store, family).manifest
+    window = 8 if family in ("mistral", "phi3") or family.startswith("gemma3") else None
+    full = {2, 5} if family == "gemma3" else {1, 3} if family == "gemma3-linear" else set()
+    assert [c.window for c in manifest.layers] == [None if c.layer in full else window for c in manifest.layers]
+    assert {b.width for b in manifest.boundaries} == {64}
+    assert {b.tensors for b in manifest.boundaries} == {1}
+    assert all(c.kv_heads == 2 and c.dtype == "float32" for c in manifest.layers)
+    assert (manifest.vocab_size, manifest.bos_id, manifest.eos_ids) == (VOCABULARY, 1, (2,))
+    assert manifest.max_context == (64 if family == "phi3-long" else 256)
+    assert manifest.family == {"gemma3": "gemma3_text"}.get(family.split("-")[0], family.split("-")[0])
+    assert manifest.has_chat_template
+
+
+def test_tied_embeddings_are_stored_once(store: ModelStore) -> None:
+    for family, precision in (("llama", "fp32"), ("llama", "fp16"), ("llama", "int4"), ("gemma3", "fp32")):
+        manifest = opened(store, family, precision).manifest
+        last = manifest.num_units - 1
+        assert [b.units for b in manifest.blobs if {0, last} <= set(b.units)] == [(0, last)]
+    untied = opened(store, "llama-untied").manifest
+    assert not [b for b in untied.blobs if {0, 5} <= set(b.units)]
+
+
+def test_tables_of_two_kinds_of_attention_go_where_they_are_used(store: ModelStore) -> None:
+    blobs = opened(store, "gemma3").manifest.blobs
+    assert {(1, 2, 4, 5), (3, 6)} <= {b.units for b in blobs}
+    assert len(opened(store, "gemma3").segment(3, 4).blobs) == 2  # its own weights and the global table
+
+
+def test_int4_is_smaller_than_fp32(store: ModelStore) -> None:
+    assert opened(store, "llama", "int4").manifest.weight_bytes * 3 < opened(store, "llama").manifest.weight_bytes
+
+
+def test_flops_count_every_matrix_of_a_block(store: ModelStore) -> None:
+    attention = 64 * 64 * 2 + 2 * 64 * 32  # query and output, key and value
+    expected = 2 * (attention + 3 * 64 * 96)
+    for precision in ("fp32", "fp16", "int4"):
+        manifest = opened(store, "llama", precision).manifest
+        assert [u.flops_per_token for u in manifest.units] == [0, *[expected] * 4, 2 * 64 * VOCABULARY]

@@ -1,0 +1,237 @@
+"""The store: added once and whole, shared weights kept once, removed without a trace, damage found."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from orchestrator.model import store as store_module
+from orchestrator.model.errors import (
+    BlobCorrupt,
+    ConversionFailed,
+    ManifestError,
+    ModelExists,
+    NoSuchModel,
+    UnsupportedModel,
+)
+from orchestrator.model.model import Model
+from orchestrator.model.store import ModelStore
+from tests.support.onnx_graphs import DecoderMaker, save
+
+
+def source(folder: Path, seed: int = 0) -> str:
+    """An ONNX decoder folder with three blocks: quick to add."""
+    maker = DecoderMaker(seed)
+    hidden = "embedded"
+    for _ in range(3):
+        hidden = maker.block(hidden)
+    maker.weight("head_bias", 1, 1, 600)  # large enough for a blob of its own
+    return str(save(maker.head(hidden), folder))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ModelStore:
+    return ModelStore(tmp_path / "home")
+
+
+def test_the_first_model_becomes_active_and_use_changes_it(store: ModelStore, tmp_path: Path) -> None:
+    with pytest.raises(NoSuchModel, match="model add SOURCE"):
+        store.open()
+    one = store.add(source(tmp_path / "one"))
+    two = store.add(source(tmp_path / "two", 1), name="second")
+    assert (one.name, two.name, store.active) == ("one-fp32", "second", "one-fp32")
+    assert [m.name for m in store.list()] == ["one-fp32", "second"]
+    store.use("second")
+    assert store.open().manifest == store.show("second") == two
+    with pytest.raises(NoSuchModel, match="one-fp32, second"):
+        store.use("third")
+
+
+def test_a_name_is_given_once(store: ModelStore, tmp_path: Path) -> None:
+    store.add(source(tmp_path / "one"), name="mine")
+    with pytest.raises(ModelExists, match="--name"):
+        store.add(source(tmp_path / "one"), name="mine")
+    for bad in ("../up", "", "a/b", ".hidden"):
+        with pytest.raises(UnsupportedModel):
+            store.add(source(tmp_path / "one"), name=bad)
+
+
+def test_unknown_precisions_and_profiles_are_refused(store: ModelStore) -> None:
+    with pytest.raises(UnsupportedModel, match="int4, int8, fp16, fp32"):
+        store.add("anything", precision="int3")
+    with pytest.raises(UnsupportedModel, match="fast, exact"):
+        store.add("anything", profile="quick")
+
+
+def test_the_same_source_in_another_profile_is_not_converted_again(
+    store: ModelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = source(tmp_path / "one")
+    fast = store.add(path)
+
+    def convert(*_: object) -> Path:
+        raise AssertionError("converted again")
+
+    monkeypatch.setattr(store_module, "convert", convert)
+    exact = store.add(path, profile="exact")
+    assert (exact.name, exact.profile, exact.blobs) == ("one-fp32-exact", "exact", fast.blobs)
+    assert store.open(exact.name).segment(0, 2).profile == "exact"
+
+
+def test_removing_frees_what_no_other_model_needs(store: ModelStore, tmp_path: Path) -> None:
+    path = source(tmp_path / "one")
+    store.add(path, name="a")
+    store.add(path, name="b")
+    store.open("a").segment(0, 3)
+    store.open("b").segment(1, 4)
+    before = {p.name for p in store.blobs_folder.iterdir()}
+    assert store.rm("a") > 0  # the graph of its segment
+    kept = {p.name for p in store.blobs_folder.iterdir()}
+    assert kept < before
+    store.check("b")
+    assert store.active == "b"
+    store.rm("b")
+    assert list(store.blobs_folder.iterdir()) == []
+    assert (store.active, store.names()) == (None, ())
+
+
+def test_a_failed_or_interrupted_add_leaves_nothing(
+    store: ModelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(step: str, done: int, total: int) -> None:
+        if step == "split":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        store.add(source(tmp_path / "one"), progress=interrupt)
+    assert store.names() == ()
+    assert list((store.home / "partial").iterdir()) == []
+    assert not store.blobs_folder.exists()
+
+
+def test_two_adds_at_once(store: ModelStore, tmp_path: Path) -> None:
+    one, two = source(tmp_path / "one"), source(tmp_path / "two", 1)
+    with ThreadPoolExecutor(4) as pool:
+        jobs = [pool.submit(store.add, one, "a"), pool.submit(store.add, two, "b"), pool.submit(store.add, one, "c")]
+        assert sorted(j.result().name for j in jobs) == ["a", "b", "c"]
+    for name in store.names():
+        store.check(name)
+
+
+def test_of_two_adds_of_one_name_one_wins(store: ModelStore, tmp_path: Path) -> None:
+    path = source(tmp_path / "one")
+    with ThreadPoolExecutor(2) as pool:
+        errors = [pool.submit(store.add, path, "a").exception() for _ in range(2)]
+    assert [type(e) for e in errors if e] == [ModelExists]
+    store.check("a")
+
+
+def test_damaged_and_missing_blobs_are_found(tiny_store: ModelStore, tmp_path: Path) -> None:
+    store = ModelStore(tmp_path / "copy")
+    shutil.copytree(tiny_store.home, store.home)
+    victim = store.blobs_folder / store.show("tiny").blobs[1].sha256
+    content = bytearray(victim.read_bytes())
+    content[100] ^= 1
+    victim.write_bytes(content)
+    with pytest.raises(BlobCorrupt, match=f"{victim.name[:12]} of tiny is damaged"):
+        store.verify("tiny")
+    victim.unlink()
+    with pytest.raises(BlobCorrupt, match="cannot be read"):
+        store.check("tiny")
+
+
+def test_verify_compares_split_with_unsplit(tiny_store: ModelStore) -> None:
+    steps: set[str] = set()
+
+    def show(step: str, done: int, total: int) -> None:
+        assert 0 <= done <= total
+        steps.add(step)
+
+    result = tiny_store.verify("tiny", progress=show)
+    assert result.bitwise_equal
+    assert result.same_tokens
+    assert result.max_abs_difference == 0
+    assert result.cuts == (1, 2, 3, 4, 5)
+    assert result.compared == 16
+    assert steps == {"check", "verify"}
+
+
+def test_a_manifest_survives_json(tiny_model: Model) -> None:
+    text = tiny_model.manifest.to_json()
+    assert type(tiny_model.manifest).from_json(text, "here") == tiny_model.manifest
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"format": 99}, "format 99"),
+        ({"units": []}, "do not fit together"),
+        ({"vocab_size": "many"}, "vocab_size: expected int, found str"),
+        ({"kv_dtype": "int3"}, "unknown dtype"),
+        ({"surprise": 1}, "unknown ['surprise']"),
+        ({"blobs": []}, "that is not listed"),
+    ],
+)
+def test_a_damaged_manifest_is_named(tiny_model: Model, change: dict[str, object], words: str) -> None:
+    raw = json.loads(tiny_model.manifest.to_json()) | change
+    with pytest.raises(ManifestError) as caught:
+        type(tiny_model.manifest).from_json(json.dumps(raw), "models/tiny/manifest.json")
+    assert words in str(caught.value)
+    assert "models/tiny/manifest.json" in str(caught.value)
+
+
+def test_a_segment_needs_nothing_but_its_files(tiny_model: Model, tmp_path: Path) -> None:
+    """What a node does: copy the files into one folder and open the graph with nothing but onnxruntime and numpy."""
+    spec = tiny_model.segment(1, 3)
+    assert spec.width_in == spec.width_out == 64
+    assert spec.layers == (0, 1)
+    for file in spec.files:
+        shutil.copyfile(tiny_model.blobs_folder / file.sha256, tmp_path / file.sha256)
+        assert (tmp_path / file.sha256).stat().st_size == file.size_bytes
+    program = (
+        "import sys, onnxruntime as ort; s = ort.InferenceSession(sys.argv[1]); "
+        "print(*(i.name for i in s.get_inputs())); print(*(o.name for o in s.get_outputs())); "
+        "assert 'onnx' not in sys.modules"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / spec.graph.sha256)]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert printed[0].split() == [t.name for t in spec.inputs]
+    assert printed[1].split() == [t.name for t in spec.outputs]
+
+
+def test_a_batch_of_two_gives_each_its_own_result(tiny_model: Model) -> None:
+    import numpy as np
+    import onnxruntime
+
+    spec = tiny_model.segment(0, 3)
+    session = onnxruntime.InferenceSession(str(tiny_model.blobs_folder / spec.graph.sha256))
+    empty = np.zeros((2, 2, 0, 16), np.float32)
+    cache = {t.name: empty for t in spec.inputs if t.name.startswith("past_")}
+    ids = np.array([[5, 6, 7], [8, 9, 10]])
+
+    def run(rows: slice) -> np.ndarray:
+        few = {name: value[rows] for name, value in cache.items()}
+        mask = np.ones((len(ids[rows]), 3), np.int64)
+        return session.run(["hidden_out"], {"input_ids": ids[rows], "attention_mask": mask} | few)[0]
+
+    both = run(slice(0, 2))
+    assert np.allclose(both[0], run(slice(0, 1))[0], atol=1e-5)
+    assert np.allclose(both[1], run(slice(1, 2))[0], atol=1e-5)
+
+
+def test_a_conversion_that_fails_gives_one_line(store: ModelStore, tmp_path: Path) -> None:
+    folder = tmp_path / "broken"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"], "model_type": "llama"}))
+    (folder / "model.safetensors").write_bytes(b"not weights")
+    with pytest.raises(ConversionFailed) as caught:
+        store.add(str(folder))
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith(f"converting {folder} failed: ")
+    assert store.names() == ()
