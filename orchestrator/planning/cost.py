@@ -204,7 +204,7 @@ def check(problem: Problem, stages: Sequence[Stage]) -> list[str]:
     allowed = {device.name: device for device in problem.eligible}
     for position, stage in enumerate(stages):
         seen = [other for other in range(len(stages)) if stages[other].node == stage.node]
-        if len(seen) > 1 and seen != [0, len(stages) - 1]:
+        if len(seen) > 1 and (problem.one_stage_per_node or seen != [0, len(stages) - 1]):
             wrong.append(f"{stage.node} appears more than once at position {position}")
     for node, mine in holdings(problem, stages).items():
         wrong += limits_broken(problem, allowed[node], mine) if node in allowed else [f"{node} may not take part"]

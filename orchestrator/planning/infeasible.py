@@ -75,6 +75,8 @@ def _reason(problem: Problem) -> str:
     needed, room = size_text(_needed_bytes(problem)), size_text(_room_bytes(problem))
     if short > 0:
         return f"needs {needed}, the fleet has {room}; short by {size_text(short)}"
+    if problem.one_stage_per_node and is_feasible(replace(problem, one_stage_per_node=False)):
+        return "it fits only with both ends of the ring on one node, and a node runs one stage"
     limited = [device for device in problem.eligible if device.storage_bytes is not None]
     if limited and is_feasible(_replaced(problem, *(replace(device, storage_bytes=None) for device in limited))):
         return f"needs {needed} of memory, which the fleet has, but too little storage for the weights"

@@ -110,7 +110,7 @@ class Intervals:
         """
         problem, units = self.problem, self.problem.unit_count
         device = self.devices[index]
-        if problem.objective is Objective.PAPER or units < 3:
+        if not problem.both_ends_in_ring or units < 3:
             return None
         tail = units - 1
         while tail > 1 and self._pin_owners[tail - 1] == device.name and self._pin_owners[tail] == device.name:

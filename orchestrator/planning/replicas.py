@@ -16,11 +16,11 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.planning.cost import ttft_s
+from orchestrator.planning.cost import check, ttft_s
 from orchestrator.planning.errors import PlanningError
 from orchestrator.planning.infeasible import explain_infeasible
 from orchestrator.planning.planner import solve
-from orchestrator.planning.problem import BLOCK, EMBED, HEAD, Objective, Problem, UnitRun
+from orchestrator.planning.problem import BLOCK, EMBED, HEAD, Objective, Problem, Stage, UnitRun
 from orchestrator.planning.runform import BOTH_ENDS, EMBED_END, ENDS, HEAD_END, RunForm
 from orchestrator.planning.solution import Infeasible, Solution
 
@@ -67,7 +67,8 @@ class Rates:
         self.block_s = np.array([max(device.batched_s[1], 1e-12) for device in devices])
         whole_s = self.fixed_s[:, BOTH_ENDS] + self.block_s * self.form.blocks
         busy_s = np.array([device.hop_busy_s for device in devices])
-        self.alone_s = np.where(self.room[:, BOTH_ENDS] >= self.form.blocks, whole_s - busy_s, math.inf)
+        alone = [not check(problem, (Stage(device.name, 0, problem.unit_count),)) for device in devices]
+        self.alone_s = np.where(alone, whole_s - busy_s, math.inf)
         self.slowest_s = float(whole_s.max())
         self._known: dict[Group, float] = {}
 

@@ -161,7 +161,7 @@ class RunForm:
         for ends in ENDS:
             if ends & taken or ends & mine != mine:
                 continue
-            if ends == BOTH_ENDS and self.problem.objective is Objective.PAPER:
+            if ends == BOTH_ENDS and not self.problem.both_ends_in_ring:
                 continue
             most = self.room(device, ends, limit_s)
             room[ends] = most if most >= least else -1
