@@ -115,12 +115,21 @@ class Answer:
 class Client:
     """Over a connected bus. Leaving the context closes the bus."""
 
-    def __init__(self, bus: Bus, *, name: str, broker: str, silence_s: float = SILENCE_S) -> None:
+    def __init__(
+        self,
+        bus: Bus,
+        *,
+        name: str,
+        broker: str,
+        silence_s: float = SILENCE_S,
+        control_timeout_s: float = CONTROL_TIMEOUT_S,
+    ) -> None:
         """``name`` is the client's name in topics, ``broker`` the address for error messages."""
         self._bus = bus
         self._name = name
         self._broker = broker
         self._silence_s = silence_s
+        self._control_timeout_s = control_timeout_s
         self._replies: dict[str, ControlReply] = {}
         self._streams: dict[str, list[StreamMessage]] = {}
         # The broker handles one connection's packets in order, so answers can't be missed after this.
@@ -137,8 +146,12 @@ class Client:
 
         name = f"client-{secrets.token_hex(4)}"
         bus = MqttBus(broker, client_id=name)
-        bus.connect(timeout_s)
-        return cls(bus, name=name, broker=str(bus.address))
+        try:
+            bus.connect(timeout_s)
+            return cls(bus, name=name, broker=str(bus.address))
+        except BaseException:
+            bus.close()
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -174,17 +187,17 @@ class Client:
         self._bus.publish(REQUEST_SUBMIT.format(client=self._name), payload, qos=1)
         return Answer(self, request)
 
-    def control(self, operation: str, *, timeout_s: float = CONTROL_TIMEOUT_S, **arguments: Any) -> dict[str, Any]:
-        """Give the orchestrator a command and return its result.
+    def control(self, operation: str, *, timeout_s: float | None = None, **arguments: Any) -> dict[str, Any]:
+        """Give the orchestrator a command and return its result; ``timeout_s`` is for those that take long.
 
         Raises:
-            NoOrchestrator: no reply within ``timeout_s`` seconds.
+            NoOrchestrator: no reply in time.
             ControlRefused: it says no.
         """
         request = secrets.token_hex(8)
         message = ControlRequest(client=self._name, request=request, operation=operation, arguments=arguments)
         self._bus.publish(CONTROL_SUBMIT.format(client=self._name), encode(message), qos=1)
-        deadline_s = time.monotonic() + timeout_s
+        deadline_s = time.monotonic() + (self._control_timeout_s if timeout_s is None else timeout_s)
         while request not in self._replies:
             remaining_s = deadline_s - time.monotonic()
             if remaining_s <= 0:

@@ -43,7 +43,7 @@ class Settings:
     def configure_logging(self) -> None:
         """Warnings by default, ``-v`` information, ``-vv`` everything; on stderr."""
         level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(self.verbose, 2)]
-        logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True)
+        logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
 
 
 pass_settings = click.make_pass_decorator(Settings)

@@ -1,0 +1,164 @@
+"""ask and chat, with an orchestrator that says what the test wants."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from orchestrator import cli
+from orchestrator.client import Client
+from schemas.messages import ChatMessage, StreamError, SubmitRequest
+from tests.support.fake_orchestrator import FakeOrchestrator, StreamMessage, end, piece
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeOrchestrator]:
+    with FakeOrchestrator() as orchestrator:
+        monkeypatch.setattr(Client, "connect", orchestrator.connect)
+        yield orchestrator
+
+
+def type_lines(monkeypatch: pytest.MonkeyPatch, *lines: str) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
+
+
+def press_ctrl_c() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def fail(code: str) -> object:
+    def answer(submit: SubmitRequest) -> list[StreamMessage]:
+        return [
+            piece(submit.request, 0, "Par"),
+            StreamError(request=submit.request, code=code, reason="the reason"),  # type: ignore[arg-type]
+        ]
+
+    return answer
+
+
+def test_ask_prints_the_answer_and_nothing_else(fake: FakeOrchestrator, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["ask", "Capital of France?"]) == 0
+    assert capsys.readouterr() == ("Paris.\n", "")
+
+
+def test_ask_passes_its_options_on(fake: FakeOrchestrator) -> None:
+    options = "--max-tokens 9 --temperature 0.7 --top-k 40 --top-p 0.9 --repetition-penalty 1.1 --seed 5".split()
+    assert cli.run(["ask", "Hello", "--system", "Be brief.", *options]) == 0
+    (submit,) = fake.submitted
+    assert submit.max_tokens == 9
+    sampling = submit.sampling
+    assert (sampling.temperature, sampling.top_k, sampling.top_p) == (0.7, 40, 0.9)
+    assert (sampling.repetition_penalty, sampling.seed) == (1.1, 5)
+    assert submit.messages == (
+        ChatMessage(role="system", content="Be brief."),
+        ChatMessage(role="user", content="Hello"),
+    )
+
+
+def test_ask_without_a_seed_takes_another_one_each_time(fake: FakeOrchestrator) -> None:
+    for _ in range(2):
+        cli.run(["ask", "Hello"])
+    first, second = fake.submitted
+    assert first.sampling.seed != second.sampling.seed
+
+
+def test_ask_reads_stdin(fake: FakeOrchestrator, monkeypatch: pytest.MonkeyPatch) -> None:
+    type_lines(monkeypatch, "A question", "of two lines")
+    assert cli.run(["ask", "-"]) == 0
+    assert fake.submitted[0].messages[0].content == "A question\nof two lines\n"
+
+
+def test_ask_raw_sends_no_conversation(fake: FakeOrchestrator) -> None:
+    assert cli.run(["ask", "Once upon a time", "--raw"]) == 0
+    assert (fake.submitted[0].prompt, fake.submitted[0].messages) == ("Once upon a time", ())
+
+
+def test_ask_json_is_one_object(fake: FakeOrchestrator, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["ask", "Capital of France?", "--json", "--seed", "1"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["text"], report["finish_reason"], report["seed"]) == ("Paris.", "stop", 1)
+    assert (report["ttft_s"], report["completion_tokens"], report["tokens_per_s"]) == (0.25, 2, 2.0)
+
+
+def test_ask_stats_go_to_stderr(fake: FakeOrchestrator, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["ask", "Capital of France?", "--stats"]) == 0
+    printed = capsys.readouterr()
+    assert printed.out == "Paris.\n"
+    summary, headings, stage = printed.err.splitlines()
+    assert "TTFT 0.250 s" in summary
+    assert "2.0 tokens/s" in summary
+    assert headings.split()[:2] == ["stage", "node"]
+    assert stage.split() == ["0", "phone", "100.0", "5.00", "4", "1152", "0"]
+
+
+@pytest.mark.parametrize(("code", "expected"), [("too_long", 2), ("no_nodes", 2), ("no_memory", 2), ("failed", 1)])
+def test_ask_that_fails_in_the_middle(
+    fake: FakeOrchestrator, code: str, expected: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake.answer = fail(code)  # type: ignore[assignment]
+    assert cli.run(["ask", "Capital of France?"]) == expected
+    assert capsys.readouterr() == ("Par\n", "Error: the reason\n")
+
+
+def test_ask_without_an_orchestrator(fake: FakeOrchestrator, capsys: pytest.CaptureFixture[str]) -> None:
+    fake.control, fake.patience_s = {}, 0.1
+    assert cli.run(["ask", "Hello"]) == 2
+    assert "start one with 'linguabus serve" in capsys.readouterr().err
+    assert fake.submitted == []
+
+
+def test_ctrl_c_cancels_on_the_nodes_too(fake: FakeOrchestrator, capsys: pytest.CaptureFixture[str]) -> None:
+    fake.answer = lambda submit: [piece(submit.request, 0, "Once")]
+    fake.on_submitted = press_ctrl_c
+    assert cli.run(["ask", "A story, please"]) == 130
+    assert [cancel.request for cancel in fake.cancelled] == [fake.submitted[0].request]
+    assert capsys.readouterr().out == "Once\n"
+
+
+def test_chat_keeps_the_history(
+    fake: FakeOrchestrator, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    type_lines(monkeypatch, "Capital of France?", "", "And of Italy?", "/reset", "Hello", "/exit", "not reached")
+    assert cli.run(["chat", "--system", "Be brief."]) == 0
+    conversations = [[(turn.role, turn.content) for turn in submit.messages] for submit in fake.submitted]
+    system = ("system", "Be brief.")
+    france = ("user", "Capital of France?")
+    assert conversations == [
+        [system, france],
+        [system, france, ("assistant", "Paris."), ("user", "And of Italy?")],
+        [system, ("user", "Hello")],
+    ]
+    assert capsys.readouterr().out.count("Paris.") == 3
+
+
+def test_chat_goes_on_after_a_failed_answer(
+    fake: FakeOrchestrator, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake.answer = fail("failed")  # type: ignore[assignment]
+    type_lines(monkeypatch, "one", "two", "/dance")
+    assert cli.run(["chat"]) == 0
+    assert [len(submit.messages) for submit in fake.submitted] == [1, 1]
+    errors = capsys.readouterr().err
+    assert errors.count("Error: the reason") == 2
+    assert "no such command: /dance" in errors
+
+
+def test_chat_ctrl_c_cancels_the_answer_not_the_session(
+    fake: FakeOrchestrator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answer(submit: SubmitRequest) -> list[StreamMessage]:
+        if len(fake.submitted) == 1:
+            return [piece(submit.request, 0, "Once")]
+        fake.on_submitted = lambda: None
+        return [piece(submit.request, 0, "Yes."), end(submit.request)]
+
+    fake.answer, fake.on_submitted = answer, press_ctrl_c
+    type_lines(monkeypatch, "A story, please", "Are you still there?")
+    assert cli.run(["chat"]) == 0
+    assert len(fake.cancelled) == 1
+    assert [turn.content for turn in fake.submitted[1].messages] == ["A story, please", "Once", "Are you still there?"]

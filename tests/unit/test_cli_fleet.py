@@ -1,0 +1,123 @@
+"""nodes, plan and model use, with an orchestrator that says what the test wants; tables."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator import cli
+from orchestrator.client import Client
+from orchestrator.commands.output import table
+from tests.support.fake_orchestrator import FakeOrchestrator
+
+NODE: dict[str, Any] = {
+    "node": "kitchen-phone", "state": "online", "reason": "", "heard_s_ago": 0.2, "incarnation": 1,
+    "package_version": "0.1.0", "platform": "Linux aarch64", "python": "3.14.0", "onnxruntime": "1.29.0",
+    "threads": 2, "memory_bytes": 1_500_000_000, "overhead_bytes": 62_000_000, "storage_bytes": 8_000_000_000,
+    "speed_flops": 6.5e9, "hop_ms": 3.25, "uptime_s": 60.0, "rss_bytes": 410_000_000, "peak_rss_bytes": 420_000_000,
+    "available_bytes": 900_000_000, "blob_bytes": 180_000_000, "cpu_percent": 51.0, "battery_percent": 80.0,
+    "charging": False, "temperature_c": 36.5, "frames_rejected": 0, "frames_dropped": 0, "reconnects": 0,
+}  # fmt: skip
+STAGE: dict[str, Any] = {
+    "stage": 0, "node": "kitchen-phone", "start": 0, "stop": 12, "units": "embed, blocks 0-10",
+    "predicted_decode_ms": 4.5, "predicted_hop_ms": 3.25, "predicted_prefill_ms": 100.0, "weight_bytes": 90_000_000,
+    "kv_bytes": 20_000_000, "planned_bytes": 200_000_000, "memory_limit_bytes": 1_500_000_000,
+    "stored_bytes": 42_000_000, "rss_bytes": 180_000_000, "peak_rss_bytes": 190_000_000,
+    "downloaded_bytes": 42_000_000, "load_s": 1.5,
+}  # fmt: skip
+PLAN: dict[str, Any] = {
+    "pipeline": "main", "epoch": "3-1", "model": "tiny", "context_tokens": 512, "slots": 2, "wire_dtype": "fp16",
+    "chunk_tokens": 128, "unit_count": 12, "stages": [STAGE], "objective": "latency", "status": "optimal",
+    "gap": 0.0, "solver": "glpk", "solver_gap": 0.0, "solve_ms": 81.0, "predicted_decode_ms": 7.75,
+    "predicted_tokens_per_s": 129.0, "predicted_tokens_per_s_many": 222.2, "predicted_ttft_ms": 110.0,
+    "predicted_prompt_tokens": 128, "bottleneck_node": "kitchen-phone",
+}  # fmt: skip
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeOrchestrator]:
+    with FakeOrchestrator() as orchestrator:
+        monkeypatch.setattr(Client, "connect", orchestrator.connect)
+        yield orchestrator
+
+
+def test_nodes_is_a_table(fake: FakeOrchestrator, capsys: pytest.CaptureFixture[str]) -> None:
+    silent = {key: None if key in ("rss_bytes", "blob_bytes", "cpu_percent", "battery_percent") else value
+              for key, value in NODE.items()}  # fmt: skip
+    fake.control["nodes"] = {"nodes": [NODE, {**silent, "node": "pi", "state": "refused", "reason": "too old"}]}
+    assert cli.run(["nodes"]) == 0
+    _, phone, pi = capsys.readouterr().out.splitlines()
+    assert phone.split() == (
+        "kitchen-phone online 410 MB 1,500 MB 180 MB 6.5 3.25 51 80 % Linux aarch64".split()
+    )
+    assert pi.split()[:5] == ["pi", "refused:", "too", "old", "-"]
+
+
+def test_nodes_without_any_says_how_to_start_one(fake: FakeOrchestrator, capsys: pytest.CaptureFixture[str]) -> None:
+    fake.control["nodes"] = {"nodes": []}
+    assert cli.run(["nodes", "--broker", "mqtt://memory"]) == 0
+    assert "linguabus node --broker mqtt://memory" in capsys.readouterr().out
+
+
+def test_nodes_json_is_what_the_orchestrator_says(
+    fake: FakeOrchestrator, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake.control["nodes"] = {"nodes": [NODE]}
+    assert cli.run(["nodes", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"nodes": [NODE]}
+
+
+def test_plan_shows_stages_and_prediction(fake: FakeOrchestrator, capsys: pytest.CaptureFixture[str]) -> None:
+    fake.control["plan"] = {"state": "serving", "reason": "", "plan": PLAN}
+    assert cli.run(["plan"]) == 0
+    heading, _, stage, summary = capsys.readouterr().out.splitlines()
+    assert "tiny in epoch 3-1: 512 tokens" in heading
+    assert "kitchen-phone  embed, blocks 0-10" in stage
+    assert stage.split()[-8:] == ["200", "MB", "1,500", "MB", "190", "MB", "42", "MB"]
+    assert "129.0 tokens/s" in summary
+    assert [command.operation for command in fake.commanded] == ["plan"]
+
+
+def test_plan_again_replans_first(fake: FakeOrchestrator) -> None:
+    fake.control |= {"plan": {"state": "serving", "reason": "", "plan": PLAN}, "replan": {"changed": False}}
+    assert cli.run(["plan", "--again"]) == 0
+    assert [command.operation for command in fake.commanded] == ["replan", "plan"]
+
+
+def test_no_plan_says_why(fake: FakeOrchestrator, capsys: pytest.CaptureFixture[str]) -> None:
+    reason = "needs 3.1 GB, the fleet has 2.4 GB; short by 0.7 GB"
+    fake.control["plan"] = {"state": "waiting", "reason": reason, "plan": None}
+    assert cli.run(["plan"]) == 2
+    assert capsys.readouterr() == ("", f"Error: no plan is in force (waiting): {reason}\n")
+    assert cli.run(["plan", "--json"]) == 0
+
+
+def test_a_refused_command_is_the_users_mistake(fake: FakeOrchestrator, capsys: pytest.CaptureFixture[str]) -> None:
+    fake.control["replan"] = "no model is active"
+    assert cli.run(["plan", "--again"]) == 2
+    assert capsys.readouterr().err == "Error: no model is active\n"
+
+
+def test_model_use_tells_a_running_orchestrator(
+    fake: FakeOrchestrator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chosen: list[str] = []
+    monkeypatch.setattr("orchestrator.model.store.ModelStore.use", lambda self, name: chosen.append(name))
+    fake.control["use_model"] = {"model": "tiny"}
+    assert cli.run(["--home", str(tmp_path), "model", "use", "tiny"]) == 0
+    assert chosen == ["tiny"]
+    assert fake.commanded[0].arguments == {"name": "tiny"}
+    assert "the orchestrator changes over to it" in capsys.readouterr().out
+
+
+def test_tables_align_numbers_to_the_right() -> None:
+    assert table(("name", "MB"), [("a", "5"), ("long name", "1,234.5")]) == (
+        "name            MB\n"
+        "a                5\n"
+        "long name  1,234.5"
+    )
+    assert table(("name",), []) == "name"

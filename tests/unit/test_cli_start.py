@@ -1,0 +1,153 @@
+"""Starting up: quick, and every mistake is one line with the right exit code."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from broker.errors import BrokerDidNotStart
+from orchestrator import cli
+from orchestrator.client import AnswerFailed
+from orchestrator.commands.exits import exit_code
+from orchestrator.model.errors import BlobCorrupt, BrokenModel, ConversionFailed, NoSuchModel
+from schemas import PACKAGE_VERSION
+
+ROOT = Path(__file__).resolve().parents[2]
+UNREACHABLE = "mqtt://127.0.0.1:9"
+
+HEAVY_AT_START = "paho numpy onnx onnxruntime torch pyomo transformers starlette edge_node"
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("LINGUABUS_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("LINGUABUS_BROKER", UNREACHABLE)
+    return tmp_path / "home"
+
+
+def run(*arguments: str) -> int:
+    return cli.run(list(arguments))
+
+
+def one_line(text: str) -> str:
+    (line,) = text.splitlines()
+    return line
+
+
+@pytest.mark.parametrize("arguments", [["version"], ["--help"], ["ask", "--help"], ["serve", "--help"]])
+def test_starting_up_imports_nothing_heavy(arguments: list[str]) -> None:
+    script = (
+        "import sys; from orchestrator import cli; cli.run(sys.argv[2:]);"
+        "print(*sorted(set(sys.argv[1].split()) & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, HEAVY_AT_START, *arguments],
+        cwd=ROOT, capture_output=True, text=True, check=True, timeout=60,
+    )  # fmt: skip
+    assert done.stderr.strip() == ""
+    assert done.stdout
+
+
+def test_version_prints_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("version") == 0
+    assert capsys.readouterr().out.startswith(f"linguabus {PACKAGE_VERSION} ")
+
+
+def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--help") == 0
+    listed = capsys.readouterr().out
+    assert all(f"\n  {name} " in listed for name in cli.COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["ask", "Hello"], "no MQTT broker at mqtt://127.0.0.1:9"),
+        (["--broker", "http://x", "ask", "Hello"], "does not begin with mqtt://"),
+        (["ask", "Hello", "--broker", "mqtt://"], "has no host name"),
+        (["ask", " "], "PROMPT is empty"),
+        (["ask"], "Missing argument 'PROMPT'"),
+        (["ask", "Hello", "--temperature", "hot"], "'hot' is not a valid"),
+        (["ask", "Hello", "--temperature", "-1"], "--temperature"),
+        (["ask", "Hello", "--top-p", "2"], "--top-p"),
+        (["ask", "Hello", "--max-tokens", "0"], "--max-tokens"),
+        (["ask", "Hello", "--colour", "red"], "--colour"),
+        (["ask", "Hello", "--raw", "--system", "Be brief."], "--system needs the chat template"),
+        (["chat"], "no MQTT broker"),
+        (["nodes"], "no MQTT broker"),
+        (["plan"], "no MQTT broker"),
+        (["serve"], "no MQTT broker"),
+        (["serve", "--wire", "fp8"], "'fp8'"),
+        (["serve", "--broker", "mqtt://192.0.2.1"], "--insecure"),
+        (["serve", "--blob-host", "0.0.0.0"], "--insecure"),
+        (["demo", "--nodes", "1"], "--nodes"),
+        (["model", "add", "nowhere.gguf"], "nowhere.gguf: no such file"),
+        (["model", "add", "x", "--precision", "int3"], "'int3'"),
+        (["model", "show", "nope"], "there is no model 'nope'"),
+        (["model", "show"], "no model is active"),
+        (["model", "use", "nope"], "there is no model 'nope'"),
+        (["model", "rm", "nope"], "there is no model 'nope'"),
+        (["model", "verify", "nope"], "there is no model 'nope'"),
+        (["dance"], "No such command 'dance'"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_wrong_input_is_one_line_and_exit_code_2(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*arguments) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert one_line(printed.err).startswith("Error: ")
+    assert said in printed.err
+
+
+def test_a_broken_gguf_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(b"GGUF\x03\x00\x00\x00" + bytes(100))
+    assert run("model", "add", str(broken)) == 2
+    assert "broken.gguf" in one_line(capsys.readouterr().err)
+
+
+def test_details_are_for_those_who_ask(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("-vv", "model", "show", "nope") == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_bug_is_one_line_too(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("orchestrator.model.store.ModelStore.names", lambda self: 1 / 0)
+    assert run("model", "list") == 1
+    assert "ZeroDivisionError" in one_line(capsys.readouterr().err)
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(sys.modules, "orchestrator.model.store", None)
+    assert run("model", "list") == 2
+    assert "pip install 'linguabus[orchestrator]'" in one_line(capsys.readouterr().err)
+
+
+def test_exit_codes_tell_mistakes_from_failures() -> None:
+    assert exit_code(NoSuchModel("x")) == 2
+    assert exit_code(BrokenModel("x")) == 2
+    assert exit_code(AnswerFailed("no_memory", "short by 0.7 GB")) == 2
+    assert exit_code(AnswerFailed("too_long", "x")) == 2
+    assert exit_code(AnswerFailed("failed", "x")) == 1
+    assert exit_code(AnswerFailed("busy", "x")) == 1
+    assert exit_code(ConversionFailed("x")) == 1
+    assert exit_code(BlobCorrupt("x")) == 1
+    assert exit_code(BrokerDidNotStart("mosquitto", "x")) == 1
+
+
+def test_node_becomes_the_edge_node_program(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
+    calls: list[tuple[str, list[str], dict[str, str]]] = []
+    monkeypatch.setattr(os, "execve", lambda *call: calls.append(call))
+    assert run("--insecure", "node", "--name", "phone", "--threads", "2", "--help") == 0
+    ((program, arguments, environment),) = calls
+    assert program == arguments[0] == sys.executable
+    assert arguments[1:] == ["-m", "edge_node", "--insecure", "--name", "phone", "--threads", "2", "--help"]
+    assert environment["LINGUABUS_BROKER"] == UNREACHABLE
+    assert environment["LINGUABUS_HOME"] == str(home)

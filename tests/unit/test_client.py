@@ -1,0 +1,115 @@
+"""The client of a running orchestrator: order, repeats, gaps, silence, cancelling."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from orchestrator.client import AnswerFailed, AnswerIncomplete, ControlRefused, NoOrchestrator
+from schemas.errors import MessageError
+from schemas.messages import ChatMessage, Sampling, StreamError, SubmitRequest
+from tests.support.fake_orchestrator import FakeOrchestrator, StreamMessage, end, piece
+
+QUESTION = [ChatMessage(role="user", content="What is the capital of France?")]
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeOrchestrator]:
+    with FakeOrchestrator() as orchestrator:
+        yield orchestrator
+
+
+def test_an_answer_comes_piece_by_piece(fake: FakeOrchestrator) -> None:
+    with fake.connect() as client:
+        answer = client.ask(QUESTION, max_tokens=7, sampling=Sampling(temperature=0.5, seed=3), stats=True)
+        assert list(answer) == ["Par", "is."]
+    assert answer.text == "Paris."
+    assert answer.token_ids == [0, 1]
+    assert answer.end is not None
+    assert answer.end.stages[0].node == "phone"
+    (submit,) = fake.submitted
+    assert (submit.messages, submit.max_tokens, submit.sampling.seed) == (tuple(QUESTION), 7, 3)
+
+
+def test_messages_that_arrive_twice_count_once(fake: FakeOrchestrator) -> None:
+    fake.broker.repeat = lambda delivery: delivery.topic.endswith("/stream")
+    with fake.connect() as client:
+        assert "".join(client.ask(QUESTION)) == "Paris."
+        assert "".join(client.ask(QUESTION)) == "Paris."
+
+
+def test_two_answers_at_once_are_kept_apart(fake: FakeOrchestrator) -> None:
+    fake.answer = lambda submit: [piece(submit.request, 0, submit.messages[0].content), end(submit.request)]
+    with fake.connect() as client:
+        one = client.ask([ChatMessage(role="user", content="one")])
+        two = client.ask([ChatMessage(role="user", content="two")])
+        assert "".join(two) == "two"
+        assert "".join(one) == "one"
+
+
+def test_a_lost_piece_is_an_error_not_a_hole(fake: FakeOrchestrator) -> None:
+    fake.answer = lambda submit: [piece(submit.request, 0, "a"), piece(submit.request, 2, "c"), end(submit.request)]
+    with fake.connect() as client, pytest.raises(AnswerIncomplete, match="lost"):
+        list(client.ask(QUESTION))
+
+
+def test_a_failed_answer_says_why(fake: FakeOrchestrator) -> None:
+    def too_long(submit: SubmitRequest) -> list[StreamMessage]:
+        return [StreamError(request=submit.request, code="too_long", reason="600 tokens, the context has 512")]
+
+    fake.answer = too_long
+    with fake.connect() as client, pytest.raises(AnswerFailed, match="600 tokens") as caught:
+        list(client.ask(QUESTION))
+    assert caught.value.code == "too_long"
+
+
+def test_cancel_ends_the_answer_and_is_confirmed(fake: FakeOrchestrator) -> None:
+    fake.answer = lambda submit: [piece(submit.request, 0, "Once")]
+    with fake.connect() as client:
+        answer = client.ask(QUESTION)
+        pieces = []
+        for text in answer:
+            pieces.append(text)
+            threading.Thread(target=answer.cancel).start()
+    assert pieces == ["Once"]
+    assert [cancel.request for cancel in fake.cancelled] == [answer.request]
+    assert answer.end is not None
+    assert answer.end.finish_reason == "cancelled"
+
+
+def test_silence_is_fine_as_long_as_somebody_is_there(fake: FakeOrchestrator) -> None:
+    fake.answer = lambda submit: []
+    with fake.connect() as client:
+        answer = client.ask(QUESTION)
+        fake.on_commanded = answer.cancel  # the client asks for the status after a while of silence
+        assert list(answer) == []
+    assert fake.commanded[0].operation == "status"
+
+
+def test_an_orchestrator_that_vanishes_is_noticed() -> None:
+    fake = FakeOrchestrator(control={}, patience_s=0.1)
+    fake.answer = lambda submit: [piece(submit.request, 0, "Once")]
+    with fake, fake.connect() as client, pytest.raises(AnswerIncomplete, match="went away"):
+        list(client.ask(QUESTION))
+
+
+def test_control_returns_the_result_or_says_no(fake: FakeOrchestrator) -> None:
+    fake.control = {"plan": {"state": "serving"}, "use_model": "there is no model 'x'"}
+    with fake.connect() as client:
+        assert client.control("plan") == {"state": "serving"}
+        with pytest.raises(ControlRefused, match="no model 'x'"):
+            client.control("use_model", name="x")
+    assert fake.commanded[-1].arguments == {"name": "x"}
+
+
+def test_no_orchestrator_is_said_with_the_line_that_helps(fake: FakeOrchestrator) -> None:
+    with fake.connect() as client, pytest.raises(NoOrchestrator, match="linguabus serve --broker mqtt://memory:1883"):
+        client.control("unknown", timeout_s=0.05)
+
+
+def test_what_the_contract_forbids_is_not_sent(fake: FakeOrchestrator) -> None:
+    with fake.connect() as client, pytest.raises(MessageError, match="temperature"):
+        client.ask(QUESTION, sampling=Sampling(temperature=1000))
+    assert fake.submitted == []

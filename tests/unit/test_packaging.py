@@ -1,0 +1,131 @@
+"""What is installed is what is here, and what set-up and containers are told fits together."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import schemas
+
+ROOT = Path(__file__).resolve().parents[2]
+TOP_LEVEL = {
+    "pyproject.toml", "README.md", "broker", "orchestrator", "edge_node", "schemas", "tests", "docker-compose.yml",
+    "Makefile", "LICENSE", "CHANGELOG.md", "docs", "benchmarks",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def project() -> dict[str, Any]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+
+
+@pytest.fixture(scope="module")
+def compose() -> dict[str, Any]:
+    document: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text("utf-8"))
+    return document
+
+
+def tracked_top_level() -> set[str]:
+    ignored = re.compile(r"\.|build$|dist$|.*\.egg-info$|__pycache__$")
+    return {path.name for path in ROOT.iterdir() if not ignored.match(path.name)}
+
+
+def distribution(requirement: str) -> str:
+    match = re.match(r"[A-Za-z0-9._-]+", requirement)
+    assert match is not None
+    return match.group().lower()
+
+
+def test_the_top_level_is_as_agreed() -> None:
+    assert tracked_top_level() == TOP_LEVEL
+
+
+def test_the_version_is_the_same_everywhere(project: dict[str, Any]) -> None:
+    version = project["project"]["version"]
+    assert version == schemas.PACKAGE_VERSION
+    assert f"## [{version}]" in (ROOT / "CHANGELOG.md").read_text("utf-8")
+
+
+def test_every_package_is_listed(project: dict[str, Any]) -> None:
+    found = {
+        ".".join(init.parent.relative_to(ROOT).parts)
+        for top in ("broker", "edge_node", "orchestrator", "schemas")
+        for init in (ROOT / top).rglob("__init__.py")
+    }
+    assert set(project["tool"]["setuptools"]["packages"]) == found
+
+
+def test_every_data_file_of_a_package_is_listed(project: dict[str, Any]) -> None:
+    data = project["tool"]["setuptools"]["package-data"]
+    for top in ("broker", "edge_node", "orchestrator", "schemas"):
+        listed = {file for pattern in data[top] for file in (ROOT / top).glob(pattern)}
+        others = {
+            file
+            for file in (ROOT / top).rglob("*")
+            if file.is_file() and file.suffix not in (".py", ".pyc") and file.name != "Dockerfile"
+        }
+        examples = {file for file in others if "examples" in file.parts}  # for tests of other implementations
+        assert others - examples == listed - examples
+
+
+def test_console_scripts_exist(project: dict[str, Any]) -> None:
+    for name, target in project["project"]["scripts"].items():
+        assert callable(EntryPoint(name, target, "console_scripts").load())
+
+
+def test_a_node_needs_nothing_heavy(project: dict[str, Any]) -> None:
+    base = {distribution(line) for line in project["project"]["dependencies"]}
+    assert base == {"click", "paho-mqtt", "pyyaml"}
+    assert project["project"]["optional-dependencies"]["edge"] == ["numpy", "onnxruntime"]
+
+
+def test_torch_is_only_for_conversion(project: dict[str, Any]) -> None:
+    extras = project["project"]["optional-dependencies"]
+    assert [name for name, lines in extras.items() if "torch" in map(distribution, lines)] == ["convert"]
+
+
+def test_compose_starts_broker_and_orchestrator_by_default(compose: dict[str, Any]) -> None:
+    services = compose["services"]
+    assert {name for name, service in services.items() if "profiles" not in service} == {"broker", "orchestrator"}
+    demo = {name for name, service in services.items() if service.get("profiles") == ["demo"]}
+    assert demo == {"model", "node-1", "node-2", "node-3"}
+
+
+def test_compose_says_nothing_that_only_one_of_its_two_readers_knows(compose: dict[str, Any]) -> None:
+    # docker-compose 1.29 knows no "name", Compose v2 warns about "version".
+    assert set(compose) == {"x-node", "services", "volumes"}
+
+
+def test_compose_waits_for_health(compose: dict[str, Any]) -> None:
+    services = compose["services"]
+    for service in services.values():
+        for name, wait in service.get("depends_on", {}).items():
+            assert wait == {"condition": "service_healthy"}
+            assert services[name]["healthcheck"]["test"][0] == "CMD"
+
+
+def test_compose_opens_ports_on_this_machine_only(compose: dict[str, Any]) -> None:
+    ports = [port for service in compose["services"].values() for port in service.get("ports", ())]
+    assert ports
+    assert all(port.startswith("127.0.0.1:") for port in ports)
+
+
+def test_compose_names_files_and_volumes_that_exist(compose: dict[str, Any]) -> None:
+    for service in compose["services"].values():
+        if "build" in service:
+            assert (ROOT / service["build"]["dockerfile"]).is_file()
+        for volume in service.get("volumes", ()):
+            source = volume.split(":")[0]
+            assert source in compose["volumes"] or (ROOT / source).is_file()
+
+
+def test_nodes_of_the_compose_demo_are_told_apart(compose: dict[str, Any]) -> None:
+    for name in ("node-1", "node-2", "node-3"):
+        command = compose["services"][name]["command"]
+        assert command[command.index("--name") + 1] == name
