@@ -10,7 +10,8 @@ connects with a blocking call. All of that goes through methods it calls on itse
 * `_sock_send` and `_packet_queue` count bytes, so that the bus knows how much still waits to be sent,
 
 and `publish_qos0` writes a PUBLISH to the socket itself whenever nothing waits before it. Everything else (CONNECT,
-SUBSCRIBE, acknowledgements, keep-alive, resending) stays paho's. The names have been the same since paho-mqtt 2.0;
+SUBSCRIBE, acknowledgements, resending) stays paho's, and so does the keep-alive: not seeing the messages, it pings once
+per interval even on a busy connection. The names have been the same since paho-mqtt 2.0;
 `tests/unit/test_bus_paho_client.py` fails if they change.
 """
 
@@ -19,7 +20,6 @@ from __future__ import annotations
 import socket
 import ssl
 import struct
-import time
 from contextlib import suppress
 from functools import lru_cache
 from typing import Any
@@ -99,7 +99,6 @@ class SocketClient(paho.Client):
                 self._loop_rc_handle(MQTTErrorCode.MQTT_ERR_CONN_LOST)
                 return False
             self._stats.bytes_out += sent
-            self._last_msg_out = time.monotonic()
         if sent < len(packet):
             rest = bytearray(memoryview(packet)[sent:])
             self._packet_queue(PUBLISH, rest, 0, 0, paho.MQTTMessageInfo(0))
@@ -137,7 +136,6 @@ class SocketClient(paho.Client):
             bounds = _publish_bounds(self._read, self._read_at)
             if bounds is not None:
                 command, (body_at, self._read_at) = self._read[self._read_at], bounds
-                self._last_bytes_received = time.monotonic()
                 return self._take_publish(command, memoryview(self._read)[body_at : self._read_at])
         return super()._packet_read()
 

@@ -75,7 +75,7 @@ class MqttWorld:
         return MqttBus(proxy.url, client_id=client_id, protocol=self.protocol, **options)
 
     def cut(self, bus: Bus) -> None:
-        assert self.proxies[bus.client_id].cut() == 1
+        assert self.proxies[bus.client_id].cut() >= 1  # the refused MQTT 5 attempt may still be closing
 
     def stop(self) -> None:
         self.broker.kill()

@@ -8,7 +8,7 @@ import pytest
 
 from broker.bus import Connected, Disconnected, Subscribed, Will
 from broker.errors import BadBrokerUrl, BrokerRefused, BrokerUnreachable, PayloadTooLarge, SubscribeRefused
-from broker.local import LocalBroker
+from broker.local import BrokerKind, LocalBroker
 from broker.mqtt import MqttBus, ProtocolChoice
 from tests.support.fake_broker import CONNACK_OK_5, CONNACK_OK_311, FakeBroker
 from tests.support.mqtt_packets import CONNECT, Packet
@@ -18,7 +18,8 @@ SUBSCRIBE = 0x80
 
 
 def test_mosquitto_speaks_5_and_the_embedded_broker_3_1_1() -> None:
-    for kind, protocol in (("mosquitto", "5"), ("embedded", "3.1.1")):
+    expected: dict[BrokerKind, str] = {"mosquitto": "5", "embedded": "3.1.1"}
+    for kind, protocol in expected.items():
         with LocalBroker(kind) as broker, MqttBus(broker.url, client_id="x", will=Will("t", b"")) as bus:
             bus.connect()
             assert bus.protocol == protocol
@@ -132,7 +133,8 @@ def test_credentials_that_are_revoked_later() -> None:
 
     with FakeBroker(answer) as broker, MqttBus(broker.url, client_id="x") as bus:
         bus.connect()
-        broker.send(bytes([0xE0, 2, 0x8E, 0]))  # DISCONNECT: session taken over
+        # DISCONNECT: session taken over, with a reason string
+        broker.send(bytes([0xE0, 6, 0x8E, 4, 0x1F, 0, 1, ord("x")]))
         events = collect(bus, lambda events: Connected(session_present=False, reconnect=True) in events)
         assert events[1] == Disconnected("the broker ended the connection: Session taken over")
         assert [type(event) for event in events] == [Connected, Disconnected, Connected]
@@ -156,3 +158,13 @@ def test_close_while_reconnecting() -> None:
         collect(bus, lambda events: any(isinstance(event, Disconnected) for event in events))
     bus.poll(0)
     bus.close()
+
+
+def test_a_dead_link_is_noticed_by_the_keep_alive() -> None:
+    def answer(packet: Packet) -> bytes:
+        return CONNACK_OK_5 if packet.kind == CONNECT else b""  # pings too stay without an answer
+
+    with FakeBroker(answer) as broker, MqttBus(broker.url, client_id="x", keepalive_s=1) as bus:
+        bus.connect()
+        events = collect(bus, lambda events: any(isinstance(event, Disconnected) for event in events))
+        assert events[1] == Disconnected("keep alive timeout")

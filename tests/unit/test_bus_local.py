@@ -86,10 +86,11 @@ def test_auto_takes_mosquitto_and_else_the_embedded_broker(monkeypatch: pytest.M
     assert LocalBroker("auto").kind == "embedded"
     with pytest.raises(BrokerNotFound, match="install it"):
         LocalBroker("mosquitto")
-    monkeypatch.setattr(local.util, "find_spec", lambda _: None)
-    for kind in ("auto", "embedded"):
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    kinds: tuple[local.BrokerKind, ...] = ("auto", "embedded")
+    for kind in kinds:
         with pytest.raises(BrokerNotFound, match="install Mosquitto, or: pip install amqtt"):
-            LocalBroker(kind)  # type: ignore[arg-type]
+            LocalBroker(kind)
 
 
 @KINDS
