@@ -1,14 +1,13 @@
 """What an operator may ask of a running orchestrator (pure).
 
-``nodes``, ``plan`` and ``status`` answer at once; ``use_model`` when the model is open; ``replan`` when it is known
-what came of it.
+``nodes``, ``plan`` and ``status`` answer at once; ``replan`` and ``use_model`` when it is known what came of them.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.events import Effect, Publish
+from orchestrator.events import Effect, Publish, SaveModelChoice
 from orchestrator.plans import plan_view
 from schemas.messages import ControlReply, ControlRequest
 from schemas.topics import CONTROL_REPLY
@@ -25,7 +24,10 @@ class ControlDesk:
 
     def __init__(self) -> None:
         self._replans: list[ControlRequest] = []
-        self._models: list[tuple[str, ControlRequest]] = []
+        self._opening: ControlRequest | None = None
+        """Waits for its model to be opened."""
+        self._switching: ControlRequest | None = None
+        """Waits for the plan that serves its model."""
 
     def handle(self, command: ControlRequest, core: Core, now_s: float) -> list[Effect]:
         """Answer, or begin what the command asks for."""
@@ -62,29 +64,46 @@ class ControlDesk:
         name = command.arguments.get("model")
         if not isinstance(name, str) or not name:
             return [_refuse(command, "use_model needs the argument model: a model's name")]
-        effects: list[Effect] = []
-        for _, earlier in self._models:
-            effects.append(_refuse(earlier, f"meanwhile model {name} was chosen"))
-        self._models = [(name, command)]
-        return [*effects, *core.open_model(name)]
+        refusals = [
+            _refuse(earlier, f"meanwhile model {name} was chosen")
+            for earlier in (self._opening, self._switching)
+            if earlier
+        ]
+        self._opening, self._switching = command, None
+        return [*refusals, *core.open_model(name)]
 
-    def model_opened(self, name: str, problem: str) -> list[Effect]:
+    def model_opened(self, problem: str, director: PlanDirector) -> list[Effect]:
         """A model was opened, or could not be (then ``problem`` says why)."""
-        waiting, self._models = self._models, []
-        if problem:
-            return [_refuse(command, problem) for _, command in waiting]
-        return [_reply(command, {"model": name}) for _, command in waiting]
-
-    def replan_outcomes(self, director: PlanDirector) -> list[Effect]:
-        """Tell those who asked for a plan what came of it."""
-        outcomes, director.outcomes = director.outcomes, []
-        if not outcomes or not self._replans or director.busy:
+        command, self._opening = self._opening, None
+        if command is None:
             return []
-        waiting, self._replans = self._replans, []
+        if problem:
+            return [_refuse(command, problem)]
+        if director.active is None:
+            return _chosen(command)
+        self._switching = command
+        return []
+
+    def plan_outcomes(self, director: PlanDirector) -> list[Effect]:
+        """Tell those who wait for a plan what came of it."""
+        outcomes, director.outcomes = director.outcomes, []
+        if not outcomes or director.busy:
+            return []
         last = outcomes[-1]
-        if not last.ok:
-            return [_refuse(command, last.reason) for command in waiting]
-        return [_reply(command, {"changed": last.changed}) for command in waiting]
+        effects: list[Effect] = []
+        if self._switching:
+            effects += (
+                [_refuse(self._switching, last.reason)] if director.active and not last.ok else _chosen(self._switching)
+            )
+        for command in self._replans:
+            effects.append(_reply(command, {"changed": last.changed}) if last.ok else _refuse(command, last.reason))
+        self._switching, self._replans = None, []
+        return effects
+
+
+def _chosen(command: ControlRequest) -> list[Effect]:
+    name = command.arguments["model"]
+    return [SaveModelChoice(name), _reply(command, {"model": name})]
 
 
 def _reply(command: ControlRequest, result: dict[str, Any]) -> Publish:

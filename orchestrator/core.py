@@ -30,7 +30,6 @@ from orchestrator.events import (
     PlanHeard,
     PlanSolved,
     Publish,
-    SaveModelChoice,
     SaveNode,
     SegmentsBuilt,
     Stopping,
@@ -130,7 +129,7 @@ class Core:
             effects += self.requests.ring_broken(now_s)
             effects += self.director.drop_ring(now_s)
         effects += self.director.advance(now_s, open_requests=self.requests.open_count, idle=self.requests.idle)
-        effects += self.control.replan_outcomes(self.director)
+        effects += self.control.plan_outcomes(self.director)
         if self.director.active and not self.director.draining:
             effects += self.requests.admit(self.director.active, now_s)
         elif self._is_refusing:
@@ -212,11 +211,9 @@ class Core:
         if isinstance(event, ModelUnusable):
             self.director.no_model(event.reason)
             note = Note(f"model {event.name} can't be served: {event.reason}", warning=True)
-            return [note, *self.control.model_opened(event.name, event.reason)]
+            return [note, *self.control.model_opened(event.reason, self.director)]
         self.director.use_model(event.model, now_s)
-        replies = self.control.model_opened(event.name, "")
-        save: list[Effect] = [SaveModelChoice(event.name)] if replies else []
-        return [*save, Note(f"model {event.name} is active"), *replies]
+        return [Note(f"model {event.name} is open"), *self.control.model_opened("", self.director)]
 
     def status(self) -> dict[str, Any]:
         """What ``linguabus status`` shows; JSON-able."""

@@ -84,7 +84,10 @@ class PlanDirector:
 
     @property
     def draining(self) -> bool:
-        """Must no request be opened on the working plan, because its successor only waits for it to fall idle?"""
+        """Must no request be opened on the working plan? Its successor only waits for it to fall idle, or is to serve
+        another model."""
+        if self.active and self.active.plan.model is not self.model:
+            return True
         if isinstance(self.work, Rollout):
             return self.work.state is RolloutState.READY
         return isinstance(self.work, Building) and bool(self.work.segments)
@@ -174,6 +177,8 @@ class PlanDirector:
         if not isinstance(solving, Solving) or solving.job != job:
             return []
         self.work = None
+        if solving.model is not self.model:
+            return []  # another model was chosen meanwhile, and planning for it is due
         if isinstance(outcome, Infeasible):
             return self._no_plan("no_memory", f"{outcome.reason}; {outcome.smallest_fix}".rstrip("; "))
         incarnations = {birth.node: birth.incarnation for birth in solving.births}
@@ -313,6 +318,8 @@ class PlanDirector:
         left_out = self._exclusions.reasons()
         why = NoPlan(code, f"{reason} (left out: {left_out})" if left_out else reason)
         self.outcomes.append(ReplanDone(ok=False, changed=False, reason=why.reason))
+        if self.active:
+            self.model = self.active.plan.model
         if self.active or why == self.why_none:
             return []
         self.why_none = why

@@ -47,6 +47,7 @@ from orchestrator.events import (
     TokensHeard,
 )
 from orchestrator.http_server import HttpServer, reachable_urls
+from orchestrator.model.errors import ModelError
 from orchestrator.model.store import ModelStore
 from orchestrator.plans import ServingSettings
 from orchestrator.state import State
@@ -246,7 +247,10 @@ class Service:
             case SaveNode(birth):
                 self._state.save_node(birth)
             case SaveModelChoice(model):
-                self._store.use(model)
+                try:
+                    self._store.use(model)
+                except ModelError as error:
+                    logger.error("model %s will not be active after a restart: %s", model, error)
             case SaveRequest(client, request):
                 self._state.begin_request(self._pipeline, client, request)
             case ForgetRequest(request):

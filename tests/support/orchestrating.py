@@ -1,14 +1,9 @@
-"""A small fleet for the orchestrator's core: scripted nodes, a letter-by-letter tokenizer, a clock that is turned by hand.
-
-The answer's token at position p is the letter ``p % 26``, so every text can be told from positions alone.
-"""
+"""The orchestrator's core in a small world: scripted nodes, and a clock that is turned by hand."""
 
 from __future__ import annotations
 
-import struct
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from orchestrator.config import Timing
@@ -34,198 +29,39 @@ from orchestrator.events import (
     Tick,
     TokensHeard,
 )
-from orchestrator.model.manifest import Blob, BoundaryInfo, LayerCache, Manifest, SamplingDefaults, Unit
+from orchestrator.model.manifest import Manifest
 from orchestrator.planning.planner import solve
 from orchestrator.planning.problem import Problem
-from orchestrator.planning_input import build_problem
 from orchestrator.plans import ServingSettings
 from orchestrator.single_stages import solve_single_stages
-from schemas import PACKAGE_VERSION, PROTOCOL_VERSION
-from schemas.codec import Dtype, Flag, Frame, Kind, decode_frame, encode_frame, request_number
+from schemas.codec import Flag
 from schemas.messages import (
     BlobRef,
-    ChatMessage,
-    CloseRequest,
     ControlReply,
     ControlRequest,
-    Epoch,
-    Heartbeat,
-    NodeBirth,
     NodeStatus,
-    OpenRequest,
     Plan,
     PrepareSegment,
-    RequestClosed,
     ResendTokens,
-    SegmentFailed,
-    SegmentReady,
-    StageTiming,
     StreamEnd,
     StreamError,
     StreamText,
     SubmitRequest,
 )
 from schemas.topics import CONTROL_REPLY, NODE_COMMAND, PLAN, REQUEST_STREAM
+from tests.support.scripted_nodes import (
+    EOS,
+    Letters,
+    ScriptedNode,
+    letter,
+    make_birth,
+    make_heartbeat,
+    make_manifest,
+    make_submit,
+    token_frame,
+)
 
-MB = 1 << 20
 BLOB_URL = "http://127.0.0.1:1/v1/blobs"
-EOS = 2
-
-
-class Letters:
-    """A tokenizer whose ids are code points."""
-
-    def encode(self, text: str) -> list[int]:
-        return [ord(letter) for letter in text]
-
-    def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        return self.encode("".join(turn["content"] for turn in messages))
-
-    def stream(self) -> LetterStream:
-        return LetterStream()
-
-
-class LetterStream:
-    def push(self, token_id: int) -> str:
-        return chr(token_id)
-
-    def finish(self) -> str:
-        return ""
-
-
-def letter(position: int) -> int:
-    """The token at a position."""
-    return ord("a") + position % 26
-
-
-def answer_text(prompt_tokens: int, count: int) -> str:
-    """The text of the first ``count`` tokens after a prompt."""
-    return "".join(chr(letter(prompt_tokens + i)) for i in range(count))
-
-
-def make_manifest(
-    name: str = "tiny", *, blocks: int = 4, block_bytes: int = 10 * MB, max_context: int = 256
-) -> Manifest:
-    """A model whose embedding (20 MB) is tied to the head and whose blocks share a table of 1 MB."""
-    last = blocks + 1
-    blobs = [Blob("e" * 64, 20 * MB, (0, last)), Blob("7" * 64, MB, tuple(range(1, last)))]
-    blobs += [Blob(f"{unit:064x}", block_bytes, (unit,)) for unit in range(1, last)]
-    units = [Unit(0, "embed", None, ("e" * 64,), 20 * MB, 0, 0)]
-    units += [
-        Unit(u, "block", u - 1, (f"{u:064x}", "7" * 64), block_bytes + MB, 20_000_000, 1024) for u in range(1, last)
-    ]
-    units.append(Unit(last, "head", None, ("e" * 64,), 20 * MB, 40_000_000, 0))
-    return Manifest(
-        format=1, version="0", name=name, source="test", fingerprint="0", family="llama", precision="int4",
-        profile="fast", vocab_size=1_114_112, max_context=max_context, logits_dtype="float32", kv_dtype="float32",
-        inputs=("input_ids", "attention_mask"),
-        boundaries=tuple(BoundaryInfo(unit, 64, "float32", 1) for unit in range(1, last + 1)),
-        layers=tuple(LayerCache(layer, 2, 16, 16, "float32", None) for layer in range(blocks)),
-        units=tuple(units), blobs=tuple(blobs), bos_id=None, eos_ids=(EOS,), sampling=SamplingDefaults(),
-        has_chat_template=True,
-    )  # fmt: skip
-
-
-def make_birth(node: str, *, incarnation: int = 1, memory_mb: int | None = None, **changes: Any) -> NodeBirth:
-    """A node of this version. By default it has room for one end and a block of `make_manifest`, or three blocks:
-    three such nodes are needed, two are too few."""
-    birth = NodeBirth(
-        node=node,
-        incarnation=incarnation,
-        protocol=PROTOCOL_VERSION,
-        package_version=PACKAGE_VERSION,
-        memory_bytes=0,
-        overhead_bytes=50 * MB,
-        storage_bytes=10_000 * MB,
-        threads=1,
-        speed_flops=1e10,
-        hop_s=0.0003,
-    )
-    memory_bytes = _third_of_a_model(birth) if memory_mb is None else memory_mb * MB
-    return replace(birth, memory_bytes=memory_bytes, **changes)
-
-
-def _third_of_a_model(birth: NodeBirth) -> int:
-    problem = build_problem(make_manifest(), [birth], context_tokens=256, slots=2, wire_dtype="fp16", chunk_tokens=128)
-    embed, block, _ = (problem.unit_memory_bytes(run) for run in problem.runs)
-    return problem.fixed_bytes(problem.devices[0]) + embed + block + block // 2
-
-
-def make_heartbeat(node: str, incarnation: int = 1) -> Heartbeat:
-    return Heartbeat(
-        node=node,
-        incarnation=incarnation,
-        uptime_s=1,
-        rss_bytes=MB,
-        peak_rss_bytes=MB,
-        available_bytes=MB,
-        blob_bytes=0,
-    )
-
-
-def make_submit(request: int = 1, prompt: str = "hello", **changes: Any) -> SubmitRequest:
-    submit = SubmitRequest(
-        client="cli", request=f"{request:016x}", messages=(ChatMessage(role="user", content=prompt),), max_tokens=8
-    )
-    return replace(submit, **changes)
-
-
-def token_frame(request: str, epoch: Epoch, position: int, ids: Sequence[int], flags: int = 0) -> Frame:
-    """A TOKENS frame as it comes out of the codec."""
-    frame = Frame(
-        kind=Kind.TOKENS, request=request_number(request), epoch=epoch, attempt=0, position=position,
-        count=len(ids), dtype=Dtype.INT32, flags=flags, payload=struct.pack(f"<{len(ids)}i", *ids),
-    )  # fmt: skip
-    return decode_frame(encode_frame(frame))
-
-
-@dataclass
-class ScriptedNode:
-    """Answers commands as a node does, without computing anything."""
-
-    birth: NodeBirth
-    alive: bool = True
-    refuses: str = ""
-    """Why it can't load segments; empty when it can."""
-    silent: bool = False
-    """Does not answer a prepare command."""
-    prepared: dict[Epoch, PrepareSegment] = field(default_factory=dict)
-    open: dict[str, OpenRequest] = field(default_factory=dict)
-
-    @property
-    def name(self) -> str:
-        return self.birth.node
-
-    def react(self, command: Any) -> list[Any]:
-        """Replies to a command."""
-        match command:
-            case PrepareSegment() if self.refuses:
-                failed = SegmentFailed(
-                    node=self.name, incarnation=self.birth.incarnation, pipeline=command.pipeline,
-                    epoch=command.epoch, reason=self.refuses,
-                )  # fmt: skip
-                return [failed]
-            case PrepareSegment() if not self.silent:
-                self.prepared[command.epoch] = command
-                return [self.ready(command)]
-            case OpenRequest():
-                self.open[command.request] = command
-            case CloseRequest() if command.request in self.open:
-                epoch = self.open.pop(command.request).epoch
-                timing = StageTiming(node=self.name, stage=self.prepared[epoch].stage, decode_steps=3)
-                return [RequestClosed(request=command.request, timing=timing)]
-        return []
-
-    def ready(self, command: PrepareSegment) -> SegmentReady:
-        return SegmentReady(
-            node=self.name, incarnation=self.birth.incarnation, pipeline=command.pipeline, epoch=command.epoch,
-            stage=command.stage, rss_bytes=MB, peak_rss_bytes=MB, downloaded_bytes=0, load_s=0.1,
-        )  # fmt: skip
-
-    def follow(self, plan: Plan) -> None:
-        """A plan is in force: forget older epochs and their requests."""
-        self.prepared = {epoch: p for epoch, p in self.prepared.items() if epoch >= plan.epoch}
-        self.open = {request: o for request, o in self.open.items() if o.epoch in self.prepared}
 
 
 def plan_quickly(problem: Problem) -> Any:
@@ -373,8 +209,8 @@ class World:
 
     def position(self, request: str) -> int:
         """Where the request's next token goes."""
-        first = self.nodes[self.plan.ring[0].node].open[request]
-        return first.prompt_tokens + len("".join(p.text for p in self.stream(request) if isinstance(p, StreamText)))
+        last = self.nodes[self.plan.ring[-1].node].open[request]
+        return last.prompt_tokens + len("".join(p.text for p in self.stream(request) if isinstance(p, StreamText)))
 
     # --- what was published -----------------------------------------------------------------------------------
 
@@ -420,6 +256,11 @@ class World:
         """The newest reply to a command."""
         replies = self.published(ControlReply, CONTROL_REPLY.format(client="cli", request=f"{request:016x}"))
         return replies[-1] if replies else None
+
+    @property
+    def solves(self) -> int:
+        """How often the planner was asked."""
+        return sum(isinstance(effect, SolvePlan) for effect in self.effects)
 
     def resends(self) -> list[ResendTokens]:
         return self.published(ResendTokens)

@@ -4,7 +4,7 @@ import math
 
 from orchestrator.fleet import FleetState, Joined, Left, Tell
 from schemas.messages import NodeStatus, RefuseNode, RegisterAgain
-from tests.support.orchestrating import make_birth, make_heartbeat
+from tests.support.scripted_nodes import make_birth, make_heartbeat
 
 
 def status(incarnation: int, *, online: bool) -> NodeStatus:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -12,7 +13,7 @@ from orchestrator.events import ServedModel
 from orchestrator.sessions import Answer, PromptRefused, Session
 from schemas.codec import Flag
 from schemas.messages import Epoch, Sampling, StageTiming, StreamText
-from tests.support.orchestrating import EOS, Letters, LetterStream, answer_text, letter, make_manifest, make_submit
+from tests.support.scripted_nodes import EOS, Letters, LetterStream, answer_text, letter, make_manifest, make_submit
 
 MODEL = ServedModel(make_manifest(), Letters())
 
@@ -118,7 +119,7 @@ def test_any_order_repetition_and_loss_gives_a_prefix_of_the_text(frames: list[t
     assert [piece.sequence for piece in pieces] == list(range(len(pieces)))
 
 
-def opened(prompt: str = "hello", **changes: object) -> Session:
+def opened(prompt: str = "hello", **changes: Any) -> Session:
     session = Session(make_submit(prompt=prompt, **changes), submitted_s=1.0)
     session.encode_for(MODEL, 256)
     session.ring, session.epoch = ("a", "b", "c"), Epoch(generation=1, counter=1)
@@ -144,9 +145,9 @@ def test_the_answer_is_bounded_by_the_context() -> None:
     [{"messages": ()}, {"messages": (), "prompt": ""}, {"prompt": "both"}],
     ids=["neither", "empty", "both"],
 )
-def test_a_request_has_either_messages_or_a_prompt(changes: dict[str, object]) -> None:
+def test_a_request_has_either_messages_or_a_prompt(changes: dict[str, Any]) -> None:
     with pytest.raises(PromptRefused) as refused:
-        Session(make_submit(**changes), submitted_s=0.0).encode_for(MODEL, 256)
+        Session(replace(make_submit(), **changes), submitted_s=0.0).encode_for(MODEL, 256)
     assert refused.value.code == "bad_request"
 
 

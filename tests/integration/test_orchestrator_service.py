@@ -1,0 +1,351 @@
+"""The service with its adapters: bus, database, worker, HTTP; scripted nodes stand in for real ones."""
+
+import logging
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from broker.bus import Delivery
+from broker.errors import BrokerUnreachable
+from broker.local import LocalBroker
+from broker.memory import MemoryBroker, MemoryBus
+from orchestrator.client import AnswerFailed, Client, ControlRefused
+from orchestrator.config import ServiceConfig, Timing
+from orchestrator.errors import AddressInUse, OrchestratorError, Superseded
+from orchestrator.service import Service, ServiceInfo, run_service
+from orchestrator.state import State
+from schemas.messages import ChatMessage, Epoch, NodeStatus, Plan, decode, encode
+from schemas.topics import NODE_STATUS, PLAN, REQUEST_SUBMIT, TOKEN
+from tests.support.orchestrating import BLOB_URL, plan_quickly
+from tests.support.scripted_fleet import ScriptedFleet, TinyStore, prepared
+from tests.support.scripted_nodes import answer_text, make_birth, make_manifest, make_submit
+
+QUICK = Timing(settle_s=0.1, start_s=0.5, loss_settle_s=0.05, resend_s=0.1, recovery_s=0.3)
+TIMEOUT_S = 20.0
+
+
+def connected(broker: MemoryBroker, client_id: str, **options: Any) -> MemoryBus:
+    bus = MemoryBus(broker, client_id=client_id, **options)
+    bus.connect()
+    return bus
+
+
+class Running:
+    """A service in a thread, and what it ended with."""
+
+    def __init__(self, broker: MemoryBroker, folder: Path, store: TinyStore, timing: Timing = QUICK) -> None:
+        self.stop = threading.Event()
+        self.ready = threading.Event()
+        self.error: BaseException | None = None
+        self.broker = broker
+        self.state = State(folder / "state.sqlite3")
+        self.bus = connected(broker, "orchestrator")
+        config = ServiceConfig(broker_url="mqtt://127.0.0.1", data_dir=folder, timing=timing, context_tokens=64)
+        self.service = Service(config, self.bus, store, self.state, blob_urls=(BLOB_URL,), solve=plan_quickly)  # type: ignore[arg-type]
+        self.thread = threading.Thread(target=self._run)
+        self.thread.start()
+        assert self.ready.wait(TIMEOUT_S)
+
+    def _run(self) -> None:
+        try:
+            self.service.run(self.stop, self.ready.set)
+        except OrchestratorError as error:
+            self.error = error
+
+    def end(self) -> None:
+        self.stop.set()
+        self.thread.join(TIMEOUT_S)
+        assert not self.thread.is_alive()
+        self.bus.close()
+        self.state.close()
+
+
+@contextmanager
+def running(
+    broker: MemoryBroker, folder: Path, store: TinyStore | None = None, timing: Timing = QUICK
+) -> Iterator[Running]:
+    service = Running(broker, folder, store or TinyStore(), timing)
+    try:
+        yield service
+    finally:
+        service.end()
+
+
+@pytest.fixture
+def broker() -> MemoryBroker:
+    return MemoryBroker()
+
+
+@pytest.fixture
+def fleet(broker: MemoryBroker) -> Iterator[ScriptedFleet]:
+    with ScriptedFleet(connected(broker, "nodes"), [make_birth(name) for name in "abcd"]) as nodes:
+        yield nodes
+
+
+@pytest.fixture
+def client(broker: MemoryBroker) -> Iterator[Client]:
+    with Client(connected(broker, "cli"), name="cli", broker="memory") as cli:
+        yield cli
+
+
+def hello(client: Client, **options: Any) -> str:
+    return "".join(client.ask([ChatMessage(role="user", content="hello")], **{"max_tokens": 10, **options}))
+
+
+class Listener:
+    """Reads one topic."""
+
+    def __init__(self, broker: MemoryBroker, pattern: str) -> None:
+        self._bus = connected(broker, f"listener {pattern}".replace("/", "."))
+        self._bus.subscribe([pattern], qos=1)
+
+    def until(self, wanted: Callable[[Delivery], bool]) -> Delivery:
+        for _ in range(1000):
+            for event in self._bus.poll(TIMEOUT_S):
+                if isinstance(event, Delivery) and wanted(event):
+                    return event
+        raise AssertionError("it did not come")
+
+
+def plans(broker: MemoryBroker) -> Listener:
+    return Listener(broker, PLAN.filter())
+
+
+def has_ring(delivery: Delivery) -> bool:
+    return bool(decode(delivery.payload, Plan).ring)
+
+
+# --- with the in-memory broker ----------------------------------------------------------------------------------
+
+
+def test_a_question_is_answered(broker: MemoryBroker, fleet: ScriptedFleet, client: Client, tmp_path: Path) -> None:
+    with running(broker, tmp_path):
+        answer = client.ask([ChatMessage(role="user", content="hello")], max_tokens=10, stats=True)
+        assert "".join(answer) == answer_text(5, 10)
+        assert answer.end
+        assert answer.end.completion_tokens == 10
+        assert len(answer.end.stages) == 3
+        plan = client.control("plan")
+        assert [stage["node"] for stage in plan["stages"]] == [s.node for s in answer.end.stages]
+        assert client.control("status")["state"] == "serving"
+        assert len(client.control("nodes")["nodes"]) == 4
+        assert len(prepared(fleet)) == 3
+
+
+def test_tokens_that_were_lost_are_asked_for(
+    broker: MemoryBroker, fleet: ScriptedFleet, client: Client, tmp_path: Path
+) -> None:
+    fleet.mute_tokens = True
+    with running(broker, tmp_path):
+        assert hello(client) == answer_text(5, 10)
+
+
+def test_everything_delivered_twice_changes_nothing(
+    broker: MemoryBroker, fleet: ScriptedFleet, client: Client, tmp_path: Path
+) -> None:
+    broker.repeat = lambda _delivery: True
+    with running(broker, tmp_path):
+        assert hello(client) == answer_text(5, 10)
+        assert hello(client) == answer_text(5, 10)
+
+
+def test_a_lost_node_is_replaced(broker: MemoryBroker, fleet: ScriptedFleet, client: Client, tmp_path: Path) -> None:
+    listener = plans(broker)
+    with running(broker, tmp_path):
+        first = decode(listener.until(has_ring).payload, Plan)
+        lost = first.ring[1].node
+        fleet.nodes[lost].alive = False
+        will = NodeStatus(node=lost, incarnation=1, online=False, reason="lost")
+        connected(broker, "will").publish(NODE_STATUS.format(node=lost), encode(will), qos=1, retain=True)
+        second = decode(listener.until(has_ring).payload, Plan)
+        assert lost not in [stage.node for stage in second.ring]
+        assert hello(client) == answer_text(5, 10)
+
+
+def test_a_clean_stop_takes_the_plan_down(broker: MemoryBroker, fleet: ScriptedFleet, tmp_path: Path) -> None:
+    listener = plans(broker)
+    with running(broker, tmp_path):
+        listener.until(has_ring)
+    listener.until(lambda delivery: not has_ring(delivery))
+
+
+def test_a_second_start_goes_above_the_first_and_tells_interrupted_clients(
+    broker: MemoryBroker, fleet: ScriptedFleet, client: Client, tmp_path: Path
+) -> None:
+    with State(tmp_path / "state.sqlite3") as state:
+        state.next_generation("main")
+        answer = client.ask([ChatMessage(role="user", content="hello")])  # nobody takes it
+        state.begin_request("main", "cli", answer.request)
+    listener = plans(broker)
+    with running(broker, tmp_path):
+        with pytest.raises(AnswerFailed, match="restarted"):
+            list(answer)
+        assert decode(listener.until(has_ring).payload, Plan).epoch.generation == 2
+
+
+def test_a_lost_database_cannot_go_back(broker: MemoryBroker, fleet: ScriptedFleet, tmp_path: Path) -> None:
+    old = Plan(
+        pipeline="main", epoch=Epoch(generation=17, counter=4), model="tiny", context_tokens=8, slots=1,
+        wire_dtype="fp16", ring=(),
+    )  # fmt: skip
+    connected(broker, "past").publish(PLAN.format(pipeline="main"), encode(old), qos=1, retain=True)
+    listener = plans(broker)
+    with running(broker, tmp_path) as service:
+        assert decode(listener.until(has_ring).payload, Plan).epoch.generation == 18
+        saved = service.state.epoch("main")
+        assert saved
+        assert saved.generation == 18
+
+
+def test_the_newer_of_two_orchestrators_stays(broker: MemoryBroker, fleet: ScriptedFleet, tmp_path: Path) -> None:
+    listener = plans(broker)
+    elder = Running(broker, tmp_path, TinyStore())
+    listener.until(has_ring)
+    rival = replace(decode(encode_plan(elder), Plan), epoch=Epoch(generation=99, counter=1))
+    connected(broker, "rival").publish(PLAN.format(pipeline="main"), encode(rival), qos=1, retain=True)
+    elder.thread.join(TIMEOUT_S)
+    assert isinstance(elder.error, Superseded)
+    elder.end()
+
+
+def encode_plan(service: Running) -> bytes:
+    active = service.service.core.director.active
+    assert active
+    return encode(active.plan.message())
+
+
+def test_a_broker_that_comes_back_empty_gets_the_plan_again(
+    broker: MemoryBroker, fleet: ScriptedFleet, client: Client, tmp_path: Path
+) -> None:
+    listener = plans(broker)
+    with running(broker, tmp_path):
+        plan = listener.until(has_ring).payload
+        broker.stop()
+        broker.start()
+        assert listener.until(has_ring).payload == plan
+        assert hello(client) == answer_text(5, 10)
+
+
+def test_garbage_is_counted_logged_once_and_harms_nobody(
+    broker: MemoryBroker, fleet: ScriptedFleet, client: Client, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    vandal = connected(broker, "vandal")
+    with running(broker, tmp_path) as service, caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            for topic in (
+                NODE_STATUS.format(node="a"),
+                PLAN.format(pipeline="main"),
+                REQUEST_SUBMIT.format(client="x"),
+                TOKEN.format(pipeline="main", epoch="1-1", sender="a"),
+            ):
+                vandal.publish(topic, b"\xff garbage")
+        assert hello(client) == answer_text(5, 10)
+        assert service.service.messages_rejected == 12
+    assert sum("rejected a message" in record.message for record in caplog.records) == 4
+
+
+def test_nobody_speaks_in_anothers_name(
+    broker: MemoryBroker, fleet: ScriptedFleet, client: Client, tmp_path: Path
+) -> None:
+    saved: list[str] = []
+    with running(broker, tmp_path) as service:
+        service.state.begin_request = lambda *place: saved.append(place[1])  # type: ignore[method-assign]
+        message = encode(make_submit(77))
+        connected(broker, "mallory").publish(REQUEST_SUBMIT.format(client="mallory"), message, qos=1)
+        assert hello(client) == answer_text(5, 10)
+    assert saved == ["cli"], "only the client's own submission was taken"
+
+
+def test_use_model_is_remembered_by_the_store(
+    broker: MemoryBroker, fleet: ScriptedFleet, client: Client, tmp_path: Path
+) -> None:
+    store = TinyStore(make_manifest(), make_manifest("other"))
+    with running(broker, tmp_path, store):
+        hello(client)
+        assert client.control("use_model", model="other") == {"model": "other"}
+        assert hello(client) == answer_text(5, 10)
+        assert client.control("plan")["model"] == "other"
+        assert store.active == "other"
+        with pytest.raises(ControlRefused):
+            client.control("use_model", model="gone")
+
+
+def test_a_worker_that_breaks_is_an_answer_not_a_crash(
+    broker: MemoryBroker, fleet: ScriptedFleet, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(start: int, stop: int) -> Any:
+        raise ZeroDivisionError("boom")
+
+    monkeypatch.setattr(TinyStore, "_segment", staticmethod(broken))
+    with running(broker, tmp_path), pytest.raises(AnswerFailed, match="internal error"):
+        hello(client)
+
+
+# --- the whole service, with a real broker -----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def mosquitto() -> Iterator[LocalBroker]:
+    with LocalBroker("mosquitto") as local:
+        yield local
+
+
+def start(config: ServiceConfig) -> tuple[threading.Event, threading.Thread, ServiceInfo]:
+    stop, ready = threading.Event(), threading.Event()
+    infos: list[ServiceInfo] = []
+
+    def on_ready(info: ServiceInfo) -> None:
+        infos.append(info)
+        ready.set()
+
+    thread = threading.Thread(target=run_service, args=(config,), kwargs={"stop": stop, "on_ready": on_ready})
+    thread.start()
+    assert ready.wait(TIMEOUT_S)
+    return stop, thread, infos[0]
+
+
+def test_the_service_starts_without_a_model_answers_and_stops(mosquitto: LocalBroker, tmp_path: Path) -> None:
+    config = ServiceConfig(broker_url=mosquitto.url, data_dir=tmp_path, timing=QUICK)
+    stop, thread, info = start(config)
+    try:
+        assert info.model is None
+        assert info.blob_urls[0].startswith("http://127.0.0.1:")
+        assert info.blob_urls[0].endswith("/v1/blobs")
+        with Client.connect(mosquitto.url) as client:
+            with pytest.raises(AnswerFailed, match="no model is active") as error:
+                hello(client)
+            assert error.value.code == "no_model"
+            assert client.control("status")["generation"] == info.generation == 1
+    finally:
+        stop.set()
+        thread.join(TIMEOUT_S)
+    assert not thread.is_alive()
+
+
+def test_advertised_urls_replace_those_found_out(mosquitto: LocalBroker, tmp_path: Path) -> None:
+    config = ServiceConfig(broker_url=mosquitto.url, data_dir=tmp_path, advertised_urls=("http://orchestrator:8470/",))
+    stop, thread, info = start(config)
+    stop.set()
+    thread.join(TIMEOUT_S)
+    assert info.blob_urls == ("http://orchestrator:8470/v1/blobs",)
+
+
+def test_no_broker_is_one_line(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    config = ServiceConfig(broker_url=f"mqtt://127.0.0.1:{port}", data_dir=tmp_path)
+    with pytest.raises(BrokerUnreachable):
+        run_service(config, stop=threading.Event())
+
+
+def test_a_taken_blob_port_is_one_line(mosquitto: LocalBroker, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        config = ServiceConfig(broker_url=mosquitto.url, data_dir=tmp_path, blob_port=taken.getsockname()[1])
+        with pytest.raises(AddressInUse):
+            run_service(config, stop=threading.Event())

@@ -1,0 +1,186 @@
+"""The end of an orchestrator, versions, and what an operator may ask."""
+
+import pytest
+
+from orchestrator.events import (
+    BuildSegments,
+    JobFailed,
+    NodeSaid,
+    Note,
+    SaveModelChoice,
+    SolvePlan,
+    Stopping,
+)
+from orchestrator.planning.solution import Infeasible
+from schemas.messages import (
+    RefuseNode,
+    RegisterAgain,
+    ReleaseSegment,
+    StreamError,
+)
+from tests.support.orchestrating import World
+from tests.support.scripted_nodes import MB, make_birth, make_heartbeat, make_manifest
+
+# --- the end, and control ---------------------------------------------------------------------------------------
+
+
+def test_a_clean_stop_tells_clients_and_takes_the_pipeline_down() -> None:
+    world = World().serve("a", "b", "c")
+    request = world.ask()
+    world.event(Stopping())
+    error = world.end(request)
+    assert isinstance(error, StreamError)
+    assert "stopped" in error.reason
+    assert not world.plan.ring
+    assert all(request not in node.open for node in world.nodes.values())
+
+
+def test_a_stop_in_mid_roll_out_releases_it() -> None:
+    world = World().up()
+    world.join("a", "b", "c")
+    for node in world.nodes.values():
+        node.silent = True
+    world.wait(2.0)
+    world.event(Stopping())
+    assert all(world.commands(name, ReleaseSegment) for name in "abc")
+
+
+def test_versions_are_refused_and_unknown_nodes_asked_to_register() -> None:
+    world = World().up()
+    world.event(NodeSaid("old", make_birth("old", package_version="0.0.1")))
+    assert world.commands("old", RefuseNode)
+    world.event(NodeSaid("new", make_heartbeat("new")))
+    assert world.commands("new", RegisterAgain)
+
+
+def test_control_shows_nodes_plan_and_status() -> None:
+    world = World().serve("a", "b", "c")
+    nodes, plan, status = (world.control(op, n) for n, op in enumerate(("nodes", "plan", "status")))
+    assert nodes
+    assert [row["node"] for row in nodes.result["nodes"]] == ["a", "b", "c"]
+    assert plan
+    assert plan.result["state"] == "serving"
+    assert plan.result["epoch"] == str(world.plan.epoch)
+    assert plan.result["stages"][0]["units"].startswith("embed")
+    assert plan.result["stages"][-1]["units"].endswith("head")
+    assert plan.result["stages"][0]["rss_bytes"] == MB
+    assert plan.result["predicted_tokens_per_s"] > 0
+    assert status
+    assert (status.result["state"], status.result["nodes"], status.result["model"]) == ("serving", 3, "tiny")
+
+
+def test_control_without_a_plan_says_why() -> None:
+    world = World().up()
+    world.wait(2.0)
+    reply = world.control("plan")
+    assert reply
+    assert not reply.ok
+    assert reply.reason.startswith("no nodes")
+
+
+def test_replan_that_changes_nothing_says_so() -> None:
+    world = World().serve("a", "b", "c")
+    reply = world.control("replan")
+    assert reply
+    assert reply.ok
+    assert reply.result == {"changed": False}
+
+
+def test_replan_without_a_solution_says_why_and_keeps_the_plan() -> None:
+    world = World().serve("a", "b", "c")
+    world.solver = lambda _problem: Infeasible("needs 3 GB, has 2 GB, short by 1 GB", 1, "add a node")
+    reply = world.control("replan")
+    assert reply
+    assert not reply.ok
+    assert "short by 1 GB" in reply.reason
+    assert world.plan.ring
+
+
+def test_use_model_answers_when_the_model_is_open_and_is_remembered() -> None:
+    world = World(models={"tiny": make_manifest(), "other": make_manifest("other")}).serve("a", "b", "c")
+    reply = world.control("use_model", model="other")
+    assert reply
+    assert reply.ok
+    assert SaveModelChoice("other") in world.effects
+    world.wait(1.0)
+    assert world.plan.model == "other"
+    missing = world.control("use_model", 98, model="gone")
+    assert missing
+    assert not missing.ok
+    assert world.plan.model == "other"
+
+
+def test_a_model_that_does_not_fit_leaves_the_one_that_serves() -> None:
+    big = make_manifest("big", block_bytes=1000 * MB)
+    world = World(models={"tiny": make_manifest(), "big": big}).serve("a", "b", "c")
+    reply = world.control("use_model", model="big")
+    assert reply
+    assert not reply.ok
+    assert "GB" in reply.reason
+    assert not [e for e in world.effects if isinstance(e, SaveModelChoice)]
+    request = world.ask()
+    assert request in world.nodes[world.plan.ring[0].node].open
+    assert world.plan.model == "tiny"
+
+
+def test_whoever_asks_after_use_model_is_answered_by_that_model() -> None:
+    models = {"tiny": make_manifest(), "other": make_manifest("other")}
+    world = World(models=models).serve("a", "b", "c")
+    world.hold = (SolvePlan,)
+    assert world.control("use_model", model="other") is None
+    request = world.ask()
+    assert request not in world.nodes[world.plan.ring[0].node].open
+    job = [e for e in world.effects if isinstance(e, SolvePlan)][-1]
+    world.hold = ()
+    world.solved(job.job, world.solver(job.problem))
+    assert world.plan.model == "other"
+    assert request in world.nodes[world.plan.ring[0].node].open
+
+
+def test_of_two_choices_the_later_counts() -> None:
+    models = {name: make_manifest(name) for name in ("tiny", "other", "third")}
+    world = World(models=models).serve("a", "b", "c")
+    world.hold = (SolvePlan,)
+    world.control("use_model", 1, model="other")
+    world.control("use_model", 2, model="third")
+    first = world.reply(1)
+    assert first
+    assert "meanwhile model third was chosen" in first.reason
+
+
+def test_the_model_of_the_command_line_is_not_remembered() -> None:
+    assert not [e for e in World().serve("a", "b", "c").effects if isinstance(e, SaveModelChoice)]
+
+
+def test_use_model_ends_the_time_without_one() -> None:
+    world = World(model=None).up()
+    world.join("a", "b", "c")
+    world.wait(2.0)
+    world.control("use_model", model="tiny")
+    world.wait(1.0)
+    assert world.plan.ring
+
+
+@pytest.mark.parametrize("arguments", [{}, {"model": 3}, {"model": ""}])
+def test_use_model_wants_a_name(arguments: dict[str, object]) -> None:
+    reply = World().up().control("use_model", **arguments)
+    assert reply
+    assert not reply.ok
+
+
+def test_an_unknown_operation_lists_the_known_ones() -> None:
+    reply = World().up().control("explode")
+    assert reply
+    assert "use one of nodes, plan" in reply.reason
+
+
+def test_building_that_fails_is_said() -> None:
+    world = World().up()
+    world.hold = (BuildSegments,)
+    world.join("a", "b", "c")
+    world.wait(2.0)
+    world.event(JobFailed(1, "blob missing"))
+    error = world.end(world.ask())
+    assert isinstance(error, StreamError)
+    assert error.reason == "blob missing"
+    assert any(isinstance(e, Note) and "blob missing" in e.text for e in world.effects)

@@ -1,0 +1,118 @@
+"""From manifest and fleet to the planner's question and the nodes' commands."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrator.planning.planner import solve
+from orchestrator.planning.solution import Infeasible
+from orchestrator.planning_input import MIN_SPEED_FLOPS, RESIDENT, build_problem, context_of
+from orchestrator.plans import describe_units
+from orchestrator.single_stages import solve_single_stages
+from tests.support.orchestrating import plan_quickly
+from tests.support.scripted_nodes import MB, make_birth, make_manifest
+
+MANIFEST = make_manifest()
+FACTOR = RESIDENT["int4"].peak_per_weight_byte
+SETTINGS = {"context_tokens": 256, "slots": 2, "wire_dtype": "fp16", "chunk_tokens": 128}
+
+
+def problem_for(*births: object, **changes: object):  # type: ignore[no-untyped-def]
+    return build_problem(MANIFEST, births, **{**SETTINGS, **changes})  # type: ignore[arg-type]
+
+
+def test_runs_are_embedding_blocks_head_with_resident_bytes() -> None:
+    runs = problem_for(make_birth("a")).runs
+    assert [(run.kind, run.start, run.count) for run in runs] == [("embed", 0, 1), ("block", 1, 4), ("head", 5, 1)]
+    assert [run.weight_bytes for run in runs] == [int(20 * MB * FACTOR), int(10 * MB * FACTOR), int(20 * MB * FACTOR)]
+    assert [run.disk_bytes for run in runs] == [20 * MB, 10 * MB, 20 * MB]
+    assert runs[1].kv_bytes_per_token == 1024
+
+
+def test_shared_weights_are_counted_where_they_are() -> None:
+    problem = problem_for(make_birth("a"))
+    assert problem.tied_bytes == int(20 * MB * FACTOR)
+    assert problem.tied_disk_bytes == 20 * MB
+    tables = problem.workspace_bytes - RESIDENT["int4"].workspace_bytes
+    assert tables == pytest.approx(MB * FACTOR, abs=1), "the blocks' common table is on every node"
+
+
+def test_blocks_that_differ_count_as_the_largest() -> None:
+    bigger = replace(MANIFEST.blobs[3], size_bytes=15 * MB)
+    manifest = replace(MANIFEST, blobs=(*MANIFEST.blobs[:3], bigger, *MANIFEST.blobs[4:]))
+    problem = build_problem(manifest, [make_birth("a")], **SETTINGS)  # type: ignore[arg-type]
+    assert problem.runs[1].disk_bytes == 15 * MB
+
+
+def test_devices_are_what_the_nodes_reported() -> None:
+    (device,) = problem_for(make_birth("a", speed_flops=1e9, memory_mb=300)).devices
+    assert device.name == "a"
+    assert device.memory_bytes == 300 * MB
+    assert device.runtime_overhead_bytes == 50 * MB
+    assert device.decode_s == (0.0, 0.02, 0.04)
+    assert device.hop_s == 0.0003
+
+
+def test_a_node_that_reports_no_speed_is_slow_not_infinite() -> None:
+    (device,) = problem_for(make_birth("a", speed_flops=0.0)).devices
+    assert device.decode_s[1] == 20_000_000 / MIN_SPEED_FLOPS
+
+
+@pytest.mark.parametrize(("wire", "expected"), [("fp32", 256), ("fp16", 128), ("int8", 66)])
+def test_activations_have_the_size_of_the_wire(wire: str, expected: int) -> None:
+    assert problem_for(make_birth("a"), wire_dtype=wire).activation_bytes == expected
+
+
+@pytest.mark.parametrize(("asked", "model_max", "expected"), [(None, 8192, 2048), (None, 256, 256), (4096, 8192, 4096)])
+def test_the_context_is_what_was_asked_for_within_the_models(asked: int | None, model_max: int, expected: int) -> None:
+    assert context_of(make_manifest(max_context=model_max), asked) == expected
+
+
+@given(
+    memories=st.lists(st.integers(60, 500), min_size=1, max_size=4),
+    speeds=st.lists(st.sampled_from([1e8, 1e9, 1e10]), min_size=4, max_size=4),
+)
+def test_every_node_has_one_stage_and_all_units_are_covered(memories: list[int], speeds: list[float]) -> None:
+    births = [
+        make_birth(f"n{i}", memory_mb=m, speed_flops=s) for i, (m, s) in enumerate(zip(memories, speeds, strict=False))
+    ]
+    outcome = plan_quickly(problem_for(*births))
+    if isinstance(outcome, Infeasible):
+        assert outcome.reason
+        return
+    assert len(set(outcome.nodes)) == len(outcome.stages)
+    edges = [0, *(stage.stop for stage in outcome.stages)]
+    assert [stage.start for stage in outcome.stages] == edges[:-1]
+    assert edges[-1] == 6
+    for birth in births:
+        if birth.node in outcome.nodes:
+            assert outcome.predicted.of_node(birth.node).memory_bytes <= birth.memory_bytes
+
+
+def test_where_ends_must_part_and_cannot_the_planner_says_what_is_missing() -> None:
+    births = [make_birth("a"), make_birth("b")]
+    problem = problem_for(*births)
+    joined = solve(problem, prove=False)
+    assert not isinstance(joined, Infeasible)
+    assert joined.stages[0].node == joined.stages[-1].node
+    outcome = solve_single_stages(problem, lambda p: solve(p, prove=False), lambda p: solve(p, prove=False))
+    assert isinstance(outcome, Infeasible)
+    assert "short by" in outcome.reason
+
+
+@pytest.mark.parametrize(
+    ("start", "stop", "text"),
+    [
+        (0, 6, "embed, blocks 0-3, head"),
+        (0, 1, "embed"),
+        (0, 2, "embed, block 0"),
+        (2, 5, "blocks 1-3"),
+        (4, 5, "block 3"),
+        (5, 6, "head"),
+        (3, 6, "blocks 2-3, head"),
+    ],
+)
+def test_units_for_people(start: int, stop: int, text: str) -> None:
+    assert describe_units(start, stop, 6) == text

@@ -1,0 +1,106 @@
+"""The database: epochs only grow, history, nodes, interrupted requests, and files that are not ours."""
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from orchestrator.errors import StateUnreadable
+from orchestrator.state import SCHEMA_VERSION, State
+from schemas.messages import Epoch
+from tests.support.scripted_nodes import make_birth
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "deep" / "state.sqlite3"
+
+
+def epoch(generation: int, counter: int) -> Epoch:
+    return Epoch(generation=generation, counter=counter)
+
+
+def test_every_start_has_a_generation_of_its_own(path: Path) -> None:
+    for expected in (1, 2, 3):
+        with State(path) as state:
+            assert state.next_generation("main") == expected
+    with State(path) as state:
+        assert state.next_generation("other") == 1
+
+
+def test_a_generation_goes_above_epochs_that_were_saved(path: Path) -> None:
+    with State(path) as state:
+        state.save_epoch("main", epoch(41, 3))
+        assert state.next_generation("main") == 42
+        assert state.epoch("main") == epoch(42, 0)
+
+
+def test_epochs_never_go_back(path: Path) -> None:
+    with State(path) as state:
+        state.save_epoch("main", epoch(5, 7))
+        state.save_epoch("main", epoch(5, 6))
+        state.save_epoch("main", epoch(4, 9))
+        assert state.epoch("main") == epoch(5, 7)
+        assert state.epoch("other") is None
+
+
+def test_plans_are_kept_newest_first(path: Path) -> None:
+    with State(path) as state:
+        for counter in (1, 2, 10):
+            state.save_plan("main", epoch(1, counter), "tiny", {"number": counter})
+        state.save_plan("other", epoch(9, 9), "tiny", {"number": 99})
+        assert [plan["number"] for plan in state.plans("main")] == [10, 2, 1]
+        assert [plan["number"] for plan in state.plans("main", limit=1)] == [10]
+        assert state.plans("main")[0]["committed_at"] > 1.7e9
+
+
+def test_the_history_has_a_bound(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("orchestrator.state._KEPT_PLANS", 3)
+    with State(path) as state:
+        for counter in range(10):
+            state.save_plan("main", epoch(1, counter), "tiny", {"number": counter})
+        assert [plan["number"] for plan in state.plans("main")] == [9, 8, 7]
+
+
+def test_nodes_are_remembered(path: Path) -> None:
+    with State(path) as state:
+        state.save_node(make_birth("b"))
+        state.save_node(make_birth("a"))
+        state.save_node(make_birth("a", incarnation=2))
+    with State(path) as state:
+        assert [(node["node"], node["incarnation"]) for node in state.nodes()] == [("a", 2), ("b", 1)]
+
+
+def test_interrupted_requests_are_handed_out_once(path: Path) -> None:
+    with State(path) as state:
+        state.begin_request("main", "cli", "1" * 16)
+        state.begin_request("main", "cli", "2" * 16)
+        state.begin_request("other", "cli", "3" * 16)
+        state.end_request("1" * 16)
+        state.end_request("unknown")
+    with State(path) as state:
+        assert state.take_interrupted("main") == (("cli", "2" * 16),)
+        assert state.take_interrupted("main") == ()
+
+
+def test_a_damaged_file_is_one_line(path: Path) -> None:
+    path.parent.mkdir()
+    path.write_bytes(b"this is not a database" * 1000)
+    with pytest.raises(StateUnreadable, match="move it away") as error:
+        State(path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_newer_database_is_not_touched(path: Path) -> None:
+    State(path).close()
+    with sqlite3.connect(path) as db:
+        db.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
+    db.close()
+    with pytest.raises(StateUnreadable, match="upgrade linguabus"):
+        State(path)
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StateUnreadable, match="--data"):
+        State(tmp_path / "file" / "state.sqlite3")
