@@ -1,7 +1,12 @@
 """What stage 0 knows of a request: its ids, what it has issued, and what to do when the ring stays silent.
 
 Stage 0 issues every (attempt, position) once. It keeps the frames it published until the token they lead to has
-come back; a repeat re-stamps those frames with a new attempt and computes nothing again.
+come back under its newest attempt: until then a stage may still ask for them. A repeat re-stamps the last of them,
+the one that asks for the token, with a new attempt: a stage that lacks the ones before says so and gets them in the
+same way. Neither computes anything again.
+
+A token counts by its position alone, whichever attempt brought it, since all attempts lead to the same token: a ring
+that is slower than the watchdog thought still answers in its own time, and that time is learnt from the first answer.
 """
 
 from __future__ import annotations
@@ -56,9 +61,12 @@ class RingDriver:
     steps: deque[Step] = field(default_factory=deque)
     finished: bool = False
     frames: list[tuple[int, bytearray]] = field(default_factory=list)
-    """(position, frame) published since the last token came back."""
+    """(position, frame) published and not yet certain to have been computed by every stage."""
     deadline_s: float | None = None
-    _asked_s: float = 0.0
+    _asked_s: dict[int, float] = field(default_factory=dict)
+    """When the token was asked for, by attempt."""
+    _steps_asked: int = 0
+    """Steps published since the last token came back."""
     _compute_s: float = 0.0
     _round_trip_s: float | None = None
     _repeats: int = 0
@@ -82,9 +90,10 @@ class RingDriver:
     def published(self, step: Step, frame: bytearray, compute_s: float, now_s: float) -> None:
         """A step has been computed and its frame sent."""
         self.frames.append((step.position, frame))
+        self._steps_asked += 1
         self._compute_s += compute_s
         if step.sample:
-            self._asked_s = now_s
+            self._asked_s[self.attempt] = now_s
             self.deadline_s = now_s + self._patience_s()
 
     def _patience_s(self) -> float:
@@ -95,14 +104,16 @@ class RingDriver:
         return float(min(patience * 2**self._repeats, max(_MAX_BACKOFF_S, patience)))
 
     def token(self, attempt: int, position: int, token: int, *, last: bool, now_s: float) -> bool:
-        """A token came back; False when it is a duplicate or of another attempt."""
-        if self.finished or attempt != self.attempt or position != len(self.ids):
+        """A token came back; False when it is a duplicate or not the next one."""
+        if self.finished or attempt > self.attempt or position != len(self.ids):
             return False
-        if self._repeats == 0 and len(self.frames) == 1:
-            sample_s = now_s - self._asked_s
+        if attempt in self._asked_s and self._steps_asked == 1:
+            sample_s = now_s - self._asked_s[attempt]
             old_s = self._round_trip_s
             self._round_trip_s = sample_s if old_s is None else old_s + _RTT_WEIGHT * (sample_s - old_s)
         self.ids.append(token)
+        if attempt == self.attempt:
+            self.frames.clear()
         self._progress()
         self.finished = last
         if not last:
@@ -110,8 +121,9 @@ class RingDriver:
         return True
 
     def _progress(self) -> None:
-        self.frames.clear()
         self.deadline_s = None
+        self._steps_asked = 0
+        self._asked_s.clear()
         self._compute_s = 0.0
         self._repeats = 0
 
@@ -125,11 +137,12 @@ class RingDriver:
         return self._repeats >= MAX_SILENT_REPEATS
 
     def repeat(self, now_s: float) -> list[bytearray]:
-        """The unanswered frames under a new attempt."""
+        """The frame that asks for the token, under a new attempt."""
         self.attempt += 1
         self._repeats += 1
+        self._asked_s[self.attempt] = now_s
         self.deadline_s = now_s + self._patience_s()
-        return self._restamped(0)
+        return self._restamped(len(self.frames) - 1)
 
     def _restamped(self, first: int) -> list[bytearray]:
         self.frames[first:] = [(position, restamp(frame, self.attempt)) for position, frame in self.frames[first:]]
@@ -145,9 +158,11 @@ class RingDriver:
         self.attempt += 1
         if covering:
             if self.deadline_s is not None:
+                self._asked_s[self.attempt] = now_s
                 self.deadline_s = now_s + self._patience_s()
             return self._restamped(covering[-1]), None
         steps = self._steps_from(position)
+        self.frames.clear()
         self._progress()
         self.steps.clear()
         self.steps.extend(steps)

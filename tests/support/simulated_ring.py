@@ -1,0 +1,430 @@
+"""A ring of node cores in memory: simulated time, a network that may lose, double and delay, and a fake model.
+
+The fake model's token depends on every row of every stage's KV cache, so that a row computed from the wrong input, or
+not at all, gives a wrong token.
+"""
+
+from __future__ import annotations
+
+import functools
+import heapq
+import itertools
+import struct
+import zlib
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from broker.topics import matches
+from edge_node.core import NodeCore
+from edge_node.effects import Effect, LoadSegment, Reply, SendFrame, Subscribe, UnloadSegment, Unsubscribe
+from edge_node.work import Computed, Work
+from schemas import messages
+from schemas.codec import Flag, Frame, Kind, decode_frame, request_number
+from schemas.messages import (
+    BlobRef,
+    CloseRequest,
+    Epoch,
+    OpenRequest,
+    Plan,
+    PrepareSegment,
+    RequestClosed,
+    RequestFailed,
+    ResendTokens,
+    Sampling,
+    SegmentFailed,
+    SegmentReady,
+    StageRef,
+    StageTiming,
+)
+from schemas.topics import SEGMENT, TOKEN
+
+PIPELINE = "main"
+VOCABULARY = 1000
+LATENCY_S = 0.001
+_COMMAND_S = 0.002
+_LOAD_S = 0.01
+_RESEND_S = 3.0
+_WORD = struct.Struct("<I")
+_BLOB = BlobRef(sha256="0" * 64, size_bytes=1)
+
+Fate = Callable[[Frame, str], Sequence[float]]
+"""(frame, topic) -> extra delays of its copies in seconds; none when it is lost."""
+
+
+def deliver_once(frame: Frame, topic: str) -> Sequence[float]:
+    """What a healthy broker does."""
+    return (0.0,)
+
+
+def mix(stage: int, rows: Sequence[int]) -> int:
+    """What a stage makes of a position: a number that depends on all rows up to it."""
+    return zlib.crc32(struct.pack(f"<{len(rows)}I", *rows), stage)
+
+
+def reference_tokens(prompt_ids: Sequence[int], count: int, stages: int) -> list[int]:
+    """The right answer, computed without a ring."""
+    rows: list[list[int]] = [[] for _ in range(stages)]
+    pending = list(prompt_ids)
+    tokens: list[int] = []
+    while len(tokens) < count:
+        for token in pending:
+            value = token
+            for stage in range(stages):
+                rows[stage].append(value)
+                value = mix(stage, rows[stage])
+        pending = [value % VOCABULARY]
+        tokens += pending
+    return tokens
+
+
+def prepare_segment(
+    ring: Sequence[str],
+    stage: int,
+    epoch: Epoch,
+    *,
+    slots: int = 4,
+    context_tokens: int = 64,
+    chunk_tokens: int = 8,
+    **changes: Any,
+) -> PrepareSegment:
+    """The command for one stage; the fake model's hidden state is one value wide."""
+    fields: dict[str, Any] = {
+        "pipeline": PIPELINE,
+        "epoch": epoch,
+        "stage": stage,
+        "ring": tuple(StageRef(node=name, start=index, stop=index + 1) for index, name in enumerate(ring)),
+        "model": "fake",
+        "graph": _BLOB,
+        "blobs": (),
+        "blob_urls": ("http://127.0.0.1:9/blobs",),
+        "kv_layers": (),
+        "width_in": 0 if stage == 0 else 1,
+        "width_out": 0 if stage == len(ring) - 1 else 1,
+        "vocab_size": VOCABULARY,
+        "context_tokens": context_tokens,
+        "slots": slots,
+        "chunk_tokens": chunk_tokens,
+        "wire_dtype": "fp32",
+        "planned_bytes": 0,
+    }
+    return PrepareSegment(**(fields | changes))
+
+
+@dataclass
+class SimulatedAnswer:
+    """What the orchestrator's side saw of one request."""
+
+    request: str
+    prompt_ids: tuple[int, ...]
+    prompt_tokens: int
+    max_tokens: int
+    tokens: dict[int, int] = field(default_factory=dict)
+    finish: Flag = Flag.NONE
+    first_token_s: float | None = None
+    finished_s: float | None = None
+    failures: list[RequestFailed] = field(default_factory=list)
+    closed: list[RequestClosed] = field(default_factory=list)
+
+    @property
+    def complete(self) -> bool:
+        """Has the end arrived, and everything before it?"""
+        return bool(self.finish) and len(self.ids) == len(self.tokens)
+
+    @property
+    def ids(self) -> list[int]:
+        """Tokens from the first on, as far as there is no gap."""
+        first = len(self.prompt_ids)
+        return [self.tokens[p] for p in itertools.takewhile(self.tokens.__contains__, itertools.count(first))]
+
+    @property
+    def timings(self) -> dict[int, StageTiming]:
+        """Figures by stage."""
+        return {closed.timing.stage: closed.timing for closed in self.closed}
+
+
+class SimulatedNode:
+    """A core, its fake segments and its place in time: one run at a time, as the service does it."""
+
+    def __init__(self, name: str, *, position_s: float, watchdog_min_s: float) -> None:
+        self.core = NodeCore(node=name, incarnation=1, memory_bytes=1 << 30, watchdog_min_s=watchdog_min_s)
+        self.name = name
+        self.position_s = position_s
+        """Compute time of one position."""
+        self.patterns: set[str] = set()
+        self.inbox: deque[tuple[str, Frame]] = deque()
+        self.busy = False
+        self.rows: dict[tuple[Any, int], dict[int, int]] = defaultdict(dict)
+        """(stage key, slot) -> position -> row."""
+        self.runs: list[Work] = []
+
+    def compute(self, work: Work, stage: int) -> Computed:
+        """Run the fake model."""
+        self.runs.append(work)
+        rows = self.rows[work.key, work.slot]
+        inputs = list(work.ids or ())
+        if work.frame is not None:
+            inputs = [_WORD.unpack_from(work.frame.payload, 4 * index)[0] for index in range(work.count)]
+        outputs = []
+        for position, value in enumerate(inputs, work.position):
+            rows[position] = value
+            outputs.append(mix(stage, [rows[index] for index in range(position + 1)]))
+        compute_s = self.position_s * work.count
+        token = outputs[-1] % VOCABULARY if work.draw else None
+        return Computed(compute_s, payload=b"".join(map(_WORD.pack, outputs)), token=token)
+
+
+class SimulatedRing:
+    """Nodes, network, clock and the orchestrator's side of the protocol."""
+
+    def __init__(
+        self,
+        stages: int,
+        *,
+        fate: Fate = deliver_once,
+        position_s: float | Sequence[float] = 0.0005,
+        watchdog_min_s: float = 1.0,
+        **spec: Any,
+    ) -> None:
+        costs_s = [position_s] * stages if isinstance(position_s, float) else list(position_s)
+        self.now_s = 0.0
+        self.fate = fate
+        self.nodes = {
+            f"node{index}": SimulatedNode(f"node{index}", position_s=costs_s[index], watchdog_min_s=watchdog_min_s)
+            for index in range(stages)
+        }
+        self.answers: dict[int, SimulatedAnswer] = {}
+        self.ready: list[SegmentReady] = []
+        self.failed: list[SegmentFailed] = []
+        self.unloaded: list[tuple[str, Any]] = []
+        self.frames: Counter[Kind] = Counter()
+        """Frames published, by kind."""
+        self.replays_taken = 0
+        self.epoch = Epoch(generation=1, counter=0)
+        self.ring: list[str] = []
+        self._spec = spec
+        self._events: list[tuple[float, int, Callable[[], None]]] = []
+        self._order = itertools.count()
+        self._link_free_s: dict[str, float] = {}
+        self.deploy(list(self.nodes))
+
+    # --- time -------------------------------------------------------------------------------------------------
+
+    def after(self, delay_s: float, action: Callable[[], None]) -> None:
+        """Do something later."""
+        heapq.heappush(self._events, (self.now_s + delay_s, next(self._order), action))
+
+    def run(self, until: Callable[[], bool], limit_s: float = 600.0) -> None:
+        """Let time pass until something holds."""
+        end_s = self.now_s + limit_s
+        while not until():
+            deadlines = [d for node in self.nodes.values() if (d := node.core.next_deadline_s()) and not node.busy]
+            next_s = min([event[0] for event in self._events[:1]] + deadlines, default=end_s)
+            assert next_s < end_s, f"nothing comes of it within {limit_s} simulated seconds"
+            self.now_s = max(self.now_s, next_s)
+            while self._events and self._events[0][0] <= self.now_s:
+                heapq.heappop(self._events)[2]()
+            for node in self.nodes.values():
+                self._turn(node)
+
+    def settle(self, seconds: float = 0.5) -> None:
+        """Let time pass."""
+        done = []
+        self.after(seconds, lambda: done.append(True))
+        self.run(lambda: bool(done), seconds + 1.0)
+
+    def _turn(self, node: SimulatedNode) -> None:
+        """One round of the node's loop."""
+        if node.busy:
+            return
+        while node.inbox:
+            sender, frame = node.inbox.popleft()
+            before = self._attempt_of(node, frame)
+            self._do(node, node.core.frame(PIPELINE, sender, frame, self.now_s))
+            if frame.kind is Kind.REPLAY:
+                self.replays_taken += self._attempt_of(node, frame) != before
+        self._do(node, node.core.tick(self.now_s))
+        work, effects = node.core.next_work()
+        self._do(node, effects)
+        if work is None:
+            return
+        stage = node.core._stages[work.key].spec.stage
+        result = node.compute(work, stage)
+        node.busy = True
+
+        def finish() -> None:
+            node.busy = False
+            self._do(node, node.core.computed(work, result, self.now_s))
+
+        self.after(result.compute_s, finish)
+
+    @staticmethod
+    def _attempt_of(node: SimulatedNode, frame: Frame) -> int:
+        stage = node.core._stages.get((PIPELINE, frame.epoch))
+        state = stage._requests.get(frame.request) if stage else None
+        return state.driver.attempt if state and state.driver else -1
+
+    # --- effects ----------------------------------------------------------------------------------------------
+
+    def _do(self, node: SimulatedNode, effects: Sequence[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case SendFrame():
+                    self._publish(node.name, effect.topic, bytes(effect.data))
+                case Reply():
+                    self._reply(messages.decode(messages.encode(effect.message), type(effect.message)))
+                case LoadSegment():
+                    key = (effect.spec.pipeline, effect.spec.epoch)
+                    self.after(_LOAD_S, functools.partial(self._loaded, node, key))
+                case Subscribe():
+                    node.patterns.update(effect.patterns)
+                    self.after(LATENCY_S, functools.partial(self._subscribed, node, effect.patterns))
+                case Unsubscribe():
+                    node.patterns.difference_update(effect.patterns)
+                case UnloadSegment():
+                    self.unloaded.append((node.name, effect.key))
+                    for key in [key for key in node.rows if key[0] == effect.key]:
+                        del node.rows[key]
+
+    def _subscribed(self, node: SimulatedNode, patterns: tuple[str, ...]) -> None:
+        self._do(node, node.core.subscribed(patterns))
+
+    def _loaded(self, node: SimulatedNode, key: Any) -> None:
+        effects = node.core.loaded(key, rss_bytes=1, peak_rss_bytes=1, downloaded_bytes=0, load_s=0.0)
+        self._do(node, effects)
+
+    def _publish(self, sender: str, topic: str, data: bytes) -> None:
+        frame = decode_frame(data)
+        self.frames[frame.kind] += 1
+        assert (SEGMENT.match(topic) or TOKEN.match(topic) or {})["sender"] == sender
+        for extra_s in self.fate(frame, topic):
+            self.after(LATENCY_S + extra_s, lambda: self._arrive(sender, topic, frame))
+
+    def _arrive(self, sender: str, topic: str, frame: Frame) -> None:
+        for node in self.nodes.values():
+            if any(matches(pattern, topic) for pattern in node.patterns):
+                node.inbox.append((sender, frame))
+        if TOKEN.match(topic):
+            self._token(frame)
+
+    # --- the orchestrator's side ------------------------------------------------------------------------------
+
+    def _token(self, frame: Frame) -> None:
+        answer = self.answers[frame.request]
+        for index in range(frame.count):
+            token = int.from_bytes(frame.payload[4 * index : 4 * index + 4], "little", signed=True)
+            assert answer.tokens.setdefault(frame.position + index, token) == token, "a position changed its token"
+        if answer.first_token_s is None:
+            answer.first_token_s = self.now_s
+        answer.finish |= Flag(frame.flags)
+        if answer.complete and answer.finished_s is None:
+            answer.finished_s = self.now_s
+
+    def _reply(self, message: Any) -> None:
+        match message:
+            case SegmentReady():
+                self.ready.append(message)
+            case SegmentFailed():
+                self.failed.append(message)
+            case RequestClosed():
+                self.answers[request_number(message.request)].closed.append(message)
+            case RequestFailed():
+                self.answers[request_number(message.request)].failures.append(message)
+
+    def command(self, node: str, message: Any) -> None:
+        """Send a command, or a plan, which arrives once and in order."""
+        target = self.nodes[node]
+
+        def arrive() -> None:
+            self._do(target, target.core.message(messages.decode(messages.encode(message), type(message))))
+
+        self.after(_COMMAND_S, arrive)
+
+    def deploy(self, ring: Sequence[str], **spec: Any) -> Epoch:
+        """Prepare an epoch on these nodes and commit it when all are ready."""
+        self.ring = list(ring)
+        self.epoch = Epoch(generation=1, counter=self.epoch.counter + 1)
+        self.ready.clear()
+        for stage, name in enumerate(ring):
+            self.command(name, prepare_segment(ring, stage, self.epoch, **(self._spec | spec)))
+        self.run(lambda: len(self.ready) == len(ring))
+        plan = Plan(
+            pipeline=PIPELINE,
+            epoch=self.epoch,
+            model="fake",
+            context_tokens=64,
+            slots=4,
+            wire_dtype="fp32",
+            ring=prepare_segment(ring, 0, self.epoch).ring,
+        )
+        for name in self.nodes:
+            self.command(name, plan)
+        return self.epoch
+
+    def open(
+        self,
+        request: int,
+        prompt_ids: Sequence[int],
+        max_tokens: int,
+        *,
+        prompt_tokens: int | None = None,
+        eos_ids: Sequence[int] = (),
+        sampling: Sampling | None = None,
+    ) -> SimulatedAnswer:
+        """Open a request on every stage, the first one last, and ask for missed tokens now and then."""
+        name = f"{request:016x}"
+        prompt_tokens = len(prompt_ids) if prompt_tokens is None else prompt_tokens
+        answer = SimulatedAnswer(name, tuple(prompt_ids), prompt_tokens, max_tokens)
+        self.answers[request] = answer
+        last = len(self.ring) - 1
+        sampling = sampling or Sampling()
+        for stage in range(last, -1, -1):
+            needs_ids = stage == 0 or (stage == last and sampling.repetition_penalty != 1.0)
+            message = OpenRequest(
+                pipeline=PIPELINE,
+                epoch=self.epoch,
+                request=name,
+                prompt_tokens=prompt_tokens,
+                max_tokens=max_tokens,
+                prompt_ids=tuple(prompt_ids) if needs_ids else None,
+                sampling=sampling if stage == last else None,
+                eos_ids=tuple(eos_ids) if stage == last else (),
+            )
+            self.command(self.ring[stage], message)
+        self._ask_for_missed_tokens(answer, self.ring[last], -1)
+        return answer
+
+    def _ask_for_missed_tokens(self, answer: SimulatedAnswer, last: str, before: int) -> None:
+        """When nothing new came for a while."""
+        if answer.complete or answer.closed or answer.failures:
+            return
+        if len(answer.tokens) == before:
+            first = len(answer.prompt_ids) + len(answer.ids)
+            self.command(last, ResendTokens(request=answer.request, position=first))
+        count = len(answer.tokens)
+        self.after(_RESEND_S, lambda: self._ask_for_missed_tokens(answer, last, count))
+
+    def close(self, answer: SimulatedAnswer) -> None:
+        """Close a request on every stage of the ring and wait for the figures."""
+        for name in self.ring:
+            self.command(name, CloseRequest(request=answer.request))
+        self.run(lambda: len(answer.closed) == len(self.ring))
+
+    # --- looking inside ---------------------------------------------------------------------------------------
+
+    def positions_issued(self, answer: SimulatedAnswer) -> Counter[int]:
+        """How often the first stage computed each position of a request."""
+        counts: Counter[int] = Counter()
+        for work in self.nodes[self.ring[0]].runs:
+            if work.request == request_number(answer.request):
+                counts.update(range(work.position, work.position + work.count))
+        return counts
+
+    def open_requests(self) -> int:
+        """Slots in use on all nodes."""
+        return sum(stage.open_requests for node in self.nodes.values() for stage in node.core.metrics())
+
+    def frames_dropped(self) -> int:
+        """On all nodes."""
+        return sum(node.core.total_frames_dropped for node in self.nodes.values())
