@@ -19,9 +19,9 @@ from edge_node.effects import (
     UnloadSegment,
     Unsubscribe,
 )
-from edge_node.stage import Stage
+from edge_node.stage import WIRE_DTYPES, Stage
 from edge_node.work import Computed, Work
-from schemas.codec import Frame
+from schemas.codec import MAX_PAYLOAD_BYTES, Frame, activation_payload_bytes
 from schemas.messages import (
     CloseRequest,
     OpenRequest,
@@ -81,6 +81,10 @@ class NodeCore:
         if spec.planned_bytes > self._memory_bytes:
             missing = spec.planned_bytes - self._memory_bytes
             reason = f"{self.node} may use {self._memory_bytes} bytes, the plan needs {missing} more"
+            return [self._prepare_failed(spec, reason)]
+        frame_bytes = activation_payload_bytes(WIRE_DTYPES[spec.wire_dtype], spec.chunk_tokens, spec.width_out)
+        if frame_bytes > MAX_PAYLOAD_BYTES:
+            reason = f"a chunk of {spec.chunk_tokens} positions is {frame_bytes} bytes, allowed are {MAX_PAYLOAD_BYTES}"
             return [self._prepare_failed(spec, reason)]
         key = (spec.pipeline, spec.epoch)
         if key in self._stages:  # a repeated QoS 1 message

@@ -15,8 +15,8 @@ class StorageFull(NodeError):
     """The blobs do not fit into the storage the node may use."""
 
 
-class NotEnoughMemory(NodeError):
-    """The segment needs more memory than the node may use."""
+class LoadCancelled(NodeError):
+    """The segment was released while it was being loaded."""
 
 
 class SegmentUnusable(NodeError):

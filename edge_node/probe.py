@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from broker.bus import Bus, Delivery
+from broker.bus import Bus, Delivery, Event
 
 _MATRIX_SIZE = 2048
 _REPEATS = 12
@@ -35,7 +35,7 @@ def speed_flops(emulated_speed: float) -> float:
     return 2 * _MATRIX_SIZE**2 / statistics.median(times_s) * emulated_speed
 
 
-def hop_s(bus: Bus, topic: str, keep: Callable[[object], None]) -> float:
+def hop_s(bus: Bus, topic: str, keep: Callable[[Event], None]) -> float:
     """Median time of a message from this node through the broker to this node.
 
     Args:
@@ -53,7 +53,7 @@ def hop_s(bus: Bus, topic: str, keep: Callable[[object], None]) -> float:
     return statistics.median(times_s) if times_s else _FALLBACK_HOP_S
 
 
-def _await_echo(bus: Bus, topic: str, keep: Callable[[object], None], deadline_s: float) -> bool:
+def _await_echo(bus: Bus, topic: str, keep: Callable[[Event], None], deadline_s: float) -> bool:
     while (left_s := deadline_s - time.perf_counter()) > 0:
         arrived = False
         for event in bus.poll(left_s):

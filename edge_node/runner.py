@@ -15,7 +15,7 @@ import numpy as np
 
 from edge_node.activations import decode_activation, encode_activation
 from edge_node.effects import StageKey
-from edge_node.errors import NodeError, NotFinite
+from edge_node.errors import LoadCancelled, NodeError, NotFinite, SegmentUnusable
 from edge_node.sampling import choose_token
 from edge_node.segment import Segment
 from edge_node.stage import WIRE_DTYPES
@@ -57,7 +57,11 @@ LoadEvent = Loaded | LoadFailed | LoadProgress
 
 
 class SegmentRunner:
-    """The segments of this node. Loading happens in threads of its own, everything else in the caller's."""
+    """The segments of this node.
+
+    Each is loaded by a thread of its own, one after the other: two downloads would write to the same files, and
+    two graphs being opened at once need the memory of both peaks. Everything else happens in the caller's thread.
+    """
 
     def __init__(
         self, store: BlobStore, *, threads: int, emulated_speed: float, on_load_event: Callable[[], None]
@@ -68,9 +72,12 @@ class SegmentRunner:
         self._emulated_speed = emulated_speed
         self._on_load_event = on_load_event
         self._segments: dict[StageKey, Segment] = {}
+        self._wanted: set[StageKey] = set()
+        self._loading = threading.Lock()
 
     def load(self, spec: PrepareSegment) -> None:
         """Begin to download and open a segment; ``events`` tells how it goes."""
+        self._wanted.add((spec.pipeline, spec.epoch))
         threading.Thread(target=self._load, args=(spec,), name=f"load-{spec.epoch}", daemon=True).start()
 
     def _post(self, event: LoadEvent) -> None:
@@ -79,24 +86,12 @@ class SegmentRunner:
 
     def _load(self, spec: PrepareSegment) -> None:
         key = (spec.pipeline, spec.epoch)
-        started = time.monotonic()
-        last_report_s = 0.0
-
-        def report(done_bytes: int, total_bytes: int) -> None:
-            nonlocal last_report_s
-            if time.monotonic() - last_report_s >= _PROGRESS_INTERVAL_S:
-                last_report_s = time.monotonic()
-                self._post(LoadProgress(key, done_bytes, total_bytes))
-
+        started_s = time.monotonic()
         try:
-            downloaded = self._store.fetch((spec.graph, *spec.blobs), spec.blob_urls, on_progress=report)
-            segment = Segment(
-                spec,
-                self._store.path(spec.graph.sha256),
-                threads=self._threads,
-                emulated_speed=self._emulated_speed,
-            )
-            segment.warm_up()
+            with self._loading:
+                segment, downloaded_bytes = self._open(spec)
+        except LoadCancelled:
+            _log.info("loading the segment of epoch %s was cancelled", spec.epoch)
         except NodeError as error:
             self._post(LoadFailed(key, str(error)))
         except Exception as error:  # out of memory, full disk, ...: the orchestrator must hear of it
@@ -104,10 +99,31 @@ class SegmentRunner:
             self._post(LoadFailed(key, f"{type(error).__name__}: {error}"[:900]))
         else:
             self._segments[key] = segment
-            self._post(Loaded(key, downloaded, time.monotonic() - started))
+            self._post(Loaded(key, downloaded_bytes, time.monotonic() - started_s))
+
+    def _open(self, spec: PrepareSegment) -> tuple[Segment, int]:
+        """Download and open; returns the segment and the number of bytes fetched."""
+        key = (spec.pipeline, spec.epoch)
+        last_report_s = 0.0
+
+        def report(done_bytes: int, total_bytes: int) -> None:
+            nonlocal last_report_s
+            if key not in self._wanted:
+                raise LoadCancelled(f"epoch {spec.epoch} was released")
+            if time.monotonic() - last_report_s >= _PROGRESS_INTERVAL_S:
+                last_report_s = time.monotonic()
+                self._post(LoadProgress(key, done_bytes, total_bytes))
+
+        downloaded_bytes = self._store.fetch((spec.graph, *spec.blobs), spec.blob_urls, on_progress=report)
+        segment = Segment(
+            spec, self._store.path(spec.graph.sha256), threads=self._threads, emulated_speed=self._emulated_speed
+        )
+        segment.warm_up()
+        return segment, downloaded_bytes
 
     def unload(self, key: StageKey) -> None:
-        """Forget a segment and give its memory back."""
+        """Forget a segment and give its memory back; if it is being downloaded, stop that."""
+        self._wanted.discard(key)
         if self._segments.pop(key, None) is not None:
             gc.collect()
             _trim_heap()
@@ -118,6 +134,8 @@ class SegmentRunner:
         try:
             return _run(segment, work)
         except NotFinite as error:
+            return Computed(0.0, failure=str(error), failure_code="not_finite")
+        except SegmentUnusable as error:
             return Computed(0.0, failure=str(error))
 
 

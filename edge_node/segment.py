@@ -122,6 +122,9 @@ class Segment:
 
         Returns the hidden states (count, width_out) or, on the last stage, the logits of the last of them
         (1, vocabulary).
+
+        Raises:
+            SegmentUnusable: ONNX Runtime failed, for want of memory for example.
         """
         binding = self._bindings[slot]
         if self._bound_counts[slot] != count:
@@ -134,7 +137,10 @@ class Segment:
         self._logit_positions[0] = count - 1
         started = time.perf_counter()
         cpu_started = self._clock()
-        self._session.run_with_iobinding(binding)
+        try:
+            self._session.run_with_iobinding(binding)
+        except Exception as error:  # as above
+            raise SegmentUnusable(f"ONNX Runtime can't run the segment: {_first_line(error)}") from error
         if self._speed < 1.0:
             # A device of speed S needs 1/S of the time: the rest is waited, not computed.
             time.sleep((1.0 / self._speed - 1.0) * (self._clock() - cpu_started))

@@ -64,6 +64,7 @@ class NodeService:
         self._bus = (
             make_bus(client_id, will) if make_bus else MqttBus(config.broker_url, client_id=client_id, will=will)
         )
+        self._memory_bytes = config.memory_bytes()
         self._store = BlobStore(config.blob_directory, limit_bytes=config.storage_bytes())
         self._runner = SegmentRunner(
             self._store,
@@ -74,7 +75,7 @@ class NodeService:
         self._core = NodeCore(
             node=config.name,
             incarnation=self._incarnation,
-            memory_bytes=config.memory_bytes(),
+            memory_bytes=self._memory_bytes,
             watchdog_min_s=config.watchdog_min_s,
         )
         self._cpu = metrics.CpuMeter()
@@ -124,9 +125,9 @@ class NodeService:
             incarnation=self._incarnation,
             protocol=PROTOCOL_VERSION,
             package_version=PACKAGE_VERSION,
-            memory_bytes=config.memory_bytes(),
+            memory_bytes=self._memory_bytes,
             overhead_bytes=overhead_bytes,
-            storage_bytes=config.storage_bytes(),
+            storage_bytes=self._store.limit_bytes,
             threads=config.threads,
             speed_flops=probe.speed_flops(config.emulated_speed),
             hop_s=probe.hop_s(self._bus, NODE_ECHO.format(node=config.name), self._kept.append),

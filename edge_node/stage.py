@@ -13,7 +13,7 @@ from edge_node.effects import Effect, Reply, SendFrame, StageKey
 from edge_node.positions import Verdict
 from edge_node.request import StageRequest
 from edge_node.ring import RingDriver, Step
-from edge_node.work import Computed, Draw, Work
+from edge_node.work import Computed, Draw, FailureCode, Work
 from schemas.codec import (
     Dtype,
     Flag,
@@ -91,17 +91,20 @@ class Stage:
         if max(message.prompt_tokens, known) >= self.spec.context_tokens:
             reason = f"the prompt has {message.prompt_tokens} tokens, the plan's context {self.spec.context_tokens}"
             return [self._failed(message.request, "too_long", reason)]
+        if any(token >= self.spec.vocab_size for token in message.prompt_ids or ()):
+            reason = f"the prompt has a token outside the vocabulary of {self.spec.vocab_size}"
+            return [self._failed(message.request, "internal", reason)]
+        penalty = message.sampling is not None and message.sampling.repetition_penalty != 1.0
+        if (self.is_first or penalty) and (not known or known < message.prompt_tokens):
+            return [self._failed(message.request, "internal", f"stage {self.spec.stage} was not given the prompt")]
         request = StageRequest(message, self._free_slots.pop())
         if self.is_first:
-            if not message.prompt_ids or known < message.prompt_tokens:
-                self._free_slots.append(request.slot)
-                return [self._failed(message.request, "internal", "the first stage was not given the prompt")]
             request.driver = RingDriver(
                 prompt_tokens=message.prompt_tokens,
                 chunk_tokens=self.spec.chunk_tokens,
                 stages=len(self.spec.ring),
                 watchdog_min_s=self._watchdog_min_s,
-                ids=list(message.prompt_ids),
+                ids=list(message.prompt_ids or ()),
             )
             request.driver.start()
         self._requests[number] = request
@@ -165,9 +168,10 @@ class Stage:
     def _token(self, frame: Frame, state: StageRequest, now_s: float) -> list[Effect]:
         driver = state.driver
         assert driver
-        if frame.count != 1:
-            return self._dropped(state)
         token = int.from_bytes(frame.payload[:4], "little", signed=True)
+        is_possible = 0 <= token < self.spec.vocab_size and frame.position < self.spec.context_tokens
+        if frame.count != 1 or not is_possible:
+            return self._dropped(state)
         if not driver.token(frame.attempt, frame.position, token, last=bool(frame.flags), now_s=now_s):
             return self._dropped(state)
         self._take_turn(frame.request, state)
@@ -278,7 +282,7 @@ class Stage:
         if state is None or state.rule.attempt != work.attempt:
             return []
         if result.failure is not None:
-            return [self._failed(request_id(work.request), "not_finite", result.failure)]
+            return [self._failed(request_id(work.request), result.failure_code, result.failure)]
         state.rule.computed(work.count)
         state.account(work, result.compute_s)
         if state.is_decode(work):
@@ -341,8 +345,8 @@ class Stage:
         state.sent(len(data), decode=decode)
         return SendFrame(topic, data)
 
-    def _failed(self, request: str, code: str, reason: str) -> Effect:
-        return Reply(RequestFailed(node=self.node, request=request, code=code, reason=reason))  # type: ignore[arg-type]
+    def _failed(self, request: str, code: FailureCode, reason: str) -> Effect:
+        return Reply(RequestFailed(node=self.node, request=request, code=code, reason=reason))
 
     # --- time -------------------------------------------------------------------------------------------------
 

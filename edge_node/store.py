@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import http.client
 import logging
@@ -34,7 +35,7 @@ class BlobStore:
 
     def used_bytes(self) -> int:
         """Size of all files, partial ones included."""
-        return sum(entry.stat().st_size for entry in os.scandir(self.directory) if entry.is_file())
+        return sum(_size_bytes(Path(entry)) for entry in os.scandir(self.directory))
 
     def fetch(self, blobs: Sequence[BlobRef], urls: Sequence[str], *, on_progress: Callable[[int, int], None]) -> int:
         """Bring all ``blobs`` to disk and return the number of bytes that had to be fetched.
@@ -44,6 +45,8 @@ class BlobStore:
         Raises:
             BlobUnavailable: no URL gave the right bytes.
             StorageFull: they do not fit, even with every other blob deleted.
+
+        What ``on_progress`` raises ends the transfer; what has arrived stays for the next time.
         """
         wanted = {blob.sha256: blob for blob in blobs}
         total = sum(blob.size_bytes for blob in wanted.values())
@@ -53,16 +56,19 @@ class BlobStore:
         on_progress(done, total)
         fetched = 0
         for blob in missing:
-            fetched += self._fetch_one(blob, urls, lambda part, base=done: on_progress(base + part, total))
+            fetched += self._fetch_one(blob, urls, functools.partial(_report, on_progress, done, total))
             done += blob.size_bytes
         return fetched
 
     def _is_here(self, blob: BlobRef) -> bool:
         path = self.path(blob.sha256)
-        return path.is_file() and path.stat().st_size == blob.size_bytes
+        return path.is_file() and _size_bytes(path) == blob.size_bytes
+
+    def _part(self, blob: BlobRef) -> Path:
+        return self.directory / f"{blob.sha256}.part"
 
     def _make_room(self, missing: Iterable[BlobRef], keep: Iterable[str]) -> None:
-        needed = sum(blob.size_bytes for blob in missing)
+        needed = sum(blob.size_bytes - _size_bytes(self._part(blob)) for blob in missing)
         excess = self.used_bytes() + needed - self.limit_bytes
         kept = set(keep)
         removable = [entry for entry in self.directory.iterdir() if entry.name.removesuffix(".part") not in kept]
@@ -86,8 +92,8 @@ class BlobStore:
         raise BlobUnavailable(f"blob {blob.sha256[:12]} can't be fetched: {problem}")
 
     def _download(self, blob: BlobRef, url: str, on_progress: Callable[[int], None]) -> int:
-        part = self.directory / f"{blob.sha256}.part"
-        offset = part.stat().st_size if part.exists() else 0
+        part = self._part(blob)
+        offset = _size_bytes(part)
         if offset > blob.size_bytes:
             part.unlink()
             offset = 0
@@ -96,6 +102,8 @@ class BlobStore:
             fetched = self._transfer(blob, url, part, offset, on_progress)
         if _sha256_of(part) != blob.sha256:
             part.unlink()
+            if offset:  # what another server sent before may be wrong, not what this one sends
+                return self._download(blob, url, on_progress)
             raise BlobUnavailable("the bytes have another SHA-256")
         part.rename(self.path(blob.sha256))
         return fetched
@@ -117,6 +125,18 @@ class BlobStore:
         if length < blob.size_bytes:
             raise BlobUnavailable(f"the connection ended after {length} of {blob.size_bytes} bytes")
         return fetched
+
+
+def _report(on_progress: Callable[[int, int], None], before: int, total: int, part: int) -> None:
+    on_progress(before + part, total)
+
+
+def _size_bytes(path: Path) -> int:
+    """0 where there is no file: the thread that loads renames and deletes files at any time."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _sha256_of(path: Path) -> str:

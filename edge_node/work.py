@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from edge_node.effects import StageKey
 from schemas.codec import Frame
 from schemas.messages import Sampling
+
+FailureCode = Literal["busy", "too_long", "no_progress", "not_finite", "internal"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,3 +46,4 @@ class Computed:
     payload: bytes | None = None
     token: int | None = None
     failure: str | None = None
+    failure_code: FailureCode = "internal"
