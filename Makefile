@@ -7,7 +7,7 @@ export PYTHON TORCH_INDEX
 
 BIN := .venv/bin
 SETUP_INPUTS := pyproject.toml .ci/setup
-BENCHMARKS = $(filter-out benchmarks/harness.py benchmarks/_%,$(wildcard benchmarks/*.py))
+BENCHMARKS = $(shell grep -l __main__ benchmarks/*.py)
 .DEFAULT_GOAL := help
 .PHONY: help demo test check bench test-long test-arm64 test-compose docs clean
 
@@ -31,7 +31,7 @@ bench: .venv/.ready-test ## every benchmark; ARGS=--quick for the short form
 	@set -e; for script in $(BENCHMARKS); do $(BIN)/python $$script $(ARGS); done
 
 docs: .venv/.ready-test ## write docs/cli.md from the commands' help
-	@$(BIN)/python -m orchestrator.commands.reference > docs/cli.md
+	@$(BIN)/python .ci/cli_reference.py > docs/cli.md
 
 clean: ## remove .venv, caches and build output (models in the user's cache stay)
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

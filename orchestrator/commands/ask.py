@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from orchestrator.client import Answer, Client
+from orchestrator.client import Answer
 from orchestrator.commands.answers import (
     cancel_on_interrupt,
     make_sampling,
@@ -15,6 +15,7 @@ from orchestrator.commands.answers import (
     statistics,
     tokens_per_s,
 )
+from orchestrator.commands.connection import connect
 from orchestrator.commands.exits import INTERRUPTED
 from orchestrator.commands.output import print_json
 from orchestrator.commands.settings import Settings, bus_options, pass_settings
@@ -53,7 +54,7 @@ def command(
     sampling = make_sampling(temperature, top_k, top_p, repetition_penalty, seed)
     messages = [ChatMessage(role="system", content=system)] if system is not None else []
     messages.append(ChatMessage(role="user", content=prompt))
-    with Client.connect(settings.broker) as client:
+    with connect(settings) as client:
         client.control("status")
         answer = client.ask(
             () if raw else messages,

@@ -8,6 +8,7 @@ import click
 
 from orchestrator.client import AnswerFailed, AnswerIncomplete, Client
 from orchestrator.commands.answers import cancel_on_interrupt, make_sampling, sampling_options, statistics
+from orchestrator.commands.connection import connect
 from orchestrator.commands.settings import Settings, bus_options, pass_settings
 from schemas.messages import ChatMessage, Sampling
 
@@ -33,7 +34,7 @@ def command(
         import readline  # noqa: F401  (gives input() editing and history)
     first = [ChatMessage(role="system", content=system)] if system is not None else []
     history = list(first)
-    with Client.connect(settings.broker) as client:
+    with connect(settings) as client:
         client.control("status")
         while (line := _read_line()) is not None:
             if line == "/exit":

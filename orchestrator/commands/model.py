@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from orchestrator.client import Client
+from orchestrator.commands.connection import connect
 from orchestrator.commands.exits import FAILURE
 from orchestrator.commands.output import megabytes, print_json, table
 from orchestrator.commands.progress import ProgressLines
@@ -104,7 +104,7 @@ def use(settings: Settings, name: str) -> None:
 
     _store(settings).use(name)
     try:
-        with Client.connect(settings.broker) as client:
+        with connect(settings) as client:
             client.control("use_model", name=name, timeout_s=USE_TIMEOUT_S)
     except (BusError, NoOrchestrator):  # nobody to tell
         click.echo(f"{name} is active from the next 'linguabus serve' on")

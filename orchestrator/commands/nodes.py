@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from orchestrator.client import Client
+from orchestrator.commands.connection import connect
 from orchestrator.commands.output import megabytes, print_json, table
 from orchestrator.commands.settings import Settings, bus_options, pass_settings
 
@@ -19,7 +19,7 @@ HEADINGS = ("node", "state", "memory", "limit", "blobs", "GFLOP/s", "hop ms", "C
 @pass_settings
 def command(settings: Settings, as_json: bool) -> None:
     """List the nodes: memory, speed, battery."""
-    with Client.connect(settings.broker) as client:
+    with connect(settings) as client:
         result = client.control("nodes")
     if as_json:
         print_json(result)

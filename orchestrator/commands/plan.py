@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from orchestrator.client import Client
+from orchestrator.commands.connection import connect
 from orchestrator.commands.output import megabytes, print_json, table
 from orchestrator.commands.settings import Settings, bus_options, pass_settings
 from orchestrator.errors import OrchestratorError
@@ -28,7 +28,7 @@ class NoPlan(OrchestratorError):
 @pass_settings
 def command(settings: Settings, again: bool, as_json: bool) -> None:
     """Show the plan in force: stages, memory, predicted speed."""
-    with Client.connect(settings.broker) as client:
+    with connect(settings) as client:
         if again:
             client.control("replan", timeout_s=REPLAN_TIMEOUT_S)
         result = client.control("plan")

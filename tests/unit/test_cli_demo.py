@@ -14,7 +14,6 @@ from orchestrator.demo_model import DemoModelUnavailable, demo_checkpoint
 from orchestrator.model.manifest import Blob, BoundaryInfo, LayerCache, Manifest, SamplingDefaults, Unit
 from tests.support.fake_orchestrator import FakeOrchestrator
 
-
 BLOCKS = 30
 TABLE_BYTES, BLOCK_BYTES = 18_000_000, 2_300_000
 

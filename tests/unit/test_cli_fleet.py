@@ -59,8 +59,8 @@ def test_nodes_is_a_table(fake: FakeOrchestrator, capsys: pytest.CaptureFixture[
 
 def test_nodes_without_any_says_how_to_start_one(fake: FakeOrchestrator, capsys: pytest.CaptureFixture[str]) -> None:
     fake.control["nodes"] = {"nodes": []}
-    assert cli.run(["nodes", "--broker", "mqtt://memory"]) == 0
-    assert "linguabus node --broker mqtt://memory" in capsys.readouterr().out
+    assert cli.run(["nodes", "--broker", "mqtt://localhost"]) == 0
+    assert "linguabus node --broker mqtt://localhost" in capsys.readouterr().out
 
 
 def test_nodes_json_is_what_the_orchestrator_says(

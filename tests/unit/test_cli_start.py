@@ -69,6 +69,7 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         (["ask", "Hello"], "no MQTT broker at mqtt://127.0.0.1:9"),
         (["--broker", "http://x", "ask", "Hello"], "does not begin with mqtt://"),
         (["ask", "Hello", "--broker", "mqtt://"], "has no host name"),
+        (["ask", "Hello", "--broker", "mqtt://192.0.2.1"], "--insecure"),
         (["ask", " "], "PROMPT is empty"),
         (["ask"], "Missing argument 'PROMPT'"),
         (["ask", "Hello", "--temperature", "hot"], "'hot' is not a valid"),
@@ -128,6 +129,14 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     monkeypatch.setitem(sys.modules, "orchestrator.model.store", None)
     assert run("model", "list") == 2
     assert "pip install 'linguabus[orchestrator]'" in one_line(capsys.readouterr().err)
+
+
+def test_the_reference_is_what_the_commands_say() -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / ".ci" / "cli_reference.py")],
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True, timeout=60,
+    )  # fmt: skip
+    assert done.stdout == (ROOT / "docs" / "cli.md").read_text("utf-8"), "run make docs"
 
 
 def test_exit_codes_tell_mistakes_from_failures() -> None:
