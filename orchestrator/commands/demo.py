@@ -12,7 +12,7 @@ import click
 from orchestrator.client import Client
 from orchestrator.commands.answers import cancel_on_interrupt, tokens_per_s
 from orchestrator.commands.exits import INTERRUPTED
-from orchestrator.commands.output import megabytes, table
+from orchestrator.commands.output import describe_broker, megabytes, table
 from orchestrator.commands.progress import ProgressLines
 from orchestrator.commands.settings import default_cache
 from schemas.messages import ChatMessage
@@ -44,7 +44,7 @@ def command(question: str, nodes: int, keep: bool) -> int:
     click.echo(f"model   {model}: {manifest.num_layers} blocks, {megabytes(manifest.weight_bytes)} of weights")
     with running_fleet(cache / "demo", model, memory.limits_mb) as fleet:
         limits = ", ".join(megabytes(limit << 20) for limit in memory.limits_mb)
-        click.echo(f"broker  {fleet.broker.kind} {fleet.broker.version} at {fleet.broker.url}")
+        click.echo(f"broker  {describe_broker(fleet.broker)}")
         alone = megabytes(memory.alone_bytes)
         click.echo(f"nodes   {nodes} processes that may use {limits}; one alone would need {alone}")
         with Client.connect(fleet.broker.url) as client:

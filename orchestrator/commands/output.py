@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from broker.local import LocalBroker
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -28,6 +31,12 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def _is_number(cell: str) -> bool:
     first = cell.split(" ")[0].replace(",", "").replace(".", "", 1)
     return first.isdigit() or cell in ("", "-")
+
+
+def describe_broker(broker: LocalBroker) -> str:
+    """Which broker runs where."""
+    name = "Mosquitto" if broker.kind == "mosquitto" else "the embedded one, amqtt"
+    return f"{name} {broker.version}, at {broker.url}"
 
 
 def megabytes(size_bytes: float) -> str:

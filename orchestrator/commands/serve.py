@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from orchestrator.commands.output import describe_broker
 from orchestrator.commands.settings import Settings, bus_options, pass_settings
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def command(
         if with_broker:
             local = stack.enter_context(LocalBroker())
             broker = local.url
-            click.echo(f"broker: {local.kind} {local.version} at {broker}")
+            click.echo(f"broker: {describe_broker(local)}")
         config = ServiceConfig(
             broker_url=broker,
             data_dir=settings.home,
