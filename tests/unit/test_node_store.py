@@ -1,0 +1,284 @@
+"""The blob store against a real HTTP server that breaks in every way that servers and connections do."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import re
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from edge_node.config import NodeConfig
+from edge_node.errors import BlobUnavailable, StorageFull
+from edge_node.store import BlobStore
+from schemas.messages import BlobRef
+
+MEBI = 1 << 20
+
+
+@dataclass
+class Server:
+    """Serves ``contents`` by SHA-256; the other fields say how it misbehaves, per path prefix."""
+
+    url: str = ""
+    contents: dict[str, bytes] = field(default_factory=dict)
+    requests: list[tuple[str, str | None]] = field(default_factory=list)
+    """(path, Range header)"""
+    cut_after_bytes: int | None = None
+    """Close the connection after so many bytes, once."""
+    ranges: bool = True
+
+    def add(self, content: bytes) -> BlobRef:
+        sha256 = hashlib.sha256(content).hexdigest()
+        self.contents[sha256] = content
+        return BlobRef(sha256=sha256, size_bytes=len(content))
+
+    def answer(self, handler: BaseHTTPRequestHandler) -> None:
+        wanted_range = handler.headers.get("Range")
+        self.requests.append((handler.path, wanted_range))
+        kind, sha256 = handler.path.strip("/").split("/")
+        content = self.contents.get(sha256)
+        if content is None or kind == "missing":
+            handler.send_error(404)
+            return
+        if kind == "wrong":
+            content = bytes(len(content))
+        if kind == "long":
+            content = bytes(len(content)) + b"more"
+        start = 0
+        if wanted_range and self.ranges:
+            start = int(re.fullmatch(r"bytes=(\d+)-", wanted_range)[1])  # type: ignore[index]
+            handler.send_response(206)
+            handler.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+        else:
+            handler.send_response(200)
+        handler.send_header("Content-Length", str(len(content) - start))
+        handler.end_headers()
+        body = content[start:]
+        if self.cut_after_bytes is not None:
+            body, self.cut_after_bytes = body[: self.cut_after_bytes], None
+        handler.wfile.write(body)
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    state = Server()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            try:
+                state.answer(self)
+            except ConnectionError:
+                pass  # the client went away, as one that is sent too much does
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
+        thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        state.url = f"http://127.0.0.1:{http.server_port}"
+        try:
+            yield state
+        finally:
+            http.shutdown()
+            thread.join()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> BlobStore:
+    return BlobStore(tmp_path / "blobs", limit_bytes=64 * MEBI)
+
+
+def content(size_bytes: int, seed: int = 0) -> bytes:
+    return random.Random(seed).randbytes(size_bytes)
+
+
+def fetch(store: BlobStore, blobs: list[BlobRef], *urls: str) -> int:
+    return store.fetch(blobs, urls, on_progress=lambda done, total: None)
+
+
+def names(store: BlobStore) -> set[str]:
+    return {path.name for path in store.directory.iterdir()}
+
+
+def test_blobs_arrive_once_and_progress_is_told(server: Server, store: BlobStore) -> None:
+    blobs = [server.add(content(3 * MEBI + 5)), server.add(content(10, 1)), server.add(content(3 * MEBI + 5))]
+    progress: list[tuple[int, int]] = []
+    fetched = store.fetch(blobs, [f"{server.url}/good"], on_progress=lambda *figures: progress.append(figures))
+    total = 3 * MEBI + 15
+    assert fetched == total
+    assert progress[0] == (0, total)
+    assert progress[-1] == (total, total)
+    assert progress == sorted(progress)
+    assert len(progress) >= 4
+    assert names(store) == {blobs[0].sha256, blobs[1].sha256}
+    assert store.path(blobs[0].sha256).read_bytes() == content(3 * MEBI + 5)
+    assert store.used_bytes() == total
+    assert fetch(store, blobs, f"{server.url}/good") == 0
+    assert len(server.requests) == 2
+
+
+def test_a_partial_file_is_resumed(server: Server, store: BlobStore) -> None:
+    blob = server.add(content(MEBI))
+    (store.directory / f"{blob.sha256}.part").write_bytes(content(MEBI)[:700_000])
+    assert fetch(store, [blob], f"{server.url}/good") == MEBI - 700_000
+    assert server.requests == [(f"/good/{blob.sha256}", "bytes=700000-")]
+    assert store.path(blob.sha256).read_bytes() == content(MEBI)
+
+
+def test_a_complete_partial_file_is_only_checked(server: Server, store: BlobStore) -> None:
+    blob = server.add(content(1000))
+    (store.directory / f"{blob.sha256}.part").write_bytes(content(1000))
+    assert fetch(store, [blob], f"{server.url}/good") == 0
+    assert server.requests == []
+    assert names(store) == {blob.sha256}
+
+
+def test_a_truncated_connection_is_resumed(server: Server, store: BlobStore) -> None:
+    blob = server.add(content(5 * MEBI))
+    server.cut_after_bytes = 3 * MEBI
+    assert fetch(store, [blob], f"{server.url}/good") >= 2 * MEBI
+    assert server.requests[0][1] is None
+    assert server.requests[1][1] == f"bytes={3 * MEBI}-"
+    assert store.path(blob.sha256).read_bytes() == content(5 * MEBI)
+
+
+def test_a_server_without_ranges_begins_again(server: Server, store: BlobStore) -> None:
+    server.ranges = False
+    blob = server.add(content(MEBI))
+    (store.directory / f"{blob.sha256}.part").write_bytes(content(MEBI)[:700_000])
+    assert fetch(store, [blob], f"{server.url}/good") == MEBI
+    assert store.path(blob.sha256).read_bytes() == content(MEBI)
+
+
+@pytest.mark.parametrize("junk_bytes", [1, 999, 1000, 1001, 5000])
+def test_a_spoilt_partial_file_is_thrown_away(server: Server, store: BlobStore, junk_bytes: int) -> None:
+    blob = server.add(content(1000))
+    (store.directory / f"{blob.sha256}.part").write_bytes(bytes(junk_bytes))
+    fetch(store, [blob], f"{server.url}/good")
+    assert store.path(blob.sha256).read_bytes() == content(1000)
+    assert names(store) == {blob.sha256}
+
+
+@pytest.mark.parametrize("bad", ["missing", "wrong", "long"])
+def test_a_bad_server_does_not_spoil_the_good_one(server: Server, store: BlobStore, bad: str) -> None:
+    blob = server.add(content(2 * MEBI + 3))
+    fetch(store, [blob], f"{server.url}/{bad}", f"{server.url}/good")
+    assert store.path(blob.sha256).read_bytes() == content(2 * MEBI + 3)
+    assert names(store) == {blob.sha256}
+
+
+@pytest.mark.parametrize(
+    ("bad", "words"), [("missing", "404"), ("wrong", "another SHA-256"), ("long", "more than 2097155 bytes")]
+)
+def test_no_good_server(server: Server, store: BlobStore, bad: str, words: str) -> None:
+    blob = server.add(content(2 * MEBI + 3))
+    with pytest.raises(BlobUnavailable, match=words):
+        fetch(store, [blob], f"{server.url}/{bad}")
+    assert blob.sha256 not in names(store)
+    assert len(server.requests) <= 6
+
+
+def test_nobody_listens(server: Server, store: BlobStore) -> None:
+    blob = server.add(b"here")
+    with pytest.raises(BlobUnavailable, match="refused"):
+        fetch(store, [blob], "http://127.0.0.1:9/blobs")
+    assert fetch(store, [blob], "http://127.0.0.1:9/blobs", f"{server.url}/good") == 4
+
+
+def test_a_file_of_the_wrong_length_is_fetched_again(server: Server, store: BlobStore) -> None:
+    blob = server.add(content(1000))
+    store.path(blob.sha256).write_bytes(b"short")
+    assert fetch(store, [blob], f"{server.url}/good") == 1000
+    assert store.path(blob.sha256).read_bytes() == content(1000)
+
+
+def test_what_progress_raises_ends_the_transfer_and_keeps_what_arrived(server: Server, store: BlobStore) -> None:
+    blob = server.add(content(4 * MEBI))
+
+    def cancel(done_bytes: int, total_bytes: int) -> None:
+        if done_bytes >= 2 * MEBI:
+            raise InterruptedLoad
+
+    class InterruptedLoad(Exception):
+        pass
+
+    with pytest.raises(InterruptedLoad):
+        store.fetch([blob], [f"{server.url}/good"], on_progress=cancel)
+    assert names(store) == {f"{blob.sha256}.part"}
+    assert fetch(store, [blob], f"{server.url}/good") == 2 * MEBI
+
+
+# --- storage ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_blobs_used_longest_ago_make_room(server: Server, tmp_path: Path) -> None:
+    store = BlobStore(tmp_path / "blobs", limit_bytes=3500)
+    blobs = [server.add(content(1000, seed)) for seed in range(5)]
+    for age, blob in enumerate(blobs[:3]):
+        fetch(store, [blob], f"{server.url}/good")
+        os.utime(store.path(blob.sha256), (age, age))
+    fetch(store, [blobs[3], blobs[0]], f"{server.url}/good")
+    assert names(store) == {blobs[0].sha256, blobs[2].sha256, blobs[3].sha256}, "what is wanted is kept, however old"
+    fetch(store, [blobs[4], blobs[1]], f"{server.url}/good")
+    assert {blobs[4].sha256, blobs[1].sha256} <= names(store)
+    assert store.used_bytes() <= 3500
+
+
+def test_more_than_the_limit_is_refused_with_the_figure(server: Server, tmp_path: Path) -> None:
+    store = BlobStore(tmp_path / "blobs", limit_bytes=1500)
+    blobs = [server.add(content(1000, seed)) for seed in range(2)]
+    with pytest.raises(StorageFull, match="500 bytes more than the storage limit of 1500 bytes"):
+        fetch(store, blobs, f"{server.url}/good")
+    assert server.requests == []
+
+
+def test_a_partial_file_counts_once(server: Server, tmp_path: Path) -> None:
+    store = BlobStore(tmp_path / "blobs", limit_bytes=1000)
+    blob = server.add(content(1000))
+    (store.directory / f"{blob.sha256}.part").write_bytes(content(1000)[:900])
+    assert fetch(store, [blob], f"{server.url}/good") == 100
+
+
+def test_partial_files_of_other_blobs_make_room_too(server: Server, tmp_path: Path) -> None:
+    store = BlobStore(tmp_path / "blobs", limit_bytes=1000)
+    (store.directory / f"{'0' * 64}.part").write_bytes(bytes(900))
+    blob = server.add(content(1000))
+    fetch(store, [blob], f"{server.url}/good")
+    assert names(store) == {blob.sha256}
+
+
+def test_what_is_stored_already_does_not_shrink_the_default_limit(server: Server, tmp_path: Path) -> None:
+    config = NodeConfig(name="a", broker_url="mqtt://127.0.0.1", home=tmp_path)
+    before = config.storage_bytes()
+    assert before > 0
+    (config.blob_directory / ("0" * 64)).write_bytes(bytes(8 * MEBI))
+    assert config.storage_bytes() > before - 256 * MEBI, "other programs write to this disk meanwhile"
+    assert NodeConfig(name="a", broker_url="", home=tmp_path, storage_limit_bytes=5).storage_bytes() == 5
+
+
+def test_used_bytes_while_files_come_and_go(store: BlobStore) -> None:
+    """The heartbeat asks while a load renames files."""
+    stop = threading.Event()
+
+    def rename() -> None:
+        while not stop.is_set():
+            part = store.directory / "x.part"
+            part.write_bytes(b"1234")
+            part.rename(store.directory / "x")
+            (store.directory / "x").unlink()
+
+    thread = threading.Thread(target=rename)
+    thread.start()
+    try:
+        assert {store.used_bytes() for _ in range(3000)} <= {0, 4, 8}
+    finally:
+        stop.set()
+        thread.join()
