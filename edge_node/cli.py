@@ -115,6 +115,10 @@ def node(
         emulated_speed=emulate_speed,
         watchdog_min_s=watchdog_s,
     )
+    try:
+        config.blob_directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise click.UsageError(f"--home {home} can't be used: {error.strerror}") from None
     service = NodeService(config)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: service.stop())

@@ -42,6 +42,5 @@ class NodeConfig:
         """Room for blobs: the limit, or what they take already plus half of the free disk."""
         if self.storage_limit_bytes is not None:
             return self.storage_limit_bytes
-        self.blob_directory.mkdir(parents=True, exist_ok=True)
         stored_bytes = sum(path.stat().st_size for path in self.blob_directory.iterdir())
         return stored_bytes + int(_STORAGE_SHARE * shutil.disk_usage(self.home).free)

@@ -65,6 +65,7 @@ class NodeService:
             make_bus(client_id, will) if make_bus else MqttBus(config.broker_url, client_id=client_id, will=will)
         )
         self._memory_bytes = config.memory_bytes()
+        config.blob_directory.mkdir(parents=True, exist_ok=True)
         self._store = BlobStore(config.blob_directory, limit_bytes=config.storage_bytes())
         self._runner = SegmentRunner(
             self._store,
@@ -196,9 +197,9 @@ class NodeService:
         try:
             route = _data_route(delivery.topic)
             if route is not None:
-                pipeline, sender = route
+                pipeline, stage, sender = route
                 frame = decode_frame(delivery.payload)
-                self._do(self._core.frame(pipeline, sender, frame, time.monotonic()))
+                self._do(self._core.frame(pipeline, stage, sender, frame, time.monotonic()))
             elif NODE_COMMAND.match(delivery.topic):
                 self._do(self._core.message(messages.decode(delivery.payload, *NODE_COMMAND.messages)))
             elif PLAN.match(delivery.topic) and delivery.payload:
@@ -285,7 +286,10 @@ class NodeService:
 
 
 @functools.lru_cache(maxsize=256)
-def _data_route(topic: str) -> tuple[str, str] | None:
-    """(pipeline, sender) of a topic that carries frames; cached because every token asks."""
-    values = SEGMENT.match(topic) or TOKEN.match(topic)
-    return (values["pipeline"], values["sender"]) if values else None
+def _data_route(topic: str) -> tuple[str, int, str] | None:
+    """(pipeline, stage, sender) of a topic that carries frames; cached because every token asks."""
+    values = SEGMENT.match(topic)
+    if values is not None:
+        return (values["pipeline"], int(values["stage"]), values["sender"]) if values["stage"].isdecimal() else None
+    values = TOKEN.match(topic)
+    return (values["pipeline"], 0, values["sender"]) if values else None

@@ -1,0 +1,56 @@
+"""The node's command line: mistakes are one line and exit code 2."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.nodes import ROOT
+
+
+def run(*arguments: str, **environment: str) -> tuple[int, list[str]]:
+    """Exit code and lines on stderr; nothing may appear on stdout."""
+    done = subprocess.run(
+        [sys.executable, "-m", "edge_node", *arguments],
+        cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    return done.returncode, done.stderr.strip().splitlines()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--name", "a/b"), "letters, digits"),
+        (("--name", "x" * 65), "64 at most"),
+        (("--threads", "0"), "--threads"),
+        (("--emulate-speed", "2"), "--emulate-speed"),
+        (("--memory-limit-mb", "5"), "--memory-limit-mb"),
+        (("--watchdog-s", "fast"), "--watchdog-s"),
+        (("--broker", "http://127.0.0.1"), "mqtt://"),
+        (("--broker", "mqtt://192.0.2.1"), "use mqtts://, or --insecure"),
+        (("--home", "/etc/hosts"), "--home"),
+        (("--home", "/dev/null"), "/dev/null can't be used"),
+        (("--home", "/dev/null/node"), "/dev/null/node can't be used: Not a directory"),
+        (("--no-such-option",), "--no-such-option"),
+    ],
+)
+def test_wrong_options(arguments: tuple[str, ...], words: str) -> None:
+    code, lines = run(*arguments)
+    assert code == 2
+    assert words in lines[-1]
+    assert lines[-1].startswith("Error: ")
+
+
+def test_no_broker_is_one_line(tmp_path: Path) -> None:
+    code, lines = run("--broker", "mqtt://127.0.0.1:9", "--name", "alone", "--home", str(tmp_path))
+    assert code == 2
+    assert lines[0].startswith("node alone at mqtt://127.0.0.1:9")
+    assert lines[1].startswith("Error: ")
+    assert "127.0.0.1:9" in lines[1]
+    assert len(lines) == 2
