@@ -6,11 +6,18 @@ import contextlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 if sys.platform == "win32":
     import msvcrt
+
+    def _lock(file: IO[bytes], *, wait: bool) -> None:
+        msvcrt.locking(file.fileno(), msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
 else:
     import fcntl
+
+    def _lock(file: IO[bytes], *, wait: bool) -> None:
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 @contextlib.contextmanager
@@ -18,8 +25,17 @@ def exclusive(path: Path) -> Iterator[None]:
     """Hold the lock file ``path``; waits for whoever has it. A process that dies lets go of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+b") as file:
-        if sys.platform == "win32":
-            msvcrt.locking(file.fileno(), msvcrt.LK_LOCK, 1)
-        else:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        _lock(file, wait=True)
         yield  # closing the file lets go
+
+
+def is_held(path: Path) -> bool:
+    """Whether somebody holds the lock file ``path`` now; False if there is no such file."""
+    if not path.exists():
+        return False
+    with path.open("a+b") as file:
+        try:
+            _lock(file, wait=False)
+        except OSError:
+            return True
+    return False

@@ -41,7 +41,7 @@ from orchestrator.model.convert import PRECISIONS, PROFILES, convert
 from orchestrator.model.describe import Identity, describe
 from orchestrator.model.errors import BlobCorrupt, ManifestError, ModelExists, NoSuchModel, UnsupportedModel
 from orchestrator.model.graph import read_model, resolve
-from orchestrator.model.lock import exclusive
+from orchestrator.model.lock import exclusive, is_held
 from orchestrator.model.manifest import Manifest, read_manifest
 from orchestrator.model.model import GRAPH_FILE, SEGMENTS_FOLDER, TOKENIZER_FOLDER, Model
 from orchestrator.model.progress import Progress, silent
@@ -269,11 +269,16 @@ class ModelStore:
 
     @contextlib.contextmanager
     def _partial(self) -> Iterator[Path]:
-        folder = Path(tempfile.mkdtemp(prefix="add-", dir=self._partial_folder()))
-        try:
+        """A folder for a model in the making; what a process that died left of its own is removed."""
+        with contextlib.ExitStack() as stack:
+            with exclusive(self.home / "lock"):
+                for left in self._partial_folder().iterdir():
+                    if not is_held(left / "lock"):
+                        shutil.rmtree(left, ignore_errors=True)
+                folder = Path(tempfile.mkdtemp(prefix="add-", dir=self._partial_folder()))
+                stack.callback(shutil.rmtree, folder, ignore_errors=True)
+                stack.enter_context(exclusive(folder / "lock"))
             yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
 
     def _partial_folder(self) -> Path:
         folder = self.home / "partial"

@@ -22,7 +22,7 @@ QUANTISED = [("llama", "int4"), ("llama", "int8"), ("llama", "fp16"), ("gemma3",
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> ModelStore:
-    """All families in fp32 and some in other precisions, converted in this process: to load torch once, not 13 times."""
+    """All families in fp32, some in other precisions; converted in this process, to load torch once only."""
     folder = tmp_path_factory.mktemp("families")
     store = ModelStore(folder / "home")
 

@@ -20,6 +20,7 @@ from orchestrator.model.errors import (
     NoSuchModel,
     UnsupportedModel,
 )
+from orchestrator.model.lock import exclusive
 from orchestrator.model.model import Model
 from orchestrator.model.store import ModelStore
 from tests.support.onnx_graphs import DecoderMaker, save
@@ -113,6 +114,16 @@ def test_a_failed_or_interrupted_add_leaves_nothing(
     assert store.names() == ()
     assert list((store.home / "partial").iterdir()) == []
     assert not store.blobs_folder.exists()
+
+
+def test_what_a_killed_add_left_is_cleared_away_but_not_one_at_work(store: ModelStore, tmp_path: Path) -> None:
+    dead, alive = store.home / "partial" / "add-dead", store.home / "partial" / "add-alive"
+    dead.mkdir(parents=True)
+    (dead / "half.data").write_bytes(b"x")
+    alive.mkdir()
+    with exclusive(alive / "lock"):
+        store.add(source(tmp_path / "one"))
+        assert [p.name for p in (store.home / "partial").iterdir()] == ["add-alive"]
 
 
 def test_two_adds_at_once(store: ModelStore, tmp_path: Path) -> None:
