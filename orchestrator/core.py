@@ -190,6 +190,7 @@ class Core:
                 case Joined(birth):
                     self.director.joined(now_s)
                     effects += [Note(f"node {birth.node} is here"), SaveNode(birth)]
+                    effects += self.requests.node_returned(birth.node)
                 case Left(node, reason):
                     self.director.left(now_s)
                     effects.append(Note(f"node {node} is gone: {reason}", warning=True))

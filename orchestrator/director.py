@@ -25,6 +25,7 @@ from orchestrator.events import (
 from orchestrator.exclusions import Exclusions
 from orchestrator.fleet import FleetState
 from orchestrator.planning.errors import PlanningError
+from orchestrator.planning.problem import Stage
 from orchestrator.planning.solution import Infeasible, Solution
 from orchestrator.planning_input import build_problem, bytes_beside, context_of, fits_beside, prepare_commands
 from orchestrator.plans import (
@@ -79,6 +80,8 @@ class PlanDirector:
         self._waits_for_idle = False
         self._forced = False
         self._planned_once = False
+        self._last_stages: tuple[Stage, ...] = ()
+        """Of the newest committed plan: who is left keeps its place, and so what it has on disk."""
 
     # --- what others ask --------------------------------------------------------------------------------------
 
@@ -305,7 +308,7 @@ class PlanDirector:
                 slots=self._settings.slots,
                 wire_dtype=self._settings.wire_dtype,
                 chunk_tokens=self._settings.chunk_tokens,
-                incumbent=self.active.plan.solution.stages if self.active else (),
+                incumbent=tuple(stage for stage in self._last_stages if stage.node in {b.node for b in births}),
             )
         except PlanningError as error:
             return self._no_plan("not_ready", str(error))
@@ -362,6 +365,7 @@ class PlanDirector:
         plan = rollout.plan
         self.active, self.work = ActivePlan(plan, rollout.ready), None
         self._planned_once = True
+        self._last_stages = plan.solution.stages
         self._epochs.add(plan.epoch)
         self.outcomes.append(ReplanDone(ok=True, changed=True))
         predicted = plan.solution.predicted

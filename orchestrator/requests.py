@@ -28,6 +28,8 @@ ErrorCode = Literal["no_model", "no_nodes", "no_memory", "not_ready", "too_long"
 _FAILURE_CODES: dict[str, ErrorCode] = {"busy": "busy", "too_long": "too_long"}
 _REMEMBERED_ENDS = 1000
 """Ended requests remembered: a QoS 1 submission may arrive twice."""
+_UNCONFIRMED_CLOSES = 256
+"""Requests whose end some stage has not confirmed; the oldest are forgotten."""
 _GAP_RESEND_S = 0.2
 _RESEND_GROWTH = 2.0
 _RESEND_MAX = 10.0
@@ -53,6 +55,7 @@ class RequestDesk:
         self._sessions: dict[str, Session] = {}
         self._queue: deque[str] = deque()
         self._ended: deque[str] = deque(maxlen=_REMEMBERED_ENDS)
+        self._unconfirmed: dict[str, set[str]] = {}
         self.tokens_dropped = 0
 
     # --- figures ----------------------------------------------------------------------------------------------
@@ -139,6 +142,7 @@ class RequestDesk:
 
     def closed(self, closed: RequestClosed) -> list[Effect]:
         """A stage reports what it did for a request."""
+        self._confirm(closed)
         session = self._sessions.get(closed.request)
         stage = closed.timing.stage
         if session is None or session.phase is not Phase.CLOSING or stage >= len(session.ring):
@@ -146,6 +150,17 @@ class RequestDesk:
         if closed.timing.node == session.ring[stage]:
             session.timings[stage] = closed.timing
         return self._end(session) if len(session.timings) == len(session.ring) else []
+
+    def _confirm(self, closed: RequestClosed) -> None:
+        waiting = self._unconfirmed.get(closed.request, set())
+        waiting.discard(closed.timing.node)
+        if not waiting:
+            self._unconfirmed.pop(closed.request, None)
+
+    def node_returned(self, node: str) -> list[Effect]:
+        """A node is back, perhaps with requests whose end it missed: a broker keeps nothing for who is away."""
+        missed = [request for request, nodes in self._unconfirmed.items() if node in nodes]
+        return [command(node, CloseRequest(request=request)) for request in missed]
 
     # --- the pipeline -----------------------------------------------------------------------------------------
 
@@ -177,11 +192,15 @@ class RequestDesk:
         self._progressed(session, now_s)
         assert session.answer
         again = f", goes on after {len(session.answer.tokens)} tokens" if session.answer.tokens else ""
-        effects: list[Effect] = [
-            Note(f"{session.request} opened in epoch {plan.epoch}: prompt of {len(session.prompt_ids)} tokens{again}")
-        ]
-        commands = session.open_messages(pipeline=self._pipeline, eos_ids=plan.model.manifest.eos_ids)
-        return effects + [command(node, message) for node, message in commands]
+        session.begun_at = session.answer.next_position
+        session.eos_ids = plan.model.manifest.eos_ids
+        note = Note(
+            f"{session.request} opened in epoch {plan.epoch}: prompt of {len(session.prompt_ids)} tokens{again}"
+        )
+        return [note, *self._open_stages(session)]
+
+    def _open_stages(self, session: Session) -> list[Effect]:
+        return [command(node, message) for node, message in session.open_messages(pipeline=self._pipeline)]
 
     def ring_broken(self, now_s: float) -> list[Effect]:
         """The ring of the open requests is gone: they wait, before all others, to go on in the next one."""
@@ -259,8 +278,12 @@ class RequestDesk:
         session.asked_s = now_s
         session.resend_wait_s = min(session.resend_wait_s * _RESEND_GROWTH, self._timing.resend_s * _RESEND_MAX)
         session.resend_due_s = now_s + session.resend_wait_s
+        effects: list[Effect] = []
+        if session.answer.next_position == session.begun_at:
+            # Nothing has come yet: a stage that was away may have missed the request. The others ignore the repetition.
+            effects += self._open_stages(session)
         ask = ResendTokens(request=session.request, position=session.answer.next_position)
-        return [command(session.ring[-1], ask)]
+        return [*effects, command(session.ring[-1], ask)]
 
     # --- ends -------------------------------------------------------------------------------------------------
 
@@ -293,6 +316,9 @@ class RequestDesk:
 
     def _close_stages(self, session: Session) -> list[Effect]:
         close = CloseRequest(request=session.request)
+        self._unconfirmed[session.request] = set(session.ring)
+        while len(self._unconfirmed) > _UNCONFIRMED_CLOSES:
+            del self._unconfirmed[next(iter(self._unconfirmed))]
         return [command(node, close) for node in dict.fromkeys(session.ring)]
 
     def _end(self, session: Session) -> list[Effect]:

@@ -117,6 +117,9 @@ class Session:
     epoch: Epoch | None = None
     ring: tuple[str, ...] = ()
     """Nodes of the stages that serve it, in order."""
+    begun_at: int = 0
+    """Position of the first token that this ring makes."""
+    eos_ids: tuple[int, ...] = ()
     queued_s: float = 0.0
     interrupted_s: float | None = None
     """When its ring broke; None unless it waits to go on."""
@@ -180,7 +183,7 @@ class Session:
             raise PromptRefused("bad_request", "the prompt is empty: write something to answer")
         return tuple(ids)
 
-    def open_messages(self, *, pipeline: str, eos_ids: tuple[int, ...]) -> list[tuple[str, OpenRequest]]:
+    def open_messages(self, *, pipeline: str) -> list[tuple[str, OpenRequest]]:
         """(node, command) for every stage: from the last to the second, then stage 0, which begins at once."""
         assert self.answer
         assert self.epoch
@@ -195,12 +198,13 @@ class Session:
                 OpenRequest(
                     pipeline=pipeline,
                     epoch=self.epoch,
+                    stage=stage,
                     request=self.request,
                     prompt_tokens=self.answer.prompt_tokens,
                     max_tokens=self.answer.max_tokens,
                     prompt_ids=known if wants_ids else None,
                     sampling=self.submit.sampling if stage == last else None,
-                    eos_ids=eos_ids if stage == last else (),
+                    eos_ids=self.eos_ids if stage == last else (),
                 ),
             ))  # fmt: skip
         return commands

@@ -109,15 +109,15 @@ class ScriptedFleet:
             self._bus.publish(NODE_REPLY.format(node=node.name), encode(reply), qos=1)
         if isinstance(command, OpenRequest) and command.prompt_ids is not None:
             self._answer(node, command)
-        if isinstance(command, ResendTokens):
+        if isinstance(command, ResendTokens) and command.request in node.open:
             self._tokens(node, node.open[command.request], command.position)
 
     def _answer(self, first: ScriptedNode, opened: OpenRequest) -> None:
         """Stage 0, which is opened last, has the prompt: the ring runs to the end at once."""
         assert opened.prompt_ids is not None
-        last = first.prepared[opened.epoch].ring[-1].node
-        if not self.mute_tokens:
-            self._tokens(self.nodes[last], self.nodes[last].open[opened.request], len(opened.prompt_ids))
+        last = self.nodes[first.prepared[opened.epoch].ring[-1].node]
+        if not self.mute_tokens and opened.request in last.open:
+            self._tokens(last, last.open[opened.request], len(opened.prompt_ids))
 
     def _tokens(self, last: ScriptedNode, opened: OpenRequest, position: int) -> None:
         end = opened.prompt_tokens + opened.max_tokens

@@ -170,7 +170,7 @@ class ScriptedNode:
             case PrepareSegment() if not self.silent:
                 self.prepared[command.epoch] = command
                 return [self.ready(command)]
-            case OpenRequest():
+            case OpenRequest() if command.epoch in self.prepared:
                 self.open[command.request] = command
             case CloseRequest() if command.request in self.open:
                 epoch = self.open.pop(command.request).epoch

@@ -1,5 +1,7 @@
 """Requests: turns, slots, tokens that are missed, cancels, failures and figures."""
 
+from dataclasses import replace
+
 import pytest
 
 from orchestrator.config import Timing
@@ -18,6 +20,7 @@ from schemas.messages import (
     CancelRequest,
     CloseRequest,
     Epoch,
+    NodeStatus,
     OpenRequest,
     RequestClosed,
     RequestFailed,
@@ -239,6 +242,37 @@ def test_silence_is_asked_about_less_and_less_often(world: World) -> None:
     world.generate(request, 1)
     world.wait(2.1)
     assert len(world.resends()) == 6
+
+
+def test_a_request_that_a_stage_missed_is_opened_again(world: World) -> None:
+    first, middle, _ = ring(world)
+    world.nodes[middle].alive = False
+    request = world.ask()
+    world.nodes[middle].alive = True
+    assert request not in world.nodes[middle].open
+    world.wait(2.1)
+    assert request in world.nodes[middle].open
+    assert len(world.commands(first, OpenRequest)) == 2
+    world.generate(request, 1)
+    world.wait(2.1)
+    assert len(world.commands(first, OpenRequest)) == 2, "a ring that works is not told again"
+
+
+def test_an_end_that_a_stage_missed_reaches_it_when_it_returns(world: World) -> None:
+    request = world.ask()
+    node = world.nodes[ring(world)[0]]
+    status = NodeStatus(node=node.name, incarnation=1, online=False, reason="lost")
+    world.event(NodeSaid(node.name, status))
+    node.alive = False
+    world.generate(request, 8, flags=Flag.LENGTH)
+    assert request in node.open
+    node.alive = True
+    world.event(NodeSaid(node.name, replace(status, online=True)))
+    assert request not in node.open
+    closes = len(world.commands(node.name, CloseRequest))
+    world.event(NodeSaid(node.name, status))
+    world.event(NodeSaid(node.name, replace(status, online=True)))
+    assert len(world.commands(node.name, CloseRequest)) == closes, "what it confirmed is not repeated"
 
 
 def test_repeated_and_stray_tokens_change_nothing(world: World) -> None:

@@ -122,7 +122,7 @@ def test_any_order_repetition_and_loss_gives_a_prefix_of_the_text(frames: list[t
 def opened(prompt: str = "hello", **changes: Any) -> Session:
     session = Session(make_submit(prompt=prompt, **changes), submitted_s=1.0)
     session.encode_for(MODEL, 256)
-    session.ring, session.epoch = ("a", "b", "c"), Epoch(generation=1, counter=1)
+    session.ring, session.epoch, session.eos_ids = ("a", "b", "c"), Epoch(generation=1, counter=1), (EOS,)
     return session
 
 
@@ -161,7 +161,7 @@ def test_a_template_that_refuses_is_the_clients_mistake() -> None:
 
 
 def test_stages_are_opened_from_the_last_to_the_first() -> None:
-    commands = opened(sampling=Sampling(temperature=1.0, seed=7)).open_messages(pipeline="main", eos_ids=(EOS,))
+    commands = opened(sampling=Sampling(temperature=1.0, seed=7)).open_messages(pipeline="main")
     assert [node for node, _ in commands] == ["c", "b", "a"]
     last, middle, first = (message for _, message in commands)
     assert (last.prompt_ids, last.eos_ids) == (None, (EOS,))
@@ -173,7 +173,7 @@ def test_stages_are_opened_from_the_last_to_the_first() -> None:
 
 
 def test_a_penalty_needs_the_prompt_on_the_last_stage() -> None:
-    commands = opened(sampling=Sampling(repetition_penalty=1.1)).open_messages(pipeline="main", eos_ids=())
+    commands = opened(sampling=Sampling(repetition_penalty=1.1)).open_messages(pipeline="main")
     assert [message.prompt_ids is not None for _, message in commands] == [True, False, True]
 
 
@@ -181,7 +181,7 @@ def test_going_on_sends_the_tokens_so_far_and_keeps_the_prompts_length() -> None
     session = opened()
     assert session.answer
     session.answer.take(5, ids(5, 8), 0)
-    (_, first) = session.open_messages(pipeline="main", eos_ids=())[-1]
+    (_, first) = session.open_messages(pipeline="main")[-1]
     assert first.prompt_tokens == 5
     assert first.prompt_ids == (*b"hello", *ids(5, 8))
     assert first.max_tokens == 8
