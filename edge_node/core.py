@@ -59,7 +59,7 @@ class NodeCore:
             case Plan():
                 return self._commit(message)
             case ReleaseSegment():
-                return self._release((message.pipeline, message.epoch))
+                return self._release_epoch(message)
             case OpenRequest():
                 return self._open(message)
             case CloseRequest():
@@ -86,7 +86,7 @@ class NodeCore:
         if frame_bytes > MAX_PAYLOAD_BYTES:
             reason = f"a chunk of {spec.chunk_tokens} positions is {frame_bytes} bytes, allowed are {MAX_PAYLOAD_BYTES}"
             return [self._prepare_failed(spec, reason)]
-        key = (spec.pipeline, spec.epoch)
+        key = (spec.pipeline, spec.epoch, spec.stage)
         if key in self._stages:  # a repeated QoS 1 message
             return []
         stage = Stage(spec, watchdog_min_s=self._watchdog_min_s)
@@ -107,6 +107,10 @@ class NodeCore:
             over = [key for key in self._stages if key[0] == plan.pipeline and key[1] <= plan.epoch]
         return [effect for key in over for effect in self._release(key)]
 
+    def _release_epoch(self, message: ReleaseSegment) -> list[Effect]:
+        over = [key for key in self._stages if key[:2] == (message.pipeline, message.epoch)]
+        return [effect for key in over for effect in self._release(key)]
+
     def _release(self, key: StageKey) -> list[Effect]:
         stage = self._stages.pop(key, None)
         if stage is None:
@@ -115,9 +119,9 @@ class NodeCore:
         return [Unsubscribe(stage.patterns), UnloadSegment(key)]
 
     def _open(self, message: OpenRequest) -> list[Effect]:
-        stage = self._stages.get((message.pipeline, message.epoch))
+        stage = self._stages.get((message.pipeline, message.epoch, message.stage))
         if stage is None or not stage.loaded:
-            reason = f"{self.node} has no segment of epoch {message.epoch}"
+            reason = f"{self.node} has no stage {message.stage} of epoch {message.epoch}"
             failed = RequestFailed(node=self.node, request=message.request, code="internal", reason=reason)
             return [Reply(failed)]
         return stage.open(message)
@@ -169,9 +173,9 @@ class NodeCore:
 
     # --- frames and work --------------------------------------------------------------------------------------
 
-    def frame(self, pipeline: str, sender: str, frame: Frame, now_s: float) -> list[Effect]:
-        """A frame arrived."""
-        stage = self._stages.get((pipeline, frame.epoch))
+    def frame(self, pipeline: str, stage_index: int, sender: str, frame: Frame, now_s: float) -> list[Effect]:
+        """A frame for one of this node's stages arrived."""
+        stage = self._stages.get((pipeline, frame.epoch, stage_index))
         if stage is None or not stage.loaded:
             self.frames_dropped += 1
             return []

@@ -7,8 +7,8 @@ from typing import Any
 
 from schemas.messages import Epoch, PrepareSegment
 
-StageKey = tuple[str, Epoch]
-"""(pipeline, epoch): a node has one stage of each."""
+StageKey = tuple[str, Epoch, int]
+"""(pipeline, epoch, stage): a node may have several stages of a ring, the first and the last above all."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,7 +77,7 @@ class SegmentRunner:
 
     def load(self, spec: PrepareSegment) -> None:
         """Begin to download and open a segment; ``events`` tells how it goes."""
-        self._wanted.add((spec.pipeline, spec.epoch))
+        self._wanted.add((spec.pipeline, spec.epoch, spec.stage))
         threading.Thread(target=self._load, args=(spec,), name=f"load-{spec.epoch}", daemon=True).start()
 
     def _post(self, event: LoadEvent) -> None:
@@ -85,7 +85,7 @@ class SegmentRunner:
         self._on_load_event()
 
     def _load(self, spec: PrepareSegment) -> None:
-        key = (spec.pipeline, spec.epoch)
+        key = (spec.pipeline, spec.epoch, spec.stage)
         started_s = time.monotonic()
         try:
             with self._loading:
@@ -103,7 +103,7 @@ class SegmentRunner:
 
     def _open(self, spec: PrepareSegment) -> tuple[Segment, int]:
         """Download and open; returns the segment and the number of bytes fetched."""
-        key = (spec.pipeline, spec.epoch)
+        key = (spec.pipeline, spec.epoch, spec.stage)
         last_report_s = 0.0
 
         def report(done_bytes: int, total_bytes: int) -> None:

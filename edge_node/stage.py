@@ -45,7 +45,7 @@ class Stage:
 
     def __init__(self, spec: PrepareSegment, *, watchdog_min_s: float) -> None:
         self.spec = spec
-        self.key: StageKey = (spec.pipeline, spec.epoch)
+        self.key: StageKey = (spec.pipeline, spec.epoch, spec.stage)
         self.node = spec.ring[spec.stage].node
         self.is_first = spec.stage == 0
         self.is_last = spec.stage == len(spec.ring) - 1

@@ -262,6 +262,7 @@ class OpenRequest:
 
     pipeline: Name = about("The pipeline.")
     epoch: Epoch = about("The epoch whose stages serve the request.")
+    stage: Index = about("The stage of the ring it is for: a node may have two, the first and the last.")
     request: RequestId = about("The request.")
     prompt_tokens: Tokens = about("Length of the prompt.")
     max_tokens: Tokens = about("Most tokens to generate.")

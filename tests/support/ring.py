@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -87,7 +87,8 @@ class Ring:
         self.bus.subscribe([NODE_BIRTH.filter(), NODE_STATUS.filter(), NODE_REPLY.filter(), TOKEN.filter()])
         self.births: dict[str, NodeBirth] = {}
         self.online: set[str] = set()
-        self.ready: dict[str, SegmentReady] = {}
+        self.ready: dict[int, SegmentReady] = {}
+        """By stage."""
         self.failed: list[SegmentFailed] = []
         self.answers: dict[int, Answer] = {}
         self.plan: Plan | None = None
@@ -133,7 +134,7 @@ class Ring:
     def _reply(self, message: Any) -> None:
         match message:
             case SegmentReady():
-                self.ready[message.node] = message
+                self.ready[message.stage] = message
             case SegmentFailed():
                 self.failed.append(message)
             case RequestFailed():
@@ -164,17 +165,18 @@ class Ring:
 
     def deploy(
         self,
-        homes: dict[str, Path],
+        homes: Mapping[str, Path],
         cuts: Sequence[int],
         *,
         wire: str = "fp32",
         context_tokens: int = 512,
         slots: int = 4,
         chunk_tokens: int = 128,
+        order: Sequence[str] | None = None,
     ) -> Plan:
-        """Roll a plan out: the nodes of ``homes`` in order, unit boundaries ``cuts``; returns when it is in force."""
+        """Roll a plan out: the nodes of ``homes`` in order (or those of ``order``, one may come twice), unit boundaries ``cuts``; returns when it is in force."""
         manifest = self._model.manifest
-        names = list(homes)
+        names = list(order or homes)
         self.wait("nodes", lambda: self.online.issuperset(names))
         self._counter += 1
         epoch = Epoch(generation=1, counter=self._counter)
@@ -253,6 +255,7 @@ class Ring:
             message = OpenRequest(
                 pipeline=PIPELINE,
                 epoch=self.plan.epoch,
+                stage=stage,
                 request=request,
                 prompt_tokens=len(prompt_ids),
                 max_tokens=max_tokens,

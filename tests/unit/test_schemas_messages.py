@@ -128,6 +128,7 @@ def test_the_longest_prompt_fits_and_the_size_limit_holds() -> None:
         return OpenRequest(
             pipeline="main",
             epoch=Epoch(generation=1, counter=1),
+            stage=0,
             request=REQUEST,
             prompt_tokens=tokens,
             max_tokens=1,
