@@ -119,7 +119,7 @@ def ttft_s(problem: Problem, stages: Sequence[Stage], prompt_tokens: int | None 
     through, slowest = 0.0, 0.0
     for index, stage in enumerate(stages):
         device = problem.device_by_name[stage.node]
-        counts, head_s = _stage_counts(problem, stage)
+        counts, head_s = stage_counts(problem, stage)
         compute_s = chunk * weighted(counts, device.prefill_s)
         send_s = 0.0
         if index + 1 < len(stages):
@@ -129,7 +129,7 @@ def ttft_s(problem: Problem, stages: Sequence[Stage], prompt_tokens: int | None 
     return through + slowest * (tokens - chunk) / chunk
 
 
-def _stage_counts(problem: Problem, stage: Stage) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def stage_counts(problem: Problem, stage: Stage) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Units per run of a stage: those that see every prompt token, and the head, which sees only the last."""
     counts = [max(0, min(stage.stop, run.stop) - max(stage.start, run.start)) for run in problem.runs]
     body = tuple(0 if run.kind == HEAD else count for run, count in zip(problem.runs, counts, strict=True))
@@ -174,7 +174,7 @@ def predict(problem: Problem, stages: Sequence[Stage]) -> Prediction:
 def _stage_figures(problem: Problem, stages: Sequence[Stage], index: int) -> StageFigures:
     stage = stages[index]
     device = problem.device_by_name[stage.node]
-    body, head = _stage_counts(problem, stage)
+    body, head = stage_counts(problem, stage)
     counts = [one + other for one, other in zip(body, head, strict=True)]
     # A node that holds both ends hands its last stage's token to its own first stage: no hop.
     leaves = len(stages) > 1 and stages[(index + 1) % len(stages)].node != stage.node

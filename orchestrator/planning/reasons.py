@@ -88,7 +88,7 @@ def baseline_worth_s(problem: Problem, plan: Baseline) -> float:
 def _instead(problem: Problem, other_s: float, plan_s: float) -> str:
     """Another plan's worth beside this one's."""
     if problem.objective is Objective.THROUGHPUT:
-        return f"{1 / other_s:.1f} tokens/s instead of {1 / plan_s:.1f}" if other_s and plan_s else "no difference"
+        return f"{1 / other_s:.4g} tokens/s instead of {1 / plan_s:.4g}" if other_s and plan_s else "no difference"
     return f"{figure(other_s)} ms per token instead of {figure(plan_s)}"
 
 

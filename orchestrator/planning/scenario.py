@@ -1,0 +1,97 @@
+"""What a simulation is given and what it counts: workload, events, the balancer's view, the record."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from orchestrator.planning.problem import Problem, Stage
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What is asked. `streams` readers who ask again as soon as they have an answer, or `arrivals_per_s` requests
+    at random. Figures count from `warmup_s` on. `jitter` is the standard deviation of the logarithm of job times.
+    """
+
+    streams: int | None = 1
+    arrivals_per_s: float | None = None
+    prompt_tokens: int = 128
+    answer_tokens: int = 64
+    duration_s: float = 60.0
+    warmup_s: float = 0.0
+    seed: int = 0
+    jitter: float = 0.0
+    reload_s: float = 2.0
+    """How long a lost pipeline takes to load its new plan."""
+    balance_every_s: float = 1.0
+
+
+@dataclass(frozen=True)
+class FleetEvent:
+    """At `at_s` a device changes its speed (1.0: as planned), leaves (`alive` False) or comes back."""
+
+    at_s: float
+    device: str
+    speed: float | None = None
+    alive: bool | None = None
+
+
+@dataclass(frozen=True)
+class NodeObservation:
+    """What a balancer sees of one node: seconds per decode token (EWMA, None before the first), and its queue."""
+
+    node: str
+    token_s: float | None
+    queued: int
+    alive: bool
+
+
+@dataclass(frozen=True)
+class Observation:
+    """One pipeline at one moment."""
+
+    time_s: float
+    pipeline: int
+    stages: tuple[Stage, ...]
+    nodes: tuple[NodeObservation, ...]
+
+
+@dataclass(frozen=True)
+class Move:
+    """A live move to other stages; stage 0 is held for `pause_s` once the ring has run empty."""
+
+    stages: tuple[Stage, ...]
+    pause_s: float
+
+
+class Balancer(Protocol):
+    """Looks at every pipeline every `balance_every_s` and may move it."""
+
+    def decide(self, observation: Observation) -> Move | None: ...
+
+
+Replan = Callable[[Problem], tuple[Stage, ...] | None]
+"""Stages for what is left of a fleet, or None when it can't hold the model."""
+
+
+@dataclass(frozen=True)
+class Happening:
+    """A line of the simulation's diary."""
+
+    at_s: float
+    text: str
+
+
+@dataclass
+class Record:
+    """What was counted; times in seconds, in order of occurrence."""
+
+    token_times_s: list[float] = field(default_factory=list)
+    ttft_s: list[float] = field(default_factory=list)
+    token_gap_s: list[float] = field(default_factory=list)
+    finished: int = 0
+    busy_s: dict[str, float] = field(default_factory=dict)
+    longest_queue: dict[str, int] = field(default_factory=dict)
+    diary: list[Happening] = field(default_factory=list)
