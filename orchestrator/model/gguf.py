@@ -6,45 +6,23 @@ transformers reads GGUF but refuses to save a model that came from one, so the f
 
 from __future__ import annotations
 
+import functools
 import json
-import struct
 import sys
 from pathlib import Path
-
-from orchestrator.model.errors import BrokenModel
 
 SHARD_BYTES = 2 << 30
 
 
-def check_gguf(path: Path) -> None:
-    """A cheap check before minutes of work.
-
-    Raises:
-        BrokenModel: the header, the version or the length is not that of a whole GGUF file.
-    """
-    with path.open("rb") as file:
-        head = file.read(24)
-    if len(head) < 24 or head[:4] != b"GGUF":
-        raise BrokenModel(f"{path} is not a GGUF file (it does not start with 'GGUF')")
-    version, tensors, entries = struct.unpack("<IQQ", head[4:])
-    if version not in (2, 3) or not 0 < tensors < 1 << 20 or not 0 < entries < 1 << 20:
-        raise BrokenModel(f"{path} has a damaged GGUF header (version {version}, {tensors} tensors)")
-    try:
-        from gguf import GGUFReader
-    except ImportError:
-        return  # found out again, with a clear message, by the conversion
-    try:
-        GGUFReader(path)
-    except Exception as error:  # the reader raises whatever its parsing trips over
-        raise BrokenModel(f"{path} is a damaged or incomplete GGUF file; download it again ({error})") from error
-
-
 def convert(source: Path, target: Path) -> None:
     """Write the Hugging Face folder ``target`` from the GGUF file ``source``."""
+    import gguf
     import torch
     from safetensors.torch import save_file
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    # transformers parses the header, seconds of Python for a large vocabulary, anew for each thing it wants to know.
+    setattr(gguf, "GGUFReader", functools.cache(gguf.GGUFReader))  # noqa: B010 - mypy takes it for a type
     folder, name = str(source.parent), source.name
     target.mkdir(parents=True, exist_ok=True)
     AutoTokenizer.from_pretrained(folder, gguf_file=name).save_pretrained(str(target))

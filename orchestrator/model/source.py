@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.model.errors import BrokenModel, MissingDependency, NoSuchModel, UnsupportedModel
-from orchestrator.model.gguf import check_gguf
+from orchestrator.model.gguf_header import read_header
 from orchestrator.model.progress import Progress, silent
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
 HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
+GGUF_ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3", "phi3", "gemma2", "gemma3")
 ONNX_NAMES = ("model.onnx", "decoder_model_merged.onnx")
 
 
@@ -77,7 +78,12 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def _file(text: str, path: Path) -> Source:
     if path.suffix.lower() == ".gguf":
-        check_gguf(path)
+        architecture = read_header(path).architecture
+        if architecture not in GGUF_ARCHITECTURES:
+            raise UnsupportedModel(
+                f"{path}: GGUF architecture {architecture!r} is not supported; "
+                f"supported are {', '.join(GGUF_ARCHITECTURES)}"
+            )
         name = re.sub(r"[.-](I?Q\d\w*|BF16|F16|F32)$", "", path.stem, flags=re.IGNORECASE)
         return Source(text, "gguf", path.resolve(), _tidy(name), _fingerprint([path]))
     if path.suffix.lower() == ".onnx":

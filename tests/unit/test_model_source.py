@@ -92,19 +92,38 @@ def test_a_broken_gguf(tmp_path: Path, content: bytes) -> None:
     assert "model.Q4_1.gguf" in str(error)
 
 
-def test_a_gguf_that_was_not_downloaded_in_full(tmp_path: Path) -> None:
+def write_gguf(path: Path, architecture: str) -> Path:
+    """A GGUF file of two tensors of 4,096 bytes and some metadata of each kind."""
     import gguf
 
-    path = tmp_path / "Tiny-Q8_0.gguf"
-    writer = gguf.GGUFWriter(str(path), "llama")
-    writer.add_tensor("token_embd.weight", np.zeros((64, 64), np.float32))
+    writer = gguf.GGUFWriter(str(path), architecture)
+    writer.add_token_list(["a", "bc", "def"])
+    writer.add_token_scores([0.0, 1.0, 2.0])
+    writer.add_custom_alignment(64)
+    writer.add_tensor("token_embd.weight", np.zeros((32, 32), np.float32))
+    writer.add_tensor("output.weight", np.zeros((32, 32), np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+    return path
+
+
+def test_a_gguf_that_was_not_downloaded_in_full(tmp_path: Path) -> None:
+    path = write_gguf(tmp_path / "Tiny-Q8_0.gguf", "llama")
     assert resolve_source(str(path)).name == "tiny"
-    path.write_bytes(path.read_bytes()[:-4096])
-    assert isinstance(failure(path), BrokenModel)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-4096])
+    assert "ends before its last tensor" in str(failure(path))
+    for length in range(0, len(whole) - 2 * 4096 - 200, 7):  # the header, cut anywhere
+        path.write_bytes(whole[:length])
+        assert isinstance(failure(path), BrokenModel)
+
+
+def test_a_gguf_of_another_architecture(tmp_path: Path) -> None:
+    error = failure(write_gguf(tmp_path / "state-space.gguf", "mamba"))
+    assert isinstance(error, UnsupportedModel)
+    assert "'mamba'" in str(error)
 
 
 def test_an_unsupported_architecture_is_refused_by_name(tmp_path: Path) -> None:
