@@ -122,7 +122,9 @@ class NodeCore:
         stage = self._stages.get((message.pipeline, message.epoch, message.stage))
         if stage is None or not stage.loaded:
             reason = f"{self.node} has no stage {message.stage} of epoch {message.epoch}"
-            failed = RequestFailed(node=self.node, request=message.request, code="internal", reason=reason)
+            failed = RequestFailed(
+                node=self.node, epoch=message.epoch, request=message.request, code="internal", reason=reason
+            )
             return [Reply(failed)]
         return stage.open(message)
 

@@ -346,7 +346,7 @@ class Stage:
         return SendFrame(topic, data)
 
     def _failed(self, request: str, code: FailureCode, reason: str) -> Effect:
-        return Reply(RequestFailed(node=self.node, request=request, code=code, reason=reason))
+        return Reply(RequestFailed(node=self.node, epoch=self.spec.epoch, request=request, code=code, reason=reason))
 
     # --- time -------------------------------------------------------------------------------------------------
 

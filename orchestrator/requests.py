@@ -137,6 +137,8 @@ class RequestDesk:
         session = self._sessions.get(failure.request)
         if session is None or session.phase is not Phase.OPEN or failure.node not in session.ring:
             return []
+        if failure.epoch != session.epoch:
+            return []  # it has moved on
         code = _FAILURE_CODES.get(failure.code, "failed")
         return [*self._close_stages(session), *self._fail(session, code, f"{failure.node}: {failure.reason}")]
 

@@ -346,6 +346,7 @@ class RequestFailed:
     """A stage can't go on with a request."""
 
     node: Name = about("The node.")
+    epoch: Epoch = about("The epoch of the stage: a request that has moved on to another one is not concerned.")
     request: RequestId = about("The request.")
     code: Literal["busy", "too_long", "no_progress", "not_finite", "internal"] = about("Why, for programs.")
     reason: Line = about("Why, for people.")

@@ -42,9 +42,9 @@ def ring(world: World) -> list[str]:
     return [stage.node for stage in world.plan.ring]
 
 
-def fail(world: World, request: str, code: str, node: str | None = None) -> None:
+def fail(world: World, request: str, code: str, node: str | None = None, epoch: Epoch | None = None) -> None:
     node = node or ring(world)[0]
-    failure = RequestFailed(node=node, request=request, code=code, reason="why")  # type: ignore[arg-type]
+    failure = RequestFailed(node=node, epoch=epoch or world.plan.epoch, request=request, code=code, reason="why")  # type: ignore[arg-type]
     world.event(NodeSaid(node, failure))
 
 
@@ -373,3 +373,10 @@ def test_twenty_requests_leave_nothing_behind(world: World) -> None:
     assert world.core.requests.idle
     assert not world.core.requests._sessions
     assert all(not node.open for node in world.nodes.values())
+
+
+def test_the_failure_of_an_epoch_that_the_request_has_left_does_not_end_it(world: World) -> None:
+    request = world.ask(make_submit())
+    earlier = Epoch(generation=world.plan.epoch.generation, counter=world.plan.epoch.counter - 1)
+    fail(world, request, "no_progress", epoch=earlier)
+    assert world.end(request) is None
