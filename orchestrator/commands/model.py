@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 PRECISIONS = ("int4", "int8", "fp16", "fp32")
 PROFILES = ("fast", "exact")
-USE_TIMEOUT_S = 30.0
-"""A running orchestrator opens the model before it replies."""
+USE_TIMEOUT_S = 600.0
+"""A running orchestrator replies when its nodes have the model."""
 
 
 @click.group("model", epilog="Example: linguabus model add ./SmolLM2-135M-Instruct.Q4_1.gguf")
@@ -109,7 +109,7 @@ def use(settings: Settings, name: str) -> None:
     except (BusError, NoOrchestrator):  # nobody to tell
         click.echo(f"{name} is active from the next 'linguabus serve' on")
     else:
-        click.echo(f"{name} is active; the orchestrator changes over to it")
+        click.echo(f"{name} is active and served")
 
 
 @command.command("verify", epilog="Example: linguabus model verify smollm2-135m-instruct-int4")

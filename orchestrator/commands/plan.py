@@ -9,16 +9,11 @@ import click
 from orchestrator.commands.connection import connect
 from orchestrator.commands.output import megabytes, print_json, table
 from orchestrator.commands.settings import Settings, bus_options, pass_settings
-from orchestrator.errors import OrchestratorError
 
 REPLAN_TIMEOUT_S = 600.0
 """Nodes may have to fetch their parts before the new plan is in force."""
 
 HEADINGS = ("stage", "node", "units", "decode ms", "hop ms", "planned", "limit", "peak RSS", "on disk")
-
-
-class NoPlan(OrchestratorError):
-    """There is nothing to show."""
 
 
 @click.command("plan", epilog="Example: linguabus plan --json")
@@ -31,13 +26,11 @@ def command(settings: Settings, again: bool, as_json: bool) -> None:
     with connect(settings) as client:
         if again:
             client.control("replan", timeout_s=REPLAN_TIMEOUT_S)
-        result = client.control("plan")
+        plan = client.control("plan")
     if as_json:
-        print_json(result)
-    elif result["plan"] is None:
-        raise NoPlan(f"no plan is in force ({result['state']}): {result['reason'] or 'try again in a moment'}")
+        print_json(plan)
     else:
-        click.echo(describe(result["plan"]))
+        click.echo(describe(plan))
 
 
 def describe(plan: dict[str, Any]) -> str:

@@ -1,0 +1,152 @@
+"""The command line against a real broker, orchestrator and nodes, with a tiny model that it added itself."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from broker.mqtt import MqttBus
+from orchestrator import cli
+from orchestrator.client import Client
+from schemas.messages import Plan, decode
+from schemas.topics import PLAN
+from tests.support.nodes import running_nodes
+from tests.support.polling import collect, deliveries
+from tests.support.tiny_models import make_checkpoint
+
+CONTEXT_TOKENS = 200
+TIMEOUT_S = 60.0
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with one model, ``tiny``, added by ``model add``."""
+    folder = tmp_path_factory.mktemp("cli")
+    checkpoint = make_checkpoint("llama", folder / "checkpoint")
+    added = ["model", "add", str(checkpoint), "--name", "tiny", "--precision", "fp32", "--profile", "exact"]
+    assert cli.run(["--home", str(folder / "home"), *added]) == 0
+    return folder / "home"
+
+
+@dataclass
+class Served:
+    """A running ``linguabus serve --with-broker``."""
+
+    process: subprocess.Popen[str]
+    broker: str
+
+    def command(self, *arguments: str) -> list[str]:
+        return [sys.executable, "-m", "orchestrator.cli", "--broker", self.broker, *arguments]
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end."""
+        return subprocess.run(
+            self.command(*arguments),
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=TIMEOUT_S, check=False,
+        )  # fmt: skip
+
+
+def await_plan(broker: str) -> None:
+    """Return when a plan is in force."""
+    with MqttBus(broker, client_id="watcher") as bus:
+        bus.connect()
+        bus.subscribe([PLAN.filter()], qos=1)
+        collect(bus, lambda events: any(decode(d.payload, Plan).ring for d in deliveries(events)), TIMEOUT_S)
+
+
+@pytest.fixture
+def served(home: Path, tmp_path: Path) -> Iterator[Served]:
+    serve = ["serve", "--with-broker", "--context", str(CONTEXT_TOKENS), "--slots", "2"]
+    with (
+        (tmp_path / "serve.log").open("wb") as log,
+        subprocess.Popen(
+            [sys.executable, "-u", "-m", "orchestrator.cli", "--home", str(home), *serve],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True,
+        ) as process,
+    ):  # fmt: skip
+        assert process.stdout is not None
+        lines = [process.stdout.readline() for _ in range(4)]
+        address = re.search(r"mqtt://\S+", lines[0])
+        assert address, (lines, (tmp_path / "serve.log").read_text())
+        yield Served(process, address.group())
+        process.terminate()
+        rest, _ = process.communicate(timeout=TIMEOUT_S)
+        assert (process.returncode, rest) == (0, "stopped\n")
+
+
+def test_the_model_is_listed_shown_and_verified(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = ["--home", str(home), "model"]
+    assert cli.run([*model, "list"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].split()[:5] == ["*", "tiny", "llama", "fp32", "exact"]
+    assert cli.run([*model, "show", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["name"] == "tiny"
+    assert cli.run([*model, "verify", "tiny"]) == 0
+    assert "largest difference 0, equal to the bit, the same tokens" in capsys.readouterr().out
+
+
+def test_a_fleet_answers_and_says_who_did_what(served: Served, tmp_path: Path) -> None:
+    ask = ["ask", "What is the capital of France?", "--max-tokens", "40"]
+    with running_nodes(["red", "blue"], served.broker, tmp_path):
+        await_plan(served.broker)
+        first = served.run(*ask, "--json", "--stats")
+        assert first.returncode == 0, first.stderr
+        report = json.loads(first.stdout)
+        assert report["completion_tokens"] == len(report["token_ids"])
+        assert "TTFT" in first.stderr
+
+        both = [
+            subprocess.Popen(served.command(*ask), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            for _ in range(2)
+        ]
+        for process in both:
+            out, errors = process.communicate(timeout=TIMEOUT_S)
+            assert (process.returncode, out, errors) == (0, report["text"] + "\n", "")
+
+        assert {line.split()[0] for line in served.run("nodes").stdout.splitlines()[1:]} == {"red", "blue"}
+        plan = json.loads(served.run("plan", "--json").stdout)
+        assert plan["model"] == "tiny"
+        assert {stage["node"] for stage in plan["stages"]} <= {"red", "blue"}
+        assert "tiny in epoch" in served.run("plan").stdout
+
+        long = served.run("ask", "word " * CONTEXT_TOKENS)
+        assert long.returncode == 2
+        assert re.fullmatch(r"Error: .*\b200\b.*\n", long.stderr)
+
+
+def test_ctrl_c_frees_the_nodes(served: Served, tmp_path: Path) -> None:
+    endless = ["ask", "one two three", "--max-tokens", "150", "--temperature", "5", "--seed", "1"]
+    slow = ["--emulate-speed", "0.05"]
+    with running_nodes(["red"], served.broker, tmp_path, *slow), Client.connect(served.broker) as client:
+        await_plan(served.broker)
+        with subprocess.Popen(served.command(*endless), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            assert process.stdout.read(1)
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=TIMEOUT_S)
+        assert (process.returncode, errors) == (130, b"")
+        assert client.control("status")["open_requests"] == 0
+
+
+def test_no_nodes_is_one_line(served: Served) -> None:
+    done = served.run("ask", "Hello")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(r"Error: no nodes.*\n", done.stderr)
+    assert served.run("nodes").stdout.startswith("no nodes yet")
+    assert re.fullmatch(r"Error: .*no nodes.*\n", served.run("plan").stderr)
+
+
+def test_not_enough_memory_says_how_much_is_missing(served: Served, tmp_path: Path) -> None:
+    with running_nodes(["red"], served.broker, tmp_path, "--memory-limit-mb", "64"):
+        while "red" not in served.run("nodes").stdout:
+            pass
+        done = served.run("ask", "Hello")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(r"Error: .*\d+(\.\d+)? [MG]B.*\n", done.stderr), done.stderr
