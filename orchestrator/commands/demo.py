@@ -78,12 +78,14 @@ def _ask(client: Client, question: str) -> int:
 def _holdings(client: Client, fleet: Fleet, plan: dict[str, Any]) -> str:
     """What each node holds: as planned and as found."""
     beats = {node["node"]: node for node in client.control("nodes")["nodes"]}
-    rows = []
+    stages: dict[str, list[dict[str, Any]]] = {}
     for stage in plan["stages"]:
-        node = stage["node"]
+        stages.setdefault(stage["node"], []).append(stage)
+    rows = []
+    for node, (stage, *others) in stages.items():  # memory and blobs are the node's, the same in all its stages
         rows.append((
             node,
-            stage["units"],
+            " and ".join(part["units"] for part in (stage, *others)),
             megabytes(stage["memory_limit_bytes"]),
             megabytes(stage["planned_bytes"]),
             megabytes(max(beats[node]["peak_rss_bytes"] or 0, stage["peak_rss_bytes"] or 0)),

@@ -1,0 +1,49 @@
+"""``linguabus demo`` with its real model: the answer, who held what, and that nothing stays behind."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+
+import psutil
+import pytest
+
+DEMO = [sys.executable, "-u", "-m", "orchestrator.cli", "demo"]
+TIMEOUT_S = 300.0
+MEGABYTES = re.compile(r"([\d,]+) MB")
+
+
+def test_three_nodes_answer_and_none_holds_the_model() -> None:
+    done = subprocess.run(DEMO, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    answer = lines[lines.index("> What is the capital of France?") + 1]
+    assert "Paris" in answer
+    assert any(re.search(r"\d+ tokens, \d+\.\d tokens/s", line) for line in lines)
+    assert lines[-1] == "everything is stopped"
+
+    (alone,) = (int(match.group(1)) for line in lines if (match := re.search(r"one alone would need (\d+) MB", line)))
+    holdings = [line for line in lines if re.match(r"node-\d ", line)]
+    assert {line.split()[0] for line in holdings} == {"node-1", "node-2", "node-3"}
+    for line in holdings:
+        limit, planned, peak, blobs_planned, on_disk = (int(m.replace(",", "")) for m in MEGABYTES.findall(line))
+        assert peak <= planned <= limit < alone, line
+        assert abs(on_disk - blobs_planned) <= 0.15 * blobs_planned, line
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopping_the_demo_stops_everything(number: signal.Signals) -> None:
+    with subprocess.Popen([*DEMO, "--keep"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("ask it something"):
+                break
+        family = psutil.Process(process.pid).children(recursive=True)
+        assert len(family) >= 5  # broker, orchestrator, three nodes
+        process.send_signal(number)
+        process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode in (0, 130)
+    _, alive = psutil.wait_procs(family, timeout=TIMEOUT_S)
+    assert alive == []
