@@ -153,13 +153,14 @@ class SimulatedNode:
         self.position_s = position_s
         """Compute time of one position."""
         self.patterns: set[str] = set()
-        self.inbox: deque[tuple[str, Frame]] = deque()
+        self.inbox: deque[tuple[int, str, Frame]] = deque()
+        """(stage, sender, frame)"""
         self.busy = False
         self.rows: dict[tuple[Any, int], dict[int, int]] = defaultdict(dict)
         """(stage key, slot) -> position -> row."""
         self.runs: list[Work] = []
 
-    def compute(self, work: Work, stage: int) -> Computed:
+    def compute(self, work: Work) -> Computed:
         """Run the fake model."""
         self.runs.append(work)
         rows = self.rows[work.key, work.slot]
@@ -169,7 +170,7 @@ class SimulatedNode:
         outputs = []
         for position, value in enumerate(inputs, work.position):
             rows[position] = value
-            outputs.append(mix(stage, [rows[index] for index in range(position + 1)]))
+            outputs.append(mix(work.key[2], [rows[index] for index in range(position + 1)]))
         compute_s = self.position_s * work.count
         token = outputs[-1] % VOCABULARY if work.draw else None
         return Computed(compute_s, payload=b"".join(map(_WORD.pack, outputs)), token=token)
@@ -239,9 +240,9 @@ class SimulatedRing:
         if node.busy:
             return
         while node.inbox:
-            sender, frame = node.inbox.popleft()
+            stage, sender, frame = node.inbox.popleft()
             before = self._attempt_of(node, frame)
-            self._do(node, node.core.frame(PIPELINE, sender, frame, self.now_s))
+            self._do(node, node.core.frame(PIPELINE, stage, sender, frame, self.now_s))
             if frame.kind is Kind.REPLAY:
                 self.replays_taken += self._attempt_of(node, frame) != before
         self._do(node, node.core.tick(self.now_s))
@@ -249,8 +250,7 @@ class SimulatedRing:
         self._do(node, effects)
         if work is None:
             return
-        stage = node.core._stages[work.key].spec.stage
-        result = node.compute(work, stage)
+        result = node.compute(work)
         node.busy = True
 
         def finish() -> None:
@@ -261,7 +261,7 @@ class SimulatedRing:
 
     @staticmethod
     def _attempt_of(node: SimulatedNode, frame: Frame) -> int:
-        stage = node.core._stages.get((PIPELINE, frame.epoch))
+        stage = node.core._stages.get((PIPELINE, frame.epoch, 0))
         state = stage._requests.get(frame.request) if stage else None
         return state.driver.attempt if state and state.driver else -1
 
@@ -275,7 +275,7 @@ class SimulatedRing:
                 case Reply():
                     self._reply(messages.decode(messages.encode(effect.message), type(effect.message)))
                 case LoadSegment():
-                    key = (effect.spec.pipeline, effect.spec.epoch)
+                    key = (effect.spec.pipeline, effect.spec.epoch, effect.spec.stage)
                     self.after(_LOAD_S, functools.partial(self._loaded, node, key))
                 case Subscribe():
                     node.patterns.update(effect.patterns)
@@ -302,9 +302,10 @@ class SimulatedRing:
             self.after(LATENCY_S + extra_s, lambda: self._arrive(sender, topic, frame))
 
     def _arrive(self, sender: str, topic: str, frame: Frame) -> None:
+        stage = int((SEGMENT.match(topic) or {}).get("stage", 0))
         for node in self.nodes.values():
             if any(matches(pattern, topic) for pattern in node.patterns):
-                node.inbox.append((sender, frame))
+                node.inbox.append((stage, sender, frame))
         if TOKEN.match(topic):
             self._token(frame)
 
@@ -384,6 +385,7 @@ class SimulatedRing:
             message = OpenRequest(
                 pipeline=PIPELINE,
                 epoch=self.epoch,
+                stage=stage,
                 request=name,
                 prompt_tokens=prompt_tokens,
                 max_tokens=max_tokens,
@@ -407,7 +409,7 @@ class SimulatedRing:
 
     def close(self, answer: SimulatedAnswer) -> None:
         """Close a request on every stage of the ring and wait for the figures."""
-        for name in self.ring:
+        for name in dict.fromkeys(self.ring):
             self.command(name, CloseRequest(request=answer.request))
         self.run(lambda: len(answer.closed) == len(self.ring))
 

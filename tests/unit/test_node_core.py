@@ -57,7 +57,7 @@ def plan(counter: int, ring: tuple[str, ...] = RING) -> Plan:
 
 def opening(**changes: Any) -> OpenRequest:
     fields: dict[str, Any] = {
-        "pipeline": PIPELINE, "epoch": epoch(1), "request": REQUEST, "prompt_tokens": 5, "max_tokens": 10,
+        "pipeline": PIPELINE, "epoch": epoch(1), "stage": 0, "request": REQUEST, "prompt_tokens": 5, "max_tokens": 10,
         "prompt_ids": (1, 2, 3, 4, 5),
     }  # fmt: skip
     return OpenRequest(**(fields | changes))
@@ -90,8 +90,11 @@ class Node:
         return effects
 
     def loaded(self, spec: PrepareSegment) -> list[Effect]:
-        key = (spec.pipeline, spec.epoch)
+        key = (spec.pipeline, spec.epoch, spec.stage)
         return self.core.loaded(key, rss_bytes=10, peak_rss_bytes=20, downloaded_bytes=30, load_s=0.5)
+
+    def open(self, **changes: Any) -> list[Effect]:
+        return self.core.message(opening(**{"stage": self.stage, **changes}))
 
     def frame(self, sender: str, **changes: Any) -> list[Effect]:
         fields: dict[str, Any] = {
@@ -99,7 +102,7 @@ class Node:
             "width": 1, "dtype": Dtype.FP32, "flags": Flag.SAMPLE,
         } | changes  # fmt: skip
         fields.setdefault("payload", bytes(4 * fields["count"]))
-        return self.core.frame(PIPELINE, sender, Frame(**fields), 0.0)
+        return self.core.frame(PIPELINE, self.stage, sender, Frame(**fields), 0.0)
 
     def token(self, sender: str, token: int, position: int, attempt: int = 0, count: int = 1) -> list[Effect]:
         return self.frame(
@@ -144,7 +147,7 @@ def test_prepare_subscribes_and_loads_and_is_ready_when_both_are_done() -> None:
     effects = core.message(spec)
     patterns = ("linguabus/v1/segment/main/1-1/1/from/+/to/bravo",)
     assert effects == [Subscribe(patterns), LoadSegment(spec)]
-    key = (PIPELINE, epoch(1))
+    key = (PIPELINE, epoch(1), 1)
     loaded = core.loaded(key, rss_bytes=10, peak_rss_bytes=20, downloaded_bytes=30, load_s=0.5)
     assert loaded == []
     (ready,) = replies(core.subscribed(patterns), SegmentReady)
@@ -162,7 +165,7 @@ def test_ready_in_the_other_order() -> None:
     )
     assert core.subscribed(effects[0].patterns[:1]) == [], "half of it"
     assert core.subscribed(["something/else", *effects[0].patterns]) == []
-    key = (PIPELINE, epoch(1))
+    key = (PIPELINE, epoch(1), 0)
     loaded = core.loaded(key, rss_bytes=10, peak_rss_bytes=20, downloaded_bytes=30, load_s=0.5)
     assert len(replies(loaded, SegmentReady)) == 1
 
@@ -194,7 +197,7 @@ def test_a_failed_load_is_reported_and_forgotten() -> None:
     core = NodeCore(node="bravo", incarnation=7, memory_bytes=1000)
     spec = prepare_segment(RING, 1, epoch(1))
     core.message(spec)
-    key = (PIPELINE, epoch(1))
+    key = (PIPELINE, epoch(1), 1)
     effects = core.load_failed(key, "no such blob")
     assert [type(effect) for effect in effects] == [Unsubscribe, UnloadSegment, Reply]
     assert replies(effects, SegmentFailed)[0].reason == "no such blob"
@@ -207,7 +210,7 @@ def test_a_release_while_loading_unloads_what_arrives_late() -> None:
     core.message(prepare_segment(RING, 1, epoch(1)))
     effects = core.message(ReleaseSegment(pipeline=PIPELINE, epoch=epoch(1)))
     assert [type(effect) for effect in effects] == [Unsubscribe, UnloadSegment]
-    key = (PIPELINE, epoch(1))
+    key = (PIPELINE, epoch(1), 1)
     late = core.loaded(key, rss_bytes=1, peak_rss_bytes=1, downloaded_bytes=0, load_s=0.0)
     assert late == [UnloadSegment(key)]
     assert core.message(ReleaseSegment(pipeline=PIPELINE, epoch=epoch(1))) == []
@@ -220,7 +223,7 @@ def test_a_commit_releases_older_epochs_of_its_pipeline_only() -> None:
     assert node.core.message(plan(1)) == [], "an old plan, still retained somewhere"
     assert node.core.message(plan(2)) == []
     effects = node.core.message(plan(3))
-    assert [effect.key for effect in effects if isinstance(effect, UnloadSegment)] == [(PIPELINE, epoch(2))]
+    assert [effect.key for effect in effects if isinstance(effect, UnloadSegment)] == [(PIPELINE, epoch(2), 1)]
     assert node.core.message(plan(3)) == []
     assert sorted((stage.pipeline, stage.epoch.counter) for stage in node.core.metrics()) == [
         ("main", 3),
@@ -232,13 +235,13 @@ def test_a_commit_releases_older_epochs_of_its_pipeline_only() -> None:
 def test_a_plan_without_a_ring_takes_the_pipeline_down() -> None:
     node = Node("bravo", counter=2)
     effects = node.core.message(plan(2, ring=()))
-    assert UnloadSegment((PIPELINE, epoch(2))) in effects
+    assert UnloadSegment((PIPELINE, epoch(2), 1)) in effects
     assert node.core.metrics() == ()
 
 
 def test_a_commit_without_this_node_releases_it() -> None:
     node = Node("bravo", counter=2)
-    assert UnloadSegment((PIPELINE, epoch(2))) in node.core.message(plan(3, ring=("alfa", "charlie")))
+    assert UnloadSegment((PIPELINE, epoch(2), 1)) in node.core.message(plan(3, ring=("alfa", "charlie")))
 
 
 def test_register_and_refuse() -> None:
@@ -274,11 +277,11 @@ def test_open_without_a_segment_is_an_error() -> None:
 )
 def test_requests_that_can_not_be_served(node: str, changes: dict[str, Any], code: str) -> None:
     tested = Node(node)
-    (failed,) = replies(tested.core.message(opening(**changes)), RequestFailed)
+    (failed,) = replies(tested.open(**changes), RequestFailed)
     assert failed.code == code
     assert tested.open_requests == 0
     assert not tested.core.has_work
-    assert tested.core.message(opening()) == [], "the slot is free"
+    assert tested.open() == [], "the slot is free"
 
 
 def test_the_longest_prompt_and_a_repeated_open() -> None:
@@ -291,16 +294,16 @@ def test_the_longest_prompt_and_a_repeated_open() -> None:
 
 def test_no_slot_left_is_busy_until_one_is_freed() -> None:
     node = Node("bravo", slots=1)
-    assert node.core.message(opening()) == []
-    other = opening(request="00000000000000bb")
-    assert replies(node.core.message(other), RequestFailed)[0].code == "busy"
+    assert node.open() == []
+    other = "00000000000000bb"
+    assert replies(node.open(request=other), RequestFailed)[0].code == "busy"
     assert len(replies(node.core.message(CloseRequest(request=REQUEST)), RequestClosed)) == 1
-    assert node.core.message(other) == []
+    assert node.open(request=other) == []
 
 
 def test_close_is_answered_once_and_late_frames_are_counted() -> None:
     node = Node("bravo")
-    node.core.message(opening())
+    node.open()
     node.frame("alfa")
     assert node.core.has_work
     node.core.message(CloseRequest(request=REQUEST))
@@ -313,7 +316,7 @@ def test_close_is_answered_once_and_late_frames_are_counted() -> None:
 
 def test_timing_counts_what_was_done() -> None:
     node = Node("bravo")
-    node.core.message(opening())
+    node.open()
     for position, count in ((0, 5), (5, 1), (6, 1)):
         node.frame("alfa", position=position, count=count)
         node.frame("alfa", position=position, count=count)
@@ -352,7 +355,7 @@ def test_timing_counts_what_was_done() -> None:
 )
 def test_frames_that_do_not_belong_here_are_dropped_and_counted(sender: str, changes: dict[str, Any]) -> None:
     node = Node("bravo")
-    node.core.message(opening())
+    node.open()
     assert node.frame(sender, **changes) == []
     assert not node.core.has_work
     assert node.core.total_frames_dropped == 1
@@ -362,7 +365,7 @@ def test_frames_that_do_not_belong_here_are_dropped_and_counted(sender: str, cha
 
 def test_a_gap_asks_the_first_stage_for_what_is_missing() -> None:
     node = Node("charlie")
-    node.core.message(opening(prompt_ids=None))
+    node.open(prompt_ids=None)
     node.frame("bravo", position=0, flags=0)
     node.compute()
     node.frame("bravo", position=8, count=2, attempt=3)
@@ -375,7 +378,7 @@ def test_a_gap_asks_the_first_stage_for_what_is_missing() -> None:
 
 def test_the_first_stage_takes_tokens_and_replays_only_from_whom_it_may() -> None:
     node = Node("alfa")
-    node.core.message(opening())
+    node.open()
     (_, frame) = sent(node.compute())[0]
     assert (frame.position, frame.count, frame.flags) == (0, 5, Flag.SAMPLE)
     wrong = [
@@ -401,7 +404,7 @@ def test_the_first_stage_takes_tokens_and_replays_only_from_whom_it_may() -> Non
 def test_tokens_beyond_the_context_are_refused() -> None:
     """No step may be issued whose position the KV cache does not have."""
     node = Node("alfa", context_tokens=6)
-    node.core.message(opening())
+    node.open()
     node.compute()
     node.token("charlie", 9, 5)
     node.compute()
@@ -411,7 +414,7 @@ def test_tokens_beyond_the_context_are_refused() -> None:
 
 def test_a_failed_run_fails_the_request() -> None:
     node = Node("bravo")
-    node.core.message(opening())
+    node.open()
     node.frame("alfa")
     (failed,) = replies(node.compute(failure="a hidden state is NaN"), RequestFailed)
     assert (failed.code, failed.request) == ("not_finite", REQUEST)
@@ -419,7 +422,7 @@ def test_a_failed_run_fails_the_request() -> None:
 
 def test_a_result_for_a_request_or_segment_that_is_gone_is_ignored() -> None:
     node = Node("bravo")
-    node.core.message(opening())
+    node.open()
     node.frame("alfa")
     work = node.work()
     node.core.message(CloseRequest(request=REQUEST))
@@ -433,7 +436,7 @@ def test_a_result_for_a_request_or_segment_that_is_gone_is_ignored() -> None:
 
 def last_stage(**changes: Any) -> Node:
     node = Node("charlie")
-    node.core.message(opening(**({"prompt_ids": None, "sampling": Sampling(seed=3)} | changes)))
+    node.open(**({"prompt_ids": None, "sampling": Sampling(seed=3)} | changes))
     return node
 
 
@@ -495,13 +498,13 @@ def test_tokens_are_sent_again_in_one_frame() -> None:
     assert node.core.message(ResendTokens(request=REQUEST, position=0)) == []
     assert node.core.message(ResendTokens(request="00000000000000bb", position=6)) == []
     middle = Node("bravo")
-    middle.core.message(opening())
+    middle.open()
     assert middle.core.message(ResendTokens(request=REQUEST, position=6)) == []
 
 
 def test_a_ring_of_one_stage_goes_on_by_itself() -> None:
     node = Node("alfa", ring=("alfa",))
-    node.core.message(opening(max_tokens=3, sampling=Sampling()))
+    node.open(max_tokens=3, sampling=Sampling())
     positions = []
     for token in (10, 11, 12):
         ((topic, frame),) = sent(node.compute(token=token))
@@ -518,7 +521,7 @@ def test_a_ring_of_one_stage_goes_on_by_itself() -> None:
 def test_requests_take_turns() -> None:
     node = Node("alfa", context_tokens=100)
     for number in range(3):
-        node.core.message(opening(request=f"{number:016x}", prompt_tokens=24, prompt_ids=(1,) * 24))
+        node.open(request=f"{number:016x}", prompt_tokens=24, prompt_ids=(1,) * 24)
     order = []
     while node.core.has_work:
         work, _ = node.core.next_work()
@@ -530,7 +533,7 @@ def test_requests_take_turns() -> None:
 
 def test_the_watchdog_repeats_once_per_deadline_and_gives_up_once() -> None:
     node = Node("alfa")
-    node.core.message(opening())
+    node.open()
     assert node.core.next_deadline_s() is None
     node.compute()
     attempts = []
@@ -546,7 +549,7 @@ def test_the_watchdog_repeats_once_per_deadline_and_gives_up_once() -> None:
 
 def test_a_full_queue_drops_frames_instead_of_growing() -> None:
     node = Node("bravo")
-    node.core.message(opening())
+    node.open()
     for _ in range(600):
         node.frame("alfa")
     assert node.core.total_frames_dropped == 600 - 512

@@ -55,6 +55,20 @@ def test_a_quiet_network(stages: int, length: int) -> None:
     assert {timing.decode_steps for timing in answer.timings.values()} == {11}
 
 
+@pytest.mark.parametrize("order", [(0, 1, 0), (0, 1, 2, 0), (0, 0), (0, 1, 1)])
+def test_a_node_with_two_stages(order: Sequence[int]) -> None:
+    """Above all the first and the last: embedding and head are the same weights."""
+    ring = SimulatedRing(3)
+    ring.deploy([f"node{index}" for index in order])
+    answers = [ring.open(number, prompt(21, number), 12) for number in range(3)]
+    ring.run(lambda: all(answer.complete for answer in answers))
+    for answer in answers:
+        assert_right(ring, answer)
+        assert ring.frames[Kind.REPLAY] == 0
+        ring.close(answer)
+    assert ring.open_requests() == 0
+
+
 @pytest.mark.parametrize("stages", [2, 4])
 def test_every_frame_twice(stages: int) -> None:
     ring = SimulatedRing(stages, fate=lambda frame, topic: (0.0, 0.0))

@@ -1,0 +1,382 @@
+"""Segments and the runner over a real ONNX model: split against unsplit, loading, releasing, failing."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import http.server
+import itertools
+import os
+import shutil
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from edge_node.config import NodeConfig
+from edge_node.errors import SegmentUnusable
+from edge_node.ring import chunk_lengths
+from edge_node.runner import Loaded, LoadEvent, LoadFailed, LoadProgress, SegmentRunner
+from edge_node.segment import Segment
+from edge_node.store import BlobStore
+from edge_node.work import Draw, Work
+from orchestrator.model.model import Model
+from schemas.codec import Dtype, Frame, Kind
+from schemas.messages import BlobRef, Epoch, KvLayer, PrepareSegment, Sampling, StageRef
+from tests.support.polling import DEADLINE_S
+from tests.support.ring import even_cuts
+
+PROMPT = list(range(7, 40))
+"""33 ids: chunks of 16 would leave one alone."""
+EPOCH = Epoch(generation=1, counter=1)
+
+
+def specification(model: Model, cuts: Sequence[int], stage: int, **changes: Any) -> PrepareSegment:
+    """What the orchestrator would send for one stage of a split at ``cuts``."""
+    segment = model.segment(cuts[stage], cuts[stage + 1])
+    fields: dict[str, Any] = {
+        "pipeline": "main",
+        "epoch": EPOCH,
+        "stage": stage,
+        "ring": tuple(
+            StageRef(node=f"node{index}", start=start, stop=stop)
+            for index, (start, stop) in enumerate(itertools.pairwise(cuts))
+        ),
+        "model": model.manifest.name,
+        "graph": BlobRef(sha256=segment.graph.sha256, size_bytes=segment.graph.size_bytes),
+        "blobs": tuple(BlobRef(sha256=blob.sha256, size_bytes=blob.size_bytes) for blob in segment.blobs),
+        "blob_urls": ("http://127.0.0.1:9/blobs",),
+        "kv_layers": tuple(
+            KvLayer(layer=kv.layer, kv_heads=kv.kv_heads, key_dim=kv.key_dim, value_dim=kv.value_dim)
+            for kv in model.manifest.layers
+            if kv.layer in segment.layers
+        ),
+        "width_in": segment.width_in or 0,
+        "width_out": segment.width_out or 0,
+        "vocab_size": model.manifest.vocab_size,
+        "context_tokens": 64,
+        "slots": 3,
+        "chunk_tokens": 16,
+        "wire_dtype": "fp32",
+        "planned_bytes": 0,
+    }
+    return PrepareSegment(**(fields | changes))
+
+
+class Chain:
+    """All stages of a split in this process, hidden states handed over as they are."""
+
+    def __init__(self, model: Model, stages: int, **options: Any) -> None:
+        cuts = even_cuts(model.manifest.num_units, stages)
+        self.segments = []
+        for stage in range(stages):
+            spec = specification(model, cuts, stage)
+            self.segments.append(Segment(spec, model.blobs_folder / spec.graph.sha256, threads=1, **options))
+
+    def run(self, slot: int, position: int, ids: Sequence[int]) -> NDArray[np.float32]:
+        """Logits (vocabulary,) of the last id."""
+        self.segments[0].ids_input(len(ids))[...] = ids
+        output = self.segments[0].run(slot, position, len(ids)).output
+        for segment in self.segments[1:]:
+            segment.hidden_input(len(ids))[...] = output
+            output = segment.run(slot, position, len(ids)).output
+        assert output.shape == (1, self.segments[0].spec.vocab_size)
+        return output[0].copy()
+
+    def generate(self, slot: int, prompt: Sequence[int], count: int) -> Iterator[NDArray[np.float32]]:
+        """Logits of every step of a greedy answer."""
+        position = 0
+        for length in chunk_lengths(len(prompt), 16):
+            logits = self.run(slot, position, prompt[position : position + length])
+            position += length
+        for _ in range(count):
+            yield logits
+            logits = self.run(slot, position, [int(logits.argmax())])
+            position += 1
+
+
+def test_split_equals_unsplit_to_the_bit(tiny_model: Model) -> None:
+    whole = list(Chain(tiny_model, 1).generate(0, PROMPT, 20))
+    for stages in (2, 3):
+        split = list(Chain(tiny_model, stages).generate(1, PROMPT, 20))
+        assert all((a == b).all() for a, b in zip(whole, split, strict=True))
+    assert len({int(logits.argmax()) for logits in whole}) > 3, "the model says something"
+
+
+def test_slots_are_independent_and_used_again(tiny_model: Model) -> None:
+    chain = Chain(tiny_model, 2)
+    prompts = [PROMPT, PROMPT[5:25], PROMPT[3:10]]
+    alone = [list(chain.generate(0, prompt, 6)) for prompt in prompts]
+    answers: list[list[NDArray[np.float32]]] = [[], [], []]
+    running = [chain.generate(slot, prompt, 6) for slot, prompt in enumerate(prompts)]
+    for _ in range(6):
+        for answer, steps in zip(answers, running, strict=True):
+            answer.append(next(steps))
+    for one, other in zip(alone, answers, strict=True):
+        assert all((a == b).all() for a, b in zip(one, other, strict=True))
+
+
+def test_a_position_may_be_computed_again(tiny_model: Model) -> None:
+    """As after a replay: rows are written over, what comes later is not seen."""
+    chain = Chain(tiny_model, 2)
+    for position in (0, 16):
+        first = chain.run(0, position, PROMPT[position : position + 16])
+    chain.run(0, 32, [5])
+    again = chain.run(0, 16, PROMPT[16:32])
+    assert (first == again).all()
+
+
+def test_the_whole_context_can_be_used(tiny_model: Model) -> None:
+    chain = Chain(tiny_model, 2)
+    for position in range(0, 64, 16):
+        logits = chain.run(2, position, list(range(position, position + 16)))
+    assert np.isfinite(logits).all()
+
+
+def test_an_emulated_speed_takes_longer_and_computes_the_same(
+    tiny_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The wait is (1 / speed - 1) x the CPU time of the run, told to ``sleep`` here instead of slept."""
+    chain = Chain(tiny_model, 1)
+    expected = chain.run(0, 0, PROMPT[:16])
+    slow = Chain(tiny_model, 1, emulated_speed=0.25)
+    waits_s: list[float] = []
+    clock_s = iter([10.0, 10.5])
+    monkeypatch.setattr(time, "sleep", waits_s.append)
+    slow.segments[0]._clock = lambda: next(clock_s)
+    assert (slow.run(0, 0, PROMPT[:16]) == expected).all()
+    assert waits_s == [pytest.approx(1.5)]
+
+
+def test_emulation_slows_by_its_factor(tiny_model: Model) -> None:
+    slow = Chain(tiny_model, 1, emulated_speed=0.1).segments[0]
+    slow.ids_input(16)[...] = PROMPT[:16]
+    slow.run(0, 0, 16)
+    cpu_s = time.thread_time()
+    compute_s = sum(slow.run(0, 0, 16).compute_s for _ in range(20))
+    assert compute_s > 5 * (time.thread_time() - cpu_s)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"stage": 1, "width_in": 64}, "not the plan's.*hidden"),
+        ({"kv_layers": ()}, "past_key_values"),
+    ],
+)
+def test_a_graph_that_is_not_the_plans(tiny_model: Model, changes: dict[str, Any], words: str) -> None:
+    spec = specification(tiny_model, even_cuts(tiny_model.manifest.num_units, 3), 0)
+    spec = dataclasses.replace(spec, **changes)
+    with pytest.raises(SegmentUnusable, match=words):
+        Segment(spec, tiny_model.blobs_folder / spec.graph.sha256, threads=1)
+
+
+def test_a_file_that_is_no_graph(tiny_model: Model, tmp_path: Path) -> None:
+    spec = specification(tiny_model, even_cuts(tiny_model.manifest.num_units, 2), 0)
+    (tmp_path / "graph").write_bytes(b"no graph")
+    with pytest.raises(SegmentUnusable, match="can't open the segment"):
+        Segment(spec, tmp_path / "graph", threads=1)
+
+
+# --- the runner -------------------------------------------------------------------------------------------------------
+
+
+class Runner:
+    """A runner with a store of its own and events that can be waited for."""
+
+    def __init__(self, home: Path) -> None:
+        config = NodeConfig(name="a", broker_url="", home=home, storage_limit_bytes=1 << 30)
+        self.store = BlobStore(config.blob_directory, limit_bytes=config.storage_bytes())
+        self.woken = 0
+        self.runner = SegmentRunner(self.store, threads=1, emulated_speed=1.0, on_load_event=self._wake)
+
+    def _wake(self) -> None:
+        self.woken += 1
+
+    def put(self, model: Model, spec: PrepareSegment) -> None:
+        """Put the blobs there without a server."""
+        for blob in (spec.graph, *spec.blobs):
+            if not self.store.path(blob.sha256).exists():
+                shutil.copy(model.blobs_folder / blob.sha256, self.store.path(blob.sha256))
+
+    def next_result(self) -> LoadEvent:
+        """The next event that is no progress."""
+        while isinstance(event := self.runner.events.get(timeout=DEADLINE_S), LoadProgress):
+            pass
+        return event
+
+
+@pytest.fixture
+def runner(tmp_path: Path) -> Runner:
+    return Runner(tmp_path / "home")
+
+
+def work(stage: int, position: int, count: int, **changes: Any) -> Work:
+    fields: dict[str, Any] = {
+        "key": ("main", EPOCH, stage), "request": 1, "slot": 0, "attempt": 0, "position": position, "count": count,
+        "sample": False,
+    }  # fmt: skip
+    return Work(**(fields | changes))
+
+
+def activation(payload: bytes, count: int, width: int, dtype: Dtype) -> Frame:
+    return Frame(
+        kind=Kind.ACTIVATION, request=1, epoch=EPOCH, attempt=0, position=0, count=count, width=width, dtype=dtype,
+        payload=payload,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("wire", "dtype"), [("fp32", Dtype.FP32), ("fp16", Dtype.FP16), ("int8", Dtype.INT8)])
+def test_work_from_ids_to_a_token(tiny_model: Model, tmp_path: Path, wire: str, dtype: Dtype) -> None:
+    cuts = even_cuts(tiny_model.manifest.num_units, 2)
+    runners = []
+    for stage in range(2):
+        each = Runner(tmp_path / str(stage))
+        spec = specification(tiny_model, cuts, stage, wire_dtype=wire)
+        each.put(tiny_model, spec)
+        each.runner.load(spec)
+        assert isinstance(each.next_result(), Loaded)
+        assert each.woken >= 1
+        runners.append(each.runner)
+    first = runners[0].run(work(0, 0, 16, ids=PROMPT[:16]))
+    assert first.payload is not None
+    frame = activation(first.payload, 16, spec.width_in, dtype)
+    assert runners[1].run(work(1, 0, 16, frame=frame)).token is None
+    sampled = runners[1].run(work(1, 0, 16, frame=frame, sample=True, draw=Draw(Sampling(), 16, ())))
+    expected = int(Chain(tiny_model, 1).run(0, 0, PROMPT[:16]).argmax())
+    if wire == "fp32":
+        assert sampled.token == expected
+    assert sampled.token is not None
+    assert sampled.compute_s > 0
+
+
+def test_what_is_not_finite_fails_the_request_only(tiny_model: Model, runner: Runner) -> None:
+    spec = specification(tiny_model, even_cuts(tiny_model.manifest.num_units, 2), 1)
+    runner.put(tiny_model, spec)
+    runner.runner.load(spec)
+    runner.next_result()
+    bad = np.full((2, spec.width_in), np.nan, np.float32).tobytes()
+    result = runner.runner.run(work(1, 0, 2, frame=activation(bad, 2, spec.width_in, Dtype.FP32)))
+    assert result.failure_code == "not_finite"
+    assert "NaN" in str(result.failure)
+    good = np.ones((2, spec.width_in), np.float32).tobytes()
+    frame = activation(good, 2, spec.width_in, Dtype.FP32)
+    assert runner.runner.run(work(1, 0, 2, frame=frame)).failure is None
+
+
+def test_what_onnx_runtime_refuses_fails_the_request_only(tiny_model: Model, runner: Runner) -> None:
+    spec = specification(tiny_model, even_cuts(tiny_model.manifest.num_units, 2), 0)
+    runner.put(tiny_model, spec)
+    runner.runner.load(spec)
+    runner.next_result()
+    result = runner.runner.run(work(0, 0, 2, ids=[1, 10**6]))
+    assert result.failure_code == "internal"
+    assert "ONNX Runtime" in str(result.failure)
+    assert runner.runner.run(work(0, 0, 2, ids=[1, 2])).failure is None
+
+
+def test_a_blob_that_nobody_has(tiny_model: Model, runner: Runner) -> None:
+    runner.runner.load(specification(tiny_model, even_cuts(tiny_model.manifest.num_units, 2), 0))
+    event = runner.next_result()
+    assert isinstance(event, LoadFailed)
+    assert "can't be fetched" in event.reason
+
+
+def test_a_damaged_graph_is_reported(tiny_model: Model, runner: Runner) -> None:
+    spec = specification(tiny_model, even_cuts(tiny_model.manifest.num_units, 2), 0)
+    runner.put(tiny_model, spec)
+    os.truncate(runner.store.path(spec.graph.sha256), 0)
+    runner.store.path(spec.graph.sha256).write_bytes(bytes(spec.graph.size_bytes))
+    runner.runner.load(spec)
+    event = runner.next_result()
+    assert isinstance(event, LoadFailed)
+    assert "can't open the segment" in event.reason
+
+
+class BlobServer:
+    """Serves a model's blobs; ``gate`` holds answers back."""
+
+    def __init__(self, model: Model) -> None:
+        self.gate = threading.Event()
+        self.gate.set()
+        self.asked = threading.Event()
+        outer = self
+
+        class Handler(http.server.SimpleHTTPRequestHandler):
+            def do_GET(self) -> None:
+                outer.asked.set()
+                outer.gate.wait(DEADLINE_S)
+                super().do_GET()
+
+            def log_message(self, *args: object) -> None:
+                pass
+
+        handler = functools.partial(Handler, directory=str(model.blobs_folder))
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
+        self._thread.start()
+
+    def close(self) -> None:
+        self.gate.set()
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+
+@pytest.fixture
+def blob_server(tiny_model: Model) -> Iterator[BlobServer]:
+    tiny_model.segment(0, 3)  # graphs are made when they are asked for
+    server = BlobServer(tiny_model)
+    yield server
+    server.close()
+
+
+def test_two_loads_of_the_same_blobs_take_turns(tiny_model: Model, runner: Runner, blob_server: BlobServer) -> None:
+    cuts = even_cuts(tiny_model.manifest.num_units, 2)
+    blob_server.gate.clear()
+    for counter in (1, 2):
+        spec = specification(
+            tiny_model, cuts, 0, blob_urls=(blob_server.url,), epoch=Epoch(generation=1, counter=counter)
+        )
+        runner.runner.load(spec)
+    blob_server.gate.set()
+    events = [runner.next_result(), runner.next_result()]
+    assert all(isinstance(event, Loaded) for event in events)
+    fetched = sorted(event.downloaded_bytes for event in events if isinstance(event, Loaded))
+    assert fetched == [0, sum(blob.size_bytes for blob in (spec.graph, *spec.blobs))]
+
+
+def test_a_release_stops_a_download(tiny_model: Model, runner: Runner, blob_server: BlobServer) -> None:
+    cuts = even_cuts(tiny_model.manifest.num_units, 2)
+    blob_server.gate.clear()
+    spec = specification(tiny_model, cuts, 0, blob_urls=(blob_server.url,))
+    runner.runner.load(spec)
+    assert blob_server.asked.wait(DEADLINE_S)
+    runner.runner.unload(("main", EPOCH, 0))
+    other = specification(
+        tiny_model, cuts, 1, blob_urls=(blob_server.url,), epoch=Epoch(generation=1, counter=2)
+    )
+    runner.runner.load(other)
+    blob_server.gate.set()
+    event = runner.next_result()
+    assert isinstance(event, Loaded)
+    assert event.key == ("main", other.epoch, 1)
+    assert not all(runner.store.path(blob.sha256).exists() for blob in (spec.graph, *spec.blobs))
+
+
+def test_a_segment_can_be_unloaded_and_loaded_again(tiny_model: Model, runner: Runner) -> None:
+    spec = specification(tiny_model, even_cuts(tiny_model.manifest.num_units, 2), 0)
+    runner.put(tiny_model, spec)
+    payloads = []
+    for _ in range(2):
+        runner.runner.load(spec)
+        assert isinstance(runner.next_result(), Loaded)
+        payloads.append(runner.runner.run(work(0, 0, 16, ids=PROMPT[:16])).payload)
+        runner.runner.unload(("main", EPOCH, 0))
+    assert payloads[0] == payloads[1]
