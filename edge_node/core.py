@@ -19,7 +19,8 @@ from edge_node.effects import (
     UnloadSegment,
     Unsubscribe,
 )
-from edge_node.stage import WIRE_DTYPES, Stage
+from edge_node.stage import Stage
+from edge_node.wire import WIRE_DTYPES
 from edge_node.work import Computed, Work
 from schemas.codec import MAX_PAYLOAD_BYTES, Frame, activation_payload_bytes
 from schemas.messages import (

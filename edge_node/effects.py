@@ -20,10 +20,10 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class SendFrame:
-    """Publish a frame, QoS 0."""
+    """Publish one or more frames, QoS 0."""
 
     topic: str
-    data: bytearray
+    data: bytes | bytearray
 
 
 @dataclass(frozen=True, slots=True)

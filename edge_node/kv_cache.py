@@ -28,10 +28,9 @@ class KvBuffer:
         """Address of a slot's first row."""
         return int(self.data.ctypes.data) + slot * int(self.data.strides[0])
 
-    @property
-    def slot_shape(self) -> tuple[int, ...]:
-        """(1, kv_heads, context, head_dim): what the session sees."""
-        return (1, *self.data.shape[1:])
+    def shape_of(self, slots: int) -> tuple[int, ...]:
+        """(slots, kv_heads, context, head_dim): what the session sees of neighbouring slots."""
+        return (slots, *self.data.shape[1:])
 
 
 class KvCache:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from edge_node.positions import PositionRule
 from edge_node.ring import RingDriver
-from edge_node.work import Work
+from edge_node.work import Row
 from schemas.codec import Flag, Frame
 from schemas.messages import OpenRequest, StageTiming
 
@@ -41,14 +41,19 @@ class StageRequest:
         """Is there something to compute?"""
         return bool(self.driver.steps if self.driver else self.frames)
 
-    def is_decode(self, work: Work) -> bool:
-        """Is the run past the prompt?"""
-        return work.position >= self.open.prompt_tokens
+    @property
+    def next_count(self) -> int:
+        """Positions of the next input."""
+        return len(self.driver.steps[0].ids) if self.driver else self.frames[0].count
 
-    def account(self, work: Work, compute_s: float) -> None:
-        """Count a run."""
-        self.positions += work.count
-        if self.is_decode(work):
+    def is_decode(self, row: Row) -> bool:
+        """Is the row past the prompt?"""
+        return row.position >= self.open.prompt_tokens
+
+    def account(self, row: Row, compute_s: float) -> None:
+        """Count a run that the request had a row in: the time is the whole run's, which the request waited for."""
+        self.positions += row.count
+        if self.is_decode(row):
             self.decode_s += compute_s
             self.decode_steps += 1
         else:

@@ -1,4 +1,4 @@
-"""Runs work on segments: decodes what came in, computes, chooses the token or encodes what goes out."""
+"""The segments of a node: loads them in the background, hands them their work, gives their memory back."""
 
 from __future__ import annotations
 
@@ -11,14 +11,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-
-from edge_node.activations import decode_activation, encode_activation
 from edge_node.effects import StageKey
-from edge_node.errors import LoadCancelled, NodeError, NotFinite, SegmentUnusable
-from edge_node.sampling import choose_token
+from edge_node.errors import LoadCancelled, NodeError
+from edge_node.execution import execute
 from edge_node.segment import Segment
-from edge_node.stage import WIRE_DTYPES
 from edge_node.store import BlobStore
 from edge_node.work import Computed, Work
 from schemas.messages import PrepareSegment
@@ -130,29 +126,7 @@ class SegmentRunner:
 
     def run(self, work: Work) -> Computed:
         """Do one run."""
-        segment = self._segments[work.key]
-        try:
-            return _run(segment, work)
-        except NotFinite as error:
-            return Computed(0.0, failure=str(error), failure_code="not_finite")
-        except SegmentUnusable as error:
-            return Computed(0.0, failure=str(error))
-
-
-def _run(segment: Segment, work: Work) -> Computed:
-    if work.frame is not None:
-        decode_activation(work.frame.payload, work.frame.dtype, segment.hidden_input(work.count))
-    else:
-        segment.ids_input(work.count)[...] = np.asarray(work.ids, np.int64)
-    result = segment.run(work.slot, work.position, work.count)
-    if not segment.is_last:
-        return Computed(
-            result.compute_s, payload=encode_activation(result.output, WIRE_DTYPES[segment.spec.wire_dtype])
-        )
-    if work.draw is None:
-        return Computed(result.compute_s)
-    token = choose_token(result.output[0], work.draw.sampling, work.draw.position, work.draw.history)
-    return Computed(result.compute_s, token=token)
+        return execute(self._segments[work.key], work)
 
 
 def _trim_heap() -> None:

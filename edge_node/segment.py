@@ -7,6 +7,7 @@ in the ``KvCache``, so that a decode step allocates nothing.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,16 @@ ort.set_default_logger_severity(3)
 Array = NDArray[Any]
 _DEVICE = "cpu"
 _HIDDEN = "hidden"
+_MAX_BINDINGS = 64
 _NUMPY_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int64)": np.int64}
+
+
+@dataclass(slots=True)
+class _Binding:
+    """An IOBinding and the number of positions per slot its shapes are bound for."""
+
+    binding: Any
+    count: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,16 +79,17 @@ class Segment:
             node.name for node in self._session.get_outputs() if not node.name.startswith("present.")
         )
         self._kv = KvCache(spec.kv_layers, slots=spec.slots, context_tokens=spec.context_tokens, dtypes=self._dtypes)
-        longest = spec.chunk_tokens
-        self._ids = np.zeros((1, longest), np.int64)
-        self._hidden_in = np.zeros((1, longest, max(spec.width_in, 1)), self._dtypes.get(_HIDDEN))
-        self._mask = np.ones((1, spec.context_tokens), np.int64)
-        self._positions = np.arange(spec.context_tokens, dtype=np.int64)
+        rows = max(spec.chunk_tokens, spec.slots)
+        output_dtype = self._dtypes[self._output_name]
+        self._ids = np.zeros(rows, np.int64)
+        self._hidden_in = np.zeros((rows, max(spec.width_in, 1)), self._dtypes.get(_HIDDEN))
+        self._mask = np.ones(spec.slots * spec.context_tokens, np.int64)
+        self._range = np.arange(spec.context_tokens)
+        self._positions = np.zeros(rows, np.int64)
         self._logit_positions = np.zeros(1, np.int64)
-        self._logits = np.zeros((1, 1, spec.vocab_size if self.is_last else 1), self._dtypes[self._output_name])
-        self._hidden_out = np.zeros((1, longest, max(spec.width_out, 1)), self._dtypes[self._output_name])
-        self._bindings = [self._new_binding(slot) for slot in range(spec.slots)]
-        self._bound_counts = [0] * spec.slots
+        output_shape = (spec.slots, spec.vocab_size) if self.is_last else (rows, max(spec.width_out, 1))
+        self._output = np.zeros(output_shape, output_dtype)
+        self._bindings: dict[tuple[int, int], _Binding] = {}
 
     def _check_inputs(self) -> None:
         past = {f"past_key_values.{layer.layer}.{part}" for layer in self.spec.kv_layers for part in ("key", "value")}
@@ -89,77 +100,99 @@ class Segment:
         if unknown or missing:
             raise SegmentUnusable(f"the segment's inputs are not the plan's: {sorted(unknown | missing)[:3]}")
 
-    def _new_binding(self, slot: int) -> Any:
+    def _binding(self, slot: int, slots: int) -> _Binding:
+        """The binding of neighbouring slots; kept, because binding every layer's cache takes a while."""
+        kept = self._bindings.get((slot, slots))
+        if kept is not None:
+            return kept
+        if len(self._bindings) >= _MAX_BINDINGS:
+            del self._bindings[next(iter(self._bindings))]
         binding = self._session.io_binding()
         for buffer in self._kv.buffers:
-            place = (_DEVICE, 0, buffer.data.dtype, buffer.slot_shape, buffer.slot_pointer(slot))
+            place = (_DEVICE, 0, buffer.data.dtype, buffer.shape_of(slots), buffer.slot_pointer(slot))
             binding.bind_input(buffer.past_name, *place)
             binding.bind_output(buffer.present_name, *place)
         if "logit_positions" in self._input_names:
             self._bind_input(binding, "logit_positions", self._logit_positions, self._logit_positions.shape)
         if self.is_last:
-            self._bind_output(binding, self._output_name, self._logits, self._logits.shape)
-        return binding
+            self._bind_output(binding, (slots, 1, self.spec.vocab_size))
+        self._bindings[slot, slots] = made = _Binding(binding)
+        return made
 
     @staticmethod
-    def _bind_input(binding: Any, name: str, data: Array, shape: tuple[int, ...], offset: int = 0) -> None:
-        binding.bind_input(name, _DEVICE, 0, data.dtype, shape, data.ctypes.data + offset * data.itemsize)
+    def _bind_input(binding: Any, name: str, data: Array, shape: tuple[int, ...]) -> None:
+        binding.bind_input(name, _DEVICE, 0, data.dtype, shape, data.ctypes.data)
 
-    @staticmethod
-    def _bind_output(binding: Any, name: str, data: Array, shape: tuple[int, ...]) -> None:
-        binding.bind_output(name, _DEVICE, 0, data.dtype, shape, data.ctypes.data)
+    def _bind_output(self, binding: Any, shape: tuple[int, ...]) -> None:
+        data = self._output
+        binding.bind_output(self._output_name, _DEVICE, 0, data.dtype, shape, data.ctypes.data)
 
-    def hidden_input(self, count: int) -> Array:
-        """The buffer to write ``count`` incoming hidden states to: (count, width_in)."""
-        return self._hidden_in[0, :count]
+    def hidden_input(self, rows: int) -> Array:
+        """The buffer to write incoming hidden states to: (rows, width_in)."""
+        return self._hidden_in[:rows]
 
-    def ids_input(self, count: int) -> Array:
-        """The buffer to write ``count`` token ids to: (count,)."""
-        return self._ids[0, :count]
+    def ids_input(self, rows: int) -> Array:
+        """The buffer to write token ids to: (rows,)."""
+        return self._ids[:rows]
 
-    def run(self, slot: int, position: int, count: int) -> RunResult:
-        """Compute positions [position, position + count) of a slot from the input buffer.
+    def run(self, slot: int, positions: Sequence[int], count: int) -> RunResult:
+        """Compute ``count`` positions of each of the slots [slot, slot + len(positions)) from the input buffer.
 
-        Returns the hidden states (count, width_out) or, on the last stage, the logits of the last of them
-        (1, vocabulary).
+        Args:
+            slot: the first slot.
+            positions: where each slot's new positions begin; more than one only with a ``count`` of 1.
+            count: positions per slot; the input buffer holds len(positions) x count rows.
+
+        Returns the hidden states (rows, width_out) or, on the last stage, the logits of each slot's last position
+        (slots, vocabulary).
 
         Raises:
             SegmentUnusable: ONNX Runtime failed, for want of memory for example.
         """
-        binding = self._bindings[slot]
-        if self._bound_counts[slot] != count:
-            self._bind_shapes(binding, count)
-            self._bound_counts[slot] = count
+        slots = len(positions)
+        kept = self._binding(slot, slots)
+        if kept.count != count:
+            self._bind_shapes(kept.binding, slots, count)
+            kept.count = count
         if "attention_mask" in self._input_names:
-            self._bind_input(binding, "attention_mask", self._mask, (1, position + count))
+            self._bind_mask(kept.binding, positions, count)
         if "position_ids" in self._input_names:
-            self._bind_input(binding, "position_ids", self._positions, (1, count), offset=position)
+            for index, position in enumerate(positions):
+                self._positions[index * count : (index + 1) * count] = np.arange(position, position + count)
+            self._bind_input(kept.binding, "position_ids", self._positions, (slots, count))
         self._logit_positions[0] = count - 1
         started = time.perf_counter()
         cpu_started = self._clock()
         try:
-            self._session.run_with_iobinding(binding)
+            self._session.run_with_iobinding(kept.binding)
         except Exception as error:  # as above
             raise SegmentUnusable(f"ONNX Runtime can't run the segment: {_first_line(error)}") from error
         if self._speed < 1.0:
             # A device of speed S needs 1/S of the time: the rest is waited, not computed.
             time.sleep((1.0 / self._speed - 1.0) * (self._clock() - cpu_started))
         compute_s = time.perf_counter() - started
-        return RunResult(self._logits[0] if self.is_last else self._hidden_out[0, :count], compute_s)
+        return RunResult(self._output[: slots if self.is_last else slots * count], compute_s)
 
-    def _bind_shapes(self, binding: Any, count: int) -> None:
+    def _bind_mask(self, binding: Any, positions: Sequence[int], count: int) -> None:
+        """Ones over each slot's valid length, in a row as long as the longest of them."""
+        total = max(positions) + count
+        mask = self._mask[: len(positions) * total].reshape(len(positions), total)
+        mask[...] = self._range[:total] < np.asarray(positions)[:, None] + count
+        self._bind_input(binding, "attention_mask", self._mask, mask.shape)
+
+    def _bind_shapes(self, binding: Any, slots: int, count: int) -> None:
         if self.is_first:
-            self._bind_input(binding, "input_ids", self._ids, (1, count))
+            self._bind_input(binding, "input_ids", self._ids, (slots, count))
         else:
-            self._bind_input(binding, _HIDDEN, self._hidden_in, (1, count, self.spec.width_in))
+            self._bind_input(binding, _HIDDEN, self._hidden_in, (slots, count, self.spec.width_in))
         if not self.is_last:
-            self._bind_output(binding, self._output_name, self._hidden_out, (1, count, self.spec.width_out))
+            self._bind_output(binding, (slots, count, self.spec.width_out))
 
     def warm_up(self) -> None:
         """Run once in both shapes, so that the first request does not pay for allocations."""
         count = min(self.spec.chunk_tokens, self.spec.context_tokens)
         for length in (count, 1):
-            self.run(0, 0, length)
+            self.run(0, (0,), length)
 
 
 def _first_line(error: Exception) -> str:

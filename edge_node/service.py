@@ -33,7 +33,7 @@ from edge_node.errors import NodeRefused
 from edge_node.runner import Loaded, LoadFailed, LoadProgress, SegmentRunner
 from edge_node.store import BlobStore
 from schemas import PACKAGE_VERSION, PROTOCOL_VERSION, messages
-from schemas.codec import decode_frame
+from schemas.codec import decode_frames
 from schemas.errors import ContractError
 from schemas.messages import Heartbeat, NodeBirth, NodeStatus, PrepareProgress
 from schemas.topics import (
@@ -198,8 +198,9 @@ class NodeService:
             route = _data_route(delivery.topic)
             if route is not None:
                 pipeline, stage, sender = route
-                frame = decode_frame(delivery.payload)
-                self._do(self._core.frame(pipeline, stage, sender, frame, time.monotonic()))
+                now_s = time.monotonic()
+                for frame in decode_frames(delivery.payload):
+                    self._do(self._core.frame(pipeline, stage, sender, frame, now_s))
             elif NODE_COMMAND.match(delivery.topic):
                 self._do(self._core.message(messages.decode(delivery.payload, *NODE_COMMAND.messages)))
             elif PLAN.match(delivery.topic) and delivery.payload:
@@ -236,6 +237,7 @@ class NodeService:
                         node=self._config.name,
                         pipeline=event.key[0],
                         epoch=event.key[1],
+                        stage=event.key[2],
                         done_bytes=event.done_bytes,
                         total_bytes=event.total_bytes,
                     )

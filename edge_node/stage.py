@@ -6,14 +6,15 @@ frames. What is on the wire is decided here, how it is computed is not.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 
 from edge_node.effects import Effect, Reply, SendFrame, StageKey
 from edge_node.positions import Verdict
 from edge_node.request import StageRequest
 from edge_node.ring import RingDriver, Step
-from edge_node.work import Computed, Draw, FailureCode, Work
+from edge_node.turns import Turns
+from edge_node.wire import WIRE_DTYPES
+from edge_node.work import Computed, Draw, FailureCode, Row, RowResult, Work
 from schemas.codec import (
     Dtype,
     Flag,
@@ -37,7 +38,6 @@ from schemas.topics import SEGMENT, TOKEN
 _MAX_QUEUED_FRAMES = 512
 _METRIC_WEIGHT = 0.1
 _MAX_RESENT_TOKENS = 4096
-WIRE_DTYPES = {"fp32": Dtype.FP32, "fp16": Dtype.FP16, "int8": Dtype.INT8}
 
 
 class Stage:
@@ -55,9 +55,11 @@ class Stage:
         """What to report once the topics are subscribed too."""
         self.frames_dropped = 0
         self.decode_ewma_s: float | None = None
+        """Smoothed time of a run of one position per row."""
+        self.decode_rows_ewma = 0.0
         self._watchdog_min_s = watchdog_min_s
         self._requests: dict[int, StageRequest] = {}
-        self._turns: deque[int] = deque()
+        self._turns = Turns()
         self._free_slots = list(range(spec.slots - 1, -1, -1))
         self._wire = WIRE_DTYPES[spec.wire_dtype]
         self._token_topic = TOKEN.format(pipeline=spec.pipeline, epoch=spec.epoch, sender=self.node)
@@ -129,7 +131,10 @@ class Stage:
         while position + len(ids) in state.tokens and len(ids) < _MAX_RESENT_TOKENS:
             ids.append(state.tokens[position + len(ids)])
         complete = position + len(ids) - 1 == max(state.tokens, default=-1)
-        return [self._send_tokens(number, state, position, ids, state.finish if complete else Flag.NONE)] if ids else []
+        if not ids:
+            return []
+        data = self._tokens_frame(number, state, position, ids, state.finish if complete else Flag.NONE)
+        return [SendFrame(self._token_topic, data)]
 
     # --- frames -----------------------------------------------------------------------------------------------
 
@@ -187,51 +192,66 @@ class Stage:
         if own_length is not None:
             state.rule.valid_length = own_length
             self._take_turn(frame.request, state)
-        return [self._send(self._next_topic, data, state, decode=False) for data in frames]
+        return self._repeated(frames, state)
 
     # --- work -------------------------------------------------------------------------------------------------
 
     @property
     def has_work(self) -> bool:
         """Is there a run to hand out (or a turn to discard)?"""
-        return bool(self._turns)
+        return self._turns.waiting
 
     def _take_turn(self, number: int, state: StageRequest) -> None:
-        """Requests take turns; each has at most one place in the queue, however much input waits."""
+        """Requests take turns; each has at most one place in the queues, however much input waits."""
         if state.has_input and not state.waiting:
             state.waiting = True
-            self._turns.append(number)
+            self._turns.add(number, is_chunk=state.next_count > 1)
 
     def next_work(self) -> tuple[Work | None, list[Effect]]:
-        """The next run in turn, and what dropped frames on the way there lead to."""
+        """The next run, and what dropped frames on the way there lead to."""
         effects: list[Effect] = []
-        while self._turns:
-            number = self._turns.popleft()
+        rows: list[Row] = []
+        for number in self._turns.take(self._batch_limit):
             state = self._requests.get(number)
             if state is None:
                 continue
             state.waiting = False
-            work = None
             if state.has_input:
-                work = self._issue(number, state) if state.driver else self._accept(number, state, effects)
+                row = self._issue(number, state) if state.driver else self._accept(number, state, effects)
+                if row:
+                    rows.append(row)
                 self._take_turn(number, state)
-            if work:
-                return work, effects
-        return None, effects
+        if not rows:
+            return None, effects
+        rows.sort(key=lambda row: row.slot)
+        return Work(self.key, tuple(rows), self._idle_between(rows)), effects
 
-    def _issue(self, number: int, state: StageRequest) -> Work:
+    @property
+    def _batch_limit(self) -> int:
+        """Rows of one run: so many that every stage of the ring has a batch to work on at the same time."""
+        return -(-len(self._requests) // len(self.spec.ring))
+
+    def _idle_between(self, rows: Sequence[Row]) -> tuple[tuple[int, int], ...]:
+        """Slots between the rows', and where their next position is."""
+        taken = {row.slot for row in rows}
+        lengths = {state.slot: state.rule.valid_length for state in self._requests.values()}
+        between = range(rows[0].slot + 1, rows[-1].slot)
+        last = self.spec.context_tokens - 1
+        return tuple((slot, min(lengths.get(slot, 0), last)) for slot in between if slot not in taken)
+
+    def _issue(self, number: int, state: StageRequest) -> Row:
         """The first stage: the next step of the request."""
         assert state.driver
         step = state.driver.steps.popleft()
-        return self._work(number, state, step.position, len(step.ids), step.sample, ids=step.ids)
+        return self._row(number, state, step.position, len(step.ids), step.sample, ids=step.ids)
 
-    def _accept(self, number: int, state: StageRequest, effects: list[Effect]) -> Work | None:
+    def _accept(self, number: int, state: StageRequest, effects: list[Effect]) -> Row | None:
         """A later stage: the next frame, if the position rule lets it through."""
         frame = state.frames.popleft()
         verdict = state.rule.judge(frame.attempt, frame.position)
         if verdict is Verdict.COMPUTE:
             sample = bool(frame.flags & Flag.SAMPLE)
-            return self._work(number, state, frame.position, frame.count, sample, frame=frame)
+            return self._row(number, state, frame.position, frame.count, sample, frame=frame)
         self._dropped(state)
         if verdict is Verdict.GAP:
             effects.append(self._ask_replay(frame, state))
@@ -247,7 +267,7 @@ class Stage:
         )
         return SendFrame(self._segment_topic(0), encode_frame(gap))
 
-    def _work(
+    def _row(
         self,
         number: int,
         state: StageRequest,
@@ -257,14 +277,13 @@ class Stage:
         *,
         ids: Sequence[int] | None = None,
         frame: Frame | None = None,
-    ) -> Work:
+    ) -> Row:
         draw = None
         if self.is_last and sample:
             sampling = state.open.sampling or Sampling()
             history = state.history(position + count) if sampling.repetition_penalty != 1.0 else ()
             draw = Draw(sampling, position + count, history)
-        return Work(
-            key=self.key,
+        return Row(
             request=number,
             slot=state.slot,
             attempt=state.rule.attempt,
@@ -277,73 +296,93 @@ class Stage:
         )
 
     def computed(self, work: Work, result: Computed, now_s: float) -> list[Effect]:
-        """A run is done."""
-        state = self._requests.get(work.request)
-        if state is None or state.rule.attempt != work.attempt:
-            return []
-        if result.failure is not None:
-            return [self._failed(request_id(work.request), result.failure_code, result.failure)]
-        state.rule.computed(work.count)
-        state.account(work, result.compute_s)
-        if state.is_decode(work):
-            self._smooth(result.compute_s)
+        """A run is done. What its rows send goes out as one message."""
+        if work.rows[0].count == 1:
+            self._smooth(result.compute_s, len(work.rows))
+        failures: list[Effect] = []
+        frames: list[bytearray] = []
+        for row, row_result in zip(work.rows, result.rows, strict=True):
+            state = self._requests.get(row.request)
+            if state is None or state.rule.attempt != row.attempt:
+                continue
+            if row_result.failure is not None:
+                failures.append(self._failed(request_id(row.request), row_result.failure_code, row_result.failure))
+                continue
+            state.rule.computed(row.count)
+            state.account(row, result.compute_s)
+            data = self._advance(row, row_result, state, result.compute_s, now_s)
+            if data is not None:
+                frames.append(data)
+        topic = self._token_topic if self.is_last else self._next_topic
+        return [*failures, *([SendFrame(topic, b"".join(frames))] if frames else [])]
+
+    def _advance(
+        self, row: Row, result: RowResult, state: StageRequest, compute_s: float, now_s: float
+    ) -> bytearray | None:
+        """What a row sends: the hidden state to the next stage, or the last stage's token."""
         if self.is_last:
-            return self._chosen(work, result.token, state, now_s) if result.token is not None else []
+            return None if result.token is None else self._chosen(row, result.token, state, now_s)
         assert result.payload is not None
         data = encode_frame(
             Frame(
                 kind=Kind.ACTIVATION,
-                request=work.request,
+                request=row.request,
                 epoch=self.spec.epoch,
-                attempt=work.attempt,
-                position=work.position,
-                count=work.count,
+                attempt=row.attempt,
+                position=row.position,
+                count=row.count,
                 width=self.spec.width_out,
                 dtype=self._wire,
-                flags=Flag.SAMPLE if work.sample else Flag.NONE,
+                flags=Flag.SAMPLE if row.sample else Flag.NONE,
                 payload=result.payload,
             )
         )
-        if state.driver and work.ids is not None:
-            state.driver.published(Step(work.position, work.ids, work.sample), data, result.compute_s, now_s)
-        return [self._send(self._next_topic, data, state, decode=state.is_decode(work))]
+        if state.driver and row.ids is not None:
+            state.driver.published(Step(row.position, row.ids, row.sample), data, compute_s, now_s)
+        state.sent(len(data), decode=state.is_decode(row))
+        return data
 
-    def _smooth(self, compute_s: float) -> None:
-        old_s = self.decode_ewma_s
-        self.decode_ewma_s = compute_s if old_s is None else old_s + _METRIC_WEIGHT * (compute_s - old_s)
+    def _smooth(self, compute_s: float, rows: int) -> None:
+        if self.decode_ewma_s is None:
+            self.decode_ewma_s, self.decode_rows_ewma = compute_s, float(rows)
+        self.decode_ewma_s += _METRIC_WEIGHT * (compute_s - self.decode_ewma_s)
+        self.decode_rows_ewma += _METRIC_WEIGHT * (rows - self.decode_rows_ewma)
 
-    def _chosen(self, work: Work, token: int, state: StageRequest, now_s: float) -> list[Effect]:
-        position = work.position + work.count
+    def _chosen(self, row: Row, token: int, state: StageRequest, now_s: float) -> bytearray:
+        position = row.position + row.count
         state.tokens[position] = token
         generated = position - state.open.prompt_tokens + 1
         if token in state.open.eos_ids:
             state.finish = Flag.STOP
         elif generated >= state.open.max_tokens or position + 1 >= self.spec.context_tokens:
             state.finish = Flag.LENGTH
-        effects: list[Effect] = [self._send_tokens(work.request, state, position, [token], state.finish)]
         if state.driver:  # a ring of one stage: the token need not travel to come back
-            state.driver.token(work.attempt, position, token, last=bool(state.finish), now_s=now_s)
-            self._take_turn(work.request, state)
-        return effects
+            state.driver.token(row.attempt, position, token, last=bool(state.finish), now_s=now_s)
+            self._take_turn(row.request, state)
+        return self._tokens_frame(row.request, state, position, [token], state.finish)
 
-    def _send_tokens(self, number: int, state: StageRequest, position: int, ids: list[int], finish: Flag) -> Effect:
-        frame = Frame(
-            kind=Kind.TOKENS,
-            request=number,
-            epoch=self.spec.epoch,
-            attempt=state.rule.attempt,
-            position=position,
-            count=len(ids),
-            dtype=Dtype.INT32,
-            flags=finish,
-            payload=b"".join(token.to_bytes(4, "little", signed=True) for token in ids),
+    def _tokens_frame(self, number: int, state: StageRequest, position: int, ids: list[int], finish: Flag) -> bytearray:
+        data = encode_frame(
+            Frame(
+                kind=Kind.TOKENS,
+                request=number,
+                epoch=self.spec.epoch,
+                attempt=state.rule.attempt,
+                position=position,
+                count=len(ids),
+                dtype=Dtype.INT32,
+                flags=finish,
+                payload=b"".join(token.to_bytes(4, "little", signed=True) for token in ids),
+            )
         )
-        return self._send(self._token_topic, encode_frame(frame), state, decode=True)
+        state.sent(len(data), decode=True)
+        return data
 
-    @staticmethod
-    def _send(topic: str, data: bytearray, state: StageRequest, *, decode: bool) -> Effect:
-        state.sent(len(data), decode=decode)
-        return SendFrame(topic, data)
+    def _repeated(self, frames: Sequence[bytearray], state: StageRequest) -> list[Effect]:
+        """Frames sent again, each in a message of its own: together they may be too long for one."""
+        for data in frames:
+            state.sent(len(data), decode=False)
+        return [SendFrame(self._next_topic, data) for data in frames]
 
     def _failed(self, request: str, code: FailureCode, reason: str) -> Effect:
         return Reply(RequestFailed(node=self.node, epoch=self.spec.epoch, request=request, code=code, reason=reason))
@@ -364,7 +403,7 @@ class Stage:
                 continue
             frames = driver.repeat(now_s)
             state.rule.attempt = driver.attempt
-            effects.extend(self._send(self._next_topic, data, state, decode=False) for data in frames)
+            effects.extend(self._repeated(frames, state))
         return effects
 
     def next_deadline_s(self) -> float | None:
@@ -379,6 +418,7 @@ class Stage:
             epoch=self.spec.epoch,
             stage=self.spec.stage,
             decode_s=self.decode_ewma_s,
+            decode_rows=self.decode_rows_ewma,
             queue=len(self._turns),
             open_requests=len(self._requests),
         )

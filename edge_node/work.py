@@ -1,4 +1,7 @@
-"""One run of a segment: what to compute, and what came of it."""
+"""One run of a segment: what to compute, and what came of it.
+
+A run is either one request's chunk of a prompt, or one position of each of several requests (a batch).
+"""
 
 from __future__ import annotations
 
@@ -23,10 +26,9 @@ class Draw:
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
-    """One run of the segment. Exactly one of ``ids`` (first stage) and ``frame`` is there."""
+class Row:
+    """One request's part of a run. Exactly one of ``ids`` (first stage) and ``frame`` is there."""
 
-    key: StageKey
     request: int
     slot: int
     attempt: int
@@ -39,11 +41,32 @@ class Work:
 
 
 @dataclass(frozen=True, slots=True)
-class Computed:
-    """A run's result: a payload for the next stage, a token of the last stage, neither, or a failure."""
+class Work:
+    """One run of the segment.
 
-    compute_s: float
+    ``rows`` are in the order of their slots; more than one only if each is of one position. A batch covers
+    neighbouring slots: ``idle`` are (slot, position) of those between them that have nothing to compute; what is
+    computed for them goes nowhere, into the KV row that their own next step will write.
+    """
+
+    key: StageKey
+    rows: tuple[Row, ...]
+    idle: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RowResult:
+    """What came of a row: a payload for the next stage, a token of the last stage, neither, or a failure."""
+
     payload: bytes | None = None
     token: int | None = None
     failure: str | None = None
     failure_code: FailureCode = "internal"
+
+
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """A run's results, in the order of its rows."""
+
+    compute_s: float
+    rows: tuple[RowResult, ...]

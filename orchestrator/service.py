@@ -9,7 +9,7 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,7 +52,7 @@ from orchestrator.model.store import ModelStore
 from orchestrator.plans import ServingSettings
 from orchestrator.state import State
 from orchestrator.worker import Solver, Worker, default_solver
-from schemas.codec import Kind, decode_frame
+from schemas.codec import Kind, decode_frames
 from schemas.errors import ContractError
 from schemas.messages import CancelRequest, ControlRequest, Plan, SubmitRequest, decode, encode
 from schemas.topics import (
@@ -154,8 +154,7 @@ class Service:
         for bus_event in self._bus.poll(max(wait_s, 0.0)):
             match bus_event:
                 case Delivery():
-                    event = self._read(bus_event)
-                    if event:
+                    for event in self._read(bus_event):
                         self._handle(event)
                 case Subscribed(patterns):
                     self._on_subscribed(patterns)
@@ -182,24 +181,23 @@ class Service:
 
     # --- in ---------------------------------------------------------------------------------------------------
 
-    def _read(self, delivery: Delivery) -> Event | None:
-        """The event behind a delivery; None for what does not follow the contract, which is counted and logged once."""
+    def _read(self, delivery: Delivery) -> Sequence[Event]:
+        """The events behind a delivery; none for what does not follow the contract, which is counted and logged once."""
         try:
-            return self._parse(delivery)
+            if place := TOKEN.match(delivery.topic):
+                return _tokens(place, delivery.payload)
+            event = self._parse(delivery)
+            return () if event is None else (event,)
         except ContractError as error:
             self.messages_rejected += 1
             kind = (delivery.topic, type(error))
             if kind not in self._logged and len(self._logged) < 1000:
                 self._logged.add(kind)
                 logger.warning("rejected a message on %s: %s", delivery.topic, error)
-            return None
+            return ()
 
     def _parse(self, delivery: Delivery) -> Event | None:
         topic, payload = delivery.topic, delivery.payload
-        if place := TOKEN.match(topic):
-            frame = decode_frame(payload)
-            if frame.kind is Kind.TOKENS and str(frame.epoch) == place["epoch"]:
-                return TokensHeard(place["pipeline"], place["sender"], frame)
         for row in (NODE_HEARTBEAT, NODE_REPLY, NODE_BIRTH, NODE_STATUS):
             if payload and (place := row.match(topic)):
                 return NodeSaid(place["node"], decode(payload, *row.messages), delivery.retain)
@@ -255,6 +253,16 @@ class Service:
                 self._state.begin_request(self._pipeline, client, request)
             case ForgetRequest(request):
                 self._state.end_request(request)
+
+
+
+def _tokens(place: dict[str, str], payload: bytes) -> Sequence[Event]:
+    """The tokens of one message; a stage sends those of several requests together."""
+    return [
+        TokensHeard(place["pipeline"], place["sender"], frame)
+        for frame in decode_frames(payload)
+        if frame.kind is Kind.TOKENS and str(frame.epoch) == place["epoch"]
+    ]
 
 
 def run_service(

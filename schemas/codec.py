@@ -43,6 +43,8 @@ _CRC: Final = struct.Struct("<I")
 _CRC_OFFSET: Final = HEADER_BYTES - _CRC.size
 _ATTEMPT: Final = struct.Struct("<I")
 _ATTEMPT_OFFSET: Final = 24
+_PAYLOAD_BYTES: Final = struct.Struct("<I")
+_PAYLOAD_BYTES_OFFSET: Final = 36
 _KV_HEADER: Final = struct.Struct("<HHHH")
 KV_HEADER_BYTES: Final = _KV_HEADER.size
 INT8_BLOCK: Final = 64
@@ -50,6 +52,8 @@ INT8_BLOCK: Final = 64
 
 MAX_PAYLOAD_BYTES: Final = 1_800_000
 """Below the 2,000,000 bytes at which Mosquitto 2.1 disconnects a sender."""
+MAX_FRAMES: Final = 1024
+"""Frames in one message."""
 MAX_POSITION: Final = 10_000_000
 MAX_WIDTH: Final = 1 << 20
 
@@ -192,8 +196,27 @@ def encode_frame(frame: Frame) -> bytearray:
     return data
 
 
+def decode_frames(data: bytes | bytearray | memoryview) -> list[Frame]:
+    """Parse a message of one or more frames, one after the other: what a stage computed in one run.
+
+    Raises:
+        FrameError: as for one frame, or there are more than ``MAX_FRAMES``.
+    """
+    view = memoryview(data)
+    frames: list[Frame] = []
+    while len(view) or not frames:
+        if len(frames) == MAX_FRAMES:
+            raise FrameOversized(f"more than {MAX_FRAMES} frames in one message")
+        length = len(view)
+        if length >= HEADER_BYTES:  # what follows the announced end is the next frame
+            length = min(length, HEADER_BYTES + _PAYLOAD_BYTES.unpack_from(view, _PAYLOAD_BYTES_OFFSET)[0])
+        frames.append(decode_frame(view[:length]))
+        view = view[length:]
+    return frames
+
+
 def decode_frame(data: bytes | bytearray | memoryview) -> Frame:
-    """Parse and check a frame; its payload is a view into ``data``, not a copy.
+    """Parse and check one frame; its payload is a view into ``data``, not a copy.
 
     Raises:
         FrameError: a subclass that says what does not add up.

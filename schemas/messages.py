@@ -125,7 +125,8 @@ class StageMetrics:
     pipeline: Name = about("The stage's pipeline.")
     epoch: Epoch = about("The stage's epoch.")
     stage: Index = about("Position in the ring.")
-    decode_s: Seconds | None = about("Smoothed compute time of one decode step.", default=None)
+    decode_s: Seconds | None = about("Smoothed compute time of a run of one position per row.", default=None)
+    decode_rows: Rate = about("Smoothed number of rows of such a run.", default=0.0)
     queue: Count = about("Frames waiting.", default=0)
     open_requests: Count = about("Requests with a KV slot.", default=0)
 
@@ -299,6 +300,7 @@ class PrepareProgress:
     node: Name = about("The node.")
     pipeline: Name = about("The pipeline.")
     epoch: Epoch = about("The epoch.")
+    stage: Index = about("Place in the ring.")
     done_bytes: Bytes = about("Bytes on disk and verified.")
     total_bytes: Bytes = about("Bytes needed.")
 

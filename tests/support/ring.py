@@ -17,7 +17,7 @@ from broker.bus import Delivery
 from broker.mqtt import MqttBus
 from orchestrator.model.model import Model
 from schemas import messages
-from schemas.codec import Flag, Frame, decode_frame, request_number
+from schemas.codec import Flag, Frame, decode_frames, request_number
 from schemas.messages import (
     BlobRef,
     CloseRequest,
@@ -121,7 +121,8 @@ class Ring:
 
     def _delivery(self, delivery: Delivery) -> None:
         if TOKEN.match(delivery.topic):
-            self._token(decode_frame(delivery.payload))
+            for frame in decode_frames(delivery.payload):
+                self._token(frame)
         elif NODE_BIRTH.match(delivery.topic):
             birth = messages.decode(delivery.payload, NodeBirth)
             self.births[birth.node] = birth
