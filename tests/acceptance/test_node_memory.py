@@ -1,0 +1,53 @@
+"""Answers leave nothing behind in the nodes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from broker.local import LocalBroker
+from orchestrator.model.model import Model
+from tests.support.nodes import NodeProcess, running_nodes
+from tests.support.ring import Ring, even_cuts
+
+STAGES = 3
+WARM_UP, ANSWERS = 10, 20
+PROMPT = list(range(5, 45))
+ALLOWED_GROWTH_BYTES = 1 << 20
+
+
+def _rss_bytes(node: NodeProcess) -> int:
+    status = Path(f"/proc/{node.pid}/status").read_text()
+    (line,) = [line for line in status.splitlines() if line.startswith("VmRSS")]
+    return int(line.split()[1]) * 1024
+
+
+def test_twenty_answers_in_a_row_leave_no_growth(mosquitto: LocalBroker, tiny_model: Model, tmp_path: Path) -> None:
+    names = [f"node-{index}" for index in range(STAGES)]
+    with running_nodes(names, mosquitto.url, tmp_path) as nodes, Ring(mosquitto.url, tiny_model) as ring:
+        cuts = even_cuts(tiny_model.manifest.num_units, STAGES)
+        ring.deploy({name: nodes[name].home for name in names}, cuts, context_tokens=128, slots=4)
+        texts = [ring.ask(PROMPT, 40).ids for _ in range(WARM_UP)]
+        before = {name: _rss_bytes(nodes[name]) for name in names}
+        texts += [ring.ask(PROMPT, 40).ids for _ in range(ANSWERS)]
+        growth = {name: _rss_bytes(nodes[name]) - before[name] for name in names}
+
+    assert all(text == texts[0] for text in texts)
+    assert max(growth.values()) <= ALLOWED_GROWTH_BYTES, growth
+
+
+def test_eight_at_once_come_out_as_they_do_alone(mosquitto: LocalBroker, tiny_model: Model, tmp_path: Path) -> None:
+    prompts = [[(7 * index + offset) % 300 for offset in range(3 + 5 * index)] for index in range(8)]
+    names = [f"node-{index}" for index in range(STAGES)]
+    with running_nodes(names, mosquitto.url, tmp_path) as nodes, Ring(mosquitto.url, tiny_model) as ring:
+        cuts = even_cuts(tiny_model.manifest.num_units, STAGES)
+        ring.deploy(
+            {name: nodes[name].home for name in names}, cuts, context_tokens=128, slots=8, chunk_tokens=16
+        )
+        alone = [ring.ask(prompt, 30).ids for prompt in prompts]
+        together = [ring.open(prompt, 30) for prompt in prompts]
+        for answer in together:
+            ring.finish(answer)
+        batches = [answer.timings[1].decode_steps for answer in together]
+
+    assert [answer.ids for answer in together] == alone
+    assert batches == [29] * 8
