@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from orchestrator.planning.cost import size_text
-from orchestrator.planning.ordering import improve_orders
+from orchestrator.planning.ordering import natural_engine
 from orchestrator.planning.problem import Constraints, Device, Problem
 from orchestrator.planning.runform import RunForm
 from orchestrator.planning.search import RingEngine, single_plans
@@ -32,7 +32,7 @@ def is_feasible(problem: Problem) -> bool:
     if RunForm.applies(problem):
         return RunForm(problem).fits()
     exact = SequenceEngine(problem)
-    engine: RingEngine = exact if exact.affordable else improve_orders(problem)
+    engine: RingEngine = exact if exact.affordable else natural_engine(problem)
     return engine.fits(math.inf)
 
 

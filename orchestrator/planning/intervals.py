@@ -14,16 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.planning import cost
-from orchestrator.planning.problem import Device, Objective, Problem, Stage
+from orchestrator.planning.problem import Device, Objective, Problem
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class BothEnds:
-    """A device that holds [0, k) and the tail [m, U) of a ring. Arrays have one entry per k; inf: not allowed."""
+class Arcs:
+    """A device that holds both ends of a ring, [0, k) and [m, U): arrays (U+1, U+1) by k and m; inf: not allowed."""
 
-    tail_start: int
     price_s: Floats
     load_s: Floats
 
@@ -78,8 +77,7 @@ class Intervals:
     def _allowed(self) -> NDArray[np.bool_]:
         """Where memory, storage, a person's caps and pins let device d hold [i, j)."""
         problem, units = self.problem, self.problem.unit_count
-        resident = _prefix([problem.unit_memory_bytes(problem.runs[run]) for run in problem.run_of_unit])
-        stored = _prefix([problem.runs[run].stored_bytes for run in problem.run_of_unit])
+        resident, stored = self._resident, self._stored
         length = np.arange(units + 1)[None, :] - np.arange(units + 1)[:, None]
         masks = []
         for device in self.devices:
@@ -91,48 +89,53 @@ class Intervals:
             if device.storage_bytes is not None:
                 disk = stored[None, :] - stored[:, None] - whole * problem.tied_stored_bytes
                 mask &= disk <= device.storage_bytes
-            foreign = _prefix([int(owner not in (None, device.name)) for owner in self._pin_owners])
+            foreign = self._foreign(device)
             mask &= foreign[None, :] - foreign[:, None] == 0
             masks.append(mask)
         return np.array(masks, dtype=np.bool_).reshape(len(self.devices), units + 1, units + 1)
 
     @cached_property
-    def _pin_owners(self) -> list[str | None]:
+    def _resident(self) -> NDArray[np.int64]:
+        return _prefix([self.problem.unit_memory_bytes(self.problem.runs[run]) for run in self.problem.run_of_unit])
+
+    @cached_property
+    def _stored(self) -> NDArray[np.int64]:
+        return _prefix([self.problem.runs[run].stored_bytes for run in self.problem.run_of_unit])
+
+    def _foreign(self, device: Device) -> NDArray[np.int64]:
+        """Units pinned to other nodes, as prefix sums."""
         owners: list[str | None] = [None] * self.problem.unit_count
         for pin in self.problem.constraints.pins:
             owners[pin.start : pin.stop] = [pin.node] * (pin.stop - pin.start)
-        return owners
+        return _prefix([int(owner not in (None, device.name)) for owner in owners])
 
-    def both_ends(self, index: int) -> BothEnds | None:
-        """Prices of holding both ends for one device; None where pins or the objective rule it out.
-
-        The tail is the head alone, or what is pinned to the node up to the head.
-        """
+    def arcs(self, index: int) -> Arcs:
+        """What device `index` may hold at both ends of a ring, others in between."""
         problem, units = self.problem, self.problem.unit_count
         device = self.devices[index]
-        if not problem.both_ends_in_ring or units < 3:
-            return None
-        tail = units - 1
-        while tail > 1 and self._pin_owners[tail - 1] == device.name and self._pin_owners[tail] == device.name:
-            tail -= 1
-        if any(owner not in (None, device.name) for owner in [self._pin_owners[0], *self._pin_owners[tail:]]):
-            return None
-        prices, loads = np.full(units + 1, math.inf), np.full(units + 1, math.inf)
-        for front in range(1, tail):
-            if self._pin_owners[front - 1] not in (None, device.name):
-                break
-            stages = (Stage(device.name, 0, front), Stage(device.name, tail, units))
-            held = cost.holdings(problem, stages)[device.name]
-            disk = device.storage_bytes
-            if (
-                held.units > problem.unit_limit(device)
-                or cost.memory_bytes(problem, device, held) > problem.memory_limit_bytes(device)
-                or (disk is not None and cost.stored_bytes(problem, held) > disk)
-            ):
-                break
-            prices[front] = cost.weighted(held.counts, device.decode_s) + device.hop_s
-            loads[front] = cost.load_s(device, held, ring=True)
-        return BothEnds(tail, prices, loads)
+        front, back = np.arange(units + 1)[:, None], np.arange(units + 1)[None, :]
+        mask = (front > 0) & (front < back) & (back < units) & problem.both_ends_in_ring
+        mask &= front + units - back <= problem.unit_limit(device)
+        spare = problem.memory_limit_bytes(device) - problem.fixed_bytes(device) + problem.tied_bytes
+        mask &= _ends(self._resident) <= spare
+        if device.storage_bytes is not None:
+            mask &= _ends(self._stored) <= device.storage_bytes + problem.tied_stored_bytes
+        mask &= _ends(self._foreign(device)) == 0
+        price = self._ends_s(device.decode_s) + device.hop_s
+        load = self._ends_s(device.batched_s) + device.hop_busy_s
+        return Arcs(np.where(mask, price, math.inf), np.where(mask, load, math.inf))
+
+    def _ends_s(self, figures: tuple[float, ...]) -> Floats:
+        """Seconds of units [0, k) and [m, U), by k and m."""
+        sums = np.concatenate(([0.0], np.cumsum([figures[run] for run in self.problem.run_of_unit])))
+        total: Floats = sums[:, None] + (sums[-1] - sums)[None, :]
+        return total
+
+
+def _ends(sums: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Sizes of units [0, k) and [m, U), by k and m, from prefix sums."""
+    total: NDArray[np.int64] = sums[:, None] + (sums[-1] - sums)[None, :]
+    return total
 
 
 def _prefix(sizes: list[int]) -> NDArray[np.int64]:

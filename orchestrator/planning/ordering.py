@@ -14,7 +14,7 @@ from functools import cached_property
 
 import numpy as np
 
-from orchestrator.planning.intervals import BothEnds, Floats, Intervals
+from orchestrator.planning.intervals import Arcs, Floats, Intervals
 from orchestrator.planning.problem import Objective, Problem, Stage
 from orchestrator.planning.search import RingPlan
 
@@ -34,15 +34,21 @@ class OrderedEngine:
     def _limits(self) -> list[float]:
         loads = self.intervals.load_s
         values = set(loads[np.isfinite(loads)].tolist())
-        for both in self._both_ends.values():
-            values.update(both.load_s[np.isfinite(both.load_s)].tolist())
+        for arcs in self._arcs.values():
+            loads = arcs.load_s[:, list(self._tails)]
+            values.update(loads[np.isfinite(loads)].tolist())
         return sorted(values)
 
     @cached_property
-    def _both_ends(self) -> dict[int, BothEnds]:
-        firsts = sorted({order[0] for order in self.orders})
-        found = {index: self.intervals.both_ends(index) for index in firsts}
-        return {index: both for index, both in found.items() if both is not None}
+    def _arcs(self) -> dict[int, Arcs]:
+        return {index: self.intervals.arcs(index) for index in sorted({order[0] for order in self.orders})}
+
+    @cached_property
+    def _tails(self) -> tuple[int, ...]:
+        """Where the last stage of a node with both ends may begin: at the head, and at what pins mark."""
+        units = self.problem.unit_count
+        marks = {edge for pin in self.problem.constraints.pins for edge in (pin.start, pin.stop)}
+        return tuple(sorted({units - 1} | {edge for edge in marks if 1 < edge < units}))
 
     def limits_s(self) -> list[float]:
         return self._limits
@@ -61,10 +67,10 @@ class OrderedEngine:
         start = np.full(units + 1, math.inf)
         start[0] = 0.0
         plans = [self._partition(order, within, start, units, None)]
-        both = self._both_ends.get(order[0])
-        if both is not None:
-            first = np.where(both.load_s <= limit_s, both.price_s, math.inf)
-            plans.append(self._partition(order[1:], within, first, both.tail_start, order[0]))
+        arcs = self._arcs[order[0]]
+        for tail in self._tails if self.problem.both_ends_in_ring else ():
+            first = np.where(arcs.load_s[:, tail] <= limit_s, arcs.price_s[:, tail], math.inf)
+            plans.append(self._partition(order[1:], within, first, tail, order[0]))
         return [plan for plan in plans if plan is not None]
 
     def _partition(self, order: Order, within: Floats, start: Floats, end: int, holder: int | None) -> RingPlan | None:
@@ -88,6 +94,11 @@ class OrderedEngine:
             name = self.problem.eligible[holder].name
             stages = [Stage(name, end, self.problem.unit_count), *stages, Stage(name, 0, covered)]
         return RingPlan(float(best[end]), tuple(reversed(stages)))
+
+
+def natural_engine(problem: Problem) -> OrderedEngine:
+    """An engine with the natural orders only: quick, for a first look."""
+    return OrderedEngine(problem, Intervals(problem), tuple(_natural_orders(problem)))
 
 
 def improve_orders(problem: Problem) -> OrderedEngine:

@@ -58,7 +58,7 @@ def _with(problem: Problem, answer: Solution, device: Device) -> dict[str, Any]:
         return {"with_ms": None, "says": "no plan with it is better"}
     form, must_use = RunForm(problem), frozenset({device.name})
     room = form.rooms()[form.devices.index(device)]
-    if room[0] < 1 and max(room) < 0:
+    if room[0] < 1 and max(room[1:]) < 0:
         spare = size_text(max(0, problem.memory_limit_bytes(device) - problem.fixed_bytes(device)))
         return {"with_ms": None, "says": f"no room for a single unit ({spare} beside the runtime)"}
     if problem.objective is Objective.THROUGHPUT:

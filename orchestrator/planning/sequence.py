@@ -1,9 +1,9 @@
 """Exact plans for any chain on a small fleet: a dynamic programme over sets of devices.
 
-State: which devices are used (equal devices are counted, not told apart) and how many units are covered from the
-front. F[S, j] = min over d not in S, i < j of F[S - d, i] + price[d, i, j]. That is every order of every subset of
-devices with every partition, in O(2^D U^2 D) steps instead of D! of them. Rings whose first node also holds the
-head are a second start of the same programme.
+State: which devices are used (equal devices are counted, not told apart), where the covered units begin (k) and
+where they end (j). F[S, k, j] = min over d not in S, i < j of F[S - d, k, i] + price[d, i, j]. That is every order of
+every subset of devices with every partition, in O(2^D U^3 D) steps instead of D! of them. F[S, 0, U] is an open chain.
+For k > 0 a further node closes the ring: it holds both ends, [0, k) and [j, U).
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.planning.intervals import Floats, Intervals
+from orchestrator.planning.intervals import Arcs, Floats, Intervals
 from orchestrator.planning.problem import Problem, Stage
 from orchestrator.planning.search import RingPlan
 
-WORK_LIMIT = 4 * 10**7
-"""Most array elements one solve may touch; about a third of a second."""
+WORK_LIMIT = 3 * 10**8
+"""Most array elements one pass may touch: 10 devices and 34 units; some ten passes take a few seconds."""
 
 State = tuple[int, ...]
 """Devices used of each class."""
@@ -29,11 +29,23 @@ State = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Layer:
-    """All states of K devices. `best` (states, U+1); `choice` the class and length of the last interval."""
+    """All states of K devices. `best` (states, starts, U+1); `choice` the class and length of the last interval."""
 
     states: tuple[State, ...]
     best: Floats
     choice: NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Ending:
+    """Where the cheapest way ends: layer, row of the state, start, end, and the class that closes the ring, if any."""
+
+    value_s: float
+    depth: int
+    row: int
+    start: int
+    end: int
+    closer: int | None
 
 
 @dataclass(frozen=True)
@@ -58,18 +70,24 @@ class SequenceEngine:
         return list(groups.values())
 
     @property
+    def starts(self) -> int:
+        """Where chains may begin: at unit 0, and with a ring's closing node in front at any other."""
+        return self.problem.unit_count if self.problem.both_ends_in_ring else 1
+
+    @property
     def affordable(self) -> bool:
         states = math.prod(len(members) + 1 for members in self.classes)
-        width = (self.problem.unit_count + 1) ** 2 / 2
-        return states * width * len(self.classes) * (1 + len(self.classes)) <= WORK_LIMIT
+        intervals = (self.problem.unit_count + 1) ** 2 / 2
+        return states * intervals * len(self.classes) * self.starts <= WORK_LIMIT
+
+    @cached_property
+    def arcs(self) -> list[Arcs]:
+        return [self.intervals.arcs(members[0]) for members in self.classes]
 
     def limits_s(self) -> list[float]:
-        loads = self.intervals.load_s
-        values = set(loads[np.isfinite(loads)].tolist())
-        for members in self.classes:
-            both = self.intervals.both_ends(members[0])
-            if both is not None:
-                values.update(both.load_s[np.isfinite(both.load_s)].tolist())
+        values: set[float] = set()
+        for loads in (self.intervals.load_s, *(arcs.load_s for arcs in self.arcs)):
+            values.update(loads[np.isfinite(loads)].tolist())
         return sorted(values)
 
     def fits(self, limit_s: float) -> bool:
@@ -79,40 +97,42 @@ class SequenceEngine:
         """The plan of least price whose loads stay within the limit."""
         within = np.where(self.intervals.load_s <= limit_s, self.intervals.price_s, math.inf)
         prices = [within[members[0]] for members in self.classes]
-        units = self.problem.unit_count
-        empty = tuple(0 for _ in self.classes)
-        start = np.full(units + 1, math.inf)
-        start[0] = 0.0
-        best = self._run(prices, Layer((empty,), start[None, :], np.zeros((1, units + 1), np.int32)), units)
-        for index, members in enumerate(self.classes):
-            both = self.intervals.both_ends(members[0])
-            if both is None:
-                continue
-            first = np.where(both.load_s <= limit_s, both.price_s, math.inf)
-            used = tuple(int(other == index) for other in range(len(self.classes)))
-            layer = Layer((used,), first[None, :], np.zeros((1, units + 1), np.int32))
-            ring = self._run(prices, layer, both.tail_start, holder=index)
-            if ring is not None and (best is None or ring.value_s < best.value_s):
-                best = ring
-        return best
-
-    def _run(self, prices: Sequence[Floats], start: Layer, end: int, holder: int | None = None) -> RingPlan | None:
-        """The cheapest way from the start layer to `end` units covered; `holder`: class of a both-ends node."""
-        layers = [start]
-        best_value, best_at = math.inf, (0, 0)
-        for _ in range(sum(len(members) for members in self.classes)):
-            layer = self._extend(prices, layers[-1], end)
+        arcs = [np.where(arc.load_s <= limit_s, arc.price_s, math.inf) for arc in self.arcs]
+        layers = [self._first_layer()]
+        best: Ending | None = None
+        for depth in range(1, len(self.problem.eligible) + 1):
+            layer = self._extend(prices, layers[-1])
             if layer is None:
                 break
             layers.append(layer)
-            row = int(layer.best[:, end].argmin())
-            if layer.best[row, end] < best_value:
-                best_value, best_at = float(layer.best[row, end]), (len(layers) - 1, row)
-        if best_value == math.inf:
-            return None
-        return RingPlan(best_value, self._trace(layers, best_at, end, holder))
+            for ending in self._endings(layer, depth, arcs):
+                if best is None or ending.value_s < best.value_s:
+                    best = ending
+        return None if best is None else RingPlan(best.value_s, self._trace(layers, best))
 
-    def _extend(self, prices: Sequence[Floats], layer: Layer, end: int) -> Layer | None:
+    def _first_layer(self) -> Layer:
+        """No device used and nothing covered, wherever the chain begins."""
+        width = self.problem.unit_count + 1
+        best = np.full((1, self.starts, width), math.inf)
+        best[0, np.arange(self.starts), np.arange(self.starts)] = 0.0
+        return Layer((tuple(0 for _ in self.classes),), best, np.zeros(best.shape, dtype=np.int32))
+
+    def _endings(self, layer: Layer, depth: int, arcs: Sequence[Floats]) -> list[Ending]:
+        """The cheapest open chain of a layer, and for each class the cheapest ring it closes."""
+        units = self.problem.unit_count
+        open_chains = layer.best[:, 0, units]
+        row = int(open_chains.argmin())
+        endings = [Ending(float(open_chains[row]), depth, row, 0, units, None)]
+        for index, members in enumerate(self.classes):
+            rows = [row for row, state in enumerate(layer.states) if state[index] < len(members)]
+            if rows and self.starts > 1:
+                totals = layer.best[rows] + arcs[index][None, : self.starts, :]
+                place, start, end = np.unravel_index(int(totals.argmin()), totals.shape)
+                value = float(totals[place, start, end])
+                endings.append(Ending(value, depth, rows[int(place)], int(start), int(end), index))
+        return [ending for ending in endings if ending.value_s < math.inf]
+
+    def _extend(self, prices: Sequence[Floats], layer: Layer) -> Layer | None:
         """The states with one device more, or None when none can be reached."""
         rows: dict[State, int] = {}
         moves: list[tuple[int, list[int], list[int]]] = []
@@ -125,40 +145,39 @@ class SequenceEngine:
                 targets.append(rows.setdefault(grown, len(rows)))
             if sources:
                 moves.append((index, sources, targets))
-        width = layer.best.shape[1]
-        best = np.full((len(rows), width), math.inf)
-        choice = np.zeros((len(rows), width), dtype=np.int32)
+        width = layer.best.shape[2]
+        best = np.full((len(rows), *layer.best.shape[1:]), math.inf)
+        choice = np.zeros(best.shape, dtype=np.int32)
         for index, sources, targets in moves:
             before = layer.best[sources]
             reached, how = best[targets], choice[targets]
-            for length in range(1, end + 1):
+            for length in range(1, width):
                 added = np.diagonal(prices[index], offset=length)
                 if not np.isfinite(added).any():
                     break
-                totals = before[:, : width - length] + added[None, :]
-                better = totals < reached[:, length:]
-                reached[:, length:][better] = totals[better]
-                how[:, length:][better] = index * width + length
+                totals = before[:, :, : width - length] + added
+                better = totals < reached[:, :, length:]
+                np.copyto(reached[:, :, length:], totals, where=better)
+                np.copyto(how[:, :, length:], index * width + length, where=better)
             best[targets], choice[targets] = reached, how
         if not np.isfinite(best).any():
             return None
         return Layer(tuple(rows), best, choice)
 
-    def _trace(self, layers: list[Layer], at: tuple[int, int], end: int, holder: int | None) -> tuple[Stage, ...]:
-        """The stages that led to a value, first to last, with devices of a class used in fleet order."""
-        depth, row = at
-        covered, taken = end, []
-        state = layers[depth].states[row]
-        while depth > 0:
-            layer = layers[depth]
-            index, length = divmod(int(layer.choice[layer.states.index(state), covered]), layer.best.shape[1])
+    def _trace(self, layers: list[Layer], ending: Ending) -> tuple[Stage, ...]:
+        """The stages that led to an ending, first to last, with devices of a class used in fleet order."""
+        covered, taken = ending.end, []
+        state = layers[ending.depth].states[ending.row]
+        for layer in reversed(layers[1 : ending.depth + 1]):
+            step = int(layer.choice[layer.states.index(state), ending.start, covered])
+            index, length = divmod(step, layer.best.shape[2])
             taken.append((index, covered - length, covered))
             state = (*state[:index], state[index] - 1, *state[index + 1 :])
-            covered, depth = covered - length, depth - 1
-        if holder is not None:
-            taken.append((holder, 0, covered))
+            covered -= length
+        if ending.closer is not None:
+            taken.append((ending.closer, 0, covered))
         names = [[self.problem.eligible[member].name for member in members] for members in self.classes]
         stages = [Stage(names[index].pop(0), start, stop) for index, start, stop in reversed(taken)]
-        if holder is not None:
-            stages.append(Stage(stages[0].node, end, self.problem.unit_count))
+        if ending.closer is not None:
+            stages.append(Stage(stages[0].node, ending.end, self.problem.unit_count))
         return tuple(stages)

@@ -124,7 +124,7 @@ class Best:
 
 
 def every_plan(problem: Problem) -> Iterator[tuple[Stage, ...]]:
-    """Every contiguous plan in every order, rings with both ends on one node included (its tail: see the docs)."""
+    """Every contiguous plan in every order, rings with both ends on one node included."""
     names = [device.name for device in problem.devices]
     units = problem.unit_count
     for size in range(1, len(names) + 1):
@@ -133,11 +133,10 @@ def every_plan(problem: Problem) -> Iterator[tuple[Stage, ...]]:
                 edges = (0, *cuts, units)
                 yield tuple(Stage(node, edges[i], edges[i + 1]) for i, node in enumerate(order))
             if size > 1:
-                tail = _tail_start(problem, order[0])
-                for cuts in itertools.combinations(range(1, tail), size - 1):
-                    edges = (0, *cuts, tail)
+                for cuts in itertools.combinations(range(1, units), size):
+                    edges = (0, *cuts)
                     ring = [Stage(node, edges[i], edges[i + 1]) for i, node in enumerate(order)]
-                    yield (*ring, Stage(order[0], tail, units))
+                    yield (*ring, Stage(order[0], edges[-1], units))
 
 
 def _tail_start(problem: Problem, node: str) -> int:
@@ -228,7 +227,7 @@ class Exhaustive:
             if problem.one_stage_per_node:
                 return None
             paper = math.inf
-        links = zip(stages, stages[1:], strict=False)
+        links = itertools.pairwise(stages)
         paper += sum((self.device[a.node].hop_s + self.device[b.node].hop_s) / 2 for a, b in links)
         return Tried(latency, bottleneck, paper)
 

@@ -19,7 +19,7 @@ from edge_node.effects import (
     UnloadSegment,
     Unsubscribe,
 )
-from edge_node.work import Computed, Work
+from edge_node.work import Computed, Row, RowResult, Work
 from schemas.codec import Dtype, Flag, Frame, Kind, decode_frame
 from schemas.messages import (
     CloseRequest,
@@ -121,17 +121,21 @@ class Node:
         assert not effects
         return work
 
-    def compute(self, token: int | None = None, failure: str | None = None) -> list[Effect]:
+    def row(self) -> tuple[Work, Row]:
         work = self.work()
+        (row,) = work.rows
+        return work, row
+
+    def compute(self, token: int | None = None, failure: str | None = None) -> list[Effect]:
+        work, row = self.row()
         is_last = self.stage == len(self.spec.ring) - 1
-        result = Computed(
-            0.25,
-            payload=None if is_last else bytes(4 * work.count),
-            token=token if is_last and work.sample else None,
+        result = RowResult(
+            payload=None if is_last else bytes(4 * row.count),
+            token=token if is_last and row.sample else None,
             failure=failure,
             failure_code="not_finite",
         )
-        return self.core.computed(work, result, 1.0)
+        return self.core.computed(work, Computed(0.25, (result,)), 1.0)
 
     @property
     def open_requests(self) -> int:
@@ -398,7 +402,7 @@ def test_the_first_stage_takes_tokens_and_replays_only_from_whom_it_may() -> Non
     assert not node.core.has_work
     assert [frame.attempt for _, frame in sent(node.replay("bravo", 0))] == [1]
     node.token("charlie", 9, 5, attempt=1)
-    assert node.work().ids == (9,)
+    assert node.row()[1].ids == (9,)
 
 
 def test_tokens_beyond_the_context_are_refused() -> None:
@@ -426,9 +430,9 @@ def test_a_result_for_a_request_or_segment_that_is_gone_is_ignored() -> None:
     node.frame("alfa")
     work = node.work()
     node.core.message(CloseRequest(request=REQUEST))
-    assert node.core.computed(work, Computed(0.1, payload=bytes(20)), 1.0) == []
+    assert node.core.computed(work, Computed(0.1, (RowResult(payload=bytes(20)),)), 1.0) == []
     node.core.message(ReleaseSegment(pipeline=PIPELINE, epoch=epoch(1)))
-    assert node.core.computed(work, Computed(0.1, payload=bytes(20)), 1.0) == []
+    assert node.core.computed(work, Computed(0.1, (RowResult(payload=bytes(20)),)), 1.0) == []
 
 
 # --- the last stage ---------------------------------------------------------------------------------------------------
@@ -445,10 +449,10 @@ def test_the_last_stage_samples_where_it_is_asked_to() -> None:
     node.frame("bravo", position=0, count=8, flags=0)
     assert node.compute(token=1) == []
     node.frame("bravo", position=8, count=5)
-    work = node.work()
-    assert work.draw is not None
-    assert (work.draw.position, work.draw.sampling.seed, work.draw.history) == (13, 3, ())
-    ((topic, frame),) = sent(node.core.computed(work, Computed(0.1, token=77), 1.0))
+    work, row = node.row()
+    assert row.draw is not None
+    assert (row.draw.position, row.draw.sampling.seed, row.draw.history) == (13, 3, ())
+    ((topic, frame),) = sent(node.core.computed(work, Computed(0.1, (RowResult(token=77),)), 1.0))
     assert topic == "linguabus/v1/token/main/1-1/from/charlie"
     assert (frame.kind, frame.position, frame.count, bytes(frame.payload)) == (Kind.TOKENS, 13, 1, b"\x4d\0\0\0")
 
@@ -463,10 +467,10 @@ def test_the_penalty_sees_prompt_and_tokens_also_in_a_new_epoch() -> None:
     histories = []
     for position, token in ((6, 80), (7, 90), (8, 91)):
         node.frame("bravo", position=position, count=1)
-        work = node.work()
-        assert work.draw is not None
-        histories.append(list(work.draw.history))
-        node.core.computed(work, Computed(0.1, token=token), 1.0)
+        work, row = node.row()
+        assert row.draw is not None
+        histories.append(list(row.draw.history))
+        node.core.computed(work, Computed(0.1, (RowResult(token=token),)), 1.0)
     assert histories == [[1, 2, 3, 4, 5, 60, 70], [1, 2, 3, 4, 5, 60, 70, 80], [1, 2, 3, 4, 5, 60, 70, 80, 90]]
 
 
@@ -526,8 +530,9 @@ def test_requests_take_turns() -> None:
     while node.core.has_work:
         work, _ = node.core.next_work()
         if work:
-            order.append(work.request)
-            node.core.computed(work, Computed(0.1, payload=bytes(4 * work.count)), 1.0)
+            (row,) = work.rows
+            order.append(row.request)
+            node.core.computed(work, Computed(0.1, (RowResult(payload=bytes(4 * row.count)),)), 1.0)
     assert order == [0, 1, 2] * 3
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.codec import Frame, Kind
-from tests.support.simulated_ring import SimulatedAnswer, SimulatedRing, reference_tokens
+from tests.support.simulated_ring import PIPELINE, SimulatedAnswer, SimulatedRing, reference_tokens
 from tests.support.strategies import examples
 
 
@@ -76,7 +76,7 @@ def test_every_frame_twice(stages: int) -> None:
     ring.run(lambda: answer.complete)
     assert_right(ring, answer)
     for node in ring.nodes.values():
-        assert sum(work.count for work in node.runs) == 49, "a duplicate was computed"
+        assert sum(row.count for row in node.rows_run) == 49, "a duplicate was computed"
 
 
 def test_frames_doubled_and_one_in_ten_past_the_watchdog() -> None:
@@ -162,7 +162,7 @@ def test_a_lost_decode_frame_or_token_costs_one_repeat(part: str) -> None:
     assert_right(ring, answer)
     assert network.lost == 1
     assert set(ring.positions_issued(answer).values()) == {1}
-    assert sum(work.position == 33 for work in ring.nodes["node1"].runs) <= 2
+    assert sum(row.position == 33 for row in ring.nodes["node1"].rows_run) <= 2
     assert 1.0 < ring.now_s < 2.5
 
 
@@ -172,7 +172,7 @@ def test_a_ring_slower_than_the_watchdog_learns_its_time() -> None:
     answer = ring.open(1, prompt(8), 20)
     ring.run(lambda: answer.complete)
     assert_right(ring, answer)
-    decode = [work for work in ring.nodes["node1"].runs if work.position >= 8]
+    decode = [row for row in ring.nodes["node1"].rows_run if row.position >= 8]
     assert len(decode) <= 19 + 6, "steps were repeated again and again"
     assert ring.now_s < 2 * (8 + 19) * 2.0
 
@@ -184,7 +184,7 @@ def test_a_slow_prompt_is_not_computed_again_and_again() -> None:
     assert_right(ring, answer)
     assert answer.first_token_s is not None
     assert answer.first_token_s < 32 * 0.5 + 0.1
-    assert sum(work.count for work in ring.nodes["node1"].runs) <= 32 + 1 + 6 * 4
+    assert sum(row.count for row in ring.nodes["node1"].rows_run) <= 32 + 1 + 6 * 4
 
 
 def test_a_long_prompt_does_not_starve_an_answer_in_progress() -> None:
@@ -263,7 +263,9 @@ def test_a_request_goes_on_in_a_new_epoch_with_the_tokens_so_far() -> None:
     second = ring.open(1, [*prompt_ids, *known], 25, prompt_tokens=len(prompt_ids))
     ring.run(lambda: second.complete)
     assert known + second.ids == reference_tokens(prompt_ids, 25, 3)
-    first_stage = [(work.position, work.count) for work in ring.nodes["node0"].runs if work.key[1] == ring.epoch]
+    first_stage = [
+        (row.position, row.count) for work in ring.nodes["node0"].runs if work.key[1] == ring.epoch for row in work.rows
+    ]
     assert first_stage[:3] == [(0, 8), (8, 8), (16, 5)]
     assert {count for _, count in first_stage[3:]} == {1}, "generated tokens are replayed one at a time"
     ring.close(second)
@@ -314,3 +316,28 @@ def test_the_context_ends_an_answer() -> None:
     ring.run(lambda: answer.complete)
     assert answer.finish.name == "LENGTH"
     assert max(answer.tokens) == 15
+
+
+def test_a_replay_that_turns_a_waiting_step_into_a_chunk() -> None:
+    """The first stage has decode steps waiting when it learns that a stage lost everything: no run may mix them."""
+    ring = SimulatedRing(2, position_s=(0.01, 0.0001), slots=4)
+    answers = [ring.open(number, prompt(12, number), 12) for number in range(4)]
+    ring.run(lambda: all(len(answer.tokens) >= 3 for answer in answers))
+    first = ring.nodes["node0"]
+    stage = first.core._stages[PIPELINE, ring.epoch, 0]
+
+    def lose_all() -> None:
+        for number, state in stage._requests.items():
+            assert state.driver is not None
+            lost = Frame(kind=Kind.REPLAY, request=number, epoch=ring.epoch, attempt=state.driver.attempt, position=0)
+            first.inbox.append((0, "node1", lost))
+
+    for _ in range(3):
+        lose_all()
+        ring.settle(0.015)
+    ring.run(lambda: all(answer.complete for answer in answers))
+    for answer in answers:
+        assert_right(ring, answer)
+    for node in ring.nodes.values():
+        for work in node.runs:
+            assert len(work.rows) == 1 or {row.count for row in work.rows} == {1}

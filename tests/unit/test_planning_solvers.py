@@ -1,0 +1,162 @@
+"""Finding and running MILP solvers, reading their answers, doing without them, leaving nothing behind."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from orchestrator.planning import glpsol, milp
+from orchestrator.planning.errors import PlanningError
+from orchestrator.planning.planner import solve
+from orchestrator.planning.problem import Objective
+from orchestrator.planning.runform import Plan, RunForm, Share
+from orchestrator.planning.solution import Solution, Status
+from orchestrator.planning.standby import grow_greedily, plan_standby, question
+from tests.support.planning import random_problem
+
+ANSWER = """c a comment
+s mip 2 2 {status} 12.5
+i 1 3
+j 1 4
+j 2 0.5
+e o f
+"""
+NAMES = "p mip min 2 2 2\nn j 1 x1\nn j 2 x7\n"
+LOG = """+    10: mip =     not found yet >=              -inf        (1; 0)
++   120: >>>>>   1.250000000e+01 >=   9.000000000e+00  28.0% (12; 3)
++   999: mip =   1.250000000e+01 >=   1.100000000e+01  12.0% (90; 40)
+TIME LIMIT EXCEEDED; SEARCH TERMINATED
+"""
+
+
+@pytest.fixture
+def solver() -> glpsol.Glpsol:
+    found = glpsol.find()
+    assert found is not None, "glpsol is missing: install the dev environment with `make test`"
+    return found
+
+
+def test_an_optimal_answer() -> None:
+    raw = glpsol.parse(ANSWER.format(status="o"), NAMES, "")
+    assert raw == glpsol.RawAnswer("optimal", {"x1": 4.0, "x7": 0.5}, 12.5)
+
+
+def test_an_answer_cut_short_carries_the_bound_of_the_log() -> None:
+    raw = glpsol.parse(ANSWER.format(status="f"), NAMES, LOG)
+    assert raw.status == "feasible"
+    assert raw.values == {"x1": 4.0, "x7": 0.5}
+    assert raw.bound == 11.0
+
+
+def test_no_point_found_in_time_and_no_point_at_all() -> None:
+    assert glpsol.parse(ANSWER.format(status="u"), NAMES, LOG) == glpsol.RawAnswer("unknown", None, 11.0)
+    empty = glpsol.parse(ANSWER.format(status="n"), NAMES, "")
+    assert empty == glpsol.RawAnswer("infeasible", None, -math.inf)
+
+
+def test_a_broken_model_is_one_line(solver: glpsol.Glpsol, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.lp"
+    broken.write_text("this is not a model")
+    with pytest.raises(PlanningError, match="glpsol failed") as refused:
+        glpsol.run(solver, broken, 1.0)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_solver_that_does_not_start_is_one_line(tmp_path: Path) -> None:
+    model = tmp_path / "model.lp"
+    model.write_text("")
+    with pytest.raises(PlanningError, match="glpsol failed"):
+        glpsol.run(glpsol.Glpsol(tmp_path / "absent", None), model, 1.0)
+
+
+def test_solving_leaves_no_file_behind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    answer = solve(random_problem(3))
+    assert isinstance(answer, Solution)
+    assert answer.solver == "glpk"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("objective", list(Objective))
+def test_highs_confirms_the_same_plans(monkeypatch: pytest.MonkeyPatch, objective: Objective) -> None:
+    problems = [replace(random_problem(seed), objective=objective) for seed in range(6)]
+    alone = [solve(problem, prove=False) for problem in problems]
+    monkeypatch.setattr(milp, "solver_name", lambda: "highs")
+    confirmed = [solve(problem) for problem in problems]
+    for mine, theirs in zip(alone, confirmed, strict=True):
+        if isinstance(mine, Solution):
+            assert isinstance(theirs, Solution)
+            assert (theirs.solver, theirs.stages) == ("highs", mine.stages)
+
+
+def test_highs_plans_the_same_standby_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = replace(random_problem(19), objective=Objective.THROUGHPUT)
+    answer = solve(problem, prove=False)
+    assert isinstance(answer, Solution)
+    assert len(answer.nodes) > 1
+    with_glpk = plan_standby(problem, answer.stages)
+    monkeypatch.setattr(milp, "solver_name", lambda: "highs")
+    assert plan_standby(problem, answer.stages).value_bytes == pytest.approx(with_glpk.value_bytes)
+
+
+def test_without_any_solver_the_dynamic_programme_and_greedy_standby_remain(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(milp, "solver_name", lambda: None)
+    problem = replace(random_problem(19), objective=Objective.THROUGHPUT)
+    answer = solve(problem)
+    assert isinstance(answer, Solution)
+    assert (answer.solver, answer.status) == ("dp", Status.OPTIMAL)
+    asked, planned = question(problem, answer.stages), plan_standby(problem, answer.stages)
+    assert planned.solver == "greedy"
+    assert planned.value_bytes == asked.value(grow_greedily(asked))
+
+
+def test_a_solver_out_of_time_leaves_its_gap_and_the_proven_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = random_problem(3)
+    expected = solve(problem, prove=False)
+    assert isinstance(expected, Solution)
+
+    def out_of_time(form: RunForm, limit_s: float = math.inf, expected_s: float = 1.0) -> milp.Proof:
+        del form, limit_s
+        return milp.Proof("unknown", None, expected_s * 0.75, "glpk")
+
+    monkeypatch.setattr(milp, "cheapest", out_of_time)
+    answer = solve(problem)
+    assert isinstance(answer, Solution)
+    assert answer.stages == expected.stages
+    assert (answer.status, answer.solver, answer.gap) == (Status.OPTIMAL, "dp", 0.0)
+    assert answer.solver_gap == pytest.approx(0.25, rel=1e-6)
+
+
+def test_a_refuted_claim_is_admitted(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = random_problem(3)
+
+    def refutes(form: RunForm, limit_s: float = math.inf, expected_s: float = 1.0) -> milp.Proof:
+        del form, limit_s
+        return milp.Proof("optimal", Plan(expected_s * 0.9, (Share(),)), expected_s * 0.9, "glpk")
+
+    monkeypatch.setattr(milp, "cheapest", refutes)
+    answer = solve(problem)
+    assert isinstance(answer, Solution)
+    assert answer.status is Status.FEASIBLE_GAP
+    assert answer.gap == pytest.approx(0.1)
+
+
+def test_planning_without_proof_does_not_import_pyomo() -> None:
+    """It takes half a second, and Termux has no need of it."""
+    script = (
+        "import json, sys\n"
+        "from tests.support.planning import random_problem\n"
+        "from orchestrator.planning.planner import solve\n"
+        "solve(random_problem(3), prove=False)\n"
+        "print(json.dumps([name for name in sys.modules if name.split('.')[0] in ('pyomo', 'torch', 'onnx')]))\n"
+    )
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == []
