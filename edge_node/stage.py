@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from edge_node.effects import Effect, Reply, SendFrame, StageKey
+from edge_node.frames import activation_frame, replay_frame, tokens_frame
 from edge_node.positions import Verdict
 from edge_node.request import StageRequest
 from edge_node.ring import RingDriver, Step
@@ -16,11 +17,9 @@ from edge_node.turns import Turns
 from edge_node.wire import WIRE_DTYPES
 from edge_node.work import Computed, Draw, FailureCode, Row, RowResult, Work
 from schemas.codec import (
-    Dtype,
     Flag,
     Frame,
     Kind,
-    encode_frame,
     request_id,
     request_number,
 )
@@ -211,16 +210,18 @@ class Stage:
         """The next run, and what dropped frames on the way there lead to."""
         effects: list[Effect] = []
         rows: list[Row] = []
-        for number in self._turns.take(self._batch_limit):
+        turns = self._turns.take(self._batch_limit)
+        for number in turns:
             state = self._requests.get(number)
             if state is None:
                 continue
             state.waiting = False
-            if state.has_input:
+            # A replay may have come meanwhile: what waited as a step is a chunk now, and a chunk runs alone.
+            if state.has_input and (len(turns) == 1 or state.next_count == 1):
                 row = self._issue(number, state) if state.driver else self._accept(number, state, effects)
                 if row:
                     rows.append(row)
-                self._take_turn(number, state)
+            self._take_turn(number, state)
         if not rows:
             return None, effects
         rows.sort(key=lambda row: row.slot)
@@ -254,18 +255,8 @@ class Stage:
             return self._row(number, state, frame.position, frame.count, sample, frame=frame)
         self._dropped(state)
         if verdict is Verdict.GAP:
-            effects.append(self._ask_replay(frame, state))
+            effects.append(SendFrame(self._segment_topic(0), replay_frame(frame, state.rule.valid_length)))
         return None
-
-    def _ask_replay(self, frame: Frame, state: StageRequest) -> Effect:
-        gap = Frame(
-            kind=Kind.REPLAY,
-            request=frame.request,
-            epoch=frame.epoch,
-            attempt=frame.attempt,
-            position=state.rule.valid_length,
-        )
-        return SendFrame(self._segment_topic(0), encode_frame(gap))
 
     def _row(
         self,
@@ -323,19 +314,8 @@ class Stage:
         if self.is_last:
             return None if result.token is None else self._chosen(row, result.token, state, now_s)
         assert result.payload is not None
-        data = encode_frame(
-            Frame(
-                kind=Kind.ACTIVATION,
-                request=row.request,
-                epoch=self.spec.epoch,
-                attempt=row.attempt,
-                position=row.position,
-                count=row.count,
-                width=self.spec.width_out,
-                dtype=self._wire,
-                flags=Flag.SAMPLE if row.sample else Flag.NONE,
-                payload=result.payload,
-            )
+        data = activation_frame(
+            row, self.spec.epoch, width=self.spec.width_out, dtype=self._wire, payload=result.payload
         )
         if state.driver and row.ids is not None:
             state.driver.published(Step(row.position, row.ids, row.sample), data, compute_s, now_s)
@@ -362,18 +342,8 @@ class Stage:
         return self._tokens_frame(row.request, state, position, [token], state.finish)
 
     def _tokens_frame(self, number: int, state: StageRequest, position: int, ids: list[int], finish: Flag) -> bytearray:
-        data = encode_frame(
-            Frame(
-                kind=Kind.TOKENS,
-                request=number,
-                epoch=self.spec.epoch,
-                attempt=state.rule.attempt,
-                position=position,
-                count=len(ids),
-                dtype=Dtype.INT32,
-                flags=finish,
-                payload=b"".join(token.to_bytes(4, "little", signed=True) for token in ids),
-            )
+        data = tokens_frame(
+            number, self.spec.epoch, attempt=state.rule.attempt, position=position, ids=ids, finish=finish
         )
         state.sent(len(data), decode=True)
         return data
