@@ -24,7 +24,7 @@ from edge_node.ring import chunk_lengths
 from edge_node.runner import Loaded, LoadEvent, LoadFailed, LoadProgress, SegmentRunner
 from edge_node.segment import Segment
 from edge_node.store import BlobStore
-from edge_node.work import Draw, Work
+from edge_node.work import Draw, Row, RowResult, Work
 from orchestrator.model.model import Model
 from schemas.codec import Dtype, Frame, Kind
 from schemas.messages import BlobRef, Epoch, KvLayer, PrepareSegment, Sampling, StageRef
@@ -81,10 +81,10 @@ class Chain:
     def run(self, slot: int, position: int, ids: Sequence[int]) -> NDArray[np.float32]:
         """Logits (vocabulary,) of the last id."""
         self.segments[0].ids_input(len(ids))[...] = ids
-        output = self.segments[0].run(slot, position, len(ids)).output
+        output = self.segments[0].run(slot, [position], len(ids)).output
         for segment in self.segments[1:]:
             segment.hidden_input(len(ids))[...] = output
-            output = segment.run(slot, position, len(ids)).output
+            output = segment.run(slot, [position], len(ids)).output
         assert output.shape == (1, self.segments[0].spec.vocab_size)
         return output[0].copy()
 
@@ -156,9 +156,9 @@ def test_an_emulated_speed_takes_longer_and_computes_the_same(
 def test_emulation_slows_by_its_factor(tiny_model: Model) -> None:
     slow = Chain(tiny_model, 1, emulated_speed=0.1).segments[0]
     slow.ids_input(16)[...] = PROMPT[:16]
-    slow.run(0, 0, 16)
+    slow.run(0, [0], 16)
     cpu_s = time.thread_time()
-    compute_s = sum(slow.run(0, 0, 16).compute_s for _ in range(20))
+    compute_s = sum(slow.run(0, [0], 16).compute_s for _ in range(20))
     assert compute_s > 5 * (time.thread_time() - cpu_s)
 
 
@@ -216,12 +216,15 @@ def runner(tmp_path: Path) -> Runner:
     return Runner(tmp_path / "home")
 
 
-def work(stage: int, position: int, count: int, **changes: Any) -> Work:
-    fields: dict[str, Any] = {
-        "key": ("main", EPOCH, stage), "request": 1, "slot": 0, "attempt": 0, "position": position, "count": count,
-        "sample": False,
-    }  # fmt: skip
-    return Work(**(fields | changes))
+def row(position: int, count: int, **changes: Any) -> Row:
+    fields: dict[str, Any] = {"request": 1, "slot": 0, "attempt": 0, "position": position, "count": count}
+    return Row(**(fields | {"sample": False} | changes))
+
+
+def run_row(runner: SegmentRunner, stage: int, position: int, count: int, **changes: Any) -> RowResult:
+    """Run a row alone."""
+    (result,) = runner.run(Work(("main", EPOCH, stage), (row(position, count, **changes),))).rows
+    return result
 
 
 def activation(payload: bytes, count: int, width: int, dtype: Dtype) -> Frame:
@@ -243,16 +246,15 @@ def test_work_from_ids_to_a_token(tiny_model: Model, tmp_path: Path, wire: str, 
         assert isinstance(each.next_result(), Loaded)
         assert each.woken >= 1
         runners.append(each.runner)
-    first = runners[0].run(work(0, 0, 16, ids=PROMPT[:16]))
+    first = run_row(runners[0], 0, 0, 16, ids=PROMPT[:16])
     assert first.payload is not None
     frame = activation(first.payload, 16, spec.width_in, dtype)
-    assert runners[1].run(work(1, 0, 16, frame=frame)).token is None
-    sampled = runners[1].run(work(1, 0, 16, frame=frame, sample=True, draw=Draw(Sampling(), 16, ())))
+    assert run_row(runners[1], 1, 0, 16, frame=frame).token is None
+    sampled = run_row(runners[1], 1, 0, 16, frame=frame, sample=True, draw=Draw(Sampling(), 16, ()))
     expected = int(Chain(tiny_model, 1).run(0, 0, PROMPT[:16]).argmax())
     if wire == "fp32":
         assert sampled.token == expected
     assert sampled.token is not None
-    assert sampled.compute_s > 0
 
 
 def test_what_is_not_finite_fails_the_request_only(tiny_model: Model, runner: Runner) -> None:
@@ -261,12 +263,52 @@ def test_what_is_not_finite_fails_the_request_only(tiny_model: Model, runner: Ru
     runner.runner.load(spec)
     runner.next_result()
     bad = np.full((2, spec.width_in), np.nan, np.float32).tobytes()
-    result = runner.runner.run(work(1, 0, 2, frame=activation(bad, 2, spec.width_in, Dtype.FP32)))
+    result = run_row(runner.runner, 1, 0, 2, frame=activation(bad, 2, spec.width_in, Dtype.FP32))
     assert result.failure_code == "not_finite"
     assert "NaN" in str(result.failure)
     good = np.ones((2, spec.width_in), np.float32).tobytes()
     frame = activation(good, 2, spec.width_in, Dtype.FP32)
-    assert runner.runner.run(work(1, 0, 2, frame=frame)).failure is None
+    assert run_row(runner.runner, 1, 0, 2, frame=frame).failure is None
+
+
+def test_a_batch_computes_what_each_row_alone_computes(tiny_model: Model, runner: Runner) -> None:
+    """Slots 0 and 2 decode, slot 1 between them is idle, in the middle of its own answer."""
+    spec = specification(tiny_model, [0, tiny_model.manifest.num_units], 0)
+    runner.put(tiny_model, spec)
+    runner.runner.load(spec)
+    runner.next_result()
+    key = ("main", EPOCH, 0)
+    alone = Chain(tiny_model, 1)
+    for slot, length in enumerate((16, 7, 10)):
+        run_row(runner.runner, 0, 0, length, slot=slot, ids=PROMPT[:length])
+        alone.run(slot, 0, PROMPT[:length])
+    for step in range(5):
+        rows = tuple(
+            row(length + step, 1, request=slot, slot=slot, ids=[20 + step], sample=True, draw=Draw(Sampling(), 0, ()))
+            for slot, length in ((0, 16), (2, 10))
+        )
+        computed = runner.runner.run(Work(key, rows, idle=((1, 7),)))
+        expected = [int(alone.run(slot, length + step, [20 + step]).argmax()) for slot, length in ((0, 16), (2, 10))]
+        assert [result.token for result in computed.rows] == expected
+    last = run_row(runner.runner, 0, 7, 1, slot=1, ids=[9], sample=True, draw=Draw(Sampling(), 8, ()))
+    assert last.token == int(alone.run(1, 7, [9]).argmax())
+
+
+def test_a_bad_row_does_not_fail_the_others_of_its_batch(tiny_model: Model, runner: Runner) -> None:
+    spec = specification(tiny_model, even_cuts(tiny_model.manifest.num_units, 3), 1)
+    runner.put(tiny_model, spec)
+    runner.runner.load(spec)
+    runner.next_result()
+    values = [np.full((1, spec.width_in), value, np.float32).tobytes() for value in (1.0, np.inf, 0.5)]
+    frames = [activation(value, 1, spec.width_in, Dtype.FP32) for value in values]
+    rows = tuple(row(0, 1, request=slot, slot=slot, frame=frame) for slot, frame in enumerate(frames))
+    results = runner.runner.run(Work(("main", EPOCH, 1), rows)).rows
+    assert [result.failure_code if result.failure else None for result in results] == [None, "not_finite", None]
+    again = run_row(runner.runner, 1, 0, 1, slot=2, frame=frames[2])
+    assert again.payload is not None
+    assert results[2].payload is not None
+    difference = np.frombuffer(again.payload, np.float32) - np.frombuffer(results[2].payload, np.float32)
+    assert np.abs(difference).max() < 1e-4
 
 
 def test_what_onnx_runtime_refuses_fails_the_request_only(tiny_model: Model, runner: Runner) -> None:
@@ -274,10 +316,10 @@ def test_what_onnx_runtime_refuses_fails_the_request_only(tiny_model: Model, run
     runner.put(tiny_model, spec)
     runner.runner.load(spec)
     runner.next_result()
-    result = runner.runner.run(work(0, 0, 2, ids=[1, 10**6]))
+    result = run_row(runner.runner, 0, 0, 2, ids=[1, 10**6])
     assert result.failure_code == "internal"
     assert "ONNX Runtime" in str(result.failure)
-    assert runner.runner.run(work(0, 0, 2, ids=[1, 2])).failure is None
+    assert run_row(runner.runner, 0, 0, 2, ids=[1, 2]).failure is None
 
 
 def test_a_blob_that_nobody_has(tiny_model: Model, runner: Runner) -> None:
@@ -377,6 +419,6 @@ def test_a_segment_can_be_unloaded_and_loaded_again(tiny_model: Model, runner: R
     for _ in range(2):
         runner.runner.load(spec)
         assert isinstance(runner.next_result(), Loaded)
-        payloads.append(runner.runner.run(work(0, 0, 16, ids=PROMPT[:16])).payload)
+        payloads.append(run_row(runner.runner, 0, 0, 16, ids=PROMPT[:16]).payload)
         runner.runner.unload(("main", EPOCH, 0))
     assert payloads[0] == payloads[1]

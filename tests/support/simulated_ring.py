@@ -18,10 +18,19 @@ from typing import Any
 
 from broker.topics import matches
 from edge_node.core import NodeCore
-from edge_node.effects import Effect, LoadSegment, Reply, SendFrame, Subscribe, UnloadSegment, Unsubscribe
-from edge_node.work import Computed, Work
+from edge_node.effects import (
+    Effect,
+    LoadSegment,
+    Reply,
+    SendFrame,
+    StageKey,
+    Subscribe,
+    UnloadSegment,
+    Unsubscribe,
+)
+from edge_node.work import Computed, Row, RowResult, Work
 from schemas import messages
-from schemas.codec import Flag, Frame, Kind, decode_frame, request_number
+from schemas.codec import Flag, Frame, Kind, decode_frames, request_number
 from schemas.messages import (
     BlobRef,
     CloseRequest,
@@ -46,6 +55,7 @@ LATENCY_S = 0.001
 _COMMAND_S = 0.002
 _LOAD_S = 0.01
 _RESEND_S = 3.0
+_GARBAGE = 0xDEADBEEF
 _WORD = struct.Struct("<I")
 _BLOB = BlobRef(sha256="0" * 64, size_bytes=1)
 
@@ -156,24 +166,35 @@ class SimulatedNode:
         self.inbox: deque[tuple[int, str, Frame]] = deque()
         """(stage, sender, frame)"""
         self.busy = False
-        self.rows: dict[tuple[Any, int], dict[int, int]] = defaultdict(dict)
+        self.rows: dict[tuple[StageKey, int], dict[int, int]] = defaultdict(dict)
         """(stage key, slot) -> position -> row."""
         self.runs: list[Work] = []
 
     def compute(self, work: Work) -> Computed:
         """Run the fake model."""
         self.runs.append(work)
-        rows = self.rows[work.key, work.slot]
-        inputs = list(work.ids or ())
-        if work.frame is not None:
-            inputs = [_WORD.unpack_from(work.frame.payload, 4 * index)[0] for index in range(work.count)]
+        for slot, position in work.idle:  # as in a batch: something is written where the slot's next row will be
+            self.rows[work.key, slot][position] = _GARBAGE
+        results = tuple(self._compute_row(work.key, row) for row in work.rows)
+        return Computed(self.position_s * sum(row.count for row in work.rows), results)
+
+    @property
+    def rows_run(self) -> list[Row]:
+        """All rows computed, in order."""
+        return [row for work in self.runs for row in work.rows]
+
+    def _compute_row(self, key: StageKey, row: Row) -> RowResult:
+        rows = self.rows[key, row.slot]
+        inputs = list(row.ids or ())
+        if row.frame is not None:
+            inputs = [_WORD.unpack_from(row.frame.payload, 4 * index)[0] for index in range(row.count)]
         outputs = []
-        for position, value in enumerate(inputs, work.position):
+        for position, value in enumerate(inputs, row.position):
             rows[position] = value
-            outputs.append(mix(work.key[2], [rows[index] for index in range(position + 1)]))
-        compute_s = self.position_s * work.count
-        token = outputs[-1] % VOCABULARY if work.draw else None
-        return Computed(compute_s, payload=b"".join(map(_WORD.pack, outputs)), token=token)
+            outputs.append(mix(key[2], [rows[index] for index in range(position + 1)]))
+        return RowResult(
+            payload=b"".join(map(_WORD.pack, outputs)), token=outputs[-1] % VOCABULARY if row.draw else None
+        )
 
 
 class SimulatedRing:
@@ -198,7 +219,7 @@ class SimulatedRing:
         self.answers: dict[int, SimulatedAnswer] = {}
         self.ready: list[SegmentReady] = []
         self.failed: list[SegmentFailed] = []
-        self.unloaded: list[tuple[str, Any]] = []
+        self.unloaded: list[tuple[str, StageKey]] = []
         self.frames: Counter[Kind] = Counter()
         """Frames published, by kind."""
         self.replays_taken = 0
@@ -246,8 +267,10 @@ class SimulatedRing:
             if frame.kind is Kind.REPLAY:
                 self.replays_taken += self._attempt_of(node, frame) != before
         self._do(node, node.core.tick(self.now_s))
-        work, effects = node.core.next_work()
-        self._do(node, effects)
+        work = None
+        while work is None and node.core.has_work:
+            work, effects = node.core.next_work()
+            self._do(node, effects)
         if work is None:
             return
         result = node.compute(work)
@@ -295,11 +318,11 @@ class SimulatedRing:
         self._do(node, effects)
 
     def _publish(self, sender: str, topic: str, data: bytes) -> None:
-        frame = decode_frame(data)
-        self.frames[frame.kind] += 1
         assert (SEGMENT.match(topic) or TOKEN.match(topic) or {})["sender"] == sender
-        for extra_s in self.fate(frame, topic):
-            self.after(LATENCY_S + extra_s, lambda: self._arrive(sender, topic, frame))
+        for frame in decode_frames(data):
+            self.frames[frame.kind] += 1
+            for extra_s in self.fate(frame, topic):
+                self.after(LATENCY_S + extra_s, functools.partial(self._arrive, sender, topic, frame))
 
     def _arrive(self, sender: str, topic: str, frame: Frame) -> None:
         stage = int((SEGMENT.match(topic) or {}).get("stage", 0))
@@ -419,8 +442,9 @@ class SimulatedRing:
         """How often the first stage computed each position of a request."""
         counts: Counter[int] = Counter()
         for work in self.nodes[self.ring[0]].runs:
-            if work.request == request_number(answer.request):
-                counts.update(range(work.position, work.position + work.count))
+            for row in work.rows:
+                if row.ids is not None and row.request == request_number(answer.request):
+                    counts.update(range(row.position, row.position + row.count))
         return counts
 
     def open_requests(self) -> int:
