@@ -29,7 +29,7 @@ from orchestrator.planning.scenario import FleetEvent, Workload
 from orchestrator.planning.sections import Section
 
 MB = 10**6
-MAX_DEVICES = 10_000
+MOST_OF_A_KIND = 10_000
 
 
 @dataclass(frozen=True)
@@ -84,8 +84,6 @@ def parse_fleet(text: str, name: str) -> Fleet:
     model = top.section("model")
     runs, tied_bytes, hidden_bytes = _model(model)
     devices = tuple(device for section in top.sections("devices") for device in _devices(section))
-    if len(devices) > MAX_DEVICES:
-        raise PlanningError(f"{name}: devices: {len(devices)} are more than {MAX_DEVICES}")
     plan = top.section("plan", optional=True)
     try:
         problem = _problem(plan, runs, devices, tied_bytes, hidden_bytes)
@@ -130,6 +128,8 @@ def _model(section: Section) -> tuple[tuple[UnitRun, ...], int, int]:
 def _devices(section: Section) -> list[Device]:
     """One entry of the list: a device, or `count` of them with numbered names."""
     name, count = section.text("name"), section.whole("count", 1, least=1)
+    if count > MOST_OF_A_KIND:
+        raise section.wrong("count", f"must be at most {MOST_OF_A_KIND}")
     block_s = section.number("block_ms", above=0) / 1e3
     decode_s = (section.number("embed_ms", 0.0) / 1e3, block_s, section.number("head_ms", 0.0) / 1e3)
     prefill = section.number("prefill_speedup", 4.0, above=0)
