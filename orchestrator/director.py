@@ -110,10 +110,12 @@ class PlanDirector:
 
     def progress(self) -> dict[str, dict[str, int]]:
         """Bytes of the segments on their way to the nodes."""
-        if not isinstance(self.work, Rollout):
-            return {}
-        reports = self.work.progress.items()
-        return {node: {"done_bytes": r.done_bytes, "total_bytes": r.total_bytes} for node, r in reports}
+        total: dict[str, dict[str, int]] = {}
+        for report in self.work.progress.values() if isinstance(self.work, Rollout) else ():
+            node = total.setdefault(report.node, {"done_bytes": 0, "total_bytes": 0})
+            node["done_bytes"] += report.done_bytes
+            node["total_bytes"] += report.total_bytes
+        return total
 
     # --- what happened ----------------------------------------------------------------------------------------
 
@@ -189,8 +191,6 @@ class PlanDirector:
             self._forced = self._forced or solving.forced
             self._due_s = now_s
             return [Note("a node went away while the plan was made: planning again")]
-        if len(outcome.nodes) != len(outcome.stages):
-            return self._no_plan("not_ready", "the plan gives one node two stages, which nodes can't do")
         if self.active and not is_worth_it(self.active.plan, outcome, solving):
             self.outcomes.append(ReplanDone(ok=True, changed=False))
             return []
@@ -247,7 +247,7 @@ class PlanDirector:
         plan = self.active.plan
         effects: list[Effect] = []
         if isinstance(self.work, Rollout):  # the down plan's epoch lies above its epoch
-            effects += self.work.fail(", ".join(self.work.plan.nodes), "the working ring broke")
+            effects += self.work.fail(", ".join(self.work.plan.solution.nodes), "the working ring broke")
         self.work = None
         lost = [node for node, start in plan.incarnations.items() if not self._fleet.is_usable(node, start)]
         self.active = None
@@ -373,7 +373,7 @@ class PlanDirector:
             SavePlan(plan.epoch, plan.model.name, plan_view(plan, rollout.ready)),
             _publish(plan.message()),
             Note(
-                f"epoch {plan.epoch} of {plan.pipeline} is in force: {plan.model.name} on {', '.join(plan.nodes)},"
+                f"epoch {plan.epoch} of {plan.pipeline} is in force: {plan.model.name} on {', '.join(plan.solution.nodes)},"
                 f" predicted {predicted.tokens_per_s:.1f} tokens/s"
             ),
         ]

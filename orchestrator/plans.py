@@ -52,11 +52,11 @@ class Candidate:
 
     @property
     def nodes(self) -> tuple[str, ...]:
-        """Nodes by stage."""
+        """Nodes by stage; one that holds both ends of a ring comes twice."""
         return tuple(stage.node for stage in self.solution.stages)
 
     def planned_bytes(self, node: str) -> int:
-        """Memory the node needs in all, its own overhead included."""
+        """Memory the node needs in all: for all of its stages, its own overhead included."""
         return self.solution.predicted.of_node(node).memory_bytes
 
     def message(self) -> Plan:
@@ -77,7 +77,8 @@ class ActivePlan:
     """A committed plan and what its nodes reported when they were ready."""
 
     plan: Candidate
-    ready: dict[str, SegmentReady]
+    ready: dict[int, SegmentReady]
+    """By stage."""
 
 
 @dataclass(frozen=True)
@@ -136,14 +137,14 @@ def describe_units(start: int, stop: int, unit_count: int) -> str:
     return ", ".join(parts)
 
 
-def plan_view(plan: Candidate, ready: dict[str, SegmentReady]) -> dict[str, Any]:
+def plan_view(plan: Candidate, ready: dict[int, SegmentReady]) -> dict[str, Any]:
     """What ``linguabus plan`` shows and the history keeps; JSON-able."""
     predicted = plan.solution.predicted
     unit_count = plan.model.manifest.num_units
     stages = []
     for index, stage in enumerate(predicted.stages):
         of_node = predicted.of_node(stage.node)
-        report = ready.get(stage.node)
+        report = ready.get(index)
         stages.append({
             "stage": index,
             "node": stage.node,

@@ -22,13 +22,15 @@ class RolloutState(enum.Enum):
 
 
 class Rollout:
-    """Waits for every node of a candidate's ring. ``failed_node`` and ``reason`` say why it failed."""
+    """Waits for every stage of a candidate's ring. ``failed_node`` and ``reason`` say why it failed."""
 
     def __init__(self, plan: Candidate, *, silence_s: float) -> None:
         self.plan = plan
         self.state = RolloutState.PREPARING
-        self.ready: dict[str, SegmentReady] = {}
-        self.progress: dict[str, PrepareProgress] = {}
+        self.ready: dict[int, SegmentReady] = {}
+        """By stage."""
+        self.progress: dict[int, PrepareProgress] = {}
+        """By stage."""
         self.failed_node = ""
         self.reason = ""
         self._silence_s = silence_s
@@ -51,18 +53,20 @@ class Rollout:
             return []
         self._heard_s[node] = now_s
         if isinstance(message, PrepareProgress):
-            self.progress[node] = message
+            self.progress[message.stage] = message
             return []
         if message.incarnation != self.plan.incarnations[node] or self.state is not RolloutState.PREPARING:
             return []
         if isinstance(message, SegmentFailed):
             return self.fail(node, message.reason)
-        self.ready[node] = message
-        if len(self.ready) == len(self._heard_s):
+        if message.stage >= len(self.plan.nodes) or self.plan.nodes[message.stage] != node:
+            return []
+        self.ready[message.stage] = message
+        if len(self.ready) == len(self.plan.nodes):
             self.state = RolloutState.READY
         return [
             Note(
-                f"epoch {self.plan.epoch}: {node} is ready after {message.load_s:.2f} s,"
+                f"epoch {self.plan.epoch}: {node} is ready for stage {message.stage} after {message.load_s:.2f} s,"
                 f" {message.downloaded_bytes / 1e6:.1f} MB fetched, {message.rss_bytes / 1e6:.0f} MB resident"
             )
         ]
@@ -74,7 +78,7 @@ class Rollout:
         for node, incarnation in self.plan.incarnations.items():
             if not is_usable(node, incarnation):
                 return self.fail(node, "it went away")
-            if node not in self.ready and now_s >= self._heard_s[node] + self._silence_s:
+            if node in self._awaited and now_s >= self._heard_s[node] + self._silence_s:
                 return self.fail(node, f"no progress for {self._silence_s:g} s")
         return []
 
@@ -92,7 +96,9 @@ class Rollout:
         """When ``check`` next has something to find by time alone."""
         if self.state is not RolloutState.PREPARING:
             return math.inf
-        return min(
-            (heard_s + self._silence_s for node, heard_s in self._heard_s.items() if node not in self.ready),
-            default=math.inf,
-        )
+        return min((self._heard_s[node] + self._silence_s for node in self._awaited), default=math.inf)
+
+    @property
+    def _awaited(self) -> set[str]:
+        """Nodes with a stage that is not ready yet."""
+        return {node for stage, node in enumerate(self.plan.nodes) if stage not in self.ready}

@@ -36,9 +36,8 @@ Solver = Callable[[Problem], Solution | Infeasible]
 def default_solver(problem: Problem) -> Solution | Infeasible:
     """The planner, imported when first needed: Pyomo takes a second."""
     from orchestrator.planning.planner import solve
-    from orchestrator.single_stages import solve_single_stages
 
-    return solve_single_stages(problem, solve, lambda pinned: solve(pinned, prove=False))
+    return solve(problem)
 
 
 class Worker:

@@ -33,7 +33,6 @@ from orchestrator.model.manifest import Manifest
 from orchestrator.planning.planner import solve
 from orchestrator.planning.problem import Problem
 from orchestrator.plans import ServingSettings
-from orchestrator.single_stages import solve_single_stages
 from schemas.codec import Flag
 from schemas.messages import (
     BlobRef,
@@ -66,7 +65,7 @@ BLOB_URL = "http://127.0.0.1:1/v1/blobs"
 
 def plan_quickly(problem: Problem) -> Any:
     """The real planner without its second proof."""
-    return solve_single_stages(problem, lambda p: solve(p, prove=False), lambda p: solve(p, prove=False))
+    return solve(problem, prove=False)
 
 
 class World:

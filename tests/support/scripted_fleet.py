@@ -115,7 +115,7 @@ class ScriptedFleet:
     def _answer(self, first: ScriptedNode, opened: OpenRequest) -> None:
         """Stage 0, which is opened last, has the prompt: the ring runs to the end at once."""
         assert opened.prompt_ids is not None
-        last = self.nodes[first.prepared[opened.epoch].ring[-1].node]
+        last = self.nodes[first.prepared[opened.epoch][0].ring[-1].node]
         if not self.mute_tokens and opened.request in last.open:
             self._tokens(last, last.open[opened.request], len(opened.prompt_ids))
 
@@ -140,4 +140,5 @@ class ScriptedFleet:
 
 def prepared(fleet: ScriptedFleet) -> list[PrepareSegment]:
     """Segments that the fleet's nodes hold."""
-    return [segment for node in fleet.nodes.values() for segment in node.prepared.values()]
+    epochs = [stages for node in fleet.nodes.values() for stages in node.prepared.values()]
+    return [segment for stages in epochs for segment in stages.values()]

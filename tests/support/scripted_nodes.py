@@ -66,17 +66,23 @@ def answer_text(prompt_tokens: int, count: int) -> str:
 
 
 def make_manifest(
-    name: str = "tiny", *, blocks: int = 4, block_bytes: int = 10 * MB, max_context: int = 256
+    name: str = "tiny", *, blocks: int = 4, block_bytes: int = 10 * MB, max_context: int = 256, tied: bool = False
 ) -> Manifest:
-    """A model whose embedding (20 MB) is tied to the head and whose blocks share a table of 1 MB."""
+    """A model whose embedding and head are 20 MB each (or once, when tied) and whose blocks share a table of 1 MB."""
     last = blocks + 1
-    blobs = [Blob("e" * 64, 20 * MB, (0, last)), Blob("7" * 64, MB, tuple(range(1, last)))]
+    head = "e" if tied else "d"
+    blobs = [Blob("7" * 64, MB, tuple(range(1, last)))]
+    blobs += (
+        [Blob("e" * 64, 20 * MB, (0, last))]
+        if tied
+        else [Blob("e" * 64, 20 * MB, (0,)), Blob("d" * 64, 20 * MB, (last,))]
+    )
     blobs += [Blob(f"{unit:064x}", block_bytes, (unit,)) for unit in range(1, last)]
     units = [Unit(0, "embed", None, ("e" * 64,), 20 * MB, 0, 0)]
     units += [
         Unit(u, "block", u - 1, (f"{u:064x}", "7" * 64), block_bytes + MB, 20_000_000, 1024) for u in range(1, last)
     ]
-    units.append(Unit(last, "head", None, ("e" * 64,), 20 * MB, 40_000_000, 0))
+    units.append(Unit(last, "head", None, (head * 64,), 20 * MB, 40_000_000, 0))
     return Manifest(
         format=1, version="0", name=name, source="test", fingerprint="0", family="llama", precision="int4",
         profile="fast", vocab_size=1_114_112, max_context=max_context, logits_dtype="float32", kv_dtype="float32",
@@ -151,8 +157,12 @@ class ScriptedNode:
     """Why it can't load segments; empty when it can."""
     silent: bool = False
     """Does not answer a prepare command."""
-    prepared: dict[Epoch, PrepareSegment] = field(default_factory=dict)
+    prepared: dict[Epoch, dict[int, PrepareSegment]] = field(default_factory=dict)
+    """By epoch and stage."""
     open: dict[str, OpenRequest] = field(default_factory=dict)
+    """By request: the newest command, on a node with two stages stage 0's."""
+    stages: dict[str, set[int]] = field(default_factory=dict)
+    """By request: the stages it is open on."""
 
     @property
     def name(self) -> str:
@@ -168,14 +178,22 @@ class ScriptedNode:
                 )  # fmt: skip
                 return [failed]
             case PrepareSegment() if not self.silent:
-                self.prepared[command.epoch] = command
+                self.prepared.setdefault(command.epoch, {})[command.stage] = command
                 return [self.ready(command)]
-            case OpenRequest() if command.epoch in self.prepared:
+            case OpenRequest() if command.stage in self.prepared.get(command.epoch, ()):
+                known = self.open.get(command.request)
+                if known is None or known.epoch != command.epoch:
+                    self.stages[command.request] = set()
                 self.open[command.request] = command
+                self.stages[command.request].add(command.stage)
             case CloseRequest() if command.request in self.open:
-                epoch = self.open.pop(command.request).epoch
-                timing = StageTiming(node=self.name, stage=self.prepared[epoch].stage, decode_steps=3)
-                return [RequestClosed(request=command.request, timing=timing)]
+                del self.open[command.request]
+                return [
+                    RequestClosed(
+                        request=command.request, timing=StageTiming(node=self.name, stage=stage, decode_steps=3)
+                    )
+                    for stage in sorted(self.stages.pop(command.request))
+                ]
         return []
 
     def ready(self, command: PrepareSegment) -> SegmentReady:

@@ -1,0 +1,154 @@
+"""A ring that lists one node twice: it holds the embedding and the head, which share their weights."""
+
+import pytest
+
+from orchestrator.events import NodeSaid
+from orchestrator.rollout import Rollout
+from schemas.codec import Flag
+from schemas.messages import (
+    CloseRequest,
+    OpenRequest,
+    PrepareProgress,
+    PrepareSegment,
+    RequestClosed,
+    SegmentFailed,
+    StageTiming,
+    StreamEnd,
+    StreamError,
+)
+from tests.support.orchestrating import World
+from tests.support.scripted_nodes import answer_text, make_manifest, make_submit
+
+
+def two_nodes() -> World:
+    """Two nodes hold the model only when one of them has both ends."""
+    return World(models={"tiny": make_manifest(tied=True)})
+
+
+@pytest.fixture
+def world() -> World:
+    return two_nodes().serve("a", "b")
+
+
+def ring(world: World) -> list[str]:
+    return [stage.node for stage in world.plan.ring]
+
+
+def test_both_stages_are_prepared_with_the_nodes_whole_memory(world: World) -> None:
+    first, middle, last = ring(world)
+    assert first == last != middle
+    ends = world.commands(first, PrepareSegment)
+    assert [prepare.stage for prepare in ends] == [0, 2]
+    of_node = world.core.director.active.plan.solution.predicted.of_node(first)  # type: ignore[union-attr]
+    assert {prepare.planned_bytes for prepare in ends} == {of_node.memory_bytes}
+
+
+def test_the_plan_waits_for_both_stages_of_the_node() -> None:
+    world = two_nodes().up()
+    world.join("a", "b", memory_mb=None)
+    for node in world.nodes.values():
+        node.silent = True
+    world.wait(2.0)
+    rollout = world.core.director.work
+    assert isinstance(rollout, Rollout)
+    first = rollout.plan.nodes[0]
+    for name, stage in ((rollout.plan.nodes[1], 1), (first, 0)):
+        prepare = next(p for p in world.commands(name, PrepareSegment) if p.stage == stage)
+        world.event(NodeSaid(name, world.nodes[name].ready(prepare)))
+    assert world.core.director.active is None
+    last = next(p for p in world.commands(first, PrepareSegment) if p.stage == 2)
+    for stage, done_bytes in ((0, 3), (2, 4)):
+        progress = PrepareProgress(
+            node=first, pipeline="main", epoch=last.epoch, stage=stage, done_bytes=done_bytes, total_bytes=9
+        )
+        world.event(NodeSaid(first, progress))
+    assert world.core.director.progress()[first] == {"done_bytes": 7, "total_bytes": 18}
+    world.event(NodeSaid(first, world.nodes[first].ready(last)))
+    assert world.core.director.active is not None
+
+
+def test_a_node_that_never_gets_its_second_stage_ready_fails_the_epoch() -> None:
+    world = two_nodes().up()
+    world.join("a", "b")
+    for node in world.nodes.values():
+        node.silent = True
+    world.wait(2.0)
+    rollout = world.core.director.work
+    assert isinstance(rollout, Rollout)
+    epoch = rollout.plan.epoch
+    for name, stage in ((rollout.plan.nodes[1], 1), (rollout.plan.nodes[0], 2)):
+        prepare = next(p for p in world.commands(name, PrepareSegment) if p.stage == stage)
+        world.event(NodeSaid(name, world.nodes[name].ready(prepare)))
+    world.wait(120.0)
+    assert rollout.failed_node == rollout.plan.nodes[0]
+    assert "no progress" in rollout.reason
+    assert world.core.director.active is None
+    assert epoch not in world.core.director._epochs
+
+
+def test_one_stage_that_fails_releases_the_epoch_everywhere() -> None:
+    world = two_nodes().up()
+    world.join("a", "b")
+    for node in world.nodes.values():
+        node.silent = True
+    world.wait(2.0)
+    rollout = world.core.director.work
+    assert isinstance(rollout, Rollout)
+    first = rollout.plan.nodes[0]
+    failed = SegmentFailed(node=first, incarnation=1, pipeline="main", epoch=rollout.plan.epoch, reason="out of memory")
+    world.event(NodeSaid(first, failed))
+    assert rollout.failed_node == first
+
+
+def test_a_request_is_opened_from_the_last_stage_to_the_first_and_closed_once(world: World) -> None:
+    first = ring(world)[0]
+    request = world.ask(make_submit(stats=True))
+    opened = [e.message for e in world.effects if getattr(getattr(e, "message", None), "request", None) == request
+              and isinstance(e.message, OpenRequest)]  # fmt: skip
+    assert [message.stage for message in opened] == [2, 1, 0]
+    assert [message.sampling is not None for message in opened] == [True, False, False]
+    assert [message.prompt_ids is not None for message in opened] == [False, False, True]
+    world.generate(request, 8, flags=Flag.LENGTH)
+    assert len(world.commands(first, CloseRequest)) == 1
+    end = world.end(request)
+    assert isinstance(end, StreamEnd)
+    assert [(timing.stage, timing.node) for timing in end.stages] == list(enumerate(ring(world)))
+    assert world.text(request) == answer_text(5, 8)
+
+
+def test_the_figures_of_one_stage_do_not_stand_for_the_other(world: World) -> None:
+    first, middle, _ = ring(world)
+    request = world.ask(make_submit(stats=True))
+    for node in world.nodes.values():
+        node.alive = False  # their figures come by hand
+    world.generate(request, 8, flags=Flag.LENGTH)
+    for name, stage in ((first, 0), (middle, 1), (first, 0)):
+        closed = RequestClosed(request=request, timing=StageTiming(node=name, stage=stage))
+        world.event(NodeSaid(name, closed))
+    assert world.end(request) is None
+    world.event(NodeSaid(first, RequestClosed(request=request, timing=StageTiming(node=first, stage=2))))
+    assert isinstance(world.end(request), StreamEnd)
+
+
+def test_the_loss_of_either_node_interrupts_the_answer(world: World) -> None:
+    request = world.ask()
+    world.generate(request, 2)
+    world.kill(ring(world)[1])
+    world.wait(20.0)
+    error = world.end(request)
+    assert isinstance(error, StreamError)
+    assert world.plan.ring == ()
+
+
+def test_an_answer_goes_on_in_another_ring_with_both_ends_on_one_node(world: World) -> None:
+    request = world.ask()
+    world.generate(request, 3)
+    lost = ring(world)[0]
+    world.kill(lost)
+    world.join("c")
+    world.wait(3.0)
+    assert lost not in ring(world)
+    assert len(ring(world)) == 3
+    assert len(set(ring(world))) == 2
+    world.generate(request, 5, flags=Flag.LENGTH)
+    assert world.text(request) == answer_text(5, 8)
