@@ -171,7 +171,7 @@ def measure(quick: bool) -> list[Result]:
         *measure_size(64, range(3), 5.0, proven_by_glpk=False),
         *measure_standby(16, range(5)),
         *measure_standby(64, range(2)),
-        *measure_uneven_chain(8, 34),
+        *measure_uneven_chain(10, 34),
         *measure_uneven_chain(24, 34),
         *measure_replicas(500, 20.0),
         *measure_replicas(500, 60.0),
