@@ -1,9 +1,9 @@
 """`solve(problem)`: the best plan with its proof, or why there is none.
 
 Two exact methods look at every problem in run form, sharing its figures and nothing else: the dynamic programme finds
-the plan, and the MILP (GLPK, or HiGHS) has to confirm each claim that makes it the best. When the MILP's time is up before it
-has, the plan still stands, proven by the dynamic programme, and `solver_gap` says what the MILP had left. Without
-a MILP solver the dynamic programme stands alone.
+the plan, and the MILP (GLPK, or HiGHS) has to confirm each claim that makes it the best. When the MILP's time is up
+before it has, the plan still stands, proven by the dynamic programme, and `solver_gap` says what the MILP had left.
+Without a MILP solver the dynamic programme stands alone.
 """
 
 from __future__ import annotations
