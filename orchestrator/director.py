@@ -344,8 +344,9 @@ class PlanDirector:
                 # Down plans release every epoch below their own.
                 building = replace(building, plan=replace(building.plan, epoch=self._next_epoch()))
                 effects.append(SaveEpoch(building.plan.epoch))
-        commands = prepare_commands(building.plan, building.segments, self._blob_urls, beside)
-        self.work = Rollout(building.plan, silence_s=self._timing.prepare_silence_s)
+        plan = replace(building.plan, segments=building.segments)
+        commands = prepare_commands(plan, self._blob_urls, beside)
+        self.work = Rollout(plan, silence_s=self._timing.prepare_silence_s)
         return [*effects, *self.work.start(commands, now_s)]
 
     def _rollout_failed(self, rollout: Rollout, now_s: float) -> list[Effect]:

@@ -4,35 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from orchestrator.config import DEFAULT_CONTEXT_TOKENS
-from orchestrator.events import BuiltSegment
 from orchestrator.model.manifest import Blob, Manifest, Unit
 from orchestrator.planning.problem import BLOCK, EMBED, HEAD, Device, Objective, Problem, Stage, UnitRun
 from orchestrator.plans import Candidate
+from orchestrator.resident import ResidentFactors, resident_factors, workspace_bytes
 from schemas.messages import NodeBirth, PrepareSegment, WireDtype
-
-
-@dataclass(frozen=True)
-class ResidentModel:
-    """How much memory loaded weights take, relative to their bytes on disk, while loading and at its peak.
-
-    Memory-mapped weights are pre-packed when a session opens, so for a while both copies are resident.
-    """
-
-    peak_per_weight_byte: float
-    workspace_bytes: int
-    """Activations, logits and ORT's arena, whatever the segment."""
-
-
-RESIDENT = {
-    "int4": ResidentModel(peak_per_weight_byte=2.1, workspace_bytes=24 << 20),
-    "int8": ResidentModel(peak_per_weight_byte=2.1, workspace_bytes=24 << 20),
-    "fp16": ResidentModel(peak_per_weight_byte=2.1, workspace_bytes=24 << 20),
-    "fp32": ResidentModel(peak_per_weight_byte=2.1, workspace_bytes=24 << 20),
-}
-"""By the manifest's precision."""
 
 PREFILL_GAIN = 4.0
 """Prompt tokens computed in the time of one decode step's token: weights are read once per chunk."""
@@ -64,7 +42,7 @@ def build_problem(
     Raises:
         PlanningError: no nodes, or figures that contradict each other.
     """
-    resident = RESIDENT.get(manifest.precision, RESIDENT["fp32"])
+    resident = resident_factors(manifest)
     units = manifest.units
     runs = (
         _run(EMBED, manifest, units[:1], resident),
@@ -74,6 +52,7 @@ def build_problem(
     tied = sum(blob.size_bytes for blob in manifest.blobs if _ties_ends(manifest, blob))
     common = sum(blob.size_bytes for blob in manifest.blobs if _is_common(manifest, blob))
     width = max(boundary.width for boundary in manifest.boundaries)
+    workspace = workspace_bytes(manifest, chunk_tokens=chunk_tokens, context_tokens=context_tokens, slots=slots)
     return Problem(
         runs=runs,
         devices=tuple(_device(birth, runs) for birth in fleet),
@@ -81,8 +60,7 @@ def build_problem(
         slots=slots,
         objective=Objective.LATENCY,
         activation_bytes=math.ceil(width * WIRE_BYTES_PER_VALUE[wire_dtype]),
-        workspace_bytes=resident.workspace_bytes + _weight_bytes(common, resident),
-        tied_bytes=_weight_bytes(tied, resident),
+        workspace_bytes=workspace + common,
         tied_disk_bytes=tied,
         prefill_chunk_tokens=chunk_tokens,
         incumbent=incumbent,
@@ -99,11 +77,7 @@ def _is_common(manifest: Manifest, blob: Blob) -> bool:
     return len(blob.units) > 1 and not _ties_ends(manifest, blob)
 
 
-def _weight_bytes(size_bytes: int, resident: ResidentModel) -> int:
-    return math.ceil(size_bytes * resident.peak_per_weight_byte)
-
-
-def _run(kind: str, manifest: Manifest, units: Sequence[Unit], resident: ResidentModel) -> UnitRun:
+def _run(kind: str, manifest: Manifest, units: Sequence[Unit], resident: ResidentFactors) -> UnitRun:
     sizes = []
     for unit in units:
         own = [b for b in manifest.blobs if unit.index in b.units and not _is_common(manifest, b)]
@@ -112,7 +86,7 @@ def _run(kind: str, manifest: Manifest, units: Sequence[Unit], resident: Residen
         kind=kind,
         start=units[0].index,
         count=len(units),
-        weight_bytes=_weight_bytes(max(sizes), resident),
+        weight_bytes=math.ceil(max(sizes) * resident.of(kind)),
         kv_bytes_per_token=max(unit.kv_bytes_per_token for unit in units),
         flops_per_token=float(max(unit.flops_per_token for unit in units)),
         disk_bytes=max(sizes),
@@ -135,11 +109,11 @@ def _device(birth: NodeBirth, runs: Sequence[UnitRun]) -> Device:
 
 
 def prepare_commands(
-    plan: Candidate, segments: Sequence[BuiltSegment], blob_urls: tuple[str, ...], beside_bytes: dict[str, int]
+    plan: Candidate, blob_urls: tuple[str, ...], beside_bytes: dict[str, int]
 ) -> list[tuple[str, PrepareSegment]]:
     """(node, command) for every stage. ``beside_bytes``: what a node still holds of the plan that runs."""
     commands = []
-    for index, (stage, segment) in enumerate(zip(plan.ring, segments, strict=True)):
+    for index, (stage, segment) in enumerate(zip(plan.ring, plan.segments, strict=True)):
         prepare = PrepareSegment(
             pipeline=plan.pipeline,
             epoch=plan.epoch,

@@ -45,6 +45,8 @@ class Candidate:
     solution: Solution
     incarnations: dict[str, int]
     """Which start of each node of the ring the plan counts on."""
+    segments: tuple[BuiltSegment, ...] = ()
+    """By stage, once they are assembled."""
 
     @property
     def ring(self) -> tuple[StageRef, ...]:
@@ -58,6 +60,13 @@ class Candidate:
     def planned_bytes(self, node: str) -> int:
         """Memory the node needs in all: for all of its stages, its own overhead included."""
         return self.solution.predicted.of_node(node).memory_bytes
+
+    def stored_bytes(self, node: str) -> int:
+        """What all stages of the node take on its disk: graphs and weights, each file once."""
+        if not self.segments:
+            return self.solution.predicted.of_node(node).stored_bytes
+        mine = [segment for segment, owner in zip(self.segments, self.nodes, strict=True) if owner == node]
+        return sum({blob.sha256: blob.size_bytes for part in mine for blob in (part.graph, *part.blobs)}.values())
 
     def message(self) -> Plan:
         """The plan for the bus; publishing it commits the epoch."""
@@ -158,7 +167,7 @@ def plan_view(plan: Candidate, ready: dict[int, SegmentReady]) -> dict[str, Any]
             "kv_bytes": stage.kv_bytes,
             "planned_bytes": of_node.memory_bytes,
             "memory_limit_bytes": of_node.memory_limit_bytes,
-            "stored_bytes": of_node.stored_bytes,
+            "stored_bytes": plan.stored_bytes(stage.node),
             "rss_bytes": report.rss_bytes if report else None,
             "peak_rss_bytes": report.peak_rss_bytes if report else None,
             "downloaded_bytes": report.downloaded_bytes if report else None,

@@ -95,7 +95,7 @@ def make_manifest(
 
 
 def make_birth(node: str, *, incarnation: int = 1, memory_mb: int | None = None, **changes: Any) -> NodeBirth:
-    """A node of this version. By default it has room for one end and a block of `make_manifest`, or three blocks:
+    """A node of this version. By default it has room for one end and a block of `make_manifest`, or three blocks, not for both ends:
     three such nodes are needed, two are too few."""
     birth = NodeBirth(
         node=node,
@@ -113,10 +113,21 @@ def make_birth(node: str, *, incarnation: int = 1, memory_mb: int | None = None,
     return replace(birth, memory_bytes=memory_bytes, **changes)
 
 
+def room_for(*, embed: int = 0, block: float = 0, head: int = 0) -> int:
+    """MB for so many units of `make_manifest` on a node."""
+    problem = build_problem(
+        make_manifest(), [make_birth("any", memory_mb=0)], context_tokens=256, slots=2, wire_dtype="fp16",
+        chunk_tokens=128,
+    )  # fmt: skip
+    sizes = [problem.unit_memory_bytes(run) for run in problem.runs]
+    units = sum(size * count for size, count in zip(sizes, (embed, block, head), strict=True))
+    return int((problem.fixed_bytes(problem.devices[0]) + units) / MB) + 1
+
+
 def _third_of_a_model(birth: NodeBirth) -> int:
     problem = build_problem(make_manifest(), [birth], context_tokens=256, slots=2, wire_dtype="fp16", chunk_tokens=128)
-    embed, block, _ = (problem.unit_memory_bytes(run) for run in problem.runs)
-    return problem.fixed_bytes(problem.devices[0]) + embed + block + block // 2
+    _, block, head = (problem.unit_memory_bytes(run) for run in problem.runs)
+    return problem.fixed_bytes(problem.devices[0]) + head + block + block // 8
 
 
 def make_heartbeat(node: str, incarnation: int = 1) -> Heartbeat:

@@ -17,17 +17,26 @@ from schemas.messages import (
     StreamError,
 )
 from tests.support.orchestrating import World
-from tests.support.scripted_nodes import answer_text, make_manifest, make_submit
+from tests.support.scripted_nodes import answer_text, make_submit, room_for
+
+ENDS_MB = room_for(embed=1, block=1.2, head=1)
+BLOCKS_MB = room_for(block=3.2)
+"""No end beside two blocks: a plan of these two must give both ends to the larger."""
 
 
 def two_nodes() -> World:
-    """Two nodes hold the model only when one of them has both ends."""
-    return World(models={"tiny": make_manifest(tied=True)})
+    world = World().up()
+    world.join("a", memory_mb=ENDS_MB)
+    world.join("b", memory_mb=BLOCKS_MB)
+    return world
 
 
 @pytest.fixture
 def world() -> World:
-    return two_nodes().serve("a", "b")
+    world = two_nodes()
+    world.wait(2.0)
+    assert world.plan.ring
+    return world
 
 
 def ring(world: World) -> list[str]:
@@ -44,8 +53,7 @@ def test_both_stages_are_prepared_with_the_nodes_whole_memory(world: World) -> N
 
 
 def test_the_plan_waits_for_both_stages_of_the_node() -> None:
-    world = two_nodes().up()
-    world.join("a", "b", memory_mb=None)
+    world = two_nodes()
     for node in world.nodes.values():
         node.silent = True
     world.wait(2.0)
@@ -68,8 +76,7 @@ def test_the_plan_waits_for_both_stages_of_the_node() -> None:
 
 
 def test_a_node_that_never_gets_its_second_stage_ready_fails_the_epoch() -> None:
-    world = two_nodes().up()
-    world.join("a", "b")
+    world = two_nodes()
     for node in world.nodes.values():
         node.silent = True
     world.wait(2.0)
@@ -87,8 +94,7 @@ def test_a_node_that_never_gets_its_second_stage_ready_fails_the_epoch() -> None
 
 
 def test_one_stage_that_fails_releases_the_epoch_everywhere() -> None:
-    world = two_nodes().up()
-    world.join("a", "b")
+    world = two_nodes()
     for node in world.nodes.values():
         node.silent = True
     world.wait(2.0)
@@ -145,7 +151,7 @@ def test_an_answer_goes_on_in_another_ring_with_both_ends_on_one_node(world: Wor
     world.generate(request, 3)
     lost = ring(world)[0]
     world.kill(lost)
-    world.join("c")
+    world.join("c", memory_mb=ENDS_MB)
     world.wait(3.0)
     assert lost not in ring(world)
     assert len(ring(world)) == 3

@@ -1,5 +1,6 @@
 """From manifest and fleet to the planner's question and the nodes' commands."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -7,13 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.planning.solution import Infeasible
-from orchestrator.planning_input import MIN_SPEED_FLOPS, RESIDENT, build_problem, context_of
+from orchestrator.planning_input import MIN_SPEED_FLOPS, build_problem, context_of
 from orchestrator.plans import describe_units
+from orchestrator.resident import CAUTIOUS, resident_factors, workspace_bytes
 from tests.support.orchestrating import plan_quickly
 from tests.support.scripted_nodes import MB, make_birth, make_manifest
 
 MANIFEST = make_manifest(tied=True)
-FACTOR = RESIDENT["int4"].peak_per_weight_byte
+FACTORS = resident_factors(MANIFEST)
 SETTINGS = {"context_tokens": 256, "slots": 2, "wire_dtype": "fp16", "chunk_tokens": 128}
 
 
@@ -24,17 +26,24 @@ def problem_for(*births: object, **changes: object):  # type: ignore[no-untyped-
 def test_runs_are_embedding_blocks_head_with_resident_bytes() -> None:
     runs = problem_for(make_birth("a")).runs
     assert [(run.kind, run.start, run.count) for run in runs] == [("embed", 0, 1), ("block", 1, 4), ("head", 5, 1)]
-    assert [run.weight_bytes for run in runs] == [int(20 * MB * FACTOR), int(10 * MB * FACTOR), int(20 * MB * FACTOR)]
+    assert [run.weight_bytes for run in runs] == [
+        math.ceil(20 * MB * FACTORS.embed), math.ceil(10 * MB * FACTORS.block), math.ceil(20 * MB * FACTORS.head)
+    ]  # fmt: skip
     assert [run.disk_bytes for run in runs] == [20 * MB, 10 * MB, 20 * MB]
     assert runs[1].kv_bytes_per_token == 1024
 
 
 def test_shared_weights_are_counted_where_they_are() -> None:
     problem = problem_for(make_birth("a"))
-    assert problem.tied_bytes == int(20 * MB * FACTOR)
+    assert problem.tied_bytes == 0, "two sessions keep two copies"
     assert problem.tied_disk_bytes == 20 * MB
-    tables = problem.workspace_bytes - RESIDENT["int4"].workspace_bytes
-    assert tables == pytest.approx(MB * FACTOR, abs=1), "the blocks' common table is on every node"
+    tables = problem.workspace_bytes - workspace_bytes(MANIFEST, chunk_tokens=128, context_tokens=256, slots=2)
+    assert tables == MB, "the blocks' common table is on every node"
+
+
+def test_an_unknown_precision_is_planned_with_caution() -> None:
+    assert resident_factors(replace(MANIFEST, precision="int3")) is CAUTIOUS
+    assert resident_factors(replace(MANIFEST, profile="exact")) != FACTORS
 
 
 def test_blocks_that_differ_count_as_the_largest() -> None:
