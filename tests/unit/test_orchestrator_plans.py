@@ -130,7 +130,7 @@ def test_no_nodes_is_said() -> None:
 
 def test_too_little_memory_says_how_much_is_missing() -> None:
     world = World().up()
-    world.join("a", memory_mb=200)
+    world.join("a", memory_mb=240)
     world.wait(2.0)
     error = world.end(world.ask())
     assert isinstance(error, StreamError)
