@@ -20,7 +20,7 @@ from tests.support.nodes import running_nodes
 from tests.support.ring import Ring, even_cuts
 
 CONTEXT_TOKENS = 512
-CHUNK_TOKENS = 128
+CHUNK_TOKENS = 32
 
 
 def _open_segment(model: Model, cuts: Sequence[int], stage: int) -> Segment:
@@ -82,7 +82,9 @@ class LocalChain:
 
 
 @contextmanager
-def deployed_ring(model: Model, stages: int, *, wire: str, slots: int = 4) -> Iterator[Ring]:
+def deployed_ring(
+    model: Model, stages: int, *, wire: str, slots: int = 4, context_tokens: int = CONTEXT_TOKENS, chunk_tokens: int = CHUNK_TOKENS
+) -> Iterator[Ring]:
     """A ring of ``stages`` node processes of one thread with an even split, ready for requests."""
     names = [f"node-{index}" for index in range(stages)]
     with tempfile.TemporaryDirectory(prefix="linguabus-bench-", dir=model.blobs_folder.parent) as directory:
@@ -96,8 +98,8 @@ def deployed_ring(model: Model, stages: int, *, wire: str, slots: int = 4) -> It
                 homes,
                 even_cuts(model.manifest.num_units, stages),
                 wire=wire,
-                context_tokens=CONTEXT_TOKENS,
+                context_tokens=context_tokens,
                 slots=slots,
-                chunk_tokens=CHUNK_TOKENS,
+                chunk_tokens=chunk_tokens,
             )
             yield ring

@@ -41,6 +41,16 @@ class UnloadSegment:
 
 
 @dataclass(frozen=True, slots=True)
+class CopyPrefix:
+    """Copy the first ``count`` positions of one slot's KV cache to another's."""
+
+    key: StageKey
+    source: int
+    target: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class Subscribe:
     """Subscribe to the stage's topics; answer with ``subscribed``."""
 
@@ -66,4 +76,4 @@ class Stop:
     reason: str
 
 
-Effect = Reply | SendFrame | LoadSegment | UnloadSegment | Subscribe | Unsubscribe | Register | Stop
+Effect = Reply | SendFrame | LoadSegment | UnloadSegment | CopyPrefix | Subscribe | Unsubscribe | Register | Stop

@@ -19,13 +19,14 @@ def execute(segment: Segment, work: Work) -> Computed:
     count = work.rows[0].count
     failures = {row.slot: failure for row in work.rows if (failure := _take_in(segment, row, first)) is not None}
     try:
-        run = segment.run(first, [places[slot] for slot in sorted(places)], count)
+        run = segment.run(first, [places[slot] for slot in sorted(places)], count, logits=work.rows[0].logits)
     except SegmentUnusable as error:
         return Computed(0.0, tuple(RowResult(failure=str(error)) for _ in work.rows))
     results = []
     for row in work.rows:
-        begin = row.slot - first
-        output = run.output[begin : begin + 1] if segment.is_last else run.output[begin * count : (begin + 1) * count]
+        height = row.logits if segment.is_last else count
+        begin = (row.slot - first) * height
+        output = run.output[begin : begin + height]
         results.append(failures.get(row.slot) or _give_out(segment, row, output))
     return Computed(run.compute_s, tuple(results))
 
@@ -48,9 +49,22 @@ def _give_out(segment: Segment, row: Row, output: Array) -> RowResult:
     try:
         if not segment.is_last:
             return RowResult(payload=encode_activation(output, WIRE_DTYPES[segment.spec.wire_dtype]))
-        if row.draw is None:
-            return RowResult()
-        draw = row.draw
-        return RowResult(token=choose_token(output[0], draw.sampling, draw.position, draw.history))
+        return RowResult(tokens=_choose(row, output) if row.draw else ())
     except NotFinite as error:
         return RowResult(failure=str(error), failure_code="not_finite")
+
+
+def _choose(row: Row, logits: Array) -> tuple[int, ...]:
+    """The token after the row's last position or, where guesses are verified, after each as long as they are right.
+
+    A guess counts only if it equals the draw at its position, so the text is that of a run without guesses.
+    """
+    assert row.draw
+    draw = row.draw
+    chosen: list[int] = []
+    for index in range(row.logits):
+        history = (*draw.history, *chosen) if draw.history else ()
+        chosen.append(choose_token(logits[index], draw.sampling, draw.position + index, history))
+        if index >= len(row.guess) or chosen[-1] != row.guess[index]:
+            break
+    return tuple(chosen)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 
 from edge_node.work import Row
@@ -21,16 +22,23 @@ def activation_frame(row: Row, epoch: Epoch, *, width: int, dtype: Dtype, payloa
             count=row.count,
             width=width,
             dtype=dtype,
-            flags=Flag.SAMPLE if row.sample else Flag.NONE,
+            flags=(Flag.SAMPLE if row.sample else 0) | (Flag.VERIFY if row.verify else 0),
             payload=payload,
         )
     )
 
 
 def tokens_frame(
-    request: int, epoch: Epoch, *, attempt: int, position: int, ids: Sequence[int], finish: Flag
+    request: int,
+    epoch: Epoch,
+    attempt: int,
+    *,
+    position: int,
+    ids: Sequence[int],
+    guess: Sequence[int],
+    finish: Flag,
 ) -> bytearray:
-    """Tokens from ``position`` on, for stage 0 and the orchestrator."""
+    """Tokens from ``position`` on, for stage 0 and the orchestrator, and a guess of what follows, for stage 0."""
     return encode_frame(
         Frame(
             kind=Kind.TOKENS,
@@ -39,11 +47,18 @@ def tokens_frame(
             attempt=attempt,
             position=position,
             count=len(ids),
+            width=len(guess),
             dtype=Dtype.INT32,
             flags=finish,
-            payload=b"".join(token.to_bytes(4, "little", signed=True) for token in ids),
+            payload=struct.pack(f"<{len(ids) + len(guess)}i", *ids, *guess),
         )
     )
+
+
+def token_ids(frame: Frame) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The tokens of a TOKENS frame, and the guess of what follows."""
+    ids = struct.unpack(f"<{frame.count + frame.width}i", frame.payload)
+    return ids[: frame.count], ids[frame.count :]
 
 
 def replay_frame(refused: Frame, valid_length: int) -> bytearray:

@@ -28,6 +28,10 @@ class PositionRule:
 
     attempt: int = FIRST_ATTEMPT
     valid_length: int = 0
+    last_start: int = -1
+    """Where the last run of this attempt began. Stage 0 issues every (attempt, position) once and in ascending order,
+    so a frame that begins later is new, also where it goes back behind positions that were guessed wrongly or
+    reused from an earlier request."""
 
     def judge(self, attempt: int, position: int) -> Verdict:
         """Decide about a frame and, where a newer attempt begins, go back to its position."""
@@ -36,11 +40,19 @@ class PositionRule:
         if position > self.valid_length:
             return Verdict.GAP
         if attempt > self.attempt:
-            self.attempt = attempt
-            self.valid_length = position
-            return Verdict.COMPUTE
-        return Verdict.COMPUTE if position == self.valid_length else Verdict.STALE
+            self.go_back(attempt, position)
+        elif position <= self.last_start:
+            return Verdict.STALE
+        self.valid_length = position
+        return Verdict.COMPUTE
+
+    def go_back(self, attempt: int, position: int) -> None:
+        """A newer attempt begins at ``position``."""
+        self.attempt = attempt
+        self.valid_length = position
+        self.last_start = position - 1
 
     def computed(self, count: int) -> None:
         """``count`` positions after the valid length have been computed."""
+        self.last_start = self.valid_length
         self.valid_length += count

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from edge_node.guessing import Guesser
 from edge_node.positions import PositionRule
 from edge_node.ring import RingDriver
-from edge_node.work import Row
+from edge_node.work import Draw, Row
 from schemas.codec import Flag, Frame
-from schemas.messages import OpenRequest, StageTiming
+from schemas.messages import OpenRequest, Sampling, StageTiming
 
 
 @dataclass(slots=True)
@@ -21,6 +22,12 @@ class StageRequest:
     slot: int
     rule: PositionRule = field(default_factory=PositionRule)
     driver: RingDriver | None = None
+    guesser: Guesser | None = None
+    """Last stage, where guessing is wanted."""
+    guesses: dict[int, Sequence[int]] = field(default_factory=dict)
+    """Last stage: the newest guess, by the position of its first token."""
+    chosen_s: float | None = None
+    """Last stage: when the last token was chosen."""
     frames: deque[Frame] = field(default_factory=deque)
     tokens: dict[int, int] = field(default_factory=dict)
     """Last stage: generated tokens by position."""
@@ -70,6 +77,46 @@ class StageRequest:
         """Ids of positions [0, length), as far as this stage was told the prompt."""
         known = list(self.open.prompt_ids or ())[:length]
         return known + [self.tokens[position] for position in range(len(known), length)]
+
+    # --- the last stage ---------------------------------------------------------------------------------------
+
+    def with_draw(self, row: Row) -> Row:
+        """The row with what choosing its tokens takes."""
+        sampling = self.open.sampling or Sampling()
+        first = row.first_draw
+        history = self.history(first) if sampling.repetition_penalty != 1.0 else ()
+        guess = self.guesses.get(first, ()) if row.verify else ()
+        return replace(row, draw=Draw(sampling, first, history), guess=guess)
+
+    def take(self, row: Row, tokens: Sequence[int], context_tokens: int) -> Sequence[int]:
+        """Note the tokens a row gave, up to the end of the answer, and return those."""
+        self.finish = Flag.NONE  # a run repeated after the end comes to the same end again
+        limit = min(context_tokens, self.open.prompt_tokens + self.open.max_tokens)
+        for index, token in enumerate(tokens):
+            position = row.first_draw + index
+            self.tokens[position] = token
+            if token in self.open.eos_ids:
+                self.finish = Flag.STOP
+            elif position + 1 >= limit:
+                self.finish = Flag.LENGTH
+            if self.finish:
+                return tokens[: index + 1]
+        return tokens
+
+    def guess_after(self, row: Row, tokens: Sequence[int], now_s: float, context_tokens: int) -> Sequence[int]:
+        """What may follow the tokens a row gave. A run that is repeated gets the same guess: stage 0 may have either.
+
+        ``context_tokens`` bounds the guess; 0 means that none is wanted now.
+        """
+        if self.guesser is None or self.finish:
+            return ()
+        following = row.first_draw + len(tokens)
+        if following not in self.guesses:
+            step_s = None if self.chosen_s is None else now_s - self.chosen_s
+            self.guesser.chosen(row.first_draw, tokens, len(row.guess), step_s)
+            self.chosen_s = now_s
+            self.guesses = {following: tuple(self.guesser.guess()[: max(context_tokens - following - 1, 0)])}
+        return self.guesses[following]
 
     def timing(self, node: str, stage: int) -> StageTiming:
         """What was done for the request."""

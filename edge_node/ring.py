@@ -27,11 +27,15 @@ MAX_SILENT_REPEATS = 10
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One run of stage 0: ``ids`` at [position, position + len(ids)); ``sample`` asks the ring for a token."""
+    """One run of stage 0: ``ids`` at [position, position + len(ids)).
+
+    ``sample`` asks the ring for a token; ``verify`` says that all ids but the first are guesses to check.
+    """
 
     position: int
     ids: Sequence[int]
     sample: bool
+    verify: bool = False
 
 
 def chunk_lengths(prompt_tokens: int, chunk_tokens: int) -> list[int]:
@@ -57,6 +61,8 @@ class RingDriver:
     watchdog_min_s: float
     ids: list[int]
     """The prompt and all tokens so far."""
+    prefix_tokens: int = 0
+    """Positions that were there before the request (prefix reuse)."""
     attempt: int = 0
     steps: deque[Step] = field(default_factory=deque)
     finished: bool = False
@@ -73,13 +79,15 @@ class RingDriver:
 
     def start(self) -> None:
         """Issue everything that is known."""
-        self.steps.extend(self._steps_from(0))
+        self.steps.extend(self._steps_from(self.prefix_tokens))
 
     def _steps_from(self, position: int) -> list[Step]:
         """Steps that compute [position, len(ids)), with the boundaries the first computation had."""
+        if position < self.prefix_tokens:
+            self.prefix_tokens = 0  # somebody no longer has the prefix
         steps = []
-        start = 0
-        lengths = chunk_lengths(self.prompt_tokens, self.chunk_tokens)
+        start = self.prefix_tokens
+        lengths = chunk_lengths(self.prompt_tokens - start, self.chunk_tokens)
         for length in lengths + [1] * (len(self.ids) - self.prompt_tokens):
             stop = start + length
             if stop > position:
@@ -103,21 +111,24 @@ class RingDriver:
             patience = max(self.watchdog_min_s, _RTT_MULTIPLE * self._round_trip_s, patience)
         return float(min(patience * 2**self._repeats, max(_MAX_BACKOFF_S, patience)))
 
-    def token(self, attempt: int, position: int, token: int, *, last: bool, now_s: float) -> bool:
-        """A token came back; False when it is a duplicate or not the next one."""
+    def token(
+        self, attempt: int, position: int, tokens: Sequence[int], guess: Sequence[int], *, last: bool, now_s: float
+    ) -> bool:
+        """Tokens came back, with a guess of what follows; False when they are duplicates or not the next ones."""
         if self.finished or attempt > self.attempt or position != len(self.ids):
             return False
         if attempt in self._asked_s and self._steps_asked == 1:
             sample_s = now_s - self._asked_s[attempt]
             old_s = self._round_trip_s
             self._round_trip_s = sample_s if old_s is None else old_s + _RTT_WEIGHT * (sample_s - old_s)
-        self.ids.append(token)
+        self.ids.extend(tokens)
         if attempt == self.attempt:
             self.frames.clear()
         self._progress()
         self.finished = last
         if not last:
-            self.steps.append(Step(position, (token,), sample=True))
+            position = len(self.ids) - 1
+            self.steps.append(Step(position, (self.ids[-1], *guess), sample=True, verify=bool(guess)))
         return True
 
     def _progress(self) -> None:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from edge_node.effects import StageKey
+from edge_node.effects import CopyPrefix, StageKey
 from edge_node.errors import LoadCancelled, NodeError
 from edge_node.execution import execute
 from edge_node.segment import Segment
@@ -123,6 +123,10 @@ class SegmentRunner:
         if self._segments.pop(key, None) is not None:
             gc.collect()
             _trim_heap()
+
+    def copy_prefix(self, copy: CopyPrefix) -> None:
+        """Copy KV rows between slots."""
+        self._segments[copy.key].copy_prefix(copy.source, copy.target, copy.count)
 
     def run(self, work: Work) -> Computed:
         """Do one run."""

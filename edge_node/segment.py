@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from edge_node.errors import SegmentUnusable
 from edge_node.kv_cache import KvCache
+from edge_node.work import MAX_LOGITS
 from schemas.messages import PrepareSegment
 
 ort.set_default_logger_severity(3)
@@ -31,10 +32,11 @@ _NUMPY_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "ten
 
 @dataclass(slots=True)
 class _Binding:
-    """An IOBinding and the number of positions per slot its shapes are bound for."""
+    """An IOBinding, and the numbers of positions and logits per slot that its shapes are bound for."""
 
     binding: Any
     count: int = 0
+    logits: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +88,10 @@ class Segment:
         self._mask = np.ones(spec.slots * spec.context_tokens, np.int64)
         self._range = np.arange(spec.context_tokens)
         self._positions = np.zeros(rows, np.int64)
-        self._logit_positions = np.zeros(1, np.int64)
-        output_shape = (spec.slots, spec.vocab_size) if self.is_last else (rows, max(spec.width_out, 1))
+        self._logit_positions = np.zeros(MAX_LOGITS, np.int64)
+        output_shape = (
+            (max(spec.slots, MAX_LOGITS), spec.vocab_size) if self.is_last else (rows, max(spec.width_out, 1))
+        )
         self._output = np.zeros(output_shape, output_dtype)
         self._bindings: dict[tuple[int, int], _Binding] = {}
 
@@ -112,10 +116,6 @@ class Segment:
             place = (_DEVICE, 0, buffer.data.dtype, buffer.shape_of(slots), buffer.slot_pointer(slot))
             binding.bind_input(buffer.past_name, *place)
             binding.bind_output(buffer.present_name, *place)
-        if "logit_positions" in self._input_names:
-            self._bind_input(binding, "logit_positions", self._logit_positions, self._logit_positions.shape)
-        if self.is_last:
-            self._bind_output(binding, (slots, 1, self.spec.vocab_size))
         self._bindings[slot, slots] = made = _Binding(binding)
         return made
 
@@ -135,32 +135,32 @@ class Segment:
         """The buffer to write token ids to: (rows,)."""
         return self._ids[:rows]
 
-    def run(self, slot: int, positions: Sequence[int], count: int) -> RunResult:
+    def run(self, slot: int, positions: Sequence[int], count: int, *, logits: int = 1) -> RunResult:
         """Compute ``count`` positions of each of the slots [slot, slot + len(positions)) from the input buffer.
 
         Args:
             slot: the first slot.
             positions: where each slot's new positions begin; more than one only with a ``count`` of 1.
             count: positions per slot; the input buffer holds len(positions) x count rows.
+            logits: last stage: how many of each slot's last positions need logits, ``MAX_LOGITS`` at most.
 
-        Returns the hidden states (rows, width_out) or, on the last stage, the logits of each slot's last position
-        (slots, vocabulary).
+        Returns the hidden states (rows, width_out) or, on the last stage, the logits (slots x logits, vocabulary).
 
         Raises:
             SegmentUnusable: ONNX Runtime failed, for want of memory for example.
         """
         slots = len(positions)
         kept = self._binding(slot, slots)
-        if kept.count != count:
-            self._bind_shapes(kept.binding, slots, count)
-            kept.count = count
+        if (kept.count, kept.logits) != (count, logits):
+            self._bind_shapes(kept.binding, slots, count, logits)
+            kept.count, kept.logits = count, logits
         if "attention_mask" in self._input_names:
             self._bind_mask(kept.binding, positions, count)
         if "position_ids" in self._input_names:
             for index, position in enumerate(positions):
                 self._positions[index * count : (index + 1) * count] = np.arange(position, position + count)
             self._bind_input(kept.binding, "position_ids", self._positions, (slots, count))
-        self._logit_positions[0] = count - 1
+        self._logit_positions[:logits] = self._range[count - logits : count]
         started = time.perf_counter()
         cpu_started = self._clock()
         try:
@@ -171,7 +171,7 @@ class Segment:
             # A device of speed S needs 1/S of the time: the rest is waited, not computed.
             time.sleep((1.0 / self._speed - 1.0) * (self._clock() - cpu_started))
         compute_s = time.perf_counter() - started
-        return RunResult(self._output[: slots if self.is_last else slots * count], compute_s)
+        return RunResult(self._output[: slots * (logits if self.is_last else count)], compute_s)
 
     def _bind_mask(self, binding: Any, positions: Sequence[int], count: int) -> None:
         """Ones over each slot's valid length, in a row as long as the longest of them."""
@@ -180,13 +180,21 @@ class Segment:
         mask[...] = self._range[:total] < np.asarray(positions)[:, None] + count
         self._bind_input(binding, "attention_mask", self._mask, mask.shape)
 
-    def _bind_shapes(self, binding: Any, slots: int, count: int) -> None:
+    def _bind_shapes(self, binding: Any, slots: int, count: int, logits: int) -> None:
         if self.is_first:
             self._bind_input(binding, "input_ids", self._ids, (slots, count))
         else:
             self._bind_input(binding, _HIDDEN, self._hidden_in, (slots, count, self.spec.width_in))
-        if not self.is_last:
+        if self.is_last:
+            self._bind_input(binding, "logit_positions", self._logit_positions, (logits,))
+            self._bind_output(binding, (slots, logits, self.spec.vocab_size))
+        else:
             self._bind_output(binding, (slots, count, self.spec.width_out))
+
+    def copy_prefix(self, source: int, target: int, count: int) -> None:
+        """Copy the first ``count`` positions of a slot to another."""
+        for buffer in self._kv.buffers:
+            buffer.data[target, :, :count] = buffer.data[source, :, :count]
 
     def warm_up(self) -> None:
         """Run once in both shapes, so that the first request does not pay for allocations."""

@@ -19,6 +19,7 @@ from edge_node import metrics, probe
 from edge_node.config import NodeConfig
 from edge_node.core import NodeCore
 from edge_node.effects import (
+    CopyPrefix,
     Effect,
     LoadSegment,
     Register,
@@ -30,12 +31,13 @@ from edge_node.effects import (
     Unsubscribe,
 )
 from edge_node.errors import NodeRefused
+from edge_node.profiling import Profiler
 from edge_node.runner import Loaded, LoadFailed, LoadProgress, SegmentRunner
 from edge_node.store import BlobStore
 from schemas import PACKAGE_VERSION, PROTOCOL_VERSION, messages
 from schemas.codec import decode_frames
 from schemas.errors import ContractError
-from schemas.messages import Heartbeat, NodeBirth, NodeStatus, PrepareProgress
+from schemas.messages import Heartbeat, NodeBirth, NodeStatus, PrepareProgress, ProbeNode
 from schemas.topics import (
     NODE_BIRTH,
     NODE_COMMAND,
@@ -82,6 +84,14 @@ class NodeService:
         self._cpu = metrics.CpuMeter()
         self._battery = metrics.BatteryMonitor()
         self._kept: deque[Event] = deque()
+        self._profiler = Profiler(
+            self._store,
+            node=config.name,
+            incarnation=self._incarnation,
+            threads=config.threads,
+            emulated_speed=config.emulated_speed,
+            wake=self._bus.wake,
+        )
         self._rejected: Counter[str] = Counter()
         self._birth: NodeBirth | None = None
         self._started_s = time.monotonic()
@@ -135,6 +145,7 @@ class NodeService:
             platform=f"{platform.system()} {platform.machine()}",
             python=platform.python_version(),
             onnxruntime=onnxruntime.__version__,
+            emulated_speed=config.emulated_speed,
         )
 
     def _register(self) -> None:
@@ -163,6 +174,7 @@ class NodeService:
             for event in self._bus.poll(self._patience_s(next_heartbeat_s)):
                 self._event(event)
             self._load_events()
+            self._profile()
             work, effects = self._core.next_work()
             self._do(effects)
             if work:
@@ -202,11 +214,27 @@ class NodeService:
                 for frame in decode_frames(delivery.payload):
                     self._do(self._core.frame(pipeline, stage, sender, frame, now_s))
             elif NODE_COMMAND.match(delivery.topic):
-                self._do(self._core.message(messages.decode(delivery.payload, *NODE_COMMAND.messages)))
+                self._command(messages.decode(delivery.payload, *NODE_COMMAND.messages))
             elif PLAN.match(delivery.topic) and delivery.payload:
                 self._do(self._core.message(messages.decode(delivery.payload, *PLAN.messages)))
+                self._profiler.plan_committed()
+            elif NODE_ECHO.match(delivery.topic):
+                self._profiler.echo(delivery.payload)
         except ContractError as error:
             self._reject(delivery.topic, error)
+
+    def _command(self, command: Any) -> None:
+        if isinstance(command, ProbeNode):
+            self._profiler.start(command, busy=any(stage.open_requests for stage in self._core.metrics()))
+        else:
+            self._do(self._core.message(command))
+
+    def _profile(self) -> None:
+        """Go on with a measurement of the link, send what is measured."""
+        for payload in self._profiler.link_messages():
+            self._bus.publish(NODE_ECHO.format(node=self._config.name), payload)
+        for profile in self._profiler.finished():
+            self._do([Reply(profile)])
 
     def _reject(self, topic: str, error: ContractError) -> None:
         kind = type(error).__name__
@@ -251,9 +279,12 @@ class NodeService:
                 case Reply():
                     self._publish(NODE_REPLY.format(node=self._config.name), effect.message)
                 case LoadSegment():
+                    self._profiler.wanted(effect.spec)
                     self._runner.load(effect.spec)
                 case UnloadSegment():
                     self._runner.unload(effect.key)
+                case CopyPrefix():
+                    self._runner.copy_prefix(effect)
                 case Subscribe():
                     self._bus.subscribe(effect.patterns)
                 case Unsubscribe():

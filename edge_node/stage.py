@@ -8,18 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from edge_node.effects import Effect, Reply, SendFrame, StageKey
-from edge_node.frames import activation_frame, replay_frame, tokens_frame
-from edge_node.positions import Verdict
+from edge_node.admission import refuse
+from edge_node.effects import CopyPrefix, Effect, Reply, SendFrame, StageKey
+from edge_node.frames import activation_frame, replay_frame, token_ids, tokens_frame
+from edge_node.guessing import Guesser
+from edge_node.positions import PositionRule, Verdict
 from edge_node.request import StageRequest
 from edge_node.ring import RingDriver, Step
+from edge_node.slots import SlotTable
 from edge_node.turns import Turns
 from edge_node.wire import WIRE_DTYPES
-from edge_node.work import Computed, Draw, FailureCode, Row, RowResult, Work
+from edge_node.work import MAX_LOGITS, Computed, FailureCode, Row, RowResult, Work, batch
 from schemas.codec import (
+    HEADER_BYTES,
+    MAX_PAYLOAD_BYTES,
     Flag,
     Frame,
     Kind,
+    activation_payload_bytes,
     request_id,
     request_number,
 )
@@ -28,7 +34,6 @@ from schemas.messages import (
     PrepareSegment,
     RequestClosed,
     RequestFailed,
-    Sampling,
     SegmentReady,
     StageMetrics,
 )
@@ -59,8 +64,10 @@ class Stage:
         self._watchdog_min_s = watchdog_min_s
         self._requests: dict[int, StageRequest] = {}
         self._turns = Turns()
-        self._free_slots = list(range(spec.slots - 1, -1, -1))
+        self._slots = SlotTable(spec.slots)
         self._wire = WIRE_DTYPES[spec.wire_dtype]
+        row_bytes = HEADER_BYTES + activation_payload_bytes(self._wire, 1, max(spec.width_in, spec.width_out))
+        self._rows_per_message = max(1, MAX_PAYLOAD_BYTES // row_bytes)
         self._token_topic = TOKEN.format(pipeline=spec.pipeline, epoch=spec.epoch, sender=self.node)
         self._next_topic = "" if self.is_last else self._segment_topic(spec.stage + 1)
 
@@ -86,19 +93,18 @@ class Stage:
         number = request_number(message.request)
         if number in self._requests:
             return []
-        if not self._free_slots:
+        refusal = refuse(message, self.spec)
+        if refusal is not None:
+            return [self._failed(message.request, *refusal)]
+        return self._admit(number, message)
+
+    def _admit(self, number: int, message: OpenRequest) -> list[Effect]:
+        prefix = request_number(message.prefix_request) if message.prefix_request else None
+        # At least two positions are left to compute: one alone would take another path through attention.
+        grant = self._slots.take(prefix, min(message.prefix_tokens, max(message.prompt_tokens - 2, 0)))
+        if grant is None:
             return [self._failed(message.request, "busy", f"{self.node} has no free KV slot")]
-        known = len(message.prompt_ids or ())
-        if max(message.prompt_tokens, known) >= self.spec.context_tokens:
-            reason = f"the prompt has {message.prompt_tokens} tokens, the plan's context {self.spec.context_tokens}"
-            return [self._failed(message.request, "too_long", reason)]
-        if any(token >= self.spec.vocab_size for token in message.prompt_ids or ()):
-            reason = f"the prompt has a token outside the vocabulary of {self.spec.vocab_size}"
-            return [self._failed(message.request, "internal", reason)]
-        penalty = message.sampling is not None and message.sampling.repetition_penalty != 1.0
-        if (self.is_first or penalty) and (not known or known < message.prompt_tokens):
-            return [self._failed(message.request, "internal", f"stage {self.spec.stage} was not given the prompt")]
-        request = StageRequest(message, self._free_slots.pop())
+        request = StageRequest(message, grant.slot, PositionRule(valid_length=grant.valid_length))
         if self.is_first:
             request.driver = RingDriver(
                 prompt_tokens=message.prompt_tokens,
@@ -106,18 +112,25 @@ class Stage:
                 stages=len(self.spec.ring),
                 watchdog_min_s=self._watchdog_min_s,
                 ids=list(message.prompt_ids or ()),
+                prefix_tokens=grant.valid_length,
             )
             request.driver.start()
+        if self.is_last and message.draft_tokens and len(self.spec.ring) > 1:
+            longest = min(message.draft_tokens, self.spec.chunk_tokens - 1)
+            request.guesser = Guesser(longest, list(message.prompt_ids or ()))
         self._requests[number] = request
         self._take_turn(number, request)
-        return []
+        if grant.copy_from is None:
+            return []
+        return [CopyPrefix(self.key, grant.copy_from, grant.slot, grant.valid_length)]
 
     def close(self, request: str) -> list[Effect]:
         """Free the request's slot and report what was done for it."""
-        state = self._requests.pop(request_number(request), None)
+        number = request_number(request)
+        state = self._requests.pop(number, None)
         if state is None:
             return []
-        self._free_slots.append(state.slot)
+        self._slots.park(number, state.slot, state.rule.valid_length)
         return [Reply(RequestClosed(request=request, timing=state.timing(self.node, self.spec.stage)))]
 
     def resend(self, request: str, position: int) -> list[Effect]:
@@ -132,7 +145,7 @@ class Stage:
         complete = position + len(ids) - 1 == max(state.tokens, default=-1)
         if not ids:
             return []
-        data = self._tokens_frame(number, state, position, ids, state.finish if complete else Flag.NONE)
+        data = self._tokens_frame(number, state, position, ids, state.finish if complete else Flag.NONE, ())
         return [SendFrame(self._token_topic, data)]
 
     # --- frames -----------------------------------------------------------------------------------------------
@@ -162,6 +175,7 @@ class Stage:
             and frame.dtype is self._wire
             and frame.count <= self.spec.chunk_tokens
             and frame.position + frame.count <= self.spec.context_tokens
+            and (frame.count <= MAX_LOGITS or not frame.flags & Flag.VERIFY)
         )
         if sender != self.spec.ring[self.spec.stage - 1].node or not fits or len(state.frames) >= _MAX_QUEUED_FRAMES:
             return self._dropped(state)
@@ -172,11 +186,11 @@ class Stage:
     def _token(self, frame: Frame, state: StageRequest, now_s: float) -> list[Effect]:
         driver = state.driver
         assert driver
-        token = int.from_bytes(frame.payload[:4], "little", signed=True)
-        is_possible = 0 <= token < self.spec.vocab_size and frame.position < self.spec.context_tokens
-        if frame.count != 1 or not is_possible:
+        ids, guess = token_ids(frame)
+        stop = frame.position + len(ids) + len(guess)
+        if stop > self.spec.context_tokens or not all(0 <= token < self.spec.vocab_size for token in (*ids, *guess)):
             return self._dropped(state)
-        if not driver.token(frame.attempt, frame.position, token, last=bool(frame.flags), now_s=now_s):
+        if not driver.token(frame.attempt, frame.position, ids, guess, last=bool(frame.flags), now_s=now_s):
             return self._dropped(state)
         self._take_turn(frame.request, state)
         return []
@@ -224,35 +238,29 @@ class Stage:
             self._take_turn(number, state)
         if not rows:
             return None, effects
-        rows.sort(key=lambda row: row.slot)
-        return Work(self.key, tuple(rows), self._idle_between(rows)), effects
+        lengths = self._slots.parked_lengths()
+        lengths.update((state.slot, state.rule.valid_length) for state in self._requests.values())
+        return batch(self.key, rows, lengths, last_position=self.spec.context_tokens - 1), effects
 
     @property
     def _batch_limit(self) -> int:
         """Rows of one run: so many that every stage of the ring has a batch to work on at the same time."""
-        return -(-len(self._requests) // len(self.spec.ring))
-
-    def _idle_between(self, rows: Sequence[Row]) -> tuple[tuple[int, int], ...]:
-        """Slots between the rows', and where their next position is."""
-        taken = {row.slot for row in rows}
-        lengths = {state.slot: state.rule.valid_length for state in self._requests.values()}
-        between = range(rows[0].slot + 1, rows[-1].slot)
-        last = self.spec.context_tokens - 1
-        return tuple((slot, min(lengths.get(slot, 0), last)) for slot in between if slot not in taken)
+        return min(-(-len(self._requests) // len(self.spec.ring)), self._rows_per_message)
 
     def _issue(self, number: int, state: StageRequest) -> Row:
         """The first stage: the next step of the request."""
         assert state.driver
         step = state.driver.steps.popleft()
-        return self._row(number, state, step.position, len(step.ids), step.sample, ids=step.ids)
+        state.rule.valid_length = step.position
+        flags = (Flag.SAMPLE if step.sample else 0) | (Flag.VERIFY if step.verify else 0)
+        return self._row(number, state, step.position, len(step.ids), flags, ids=step.ids)
 
     def _accept(self, number: int, state: StageRequest, effects: list[Effect]) -> Row | None:
         """A later stage: the next frame, if the position rule lets it through."""
         frame = state.frames.popleft()
         verdict = state.rule.judge(frame.attempt, frame.position)
         if verdict is Verdict.COMPUTE:
-            sample = bool(frame.flags & Flag.SAMPLE)
-            return self._row(number, state, frame.position, frame.count, sample, frame=frame)
+            return self._row(number, state, frame.position, frame.count, frame.flags, frame=frame)
         self._dropped(state)
         if verdict is Verdict.GAP:
             effects.append(SendFrame(self._segment_topic(0), replay_frame(frame, state.rule.valid_length)))
@@ -264,27 +272,25 @@ class Stage:
         state: StageRequest,
         position: int,
         count: int,
-        sample: bool,
+        flags: int,
         *,
         ids: Sequence[int] | None = None,
         frame: Frame | None = None,
     ) -> Row:
-        draw = None
-        if self.is_last and sample:
-            sampling = state.open.sampling or Sampling()
-            history = state.history(position + count) if sampling.repetition_penalty != 1.0 else ()
-            draw = Draw(sampling, position + count, history)
-        return Row(
+        row = Row(
             request=number,
             slot=state.slot,
             attempt=state.rule.attempt,
             position=position,
             count=count,
-            sample=sample,
+            sample=bool(flags & Flag.SAMPLE),
+            verify=bool(flags & Flag.VERIFY),
             ids=ids,
             frame=frame,
-            draw=draw,
         )
+        if not (self.is_last and row.sample):
+            return row
+        return state.with_draw(row)
 
     def computed(self, work: Work, result: Computed, now_s: float) -> list[Effect]:
         """A run is done. What its rows send goes out as one message."""
@@ -312,7 +318,7 @@ class Stage:
     ) -> bytearray | None:
         """What a row sends: the hidden state to the next stage, or the last stage's token."""
         if self.is_last:
-            return None if result.token is None else self._chosen(row, result.token, state, now_s)
+            return self._chosen(row, result.tokens, state, now_s) if result.tokens else None
         assert result.payload is not None
         data = activation_frame(
             row, self.spec.epoch, width=self.spec.width_out, dtype=self._wire, payload=result.payload
@@ -328,22 +334,21 @@ class Stage:
         self.decode_ewma_s += _METRIC_WEIGHT * (compute_s - self.decode_ewma_s)
         self.decode_rows_ewma += _METRIC_WEIGHT * (rows - self.decode_rows_ewma)
 
-    def _chosen(self, row: Row, token: int, state: StageRequest, now_s: float) -> bytearray:
-        position = row.position + row.count
-        state.tokens[position] = token
-        generated = position - state.open.prompt_tokens + 1
-        if token in state.open.eos_ids:
-            state.finish = Flag.STOP
-        elif generated >= state.open.max_tokens or position + 1 >= self.spec.context_tokens:
-            state.finish = Flag.LENGTH
+    def _chosen(self, row: Row, tokens: Sequence[int], state: StageRequest, now_s: float) -> bytearray:
+        ids = state.take(row, tokens, self.spec.context_tokens)
+        # With more requests than stages the ring is never idle: a wrong guess would cost somebody else's time.
+        may_guess = len(self._requests) <= len(self.spec.ring)
+        guess = state.guess_after(row, ids, now_s, self.spec.context_tokens if may_guess else 0)
         if state.driver:  # a ring of one stage: the token need not travel to come back
-            state.driver.token(row.attempt, position, token, last=bool(state.finish), now_s=now_s)
+            state.driver.token(row.attempt, row.first_draw, ids, guess, last=bool(state.finish), now_s=now_s)
             self._take_turn(row.request, state)
-        return self._tokens_frame(row.request, state, position, [token], state.finish)
+        return self._tokens_frame(row.request, state, row.first_draw, ids, state.finish, guess)
 
-    def _tokens_frame(self, number: int, state: StageRequest, position: int, ids: list[int], finish: Flag) -> bytearray:
+    def _tokens_frame(
+        self, number: int, state: StageRequest, position: int, ids: Sequence[int], finish: Flag, guess: Sequence[int]
+    ) -> bytearray:
         data = tokens_frame(
-            number, self.spec.epoch, attempt=state.rule.attempt, position=position, ids=ids, finish=finish
+            number, self.spec.epoch, state.rule.attempt, position=position, ids=ids, guess=guess, finish=finish
         )
         state.sent(len(data), decode=True)
         return data

@@ -5,7 +5,7 @@ A run is either one request's chunk of a prompt, or one position of each of seve
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,6 +13,8 @@ from edge_node.effects import StageKey
 from schemas.codec import Frame
 from schemas.messages import Sampling
 
+MAX_LOGITS = 33
+"""Logits per request and run: one more than the longest guess that is verified."""
 FailureCode = Literal["busy", "too_long", "no_progress", "not_finite", "internal"]
 
 
@@ -35,9 +37,23 @@ class Row:
     position: int
     count: int
     sample: bool
+    verify: bool = False
+    """All positions but the first hold guesses: choose a token after each as long as they are right."""
     ids: Sequence[int] | None = None
     frame: Frame | None = None
     draw: Draw | None = None
+    guess: Sequence[int] = ()
+    """Last stage: the guesses to verify."""
+
+    @property
+    def logits(self) -> int:
+        """How many of the last positions need logits."""
+        return self.count if self.verify else 1
+
+    @property
+    def first_draw(self) -> int:
+        """Position of the first token that is chosen."""
+        return self.position + self.count - self.logits + 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +70,20 @@ class Work:
     idle: tuple[tuple[int, int], ...] = ()
 
 
+def batch(key: StageKey, rows: Sequence[Row], lengths: Mapping[int, int], *, last_position: int) -> Work:
+    """A run of ``rows``; ``lengths`` has the valid length of each slot that holds something."""
+    ordered = tuple(sorted(rows, key=lambda row: row.slot))
+    taken = {row.slot for row in ordered}
+    between = (slot for slot in range(ordered[0].slot + 1, ordered[-1].slot) if slot not in taken)
+    return Work(key, ordered, tuple((slot, min(lengths.get(slot, 0), last_position)) for slot in between))
+
+
 @dataclass(frozen=True, slots=True)
 class RowResult:
-    """What came of a row: a payload for the next stage, a token of the last stage, neither, or a failure."""
+    """What came of a row: a payload for the next stage, tokens of the last stage, neither, or a failure."""
 
     payload: bytes | None = None
-    token: int | None = None
+    tokens: tuple[int, ...] = ()
     failure: str | None = None
     failure_code: FailureCode = "internal"
 

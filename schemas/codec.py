@@ -11,7 +11,7 @@ of values per position. Payload layouts, with n = count x width:
 
 * ACTIVATION fp32: n floats. fp16: n halves, then one int8 exponent e per position (value = half x 2**e).
   int8: n int8, then ceil(width / 64) fp16 scales per position.
-* TOKENS: count int32 ids.
+* TOKENS: count int32 ids, then width int32 ids that are a guess of what follows (speculation).
 * KV_ROWS: layer u16, part u16 (0 key, 1 value), heads u16, head_dim u16, then n fp32 or fp16 values.
 * REPLAY: nothing; ``position`` is where the sender's valid KV cache ends.
 """
@@ -78,12 +78,14 @@ class Dtype(enum.IntEnum):
 
 
 class Flag(enum.IntFlag):
-    """Bits of the flags byte; the first is for activations, the others say why an answer ended (tokens)."""
+    """Bits of the flags byte. For activations: choose a token after the last position (SAMPLE), or after each as long
+    as the guessed ones are right (VERIFY). For tokens: why the answer ended."""
 
     NONE = 0
     SAMPLE = 1
     STOP = 2
     LENGTH = 4
+    VERIFY = 8
 
 
 _ALLOWED_DTYPES: Final = {
@@ -93,7 +95,7 @@ _ALLOWED_DTYPES: Final = {
     Kind.REPLAY: (Dtype.NONE,),
 }
 _ALLOWED_FLAGS: Final = {
-    Kind.ACTIVATION: int(Flag.SAMPLE),
+    Kind.ACTIVATION: int(Flag.SAMPLE | Flag.VERIFY),
     Kind.TOKENS: int(Flag.STOP | Flag.LENGTH),
     Kind.KV_ROWS: 0,
     Kind.REPLAY: 0,
@@ -151,7 +153,7 @@ def _expected_payload_bytes(kind: Kind, dtype: Dtype, count: int, width: int) ->
     if kind is Kind.ACTIVATION:
         return activation_payload_bytes(dtype, count, width)
     if kind is Kind.TOKENS:
-        return 4 * count
+        return 4 * (count + width)
     if kind is Kind.KV_ROWS:
         return KV_HEADER_BYTES + count * width * (4 if dtype is Dtype.FP32 else 2)
     return 0
@@ -167,7 +169,7 @@ def _check(kind: Kind, dtype: Dtype, flags: int, count: int, width: int, positio
     if position + count > MAX_POSITION or width > MAX_WIDTH:
         raise FrameShapeMismatch(f"positions up to {position + count} of {width} values are outside the limits")
     needs_count = kind is not Kind.REPLAY
-    needs_width = kind in (Kind.ACTIVATION, Kind.KV_ROWS)
+    needs_width = width > 0 if kind is Kind.TOKENS else kind in (Kind.ACTIVATION, Kind.KV_ROWS)
     if (count > 0) is not needs_count or (width > 0) is not needs_width:
         raise FrameShapeMismatch(f"{kind.name} frame of {count} positions of {width} values")
     expected = _expected_payload_bytes(kind, dtype, count, width)

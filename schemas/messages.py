@@ -39,6 +39,7 @@ Percent = Annotated[float, Number(0, 100)]
 Celsius = Annotated[float, Number(-100, 300)]
 UnsignedInt32 = Annotated[int, Number(0, 2**32 - 1)]
 WireDtype = Literal["fp32", "fp16", "int8"]
+UnitKind = Literal["embed", "block", "head"]
 
 _T = TypeVar("_T")
 MESSAGES: dict[str, type] = {}
@@ -168,6 +169,7 @@ class NodeBirth:
     platform: Label = about("Operating system and machine.", default="")
     python: Label = about("Python version.", default="")
     onnxruntime: Label = about("ONNX Runtime version.", default="")
+    emulated_speed: Annotated[float, Number(0, 1)] = about("Relative speed the node pretends to have.", default=1.0)
 
 
 @message("node.status")
@@ -272,6 +274,13 @@ class OpenRequest:
         default=None,
     )
     sampling: Sampling | None = about("For the last stage.", default=None)
+    draft_tokens: Annotated[int, Number(0, 32)] = about(
+        "Most tokens to guess per round trip (last stage, which then needs the prompt); 0 is off.", default=0
+    )
+    prefix_request: RequestId | None = about(
+        "An earlier request whose KV cache begins as this prompt does.", default=None
+    )
+    prefix_tokens: Tokens = about("How many positions they share.", default=0)
     eos_ids: Annotated[tuple[TokenId, ...], Items(256)] = about("Tokens that end the answer; last stage.", default=())
 
 
@@ -290,6 +299,67 @@ class ResendTokens:
 
     request: RequestId = about("The request.")
     position: Tokens = about("Position of the first token that is missing.")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProbePart:
+    """A small segment of the model that a node measures itself with."""
+
+    kind: UnitKind = about("Kind of its units.")
+    units: Annotated[int, Number(1, 100_000)] = about("How many units of this kind it has.")
+    graph: BlobRef = about("The segment's ONNX graph.")
+    blobs: Annotated[tuple[BlobRef, ...], Items(256)] = about("Weight blobs the graph refers to.")
+    kv_layers: Annotated[tuple[KvLayer, ...], Items(1024)] = about("KV caches of its blocks, in order.")
+    width_in: Index = about("Values per position of the tensor that comes in; 0 for the embedding.")
+    width_out: Index = about("Values per position of the tensor that goes out; 0 for the head.")
+
+
+@message("command.probe")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProbeNode:
+    """Measure yourself with the model's own units. A node with open requests refuses."""
+
+    model: Name = about("The model's name.")
+    fingerprint: Label = about("Equal for models whose units cost the same.")
+    parts: Annotated[tuple[ProbePart, ...], Items(16, 1)] = about("What to measure, one after the other.")
+    blob_urls: Annotated[tuple[Url, ...], Items(16, 1)] = about("Where blobs are served.")
+    vocab_size: Tokens = about("Number of token ids.")
+    width: Index = about("Values per position on the wire.")
+    wire_dtype: WireDtype = about("Type of hidden states on the wire.")
+    time_limit_s: Seconds = about("Compute no longer than this in all, loading left out.")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UnitProfile:
+    """What a node measured with one part. Times are medians of several runs, emulated speed included."""
+
+    kind: UnitKind = about("Kind of its units.")
+    units: Annotated[int, Number(1, 100_000)] = about("How many units of this kind it has.")
+    decode_s: Seconds = about("One decode step of one request.")
+    decode_spread_s: Seconds = about("From the quickest to the slowest of the middle half.")
+    decode_batched_s: Seconds | None = about("Share of one request in a decode step of four.", default=None)
+    prefill_s: Seconds = about("One position of a chunk of 64.")
+    resident_bytes: Bytes = about("Resident memory that opening and running it took.")
+    weight_bytes: Bytes = about("Size of its weights on disk.")
+
+
+@message("reply.profile")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NodeProfile:
+    """Answer to command.probe."""
+
+    node: Name = about("The node.")
+    incarnation: Count = about("Which start of the node this is.")
+    fingerprint: Label = about("The command's.")
+    failure: Line = about("Why there are no figures; empty when there are.", default="")
+    units: Annotated[tuple[UnitProfile, ...], Items(16)] = about("One entry per part.", default=())
+    hop_s: Seconds = about("One decode activation: encoded, through the broker and decoded.", default=0.0)
+    hop_spread_s: Seconds = about("From the quickest to the slowest of the middle half.", default=0.0)
+    hop_busy_s: Seconds = about("Share of it in which the node computes.", default=0.0)
+    link_bytes_per_s: Rate = about("Rate of large activations through the broker; 0 is unknown.", default=0.0)
+    available_bytes: Bytes = about("Memory the system could still give.", default=0)
+    storage_bytes: Bytes = about("Room for blobs.", default=0)
+    took_s: Seconds = about("From the command to this answer.", default=0.0)
 
 
 @message("reply.progress")

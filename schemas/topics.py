@@ -75,13 +75,22 @@ NODE_ECHO = Topic("node/{node}/echo", (), qos=0, retain=False)
 """A node publishes to itself here to measure a hop through the broker."""
 NODE_COMMAND = Topic(
     "node/{node}/command",
-    (m.RegisterAgain, m.RefuseNode, m.PrepareSegment, m.ReleaseSegment, m.OpenRequest, m.CloseRequest, m.ResendTokens),
+    (
+        m.RegisterAgain,
+        m.RefuseNode,
+        m.ProbeNode,
+        m.PrepareSegment,
+        m.ReleaseSegment,
+        m.OpenRequest,
+        m.CloseRequest,
+        m.ResendTokens,
+    ),
     qos=1,
     retain=False,
 )
 NODE_REPLY = Topic(
     "node/{node}/reply",
-    (m.PrepareProgress, m.SegmentReady, m.SegmentFailed, m.RequestClosed, m.RequestFailed),
+    (m.PrepareProgress, m.SegmentReady, m.SegmentFailed, m.RequestClosed, m.RequestFailed, m.NodeProfile),
     qos=1,
     retain=False,
 )

@@ -249,12 +249,12 @@ def test_work_from_ids_to_a_token(tiny_model: Model, tmp_path: Path, wire: str, 
     first = run_row(runners[0], 0, 0, 16, ids=PROMPT[:16])
     assert first.payload is not None
     frame = activation(first.payload, 16, spec.width_in, dtype)
-    assert run_row(runners[1], 1, 0, 16, frame=frame).token is None
+    assert run_row(runners[1], 1, 0, 16, frame=frame).tokens == ()
     sampled = run_row(runners[1], 1, 0, 16, frame=frame, sample=True, draw=Draw(Sampling(), 16, ()))
     expected = int(Chain(tiny_model, 1).run(0, 0, PROMPT[:16]).argmax())
     if wire == "fp32":
-        assert sampled.token == expected
-    assert sampled.token is not None
+        assert sampled.tokens == (expected,)
+    assert sampled.tokens
 
 
 def test_what_is_not_finite_fails_the_request_only(tiny_model: Model, runner: Runner) -> None:
@@ -289,9 +289,9 @@ def test_a_batch_computes_what_each_row_alone_computes(tiny_model: Model, runner
         )
         computed = runner.runner.run(Work(key, rows, idle=((1, 7),)))
         expected = [int(alone.run(slot, length + step, [20 + step]).argmax()) for slot, length in ((0, 16), (2, 10))]
-        assert [result.token for result in computed.rows] == expected
+        assert [result.tokens[0] for result in computed.rows] == expected
     last = run_row(runner.runner, 0, 7, 1, slot=1, ids=[9], sample=True, draw=Draw(Sampling(), 8, ()))
-    assert last.token == int(alone.run(1, 7, [9]).argmax())
+    assert last.tokens == (int(alone.run(1, 7, [9]).argmax()),)
 
 
 def test_a_bad_row_does_not_fail_the_others_of_its_batch(tiny_model: Model, runner: Runner) -> None:

@@ -175,7 +175,12 @@ class Ring:
         chunk_tokens: int = 128,
         order: Sequence[str] | None = None,
     ) -> Plan:
-        """Roll a plan out: the nodes of ``homes`` in order (or those of ``order``, one may come twice), unit boundaries ``cuts``; returns when it is in force."""
+        """Roll a plan out and return when it is in force.
+
+        Args:
+            homes: the nodes, in the ring's order unless ``order`` says otherwise (there, one may come twice).
+            cuts: unit boundaries.
+        """
         manifest = self._model.manifest
         names = list(order or homes)
         self.wait("nodes", lambda: self.online.issuperset(names))
@@ -243,6 +248,9 @@ class Ring:
         sampling: Sampling | None = None,
         eos_ids: Sequence[int] = (),
         request: str | None = None,
+        draft_tokens: int = 0,
+        prefix: Answer | None = None,
+        prefix_tokens: int = 0,
     ) -> Answer:
         """Open a request on the deployed plan."""
         assert self.plan
@@ -252,7 +260,7 @@ class Ring:
         sampling = sampling or Sampling()
         last = len(self.plan.ring) - 1
         for stage in range(last, -1, -1):
-            needs_ids = stage == 0 or (stage == last and sampling.repetition_penalty != 1.0)
+            needs_ids = stage == 0 or (stage == last and (sampling.repetition_penalty != 1.0 or draft_tokens > 0))
             message = OpenRequest(
                 pipeline=PIPELINE,
                 epoch=self.plan.epoch,
@@ -263,6 +271,9 @@ class Ring:
                 prompt_ids=tuple(prompt_ids) if needs_ids else None,
                 sampling=sampling if stage == last else None,
                 eos_ids=tuple(eos_ids) if stage == last else (),
+                draft_tokens=draft_tokens if stage == last else 0,
+                prefix_request=prefix.request if prefix else None,
+                prefix_tokens=prefix_tokens,
             )
             self._command(self.plan.ring[stage].node, message)
         return answer

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import heapq
 import itertools
+import random
 import struct
 import zlib
 from collections import Counter, defaultdict, deque
@@ -19,6 +20,7 @@ from typing import Any
 from broker.topics import matches
 from edge_node.core import NodeCore
 from edge_node.effects import (
+    CopyPrefix,
     Effect,
     LoadSegment,
     Reply,
@@ -71,6 +73,11 @@ def deliver_once(frame: Frame, topic: str) -> Sequence[float]:
 def mix(stage: int, rows: Sequence[int]) -> int:
     """What a stage makes of a position: a number that depends on all rows up to it."""
     return zlib.crc32(struct.pack(f"<{len(rows)}I", *rows), stage)
+
+
+def prompt(length: int, seed: int = 0) -> list[int]:
+    """Some prompt of this length."""
+    return random.Random(seed).choices(range(1000), k=length)
 
 
 def reference_tokens(prompt_ids: Sequence[int], count: int, stages: int) -> list[int]:
@@ -192,9 +199,12 @@ class SimulatedNode:
         for position, value in enumerate(inputs, row.position):
             rows[position] = value
             outputs.append(mix(key[2], [rows[index] for index in range(position + 1)]))
-        return RowResult(
-            payload=b"".join(map(_WORD.pack, outputs)), token=outputs[-1] % VOCABULARY if row.draw else None
-        )
+        chosen: list[int] = []
+        for index, output in enumerate(outputs[-row.logits :] if row.draw else ()):
+            chosen.append(output % VOCABULARY)
+            if index >= len(row.guess) or chosen[-1] != row.guess[index]:
+                break
+        return RowResult(payload=b"".join(map(_WORD.pack, outputs)), tokens=tuple(chosen))
 
 
 class SimulatedRing:
@@ -305,6 +315,10 @@ class SimulatedRing:
                     self.after(LATENCY_S, functools.partial(self._subscribed, node, effect.patterns))
                 case Unsubscribe():
                     node.patterns.difference_update(effect.patterns)
+                case CopyPrefix():
+                    rows = self.nodes[node.name].rows
+                    source = rows[effect.key, effect.source]
+                    rows[effect.key, effect.target] = {index: source[index] for index in range(effect.count)}
                 case UnloadSegment():
                     self.unloaded.append((node.name, effect.key))
                     for key in [key for key in node.rows if key[0] == effect.key]:
@@ -395,6 +409,9 @@ class SimulatedRing:
         prompt_tokens: int | None = None,
         eos_ids: Sequence[int] = (),
         sampling: Sampling | None = None,
+        draft_tokens: int = 0,
+        prefix_request: int | None = None,
+        prefix_tokens: int = 0,
     ) -> SimulatedAnswer:
         """Open a request on every stage, the first one last, and ask for missed tokens now and then."""
         name = f"{request:016x}"
@@ -404,7 +421,7 @@ class SimulatedRing:
         last = len(self.ring) - 1
         sampling = sampling or Sampling()
         for stage in range(last, -1, -1):
-            needs_ids = stage == 0 or (stage == last and sampling.repetition_penalty != 1.0)
+            needs_ids = stage == 0 or (stage == last and (sampling.repetition_penalty != 1.0 or draft_tokens > 0))
             message = OpenRequest(
                 pipeline=PIPELINE,
                 epoch=self.epoch,
@@ -415,6 +432,9 @@ class SimulatedRing:
                 prompt_ids=tuple(prompt_ids) if needs_ids else None,
                 sampling=sampling if stage == last else None,
                 eos_ids=tuple(eos_ids) if stage == last else (),
+                draft_tokens=draft_tokens if stage == last else 0,
+                prefix_request=None if prefix_request is None else f"{prefix_request:016x}",
+                prefix_tokens=prefix_tokens,
             )
             self.command(self.ring[stage], message)
         self._ask_for_missed_tokens(answer, self.ring[last], -1)

@@ -131,7 +131,7 @@ class Node:
         is_last = self.stage == len(self.spec.ring) - 1
         result = RowResult(
             payload=None if is_last else bytes(4 * row.count),
-            token=token if is_last and row.sample else None,
+            tokens=(token,) if is_last and row.sample and token is not None else (),
             failure=failure,
             failure_code="not_finite",
         )
@@ -387,7 +387,6 @@ def test_the_first_stage_takes_tokens_and_replays_only_from_whom_it_may() -> Non
     assert (frame.position, frame.count, frame.flags) == (0, 5, Flag.SAMPLE)
     wrong = [
         node.token("bravo", 9, 5),
-        node.token("charlie", 9, 5, count=2),
         node.token("charlie", 9, 6),
         node.token("charlie", 9, 5, attempt=1),
         node.token("charlie", VOCABULARY, 5),
@@ -452,7 +451,7 @@ def test_the_last_stage_samples_where_it_is_asked_to() -> None:
     work, row = node.row()
     assert row.draw is not None
     assert (row.draw.position, row.draw.sampling.seed, row.draw.history) == (13, 3, ())
-    ((topic, frame),) = sent(node.core.computed(work, Computed(0.1, (RowResult(token=77),)), 1.0))
+    ((topic, frame),) = sent(node.core.computed(work, Computed(0.1, (RowResult(tokens=(77,)),)), 1.0))
     assert topic == "linguabus/v1/token/main/1-1/from/charlie"
     assert (frame.kind, frame.position, frame.count, bytes(frame.payload)) == (Kind.TOKENS, 13, 1, b"\x4d\0\0\0")
 
@@ -470,7 +469,7 @@ def test_the_penalty_sees_prompt_and_tokens_also_in_a_new_epoch() -> None:
         work, row = node.row()
         assert row.draw is not None
         histories.append(list(row.draw.history))
-        node.core.computed(work, Computed(0.1, (RowResult(token=token),)), 1.0)
+        node.core.computed(work, Computed(0.1, (RowResult(tokens=(token,)),)), 1.0)
     assert histories == [[1, 2, 3, 4, 5, 60, 70], [1, 2, 3, 4, 5, 60, 70, 80], [1, 2, 3, 4, 5, 60, 70, 80, 90]]
 
 

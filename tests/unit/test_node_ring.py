@@ -71,7 +71,7 @@ def test_a_replay_has_the_boundaries_of_the_first_computation(
     assert [step.sample for step in steps] == [False] * (len(steps) - 1) + [True]
     assert all(len(step.ids) == 1 for step in steps if step.position >= prompt_tokens)
     position = data.draw(st.integers(0, len(ring.ids) - 1))
-    assert ring.token(0, len(ring.ids), 7, last=False, now_s=1.0)
+    assert ring.token(0, len(ring.ids), (7,), (), last=False, now_s=1.0)
     frames, own_length = ring.replay(position, 2.0)
     assert frames == []
     assert own_length == max(start for start in starts if start <= position)
@@ -84,17 +84,17 @@ def test_a_replay_has_the_boundaries_of_the_first_computation(
 def test_a_token_leads_to_the_next_step_and_duplicates_do_not() -> None:
     ring = driver()
     publish_all(ring, 0.0)
-    assert not ring.token(0, 19, 5, last=False, now_s=0.1)
-    assert not ring.token(0, 21, 5, last=False, now_s=0.1)
-    assert not ring.token(1, 20, 5, last=False, now_s=0.1)
-    assert ring.token(0, 20, 5, last=False, now_s=0.1)
-    assert not ring.token(0, 20, 5, last=False, now_s=0.1)
+    assert not ring.token(0, 19, (5,), (), last=False, now_s=0.1)
+    assert not ring.token(0, 21, (5,), (), last=False, now_s=0.1)
+    assert not ring.token(1, 20, (5,), (), last=False, now_s=0.1)
+    assert ring.token(0, 20, (5,), (), last=False, now_s=0.1)
+    assert not ring.token(0, 20, (5,), (), last=False, now_s=0.1)
     assert list(ring.steps) == [Step(20, (5,), sample=True)]
     publish_all(ring, 0.1)
-    assert ring.token(0, 21, 6, last=True, now_s=0.2)
+    assert ring.token(0, 21, (6,), (), last=True, now_s=0.2)
     assert not ring.steps
     assert ring.deadline_s is None
-    assert not ring.token(0, 22, 6, last=False, now_s=0.3)
+    assert not ring.token(0, 22, (6,), (), last=False, now_s=0.3)
 
 
 def test_a_repeat_stamps_the_last_frame_again_and_computes_nothing() -> None:
@@ -112,12 +112,12 @@ def test_a_token_of_an_earlier_attempt_counts_and_the_frames_stay() -> None:
     ring = driver()
     publish_all(ring, 0.0)
     ring.repeat(1.0)
-    assert ring.token(0, 20, 5, last=False, now_s=1.5)
+    assert ring.token(0, 20, (5,), (), last=False, now_s=1.5)
     publish_all(ring, 1.5)
     frames, own_length = ring.replay(8, 1.6)
     assert own_length is None
     assert places(frames) == [(2, 8), (2, 16), (2, 20)]
-    assert ring.token(2, 21, 6, last=False, now_s=1.7)
+    assert ring.token(2, 21, (6,), (), last=False, now_s=1.7)
     assert ring.replay(20, 1.8)[1] == 20, "now every stage has computed them, so they are gone"
 
 
@@ -164,10 +164,10 @@ def test_it_gives_up_after_the_last_repeat_and_waits_longer_each_time() -> None:
 def test_patience_is_a_multiple_of_the_round_trip() -> None:
     ring = driver(prompt_tokens=5)
     publish_all(ring, 0.0)
-    ring.token(0, 5, 1, last=False, now_s=0.5)
+    ring.token(0, 5, (1,), (), last=False, now_s=0.5)
     publish_all(ring, 1.0)
     assert ring.deadline_s == pytest.approx(1.0 + 8 * 0.5)
-    ring.token(0, 6, 1, last=False, now_s=1.1)  # a round trip of 0.1 s
+    ring.token(0, 6, (1,), (), last=False, now_s=1.1)  # a round trip of 0.1 s
     publish_all(ring, 2.0)
     assert ring.deadline_s == pytest.approx(2.0 + 8 * (0.5 + 0.125 * (0.1 - 0.5)))
 
@@ -177,7 +177,7 @@ def test_the_round_trip_of_a_repeat_is_counted_from_the_send_that_was_answered()
         ring = driver(prompt_tokens=5)
         publish_all(ring, 0.0)
         ring.repeat(1.0)
-        assert ring.token(attempt, 5, 1, last=False, now_s=3.0)
+        assert ring.token(attempt, 5, (1,), (), last=False, now_s=3.0)
         publish_all(ring, 3.0)
         assert ring.deadline_s == pytest.approx(3.0 + 8 * round_trip_s)
 
@@ -185,7 +185,7 @@ def test_the_round_trip_of_a_repeat_is_counted_from_the_send_that_was_answered()
 def test_the_time_of_a_prompt_in_chunks_is_no_round_trip() -> None:
     ring = driver()
     publish_all(ring, 0.0)
-    ring.token(0, 20, 1, last=False, now_s=9.0)
+    ring.token(0, 20, (1,), (), last=False, now_s=9.0)
     publish_all(ring, 9.0)
     assert ring.deadline_s == pytest.approx(10.0)
 
@@ -201,7 +201,7 @@ def test_progress_resets_the_patience() -> None:
     publish_all(ring, 0.0)
     for now_s in (1.0, 3.0, 7.0):
         ring.repeat(now_s)
-    ring.token(3, 5, 1, last=False, now_s=7.01)
+    ring.token(3, 5, (1,), (), last=False, now_s=7.01)
     publish_all(ring, 10.0)
     assert ring.deadline_s == pytest.approx(11.0)
     assert not ring.gave_up

@@ -10,12 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.codec import Frame, Kind
-from tests.support.simulated_ring import PIPELINE, SimulatedAnswer, SimulatedRing, reference_tokens
+from tests.support.simulated_ring import PIPELINE, SimulatedAnswer, SimulatedRing, prompt, reference_tokens
 from tests.support.strategies import examples
-
-
-def prompt(length: int, seed: int = 0) -> list[int]:
-    return random.Random(seed).choices(range(1000), k=length)
 
 
 def assert_right(ring: SimulatedRing, answer: SimulatedAnswer) -> None:

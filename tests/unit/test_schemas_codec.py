@@ -140,7 +140,7 @@ WRONG_HEADERS = [
     ("version", 2, "B", [0, 2, 255], errors.FrameVersionMismatch),
     ("kind", 3, "B", [0, 5, 255], errors.FrameKindUnknown),
     ("dtype", 4, "B", [0, 4, 5, 255], errors.FrameDtypeMismatch),
-    ("flags", 5, "B", [2, 4, 8, 255], errors.FrameShapeMismatch),
+    ("flags", 5, "B", [2, 4, 16, 255], errors.FrameShapeMismatch),
     ("count", 6, "H", [0, 2, 65535], errors.FrameShapeMismatch),
     ("position", 28, "I", [10_000_000, 2**32 - 1], errors.FrameShapeMismatch),
     ("width", 32, "I", [0, 3, 5, 2**20 + 1, 2**32 - 1], errors.FrameShapeMismatch),

@@ -1,0 +1,89 @@
+"""Many streams, long prompts: how well the pipeline is filled, over real nodes and a real Mosquitto."""
+
+from __future__ import annotations
+
+import statistics
+
+import harness
+from harness import Result, main, median_result, note
+from prompts import PROMPTS
+from rings import deployed_ring
+from smollm2 import open_smollm2
+
+from orchestrator.model.model import Model
+from tests.support.ring import Answer, Ring
+
+STREAMS = 8
+STREAM_TOKENS = 64
+PREFILL_TOKENS = 512
+
+
+def _tpot_s(answer: Answer) -> float:
+    """Time per output token of an answer, its first token not counted."""
+    return (answer.arrivals_s[-1] - answer.arrivals_s[0]) / (len(answer.arrivals_s) - 1)
+
+
+def _aggregate(answers: list[Answer]) -> float:
+    """Tokens per second of all answers together, from the last one's first token to the first one's last."""
+    begin = max(answer.arrivals_s[0] for answer in answers)
+    end = min(answer.arrivals_s[-1] for answer in answers)
+    arrived = sum(begin < arrival_s <= end for answer in answers for arrival_s in answer.arrivals_s)
+    return arrived / (end - begin)
+
+
+def _streams(model: Model, pairs: int, tokens: int) -> list[Result]:
+    """Two nodes: eight streams over one, alternating."""
+    encoded = [model.tokenizer().encode_chat([{"role": "user", "content": text}]) for text in PROMPTS[:STREAMS]]
+    gains, slowdowns, speeds = [], [], []
+    with deployed_ring(model, 2, wire="fp16", slots=STREAMS) as ring:
+        ring.ask(encoded[0], 8)
+        for _ in range(pairs):
+            alone = ring.ask(encoded[0], tokens)
+            together = [ring.open(ids, tokens) for ids in encoded]
+            for answer in together:
+                ring.finish(answer)
+            speeds.append(_aggregate(together))
+            gains.append(speeds[-1] / alone.tokens_per_s)
+            slowdowns.append(statistics.quantiles(map(_tpot_s, together), n=20)[-1] / _tpot_s(alone))
+    return [
+        median_result("2 nodes, 8 streams over one: aggregate decode", gains, "ratio", at_least=3.5),
+        median_result("2 nodes, 8 streams: p95 TPOT over a lone stream's", slowdowns, "ratio", at_most=3.0),
+        median_result("2 nodes, 8 streams: aggregate decode", speeds, "tokens/s"),
+    ]
+
+
+def _prefill_s(ring: Ring, prompt_ids: list[int]) -> float:
+    return ring.ask(prompt_ids, 1).ttft_s
+
+
+def _prefill(model: Model, pairs: int, prompt_tokens: int) -> list[Result]:
+    """Time to the first token of a long prompt on one node over that on two, alternating."""
+    text = " ".join(PROMPTS) * 4
+    prompt_ids = list(model.tokenizer().encode(text))[:prompt_tokens]
+    assert len(prompt_ids) == prompt_tokens
+    with (
+        deployed_ring(model, 1, wire="fp16", context_tokens=1024) as one,
+        deployed_ring(model, 2, wire="fp16", context_tokens=1024) as two,
+    ):
+        for ring in (one, two):
+            _prefill_s(ring, prompt_ids)
+        measured = harness.alternate(lambda: _prefill_s(one, prompt_ids), lambda: _prefill_s(two, prompt_ids), pairs)
+    return [
+        median_result(
+            f"prefill of {prompt_tokens}, 2 nodes over 1", [a / b for a, b in measured], "ratio", at_least=1.6
+        ),
+        median_result(f"prefill of {prompt_tokens}, 2 nodes", [prompt_tokens / b for _, b in measured], "tokens/s"),
+    ]
+
+
+def measure(quick: bool) -> list[Result]:
+    """Batching, pipelining and chunked prefill over node processes of one thread (`fast`, fp16)."""
+    model = open_smollm2("fast")
+    pairs = 1 if quick else harness.PAIRS
+    results = _streams(model, pairs, 12 if quick else STREAM_TOKENS)
+    note(f"streams: {results[0].value:.2f}")
+    return results + _prefill(model, pairs, 64 if quick else PREFILL_TOKENS)
+
+
+if __name__ == "__main__":
+    main("data_plane", measure)

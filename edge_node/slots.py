@@ -1,0 +1,75 @@
+"""The KV slots of a stage: in use, free, or parked with the rows of a request that ended.
+
+A parked slot lets a later request that begins alike skip what they share (prefix reuse). Slots are parked as long as
+nobody needs them; the one parked longest goes first. Every stage decides for itself: where one no longer has the
+prefix, the position rule finds the gap and stage 0 computes from there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """A slot for a request: its first ``valid_length`` positions hold the prefix.
+
+    ``copy_from`` is the slot to copy them from; None where they are in place already.
+    """
+
+    slot: int
+    valid_length: int = 0
+    copy_from: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Parked:
+    slot: int
+    valid_length: int
+
+
+class SlotTable:
+    """Who has which slot."""
+
+    def __init__(self, slots: int) -> None:
+        self._free = list(range(slots - 1, -1, -1))
+        self._parked: dict[int, _Parked] = {}
+
+    def take(self, prefix_request: int | None, prefix_tokens: int) -> Grant | None:
+        """A slot for a new request, with the positions it shares with an earlier one where they are still here.
+
+        The earlier request's slot is handed over if it is used up whole (the conversation goes on) or no other slot is
+        to be had; else its rows are copied and stay for others that begin alike. None when every slot is in use.
+        """
+        parked = self._parked.pop(prefix_request, None) if prefix_request is not None else None
+        if parked is None:
+            slot = self._vacate()
+            return None if slot is None else Grant(slot)
+        length = min(parked.valid_length, prefix_tokens)
+        slot = None if length == parked.valid_length else self._vacate()
+        if slot is None:
+            return Grant(parked.slot, length)
+        assert prefix_request is not None
+        self._parked[prefix_request] = parked
+        return Grant(slot, length, copy_from=parked.slot)
+
+    def _vacate(self) -> int | None:
+        if self._free:
+            return self._free.pop()
+        if self._parked:
+            return self._parked.pop(next(iter(self._parked))).slot
+        return None
+
+    def parked_lengths(self) -> dict[int, int]:
+        """Slot to valid length, for the slots that are parked."""
+        return {parked.slot: parked.valid_length for parked in self._parked.values()}
+
+    def park(self, request: int, slot: int, valid_length: int) -> None:
+        """A request ended: keep its rows until the slot is needed."""
+        before = self._parked.pop(request, None)
+        if before is not None:
+            self._free.append(before.slot)
+        if valid_length > 0:
+            self._parked[request] = _Parked(slot, valid_length)
+        else:
+            self._free.append(slot)
