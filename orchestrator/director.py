@@ -39,9 +39,11 @@ from orchestrator.plans import (
     Solving,
     is_worth_it,
     plan_view,
+    unit_counts,
 )
+from orchestrator.profiles import Profiles
 from orchestrator.rollout import Rollout, RolloutState
-from schemas.messages import Epoch, Plan
+from schemas.messages import Epoch, Heartbeat, NodeProfile, Plan
 from schemas.topics import PLAN
 
 
@@ -71,6 +73,7 @@ class PlanDirector:
         self.last_failure = ""
         self.outcomes: list[ReplanDone] = []
         """Filled here, emptied by the core."""
+        self.profiles = Profiles()
         self._exclusions = Exclusions(base_s=timing.exclude_s)
         self._counter = 0
         self._jobs = 0
@@ -80,6 +83,7 @@ class PlanDirector:
         self._waits_for_idle = False
         self._forced = False
         self._planned_once = False
+        self._waits_for_profiles = False
         self._last_stages: tuple[Stage, ...] = ()
         """Of the newest committed plan: who is left keeps its place, and so what it has on disk."""
 
@@ -221,8 +225,44 @@ class PlanDirector:
         return self._no_plan("not_ready", reason)
 
     def reply(self, node: str, message: Any, now_s: float) -> list[Effect]:
-        """A node's reply about a segment."""
+        """A node's reply about a segment, or about itself."""
+        if isinstance(message, NodeProfile):
+            return self._profiled(node, message, now_s)
+        if isinstance(message, Heartbeat):
+            return self._observe(node, message)
         return self.work.reply(node, message, now_s) if isinstance(self.work, Rollout) else []
+
+    # --- what nodes measure -----------------------------------------------------------------------------------
+
+    def _profiled(self, node: str, profile: NodeProfile, now_s: float) -> list[Effect]:
+        known = self._fleet.nodes.get(node)
+        if known is None or known.birth.incarnation != profile.incarnation:
+            return []
+        effects = self.profiles.answer(known.birth, profile, now_s)
+        if self._waits_for_profiles and not self._profiles_due_s(now_s) > now_s:
+            self._due_s = now_s
+        return effects
+
+    def _profiles_due_s(self, now_s: float) -> float:
+        assert self.model
+        return self.profiles.awaited_until_s(self._fleet.usable(), self.model.manifest, now_s)
+
+    def _observe(self, node: str, beat: Heartbeat) -> list[Effect]:
+        """How quick the node's stages of the working plan are, compared with what it measured."""
+        known = self._fleet.nodes.get(node)
+        if self.active is None or known is None:
+            return []
+        plan = self.active.plan
+        effects: list[Effect] = []
+        for seen in beat.stages:
+            mine = seen.epoch == plan.epoch and seen.stage < len(plan.ring) and plan.nodes[seen.stage] == node
+            # With several requests a step is a batch, and takes longer.
+            if not mine or seen.decode_s is None or seen.open_requests != 1:
+                continue
+            profile = self.profiles.of([known.birth], plan.model.manifest).get(node)
+            if profile:
+                effects += self.profiles.observe(profile, unit_counts(plan, seen.stage), seen.decode_s)
+        return effects
 
     # --- a broken ring ----------------------------------------------------------------------------------------
 
@@ -273,7 +313,7 @@ class PlanDirector:
         if self.work is None and now_s >= self._due_s:
             self._waits_for_idle = bool(self.active) and not self._forced and not idle
             if not self._waits_for_idle:
-                effects += self._solve()
+                effects += self._solve(now_s)
         return effects
 
     def next_deadline_s(self) -> float:
@@ -287,8 +327,9 @@ class PlanDirector:
 
     # --- the way of a plan ------------------------------------------------------------------------------------
 
-    def _solve(self) -> list[Effect]:
+    def _solve(self, now_s: float) -> list[Effect]:
         forced, self._forced, self._due_s = self._forced, False, math.inf
+        self._waits_for_profiles = False
         if self.model is None:
             return []
         usable = self._fleet.usable()
@@ -299,6 +340,11 @@ class PlanDirector:
             return self._no_plan("not_ready", f"waiting for {self._min_nodes} nodes, {len(usable)} here so far")
         if not births:
             return self._no_plan("no_nodes", "no node can load its segment")
+        asked = self.profiles.ask(births, self.model, self._blob_urls, self._settings.wire_dtype, now_s)
+        awaited_until_s = self._profiles_due_s(now_s)
+        if awaited_until_s > now_s:
+            self._forced, self._due_s, self._waits_for_profiles = forced, awaited_until_s, True
+            return asked
         context_tokens = context_of(self.model.manifest, self._settings.context_tokens)
         try:
             problem = build_problem(
@@ -308,6 +354,7 @@ class PlanDirector:
                 slots=self._settings.slots,
                 wire_dtype=self._settings.wire_dtype,
                 chunk_tokens=self._settings.chunk_tokens,
+                profiles=self.profiles.of(births, self.model.manifest),
                 incumbent=tuple(stage for stage in self._last_stages if stage.node in {b.node for b in births}),
             )
         except PlanningError as error:
@@ -374,7 +421,8 @@ class PlanDirector:
             SavePlan(plan.epoch, plan.model.name, plan_view(plan, rollout.ready)),
             _publish(plan.message()),
             Note(
-                f"epoch {plan.epoch} of {plan.pipeline} is in force: {plan.model.name} on {', '.join(plan.solution.nodes)},"
+                f"epoch {plan.epoch} of {plan.pipeline} is in force: {plan.model.name} on"
+                f" {', '.join(plan.solution.nodes)},"
                 f" predicted {predicted.tokens_per_s:.1f} tokens/s"
             ),
         ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from orchestrator.model.manifest import Manifest
 from orchestrator.planning.problem import Problem
@@ -18,9 +18,13 @@ from schemas.messages import (
     KvLayer,
     NodeBirth,
     Plan,
+    ProbePart,
     StageRef,
     SubmitRequest,
 )
+
+if TYPE_CHECKING:
+    from orchestrator.profiles import Profile
 
 # --- ports --------------------------------------------------------------------------------------------------------
 
@@ -54,6 +58,8 @@ class ServedModel:
 
     manifest: Manifest
     tokenizer: Tokenizer
+    probe_parts: tuple[ProbePart, ...] = ()
+    """What nodes measure themselves with; nothing: they are planned with the speed they report."""
 
     @property
     def name(self) -> str:
@@ -271,6 +277,13 @@ class SaveNode:
 
 
 @dataclass(frozen=True)
+class SaveProfile:
+    """Remember what a node measured or was observed to do."""
+
+    profile: Profile
+
+
+@dataclass(frozen=True)
 class SaveModelChoice:
     """An operator chose this model: it is served after a restart too."""
 
@@ -315,6 +328,7 @@ Effect = (
     | SaveEpoch
     | SavePlan
     | SaveNode
+    | SaveProfile
     | SaveModelChoice
     | SaveRequest
     | ForgetRequest

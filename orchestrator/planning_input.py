@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from orchestrator.config import DEFAULT_CONTEXT_TOKENS
 from orchestrator.model.manifest import Blob, Manifest, Unit
 from orchestrator.planning.problem import BLOCK, EMBED, HEAD, Device, Objective, Problem, Stage, UnitRun
 from orchestrator.plans import Candidate
+from orchestrator.profiles import Profile
 from orchestrator.resident import ResidentFactors, resident_factors, workspace_bytes
 from schemas.messages import NodeBirth, PrepareSegment, WireDtype
 
@@ -34,8 +35,10 @@ def build_problem(
     wire_dtype: WireDtype,
     chunk_tokens: int,
     incumbent: tuple[Stage, ...] = (),
+    profiles: Mapping[str, Profile] | None = None,
 ) -> Problem:
-    """The planner's question.
+    """The planner's question. Nodes with a profile are planned with what they measured, the others with what they
+    reported when they joined.
 
     Blocks that differ (a window, another quantisation) count as the largest of them, so that a plan always fits.
 
@@ -55,7 +58,7 @@ def build_problem(
     workspace = workspace_bytes(manifest, chunk_tokens=chunk_tokens, context_tokens=context_tokens, slots=slots)
     return Problem(
         runs=runs,
-        devices=tuple(_device(birth, runs) for birth in fleet),
+        devices=tuple(_device(birth, runs, (profiles or {}).get(birth.node)) for birth in fleet),
         context_tokens=context_tokens,
         slots=slots,
         objective=Objective.LATENCY,
@@ -93,8 +96,24 @@ def _run(kind: str, manifest: Manifest, units: Sequence[Unit], resident: Residen
     )
 
 
-def _device(birth: NodeBirth, runs: Sequence[UnitRun]) -> Device:
+def _device(birth: NodeBirth, runs: Sequence[UnitRun], profile: Profile | None) -> Device:
     speed = max(birth.speed_flops, MIN_SPEED_FLOPS)
+    if profile is not None:
+        measured = profile.measured
+        return Device(
+            name=birth.node,
+            memory_bytes=birth.memory_bytes,
+            decode_s=profile.decode_s,
+            decode_batched_s=profile.decode_batched_s,
+            prefill_s=profile.prefill_s,
+            # A run's fixed cost comes once per stage, as the hop does.
+            hop_s=measured.hop_s + profile.fixed_s,
+            hop_busy_s=measured.hop_busy_s + profile.fixed_s,
+            link_bytes_per_s=measured.link_bytes_per_s or math.inf,
+            storage_bytes=birth.storage_bytes,
+            runtime_overhead_bytes=birth.overhead_bytes,
+            flops_per_s=speed,
+        )
     decode_s = tuple(run.flops_per_token / speed for run in runs)
     return Device(
         name=birth.node,

@@ -119,6 +119,12 @@ class ReplanDone:
     reason: str = ""
 
 
+def unit_counts(plan: Candidate, stage: int) -> tuple[int, int, int]:
+    """Embeddings, blocks and heads of a stage."""
+    ref, last = plan.ring[stage], plan.model.manifest.num_units - 1
+    return int(ref.start == 0), min(ref.stop, last) - max(ref.start, 1), int(ref.stop == last + 1)
+
+
 MIN_GAIN = 0.05
 """A working plan is replaced of its own accord only for a predicted gain above this share."""
 

@@ -23,7 +23,8 @@ from dataclasses import dataclass
 from orchestrator.model.manifest import Manifest
 from orchestrator.planning.problem import BLOCK, EMBED, HEAD
 
-SESSION_BYTES = 11 << 20
+SESSION_BYTES = 16 << 20
+"""11 MiB of code, and what allocators keep of transfers and loading."""
 ACTIVATION_COPIES = 1.25
 """ONNX Runtime's arena rounds up what a run needs."""
 

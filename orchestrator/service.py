@@ -39,6 +39,7 @@ from orchestrator.events import (
     SaveModelChoice,
     SaveNode,
     SavePlan,
+    SaveProfile,
     SaveRequest,
     SolvePlan,
     Stopping,
@@ -122,6 +123,7 @@ class Service:
             blob_urls=blob_urls,
             timing=config.timing,
         )
+        self.core.director.profiles.load(state.profiles(time.monotonic()))
 
     # --- the loop ---------------------------------------------------------------------------------------------
 
@@ -244,6 +246,9 @@ class Service:
                 self._state.save_plan(self._pipeline, epoch, model, details)
             case SaveNode(birth):
                 self._state.save_node(birth)
+            case SaveProfile(profile):
+                age_s = time.monotonic() - profile.measured_s
+                self._state.save_profile(profile, time.time() - age_s)
             case SaveModelChoice(model):
                 try:
                     self._store.use(model)
@@ -253,7 +258,6 @@ class Service:
                 self._state.begin_request(self._pipeline, client, request)
             case ForgetRequest(request):
                 self._state.end_request(request)
-
 
 
 def _tokens(place: dict[str, str], payload: bytes) -> Sequence[Event]:

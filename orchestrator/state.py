@@ -9,18 +9,29 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from orchestrator.errors import StateUnreadable
-from schemas.messages import Epoch, NodeBirth
+from orchestrator.profiles import Profile
+from schemas.errors import ContractError
+from schemas.messages import Epoch, NodeBirth, NodeProfile, decode, encode
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _BUSY_TIMEOUT_S = 5.0
 _KEPT_PLANS = 1000
+
+_SCHEMA_2 = """
+CREATE TABLE profiles (
+    node TEXT NOT NULL, fingerprint TEXT NOT NULL, threads INTEGER NOT NULL, emulated_speed REAL NOT NULL,
+    measured_at REAL NOT NULL, drift REAL NOT NULL, measured TEXT NOT NULL, PRIMARY KEY (node, fingerprint)
+);
+CREATE TABLE constraints (pipeline TEXT PRIMARY KEY, stated_at REAL NOT NULL, wishes TEXT NOT NULL)
+"""
+"""What version 2 added."""
 
 _SCHEMA = """
 CREATE TABLE epochs (pipeline TEXT PRIMARY KEY, generation INTEGER NOT NULL, counter INTEGER NOT NULL);
@@ -72,6 +83,9 @@ class State:
                 )
             if version == 0:
                 for statement in _SCHEMA.split(";"):
+                    self._db.execute(statement)
+            if version < SCHEMA_VERSION:
+                for statement in _SCHEMA_2.split(";"):
                     self._db.execute(statement)
                 self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
             self._db.execute("COMMIT")
@@ -149,6 +163,54 @@ class State:
         """Every node that was ever here, by name: ``{"seen_at": ..., **birth}``."""
         rows = self._db.execute("SELECT seen_at, birth FROM nodes ORDER BY node")
         return [{"seen_at": seen_at, **json.loads(birth)} for seen_at, birth in rows]
+
+    # --- what nodes measured ----------------------------------------------------------------------------------
+
+    def save_profile(self, profile: Profile, measured_at: float) -> None:
+        """Remember a node's figures for a model, with the time at which they were measured."""
+        row = (
+            profile.node, profile.fingerprint, profile.threads, profile.emulated_speed, measured_at, profile.drift,
+            encode(profile.measured),
+        )  # fmt: skip
+        self._db.execute("INSERT OR REPLACE INTO profiles VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+
+    def profiles(self, now_s: float) -> list[Profile]:
+        """All that is known; ``now_s`` is the present on the clock that the profiles' times are to be given in.
+
+        What an older version wrote and this one can't read is left out: it will be measured again.
+        """
+        found = []
+        rows = self._db.execute(
+            "SELECT node, fingerprint, threads, emulated_speed, measured_at, drift, measured FROM profiles"
+        )
+        for node, fingerprint, threads, emulated_speed, measured_at, drift, measured in rows:
+            with suppress(ContractError):
+                figures = decode(bytes(measured), NodeProfile)
+                age_s = max(0.0, time.time() - measured_at)
+                found.append(
+                    Profile(
+                        node=node,
+                        fingerprint=fingerprint,
+                        threads=threads,
+                        emulated_speed=emulated_speed,
+                        measured=figures,
+                        measured_s=now_s - age_s,
+                        drift=drift,
+                    )
+                )
+        return found
+
+    # --- what an operator wishes ------------------------------------------------------------------------------
+
+    def save_wishes(self, pipeline: str, wishes: dict[str, Any]) -> None:
+        """Remember the constraints that plans of a pipeline are to respect."""
+        row = (pipeline, time.time(), json.dumps(wishes))
+        self._db.execute("INSERT OR REPLACE INTO constraints VALUES (?, ?, ?)", row)
+
+    def wishes(self, pipeline: str) -> dict[str, Any]:
+        """What was last saved; empty when nothing was."""
+        row = self._db.execute("SELECT wishes FROM constraints WHERE pipeline = ?", (pipeline,)).fetchone()
+        return dict(json.loads(row[0])) if row else {}
 
     # --- requests ---------------------------------------------------------------------------------------------
 

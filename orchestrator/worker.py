@@ -25,9 +25,11 @@ from orchestrator.model.store import ModelStore
 from orchestrator.planning.problem import Problem
 from orchestrator.planning.solution import Infeasible, Solution
 from schemas.errors import LinguabusError
-from schemas.messages import BlobRef, KvLayer, StageRef
+from schemas.messages import BlobRef, KvLayer, ProbePart, StageRef, UnitKind
 
 logger = logging.getLogger(__name__)
+
+PROBED_BLOCKS = 3
 
 Job = OpenModel | SolvePlan | BuildSegments
 Solver = Callable[[Problem], Solution | Infeasible]
@@ -74,7 +76,7 @@ class Worker:
         match job:
             case OpenModel(name):
                 model = self._store.open(name)
-                served = ServedModel(model.manifest, model.tokenizer())
+                served = ServedModel(model.manifest, model.tokenizer(), probe_parts(model))
                 self._models[name] = model
                 return ModelOpened(name, served)
             case SolvePlan(number, problem):
@@ -86,6 +88,31 @@ class Worker:
 
 def _failure(job: Job, reason: str) -> Event:
     return ModelUnusable(job.name, reason) if isinstance(job, OpenModel) else JobFailed(job.job, reason)
+
+
+def probe_parts(model: Model) -> tuple[ProbePart, ...]:
+    """Small segments of a model for nodes to measure: both ends, one block and three from the middle."""
+    last = model.manifest.num_units - 1
+    middle = 1 + (last - 1) // 2
+    start = max(1, min(middle, last - PROBED_BLOCKS))
+    ranges: list[tuple[UnitKind, int, int]] = [("embed", 0, 1), ("block", start, start + 1)]
+    ranges += [("block", start, min(start + PROBED_BLOCKS, last)), ("head", last, last + 1)]
+    if ranges[1] == ranges[2]:
+        return ()  # one block: no slope to be measured
+    return tuple(_probe_part(model, *part) for part in ranges)
+
+
+def _probe_part(model: Model, kind: UnitKind, start: int, stop: int) -> ProbePart:
+    built = build_segment(model, StageRef(node="any", start=start, stop=stop))
+    return ProbePart(
+        kind=kind,
+        units=stop - start,
+        graph=built.graph,
+        blobs=built.blobs,
+        kv_layers=built.kv_layers,
+        width_in=built.width_in,
+        width_out=built.width_out,
+    )
 
 
 def build_segment(model: Model, stage: StageRef) -> BuiltSegment:

@@ -20,9 +20,11 @@ from schemas.messages import (
     Epoch,
     Heartbeat,
     NodeBirth,
+    NodeProfile,
     OpenRequest,
     Plan,
     PrepareSegment,
+    ProbeNode,
     RequestClosed,
     SegmentFailed,
     SegmentReady,
@@ -95,8 +97,8 @@ def make_manifest(
 
 
 def make_birth(node: str, *, incarnation: int = 1, memory_mb: int | None = None, **changes: Any) -> NodeBirth:
-    """A node of this version. By default it has room for one end and a block of `make_manifest`, or three blocks, not for both ends:
-    three such nodes are needed, two are too few."""
+    """A node of this version. By default it has room for one end and a block of `make_manifest`, or three blocks, but
+    not for both ends: three such nodes are needed, two are too few."""
     birth = NodeBirth(
         node=node,
         incarnation=incarnation,
@@ -182,6 +184,15 @@ class ScriptedNode:
     def react(self, command: Any) -> list[Any]:
         """Replies to a command."""
         match command:
+            case ProbeNode():
+                return [
+                    NodeProfile(
+                        node=self.name,
+                        incarnation=self.birth.incarnation,
+                        fingerprint=command.fingerprint,
+                        failure="it follows a script",
+                    )
+                ]
             case PrepareSegment() if self.refuses:
                 failed = SegmentFailed(
                     node=self.name, incarnation=self.birth.incarnation, pipeline=command.pipeline,

@@ -1,0 +1,195 @@
+"""What nodes measured of themselves with a model's units, and what their heartbeats say since (pure).
+
+A profile belongs to a node, a model, a number of threads and an emulated speed. A node without one is asked for it
+before it is first planned with; one that does not answer in time is planned with the speed it reported at its birth.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from orchestrator.events import Effect, Note, Publish, SaveProfile, ServedModel
+from orchestrator.model.manifest import Manifest
+from orchestrator.planning.problem import BLOCK, EMBED, HEAD
+from schemas.messages import NodeBirth, NodeProfile, ProbeNode, UnitProfile
+from schemas.topics import NODE_COMMAND
+
+PROBE_TIME_LIMIT_S = 1.5
+"""Longest computing of a node that measures itself."""
+PROBE_PATIENCE_S = 8.0
+"""A plan waits this long for the figures of a node that says nothing; downloads are part of it."""
+OBSERVATION_WEIGHT = 0.05
+LARGEST_DRIFT = 5.0
+SAVED_DRIFT = 0.1
+"""A change of the observed speed by this share is worth a write."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """One node's figures for one model. ``drift`` is observed over measured time of a decode step, smoothed."""
+
+    node: str
+    fingerprint: str
+    threads: int
+    emulated_speed: float
+    measured: NodeProfile
+    measured_s: float
+    """On the core's clock; in the past, for what was loaded at the start."""
+    drift: float = 1.0
+
+    def fits(self, birth: NodeBirth) -> bool:
+        """Was it measured with the node as it is now?"""
+        return (self.threads, self.emulated_speed) == (birth.threads, birth.emulated_speed)
+
+    def _part(self, kind: str) -> list[UnitProfile]:
+        return sorted((unit for unit in self.measured.units if unit.kind == kind), key=lambda unit: unit.units)
+
+    def _per_unit(self, member: str) -> tuple[float, float, float, float]:
+        """(embedding, block, head, fixed): seconds per unit, and what a run costs whatever the units."""
+        (embed,), (head,), blocks = self._part(EMBED), self._part(HEAD), self._part(BLOCK)
+        one, more = blocks[0], blocks[-1]
+        few_s, many_s = getattr(one, member), getattr(more, member)
+        block_s = (many_s - few_s) / (more.units - one.units)
+        if block_s <= 0:  # noise: the larger part is the surer one
+            block_s = many_s / more.units
+        fixed_s = max(0.0, few_s - one.units * block_s)
+        ends = (max(0.0, getattr(end, member) - fixed_s) for end in (embed, head))
+        embed_s, head_s = ends
+        return embed_s, block_s, head_s, fixed_s
+
+    @property
+    def decode_s(self) -> tuple[float, float, float]:
+        """Seconds per token of an embedding, a block, a head, as observed since."""
+        embed_s, block_s, head_s, _ = self._per_unit("decode_s")
+        return self.drift * embed_s, self.drift * block_s, self.drift * head_s
+
+    @property
+    def decode_batched_s(self) -> tuple[float, float, float] | None:
+        """The same for one of four requests in a batch; None where a part can't batch."""
+        if any(unit.decode_batched_s is None for unit in self.measured.units):
+            return None
+        embed_s, block_s, head_s, _ = self._per_unit("decode_batched_s")
+        return self.drift * embed_s, self.drift * block_s, self.drift * head_s
+
+    @property
+    def prefill_s(self) -> tuple[float, float, float]:
+        """Seconds per prompt token."""
+        embed_s, block_s, head_s, _ = self._per_unit("prefill_s")
+        return embed_s, block_s, head_s
+
+    @property
+    def fixed_s(self) -> float:
+        """What a run of a stage costs whatever its units."""
+        return self._per_unit("decode_s")[3]
+
+    def stage_s(self, counts: Sequence[int]) -> float:
+        """Measured time of one decode step of a stage with so many embeddings, blocks, heads; nothing observed."""
+        embed_s, block_s, head_s, fixed_s = self._per_unit("decode_s")
+        return fixed_s + counts[0] * embed_s + counts[1] * block_s + counts[2] * head_s
+
+
+def fingerprint_of(manifest: Manifest) -> str:
+    """Equal for models whose units cost the same."""
+    return f"{manifest.fingerprint[:100]}-{manifest.precision}-{manifest.profile}"
+
+
+class Profiles:
+    """Profiles by node and model, and whose answer is awaited."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, str], Profile] = {}
+        self._saved_drift: dict[tuple[str, str], float] = {}
+        self._awaited: dict[tuple[str, str], float] = {}
+        """Until when."""
+        self._asked: set[tuple[str, int, str]] = set()
+        """(node, incarnation, fingerprint): asked once, however it ended."""
+
+    def load(self, profiles: Iterable[Profile]) -> None:
+        """What an earlier start has kept."""
+        for profile in profiles:
+            self._known[profile.node, profile.fingerprint] = profile
+            self._saved_drift[profile.node, profile.fingerprint] = profile.drift
+
+    def of(self, births: Iterable[NodeBirth], manifest: Manifest) -> dict[str, Profile]:
+        """By node: the profiles that hold for these nodes and this model."""
+        fingerprint = fingerprint_of(manifest)
+        found = ((birth, self._known.get((birth.node, fingerprint))) for birth in births)
+        return {birth.node: profile for birth, profile in found if profile and profile.fits(birth)}
+
+    def ask(
+        self, births: Iterable[NodeBirth], model: ServedModel, blob_urls: tuple[str, ...], wire: Any, now_s: float
+    ) -> list[Effect]:
+        """Ask every node whose figures are not known."""
+        fingerprint = fingerprint_of(model.manifest)
+        known = self.of(births, model.manifest) if model.probe_parts else {}
+        effects: list[Effect] = []
+        for birth in births if model.probe_parts else ():
+            asked = (birth.node, birth.incarnation, fingerprint)
+            if birth.node in known or asked in self._asked:
+                continue
+            self._asked.add(asked)
+            self._awaited[birth.node, fingerprint] = now_s + PROBE_PATIENCE_S
+            probe = ProbeNode(
+                model=model.name,
+                fingerprint=fingerprint,
+                parts=model.probe_parts,
+                blob_urls=blob_urls,
+                vocab_size=model.manifest.vocab_size,
+                width=max(boundary.width for boundary in model.manifest.boundaries),
+                wire_dtype=wire,
+                time_limit_s=PROBE_TIME_LIMIT_S,
+            )
+            effects.append(Publish(NODE_COMMAND.format(node=birth.node), probe))
+        return effects
+
+    def awaited_until_s(self, births: Iterable[NodeBirth], manifest: Manifest, now_s: float) -> float:
+        """Until when a plan of these nodes should wait; in the past when all have answered."""
+        fingerprint = fingerprint_of(manifest)
+        due = (self._awaited.get((birth.node, fingerprint), -math.inf) for birth in births)
+        return max((until_s for until_s in due if until_s > now_s), default=-math.inf)
+
+    def answer(self, birth: NodeBirth, measured: NodeProfile, now_s: float) -> list[Effect]:
+        """A node's figures, or why it has none."""
+        key = (birth.node, measured.fingerprint)
+        self._awaited.pop(key, None)
+        problem = measured.failure or _incomplete(measured)
+        if problem:
+            return [Note(f"{birth.node} did not measure itself: {problem}; its reported speed is used", warning=True)]
+        profile = Profile(
+            node=birth.node, fingerprint=measured.fingerprint, threads=birth.threads,
+            emulated_speed=birth.emulated_speed, measured=measured, measured_s=now_s,
+        )  # fmt: skip
+        self.load([profile])
+        _, block_s, head_s = profile.decode_s
+        return [
+            SaveProfile(profile),
+            Note(
+                f"{birth.node} measured itself in {measured.took_s:.1f} s: {block_s * 1e3:.3f} ms per block,"
+                f" {head_s * 1e3:.3f} ms for the head, {measured.hop_s * 1e3:.2f} ms per hop"
+            ),
+        ]
+
+    def observe(self, profile: Profile, counts: Sequence[int], observed_s: float) -> list[Effect]:
+        """A heartbeat's decode time of a stage that served one request."""
+        expected_s = profile.stage_s(counts)
+        if expected_s <= 0 or observed_s <= 0:
+            return []
+        seen = min(max(observed_s / expected_s, 1 / LARGEST_DRIFT), LARGEST_DRIFT)
+        drift = profile.drift + OBSERVATION_WEIGHT * (seen - profile.drift)
+        key = (profile.node, profile.fingerprint)
+        self._known[key] = changed = replace(profile, drift=drift)
+        if abs(drift / self._saved_drift.get(key, 1.0) - 1) < SAVED_DRIFT:
+            return []
+        self._saved_drift[key] = drift
+        return [SaveProfile(changed)]
+
+
+def _incomplete(measured: NodeProfile) -> str:
+    kinds = [unit.kind for unit in measured.units]
+    sizes = {unit.units for unit in measured.units if unit.kind == BLOCK}
+    if kinds.count(EMBED) != 1 or kinds.count(HEAD) != 1 or len(sizes) < 2:
+        return "its answer lacks parts of the model"
+    return "" if measured.hop_s > 0 else "no echo came back through the broker"
