@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +13,10 @@ import numpy as np
 from broker.local import LocalBroker
 from edge_node.activations import decode_activation, encode_activation
 from edge_node.segment import Segment
-from edge_node.stage import WIRE_DTYPES
+from edge_node.wire import WIRE_DTYPES
 from orchestrator.model.model import Model
 from schemas.messages import BlobRef, Epoch, KvLayer, PrepareSegment, StageRef
+from tests.support.mqtt_proxy import MqttProxy
 from tests.support.nodes import running_nodes
 from tests.support.ring import Ring, even_cuts
 
@@ -83,23 +84,38 @@ class LocalChain:
 
 @contextmanager
 def deployed_ring(
-    model: Model, stages: int, *, wire: str, slots: int = 4, context_tokens: int = CONTEXT_TOKENS, chunk_tokens: int = CHUNK_TOKENS
+    model: Model,
+    stages: int,
+    *,
+    wire: str,
+    slots: int = 4,
+    context_tokens: int = CONTEXT_TOKENS,
+    chunk_tokens: int = CHUNK_TOKENS,
+    link_delay_s: float = 0.0,
 ) -> Iterator[Ring]:
-    """A ring of ``stages`` node processes of one thread with an even split, ready for requests."""
+    """A ring of ``stages`` node processes of one thread with an even split, ready for requests.
+
+    ``link_delay_s`` is added to every message of a node, each way.
+    """
     names = [f"node-{index}" for index in range(stages)]
-    with tempfile.TemporaryDirectory(prefix="linguabus-bench-", dir=model.blobs_folder.parent) as directory:
-        with (
-            LocalBroker(kind="mosquitto") as broker,
-            running_nodes(names, broker.url, Path(directory)) as nodes,
-            Ring(broker.url, model) as ring,
-        ):
-            homes = {name: nodes[name].home for name in names}
-            ring.deploy(
-                homes,
-                even_cuts(model.manifest.num_units, stages),
-                wire=wire,
-                context_tokens=context_tokens,
-                slots=slots,
-                chunk_tokens=chunk_tokens,
-            )
-            yield ring
+    with ExitStack() as stack:
+        directory = stack.enter_context(
+            tempfile.TemporaryDirectory(prefix="linguabus-bench-", dir=model.blobs_folder.parent)
+        )
+        broker = stack.enter_context(LocalBroker(kind="mosquitto"))
+        url = broker.url
+        if link_delay_s:
+            proxy = stack.enter_context(MqttProxy(broker.url))
+            proxy.up.delay_s = proxy.down.delay_s = link_delay_s
+            url = proxy.url
+        nodes = stack.enter_context(running_nodes(names, url, Path(directory)))
+        ring = stack.enter_context(Ring(broker.url, model))
+        ring.deploy(
+            {name: nodes[name].home for name in names},
+            even_cuts(model.manifest.num_units, stages),
+            wire=wire,
+            context_tokens=context_tokens,
+            slots=slots,
+            chunk_tokens=chunk_tokens,
+        )
+        yield ring

@@ -1,0 +1,82 @@
+"""Guessed tokens and reused prefixes: what they save on slow links, and that they cost nothing elsewhere."""
+
+from __future__ import annotations
+
+import harness
+from harness import Result, alternate, main, median_result, note
+from rings import deployed_ring
+from smollm2 import open_smollm2
+
+from orchestrator.model.model import Model
+from tests.support.ring import Ring
+
+STAGES = 3
+LINK_DELAY_S = 0.005
+DRAFT_TOKENS = 8
+TOKENS = 96
+REPEATING = (
+    "Copy this table without changes:\n\n| city | country | river |\n| --- | --- | --- |\n| Paris | France | Seine |\n"
+    "| London | England | Thames |\n| Rome | Italy | Tiber |\n| Vienna | Austria | Danube |\n| Cairo | Egypt | Nile |\n",
+    "Repeat this text word for word:\n\nThe lighthouse keeper climbed the narrow stairs every evening. He lit the lamp, "
+    "wrote the hour into his book, and watched the ships go by until the morning came.\n",
+    "Write this code again, with the name total instead of sum:\n\n"
+    "def add(values):\n    sum = 0\n    for value in values:\n        sum = sum + value\n    return sum\n",
+)
+PLAIN = (
+    "Write a short poem about a lighthouse in winter.",
+    "Tell me a story about a robot who learns to paint.",
+    "How do I write a polite email to ask for a day off?",
+)
+
+
+def _speed(ring: Ring, prompts: list[list[int]], draft_tokens: int) -> float:
+    """Tokens per second over some prompts, one after the other."""
+    answers = [ring.ask(ids, TOKENS, draft_tokens=draft_tokens) for ids in prompts]
+    seconds = sum(answer.arrivals_s[-1] - answer.arrivals_s[0] for answer in answers)
+    return sum(len(answer.ids) - 1 for answer in answers) / seconds
+
+
+def _gain(model: Model, texts: tuple[str, ...], pairs: int, name: str, **target: float) -> list[Result]:
+    encoded = [list(model.tokenizer().encode_chat([{"role": "user", "content": text}])) for text in texts]
+    with deployed_ring(model, STAGES, wire="fp16", link_delay_s=LINK_DELAY_S) as ring:
+        _speed(ring, encoded[:1], 0)
+        measured = alternate(lambda: _speed(ring, encoded, DRAFT_TOKENS), lambda: _speed(ring, encoded, 0), pairs)
+        same = sum(
+            ring.ask(ids, TOKENS, draft_tokens=DRAFT_TOKENS).ids == ring.ask(ids, TOKENS).ids for ids in encoded
+        )
+    note(f"{name}: {[round(a / b, 2) for a, b in measured]}, same texts {same} of {len(encoded)}")
+    return [
+        median_result(f"{name}: with guesses over without", [a / b for a, b in measured], "ratio", **target),
+        median_result(f"{name}: without guesses", [b for _, b in measured], "tokens/s"),
+    ]
+
+
+def _second_turn(model: Model, pairs: int, history_tokens: int) -> list[Result]:
+    """Time to the first token of a second turn over that of the first, whose prompt is the history."""
+    tokenizer = model.tokenizer()
+    text = " ".join((*REPEATING, *PLAIN))
+    ratios = []
+    with deployed_ring(model, STAGES, wire="fp16", context_tokens=1024) as ring:
+        ring.ask(list(tokenizer.encode(text))[:64], 2)
+        for index in range(pairs):
+            first_ids = list(tokenizer.encode(f"{index} {text}"))[:history_tokens]
+            first = ring.ask(first_ids, 8)
+            question = [*first_ids, *first.ids, *tokenizer.encode("And what is the capital of France?")]
+            second = ring.ask(question, 2, prefix=first, prefix_tokens=len(first_ids) + len(first.ids) - 1)
+            ratios.append(second.ttft_s / first.ttft_s)
+    return [median_result(f"TTFT of turn two over turn one, {history_tokens} tokens", ratios, "ratio", at_most=1 / 3)]
+
+
+def measure(quick: bool) -> list[Result]:
+    """Speculation with 5 ms added each way on every node's link, and prefix reuse (`fast`, fp16, three nodes)."""
+    model = open_smollm2("fast")
+    pairs = 1 if quick else harness.PAIRS
+    texts = 1 if quick else 3
+    results = _gain(model, REPEATING[:texts], pairs, "text that repeats its source", at_least=1.5)
+    if not quick:
+        results += _gain(model, PLAIN, pairs, "text that does not", at_least=0.95)
+    return results + _second_turn(model, pairs, 100 if quick else 400)
+
+
+if __name__ == "__main__":
+    main("speculation", measure)
