@@ -23,6 +23,7 @@ COMMANDS = {
     "chat": "orchestrator.commands.chat",
     "nodes": "orchestrator.commands.nodes",
     "plan": "orchestrator.commands.plan",
+    "simulate": "orchestrator.commands.simulate",
     "model": "orchestrator.commands.model",
     "version": "orchestrator.commands.version",
 }

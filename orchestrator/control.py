@@ -1,14 +1,17 @@
 """What an operator may ask of a running orchestrator (pure).
 
-``nodes``, ``plan`` and ``status`` answer at once; ``replan`` and ``use_model`` when it is known what came of them.
+``nodes``, ``plan``, ``history`` and ``status`` answer at once; ``preview`` when the planner has; ``apply``, ``replan``
+and ``use_model`` when it is known what came of them.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.events import Effect, Publish, SaveModelChoice
+from orchestrator.events import Effect, PreviewPlan, Publish, SaveModelChoice, SaveWishes, TellHistory
+from orchestrator.planning.errors import PlanningError
 from orchestrator.plans import plan_view
+from orchestrator.wishes import BadWish, Wishes, wishes_from
 from schemas.messages import ControlReply, ControlRequest
 from schemas.topics import CONTROL_REPLY
 
@@ -16,7 +19,9 @@ if TYPE_CHECKING:
     from orchestrator.core import Core
     from orchestrator.director import PlanDirector
 
-OPERATIONS = ("nodes", "plan", "replan", "status", "use_model")
+OPERATIONS = ("apply", "history", "nodes", "plan", "preview", "replan", "status", "use_model")
+HISTORY = 20
+_MOST_HISTORY = 200
 
 
 class ControlDesk:
@@ -28,6 +33,9 @@ class ControlDesk:
         """Waits for its model to be opened."""
         self._switching: ControlRequest | None = None
         """Waits for the plan that serves its model."""
+        self._previews: dict[int, tuple[ControlRequest, Wishes]] = {}
+        """By the planner's job; those that are to be applied too."""
+        self._previewed = 0
 
     def handle(self, command: ControlRequest, core: Core, now_s: float) -> list[Effect]:
         """Answer, or begin what the command asks for."""
@@ -38,6 +46,10 @@ class ControlDesk:
                 return [self._plan(command, core.director)]
             case "status":
                 return [_reply(command, core.status())]
+            case "preview" | "apply":
+                return self._preview(command, core.director)
+            case "history":
+                return [self._history(command)]
             case "replan":
                 return self._replan(command, core, now_s)
             case "use_model":
@@ -52,6 +64,40 @@ class ControlDesk:
             what = f"{director.state()}, no plan yet" if director.busy else director.why_none.reason
             return _refuse(command, what)
         return _reply(command, {"state": director.state(), **plan_view(director.active.plan, director.active.ready)})
+
+    def _preview(self, command: ControlRequest, director: PlanDirector) -> list[Effect]:
+        try:
+            wishes = wishes_from(command.arguments)
+            problem = director.preview(wishes)
+        except (BadWish, PlanningError) as error:
+            return [_refuse(command, str(error))]
+        self._previewed -= 1
+        self._previews[self._previewed] = (command, wishes)
+        return [PreviewPlan(self._previewed, problem)]
+
+    def previewed(self, job: int, explanation: dict[str, Any], director: PlanDirector, now_s: float) -> list[Effect]:
+        """The planner has answered: tell, or let the plan be made that respects the wishes."""
+        command, wishes = self._previews.pop(job)
+        if command.operation == "preview":
+            return [_reply(command, {"wishes": wishes.as_arguments(), "explanation": explanation})]
+        if not explanation["feasible"]:
+            return [_refuse(command, f"{explanation['reason']}; {explanation['smallest_fix']}")]
+        director.wishes = wishes
+        director.force(now_s)
+        self._replans.append(command)
+        return [SaveWishes(wishes.as_arguments())]
+
+    def preview_failed(self, job: int, reason: str) -> list[Effect]:
+        """The planner could not answer."""
+        command, _ = self._previews.pop(job)
+        return [_refuse(command, reason)]
+
+    @staticmethod
+    def _history(command: ControlRequest) -> Effect:
+        limit = command.arguments.get("limit", HISTORY)
+        if not isinstance(limit, int) or not 1 <= limit <= _MOST_HISTORY:
+            return _refuse(command, f"limit: use a number from 1 to {_MOST_HISTORY}")
+        return TellHistory(command, limit)
 
     def _replan(self, command: ControlRequest, core: Core, now_s: float) -> list[Effect]:
         if core.director.model is None:

@@ -28,6 +28,7 @@ from orchestrator.events import (
     Note,
     OpenModel,
     PlanHeard,
+    PlanPreviewed,
     PlanSolved,
     Publish,
     SaveNode,
@@ -100,9 +101,13 @@ class Core:
                 return self.control.handle(event.command, self, now_s)
             case PlanSolved():
                 return self.director.solved(event.job, event.outcome, now_s)
+            case PlanPreviewed():
+                return self.control.previewed(event.job, event.explanation, self.director, now_s)
             case SegmentsBuilt():
                 self.director.built(event.job, event.segments)
             case JobFailed():
+                if event.job < 0:
+                    return self.control.preview_failed(event.job, event.reason)
                 return self.director.job_failed(event.job, event.reason)
             case ModelOpened() | ModelUnusable():
                 return self._model(event, now_s)

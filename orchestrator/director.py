@@ -7,6 +7,7 @@ working plan stays in force until the next one is ready and no request is open o
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -25,7 +26,7 @@ from orchestrator.events import (
 from orchestrator.exclusions import Exclusions
 from orchestrator.fleet import FleetState
 from orchestrator.planning.errors import PlanningError
-from orchestrator.planning.problem import Stage
+from orchestrator.planning.problem import Problem, Stage
 from orchestrator.planning.solution import Infeasible, Solution
 from orchestrator.planning_input import build_problem, bytes_beside, context_of, fits_beside, prepare_commands
 from orchestrator.plans import (
@@ -43,7 +44,8 @@ from orchestrator.plans import (
 )
 from orchestrator.profiles import Profiles
 from orchestrator.rollout import Rollout, RolloutState
-from schemas.messages import Epoch, Heartbeat, NodeProfile, Plan
+from orchestrator.wishes import BadWish, Wishes
+from schemas.messages import Epoch, Heartbeat, NodeBirth, NodeProfile, Plan
 from schemas.topics import PLAN
 
 
@@ -74,6 +76,8 @@ class PlanDirector:
         self.outcomes: list[ReplanDone] = []
         """Filled here, emptied by the core."""
         self.profiles = Profiles()
+        self.wishes = Wishes()
+        """What plans are to respect."""
         self._exclusions = Exclusions(base_s=timing.exclude_s)
         self._counter = 0
         self._jobs = 0
@@ -345,23 +349,37 @@ class PlanDirector:
         if awaited_until_s > now_s:
             self._forced, self._due_s, self._waits_for_profiles = forced, awaited_until_s, True
             return asked
-        context_tokens = context_of(self.model.manifest, self._settings.context_tokens)
         try:
-            problem = build_problem(
-                self.model.manifest,
-                births,
-                context_tokens=context_tokens,
-                slots=self._settings.slots,
-                wire_dtype=self._settings.wire_dtype,
-                chunk_tokens=self._settings.chunk_tokens,
-                profiles=self.profiles.of(births, self.model.manifest),
-                incumbent=tuple(stage for stage in self._last_stages if stage.node in {b.node for b in births}),
-            )
-        except PlanningError as error:
+            problem = self._problem(self.model, births, self.wishes)
+        except (PlanningError, BadWish) as error:
             return self._no_plan("not_ready", str(error))
         self._jobs += 1
-        self.work = Solving(self._jobs, self.model, births, context_tokens, forced)
+        self.work = Solving(self._jobs, self.model, births, problem.context_tokens, forced)
         return [SolvePlan(self._jobs, problem)]
+
+    def _problem(self, model: ServedModel, births: Sequence[NodeBirth], wishes: Wishes) -> Problem:
+        here = {birth.node for birth in births}
+        return build_problem(
+            model.manifest,
+            births,
+            context_tokens=context_of(model.manifest, wishes.context_tokens or self._settings.context_tokens),
+            slots=self._settings.slots,
+            wire_dtype=self._settings.wire_dtype,
+            chunk_tokens=self._settings.chunk_tokens,
+            profiles=self.profiles.of(births, model.manifest),
+            incumbent=tuple(stage for stage in self._last_stages if stage.node in here),
+            wishes=wishes,
+        )
+
+    def preview(self, wishes: Wishes) -> Problem:
+        """The planner's question with other wishes, asked of the nodes that are here.
+
+        Raises:
+            PlanningError, BadWish: there is nothing to ask; the message says why.
+        """
+        if self.model is None or not self._fleet.usable():
+            raise PlanningError(self.why_none.reason)
+        return self._problem(self.model, self._fleet.usable(), wishes)
 
     def _no_plan(self, code: NoPlanCode, reason: str) -> list[Effect]:
         """No new plan for now; a working one stays."""

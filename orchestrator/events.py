@@ -165,6 +165,14 @@ class PlanSolved:
 
 
 @dataclass(frozen=True)
+class PlanPreviewed:
+    """Answer to ``PreviewPlan``: `planning.explain`'s data."""
+
+    job: int
+    explanation: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class SegmentsBuilt:
     """Answer to ``BuildSegments``, one segment per stage."""
 
@@ -209,6 +217,7 @@ Event = (
     | ModelOpened
     | ModelUnusable
     | PlanSolved
+    | PlanPreviewed
     | SegmentsBuilt
     | JobFailed
     | Interrupted
@@ -239,6 +248,14 @@ class OpenModel:
 @dataclass(frozen=True)
 class SolvePlan:
     """Ask the planner."""
+
+    job: int
+    problem: Problem
+
+
+@dataclass(frozen=True)
+class PreviewPlan:
+    """Ask the planner and let it explain; nothing comes of it. ``job`` is a number below 0."""
 
     job: int
     problem: Problem
@@ -284,6 +301,21 @@ class SaveProfile:
 
 
 @dataclass(frozen=True)
+class SaveWishes:
+    """Remember what plans are to respect."""
+
+    wishes: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class TellHistory:
+    """Answer a command with the newest plans that were committed."""
+
+    command: ControlRequest
+    limit: int
+
+
+@dataclass(frozen=True)
 class SaveModelChoice:
     """An operator chose this model: it is served after a restart too."""
 
@@ -324,11 +356,14 @@ Effect = (
     Publish
     | OpenModel
     | SolvePlan
+    | PreviewPlan
     | BuildSegments
     | SaveEpoch
     | SavePlan
     | SaveNode
     | SaveProfile
+    | SaveWishes
+    | TellHistory
     | SaveModelChoice
     | SaveRequest
     | ForgetRequest

@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 
 from orchestrator.config import DEFAULT_CONTEXT_TOKENS
 from orchestrator.model.manifest import Blob, Manifest, Unit
-from orchestrator.planning.problem import BLOCK, EMBED, HEAD, Device, Objective, Problem, Stage, UnitRun
+from orchestrator.planning.problem import BLOCK, EMBED, HEAD, Device, Problem, Stage, UnitRun
 from orchestrator.plans import Candidate
 from orchestrator.profiles import Profile
 from orchestrator.resident import ResidentFactors, resident_factors, workspace_bytes
+from orchestrator.wishes import Wishes
 from schemas.messages import NodeBirth, PrepareSegment, WireDtype
 
 PREFILL_GAIN = 4.0
@@ -36,6 +37,7 @@ def build_problem(
     chunk_tokens: int,
     incumbent: tuple[Stage, ...] = (),
     profiles: Mapping[str, Profile] | None = None,
+    wishes: Wishes | None = None,
 ) -> Problem:
     """The planner's question. Nodes with a profile are planned with what they measured, the others with what they
     reported when they joined.
@@ -44,7 +46,9 @@ def build_problem(
 
     Raises:
         PlanningError: no nodes, or figures that contradict each other.
+        BadWish: a wish that this model can't fulfil.
     """
+    wishes = wishes or Wishes()
     resident = resident_factors(manifest)
     units = manifest.units
     runs = (
@@ -61,7 +65,8 @@ def build_problem(
         devices=tuple(_device(birth, runs, (profiles or {}).get(birth.node)) for birth in fleet),
         context_tokens=context_tokens,
         slots=slots,
-        objective=Objective.LATENCY,
+        objective=wishes.goal,
+        constraints=wishes.constraints(manifest.num_units),
         activation_bytes=math.ceil(width * WIRE_BYTES_PER_VALUE[wire_dtype]),
         workspace_bytes=workspace + common,
         tied_disk_bytes=tied,

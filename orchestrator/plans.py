@@ -135,7 +135,9 @@ def is_worth_it(running: Candidate, found: Solution, solving: Solving) -> bool:
         return True
     if found.stages == running.solution.stages:
         return False
-    gain = 1 - found.predicted.decode_s / running.solution.predicted.decode_s
+    if found.objective is not running.solution.objective:
+        return True
+    gain = 1 - found.objective_value / running.solution.objective_value
     return solving.forced or gain > MIN_GAIN
 
 

@@ -34,6 +34,7 @@ from orchestrator.events import (
     Note,
     OpenModel,
     PlanHeard,
+    PreviewPlan,
     Publish,
     SaveEpoch,
     SaveModelChoice,
@@ -41,9 +42,11 @@ from orchestrator.events import (
     SavePlan,
     SaveProfile,
     SaveRequest,
+    SaveWishes,
     SolvePlan,
     Stopping,
     Submitted,
+    TellHistory,
     Tick,
     TokensHeard,
 )
@@ -52,11 +55,13 @@ from orchestrator.model.errors import ModelError
 from orchestrator.model.store import ModelStore
 from orchestrator.plans import ServingSettings
 from orchestrator.state import State
+from orchestrator.wishes import BadWish, wishes_from
 from orchestrator.worker import Solver, Worker, default_solver
 from schemas.codec import Kind, decode_frames
 from schemas.errors import ContractError
-from schemas.messages import CancelRequest, ControlRequest, Plan, SubmitRequest, decode, encode
+from schemas.messages import CancelRequest, ControlReply, ControlRequest, Plan, SubmitRequest, decode, encode
 from schemas.topics import (
+    CONTROL_REPLY,
     CONTROL_SUBMIT,
     NODE_BIRTH,
     NODE_HEARTBEAT,
@@ -124,6 +129,10 @@ class Service:
             timing=config.timing,
         )
         self.core.director.profiles.load(state.profiles(time.monotonic()))
+        try:
+            self.core.director.wishes = wishes_from(state.wishes(config.pipeline))
+        except BadWish as error:
+            logger.error("the constraints of earlier plans are not respected: %s", error)
 
     # --- the loop ---------------------------------------------------------------------------------------------
 
@@ -223,7 +232,7 @@ class Service:
             match effect:
                 case Publish(topic, message, qos, retain):
                     self._publish(topic, message, qos, retain)
-                case OpenModel() | SolvePlan() | BuildSegments():
+                case OpenModel() | SolvePlan() | PreviewPlan() | BuildSegments():
                     self._worker.submit(effect)
                 case Note(text, warning):
                     logger.log(logging.WARNING if warning else logging.INFO, "%s", text)
@@ -246,6 +255,12 @@ class Service:
                 self._state.save_plan(self._pipeline, epoch, model, details)
             case SaveNode(birth):
                 self._state.save_node(birth)
+            case SaveWishes(wishes):
+                self._state.save_wishes(self._pipeline, wishes)
+            case TellHistory(command, limit):
+                plans = self._state.plans(self._pipeline, limit=limit)
+                reply = ControlReply(request=command.request, ok=True, result={"plans": plans})
+                self._publish(CONTROL_REPLY.format(client=command.client, request=command.request), reply, 1, False)
             case SaveProfile(profile):
                 age_s = time.monotonic() - profile.measured_s
                 self._state.save_profile(profile, time.time() - age_s)

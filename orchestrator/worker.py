@@ -15,7 +15,9 @@ from orchestrator.events import (
     ModelOpened,
     ModelUnusable,
     OpenModel,
+    PlanPreviewed,
     PlanSolved,
+    PreviewPlan,
     SegmentsBuilt,
     ServedModel,
     SolvePlan,
@@ -31,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 PROBED_BLOCKS = 3
 
-Job = OpenModel | SolvePlan | BuildSegments
+Job = OpenModel | SolvePlan | PreviewPlan | BuildSegments
 Solver = Callable[[Problem], Solution | Infeasible]
 
 
@@ -81,6 +83,10 @@ class Worker:
                 return ModelOpened(name, served)
             case SolvePlan(number, problem):
                 return PlanSolved(number, self._solve(problem))
+            case PreviewPlan(number, problem):
+                from orchestrator.planning.explain import explain
+
+                return PlanPreviewed(number, explain(problem, self._solve(problem)))
             case BuildSegments(number, name, ring):
                 opened = self._models[name]
                 return SegmentsBuilt(number, tuple(build_segment(opened, stage) for stage in ring))

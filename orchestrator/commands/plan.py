@@ -1,28 +1,39 @@
-"""``linguabus plan``: which node runs what, and what that should give."""
+"""``linguabus plan``: which node runs what, what that should give, and what else there could be."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
 import click
 
 from orchestrator.commands.connection import connect
 from orchestrator.commands.output import megabytes, print_json, table
+from orchestrator.commands.plan_changes import changes, describe_changes
 from orchestrator.commands.settings import Settings, bus_options, pass_settings
 
 REPLAN_TIMEOUT_S = 600.0
 """Nodes may have to fetch their parts before the new plan is in force."""
+SOLVE_TIMEOUT_S = 60.0
+MOST_HISTORY = 200
 
 HEADINGS = ("stage", "node", "units", "decode ms", "hop ms", "planned", "limit", "peak RSS", "on disk")
+HISTORY_HEADINGS = ("epoch", "since", "objective", "model", "ring", "tokens/s", "many")
 
 
-@click.command("plan", epilog="Example: linguabus plan --json")
+@click.group("plan", invoke_without_command=True, epilog="Example: linguabus plan --json")
 @click.option("--again", is_flag=True, help="Make a new plan first, whatever it gains.")
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as one JSON object.")
 @bus_options
 @pass_settings
-def command(settings: Settings, again: bool, as_json: bool) -> None:
+@click.pass_context
+def command(context: click.Context, settings: Settings, again: bool, as_json: bool) -> None:
     """Show the plan in force: stages, memory, predicted speed."""
+    if context.invoked_subcommand is not None:
+        if again or as_json:
+            raise click.UsageError(f"put the options behind {context.invoked_subcommand}")
+        return
     with connect(settings) as client:
         if again:
             client.control("replan", timeout_s=REPLAN_TIMEOUT_S)
@@ -31,6 +42,124 @@ def command(settings: Settings, again: bool, as_json: bool) -> None:
         print_json(plan)
     else:
         click.echo(describe(plan))
+
+
+def _pairs(what: str) -> Callable[[click.Context, click.Parameter, tuple[str, ...]], list[list[str]]]:
+    """Splits ``A=B`` options."""
+
+    def split(_context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> list[list[str]]:
+        pairs = [value.partition("=") for value in values]
+        if any(not left or not right for left, _, right in pairs):
+            raise click.BadParameter(f"write {what}", param=parameter)
+        return [[left, right] for left, _, right in pairs]
+
+    return split
+
+
+def _limits(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> list[list[Any]]:
+    pairs = _pairs("NODE=MB")(context, parameter, values)
+    if any(not size_mb.isdecimal() for _, size_mb in pairs):
+        raise click.BadParameter("write NODE=MB, with a whole number of MB", param=parameter)
+    return [[node, int(size_mb)] for node, size_mb in pairs]
+
+
+def wish_options(function: Callable[..., None]) -> Callable[..., None]:
+    """What ``preview`` and ``apply`` have in common."""
+    options = (
+        click.option(
+            "--objective", type=click.Choice(["latency", "throughput", "balanced", "paper"]), default="latency",
+            show_default=True, help="One reader, many readers, both, or LinguaLinked's published model.",
+        ),
+        click.option("--exclude", metavar="NODE", multiple=True, help="Leave a node out."),
+        click.option(
+            "--pin", "pins", metavar="UNITS=NODE", multiple=True, callback=_pairs("UNITS=NODE"),
+            help="Keep units on a node: embed, head, ends (both) or blocks such as 0-9.",
+        ),
+        click.option(
+            "--max-memory", "max_memory_mb", metavar="NODE=MB", multiple=True, callback=_limits,
+            help="Most memory that a node may be given, in MB.",
+        ),
+        click.option(
+            "--context", "context_tokens", type=click.IntRange(2, 10_000_000),
+            help="Tokens of prompt and answer together. [default: as the orchestrator was started]",
+        ),
+        click.option("--json", "as_json", is_flag=True, help="Print one JSON object."),
+        bus_options,
+        pass_settings,
+    )  # fmt: skip
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+@command.command("preview", epilog="Example: linguabus plan preview --objective throughput --pin ends=my-phone")
+@wish_options
+def preview(settings: Settings, as_json: bool, **wishes: Any) -> None:
+    """Show the best plan under constraints, what else was possible and why; change nothing."""
+    from orchestrator.planning.render import as_text
+
+    with connect(settings) as client:
+        said = client.control("preview", timeout_s=SOLVE_TIMEOUT_S, **wishes)
+    explanation = said["explanation"]
+    if as_json:
+        print_json(said)
+    else:
+        click.echo(as_text(explanation))
+    if not explanation["feasible"]:
+        raise click.exceptions.Exit(2)
+
+
+@command.command("apply", epilog="Example: linguabus plan apply --exclude old-tablet")
+@wish_options
+def apply(settings: Settings, as_json: bool, **wishes: Any) -> None:
+    """Make the best plan under constraints the one in force, and remember them for all later plans.
+
+    Without any, earlier constraints are forgotten.
+    """
+    with connect(settings) as client:
+        changed = client.control("apply", timeout_s=REPLAN_TIMEOUT_S, **wishes)["changed"]
+        plan = client.control("plan")
+    if as_json:
+        print_json({"changed": changed, "plan": plan})
+    else:
+        click.echo(("" if changed else "This is the plan in force already.\n") + describe(plan))
+
+
+@command.command("history", epilog="Example: linguabus plan history --limit 5")
+@click.option("--limit", type=click.IntRange(1, MOST_HISTORY), default=20, show_default=True, help="Newest plans.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@bus_options
+@pass_settings
+def history(settings: Settings, limit: int, as_json: bool) -> None:
+    """List the plans that were in force, the newest first."""
+    with connect(settings) as client:
+        said = client.control("history", limit=limit)
+    if as_json:
+        print_json(said)
+    elif said["plans"]:
+        click.echo(table(HISTORY_HEADINGS, [_history_row(plan) for plan in said["plans"]]))
+    else:
+        click.echo("There was no plan yet.")
+
+
+@command.command("diff", epilog="Example: linguabus plan diff 3-1 3-2")
+@click.argument("before")
+@click.argument("after")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@bus_options
+@pass_settings
+def diff(settings: Settings, before: str, after: str, as_json: bool) -> None:
+    """Compare two plans of the history, by their epochs."""
+    with connect(settings) as client:
+        plans = {plan["epoch"]: plan for plan in client.control("history", limit=MOST_HISTORY)["plans"]}
+    for epoch in (before, after):
+        if epoch not in plans:
+            raise click.UsageError(f"there is no plan {epoch} in the history: see linguabus plan history")
+    difference = changes(plans[before], plans[after])
+    if as_json:
+        print_json(difference)
+    else:
+        click.echo(describe_changes(difference))
 
 
 def describe(plan: dict[str, Any]) -> str:
@@ -56,4 +185,17 @@ def _row(stage: dict[str, Any]) -> tuple[str, ...]:
         megabytes(stage["memory_limit_bytes"]),
         megabytes(stage["peak_rss_bytes"]) if stage["peak_rss_bytes"] is not None else "-",
         megabytes(stage["stored_bytes"]),
+    )
+
+
+def _history_row(plan: dict[str, Any]) -> tuple[str, ...]:
+    ring = " > ".join(f"{stage['node']} {stage['stop'] - stage['start']}" for stage in plan["stages"])
+    return (
+        plan["epoch"],
+        datetime.fromtimestamp(plan["committed_at"]).isoformat(" ", "seconds"),
+        plan["objective"],
+        plan["model"],
+        ring,
+        f"{plan['predicted_tokens_per_s']:.1f}",
+        f"{plan['predicted_tokens_per_s_many']:.1f}",
     )

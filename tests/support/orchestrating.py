@@ -20,7 +20,9 @@ from orchestrator.events import (
     ModelUnusable,
     NodeSaid,
     OpenModel,
+    PlanPreviewed,
     PlanSolved,
+    PreviewPlan,
     Publish,
     SegmentsBuilt,
     ServedModel,
@@ -30,6 +32,7 @@ from orchestrator.events import (
     TokensHeard,
 )
 from orchestrator.model.manifest import Manifest
+from orchestrator.planning.explain import explain
 from orchestrator.planning.planner import solve
 from orchestrator.planning.problem import Problem
 from orchestrator.plans import ServingSettings
@@ -122,6 +125,8 @@ class World:
                 return [ModelUnusable(name, f"there is no model {name!r}")]
             case SolvePlan(job, problem):
                 return [PlanSolved(job, self.solver(problem))]
+            case PreviewPlan(job, problem):
+                return [PlanPreviewed(job, explain(problem, self.solver(problem)))]
             case BuildSegments(job, name, ring):
                 if any(stage.stop > self.models[name].num_units for stage in ring):
                     return [JobFailed(job, "no such unit")]

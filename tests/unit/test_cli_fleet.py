@@ -51,9 +51,7 @@ def test_nodes_is_a_table(fake: FakeOrchestrator, capsys: pytest.CaptureFixture[
     fake.control["nodes"] = {"nodes": [NODE, {**silent, "node": "pi", "state": "refused", "reason": "too old"}]}
     assert cli.run(["nodes"]) == 0
     _, phone, pi = capsys.readouterr().out.splitlines()
-    assert phone.split() == (
-        "kitchen-phone online 410 MB 1,500 MB 180 MB 6.5 3.25 51 80 % Linux aarch64".split()
-    )
+    assert phone.split() == ("kitchen-phone online 410 MB 1,500 MB 180 MB 6.5 3.25 51 80 % Linux aarch64".split())
     assert pi.split()[:5] == ["pi", "refused:", "too", "old", "-"]
 
 
@@ -63,9 +61,7 @@ def test_nodes_without_any_says_how_to_start_one(fake: FakeOrchestrator, capsys:
     assert "linguabus node --broker mqtt://localhost" in capsys.readouterr().out
 
 
-def test_nodes_json_is_what_the_orchestrator_says(
-    fake: FakeOrchestrator, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_nodes_json_is_what_the_orchestrator_says(fake: FakeOrchestrator, capsys: pytest.CaptureFixture[str]) -> None:
     fake.control["nodes"] = {"nodes": [NODE]}
     assert cli.run(["nodes", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"nodes": [NODE]}
@@ -114,8 +110,70 @@ def test_model_use_tells_a_running_orchestrator(
 
 def test_tables_align_numbers_to_the_right() -> None:
     assert table(("name", "MB"), [("a", "5"), ("long name", "1,234.5")]) == (
-        "name            MB\n"
-        "a                5\n"
-        "long name  1,234.5"
+        "name            MB\na                5\nlong name  1,234.5"
     )
     assert table(("name",), []) == "name"
+
+
+EXPLAINED = {
+    "feasible": False, "objective": "latency", "reason": "needs 3.1 GB, the fleet has 2.4 GB", "missing_bytes": 1,
+    "smallest_fix": "free 0.7 GB on 'a'", "fixes": ["free 0.7 GB on 'a'", "serve 1 at once"],
+}  # fmt: skip
+
+
+def test_preview_passes_the_wishes_on(fake: FakeOrchestrator, capsys: pytest.CaptureFixture[str]) -> None:
+    fake.control["preview"] = {"wishes": {}, "explanation": EXPLAINED}
+    words = "plan preview --objective throughput --exclude a --pin ends=b --max-memory c=900 --context 512"
+    assert cli.run(words.split()) == 2
+    assert "Smallest fix: free 0.7 GB on 'a'." in capsys.readouterr().out
+    assert fake.commanded[-1].arguments == {
+        "objective": "throughput", "exclude": ["a"], "pins": [["ends", "b"]], "max_memory_mb": [["c", 900]],
+        "context_tokens": 512,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("words", ["--pin embed", "--pin =a", "--max-memory a=much", "--objective fame", "--context 1"])
+def test_wishes_that_can_not_be_read(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["plan", "preview", *words.split()]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("Error: ")
+    assert error.count("\n") == 1
+
+
+def test_apply_shows_the_plan_that_came_of_it(fake: FakeOrchestrator, capsys: pytest.CaptureFixture[str]) -> None:
+    fake.control |= {"apply": {"changed": False}, "plan": PLAN}
+    assert cli.run(["plan", "apply"]) == 0
+    assert capsys.readouterr().out.startswith("This is the plan in force already.")
+
+
+def history() -> dict[str, Any]:
+    figures = {"predicted_tokens_per_s_many": 90.0, "predicted_ttft_ms": 12.0, "unit_count": 32, "slots": 4}
+    older = {**PLAN, **figures, "epoch": "1-1", "committed_at": 0.0}
+    stages = [
+        {**PLAN["stages"][0], "node": "x", "start": 0, "stop": 2, "stored_bytes": 5_000_000},
+        {**PLAN["stages"][0], "node": "y", "start": 2, "stop": 32, "stored_bytes": 80_000_000},
+    ]
+    return {"plans": [{**older, "epoch": "1-2", "stages": stages, "predicted_decode_ms": 5.0}, older]}
+
+
+def test_history_and_diff(fake: FakeOrchestrator, capsys: pytest.CaptureFixture[str]) -> None:
+    fake.control["history"] = history()
+    assert cli.run(["plan", "history"]) == 0
+    assert "x 2 > y 30" in capsys.readouterr().out
+    assert cli.run(["plan", "diff", "1-1", "1-2"]) == 0
+    text = capsys.readouterr().out
+    assert "embed, block 0" in text
+    assert "-> 5.0 ms" in text
+    assert cli.run(["plan", "diff", "1-2", "1-2"]) == 0
+    assert "Every node keeps its units." in capsys.readouterr().out
+    assert cli.run(["plan", "diff", "1-2", "9-9"]) == 2
+    assert "no plan 9-9" in capsys.readouterr().err
+
+
+def test_simulate_plays_a_shipped_fleet(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["simulate", "home", "--json"]) == 0
+    played = json.loads(capsys.readouterr().out)
+    assert played["plan"]["feasible"]
+    assert played["report"]["tokens"] > 0
+    assert cli.run(["simulate", "nowhere.yaml"]) == 2
+    assert "give a YAML file" in capsys.readouterr().err

@@ -1,0 +1,124 @@
+"""What an operator wants of plans: an objective and constraints, from a command's arguments and back (pure)."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from orchestrator.errors import OrchestratorError
+from orchestrator.planning.problem import Constraints, NodeLimit, Objective, Pin
+
+_RANGE = re.compile(r"(\d{1,6})(?:-(\d{1,6}))?")
+_NODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_MB = 10**6
+_MOST = 256
+
+
+class BadWish(OrchestratorError):
+    """Constraints that can't be understood, or that the model does not have."""
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """``pins`` are (units, node) with units as `parse_units` reads them, ``max_memory_mb`` is (node, MB)."""
+
+    objective: str = Objective.LATENCY.value
+    exclude: tuple[str, ...] = ()
+    pins: tuple[tuple[str, str], ...] = ()
+    max_memory_mb: tuple[tuple[str, int], ...] = ()
+    context_tokens: int | None = None
+
+    def as_arguments(self) -> dict[str, Any]:
+        """JSON-able; `wishes_from` reads it."""
+        return asdict(self)
+
+    @property
+    def goal(self) -> Objective:
+        return Objective(self.objective)
+
+    def constraints(self, unit_count: int) -> Constraints:
+        """For a model of so many units.
+
+        Raises:
+            BadWish: a pin names units that the model does not have.
+        """
+        pins = [Pin(node, *units) for text, node in self.pins for units in parse_units(text, unit_count)]
+        limits = (NodeLimit(node, max_memory_bytes=mb * _MB) for node, mb in self.max_memory_mb)
+        return Constraints(pins=tuple(pins), exclude=frozenset(self.exclude), limits=tuple(limits))
+
+
+def parse_units(text: str, unit_count: int) -> list[tuple[int, int]]:
+    """``embed``, ``head``, ``ends`` (both) or decoder blocks, ``7`` or ``0-9``, as half-open ranges of units.
+
+    Raises:
+        BadWish: not one of these, or blocks that the model does not have.
+    """
+    last = unit_count - 1
+    named = {"embed": [(0, 1)], "head": [(last, last + 1)], "ends": [(0, 1), (last, last + 1)]}
+    if text in named:
+        return named[text]
+    found = _RANGE.fullmatch(text)
+    if not found:
+        raise BadWish(f"{text!r} is no range of units: use embed, head, ends, or blocks such as 0-9")
+    first, final = int(found[1]), int(found[2] or found[1])
+    if not first <= final <= last - 2:
+        raise BadWish(f"there are no blocks {text}: the model has blocks 0-{last - 2}")
+    return [(first + 1, final + 2)]
+
+
+def wishes_from(arguments: dict[str, Any]) -> Wishes:
+    """From a command's arguments, which anybody may have written.
+
+    Raises:
+        BadWish: one line that names the argument.
+    """
+    unknown = arguments.keys() - Wishes.__dataclass_fields__.keys()
+    if unknown:
+        raise BadWish(f"there is no argument {min(unknown)[:64]!a} of a plan")
+    goals = [goal.value for goal in Objective]
+    objective = arguments.get("objective", Objective.LATENCY.value)
+    if objective not in goals:
+        raise BadWish(f"objective: use one of {', '.join(goals)}")
+    context = arguments.get("context_tokens")
+    if context is not None and not _is_count(context, 2, 10_000_000):
+        raise BadWish("context_tokens: use a number from 2 to 10000000")
+    exclude = _items(arguments, "exclude")
+    if not all(_is_node(node) for node in exclude):
+        raise BadWish("exclude: use names of nodes")
+    pins = [pair for pair in _items(arguments, "pins") if _is_pair(pair) and isinstance(pair[0], str)]
+    limits = [pair for pair in _items(arguments, "max_memory_mb") if _is_limit(pair)]
+    if len(pins) != len(_items(arguments, "pins")) or not all(_is_node(node) for _, node in pins):
+        raise BadWish("pins: use pairs of units and a node's name")
+    if len(limits) != len(_items(arguments, "max_memory_mb")):
+        raise BadWish("max_memory_mb: use pairs of a node's name and MB")
+    return Wishes(
+        objective=objective,
+        exclude=tuple(exclude),
+        pins=tuple((units, node) for units, node in pins),
+        max_memory_mb=tuple((node, size_mb) for node, size_mb in limits),
+        context_tokens=context,
+    )
+
+
+def _items(arguments: dict[str, Any], name: str) -> list[Any]:
+    value = arguments.get(name, [])
+    if not isinstance(value, list | tuple) or len(value) > _MOST:
+        raise BadWish(f"{name}: use a list of {_MOST} at most")
+    return list(value)
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, list | tuple) and len(value) == 2
+
+
+def _is_node(value: Any) -> bool:
+    return isinstance(value, str) and _NODE.fullmatch(value) is not None
+
+
+def _is_limit(value: Any) -> bool:
+    return _is_pair(value) and _is_node(value[0]) and _is_count(value[1], 1, 2**30)
+
+
+def _is_count(value: Any, least: int, most: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most

@@ -1,0 +1,178 @@
+"""What nodes measure of themselves: asked before the first plan, used by it, refined by heartbeats, kept."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from orchestrator.events import ModelOpened, NodeSaid, SaveProfile, ServedModel
+from orchestrator.planning_input import build_problem
+from orchestrator.profiles import PROBE_PATIENCE_S, Profile, Profiles, fingerprint_of
+from orchestrator.state import State
+from schemas.messages import BlobRef, NodeProfile, ProbeNode, ProbePart, StageMetrics, UnitProfile
+from tests.support.orchestrating import World
+from tests.support.scripted_nodes import Letters, make_birth, make_heartbeat, make_manifest
+
+MANIFEST = make_manifest()
+FINGERPRINT = fingerprint_of(MANIFEST)
+BLOB = BlobRef(sha256="a" * 64, size_bytes=1)
+PARTS = tuple(
+    ProbePart(kind=kind, units=units, graph=BLOB, blobs=(BLOB,), kv_layers=(), width_in=64, width_out=64)  # type: ignore[arg-type]
+    for kind, units in (("embed", 1), ("block", 1), ("block", 3), ("head", 1))
+)
+
+
+def unit(kind: str, units: int, decode_s: float, batched_s: float | None = None) -> UnitProfile:
+    return UnitProfile(
+        kind=kind, units=units, decode_s=decode_s, decode_spread_s=0.0, decode_batched_s=batched_s,  # type: ignore[arg-type]
+        prefill_s=decode_s / 4, resident_bytes=1, weight_bytes=1,
+    )  # fmt: skip
+
+
+def measured(node: str = "a", *, block_s: float = 0.002, fixed_s: float = 0.001, **changes: object) -> NodeProfile:
+    units = (
+        unit("embed", 1, fixed_s + 0.0001, 0.001),
+        unit("block", 1, fixed_s + block_s, 0.001),
+        unit("block", 3, fixed_s + 3 * block_s, 0.002),
+        unit("head", 1, fixed_s + 0.005, 0.003),
+    )
+    profile = NodeProfile(
+        node=node, incarnation=1, fingerprint=FINGERPRINT, units=units, hop_s=0.0004, hop_busy_s=0.0001,
+        link_bytes_per_s=1e8, took_s=0.5,
+    )  # fmt: skip
+    return replace(profile, **changes)  # type: ignore[arg-type]
+
+
+def profile_of(node: str = "a", **changes: object) -> Profile:
+    return Profile(
+        node=node, fingerprint=FINGERPRINT, threads=1, emulated_speed=1.0, measured=measured(node, **changes),  # type: ignore[arg-type]
+        measured_s=0.0,
+    )  # fmt: skip
+
+
+def test_the_slope_is_a_block_and_the_rest_is_fixed() -> None:
+    profile = profile_of()
+    assert profile.decode_s == pytest.approx((0.0001, 0.002, 0.005))
+    assert profile.fixed_s == pytest.approx(0.001)
+    assert profile.stage_s((1, 2, 0)) == pytest.approx(0.0051)
+    assert profile.decode_batched_s == pytest.approx((0.0005, 0.0005, 0.0025))
+
+
+def test_noise_gives_no_negative_cost() -> None:
+    noisy = replace(measured(), units=(unit("embed", 1, 0.0), unit("block", 1, 0.004), unit("block", 3, 0.003),
+                                       unit("head", 1, 0.001)))  # fmt: skip
+    profile = replace(profile_of(), measured=noisy)
+    assert min(*profile.decode_s, profile.fixed_s) >= 0
+    assert profile.decode_s[1] == pytest.approx(0.001)
+    assert profile.decode_batched_s is None
+
+
+def test_plans_use_what_was_measured() -> None:
+    births = [make_birth("a"), make_birth("b")]
+    problem = build_problem(
+        MANIFEST, births, context_tokens=256, slots=2, wire_dtype="fp16", chunk_tokens=128, profiles={"a": profile_of()}
+    )
+    first, second = problem.devices
+    assert first.decode_s == pytest.approx((0.0001, 0.002, 0.005))
+    assert first.hop_s == pytest.approx(0.0014)
+    assert first.link_bytes_per_s == 1e8
+    assert second.hop_s == births[1].hop_s
+
+
+class Measuring:
+    """A world whose nodes can measure themselves."""
+
+    def __init__(self) -> None:
+        self.world = World(model=None)
+        self.world.up()
+        self.world.core.open_model("tiny")
+        self.world.event(ModelOpened("tiny", ServedModel(MANIFEST, Letters(), PARTS)))
+
+    def start(self, *names: str, answers: bool = True) -> World:
+        self.world.hold = () if answers else (object,)
+        self.world.join(*names)
+        return self.world
+
+
+def test_nodes_are_asked_before_the_first_plan_and_their_refusal_is_enough() -> None:
+    world = Measuring().start("a", "b", "c")
+    world.wait(3.0)
+    assert all(len(world.commands(node, ProbeNode)) == 1 for node in "abc")
+    assert world.plan.ring, "scripted nodes refuse, and are planned with what they reported"
+    world.wait(30.0)
+    assert all(len(world.commands(node, ProbeNode)) == 1 for node in "abc")
+
+
+def test_a_node_that_hangs_does_not_stop_the_fleet() -> None:
+    measuring = Measuring()
+    world = measuring.world
+    world.join("a", "b", "c")
+    world.nodes["b"].react = lambda command: (  # type: ignore[method-assign]
+        [] if isinstance(command, ProbeNode) else type(world.nodes["b"]).react(world.nodes["b"], command)
+    )
+    world.wait(3.0)
+    assert world.solves == 0
+    world.wait(PROBE_PATIENCE_S)
+    assert world.plan.ring
+
+
+def test_a_profile_is_saved_and_not_asked_for_again() -> None:
+    measuring = Measuring()
+    world = measuring.world
+    world.core.director.profiles.load([profile_of("a")])
+    world.join("a", "b", "c")
+    world.wait(3.0)
+    assert not world.commands("a", ProbeNode)
+    assert world.commands("b", ProbeNode)
+    effects = world.event(NodeSaid("b", measured("b")))
+    assert [effect.profile.node for effect in effects if isinstance(effect, SaveProfile)] == ["b"]
+
+
+@pytest.mark.parametrize("change", [{"threads": 4}, {"emulated_speed": 0.5}])
+def test_a_node_that_runs_differently_is_measured_again(change: dict[str, float]) -> None:
+    profiles = Profiles()
+    profiles.load([profile_of("a")])
+    assert profiles.of([make_birth("a")], MANIFEST)
+    assert not profiles.of([make_birth("a", **change)], MANIFEST)
+    assert not profiles.of([make_birth("a")], replace(MANIFEST, profile="exact"))
+
+
+@pytest.mark.parametrize("changes", [{"failure": "it serves requests"}, {"units": ()}, {"hop_s": 0.0}])
+def test_an_answer_without_figures_is_not_used(changes: dict[str, object]) -> None:
+    profiles = Profiles()
+    profiles.answer(make_birth("a"), measured(**changes), 0.0)
+    assert not profiles.of([make_birth("a")], MANIFEST)
+
+
+def test_heartbeats_refine_the_figures_and_the_change_is_saved_once_it_matters() -> None:
+    world = World(models={"tiny": MANIFEST}).serve("a", "b", "c")
+    profiles = world.core.director.profiles
+    profiles.load([profile_of(node) for node in "abc"])
+    first = world.plan.ring[0]
+    counts = (1, first.stop - 1, 0)
+    expected_s = profile_of().stage_s(counts)
+    saved = 0
+    for _ in range(200):
+        seen = StageMetrics(pipeline="main", epoch=world.plan.epoch, stage=0, decode_s=2 * expected_s, open_requests=1)
+        beat = replace(make_heartbeat(first.node), stages=(seen,))
+        saved += sum(isinstance(effect, SaveProfile) for effect in world.event(NodeSaid(first.node, beat)))
+    (profile,) = profiles.of([make_birth(first.node)], MANIFEST).values()
+    assert profile.drift == pytest.approx(2.0, rel=0.01)
+    assert 1 <= saved <= 10
+    batch = replace(seen, open_requests=4, decode_s=100.0)
+    world.event(NodeSaid(first.node, replace(make_heartbeat(first.node), stages=(batch,))))
+    assert profiles.of([make_birth(first.node)], MANIFEST)[first.node].drift == profile.drift
+
+
+def test_profiles_and_wishes_survive_a_restart(tmp_path: Path) -> None:
+    path = tmp_path / "state.sqlite3"
+    with State(path) as state:
+        state.save_profile(replace(profile_of(), drift=1.5), measured_at=0.0)
+        state.save_wishes("main", {"exclude": ["a"]})
+    with State(path) as state:
+        (profile,) = state.profiles(now_s=100.0)
+        assert profile.drift == 1.5
+        assert profile.measured == measured()
+        assert profile.measured_s < 100.0
+        assert state.wishes("main") == {"exclude": ["a"]}
+        assert state.wishes("other") == {}

@@ -1,0 +1,144 @@
+"""Objective and constraints: from arguments, and in previewed and applied plans."""
+
+import pytest
+
+from orchestrator.events import SaveWishes, TellHistory
+from orchestrator.planning.problem import NodeLimit, Objective, Pin
+from orchestrator.wishes import BadWish, Wishes, parse_units, wishes_from
+from schemas.messages import PrepareSegment
+from tests.support.orchestrating import World
+
+
+@pytest.fixture
+def world() -> World:
+    return World().serve("a", "b", "c", "d", memory_mb=2000)
+
+
+def nodes_of(world: World) -> list[str]:
+    return [stage.node for stage in world.plan.ring]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("embed", [(0, 1)]), ("head", [(5, 6)]), ("ends", [(0, 1), (5, 6)]), ("0-3", [(1, 5)]), ("2", [(3, 4)])],
+)
+def test_units(text: str, expected: list[tuple[int, int]]) -> None:
+    assert parse_units(text, 6) == expected
+
+
+@pytest.mark.parametrize("text", ["", "tail", "3-1", "4", "0-4", "-1", "1-", "0x1"])
+def test_units_that_are_not_there(text: str) -> None:
+    with pytest.raises(BadWish):
+        parse_units(text, 6)
+
+
+def test_wishes_survive_the_way_through_json() -> None:
+    wishes = Wishes("throughput", ("a",), (("ends", "b"),), (("c", 900),), 512)
+    assert wishes_from(wishes.as_arguments()) == wishes
+    rules = wishes.constraints(6)
+    assert rules.exclude == {"a"}
+    assert rules.pins == (Pin("b", 0, 1), Pin("b", 5, 6))
+    assert rules.limits == (NodeLimit("c", max_memory_bytes=900_000_000),)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"colour": "red"}, {"objective": "fame"}, {"objective": []}, {"exclude": "a"}, {"exclude": [1]},
+        {"pins": ["a"]},
+        {"pins": [[1, "a"]]}, {"pins": [["embed", "a b"]]}, {"max_memory_mb": [["a", "9"]]},
+        {"max_memory_mb": [["a", True]]}, {"max_memory_mb": [["a", 0]]}, {"context_tokens": 1}, {"context_tokens": "9"},
+    ],
+)  # fmt: skip
+def test_arguments_that_make_no_sense(arguments: dict[str, object]) -> None:
+    with pytest.raises(BadWish):
+        wishes_from(arguments)
+
+
+def test_a_preview_changes_nothing(world: World) -> None:
+    before = world.plan
+    reply = world.control("preview", exclude=nodes_of(world))
+    assert reply
+    assert reply.ok
+    said = reply.result["explanation"]
+    assert said["feasible"]
+    assert not {node["node"] for node in said["nodes"]} & set(nodes_of(world))
+    world.wait(5.0)
+    assert world.plan == before
+    assert world.core.director.wishes == Wishes()
+
+
+def test_a_preview_without_a_plan_says_what_would_help(world: World) -> None:
+    reply = world.control("preview", exclude=["a", "b", "c", "d"])
+    assert reply
+    assert reply.ok
+    assert not reply.result["explanation"]["feasible"]
+    assert reply.result["explanation"]["smallest_fix"]
+
+
+def test_apply_puts_the_plan_in_force_and_keeps_the_wishes(world: World) -> None:
+    unwanted = nodes_of(world)[0]
+    world.control("apply", exclude=[unwanted])
+    world.wait(3.0)
+    reply = world.reply()
+    assert reply
+    assert reply.ok
+    assert reply.result == {"changed": True}
+    assert unwanted not in nodes_of(world)
+    (saved,) = [effect for effect in world.effects if isinstance(effect, SaveWishes)]
+    assert wishes_from(saved.wishes) == Wishes(exclude=(unwanted,))
+    world.join("e", memory_mb=2000, speed_flops=1e12)
+    world.wait(5.0)
+    assert unwanted not in nodes_of(world)
+
+
+def test_pins_put_both_ends_on_one_node(world: World) -> None:
+    world.control("apply", pins=[["ends", "b"], ["0-3", "c"]])
+    world.wait(3.0)
+    assert nodes_of(world) == ["b", "c", "b"]
+    assert [prepare.stage for prepare in world.commands("b", PrepareSegment)][-2:] == [0, 2]
+
+
+def test_what_can_not_be_applied_is_not_remembered(world: World) -> None:
+    before = world.plan
+    reply = world.control("apply", exclude=["a", "b", "c", "d"])
+    assert reply
+    assert not reply.ok
+    assert "excluded" in reply.reason
+    assert world.core.director.wishes == Wishes()
+    assert world.plan == before
+
+
+def test_the_objective_and_the_context_are_those_of_the_wishes(world: World) -> None:
+    world.control("apply", objective="throughput", context_tokens=64)
+    world.wait(3.0)
+    active = world.core.director.active
+    assert active
+    assert active.plan.solution.objective is Objective.THROUGHPUT
+    assert active.plan.context_tokens == 64
+
+
+@pytest.mark.parametrize("operation", ["preview", "apply"])
+def test_bad_wishes_are_refused_in_one_line(world: World, operation: str) -> None:
+    for arguments in ({"objective": "fame"}, {"pins": [["0-99", "a"]]}):
+        reply = world.control(operation, **arguments)
+        assert reply
+        assert not reply.ok
+        assert "\n" not in reply.reason
+
+
+def test_a_preview_needs_nodes_and_a_model() -> None:
+    reply = World(model=None).up().control("preview")
+    assert reply
+    assert not reply.ok
+    reply = World().up().control("preview")
+    assert reply
+    assert not reply.ok
+
+
+def test_history_is_told_by_who_keeps_it(world: World) -> None:
+    world.control("history", limit=5)
+    assert [effect.limit for effect in world.effects if isinstance(effect, TellHistory)] == [5]
+    reply = world.control("history", limit=0)
+    assert reply
+    assert not reply.ok
