@@ -68,7 +68,9 @@ class Stage:
         self._wire = WIRE_DTYPES[spec.wire_dtype]
         row_bytes = HEADER_BYTES + activation_payload_bytes(self._wire, 1, max(spec.width_in, spec.width_out))
         self._rows_per_message = max(1, MAX_PAYLOAD_BYTES // row_bytes)
-        self._token_topic = TOKEN.format(pipeline=spec.pipeline, epoch=spec.epoch, sender=self.node)
+        self._token_topic = TOKEN.format(
+            pipeline=spec.pipeline, epoch=spec.epoch, sender=self.node, receiver=spec.ring[0].node
+        )
         self._next_topic = "" if self.is_last else self._segment_topic(spec.stage + 1)
 
     def _segment_topic(self, stage: int) -> str:
@@ -84,7 +86,9 @@ class Stage:
         to_me = SEGMENT.filter(pipeline=spec.pipeline, epoch=spec.epoch, stage=spec.stage, receiver=self.node)
         if not self.is_first or self.is_last:
             return (to_me,)
-        return to_me, TOKEN.format(pipeline=spec.pipeline, epoch=spec.epoch, sender=spec.ring[-1].node)
+        return to_me, TOKEN.format(
+            pipeline=spec.pipeline, epoch=spec.epoch, sender=spec.ring[-1].node, receiver=self.node
+        )
 
     # --- requests ---------------------------------------------------------------------------------------------
 

@@ -96,7 +96,8 @@ NODE_REPLY = Topic(
 )
 PLAN = Topic("plan/{pipeline}", (m.Plan,), qos=1, retain=True)
 SEGMENT = Topic("segment/{pipeline}/{epoch}/{stage}/from/{sender}/to/{receiver}", (), qos=0, retain=False)
-TOKEN = Topic("token/{pipeline}/{epoch}/from/{sender}", (), qos=0, retain=False)
+TOKEN = Topic("token/{pipeline}/{epoch}/from/{sender}/to/{receiver}", (), qos=0, retain=False)
+"""To the node of stage 0; the orchestrator reads it too."""
 REQUEST_SUBMIT = Topic("request/submit/{client}", (m.SubmitRequest,), qos=1, retain=False)
 REQUEST_STREAM = Topic(
     "request/{client}/{request}/stream", (m.StreamText, m.StreamEnd, m.StreamError), qos=1, retain=False

@@ -219,7 +219,7 @@ def test_wellformed_nonsense_does_no_harm(
         answer = ring.open(PROMPT, 30)
         number = request_number(answer.request)
         del ring.answers[number]  # the test's own listener must not take what follows for the answer
-        token = TOKEN.format(pipeline=PIPELINE, epoch=plan.epoch, sender="bravo")
+        token = TOKEN.format(pipeline=PIPELINE, epoch=plan.epoch, sender="bravo", receiver=plan.ring[0].node)
         into_bravo = SEGMENT.format(pipeline=PIPELINE, epoch=plan.epoch, stage=1, sender="alfa", receiver="bravo")
         width = tiny_model.segment(0, plan.ring[0].stop).width_out or 0
         for position in range(len(PROMPT), len(PROMPT) + 40):

@@ -242,7 +242,7 @@ def test_garbage_is_counted_logged_once_and_harms_nobody(
                 NODE_STATUS.format(node="a"),
                 PLAN.format(pipeline="main"),
                 REQUEST_SUBMIT.format(client="x"),
-                TOKEN.format(pipeline="main", epoch="1-1", sender="a"),
+                TOKEN.format(pipeline="main", epoch="1-1", sender="a", receiver="a"),
             ):
                 vandal.publish(topic, b"\xff garbage")
         assert hello(client) == answer_text(5, 10)

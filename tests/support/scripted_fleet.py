@@ -120,8 +120,9 @@ class ScriptedFleet:
             self._tokens(last, last.open[opened.request], len(opened.prompt_ids))
 
     def _tokens(self, last: ScriptedNode, opened: OpenRequest, position: int) -> None:
+        ring = next(iter(last.prepared[opened.epoch].values())).ring
         end = opened.prompt_tokens + opened.max_tokens
-        topic = TOKEN.format(pipeline=opened.pipeline, epoch=opened.epoch, sender=last.name)
+        topic = TOKEN.format(pipeline=opened.pipeline, epoch=opened.epoch, sender=last.name, receiver=ring[0].node)
         for start in range(position, end, self._tokens_per_frame):
             ids = [letter(p) for p in range(start, min(start + self._tokens_per_frame, end))]
             frame = Frame(

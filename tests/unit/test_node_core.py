@@ -165,7 +165,7 @@ def test_ready_in_the_other_order() -> None:
     assert isinstance(effects[0], Subscribe)
     assert effects[0].patterns == (
         "linguabus/v1/segment/main/1-1/0/from/+/to/alfa",
-        "linguabus/v1/token/main/1-1/from/charlie",
+        "linguabus/v1/token/main/1-1/from/charlie/to/alfa",
     )
     assert core.subscribed(effects[0].patterns[:1]) == [], "half of it"
     assert core.subscribed(["something/else", *effects[0].patterns]) == []
@@ -452,7 +452,7 @@ def test_the_last_stage_samples_where_it_is_asked_to() -> None:
     assert row.draw is not None
     assert (row.draw.position, row.draw.sampling.seed, row.draw.history) == (13, 3, ())
     ((topic, frame),) = sent(node.core.computed(work, Computed(0.1, (RowResult(tokens=(77,)),)), 1.0))
-    assert topic == "linguabus/v1/token/main/1-1/from/charlie"
+    assert topic == "linguabus/v1/token/main/1-1/from/charlie/to/alfa"
     assert (frame.kind, frame.position, frame.count, bytes(frame.payload)) == (Kind.TOKENS, 13, 1, b"\x4d\0\0\0")
 
 

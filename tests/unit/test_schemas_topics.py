@@ -93,7 +93,7 @@ def test_topics_on_the_wire() -> None:
         "node/pi/reply",
         "plan/main",
         "segment/main/7-2/1/from/pi/to/laptop",
-        "token/main/7-2/from/pi",
+        "token/main/7-2/from/pi/to/laptop",
         "request/submit/cli-1",
         "request/cli-1/5f0c3a9e81d7b264/stream",
         "request/cli-1/5f0c3a9e81d7b264/cancel",
