@@ -65,7 +65,9 @@ class Core:
         self.director = PlanDirector(
             self.fleet, settings, timing, generation=generation, min_nodes=min_nodes, blob_urls=blob_urls
         )
-        self.requests = RequestDesk(pipeline=settings.pipeline, max_queued=max_queued, timing=timing)
+        self.requests = RequestDesk(
+            pipeline=settings.pipeline, max_queued=max_queued, timing=timing, draft_tokens=settings.draft_tokens
+        )
         self.control = ControlDesk()
         self.opening: str | None = model
         """The model that is being opened."""

@@ -29,6 +29,7 @@ class ServingSettings:
     slots: int
     wire_dtype: WireDtype
     chunk_tokens: int
+    draft_tokens: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,7 @@ from typing import Literal
 from orchestrator.config import Timing
 from orchestrator.events import Effect, ForgetRequest, Note, Publish, SaveRequest, TokensHeard
 from orchestrator.plans import ActivePlan, NoPlan
+from orchestrator.prefixes import PrefixBook
 from orchestrator.sessions import FinishReason, Phase, PromptRefused, Session
 from schemas.codec import Frame, request_id
 from schemas.messages import (
@@ -30,6 +31,8 @@ _REMEMBERED_ENDS = 1000
 """Ended requests remembered: a QoS 1 submission may arrive twice."""
 _UNCONFIRMED_CLOSES = 256
 """Requests whose end some stage has not confirmed; the oldest are forgotten."""
+_REMEMBERED_PREFIXES = 64
+_DRAFT_TOKENS = 8
 _GAP_RESEND_S = 0.2
 _RESEND_GROWTH = 2.0
 _RESEND_MAX = 10.0
@@ -42,14 +45,17 @@ def command(node: str, message: object) -> Publish:
 
 def token_ids(frame: Frame) -> tuple[int, ...]:
     """The ids of a TOKENS frame."""
-    return struct.unpack(f"<{frame.count}i", frame.payload)
+    return struct.unpack_from(f"<{frame.count}i", frame.payload)
 
 
 class RequestDesk:
     """Sessions by request id, in order of submission."""
 
-    def __init__(self, *, pipeline: str, max_queued: int, timing: Timing) -> None:
+    def __init__(self, *, pipeline: str, max_queued: int, timing: Timing, draft_tokens: int | None = None) -> None:
+        """``draft_tokens``: most tokens to guess per round trip; None guesses in the exact profile only."""
         self._pipeline = pipeline
+        self._draft_tokens = draft_tokens
+        self._prefixes = PrefixBook(_REMEMBERED_PREFIXES)
         self._max_queued = max_queued
         self._timing = timing
         self._sessions: dict[str, Session] = {}
@@ -196,10 +202,17 @@ class RequestDesk:
         again = f", goes on after {len(session.answer.tokens)} tokens" if session.answer.tokens else ""
         session.begun_at = session.answer.next_position
         session.eos_ids = plan.model.manifest.eos_ids
+        session.draft_tokens = self._drafts(plan.model.manifest.profile) if len(plan.nodes) > 1 else 0
+        session.prefix = self._prefixes.find(plan.epoch, session.prompt_ids)
         note = Note(
             f"{session.request} opened in epoch {plan.epoch}: prompt of {len(session.prompt_ids)} tokens{again}"
         )
         return [note, *self._open_stages(session)]
+
+    def _drafts(self, profile: str) -> int:
+        # In the fast profile a verified token may differ in its last bits from one computed alone, and when guesses
+        # are made depends on timing: the same question would not always get the same answer.
+        return (_DRAFT_TOKENS if profile == "exact" else 0) if self._draft_tokens is None else self._draft_tokens
 
     def _open_stages(self, session: Session) -> list[Effect]:
         return [command(node, message) for node, message in session.open_messages(pipeline=self._pipeline)]
@@ -311,6 +324,8 @@ class RequestDesk:
             self._leave_queue(session)
             return self._end(session)
         session.close_due_s = now_s + self._timing.stats_s
+        if session.answer and session.epoch:
+            self._prefixes.remember(session.request, session.epoch, (*session.prompt_ids, *session.answer.tokens))
         effects = self._close_stages(session)
         if not session.submit.stats:
             effects += self._end(session)

@@ -118,6 +118,7 @@ class Service:
             slots=config.slots,
             wire_dtype=config.wire_dtype,
             chunk_tokens=config.chunk_tokens,
+            draft_tokens=config.draft_tokens,
         )
         self.core = Core(
             settings,
@@ -193,7 +194,7 @@ class Service:
     # --- in ---------------------------------------------------------------------------------------------------
 
     def _read(self, delivery: Delivery) -> Sequence[Event]:
-        """The events behind a delivery; none for what does not follow the contract, which is counted and logged once."""
+        """The events behind a delivery; none for what breaks the contract, which is counted and logged once."""
         try:
             if place := TOKEN.match(delivery.topic):
                 return _tokens(place, delivery.payload)

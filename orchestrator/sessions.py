@@ -120,6 +120,10 @@ class Session:
     begun_at: int = 0
     """Position of the first token that this ring makes."""
     eos_ids: tuple[int, ...] = ()
+    draft_tokens: int = 0
+    """Most tokens the last stage guesses per round trip."""
+    prefix: tuple[str, int] | None = None
+    """The ended request whose KV rows this one goes on from, and how many."""
     queued_s: float = 0.0
     interrupted_s: float | None = None
     """When its ring broke; None unless it waits to go on."""
@@ -192,7 +196,7 @@ class Session:
         last = len(self.ring) - 1
         commands = []
         for stage in range(last, -1, -1):
-            wants_ids = stage == 0 or (stage == last and penalty)
+            wants_ids = stage == 0 or (stage == last and (penalty or self.draft_tokens > 0))
             commands.append((
                 self.ring[stage],
                 OpenRequest(
@@ -205,6 +209,9 @@ class Session:
                     prompt_ids=known if wants_ids else None,
                     sampling=self.submit.sampling if stage == last else None,
                     eos_ids=self.eos_ids if stage == last else (),
+                    draft_tokens=self.draft_tokens if stage == last else 0,
+                    prefix_request=self.prefix[0] if self.prefix else None,
+                    prefix_tokens=self.prefix[1] if self.prefix else 0,
                 ),
             ))  # fmt: skip
         return commands

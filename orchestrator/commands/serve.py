@@ -37,6 +37,12 @@ EXAMPLE = "Example: linguabus serve --broker mqtt://192.168.1.5 --blob-host 0.0.
     show_default=True,
     help="Type of what nodes send each other.",
 )
+@click.option(
+    "--guess",
+    type=click.IntRange(0, 32),
+    help="Tokens to guess per round trip; pays on slow links. The last stage's node is then told the prompt. "
+    "[default: 8 for models in the exact profile, 0 for fast ones]",
+)
 @click.option("--blob-host", default="127.0.0.1", show_default=True, help="Address to serve model parts to nodes on.")
 @click.option("--blob-port", type=click.IntRange(0, 65535), default=0, help="Its port. [default: a free one]")
 @click.option(
@@ -55,6 +61,7 @@ def command(
     context: int | None,
     slots: int,
     wire: WireDtype,
+    guess: int | None,
     blob_host: str,
     blob_port: int,
     advertise: tuple[str, ...],
@@ -84,6 +91,7 @@ def command(
             context_tokens=context,
             slots=slots,
             wire_dtype=wire,
+            draft_tokens=guess,
             blob_host=blob_host,
             blob_port=blob_port,
             advertised_urls=advertise,

@@ -380,3 +380,28 @@ def test_the_failure_of_an_epoch_that_the_request_has_left_does_not_end_it(world
     earlier = Epoch(generation=world.plan.epoch.generation, counter=world.plan.epoch.counter - 1)
     fail(world, request, "no_progress", epoch=earlier)
     assert world.end(request) is None
+
+
+# --- what requests share ----------------------------------------------------------------------------------------
+
+
+def test_a_prompt_goes_on_from_the_request_that_begins_as_it_does(world: World) -> None:
+    text = make_submit(prompt="one two three four five six seven", max_tokens=6)
+    first = world.ask(text)
+    world.generate(first, 6, flags=Flag.LENGTH)
+    second = world.ask(replace(text, request="00000000000000b2"))
+    (_, opened) = world.commands(ring(world)[0], OpenRequest)
+    prompt_tokens = opened.prompt_tokens
+    assert (opened.prefix_request, opened.prefix_tokens) == (first, prompt_tokens)
+    assert second == opened.request
+
+
+def test_the_last_stage_is_told_the_prompt_only_where_it_guesses(world: World) -> None:
+    world.ask()
+    assert world.commands(ring(world)[-1], OpenRequest)[0].prompt_ids is None
+    world.core.requests._draft_tokens = 4
+    world.ask(replace(make_submit(), request="00000000000000b2"))
+    opened = world.commands(ring(world)[-1], OpenRequest)[1]
+    assert opened.draft_tokens == 4
+    assert opened.prompt_ids is not None
+    assert all(open_.prompt_ids is None for open_ in world.commands(ring(world)[1], OpenRequest))

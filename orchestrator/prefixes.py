@@ -1,0 +1,56 @@
+"""Which ended request's KV cache a new prompt can go on from (pure).
+
+The nodes keep the KV rows of ended requests until a slot is needed (``edge_node.slots``); only the orchestrator knows
+which tokens they stand for. What it remembers is a hope, not a promise: a stage that no longer has the rows finds the
+gap by the position rule, and the ring computes them again.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from schemas.messages import Epoch
+
+SHORTEST_PREFIX_TOKENS = 8
+"""Less is computed as fast as it is found."""
+
+
+class PrefixBook:
+    """The newest ``size`` ended requests of the epoch in force, and their tokens."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._epoch: Epoch | None = None
+        self._ids: OrderedDict[str, tuple[int, ...]] = OrderedDict()
+
+    def remember(self, request: str, epoch: Epoch, ids: Sequence[int]) -> None:
+        """A request ended with these tokens, prompt and answer; the last one's KV row was never computed."""
+        if epoch != self._epoch:
+            self._epoch = epoch
+            self._ids.clear()
+        self._ids[request] = tuple(ids[:-1])
+        while len(self._ids) > self._size:
+            self._ids.popitem(last=False)
+
+    def find(self, epoch: Epoch, prompt_ids: Sequence[int]) -> tuple[str, int] | None:
+        """The request that shares the longest beginning with a prompt, and that beginning's length in tokens."""
+        if epoch != self._epoch:
+            return None
+        request = max(self._ids, key=lambda known: _shared(self._ids[known], prompt_ids), default=None)
+        if request is None:
+            return None
+        length = _shared(self._ids[request], prompt_ids)
+        if length < SHORTEST_PREFIX_TOKENS:
+            return None
+        self._ids.move_to_end(request)
+        return request, length
+
+
+def _shared(first: Sequence[int], second: Sequence[int]) -> int:
+    length = 0
+    for one, other in zip(first, second, strict=False):
+        if one != other:
+            break
+        length += 1
+    return length
