@@ -1,0 +1,146 @@
+"""Both ends of the ring pinned to one node: the text is the same, and nobody else can read a token or a word."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from broker.bus import Delivery, Subscribed
+from broker.mqtt import MqttBus
+from orchestrator.client import Client
+from orchestrator.config import ServiceConfig
+from orchestrator.model.store import ModelStore
+from orchestrator.service import run_service
+from schemas.codec import Kind, decode_frames
+from schemas.messages import OpenRequest, decode
+from schemas.topics import NODE_COMMAND, REQUEST_STREAM, SEGMENT, TOKEN
+from tests.support.guarded_broker import guarded_broker
+from tests.support.nodes import running_nodes
+from tests.support.polling import DEADLINE_S, collect, deliveries
+
+OWNER, OTHERS = "owner", ("helper", "bystander")
+PROMPT = "The capital of France"
+
+
+@dataclass
+class Spy:
+    """Reads, with a node's name, everything that the broker lets that node read."""
+
+    bus: MqttBus
+    heard: list[Delivery] = field(default_factory=list)
+
+    def listen(self, timeout_s: float = 0.0) -> None:
+        self.heard += [event for event in self.bus.poll(timeout_s) if isinstance(event, Delivery)]
+
+    def everything(self) -> list[Delivery]:
+        """What arrived, until it has been quiet for a while."""
+        before = -1
+        while len(self.heard) > before:
+            before = len(self.heard)
+            self.listen(0.2)
+        return self.heard
+
+
+def url(port: int, user: str) -> str:
+    return f"mqtt://{user}:any@127.0.0.1:{port}"
+
+
+@pytest.fixture
+def port(tiny_store: ModelStore, tmp_path: Path) -> Iterator[int]:
+    """A guarded broker with an orchestrator that serves the tiny model on three nodes."""
+    names = [OWNER, *OTHERS]
+    with ExitStack() as stack:
+        port = stack.enter_context(
+            guarded_broker(tmp_path, nodes=names, operators=["reader"], orchestrators=["orchestrator"])
+        )
+        stop, ready = threading.Event(), threading.Event()
+        config = ServiceConfig(
+            broker_url=url(port, "orchestrator"), data_dir=tmp_path / "data", models_dir=tiny_store.home,
+            model="tiny", min_nodes=3, context_tokens=128, slots=2, wire_dtype="fp32",
+        )  # fmt: skip
+        service = threading.Thread(
+            target=run_service, args=(config,), kwargs={"stop": stop, "on_ready": lambda _: ready.set()}
+        )
+        service.start()
+        stack.callback(service.join)
+        stack.callback(stop.set)
+        assert ready.wait(DEADLINE_S)
+        for name in names:
+            stack.enter_context(running_nodes([name], url(port, name), tmp_path))
+        yield port
+
+
+def test_nobody_else_reads_tokens_or_text_and_the_text_is_the_same(port: int) -> None:
+    with ExitStack() as stack:
+        bus = MqttBus(url(port, "reader"), client_id="reader")
+        bus.connect()
+        client = stack.enter_context(Client(bus, name="reader", broker="the guarded one", control_timeout_s=60.0))
+        while client.control("status")["state"] != "serving":
+            client.control("nodes")
+        plain = client.ask(prompt=PROMPT, max_tokens=24)
+        plain_text = "".join(plain)
+
+        pins = [["ends", OWNER], ["0-3", "helper"]]
+        assert client.control("apply", timeout_s=60.0, pins=pins)["changed"]
+        ring = client.control("plan")["stages"]
+        assert [stage["node"] for stage in ring] == [OWNER, "helper", OWNER]
+
+        spies = {}
+        for name in OTHERS:
+            spy = Spy(stack.enter_context(MqttBus(url(port, name), client_id=f"spy-{secrets.token_hex(4)}")))
+            spy.bus.connect()
+            spy.bus.subscribe(["linguabus/v1/#", "#"], qos=1)
+            spies[name] = spy
+        for spy in spies.values():
+            spy.listen(0.2)
+
+        answer = client.ask(prompt=PROMPT, max_tokens=24)
+        assert "".join(answer) == plain_text
+        assert answer.token_ids == plain.token_ids
+        assert len(answer.token_ids) == 24
+
+        for name, spy in spies.items():
+            check_ignorance(name, spy.everything(), plain_text)
+        assert any(SEGMENT.match(delivery.topic) for delivery in spies["helper"].heard), "the spy hears what it may"
+
+
+def check_ignorance(name: str, heard: list[Delivery], text: str) -> None:
+    """Nothing that was heard has a token id, the prompt or the answer in it."""
+    assert heard, "at least the retained plan"
+    for delivery in heard:
+        assert not TOKEN.match(delivery.topic)
+        assert not REQUEST_STREAM.match(delivery.topic)
+        assert PROMPT.encode() not in delivery.payload
+        assert text.strip()[:12].encode() not in delivery.payload
+        place = SEGMENT.match(delivery.topic)
+        if place:
+            assert place["receiver"] == name
+            assert all(frame.kind is Kind.ACTIVATION for frame in decode_frames(delivery.payload))
+        if NODE_COMMAND.match(delivery.topic):
+            command = decode(delivery.payload, *NODE_COMMAND.messages)
+            assert not isinstance(command, OpenRequest) or command.prompt_ids is None
+
+
+def test_a_node_can_speak_for_nobody_else(tmp_path: Path) -> None:
+    forged = SEGMENT.format(pipeline="main", epoch="1-1", stage=0, sender="helper", receiver=OWNER)
+    honest = SEGMENT.format(pipeline="main", epoch="1-1", stage=0, sender="bystander", receiver=OWNER)
+    with (
+        guarded_broker(tmp_path, nodes=[OWNER, *OTHERS], orchestrators=["orchestrator"]) as port,
+        MqttBus(url(port, "orchestrator"), client_id="watcher") as watcher,
+        MqttBus(url(port, "bystander"), client_id="forger") as forger,
+    ):
+        watcher.connect()
+        watcher.subscribe([SEGMENT.filter()], qos=1)
+        collect(watcher, lambda events: any(isinstance(event, Subscribed) for event in events), DEADLINE_S)
+        forger.connect()
+        for topic in (forged, honest):
+            forger.publish(topic, b"x", qos=1)
+        forger.flush(DEADLINE_S)
+        heard = collect(watcher, lambda events: bool(deliveries(events)), DEADLINE_S)
+        assert [delivery.topic for delivery in deliveries(heard)] == [honest]
