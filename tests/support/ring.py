@@ -24,6 +24,7 @@ from schemas.messages import (
     Epoch,
     KvLayer,
     NodeBirth,
+    NodeProfile,
     NodeStatus,
     OpenRequest,
     Plan,
@@ -90,6 +91,7 @@ class Ring:
         self.ready: dict[int, SegmentReady] = {}
         """By stage."""
         self.failed: list[SegmentFailed] = []
+        self.profiles: dict[str, NodeProfile] = {}
         self.answers: dict[int, Answer] = {}
         self.plan: Plan | None = None
         self._counter = 0
@@ -136,6 +138,8 @@ class Ring:
         match message:
             case SegmentReady():
                 self.ready[message.stage] = message
+            case NodeProfile():
+                self.profiles[message.node] = message
             case SegmentFailed():
                 self.failed.append(message)
             case RequestFailed():
@@ -156,7 +160,7 @@ class Ring:
                 raise AssertionError(f"position {frame.position + index} changed its token")
         answer.finish |= Flag(frame.flags)
 
-    def _hand_over(self, blobs: Sequence[BlobRef], home: Path) -> None:
+    def hand_over(self, blobs: Sequence[BlobRef], home: Path) -> None:
         """Put blobs into a node's store without a server (a hard link: the bytes are the same)."""
         (home / "blobs").mkdir(parents=True, exist_ok=True)
         for blob in blobs:
@@ -195,7 +199,7 @@ class Ring:
             spec = self._model.segment(ref.start, ref.stop)
             graph = BlobRef(sha256=spec.graph.sha256, size_bytes=spec.graph.size_bytes)
             blobs = tuple(BlobRef(sha256=blob.sha256, size_bytes=blob.size_bytes) for blob in spec.blobs)
-            self._hand_over((graph, *blobs), homes[ref.node])
+            self.hand_over((graph, *blobs), homes[ref.node])
             prepare = PrepareSegment(
                 pipeline=PIPELINE,
                 epoch=epoch,
@@ -221,7 +225,7 @@ class Ring:
                 wire_dtype=wire,  # type: ignore[arg-type]
                 planned_bytes=0,
             )
-            self._command(ref.node, prepare)
+            self.command(ref.node, prepare)
         self.wait("ready nodes", lambda: len(self.ready) == len(ring) or bool(self.failed), 120.0)
         if self.failed:
             raise AssertionError(self.failed[0].reason)
@@ -237,7 +241,8 @@ class Ring:
         self.bus.publish(PLAN.format(pipeline=PIPELINE), messages.encode(self.plan), qos=1, retain=True)
         return self.plan
 
-    def _command(self, node: str, message: Any) -> None:
+    def command(self, node: str, message: Any) -> None:
+        """Give a node a command."""
         self.bus.publish(NODE_COMMAND.format(node=node), messages.encode(message), qos=1)
 
     def open(
@@ -275,7 +280,7 @@ class Ring:
                 prefix_request=prefix.request if prefix else None,
                 prefix_tokens=prefix_tokens,
             )
-            self._command(self.plan.ring[stage].node, message)
+            self.command(self.plan.ring[stage].node, message)
         return answer
 
     def finish(self, answer: Answer, timeout_s: float = 120.0) -> Answer:
@@ -290,7 +295,7 @@ class Ring:
         """Close a request on every stage and wait for their figures."""
         assert self.plan
         for ref in self.plan.ring:
-            self._command(ref.node, CloseRequest(request=answer.request))
+            self.command(ref.node, CloseRequest(request=answer.request))
         stages = len(self.plan.ring)
         self.wait("closed stages", lambda: len(answer.timings) == stages)
 
