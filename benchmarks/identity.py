@@ -40,7 +40,8 @@ def measure(quick: bool) -> list[Result]:
         expected = [whole.greedy(ids, tokens)[0] for ids in encoded]
         for stages in counts:
             differing = _logits_differ(model, stages, encoded[0], 4 if quick else 32)
-            results.append(Result(f"{profile} fp32, {stages} nodes: logits that differ", differing, "values", at_most=0))
+            name = f"{profile} fp32, {stages} nodes: logits that differ"
+            results.append(Result(name, differing, "values", at_most=0))
             results.append(_same_texts(model, stages, "fp32", encoded, expected, at_least=len(prompts)))
         at_least = {"at_least": len(prompts) - 1} if profile == "exact" else {}
         results.append(_same_texts(model, FP16_STAGES, "fp16", encoded, expected, **at_least))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -12,6 +13,7 @@ import numpy as np
 
 from broker.local import LocalBroker
 from edge_node.activations import decode_activation, encode_activation
+from edge_node.ring import chunk_lengths
 from edge_node.segment import Segment
 from edge_node.wire import WIRE_DTYPES
 from orchestrator.model.model import Model
@@ -32,7 +34,7 @@ def _open_segment(model: Model, cuts: Sequence[int], stage: int) -> Segment:
         pipeline="bench",
         epoch=Epoch(generation=0, counter=0),
         stage=stage,
-        ring=tuple(StageRef(node="here", start=a, stop=b) for a, b in zip(cuts, cuts[1:], strict=False)),
+        ring=tuple(StageRef(node="here", start=a, stop=b) for a, b in itertools.pairwise(cuts)),
         model=manifest.name,
         graph=BlobRef(sha256=spec.graph.sha256, size_bytes=spec.graph.size_bytes),
         blobs=(),
@@ -63,17 +65,28 @@ class LocalChain:
         self._wire = WIRE_DTYPES[wire]
 
     def logits(self, ids: Sequence[int], position: int) -> np.ndarray:
-        """Logits (vocabulary,) after ``ids``, which stand at ``position`` and what follows."""
+        """Logits (vocabulary,) after ``ids``, which stand at ``position`` and what follows; in a node's chunks."""
+        begin = 0
+        for length in chunk_lengths(len(ids), CHUNK_TOKENS):
+            output = self._run(ids[begin : begin + length], position + begin, 1)
+            begin += length
+        return output[0]
+
+    def all_logits(self, ids: Sequence[int], position: int) -> np.ndarray:
+        """Logits (len(ids), vocabulary) after each of ``ids``."""
+        return self._run(ids, position, len(ids))
+
+    def _run(self, ids: Sequence[int], position: int, logits: int) -> np.ndarray:
         self._segments[0].ids_input(len(ids))[...] = ids
-        output = self._segments[0].run(0, position, len(ids)).output
+        output = self._segments[0].run(0, [position], len(ids), logits=logits).output
         for segment in self._segments[1:]:
             payload = encode_activation(output, self._wire)
             decode_activation(payload, self._wire, segment.hidden_input(len(ids)))
-            output = segment.run(0, position, len(ids)).output
-        return output[0]
+            output = segment.run(0, [position], len(ids), logits=logits).output
+        return output
 
     def greedy(self, prompt_ids: Sequence[int], tokens: int) -> tuple[list[int], float]:
-        """Greedy continuation of a prompt that fits one chunk, and the decode speed in tokens per second."""
+        """Greedy continuation of a prompt, and the decode speed in tokens per second."""
         generated = [int(self.logits(prompt_ids, 0).argmax())]
         started = time.perf_counter()
         while len(generated) < tokens:

@@ -14,13 +14,27 @@ STAGES = 3
 LINK_DELAY_S = 0.005
 DRAFT_TOKENS = 8
 TOKENS = 96
+TABLE = """| city | country | river |
+| --- | --- | --- |
+| Paris | France | Seine |
+| London | England | Thames |
+| Rome | Italy | Tiber |
+| Vienna | Austria | Danube |
+| Cairo | Egypt | Nile |
+"""
+PASSAGE = """The lighthouse keeper climbed the narrow stairs every evening. He lit the lamp, wrote the hour into his
+book, and watched the ships go by until the morning came.
+"""
+CODE = """def add(values):
+    sum = 0
+    for value in values:
+        sum = sum + value
+    return sum
+"""
 REPEATING = (
-    "Copy this table without changes:\n\n| city | country | river |\n| --- | --- | --- |\n| Paris | France | Seine |\n"
-    "| London | England | Thames |\n| Rome | Italy | Tiber |\n| Vienna | Austria | Danube |\n| Cairo | Egypt | Nile |\n",
-    "Repeat this text word for word:\n\nThe lighthouse keeper climbed the narrow stairs every evening. He lit the lamp, "
-    "wrote the hour into his book, and watched the ships go by until the morning came.\n",
-    "Write this code again, with the name total instead of sum:\n\n"
-    "def add(values):\n    sum = 0\n    for value in values:\n        sum = sum + value\n    return sum\n",
+    f"Copy this table without changes:\n\n{TABLE}",
+    f"Repeat this text word for word:\n\n{PASSAGE}",
+    f"Write this code again, with the name total instead of sum:\n\n{CODE}",
 )
 PLAIN = (
     "Write a short poem about a lighthouse in winter.",

@@ -1,0 +1,32 @@
+"""Every benchmark runs in its short form and prints what it promises."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+HELPERS = {"harness", "prompts", "rings", "smollm2"}
+NAMES = sorted(path.stem for path in BENCHMARKS.glob("*.py") if path.stem not in HELPERS)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_short_form_prints_one_object(name: str) -> None:
+    done = subprocess.run(
+        [sys.executable, str(BENCHMARKS / f"{name}.py"), "--quick", "--json"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode in (0, 1), done.stderr
+    document = json.loads(done.stdout)
+    assert document["benchmark"] == name
+    assert document["results"]
+    for result in document["results"]:
+        assert result.keys() >= {"name", "value", "unit", "spread", "target", "ok"}
