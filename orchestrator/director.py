@@ -28,7 +28,7 @@ from orchestrator.fleet import FleetState
 from orchestrator.planning.errors import PlanningError
 from orchestrator.planning.problem import Problem, Stage
 from orchestrator.planning.solution import Infeasible, Solution
-from orchestrator.planning_input import build_problem, bytes_beside, context_of, fits_beside, prepare_commands
+from orchestrator.planning_input import bytes_beside, fits_beside, prepare_commands, problem_of
 from orchestrator.plans import (
     ActivePlan,
     Building,
@@ -40,7 +40,6 @@ from orchestrator.plans import (
     Solving,
     is_worth_it,
     plan_view,
-    unit_counts,
 )
 from orchestrator.profiles import Profiles
 from orchestrator.rollout import Rollout, RolloutState
@@ -118,12 +117,7 @@ class PlanDirector:
 
     def progress(self) -> dict[str, dict[str, int]]:
         """Bytes of the segments on their way to the nodes."""
-        total: dict[str, dict[str, int]] = {}
-        for report in self.work.progress.values() if isinstance(self.work, Rollout) else ():
-            node = total.setdefault(report.node, {"done_bytes": 0, "total_bytes": 0})
-            node["done_bytes"] += report.done_bytes
-            node["total_bytes"] += report.total_bytes
-        return total
+        return self.work.progress_of_nodes() if isinstance(self.work, Rollout) else {}
 
     # --- what happened ----------------------------------------------------------------------------------------
 
@@ -252,21 +246,8 @@ class PlanDirector:
         return self.profiles.awaited_until_s(self._fleet.usable(), self.model.manifest, now_s)
 
     def _observe(self, node: str, beat: Heartbeat) -> list[Effect]:
-        """How quick the node's stages of the working plan are, compared with what it measured."""
         known = self._fleet.nodes.get(node)
-        if self.active is None or known is None:
-            return []
-        plan = self.active.plan
-        effects: list[Effect] = []
-        for seen in beat.stages:
-            mine = seen.epoch == plan.epoch and seen.stage < len(plan.ring) and plan.nodes[seen.stage] == node
-            # With several requests a step is a batch, and takes longer.
-            if not mine or seen.decode_s is None or seen.open_requests != 1:
-                continue
-            profile = self.profiles.of([known.birth], plan.model.manifest).get(node)
-            if profile:
-                effects += self.profiles.observe(profile, unit_counts(plan, seen.stage), seen.decode_s)
-        return effects
+        return self.profiles.heard(known.birth, self.active.plan, beat) if self.active and known else []
 
     # --- a broken ring ----------------------------------------------------------------------------------------
 
@@ -358,18 +339,8 @@ class PlanDirector:
         return [SolvePlan(self._jobs, problem)]
 
     def _problem(self, model: ServedModel, births: Sequence[NodeBirth], wishes: Wishes) -> Problem:
-        here = {birth.node for birth in births}
-        return build_problem(
-            model.manifest,
-            births,
-            context_tokens=context_of(model.manifest, wishes.context_tokens or self._settings.context_tokens),
-            slots=self._settings.slots,
-            wire_dtype=self._settings.wire_dtype,
-            chunk_tokens=self._settings.chunk_tokens,
-            profiles=self.profiles.of(births, model.manifest),
-            incumbent=tuple(stage for stage in self._last_stages if stage.node in here),
-            wishes=wishes,
-        )
+        profiles = self.profiles.of(births, model.manifest)
+        return problem_of(self._settings, model.manifest, births, profiles, self._last_stages, wishes)
 
     def preview(self, wishes: Wishes) -> Problem:
         """The planner's question with other wishes, asked of the nodes that are here.

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from orchestrator.config import DEFAULT_CONTEXT_TOKENS
 from orchestrator.model.manifest import Blob, Manifest, Unit
 from orchestrator.planning.problem import BLOCK, EMBED, HEAD, Device, Problem, Stage, UnitRun
-from orchestrator.plans import Candidate
+from orchestrator.plans import Candidate, ServingSettings
 from orchestrator.profiles import Profile
 from orchestrator.resident import ResidentFactors, resident_factors, workspace_bytes
 from orchestrator.wishes import Wishes
@@ -72,6 +72,33 @@ def build_problem(
         tied_disk_bytes=tied,
         prefill_chunk_tokens=chunk_tokens,
         incumbent=incumbent,
+    )
+
+
+def problem_of(
+    settings: ServingSettings,
+    manifest: Manifest,
+    fleet: Sequence[NodeBirth],
+    profiles: Mapping[str, Profile],
+    last_stages: Sequence[Stage],
+    wishes: Wishes,
+) -> Problem:
+    """The question of a pipeline: its settings unless the wishes say otherwise, its last plan as the incumbent.
+
+    Raises:
+        PlanningError, BadWish: as `build_problem`.
+    """
+    here = {birth.node for birth in fleet}
+    return build_problem(
+        manifest,
+        fleet,
+        context_tokens=context_of(manifest, wishes.context_tokens or settings.context_tokens),
+        slots=settings.slots,
+        wire_dtype=settings.wire_dtype,
+        chunk_tokens=settings.chunk_tokens,
+        profiles=profiles,
+        incumbent=tuple(stage for stage in last_stages if stage.node in here),
+        wishes=wishes,
     )
 
 

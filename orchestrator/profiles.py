@@ -14,7 +14,8 @@ from typing import Any
 from orchestrator.events import Effect, Note, Publish, SaveProfile, ServedModel
 from orchestrator.model.manifest import Manifest
 from orchestrator.planning.problem import BLOCK, EMBED, HEAD
-from schemas.messages import NodeBirth, NodeProfile, ProbeNode, UnitProfile
+from orchestrator.plans import Candidate, unit_counts
+from schemas.messages import Heartbeat, NodeBirth, NodeProfile, ProbeNode, UnitProfile
 from schemas.topics import NODE_COMMAND
 
 PROBE_TIME_LIMIT_S = 1.5
@@ -22,6 +23,8 @@ PROBE_TIME_LIMIT_S = 1.5
 PROBE_PATIENCE_S = 8.0
 """A plan waits this long for the figures of a node that says nothing; downloads are part of it."""
 OBSERVATION_WEIGHT = 0.05
+LEAST_SLOPE = 0.75
+"""Share of a run of the larger part that its blocks take at least."""
 LARGEST_DRIFT = 5.0
 SAVED_DRIFT = 0.1
 """A change of the observed speed by this share is worth a write."""
@@ -52,10 +55,10 @@ class Profile:
         (embed,), (head,), blocks = self._part(EMBED), self._part(HEAD), self._part(BLOCK)
         one, more = blocks[0], blocks[-1]
         few_s, many_s = getattr(one, member), getattr(more, member)
-        block_s = (many_s - few_s) / (more.units - one.units)
-        if block_s <= 0:  # noise: the larger part is the surer one
-            block_s = many_s / more.units
-        fixed_s = max(0.0, few_s - one.units * block_s)
+        # The difference of two medians is noisy: the larger part bounds it from both sides.
+        even_s = many_s / more.units
+        block_s = min(max((many_s - few_s) / (more.units - one.units), LEAST_SLOPE * even_s), even_s)
+        fixed_s = many_s - more.units * block_s
         ends = (max(0.0, getattr(end, member) - fixed_s) for end in (embed, head))
         embed_s, head_s = ends
         return embed_s, block_s, head_s, fixed_s
@@ -171,6 +174,19 @@ class Profiles:
                 f" {head_s * 1e3:.3f} ms for the head, {measured.hop_s * 1e3:.2f} ms per hop"
             ),
         ]
+
+    def heard(self, birth: NodeBirth, plan: Candidate, beat: Heartbeat) -> list[Effect]:
+        """How quick a node's stages of the working plan are, compared with what it measured."""
+        effects: list[Effect] = []
+        for seen in beat.stages:
+            mine = seen.epoch == plan.epoch and seen.stage < len(plan.ring) and plan.nodes[seen.stage] == birth.node
+            # With several requests a step is a batch, and takes longer.
+            if not mine or seen.decode_s is None or seen.open_requests != 1:
+                continue
+            profile = self.of([birth], plan.model.manifest).get(birth.node)
+            if profile:
+                effects += self.observe(profile, unit_counts(plan, seen.stage), seen.decode_s)
+        return effects
 
     def observe(self, profile: Profile, counts: Sequence[int], observed_s: float) -> list[Effect]:
         """A heartbeat's decode time of a stage that served one request."""

@@ -71,6 +71,15 @@ class Rollout:
             )
         ]
 
+    def progress_of_nodes(self) -> dict[str, dict[str, int]]:
+        """Bytes that are there and bytes that are wanted, by node."""
+        total: dict[str, dict[str, int]] = {}
+        for report in self.progress.values():
+            node = total.setdefault(report.node, {"done_bytes": 0, "total_bytes": 0})
+            node["done_bytes"] += report.done_bytes
+            node["total_bytes"] += report.total_bytes
+        return total
+
     def check(self, is_usable: Callable[[str, int], bool], now_s: float) -> list[Effect]:
         """Fail when a node went away or fell silent."""
         if self.state is RolloutState.FAILED:
