@@ -204,7 +204,7 @@ class Profiles:
 
 
 def _incomplete(measured: NodeProfile) -> str:
-    kinds = [unit.kind for unit in measured.units]
+    kinds: list[str] = [unit.kind for unit in measured.units]
     sizes = {unit.units for unit in measured.units if unit.kind == BLOCK}
     if kinds.count(EMBED) != 1 or kinds.count(HEAD) != 1 or len(sizes) < 2:
         return "its answer lacks parts of the model"
