@@ -24,6 +24,7 @@ COMMANDS = {
     "nodes": "orchestrator.commands.nodes",
     "plan": "orchestrator.commands.plan",
     "simulate": "orchestrator.commands.simulate",
+    "bench": "orchestrator.commands.bench",
     "model": "orchestrator.commands.model",
     "version": "orchestrator.commands.version",
 }

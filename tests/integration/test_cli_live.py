@@ -121,6 +121,23 @@ def test_a_fleet_answers_and_says_who_did_what(served: Served, tmp_path: Path) -
         assert re.fullmatch(r"Error: .*\b200\b.*\n", long.stderr)
 
 
+def test_bench_measures_what_runs(served: Served, tmp_path: Path) -> None:
+    bench = ["bench", "--prompt-tokens", "12", "--output-tokens", "8", "--concurrency", "1,2", "--repeat", "2"]
+    with running_nodes(["red"], served.broker, tmp_path):
+        await_plan(served.broker)
+        done = served.run(*bench, "--json")
+        assert done.returncode == 0, done.stderr
+        report = json.loads(done.stdout)
+        assert (report["model"], report["nodes"]) == ("tiny", ["red"])
+        assert [result["answers"] for result in report["results"]] == [2, 4]
+        for result in report["results"]:
+            assert 0 < result["prompt_tokens"] < CONTEXT_TOKENS
+            assert 0 < result["ttft_s"]["p50"] <= result["ttft_s"]["p95"]
+            assert [stage["node"] for stage in result["stages"]] == ["red"]
+            assert 0 < result["stages"][0]["utilisation"] <= 1
+        assert "TTFT p50 ms" in served.run(*bench).stdout
+
+
 def test_ctrl_c_frees_the_nodes(served: Served, tmp_path: Path) -> None:
     endless = ["ask", "one two three", "--max-tokens", "150", "--temperature", "5", "--seed", "1"]
     slow = ["--emulate-speed", "0.05"]
