@@ -26,7 +26,8 @@ CONTEXT_TOKENS = 512
 CHUNK_TOKENS = 32
 
 
-def _open_segment(model: Model, cuts: Sequence[int], stage: int) -> Segment:
+def open_segment(model: Model, cuts: Sequence[int], stage: int, *, emulated_speed: float = 1.0) -> Segment:
+    """One stage of a split at ``cuts``, in this process."""
     manifest = model.manifest
     start, stop = cuts[stage : stage + 2]
     spec = model.segment(start, stop)
@@ -53,7 +54,7 @@ def _open_segment(model: Model, cuts: Sequence[int], stage: int) -> Segment:
         wire_dtype="fp32",
         planned_bytes=0,
     )
-    return Segment(prepare, model.blobs_folder / spec.graph.sha256, threads=1)
+    return Segment(prepare, model.blobs_folder / spec.graph.sha256, threads=1, emulated_speed=emulated_speed)
 
 
 class LocalChain:
@@ -61,7 +62,7 @@ class LocalChain:
 
     def __init__(self, model: Model, stages: int = 1, *, wire: str = "fp32") -> None:
         cuts = even_cuts(model.manifest.num_units, stages)
-        self._segments = [_open_segment(model, cuts, stage) for stage in range(stages)]
+        self._segments = [open_segment(model, cuts, stage) for stage in range(stages)]
         self._wire = WIRE_DTYPES[wire]
 
     def logits(self, ids: Sequence[int], position: int) -> np.ndarray:

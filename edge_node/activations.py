@@ -20,6 +20,8 @@ _INT8_MAX = 127.0
 _SMALLEST_HALF = 2.0**-24
 
 Array = NDArray[Any]
+_POWERS = np.ldexp(np.float32(1), np.arange(-128, 128))
+"""2 ** e for every int8 e."""
 
 
 @np.errstate(over="ignore", invalid="ignore")  # what comes of it is refused as not finite
@@ -40,9 +42,14 @@ def encode_activation(hidden: Array, dtype: Dtype) -> bytes:
         return hidden.astype(np.float32, copy=False).tobytes()
     if dtype is Dtype.FP16:
         exponents = np.clip(np.frexp(peaks)[1] - _HALF_EXPONENT, -100, 113).astype(np.int8)
-        halves = np.ldexp(hidden.astype(np.float32, copy=False), -exponents[:, None].astype(np.int32))
-        return bytes(halves.astype(np.float16).tobytes() + exponents.tobytes())
+        halves = (hidden * _powers_of_two(-exponents)[:, None]).astype(np.float16)
+        return bytes(halves.tobytes() + exponents.tobytes())
     return _encode_int8(hidden)
+
+
+def _powers_of_two(exponents: Array) -> Array:
+    """2 ** exponents as float32, exact; a product with them changes no mantissa bit."""
+    return _POWERS[exponents.astype(np.intp) + 128]
 
 
 def _encode_int8(hidden: Array) -> bytes:
@@ -72,8 +79,8 @@ def decode_activation(payload: bytes | bytearray | memoryview, dtype: Dtype, out
     elif dtype is Dtype.FP16:
         split = 2 * count * width
         halves = np.frombuffer(payload, np.float16, count=count * width).reshape(count, width)
-        exponents = np.frombuffer(payload, np.int8, offset=split).astype(np.int32)
-        out[...] = np.ldexp(halves.astype(np.float32), exponents[:, None])
+        exponents = np.frombuffer(payload, np.int8, offset=split)
+        np.multiply(halves, _powers_of_two(exponents)[:, None], out=out, dtype=np.float32, casting="unsafe")
     else:
         blocks = -(-width // INT8_BLOCK)
         values = np.frombuffer(payload, np.int8, count=count * width).reshape(count, width)

@@ -1,0 +1,79 @@
+"""Where a token's time goes between two runs of ONNX Runtime: the budget of one hop, part by part."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+
+import harness
+import numpy as np
+from harness import Result, main, median_result
+from rings import deployed_ring
+from smollm2 import QUESTION, open_smollm2
+
+from edge_node.activations import decode_activation, encode_activation
+from edge_node.frames import activation_frame
+from edge_node.sampling import choose_token
+from edge_node.work import Row
+from schemas.codec import Dtype, decode_frames
+from schemas.messages import Epoch, Sampling
+
+STAGES = 4
+TOKENS = 128
+MOST_MS = 0.35
+REPEATS = 2000
+
+
+def _microseconds(action: Callable[[], object]) -> float:
+    times_s = []
+    for _ in range(REPEATS):
+        started = time.perf_counter()
+        action()
+        times_s.append(time.perf_counter() - started)
+    return statistics.median(times_s) * 1e6
+
+
+def _parts(width: int, vocab_size: int) -> list[Result]:
+    """Medians of the parts that run in a node's own thread, warm."""
+    generator = np.random.default_rng(0)
+    hidden = generator.standard_normal((1, width), dtype=np.float32)
+    logits = generator.standard_normal(vocab_size, dtype=np.float32)
+    into = np.empty_like(hidden)
+    row = Row(request=1, slot=0, attempt=0, position=7, count=1, sample=True)
+    epoch = Epoch(generation=1, counter=1)
+    payload = encode_activation(hidden, Dtype.FP16)
+    frame = activation_frame(row, epoch, width=width, dtype=Dtype.FP16, payload=payload)
+    parts: dict[str, Callable[[], object]] = {
+        "parse and check a frame": lambda: decode_frames(frame),
+        "halves to floats": lambda: decode_activation(payload, Dtype.FP16, into),
+        "floats to halves": lambda: encode_activation(hidden, Dtype.FP16),
+        "build a frame": lambda: activation_frame(row, epoch, width=width, dtype=Dtype.FP16, payload=payload),
+        f"greedy token of {vocab_size}": lambda: choose_token(logits, Sampling(), 8, ()),
+    }
+    return [Result(f"part: {name}", _microseconds(action), "us") for name, action in parts.items()]
+
+
+def measure(quick: bool) -> list[Result]:
+    """Time per hop outside ONNX Runtime on loopback (four nodes, one stream, `fast`, fp16), and its parts."""
+    model = open_smollm2("fast")
+    prompt_ids = model.tokenizer().encode_chat([{"role": "user", "content": QUESTION}])
+    outside_ms, compute_ms = [], []
+    with deployed_ring(model, STAGES, wire="fp16") as ring:
+        ring.ask(prompt_ids, 8)
+        for _ in range(1 if quick else 2 * harness.PAIRS):
+            answer = ring.ask(prompt_ids, 16 if quick else TOKENS)
+            in_ort_s = sum(timing.decode_s / timing.decode_steps for timing in answer.timings.values())
+            compute_ms.append(in_ort_s * 1e3)
+            outside_ms.append((1 / answer.tokens_per_s - in_ort_s) * 1e3 / STAGES)
+        echo_us = [birth.hop_s * 1e6 for birth in ring.births.values()]
+    return [
+        median_result("time per hop outside ONNX Runtime", outside_ms, "ms", at_most=MOST_MS),
+        median_result(f"time per token inside ONNX Runtime, {STAGES} nodes", compute_ms, "ms"),
+        median_result("part: a message to the broker and back", echo_us, "us"),
+        *_parts(model.manifest.boundaries[0].width, model.manifest.vocab_size),
+    ]
+
+
+if __name__ == "__main__":
+    main("hop", measure)
