@@ -15,10 +15,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness import PAIRS, Result, main, median_result, note
+from rings import open_segment
 from smollm2 import QUESTION, open_smollm2
 
 from broker.local import LocalBroker
-from edge_node.profiling import PREFILL_TOKENS
 from orchestrator.model.model import Model
 from orchestrator.planning.planner import evaluate, solve
 from orchestrator.planning.problem import Objective, Problem, Stage
@@ -35,17 +35,18 @@ SCALE = 0.3
 CONTEXT_TOKENS = 512
 CHUNK_TOKENS = 128
 STREAMS = 8
+OBSERVED_TOKENS = 24
+EMULATED_UNITS, EMULATED_RUNS = 11, 20
 MEMORY_SHARE = 0.7
 """Of what the whole model would need on one node."""
 
 
 @dataclass(frozen=True)
 class Fleet:
-    """The nodes' speeds by name, and what they measured."""
+    """The nodes, and the planner's question about them."""
 
     ring: Ring
     homes: dict[str, Path]
-    speeds: dict[str, float]
     problem: Problem
 
 
@@ -55,17 +56,18 @@ def measure(quick: bool) -> list[Result]:
     names = [f"node-{index}" for index in range(len(RELATIVE_SPEEDS))]
     speeds = {name: relative * SCALE for name, relative in zip(names, RELATIVE_SPEEDS, strict=True)}
     each = {name: ["--emulate-speed", str(speed), "--watchdog-s", "20"] for name, speed in speeds.items()}
-    with tempfile.TemporaryDirectory(prefix="linguabus-bench-", dir=model.blobs_folder.parent) as folder:
-        with (
-            LocalBroker(kind="mosquitto") as broker,
-            running_nodes(names, broker.url, Path(folder), each=each) as nodes,
-            Ring(broker.url, model) as ring,
-        ):
-            homes = {name: nodes[name].home for name in names}
-            ring.wait("nodes", lambda: ring.online.issuperset(names) and set(ring.births) >= set(names))
-            profiles = _profiles(ring, model, homes)
-            fleet = Fleet(ring, homes, speeds, _problem(ring, model, profiles))
-            return [*_speeds(profiles, speeds), *_compare(fleet, model, quick)]
+    with (
+        tempfile.TemporaryDirectory(prefix="linguabus-bench-", dir=model.blobs_folder.parent) as folder,
+        LocalBroker(kind="mosquitto") as broker,
+        running_nodes(names, broker.url, Path(folder), each=each) as nodes,
+        Ring(broker.url, model) as ring,
+    ):
+        homes = {name: nodes[name].home for name in names}
+        ring.wait("nodes", lambda: ring.online.issuperset(names) and set(ring.births) >= set(names))
+        profiles = _profiles(ring, model, homes)
+        fleet = Fleet(ring, homes, _problem(ring, model, profiles))
+        observed = replace(fleet, problem=_problem(ring, model, _observed(fleet, model, profiles)))
+        return [*_speeds(model, speeds), *_compare(observed, model, quick)]
 
 
 def _profiles(ring: Ring, model: Model, homes: dict[str, Path]) -> dict[str, Profile]:
@@ -95,6 +97,23 @@ def _profiles(ring: Ring, model: Model, homes: dict[str, Path]) -> dict[str, Pro
     return found
 
 
+def _observed(fleet: Fleet, model: Model, profiles: dict[str, Profile]) -> dict[str, Profile]:
+    """Profiles scaled by what stages took for an answer on the even split: what heartbeats tell an orchestrator."""
+    last = model.manifest.num_units - 1
+    answer = _answers(fleet, model, _even(fleet, model), 1, OBSERVED_TOKENS)[0]
+    found = {}
+    for stage, (name, profile) in zip(_even(fleet, model), profiles.items(), strict=True):
+        timing = next(timing for timing in answer.timings.values() if timing.node == name)
+        counts = (int(stage.start == 0), min(stage.stop, last) - max(stage.start, 1), int(stage.stop > last))
+        found[name] = replace(profile, drift=timing.decode_s / timing.decode_steps / profile.stage_s(counts))
+        note(f"{name}: {found[name].drift:.2f} times what it measured alone")
+    return found
+
+
+def _even(fleet: Fleet, model: Model) -> tuple[Stage, ...]:
+    return _stages(list(fleet.homes), even_cuts(model.manifest.num_units, len(fleet.homes)))
+
+
 def _problem(ring: Ring, model: Model, profiles: dict[str, Profile]) -> Problem:
     births = [ring.births[name] for name in sorted(profiles)]
     problem = build_problem(
@@ -109,14 +128,34 @@ def _problem(ring: Ring, model: Model, profiles: dict[str, Profile]) -> Problem:
     return replace(problem, devices=devices, one_stage_per_node=True)
 
 
-def _speeds(profiles: dict[str, Profile], speeds: dict[str, float]) -> list[Result]:
-    """Is each device as slow as it says? Its measured blocks against those of the first."""
-    first = next(iter(speeds))
+class _Clock:
+    """The CPU clock of a segment's runs, which remembers what it said: the second reading less the first is a run."""
+
+    def __init__(self) -> None:
+        self.readings_s: list[float] = []
+
+    def __call__(self) -> float:
+        self.readings_s.append(time.thread_time())
+        return self.readings_s[-1]
+
+
+def _speeds(model: Model, speeds: dict[str, float]) -> list[Result]:
+    """Is a device as slow as it says? CPU time over elapsed time of its runs, one after the other and with pauses."""
     results = []
-    for name, speed in list(speeds.items())[1:]:
-        ratio = profiles[first].decode_s[1] / profiles[name].decode_s[1]
-        error = ratio / (speed / speeds[first]) - 1
-        results.append(Result(f"emulated speed of {name}, error", 100 * error, "%", at_least=-5.0, at_most=5.0))
+    for speed in sorted(set(speeds.values()), reverse=True):
+        segment = open_segment(model, (0, EMULATED_UNITS, model.manifest.num_units), 0, emulated_speed=speed)
+        segment.warm_up()
+        for pause_s, how in ((0.0, "busy"), (0.02, "idle")):
+            segment._clock = clock = _Clock()  # type: ignore[assignment]
+            shares = []
+            for _ in range(EMULATED_RUNS):
+                time.sleep(pause_s)
+                elapsed_s = segment.run(0, (CHUNK_TOKENS,), 1).compute_s
+                shares.append((clock.readings_s[1] - clock.readings_s[0]) / elapsed_s)
+                clock.readings_s.clear()
+            errors = [100 * (share / speed - 1) for share in shares]
+            name = f"emulated speed {speed:g}, {how}, error"
+            results.append(median_result(name, errors, "%", at_least=-5.0, at_most=5.0))
     return results
 
 
@@ -132,14 +171,15 @@ def _solve(problem: Problem) -> Solution:
 
 
 def _compare(fleet: Fleet, model: Model, quick: bool) -> list[Result]:
-    even = _stages(list(fleet.homes), even_cuts(model.manifest.num_units, len(fleet.homes)))
-    pairs, tokens = (1, 8) if quick else (PAIRS, 40)
+    even = _even(fleet, model)
+    pairs = 1 if quick else PAIRS
     results = []
     for objective, streams, target in ((Objective.LATENCY, 1, 1.3), (Objective.THROUGHPUT, STREAMS, 1.7)):
         problem = replace(fleet.problem, objective=objective)
         plan = _solve(problem)
         note(f"{objective.value}: " + ", ".join(f"{s.node} [{s.start}, {s.stop})" for s in plan.stages))
         ratios, errors = [], []
+        tokens = 8 if quick else 40 if streams == 1 else 20
         for _ in range(pairs):
             planned_s = _token_s(fleet, model, plan.stages, streams, tokens)
             even_s = _token_s(fleet, model, even, streams, tokens)
@@ -150,7 +190,10 @@ def _compare(fleet: Fleet, model: Model, quick: bool) -> list[Result]:
             note(f"  {streams} streams: plan {planned_s * 1e3:.1f} ms, even {even_s * 1e3:.1f} ms per token")
         results.append(median_result(f"plan over even split, {streams} streams", ratios, "x", at_least=target))
         if errors:
-            results.append(median_result("predicted over measured time per token, error", errors, "%", at_least=-15.0, at_most=15.0))
+            error = median_result(
+                "predicted over measured time per token, error", errors, "%", at_least=-15.0, at_most=15.0
+            )
+            results.append(error)
     return results
 
 
@@ -162,6 +205,10 @@ def evaluate_s(problem: Problem, stages: tuple[Stage, ...]) -> float:
 
 def _token_s(fleet: Fleet, model: Model, stages: tuple[Stage, ...], streams: int, tokens: int) -> float:
     """Seconds per token over all streams, decoding alone: from the last first token to the first end."""
+    return _rate(_answers(fleet, model, stages, streams, tokens))
+
+
+def _answers(fleet: Fleet, model: Model, stages: tuple[Stage, ...], streams: int, tokens: int) -> list[Answer]:
     cuts = [stages[0].start, *(stage.stop for stage in stages)]
     fleet.ring.deploy(
         fleet.homes, cuts, wire="fp16", context_tokens=CONTEXT_TOKENS, slots=STREAMS, chunk_tokens=CHUNK_TOKENS,
@@ -173,7 +220,7 @@ def _token_s(fleet: Fleet, model: Model, stages: tuple[Stage, ...], streams: int
         fleet.ring.wait("an answer", lambda answer=answer: bool(answer.finish), 300.0)  # type: ignore[misc]
     for answer in answers:
         fleet.ring.close_request(answer)
-    return _rate(answers)
+    return answers
 
 
 def _rate(answers: Sequence[Answer]) -> float:
@@ -187,6 +234,4 @@ def _rate(answers: Sequence[Answer]) -> float:
 
 
 if __name__ == "__main__":
-    started = time.monotonic()
-    assert PREFILL_TOKENS <= CHUNK_TOKENS
     main("planned_vs_even", measure)
