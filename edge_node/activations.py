@@ -6,6 +6,7 @@ values out of the subnormals and lets states beyond 65,504 (Gemma 3) travel as h
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ _HALF_EXPONENT = 15
 """Scaled so that the largest value of a position lies in [2**14, 2**15), below the largest half, 65,504."""
 _INT8_MAX = 127.0
 _SMALLEST_HALF = 2.0**-24
+
+_NOT_FINITE = "a hidden state is NaN or infinite: the model's weights do not suit this precision"
 
 Array = NDArray[Any]
 _POWERS = np.ldexp(np.float32(1), np.arange(-128, 128))
@@ -35,9 +38,11 @@ def encode_activation(hidden: Array, dtype: Dtype) -> bytes:
     Raises:
         NotFinite: a value is NaN or infinite.
     """
+    if dtype is Dtype.FP16 and len(hidden) == 1:
+        return _encode_one_half(hidden)
     peaks = np.abs(hidden).max(axis=1).astype(np.float32)
     if not np.isfinite(peaks).all():
-        raise NotFinite("a hidden state is NaN or infinite: the model's weights do not suit this precision")
+        raise NotFinite(_NOT_FINITE)
     if dtype is Dtype.FP32:
         return hidden.astype(np.float32, copy=False).tobytes()
     if dtype is Dtype.FP16:
@@ -45,6 +50,16 @@ def encode_activation(hidden: Array, dtype: Dtype) -> bytes:
         halves = (hidden * _powers_of_two(-exponents)[:, None]).astype(np.float16)
         return bytes(halves.tobytes() + exponents.tobytes())
     return _encode_int8(hidden)
+
+
+def _encode_one_half(hidden: Array) -> bytes:
+    """As above for one position, which is every decode step: a third of the time."""
+    peak = max(float(hidden.max()), -float(hidden.min()))
+    if not math.isfinite(peak):
+        raise NotFinite(_NOT_FINITE)
+    exponent = min(max(math.frexp(peak)[1] - _HALF_EXPONENT, -100), 113)
+    halves = (hidden * _POWERS[128 - exponent]).astype(np.float16)
+    return bytes(halves.tobytes() + exponent.to_bytes(1, "little", signed=True))
 
 
 def _powers_of_two(exponents: Array) -> Array:

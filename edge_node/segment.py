@@ -86,6 +86,8 @@ class Segment:
         self._ids = np.zeros(rows, np.int64)
         self._hidden_in = np.zeros((rows, max(spec.width_in, 1)), self._dtypes.get(_HIDDEN))
         self._mask = np.ones(spec.slots * spec.context_tokens, np.int64)
+        self._ones = np.ones(spec.context_tokens, np.int64)
+        self._ones_pointer = self._ones.ctypes.data
         self._range = np.arange(spec.context_tokens)
         self._positions = np.zeros(rows, np.int64)
         self._logit_positions = np.zeros(MAX_LOGITS, np.int64)
@@ -160,7 +162,10 @@ class Segment:
             for index, position in enumerate(positions):
                 self._positions[index * count : (index + 1) * count] = np.arange(position, position + count)
             self._bind_input(kept.binding, "position_ids", self._positions, (slots, count))
-        self._logit_positions[:logits] = self._range[count - logits : count]
+        if count > 1:
+            self._logit_positions[:logits] = self._range[count - logits : count]
+        else:
+            self._logit_positions[0] = 0
         started = time.perf_counter()
         cpu_started = self._clock()
         try:
@@ -176,6 +181,10 @@ class Segment:
     def _bind_mask(self, binding: Any, positions: Sequence[int], count: int) -> None:
         """Ones over each slot's valid length, in a row as long as the longest of them."""
         total = max(positions) + count
+        if len(positions) == 1:  # alone, a slot has a mask of ones
+            shape, pointer = (1, total), self._ones_pointer
+            binding.bind_input("attention_mask", _DEVICE, 0, np.int64, shape, pointer)
+            return
         mask = self._mask[: len(positions) * total].reshape(len(positions), total)
         mask[...] = self._range[:total] < np.asarray(positions)[:, None] + count
         self._bind_input(binding, "attention_mask", self._mask, mask.shape)

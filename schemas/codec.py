@@ -19,6 +19,7 @@ of values per position. Payload layouts, with n = count x width:
 from __future__ import annotations
 
 import enum
+import functools
 import struct
 import zlib
 from dataclasses import dataclass
@@ -243,10 +244,16 @@ def decode_frame(data: bytes | bytearray | memoryview) -> Frame:
     if _checksum(data) != checksum:
         raise FrameChecksumMismatch("the CRC-32 does not match")
     return Frame(
-        kind=kind, request=request, epoch=Epoch(generation=generation, counter=counter), attempt=attempt,
+        kind=kind, request=request, epoch=_epoch(generation, counter), attempt=attempt,
         position=position, count=count, width=width, dtype=dtype, flags=flags,
         payload=memoryview(data)[HEADER_BYTES:],
     )  # fmt: skip
+
+
+@functools.lru_cache(maxsize=64)
+def _epoch(generation: int, counter: int) -> Epoch:
+    """One object per epoch: every frame of an answer has the same."""
+    return Epoch(generation=generation, counter=counter)
 
 
 def restamp(data: bytearray, attempt: int) -> bytearray:
