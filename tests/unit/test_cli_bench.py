@@ -130,7 +130,8 @@ def test_tables_for_people(fake: FakeOrchestrator, capsys: pytest.CaptureFixture
     assert "TTFT p50 ms" in headings
     assert [row.split()[:4] for row in rows[:4]] == [["5", "2", streams, n] for streams, n in ["12", "36"] * 2]
     assert rows[5].split()[:5] == ["prompt", "output", "streams", "stage", "node"]
-    assert [row.split()[3:6] for row in rows[6:]] == [["0", "phone", "5.00"]] * 4
+    assert [row.split()[3:6] for row in rows[6:10]] == [["0", "phone", "5.00"]] * 4
+    assert "busy % is at least that" in rows[-1]
     assert printed.err.splitlines()[0] == "20 prompt tokens, 2 output tokens, 1 stream ..."
     assert len(printed.err.splitlines()) == 4
 
