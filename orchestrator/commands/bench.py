@@ -129,7 +129,7 @@ def _show_tables(results: list[Result], plan: dict[str, Any], load: Load) -> Non
     if any(result.stages for result in results):
         click.echo(f"\n{_table_of_stages(results)}")
     if any(result.combination.streams > len(result.stages) > 0 for result in results):
-        click.echo("\nMore streams than stages: batches are taken as full, so busy % is at least that, bubble % at most.")
+        click.echo("\nMore streams than stages: batches count as full, so busy % is at least that, bubble % at most.")
     if early := sum(result.ended_early for result in results):
         asked = sum(result.answers for result in results)
         click.echo(f"\n{early} of {asked} answers ended before --output-tokens.")
