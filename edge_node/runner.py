@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import logging
 import queue
 import threading
@@ -11,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from edge_node import heap
 from edge_node.effects import CopyPrefix, StageKey
 from edge_node.errors import LoadCancelled, NodeError
 from edge_node.execution import execute
@@ -121,8 +120,7 @@ class SegmentRunner:
         """Forget a segment and give its memory back; if it is being downloaded, stop that."""
         self._wanted.discard(key)
         if self._segments.pop(key, None) is not None:
-            gc.collect()
-            _trim_heap()
+            heap.give_back()
 
     def copy_prefix(self, copy: CopyPrefix) -> None:
         """Copy KV rows between slots."""
@@ -131,10 +129,3 @@ class SegmentRunner:
     def run(self, work: Work) -> Computed:
         """Do one run."""
         return execute(self._segments[work.key], work)
-
-
-def _trim_heap() -> None:
-    """glibc keeps freed memory; a phone needs it back. Other C libraries have no malloc_trim."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)

@@ -17,15 +17,12 @@ from edge_node.request import StageRequest
 from edge_node.ring import RingDriver, Step
 from edge_node.slots import SlotTable
 from edge_node.turns import Turns
-from edge_node.wire import WIRE_DTYPES
+from edge_node.wire import WIRE_DTYPES, rows_per_message
 from edge_node.work import MAX_LOGITS, Computed, FailureCode, Row, RowResult, Work, batch
 from schemas.codec import (
-    HEADER_BYTES,
-    MAX_PAYLOAD_BYTES,
     Flag,
     Frame,
     Kind,
-    activation_payload_bytes,
     request_id,
     request_number,
 )
@@ -66,8 +63,7 @@ class Stage:
         self._turns = Turns()
         self._slots = SlotTable(spec.slots)
         self._wire = WIRE_DTYPES[spec.wire_dtype]
-        row_bytes = HEADER_BYTES + activation_payload_bytes(self._wire, 1, max(spec.width_in, spec.width_out))
-        self._rows_per_message = max(1, MAX_PAYLOAD_BYTES // row_bytes)
+        self._rows_per_message = rows_per_message(self._wire, spec.width_out)
         self._token_topic = TOKEN.format(
             pipeline=spec.pipeline, epoch=spec.epoch, sender=self.node, receiver=spec.ring[0].node
         )

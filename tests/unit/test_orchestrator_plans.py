@@ -244,7 +244,9 @@ def test_a_node_that_prepares_in_silence_fails_but_progress_counts() -> None:
     world.nodes["b"].silent = True
     world.wait(50.0)
     (prepare,) = world.commands("b", PrepareSegment)
-    progress = PrepareProgress(node="b", pipeline="main", epoch=prepare.epoch, stage=prepare.stage, done_bytes=1, total_bytes=9)
+    progress = PrepareProgress(
+        node="b", pipeline="main", epoch=prepare.epoch, stage=prepare.stage, done_bytes=1, total_bytes=9
+    )
     world.event(NodeSaid("b", progress))
     status = world.control("status")
     assert status
