@@ -81,7 +81,11 @@ class Streams:
         errors: list[Exception] = []
         running = len(prompts)
         while running:
-            news = self._news.get()
+            try:
+                # Not for ever: a signal just before the wait would have its handler run only after it.
+                news = self._news.get(timeout=0.2)
+            except queue.Empty:
+                continue
             if news is None:
                 running -= 1
             elif isinstance(news, Measured):
