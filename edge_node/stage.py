@@ -61,6 +61,7 @@ class Stage:
         self._watchdog_min_s = watchdog_min_s
         self._requests: dict[int, StageRequest] = {}
         self._turns = Turns()
+        self._groups: dict[int, int] = {}
         self._slots = SlotTable(spec.slots)
         self._wire = WIRE_DTYPES[spec.wire_dtype]
         self._rows_per_message = rows_per_message(self._wire, spec.width_out)
@@ -119,6 +120,7 @@ class Stage:
             longest = min(message.draft_tokens, self.spec.chunk_tokens - 1)
             request.guesser = Guesser(longest, list(message.prompt_ids or ()))
         self._requests[number] = request
+        self._regroup()
         self._take_turn(number, request)
         if grant.copy_from is None:
             return []
@@ -130,6 +132,7 @@ class Stage:
         state = self._requests.pop(number, None)
         if state is None:
             return []
+        self._regroup()
         self._slots.park(number, state.slot, state.rule.valid_length)
         return [Reply(RequestClosed(request=request, timing=state.timing(self.node, self.spec.stage)))]
 
@@ -224,7 +227,7 @@ class Stage:
         """The next run, and what dropped frames on the way there lead to."""
         effects: list[Effect] = []
         rows: list[Row] = []
-        turns = self._turns.take(self._batch_limit)
+        turns = self._turns.take(self._groups)
         for number in turns:
             state = self._requests.get(number)
             if state is None:
@@ -242,10 +245,13 @@ class Stage:
         lengths.update((state.slot, state.rule.valid_length) for state in self._requests.values())
         return batch(self.key, rows, lengths, last_position=self.spec.context_tokens - 1), effects
 
-    @property
-    def _batch_limit(self) -> int:
-        """Rows of one run: so many that every stage of the ring has a batch to work on at the same time."""
-        return min(-(-len(self._requests) // len(self.spec.ring)), self._rows_per_message)
+    def _regroup(self) -> None:
+        """Divide the open requests into batches: one for every stage of the ring to work on at the same time, each of
+        neighbouring slots, because a run covers all slots between its first and its last.
+        """
+        size = min(-(-len(self._requests) // len(self.spec.ring)), self._rows_per_message)
+        by_slot = sorted(self._requests, key=lambda number: self._requests[number].slot)
+        self._groups = {number: index // size for index, number in enumerate(by_slot)}
 
     def _issue(self, number: int, state: StageRequest) -> Row:
         """The first stage: the next step of the request."""

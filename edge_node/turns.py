@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 
 
 class Turns:
@@ -29,10 +30,19 @@ class Turns:
         """A request waits with a chunk of several positions, or with one position."""
         (self._chunks if is_chunk else self._steps).append(request)
 
-    def take(self, limit: int) -> list[int]:
-        """The requests of the next run: one with a chunk, or up to ``limit`` with one position each."""
+    def take(self, groups: Mapping[int, int]) -> list[int]:
+        """The requests of the next run: one with a chunk, or those with one position each of the first one's group.
+
+        Args:
+            groups: the group of each open request; those that ended meanwhile are in none.
+        """
         if self._chunks and (self._chunk_is_next or not self._steps):
             self._chunk_is_next = False
             return [self._chunks.popleft()]
         self._chunk_is_next = True
-        return [self._steps.popleft() for _ in range(min(max(limit, 1), len(self._steps)))]
+        if not self._steps:
+            return []
+        group = groups.get(self._steps[0])
+        taken = [request for request in self._steps if groups.get(request) == group]
+        self._steps = deque(request for request in self._steps if groups.get(request) != group)
+        return taken
