@@ -34,7 +34,7 @@ class KvBuffer:
 
 
 class KvCache:
-    """All buffers of a segment and the slots in use."""
+    """All buffers of a segment."""
 
     def __init__(
         self, layers: Sequence[KvLayer], *, slots: int, context_tokens: int, dtypes: Mapping[str, Any]
@@ -52,4 +52,3 @@ class KvCache:
             for layer in layers
             for part, width in (("key", layer.key_dim), ("value", layer.value_dim))
         )
-        self.slots = slots

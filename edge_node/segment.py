@@ -85,7 +85,7 @@ class Segment:
         output_dtype = self._dtypes[self._output_name]
         self._ids = np.zeros(rows, np.int64)
         self._hidden_in = np.zeros((rows, max(spec.width_in, 1)), self._dtypes.get(_HIDDEN))
-        self._mask = np.ones(spec.slots * spec.context_tokens, np.int64)
+        self._mask = np.zeros(spec.slots * spec.context_tokens, np.int64)
         self._ones = np.ones(spec.context_tokens, np.int64)
         self._ones_pointer = self._ones.ctypes.data
         self._range = np.arange(spec.context_tokens)
