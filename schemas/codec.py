@@ -14,6 +14,7 @@ of values per position. Payload layouts, with n = count x width:
 * TOKENS: count int32 ids, then width int32 ids that are a guess of what follows (speculation).
 * KV_ROWS: layer u16, part u16 (0 key, 1 value), heads u16, head_dim u16, then n fp32 or fp16 values.
 * REPLAY: nothing; ``position`` is where the sender's valid KV cache ends.
+* KV_ACK: nothing; ``attempt`` is how many messages of KV rows the sender has taken in of this copy.
 """
 
 from __future__ import annotations
@@ -66,6 +67,7 @@ class Kind(enum.IntEnum):
     TOKENS = 2
     KV_ROWS = 3
     REPLAY = 4
+    KV_ACK = 5
 
 
 class Dtype(enum.IntEnum):
@@ -94,12 +96,14 @@ _ALLOWED_DTYPES: Final = {
     Kind.TOKENS: (Dtype.INT32,),
     Kind.KV_ROWS: (Dtype.FP32, Dtype.FP16),
     Kind.REPLAY: (Dtype.NONE,),
+    Kind.KV_ACK: (Dtype.NONE,),
 }
 _ALLOWED_FLAGS: Final = {
     Kind.ACTIVATION: int(Flag.SAMPLE | Flag.VERIFY),
     Kind.TOKENS: int(Flag.STOP | Flag.LENGTH),
     Kind.KV_ROWS: 0,
     Kind.REPLAY: 0,
+    Kind.KV_ACK: 0,
 }
 _KINDS: Final = {int(kind): kind for kind in Kind}
 _DTYPES: Final = {int(dtype): dtype for dtype in Dtype}
@@ -169,7 +173,7 @@ def _check(kind: Kind, dtype: Dtype, flags: int, count: int, width: int, positio
         raise FrameOversized(f"payload of {payload_bytes} bytes, allowed are {MAX_PAYLOAD_BYTES}")
     if position + count > MAX_POSITION or width > MAX_WIDTH:
         raise FrameShapeMismatch(f"positions up to {position + count} of {width} values are outside the limits")
-    needs_count = kind is not Kind.REPLAY
+    needs_count = kind not in (Kind.REPLAY, Kind.KV_ACK)
     needs_width = width > 0 if kind is Kind.TOKENS else kind in (Kind.ACTIVATION, Kind.KV_ROWS)
     if (count > 0) is not needs_count or (width > 0) is not needs_width:
         raise FrameShapeMismatch(f"{kind.name} frame of {count} positions of {width} values")

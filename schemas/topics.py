@@ -84,13 +84,27 @@ NODE_COMMAND = Topic(
         m.OpenRequest,
         m.CloseRequest,
         m.ResendTokens,
+        m.CopyKv,
+        m.HoldRequests,
+        m.GoOn,
+        m.FinishKv,
+        m.KeepBlobs,
     ),
     qos=1,
     retain=False,
 )
 NODE_REPLY = Topic(
     "node/{node}/reply",
-    (m.PrepareProgress, m.SegmentReady, m.SegmentFailed, m.RequestClosed, m.RequestFailed, m.NodeProfile),
+    (
+        m.PrepareProgress,
+        m.SegmentReady,
+        m.SegmentFailed,
+        m.RequestClosed,
+        m.RequestFailed,
+        m.NodeProfile,
+        m.KvCopied,
+        m.RequestsHeld,
+    ),
     qos=1,
     retain=False,
 )

@@ -1,0 +1,104 @@
+"""What clients and operators ask, and what they are answered."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from schemas.contract import FreeForm, Items, Number, about
+from schemas.parts import (
+    ChatMessage,
+    Count,
+    Line,
+    Name,
+    Prose,
+    RequestId,
+    Sampling,
+    Seconds,
+    StageTiming,
+    TokenIds,
+    Tokens,
+)
+from schemas.registry import message
+
+
+@message("request.submit")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SubmitRequest:
+    """A client asks a question. Either ``messages`` (the chat template is applied) or ``prompt`` (it is not)."""
+
+    client: Name = about("Who asks; answers go to this client's stream topic.")
+    request: RequestId = about("Chosen by the client, random.")
+    pipeline: Name = about("The pipeline to ask.", default="main")
+    messages: Annotated[tuple[ChatMessage, ...], Items(10_000)] = about("The conversation so far.", default=())
+    prompt: Prose | None = about("Raw text instead of a conversation.", default=None)
+    max_tokens: Annotated[int, Number(1, 1_000_000)] = about("Most tokens to generate.", default=256)
+    sampling: Sampling = about("How tokens are chosen.", default=Sampling())
+    stats: bool = about("Send per-stage figures with the end of the answer.", default=False)
+
+
+@message("request.cancel")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CancelRequest:
+    """The client no longer wants the answer."""
+
+    request: RequestId = about("The request.")
+
+
+@message("stream.text")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StreamText:
+    """A piece of the answer."""
+
+    request: RequestId = about("The request.")
+    sequence: Count = about("Counts the pieces from 0.")
+    text: Prose = about("The piece; whole characters only.")
+    token_ids: TokenIds = about("The tokens behind it.")
+
+
+@message("stream.end")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StreamEnd:
+    """The answer is complete."""
+
+    request: RequestId = about("The request.")
+    finish_reason: Literal["stop", "length", "cancelled"] = about("Why it ended.")
+    prompt_tokens: Tokens = about("Tokens of the prompt.")
+    completion_tokens: Tokens = about("Tokens generated.")
+    ttft_s: Seconds = about("From submission to the first token, seen at the orchestrator.")
+    total_s: Seconds = about("From submission to the end.")
+    stages: Annotated[tuple[StageTiming, ...], Items(256)] = about("Per-stage figures when asked for.", default=())
+
+
+@message("stream.error")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StreamError:
+    """There will be no (more) answer."""
+
+    request: RequestId = about("The request.")
+    code: Literal["no_model", "no_nodes", "no_memory", "not_ready", "too_long", "busy", "bad_request", "failed"] = (
+        about("Why, for programs.")
+    )
+    reason: Line = about("One line that says what to do.")
+
+
+@message("control.request")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ControlRequest:
+    """An operator's command."""
+
+    client: Name = about("Who asks.")
+    request: RequestId = about("Chosen by the client, random.")
+    operation: Name = about("What to do: nodes, plan, preview, apply, history, use_model, ...")
+    arguments: Annotated[dict[str, Any], FreeForm(64)] = about("Arguments; checked by the operation.")
+
+
+@message("control.reply")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ControlReply:
+    """The answer to an operator's command."""
+
+    request: RequestId = about("The request.")
+    ok: bool = about("Did it work?")
+    reason: Line = about("Why not, in one line that says what to do.", default="")
+    result: Annotated[dict[str, Any], FreeForm(10_000)] = about("What was asked for.", default_factory=dict)

@@ -1,0 +1,201 @@
+"""What the orchestrator tells a node to do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from schemas.contract import Items, Number, about
+from schemas.parts import (
+    Basis,
+    BlobRef,
+    Bytes,
+    Count,
+    Epoch,
+    HeldRequest,
+    Index,
+    KvLayer,
+    KvTarget,
+    Label,
+    Line,
+    Name,
+    ProbePart,
+    RequestId,
+    Sampling,
+    Seconds,
+    StageRef,
+    TokenId,
+    TokenIds,
+    Tokens,
+    Url,
+    WireDtype,
+)
+from schemas.registry import message
+
+
+@message("command.register")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RegisterAgain:
+    """The orchestrator heard a heartbeat of a node it does not know."""
+
+    reason: Line = about("Why it asks.", default="")
+
+
+@message("command.refuse")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RefuseNode:
+    """The node can't take part; it prints the reason and ends."""
+
+    incarnation: Count = about("The incarnation that is refused; another one of the same name stays.")
+    reason: Line = about("One line with what to do.")
+
+
+@message("command.prepare")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PrepareSegment:
+    """Load one stage of an epoch beside what runs now."""
+
+    pipeline: Name = about("The pipeline.")
+    epoch: Epoch = about("The epoch to be.")
+    stage: Index = about("This node's place in the ring.")
+    ring: Annotated[tuple[StageRef, ...], Items(256, 1)] = about("All stages in order.")
+    model: Name = about("The model's name.")
+    graph: BlobRef = about("The segment's ONNX graph; its weights are the blobs below.")
+    blobs: Annotated[tuple[BlobRef, ...], Items(4096)] = about("Weight blobs the graph refers to.")
+    blob_urls: Annotated[tuple[Url, ...], Items(16, 1)] = about("Where blobs are served: URL plus '/' plus SHA-256.")
+    kv_layers: Annotated[tuple[KvLayer, ...], Items(1024)] = about("KV caches this segment owns, in order.")
+    width_in: Index = about("Values per position of the tensor that comes in; 0 for the first stage.")
+    width_out: Index = about("Values per position of the tensor that goes out; 0 for the last stage.")
+    vocab_size: Tokens = about("Number of token ids.")
+    context_tokens: Tokens = about("Positions per slot.")
+    slots: Annotated[int, Number(1, 1024)] = about("Requests with a KV cache at the same time.")
+    chunk_tokens: Annotated[int, Number(2, 4096)] = about("Longest prefill chunk.")
+    wire_dtype: WireDtype = about("Type of hidden states on the wire.")
+    basis: Basis | None = about("Where requests come from that are open already; None: it begins empty.", default=None)
+    planned_bytes: Bytes = about("Memory the plan expects the node to need in all; a node without it refuses.")
+
+
+@message("command.release")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReleaseSegment:
+    """Unload a prepared or active stage."""
+
+    pipeline: Name = about("The pipeline.")
+    epoch: Epoch = about("The epoch to forget.")
+
+
+@message("command.open")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OpenRequest:
+    """A request begins on this stage. Token ids go to the first stage, and to the last when a penalty needs them."""
+
+    pipeline: Name = about("The pipeline.")
+    epoch: Epoch = about("The epoch whose stages serve the request.")
+    stage: Index = about("The stage of the ring it is for: a node may have two, the first and the last.")
+    request: RequestId = about("The request.")
+    prompt_tokens: Tokens = about("Length of the prompt.")
+    max_tokens: Tokens = about("Most tokens to generate.")
+    prompt_ids: TokenIds | None = about(
+        "For stages that need it: the prompt and, where a request goes on in a new epoch, the tokens generated so far.",
+        default=None,
+    )
+    sampling: Sampling | None = about("For the last stage.", default=None)
+    draft_tokens: Annotated[int, Number(0, 32)] = about(
+        "Most tokens to guess per round trip (last stage, which then needs the prompt); 0 is off.", default=0
+    )
+    prefix_request: RequestId | None = about(
+        "An earlier request whose KV cache begins as this prompt does.", default=None
+    )
+    prefix_tokens: Tokens = about("How many positions they share.", default=0)
+    moved_tokens: Tokens = about(
+        "Positions whose KV rows came along from the epoch's basis; where some are missing they are computed again.",
+        default=0,
+    )
+    eos_ids: Annotated[tuple[TokenId, ...], Items(256)] = about("Tokens that end the answer; last stage.", default=())
+
+
+@message("command.close")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CloseRequest:
+    """Free what a request holds. Also how a request is cancelled."""
+
+    request: RequestId = about("The request.")
+
+
+@message("command.resend")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ResendTokens:
+    """The orchestrator missed tokens: the last stage publishes them again."""
+
+    request: RequestId = about("The request.")
+    position: Tokens = about("Position of the first token that is missing.")
+
+
+@message("command.probe")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProbeNode:
+    """Measure yourself with the model's own units. A node with open requests refuses."""
+
+    model: Name = about("The model's name.")
+    fingerprint: Label = about("Equal for models whose units cost the same.")
+    parts: Annotated[tuple[ProbePart, ...], Items(16, 1)] = about("What to measure, one after the other.")
+    blob_urls: Annotated[tuple[Url, ...], Items(16, 1)] = about("Where blobs are served.")
+    vocab_size: Tokens = about("Number of token ids.")
+    width: Index = about("Values per position on the wire.")
+    wire_dtype: WireDtype = about("Type of hidden states on the wire.")
+    time_limit_s: Seconds = about("Compute no longer than this in all, loading left out.")
+
+
+@message("command.copy_kv")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CopyKv:
+    """Send the KV rows of all open requests to the nodes that take units over, and keep up while decoding goes on.
+
+    The node answers with KvCopied when it has caught up.
+    """
+
+    pipeline: Name = about("The pipeline.")
+    epoch: Epoch = about("The epoch in force.")
+    stage: Index = about("This node's stage in it, whose rows are wanted.")
+    to_epoch: Epoch = about("The epoch to be, prepared by all.")
+    targets: Annotated[tuple[KvTarget, ...], Items(256, 1)] = about("Who takes over what.")
+
+
+@message("command.hold")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HoldRequests:
+    """For stage 0: begin no new step. It answers with RequestsHeld once the ring owes it no token."""
+
+    pipeline: Name = about("The pipeline.")
+    epoch: Epoch = about("The epoch in force.")
+    limit_s: Seconds = about("Go on by itself after this time: the orchestrator may be gone.")
+
+
+@message("command.go_on")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GoOn:
+    """The move is given up: stage 0 goes on where it was held, sources stop copying."""
+
+    pipeline: Name = about("The pipeline.")
+    epoch: Epoch = about("The epoch in force.")
+
+
+@message("command.finish_kv")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FinishKv:
+    """Stage 0 is held: send the last rows, and answer with KvCopied once they are all on their way."""
+
+    pipeline: Name = about("The pipeline.")
+    epoch: Epoch = about("The epoch in force.")
+    stage: Index = about("This node's stage in it.")
+    requests: Annotated[tuple[HeldRequest, ...], Items(1024)] = about("How far to send each request.")
+
+
+@message("command.keep")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KeepBlobs:
+    """Standby units: fetch these blobs in the background and keep them. Replaces what was to be kept before."""
+
+    pipeline: Name = about("The pipeline.")
+    blobs: Annotated[tuple[BlobRef, ...], Items(4096)] = about("What to have on disk, besides what runs.")
+    blob_urls: Annotated[tuple[Url, ...], Items(16, 1)] = about("Where blobs are served.")

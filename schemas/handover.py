@@ -1,0 +1,60 @@
+"""Which stage of a new ring goes on from which stage of the old one, and whose KV rows have to travel (pure).
+
+The orchestrator and the nodes work this out from the two rings alone, each for itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from schemas.parts import StageRef
+
+
+@dataclass(frozen=True, slots=True)
+class KvCopy:
+    """KV rows of units [start, stop) travel from a stage of the old ring to one of the new."""
+
+    source: int
+    target: int
+    start: int
+    stop: int
+
+
+def heirs(old: Sequence[StageRef], new: Sequence[StageRef]) -> dict[int, int]:
+    """New stage to the old stage of the same node that it goes on from: its slots and the rows both hold stay.
+
+    An old stage has one heir at most: of a node's stages those that share most units, then those that come first.
+    """
+    pairs = sorted(
+        (-_shared(before, after), source, target)
+        for source, before in enumerate(old)
+        for target, after in enumerate(new)
+        if before.node == after.node
+    )
+    found: dict[int, int] = {}
+    for _, source, target in pairs:
+        if target not in found and source not in found.values():
+            found[target] = source
+    return found
+
+
+def kv_copies(old: Sequence[StageRef], new: Sequence[StageRef], unit_count: int) -> tuple[KvCopy, ...]:
+    """The rows that travel: of every decoder block (units 1 to ``unit_count`` - 2) whose stage has not inherited it."""
+    inherited = heirs(old, new)
+    copies: list[KvCopy] = []
+    for target, after in enumerate(new):
+        for source, before in enumerate(old):
+            start, stop = max(before.start, after.start, 1), min(before.stop, after.stop, unit_count - 1)
+            if start < stop and inherited.get(target) != source:
+                copies.append(KvCopy(source, target, start, stop))
+    return tuple(copies)
+
+
+def unchanged(old: Sequence[StageRef], new: Sequence[StageRef]) -> Mapping[int, int]:
+    """New stage to old stage, where node and units are the same: nothing has to be loaded."""
+    return {target: source for target, source in heirs(old, new).items() if old[source] == new[target]}
+
+
+def _shared(one: StageRef, other: StageRef) -> int:
+    return max(0, min(one.stop, other.stop) - max(one.start, other.start))

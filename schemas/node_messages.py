@@ -1,0 +1,96 @@
+"""What nodes say about themselves, and the plan they follow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from schemas.contract import Items, Number, about
+from schemas.parts import (
+    Bytes,
+    Celsius,
+    Count,
+    Epoch,
+    Index,
+    Label,
+    Line,
+    Name,
+    Percent,
+    Rate,
+    Seconds,
+    StageMetrics,
+    StageRef,
+    Tokens,
+    WireDtype,
+)
+from schemas.registry import message
+
+
+@message("node.birth")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NodeBirth:
+    """A node says who it is and what it can do. Retained."""
+
+    node: Name = about("The node's name.")
+    incarnation: Count = about("Grows with every start of the node (milliseconds since 1970).")
+    protocol: Index = about("Protocol version the node speaks.")
+    package_version: Label = about("Version of the installed distribution.")
+    memory_bytes: Bytes = about("Memory the node may use in all, its own overhead included.")
+    overhead_bytes: Bytes = about("Resident memory of the node with no segment loaded.")
+    storage_bytes: Bytes = about("Room for blobs.")
+    threads: Index = about("Compute threads of the node.")
+    speed_flops: Rate = about("Measured decode-like speed in multiply-adds x 2 per second, emulation included.")
+    hop_s: Seconds = about("Measured time of a message through the broker and back to the node.")
+    platform: Label = about("Operating system and machine.", default="")
+    python: Label = about("Python version.", default="")
+    onnxruntime: Label = about("ONNX Runtime version.", default="")
+    emulated_speed: Annotated[float, Number(0, 1)] = about("Relative speed the node pretends to have.", default=1.0)
+
+
+@message("node.status")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NodeStatus:
+    """Is the node there? Retained; ``online: false`` is the node's will."""
+
+    node: Name = about("The node's name.")
+    incarnation: Count = about("Which start of the node this is about.")
+    online: bool = about("False when the node went away.")
+    reason: Line = about("Why it went away, or wants to.", default="")
+    leaving: bool = about("Still there, but its layers should go to others: it ends once it has none.", default=False)
+
+
+@message("node.heartbeat")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Heartbeat:
+    """Once a second: how the node is doing."""
+
+    node: Name = about("The node's name.")
+    incarnation: Count = about("Which start of the node this is.")
+    uptime_s: Seconds = about("Since the node started.")
+    rss_bytes: Bytes = about("Resident memory now.")
+    peak_rss_bytes: Bytes = about("Largest resident memory since start.")
+    available_bytes: Bytes = about("Memory the system could still give.")
+    blob_bytes: Bytes = about("Blobs on disk.")
+    cpu_percent: Annotated[float, Number(0, 100_000)] | None = about("CPU use of the process.", default=None)
+    battery_percent: Percent | None = about("Charge, where there is a battery.", default=None)
+    charging: bool | None = about("On a charger, where there is a battery.", default=None)
+    temperature_c: Celsius | None = about("Hottest sensor that can be read.", default=None)
+    rtt_s: Seconds | None = about("Smoothed time of a small message to the broker and back.", default=None)
+    stages: Annotated[tuple[StageMetrics, ...], Items(64)] = about("One entry per active stage.", default=())
+    frames_rejected: Count = about("Frames that were malformed.", default=0)
+    frames_dropped: Count = about("Frames of another epoch, sender, attempt or position.", default=0)
+    reconnects: Count = about("Reconnections to the broker.", default=0)
+
+
+@message("plan")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """The plan in force. Retained; publishing it commits the epoch."""
+
+    pipeline: Name = about("The pipeline.")
+    epoch: Epoch = about("The plan's epoch.")
+    model: Name = about("The model's name.")
+    context_tokens: Tokens = about("Positions per request.")
+    slots: Annotated[int, Number(1, 1024)] = about("Requests served at the same time.")
+    wire_dtype: WireDtype = about("Type of hidden states on the wire.")
+    ring: Annotated[tuple[StageRef, ...], Items(256)] = about("All stages in order; empty when the pipeline is down.")

@@ -1,0 +1,173 @@
+"""What messages are made of: annotated types, whose annotations are the limits, and objects inside messages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from schemas.contract import Items, Number, Text, about
+
+Name = Annotated[str, Text(pattern="^[A-Za-z0-9][A-Za-z0-9._-]*$", min_length=1, max_length=64)]
+RequestId = Annotated[str, Text(pattern="^[0-9a-f]{16}$", min_length=16, max_length=16)]
+Sha256 = Annotated[str, Text(pattern="^[0-9a-f]{64}$", min_length=64, max_length=64)]
+Line = Annotated[str, Text(max_length=1_000)]
+Label = Annotated[str, Text(max_length=200)]
+Prose = Annotated[str, Text(max_length=1_000_000)]
+Url = Annotated[str, Text(pattern="^https?://[!-~]+$", min_length=8, max_length=500)]
+Bytes = Annotated[int, Number(0, 2**50)]
+Count = Annotated[int, Number(0, 2**53)]
+Index = Annotated[int, Number(0, 100_000)]
+Tokens = Annotated[int, Number(0, 10_000_000)]
+TokenId = Annotated[int, Number(0, 2**31 - 1)]
+TokenIds = Annotated[tuple[TokenId, ...], Items(1_000_000)]
+Seconds = Annotated[float, Number(0, 1e9)]
+Rate = Annotated[float, Number(0, 1e18)]
+Percent = Annotated[float, Number(0, 100)]
+Celsius = Annotated[float, Number(-100, 300)]
+UnsignedInt32 = Annotated[int, Number(0, 2**32 - 1)]
+WireDtype = Literal["fp32", "fp16", "int8"]
+UnitKind = Literal["embed", "block", "head"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, order=True)
+class Epoch:
+    """Version of a plan; ordered. The generation grows with each orchestrator start, the counter with each plan."""
+
+    generation: UnsignedInt32 = about("Grows with every start of the orchestrator.")
+    counter: UnsignedInt32 = about("Grows with every plan of one generation.")
+
+    def __str__(self) -> str:
+        return f"{self.generation}-{self.counter}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BlobRef:
+    """One content-addressed file."""
+
+    sha256: Sha256 = about("SHA-256 of the content, and the blob's name.")
+    size_bytes: Bytes = about("Length of the content.")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageRef:
+    """One stage of a ring: a node and the half-open range of units it runs."""
+
+    node: Name = about("The node that runs this stage.")
+    start: Index = about("First unit; 0 is the embedding.")
+    stop: Index = about("One past the last unit.")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Basis:
+    """The working epoch that a new one takes its requests and KV rows over from; see `schemas.handover`."""
+
+    epoch: Epoch = about("The epoch in force.")
+    ring: Annotated[tuple[StageRef, ...], Items(256, 1)] = about("Its stages in order.")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KvTarget:
+    """Whom KV rows are copied to."""
+
+    stage: Index = about("Stage of the new epoch.")
+    node: Name = about("The node that runs it.")
+    start: Index = about("First unit whose rows are wanted.")
+    stop: Index = about("One past the last unit.")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HeldRequest:
+    """Where a request stands at a token boundary."""
+
+    request: RequestId = about("The request.")
+    tokens: Tokens = about("Prompt and answer as far as stage 0 knows them.")
+    valid_tokens: Tokens = about("Positions that stage 0 has computed; no later stage computes more.")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KvLayer:
+    """Shape of one decoder block's KV cache."""
+
+    layer: Index = about("Index of the decoder block in the whole model.")
+    kv_heads: Index = about("Key/value heads.")
+    key_dim: Index = about("Values of a key per head.")
+    value_dim: Index = about("Values of a value per head.")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sampling:
+    """How the last stage chooses a token."""
+
+    temperature: Annotated[float, Number(0, 100)] = about("0 is greedy.", default=0.0)
+    top_k: Annotated[int, Number(0, 1_000_000)] = about("Keep the k likeliest tokens; 0 keeps all.", default=0)
+    top_p: Annotated[float, Number(0, 1)] = about("Keep the smallest set of this probability.", default=1.0)
+    seed: Annotated[int, Number(0, 2**53)] = about("Key of every draw of the request.", default=0)
+    repetition_penalty: Annotated[float, Number(0.1, 10)] = about(
+        "Divides positive and multiplies negative logits of tokens seen; 1 is off.", default=1.0
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ChatMessage:
+    """One turn of a conversation."""
+
+    role: Literal["system", "user", "assistant"] = about("Who speaks.")
+    content: Prose = about("What was said.")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageMetrics:
+    """How one stage is doing."""
+
+    pipeline: Name = about("The stage's pipeline.")
+    epoch: Epoch = about("The stage's epoch.")
+    stage: Index = about("Position in the ring.")
+    decode_s: Seconds | None = about("Smoothed compute time of a run of one position per row.", default=None)
+    decode_rows: Rate = about("Smoothed number of rows of such a run.", default=0.0)
+    queue: Count = about("Frames waiting.", default=0)
+    busy_s: Seconds = about("Compute time of all runs since the stage was loaded.", default=0.0)
+    positions: Count = about("Positions computed since the stage was loaded.", default=0)
+    open_requests: Count = about("Requests with a KV slot.", default=0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageTiming:
+    """What one stage did for one request."""
+
+    node: Name = about("The node.")
+    stage: Index = about("Position in the ring.")
+    prefill_s: Seconds = about("Compute time of the prompt.", default=0.0)
+    decode_s: Seconds = about("Compute time of all decode steps.", default=0.0)
+    decode_steps: Count = about("Decode steps run.", default=0)
+    positions: Count = about("Positions computed, repeats included.", default=0)
+    frames_out: Count = about("Frames published.", default=0)
+    bytes_out: Bytes = about("Payload bytes published.", default=0)
+    decode_bytes_out: Bytes = about("Payload bytes published by decode steps.", default=0)
+    frames_dropped: Count = about("Frames dropped by the position rule.", default=0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProbePart:
+    """A small segment of the model that a node measures itself with."""
+
+    kind: UnitKind = about("Kind of its units.")
+    units: Annotated[int, Number(1, 100_000)] = about("How many units of this kind it has.")
+    graph: BlobRef = about("The segment's ONNX graph.")
+    blobs: Annotated[tuple[BlobRef, ...], Items(256)] = about("Weight blobs the graph refers to.")
+    kv_layers: Annotated[tuple[KvLayer, ...], Items(1024)] = about("KV caches of its blocks, in order.")
+    width_in: Index = about("Values per position of the tensor that comes in; 0 for the embedding.")
+    width_out: Index = about("Values per position of the tensor that goes out; 0 for the head.")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UnitProfile:
+    """What a node measured with one part. Times are medians of several runs, emulated speed included."""
+
+    kind: UnitKind = about("Kind of its units.")
+    units: Annotated[int, Number(1, 100_000)] = about("How many units of this kind it has.")
+    decode_s: Seconds = about("One decode step of one request.")
+    decode_spread_s: Seconds = about("From the quickest to the slowest of the middle half.")
+    decode_batched_s: Seconds | None = about("Share of one request in a decode step of four.", default=None)
+    prefill_s: Seconds = about("One position of a chunk of 64.")
+    resident_bytes: Bytes = about("Resident memory that opening and running it took.")
+    weight_bytes: Bytes = about("Size of its weights on disk.")

@@ -1,0 +1,89 @@
+"""Messages by name, and their way to and from bytes.
+
+On the wire a message is a JSON object with two members more than its dataclass: ``type`` (the name given to
+``@message``) and ``v`` (the schema version, 1). ``json/*.v1.json`` holds the JSON Schema of each.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from schemas import contract
+from schemas.errors import MessageError
+
+MAX_MESSAGE_BYTES = 1_500_000
+"""Longest JSON message taken from the bus; a prompt of 200,000 tokens fits."""
+
+SCHEMA_VERSION = 1
+
+_T = TypeVar("_T")
+MESSAGES: dict[str, type] = {}
+_NAMES: dict[type, str] = {}
+
+
+def message(name: str) -> Callable[[type[_T]], type[_T]]:
+    """Register a dataclass as the message ``name``."""
+
+    def register(cls: type[_T]) -> type[_T]:
+        MESSAGES[name] = cls
+        _NAMES[cls] = name
+        return cls
+
+    return register
+
+
+def encode(value: Any) -> bytes:
+    """The message as UTF-8 JSON.
+
+    Raises:
+        MessageError: it would be too long, or holds NaN, an infinity or a lone surrogate; limits are not checked.
+    """
+    document = {"type": _NAMES[type(value)], "v": SCHEMA_VERSION, **contract.dump(value)}
+    try:
+        payload = json.dumps(document, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+    except ValueError as error:
+        raise MessageError(f"{document['type']} can't be sent as JSON: {str(error)!a}") from None
+    _check_size(payload)
+    return payload
+
+
+def decode(payload: bytes, *expected: type[_T]) -> _T:
+    """Parse and validate a message that must be of one of the ``expected`` types.
+
+    Raises:
+        MessageError: not JSON, too long, another type or version, or a member outside its limits.
+    """
+    _check_size(payload)
+    try:
+        # Decoded here because json.loads would also guess UTF-16, UTF-32 and a byte order mark.
+        document = json.loads(str(payload, "utf-8"), parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise MessageError(f"not JSON: {error}") from None
+    if not isinstance(document, dict):
+        raise MessageError("message: must be an object")
+    name, version = document.pop("type", None), document.pop("v", None)
+    if isinstance(version, bool) or version != SCHEMA_VERSION:
+        raise MessageError(f"v: this version reads {SCHEMA_VERSION}, the message has {_short(version)}")
+    cls = MESSAGES.get(name) if isinstance(name, str) else None
+    if cls is None or cls not in expected:
+        raise MessageError(f"type: {_short(name)} is not expected here")
+    loaded: _T = contract.load(cls, document)
+    return loaded
+
+
+def _check_size(payload: bytes) -> None:
+    if len(payload) > MAX_MESSAGE_BYTES:
+        raise MessageError(f"message of {len(payload)} bytes, allowed are {MAX_MESSAGE_BYTES}")
+
+
+def _short(value: object) -> str:
+    """``value`` for an error message: one short line, whatever the network sent."""
+    if value is None or isinstance(value, str | int | float):
+        return ascii(value)[:64]
+    return f"an {'object' if isinstance(value, dict) else 'array'}"
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not a JSON number")

@@ -1,0 +1,130 @@
+"""A node's answers to commands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from schemas.contract import Items, about
+from schemas.parts import (
+    Bytes,
+    Count,
+    Epoch,
+    HeldRequest,
+    Index,
+    Label,
+    Line,
+    Name,
+    Rate,
+    RequestId,
+    Seconds,
+    StageTiming,
+    UnitProfile,
+)
+from schemas.registry import message
+
+
+@message("reply.profile")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NodeProfile:
+    """Answer to command.probe."""
+
+    node: Name = about("The node.")
+    incarnation: Count = about("Which start of the node this is.")
+    fingerprint: Label = about("The command's.")
+    failure: Line = about("Why there are no figures; empty when there are.", default="")
+    units: Annotated[tuple[UnitProfile, ...], Items(16)] = about("One entry per part.", default=())
+    hop_s: Seconds = about("One decode activation: encoded, through the broker and decoded.", default=0.0)
+    hop_spread_s: Seconds = about("From the quickest to the slowest of the middle half.", default=0.0)
+    hop_busy_s: Seconds = about("Share of it in which the node computes.", default=0.0)
+    link_bytes_per_s: Rate = about("Rate of large activations through the broker; 0 is unknown.", default=0.0)
+    available_bytes: Bytes = about("Memory the system could still give.", default=0)
+    storage_bytes: Bytes = about("Room for blobs.", default=0)
+    took_s: Seconds = about("From the command to this answer.", default=0.0)
+
+
+@message("reply.progress")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PrepareProgress:
+    """How far the download of a segment is."""
+
+    node: Name = about("The node.")
+    pipeline: Name = about("The pipeline.")
+    epoch: Epoch = about("The epoch.")
+    stage: Index = about("Place in the ring.")
+    done_bytes: Bytes = about("Bytes on disk and verified.")
+    total_bytes: Bytes = about("Bytes needed.")
+
+
+@message("reply.ready")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SegmentReady:
+    """The stage is loaded and its topics are subscribed."""
+
+    node: Name = about("The node.")
+    incarnation: Count = about("Which start of the node this is.")
+    pipeline: Name = about("The pipeline.")
+    epoch: Epoch = about("The epoch.")
+    stage: Index = about("Place in the ring.")
+    rss_bytes: Bytes = about("Resident memory with the segment loaded.")
+    peak_rss_bytes: Bytes = about("Largest resident memory so far.")
+    downloaded_bytes: Bytes = about("Bytes fetched for it; the rest was in the cache.")
+    load_s: Seconds = about("Time from command to ready.")
+
+
+@message("reply.failed")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SegmentFailed:
+    """The stage can't be loaded."""
+
+    node: Name = about("The node.")
+    incarnation: Count = about("Which start of the node this is.")
+    pipeline: Name = about("The pipeline.")
+    epoch: Epoch = about("The epoch.")
+    reason: Line = about("One line that says why.")
+
+
+@message("reply.closed")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RequestClosed:
+    """A stage closed a request; what it did for it."""
+
+    request: RequestId = about("The request.")
+    timing: StageTiming = about("The stage's share of the work.")
+
+
+@message("reply.request_failed")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RequestFailed:
+    """A stage can't go on with a request."""
+
+    node: Name = about("The node.")
+    epoch: Epoch = about("The epoch of the stage: a request that has moved on to another one is not concerned.")
+    request: RequestId = about("The request.")
+    code: Literal["busy", "too_long", "no_progress", "not_finite", "internal"] = about("Why, for programs.")
+    reason: Line = about("Why, for people.")
+
+
+@message("reply.kv_copied")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KvCopied:
+    """A source of KV rows has caught up with decoding or, when ``final``, has sent everything up to the hold."""
+
+    node: Name = about("The node.")
+    pipeline: Name = about("The pipeline.")
+    epoch: Epoch = about("The epoch in force.")
+    stage: Index = about("Its stage in it.")
+    final: bool = about("Nothing is left to send.")
+    sent_bytes: Bytes = about("Payload sent so far.")
+    took_s: Seconds = about("Since the command to copy.")
+
+
+@message("reply.held")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RequestsHeld:
+    """Stage 0 is held at a token boundary."""
+
+    node: Name = about("The node.")
+    pipeline: Name = about("The pipeline.")
+    epoch: Epoch = about("The epoch in force.")
+    requests: Annotated[tuple[HeldRequest, ...], Items(1024)] = about("Every open request.")
