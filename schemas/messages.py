@@ -49,7 +49,7 @@ from schemas.parts import (
     UnitProfile,
     WireDtype,
 )
-from schemas.registry import (
+from schemas.registry import MAX_MESSAGE_BYTES, MESSAGES, SCHEMA_VERSION, decode, encode
     MAX_MESSAGE_BYTES,
     MESSAGES,
     decode,
