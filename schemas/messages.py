@@ -50,11 +50,6 @@ from schemas.parts import (
     WireDtype,
 )
 from schemas.registry import MAX_MESSAGE_BYTES, MESSAGES, SCHEMA_VERSION, decode, encode
-    MAX_MESSAGE_BYTES,
-    MESSAGES,
-    decode,
-    encode,
-)
 from schemas.replies import (
     KvCopied,
     NodeProfile,
