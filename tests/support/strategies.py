@@ -151,12 +151,13 @@ def frames(draw: st.DrawFn) -> codec.Frame:
                 *((codec.Kind.TOKENS, 4, f) for f in (0, codec.Flag.STOP, codec.Flag.LENGTH)),
                 *((codec.Kind.KV_ROWS, d, 0) for d in (1, 2)),
                 (codec.Kind.REPLAY, 0, 0),
+                (codec.Kind.KV_ACK, 0, 0),
             ]
         )
     )
     dtype = codec.Dtype(dtype)
     count, width, payload_bytes = 0, 0, 0
-    if kind is not codec.Kind.REPLAY:
+    if kind not in (codec.Kind.REPLAY, codec.Kind.KV_ACK):
         count = draw(_COUNTS)
     if kind is codec.Kind.TOKENS:
         payload_bytes = 4 * count

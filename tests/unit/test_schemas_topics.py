@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas import contract, messages, topics
+from schemas import contract, messages, parts, topics
 from schemas.errors import MessageError, TopicError
 from schemas.messages import MESSAGES, Epoch
 from schemas.topics import PREFIX, TOPICS, Topic
@@ -132,7 +132,7 @@ def test_epochs_requests_and_stages_fit_into_topics(epoch: Epoch, request: int, 
 @given(text=names() | st.text(max_size=70) | st.text(alphabet="a.-_/+\n", max_size=3))
 @examples(200)
 def test_names_in_messages_are_the_names_in_topics(text: str) -> None:
-    limit = get_args(messages.Name)[1]
+    limit = get_args(parts.Name)[1]
     assert isinstance(limit, contract.Text)
     document = {"pipeline": text, "epoch": {"generation": 0, "counter": 0}}
     try:
