@@ -1,7 +1,7 @@
 """The orchestrator's decisions: ``handle(event, now_s) -> effects`` (pure).
 
-`fleet` knows who is there, `director` which plan is in force and when to make another, `requests` who waits for what.
-This module passes events to them and brings their results together.
+`fleet` knows who is there, a `pipeline` which plan is in force and who waits for what. This module passes events to
+them and brings their results together.
 """
 
 from __future__ import annotations
@@ -38,9 +38,10 @@ from orchestrator.events import (
     TokensHeard,
 )
 from orchestrator.fleet import FleetChange, FleetState, Joined, Left, Tell
+from orchestrator.pipeline import Pipeline
 from orchestrator.plans import ServingSettings
 from orchestrator.requests import RequestDesk, command
-from schemas.messages import RequestClosed, RequestFailed, StreamError
+from schemas.messages import StreamError
 from schemas.topics import REQUEST_STREAM
 
 
@@ -60,18 +61,28 @@ class Core:
     ) -> None:
         """``model`` is opened at the start; None waits for ``use_model``."""
         timing = timing or Timing()
-        self.pipeline = settings.pipeline
         self.fleet = FleetState(heartbeat_timeout_s=timing.heartbeat_timeout_s)
-        self.director = PlanDirector(
-            self.fleet, settings, timing, generation=generation, min_nodes=min_nodes, blob_urls=blob_urls
-        )
-        self.requests = RequestDesk(
-            pipeline=settings.pipeline, max_queued=max_queued, timing=timing, draft_tokens=settings.draft_tokens
+        self.pipeline = Pipeline(
+            self.fleet,
+            settings,
+            timing,
+            generation=generation,
+            min_nodes=min_nodes,
+            max_queued=max_queued,
+            blob_urls=blob_urls,
         )
         self.control = ControlDesk()
         self.opening: str | None = model
         """The model that is being opened."""
         self._bus_is_up = False
+
+    @property
+    def director(self) -> PlanDirector:
+        return self.pipeline.director
+
+    @property
+    def requests(self) -> RequestDesk:
+        return self.pipeline.requests
 
     def handle(self, event: Event, now_s: float) -> list[Effect]:
         """Take in one event; ``now_s`` is a monotonic clock's."""
@@ -87,7 +98,7 @@ class Core:
     @property
     def _is_refusing(self) -> bool:
         """Is there neither a plan nor one on its way?"""
-        return not self.director.active and not self.director.busy and not self.opening
+        return self.pipeline.is_hopeless and not self.opening
 
     def _dispatch(self, event: Event, now_s: float) -> list[Effect]:
         match event:
@@ -123,7 +134,7 @@ class Core:
             case Interrupted():
                 return self._interrupted(event)
             case Stopping():
-                return [*self.requests.stop(), *self.director.stop()]
+                return self.pipeline.stop()
         return []
 
     def _advance(self, now_s: float) -> list[Effect]:
@@ -131,14 +142,10 @@ class Core:
         effects: list[Effect] = []
         if self._bus_is_up:
             effects += self._fleet_changes(self.fleet.expire(now_s), now_s)
-        effects += self.requests.tick(now_s)
-        if self.director.ring_is_broken(now_s):
-            effects += self.requests.ring_broken(now_s)
-            effects += self.director.drop_ring(now_s)
-        effects += self.director.advance(now_s, open_requests=self.requests.open_count, idle=self.requests.idle)
+        effects += self.pipeline.advance(now_s)
         effects += self.control.plan_outcomes(self.director)
-        if self.director.active and not self.director.draining:
-            effects += self.requests.admit(self.director.active, now_s)
+        if self.pipeline.is_serving:
+            effects += self.pipeline.serve(now_s)
         elif self._is_refusing:
             effects += self.requests.refuse_waiting(self.director.why_none, now_s)
         return effects
@@ -149,7 +156,7 @@ class Core:
         self._bus_is_up = True
         self.fleet.hold_clock(now_s)
         if event.reconnect:
-            return [Note("the broker is back"), *self.director.republish(), *self.requests.missed_messages(now_s)]
+            return [Note("the broker is back"), *self.pipeline.republish(now_s)]
         self.director.start(now_s)
         if self.opening:
             return [OpenModel(self.opening)]
@@ -159,9 +166,8 @@ class Core:
     def _plan_heard(self, event: PlanHeard) -> list[Effect]:
         effects, superseded = self.director.heard_plan(event.plan, retained=event.retained)
         if superseded:
-            reason = (
-                f"another orchestrator has taken over pipeline {self.pipeline} on this broker: run only one of them"
-            )
+            name = self.pipeline.name
+            reason = f"another orchestrator has taken over pipeline {name} on this broker: run only one of them"
             return [*effects, Halt(reason)]
         return effects
 
@@ -182,13 +188,7 @@ class Core:
             return []  # speaks for somebody else
         changes = self.fleet.apply(event.node, event.message, now_s, retained=event.retained)
         effects = self._fleet_changes(changes, now_s)
-        effects += self.director.reply(event.node, event.message, now_s)
-        match event.message:
-            case RequestFailed():
-                effects += self.requests.failed(event.message)
-            case RequestClosed() if event.message.timing.node == event.node:
-                effects += self.requests.closed(event.message)
-        return effects
+        return effects + self.pipeline.node_said(event.node, event.message, now_s)
 
     def _fleet_changes(self, changes: list[FleetChange], now_s: float) -> list[Effect]:
         effects: list[Effect] = []
@@ -227,7 +227,7 @@ class Core:
         """What ``linguabus status`` shows; JSON-able."""
         director = self.director
         return {
-            "pipeline": self.pipeline,
+            "pipeline": self.pipeline.name,
             "state": "opening model" if self.opening else director.state(),
             "reason": "" if director.active or director.busy or self.opening else director.why_none.reason,
             "model": director.model.name if director.model else None,
