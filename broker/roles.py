@@ -45,7 +45,12 @@ CLIENT = (
     Right("write", t.REQUEST_CANCEL, "client"),
     Right("read", t.REQUEST_STREAM, "client"),
 )
-OPERATOR = (*CLIENT, Right("write", t.CONTROL_SUBMIT, "client"), Right("read", t.CONTROL_REPLY, "client"))
+OPERATOR = (
+    *CLIENT,
+    Right("write", t.CONTROL_SUBMIT, "client"),
+    Right("read", t.CONTROL_REPLY, "client"),
+    Right("read", t.EVENT),
+)
 
 
 def acl_text(

@@ -77,6 +77,14 @@ def _check_name(_context: click.Context, _parameter: click.Parameter, value: str
     show_default=True,
     help="Shortest wait for a token before the first stage repeats itself.",
 )
+@click.option(
+    "--drain-timeout",
+    type=click.FloatRange(0, 3600),
+    default=20.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="When stopped, wait so long for others to take the layers over; 0 ends at once, as a second Ctrl-C does.",
+)
 @click.option("--insecure", is_flag=True, help="Allow a broker beyond this machine without TLS.")
 @click.option("-v", "--verbose", count=True, help="Log more; twice for debugging.")
 @click.version_option(PACKAGE_VERSION, prog_name="linguabus-node")
@@ -89,6 +97,7 @@ def node(
     threads: int,
     emulate_speed: float,
     watchdog_s: float,
+    drain_timeout: float,
     insecure: bool,
     verbose: int,
 ) -> None:
@@ -114,14 +123,22 @@ def node(
         threads=threads,
         emulated_speed=emulate_speed,
         watchdog_min_s=watchdog_s,
+        drain_timeout_s=drain_timeout,
     )
     try:
         config.blob_directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise click.UsageError(f"--home {home} can't be used: {error.strerror}") from None
-    service = NodeService(config)
+    service = NodeService(config, tell=lambda line: click.echo(f"node {name}: {line}", err=True))
+
+    def asked_to_stop(*_: object) -> None:
+        if service.leaving:
+            service.stop()
+        else:
+            service.leave("asked to stop")
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: service.stop())
+        signal.signal(number, asked_to_stop)
     click.echo(f"node {name} at {address}: stop with Ctrl-C", err=True)
     service.run()
 

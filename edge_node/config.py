@@ -26,6 +26,8 @@ class NodeConfig:
     watchdog_min_s: float = 1.0
     heartbeat_interval_s: float = 1.0
     connect_timeout_s: float = 10.0
+    drain_timeout_s: float = 20.0
+    """How long a node that was asked to stop waits for others to take its layers over; 0: not at all."""
 
     @property
     def blob_directory(self) -> Path:

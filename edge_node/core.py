@@ -174,6 +174,11 @@ class NodeCore:
         """Ready only when frames can both arrive and be computed."""
         return [Reply(stage.ready)] if stage.subscribed and stage.ready else []
 
+    @property
+    def has_stages(self) -> bool:
+        """Does the node hold a stage, or get one ready?"""
+        return bool(self._stages)
+
     # --- frames and work --------------------------------------------------------------------------------------
 
     def frame(self, pipeline: str, stage_index: int, sender: str, frame: Frame, now_s: float) -> list[Effect]:

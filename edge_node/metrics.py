@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _BATTERY_TIMEOUT_S = 10.0
-_BATTERY_INTERVAL_S = 60.0
+_BATTERY_INTERVAL_S = 30.0
 _PLUGGED_IN = ("charging", "full")
+_COLDEST_C = -50
+_HOTTEST_C = 200
 
 
 def memory_bytes() -> tuple[int, int]:
@@ -47,13 +49,13 @@ def _colon_fields(path: Path) -> dict[str, int]:
 
 def temperature_c() -> float | None:
     """The hottest readable thermal zone."""
-    readings = []
+    readings: list[float | None] = []
     for zone in Path("/sys/class/thermal").glob("thermal_zone*/temp"):
         try:
-            readings.append(int(zone.read_text()) / 1000)
+            readings.append(_plausible(int(zone.read_text()) / 1000))
         except (OSError, ValueError):
             continue
-    return max((reading for reading in readings if -50 < reading < 200), default=None)
+    return max((reading for reading in readings if reading is not None), default=None)
 
 
 class CpuMeter:
@@ -72,14 +74,15 @@ class CpuMeter:
 
 @dataclass(frozen=True, slots=True)
 class Battery:
-    """Charge, and whether it is being charged."""
+    """Charge, whether it is being charged, and its temperature where that is known."""
 
     percent: float
     charging: bool
+    temperature_c: float | None = None
 
 
 class BatteryMonitor:
-    """The battery, from the kernel or from Termux, whose command can hang: so a thread asks it once a minute."""
+    """The battery, from the kernel or from Termux, whose command can hang: so a thread asks it, twice a minute."""
 
     def __init__(self) -> None:
         self._battery: Battery | None = _kernel_battery()
@@ -107,7 +110,12 @@ class BatteryMonitor:
                 )
                 status = json.loads(answer.stdout)
                 charging = str(status["status"]).lower() in _PLUGGED_IN
-                self._battery = Battery(min(max(float(status["percentage"]), 0.0), 100.0), charging)
+                temperature = status.get("temperature")
+                self._battery = Battery(
+                    min(max(float(status["percentage"]), 0.0), 100.0),
+                    charging,
+                    None if temperature is None else _plausible(float(temperature)),
+                )
             except (OSError, subprocess.SubprocessError, ValueError, KeyError, TypeError):
                 pass  # keep the last known state
             self._stop.wait(_BATTERY_INTERVAL_S)
@@ -120,7 +128,18 @@ def _kernel_battery() -> Battery | None:
                 continue
             percent = float((supply / "capacity").read_text())
             charging = (supply / "status").read_text().strip().lower() in _PLUGGED_IN
-            return Battery(min(max(percent, 0.0), 100.0), charging)
+            return Battery(min(max(percent, 0.0), 100.0), charging, _kernel_battery_c(supply))
         except (OSError, ValueError):
             continue
     return None
+
+
+def _kernel_battery_c(supply: Path) -> float | None:
+    try:
+        return _plausible(int((supply / "temp").read_text()) / 10)
+    except (OSError, ValueError):
+        return None
+
+
+def _plausible(reading_c: float) -> float | None:
+    return reading_c if _COLDEST_C < reading_c < _HOTTEST_C else None

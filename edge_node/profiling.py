@@ -142,6 +142,11 @@ class Profiler:
         self._started_s = time.monotonic()
         self._link = LinkProbe(command.width, command.wire_dtype)
 
+    @property
+    def measures_link(self) -> bool:
+        """Is an echo of the measurement on its way, or due?"""
+        return self._link is not None
+
     def link_messages(self) -> Iterable[bytearray]:
         """What to publish to oneself now."""
         link = self._link

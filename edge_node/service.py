@@ -31,6 +31,7 @@ from edge_node.effects import (
     Unsubscribe,
 )
 from edge_node.errors import NodeRefused
+from edge_node.link import LinkMeter
 from edge_node.profiling import Profiler
 from edge_node.runner import Loaded, LoadFailed, LoadProgress, SegmentRunner
 from edge_node.store import BlobStore
@@ -57,8 +58,12 @@ BusFactory = Callable[[str, Will], Bus]
 class NodeService:
     """Runs a node until it is told to stop."""
 
-    def __init__(self, config: NodeConfig, *, make_bus: BusFactory | None = None) -> None:
+    def __init__(
+        self, config: NodeConfig, *, make_bus: BusFactory | None = None, tell: Callable[[str], None] = _log.info
+    ) -> None:
+        """``tell`` is given lines for whoever started the node."""
         self._config = config
+        self._tell = tell
         self._incarnation = time.time_ns() // 1_000_000
         status = NodeStatus(node=config.name, incarnation=self._incarnation, online=False, reason="connection lost")
         will = Will(NODE_STATUS.format(node=config.name), messages.encode(status), qos=1, retain=True)
@@ -81,6 +86,7 @@ class NodeService:
             memory_bytes=self._memory_bytes,
             watchdog_min_s=config.watchdog_min_s,
         )
+        self._link = LinkMeter()
         self._cpu = metrics.CpuMeter()
         self._battery = metrics.BatteryMonitor()
         self._kept: deque[Event] = deque()
@@ -97,11 +103,24 @@ class NodeService:
         self._started_s = time.monotonic()
         self._stopping = threading.Event()
         self._refusal: str | None = None
+        self._leaving_because = ""
+        self._ends_by_s: float | None = None
+        """A leaving node ends then, whatever it still holds."""
 
     def stop(self) -> None:
         """End ``run`` soon; may be called from a signal handler or another thread."""
         self._stopping.set()
         self._bus.wake()
+
+    def leave(self, reason: str) -> None:
+        """End ``run`` once others have taken the stages over or time is up; may be called as ``stop``."""
+        self._leaving_because = reason
+        self._bus.wake()
+
+    @property
+    def leaving(self) -> bool:
+        """Was ``leave`` called?"""
+        return bool(self._leaving_because)
 
     def run(self) -> None:
         """Serve until ``stop``.
@@ -151,10 +170,19 @@ class NodeService:
     def _register(self) -> None:
         assert self._birth
         name = self._config.name
-        status = NodeStatus(node=name, incarnation=self._incarnation, online=True)
         self._publish(NODE_BIRTH.format(node=name), self._birth, retain=True)
-        self._publish(NODE_STATUS.format(node=name), status, retain=True)
+        self._publish_online()
         _log.info("%s is registered at %s", name, self._config.broker_url.rsplit("@", 1)[-1])
+
+    def _publish_online(self) -> None:
+        status = NodeStatus(
+            node=self._config.name,
+            incarnation=self._incarnation,
+            online=True,
+            leaving=self.leaving,
+            reason=self._leaving_because,
+        )
+        self._publish(NODE_STATUS.format(node=self._config.name), status, retain=True)
 
     def _publish(self, topic: str, message: Any, *, retain: bool = False, qos: int = 1) -> None:
         self._bus.publish(topic, messages.encode(message), qos=qos, retain=retain)
@@ -163,6 +191,22 @@ class NodeService:
         status = NodeStatus(node=self._config.name, incarnation=self._incarnation, online=False, reason="stopped")
         self._publish(NODE_STATUS.format(node=self._config.name), status, retain=True)
         self._bus.flush(2.0)
+
+    def _leave(self, now_s: float) -> None:
+        """Say that others should take over, once; stop when they have, or when it took too long."""
+        patience_s = self._config.drain_timeout_s
+        if not self._core.has_stages:
+            self._tell("it holds no layers: it ends")
+        elif self._ends_by_s is None and patience_s > 0:
+            self._ends_by_s = now_s + patience_s
+            self._publish_online()
+            self._tell(f"hands its layers to others and ends, after {patience_s:g} s at the latest; again to end now")
+            return
+        elif self._ends_by_s is None or now_s >= self._ends_by_s:
+            self._tell("it ends with the layers it holds")
+        else:
+            return
+        self._stopping.set()
 
     # --- the loop ---------------------------------------------------------------------------------------------
 
@@ -178,19 +222,23 @@ class NodeService:
             work, effects = self._core.next_work()
             self._do(effects)
             if work:
+                self._link.computed()
                 result = self._runner.run(work)
                 self._do(self._core.computed(work, result, time.monotonic()))
             now_s = time.monotonic()
             self._do(self._core.tick(now_s))
+            if self.leaving:
+                self._leave(now_s)
             if now_s >= next_heartbeat_s:
                 next_heartbeat_s = now_s + self._config.heartbeat_interval_s
                 self._heartbeat()
+                self._measure_link()
 
     def _patience_s(self, next_heartbeat_s: float) -> float:
         if self._core.has_work or self._kept:
             return 0.0
-        deadline_s = self._core.next_deadline_s()
-        until_s = next_heartbeat_s if deadline_s is None else min(next_heartbeat_s, deadline_s)
+        deadlines = (next_heartbeat_s, self._core.next_deadline_s(), self._ends_by_s)
+        until_s = min(deadline_s for deadline_s in deadlines if deadline_s is not None)
         return max(0.0, until_s - time.monotonic())
 
     def _event(self, event: Event) -> None:
@@ -219,6 +267,7 @@ class NodeService:
                 self._do(self._core.message(messages.decode(delivery.payload, *PLAN.messages)))
                 self._profiler.plan_committed()
             elif NODE_ECHO.match(delivery.topic):
+                self._link.echo(delivery.payload, time.monotonic())
                 self._profiler.echo(delivery.payload)
         except ContractError as error:
             self._reject(delivery.topic, error)
@@ -235,6 +284,12 @@ class NodeService:
             self._bus.publish(NODE_ECHO.format(node=self._config.name), payload)
         for profile in self._profiler.finished():
             self._do([Reply(profile)])
+
+    def _measure_link(self) -> None:
+        """One small echo, unless the link is being probed."""
+        payload = None if self._profiler.measures_link else self._link.next_message(time.monotonic())
+        if payload is not None:
+            self._bus.publish(NODE_ECHO.format(node=self._config.name), payload)
 
     def _reject(self, topic: str, error: ContractError) -> None:
         kind = type(error).__name__
@@ -310,6 +365,8 @@ class NodeService:
             battery_percent=battery.percent if battery else None,
             charging=battery.charging if battery else None,
             temperature_c=metrics.temperature_c(),
+            battery_temperature_c=battery.temperature_c if battery else None,
+            rtt_s=self._link.rtt_s,
             stages=self._core.metrics(),
             frames_rejected=self._rejected.total(),
             frames_dropped=self._core.total_frames_dropped,

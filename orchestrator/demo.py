@@ -128,7 +128,7 @@ class Fleet:
             for name, limit_mb in self._limits_mb.items():
                 node = [
                     "-m", "edge_node", "--broker", self.broker.url, "--name", name, "--home", str(self._folder / name),
-                    "--memory-limit-mb", str(limit_mb),
+                    "--memory-limit-mb", str(limit_mb), "--drain-timeout", "0",
                 ]  # fmt: skip
                 self._start(name, node, stack)
             self._stack = stack.pop_all()

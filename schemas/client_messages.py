@@ -102,3 +102,17 @@ class ControlReply:
     ok: bool = about("Did it work?")
     reason: Line = about("Why not, in one line that says what to do.", default="")
     result: Annotated[dict[str, Any], FreeForm(10_000)] = about("What was asked for.", default_factory=dict)
+
+
+@message("event")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FleetEvent:
+    """Something happened that an operator may care about. Nobody depends on having heard it."""
+
+    pipeline: Name = about("The pipeline it concerns.")
+    number: Count = about("Counts the events of one start of the orchestrator from 1.")
+    at_s: Annotated[float, Number(0, 1e12)] = about("When, in seconds since 1970.")
+    kind: Name = about("joined, lost, drained, restored, flagged, plan, move, ...")
+    node: Name | None = about("The node it concerns most.", default=None)
+    text: Line = about("What happened, for people.")
+    warning: bool = about("Should somebody look?", default=False)

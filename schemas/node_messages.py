@@ -75,6 +75,7 @@ class Heartbeat:
     battery_percent: Percent | None = about("Charge, where there is a battery.", default=None)
     charging: bool | None = about("On a charger, where there is a battery.", default=None)
     temperature_c: Celsius | None = about("Hottest sensor that can be read.", default=None)
+    battery_temperature_c: Celsius | None = about("The battery's own, where it says so.", default=None)
     rtt_s: Seconds | None = about("Smoothed time of a small message to the broker and back.", default=None)
     stages: Annotated[tuple[StageMetrics, ...], Items(64)] = about("One entry per active stage.", default=())
     frames_rejected: Count = about("Frames that were malformed.", default=0)

@@ -119,6 +119,7 @@ REQUEST_STREAM = Topic(
 REQUEST_CANCEL = Topic("request/{client}/{request}/cancel", (m.CancelRequest,), qos=1, retain=False)
 CONTROL_SUBMIT = Topic("control/submit/{client}", (m.ControlRequest,), qos=1, retain=False)
 CONTROL_REPLY = Topic("control/{client}/{request}/reply", (m.ControlReply,), qos=1, retain=False)
+EVENT = Topic("event/{pipeline}", (m.FleetEvent,), qos=0, retain=False)
 
 TOPICS = (
     NODE_BIRTH,
@@ -135,4 +136,5 @@ TOPICS = (
     REQUEST_CANCEL,
     CONTROL_SUBMIT,
     CONTROL_REPLY,
+    EVENT,
 )

@@ -130,6 +130,46 @@ def test_a_killed_node_is_offline_by_its_will(nodes: dict[str, NodeProcess], lis
     assert (status.node, status.incarnation, status.reason) == ("bravo", birth.incarnation, "connection lost")
 
 
+def test_a_node_with_layers_says_that_it_leaves_and_ends_without_them(
+    mosquitto: LocalBroker, tmp_path: Path, listener: Listener, tiny_model: Model
+) -> None:
+    with (
+        running_nodes(NAMES, mosquitto.url, tmp_path, "--drain-timeout", "300") as nodes,
+        Ring(mosquitto.url, tiny_model) as ring,
+    ):
+        plan = deploy(ring, nodes, tiny_model)
+        expected = ring.ask(PROMPT, 12).ids
+        nodes["alfa"].process.send_signal(signal.SIGTERM)
+        leaving = listener.wait(NodeStatus, lambda status: status.leaving)
+        assert (leaving.node, leaving.online, leaving.reason) == ("alfa", True, "asked to stop")
+        assert ring.ask(PROMPT, 12).ids == expected
+        listener.wait(Heartbeat, lambda beat: beat.node == "alfa" and beat.rtt_s is not None)
+        listener.say(PLAN.format(pipeline=PIPELINE), messages.encode(dataclasses.replace(plan, ring=())))
+        assert nodes["alfa"].process.wait(DEADLINE_S) == 0
+        status = listener.wait(NodeStatus, lambda status: not status.online)
+        assert (status.node, status.reason) == ("alfa", "stopped")
+        said = [line for line in nodes["alfa"].log().splitlines() if line.startswith("node alfa: ")]
+        assert [line.partition(", ")[0] for line in said] == [
+            "node alfa: hands its layers to others and ends",
+            "node alfa: it holds no layers: it ends",
+        ]
+
+
+@pytest.mark.parametrize(("patience", "signals"), [("300", 2), ("0.2", 1), ("0", 1)])
+def test_a_node_ends_with_layers_when_told_twice_or_time_is_up(
+    patience: str, signals: int, mosquitto: LocalBroker, tmp_path: Path, listener: Listener, tiny_model: Model
+) -> None:
+    with running_nodes(NAMES, mosquitto.url, tmp_path, each={"bravo": ("--drain-timeout", patience)}) as nodes:
+        with Ring(mosquitto.url, tiny_model) as ring:
+            deploy(ring, nodes, tiny_model)
+        for count in range(signals):
+            if count:
+                listener.wait(NodeStatus, lambda status: status.leaving)
+            nodes["bravo"].process.send_signal(signal.SIGINT)
+        assert nodes["bravo"].process.wait(DEADLINE_S) == 0
+        assert listener.wait(NodeStatus, lambda status: not status.online).node == "bravo"
+
+
 def test_register_again_and_refusal(nodes: dict[str, NodeProcess], listener: Listener) -> None:
     birth = listener.wait(NodeBirth, lambda birth: birth.node == "alfa")
     listener.wait(Heartbeat, lambda beat: beat.node == "alfa")

@@ -46,10 +46,13 @@ class NodeProcess:
 def start_node(
     name: str, broker_url: str, home: Path, *options: str, python: str = sys.executable, cwd: Path = ROOT
 ) -> NodeProcess:
-    """Start a node; ``options`` are further command-line options."""
+    """Start a node that ends at once when asked to; ``options`` are further command-line options."""
     home.mkdir(parents=True, exist_ok=True)
     log_path = home / "node.log"
-    command = [python, "-m", "edge_node", "--broker", broker_url, "--name", name, "--home", str(home), "-v", *options]
+    command = [
+        python, "-m", "edge_node", "--broker", broker_url, "--name", name, "--home", str(home), "-v",
+        "--drain-timeout", "0", *options,
+    ]  # fmt: skip
     with log_path.open("ab") as log:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=cwd, env=os.environ)
     return NodeProcess(name, home, process, log_path)

@@ -32,6 +32,7 @@ def run(*arguments: str, **environment: str) -> tuple[int, list[str]]:
         (("--emulate-speed", "2"), "--emulate-speed"),
         (("--memory-limit-mb", "5"), "--memory-limit-mb"),
         (("--watchdog-s", "fast"), "--watchdog-s"),
+        (("--drain-timeout", "-1"), "--drain-timeout"),
         (("--broker", "http://127.0.0.1"), "mqtt://"),
         (("--broker", "mqtt://192.0.2.1"), "use mqtts://, or --insecure"),
         (("--home", "/etc/hosts"), "--home"),

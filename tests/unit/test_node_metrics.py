@@ -99,6 +99,13 @@ def test_battery_of_the_kernel(fake_root: Path, capacity: str, status: str, expe
     assert monitor.read() == metrics.Battery(5.0, charging=False)
 
 
+@pytest.mark.parametrize(("temp", "expected"), [("412\n", 41.2), ("-2740\n", None), ("warm", None)])
+def test_temperature_of_the_battery(fake_root: Path, temp: str, expected: float | None) -> None:
+    write_battery(fake_root, "50", "Discharging")
+    write(fake_root, "sys/class/power_supply/BAT0/temp", temp)
+    assert metrics.BatteryMonitor().read() == metrics.Battery(50.0, charging=False, temperature_c=expected)
+
+
 def test_no_battery(fake_root: Path) -> None:
     write(fake_root, "sys/class/power_supply/AC/type", "Mains\n")
     assert metrics.BatteryMonitor().read() is None
@@ -108,7 +115,14 @@ def test_no_battery(fake_root: Path) -> None:
     ("script", "expected"),
     [
         ('echo \'{"percentage": 64, "status": "DISCHARGING"}\'', metrics.Battery(64.0, charging=False)),
-        ('echo \'{"percentage": 64, "status": "CHARGING"}\'', metrics.Battery(64.0, charging=True)),
+        (
+            'echo \'{"percentage": 64, "status": "CHARGING", "temperature": 45.5}\'',
+            metrics.Battery(64.0, charging=True, temperature_c=45.5),
+        ),
+        (
+            'echo \'{"percentage": 64, "status": "CHARGING", "temperature": 4550}\'',
+            metrics.Battery(64.0, charging=True),
+        ),
         ("echo no; exit 1", None),
         ("echo '{}'", None),
         ("echo '[]'", None),

@@ -99,6 +99,7 @@ def test_topics_on_the_wire() -> None:
         "request/cli-1/5f0c3a9e81d7b264/cancel",
         "control/submit/cli-1",
         "control/cli-1/5f0c3a9e81d7b264/reply",
+        "event/main",
     ]
 
 
@@ -118,7 +119,7 @@ def test_every_message_travels_on_one_topic() -> None:
 
 def test_what_is_retained_and_what_must_arrive() -> None:
     assert {t.pattern for t in TOPICS if t.retain} == {"node/{node}/birth", "node/{node}/status", "plan/{pipeline}"}
-    assert all(t.qos == 1 for t in TOPICS if t.messages and t is not topics.NODE_HEARTBEAT)
+    assert all(t.qos == 1 for t in TOPICS if t.messages and t not in (topics.NODE_HEARTBEAT, topics.EVENT))
 
 
 @given(epoch=instances(Epoch), request=st.integers(0, 2**64 - 1), stage=st.integers(0, 100_000))

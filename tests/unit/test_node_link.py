@@ -1,0 +1,44 @@
+"""The link's round trip: smoothed, one echo at a time, not while the node computes."""
+
+from __future__ import annotations
+
+import pytest
+
+from edge_node.link import PATIENCE_S, WEIGHT, LinkMeter
+
+
+def test_the_first_echo_counts_whole_and_later_ones_by_their_weight() -> None:
+    meter = LinkMeter()
+    for at_s, taken_s in ((0.0, 0.010), (1.0, 0.020)):
+        payload = meter.next_message(at_s)
+        assert payload
+        meter.echo(payload, at_s + taken_s)
+    assert meter.rtt_s == pytest.approx(0.010 + WEIGHT * 0.010)
+
+
+def test_one_echo_at_a_time_and_a_lost_one_is_given_up() -> None:
+    meter = LinkMeter()
+    lost = meter.next_message(0.0)
+    assert lost
+    assert meter.next_message(1.0) is None
+    again = meter.next_message(PATIENCE_S)
+    assert again
+    meter.echo(lost, PATIENCE_S + 0.5)
+    meter.echo(b"an activation of the probe", PATIENCE_S + 0.5)
+    assert meter.rtt_s is None
+    meter.echo(again, PATIENCE_S + 0.5)
+    meter.echo(again, PATIENCE_S + 0.7)
+    assert meter.rtt_s == pytest.approx(0.5)
+
+
+def test_a_sample_beside_work_is_dropped() -> None:
+    meter = LinkMeter()
+    payload = meter.next_message(0.0)
+    assert payload
+    meter.computed()
+    meter.echo(payload, 0.3)
+    assert meter.rtt_s is None
+    payload = meter.next_message(1.0)
+    assert payload
+    meter.echo(payload, 1.25)
+    assert meter.rtt_s == pytest.approx(0.25)
