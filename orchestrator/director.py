@@ -6,8 +6,9 @@ working plan stays in force until the next one is ready and no request is open o
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -24,7 +25,7 @@ from orchestrator.events import (
     SolvePlan,
 )
 from orchestrator.exclusions import Exclusions
-from orchestrator.fleet import FleetState
+from orchestrator.members import FleetView
 from orchestrator.planning.errors import PlanningError
 from orchestrator.planning.problem import Problem, Stage
 from orchestrator.planning.solution import Infeasible, Solution
@@ -53,14 +54,17 @@ class PlanDirector:
 
     def __init__(
         self,
-        fleet: FleetState,
+        fleet: FleetView,
         settings: ServingSettings,
         timing: Timing,
         *,
         generation: int,
         min_nodes: int,
         blob_urls: tuple[str, ...],
+        profiles: Profiles | None = None,
+        jobs: Iterator[int] | None = None,
     ) -> None:
+        """``profiles`` and ``jobs`` (numbers for the worker's jobs) are shared by all pipelines."""
         self._fleet = fleet
         self._settings = settings
         self._timing = timing
@@ -74,12 +78,14 @@ class PlanDirector:
         self.last_failure = ""
         self.outcomes: list[ReplanDone] = []
         """Filled here, emptied by the core."""
-        self.profiles = Profiles()
+        self.profiles = profiles or Profiles()
         self.wishes = Wishes()
         """What plans are to respect."""
+        self.on_hold = False
+        """Which nodes the pipeline gets is being decided: no plan is begun meanwhile."""
         self._exclusions = Exclusions(base_s=timing.exclude_s)
         self._counter = 0
-        self._jobs = 0
+        self._jobs = jobs or itertools.count(1)
         self._epochs: set[Epoch] = set()
         self._due_s = math.inf
         self._not_before_s = 0.0
@@ -106,6 +112,10 @@ class PlanDirector:
     def busy(self) -> bool:
         """Is a plan on its way, or due?"""
         return self.work is not None or self._due_s < math.inf
+
+    def excludes(self, birth: NodeBirth) -> bool:
+        """Is this start of a node left out, because it failed to load a segment?"""
+        return self._exclusions.excludes(birth.node, birth.incarnation)
 
     def state(self) -> str:
         """In a word or two for people."""
@@ -295,7 +305,7 @@ class PlanDirector:
             effects += self._roll_out(self.work, now_s, open_requests)
         if self._exclusions.expire(now_s):
             self.joined(now_s)
-        if self.work is None and now_s >= self._due_s:
+        if self.work is None and now_s >= self._due_s and not self.on_hold:
             self._waits_for_idle = bool(self.active) and not self._forced and not idle
             if not self._waits_for_idle:
                 effects += self._solve(now_s)
@@ -306,7 +316,7 @@ class PlanDirector:
         due = [self._exclusions.next_deadline_s(), self._breaks_s()]
         if isinstance(self.work, Rollout):
             due.append(self.work.next_deadline_s())
-        elif self.work is None and not self._waits_for_idle:
+        elif self.work is None and not self._waits_for_idle and not self.on_hold:
             due.append(self._due_s)
         return min(due)
 
@@ -334,9 +344,9 @@ class PlanDirector:
             problem = self._problem(self.model, births, self.wishes)
         except (PlanningError, BadWish) as error:
             return self._no_plan("not_ready", str(error))
-        self._jobs += 1
-        self.work = Solving(self._jobs, self.model, births, problem.context_tokens, forced)
-        return [SolvePlan(self._jobs, problem)]
+        job = next(self._jobs)
+        self.work = Solving(job, self.model, births, problem.context_tokens, forced)
+        return [SolvePlan(job, problem)]
 
     def _problem(self, model: ServedModel, births: Sequence[NodeBirth], wishes: Wishes) -> Problem:
         profiles = self.profiles.of(births, model.manifest)

@@ -17,6 +17,7 @@ from schemas.codec import Frame, request_id
 from schemas.messages import (
     CancelRequest,
     CloseRequest,
+    Epoch,
     RequestClosed,
     RequestFailed,
     ResendTokens,
@@ -51,9 +52,19 @@ def token_ids(frame: Frame) -> tuple[int, ...]:
 class RequestDesk:
     """Sessions by request id, in order of submission."""
 
-    def __init__(self, *, pipeline: str, max_queued: int, timing: Timing, draft_tokens: int | None = None) -> None:
-        """``draft_tokens``: most tokens to guess per round trip; None guesses in the exact profile only."""
+    def __init__(
+        self,
+        *,
+        pipeline: str,
+        max_queued: int,
+        timing: Timing,
+        draft_tokens: int | None = None,
+        service: str | None = None,
+    ) -> None:
+        """``draft_tokens``: most tokens to guess per round trip; None guesses in the exact profile only. ``service``:
+        the name that clients ask, where it is not the pipeline's."""
         self._pipeline = pipeline
+        self._service = service or pipeline
         self._draft_tokens = draft_tokens
         self._prefixes = PrefixBook(_REMEMBERED_PREFIXES)
         self._max_queued = max_queued
@@ -91,8 +102,8 @@ class RequestDesk:
         if known or request.request in self._ended:
             return []  # the same submission again
         session = Session(request, submitted_s=now_s, queued_s=now_s)
-        if request.pipeline != self._pipeline:
-            reason = f"there is no pipeline {request.pipeline}: this orchestrator serves {self._pipeline}"
+        if request.pipeline != self._service:
+            reason = f"there is no pipeline {request.pipeline}: this orchestrator serves {self._service}"
             return [self._error(session, "bad_request", reason)]
         if len(self._queue) >= self._max_queued:
             reason = f"{len(self._queue)} requests wait already: ask again later"
@@ -107,6 +118,35 @@ class RequestDesk:
         if session is None or session.client != client or session.phase is Phase.CLOSING:
             return []
         return self._finish(session, "cancelled", now_s)
+
+    # --- other pipelines ------------------------------------------------------------------------------------
+
+    def knows(self, request: str) -> bool:
+        """Was it submitted here, now or lately?"""
+        return request in self._sessions or request in self._ended
+
+    @property
+    def waiting(self) -> tuple[Session, ...]:
+        """Those that wait for their turn, the next one first."""
+        return tuple(self._sessions[request] for request in self._queue)
+
+    def give(self, request: str) -> Session:
+        """Hand over a request that waits; it is forgotten here."""
+        self._queue.remove(request)
+        return self._sessions.pop(request)
+
+    def adopt(self, session: Session) -> None:
+        """Let a request of another pipeline wait here; one whose answer has begun goes before those that have not."""
+        self._sessions[session.request] = session
+        place = len(self._queue)
+        if session.interrupted_s is not None:
+            place = sum(1 for waiting in self.waiting if waiting.interrupted_s is not None)
+        self._queue.insert(place, session.request)
+
+    def cached_tokens(self, session: Session, epoch: Epoch) -> int:
+        """How much of a prompt's beginning an earlier request has left on the nodes."""
+        found = self._prefixes.find(epoch, session.prompt_ids)
+        return found[1] if found else 0
 
     # --- nodes ------------------------------------------------------------------------------------------------
 
