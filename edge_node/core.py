@@ -14,6 +14,7 @@ from edge_node.effects import (
     Register,
     Reply,
     StageKey,
+    StandBy,
     Stop,
     Subscribe,
     UnloadSegment,
@@ -25,6 +26,7 @@ from edge_node.work import Computed, Work
 from schemas.codec import MAX_PAYLOAD_BYTES, Frame, activation_payload_bytes
 from schemas.messages import (
     CloseRequest,
+    KeepBlobs,
     OpenRequest,
     Plan,
     PrepareSegment,
@@ -67,6 +69,8 @@ class NodeCore:
                 return self._each(lambda stage: stage.close(message.request))
             case ResendTokens():
                 return self._each(lambda stage: stage.resend(message.request, message.position))
+            case KeepBlobs():
+                return [StandBy(message)]
             case RegisterAgain():
                 return [Register()]
             case RefuseNode() if message.incarnation == self.incarnation:
@@ -193,6 +197,11 @@ class NodeCore:
     def has_work(self) -> bool:
         """Would ``next_work`` have something?"""
         return any(stage.has_work for stage in self._stages.values())
+
+    @property
+    def is_prefilling(self) -> bool:
+        """Is a prompt being computed?"""
+        return any(stage.is_prefilling for stage in self._stages.values())
 
     def next_work(self) -> tuple[Work | None, list[Effect]]:
         """The next run, stages in the order they were prepared."""

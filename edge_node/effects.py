@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from schemas.messages import Epoch, PrepareSegment
+from schemas.messages import Epoch, KeepBlobs, PrepareSegment
 
 StageKey = tuple[str, Epoch, int]
 """(pipeline, epoch, stage): a node may have several stages of a ring, the first and the last above all."""
@@ -23,7 +23,7 @@ class SendFrame:
     """Publish one or more frames, QoS 0."""
 
     topic: str
-    data: bytes | bytearray
+    data: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +48,13 @@ class CopyPrefix:
     source: int
     target: int
     count: int
+
+
+@dataclass(frozen=True, slots=True)
+class StandBy:
+    """Fetch blobs in the background and keep them."""
+
+    message: KeepBlobs
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,4 +83,6 @@ class Stop:
     reason: str
 
 
-Effect = Reply | SendFrame | LoadSegment | UnloadSegment | CopyPrefix | Subscribe | Unsubscribe | Register | Stop
+Effect = (
+    Reply | SendFrame | LoadSegment | UnloadSegment | CopyPrefix | StandBy | Subscribe | Unsubscribe | Register | Stop
+)

@@ -16,7 +16,7 @@ class StorageFull(NodeError):
 
 
 class LoadCancelled(NodeError):
-    """The segment was released while it was being loaded."""
+    """The segment was released while it was being loaded, or a transfer has to wait."""
 
 
 class SegmentUnusable(NodeError):

@@ -58,7 +58,7 @@ class LinkProbe:
             return True
         return not self._counts and self._out is None
 
-    def next_message(self) -> bytearray | None:
+    def next_message(self) -> bytes | None:
         """What to publish now; None while an echo is on its way."""
         if self._out is not None or not self._counts:
             return None
@@ -147,7 +147,7 @@ class Profiler:
         """Is an echo of the measurement on its way, or due?"""
         return self._link is not None
 
-    def link_messages(self) -> Iterable[bytearray]:
+    def link_messages(self) -> Iterable[bytes]:
         """What to publish to oneself now."""
         link = self._link
         if link is None:
@@ -179,7 +179,8 @@ class Profiler:
     def plan_committed(self) -> None:
         """A plan is in force: what only the measurement needed is deleted."""
         for sha256 in self._only_probed - self._wanted:
-            self._store.path(sha256).unlink(missing_ok=True)
+            if not self._store.is_standby(sha256):
+                self._store.path(sha256).unlink(missing_ok=True)
         self._only_probed.clear()
 
     def _measure(self, link: dict[str, float]) -> None:

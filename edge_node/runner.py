@@ -72,8 +72,15 @@ class SegmentRunner:
 
     def load(self, spec: PrepareSegment) -> None:
         """Begin to download and open a segment; ``events`` tells how it goes."""
-        self._wanted.add((spec.pipeline, spec.epoch, spec.stage))
+        key = (spec.pipeline, spec.epoch, spec.stage)
+        self._wanted.add(key)
+        self._store.use(key, (spec.graph, *spec.blobs))
         threading.Thread(target=self._load, args=(spec,), name=f"load-{spec.epoch}", daemon=True).start()
+
+    @property
+    def is_loading(self) -> bool:
+        """Is a segment on its way?"""
+        return any(key not in self._segments for key in self._wanted)
 
     def _post(self, event: LoadEvent) -> None:
         self.events.put(event)
@@ -119,6 +126,7 @@ class SegmentRunner:
     def unload(self, key: StageKey) -> None:
         """Forget a segment and give its memory back; if it is being downloaded, stop that."""
         self._wanted.discard(key)
+        self._store.use(key, ())
         if self._segments.pop(key, None) is not None:
             heap.give_back()
 

@@ -25,6 +25,7 @@ from edge_node.effects import (
     Register,
     Reply,
     SendFrame,
+    StandBy,
     Stop,
     Subscribe,
     UnloadSegment,
@@ -34,6 +35,7 @@ from edge_node.errors import NodeRefused
 from edge_node.link import LinkMeter
 from edge_node.profiling import Profiler
 from edge_node.runner import Loaded, LoadFailed, LoadProgress, SegmentRunner
+from edge_node.standby import StandbyKeeper
 from edge_node.store import BlobStore
 from schemas import PACKAGE_VERSION, PROTOCOL_VERSION, messages
 from schemas.codec import decode_frames
@@ -80,6 +82,7 @@ class NodeService:
             emulated_speed=config.emulated_speed,
             on_load_event=self._bus.wake,
         )
+        self._standby = StandbyKeeper(self._store)
         self._core = NodeCore(
             node=config.name,
             incarnation=self._incarnation,
@@ -227,6 +230,7 @@ class NodeService:
                 self._do(self._core.computed(work, result, time.monotonic()))
             now_s = time.monotonic()
             self._do(self._core.tick(now_s))
+            self._standby.allow(not self._runner.is_loading and not self._core.is_prefilling)
             if self.leaving:
                 self._leave(now_s)
             if now_s >= next_heartbeat_s:
@@ -340,6 +344,8 @@ class NodeService:
                     self._runner.unload(effect.key)
                 case CopyPrefix():
                     self._runner.copy_prefix(effect)
+                case StandBy():
+                    self._standby.keep(effect.message)
                 case Subscribe():
                     self._bus.subscribe(effect.patterns)
                 case Unsubscribe():
@@ -361,6 +367,7 @@ class NodeService:
             peak_rss_bytes=peak_rss_bytes,
             available_bytes=metrics.available_bytes(),
             blob_bytes=self._store.used_bytes(),
+            standby_bytes=self._store.standby_bytes(),
             cpu_percent=self._cpu.percent(),
             battery_percent=battery.percent if battery else None,
             charging=battery.charging if battery else None,

@@ -303,7 +303,7 @@ class Stage:
         if work.rows[0].count == 1:
             self._smooth(result.compute_s, len(work.rows))
         failures: list[Effect] = []
-        frames: list[bytearray] = []
+        frames: list[bytes] = []
         for row, row_result in zip(work.rows, result.rows, strict=True):
             state = self._requests.get(row.request)
             if state is None or state.rule.attempt != row.attempt:
@@ -321,7 +321,7 @@ class Stage:
 
     def _advance(
         self, row: Row, result: RowResult, state: StageRequest, compute_s: float, now_s: float
-    ) -> bytearray | None:
+    ) -> bytes | None:
         """What a row sends: the hidden state to the next stage, or the last stage's token."""
         if self.is_last:
             return self._chosen(row, result.tokens, state, now_s) if result.tokens else None
@@ -340,7 +340,7 @@ class Stage:
         self.decode_ewma_s += _METRIC_WEIGHT * (compute_s - self.decode_ewma_s)
         self.decode_rows_ewma += _METRIC_WEIGHT * (rows - self.decode_rows_ewma)
 
-    def _chosen(self, row: Row, tokens: Sequence[int], state: StageRequest, now_s: float) -> bytearray:
+    def _chosen(self, row: Row, tokens: Sequence[int], state: StageRequest, now_s: float) -> bytes:
         ids = state.take(row, tokens, self.spec.context_tokens)
         # With more requests than stages the ring is never idle: a wrong guess would cost somebody else's time.
         may_guess = len(self._requests) <= len(self.spec.ring)
@@ -352,14 +352,14 @@ class Stage:
 
     def _tokens_frame(
         self, number: int, state: StageRequest, position: int, ids: Sequence[int], finish: Flag, guess: Sequence[int]
-    ) -> bytearray:
+    ) -> bytes:
         data = tokens_frame(
             number, self.spec.epoch, state.rule.attempt, position=position, ids=ids, guess=guess, finish=finish
         )
         state.sent(len(data), decode=True)
         return data
 
-    def _repeated(self, frames: Sequence[bytearray], state: StageRequest) -> list[Effect]:
+    def _repeated(self, frames: Sequence[bytes], state: StageRequest) -> list[Effect]:
         """Frames sent again, each in a message of its own: together they may be too long for one."""
         for data in frames:
             state.sent(len(data), decode=False)
@@ -367,6 +367,11 @@ class Stage:
 
     def _failed(self, request: str, code: FailureCode, reason: str) -> Effect:
         return Reply(RequestFailed(node=self.node, epoch=self.spec.epoch, request=request, code=code, reason=reason))
+
+    @property
+    def is_prefilling(self) -> bool:
+        """Is a prompt not computed to its end?"""
+        return any(state.rule.valid_length < state.open.prompt_tokens for state in self._requests.values())
 
     # --- time -------------------------------------------------------------------------------------------------
 

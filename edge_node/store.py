@@ -7,9 +7,12 @@ import hashlib
 import http.client
 import logging
 import os
+import random
+import threading
+import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from pathlib import Path
 
 from edge_node.errors import BlobUnavailable, StorageFull
@@ -18,15 +21,24 @@ from schemas.messages import BlobRef
 _log = logging.getLogger(__name__)
 _CHUNK_BYTES = 1 << 20
 _TIMEOUT_S = 20.0
-_TRIES_PER_URL = 3
+_TRIES_PER_URL = 5
+_FIRST_PAUSE_S = 0.25
+_LONGEST_PAUSE_S = 2.0
 
 
 class BlobStore:
-    """A directory of blobs named by their SHA-256; partial downloads end in ``.part``."""
+    """A directory of blobs named by their SHA-256; partial downloads end in ``.part``.
 
-    def __init__(self, directory: Path, *, limit_bytes: int) -> None:
+    One transfer at a time: two would write to the same files.
+    """
+
+    def __init__(self, directory: Path, *, limit_bytes: int, sleep: Callable[[float], None] = time.sleep) -> None:
         self.directory = directory
         self.limit_bytes = limit_bytes
+        self._sleep = sleep
+        self._transferring = threading.Lock()
+        self._used: dict[Hashable, frozenset[str]] = {}
+        self._standby: dict[str, tuple[BlobRef, ...]] = {}
         directory.mkdir(parents=True, exist_ok=True)
 
     def path(self, sha256: str) -> Path:
@@ -37,26 +49,61 @@ class BlobStore:
         """Size of all files, partial ones included."""
         return sum(_size_bytes(Path(entry)) for entry in os.scandir(self.directory))
 
-    def fetch(self, blobs: Sequence[BlobRef], urls: Sequence[str], *, on_progress: Callable[[int, int], None]) -> int:
+    def use(self, user: Hashable, blobs: Iterable[BlobRef]) -> None:
+        """``user`` needs these blobs, and no others any more: they are deleted last."""
+        others = {key: used for key, used in self._used.items() if key != user}
+        used = frozenset(blob.sha256 for blob in blobs)
+        self._used = {**others, user: used} if used else others
+
+    def stand_by(self, pipeline: str, blobs: Iterable[BlobRef]) -> None:
+        """Keep these blobs for a pipeline, once they are here, until a segment needs their room."""
+        self._standby = {**self._standby, pipeline: tuple(blobs)}
+
+    def is_standby(self, sha256: str) -> bool:
+        """Is the blob to be kept?"""
+        return any(blob.sha256 == sha256 for blobs in self._standby.values() for blob in blobs)
+
+    def standby_bytes(self) -> int:
+        """What is here of the blobs that are to be kept."""
+        kept = {blob for blobs in self._standby.values() for blob in blobs}
+        return sum(blob.size_bytes for blob in kept if self._is_here(blob))
+
+    def fetch(
+        self,
+        blobs: Sequence[BlobRef],
+        urls: Sequence[str],
+        *,
+        on_progress: Callable[[int, int], None],
+        background: bool = False,
+    ) -> int:
         """Bring all ``blobs`` to disk and return the number of bytes that had to be fetched.
 
         A blob on disk is trusted by name and length: it was checked when it was written, and renamed only then.
+        Room is made by deleting what nobody needs, then standby blobs, then others. In the background nothing but the
+        first, and what fails is not tried again.
 
         Raises:
             BlobUnavailable: no URL gave the right bytes.
-            StorageFull: they do not fit, even with every other blob deleted.
+            StorageFull: they do not fit, even with every blob deleted that may be.
 
         What ``on_progress`` raises ends the transfer; what has arrived stays for the next time.
         """
+        with self._transferring:
+            return self._fetch(blobs, urls, on_progress, background)
+
+    def _fetch(
+        self, blobs: Sequence[BlobRef], urls: Sequence[str], on_progress: Callable[[int, int], None], background: bool
+    ) -> int:
         wanted = {blob.sha256: blob for blob in blobs}
         total = sum(blob.size_bytes for blob in wanted.values())
         missing = [blob for blob in wanted.values() if not self._is_here(blob)]
-        self._make_room(missing, keep=wanted.keys())
+        self._make_room(missing, wanted.keys(), only_spare=background)
         done = total - sum(blob.size_bytes for blob in missing)
         on_progress(done, total)
         fetched = 0
         for blob in missing:
-            fetched += self._fetch_one(blob, urls, functools.partial(_report, on_progress, done, total))
+            report = functools.partial(_report, on_progress, done, total)
+            fetched += self._fetch_one(blob, urls, report, tries=1 if background else _TRIES_PER_URL)
             done += blob.size_bytes
         return fetched
 
@@ -67,12 +114,16 @@ class BlobStore:
     def _part(self, blob: BlobRef) -> Path:
         return self.directory / f"{blob.sha256}.part"
 
-    def _make_room(self, missing: Iterable[BlobRef], keep: Iterable[str]) -> None:
+    def _make_room(self, missing: Iterable[BlobRef], wanted: Collection[str], *, only_spare: bool) -> None:
         needed = sum(blob.size_bytes - _size_bytes(self._part(blob)) for blob in missing)
         excess = self.used_bytes() + needed - self.limit_bytes
-        kept = set(keep)
-        removable = [entry for entry in self.directory.iterdir() if entry.name.removesuffix(".part") not in kept]
-        for entry in sorted(removable, key=lambda entry: entry.stat().st_atime):
+        removable = []
+        for entry in self.directory.iterdir():
+            sha256 = entry.name.removesuffix(".part")
+            worth = self._worth(sha256)
+            if sha256 not in wanted and not (only_spare and worth):
+                removable.append((worth, entry.stat().st_atime, entry))
+        for _, _, entry in sorted(removable):
             if excess <= 0:
                 return
             excess -= entry.stat().st_size
@@ -80,15 +131,23 @@ class BlobStore:
         if excess > 0:
             raise StorageFull(f"the blobs need {excess} bytes more than the storage limit of {self.limit_bytes} bytes")
 
-    def _fetch_one(self, blob: BlobRef, urls: Sequence[str], on_progress: Callable[[int], None]) -> int:
+    def _worth(self, sha256: str) -> int:
+        """The higher, the later it is deleted."""
+        return 2 if any(sha256 in used for used in self._used.values()) else int(self.is_standby(sha256))
+
+    def _fetch_one(self, blob: BlobRef, urls: Sequence[str], on_progress: Callable[[int], None], *, tries: int) -> int:
         problem = "no blob server was named"
-        for attempt in range(_TRIES_PER_URL):
+        level = logging.WARNING if tries > 1 else logging.DEBUG
+        for attempt in range(tries if urls else 0):
+            if attempt:
+                self._sleep(back_off_s(attempt, _FIRST_PAUSE_S, _LONGEST_PAUSE_S))
+                on_progress(_size_bytes(self._part(blob)))
             for url in urls:
                 try:
                     return self._download(blob, f"{url}/{blob.sha256}", on_progress)
                 except (OSError, http.client.HTTPException, BlobUnavailable) as error:
                     problem = f"{url}: {error}"
-                    _log.warning("blob %s try %d: %s", blob.sha256[:12], attempt + 1, problem)
+                    _log.log(level, "blob %s try %d: %s", blob.sha256[:12], attempt + 1, problem)
         raise BlobUnavailable(f"blob {blob.sha256[:12]} can't be fetched: {problem}")
 
     def _download(self, blob: BlobRef, url: str, on_progress: Callable[[int], None]) -> int:
@@ -115,7 +174,7 @@ class BlobStore:
             resumed = response.status == http.client.PARTIAL_CONTENT
             with part.open("ab" if resumed else "wb") as file:
                 length = file.tell()
-                while data := response.read(_CHUNK_BYTES):
+                while data := response.read1(_CHUNK_BYTES):
                     length += len(data)
                     if length > blob.size_bytes:
                         raise BlobUnavailable(f"the server sends more than {blob.size_bytes} bytes")
@@ -125,6 +184,11 @@ class BlobStore:
         if length < blob.size_bytes:
             raise BlobUnavailable(f"the connection ended after {length} of {blob.size_bytes} bytes")
         return fetched
+
+
+def back_off_s(failures: int, first_s: float, longest_s: float) -> float:
+    """How long to wait after so many failures in a row: twice as long each time, out of step with other nodes."""
+    return random.uniform(0.5, 1.0) * min(first_s * 2.0 ** min(failures - 1, 30), longest_s)
 
 
 def _report(on_progress: Callable[[int, int], None], before: int, total: int, part: int) -> None:

@@ -71,6 +71,7 @@ class Heartbeat:
     peak_rss_bytes: Bytes = about("Largest resident memory since start.")
     available_bytes: Bytes = about("Memory the system could still give.")
     blob_bytes: Bytes = about("Blobs on disk.")
+    standby_bytes: Bytes = about("Those of command.keep among them.", default=0)
     cpu_percent: Annotated[float, Number(0, 100_000)] | None = about("CPU use of the process.", default=None)
     battery_percent: Percent | None = about("Charge, where there is a battery.", default=None)
     charging: bool | None = about("On a charger, where there is a battery.", default=None)

@@ -14,6 +14,7 @@ from edge_node.effects import (
     Register,
     Reply,
     SendFrame,
+    StandBy,
     Stop,
     Subscribe,
     UnloadSegment,
@@ -24,6 +25,7 @@ from schemas.codec import Dtype, Flag, Frame, Kind, decode_frame
 from schemas.messages import (
     CloseRequest,
     Epoch,
+    KeepBlobs,
     OpenRequest,
     Plan,
     PrepareSegment,
@@ -255,7 +257,26 @@ def test_register_and_refuse() -> None:
     assert core.message(RefuseNode(incarnation=7, reason="too old")) == [Stop("too old")]
 
 
+def test_standby_units_are_left_to_the_background() -> None:
+    keep = KeepBlobs(pipeline=PIPELINE, blobs=(), blob_urls=("http://127.0.0.1:1/blobs",))
+    assert Node("bravo").core.message(keep) == [StandBy(keep)]
+
+
 # --- requests ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_prompt_is_computed_up_to_its_last_position() -> None:
+    node = Node("bravo")
+    assert not node.core.is_prefilling
+    node.open()
+    node.frame("alfa", count=3, flags=0)
+    node.compute()
+    assert node.core.is_prefilling
+    node.frame("alfa", position=3, count=2)
+    node.compute()
+    assert not node.core.is_prefilling
+    node.frame("alfa", position=5, count=1)
+    assert not node.core.is_prefilling
 
 
 def test_open_without_a_segment_is_an_error() -> None:

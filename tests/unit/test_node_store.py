@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from edge_node.config import NodeConfig
-from edge_node.errors import BlobUnavailable, StorageFull
-from edge_node.store import BlobStore
+from edge_node.errors import BlobUnavailable, LoadCancelled, StorageFull
+from edge_node.store import BlobStore, back_off_s
 from schemas.messages import BlobRef
 
 MEBI = 1 << 20
@@ -92,7 +92,12 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture
 def store(tmp_path: Path) -> BlobStore:
-    return BlobStore(tmp_path / "blobs", limit_bytes=64 * MEBI)
+    return open_store(tmp_path)
+
+
+def open_store(tmp_path: Path, limit_bytes: int = 64 * MEBI) -> BlobStore:
+    """A store that does not wait before it tries again."""
+    return BlobStore(tmp_path / "blobs", limit_bytes=limit_bytes, sleep=lambda pause_s: None)
 
 
 def content(size_bytes: int, seed: int = 0) -> bytes:
@@ -182,7 +187,7 @@ def test_no_good_server(server: Server, store: BlobStore, bad: str, words: str) 
     with pytest.raises(BlobUnavailable, match=words):
         fetch(store, [blob], f"{server.url}/{bad}")
     assert blob.sha256 not in names(store)
-    assert len(server.requests) <= 6
+    assert len(server.requests) <= 10
 
 
 def test_nobody_listens(server: Server, store: BlobStore) -> None:
@@ -202,7 +207,11 @@ def test_a_file_of_the_wrong_length_is_fetched_again(server: Server, store: Blob
 def test_what_progress_raises_ends_the_transfer_and_keeps_what_arrived(server: Server, store: BlobStore) -> None:
     blob = server.add(content(4 * MEBI))
 
+    arrived_bytes = 0
+
     def cancel(done_bytes: int, total_bytes: int) -> None:
+        nonlocal arrived_bytes
+        arrived_bytes = done_bytes
         if done_bytes >= 2 * MEBI:
             raise InterruptedLoad
 
@@ -212,14 +221,14 @@ def test_what_progress_raises_ends_the_transfer_and_keeps_what_arrived(server: S
     with pytest.raises(InterruptedLoad):
         store.fetch([blob], [f"{server.url}/good"], on_progress=cancel)
     assert names(store) == {f"{blob.sha256}.part"}
-    assert fetch(store, [blob], f"{server.url}/good") == 2 * MEBI
+    assert fetch(store, [blob], f"{server.url}/good") == 4 * MEBI - arrived_bytes
 
 
 # --- storage ----------------------------------------------------------------------------------------------------------
 
 
 def test_the_blobs_used_longest_ago_make_room(server: Server, tmp_path: Path) -> None:
-    store = BlobStore(tmp_path / "blobs", limit_bytes=3500)
+    store = open_store(tmp_path, 3500)
     blobs = [server.add(content(1000, seed)) for seed in range(5)]
     for age, blob in enumerate(blobs[:3]):
         fetch(store, [blob], f"{server.url}/good")
@@ -232,22 +241,96 @@ def test_the_blobs_used_longest_ago_make_room(server: Server, tmp_path: Path) ->
 
 
 def test_more_than_the_limit_is_refused_with_the_figure(server: Server, tmp_path: Path) -> None:
-    store = BlobStore(tmp_path / "blobs", limit_bytes=1500)
+    store = open_store(tmp_path, 1500)
     blobs = [server.add(content(1000, seed)) for seed in range(2)]
     with pytest.raises(StorageFull, match="500 bytes more than the storage limit of 1500 bytes"):
         fetch(store, blobs, f"{server.url}/good")
     assert server.requests == []
 
 
+def test_waits_longer_after_each_failure(server: Server, tmp_path: Path) -> None:
+    pauses_s: list[float] = []
+    store = BlobStore(tmp_path / "blobs", limit_bytes=1000, sleep=pauses_s.append)
+    blob = server.add(content(1000))
+    with pytest.raises(BlobUnavailable):
+        fetch(store, [blob], f"{server.url}/missing", f"{server.url}/wrong")
+    assert len(pauses_s) == len(server.requests) / 2 - 1 == 4, "one pause for all servers together"
+    for pause_s, longest_s in zip(pauses_s, (0.25, 0.5, 1, 2), strict=True):
+        assert longest_s / 2 <= pause_s <= longest_s
+    assert all(back_off_s(failures, 5, 300) <= 300 for failures in (1, 7, 10_000))
+    assert back_off_s(10_000, 5, 300) >= 150
+
+
+def test_a_cancelled_transfer_does_not_wait_and_try_again(server: Server, store: BlobStore) -> None:
+    cancelled = False
+
+    def report(done: int, total: int) -> None:
+        nonlocal cancelled
+        if cancelled:
+            raise LoadCancelled("released")
+        cancelled = True
+
+    blob = server.add(content(1000))
+    with pytest.raises(LoadCancelled):
+        store.fetch([blob], [f"{server.url}/missing"], on_progress=report)
+    assert len(server.requests) == 1
+
+
+def test_room_is_made_from_what_nobody_needs_first(server: Server, tmp_path: Path) -> None:
+    store = open_store(tmp_path, 3000)
+    url = f"{server.url}/good"
+    used, kept, spare, first, second, third = (server.add(content(1000, seed)) for seed in range(6))
+    store.use("segment", [used])
+    store.stand_by("main", [kept])
+    fetch(store, [used, kept, spare], url)
+    for age, blob in enumerate((used, kept, spare)):
+        os.utime(store.path(blob.sha256), (age, age))
+    assert store.standby_bytes() == 1000
+    fetch(store, [first], url)
+    assert names(store) == {used.sha256, kept.sha256, first.sha256}
+    store.use("next segment", [first, second])
+    fetch(store, [first, second], url)
+    assert names(store) == {used.sha256, first.sha256, second.sha256}, "a segment comes before standby units"
+    assert store.standby_bytes() == 0
+    fetch(store, [first, second, third], url)
+    assert names(store) == {first.sha256, second.sha256, third.sha256}
+
+
+def test_a_transfer_in_the_background_deletes_only_what_nobody_needs(server: Server, tmp_path: Path) -> None:
+    store = open_store(tmp_path, 3000)
+    url = f"{server.url}/good"
+    used, kept, spare, first, second = (server.add(content(1000, seed)) for seed in range(5))
+    store.use("segment", [used])
+    fetch(store, [used, kept, spare], url)
+    store.stand_by("main", [kept, first, second])
+    store.fetch([first], [url], on_progress=lambda done, total: None, background=True)
+    assert names(store) == {used.sha256, kept.sha256, first.sha256}
+    with pytest.raises(StorageFull):
+        store.fetch([second], [url], on_progress=lambda done, total: None, background=True)
+    assert names(store) == {used.sha256, kept.sha256, first.sha256}
+    store.use("segment", ())
+    store.fetch([second], [url], on_progress=lambda done, total: None, background=True)
+    assert names(store) == {kept.sha256, first.sha256, second.sha256}
+    store.stand_by("main", ())
+    assert not store.is_standby(kept.sha256)
+
+
+def test_a_transfer_in_the_background_is_not_tried_again(server: Server, store: BlobStore) -> None:
+    blob = server.add(content(1000))
+    with pytest.raises(BlobUnavailable):
+        store.fetch([blob], [f"{server.url}/missing"], on_progress=lambda done, total: None, background=True)
+    assert len(server.requests) == 1
+
+
 def test_a_partial_file_counts_once(server: Server, tmp_path: Path) -> None:
-    store = BlobStore(tmp_path / "blobs", limit_bytes=1000)
+    store = open_store(tmp_path, 1000)
     blob = server.add(content(1000))
     (store.directory / f"{blob.sha256}.part").write_bytes(content(1000)[:900])
     assert fetch(store, [blob], f"{server.url}/good") == 100
 
 
 def test_partial_files_of_other_blobs_make_room_too(server: Server, tmp_path: Path) -> None:
-    store = BlobStore(tmp_path / "blobs", limit_bytes=1000)
+    store = open_store(tmp_path, 1000)
     (store.directory / f"{'0' * 64}.part").write_bytes(bytes(900))
     blob = server.add(content(1000))
     fetch(store, [blob], f"{server.url}/good")
