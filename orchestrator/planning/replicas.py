@@ -116,8 +116,10 @@ class Rates:
         return placed
 
 
-def plan_replicas(problem: Problem, *, prove: bool = True) -> Replicas | Infeasible:
+def plan_replicas(problem: Problem, *, prove: bool = True, pipelines: int | None = None) -> Replicas | Infeasible:
     """Partition the fleet into pipelines for the most tokens per second over all of them.
+
+    ``pipelines`` asks for that many, or for as many as the fleet can hold; None takes what gives most.
 
     Raises:
         PlanningError: the problem pins units to nodes, which one pipeline alone can honour.
@@ -128,22 +130,23 @@ def plan_replicas(problem: Problem, *, prove: bool = True) -> Replicas | Infeasi
     if not problem.eligible:
         return explain_infeasible(problem)
     rates = Rates(problem)
-    groups = _every_partition(rates, rates.count) if rates.count <= EXACT_DEVICES else _deal_and_improve(rates)
-    pipelines = []
+    partition = _every_partition if rates.count <= EXACT_DEVICES else _deal_and_improve
+    groups = partition(rates, pipelines)
+    found = []
     for group in groups:
         answer = solve(replace(problem, devices=tuple(problem.eligible[i] for i in sorted(group))), prove=prove)
         if isinstance(answer, Solution):
-            pipelines.append(answer)
-    if not pipelines:
+            found.append(answer)
+    if not found:
         whole = solve(problem, prove=prove)
         if isinstance(whole, Infeasible):
             return whole
-        pipelines = [whole]
-    used = {node for pipeline in pipelines for node in pipeline.nodes}
+        found = [whole]
+    used = {node for pipeline in found for node in pipeline.nodes}
     return Replicas(
-        tuple(pipelines),
+        tuple(found),
         tuple(device.name for device in problem.devices if device.name not in used),
-        sum(pipeline.predicted.tokens_per_s_many for pipeline in pipelines),
+        sum(pipeline.predicted.tokens_per_s_many for pipeline in found),
         fluid_bound(problem),
     )
 
@@ -203,34 +206,51 @@ def _as_run_form(problem: Problem) -> Problem:
     return replace(problem, runs=(ends[0], like, ends[1]), devices=devices, incumbent=())
 
 
-def _every_partition(rates: Rates, count: int) -> list[Group]:
-    """The best set of disjoint groups among all of them."""
-    best: dict[int, tuple[float, list[Group]]] = {0: (0.0, [])}
-    for mask in range(1, 1 << count):
+def _every_partition(rates: Rates, pipelines: int | None) -> list[Group]:
+    """The best set of disjoint groups among all of them: of that many groups, or of the largest number there is."""
+    most = pipelines or rates.count
+    best: list[dict[int, tuple[float, list[Group]]]] = [{0: (0.0, [])}]
+    """By devices looked at (a mask), then by the number of groups."""
+    for mask in range(1, 1 << rates.count):
         lowest = mask & -mask
         rest = mask ^ lowest
-        found = best[rest]  # the lowest device left out
+        found = dict(best[rest])  # the lowest device left out
         subset = rest
         while True:
-            group = frozenset(index for index in range(count) if (subset | lowest) >> index & 1)
-            rate, groups = best[rest ^ subset]
-            rate += rates.of(group)
-            # Among equals, more pipelines: each answer then makes fewer hops.
-            margin = 1 - RATE_TIE if len(groups) + 1 > len(found[1]) else 1 + RATE_TIE
-            if rates.of(group) > 0 and rate > found[0] * margin:
-                found = (rate, [group, *groups])
+            group = frozenset(index for index in range(rates.count) if (subset | lowest) >> index & 1)
+            rate = rates.of(group)
+            for groups, (others_rate, others) in best[rest ^ subset].items() if rate > 0 else ():
+                if groups < most and rate + others_rate > found.get(groups + 1, (0.0, []))[0]:
+                    found[groups + 1] = (rate + others_rate, [group, *others])
             if subset == 0:
                 break
             subset = (subset - 1) & rest
-        best[mask] = found
-    return best[(1 << count) - 1][1]
+        best.append(found)
+    found = best[-1]
+    if pipelines is not None:
+        return found[max(found)][1]
+    # Among equals, more pipelines: each answer then makes fewer hops.
+    highest = max(rate for rate, _ in found.values())
+    return next(groups for _, (rate, groups) in sorted(found.items(), reverse=True) if rate >= highest * (1 - RATE_TIE))
 
 
-def _deal_and_improve(rates: Rates) -> list[Group]:
+def _deal_and_improve(rates: Rates, pipelines: int | None) -> list[Group]:
     """Try a range of pipeline counts and two ways to deal; improve the best few; keep the best."""
     rooms = rates.room.max(axis=1)
     most = max(1, int(np.maximum(rooms, 0).sum()) // max(1, rates.form.blocks))
-    counts = sorted({max(1, round(most * (step + 1) / COUNTS_TRIED)) for step in range(COUNTS_TRIED)})
+    if pipelines is None:
+        counts = sorted({max(1, round(most * (step + 1) / COUNTS_TRIED)) for step in range(COUNTS_TRIED)})
+        return _deal_into(rates, rooms, counts)
+    groups: list[Group] = []
+    for count in range(min(pipelines, most), 0, -1):
+        groups = max(groups, _deal_into(rates, rooms, [count]), key=len)
+        if len(groups) == count:
+            break
+    return groups
+
+
+def _deal_into(rates: Rates, rooms: NDArray[np.float64], counts: Sequence[int]) -> list[Group]:
+    """The best of these numbers of groups; those that can't hold the model are left out."""
     dealt = [deal(rates, rooms, pipelines) for pipelines in counts for deal in (_deal_by_room, _deal_by_speed)]
     dealt.sort(key=lambda groups: -_total(rates, groups))
     improved = [_improve(rates, groups) for groups in dealt[:IMPROVED]]
