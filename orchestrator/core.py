@@ -37,11 +37,11 @@ from orchestrator.events import (
     Submitted,
     TokensHeard,
 )
-from orchestrator.fleet import FleetChange, FleetState, Joined, Left, Tell
+from orchestrator.fleet import Drained, Flagged, FleetChange, FleetState, Joined, Left, Restored, Tell, Trusted
 from orchestrator.pipeline import Pipeline
 from orchestrator.plans import ServingSettings
 from orchestrator.requests import RequestDesk, command
-from schemas.messages import StreamError
+from schemas.messages import Heartbeat, StreamError
 from schemas.topics import REQUEST_STREAM
 
 
@@ -188,6 +188,8 @@ class Core:
             return []  # speaks for somebody else
         changes = self.fleet.apply(event.node, event.message, now_s, retained=event.retained)
         effects = self._fleet_changes(changes, now_s)
+        if isinstance(event.message, Heartbeat) and not self.fleet.is_believed(event.node):
+            return effects
         return effects + self.pipeline.node_said(event.node, event.message, now_s)
 
     def _fleet_changes(self, changes: list[FleetChange], now_s: float) -> list[Effect]:
@@ -196,11 +198,23 @@ class Core:
             match change:
                 case Joined(birth):
                     self.director.joined(now_s)
-                    effects += [Note(f"node {birth.node} is here"), SaveNode(birth)]
+                    effects += [Note(f"node {birth.node} is here", kind="joined", node=birth.node), SaveNode(birth)]
                     effects += self.requests.node_returned(birth.node)
                 case Left(node, reason):
                     self.director.left(now_s)
-                    effects.append(Note(f"node {node} is gone: {reason}", warning=True))
+                    note = Note(f"node {node} is gone: {reason}", warning=True, kind="lost", node=node)
+                    effects.append(note)
+                case Drained(node, reason):
+                    self.director.drained(node, now_s)
+                    effects.append(Note(f"node {node} gives up its layers: {reason}", kind="drained", node=node))
+                case Restored(node):
+                    self.director.joined(now_s)
+                    effects.append(Note(f"node {node} may have layers again", kind="restored", node=node))
+                case Flagged(node, reason):
+                    text = f"node {node} is not believed: {reason}"
+                    effects.append(Note(text, warning=True, kind="flagged", node=node))
+                case Trusted(node):
+                    effects.append(Note(f"node {node} is believed again", kind="trusted", node=node))
                 case Tell(node, order):
                     effects.append(command(node, order))
         return effects

@@ -93,6 +93,8 @@ class PlanDirector:
         self._forced = False
         self._planned_once = False
         self._waits_for_profiles = False
+        self._refused: set[str] = set()
+        """Nodes that break the operator's rules about batteries."""
         self._last_stages: tuple[Stage, ...] = ()
         """Of the newest committed plan: who is left keeps its place, and so what it has on disk."""
 
@@ -152,8 +154,26 @@ class PlanDirector:
         self._due_s = max(now_s, self._not_before_s)
 
     def joined(self, now_s: float) -> None:
-        """A node can be used."""
+        """A node can be used, perhaps in the place of one that should give up its layers."""
+        self._forced = self._forced or any(self._must_go(node) for node in self._nodes_in_use())
         self._due_s = max(now_s + self._timing.settle_s, self._not_before_s)
+
+    def drained(self, node: str, now_s: float) -> None:
+        """A node should give up its layers: plan without it at once, if it has any."""
+        if node in self._nodes_in_use():
+            self.force(now_s)
+
+    def _nodes_in_use(self) -> set[str]:
+        """Of the plan in force, and of the one on its way."""
+        plans = [self.active.plan] if self.active else []
+        plans += [self.work.plan] if isinstance(self.work, Building | Rollout) else []
+        nodes = {node for plan in plans for node in plan.nodes}
+        return nodes | {birth.node for birth in self.work.births} if isinstance(self.work, Solving) else nodes
+
+    def _must_go(self, node: str) -> bool:
+        """Should this node have no layers, though it is here?"""
+        condition = self._fleet.conditions().get(node)
+        return bool(self._fleet.why_drained(node)) or bool(condition and self.wishes.refusal(node, condition))
 
     def left(self, now_s: float) -> None:
         """A node can't be used any more. Rings find out by themselves; why there is no plan may have changed."""
@@ -237,6 +257,7 @@ class PlanDirector:
         if isinstance(message, NodeProfile):
             return self._profiled(node, message, now_s)
         if isinstance(message, Heartbeat):
+            self._check_battery_rules(node, now_s)
             return self._observe(node, message)
         return self.work.reply(node, message, now_s) if isinstance(self.work, Rollout) else []
 
@@ -258,6 +279,17 @@ class PlanDirector:
     def _observe(self, node: str, beat: Heartbeat) -> list[Effect]:
         known = self._fleet.nodes.get(node)
         return self.profiles.heard(known.birth, self.active.plan, beat) if self.active and known else []
+
+    def _check_battery_rules(self, node: str, now_s: float) -> None:
+        """A node may come to break the operator's rules while it serves, or to respect them again."""
+        condition = self._fleet.conditions().get(node)
+        if condition is None or (self.wishes.refusal(node, condition) is not None) is (node in self._refused):
+            return
+        self._refused ^= {node}
+        if node in self._refused:
+            self.drained(node, now_s)
+        else:
+            self.joined(now_s)
 
     # --- a broken ring ----------------------------------------------------------------------------------------
 
@@ -328,13 +360,13 @@ class PlanDirector:
         if self.model is None:
             return []
         usable = self._fleet.usable()
-        births = tuple(b for b in usable if not self._exclusions.excludes(b.node, b.incarnation))
+        births = tuple(b for b in self._fleet.plannable() if not self._exclusions.excludes(b.node, b.incarnation))
         if not usable:
             return self._no_plan("no_nodes", "no nodes: start one with linguabus-node --broker URL")
         if not self._planned_once and len(usable) < self._min_nodes:
             return self._no_plan("not_ready", f"waiting for {self._min_nodes} nodes, {len(usable)} here so far")
         if not births:
-            return self._no_plan("no_nodes", "no node can load its segment")
+            return self._no_plan("no_nodes", "no node can be given layers")
         asked = self.profiles.ask(births, self.model, self._blob_urls, self._settings.wire_dtype, now_s)
         awaited_until_s = self._profiles_due_s(now_s)
         if awaited_until_s > now_s:
@@ -350,7 +382,8 @@ class PlanDirector:
 
     def _problem(self, model: ServedModel, births: Sequence[NodeBirth], wishes: Wishes) -> Problem:
         profiles = self.profiles.of(births, model.manifest)
-        return problem_of(self._settings, model.manifest, births, profiles, self._last_stages, wishes)
+        conditions = self._fleet.conditions()
+        return problem_of(self._settings, model.manifest, births, profiles, self._last_stages, wishes, conditions)
 
     def preview(self, wishes: Wishes) -> Problem:
         """The planner's question with other wishes, asked of the nodes that are here.
@@ -358,18 +391,22 @@ class PlanDirector:
         Raises:
             PlanningError, BadWish: there is nothing to ask; the message says why.
         """
-        if self.model is None or not self._fleet.usable():
+        births = self._fleet.plannable()
+        if self.model is None or not births:
             raise PlanningError(self.why_none.reason)
-        return self._problem(self.model, self._fleet.usable(), wishes)
+        return self._problem(self.model, births, wishes)
 
     def _no_plan(self, code: NoPlanCode, reason: str) -> list[Effect]:
         """No new plan for now; a working one stays."""
-        left_out = self._exclusions.reasons()
+        drained = [(birth.node, self._fleet.why_drained(birth.node)) for birth in self._fleet.usable()]
+        reasons = [self._exclusions.reasons(), *(f"{node}: {reason}" for node, reason in drained if reason)]
+        left_out = "; ".join(filter(None, reasons))
         why = NoPlan(code, f"{reason} (left out: {left_out})" if left_out else reason)
         self.outcomes.append(ReplanDone(ok=False, changed=False, reason=why.reason))
         if self.active:
             self.model = self.active.plan.model
-        if self.active or why == self.why_none:
+            return [Note(f"epoch {self.active.plan.epoch} stays: {why.reason}")]
+        if why == self.why_none:
             return []
         self.why_none = why
         return [Note(f"no plan: {why.reason}", warning=True)]

@@ -339,10 +339,13 @@ class ForgetRequest:
 
 @dataclass(frozen=True)
 class Note:
-    """A line for the log. Lines about a request begin with its id."""
+    """A line for the log. Lines about a request begin with its id. With a ``kind`` it is an event for operators too:
+    see `schemas.messages.FleetEvent`."""
 
     text: str
     warning: bool = False
+    kind: str = ""
+    node: str | None = None
 
 
 @dataclass(frozen=True)

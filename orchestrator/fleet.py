@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from orchestrator.health import Condition, HealthLimits, NodeHealth
 from schemas import PACKAGE_VERSION, PROTOCOL_VERSION
 from schemas.messages import Heartbeat, NodeBirth, NodeStatus, RefuseNode, RegisterAgain
 
@@ -33,7 +34,37 @@ class Tell:
     command: RegisterAgain | RefuseNode
 
 
-FleetChange = Joined | Left | Tell
+@dataclass(frozen=True)
+class Drained:
+    """A node should give up its layers: no new plan may use it."""
+
+    node: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Restored:
+    """A node may be given layers again."""
+
+    node: str
+
+
+@dataclass(frozen=True)
+class Flagged:
+    """A node says what can't be true: its numbers are not used."""
+
+    node: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Trusted:
+    """A node's numbers make sense again."""
+
+    node: str
+
+
+FleetChange = Joined | Left | Tell | Drained | Restored | Flagged | Trusted
 
 
 @dataclass
@@ -42,12 +73,15 @@ class Node:
 
     birth: NodeBirth
     heard_s: float
+    health: NodeHealth
     online: bool = False
     live: bool = False
     """Heard by anything else than a retained message: a retained birth may be a ghost's."""
     offline_since_s: float = 0.0
     offline_reason: str = ""
     refused: str = ""
+    leaving: str = ""
+    """Why it wants to end."""
     heartbeat: Heartbeat | None = None
 
     @property
@@ -58,9 +92,12 @@ class Node:
 class FleetState:
     """All nodes. A message about an incarnation other than the newest one never changes whether a node is there."""
 
-    def __init__(self, *, heartbeat_timeout_s: float = 10.0) -> None:
+    def __init__(self, *, heartbeat_timeout_s: float = 10.0, limits: HealthLimits | None = None) -> None:
         self.nodes: dict[str, Node] = {}
+        self.drained: set[str] = set()
+        """Nodes that an operator wants to be empty, whether they are here or not."""
         self._timeout_s = heartbeat_timeout_s
+        self._limits = limits or HealthLimits()
 
     def apply(self, node: str, message: Any, now_s: float, *, retained: bool = False) -> list[FleetChange]:
         """Take in what arrived on a node's birth, status or heartbeat topic; other messages change nothing."""
@@ -69,6 +106,7 @@ class FleetState:
         known = self.nodes.get(node)
         was_usable = known is not None and known.usable
         was_incarnation = known.birth.incarnation if known else None
+        was_drained, was_odd = self.why_drained(node), known is not None and bool(known.health.oddities)
         if isinstance(message, NodeBirth):
             changes = self._birth(message, known, now_s, live=not retained)
         elif isinstance(message, NodeStatus):
@@ -83,7 +121,35 @@ class FleetState:
             changes.append(Left(node, "it started again" if again else now_known.offline_reason))
         if now_known.usable and (again or not was_usable):
             changes.append(Joined(now_known.birth))
+        elif now_known.usable:
+            changes += self._drain_change(node, was_drained)
+        odd = "; ".join(now_known.health.oddities)
+        if bool(odd) is not was_odd:
+            changes.append(Flagged(node, odd) if odd else Trusted(node))
         return changes
+
+    def set_drained(self, node: str, drained: bool) -> list[FleetChange]:
+        """An operator wants a node to be empty, or no longer."""
+        was_drained = self.why_drained(node)
+        if drained:
+            self.drained.add(node)
+        else:
+            self.drained.discard(node)
+        return self._drain_change(node, was_drained)
+
+    def why_drained(self, node: str) -> str:
+        """Why no new plan may use this node; empty when one may."""
+        known = self.nodes.get(node)
+        reasons = [f"it is leaving: {known.leaving}"] if known and known.leaving else []
+        reasons += ["an operator drains it"] if node in self.drained else []
+        reasons += [known.health.unfit] if known and known.health.unfit else []
+        return "; ".join(reasons)
+
+    def _drain_change(self, node: str, before: str) -> list[FleetChange]:
+        now = self.why_drained(node)
+        if bool(now) is bool(before):
+            return []
+        return [Drained(node, now) if now else Restored(node)]
 
     def _birth(self, birth: NodeBirth, known: Node | None, now_s: float, *, live: bool) -> list[FleetChange]:
         if known and birth.incarnation < known.birth.incarnation:
@@ -91,7 +157,8 @@ class FleetState:
         if known and birth.incarnation == known.birth.incarnation:
             known.birth = birth
         else:
-            known = self.nodes[birth.node] = Node(birth, now_s, online=live, refused=_mismatch(birth))
+            health = NodeHealth(self._limits)
+            known = self.nodes[birth.node] = Node(birth, now_s, health, online=live, refused=_mismatch(birth))
         known.heard_s = now_s
         if live:
             known.live = known.online = True
@@ -108,6 +175,7 @@ class FleetState:
         if status.online:
             known.online = True
             known.live = known.live or live
+            known.leaving = (status.reason or "it was asked to stop") if status.leaving else ""
             known.heard_s = now_s
         else:
             self._take_offline(known, status.reason or "it went away", now_s)
@@ -119,6 +187,7 @@ class FleetState:
         if beat.incarnation < known.birth.incarnation:
             return [self._refuse_elder(beat.node, beat.incarnation)]
         known.heartbeat = beat
+        known.health.heard(beat, now_s)
         known.heard_s = now_s
         known.live = known.online = True
         return (
@@ -156,8 +225,21 @@ class FleetState:
         return min((n.heard_s + self._timeout_s for n in self.nodes.values() if n.online), default=math.inf)
 
     def usable(self) -> tuple[NodeBirth, ...]:
-        """Births of the nodes a plan may use, by name."""
+        """Births of the nodes that are here, by name; a plan in force may use them."""
         return tuple(self.nodes[name].birth for name in sorted(self.nodes) if self.nodes[name].usable)
+
+    def plannable(self) -> tuple[NodeBirth, ...]:
+        """Births of the nodes that a new plan may use, by name."""
+        return tuple(birth for birth in self.usable() if not self.why_drained(birth.node))
+
+    def conditions(self) -> dict[str, Condition]:
+        """By node: what a plan should know of its battery and heat."""
+        return {name: node.health.condition for name, node in self.nodes.items()}
+
+    def is_believed(self, node: str) -> bool:
+        """Do this node's numbers make sense?"""
+        known = self.nodes.get(node)
+        return known is not None and not known.health.oddities
 
     def is_usable(self, node: str, incarnation: int) -> bool:
         """Is this very start of the node there?"""
@@ -166,7 +248,9 @@ class FleetState:
 
     def view(self, now_s: float) -> list[dict[str, Any]]:
         """What ``linguabus nodes`` shows; JSON-able."""
-        return [_view(self.nodes[name], now_s) for name in sorted(self.nodes)]
+        return [
+            {**_view(self.nodes[name], now_s), "drained": self.why_drained(name)} for name in sorted(self.nodes)
+        ]
 
 
 def _mismatch(birth: NodeBirth) -> str:
@@ -181,7 +265,7 @@ def _mismatch(birth: NodeBirth) -> str:
 
 
 def _view(node: Node, now_s: float) -> dict[str, Any]:
-    birth, beat = node.birth, node.heartbeat
+    birth, beat, health = node.birth, node.heartbeat, node.health
     state = "refused" if node.refused else "online" if node.usable else "silent" if node.online else "offline"
     return {
         "node": birth.node,
@@ -207,7 +291,17 @@ def _view(node: Node, now_s: float) -> dict[str, Any]:
         "cpu_percent": beat.cpu_percent if beat else None,
         "battery_percent": beat.battery_percent if beat else None,
         "charging": beat.charging if beat else None,
+        "battery_percent_per_hour": health.trend.percent_per_hour,
         "temperature_c": beat.temperature_c if beat else None,
+        "battery_temperature_c": beat.battery_temperature_c if beat else None,
+        "cost_factor": health.condition.cost_factor,
+        "rtt_ms": beat.rtt_s * 1e3 if beat and beat.rtt_s is not None else None,
+        "leaving": node.leaving,
+        "flags": list(health.oddities),
+        "stages": [
+            {"pipeline": stage.pipeline, "epoch": str(stage.epoch), "stage": stage.stage}
+            for stage in (beat.stages if beat else ())
+        ],
         "frames_rejected": beat.frames_rejected if beat else None,
         "frames_dropped": beat.frames_dropped if beat else None,
         "reconnects": beat.reconnects if beat else None,

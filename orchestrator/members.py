@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from orchestrator.fleet import FleetState, Node
+from orchestrator.health import Condition
 from schemas.messages import NodeBirth
 
 
@@ -17,10 +18,19 @@ class FleetView(Protocol):
         """Every node that was ever heard of."""
 
     def usable(self) -> tuple[NodeBirth, ...]:
-        """Births of the nodes a plan may use, by name."""
+        """Births of the nodes that are here, by name."""
+
+    def plannable(self) -> tuple[NodeBirth, ...]:
+        """Births of those that a new plan may use, by name."""
 
     def is_usable(self, node: str, incarnation: int) -> bool:
         """Is this very start of the node there?"""
+
+    def conditions(self) -> dict[str, Condition]:
+        """By node: what a plan should know of its battery and heat."""
+
+    def why_drained(self, node: str) -> str:
+        """Why no new plan may use this node; empty when one may."""
 
 
 class Members:
@@ -41,6 +51,18 @@ class Members:
         births = (birth for birth in self._fleet.usable() if self.names is None or birth.node in self.names)
         return tuple(birth for birth in births if birth.node not in self.held_elsewhere)
 
+    def plannable(self) -> tuple[NodeBirth, ...]:
+        """Births of those of them that should not give up their layers, by name."""
+        return tuple(birth for birth in self.usable() if not self.why_drained(birth.node))
+
     def is_usable(self, node: str, incarnation: int) -> bool:
         """Is this very start of the node there, whoever may plan with it?"""
         return self._fleet.is_usable(node, incarnation)
+
+    def conditions(self) -> dict[str, Condition]:
+        """By node: what a plan should know of its battery and heat."""
+        return self._fleet.conditions()
+
+    def why_drained(self, node: str) -> str:
+        """Why no new plan may use this node; empty when one may."""
+        return self._fleet.why_drained(node)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from orchestrator.config import DEFAULT_CONTEXT_TOKENS
+from orchestrator.health import Condition
 from orchestrator.model.manifest import Blob, Manifest, Unit
 from orchestrator.planning.problem import BLOCK, EMBED, HEAD, Device, Problem, Stage, UnitRun
 from orchestrator.plans import Candidate, ServingSettings
@@ -38,6 +40,7 @@ def build_problem(
     incumbent: tuple[Stage, ...] = (),
     profiles: Mapping[str, Profile] | None = None,
     wishes: Wishes | None = None,
+    conditions: Mapping[str, Condition] | None = None,
 ) -> Problem:
     """The planner's question. Nodes with a profile are planned with what they measured, the others with what they
     reported when they joined.
@@ -49,6 +52,7 @@ def build_problem(
         BadWish: a wish that this model can't fulfil.
     """
     wishes = wishes or Wishes()
+    profiles, conditions = profiles or {}, conditions or {}
     resident = resident_factors(manifest)
     units = manifest.units
     runs = (
@@ -62,7 +66,9 @@ def build_problem(
     workspace = workspace_bytes(manifest, chunk_tokens=chunk_tokens, context_tokens=context_tokens, slots=slots)
     return Problem(
         runs=runs,
-        devices=tuple(_device(birth, runs, (profiles or {}).get(birth.node)) for birth in fleet),
+        devices=tuple(
+            _device(birth, runs, profiles.get(birth.node), conditions.get(birth.node, Condition())) for birth in fleet
+        ),
         context_tokens=context_tokens,
         slots=slots,
         objective=wishes.goal,
@@ -82,6 +88,7 @@ def problem_of(
     profiles: Mapping[str, Profile],
     last_stages: Sequence[Stage],
     wishes: Wishes,
+    conditions: Mapping[str, Condition] | None = None,
 ) -> Problem:
     """The question of a pipeline: its settings unless the wishes say otherwise, its last plan as the incumbent.
 
@@ -99,6 +106,7 @@ def problem_of(
         profiles=profiles,
         incumbent=tuple(stage for stage in last_stages if stage.node in here),
         wishes=wishes,
+        conditions=conditions,
     )
 
 
@@ -128,7 +136,17 @@ def _run(kind: str, manifest: Manifest, units: Sequence[Unit], resident: Residen
     )
 
 
-def _device(birth: NodeBirth, runs: Sequence[UnitRun], profile: Profile | None) -> Device:
+def _device(birth: NodeBirth, runs: Sequence[UnitRun], profile: Profile | None, condition: Condition) -> Device:
+    device = _measured(birth, runs, profile)
+    return replace(
+        device,
+        battery_percent=condition.battery_percent,
+        charging=condition.charging,
+        cost_factor=condition.cost_factor,
+    )
+
+
+def _measured(birth: NodeBirth, runs: Sequence[UnitRun], profile: Profile | None) -> Device:
     speed = max(birth.speed_flops, MIN_SPEED_FLOPS)
     if profile is not None:
         measured = profile.measured

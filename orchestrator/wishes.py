@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from orchestrator.errors import OrchestratorError
-from orchestrator.planning.problem import Constraints, NodeLimit, Objective, Pin
+from orchestrator.health import Condition
+from orchestrator.planning.problem import Constraints, Device, NodeLimit, Objective, Pin
 
 _RANGE = re.compile(r"(\d{1,6})(?:-(\d{1,6}))?")
 _NODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -28,6 +29,8 @@ class Wishes:
     pins: tuple[tuple[str, str], ...] = ()
     max_memory_mb: tuple[tuple[str, int], ...] = ()
     context_tokens: int | None = None
+    min_battery_percent: float | None = None
+    only_on_charger: bool = False
 
     def as_arguments(self) -> dict[str, Any]:
         """JSON-able; `wishes_from` reads it."""
@@ -45,7 +48,20 @@ class Wishes:
         """
         pins = [Pin(node, *units) for text, node in self.pins for units in parse_units(text, unit_count)]
         limits = (NodeLimit(node, max_memory_bytes=mb * _MB) for node, mb in self.max_memory_mb)
-        return Constraints(pins=tuple(pins), exclude=frozenset(self.exclude), limits=tuple(limits))
+        return replace(
+            self._battery_rules, pins=tuple(pins), exclude=frozenset(self.exclude), limits=tuple(limits)
+        )
+
+    @property
+    def _battery_rules(self) -> Constraints:
+        return Constraints(min_battery_percent=self.min_battery_percent, only_on_charger=self.only_on_charger)
+
+    def refusal(self, node: str, condition: Condition) -> str | None:
+        """Why the rules about batteries leave this node out, or None."""
+        device = Device(
+            node, 0, (), (), 0.0, battery_percent=condition.battery_percent, charging=condition.charging
+        )
+        return self._battery_rules.refusal(device)
 
 
 def parse_units(text: str, unit_count: int) -> list[tuple[int, int]]:
@@ -83,6 +99,12 @@ def wishes_from(arguments: dict[str, Any]) -> Wishes:
     context = arguments.get("context_tokens")
     if context is not None and not _is_count(context, 2, 10_000_000):
         raise BadWish("context_tokens: use a number from 2 to 10000000")
+    battery = arguments.get("min_battery_percent")
+    if battery is not None and not _is_percent(battery):
+        raise BadWish("min_battery_percent: use a number from 0 to 100")
+    only_on_charger = arguments.get("only_on_charger", False)
+    if not isinstance(only_on_charger, bool):
+        raise BadWish("only_on_charger: use true or false")
     exclude = _items(arguments, "exclude")
     if not all(_is_node(node) for node in exclude):
         raise BadWish("exclude: use names of nodes")
@@ -98,6 +120,8 @@ def wishes_from(arguments: dict[str, Any]) -> Wishes:
         pins=tuple((units, node) for units, node in pins),
         max_memory_mb=tuple((node, size_mb) for node, size_mb in limits),
         context_tokens=context,
+        min_battery_percent=battery,
+        only_on_charger=only_on_charger,
     )
 
 
@@ -118,6 +142,10 @@ def _is_node(value: Any) -> bool:
 
 def _is_limit(value: Any) -> bool:
     return _is_pair(value) and _is_node(value[0]) and _is_count(value[1], 1, 2**30)
+
+
+def _is_percent(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 100
 
 
 def _is_count(value: Any, least: int, most: int) -> bool:

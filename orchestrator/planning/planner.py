@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass, replace
 
 from orchestrator.planning import milp
-from orchestrator.planning.cost import check
+from orchestrator.planning.cost import check, predict
 from orchestrator.planning.errors import PlanningError
 from orchestrator.planning.infeasible import explain_infeasible
 from orchestrator.planning.ordering import improve_orders
@@ -52,10 +52,12 @@ def solve(problem: Problem, *, prove: bool = True) -> Solution | Infeasible:
         PlanningError: the solver does not run, or made a plan that breaks a limit.
     """
     started = time.perf_counter()
-    answer = _solve_run_form(problem, prove) if RunForm.applies(problem) else _solve_any_chain(problem, prove)
+    priced = problem.priced
+    answer = _solve_run_form(priced, prove) if RunForm.applies(priced) else _solve_any_chain(priced, prove)
     if answer is None:
         return explain_infeasible(problem)
-    return replace(answer, solve_s=time.perf_counter() - started)
+    predicted = answer.predicted if priced is problem else predict(problem, answer.stages)
+    return replace(answer, predicted=predicted, solve_s=time.perf_counter() - started)
 
 
 def _solve_run_form(problem: Problem, prove: bool) -> Solution | None:
@@ -113,7 +115,8 @@ def as_solution(problem: Problem, plan: Candidate, status: Status, solver: str, 
 
 def evaluate(problem: Problem, stages: tuple[Stage, ...]) -> Solution:
     """A given plan with its figures, whether it is any good or not."""
-    return as_solution(problem, candidate(problem, stages), Status.BASELINE, "given")
+    answer = as_solution(problem.priced, candidate(problem.priced, stages), Status.BASELINE, "given")
+    return replace(answer, predicted=predict(problem, stages))
 
 
 def _confirm(form: RunForm, best: Candidate, claims: tuple[Claim, ...]) -> tuple[str, float, float]:

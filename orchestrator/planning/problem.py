@@ -10,7 +10,7 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from orchestrator.planning.errors import PlanningError
@@ -67,7 +67,8 @@ class Device:
     a batch (None: no gain), `prefill_s` seconds per unit and prompt token. `hop_s` is the way of one decode
     activation from this device through the broker to the next, `hop_busy_s` the part of it that keeps the device
     from computing, `link_bytes_per_s` the rate for larger payloads. `memory_bytes` and `storage_bytes` are what
-    may be used, not what is built in. `battery_percent` None means mains power.
+    may be used, not what is built in. `battery_percent` None means mains power. `cost_factor` is what its times count
+    as when plans are compared (above 1: to be spared); what is predicted is not changed by it.
     """
 
     name: str
@@ -84,10 +85,26 @@ class Device:
     flops_per_s: float | None = None
     battery_percent: float | None = None
     charging: bool = True
+    cost_factor: float = 1.0
 
     @property
     def batched_s(self) -> tuple[float, ...]:
         return self.decode_s if self.decode_batched_s is None else self.decode_batched_s
+
+    @property
+    def priced(self) -> Device:
+        """The device with times as they count."""
+        factor = self.cost_factor
+        if factor == 1.0:
+            return self
+        return replace(
+            self,
+            decode_s=tuple(factor * figure for figure in self.decode_s),
+            prefill_s=tuple(factor * figure for figure in self.prefill_s),
+            decode_batched_s=tuple(factor * figure for figure in self.batched_s),
+            flops_per_s=self.flops_per_s and self.flops_per_s / factor,
+            cost_factor=1.0,
+        )
 
     @property
     def on_charger(self) -> bool:
@@ -246,6 +263,13 @@ class Problem:
         return most
 
     @cached_property
+    def priced(self) -> Problem:
+        """The same question with times as they count; the problem itself when no device is to be spared."""
+        if all(device.cost_factor == 1.0 for device in self.devices):
+            return self
+        return replace(self, devices=tuple(device.priced for device in self.devices))
+
+    @cached_property
     def eligible(self) -> tuple[Device, ...]:
         """Devices the constraints let take part, in fleet order."""
         return tuple(device for device in self.devices if self.constraints.refusal(device) is None)
@@ -272,6 +296,8 @@ def _check_device(device: Device, run_count: int) -> None:
             raise PlanningError(f"device {device.name!r}: {name} has {len(figures)} figures for {run_count} runs")
         if not all(math.isfinite(figure) and figure >= 0 for figure in figures):
             raise PlanningError(f"device {device.name!r}: {name} must be finite and not negative")
+    if not 0 < device.cost_factor < math.inf:
+        raise PlanningError(f"device {device.name!r}: cost_factor must be above 0")
     if not (math.isfinite(device.hop_s) and device.hop_s >= 0 and 0 <= device.hop_busy_s < math.inf):
         raise PlanningError(f"device {device.name!r}: hop_s and hop_busy_s must be finite and not negative")
     if device.link_bytes_per_s <= 0:

@@ -139,7 +139,7 @@ def make_heartbeat(node: str, incarnation: int = 1) -> Heartbeat:
         uptime_s=1,
         rss_bytes=MB,
         peak_rss_bytes=MB,
-        available_bytes=MB,
+        available_bytes=1000 * MB,
         blob_bytes=0,
     )
 
