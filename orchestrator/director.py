@@ -155,15 +155,15 @@ class PlanDirector:
 
     def joined(self, now_s: float) -> None:
         """A node can be used, perhaps in the place of one that should give up its layers."""
-        self._forced = self._forced or any(self._must_go(node) for node in self._nodes_in_use())
+        self._forced = self._forced or any(self._must_go(node) for node in self.nodes_in_use())
         self._due_s = max(now_s + self._timing.settle_s, self._not_before_s)
 
     def drained(self, node: str, now_s: float) -> None:
         """A node should give up its layers: plan without it at once, if it has any."""
-        if node in self._nodes_in_use():
+        if node in self.nodes_in_use():
             self.force(now_s)
 
-    def _nodes_in_use(self) -> set[str]:
+    def nodes_in_use(self) -> set[str]:
         """Of the plan in force, and of the one on its way."""
         plans = [self.active.plan] if self.active else []
         plans += [self.work.plan] if isinstance(self.work, Building | Rollout) else []
