@@ -1,7 +1,13 @@
 """Hidden states on the wire: fp32, fp16 with a power-of-two scale per position, int8 with a scale per 64 values.
 
 All layouts are those of ``schemas.codec``. A scale that is a power of two changes no mantissa bit, keeps small
-values out of the subnormals and lets states beyond 65,504 (Gemma 3) travel as halves.
+values out of the subnormals and lets states beyond 65,504 (Gemma 3) travel as halves. Positions whose largest value
+is in [1, 2**15) need none: what is subnormal beside it is lost in float32 sums too.
+
+One position of halves is what nearly every decode step sends, and after a run of ONNX Runtime every line of code and
+every NumPy function called is a cache miss. So it has a way of its own with as few of them as will do: one sum of
+squares tells that all is finite and that no scale is needed. It may overflow, and what arrives may be garbage: both are
+found and refused, so callers let NumPy ignore them (``quiet``).
 """
 
 from __future__ import annotations
@@ -17,6 +23,10 @@ from schemas.codec import INT8_BLOCK, Dtype
 
 _HALF_EXPONENT = 15
 """Scaled so that the largest value of a position lies in [2**14, 2**15), below the largest half, 65,504."""
+_SQUARE_OF_SCALED = 2.0**30
+"""A sum of squares below it has no value of 2**15 or more."""
+_MORE_THAN_ONE = 2.0
+"""A mean of squares of it has a value of 1 or more, whatever the sum was rounded to."""
 _INT8_MAX = 127.0
 _SMALLEST_HALF = 2.0**-24
 
@@ -25,9 +35,14 @@ _NOT_FINITE = "a hidden state is NaN or infinite: the model's weights do not sui
 Array = NDArray[Any]
 _POWERS = np.ldexp(np.float32(1), np.arange(-128, 128))
 """2 ** e for every int8 e."""
+_FLOAT32 = np.dtype(np.float32)
 
 
-@np.errstate(over="ignore", invalid="ignore")  # what comes of it is refused as not finite
+def quiet() -> np.errstate:
+    """The context to encode and decode in: no warnings of what is refused as not finite."""
+    return np.errstate(over="ignore", invalid="ignore")
+
+
 def encode_activation(hidden: Array, dtype: Dtype) -> bytes:
     """The payload of an activation frame.
 
@@ -38,28 +53,25 @@ def encode_activation(hidden: Array, dtype: Dtype) -> bytes:
     Raises:
         NotFinite: a value is NaN or infinite.
     """
-    if dtype is Dtype.FP16 and len(hidden) == 1:
-        return _encode_one_half(hidden)
+    if len(hidden) == 1 and dtype is Dtype.FP16 and hidden.dtype is _FLOAT32:
+        position = hidden[0]
+        if _MORE_THAN_ONE * len(position) <= float(position.dot(position)) < _SQUARE_OF_SCALED:
+            return bytes(position.astype(np.float16).tobytes() + b"\0")
+    return _encode(hidden, dtype)
+
+
+def _encode(hidden: Array, dtype: Dtype) -> bytes:
     peaks = np.abs(hidden).max(axis=1).astype(np.float32)
     if not np.isfinite(peaks).all():
         raise NotFinite(_NOT_FINITE)
     if dtype is Dtype.FP32:
         return hidden.astype(np.float32, copy=False).tobytes()
     if dtype is Dtype.FP16:
-        exponents = np.clip(np.frexp(peaks)[1] - _HALF_EXPONENT, -100, 113).astype(np.int8)
+        exponents = np.clip(np.frexp(peaks)[1] - _HALF_EXPONENT, -100, 113)
+        exponents = np.where((peaks >= 1) & (exponents <= 0), 0, exponents).astype(np.int8)
         halves = (hidden * _powers_of_two(-exponents)[:, None]).astype(np.float16)
         return bytes(halves.tobytes() + exponents.tobytes())
     return _encode_int8(hidden)
-
-
-def _encode_one_half(hidden: Array) -> bytes:
-    """As above for one position, which is every decode step: a third of the time."""
-    peak = max(float(hidden.max()), -float(hidden.min()))
-    if not math.isfinite(peak):
-        raise NotFinite(_NOT_FINITE)
-    exponent = min(max(math.frexp(peak)[1] - _HALF_EXPONENT, -100), 113)
-    halves = (hidden * _POWERS[128 - exponent]).astype(np.float16)
-    return bytes(halves.tobytes() + exponent.to_bytes(1, "little", signed=True))
 
 
 def _powers_of_two(exponents: Array) -> Array:
@@ -81,13 +93,21 @@ def _encode_int8(hidden: Array) -> bytes:
     return bytes(values.tobytes() + scales.tobytes())
 
 
-@np.errstate(over="ignore", invalid="ignore")
 def decode_activation(payload: bytes | bytearray | memoryview, dtype: Dtype, out: Array) -> None:
     """Write the hidden states of a payload whose length the codec has checked into ``out`` (count, width).
 
     Raises:
         NotFinite: a value is NaN or infinite.
     """
+    if len(out) == 1 and dtype is Dtype.FP16 and payload[-1] == 0:
+        position = out[0]
+        position[:] = np.frombuffer(payload, np.float16, len(position))
+        if float(position.dot(position)) < math.inf:
+            return
+    _decode(payload, dtype, out)
+
+
+def _decode(payload: bytes | bytearray | memoryview, dtype: Dtype, out: Array) -> None:
     count, width = out.shape
     if dtype is Dtype.FP32:
         out[...] = np.frombuffer(payload, np.float32).reshape(count, width)

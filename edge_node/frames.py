@@ -6,25 +6,17 @@ import struct
 from collections.abc import Sequence
 
 from edge_node.work import Row
-from schemas.codec import Dtype, Flag, Frame, Kind, encode_frame
+from schemas.codec import Dtype, Flag, Frame, Kind, encode_frame, pack_frame
 from schemas.messages import Epoch
 
+_SAMPLE, _VERIFY = int(Flag.SAMPLE), int(Flag.VERIFY)  # the operators of an IntFlag are Python functions
 
-def activation_frame(row: Row, epoch: Epoch, *, width: int, dtype: Dtype, payload: bytes) -> bytearray:
+
+def activation_frame(row: Row, epoch: Epoch, *, width: int, dtype: Dtype, payload: bytes) -> bytes:
     """A row's hidden states for the next stage."""
-    return encode_frame(
-        Frame(
-            kind=Kind.ACTIVATION,
-            request=row.request,
-            epoch=epoch,
-            attempt=row.attempt,
-            position=row.position,
-            count=row.count,
-            width=width,
-            dtype=dtype,
-            flags=(Flag.SAMPLE if row.sample else 0) | (Flag.VERIFY if row.verify else 0),
-            payload=payload,
-        )
+    flags = (_SAMPLE if row.sample else 0) | (_VERIFY if row.verify else 0)
+    return pack_frame(
+        Kind.ACTIVATION, dtype, flags, row.count, row.request, epoch, row.attempt, row.position, width, payload
     )
 
 
@@ -37,21 +29,11 @@ def tokens_frame(
     ids: Sequence[int],
     guess: Sequence[int],
     finish: Flag,
-) -> bytearray:
+) -> bytes:
     """Tokens from ``position`` on, for stage 0 and the orchestrator, and a guess of what follows, for stage 0."""
-    return encode_frame(
-        Frame(
-            kind=Kind.TOKENS,
-            request=request,
-            epoch=epoch,
-            attempt=attempt,
-            position=position,
-            count=len(ids),
-            width=len(guess),
-            dtype=Dtype.INT32,
-            flags=finish,
-            payload=struct.pack(f"<{len(ids) + len(guess)}i", *ids, *guess),
-        )
+    payload = struct.pack(f"<{len(ids) + len(guess)}i", *ids, *guess)
+    return pack_frame(
+        Kind.TOKENS, Dtype.INT32, int(finish), len(ids), request, epoch, attempt, position, len(guess), payload
     )
 
 
@@ -61,7 +43,7 @@ def token_ids(frame: Frame) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return ids[: frame.count], ids[frame.count :]
 
 
-def replay_frame(refused: Frame, valid_length: int) -> bytearray:
+def replay_frame(refused: Frame, valid_length: int) -> bytes:
     """Tells stage 0 that this stage's KV cache ends before the frame it was sent."""
     return encode_frame(
         Frame(

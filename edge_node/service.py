@@ -16,6 +16,7 @@ import onnxruntime
 from broker.bus import Bus, Connected, Delivery, Disconnected, Event, Subscribed, Will
 from broker.mqtt import MqttBus
 from edge_node import metrics, probe
+from edge_node.activations import quiet
 from edge_node.config import NodeConfig
 from edge_node.core import NodeCore
 from edge_node.effects import (
@@ -25,11 +26,13 @@ from edge_node.effects import (
     Register,
     Reply,
     SendFrame,
+    SendKvRows,
     StandBy,
     Stop,
     Subscribe,
     UnloadSegment,
     Unsubscribe,
+    WriteKvRows,
 )
 from edge_node.errors import NodeRefused
 from edge_node.link import LinkMeter
@@ -137,7 +140,8 @@ class NodeService:
             self._subscribe()
             self._birth = self._measure()
             self._register()
-            self._loop()
+            with quiet():
+                self._loop()
             if self._refusal is not None:
                 raise NodeRefused(self._refusal)
             self._say_goodbye()
@@ -230,6 +234,7 @@ class NodeService:
                 self._do(self._core.computed(work, result, time.monotonic()))
             now_s = time.monotonic()
             self._do(self._core.tick(now_s))
+            self._do(self._core.next_transfer(now_s))
             self._standby.allow(not self._runner.is_loading and not self._core.is_prefilling)
             if self.leaving:
                 self._leave(now_s)
@@ -239,7 +244,7 @@ class NodeService:
                 self._measure_link()
 
     def _patience_s(self, next_heartbeat_s: float) -> float:
-        if self._core.has_work or self._kept:
+        if self._core.has_work or self._kept or self._core.has_transfer:
             return 0.0
         deadlines = (next_heartbeat_s, self._core.next_deadline_s(), self._ends_by_s)
         until_s = min(deadline_s for deadline_s in deadlines if deadline_s is not None)
@@ -313,6 +318,7 @@ class NodeService:
                         peak_rss_bytes=peak_rss_bytes,
                         downloaded_bytes=event.downloaded_bytes,
                         load_s=event.load_s,
+                        kv_value_bytes=event.kv_value_bytes,
                     )
                     _log.info("segment of epoch %s is loaded after %.1f s", event.key[1], event.load_s)
                     self._do(effects)
@@ -339,15 +345,19 @@ class NodeService:
                     self._publish(NODE_REPLY.format(node=self._config.name), effect.message)
                 case LoadSegment():
                     self._profiler.wanted(effect.spec)
-                    self._runner.load(effect.spec)
+                    self._runner.load(effect.spec, heir_of=effect.heir_of, same_segment=effect.same_segment)
                 case UnloadSegment():
                     self._runner.unload(effect.key)
                 case CopyPrefix():
                     self._runner.copy_prefix(effect)
+                case SendKvRows():
+                    self._bus.publish(effect.topic, self._runner.kv_rows(effect), qos=1)
+                case WriteKvRows():
+                    self._runner.write_kv_rows(effect)
                 case StandBy():
                     self._standby.keep(effect.message)
                 case Subscribe():
-                    self._bus.subscribe(effect.patterns)
+                    self._bus.subscribe(effect.patterns, qos=1)  # KV rows travel with QoS 1
                 case Unsubscribe():
                     self._bus.unsubscribe(effect.patterns)
                 case Register():

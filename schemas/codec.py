@@ -41,6 +41,8 @@ MAGIC: Final = b"LB"
 FRAME_VERSION: Final = 1
 _HEADER: Final = struct.Struct("<2sBBBBHQIIIIIII")
 HEADER_BYTES: Final = _HEADER.size
+_HEAD: Final = struct.Struct("<2sBBBBHQIIIIII")
+"""The header without its CRC."""
 _CRC: Final = struct.Struct("<I")
 _CRC_OFFSET: Final = HEADER_BYTES - _CRC.size
 _ATTEMPT: Final = struct.Struct("<I")
@@ -105,13 +107,20 @@ _ALLOWED_FLAGS: Final = {
     Kind.REPLAY: 0,
     Kind.KV_ACK: 0,
 }
+_FORBIDDEN_FLAGS: Final = {kind: ~flags for kind, flags in _ALLOWED_FLAGS.items()}
+_NEEDS_COUNT: Final = {kind: kind not in (Kind.REPLAY, Kind.KV_ACK) for kind in Kind}
+_WIDTHS: Final = {kind: (kind in (Kind.ACTIVATION, Kind.KV_ROWS),) for kind in Kind} | {Kind.TOKENS: (False, True)}
+"""Whether a frame of this kind has a width; tokens may have a guess or not."""
 _KINDS: Final = {int(kind): kind for kind in Kind}
 _DTYPES: Final = {int(dtype): dtype for dtype in Dtype}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(kw_only=True, slots=True)
 class Frame:
-    """One frame. ``request`` is the request id as a number; ``payload`` is any bytes-like object."""
+    """One frame. ``request`` is the request id as a number; ``payload`` is any bytes-like object.
+
+    Nobody changes a frame; it is not ``frozen`` because that triples the time of making one.
+    """
 
     kind: Kind
     request: int
@@ -167,40 +176,45 @@ def _expected_payload_bytes(kind: Kind, dtype: Dtype, count: int, width: int) ->
 def _check(kind: Kind, dtype: Dtype, flags: int, count: int, width: int, position: int, payload_bytes: int) -> None:
     if dtype not in _ALLOWED_DTYPES[kind]:
         raise FrameDtypeMismatch(f"{kind.name} frames can't carry {dtype.name}")
-    if flags & ~_ALLOWED_FLAGS[kind]:
+    if flags & _FORBIDDEN_FLAGS[kind]:
         raise FrameShapeMismatch(f"flags {flags:#x} are not allowed in a {kind.name} frame")
     if payload_bytes > MAX_PAYLOAD_BYTES:
         raise FrameOversized(f"payload of {payload_bytes} bytes, allowed are {MAX_PAYLOAD_BYTES}")
     if position + count > MAX_POSITION or width > MAX_WIDTH:
         raise FrameShapeMismatch(f"positions up to {position + count} of {width} values are outside the limits")
-    needs_count = kind not in (Kind.REPLAY, Kind.KV_ACK)
-    needs_width = width > 0 if kind is Kind.TOKENS else kind in (Kind.ACTIVATION, Kind.KV_ROWS)
-    if (count > 0) is not needs_count or (width > 0) is not needs_width:
+    if (count > 0) is not _NEEDS_COUNT[kind] or (width > 0) not in _WIDTHS[kind]:
         raise FrameShapeMismatch(f"{kind.name} frame of {count} positions of {width} values")
     expected = _expected_payload_bytes(kind, dtype, count, width)
     if payload_bytes != expected:
         raise FrameShapeMismatch(f"payload of {payload_bytes} bytes, its shape needs {expected}")
 
 
-def encode_frame(frame: Frame) -> bytearray:
+def encode_frame(frame: Frame) -> bytes:
     """The frame's bytes.
 
     Raises:
         FrameError: the frame contradicts itself or its limits; nothing invalid can be sent.
     """
-    payload = memoryview(frame.payload).cast("B") if len(frame.payload) else memoryview(b"")
-    _check(frame.kind, frame.dtype, frame.flags, frame.count, frame.width, frame.position, len(payload))
-    data = bytearray(HEADER_BYTES + len(payload))
+    return pack_frame(
+        frame.kind, frame.dtype, frame.flags, frame.count, frame.request, frame.epoch, frame.attempt, frame.position,
+        frame.width, memoryview(frame.payload).cast("B") if len(frame.payload) else b"",
+    )  # fmt: skip
+
+
+def pack_frame(
+    kind: Kind, dtype: Dtype, flags: int, count: int, request: int, epoch: Epoch, attempt: int, position: int,
+    width: int, payload: bytes | bytearray | memoryview,
+) -> bytes:  # fmt: skip
+    """As ``encode_frame``, for a frame that is nowhere an object: what a stage sends in every step."""
+    _check(kind, dtype, flags, count, width, position, len(payload))
     try:
-        _HEADER.pack_into(
-            data, 0, MAGIC, FRAME_VERSION, frame.kind, frame.dtype, frame.flags, frame.count, frame.request,
-            frame.epoch.generation, frame.epoch.counter, frame.attempt, frame.position, frame.width, len(payload), 0,
+        head = _HEAD.pack(
+            MAGIC, FRAME_VERSION, kind, dtype, flags, count, request, epoch.generation, epoch.counter, attempt,
+            position, width, len(payload),
         )  # fmt: skip
     except struct.error as error:
         raise FrameShapeMismatch(f"header value out of range: {error}") from None
-    data[HEADER_BYTES:] = payload
-    _CRC.pack_into(data, _CRC_OFFSET, _checksum(data))
-    return data
+    return b"".join((head, _CRC.pack(zlib.crc32(payload, zlib.crc32(head))), payload))
 
 
 def decode_frames(data: bytes | bytearray | memoryview) -> list[Frame]:
@@ -214,11 +228,9 @@ def decode_frames(data: bytes | bytearray | memoryview) -> list[Frame]:
     while len(view) or not frames:
         if len(frames) == MAX_FRAMES:
             raise FrameOversized(f"more than {MAX_FRAMES} frames in one message")
-        length = len(view)
-        if length >= HEADER_BYTES:  # what follows the announced end is the next frame
-            length = min(length, HEADER_BYTES + _PAYLOAD_BYTES.unpack_from(view, _PAYLOAD_BYTES_OFFSET)[0])
-        frames.append(decode_frame(view[:length]))
-        view = view[length:]
+        frame = _decode_first(view)
+        frames.append(frame)
+        view = view[HEADER_BYTES + len(frame.payload) :]
     return frames
 
 
@@ -228,6 +240,11 @@ def decode_frame(data: bytes | bytearray | memoryview) -> Frame:
     Raises:
         FrameError: a subclass that says what does not add up.
     """
+    return _decode_first(memoryview(data), alone=True)
+
+
+def _decode_first(data: memoryview, *, alone: bool = False) -> Frame:
+    """The frame that ``data`` begins with, or is."""
     if len(data) < HEADER_BYTES:
         raise FrameTruncated(f"{len(data)} bytes, a header has {HEADER_BYTES}")
     (magic, version, kind_code, dtype_code, flags, count, request, generation, counter, attempt, position, width,
@@ -240,17 +257,17 @@ def decode_frame(data: bytes | bytearray | memoryview) -> Frame:
     dtype = _DTYPES.get(dtype_code)
     if dtype is None:
         raise FrameDtypeMismatch(f"dtype {dtype_code}")
-    if len(data) < HEADER_BYTES + payload_bytes:
+    payload = data[HEADER_BYTES : HEADER_BYTES + payload_bytes]
+    if len(payload) < payload_bytes:
         raise FrameTruncated(f"{len(data)} bytes, the header announces {HEADER_BYTES + payload_bytes}")
-    if len(data) > HEADER_BYTES + payload_bytes:
+    if alone and len(data) > HEADER_BYTES + payload_bytes:
         raise FrameOversized(f"{len(data)} bytes, the header announces {HEADER_BYTES + payload_bytes}")
     _check(kind, dtype, flags, count, width, position, payload_bytes)
-    if _checksum(data) != checksum:
+    if zlib.crc32(payload, zlib.crc32(data[:_CRC_OFFSET])) != checksum:
         raise FrameChecksumMismatch("the CRC-32 does not match")
     return Frame(
         kind=kind, request=request, epoch=_epoch(generation, counter), attempt=attempt,
-        position=position, count=count, width=width, dtype=dtype, flags=flags,
-        payload=memoryview(data)[HEADER_BYTES:],
+        position=position, count=count, width=width, dtype=dtype, flags=flags, payload=payload,
     )  # fmt: skip
 
 
@@ -260,12 +277,13 @@ def _epoch(generation: int, counter: int) -> Epoch:
     return Epoch(generation=generation, counter=counter)
 
 
-def restamp(data: bytearray, attempt: int) -> bytearray:
+def restamp(data: bytes, attempt: int) -> bytes:
     """A copy of an encoded frame with another attempt: how stage 0 repeats itself without computing again."""
     copy = bytearray(data)
     _ATTEMPT.pack_into(copy, _ATTEMPT_OFFSET, attempt)
-    _CRC.pack_into(copy, _CRC_OFFSET, _checksum(copy))
-    return copy
+    view = memoryview(copy)
+    _CRC.pack_into(copy, _CRC_OFFSET, zlib.crc32(view[HEADER_BYTES:], zlib.crc32(view[:_CRC_OFFSET])))
+    return bytes(copy)
 
 
 def pack_kv_header(header: KvRowsHeader) -> bytes:
@@ -285,8 +303,3 @@ def unpack_kv_header(frame: Frame) -> KvRowsHeader:
     if heads * head_dim != frame.width or part > 1:
         raise FrameShapeMismatch(f"{heads} heads of {head_dim} values, part {part}, for a width of {frame.width}")
     return KvRowsHeader(layer=layer, part=part, heads=heads, head_dim=head_dim)
-
-
-def _checksum(data: bytes | bytearray | memoryview) -> int:
-    view = memoryview(data)
-    return zlib.crc32(view[HEADER_BYTES:], zlib.crc32(view[:_CRC_OFFSET]))

@@ -17,14 +17,12 @@ PROMPT = list(range(100, 120))
 
 def driver(prompt_tokens: int = 20, chunk_tokens: int = 8, known: int = 0) -> RingDriver:
     ids = [*range(100, 100 + prompt_tokens), *range(500, 500 + known)]
-    result = RingDriver(
-        prompt_tokens=prompt_tokens, chunk_tokens=chunk_tokens, stages=3, watchdog_min_s=1.0, ids=ids
-    )
+    result = RingDriver(prompt_tokens=prompt_tokens, chunk_tokens=chunk_tokens, stages=3, watchdog_min_s=1.0, ids=ids)
     result.start()
     return result
 
 
-def encoded(step: Step, attempt: int) -> bytearray:
+def encoded(step: Step, attempt: int) -> bytes:
     return encode_frame(
         Frame(
             kind=Kind.ACTIVATION, request=1, epoch=EPOCH, attempt=attempt, position=step.position,
@@ -42,7 +40,7 @@ def publish_all(ring: RingDriver, now_s: float, compute_s: float = 0.0) -> list[
     return steps
 
 
-def places(frames: list[bytearray]) -> list[tuple[int, int]]:
+def places(frames: list[bytes]) -> list[tuple[int, int]]:
     return [(frame.attempt, frame.position) for frame in map(decode_frame, frames)]
 
 

@@ -73,7 +73,7 @@ def test_layout_on_the_wire() -> None:
 @given(frame=frames())
 @examples(200)
 def test_round_trip(frame: Frame) -> None:
-    data = encode_frame(frame)
+    data = bytearray(encode_frame(frame))
     decoded = decode_frame(data)
     assert decoded == frame
     assert (type(decoded.kind), type(decoded.dtype)) == (Kind, Dtype)
@@ -82,7 +82,7 @@ def test_round_trip(frame: Frame) -> None:
 
 def test_payload_is_a_view_and_any_buffer_is_taken() -> None:
     floats = array.array("f", [0.5, -1.25, 3.0, 1e-6])
-    data = encode_frame(activation(payload=memoryview(floats)))
+    data = bytearray(encode_frame(activation(payload=memoryview(floats))))
     assert data == encode_frame(activation()) == encode_frame(activation(payload=bytearray(floats.tobytes())))
     for received in (bytes(data), data, memoryview(data)):
         assert decode_frame(received) == activation()
@@ -107,7 +107,7 @@ def test_activation_payload_bytes(dtype: Dtype, count: int, width: int, expected
 @given(frame=frames())
 @examples(15)
 def test_truncated_at_every_length(frame: Frame) -> None:
-    data = encode_frame(frame)
+    data = bytearray(encode_frame(frame))
     for length in range(len(data)) if len(data) < 300 else [*range(60), *range(60, len(data), 37), len(data) - 1]:
         with pytest.raises(errors.FrameTruncated):
             decode_frame(data[:length])
@@ -154,7 +154,7 @@ WRONG_HEADERS = [
 )
 def test_wrong_header(offset: int, layout: str, values: list[Any], error: type[errors.FrameError]) -> None:
     for value in values:
-        data = encode_frame(activation())
+        data = bytearray(encode_frame(activation()))
         struct.pack_into("<" + layout, data, offset, value)
         with pytest.raises(error):
             decode_frame(sealed(data))
@@ -164,7 +164,7 @@ def test_wrong_header(offset: int, layout: str, values: list[Any], error: type[e
 @examples(200)
 def test_damaged_frames_with_a_right_checksum(frame: Frame, data: st.DataObject) -> None:
     """The checks stand without the CRC: what passes them can be sent again as it is."""
-    damaged = encode_frame(frame)
+    damaged = bytearray(encode_frame(frame))
     for _ in range(data.draw(st.integers(1, 3))):
         damaged[data.draw(st.integers(0, 43))] = data.draw(st.integers(0, 255))
     result = decode_or_refusal(sealed(damaged))
@@ -195,7 +195,7 @@ def test_largest_payload() -> None:
     count = codec.MAX_PAYLOAD_BYTES // (4 * width)
     payload = bytes(4 * count * width)
     assert len(payload) == codec.MAX_PAYLOAD_BYTES
-    data = encode_frame(activation(count=count, width=width, payload=payload))
+    data = bytearray(encode_frame(activation(count=count, width=width, payload=payload)))
     assert decode_frame(data).payload == payload
     with pytest.raises(errors.FrameOversized):
         encode_frame(activation(count=count + 1, width=width, payload=payload + bytes(4 * width)))
@@ -248,7 +248,7 @@ def test_nothing_invalid_is_sent(changes: dict[str, Any]) -> None:
 @given(frame=frames(), attempt=st.integers(0, 2**32 - 1))
 @examples(80)
 def test_restamp_changes_the_attempt_and_nothing_else(frame: Frame, attempt: int) -> None:
-    data = encode_frame(frame)
+    data = bytearray(encode_frame(frame))
     before = bytes(data)
     again = codec.restamp(data, attempt)
     assert again == encode_frame(dataclasses.replace(frame, attempt=attempt))
