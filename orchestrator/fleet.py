@@ -248,9 +248,7 @@ class FleetState:
 
     def view(self, now_s: float) -> list[dict[str, Any]]:
         """What ``linguabus nodes`` shows; JSON-able."""
-        return [
-            {**_view(self.nodes[name], now_s), "drained": self.why_drained(name)} for name in sorted(self.nodes)
-        ]
+        return [{**_view(self.nodes[name], now_s), "drained": self.why_drained(name)} for name in sorted(self.nodes)]
 
 
 def _mismatch(birth: NodeBirth) -> str:

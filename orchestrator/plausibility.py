@@ -13,9 +13,9 @@ CLOCK_SLACK_S = 2.0
 """Between two figures of one heartbeat."""
 DELAY_S = 60.0
 """Heartbeats may arrive late, several at once."""
-BATTERY_JUMP_PERCENT = 25.0
-"""More than a battery gains or loses in `BATTERY_JUMP_S`."""
-BATTERY_JUMP_S = 60.0
+BATTERY_GAIN_PERCENT = 25.0
+"""More than any battery gains in `BATTERY_GAIN_S`. Old ones may lose as much, and a loss only spares the device."""
+BATTERY_GAIN_S = 60.0
 
 
 def oddities(beat: Heartbeat, before: Heartbeat | None, elapsed_s: float) -> tuple[str, ...]:
@@ -51,8 +51,8 @@ def _since(beat: Heartbeat, before: Heartbeat, elapsed_s: float) -> list[str]:
     if (
         charge is not None
         and charge_before is not None
-        and elapsed_s < BATTERY_JUMP_S
-        and abs(charge - charge_before) > BATTERY_JUMP_PERCENT
+        and elapsed_s < BATTERY_GAIN_S
+        and charge - charge_before > BATTERY_GAIN_PERCENT
     ):
         found.append(f"its battery went from {charge_before:.0f} to {charge:.0f} % in {elapsed_s:.0f} s")
     stages_before = {_key(stage): stage for stage in before.stages}

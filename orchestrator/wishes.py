@@ -48,9 +48,7 @@ class Wishes:
         """
         pins = [Pin(node, *units) for text, node in self.pins for units in parse_units(text, unit_count)]
         limits = (NodeLimit(node, max_memory_bytes=mb * _MB) for node, mb in self.max_memory_mb)
-        return replace(
-            self._battery_rules, pins=tuple(pins), exclude=frozenset(self.exclude), limits=tuple(limits)
-        )
+        return replace(self._battery_rules, pins=tuple(pins), exclude=frozenset(self.exclude), limits=tuple(limits))
 
     @property
     def _battery_rules(self) -> Constraints:
@@ -58,9 +56,7 @@ class Wishes:
 
     def refusal(self, node: str, condition: Condition) -> str | None:
         """Why the rules about batteries leave this node out, or None."""
-        device = Device(
-            node, 0, (), (), 0.0, battery_percent=condition.battery_percent, charging=condition.charging
-        )
+        device = Device(node, 0, (), (), 0.0, battery_percent=condition.battery_percent, charging=condition.charging)
         return self._battery_rules.refusal(device)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from orchestrator.config import Timing
@@ -95,6 +96,8 @@ class World:
         self.solver: Callable[[Problem], Any] = plan_quickly
         self.hold: tuple[type, ...] = ()
         """Jobs of these kinds are not done."""
+        self.condition: dict[str, dict[str, Any]] = {}
+        """What a node's heartbeats say besides."""
         self._heartbeat_due_s = 0.0
 
     # --- time and events --------------------------------------------------------------------------------------
@@ -153,7 +156,8 @@ class World:
                 self._heartbeat_due_s = self.now_s + 1.0
                 for node in self.nodes.values():
                     if node.alive:
-                        self.event(NodeSaid(node.name, make_heartbeat(node.name, node.birth.incarnation)))
+                        beat = make_heartbeat(node.name, node.birth.incarnation)
+                        self.event(NodeSaid(node.name, replace(beat, **self.condition.get(node.name, {}))))
             before = self.core.next_deadline_s()
             self.event(Tick())
             assert before > self.now_s or self.core.next_deadline_s() > self.now_s, "a deadline that nothing meets"

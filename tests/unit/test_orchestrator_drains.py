@@ -1,0 +1,195 @@
+"""Nodes that should give up their layers while the pipeline serves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from orchestrator.events import NodeSaid, Note
+from orchestrator.planning.planner import evaluate, solve
+from orchestrator.planning.problem import Stage
+from orchestrator.planning.solution import Solution
+from orchestrator.planning_input import build_problem
+from orchestrator.wishes import BadWish, Wishes, wishes_from
+from schemas.messages import NodeStatus, StageMetrics
+from tests.support.orchestrating import World
+from tests.support.scripted_nodes import make_birth, make_manifest
+
+LOW = {"battery_percent": 12.0, "charging": False}
+FALLING = {"battery_percent": 29.0, "charging": False}
+GOOD = {"battery_percent": 90.0, "charging": False}
+
+
+def ring(world: World) -> set[str]:
+    return {stage.node for stage in world.plan.ring}
+
+
+def notes(world: World, kind: str) -> list[str]:
+    return [effect.text for effect in world.effects if isinstance(effect, Note) and effect.kind == kind]
+
+
+def leave(world: World, name: str) -> None:
+    world.event(NodeSaid(name, NodeStatus(node=name, incarnation=1, online=True, leaving=True, reason="asked to stop")))
+
+
+def test_a_leaving_node_is_planned_out_and_may_go() -> None:
+    world = World().serve("a", "b", "c", "d")
+    assert ring(world) == {"a", "b", "c"}
+    leave(world, "b")
+    world.wait(1.0)
+    assert ring(world) == {"a", "c", "d"}
+    assert notes(world, "drained") == ["node b gives up its layers: it is leaving: asked to stop"]
+    world.kill("b")
+    world.wait(3.0)
+    assert ring(world) == {"a", "c", "d"}
+
+
+def test_without_others_the_plan_stays_until_somebody_joins() -> None:
+    world = World().serve("a", "b", "c")
+    leave(world, "b")
+    world.wait(1.0)
+    assert ring(world) == {"a", "b", "c"}
+    stays = [e.text for e in world.effects if isinstance(e, Note) and "stays" in e.text]
+    assert stays
+    assert "b: it is leaving: asked to stop" in stays[-1]
+    world.ask()
+    world.join("d")
+    world.wait(1.0)
+    request = "0000000000000001"
+    world.generate(request, 8, flags=2)
+    world.wait(2.0)
+    assert ring(world) == {"a", "c", "d"}
+
+
+@pytest.mark.parametrize(
+    "trouble", [LOW, {"battery_temperature_c": 46.0, **GOOD}, {"available_bytes": 1_000_000}], ids=str
+)
+def test_battery_heat_and_memory_empty_a_node_and_better_figures_bring_it_back(trouble: dict[str, Any]) -> None:
+    world = World().serve("a", "b", "c", "d")
+    world.condition["b"] = trouble
+    world.wait(2.0)
+    assert "b" in ring(world), "it may be over in a moment"
+    world.wait(4.0)
+    assert ring(world) == {"a", "c", "d"}
+    assert world.core.fleet.is_usable("b", 1)
+    world.condition["b"] = {}
+    world.wait(3.0)
+    assert notes(world, "restored") == ["node b may have layers again"]
+    world.kill("c")
+    world.wait(3.0)
+    assert ring(world) == {"a", "b", "d"}
+
+
+def test_a_low_battery_does_not_stop_the_only_fleet_there_is() -> None:
+    world = World().serve("a", "b", "c")
+    world.condition["b"] = LOW
+    world.wait(10.0)
+    assert ring(world) == {"a", "b", "c"}
+    assert world.core.director.active
+
+
+def test_nonsense_is_not_believed() -> None:
+    world = World().serve("a", "b", "c", "d")
+    world.condition["b"] = {**LOW, "rss_bytes": 0}
+    world.wait(10.0)
+    assert "b" in ring(world)
+    assert len(notes(world, "flagged")) == 1
+    world.condition["b"] = {}
+    world.wait(12.0)
+    assert notes(world, "trusted") == ["node b is believed again"]
+
+
+def test_figures_of_a_flagged_node_are_not_observed(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World().serve("a", "b", "c")
+    heard: list[str] = []
+    monkeypatch.setattr(world.core.director.profiles, "heard", lambda birth, plan, beat: heard.append(birth.node) or [])
+    seen = StageMetrics(pipeline="main", epoch=world.plan.epoch, stage=0, decode_s=0.1, open_requests=1)
+    world.condition = {"a": {"rss_bytes": 0, "stages": (seen,)}, "c": {"stages": (seen,)}}
+    world.wait(1.0)
+    assert "c" in heard
+    assert "a" not in heard
+
+
+# --- rules of the operator --------------------------------------------------------------------------------------
+
+
+def test_apply_min_battery_leaves_out_a_phone_that_is_below_it() -> None:
+    world = World().serve("a", "b", "c", "d")
+    world.condition["b"] = {"battery_percent": 20.0, "charging": False}
+    world.wait(1.0)
+    assert "b" in ring(world)
+    reply = world.control("apply", min_battery_percent=30)
+    assert reply
+    assert reply.ok, reply.reason
+    assert ring(world) == {"a", "c", "d"}
+
+
+def test_a_node_that_falls_under_the_rule_during_service_gives_its_layers_up() -> None:
+    world = World().serve("a", "b", "c", "d")
+    world.condition["b"] = GOOD
+    world.wait(1.0)
+    reply = world.control("apply", min_battery_percent=30)
+    assert reply
+    assert reply.result == {"changed": False}
+    world.condition["b"] = FALLING
+    world.wait(2.0)
+    assert ring(world) == {"a", "c", "d"}
+    world.kill("a")
+    world.wait(8.0)
+    assert not world.core.director.active
+    assert "battery at 29 %, 30 % asked" in world.core.director.why_none.reason
+    world.condition["b"] = {"battery_percent": 35.0, "charging": True}
+    world.wait(3.0)
+    assert ring(world) == {"b", "c", "d"}
+
+
+def test_only_on_charger_follows_the_plug() -> None:
+    world = World().serve("a", "b", "c", "d")
+    reply = world.control("apply", only_on_charger=True)
+    assert reply
+    assert reply.ok
+    world.condition["a"] = GOOD
+    world.wait(2.0)
+    assert ring(world) == {"b", "c", "d"}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"min_battery_percent": 101},
+        {"min_battery_percent": "30"},
+        {"min_battery_percent": True},
+        {"only_on_charger": 1},
+    ],
+)
+def test_rules_that_are_none(arguments: dict[str, Any]) -> None:
+    with pytest.raises(BadWish, match=next(iter(arguments))):
+        wishes_from(arguments)
+
+
+def test_rules_survive_a_restart() -> None:
+    wishes = Wishes(min_battery_percent=30, only_on_charger=True)
+    assert wishes_from(wishes.as_arguments()) == wishes
+
+
+# --- what a spared node costs -----------------------------------------------------------------------------------
+
+
+def test_a_node_to_be_spared_gets_less_and_is_predicted_as_quick_as_it_is() -> None:
+    from orchestrator.health import Condition
+
+    births = [make_birth(name, memory_mb=240) for name in ("a", "b")]
+    manifest = make_manifest(blocks=12)
+    options = {"context_tokens": 64, "slots": 1, "wire_dtype": "fp32", "chunk_tokens": 16}
+    plain = build_problem(manifest, births, **options)  # type: ignore[arg-type]
+    spared = build_problem(manifest, births, conditions={"a": Condition(20, False, 3.0)}, **options)  # type: ignore[arg-type]
+    before, after = solve(plain, prove=False), solve(spared, prove=False)
+    assert isinstance(before, Solution)
+    assert isinstance(after, Solution)
+    assert after.predicted.of_node("b").units > after.predicted.of_node("a").units
+    assert after.predicted == evaluate(plain, after.stages).predicted
+    assert after.objective_value > after.predicted.decode_s
+    given = (Stage("a", 0, 7), Stage("b", 7, 14))
+    assert evaluate(spared, given).predicted == evaluate(plain, given).predicted
+    assert evaluate(spared, given).objective_value > evaluate(plain, given).objective_value
