@@ -1,8 +1,14 @@
-"""Which requests a stage takes (pure)."""
+"""Which requests and frames a stage takes, and how a request begins there (pure)."""
 
 from __future__ import annotations
 
-from edge_node.work import FailureCode
+from edge_node.guessing import Guesser
+from edge_node.positions import PositionRule
+from edge_node.request import StageRequest
+from edge_node.ring import RingDriver
+from edge_node.wire import WIRE_DTYPES
+from edge_node.work import MAX_LOGITS, FailureCode
+from schemas.codec import Flag, Frame
 from schemas.messages import OpenRequest, PrepareSegment
 
 
@@ -18,3 +24,42 @@ def refuse(message: OpenRequest, spec: PrepareSegment) -> tuple[FailureCode, str
     if needs_prompt and (not known or known < message.prompt_tokens):
         return "internal", f"stage {spec.stage} was not given the prompt"
     return None
+
+
+def new_request(
+    message: OpenRequest,
+    spec: PrepareSegment,
+    slot: int,
+    rule: PositionRule,
+    *,
+    before: StageRequest | None,
+    watchdog_min_s: float,
+) -> StageRequest:
+    """The request on this stage; ``before``: the same on the stage of the epoch before that it goes on from."""
+    request = before.in_next_epoch(message, rule) if before else StageRequest(message, slot, rule)
+    if spec.stage == 0:
+        request.driver = RingDriver(
+            prompt_tokens=message.prompt_tokens,
+            chunk_tokens=spec.chunk_tokens,
+            stages=len(spec.ring),
+            watchdog_min_s=watchdog_min_s,
+            ids=list(message.prompt_ids or ()),
+        )
+    is_last = spec.stage == len(spec.ring) - 1
+    if not (is_last and spec.stage > 0 and message.draft_tokens):
+        request.guesser = None
+    elif request.guesser is None:
+        longest = min(message.draft_tokens, spec.chunk_tokens - 1)
+        request.guesser = Guesser(longest, list(message.prompt_ids or ()))
+    return request
+
+
+def fits(frame: Frame, spec: PrepareSegment) -> bool:
+    """Is an activation of the plan's shape?"""
+    return (
+        frame.width == spec.width_in
+        and frame.dtype is WIRE_DTYPES[spec.wire_dtype]
+        and frame.count <= spec.chunk_tokens
+        and frame.position + frame.count <= spec.context_tokens
+        and (frame.count <= MAX_LOGITS or not frame.flags & Flag.VERIFY)
+    )

@@ -20,12 +20,18 @@ from edge_node.effects import (
     UnloadSegment,
     Unsubscribe,
 )
+from edge_node.handover import Handover
 from edge_node.stage import Stage
 from edge_node.wire import WIRE_DTYPES
 from edge_node.work import Computed, Work
 from schemas.codec import MAX_PAYLOAD_BYTES, Frame, activation_payload_bytes
 from schemas.messages import (
     CloseRequest,
+    CopyKv,
+    Epoch,
+    FinishKv,
+    GoOn,
+    HoldRequests,
     KeepBlobs,
     OpenRequest,
     Plan,
@@ -51,6 +57,8 @@ class NodeCore:
         self._memory_bytes = memory_bytes
         self._watchdog_min_s = watchdog_min_s
         self._stages: dict[StageKey, Stage] = {}
+        self._ending: set[StageKey] = set()
+        """Over, but the next epoch's stages wait for what is still on its way through them."""
 
     # --- messages ---------------------------------------------------------------------------------------------
 
@@ -69,6 +77,8 @@ class NodeCore:
                 return self._each(lambda stage: stage.close(message.request))
             case ResendTokens():
                 return self._each(lambda stage: stage.resend(message.request, message.position))
+            case CopyKv() | FinishKv() | HoldRequests() | GoOn():
+                self._move(message)
             case KeepBlobs():
                 return [StandBy(message)]
             case RegisterAgain():
@@ -94,9 +104,14 @@ class NodeCore:
         key = (spec.pipeline, spec.epoch, spec.stage)
         if key in self._stages:  # a repeated QoS 1 message
             return []
-        stage = Stage(spec, watchdog_min_s=self._watchdog_min_s)
+        handover, load = None, LoadSegment(spec)
+        if spec.basis is not None:
+            handover = Handover(spec, spec.basis, self._stages, patience_s=self._watchdog_min_s)
+            if handover.old:
+                load = LoadSegment(spec, handover.old.key, handover.same_segment)
+        stage = Stage(spec, watchdog_min_s=self._watchdog_min_s, handover=handover)
         self._stages[key] = stage
-        return [Subscribe(stage.patterns), LoadSegment(spec)]
+        return [Subscribe(stage.patterns), load]
 
     def _prepare_failed(self, spec: PrepareSegment, reason: str) -> Effect:
         return Reply(
@@ -110,16 +125,43 @@ class NodeCore:
         over = [key for key in self._stages if key[0] == plan.pipeline and key[1] < plan.epoch]
         if not plan.ring:
             over = [key for key in self._stages if key[0] == plan.pipeline and key[1] <= plan.epoch]
+        for stage in self._of_epoch(plan.pipeline, plan.epoch):
+            stage.move.close()
+        self._ending.update(over)
+        return self._end()
+
+    def _end(self) -> list[Effect]:
+        """Release what is over and no longer waited for."""
+        over = [key for key in self._ending if not any(other.move.waits_for(key) for other in self._stages.values())]
+        self._ending.difference_update(over)
         return [effect for key in over for effect in self._release(key)]
 
     def _release_epoch(self, message: ReleaseSegment) -> list[Effect]:
-        over = [key for key in self._stages if key[:2] == (message.pipeline, message.epoch)]
-        return [effect for key in over for effect in self._release(key)]
+        over = self._of_epoch(message.pipeline, message.epoch)
+        return [effect for stage in over for effect in self._release(stage.key)]
+
+    def _of_epoch(self, pipeline: str, epoch: Epoch) -> list[Stage]:
+        return [stage for key, stage in self._stages.items() if key[:2] == (pipeline, epoch)]
+
+    def _move(self, message: CopyKv | FinishKv | HoldRequests | GoOn) -> None:
+        for stage in self._of_epoch(message.pipeline, message.epoch):
+            match message:
+                case CopyKv() if message.stage == stage.spec.stage:
+                    stage.move.copy(message)
+                case FinishKv() if message.stage == stage.spec.stage:
+                    stage.move.finish(message)
+                case HoldRequests() if stage.is_first:
+                    stage.move.hold(message)
+                case GoOn():
+                    stage.move.go_on()
 
     def _release(self, key: StageKey) -> list[Effect]:
         stage = self._stages.pop(key, None)
         if stage is None:
             return []
+        stage.release()
+        if any(other.slots is stage.slots and other.spec.epoch > stage.spec.epoch for other in self._stages.values()):
+            stage.slots.forget_parked()
         self.frames_dropped += stage.frames_dropped
         return [Unsubscribe(stage.patterns), UnloadSegment(key)]
 
@@ -133,16 +175,33 @@ class NodeCore:
             return [Reply(failed)]
         return stage.open(message)
 
+    @property
+    def has_transfer(self) -> bool:
+        """Would ``next_transfer`` have something?"""
+        return any(stage.move.has_transfer for stage in self._stages.values())
+
+    def next_transfer(self, now_s: float) -> list[Effect]:
+        """One message of KV rows from each stage that sends some, and what there is to tell about it."""
+        return self._each(lambda stage: stage.move.next_transfer(now_s))
+
     # --- loading ----------------------------------------------------------------------------------------------
 
     def loaded(
-        self, key: StageKey, *, rss_bytes: int, peak_rss_bytes: int, downloaded_bytes: int, load_s: float
+        self,
+        key: StageKey,
+        *,
+        rss_bytes: int,
+        peak_rss_bytes: int,
+        downloaded_bytes: int,
+        load_s: float,
+        kv_value_bytes: int = 4,
     ) -> list[Effect]:
         """A segment is open."""
         stage = self._stages.get(key)
         if stage is None:
             return [UnloadSegment(key)]
         stage.loaded = True
+        stage.kv_value_bytes = kv_value_bytes
         stage.ready = SegmentReady(
             node=self.node,
             incarnation=self.incarnation,
@@ -222,7 +281,8 @@ class NodeCore:
 
     def tick(self, now_s: float) -> list[Effect]:
         """Let time-outs act."""
-        return self._each(lambda stage: stage.tick(now_s))
+        effects = self._each(lambda stage: stage.tick(now_s))
+        return [*effects, *self._end()] if self._ending else effects
 
     def next_deadline_s(self) -> float | None:
         """When ``tick`` next has something to do."""

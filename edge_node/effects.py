@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from schemas.codec import Frame, KvRowsHeader
 from schemas.messages import Epoch, KeepBlobs, PrepareSegment
 
 StageKey = tuple[str, Epoch, int]
@@ -28,9 +29,14 @@ class SendFrame:
 
 @dataclass(frozen=True, slots=True)
 class LoadSegment:
-    """Download and open a segment in the background; answer with ``loaded`` or ``load_failed``."""
+    """Download and open a segment in the background; answer with ``loaded`` or ``load_failed``.
+
+    It shares the KV buffers of ``heir_of`` for the layers both have, or is that very segment (``same_segment``).
+    """
 
     spec: PrepareSegment
+    heir_of: StageKey | None = None
+    same_segment: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +54,40 @@ class CopyPrefix:
     source: int
     target: int
     count: int
+
+
+@dataclass(frozen=True, slots=True)
+class KvBlock:
+    """Rows [position, position + count) of one request and layer; ``part`` is 0 for keys, 1 for values."""
+
+    request: int
+    slot: int
+    layer: int
+    part: int
+    position: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class SendKvRows:
+    """Publish rows of a stage's KV cache as one message of frames of ``epoch``, QoS 1."""
+
+    key: StageKey
+    topic: str
+    epoch: Epoch
+    number: int
+    """Of the message, in its copy."""
+    blocks: tuple[KvBlock, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WriteKvRows:
+    """Write the rows of a frame into a slot of the KV cache."""
+
+    key: StageKey
+    slot: int
+    header: KvRowsHeader
+    frame: Frame
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,5 +124,16 @@ class Stop:
 
 
 Effect = (
-    Reply | SendFrame | LoadSegment | UnloadSegment | CopyPrefix | StandBy | Subscribe | Unsubscribe | Register | Stop
+    Reply
+    | SendFrame
+    | LoadSegment
+    | UnloadSegment
+    | CopyPrefix
+    | SendKvRows
+    | WriteKvRows
+    | StandBy
+    | Subscribe
+    | Unsubscribe
+    | Register
+    | Stop
 )

@@ -13,7 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_node.effects import SendKvRows, WriteKvRows
+from edge_node.errors import SegmentUnusable
+from edge_node.kv_frames import kv_rows_frame
+from schemas.codec import KV_HEADER_BYTES, Dtype
 from schemas.messages import KvLayer
+
+_PARTS = ("key", "value")
+_WIRE = {np.dtype(np.float32): Dtype.FP32, np.dtype(np.float16): Dtype.FP16}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,23 +39,80 @@ class KvBuffer:
         """(slots, kv_heads, context, head_dim): what the session sees of neighbouring slots."""
         return (slots, *self.data.shape[1:])
 
+    @property
+    def dtype(self) -> Dtype:
+        """The element type, as on the wire."""
+        return _WIRE[self.data.dtype]
+
 
 class KvCache:
     """All buffers of a segment."""
 
     def __init__(
-        self, layers: Sequence[KvLayer], *, slots: int, context_tokens: int, dtypes: Mapping[str, Any]
+        self,
+        layers: Sequence[KvLayer],
+        *,
+        slots: int,
+        context_tokens: int,
+        dtypes: Mapping[str, Any],
+        heir_of: KvCache | None = None,
     ) -> None:
-        """``dtypes``: element type by input name."""
-        self.buffers = tuple(
-            KvBuffer(
-                past_name=f"past_key_values.{layer.layer}.{part}",
-                present_name=f"present.{layer.layer}.{part}",
+        """Make the buffers, or take those of the same layers from ``heir_of``: both then write to the same rows.
+
+        Args:
+            dtypes: element type by input name.
+
+        Raises:
+            SegmentUnusable: the buffers to take are of another shape or type.
+        """
+        self._by_part: dict[tuple[int, int], KvBuffer] = {}
+        for layer in layers:
+            for part, width in enumerate((layer.key_dim, layer.value_dim)):
+                name = f"{layer.layer}.{_PARTS[part]}"
+                shape = (slots, layer.kv_heads, context_tokens, width)
+                dtype = np.dtype(dtypes[f"past_key_values.{name}"])
+                kept = heir_of.buffer(layer.layer, part) if heir_of else None
+                if kept is not None and (kept.data.shape, kept.data.dtype) != (shape, dtype):
+                    raise SegmentUnusable(f"layer {layer.layer} has another KV cache than in the epoch before")
                 # zeros, not empty: calloc gives untouched pages, and no stale value can ever be read
-                data=np.zeros(
-                    (slots, layer.kv_heads, context_tokens, width), dtypes[f"past_key_values.{layer.layer}.{part}"]
-                ),
+                self._by_part[layer.layer, part] = kept or KvBuffer(
+                    f"past_key_values.{name}", f"present.{name}", np.zeros(shape, dtype)
+                )
+        self.buffers = tuple(self._by_part.values())
+
+    def buffer(self, layer: int, part: int) -> KvBuffer | None:
+        """Keys (part 0) or values (1) of a layer, if it is here."""
+        return self._by_part.get((layer, part))
+
+    @property
+    def value_bytes(self) -> int:
+        """Size of the largest element."""
+        return max((buffer.data.itemsize for buffer in self.buffers), default=1)
+
+    def read(self, message: SendKvRows) -> bytes:
+        """A message of rows as frames."""
+        frames = []
+        for block in message.blocks:
+            buffer = self._by_part[block.layer, block.part]
+            data = buffer.data[block.slot, :, block.position : block.position + block.count]  # (heads, count, dim)
+            frames.append(
+                kv_rows_frame(
+                    block,
+                    message.epoch,
+                    message.number,
+                    heads=data.shape[0],
+                    head_dim=data.shape[2],
+                    dtype=buffer.dtype,
+                    rows=data.transpose(1, 0, 2).tobytes(),
+                )
             )
-            for layer in layers
-            for part, width in (("key", layer.key_dim), ("value", layer.value_dim))
-        )
+        return b"".join(frames)
+
+    def write(self, rows: WriteKvRows) -> None:
+        """Put rows that arrived into their place."""
+        header, frame = rows.header, rows.frame
+        dtype = np.float32 if frame.dtype is Dtype.FP32 else np.float16
+        values = np.frombuffer(frame.payload, dtype, offset=KV_HEADER_BYTES)
+        values = values.reshape(frame.count, header.heads, header.head_dim)
+        data = self._by_part[header.layer, header.part].data
+        data[rows.slot, :, frame.position : frame.position + frame.count] = values.transpose(1, 0, 2)

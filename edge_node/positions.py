@@ -56,3 +56,7 @@ class PositionRule:
         """``count`` positions after the valid length have been computed."""
         self.last_start = self.valid_length
         self.valid_length += count
+
+    def final_length(self, *, guessed: bool) -> int:
+        """Positions whose rows will not be written again, ``guessed``: unless the last run's guesses were wrong."""
+        return min(self.last_start + 1, self.valid_length) if guessed else self.valid_length

@@ -1,4 +1,4 @@
-"""A request on one stage: its slot, its place by the position rule, its input queue and what it has cost."""
+"""A request on one stage: its slot, its place by the position rule and its input queue."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from dataclasses import dataclass, field, replace
 from edge_node.guessing import Guesser
 from edge_node.positions import PositionRule
 from edge_node.ring import RingDriver
+from edge_node.tally import Tally
 from edge_node.work import Draw, Row
 from schemas.codec import Flag, Frame
-from schemas.messages import OpenRequest, Sampling, StageTiming
+from schemas.messages import OpenRequest, Sampling
 
 
 @dataclass(slots=True)
@@ -32,21 +33,20 @@ class StageRequest:
     tokens: dict[int, int] = field(default_factory=dict)
     """Last stage: generated tokens by position."""
     finish: Flag = Flag.NONE
-    prefill_s: float = 0.0
-    decode_s: float = 0.0
-    decode_steps: int = 0
-    positions: int = 0
-    frames_out: int = 0
-    bytes_out: int = 0
-    decode_bytes_out: int = 0
-    frames_dropped: int = 0
+    tally: Tally = field(default_factory=Tally)
     waiting: bool = False
     """Has a turn."""
+    held: bool = False
+    """Computes nothing for now."""
+    guessed: bool = False
+    """The last run verified guesses."""
+    moved: bool = False
+    """The next epoch's stage has it already; what is still on its way here is computed for that one."""
 
     @property
     def has_input(self) -> bool:
         """Is there something to compute?"""
-        return bool(self.driver.steps if self.driver else self.frames)
+        return not self.held and bool(self.driver.steps if self.driver else self.frames)
 
     @property
     def next_count(self) -> int:
@@ -57,21 +57,14 @@ class StageRequest:
         """Is the row past the prompt?"""
         return row.position >= self.open.prompt_tokens
 
-    def account(self, row: Row, compute_s: float) -> None:
-        """Count a run that the request had a row in: the time is the whole run's, which the request waited for."""
-        self.positions += row.count
-        if self.is_decode(row):
-            self.decode_s += compute_s
-            self.decode_steps += 1
-        else:
-            self.prefill_s += compute_s
+    @property
+    def final_length(self) -> int:
+        """Positions whose rows will not be written again, as far as this stage knows."""
+        return self.rule.final_length(guessed=self.guessed)
 
-    def sent(self, size_bytes: int, *, decode: bool) -> None:
-        """Count a frame."""
-        self.frames_out += 1
-        self.bytes_out += size_bytes
-        if decode:
-            self.decode_bytes_out += size_bytes
+    def in_next_epoch(self, message: OpenRequest, rule: PositionRule) -> StageRequest:
+        """The request on the stage that this one hands it over to: with its slot, its tokens and what it has cost."""
+        return StageRequest(message, self.slot, rule, guesser=self.guesser, tokens=self.tokens, tally=self.tally)
 
     def history(self, length: int) -> Sequence[int]:
         """Ids of positions [0, length), as far as this stage was told the prompt."""
@@ -79,6 +72,14 @@ class StageRequest:
         return known + [self.tokens[position] for position in range(len(known), length)]
 
     # --- the last stage ---------------------------------------------------------------------------------------
+
+    def tokens_from(self, position: int, limit: int) -> tuple[list[int], Flag]:
+        """Generated tokens from ``position`` on, as far as there is no gap, and the end if they reach it."""
+        ids: list[int] = []
+        while position + len(ids) in self.tokens and len(ids) < limit:
+            ids.append(self.tokens[position + len(ids)])
+        reaches_end = position + len(ids) - 1 == max(self.tokens, default=-1)
+        return ids, self.finish if reaches_end else Flag.NONE
 
     def with_draw(self, row: Row) -> Row:
         """The row with what choosing its tokens takes."""
@@ -117,18 +118,3 @@ class StageRequest:
             self.chosen_s = now_s
             self.guesses = {following: tuple(self.guesser.guess()[: max(context_tokens - following - 1, 0)])}
         return self.guesses[following]
-
-    def timing(self, node: str, stage: int) -> StageTiming:
-        """What was done for the request."""
-        return StageTiming(
-            node=node,
-            stage=stage,
-            prefill_s=self.prefill_s,
-            decode_s=self.decode_s,
-            decode_steps=self.decode_steps,
-            positions=self.positions,
-            frames_out=self.frames_out,
-            bytes_out=self.bytes_out,
-            decode_bytes_out=self.decode_bytes_out,
-            frames_dropped=self.frames_dropped,
-        )

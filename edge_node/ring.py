@@ -62,11 +62,11 @@ class RingDriver:
     ids: list[int]
     """The prompt and all tokens so far."""
     prefix_tokens: int = 0
-    """Positions that were there before the request (prefix reuse)."""
+    """Where the first chunk of the prompt begins: positions before it were there already."""
     attempt: int = 0
     steps: deque[Step] = field(default_factory=deque)
     finished: bool = False
-    frames: list[tuple[int, bytearray]] = field(default_factory=list)
+    frames: list[tuple[int, bytes]] = field(default_factory=list)
     """(position, frame) published and not yet certain to have been computed by every stage."""
     deadline_s: float | None = None
     _asked_s: dict[int, float] = field(default_factory=dict)
@@ -77,9 +77,14 @@ class RingDriver:
     _round_trip_s: float | None = None
     _repeats: int = 0
 
-    def start(self) -> None:
-        """Issue everything that is known."""
-        self.steps.extend(self._steps_from(self.prefix_tokens))
+    def start(self, position: int | None = None) -> None:
+        """Issue everything that is known, from where the chunks begin or from ``position`` on."""
+        self.steps.extend(self._steps_from(self.prefix_tokens if position is None else position))
+
+    @property
+    def is_owed(self) -> bool:
+        """Is a token on its way?"""
+        return self.deadline_s is not None
 
     def _steps_from(self, position: int) -> list[Step]:
         """Steps that compute [position, len(ids)), with the boundaries the first computation had."""
@@ -95,7 +100,7 @@ class RingDriver:
             start = stop
         return steps
 
-    def published(self, step: Step, frame: bytearray, compute_s: float, now_s: float) -> None:
+    def published(self, step: Step, frame: bytes, compute_s: float, now_s: float) -> None:
         """A step has been computed and its frame sent."""
         self.frames.append((step.position, frame))
         self._steps_asked += 1
@@ -147,7 +152,7 @@ class RingDriver:
         """Has it stayed silent through every repeat?"""
         return self._repeats >= MAX_SILENT_REPEATS
 
-    def repeat(self, now_s: float) -> list[bytearray]:
+    def repeat(self, now_s: float) -> list[bytes]:
         """The frame that asks for the token, under a new attempt."""
         self.attempt += 1
         self._repeats += 1
@@ -155,11 +160,11 @@ class RingDriver:
         self.deadline_s = now_s + self._patience_s()
         return self._restamped(len(self.frames) - 1)
 
-    def _restamped(self, first: int) -> list[bytearray]:
+    def _restamped(self, first: int) -> list[bytes]:
         self.frames[first:] = [(position, restamp(frame, self.attempt)) for position, frame in self.frames[first:]]
         return [frame for _, frame in self.frames[first:]]
 
-    def replay(self, position: int, now_s: float) -> tuple[list[bytearray], int | None]:
+    def replay(self, position: int, now_s: float) -> tuple[list[bytes], int | None]:
         """A stage lacks everything from ``position``: what to send again and, failing that, to compute again.
 
         Returns:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from edge_node import heap
-from edge_node.effects import CopyPrefix, StageKey
+from edge_node.effects import CopyPrefix, SendKvRows, StageKey, WriteKvRows
 from edge_node.errors import LoadCancelled, NodeError
 from edge_node.execution import execute
 from edge_node.segment import Segment
@@ -29,6 +29,8 @@ class Loaded:
     key: StageKey
     downloaded_bytes: int
     load_s: float
+    kv_value_bytes: int
+    """Size of an element of the KV cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +72,22 @@ class SegmentRunner:
         self._wanted: set[StageKey] = set()
         self._loading = threading.Lock()
 
-    def load(self, spec: PrepareSegment) -> None:
-        """Begin to download and open a segment; ``events`` tells how it goes."""
+    def load(self, spec: PrepareSegment, *, heir_of: StageKey | None = None, same_segment: bool = False) -> None:
+        """Begin to download and open a segment; ``events`` tells how it goes.
+
+        Args:
+            heir_of: a segment to share KV buffers with.
+            same_segment: that segment is the one that is wanted.
+        """
         key = (spec.pipeline, spec.epoch, spec.stage)
+        old = None if heir_of is None else self._segments[heir_of]
         self._wanted.add(key)
         self._store.use(key, (spec.graph, *spec.blobs))
-        threading.Thread(target=self._load, args=(spec,), name=f"load-{spec.epoch}", daemon=True).start()
+        if old and same_segment:
+            self._segments[key] = old
+            self._post(Loaded(key, 0, 0.0, old.kv.value_bytes))
+            return
+        threading.Thread(target=self._load, args=(spec, old), name=f"load-{spec.epoch}", daemon=True).start()
 
     @property
     def is_loading(self) -> bool:
@@ -86,12 +98,12 @@ class SegmentRunner:
         self.events.put(event)
         self._on_load_event()
 
-    def _load(self, spec: PrepareSegment) -> None:
+    def _load(self, spec: PrepareSegment, old: Segment | None) -> None:
         key = (spec.pipeline, spec.epoch, spec.stage)
         started_s = time.monotonic()
         try:
             with self._loading:
-                segment, downloaded_bytes = self._open(spec)
+                segment, downloaded_bytes = self._open(spec, old)
         except LoadCancelled:
             _log.info("loading the segment of epoch %s was cancelled", spec.epoch)
         except NodeError as error:
@@ -101,9 +113,9 @@ class SegmentRunner:
             self._post(LoadFailed(key, f"{type(error).__name__}: {error}"[:900]))
         else:
             self._segments[key] = segment
-            self._post(Loaded(key, downloaded_bytes, time.monotonic() - started_s))
+            self._post(Loaded(key, downloaded_bytes, time.monotonic() - started_s, segment.kv.value_bytes))
 
-    def _open(self, spec: PrepareSegment) -> tuple[Segment, int]:
+    def _open(self, spec: PrepareSegment, old: Segment | None) -> tuple[Segment, int]:
         """Download and open; returns the segment and the number of bytes fetched."""
         key = (spec.pipeline, spec.epoch, spec.stage)
         last_report_s = 0.0
@@ -118,7 +130,11 @@ class SegmentRunner:
 
         downloaded_bytes = self._store.fetch((spec.graph, *spec.blobs), spec.blob_urls, on_progress=report)
         segment = Segment(
-            spec, self._store.path(spec.graph.sha256), threads=self._threads, emulated_speed=self._emulated_speed
+            spec,
+            self._store.path(spec.graph.sha256),
+            threads=self._threads,
+            emulated_speed=self._emulated_speed,
+            heir_of=old,
         )
         segment.warm_up()
         return segment, downloaded_bytes
@@ -133,6 +149,14 @@ class SegmentRunner:
     def copy_prefix(self, copy: CopyPrefix) -> None:
         """Copy KV rows between slots."""
         self._segments[copy.key].copy_prefix(copy.source, copy.target, copy.count)
+
+    def kv_rows(self, message: SendKvRows) -> bytes:
+        """The frames of a message of KV rows."""
+        return self._segments[message.key].kv.read(message)
+
+    def write_kv_rows(self, rows: WriteKvRows) -> None:
+        """Take KV rows in that arrived."""
+        self._segments[rows.key].kv.write(rows)
 
     def run(self, work: Work) -> Computed:
         """Do one run."""

@@ -50,8 +50,16 @@ class RunResult:
 class Segment:
     """Units [start, stop) of a model, ready to run for ``slots`` requests of ``context_tokens`` positions."""
 
-    def __init__(self, spec: PrepareSegment, graph_path: Path, *, threads: int, emulated_speed: float = 1.0) -> None:
-        """Open the graph.
+    def __init__(
+        self,
+        spec: PrepareSegment,
+        graph_path: Path,
+        *,
+        threads: int,
+        emulated_speed: float = 1.0,
+        heir_of: Segment | None = None,
+    ) -> None:
+        """Open the graph; KV caches of layers that ``heir_of`` has, too, are shared with it.
 
         Raises:
             SegmentUnusable: ONNX Runtime refuses it, or its inputs are not the expected ones.
@@ -80,7 +88,13 @@ class Segment:
         self._output_name = next(
             node.name for node in self._session.get_outputs() if not node.name.startswith("present.")
         )
-        self._kv = KvCache(spec.kv_layers, slots=spec.slots, context_tokens=spec.context_tokens, dtypes=self._dtypes)
+        self.kv: KvCache = KvCache(
+            spec.kv_layers,
+            slots=spec.slots,
+            context_tokens=spec.context_tokens,
+            dtypes=self._dtypes,
+            heir_of=heir_of.kv if heir_of else None,
+        )
         rows = max(spec.chunk_tokens, spec.slots)
         output_dtype = self._dtypes[self._output_name]
         self._ids = np.zeros(rows, np.int64)
@@ -114,7 +128,7 @@ class Segment:
         if len(self._bindings) >= _MAX_BINDINGS:
             del self._bindings[next(iter(self._bindings))]
         binding = self._session.io_binding()
-        for buffer in self._kv.buffers:
+        for buffer in self.kv.buffers:
             place = (_DEVICE, 0, buffer.data.dtype, buffer.shape_of(slots), buffer.slot_pointer(slot))
             binding.bind_input(buffer.past_name, *place)
             binding.bind_output(buffer.present_name, *place)
@@ -202,14 +216,21 @@ class Segment:
 
     def copy_prefix(self, source: int, target: int, count: int) -> None:
         """Copy the first ``count`` positions of a slot to another."""
-        for buffer in self._kv.buffers:
+        for buffer in self.kv.buffers:
             buffer.data[target, :, :count] = buffer.data[source, :, :count]
 
     def warm_up(self) -> None:
-        """Run once in both shapes, so that the first request does not pay for allocations."""
-        count = min(self.spec.chunk_tokens, self.spec.context_tokens)
+        """Run once in both shapes, so that the first request does not pay for allocations.
+
+        The rows go to a cache of their own: the real one may be in use already, by the stage this one is the heir of.
+        """
+        kv, spec = self.kv, self.spec
+        self.kv = KvCache(spec.kv_layers, slots=1, context_tokens=spec.context_tokens, dtypes=self._dtypes)
+        count = min(spec.chunk_tokens, spec.context_tokens)
         for length in (count, 1):
             self.run(0, (0,), length)
+        self.kv = kv
+        self._bindings.clear()
 
 
 def _first_line(error: Exception) -> str:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from edge_node.positions import PositionRule
+
 
 @dataclass(frozen=True, slots=True)
 class Grant:
@@ -29,11 +31,12 @@ class _Parked:
 
 
 class SlotTable:
-    """Who has which slot."""
+    """Who has which slot. In a live move the old stage and its heir share the table, as they share the rows."""
 
     def __init__(self, slots: int) -> None:
         self._free = list(range(slots - 1, -1, -1))
         self._parked: dict[int, _Parked] = {}
+        self._used: dict[int, PositionRule] = {}
 
     def take(self, prefix_request: int | None, prefix_tokens: int) -> Grant | None:
         """A slot for a new request, with the positions it shares with an earlier one where they are still here.
@@ -60,12 +63,19 @@ class SlotTable:
             return self._parked.pop(next(iter(self._parked))).slot
         return None
 
-    def parked_lengths(self) -> dict[int, int]:
-        """Slot to valid length, for the slots that are parked."""
-        return {parked.slot: parked.valid_length for parked in self._parked.values()}
+    def use(self, slot: int, rule: PositionRule) -> None:
+        """A slot that was taken is this request's, whose rule knows how many of its rows are valid."""
+        self._used[slot] = rule
+
+    def lengths(self) -> dict[int, int]:
+        """Slot to valid length, for the slots that hold something."""
+        lengths = {parked.slot: parked.valid_length for parked in self._parked.values()}
+        lengths.update((slot, rule.valid_length) for slot, rule in self._used.items())
+        return lengths
 
     def park(self, request: int, slot: int, valid_length: int) -> None:
         """A request ended: keep its rows until the slot is needed."""
+        self._used.pop(slot, None)
         before = self._parked.pop(request, None)
         if before is not None:
             self._free.append(before.slot)
@@ -73,3 +83,8 @@ class SlotTable:
             self._parked[request] = _Parked(slot, valid_length)
         else:
             self._free.append(slot)
+
+    def forget_parked(self) -> None:
+        """Rows of ended requests are of no use any more: the stage has got other layers."""
+        self._free.extend(parked.slot for parked in self._parked.values())
+        self._parked.clear()

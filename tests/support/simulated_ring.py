@@ -25,18 +25,22 @@ from edge_node.effects import (
     LoadSegment,
     Reply,
     SendFrame,
+    SendKvRows,
     StageKey,
     Subscribe,
     UnloadSegment,
     Unsubscribe,
+    WriteKvRows,
 )
+from edge_node.kv_frames import kv_rows_frame
 from edge_node.work import Computed, Row, RowResult, Work
 from schemas import messages
-from schemas.codec import Flag, Frame, Kind, decode_frames, request_number
+from schemas.codec import KV_HEADER_BYTES, Dtype, Flag, Frame, Kind, decode_frames, request_number
 from schemas.messages import (
     BlobRef,
     CloseRequest,
     Epoch,
+    KvLayer,
     OpenRequest,
     Plan,
     PrepareSegment,
@@ -56,6 +60,7 @@ VOCABULARY = 1000
 LATENCY_S = 0.001
 _COMMAND_S = 0.002
 _LOAD_S = 0.01
+_TURN_S = 0.0001
 _RESEND_S = 3.0
 _GARBAGE = 0xDEADBEEF
 _WORD = struct.Struct("<I")
@@ -70,9 +75,9 @@ def deliver_once(frame: Frame, topic: str) -> Sequence[float]:
     return (0.0,)
 
 
-def mix(stage: int, rows: Sequence[int]) -> int:
-    """What a stage makes of a position: a number that depends on all rows up to it."""
-    return zlib.crc32(struct.pack(f"<{len(rows)}I", *rows), stage)
+def mix(layer: int, rows: Sequence[int]) -> int:
+    """What a layer makes of a position: a number that depends on all rows up to it."""
+    return zlib.crc32(struct.pack(f"<{len(rows)}I", *rows), layer)
 
 
 def prompt(length: int, seed: int = 0) -> list[int]:
@@ -80,17 +85,17 @@ def prompt(length: int, seed: int = 0) -> list[int]:
     return random.Random(seed).choices(range(1000), k=length)
 
 
-def reference_tokens(prompt_ids: Sequence[int], count: int, stages: int) -> list[int]:
+def reference_tokens(prompt_ids: Sequence[int], count: int, layers: int) -> list[int]:
     """The right answer, computed without a ring."""
-    rows: list[list[int]] = [[] for _ in range(stages)]
+    rows: list[list[int]] = [[] for _ in range(layers)]
     pending = list(prompt_ids)
     tokens: list[int] = []
     while len(tokens) < count:
         for token in pending:
             value = token
-            for stage in range(stages):
-                rows[stage].append(value)
-                value = mix(stage, rows[stage])
+            for layer in range(layers):
+                rows[layer].append(value)
+                value = mix(layer, rows[layer])
         pending = [value % VOCABULARY]
         tokens += pending
     return tokens
@@ -101,22 +106,30 @@ def prepare_segment(
     stage: int,
     epoch: Epoch,
     *,
+    cuts: Sequence[int] | None = None,
     slots: int = 4,
     context_tokens: int = 64,
     chunk_tokens: int = 8,
     **changes: Any,
 ) -> PrepareSegment:
-    """The command for one stage; the fake model's hidden state is one value wide."""
+    """The command for one stage; the fake model's hidden state is one value wide, and so are its keys and values.
+
+    ``cuts``: unit boundaries; without them each stage has one layer. The first and the last unit have none.
+    """
+    cuts = cuts or [0, *range(2, len(ring) + 1), len(ring) + 2]
+    layers = range(max(cuts[stage], 1) - 1, min(cuts[stage + 1], cuts[-1] - 1) - 1)
     fields: dict[str, Any] = {
         "pipeline": PIPELINE,
         "epoch": epoch,
         "stage": stage,
-        "ring": tuple(StageRef(node=name, start=index, stop=index + 1) for index, name in enumerate(ring)),
+        "ring": tuple(
+            StageRef(node=name, start=start, stop=stop) for name, start, stop in zip(ring, cuts, cuts[1:], strict=False)
+        ),
         "model": "fake",
         "graph": _BLOB,
         "blobs": (),
         "blob_urls": ("http://127.0.0.1:9/blobs",),
-        "kv_layers": (),
+        "kv_layers": tuple(KvLayer(layer=layer, kv_heads=1, key_dim=1, value_dim=1) for layer in layers),
         "width_in": 0 if stage == 0 else 1,
         "width_out": 0 if stage == len(ring) - 1 else 1,
         "vocab_size": VOCABULARY,
@@ -161,6 +174,15 @@ class SimulatedAnswer:
         return {closed.timing.stage: closed.timing for closed in self.closed}
 
 
+Rows = tuple[dict[int, int], dict[int, int]]
+"""Keys and values by position."""
+
+
+def no_rows() -> defaultdict[int, Rows]:
+    """A layer's KV cache by slot."""
+    return defaultdict(lambda: ({}, {}))
+
+
 class SimulatedNode:
     """A core, its fake segments and its place in time: one run at a time, as the service does it."""
 
@@ -170,20 +192,47 @@ class SimulatedNode:
         self.position_s = position_s
         """Compute time of one position."""
         self.patterns: set[str] = set()
-        self.inbox: deque[tuple[int, str, Frame]] = deque()
-        """(stage, sender, frame)"""
+        self.inbox: deque[tuple[int, str, Any]] = deque()
+        """(stage, sender, frame), or (0, "", command)"""
         self.busy = False
-        self.rows: dict[tuple[StageKey, int], dict[int, int]] = defaultdict(dict)
-        """(stage key, slot) -> position -> row."""
+        self.caches: dict[StageKey, dict[int, defaultdict[int, Rows]]] = {}
+        """By layer and slot."""
         self.runs: list[Work] = []
 
     def compute(self, work: Work) -> Computed:
         """Run the fake model."""
         self.runs.append(work)
         for slot, position in work.idle:  # as in a batch: something is written where the slot's next row will be
-            self.rows[work.key, slot][position] = _GARBAGE
+            for rows in self.caches[work.key].values():
+                for part in rows[slot]:
+                    part[position] = _GARBAGE
         results = tuple(self._compute_row(work.key, row) for row in work.rows)
         return Computed(self.position_s * sum(row.count for row in work.rows), results)
+
+    def load(self, effect: LoadSegment) -> None:
+        """Share what the effect says, else begin empty."""
+        spec = effect.spec
+        old = self.caches.get(effect.heir_of, {}) if effect.heir_of else {}
+        new = {layer.layer: old.get(layer.layer, no_rows()) for layer in spec.kv_layers}
+        assert not effect.same_segment or list(old) == list(new)
+        self.caches[spec.pipeline, spec.epoch, spec.stage] = new
+
+    def read_rows(self, message: SendKvRows) -> bytes:
+        """Rows as frames."""
+        frames = []
+        for block in message.blocks:
+            rows = self.caches[message.key][block.layer][block.slot][block.part]
+            data = b"".join(_WORD.pack(rows[block.position + index]) for index in range(block.count))
+            frames.append(
+                kv_rows_frame(block, message.epoch, message.number, heads=1, head_dim=1, dtype=Dtype.FP32, rows=data)
+            )
+        return b"".join(frames)
+
+    def write_rows(self, write: WriteKvRows) -> None:
+        """Rows of a frame."""
+        rows = self.caches[write.key][write.header.layer][write.slot][write.header.part]
+        for index in range(write.frame.count):
+            (rows[write.frame.position + index],) = _WORD.unpack_from(write.frame.payload, KV_HEADER_BYTES + 4 * index)
 
     @property
     def rows_run(self) -> list[Row]:
@@ -191,14 +240,17 @@ class SimulatedNode:
         return [row for work in self.runs for row in work.rows]
 
     def _compute_row(self, key: StageKey, row: Row) -> RowResult:
-        rows = self.rows[key, row.slot]
         inputs = list(row.ids or ())
         if row.frame is not None:
             inputs = [_WORD.unpack_from(row.frame.payload, 4 * index)[0] for index in range(row.count)]
         outputs = []
-        for position, value in enumerate(inputs, row.position):
-            rows[position] = value
-            outputs.append(mix(key[2], [rows[index] for index in range(position + 1)]))
+        for position, token in enumerate(inputs, row.position):
+            value = token
+            for layer, cache in self.caches[key].items():
+                parts = cache[row.slot]
+                parts[0][position] = parts[1][position] = value
+                value = mix(layer, [parts[index & 1][index] for index in range(position + 1)])
+            outputs.append(value)
         chosen: list[int] = []
         for index, output in enumerate(outputs[-row.logits :] if row.draw else ()):
             chosen.append(output % VOCABULARY)
@@ -272,16 +324,22 @@ class SimulatedRing:
             return
         while node.inbox:
             stage, sender, frame = node.inbox.popleft()
+            if not isinstance(frame, Frame):
+                self._do(node, node.core.message(frame))
+                continue
             before = self._attempt_of(node, frame)
             self._do(node, node.core.frame(PIPELINE, stage, sender, frame, self.now_s))
             if frame.kind is Kind.REPLAY:
                 self.replays_taken += self._attempt_of(node, frame) != before
         self._do(node, node.core.tick(self.now_s))
+        self._do(node, node.core.next_transfer(self.now_s))
         work = None
         while work is None and node.core.has_work:
             work, effects = node.core.next_work()
             self._do(node, effects)
         if work is None:
+            if node.core.has_transfer:
+                self.after(_TURN_S, lambda: None)
             return
         result = node.compute(work)
         node.busy = True
@@ -295,7 +353,7 @@ class SimulatedRing:
     @staticmethod
     def _attempt_of(node: SimulatedNode, frame: Frame) -> int:
         stage = node.core._stages.get((PIPELINE, frame.epoch, 0))
-        state = stage._requests.get(frame.request) if stage else None
+        state = stage.requests.get(frame.request) if stage else None
         return state.driver.attempt if state and state.driver else -1
 
     # --- effects ----------------------------------------------------------------------------------------------
@@ -309,6 +367,7 @@ class SimulatedRing:
                     self._reply(messages.decode(messages.encode(effect.message), type(effect.message)))
                 case LoadSegment():
                     key = (effect.spec.pipeline, effect.spec.epoch, effect.spec.stage)
+                    node.load(effect)
                     self.after(_LOAD_S, functools.partial(self._loaded, node, key))
                 case Subscribe():
                     node.patterns.update(effect.patterns)
@@ -316,13 +375,17 @@ class SimulatedRing:
                 case Unsubscribe():
                     node.patterns.difference_update(effect.patterns)
                 case CopyPrefix():
-                    rows = self.nodes[node.name].rows
-                    source = rows[effect.key, effect.source]
-                    rows[effect.key, effect.target] = {index: source[index] for index in range(effect.count)}
+                    for rows in node.caches[effect.key].values():
+                        for source, target in zip(rows[effect.source], rows[effect.target], strict=True):
+                            target.clear()
+                            target.update((index, source[index]) for index in range(effect.count))
+                case SendKvRows():
+                    self._publish(node.name, effect.topic, node.read_rows(effect))
+                case WriteKvRows():
+                    node.write_rows(effect)
                 case UnloadSegment():
                     self.unloaded.append((node.name, effect.key))
-                    for key in [key for key in node.rows if key[0] == effect.key]:
-                        del node.rows[key]
+                    del node.caches[effect.key]
 
     def _subscribed(self, node: SimulatedNode, patterns: tuple[str, ...]) -> None:
         self._do(node, node.core.subscribed(patterns))
@@ -374,10 +437,8 @@ class SimulatedRing:
         """Send a command, or a plan, which arrives once and in order."""
         target = self.nodes[node]
 
-        def arrive() -> None:
-            self._do(target, target.core.message(messages.decode(messages.encode(message), type(message))))
-
-        self.after(_COMMAND_S, arrive)
+        command = (0, "", messages.decode(messages.encode(message), type(message)))
+        self.after(_COMMAND_S, lambda: target.inbox.append(command))
 
     def deploy(self, ring: Sequence[str], **spec: Any) -> Epoch:
         """Prepare an epoch on these nodes and commit it when all are ready."""

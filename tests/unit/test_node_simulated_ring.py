@@ -323,7 +323,7 @@ def test_a_replay_that_turns_a_waiting_step_into_a_chunk() -> None:
     stage = first.core._stages[PIPELINE, ring.epoch, 0]
 
     def lose_all() -> None:
-        for number, state in stage._requests.items():
+        for number, state in stage.requests.items():
             assert state.driver is not None
             lost = Frame(kind=Kind.REPLAY, request=number, epoch=ring.epoch, attempt=state.driver.attempt, position=0)
             first.inbox.append((0, "node1", lost))

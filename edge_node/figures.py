@@ -1,0 +1,33 @@
+"""How a stage is doing, for the heartbeat."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edge_node.work import Work
+
+_WEIGHT = 0.1
+
+
+@dataclass(slots=True)
+class StageFigures:
+    """Figures of all runs since the stage was loaded."""
+
+    decode_s: float | None = None
+    """Smoothed time of a run of one position per row."""
+    decode_rows: float = 0.0
+    """Smoothed number of rows of such a run."""
+    busy_s: float = 0.0
+    positions: int = 0
+
+    def computed(self, work: Work, compute_s: float) -> None:
+        """A run is done."""
+        rows, count = len(work.rows), work.rows[0].count
+        self.busy_s += compute_s
+        self.positions += rows * count
+        if count > 1:
+            return
+        if self.decode_s is None:
+            self.decode_s, self.decode_rows = compute_s, float(rows)
+        self.decode_s += _WEIGHT * (compute_s - self.decode_s)
+        self.decode_rows += _WEIGHT * (rows - self.decode_rows)

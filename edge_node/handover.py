@@ -1,0 +1,149 @@
+"""What a stage of a new epoch takes over from the epoch before (pure): rows that are here, rows that are sent.
+
+The stage it goes on from, its own node's, is the one whose heir it is by the rule of ``schemas.handover``. They share
+slots and KV buffers. A request is taken over as soon as it is opened; where the old stage has not yet computed all
+that is said to be there (chunks of a prompt on their way through the ring), it is waited for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from edge_node.incoming import Incoming, Supplier
+from edge_node.request import StageRequest
+from edge_node.slots import SlotTable
+from schemas.handover import heirs
+from schemas.messages import Basis, PrepareSegment
+
+if TYPE_CHECKING:
+    from edge_node.effects import StageKey
+    from edge_node.stage import Stage
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A request that goes on: ``valid_length`` of its positions are here.
+
+    ``slot`` is None where it has none yet, ``before`` where the node did nothing for it so far; ``waits``: the old
+    stage has not computed all of them yet.
+    """
+
+    valid_length: int
+    slot: int | None = None
+    before: StageRequest | None = None
+    waits: bool = False
+
+
+@dataclass(slots=True)
+class _Wait:
+    tokens: int
+    until_s: float | None = None
+
+
+class Handover:
+    """How one stage of a new epoch begins."""
+
+    def __init__(
+        self, spec: PrepareSegment, basis: Basis, stages: Mapping[StageKey, Stage], *, patience_s: float
+    ) -> None:
+        """``stages``: all of this node's; ``patience_s``: the longest to wait for an old stage to compute the rest."""
+        source = heirs(basis.ring, spec.ring).get(spec.stage)
+        old = None if source is None else stages.get((spec.pipeline, basis.epoch, source))
+        if old and not (old.loaded and _slots_are_alike(old.spec, spec)):
+            old = None
+        self.old = old
+        self.slots: SlotTable = old.slots if old else SlotTable(spec.slots)
+        self._patience_s = patience_s
+        here = set(old.spec.kv_layers) if old else set()
+        self._inherits = not here.isdisjoint(spec.kv_layers)
+        suppliers = {
+            layer.layer: Supplier(stage, ref.node, layer)
+            for layer in spec.kv_layers
+            for stage, ref in enumerate(basis.ring)
+            if layer not in here and stage != source and ref.start <= layer.layer + 1 < ref.stop
+        }
+        self._is_complete = all(layer in here or layer.layer in suppliers for layer in spec.kv_layers)
+        known = old.requests if old else None
+        self.incoming = Incoming(spec, basis.epoch, suppliers, self.slots, known) if suppliers else None
+        self.same_segment = old is not None and _segments_are_alike(old.spec, spec)
+        """Nothing has to be loaded: the old stage's segment is the new one's, too."""
+        self._waiting: dict[int, _Wait] = {}
+        self._closed = False
+
+    def waits_for(self, key: StageKey) -> bool:
+        """Is the old stage still needed?"""
+        return self.old is not None and self.old.key == key and bool(self._waiting)
+
+    @property
+    def is_over(self) -> bool:
+        """Is nothing left to take over?"""
+        return self._closed and not self._waiting
+
+    def take(self, number: int, moved_tokens: int) -> Taken:
+        """A request is opened: take it from the old stage, or the slot that its rows were sent to."""
+        length = moved_tokens if self._is_complete else 0
+        if self.incoming:
+            length = min(length, self.incoming.length(number))
+        before = self.old.requests.get(number) if self.old and not self.old.released else None
+        if self.old is None or before is None:
+            slot = self.incoming.claim(number) if self.incoming else None
+            return Taken(0 if self._inherits else length, slot)
+        waits = self._inherits and before.rule.valid_length < length
+        if waits:
+            before.moved = True
+            self._waiting[number] = _Wait(length)
+        else:
+            self.old.give_up(number)
+        return Taken(length, before.slot, before, waits)
+
+    def settled(self, now_s: float) -> list[tuple[int, int]]:
+        """Requests that wait no longer, and how many of their positions are valid now."""
+        done = []
+        for number, wait in list(self._waiting.items()):
+            assert self.old
+            if wait.until_s is None:
+                wait.until_s = now_s + self._patience_s
+            state = self.old.requests.get(number)
+            length = min(wait.tokens, state.rule.valid_length if state else 0)
+            if length == wait.tokens or state is None or self.old.released or now_s >= wait.until_s:
+                del self._waiting[number]
+                self.old.give_up(number)
+                done.append((number, length))
+        return done
+
+    def next_deadline_s(self) -> float | None:
+        """When the next wait ends at the latest."""
+        return min((wait.until_s for wait in self._waiting.values() if wait.until_s is not None), default=None)
+
+    def forget(self, number: int) -> None:
+        """A request ended."""
+        self._waiting.pop(number, None)
+        if self.incoming:
+            self.incoming.forget(number)
+
+    def close(self) -> None:
+        """The epoch is in force, or given up: no more requests are taken over, no more rows taken in."""
+        self._closed = True
+        if self.incoming:
+            self.incoming.close()
+            self.incoming = None
+
+
+def _slots_are_alike(old: PrepareSegment, new: PrepareSegment) -> bool:
+    return (old.slots, old.context_tokens) == (new.slots, new.context_tokens)
+
+
+def _segments_are_alike(old: PrepareSegment, new: PrepareSegment) -> bool:
+    """Are they the same but for their place in the plans?"""
+    return new == dataclasses.replace(
+        old,
+        epoch=new.epoch,
+        stage=new.stage,
+        ring=new.ring,
+        basis=new.basis,
+        planned_bytes=new.planned_bytes,
+        blob_urls=new.blob_urls,
+    )

@@ -1,0 +1,42 @@
+"""The first stage is held at a token boundary, so that the last KV rows can follow the others to a new epoch (pure)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from edge_node.request import StageRequest
+from schemas.codec import request_id
+from schemas.messages import HeldRequest
+
+
+@dataclass(slots=True)
+class Hold:
+    """No step is begun; what the ring owes is waited for, and then reported once."""
+
+    limit_s: float
+    until_s: float | None = None
+    reported: bool = False
+
+    def is_over(self, now_s: float) -> bool:
+        """Has it lasted too long? Its time begins with the first call."""
+        if self.until_s is None:
+            self.until_s = now_s + self.limit_s
+        return now_s >= self.until_s
+
+    def report(self, requests: Mapping[int, StageRequest]) -> tuple[HeldRequest, ...] | None:
+        """Where the requests stand, once the ring owes none of them a token; None before and after."""
+        driven = [(number, state, state.driver) for number, state in requests.items() if state.driver]
+        if self.reported or any(driver.is_owed for _, _, driver in driven):
+            return None
+        self.reported = True
+        return tuple(
+            HeldRequest(
+                request=request_id(number),
+                tokens=len(driver.ids),
+                # The row of the newest token is not computed; in the prompt, the rows of later chunks are not.
+                valid_tokens=min(state.rule.valid_length, len(driver.ids) - 1),
+            )
+            for number, state, driver in driven
+            if not driver.finished
+        )

@@ -1,0 +1,150 @@
+"""KV rows that come in from stages of the epoch before (pure): which are taken, where they go, how far they reach."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from edge_node.effects import Effect, SendFrame, StageKey, WriteKvRows
+from edge_node.kv_frames import kv_ack_frame
+from edge_node.positions import PositionRule
+from edge_node.request import StageRequest
+from edge_node.slots import SlotTable
+from edge_node.stage_topics import StageTopics
+from schemas.codec import Frame, KvRowsHeader, unpack_kv_header
+from schemas.messages import Epoch, KvLayer, PrepareSegment
+
+_PARTS = (0, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Supplier:
+    """Who sends the rows of a layer: a stage of the epoch before."""
+
+    stage: int
+    node: str
+    layer: KvLayer
+
+    def sends(self, header: KvRowsHeader) -> bool:
+        """Are the rows of the layer's shape?"""
+        width = self.layer.value_dim if header.part else self.layer.key_dim
+        return (header.heads, header.head_dim) == (self.layer.kv_heads, width)
+
+
+@dataclass(slots=True)
+class _Pending:
+    """A request that is not open here yet, with a slot for its rows."""
+
+    slot: int
+    rule: PositionRule
+
+
+class Incoming:
+    """The rows that one stage of a new epoch is sent.
+
+    They go to the slot that the request has on the stage this one is the heir of. A stage that is nobody's heir gives
+    slots itself; it does not hear of requests that end meanwhile, so where slots run out, those go that have been
+    sent nothing for longest.
+    """
+
+    def __init__(
+        self,
+        spec: PrepareSegment,
+        basis: Epoch,
+        suppliers: Mapping[int, Supplier],
+        slots: SlotTable,
+        known: Mapping[int, StageRequest] | None,
+    ) -> None:
+        """``suppliers`` by layer; ``known``: the requests of the stage this one is the heir of."""
+        self._spec = spec
+        self._key: StageKey = (spec.pipeline, spec.epoch, spec.stage)
+        self._basis = basis
+        self._suppliers = suppliers
+        self._slots = slots
+        self._known = known
+        self._topics = StageTopics(spec)
+        self._pending: dict[int, _Pending] = {}
+        self._lengths: dict[int, dict[tuple[int, int], int]] = {}
+        """Rows taken in by request, layer and part."""
+        self._acknowledged: dict[int, int] = {}
+        """Number of the newest message by supplying stage."""
+
+    def rows(self, sender: str, frame: Frame) -> list[Effect] | None:
+        """Rows arrived; None where they do not belong here.
+
+        Raises:
+            FrameShapeMismatch: the frame contradicts itself.
+        """
+        header = unpack_kv_header(frame)
+        supplier = self._suppliers.get(header.layer)
+        stop = frame.position + frame.count
+        if supplier is None or supplier.node != sender or not supplier.sends(header):
+            return None
+        if stop > self._spec.context_tokens:
+            return None
+        effects = self._acknowledge(supplier, frame)
+        slot = self._slot_of(frame.request)
+        if slot is None:
+            return effects
+        lengths = self._lengths.setdefault(frame.request, {})
+        reached = lengths.get((header.layer, header.part), 0)
+        if frame.position > reached:  # rows before them were lost: these are computed again, too
+            return effects
+        lengths[header.layer, header.part] = max(reached, stop)
+        if frame.request in self._pending:
+            rule = self._pending[frame.request].rule
+            rule.valid_length = max(rule.valid_length, stop)
+        return [WriteKvRows(self._key, slot, header, frame), *effects]
+
+    def _acknowledge(self, supplier: Supplier, frame: Frame) -> list[Effect]:
+        """One acknowledgement per message, whose number each of its frames has for an attempt."""
+        if self._acknowledged.get(supplier.stage) == frame.attempt:
+            return []
+        self._acknowledged[supplier.stage] = frame.attempt
+        data = kv_ack_frame(self._basis, frame.attempt, self._spec.stage)
+        return [SendFrame(self._topics.of(self._basis, supplier.stage, supplier.node), data)]
+
+    def _slot_of(self, request: int) -> int | None:
+        if self._known is not None:
+            state = self._known.get(request)
+            if state is None:
+                self._lengths.pop(request, None)  # it ended
+            return state.slot if state else None
+        pending = self._pending.pop(request, None)
+        if pending is None:
+            grant = self._slots.take(None, 0) or (self.evict() and self._slots.take(None, 0))
+            if not grant:
+                return None
+            pending = _Pending(grant.slot, PositionRule())
+            self._slots.use(pending.slot, pending.rule)
+        self._pending[request] = pending  # the last one now
+        return pending.slot
+
+    def evict(self) -> bool:
+        """Free the slot of the request that has been sent nothing for longest; False if there is none."""
+        for request in self._pending:
+            self.forget(request)
+            return True
+        return False
+
+    def forget(self, request: int) -> None:
+        """The request ended before it was opened here."""
+        self._lengths.pop(request, None)
+        pending = self._pending.pop(request, None)
+        if pending is not None:
+            self._slots.park(request, pending.slot, 0)
+
+    def claim(self, request: int) -> int | None:
+        """The request is opened: its slot, if it has been given one here."""
+        pending = self._pending.pop(request, None)
+        return pending.slot if pending else None
+
+    def length(self, request: int) -> int:
+        """Positions whose rows are here, of every layer that is sent."""
+        lengths = self._lengths.get(request, {})
+        return min(lengths.get((layer, part), 0) for layer in self._suppliers for part in _PARTS)
+
+    def close(self) -> None:
+        """The epoch is in force: what was not opened ended before."""
+        while self.evict():
+            pass

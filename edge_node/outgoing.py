@@ -1,0 +1,226 @@
+"""KV rows that a stage sends to stages of the epoch to be, while it goes on decoding (pure).
+
+Rows are sent in order, block by block: some positions of one request, of every layer and part that a target wants.
+Only rows that will not be written again are sent; where the stage goes back nevertheless (a replay), they are sent
+again. Each message has a number, which the target acknowledges, so that a slow link holds a few messages at most and
+frames of tokens do not wait behind many.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from edge_node.effects import Effect, KvBlock, Reply, SendKvRows
+from edge_node.request import StageRequest
+from edge_node.stage_topics import StageTopics
+from schemas.codec import HEADER_BYTES, KV_HEADER_BYTES, request_number
+from schemas.messages import CopyKv, Epoch, FinishKv, KvCopied, KvTarget, PrepareSegment
+
+_MESSAGE_BYTES = 64 * 1024
+_MAX_BLOCKS = 512
+"""Frames in a message, half of what a message may have."""
+_WINDOW = 4
+_LAST_WINDOW = 64
+"""Messages without an acknowledgement; more once decoding is held, which then waits for nothing else."""
+_BLOCK_POSITIONS = 256
+_FEW_POSITIONS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Keys or values of a layer."""
+
+    layer: int
+    part: int
+    row_bytes: int
+
+
+@dataclass(slots=True)
+class _Cursor:
+    """A block under way: positions [start, stop) of a request; parts before ``part`` and ``done`` of it are sent."""
+
+    request: int
+    start: int
+    stop: int
+    part: int = 0
+    done: int = 0
+
+
+@dataclass(slots=True)
+class _Copy:
+    """What one target has been sent."""
+
+    target: KvTarget
+    parts: tuple[_Part, ...]
+    sent: dict[int, int] = field(default_factory=dict)
+    """Positions by request."""
+    messages: int = 0
+    acknowledged: int = 0
+    cursor: _Cursor | None = None
+
+    def follow(self, lengths: Mapping[int, int]) -> None:
+        """Requests have these many positions now; some may have gone back or ended."""
+        self.sent = {request: min(self.sent.get(request, 0), length) for request, length in lengths.items()}
+        if self.cursor and self.cursor.stop > lengths.get(self.cursor.request, 0):
+            self.cursor = None
+
+    def behind(self, lengths: Mapping[int, int]) -> int:
+        """The most positions that a request lacks."""
+        return max((length - self.sent[request] for request, length in lengths.items()), default=0)
+
+    def next_blocks(self, lengths: Mapping[int, int], slots: Mapping[int, int]) -> tuple[KvBlock, ...]:
+        """The next message."""
+        blocks: list[KvBlock] = []
+        room_bytes = _MESSAGE_BYTES
+        while len(blocks) < _MAX_BLOCKS:
+            cursor = self.cursor = self.cursor or self._begin(lengths)
+            if cursor is None:
+                break
+            part = self.parts[cursor.part]
+            room_bytes -= HEADER_BYTES + KV_HEADER_BYTES
+            fits = room_bytes // part.row_bytes
+            if fits < 1 and blocks:
+                break
+            position = cursor.start + cursor.done
+            count = min(max(fits, 1), cursor.stop - position)
+            blocks.append(KvBlock(cursor.request, slots[cursor.request], part.layer, part.part, position, count))
+            room_bytes -= count * part.row_bytes
+            self._advance(cursor, count)
+        return tuple(blocks)
+
+    def _begin(self, lengths: Mapping[int, int]) -> _Cursor | None:
+        """A block of the request that is furthest behind."""
+        request = max(lengths, key=lambda number: lengths[number] - self.sent[number], default=None)
+        if request is None or lengths[request] <= self.sent[request]:
+            return None
+        start = self.sent[request]
+        return _Cursor(request, start, min(lengths[request], start + _BLOCK_POSITIONS))
+
+    def _advance(self, cursor: _Cursor, count: int) -> None:
+        cursor.done += count
+        if cursor.start + cursor.done == cursor.stop:
+            cursor.part, cursor.done = cursor.part + 1, 0
+        if cursor.part == len(self.parts):
+            self.sent[cursor.request] = cursor.stop
+            self.cursor = None
+
+
+class Outgoing:
+    """What a stage has to send, from the command to copy until its epoch is over or the move is given up."""
+
+    def __init__(self, command: CopyKv, spec: PrepareSegment, *, value_bytes: int) -> None:
+        self._command = command
+        self._node = spec.ring[spec.stage].node
+        self._topics = StageTopics(spec)
+        copies = [_Copy(target, _parts(target, spec, value_bytes)) for target in command.targets]
+        self._copies = [copy for copy in copies if copy.parts]
+        self._held: dict[int, int] | None = None
+        """How far to send each request, once decoding is held."""
+        self._told = False
+        """The newest of the two replies has been sent."""
+        self._began_s: float | None = None
+        self._sent_bytes = 0
+
+    @property
+    def to_epoch(self) -> Epoch:
+        """The epoch to be."""
+        return self._command.to_epoch
+
+    def finish(self, message: FinishKv) -> None:
+        """Decoding is held: send the rest."""
+        self._held = {request_number(held.request): held.valid_tokens for held in message.requests}
+        self._told = False
+
+    def acknowledged(self, sender: str, stage: int, messages: int) -> bool:
+        """A target took a message in; False if it is none."""
+        for copy in self._copies:
+            if (copy.target.node, copy.target.stage) == (sender, stage) and messages <= copy.messages:
+                copy.acknowledged = max(copy.acknowledged, messages)
+                return True
+        return False
+
+    def _lengths(self, requests: Mapping[int, StageRequest]) -> dict[int, int]:
+        """How far each request can be sent now."""
+        if self._held is None:
+            return {number: state.final_length for number, state in requests.items()}
+        return {
+            number: min(state.rule.valid_length, self._held[number])
+            for number, state in requests.items()
+            if number in self._held
+        }
+
+    def is_due(self, requests: Mapping[int, StageRequest]) -> bool:
+        """Would ``next_effects`` have something?"""
+        lengths = self._lengths(requests)
+        return self._next_copy(lengths) is not None or self._has_news(lengths)
+
+    def _next_copy(self, lengths: Mapping[int, int]) -> _Copy | None:
+        """The target that has waited longest of those with something to send and room for it."""
+        for copy in self._copies:
+            copy.follow(lengths)
+        ready = [copy for copy in self._copies if self._has_room(copy) and copy.behind(lengths)]
+        return min(ready, key=lambda copy: copy.messages, default=None)
+
+    def _has_room(self, copy: _Copy) -> bool:
+        window = _WINDOW if self._held is None else _LAST_WINDOW
+        return copy.messages - copy.acknowledged < window
+
+    def _has_news(self, lengths: Mapping[int, int]) -> bool:
+        if self._told:
+            return False
+        if self._held is None:
+            return all(self._has_room(copy) and copy.behind(lengths) <= _FEW_POSITIONS for copy in self._copies)
+        complete = all(length == self._held[request] for request, length in lengths.items())
+        return complete and not any(copy.behind(lengths) for copy in self._copies)
+
+    def next_effects(self, requests: Mapping[int, StageRequest], now_s: float) -> list[Effect]:
+        """One message of rows at most, and what there is to tell."""
+        if self._began_s is None:
+            self._began_s = now_s
+        effects: list[Effect] = []
+        lengths = self._lengths(requests)
+        copy = self._next_copy(lengths)
+        if copy is not None:
+            effects.append(self._message(copy, lengths, requests))
+        if self._has_news(lengths):
+            self._told = True
+            effects.append(Reply(self._news(now_s - self._began_s)))
+        return effects
+
+    def _message(self, copy: _Copy, lengths: Mapping[int, int], requests: Mapping[int, StageRequest]) -> SendKvRows:
+        command, target = self._command, copy.target
+        slots = {number: requests[number].slot for number in lengths}
+        blocks = copy.next_blocks(lengths, slots)
+        copy.messages += 1
+        row_bytes = {(part.layer, part.part): part.row_bytes for part in copy.parts}
+        self._sent_bytes += sum(block.count * row_bytes[block.layer, block.part] for block in blocks)
+        return SendKvRows(
+            (command.pipeline, command.epoch, command.stage),
+            self._topics.of(command.to_epoch, target.stage, target.node),
+            command.to_epoch,
+            copy.messages,
+            blocks,
+        )
+
+    def _news(self, took_s: float) -> KvCopied:
+        command = self._command
+        return KvCopied(
+            node=self._node,
+            pipeline=command.pipeline,
+            epoch=command.epoch,
+            stage=command.stage,
+            final=self._held is not None,
+            sent_bytes=self._sent_bytes,
+            took_s=took_s,
+        )
+
+
+def _parts(target: KvTarget, spec: PrepareSegment, value_bytes: int) -> tuple[_Part, ...]:
+    """Keys and values of the target's layers that this stage has; the first decoder block is unit 1."""
+    return tuple(
+        _Part(layer.layer, part, layer.kv_heads * width * value_bytes)
+        for layer in spec.kv_layers
+        if target.start <= layer.layer + 1 < target.stop
+        for part, width in enumerate((layer.key_dim, layer.value_dim))
+    )

@@ -1,0 +1,133 @@
+"""A stage's part in live moves (pure): held, as a source of KV rows, as the heir of a stage of the epoch before."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from edge_node.effects import Effect, Reply, StageKey
+from edge_node.handover import Handover, Taken
+from edge_node.holding import Hold
+from edge_node.outgoing import Outgoing
+from schemas.codec import Frame, Kind
+from schemas.messages import CopyKv, FinishKv, HoldRequests, RequestsHeld
+
+if TYPE_CHECKING:
+    from edge_node.stage import Stage
+
+
+class StageMove:
+    """What a stage does for a move, besides its work."""
+
+    def __init__(self, stage: Stage, handover: Handover | None) -> None:
+        self._stage = stage
+        self._handover = handover
+        """Until the stage's epoch is in force and nothing of the one before is missing."""
+        self._outgoing: Outgoing | None = None
+        """While KV rows are copied to the next epoch's stages."""
+        self._hold: Hold | None = None
+
+    # --- held -------------------------------------------------------------------------------------------------
+
+    @property
+    def is_held(self) -> bool:
+        """May no step begin?"""
+        return self._hold is not None
+
+    def hold(self, message: HoldRequests) -> None:
+        """Begin no new step; ``tick`` reports when the ring owes nothing."""
+        self._hold = Hold(message.limit_s)
+        self._stage.hold()
+
+    def go_on(self) -> None:
+        """The move is given up."""
+        self._outgoing = None
+        self._end_hold()
+
+    def _end_hold(self) -> None:
+        if self._hold:
+            self._hold = None
+            self._stage.go_on()
+
+    def _tick_hold(self, hold: Hold, now_s: float) -> list[Effect]:
+        if hold.is_over(now_s):
+            self._end_hold()
+            return []
+        held = hold.report(self._stage.requests)
+        if held is None:
+            return []
+        spec = self._stage.spec
+        reply = RequestsHeld(node=self._stage.node, pipeline=spec.pipeline, epoch=spec.epoch, requests=held)
+        return [Reply(reply)]
+
+    # --- a source ---------------------------------------------------------------------------------------------
+
+    def copy(self, message: CopyKv) -> None:
+        """Send the rows of all open requests, and follow them; a repeated command changes nothing."""
+        if self._outgoing is None or self._outgoing.to_epoch != message.to_epoch:
+            self._outgoing = Outgoing(message, self._stage.spec, value_bytes=self._stage.kv_value_bytes)
+
+    def finish(self, message: FinishKv) -> None:
+        """Send the last rows."""
+        if self._outgoing:
+            self._outgoing.finish(message)
+
+    @property
+    def has_transfer(self) -> bool:
+        """Would ``next_transfer`` have something?"""
+        return self._outgoing is not None and self._outgoing.is_due(self._stage.requests)
+
+    def next_transfer(self, now_s: float) -> list[Effect]:
+        """One message of rows at most, and what there is to tell."""
+        return self._outgoing.next_effects(self._stage.requests, now_s) if self._outgoing else []
+
+    # --- an heir ----------------------------------------------------------------------------------------------
+
+    def take(self, number: int, moved_tokens: int) -> Taken:
+        """A request is opened: what is here of it."""
+        return self._handover.take(number, moved_tokens) if self._handover else Taken(0)
+
+    def make_room(self) -> bool:
+        """Free the slot of a request that rows came for but that is not open; False if there is none."""
+        incoming = self._handover.incoming if self._handover else None
+        return incoming is not None and incoming.evict()
+
+    def forget(self, number: int) -> None:
+        """A request ended."""
+        if self._handover:
+            self._handover.forget(number)
+
+    def waits_for(self, key: StageKey) -> bool:
+        """Is that stage of the epoch before still needed?"""
+        return self._handover is not None and self._handover.waits_for(key)
+
+    def close(self) -> None:
+        """The stage's epoch is in force, or over."""
+        if self._handover:
+            self._handover.close()
+
+    # --- frames and time --------------------------------------------------------------------------------------
+
+    def frame(self, sender: str, frame: Frame) -> list[Effect] | None:
+        """KV rows or an acknowledgement; None for what belongs nowhere."""
+        if frame.kind is Kind.KV_ROWS and self._handover and self._handover.incoming:
+            return self._handover.incoming.rows(sender, frame)
+        if frame.kind is Kind.KV_ACK and self._outgoing:
+            return [] if self._outgoing.acknowledged(sender, frame.position, frame.attempt) else None
+        return None
+
+    def tick(self, now_s: float) -> list[Effect]:
+        """Let time pass."""
+        effects = self._tick_hold(self._hold, now_s) if self._hold else []
+        if self._handover:
+            for number, length in self._handover.settled(now_s):
+                self._stage.settle(number, length)
+            if self._handover.is_over:
+                self._handover = None
+        return effects
+
+    def deadlines_s(self) -> tuple[float | None, float | None]:
+        """When ``tick`` next has something to do."""
+        return (
+            self._hold.until_s if self._hold else None,
+            self._handover.next_deadline_s() if self._handover else None,
+        )

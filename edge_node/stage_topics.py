@@ -1,0 +1,40 @@
+"""The topics of one stage of an epoch."""
+
+from __future__ import annotations
+
+from schemas.messages import Epoch, PrepareSegment
+from schemas.topics import SEGMENT, TOKEN
+
+
+class StageTopics:
+    """Where a stage publishes, and what it reads."""
+
+    def __init__(self, spec: PrepareSegment) -> None:
+        self._spec = spec
+        self._node = spec.ring[spec.stage].node
+        self.token = TOKEN.format(
+            pipeline=spec.pipeline, epoch=spec.epoch, sender=self._node, receiver=spec.ring[0].node
+        )
+        """The last stage's tokens."""
+        is_last = spec.stage == len(spec.ring) - 1
+        self.next = self.token if is_last else self.segment(spec.stage + 1)
+        """What the stage makes of its input."""
+
+    def segment(self, stage: int) -> str:
+        """To another stage of the ring."""
+        return self.of(self._spec.epoch, stage, self._spec.ring[stage].node)
+
+    def of(self, epoch: Epoch, stage: int, node: str) -> str:
+        """To a stage of any epoch of the pipeline."""
+        return SEGMENT.format(pipeline=self._spec.pipeline, epoch=epoch, stage=stage, sender=self._node, receiver=node)
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """The subscriptions the stage needs: frames to it and, for the first stage, the last one's tokens."""
+        spec = self._spec
+        to_me = SEGMENT.filter(pipeline=spec.pipeline, epoch=spec.epoch, stage=spec.stage, receiver=self._node)
+        if spec.stage > 0 or len(spec.ring) == 1:
+            return (to_me,)
+        return to_me, TOKEN.format(
+            pipeline=spec.pipeline, epoch=spec.epoch, sender=spec.ring[-1].node, receiver=self._node
+        )

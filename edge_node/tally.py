@@ -1,0 +1,52 @@
+"""What a request has cost on one stage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from schemas.messages import StageTiming
+
+
+@dataclass(slots=True)
+class Tally:
+    """Figures of one request; they go along when the request moves to another stage of its node."""
+
+    prefill_s: float = 0.0
+    decode_s: float = 0.0
+    decode_steps: int = 0
+    positions: int = 0
+    frames_out: int = 0
+    bytes_out: int = 0
+    decode_bytes_out: int = 0
+    frames_dropped: int = 0
+
+    def computed(self, positions: int, compute_s: float, *, decode: bool) -> None:
+        """Count a run that the request had a row in: the time is the whole run's, which the request waited for."""
+        self.positions += positions
+        if decode:
+            self.decode_s += compute_s
+            self.decode_steps += 1
+        else:
+            self.prefill_s += compute_s
+
+    def sent(self, size_bytes: int, *, decode: bool) -> None:
+        """Count a frame."""
+        self.frames_out += 1
+        self.bytes_out += size_bytes
+        if decode:
+            self.decode_bytes_out += size_bytes
+
+    def timing(self, node: str, stage: int) -> StageTiming:
+        """What was done for the request."""
+        return StageTiming(
+            node=node,
+            stage=stage,
+            prefill_s=self.prefill_s,
+            decode_s=self.decode_s,
+            decode_steps=self.decode_steps,
+            positions=self.positions,
+            frames_out=self.frames_out,
+            bytes_out=self.bytes_out,
+            decode_bytes_out=self.decode_bytes_out,
+            frames_dropped=self.frames_dropped,
+        )
