@@ -32,6 +32,14 @@ class Timing:
     """A node that prepares its segment and reports no progress for this long has failed."""
     exclude_s: float = 30.0
     """A node that failed to load a segment is left out this long; doubles with each failure, up to ten times."""
+    move_copy_s: float = 60.0
+    """KV rows of open requests may take this long to be copied to another ring, while decoding goes on."""
+    move_prefill_s: float = 2.0
+    """A move that could switch waits this long for requests whose prompt is still being computed."""
+    move_hold_s: float = 5.0
+    """Stage 0 may take this long to come to a token boundary."""
+    move_finish_s: float = 5.0
+    """The last KV rows may take this long, while everything stands still."""
     recovery_s: float = 5.0
     """A request whose ring broke waits this long for a fleet that can go on."""
     queue_s: float = 120.0

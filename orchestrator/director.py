@@ -1,7 +1,8 @@
-"""When to plan, with which nodes, and which plan is in force (pure).
+"""When to plan, with which nodes, and whether the answer is worth it (pure).
 
-One thing at a time: ``Solving -> Building -> (drain) -> Rollout -> commit``, or back to nothing on the way. The
-working plan stays in force until the next one is ready and no request is open on it.
+One thing at a time: ``Solving``, then what `succession` does to bring the plan into force, or back to nothing on the
+way. Two seams are for who decides about plans: ``judge`` (see `judging`) is asked about every solution that was found
+beside a working plan, and ``move_to`` takes a solution that was made elsewhere.
 """
 
 from __future__ import annotations
@@ -9,27 +10,18 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 from orchestrator.config import Timing
-from orchestrator.events import (
-    BuildSegments,
-    BuiltSegment,
-    Effect,
-    Note,
-    Publish,
-    SaveEpoch,
-    SavePlan,
-    ServedModel,
-    SolvePlan,
-)
+from orchestrator.events import BuiltSegment, Effect, Note, ServedModel, SolvePlan
 from orchestrator.exclusions import Exclusions
+from orchestrator.judging import Answer, Judge, Question, judge
 from orchestrator.members import FleetView
+from orchestrator.moving import LiveMove
 from orchestrator.planning.errors import PlanningError
-from orchestrator.planning.problem import Problem, Stage
+from orchestrator.planning.problem import Problem
 from orchestrator.planning.solution import Infeasible, Solution
-from orchestrator.planning_input import bytes_beside, fits_beside, prepare_commands, problem_of
+from orchestrator.planning_input import problem_of
 from orchestrator.plans import (
     ActivePlan,
     Building,
@@ -39,22 +31,22 @@ from orchestrator.plans import (
     ReplanDone,
     ServingSettings,
     Solving,
-    is_worth_it,
-    plan_view,
 )
 from orchestrator.profiles import Profiles
-from orchestrator.rollout import Rollout, RolloutState
+from orchestrator.requests import RequestDesk
+from orchestrator.rollout import Rollout
+from orchestrator.succession import GivenUp, Succession
 from orchestrator.wishes import BadWish, Wishes
-from schemas.messages import Epoch, Heartbeat, NodeBirth, NodeProfile, Plan
-from schemas.topics import PLAN
+from schemas.messages import Heartbeat, NodeBirth, NodeProfile, Plan
 
 
 class PlanDirector:
-    """The plan of one pipeline. ``active`` is in force, ``work`` is on its way to replace it."""
+    """The plans of one pipeline."""
 
     def __init__(
         self,
         fleet: FleetView,
+        requests: RequestDesk,
         settings: ServingSettings,
         timing: Timing,
         *,
@@ -66,54 +58,66 @@ class PlanDirector:
     ) -> None:
         """``profiles`` and ``jobs`` (numbers for the worker's jobs) are shared by all pipelines."""
         self._fleet = fleet
+        self._requests = requests
         self._settings = settings
         self._timing = timing
         self._min_nodes = min_nodes
         self._blob_urls = blob_urls
-        self.generation = generation
+        self.profiles = profiles or Profiles()
+        self.succession = Succession(fleet, requests, self.profiles, timing, generation=generation, blob_urls=blob_urls)
+        self.judge: Judge = judge
         self.model: ServedModel | None = None
-        self.active: ActivePlan | None = None
-        self.work: Solving | Building | Rollout | None = None
         self.why_none = NoPlan("not_ready", "the orchestrator has only just started: ask again")
         self.last_failure = ""
         self.outcomes: list[ReplanDone] = []
         """Filled here, emptied by the core."""
-        self.profiles = profiles or Profiles()
         self.wishes = Wishes()
         """What plans are to respect."""
         self.on_hold = False
         """Which nodes the pipeline gets is being decided: no plan is begun meanwhile."""
         self._exclusions = Exclusions(base_s=timing.exclude_s)
-        self._counter = 0
         self._jobs = jobs or itertools.count(1)
-        self._epochs: set[Epoch] = set()
+        self._solving: Solving | None = None
         self._due_s = math.inf
         self._not_before_s = 0.0
-        self._waits_for_idle = False
+        self._only_when_idle = False
+        """What is due waits until no request is open."""
         self._forced = False
-        self._planned_once = False
         self._waits_for_profiles = False
         self._refused: set[str] = set()
         """Nodes that break the operator's rules about batteries."""
-        self._last_stages: tuple[Stage, ...] = ()
-        """Of the newest committed plan: who is left keeps its place, and so what it has on disk."""
 
     # --- what others ask --------------------------------------------------------------------------------------
 
     @property
+    def active(self) -> ActivePlan | None:
+        """The plan in force."""
+        return self.succession.active
+
+    @property
+    def work(self) -> Solving | Building | Rollout | LiveMove | None:
+        """What is on its way to replace it."""
+        return self._solving or self.succession.next
+
+    @property
+    def generation(self) -> int:
+        return self.succession.epochs.generation
+
+    @property
     def draining(self) -> bool:
-        """Must no request be opened on the working plan? Its successor only waits for it to fall idle, or is to serve
-        another model."""
-        if self.active and self.active.plan.model is not self.model:
-            return True
-        if isinstance(self.work, Rollout):
-            return self.work.state is RolloutState.READY
-        return isinstance(self.work, Building) and bool(self.work.segments)
+        """Must no request be opened on the working plan? Its successor is about to follow, or is to serve another
+        model."""
+        serves_another = self.active is not None and self.active.plan.model is not self.model
+        return serves_another or self.succession.draining
 
     @property
     def busy(self) -> bool:
         """Is a plan on its way, or due?"""
-        return self.work is not None or self._due_s < math.inf
+        return self.work is not None or (self._due_s < math.inf and not self._waits_for_idle)
+
+    @property
+    def _waits_for_idle(self) -> bool:
+        return self._only_when_idle and self.active is not None and not self._requests.idle
 
     def excludes(self, birth: NodeBirth) -> bool:
         """Is this start of a node left out, because it failed to load a segment?"""
@@ -121,15 +125,20 @@ class PlanDirector:
 
     def state(self) -> str:
         """In a word or two for people."""
-        if isinstance(self.work, Rollout):
-            return "rolling out"
-        if self.work is not None:
+        if self._solving:
             return "planning"
-        return "serving" if self.active else "waiting"
+        return self.succession.state() or ("serving" if self.active else "waiting")
 
     def progress(self) -> dict[str, dict[str, int]]:
         """Bytes of the segments on their way to the nodes."""
         return self.work.progress_of_nodes() if isinstance(self.work, Rollout) else {}
+
+    def moves_view(self, now_s: float) -> dict[str, Any]:
+        """Live moves: the one under way, and what became of the others; JSON-able."""
+        return {
+            "now": self.work.view(now_s) if isinstance(self.work, LiveMove) else None,
+            **self.succession.moves.view(),
+        }
 
     # --- what happened ----------------------------------------------------------------------------------------
 
@@ -150,12 +159,13 @@ class PlanDirector:
 
     def force(self, now_s: float) -> None:
         """Plan as soon as possible, whatever it gains."""
-        self._forced = True
+        self._forced, self._only_when_idle = True, False
         self._due_s = max(now_s, self._not_before_s)
 
     def joined(self, now_s: float) -> None:
         """A node can be used, perhaps in the place of one that should give up its layers."""
         self._forced = self._forced or any(self._must_go(node) for node in self.nodes_in_use())
+        self._only_when_idle = False
         self._due_s = max(now_s + self._timing.settle_s, self._not_before_s)
 
     def drained(self, node: str, now_s: float) -> None:
@@ -166,9 +176,9 @@ class PlanDirector:
     def nodes_in_use(self) -> set[str]:
         """Of the plan in force, and of the one on its way."""
         plans = [self.active.plan] if self.active else []
-        plans += [self.work.plan] if isinstance(self.work, Building | Rollout) else []
+        plans += [self.succession.next.plan] if self.succession.next else []
         nodes = {node for plan in plans for node in plan.nodes}
-        return nodes | {birth.node for birth in self.work.births} if isinstance(self.work, Solving) else nodes
+        return nodes | {birth.node for birth in self._solving.births} if self._solving else nodes
 
     def _must_go(self, node: str) -> bool:
         """Should this node have no layers, though it is here?"""
@@ -186,34 +196,27 @@ class PlanDirector:
         Returns:
             Effects, and whether another orchestrator has taken over.
         """
-        if plan.epoch in self._epochs:
-            return [], False
-        if self._epochs:
-            return [], plan.epoch.generation >= self.generation
-        self.generation = max(self.generation, plan.epoch.generation + 1)
+        epochs = self.succession.epochs
+        if not epochs.go_above(plan):
+            return [], epochs.is_superseded_by(plan)
         # The nodes of an old ring may hold segments whose requests nobody follows any more.
-        return (self._take_down(plan) if plan.ring and retained else []), False
+        return (self.succession.take_down(plan) if plan.ring and retained else []), False
 
     def republish(self) -> list[Effect]:
-        """The broker may have lost what it retained."""
-        return [_publish(self.active.plan.message())] if self.active else []
+        """The broker may have lost what it retained, and we what was said."""
+        return self.succession.republish()
 
     def stop(self) -> list[Effect]:
         """The pipeline goes down: nodes unload."""
-        effects: list[Effect] = []
-        if isinstance(self.work, Rollout):
-            effects += self.work.fail("the orchestrator", "it was stopped")
-        if self.active:
-            effects += self._take_down(self.active.plan.message())
-        self.active = self.work = None
-        return effects
+        self._solving = None
+        return self.succession.stop()
 
     def solved(self, job: int, outcome: Solution | Infeasible, now_s: float) -> list[Effect]:
         """The planner's answer."""
-        solving = self.work
-        if not isinstance(solving, Solving) or solving.job != job:
+        solving = self._solving
+        if solving is None or solving.job != job:
             return []
-        self.work = None
+        self._solving = None
         if solving.model is not self.model:
             return []  # another model was chosen meanwhile, and planning for it is due
         if isinstance(outcome, Infeasible):
@@ -223,33 +226,68 @@ class PlanDirector:
             self._forced = self._forced or solving.forced
             self._due_s = now_s
             return [Note("a node went away while the plan was made: planning again")]
-        if self.active and not is_worth_it(self.active.plan, outcome, solving):
-            self.outcomes.append(ReplanDone(ok=True, changed=False))
+        plan = self._candidate(outcome, solving.model, solving.context_tokens, incarnations)
+        if self.active and not self._is_worth_it(plan, solving, now_s):
             return []
-        plan = Candidate(
+        return self.succession.begin(job, plan, forced=solving.forced)
+
+    def _candidate(
+        self, solution: Solution, model: ServedModel, context_tokens: int, incarnations: dict[str, int]
+    ) -> Candidate:
+        return Candidate(
             pipeline=self._settings.pipeline,
-            epoch=self._next_epoch(),
-            model=solving.model,
-            context_tokens=solving.context_tokens,
+            epoch=self.succession.epochs.next(),
+            model=model,
+            context_tokens=context_tokens,
             slots=self._settings.slots,
             wire_dtype=self._settings.wire_dtype,
             chunk_tokens=self._settings.chunk_tokens,
-            solution=outcome,
-            incarnations={node: incarnations[node] for node in outcome.nodes},
+            solution=solution,
+            incarnations={node: incarnations[node] for node in solution.nodes},
         )
-        self.work = Building(job, plan)
-        return [SaveEpoch(plan.epoch), BuildSegments(job, plan.model.name, plan.ring)]
+
+    def _is_worth_it(self, plan: Candidate, solving: Solving, now_s: float) -> bool:
+        assert self.active
+        migration = self.succession.migration_to(plan)
+        work = self._requests.sessions.open_work
+        verdict = self.judge(Question(self.active.plan, plan.solution, solving, work, migration))
+        if verdict.answer is not Answer.NOW:
+            self.outcomes.append(ReplanDone(ok=True, changed=False))
+        if verdict.answer is Answer.WHEN_IDLE:
+            self._only_when_idle, self._due_s = True, min(self._due_s, now_s)
+        return verdict.answer is Answer.NOW
+
+    def move_to(self, solution: Solution, reason: str, now_s: float, *, force: bool = False) -> list[Effect]:
+        """Bring a solution for the model and the context in force into force, without asking ``judge``.
+
+        Open requests are moved live. Where memory is too small for that nothing is done, unless ``force``: then they
+        are interrupted and go on by replay.
+
+        Returns:
+            Effects; those of a refusal are a note only, and ``busy`` is as before.
+        """
+        if self.active is None or self.work is not None:
+            return [Note(f"not moved ({reason}): {'another plan is on its way' if self.work else 'there is no plan'}")]
+        running = self.active.plan
+        births = {birth.node: birth for birth in self._fleet.usable()}
+        if missing := [node for node in solution.nodes if node not in births]:
+            return [Note(f"not moved ({reason}): {', '.join(missing)} is not here")]
+        incarnations = {node: birth.incarnation for node, birth in births.items()}
+        plan = self._candidate(solution, running.model, running.context_tokens, incarnations)
+        if self._requests.open_count and not force and self.succession.migration_to(plan) is None:
+            return [Note(f"not moved ({reason}): the two plans do not fit beside each other")]
+        note = Note(f"moving from epoch {running.epoch} to {plan.epoch}: {reason}")
+        return [note, *self.succession.begin(next(self._jobs), plan, forced=force)]
 
     def built(self, job: int, segments: tuple[BuiltSegment, ...]) -> None:
         """The graphs are there; ``advance`` starts the roll-out."""
-        if isinstance(self.work, Building) and self.work.job == job:
-            self.work = Building(job, self.work.plan, segments)
+        self.succession.built(job, segments)
 
     def job_failed(self, job: int, reason: str) -> list[Effect]:
         """Planning or assembling ended with an error."""
         if not isinstance(self.work, Solving | Building) or self.work.job != job:
             return []
-        self.work = None
+        self._solving = self.succession.next = None
         return self._no_plan("not_ready", reason)
 
     def reply(self, node: str, message: Any, now_s: float) -> list[Effect]:
@@ -259,7 +297,7 @@ class PlanDirector:
         if isinstance(message, Heartbeat):
             self._check_battery_rules(node, now_s)
             return self._observe(node, message)
-        return self.work.reply(node, message, now_s) if isinstance(self.work, Rollout) else []
+        return self.succession.reply(node, message, now_s)
 
     # --- what nodes measure -----------------------------------------------------------------------------------
 
@@ -295,60 +333,39 @@ class PlanDirector:
 
     def ring_is_broken(self, now_s: float) -> bool:
         """Is a node of the working ring gone for good?"""
-        return now_s >= self._breaks_s()
-
-    def _breaks_s(self) -> float:
-        """When the ring counts as broken: at once for a node that started again, after a moment for one cut off."""
-        breaks_s = math.inf
-        for name, incarnation in self.active.plan.incarnations.items() if self.active else ():
-            if not self._fleet.is_usable(name, incarnation):
-                node = self._fleet.nodes[name]
-                may_return = node.birth.incarnation == incarnation and not node.refused
-                since_s = node.offline_since_s + self._timing.loss_settle_s if may_return else -math.inf
-                breaks_s = min(breaks_s, since_s)
-        return breaks_s
+        return now_s >= self.succession.ring_breaks_s()
 
     def drop_ring(self, now_s: float) -> list[Effect]:
-        """The working ring is broken: take it down and plan again at once."""
-        assert self.active
-        plan = self.active.plan
-        effects: list[Effect] = []
-        if isinstance(self.work, Rollout):  # the down plan's epoch lies above its epoch
-            effects += self.work.fail(", ".join(self.work.plan.solution.nodes), "the working ring broke")
-        self.work = None
-        lost = [node for node, start in plan.incarnations.items() if not self._fleet.is_usable(node, start)]
-        self.active = None
-        self._due_s = now_s
-        note = f"epoch {plan.epoch} lost {', '.join(lost)}: planning with what is left"
-        return [*effects, Note(note, warning=True), *self._take_down(plan.message())]
+        """The working ring is broken. Unless its successor is ready: take it down and plan again at once."""
+        effects = self.succession.drop_ring()
+        if self.active:
+            self.outcomes.append(ReplanDone(ok=True, changed=True))
+        else:
+            self._solving, self._due_s = None, now_s
+        return effects
 
     # --- time -------------------------------------------------------------------------------------------------
 
-    def advance(self, now_s: float, *, open_requests: int, idle: bool) -> list[Effect]:
-        """Do what is due. ``idle``: no request is open or waits."""
-        effects: list[Effect] = []
-        if isinstance(self.work, Rollout):
-            effects += self.work.check(self._fleet.is_usable, now_s)
-            if self.work.state is RolloutState.FAILED:
-                effects += self._rollout_failed(self.work, now_s)
-            elif self.work.state is RolloutState.READY and (open_requests == 0 or not self.active):
-                effects += self._commit(self.work)
-        if isinstance(self.work, Building) and self.work.segments:
-            effects += self._roll_out(self.work, now_s, open_requests)
+    def advance(self, now_s: float) -> list[Effect]:
+        """Do what is due."""
+        before = self.active
+        effects, given_up = self.succession.advance(now_s)
+        if given_up:
+            effects += self._given_up(given_up, now_s)
+        elif self.active and self.active is not before:
+            self.outcomes.append(ReplanDone(ok=True, changed=True))
         if self._exclusions.expire(now_s):
             self.joined(now_s)
-        if self.work is None and now_s >= self._due_s and not self.on_hold:
-            self._waits_for_idle = bool(self.active) and not self._forced and not idle
-            if not self._waits_for_idle:
-                effects += self._solve(now_s)
+        if self.work is None and now_s >= self._due_s and not self.on_hold and not self._waits_for_idle:
+            effects += self._solve(now_s)
         return effects
 
     def next_deadline_s(self) -> float:
         """When ``advance`` or ``ring_is_broken`` next have something to do by time alone."""
-        due = [self._exclusions.next_deadline_s(), self._breaks_s()]
-        if isinstance(self.work, Rollout):
-            due.append(self.work.next_deadline_s())
-        elif self.work is None and not self._waits_for_idle and not self.on_hold:
+        due = [
+            self._exclusions.next_deadline_s(), self.succession.ring_breaks_s(), self.succession.next_deadline_s()
+        ]  # fmt: skip
+        if self.work is None and not self._waits_for_idle and not self.on_hold:
             due.append(self._due_s)
         return min(due)
 
@@ -356,14 +373,14 @@ class PlanDirector:
 
     def _solve(self, now_s: float) -> list[Effect]:
         forced, self._forced, self._due_s = self._forced, False, math.inf
-        self._waits_for_profiles = False
+        self._waits_for_profiles = self._only_when_idle = False
         if self.model is None:
             return []
         usable = self._fleet.usable()
         births = tuple(b for b in self._fleet.plannable() if not self._exclusions.excludes(b.node, b.incarnation))
         if not usable:
             return self._no_plan("no_nodes", "no nodes: start one with linguabus-node --broker URL")
-        if not self._planned_once and len(usable) < self._min_nodes:
+        if not self.succession.last_stages and len(usable) < self._min_nodes:
             return self._no_plan("not_ready", f"waiting for {self._min_nodes} nodes, {len(usable)} here so far")
         if not births:
             return self._no_plan("no_nodes", "no node can be given layers")
@@ -377,13 +394,15 @@ class PlanDirector:
         except (PlanningError, BadWish) as error:
             return self._no_plan("not_ready", str(error))
         job = next(self._jobs)
-        self.work = Solving(job, self.model, births, problem.context_tokens, forced)
+        self._solving = Solving(job, self.model, births, problem.context_tokens, forced)
         return [SolvePlan(job, problem)]
 
     def _problem(self, model: ServedModel, births: Sequence[NodeBirth], wishes: Wishes) -> Problem:
         profiles = self.profiles.of(births, model.manifest)
         conditions = self._fleet.conditions()
-        return problem_of(self._settings, model.manifest, births, profiles, self._last_stages, wishes, conditions)
+        return problem_of(
+            self._settings, model.manifest, births, profiles, self.succession.last_stages, wishes, conditions
+        )
 
     def preview(self, wishes: Wishes) -> Problem:
         """The planner's question with other wishes, asked of the nodes that are here.
@@ -411,68 +430,14 @@ class PlanDirector:
         self.why_none = why
         return [Note(f"no plan: {why.reason}", warning=True)]
 
-    def _roll_out(self, building: Building, now_s: float, open_requests: int) -> list[Effect]:
-        """Start preparing, beside the working plan where memory allows it, else once nobody uses that."""
-        effects: list[Effect] = []
-        beside: dict[str, int] = {}
-        if self.active:
-            births = {birth.node: birth for birth in self._fleet.usable()}
-            if fits_beside(building.plan, self.active.plan, births):
-                beside = bytes_beside(self.active.plan, births)
-            elif open_requests:
-                return []
-            else:
-                effects += self._take_down(self.active.plan.message())
-                self.active = None
-                # Down plans release every epoch below their own.
-                building = replace(building, plan=replace(building.plan, epoch=self._next_epoch()))
-                effects.append(SaveEpoch(building.plan.epoch))
-        plan = replace(building.plan, segments=building.segments)
-        commands = prepare_commands(plan, self._blob_urls, beside)
-        self.work = Rollout(plan, silence_s=self._timing.prepare_silence_s)
-        return [*effects, *self.work.start(commands, now_s)]
-
-    def _rollout_failed(self, rollout: Rollout, now_s: float) -> list[Effect]:
-        self.work = None
-        node = rollout.failed_node
-        incarnation = rollout.plan.incarnations[node]
-        self.last_failure = f"{node}: {rollout.reason}"
-        if self._fleet.is_usable(node, incarnation):
-            self._exclusions.add(node, incarnation, rollout.reason, now_s)
+    def _given_up(self, given_up: GivenUp, now_s: float) -> list[Effect]:
+        node = given_up.node
+        incarnation = given_up.plan.incarnations.get(node)
+        self.last_failure = f"{node}: {given_up.reason}"
+        if given_up.is_nodes_fault and incarnation is not None and self._fleet.is_usable(node, incarnation):
+            self._exclusions.add(node, incarnation, given_up.reason, now_s)
         if self.active and self.active.plan.model is self.model:
             self.outcomes.append(ReplanDone(ok=False, changed=False, reason=self.last_failure))
             return [Note(f"epoch {self.active.plan.epoch} stays")]
         self.force(now_s)
         return []
-
-    def _commit(self, rollout: Rollout) -> list[Effect]:
-        plan = rollout.plan
-        self.active, self.work = ActivePlan(plan, rollout.ready), None
-        self._planned_once = True
-        self._last_stages = plan.solution.stages
-        self._epochs.add(plan.epoch)
-        self.outcomes.append(ReplanDone(ok=True, changed=True))
-        predicted = plan.solution.predicted
-        return [
-            SavePlan(plan.epoch, plan.model.name, plan_view(plan, rollout.ready)),
-            _publish(plan.message()),
-            Note(
-                f"epoch {plan.epoch} of {plan.pipeline} is in force: {plan.model.name} on"
-                f" {', '.join(plan.solution.nodes)},"
-                f" predicted {predicted.tokens_per_s:.1f} tokens/s"
-            ),
-        ]
-
-    def _take_down(self, like: Plan) -> list[Effect]:
-        """Publish an empty ring in a new epoch: nodes release everything older."""
-        down = replace(like, epoch=self._next_epoch(), ring=())
-        self._epochs.add(down.epoch)
-        return [SaveEpoch(down.epoch), _publish(down)]
-
-    def _next_epoch(self) -> Epoch:
-        self._counter += 1
-        return Epoch(generation=self.generation, counter=self._counter)
-
-
-def _publish(plan: Plan) -> Publish:
-    return Publish(PLAN.format(pipeline=plan.pipeline), plan, qos=PLAN.qos, retain=PLAN.retain)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from orchestrator.model.manifest import Manifest
-from orchestrator.planning.problem import Problem
-from orchestrator.planning.solution import Infeasible, Solution
+from orchestrator.planning.problem import Problem, Stage
+from orchestrator.planning.solution import Infeasible, Solution, Standby
 from schemas.codec import Frame
 from schemas.messages import (
     BlobRef,
@@ -22,6 +22,7 @@ from schemas.messages import (
     StageRef,
     SubmitRequest,
 )
+from schemas.topics import NODE_COMMAND
 
 if TYPE_CHECKING:
     from orchestrator.profiles import Profile
@@ -181,6 +182,16 @@ class SegmentsBuilt:
 
 
 @dataclass(frozen=True)
+class StandbyPlanned:
+    """Answer to ``PlanStandby``; ``failure`` says why there is none."""
+
+    pipeline: str
+    epoch: Epoch
+    standby: tuple[Standby, ...]
+    failure: str = ""
+
+
+@dataclass(frozen=True)
 class JobFailed:
     """``SolvePlan`` or ``BuildSegments`` ended with an error."""
 
@@ -219,6 +230,7 @@ Event = (
     | PlanSolved
     | PlanPreviewed
     | SegmentsBuilt
+    | StandbyPlanned
     | JobFailed
     | Interrupted
     | Tick
@@ -236,6 +248,11 @@ class Publish:
     message: Any
     qos: int = 1
     retain: bool = False
+
+
+def command(node: str, message: object) -> Publish:
+    """A command to a node."""
+    return Publish(NODE_COMMAND.format(node=node), message)
 
 
 @dataclass(frozen=True)
@@ -268,6 +285,16 @@ class BuildSegments:
     job: int
     model: str
     ring: tuple[StageRef, ...]
+
+
+@dataclass(frozen=True)
+class PlanStandby:
+    """Ask the planner which units of its neighbours each node should keep on its disk, for a plan in force."""
+
+    pipeline: str
+    epoch: Epoch
+    problem: Problem
+    stages: tuple[Stage, ...]
 
 
 @dataclass(frozen=True)
@@ -361,6 +388,7 @@ Effect = (
     | SolvePlan
     | PreviewPlan
     | BuildSegments
+    | PlanStandby
     | SaveEpoch
     | SavePlan
     | SaveNode

@@ -14,7 +14,7 @@ from orchestrator.plans import Candidate, ServingSettings
 from orchestrator.profiles import Profile
 from orchestrator.resident import ResidentFactors, resident_factors, workspace_bytes
 from orchestrator.wishes import Wishes
-from schemas.messages import NodeBirth, PrepareSegment, WireDtype
+from schemas.messages import Basis, NodeBirth, PrepareSegment, WireDtype
 
 PREFILL_GAIN = 4.0
 """Prompt tokens computed in the time of one decode step's token: weights are read once per chunk."""
@@ -178,7 +178,7 @@ def _measured(birth: NodeBirth, runs: Sequence[UnitRun], profile: Profile | None
 
 
 def prepare_commands(
-    plan: Candidate, blob_urls: tuple[str, ...], beside_bytes: dict[str, int]
+    plan: Candidate, blob_urls: tuple[str, ...], beside_bytes: dict[str, int], basis: Basis | None = None
 ) -> list[tuple[str, PrepareSegment]]:
     """(node, command) for every stage. ``beside_bytes``: what a node still holds of the plan that runs."""
     commands = []
@@ -200,18 +200,8 @@ def prepare_commands(
             slots=plan.slots,
             chunk_tokens=plan.chunk_tokens,
             wire_dtype=plan.wire_dtype,
+            basis=basis,
             planned_bytes=plan.planned_bytes(stage.node) + beside_bytes.get(stage.node, 0),
         )
         commands.append((stage.node, prepare))
     return commands
-
-
-def bytes_beside(running: Candidate, fleet: dict[str, NodeBirth]) -> dict[str, int]:
-    """What each node of a running plan holds for it, its own overhead left out."""
-    return {node: running.planned_bytes(node) - fleet[node].overhead_bytes for node in running.nodes if node in fleet}
-
-
-def fits_beside(plan: Candidate, running: Candidate, fleet: dict[str, NodeBirth]) -> bool:
-    """Can every node load its new segment while the old one still runs?"""
-    held = bytes_beside(running, fleet)
-    return all(plan.planned_bytes(n) + held.get(n, 0) <= fleet[n].memory_bytes for n in plan.nodes if n in fleet)

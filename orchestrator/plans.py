@@ -53,6 +53,13 @@ class Candidate:
     def ring(self) -> tuple[StageRef, ...]:
         return tuple(StageRef(node=s.node, start=s.start, stop=s.stop) for s in self.solution.stages)
 
+    def can_take_over(self, running: Candidate) -> bool:
+        """Can open requests go on in this plan with the KV rows that they have in another?"""
+        return self.model is running.model and all(
+            getattr(self, name) == getattr(running, name)
+            for name in ("context_tokens", "slots", "wire_dtype", "chunk_tokens")
+        )
+
     @property
     def nodes(self) -> tuple[str, ...]:
         """Nodes by stage; one that holds both ends of a ring comes twice."""
@@ -109,6 +116,8 @@ class Building:
     job: int
     plan: Candidate
     segments: tuple[BuiltSegment, ...] = ()
+    forced: bool = False
+    """Somebody asked for it: where memory is too small for two plans, open requests are interrupted."""
 
 
 @dataclass(frozen=True)
@@ -124,22 +133,6 @@ def unit_counts(plan: Candidate, stage: int) -> tuple[int, int, int]:
     """Embeddings, blocks and heads of a stage."""
     ref, last = plan.ring[stage], plan.model.manifest.num_units - 1
     return int(ref.start == 0), min(ref.stop, last) - max(ref.start, 1), int(ref.stop == last + 1)
-
-
-MIN_GAIN = 0.05
-"""A working plan is replaced of its own accord only for a predicted gain above this share."""
-
-
-def is_worth_it(running: Candidate, found: Solution, solving: Solving) -> bool:
-    """Is the solution worth a roll-out, beside a plan that works?"""
-    if solving.model is not running.model or solving.context_tokens != running.context_tokens:
-        return True
-    if found.stages == running.solution.stages:
-        return False
-    if found.objective is not running.solution.objective:
-        return True
-    gain = 1 - found.objective_value / running.solution.objective_value
-    return solving.forced or gain > MIN_GAIN
 
 
 def describe_units(start: int, stop: int, unit_count: int) -> str:

@@ -5,18 +5,19 @@ from __future__ import annotations
 import math
 import struct
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Mapping
 from typing import Literal
 
+from orchestrator.closings import Closings
 from orchestrator.config import Timing
-from orchestrator.events import Effect, ForgetRequest, Note, Publish, SaveRequest, TokensHeard
+from orchestrator.events import Effect, ForgetRequest, Note, Publish, SaveRequest, TokensHeard, command
 from orchestrator.plans import ActivePlan, NoPlan
 from orchestrator.prefixes import PrefixBook
+from orchestrator.session_table import SessionTable
 from orchestrator.sessions import FinishReason, Phase, PromptRefused, Session
 from schemas.codec import Frame, request_id
 from schemas.messages import (
     CancelRequest,
-    CloseRequest,
     Epoch,
     RequestClosed,
     RequestFailed,
@@ -24,24 +25,15 @@ from schemas.messages import (
     StreamError,
     SubmitRequest,
 )
-from schemas.topics import NODE_COMMAND, REQUEST_STREAM
+from schemas.topics import REQUEST_STREAM
 
 ErrorCode = Literal["no_model", "no_nodes", "no_memory", "not_ready", "too_long", "busy", "bad_request", "failed"]
 _FAILURE_CODES: dict[str, ErrorCode] = {"busy": "busy", "too_long": "too_long"}
-_REMEMBERED_ENDS = 1000
-"""Ended requests remembered: a QoS 1 submission may arrive twice."""
-_UNCONFIRMED_CLOSES = 256
-"""Requests whose end some stage has not confirmed; the oldest are forgotten."""
 _REMEMBERED_PREFIXES = 64
 _DRAFT_TOKENS = 8
 _GAP_RESEND_S = 0.2
 _RESEND_GROWTH = 2.0
 _RESEND_MAX = 10.0
-
-
-def command(node: str, message: object) -> Publish:
-    """A command to a node."""
-    return Publish(NODE_COMMAND.format(node=node), message)
 
 
 def token_ids(frame: Frame) -> tuple[int, ...]:
@@ -69,21 +61,19 @@ class RequestDesk:
         self._prefixes = PrefixBook(_REMEMBERED_PREFIXES)
         self._max_queued = max_queued
         self._timing = timing
-        self._sessions: dict[str, Session] = {}
+        self.sessions = SessionTable()
         self._queue: deque[str] = deque()
-        self._ended: deque[str] = deque(maxlen=_REMEMBERED_ENDS)
-        self._unconfirmed: dict[str, set[str]] = {}
+        self._closings = Closings()
+        self.next_nodes: tuple[str, ...] = ()
+        """Of the ring that open requests are being moved to: they are told of ends too, for they may hold KV rows."""
         self.tokens_dropped = 0
 
     # --- figures ----------------------------------------------------------------------------------------------
 
-    def _in(self, phase: Phase) -> Iterator[Session]:
-        return (session for session in list(self._sessions.values()) if session.phase is phase)
-
     @property
     def open_count(self) -> int:
         """Requests that stages hold a slot for."""
-        return sum(1 for _ in self._in(Phase.OPEN))
+        return self.sessions.open_count
 
     @property
     def queued_count(self) -> int:
@@ -98,8 +88,7 @@ class RequestDesk:
 
     def submit(self, request: SubmitRequest, now_s: float) -> list[Effect]:
         """A client asks."""
-        known = self._sessions.get(request.request)
-        if known or request.request in self._ended:
+        if self.sessions.was_submitted(request.request):
             return []  # the same submission again
         session = Session(request, submitted_s=now_s, queued_s=now_s)
         if request.pipeline != self._service:
@@ -108,13 +97,13 @@ class RequestDesk:
         if len(self._queue) >= self._max_queued:
             reason = f"{len(self._queue)} requests wait already: ask again later"
             return [self._error(session, "busy", reason)]
-        self._sessions[session.request] = session
+        self.sessions.add(session)
         self._queue.append(session.request)
         return [SaveRequest(session.client, session.request)]
 
     def cancel(self, client: str, cancel: CancelRequest, now_s: float) -> list[Effect]:
         """A client lost interest."""
-        session = self._sessions.get(cancel.request)
+        session = self.sessions.get(cancel.request)
         if session is None or session.client != client or session.phase is Phase.CLOSING:
             return []
         return self._finish(session, "cancelled", now_s)
@@ -123,21 +112,21 @@ class RequestDesk:
 
     def knows(self, request: str) -> bool:
         """Was it submitted here, now or lately?"""
-        return request in self._sessions or request in self._ended
+        return self.sessions.was_submitted(request)
 
     @property
     def waiting(self) -> tuple[Session, ...]:
         """Those that wait for their turn, the next one first."""
-        return tuple(self._sessions[request] for request in self._queue)
+        return tuple(self.sessions[request] for request in self._queue)
 
     def give(self, request: str) -> Session:
         """Hand over a request that waits; it is forgotten here."""
         self._queue.remove(request)
-        return self._sessions.pop(request)
+        return self.sessions.take(request)
 
     def adopt(self, session: Session) -> None:
         """Let a request of another pipeline wait here; one whose answer has begun goes before those that have not."""
-        self._sessions[session.request] = session
+        self.sessions.add(session)
         place = len(self._queue)
         if session.interrupted_s is not None:
             place = sum(1 for waiting in self.waiting if waiting.interrupted_s is not None)
@@ -153,7 +142,7 @@ class RequestDesk:
     def tokens(self, heard: TokensHeard, now_s: float) -> list[Effect]:
         """Tokens of the last stage."""
         frame = heard.frame
-        session = self._sessions.get(request_id(frame.request))
+        session = self.sessions.get(request_id(frame.request))
         if (
             session is None
             or session.phase is not Phase.OPEN
@@ -180,7 +169,7 @@ class RequestDesk:
 
     def failed(self, failure: RequestFailed) -> list[Effect]:
         """A stage can't go on with a request."""
-        session = self._sessions.get(failure.request)
+        session = self.sessions.get(failure.request)
         if session is None or session.phase is not Phase.OPEN or failure.node not in session.ring:
             return []
         if failure.epoch != session.epoch:
@@ -190,8 +179,8 @@ class RequestDesk:
 
     def closed(self, closed: RequestClosed) -> list[Effect]:
         """A stage reports what it did for a request."""
-        self._confirm(closed)
-        session = self._sessions.get(closed.request)
+        self._closings.confirm(closed)
+        session = self.sessions.get(closed.request)
         stage = closed.timing.stage
         if session is None or session.phase is not Phase.CLOSING or stage >= len(session.ring):
             return []
@@ -199,16 +188,9 @@ class RequestDesk:
             session.timings[stage] = closed.timing
         return self._end(session) if len(session.timings) == len(session.ring) else []
 
-    def _confirm(self, closed: RequestClosed) -> None:
-        waiting = self._unconfirmed.get(closed.request, set())
-        waiting.discard(closed.timing.node)
-        if not waiting:
-            self._unconfirmed.pop(closed.request, None)
-
     def node_returned(self, node: str) -> list[Effect]:
-        """A node is back, perhaps with requests whose end it missed: a broker keeps nothing for who is away."""
-        missed = [request for request, nodes in self._unconfirmed.items() if node in nodes]
-        return [command(node, CloseRequest(request=request)) for request in missed]
+        """A node is back: tell it what it missed."""
+        return self._closings.again(node)
 
     # --- the pipeline -----------------------------------------------------------------------------------------
 
@@ -217,7 +199,7 @@ class RequestDesk:
         effects: list[Effect] = []
         free = active.plan.slots - self.open_count
         while self._queue and free > 0:
-            session = self._sessions[self._queue.popleft()]
+            session = self.sessions[self._queue.popleft()]
             try:
                 session.encode_for(active.plan.model, active.plan.context_tokens)
             except PromptRefused as refused:
@@ -231,7 +213,26 @@ class RequestDesk:
             effects += self._open(session, active, now_s)
         return effects
 
-    def _open(self, session: Session, active: ActivePlan, now_s: float) -> list[Effect]:
+    def move(self, active: ActivePlan, held: Mapping[str, int], now_s: float) -> list[Effect]:
+        """Open requests go on in the next ring.
+
+        Stage 0 may know tokens that have not been heard here: the next ring makes the same ones again, which takes no
+        longer than asking for them.
+
+        Args:
+            active: the plan that is about to be in force.
+            held: positions whose KV rows are in its ring, by request.
+            now_s: the clock.
+        """
+        effects: list[Effect] = []
+        for session in self.sessions.in_phase(Phase.OPEN):
+            assert session.answer
+            # The newest token's row is computed in the new ring: that makes the next token.
+            moved_tokens = min(held.get(session.request, 0), session.answer.next_position - 1)
+            effects += self._open(session, active, now_s, moved_tokens)
+        return effects
+
+    def _open(self, session: Session, active: ActivePlan, now_s: float, moved_tokens: int = 0) -> list[Effect]:
         plan = active.plan
         session.phase = Phase.OPEN
         session.epoch = plan.epoch
@@ -240,6 +241,8 @@ class RequestDesk:
         self._progressed(session, now_s)
         assert session.answer
         again = f", goes on after {len(session.answer.tokens)} tokens" if session.answer.tokens else ""
+        again += f" with {moved_tokens} KV rows" if moved_tokens else ""
+        session.moved_tokens = moved_tokens
         session.begun_at = session.answer.next_position
         session.eos_ids = plan.model.manifest.eos_ids
         session.draft_tokens = self._drafts(plan.model.manifest.profile) if len(plan.nodes) > 1 else 0
@@ -260,7 +263,7 @@ class RequestDesk:
     def ring_broken(self, now_s: float) -> list[Effect]:
         """The ring of the open requests is gone: they wait, before all others, to go on in the next one."""
         effects: list[Effect] = []
-        broken = list(self._in(Phase.OPEN))
+        broken = list(self.sessions.in_phase(Phase.OPEN))
         for session in reversed(broken):
             session.phase = Phase.QUEUED
             session.interrupted_s = session.queued_s = now_s
@@ -269,19 +272,19 @@ class RequestDesk:
             effects.append(
                 Note(f"{session.request} interrupted after {len(session.answer.tokens)} tokens", warning=True)
             )
-        for session in self._in(Phase.CLOSING):
+        for session in self.sessions.in_phase(Phase.CLOSING):
             effects += self._end(session)
         return effects
 
     def missed_messages(self, now_s: float) -> list[Effect]:
         """The connection was lost for a while: ask for what open requests may have missed."""
-        return [effect for session in self._in(Phase.OPEN) for effect in self._ask_resend(session, now_s)]
+        return [effect for session in self.sessions.in_phase(Phase.OPEN) for effect in self._ask_resend(session, now_s)]
 
     def refuse_waiting(self, why: NoPlan, now_s: float) -> list[Effect]:
         """There is no plan in sight: end what waits, interrupted requests after a while."""
         effects: list[Effect] = []
         for request in list(self._queue):
-            session = self._sessions[request]
+            session = self.sessions[request]
             if session.interrupted_s is None:
                 effects += self._fail(session, why.code, why.reason)
             elif now_s >= session.interrupted_s + self._timing.recovery_s:
@@ -293,15 +296,15 @@ class RequestDesk:
     def tick(self, now_s: float) -> list[Effect]:
         """Let time-outs act."""
         effects: list[Effect] = []
-        for session in self._in(Phase.CLOSING):
+        for session in self.sessions.in_phase(Phase.CLOSING):
             if now_s >= session.close_due_s:
                 effects += self._end(session)
         for request in list(self._queue):
-            session = self._sessions[request]
+            session = self.sessions[request]
             if now_s >= session.queued_s + self._timing.queue_s:
                 reason = f"no turn within {self._timing.queue_s:g} s: ask again later"
                 effects += self._fail(session, "busy", reason)
-        for session in self._in(Phase.OPEN):
+        for session in self.sessions.in_phase(Phase.OPEN):
             if now_s >= session.progress_s + self._timing.stall_s:
                 reason = f"no token for {self._timing.stall_s:g} s: see `linguabus nodes`"
                 effects += [*self._close_stages(session), *self._fail(session, "failed", reason)]
@@ -312,7 +315,7 @@ class RequestDesk:
     def next_deadline_s(self, *, refusing: bool) -> float:
         """When ``tick`` (or, with ``refusing``, ``refuse_waiting``) next has something to do."""
         due = [math.inf]
-        for session in self._sessions.values():
+        for session in self.sessions:
             if session.phase is Phase.CLOSING:
                 due.append(session.close_due_s)
             elif session.phase is Phase.OPEN:
@@ -345,7 +348,7 @@ class RequestDesk:
     def stop(self) -> list[Effect]:
         """The orchestrator ends: every client is told, every slot freed."""
         effects: list[Effect] = []
-        for session in list(self._sessions.values()):
+        for session in self.sessions:
             if session.phase is Phase.OPEN:
                 effects += self._close_stages(session)
             if session.phase is Phase.CLOSING:
@@ -372,11 +375,7 @@ class RequestDesk:
         return effects
 
     def _close_stages(self, session: Session) -> list[Effect]:
-        close = CloseRequest(request=session.request)
-        self._unconfirmed[session.request] = set(session.ring)
-        while len(self._unconfirmed) > _UNCONFIRMED_CLOSES:
-            del self._unconfirmed[next(iter(self._unconfirmed))]
-        return [command(node, close) for node in dict.fromkeys(session.ring)]
+        return self._closings.close(session.request, (*session.ring, *self.next_nodes))
 
     def _end(self, session: Session) -> list[Effect]:
         end = session.end_message()
@@ -399,8 +398,7 @@ class RequestDesk:
             self._queue.remove(session.request)
 
     def _forget(self, session: Session) -> list[Effect]:
-        self._sessions.pop(session.request, None)
-        self._ended.append(session.request)
+        self.sessions.forget(session.request)
         return [ForgetRequest(session.request)]
 
     def _error(self, session: Session, code: ErrorCode, reason: str) -> Publish:

@@ -7,9 +7,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from orchestrator.events import Effect, Note
+from orchestrator.events import Effect, Note, command
 from orchestrator.plans import Candidate
-from orchestrator.requests import command
 from schemas.messages import PrepareProgress, PrepareSegment, ReleaseSegment, SegmentFailed, SegmentReady
 
 
@@ -33,11 +32,15 @@ class Rollout:
         """By stage."""
         self.failed_node = ""
         self.reason = ""
+        self.took_s = 0.0
+        """Until every stage was ready."""
         self._silence_s = silence_s
+        self._begun_s = 0.0
         self._heard_s: dict[str, float] = {}
 
     def start(self, commands: Sequence[tuple[str, PrepareSegment]], now_s: float) -> list[Effect]:
         """Tell every node to prepare."""
+        self._begun_s = now_s
         self._heard_s = {node: now_s for node, _ in commands}
         stages = ", ".join(f"{s.node} [{s.start}, {s.stop})" for s in self.plan.ring)
         return [
@@ -64,6 +67,7 @@ class Rollout:
         self.ready[message.stage] = message
         if len(self.ready) == len(self.plan.nodes):
             self.state = RolloutState.READY
+            self.took_s = now_s - self._begun_s
         return [
             Note(
                 f"epoch {self.plan.epoch}: {node} is ready for stage {message.stage} after {message.load_s:.2f} s,"

@@ -124,6 +124,8 @@ class Session:
     """Most tokens the last stage guesses per round trip."""
     prefix: tuple[str, int] | None = None
     """The ended request whose KV rows this one goes on from, and how many."""
+    moved_tokens: int = 0
+    """Positions whose KV rows came along from the ring before."""
     queued_s: float = 0.0
     interrupted_s: float | None = None
     """When its ring broke; None unless it waits to go on."""
@@ -212,6 +214,7 @@ class Session:
                     draft_tokens=self.draft_tokens if stage == last else 0,
                     prefix_request=self.prefix[0] if self.prefix else None,
                     prefix_tokens=self.prefix[1] if self.prefix else 0,
+                    moved_tokens=self.moved_tokens,
                 ),
             ))  # fmt: skip
         return commands

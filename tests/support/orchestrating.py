@@ -23,11 +23,13 @@ from orchestrator.events import (
     OpenModel,
     PlanPreviewed,
     PlanSolved,
+    PlanStandby,
     PreviewPlan,
     Publish,
     SegmentsBuilt,
     ServedModel,
     SolvePlan,
+    StandbyPlanned,
     Submitted,
     Tick,
     TokensHeard,
@@ -35,7 +37,8 @@ from orchestrator.events import (
 from orchestrator.model.manifest import Manifest
 from orchestrator.planning.explain import explain
 from orchestrator.planning.planner import solve
-from orchestrator.planning.problem import Problem
+from orchestrator.planning.problem import Problem, Stage
+from orchestrator.planning.solution import Standby
 from orchestrator.plans import ServingSettings
 from schemas.codec import Flag
 from schemas.messages import (
@@ -94,6 +97,7 @@ class World:
         self.nodes: dict[str, ScriptedNode] = {}
         self.effects: list[Effect] = []
         self.solver: Callable[[Problem], Any] = plan_quickly
+        self.standby_solver: Callable[[Problem, tuple[Stage, ...]], tuple[Standby, ...]] = lambda *_: ()
         self.hold: tuple[type, ...] = ()
         """Jobs of these kinds are not done."""
         self.condition: dict[str, dict[str, Any]] = {}
@@ -130,6 +134,8 @@ class World:
                 return [PlanSolved(job, self.solver(problem))]
             case PreviewPlan(job, problem):
                 return [PlanPreviewed(job, explain(problem, self.solver(problem)))]
+            case PlanStandby(pipeline, epoch, problem, stages):
+                return [StandbyPlanned(pipeline, epoch, self.standby_solver(problem, stages))]
             case BuildSegments(job, name, ring):
                 if any(stage.stop > self.models[name].num_units for stage in ring):
                     return [JobFailed(job, "no such unit")]
@@ -213,6 +219,7 @@ class World:
         ids = [letter(p) for p in range(position, position + count)]
         if flags & Flag.STOP:
             ids[-1] = EOS
+        self.nodes[self.plan.ring[0].node].tokens[request] = position + count
         self.event(TokensHeard("main", last.name, token_frame(request, opened.epoch, position, ids, flags)))
 
     def position(self, request: str) -> int:

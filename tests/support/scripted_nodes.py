@@ -17,8 +17,13 @@ from schemas.codec import Dtype, Frame, Kind, decode_frame, encode_frame, reques
 from schemas.messages import (
     ChatMessage,
     CloseRequest,
+    CopyKv,
     Epoch,
+    FinishKv,
+    HeldRequest,
+    HoldRequests,
     Heartbeat,
+    KvCopied,
     NodeBirth,
     NodeProfile,
     OpenRequest,
@@ -26,6 +31,7 @@ from schemas.messages import (
     PrepareSegment,
     ProbeNode,
     RequestClosed,
+    RequestsHeld,
     SegmentFailed,
     SegmentReady,
     StageTiming,
@@ -176,6 +182,10 @@ class ScriptedNode:
     """By request: the newest command, on a node with two stages stage 0's."""
     stages: dict[str, set[int]] = field(default_factory=dict)
     """By request: the stages it is open on."""
+    deaf: set[type] = field(default_factory=set)
+    """Commands of a move that it does not answer."""
+    tokens: dict[str, int] = field(default_factory=dict)
+    """By request: prompt and answer as far as stage 0 knows them."""
 
     @property
     def name(self) -> str:
@@ -202,6 +212,8 @@ class ScriptedNode:
             case PrepareSegment() if not self.silent:
                 self.prepared.setdefault(command.epoch, {})[command.stage] = command
                 return [self.ready(command)]
+            case CopyKv() | HoldRequests() | FinishKv() if type(command) not in self.deaf:
+                return [self.answer_move(command)]
             case OpenRequest() if command.stage in self.prepared.get(command.epoch, ()):
                 known = self.open.get(command.request)
                 if known is None or known.epoch != command.epoch:
@@ -222,6 +234,22 @@ class ScriptedNode:
         return SegmentReady(
             node=self.name, incarnation=self.birth.incarnation, pipeline=command.pipeline, epoch=command.epoch,
             stage=command.stage, rss_bytes=MB, peak_rss_bytes=MB, downloaded_bytes=0, load_s=0.1,
+        )  # fmt: skip
+
+    def answer_move(self, command: CopyKv | HoldRequests | FinishKv) -> KvCopied | RequestsHeld:
+        """The reply to a command of a move."""
+        if isinstance(command, HoldRequests):
+            held = []
+            for request, opened in self.open.items():
+                if opened.epoch == command.epoch:
+                    tokens = self.tokens.get(request, opened.prompt_tokens)
+                    held.append(HeldRequest(request=request, tokens=tokens, valid_tokens=tokens - 1))
+            return RequestsHeld(
+                node=self.name, pipeline=command.pipeline, epoch=command.epoch, requests=tuple(held)
+            )  # fmt: skip
+        return KvCopied(
+            node=self.name, pipeline=command.pipeline, epoch=command.epoch, stage=command.stage,
+            final=isinstance(command, FinishKv), sent_bytes=MB, took_s=0.1,
         )  # fmt: skip
 
     def follow(self, plan: Plan) -> None:

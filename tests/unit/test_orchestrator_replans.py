@@ -149,15 +149,42 @@ def test_a_join_that_gains_little_changes_nothing() -> None:
     assert world.solves == 2
 
 
-def test_a_join_waits_until_nobody_reads() -> None:
+def test_a_join_is_used_in_mid_answer() -> None:
     world = World().serve("a", "b", "c", speed_flops=1e9)
     request = world.ask()
+    world.generate(request, 2)
     world.join("fast", memory_mb=1000, speed_flops=1e11)
+    world.wait(2.0)
+    assert {stage.node for stage in world.plan.ring} == {"fast"}
+    world.generate(request, 6, flags=Flag.LENGTH)
+    assert world.text(request) == answer_text(5, 8)
+
+
+def test_a_join_that_open_requests_lose_by_waits_until_nobody_reads() -> None:
+    world = World().serve("a", "b", "c", speed_flops=1e9)
+    request = world.ask(make_submit(max_tokens=200))
+    world.generate(request, 198)
+    world.join("d", memory_mb=400, speed_flops=1.2e9)
     world.wait(5.0)
-    assert world.solves == 1
+    assert world.solves == 2
+    assert world.plan.epoch.counter == 1
+    world.generate(request, 2, flags=Flag.LENGTH)
+    world.wait(1.0)
+    assert "d" in {stage.node for stage in world.plan.ring}
+
+
+def test_a_join_waits_until_nobody_reads_when_there_is_no_room_for_both_plans() -> None:
+    world = World().serve("a", "b", "c", speed_flops=1e9)
+    request = world.ask()
+    world.join("d", speed_flops=1e11)
+    world.wait(5.0)
+    assert world.solves == 2
+    assert len(world.published(Plan)) == 1
+    world.wait(5.0)
+    assert world.solves == 2
     world.generate(request, 8, flags=Flag.LENGTH)
     world.wait(1.0)
-    assert {stage.node for stage in world.plan.ring} == {"fast"}
+    assert "d" in {stage.node for stage in world.plan.ring}
 
 
 def roomy(world: World) -> World:
@@ -165,12 +192,13 @@ def roomy(world: World) -> World:
     return world.serve("a", memory_mb=2000, speed_flops=1e9)
 
 
-def test_beside_a_working_plan_the_new_one_waits_for_open_requests() -> None:
-    world = roomy(World())
+def test_another_model_is_prepared_beside_a_working_plan_and_waits_for_open_requests() -> None:
+    world = roomy(World(models={"tiny": make_manifest(), "other": make_manifest("other")}))
     request = world.ask(make_submit(1))
     world.join("b", memory_mb=2000, speed_flops=1e11)
-    assert world.control("replan") is None
+    assert world.control("use_model", model="other") is None
     (prepare,) = world.commands("b", PrepareSegment)
+    assert prepare.basis is None
     assert world.plan.ring[0].node == "a", "the old plan stays in force"
     late = world.ask(make_submit(2))
     assert late not in world.nodes["a"].open
@@ -181,7 +209,7 @@ def test_beside_a_working_plan_the_new_one_waits_for_open_requests() -> None:
     reply = world.reply()
     assert reply
     assert reply.ok
-    assert reply.result["changed"] is True
+    assert reply.result["model"] == "other"
 
 
 def test_planned_bytes_beside_a_working_plan_count_both() -> None:

@@ -371,7 +371,7 @@ def test_twenty_requests_leave_nothing_behind(world: World) -> None:
         request = world.ask(make_submit(number))
         world.generate(request, 8, flags=Flag.LENGTH)
     assert world.core.requests.idle
-    assert not world.core.requests._sessions
+    assert not list(world.core.requests.sessions)
     assert all(not node.open for node in world.nodes.values())
 
 

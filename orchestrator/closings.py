@@ -1,0 +1,38 @@
+"""Ended requests whose end some node has not confirmed (pure)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from orchestrator.events import Effect, command
+from schemas.messages import CloseRequest, RequestClosed
+
+_MOST = 256
+"""The oldest are forgotten."""
+
+
+class Closings:
+    """Who is still to confirm the end of which request."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, set[str]] = {}
+
+    def close(self, request: str, nodes: Iterable[str]) -> list[Effect]:
+        """Tell nodes, each once, that a request has ended."""
+        told = dict.fromkeys(nodes)
+        self._waiting[request] = set(told)
+        while len(self._waiting) > _MOST:
+            del self._waiting[next(iter(self._waiting))]
+        return [command(node, CloseRequest(request=request)) for node in told]
+
+    def confirm(self, closed: RequestClosed) -> None:
+        """A node has freed what the request held."""
+        waiting = self._waiting.get(closed.request, set())
+        waiting.discard(closed.timing.node)
+        if not waiting:
+            self._waiting.pop(closed.request, None)
+
+    def again(self, node: str) -> list[Effect]:
+        """A node is back, perhaps with requests whose end it missed: a broker keeps nothing for who is away."""
+        missed = [request for request, nodes in self._waiting.items() if node in nodes]
+        return [command(node, CloseRequest(request=request)) for request in missed]

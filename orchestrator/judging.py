@@ -1,0 +1,90 @@
+"""Is a solution worth replacing a plan that works? (pure)
+
+The seam between making plans and deciding about them. ``PlanDirector.judge`` is asked about each solution that was
+found beside a working plan; another one may be put in its place:
+
+    director.judge = lambda question: Verdict(Answer.STAY, "...")
+
+The answer ``WHEN_IDLE`` lets the director ask the planner again once nobody waits for an answer.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from orchestrator.planning.migration import Migration
+from orchestrator.planning.solution import Solution
+from orchestrator.plans import Candidate, Solving
+
+MIN_GAIN = 0.05
+"""A working plan is replaced of its own accord only for a predicted gain above this share."""
+
+
+@dataclass(frozen=True)
+class OpenWork:
+    """What is open on the working plan."""
+
+    requests: int = 0
+    positions: int = 0
+    """Prompts and answers so far: what KV caches hold."""
+    remaining_tokens: int = 0
+    """Most tokens that are still to come."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """A solution beside a working plan. ``migration`` is None when open requests can't be moved to it live."""
+
+    running: Candidate
+    found: Solution
+    solving: Solving
+    work: OpenWork
+    migration: Migration | None
+
+
+class Answer(enum.Enum):
+    """What to do with a solution."""
+
+    NOW = "now"
+    WHEN_IDLE = "when idle"
+    STAY = "stay"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """An answer and its reason, for people."""
+
+    answer: Answer
+    reason: str
+
+
+Judge = Callable[[Question], Verdict]
+
+
+def judge(question: Question) -> Verdict:
+    """Replace what is not the same for a gain above ``MIN_GAIN``, or because somebody asked for it. Open requests must
+    win more by it than they lose to the move; those that can't be moved live are not disturbed unless it was asked."""
+    running, found, solving = question.running, question.found, question.solving
+    if solving.model is not running.model or solving.context_tokens != running.context_tokens:
+        return Verdict(Answer.NOW, "another model or context")
+    if found.stages == running.solution.stages:
+        return Verdict(Answer.STAY, "the plan in force is the best one")
+    if solving.forced:
+        return Verdict(Answer.NOW, "asked for")
+    if found.objective is running.solution.objective:
+        gain = 1 - found.objective_value / running.solution.objective_value
+        if gain <= MIN_GAIN:
+            return Verdict(Answer.STAY, f"a gain of {gain:.1%} is not worth it")
+    else:
+        gain = 0.0
+    if not question.work.requests:
+        return Verdict(Answer.NOW, f"a gain of {gain:.1%}")
+    if question.migration is None:
+        return Verdict(Answer.WHEN_IDLE, "open requests can't be moved live")
+    saved_s = (running.solution.predicted.decode_s - found.predicted.decode_s) * question.work.remaining_tokens
+    if saved_s <= question.migration.lost_s:
+        reason = f"open requests would save {saved_s:.2f} s and lose {question.migration.lost_s:.2f} s"
+        return Verdict(Answer.WHEN_IDLE, reason)
+    return Verdict(Answer.NOW, f"a gain of {gain:.1%}, {saved_s:.2f} s for the open requests")

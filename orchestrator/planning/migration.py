@@ -1,0 +1,102 @@
+"""What it takes to move open requests to another ring: copy their KV rows, or compute them again (pure).
+
+**Copying.** A node has one link. With b_n bytes of KV rows that leave or reach node n over a link of r_n bytes/s:
+
+    copy_s = max over n of b_n / r_n
+
+All links work at the same time, so the busiest node decides. Decoding goes on meanwhile, but a node that packs or takes
+rows has less time for it; SLOWDOWN is the share of the copying time that readers lose, and HOLD_S how long everything
+stands still for the last rows:
+
+    copy_lost_s = SLOWDOWN * copy_s + HOLD_S
+
+**Re-prefill.** No reader gets a token before the new ring has computed all P positions of the open requests again, in
+chunks of c positions. The chunks flow through the stages like jobs of one size through a flow shop; with p_i seconds
+per position in stage i and h_i for its hop:
+
+    prefill_lost_s = sum over i of (c * p_i + h_i) + max over i of p_i * (P - c)
+
+Copying is chosen when it loses less and ends within the time that a move is given for it.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from orchestrator.planning.solution import Prediction
+
+SLOWDOWN = 0.5
+"""A single-threaded node alternates between a message of rows and a step, and waits for its link in neither."""
+HOLD_S = 0.02
+"""Four messages through the broker, one after the other, and the rows of a few positions."""
+DEFAULT_RATE_BYTES_PER_S = 10e6
+"""Of a link that nobody has measured: slow Wi-Fi."""
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """KV rows that travel from one node to another."""
+
+    sender: str
+    receiver: str
+    bytes_per_position: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Migration:
+    """A move of all open requests, as predicted. ``copies``: KV rows are copied, not computed again."""
+
+    copy_bytes: int
+    copy_s: float
+    copy_lost_s: float
+    prefill_lost_s: float
+    copies: bool
+
+    @property
+    def lost_s(self) -> float:
+        """Time in which readers get no token."""
+        return self.copy_lost_s if self.copies else self.prefill_lost_s
+
+
+def estimate(
+    transfers: Sequence[Transfer],
+    positions: int,
+    rates: Mapping[str, float],
+    ring: Prediction,
+    *,
+    chunk_tokens: int,
+    limit_s: float,
+) -> Migration:
+    """Predict a move.
+
+    Args:
+        transfers: who sends what to whom.
+        positions: positions with KV rows, over all open requests.
+        rates: bytes/s of nodes' links, where they are known.
+        ring: the new ring as the planner predicts it.
+        chunk_tokens: positions of a prefill chunk.
+        limit_s: copying that takes longer is given up.
+    """
+    node_bytes: defaultdict[str, int] = defaultdict(int)
+    for transfer in transfers:
+        for node in (transfer.sender, transfer.receiver):
+            node_bytes[node] += transfer.bytes_per_position * positions
+    copy_s = max((b / rates.get(n, DEFAULT_RATE_BYTES_PER_S) for n, b in node_bytes.items()), default=0.0)
+    copy_lost_s = SLOWDOWN * copy_s + HOLD_S
+    prefill_lost_s = _prefill_s(positions, ring, chunk_tokens)
+    return Migration(
+        copy_bytes=sum(transfer.bytes_per_position for transfer in transfers) * positions,
+        copy_s=copy_s,
+        copy_lost_s=copy_lost_s,
+        prefill_lost_s=prefill_lost_s,
+        copies=copy_lost_s <= prefill_lost_s and copy_s <= limit_s,
+    )
+
+
+def _prefill_s(positions: int, ring: Prediction, chunk_tokens: int) -> float:
+    chunk = min(positions, chunk_tokens)
+    position_s = [stage.prefill_s / ring.prompt_tokens for stage in ring.stages]
+    hops_s = sum(stage.hop_s for stage in ring.stages)
+    return chunk * sum(position_s) + hops_s + max(position_s) * (positions - chunk)

@@ -1,0 +1,68 @@
+"""All sessions of a pipeline by request, and what they amount to (pure)."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+
+from orchestrator.judging import OpenWork
+from orchestrator.sessions import Phase, Session
+
+_REMEMBERED_ENDS = 1000
+"""Ended requests remembered: a QoS 1 submission may arrive twice."""
+
+
+class SessionTable:
+    """Sessions in order of submission."""
+
+    def __init__(self) -> None:
+        self._sessions: dict[str, Session] = {}
+        self._ended: deque[str] = deque(maxlen=_REMEMBERED_ENDS)
+
+    def __iter__(self) -> Iterator[Session]:
+        return iter(list(self._sessions.values()))
+
+    def __getitem__(self, request: str) -> Session:
+        return self._sessions[request]
+
+    def get(self, request: str) -> Session | None:
+        return self._sessions.get(request)
+
+    def add(self, session: Session) -> None:
+        self._sessions[session.request] = session
+
+    def forget(self, request: str) -> None:
+        """The session has ended; its id is remembered for a while."""
+        self._sessions.pop(request, None)
+        self._ended.append(request)
+
+    def take(self, request: str) -> Session:
+        """Give a session away, as if it had never been here."""
+        return self._sessions.pop(request)
+
+    def was_submitted(self, request: str) -> bool:
+        """Is it here, or has it ended lately?"""
+        return request in self._sessions or request in self._ended
+
+    def in_phase(self, phase: Phase) -> Iterator[Session]:
+        return (session for session in self if session.phase is phase)
+
+    @property
+    def open_count(self) -> int:
+        """Requests that stages hold a slot for."""
+        return sum(1 for _ in self.in_phase(Phase.OPEN))
+
+    @property
+    def in_prefill(self) -> bool:
+        """Does an open request wait for the first token of its ring?"""
+        return any(s.answer is not None and s.answer.next_position == s.begun_at for s in self.in_phase(Phase.OPEN))
+
+    @property
+    def open_work(self) -> OpenWork:
+        """What the open requests hold, and what they may still want."""
+        answers = [session.answer for session in self.in_phase(Phase.OPEN) if session.answer]
+        return OpenWork(
+            requests=len(answers),
+            positions=sum(answer.next_position for answer in answers),
+            remaining_tokens=sum(answer.max_tokens - len(answer.tokens) for answer in answers),
+        )

@@ -1,0 +1,274 @@
+"""How a plan comes into force, and another in its place (pure).
+
+``Building -> Rollout -> commit``. Open requests that can go on in the next plan are moved to it live (`moving`);
+otherwise the working plan stays in force until no request is open on it. A working plan beside which the next one does
+not fit is taken down first: once nobody uses it, or at once where somebody insists; requests then go on by replay.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+from orchestrator.config import Timing
+from orchestrator.epochs import Epochs
+from orchestrator.events import BuildSegments, BuiltSegment, Effect, Note, Publish, SaveEpoch, SavePlan
+from orchestrator.members import FleetView
+from orchestrator.moves import MoveLog
+from orchestrator.moving import LiveMove, MovePhase
+from orchestrator.planning.migration import Migration
+from orchestrator.planning.problem import Stage
+from orchestrator.planning_input import prepare_commands
+from orchestrator.plans import ActivePlan, Building, Candidate, plan_view
+from orchestrator.profiles import Profiles
+from orchestrator.requests import RequestDesk
+from orchestrator.rollout import Rollout, RolloutState
+from orchestrator.transition import bytes_beside, fits_beside, migration_of
+from schemas.messages import Basis, Plan
+from schemas.topics import PLAN
+
+
+@dataclass(frozen=True)
+class GivenUp:
+    """A plan that did not come into force. ``is_nodes_fault``: the node could not hold its segment."""
+
+    plan: Candidate
+    node: str
+    reason: str
+    is_nodes_fault: bool
+
+
+class Succession:
+    """The plan in force, and the one that is to follow it."""
+
+    def __init__(
+        self,
+        fleet: FleetView,
+        requests: RequestDesk,
+        profiles: Profiles,
+        timing: Timing,
+        *,
+        generation: int,
+        blob_urls: tuple[str, ...],
+    ) -> None:
+        self.active: ActivePlan | None = None
+        self.next: Building | Rollout | LiveMove | None = None
+        self.epochs = Epochs(generation)
+        self.moves = MoveLog()
+        self.last_stages: tuple[Stage, ...] = ()
+        """Of the newest committed plan: who is left keeps its place, and so what it has on disk."""
+        self._fleet = fleet
+        self._requests = requests
+        self._profiles = profiles
+        self._timing = timing
+        self._blob_urls = blob_urls
+
+    # --- what others ask --------------------------------------------------------------------------------------
+
+    @property
+    def draining(self) -> bool:
+        """Must no request be opened on the working plan, because its successor is about to follow?"""
+        match self.next:
+            case Building(segments=segments):
+                return bool(segments)
+            case Rollout(state=state):
+                return state is RolloutState.READY
+            case LiveMove():
+                return self.next.is_holding
+        return False
+
+    def state(self) -> str:
+        """In a word or two for people; empty when nothing goes on."""
+        match self.next:
+            case Building():
+                return "planning"
+            case Rollout():
+                return "rolling out"
+            case LiveMove():
+                return "moving"
+        return ""
+
+    def migration_to(self, plan: Candidate) -> Migration | None:
+        """What moving the open requests to another plan would take; None when they can't be moved live."""
+        assert self.active
+        running = self.active.plan
+        births = {birth.node: birth for birth in self._fleet.usable()}
+        if not plan.can_take_over(running) or not fits_beside(plan, running, births):
+            return None
+        return self._migration(plan, running)
+
+    def _migration(self, plan: Candidate, running: Candidate) -> Migration:
+        births = self._fleet.usable()
+        profiles = self._profiles.of(births, plan.model.manifest)
+        rates = self.moves.rates({node: known.measured.link_bytes_per_s for node, known in profiles.items()})
+        positions = self._requests.sessions.open_work.positions
+        return migration_of(plan, running, positions, rates, limit_s=self._timing.move_copy_s)
+
+    # --- the way of a plan ------------------------------------------------------------------------------------
+
+    def begin(self, job: int, plan: Candidate, *, forced: bool) -> list[Effect]:
+        """Bring a solved plan into force."""
+        self.next = Building(job, plan, forced=forced)
+        return [SaveEpoch(plan.epoch), BuildSegments(job, plan.model.name, plan.ring)]
+
+    def built(self, job: int, segments: tuple[BuiltSegment, ...]) -> None:
+        """The graphs are there; ``advance`` starts the roll-out."""
+        if isinstance(self.next, Building) and self.next.job == job:
+            self.next = replace(self.next, segments=segments)
+
+    def reply(self, node: str, message: Any, now_s: float) -> list[Effect]:
+        """A node's reply about its segment or about the move."""
+        return self.next.reply(node, message, now_s) if isinstance(self.next, Rollout | LiveMove) else []
+
+    def advance(self, now_s: float) -> tuple[list[Effect], GivenUp | None]:
+        """Do what is due, and say which plan was given up."""
+        effects: list[Effect] = []
+        if isinstance(self.next, Rollout):
+            rollout = self.next
+            effects += rollout.check(self._fleet.is_usable, now_s)
+            if rollout.state is RolloutState.FAILED:
+                self.next = None
+                return effects, GivenUp(rollout.plan, rollout.failed_node, rollout.reason, is_nodes_fault=True)
+            if rollout.state is RolloutState.READY:
+                effects += self._take_over(rollout, now_s)
+        if isinstance(self.next, LiveMove):
+            move = self.next
+            effects += move.check(self._fleet.is_usable, now_s, in_prefill=self._requests.sessions.in_prefill)
+            if move.phase is MovePhase.FAILED:
+                self._end_move()
+                self.moves.gave_up(move)
+                return effects, GivenUp(move.plan, move.failed_node, move.reason, move.is_nodes_fault)
+            if move.phase is MovePhase.READY or not self._requests.open_count:
+                effects += self._switch(move, now_s)
+        if isinstance(self.next, Building) and self.next.segments:
+            effects += self._roll_out(self.next, now_s)
+        return effects, None
+
+    def next_deadline_s(self) -> float:
+        """When ``advance`` next has something to do by time alone."""
+        return self.next.next_deadline_s() if isinstance(self.next, Rollout | LiveMove) else math.inf
+
+    def _roll_out(self, building: Building, now_s: float) -> list[Effect]:
+        """Start preparing, beside the working plan where memory allows it."""
+        effects: list[Effect] = []
+        beside: dict[str, int] = {}
+        basis: Basis | None = None
+        plan = replace(building.plan, segments=building.segments)
+        if self.active:
+            running = self.active.plan
+            births = {birth.node: birth for birth in self._fleet.usable()}
+            goes_on = plan.can_take_over(running)
+            if fits_beside(plan, running, births):
+                beside = bytes_beside(plan, running, births)
+                basis = Basis(epoch=running.epoch, ring=running.ring) if goes_on else None
+            elif self._requests.open_count and not (goes_on and building.forced):
+                return []
+            else:
+                if self._requests.open_count:
+                    effects += self._requests.ring_broken(now_s)
+                effects += self.take_down(running.message())
+                # Down plans release every epoch below their own.
+                plan = replace(plan, epoch=self.epochs.next())
+                effects.append(SaveEpoch(plan.epoch))
+        self.next = Rollout(plan, silence_s=self._timing.prepare_silence_s)
+        commands = prepare_commands(plan, self._blob_urls, beside, basis)
+        return [*effects, *self.next.start(commands, now_s)]
+
+    def _take_over(self, rollout: Rollout, now_s: float) -> list[Effect]:
+        """All stages are ready: commit, or begin to move what is open."""
+        if not self.active or not self._requests.open_count:
+            return self._commit(rollout)
+        running = self.active.plan
+        if not rollout.plan.can_take_over(running):
+            return []
+        self.next = LiveMove(running, rollout, self._migration(rollout.plan, running), self._timing)
+        self._requests.next_nodes = rollout.plan.nodes
+        return self.next.start(now_s)
+
+    def _switch(self, move: LiveMove, now_s: float) -> list[Effect]:
+        """Open requests go on in the next ring: its stages hear of them before the plan is committed."""
+        self._end_move()
+        requests = self._requests.open_count
+        record = self.moves.succeeded(move, requests, now_s)
+        plan = ActivePlan(move.plan, move.rollout.ready)
+        opened = self._requests.move(plan, move.held, now_s)
+        return [*opened, *self._commit(move.rollout), Note(f"{record}; {requests} requests go on")]
+
+    def _end_move(self) -> None:
+        self.next = None
+        self._requests.next_nodes = ()
+
+    def _commit(self, rollout: Rollout) -> list[Effect]:
+        plan = rollout.plan
+        self.active, self.next = ActivePlan(plan, rollout.ready), None
+        self.last_stages = plan.solution.stages
+        self.epochs.published(plan.epoch)
+        predicted = plan.solution.predicted
+        return [
+            _publish(plan.message()),
+            SavePlan(plan.epoch, plan.model.name, plan_view(plan, rollout.ready)),
+            Note(
+                f"epoch {plan.epoch} of {plan.pipeline} is in force: {plan.model.name} on"
+                f" {', '.join(plan.solution.nodes)},"
+                f" predicted {predicted.tokens_per_s:.1f} tokens/s"
+            ),
+        ]
+
+    # --- the end of a plan ------------------------------------------------------------------------------------
+
+    def ring_breaks_s(self) -> float:
+        """When the ring counts as broken: at once for a node that started again, after a moment for one cut off."""
+        breaks_s = math.inf
+        for name, incarnation in self.active.plan.incarnations.items() if self.active else ():
+            if not self._fleet.is_usable(name, incarnation):
+                node = self._fleet.nodes[name]
+                may_return = node.birth.incarnation == incarnation and not node.refused
+                since_s = node.offline_since_s + self._timing.loss_settle_s if may_return else -math.inf
+                breaks_s = min(breaks_s, since_s)
+        return breaks_s
+
+    def drop_ring(self) -> list[Effect]:
+        """The working ring is broken: its successor follows at once if it is ready, else there is none."""
+        assert self.active
+        plan = self.active.plan
+        lost = [node for node, start in plan.incarnations.items() if not self._fleet.is_usable(node, start)]
+        note = f"epoch {plan.epoch} lost {', '.join(lost)}"
+        rollout = self.next.rollout if isinstance(self.next, LiveMove) else self.next
+        if isinstance(rollout, Rollout) and rollout.state is RolloutState.READY and self._is_here(rollout.plan):
+            self._end_move()
+            return [Note(f"{note}: its successor is ready", warning=True), *self._commit(rollout)]
+        effects = self._give_up(", ".join(rollout.plan.solution.nodes) if rollout else "", "the working ring broke")
+        # The down plan's epoch lies above that of the plan that was given up.
+        return [*effects, Note(f"{note}: planning with what is left", warning=True), *self.take_down(plan.message())]
+
+    def _is_here(self, plan: Candidate) -> bool:
+        return all(self._fleet.is_usable(node, start) for node, start in plan.incarnations.items())
+
+    def republish(self) -> list[Effect]:
+        """The connection to the broker was lost for a while: with it replies, and perhaps what was retained."""
+        effects: list[Effect] = []
+        if isinstance(self.next, LiveMove):
+            effects += self.next.fail("the orchestrator", "it lost its connection to the broker")
+        return [*effects, _publish(self.active.plan.message())] if self.active else effects
+
+    def stop(self) -> list[Effect]:
+        """The pipeline goes down: nodes unload."""
+        effects = self._give_up("the orchestrator", "it was stopped")
+        return [*effects, *self.take_down(self.active.plan.message())] if self.active else effects
+
+    def _give_up(self, node: str, reason: str) -> list[Effect]:
+        effects = self.next.fail(node, reason) if isinstance(self.next, Rollout | LiveMove) else []
+        self._end_move()
+        return effects
+
+    def take_down(self, like: Plan) -> list[Effect]:
+        """Publish an empty ring in a new epoch: nodes release everything older."""
+        self.active = None
+        down = replace(like, epoch=self.epochs.next(), ring=())
+        self.epochs.published(down.epoch)
+        return [SaveEpoch(down.epoch), _publish(down)]
+
+
+def _publish(plan: Plan) -> Publish:
+    return Publish(PLAN.format(pipeline=plan.pipeline), plan, qos=PLAN.qos, retain=PLAN.retain)

@@ -1,0 +1,66 @@
+"""From a running plan to the next: what nodes hold of both, and what taking open requests over costs (pure)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from orchestrator.planning.migration import Migration, Transfer, estimate
+from orchestrator.plans import Candidate
+from schemas.handover import heirs, kv_copies, unchanged
+from schemas.messages import NodeBirth, StageRef
+
+
+def bytes_beside(plan: Candidate, running: Candidate, fleet: dict[str, NodeBirth]) -> dict[str, int]:
+    """What each node of a running plan holds besides what it needs for the new one, its own overhead left out.
+
+    A stage that goes on from an old one shares the KV caches of the blocks that both hold; one whose units stay the
+    same *is* the old one, and needs nothing more. A node whose stages all stay needs no second workspace either.
+    """
+    nodes = [node for node in dict.fromkeys(running.nodes) if node in fleet]
+    held = {node: running.planned_bytes(node) - fleet[node].overhead_bytes for node in nodes}
+    if not plan.can_take_over(running):
+        return held
+    old, new = running.ring, plan.ring
+    same = unchanged(old, new)
+    for target, source in heirs(old, new).items():
+        figures, node = running.solution.predicted.stages[source], old[source].node
+        if node not in held:
+            continue
+        if target in same:
+            held[node] -= figures.weight_bytes + figures.kv_bytes
+        elif blocks := _blocks(running, old[source]):
+            shared = len(set(blocks) & set(_blocks(plan, new[target])))
+            held[node] -= figures.kv_bytes // len(blocks) * shared
+    stays = set(same.values())
+    return {
+        node: 0 if all(stage in stays for stage, owner in enumerate(running.nodes) if owner == node) else size_bytes
+        for node, size_bytes in held.items()
+    }
+
+
+def _blocks(plan: Candidate, stage: StageRef) -> range:
+    """The stage's decoder blocks, as units."""
+    return range(max(stage.start, 1), min(stage.stop, plan.model.manifest.num_units - 1))
+
+
+def fits_beside(plan: Candidate, running: Candidate, fleet: dict[str, NodeBirth]) -> bool:
+    """Can every node load its new segment while the old one still runs?"""
+    held = bytes_beside(plan, running, fleet)
+    return all(plan.planned_bytes(n) + held.get(n, 0) <= fleet[n].memory_bytes for n in plan.nodes if n in fleet)
+
+
+def migration_of(
+    plan: Candidate, running: Candidate, positions: int, rates: Mapping[str, float], *, limit_s: float
+) -> Migration:
+    """What moving open requests with so many positions from a running plan to another takes."""
+    units, old, new = plan.model.manifest.units, running.ring, plan.ring
+    transfers = [
+        Transfer(
+            sender=old[copy.source].node,
+            receiver=new[copy.target].node,
+            bytes_per_position=sum(unit.kv_bytes_per_token for unit in units[copy.start : copy.stop]),
+        )
+        for copy in kv_copies(old, new, len(units))
+    ]
+    predicted = plan.solution.predicted
+    return estimate(transfers, positions, rates, predicted, chunk_tokens=plan.chunk_tokens, limit_s=limit_s)
