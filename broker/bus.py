@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Protocol, Self
+from typing import NamedTuple, Protocol, Self
 
 Payload = bytes | bytearray | memoryview
 
@@ -22,8 +22,7 @@ DEFAULT_MAX_QUEUED = 10_000
 """QoS 1 messages that may wait for their PUBACK before `publish` raises `QueueFull`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
+class Delivery(NamedTuple):
     """A message on one of our patterns. `retain` is true only for one that was stored before we subscribed."""
 
     topic: str

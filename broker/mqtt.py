@@ -44,6 +44,10 @@ PACKET_HEADER_BYTES = 16
 """Upper bound of a PUBLISH packet's bytes that are neither topic nor payload."""
 
 
+MAX_PACKET_BYTES = 268_435_460
+"""The longest packet MQTT knows, of a broker that names no limit of its own."""
+
+
 class _Queued(NamedTuple):
     topic: str
     payload: bytes
@@ -90,7 +94,7 @@ class MqttBus:
         self._username = username if username is not None else self.address.username
         self._password = password if password is not None else self.address.password
         self._max_payload_bytes = max_payload_bytes
-        self._broker_max_packet_bytes: int | None = None
+        self._max_packet_bytes = MAX_PACKET_BYTES
         self._max_queued = max_queued
         self._max_inflight = max_inflight
         self._window = max_inflight
@@ -140,12 +144,23 @@ class MqttBus:
     def publish(self, topic: str, payload: Payload, *, qos: int = 0, retain: bool = False) -> None:
         """Send a message with one write to the socket; see the port."""
         packed_topic = pack_topic(topic)
-        self._require_open("publish")
-        limit_bytes = self._limit_bytes(len(packed_topic))
-        if len(payload) > limit_bytes:
-            raise PayloadTooLarge(len(payload), limit_bytes)
+        link = self._link
+        online = link.state is LinkState.ONLINE
+        if not online:
+            self._require_open("publish")
+        size = len(payload)
+        if size > self._max_payload_bytes or size + len(packed_topic) + PACKET_HEADER_BYTES > self._max_packet_bytes:
+            raise PayloadTooLarge(size, self._limit_bytes(len(packed_topic)))
         if qos == 0:
-            self._publish_qos0(packed_topic, payload, retain)
+            client = link.client
+            if (
+                online
+                and client.buffered_bytes + size <= MAX_BUFFERED_BYTES
+                and client.publish_qos0(packed_topic, payload, retain)
+            ):
+                self._stats.messages_out += 1
+            else:
+                self._stats.dropped_qos0 += 1
             return
         if len(self._backlog) + self._client.unacknowledged >= self._max_queued:
             raise QueueFull(self._max_queued)
@@ -172,9 +187,10 @@ class MqttBus:
 
     def poll(self, timeout_s: float | None) -> list[Event]:
         """Wait for events; see the port."""
-        self._require_open("poll")
-        deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
         link = self._link
+        if link.state is not LinkState.ONLINE:
+            self._require_open("poll")
+        deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
             self._turn(0.0 if self._events or self._refused or link.woken else deadline_s)
             if self._refused is not None:
@@ -232,9 +248,7 @@ class MqttBus:
             raise BusClosed(action)
 
     def _limit_bytes(self, topic_bytes: int) -> int:
-        if self._broker_max_packet_bytes is None:
-            return self._max_payload_bytes
-        return min(self._max_payload_bytes, self._broker_max_packet_bytes - topic_bytes - PACKET_HEADER_BYTES)
+        return min(self._max_payload_bytes, self._max_packet_bytes - topic_bytes - PACKET_HEADER_BYTES)
 
     def _turn(self, until_s: float | None) -> None:
         if self._link.turn(until_s):
@@ -246,19 +260,10 @@ class MqttBus:
         """After CONNACK: subscriptions first, so that an answer to a queued message can't be missed."""
         greeting = self._link.greeting
         if greeting is not None:
-            self._broker_max_packet_bytes = greeting.max_packet_bytes
+            self._max_packet_bytes = greeting.max_packet_bytes or MAX_PACKET_BYTES
             self._window = min(self._max_inflight, greeting.receive_maximum or 65_535)
         self._suback_of.clear()
         self._send_subscribe(tuple(self._patterns))
-
-    def _publish_qos0(self, packed_topic: bytes, payload: Payload, retain: bool) -> None:
-        client = self._client
-        if not self.connected or client.buffered_bytes + len(payload) > MAX_BUFFERED_BYTES:
-            self._stats.dropped_qos0 += 1
-        elif client.publish_qos0(packed_topic, payload, retain):
-            self._stats.messages_out += 1
-        else:
-            self._stats.dropped_qos0 += 1
 
     def _send_backlog(self) -> None:
         """Hand queued QoS 1 messages to paho, never more than the window, so that it can't resend more either."""

@@ -5,8 +5,8 @@ byte (four system calls), builds property objects for each PUBLISH in both direc
 connects with a blocking call. All of that goes through methods it calls on itself, and those are overridden here:
 
 * `_create_socket` returns a socket that `broker.dial` has connected,
-* `_sock_recv` serves the small reads from a buffer filled by one large one,
-* `_packet_read` and `_handle_publish` parse a PUBLISH of QoS 0 or 1 straight into a `Delivery`,
+* `loop_read` and `_handle_publish` parse a PUBLISH of QoS 0 or 1 straight into a `Delivery`,
+* `_sock_recv` serves the small reads from what `loop_read` read and did not understand,
 * `_sock_send` and `_packet_queue` count bytes, so that the bus knows how much still waits to be sent,
 
 and `publish_qos0` writes a PUBLISH to the socket itself whenever nothing waits before it. Everything else (CONNECT,
@@ -20,7 +20,6 @@ from __future__ import annotations
 import socket
 import ssl
 import struct
-from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
@@ -31,6 +30,8 @@ from broker.bus import BusStats, Delivery, Event, Payload
 from broker.topics import check_topic
 
 READ_BYTES = 65_536
+MAX_TOPICS = 1_024
+"""Topics whose strings are kept."""
 PUBLISH = 0x30
 
 
@@ -55,6 +56,7 @@ class SocketClient(paho.Client):
         self._read = b""
         self._read_at = 0
         self._filled = False
+        self._topics: dict[bytes, str] = {}
 
     def adopt(self, sock: socket.socket) -> MQTTErrorCode:
         """Send CONNECT on this connected socket; QoS 1 messages without PUBACK are sent again after CONNACK."""
@@ -75,6 +77,33 @@ class SocketClient(paho.Client):
         """QoS 1 messages that have no PUBACK yet."""
         return len(self._out_messages)
 
+    def loop_read(self, max_packets: int = 1) -> MQTTErrorCode:
+        """Read once: a PUBLISH that is whole is taken here, what comes after anything else is left to paho."""
+        if self._in_packet["command"] or self._read_at < len(self._read) or self._sock is None:
+            return super().loop_read(max_packets)
+        try:
+            self._read = data = self._sock.recv(READ_BYTES)
+        except OSError:  # it comes again, and is dealt with, when paho reads
+            return super().loop_read(max_packets)
+        size = len(data)
+        self._stats.bytes_in += size
+        self._filled = size == READ_BYTES
+        self._read_at = at = 0
+        while at < size and data[at] & 0xF0 == PUBLISH:
+            try:
+                length, body_at = _variable_length(data, at + 1)
+            except IndexError:
+                break
+            stop = body_at + length
+            if stop > size:
+                break
+            self._read_at = stop
+            code = self._take_publish(data[at], data, body_at, stop)
+            if code:
+                return self._loop_rc_handle(code)
+            at = stop
+        return super().loop_read(max_packets) if at < size or not size else MQTTErrorCode.MQTT_ERR_SUCCESS
+
     def has_more_to_read(self) -> bool:
         """True when another `loop_read` finds bytes that the readiness of the socket does not announce."""
         if self._read_at < len(self._read) or self._filled:
@@ -86,14 +115,13 @@ class SocketClient(paho.Client):
         if self._sock is None:
             return False
         properties = b"\0" if self._is_v5 else b""
-        header = bytearray((PUBLISH | retain,))
-        self._pack_remaining_length(header, len(packed_topic) + len(properties) + len(payload))
-        packet = b"".join((header, packed_topic, properties, payload))
+        head = _publish_head(PUBLISH | retain, len(packed_topic) + len(properties) + len(payload))
+        packet = b"".join((head, packed_topic, properties, payload))
         sent = 0
         if not self._out_packet:
             try:
-                sent = super()._sock_send(packet)
-            except BlockingIOError:
+                sent = self._sock.send(packet)
+            except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
                 pass
             except OSError:
                 self._loop_rc_handle(MQTTErrorCode.MQTT_ERR_CONN_LOST)
@@ -126,19 +154,6 @@ class SocketClient(paho.Client):
         self._read_at = start + bufsize
         return self._read[start : start + bufsize]
 
-    def _packet_read(self) -> MQTTErrorCode:
-        """Read one packet: a PUBLISH that is whole in the buffer here, anything else as paho does."""
-        if not self._in_packet["command"]:
-            if self._read_at >= len(self._read):
-                # Errors come again, and are dealt with, when paho reads.
-                with suppress(OSError):
-                    self._read, self._read_at = self._fill(READ_BYTES), 0
-            bounds = _publish_bounds(self._read, self._read_at)
-            if bounds is not None:
-                command, (body_at, self._read_at) = self._read[self._read_at], bounds
-                return self._take_publish(command, memoryview(self._read)[body_at : self._read_at])
-        return super()._packet_read()
-
     def _sock_send(self, buf: bytes | bytearray) -> int:
         sent = super()._sock_send(buf)
         self._stats.bytes_out += sent
@@ -150,38 +165,40 @@ class SocketClient(paho.Client):
         return super()._packet_queue(command, packet, *args, **options)
 
     def _handle_publish(self) -> MQTTErrorCode:
-        return self._take_publish(self._in_packet["command"], memoryview(self._in_packet["packet"]))
+        packet = bytes(self._in_packet["packet"])
+        return self._take_publish(self._in_packet["command"], packet, 0, len(packet))
 
-    def _take_publish(self, command: int, body: memoryview) -> MQTTErrorCode:
-        """Turn a PUBLISH into a Delivery. Raises ValueError, IndexError or struct.error if it is malformed."""
+    def _take_publish(self, command: int, data: bytes, at: int, stop: int) -> MQTTErrorCode:
+        """Turn the PUBLISH whose body is data[at:stop] into a Delivery.
+
+        Raises ValueError, IndexError or struct.error if it is malformed.
+        """
+        topic_at = at + 2
+        at = topic_at + (data[at] << 8 | data[at + 1])
+        packed = data[topic_at:at]
+        topic = self._topics.get(packed) or self._new_topic(packed)
         qos = (command >> 1) & 3
-        at = 2 + int.from_bytes(body[:2], "big")
-        topic = str(body[2:at], "utf-8")
         mid = 0
         if qos:
-            (mid,) = struct.unpack_from("!H", body, at)
+            (mid,) = struct.unpack_from("!H", data, at)
             at += 2
         if self._is_v5:
-            size, at = _variable_length(body, at)
+            size, at = _variable_length(data, at)
             at += size
-        if at > len(body):
+        if at > stop:
             raise ValueError("PUBLISH shorter than its header says")
         self._stats.messages_in += 1
-        self._events.append(Delivery(topic, bytes(body[at:]), qos, bool(command & 1)))
+        self._events.append(Delivery(topic, data[at:stop], qos, bool(command & 1)))
         if qos:
             return self._send_puback(mid)  # never QoS 2: nothing is subscribed at it
         return MQTTErrorCode.MQTT_ERR_SUCCESS
 
-
-def _publish_bounds(buffer: bytes, at: int) -> tuple[int, int] | None:
-    """Where the body of the PUBLISH at `at` begins and ends; None if there is no whole one."""
-    if at >= len(buffer) or buffer[at] & 0xF0 != PUBLISH:
-        return None
-    try:
-        size, body_at = _variable_length(buffer, at + 1)
-    except IndexError:
-        return None
-    return (body_at, body_at + size) if body_at + size <= len(buffer) else None
+    def _new_topic(self, packed: bytes) -> str:
+        """The same string for the same topic, so that its hash is computed once."""
+        if len(self._topics) >= MAX_TOPICS:
+            self._topics.clear()
+        topic = self._topics[packed] = str(packed, "utf-8")
+        return topic
 
 
 def _variable_length(packet: bytes | memoryview, at: int) -> tuple[int, int]:
@@ -194,6 +211,17 @@ def _variable_length(packet: bytes | memoryview, at: int) -> tuple[int, int]:
         if byte < 0x80:
             return value, at
         shift += 7
+
+
+@lru_cache(maxsize=1_024)
+def _publish_head(command: int, size: int) -> bytes:
+    """The fixed header: the command and the packet's length as a variable byte integer."""
+    head = bytearray((command,))
+    while True:
+        size, low = size >> 7, size & 0x7F
+        head.append(low | 0x80 if size else low)
+        if not size:
+            return bytes(head)
 
 
 @lru_cache(maxsize=1_024)

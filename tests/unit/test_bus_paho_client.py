@@ -61,7 +61,6 @@ def test_paho_still_calls_what_is_overridden() -> None:
         "_sock_recv": 1,
         "_sock_send": 1,
         "_packet_queue": 2,
-        "_packet_read": 0,
         "_handle_publish": 0,
     }
     source = inspect.getsource(paho.Client)
@@ -69,6 +68,7 @@ def test_paho_still_calls_what_is_overridden() -> None:
         parameters = inspect.signature(getattr(paho.Client, hook)).parameters
         assert len(parameters) > arguments, hook
         assert f"self.{hook}(" in source, hook
+    assert "self._packet_read()" in inspect.getsource(paho.Client.loop_read)
     client = paho.Client(CallbackAPIVersion.VERSION2)
     for attribute in ("_in_packet", "_out_packet", "_out_messages"):
         assert hasattr(client, attribute), attribute
