@@ -43,7 +43,7 @@ class ControlDesk:
             case "nodes":
                 return [_reply(command, {"nodes": core.fleet.view(now_s)})]
             case "plan":
-                return [self._plan(command, core.director)]
+                return [self._plan(command, core)]
             case "status":
                 return [_reply(command, core.status())]
             case "preview" | "apply":
@@ -58,12 +58,15 @@ class ControlDesk:
         return [_refuse(command, f"there is no operation {command.operation}: use one of {known}")]
 
     @staticmethod
-    def _plan(command: ControlRequest, director: PlanDirector) -> Effect:
+    def _plan(command: ControlRequest, core: Core) -> Effect:
         """The plan in force and what goes on beside it."""
+        director = core.director
         if director.active is None:
             what = f"{director.state()}, no plan yet" if director.busy else director.why_none.reason
             return _refuse(command, what)
-        return _reply(command, {"state": director.state(), **plan_view(director.active.plan, director.active.ready)})
+        view = plan_view(director.active.plan, director.active.ready)
+        standby = core.pipeline.standby.view(director.active.plan, core.fleet.nodes)
+        return _reply(command, {"state": director.state(), **view, "standby": standby})
 
     def _preview(self, command: ControlRequest, director: PlanDirector) -> list[Effect]:
         try:

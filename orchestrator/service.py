@@ -34,6 +34,7 @@ from orchestrator.events import (
     Note,
     OpenModel,
     PlanHeard,
+    PlanStandby,
     PreviewPlan,
     Publish,
     SaveEpoch,
@@ -233,7 +234,7 @@ class Service:
             match effect:
                 case Publish(topic, message, qos, retain):
                     self._publish(topic, message, qos, retain)
-                case OpenModel() | SolvePlan() | PreviewPlan() | BuildSegments():
+                case OpenModel() | SolvePlan() | PreviewPlan() | BuildSegments() | PlanStandby():
                     self._worker.submit(effect)
                 case Note(text, warning):
                     logger.log(logging.WARNING if warning else logging.INFO, "%s", text)

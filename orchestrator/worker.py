@@ -6,6 +6,7 @@ import logging
 import queue
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from orchestrator.events import (
     BuildSegments,
@@ -17,10 +18,12 @@ from orchestrator.events import (
     OpenModel,
     PlanPreviewed,
     PlanSolved,
+    PlanStandby,
     PreviewPlan,
     SegmentsBuilt,
     ServedModel,
     SolvePlan,
+    StandbyPlanned,
 )
 from orchestrator.model.model import Model
 from orchestrator.model.store import ModelStore
@@ -33,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 PROBED_BLOCKS = 3
 
-Job = OpenModel | SolvePlan | PreviewPlan | BuildSegments
+Job = OpenModel | SolvePlan | PreviewPlan | BuildSegments | PlanStandby
 Solver = Callable[[Problem], Solution | Infeasible]
 
 
@@ -84,16 +87,33 @@ class Worker:
             case SolvePlan(number, problem):
                 return PlanSolved(number, self._solve(problem))
             case PreviewPlan(number, problem):
-                from orchestrator.planning.explain import explain
-
-                return PlanPreviewed(number, explain(problem, self._solve(problem)))
+                return PlanPreviewed(number, preview(problem, self._solve(problem)))
             case BuildSegments(number, name, ring):
                 opened = self._models[name]
                 return SegmentsBuilt(number, tuple(build_segment(opened, stage) for stage in ring))
+            case PlanStandby(pipeline, epoch, problem, stages):
+                from orchestrator.planning.standby import plan_standby
+
+                return StandbyPlanned(pipeline, epoch, plan_standby(problem, stages, disk_only=True).standby)
 
 
 def _failure(job: Job, reason: str) -> Event:
-    return ModelUnusable(job.name, reason) if isinstance(job, OpenModel) else JobFailed(job.job, reason)
+    match job:
+        case OpenModel(name):
+            return ModelUnusable(name, reason)
+        case PlanStandby(pipeline, epoch):
+            return StandbyPlanned(pipeline, epoch, (), reason)
+    return JobFailed(job.job, reason)
+
+
+def preview(problem: Problem, answer: Solution | Infeasible) -> dict[str, Any]:
+    """The planner's answer explained, with the standby units that its nodes would be told to keep."""
+    from orchestrator.planning.explain import explain
+    from orchestrator.planning.standby import plan_standby
+
+    if isinstance(answer, Infeasible):
+        return explain(problem, answer)
+    return explain(problem, answer, plan_standby(problem, answer.stages, disk_only=True).standby)
 
 
 def probe_parts(model: Model) -> tuple[ProbePart, ...]:

@@ -167,7 +167,7 @@ def describe(plan: dict[str, Any]) -> str:
     rows = [_row(stage) for stage in plan["stages"]]
     return (
         f"{plan['model']} in epoch {plan['epoch']}: {plan['context_tokens']} tokens of context, {plan['slots']} "
-        f"requests at once, {plan['wire_dtype']} on the wire\n{table(HEADINGS, rows)}\n"
+        f"requests at once, {plan['wire_dtype']} on the wire\n{table(HEADINGS, rows)}\n{_standby(plan)}"
         f"predicted {plan['predicted_tokens_per_s']:.1f} tokens/s for one request "
         f"({plan['predicted_decode_ms']:.1f} ms per token), bottleneck {plan['bottleneck_node']}; "
         f"{plan['objective']} plan, {plan['status']}, by {plan['solver']} in {plan['solve_ms']:.0f} ms"
@@ -186,6 +186,19 @@ def _row(stage: dict[str, Any]) -> tuple[str, ...]:
         megabytes(stage["peak_rss_bytes"]) if stage["peak_rss_bytes"] is not None else "-",
         megabytes(stage["stored_bytes"]),
     )
+
+
+def _standby(plan: dict[str, Any]) -> str:
+    """Which units of its neighbours each node keeps on its disk."""
+    nodes: dict[str, list[dict[str, Any]]] = {}
+    for kept in plan["standby"]:
+        nodes.setdefault(kept["node"], []).append(kept)
+    lines = []
+    for node, ranges in nodes.items():
+        total, here = ranges[0]["node_bytes"], ranges[0]["node_bytes_on_disk"]
+        how_much = megabytes(total) if here is None else f"{megabytes(here)} of {megabytes(total)} on disk"
+        lines.append(f"{node} keeps {'; '.join(kept['units'] for kept in ranges)} on standby: {how_much}\n")
+    return "".join(lines)
 
 
 def _history_row(plan: dict[str, Any]) -> tuple[str, ...]:

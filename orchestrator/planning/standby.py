@@ -90,8 +90,8 @@ class StandbyPlan:
     gap: float
 
 
-def question(problem: Problem, stages: Sequence[Stage]) -> StandbyQuestion:
-    """What may be kept where, from a checked plan."""
+def question(problem: Problem, stages: Sequence[Stage], *, disk_only: bool = False) -> StandbyQuestion:
+    """What may be kept where, from a checked plan; with ``disk_only`` nothing is warm."""
     held = holdings(problem, stages)
     sides = []
     for index, stage in enumerate(stages):
@@ -108,6 +108,8 @@ def question(problem: Problem, stages: Sequence[Stage]) -> StandbyQuestion:
         storage = device.storage_bytes
         spare_disk[node] = None if storage is None else storage - stored_bytes(problem, mine)
         spare_memory[node] = problem.memory_limit_bytes(device) - memory_bytes(problem, device, mine)
+        if disk_only:
+            spare_memory[node] = 0
     runs = [problem.runs[run] for run in problem.run_of_unit]
     return StandbyQuestion(
         tuple(sides),
@@ -131,9 +133,9 @@ def _side(problem: Problem, node: str, units: tuple[int, ...], *, leftwards: boo
     return Side(node, units, tuple(disk), tuple(resident), leftwards)
 
 
-def plan_standby(problem: Problem, stages: Sequence[Stage]) -> StandbyPlan:
+def plan_standby(problem: Problem, stages: Sequence[Stage], *, disk_only: bool = False) -> StandbyPlan:
     """The standby ranges worth most for a plan, by MILP; by greedy growth where no solver is installed."""
-    asked = question(problem, stages)
+    asked = question(problem, stages, disk_only=disk_only)
     if not asked.sides:
         return StandbyPlan((), 0.0, "none", 0.0)
     reaches, solver, gap = grow_greedily(asked), "greedy", 1.0

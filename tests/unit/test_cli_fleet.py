@@ -34,7 +34,7 @@ PLAN: dict[str, Any] = {
     "wire_dtype": "fp16", "chunk_tokens": 128, "unit_count": 12, "stages": [STAGE], "objective": "latency",
     "status": "optimal", "gap": 0.0, "solver": "glpk", "solver_gap": 0.0, "solve_ms": 81.0, "predicted_decode_ms": 7.75,
     "predicted_tokens_per_s": 129.0, "predicted_tokens_per_s_many": 222.2, "predicted_ttft_ms": 110.0,
-    "predicted_prompt_tokens": 128, "bottleneck_node": "kitchen-phone",
+    "predicted_prompt_tokens": 128, "bottleneck_node": "kitchen-phone", "standby": [],
 }  # fmt: skip
 
 
@@ -76,6 +76,21 @@ def test_plan_shows_stages_and_prediction(fake: FakeOrchestrator, capsys: pytest
     assert stage.split()[-8:] == ["200", "MB", "1,500", "MB", "190", "MB", "42", "MB"]
     assert "129.0 tokens/s" in summary
     assert [command.operation for command in fake.commanded] == ["plan"]
+
+
+def test_plan_shows_standby_units(fake: FakeOrchestrator, capsys: pytest.CaptureFixture[str]) -> None:
+    phone = {"node": "kitchen-phone", "node_bytes": 30_000_000, "node_bytes_on_disk": 20_000_000}
+    standby = [
+        {**phone, "start": 0, "stop": 1, "units": "embed"},
+        {**phone, "start": 12, "stop": 14, "units": "blocks 11-12"},
+        {"node": "pi", "start": 1, "stop": 2, "units": "block 0", "node_bytes": 9_000_000, "node_bytes_on_disk": None},
+    ]
+    fake.control["plan"] = {**PLAN, "standby": standby}
+    assert cli.run(["plan"]) == 0
+    assert capsys.readouterr().out.splitlines()[3:5] == [
+        "kitchen-phone keeps embed; blocks 11-12 on standby: 20 MB of 30 MB on disk",
+        "pi keeps block 0 on standby: 9 MB",
+    ]
 
 
 def test_plan_again_replans_first(fake: FakeOrchestrator) -> None:

@@ -1,0 +1,120 @@
+"""Standby units of the plan in force: when to ask for them, and which node is told to keep what (pure).
+
+A node keeps the blobs of units next to its own stage on its disk: the boundary can move over them, and a neighbour can
+be lost, without a download. They are asked for once per plan, when nothing else is on its way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from orchestrator.events import Effect, Note, PlanStandby, Publish, StandbyPlanned
+from orchestrator.fleet import Node
+from orchestrator.planning.errors import PlanningError
+from orchestrator.planning.problem import Problem
+from orchestrator.planning.solution import Standby
+from orchestrator.plans import Candidate, describe_units
+from orchestrator.wishes import BadWish
+from schemas.messages import BlobRef, Epoch, KeepBlobs
+from schemas.topics import NODE_COMMAND
+
+TIME_LIMIT_S = 2.0
+"""A ring that is lost meanwhile waits for the solver."""
+_MOST_BLOBS = 4096
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What one node of the ring keeps: units [start, stop) of its neighbours, and their blobs, the nearest first."""
+
+    ranges: tuple[tuple[int, int], ...]
+    blobs: tuple[BlobRef, ...]
+
+
+class StandbyUnits:
+    """Those of one pipeline."""
+
+    def __init__(self, pipeline: str, blob_urls: tuple[str, ...]) -> None:
+        self._pipeline = pipeline
+        self._blob_urls = blob_urls
+        self._asked: Epoch | None = None
+        self._planned: Epoch | None = None
+        self._kept: dict[str, Kept] = {}
+
+    def ask(self, plan: Candidate, problem: Callable[[], Problem]) -> list[Effect]:
+        """Let the planner find them for a plan in force, unless it was asked. ``problem``: its question as of now."""
+        if plan.epoch == self._asked:
+            return []
+        self._asked = plan.epoch
+        try:
+            asked = replace(problem(), time_limit_s=TIME_LIMIT_S)
+        except (PlanningError, BadWish):
+            return []
+        if not {device.name for device in asked.devices}.issuperset(plan.nodes):
+            return []  # a node of the ring is to go: another plan follows
+        return [PlanStandby(self._pipeline, plan.epoch, asked, plan.solution.stages)]
+
+    def planned(self, answer: StandbyPlanned, plan: Candidate | None) -> list[Effect]:
+        """The planner's answer: tell the ring, and nodes that kept something before."""
+        if plan is None or plan.epoch != answer.epoch:
+            return []
+        if answer.failure:
+            return [Note(f"no standby units for epoch {plan.epoch}: {answer.failure}", warning=True)]
+        before = self._kept
+        self._planned = plan.epoch
+        self._kept = {node: kept_by(plan, node, answer.standby) for node in plan.solution.nodes}
+        return [
+            *(effect for node in self._kept for effect in self._tell(node)),
+            *(self._command(node, ()) for node, kept in before.items() if node not in self._kept and kept.blobs),
+        ]
+
+    def node_returned(self, node: str) -> list[Effect]:
+        """A node is back, or another start of it is here: it may not know."""
+        return self._tell(node) if node in self._kept else []
+
+    def _tell(self, node: str) -> list[Effect]:
+        return [self._command(node, self._kept[node].blobs)]
+
+    def _command(self, node: str, blobs: tuple[BlobRef, ...]) -> Effect:
+        keep = KeepBlobs(pipeline=self._pipeline, blobs=blobs, blob_urls=self._blob_urls)
+        return Publish(NODE_COMMAND.format(node=node), keep)
+
+    def view(self, plan: Candidate, fleet: Mapping[str, Node]) -> list[dict[str, Any]]:
+        """What ``linguabus plan`` shows: who keeps what, and how much of it is there; JSON-able."""
+        if plan.epoch != self._planned:
+            return []
+        unit_count = plan.model.manifest.num_units
+        shown = []
+        for node, kept in self._kept.items():
+            total_bytes = sum(blob.size_bytes for blob in kept.blobs)
+            beat = fleet[node].heartbeat if node in fleet else None
+            for start, stop in kept.ranges:
+                shown.append({
+                    "node": node,
+                    "start": start,
+                    "stop": stop,
+                    "units": describe_units(start, stop, unit_count),
+                    "node_bytes": total_bytes,
+                    "node_bytes_on_disk": min(beat.standby_bytes, total_bytes) if beat else None,
+                })  # fmt: skip
+        return shown
+
+
+def kept_by(plan: Candidate, node: str, standby: Sequence[Standby]) -> Kept:
+    """A node's standby ranges as blobs; those that its own stages have are left out."""
+    manifest = plan.model.manifest
+    own = [stage for stage in plan.ring if stage.node == node]
+    ranges = tuple((one.start, one.stop) for one in standby if one.node == node)
+
+    def distance(unit: int) -> int:
+        return min(stage.start - unit if unit < stage.start else unit - stage.stop + 1 for stage in own)
+
+    here = {blob.sha256 for stage in own for blob in manifest.blobs_of(stage.start, stage.stop)}
+    blobs: dict[str, BlobRef] = {}
+    for unit in sorted((unit for start, stop in ranges for unit in range(start, stop)), key=distance):
+        for blob in manifest.blobs_of(unit, unit + 1):
+            if blob.sha256 not in here:
+                blobs[blob.sha256] = BlobRef(sha256=blob.sha256, size_bytes=blob.size_bytes)
+    return Kept(ranges, tuple(blobs.values())[:_MOST_BLOBS])
