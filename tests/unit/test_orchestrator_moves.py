@@ -1,0 +1,550 @@
+"""Open requests are moved to the next plan in mid-answer; what goes wrong before the switch is undone."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from orchestrator.events import BusDown, BusUp, Cancelled, NodeSaid, Note, Publish, Stopping, TokensHeard
+from orchestrator.judging import Answer, Question, Verdict
+from orchestrator.planning.planner import solve
+from orchestrator.planning.problem import Constraints, Pin
+from orchestrator.plans import ActivePlan
+from schemas.codec import Flag
+from schemas.messages import (
+    CancelRequest,
+    CloseRequest,
+    CopyKv,
+    FinishKv,
+    GoOn,
+    HoldRequests,
+    KvTarget,
+    NodeStatus,
+    OpenRequest,
+    Plan,
+    PrepareSegment,
+    ReleaseSegment,
+    SegmentFailed,
+    StageRef,
+    StreamEnd,
+)
+from schemas.topics import PLAN
+from tests.support.orchestrating import World
+from tests.support.scripted_nodes import MB, answer_text, letter, make_birth, make_submit, token_frame
+
+BEFORE = [["embed", "a"], ["0-1", "a"], ["2-3", "b"], ["head", "b"]]
+AFTER = [["embed", "a"], ["0", "a"], ["1-2", "c"], ["3", "b"], ["head", "b"]]
+"""Blocks 1 and 2 (units 2 and 3) go from a and from b to c."""
+PHASES = [CopyKv, HoldRequests, FinishKv]
+"""What a phase waits for the answer to."""
+
+
+def serving(speed_flops: float = 1e9, memory_mb: int = 2000, **options: Any) -> World:
+    """Three nodes, the model on two of them."""
+    world = World(**options)
+    world.up()
+    world.join("a", "b", "c", speed_flops=speed_flops, memory_mb=memory_mb)
+    world.control("apply", 1, pins=BEFORE)
+    world.wait(3.0)
+    assert [stage.node for stage in world.plan.ring] == ["a", "b"]
+    return world
+
+
+def begin(world: World, until: type | None = None) -> None:
+    """Begin the move, and let the answer to one command be missing."""
+    for node in world.nodes.values():
+        node.deaf = {until} if until else set()
+    world.control("apply", 2, pins=AFTER)
+
+
+def answer(world: World, kind: type) -> None:
+    """Give the missing answers."""
+    for name, node in world.nodes.items():
+        node.deaf.clear()
+        for command in world.commands(name, kind)[-1:]:
+            world.event(NodeSaid(name, node.answer_move(command)))
+
+
+def asked(world: World, number: int = 1, tokens: int = 7, max_tokens: int = 20) -> str:
+    """A request with a part of its answer."""
+    request = world.ask(make_submit(number, max_tokens=max_tokens))
+    world.generate(request, tokens)
+    return request
+
+
+def nodes(world: World) -> list[str]:
+    return [stage.node for stage in world.plan.ring]
+
+
+def notes(world: World) -> str:
+    return "\n".join(effect.text for effect in world.effects if isinstance(effect, Note))
+
+
+def finish(world: World, request: str, tokens: int = 13) -> None:
+    """Let the answer come to its end, and check its text."""
+    world.generate(request, tokens, flags=Flag.LENGTH)
+    assert isinstance(world.end(request), StreamEnd)
+    assert world.text(request) == answer_text(5, 20)
+
+
+# --- a move that succeeds ---------------------------------------------------------------------------------------
+
+
+def test_units_move_in_mid_answer_and_the_text_is_the_same() -> None:
+    world = serving()
+    request = asked(world)
+    old = world.plan
+    begin(world)
+    assert nodes(world) == ["a", "c", "b"]
+    finish(world, request)
+    reply = world.reply(2)
+    assert reply
+    assert reply.result == {"changed": True}
+    assert old.epoch < world.plan.epoch
+    for name in "abc":
+        (prepare,) = [p for p in world.commands(name, PrepareSegment) if p.epoch == world.plan.epoch]
+        assert prepare.basis.epoch == old.epoch
+        assert prepare.basis.ring == old.ring
+    assert (
+        "moved units [2, 3) from a to c, [3, 4) from b to c: prepared 0.0 s, copied 2.1 MB in 0.0 s, paused 0 ms"
+        in (notes(world))
+    )
+
+
+def test_sources_are_told_what_to_send_to_whom() -> None:
+    world = serving()
+    asked(world)
+    old = world.plan
+    begin(world)
+    (from_a,), (from_b,) = world.commands("a", CopyKv), world.commands("b", CopyKv)
+    assert (from_a.epoch, from_a.stage, from_a.to_epoch) == (old.epoch, 0, world.plan.epoch)
+    assert from_a.targets == (KvTarget(stage=1, node="c", start=2, stop=3),)
+    assert from_b.targets == (KvTarget(stage=1, node="c", start=3, stop=4),)
+    (finish_a,) = world.commands("a", FinishKv)
+    assert [(held.tokens, held.valid_tokens) for held in finish_a.requests] == [(12, 11)]
+    assert not world.commands("c", CopyKv)
+
+
+def test_the_order_of_messages() -> None:
+    world = serving()
+    asked(world, 1)
+    asked(world, 2)
+    del world.effects[:]
+    begin(world)
+    sent = [e.message for e in world.effects if isinstance(e, Publish)]
+    kinds = [type(message) for message in sent]
+    assert max(i for i, kind in enumerate(kinds) if kind is CopyKv) < kinds.index(HoldRequests)
+    assert kinds.index(HoldRequests) < kinds.index(FinishKv)
+    assert max(i for i, kind in enumerate(kinds) if kind is FinishKv) < kinds.index(OpenRequest) < kinds.index(Plan)
+    opened = [message for message in sent if isinstance(message, OpenRequest)]
+    assert kinds.index(Plan) > max(i for i, kind in enumerate(kinds) if kind is OpenRequest)
+    assert [message.stage for message in opened] == [2, 1, 0, 2, 1, 0]
+    assert {message.epoch for message in opened} == {world.plan.epoch}
+    assert {message.moved_tokens for message in opened} == {5 + 7 - 1}
+    assert opened[2].prompt_ids is not None
+    assert len(opened[2].prompt_ids) == 5 + 7
+    assert all(message.prompt_tokens == 5 for message in opened)
+    commit = next(e for e in world.effects if isinstance(e, Publish) and PLAN.match(e.topic))
+    assert commit.retain
+
+
+def test_where_computing_is_quicker_than_copying_rows_are_computed_again() -> None:
+    world = serving(speed_flops=1e13)
+    request = asked(world)
+    begin(world)
+    assert nodes(world) == ["a", "c", "b"]
+    assert not world.published(CopyKv)
+    assert not world.published(FinishKv)
+    assert len(world.published(HoldRequests)) == 1
+    assert world.nodes["c"].open[request].moved_tokens == 0
+    assert "KV rows are computed again, paused" in notes(world)
+    finish(world, request)
+
+
+def test_a_move_waits_for_prompts_that_are_being_computed_but_not_for_ever() -> None:
+    world = serving()
+    world.ask(make_submit(1))
+    begin(world)
+    assert not world.published(HoldRequests)
+    world.wait(1.9)
+    assert not world.published(HoldRequests)
+    world.wait(0.2)
+    assert world.published(HoldRequests)
+    assert nodes(world) == ["a", "c", "b"]
+
+
+def test_the_first_token_ends_the_wait() -> None:
+    world = serving()
+    request = world.ask(make_submit(1, max_tokens=20))
+    begin(world)
+    world.generate(request, 7)
+    assert nodes(world) == ["a", "c", "b"]
+    finish(world, request)
+
+
+def test_rows_of_a_token_that_was_not_heard_are_computed_again() -> None:
+    world = serving()
+    request = asked(world)
+    world.nodes["a"].tokens[request] += 3
+    begin(world)
+    assert world.nodes["c"].open[request].moved_tokens == 5 + 7 - 1
+    finish(world, request)
+
+
+def test_a_request_that_stage_0_does_not_hold_goes_on_by_replay() -> None:
+    world = serving()
+    request = asked(world)
+    del world.nodes["a"].open[request]
+    begin(world)
+    assert world.nodes["c"].open[request].moved_tokens == 0
+    finish(world, request)
+
+
+def test_tokens_of_the_old_ring_after_the_switch_are_dropped() -> None:
+    world = serving()
+    request = asked(world)
+    old = world.plan
+    begin(world)
+    late = token_frame(request, old.epoch, 12, [letter(12)])
+    world.event(TokensHeard("main", "b", late))
+    assert world.core.requests.tokens_dropped == 1
+    finish(world, request)
+
+
+def test_only_copying_takes_new_requests() -> None:
+    world = serving(slots=4)
+    asked(world, 1)
+    begin(world, until=CopyKv)
+    early = world.ask(make_submit(2))
+    assert early in world.nodes["a"].open, "decoding goes on, and so does admission"
+    world.generate(early, 1)
+    for node in world.nodes.values():
+        node.deaf = {HoldRequests}
+    for name in "ab":
+        world.event(NodeSaid(name, world.nodes[name].answer_move(world.commands(name, CopyKv)[-1])))
+    late = world.ask(make_submit(3))
+    assert late not in world.nodes["a"].open
+    answer(world, HoldRequests)
+    assert nodes(world) == ["a", "c", "b"]
+    assert world.nodes["c"].open[early].moved_tokens == 5
+    opened = [m for m in world.commands("a", OpenRequest) if m.request == late]
+    assert [(m.epoch, m.moved_tokens) for m in opened] == [(world.plan.epoch, 0)]
+
+
+def test_without_open_requests_there_is_nothing_to_move() -> None:
+    world = serving()
+    begin(world)
+    assert nodes(world) == ["a", "c", "b"]
+    assert not world.published(CopyKv)
+    assert not world.published(HoldRequests)
+
+
+def test_status_shows_a_move_under_way_and_what_became_of_it() -> None:
+    world = serving()
+    asked(world)
+    begin(world, until=CopyKv)
+    director = world.core.director
+    assert director.state() == "moving"
+    world.event(NodeSaid("a", world.nodes["a"].answer_move(world.commands("a", CopyKv)[-1])))
+    now = director.moves_view(world.now_s)["now"]
+    assert (now["phase"], now["mode"], now["waits_for"], now["copied_bytes"]) == ("copying", "copy", ["b"], MB)
+    assert now["expected_bytes"] == 12 * 1024 * 2
+    answer(world, CopyKv)
+    view = director.moves_view(world.now_s)
+    assert (view["now"], view["done"], view["failed"]) == (None, 1, 0)
+    assert view["last"]["requests"] == 1
+    assert director.state() == "serving"
+
+
+def test_links_are_learnt_from_what_they_carried() -> None:
+    world = serving()
+    asked(world)
+    begin(world)
+    rates = world.core.director.succession.moves.rates({"a": 1.0, "c": 2.0, "d": 0.0})
+    assert rates == {"a": MB / 0.1, "b": MB / 0.1, "c": 2.0}
+
+
+# --- a move that fails ------------------------------------------------------------------------------------------
+
+
+def goes_on(world: World, request: str, old: Plan) -> None:
+    """The old epoch goes on, everybody knows it, and nothing is lost."""
+    assert world.plan == old
+    new = max(prepare.epoch for prepare in world.published(PrepareSegment))
+    for name in "abc":
+        if world.nodes[name].alive:
+            assert new in [release.epoch for release in world.commands(name, ReleaseSegment)]
+    for name in "ab":
+        assert [go_on.epoch for go_on in world.commands(name, GoOn)] == [old.epoch]
+    assert world.core.director.work is None
+    view = world.core.director.moves_view(world.now_s)
+    assert (view["done"], view["failed"]) == (0, 1)
+    reply = world.reply(2)
+    assert reply
+    assert not reply.ok
+    late = world.ask(make_submit(9))
+    assert late in world.nodes["a"].open
+    finish(world, request)
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_an_answer_that_does_not_come_ends_the_move(phase: type) -> None:
+    world = serving()
+    request, old = asked(world), world.plan
+    begin(world, until=phase)
+    world.wait(70.0)
+    goes_on(world, request, old)
+    assert "a: nothing heard of it" in world.core.director.last_failure
+    begin(world)
+    world.wait(3.0)
+    assert nodes(world) == ["a", "c", "b"], "nobody was left out for it"
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_the_loss_of_a_node_that_only_the_new_ring_has_ends_the_move(phase: type) -> None:
+    world = serving()
+    request, old = asked(world), world.plan
+    begin(world, until=phase)
+    world.kill("c")
+    goes_on(world, request, old)
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_a_stage_that_fails_after_all_ends_the_move_and_its_node_is_left_out(phase: type) -> None:
+    world = serving()
+    request, old = asked(world), world.plan
+    begin(world, until=phase)
+    failed = SegmentFailed(
+        node="c", incarnation=1, pipeline="main", epoch=world.commands("c", PrepareSegment)[-1].epoch,
+        reason="no memory for the rows",
+    )  # fmt: skip
+    world.event(NodeSaid("c", failed))
+    assert world.core.director.excludes(world.nodes["c"].birth)
+    goes_on(world, request, old)
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_a_broker_that_was_out_of_reach_ends_the_move(phase: type) -> None:
+    world = serving()
+    request, old = asked(world), world.plan
+    begin(world, until=phase)
+    world.event(BusDown())
+    world.now_s += 1.0
+    world.event(BusUp(reconnect=True))
+    goes_on(world, request, old)
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_a_node_that_cannot_prepare_ends_it_before_it_begins(phase: type) -> None:
+    world = serving()
+    request, old = asked(world), world.plan
+    world.nodes["c"].refuses = "disk full"
+    begin(world, until=phase)
+    assert world.plan == old
+    assert not world.published(CopyKv)
+    finish(world, request)
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_the_loss_of_a_node_of_both_rings_is_an_ordinary_loss(phase: type) -> None:
+    world = serving()
+    request, old = asked(world), world.plan
+    world.join("d", speed_flops=1e9, memory_mb=2000)
+    begin(world, until=phase)
+    prepared = world.commands("c", PrepareSegment)[-1].epoch
+    for node in world.nodes.values():
+        node.deaf.clear()
+    world.core.director.wishes = type(world.core.director.wishes)()
+    world.kill("b")
+    world.wait(3.0)
+    assert prepared in [release.epoch for release in world.commands("c", ReleaseSegment)]
+    assert world.plan.epoch > prepared > old.epoch
+    assert "b" not in nodes(world)
+    finish(world, request)
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_when_a_node_is_lost_that_was_to_be_freed_the_prepared_ring_follows_at_once(phase: type) -> None:
+    world = serving()
+    request = asked(world)
+    for node in world.nodes.values():
+        node.deaf = {phase}
+    world.control("apply", 2, pins=[["embed", "a"], ["0-1", "a"], ["2-3", "c"], ["head", "c"]])
+    prepared = world.commands("c", PrepareSegment)[-1].epoch
+    world.kill("b")
+    world.wait(0.6)
+    assert world.plan.epoch == prepared
+    assert nodes(world) == ["a", "c"]
+    opened = world.nodes["c"].open[request]
+    assert (opened.epoch, opened.moved_tokens) == (prepared, 0)
+    finish(world, request)
+    reply = world.reply(2)
+    assert reply
+    assert reply.ok
+
+
+def test_a_ring_that_breaks_after_the_switch_is_an_ordinary_loss() -> None:
+    world = serving()
+    request = asked(world)
+    begin(world)
+    world.core.director.wishes = type(world.core.director.wishes)()
+    world.kill("c")
+    world.wait(3.0)
+    assert "c" not in nodes(world)
+    assert world.nodes[world.plan.ring[0].node].open[request].moved_tokens == 0
+    finish(world, request)
+
+
+def test_what_is_said_about_another_epoch_or_by_another_node_means_nothing() -> None:
+    world = serving()
+    asked(world)
+    begin(world, until=CopyKv)
+    move = world.core.director.work
+    (copy,) = world.commands("a", CopyKv)
+    foreign = world.nodes["a"].answer_move(copy)
+    world.event(NodeSaid("c", type(foreign)(**{**fields(foreign), "node": "c"})))
+    world.event(
+        NodeSaid("a", type(foreign)(**{**fields(foreign), "epoch": world.commands("c", PrepareSegment)[0].epoch}))
+    )
+    world.event(NodeSaid("a", type(foreign)(**{**fields(foreign), "final": True})))
+    world.event(NodeSaid("a", type(foreign)(**{**fields(foreign), "stage": 7})))
+    assert world.core.director.work is move
+    assert world.core.director.moves_view(world.now_s)["now"]["waits_for"] == ["a", "b"]
+
+
+def fields(message: Any) -> dict[str, Any]:
+    return {name: getattr(message, name) for name in message.__dataclass_fields__}
+
+
+# --- requests that end meanwhile --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize("how", ["length", "cancelled"])
+def test_a_request_that_ends_meanwhile_is_not_moved(phase: type, how: str) -> None:
+    world = serving()
+    ends, stays = asked(world, 1), asked(world, 2)
+    begin(world, until=phase)
+    if how == "length":
+        finish(world, ends)
+    else:
+        world.event(Cancelled("cli", CancelRequest(request=ends)))
+    end = world.end(ends)
+    assert isinstance(end, StreamEnd)
+    assert end.finish_reason == how
+    assert ends in [close.request for close in world.commands("c", CloseRequest)], "it may hold rows of it"
+    answer(world, phase)
+    assert nodes(world) == ["a", "c", "b"]
+    assert [m.request for m in world.commands("c", OpenRequest)] == [stays]
+    finish(world, stays)
+    assert [close.request for close in world.commands("c", CloseRequest)] == [ends, stays]
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_when_the_last_request_ends_the_switch_comes_at_once(phase: type) -> None:
+    world = serving()
+    request = asked(world)
+    begin(world, until=phase)
+    finish(world, request)
+    assert nodes(world) == ["a", "c", "b"]
+    assert not world.commands("c", OpenRequest)
+    assert world.ask(make_submit(2)) in world.nodes["c"].open
+
+
+def test_after_a_move_ends_are_told_to_its_own_ring_only() -> None:
+    world = serving()
+    request = asked(world)
+    world.control("apply", 2, pins=[["embed", "c"], ["0-1", "c"], ["2-3", "b"], ["head", "b"]])
+    assert nodes(world) == ["c", "b"]
+    finish(world, request)
+    assert not world.commands("a", CloseRequest)
+
+
+def test_a_clean_stop_in_mid_move_takes_both_rings_down() -> None:
+    world = serving()
+    asked(world)
+    begin(world, until=CopyKv)
+    world.event(Stopping())
+    assert not world.plan.ring
+    assert world.plan.epoch > world.commands("c", PrepareSegment)[-1].epoch
+    assert world.commands("c", ReleaseSegment)
+
+
+# --- too little memory ------------------------------------------------------------------------------------------
+
+
+def test_who_insists_gets_a_plan_that_does_not_fit_beside_the_old_one_by_interruption() -> None:
+    world = World().serve("a", "b", "c", speed_flops=1e9)
+    request = asked(world)
+    first, _, last = nodes(world)
+    assert world.control("apply", 2, pins=[["embed", last], ["head", first]])
+    assert [bool(plan.ring) for plan in world.published(Plan)] == [True, False, True]
+    assert (nodes(world)[0], nodes(world)[-1]) == (last, first)
+    assert not world.published(CopyKv)
+    assert "goes on after 7 tokens" in notes(world)
+    finish(world, request)
+
+
+# --- the seams for who decides about plans ----------------------------------------------------------------------
+
+
+def solution(world: World, *pins: Pin) -> Any:
+    """The planner's answer to the director's own question, with other pins."""
+    problem = world.core.director.preview(world.core.director.wishes)
+    return solve(replace(problem, constraints=Constraints(pins=pins)), prove=False)
+
+
+def test_a_solution_made_elsewhere_is_moved_to() -> None:
+    world = serving()
+    request = asked(world)
+    found = solution(world, Pin("a", 0, 2), Pin("c", 2, 6))
+    for effect in world.core.director.move_to(found, "b is slow", world.now_s):
+        world.effects.append(effect)
+        for event in world._follow(effect):
+            world.event(event)
+    assert world.plan.ring == (StageRef(node="a", start=0, stop=2), StageRef(node="c", start=2, stop=6))
+    assert "b is slow" in notes(world)
+    finish(world, request)
+
+
+def test_move_to_is_refused_while_another_plan_is_on_its_way_or_memory_is_short() -> None:
+    world = serving()
+    asked(world)
+    found = solution(world, Pin("a", 0, 2), Pin("c", 2, 6))
+    begin(world, until=CopyKv)
+    (note,) = world.core.director.move_to(found, "b is slow", world.now_s)
+    assert isinstance(note, Note)
+    assert "another plan is on its way" in note.text
+    answer(world, CopyKv)
+    world.core.fleet.nodes["c"].birth = make_birth("c", memory_mb=120)
+    (note,) = world.core.director.move_to(found, "b is slow", world.now_s)
+    assert isinstance(note, Note)
+    assert "do not fit" in note.text
+    world.event(NodeSaid("c", NodeStatus(node="c", incarnation=1, online=False, reason="lost")))
+    (note,) = world.core.director.move_to(found, "b is slow", world.now_s)
+    assert isinstance(note, Note)
+    assert "c is not here" in note.text
+
+
+def test_another_judge_decides() -> None:
+    world = serving()
+    asked(world)
+    questions: list[Question] = []
+
+    def refuse(question: Question) -> Verdict:
+        questions.append(question)
+        return Verdict(Answer.STAY, "no")
+
+    world.core.director.judge = refuse
+    begin(world)
+    assert nodes(world) == ["a", "b"]
+    reply = world.reply(2)
+    assert reply
+    assert reply.result == {"changed": False}
+    (question,) = questions
+    active = world.core.director.active
+    assert isinstance(active, ActivePlan)
+    assert question.running is active.plan
+    assert (question.work.requests, question.work.positions, question.work.remaining_tokens) == (1, 12, 13)
+    assert question.migration
+    assert question.migration.copy_bytes == 12 * 2 * 1024
