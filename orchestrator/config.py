@@ -8,6 +8,7 @@ from pathlib import Path
 
 from broker.address import parse_broker_url
 from orchestrator.errors import BadSetting, InsecureAddress
+from orchestrator.health import HealthLimits
 from schemas.messages import WireDtype
 
 DEFAULT_CONTEXT_TOKENS = 2048
@@ -84,6 +85,7 @@ class ServiceConfig:
     insecure: bool = False
     """Allow plain connections to and from other machines."""
     timing: Timing = Timing()
+    health: HealthLimits = HealthLimits()
 
     def __post_init__(self) -> None:
         _check_range("--min-nodes", self.min_nodes, 1, 256)
@@ -95,6 +97,8 @@ class ServiceConfig:
         _check_range("--max-queued", self.max_queued, 0, 100_000)
         if self.context_tokens is not None:
             _check_range("--context", self.context_tokens, 2, 10_000_000)
+        _check_range("--battery-low", self.health.battery_low_percent, 0, 100)
+        _check_range("--hot", self.health.hot_c, 0, 200)
         if self.insecure:
             return
         if not is_loopback(self.blob_host):
@@ -118,6 +122,6 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def _check_range(option: str, value: int, minimum: int, maximum: int) -> None:
+def _check_range(option: str, value: float, minimum: int, maximum: int) -> None:
     if not minimum <= value <= maximum:
         raise BadSetting(f"{option} is {value}: use a number from {minimum} to {maximum}")

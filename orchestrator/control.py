@@ -8,18 +8,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.events import Effect, PreviewPlan, Publish, SaveModelChoice, SaveWishes, TellHistory
+from orchestrator import operations
+from orchestrator.events import Effect, PreviewPlan, SaveModelChoice, SaveWishes, TellHistory
 from orchestrator.planning.errors import PlanningError
 from orchestrator.plans import plan_view
+from orchestrator.replying import refuse as _refuse
+from orchestrator.replying import reply as _reply
 from orchestrator.wishes import BadWish, Wishes, wishes_from
-from schemas.messages import ControlReply, ControlRequest
-from schemas.topics import CONTROL_REPLY
+from schemas.messages import ControlRequest
 
 if TYPE_CHECKING:
     from orchestrator.core import Core
     from orchestrator.director import PlanDirector
 
-OPERATIONS = ("apply", "history", "nodes", "plan", "preview", "replan", "status", "use_model")
+OPERATIONS = tuple(
+    sorted(("apply", "history", "nodes", "plan", "preview", "replan", "status", "use_model", *operations.OPERATIONS))
+)
 HISTORY = 20
 _MOST_HISTORY = 200
 
@@ -54,6 +58,8 @@ class ControlDesk:
                 return self._replan(command, core, now_s)
             case "use_model":
                 return self._use_model(command, core)
+            case operation if operation in operations.OPERATIONS:
+                return operations.handle(command, core, now_s)
         known = ", ".join(OPERATIONS)
         return [_refuse(command, f"there is no operation {command.operation}: use one of {known}")]
 
@@ -153,15 +159,3 @@ class ControlDesk:
 def _chosen(command: ControlRequest) -> list[Effect]:
     name = command.arguments["model"]
     return [SaveModelChoice(name), _reply(command, {"model": name})]
-
-
-def _reply(command: ControlRequest, result: dict[str, Any]) -> Publish:
-    return _publish(command, ControlReply(request=command.request, ok=True, result=result))
-
-
-def _refuse(command: ControlRequest, reason: str) -> Publish:
-    return _publish(command, ControlReply(request=command.request, ok=False, reason=reason[:1000]))
-
-
-def _publish(command: ControlRequest, reply: ControlReply) -> Publish:
-    return Publish(CONTROL_REPLY.format(client=command.client, request=command.request), reply)

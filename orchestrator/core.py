@@ -38,8 +38,10 @@ from orchestrator.events import (
     TokensHeard,
 )
 from orchestrator.fleet import Drained, Flagged, FleetChange, FleetState, Joined, Left, Restored, Tell, Trusted
+from orchestrator.health import HealthLimits
 from orchestrator.pipeline import Pipeline
 from orchestrator.plans import ServingSettings
+from orchestrator.rates import RateMeter
 from orchestrator.requests import RequestDesk, command
 from schemas.messages import Heartbeat, StreamError
 from schemas.topics import REQUEST_STREAM
@@ -58,10 +60,11 @@ class Core:
         max_queued: int = 64,
         blob_urls: tuple[str, ...],
         timing: Timing | None = None,
+        limits: HealthLimits | None = None,
     ) -> None:
         """``model`` is opened at the start; None waits for ``use_model``."""
         timing = timing or Timing()
-        self.fleet = FleetState(heartbeat_timeout_s=timing.heartbeat_timeout_s)
+        self.fleet = FleetState(heartbeat_timeout_s=timing.heartbeat_timeout_s, limits=limits)
         self.pipeline = Pipeline(
             self.fleet,
             settings,
@@ -75,6 +78,19 @@ class Core:
         self.opening: str | None = model
         """The model that is being opened."""
         self._bus_is_up = False
+        self._tokens: dict[str, RateMeter] = {}
+
+    def serving(self) -> tuple[Pipeline, ...]:
+        """All pipelines."""
+        return (self.pipeline,)
+
+    def tokens_per_s(self, pipeline: str, now_s: float) -> float:
+        """What a pipeline generates now, over all its requests."""
+        return self._tokens[pipeline].per_s(now_s) if pipeline in self._tokens else 0.0
+
+    def drain(self, node: str, drained: bool, now_s: float) -> list[Effect]:
+        """An operator wants a node to be empty, or no longer."""
+        return self._fleet_changes(self.fleet.set_drained(node, drained), now_s)
 
     @property
     def director(self) -> PlanDirector:
@@ -105,6 +121,7 @@ class Core:
             case NodeSaid():
                 return self._node_said(event, now_s)
             case TokensHeard():
+                self._tokens.setdefault(event.pipeline, RateMeter()).add(event.frame.count, now_s)
                 return self.requests.tokens(event, now_s)
             case Submitted():
                 return self.requests.submit(event.request, now_s)
@@ -130,7 +147,7 @@ class Core:
                 return self._bus_up(event, now_s)
             case BusDown():
                 self._bus_is_up = False
-                return [Note("the broker is out of reach", warning=True)]
+                return [Note("the broker is out of reach", warning=True, kind="broker")]
             case Interrupted():
                 return self._interrupted(event)
             case Stopping():
@@ -156,7 +173,7 @@ class Core:
         self._bus_is_up = True
         self.fleet.hold_clock(now_s)
         if event.reconnect:
-            return [Note("the broker is back"), *self.pipeline.republish(now_s)]
+            return [Note("the broker is back", kind="broker"), *self.pipeline.republish(now_s)]
         self.director.start(now_s)
         if self.opening:
             return [OpenModel(self.opening)]
@@ -232,10 +249,10 @@ class Core:
         self.opening = None
         if isinstance(event, ModelUnusable):
             self.director.no_model(event.reason)
-            note = Note(f"model {event.name} can't be served: {event.reason}", warning=True)
+            note = Note(f"model {event.name} can't be served: {event.reason}", warning=True, kind="model")
             return [note, *self.control.model_opened(event.reason, self.director)]
         self.director.use_model(event.model, now_s)
-        return [Note(f"model {event.name} is open"), *self.control.model_opened("", self.director)]
+        return [Note(f"model {event.name} is open", kind="model"), *self.control.model_opened("", self.director)]
 
     def status(self) -> dict[str, Any]:
         """What ``linguabus status`` shows; JSON-able."""

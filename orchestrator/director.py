@@ -69,6 +69,8 @@ class PlanDirector:
         self.model: ServedModel | None = None
         self.why_none = NoPlan("not_ready", "the orchestrator has only just started: ask again")
         self.last_failure = ""
+        self.why_it_stays = ""
+        """Why the last attempt to replace the plan in force came to nothing; empty when none was made or it worked."""
         self.outcomes: list[ReplanDone] = []
         """Filled here, emptied by the core."""
         self.wishes = Wishes()
@@ -159,7 +161,7 @@ class PlanDirector:
 
     def force(self, now_s: float) -> None:
         """Plan as soon as possible, whatever it gains."""
-        self._forced, self._only_when_idle = True, False
+        self._forced, self._only_when_idle, self.why_it_stays = True, False, ""
         self._due_s = max(now_s, self._not_before_s)
 
     def joined(self, now_s: float) -> None:
@@ -276,7 +278,8 @@ class PlanDirector:
         plan = self._candidate(solution, running.model, running.context_tokens, incarnations)
         if self._requests.open_count and not force and self.succession.migration_to(plan) is None:
             return [Note(f"not moved ({reason}): the two plans do not fit beside each other")]
-        note = Note(f"moving from epoch {running.epoch} to {plan.epoch}: {reason}")
+        text = f"moving from epoch {running.epoch} to {plan.epoch}: {reason}"
+        note = Note(text, kind="moving", pipeline=plan.pipeline)
         return [note, *self.succession.begin(next(self._jobs), plan, forced=force)]
 
     def built(self, job: int, segments: tuple[BuiltSegment, ...]) -> None:
@@ -353,6 +356,7 @@ class PlanDirector:
         if given_up:
             effects += self._given_up(given_up, now_s)
         elif self.active and self.active is not before:
+            self.why_it_stays = ""
             self.outcomes.append(ReplanDone(ok=True, changed=True))
         if self._exclusions.expire(now_s):
             self.joined(now_s)
@@ -424,11 +428,17 @@ class PlanDirector:
         self.outcomes.append(ReplanDone(ok=False, changed=False, reason=why.reason))
         if self.active:
             self.model = self.active.plan.model
-            return [Note(f"epoch {self.active.plan.epoch} stays: {why.reason}")]
+            return [self._stays(why.reason)]
         if why == self.why_none:
             return []
         self.why_none = why
-        return [Note(f"no plan: {why.reason}", warning=True)]
+        return [Note(f"no plan: {why.reason}", warning=True, kind="no_plan", pipeline=self._settings.pipeline)]
+
+    def _stays(self, reason: str) -> Note:
+        assert self.active
+        self.why_it_stays = reason
+        text = f"epoch {self.active.plan.epoch} stays: {reason}"
+        return Note(text, kind="stays", pipeline=self._settings.pipeline)
 
     def _given_up(self, given_up: GivenUp, now_s: float) -> list[Effect]:
         node = given_up.node
@@ -438,6 +448,9 @@ class PlanDirector:
             self._exclusions.add(node, incarnation, given_up.reason, now_s)
         if self.active and self.active.plan.model is self.model:
             self.outcomes.append(ReplanDone(ok=False, changed=False, reason=self.last_failure))
-            return [Note(f"epoch {self.active.plan.epoch} stays")]
+            if any(self._must_go(node) for node in self.nodes_in_use()):
+                self._forced = True
+                self._due_s = now_s + (self._timing.settle_s if given_up.is_nodes_fault else self._timing.exclude_s)
+            return [self._stays(self.last_failure)]
         self.force(now_s)
         return []

@@ -343,6 +343,22 @@ class TellHistory:
 
 
 @dataclass(frozen=True)
+class SaveDrained:
+    """Remember that an operator wants a node to be empty, or no longer."""
+
+    node: str
+    drained: bool
+
+
+@dataclass(frozen=True)
+class TellEvents:
+    """Answer a command with the newest events."""
+
+    command: ControlRequest
+    limit: int
+
+
+@dataclass(frozen=True)
 class SaveModelChoice:
     """An operator chose this model: it is served after a restart too."""
 
@@ -367,12 +383,13 @@ class ForgetRequest:
 @dataclass(frozen=True)
 class Note:
     """A line for the log. Lines about a request begin with its id. With a ``kind`` it is an event for operators too:
-    see `schemas.messages.FleetEvent`."""
+    see `schemas.messages.FleetEvent`. No ``pipeline``: it concerns none, or all."""
 
     text: str
     warning: bool = False
     kind: str = ""
     node: str | None = None
+    pipeline: str = ""
 
 
 @dataclass(frozen=True)
@@ -395,6 +412,8 @@ Effect = (
     | SaveProfile
     | SaveWishes
     | TellHistory
+    | SaveDrained
+    | TellEvents
     | SaveModelChoice
     | SaveRequest
     | ForgetRequest

@@ -32,10 +32,10 @@ def _alone(beat: Heartbeat) -> list[str]:
         found.append(f"it has {max(beat.peak_rss_bytes, beat.available_bytes) / 1e12:.0f} TB of memory")
     if beat.cpu_percent is not None and beat.cpu_percent > 100 * MOST_CORES:
         found.append(f"it uses {beat.cpu_percent:.0f} % of a core")
-    for reading_c in (beat.temperature_c, beat.battery_temperature_c):
-        if reading_c is not None and not COLDEST_C <= reading_c <= HOTTEST_C:
-            found.append(f"it is at {reading_c:.0f} C")
-    return found
+    readings_c = [reading_c for reading_c in (beat.temperature_c, beat.battery_temperature_c) if reading_c is not None]
+    return found + [
+        f"it is at {reading_c:.0f} C" for reading_c in readings_c if not COLDEST_C <= reading_c <= HOTTEST_C
+    ]
 
 
 def _since(beat: Heartbeat, before: Heartbeat, elapsed_s: float) -> list[str]:

@@ -101,7 +101,12 @@ class Rollout:
         self.failed_node, self.reason = node, reason
         release = ReleaseSegment(pipeline=self.plan.pipeline, epoch=self.plan.epoch)
         return [
-            Note(f"epoch {self.plan.epoch} given up: {node}: {reason}", warning=True),
+            Note(
+                f"epoch {self.plan.epoch} given up: {node}: {reason}",
+                warning=True,
+                kind="given_up",
+                pipeline=self.plan.pipeline,
+            ),
             *(command(name, release) for name in self._heard_s),
         ]
 

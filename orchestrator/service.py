@@ -37,6 +37,7 @@ from orchestrator.events import (
     PlanStandby,
     PreviewPlan,
     Publish,
+    SaveDrained,
     SaveEpoch,
     SaveModelChoice,
     SaveNode,
@@ -47,11 +48,13 @@ from orchestrator.events import (
     SolvePlan,
     Stopping,
     Submitted,
+    TellEvents,
     TellHistory,
     Tick,
     TokensHeard,
 )
 from orchestrator.http_server import HttpServer, reachable_urls
+from orchestrator.journal import Journal
 from orchestrator.model.errors import ModelError
 from orchestrator.model.store import ModelStore
 from orchestrator.plans import ServingSettings
@@ -64,6 +67,7 @@ from schemas.messages import CancelRequest, ControlReply, ControlRequest, Plan, 
 from schemas.topics import (
     CONTROL_REPLY,
     CONTROL_SUBMIT,
+    EVENT,
     NODE_BIRTH,
     NODE_HEARTBEAT,
     NODE_REPLY,
@@ -112,6 +116,7 @@ class Service:
         self._worker = Worker(store, wake=bus.wake, solve=solve)
         self._logged: set[tuple[str, type[ContractError]]] = set()
         self._subscribed = False
+        self._journal = Journal(config.pipeline)
         self.messages_rejected = 0
         settings = ServingSettings(
             pipeline=config.pipeline,
@@ -129,7 +134,9 @@ class Service:
             max_queued=config.max_queued,
             blob_urls=blob_urls,
             timing=config.timing,
+            limits=config.health,
         )
+        self.core.fleet.drained.update(state.drained())
         self.core.director.profiles.load(state.profiles(time.monotonic()))
         try:
             self.core.director.wishes = wishes_from(state.wishes(config.pipeline))
@@ -238,6 +245,7 @@ class Service:
                     self._worker.submit(effect)
                 case Note(text, warning):
                     logger.log(logging.WARNING if warning else logging.INFO, "%s", text)
+                    self._tell(effect)
                 case Halt(reason):
                     raise Superseded(reason)
                 case _:
@@ -248,6 +256,16 @@ class Service:
             self._bus.publish(topic, encode(message), qos=qos, retain=retain)
         except (PayloadTooLarge, QueueFull) as error:
             logger.error("a message on %s was not sent: %s", topic, error)
+
+    def _tell(self, note: Note) -> None:
+        """Operators hear of it too."""
+        event = self._journal.add(note, time.time())
+        if event:
+            self._publish(EVENT.format(pipeline=event.pipeline), event, EVENT.qos, EVENT.retain)
+
+    def _answer(self, command: ControlRequest, result: dict[str, Any]) -> None:
+        topic = CONTROL_REPLY.format(client=command.client, request=command.request)
+        self._publish(topic, ControlReply(request=command.request, ok=True, result=result), 1, False)
 
     def _save(self, effect: Effect) -> None:
         match effect:
@@ -260,9 +278,11 @@ class Service:
             case SaveWishes(wishes):
                 self._state.save_wishes(self._pipeline, wishes)
             case TellHistory(command, limit):
-                plans = self._state.plans(self._pipeline, limit=limit)
-                reply = ControlReply(request=command.request, ok=True, result={"plans": plans})
-                self._publish(CONTROL_REPLY.format(client=command.client, request=command.request), reply, 1, False)
+                self._answer(command, {"plans": self._state.plans(self._pipeline, limit=limit)})
+            case TellEvents(command, limit):
+                self._answer(command, {"events": self._journal.view(limit)})
+            case SaveDrained(node, drained):
+                self._state.save_drained(node, drained)
             case SaveProfile(profile):
                 age_s = time.monotonic() - profile.measured_s
                 self._state.save_profile(profile, time.time() - age_s)

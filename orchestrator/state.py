@@ -20,20 +20,11 @@ from orchestrator.profiles import Profile
 from schemas.errors import ContractError
 from schemas.messages import Epoch, NodeBirth, NodeProfile, decode, encode
 
-SCHEMA_VERSION = 2
 _BUSY_TIMEOUT_S = 5.0
 _KEPT_PLANS = 1000
 
-_SCHEMA_2 = """
-CREATE TABLE profiles (
-    node TEXT NOT NULL, fingerprint TEXT NOT NULL, threads INTEGER NOT NULL, emulated_speed REAL NOT NULL,
-    measured_at REAL NOT NULL, drift REAL NOT NULL, measured TEXT NOT NULL, PRIMARY KEY (node, fingerprint)
-);
-CREATE TABLE constraints (pipeline TEXT PRIMARY KEY, stated_at REAL NOT NULL, wishes TEXT NOT NULL)
-"""
-"""What version 2 added."""
-
-_SCHEMA = """
+_SCHEMAS = (
+    """
 CREATE TABLE epochs (pipeline TEXT PRIMARY KEY, generation INTEGER NOT NULL, counter INTEGER NOT NULL);
 CREATE TABLE plans (
     pipeline TEXT NOT NULL, generation INTEGER NOT NULL, counter INTEGER NOT NULL,
@@ -42,7 +33,20 @@ CREATE TABLE plans (
 );
 CREATE TABLE nodes (node TEXT PRIMARY KEY, seen_at REAL NOT NULL, birth TEXT NOT NULL);
 CREATE TABLE requests (request TEXT PRIMARY KEY, pipeline TEXT NOT NULL, client TEXT NOT NULL, begun_at REAL NOT NULL);
-"""
+""",
+    """
+CREATE TABLE profiles (
+    node TEXT NOT NULL, fingerprint TEXT NOT NULL, threads INTEGER NOT NULL, emulated_speed REAL NOT NULL,
+    measured_at REAL NOT NULL, drift REAL NOT NULL, measured TEXT NOT NULL, PRIMARY KEY (node, fingerprint)
+);
+CREATE TABLE constraints (pipeline TEXT PRIMARY KEY, stated_at REAL NOT NULL, wishes TEXT NOT NULL)
+""",
+    """
+CREATE TABLE drained (node TEXT PRIMARY KEY, since REAL NOT NULL)
+""",
+)
+"""What each version added."""
+SCHEMA_VERSION = len(_SCHEMAS)
 
 
 class State:
@@ -81,13 +85,10 @@ class State:
                     f"{self.path} was written by a newer version (schema {version}, this one reads {SCHEMA_VERSION}):"
                     " upgrade linguabus"
                 )
-            if version == 0:
-                for statement in _SCHEMA.split(";"):
+            for schema in _SCHEMAS[version:]:
+                for statement in schema.split(";"):
                     self._db.execute(statement)
-            if version < SCHEMA_VERSION:
-                for statement in _SCHEMA_2.split(";"):
-                    self._db.execute(statement)
-                self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
             self._db.execute("COMMIT")
         except BaseException:
             self._db.execute("ROLLBACK")
@@ -163,6 +164,17 @@ class State:
         """Every node that was ever here, by name: ``{"seen_at": ..., **birth}``."""
         rows = self._db.execute("SELECT seen_at, birth FROM nodes ORDER BY node")
         return [{"seen_at": seen_at, **json.loads(birth)} for seen_at, birth in rows]
+
+    def save_drained(self, node: str, drained: bool) -> None:
+        """Remember that an operator wants a node to be empty, or no longer."""
+        if drained:
+            self._db.execute("INSERT OR IGNORE INTO drained VALUES (?, ?)", (node, time.time()))
+        else:
+            self._db.execute("DELETE FROM drained WHERE node = ?", (node,))
+
+    def drained(self) -> frozenset[str]:
+        """Nodes that an operator wants to be empty."""
+        return frozenset(node for (node,) in self._db.execute("SELECT node FROM drained"))
 
     # --- what nodes measured ----------------------------------------------------------------------------------
 

@@ -193,7 +193,8 @@ class Succession:
         record = self.moves.succeeded(move, requests, now_s)
         plan = ActivePlan(move.plan, move.rollout.ready)
         opened = self._requests.move(plan, move.held, now_s)
-        return [*opened, *self._commit(move.rollout), Note(f"{record}; {requests} requests go on")]
+        note = Note(f"{record}; {requests} requests go on", kind="moved", pipeline=move.plan.pipeline)
+        return [*opened, *self._commit(move.rollout), note]
 
     def _end_move(self) -> None:
         self.next = None
@@ -211,7 +212,9 @@ class Succession:
             Note(
                 f"epoch {plan.epoch} of {plan.pipeline} is in force: {plan.model.name} on"
                 f" {', '.join(plan.solution.nodes)},"
-                f" predicted {predicted.tokens_per_s:.1f} tokens/s"
+                f" predicted {predicted.tokens_per_s:.1f} tokens/s",
+                kind="plan",
+                pipeline=plan.pipeline,
             ),
         ]
 
@@ -237,10 +240,14 @@ class Succession:
         rollout = self.next.rollout if isinstance(self.next, LiveMove) else self.next
         if isinstance(rollout, Rollout) and rollout.state is RolloutState.READY and self._is_here(rollout.plan):
             self._end_move()
-            return [Note(f"{note}: its successor is ready", warning=True), *self._commit(rollout)]
+            return [self._lost(f"{note}: its successor is ready"), *self._commit(rollout)]
         effects = self._give_up(", ".join(rollout.plan.solution.nodes) if rollout else "", "the working ring broke")
         # The down plan's epoch lies above that of the plan that was given up.
-        return [*effects, Note(f"{note}: planning with what is left", warning=True), *self.take_down(plan.message())]
+        return [*effects, self._lost(f"{note}: planning with what is left"), *self.take_down(plan.message())]
+
+    def _lost(self, text: str) -> Note:
+        assert self.active
+        return Note(text, warning=True, kind="broken", pipeline=self.active.plan.pipeline)
 
     def _is_here(self, plan: Candidate) -> bool:
         return all(self._fleet.is_usable(node, start) for node, start in plan.incarnations.items())

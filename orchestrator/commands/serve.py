@@ -51,6 +51,30 @@ EXAMPLE = "Example: linguabus serve --broker mqtt://192.168.1.5 --blob-host 0.0.
     multiple=True,
     help="Where nodes find that address, as http://host:port. [default: found out]",
 )
+@click.option(
+    "--battery-low",
+    type=click.FloatRange(0, 100),
+    default=15.0,
+    show_default=True,
+    metavar="PERCENT",
+    help="A node at this charge, not charging, gives up its layers. Plans spare it below 50 already. 0: never.",
+)
+@click.option(
+    "--hot",
+    type=click.FloatRange(0, 200),
+    default=45.0,
+    show_default=True,
+    metavar="CELSIUS",
+    help="A node whose battery is as hot as this gives up its layers.",
+)
+@click.option(
+    "--memory-low",
+    type=click.IntRange(0),
+    default=50,
+    show_default=True,
+    metavar="MB",
+    help="A node whose system has less memory left than this gives up its layers. 0: never.",
+)
 @bus_options
 @pass_settings
 def command(
@@ -65,10 +89,14 @@ def command(
     blob_host: str,
     blob_port: int,
     advertise: tuple[str, ...],
+    battery_low: float,
+    hot: float,
+    memory_low: int,
 ) -> None:
     """Run the orchestrator: it plans which node runs what, hands out the parts and answers questions."""
     from broker.local import LocalBroker
     from orchestrator.config import ServiceConfig
+    from orchestrator.health import HealthLimits
     from orchestrator.service import run_service
 
     if not settings.verbose:
@@ -96,6 +124,7 @@ def command(
             blob_port=blob_port,
             advertised_urls=advertise,
             insecure=settings.insecure,
+            health=HealthLimits(battery_low_percent=battery_low, hot_c=hot, memory_low_bytes=memory_low * 10**6),
         )
         run_service(config, stop=stop, on_ready=_announce)
     click.echo("stopped")

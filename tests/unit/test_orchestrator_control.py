@@ -171,7 +171,7 @@ def test_use_model_wants_a_name(arguments: dict[str, object]) -> None:
 def test_an_unknown_operation_lists_the_known_ones() -> None:
     reply = World().up().control("explode")
     assert reply
-    assert "use one of apply, history, nodes, plan" in reply.reason
+    assert "use one of apply, drain, events, history, nodes, plan" in reply.reason
 
 
 def test_building_that_fails_is_said() -> None:

@@ -1,0 +1,57 @@
+"""What happened lately, for operators (pure)."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+from orchestrator.events import Note
+from schemas.messages import FleetEvent
+
+KEPT = 500
+_LONGEST = 1000
+
+
+class Journal:
+    """The newest events, oldest first. Notes become events when they have a kind."""
+
+    def __init__(self, pipeline: str) -> None:
+        """``pipeline`` is said of events that concern none or all."""
+        self._pipeline = pipeline
+        self._events: deque[FleetEvent] = deque(maxlen=KEPT)
+        self._number = 0
+
+    def add(self, note: Note, at_s: float) -> FleetEvent | None:
+        """Keep a note that operators care about; ``at_s`` is in seconds since 1970."""
+        if not note.kind:
+            return None
+        self._number += 1
+        event = FleetEvent(
+            pipeline=note.pipeline or self._pipeline,
+            number=self._number,
+            at_s=at_s,
+            kind=note.kind,
+            node=note.node,
+            text=note.text[:_LONGEST],
+            warning=note.warning,
+        )
+        self._events.append(event)
+        return event
+
+    def view(self, limit: int = KEPT) -> list[dict[str, Any]]:
+        """The newest ``limit``; JSON-able, members as in the message."""
+        newest = list(self._events)[-limit:]
+        return [event_view(event) for event in newest]
+
+
+def event_view(event: FleetEvent) -> dict[str, Any]:
+    """One event; JSON-able."""
+    return {
+        "number": event.number,
+        "at_s": event.at_s,
+        "pipeline": event.pipeline,
+        "kind": event.kind,
+        "node": event.node,
+        "text": event.text,
+        "warning": event.warning,
+    }

@@ -1,0 +1,55 @@
+"""Commands that are answered at once, about nodes and what goes on (pure)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from orchestrator.events import Effect, SaveDrained, TellEvents
+from orchestrator.journal import KEPT
+from orchestrator.overview import overview
+from orchestrator.replying import refuse, reply
+from schemas.messages import ControlRequest
+
+if TYPE_CHECKING:
+    from orchestrator.core import Core
+
+OPERATIONS = ("drain", "events", "top")
+
+
+def handle(command: ControlRequest, core: Core, now_s: float) -> list[Effect]:
+    """Answer one of ``OPERATIONS``."""
+    match command.operation:
+        case "drain":
+            return _drain(command, core, now_s)
+        case "events":
+            return [_events(command)]
+    return [reply(command, overview(core, now_s))]
+
+
+def _drain(command: ControlRequest, core: Core, now_s: float) -> list[Effect]:
+    """Asked again it changes nothing and says how far it is: what the node still holds, and why if it is to stay."""
+    node, undo = command.arguments.get("node"), command.arguments.get("undo", False)
+    if not isinstance(node, str) or not isinstance(undo, bool):
+        return [refuse(command, "drain needs the argument node: a node's name")]
+    fleet = core.fleet
+    if node not in fleet.nodes and node not in fleet.drained:
+        return [refuse(command, f"there is no node {node[:64]}: see linguabus nodes")]
+    effects: list[Effect] = []
+    if undo is (node in fleet.drained):
+        effects = [SaveDrained(node, not undo), *core.drain(node, not undo, now_s)]
+    holding = [pipeline for pipeline in core.serving() if node in pipeline.director.nodes_in_use()]
+    stays = [pipeline.director.why_it_stays for pipeline in holding]
+    known = fleet.nodes.get(node)
+    loaded = {stage.pipeline for stage in known.heartbeat.stages} if known and known.usable and known.heartbeat else ()
+    held = sorted({pipeline.name for pipeline in holding} | set(loaded))
+    return [
+        *effects,
+        reply(command, {"node": node, "drained": fleet.why_drained(node), "holds": held, "stays": "; ".join(stays)}),
+    ]
+
+
+def _events(command: ControlRequest) -> Effect:
+    limit = command.arguments.get("limit", KEPT)
+    if not isinstance(limit, int) or not 1 <= limit <= KEPT:
+        return refuse(command, f"limit: use a number from 1 to {KEPT}")
+    return TellEvents(command, limit)

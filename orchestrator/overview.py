@@ -1,0 +1,70 @@
+"""What ``linguabus top`` shows: pipelines as predicted and as observed, nodes, moves under way (pure)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.moving import LiveMove
+from orchestrator.plans import Candidate, describe_units
+from schemas.messages import StageMetrics
+
+if TYPE_CHECKING:
+    from orchestrator.core import Core
+    from orchestrator.fleet import FleetState
+    from orchestrator.pipeline import Pipeline
+
+
+def overview(core: Core, now_s: float) -> dict[str, Any]:
+    """Everything; JSON-able."""
+    return {
+        "pipelines": [
+            {**_pipeline(pipeline, core.fleet, now_s), "tokens_per_s": core.tokens_per_s(pipeline.name, now_s)}
+            for pipeline in core.serving()
+        ],
+        "nodes": core.fleet.view(now_s),
+    }
+
+
+def _pipeline(pipeline: Pipeline, fleet: FleetState, now_s: float) -> dict[str, Any]:
+    director, requests = pipeline.director, pipeline.requests
+    plan = director.active.plan if director.active else None
+    return {
+        "pipeline": pipeline.name,
+        "state": director.state(),
+        "reason": director.why_it_stays if plan else director.why_none.reason,
+        "model": plan.model.name if plan else None,
+        "epoch": str(plan.epoch) if plan else None,
+        "predicted_tokens_per_s": plan.solution.predicted.tokens_per_s if plan else None,
+        "predicted_tokens_per_s_many": plan.solution.predicted.tokens_per_s_many if plan else None,
+        "open_requests": requests.open_count,
+        "queued_requests": requests.queued_count,
+        "slots": plan.slots if plan else None,
+        "stages": [_stage(plan, index, fleet) for index in range(len(plan.ring))] if plan else [],
+        "progress": director.progress(),
+        "move": director.work.view(now_s) if isinstance(director.work, LiveMove) else None,
+    }
+
+
+def _stage(plan: Candidate, index: int, fleet: FleetState) -> dict[str, Any]:
+    ref, predicted = plan.ring[index], plan.solution.predicted.stages[index]
+    seen = _seen(plan, index, fleet)
+    return {
+        "stage": index,
+        "node": ref.node,
+        "start": ref.start,
+        "stop": ref.stop,
+        "units": describe_units(ref.start, ref.stop, plan.model.manifest.num_units),
+        "predicted_ms": predicted.decode_s * 1e3,
+        "step_ms": seen.decode_s * 1e3 if seen and seen.decode_s is not None else None,
+        "rows": seen.decode_rows if seen else None,
+        "queue": seen.queue if seen else None,
+        "open_requests": seen.open_requests if seen else None,
+    }
+
+
+def _seen(plan: Candidate, index: int, fleet: FleetState) -> StageMetrics | None:
+    """What the stage's node last said of it."""
+    node = fleet.nodes.get(plan.ring[index].node)
+    stages = node.heartbeat.stages if node and node.heartbeat else ()
+    mine = (plan.pipeline, plan.epoch, index)
+    return next((stage for stage in stages if (stage.pipeline, stage.epoch, stage.stage) == mine), None)
