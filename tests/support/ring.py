@@ -22,6 +22,7 @@ from schemas.messages import (
     BlobRef,
     CloseRequest,
     Epoch,
+    Heartbeat,
     KvLayer,
     NodeBirth,
     NodeProfile,
@@ -37,11 +38,11 @@ from schemas.messages import (
     StageRef,
     StageTiming,
 )
-from schemas.topics import NODE_BIRTH, NODE_COMMAND, NODE_REPLY, NODE_STATUS, PLAN, TOKEN
+from schemas.topics import NODE_BIRTH, NODE_COMMAND, NODE_HEARTBEAT, NODE_REPLY, NODE_STATUS, PLAN, TOKEN
 
 PIPELINE = "main"
 _UNREACHABLE = "http://127.0.0.1:9/blobs"
-"""Blobs are put into the nodes' stores beforehand; nobody serves them."""
+"""Blobs are put into the nodes' stores beforehand, unless a test serves them."""
 
 
 @dataclass
@@ -85,8 +86,10 @@ class Ring:
         self._model = model
         self.bus = MqttBus(broker_url, client_id=f"ring-{secrets.token_hex(4)}")
         self.bus.connect(10.0)
-        self.bus.subscribe([NODE_BIRTH.filter(), NODE_STATUS.filter(), NODE_REPLY.filter(), TOKEN.filter()])
+        node_topics = (NODE_BIRTH, NODE_STATUS, NODE_REPLY, NODE_HEARTBEAT)
+        self.bus.subscribe([*(topic.filter() for topic in node_topics), TOKEN.filter()])
         self.births: dict[str, NodeBirth] = {}
+        self.heartbeats: dict[str, Heartbeat] = {}
         self.online: set[str] = set()
         self.ready: dict[int, SegmentReady] = {}
         """By stage."""
@@ -128,6 +131,9 @@ class Ring:
         elif NODE_BIRTH.match(delivery.topic):
             birth = messages.decode(delivery.payload, NodeBirth)
             self.births[birth.node] = birth
+        elif NODE_HEARTBEAT.match(delivery.topic):
+            heartbeat = messages.decode(delivery.payload, Heartbeat)
+            self.heartbeats[heartbeat.node] = heartbeat
         elif NODE_STATUS.match(delivery.topic):
             status = messages.decode(delivery.payload, NodeStatus)
             (self.online.add if status.online else self.online.discard)(status.node)
@@ -178,12 +184,14 @@ class Ring:
         slots: int = 4,
         chunk_tokens: int = 128,
         order: Sequence[str] | None = None,
+        blob_url: str | None = None,
     ) -> Plan:
         """Roll a plan out and return when it is in force.
 
         Args:
             homes: the nodes, in the ring's order unless ``order`` says otherwise (there, one may come twice).
             cuts: unit boundaries.
+            blob_url: where nodes fetch blobs; None puts them into their stores.
         """
         manifest = self._model.manifest
         names = list(order or homes)
@@ -199,7 +207,8 @@ class Ring:
             spec = self._model.segment(ref.start, ref.stop)
             graph = BlobRef(sha256=spec.graph.sha256, size_bytes=spec.graph.size_bytes)
             blobs = tuple(BlobRef(sha256=blob.sha256, size_bytes=blob.size_bytes) for blob in spec.blobs)
-            self.hand_over((graph, *blobs), homes[ref.node])
+            if blob_url is None:
+                self.hand_over((graph, *blobs), homes[ref.node])
             prepare = PrepareSegment(
                 pipeline=PIPELINE,
                 epoch=epoch,
@@ -208,7 +217,7 @@ class Ring:
                 model=manifest.name,
                 graph=graph,
                 blobs=blobs,
-                blob_urls=(_UNREACHABLE,),
+                blob_urls=(blob_url or _UNREACHABLE,),
                 kv_layers=tuple(
                     KvLayer(
                         layer=layer.layer, kv_heads=layer.kv_heads, key_dim=layer.key_dim, value_dim=layer.value_dim

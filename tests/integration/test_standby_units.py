@@ -1,0 +1,76 @@
+"""Real nodes fetch standby units while they serve; a boundary then moves over them without a download of weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from broker.local import LocalBroker
+from orchestrator.blobs import BLOBS_PATH, blob_routes
+from orchestrator.http_server import HttpServer
+from orchestrator.model.model import Model
+from schemas.messages import BlobRef, KeepBlobs
+from tests.support.nodes import NodeProcess, running_nodes
+from tests.support.ring import PIPELINE, Ring
+
+NAMES = ("alfa", "bravo")
+PROMPT = list(range(7, 40))
+
+
+@pytest.fixture
+def blob_url(tiny_model: Model) -> Iterator[str]:
+    with HttpServer(blob_routes(tiny_model.blobs_folder), host="127.0.0.1", port=0) as http:
+        yield f"http://127.0.0.1:{http.port}{BLOBS_PATH}"
+
+
+@pytest.fixture
+def nodes(mosquitto: LocalBroker, tmp_path: Path) -> Iterator[dict[str, NodeProcess]]:
+    with running_nodes(NAMES, mosquitto.url, tmp_path) as running:
+        yield running
+
+
+def keep(model: Model, start: int, stop: int, blob_url: str) -> KeepBlobs:
+    """The weights of units [start, stop)."""
+    blobs = tuple(
+        BlobRef(sha256=blob.sha256, size_bytes=blob.size_bytes) for blob in model.manifest.blobs_of(start, stop)
+    )
+    return KeepBlobs(pipeline=PIPELINE, blobs=blobs, blob_urls=(blob_url,))
+
+
+def test_a_boundary_moves_over_standby_units_without_a_download(
+    mosquitto: LocalBroker, nodes: dict[str, NodeProcess], tiny_model: Model, blob_url: str
+) -> None:
+    homes = {name: node.home for name, node in nodes.items()}
+    units = tiny_model.manifest.num_units
+    with Ring(mosquitto.url, tiny_model) as ring:
+        ring.deploy(homes, [0, 2, units], context_tokens=128, chunk_tokens=16, blob_url=blob_url)
+        before = ring.ask(PROMPT, 8)
+        standby = keep(tiny_model, 2, 4, blob_url)
+        total_bytes = sum(blob.size_bytes for blob in standby.blobs)
+        ring.command("alfa", standby)
+        ring.wait("standby units", lambda: ring.heartbeats["alfa"].standby_bytes == total_bytes)
+
+        graph = tiny_model.segment(0, 4).graph
+        ring.deploy(homes, [0, 4, units], context_tokens=128, chunk_tokens=16, blob_url=blob_url)
+        assert ring.ready[0].downloaded_bytes == graph.size_bytes, "the graph of the new segment, no weights"
+        assert ring.ask(PROMPT, 8).ids == before.ids
+
+        ring.command("alfa", keep(tiny_model, 0, 0, blob_url))
+        ring.wait("an empty list", lambda: ring.heartbeats["alfa"].standby_bytes == 0)
+    assert "Traceback" not in nodes["alfa"].log()
+
+
+def test_a_server_that_is_away_disturbs_nobody(
+    mosquitto: LocalBroker, nodes: dict[str, NodeProcess], tiny_model: Model, blob_url: str
+) -> None:
+    homes = {name: node.home for name, node in nodes.items()}
+    units = tiny_model.manifest.num_units
+    with Ring(mosquitto.url, tiny_model) as ring:
+        ring.deploy(homes, [0, 2, units], context_tokens=128, chunk_tokens=16, blob_url=blob_url)
+        ring.command("alfa", keep(tiny_model, 2, 4, "http://127.0.0.1:9/blobs"))
+        assert len(ring.ask(PROMPT, 8).ids) == 8
+        ring.command("alfa", keep(tiny_model, 2, 4, blob_url))
+        ring.wait("standby units", lambda: ring.heartbeats["alfa"].standby_bytes > 0)
+    assert "Traceback" not in nodes["alfa"].log()
