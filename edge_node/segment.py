@@ -1,7 +1,7 @@
 """One stage's part of the model, opened with ONNX Runtime.
 
-Inputs and outputs are bound by address: hidden states and masks live in buffers of this object, keys and values
-in the ``KvCache``, so that a decode step allocates nothing.
+Inputs and outputs are bound by address: hidden states and lengths live in buffers of this object, keys and values
+in the ``KvCache``, so that a decode step allocates nothing and, once the shapes of steps are bound, binds nothing.
 """
 
 from __future__ import annotations
@@ -26,8 +26,16 @@ ort.set_default_logger_severity(3)
 Array = NDArray[Any]
 _DEVICE = "cpu"
 _HIDDEN = "hidden"
+_LENGTHS = "seqlens_k"
+_TOTAL_LENGTH = "total_sequence_length"
+_OPTIONAL_INPUTS = (_LENGTHS, _TOTAL_LENGTH, "attention_mask", "position_ids", "logit_positions")
 _MAX_BINDINGS = 64
-_NUMPY_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int64)": np.int64}
+_NUMPY_TYPES = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(int64)": np.int64,
+    "tensor(int32)": np.int32,
+}
 
 
 @dataclass(slots=True)
@@ -99,12 +107,16 @@ class Segment:
         output_dtype = self._dtypes[self._output_name]
         self._ids = np.zeros(rows, np.int64)
         self._hidden_in = np.zeros((rows, max(spec.width_in, 1)), self._dtypes.get(_HIDDEN))
-        self._mask = np.zeros(spec.slots * spec.context_tokens, np.int64)
-        self._ones = np.ones(spec.context_tokens, np.int64)
-        self._ones_pointer = self._ones.ctypes.data
+        self._has_mask = "attention_mask" in self._input_names
+        self._has_positions = "position_ids" in self._input_names
+        self._mask = np.zeros(spec.slots * spec.context_tokens if self._has_mask else 0, np.int64)
+        self._lengths = np.zeros(spec.slots, np.int32)
+        self._total_length = np.zeros((), np.int32)
         self._range = np.arange(spec.context_tokens)
         self._positions = np.zeros(rows, np.int64)
         self._logit_positions = np.zeros(MAX_LOGITS, np.int64)
+        self._selected = (0, 0)
+        """What ``_logit_positions`` holds: the last so many (second) of so many positions (first)."""
         output_shape = (
             (max(spec.slots, MAX_LOGITS), spec.vocab_size) if self.is_last else (rows, max(spec.width_out, 1))
         )
@@ -114,7 +126,7 @@ class Segment:
     def _check_inputs(self) -> None:
         past = {f"past_key_values.{layer.layer}.{part}" for layer in self.spec.kv_layers for part in ("key", "value")}
         source = "input_ids" if self.is_first else _HIDDEN
-        unknown = self._input_names - past - {source, "attention_mask", "position_ids", "logit_positions"}
+        unknown = self._input_names - past - {source, *_OPTIONAL_INPUTS}
         unknown |= {name for name, dtype in self._dtypes.items() if dtype is None}
         missing = (past | {source}) - self._input_names
         if unknown or missing:
@@ -132,6 +144,9 @@ class Segment:
             place = (_DEVICE, 0, buffer.data.dtype, buffer.shape_of(slots), buffer.slot_pointer(slot))
             binding.bind_input(buffer.past_name, *place)
             binding.bind_output(buffer.present_name, *place)
+        if _LENGTHS in self._input_names:
+            self._bind_input(binding, _LENGTHS, self._lengths, (slots,))
+            self._bind_input(binding, _TOTAL_LENGTH, self._total_length, ())
         self._bindings[slot, slots] = made = _Binding(binding)
         return made
 
@@ -170,16 +185,18 @@ class Segment:
         if (kept.count, kept.logits) != (count, logits):
             self._bind_shapes(kept.binding, slots, count, logits)
             kept.count, kept.logits = count, logits
-        if "attention_mask" in self._input_names:
+        if self.is_last and self._selected != (count, logits):
+            self._selected = count, logits
+            self._logit_positions[:logits] = self._range[count - logits : count]
+        for index, position in enumerate(positions):
+            self._lengths[index] = position + count - 1  # as GroupQueryAttention wants them: less one
+        self._total_length[()] = max(positions) + count
+        if self._has_mask:
             self._bind_mask(kept.binding, positions, count)
-        if "position_ids" in self._input_names:
+        if self._has_positions:
             for index, position in enumerate(positions):
                 self._positions[index * count : (index + 1) * count] = np.arange(position, position + count)
             self._bind_input(kept.binding, "position_ids", self._positions, (slots, count))
-        if count > 1:
-            self._logit_positions[:logits] = self._range[count - logits : count]
-        else:
-            self._logit_positions[0] = 0
         started = time.perf_counter()
         cpu_started = self._clock()
         try:
@@ -195,10 +212,6 @@ class Segment:
     def _bind_mask(self, binding: Any, positions: Sequence[int], count: int) -> None:
         """Ones over each slot's valid length, in a row as long as the longest of them."""
         total = max(positions) + count
-        if len(positions) == 1:  # alone, a slot has a mask of ones
-            shape, pointer = (1, total), self._ones_pointer
-            binding.bind_input("attention_mask", _DEVICE, 0, np.int64, shape, pointer)
-            return
         mask = self._mask[: len(positions) * total].reshape(len(positions), total)
         mask[...] = self._range[:total] < np.asarray(positions)[:, None] + count
         self._bind_input(binding, "attention_mask", self._mask, mask.shape)

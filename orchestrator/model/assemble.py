@@ -4,7 +4,9 @@ A segment's interface (B batch, S new tokens, P past, T = total, W the boundary'
 
     inputs   input_ids [B, S] int64          if start == 0, else
              hidden [B, S, W]                the tensor of the boundary before ``start``
-             attention_mask [B, T] int64     if its blocks need it
+             seqlens_k [B] int32, total_sequence_length [] int32
+                                             if it has blocks with GroupQueryAttention: each T - 1, and the largest T
+             attention_mask [B, T] int64     if its blocks need it for something else
              position_ids [B, S] int64       if its blocks need it
              past_key_values.N.key|value     of its own layers, N counted over the whole model
              logit_positions [n] int64       if it has the head: indices into S, the head runs for these only
@@ -17,10 +19,14 @@ the same kernel as ``SkipNorm(h, h - h)``. That equals the fused node to the bit
 in the last bits; so logits do not depend on where a model is cut. (In float16 the fused kernel adds in higher
 precision than it stores. There the nodes between units are opened whether a boundary runs through them or not, so that
 again the cuts make no difference; only the graph as it was converted rounds differently.)
+
+GroupQueryAttention wants the lengths of its rows, which a converted graph computes from ``attention_mask``. Here they
+are inputs, since every segment would compute them again in each step, from a mask whose shape changes in each step.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -35,6 +41,10 @@ if TYPE_CHECKING:
 HIDDEN_IN = "hidden"
 HIDDEN_OUT = "hidden_out"
 LOGIT_POSITIONS = "logit_positions"
+LENGTHS = {5: "seqlens_k", 6: "total_sequence_length"}
+"""The inputs of GroupQueryAttention, by index, that are inputs of a segment."""
+ASSEMBLY = 2
+"""Changes whenever the same arguments give another graph than before."""
 
 
 def cheap_cone(decoder: Decoder, names: Iterable[str]) -> tuple[list[int], list[str]]:
@@ -90,11 +100,27 @@ class _Assembly:
         self.nodes: list[NodeProto] = []
         self.rename: dict[str, str] = {}
         self.gathered: dict[str, str] = {}
+        self.needs_lengths = any(self._length_inputs(self.source.node[s.node]) for s in self.steps)
+
+    def _length_inputs(self, node: NodeProto) -> dict[int, str]:
+        """Which inputs of a node become ``LENGTHS``: those that depend on no token."""
+        if node.op_type != "GroupQueryAttention":
+            return {}
+        return {i: name for i, name in LENGTHS.items() if node.input[i] in self.decoder.cheap_producer}
+
+    def _outside_inputs(self) -> list[str]:
+        """What the steps read from outside, but for the lengths."""
+        steps = []
+        for step in self.steps:
+            node = self.source.node[step.node]
+            lengths = {node.input[i] for i in self._length_inputs(node)}
+            steps.append(dataclasses.replace(step, inputs=tuple(n for n in step.inputs if n not in lengths)))
+        return outside_inputs(self.decoder, steps)
 
     def build(self, accuracy_level: int | None) -> ModelProto:
         from onnx import ModelProto, helper
 
-        cone, leaves = cheap_cone(self.decoder, outside_inputs(self.decoder, self.steps))
+        cone, leaves = cheap_cone(self.decoder, self._outside_inputs())
         for index in cone:
             self._emit_cheap(self.source.node[index])
         if self.start > 0:
@@ -190,6 +216,8 @@ class _Assembly:
             self.nodes.append(helper.make_node("Sub", [total, total], [zero], name=f"{node.name}/zero"))
             node.input[0], node.input[1] = step.inputs[0], zero
             del node.output[3:]
+        for index, name in self._length_inputs(node).items():
+            node.input[index] = name
         node.input[:] = [self._here(n, unit) for n in node.input]
         self.nodes.append(node)
 
@@ -242,6 +270,9 @@ class _Assembly:
         if self.start > 0:
             infos.append(_hidden_info(HIDDEN_IN, self.plan.boundary(self.start)))
         infos += [declared[n] for n in SEQUENCE_INPUTS[1:] if n in read]
+        if self.needs_lengths:
+            infos.append(helper.make_tensor_value_info(LENGTHS[5], TensorProto.INT32, ["batch_size"]))
+            infos.append(helper.make_tensor_value_info(LENGTHS[6], TensorProto.INT32, []))
         infos += [declared[f"past_key_values.{n}.{kind}"] for n in self.layers for kind in ("key", "value")]
         if self.has_head:
             infos.append(helper.make_tensor_value_info(LOGIT_POSITIONS, TensorProto.INT64, ["num_logits"]))

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator.model.assemble import HIDDEN_IN, HIDDEN_OUT, LOGIT_POSITIONS, assemble
+from orchestrator.model.assemble import ASSEMBLY, HIDDEN_IN, HIDDEN_OUT, LENGTHS, LOGIT_POSITIONS, assemble
 from orchestrator.model.convert import PROFILES
 from orchestrator.model.errors import ManifestError, UnsupportedModel
 from orchestrator.model.graph import read_model, resolve
@@ -64,6 +64,7 @@ class SegmentSpec:
     """
 
     format: int
+    assembly: int
     start: int
     stop: int
     profile: str
@@ -121,7 +122,7 @@ class Model:
             except ManifestError:
                 pass  # written by another version: it costs little to make it again
             else:
-                if (self.blobs_folder / spec.graph.sha256).is_file():
+                if spec.assembly == ASSEMBLY and (self.blobs_folder / spec.graph.sha256).is_file():
                     return spec
         return self._assemble(start, stop, profile, kept)
 
@@ -150,6 +151,8 @@ class Model:
             inputs.append(TensorSpec(HIDDEN_IN, hidden, (*tokens, str(width_in))))
         if "attention_mask" in names:
             inputs.append(TensorSpec("attention_mask", "int64", ("batch_size", "total_sequence_length")))
+        if LENGTHS[5] in names:
+            inputs += [TensorSpec(LENGTHS[5], "int32", ("batch_size",)), TensorSpec(LENGTHS[6], "int32", ())]
         if "position_ids" in names:
             inputs.append(TensorSpec("position_ids", "int64", tokens))
         outputs = [TensorSpec("logits", manifest.logits_dtype, ("batch_size", "num_logits", str(manifest.vocab_size)))]
@@ -166,6 +169,7 @@ class Model:
             inputs.append(TensorSpec(LOGIT_POSITIONS, "int64", ("num_logits",)))
         return SegmentSpec(
             format=manifest.format,
+            assembly=ASSEMBLY,
             start=start,
             stop=stop,
             profile=profile,

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.model.assemble import HIDDEN_IN, HIDDEN_OUT, LOGIT_POSITIONS
+from orchestrator.model.assemble import HIDDEN_IN, HIDDEN_OUT, LENGTHS, LOGIT_POSITIONS
 from orchestrator.model.errors import MissingDependency
 from orchestrator.model.model import Model, SegmentSpec
 from orchestrator.model.progress import Progress, silent
@@ -79,6 +79,8 @@ class Chain:
         feeds: dict[str, NDArray[Any]] = {
             "input_ids": np.array([ids], np.int64),
             "attention_mask": np.ones((1, total), np.int64),
+            LENGTHS[5]: np.array([total - 1], np.int32),
+            LENGTHS[6]: np.array(total, np.int32),
             "position_ids": np.arange(self.length, total, dtype=np.int64)[None],
             LOGIT_POSITIONS: np.array(positions, np.int64),
         }

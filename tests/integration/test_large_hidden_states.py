@@ -38,7 +38,8 @@ def _largest_hidden_state(model: Model, stop: int) -> float:
     session = onnxruntime.InferenceSession(str(model.blobs_folder / spec.graph.sha256))
     feeds = {
         "input_ids": np.array([PROMPT]),
-        "attention_mask": np.ones((1, len(PROMPT)), np.int64),
+        "seqlens_k": np.array([len(PROMPT) - 1], np.int32),
+        "total_sequence_length": np.array(len(PROMPT), np.int32),
         "position_ids": np.arange(len(PROMPT))[None],
     }
     for tensor in spec.inputs:

@@ -216,6 +216,26 @@ def test_a_segment_needs_nothing_but_its_files(tiny_model: Model, tmp_path: Path
     assert printed[1].split() == [t.name for t in spec.outputs]
 
 
+def test_lengths_are_inputs_and_the_mask_is_gone(tiny_model: Model) -> None:
+    for start, stop in [(0, 3), (1, 2), (3, tiny_model.manifest.num_units)]:
+        names = {tensor.name for tensor in tiny_model.segment(start, stop).inputs}
+        assert names >= {"seqlens_k", "total_sequence_length"}
+        assert "attention_mask" not in names
+    alone = {tensor.name for tensor in tiny_model.segment(0, 1).inputs}
+    assert alone == {"input_ids"}
+
+
+def test_a_segment_that_another_version_assembled_is_made_again(tiny_model: Model) -> None:
+    spec = tiny_model.segment(0, 2)
+    kept = tiny_model.folder / "segments" / f"0-2-{spec.profile}.json"
+    known = json.loads(kept.read_text("utf-8"))
+    for change in ({"assembly": known["assembly"] - 1}, {}):
+        old = {name: value for name, value in known.items() if name != "assembly"}
+        kept.write_text(json.dumps(old | change), "utf-8")
+        assert tiny_model.segment(0, 2) == spec
+        assert json.loads(kept.read_text("utf-8")) == known
+
+
 def test_a_batch_of_two_gives_each_its_own_result(tiny_model: Model) -> None:
     import numpy as np
     import onnxruntime
@@ -228,8 +248,8 @@ def test_a_batch_of_two_gives_each_its_own_result(tiny_model: Model) -> None:
 
     def run(rows: slice) -> np.ndarray:
         few = {name: value[rows] for name, value in cache.items()}
-        mask = np.ones((len(ids[rows]), 3), np.int64)
-        return session.run(["hidden_out"], {"input_ids": ids[rows], "attention_mask": mask} | few)[0]
+        lengths = {"seqlens_k": np.full(len(ids[rows]), 2, np.int32), "total_sequence_length": np.array(3, np.int32)}
+        return session.run(["hidden_out"], {"input_ids": ids[rows]} | lengths | few)[0]
 
     both = run(slice(0, 2))
     assert np.allclose(both[0], run(slice(0, 1))[0], atol=1e-5)
