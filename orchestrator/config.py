@@ -68,6 +68,8 @@ class ServiceConfig:
     pipeline: str = "main"
     model: str | None = None
     """Served instead of the pipeline's active model."""
+    pipelines: int | None = None
+    """How many pipelines share the fleet; None: as many as give most where throughput is the objective, else one."""
     min_nodes: int = 1
     """The first plan waits for this many nodes."""
     context_tokens: int | None = None
@@ -89,6 +91,8 @@ class ServiceConfig:
 
     def __post_init__(self) -> None:
         _check_range("--min-nodes", self.min_nodes, 1, 256)
+        if self.pipelines is not None:
+            _check_range("--pipelines", self.pipelines, 1, 100)
         _check_range("--slots", self.slots, 1, 1024)
         _check_range("--chunk-tokens", self.chunk_tokens, 2, 4096)
         if self.draft_tokens is not None:

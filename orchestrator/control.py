@@ -20,6 +20,7 @@ from schemas.messages import ControlRequest
 if TYPE_CHECKING:
     from orchestrator.core import Core
     from orchestrator.director import PlanDirector
+    from orchestrator.pipelines import Pipelines
 
 OPERATIONS = tuple(
     sorted(("apply", "history", "nodes", "plan", "preview", "replan", "status", "use_model", *operations.OPERATIONS))
@@ -51,7 +52,7 @@ class ControlDesk:
             case "status":
                 return [_reply(command, core.status())]
             case "preview" | "apply":
-                return self._preview(command, core.director)
+                return self._preview(command, core.pipelines)
             case "history":
                 return [self._history(command)]
             case "replan":
@@ -72,27 +73,27 @@ class ControlDesk:
             return _refuse(command, what)
         view = plan_view(director.active.plan, director.active.ready)
         standby = core.pipeline.standby.view(director.active.plan, core.fleet.nodes)
-        return _reply(command, {"state": director.state(), **view, "standby": standby})
+        return _reply(command, {"state": director.state(), **view, "standby": standby, "moves": director.moves_view()})
 
-    def _preview(self, command: ControlRequest, director: PlanDirector) -> list[Effect]:
+    def _preview(self, command: ControlRequest, pipelines: Pipelines) -> list[Effect]:
         try:
             wishes = wishes_from(command.arguments)
-            problem = director.preview(wishes)
+            problem = pipelines.preview(wishes)
         except (BadWish, PlanningError) as error:
             return [_refuse(command, str(error))]
         self._previewed -= 1
         self._previews[self._previewed] = (command, wishes)
         return [PreviewPlan(self._previewed, problem)]
 
-    def previewed(self, job: int, explanation: dict[str, Any], director: PlanDirector, now_s: float) -> list[Effect]:
+    def previewed(self, job: int, explanation: dict[str, Any], pipelines: Pipelines, now_s: float) -> list[Effect]:
         """The planner has answered: tell, or let the plan be made that respects the wishes."""
         command, wishes = self._previews.pop(job)
         if command.operation == "preview":
             return [_reply(command, {"wishes": wishes.as_arguments(), "explanation": explanation})]
         if not explanation["feasible"]:
             return [_refuse(command, f"{explanation['reason']}; {explanation['smallest_fix']}")]
-        director.wishes = wishes
-        director.force(now_s)
+        pipelines.use_wishes(wishes)
+        pipelines.force(now_s)
         self._replans.append(command)
         return [SaveWishes(wishes.as_arguments())]
 
@@ -112,7 +113,7 @@ class ControlDesk:
         if core.director.model is None:
             return [_refuse(command, core.director.why_none.reason)]
         self._replans.append(command)
-        core.director.force(now_s)
+        core.pipelines.force(now_s)
         return []
 
     def _use_model(self, command: ControlRequest, core: Core) -> list[Effect]:
@@ -139,17 +140,15 @@ class ControlDesk:
         self._switching = command
         return []
 
-    def plan_outcomes(self, director: PlanDirector) -> list[Effect]:
+    def plan_outcomes(self, pipelines: Pipelines) -> list[Effect]:
         """Tell those who wait for a plan what came of it."""
-        outcomes, director.outcomes = director.outcomes, []
-        if not outcomes or director.busy:
+        last = pipelines.take_outcome()
+        if last is None:
             return []
-        last = outcomes[-1]
         effects: list[Effect] = []
         if self._switching:
-            effects += (
-                [_refuse(self._switching, last.reason)] if director.active and not last.ok else _chosen(self._switching)
-            )
+            stays = pipelines.lead.director.active is not None and not last.ok
+            effects += [_refuse(self._switching, last.reason)] if stays else _chosen(self._switching)
         for command in self._replans:
             effects.append(_reply(command, {"changed": last.changed}) if last.ok else _refuse(command, last.reason))
         self._switching, self._replans = None, []

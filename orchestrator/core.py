@@ -19,6 +19,7 @@ from orchestrator.events import (
     Commanded,
     Effect,
     Event,
+    FleetDivided,
     Halt,
     Interrupted,
     JobFailed,
@@ -33,22 +34,25 @@ from orchestrator.events import (
     Publish,
     SaveNode,
     SegmentsBuilt,
+    StandbyPlanned,
     Stopping,
     Submitted,
     TokensHeard,
+    command,
 )
 from orchestrator.fleet import Drained, Flagged, FleetChange, FleetState, Joined, Left, Restored, Tell, Trusted
 from orchestrator.health import HealthLimits
 from orchestrator.pipeline import Pipeline
+from orchestrator.pipelines import PipelineOptions, Pipelines
 from orchestrator.plans import ServingSettings
 from orchestrator.rates import RateMeter
-from orchestrator.requests import RequestDesk, command
+from orchestrator.requests import RequestDesk
 from schemas.messages import Heartbeat, StreamError
 from schemas.topics import REQUEST_STREAM
 
 
 class Core:
-    """One pipeline's orchestrator."""
+    """An orchestrator: a service that clients ask, and the pipelines that answer."""
 
     def __init__(
         self,
@@ -60,20 +64,22 @@ class Core:
         max_queued: int = 64,
         blob_urls: tuple[str, ...],
         timing: Timing | None = None,
+        pipelines: int | None = None,
         limits: HealthLimits | None = None,
     ) -> None:
-        """``model`` is opened at the start; None waits for ``use_model``."""
+        """``model`` is opened at the start; None waits for ``use_model``. ``pipelines``: how many a person wants; None
+        takes as many as give most."""
         timing = timing or Timing()
         self.fleet = FleetState(heartbeat_timeout_s=timing.heartbeat_timeout_s, limits=limits)
-        self.pipeline = Pipeline(
-            self.fleet,
-            settings,
-            timing,
+        options = PipelineOptions(
             generation=generation,
             min_nodes=min_nodes,
             max_queued=max_queued,
             blob_urls=blob_urls,
+            wanted=pipelines,
         )
+        self.name = settings.pipeline
+        self.pipelines = Pipelines(self.fleet, settings, timing, options)
         self.control = ControlDesk()
         self.opening: str | None = model
         """The model that is being opened."""
@@ -81,8 +87,8 @@ class Core:
         self._tokens: dict[str, RateMeter] = {}
 
     def serving(self) -> tuple[Pipeline, ...]:
-        """All pipelines."""
-        return (self.pipeline,)
+        """Pipelines that have nodes."""
+        return tuple(self.pipelines.working())
 
     def tokens_per_s(self, pipeline: str, now_s: float) -> float:
         """What a pipeline generates now, over all its requests."""
@@ -91,6 +97,11 @@ class Core:
     def drain(self, node: str, drained: bool, now_s: float) -> list[Effect]:
         """An operator wants a node to be empty, or no longer."""
         return self._fleet_changes(self.fleet.set_drained(node, drained), now_s)
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """The only one, or the one that speaks for all."""
+        return self.pipelines.lead
 
     @property
     def director(self) -> PlanDirector:
@@ -108,13 +119,7 @@ class Core:
     def next_deadline_s(self) -> float:
         """When a ``Tick`` is due; infinity when only events can change anything."""
         fleet_s = self.fleet.next_expiry_s() if self._bus_is_up else math.inf
-        requests_s = self.requests.next_deadline_s(refusing=self._is_refusing)
-        return min(fleet_s, requests_s, self.director.next_deadline_s())
-
-    @property
-    def _is_refusing(self) -> bool:
-        """Is there neither a plan nor one on its way?"""
-        return self.pipeline.is_hopeless and not self.opening
+        return min(fleet_s, self.pipelines.next_deadline_s(opening=self.opening is not None))
 
     def _dispatch(self, event: Event, now_s: float) -> list[Effect]:
         match event:
@@ -122,23 +127,27 @@ class Core:
                 return self._node_said(event, now_s)
             case TokensHeard():
                 self._tokens.setdefault(event.pipeline, RateMeter()).add(event.frame.count, now_s)
-                return self.requests.tokens(event, now_s)
+                return self.pipelines.tokens(event, now_s)
             case Submitted():
-                return self.requests.submit(event.request, now_s)
+                return self.pipelines.submit(event.request, now_s)
             case Cancelled():
-                return self.requests.cancel(event.client, event.cancel, now_s)
+                return self.pipelines.cancel(event.client, event.cancel, now_s)
             case Commanded():
                 return self.control.handle(event.command, self, now_s)
             case PlanSolved():
-                return self.director.solved(event.job, event.outcome, now_s)
+                return self.pipelines.solved(event.job, event.outcome, now_s)
             case PlanPreviewed():
-                return self.control.previewed(event.job, event.explanation, self.director, now_s)
+                return self.control.previewed(event.job, event.explanation, self.pipelines, now_s)
             case SegmentsBuilt():
-                self.director.built(event.job, event.segments)
+                self.pipelines.built(event.job, event.segments)
+            case StandbyPlanned():
+                return self.pipelines.standby_planned(event)
+            case FleetDivided():
+                return self.pipelines.divided(event, now_s)
             case JobFailed():
                 if event.job < 0:
                     return self.control.preview_failed(event.job, event.reason)
-                return self.director.job_failed(event.job, event.reason)
+                return self.pipelines.job_failed(event.job, event.reason, now_s)
             case ModelOpened() | ModelUnusable():
                 return self._model(event, now_s)
             case PlanHeard():
@@ -151,7 +160,7 @@ class Core:
             case Interrupted():
                 return self._interrupted(event)
             case Stopping():
-                return self.pipeline.stop()
+                return self.pipelines.stop()
         return []
 
     def _advance(self, now_s: float) -> list[Effect]:
@@ -159,13 +168,9 @@ class Core:
         effects: list[Effect] = []
         if self._bus_is_up:
             effects += self._fleet_changes(self.fleet.expire(now_s), now_s)
-        effects += self.pipeline.advance(now_s)
-        effects += self.control.plan_outcomes(self.director)
-        if self.pipeline.is_serving:
-            effects += self.pipeline.serve(now_s)
-        elif self._is_refusing:
-            effects += self.requests.refuse_waiting(self.director.why_none, now_s)
-        return effects
+        effects += self.pipelines.advance(now_s)
+        effects += self.control.plan_outcomes(self.pipelines)
+        return effects + self.pipelines.serve(now_s, opening=self.opening is not None)
 
     # --- the bus ----------------------------------------------------------------------------------------------
 
@@ -173,17 +178,17 @@ class Core:
         self._bus_is_up = True
         self.fleet.hold_clock(now_s)
         if event.reconnect:
-            return [Note("the broker is back", kind="broker"), *self.pipeline.republish(now_s)]
-        self.director.start(now_s)
+            return [Note("the broker is back", kind="broker"), *self.pipelines.republish(now_s)]
+        self.pipelines.start(now_s)
         if self.opening:
             return [OpenModel(self.opening)]
-        self.director.no_model("no model is active: run linguabus model add SOURCE, then linguabus model use NAME")
+        self.pipelines.no_model("no model is active: run linguabus model add SOURCE, then linguabus model use NAME")
         return []
 
     def _plan_heard(self, event: PlanHeard) -> list[Effect]:
-        effects, superseded = self.director.heard_plan(event.plan, retained=event.retained)
+        effects, superseded = self.pipelines.heard_plan(event.plan, retained=event.retained)
         if superseded:
-            name = self.pipeline.name
+            name = event.plan.pipeline
             reason = f"another orchestrator has taken over pipeline {name} on this broker: run only one of them"
             return [*effects, Halt(reason)]
         return effects
@@ -207,25 +212,24 @@ class Core:
         effects = self._fleet_changes(changes, now_s)
         if isinstance(event.message, Heartbeat) and not self.fleet.is_believed(event.node):
             return effects
-        return effects + self.pipeline.node_said(event.node, event.message, now_s)
+        return effects + self.pipelines.node_said(event.node, event.message, now_s)
 
     def _fleet_changes(self, changes: list[FleetChange], now_s: float) -> list[Effect]:
         effects: list[Effect] = []
         for change in changes:
             match change:
                 case Joined(birth):
-                    self.director.joined(now_s)
                     effects += [Note(f"node {birth.node} is here", kind="joined", node=birth.node), SaveNode(birth)]
-                    effects += self.requests.node_returned(birth.node)
+                    effects += self.pipelines.joined(birth.node, now_s)
                 case Left(node, reason):
-                    self.director.left(now_s)
+                    self.pipelines.left(now_s)
                     note = Note(f"node {node} is gone: {reason}", warning=True, kind="lost", node=node)
                     effects.append(note)
                 case Drained(node, reason):
-                    self.director.drained(node, now_s)
+                    self.pipelines.drained(node, now_s)
                     effects.append(Note(f"node {node} gives up its layers: {reason}", kind="drained", node=node))
                 case Restored(node):
-                    self.director.joined(now_s)
+                    self.pipelines.restored(now_s)
                     effects.append(Note(f"node {node} may have layers again", kind="restored", node=node))
                 case Flagged(node, reason):
                     text = f"node {node} is not believed: {reason}"
@@ -248,26 +252,28 @@ class Core:
             return []
         self.opening = None
         if isinstance(event, ModelUnusable):
-            self.director.no_model(event.reason)
+            self.pipelines.no_model(event.reason)
             note = Note(f"model {event.name} can't be served: {event.reason}", warning=True, kind="model")
             return [note, *self.control.model_opened(event.reason, self.director)]
-        self.director.use_model(event.model, now_s)
+        self.pipelines.use_model(event.model, now_s)
         return [Note(f"model {event.name} is open", kind="model"), *self.control.model_opened("", self.director)]
 
     def status(self) -> dict[str, Any]:
         """What ``linguabus status`` shows; JSON-able."""
         director = self.director
         return {
-            "pipeline": self.pipeline.name,
+            "pipeline": self.name,
             "state": "opening model" if self.opening else director.state(),
             "reason": "" if director.active or director.busy or self.opening else director.why_none.reason,
             "model": director.model.name if director.model else None,
             "epoch": str(director.active.plan.epoch) if director.active else None,
             "nodes": len(self.fleet.usable()),
-            "open_requests": self.requests.open_count,
-            "queued_requests": self.requests.queued_count,
-            "tokens_dropped": self.requests.tokens_dropped,
+            "open_requests": sum(pipeline.requests.open_count for pipeline in self.pipelines.all),
+            "queued_requests": sum(pipeline.requests.queued_count for pipeline in self.pipelines.all),
+            "tokens_dropped": sum(pipeline.requests.tokens_dropped for pipeline in self.pipelines.all),
             "last_failure": director.last_failure,
             "generation": director.generation,
-            "progress": director.progress(),
+            "progress": self.pipelines.progress(),
+            "moves": director.moves_view(),
+            "pipelines": [pipeline.status() for pipeline in self.pipelines.working()],
         }

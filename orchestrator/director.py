@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from orchestrator.config import Timing
+from orchestrator.epochs import Epochs
 from orchestrator.events import BuiltSegment, Effect, Note, ServedModel, SolvePlan
 from orchestrator.exclusions import Exclusions
 from orchestrator.judging import Answer, Judge, Question, judge
@@ -50,13 +51,13 @@ class PlanDirector:
         settings: ServingSettings,
         timing: Timing,
         *,
-        generation: int,
+        epochs: Epochs,
         min_nodes: int,
         blob_urls: tuple[str, ...],
         profiles: Profiles | None = None,
         jobs: Iterator[int] | None = None,
     ) -> None:
-        """``profiles`` and ``jobs`` (numbers for the worker's jobs) are shared by all pipelines."""
+        """``epochs``, ``profiles`` and ``jobs`` (numbers for the worker's jobs) are shared by all pipelines."""
         self._fleet = fleet
         self._requests = requests
         self._settings = settings
@@ -64,7 +65,7 @@ class PlanDirector:
         self._min_nodes = min_nodes
         self._blob_urls = blob_urls
         self.profiles = profiles or Profiles()
-        self.succession = Succession(fleet, requests, self.profiles, timing, generation=generation, blob_urls=blob_urls)
+        self.succession = Succession(fleet, requests, self.profiles, timing, epochs, blob_urls=blob_urls)
         self.judge: Judge = judge
         self.model: ServedModel | None = None
         self.why_none = NoPlan("not_ready", "the orchestrator has only just started: ask again")
@@ -135,12 +136,10 @@ class PlanDirector:
         """Bytes of the segments on their way to the nodes."""
         return self.work.progress_of_nodes() if isinstance(self.work, Rollout) else {}
 
-    def moves_view(self, now_s: float) -> dict[str, Any]:
+    def moves_view(self) -> dict[str, Any]:
         """Live moves: the one under way, and what became of the others; JSON-able."""
-        return {
-            "now": self.work.view(now_s) if isinstance(self.work, LiveMove) else None,
-            **self.succession.moves.view(),
-        }
+        now = self.work.view() if isinstance(self.work, LiveMove) else None
+        return {"now": now, **self.succession.moves.view()}
 
     # --- what happened ----------------------------------------------------------------------------------------
 

@@ -192,8 +192,17 @@ class StandbyPlanned:
 
 
 @dataclass(frozen=True)
+class FleetDivided:
+    """Answer to ``DivideFleet``: the nodes of each pipeline, and what all together are to give."""
+
+    job: int
+    groups: tuple[frozenset[str], ...]
+    tokens_per_s: float
+
+
+@dataclass(frozen=True)
 class JobFailed:
-    """``SolvePlan`` or ``BuildSegments`` ended with an error."""
+    """``SolvePlan``, ``DivideFleet`` or ``BuildSegments`` ended with an error."""
 
     job: int
     reason: str
@@ -231,6 +240,7 @@ Event = (
     | PlanPreviewed
     | SegmentsBuilt
     | StandbyPlanned
+    | FleetDivided
     | JobFailed
     | Interrupted
     | Tick
@@ -276,6 +286,24 @@ class PreviewPlan:
 
     job: int
     problem: Problem
+
+
+@dataclass(frozen=True)
+class DivideFleet:
+    """Ask the planner for several pipelines; see `partition.divide`."""
+
+    job: int
+    problem: Problem
+    kept: tuple[frozenset[str], ...]
+    pipelines: int | None
+    margin: float
+
+
+@dataclass(frozen=True)
+class Listen:
+    """Hear the tokens of one pipeline more."""
+
+    pipeline: str
 
 
 @dataclass(frozen=True)
@@ -406,6 +434,8 @@ Effect = (
     | PreviewPlan
     | BuildSegments
     | PlanStandby
+    | DivideFleet
+    | Listen
     | SaveEpoch
     | SavePlan
     | SaveNode

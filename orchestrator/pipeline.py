@@ -1,4 +1,4 @@
-"""One pipeline: its plan and its requests (pure).
+"""One pipeline: its nodes, its plan and its requests (pure).
 
 `director` knows which plan is in force and when to make another, `requests` who waits for what. This module passes
 events to both and tells each what it needs to know of the other.
@@ -6,14 +6,19 @@ events to both and tells each what it needs to know of the other.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from orchestrator.config import Timing
 from orchestrator.director import PlanDirector
-from orchestrator.events import Effect
+from orchestrator.epochs import Epochs
+from orchestrator.events import Effect, Note, StandbyPlanned
 from orchestrator.fleet import FleetState
+from orchestrator.members import Members
 from orchestrator.plans import ServingSettings
+from orchestrator.profiles import Profiles
 from orchestrator.requests import RequestDesk
+from orchestrator.standby_units import StandbyUnits
 from schemas.messages import RequestClosed, RequestFailed
 
 
@@ -26,28 +31,82 @@ class Pipeline:
         settings: ServingSettings,
         timing: Timing,
         *,
-        generation: int,
+        epochs: Epochs,
         min_nodes: int,
         max_queued: int,
         blob_urls: tuple[str, ...],
+        service: str,
+        profiles: Profiles,
+        jobs: Iterator[int],
     ) -> None:
+        """``service``: the name that clients ask, the first pipeline's."""
         self.name = settings.pipeline
-        self.director = PlanDirector(
-            fleet, settings, timing, generation=generation, min_nodes=min_nodes, blob_urls=blob_urls
-        )
+        self.members = Members(fleet)
+        self.gives_nodes_back = False
+        """Its nodes are wanted elsewhere: it goes down as soon as no request is open."""
+        self.awaits_nodes = False
+        """It is to plan anew as soon as its nodes are free."""
         self.requests = RequestDesk(
-            pipeline=settings.pipeline, max_queued=max_queued, timing=timing, draft_tokens=settings.draft_tokens
+            pipeline=settings.pipeline,
+            service=service,
+            max_queued=max_queued,
+            timing=timing,
+            draft_tokens=settings.draft_tokens,
         )
+        self.director = PlanDirector(
+            self.members,
+            self.requests,
+            settings,
+            timing,
+            epochs=epochs,
+            min_nodes=min_nodes,
+            blob_urls=blob_urls,
+            profiles=profiles,
+            jobs=jobs,
+        )
+        self.standby = StandbyUnits(settings.pipeline, blob_urls)
+
+    # --- figures ----------------------------------------------------------------------------------------------
+
+    @property
+    def is_resting(self) -> bool:
+        """Has it no nodes?"""
+        return self.members.names == frozenset()
 
     @property
     def is_serving(self) -> bool:
         """May a request be opened now, as soon as a slot is free?"""
-        return self.director.active is not None and not self.director.draining
+        return self.director.active is not None and not self.director.draining and not self.gives_nodes_back
+
+    @property
+    def busy(self) -> bool:
+        """Is a plan on its way, or due?"""
+        if self.is_resting:
+            return self.gives_nodes_back
+        return self.director.busy or self.awaits_nodes or self.gives_nodes_back
 
     @property
     def is_hopeless(self) -> bool:
         """Is there neither a plan nor one on its way?"""
-        return not self.director.active and not self.director.busy
+        return not self.director.active and not self.busy
+
+    @property
+    def is_given_up(self) -> bool:
+        """Should requests no longer wait here, if there is another pipeline?"""
+        return self.is_resting or self.gives_nodes_back or self.is_hopeless
+
+    @property
+    def free_slots(self) -> int:
+        """Of the plan in force."""
+        active = self.director.active
+        return active.plan.slots - self.requests.open_count if active else 0
+
+    def has_to_shed(self) -> bool:
+        """Does it use nodes that are not its own any more?"""
+        names = self.members.names
+        return names is not None and not self.director.nodes_in_use() <= names
+
+    # --- events -----------------------------------------------------------------------------------------------
 
     def node_said(self, node: str, message: Any, now_s: float) -> list[Effect]:
         """A node's message about a segment, a request or itself."""
@@ -65,7 +124,22 @@ class Pipeline:
         if self.director.ring_is_broken(now_s):
             effects += self.requests.ring_broken(now_s)
             effects += self.director.drop_ring(now_s)
-        return effects + self.director.advance(now_s, open_requests=self.requests.open_count, idle=self.requests.idle)
+        effects += self.director.advance(now_s)
+        if self.director.active and not self.busy:
+            plan = self.director.active.plan
+            effects += self.standby.ask(plan, lambda: self.director.preview(self.director.wishes))
+        return effects
+
+    def standby_planned(self, answer: StandbyPlanned) -> list[Effect]:
+        """The planner has found which units of its neighbours each node should keep."""
+        return self.standby.planned(answer, self.director.active.plan if self.director.active else None)
+
+    def give_nodes_back(self) -> list[Effect]:
+        """Go down if no request is open any more."""
+        if not self.gives_nodes_back or self.requests.open_count:
+            return []
+        self.gives_nodes_back = False
+        return [Note(f"pipeline {self.name} gives its nodes back"), *self.director.stop()]
 
     def serve(self, now_s: float) -> list[Effect]:
         """Open requests that wait, as far as there are slots."""
@@ -79,3 +153,19 @@ class Pipeline:
     def stop(self) -> list[Effect]:
         """The orchestrator ends: requests first, then the nodes."""
         return [*self.requests.stop(), *self.director.stop()]
+
+    def status(self) -> dict[str, Any]:
+        """JSON-able."""
+        active = self.director.active
+        return {
+            "pipeline": self.name,
+            "state": self.director.state(),
+            "model": active.plan.model.name if active else None,
+            "epoch": str(active.plan.epoch) if active else None,
+            "nodes": list(dict.fromkeys(active.plan.nodes)) if active else [],
+            "open_requests": self.requests.open_count,
+            "queued_requests": self.requests.queued_count,
+            "moves": self.director.moves_view(),
+            "predicted_tokens_per_s": active.plan.solution.predicted.tokens_per_s if active else None,
+            "predicted_tokens_per_s_many": active.plan.solution.predicted.tokens_per_s_many if active else None,
+        }

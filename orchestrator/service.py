@@ -25,11 +25,13 @@ from orchestrator.events import (
     BusUp,
     Cancelled,
     Commanded,
+    DivideFleet,
     Effect,
     Event,
     ForgetRequest,
     Halt,
     Interrupted,
+    Listen,
     NodeSaid,
     Note,
     OpenModel,
@@ -135,11 +137,12 @@ class Service:
             blob_urls=blob_urls,
             timing=config.timing,
             limits=config.health,
+            pipelines=config.pipelines,
         )
         self.core.fleet.drained.update(state.drained())
-        self.core.director.profiles.load(state.profiles(time.monotonic()))
+        self.core.pipelines.profiles.load(state.profiles(time.monotonic()))
         try:
-            self.core.director.wishes = wishes_from(state.wishes(config.pipeline))
+            self.core.pipelines.use_wishes(wishes_from(state.wishes(config.pipeline)))
         except BadWish as error:
             logger.error("the constraints of earlier plans are not respected: %s", error)
 
@@ -154,7 +157,8 @@ class Service:
         token_patterns = [TOKEN.filter(pipeline=self._pipeline)]
         node_topics = (NODE_BIRTH, NODE_STATUS, NODE_REPLY)
         client_topics = (REQUEST_SUBMIT, REQUEST_CANCEL, CONTROL_SUBMIT)
-        patterns = [PLAN.filter(pipeline=self._pipeline), *(topic.filter() for topic in (*node_topics, *client_topics))]
+        # Plans of all pipelines: an earlier start may have left some that this one does not have.
+        patterns = [PLAN.filter(), *(topic.filter() for topic in (*node_topics, *client_topics))]
         self._bus.subscribe([*token_patterns, NODE_HEARTBEAT.filter()], qos=0)
         self._bus.subscribe(patterns, qos=1)
         self._waiting_for = {*token_patterns, NODE_HEARTBEAT.filter(), *patterns}
@@ -241,8 +245,10 @@ class Service:
             match effect:
                 case Publish(topic, message, qos, retain):
                     self._publish(topic, message, qos, retain)
-                case OpenModel() | SolvePlan() | PreviewPlan() | BuildSegments() | PlanStandby():
+                case OpenModel() | SolvePlan() | PreviewPlan() | DivideFleet() | BuildSegments() | PlanStandby():
                     self._worker.submit(effect)
+                case Listen(pipeline):
+                    self._bus.subscribe([TOKEN.filter(pipeline=pipeline)], qos=0)
                 case Note(text, warning):
                     logger.log(logging.WARNING if warning else logging.INFO, "%s", text)
                     self._tell(effect)
@@ -272,7 +278,7 @@ class Service:
             case SaveEpoch(epoch):
                 self._state.save_epoch(self._pipeline, epoch)
             case SavePlan(epoch, model, details):
-                self._state.save_plan(self._pipeline, epoch, model, details)
+                self._state.save_plan(details["pipeline"], epoch, model, details)
             case SaveNode(birth):
                 self._state.save_node(birth)
             case SaveWishes(wishes):

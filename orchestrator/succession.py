@@ -48,13 +48,13 @@ class Succession:
         requests: RequestDesk,
         profiles: Profiles,
         timing: Timing,
+        epochs: Epochs,
         *,
-        generation: int,
         blob_urls: tuple[str, ...],
     ) -> None:
         self.active: ActivePlan | None = None
         self.next: Building | Rollout | LiveMove | None = None
-        self.epochs = Epochs(generation)
+        self.epochs = epochs
         self.moves = MoveLog()
         self.last_stages: tuple[Stage, ...] = ()
         """Of the newest committed plan: who is left keeps its place, and so what it has on disk."""

@@ -11,7 +11,9 @@ from typing import Any
 from orchestrator.events import (
     BuildSegments,
     BuiltSegment,
+    DivideFleet,
     Event,
+    FleetDivided,
     JobFailed,
     ModelOpened,
     ModelUnusable,
@@ -36,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 PROBED_BLOCKS = 3
 
-Job = OpenModel | SolvePlan | PreviewPlan | BuildSegments | PlanStandby
+Job = OpenModel | SolvePlan | PreviewPlan | DivideFleet | BuildSegments | PlanStandby
 Solver = Callable[[Problem], Solution | Infeasible]
 
 
@@ -88,6 +90,11 @@ class Worker:
                 return PlanSolved(number, self._solve(problem))
             case PreviewPlan(number, problem):
                 return PlanPreviewed(number, preview(problem, self._solve(problem)))
+            case DivideFleet(number, problem, kept, pipelines, margin):
+                from orchestrator.partition import divide
+
+                division = divide(problem, kept, pipelines=pipelines, margin=margin)
+                return FleetDivided(number, division.groups, division.tokens_per_s)
             case BuildSegments(number, name, ring):
                 opened = self._models[name]
                 return SegmentsBuilt(number, tuple(build_segment(opened, stage) for stage in ring))

@@ -14,8 +14,10 @@ from orchestrator.events import (
     BuiltSegment,
     BusUp,
     Commanded,
+    DivideFleet,
     Effect,
     Event,
+    FleetDivided,
     JobFailed,
     ModelOpened,
     ModelUnusable,
@@ -35,6 +37,7 @@ from orchestrator.events import (
     TokensHeard,
 )
 from orchestrator.model.manifest import Manifest
+from orchestrator.partition import divide
 from orchestrator.planning.explain import explain
 from orchestrator.planning.planner import solve
 from orchestrator.planning.problem import Problem, Stage
@@ -134,6 +137,9 @@ class World:
                 return [PlanSolved(job, self.solver(problem))]
             case PreviewPlan(job, problem):
                 return [PlanPreviewed(job, explain(problem, self.solver(problem)))]
+            case DivideFleet(job, problem, kept, pipelines, margin):
+                division = divide(problem, kept, pipelines=pipelines, margin=margin)
+                return [FleetDivided(job, division.groups, division.tokens_per_s)]
             case PlanStandby(pipeline, epoch, problem, stages):
                 return [StandbyPlanned(pipeline, epoch, self.standby_solver(problem, stages))]
             case BuildSegments(job, name, ring):

@@ -1,0 +1,303 @@
+"""All pipelines of a service: one, or several that share the fleet and the requests (pure).
+
+Clients ask the service by its name, which is the first pipeline's too. Where many answers at once are wanted and the
+fleet can hold the model more than once, the fleet is divided (`partition`) and every pipeline plans with its own
+nodes; a request goes where it will be answered first (`routing`). Otherwise the first pipeline has all nodes.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, replace
+from typing import Any
+
+from orchestrator.config import Timing
+from orchestrator.epochs import Epochs
+from orchestrator.events import (
+    BuiltSegment,
+    Effect,
+    FleetDivided,
+    Listen,
+    ServedModel,
+    StandbyPlanned,
+    TokensHeard,
+)
+from orchestrator.fleet import FleetState
+from orchestrator.partition import pipeline_names
+from orchestrator.pipeline import Pipeline
+from orchestrator.planning.problem import Problem
+from orchestrator.planning.solution import Infeasible, Solution
+from orchestrator.plans import ReplanDone, ServingSettings
+from orchestrator.profiles import Profiles
+from orchestrator.routing import even_out, place
+from orchestrator.staffing import Staffing, StaffingRules
+from orchestrator.wishes import Wishes
+from schemas.messages import CancelRequest, NodeProfile, Plan, SubmitRequest
+
+
+@dataclass(frozen=True, kw_only=True)
+class PipelineOptions:
+    """What all pipelines are made with. ``wanted``: how many a person asks for; None: as many as give most."""
+
+    generation: int
+    min_nodes: int
+    max_queued: int
+    blob_urls: tuple[str, ...]
+    wanted: int | None = None
+
+
+class Pipelines:
+    """Pipelines by name, the service's own first. There is always that one."""
+
+    def __init__(self, fleet: FleetState, settings: ServingSettings, timing: Timing, options: PipelineOptions) -> None:
+        self._fleet = fleet
+        self._settings = settings
+        self._timing = timing
+        self._options = options
+        self._names = frozenset(pipeline_names(settings.pipeline))
+        self._jobs = itertools.count(1)
+        self._epochs = Epochs(options.generation)
+        self._all: dict[str, Pipeline] = {}
+        self._outcomes: dict[str, ReplanDone] = {}
+        """The last of each pipeline, until nothing is on its way."""
+        self._listen: list[Effect] = []
+        self.profiles = Profiles()
+        rules = StaffingRules(
+            wanted=options.wanted,
+            min_nodes=options.min_nodes,
+            settle_s=timing.settle_s,
+            blob_urls=options.blob_urls,
+        )
+        self._staffing = Staffing(fleet, self._all, self._add, settings, rules, self.profiles, self._jobs)
+        self._all[settings.pipeline] = self._make(settings.pipeline)
+
+    def _make(self, name: str) -> Pipeline:
+        return Pipeline(
+            self._fleet,
+            replace(self._settings, pipeline=name),
+            self._timing,
+            epochs=self._epochs,
+            min_nodes=self._options.min_nodes,
+            max_queued=self._options.max_queued,
+            blob_urls=self._options.blob_urls,
+            service=self._settings.pipeline,
+            profiles=self.profiles,
+            jobs=self._jobs,
+        )
+
+    def _add(self, name: str) -> Pipeline:
+        """A pipeline beside the first, with no nodes as yet."""
+        pipeline = self._all[name] = self._make(name)
+        pipeline.members.names = frozenset()
+        pipeline.director.model = self.lead.director.model
+        pipeline.director.wishes = self.lead.director.wishes
+        self._listen.append(Listen(name))
+        return pipeline
+
+    # --- what others ask --------------------------------------------------------------------------------------
+
+    @property
+    def all(self) -> tuple[Pipeline, ...]:
+        return tuple(self._all.values())
+
+    @property
+    def lead(self) -> Pipeline:
+        """The one that speaks for all where only one can."""
+        return self._staffing.lead
+
+    @property
+    def busy(self) -> bool:
+        """Is a plan on its way, or due?"""
+        return self._staffing.pending or any(pipeline.busy for pipeline in self.all)
+
+    @property
+    def is_hopeless(self) -> bool:
+        """Is there neither a plan nor one on its way?"""
+        return not self._staffing.pending and all(pipeline.is_hopeless for pipeline in self.all)
+
+    def working(self) -> list[Pipeline]:
+        """Those that have nodes or requests."""
+        return [one for one in self.all if not one.is_resting or one.director.active or not one.requests.idle]
+
+    def progress(self) -> dict[str, dict[str, int]]:
+        """Bytes of the segments on their way to the nodes."""
+        return {node: done for pipeline in self.all for node, done in pipeline.director.progress().items()}
+
+    def take_outcome(self) -> ReplanDone | None:
+        """What came of the last change of plans, once nothing is on its way any more; told once."""
+        for pipeline in self.all:
+            outcomes, pipeline.director.outcomes = pipeline.director.outcomes, []
+            if outcomes and not pipeline.is_resting:
+                before = self._outcomes.get(pipeline.name)
+                changed = bool(before and before.changed) or any(outcome.changed for outcome in outcomes)
+                self._outcomes[pipeline.name] = replace(outcomes[-1], changed=outcomes[-1].ok and changed)
+        if not self._outcomes or self.busy:
+            return None
+        outcomes, self._outcomes = list(self._outcomes.values()), {}
+        failed = [outcome for outcome in outcomes if not outcome.ok]
+        return failed[-1] if failed else ReplanDone(ok=True, changed=any(outcome.changed for outcome in outcomes))
+
+    def preview(self, wishes: Wishes) -> Problem:
+        """The planner's question with other wishes, asked of all nodes that are here.
+
+        Raises:
+            PlanningError, BadWish: there is nothing to ask; the message says why.
+        """
+        return self._staffing.preview(wishes)
+
+    # --- orders -----------------------------------------------------------------------------------------------
+
+    def start(self, now_s: float) -> None:
+        """Messages flow from now on; the fleet is believed to be complete a moment later."""
+        self._staffing.start(now_s + self._timing.start_s)
+        for pipeline in self.all:
+            if not pipeline.is_resting:
+                pipeline.director.start(now_s)
+
+    def use_model(self, model: ServedModel, now_s: float) -> None:
+        """Serve this model from the next plans on."""
+        for pipeline in self.all:
+            pipeline.director.model = model
+        self._staffing.force(now_s)
+
+    def no_model(self, reason: str) -> None:
+        """There is no model that could be served."""
+        for pipeline in self.all:
+            pipeline.director.no_model(reason)
+
+    def use_wishes(self, wishes: Wishes) -> None:
+        """Plans are to respect these from now on."""
+        for pipeline in self.all:
+            pipeline.director.wishes = wishes
+
+    def force(self, now_s: float) -> None:
+        """Plan as soon as possible, whatever it gains."""
+        self._staffing.force(now_s)
+
+    # --- nodes ------------------------------------------------------------------------------------------------
+
+    def joined(self, node: str, now_s: float) -> list[Effect]:
+        """A node can be used."""
+        self.restored(now_s)
+        effects = [effect for pipeline in self.all for effect in pipeline.requests.node_returned(node)]
+        return effects + [effect for pipeline in self.all for effect in pipeline.standby.node_returned(node)]
+
+    def restored(self, now_s: float) -> None:
+        """A node that was to give up its layers may have some again."""
+        if self._staffing.sole and not self._staffing.wants_several:
+            self._staffing.sole.director.joined(now_s)
+
+    def left(self, now_s: float) -> None:
+        """A node can't be used any more."""
+        if self._staffing.sole and not self._staffing.wants_several:
+            self._staffing.sole.director.left(now_s)
+
+    def drained(self, node: str, now_s: float) -> None:
+        """A node should give up its layers."""
+        for pipeline in self.all:
+            pipeline.director.drained(node, now_s)
+
+    def node_said(self, node: str, message: Any, now_s: float) -> list[Effect]:
+        """A node's message about a segment, a request or itself."""
+        if isinstance(message, NodeProfile):
+            return self.lead.node_said(node, message, now_s)  # profiles are shared
+        return [effect for pipeline in self.all for effect in pipeline.node_said(node, message, now_s)]
+
+    # --- the worker -------------------------------------------------------------------------------------------
+
+    def solved(self, job: int, outcome: Solution | Infeasible, now_s: float) -> list[Effect]:
+        """The planner's answer to one of the directors."""
+        return [effect for pipeline in self.all for effect in pipeline.director.solved(job, outcome, now_s)]
+
+    def divided(self, event: FleetDivided, now_s: float) -> list[Effect]:
+        """The planner has dealt the fleet out."""
+        return self._staffing.divided(event, now_s)
+
+    def built(self, job: int, segments: tuple[BuiltSegment, ...]) -> None:
+        """The graphs of one of the plans are there."""
+        for pipeline in self.all:
+            pipeline.director.built(job, segments)
+
+    def standby_planned(self, answer: StandbyPlanned) -> list[Effect]:
+        """The planner has found the standby units of one of the plans."""
+        pipeline = self._all.get(answer.pipeline)
+        return pipeline.standby_planned(answer) if pipeline else []
+
+    def job_failed(self, job: int, reason: str, now_s: float) -> list[Effect]:
+        """The worker could not do what one of the directors, or the division, needs."""
+        effects = self._staffing.failed(job, reason, now_s)
+        return effects + [effect for one in self.all for effect in one.director.job_failed(job, reason)]
+
+    # --- the bus ----------------------------------------------------------------------------------------------
+
+    def heard_plan(self, plan: Plan, *, retained: bool) -> tuple[list[Effect], bool]:
+        """A plan on the bus: one of ours is taken down if an earlier start has left it, whatever its pipeline.
+
+        Returns:
+            Effects, and whether another orchestrator has taken over.
+        """
+        if plan.pipeline not in self._names:
+            return [], False
+        pipeline = self._all.get(plan.pipeline) or self._add(plan.pipeline)
+        return pipeline.director.heard_plan(plan, retained=retained)
+
+    def republish(self, now_s: float) -> list[Effect]:
+        """The connection was lost for a while."""
+        return [effect for pipeline in self.all for effect in pipeline.republish(now_s)]
+
+    def stop(self) -> list[Effect]:
+        """The orchestrator ends."""
+        return [effect for pipeline in self.all for effect in pipeline.stop()]
+
+    # --- requests ---------------------------------------------------------------------------------------------
+
+    def submit(self, request: SubmitRequest, now_s: float) -> list[Effect]:
+        """A client asks."""
+        if any(pipeline.requests.knows(request.request) for pipeline in self.all):
+            return []  # the same submission again
+        lead = min(
+            [pipeline for pipeline in self.all if pipeline.is_serving] or [self.lead],
+            key=lambda pipeline: pipeline.requests.queued_count,
+        )
+        effects = lead.requests.submit(request, now_s)
+        if any(waiting.request == request.request for waiting in lead.requests.waiting):
+            place(request.request, lead, self.all)
+        return effects
+
+    def cancel(self, client: str, cancel: CancelRequest, now_s: float) -> list[Effect]:
+        """A client lost interest."""
+        return [effect for one in self.all for effect in one.requests.cancel(client, cancel, now_s)]
+
+    def tokens(self, heard: TokensHeard, now_s: float) -> list[Effect]:
+        """Tokens of a pipeline's last stage."""
+        pipeline = self._all.get(heard.pipeline, self.all[0])  # which counts what is not its own
+        return pipeline.requests.tokens(heard, now_s)
+
+    # --- time -------------------------------------------------------------------------------------------------
+
+    def advance(self, now_s: float) -> list[Effect]:
+        """Let time act on plans and requests."""
+        effects = self._staffing.advance(now_s)
+        for pipeline in self.all:
+            effects += pipeline.advance(now_s)
+        listen, self._listen = self._listen, []
+        return [*listen, *effects]
+
+    def serve(self, now_s: float, *, opening: bool) -> list[Effect]:
+        """Open requests that wait, or refuse them when there is no hope. ``opening``: a model is being opened."""
+        even_out(self.all)
+        effects: list[Effect] = []
+        for pipeline in self.all:
+            if pipeline.is_serving:
+                effects += pipeline.serve(now_s)
+            elif self.is_hopeless and not opening:
+                effects += pipeline.requests.refuse_waiting(self.lead.director.why_none, now_s)
+        return effects
+
+    def next_deadline_s(self, *, opening: bool) -> float:
+        """When ``advance`` or ``serve`` next have something to do by time alone."""
+        refusing = self.is_hopeless and not opening
+        due = [self._staffing.next_deadline_s()]
+        for pipeline in self.all:
+            due += [pipeline.requests.next_deadline_s(refusing=refusing), pipeline.director.next_deadline_s()]
+        return min(due)

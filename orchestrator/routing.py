@@ -1,0 +1,72 @@
+"""Which pipeline answers which request (pure)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from orchestrator.pipeline import Pipeline
+from orchestrator.planning.replicas import answers_first
+from orchestrator.sessions import PromptRefused, Session
+
+
+def expected_s(pipeline: Pipeline, session: Session) -> float:
+    """When a serving pipeline would have answered one request more, as its plan predicts.
+
+    Prompt tokens cost in proportion; those that the nodes have left of an earlier turn cost nothing. Open requests
+    share the bottleneck; when all slots are taken, a round of answers is awaited for each slot's worth of requests.
+    """
+    active = pipeline.director.active
+    assert active
+    assert session.answer
+    predicted, slots = active.plan.solution.predicted, active.plan.slots
+    ahead = pipeline.requests.open_count + pipeline.requests.queued_count
+    known_tokens = len(session.prompt_ids) + len(session.answer.tokens)
+    prompt_tokens = known_tokens - pipeline.requests.cached_tokens(session, active.plan.epoch)
+    prompt_tokens += sum(len(waiting.prompt_ids) for waiting in pipeline.requests.waiting)
+    prefill_s = predicted.ttft_s * prompt_tokens / max(1, predicted.prompt_tokens)
+    per_token_s = max(predicted.decode_s, min(ahead + 1, slots) * predicted.bottleneck_s)
+    answer_tokens = session.answer.max_tokens - len(session.answer.tokens)
+    return prefill_s + (1 + ahead // slots) * answer_tokens * per_token_s
+
+
+def best_for(session: Session, serving: Sequence[Pipeline]) -> Pipeline:
+    """The pipeline that would answer first; the first of them for a prompt that none will take."""
+    if len(serving) == 1:
+        return serving[0]
+    for pipeline in serving:
+        active = pipeline.director.active
+        assert active
+        try:
+            session.encode_for(active.plan.model, active.plan.context_tokens)
+        except PromptRefused:
+            return pipeline  # says so when it is to open it
+    fewest_first = sorted(serving, key=lambda one: one.requests.open_count + one.requests.queued_count)
+    return fewest_first[answers_first([expected_s(pipeline, session) for pipeline in fewest_first])]
+
+
+def place(request: str, at: Pipeline, pipelines: Sequence[Pipeline]) -> None:
+    """Let a request that has just come in ``at`` a pipeline wait where it will be answered first."""
+    serving = [pipeline for pipeline in pipelines if pipeline.is_serving]
+    if len(pipelines) > 1 and serving:
+        _hand_over(request, at, serving)
+
+
+def even_out(pipelines: Sequence[Pipeline]) -> None:
+    """Let requests that wait in one pipeline go on in another: in any from one that will not serve again, in those
+    with a free slot from one that has none or is not ready."""
+    serving = [pipeline for pipeline in pipelines if pipeline.is_serving]
+    for pipeline in pipelines if len(pipelines) > 1 and serving else ():
+        if pipeline.is_serving and pipeline.free_slots > 0:
+            continue
+        for session in pipeline.requests.waiting:
+            others = [other for other in serving if other is not pipeline]
+            if not pipeline.is_given_up:
+                others = [other for other in others if other.free_slots > other.requests.queued_count]
+            if not others:
+                break
+            _hand_over(session.request, pipeline, others)
+
+
+def _hand_over(request: str, giver: Pipeline, takers: Sequence[Pipeline]) -> None:
+    session = giver.requests.give(request)
+    best_for(session, takers).requests.adopt(session)
