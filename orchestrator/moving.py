@@ -237,11 +237,10 @@ class LiveMove:
             *self.rollout.fail(node, reason),
         ]
 
-    def view(self, now_s: float) -> dict[str, Any]:
+    def view(self) -> dict[str, Any]:
         """What ``linguabus status`` shows; JSON-able."""
         return {
             "phase": self.phase.value,
-            "phase_s": round(now_s - self._begun_s, 3),
             "from_epoch": str(self.running.epoch),
             "to_epoch": str(self.plan.epoch),
             "units": moved_units(self.running.ring, self.plan.ring),

@@ -18,14 +18,14 @@ def overview(core: Core, now_s: float) -> dict[str, Any]:
     """Everything; JSON-able."""
     return {
         "pipelines": [
-            {**_pipeline(pipeline, core.fleet, now_s), "tokens_per_s": core.tokens_per_s(pipeline.name, now_s)}
+            {**_pipeline(pipeline, core.fleet), "tokens_per_s": core.tokens_per_s(pipeline.name, now_s)}
             for pipeline in core.serving()
         ],
         "nodes": core.fleet.view(now_s),
     }
 
 
-def _pipeline(pipeline: Pipeline, fleet: FleetState, now_s: float) -> dict[str, Any]:
+def _pipeline(pipeline: Pipeline, fleet: FleetState) -> dict[str, Any]:
     director, requests = pipeline.director, pipeline.requests
     plan = director.active.plan if director.active else None
     return {
@@ -41,7 +41,7 @@ def _pipeline(pipeline: Pipeline, fleet: FleetState, now_s: float) -> dict[str, 
         "slots": plan.slots if plan else None,
         "stages": [_stage(plan, index, fleet) for index in range(len(plan.ring))] if plan else [],
         "progress": director.progress(),
-        "move": director.work.view(now_s) if isinstance(director.work, LiveMove) else None,
+        "move": director.work.view() if isinstance(director.work, LiveMove) else None,
     }
 
 

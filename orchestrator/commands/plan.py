@@ -171,7 +171,21 @@ def describe(plan: dict[str, Any]) -> str:
         f"predicted {plan['predicted_tokens_per_s']:.1f} tokens/s for one request "
         f"({plan['predicted_decode_ms']:.1f} ms per token), bottleneck {plan['bottleneck_node']}; "
         f"{plan['objective']} plan, {plan['status']}, by {plan['solver']} in {plan['solve_ms']:.0f} ms"
+        f"{_moves(plan['moves'])}"
     )
+
+
+def _moves(moves: dict[str, Any]) -> str:
+    """The live move under way, else the last one."""
+    now, last = moves["now"], moves["last"]
+    if now:
+        copied = f", {megabytes(now['copied_bytes'])} of {megabytes(now['expected_bytes'])} copied"
+        waits = f", waits for {', '.join(now['waits_for'])}" if now["waits_for"] else ""
+        how = copied if now["mode"] == "copy" else ", KV rows are computed again"
+        return f"\nmoving {now['units']} to epoch {now['to_epoch']}: {now['phase']}{how}{waits}"
+    if last:
+        return f"\nlast move: {last['units']}, readers waited {last['paused_s'] * 1e3:.0f} ms"
+    return ""
 
 
 def _row(stage: dict[str, Any]) -> tuple[str, ...]:

@@ -35,6 +35,7 @@ PLAN: dict[str, Any] = {
     "status": "optimal", "gap": 0.0, "solver": "glpk", "solver_gap": 0.0, "solve_ms": 81.0, "predicted_decode_ms": 7.75,
     "predicted_tokens_per_s": 129.0, "predicted_tokens_per_s_many": 222.2, "predicted_ttft_ms": 110.0,
     "predicted_prompt_tokens": 128, "bottleneck_node": "kitchen-phone", "standby": [],
+    "moves": {"now": None, "last": None, "done": 0, "failed": 0, "last_failure": ""},
 }  # fmt: skip
 
 
@@ -91,6 +92,24 @@ def test_plan_shows_standby_units(fake: FakeOrchestrator, capsys: pytest.Capture
         "kitchen-phone keeps embed; blocks 11-12 on standby: 20 MB of 30 MB on disk",
         "pi keeps block 0 on standby: 9 MB",
     ]
+
+
+def test_plan_shows_the_move_under_way_or_the_last_one(
+    fake: FakeOrchestrator, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = {
+        "phase": "copying", "from_epoch": "3-1", "to_epoch": "3-2", "units": "units [2, 5) from pi to kitchen-phone",
+        "mode": "copy", "expected_bytes": 40_000_000, "copied_bytes": 10_000_000, "waits_for": ["pi"],
+    }  # fmt: skip
+    last = {"units": "units [1, 2) from pi to tv", "paused_s": 0.0123}
+    for moves, line in (
+        ({"now": now}, f"moving {now['units']} to epoch 3-2: copying, 10 MB of 40 MB copied, waits for pi"),
+        ({"now": {**now, "mode": "prefill", "waits_for": []}}, f"moving {now['units']} to epoch 3-2: copying"),
+        ({"last": last}, "last move: units [1, 2) from pi to tv, readers waited 12 ms"),
+    ):
+        fake.control["plan"] = {**PLAN, "moves": {**PLAN["moves"], **moves}}
+        assert cli.run(["plan"]) == 0
+        assert capsys.readouterr().out.splitlines()[-1].startswith(line)
 
 
 def test_plan_again_replans_first(fake: FakeOrchestrator) -> None:

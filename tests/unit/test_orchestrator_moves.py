@@ -246,11 +246,11 @@ def test_status_shows_a_move_under_way_and_what_became_of_it() -> None:
     director = world.core.director
     assert director.state() == "moving"
     world.event(NodeSaid("a", world.nodes["a"].answer_move(world.commands("a", CopyKv)[-1])))
-    now = director.moves_view(world.now_s)["now"]
+    now = director.moves_view()["now"]
     assert (now["phase"], now["mode"], now["waits_for"], now["copied_bytes"]) == ("copying", "copy", ["b"], MB)
     assert now["expected_bytes"] == 12 * 1024 * 2
     answer(world, CopyKv)
-    view = director.moves_view(world.now_s)
+    view = director.moves_view()
     assert (view["now"], view["done"], view["failed"]) == (None, 1, 0)
     assert view["last"]["requests"] == 1
     assert director.state() == "serving"
@@ -277,8 +277,11 @@ def goes_on(world: World, request: str, old: Plan) -> None:
     for name in "ab":
         assert [go_on.epoch for go_on in world.commands(name, GoOn)] == [old.epoch]
     assert world.core.director.work is None
-    view = world.core.director.moves_view(world.now_s)
+    view = world.core.director.moves_view()
     assert (view["done"], view["failed"]) == (0, 1)
+    status = world.control("status")
+    assert status
+    assert status.result["moves"] == view
     reply = world.reply(2)
     assert reply
     assert not reply.ok
@@ -409,7 +412,7 @@ def test_what_is_said_about_another_epoch_or_by_another_node_means_nothing() -> 
     world.event(NodeSaid("a", type(foreign)(**{**fields(foreign), "final": True})))
     world.event(NodeSaid("a", type(foreign)(**{**fields(foreign), "stage": 7})))
     assert world.core.director.work is move
-    assert world.core.director.moves_view(world.now_s)["now"]["waits_for"] == ["a", "b"]
+    assert world.core.director.moves_view()["now"]["waits_for"] == ["a", "b"]
 
 
 def fields(message: Any) -> dict[str, Any]:
