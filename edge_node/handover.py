@@ -8,7 +8,7 @@ that is said to be there (chunks of a prompt on their way through the ring), it 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -72,6 +72,11 @@ class Handover:
         """Nothing has to be loaded: the old stage's segment is the new one's, too."""
         self._waiting: dict[int, _Wait] = {}
         self._closed = False
+
+    @property
+    def waiting(self) -> Collection[int]:
+        """Requests that are not settled."""
+        return self._waiting.keys()
 
     def waits_for(self, key: StageKey) -> bool:
         """Is the old stage still needed?"""

@@ -97,14 +97,14 @@ class Stage:
             slot, length = grant.slot, max(length, grant.valid_length)
             if grant.copy_from is not None:
                 effects.append(CopyPrefix(self.key, grant.copy_from, slot, grant.valid_length))
-        rule = PositionRule(valid_length=length)
+        rule = PositionRule()
         self.requests[number] = request = new_request(
             message, self.spec, slot, rule, before=taken.before, watchdog_min_s=self._watchdog_min_s
         )
-        self.slots.use(slot, rule)
         self._regroup()
         if taken.waits:
             request.held = True
+            self.slots.use(slot, PositionRule(valid_length=length))
         else:
             self._begin(number, request, length)
         return effects
@@ -113,6 +113,7 @@ class Stage:
         """The request's first ``valid_length`` positions are here: go on behind them."""
         request.rule.valid_length = valid_length
         request.held = self.move.is_held
+        self.slots.use(request.slot, request.rule)
         if request.driver:
             # Chunks go on where they were, in the middle of a prompt; computed again, they are what they were at first.
             in_prompt = request.open.moved_tokens <= valid_length < request.open.prompt_tokens
@@ -164,7 +165,7 @@ class Stage:
     def go_on(self) -> None:
         """Begin what was held."""
         for number, state in self.requests.items():
-            state.held = False
+            state.held = number in self.move.unsettled
             self._take_turn(number, state)
 
     def settle(self, number: int, valid_length: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from edge_node.effects import Effect, Reply, StageKey
@@ -52,7 +53,7 @@ class StageMove:
         if hold.is_over(now_s):
             self._end_hold()
             return []
-        held = hold.report(self._stage.requests)
+        held = None if self.unsettled else hold.report(self._stage.requests)
         if held is None:
             return []
         spec = self._stage.spec
@@ -85,6 +86,11 @@ class StageMove:
     def take(self, number: int, moved_tokens: int) -> Taken:
         """A request is opened: what is here of it."""
         return self._handover.take(number, moved_tokens) if self._handover else Taken(0)
+
+    @property
+    def unsettled(self) -> Collection[int]:
+        """Requests taken over before all of them is here."""
+        return self._handover.waiting if self._handover else ()
 
     def make_room(self) -> bool:
         """Free the slot of a request that rows came for but that is not open; False if there is none."""

@@ -40,12 +40,14 @@ from schemas.messages import (
     BlobRef,
     CloseRequest,
     Epoch,
+    KvCopied,
     KvLayer,
     OpenRequest,
     Plan,
     PrepareSegment,
     RequestClosed,
     RequestFailed,
+    RequestsHeld,
     ResendTokens,
     Sampling,
     SegmentFailed,
@@ -150,6 +152,8 @@ class SimulatedAnswer:
     prompt_ids: tuple[int, ...]
     prompt_tokens: int
     max_tokens: int
+    options: dict[str, Any] = field(default_factory=dict)
+    """For the last stage's OpenRequest."""
     tokens: dict[int, int] = field(default_factory=dict)
     finish: Flag = Flag.NONE
     first_token_s: float | None = None
@@ -198,6 +202,8 @@ class SimulatedNode:
         self.caches: dict[StageKey, dict[int, defaultdict[int, Rows]]] = {}
         """By layer and slot."""
         self.runs: list[Work] = []
+        self.computed: Counter[tuple[int, int, int]] = Counter()
+        """How often (request, layer, position) was computed."""
 
     def compute(self, work: Work) -> Computed:
         """Run the fake model."""
@@ -249,6 +255,7 @@ class SimulatedNode:
             for layer, cache in self.caches[key].items():
                 parts = cache[row.slot]
                 parts[0][position] = parts[1][position] = value
+                self.computed[row.request, layer, position] += 1
                 value = mix(layer, [parts[index & 1][index] for index in range(position + 1)])
             outputs.append(value)
         chosen: list[int] = []
@@ -281,15 +288,19 @@ class SimulatedRing:
         self.answers: dict[int, SimulatedAnswer] = {}
         self.ready: list[SegmentReady] = []
         self.failed: list[SegmentFailed] = []
+        self.copied: list[KvCopied] = []
+        self.held: list[RequestsHeld] = []
         self.unloaded: list[tuple[str, StageKey]] = []
         self.frames: Counter[Kind] = Counter()
         """Frames published, by kind."""
         self.replays_taken = 0
         self.epoch = Epoch(generation=1, counter=0)
         self.ring: list[str] = []
+        self.refs: tuple[StageRef, ...] = ()
         self._spec = spec
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
+        self._epochs = itertools.count(1)
         self._link_free_s: dict[str, float] = {}
         self.deploy(list(self.nodes))
 
@@ -430,6 +441,10 @@ class SimulatedRing:
                 self.failed.append(message)
             case RequestClosed():
                 self.answers[request_number(message.request)].closed.append(message)
+            case KvCopied():
+                self.copied.append(message)
+            case RequestsHeld():
+                self.held.append(message)
             case RequestFailed():
                 self.answers[request_number(message.request)].failures.append(message)
 
@@ -442,24 +457,34 @@ class SimulatedRing:
 
     def deploy(self, ring: Sequence[str], **spec: Any) -> Epoch:
         """Prepare an epoch on these nodes and commit it when all are ready."""
-        self.ring = list(ring)
-        self.epoch = Epoch(generation=1, counter=self.epoch.counter + 1)
-        self.ready.clear()
-        for stage, name in enumerate(ring):
-            self.command(name, prepare_segment(ring, stage, self.epoch, **(self._spec | spec)))
+        specs = self.prepare(ring, **spec)
         self.run(lambda: len(self.ready) == len(ring))
+        self.commit(specs[0])
+        return self.epoch
+
+    def prepare(self, ring: Sequence[str], **spec: Any) -> list[PrepareSegment]:
+        """Have all nodes load the next epoch's segments."""
+        epoch = Epoch(generation=1, counter=next(self._epochs))
+        self.ready.clear()
+        specs = [prepare_segment(ring, stage, epoch, **(self._spec | spec)) for stage in range(len(ring))]
+        for name, prepare in zip(ring, specs, strict=True):
+            self.command(name, prepare)
+        return specs
+
+    def commit(self, spec: PrepareSegment) -> None:
+        """The epoch is in force."""
+        self.epoch, self.refs, self.ring = spec.epoch, spec.ring, [ref.node for ref in spec.ring]
         plan = Plan(
             pipeline=PIPELINE,
-            epoch=self.epoch,
+            epoch=spec.epoch,
             model="fake",
             context_tokens=64,
             slots=4,
             wire_dtype="fp32",
-            ring=prepare_segment(ring, 0, self.epoch).ring,
+            ring=spec.ring,
         )
         for name in self.nodes:
             self.command(name, plan)
-        return self.epoch
 
     def open(
         self,
@@ -477,39 +502,45 @@ class SimulatedRing:
         """Open a request on every stage, the first one last, and ask for missed tokens now and then."""
         name = f"{request:016x}"
         prompt_tokens = len(prompt_ids) if prompt_tokens is None else prompt_tokens
-        answer = SimulatedAnswer(name, tuple(prompt_ids), prompt_tokens, max_tokens)
-        self.answers[request] = answer
-        last = len(self.ring) - 1
         sampling = sampling or Sampling()
-        for stage in range(last, -1, -1):
-            needs_ids = stage == 0 or (stage == last and (sampling.repetition_penalty != 1.0 or draft_tokens > 0))
-            message = OpenRequest(
-                pipeline=PIPELINE,
-                epoch=self.epoch,
-                stage=stage,
-                request=name,
-                prompt_tokens=prompt_tokens,
-                max_tokens=max_tokens,
-                prompt_ids=tuple(prompt_ids) if needs_ids else None,
-                sampling=sampling if stage == last else None,
-                eos_ids=tuple(eos_ids) if stage == last else (),
-                draft_tokens=draft_tokens if stage == last else 0,
-                prefix_request=None if prefix_request is None else f"{prefix_request:016x}",
-                prefix_tokens=prefix_tokens,
-            )
-            self.command(self.ring[stage], message)
-        self._ask_for_missed_tokens(answer, self.ring[last], -1)
+        options = {"sampling": sampling, "eos_ids": tuple(eos_ids), "draft_tokens": draft_tokens}
+        answer = SimulatedAnswer(name, tuple(prompt_ids), prompt_tokens, max_tokens, options)
+        self.answers[request] = answer
+        prefix = None if prefix_request is None else f"{prefix_request:016x}"
+        self.open_stages(answer, self.epoch, self.ring, prompt_ids, prefix_request=prefix, prefix_tokens=prefix_tokens)
+        self._ask_for_missed_tokens(answer, -1)
         return answer
 
-    def _ask_for_missed_tokens(self, answer: SimulatedAnswer, last: str, before: int) -> None:
+    def open_stages(
+        self, answer: SimulatedAnswer, epoch: Epoch, ring: Sequence[str], ids: Sequence[int], **changes: Any
+    ) -> None:
+        """Open a request on every stage, the first one last; ``ids``: all that is known of it."""
+        last = len(ring) - 1
+        penalty = answer.options["sampling"].repetition_penalty != 1.0
+        for stage in range(last, -1, -1):
+            needs_ids = stage == 0 or (stage == last and (penalty or answer.options["draft_tokens"] > 0))
+            message = OpenRequest(
+                pipeline=PIPELINE,
+                epoch=epoch,
+                stage=stage,
+                request=answer.request,
+                prompt_tokens=answer.prompt_tokens,
+                max_tokens=answer.max_tokens,
+                prompt_ids=tuple(ids) if needs_ids else None,
+                **(answer.options if stage == last else {}),
+                **changes,
+            )
+            self.command(ring[stage], message)
+
+    def _ask_for_missed_tokens(self, answer: SimulatedAnswer, before: int) -> None:
         """When nothing new came for a while."""
         if answer.complete or answer.closed or answer.failures:
             return
         if len(answer.tokens) == before:
             first = len(answer.prompt_ids) + len(answer.ids)
-            self.command(last, ResendTokens(request=answer.request, position=first))
+            self.command(self.ring[-1], ResendTokens(request=answer.request, position=first))
         count = len(answer.tokens)
-        self.after(_RESEND_S, lambda: self._ask_for_missed_tokens(answer, last, count))
+        self.after(_RESEND_S, lambda: self._ask_for_missed_tokens(answer, count))
 
     def close(self, answer: SimulatedAnswer) -> None:
         """Close a request on every stage of the ring and wait for the figures."""
@@ -527,6 +558,10 @@ class SimulatedRing:
                 if row.ids is not None and row.request == request_number(answer.request):
                     counts.update(range(row.position, row.position + row.count))
         return counts
+
+    def computed(self) -> Counter[tuple[int, int, int]]:
+        """How often each (request, layer, position) was computed, on all nodes."""
+        return sum((node.computed for node in self.nodes.values()), Counter())
 
     def open_requests(self) -> int:
         """Slots in use on all nodes."""

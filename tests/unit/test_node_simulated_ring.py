@@ -290,7 +290,7 @@ def test_no_token_is_lost_when_the_orchestrator_misses_some() -> None:
     kept = dict(answer.tokens)
     for position in (7, 8, 20, 34):
         del answer.tokens[position]
-    ring._ask_for_missed_tokens(answer, "node1", len(answer.tokens))
+    ring._ask_for_missed_tokens(answer, len(answer.tokens))
     ring.run(lambda: answer.complete)
     assert answer.tokens == kept
 
