@@ -12,7 +12,7 @@ from orchestrator.planning.explain import explain, units_text
 from orchestrator.planning.infeasible import is_feasible
 from orchestrator.planning.planner import solve
 from orchestrator.planning.problem import Constraints, NodeLimit, Objective, Pin, Problem, Stage
-from orchestrator.planning.render import as_text
+from orchestrator.planning.render import age_text, as_text
 from orchestrator.planning.solution import Infeasible, Solution, Standby
 from orchestrator.planning.standby import plan_standby
 from tests.support.fleets import MB, device, fleet
@@ -242,3 +242,11 @@ def test_the_difference_to_a_plan_whose_node_is_gone() -> None:
     assert change.moved_units == 6
     assert change.download_bytes == 500 * MB  # the head is tied to the embedding that is there
     assert "time per token: 12.0 ms" in diff_text(problem, change)
+
+
+@pytest.mark.parametrize(
+    ("age_s", "text"), [(0.4, "0 s"), (119, "119 s"), (120, "2 minutes"), (7199, "120 minutes"), (90_000, "25 hours")]
+)
+def test_ages_for_people(age_s: float, text: str) -> None:
+    assert age_text(age_s) == text
+    assert age_text(86_400 * 9) == "9 days"
