@@ -1,9 +1,6 @@
 """One run of a segment: what to compute, and what came of it.
 
 A run is either one request's chunk of a prompt, or one position of each of several requests (a batch).
-
-Nobody changes these objects once they are handed over. They are not ``frozen`` because that triples the time of making
-one, and each step makes one of each.
 """
 
 from __future__ import annotations
@@ -21,7 +18,7 @@ MAX_LOGITS = 33
 FailureCode = Literal["busy", "too_long", "no_progress", "not_finite", "internal"]
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Draw:
     """How to choose the token at ``position``."""
 
@@ -30,7 +27,7 @@ class Draw:
     history: Sequence[int]
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Row:
     """One request's part of a run. Exactly one of ``ids`` (first stage) and ``frame`` is there."""
 
@@ -59,7 +56,7 @@ class Row:
         return self.position + self.count - self.logits + 1
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Work:
     """One run of the segment.
 
@@ -74,14 +71,14 @@ class Work:
 
 
 def batch(key: StageKey, rows: Sequence[Row], lengths: Mapping[int, int], *, last_position: int) -> Work:
-    """A run of several ``rows``; ``lengths`` has the valid length of each slot that holds something."""
+    """A run of ``rows``; ``lengths`` has the valid length of each slot that holds something."""
     ordered = tuple(sorted(rows, key=lambda row: row.slot))
     taken = {row.slot for row in ordered}
     between = (slot for slot in range(ordered[0].slot + 1, ordered[-1].slot) if slot not in taken)
     return Work(key, ordered, tuple((slot, min(lengths.get(slot, 0), last_position)) for slot in between))
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class RowResult:
     """What came of a row: a payload for the next stage, tokens of the last stage, neither, or a failure."""
 
@@ -91,7 +88,7 @@ class RowResult:
     failure_code: FailureCode = "internal"
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Computed:
     """A run's results, in the order of its rows."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from types import TracebackType
 from typing import Any, Self
 
@@ -20,6 +21,7 @@ from schemas.messages import (
     ChatMessage,
     ControlReply,
     ControlRequest,
+    FleetEvent,
     Sampling,
     StreamEnd,
     StreamError,
@@ -28,7 +30,7 @@ from schemas.messages import (
     decode,
     encode,
 )
-from schemas.topics import CONTROL_REPLY, CONTROL_SUBMIT, REQUEST_CANCEL, REQUEST_STREAM, REQUEST_SUBMIT
+from schemas.topics import CONTROL_REPLY, CONTROL_SUBMIT, EVENT, REQUEST_CANCEL, REQUEST_STREAM, REQUEST_SUBMIT
 
 CONTROL_TIMEOUT_S = 3.0
 SILENCE_S = 10.0
@@ -62,6 +64,23 @@ class AnswerFailed(ClientError):
 
 class AnswerIncomplete(ClientError):
     """Pieces of the answer were lost on the way, or the orchestrator vanished while it answered."""
+
+
+class NodeKeepsLayers(ClientError):
+    """A drained node's layers can go nowhere."""
+
+    def __init__(self, node: str, reason: str) -> None:
+        super().__init__(f"{node} keeps its layers until others can hold them: {reason} (to forget about it: --undo)")
+
+
+class NodeStillHolds(ClientError):
+    """A drained node has not given up its layers in time."""
+
+    def __init__(self, node: str, pipelines: Sequence[str], waited_s: float) -> None:
+        super().__init__(
+            f"{node} still holds layers of {', '.join(pipelines)} after {waited_s:g} s; it is drained all the same:"
+            " see linguabus top"
+        )
 
 
 class Answer:
@@ -132,6 +151,7 @@ class Client:
         self._control_timeout_s = control_timeout_s
         self._replies: dict[str, ControlReply] = {}
         self._streams: dict[str, list[StreamMessage]] = {}
+        self._events: list[FleetEvent] = []
         # The broker handles one connection's packets in order, so answers can't be missed after this.
         bus.subscribe([REQUEST_STREAM.filter(client=name), CONTROL_REPLY.filter(client=name)], qos=1)
 
@@ -208,6 +228,17 @@ class Client:
             raise ControlRefused(reply.reason)
         return reply.result
 
+    def listen(self) -> None:
+        """Hear of events from now on."""
+        self._bus.subscribe([EVENT.filter()])
+
+    def events(self, timeout_s: float | None = None) -> list[dict[str, Any]]:
+        """What happened since the last call, members as in the message; waits for something."""
+        if not self._events:
+            self._poll(self._silence_s if timeout_s is None else timeout_s)
+        heard, self._events = self._events, []
+        return [asdict(event) for event in heard]
+
     def wake(self) -> None:
         """End a wait in `receive` early; the only method for other threads."""
         self._bus.wake()
@@ -246,6 +277,8 @@ class Client:
             if CONTROL_REPLY.match(delivery.topic):
                 reply = decode(delivery.payload, ControlReply)
                 self._replies[reply.request] = reply
+            elif EVENT.match(delivery.topic):
+                self._events.append(decode(delivery.payload, FleetEvent))
             elif REQUEST_STREAM.match(delivery.topic):
                 message: StreamMessage = decode(delivery.payload, *REQUEST_STREAM.messages)
                 if message.request in self._streams:

@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 from orchestrator import operations
 from orchestrator.events import Effect, PreviewPlan, SaveModelChoice, SaveWishes, TellHistory
 from orchestrator.planning.errors import PlanningError
+from orchestrator.planning.problem import Problem
+from orchestrator.plans import plan_view
+from orchestrator.rebalancing import comparison
 from orchestrator.replying import refuse as _refuse
 from orchestrator.replying import reply as _reply
 from orchestrator.wishes import BadWish, Wishes, wishes_from
@@ -22,7 +25,20 @@ if TYPE_CHECKING:
     from orchestrator.pipelines import Pipelines
 
 OPERATIONS = tuple(
-    sorted(("apply", "history", "nodes", "plan", "preview", "replan", "status", "use_model", *operations.OPERATIONS))
+    sorted(
+        (
+            "apply",
+            "history",
+            "nodes",
+            "plan",
+            "preview",
+            "rebalance",
+            "replan",
+            "status",
+            "use_model",
+            *operations.OPERATIONS,
+        )
+    )
 )
 HISTORY = 20
 _MOST_HISTORY = 200
@@ -39,6 +55,10 @@ class ControlDesk:
         """Waits for the plan that serves its model."""
         self._previews: dict[int, tuple[ControlRequest, Wishes]] = {}
         """By the planner's job; those that are to be applied too."""
+        self._rebalances: dict[int, tuple[ControlRequest, Problem]] = {}
+        """By the planner's job."""
+        self._compared: dict[str, dict[str, Any]] = {}
+        """By request: said once the plan is in force."""
         self._previewed = 0
 
     def handle(self, command: ControlRequest, core: Core, now_s: float) -> list[Effect]:
@@ -52,6 +72,8 @@ class ControlDesk:
                 return [_reply(command, core.status())]
             case "preview" | "apply":
                 return self._preview(command, core.pipelines)
+            case "rebalance":
+                return self._rebalance(command, core)
             case "history":
                 return [self._history(command)]
             case "replan":
@@ -65,13 +87,14 @@ class ControlDesk:
 
     @staticmethod
     def _plan(command: ControlRequest, core: Core) -> Effect:
-        """The plan in force and what goes on beside it; those of all pipelines."""
+        """The plan in force and what goes on beside it."""
         director = core.director
         if director.active is None:
             what = f"{director.state()}, no plan yet" if director.busy else director.why_none.reason
             return _refuse(command, what)
-        views = [pipeline.plan_view() for pipeline in core.pipelines.all if pipeline.director.active]
-        return _reply(command, {**views[0], "pipelines": views})
+        view = plan_view(director.active.plan, director.active.ready)
+        standby = core.pipeline.standby.view(director.active.plan, core.fleet.nodes)
+        return _reply(command, {"state": director.state(), **view, "standby": standby, "moves": director.moves_view()})
 
     def _preview(self, command: ControlRequest, pipelines: Pipelines) -> list[Effect]:
         try:
@@ -85,11 +108,11 @@ class ControlDesk:
 
     def previewed(self, job: int, explanation: dict[str, Any], pipelines: Pipelines, now_s: float) -> list[Effect]:
         """The planner has answered: tell, or let the plan be made that respects the wishes."""
+        if job in self._rebalances:
+            return self._rebalanced(job, explanation, pipelines, now_s)
         command, wishes = self._previews.pop(job)
         if command.operation == "preview":
-            profiles = pipelines.profiles_view(now_s)
-            said = {"wishes": wishes.as_arguments(), "explanation": explanation, "profiles": profiles}
-            return [_reply(command, said)]
+            return [_reply(command, {"wishes": wishes.as_arguments(), "explanation": explanation})]
         if not explanation["feasible"]:
             return [_refuse(command, f"{explanation['reason']}; {explanation['smallest_fix']}")]
         pipelines.use_wishes(wishes)
@@ -99,8 +122,36 @@ class ControlDesk:
 
     def preview_failed(self, job: int, reason: str) -> list[Effect]:
         """The planner could not answer."""
-        command, _ = self._previews.pop(job)
+        command, _ = self._rebalances.pop(job) if job in self._rebalances else self._previews.pop(job)
         return [_refuse(command, reason)]
+
+    def _rebalance(self, command: ControlRequest, core: Core) -> list[Effect]:
+        director = core.director
+        try:
+            if not isinstance(command.arguments.get("dry_run", False), bool):
+                raise BadWish("dry_run: use true or false")
+            problem = director.preview(director.wishes)
+        except (BadWish, PlanningError) as error:
+            return [_refuse(command, str(error))]
+        if director.active is None:
+            return [_refuse(command, director.why_none.reason)]
+        self._previewed -= 1
+        self._rebalances[self._previewed] = (command, problem)
+        return [PreviewPlan(self._previewed, problem)]
+
+    def _rebalanced(self, job: int, explanation: dict[str, Any], pipelines: Pipelines, now_s: float) -> list[Effect]:
+        """Compare with the plan in force, and replace that if it pays and is wanted."""
+        command, problem = self._rebalances.pop(job)
+        director = pipelines.lead.director
+        if director.active is None:
+            return [_refuse(command, director.why_none.reason)]
+        said = comparison(problem, director.active.plan, explanation, director.succession.migration_to)
+        if command.arguments.get("dry_run", False) or not said["moves"]:
+            return [_reply(command, said)]
+        pipelines.force(now_s)
+        self._replans.append(command)
+        self._compared[command.request] = said
+        return []
 
     @staticmethod
     def _history(command: ControlRequest) -> Effect:
@@ -150,7 +201,8 @@ class ControlDesk:
             stays = pipelines.lead.director.active is not None and not last.ok
             effects += [_refuse(self._switching, last.reason)] if stays else _chosen(self._switching)
         for command in self._replans:
-            effects.append(_reply(command, {"changed": last.changed}) if last.ok else _refuse(command, last.reason))
+            said = {**self._compared.pop(command.request, {}), "changed": last.changed}
+            effects.append(_reply(command, said) if last.ok else _refuse(command, last.reason))
         self._switching, self._replans = None, []
         return effects
 

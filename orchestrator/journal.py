@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import asdict
 from typing import Any
 
 from orchestrator.events import Note
@@ -40,18 +41,4 @@ class Journal:
 
     def view(self, limit: int = KEPT) -> list[dict[str, Any]]:
         """The newest ``limit``; JSON-able, members as in the message."""
-        newest = list(self._events)[-limit:]
-        return [event_view(event) for event in newest]
-
-
-def event_view(event: FleetEvent) -> dict[str, Any]:
-    """One event; JSON-able."""
-    return {
-        "number": event.number,
-        "at_s": event.at_s,
-        "pipeline": event.pipeline,
-        "kind": event.kind,
-        "node": event.node,
-        "text": event.text,
-        "warning": event.warning,
-    }
+        return [asdict(event) for event in list(self._events)[-limit:]]

@@ -12,11 +12,11 @@ INTERRUPTED = 130
 def exit_code(error: LinguabusError) -> int:
     """2, but 1 for errors that no other input would have avoided."""
     from broker.errors import BrokerDidNotStart
-    from orchestrator.client import AnswerFailed, AnswerIncomplete
+    from orchestrator.client import AnswerFailed, AnswerIncomplete, NodeStillHolds
     from orchestrator.errors import Superseded
     from orchestrator.model.errors import BlobCorrupt, ConversionFailed
 
     if isinstance(error, AnswerFailed):
         return FAILURE if error.code in ("busy", "failed") else WRONG_INPUT
-    broke = AnswerIncomplete | BlobCorrupt | BrokerDidNotStart | ConversionFailed | Superseded
+    broke = AnswerIncomplete | NodeStillHolds | BlobCorrupt | BrokerDidNotStart | ConversionFailed | Superseded
     return FAILURE if isinstance(error, broke) else WRONG_INPUT

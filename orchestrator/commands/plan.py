@@ -80,6 +80,11 @@ def wish_options(function: Callable[..., None]) -> Callable[..., None]:
             help="Most memory that a node may be given, in MB.",
         ),
         click.option(
+            "--min-battery", "min_battery_percent", type=click.FloatRange(0, 100), metavar="PERCENT",
+            help="Leave out nodes whose battery is below, also once it falls below.",
+        ),
+        click.option("--only-on-charger", is_flag=True, help="Leave out nodes that run on their battery."),
+        click.option(
             "--context", "context_tokens", type=click.IntRange(2, 10_000_000),
             help="Tokens of prompt and answer together. [default: as the orchestrator was started]",
         ),
@@ -96,7 +101,7 @@ def wish_options(function: Callable[..., None]) -> Callable[..., None]:
 @wish_options
 def preview(settings: Settings, as_json: bool, **wishes: Any) -> None:
     """Show the best plan under constraints, what else was possible and why; change nothing."""
-    from orchestrator.planning.render import as_text, profiles_text
+    from orchestrator.planning.render import as_text
 
     with connect(settings) as client:
         said = client.control("preview", timeout_s=SOLVE_TIMEOUT_S, **wishes)
@@ -104,7 +109,7 @@ def preview(settings: Settings, as_json: bool, **wishes: Any) -> None:
     if as_json:
         print_json(said)
     else:
-        click.echo(f"{as_text(explanation)}\n\n{profiles_text(said['profiles'])}")
+        click.echo(as_text(explanation))
     if not explanation["feasible"]:
         raise click.exceptions.Exit(2)
 

@@ -1,0 +1,47 @@
+"""``linguabus events``: what happened in the fleet."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from typing import Any
+
+import click
+
+from orchestrator.commands.connection import connect
+from orchestrator.commands.settings import Settings, bus_options, pass_settings
+
+MOST = 500
+
+
+@click.command("events", epilog="Example: linguabus events --follow")
+@click.option("--follow", is_flag=True, help="Go on with what happens next, until Ctrl-C.")
+@click.option("--limit", type=click.IntRange(1, MOST), default=50, show_default=True, help="Newest events.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
+@bus_options
+@pass_settings
+def command(settings: Settings, follow: bool, limit: int, as_json: bool) -> None:
+    """List what happened: nodes that came and went, plans, moves, drains, flags. The last 500 are kept."""
+    say = _as_json if as_json else _as_text
+    with connect(settings) as client:
+        if follow:
+            client.listen()
+        events = client.control("events", limit=limit)["events"]
+        for event in events:
+            say(event)
+        if not events and not follow:
+            click.echo("Nothing has happened yet.", err=True)
+        said = {(event["number"], event["at_s"]) for event in events}
+        while follow:
+            for event in client.events():
+                if (event["number"], event["at_s"]) not in said:
+                    say(event)
+
+
+def _as_json(event: dict[str, Any]) -> None:
+    click.echo(json.dumps(event, ensure_ascii=False))
+
+
+def _as_text(event: dict[str, Any]) -> None:
+    at = datetime.fromtimestamp(event["at_s"]).isoformat(" ", "seconds")
+    click.echo(f"{at}  {'! ' if event['warning'] else '  '}{event['kind']:<9} {event['text']}")

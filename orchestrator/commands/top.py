@@ -1,0 +1,89 @@
+"""``linguabus top``: the fleet at work, drawn anew every second."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from orchestrator.commands.connection import connect
+from orchestrator.commands.output import print_json
+from orchestrator.commands.settings import Settings, bus_options, pass_settings
+from orchestrator.commands.top_view import draw
+
+_OTHER_SCREEN, _BACK = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"
+_HOME, _CLEAR_LINE, _CLEAR_BELOW = "\x1b[H", "\x1b[K", "\x1b[J"
+
+
+@click.command("top", epilog="Example: linguabus top --interval 2")
+@click.option("--once", is_flag=True, help="Show the present moment and end.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON objects: one a line, or one with --once.")
+@click.option(
+    "--interval",
+    "interval_s",
+    type=click.FloatRange(0.1, 3600),
+    default=1.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Time between two views.",
+)
+@bus_options
+@pass_settings
+def command(settings: Settings, once: bool, as_json: bool, interval_s: float) -> None:
+    """Show pipelines and nodes at work: time per step, tokens/s, queues, batteries, heat, moves. Ctrl-C ends it."""
+    live = sys.stdout.isatty() and not once and not as_json
+    with connect(settings) as client:
+        said = client.control("top")  # an error is told on the screen that stays
+        if once:
+            print_json(said) if as_json else _print(said)
+            return
+        with _other_screen() if live else contextlib.nullcontext(), contextlib.suppress(KeyboardInterrupt):
+            _go_on(client.control, said, interval_s, live=live, as_json=as_json)
+
+
+def _go_on(ask: Any, said: dict[str, Any], interval_s: float, *, live: bool, as_json: bool) -> None:
+    never = threading.Event()
+    due_s = time.monotonic()
+    while True:
+        if as_json:
+            click.echo(json.dumps(said, ensure_ascii=False))
+        elif live:
+            _redraw(said)
+        else:
+            _print(said)
+            click.echo()
+        due_s = max(due_s + interval_s, time.monotonic())
+        never.wait(due_s - time.monotonic())
+        said = ask("top")
+
+
+def _print(said: dict[str, Any]) -> None:
+    """Not a terminal: nothing is cut."""
+    click.echo("\n".join(draw(said)))
+
+
+def _redraw(said: dict[str, Any]) -> None:
+    """Over what is there; the size is asked each time, so a window may change it."""
+    size = shutil.get_terminal_size()
+    lines = draw(said, width=size.columns, height=size.lines - 1)
+    text = "".join(f"{line}{_CLEAR_LINE}\n" for line in lines)
+    sys.stdout.write(f"{_HOME}{text}{_CLEAR_BELOW}")
+    sys.stdout.flush()
+
+
+@contextlib.contextmanager
+def _other_screen() -> Iterator[None]:
+    """What was on the terminal comes back at the end."""
+    sys.stdout.write(_OTHER_SCREEN)
+    try:
+        yield
+    finally:
+        sys.stdout.write(_BACK)
+        sys.stdout.flush()

@@ -1,0 +1,87 @@
+"""What another plan would give and cost, beside the one in force (pure)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from orchestrator.planning.cost import check
+from orchestrator.planning.migration import Migration
+from orchestrator.planning.planner import evaluate
+from orchestrator.planning.problem import Problem, Stage
+from orchestrator.planning.solution import Solution
+from orchestrator.plans import Candidate, describe_units
+
+
+def comparison(
+    problem: Problem,
+    running: Candidate,
+    explanation: dict[str, Any],
+    migration_to: Callable[[Candidate], Migration | None],
+) -> dict[str, Any]:
+    """JSON-able: both plans with the devices as they are now, the gain, what a move takes, and what is to be done."""
+    stages = running.solution.stages
+    wrong = _wrong(problem, stages)
+    now = None if wrong else evaluate(problem, stages)
+    said: dict[str, Any] = {
+        "epoch": str(running.epoch),
+        "objective": problem.objective.value,
+        "now": now and _figures(now),
+        "best": None,
+        "gain": None,
+        "move": None,
+        "moves": False,
+    }
+    if not explanation["feasible"]:
+        return {**said, "reason": f"no other plan is possible: {explanation['reason']}"}
+    found = tuple(Stage(stage["node"], stage["start"], stage["stop"]) for stage in explanation["stages"])
+    best = evaluate(problem, found)
+    said["best"] = _figures(best)
+    if found == stages:
+        return {**said, "gain": 0.0, "reason": "the plan in force is the best one"}
+    said["move"] = _move(migration_to(replace(running, solution=best)))
+    if now is None:
+        return {**said, "moves": True, "reason": f"the plan in force should not go on: {wrong}"}
+    gain = 1 - best.objective_value / now.objective_value if now.objective_value > 0 else 0.0
+    reason = f"{gain:.1%} less time by {problem.objective.value}" if gain > 0 else "nothing is gained by a move"
+    return {**said, "gain": gain, "moves": gain > 0, "reason": reason}
+
+
+def _wrong(problem: Problem, stages: tuple[Stage, ...]) -> str:
+    missing = [stage.node for stage in stages if stage.node not in problem.device_by_name]
+    if missing:
+        return f"{', '.join(dict.fromkeys(missing))} should have no layers"
+    return next(iter(check(problem, stages)), "")
+
+
+def _figures(answer: Solution) -> dict[str, Any]:
+    predicted = answer.predicted
+    last = predicted.stages[-1].stop
+    return {
+        "decode_ms": predicted.decode_s * 1e3,
+        "tokens_per_s": predicted.tokens_per_s,
+        "tokens_per_s_many": predicted.tokens_per_s_many,
+        "stages": [
+            {
+                "node": stage.node,
+                "start": stage.start,
+                "stop": stage.stop,
+                "units": describe_units(stage.start, stage.stop, last),
+                "decode_ms": stage.decode_s * 1e3,
+            }
+            for stage in predicted.stages
+        ],
+    }
+
+
+def _move(migration: Migration | None) -> dict[str, Any] | None:
+    """None: open requests can't be moved live."""
+    if migration is None:
+        return None
+    return {
+        "mode": "copy" if migration.copies else "prefill",
+        "copy_bytes": migration.copy_bytes,
+        "copy_ms": migration.copy_s * 1e3,
+        "lost_ms": migration.lost_s * 1e3,
+    }
