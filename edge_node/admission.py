@@ -8,7 +8,7 @@ from edge_node.request import StageRequest
 from edge_node.ring import RingDriver
 from edge_node.wire import WIRE_DTYPES
 from edge_node.work import MAX_LOGITS, FailureCode
-from schemas.codec import Flag, Frame
+from schemas.codec import VERIFY, Frame
 from schemas.messages import OpenRequest, PrepareSegment
 
 
@@ -61,5 +61,5 @@ def fits(frame: Frame, spec: PrepareSegment) -> bool:
         and frame.dtype is WIRE_DTYPES[spec.wire_dtype]
         and frame.count <= spec.chunk_tokens
         and frame.position + frame.count <= spec.context_tokens
-        and (frame.count <= MAX_LOGITS or not frame.flags & Flag.VERIFY)
+        and (frame.count <= MAX_LOGITS or not frame.flags & VERIFY)
     )

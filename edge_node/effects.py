@@ -19,9 +19,9 @@ class Reply:
     message: Any
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class SendFrame:
-    """Publish one or more frames, QoS 0."""
+    """Publish one or more frames, QoS 0. Not ``frozen``, which triples the time of making one: each step makes one."""
 
     topic: str
     data: bytes

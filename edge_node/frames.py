@@ -6,15 +6,13 @@ import struct
 from collections.abc import Sequence
 
 from edge_node.work import Row
-from schemas.codec import Dtype, Flag, Frame, Kind, encode_frame, pack_frame
+from schemas.codec import SAMPLE, VERIFY, Dtype, Flag, Frame, Kind, encode_frame, pack_frame
 from schemas.messages import Epoch
-
-_SAMPLE, _VERIFY = int(Flag.SAMPLE), int(Flag.VERIFY)  # the operators of an IntFlag are Python functions
 
 
 def activation_frame(row: Row, epoch: Epoch, *, width: int, dtype: Dtype, payload: bytes) -> bytes:
     """A row's hidden states for the next stage."""
-    flags = (_SAMPLE if row.sample else 0) | (_VERIFY if row.verify else 0)
+    flags = (SAMPLE if row.sample else 0) | (VERIFY if row.verify else 0)
     return pack_frame(
         Kind.ACTIVATION, dtype, flags, row.count, row.request, epoch, row.attempt, row.position, width, payload
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from edge_node.guessing import Guesser
 from edge_node.positions import PositionRule
@@ -40,8 +40,12 @@ class StageRequest:
     """Computes nothing for now."""
     guessed: bool = False
     """The last run verified guesses."""
+    sampling: Sampling = field(init=False)
     moved: bool = False
     """The next epoch's stage has it already; what is still on its way here is computed for that one."""
+
+    def __post_init__(self) -> None:
+        self.sampling = self.open.sampling or Sampling()
 
     @property
     def has_input(self) -> bool:
@@ -81,13 +85,11 @@ class StageRequest:
         reaches_end = position + len(ids) - 1 == max(self.tokens, default=-1)
         return ids, self.finish if reaches_end else Flag.NONE
 
-    def with_draw(self, row: Row) -> Row:
-        """The row with what choosing its tokens takes."""
-        sampling = self.open.sampling or Sampling()
+    def draw(self, row: Row) -> Draw:
+        """What choosing the row's tokens takes."""
         first = row.first_draw
-        history = self.history(first) if sampling.repetition_penalty != 1.0 else ()
-        guess = self.guesses.get(first, ()) if row.verify else ()
-        return replace(row, draw=Draw(sampling, first, history), guess=guess)
+        history = self.history(first) if self.sampling.repetition_penalty != 1.0 else ()
+        return Draw(self.sampling, first, history)
 
     def take(self, row: Row, tokens: Sequence[int], context_tokens: int) -> Sequence[int]:
         """Note the tokens a row gave, up to the end of the answer, and return those."""

@@ -224,14 +224,16 @@ class NodeService:
                 self._event(self._kept.popleft())
             for event in self._bus.poll(self._patience_s(next_heartbeat_s)):
                 self._event(event)
-            self._load_events()
-            self._profile()
+            # What waits for a frame comes first, and the run that it leads to; all else has time.
             work, effects = self._core.next_work()
-            self._do(effects)
+            if effects:
+                self._do(effects)
             if work:
                 self._link.computed()
                 result = self._runner.run(work)
                 self._do(self._core.computed(work, result, time.monotonic()))
+            self._load_events()
+            self._profile()
             now_s = time.monotonic()
             self._do(self._core.tick(now_s))
             self._do(self._core.next_transfer(now_s))
@@ -269,7 +271,9 @@ class NodeService:
                 pipeline, stage, sender = route
                 now_s = time.monotonic()
                 for frame in decode_frames(delivery.payload):
-                    self._do(self._core.frame(pipeline, stage, sender, frame, now_s))
+                    effects = self._core.frame(pipeline, stage, sender, frame, now_s)
+                    if effects:
+                        self._do(effects)
             elif NODE_COMMAND.match(delivery.topic):
                 self._command(messages.decode(delivery.payload, *NODE_COMMAND.messages))
             elif PLAN.match(delivery.topic) and delivery.payload:

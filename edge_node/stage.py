@@ -23,6 +23,8 @@ from edge_node.turns import Turns
 from edge_node.wire import WIRE_DTYPES, rows_per_message
 from edge_node.work import Computed, FailureCode, Row, RowResult, Work, batch
 from schemas.codec import (
+    SAMPLE,
+    VERIFY,
     Flag,
     Frame,
     Kind,
@@ -257,6 +259,8 @@ class Stage:
                 if row:
                     rows.append(row)
             self._take_turn(number, state)
+        if len(rows) == 1:
+            return Work(self.key, (rows[0],)), effects
         if not rows:
             return None, effects
         return batch(self.key, rows, self.slots.lengths(), last_position=self.spec.context_tokens - 1), effects
@@ -274,15 +278,15 @@ class Stage:
         assert state.driver
         step = state.driver.steps.popleft()
         state.rule.valid_length = step.position
-        flags = (Flag.SAMPLE if step.sample else 0) | (Flag.VERIFY if step.verify else 0)
-        return self._row(number, state, step.position, len(step.ids), flags, ids=step.ids)
+        return self._row(number, state, step.position, len(step.ids), step.sample, step.verify, ids=step.ids)
 
     def _accept(self, number: int, state: StageRequest, effects: list[Effect]) -> Row | None:
         """A later stage: the next frame, if the position rule lets it through."""
         frame = state.frames.popleft()
         verdict = state.rule.judge(frame.attempt, frame.position)
         if verdict is Verdict.COMPUTE:
-            return self._row(number, state, frame.position, frame.count, frame.flags, frame=frame)
+            sample, verify = bool(frame.flags & SAMPLE), bool(frame.flags & VERIFY)
+            return self._row(number, state, frame.position, frame.count, sample, verify, frame=frame)
         self._dropped(state)
         if verdict is Verdict.GAP:
             effects.append(SendFrame(self._topics.segment(0), replay_frame(frame, state.rule.valid_length)))
@@ -294,25 +298,17 @@ class Stage:
         state: StageRequest,
         position: int,
         count: int,
-        flags: int,
+        sample: bool,
+        verify: bool,
         *,
         ids: Sequence[int] | None = None,
         frame: Frame | None = None,
     ) -> Row:
-        row = Row(
-            request=number,
-            slot=state.slot,
-            attempt=state.rule.attempt,
-            position=position,
-            count=count,
-            sample=bool(flags & Flag.SAMPLE),
-            verify=bool(flags & Flag.VERIFY),
-            ids=ids,
-            frame=frame,
-        )
-        if not (self.is_last and row.sample):
-            return row
-        return state.with_draw(row)
+        row = Row(number, state.slot, state.rule.attempt, position, count, sample, verify, ids, frame)
+        if self.is_last and sample:
+            row.draw = state.draw(row)
+            row.guess = state.guesses.get(row.first_draw, ()) if verify else ()
+        return row
 
     def computed(self, work: Work, result: Computed, now_s: float) -> list[Effect]:
         """A run is done. What its rows send goes out as one message."""
@@ -332,7 +328,9 @@ class Stage:
             data = self._advance(row, row_result, state, result.compute_s, now_s)
             if data is not None:
                 frames.append(data)
-        return [*failures, *([SendFrame(self._topics.next, b"".join(frames))] if frames else [])]
+        if not frames:
+            return failures
+        return [*failures, SendFrame(self._topics.next, b"".join(frames))]
 
     def _advance(
         self, row: Row, result: RowResult, state: StageRequest, compute_s: float, now_s: float

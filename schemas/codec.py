@@ -93,6 +93,10 @@ class Flag(enum.IntFlag):
     VERIFY = 8
 
 
+SAMPLE: Final = int(Flag.SAMPLE)
+VERIFY: Final = int(Flag.VERIFY)
+"""As plain numbers for the hot path: the operators of an IntFlag are Python functions."""
+
 _ALLOWED_DTYPES: Final = {
     Kind.ACTIVATION: (Dtype.FP32, Dtype.FP16, Dtype.INT8),
     Kind.TOKENS: (Dtype.INT32,),
