@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +17,8 @@ from orchestrator.planning.scenario import Balancer
 from orchestrator.planning.simulate import Simulation
 from orchestrator.planning.solution import Infeasible, Solution
 from orchestrator.planning.standby import plan_standby
+
+MakeBalancer = Callable[[list[Problem]], Balancer]
 
 
 @dataclass(frozen=True)
@@ -33,15 +36,16 @@ class Played:
         return plan if self.report is None else f"{plan}\n\n{report_text(self.report)}"
 
 
-def play(fleet: Fleet, balancer: Balancer | None = None) -> Played:
-    """Plan with the same planner as for a real fleet, then simulate."""
+def play(fleet: Fleet, make_balancer: MakeBalancer | None = None) -> Played:
+    """Plan with the same planner as for a real fleet, then simulate; the balancer is given the pipelines' problems."""
     if fleet.replicas:
-        return _play_replicas(fleet, balancer)
+        return _play_replicas(fleet, make_balancer)
     problem = fleet.problem
     answer = solve(problem)
     if isinstance(answer, Infeasible):
         return Played(explain(problem, answer), None)
     standby = plan_standby(problem, answer.stages).standby
+    balancer = make_balancer([problem]) if make_balancer else None
     record = Simulation(
         [problem], [answer.stages], fleet.workload, fleet.events, replan=quick_replan, balancer=balancer
     ).run()
@@ -49,7 +53,7 @@ def play(fleet: Fleet, balancer: Balancer | None = None) -> Played:
     return Played(explain(problem, answer, standby), summarise(record, fleet.workload, 1, expected))
 
 
-def _play_replicas(fleet: Fleet, balancer: Balancer | None) -> Played:
+def _play_replicas(fleet: Fleet, make_balancer: MakeBalancer | None) -> Played:
     problem = fleet.problem
     answer = plan_replicas(problem, prove=False)
     if isinstance(answer, Infeasible):
@@ -61,6 +65,7 @@ def _play_replicas(fleet: Fleet, balancer: Balancer | None) -> Played:
     known = {name for nodes in used for name in nodes}
     events = [event for event in fleet.events if event.device in known]
     plans = [pipeline.stages for pipeline in answer.pipelines]
+    balancer = make_balancer(problems) if make_balancer else None
     record = Simulation(problems, plans, fleet.workload, events, replan=quick_replan, balancer=balancer).run()
     expected = _expected_rate(fleet, answer.pipelines)
     return Played(replicas_data(answer), summarise(record, fleet.workload, len(plans), expected))

@@ -39,23 +39,40 @@ class FleetEvent:
 
 
 @dataclass(frozen=True)
+class StageObservation:
+    """What a node says of one stage: seconds and requests of a decode run (EWMA), positions computed so far."""
+
+    stage: int
+    run_s: float
+    rows: float
+    positions: int
+
+
+@dataclass(frozen=True)
 class NodeObservation:
-    """What a balancer sees of one node: seconds per decode token (EWMA, None before the first), and its queue."""
+    """What a balancer sees of one node: seconds per decode token (EWMA, None before the first), its queue, its stages
+    that have decoded."""
 
     node: str
     token_s: float | None
     queued: int
     alive: bool
+    stages: tuple[StageObservation, ...] = ()
 
 
 @dataclass(frozen=True)
 class Observation:
-    """One pipeline at one moment."""
+    """One pipeline at one moment; of its open requests: how many, tokens to come, positions with a KV row."""
 
     time_s: float
     pipeline: int
     stages: tuple[Stage, ...]
     nodes: tuple[NodeObservation, ...]
+    requests: int = 0
+    remaining_tokens: int = 0
+    positions: int = 0
+    asked_tokens: int = 0
+    """Of all requests that the pipeline ever got."""
 
 
 @dataclass(frozen=True)

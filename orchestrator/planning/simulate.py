@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from orchestrator.planning.cost import predict, stage_counts, weighted
+from orchestrator.planning.cost import predict
 from orchestrator.planning.problem import Device, Problem, Stage
 from orchestrator.planning.replicas import answers_first
 from orchestrator.planning.scenario import (
@@ -26,12 +26,12 @@ from orchestrator.planning.scenario import (
     Observation,
     Record,
     Replan,
+    StageObservation,
     Workload,
 )
 from orchestrator.planning.solution import Prediction
+from orchestrator.planning.stagecost import BATCH, StageCost, stage_costs
 
-BATCH = 4
-"""Largest batch, and the one `decode_batched_s` is measured at."""
 EWMA_WEIGHT = 0.2
 
 
@@ -56,6 +56,15 @@ class _Job:
 
 
 @dataclass
+class _Figures:
+    """What a stage says of itself: smoothed time and rows of its decode runs, positions ever computed."""
+
+    run_s: float
+    rows: float
+    positions: int = 0
+
+
+@dataclass
 class _Node:
     device: Device
     speed: float = 1.0
@@ -63,35 +72,8 @@ class _Node:
     busy: bool = False
     queue: deque[_Job] = field(default_factory=deque)
     token_s: float | None = None
-
-
-@dataclass(frozen=True)
-class _StageCost:
-    """What one stage takes: per prompt token (head apart), a decode token, a full batch of them; its hop, if any."""
-
-    prompt_token_s: float
-    head_s: float
-    token_s: float
-    batch_s: float
-    leaves: bool
-
-
-def _stage_costs(problem: Problem, stages: Sequence[Stage]) -> tuple[_StageCost, ...]:
-    costs = []
-    for index, stage in enumerate(stages):
-        device = problem.device_by_name[stage.node]
-        body, head = stage_counts(problem, stage)
-        counts = [one + other for one, other in zip(body, head, strict=True)]
-        costs.append(
-            _StageCost(
-                prompt_token_s=weighted(body, device.prefill_s),
-                head_s=weighted(head, device.decode_s),
-                token_s=weighted(counts, device.decode_s),
-                batch_s=BATCH * weighted(counts, device.batched_s),
-                leaves=stages[(index + 1) % len(stages)].node != stage.node,
-            )
-        )
-    return tuple(costs)
+    figures: dict[int, _Figures] = field(default_factory=dict)
+    """By stage."""
 
 
 @dataclass
@@ -99,13 +81,14 @@ class _Pipeline:
     problem: Problem
     stages: tuple[Stage, ...]
     planned: Prediction
-    costs: tuple[_StageCost, ...]
+    costs: tuple[StageCost, ...]
     epoch: int = 0
     in_flight: int = 0
     down: bool = False
     move: Move | None = None
     held: list[_Job] = field(default_factory=list)
     open: list[_Request] = field(default_factory=list)
+    asked_tokens: int = 0
 
 
 class Simulation:
@@ -127,7 +110,7 @@ class Simulation:
         self._balancer = balancer
         self._draw = random.Random(workload.seed)
         self._pipelines = [
-            _Pipeline(problem, plan, predict(problem, plan), _stage_costs(problem, plan))
+            _Pipeline(problem, plan, predict(problem, plan), stage_costs(problem, plan))
             for problem, plan in zip(problems, plans, strict=True)
         ]
         devices = {device.name: device for problem in problems for device in problem.devices}
@@ -170,6 +153,7 @@ class Simulation:
         pipeline = answers_first([self._expected_s(pipeline) for pipeline in self._pipelines])
         request = _Request(pipeline, self._now)
         self._pipelines[pipeline].open.append(request)
+        self._pipelines[pipeline].asked_tokens += self.workload.answer_tokens
         self._prefill(request, self.workload.prompt_tokens)
 
     def _expected_s(self, pipeline: _Pipeline) -> float:
@@ -241,24 +225,32 @@ class Simulation:
         if self.workload.jitter:
             took_s *= self._draw.lognormvariate(0.0, self.workload.jitter)
         if not batch[0].prefill:
-            mean_s = took_s / len(batch)
-            node.token_s = mean_s if node.token_s is None else node.token_s + EWMA_WEIGHT * (mean_s - node.token_s)
+            self._figure(node, batch, took_s)
         busy_s = took_s + (node.device.hop_busy_s * len(batch) if cost.leaves else 0.0)
         node.busy = True
         self.record.busy_s[node.device.name] = self.record.busy_s.get(node.device.name, 0.0) + busy_s
         self._at(self._now + busy_s, lambda: self._done(pipeline, node, batch))
 
     @staticmethod
+    def _figure(node: _Node, batch: list[_Job], took_s: float) -> None:
+        mean_s, rows = took_s / len(batch), float(len(batch))
+        node.token_s = mean_s if node.token_s is None else node.token_s + EWMA_WEIGHT * (mean_s - node.token_s)
+        seen = node.figures.setdefault(batch[0].stage, _Figures(took_s, rows))
+        seen.run_s += EWMA_WEIGHT * (took_s - seen.run_s)
+        seen.rows += EWMA_WEIGHT * (rows - seen.rows)
+        seen.positions += len(batch)
+
+    @staticmethod
     def _joins(first: _Job, other: _Job) -> bool:
         return not other.prefill and other.stage == first.stage and other.epoch == first.epoch
 
     @staticmethod
-    def _service_s(cost: _StageCost, batch: list[_Job]) -> float:
-        """Compute time of a prompt chunk, or of a batch of decode tokens (linear between sizes 1 and BATCH)."""
+    def _service_s(cost: StageCost, batch: list[_Job]) -> float:
+        """Compute time of a prompt chunk, or of a batch of decode tokens."""
         job = batch[0]
         if job.prefill:
             return job.tokens * cost.prompt_token_s + (cost.head_s if job.last else 0.0)
-        return cost.token_s + (cost.batch_s - cost.token_s) * (len(batch) - 1) / (BATCH - 1)
+        return cost.run_s(len(batch))
 
     def _done(self, pipeline: _Pipeline, node: _Node, batch: list[_Job]) -> None:
         node.busy = False
@@ -297,17 +289,35 @@ class Simulation:
         for index, pipeline in enumerate(self._pipelines):
             if pipeline.down or pipeline.move is not None:
                 continue
-            seen = [
-                NodeObservation(name, node.token_s, len(node.queue), node.alive)
-                for name, node in self._nodes.items()
-                if name in pipeline.problem.device_by_name
-            ]
-            move = self._balancer.decide(Observation(self._now, index, pipeline.stages, tuple(seen)))
+            move = self._balancer.decide(self._observe(index, pipeline))
             if move is not None and move.stages != pipeline.stages:
                 pipeline.move = move
                 self._say(f"pipeline {index} moves, held for {move.pause_s:.2f} s")
                 self._move_when_empty(pipeline)
         self._at(self._now + self.workload.balance_every_s, self._balance)
+
+    def _observe(self, index: int, pipeline: _Pipeline) -> Observation:
+        nodes = [
+            NodeObservation(
+                name,
+                node.token_s,
+                len(node.queue),
+                node.alive,
+                tuple(StageObservation(at, it.run_s, it.rows, it.positions) for at, it in node.figures.items()),
+            )
+            for name, node in self._nodes.items()
+            if name in pipeline.problem.device_by_name
+        ]
+        return Observation(
+            self._now,
+            index,
+            pipeline.stages,
+            tuple(nodes),
+            requests=len(pipeline.open),
+            remaining_tokens=sum(self.workload.answer_tokens - request.tokens for request in pipeline.open),
+            positions=sum(self.workload.prompt_tokens + request.tokens for request in pipeline.open),
+            asked_tokens=pipeline.asked_tokens,
+        )
 
     def _move_when_empty(self, pipeline: _Pipeline) -> None:
         move, epoch = pipeline.move, pipeline.epoch
@@ -323,10 +333,11 @@ class Simulation:
         for job in held:
             self._enter(pipeline, job)
 
-    @staticmethod
-    def _follow(pipeline: _Pipeline, stages: tuple[Stage, ...]) -> None:
+    def _follow(self, pipeline: _Pipeline, stages: tuple[Stage, ...]) -> None:
+        for name in pipeline.problem.device_by_name:
+            self._nodes[name].figures.clear()
         pipeline.stages, pipeline.planned = stages, predict(pipeline.problem, stages)
-        pipeline.costs = _stage_costs(pipeline.problem, stages)
+        pipeline.costs = stage_costs(pipeline.problem, stages)
 
     def _happen(self, event: FleetEvent) -> None:
         node = self._nodes[event.device]

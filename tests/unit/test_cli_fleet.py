@@ -212,5 +212,8 @@ def test_simulate_plays_a_shipped_fleet(capsys: pytest.CaptureFixture[str]) -> N
     played = json.loads(capsys.readouterr().out)
     assert played["plan"]["feasible"]
     assert played["report"]["tokens"] > 0
+    assert cli.run(["simulate", "home", "--balance", "on", "--json"]) == 0
+    decisions = json.loads(capsys.readouterr().out)["decisions"]
+    assert {entry["verdict"] for entry in decisions[0]} >= {"stay", "ask"}
     assert cli.run(["simulate", "nowhere.yaml"]) == 2
     assert "give a YAML file" in capsys.readouterr().err

@@ -138,7 +138,7 @@ def test_what_is_not_a_fleet_is_refused_in_one_line(text: str) -> None:
 
 
 def test_an_unknown_file_lists_the_shipped_ones(tmp_path: Path) -> None:
-    with pytest.raises(PlanningError, match="home, lingualinked-phones"):
+    with pytest.raises(PlanningError, match="home, hot-phones, lingualinked-phones"):
         load_fleet(str(tmp_path / "absent.yaml"))
     binary = tmp_path / "binary.yaml"
     binary.write_bytes(b"\xff\xfe\x00")

@@ -1,0 +1,322 @@
+"""When a pipeline's layers should move, and why they stay (pure).
+
+Readings come in with heartbeats; `observation` makes of them how slow each node is believed to be. Once these beliefs
+are away from those that the last decision was made with, ``consider`` says that the planner should be asked, with the
+nodes as they are believed to be. ``judge`` is shown its answer: of the best plan and of plans next to the running one
+it takes the one that saves most time over the expected work, less what the move costs. It stays where that is nothing.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from orchestrator.observation import ObservationSettings, Reading, SpeedEstimate
+from orchestrator.planning.cost import check
+from orchestrator.planning.nearby import nearby, value_s
+from orchestrator.planning.problem import Objective, Problem, Stage
+
+Stages = tuple[Stage, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BalanceSettings:
+    """What makes a move worth it."""
+
+    min_gain: float = 0.05
+    """Least share of the time per token that a move has to save."""
+    gain_noises: float = 3.0
+    """It must also be so many standard deviations of what is believed of a node."""
+    ask_change: float = 0.1
+    """The planner is asked once a belief has changed by this share."""
+    safety: float = 1.5
+    """A move must save this many times what it costs."""
+    cool_down_s: float = 10.0
+    """No move for so long after a move, and twice as long for each beyond ``free_moves`` shortly before,"""
+    shortly_s: float = 300.0
+    """within this time."""
+    free_moves: int = 3
+    failed_cool_down_s: float = 30.0
+    """No move for so long after one that failed; twice as long for each further one."""
+    again_s: float = 30.0
+    """A move that did not pay for itself is thought of again after this time: there may be more work."""
+    horizon_s: float = 300.0
+    """Work that arrives within this time counts as expected."""
+    observation: ObservationSettings = ObservationSettings()
+
+
+class Verdict(enum.Enum):
+    """What was decided."""
+
+    STAY = "stay"
+    ASK = "ask"
+    MOVE = "move"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """One decision with its reason. ``gain``: share of the time per token; ``saved_s`` over the expected work."""
+
+    verdict: Verdict
+    reason: str
+    stages: Stages = ()
+    """Where to move."""
+    gain: float = 0.0
+    saved_s: float = 0.0
+    cost_s: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proposal:
+    """The planner's answer beside the plan that runs. ``cost_s`` tells what a move from that plan to another loses."""
+
+    problem: Problem
+    """With the nodes as they are believed to be."""
+    running: Stages
+    found: Stages
+    requests: int
+    """How many are open."""
+    remaining_tokens: int
+    """Tokens that are still to come for them."""
+    cost_s: Callable[[Stages], float]
+
+
+@dataclass
+class _Entry:
+    """Equal decisions in a row."""
+
+    decision: Decision
+    first_s: float
+    last_s: float
+    times: int = 1
+
+
+class History:
+    """The newest decisions; equal ones that follow each other are one entry."""
+
+    def __init__(self, limit: int = 200) -> None:
+        self._entries: list[_Entry] = []
+        self._limit = limit
+
+    def add(self, decision: Decision, now_s: float) -> None:
+        """Remember a decision."""
+        newest = self._entries[-1] if self._entries else None
+        same = newest and (newest.decision.verdict, newest.decision.reason) == (decision.verdict, decision.reason)
+        if newest and same:
+            newest.decision, newest.last_s, newest.times = decision, now_s, newest.times + 1
+            return
+        self._entries.append(_Entry(decision, now_s, now_s))
+        del self._entries[: -self._limit]
+
+    def view(self) -> list[dict[str, Any]]:
+        """Oldest first; JSON-able, times on the core's clock."""
+        return [
+            {
+                "verdict": entry.decision.verdict.value,
+                "reason": entry.decision.reason,
+                "first_s": entry.first_s,
+                "last_s": entry.last_s,
+                "times": entry.times,
+                "gain": entry.decision.gain,
+                "saved_s": entry.decision.saved_s,
+                "cost_s": entry.decision.cost_s,
+                "stages": [asdict(stage) for stage in entry.decision.stages],
+            }
+            for entry in self._entries
+        ]
+
+
+class Balancer:
+    """Watches one pipeline."""
+
+    def __init__(self, settings: BalanceSettings | None = None) -> None:
+        self.settings = settings or BalanceSettings()
+        self.history = History()
+        self._nodes: dict[str, SpeedEstimate] = {}
+        self._judged: dict[str, float] = {}
+        """Levels that the last decision was made with."""
+        self._not_before_s = -math.inf
+        self._again_s = math.inf
+        self._failures = 0
+        self._moved_s: list[float] = []
+        """The newest moves."""
+        self._arriving = _Arrivals(self.settings.horizon_s)
+
+    # --- what is seen -----------------------------------------------------------------------------------------
+
+    def know(self, node: str, slowness: float) -> None:
+        """What is known of a node from earlier, if it is new here."""
+        if node not in self._nodes:
+            self._nodes[node] = SpeedEstimate(self.settings.observation, slowness)
+            self._judged[node] = self._nodes[node].level
+
+    def observe(self, node: str, reading: Reading, now_s: float) -> bool:
+        """A node's heartbeat; says whether a change of it is believed from now on."""
+        self.know(node, 1.0)
+        return self._nodes[node].see(reading, now_s)
+
+    def forget(self, node: str) -> None:
+        """It measured itself anew, or is gone."""
+        self._nodes.pop(node, None)
+        self._judged.pop(node, None)
+
+    def asked(self, tokens: int, now_s: float) -> None:
+        """A request for so many tokens has arrived."""
+        self._arriving.add(tokens, now_s)
+
+    def slowness(self) -> dict[str, float]:
+        """Times of a node over those it measured, as believed; nodes that nothing is known of are missing."""
+        return {name: node.slowness for name, node in self._nodes.items()}
+
+    def doubts(self) -> dict[str, str]:
+        """Nodes whose times are not believed, and why."""
+        return {name: node.doubt for name, node in self._nodes.items() if node.doubt}
+
+    # --- decisions --------------------------------------------------------------------------------------------
+
+    def consider(self, now_s: float) -> Decision:
+        """Should the planner be asked?"""
+        return self._remember(self._consider(now_s), now_s)
+
+    def _consider(self, now_s: float) -> Decision:
+        changed = self._changed()
+        if not changed and now_s < self._again_s:
+            doubts = "; ".join(f"{name} {why}" for name, why in sorted(self.doubts().items()))
+            beside = f" (not believed: {doubts})" if doubts else ""
+            return Decision(verdict=Verdict.STAY, reason=f"all nodes are as quick as the plan counts on{beside}")
+        if now_s < self._not_before_s:
+            return Decision(verdict=Verdict.STAY, reason=f"cooling down after the last move; {changed or 'more work'}")
+        return Decision(verdict=Verdict.ASK, reason=changed or "there may be more work now")
+
+    def _changed(self) -> str:
+        """Whose belief has moved away from the last decision's; empty for nobody's."""
+        found = []
+        for name, node in sorted(self._nodes.items()):
+            away = node.level - self._judged[name]
+            least = max(math.log1p(self.settings.ask_change), self.settings.gain_noises * node.uncertainty)
+            if abs(away) > least:
+                found.append(f"{name} takes {math.exp(away):.1f} times as long as before")
+        return ", ".join(found)
+
+    def judge(self, proposal: Proposal, now_s: float) -> Decision:
+        """Move or stay, now that the planner has answered."""
+        self._judged = {name: node.level for name, node in self._nodes.items()}
+        self._again_s = math.inf
+        return self._remember(self._judge(proposal, now_s), now_s)
+
+    def _judge(self, asked: Proposal, now_s: float) -> Decision:
+        wrong = check(asked.problem, asked.running)
+        if wrong:
+            return Decision(
+                verdict=Verdict.MOVE, reason=f"the running plan may not go on: {wrong[0]}", stages=asked.found
+            )
+        best = self._best(asked, now_s)
+        if best is None:
+            return Decision(verdict=Verdict.STAY, reason="the running plan is the best one")
+        needed = self._needed_gain(asked.running)
+        figures = f"{best.gain:.0%} less time per token saves {best.saved_s:.1f} s, moving costs {best.cost_s:.1f} s"
+        if best.gain < needed:
+            return replace(best, reason=f"a gain of {best.gain:.1%} is below the {needed:.1%} that count")
+        if best.saved_s < self.settings.safety * best.cost_s:
+            self._again_s = now_s + self.settings.again_s
+            return replace(best, reason=f"it does not pay: {figures}")
+        if now_s < self._not_before_s:
+            self._again_s = self._not_before_s
+            return replace(best, reason=f"cooling down after the last move; {figures}")
+        return replace(best, verdict=Verdict.MOVE, reason=figures)
+
+    def _best(self, asked: Proposal, now_s: float) -> Decision | None:
+        """The plan with the largest net gain, with the verdict left open; None when none is better."""
+        problem, now_value_s = asked.problem, value_s(asked.problem, asked.running)
+        # Streams share the ring's time only where the objective is one stream's.
+        at_once = asked.requests if problem.objective in (Objective.LATENCY, Objective.PAPER) else 1
+        tokens = asked.remaining_tokens + self._arriving.expected(now_s)
+        work_s = tokens * now_value_s / max(1, at_once)
+        best, best_key = None, (False, 0.0, 0.0)
+        needed = self._needed_gain(asked.running)
+        for stages in (asked.found, *nearby(problem, asked.running)):
+            gain = 1 - value_s(problem, stages) / now_value_s if now_value_s > 0 else 0.0
+            if stages == asked.running or gain <= 0:
+                continue
+            cost_s = asked.cost_s(stages)
+            key = (gain >= needed, work_s * gain - self.settings.safety * cost_s, gain)
+            if best is None or key > best_key:
+                best_key = key
+                best = Decision(
+                    verdict=Verdict.STAY, reason="", stages=stages, gain=gain, saved_s=work_s * gain, cost_s=cost_s
+                )
+        return best
+
+    def _needed_gain(self, running: Sequence[Stage]) -> float:
+        """More than noise could make of it."""
+        known = [self._nodes[stage.node].uncertainty for stage in running if stage.node in self._nodes]
+        return max(self.settings.min_gain, 1 - math.exp(-self.settings.gain_noises * max(known, default=0.0)))
+
+    # --- what came of it --------------------------------------------------------------------------------------
+
+    def moved(self, now_s: float) -> None:
+        """A plan has taken over."""
+        self._moved_s = [at_s for at_s in self._moved_s if now_s - at_s < self.settings.shortly_s]
+        self._not_before_s = now_s + self.settings.cool_down_s * 2 ** max(
+            0, len(self._moved_s) - self.settings.free_moves
+        )
+        self._moved_s.append(now_s)
+        self._failures = 0
+        self._start_again()
+
+    def failed(self, now_s: float) -> None:
+        """A move was rolled back."""
+        self._not_before_s = now_s + self.settings.failed_cool_down_s * 2**self._failures
+        self._failures = min(self._failures + 1, 6)
+        self._again_s = self._not_before_s
+        self._start_again()
+
+    def _start_again(self) -> None:
+        for node in self._nodes.values():
+            node.forget_readings()
+
+    def why(self) -> list[dict[str, Any]]:
+        """The decisions, oldest first; JSON-able."""
+        return self.history.view()
+
+    def _remember(self, decision: Decision, now_s: float) -> Decision:
+        self.history.add(decision, now_s)
+        return decision
+
+
+class _Arrivals:
+    """Smoothed rate of tokens asked for."""
+
+    def __init__(self, horizon_s: float) -> None:
+        self._horizon_s = horizon_s
+        self._tokens = 0.0
+        """Each counted less by the time since."""
+        self._at_s = 0.0
+
+    def add(self, tokens: int, now_s: float) -> None:
+        self._tokens = self.expected(now_s) + tokens
+        self._at_s = now_s
+
+    def expected(self, now_s: float) -> float:
+        """Tokens that will be asked for within the horizon, if it goes on like this."""
+        return self._tokens * math.exp(-(now_s - self._at_s) / self._horizon_s)
+
+
+def with_slowness(problem: Problem, slowness: dict[str, float]) -> Problem:
+    """The problem with devices as slow as they are believed to be; a hop does not depend on it."""
+    devices = []
+    for device in problem.devices:
+        factor = slowness.get(device.name, 1.0)
+        batched = device.decode_batched_s
+        devices.append(
+            replace(
+                device,
+                decode_s=tuple(factor * figure for figure in device.decode_s),
+                decode_batched_s=None if batched is None else tuple(factor * figure for figure in batched),
+                prefill_s=tuple(factor * figure for figure in device.prefill_s),
+            )
+        )
+    return replace(problem, devices=tuple(devices))

@@ -1,0 +1,90 @@
+"""What a move from a plan that runs to another one loses (pure): segments to be loaded, KV rows to be moved."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from orchestrator.planning.cost import predict
+from orchestrator.planning.difference import diff
+from orchestrator.planning.migration import Transfer, estimate
+from orchestrator.planning.problem import Problem, Stage
+from orchestrator.planning.solution import Standby
+from schemas.handover import kv_copies
+from schemas.messages import StageRef
+
+LOAD_BYTES_PER_S = 200e6
+"""Opening a segment from blobs on disk."""
+LOAD_SHARE = 0.2
+"""Of the time in which a node opens a segment beside its work, what the work loses."""
+DOWNLOAD_SHARE = 0.05
+"""The same of the time in which it downloads."""
+COPY_LIMIT_S = 30.0
+
+
+@dataclass(frozen=True)
+class MoveCost:
+    """``prepare_s``: until everything is loaded and copied, the old ring works on. ``lost_s``: of it and after it,
+    time in which readers get nothing."""
+
+    prepare_s: float
+    lost_s: float
+
+
+def move_cost(
+    problem: Problem,
+    running: Sequence[Stage],
+    found: Sequence[Stage],
+    *,
+    positions: int,
+    standby: Sequence[Standby] = (),
+    rates: Mapping[str, float] | None = None,
+) -> MoveCost:
+    """Predict a move.
+
+    Args:
+        problem: the devices as they are believed to be.
+        running: the plan in force.
+        found: the plan to move to.
+        positions: KV rows of all open requests.
+        standby: units that nodes keep ready: they are not downloaded.
+        rates: bytes/s of nodes' links as seen in moves; else what the devices say.
+    """
+    copies = kv_copies(_refs(running), _refs(found), problem.unit_count)
+    transfers = []
+    for copy in copies:
+        kinds = (problem.runs[problem.run_of_unit[unit]] for unit in range(copy.start, copy.stop))
+        kv_bytes = sum(run.kv_bytes_per_token for run in kinds)
+        transfers.append(Transfer(running[copy.source].node, found[copy.target].node, kv_bytes))
+    links = {device.name: device.link_bytes_per_s for device in problem.devices} | dict(rates or {})
+    migration = estimate(
+        transfers,
+        positions,
+        links,
+        predict(problem, found),
+        chunk_tokens=problem.prefill_chunk_tokens,
+        limit_s=COPY_LIMIT_S,
+    )
+    missing = {change.node: change.download_bytes for change in diff(problem, running, found, standby).changes}
+    download_s = {node: size / links.get(node, math.inf) for node, size in missing.items()}
+    load_s = _load_s(problem, running, found)
+    lost_s = LOAD_SHARE * max(load_s.values()) + DOWNLOAD_SHARE * max(download_s.values())
+    return MoveCost(
+        prepare_s=max(seconds + download_s.get(node, 0.0) for node, seconds in load_s.items())
+        + (migration.copy_s if migration.copies else 0.0),
+        lost_s=lost_s + (migration.lost_s if positions else 0.0),
+    )
+
+
+def _load_s(problem: Problem, running: Sequence[Stage], found: Sequence[Stage]) -> dict[str, float]:
+    """By node of the new plan: stages that changed are opened anew."""
+    changed = {stage.node: 0 for stage in found}
+    for stage in set(found) - set(running):
+        sizes = (problem.runs[problem.run_of_unit[unit]].weight_bytes for unit in range(stage.start, stage.stop))
+        changed[stage.node] += sum(sizes)
+    return {node: size / LOAD_BYTES_PER_S for node, size in changed.items()}
+
+
+def _refs(stages: Sequence[Stage]) -> list[StageRef]:
+    return [StageRef(node=stage.node, start=stage.start, stop=stage.stop) for stage in stages]

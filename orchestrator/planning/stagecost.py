@@ -1,0 +1,46 @@
+"""What a stage of a plan takes on its device, run by run: for the simulation, and for what a balancer expects."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from orchestrator.planning.cost import stage_counts, weighted
+from orchestrator.planning.problem import Problem, Stage
+
+BATCH = 4
+"""Largest batch, and the one `decode_batched_s` is measured at."""
+
+
+@dataclass(frozen=True)
+class StageCost:
+    """What one stage takes: per prompt token (head apart), a decode token, a full batch of them; its hop, if any."""
+
+    prompt_token_s: float
+    head_s: float
+    token_s: float
+    batch_s: float
+    leaves: bool
+
+    def run_s(self, rows: float) -> float:
+        """A decode run of so many requests: linear between sizes 1 and BATCH."""
+        return self.token_s + (self.batch_s - self.token_s) * (rows - 1) / (BATCH - 1)
+
+
+def stage_costs(problem: Problem, stages: Sequence[Stage]) -> tuple[StageCost, ...]:
+    """What each stage of a plan takes on its device."""
+    costs = []
+    for index, stage in enumerate(stages):
+        device = problem.device_by_name[stage.node]
+        body, head = stage_counts(problem, stage)
+        counts = [one + other for one, other in zip(body, head, strict=True)]
+        costs.append(
+            StageCost(
+                prompt_token_s=weighted(body, device.prefill_s),
+                head_s=weighted(head, device.decode_s),
+                token_s=weighted(counts, device.decode_s),
+                batch_s=BATCH * weighted(counts, device.batched_s),
+                leaves=stages[(index + 1) % len(stages)].node != stage.node,
+            )
+        )
+    return tuple(costs)
