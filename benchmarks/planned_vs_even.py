@@ -125,7 +125,7 @@ def _problem(ring: Ring, model: Model, profiles: dict[str, Profile]) -> Problem:
         replace(device, memory_bytes=problem.fixed_bytes(device) + int(MEMORY_SHARE * needed))
         for device in problem.devices
     )
-    return replace(problem, devices=devices, one_stage_per_node=True)
+    return replace(problem, devices=devices)
 
 
 class _Clock:

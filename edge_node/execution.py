@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from edge_node.activations import decode_activation, encode_activation
 from edge_node.errors import NotFinite, SegmentUnusable
 from edge_node.sampling import choose_token
@@ -14,6 +12,8 @@ from edge_node.work import Computed, Row, RowResult, Work
 
 def execute(segment: Segment, work: Work) -> Computed:
     """Do one run. What is wrong with one row fails that row alone."""
+    if len(work.rows) == 1:
+        return _execute_one(segment, work.rows[0])
     places = {row.slot: row.position for row in work.rows} | dict(work.idle)
     first = min(places)
     count = work.rows[0].count
@@ -31,15 +31,26 @@ def execute(segment: Segment, work: Work) -> Computed:
     return Computed(run.compute_s, tuple(results))
 
 
+def _execute_one(segment: Segment, row: Row) -> Computed:
+    """A run of one row: every step of an answer that is alone, and every chunk of a prompt."""
+    failure = _take_in(segment, row, row.slot)
+    if failure is not None:
+        return Computed(0.0, (failure,))
+    try:
+        run = segment.run(row.slot, (row.position,), row.count, logits=row.logits)
+    except SegmentUnusable as error:
+        return Computed(0.0, (RowResult(failure=str(error)),))
+    return Computed(run.compute_s, (_give_out(segment, row, run.output),))
+
+
 def _take_in(segment: Segment, row: Row, first_slot: int) -> RowResult | None:
     """Put a row's input into its place in the segment's buffer."""
     begin = (row.slot - first_slot) * row.count
-    stop = begin + row.count
     if row.frame is None:
-        segment.ids_input(stop)[begin:] = np.asarray(row.ids, np.int64)
+        segment.ids_input(row.count, begin)[:] = row.ids
         return None
     try:
-        decode_activation(row.frame.payload, row.frame.dtype, segment.hidden_input(stop)[begin:])
+        decode_activation(row.frame.payload, row.frame.dtype, segment.hidden_input(row.count, begin))
     except NotFinite as error:
         return RowResult(failure=str(error), failure_code="not_finite")
     return None

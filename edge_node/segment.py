@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnxruntime as ort
@@ -47,8 +47,7 @@ class _Binding:
     logits: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class RunResult:
+class RunResult(NamedTuple):
     """What a run gave: ``output`` is (rows, width), a view that the next run overwrites."""
 
     output: Array
@@ -121,6 +120,8 @@ class Segment:
             (max(spec.slots, MAX_LOGITS), spec.vocab_size) if self.is_last else (rows, max(spec.width_out, 1))
         )
         self._output = np.zeros(output_shape, output_dtype)
+        # Views of the commonest size, one row, are kept: even a slice takes its time between two runs.
+        self._first_hidden, self._first_output = self._hidden_in[:1], self._output[:1]
         self._bindings: dict[tuple[int, int], _Binding] = {}
 
     def _check_inputs(self) -> None:
@@ -158,13 +159,13 @@ class Segment:
         data = self._output
         binding.bind_output(self._output_name, _DEVICE, 0, data.dtype, shape, data.ctypes.data)
 
-    def hidden_input(self, rows: int) -> Array:
-        """The buffer to write incoming hidden states to: (rows, width_in)."""
-        return self._hidden_in[:rows]
+    def hidden_input(self, rows: int, begin: int = 0) -> Array:
+        """The buffer to write incoming hidden states to: (rows, width_in), from row ``begin`` on."""
+        return self._hidden_in[begin : begin + rows] if begin or rows != 1 else self._first_hidden
 
-    def ids_input(self, rows: int) -> Array:
-        """The buffer to write token ids to: (rows,)."""
-        return self._ids[:rows]
+    def ids_input(self, rows: int, begin: int = 0) -> Array:
+        """The buffer to write token ids to: (rows,), from row ``begin`` on."""
+        return self._ids[begin : begin + rows]
 
     def run(self, slot: int, positions: Sequence[int], count: int, *, logits: int = 1) -> RunResult:
         """Compute ``count`` positions of each of the slots [slot, slot + len(positions)) from the input buffer.
@@ -207,7 +208,8 @@ class Segment:
             # A device of speed S needs 1/S of the time: the rest is waited, not computed.
             time.sleep((1.0 / self._speed - 1.0) * (self._clock() - cpu_started))
         compute_s = time.perf_counter() - started
-        return RunResult(self._output[: slots * (logits if self.is_last else count)], compute_s)
+        rows = slots * (logits if self.is_last else count)
+        return RunResult(self._first_output if rows == 1 else self._output[:rows], compute_s)
 
     def _bind_mask(self, binding: Any, positions: Sequence[int], count: int) -> None:
         """Ones over each slot's valid length, in a row as long as the longest of them."""

@@ -1,6 +1,9 @@
 """One run of a segment: what to compute, and what came of it.
 
 A run is either one request's chunk of a prompt, or one position of each of several requests (a batch).
+
+Nobody changes these objects once they are handed over. They are not ``frozen`` because that triples the time of making
+one, and each step makes one of each.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ MAX_LOGITS = 33
 FailureCode = Literal["busy", "too_long", "no_progress", "not_finite", "internal"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Draw:
     """How to choose the token at ``position``."""
 
@@ -27,7 +30,7 @@ class Draw:
     history: Sequence[int]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Row:
     """One request's part of a run. Exactly one of ``ids`` (first stage) and ``frame`` is there."""
 
@@ -56,7 +59,7 @@ class Row:
         return self.position + self.count - self.logits + 1
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Work:
     """One run of the segment.
 
@@ -71,14 +74,14 @@ class Work:
 
 
 def batch(key: StageKey, rows: Sequence[Row], lengths: Mapping[int, int], *, last_position: int) -> Work:
-    """A run of ``rows``; ``lengths`` has the valid length of each slot that holds something."""
+    """A run of several ``rows``; ``lengths`` has the valid length of each slot that holds something."""
     ordered = tuple(sorted(rows, key=lambda row: row.slot))
     taken = {row.slot for row in ordered}
     between = (slot for slot in range(ordered[0].slot + 1, ordered[-1].slot) if slot not in taken)
     return Work(key, ordered, tuple((slot, min(lengths.get(slot, 0), last_position)) for slot in between))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class RowResult:
     """What came of a row: a payload for the next stage, tokens of the last stage, neither, or a failure."""
 
@@ -88,7 +91,7 @@ class RowResult:
     failure_code: FailureCode = "internal"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Computed:
     """A run's results, in the order of its rows."""
 

@@ -12,7 +12,6 @@ from orchestrator import operations
 from orchestrator.events import Effect, PreviewPlan, SaveModelChoice, SaveWishes, TellHistory
 from orchestrator.planning.errors import PlanningError
 from orchestrator.planning.problem import Problem
-from orchestrator.plans import plan_view
 from orchestrator.rebalancing import comparison
 from orchestrator.replying import refuse as _refuse
 from orchestrator.replying import reply as _reply
@@ -87,14 +86,13 @@ class ControlDesk:
 
     @staticmethod
     def _plan(command: ControlRequest, core: Core) -> Effect:
-        """The plan in force and what goes on beside it."""
+        """The plan in force and what goes on beside it; those of all pipelines."""
         director = core.director
         if director.active is None:
             what = f"{director.state()}, no plan yet" if director.busy else director.why_none.reason
             return _refuse(command, what)
-        view = plan_view(director.active.plan, director.active.ready)
-        standby = core.pipeline.standby.view(director.active.plan, core.fleet.nodes)
-        return _reply(command, {"state": director.state(), **view, "standby": standby, "moves": director.moves_view()})
+        views = [pipeline.plan_view() for pipeline in core.pipelines.all if pipeline.director.active]
+        return _reply(command, {**views[0], "pipelines": views})
 
     def _preview(self, command: ControlRequest, pipelines: Pipelines) -> list[Effect]:
         try:
@@ -112,7 +110,9 @@ class ControlDesk:
             return self._rebalanced(job, explanation, pipelines, now_s)
         command, wishes = self._previews.pop(job)
         if command.operation == "preview":
-            return [_reply(command, {"wishes": wishes.as_arguments(), "explanation": explanation})]
+            profiles = pipelines.profiles_view(now_s)
+            said = {"wishes": wishes.as_arguments(), "explanation": explanation, "profiles": profiles}
+            return [_reply(command, said)]
         if not explanation["feasible"]:
             return [_refuse(command, f"{explanation['reason']}; {explanation['smallest_fix']}")]
         pipelines.use_wishes(wishes)

@@ -11,28 +11,29 @@ class Epochs:
     def __init__(self, generation: int) -> None:
         self.generation = generation
         self._counter = 0
-        self._published: set[Epoch] = set()
+        self._published: dict[str, set[Epoch]] = {}
+        """By pipeline."""
 
     def next(self) -> Epoch:
         """An epoch above all that were handed out."""
         self._counter += 1
         return Epoch(generation=self.generation, counter=self._counter)
 
-    def published(self, epoch: Epoch) -> None:
+    def published(self, pipeline: str, epoch: Epoch) -> None:
         """A plan of this epoch was committed."""
-        self._published.add(epoch)
+        self._published.setdefault(pipeline, set()).add(epoch)
 
     def is_own(self, plan: Plan) -> bool:
         """Did this start publish the plan?"""
-        return plan.epoch in self._published
+        return plan.epoch in self._published.get(plan.pipeline, ())
 
     def is_superseded_by(self, plan: Plan) -> bool:
         """Has another orchestrator taken over? Plans of earlier starts are heard before the first own one."""
-        return bool(self._published) and not self.is_own(plan) and plan.epoch.generation >= self.generation
+        return plan.pipeline in self._published and not self.is_own(plan) and plan.epoch.generation >= self.generation
 
     def go_above(self, plan: Plan) -> bool:
         """Count on from the plan of an earlier start; false once own plans are out, when it is too late for that."""
-        if self._published:
+        if plan.pipeline in self._published:
             return False
         self.generation = max(self.generation, plan.epoch.generation + 1)
         return True

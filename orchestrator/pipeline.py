@@ -15,7 +15,7 @@ from orchestrator.epochs import Epochs
 from orchestrator.events import Effect, Note, StandbyPlanned
 from orchestrator.fleet import FleetState
 from orchestrator.members import Members
-from orchestrator.plans import ServingSettings
+from orchestrator.plans import ServingSettings, plan_view
 from orchestrator.profiles import Profiles
 from orchestrator.requests import RequestDesk
 from orchestrator.standby_units import StandbyUnits
@@ -128,6 +128,8 @@ class Pipeline:
         if self.director.active and not self.busy:
             plan = self.director.active.plan
             effects += self.standby.ask(plan, lambda: self.director.preview(self.director.wishes))
+        elif self.is_resting and not self.director.active:
+            effects += self.standby.give_up()
         return effects
 
     def standby_planned(self, answer: StandbyPlanned) -> list[Effect]:
@@ -153,6 +155,17 @@ class Pipeline:
     def stop(self) -> list[Effect]:
         """The orchestrator ends: requests first, then the nodes."""
         return [*self.requests.stop(), *self.director.stop()]
+
+    def plan_view(self) -> dict[str, Any]:
+        """What ``linguabus plan`` shows of the plan in force; JSON-able."""
+        active = self.director.active
+        assert active
+        return {
+            "state": self.director.state(),
+            **plan_view(active.plan, active.ready),
+            "standby": self.standby.view(active.plan, self.members.nodes),
+            "moves": self.director.moves_view(),
+        }
 
     def status(self) -> dict[str, Any]:
         """JSON-able."""

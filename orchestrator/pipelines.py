@@ -145,6 +145,11 @@ class Pipelines:
         """
         return self._staffing.preview(wishes)
 
+    def profiles_view(self, now_s: float) -> list[dict[str, Any]]:
+        """What the nodes that are here measured with the model; JSON-able."""
+        model = self.lead.director.model
+        return self.profiles.view(self._fleet.usable(), model.manifest, now_s) if model else []
+
     # --- orders -----------------------------------------------------------------------------------------------
 
     def start(self, now_s: float) -> None:

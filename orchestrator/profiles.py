@@ -122,6 +122,12 @@ class Profiles:
         found = ((birth, self._known.get((birth.node, fingerprint))) for birth in births)
         return {birth.node: profile for birth, profile in found if profile and profile.fits(birth)}
 
+    def view(self, births: Iterable[NodeBirth], manifest: Manifest, now_s: float) -> list[dict[str, Any]]:
+        """What plans of these nodes rest on: ages, spreads and what was observed since; JSON-able."""
+        births = tuple(births)
+        known = self.of(births, manifest)
+        return [_view(birth, known.get(birth.node), now_s) for birth in births]
+
     def ask(
         self, births: Iterable[NodeBirth], model: ServedModel, blob_urls: tuple[str, ...], wire: Any, now_s: float
     ) -> list[Effect]:
@@ -201,6 +207,23 @@ class Profiles:
             return []
         self._saved_drift[key] = drift
         return [SaveProfile(changed)]
+
+
+def _view(birth: NodeBirth, profile: Profile | None, now_s: float) -> dict[str, Any]:
+    """Without a profile the node is planned with what it reported when it joined."""
+    if profile is None:
+        return {"node": birth.node, "measured": False, "hop_ms": birth.hop_s * 1e3}
+    blocks = max((unit for unit in profile.measured.units if unit.kind == BLOCK), key=lambda unit: unit.units)
+    return {
+        "node": birth.node,
+        "measured": True,
+        "age_s": max(0.0, now_s - profile.measured_s),
+        "block_ms": profile.decode_s[1] * 1e3,
+        "block_spread_ms": blocks.decode_spread_s / blocks.units * 1e3,
+        "hop_ms": profile.measured.hop_s * 1e3,
+        "hop_spread_ms": profile.measured.hop_spread_s * 1e3,
+        "drift": profile.drift,
+    }
 
 
 def _incomplete(measured: NodeProfile) -> str:

@@ -56,6 +56,8 @@ class Staffing:
         self._divider = Divider(rules.settle_s)
         self._waits_for_profiles = False
         self._divided_once = False
+        self._insists: set[str] = set()
+        """Pipelines that are to plan anew whatever it gains, once their nodes are free."""
 
     # --- what others ask --------------------------------------------------------------------------------------
 
@@ -119,6 +121,7 @@ class Staffing:
         elif self.sole:
             self.sole.director.force(now_s)
         else:
+            self._insists = {self.lead.name}
             self._give({self.lead.name: None})
 
     # --- time -------------------------------------------------------------------------------------------------
@@ -192,7 +195,8 @@ class Staffing:
             return self._leave_to(self._pipelines.get(name) or self._add(name), now_s, forced=forced)
         before = {name: one.members.names for name, one in self._pipelines.items()}
         self._give(given)
-        for name in given if forced else ():
+        self._insists = set(given) if forced else set()
+        for name in self._insists:
             self._pipelines[name].awaits_nodes = True
         if {name: names for name, names in before.items() if names} == given:
             return []
@@ -211,6 +215,7 @@ class Staffing:
     def _leave_to(self, pipeline: Pipeline, now_s: float, *, forced: bool | None = None) -> list[Effect]:
         """One pipeline has all nodes, and plans as it would alone."""
         forced = self._divider.end() if forced is None else forced
+        self._insists = {pipeline.name} if forced else set()
         if pipeline.members.names is not None:
             self._give({pipeline.name: None})
         elif forced or not pipeline.director.active:
@@ -247,8 +252,7 @@ class Staffing:
             names = here if pipeline.members.names is None else pipeline.members.names
             if pipeline.awaits_nodes and not pipeline.gives_nodes_back:
                 if not names & pipeline.members.held_elsewhere:
-                    pipeline.awaits_nodes = False
-                    pipeline.director.force(now_s)
+                    self._staffed(pipeline, now_s)
                 elif pipeline.has_to_shed():  # its new nodes are not free before it gives up some: it can't wait
                     self._send_home(pipeline)
             elif pipeline.has_to_shed() and not pipeline.director.busy and self._is_waited_for(pipeline):
@@ -257,6 +261,15 @@ class Staffing:
                 self.pending or pipeline.is_resting or pipeline.awaits_nodes or pipeline.gives_nodes_back
             )
         return effects
+
+    def _staffed(self, pipeline: Pipeline, now_s: float) -> None:
+        """A pipeline has all of its nodes: it plans with them, or, if it can go on without, looks whether that pays."""
+        pipeline.awaits_nodes = False
+        if pipeline.director.active and not pipeline.has_to_shed() and pipeline.name not in self._insists:
+            pipeline.director.joined(now_s)
+        else:
+            self._insists.discard(pipeline.name)
+            pipeline.director.force(now_s)
 
     def _is_waited_for(self, pipeline: Pipeline) -> bool:
         """Does another pipeline wait for nodes of this one?"""

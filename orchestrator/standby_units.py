@@ -70,6 +70,11 @@ class StandbyUnits:
             *(self._command(node, ()) for node, kept in before.items() if node not in self._kept and kept.blobs),
         ]
 
+    def give_up(self) -> list[Effect]:
+        """The pipeline has no nodes any more: what they keep for it is not wanted."""
+        before, self._kept = self._kept, {}
+        return [self._command(node, ()) for node, kept in before.items() if kept.blobs]
+
     def node_returned(self, node: str) -> list[Effect]:
         """A node is back, or another start of it is here: it may not know."""
         return self._tell(node) if node in self._kept else []

@@ -204,7 +204,7 @@ class Succession:
         plan = rollout.plan
         self.active, self.next = ActivePlan(plan, rollout.ready), None
         self.last_stages = plan.solution.stages
-        self.epochs.published(plan.epoch)
+        self.epochs.published(plan.pipeline, plan.epoch)
         predicted = plan.solution.predicted
         return [
             _publish(plan.message()),
@@ -273,7 +273,7 @@ class Succession:
         """Publish an empty ring in a new epoch: nodes release everything older."""
         self.active = None
         down = replace(like, epoch=self.epochs.next(), ring=())
-        self.epochs.published(down.epoch)
+        self.epochs.published(down.pipeline, down.epoch)
         return [SaveEpoch(down.epoch), _publish(down)]
 
 

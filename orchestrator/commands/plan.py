@@ -101,7 +101,7 @@ def wish_options(function: Callable[..., None]) -> Callable[..., None]:
 @wish_options
 def preview(settings: Settings, as_json: bool, **wishes: Any) -> None:
     """Show the best plan under constraints, what else was possible and why; change nothing."""
-    from orchestrator.planning.render import as_text
+    from orchestrator.planning.render import as_text, profiles_text
 
     with connect(settings) as client:
         said = client.control("preview", timeout_s=SOLVE_TIMEOUT_S, **wishes)
@@ -109,7 +109,7 @@ def preview(settings: Settings, as_json: bool, **wishes: Any) -> None:
     if as_json:
         print_json(said)
     else:
-        click.echo(as_text(explanation))
+        click.echo(f"{as_text(explanation)}\n\n{profiles_text(said['profiles'])}")
     if not explanation["feasible"]:
         raise click.exceptions.Exit(2)
 

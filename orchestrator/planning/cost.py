@@ -204,7 +204,7 @@ def check(problem: Problem, stages: Sequence[Stage]) -> list[str]:
     allowed = {device.name: device for device in problem.eligible}
     for position, stage in enumerate(stages):
         seen = [other for other in range(len(stages)) if stages[other].node == stage.node]
-        ring_ends = seen == [0, len(stages) - 1] and len(stages) > 2 and not problem.one_stage_per_node
+        ring_ends = seen == [0, len(stages) - 1] and len(stages) > 2
         if len(seen) > 1 and not ring_ends:
             wrong.append(f"{stage.node} appears more than once at position {position}")
     for node, mine in holdings(problem, stages).items():

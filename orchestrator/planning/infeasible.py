@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from orchestrator.planning.cost import size_text
 from orchestrator.planning.ordering import natural_engine
-from orchestrator.planning.problem import Constraints, Device, Problem
+from orchestrator.planning.problem import Constraints, Device, Objective, Problem
 from orchestrator.planning.runform import RunForm
 from orchestrator.planning.search import RingEngine, single_plans
 from orchestrator.planning.sequence import SequenceEngine
@@ -75,8 +75,8 @@ def _reason(problem: Problem) -> str:
     needed, room = size_text(_needed_bytes(problem)), size_text(_room_bytes(problem))
     if short > 0:
         return f"needs {needed}, the fleet has {room}; short by {size_text(short)}"
-    if problem.one_stage_per_node and is_feasible(replace(problem, one_stage_per_node=False)):
-        return "it fits only with both ends of the ring on one node, and a node runs one stage"
+    if not problem.both_ends_in_ring and is_feasible(replace(problem, objective=Objective.LATENCY)):
+        return "it fits only with both ends of the ring on one node, which an open chain can't have"
     limited = [device for device in problem.eligible if device.storage_bytes is not None]
     if limited and is_feasible(_replaced(problem, *(replace(device, storage_bytes=None) for device in limited))):
         return f"needs {needed} of memory, which the fleet has, but too little storage for the weights"

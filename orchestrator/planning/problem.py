@@ -179,8 +179,7 @@ class Problem:
     of `context_tokens` are reserved per block. `activation_bytes` is one token's hidden state on the wire,
     `workspace_bytes` what activations take resident on each device used. `tied_bytes` / `tied_disk_bytes` are
     saved on a device that holds embedding and head when they share their weights. The `incumbent` is what runs
-    now: stages keep its order where the order is free. With `one_stage_per_node` no node may hold the first and the
-    last stage of a ring.
+    now: stages keep its order where the order is free.
 
     Raises:
         PlanningError: the parts contradict each other.
@@ -201,7 +200,6 @@ class Problem:
     prefill_chunk_tokens: int = 64
     balanced_tolerance: float = 0.05
     time_limit_s: float = 10.0
-    one_stage_per_node: bool = False
     incumbent: tuple[Stage, ...] = field(default=())
 
     def __post_init__(self) -> None:
@@ -232,7 +230,7 @@ class Problem:
     @property
     def both_ends_in_ring(self) -> bool:
         """Whether one node may hold the first and the last stage beside others (LinguaLinked's chain is open)."""
-        return not self.one_stage_per_node and self.objective is not Objective.PAPER
+        return self.objective is not Objective.PAPER
 
     @cached_property
     def device_by_name(self) -> dict[str, Device]:

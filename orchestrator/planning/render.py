@@ -17,6 +17,28 @@ def as_text(said: dict[str, Any]) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
+def profiles_text(profiles: Sequence[dict[str, Any]]) -> str:
+    """How old and how steady each device's figures are; the spread is that of the middle half of its runs."""
+    rows = []
+    for one in profiles:
+        if not one["measured"]:
+            rows.append([one["node"], "not measured", "", "", f"{one['hop_ms']:.2f}", "", ""])
+            continue
+        cells = [f"{one[key]:.3f}" for key in ("block_ms", "block_spread_ms")]
+        cells += [f"{one[key]:.2f}" for key in ("hop_ms", "hop_spread_ms")]
+        rows.append([one["node"], age_text(one["age_s"]), *cells, f"{one['drift']:.2f} x"])
+    header = ["figures of", "age", "ms/block", "spread", "hop ms", "spread", "observed"]
+    return table(header, rows, right=frozenset({2, 3, 4, 5, 6}))
+
+
+def age_text(age_s: float) -> str:
+    """In the largest unit of which there are two."""
+    for name, seconds in (("days", 86_400), ("hours", 3_600), ("minutes", 60)):
+        if age_s >= 2 * seconds:
+            return f"{age_s / seconds:.0f} {name}"
+    return f"{age_s:.0f} s"
+
+
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], right: frozenset[int] = frozenset()) -> str:
     """Columns as wide as their widest cell; those in `right` are aligned to the right."""
     widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]

@@ -49,6 +49,7 @@ from schemas.messages import (
     ControlReply,
     ControlRequest,
     NodeStatus,
+    OpenRequest,
     Plan,
     PrepareSegment,
     ResendTokens,
@@ -219,18 +220,20 @@ class World:
 
     def generate(self, request: str, count: int, *, start: int | None = None, flags: int = 0) -> None:
         """The last stage publishes ``count`` tokens in one frame, by default those after what its ring was given."""
-        last = self.nodes[self.plan.ring[-1].node]
+        ring = self.plan_of(self.pipeline_of(request)).ring
+        last = self.nodes[ring[-1].node]
         opened = last.open[request]
         position = self.position(request) if start is None else start
         ids = [letter(p) for p in range(position, position + count)]
         if flags & Flag.STOP:
             ids[-1] = EOS
-        self.nodes[self.plan.ring[0].node].tokens[request] = position + count
-        self.event(TokensHeard("main", last.name, token_frame(request, opened.epoch, position, ids, flags)))
+        self.nodes[ring[0].node].tokens[request] = position + count
+        frame = token_frame(request, opened.epoch, position, ids, flags)
+        self.event(TokensHeard(self.pipeline_of(request), last.name, frame))
 
     def position(self, request: str) -> int:
         """Where the request's next token goes."""
-        last = self.nodes[self.plan.ring[-1].node].open[request]
+        last = self.nodes[self.plan_of(self.pipeline_of(request)).ring[-1].node].open[request]
         return last.prompt_tokens + len("".join(p.text for p in self.stream(request) if isinstance(p, StreamText)))
 
     # --- what was published -----------------------------------------------------------------------------------
@@ -252,6 +255,16 @@ class World:
         """The retained plan."""
         plan: Plan = self.published(Plan)[-1]
         return plan
+
+    def plan_of(self, pipeline: str) -> Plan:
+        """A pipeline's retained plan."""
+        plan: Plan = self.published(Plan, PLAN.format(pipeline=pipeline))[-1]
+        return plan
+
+    def pipeline_of(self, request: str) -> str:
+        """Where a request was last opened."""
+        opened = [command for command in self.published(OpenRequest) if command.request == request]
+        return str(opened[-1].pipeline)
 
     def stream(self, request: str) -> list[Any]:
         """What the client of a request got."""

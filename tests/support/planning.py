@@ -54,7 +54,6 @@ def random_problem(seed: int, *, max_devices: int = 5, max_units: int = 10, unev
         workspace_bytes=draw.choice((0, 3 * MIB)),
         activation_bytes=1152,
         balanced_tolerance=draw.choice((0.0, 0.1, 0.5)),
-        one_stage_per_node=draw.random() < 0.2,
         constraints=_constraints(draw, [device.name for device in devices], units, uneven_chain),
     )
 
@@ -224,8 +223,6 @@ class Exhaustive:
             bottleneck = max(bottleneck, _span(self.busy[node], mine) + (device.hop_busy_s if ring else 0.0))
             paper += _span(self.paper[node], mine)
         if len(stages) > len(held):
-            if problem.one_stage_per_node:
-                return None
             paper = math.inf
         links = itertools.pairwise(stages)
         paper += sum((self.device[a.node].hop_s + self.device[b.node].hop_s) / 2 for a, b in links)

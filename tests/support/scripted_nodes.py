@@ -253,6 +253,10 @@ class ScriptedNode:
         )  # fmt: skip
 
     def follow(self, plan: Plan) -> None:
-        """A plan is in force: forget older epochs and their requests."""
-        self.prepared = {epoch: p for epoch, p in self.prepared.items() if epoch >= plan.epoch}
+        """A plan is in force: forget older epochs of its pipeline and their requests."""
+        self.prepared = {
+            epoch: stages
+            for epoch, stages in self.prepared.items()
+            if epoch >= plan.epoch or any(stage.pipeline != plan.pipeline for stage in stages.values())
+        }
         self.open = {request: o for request, o in self.open.items() if o.epoch in self.prepared}

@@ -156,13 +156,22 @@ EXPLAINED = {
 
 
 def test_preview_passes_the_wishes_on(fake: FakeOrchestrator, capsys: pytest.CaptureFixture[str]) -> None:
-    fake.control["preview"] = {"wishes": {}, "explanation": EXPLAINED}
+    phone = {"measured": True, "age_s": 7_300.0, "block_ms": 1.5, "block_spread_ms": 0.25, "hop_spread_ms": 0.5}
+    profiles = [
+        {"node": "a", "hop_ms": 3.0, "drift": 1.25, **phone},
+        {"node": "b", "measured": False, "hop_ms": 2.0},
+    ]
+    fake.control["preview"] = {"wishes": {}, "explanation": EXPLAINED, "profiles": profiles}
     words = (
         "plan preview --objective throughput --exclude a --pin ends=b --max-memory c=900 --context 512"
         " --min-battery 30 --only-on-charger"
     )
     assert cli.run(words.split()) == 2
-    assert "Smallest fix: free 0.7 GB on 'a'." in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "Smallest fix: free 0.7 GB on 'a'." in shown
+    *_, a, b = shown.splitlines()
+    assert a.split() == ["a", "2", "hours", "1.500", "0.250", "3.00", "0.50", "1.25", "x"]
+    assert b.split() == ["b", "not", "measured", "2.00"]
     assert fake.commanded[-1].arguments == {
         "objective": "throughput", "exclude": ["a"], "pins": [["ends", "b"]], "max_memory_mb": [["c", 900]],
         "context_tokens": 512, "min_battery_percent": 30, "only_on_charger": True,

@@ -176,3 +176,25 @@ def test_profiles_and_wishes_survive_a_restart(tmp_path: Path) -> None:
         assert profile.measured_s < 100.0
         assert state.wishes("main") == {"exclude": ["a"]}
         assert state.wishes("other") == {}
+
+
+def test_the_view_has_age_spread_and_what_was_observed() -> None:
+    profiles = Profiles()
+    units = tuple(replace(part, decode_spread_s=0.0003) for part in measured().units)
+    profile = replace(profile_of(units=units, hop_spread_s=0.0002), drift=1.5, measured_s=10.0)
+    profiles.load([profile])
+    one, other = profiles.view([make_birth("a"), make_birth("b", hop_s=0.002)], MANIFEST, now_s=70.0)
+    assert (one["node"], one["measured"], one["age_s"]) == ("a", True, 60.0)
+    assert [one[key] for key in ("block_ms", "block_spread_ms", "hop_ms", "hop_spread_ms", "drift")] == pytest.approx(
+        [3.0, 0.1, 0.4, 0.2, 1.5]
+    )
+    assert other == {"node": "b", "measured": False, "hop_ms": 2.0}
+
+
+def test_a_preview_says_what_it_rests_on() -> None:
+    world = World().serve("a", "b", "c")
+    reply = world.control("preview")
+    assert reply
+    assert [(one["node"], one["measured"]) for one in reply.result["profiles"]] == [
+        ("a", False), ("b", False), ("c", False)
+    ]  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from orchestrator.events import JobFailed, NodeSaid, Note, PlanStandby, StandbyPlanned
+from orchestrator.events import JobFailed, NodeSaid, Note, PlanStandby, Publish, StandbyPlanned
 from orchestrator.planning.errors import PlanningError
 from orchestrator.planning.problem import Problem, Stage
 from orchestrator.planning.solution import Standby
@@ -125,6 +125,14 @@ def test_a_new_plan_replaces_what_is_kept_and_frees_who_is_left_out() -> None:
     assert kept(world)["c"] == set()
     assert kept(world)["d"]
     assert len(asked(world)) == 2
+
+
+def test_a_pipeline_without_nodes_keeps_nothing() -> None:
+    world = serving()
+    units = world.core.pipeline.standby
+    told = {effect.topic.split("/")[-2] for effect in units.give_up() if isinstance(effect, Publish)}
+    assert told == {node for node, blobs in kept(world).items() if blobs}
+    assert units.give_up() == units.node_returned("a") == []
 
 
 def test_a_node_that_was_away_for_a_moment_is_told_again() -> None:

@@ -176,9 +176,19 @@ def test_epochs_grow_and_lie_above_those_of_earlier_starts() -> None:
 def test_after_the_first_own_plan_another_ones_plan_means_that_it_has_taken_over() -> None:
     epochs = Epochs(5)
     assert not epochs.is_superseded_by(published(9))
-    epochs.published(own := epochs.next())
+    epochs.published(RUNNING.pipeline, own := epochs.next())
     assert not epochs.go_above(published(9))
     assert epochs.is_superseded_by(published(9))
     assert epochs.is_superseded_by(published(5, counter=99))
     assert not epochs.is_superseded_by(published(4))
     assert not epochs.is_superseded_by(published(own.generation, own.counter))
+
+
+def test_the_plans_of_an_earlier_start_may_be_heard_one_after_the_other() -> None:
+    epochs = Epochs(1)
+    assert epochs.go_above(published(7))
+    epochs.published(RUNNING.pipeline, first := epochs.next())
+    other = replace(published(9), pipeline="another")
+    assert not epochs.is_superseded_by(other)
+    assert epochs.go_above(other)
+    assert epochs.next() > other.epoch > first

@@ -129,7 +129,6 @@ def test_instances_are_varied() -> None:
         lambda p: p.constraints.pins != (),
         lambda p: p.constraints.limits != (),
         lambda p: p.streams is not None,
-        lambda p: p.one_stage_per_node,
         lambda p: any(device.storage_bytes is not None for device in p.devices),
         lambda p: any(device.decode_batched_s is not None for device in p.devices),
     ):

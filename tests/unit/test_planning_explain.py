@@ -12,7 +12,7 @@ from orchestrator.planning.explain import explain, units_text
 from orchestrator.planning.infeasible import is_feasible
 from orchestrator.planning.planner import solve
 from orchestrator.planning.problem import Constraints, NodeLimit, Objective, Pin, Problem, Stage
-from orchestrator.planning.render import as_text
+from orchestrator.planning.render import age_text, as_text
 from orchestrator.planning.solution import Infeasible, Solution, Standby
 from orchestrator.planning.standby import plan_standby
 from tests.support.fleets import MB, device, fleet
@@ -199,9 +199,9 @@ def test_storage_slots_large_units_and_shared_ends_as_causes() -> None:
         base, runs=(base.runs[0], replace(base.runs[1], kv_bytes_per_token=MB // 10), base.runs[2]), slots=8
     )
     assert any(fix.startswith("serve ") for fix in unsolved(cached).fixes)
-    tied = replace(fleet(device("a", 1.0, 350), device("b", 1.0, 850)), tied_bytes=100 * MB, one_stage_per_node=True)
-    assert "both ends of the ring on one node" in unsolved(tied).reason
-    assert solved(replace(tied, one_stage_per_node=False)).stages[0].node == "a"
+    tied = replace(fleet(device("a", 1.0, 350), device("b", 1.0, 850)), tied_bytes=100 * MB)
+    assert "both ends of the ring on one node" in unsolved(replace(tied, objective=Objective.PAPER)).reason
+    assert solved(tied).stages[0].node == "a"
 
 
 def test_pinned_ends_stay_on_my_phone() -> None:
@@ -216,8 +216,6 @@ def test_pinned_ends_stay_on_my_phone() -> None:
 def test_a_pin_in_the_middle_puts_the_node_there() -> None:
     problem = replace(fleet(LAPTOP, PHONE), constraints=Constraints(pins=(Pin("phone", 4, 6),)))
     assert solved(problem).stages == (Stage("laptop", 0, 4), Stage("phone", 4, 6), Stage("laptop", 6, 12))
-    apart = replace(problem, one_stage_per_node=True)
-    assert solved(apart).stages == (Stage("phone", 0, 6), Stage("laptop", 6, 12))
 
 
 def test_the_difference_of_two_plans() -> None:
@@ -244,3 +242,11 @@ def test_the_difference_to_a_plan_whose_node_is_gone() -> None:
     assert change.moved_units == 6
     assert change.download_bytes == 500 * MB  # the head is tied to the embedding that is there
     assert "time per token: 12.0 ms" in diff_text(problem, change)
+
+
+@pytest.mark.parametrize(
+    ("age_s", "text"), [(0.4, "0 s"), (119, "119 s"), (120, "2 minutes"), (7199, "120 minutes"), (90_000, "25 hours")]
+)
+def test_ages_for_people(age_s: float, text: str) -> None:
+    assert age_text(age_s) == text
+    assert age_text(86_400 * 9) == "9 days"
