@@ -19,10 +19,12 @@ from orchestrator.model.model import Model
 from schemas import messages
 from schemas.codec import Flag, Frame, decode_frames, request_number
 from schemas.messages import (
+    Basis,
     BlobRef,
     CloseRequest,
     Epoch,
     Heartbeat,
+    KvCopied,
     KvLayer,
     NodeBirth,
     NodeProfile,
@@ -32,6 +34,7 @@ from schemas.messages import (
     PrepareSegment,
     RequestClosed,
     RequestFailed,
+    RequestsHeld,
     Sampling,
     SegmentFailed,
     SegmentReady,
@@ -50,7 +53,10 @@ class Answer:
     """What came back for one request."""
 
     request: str
-    prompt_tokens: int
+    prompt_ids: tuple[int, ...]
+    options: dict[str, Any] = field(default_factory=dict)
+    """For the last stage's OpenRequest."""
+    max_tokens: int = 0
     tokens: dict[int, int] = field(default_factory=dict)
     arrivals_s: list[float] = field(default_factory=list)
     opened_s: float = 0.0
@@ -94,6 +100,8 @@ class Ring:
         self.ready: dict[int, SegmentReady] = {}
         """By stage."""
         self.failed: list[SegmentFailed] = []
+        self.copied: list[KvCopied] = []
+        self.held: list[RequestsHeld] = []
         self.profiles: dict[str, NodeProfile] = {}
         self.answers: dict[int, Answer] = {}
         self.plan: Plan | None = None
@@ -148,6 +156,10 @@ class Ring:
                 self.profiles[message.node] = message
             case SegmentFailed():
                 self.failed.append(message)
+            case KvCopied():
+                self.copied.append(message)
+            case RequestsHeld():
+                self.held.append(message)
             case RequestFailed():
                 self.answers[request_number(message.request)].failure = message
             case RequestClosed():
@@ -186,12 +198,40 @@ class Ring:
         order: Sequence[str] | None = None,
         blob_url: str | None = None,
     ) -> Plan:
-        """Roll a plan out and return when it is in force.
+        """Roll a plan out and return when it is in force; the arguments are those of ``prepare``."""
+        plan = self.prepare(
+            homes,
+            cuts,
+            wire=wire,
+            context_tokens=context_tokens,
+            slots=slots,
+            chunk_tokens=chunk_tokens,
+            order=order,
+            blob_url=blob_url,
+        )
+        self.commit(plan)
+        return plan
+
+    def prepare(
+        self,
+        homes: Mapping[str, Path],
+        cuts: Sequence[int],
+        *,
+        wire: str = "fp32",
+        context_tokens: int = 512,
+        slots: int = 4,
+        chunk_tokens: int = 128,
+        order: Sequence[str] | None = None,
+        blob_url: str | None = None,
+        basis: Basis | None = None,
+    ) -> Plan:
+        """Have the segments of a plan loaded and return when all are ready.
 
         Args:
             homes: the nodes, in the ring's order unless ``order`` says otherwise (there, one may come twice).
             cuts: unit boundaries.
             blob_url: where nodes fetch blobs; None puts them into their stores.
+            basis: the plan it goes on from, in a live move.
         """
         manifest = self._model.manifest
         names = list(order or homes)
@@ -233,12 +273,13 @@ class Ring:
                 chunk_tokens=chunk_tokens,
                 wire_dtype=wire,  # type: ignore[arg-type]
                 planned_bytes=0,
+                basis=basis,
             )
             self.command(ref.node, prepare)
         self.wait("ready nodes", lambda: len(self.ready) == len(ring) or bool(self.failed), 120.0)
         if self.failed:
             raise AssertionError(self.failed[0].reason)
-        self.plan = Plan(
+        return Plan(
             pipeline=PIPELINE,
             epoch=epoch,
             model=manifest.name,
@@ -247,8 +288,11 @@ class Ring:
             wire_dtype=wire,  # type: ignore[arg-type]
             ring=ring,
         )
-        self.bus.publish(PLAN.format(pipeline=PIPELINE), messages.encode(self.plan), qos=1, retain=True)
-        return self.plan
+
+    def commit(self, plan: Plan) -> None:
+        """The plan is in force."""
+        self.plan = plan
+        self.bus.publish(PLAN.format(pipeline=PIPELINE), messages.encode(plan), qos=1, retain=True)
 
     def command(self, node: str, message: Any) -> None:
         """Give a node a command."""
@@ -267,30 +311,40 @@ class Ring:
         prefix_tokens: int = 0,
     ) -> Answer:
         """Open a request on the deployed plan."""
-        assert self.plan
         request = request or secrets.token_hex(8)
-        answer = Answer(request, len(prompt_ids), opened_s=time.perf_counter())
+        options = {
+            "sampling": sampling or Sampling(), "eos_ids": tuple(eos_ids), "draft_tokens": draft_tokens,
+        }  # fmt: skip
+        answer = Answer(request, tuple(prompt_ids), options, max_tokens, opened_s=time.perf_counter())
         self.answers[request_number(request)] = answer
-        sampling = sampling or Sampling()
-        last = len(self.plan.ring) - 1
+        assert self.plan
+        self.open_stages(
+            answer,
+            self.plan,
+            prompt_ids,
+            prefix_request=prefix.request if prefix else None,
+            prefix_tokens=prefix_tokens,
+        )
+        return answer
+
+    def open_stages(self, answer: Answer, plan: Plan, ids: Sequence[int], **changes: Any) -> None:
+        """Open a request on every stage, the first one last; ``ids``: all that is known of it."""
+        last = len(plan.ring) - 1
+        penalty = answer.options["sampling"].repetition_penalty != 1.0
         for stage in range(last, -1, -1):
-            needs_ids = stage == 0 or (stage == last and (sampling.repetition_penalty != 1.0 or draft_tokens > 0))
+            needs_ids = stage == 0 or (stage == last and (penalty or answer.options["draft_tokens"] > 0))
             message = OpenRequest(
                 pipeline=PIPELINE,
-                epoch=self.plan.epoch,
+                epoch=plan.epoch,
                 stage=stage,
-                request=request,
-                prompt_tokens=len(prompt_ids),
-                max_tokens=max_tokens,
-                prompt_ids=tuple(prompt_ids) if needs_ids else None,
-                sampling=sampling if stage == last else None,
-                eos_ids=tuple(eos_ids) if stage == last else (),
-                draft_tokens=draft_tokens if stage == last else 0,
-                prefix_request=prefix.request if prefix else None,
-                prefix_tokens=prefix_tokens,
+                request=answer.request,
+                prompt_tokens=len(answer.prompt_ids),
+                max_tokens=answer.max_tokens,
+                prompt_ids=tuple(ids) if needs_ids else None,
+                **(answer.options if stage == last else {}),
+                **changes,
             )
-            self.command(self.plan.ring[stage].node, message)
-        return answer
+            self.command(plan.ring[stage].node, message)
 
     def finish(self, answer: Answer, timeout_s: float = 120.0) -> Answer:
         """Wait for the end of an answer, close the request and collect the stages' figures."""
