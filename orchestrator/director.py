@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from orchestrator.balance import Decision, History, Verdict
 from orchestrator.config import Timing
 from orchestrator.epochs import Epochs
 from orchestrator.events import BuiltSegment, Effect, Note, ServedModel, SolvePlan
@@ -72,6 +73,8 @@ class PlanDirector:
         self.last_failure = ""
         self.why_it_stays = ""
         """Why the last attempt to replace the plan in force came to nothing; empty when none was made or it worked."""
+        self.decisions = History()
+        """Which solutions replaced the plan in force, which did not, and why."""
         self.outcomes: list[ReplanDone] = []
         """Filled here, emptied by the core."""
         self.wishes = Wishes()
@@ -252,11 +255,15 @@ class PlanDirector:
         migration = self.succession.migration_to(plan)
         work = self._requests.sessions.open_work
         verdict = self.judge(Question(self.active.plan, plan.solution, solving, work, migration))
+        self._decided(verdict.answer is Answer.NOW, verdict.reason, now_s)
         if verdict.answer is not Answer.NOW:
             self.outcomes.append(ReplanDone(ok=True, changed=False))
         if verdict.answer is Answer.WHEN_IDLE:
             self._only_when_idle, self._due_s = True, min(self._due_s, now_s)
         return verdict.answer is Answer.NOW
+
+    def _decided(self, moves: bool, reason: str, now_s: float) -> None:
+        self.decisions.add(Decision(verdict=Verdict.MOVE if moves else Verdict.STAY, reason=reason), now_s)
 
     def move_to(self, solution: Solution, reason: str, now_s: float, *, force: bool = False) -> list[Effect]:
         """Bring a solution for the model and the context in force into force, without asking ``judge``.

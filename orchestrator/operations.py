@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.events import Effect, SaveDrained, TellEvents
 from orchestrator.journal import KEPT
@@ -12,8 +12,9 @@ from schemas.messages import ControlRequest
 
 if TYPE_CHECKING:
     from orchestrator.core import Core
+    from orchestrator.pipeline import Pipeline
 
-OPERATIONS = ("drain", "events", "top")
+OPERATIONS = ("drain", "events", "top", "why")
 
 
 def handle(command: ControlRequest, core: Core, now_s: float) -> list[Effect]:
@@ -23,6 +24,8 @@ def handle(command: ControlRequest, core: Core, now_s: float) -> list[Effect]:
             return _drain(command, core, now_s)
         case "events":
             return [_events(command)]
+        case "why":
+            return [reply(command, {"pipelines": [_why(pipeline, now_s) for pipeline in core.serving()]})]
     return [reply(command, overview(core, now_s))]
 
 
@@ -46,6 +49,21 @@ def _drain(command: ControlRequest, core: Core, now_s: float) -> list[Effect]:
         *effects,
         reply(command, {"node": node, "drained": fleet.why_drained(node), "holds": held, "stays": "; ".join(stays)}),
     ]
+
+
+def _why(pipeline: Pipeline, now_s: float) -> dict[str, Any]:
+    """A pipeline's decisions, oldest first, with their ages instead of times."""
+    director = pipeline.director
+    decisions = [
+        {
+            **{key: value for key, value in entry.items() if key not in ("first_s", "last_s")},
+            "first_s_ago": round(now_s - entry["first_s"], 3),
+            "last_s_ago": round(now_s - entry["last_s"], 3),
+        }
+        for entry in sorted(director.decisions.view(), key=lambda entry: entry["last_s"])
+    ]
+    epoch = str(director.active.plan.epoch) if director.active else None
+    return {"pipeline": pipeline.name, "epoch": epoch, "stays": director.why_it_stays, "decisions": decisions}
 
 
 def _events(command: ControlRequest) -> Effect:

@@ -19,6 +19,7 @@ SOLVE_TIMEOUT_S = 60.0
 MOST_HISTORY = 200
 
 HEADINGS = ("stage", "node", "units", "decode ms", "hop ms", "planned", "limit", "peak RSS", "on disk")
+WHY_HEADINGS = ("when", "times", "decision", "gain", "reason")
 HISTORY_HEADINGS = ("epoch", "since", "objective", "model", "ring", "tokens/s", "many")
 
 
@@ -130,6 +131,23 @@ def apply(settings: Settings, as_json: bool, **wishes: Any) -> None:
         click.echo(("" if changed else "This is the plan in force already.\n") + describe(plan))
 
 
+@command.command("why", epilog="Example: linguabus plan why --json")
+@click.option("--limit", type=click.IntRange(1, MOST_HISTORY), default=20, show_default=True, help="Newest decisions.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@bus_options
+@pass_settings
+def why(settings: Settings, limit: int, as_json: bool) -> None:
+    """Say why layers moved or stayed: the decisions so far, the newest last."""
+    with connect(settings) as client:
+        said = client.control("why")
+    for pipeline in said["pipelines"]:
+        del pipeline["decisions"][:-limit]
+    if as_json:
+        print_json(said)
+    else:
+        click.echo("\n\n".join(describe_why(pipeline) for pipeline in said["pipelines"]) or "There is no pipeline yet.")
+
+
 @command.command("history", epilog="Example: linguabus plan history --limit 5")
 @click.option("--limit", type=click.IntRange(1, MOST_HISTORY), default=20, show_default=True, help="Newest plans.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -191,6 +209,33 @@ def _moves(moves: dict[str, Any]) -> str:
     if last:
         return f"\nlast move: {last['units']}, readers waited {last['paused_s'] * 1e3:.0f} ms"
     return ""
+
+
+def describe_why(pipeline: dict[str, Any]) -> str:
+    """A pipeline's decisions for people."""
+    where = f"in epoch {pipeline['epoch']}" if pipeline["epoch"] else "has no plan"
+    rows = [
+        (
+            _ago(decision["last_s_ago"]),
+            f"{decision['times']} x",
+            decision["verdict"],
+            f"{decision['gain']:.1%}" if decision["gain"] else "-",
+            decision["reason"],
+        )
+        for decision in pipeline["decisions"]
+    ]
+    lines = [f"{pipeline['pipeline']} {where}"]
+    lines.append(table(WHY_HEADINGS, rows) if rows else "Nothing had to be decided yet.")
+    if pipeline["stays"]:
+        lines.append(f"The plan stays for now: {pipeline['stays']}")
+    return "\n".join(lines)
+
+
+def _ago(seconds: float) -> str:
+    for unit, length_s in (("h", 3600), ("min", 60)):
+        if seconds >= 2 * length_s:
+            return f"{seconds / length_s:.0f} {unit} ago"
+    return f"{seconds:.0f} s ago"
 
 
 def _row(stage: dict[str, Any]) -> tuple[str, ...]:

@@ -157,6 +157,29 @@ def test_rebalance_json(fake: FakeOrchestrator, capsys: pytest.CaptureFixture[st
     assert json.loads(capsys.readouterr().out) == COMPARED
 
 
+# --- plan why ---------------------------------------------------------------------------------------------------
+
+DECISION: dict[str, Any] = {
+    "verdict": "stay", "reason": "a gain of 3.0% is below the 5.0% that count", "times": 12, "gain": 0.03,
+    "saved_s": 1.0, "cost_s": 0.2, "stages": [], "first_s_ago": 900.0, "last_s_ago": 12.0,
+}  # fmt: skip
+
+
+def test_why_lists_decisions(fake: FakeOrchestrator, capsys: pytest.CaptureFixture[str]) -> None:
+    older = {**DECISION, "verdict": "move", "reason": "asked for", "times": 1, "gain": 0.0, "last_s_ago": 7300.0}
+    pipeline = {"pipeline": "main", "epoch": "3-1", "stays": "", "decisions": [older, DECISION]}
+    down = {"pipeline": "main-2", "epoch": None, "stays": "needs 3.1 GB", "decisions": []}
+    fake.control["why"] = {"pipelines": [pipeline, down]}
+    assert cli.run(["plan", "why"]) == 0
+    title, _, first, second, _, *last = capsys.readouterr().out.splitlines()
+    assert title == "main in epoch 3-1"
+    assert first.split() == ["2", "h", "ago", "1", "x", "move", "-", "asked", "for"]
+    assert second.split()[:7] == ["12", "s", "ago", "12", "x", "stay", "3.0%"]
+    assert last == ["main-2 has no plan", "Nothing had to be decided yet.", "The plan stays for now: needs 3.1 GB"]
+    assert cli.run(["plan", "why", "--json", "--limit", "1"]) == 0
+    assert json.loads(capsys.readouterr().out)["pipelines"][0]["decisions"] == [DECISION]
+
+
 # --- events -----------------------------------------------------------------------------------------------------
 
 
