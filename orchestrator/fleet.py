@@ -286,6 +286,7 @@ def _view(node: Node, now_s: float) -> dict[str, Any]:
         "peak_rss_bytes": beat.peak_rss_bytes if beat else None,
         "available_bytes": beat.available_bytes if beat else None,
         "blob_bytes": beat.blob_bytes if beat else None,
+        "standby_bytes": beat.standby_bytes if beat else None,
         "cpu_percent": beat.cpu_percent if beat else None,
         "battery_percent": beat.battery_percent if beat else None,
         "charging": beat.charging if beat else None,
