@@ -57,6 +57,8 @@ class NodeCore:
         self._memory_bytes = memory_bytes
         self._watchdog_min_s = watchdog_min_s
         self._stages: dict[StageKey, Stage] = {}
+        self._by_place: dict[tuple[str, int, int, int], Stage] = {}
+        """The same by pipeline, stage and the two numbers of the epoch: keys whose hash is no Python function."""
         self._ending: set[StageKey] = set()
         """Over, but the next epoch's stages wait for what is still on its way through them."""
 
@@ -110,7 +112,7 @@ class NodeCore:
             if handover.old:
                 load = LoadSegment(spec, handover.old.key, handover.same_segment)
         stage = Stage(spec, watchdog_min_s=self._watchdog_min_s, handover=handover)
-        self._stages[key] = stage
+        self._stages[key] = self._by_place[_place(key)] = stage
         return [Subscribe(stage.patterns), load]
 
     def _prepare_failed(self, spec: PrepareSegment, reason: str) -> Effect:
@@ -159,6 +161,7 @@ class NodeCore:
         stage = self._stages.pop(key, None)
         if stage is None:
             return []
+        del self._by_place[_place(key)]
         stage.release()
         if any(other.slots is stage.slots and other.spec.epoch > stage.spec.epoch for other in self._stages.values()):
             stage.slots.forget_parked()
@@ -246,7 +249,8 @@ class NodeCore:
 
     def frame(self, pipeline: str, stage_index: int, sender: str, frame: Frame, now_s: float) -> list[Effect]:
         """A frame for one of this node's stages arrived."""
-        stage = self._stages.get((pipeline, frame.epoch, stage_index))
+        epoch = frame.epoch
+        stage = self._by_place.get((pipeline, stage_index, epoch.generation, epoch.counter))
         if stage is None or not stage.loaded:
             self.frames_dropped += 1
             return []
@@ -274,7 +278,7 @@ class NodeCore:
 
     def computed(self, work: Work, result: Computed, now_s: float) -> list[Effect]:
         """A run is done."""
-        stage = self._stages.get(work.key)
+        stage = self._by_place.get(_place(work.key))
         return stage.computed(work, result, now_s) if stage else []
 
     # --- time -------------------------------------------------------------------------------------------------
@@ -297,3 +301,8 @@ class NodeCore:
     def total_frames_dropped(self) -> int:
         """Frames dropped since the node started."""
         return self.frames_dropped + sum(stage.frames_dropped for stage in self._stages.values())
+
+
+def _place(key: StageKey) -> tuple[str, int, int, int]:
+    pipeline, epoch, stage = key
+    return pipeline, stage, epoch.generation, epoch.counter

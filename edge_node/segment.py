@@ -110,7 +110,9 @@ class Segment:
         self._has_positions = "position_ids" in self._input_names
         self._mask = np.zeros(spec.slots * spec.context_tokens if self._has_mask else 0, np.int64)
         self._lengths = np.zeros(spec.slots, np.int32)
-        self._total_length = np.zeros((), np.int32)
+        self._total_length = np.zeros(1, np.int32)
+        # To write a number, a memoryview takes half the time that an array takes.
+        self._lengths_view, self._total_view = self._lengths.data, self._total_length.data
         self._range = np.arange(spec.context_tokens)
         self._positions = np.zeros(rows, np.int64)
         self._logit_positions = np.zeros(MAX_LOGITS, np.int64)
@@ -133,11 +135,8 @@ class Segment:
         if unknown or missing:
             raise SegmentUnusable(f"the segment's inputs are not the plan's: {sorted(unknown | missing)[:3]}")
 
-    def _binding(self, slot: int, slots: int) -> _Binding:
+    def _new_binding(self, slot: int, slots: int) -> _Binding:
         """The binding of neighbouring slots; kept, because binding every layer's cache takes a while."""
-        kept = self._bindings.get((slot, slots))
-        if kept is not None:
-            return kept
         if len(self._bindings) >= _MAX_BINDINGS:
             del self._bindings[next(iter(self._bindings))]
         binding = self._session.io_binding()
@@ -182,16 +181,16 @@ class Segment:
             SegmentUnusable: ONNX Runtime failed, for want of memory for example.
         """
         slots = len(positions)
-        kept = self._binding(slot, slots)
-        if (kept.count, kept.logits) != (count, logits):
+        kept = self._bindings.get((slot, slots)) or self._new_binding(slot, slots)
+        if kept.count != count or kept.logits != logits:
             self._bind_shapes(kept.binding, slots, count, logits)
             kept.count, kept.logits = count, logits
         if self.is_last and self._selected != (count, logits):
             self._selected = count, logits
             self._logit_positions[:logits] = self._range[count - logits : count]
         for index, position in enumerate(positions):
-            self._lengths[index] = position + count - 1  # as GroupQueryAttention wants them: less one
-        self._total_length[()] = max(positions) + count
+            self._lengths_view[index] = position + count - 1  # as GroupQueryAttention wants them: less one
+        self._total_view[0] = max(positions) + count
         if self._has_mask:
             self._bind_mask(kept.binding, positions, count)
         if self._has_positions:
@@ -199,7 +198,7 @@ class Segment:
                 self._positions[index * count : (index + 1) * count] = np.arange(position, position + count)
             self._bind_input(kept.binding, "position_ids", self._positions, (slots, count))
         started = time.perf_counter()
-        cpu_started = self._clock()
+        cpu_started = self._clock() if self._speed < 1.0 else 0.0
         try:
             self._session.run_with_iobinding(kept.binding)
         except Exception as error:  # as above

@@ -119,7 +119,7 @@ _KINDS: Final = {int(kind): kind for kind in Kind}
 _DTYPES: Final = {int(dtype): dtype for dtype in Dtype}
 
 
-@dataclass(kw_only=True, slots=True)
+@dataclass(slots=True)
 class Frame:
     """One frame. ``request`` is the request id as a number; ``payload`` is any bytes-like object.
 
@@ -168,8 +168,6 @@ def activation_payload_bytes(dtype: Dtype, count: int, width: int) -> int:
 
 
 def _expected_payload_bytes(kind: Kind, dtype: Dtype, count: int, width: int) -> int:
-    if kind is Kind.ACTIVATION:
-        return activation_payload_bytes(dtype, count, width)
     if kind is Kind.TOKENS:
         return 4 * (count + width)
     if kind is Kind.KV_ROWS:
@@ -188,7 +186,10 @@ def _check(kind: Kind, dtype: Dtype, flags: int, count: int, width: int, positio
         raise FrameShapeMismatch(f"positions up to {position + count} of {width} values are outside the limits")
     if (count > 0) is not _NEEDS_COUNT[kind] or (width > 0) not in _WIDTHS[kind]:
         raise FrameShapeMismatch(f"{kind.name} frame of {count} positions of {width} values")
-    expected = _expected_payload_bytes(kind, dtype, count, width)
+    if kind is Kind.ACTIVATION:
+        expected = activation_payload_bytes(dtype, count, width)
+    else:
+        expected = _expected_payload_bytes(kind, dtype, count, width)
     if payload_bytes != expected:
         raise FrameShapeMismatch(f"payload of {payload_bytes} bytes, its shape needs {expected}")
 
@@ -228,13 +229,14 @@ def decode_frames(data: bytes | bytearray | memoryview) -> list[Frame]:
         FrameError: as for one frame, or there are more than ``MAX_FRAMES``.
     """
     view = memoryview(data)
-    frames: list[Frame] = []
-    while len(view) or not frames:
+    frames = [_decode_first(view)]
+    at = HEADER_BYTES + len(frames[0].payload)
+    while at < len(view):
         if len(frames) == MAX_FRAMES:
             raise FrameOversized(f"more than {MAX_FRAMES} frames in one message")
-        frame = _decode_first(view)
+        frame = _decode_first(view[at:])
         frames.append(frame)
-        view = view[HEADER_BYTES + len(frame.payload) :]
+        at += HEADER_BYTES + len(frame.payload)
     return frames
 
 
@@ -270,8 +272,7 @@ def _decode_first(data: memoryview, *, alone: bool = False) -> Frame:
     if zlib.crc32(payload, zlib.crc32(data[:_CRC_OFFSET])) != checksum:
         raise FrameChecksumMismatch("the CRC-32 does not match")
     return Frame(
-        kind=kind, request=request, epoch=_epoch(generation, counter), attempt=attempt,
-        position=position, count=count, width=width, dtype=dtype, flags=flags, payload=payload,
+        kind, request, _epoch(generation, counter), attempt, position, count, width, dtype, flags, payload
     )  # fmt: skip
 
 
