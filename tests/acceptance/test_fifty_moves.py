@@ -1,0 +1,31 @@
+"""Layers move fifty times, at whatever token it comes to, and no reader can tell."""
+
+from pathlib import Path
+
+import pytest
+
+from broker.local import LocalBroker
+from orchestrator.model.store import ModelStore
+from schemas.messages import Sampling
+from tests.support.moves import PLANS, moving
+
+SAMPLINGS = [
+    Sampling(),
+    Sampling(temperature=3.0, seed=1),
+    Sampling(temperature=0.8, top_p=0.9, seed=1),
+    Sampling(repetition_penalty=1.3),
+]
+MOVES = 50
+TOKENS = 230
+
+
+@pytest.mark.long
+def test_text_over_fifty_moves(tiny_store: ModelStore, mosquitto: LocalBroker, tmp_path: Path) -> None:
+    modes: set[str] = set()
+    with moving(tiny_store, mosquitto, tmp_path, "abc", "--emulate-speed", "0.03") as (fleet, _):
+        fleet.apply(PLANS[0])
+        undisturbed = [ids for ids, _ in fleet.read(SAMPLINGS, TOKENS)]
+        while fleet.moves()["done"] < MOVES:
+            assert [ids for ids, _ in fleet.read_while_moving(SAMPLINGS, TOKENS, modes)] == undisturbed
+        assert fleet.moves()["failed"] == 0
+    assert modes == {"copy", "prefill"}

@@ -1,0 +1,107 @@
+"""Answers that are read while layers move between real nodes."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from broker.bus import Delivery
+from broker.local import LocalBroker
+from broker.mqtt import MqttBus
+from orchestrator.client import Client
+from orchestrator.config import ServiceConfig, Timing
+from orchestrator.model.store import ModelStore
+from schemas.messages import Plan, Sampling, StageTiming, decode
+from schemas.topics import PLAN
+from tests.support.nodes import NodeProcess, running_nodes
+from tests.support.polling import collect
+from tests.support.services import running_service
+
+PROMPT = "def f(x):"
+"""The tiny model goes on from it for longer than its context."""
+PLANS = (
+    [["embed", "a"], ["0-1", "a"], ["2-3", "b"], ["head", "b"]],
+    [["embed", "a"], ["0", "a"], ["1-2", "c"], ["3", "b"], ["head", "b"]],
+    [["embed", "c"], ["0-2", "c"], ["3", "a"], ["head", "a"]],
+    [["embed", "b"], ["0", "b"], ["1-3", "a"], ["head", "a"]],
+)
+"""Pins of all units: a plan for each."""
+_TIMEOUT_S = 60.0
+_QUICK = Timing(settle_s=0.1, start_s=0.5)
+
+
+class Moving:
+    """An orchestrator with real nodes, somebody who reads and somebody who moves layers."""
+
+    def __init__(self, broker_url: str, reader: Client, operator: Client) -> None:
+        self.broker_url = broker_url
+        self._reader = reader
+        self._operator = operator
+
+    def apply(self, pins: Sequence[Sequence[str]]) -> None:
+        """Bring a plan into force."""
+        self._operator.control("apply", timeout_s=_TIMEOUT_S, pins=pins)
+
+    def moves(self) -> dict[str, Any]:
+        """Live moves so far."""
+        moves: dict[str, Any] = self._operator.control("status")["moves"]
+        return moves
+
+    def read(self, samplings: Sequence[Sampling], max_tokens: int) -> list[tuple[list[int], tuple[StageTiming, ...]]]:
+        """Answers to as many requests at once: tokens, and what the stages say."""
+        answers = [
+            self._reader.ask(prompt=PROMPT, max_tokens=max_tokens, sampling=sampling, stats=True)
+            for sampling in samplings
+        ]
+        found = []
+        for answer in answers:
+            "".join(answer)
+            assert answer.end
+            found.append((answer.token_ids, answer.end.stages))
+        return found
+
+    def read_while_moving(
+        self, samplings: Sequence[Sampling], max_tokens: int, modes: set[str] | None = None
+    ) -> list[tuple[list[int], tuple[StageTiming, ...]]]:
+        """The same while one plan follows the other; ``modes`` gets how requests were moved."""
+        with ThreadPoolExecutor(1) as pool:
+            reading = pool.submit(self.read, samplings, max_tokens)
+            for pins in itertools.cycle(PLANS):
+                if reading.done():
+                    return reading.result()
+                self.apply(pins)
+                last = self.moves()["last"]
+                if modes is not None and last:
+                    modes.add(last["mode"])
+        raise AssertionError("not reached")
+
+
+@contextmanager
+def moving(
+    store: ModelStore, broker: LocalBroker, folder: Path, names: Sequence[str], *node_options: str, slots: int = 4
+) -> Iterator[tuple[Moving, dict[str, NodeProcess]]]:
+    """Nodes that serve the store's model ``tiny`` together."""
+    config = ServiceConfig(
+        broker_url=broker.url, data_dir=folder, models_dir=store.home, timing=_QUICK, wire_dtype="fp32",
+        slots=slots, model="tiny", min_nodes=len(names),
+    )  # fmt: skip
+    with ExitStack() as stack:
+        watcher = stack.enter_context(MqttBus(broker.url, client_id="watcher"))
+        watcher.connect()
+        watcher.subscribe([PLAN.filter()], qos=1)
+        stack.enter_context(running_service(config))
+        nodes = stack.enter_context(running_nodes(names, broker.url, folder, "--drain-timeout", "0", *node_options))
+        collect(
+            watcher,
+            lambda events: any(isinstance(e, Delivery) and decode(e.payload, Plan).ring for e in events),
+            _TIMEOUT_S,
+        )
+        reader = stack.enter_context(Client.connect(broker.url))
+        operator = stack.enter_context(Client.connect(broker.url))
+        yield Moving(broker.url, reader, operator), nodes
+        logs = [node.log() for node in nodes.values()]
+        assert not any("Traceback" in log for log in logs)
