@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from edge_node.guessing import Guesser
-from edge_node.positions import PositionRule
+from edge_node.handover import Taken
 from edge_node.request import StageRequest
 from edge_node.ring import RingDriver
+from edge_node.slots import Grant, SlotTable
 from edge_node.wire import WIRE_DTYPES
 from edge_node.work import MAX_LOGITS, FailureCode
-from schemas.codec import VERIFY, Frame
+from schemas.codec import VERIFY, Frame, request_number
 from schemas.messages import OpenRequest, PrepareSegment
 
 
@@ -26,17 +29,31 @@ def refuse(message: OpenRequest, spec: PrepareSegment) -> tuple[FailureCode, str
     return None
 
 
+def find_slot(message: OpenRequest, taken: Taken, slots: SlotTable, make_room: Callable[[], bool]) -> Grant | None:
+    """The request's slot: the one it has in the epoch before, else a new one. None when every slot is in use.
+
+    ``make_room`` frees one that rows came to for a request that is not open.
+    """
+    if taken.slot is not None:
+        return Grant(taken.slot, taken.valid_length)
+    prefix = request_number(message.prefix_request) if message.prefix_request else None
+    # At least two positions are left to compute: one alone would take another path through attention.
+    grant = slots.take(prefix, min(message.prefix_tokens, max(message.prompt_tokens - 2, 0)))
+    if grant is None and make_room():
+        grant = slots.take(None, 0)
+    return grant and Grant(grant.slot, max(grant.valid_length, taken.valid_length), grant.copy_from)
+
+
 def new_request(
     message: OpenRequest,
     spec: PrepareSegment,
     slot: int,
-    rule: PositionRule,
     *,
     before: StageRequest | None,
     watchdog_min_s: float,
 ) -> StageRequest:
     """The request on this stage; ``before``: the same on the stage of the epoch before that it goes on from."""
-    request = before.in_next_epoch(message, rule) if before else StageRequest(message, slot, rule)
+    request = before.in_next_epoch(message) if before else StageRequest(message, slot)
     if spec.stage == 0:
         request.driver = RingDriver(
             prompt_tokens=message.prompt_tokens,

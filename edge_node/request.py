@@ -66,9 +66,9 @@ class StageRequest:
         """Positions whose rows will not be written again, as far as this stage knows."""
         return self.rule.final_length(guessed=self.guessed)
 
-    def in_next_epoch(self, message: OpenRequest, rule: PositionRule) -> StageRequest:
+    def in_next_epoch(self, message: OpenRequest) -> StageRequest:
         """The request on the stage that this one hands it over to: with its slot, its tokens and what it has cost."""
-        return StageRequest(message, self.slot, rule, guesser=self.guesser, tokens=self.tokens, tally=self.tally)
+        return StageRequest(message, self.slot, guesser=self.guesser, tokens=self.tokens, tally=self.tally)
 
     def history(self, length: int) -> Sequence[int]:
         """Ids of positions [0, length), as far as this stage was told the prompt."""

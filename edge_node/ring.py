@@ -77,9 +77,12 @@ class RingDriver:
     _round_trip_s: float | None = None
     _repeats: int = 0
 
-    def start(self, position: int | None = None) -> None:
-        """Issue everything that is known, from where the chunks begin or from ``position`` on."""
-        self.steps.extend(self._steps_from(self.prefix_tokens if position is None else position))
+    def start(self, valid_length: int = 0, moved_tokens: int = 0) -> None:
+        """Issue everything behind ``valid_length``; in a live move ``moved_tokens`` positions were said to be there."""
+        # In the middle of a prompt chunks go on where they were; what is computed again is what it was at first.
+        in_prompt = moved_tokens <= valid_length < self.prompt_tokens
+        self.prefix_tokens = valid_length if in_prompt else 0
+        self.steps.extend(self._steps_from(valid_length))
 
     @property
     def is_owed(self) -> bool:

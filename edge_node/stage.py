@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from edge_node.admission import fits, new_request, refuse
+from edge_node.admission import find_slot, fits, new_request, refuse
 from edge_node.effects import CopyPrefix, Effect, Reply, SendFrame, StageKey
 from edge_node.figures import StageFigures
 from edge_node.frames import activation_frame, replay_frame, token_ids, tokens_frame
@@ -19,7 +19,7 @@ from edge_node.ring import Step
 from edge_node.slots import SlotTable
 from edge_node.stage_move import StageMove
 from edge_node.stage_topics import StageTopics
-from edge_node.turns import Turns
+from edge_node.turns import Turns, batches
 from edge_node.wire import WIRE_DTYPES, rows_per_message
 from edge_node.work import Computed, FailureCode, Row, RowResult, Work, batch
 from schemas.codec import (
@@ -85,43 +85,34 @@ class Stage:
         return self._admit(number, message)
 
     def _admit(self, number: int, message: OpenRequest) -> list[Effect]:
-        effects: list[Effect] = []
         taken = self.move.take(number, message.moved_tokens)
-        slot, length = taken.slot, taken.valid_length
-        if slot is None:
-            prefix = request_number(message.prefix_request) if message.prefix_request else None
-            # At least two positions are left to compute: one alone would take another path through attention.
-            grant = self.slots.take(prefix, min(message.prefix_tokens, max(message.prompt_tokens - 2, 0)))
-            if grant is None and self.move.make_room():
-                grant = self.slots.take(None, 0)
-            if grant is None:
-                return [self._failed(message.request, "busy", f"{self.node} has no free KV slot")]
-            slot, length = grant.slot, max(length, grant.valid_length)
-            if grant.copy_from is not None:
-                effects.append(CopyPrefix(self.key, grant.copy_from, slot, grant.valid_length))
-        rule = PositionRule()
+        grant = find_slot(message, taken, self.slots, self.move.make_room)
+        if grant is None:
+            return [self._failed(message.request, "busy", f"{self.node} has no free KV slot")]
         self.requests[number] = request = new_request(
-            message, self.spec, slot, rule, before=taken.before, watchdog_min_s=self._watchdog_min_s
+            message, self.spec, grant.slot, before=taken.before, watchdog_min_s=self._watchdog_min_s
         )
         self._regroup()
         if taken.waits:
             request.held = True
-            self.slots.use(slot, PositionRule(valid_length=length))
+            self.slots.use(grant.slot, PositionRule(valid_length=grant.valid_length))
         else:
-            self._begin(number, request, length)
-        return effects
+            self.begin(number, grant.valid_length)
+        if grant.copy_from is None:
+            return []
+        return [CopyPrefix(self.key, grant.copy_from, grant.slot, grant.valid_length)]
 
-    def _begin(self, number: int, request: StageRequest, valid_length: int) -> None:
-        """The request's first ``valid_length`` positions are here: go on behind them."""
-        request.rule.valid_length = valid_length
-        request.held = self.move.is_held
-        self.slots.use(request.slot, request.rule)
-        if request.driver:
-            # Chunks go on where they were, in the middle of a prompt; computed again, they are what they were at first.
-            in_prompt = request.open.moved_tokens <= valid_length < request.open.prompt_tokens
-            request.driver.prefix_tokens = valid_length if in_prompt else 0
-            request.driver.start(valid_length)
-        self._take_turn(number, request)
+    def begin(self, number: int, valid_length: int) -> None:
+        """A request's first ``valid_length`` positions are here: go on behind them."""
+        state = self.requests.get(number)
+        if state is None:
+            return
+        state.rule.valid_length = valid_length
+        state.held = self.move.is_held
+        self.slots.use(state.slot, state.rule)
+        if state.driver:
+            state.driver.start(valid_length, state.open.moved_tokens)
+        self._take_turn(number, state)
 
     def close(self, request: str) -> list[Effect]:
         """Free the request's slot and report what was done for it."""
@@ -155,9 +146,9 @@ class Stage:
         if state is None or not self.is_last:
             return []
         ids, finish = state.tokens_from(position, _MAX_RESENT_TOKENS)
-        return (
-            [SendFrame(self._topics.token, self._tokens_frame(number, state, position, ids, finish, ()))] if ids else []
-        )
+        if not ids:
+            return []
+        return [SendFrame(self._topics.token, self._tokens_frame(number, state, position, ids, finish, ()))]
 
     def hold(self) -> None:
         """Begin nothing new."""
@@ -169,12 +160,6 @@ class Stage:
         for number, state in self.requests.items():
             state.held = number in self.move.unsettled
             self._take_turn(number, state)
-
-    def settle(self, number: int, valid_length: int) -> None:
-        """A request that was taken over before all of it was here: these many positions are."""
-        state = self.requests.get(number)
-        if state is not None:
-            self._begin(number, state, valid_length)
 
     # --- frames -----------------------------------------------------------------------------------------------
 
@@ -266,12 +251,8 @@ class Stage:
         return batch(self.key, rows, self.slots.lengths(), last_position=self.spec.context_tokens - 1), effects
 
     def _regroup(self) -> None:
-        """Divide the open requests into batches: one for every stage of the ring to work on at the same time, each of
-        neighbouring slots, because a run covers all slots between its first and its last.
-        """
-        size = min(-(-len(self.requests) // len(self.spec.ring)), self._rows_per_message)
-        by_slot = sorted(self.requests, key=lambda number: self.requests[number].slot)
-        self._groups = {number: index // size for index, number in enumerate(by_slot)}
+        slots = {number: state.slot for number, state in self.requests.items()}
+        self._groups = batches(slots, stages=len(self.spec.ring), rows_per_message=self._rows_per_message)
 
     def _issue(self, number: int, state: StageRequest) -> Row:
         """The first stage: the next step of the request."""

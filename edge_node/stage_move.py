@@ -126,7 +126,7 @@ class StageMove:
         effects = self._tick_hold(self._hold, now_s) if self._hold else []
         if self._handover:
             for number, length in self._handover.settled(now_s):
-                self._stage.settle(number, length)
+                self._stage.begin(number, length)
             if self._handover.is_over:
                 self._handover = None
         return effects

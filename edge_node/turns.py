@@ -46,3 +46,16 @@ class Turns:
         taken = [request for request in self._steps if groups.get(request) == group]
         self._steps = deque(request for request in self._steps if groups.get(request) != group)
         return taken
+
+
+def batches(slots: Mapping[int, int], *, stages: int, rows_per_message: int) -> dict[int, int]:
+    """The batch of each request: one for every stage of the ring to work on at the same time, each of neighbouring
+    slots, because a run covers all slots between its first and its last.
+
+    Args:
+        slots: of the open requests.
+        stages: of the ring.
+        rows_per_message: the most requests in a batch, whose results travel together.
+    """
+    size = min(-(-len(slots) // stages), rows_per_message)
+    return {number: index // size for index, number in enumerate(sorted(slots, key=lambda number: slots[number]))}
