@@ -9,11 +9,15 @@ import pytest
 
 from broker.local import LocalBroker
 from orchestrator.blobs import BLOBS_PATH, blob_routes
+from orchestrator.client import Client
+from orchestrator.config import ServiceConfig
 from orchestrator.http_server import HttpServer
 from orchestrator.model.model import Model
+from orchestrator.model.store import ModelStore
 from schemas.messages import BlobRef, KeepBlobs
 from tests.support.nodes import NodeProcess, running_nodes
 from tests.support.ring import PIPELINE, Ring
+from tests.support.services import running_service
 
 NAMES = ("alfa", "bravo")
 PROMPT = list(range(7, 40))
@@ -74,3 +78,39 @@ def test_a_server_that_is_away_disturbs_nobody(
         ring.command("alfa", keep(tiny_model, 2, 4, blob_url))
         ring.wait("standby units", lambda: ring.heartbeats["alfa"].standby_bytes > 0)
     assert "Traceback" not in nodes["alfa"].log()
+
+
+def test_the_orchestrator_has_them_fetched_and_a_new_plan_uses_them(
+    mosquitto: LocalBroker, nodes: dict[str, NodeProcess], tiny_store: ModelStore, tiny_model: Model, tmp_path: Path
+) -> None:
+    config = ServiceConfig(
+        broker_url=mosquitto.url, data_dir=tmp_path / "orchestrator", models_dir=tiny_store.home,
+        context_tokens=128, slots=2, min_nodes=2,
+    )  # fmt: skip
+    with (
+        running_service(config),
+        Ring(mosquitto.url, tiny_model) as ring,
+        Client.connect(mosquitto.url) as client,
+    ):
+        ring.wait("nodes", lambda: ring.online.issuperset(nodes))
+        apply(client, embed="alfa", **{"0": "alfa", "1-3": "bravo"}, head="bravo")
+        ring.wait("standby units", lambda: standby_is_complete(client))
+        assert {one["node"] for one in client.control("plan")["standby"]} == set(NAMES)
+
+        apply(client, embed="alfa", **{"0-2": "alfa", "3": "bravo"}, head="bravo")
+        first, last = client.control("plan")["stages"]
+        assert (first["node"], first["stop"], last["start"]) == ("alfa", 4, 4)
+        for stage in (first, last):
+            graph = tiny_model.segment(stage["start"], stage["stop"]).graph
+            assert stage["downloaded_bytes"] in (0, graph.size_bytes)
+
+
+def apply(client: Client, **nodes: str) -> None:
+    """Have a plan in force that keeps these units on these nodes."""
+    client.control("apply", timeout_s=60.0, pins=list(nodes.items()))
+
+
+def standby_is_complete(client: Client) -> bool:
+    """Are the plan's standby units all on disk?"""
+    kept = client.control("plan")["standby"]
+    return bool(kept) and all(one["node_bytes_on_disk"] == one["node_bytes"] > 0 for one in kept)
