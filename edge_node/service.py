@@ -195,7 +195,9 @@ class NodeService:
         self._bus.publish(topic, messages.encode(message), qos=qos, retain=retain)
 
     def _say_goodbye(self) -> None:
-        status = NodeStatus(node=self._config.name, incarnation=self._incarnation, online=False, reason="stopped")
+        status = NodeStatus(
+            node=self._config.name, incarnation=self._incarnation, online=False, leaving=True, reason="stopped"
+        )
         self._publish(NODE_STATUS.format(node=self._config.name), status, retain=True)
         self._bus.flush(2.0)
 

@@ -221,9 +221,10 @@ class Core:
                 case Joined(birth):
                     effects += [Note(f"node {birth.node} is here", kind="joined", node=birth.node), SaveNode(birth)]
                     effects += self.pipelines.joined(birth.node, now_s)
-                case Left(node, reason):
+                case Left(node, reason, leaving):
                     self.pipelines.left(now_s)
-                    note = Note(f"node {node} is gone: {reason}", warning=True, kind="lost", node=node)
+                    kind = "left" if leaving else "lost"
+                    note = Note(f"node {node} is gone: {reason}", warning=not leaving, kind=kind, node=node)
                     effects.append(note)
                 case Drained(node, reason):
                     self.pipelines.drained(node, now_s)

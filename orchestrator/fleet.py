@@ -20,10 +20,11 @@ class Joined:
 
 @dataclass(frozen=True)
 class Left:
-    """A node can't be used any more."""
+    """A node can't be used any more. ``leaving``: it said so itself."""
 
     node: str
     reason: str
+    leaving: bool = False
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,8 @@ class FleetState:
             return changes
         again = was_usable and now_known.birth.incarnation != was_incarnation
         if was_usable and (again or not now_known.usable):
-            changes.append(Left(node, "it started again" if again else now_known.offline_reason))
+            reason = "it started again" if again else now_known.offline_reason
+            changes.append(Left(node, reason, leaving=bool(now_known.leaving)))
         if now_known.usable and (again or not was_usable):
             changes.append(Joined(now_known.birth))
         elif now_known.usable:
@@ -172,10 +174,10 @@ class FleetState:
             return [Tell(status.node, RegisterAgain(reason="this start of the node is not known"))] if unknown else []
         if status.incarnation < known.birth.incarnation:
             return []  # the late will of an earlier start
+        known.leaving = (status.reason or "it was asked to stop") if status.leaving else ""
         if status.online:
             known.online = True
             known.live = known.live or live
-            known.leaving = (status.reason or "it was asked to stop") if status.leaving else ""
             known.heard_s = now_s
         else:
             self._take_offline(known, status.reason or "it went away", now_s)

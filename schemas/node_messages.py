@@ -56,7 +56,10 @@ class NodeStatus:
     incarnation: Count = about("Which start of the node this is about.")
     online: bool = about("False when the node went away.")
     reason: Line = about("Why it went away, or wants to.", default="")
-    leaving: bool = about("Still there, but its layers should go to others: it ends once it has none.", default=False)
+    leaving: bool = about(
+        "Online: its layers should go to others, it ends once it has none. Offline: it ended of its own accord.",
+        default=False,
+    )
 
 
 @message("node.heartbeat")

@@ -1,0 +1,123 @@
+"""A node that is asked to stop, or drained by an operator, in the middle of an answer: the text is the same."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from broker.local import LocalBroker
+from orchestrator import cli
+from orchestrator.client import Client
+from orchestrator.config import ServiceConfig, Timing
+from orchestrator.model.store import ModelStore
+from tests.support.nodes import NodeProcess, running_nodes
+from tests.support.polling import DEADLINE_S
+from tests.support.services import running_service
+
+NAMES = ("alfa", "bravo", "charlie")
+PROMPT = "one two three four five six seven"
+TOKENS = 100
+QUICK = Timing(settle_s=0.2, start_s=1.0, loss_settle_s=0.1, resend_s=0.5)
+
+
+@pytest.fixture
+def nodes(mosquitto: LocalBroker, tmp_path: Path) -> Iterator[dict[str, NodeProcess]]:
+    """Slow ones: three together are quicker than two."""
+    with running_nodes(
+        NAMES, mosquitto.url, tmp_path, "--emulate-speed", "0.05", each={"bravo": ("--drain-timeout", "60")}
+    ) as running:
+        yield running
+
+
+@contextmanager
+def serving(mosquitto: LocalBroker, store: ModelStore, folder: Path) -> Iterator[Client]:
+    """An orchestrator."""
+    config = ServiceConfig(
+        broker_url=mosquitto.url, data_dir=folder, models_dir=store.home, timing=QUICK, wire_dtype="fp32",
+        context_tokens=256, slots=4, model="tiny", min_nodes=len(NAMES),
+    )  # fmt: skip
+    with running_service(config), Client.connect(mosquitto.url) as client:
+        while client.control("status")["state"] != "serving":
+            client.control("nodes")
+        yield client
+
+
+def use_all(client: Client) -> None:
+    """A ring of all nodes with bravo in the middle."""
+    ends = [["embed", "alfa"], ["head", "charlie"]]
+    client.control("apply", timeout_s=60.0, objective="throughput", pins=ends)
+    assert ring(client) == list(NAMES)
+
+
+def ring(client: Client) -> list[str]:
+    return [stage["node"] for stage in client.control("plan")["stages"]]
+
+
+def events(client: Client) -> dict[str, list[str]]:
+    """Texts by kind."""
+    found: dict[str, list[str]] = {}
+    for event in client.control("events")["events"]:
+        found.setdefault(event["kind"], []).append(event["text"])
+    return found
+
+
+def ask(client: Client, **options: Any) -> Any:
+    return client.ask(prompt=PROMPT, max_tokens=TOKENS, **options)
+
+
+def test_sigterm_in_mid_answer_ends_with_the_same_text(
+    mosquitto: LocalBroker, nodes: dict[str, NodeProcess], tiny_store: ModelStore, tmp_path: Path
+) -> None:
+    with serving(mosquitto, tiny_store, tmp_path) as client:
+        use_all(client)
+        undisturbed = ask(client)
+        expected = "".join(undisturbed)
+        answer = ask(client, stats=True)
+        pieces = iter(answer)
+        begun = "".join(next(pieces) for _ in range(10))
+        nodes["bravo"].process.send_signal(signal.SIGTERM)
+        assert begun + "".join(pieces) == expected
+        assert answer.token_ids == undisturbed.token_ids
+        assert answer.end
+        assert [timing.node for timing in answer.end.stages] == ["alfa", "charlie"]
+        assert nodes["bravo"].process.wait(DEADLINE_S) == 0
+        assert "it holds no layers: it ends" in nodes["bravo"].log()
+        while "left" not in (told := events(client)):
+            pass
+        assert told["left"] == ["node bravo is gone: stopped"]
+        assert told["drained"] == ["node bravo gives up its layers: it is leaving: asked to stop"]
+        assert len(told["moved"]) == 1
+        assert not told.keys() & {"lost", "broken", "given_up"}
+
+
+def test_node_drain_empties_a_node_that_stays_and_may_come_back(
+    mosquitto: LocalBroker,
+    nodes: dict[str, NodeProcess],
+    tiny_store: ModelStore,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with serving(mosquitto, tiny_store, tmp_path) as client:
+        use_all(client)
+        expected = "".join(ask(client))
+        answer = ask(client)
+        pieces = iter(answer)
+        begun = "".join(next(pieces) for _ in range(10))
+        assert cli.run(["node", "drain", "bravo", "--broker", mosquitto.url]) == 0
+        assert capsys.readouterr().out.startswith("bravo holds no layers")
+        assert ring(client) == ["alfa", "charlie"]
+        assert begun + "".join(pieces) == expected
+        top = client.control("top")
+        bravo = next(node for node in top["nodes"] if node["node"] == "bravo")
+        assert (bravo["state"], bravo["drained"], bravo["stages"]) == ("online", "an operator drains it", [])
+        assert bravo["rtt_ms"] > 0
+    with serving(mosquitto, tiny_store, tmp_path) as client:
+        assert ring(client) == ["alfa", "charlie"], "remembered over a restart"
+        assert cli.run(["node", "drain", "bravo", "--undo", "--broker", mosquitto.url]) == 0
+        assert client.control("rebalance", timeout_s=60.0)["changed"]
+        assert ring(client) == list(NAMES)
