@@ -22,15 +22,7 @@ from edge_node.stage_topics import StageTopics
 from edge_node.turns import Turns, batches
 from edge_node.wire import WIRE_DTYPES, rows_per_message
 from edge_node.work import Computed, FailureCode, Row, RowResult, Work, batch
-from schemas.codec import (
-    SAMPLE,
-    VERIFY,
-    Flag,
-    Frame,
-    Kind,
-    request_id,
-    request_number,
-)
+from schemas.codec import SAMPLE, VERIFY, Flag, Frame, Kind, request_id, request_number
 from schemas.messages import (
     OpenRequest,
     PrepareSegment,
