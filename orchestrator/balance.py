@@ -30,7 +30,7 @@ class BalanceSettings:
     """Least share of the time per token that a move has to save."""
     gain_noises: float = 3.0
     """It must also be so many standard deviations of what is believed of a node."""
-    ask_change: float = 0.1
+    ask_change: float = 0.07
     """The planner is asked once a belief has changed by this share."""
     safety: float = 1.5
     """A move must save this many times what it costs."""
@@ -132,12 +132,14 @@ class History:
 class Balancer:
     """Watches one pipeline."""
 
-    def __init__(self, settings: BalanceSettings | None = None) -> None:
+    def __init__(self, settings: BalanceSettings | None = None, history: History | None = None) -> None:
         self.settings = settings or BalanceSettings()
-        self.history = History()
+        self.history = History() if history is None else history
         self._nodes: dict[str, SpeedEstimate] = {}
+        self._price: dict[str, float] = {}
+        """What times of a node count as, because of its battery or its heat."""
         self._judged: dict[str, float] = {}
-        """Levels that the last decision was made with."""
+        """What the last decision was made with: logarithms of slowness times price."""
         self._not_before_s = -math.inf
         self._again_s = math.inf
         self._failures = 0
@@ -151,12 +153,19 @@ class Balancer:
         """What is known of a node from earlier, if it is new here."""
         if node not in self._nodes:
             self._nodes[node] = SpeedEstimate(self.settings.observation, slowness)
-            self._judged[node] = self._nodes[node].level
+            self._judged[node] = self._counts_as(node)
 
     def observe(self, node: str, reading: Reading, now_s: float) -> bool:
         """A node's heartbeat; says whether a change of it is believed from now on."""
         self.know(node, 1.0)
         return self._nodes[node].see(reading, now_s)
+
+    def price(self, node: str, factor: float) -> None:
+        """What its times count as from now on."""
+        self._price[node] = factor
+
+    def _counts_as(self, node: str) -> float:
+        return self._nodes[node].level + math.log(self._price.get(node, 1.0))
 
     def forget(self, node: str) -> None:
         """It measured itself anew, or is gone."""
@@ -195,15 +204,15 @@ class Balancer:
         """Whose belief has moved away from the last decision's; empty for nobody's."""
         found = []
         for name, node in sorted(self._nodes.items()):
-            away = node.level - self._judged[name]
+            away = self._counts_as(name) - self._judged[name]
             least = max(math.log1p(self.settings.ask_change), self.settings.gain_noises * node.uncertainty)
             if abs(away) > least:
-                found.append(f"{name} takes {math.exp(away):.1f} times as long as before")
+                found.append(f"{name} counts as {math.exp(away):.1f} times as slow as before")
         return ", ".join(found)
 
     def judge(self, proposal: Proposal, now_s: float) -> Decision:
         """Move or stay, now that the planner has answered."""
-        self._judged = {name: node.level for name, node in self._nodes.items()}
+        self._judged = {name: self._counts_as(name) for name in self._nodes}
         self._again_s = math.inf
         return self._remember(self._judge(proposal, now_s), now_s)
 
@@ -215,22 +224,25 @@ class Balancer:
             )
         best = self._best(asked, now_s)
         if best is None:
-            return Decision(verdict=Verdict.STAY, reason="the running plan is the best one")
+            return Decision(verdict=Verdict.STAY, reason="the plan in force is the best one")
         needed = self._needed_gain(asked.running)
         figures = f"{best.gain:.0%} less time per token saves {best.saved_s:.1f} s, moving costs {best.cost_s:.1f} s"
         if best.gain < needed:
             return replace(best, reason=f"a gain of {best.gain:.1%} is below the {needed:.1%} that count")
+        if math.isinf(best.cost_s):
+            return replace(best, reason=f"open requests can't be moved to a plan that gains {best.gain:.0%}")
         if best.saved_s < self.settings.safety * best.cost_s:
             self._again_s = now_s + self.settings.again_s
             return replace(best, reason=f"it does not pay: {figures}")
-        if now_s < self._not_before_s:
+        if now_s < self._not_before_s and asked.requests:
             self._again_s = self._not_before_s
             return replace(best, reason=f"cooling down after the last move; {figures}")
         return replace(best, verdict=Verdict.MOVE, reason=figures)
 
     def _best(self, asked: Proposal, now_s: float) -> Decision | None:
         """The plan with the largest net gain, with the verdict left open; None when none is better."""
-        problem, now_value_s = asked.problem, value_s(asked.problem, asked.running)
+        problem = asked.problem.priced
+        now_value_s = value_s(problem, asked.running)
         # Streams share the ring's time only where the objective is one stream's.
         at_once = asked.requests if problem.objective in (Objective.LATENCY, Objective.PAPER) else 1
         tokens = asked.remaining_tokens + self._arriving.expected(now_s)
@@ -288,17 +300,18 @@ class Balancer:
 
 
 class _Arrivals:
-    """Smoothed rate of tokens asked for."""
+    """Smoothed rate of tokens asked for. The newest request does not count: alone it says nothing of others to come."""
 
     def __init__(self, horizon_s: float) -> None:
         self._horizon_s = horizon_s
         self._tokens = 0.0
         """Each counted less by the time since."""
         self._at_s = 0.0
+        self._newest = 0
 
     def add(self, tokens: int, now_s: float) -> None:
-        self._tokens = self.expected(now_s) + tokens
-        self._at_s = now_s
+        self._tokens = self.expected(now_s) + self._newest
+        self._newest, self._at_s = tokens, now_s
 
     def expected(self, now_s: float) -> float:
         """Tokens that will be asked for within the horizon, if it goes on like this."""

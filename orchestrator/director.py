@@ -10,14 +10,17 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
-from orchestrator.balance import Decision, History, Verdict
+from orchestrator.balance import Decision, History
+from orchestrator.balance import Verdict as Decided
+from orchestrator.balancing import Balancing
 from orchestrator.config import Timing
 from orchestrator.epochs import Epochs
 from orchestrator.events import BuiltSegment, Effect, Note, ServedModel, SolvePlan
 from orchestrator.exclusions import Exclusions
-from orchestrator.judging import Answer, Judge, Question, judge
+from orchestrator.judging import Answer, Judge, Question, Verdict, judge
 from orchestrator.members import FleetView
 from orchestrator.moving import LiveMove
 from orchestrator.planning.errors import PlanningError
@@ -68,6 +71,8 @@ class PlanDirector:
         self.profiles = profiles or Profiles()
         self.succession = Succession(fleet, requests, self.profiles, timing, epochs, blob_urls=blob_urls)
         self.judge: Judge = judge
+        self.balancing: Balancing | None = None
+        """Told of the heartbeats of nodes; may ask for a plan."""
         self.model: ServedModel | None = None
         self.why_none = NoPlan("not_ready", "the orchestrator has only just started: ask again")
         self.last_failure = ""
@@ -231,9 +236,19 @@ class PlanDirector:
             self._due_s = now_s
             return [Note("a node went away while the plan was made: planning again")]
         plan = self._candidate(outcome, solving.model, solving.context_tokens, incarnations)
-        if self.active and not self._is_worth_it(plan, solving, now_s):
+        if not self.active:
+            return self.succession.begin(job, plan, forced=solving.forced)
+        verdict = self._judge(plan, solving, now_s)
+        if verdict.answer is not Answer.NOW:
             return []
-        return self.succession.begin(job, plan, forced=solving.forced)
+        if verdict.instead:
+            chosen = verdict.instead
+            plan = replace(plan, solution=chosen, incarnations={node: incarnations[node] for node in chosen.nodes})
+        begun = self.succession.begin(job, plan, forced=solving.forced)
+        if solving.forced:
+            return begun
+        text = f"epoch {plan.epoch} is to follow {self.active.plan.epoch}: {verdict.reason}"
+        return [Note(text, kind="moving", pipeline=plan.pipeline), *begun]
 
     def _candidate(
         self, solution: Solution, model: ServedModel, context_tokens: int, incarnations: dict[str, int]
@@ -250,20 +265,21 @@ class PlanDirector:
             incarnations={node: incarnations[node] for node in solution.nodes},
         )
 
-    def _is_worth_it(self, plan: Candidate, solving: Solving, now_s: float) -> bool:
+    def _judge(self, plan: Candidate, solving: Solving, now_s: float) -> Verdict:
         assert self.active
         migration = self.succession.migration_to(plan)
         work = self._requests.sessions.open_work
-        verdict = self.judge(Question(self.active.plan, plan.solution, solving, work, migration))
-        self._decided(verdict.answer is Answer.NOW, verdict.reason, now_s)
+        verdict = self.judge(Question(self.active.plan, plan.solution, solving, work, migration, now_s))
+        if not verdict.recorded:
+            self._decided(verdict.answer is Answer.NOW, verdict.reason, now_s)
         if verdict.answer is not Answer.NOW:
             self.outcomes.append(ReplanDone(ok=True, changed=False))
         if verdict.answer is Answer.WHEN_IDLE:
             self._only_when_idle, self._due_s = True, min(self._due_s, now_s)
-        return verdict.answer is Answer.NOW
+        return verdict
 
     def _decided(self, moves: bool, reason: str, now_s: float) -> None:
-        self.decisions.add(Decision(verdict=Verdict.MOVE if moves else Verdict.STAY, reason=reason), now_s)
+        self.decisions.add(Decision(verdict=Decided.MOVE if moves else Decided.STAY, reason=reason), now_s)
 
     def move_to(self, solution: Solution, reason: str, now_s: float, *, force: bool = False) -> list[Effect]:
         """Bring a solution for the model and the context in force into force, without asking ``judge``.
@@ -305,7 +321,7 @@ class PlanDirector:
             return self._profiled(node, message, now_s)
         if isinstance(message, Heartbeat):
             self._check_battery_rules(node, now_s)
-            return self._observe(node, message)
+            return self._observe(message, now_s)
         return self.succession.reply(node, message, now_s)
 
     # --- what nodes measure -----------------------------------------------------------------------------------
@@ -323,9 +339,14 @@ class PlanDirector:
         assert self.model
         return self.profiles.awaited_until_s(self._fleet.usable(), self.model.manifest, now_s)
 
-    def _observe(self, node: str, beat: Heartbeat) -> list[Effect]:
-        known = self._fleet.nodes.get(node)
-        return self.profiles.heard(known.birth, self.active.plan, beat) if self.active and known else []
+    def _observe(self, beat: Heartbeat, now_s: float) -> list[Effect]:
+        if not self.active or not self.balancing:
+            return []
+        busy = self.work is not None or self.on_hold
+        effects, asks = self.balancing.heard(beat, self.active, now_s, busy=busy)
+        if asks:
+            self._only_when_idle, self._due_s = False, max(now_s, self._not_before_s)
+        return effects
 
     def _check_battery_rules(self, node: str, now_s: float) -> None:
         """A node may come to break the operator's rules while it serves, or to respect them again."""
@@ -404,7 +425,7 @@ class PlanDirector:
         except (PlanningError, BadWish) as error:
             return self._no_plan("not_ready", str(error))
         job = next(self._jobs)
-        self._solving = Solving(job, self.model, births, problem.context_tokens, forced)
+        self._solving = Solving(job, self.model, births, problem.context_tokens, forced, problem)
         return [SolvePlan(job, problem)]
 
     def _problem(self, model: ServedModel, births: Sequence[NodeBirth], wishes: Wishes) -> Problem:

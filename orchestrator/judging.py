@@ -42,6 +42,7 @@ class Question:
     solving: Solving
     work: OpenWork
     migration: Migration | None
+    now_s: float = 0.0
 
 
 class Answer(enum.Enum):
@@ -58,6 +59,10 @@ class Verdict:
 
     answer: Answer
     reason: str
+    instead: Solution | None = None
+    """Bring this into force rather than what was found."""
+    recorded: bool = False
+    """Whether the decision has been recorded."""
 
 
 Judge = Callable[[Question], Verdict]

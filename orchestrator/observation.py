@@ -33,7 +33,7 @@ class ObservationSettings:
     """Weights are per reading, one a second."""
 
     fast_weight: float = 0.3
-    known_within: float = 0.015
+    known_within: float = 0.02
     """The level follows as quickly as noise lets it be known with this standard deviation."""
     slow_weight: float = 0.05
     """But never slower than this,"""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from orchestrator.balancing import Balancing
 from orchestrator.config import Timing
 from orchestrator.director import PlanDirector
 from orchestrator.epochs import Epochs
@@ -64,6 +65,10 @@ class Pipeline:
             profiles=profiles,
             jobs=jobs,
         )
+        self.balancing = Balancing(
+            self.members, profiles, self.director.succession.migration_to, self.director.decisions
+        )
+        self.director.balancing, self.director.judge = self.balancing, self.balancing.judge
         self.standby = StandbyUnits(settings.pipeline, blob_urls)
 
     # --- figures ----------------------------------------------------------------------------------------------

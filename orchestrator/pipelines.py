@@ -264,6 +264,7 @@ class Pipelines:
             [pipeline for pipeline in self.all if pipeline.is_serving] or [self.lead],
             key=lambda pipeline: pipeline.requests.queued_count,
         )
+        lead.balancing.asked(request.max_tokens, now_s)
         effects = lead.requests.submit(request, now_s)
         if any(waiting.request == request.request for waiting in lead.requests.waiting):
             place(request.request, lead, self.all)

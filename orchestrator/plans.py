@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from orchestrator.events import BuiltSegment, ServedModel
+from orchestrator.planning.problem import Problem
 from orchestrator.planning.solution import Solution
 from schemas.messages import Epoch, NodeBirth, Plan, SegmentReady, StageRef, WireDtype
 
@@ -107,6 +108,8 @@ class Solving:
     births: tuple[NodeBirth, ...]
     context_tokens: int
     forced: bool
+    problem: Problem | None = None
+    """What the planner was asked."""
 
 
 @dataclass(frozen=True)

@@ -14,25 +14,23 @@ from typing import Any
 from orchestrator.events import Effect, Note, Publish, SaveProfile, ServedModel
 from orchestrator.model.manifest import Manifest
 from orchestrator.planning.problem import BLOCK, EMBED, HEAD
-from orchestrator.plans import Candidate, unit_counts
-from schemas.messages import Heartbeat, NodeBirth, NodeProfile, ProbeNode, UnitProfile
+from orchestrator.planning.stagecost import BATCH
+from schemas.messages import NodeBirth, NodeProfile, ProbeNode, UnitProfile
 from schemas.topics import NODE_COMMAND
 
 PROBE_TIME_LIMIT_S = 1.5
 """Longest computing of a node that measures itself."""
 PROBE_PATIENCE_S = 8.0
 """A plan waits this long for the figures of a node that says nothing; downloads are part of it."""
-OBSERVATION_WEIGHT = 0.05
 LEAST_SLOPE = 0.75
 """Share of a run of the larger part that its blocks take at least."""
-LARGEST_DRIFT = 5.0
 SAVED_DRIFT = 0.1
 """A change of the observed speed by this share is worth a write."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
-    """One node's figures for one model. ``drift`` is observed over measured time of a decode step, smoothed."""
+    """One node's figures for one model. ``drift`` is observed over measured time, as `observation` believes it."""
 
     node: str
     fingerprint: str
@@ -81,16 +79,23 @@ class Profile:
     def prefill_s(self) -> tuple[float, float, float]:
         """Seconds per prompt token."""
         embed_s, block_s, head_s, _ = self._per_unit("prefill_s")
-        return embed_s, block_s, head_s
+        return self.drift * embed_s, self.drift * block_s, self.drift * head_s
 
     @property
     def fixed_s(self) -> float:
-        """What a run of a stage costs whatever its units."""
-        return self._per_unit("decode_s")[3]
+        """What a run of a stage costs whatever its units, as observed since."""
+        return self.drift * self._per_unit("decode_s")[3]
 
-    def stage_s(self, counts: Sequence[int]) -> float:
-        """Measured time of one decode step of a stage with so many embeddings, blocks, heads; nothing observed."""
-        embed_s, block_s, head_s, fixed_s = self._per_unit("decode_s")
+    def stage_s(self, counts: Sequence[int], rows: float = 1.0) -> float:
+        """Measured time of a decode run of a stage with so many embeddings, blocks, heads; nothing observed. Between
+        one row and BATCH rows, and beyond, it is taken to be a straight line."""
+        one_s = self._stage_s(counts, "decode_s")
+        if rows == 1 or self.decode_batched_s is None:
+            return one_s * rows
+        return one_s + (BATCH * self._stage_s(counts, "decode_batched_s") - one_s) * (rows - 1) / (BATCH - 1)
+
+    def _stage_s(self, counts: Sequence[int], member: str) -> float:
+        embed_s, block_s, head_s, fixed_s = self._per_unit(member)
         return fixed_s + counts[0] * embed_s + counts[1] * block_s + counts[2] * head_s
 
 
@@ -181,26 +186,8 @@ class Profiles:
             ),
         ]
 
-    def heard(self, birth: NodeBirth, plan: Candidate, beat: Heartbeat) -> list[Effect]:
-        """How quick a node's stages of the working plan are, compared with what it measured."""
-        effects: list[Effect] = []
-        for seen in beat.stages:
-            mine = seen.epoch == plan.epoch and seen.stage < len(plan.ring) and plan.nodes[seen.stage] == birth.node
-            # With several requests a step is a batch, and takes longer.
-            if not mine or seen.decode_s is None or seen.open_requests != 1:
-                continue
-            profile = self.of([birth], plan.model.manifest).get(birth.node)
-            if profile:
-                effects += self.observe(profile, unit_counts(plan, seen.stage), seen.decode_s)
-        return effects
-
-    def observe(self, profile: Profile, counts: Sequence[int], observed_s: float) -> list[Effect]:
-        """A heartbeat's decode time of a stage that served one request."""
-        expected_s = profile.stage_s(counts)
-        if expected_s <= 0 or observed_s <= 0:
-            return []
-        seen = min(max(observed_s / expected_s, 1 / LARGEST_DRIFT), LARGEST_DRIFT)
-        drift = profile.drift + OBSERVATION_WEIGHT * (seen - profile.drift)
+    def believe(self, profile: Profile, drift: float) -> list[Effect]:
+        """How slow the node is, over what it measured."""
         key = (profile.node, profile.fingerprint)
         self._known[key] = changed = replace(profile, drift=drift)
         if abs(drift / self._saved_drift.get(key, 1.0) - 1) < SAVED_DRIFT:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -66,15 +65,31 @@ def move_cost(
         chunk_tokens=problem.prefill_chunk_tokens,
         limit_s=COPY_LIMIT_S,
     )
-    missing = {change.node: change.download_bytes for change in diff(problem, running, found, standby).changes}
-    download_s = {node: size / links.get(node, math.inf) for node, size in missing.items()}
-    load_s = _load_s(problem, running, found)
-    lost_s = LOAD_SHARE * max(load_s.values()) + DOWNLOAD_SHARE * max(download_s.values())
+    download_s, load_s = _download_s(problem, running, found, standby), _load_s(problem, running, found)
     return MoveCost(
         prepare_s=max(seconds + download_s.get(node, 0.0) for node, seconds in load_s.items())
         + (migration.copy_s if migration.copies else 0.0),
-        lost_s=lost_s + (migration.lost_s if positions else 0.0),
+        lost_s=loading_s(problem, running, found, standby) + (migration.lost_s if positions else 0.0),
     )
+
+
+def loading_s(
+    problem: Problem, running: Sequence[Stage], found: Sequence[Stage], standby: Sequence[Standby] = ()
+) -> float:
+    """What readers lose while nodes download and open segments of another plan beside the running one."""
+    download_s, load_s = _download_s(problem, running, found, standby), _load_s(problem, running, found)
+    return LOAD_SHARE * max(load_s.values()) + DOWNLOAD_SHARE * max(download_s.values())
+
+
+def _download_s(
+    problem: Problem, running: Sequence[Stage], found: Sequence[Stage], standby: Sequence[Standby]
+) -> dict[str, float]:
+    devices = problem.device_by_name
+    return {
+        change.node: change.download_bytes / devices[change.node].link_bytes_per_s
+        for change in diff(problem, running, found, standby).changes
+        if change.node in devices
+    }
 
 
 def _load_s(problem: Problem, running: Sequence[Stage], found: Sequence[Stage]) -> dict[str, float]:

@@ -69,7 +69,7 @@ def test_a_believed_change_is_asked_about_judged_and_recorded() -> None:
     tell(balancer, "b", 3.0, range(30, 36))
     asked = balancer.consider(36.0)
     assert asked.verdict is Verdict.ASK
-    assert asked.reason.startswith("b takes 3.0 times as long")
+    assert asked.reason.startswith("b counts as 3.0 times as slow")
     decision = balancer.judge(ask(balancer.slowness()), 36.0)
     assert decision.verdict is Verdict.MOVE
     assert decision.gain > 0.2

@@ -12,7 +12,7 @@ from orchestrator.planning.problem import Stage
 from orchestrator.planning.solution import Solution
 from orchestrator.planning_input import build_problem
 from orchestrator.wishes import BadWish, Wishes, wishes_from
-from schemas.messages import NodeStatus, StageMetrics
+from schemas.messages import NodeStatus
 from tests.support.orchestrating import World
 from tests.support.scripted_nodes import make_birth, make_manifest
 
@@ -103,9 +103,8 @@ def test_nonsense_is_not_believed() -> None:
 def test_figures_of_a_flagged_node_are_not_observed(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World().serve("a", "b", "c")
     heard: list[str] = []
-    monkeypatch.setattr(world.core.director.profiles, "heard", lambda birth, plan, beat: heard.append(birth.node) or [])
-    seen = StageMetrics(pipeline="main", epoch=world.plan.epoch, stage=0, decode_s=0.1, open_requests=1)
-    world.condition = {"a": {"rss_bytes": 0, "stages": (seen,)}, "c": {"stages": (seen,)}}
+    monkeypatch.setattr(world.core.director.profiles, "of", lambda births, _: heard.append(births[0].node) or {})
+    world.condition = {"a": {"rss_bytes": 0}}
     world.wait(1.0)
     assert "c" in heard
     assert "a" not in heard

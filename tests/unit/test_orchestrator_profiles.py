@@ -11,7 +11,7 @@ from orchestrator.profiles import PROBE_PATIENCE_S, Profile, Profiles, fingerpri
 from orchestrator.state import State
 from schemas.messages import BlobRef, NodeProfile, ProbeNode, ProbePart, StageMetrics, UnitProfile
 from tests.support.orchestrating import World
-from tests.support.scripted_nodes import Letters, make_birth, make_heartbeat, make_manifest
+from tests.support.scripted_nodes import Letters, make_birth, make_manifest
 
 MANIFEST = make_manifest()
 FINGERPRINT = fingerprint_of(MANIFEST)
@@ -144,24 +144,35 @@ def test_an_answer_without_figures_is_not_used(changes: dict[str, object]) -> No
     assert not profiles.of([make_birth("a")], MANIFEST)
 
 
-def test_heartbeats_refine_the_figures_and_the_change_is_saved_once_it_matters() -> None:
+def test_heartbeats_tell_how_slow_a_node_is_and_a_change_is_saved_once_it_matters() -> None:
     world = World(models={"tiny": MANIFEST}).serve("a", "b", "c")
     profiles = world.core.director.profiles
     profiles.load([profile_of(node) for node in "abc"])
-    first = world.plan.ring[0]
-    counts = (1, first.stop - 1, 0)
-    expected_s = profile_of().stage_s(counts)
-    saved = 0
-    for _ in range(200):
-        seen = StageMetrics(pipeline="main", epoch=world.plan.epoch, stage=0, decode_s=2 * expected_s, open_requests=1)
-        beat = replace(make_heartbeat(first.node), stages=(seen,))
-        saved += sum(isinstance(effect, SaveProfile) for effect in world.event(NodeSaid(first.node, beat)))
-    (profile,) = profiles.of([make_birth(first.node)], MANIFEST).values()
-    assert profile.drift == pytest.approx(2.0, rel=0.01)
-    assert 1 <= saved <= 10
-    batch = replace(seen, open_requests=4, decode_s=100.0)
-    world.event(NodeSaid(first.node, replace(make_heartbeat(first.node), stages=(batch,))))
-    assert profiles.of([make_birth(first.node)], MANIFEST)[first.node].drift == profile.drift
+    node = world.plan.ring[0].node
+    for beat in range(20):
+        # It may be given fewer units meanwhile.
+        stage = next(index for index, ref in enumerate(world.plan.ring) if ref.node == node)
+        ref, last = world.plan.ring[stage], MANIFEST.num_units - 1
+        counts = (int(ref.start == 0), min(ref.stop, last) - max(ref.start, 1), int(ref.stop > last))
+        seen = StageMetrics(
+            pipeline="main", epoch=world.plan.epoch, stage=stage, decode_rows=1.0, positions=10 * beat + 10,
+            decode_s=(2 + 0.01 * (beat % 2)) * profile_of().stage_s(counts), open_requests=1,
+        )  # fmt: skip
+        world.condition = {node: {"stages": (seen,)}}
+        world.wait(1.0)
+    saved = sum(isinstance(effect, SaveProfile) for effect in world.effects)
+    (profile,) = profiles.of([make_birth(node)], MANIFEST).values()
+    assert profile.drift == pytest.approx(2.0, rel=0.02)
+    assert 1 <= saved <= 3
+    assert profile.fixed_s == pytest.approx(profile.drift * 0.001)
+
+
+def test_a_batch_is_expected_to_take_what_was_measured_for_batches() -> None:
+    profile = profile_of()
+    one_s, four_s = profile.stage_s((1, 2, 0)), 4 * (0.0005 + 0.001 + 2 * 0.0005 - 0.0005)
+    assert profile.stage_s((1, 2, 0), 1.0) == one_s
+    assert one_s < profile.stage_s((1, 2, 0), 2.5) < profile.stage_s((1, 2, 0), 4.0)
+    assert profile.stage_s((1, 2, 0), 4.0) == pytest.approx(four_s, rel=0.4)
 
 
 def test_profiles_and_wishes_survive_a_restart(tmp_path: Path) -> None:

@@ -1,0 +1,178 @@
+"""The balancer at work on one pipeline: heartbeats to readings, decisions to plans (pure).
+
+It looks at its pipeline when a heartbeat comes, once a second at the most. What it believes of a node's speed is kept
+as the drift of the node's profile, so that every plan is made with it. It judges what the planner finds beside a
+working plan; what somebody asked for is none of its business.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+from orchestrator.balance import Balancer, BalanceSettings, Decision, History, Proposal, Stages, Verdict
+from orchestrator.events import Effect
+from orchestrator.judging import Answer, Question
+from orchestrator.judging import Verdict as Judgement
+from orchestrator.members import FleetView
+from orchestrator.observation import Reading
+from orchestrator.planning.migration import Migration
+from orchestrator.planning.movecost import loading_s
+from orchestrator.planning.problem import Problem
+from orchestrator.planning.solution import Solution, Standby
+from orchestrator.plans import ActivePlan, Candidate, unit_counts
+from orchestrator.profiles import Profile, Profiles
+from schemas.messages import Epoch, Heartbeat, StageMetrics
+
+LOOK_S = 0.9
+"""Between two looks."""
+
+
+class Balancing:
+    """One pipeline's balancer and what it has to know."""
+
+    def __init__(
+        self,
+        fleet: FleetView,
+        profiles: Profiles,
+        migration_to: Callable[[Candidate], Migration | None],
+        history: History,
+        settings: BalanceSettings | None = None,
+    ) -> None:
+        """``migration_to``: what moving the open requests to a plan takes; None when they can't be moved live.
+        ``history`` is where decisions are recorded."""
+        self.balancer = Balancer(settings, history)
+        self._fleet = fleet
+        self._profiles = profiles
+        self._migration_to = migration_to
+        self._epoch: Epoch | None = None
+        """Of the plan that is watched."""
+        self._measured_s: dict[str, float] = {}
+        """By node: when the profile was made that its beliefs belong to."""
+        self._stored: set[Standby] = set()
+        """What nodes have held before, and so have on disk."""
+        self._looked_s = -math.inf
+        self._moving = False
+        """A plan that was judged worth it is on its way."""
+
+    # --- heartbeats -------------------------------------------------------------------------------------------
+
+    def heard(self, beat: Heartbeat, active: ActivePlan, now_s: float, *, busy: bool) -> tuple[list[Effect], bool]:
+        """A heartbeat of a node. ``busy``: another plan is on its way, so that figures are no ordinary ones.
+
+        Returns:
+            Effects, and whether the planner should be asked.
+        """
+        self._follow(active, now_s)
+        effects = [] if busy else self._observe(beat, active.plan, now_s)
+        if busy or now_s < self._looked_s + LOOK_S or not self.balancer.slowness():
+            return effects, False
+        if self._moving:
+            self._moving = False
+            self.balancer.failed(now_s)
+        self._looked_s = now_s
+        return effects, self.balancer.consider(now_s).verdict is Verdict.ASK
+
+    def _follow(self, active: ActivePlan, now_s: float) -> None:
+        plan = active.plan
+        if plan.epoch == self._epoch:
+            return
+        if self._epoch is not None:
+            self.balancer.moved(now_s)
+        self._epoch, self._moving = plan.epoch, False
+        self._stored |= {Standby(s.node, s.start, s.stop, s.start, s.start) for s in plan.solution.stages}
+
+    def _observe(self, beat: Heartbeat, plan: Candidate, now_s: float) -> list[Effect]:
+        known = self._fleet.nodes.get(beat.node)
+        if known is None or known.health.oddities or beat.node not in plan.nodes:
+            return []
+        profile = self._profiles.of([known.birth], plan.model.manifest).get(beat.node)
+        if profile is None:
+            return []
+        self._know(profile)
+        self.balancer.price(beat.node, known.health.condition.cost_factor)
+        reading = reading_of(beat, plan, profile)
+        if reading is None:
+            return []
+        self.balancer.observe(beat.node, reading, now_s)
+        return self._profiles.believe(profile, self.balancer.slowness()[beat.node])
+
+    def _know(self, profile: Profile) -> None:
+        if self._measured_s.get(profile.node) != profile.measured_s:
+            self.balancer.forget(profile.node)
+            self._measured_s[profile.node] = profile.measured_s
+        self.balancer.know(profile.node, profile.drift)
+
+    def asked(self, tokens: int, now_s: float) -> None:
+        """Somebody asked for so many tokens at the most."""
+        self.balancer.asked(tokens, now_s)
+
+    # --- judging ----------------------------------------------------------------------------------------------
+
+    def judge(self, question: Question) -> Judgement:
+        """Is what the planner found worth a move?"""
+        running, found, solving = question.running, question.found, question.solving
+        same_model = solving.model is running.model and solving.context_tokens == running.context_tokens
+        if not same_model or solving.forced or solving.problem is None:
+            if same_model and found.stages == running.solution.stages:
+                return Judgement(Answer.STAY, "the plan in force is the best one")
+            return Judgement(Answer.NOW, "asked for" if same_model else "another model or context")
+        problem = solving.problem
+        decision = self.balancer.judge(
+            Proposal(
+                problem=problem,
+                running=running.solution.stages,
+                found=found.stages,
+                requests=question.work.requests,
+                remaining_tokens=question.work.remaining_tokens,
+                cost_s=lambda stages: self._cost_s(question, problem, stages),
+            ),
+            question.now_s,
+        )
+        if decision.verdict is not Verdict.MOVE:
+            # What open requests forbid may be right as soon as there are none.
+            later = Answer.WHEN_IDLE if _is_for_later(decision, question) else Answer.STAY
+            return Judgement(later, decision.reason, recorded=True)
+        self._moving = True
+        chosen = found if decision.stages == found.stages else _as_solution(problem, decision.stages)
+        return Judgement(Answer.NOW, decision.reason, chosen, recorded=True)
+
+    def _cost_s(self, question: Question, problem: Problem, stages: Stages) -> float:
+        if not question.work.requests:
+            return 0.0
+        found = question.found if stages == question.found.stages else _as_solution(problem, stages)
+        migration = self._migration_to(replace(question.running, solution=found))
+        if migration is None:
+            return math.inf
+        return migration.lost_s + loading_s(problem, question.running.solution.stages, stages, tuple(self._stored))
+
+
+def _is_for_later(decision: Decision, question: Question) -> bool:
+    return bool(question.work.requests) and decision.gain > 0 and decision.saved_s < decision.cost_s
+
+
+def _as_solution(problem: Problem, stages: Stages) -> Solution:
+    # Not at the top: the planner takes a while to import, and most decisions are about its own plans.
+    from orchestrator.planning.planner import evaluate
+
+    return evaluate(problem, stages)
+
+
+def reading_of(beat: Heartbeat, plan: Candidate, profile: Profile) -> Reading | None:
+    """All decoding stages of a node in a plan as one; None when it says nothing of them."""
+    seen = [(stage, stage.decode_s) for stage in beat.stages if _is_of(stage, plan, beat.node)]
+    decoding = [(stage, run_s) for stage, run_s in seen if run_s is not None and stage.decode_rows > 0]
+    if not decoding:
+        return None
+    return Reading(
+        observed_s=sum(run_s for _, run_s in decoding),
+        expected_s=sum(profile.stage_s(unit_counts(plan, stage.stage), stage.decode_rows) for stage, _ in decoding),
+        positions=sum(stage.positions for stage, _ in decoding),
+    )
+
+
+def _is_of(stage: StageMetrics, plan: Candidate, node: str) -> bool:
+    if (stage.pipeline, stage.epoch) != (plan.pipeline, plan.epoch):
+        return False
+    return stage.stage < len(plan.ring) and plan.nodes[stage.stage] == node
