@@ -229,6 +229,10 @@ class PlanDirector:
         if solving.model is not self.model:
             return []  # another model was chosen meanwhile, and planning for it is due
         if isinstance(outcome, Infeasible):
+            if not solving.last_resort and not self.active and (weak := self._weak()):
+                text = f"there is no plan without {', '.join(birth.node for birth in weak)}: planning with them too"
+                note = Note(text, warning=True, kind="last_resort", pipeline=self._settings.pipeline)
+                return [note, *self._solve(now_s, last_resort=True)]
             return self._no_plan("no_memory", f"{outcome.reason}; {outcome.smallest_fix}".rstrip("; "))
         incarnations = {birth.node: birth.incarnation for birth in solving.births}
         if not all(self._fleet.is_usable(node, incarnations[node]) for node in outcome.nodes):
@@ -402,13 +406,20 @@ class PlanDirector:
 
     # --- the way of a plan ------------------------------------------------------------------------------------
 
-    def _solve(self, now_s: float) -> list[Effect]:
+    def _weak(self) -> tuple[NodeBirth, ...]:
+        """Nodes that had better have no layers, but are better than no plan."""
+        return tuple(birth for birth in self._fleet.usable() if self._fleet.is_weak(birth.node))
+
+    def _solve(self, now_s: float, *, last_resort: bool = False) -> list[Effect]:
         forced, self._forced, self._due_s = self._forced, False, math.inf
         self._waits_for_profiles = self._only_when_idle = False
         if self.model is None:
             return []
         usable = self._fleet.usable()
-        births = tuple(b for b in self._fleet.plannable() if not self._exclusions.excludes(b.node, b.incarnation))
+        here = self._fleet.plannable()
+        if last_resort or not (here or self.active):
+            here = (*here, *self._weak())
+        births = tuple(b for b in here if not self._exclusions.excludes(b.node, b.incarnation))
         if not usable:
             return self._no_plan("no_nodes", "no nodes: start one with linguabus-node --broker URL")
         if not self.succession.last_stages and len(usable) < self._min_nodes:
@@ -425,7 +436,7 @@ class PlanDirector:
         except (PlanningError, BadWish) as error:
             return self._no_plan("not_ready", str(error))
         job = next(self._jobs)
-        self._solving = Solving(job, self.model, births, problem.context_tokens, forced, problem)
+        self._solving = Solving(job, self.model, births, problem.context_tokens, forced, problem, last_resort)
         return [SolvePlan(job, problem)]
 
     def _problem(self, model: ServedModel, births: Sequence[NodeBirth], wishes: Wishes) -> Problem:

@@ -147,6 +147,11 @@ class FleetState:
         reasons += [known.health.unfit] if known and known.health.unfit else []
         return "; ".join(reasons)
 
+    def is_weak(self, node: str) -> bool:
+        """Should this node be given no layers for its own sake alone?"""
+        known = self.nodes.get(node)
+        return known is not None and bool(known.health.unfit) and not known.leaving and node not in self.drained
+
     def _drain_change(self, node: str, before: str) -> list[FleetChange]:
         now = self.why_drained(node)
         if bool(now) is bool(before):

@@ -32,6 +32,9 @@ class FleetView(Protocol):
     def why_drained(self, node: str) -> str:
         """Why no new plan may use this node; empty when one may."""
 
+    def is_weak(self, node: str) -> bool:
+        """Should this node be given no layers for its own sake alone?"""
+
 
 class Members:
     """The fleet as one pipeline sees it: it plans with its own nodes, as soon as no other pipeline holds them."""
@@ -66,3 +69,7 @@ class Members:
     def why_drained(self, node: str) -> str:
         """Why no new plan may use this node; empty when one may."""
         return self._fleet.why_drained(node)
+
+    def is_weak(self, node: str) -> bool:
+        """Should this node be given no layers for its own sake alone?"""
+        return self._fleet.is_weak(node)

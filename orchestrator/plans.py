@@ -110,6 +110,8 @@ class Solving:
     forced: bool
     problem: Problem | None = None
     """What the planner was asked."""
+    last_resort: bool = False
+    """Are nodes among them that had better have no layers?"""
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ def _row(node: dict[str, Any]) -> tuple[str, ...]:
 
     return (
         node["node"],
-        f"{node['state']}: {node['reason']}" if node["reason"] else node["state"],
+        ": ".join(filter(None, (node["state"], node["reason"] or node["drained"]))),
         "-" if node["rss_bytes"] is None else megabytes(node["rss_bytes"]),
         megabytes(node["memory_bytes"]),
         "-" if node["blob_bytes"] is None else megabytes(node["blob_bytes"]),

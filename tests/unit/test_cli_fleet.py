@@ -21,6 +21,7 @@ NODE: dict[str, Any] = {
     "speed_flops": 6.5e9, "hop_ms": 3.25, "uptime_s": 60.0, "rss_bytes": 410_000_000, "peak_rss_bytes": 420_000_000,
     "available_bytes": 900_000_000, "blob_bytes": 180_000_000, "cpu_percent": 51.0, "battery_percent": 80.0,
     "charging": False, "temperature_c": 36.5, "frames_rejected": 0, "frames_dropped": 0, "reconnects": 0,
+    "drained": "",
 }  # fmt: skip
 STAGE: dict[str, Any] = {
     "stage": 0, "node": "kitchen-phone", "start": 0, "stop": 12, "units": "embed, blocks 0-10",

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from orchestrator.events import NodeSaid, Note
+from orchestrator.health import HealthLimits
 from orchestrator.planning.planner import evaluate, solve
 from orchestrator.planning.problem import Stage
 from orchestrator.planning.solution import Solution
@@ -87,6 +88,37 @@ def test_a_low_battery_does_not_stop_the_only_fleet_there_is() -> None:
     world.wait(10.0)
     assert ring(world) == {"a", "b", "c"}
     assert world.core.director.active
+
+
+def test_a_weak_node_is_better_than_no_plan() -> None:
+    world = World().serve("a", "b", "c", "d")
+    world.condition["b"] = LOW
+    world.wait(6.0)
+    assert ring(world) == {"a", "c", "d"}
+    world.kill("c")
+    world.wait(3.0)
+    assert ring(world) == {"a", "b", "d"}
+    assert notes(world, "last_resort") == ["there is no plan without b: planning with them too"]
+    world.join("e")
+    world.wait(3.0)
+    assert ring(world) == {"a", "d", "e"}
+
+
+def test_a_drained_node_is_not() -> None:
+    world = World().serve("a", "b", "c", "d")
+    world.condition["b"] = LOW
+    world.wait(6.0)
+    world.control("drain", node="b")
+    world.kill("c")
+    world.wait(3.0)
+    assert not world.core.director.active
+
+
+def test_one_weak_node_alone_serves() -> None:
+    world = World(limits=HealthLimits(dwell_s=0.0))
+    world.condition["a"] = LOW
+    world.serve("a", memory_mb=600)
+    assert ring(world) == {"a"}
 
 
 def test_nonsense_is_not_believed() -> None:
