@@ -13,7 +13,6 @@ from pathlib import Path
 import click
 
 from broker.address import parse_broker_url
-from edge_node.heap import ask_for_huge_pages
 from schemas import PACKAGE_VERSION
 from schemas.errors import LinguabusError
 
@@ -37,6 +36,19 @@ def _check_name(_context: click.Context, _parameter: click.Parameter, value: str
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", value):
         raise click.BadParameter("use letters, digits, '.', '_' and '-', 64 at most")
     return value
+
+
+def _check_speed(context: click.Context, parameter: click.Parameter, value: str) -> float | Path:
+    """A relative speed, or the path of a file that has it."""
+    path = Path(value[1:]) if value.startswith("@") else None
+    try:
+        speed = float(path.read_text() if path else value)
+    except OSError:
+        raise click.BadParameter(f"{path} can't be read") from None
+    except ValueError:
+        raise click.BadParameter(f"there is no number in {path or repr(value)}") from None
+    click.FloatRange(0.01, 1.0).convert(speed, parameter, context)
+    return path or speed
 
 
 @click.command(
@@ -66,10 +78,12 @@ def _check_name(_context: click.Context, _parameter: click.Parameter, value: str
 @click.option("--threads", type=click.IntRange(1, 64), default=1, show_default=True, help="Compute threads.")
 @click.option(
     "--emulate-speed",
-    type=click.FloatRange(0.01, 1.0),
-    default=1.0,
+    callback=_check_speed,
+    default="1.0",
     show_default=True,
-    help="Behave like a device of this relative speed (for tests and benchmarks).",
+    metavar="SPEED",
+    help="Behave like a device of this relative speed (for tests and benchmarks). @FILE: the speed is in a file, which"
+    " is read again with each heartbeat.",
 )
 @click.option(
     "--watchdog-s",
@@ -96,7 +110,7 @@ def node(
     memory_limit_mb: int | None,
     storage_limit_mb: int | None,
     threads: int,
-    emulate_speed: float,
+    emulate_speed: float | Path,
     watchdog_s: float,
     drain_timeout: float,
     insecure: bool,
@@ -111,7 +125,7 @@ def node(
     if not address.tls and address.host not in _LOOPBACK and not insecure:
         raise click.UsageError(f"{address.host} is another machine: use mqtts://, or --insecure in a network you trust")
     try:
-        from edge_node.config import NodeConfig
+        from edge_node.config import NodeConfig, read_speed
         from edge_node.service import NodeService
     except ImportError as error:
         raise click.ClickException(f"{error.name} is missing: pip install 'linguabus[edge]'") from None
@@ -122,7 +136,8 @@ def node(
         memory_limit_bytes=memory_limit_mb and memory_limit_mb * _MEBI,
         storage_limit_bytes=storage_limit_mb and storage_limit_mb * _MEBI,
         threads=threads,
-        emulated_speed=emulate_speed,
+        emulated_speed=read_speed(emulate_speed) if isinstance(emulate_speed, Path) else emulate_speed,
+        emulated_speed_file=emulate_speed if isinstance(emulate_speed, Path) else None,
         watchdog_min_s=watchdog_s,
         drain_timeout_s=drain_timeout,
     )
@@ -146,7 +161,6 @@ def node(
 
 def main() -> None:
     """The console script: errors of ours are one line, exit code 2."""
-    ask_for_huge_pages()
     try:
         node.main(standalone_mode=True)
     except LinguabusError as error:

@@ -23,6 +23,8 @@ class NodeConfig:
     storage_limit_bytes: int | None = None
     threads: int = 1
     emulated_speed: float = 1.0
+    emulated_speed_file: Path | None = None
+    """Has another speed when it is read again."""
     watchdog_min_s: float = 1.0
     heartbeat_interval_s: float = 1.0
     connect_timeout_s: float = 10.0
@@ -46,3 +48,12 @@ class NodeConfig:
             return self.storage_limit_bytes
         stored_bytes = sum(path.stat().st_size for path in self.blob_directory.iterdir())
         return stored_bytes + int(_STORAGE_SHARE * shutil.disk_usage(self.home).free)
+
+
+def read_speed(path: Path, before: float = 1.0) -> float:
+    """The speed in a file; the one before while it has none in the range of the option."""
+    try:
+        speed = float(path.read_text())
+    except (OSError, ValueError):
+        return before
+    return speed if 0.01 <= speed <= 1.0 else before

@@ -89,6 +89,12 @@ class SegmentRunner:
             return
         threading.Thread(target=self._load, args=(spec, old), name=f"load-{spec.epoch}", daemon=True).start()
 
+    def emulate(self, speed: float) -> None:
+        """Behave like a device of another relative speed from the next run on."""
+        self._emulated_speed = speed
+        for segment in list(self._segments.values()):
+            segment.emulate(speed)
+
     @property
     def is_loading(self) -> bool:
         """Is a segment on its way?"""

@@ -74,7 +74,7 @@ class Segment:
         self.spec = spec
         self.is_first = spec.stage == 0
         self.is_last = spec.stage == len(spec.ring) - 1
-        self._speed = emulated_speed
+        self.emulate(emulated_speed)
         self._clock = time.thread_time if threads == 1 else time.process_time
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
@@ -232,6 +232,10 @@ class Segment:
         """Copy the first ``count`` positions of a slot to another."""
         for buffer in self.kv.buffers:
             buffer.data[target, :, :count] = buffer.data[source, :, :count]
+
+    def emulate(self, speed: float) -> None:
+        """Behave like a device of this relative speed."""
+        self._speed = speed
 
     def warm_up(self) -> None:
         """Run once in both shapes, so that the first request does not pay for allocations.

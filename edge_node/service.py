@@ -17,7 +17,7 @@ from broker.bus import Bus, Connected, Delivery, Disconnected, Event, Subscribed
 from broker.mqtt import MqttBus
 from edge_node import metrics, probe
 from edge_node.activations import quiet
-from edge_node.config import NodeConfig
+from edge_node.config import NodeConfig, read_speed
 from edge_node.core import NodeCore
 from edge_node.effects import (
     CopyPrefix,
@@ -77,6 +77,7 @@ class NodeService:
             make_bus(client_id, will) if make_bus else MqttBus(config.broker_url, client_id=client_id, will=will)
         )
         self._memory_bytes = config.memory_bytes()
+        self._speed = config.emulated_speed
         config.blob_directory.mkdir(parents=True, exist_ok=True)
         self._store = BlobStore(config.blob_directory, limit_bytes=config.storage_bytes())
         self._runner = SegmentRunner(
@@ -373,6 +374,9 @@ class NodeService:
                     self.stop()
 
     def _heartbeat(self) -> None:
+        if self._config.emulated_speed_file:
+            self._speed = read_speed(self._config.emulated_speed_file, self._speed)
+            self._runner.emulate(self._speed)
         rss_bytes, peak_rss_bytes = metrics.memory_bytes()
         battery = self._battery.read()
         heartbeat = Heartbeat(

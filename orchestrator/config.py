@@ -88,6 +88,8 @@ class ServiceConfig:
     """Allow plain connections to and from other machines."""
     timing: Timing = Timing()
     health: HealthLimits = HealthLimits()
+    balance: bool = True
+    """Move layers when nodes become slower or quicker."""
 
     def __post_init__(self) -> None:
         _check_range("--min-nodes", self.min_nodes, 1, 256)

@@ -66,9 +66,10 @@ class Core:
         timing: Timing | None = None,
         pipelines: int | None = None,
         limits: HealthLimits | None = None,
+        balance: bool = True,
     ) -> None:
         """``model`` is opened at the start; None waits for ``use_model``. ``pipelines``: how many a person wants; None
-        takes as many as give most."""
+        takes as many as give most. ``balance``: move layers when nodes become slower or quicker."""
         timing = timing or Timing()
         self.fleet = FleetState(heartbeat_timeout_s=timing.heartbeat_timeout_s, limits=limits)
         options = PipelineOptions(
@@ -76,6 +77,7 @@ class Core:
             min_nodes=min_nodes,
             max_queued=max_queued,
             blob_urls=blob_urls,
+            balance=balance,
             wanted=pipelines,
         )
         self.name = settings.pipeline

@@ -39,6 +39,7 @@ class Pipeline:
         service: str,
         profiles: Profiles,
         jobs: Iterator[int],
+        balance: bool = True,
     ) -> None:
         """``service``: the name that clients ask, the first pipeline's."""
         self.name = settings.pipeline
@@ -68,7 +69,8 @@ class Pipeline:
         self.balancing = Balancing(
             self.members, profiles, self.director.succession.migration_to, self.director.decisions
         )
-        self.director.balancing, self.director.judge = self.balancing, self.balancing.judge
+        if balance:
+            self.director.balancing, self.director.judge = self.balancing, self.balancing.judge
         self.standby = StandbyUnits(settings.pipeline, blob_urls)
 
     # --- figures ----------------------------------------------------------------------------------------------

@@ -44,6 +44,8 @@ class PipelineOptions:
     max_queued: int
     blob_urls: tuple[str, ...]
     wanted: int | None = None
+    balance: bool = True
+    """Move layers when nodes become slower or quicker."""
 
 
 class Pipelines:
@@ -83,6 +85,7 @@ class Pipelines:
             service=self._settings.pipeline,
             profiles=self.profiles,
             jobs=self._jobs,
+            balance=self._options.balance,
         )
 
     def _add(self, name: str) -> Pipeline:

@@ -138,6 +138,7 @@ class Service:
             timing=config.timing,
             limits=config.health,
             pipelines=config.pipelines,
+            balance=config.balance,
         )
         self.core.fleet.drained.update(state.drained())
         self.core.pipelines.profiles.load(state.profiles(time.monotonic()))

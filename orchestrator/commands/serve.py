@@ -75,6 +75,7 @@ EXAMPLE = "Example: linguabus serve --broker mqtt://192.168.1.5 --blob-host 0.0.
     metavar="MB",
     help="A node whose system has less memory left than this gives up its layers. 0: never.",
 )
+@click.option("--no-balance", is_flag=True, help="Leave layers where they are when nodes become slower or quicker.")
 @bus_options
 @pass_settings
 def command(
@@ -92,6 +93,7 @@ def command(
     battery_low: float,
     hot: float,
     memory_low: int,
+    no_balance: bool,
 ) -> None:
     """Run the orchestrator: it plans which node runs what, hands out the parts and answers questions."""
     from broker.local import LocalBroker
@@ -125,6 +127,7 @@ def command(
             advertised_urls=advertise,
             insecure=settings.insecure,
             health=HealthLimits(battery_low_percent=battery_low, hot_c=hot, memory_low_bytes=memory_low * 10**6),
+            balance=not no_balance,
         )
         run_service(config, stop=stop, on_ready=_announce)
     click.echo("stopped")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from edge_node.config import read_speed
 from tests.support.nodes import ROOT
 
 
@@ -30,6 +31,7 @@ def run(*arguments: str, **environment: str) -> tuple[int, list[str]]:
         (("--name", "x" * 65), "64 at most"),
         (("--threads", "0"), "--threads"),
         (("--emulate-speed", "2"), "--emulate-speed"),
+        (("--emulate-speed", "@/nowhere/speed"), "/nowhere/speed can't be read"),
         (("--memory-limit-mb", "5"), "--memory-limit-mb"),
         (("--watchdog-s", "fast"), "--watchdog-s"),
         (("--drain-timeout", "-1"), "--drain-timeout"),
@@ -55,3 +57,13 @@ def test_no_broker_is_one_line(tmp_path: Path) -> None:
     assert lines[1].startswith("Error: ")
     assert "127.0.0.1:9" in lines[1]
     assert len(lines) == 2
+
+
+def test_the_emulated_speed_is_read_again_and_kept_while_the_file_has_none(tmp_path: Path) -> None:
+    file = tmp_path / "speed"
+    file.write_text("0.3\n")
+    assert read_speed(file) == 0.3
+    for nonsense in ("", "fast", "7", "nan"):
+        file.write_text(nonsense)
+        assert read_speed(file, before=0.3) == 0.3
+    assert read_speed(tmp_path / "absent", before=0.5) == 0.5
