@@ -113,6 +113,30 @@ class Listener:
         raise AssertionError("it did not come")
 
 
+def test_events_are_published_and_kept_and_drains_are_remembered(
+    broker: MemoryBroker, fleet: ScriptedFleet, client: Client, tmp_path: Path
+) -> None:
+    client.listen()
+    with running(broker, tmp_path):
+        heard: list[dict[str, Any]] = []
+        while not heard or heard[-1]["kind"] != "plan":
+            heard += client.events()
+        assert [event["kind"] for event in heard] == ["model", *4 * ["joined"], "plan"]
+        assert [event["number"] for event in heard] == [1, 2, 3, 4, 5, 6]
+        assert client.control("events")["events"] == heard
+        assert client.control("events", limit=1)["events"] == heard[-1:]
+        used = [stage["node"] for stage in client.control("plan")["stages"]]
+        client.control("drain", node=used[1])
+        while used[1] in [stage["node"] for stage in client.control("plan")["stages"]]:
+            client.events()
+        with State(tmp_path / "state.sqlite3") as state:
+            assert state.drained() == {used[1]}
+    with running(broker, tmp_path) as again:
+        assert again.service.core.fleet.drained == {used[1]}
+        client.control("drain", node=used[1], undo=True)
+        assert again.state.drained() == frozenset()
+
+
 def plans(broker: MemoryBroker) -> Listener:
     return Listener(broker, PLAN.filter())
 

@@ -104,3 +104,25 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StateUnreadable, match="--data"):
         State(tmp_path / "file" / "state.sqlite3")
+
+
+def test_drained_nodes(tmp_path: Path) -> None:
+    with State(tmp_path / "state.sqlite3") as state:
+        for _ in range(2):
+            state.save_drained("a", True)
+        state.save_drained("b", True)
+        state.save_drained("a", False)
+        state.save_drained("c", False)
+    with State(tmp_path / "state.sqlite3") as state:
+        assert state.drained() == {"b"}
+
+
+def test_a_file_of_an_earlier_version_gets_what_it_lacks(path: Path) -> None:
+    with State(path) as state:
+        state.save_epoch("main", epoch(5, 7))
+        with sqlite3.connect(path) as db:
+            db.execute("DROP TABLE drained")
+            db.execute("PRAGMA user_version = 2")
+    with State(path) as state:
+        assert state.drained() == frozenset()
+        assert state.epoch("main") == epoch(5, 7)
