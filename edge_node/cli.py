@@ -13,6 +13,7 @@ from pathlib import Path
 import click
 
 from broker.address import parse_broker_url
+from edge_node.heap import ask_for_huge_pages
 from schemas import PACKAGE_VERSION
 from schemas.errors import LinguabusError
 
@@ -161,6 +162,7 @@ def node(
 
 def main() -> None:
     """The console script: errors of ours are one line, exit code 2."""
+    ask_for_huge_pages()
     try:
         node.main(standalone_mode=True)
     except LinguabusError as error:
