@@ -184,7 +184,7 @@ class NodeCore:
         return any(stage.move.has_transfer for stage in self._stages.values())
 
     def next_transfer(self, now_s: float) -> list[Effect]:
-        """One message of KV rows from each stage that sends some, and what there is to tell about it."""
+        """A few messages of KV rows from each stage that sends some, and what there is to tell about it."""
         return self._each(lambda stage: stage.move.next_transfer(now_s))
 
     # --- loading ----------------------------------------------------------------------------------------------

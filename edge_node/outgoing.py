@@ -3,11 +3,12 @@
 Rows are sent in order, block by block: some positions of one request, of every layer and part that a target wants.
 Only rows that will not be written again are sent; where the stage goes back nevertheless (a replay), they are sent
 again. Each message has a number, which the target acknowledges, so that a slow link holds a few messages at most and
-frames of tokens do not wait behind many.
+frames of tokens do not wait behind many. The order on a connection makes a later acknowledgement stand for a lost one.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -20,9 +21,11 @@ from schemas.messages import CopyKv, Epoch, FinishKv, KvCopied, KvTarget, Prepar
 _MESSAGE_BYTES = 64 * 1024
 _MAX_BLOCKS = 512
 """Frames in a message, half of what a message may have."""
-_WINDOW = 4
-_LAST_WINDOW = 64
-"""Messages without an acknowledgement; more once decoding is held, which then waits for nothing else."""
+_SMALLEST_WINDOW, _LARGEST_WINDOW = 4, 64
+"""Messages without an acknowledgement."""
+_QUICK_S = 0.2
+"""The window grows as long as acknowledgements come within this time."""
+_MESSAGES_PER_TURN = 4
 _BLOCK_POSITIONS = 256
 _FEW_POSITIONS = 4
 
@@ -56,8 +59,26 @@ class _Copy:
     sent: dict[int, int] = field(default_factory=dict)
     """Positions by request."""
     messages: int = 0
-    acknowledged: int = 0
+    window: int = _SMALLEST_WINDOW
     cursor: _Cursor | None = None
+    _sent_s: deque[float] = field(default_factory=deque)
+    """When the messages that are not acknowledged were sent."""
+
+    @property
+    def has_room(self) -> bool:
+        """May another message be on its way?"""
+        return len(self._sent_s) < self.window
+
+    def message_sent(self, now_s: float) -> None:
+        """One more is on its way."""
+        self.messages += 1
+        self._sent_s.append(now_s)
+
+    def acknowledge(self, messages: int, now_s: float) -> None:
+        """These many have been taken in. A slow link, or target, gets the next ones with less haste."""
+        while self.messages - len(self._sent_s) < messages:
+            is_quick = now_s - self._sent_s.popleft() < _QUICK_S
+            self.window = min(self.window + 1, _LARGEST_WINDOW) if is_quick else _SMALLEST_WINDOW
 
     def follow(self, lengths: Mapping[int, int]) -> None:
         """Requests have these many positions now; some may have gone back or ended."""
@@ -128,15 +149,17 @@ class Outgoing:
         return self._command.to_epoch
 
     def finish(self, message: FinishKv) -> None:
-        """Decoding is held: send the rest."""
+        """Decoding is held: send the rest, with nothing to delay by it."""
+        for copy in self._copies:
+            copy.window = _LARGEST_WINDOW
         self._held = {request_number(held.request): held.valid_tokens for held in message.requests}
         self._told = False
 
-    def acknowledged(self, sender: str, stage: int, messages: int) -> bool:
+    def acknowledged(self, sender: str, stage: int, messages: int, now_s: float) -> bool:
         """A target took a message in; False if it is none."""
         for copy in self._copies:
             if (copy.target.node, copy.target.stage) == (sender, stage) and messages <= copy.messages:
-                copy.acknowledged = max(copy.acknowledged, messages)
+                copy.acknowledge(messages, now_s)
                 return True
         return False
 
@@ -159,30 +182,26 @@ class Outgoing:
         """The target that has waited longest of those with something to send and room for it."""
         for copy in self._copies:
             copy.follow(lengths)
-        ready = [copy for copy in self._copies if self._has_room(copy) and copy.behind(lengths)]
+        ready = [copy for copy in self._copies if copy.has_room and copy.behind(lengths)]
         return min(ready, key=lambda copy: copy.messages, default=None)
-
-    def _has_room(self, copy: _Copy) -> bool:
-        window = _WINDOW if self._held is None else _LAST_WINDOW
-        return copy.messages - copy.acknowledged < window
 
     def _has_news(self, lengths: Mapping[int, int]) -> bool:
         if self._told:
             return False
         if self._held is None:
-            return all(self._has_room(copy) and copy.behind(lengths) <= _FEW_POSITIONS for copy in self._copies)
+            return all(copy.has_room and copy.behind(lengths) <= _FEW_POSITIONS for copy in self._copies)
         complete = all(length == self._held[request] for request, length in lengths.items())
         return complete and not any(copy.behind(lengths) for copy in self._copies)
 
     def next_effects(self, requests: Mapping[int, StageRequest], now_s: float) -> list[Effect]:
-        """One message of rows at most, and what there is to tell."""
+        """A few messages of rows, and what there is to tell."""
         if self._began_s is None:
             self._began_s = now_s
         effects: list[Effect] = []
         lengths = self._lengths(requests)
-        copy = self._next_copy(lengths)
-        if copy is not None:
+        while len(effects) < _MESSAGES_PER_TURN and (copy := self._next_copy(lengths)) is not None:
             effects.append(self._message(copy, lengths, requests))
+            copy.message_sent(now_s)
         if self._has_news(lengths):
             self._told = True
             effects.append(Reply(self._news(now_s - self._began_s)))
@@ -192,14 +211,13 @@ class Outgoing:
         command, target = self._command, copy.target
         slots = {number: requests[number].slot for number in lengths}
         blocks = copy.next_blocks(lengths, slots)
-        copy.messages += 1
         row_bytes = {(part.layer, part.part): part.row_bytes for part in copy.parts}
         self._sent_bytes += sum(block.count * row_bytes[block.layer, block.part] for block in blocks)
         return SendKvRows(
             (command.pipeline, command.epoch, command.stage),
             self._topics.of(command.to_epoch, target.stage, target.node),
             command.to_epoch,
-            copy.messages,
+            copy.messages + 1,
             blocks,
         )
 

@@ -159,7 +159,7 @@ class Stage:
         """A frame arrived on one of the stage's topics."""
         state = self.requests.get(frame.request)
         if state is None or frame.kind is Kind.KV_ACK:
-            effects = self.move.frame(sender, frame)
+            effects = self.move.frame(sender, frame, now_s)
             return self._dropped(None) if effects is None else effects
         if frame.kind is Kind.ACTIVATION and not self.is_first:
             return self._activation(sender, frame, state)

@@ -78,7 +78,7 @@ class StageMove:
         return self._outgoing is not None and self._outgoing.is_due(self._stage.requests)
 
     def next_transfer(self, now_s: float) -> list[Effect]:
-        """One message of rows at most, and what there is to tell."""
+        """A few messages of rows, and what there is to tell."""
         return self._outgoing.next_effects(self._stage.requests, now_s) if self._outgoing else []
 
     # --- an heir ----------------------------------------------------------------------------------------------
@@ -113,12 +113,13 @@ class StageMove:
 
     # --- frames and time --------------------------------------------------------------------------------------
 
-    def frame(self, sender: str, frame: Frame) -> list[Effect] | None:
+    def frame(self, sender: str, frame: Frame, now_s: float) -> list[Effect] | None:
         """KV rows or an acknowledgement; None for what belongs nowhere."""
         if frame.kind is Kind.KV_ROWS and self._handover and self._handover.incoming:
             return self._handover.incoming.rows(sender, frame)
         if frame.kind is Kind.KV_ACK and self._outgoing:
-            return [] if self._outgoing.acknowledged(sender, frame.position, frame.attempt) else None
+            is_known = self._outgoing.acknowledged(sender, frame.position, frame.attempt, now_s)
+            return [] if is_known else None
         return None
 
     def tick(self, now_s: float) -> list[Effect]:
