@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -83,10 +84,12 @@ class NodeHealth:
             return
         if self.oddities and now_s - self._odd_s >= TRUST_S:
             self.oddities = ()
+        # What a node comes with has lasted.
+        begun_s = now_s if self.believed else -math.inf
         self.believed, self._believed_s = beat, now_s
         self.trend.heard(beat, now_s)
         found = troubles(beat, self._limits, self._in_force.keys())
-        self._since_s = {kind: self._since_s.get(kind, now_s) for kind in found}
+        self._since_s = {kind: self._since_s.get(kind, begun_s) for kind in found}
         lasting = (kind for kind, since_s in self._since_s.items() if now_s - since_s >= self._limits.dwell_s)
         self._in_force = {kind: found[kind] for kind in lasting}
 

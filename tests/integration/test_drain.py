@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ from tests.support.services import running_service
 
 NAMES = ("alfa", "bravo", "charlie")
 PROMPT = "one two three four five six seven"
-TOKENS = 100
+TOKENS = 80
 QUICK = Timing(settle_s=0.2, start_s=1.0, loss_settle_s=0.1, resend_s=0.5)
 
 
@@ -35,11 +36,11 @@ def nodes(mosquitto: LocalBroker, tmp_path: Path) -> Iterator[dict[str, NodeProc
 
 
 @contextmanager
-def serving(mosquitto: LocalBroker, store: ModelStore, folder: Path) -> Iterator[Client]:
+def serving(mosquitto: LocalBroker, store: ModelStore, folder: Path, min_nodes: int = len(NAMES)) -> Iterator[Client]:
     """An orchestrator."""
     config = ServiceConfig(
         broker_url=mosquitto.url, data_dir=folder, models_dir=store.home, timing=QUICK, wire_dtype="fp32",
-        context_tokens=256, slots=4, model="tiny", min_nodes=len(NAMES),
+        context_tokens=256, slots=4, model="tiny", min_nodes=min_nodes,
     )  # fmt: skip
     with running_service(config), Client.connect(mosquitto.url) as client:
         while client.control("status")["state"] != "serving":
@@ -93,6 +94,26 @@ def test_sigterm_in_mid_answer_ends_with_the_same_text(
         assert told["drained"] == ["node bravo gives up its layers: it is leaving: asked to stop"]
         assert len(told["moved"]) == 1
         assert not told.keys() & {"lost", "broken", "given_up"}
+
+
+def test_a_phone_with_a_low_battery_gets_no_layers(
+    mosquitto: LocalBroker, tiny_store: ModelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    phone = tmp_path / "bin" / "termux-battery-status"
+    phone.parent.mkdir()
+    phone.write_text('#!/bin/sh\necho \'{"percentage": 12, "status": "DISCHARGING", "temperature": 31.5}\'\n')
+    phone.chmod(0o755)
+    with running_nodes(["pi"], mosquitto.url, tmp_path, "--emulate-speed", "0.05"):
+        monkeypatch.setenv("PATH", f"{phone.parent}:{os.environ['PATH']}")
+        with (
+            running_nodes(["phone"], mosquitto.url, tmp_path),
+            serving(mosquitto, tiny_store, tmp_path, min_nodes=2) as client,
+        ):
+            assert ring(client) == ["pi"], "though the phone is quicker"
+            shown = next(node for node in client.control("nodes")["nodes"] if node["node"] == "phone")
+            assert (shown["battery_percent"], shown["charging"], shown["battery_temperature_c"]) == (12, False, 31.5)
+            assert shown["drained"] == "its battery is at 12 %, not charging"
+            assert shown["cost_factor"] == 2.0
 
 
 def test_node_drain_empties_a_node_that_stays_and_may_come_back(

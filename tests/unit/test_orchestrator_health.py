@@ -82,6 +82,7 @@ def test_what_a_node_costs(changes: dict[str, Any], factor: float) -> None:
 def test_a_moments_trouble_is_none() -> None:
     health = NodeHealth(LIMITS)
     hot = {"battery_temperature_c": 50.0}
+    health.heard(beat(0), 0.0)
     health.heard(beat(1, **hot), 1.0)
     health.heard(beat(2), 2.0)
     for second in (3, 4, 5):
@@ -94,6 +95,12 @@ def test_a_moments_trouble_is_none() -> None:
     assert health.unfit
     health.heard(beat(8, battery_temperature_c=39.0), 8.0)
     assert not health.unfit
+
+
+def test_what_a_node_comes_with_is_no_moments_trouble() -> None:
+    health = NodeHealth(LIMITS)
+    health.heard(beat(battery_percent=12, charging=False), 1.0)
+    assert health.unfit == "its battery is at 12 %, not charging"
 
 
 @pytest.mark.parametrize(
