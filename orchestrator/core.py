@@ -275,8 +275,8 @@ class Core:
             "queued_requests": sum(pipeline.requests.queued_count for pipeline in self.pipelines.all),
             "tokens_dropped": sum(pipeline.requests.tokens_dropped for pipeline in self.pipelines.all),
             "last_failure": director.last_failure,
-            "generation": director.generation,
+            "generation": director.succession.epochs.generation,
             "progress": self.pipelines.progress(),
-            "moves": director.moves_view(),
+            "moves": director.succession.moves_view(),
             "pipelines": [pipeline.status() for pipeline in self.pipelines.working()],
         }

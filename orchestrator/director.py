@@ -1,25 +1,23 @@
 """When to plan, with which nodes, and whether the answer is worth it (pure).
 
 One thing at a time: ``Solving``, then what `succession` does to bring the plan into force, or back to nothing on the
-way. Two seams are for who decides about plans: ``judge`` (see `judging`) is asked about every solution that was found
-beside a working plan, and ``move_to`` takes a solution that was made elsewhere.
+way. ``judge`` (see `judging`) is asked about every solution that was found beside a working plan.
 """
 
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
+from orchestrator.agenda import Agenda
 from orchestrator.balance import Decision, History
 from orchestrator.balance import Verdict as Decided
 from orchestrator.balancing import Balancing
 from orchestrator.config import Timing
+from orchestrator.eligibility import Eligibility
 from orchestrator.epochs import Epochs
-from orchestrator.events import BuiltSegment, Effect, Note, ServedModel, SolvePlan
-from orchestrator.exclusions import Exclusions
+from orchestrator.events import Effect, Note, ServedModel, SolvePlan
 from orchestrator.judging import Answer, Judge, Question, Verdict, judge
 from orchestrator.members import FleetView
 from orchestrator.moving import LiveMove
@@ -42,7 +40,7 @@ from orchestrator.requests import RequestDesk
 from orchestrator.rollout import Rollout
 from orchestrator.succession import GivenUp, Succession
 from orchestrator.wishes import BadWish, Wishes
-from schemas.messages import Heartbeat, NodeBirth, NodeProfile, Plan
+from schemas.messages import Heartbeat, NodeBirth, NodeProfile
 
 
 class PlanDirector:
@@ -66,7 +64,8 @@ class PlanDirector:
         self._requests = requests
         self._settings = settings
         self._timing = timing
-        self._min_nodes = min_nodes
+        self.min_nodes = min_nodes
+        """The first plan waits for this many."""
         self._blob_urls = blob_urls
         self.profiles = profiles or Profiles()
         self.succession = Succession(fleet, requests, self.profiles, timing, epochs, blob_urls=blob_urls)
@@ -86,17 +85,10 @@ class PlanDirector:
         """What plans are to respect."""
         self.on_hold = False
         """Which nodes the pipeline gets is being decided: no plan is begun meanwhile."""
-        self._exclusions = Exclusions(base_s=timing.exclude_s)
+        self._eligibility = Eligibility(fleet, exclude_s=timing.exclude_s)
+        self._agenda = Agenda()
         self._jobs = jobs or itertools.count(1)
         self._solving: Solving | None = None
-        self._due_s = math.inf
-        self._not_before_s = 0.0
-        self._only_when_idle = False
-        """What is due waits until no request is open."""
-        self._forced = False
-        self._waits_for_profiles = False
-        self._refused: set[str] = set()
-        """Nodes that break the operator's rules about batteries."""
 
     # --- what others ask --------------------------------------------------------------------------------------
 
@@ -111,10 +103,6 @@ class PlanDirector:
         return self._solving or self.succession.next
 
     @property
-    def generation(self) -> int:
-        return self.succession.epochs.generation
-
-    @property
     def draining(self) -> bool:
         """Must no request be opened on the working plan? Its successor is about to follow, or is to serve another
         model."""
@@ -124,15 +112,15 @@ class PlanDirector:
     @property
     def busy(self) -> bool:
         """Is a plan on its way, or due?"""
-        return self.work is not None or (self._due_s < math.inf and not self._waits_for_idle)
+        return self.work is not None or (self._agenda.is_set and not self._waits_for_idle)
 
     @property
     def _waits_for_idle(self) -> bool:
-        return self._only_when_idle and self.active is not None and not self._requests.idle
+        return self._agenda.only_when_idle and self.active is not None and not self._requests.idle
 
     def excludes(self, birth: NodeBirth) -> bool:
         """Is this start of a node left out, because it failed to load a segment?"""
-        return self._exclusions.excludes(birth.node, birth.incarnation)
+        return self._eligibility.excludes(birth)
 
     def state(self) -> str:
         """In a word or two for people."""
@@ -140,20 +128,11 @@ class PlanDirector:
             return "planning"
         return self.succession.state() or ("serving" if self.active else "waiting")
 
-    def progress(self) -> dict[str, dict[str, int]]:
-        """Bytes of the segments on their way to the nodes."""
-        return self.work.progress_of_nodes() if isinstance(self.work, Rollout) else {}
-
-    def moves_view(self) -> dict[str, Any]:
-        """Live moves: the one under way, and what became of the others; JSON-able."""
-        now = self.work.view() if isinstance(self.work, LiveMove) else None
-        return {"now": now, **self.succession.moves.view()}
-
     # --- what happened ----------------------------------------------------------------------------------------
 
     def start(self, now_s: float) -> None:
         """Messages flow from now on; the fleet is believed to be complete a moment later."""
-        self._not_before_s = self._due_s = now_s + self._timing.start_s
+        self._agenda.start(now_s + self._timing.start_s)
 
     def use_model(self, model: ServedModel, now_s: float) -> None:
         """Serve this model from the next plan on."""
@@ -164,18 +143,16 @@ class PlanDirector:
         """There is no model that could be served."""
         if self.model is None:
             self.why_none = NoPlan("no_model", reason)
-            self._due_s = math.inf
+            self._agenda.clear()
 
     def force(self, now_s: float) -> None:
         """Plan as soon as possible, whatever it gains."""
-        self._forced, self._only_when_idle, self.why_it_stays = True, False, ""
-        self._due_s = max(now_s, self._not_before_s)
+        self.why_it_stays = ""
+        self._agenda.ask(now_s, forced=True)
 
     def joined(self, now_s: float) -> None:
         """A node can be used, perhaps in the place of one that should give up its layers."""
-        self._forced = self._forced or any(self._must_go(node) for node in self.nodes_in_use())
-        self._only_when_idle = False
-        self._due_s = max(now_s + self._timing.settle_s, self._not_before_s)
+        self._agenda.ask(now_s + self._timing.settle_s, forced=self._has_to_shed())
 
     def drained(self, node: str, now_s: float) -> None:
         """A node should give up its layers: plan without it at once, if it has any."""
@@ -189,31 +166,14 @@ class PlanDirector:
         nodes = {node for plan in plans for node in plan.nodes}
         return nodes | {birth.node for birth in self._solving.births} if self._solving else nodes
 
-    def _must_go(self, node: str) -> bool:
-        """Should this node have no layers, though it is here?"""
-        condition = self._fleet.conditions().get(node)
-        return bool(self._fleet.why_drained(node)) or bool(condition and self.wishes.refusal(node, condition))
+    def _has_to_shed(self) -> bool:
+        """Are there nodes with layers that should have none?"""
+        return any(self._eligibility.must_go(node, self.wishes) for node in self.nodes_in_use())
 
     def left(self, now_s: float) -> None:
         """A node can't be used any more. Rings find out by themselves; why there is no plan may have changed."""
         if not self.active and not self.work:
-            self._due_s = min(self._due_s, max(now_s, self._not_before_s))
-
-    def heard_plan(self, plan: Plan, *, retained: bool) -> tuple[list[Effect], bool]:
-        """A plan on the bus.
-
-        Returns:
-            Effects, and whether another orchestrator has taken over.
-        """
-        epochs = self.succession.epochs
-        if not epochs.go_above(plan):
-            return [], epochs.is_superseded_by(plan)
-        # The nodes of an old ring may hold segments whose requests nobody follows any more.
-        return (self.succession.take_down(plan) if plan.ring and retained else []), False
-
-    def republish(self) -> list[Effect]:
-        """The broker may have lost what it retained, and we what was said."""
-        return self.succession.republish()
+            self._agenda.hurry(now_s)
 
     def stop(self) -> list[Effect]:
         """The pipeline goes down: nodes unload."""
@@ -229,45 +189,30 @@ class PlanDirector:
         if solving.model is not self.model:
             return []  # another model was chosen meanwhile, and planning for it is due
         if isinstance(outcome, Infeasible):
-            if not solving.last_resort and not self.active and (weak := self._weak()):
+            if not solving.last_resort and not self.active and (weak := self._eligibility.weak()):
                 text = f"there is no plan without {', '.join(birth.node for birth in weak)}: planning with them too"
                 note = Note(text, warning=True, kind="last_resort", pipeline=self._settings.pipeline)
                 return [note, *self._solve(now_s, last_resort=True)]
             return self._no_plan("no_memory", f"{outcome.reason}; {outcome.smallest_fix}".rstrip("; "))
         incarnations = {birth.node: birth.incarnation for birth in solving.births}
         if not all(self._fleet.is_usable(node, incarnations[node]) for node in outcome.nodes):
-            self._forced = self._forced or solving.forced
-            self._due_s = now_s
+            self._agenda.ask(now_s, forced=solving.forced)
             return [Note("a node went away while the plan was made: planning again")]
-        plan = self._candidate(outcome, solving.model, solving.context_tokens, incarnations)
+        plan = self._settings.candidate(
+            self.succession.epochs.next(), solving.model, solving.context_tokens, outcome, incarnations
+        )
         if not self.active:
             return self.succession.begin(job, plan, forced=solving.forced)
         verdict = self._judge(plan, solving, now_s)
         if verdict.answer is not Answer.NOW:
             return []
         if verdict.instead:
-            chosen = verdict.instead
-            plan = replace(plan, solution=chosen, incarnations={node: incarnations[node] for node in chosen.nodes})
+            plan = self._settings.candidate(plan.epoch, plan.model, plan.context_tokens, verdict.instead, incarnations)
         begun = self.succession.begin(job, plan, forced=solving.forced)
         if solving.forced:
             return begun
         text = f"epoch {plan.epoch} is to follow {self.active.plan.epoch}: {verdict.reason}"
         return [Note(text, kind="moving", pipeline=plan.pipeline), *begun]
-
-    def _candidate(
-        self, solution: Solution, model: ServedModel, context_tokens: int, incarnations: dict[str, int]
-    ) -> Candidate:
-        return Candidate(
-            pipeline=self._settings.pipeline,
-            epoch=self.succession.epochs.next(),
-            model=model,
-            context_tokens=context_tokens,
-            slots=self._settings.slots,
-            wire_dtype=self._settings.wire_dtype,
-            chunk_tokens=self._settings.chunk_tokens,
-            solution=solution,
-            incarnations={node: incarnations[node] for node in solution.nodes},
-        )
 
     def _judge(self, plan: Candidate, solving: Solving, now_s: float) -> Verdict:
         assert self.active
@@ -279,38 +224,11 @@ class PlanDirector:
         if verdict.answer is not Answer.NOW:
             self.outcomes.append(ReplanDone(ok=True, changed=False))
         if verdict.answer is Answer.WHEN_IDLE:
-            self._only_when_idle, self._due_s = True, min(self._due_s, now_s)
+            self._agenda.wait_until_idle(now_s)
         return verdict
 
     def _decided(self, moves: bool, reason: str, now_s: float) -> None:
         self.decisions.add(Decision(verdict=Decided.MOVE if moves else Decided.STAY, reason=reason), now_s)
-
-    def move_to(self, solution: Solution, reason: str, now_s: float, *, force: bool = False) -> list[Effect]:
-        """Bring a solution for the model and the context in force into force, without asking ``judge``.
-
-        Open requests are moved live. Where memory is too small for that nothing is done, unless ``force``: then they
-        are interrupted and go on by replay.
-
-        Returns:
-            Effects; those of a refusal are a note only, and ``busy`` is as before.
-        """
-        if self.active is None or self.work is not None:
-            return [Note(f"not moved ({reason}): {'another plan is on its way' if self.work else 'there is no plan'}")]
-        running = self.active.plan
-        births = {birth.node: birth for birth in self._fleet.usable()}
-        if missing := [node for node in solution.nodes if node not in births]:
-            return [Note(f"not moved ({reason}): {', '.join(missing)} is not here")]
-        incarnations = {node: birth.incarnation for node, birth in births.items()}
-        plan = self._candidate(solution, running.model, running.context_tokens, incarnations)
-        if self._requests.open_count and not force and self.succession.migration_to(plan) is None:
-            return [Note(f"not moved ({reason}): the two plans do not fit beside each other")]
-        text = f"moving from epoch {running.epoch} to {plan.epoch}: {reason}"
-        note = Note(text, kind="moving", pipeline=plan.pipeline)
-        return [note, *self.succession.begin(next(self._jobs), plan, forced=force)]
-
-    def built(self, job: int, segments: tuple[BuiltSegment, ...]) -> None:
-        """The graphs are there; ``advance`` starts the roll-out."""
-        self.succession.built(job, segments)
 
     def job_failed(self, job: int, reason: str) -> list[Effect]:
         """Planning or assembling ended with an error."""
@@ -324,7 +242,8 @@ class PlanDirector:
         if isinstance(message, NodeProfile):
             return self._profiled(node, message, now_s)
         if isinstance(message, Heartbeat):
-            self._check_battery_rules(node, now_s)
+            if self._eligibility.rules_changed(node, self.wishes):
+                self._rules_changed(node, now_s)
             return self._observe(message, now_s)
         return self.succession.reply(node, message, now_s)
 
@@ -335,8 +254,8 @@ class PlanDirector:
         if known is None or known.birth.incarnation != profile.incarnation:
             return []
         effects = self.profiles.answer(known.birth, profile, now_s)
-        if self._waits_for_profiles and not self._profiles_due_s(now_s) > now_s:
-            self._due_s = now_s
+        if self._agenda.awaits_profiles and not self._profiles_due_s(now_s) > now_s:
+            self._agenda.hurry(now_s)
         return effects
 
     def _profiles_due_s(self, now_s: float) -> float:
@@ -349,16 +268,12 @@ class PlanDirector:
         busy = self.work is not None or self.on_hold
         effects, asks = self.balancing.heard(beat, self.active, now_s, busy=busy)
         if asks:
-            self._only_when_idle, self._due_s = False, max(now_s, self._not_before_s)
+            self._agenda.ask(now_s)
         return effects
 
-    def _check_battery_rules(self, node: str, now_s: float) -> None:
-        """A node may come to break the operator's rules while it serves, or to respect them again."""
-        condition = self._fleet.conditions().get(node)
-        if condition is None or (self.wishes.refusal(node, condition) is not None) is (node in self._refused):
-            return
-        self._refused ^= {node}
-        if node in self._refused:
+    def _rules_changed(self, node: str, now_s: float) -> None:
+        """A node has come to break the operator's rules while it serves, or to respect them again."""
+        if self._eligibility.must_go(node, self.wishes):
             self.drained(node, now_s)
         else:
             self.joined(now_s)
@@ -375,7 +290,8 @@ class PlanDirector:
         if self.active:
             self.outcomes.append(ReplanDone(ok=True, changed=True))
         else:
-            self._solving, self._due_s = None, now_s
+            self._solving = None
+            self._agenda.ask(now_s)
         return effects
 
     # --- time -------------------------------------------------------------------------------------------------
@@ -389,47 +305,38 @@ class PlanDirector:
         elif self.active and self.active is not before:
             self.why_it_stays = ""
             self.outcomes.append(ReplanDone(ok=True, changed=True))
-        if self._exclusions.expire(now_s):
+        if self._eligibility.expire(now_s):
             self.joined(now_s)
-        if self.work is None and now_s >= self._due_s and not self.on_hold and not self._waits_for_idle:
+        if self.work is None and now_s >= self._agenda.due_s and not self.on_hold and not self._waits_for_idle:
             effects += self._solve(now_s)
         return effects
 
     def next_deadline_s(self) -> float:
         """When ``advance`` or ``ring_is_broken`` next have something to do by time alone."""
-        due = [
-            self._exclusions.next_deadline_s(), self.succession.ring_breaks_s(), self.succession.next_deadline_s()
-        ]  # fmt: skip
+        succession = self.succession
+        due = [self._eligibility.next_deadline_s(), succession.ring_breaks_s(), succession.next_deadline_s()]
         if self.work is None and not self._waits_for_idle and not self.on_hold:
-            due.append(self._due_s)
+            due.append(self._agenda.due_s)
         return min(due)
 
     # --- the way of a plan ------------------------------------------------------------------------------------
 
-    def _weak(self) -> tuple[NodeBirth, ...]:
-        """Nodes that had better have no layers, but are better than no plan."""
-        return tuple(birth for birth in self._fleet.usable() if self._fleet.is_weak(birth.node))
-
     def _solve(self, now_s: float, *, last_resort: bool = False) -> list[Effect]:
-        forced, self._forced, self._due_s = self._forced, False, math.inf
-        self._waits_for_profiles = self._only_when_idle = False
+        forced = self._agenda.take()
         if self.model is None:
             return []
         usable = self._fleet.usable()
-        here = self._fleet.plannable()
-        if last_resort or not (here or self.active):
-            here = (*here, *self._weak())
-        births = tuple(b for b in here if not self._exclusions.excludes(b.node, b.incarnation))
+        births = self._eligibility.births(last_resort=last_resort or not (self._fleet.plannable() or self.active))
         if not usable:
             return self._no_plan("no_nodes", "no nodes: start one with linguabus-node --broker URL")
-        if not self.succession.last_stages and len(usable) < self._min_nodes:
-            return self._no_plan("not_ready", f"waiting for {self._min_nodes} nodes, {len(usable)} here so far")
+        if not self.succession.last_stages and len(usable) < self.min_nodes:
+            return self._no_plan("not_ready", f"waiting for {self.min_nodes} nodes, {len(usable)} here so far")
         if not births:
             return self._no_plan("no_nodes", "no node can be given layers")
         asked = self.profiles.ask(births, self.model, self._blob_urls, self._settings.wire_dtype, now_s)
         awaited_until_s = self._profiles_due_s(now_s)
         if awaited_until_s > now_s:
-            self._forced, self._due_s, self._waits_for_profiles = forced, awaited_until_s, True
+            self._agenda.wait_for_profiles(awaited_until_s, forced=forced)
             return asked
         try:
             problem = self._problem(self.model, births, self.wishes)
@@ -459,9 +366,7 @@ class PlanDirector:
 
     def _no_plan(self, code: NoPlanCode, reason: str) -> list[Effect]:
         """No new plan for now; a working one stays."""
-        drained = [(birth.node, self._fleet.why_drained(birth.node)) for birth in self._fleet.usable()]
-        reasons = [self._exclusions.reasons(), *(f"{node}: {reason}" for node, reason in drained if reason)]
-        left_out = "; ".join(filter(None, reasons))
+        left_out = self._eligibility.left_out()
         why = NoPlan(code, f"{reason} (left out: {left_out})" if left_out else reason)
         self.outcomes.append(ReplanDone(ok=False, changed=False, reason=why.reason))
         if self.active:
@@ -479,16 +384,14 @@ class PlanDirector:
         return Note(text, kind="stays", pipeline=self._settings.pipeline)
 
     def _given_up(self, given_up: GivenUp, now_s: float) -> list[Effect]:
-        node = given_up.node
-        incarnation = given_up.plan.incarnations.get(node)
-        self.last_failure = f"{node}: {given_up.reason}"
-        if given_up.is_nodes_fault and incarnation is not None and self._fleet.is_usable(node, incarnation):
-            self._exclusions.add(node, incarnation, given_up.reason, now_s)
+        self.last_failure = f"{given_up.node}: {given_up.reason}"
+        if given_up.is_nodes_fault:
+            self._eligibility.failed(given_up.plan, given_up.node, given_up.reason, now_s)
         if self.active and self.active.plan.model is self.model:
             self.outcomes.append(ReplanDone(ok=False, changed=False, reason=self.last_failure))
-            if any(self._must_go(node) for node in self.nodes_in_use()):
-                self._forced = True
-                self._due_s = now_s + (self._timing.settle_s if given_up.is_nodes_fault else self._timing.exclude_s)
+            if self._has_to_shed():
+                wait_s = self._timing.settle_s if given_up.is_nodes_fault else self._timing.exclude_s
+                self._agenda.ask(now_s + wait_s, forced=True)
             return [self._stays(self.last_failure)]
         self.force(now_s)
         return []

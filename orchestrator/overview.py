@@ -40,7 +40,7 @@ def _pipeline(pipeline: Pipeline, fleet: FleetState) -> dict[str, Any]:
         "queued_requests": requests.queued_count,
         "slots": plan.slots if plan else None,
         "stages": [_stage(plan, index, fleet) for index in range(len(plan.ring))] if plan else [],
-        "progress": director.progress(),
+        "progress": director.succession.progress(),
         "move": director.work.view() if isinstance(director.work, LiveMove) else None,
     }
 

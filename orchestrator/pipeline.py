@@ -157,7 +157,7 @@ class Pipeline:
 
     def republish(self, now_s: float) -> list[Effect]:
         """The connection was lost for a while, and with it perhaps what was said."""
-        return [*self.director.republish(), *self.requests.missed_messages(now_s)]
+        return [*self.director.succession.republish(), *self.requests.missed_messages(now_s)]
 
     def stop(self) -> list[Effect]:
         """The orchestrator ends: requests first, then the nodes."""
@@ -171,7 +171,7 @@ class Pipeline:
             "state": self.director.state(),
             **plan_view(active.plan, active.ready),
             "standby": self.standby.view(active.plan, self.members.nodes),
-            "moves": self.director.moves_view(),
+            "moves": self.director.succession.moves_view(),
         }
 
     def status(self) -> dict[str, Any]:
@@ -185,7 +185,7 @@ class Pipeline:
             "nodes": list(dict.fromkeys(active.plan.nodes)) if active else [],
             "open_requests": self.requests.open_count,
             "queued_requests": self.requests.queued_count,
-            "moves": self.director.moves_view(),
+            "moves": self.director.succession.moves_view(),
             "predicted_tokens_per_s": active.plan.solution.predicted.tokens_per_s if active else None,
             "predicted_tokens_per_s_many": active.plan.solution.predicted.tokens_per_s_many if active else None,
         }

@@ -124,7 +124,7 @@ class Pipelines:
 
     def progress(self) -> dict[str, dict[str, int]]:
         """Bytes of the segments on their way to the nodes."""
-        return {node: done for pipeline in self.all for node, done in pipeline.director.progress().items()}
+        return {node: done for pipeline in self.all for node, done in pipeline.director.succession.progress().items()}
 
     def take_outcome(self) -> ReplanDone | None:
         """What came of the last change of plans, once nothing is on its way any more; told once."""
@@ -224,7 +224,7 @@ class Pipelines:
     def built(self, job: int, segments: tuple[BuiltSegment, ...]) -> None:
         """The graphs of one of the plans are there."""
         for pipeline in self.all:
-            pipeline.director.built(job, segments)
+            pipeline.director.succession.built(job, segments)
 
     def standby_planned(self, answer: StandbyPlanned) -> list[Effect]:
         """The planner has found the standby units of one of the plans."""
@@ -247,7 +247,7 @@ class Pipelines:
         if plan.pipeline not in self._names:
             return [], False
         pipeline = self._all.get(plan.pipeline) or self._add(plan.pipeline)
-        return pipeline.director.heard_plan(plan, retained=retained)
+        return pipeline.director.succession.heard_plan(plan, retained=retained)
 
     def republish(self, now_s: float) -> list[Effect]:
         """The connection was lost for a while."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -31,6 +32,27 @@ class ServingSettings:
     wire_dtype: WireDtype
     chunk_tokens: int
     draft_tokens: int | None = None
+
+    def candidate(
+        self,
+        epoch: Epoch,
+        model: ServedModel,
+        context_tokens: int,
+        solution: Solution,
+        incarnations: Mapping[str, int],
+    ) -> Candidate:
+        """A solution with these settings; ``incarnations``: of at least its nodes."""
+        return Candidate(
+            pipeline=self.pipeline,
+            epoch=epoch,
+            model=model,
+            context_tokens=context_tokens,
+            slots=self.slots,
+            wire_dtype=self.wire_dtype,
+            chunk_tokens=self.chunk_tokens,
+            solution=solution,
+            incarnations={node: incarnations[node] for node in solution.nodes},
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -341,6 +341,6 @@ def run_service(
             blob_urls=blob_urls,
             pipeline=config.pipeline,
             model=service.core.opening,
-            generation=service.core.director.generation,
+            generation=service.core.director.succession.epochs.generation,
         )
         service.run(stop, lambda: on_ready(info) if on_ready else None)

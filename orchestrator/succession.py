@@ -89,6 +89,14 @@ class Succession:
                 return "moving"
         return ""
 
+    def progress(self) -> dict[str, dict[str, int]]:
+        """Bytes of the segments on their way to the nodes."""
+        return self.next.progress_of_nodes() if isinstance(self.next, Rollout) else {}
+
+    def moves_view(self) -> dict[str, Any]:
+        """Live moves: the one under way, and what became of the others; JSON-able."""
+        return {"now": self.next.view() if isinstance(self.next, LiveMove) else None, **self.moves.view()}
+
     def migration_to(self, plan: Candidate) -> Migration | None:
         """What moving the open requests to another plan would take; None when they can't be moved live."""
         assert self.active
@@ -104,6 +112,17 @@ class Succession:
         rates = self.moves.rates({node: known.measured.link_bytes_per_s for node, known in profiles.items()})
         positions = self._requests.sessions.open_work.positions
         return migration_of(plan, running, positions, rates, limit_s=self._timing.move_copy_s)
+
+    def heard_plan(self, plan: Plan, *, retained: bool) -> tuple[list[Effect], bool]:
+        """A plan on the bus.
+
+        Returns:
+            Effects, and whether another orchestrator has taken over.
+        """
+        if not self.epochs.go_above(plan):
+            return [], self.epochs.is_superseded_by(plan)
+        # The nodes of an old ring may hold segments whose requests nobody follows any more.
+        return (self.take_down(plan) if plan.ring and retained else []), False
 
     # --- the way of a plan ------------------------------------------------------------------------------------
 

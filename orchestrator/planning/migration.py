@@ -5,8 +5,8 @@
     copy_s = max over n of b_n / r_n
 
 All links work at the same time, so the busiest node decides. Decoding goes on meanwhile, but a node that packs or takes
-rows has less time for it; SLOWDOWN is the share of the copying time that readers lose, and HOLD_S how long everything
-stands still for the last rows:
+rows has less time for it; SLOWDOWN is the share of the copying time that readers lose, and HOLD_S how much longer
+than without copying everything stands still, for the last rows:
 
     copy_lost_s = SLOWDOWN * copy_s + HOLD_S
 
@@ -29,8 +29,8 @@ from orchestrator.planning.solution import Prediction
 
 SLOWDOWN = 0.5
 """A single-threaded node alternates between a message of rows and a step, and waits for its link in neither."""
-HOLD_S = 0.02
-"""Four messages through the broker, one after the other, and the rows of a few positions."""
+HOLD_S = 0.005
+"""A command, the rows of a few positions and a reply, one after the other through the broker."""
 DEFAULT_RATE_BYTES_PER_S = 10e6
 """Of a link that nobody has measured: slow Wi-Fi."""
 

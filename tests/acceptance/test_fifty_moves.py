@@ -1,11 +1,13 @@
 """Layers move fifty times, at whatever token it comes to, and no reader can tell."""
 
+import itertools
 from pathlib import Path
 
 import pytest
 
 from broker.local import LocalBroker
 from orchestrator.model.store import ModelStore
+from orchestrator.planning import migration
 from schemas.messages import Sampling
 from tests.support.moves import PLANS, moving
 
@@ -20,12 +22,15 @@ TOKENS = 230
 
 
 @pytest.mark.long
-def test_text_over_fifty_moves(tiny_store: ModelStore, mosquitto: LocalBroker, tmp_path: Path) -> None:
-    modes: set[str] = set()
+def test_text_over_fifty_moves(
+    tiny_store: ModelStore, mosquitto: LocalBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with moving(tiny_store, mosquitto, tmp_path, "abc", "--emulate-speed", "0.03") as (fleet, _):
         fleet.apply(PLANS[0])
         undisturbed = [ids for ids, _ in fleet.read(SAMPLINGS, TOKENS)]
-        while fleet.moves()["done"] < MOVES:
-            assert [ids for ids, _ in fleet.read_while_moving(SAMPLINGS, TOKENS, modes)] == undisturbed
+        for extra_s in itertools.cycle((-100.0, 100.0)):  # rows are copied in one round, computed again in the next
+            monkeypatch.setattr(migration, "HOLD_S", extra_s)
+            assert [ids for ids, _ in fleet.read_while_moving(SAMPLINGS, TOKENS, 15)] == undisturbed
+            if fleet.moves()["done"] >= MOVES:
+                break
         assert fleet.moves()["failed"] == 0
-    assert modes == {"copy", "prefill"}

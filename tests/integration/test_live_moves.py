@@ -24,7 +24,7 @@ def test_the_text_is_that_of_an_undisturbed_run(
     with moving(tiny_store, mosquitto, tmp_path, "abc", "--emulate-speed", "0.03") as (fleet, _):
         fleet.apply(PLANS[0])
         undisturbed = fleet.read(SAMPLINGS, TOKENS)
-        moved = fleet.read_while_moving(SAMPLINGS, TOKENS)
+        moved = fleet.read_while_moving(SAMPLINGS, TOKENS, 4)
         moves = fleet.moves()
     assert [ids for ids, _ in moved] == [ids for ids, _ in undisturbed]
     assert moves["done"] >= 2
@@ -46,5 +46,5 @@ def test_a_node_that_joins_in_mid_answer_takes_layers_over(
         ((joined, stages),) = fleet.read([Sampling()], 230)
         assert {stage.node for stage in stages} == {"b"}
         ((undisturbed, _),) = fleet.read([Sampling()], 230)
-        assert fleet.moves()["done"] == 1
+        assert fleet.moves()["done"] >= 1
     assert joined == undisturbed

@@ -65,19 +65,15 @@ class Moving:
         return found
 
     def read_while_moving(
-        self, samplings: Sequence[Sampling], max_tokens: int, modes: set[str] | None = None
+        self, samplings: Sequence[Sampling], max_tokens: int, most: int
     ) -> list[tuple[list[int], tuple[StageTiming, ...]]]:
-        """The same while one plan follows the other; ``modes`` gets how requests were moved."""
+        """The same while one plan follows the other, as often as the answers last, ``most`` times."""
         with ThreadPoolExecutor(1) as pool:
             reading = pool.submit(self.read, samplings, max_tokens)
-            for pins in itertools.cycle(PLANS):
-                if reading.done():
-                    return reading.result()
-                self.apply(pins)
-                last = self.moves()["last"]
-                if modes is not None and last:
-                    modes.add(last["mode"])
-        raise AssertionError("not reached")
+            for pins in itertools.islice(itertools.cycle(PLANS[1:] + PLANS[:1]), most):
+                if not reading.done():
+                    self.apply(pins)
+            return reading.result()
 
 
 @contextmanager

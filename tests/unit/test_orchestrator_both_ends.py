@@ -71,7 +71,7 @@ def test_the_plan_waits_for_both_stages_of_the_node() -> None:
             node=first, pipeline="main", epoch=last.epoch, stage=stage, done_bytes=done_bytes, total_bytes=9
         )
         world.event(NodeSaid(first, progress))
-    assert world.core.director.progress()[first] == {"done_bytes": 7, "total_bytes": 18}
+    assert world.core.director.succession.progress()[first] == {"done_bytes": 7, "total_bytes": 18}
     world.event(NodeSaid(first, world.nodes[first].ready(last)))
     assert world.core.director.active is not None
 

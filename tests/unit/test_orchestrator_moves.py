@@ -1,14 +1,11 @@
 """Open requests are moved to the next plan in mid-answer; what goes wrong before the switch is undone."""
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from orchestrator.events import BusDown, BusUp, Cancelled, NodeSaid, Note, Publish, Stopping, TokensHeard
 from orchestrator.judging import Answer, Question, Verdict
-from orchestrator.planning.planner import solve
-from orchestrator.planning.problem import Constraints, Pin
 from orchestrator.plans import ActivePlan
 from schemas.codec import Flag
 from schemas.messages import (
@@ -19,18 +16,16 @@ from schemas.messages import (
     GoOn,
     HoldRequests,
     KvTarget,
-    NodeStatus,
     OpenRequest,
     Plan,
     PrepareSegment,
     ReleaseSegment,
     SegmentFailed,
-    StageRef,
     StreamEnd,
 )
 from schemas.topics import PLAN
 from tests.support.orchestrating import World
-from tests.support.scripted_nodes import MB, answer_text, letter, make_birth, make_submit, token_frame
+from tests.support.scripted_nodes import MB, answer_text, letter, make_submit, token_frame
 
 BEFORE = [["embed", "a"], ["0-1", "a"], ["2-3", "b"], ["head", "b"]]
 AFTER = [["embed", "a"], ["0", "a"], ["1-2", "c"], ["3", "b"], ["head", "b"]]
@@ -246,11 +241,11 @@ def test_status_shows_a_move_under_way_and_what_became_of_it() -> None:
     director = world.core.director
     assert director.state() == "moving"
     world.event(NodeSaid("a", world.nodes["a"].answer_move(world.commands("a", CopyKv)[-1])))
-    now = director.moves_view()["now"]
+    now = director.succession.moves_view()["now"]
     assert (now["phase"], now["mode"], now["waits_for"], now["copied_bytes"]) == ("copying", "copy", ["b"], MB)
     assert now["expected_bytes"] == 12 * 1024 * 2
     answer(world, CopyKv)
-    view = director.moves_view()
+    view = director.succession.moves_view()
     assert (view["now"], view["done"], view["failed"]) == (None, 1, 0)
     assert view["last"]["requests"] == 1
     assert director.state() == "serving"
@@ -277,7 +272,7 @@ def goes_on(world: World, request: str, old: Plan) -> None:
     for name in "ab":
         assert [go_on.epoch for go_on in world.commands(name, GoOn)] == [old.epoch]
     assert world.core.director.work is None
-    view = world.core.director.moves_view()
+    view = world.core.director.succession.moves_view()
     assert (view["done"], view["failed"]) == (0, 1)
     status = world.control("status")
     assert status
@@ -412,7 +407,7 @@ def test_what_is_said_about_another_epoch_or_by_another_node_means_nothing() -> 
     world.event(NodeSaid("a", type(foreign)(**{**fields(foreign), "final": True})))
     world.event(NodeSaid("a", type(foreign)(**{**fields(foreign), "stage": 7})))
     assert world.core.director.work is move
-    assert world.core.director.moves_view()["now"]["waits_for"] == ["a", "b"]
+    assert world.core.director.succession.moves_view()["now"]["waits_for"] == ["a", "b"]
 
 
 def fields(message: Any) -> dict[str, Any]:
@@ -489,44 +484,6 @@ def test_who_insists_gets_a_plan_that_does_not_fit_beside_the_old_one_by_interru
 
 
 # --- the seams for who decides about plans ----------------------------------------------------------------------
-
-
-def solution(world: World, *pins: Pin) -> Any:
-    """The planner's answer to the director's own question, with other pins."""
-    problem = world.core.director.preview(world.core.director.wishes)
-    return solve(replace(problem, constraints=Constraints(pins=pins)), prove=False)
-
-
-def test_a_solution_made_elsewhere_is_moved_to() -> None:
-    world = serving()
-    request = asked(world)
-    found = solution(world, Pin("a", 0, 2), Pin("c", 2, 6))
-    for effect in world.core.director.move_to(found, "b is slow", world.now_s):
-        world.effects.append(effect)
-        for event in world._follow(effect):
-            world.event(event)
-    assert world.plan.ring == (StageRef(node="a", start=0, stop=2), StageRef(node="c", start=2, stop=6))
-    assert "b is slow" in notes(world)
-    finish(world, request)
-
-
-def test_move_to_is_refused_while_another_plan_is_on_its_way_or_memory_is_short() -> None:
-    world = serving()
-    asked(world)
-    found = solution(world, Pin("a", 0, 2), Pin("c", 2, 6))
-    begin(world, until=CopyKv)
-    (note,) = world.core.director.move_to(found, "b is slow", world.now_s)
-    assert isinstance(note, Note)
-    assert "another plan is on its way" in note.text
-    answer(world, CopyKv)
-    world.core.fleet.nodes["c"].birth = make_birth("c", memory_mb=120)
-    (note,) = world.core.director.move_to(found, "b is slow", world.now_s)
-    assert isinstance(note, Note)
-    assert "do not fit" in note.text
-    world.event(NodeSaid("c", NodeStatus(node="c", incarnation=1, online=False, reason="lost")))
-    (note,) = world.core.director.move_to(found, "b is slow", world.now_s)
-    assert isinstance(note, Note)
-    assert "c is not here" in note.text
 
 
 def test_another_judge_decides() -> None:

@@ -293,7 +293,7 @@ def test_an_empty_retained_plan_is_only_passed() -> None:
     world = World().up()
     world.event(PlanHeard(old_plan(41, ring=False), retained=True))
     assert not world.published(Plan)
-    assert world.core.director.generation == 42
+    assert world.core.director.succession.epochs.generation == 42
 
 
 def test_our_own_plan_comes_back_and_means_nothing() -> None:

@@ -1,0 +1,68 @@
+"""Which nodes may be given layers, and which should give theirs up (pure)."""
+
+from __future__ import annotations
+
+from orchestrator.exclusions import Exclusions
+from orchestrator.members import FleetView
+from orchestrator.plans import Candidate
+from orchestrator.wishes import Wishes
+from schemas.messages import NodeBirth
+
+
+class Eligibility:
+    """Brings together what the fleet knows of its nodes, what an operator wants and who failed to load a segment."""
+
+    def __init__(self, fleet: FleetView, *, exclude_s: float) -> None:
+        """``exclude_s``: how long a node is left out that failed."""
+        self._fleet = fleet
+        self._exclusions = Exclusions(base_s=exclude_s)
+        self._refused: set[str] = set()
+        """Nodes that break the operator's rules about batteries."""
+
+    def births(self, *, last_resort: bool = False) -> tuple[NodeBirth, ...]:
+        """Those that a new plan may use; as a ``last_resort`` with those that had better have no layers."""
+        here = (*self._fleet.plannable(), *(self.weak() if last_resort else ()))
+        return tuple(birth for birth in here if not self.excludes(birth))
+
+    def weak(self) -> tuple[NodeBirth, ...]:
+        """Nodes that had better have no layers, but are better than no plan."""
+        return tuple(birth for birth in self._fleet.usable() if self._fleet.is_weak(birth.node))
+
+    def excludes(self, birth: NodeBirth) -> bool:
+        """Is this start of a node left out, because it failed to load a segment?"""
+        return self._exclusions.excludes(birth.node, birth.incarnation)
+
+    def failed(self, plan: Candidate, node: str, reason: str, now_s: float) -> None:
+        """A node could not hold its part of a plan; one that went away is no use to leave out."""
+        incarnation = plan.incarnations[node]
+        if self._fleet.is_usable(node, incarnation):
+            self._exclusions.add(node, incarnation, reason, now_s)
+
+    def must_go(self, node: str, wishes: Wishes) -> bool:
+        """Should this node have no layers, though it is here?"""
+        return bool(self._fleet.why_drained(node)) or self._breaks_rules(node, wishes)
+
+    def _breaks_rules(self, node: str, wishes: Wishes) -> bool:
+        condition = self._fleet.conditions().get(node)
+        return condition is not None and wishes.refusal(node, condition) is not None
+
+    def rules_changed(self, node: str, wishes: Wishes) -> bool:
+        """Has it come to break the operator's rules, or to respect them again, since this was last asked?"""
+        if self._breaks_rules(node, wishes) is (node in self._refused):
+            return False
+        self._refused ^= {node}
+        return True
+
+    def left_out(self) -> str:
+        """Who may not be used though he is here, and why, in one line; empty when nobody."""
+        drained = [(birth.node, self._fleet.why_drained(birth.node)) for birth in self._fleet.usable()]
+        reasons = [self._exclusions.reasons(), *(f"{node}: {reason}" for node, reason in drained if reason)]
+        return "; ".join(filter(None, reasons))
+
+    def expire(self, now_s: float) -> bool:
+        """End what is over; true when a node may be planned with again."""
+        return self._exclusions.expire(now_s)
+
+    def next_deadline_s(self) -> float:
+        """When ``expire`` next has something to do."""
+        return self._exclusions.next_deadline_s()
