@@ -235,6 +235,8 @@ class Staffing:
             pipeline.members.names = names
             if before == frozenset():
                 pipeline.director.model = model
+            if names is not None:
+                pipeline.director.min_nodes = 1  # the division has waited for them all
             in_use = pipeline.director.nodes_in_use()
             pipeline.gives_nodes_back = names == frozenset() and bool(in_use)
             has_more = before is not None and (names is None or not names <= before)

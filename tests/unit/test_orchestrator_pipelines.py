@@ -55,6 +55,16 @@ def test_two_pipelines_share_no_node(world: World) -> None:
     assert len(set(epochs)) == len(epochs)
 
 
+def test_the_division_waits_for_the_nodes_asked_for() -> None:
+    world = World(pipelines=2, min_nodes=4).up()
+    world.join("a", "b", "c", memory_mb=HALF_MB)
+    world.wait(30.0)
+    assert not world.published(Plan)
+    world.join("d", memory_mb=HALF_MB)
+    world.wait(2.0)
+    assert nodes_of(world, "main") | nodes_of(world, "main-2") == {"a", "b", "c", "d"}
+
+
 @pytest.mark.parametrize("pipelines", [1, None])
 def test_one_pipeline_where_that_is_wanted(pipelines: int | None) -> None:
     world = World(pipelines=pipelines)
