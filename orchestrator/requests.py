@@ -72,7 +72,6 @@ class RequestDesk:
 
     @property
     def open_count(self) -> int:
-        """Requests that stages hold a slot for."""
         return self.sessions.open_count
 
     @property
@@ -234,23 +233,15 @@ class RequestDesk:
 
     def _open(self, session: Session, active: ActivePlan, now_s: float, moved_tokens: int = 0) -> list[Effect]:
         plan = active.plan
-        session.phase = Phase.OPEN
-        session.epoch = plan.epoch
-        session.ring = plan.nodes
-        session.interrupted_s = None
+        session.begin(plan, moved_tokens)
         self._progressed(session, now_s)
         assert session.answer
         again = f", goes on after {len(session.answer.tokens)} tokens" if session.answer.tokens else ""
         again += f" with {moved_tokens} KV rows" if moved_tokens else ""
-        session.moved_tokens = moved_tokens
-        session.begun_at = session.answer.next_position
-        session.eos_ids = plan.model.manifest.eos_ids
         session.draft_tokens = self._drafts(plan.model.manifest.profile) if len(plan.nodes) > 1 else 0
         session.prefix = self._prefixes.find(plan.epoch, session.prompt_ids)
-        note = Note(
-            f"{session.request} opened in epoch {plan.epoch}: prompt of {len(session.prompt_ids)} tokens{again}"
-        )
-        return [note, *self._open_stages(session)]
+        text = f"{session.request} opened in epoch {plan.epoch}: prompt of {len(session.prompt_ids)} tokens{again}"
+        return [Note(text), *self._open_stages(session)]
 
     def _drafts(self, profile: str) -> int:
         # In the fast profile a verified token may differ in its last bits from one computed alone, and when guesses
@@ -269,9 +260,8 @@ class RequestDesk:
             session.interrupted_s = session.queued_s = now_s
             self._queue.appendleft(session.request)
             assert session.answer
-            effects.append(
-                Note(f"{session.request} interrupted after {len(session.answer.tokens)} tokens", warning=True)
-            )
+            text = f"{session.request} interrupted after {len(session.answer.tokens)} tokens"
+            effects.append(Note(text, warning=True))
         for session in self.sessions.in_phase(Phase.CLOSING):
             effects += self._end(session)
         return effects

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from orchestrator.events import ServedModel, TextStream
+from orchestrator.plans import Candidate
 from schemas.codec import Flag
 from schemas.errors import LinguabusError
 from schemas.messages import Epoch, OpenRequest, StageTiming, StreamEnd, StreamText, SubmitRequest
@@ -188,6 +189,15 @@ class Session:
         if not ids:
             raise PromptRefused("bad_request", "the prompt is empty: write something to answer")
         return tuple(ids)
+
+    def begin(self, plan: Candidate, moved_tokens: int = 0) -> None:
+        """Let a plan's stages serve it from here on; they have the KV rows of its first ``moved_tokens`` positions."""
+        assert self.answer
+        self.phase = Phase.OPEN
+        self.epoch, self.ring, self.eos_ids = plan.epoch, plan.nodes, plan.model.manifest.eos_ids
+        self.interrupted_s = None
+        self.moved_tokens = moved_tokens
+        self.begun_at = self.answer.next_position
 
     def open_messages(self, *, pipeline: str) -> list[tuple[str, OpenRequest]]:
         """(node, command) for every stage: from the last to the second, then stage 0, which begins at once."""
