@@ -43,8 +43,8 @@ class Eligibility:
         return bool(self._fleet.why_drained(node)) or self._breaks_rules(node, wishes)
 
     def _breaks_rules(self, node: str, wishes: Wishes) -> bool:
-        condition = self._fleet.conditions().get(node)
-        return condition is not None and wishes.refusal(node, condition) is not None
+        known = self._fleet.nodes.get(node)
+        return known is not None and wishes.refusal(node, known.health.condition) is not None
 
     def rules_changed(self, node: str, wishes: Wishes) -> bool:
         """Has it come to break the operator's rules, or to respect them again, since this was last asked?"""
