@@ -7,6 +7,7 @@ without a seed get a random one when they are submitted; a seed given by the use
 from __future__ import annotations
 
 import hashlib
+import math
 import struct
 from collections.abc import Sequence
 from typing import Any
@@ -39,7 +40,7 @@ def choose_token(logits: NDArray[Any], sampling: Sampling, position: int, histor
     if sampling.repetition_penalty != 1.0 and history:
         logits = _penalised(logits, sampling.repetition_penalty, history)
     best = int(logits.argmax())  # NaN wins argmax, so looking at the winner is enough
-    if not np.isfinite(logits[best]):
+    if not math.isfinite(logits[best]):
         raise NotFinite("a logit is NaN or infinite: the model's weights do not suit this precision")
     if sampling.temperature == 0:
         return best
