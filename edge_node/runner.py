@@ -149,7 +149,9 @@ class SegmentRunner:
         """Forget a segment and give its memory back; if it is being downloaded, stop that."""
         self._wanted.discard(key)
         self._store.use(key, ())
-        if self._segments.pop(key, None) is not None:
+        segment = self._segments.pop(key, None)
+        if segment is not None and segment not in self._segments.values():  # the next epoch may have it, too
+            del segment
             heap.give_back()
 
     def copy_prefix(self, copy: CopyPrefix) -> None:

@@ -19,6 +19,7 @@ import pytest
 from numpy.typing import NDArray
 
 from edge_node.config import NodeConfig
+from edge_node.effects import KvBlock, SendKvRows, WriteKvRows
 from edge_node.errors import SegmentUnusable
 from edge_node.ring import chunk_lengths
 from edge_node.runner import Loaded, LoadEvent, LoadFailed, LoadProgress, SegmentRunner
@@ -26,7 +27,7 @@ from edge_node.segment import Segment
 from edge_node.store import BlobStore
 from edge_node.work import Draw, Row, RowResult, Work
 from orchestrator.model.model import Model
-from schemas.codec import Dtype, Frame, Kind
+from schemas.codec import Dtype, Frame, Kind, decode_frames, unpack_kv_header
 from schemas.messages import BlobRef, Epoch, KvLayer, PrepareSegment, Sampling, StageRef
 from tests.support.polling import DEADLINE_S
 from tests.support.ring import even_cuts
@@ -401,9 +402,7 @@ def test_a_release_stops_a_download(tiny_model: Model, runner: Runner, blob_serv
     runner.runner.load(spec)
     assert blob_server.asked.wait(DEADLINE_S)
     runner.runner.unload(("main", EPOCH, 0))
-    other = specification(
-        tiny_model, cuts, 1, blob_urls=(blob_server.url,), epoch=Epoch(generation=1, counter=2)
-    )
+    other = specification(tiny_model, cuts, 1, blob_urls=(blob_server.url,), epoch=Epoch(generation=1, counter=2))
     runner.runner.load(other)
     blob_server.gate.set()
     event = runner.next_result()
@@ -422,3 +421,71 @@ def test_a_segment_can_be_unloaded_and_loaded_again(tiny_model: Model, runner: R
         payloads.append(run_row(runner.runner, 0, 0, 16, ids=PROMPT[:16]).payload)
         runner.runner.unload(("main", EPOCH, 0))
     assert payloads[0] == payloads[1]
+
+
+# --- live moves -------------------------------------------------------------------------------------------------------
+
+NEXT = Epoch(generation=1, counter=2)
+
+
+def test_the_same_segment_outlives_the_epoch_it_was_loaded_for(tiny_model: Model, runner: Runner) -> None:
+    spec = specification(tiny_model, even_cuts(tiny_model.manifest.num_units, 2), 0)
+    runner.put(tiny_model, spec)
+    runner.runner.load(spec)
+    runner.next_result()
+    run_row(runner.runner, 0, 0, 16, ids=PROMPT[:16])
+    runner.runner.load(dataclasses.replace(spec, epoch=NEXT), heir_of=("main", EPOCH, 0), same_segment=True)
+    again = runner.next_result()
+    assert isinstance(again, Loaded)
+    assert (again.key, again.downloaded_bytes, again.load_s) == (("main", NEXT, 0), 0, 0.0)
+    runner.runner.unload(("main", EPOCH, 0))
+    (result,) = runner.runner.run(Work(("main", NEXT, 0), (row(16, 8, ids=PROMPT[16:24]),))).rows
+    alone = Chain(tiny_model, 2).segments[0]
+    for position, count in ((0, 16), (16, 8)):
+        alone.ids_input(count)[...] = PROMPT[position : position + count]
+        expected = alone.run(0, [position], count).output
+    assert result.payload == expected.tobytes()
+
+
+def test_an_heir_goes_on_from_shared_rows_and_rows_that_were_sent(tiny_model: Model, runner: Runner) -> None:
+    """One stage becomes two: the first keeps layers 0 and 1, the second gets the others."""
+    units = tiny_model.manifest.num_units
+    folder = tiny_model.blobs_folder
+    old = Chain(tiny_model, 1).segments[0]
+    keeping = specification(tiny_model, [0, 3, units], 0)
+    getting = specification(tiny_model, [0, 3, units], 1)
+    old.ids_input(16)[...] = PROMPT[:16]
+    old.run(1, [0], 16)
+    before = [buffer.data.copy() for buffer in old.kv.buffers]
+    first = Segment(keeping, folder / keeping.graph.sha256, threads=1, heir_of=old)
+    first.warm_up()
+    assert all((kept == buffer.data).all() for kept, buffer in zip(before, old.kv.buffers, strict=True))
+    assert [first.kv.buffer(layer, 0) is old.kv.buffer(layer, 0) for layer in (0, 1, 2)] == [True, True, False]
+    second = Segment(getting, folder / getting.graph.sha256, threads=1)
+    second.warm_up()
+    blocks = tuple(
+        KvBlock(5, 1, layer, part, position, count)
+        for layer in (2, 3)
+        for part in (0, 1)
+        for position, count in ((0, 9), (9, 7))
+    )
+    for frame in decode_frames(old.kv.read(SendKvRows(("main", EPOCH, 0), "topic", NEXT, 3, blocks))):
+        assert (frame.request, frame.epoch, frame.attempt) == (5, NEXT, 3)
+        second.kv.write(WriteKvRows(("main", NEXT, 1), 2, unpack_kv_header(frame), frame))
+    first.ids_input(16)[...] = PROMPT[16:32]
+    second.hidden_input(16)[...] = first.run(1, [16], 16).output
+    moved = second.run(2, [16], 16).output.copy()
+    old.ids_input(16)[...] = PROMPT[16:32]
+    assert (moved == old.run(1, [16], 16).output).all()
+
+
+def test_another_cache_is_not_shared(tiny_model: Model) -> None:
+    spec = specification(tiny_model, [0, tiny_model.manifest.num_units], 0)
+    old = Chain(tiny_model, 1).segments[0]
+    with pytest.raises(SegmentUnusable, match="layer 0 has another KV cache"):
+        Segment(
+            dataclasses.replace(spec, context_tokens=32),
+            tiny_model.blobs_folder / spec.graph.sha256,
+            threads=1,
+            heir_of=old,
+        )
