@@ -151,6 +151,17 @@ def test_history_is_bounded() -> None:
     assert [(entry["reason"], entry["times"]) for entry in history.view()] == [("2", 2), ("3", 2), ("4", 2)]
 
 
+def test_an_idle_node_takes_the_place_of_a_slow_one() -> None:
+    two = replace(PROBLEM, objective=Objective.LATENCY)
+    running = (Stage("a", 0, 6), Stage("b", 6, 12))
+
+    def costs(stages: tuple[Stage, ...]) -> float:
+        return 0.0 if Stage("a", 0, 6) in stages else float("inf")
+
+    decision = Balancer().judge(ask({"b": 4.0}, problem=two, running=running, costs=costs), 0.0)
+    assert decision.stages == (Stage("a", 0, 6), Stage("c", 6, 12))
+
+
 slownesses = st.fixed_dictionaries({name: st.floats(0.3, 4.0) for name in "abc"})
 
 

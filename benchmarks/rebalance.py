@@ -1,0 +1,185 @@
+"""The balancer at work on real nodes: what it gains when a device becomes slow, and what nobody notices meanwhile.
+
+Three node processes over Mosquitto, none with memory for the model alone, all at the same emulated speed. In the middle
+of the answers the node with the most layers drops to 0.3 of that. Throughput is counted once everything has settled,
+with the balancer and without, in turn, each time with an orchestrator that knows nothing of the nodes' speeds.
+
+Then the longest time between two tokens while boundaries move (somebody asks for the moves, units are on standby), a
+fourth node that joins in an answer, and its drain in another one: the text is that of an answer nobody disturbed.
+"""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+import time
+
+from harness import PAIRS, Result, main, median_result, note
+from services import Fleet, Installation, Reader, fleet_of, installed, parts_bytes, reading, until
+from smollm2 import open_smollm2
+
+from orchestrator.demo import node_overhead_bytes
+from orchestrator.model.model import Model
+
+NODES = ("node-a", "node-b", "node-c")
+SPEED, DROP = 0.3, 0.3
+"""Two cores carry three nodes at this speed, and the broker; the slow node has this share of it."""
+ROOM, PLANNED = 0.95, 0.48
+"""A node's memory, and what plans may use of it, over what the whole model needs: the rest is for a move."""
+CONTEXT_TOKENS = 512
+STREAMS = 8
+ANSWER_TOKENS = 400
+SETTLED_S, COUNTED_S = 15.0, 12.0
+LONG_CONTEXT, LONG_PROMPT = 1536, 1000
+GAP_MOVES = 10
+JOIN_TOKENS, JOIN_SPEED = 400, 0.15
+
+
+def measure(quick: bool) -> list[Result]:
+    """Throughput with the balancer over without when a device slows down; gaps, joins and drains on the way."""
+    model = open_smollm2("fast")
+    results = []
+    for streams, goal, target in ((1, "latency", 1.32), (STREAMS, "throughput", 1.5)):
+        if not quick or streams == 1:
+            results.append(_gain(model, streams, goal, target, quick))
+    for streams, prompt_tokens in ((1, 64),) if quick else ((1, 64), (STREAMS, LONG_PROMPT)):
+        results.append(_gaps(model, streams, prompt_tokens, 2 if quick else GAP_MOVES))
+    return results if quick else [*results, *_join_and_drain(open_smollm2("exact"))]
+
+
+# --- a device slows down --------------------------------------------------------------------------------------
+
+
+def _gain(model: Model, streams: int, goal: str, target: float, quick: bool) -> Result:
+    caches = {"context_tokens": CONTEXT_TOKENS, "slots": STREAMS, "wire": "fp16"}
+    ratios = []
+    with fleet_of(model, NODES, share=ROOM, speed=SPEED, **caches) as fleet:
+        for _ in range(1 if quick else PAIRS):
+            rates = [_rate(fleet, model, streams, goal, balance, quick) for balance in (True, False)]
+            note(f"  {streams} streams: {rates[0]:.1f} tokens/s with the balancer, {rates[1]:.1f} without")
+            ratios.append(rates[0] / rates[1])
+    name = f"one of three nodes at {DROP:g} of its speed, {streams} streams: balancer on over off"
+    return median_result(name, ratios, "x", at_least=target)
+
+
+def _rate(fleet: Fleet, model: Model, streams: int, goal: str, balance: bool, quick: bool) -> float:
+    """Tokens per second over all streams after one node has become slow."""
+    for name in NODES:
+        fleet.set_speed(name, SPEED)
+    time.sleep(1.5)  # a heartbeat: nodes measure themselves at this speed
+    with installed(fleet, model, balance=balance, context_tokens=CONTEXT_TOKENS, slots=STREAMS, wire="fp16") as running:
+        limit_mb = (node_overhead_bytes() + PLANNED * _whole_bytes(model)) / 1e6
+        running.control("apply", objective=goal, max_memory_mb=[[name, round(limit_mb)] for name in NODES])
+        running.tell_plan("at first")
+        with reading(running.broker_url, streams, prompt_tokens=32, max_tokens=ANSWER_TOKENS) as readers:
+            time.sleep(1.0 if quick else 5.0)
+            slow = max(running.stages(), key=lambda stage: stage[2] - stage[1])[0]
+            fleet.set_speed(slow, SPEED * DROP)
+            time.sleep(SETTLED_S)
+            running.tell_plan(f"with {slow} slow, balancer {'on' if balance else 'off'}")
+            begin_s = time.monotonic()
+            time.sleep(4.0 if quick else COUNTED_S)
+            end_s = time.monotonic()
+            return sum(reader.counted(begin_s, end_s) for reader in readers) / (end_s - begin_s)
+
+
+def _whole_bytes(model: Model) -> int:
+    return parts_bytes(model, context_tokens=CONTEXT_TOKENS, slots=STREAMS, wire="fp16")
+
+
+# --- gaps -----------------------------------------------------------------------------------------------------
+
+
+def _gaps(model: Model, streams: int, prompt_tokens: int, moves: int) -> Result:
+    """The longest time without a token, over all streams, while a boundary goes back and forth over standby units."""
+    caches = {"context_tokens": LONG_CONTEXT, "slots": STREAMS, "wire": "fp16"}
+    blocks = model.manifest.num_units - 2
+    third = blocks // 3
+    plans = [_pins(third + shift, 2 * third, blocks) for shift in (0, 3)]
+    gaps_ms = []
+    with (
+        fleet_of(model, NODES, share=ROOM, speed=1.0, **caches) as fleet,
+        installed(fleet, model, balance=False, **caches) as running,  # type: ignore[arg-type]
+    ):
+        for plan in (*plans, plans[0]):  # every node has every unit it will need on its disk
+            running.control("apply", pins=plan)
+        until("standby units", lambda: running.is_idle(), every_s=0.2)
+        answer = LONG_CONTEXT - prompt_tokens - 64
+        with reading(running.broker_url, streams, prompt_tokens=prompt_tokens, max_tokens=answer) as readers:
+            for plan in itertools.islice(itertools.cycle(reversed(plans)), moves):
+                usual_s = statistics.median(
+                    reader.longest_gap_s(time.monotonic() - 1.0, time.monotonic()) for reader in readers
+                )
+                begin_s, done = time.monotonic(), running.moves()
+                running.control("apply", pins=plan)
+                if running.moves() == done:
+                    note("  (no request was open)")
+                    continue
+                time.sleep(0.5)
+                gaps_ms.append(1e3 * max(reader.longest_gap_s(begin_s, time.monotonic()) for reader in readers))
+                note(f"  move: longest gap {gaps_ms[-1]:.0f} ms, usual in a second {usual_s * 1e3:.0f} ms")
+    name = f"longest gap between two tokens in a planned move, {streams} streams of {prompt_tokens} tokens"
+    worst = max(gaps_ms)
+    return Result(name, worst, "ms", (min(gaps_ms), worst), at_most=250.0)
+
+
+def _pins(first: int, second: int, blocks: int) -> list[list[str]]:
+    """Decoder blocks [0, first) on the first node, up to ``second`` on the second, the others on the third."""
+    a, b, c = NODES
+    return [
+        ["embed", a], [f"0-{first - 1}", a], [f"{first}-{second - 1}", b], [f"{second}-{blocks - 1}", c], ["head", c]
+    ]  # fmt: skip
+
+
+# --- a node joins, and leaves again ---------------------------------------------------------------------------
+
+
+def _join_and_drain(model: Model) -> list[Result]:
+    caches = {"context_tokens": CONTEXT_TOKENS, "slots": 2, "wire": "fp32"}
+    with (
+        fleet_of(model, NODES, share=0.5, speed=JOIN_SPEED, **caches) as fleet,
+        installed(fleet, model, balance=True, **caches) as running,  # type: ignore[arg-type]
+    ):
+        running.control("apply", objective="throughput")
+        undisturbed = _answer(running)
+        reader = _begin(running)
+        began_s = time.monotonic()
+        fleet.start("node-d")
+        joined_s = until("layers on the new node", lambda: _holds(running, "node-d"), every_s=0.1) - began_s
+        reader.join()
+        same_after_join = reader.ids == undisturbed
+        reader = _begin(running)
+        began_s = time.monotonic()
+        running.control("drain", node="node-d")
+        drained_s = until("the drain", lambda: not _holds(running, "node-d"), every_s=0.1) - began_s
+        reader.join()
+        same_after_drain = reader.ids == undisturbed
+    return [
+        Result("a node that joins in an answer has layers after", joined_s, "s", at_most=15.0),
+        Result("a drained node has no layers after", drained_s, "s", at_most=15.0),
+        Result("texts of 2 that differ from the undisturbed one", 2.0 - same_after_join - same_after_drain, "texts",
+               at_most=0.0),
+    ]  # fmt: skip
+
+
+def _begin(running: Installation) -> Reader:
+    reader = Reader(running.broker_url, "Once upon a time", JOIN_TOKENS, once=True)
+    reader.start()
+    until("the first tokens", lambda: len(reader.tokens) > 3 or bool(reader.failure))
+    return reader
+
+
+def _answer(running: Installation) -> list[int]:
+    reader = _begin(running)
+    reader.join()
+    if reader.failure or not reader.ids:
+        raise RuntimeError(reader.failure or "no answer")
+    return reader.ids
+
+
+def _holds(running: Installation, node: str) -> bool:
+    return node in {stage[0] for stage in running.stages()}
+
+
+if __name__ == "__main__":
+    main("rebalance", measure)
