@@ -13,6 +13,7 @@ from schemas.messages import WireDtype
 
 DEFAULT_CONTEXT_TOKENS = 2048
 DEFAULT_SLOTS = 4
+MOST_PIPELINES = 100
 DEFAULT_CHUNK_TOKENS = 32
 """Short chunks fill the pipeline sooner and let other answers in between; on a CPU they cost no speed."""
 
@@ -94,7 +95,7 @@ class ServiceConfig:
     def __post_init__(self) -> None:
         _check_range("--min-nodes", self.min_nodes, 1, 256)
         if self.pipelines is not None:
-            _check_range("--pipelines", self.pipelines, 1, 100)
+            _check_range("--pipelines", self.pipelines, 1, MOST_PIPELINES)
         _check_range("--slots", self.slots, 1, 1024)
         _check_range("--chunk-tokens", self.chunk_tokens, 2, 4096)
         if self.draft_tokens is not None:

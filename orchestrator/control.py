@@ -102,7 +102,7 @@ class ControlDesk:
             return [_refuse(command, str(error))]
         self._previewed -= 1
         self._previews[self._previewed] = (command, wishes)
-        return [PreviewPlan(self._previewed, problem)]
+        return [PreviewPlan(self._previewed, problem, pipelines.wanted_with(wishes))]
 
     def previewed(self, job: int, explanation: dict[str, Any], pipelines: Pipelines, now_s: float) -> list[Effect]:
         """The planner has answered: tell, or let the plan be made that respects the wishes."""

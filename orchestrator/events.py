@@ -282,10 +282,12 @@ class SolvePlan:
 
 @dataclass(frozen=True)
 class PreviewPlan:
-    """Ask the planner and let it explain; nothing comes of it. ``job`` is a number below 0."""
+    """Ask the planner and let it explain; nothing comes of it. ``job`` is a number below 0. ``pipelines``: how many the
+    fleet would be divided into; None: as many as give most."""
 
     job: int
     problem: Problem
+    pipelines: int | None = 1
 
 
 @dataclass(frozen=True)

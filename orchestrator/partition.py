@@ -6,13 +6,13 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from orchestrator.config import MOST_PIPELINES
 from orchestrator.planning.planner import solve
 from orchestrator.planning.problem import Objective, Problem
 from orchestrator.planning.replicas import Replicas, plan_replicas
 from orchestrator.planning.solution import Solution
 
 Group = frozenset[str]
-MOST_PIPELINES = 100
 WORTH_IT = 0.05
 """Pipelines at work are changed only for a predicted gain above this share."""
 WORTH_FORCED = 1e-3

@@ -153,6 +153,10 @@ class Pipelines:
         model = self.lead.director.model
         return self.profiles.view(self._fleet.usable(), model.manifest, now_s) if model else []
 
+    def wanted_with(self, wishes: Wishes) -> int | None:
+        """How many pipelines there would be with other wishes; None: as many as give most."""
+        return self._staffing.wanted_with(wishes)
+
     # --- orders -----------------------------------------------------------------------------------------------
 
     def start(self, now_s: float) -> None:

@@ -76,8 +76,12 @@ class Staffing:
     @property
     def wants_several(self) -> bool:
         """Is the fleet to be divided, if it can be?"""
-        wishes, wanted = self.lead.director.wishes, self._rules.wanted
-        return (wanted is not None or wishes.goal is Objective.THROUGHPUT) and wanted != 1 and not wishes.pins
+        return self.wanted_with(self.lead.director.wishes) != 1
+
+    def wanted_with(self, wishes: Wishes) -> int | None:
+        """How many pipelines there should be with these wishes; None: as many as give most."""
+        one = self._rules.wanted is None and wishes.goal is not Objective.THROUGHPUT
+        return 1 if one or wishes.pins else self._rules.wanted
 
     @property
     def sole(self) -> Pipeline | None:

@@ -146,9 +146,12 @@ class State:
         )
 
     def plans(self, pipeline: str, *, limit: int = 20) -> list[dict[str, Any]]:
-        """Committed plans, newest first: ``{"committed_at": ..., **details}``."""
+        """Committed plans of a service, newest first: ``{"committed_at": ..., **details}``."""
         rows = self._db.execute(
-            "SELECT committed_at, details FROM plans WHERE pipeline = ? ORDER BY generation DESC, counter DESC LIMIT ?",
+            """
+            SELECT committed_at, details FROM plans WHERE pipeline = ?1 OR pipeline GLOB ?1 || '-[0-9]*'
+            ORDER BY generation DESC, counter DESC LIMIT ?2
+            """,
             (pipeline, limit),
         )
         return [{"committed_at": committed_at, **json.loads(details)} for committed_at, details in rows]

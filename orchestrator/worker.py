@@ -88,8 +88,8 @@ class Worker:
                 return ModelOpened(name, served)
             case SolvePlan(number, problem):
                 return PlanSolved(number, self._solve(problem))
-            case PreviewPlan(number, problem):
-                return PlanPreviewed(number, preview(problem, self._solve(problem)))
+            case PreviewPlan(number, problem, pipelines):
+                return PlanPreviewed(number, preview(problem, self._solve(problem), pipelines))
             case DivideFleet(number, problem, kept, pipelines, margin):
                 from orchestrator.partition import divide
 
@@ -113,14 +113,22 @@ def _failure(job: Job, reason: str) -> Event:
     return JobFailed(job.job, reason)
 
 
-def preview(problem: Problem, answer: Solution | Infeasible) -> dict[str, Any]:
-    """The planner's answer explained, with the standby units that its nodes would be told to keep."""
+def preview(problem: Problem, answer: Solution | Infeasible, pipelines: int | None = 1) -> dict[str, Any]:
+    """The planner's answer explained, with the standby units that its nodes would be told to keep and, as ``division``,
+    the pipelines that the fleet would be divided into."""
     from orchestrator.planning.explain import explain
+    from orchestrator.planning.play import replicas_data
+    from orchestrator.planning.replicas import Replicas, plan_replicas
     from orchestrator.planning.standby import plan_standby
 
     if isinstance(answer, Infeasible):
         return explain(problem, answer)
-    return explain(problem, answer, plan_standby(problem, answer.stages, disk_only=True).standby)
+    explanation = explain(problem, answer, plan_standby(problem, answer.stages, disk_only=True).standby)
+    if pipelines != 1:
+        found = plan_replicas(problem, prove=False, pipelines=pipelines)
+        if isinstance(found, Replicas) and len(found.pipelines) > 1:
+            explanation["division"] = replicas_data(found)
+    return explanation
 
 
 def probe_parts(model: Model) -> tuple[ProbePart, ...]:

@@ -20,7 +20,7 @@ MOST_HISTORY = 200
 
 HEADINGS = ("stage", "node", "units", "decode ms", "hop ms", "planned", "limit", "peak RSS", "on disk")
 WHY_HEADINGS = ("when", "times", "decision", "gain", "reason")
-HISTORY_HEADINGS = ("epoch", "since", "objective", "model", "ring", "tokens/s", "many")
+HISTORY_HEADINGS = ("epoch", "pipeline", "since", "objective", "model", "ring", "tokens/s", "many")
 
 
 @click.group("plan", invoke_without_command=True, epilog="Example: linguabus plan --json")
@@ -42,7 +42,7 @@ def command(context: click.Context, settings: Settings, again: bool, as_json: bo
     if as_json:
         print_json(plan)
     else:
-        click.echo(describe(plan))
+        click.echo(describe_all(plan))
 
 
 def _pairs(what: str) -> Callable[[click.Context, click.Parameter, tuple[str, ...]], list[list[str]]]:
@@ -102,6 +102,7 @@ def wish_options(function: Callable[..., None]) -> Callable[..., None]:
 @wish_options
 def preview(settings: Settings, as_json: bool, **wishes: Any) -> None:
     """Show the best plan under constraints, what else was possible and why; change nothing."""
+    from orchestrator.planning.play import replicas_text
     from orchestrator.planning.render import as_text, profiles_text
 
     with connect(settings) as client:
@@ -110,7 +111,10 @@ def preview(settings: Settings, as_json: bool, **wishes: Any) -> None:
     if as_json:
         print_json(said)
     else:
-        click.echo(f"{as_text(explanation)}\n\n{profiles_text(said['profiles'])}")
+        parts = [as_text(explanation), profiles_text(said["profiles"])]
+        if "division" in explanation:
+            parts.insert(1, "The fleet would be divided: " + replicas_text(explanation["division"]))
+        click.echo("\n\n".join(parts))
     if not explanation["feasible"]:
         raise click.exceptions.Exit(2)
 
@@ -128,7 +132,7 @@ def apply(settings: Settings, as_json: bool, **wishes: Any) -> None:
     if as_json:
         print_json({"changed": changed, "plan": plan})
     else:
-        click.echo(("" if changed else "This is the plan in force already.\n") + describe(plan))
+        click.echo(("" if changed else "This is the plan in force already.\n") + describe_all(plan))
 
 
 @command.command("why", epilog="Example: linguabus plan why --json")
@@ -183,6 +187,13 @@ def diff(settings: Settings, before: str, after: str, as_json: bool) -> None:
         print_json(difference)
     else:
         click.echo(describe_changes(difference))
+
+
+def describe_all(plan: dict[str, Any]) -> str:
+    """The plans of all pipelines for people."""
+    if len(plan["pipelines"]) == 1:
+        return describe(plan)
+    return "\n\n".join(f"{one['pipeline']}: {describe(one)}" for one in plan["pipelines"])
 
 
 def describe(plan: dict[str, Any]) -> str:
@@ -269,6 +280,7 @@ def _history_row(plan: dict[str, Any]) -> tuple[str, ...]:
     ring = " > ".join(f"{stage['node']} {stage['stop'] - stage['start']}" for stage in plan["stages"])
     return (
         plan["epoch"],
+        plan["pipeline"],
         datetime.fromtimestamp(plan["committed_at"]).isoformat(" ", "seconds"),
         plan["objective"],
         plan["model"],

@@ -20,10 +20,28 @@ if TYPE_CHECKING:
 EXAMPLE = "Example: linguabus serve --broker mqtt://192.168.1.5 --blob-host 0.0.0.0 --insecure"
 
 
+def _number_or_auto(_context: click.Context, parameter: click.Parameter, value: str) -> int | None:
+    from orchestrator.config import MOST_PIPELINES
+
+    if value == "auto":
+        return None
+    if not value.isdecimal() or not 1 <= int(value) <= MOST_PIPELINES:
+        raise click.BadParameter(f"write auto, or a number from 1 to {MOST_PIPELINES}", param=parameter)
+    return int(value)
+
+
 @click.command("serve", epilog=EXAMPLE)
 @click.option("--with-broker", is_flag=True, help="Start a broker on this machine too, for this machine only.")
 @click.option("--model", metavar="NAME", help="The model to serve. [default: the active one]")
 @click.option("--min-nodes", type=click.IntRange(1, 256), default=1, show_default=True, help="Nodes to wait for.")
+@click.option(
+    "--pipelines",
+    metavar="N|auto",
+    default="auto",
+    show_default=True,
+    callback=_number_or_auto,
+    help="Pipelines that share the nodes. auto: as many as give most where throughput is the objective, else one.",
+)
 @click.option(
     "--context",
     type=click.IntRange(2, 10_000_000),
@@ -83,6 +101,7 @@ def command(
     with_broker: bool,
     model: str | None,
     min_nodes: int,
+    pipelines: int | None,
     context: int | None,
     slots: int,
     wire: WireDtype,
@@ -118,6 +137,7 @@ def command(
             models_dir=settings.models_dir,
             model=model,
             min_nodes=min_nodes,
+            pipelines=pipelines,
             context_tokens=context,
             slots=slots,
             wire_dtype=wire,

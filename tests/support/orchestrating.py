@@ -38,11 +38,11 @@ from orchestrator.events import (
 )
 from orchestrator.model.manifest import Manifest
 from orchestrator.partition import divide
-from orchestrator.planning.explain import explain
 from orchestrator.planning.planner import solve
 from orchestrator.planning.problem import Problem, Stage
 from orchestrator.planning.solution import Standby
 from orchestrator.plans import ServingSettings
+from orchestrator.worker import preview
 from schemas.codec import Flag
 from schemas.messages import (
     BlobRef,
@@ -136,8 +136,8 @@ class World:
                 return [ModelUnusable(name, f"there is no model {name!r}")]
             case SolvePlan(job, problem):
                 return [PlanSolved(job, self.solver(problem))]
-            case PreviewPlan(job, problem):
-                return [PlanPreviewed(job, explain(problem, self.solver(problem)))]
+            case PreviewPlan(job, problem, pipelines):
+                return [PlanPreviewed(job, preview(problem, self.solver(problem), pipelines))]
             case DivideFleet(job, problem, kept, pipelines, margin):
                 division = divide(problem, kept, pipelines=pipelines, margin=margin)
                 return [FleetDivided(job, division.groups, division.tokens_per_s)]

@@ -36,7 +36,7 @@ PLAN: dict[str, Any] = {
     "status": "optimal", "gap": 0.0, "solver": "glpk", "solver_gap": 0.0, "solve_ms": 81.0, "predicted_decode_ms": 7.75,
     "predicted_tokens_per_s": 129.0, "predicted_tokens_per_s_many": 222.2, "predicted_ttft_ms": 110.0,
     "predicted_prompt_tokens": 128, "bottleneck_node": "kitchen-phone", "standby": [],
-    "moves": {"now": None, "last": None, "done": 0, "failed": 0, "last_failure": ""},
+    "moves": {"now": None, "last": None, "done": 0, "failed": 0, "last_failure": ""}, "pipelines": [{}],
 }  # fmt: skip
 
 
@@ -191,6 +191,14 @@ def test_apply_shows_the_plan_that_came_of_it(fake: FakeOrchestrator, capsys: py
     fake.control |= {"apply": {"changed": False}, "plan": PLAN}
     assert cli.run(["plan", "apply"]) == 0
     assert capsys.readouterr().out.startswith("This is the plan in force already.")
+
+
+def test_the_plans_of_all_pipelines_are_shown(fake: FakeOrchestrator, capsys: pytest.CaptureFixture[str]) -> None:
+    fake.control["plan"] = {**PLAN, "pipelines": [PLAN, {**PLAN, "pipeline": "main-2", "epoch": "3-2"}]}
+    assert cli.run(["plan"]) == 0
+    shown = capsys.readouterr().out
+    assert "main: tiny in epoch 3-1" in shown
+    assert "main-2: tiny in epoch 3-2" in shown
 
 
 def history() -> dict[str, Any]:

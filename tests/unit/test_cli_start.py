@@ -83,6 +83,8 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         (["plan"], "no MQTT broker"),
         (["serve"], "no MQTT broker"),
         (["serve", "--wire", "fp8"], "'fp8'"),
+        (["serve", "--pipelines", "0"], "write auto, or a number from 1 to 100"),
+        (["serve", "--pipelines", "some"], "write auto, or a number from 1 to 100"),
         (["serve", "--broker", "mqtt://192.0.2.1"], "--insecure"),
         (["serve", "--blob-host", "0.0.0.0"], "--insecure"),
         (["demo", "--nodes", "1"], "--nodes"),

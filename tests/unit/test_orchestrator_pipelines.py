@@ -342,3 +342,14 @@ def test_plan_status_and_replan_cover_all(world: World) -> None:
     assert reply
     assert reply.ok
     assert reply.result == {"changed": False}
+
+
+def test_a_preview_tells_of_the_division() -> None:
+    world = World().serve("a", "b", "c", "d", memory_mb=HALF_MB)
+    for number, objective, expected in ((1, "throughput", 2), (2, "latency", 1)):
+        world.control("preview", number, objective=objective)
+        reply = world.reply(number)
+        assert reply
+        division = reply.result["explanation"].get("division", {"pipelines": [0]})
+        assert len(division["pipelines"]) == expected
+    assert {plan.pipeline for plan in world.published(Plan)} == {"main"}
