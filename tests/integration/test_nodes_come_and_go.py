@@ -1,4 +1,4 @@
-"""A node that is asked to stop, or drained by an operator, in the middle of an answer: the text is the same."""
+"""Nodes that come and go in the middle of an answer - started, asked to stop, drained: the text is the same."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from orchestrator import cli
 from orchestrator.client import Client
 from orchestrator.config import ServiceConfig, Timing
 from orchestrator.model.store import ModelStore
+from orchestrator.state import State
+from orchestrator.wishes import Wishes
 from tests.support.nodes import NodeProcess, running_nodes
 from tests.support.polling import DEADLINE_S
 from tests.support.services import running_service
@@ -94,6 +96,26 @@ def test_sigterm_in_mid_answer_ends_with_the_same_text(
         assert told["drained"] == ["node bravo gives up its layers: it is leaving: asked to stop"]
         assert len(told["moved"]) == 1
         assert not told.keys() & {"lost", "broken", "given_up"}
+
+
+def test_a_node_that_joins_in_mid_answer_carries_layers(
+    mosquitto: LocalBroker, tiny_store: ModelStore, tmp_path: Path
+) -> None:
+    with State(tmp_path / "state.sqlite3") as state:
+        state.save_wishes("main", Wishes(pins=(("embed", "alfa"), ("head", "charlie"))).as_arguments())
+    with (
+        running_nodes(["alfa", "charlie"], mosquitto.url, tmp_path, "--emulate-speed", "0.01"),
+        serving(mosquitto, tiny_store, tmp_path, min_nodes=2) as client,
+    ):
+        assert ring(client) == ["alfa", "charlie"]
+        answer = client.ask(prompt=PROMPT, max_tokens=2 * TOKENS)
+        pieces = iter(answer)
+        begun = "".join(next(pieces) for _ in range(2))
+        with running_nodes(["bravo"], mosquitto.url, tmp_path):
+            text = begun + "".join(pieces)
+            assert "moved" in events(client), "while the answer went on"
+            assert ring(client) == ["alfa", "bravo", "charlie"]
+            assert text.startswith("".join(ask(client)))
 
 
 def test_a_phone_with_a_low_battery_gets_no_layers(
