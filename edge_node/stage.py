@@ -297,7 +297,7 @@ class Stage:
                 continue
             state.rule.computed(row.count)
             state.guessed = row.verify
-            state.tally.computed(row.count, result.compute_s, decode=state.is_decode(row))
+            state.tally.computed(row.count, result.compute_s, len(work.rows), decode=state.is_decode(row))
             data = self._advance(row, row_result, state, result.compute_s, now_s)
             if data is not None:
                 frames.append(data)

@@ -14,15 +14,17 @@ class Tally:
     prefill_s: float = 0.0
     decode_s: float = 0.0
     decode_steps: int = 0
+    busy_s: float = 0.0
     positions: int = 0
     frames_out: int = 0
     bytes_out: int = 0
     decode_bytes_out: int = 0
     frames_dropped: int = 0
 
-    def computed(self, positions: int, compute_s: float, *, decode: bool) -> None:
-        """Count a run that the request had a row in: the time is the whole run's, which the request waited for."""
+    def computed(self, positions: int, compute_s: float, rows: int, *, decode: bool) -> None:
+        """Count a run of some rows, one of them the request's: it waited for all of it, and used its share."""
         self.positions += positions
+        self.busy_s += compute_s / rows
         if decode:
             self.decode_s += compute_s
             self.decode_steps += 1
@@ -44,6 +46,7 @@ class Tally:
             prefill_s=self.prefill_s,
             decode_s=self.decode_s,
             decode_steps=self.decode_steps,
+            busy_s=self.busy_s,
             positions=self.positions,
             frames_out=self.frames_out,
             bytes_out=self.bytes_out,

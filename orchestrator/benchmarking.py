@@ -135,10 +135,7 @@ class StageShare:
 
     ``decode_ms`` is the compute time of a run that a decode step waited for, whatever the number of rows in it.
 
-    ``utilisation`` is compute time by wall time. A stage tells its compute time per request, and a run of several rows
-    counts in full for each of its requests: the sum over requests is too large by the rows per run. Stages never put
-    more than ceil(streams / stages) requests in one run, and the decode time is divided by that. The result is exact
-    while streams <= stages, and a lower bound above, since not every run is full. Prompts run alone and count in full.
+    ``utilisation`` is compute time by wall time; a stage tells of each request its share of the runs it had a row in.
     """
 
     stage: int
@@ -171,12 +168,12 @@ class Result:
     answer_tokens_per_s: float | None
     """Decode speed of one answer: 1 / median TPOT."""
     bubble_share: float | None
-    """The part of the wall time in which even the busiest node did not compute (an upper bound, see `StageShare`)."""
+    """The part of the wall time in which even the busiest node did not compute."""
     stages: tuple[StageShare, ...]
 
 
-def summarise(combination: Combination, answers: Sequence[Measured], *, slots: int) -> Result:
-    """The figures of a combination; ``slots`` is how many requests the pipeline works on at the same time.
+def summarise(combination: Combination, answers: Sequence[Measured]) -> Result:
+    """The figures of a combination.
 
     Raises:
         ValueError: no answers.
@@ -187,7 +184,7 @@ def summarise(combination: Combination, answers: Sequence[Measured], *, slots: i
     tpot = [one.tpot_s for one in answers if one.tpot_s is not None]
     tpot_s = spread(tpot) if tpot else None
     ends = [one.end for one in answers]
-    stages = _stages(ends, wall_s, min(combination.streams, slots))
+    stages = _stages(ends, wall_s)
     return Result(
         combination=combination,
         answers=len(answers),
@@ -204,22 +201,20 @@ def summarise(combination: Combination, answers: Sequence[Measured], *, slots: i
     )
 
 
-def _stages(ends: Sequence[StreamEnd], wall_s: float, open_requests: int) -> tuple[StageShare, ...]:
+def _stages(ends: Sequence[StreamEnd], wall_s: float) -> tuple[StageShare, ...]:
     by_place = {(timing.stage, timing.node) for end in ends for timing in end.stages}
-    ring = len({stage for stage, _ in by_place})
     tokens = sum(max(end.completion_tokens - 1, 0) for end in ends)
     shares = []
     for stage, node in sorted(by_place):
         mine = [timing for end in ends for timing in end.stages if (timing.stage, timing.node) == (stage, node)]
         decode_s = sum(timing.decode_s for timing in mine)
         prefill_s = sum(timing.prefill_s for timing in mine)
-        rows_per_run = -(-open_requests // ring)
         shares.append(
             StageShare(
                 stage=stage,
                 node=node,
                 decode_ms=1e3 * _ratio(decode_s, sum(timing.decode_steps for timing in mine)),
-                utilisation=min(1.0, _ratio(prefill_s + decode_s / rows_per_run, wall_s)),
+                utilisation=min(1.0, _ratio(sum(timing.busy_s for timing in mine), wall_s)),
                 prefill_ms=1e3 * prefill_s / len(mine),
                 bytes_per_token=_ratio(sum(timing.decode_bytes_out for timing in mine), tokens),
             )

@@ -139,6 +139,7 @@ class StageTiming:
     prefill_s: Seconds = about("Compute time of the prompt.", default=0.0)
     decode_s: Seconds = about("Compute time of all decode steps.", default=0.0)
     decode_steps: Count = about("Decode steps run.", default=0)
+    busy_s: Seconds = about("Its share of the compute time: each run's, divided by the rows in it.", default=0.0)
     positions: Count = about("Positions computed, repeats included.", default=0)
     frames_out: Count = about("Frames published.", default=0)
     bytes_out: Bytes = about("Payload bytes published.", default=0)

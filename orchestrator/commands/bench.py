@@ -40,20 +40,54 @@ def _counts(most: int) -> Callable[[click.Context, click.Parameter, str], tuple[
     "bench",
     epilog="Example: linguabus bench --prompt-tokens 32,256 --output-tokens 64 --concurrency 1,4 --repeat 5",
 )
-@click.option("--prompt-tokens", callback=_counts(100_000), metavar="N,N,...", default="32,256", show_default=True,
-              help="Lengths of the prompts, roughly; the report has the real ones.")
-@click.option("--output-tokens", callback=_counts(100_000), metavar="N,N,...", default="64", show_default=True,
-              help="Most tokens of an answer.")
-@click.option("--concurrency", callback=_counts(256), metavar="N,N,...", default="1,4", show_default=True,
-              help="How many streams ask at the same time.")
-@click.option("--repeat", type=click.IntRange(1, 10_000), default=3, show_default=True,
-              help="Answers per stream and combination that count.")
-@click.option("--warm-up", type=click.IntRange(0, 10_000), default=1, show_default=True,
-              help="Answers per stream and combination before those.")
-@click.option("--seed", type=click.IntRange(0, 2**53),
-              help="Same seed, same prompts; nodes may still remember those of the last run. [default: random]")
-@click.option("--same-prompt", is_flag=True,
-              help="The same prompt each time, as a common system prompt would be: nodes need not compute it again.")
+@click.option(
+    "--prompt-tokens",
+    callback=_counts(100_000),
+    metavar="N,N,...",
+    default="32,256",
+    show_default=True,
+    help="Lengths of the prompts, roughly; the report has the real ones.",
+)
+@click.option(
+    "--output-tokens",
+    callback=_counts(100_000),
+    metavar="N,N,...",
+    default="64",
+    show_default=True,
+    help="Most tokens of an answer.",
+)
+@click.option(
+    "--concurrency",
+    callback=_counts(256),
+    metavar="N,N,...",
+    default="1,4",
+    show_default=True,
+    help="How many streams ask at the same time.",
+)
+@click.option(
+    "--repeat",
+    type=click.IntRange(1, 10_000),
+    default=3,
+    show_default=True,
+    help="Answers per stream and combination that count.",
+)
+@click.option(
+    "--warm-up",
+    type=click.IntRange(0, 10_000),
+    default=1,
+    show_default=True,
+    help="Answers per stream and combination before those.",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**53),
+    help="Same seed, same prompts; nodes may still remember those of the last run. [default: random]",
+)
+@click.option(
+    "--same-prompt",
+    is_flag=True,
+    help="The same prompt each time, as a common system prompt would be: nodes need not compute it again.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
 @bus_options
 @pass_settings
@@ -88,7 +122,7 @@ def command(
                 answers = _run(streams, combination, prompts, load.warm_up, progress)
                 if streams.stopped:
                     break
-                results.append(summarise(combination, answers, slots=plan["slots"]))
+                results.append(summarise(combination, answers))
     finally:  # Ctrl-C and errors leave what was measured before
         if results and as_json:
             _show_json(results, plan, load)
@@ -128,8 +162,6 @@ def _show_tables(results: list[Result], plan: dict[str, Any], load: Load) -> Non
     click.echo(_table_of_answers(results))
     if any(result.stages for result in results):
         click.echo(f"\n{_table_of_stages(results)}")
-    if any(result.combination.streams > len(result.stages) > 0 for result in results):
-        click.echo("\nMore streams than stages: batches count as full, so busy % is at least that, bubble % at most.")
     if early := sum(result.ended_early for result in results):
         asked = sum(result.answers for result in results)
         click.echo(f"\n{early} of {asked} answers ended before --output-tokens.")
