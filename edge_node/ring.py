@@ -80,6 +80,7 @@ class RingDriver:
     def start(self, valid_length: int = 0, moved_tokens: int = 0) -> None:
         """Issue everything behind ``valid_length``; in a live move ``moved_tokens`` positions were said to be there."""
         # In the middle of a prompt chunks go on where they were; what is computed again is what it was at first.
+        valid_length = min(valid_length, len(self.ids) - 1)
         in_prompt = moved_tokens <= valid_length < self.prompt_tokens
         self.prefix_tokens = valid_length if in_prompt else 0
         self.steps.extend(self._steps_from(valid_length))

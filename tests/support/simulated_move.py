@@ -80,8 +80,14 @@ class SimulatedMove:
         final = len(self._sources)
         self._ring.run(lambda: len([copied for copied in self._ring.copied if copied.final]) >= final, limit_s)
 
-    def switch(self, held: tuple[HeldRequest, ...], *, moved: bool = True) -> None:
-        """Open the requests in the new epoch and commit it. Those that ended meanwhile are closed before."""
+    def switch(self, held: tuple[HeldRequest, ...], *, moved: bool = True, missed: int = 0) -> None:
+        """Open the requests in the new epoch and commit it. Those that ended meanwhile are closed before.
+
+        Args:
+            held: where they are held.
+            moved: their rows have come along.
+            missed: tokens of each that the orchestrator has not heard of.
+        """
         refs = self._specs[0].ring
         answers = [(self._ring.answers[request_number(request.request)], request) for request in held]
         answers = [(answer, request) for answer, request in answers if not answer.closed]
@@ -96,6 +102,8 @@ class SimulatedMove:
         for answer in ended:
             self._ring.close(answer)
         for answer, request in answers:
+            for position in sorted(answer.tokens)[len(answer.tokens) - missed :]:
+                del answer.tokens[position]
             self._ring.open_stages(
                 answer,
                 self._specs[0].epoch,

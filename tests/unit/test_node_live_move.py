@@ -117,6 +117,22 @@ def test_moved_without_rows_it_is_computed_again() -> None:
     assert ring.open_requests() == 0
 
 
+def test_an_orchestrator_that_has_missed_tokens() -> None:
+    """They are made again."""
+    ring = ring_of((A, B), (0, 3, 6))
+    answer = ring.open(1, prompt(10), 20)
+    ring.run(lambda: len(answer.tokens) == 8)
+    live = SimulatedMove(ring, (B, A), (0, 3, 6))
+    live.prepare()
+    live.copy()
+    live.hold()
+    held = live.await_hold()
+    live.finish(held)
+    live.switch(held, missed=3)
+    ring.run(lambda: answer.complete)
+    expect([answer])
+
+
 def test_many_moves_in_one_answer() -> None:
     ring = ring_of((A, B), (0, 3, 6))
     answers = [ring.open(number, prompt(9, number), 40) for number in range(3)]
