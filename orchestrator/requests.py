@@ -11,6 +11,7 @@ from typing import Literal
 from orchestrator.closings import Closings
 from orchestrator.config import Timing
 from orchestrator.events import Effect, ForgetRequest, Note, Publish, SaveRequest, TokensHeard, command
+from orchestrator.pace import Pace
 from orchestrator.plans import ActivePlan, NoPlan
 from orchestrator.prefixes import PrefixBook
 from orchestrator.session_table import SessionTable
@@ -64,6 +65,7 @@ class RequestDesk:
         self.sessions = SessionTable()
         self._queue: deque[str] = deque()
         self._closings = Closings()
+        self._pace = Pace()
         self.next_nodes: tuple[str, ...] = ()
         """Of the ring that open requests are being moved to: they are told of ends too, for they may hold KV rows."""
         self.tokens_dropped = 0
@@ -94,8 +96,7 @@ class RequestDesk:
             reason = f"there is no pipeline {request.pipeline}: this orchestrator serves {self._service}"
             return [self._error(session, "bad_request", reason)]
         if len(self._queue) >= self._max_queued:
-            reason = f"{len(self._queue)} requests wait already: ask again later"
-            return [self._error(session, "busy", reason)]
+            return [self._error(session, "busy", f"{len(self._queue)} requests wait already: {self._pace.advice()}")]
         self.sessions.add(session)
         self._queue.append(session.request)
         return [SaveRequest(session.client, session.request)]
@@ -292,8 +293,9 @@ class RequestDesk:
         for request in list(self._queue):
             session = self.sessions[request]
             if now_s >= session.queued_s + self._timing.queue_s:
-                reason = f"no turn within {self._timing.queue_s:g} s: ask again later"
-                effects += self._fail(session, "busy", reason)
+                effects += self._fail(
+                    session, "busy", f"no turn within {self._timing.queue_s:g} s: {self._pace.advice()}"
+                )
         for session in self.sessions.in_phase(Phase.OPEN):
             if now_s >= session.progress_s + self._timing.stall_s:
                 reason = f"no token for {self._timing.stall_s:g} s: see `linguabus nodes`"
@@ -356,6 +358,7 @@ class RequestDesk:
         if not was_open:
             self._leave_queue(session)
             return self._end(session)
+        self._pace.ended(now_s, others_wait=bool(self._queue))
         session.close_due_s = now_s + self._timing.stats_s
         if session.answer and session.epoch:
             self._prefixes.remember(session.request, session.epoch, (*session.prompt_ids, *session.answer.tokens))

@@ -161,6 +161,19 @@ def test_the_queue_has_a_bound() -> None:
     assert error_of(world, requests[3]).code == "busy"
 
 
+def test_a_refused_client_is_told_when_to_ask_again() -> None:
+    timing = Timing(queue_s=1000.0, stall_s=1000.0)
+    world = World(max_queued=1, slots=1, timing=timing).serve("a", "b", "c")
+    first, second, refused = (world.ask(make_submit(number)) for number in (1, 2, 3))
+    assert error_of(world, refused).reason == "1 requests wait already: ask again later"
+    world.generate(first, 8, flags=Flag.LENGTH)
+    world.ask(make_submit(4))
+    world.wait(6.5)
+    world.generate(second, 8, flags=Flag.LENGTH)
+    world.ask(make_submit(5))
+    assert error_of(world, world.ask(make_submit(6))).reason == "1 requests wait already: ask again in 7 s"
+
+
 def test_a_turn_that_does_not_come_is_busy() -> None:
     world = World(slots=1, timing=Timing(queue_s=5.0, stall_s=1000.0)).serve("a", "b", "c")
     world.ask(make_submit(1))
