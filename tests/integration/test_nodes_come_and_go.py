@@ -95,7 +95,7 @@ def test_sigterm_in_mid_answer_ends_with_the_same_text(
         assert told["left"] == ["node bravo is gone: stopped"]
         assert told["drained"] == ["node bravo gives up its layers: it is leaving: asked to stop"]
         assert len(told["moved"]) == 1
-        assert not told.keys() & {"lost", "broken", "given_up"}
+        assert not told.keys() & {"lost", "broken", "given_up", "flagged"}
 
 
 def test_a_node_that_joins_in_mid_answer_carries_layers(

@@ -15,7 +15,7 @@ from orchestrator.planning_input import build_problem
 from orchestrator.wishes import BadWish, Wishes, wishes_from
 from schemas.messages import NodeStatus
 from tests.support.orchestrating import World
-from tests.support.scripted_nodes import make_birth, make_manifest
+from tests.support.scripted_nodes import make_birth, make_manifest, room_for
 
 LOW = {"battery_percent": 12.0, "charging": False}
 FALLING = {"battery_percent": 29.0, "charging": False}
@@ -202,6 +202,25 @@ def test_rules_that_are_none(arguments: dict[str, Any]) -> None:
 def test_rules_survive_a_restart() -> None:
     wishes = Wishes(min_battery_percent=30, only_on_charger=True)
     assert wishes_from(wishes.as_arguments()) == wishes
+
+
+# --- several pipelines ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("names", "pipelines"), [("abcde", 2), ("abcd", 1)])
+def test_a_pipeline_loses_a_drained_node_to_others_or_ends(names: str, pipelines: int) -> None:
+    world = World()
+    world.core.pipelines.use_wishes(Wishes("throughput"))
+    world.serve(*names, memory_mb=room_for(head=1, block=2))
+    drained = world.plan_of("main-2").ring[0].node
+    world.control("drain", node=drained)
+    world.wait(15.0)
+    rings = [world.plan_of(name).ring for name in ("main", "main-2")]
+    assert sum(bool(stages) for stages in rings) == pipelines
+    assert drained not in {stage.node for stages in rings for stage in stages}
+    reply = world.control("drain", node=drained)
+    assert reply
+    assert reply.result["holds"] == []
 
 
 # --- what a spared node costs -----------------------------------------------------------------------------------
