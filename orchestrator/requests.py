@@ -293,9 +293,7 @@ class RequestDesk:
         for request in list(self._queue):
             session = self.sessions[request]
             if now_s >= session.queued_s + self._timing.queue_s:
-                effects += self._fail(
-                    session, "busy", f"no turn within {self._timing.queue_s:g} s: {self._pace.advice()}"
-                )
+                effects += self._fail(session, "busy", f"no turn in {self._timing.queue_s:g} s: {self._pace.advice()}")
         for session in self.sessions.in_phase(Phase.OPEN):
             if now_s >= session.progress_s + self._timing.stall_s:
                 reason = f"no token for {self._timing.stall_s:g} s: see `linguabus nodes`"
