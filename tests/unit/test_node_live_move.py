@@ -145,6 +145,7 @@ def test_many_moves_in_one_answer() -> None:
     ring.run(lambda: all(answer.complete for answer in answers))
     expect(answers)
     expect_no_position_twice(ring)
+    ring.settle()
     for node in ring.nodes.values():
         assert {epoch for _, epoch, _ in node.caches} <= {ring.epoch}, "an old epoch was never released"
 
