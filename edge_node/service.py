@@ -19,6 +19,7 @@ from edge_node import metrics, probe
 from edge_node.activations import quiet
 from edge_node.config import NodeConfig, read_speed
 from edge_node.core import NodeCore
+from edge_node.departure import Departure
 from edge_node.effects import (
     CopyPrefix,
     Effect,
@@ -110,9 +111,7 @@ class NodeService:
         self._started_s = time.monotonic()
         self._stopping = threading.Event()
         self._refusal: str | None = None
-        self._leaving_because = ""
-        self._ends_by_s: float | None = None
-        """A leaving node ends then, whatever it still holds."""
+        self._departure = Departure(config.drain_timeout_s)
 
     def stop(self) -> None:
         """End ``run`` soon; may be called from a signal handler or another thread."""
@@ -121,13 +120,13 @@ class NodeService:
 
     def leave(self, reason: str) -> None:
         """End ``run`` once others have taken the stages over or time is up; may be called as ``stop``."""
-        self._leaving_because = reason
+        self._departure.reason = reason
         self._bus.wake()
 
     @property
     def leaving(self) -> bool:
         """Was ``leave`` called?"""
-        return bool(self._leaving_because)
+        return bool(self._departure.reason)
 
     def run(self) -> None:
         """Serve until ``stop``.
@@ -188,7 +187,7 @@ class NodeService:
             incarnation=self._incarnation,
             online=True,
             leaving=self.leaving,
-            reason=self._leaving_because,
+            reason=self._departure.reason,
         )
         self._publish(NODE_STATUS.format(node=self._config.name), status, retain=True)
 
@@ -204,19 +203,13 @@ class NodeService:
 
     def _leave(self, now_s: float) -> None:
         """Say that others should take over, once; stop when they have, or when it took too long."""
-        patience_s = self._config.drain_timeout_s
-        if not self._core.has_stages:
-            self._tell("it holds no layers: it ends")
-        elif self._ends_by_s is None and patience_s > 0:
-            self._ends_by_s = now_s + patience_s
+        step = self._departure.step(self._core.has_stages, now_s)
+        if step.line:
+            self._tell(step.line)
+        if step.announces:
             self._publish_online()
-            self._tell(f"hands its layers to others and ends, after {patience_s:g} s at the latest; again to end now")
-            return
-        elif self._ends_by_s is None or now_s >= self._ends_by_s:
-            self._tell("it ends with the layers it holds")
-        else:
-            return
-        self._stopping.set()
+        if step.ends:
+            self._stopping.set()
 
     # --- the loop ---------------------------------------------------------------------------------------------
 
@@ -251,7 +244,7 @@ class NodeService:
     def _patience_s(self, next_heartbeat_s: float) -> float:
         if self._core.has_work or self._kept or self._core.has_transfer:
             return 0.0
-        deadlines = (next_heartbeat_s, self._core.next_deadline_s(), self._ends_by_s)
+        deadlines = (next_heartbeat_s, self._core.next_deadline_s(), self._departure.ends_by_s)
         until_s = min(deadline_s for deadline_s in deadlines if deadline_s is not None)
         return max(0.0, until_s - time.monotonic())
 
@@ -266,6 +259,7 @@ class NodeService:
                 self._register()
             case Disconnected():
                 _log.warning("connection lost: %s", event.reason)
+                self._departure.broker_lost(time.monotonic())
 
     def _delivery(self, delivery: Delivery) -> None:
         try:

@@ -1,0 +1,45 @@
+"""How a node that was asked to stop ends: others first take its layers over, if they can in time (pure)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+BROKER_PATIENCE_S = 2.0
+"""A leaving node waits this long for a broker that went away."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What to do now: a line for whoever started the node, say on the bus that the node leaves, end."""
+
+    line: str = ""
+    announces: bool = False
+    ends: bool = False
+
+
+class Departure:
+    """Begins with a ``reason``."""
+
+    def __init__(self, patience_s: float) -> None:
+        """``patience_s``: how long to wait for others; 0: not at all."""
+        self.reason = ""
+        self.ends_by_s: float | None = None
+        """The node ends then, whatever it still holds; None before it was announced."""
+        self._patience_s = patience_s
+
+    def step(self, has_layers: bool, now_s: float) -> Step:
+        """Look where things are."""
+        if not has_layers:
+            return Step("it holds no layers: it ends", ends=True)
+        if self.ends_by_s is None and self._patience_s > 0:
+            self.ends_by_s = now_s + self._patience_s
+            limit = f"after {self._patience_s:g} s at the latest"
+            return Step(f"hands its layers to others and ends, {limit}; again to end now", announces=True)
+        if self.ends_by_s is None or now_s >= self.ends_by_s:
+            return Step("it ends with the layers it holds", ends=True)
+        return Step()
+
+    def broker_lost(self, now_s: float) -> None:
+        """Nobody can take the layers over, unless it comes back soon."""
+        if self.ends_by_s is not None:
+            self.ends_by_s = min(self.ends_by_s, now_s + BROKER_PATIENCE_S)

@@ -1,0 +1,38 @@
+"""Asked to stop: who waits for others, how long, and what is said."""
+
+from __future__ import annotations
+
+from edge_node.departure import BROKER_PATIENCE_S, Departure, Step
+
+
+def test_a_node_without_layers_ends_at_once() -> None:
+    step = Departure(20.0).step(False, 5.0)
+    assert step.ends
+    assert not step.announces
+
+
+def test_a_node_with_layers_says_so_once_and_ends_without_them() -> None:
+    departure = Departure(20.0)
+    first = departure.step(True, 5.0)
+    assert first.announces
+    assert not first.ends
+    assert "20 s" in first.line
+    assert departure.step(True, 24.9) == Step()
+    assert departure.step(False, 24.9).ends
+
+
+def test_time_is_up() -> None:
+    departure = Departure(20.0)
+    departure.step(True, 5.0)
+    assert departure.step(True, 25.0).ends
+    assert Departure(0.0).step(True, 5.0).ends
+
+
+def test_a_broker_that_went_away_shortens_the_wait() -> None:
+    departure = Departure(20.0)
+    departure.broker_lost(4.0)
+    departure.step(True, 5.0)
+    departure.broker_lost(6.0)
+    assert departure.ends_by_s == 6.0 + BROKER_PATIENCE_S
+    departure.broker_lost(7.0)
+    assert departure.ends_by_s == 6.0 + BROKER_PATIENCE_S
