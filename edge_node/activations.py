@@ -4,10 +4,10 @@ All layouts are those of ``schemas.codec``. A scale that is a power of two chang
 values out of the subnormals and lets states beyond 65,504 (Gemma 3) travel as halves. Positions whose largest value
 is in [1, 2**15) need none: what is subnormal beside it is lost in float32 sums too.
 
-One position of halves is what nearly every decode step sends, and after a run of ONNX Runtime every line of code and
-every NumPy function called is a cache miss. So it has a way of its own with as few of them as will do: one sum of
-squares tells that all is finite and that no scale is needed. It may overflow, and what arrives may be garbage: both are
-found and refused, so callers let NumPy ignore them (``quiet``).
+Halves without a scale are what nearly every step sends, and after a run of ONNX Runtime every line of code and every
+NumPy function called is a cache miss. So they have a way of their own with as few of them as will do: a sum of squares
+tells that all is finite and that no scale is needed. It may overflow, and what arrives may be garbage: both are found
+and refused, so callers let NumPy ignore them (``quiet``).
 """
 
 from __future__ import annotations
@@ -53,10 +53,15 @@ def encode_activation(hidden: Array, dtype: Dtype) -> bytes:
     Raises:
         NotFinite: a value is NaN or infinite.
     """
-    if len(hidden) == 1 and dtype is Dtype.FP16 and hidden.dtype is _FLOAT32:
-        position = hidden[0]
-        if _MORE_THAN_ONE * len(position) <= float(position.dot(position)) < _SQUARE_OF_SCALED:
-            return bytes(position.astype(np.float16).tobytes() + b"\0")
+    if dtype is Dtype.FP16 and hidden.dtype is _FLOAT32:
+        if len(hidden) == 1:
+            position = hidden[0]
+            least = most = float(position.dot(position))
+        else:
+            squares = np.einsum("ij,ij->i", hidden, hidden)
+            least, most = float(squares.min()), float(squares.max())
+        if _MORE_THAN_ONE * hidden.shape[1] <= least and most < _SQUARE_OF_SCALED:  # surely no scale is needed
+            return bytes(hidden.astype(np.float16).tobytes() + bytes(len(hidden)))
     return _encode(hidden, dtype)
 
 
@@ -94,15 +99,15 @@ def _encode_int8(hidden: Array) -> bytes:
 
 
 def decode_activation(payload: bytes | bytearray | memoryview, dtype: Dtype, out: Array) -> None:
-    """Write the hidden states of a payload whose length the codec has checked into ``out`` (count, width).
+    """Write the hidden states of a payload, its length checked by the codec, to ``out`` (count, width), C-contiguous.
 
     Raises:
         NotFinite: a value is NaN or infinite.
     """
-    if len(out) == 1 and dtype is Dtype.FP16 and payload[-1] == 0:
-        position = out[0]
-        position[:] = np.frombuffer(payload, np.float16, len(position))
-        if float(position.dot(position)) < math.inf:
+    if dtype is Dtype.FP16 and payload[-1] == 0 and (len(out) == 1 or not any(payload[2 * out.size :])):
+        values = out[0] if len(out) == 1 else out.reshape(-1)
+        values[:] = np.frombuffer(payload, np.float16, values.size)
+        if float(values.dot(values)) < math.inf:
             return
     _decode(payload, dtype, out)
 

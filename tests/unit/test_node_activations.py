@@ -73,8 +73,13 @@ def test_fp16_of_one_position_is_that_of_a_chunk(peak: float, width: int) -> Non
     """The short way for one position gives the bytes of the long one."""
     for values in (np.full((1, width), peak, np.float32), np.eye(1, width, dtype=np.float32) * peak):
         payload = encode_activation(values, Dtype.FP16)
-        both = encode_activation(np.concatenate([values, values]), Dtype.FP16)
-        assert payload == both[: 2 * width] + both[-1:]
+        # The zeros take the chunk to the way for positions with a scale.
+        for other in (values, np.zeros_like(values)):
+            both = encode_activation(np.concatenate([values, other]), Dtype.FP16)
+            assert payload == both[: 2 * width] + both[-2:-1]
+            out = np.zeros((2, width), np.float32)
+            decode_activation(both, Dtype.FP16, out)
+            assert (out[:1] == round_trip(values, Dtype.FP16)).all()
         assert (round_trip(values, Dtype.FP16) == values.astype(np.float16)).all() == (peak < 65_505)
 
 
