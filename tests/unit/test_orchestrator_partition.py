@@ -165,14 +165,13 @@ def test_whatever_happens_answers_are_complete(seed: int) -> None:
         check(world)
         for request in requests:
             generate(world, request, 8)
-    refused = 0
     for request in requests:
         end = world.end(request)
         assert end, "it is still open"
-        refused += not isinstance(end, StreamEnd)
         if isinstance(end, StreamEnd):
             assert world.text(request) == answer_text(5, 8)
-    assert refused <= len(requests) // 2
+        else:
+            assert end.code in ("no_nodes", "no_memory", "not_ready"), end.reason
     for command in range(1000, 1030):
         if any(f"{command:016x}" in str(effect) for effect in world.effects):
             assert world.reply(command)
