@@ -199,7 +199,7 @@ class PlanDirector:
             self._agenda.ask(now_s, forced=solving.forced)
             return [Note("a node went away while the plan was made: planning again")]
         plan = self._settings.candidate(
-            self.succession.epochs.next(), solving.model, solving.context_tokens, outcome, incarnations
+            self.succession.epochs.upcoming, solving.model, solving.context_tokens, outcome, incarnations
         )
         if not self.active:
             return self.succession.begin(job, plan, forced=solving.forced)

@@ -14,10 +14,16 @@ class Epochs:
         self._published: dict[str, set[Epoch]] = {}
         """By pipeline."""
 
+    @property
+    def upcoming(self) -> Epoch:
+        """What ``next`` would hand out."""
+        return Epoch(generation=self.generation, counter=self._counter + 1)
+
     def next(self) -> Epoch:
         """An epoch above all that were handed out."""
+        epoch = self.upcoming
         self._counter += 1
-        return Epoch(generation=self.generation, counter=self._counter)
+        return epoch
 
     def published(self, pipeline: str, epoch: Epoch) -> None:
         """A plan of this epoch was committed."""

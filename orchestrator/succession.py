@@ -127,7 +127,8 @@ class Succession:
     # --- the way of a plan ------------------------------------------------------------------------------------
 
     def begin(self, job: int, plan: Candidate, *, forced: bool) -> list[Effect]:
-        """Bring a solved plan into force."""
+        """Bring a solved plan into force, in the upcoming epoch."""
+        plan = replace(plan, epoch=self.epochs.next())
         self.next = Building(job, plan, forced=forced)
         return [SaveEpoch(plan.epoch), BuildSegments(job, plan.model.name, plan.ring)]
 

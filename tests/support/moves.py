@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ PLANS = (
 )
 """Pins of all units: a plan for each."""
 _TIMEOUT_S = 60.0
-_QUICK = Timing(settle_s=0.1, start_s=0.5)
+_QUICK = Timing(settle_s=0.1, start_s=0.5, recovery_s=20.0)
 
 
 class Moving:
@@ -65,14 +65,15 @@ class Moving:
         return found
 
     def read_while_moving(
-        self, samplings: Sequence[Sampling], max_tokens: int, most: int
+        self, samplings: Sequence[Sampling], max_tokens: int, most: int, but: tuple[type[Exception], ...] = ()
     ) -> list[tuple[list[int], tuple[StageTiming, ...]]]:
-        """The same while one plan follows the other, as often as the answers last, ``most`` times."""
+        """The same while one plan follows the other, ``most`` times at most. ``but``: what may come of one."""
         with ThreadPoolExecutor(1) as pool:
             reading = pool.submit(self.read, samplings, max_tokens)
             for pins in itertools.islice(itertools.cycle(PLANS[1:] + PLANS[:1]), most):
-                if not reading.done():
-                    self.apply(pins)
+                with suppress(*but):
+                    if not reading.done():
+                        self.apply(pins)
             return reading.result()
 
 

@@ -12,6 +12,7 @@ from orchestrator.events import (
     Publish,
     SolvePlan,
 )
+from orchestrator.judging import judge
 from schemas.codec import Flag
 from schemas.messages import (
     Epoch,
@@ -175,6 +176,7 @@ def test_a_join_that_open_requests_lose_by_waits_until_nobody_reads() -> None:
 
 def test_a_join_waits_until_nobody_reads_when_there_is_no_room_for_both_plans() -> None:
     world = World().serve("a", "b", "c", speed_flops=1e9)
+    world.core.director.judge = judge  # which looks at the best plan only
     request = world.ask()
     world.join("d", speed_flops=1e11)
     world.wait(5.0)
