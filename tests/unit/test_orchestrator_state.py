@@ -54,6 +54,13 @@ def test_plans_are_kept_newest_first(path: Path) -> None:
         assert state.plans("main")[0]["committed_at"] > 1.7e9
 
 
+def test_the_history_of_a_service_has_all_its_pipelines(path: Path) -> None:
+    with State(path) as state:
+        for number, pipeline in enumerate(("main", "main-2", "main-x", "main2", "other", "main-11"), start=1):
+            state.save_plan(pipeline, epoch(1, number), "tiny", {"pipeline": pipeline})
+        assert [plan["pipeline"] for plan in state.plans("main")] == ["main-11", "main-2", "main"]
+
+
 def test_the_history_has_a_bound(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("orchestrator.state._KEPT_PLANS", 3)
     with State(path) as state:

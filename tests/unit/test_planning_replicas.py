@@ -72,6 +72,20 @@ def test_a_fleet_that_holds_the_model_twice_serves_twice() -> None:
     assert 0 <= answer.gap < 0.2
 
 
+@pytest.mark.parametrize(("devices", "most"), [(8, 4), (20, 10)])
+def test_a_number_of_pipelines_may_be_asked_for(devices: int, most: int) -> None:
+    problem = fleet(*(device(f"d{index:02d}", 2.0, 700) for index in range(devices)))
+    for wanted in (1, 2, 3, most, 99):
+        answer = plan_replicas(problem, prove=False, pipelines=wanted)
+        assert isinstance(answer, Replicas)
+        nodes = [node for pipeline in answer.pipelines for node in pipeline.nodes]
+        assert len(answer.pipelines) == min(wanted, most)
+        assert len(set(nodes)) == len(nodes)
+    best = plan_replicas(problem, prove=False)
+    assert isinstance(best, Replicas)
+    assert best.tokens_per_s_many >= answer.tokens_per_s_many * (1 - 1e-3)
+
+
 @pytest.mark.parametrize("uneven", [False, True])
 def test_large_fleets_share_no_device_and_every_pipeline_may_run(uneven: bool) -> None:
     kinds = [(2.0, 800), (3.0, 500), (5.0, 400)]
