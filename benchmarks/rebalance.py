@@ -24,8 +24,10 @@ from orchestrator.model.model import Model
 NODES = ("node-a", "node-b", "node-c")
 SPEED, DROP = 0.3, 0.3
 """Two cores carry three nodes at this speed, and the broker; the slow node has this share of it."""
-ROOM, PLANNED = 0.95, 0.48
-"""A node's memory, and what plans may use of it, over what the whole model needs: the rest is for a move."""
+ROOM = 0.95
+"""A node's memory over what the whole model needs."""
+PLANNED = {"latency": 0.48, "throughput": 0.75}
+"""What plans may use of it, the rest is for a move. For one stream two nodes would be quicker than three."""
 CONTEXT_TOKENS = 512
 STREAMS = 8
 ANSWER_TOKENS = 400
@@ -68,7 +70,7 @@ def _rate(fleet: Fleet, model: Model, streams: int, goal: str, balance: bool, qu
         fleet.set_speed(name, SPEED)
     time.sleep(1.5)  # a heartbeat: nodes measure themselves at this speed
     with installed(fleet, model, balance=balance, context_tokens=CONTEXT_TOKENS, slots=STREAMS, wire="fp16") as running:
-        limit_mb = (node_overhead_bytes() + PLANNED * _whole_bytes(model)) / 1e6
+        limit_mb = (node_overhead_bytes() + PLANNED[goal] * _whole_bytes(model)) / 1e6
         running.control("apply", objective=goal, max_memory_mb=[[name, round(limit_mb)] for name in NODES])
         running.tell_plan("at first")
         with reading(running.broker_url, streams, prompt_tokens=32, max_tokens=ANSWER_TOKENS) as readers:

@@ -270,23 +270,24 @@ class Balancer:
     # --- what came of it --------------------------------------------------------------------------------------
 
     def moved(self, now_s: float) -> None:
-        """A plan has taken over."""
+        """The plan that was decided upon has taken over."""
         self._moved_s = [at_s for at_s in self._moved_s if now_s - at_s < self.settings.shortly_s]
         self._not_before_s = now_s + self.settings.cool_down_s * 2 ** max(
             0, len(self._moved_s) - self.settings.free_moves
         )
         self._moved_s.append(now_s)
         self._failures = 0
-        self._start_again()
+        self.begin_again()
 
     def failed(self, now_s: float) -> None:
         """A move was rolled back."""
         self._not_before_s = now_s + self.settings.failed_cool_down_s * 2**self._failures
         self._failures = min(self._failures + 1, 6)
         self._again_s = self._not_before_s
-        self._start_again()
+        self.begin_again()
 
-    def _start_again(self) -> None:
+    def begin_again(self) -> None:
+        """Another plan is in force, or the same one once more: earlier readings are of other runs."""
         for node in self._nodes.values():
             node.forget_readings()
 

@@ -78,8 +78,10 @@ class Balancing:
         plan = active.plan
         if plan.epoch == self._epoch:
             return
-        if self._epoch is not None:
+        if self._moving:
             self.balancer.moved(now_s)
+        else:  # somebody asked for it, or a node has come or gone: no reason to wait with the next one
+            self.balancer.begin_again()
         self._epoch, self._moving = plan.epoch, False
         self._stored |= {Standby(s.node, s.start, s.stop, s.start, s.start) for s in plan.solution.stages}
 

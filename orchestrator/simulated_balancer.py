@@ -29,6 +29,8 @@ class _Watched:
     move: Move | None = None
     """On its way."""
     ready_s: float = 0.0
+    has_moved: bool = False
+    """It is being switched to."""
     asked_tokens: int = 0
     moves_s: list[float] = field(default_factory=list)
 
@@ -69,6 +71,7 @@ class SimulatedBalancer:
             elif now_s >= watched.ready_s:
                 move, watched.move = watched.move, None
                 watched.moves_s.append(now_s)
+                watched.has_moved = True
                 return move
             return None
         for node in seen.nodes:
@@ -80,11 +83,11 @@ class SimulatedBalancer:
         return None
 
     def _follow(self, watched: _Watched, problem: Problem, seen: Observation) -> None:
-        first = not watched.stages
         watched.stored |= {Standby(one.node, one.start, one.stop, one.start, one.start) for one in seen.stages}
         watched.stages, watched.costs, watched.move = seen.stages, stage_costs(problem, seen.stages), None
-        if not first:
+        if watched.has_moved:
             watched.balancer.moved(seen.time_s)
+        watched.has_moved = False
 
     def _reading(self, watched: _Watched, node: NodeObservation) -> Reading | None:
         """All stages of a node as one."""
