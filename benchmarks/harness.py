@@ -21,6 +21,8 @@ from typing import NoReturn
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from edge_node.heap import ask_for_huge_pages  # noqa: E402  (the repository must be on the path)
+
 PAIRS = 5
 
 
@@ -65,6 +67,7 @@ def main(name: str, measure: Callable[[bool], list[Result]], *, quick_targets: b
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     parser.add_argument("--quick", action="store_true", help="the smoke form: does it run at all?")
     options = parser.parse_args()
+    ask_for_huge_pages()  # as nodes do, so that what they are compared with runs under the same conditions
     try:
         results = measure(options.quick)
     except KeyboardInterrupt:
