@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from harness import Result, main, note
-from services import Fleet, Installation, fleet_of, installed, reading
+from services import Fleet, Installation, fleet_of, installed, reading, until
 from smollm2 import open_smollm2
 
 from orchestrator import transition
@@ -105,15 +105,12 @@ def _move(running: Installation, model: Model, tokens: int) -> tuple[float, floa
         begin_s = time.monotonic()
         running.control("apply", pins=_pins(next(_boundaries), blocks))
         switched_s = time.monotonic()
-        time.sleep(AFTER_S + BEFORE_S)
+        after_s = switched_s + AFTER_S
+        until("tokens after the switch", lambda: bool(reader.tokens) and reader.tokens[-1][0] > after_s + BEFORE_S)
         times = [at_s for at_s, _ in reader.tokens]
-    gaps = [
-        later - earlier
-        for earlier, later in itertools.pairwise(times)
-        if earlier < begin_s or later > switched_s + AFTER_S
-    ]
+    gaps = [later - earlier for earlier, later in itertools.pairwise(times) if earlier < begin_s or earlier > after_s]
     token_s = statistics.median(gaps)
-    end_s = min(at_s for at_s in times if at_s > switched_s + AFTER_S)
+    end_s = min(at_s for at_s in times if at_s > after_s)
     return max(0.0, end_s - begin_s - token_s * reader.counted(begin_s, end_s)), token_s
 
 

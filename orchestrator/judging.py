@@ -29,6 +29,8 @@ class OpenWork:
     requests: int = 0
     positions: int = 0
     """Prompts and answers so far: what KV caches hold."""
+    answer_tokens: int = 0
+    """Those of them that are the answers'."""
     remaining_tokens: int = 0
     """Most tokens that are still to come."""
 

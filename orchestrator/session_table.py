@@ -64,5 +64,6 @@ class SessionTable:
         return OpenWork(
             requests=len(answers),
             positions=sum(answer.next_position for answer in answers),
+            answer_tokens=sum(len(answer.tokens) for answer in answers),
             remaining_tokens=sum(answer.max_tokens - len(answer.tokens) for answer in answers),
         )

@@ -110,8 +110,8 @@ class Succession:
         births = self._fleet.usable()
         profiles = self._profiles.of(births, plan.model.manifest)
         rates = self.moves.rates({node: known.measured.link_bytes_per_s for node, known in profiles.items()})
-        positions = self._requests.sessions.open_work.positions
-        return migration_of(plan, running, positions, rates, limit_s=self._timing.move_copy_s)
+        work = self._requests.sessions.open_work
+        return migration_of(plan, running, work, rates, limit_s=self._timing.move_copy_s)
 
     def heard_plan(self, plan: Plan, *, retained: bool) -> tuple[list[Effect], bool]:
         """A plan on the bus.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from orchestrator.judging import OpenWork
 from orchestrator.planning.migration import Migration, Transfer, estimate
 from orchestrator.plans import Candidate
 from schemas.handover import heirs, kv_copies, unchanged
@@ -50,9 +51,9 @@ def fits_beside(plan: Candidate, running: Candidate, fleet: dict[str, NodeBirth]
 
 
 def migration_of(
-    plan: Candidate, running: Candidate, positions: int, rates: Mapping[str, float], *, limit_s: float
+    plan: Candidate, running: Candidate, work: OpenWork, rates: Mapping[str, float], *, limit_s: float
 ) -> Migration:
-    """What moving open requests with so many positions from a running plan to another takes."""
+    """What moving open requests from a running plan to another takes."""
     units, old, new = plan.model.manifest.units, running.ring, plan.ring
     transfers = [
         Transfer(
@@ -63,4 +64,12 @@ def migration_of(
         for copy in kv_copies(old, new, len(units))
     ]
     predicted = plan.solution.predicted
-    return estimate(transfers, positions, rates, predicted, chunk_tokens=plan.chunk_tokens, limit_s=limit_s)
+    return estimate(
+        transfers,
+        work.positions,
+        rates,
+        predicted,
+        chunk_tokens=plan.chunk_tokens,
+        limit_s=limit_s,
+        answer_tokens=work.answer_tokens,
+    )

@@ -14,7 +14,10 @@ than without copying everything stands still, for the last rows:
 chunks of c positions. The chunks flow through the stages like jobs of one size through a flow shop; with p_i seconds
 per position in stage i and h_i for its hop:
 
-    prefill_lost_s = sum over i of (c * p_i + h_i) + max over i of p_i * (P - c)
+    prefill_lost_s = sum over i of (c * p_i + h_i) + max over i of p_i * (P - c) + max over i of d_i * A
+
+The A tokens of answers among the positions are computed one at a time, as they were at first (P does not count them),
+each in d_i seconds.
 
 Copying is chosen when it loses less and ends within the time that a move is given for it.
 """
@@ -68,6 +71,7 @@ def estimate(
     *,
     chunk_tokens: int,
     limit_s: float,
+    answer_tokens: int = 0,
 ) -> Migration:
     """Predict a move.
 
@@ -78,6 +82,7 @@ def estimate(
         ring: the new ring as the planner predicts it.
         chunk_tokens: positions of a prefill chunk.
         limit_s: copying that takes longer is given up.
+        answer_tokens: how many of the positions are tokens of answers.
     """
     node_bytes: defaultdict[str, int] = defaultdict(int)
     for transfer in transfers:
@@ -85,7 +90,8 @@ def estimate(
             node_bytes[node] += transfer.bytes_per_position * positions
     copy_s = max((b / rates.get(n, DEFAULT_RATE_BYTES_PER_S) for n, b in node_bytes.items()), default=0.0)
     copy_lost_s = SLOWDOWN * copy_s + HOLD_S
-    prefill_lost_s = _prefill_s(positions, ring, chunk_tokens)
+    one_by_one_s = answer_tokens * max(stage.decode_s for stage in ring.stages)
+    prefill_lost_s = _prefill_s(positions - answer_tokens, ring, chunk_tokens) + one_by_one_s
     return Migration(
         copy_bytes=sum(transfer.bytes_per_position for transfer in transfers) * positions,
         copy_s=copy_s,

@@ -110,7 +110,7 @@ def test_both_must_fit() -> None:
 
 def test_the_rows_that_travel_are_those_of_blocks_that_change_their_node() -> None:
     new = plan(("a", 0, 2), ("c", 2, 4), ("b", 4, 6))
-    found = migration_of(new, RUNNING, 100, dict.fromkeys(FLEET, 1e6), limit_s=60.0)
+    found = migration_of(new, RUNNING, OpenWork(positions=100), dict.fromkeys(FLEET, 1e6), limit_s=60.0)
     assert found.copy_bytes == 2 * 1024 * 100
     assert found.copy_s == pytest.approx(2 * 1024 * 100 / 1e6), "c takes them all"
 

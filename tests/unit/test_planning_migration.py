@@ -12,7 +12,7 @@ def ring(*position_s: float, hop_s: float = 0.001) -> Prediction:
     """A ring whose stages take so long per prompt position."""
     stages = tuple(
         StageFigures(
-            node=f"n{i}", start=i, stop=i + 1, decode_s=0.0, hop_s=hop_s, prefill_s=seconds * 100, weight_bytes=0,
+            node=f"n{i}", start=i, stop=i + 1, decode_s=10 * seconds, hop_s=hop_s, prefill_s=seconds * 100, weight_bytes=0,
             kv_bytes=0,
         )
         for i, seconds in enumerate(position_s)
@@ -23,8 +23,12 @@ def ring(*position_s: float, hop_s: float = 0.001) -> Prediction:
     )  # fmt: skip
 
 
-def moved(positions: int, *transfers: Transfer, limit_s: float = 60.0, **rates: float) -> Migration:
-    return estimate(transfers, positions, rates, ring(0.001, 0.002), chunk_tokens=32, limit_s=limit_s)
+def moved(
+    positions: int, *transfers: Transfer, limit_s: float = 60.0, answer_tokens: int = 0, **rates: float
+) -> Migration:
+    return estimate(
+        transfers, positions, rates, ring(0.001, 0.002), chunk_tokens=32, limit_s=limit_s, answer_tokens=answer_tokens
+    )
 
 
 def test_the_busiest_link_decides_how_long_copying_takes() -> None:
@@ -41,6 +45,10 @@ def test_an_unknown_link_is_slow() -> None:
 def test_computing_again_is_a_flow_shop() -> None:
     assert moved(100).prefill_lost_s == pytest.approx(32 * 0.003 + 0.002 + 0.002 * 68)
     assert moved(10).prefill_lost_s == pytest.approx(10 * 0.003 + 0.002)
+
+
+def test_answers_are_computed_again_one_token_at_a_time() -> None:
+    assert moved(150, answer_tokens=50).prefill_lost_s == pytest.approx(moved(100).prefill_lost_s + 50 * 0.02)
 
 
 def test_the_cheaper_way_is_taken() -> None:
