@@ -26,7 +26,10 @@ from edge_node.runner import Loaded, LoadEvent, LoadFailed, LoadProgress, Segmen
 from edge_node.segment import Segment
 from edge_node.store import BlobStore
 from edge_node.work import Draw, Row, RowResult, Work
-from orchestrator.model.model import Model
+from orchestrator.model.assemble import assemble
+from orchestrator.model.graph import read_model, resolve
+from orchestrator.model.model import GRAPH_FILE, Model
+from orchestrator.model.split import plan_split
 from schemas.codec import Dtype, Frame, Kind, decode_frames, unpack_kv_header
 from schemas.messages import BlobRef, Epoch, KvLayer, PrepareSegment, Sampling, StageRef
 from tests.support.polling import DEADLINE_S
@@ -107,6 +110,25 @@ def test_split_equals_unsplit_to_the_bit(tiny_model: Model) -> None:
         split = list(Chain(tiny_model, stages).generate(1, PROMPT, 20))
         assert all((a == b).all() for a, b in zip(whole, split, strict=True))
     assert len({int(logits.argmax()) for logits in whole}) > 3, "the model says something"
+
+
+def test_a_graph_that_sums_a_mask_gives_the_same(tiny_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As decoders whose blocks use the mask for something else, too."""
+    stop = tiny_model.manifest.num_units
+    spec = specification(tiny_model, [0, stop], 0)
+    usual = Segment(spec, tiny_model.blobs_folder / spec.graph.sha256, threads=1)
+    monkeypatch.setattr("orchestrator.model.assemble.LENGTHS", {})
+    plan = plan_split(resolve(read_model(tiny_model.folder / GRAPH_FILE), tiny_model.blobs_folder))
+    path = tiny_model.blobs_folder / "with-a-mask"
+    path.write_bytes(assemble(plan, 0, stop))
+    masked = Segment(spec, path, threads=1)
+    path.unlink()
+    for slot, positions, count in ((0, [0], 9), (1, [0], 5), (0, [9, 5], 1), (0, [10], 1)):
+        outputs = []
+        for segment in (usual, masked):
+            segment.ids_input(len(positions) * count)[...] = PROMPT[: len(positions) * count]
+            outputs.append(segment.run(slot, positions, count).output.copy())
+        assert (outputs[0] == outputs[1]).all()
 
 
 def test_slots_are_independent_and_used_again(tiny_model: Model) -> None:
