@@ -135,7 +135,7 @@ class LiveMove:
         return (message.pipeline, message.epoch) == (self.running.pipeline, self.running.epoch)
 
     def _copied(self, report: KvCopied, now_s: float) -> list[Effect]:
-        if report.final is not (self.phase is MovePhase.FINISHING):
+        if self.phase is not (MovePhase.FINISHING if report.final else MovePhase.COPYING):
             return []
         (self.finished if report.final else self.caught_up)[report.stage] = report
         self._missing.discard(report.stage)

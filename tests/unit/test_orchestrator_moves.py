@@ -393,6 +393,16 @@ def test_a_ring_that_breaks_after_the_switch_is_an_ordinary_loss() -> None:
     finish(world, request)
 
 
+def test_what_is_said_twice_counts_once() -> None:
+    world = serving()
+    request, old = asked(world), world.plan
+    begin(world, until=HoldRequests)
+    for name in "ab":
+        world.event(NodeSaid(name, world.nodes[name].answer_move(world.commands(name, CopyKv)[-1])))
+    world.wait(6.0)
+    goes_on(world, request, old)
+
+
 def test_what_is_said_about_another_epoch_or_by_another_node_means_nothing() -> None:
     world = serving()
     asked(world)
