@@ -30,8 +30,8 @@ from broker.bus import BusStats, Delivery, Event, Payload
 from broker.topics import check_topic
 
 READ_BYTES = 65_536
-MAX_TOPICS = 1_024
-"""Topics whose strings are kept."""
+MAX_TOPICS, MAX_KEPT_TOPIC_BYTES = 1_024, 512
+"""Bounds of the topics whose strings are kept: peers choose them."""
 PUBLISH = 0x30
 
 
@@ -194,10 +194,12 @@ class SocketClient(paho.Client):
         return MQTTErrorCode.MQTT_ERR_SUCCESS
 
     def _new_topic(self, packed: bytes) -> str:
-        """The same string for the same topic, so that its hash is computed once."""
-        if len(self._topics) >= MAX_TOPICS:
-            self._topics.clear()
-        topic = self._topics[packed] = str(packed, "utf-8")
+        """The same string for the same topic from now on, so that its hash is computed once."""
+        topic = str(packed, "utf-8")
+        if len(packed) <= MAX_KEPT_TOPIC_BYTES:
+            if len(self._topics) >= MAX_TOPICS:
+                self._topics.clear()
+            self._topics[packed] = topic
         return topic
 
 

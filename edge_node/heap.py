@@ -24,7 +24,7 @@ def ask_for_huge_pages() -> None:
     Nothing happens elsewhere, nor where the variable GLIBC_TUNABLES already says something about huge pages.
     """
     tunables = os.environ.get(_TUNABLES, "")
-    if _HUGE_PAGES in tunables or not _gives_to_who_asks() or _glibc() < _FIRST_GLIBC:
+    if _HUGE_PAGES in tunables or not sys.executable or not _gives_to_who_asks() or _glibc() < _FIRST_GLIBC:
         return
     os.environ[_TUNABLES] = ":".join(filter(None, (tunables, f"{_HUGE_PAGES}=1")))
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])

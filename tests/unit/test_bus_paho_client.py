@@ -16,7 +16,7 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from broker.bus import BusStats, Delivery, Event
 from broker.errors import BadTopic
-from broker.paho_client import READ_BYTES, SocketClient, pack_topic
+from broker.paho_client import MAX_TOPICS, READ_BYTES, SocketClient, pack_topic
 from tests.support.fake_broker import CONNACK_OK_5, CONNACK_OK_311
 from tests.support.mqtt_packets import Framer, Packet, Publish
 
@@ -113,6 +113,18 @@ def test_small_packets_byte_by_byte() -> None:
             link.peer.sendall(bytes([byte]))
             link.read_all()
         assert link.events == [Delivery("t", b"payload", 0, False), Delivery("u", b"", 0, True)]
+
+
+def test_strings_of_many_or_long_topics_are_not_kept() -> None:
+    topics = [f"t/{number}" for number in range(MAX_TOPICS + 10)] + ["t" * 60_000, "t/1", "t/1"]
+    with wire(MQTTv311) as link:
+        for topic in topics:
+            link.peer.sendall(Publish(topic, b"").encode())
+            link.read_all()
+        assert [event.topic for event in link.events if isinstance(event, Delivery)] == topics
+        assert link.events[-1].topic is link.events[-2].topic  # type: ignore[union-attr]
+        assert len(link.client._topics) <= MAX_TOPICS
+        assert max(map(len, link.client._topics)) < 100
 
 
 @VERSIONS
