@@ -12,8 +12,8 @@ def ring(*position_s: float, hop_s: float = 0.001) -> Prediction:
     """A ring whose stages take so long per prompt position."""
     stages = tuple(
         StageFigures(
-            node=f"n{i}", start=i, stop=i + 1, decode_s=10 * seconds, hop_s=hop_s, prefill_s=seconds * 100, weight_bytes=0,
-            kv_bytes=0,
+            node=f"n{i}", start=i, stop=i + 1, decode_s=10 * seconds, hop_s=hop_s, prefill_s=seconds * 100,
+            weight_bytes=0, kv_bytes=0,
         )
         for i, seconds in enumerate(position_s)
     )  # fmt: skip
