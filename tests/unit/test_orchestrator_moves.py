@@ -3,6 +3,8 @@
 from typing import Any
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from orchestrator.events import BusDown, BusUp, Cancelled, NodeSaid, Note, Publish, Stopping, TokensHeard
 from orchestrator.judging import Answer, Question, Verdict
@@ -518,3 +520,86 @@ def test_another_judge_decides() -> None:
     assert (question.work.requests, question.work.positions, question.work.remaining_tokens) == (1, 12, 13)
     assert question.migration
     assert question.migration.copy_bytes == 12 * 2 * 1024
+
+
+# --- anything in any order --------------------------------------------------------------------------------------
+
+STEPS = ["apply", "copied", "held", "finished", "token", "ask", "cancel", "wait", "lose", "cut"]
+
+
+class Chaos:
+    """A world whose nodes answer a move's commands only when told to, perhaps late, perhaps twice."""
+
+    def __init__(self) -> None:
+        self.world = serving(slots=2)
+        self.requests: list[str] = []
+        self.cancelled: set[str] = set()
+        self.applied = 0
+        for node in self.world.nodes.values():
+            node.deaf = set(PHASES)
+
+    def step(self, what: str) -> None:
+        world = self.world
+        match what:
+            case "apply":
+                self.applied += 1
+                world.control("apply", 100 + self.applied, pins=BEFORE if self.applied % 2 == 0 else AFTER)
+            case "copied" | "held" | "finished":
+                kind = {"copied": CopyKv, "held": HoldRequests, "finished": FinishKv}[what]
+                for name, node in world.nodes.items():
+                    for command in world.commands(name, kind)[-1:]:
+                        world.event(NodeSaid(name, node.answer_move(command)))
+            case "token":
+                for request in self.requests:
+                    self.generate(request, 1)
+            case "ask" if len(self.requests) < 4:
+                self.requests.append(world.ask(make_submit(len(self.requests) + 1, max_tokens=60)))
+            case "cancel" if self.requests:
+                self.cancelled.add(self.requests[0])
+                world.event(Cancelled("cli", CancelRequest(request=self.requests[0])))
+            case "wait":
+                world.wait(1.5)
+            case "lose":
+                incarnation = world.nodes["c"].birth.incarnation
+                world.kill("c")
+                world.join("c", incarnation=incarnation + 1, speed_flops=1e9, memory_mb=2000)
+                world.nodes["c"].deaf = set(PHASES)
+            case "cut":
+                world.event(BusDown())
+                world.event(BusUp(reconnect=True))
+
+    def generate(self, request: str, count: int, flags: int = 0) -> None:
+        """Tokens from whoever has the last stage, if the request is open there."""
+        world = self.world
+        if world.plan.ring and request in world.nodes[world.plan.ring[-1].node].open and not world.end(request):
+            world.generate(request, count, flags=flags)
+
+    def end(self) -> None:
+        """Answer everything from now on, and let all requests come to their end."""
+        for node in self.world.nodes.values():
+            node.deaf.clear()
+        self.world.wait(90.0)
+        for _ in range(3):
+            for request in self.requests:
+                self.generate(request, 60 - len(self.world.text(request)), flags=Flag.LENGTH)
+                self.world.wait(3.0)
+
+
+@given(st.lists(st.sampled_from(STEPS), max_size=30))
+@example(["ask", "token", "apply", "copied", "copied", "wait", "wait", "wait", "wait", "wait"])
+@example(
+    ["ask", "token", "apply", "copied", "held", "lose", "finished", "token", "apply", "copied", "held", "finished"]
+)
+@settings(max_examples=30, deadline=None)
+def test_whatever_happens_in_whatever_order_every_answer_is_right(steps: list[str]) -> None:
+    chaos = Chaos()
+    for what in steps:
+        chaos.step(what)
+    chaos.end()
+    for request in chaos.requests:
+        end = chaos.world.end(request)
+        assert isinstance(end, StreamEnd), (request, end)
+        assert chaos.world.text(request) == answer_text(5, len(chaos.world.text(request)))
+        assert request in chaos.cancelled or len(chaos.world.text(request)) == 60
+    assert chaos.world.core.requests.idle
+    assert chaos.world.core.director.work is None
