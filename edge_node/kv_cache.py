@@ -6,6 +6,8 @@ nothing. Pages of a slot become resident only when rows are written to them.
 
 from __future__ import annotations
 
+import math
+import mmap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -74,9 +76,8 @@ class KvCache:
                 kept = heir_of.buffer(layer.layer, part) if heir_of else None
                 if kept is not None and (kept.data.shape, kept.data.dtype) != (shape, dtype):
                     raise SegmentUnusable(f"layer {layer.layer} has another KV cache than in the epoch before")
-                # zeros, not empty: calloc gives untouched pages, and no stale value can ever be read
                 self._by_part[layer.layer, part] = kept or KvBuffer(
-                    f"past_key_values.{name}", f"present.{name}", np.zeros(shape, dtype)
+                    f"past_key_values.{name}", f"present.{name}", _zeros(shape, dtype)
                 )
         self.buffers = tuple(self._by_part.values())
 
@@ -116,3 +117,11 @@ class KvCache:
         values = values.reshape(frame.count, header.heads, header.head_dim)
         data = self._by_part[header.layer, header.part].data
         data[rows.slot, :, frame.position : frame.position + frame.count] = values.transpose(1, 0, 2)
+
+
+def _zeros(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """An array of small pages from the system, none of which is there before it is written to; NumPy's come from the
+    heap, whose huge pages may be there in full (``edge_node.heap``).
+    """
+    memory = mmap.mmap(-1, math.prod(shape) * dtype.itemsize, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return np.frombuffer(memory, dtype).reshape(shape)

@@ -28,7 +28,7 @@ def started_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[list[
 def test_the_process_starts_again_with_huge_pages_once(started_again: list[list[str]]) -> None:
     heap.ask_for_huge_pages()
     assert started_again == [[sys.executable, "-m", "edge_node", "--name", "a"]]
-    assert os.environ["GLIBC_TUNABLES"] == "glibc.malloc.check=0:glibc.malloc.hugetlb=1"
+    assert os.environ["GLIBC_TUNABLES"] == "glibc.malloc.check=0:glibc.malloc.hugetlb=1:glibc.malloc.arena_max=1"
     heap.ask_for_huge_pages()
     assert len(started_again) == 1
 
