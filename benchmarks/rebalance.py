@@ -4,8 +4,9 @@ Three node processes over Mosquitto, none with memory for the model alone, all a
 of the answers the node with the most layers drops to 0.3 of that. Throughput is counted once everything has settled,
 with the balancer and without, in turn, each time with an orchestrator that knows nothing of the nodes' speeds.
 
-Then the longest time between two tokens while boundaries move (somebody asks for the moves, units are on standby), a
-fourth node that joins in an answer, and its drain in another one: the text is that of an answer nobody disturbed.
+Then a node that is slow for every other five seconds, which must not make layers go back and forth; the longest time
+between two tokens while boundaries move (somebody asks for the moves, units are on standby); a fourth node that joins
+in an answer, and its drain in another one: the text is that of an answer nobody disturbed.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ ANSWER_TOKENS = 400
 SETTLED_S, COUNTED_S = 15.0, 12.0
 LONG_CONTEXT, LONG_PROMPT = 1536, 1000
 GAP_MOVES = 10
+RESTLESS_S, HALF_PERIOD_S = 60.0, 5.0
 JOIN_TOKENS, JOIN_SPEED = 300, 0.2
 
 
@@ -46,7 +48,7 @@ def measure(quick: bool) -> list[Result]:
             results.append(_gain(model, streams, goal, target, quick))
     for streams, prompt_tokens in ((1, 64),) if quick else ((1, 64), (STREAMS, LONG_PROMPT)):
         results.append(_gaps(model, streams, prompt_tokens, 2 if quick else GAP_MOVES))
-    return results if quick else [*results, *_join_and_drain(open_smollm2("exact"))]
+    return results if quick else [*results, _restless(model), *_join_and_drain(open_smollm2("exact"))]
 
 
 # --- a device slows down --------------------------------------------------------------------------------------
@@ -77,7 +79,7 @@ def _rate(fleet: Fleet, model: Model, streams: int, goal: str, balance: bool, qu
             time.sleep(1.0 if quick else 5.0)
             slow = max(running.stages(), key=lambda stage: stage[2] - stage[1])[0]
             fleet.set_speed(slow, SPEED * DROP)
-            time.sleep(SETTLED_S)
+            time.sleep(6.0 if quick else SETTLED_S)
             running.tell_plan(f"with {slow} slow, balancer {'on' if balance else 'off'}")
             begin_s = time.monotonic()
             time.sleep(4.0 if quick else COUNTED_S)
@@ -87,6 +89,25 @@ def _rate(fleet: Fleet, model: Model, streams: int, goal: str, balance: bool, qu
 
 def _whole_bytes(model: Model) -> int:
     return parts_bytes(model, context_tokens=CONTEXT_TOKENS, slots=STREAMS, wire="fp16")
+
+
+def _restless(model: Model) -> Result:
+    """Moves in a minute in which one node is slow for every other five seconds."""
+    caches = {"context_tokens": CONTEXT_TOKENS, "slots": STREAMS, "wire": "fp16"}
+    with (
+        fleet_of(model, NODES, share=ROOM, speed=SPEED, **caches) as fleet,
+        installed(fleet, model, balance=True, **caches) as running,  # type: ignore[arg-type]
+    ):
+        running.control("apply", objective="throughput")
+        with reading(running.broker_url, STREAMS, prompt_tokens=32, max_tokens=ANSWER_TOKENS):
+            time.sleep(5.0)
+            before = running.moves()
+            for turn in range(round(RESTLESS_S / HALF_PERIOD_S)):
+                fleet.set_speed(NODES[0], SPEED * (DROP, 1.0)[turn % 2])
+                time.sleep(HALF_PERIOD_S)
+            moves = running.moves() - before
+    name = f"moves in {RESTLESS_S:g} s of a node that is slow for every other {HALF_PERIOD_S:g} s"
+    return Result(name, float(moves), "moves", at_most=3.0)
 
 
 # --- gaps -----------------------------------------------------------------------------------------------------
