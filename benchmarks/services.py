@@ -120,13 +120,14 @@ def reading(broker_url: str, streams: int, *, prompt_tokens: int, max_tokens: in
 class Installation:
     """Broker, nodes and an orchestrator, for as long as `installed` lasts."""
 
-    def __init__(self, broker_url: str, client: Client) -> None:
+    def __init__(self, broker_url: str) -> None:
         self.broker_url = broker_url
-        self._client = client
 
     def control(self, operation: str, **arguments: Any) -> dict[str, Any]:
         """Give the orchestrator a command."""
-        return self._client.control(operation, timeout_s=TIMEOUT_S, **arguments)
+        # A connection of its own: nobody would keep one alive between two commands.
+        with Client.connect(self.broker_url) as client:
+            return client.control(operation, timeout_s=TIMEOUT_S, **arguments)
 
     def stages(self) -> list[tuple[str, int, int]]:
         """The plan in force: (node, start, stop) by stage."""
@@ -231,7 +232,6 @@ def installed(
             timing=Timing(settle_s=0.5, start_s=1.5),
         )  # fmt: skip
         stack.enter_context(running_service(config))
-        client = stack.enter_context(Client.connect(fleet.broker_url))
-        running = Installation(fleet.broker_url, client)
+        running = Installation(fleet.broker_url)
         until("the first plan", lambda: bool(running.stages()), every_s=0.2)
         yield running
