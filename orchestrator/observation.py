@@ -184,6 +184,7 @@ class SpeedEstimate:
         # A device that has been held for oscillating has jumped away from its mean: where to says nothing.
         if reverses or self._reversals:
             self._reversals += 1
+            level = (level + self.level) / 2
             self._held_until_s = now_s + self._hold_length_s()
         self.level = self._fast = level
         self._jumped_s, self._jumped_up, self._away_since_s = now_s, up, None
