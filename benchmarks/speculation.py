@@ -55,9 +55,7 @@ def _gain(model: Model, texts: tuple[str, ...], pairs: int, name: str, **target:
     with deployed_ring(model, STAGES, wire="fp16", link_delay_s=LINK_DELAY_S) as ring:
         _speed(ring, encoded[:1], 0)
         measured = alternate(lambda: _speed(ring, encoded, DRAFT_TOKENS), lambda: _speed(ring, encoded, 0), pairs)
-        same = sum(
-            ring.ask(ids, TOKENS, draft_tokens=DRAFT_TOKENS).ids == ring.ask(ids, TOKENS).ids for ids in encoded
-        )
+        same = sum(ring.ask(ids, TOKENS, draft_tokens=DRAFT_TOKENS).ids == ring.ask(ids, TOKENS).ids for ids in encoded)
     note(f"{name}: {[round(a / b, 2) for a, b in measured]}, same texts {same} of {len(encoded)}")
     return [
         median_result(f"{name}: with guesses over without", [a / b for a, b in measured], "ratio", **target),

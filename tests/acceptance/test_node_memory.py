@@ -40,9 +40,7 @@ def test_eight_at_once_come_out_as_they_do_alone(mosquitto: LocalBroker, tiny_mo
     names = [f"node-{index}" for index in range(STAGES)]
     with running_nodes(names, mosquitto.url, tmp_path) as nodes, Ring(mosquitto.url, tiny_model) as ring:
         cuts = even_cuts(tiny_model.manifest.num_units, STAGES)
-        ring.deploy(
-            {name: nodes[name].home for name in names}, cuts, context_tokens=128, slots=8, chunk_tokens=16
-        )
+        ring.deploy({name: nodes[name].home for name in names}, cuts, context_tokens=128, slots=8, chunk_tokens=16)
         alone = [ring.ask(prompt, 30).ids for prompt in prompts]
         together = [ring.open(prompt, 30) for prompt in prompts]
         for answer in together:
