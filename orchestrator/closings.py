@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from orchestrator.events import Effect, command
+from orchestrator.effects import (
+    Effect,
+    command,
+)
 from schemas.messages import CloseRequest, RequestClosed
 
 _MOST = 256

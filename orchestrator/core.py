@@ -12,33 +12,35 @@ from typing import Any
 from orchestrator.config import Timing
 from orchestrator.control import ControlDesk
 from orchestrator.director import PlanDirector
+from orchestrator.effects import (
+    Effect,
+    Halt,
+    Note,
+    OpenModel,
+    Publish,
+    SaveNode,
+    command,
+)
 from orchestrator.events import (
     BusDown,
     BusUp,
     Cancelled,
     Commanded,
-    Effect,
     Event,
     FleetDivided,
-    Halt,
     Interrupted,
     JobFailed,
     ModelOpened,
     ModelUnusable,
     NodeSaid,
-    Note,
-    OpenModel,
     PlanHeard,
     PlanPreviewed,
     PlanSolved,
-    Publish,
-    SaveNode,
     SegmentsBuilt,
     StandbyPlanned,
     Stopping,
     Submitted,
     TokensHeard,
-    command,
 )
 from orchestrator.fleet import Drained, Flagged, FleetChange, FleetState, Joined, Left, Restored, Tell, Trusted
 from orchestrator.health import HealthLimits

@@ -15,9 +15,13 @@ from orchestrator.balance import Decision, History
 from orchestrator.balance import Verdict as Decided
 from orchestrator.balancing import Balancing
 from orchestrator.config import Timing
+from orchestrator.effects import (
+    Effect,
+    Note,
+    SolvePlan,
+)
 from orchestrator.eligibility import Eligibility
 from orchestrator.epochs import Epochs
-from orchestrator.events import Effect, Note, ServedModel, SolvePlan
 from orchestrator.judging import Answer, Judge, Question, Verdict, judge
 from orchestrator.members import FleetView
 from orchestrator.moving import LiveMove
@@ -38,6 +42,9 @@ from orchestrator.plans import (
 from orchestrator.profiles import Profiles
 from orchestrator.requests import RequestDesk
 from orchestrator.rollout import Rollout
+from orchestrator.served import (
+    ServedModel,
+)
 from orchestrator.succession import GivenUp, Succession
 from orchestrator.wishes import BadWish, Wishes
 from schemas.messages import Heartbeat, NodeBirth, NodeProfile

@@ -6,7 +6,9 @@ from collections import deque
 from dataclasses import asdict
 from typing import Any
 
-from orchestrator.events import Note
+from orchestrator.effects import (
+    Note,
+)
 from schemas.messages import FleetEvent
 
 KEPT = 500

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.events import Effect, SaveDrained, TellEvents
+from orchestrator.effects import (
+    Effect,
+    SaveDrained,
+    TellEvents,
+)
 from orchestrator.journal import KEPT
 from orchestrator.overview import overview
 from orchestrator.replying import refuse, reply

@@ -11,10 +11,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from orchestrator.events import Effect, Note, Publish, SaveProfile, ServedModel
+from orchestrator.effects import (
+    Effect,
+    Note,
+    Publish,
+    SaveProfile,
+)
 from orchestrator.model.manifest import Manifest
 from orchestrator.planning.problem import BLOCK, EMBED, HEAD
 from orchestrator.planning.stagecost import BATCH
+from orchestrator.served import (
+    ServedModel,
+)
 from schemas.messages import NodeBirth, NodeProfile, ProbeNode, UnitProfile
 from schemas.topics import NODE_COMMAND
 

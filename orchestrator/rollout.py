@@ -7,7 +7,11 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from orchestrator.events import Effect, Note, command
+from orchestrator.effects import (
+    Effect,
+    Note,
+    command,
+)
 from orchestrator.plans import Candidate
 from schemas.messages import PrepareProgress, PrepareSegment, ReleaseSegment, SegmentFailed, SegmentReady
 

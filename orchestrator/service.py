@@ -18,24 +18,15 @@ from broker.errors import PayloadTooLarge, QueueFull
 from orchestrator.blobs import BLOBS_PATH, blob_routes
 from orchestrator.config import ServiceConfig
 from orchestrator.core import Core
-from orchestrator.errors import Superseded
-from orchestrator.events import (
+from orchestrator.effects import (
     BuildSegments,
-    BusDown,
-    BusUp,
-    Cancelled,
-    Commanded,
     DivideFleet,
     Effect,
-    Event,
     ForgetRequest,
     Halt,
-    Interrupted,
     Listen,
-    NodeSaid,
     Note,
     OpenModel,
-    PlanHeard,
     PlanStandby,
     PreviewPlan,
     Publish,
@@ -48,10 +39,21 @@ from orchestrator.events import (
     SaveRequest,
     SaveWishes,
     SolvePlan,
-    Stopping,
-    Submitted,
     TellEvents,
     TellHistory,
+)
+from orchestrator.errors import Superseded
+from orchestrator.events import (
+    BusDown,
+    BusUp,
+    Cancelled,
+    Commanded,
+    Event,
+    Interrupted,
+    NodeSaid,
+    PlanHeard,
+    Stopping,
+    Submitted,
     Tick,
     TokensHeard,
 )

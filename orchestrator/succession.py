@@ -12,8 +12,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from orchestrator.config import Timing
+from orchestrator.effects import (
+    BuildSegments,
+    Effect,
+    Note,
+    Publish,
+    SaveEpoch,
+    SavePlan,
+)
 from orchestrator.epochs import Epochs
-from orchestrator.events import BuildSegments, BuiltSegment, Effect, Note, Publish, SaveEpoch, SavePlan
 from orchestrator.members import FleetView
 from orchestrator.moves import MoveLog
 from orchestrator.moving import LiveMove, MovePhase
@@ -24,6 +31,9 @@ from orchestrator.plans import ActivePlan, Building, Candidate, plan_view
 from orchestrator.profiles import Profiles
 from orchestrator.requests import RequestDesk
 from orchestrator.rollout import Rollout, RolloutState
+from orchestrator.served import (
+    BuiltSegment,
+)
 from orchestrator.transition import bytes_beside, fits_beside, migration_of
 from schemas.messages import Basis, Plan
 from schemas.topics import PLAN

@@ -8,29 +8,33 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from orchestrator.events import (
+from orchestrator.effects import (
     BuildSegments,
-    BuiltSegment,
     DivideFleet,
+    OpenModel,
+    PlanStandby,
+    PreviewPlan,
+    SolvePlan,
+)
+from orchestrator.events import (
     Event,
     FleetDivided,
     JobFailed,
     ModelOpened,
     ModelUnusable,
-    OpenModel,
     PlanPreviewed,
     PlanSolved,
-    PlanStandby,
-    PreviewPlan,
     SegmentsBuilt,
-    ServedModel,
-    SolvePlan,
     StandbyPlanned,
 )
 from orchestrator.model.model import Model
 from orchestrator.model.store import ModelStore
 from orchestrator.planning.problem import Problem
 from orchestrator.planning.solution import Infeasible, Solution
+from orchestrator.served import (
+    BuiltSegment,
+    ServedModel,
+)
 from schemas.errors import LinguabusError
 from schemas.messages import BlobRef, KvLayer, ProbePart, StageRef, UnitKind
 

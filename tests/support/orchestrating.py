@@ -9,28 +9,28 @@ from typing import Any
 
 from orchestrator.config import Timing
 from orchestrator.core import Core
-from orchestrator.events import (
+from orchestrator.effects import (
     BuildSegments,
-    BuiltSegment,
-    BusUp,
-    Commanded,
     DivideFleet,
     Effect,
+    OpenModel,
+    PlanStandby,
+    PreviewPlan,
+    Publish,
+    SolvePlan,
+)
+from orchestrator.events import (
+    BusUp,
+    Commanded,
     Event,
     FleetDivided,
     JobFailed,
     ModelOpened,
     ModelUnusable,
     NodeSaid,
-    OpenModel,
     PlanPreviewed,
     PlanSolved,
-    PlanStandby,
-    PreviewPlan,
-    Publish,
     SegmentsBuilt,
-    ServedModel,
-    SolvePlan,
     StandbyPlanned,
     Submitted,
     Tick,
@@ -42,6 +42,10 @@ from orchestrator.planning.planner import solve
 from orchestrator.planning.problem import Problem, Stage
 from orchestrator.planning.solution import Standby
 from orchestrator.plans import ServingSettings
+from orchestrator.served import (
+    BuiltSegment,
+    ServedModel,
+)
 from orchestrator.worker import preview
 from schemas.codec import Flag
 from schemas.messages import (

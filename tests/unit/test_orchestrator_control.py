@@ -2,13 +2,15 @@
 
 import pytest
 
-from orchestrator.events import (
+from orchestrator.effects import (
     BuildSegments,
-    JobFailed,
-    NodeSaid,
     Note,
     SaveModelChoice,
     SolvePlan,
+)
+from orchestrator.events import (
+    JobFailed,
+    NodeSaid,
     Stopping,
 )
 from orchestrator.planning.solution import Infeasible

@@ -6,7 +6,18 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from orchestrator.events import BusDown, BusUp, Cancelled, NodeSaid, Note, Publish, Stopping, TokensHeard
+from orchestrator.effects import (
+    Note,
+    Publish,
+)
+from orchestrator.events import (
+    BusDown,
+    BusUp,
+    Cancelled,
+    NodeSaid,
+    Stopping,
+    TokensHeard,
+)
 from orchestrator.judging import Answer, Question, Verdict
 from orchestrator.plans import ActivePlan
 from schemas.codec import Flag

@@ -5,7 +5,12 @@ from __future__ import annotations
 import pytest
 
 from orchestrator.config import Timing
-from orchestrator.events import Listen, PlanHeard
+from orchestrator.effects import (
+    Listen,
+)
+from orchestrator.events import (
+    PlanHeard,
+)
 from orchestrator.wishes import Wishes
 from schemas.codec import Flag
 from schemas.messages import Epoch, Plan, StageRef, StreamEnd
@@ -317,7 +322,9 @@ def test_another_orchestrator_may_take_over_any_of_them(world: World) -> None:
 
 
 def test_all_go_down_at_the_end(world: World) -> None:
-    from orchestrator.events import Stopping
+    from orchestrator.events import (
+        Stopping,
+    )
 
     request = world.ask()
     world.event(Stopping())

@@ -4,14 +4,16 @@ import itertools
 
 import pytest
 
-from orchestrator.events import (
-    JobFailed,
-    NodeSaid,
+from orchestrator.effects import (
     Publish,
     SaveEpoch,
     SaveNode,
     SavePlan,
     SolvePlan,
+)
+from orchestrator.events import (
+    JobFailed,
+    NodeSaid,
 )
 from schemas.messages import (
     Epoch,

@@ -3,14 +3,16 @@
 import pytest
 
 from orchestrator.config import Timing
+from orchestrator.effects import (
+    Halt,
+    Publish,
+    SolvePlan,
+)
 from orchestrator.events import (
     BusDown,
     BusUp,
-    Halt,
     NodeSaid,
     PlanHeard,
-    Publish,
-    SolvePlan,
 )
 from orchestrator.judging import judge
 from schemas.codec import Flag

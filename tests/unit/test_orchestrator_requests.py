@@ -5,13 +5,15 @@ from dataclasses import replace
 import pytest
 
 from orchestrator.config import Timing
-from orchestrator.events import (
+from orchestrator.effects import (
     BuildSegments,
-    Cancelled,
     ForgetRequest,
+    SaveRequest,
+)
+from orchestrator.events import (
+    Cancelled,
     Interrupted,
     NodeSaid,
-    SaveRequest,
     Submitted,
     TokensHeard,
 )

@@ -2,7 +2,10 @@
 
 import pytest
 
-from orchestrator.events import SaveWishes, TellHistory
+from orchestrator.effects import (
+    SaveWishes,
+    TellHistory,
+)
 from orchestrator.planning.problem import NodeLimit, Objective, Pin
 from orchestrator.wishes import BadWish, Wishes, parse_units, wishes_from
 from schemas.messages import PrepareSegment

@@ -1,0 +1,65 @@
+"""What the worker makes of a model for the core: a tokenizer, a manifest, segments that can be fetched."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from orchestrator.model.manifest import Manifest
+from schemas.messages import (
+    BlobRef,
+    KvLayer,
+    ProbePart,
+)
+
+if TYPE_CHECKING:
+    pass
+
+
+class TextStream(Protocol):
+    """Turns one answer's tokens into text, whole characters only."""
+
+    def push(self, token_id: int) -> str:
+        """The text that this token completes; empty while a character is incomplete."""
+
+    def finish(self) -> str:
+        """What is left at the end."""
+
+
+class Tokenizer(Protocol):
+    """A model's tokenizer and chat template; ``orchestrator.model.tokenizer.ModelTokenizer`` is one."""
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of raw text."""
+
+    def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """Token ids of a conversation under the chat template, ready for the assistant's turn."""
+
+    def stream(self) -> TextStream:
+        """A fresh decoder for one answer."""
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A model opened for serving."""
+
+    manifest: Manifest
+    tokenizer: Tokenizer
+    probe_parts: tuple[ProbePart, ...] = ()
+    """What nodes measure themselves with; nothing: they are planned with the speed they report."""
+
+    @property
+    def name(self) -> str:
+        return self.manifest.name
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuiltSegment:
+    """A stage's graph and weights, ready to be fetched from the blob server."""
+
+    graph: BlobRef
+    blobs: tuple[BlobRef, ...]
+    kv_layers: tuple[KvLayer, ...]
+    width_in: int
+    width_out: int
