@@ -54,7 +54,7 @@ def command(question: str, nodes: int, keep: bool) -> int:
             code = _ask(client, question)
             if code:
                 return code
-            click.echo(_holdings(client, fleet, plan))
+            click.echo(_holdings(client, fleet))
         if keep:
             _wait(fleet)
     click.echo("everything is stopped")
@@ -75,9 +75,12 @@ def _ask(client: Client, question: str) -> int:
     return INTERRUPTED if interrupt.pressed else 0
 
 
-def _holdings(client: Client, fleet: Fleet, plan: dict[str, Any]) -> str:
+def _holdings(client: Client, fleet: Fleet) -> str:
     """What each node holds: as planned and as found."""
     beats = {node["node"]: node for node in client.control("nodes")["nodes"]}
+    on_disk = {node: fleet.blob_bytes(node) for node in beats}
+    plan = client.control("plan")  # asked for last: standby units may be arriving
+    standby = {kept["node"]: kept["node_bytes"] for kept in plan["standby"]}
     stages: dict[str, list[dict[str, Any]]] = {}
     for stage in plan["stages"]:
         stages.setdefault(stage["node"], []).append(stage)
@@ -90,9 +93,10 @@ def _holdings(client: Client, fleet: Fleet, plan: dict[str, Any]) -> str:
             megabytes(stage["planned_bytes"]),
             megabytes(max(beats[node]["peak_rss_bytes"] or 0, stage["peak_rss_bytes"] or 0)),
             megabytes(stage["stored_bytes"]),
-            megabytes(fleet.blob_bytes(node)),
+            megabytes(standby.get(node, 0)),
+            megabytes(on_disk[node]),
         ))  # fmt: skip
-    headings = ("node", "holds", "memory limit", "planned", "peak found", "blobs planned", "on disk")
+    headings = ("node", "holds", "memory limit", "planned", "peak found", "blobs planned", "standby", "on disk")
     return table(headings, rows)
 
 
