@@ -129,7 +129,7 @@ class Link:
         """
         self._wait(self._due_s if until_s is None or until_s > self._due_s else until_s)
         if self.state is LinkState.ONLINE:
-            if self.client.socket() is None:
+            if not self.client.is_open:
                 self._go_offline()
             elif time.monotonic() >= self._due_s:
                 self.client.loop_misc()
@@ -185,10 +185,11 @@ class Link:
             self._watched_mask = mask
 
     def _read(self) -> None:
+        client = self.client
         try:
-            self.client.loop_read()
-            while self.client.has_more_to_read() and len(self._events) < MAX_EVENTS_PER_TURN:
-                self.client.loop_read()
+            client.loop_read()
+            while client.may_have_more and client.has_more_to_read() and len(self._events) < MAX_EVENTS_PER_TURN:
+                client.loop_read()
         except (MalformedPacket, struct.error, ValueError, IndexError, KeyError) as error:
             # paho lets these escape when a packet does not add up: the peer is no broker, or a broken one.
             logger.debug("%s sent a malformed packet: %r", self._address, error)

@@ -7,6 +7,7 @@ connects with a blocking call. All of that goes through methods it calls on itse
 * `_create_socket` returns a socket that `broker.dial` has connected,
 * `loop_read` and `_handle_publish` parse a PUBLISH of QoS 0 or 1 straight into a `Delivery`,
 * `_sock_recv` serves the small reads from what `loop_read` read and did not understand,
+* `_sock_close` notes that there is no socket,
 * `_sock_send` and `_packet_queue` count bytes, so that the bus knows how much still waits to be sent,
 
 and `publish_qos0` writes a PUBLISH to the socket itself whenever nothing waits before it. Everything else (CONNECT,
@@ -33,6 +34,7 @@ READ_BYTES = 65_536
 MAX_TOPICS, MAX_KEPT_TOPIC_BYTES = 1_024, 512
 """Bounds of the topics whose strings are kept: peers choose them."""
 PUBLISH = 0x30
+_SUCCESS = MQTTErrorCode.MQTT_ERR_SUCCESS
 
 
 class SocketClient(paho.Client):
@@ -49,13 +51,17 @@ class SocketClient(paho.Client):
         )
         self.max_inflight_messages_set(0)  # no limit here: the bus keeps the window
         self.buffered_bytes = 0
+        self.is_open = False
+        """There is a socket. As `may_have_more` no method or property: asked in every turn."""
+        self.may_have_more = False
+        """False: the last `loop_read` surely read all there was."""
         self._stats = stats
         self._events = events
         self._is_v5 = protocol == MQTTProtocolVersion.MQTTv5
         self._handed: socket.socket | None = None
         self._read = b""
         self._read_at = 0
-        self._filled = False
+        self._filled = self._is_tls = False
         self._topics: dict[bytes, str] = {}
 
     def adopt(self, sock: socket.socket) -> MQTTErrorCode:
@@ -79,6 +85,7 @@ class SocketClient(paho.Client):
 
     def loop_read(self, max_packets: int = 1) -> MQTTErrorCode:
         """Read once: a PUBLISH that is whole is taken here, what comes after anything else is left to paho."""
+        self.may_have_more = True
         if self._in_packet["command"] or self._read_at < len(self._read) or self._sock is None:
             return super().loop_read(max_packets)
         try:
@@ -91,7 +98,13 @@ class SocketClient(paho.Client):
         self._read_at = at = 0
         while at < size and data[at] & 0xF0 == PUBLISH:
             try:
-                length, body_at = _variable_length(data, at + 1)
+                body_at, length = at + 3, data[at + 1]
+                if length < 0x80:
+                    body_at = at + 2
+                elif data[at + 2] < 0x80:
+                    length = (length & 0x7F) | data[at + 2] << 7
+                else:
+                    length, body_at = _variable_length(data, at + 1)
             except IndexError:
                 break
             stop = body_at + length
@@ -102,7 +115,10 @@ class SocketClient(paho.Client):
             if code:
                 return self._loop_rc_handle(code)
             at = stop
-        return super().loop_read(max_packets) if at < size or not size else MQTTErrorCode.MQTT_ERR_SUCCESS
+        if at < size or not size:
+            return super().loop_read(max_packets)
+        self.may_have_more = self._filled or self._is_tls
+        return _SUCCESS
 
     def has_more_to_read(self) -> bool:
         """True when another `loop_read` finds bytes that the readiness of the socket does not announce."""
@@ -136,7 +152,12 @@ class SocketClient(paho.Client):
         sock, self._handed = self._handed, None
         if sock is None:
             raise RuntimeError("reconnect() without adopt()")
+        self.is_open, self._is_tls = True, isinstance(sock, ssl.SSLSocket)
         return sock
+
+    def _sock_close(self) -> None:
+        self.is_open = False
+        super()._sock_close()
 
     def _fill(self, size: int) -> bytes:
         self._filled = False
@@ -183,15 +204,18 @@ class SocketClient(paho.Client):
             (mid,) = struct.unpack_from("!H", data, at)
             at += 2
         if self._is_v5:
-            size, at = _variable_length(data, at)
-            at += size
+            if data[at]:
+                size, at = _variable_length(data, at)
+                at += size
+            else:
+                at += 1
         if at > stop:
             raise ValueError("PUBLISH shorter than its header says")
         self._stats.messages_in += 1
         self._events.append(Delivery(topic, data[at:stop], qos, bool(command & 1)))
         if qos:
             return self._send_puback(mid)  # never QoS 2: nothing is subscribed at it
-        return MQTTErrorCode.MQTT_ERR_SUCCESS
+        return _SUCCESS
 
     def _new_topic(self, packed: bytes) -> str:
         """The same string for the same topic from now on, so that its hash is computed once."""

@@ -21,10 +21,18 @@ from edge_node.effects import (
     Unsubscribe,
 )
 from edge_node.handover import Handover
+from edge_node.lane import Lane
 from edge_node.stage import Stage
 from edge_node.wire import WIRE_DTYPES
 from edge_node.work import Computed, Work
-from schemas.codec import MAX_PAYLOAD_BYTES, Frame, activation_payload_bytes
+from schemas.codec import (
+    HEADER_BYTES,
+    MAX_PAYLOAD_BYTES,
+    REQUEST,
+    REQUEST_OFFSET,
+    Frame,
+    activation_payload_bytes,
+)
 from schemas.messages import (
     CloseRequest,
     CopyKv,
@@ -59,6 +67,8 @@ class NodeCore:
         self._stages: dict[StageKey, Stage] = {}
         self._by_place: dict[tuple[str, int, int, int], Stage] = {}
         """The same by pipeline, stage and the two numbers of the epoch: keys whose hash is no Python function."""
+        self._by_input: dict[str, Stage] = {}
+        """The same by the topic that the stage's input comes on, but for stages that are a whole ring."""
         self._ending: set[StageKey] = set()
         """Over, but the next epoch's stages wait for what is still on its way through them."""
 
@@ -113,6 +123,8 @@ class NodeCore:
                 load = LoadSegment(spec, handover.old.key, handover.same_segment)
         stage = Stage(spec, watchdog_min_s=self._watchdog_min_s, handover=handover)
         self._stages[key] = self._by_place[_place(key)] = stage
+        if len(spec.ring) > 1:
+            self._by_input[stage.topics.input] = stage
         return [Subscribe(stage.patterns), load]
 
     def _prepare_failed(self, spec: PrepareSegment, reason: str) -> Effect:
@@ -162,6 +174,7 @@ class NodeCore:
         if stage is None:
             return []
         del self._by_place[_place(key)]
+        self._by_input.pop(stage.topics.input, None)
         stage.release()
         if any(other.slots is stage.slots and other.spec.epoch > stage.spec.epoch for other in self._stages.values()):
             stage.slots.forget_parked()
@@ -255,6 +268,18 @@ class NodeCore:
             self.frames_dropped += 1
             return []
         return stage.frame(sender, frame, now_s)
+
+    def lane(self, topic: str, data: bytes, now_s: float) -> Lane | None:
+        """The lane whose next step a message begins; None where it has to go the long way.
+
+        To be asked for a message that comes alone to a node that has no work. The caller computes the step, sends the
+        lane's frame and settles with it.
+        """
+        stage = self._by_input.get(topic)
+        if stage is None or not stage.loaded or len(data) < HEADER_BYTES:
+            return None
+        lane = stage.lane(REQUEST.unpack_from(data, REQUEST_OFFSET)[0])
+        return lane if lane is not None and lane.takes(data, now_s) else None
 
     @property
     def has_work(self) -> bool:

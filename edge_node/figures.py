@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edge_node.work import Work
-
 _WEIGHT = 0.1
 
 
@@ -20,9 +18,8 @@ class StageFigures:
     busy_s: float = 0.0
     positions: int = 0
 
-    def computed(self, work: Work, compute_s: float) -> None:
-        """A run is done."""
-        rows, count = len(work.rows), work.rows[0].count
+    def computed(self, rows: int, count: int, compute_s: float) -> None:
+        """A run of ``rows`` requests with ``count`` positions each is done."""
         self.busy_s += compute_s
         self.positions += rows * count
         if count > 1:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from edge_node.guessing import Guesser
 from edge_node.positions import PositionRule
@@ -13,6 +14,9 @@ from edge_node.tally import Tally
 from edge_node.work import Draw, Row
 from schemas.codec import Flag, Frame
 from schemas.messages import OpenRequest, Sampling
+
+if TYPE_CHECKING:
+    from edge_node.lane import Lane
 
 
 @dataclass(slots=True)
@@ -41,6 +45,8 @@ class StageRequest:
     guessed: bool = False
     """The last run verified guesses."""
     sampling: Sampling = field(init=False)
+    lane: Lane | None = None
+    """The short way of its steps, once there were some."""
     moved: bool = False
     """The next epoch's stage has it already; what is still on its way here is computed for that one."""
 
@@ -91,12 +97,12 @@ class StageRequest:
         history = self.history(first) if self.sampling.repetition_penalty != 1.0 else ()
         return Draw(self.sampling, first, history)
 
-    def take(self, row: Row, tokens: Sequence[int], context_tokens: int) -> Sequence[int]:
-        """Note the tokens a row gave, up to the end of the answer, and return those."""
+    def take(self, first: int, tokens: Sequence[int], context_tokens: int) -> Sequence[int]:
+        """Note the tokens that a run gave from position ``first`` on, up to the end of the answer, and return those."""
         self.finish = Flag.NONE  # a run repeated after the end comes to the same end again
         limit = min(context_tokens, self.open.prompt_tokens + self.open.max_tokens)
         for index, token in enumerate(tokens):
-            position = row.first_draw + index
+            position = first + index
             self.tokens[position] = token
             if token in self.open.eos_ids:
                 self.finish = Flag.STOP
@@ -106,17 +112,20 @@ class StageRequest:
                 return tokens[: index + 1]
         return tokens
 
-    def guess_after(self, row: Row, tokens: Sequence[int], now_s: float, context_tokens: int) -> Sequence[int]:
-        """What may follow the tokens a row gave. A run that is repeated gets the same guess: stage 0 may have either.
+    def guess_after(
+        self, first: int, tokens: Sequence[int], guessed: int, now_s: float, context_tokens: int
+    ) -> Sequence[int]:
+        """What may follow the tokens that a run gave from position ``first`` on; the run verified ``guessed`` guesses.
 
-        ``context_tokens`` bounds the guess; 0 means that none is wanted now.
+        A run that is repeated gets the same guess: stage 0 may have either. ``context_tokens`` bounds the guess; 0
+        means that none is wanted now.
         """
         if self.guesser is None or self.finish:
             return ()
-        following = row.first_draw + len(tokens)
+        following = first + len(tokens)
         if following not in self.guesses:
             step_s = None if self.chosen_s is None else now_s - self.chosen_s
-            self.guesser.chosen(row.first_draw, tokens, len(row.guess), step_s)
+            self.guesser.chosen(first, tokens, guessed, step_s)
             self.chosen_s = now_s
             self.guesses = {following: tuple(self.guesser.guess()[: max(context_tokens - following - 1, 0)])}
         return self.guesses[following]

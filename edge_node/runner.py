@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from edge_node import heap
 from edge_node.effects import CopyPrefix, SendKvRows, StageKey, WriteKvRows
 from edge_node.errors import LoadCancelled, NodeError
-from edge_node.execution import execute
+from edge_node.execution import execute, step
+from edge_node.lane import Lane
 from edge_node.segment import Segment
 from edge_node.store import BlobStore
 from edge_node.work import Computed, Work
@@ -165,6 +166,12 @@ class SegmentRunner:
     def write_kv_rows(self, rows: WriteKvRows) -> None:
         """Take KV rows in that arrived."""
         self._segments[rows.key].kv.write(rows)
+
+    def step(self, lane: Lane) -> tuple[bytes | int, float]:
+        """Do the step of a lane; see ``execution.step``."""
+        if lane.segment is None:
+            lane.segment = self._segments[lane.key]
+        return step(lane.segment, lane)
 
     def run(self, work: Work) -> Computed:
         """Do one run."""

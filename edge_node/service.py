@@ -35,7 +35,7 @@ from edge_node.effects import (
     Unsubscribe,
     WriteKvRows,
 )
-from edge_node.errors import NodeRefused
+from edge_node.errors import NodeError, NodeRefused
 from edge_node.link import LinkMeter
 from edge_node.profiling import Profiler
 from edge_node.runner import Loaded, LoadFailed, LoadProgress, SegmentRunner
@@ -218,16 +218,11 @@ class NodeService:
         while not self._stopping.is_set():
             while self._kept:
                 self._event(self._kept.popleft())
-            for event in self._bus.poll(self._patience_s(next_heartbeat_s)):
-                self._event(event)
-            # What waits for a frame comes first, and the run that it leads to; all else has time.
-            work, effects = self._core.next_work()
-            if effects:
-                self._do(effects)
-            if work:
-                self._link.computed()
-                result = self._runner.run(work)
-                self._do(self._core.computed(work, result, time.monotonic()))
+            patience_s = self._patience_s(next_heartbeat_s)
+            events = self._bus.poll(patience_s)
+            # A step comes first, and what it sends; all else has time.
+            if len(events) != 1 or patience_s == 0.0 or not self._short_way(events[0]):
+                self._long_way(events)
             self._load_events()
             self._profile()
             now_s = time.monotonic()
@@ -240,6 +235,35 @@ class NodeService:
                 next_heartbeat_s = now_s + self._config.heartbeat_interval_s
                 self._heartbeat()
                 self._measure_link()
+
+    def _short_way(self, event: Event) -> bool:
+        """What came alone while there was nothing to do: compute it, if it is an answer's next step."""
+        if type(event) is not Delivery:
+            return False
+        lane = self._core.lane(event.topic, event.payload, time.monotonic())
+        if lane is None:
+            return False
+        try:
+            result, compute_s = self._runner.step(lane)
+            now_s = time.monotonic()
+            self._bus.publish(lane.topic, lane.frame(result, now_s))
+        except NodeError as error:
+            self._do(lane.failed(error))
+        else:
+            lane.settle(compute_s, now_s)
+        self._link.computed()
+        return True
+
+    def _long_way(self, events: Sequence[Event]) -> None:
+        for event in events:
+            self._event(event)
+        work, effects = self._core.next_work()
+        if effects:
+            self._do(effects)
+        if work:
+            self._link.computed()
+            result = self._runner.run(work)
+            self._do(self._core.computed(work, result, time.monotonic()))
 
     def _patience_s(self, next_heartbeat_s: float) -> float:
         if self._core.has_work or self._kept or self._core.has_transfer:

@@ -13,6 +13,7 @@ from edge_node.effects import CopyPrefix, Effect, Reply, SendFrame, StageKey
 from edge_node.figures import StageFigures
 from edge_node.frames import activation_frame, replay_frame, token_ids, tokens_frame
 from edge_node.handover import Handover
+from edge_node.lane import FirstLane, Lane, LastLane
 from edge_node.positions import PositionRule, Verdict
 from edge_node.request import StageRequest
 from edge_node.ring import Step
@@ -55,14 +56,14 @@ class Stage:
         self.requests: dict[int, StageRequest] = {}
         self.slots = handover.slots if handover else SlotTable(spec.slots)
         self.move = StageMove(self, handover)
-        self._topics = StageTopics(spec)
-        self.patterns = self._topics.patterns
-        self._figures = StageFigures()
+        self.topics = StageTopics(spec)
+        self.patterns = self.topics.patterns
+        self.figures = StageFigures()
         self._watchdog_min_s = watchdog_min_s
         self._turns = Turns()
         self._groups: dict[int, int] = {}
-        self._wire = WIRE_DTYPES[spec.wire_dtype]
-        self._rows_per_message = rows_per_message(self._wire, spec.width_out)
+        self.wire = WIRE_DTYPES[spec.wire_dtype]
+        self._rows_per_message = rows_per_message(self.wire, spec.width_out)
 
     # --- requests ---------------------------------------------------------------------------------------------
 
@@ -73,14 +74,14 @@ class Stage:
             return []
         refusal = refuse(message, self.spec)
         if refusal is not None:
-            return [self._failed(message.request, *refusal)]
+            return [self.failed(message.request, *refusal)]
         return self._admit(number, message)
 
     def _admit(self, number: int, message: OpenRequest) -> list[Effect]:
         taken = self.move.take(number, message.moved_tokens)
         grant = find_slot(message, taken, self.slots, self.move.make_room)
         if grant is None:
-            return [self._failed(message.request, "busy", f"{self.node} has no free KV slot")]
+            return [self.failed(message.request, "busy", f"{self.node} has no free KV slot")]
         self.requests[number] = request = new_request(
             message, self.spec, grant.slot, before=taken.before, watchdog_min_s=self._watchdog_min_s
         )
@@ -140,7 +141,7 @@ class Stage:
         ids, finish = state.tokens_from(position, _MAX_RESENT_TOKENS)
         if not ids:
             return []
-        return [SendFrame(self._topics.token, self._tokens_frame(number, state, position, ids, finish, ()))]
+        return [SendFrame(self.topics.token, self._tokens_frame(number, state, position, ids, finish, ()))]
 
     def hold(self) -> None:
         """Begin nothing new."""
@@ -207,6 +208,16 @@ class Stage:
             self._take_turn(frame.request, state)
         return self._repeated(frames, state)
 
+    def lane(self, number: int) -> Lane | None:
+        """The short way of a request's steps; None for one that is not open."""
+        state = self.requests.get(number)
+        if state is None:
+            return None
+        if state.lane is None or state.lane.attempt != state.rule.attempt:
+            kind = FirstLane if self.is_first else LastLane if self.is_last else Lane
+            state.lane = kind(self, number, state)
+        return state.lane
+
     # --- work -------------------------------------------------------------------------------------------------
 
     @property
@@ -262,7 +273,7 @@ class Stage:
             return self._row(number, state, frame.position, frame.count, sample, verify, frame=frame)
         self._dropped(state)
         if verdict is Verdict.GAP:
-            effects.append(SendFrame(self._topics.segment(0), replay_frame(frame, state.rule.valid_length)))
+            effects.append(SendFrame(self.topics.segment(0), replay_frame(frame, state.rule.valid_length)))
         return None
 
     def _row(
@@ -285,7 +296,7 @@ class Stage:
 
     def computed(self, work: Work, result: Computed, now_s: float) -> list[Effect]:
         """A run is done. What its rows send goes out as one message."""
-        self._figures.computed(work, result.compute_s)
+        self.figures.computed(len(work.rows), work.rows[0].count, result.compute_s)
         failures: list[Effect] = []
         frames: list[bytes] = []
         for row, row_result in zip(work.rows, result.rows, strict=True):
@@ -293,7 +304,7 @@ class Stage:
             if state is None or state.rule.attempt != row.attempt:
                 continue
             if row_result.failure is not None:
-                failures.append(self._failed(request_id(row.request), row_result.failure_code, row_result.failure))
+                failures.append(self.failed(request_id(row.request), row_result.failure_code, row_result.failure))
                 continue
             state.rule.computed(row.count)
             state.guessed = row.verify
@@ -303,7 +314,7 @@ class Stage:
                 frames.append(data)
         if not frames:
             return failures
-        return [*failures, SendFrame(self._topics.next, b"".join(frames))]
+        return [*failures, SendFrame(self.topics.next, b"".join(frames))]
 
     def _advance(
         self, row: Row, result: RowResult, state: StageRequest, compute_s: float, now_s: float
@@ -313,7 +324,7 @@ class Stage:
             return self._chosen(row, result.tokens, state, now_s) if result.tokens else None
         assert result.payload is not None
         data = activation_frame(
-            row, self.spec.epoch, width=self.spec.width_out, dtype=self._wire, payload=result.payload
+            row, self.spec.epoch, width=self.spec.width_out, dtype=self.wire, payload=result.payload
         )
         if state.driver and row.ids is not None:
             state.driver.published(Step(row.position, row.ids, row.sample), data, compute_s, now_s)
@@ -321,14 +332,22 @@ class Stage:
         return data
 
     def _chosen(self, row: Row, tokens: Sequence[int], state: StageRequest, now_s: float) -> bytes:
-        ids = state.take(row, tokens, self.spec.context_tokens)
-        # With more requests than stages the ring is never idle: a wrong guess would cost somebody else's time.
-        may_guess = len(self.requests) <= len(self.spec.ring)
-        guess = state.guess_after(row, ids, now_s, self.spec.context_tokens if may_guess else 0)
+        ids, guess = self.choose(state, row.first_draw, tokens, len(row.guess), now_s)
         if state.driver:  # a ring of one stage: the token need not travel to come back
             state.driver.token(row.attempt, row.first_draw, ids, guess, last=bool(state.finish), now_s=now_s)
             self._take_turn(row.request, state)
         return self._tokens_frame(row.request, state, row.first_draw, ids, state.finish, guess)
+
+    def choose(
+        self, state: StageRequest, position: int, tokens: Sequence[int], guessed: int, now_s: float
+    ) -> tuple[Sequence[int], Sequence[int]]:
+        """Of the tokens from ``position`` on those before the answer's end, and a guess of what follows."""
+        ids = state.take(position, tokens, self.spec.context_tokens)
+        if state.guesser is None:
+            return ids, ()
+        # With more requests than stages the ring is never idle: a wrong guess would cost somebody else's time.
+        may_guess = len(self.requests) <= len(self.spec.ring)
+        return ids, state.guess_after(position, ids, guessed, now_s, self.spec.context_tokens if may_guess else 0)
 
     def _tokens_frame(
         self, number: int, state: StageRequest, position: int, ids: Sequence[int], finish: Flag, guess: Sequence[int]
@@ -343,9 +362,9 @@ class Stage:
         """Frames sent again, each in a message of its own: together they may be too long for one."""
         for data in frames:
             state.tally.sent(len(data), decode=False)
-        return [SendFrame(self._topics.next, data) for data in frames]
+        return [SendFrame(self.topics.next, data) for data in frames]
 
-    def _failed(self, request: str, code: FailureCode, reason: str) -> Effect:
+    def failed(self, request: str, code: FailureCode, reason: str) -> Effect:
         return Reply(RequestFailed(node=self.node, epoch=self.spec.epoch, request=request, code=code, reason=reason))
 
     @property
@@ -365,7 +384,7 @@ class Stage:
             if driver.gave_up:
                 driver.deadline_s = None
                 reason = "the ring gave no token in spite of repeats: see `linguabus nodes`"
-                effects.append(self._failed(request_id(number), "no_progress", reason))
+                effects.append(self.failed(request_id(number), "no_progress", reason))
                 continue
             frames = driver.repeat(now_s)
             state.rule.attempt = driver.attempt
@@ -384,10 +403,10 @@ class Stage:
             pipeline=self.spec.pipeline,
             epoch=self.spec.epoch,
             stage=self.spec.stage,
-            decode_s=self._figures.decode_s,
-            decode_rows=self._figures.decode_rows,
+            decode_s=self.figures.decode_s,
+            decode_rows=self.figures.decode_rows,
             queue=len(self._turns),
-            busy_s=self._figures.busy_s,
-            positions=self._figures.positions,
+            busy_s=self.figures.busy_s,
+            positions=self.figures.positions,
             open_requests=len(self.requests),
         )

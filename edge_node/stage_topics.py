@@ -19,6 +19,15 @@ class StageTopics:
         is_last = spec.stage == len(spec.ring) - 1
         self.next = self.token if is_last else self.segment(spec.stage + 1)
         """What the stage makes of its input."""
+        self.input = self._input()
+        """What the stage computes on comes here; the only stage of a ring is sent nothing."""
+
+    def _input(self) -> str:
+        spec = self._spec
+        names = {"pipeline": spec.pipeline, "epoch": spec.epoch, "receiver": self._node}
+        if spec.stage == 0:
+            return TOKEN.format(sender=spec.ring[-1].node, **names)
+        return SEGMENT.format(stage=spec.stage, sender=spec.ring[spec.stage - 1].node, **names)
 
     def segment(self, stage: int) -> str:
         """To another stage of the ring."""

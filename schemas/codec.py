@@ -45,8 +45,12 @@ _HEADER: Final = struct.Struct("<2sBBBBHQIIIIIII")
 HEADER_BYTES: Final = _HEADER.size
 _HEAD: Final = struct.Struct("<2sBBBBHQIIIIII")
 """The header without its CRC."""
-_CRC: Final = struct.Struct("<I")
-_CRC_OFFSET: Final = HEADER_BYTES - _CRC.size
+CRC: Final = struct.Struct("<I")
+CRC_OFFSET: Final = HEADER_BYTES - CRC.size
+REQUEST: Final = struct.Struct("<Q")
+REQUEST_OFFSET: Final = 8
+POSITION: Final = struct.Struct("<I")
+POSITION_OFFSET: Final = 28
 _ATTEMPT: Final = struct.Struct("<I")
 _ATTEMPT_OFFSET: Final = 24
 _PAYLOAD_BYTES: Final = struct.Struct("<I")
@@ -221,7 +225,7 @@ def pack_frame(
         )  # fmt: skip
     except struct.error as error:
         raise FrameShapeMismatch(f"header value out of range: {error}") from None
-    return b"".join((head, _CRC.pack(zlib.crc32(payload, zlib.crc32(head))), payload))
+    return b"".join((head, CRC.pack(zlib.crc32(payload, zlib.crc32(head))), payload))
 
 
 def decode_frames(data: bytes | bytearray | memoryview) -> list[Frame]:
@@ -271,7 +275,7 @@ def _decode_first(data: memoryview, *, alone: bool = False) -> Frame:
     if alone and len(data) > HEADER_BYTES + payload_bytes:
         raise FrameOversized(f"{len(data)} bytes, the header announces {HEADER_BYTES + payload_bytes}")
     _check(kind, dtype, flags, count, width, position, payload_bytes)
-    if zlib.crc32(payload, zlib.crc32(data[:_CRC_OFFSET])) != checksum:
+    if zlib.crc32(payload, zlib.crc32(data[:CRC_OFFSET])) != checksum:
         raise FrameChecksumMismatch("the CRC-32 does not match")
     return Frame(
         kind, request, _epoch(generation, counter), attempt, position, count, width, dtype, flags, payload
@@ -289,7 +293,7 @@ def restamp(data: bytes, attempt: int) -> bytes:
     copy = bytearray(data)
     _ATTEMPT.pack_into(copy, _ATTEMPT_OFFSET, attempt)
     view = memoryview(copy)
-    _CRC.pack_into(copy, _CRC_OFFSET, zlib.crc32(view[HEADER_BYTES:], zlib.crc32(view[:_CRC_OFFSET])))
+    CRC.pack_into(copy, CRC_OFFSET, zlib.crc32(view[HEADER_BYTES:], zlib.crc32(view[:CRC_OFFSET])))
     return bytes(copy)
 
 

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.codec import Frame, Kind
+from schemas.messages import Sampling
 from tests.support.simulated_ring import PIPELINE, SimulatedAnswer, SimulatedRing, prompt, reference_tokens
 from tests.support.strategies import examples
 
@@ -49,6 +50,28 @@ def test_a_quiet_network(stages: int, length: int) -> None:
     assert ring.open_requests() == 0
     assert [answer.timings[stage].positions for stage in range(stages)] == [length + 11] * stages
     assert {timing.decode_steps for timing in answer.timings.values()} == {11}
+
+
+@pytest.mark.parametrize("stages", [2, 3, 5])
+@pytest.mark.parametrize("draft_tokens", [0, 4])
+def test_the_short_way_and_the_long_way_leave_the_same_behind(stages: int, draft_tokens: int) -> None:
+    """Also where the answer ends, and with a penalty, which needs the tokens so far."""
+    penalty = Sampling(repetition_penalty=1.2)
+    traces = []
+    for short_ways in (True, False):
+        ring = SimulatedRing(stages, short_ways=short_ways)
+        answer = ring.open(1, prompt(21), 16, sampling=penalty, draft_tokens=draft_tokens)
+        ring.run(lambda answer=answer: answer.complete)
+        assert_right(ring, answer)
+        metrics = [node.core.metrics() for node in ring.nodes.values()]
+        ring.close(answer)
+        traces.append((answer.timings, metrics, ring.frames, ring.computed(), answer.finished_s))
+        short_steps = [node.short_steps for node in ring.nodes.values()]
+        if not short_ways:
+            assert short_steps == [0] * stages
+        elif not draft_tokens:
+            assert short_steps == [15] * stages, "the prompt's last chunk gives the first of 16 tokens"
+    assert traces[0] == traces[1]
 
 
 @pytest.mark.parametrize("order", [(0, 1, 0), (0, 1, 2, 0), (0, 0), (0, 1, 1)])
@@ -326,7 +349,7 @@ def test_a_replay_that_turns_a_waiting_step_into_a_chunk() -> None:
         for number, state in stage.requests.items():
             assert state.driver is not None
             lost = Frame(kind=Kind.REPLAY, request=number, epoch=ring.epoch, attempt=state.driver.attempt, position=0)
-            first.inbox.append((0, "node1", lost))
+            first.inbox.append(("", 0, "node1", lost))
 
     for _ in range(3):
         lose_all()

@@ -1,0 +1,186 @@
+"""The short way of a decode step through a stage (pure): from the bytes of one frame to the bytes of the next.
+
+A run of ONNX Runtime leaves nothing of Python in the processor's caches, so what a step costs beside it is what it
+touches: functions, objects, modules. But the steps of an answer are alike. A lane has the headers of both frames ready:
+what arrives is compared with what is expected instead of parsed, judged and queued, what leaves is filled in instead of
+built, and what is noted down is noted when the frame is out.
+
+Only a step that is alone and as expected goes this way. Everything else (prompts, batches, guesses, repeats, replays,
+what is held) takes the long one, through ``Stage.frame``, ``next_work`` and ``computed``; both leave the same behind.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from edge_node.errors import NodeError, NotFinite
+from edge_node.frames import tokens_frame
+from edge_node.request import StageRequest
+from edge_node.ring import RingDriver, Step
+from edge_node.work import FailureCode
+from schemas.codec import HEADER_BYTES, SAMPLE, Dtype, Kind, activation_payload_bytes, request_id
+from schemas.messages import Sampling
+from schemas.stencil import FrameStencil
+
+if TYPE_CHECKING:
+    from edge_node.effects import Effect
+    from edge_node.stage import Stage
+
+_TOKEN = struct.Struct("<i")
+
+
+class Lane:
+    """A request's decode steps through a stage in the middle of a ring, under one attempt."""
+
+    def __init__(self, stage: Stage, number: int, state: StageRequest) -> None:
+        self.key = stage.key
+        self.topic = stage.topics.next
+        """Where its frames go."""
+        self.attempt = state.rule.attempt
+        self.request = number
+        self.slot = state.slot
+        self.position = -1
+        """Of the step under way."""
+        self.token = -1
+        """First stage: the step's token."""
+        self.payload: memoryview = memoryview(b"")
+        """Other stages: the step's hidden state."""
+        self.dtype = stage.wire
+        self.draws = stage.is_last
+        """A token is to be chosen."""
+        self.segment: Any = None
+        """What computes the steps; kept here by who does it."""
+        self._stage = stage
+        self._state = state
+        self._rule = state.rule
+        self._prompt_tokens = state.open.prompt_tokens
+        self._expected = self._expect()
+        self._answer = self._prepare_answer()
+        self._data = b""
+        """The step's frame."""
+
+    @property
+    def sampling(self) -> Sampling:
+        """Last stage: how to choose the token."""
+        return self._state.sampling
+
+    def history(self) -> Sequence[int]:
+        """Last stage: the ids before the token to choose, where they matter."""
+        return self._state.history(self.position + 1) if self._state.sampling.repetition_penalty != 1.0 else ()
+
+    def _activation(self, width: int) -> FrameStencil:
+        spec, dtype = self._stage.spec, self._stage.wire
+        size_bytes = activation_payload_bytes(dtype, 1, width)
+        return FrameStencil(
+            Kind.ACTIVATION, dtype, SAMPLE, 1, self.request, spec.epoch, self.attempt, width, size_bytes
+        )
+
+    def _tokens(self) -> FrameStencil:
+        return FrameStencil(
+            Kind.TOKENS, Dtype.INT32, 0, 1, self.request, self._stage.spec.epoch, self.attempt, 0, _TOKEN.size
+        )  # fmt: skip
+
+    def _expect(self) -> FrameStencil:
+        return self._activation(self._stage.spec.width_in)
+
+    def _prepare_answer(self) -> FrameStencil:
+        return self._activation(self._stage.spec.width_out)
+
+    def takes(self, data: bytes, now_s: float) -> bool:
+        """Is a message the frame that begins the next step? If so the step is under way, else nothing happened."""
+        state, rule = self._state, self._rule
+        position = self._expected.read(data)
+        if (
+            position != rule.valid_length
+            or position < self._prompt_tokens
+            or position >= self._stage.spec.context_tokens
+            or rule.attempt != self.attempt
+            or state.held
+            or state.frames
+        ):
+            return False
+        self.position = position
+        self.payload = memoryview(data)[HEADER_BYTES:]
+        return True
+
+    def frame(self, result: Any, now_s: float) -> bytes:
+        """The frame to send: of the payload computed or, on the last stage, the token chosen."""
+        self._data = data = self._answer.pack(self.position, result)
+        return data
+
+    def settle(self, compute_s: float, now_s: float) -> None:
+        """Note down what the step was; its frame is out."""
+        state = self._state
+        self._stage.figures.computed(1, 1, compute_s)
+        state.rule.computed(1)
+        state.guessed = False
+        state.tally.computed(1, compute_s, 1, decode=True)
+        state.tally.sent(len(self._data), decode=True)
+
+    def failed(self, error: NodeError) -> list[Effect]:
+        """The step can't be computed."""
+        code: FailureCode = "not_finite" if isinstance(error, NotFinite) else "internal"
+        return [self._stage.failed(request_id(self.request), code, str(error))]
+
+
+class FirstLane(Lane):
+    """Of the first stage: a token comes in."""
+
+    _driver: RingDriver
+    _step: Step
+
+    def _expect(self) -> FrameStencil:
+        return self._tokens()
+
+    def takes(self, data: bytes, now_s: float) -> bool:
+        """As of any lane."""
+        state, rule, driver = self._state, self._rule, self._state.driver
+        position = self._expected.read(data)
+        if (
+            driver is None
+            or not 0 <= position < self._stage.spec.context_tokens
+            or driver.attempt != self.attempt
+            or rule.attempt != self.attempt
+            or state.held
+            or driver.steps
+        ):
+            return False
+        (token,) = _TOKEN.unpack_from(data, HEADER_BYTES)
+        if not 0 <= token < self._stage.spec.vocab_size:
+            return False
+        if not driver.token(self.attempt, position, (token,), (), last=False, now_s=now_s):
+            return False
+        self._step = driver.steps.popleft()
+        self._driver = driver
+        self.position = rule.valid_length = self._step.position
+        self.token = token
+        return True
+
+    def settle(self, compute_s: float, now_s: float) -> None:
+        """As of any lane."""
+        super().settle(compute_s, now_s)
+        self._driver.published(self._step, self._data, compute_s, now_s)
+
+
+class LastLane(Lane):
+    """Of the last stage: a token goes out."""
+
+    def _prepare_answer(self) -> FrameStencil:
+        return self._tokens()
+
+    def frame(self, result: Any, now_s: float) -> bytes:
+        """As of any lane."""
+        state = self._state
+        position = self.position + 1
+        ids, guess = self._stage.choose(state, position, (result,), 0, now_s)
+        if state.finish or guess:
+            data = tokens_frame(
+                self.request, self._stage.spec.epoch, self.attempt,
+                position=position, ids=ids, guess=guess, finish=state.finish,
+            )  # fmt: skip
+        else:
+            data = self._answer.pack(position, _TOKEN.pack(result))
+        self._data = data
+        return data

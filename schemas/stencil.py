@@ -1,0 +1,52 @@
+"""Frames of one request that differ only in position and payload: compared instead of parsed, patched instead of built.
+
+That is what the steps of an answer send. It takes a third of the calls of ``decode_frames`` and ``pack_frame`` and
+gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import zlib
+
+from schemas.codec import CRC, CRC_OFFSET, HEADER_BYTES, POSITION, POSITION_OFFSET, Dtype, Kind, pack_frame
+from schemas.messages import Epoch
+
+_AFTER_POSITION = POSITION_OFFSET + POSITION.size
+
+
+class FrameStencil:
+    """A frame with position, payload and checksum left open."""
+
+    def __init__(
+        self, kind: Kind, dtype: Dtype, flags: int, count: int, request: int, epoch: Epoch, attempt: int, width: int,
+        payload_bytes: int,
+    ) -> None:  # fmt: skip
+        """Arguments as of ``pack_frame``.
+
+        Raises:
+            FrameError: they contradict each other.
+        """
+        frame = pack_frame(kind, dtype, flags, count, request, epoch, attempt, 0, width, bytes(payload_bytes))
+        self._size = len(frame)
+        self._head = bytearray(frame[:CRC_OFFSET])
+        self._before, self._after = frame[:POSITION_OFFSET], frame[_AFTER_POSITION:CRC_OFFSET]
+
+    def read(self, data: bytes) -> int:
+        """The position of a frame that comes alone; -1 if it is another frame, or damaged."""
+        if (
+            len(data) != self._size
+            or data[:POSITION_OFFSET] != self._before
+            or data[_AFTER_POSITION:CRC_OFFSET] != self._after
+        ):
+            return -1
+        view = memoryview(data)
+        checksum = zlib.crc32(view[HEADER_BYTES:], zlib.crc32(view[:CRC_OFFSET]))
+        if checksum != CRC.unpack_from(data, CRC_OFFSET)[0]:
+            return -1
+        return int(POSITION.unpack_from(data, POSITION_OFFSET)[0])
+
+    def pack(self, position: int, payload: bytes) -> bytes:
+        """The frame at ``position``; ``payload`` is as long as it was said to be."""
+        head = self._head
+        POSITION.pack_into(head, POSITION_OFFSET, position)
+        return b"".join((head, CRC.pack(zlib.crc32(payload, zlib.crc32(head))), payload))
