@@ -25,14 +25,7 @@ from edge_node.lane import Lane
 from edge_node.stage import Stage
 from edge_node.wire import WIRE_DTYPES
 from edge_node.work import Computed, Work
-from schemas.codec import (
-    HEADER_BYTES,
-    MAX_PAYLOAD_BYTES,
-    REQUEST,
-    REQUEST_OFFSET,
-    Frame,
-    activation_payload_bytes,
-)
+from schemas.codec import HEADER_BYTES, MAX_PAYLOAD_BYTES, REQUEST, REQUEST_OFFSET, Frame, activation_payload_bytes
 from schemas.messages import (
     CloseRequest,
     CopyKv,

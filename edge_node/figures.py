@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from schemas.messages import PrepareSegment, StageMetrics
+
 _WEIGHT = 0.1
 
 
@@ -28,3 +30,17 @@ class StageFigures:
             self.decode_s, self.decode_rows = compute_s, float(rows)
         self.decode_s += _WEIGHT * (compute_s - self.decode_s)
         self.decode_rows += _WEIGHT * (rows - self.decode_rows)
+
+    def metrics(self, spec: PrepareSegment, *, queue: int, open_requests: int) -> StageMetrics:
+        """For the heartbeat."""
+        return StageMetrics(
+            pipeline=spec.pipeline,
+            epoch=spec.epoch,
+            stage=spec.stage,
+            decode_s=self.decode_s,
+            decode_rows=self.decode_rows,
+            queue=queue,
+            busy_s=self.busy_s,
+            positions=self.positions,
+            open_requests=open_requests,
+        )

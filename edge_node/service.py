@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import platform
 import threading
@@ -39,12 +38,14 @@ from edge_node.errors import NodeError, NodeRefused
 from edge_node.link import LinkMeter
 from edge_node.profiling import Profiler
 from edge_node.runner import Loaded, LoadFailed, LoadProgress, SegmentRunner
+from edge_node.stage_topics import data_route
 from edge_node.standby import StandbyKeeper
 from edge_node.store import BlobStore
+from edge_node.vitals import Vitals
 from schemas import PACKAGE_VERSION, PROTOCOL_VERSION, messages
 from schemas.codec import decode_frames
 from schemas.errors import ContractError
-from schemas.messages import Heartbeat, NodeBirth, NodeStatus, PrepareProgress, ProbeNode
+from schemas.messages import NodeBirth, NodeStatus, PrepareProgress, ProbeNode
 from schemas.topics import (
     NODE_BIRTH,
     NODE_COMMAND,
@@ -53,8 +54,6 @@ from schemas.topics import (
     NODE_REPLY,
     NODE_STATUS,
     PLAN,
-    SEGMENT,
-    TOKEN,
 )
 
 _log = logging.getLogger(__name__)
@@ -95,8 +94,7 @@ class NodeService:
             watchdog_min_s=config.watchdog_min_s,
         )
         self._link = LinkMeter()
-        self._cpu = metrics.CpuMeter()
-        self._battery = metrics.BatteryMonitor()
+        self._vitals = Vitals(node=config.name, incarnation=self._incarnation, store=self._store)
         self._kept: deque[Event] = deque()
         self._profiler = Profiler(
             self._store,
@@ -108,7 +106,6 @@ class NodeService:
         )
         self._rejected: Counter[str] = Counter()
         self._birth: NodeBirth | None = None
-        self._started_s = time.monotonic()
         self._stopping = threading.Event()
         self._refusal: str | None = None
         self._departure = Departure(config.drain_timeout_s)
@@ -146,7 +143,7 @@ class NodeService:
                 raise NodeRefused(self._refusal)
             self._say_goodbye()
         finally:
-            self._battery.close()
+            self._vitals.close()
             self._bus.close()
 
     def _subscribe(self) -> None:
@@ -238,9 +235,7 @@ class NodeService:
 
     def _short_way(self, event: Event) -> bool:
         """What came alone while there was nothing to do: compute it, if it is an answer's next step."""
-        if type(event) is not Delivery:
-            return False
-        lane = self._core.lane(event.topic, event.payload, time.monotonic())
+        lane = self._core.lane(event.topic, event.payload, time.monotonic()) if type(event) is Delivery else None
         if lane is None:
             return False
         try:
@@ -287,7 +282,7 @@ class NodeService:
 
     def _delivery(self, delivery: Delivery) -> None:
         try:
-            route = _data_route(delivery.topic)
+            route = data_route(delivery.topic)
             if route is not None:
                 pipeline, stage, sender = route
                 now_s = time.monotonic()
@@ -395,36 +390,10 @@ class NodeService:
         if self._config.emulated_speed_file:
             self._speed = read_speed(self._config.emulated_speed_file, self._speed)
             self._runner.emulate(self._speed)
-        rss_bytes, peak_rss_bytes = metrics.memory_bytes()
-        battery = self._battery.read()
-        heartbeat = Heartbeat(
-            node=self._config.name,
-            incarnation=self._incarnation,
-            uptime_s=time.monotonic() - self._started_s,
-            rss_bytes=rss_bytes,
-            peak_rss_bytes=peak_rss_bytes,
-            available_bytes=metrics.available_bytes(),
-            blob_bytes=self._store.used_bytes(),
-            standby_bytes=self._store.standby_bytes(),
-            cpu_percent=self._cpu.percent(),
-            battery_percent=battery.percent if battery else None,
-            charging=battery.charging if battery else None,
-            temperature_c=metrics.temperature_c(),
-            battery_temperature_c=battery.temperature_c if battery else None,
+        heartbeat = self._vitals.heartbeat(
+            self._core,
             rtt_s=self._link.rtt_s,
-            stages=self._core.metrics(),
             frames_rejected=self._rejected.total(),
-            frames_dropped=self._core.total_frames_dropped,
             reconnects=self._bus.stats.reconnects,
         )
         self._publish(NODE_HEARTBEAT.format(node=self._config.name), heartbeat, qos=0)
-
-
-@functools.lru_cache(maxsize=256)
-def _data_route(topic: str) -> tuple[str, int, str] | None:
-    """(pipeline, stage, sender) of a topic that carries frames; cached because every token asks."""
-    values = SEGMENT.match(topic)
-    if values is not None:
-        return (values["pipeline"], int(values["stage"]), values["sender"]) if values["stage"].isdecimal() else None
-    values = TOKEN.match(topic)
-    return (values["pipeline"], 0, values["sender"]) if values else None

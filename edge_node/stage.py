@@ -24,14 +24,7 @@ from edge_node.turns import Turns, batches
 from edge_node.wire import WIRE_DTYPES, rows_per_message
 from edge_node.work import Computed, FailureCode, Row, RowResult, Work, batch
 from schemas.codec import SAMPLE, VERIFY, Flag, Frame, Kind, request_id, request_number
-from schemas.messages import (
-    OpenRequest,
-    PrepareSegment,
-    RequestClosed,
-    RequestFailed,
-    SegmentReady,
-    StageMetrics,
-)
+from schemas.messages import OpenRequest, PrepareSegment, RequestClosed, RequestFailed, SegmentReady, StageMetrics
 
 _MAX_QUEUED_FRAMES = 512
 _MAX_RESENT_TOKENS = 4096
@@ -323,9 +316,8 @@ class Stage:
         if self.is_last:
             return self._chosen(row, result.tokens, state, now_s) if result.tokens else None
         assert result.payload is not None
-        data = activation_frame(
-            row, self.spec.epoch, width=self.spec.width_out, dtype=self.wire, payload=result.payload
-        )
+        spec = self.spec
+        data = activation_frame(row, spec.epoch, width=spec.width_out, dtype=self.wire, payload=result.payload)
         if state.driver and row.ids is not None:
             state.driver.published(Step(row.position, row.ids, row.sample), data, compute_s, now_s)
         state.tally.sent(len(data), decode=state.is_decode(row))
@@ -365,6 +357,7 @@ class Stage:
         return [SendFrame(self.topics.next, data) for data in frames]
 
     def failed(self, request: str, code: FailureCode, reason: str) -> Effect:
+        """Tell that a request can't go on."""
         return Reply(RequestFailed(node=self.node, epoch=self.spec.epoch, request=request, code=code, reason=reason))
 
     @property
@@ -399,14 +392,4 @@ class Stage:
 
     def metrics(self) -> StageMetrics:
         """For the heartbeat."""
-        return StageMetrics(
-            pipeline=self.spec.pipeline,
-            epoch=self.spec.epoch,
-            stage=self.spec.stage,
-            decode_s=self.figures.decode_s,
-            decode_rows=self.figures.decode_rows,
-            queue=len(self._turns),
-            busy_s=self.figures.busy_s,
-            positions=self.figures.positions,
-            open_requests=len(self.requests),
-        )
+        return self.figures.metrics(self.spec, queue=len(self._turns), open_requests=len(self.requests))

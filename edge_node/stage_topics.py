@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 from schemas.messages import Epoch, PrepareSegment
 from schemas.topics import SEGMENT, TOKEN
 
@@ -47,3 +49,13 @@ class StageTopics:
         return to_me, TOKEN.format(
             pipeline=spec.pipeline, epoch=spec.epoch, sender=spec.ring[-1].node, receiver=self._node
         )
+
+
+@functools.lru_cache(maxsize=256)
+def data_route(topic: str) -> tuple[str, int, str] | None:
+    """(pipeline, stage, sender) of a topic that carries frames; cached because every token asks."""
+    values = SEGMENT.match(topic)
+    if values is not None:
+        return (values["pipeline"], int(values["stage"]), values["sender"]) if values["stage"].isdecimal() else None
+    values = TOKEN.match(topic)
+    return (values["pipeline"], 0, values["sender"]) if values else None

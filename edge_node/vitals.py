@@ -1,0 +1,51 @@
+"""What a node tells of itself in every heartbeat: its process, its device, its link, its stages."""
+
+from __future__ import annotations
+
+import time
+
+from edge_node import metrics
+from edge_node.core import NodeCore
+from edge_node.store import BlobStore
+from schemas.messages import Heartbeat
+
+
+class Vitals:
+    """Reads what the device shows; what it does not show is None in the heartbeat."""
+
+    def __init__(self, *, node: str, incarnation: int, store: BlobStore) -> None:
+        self._node = node
+        self._incarnation = incarnation
+        self._store = store
+        self._cpu = metrics.CpuMeter()
+        self._battery = metrics.BatteryMonitor()
+        self._started_s = time.monotonic()
+
+    def heartbeat(self, core: NodeCore, *, rtt_s: float | None, frames_rejected: int, reconnects: int) -> Heartbeat:
+        """The heartbeat of this moment."""
+        rss_bytes, peak_rss_bytes = metrics.memory_bytes()
+        battery = self._battery.read()
+        return Heartbeat(
+            node=self._node,
+            incarnation=self._incarnation,
+            uptime_s=time.monotonic() - self._started_s,
+            rss_bytes=rss_bytes,
+            peak_rss_bytes=peak_rss_bytes,
+            available_bytes=metrics.available_bytes(),
+            blob_bytes=self._store.used_bytes(),
+            standby_bytes=self._store.standby_bytes(),
+            cpu_percent=self._cpu.percent(),
+            battery_percent=battery.percent if battery else None,
+            charging=battery.charging if battery else None,
+            temperature_c=metrics.temperature_c(),
+            battery_temperature_c=battery.temperature_c if battery else None,
+            rtt_s=rtt_s,
+            stages=core.metrics(),
+            frames_rejected=frames_rejected,
+            frames_dropped=core.total_frames_dropped,
+            reconnects=reconnects,
+        )
+
+    def close(self) -> None:
+        """Stop reading the battery."""
+        self._battery.close()
