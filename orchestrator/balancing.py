@@ -12,9 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from orchestrator.balance import Balancer, BalanceSettings, Decision, History, Proposal, Stages, Verdict
-from orchestrator.effects import (
-    Effect,
-)
+from orchestrator.effects import Effect
 from orchestrator.judging import Answer, Question
 from orchestrator.judging import Verdict as Judgement
 from orchestrator.members import FleetView

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from orchestrator.effects import (
-    Effect,
-    command,
-)
+from orchestrator.effects import Effect, command
 from schemas.messages import CloseRequest, RequestClosed
 
 _MOST = 256

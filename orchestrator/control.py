@@ -9,13 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from orchestrator import operations
-from orchestrator.effects import (
-    Effect,
-    PreviewPlan,
-    SaveModelChoice,
-    SaveWishes,
-    TellHistory,
-)
+from orchestrator.effects import Effect, PreviewPlan, SaveModelChoice, SaveWishes, TellHistory
 from orchestrator.planning.errors import PlanningError
 from orchestrator.planning.problem import Problem
 from orchestrator.rebalancing import comparison

@@ -12,15 +12,7 @@ from typing import Any
 from orchestrator.config import Timing
 from orchestrator.control import ControlDesk
 from orchestrator.director import PlanDirector
-from orchestrator.effects import (
-    Effect,
-    Halt,
-    Note,
-    OpenModel,
-    Publish,
-    SaveNode,
-    command,
-)
+from orchestrator.effects import Effect, Halt, Note, OpenModel, Publish, SaveNode, command
 from orchestrator.events import (
     BusDown,
     BusUp,

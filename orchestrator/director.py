@@ -15,11 +15,7 @@ from orchestrator.balance import Decision, History
 from orchestrator.balance import Verdict as Decided
 from orchestrator.balancing import Balancing
 from orchestrator.config import Timing
-from orchestrator.effects import (
-    Effect,
-    Note,
-    SolvePlan,
-)
+from orchestrator.effects import Effect, Note, SolvePlan
 from orchestrator.eligibility import Eligibility
 from orchestrator.epochs import Epochs
 from orchestrator.judging import Answer, Judge, Question, Verdict, judge
@@ -29,22 +25,11 @@ from orchestrator.planning.errors import PlanningError
 from orchestrator.planning.problem import Problem
 from orchestrator.planning.solution import Infeasible, Solution
 from orchestrator.planning_input import problem_of
-from orchestrator.plans import (
-    ActivePlan,
-    Building,
-    Candidate,
-    NoPlan,
-    NoPlanCode,
-    ReplanDone,
-    ServingSettings,
-    Solving,
-)
+from orchestrator.plans import ActivePlan, Building, Candidate, NoPlan, NoPlanCode, ReplanDone, ServingSettings, Solving
 from orchestrator.profiles import Profiles
 from orchestrator.requests import RequestDesk
 from orchestrator.rollout import Rollout
-from orchestrator.served import (
-    ServedModel,
-)
+from orchestrator.served import ServedModel
 from orchestrator.succession import GivenUp, Succession
 from orchestrator.wishes import BadWish, Wishes
 from schemas.messages import Heartbeat, NodeBirth, NodeProfile

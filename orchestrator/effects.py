@@ -6,12 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.planning.problem import Problem, Stage
-from schemas.messages import (
-    ControlRequest,
-    Epoch,
-    NodeBirth,
-    StageRef,
-)
+from schemas.messages import ControlRequest, Epoch, NodeBirth, StageRef
 from schemas.topics import NODE_COMMAND
 
 if TYPE_CHECKING:

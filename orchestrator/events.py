@@ -7,13 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.planning.solution import Infeasible, Solution, Standby
 from schemas.codec import Frame
-from schemas.messages import (
-    CancelRequest,
-    ControlRequest,
-    Epoch,
-    Plan,
-    SubmitRequest,
-)
+from schemas.messages import CancelRequest, ControlRequest, Epoch, Plan, SubmitRequest
 
 if TYPE_CHECKING:
     pass

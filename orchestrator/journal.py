@@ -6,9 +6,7 @@ from collections import deque
 from dataclasses import asdict
 from typing import Any
 
-from orchestrator.effects import (
-    Note,
-)
+from orchestrator.effects import Note
 from schemas.messages import FleetEvent
 
 KEPT = 500

@@ -13,11 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from orchestrator.config import Timing
-from orchestrator.effects import (
-    Effect,
-    Note,
-    command,
-)
+from orchestrator.effects import Effect, Note, command
 from orchestrator.planning.migration import Migration
 from orchestrator.plans import Candidate
 from orchestrator.rollout import Rollout

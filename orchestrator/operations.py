@@ -4,11 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.effects import (
-    Effect,
-    SaveDrained,
-    TellEvents,
-)
+from orchestrator.effects import Effect, SaveDrained, TellEvents
 from orchestrator.journal import KEPT
 from orchestrator.overview import overview
 from orchestrator.replying import refuse, reply

@@ -12,14 +12,9 @@ from typing import Any
 from orchestrator.balancing import Balancing
 from orchestrator.config import Timing
 from orchestrator.director import PlanDirector
-from orchestrator.effects import (
-    Effect,
-    Note,
-)
+from orchestrator.effects import Effect, Note
 from orchestrator.epochs import Epochs
-from orchestrator.events import (
-    StandbyPlanned,
-)
+from orchestrator.events import StandbyPlanned
 from orchestrator.fleet import FleetState
 from orchestrator.members import Members
 from orchestrator.plans import ServingSettings, plan_view

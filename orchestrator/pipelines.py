@@ -12,16 +12,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from orchestrator.config import Timing
-from orchestrator.effects import (
-    Effect,
-    Listen,
-)
+from orchestrator.effects import Effect, Listen
 from orchestrator.epochs import Epochs
-from orchestrator.events import (
-    FleetDivided,
-    StandbyPlanned,
-    TokensHeard,
-)
+from orchestrator.events import FleetDivided, StandbyPlanned, TokensHeard
 from orchestrator.fleet import FleetState
 from orchestrator.partition import pipeline_names
 from orchestrator.pipeline import Pipeline
@@ -30,10 +23,7 @@ from orchestrator.planning.solution import Infeasible, Solution
 from orchestrator.plans import ReplanDone, ServingSettings
 from orchestrator.profiles import Profiles
 from orchestrator.routing import even_out, place
-from orchestrator.served import (
-    BuiltSegment,
-    ServedModel,
-)
+from orchestrator.served import BuiltSegment, ServedModel
 from orchestrator.staffing import Staffing, StaffingRules
 from orchestrator.wishes import Wishes
 from schemas.messages import CancelRequest, NodeProfile, Plan, SubmitRequest

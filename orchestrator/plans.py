@@ -8,10 +8,7 @@ from typing import Any, Literal
 
 from orchestrator.planning.problem import Problem
 from orchestrator.planning.solution import Solution
-from orchestrator.served import (
-    BuiltSegment,
-    ServedModel,
-)
+from orchestrator.served import BuiltSegment, ServedModel
 from schemas.messages import Epoch, NodeBirth, Plan, SegmentReady, StageRef, WireDtype
 
 NoPlanCode = Literal["no_model", "no_nodes", "no_memory", "not_ready"]

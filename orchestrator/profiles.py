@@ -11,18 +11,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from orchestrator.effects import (
-    Effect,
-    Note,
-    Publish,
-    SaveProfile,
-)
+from orchestrator.effects import Effect, Note, Publish, SaveProfile
 from orchestrator.model.manifest import Manifest
 from orchestrator.planning.problem import BLOCK, EMBED, HEAD
 from orchestrator.planning.stagecost import BATCH
-from orchestrator.served import (
-    ServedModel,
-)
+from orchestrator.served import ServedModel
 from schemas.messages import NodeBirth, NodeProfile, ProbeNode, UnitProfile
 from schemas.topics import NODE_COMMAND
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from orchestrator.effects import (
-    Publish,
-)
+from orchestrator.effects import Publish
 from schemas.messages import ControlReply, ControlRequest
 from schemas.topics import CONTROL_REPLY
 

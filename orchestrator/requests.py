@@ -10,17 +10,8 @@ from typing import Literal
 
 from orchestrator.closings import Closings
 from orchestrator.config import Timing
-from orchestrator.effects import (
-    Effect,
-    ForgetRequest,
-    Note,
-    Publish,
-    SaveRequest,
-    command,
-)
-from orchestrator.events import (
-    TokensHeard,
-)
+from orchestrator.effects import Effect, ForgetRequest, Note, Publish, SaveRequest, command
+from orchestrator.events import TokensHeard
 from orchestrator.pace import Pace
 from orchestrator.plans import ActivePlan, NoPlan
 from orchestrator.prefixes import PrefixBook

@@ -7,11 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from orchestrator.effects import (
-    Effect,
-    Note,
-    command,
-)
+from orchestrator.effects import Effect, Note, command
 from orchestrator.plans import Candidate
 from schemas.messages import PrepareProgress, PrepareSegment, ReleaseSegment, SegmentFailed, SegmentReady
 

@@ -7,11 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from orchestrator.model.manifest import Manifest
-from schemas.messages import (
-    BlobRef,
-    KvLayer,
-    ProbePart,
-)
+from schemas.messages import BlobRef, KvLayer, ProbePart
 
 if TYPE_CHECKING:
     pass

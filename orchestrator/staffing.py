@@ -9,14 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from orchestrator.effects import (
-    DivideFleet,
-    Effect,
-    Note,
-)
-from orchestrator.events import (
-    FleetDivided,
-)
+from orchestrator.effects import DivideFleet, Effect, Note
+from orchestrator.events import FleetDivided
 from orchestrator.fleet import FleetState
 from orchestrator.partition import WORTH_FORCED, WORTH_IT, Divider, Group, assign
 from orchestrator.pipeline import Pipeline
@@ -25,9 +19,7 @@ from orchestrator.planning.problem import Objective, Problem
 from orchestrator.planning_input import problem_of
 from orchestrator.plans import ServingSettings
 from orchestrator.profiles import Profiles
-from orchestrator.served import (
-    ServedModel,
-)
+from orchestrator.served import ServedModel
 from orchestrator.wishes import BadWish, Wishes
 from schemas.messages import NodeBirth
 

@@ -10,15 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from orchestrator.effects import (
-    Effect,
-    Note,
-    PlanStandby,
-    Publish,
-)
-from orchestrator.events import (
-    StandbyPlanned,
-)
+from orchestrator.effects import Effect, Note, PlanStandby, Publish
+from orchestrator.events import StandbyPlanned
 from orchestrator.fleet import Node
 from orchestrator.planning.errors import PlanningError
 from orchestrator.planning.problem import Problem

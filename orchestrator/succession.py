@@ -12,14 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from orchestrator.config import Timing
-from orchestrator.effects import (
-    BuildSegments,
-    Effect,
-    Note,
-    Publish,
-    SaveEpoch,
-    SavePlan,
-)
+from orchestrator.effects import BuildSegments, Effect, Note, Publish, SaveEpoch, SavePlan
 from orchestrator.epochs import Epochs
 from orchestrator.members import FleetView
 from orchestrator.moves import MoveLog
@@ -31,9 +24,7 @@ from orchestrator.plans import ActivePlan, Building, Candidate, plan_view
 from orchestrator.profiles import Profiles
 from orchestrator.requests import RequestDesk
 from orchestrator.rollout import Rollout, RolloutState
-from orchestrator.served import (
-    BuiltSegment,
-)
+from orchestrator.served import BuiltSegment
 from orchestrator.transition import bytes_beside, fits_beside, migration_of
 from schemas.messages import Basis, Plan
 from schemas.topics import PLAN

@@ -8,14 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from orchestrator.effects import (
-    BuildSegments,
-    DivideFleet,
-    OpenModel,
-    PlanStandby,
-    PreviewPlan,
-    SolvePlan,
-)
+from orchestrator.effects import BuildSegments, DivideFleet, OpenModel, PlanStandby, PreviewPlan, SolvePlan
 from orchestrator.events import (
     Event,
     FleetDivided,
@@ -31,10 +24,7 @@ from orchestrator.model.model import Model
 from orchestrator.model.store import ModelStore
 from orchestrator.planning.problem import Problem
 from orchestrator.planning.solution import Infeasible, Solution
-from orchestrator.served import (
-    BuiltSegment,
-    ServedModel,
-)
+from orchestrator.served import BuiltSegment, ServedModel
 from schemas.errors import LinguabusError
 from schemas.messages import BlobRef, KvLayer, ProbePart, StageRef, UnitKind
 

@@ -8,13 +8,7 @@ import sys
 import click
 
 from orchestrator.client import Answer
-from orchestrator.commands.answers import (
-    cancel_on_interrupt,
-    make_sampling,
-    sampling_options,
-    statistics,
-    tokens_per_s,
-)
+from orchestrator.commands.answers import cancel_on_interrupt, make_sampling, sampling_options, statistics, tokens_per_s
 from orchestrator.commands.connection import connect
 from orchestrator.commands.exits import INTERRUPTED
 from orchestrator.commands.output import print_json

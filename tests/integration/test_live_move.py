@@ -32,7 +32,7 @@ SEEDED = Sampling(temperature=0.9, top_k=40, seed=17, repetition_penalty=1.2)
 @pytest.fixture
 def nodes(mosquitto: LocalBroker, tmp_path: Path) -> Iterator[dict[str, NodeProcess]]:
     """Slow ones: answers last longer than moves."""
-    with running_nodes(NAMES, mosquitto.url, tmp_path, "--emulate-speed", "0.04") as running:
+    with running_nodes(NAMES, mosquitto.url, tmp_path, "--emulate-speed", "0.02") as running:
         yield running
 
 

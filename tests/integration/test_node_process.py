@@ -20,15 +20,7 @@ from orchestrator.model.model import Model
 from schemas import PACKAGE_VERSION, PROTOCOL_VERSION, messages
 from schemas.codec import Dtype, Flag, Frame, Kind, encode_frame, request_number
 from schemas.messages import CloseRequest, Heartbeat, NodeBirth, NodeStatus, Plan, RefuseNode, RegisterAgain
-from schemas.topics import (
-    NODE_BIRTH,
-    NODE_COMMAND,
-    NODE_HEARTBEAT,
-    NODE_STATUS,
-    PLAN,
-    SEGMENT,
-    TOKEN,
-)
+from schemas.topics import NODE_BIRTH, NODE_COMMAND, NODE_HEARTBEAT, NODE_STATUS, PLAN, SEGMENT, TOKEN
 from tests.support.nodes import NodeProcess, running_nodes
 from tests.support.polling import DEADLINE_S
 from tests.support.ring import PIPELINE, Ring, even_cuts

@@ -42,10 +42,7 @@ from orchestrator.planning.planner import solve
 from orchestrator.planning.problem import Problem, Stage
 from orchestrator.planning.solution import Standby
 from orchestrator.plans import ServingSettings
-from orchestrator.served import (
-    BuiltSegment,
-    ServedModel,
-)
+from orchestrator.served import BuiltSegment, ServedModel
 from orchestrator.worker import preview
 from schemas.codec import Flag
 from schemas.messages import (

@@ -11,16 +11,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from orchestrator.planning.problem import (
-    Constraints,
-    Device,
-    NodeLimit,
-    Objective,
-    Pin,
-    Problem,
-    Stage,
-    UnitRun,
-)
+from orchestrator.planning.problem import Constraints, Device, NodeLimit, Objective, Pin, Problem, Stage, UnitRun
 
 MIB = 2**20
 

@@ -2,9 +2,7 @@
 
 import pytest
 
-from orchestrator.events import (
-    NodeSaid,
-)
+from orchestrator.events import NodeSaid
 from orchestrator.rollout import Rollout
 from schemas.codec import Flag
 from schemas.messages import (

@@ -2,24 +2,10 @@
 
 import pytest
 
-from orchestrator.effects import (
-    BuildSegments,
-    Note,
-    SaveModelChoice,
-    SolvePlan,
-)
-from orchestrator.events import (
-    JobFailed,
-    NodeSaid,
-    Stopping,
-)
+from orchestrator.effects import BuildSegments, Note, SaveModelChoice, SolvePlan
+from orchestrator.events import JobFailed, NodeSaid, Stopping
 from orchestrator.planning.solution import Infeasible
-from schemas.messages import (
-    RefuseNode,
-    RegisterAgain,
-    ReleaseSegment,
-    StreamError,
-)
+from schemas.messages import RefuseNode, RegisterAgain, ReleaseSegment, StreamError
 from tests.support.orchestrating import World
 from tests.support.scripted_nodes import MB, make_birth, make_heartbeat, make_manifest
 

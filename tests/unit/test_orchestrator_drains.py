@@ -6,12 +6,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.effects import (
-    Note,
-)
-from orchestrator.events import (
-    NodeSaid,
-)
+from orchestrator.effects import Note
+from orchestrator.events import NodeSaid
 from orchestrator.health import HealthLimits
 from orchestrator.planning.planner import evaluate, solve
 from orchestrator.planning.problem import Stage

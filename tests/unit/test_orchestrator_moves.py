@@ -6,18 +6,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from orchestrator.effects import (
-    Note,
-    Publish,
-)
-from orchestrator.events import (
-    BusDown,
-    BusUp,
-    Cancelled,
-    NodeSaid,
-    Stopping,
-    TokensHeard,
-)
+from orchestrator.effects import Note, Publish
+from orchestrator.events import BusDown, BusUp, Cancelled, NodeSaid, Stopping, TokensHeard
 from orchestrator.judging import Answer, Question, Verdict
 from orchestrator.plans import ActivePlan
 from schemas.codec import Flag

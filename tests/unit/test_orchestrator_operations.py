@@ -7,14 +7,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.effects import (
-    Note,
-    SaveDrained,
-    TellEvents,
-)
-from orchestrator.events import (
-    NodeSaid,
-)
+from orchestrator.effects import Note, SaveDrained, TellEvents
+from orchestrator.events import NodeSaid
 from orchestrator.journal import KEPT, Journal
 from orchestrator.rates import RateMeter
 from schemas.messages import FleetEvent, StageMetrics, encode

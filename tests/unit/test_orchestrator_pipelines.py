@@ -5,12 +5,8 @@ from __future__ import annotations
 import pytest
 
 from orchestrator.config import Timing
-from orchestrator.effects import (
-    Listen,
-)
-from orchestrator.events import (
-    PlanHeard,
-)
+from orchestrator.effects import Listen
+from orchestrator.events import PlanHeard
 from orchestrator.wishes import Wishes
 from schemas.codec import Flag
 from schemas.messages import Epoch, Plan, StageRef, StreamEnd

@@ -4,35 +4,12 @@ import itertools
 
 import pytest
 
-from orchestrator.effects import (
-    Publish,
-    SaveEpoch,
-    SaveNode,
-    SavePlan,
-    SolvePlan,
-)
-from orchestrator.events import (
-    JobFailed,
-    NodeSaid,
-)
-from schemas.messages import (
-    Epoch,
-    NodeStatus,
-    Plan,
-    PrepareProgress,
-    PrepareSegment,
-    ReleaseSegment,
-    StreamError,
-)
+from orchestrator.effects import Publish, SaveEpoch, SaveNode, SavePlan, SolvePlan
+from orchestrator.events import JobFailed, NodeSaid
+from schemas.messages import Epoch, NodeStatus, Plan, PrepareProgress, PrepareSegment, ReleaseSegment, StreamError
 from schemas.topics import PLAN
 from tests.support.orchestrating import World
-from tests.support.scripted_nodes import (
-    MB,
-    ScriptedNode,
-    answer_text,
-    make_birth,
-    make_heartbeat,
-)
+from tests.support.scripted_nodes import MB, ScriptedNode, answer_text, make_birth, make_heartbeat
 
 # --- the first plan ---------------------------------------------------------------------------------------------
 

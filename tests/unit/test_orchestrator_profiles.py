@@ -5,18 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.effects import (
-    SaveProfile,
-)
-from orchestrator.events import (
-    ModelOpened,
-    NodeSaid,
-)
+from orchestrator.effects import SaveProfile
+from orchestrator.events import ModelOpened, NodeSaid
 from orchestrator.planning_input import build_problem
 from orchestrator.profiles import PROBE_PATIENCE_S, Profile, Profiles, fingerprint_of
-from orchestrator.served import (
-    ServedModel,
-)
+from orchestrator.served import ServedModel
 from orchestrator.state import State
 from schemas.messages import BlobRef, NodeProfile, ProbeNode, ProbePart, StageMetrics, UnitProfile
 from tests.support.orchestrating import World

@@ -3,28 +3,11 @@
 import pytest
 
 from orchestrator.config import Timing
-from orchestrator.effects import (
-    Halt,
-    Publish,
-    SolvePlan,
-)
-from orchestrator.events import (
-    BusDown,
-    BusUp,
-    NodeSaid,
-    PlanHeard,
-)
+from orchestrator.effects import Halt, Publish, SolvePlan
+from orchestrator.events import BusDown, BusUp, NodeSaid, PlanHeard
 from orchestrator.judging import judge
 from schemas.codec import Flag
-from schemas.messages import (
-    Epoch,
-    NodeStatus,
-    Plan,
-    PrepareSegment,
-    ReleaseSegment,
-    StreamEnd,
-    StreamError,
-)
+from schemas.messages import Epoch, NodeStatus, Plan, PrepareSegment, ReleaseSegment, StreamEnd, StreamError
 from tests.support.orchestrating import World
 from tests.support.scripted_nodes import MB, answer_text, make_manifest, make_submit
 

@@ -5,16 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from orchestrator.effects import (
-    Note,
-    PlanStandby,
-    Publish,
-)
-from orchestrator.events import (
-    JobFailed,
-    NodeSaid,
-    StandbyPlanned,
-)
+from orchestrator.effects import Note, PlanStandby, Publish
+from orchestrator.events import JobFailed, NodeSaid, StandbyPlanned
 from orchestrator.planning.errors import PlanningError
 from orchestrator.planning.problem import Problem, Stage
 from orchestrator.planning.solution import Standby

@@ -15,9 +15,7 @@ from orchestrator.planning.solution import Solution, Status
 from orchestrator.planning_input import build_problem
 from orchestrator.plans import Candidate, Solving
 from orchestrator.resident import resident_factors, workspace_bytes
-from orchestrator.served import (
-    ServedModel,
-)
+from orchestrator.served import ServedModel
 from orchestrator.transition import bytes_beside, fits_beside, migration_of
 from schemas.messages import Epoch, Plan
 from tests.support.scripted_nodes import MB, Letters, make_birth, make_manifest

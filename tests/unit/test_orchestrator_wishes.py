@@ -2,10 +2,7 @@
 
 import pytest
 
-from orchestrator.effects import (
-    SaveWishes,
-    TellHistory,
-)
+from orchestrator.effects import SaveWishes, TellHistory
 from orchestrator.planning.problem import NodeLimit, Objective, Pin
 from orchestrator.wishes import BadWish, Wishes, parse_units, wishes_from
 from schemas.messages import PrepareSegment

@@ -10,16 +10,7 @@ import pytest
 from orchestrator.planning.baselines import best_single, even_split, fastest_first, quickest_single
 from orchestrator.planning.cost import check, holdings, memory_bytes, paper_s, predict, size_text, ttft_s
 from orchestrator.planning.errors import PlanningError
-from orchestrator.planning.problem import (
-    Constraints,
-    Device,
-    NodeLimit,
-    Objective,
-    Pin,
-    Problem,
-    Stage,
-    UnitRun,
-)
+from orchestrator.planning.problem import Constraints, Device, NodeLimit, Objective, Pin, Problem, Stage, UnitRun
 
 RUNS = (
     UnitRun("embed", 0, 1, 100, 0, 0.0, 90),
