@@ -217,9 +217,10 @@ class NodeService:
                 self._event(self._kept.popleft())
             patience_s = self._patience_s(next_heartbeat_s)
             events = self._bus.poll(patience_s)
-            # A step comes first, and what it sends; all else has time.
-            if len(events) != 1 or patience_s == 0.0 or not self._short_way(events[0]):
-                self._long_way(events)
+            # After a step of an answer there is nothing else to do: what is due ends the next wait at once.
+            if len(events) == 1 and patience_s > 0.0 and self._short_way(events[0]):
+                continue
+            self._long_way(events)
             self._load_events()
             self._profile()
             now_s = time.monotonic()
