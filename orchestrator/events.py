@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from orchestrator.planning.solution import Infeasible, Solution, Standby
+from orchestrator.served import BuiltSegment, ServedModel
 from schemas.codec import Frame
 from schemas.messages import CancelRequest, ControlRequest, Epoch, Plan, SubmitRequest
-
-if TYPE_CHECKING:
-    pass
-
-from orchestrator.served import BuiltSegment, ServedModel
 
 
 @dataclass(frozen=True)
@@ -51,6 +48,11 @@ class TokensHeard:
     pipeline: str
     sender: str
     frame: Frame
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """The frame's tokens."""
+        return struct.unpack_from(f"<{self.frame.count}i", self.frame.payload)
 
 
 @dataclass(frozen=True)

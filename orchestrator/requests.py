@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import struct
 from collections import deque
 from collections.abc import Mapping
 from typing import Literal
@@ -17,7 +16,7 @@ from orchestrator.plans import ActivePlan, NoPlan
 from orchestrator.prefixes import PrefixBook
 from orchestrator.session_table import SessionTable
 from orchestrator.sessions import FinishReason, Phase, PromptRefused, Session
-from schemas.codec import Frame, request_id
+from schemas.codec import request_id
 from schemas.messages import (
     CancelRequest,
     Epoch,
@@ -36,11 +35,6 @@ _DRAFT_TOKENS = 8
 _GAP_RESEND_S = 0.2
 _RESEND_GROWTH = 2.0
 _RESEND_MAX = 10.0
-
-
-def token_ids(frame: Frame) -> tuple[int, ...]:
-    """The ids of a TOKENS frame."""
-    return struct.unpack_from(f"<{frame.count}i", frame.payload)
 
 
 class RequestDesk:
@@ -155,7 +149,7 @@ class RequestDesk:
             self.tokens_dropped += frame.count
             return []
         before = len(session.answer.tokens)
-        pieces, gap = session.answer.take(frame.position, token_ids(frame), frame.flags)
+        pieces, gap = session.answer.take(frame.position, heard.ids, frame.flags)
         if gap:
             session.resend_due_s = min(session.resend_due_s, session.asked_s + _GAP_RESEND_S)
             return self._ask_resend(session, now_s) if session.resend_due_s <= now_s else []
