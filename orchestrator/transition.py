@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from orchestrator.judging import OpenWork
-from orchestrator.planning.migration import Migration, Transfer, estimate
+from orchestrator.planning.migration import Migration, estimate, transfers_between
 from orchestrator.plans import Candidate
-from schemas.handover import heirs, kv_copies, unchanged
+from schemas.handover import heirs, unchanged
 from schemas.messages import NodeBirth, StageRef
 
 
@@ -54,21 +54,12 @@ def migration_of(
     plan: Candidate, running: Candidate, work: OpenWork, rates: Mapping[str, float], *, limit_s: float
 ) -> Migration:
     """What moving open requests from a running plan to another takes."""
-    units, old, new = plan.model.manifest.units, running.ring, plan.ring
-    transfers = [
-        Transfer(
-            sender=old[copy.source].node,
-            receiver=new[copy.target].node,
-            bytes_per_position=sum(unit.kv_bytes_per_token for unit in units[copy.start : copy.stop]),
-        )
-        for copy in kv_copies(old, new, len(units))
-    ]
-    predicted = plan.solution.predicted
+    unit_kv_bytes = [unit.kv_bytes_per_token for unit in plan.model.manifest.units]
     return estimate(
-        transfers,
+        transfers_between(running.ring, plan.ring, unit_kv_bytes),
         work.positions,
         rates,
-        predicted,
+        plan.solution.predicted,
         chunk_tokens=plan.chunk_tokens,
         limit_s=limit_s,
         answer_tokens=work.answer_tokens,

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 from orchestrator.planning.cost import predict
 from orchestrator.planning.difference import diff
-from orchestrator.planning.migration import Transfer, estimate
+from orchestrator.planning.migration import estimate, transfers_between
 from orchestrator.planning.problem import Problem, Stage
 from orchestrator.planning.solution import Standby
-from schemas.handover import kv_copies
 from schemas.messages import StageRef
 
 LOAD_BYTES_PER_S = 200e6
@@ -50,15 +49,10 @@ def move_cost(
         standby: units that nodes keep ready: they are not downloaded.
         rates: bytes/s of nodes' links as seen in moves; else what the devices say.
     """
-    copies = kv_copies(_refs(running), _refs(found), problem.unit_count)
-    transfers = []
-    for copy in copies:
-        kinds = (problem.runs[problem.run_of_unit[unit]] for unit in range(copy.start, copy.stop))
-        kv_bytes = sum(run.kv_bytes_per_token for run in kinds)
-        transfers.append(Transfer(running[copy.source].node, found[copy.target].node, kv_bytes))
+    unit_kv_bytes = [problem.runs[run].kv_bytes_per_token for run in problem.run_of_unit]
     links = {device.name: device.link_bytes_per_s for device in problem.devices} | dict(rates or {})
     migration = estimate(
-        transfers,
+        transfers_between(_refs(running), _refs(found), unit_kv_bytes),
         positions,
         links,
         predict(problem, found),
