@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from orchestrator.balance import Balancer, BalanceSettings, Decision, History, Proposal, Stages, Verdict
 from orchestrator.effects import Effect
-from orchestrator.judging import Answer, Question
+from orchestrator.judging import Answer, Question, settled
 from orchestrator.judging import Verdict as Judgement
 from orchestrator.members import FleetView
 from orchestrator.observation import Reading
@@ -114,13 +114,9 @@ class Balancing:
 
     def judge(self, question: Question) -> Judgement:
         """Is what the planner found worth a move?"""
-        running, found, solving = question.running, question.found, question.solving
-        same_model = solving.model is running.model and solving.context_tokens == running.context_tokens
-        if not same_model or solving.forced or solving.problem is None:
-            if same_model and found.stages == running.solution.stages:
-                return Judgement(Answer.STAY, "the plan in force is the best one")
-            return Judgement(Answer.NOW, "asked for" if same_model else "another model or context")
-        problem = solving.problem
+        if verdict := settled(question):
+            return verdict
+        running, found, problem = question.running, question.found, question.solving.problem
         decision = self.balancer.judge(
             Proposal(
                 problem=problem,

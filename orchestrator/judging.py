@@ -68,18 +68,27 @@ class Verdict:
 
 
 Judge = Callable[[Question], Verdict]
+_STAYS = Verdict(Answer.STAY, "the plan in force is the best one")
+
+
+def settled(question: Question) -> Verdict | None:
+    """The verdict where there is nothing to weigh: for another model or context, and when somebody asked for it."""
+    running, solving = question.running, question.solving
+    if solving.model is not running.model or solving.context_tokens != running.context_tokens:
+        return Verdict(Answer.NOW, "another model or context")
+    if not solving.forced:
+        return None
+    return _STAYS if question.found.stages == running.solution.stages else Verdict(Answer.NOW, "asked for")
 
 
 def judge(question: Question) -> Verdict:
     """Replace what is not the same for a gain above ``MIN_GAIN``, or because somebody asked for it. Open requests must
     win more by it than they lose to the move; those that can't be moved live are not disturbed unless it was asked."""
-    running, found, solving = question.running, question.found, question.solving
-    if solving.model is not running.model or solving.context_tokens != running.context_tokens:
-        return Verdict(Answer.NOW, "another model or context")
+    if verdict := settled(question):
+        return verdict
+    running, found = question.running, question.found
     if found.stages == running.solution.stages:
-        return Verdict(Answer.STAY, "the plan in force is the best one")
-    if solving.forced:
-        return Verdict(Answer.NOW, "asked for")
+        return _STAYS
     if found.objective is running.solution.objective:
         gain = 1 - found.objective_value / running.solution.objective_value
         if gain <= MIN_GAIN:

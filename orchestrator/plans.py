@@ -130,7 +130,7 @@ class Solving:
     births: tuple[NodeBirth, ...]
     context_tokens: int
     forced: bool
-    problem: Problem | None = None
+    problem: Problem
     """What the planner was asked."""
     last_resort: bool = False
     """Are nodes among them that had better have no layers?"""

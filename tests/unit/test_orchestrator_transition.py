@@ -28,14 +28,14 @@ EMBED_WEIGHTS = math.ceil(20 * MB * FACTORS.embed)
 HEAD_WEIGHTS = math.ceil(20 * MB * FACTORS.head)
 BLOCK_KV = 1024 * 256 * 2
 WORKSPACE = workspace_bytes(MODEL.manifest, chunk_tokens=128, context_tokens=256, slots=2) + MB
+PROBLEM = build_problem(
+    MODEL.manifest, list(FLEET.values()), context_tokens=256, slots=2, wire_dtype="fp16", chunk_tokens=128
+)
 
 
 def plan(*stages: tuple[str, int, int], model: ServedModel = MODEL, **changes: Any) -> Candidate:
-    problem = build_problem(
-        model.manifest, list(FLEET.values()), context_tokens=256, slots=2, wire_dtype="fp16", chunk_tokens=128
-    )
     ring = tuple(Stage(*stage) for stage in stages)
-    predicted = predict(problem, ring)
+    predicted = predict(PROBLEM, ring)
     solution = Solution(
         status=Status.OPTIMAL, objective=Objective.LATENCY, stages=ring, predicted=predicted,
         objective_value=predicted.decode_s, gap=0.0, solver="test",
@@ -131,7 +131,7 @@ def ask(
         objective_value=decode_s,
         predicted=replace(running.solution.predicted, decode_s=decode_s),
     )
-    solving = Solving(job=1, model=MODEL, births=(), context_tokens=256, forced=forced)
+    solving = Solving(job=1, model=MODEL, births=(), context_tokens=256, forced=forced, problem=PROBLEM)
     return judge(Question(running, found, replace(solving, **changes), work, migration)).answer
 
 
@@ -153,7 +153,7 @@ def test_requests_that_lose_by_a_move_are_left_alone() -> None:
 
 def test_the_same_plan_again_is_never_rolled_out() -> None:
     running = plan(("a", 0, 3), ("b", 3, 6))
-    solving = Solving(job=1, model=MODEL, births=(), context_tokens=256, forced=True)
+    solving = Solving(job=1, model=MODEL, births=(), context_tokens=256, forced=True, problem=PROBLEM)
     assert judge(Question(running, running.solution, solving, BUSY, QUICK)).answer is Answer.STAY
 
 
