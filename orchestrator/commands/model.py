@@ -105,7 +105,7 @@ def use(settings: Settings, name: str) -> None:
     _store(settings).use(name)
     try:
         with connect(settings) as client:
-            client.control("use_model", name=name, timeout_s=USE_TIMEOUT_S)
+            client.control("use_model", model=name, timeout_s=USE_TIMEOUT_S)
     except (BusError, NoOrchestrator):  # nobody to tell
         click.echo(f"{name} is active from the next 'linguabus serve' on")
     else:

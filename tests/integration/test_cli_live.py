@@ -152,6 +152,11 @@ def test_ctrl_c_frees_the_nodes(served: Served, tmp_path: Path) -> None:
         assert client.control("status")["open_requests"] == 0
 
 
+def test_the_model_in_use_is_changed_over_to(served: Served, home: Path) -> None:
+    done = served.run("--home", str(home), "model", "use", "tiny")
+    assert (done.returncode, done.stdout) == (0, "tiny is active and served\n"), done.stderr
+
+
 def test_no_nodes_is_one_line(served: Served) -> None:
     done = served.run("ask", "Hello")
     assert (done.returncode, done.stdout) == (2, "")

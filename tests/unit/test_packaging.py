@@ -99,7 +99,7 @@ def test_compose_starts_broker_and_orchestrator_by_default(compose: dict[str, An
 
 def test_compose_says_nothing_that_only_one_of_its_two_readers_knows(compose: dict[str, Any]) -> None:
     # docker-compose 1.29 knows no "name", Compose v2 warns about "version".
-    assert set(compose) == {"x-node", "services", "volumes"}
+    assert set(compose) == {"x-confined", "x-node", "services", "volumes"}
 
 
 def test_compose_waits_for_health(compose: dict[str, Any]) -> None:
