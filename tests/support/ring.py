@@ -186,29 +186,9 @@ class Ring:
             if not target.exists():
                 os.link(self._model.blobs_folder / blob.sha256, target)
 
-    def deploy(
-        self,
-        homes: Mapping[str, Path],
-        cuts: Sequence[int],
-        *,
-        wire: str = "fp32",
-        context_tokens: int = 512,
-        slots: int = 4,
-        chunk_tokens: int = 128,
-        order: Sequence[str] | None = None,
-        blob_url: str | None = None,
-    ) -> Plan:
+    def deploy(self, homes: Mapping[str, Path], cuts: Sequence[int], **options: Any) -> Plan:
         """Roll a plan out and return when it is in force; the arguments are those of ``prepare``."""
-        plan = self.prepare(
-            homes,
-            cuts,
-            wire=wire,
-            context_tokens=context_tokens,
-            slots=slots,
-            chunk_tokens=chunk_tokens,
-            order=order,
-            blob_url=blob_url,
-        )
+        plan = self.prepare(homes, cuts, **options)
         self.commit(plan)
         return plan
 
