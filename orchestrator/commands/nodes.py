@@ -18,15 +18,29 @@ HEADINGS = ("node", "state", "memory", "limit", "blobs", "GFLOP/s", "hop ms", "C
 @bus_options
 @pass_settings
 def command(settings: Settings, as_json: bool) -> None:
-    """List the nodes: memory, speed, battery."""
+    """List the nodes: memory, speed, battery; with several pipelines, whose layers a node holds."""
     with connect(settings) as client:
         result = client.control("nodes")
     if as_json:
         print_json(result)
     elif result["nodes"]:
-        click.echo(table(HEADINGS, [_row(node) for node in result["nodes"]]))
+        click.echo(describe(result["nodes"]))
     else:
         click.echo(f"no nodes yet: start one with 'linguabus node --broker {settings.broker}'")
+
+
+def describe(nodes: list[dict[str, Any]]) -> str:
+    """The nodes for people."""
+    held = [_pipelines(node) for node in nodes]
+    if len(set().union(*held)) < 2:
+        return table(HEADINGS, [_row(node) for node in nodes])
+    rows = [(*_row(node), ", ".join(sorted(names)) or "-") for node, names in zip(nodes, held, strict=True)]
+    return table((*HEADINGS, "pipeline"), rows)
+
+
+def _pipelines(node: dict[str, Any]) -> set[str]:
+    """Those whose stages a node that is here holds."""
+    return {stage["pipeline"] for stage in node["stages"]} if node["state"] == "online" else set()
 
 
 def _row(node: dict[str, Any]) -> tuple[str, ...]:

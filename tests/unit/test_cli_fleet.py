@@ -21,7 +21,7 @@ NODE: dict[str, Any] = {
     "speed_flops": 6.5e9, "hop_ms": 3.25, "uptime_s": 60.0, "rss_bytes": 410_000_000, "peak_rss_bytes": 420_000_000,
     "available_bytes": 900_000_000, "blob_bytes": 180_000_000, "cpu_percent": 51.0, "battery_percent": 80.0,
     "charging": False, "temperature_c": 36.5, "frames_rejected": 0, "frames_dropped": 0, "reconnects": 0,
-    "drained": "",
+    "drained": "", "stages": [{"pipeline": "main", "epoch": "3-1", "stage": 0}],
 }  # fmt: skip
 STAGE: dict[str, Any] = {
     "stage": 0, "node": "kitchen-phone", "start": 0, "stop": 12, "units": "embed, blocks 0-10",
@@ -55,6 +55,23 @@ def test_nodes_is_a_table(fake: FakeOrchestrator, capsys: pytest.CaptureFixture[
     _, phone, pi = capsys.readouterr().out.splitlines()
     assert phone.split() == ("kitchen-phone online 410 MB 1,500 MB 180 MB 6.5 3.25 51 80 % Linux aarch64".split())
     assert pi.split()[:5] == ["pi", "refused:", "too", "old", "-"]
+
+
+def test_nodes_names_pipelines_where_there_are_several(
+    fake: FakeOrchestrator, capsys: pytest.CaptureFixture[str]
+) -> None:
+    second = {"pipeline": "main-2", "epoch": "3-2", "stage": 0}
+    gone = {**NODE, "node": "gone", "state": "offline", "stages": [second]}
+    fake.control["nodes"] = {"nodes": [gone, NODE]}
+    assert cli.run(["nodes"]) == 0
+    assert "pipeline" not in capsys.readouterr().out
+    others = [{**NODE, "node": "idle", "stages": []}, {**NODE, "node": "pi", "stages": [second]}]
+    moving = {**NODE, "node": "tv", "stages": [second, *NODE["stages"]]}
+    fake.control["nodes"] = {"nodes": [gone, *others, moving, NODE]}
+    assert cli.run(["nodes"]) == 0
+    heading, *rows = capsys.readouterr().out.splitlines()
+    assert heading.endswith("pipeline")
+    assert [row.split("  ")[-1] for row in rows] == ["-", "-", "main-2", "main, main-2", "main"]
 
 
 def test_nodes_without_any_says_how_to_start_one(fake: FakeOrchestrator, capsys: pytest.CaptureFixture[str]) -> None:
