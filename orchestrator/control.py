@@ -6,6 +6,7 @@ and ``use_model`` when it is known what came of them.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from orchestrator import operations
@@ -21,6 +22,7 @@ from schemas.messages import ControlRequest
 if TYPE_CHECKING:
     from orchestrator.core import Core
     from orchestrator.director import PlanDirector
+    from orchestrator.pipeline import Pipeline
     from orchestrator.pipelines import Pipelines
 
 OPERATIONS = tuple(
@@ -43,6 +45,18 @@ HISTORY = 20
 _MOST_HISTORY = 200
 
 
+@dataclass(frozen=True)
+class _Rebalance:
+    """Under way: pipelines are compared one after the other, so that the first failure ends it."""
+
+    command: ControlRequest
+    pipelines: tuple[Pipeline, ...]
+    compared: tuple[dict[str, Any], ...]
+    """Of the first ones."""
+    problem: Problem
+    """The planner's question for the next one."""
+
+
 class ControlDesk:
     """Commands, and who waits for the end of one."""
 
@@ -54,7 +68,7 @@ class ControlDesk:
         """Waits for the plan that serves its model."""
         self._previews: dict[int, tuple[ControlRequest, Wishes]] = {}
         """By the planner's job; those that are to be applied too."""
-        self._rebalances: dict[int, tuple[ControlRequest, Problem]] = {}
+        self._rebalances: dict[int, _Rebalance] = {}
         """By the planner's job."""
         self._compared: dict[str, dict[str, Any]] = {}
         """By request: said once the plan is in force."""
@@ -107,7 +121,7 @@ class ControlDesk:
     def previewed(self, job: int, explanation: dict[str, Any], pipelines: Pipelines, now_s: float) -> list[Effect]:
         """The planner has answered: tell, or let the plan be made that respects the wishes."""
         if job in self._rebalances:
-            return self._rebalanced(job, explanation, pipelines, now_s)
+            return self._rebalanced(self._rebalances.pop(job), explanation, now_s)
         command, wishes = self._previews.pop(job)
         if command.operation == "preview":
             profiles = pipelines.profiles_view(now_s)
@@ -122,33 +136,46 @@ class ControlDesk:
 
     def preview_failed(self, job: int, reason: str) -> list[Effect]:
         """The planner could not answer."""
-        command, _ = self._rebalances.pop(job) if job in self._rebalances else self._previews.pop(job)
+        command = self._rebalances.pop(job).command if job in self._rebalances else self._previews.pop(job)[0]
         return [_refuse(command, reason)]
 
     def _rebalance(self, command: ControlRequest, core: Core) -> list[Effect]:
-        director = core.director
+        if not isinstance(command.arguments.get("dry_run", False), bool):
+            return [_refuse(command, "dry_run: use true or false")]
+        working = tuple(one for one in core.pipelines.all if one.director.active and not one.is_resting)
+        if not working:
+            return [_refuse(command, core.director.why_none.reason)]
+        return self._compare(command, working, ())
+
+    def _compare(
+        self, command: ControlRequest, pipelines: tuple[Pipeline, ...], compared: tuple[dict[str, Any], ...]
+    ) -> list[Effect]:
+        """Have the planner find the best plan of the next pipeline, with the nodes that it has."""
+        director = pipelines[len(compared)].director
         try:
-            if not isinstance(command.arguments.get("dry_run", False), bool):
-                raise BadWish("dry_run: use true or false")
             problem = director.preview(director.wishes)
         except (BadWish, PlanningError) as error:
             return [_refuse(command, str(error))]
-        if director.active is None:
-            return [_refuse(command, director.why_none.reason)]
         self._previewed -= 1
-        self._rebalances[self._previewed] = (command, problem)
+        self._rebalances[self._previewed] = _Rebalance(command, pipelines, compared, problem)
         return [PreviewPlan(self._previewed, problem)]
 
-    def _rebalanced(self, job: int, explanation: dict[str, Any], pipelines: Pipelines, now_s: float) -> list[Effect]:
-        """Compare with the plan in force, and replace that if it pays and is wanted."""
-        command, problem = self._rebalances.pop(job)
-        director = pipelines.lead.director
+    def _rebalanced(self, rebalance: _Rebalance, explanation: dict[str, Any], now_s: float) -> list[Effect]:
+        """Compare with the plan in force; when all are compared, replace those where it pays and is wanted."""
+        command, pipelines, compared = rebalance.command, rebalance.pipelines, rebalance.compared
+        director = pipelines[len(compared)].director
         if director.active is None:
             return [_refuse(command, director.why_none.reason)]
-        said = comparison(problem, director.active.plan, explanation, director.succession.migration_to)
-        if command.arguments.get("dry_run", False) or not said["moves"]:
+        migration_to = director.succession.migration_to
+        compared = (*compared, comparison(rebalance.problem, director.active.plan, explanation, migration_to))
+        if len(compared) < len(pipelines):
+            return self._compare(command, pipelines, compared)
+        said = {"pipelines": list(compared)}
+        moving = [one.director for one, found in zip(pipelines, compared, strict=True) if found["moves"]]
+        if command.arguments.get("dry_run", False) or not moving:
             return [_reply(command, said)]
-        pipelines.force(now_s)
+        for director in moving:
+            director.force(now_s)
         self._replans.append(command)
         self._compared[command.request] = said
         return []

@@ -25,6 +25,7 @@ def comparison(
     wrong = _wrong(problem, stages)
     now = None if wrong else evaluate(problem, stages)
     said: dict[str, Any] = {
+        "pipeline": running.pipeline,
         "epoch": str(running.epoch),
         "objective": problem.objective.value,
         "now": now and _figures(now),

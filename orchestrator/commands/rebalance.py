@@ -22,7 +22,8 @@ HEADINGS = ("node", "now", "ms", "best", "ms")
 @bus_options
 @pass_settings
 def command(settings: Settings, dry_run: bool, as_json: bool) -> None:
-    """Make the plan anew with the speeds observed since, and move layers if that saves any time."""
+    """Make the plan anew with the speeds observed since, and move layers if that saves any time. Every pipeline keeps
+    its nodes."""
     with connect(settings) as client:
         timeout_s = SOLVE_TIMEOUT_S if dry_run else MOVE_TIMEOUT_S
         said = client.control("rebalance", timeout_s=timeout_s, dry_run=dry_run)
@@ -33,7 +34,22 @@ def command(settings: Settings, dry_run: bool, as_json: bool) -> None:
 
 
 def describe(said: dict[str, Any]) -> str:
-    """The comparison for people."""
+    """The comparisons for people."""
+    compared = said["pipelines"]
+    if len(compared) == 1:
+        texts, between = [_describe(compared[0])], "\n"
+    else:
+        texts, between = [f"{one['pipeline']}: {_describe(one)}" for one in compared], "\n\n"
+    if any(one["moves"] for one in compared):
+        if "changed" in said:
+            texts.append("moved" if said["changed"] else "nothing was moved")
+        else:
+            texts.append("nothing was changed: do it with linguabus rebalance")
+    return between.join(texts)
+
+
+def _describe(said: dict[str, Any]) -> str:
+    """A pipeline's."""
     now, best = said["now"], said["best"]
     lines = [f"epoch {said['epoch']}: {said['reason']}"]
     if best:
@@ -44,10 +60,6 @@ def describe(said: dict[str, Any]) -> str:
         lines += [f"{name}: {_speed(plan)}" for name, plan in (("now", now), ("best", best)) if plan]
     if said["moves"]:
         lines.append(_move(said["move"]))
-        if "changed" in said:
-            lines.append("moved" if said["changed"] else "the plan in force stays")
-        else:
-            lines.append("nothing was changed: do it with linguabus rebalance")
     return "\n".join(lines)
 
 

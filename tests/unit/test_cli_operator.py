@@ -52,8 +52,8 @@ BETTER: dict[str, Any] = {
                {"node": "pi", "start": 7, "stop": 8, "units": "head", "decode_ms": 8.0}],
 }  # fmt: skip
 COMPARED: dict[str, Any] = {
-    "epoch": "3-1", "objective": "latency", "now": FIGURES, "best": BETTER, "gain": 0.25, "moves": True,
-    "move": {"mode": "copy", "copy_bytes": 3_000_000, "copy_ms": 310.0, "lost_ms": 175.0},
+    "pipeline": "main", "epoch": "3-1", "objective": "latency", "now": FIGURES, "best": BETTER, "gain": 0.25,
+    "moves": True, "move": {"mode": "copy", "copy_bytes": 3_000_000, "copy_ms": 310.0, "lost_ms": 175.0},
     "reason": "25.0% less time by latency",
 }  # fmt: skip
 
@@ -121,7 +121,7 @@ def test_an_unknown_node_is_one_line(fake: FakeOrchestrator, capsys: pytest.Capt
 
 
 def test_rebalance_dry_run_says_what_it_would_give(fake: FakeOrchestrator, capsys: pytest.CaptureFixture[str]) -> None:
-    fake.control["rebalance"] = COMPARED
+    fake.control["rebalance"] = {"pipelines": [COMPARED]}
     assert cli.run(["rebalance", "--dry-run"]) == 0
     assert fake.commanded[0].arguments == {"dry_run": True}
     lines = capsys.readouterr().out.splitlines()
@@ -135,26 +135,41 @@ def test_rebalance_dry_run_says_what_it_would_give(fake: FakeOrchestrator, capsy
 
 
 @pytest.mark.parametrize(
-    ("said", "last"),
+    ("compared", "changed", "last"),
     [
-        ({**COMPARED, "changed": True}, "moved"),
-        ({**COMPARED, "changed": False, "move": None}, "the plan in force stays"),
-        ({**COMPARED, "moves": False, "best": None, "reason": "no other plan is possible"}, "epoch 3-1: no other plan"),
-        ({**COMPARED, "now": None, "move": {**COMPARED["move"], "mode": "prefill"}, "changed": True}, "moved"),
+        ({}, True, "moved"),
+        ({"move": None}, False, "nothing was moved"),
+        ({"moves": False, "best": None, "reason": "no other plan is possible"}, None, "epoch 3-1: no other plan"),
+        ({"now": None, "move": {**COMPARED["move"], "mode": "prefill"}}, True, "moved"),
     ],
 )
 def test_rebalance_says_what_came_of_it(
-    fake: FakeOrchestrator, capsys: pytest.CaptureFixture[str], said: dict[str, Any], last: str
+    fake: FakeOrchestrator,
+    capsys: pytest.CaptureFixture[str],
+    compared: dict[str, Any],
+    changed: bool | None,
+    last: str,
 ) -> None:
-    fake.control["rebalance"] = said
+    said = {"pipelines": [{**COMPARED, **compared}]}
+    fake.control["rebalance"] = said if changed is None else {**said, "changed": changed}
     assert cli.run(["rebalance"]) == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith(last)
 
 
+def test_rebalance_compares_every_pipeline(fake: FakeOrchestrator, capsys: pytest.CaptureFixture[str]) -> None:
+    best = {**COMPARED, "best": None, "moves": False, "reason": "the plan in force is the best one"}
+    fake.control["rebalance"] = {"pipelines": [best, {**COMPARED, "pipeline": "main-2"}], "changed": True}
+    assert cli.run(["rebalance"]) == 0
+    first, second, moved = capsys.readouterr().out.split("\n\n")
+    assert first == "main: epoch 3-1: the plan in force is the best one"
+    assert second.startswith("main-2: epoch 3-1: 25.0% less time by latency\nnode ")
+    assert moved == "moved\n"
+
+
 def test_rebalance_json(fake: FakeOrchestrator, capsys: pytest.CaptureFixture[str]) -> None:
-    fake.control["rebalance"] = COMPARED
+    fake.control["rebalance"] = {"pipelines": [COMPARED]}
     assert cli.run(["rebalance", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == COMPARED
+    assert json.loads(capsys.readouterr().out) == {"pipelines": [COMPARED]}
 
 
 # --- plan why ---------------------------------------------------------------------------------------------------

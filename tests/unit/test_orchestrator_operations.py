@@ -174,9 +174,16 @@ def test_a_rate_is_of_the_last_seconds() -> None:
 # --- rebalance --------------------------------------------------------------------------------------------------
 
 
+def compared(world: World, *, dry_run: bool) -> dict[str, Any]:
+    """What is said of the only pipeline."""
+    (said,) = told(world, "rebalance", dry_run=dry_run)["pipelines"]
+    assert said["pipeline"] == "main"
+    return said  # type: ignore[no-any-return]
+
+
 def test_rebalance_finds_nothing_better() -> None:
     world = World().serve("a", "b", "c")
-    said = told(world, "rebalance")
+    said = compared(world, dry_run=False)
     assert (said["moves"], said["reason"]) == (False, "the plan in force is the best one")
     assert said["now"] == said["best"]
 
@@ -185,7 +192,7 @@ def test_a_dry_run_changes_nothing_and_the_other_does() -> None:
     world = World().serve("a", memory_mb=600)
     before = world.plan
     world.join("e", speed_flops=4e10, memory_mb=600)
-    said = told(world, "rebalance", dry_run=True)
+    said = compared(world, dry_run=True)
     assert said["moves"]
     assert said["gain"] > 0.05
     assert said["best"]["decode_ms"] < said["now"]["decode_ms"]
@@ -194,14 +201,14 @@ def test_a_dry_run_changes_nothing_and_the_other_does() -> None:
     assert world.plan == before
     done = told(world, "rebalance")
     assert done["changed"]
-    assert done["reason"] == said["reason"]
+    assert done["pipelines"][0]["reason"] == said["reason"]
     assert "e" in ring(world)
 
 
 def test_a_move_that_can_not_be_live_is_said_to_be_none() -> None:
     world = World().serve("a", "b", "c", "d")
     world.join("e", speed_flops=4e10)
-    said = told(world, "rebalance", dry_run=True)
+    said = compared(world, dry_run=True)
     assert said["moves"]
     assert said["move"] is None
 
@@ -220,14 +227,14 @@ def test_rebalance_without_a_plan_says_why() -> None:
 def test_rebalance_when_the_plan_in_force_should_not_go_on() -> None:
     world = World().serve("a", "b", "c")
     world.core.fleet.drained.add("b")
-    said = told(world, "rebalance", dry_run=True)
+    said = compared(world, dry_run=True)
     assert not said["moves"]
     assert said["reason"].startswith("no other plan is possible")
     assert said["now"] is None
     world.core.fleet.drained.clear()
     world.join("d")
     world.core.fleet.drained.add("b")
-    said = told(world, "rebalance", dry_run=True)
+    said = compared(world, dry_run=True)
     assert said["moves"]
     assert said["reason"] == "the plan in force should not go on: b should have no layers"
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from orchestrator.config import Timing
@@ -143,6 +145,26 @@ def test_another_model_is_served_by_both(world: World) -> None:
     assert reply
     assert reply.ok
     assert {world.plan_of(name).model for name in ("main", "main-2")} == {"other"}
+
+
+def test_rebalance_compares_every_pipeline_and_moves_those_that_gain(world: World) -> None:
+    second = nodes_of(world, "main-2")
+    grown = world.core.fleet.nodes[min(second)]
+    birth = grown.birth
+    grown.birth = replace(birth, memory_bytes=3 * birth.memory_bytes, speed_flops=20 * birth.speed_flops)
+    before = plans(world, "main"), plans(world, "main-2")
+    looked = world.control("rebalance", dry_run=True)
+    assert looked
+    assert [(one["pipeline"], one["moves"]) for one in looked.result["pipelines"]] == [
+        ("main", False),
+        ("main-2", True),
+    ]
+    assert (plans(world, "main"), plans(world, "main-2")) == before
+    done = world.control("rebalance")
+    assert done
+    assert done.result == {**looked.result, "changed": True}
+    assert nodes_of(world, "main-2") == {min(second)}
+    assert plans(world, "main") == before[0]
 
 
 # --- requests -----------------------------------------------------------------------------------------------------
