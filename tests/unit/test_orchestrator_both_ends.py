@@ -40,6 +40,17 @@ def world() -> World:
     return world
 
 
+def rolling_out() -> tuple[World, Rollout]:
+    """Both nodes have their commands and say nothing."""
+    world = two_nodes()
+    for node in world.nodes.values():
+        node.silent = True
+    world.wait(2.0)
+    rollout = world.core.director.work
+    assert isinstance(rollout, Rollout)
+    return world, rollout
+
+
 def ring(world: World) -> list[str]:
     return [stage.node for stage in world.plan.ring]
 
@@ -54,12 +65,7 @@ def test_both_stages_are_prepared_with_the_nodes_whole_memory(world: World) -> N
 
 
 def test_the_plan_waits_for_both_stages_of_the_node() -> None:
-    world = two_nodes()
-    for node in world.nodes.values():
-        node.silent = True
-    world.wait(2.0)
-    rollout = world.core.director.work
-    assert isinstance(rollout, Rollout)
+    world, rollout = rolling_out()
     first = rollout.plan.nodes[0]
     for name, stage in ((rollout.plan.nodes[1], 1), (first, 0)):
         prepare = next(p for p in world.commands(name, PrepareSegment) if p.stage == stage)
@@ -77,12 +83,7 @@ def test_the_plan_waits_for_both_stages_of_the_node() -> None:
 
 
 def test_a_node_that_never_gets_its_second_stage_ready_fails_the_epoch() -> None:
-    world = two_nodes()
-    for node in world.nodes.values():
-        node.silent = True
-    world.wait(2.0)
-    rollout = world.core.director.work
-    assert isinstance(rollout, Rollout)
+    world, rollout = rolling_out()
     epoch = rollout.plan.epoch
     for name, stage in ((rollout.plan.nodes[1], 1), (rollout.plan.nodes[0], 2)):
         prepare = next(p for p in world.commands(name, PrepareSegment) if p.stage == stage)
@@ -95,12 +96,7 @@ def test_a_node_that_never_gets_its_second_stage_ready_fails_the_epoch() -> None
 
 
 def test_one_stage_that_fails_releases_the_epoch_everywhere() -> None:
-    world = two_nodes()
-    for node in world.nodes.values():
-        node.silent = True
-    world.wait(2.0)
-    rollout = world.core.director.work
-    assert isinstance(rollout, Rollout)
+    world, rollout = rolling_out()
     first = rollout.plan.nodes[0]
     failed = SegmentFailed(node=first, incarnation=1, pipeline="main", epoch=rollout.plan.epoch, reason="out of memory")
     world.event(NodeSaid(first, failed))
