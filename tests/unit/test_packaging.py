@@ -102,12 +102,15 @@ def test_compose_says_nothing_that_only_one_of_its_two_readers_knows(compose: di
     assert set(compose) == {"x-confined", "x-node", "services", "volumes"}
 
 
-def test_compose_waits_for_health(compose: dict[str, Any]) -> None:
+def test_compose_waits_for_what_is_needed(compose: dict[str, Any]) -> None:
     services = compose["services"]
     for service in services.values():
         for name, wait in service.get("depends_on", {}).items():
-            assert wait == {"condition": "service_healthy"}
-            assert services[name]["healthcheck"]["test"][0] == "CMD"
+            if name == "model":  # runs to its end
+                assert wait == {"condition": "service_completed_successfully"}
+            else:
+                assert wait == {"condition": "service_healthy"}
+                assert services[name]["healthcheck"]["test"][0] == "CMD"
 
 
 def test_compose_opens_ports_on_this_machine_only(compose: dict[str, Any]) -> None:
