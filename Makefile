@@ -23,6 +23,8 @@ test: .venv/.ready-test ## all tests except the marked ones below
 test-long test-arm64 test-compose: .venv/.ready-test ## tests that take minutes, 64-bit ARM or containers
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -m $(@:test-%=%) $(ARGS)
 
+test-compose: .venv/.ready-compose
+
 check: .venv/.ready-test ## lint and type-check
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
@@ -41,3 +43,6 @@ clean: ## remove .venv, caches and build output (models in the user's cache stay
 
 .venv/.ready-test: $(SETUP_INPUTS)
 	@.ci/setup test
+
+.venv/.ready-compose: $(SETUP_INPUTS)
+	@.ci/setup compose

@@ -1,0 +1,133 @@
+"""``docker-compose.yml`` with a real container engine, by each Compose on this machine (v2, and v1 where it is there).
+
+The engine is the machine's own where one answers; else the test starts a dockerd with folders of its own, as root, and
+ends it. Where the base images are neither there nor to be had from a registry, stand-ins made by debootstrap take their
+names: this machine's Debian release with its Python (also where that isn't the version in the Dockerfiles) and its
+Mosquitto. Then pip, too, gets its packages from this machine, in the builds and for the demo's model. All else is as in
+the files that users have.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.container_engine import Engine, Project, composes, engine, free_port
+from tests.support.container_images import MOSQUITTO, ROOT, debian, demo_model_wheel, import_image, served, wheels
+
+pytestmark = pytest.mark.compose
+
+BROKER_IMAGE = "eclipse-mosquitto:2"
+PYTHON = "3.13"  # as in the Dockerfiles
+IMAGES = ("linguabus-orchestrator", "linguabus-node")
+NODES = {"node-1", "node-2", "node-3"}
+TIMEOUT_S = 120.0
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for something that only a command can tell."""
+    deadline_s = time.monotonic() + TIMEOUT_S
+    while not condition():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.2)
+
+
+@pytest.fixture(scope="module")
+def running_engine() -> Iterator[Engine]:
+    with engine() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def files(running_engine: Engine) -> Iterator[list[Path]]:
+    """The project's Compose file and one with what this machine needs, once the images are built."""
+    made: list[str] = []
+    with tempfile.TemporaryDirectory(prefix="lb-images-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)  # containers read it, and not as root
+        find = folder / "wheels"
+        find.mkdir()
+        demo_model_wheel(find)
+        python = PYTHON
+        with served(find) as address:
+            if not all(running_engine.has(image) for image in (BROKER_IMAGE, f"python:{PYTHON}-slim")):
+                system = folder / "debian"
+                python = debian(system)
+                (system / "etc/pip.conf").write_text(f"[global]\nno-index = true\nfind-links = {address}\n")
+                made = [BROKER_IMAGE, f"python:{python}-slim"]
+                import_image(running_engine, system, made[0], MOSQUITTO)
+                import_image(running_engine, system, made[1], ["python3"])
+                wheels(find, python, os.environ.get("TORCH_INDEX", ""))
+            build = {"build": {"network": "host", "args": {"PYTHON": python}}}
+            pip = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "/wheels"}
+            changes = {
+                "orchestrator": build,
+                "node-1": build,
+                "model": {"environment": pip, "volumes": [f"{find}:/wheels:ro"]},
+            }
+            (folder / "here.yml").write_text(json.dumps({"services": changes}))  # JSON is YAML
+            both = [ROOT / "docker-compose.yml", folder / "here.yml"]
+            newest = max(composes().items())[1]
+            Project(running_engine, newest, "linguabus-build", both, free_port())("--profile", "demo", "build")
+        yield both
+    running_engine.docker("image", "rm", "--force", *made, *IMAGES)
+
+
+@pytest.fixture(params=sorted(composes()), ids=lambda major: f"v{major}")
+def project(request: pytest.FixtureRequest, running_engine: Engine, files: list[Path]) -> Iterator[Project]:
+    project = Project(running_engine, composes()[request.param], f"linguabus-test-v{request.param}", files, free_port())
+    try:
+        yield project
+    finally:
+        project("--profile", "demo", "down", "--volumes")
+        assert running_engine.leftovers(project.name) == []
+
+
+def test_the_fleet_answers_and_leaves_nothing(project: Project) -> None:
+    def state(service: str, what: str) -> str:
+        (container,) = project("--profile", "demo", "ps", "--all", "--quiet", service).split()
+        return project.engine.docker("inspect", "--format", f"{{{{.State.{what}}}}}", container).strip()
+
+    def linguabus(*arguments: str) -> str:
+        return project("exec", "-T", "orchestrator", "linguabus", "--insecure", *arguments)
+
+    project("up", "--detach")
+    until(lambda: state("orchestrator", "Health.Status") == "healthy")
+    assert state("broker", "Health.Status") == "healthy"
+    assert json.loads(linguabus("nodes", "--json"))["nodes"] == []
+
+    project("--profile", "demo", "up", "--detach")
+    assert state("model", "ExitCode") == "0"
+    until(lambda: {node["node"] for node in json.loads(linguabus("nodes", "--json"))["nodes"]} == NODES)
+    assert "Paris" in linguabus("ask", "What is the capital of France?")
+    assert {stage["node"] for stage in json.loads(linguabus("plan", "--json"))["stages"]} == NODES
+    for service in ("orchestrator", "node-1"):
+        status = project("--profile", "demo", "exec", "-T", service, "cat", "/proc/1/status").splitlines()
+        values = {line.split(":")[0]: line.split(":")[1].split() for line in status}
+        assert "0" not in values["Uid"]
+        assert int(values["CapBnd"][0], 16) == 0
+
+    project("--profile", "demo", "stop")
+    assert {state(service, "ExitCode") for service in ("broker", "orchestrator", *NODES)} == {"0"}
+
+
+def test_images_hold_what_they_need(running_engine: Engine, files: list[Path]) -> None:
+    def inside(image: str, *command: str) -> list[str]:
+        run = ("run", "--rm", "--network=none", f"--entrypoint={command[0]}", image)
+        return running_engine.docker(*run, *command[1:]).splitlines()
+
+    packages = {line.split("==")[0] for line in inside("linguabus-node", "python", "-m", "pip", "freeze")}
+    assert {"onnxruntime", "numpy"} <= packages
+    assert not {"torch", "transformers", "pyomo", "onnx"} & packages
+    assert not any(
+        name.startswith("nvidia") for name in inside("linguabus-orchestrator", "python", "-m", "pip", "freeze")
+    )
+    assert not {".git", "tests", "docs", "benchmarks"} & set(inside("linguabus-orchestrator", "ls", "-a", "/app"))
+    for image in IMAGES:
+        assert inside(image, "id", "-un") == ["linguabus"]

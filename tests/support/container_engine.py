@@ -1,0 +1,132 @@
+"""A container engine and Compose for tests: the machine's own where one answers, else a dockerd of the test's own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+START_TIMEOUT_S = 60.0
+COMMAND_TIMEOUT_S = 1800.0
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What tells ``docker`` and Compose where to connect to."""
+
+    environment: Mapping[str, str]
+
+    def run(self, *command: str, check: bool = True) -> str:
+        """What a command prints; raises AssertionError with its messages when it fails and ``check`` is set."""
+        done = subprocess.run(
+            command, env=dict(self.environment), stdin=subprocess.DEVNULL,
+            capture_output=True, text=True, errors="replace", timeout=COMMAND_TIMEOUT_S, check=False,
+        )  # fmt: skip
+        assert not check or done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+        return done.stdout
+
+    def docker(self, *arguments: str, check: bool = True) -> str:
+        return self.run("docker", *arguments, check=check)
+
+    def has(self, image: str) -> bool:
+        """Whether ``image`` is there or could be pulled."""
+        if not self.docker("image", "ls", "--quiet", image).strip():
+            self.docker("pull", "--quiet", image, check=False)
+        return bool(self.docker("image", "ls", "--quiet", image).strip())
+
+    def leftovers(self, project: str) -> list[str]:
+        """Containers, volumes and networks of a Compose project."""
+        label = f"label=com.docker.compose.project={project}"
+        kinds = (("ps", "--all"), ("volume", "ls"), ("network", "ls"))
+        return [name for kind in kinds for name in self.docker(*kind, "--quiet", "--filter", label).split()]
+
+
+@dataclass(frozen=True)
+class Project:
+    """``docker-compose.yml`` under a name of the test's own, by one of the Compose programs."""
+
+    engine: Engine
+    compose: Sequence[str]
+    name: str
+    files: Sequence[Path]
+    port: int
+
+    def __call__(self, *arguments: str) -> str:
+        files = [word for file in self.files for word in ("--file", str(file))]
+        there = Engine({**self.engine.environment, "MQTT_PORT": str(self.port)})
+        return there.run(*self.compose, "--project-name", self.name, *files, *arguments)
+
+
+def composes() -> dict[str, list[str]]:
+    """The Compose programs on this machine, by major version: ``docker compose`` and ``docker-compose`` on PATH."""
+    candidates = [["docker", "compose"]]
+    candidates += [[str(Path(folder) / "docker-compose")] for folder in os.get_exec_path()]
+    found: dict[str, list[str]] = {}
+    for command in candidates:
+        if shutil.which(command[0]) is None:
+            continue
+        asked = subprocess.run([*command, "version", "--short"], capture_output=True, text=True, check=False)
+        if asked.returncode == 0:
+            found.setdefault(asked.stdout.strip().lstrip("v").split(".")[0], command)
+    return found
+
+
+@contextmanager
+def engine() -> Iterator[Engine]:
+    """An engine that answers.
+
+    Where there is none, a dockerd with a socket and folders of its own runs until the context is left. It leaves the
+    machine's firewall, its forwarding and its bridges alone: its containers reach each other, but nothing outside.
+    """
+    if subprocess.run(["docker", "info"], capture_output=True, check=False).returncode == 0:
+        yield Engine(dict(os.environ))
+        return
+    assert os.geteuid() == 0, "no container engine answers and only root can start one: start Docker and repeat"
+    folder = Path(tempfile.mkdtemp(prefix="lb-docker-"))
+    address = f"unix://{folder}/socket"
+    command = [
+        "dockerd", f"--host={address}", f"--data-root={folder}/data", f"--exec-root={folder}/exec",
+        f"--pidfile={folder}/pid", "--bridge=none", "--iptables=false", "--ip6tables=false", "--ip-forward=false",
+    ]  # fmt: skip
+    try:
+        with (folder / "log").open("wb") as log:
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        try:
+            started = Engine({**os.environ, "DOCKER_HOST": address})
+            _await_answer(started, process, folder / "log")
+            yield started
+        finally:
+            process.terminate()  # it ends its containers first
+            process.wait(START_TIMEOUT_S)
+    finally:
+        _unmount(folder)
+        shutil.rmtree(folder)
+
+
+def free_port() -> int:
+    """A TCP port on the loopback that nobody uses."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+def _unmount(folder: Path) -> None:
+    """What a dockerd leaves mounted: the namespace of containers in the host's network."""
+    for line in Path("/proc/self/mounts").read_text("utf-8").splitlines():
+        if line.split()[1].startswith(f"{folder}/"):
+            subprocess.run(["umount", line.split()[1]], check=True)
+
+
+def _await_answer(started: Engine, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline_s = time.monotonic() + START_TIMEOUT_S
+    while not started.docker("version", "--format", "{{.Server.Version}}", check=False).strip():
+        assert process.poll() is None, log.read_text()[-2000:]
+        assert time.monotonic() < deadline_s, log.read_text()[-2000:]
+        time.sleep(0.1)
