@@ -16,7 +16,7 @@ from harness import Result, main, median_result
 from rings import deployed_ring, open_segment
 from smollm2 import QUESTION, open_smollm2
 
-from edge_node.activations import decode_activation, encode_activation
+from edge_node.activations import encode_activation
 from edge_node.frames import activation_frame
 from edge_node.sampling import choose_token
 from edge_node.work import Row
@@ -47,7 +47,7 @@ def _microseconds(action: Callable[[], object], repeats: int, before: Callable[[
 def _parts(model: Model) -> list[Result]:
     """Medians of the parts that run in a node's own thread."""
     width, vocab_size = model.manifest.boundaries[0].width, model.manifest.vocab_size
-    segment = open_segment(model, even_cuts(model.manifest.num_units, STAGES), 1)
+    segment = open_segment(model, even_cuts(model.manifest.num_units, STAGES), 1, wire="fp16")
 
     def run_and_pause() -> None:
         segment.run(0, (7,), 1)
@@ -56,15 +56,14 @@ def _parts(model: Model) -> list[Result]:
     generator = np.random.default_rng(0)
     hidden = 10 * generator.standard_normal((1, width), dtype=np.float32)
     logits = generator.standard_normal(vocab_size, dtype=np.float32)
-    into = np.empty_like(hidden)
     row = Row(request=1, slot=0, attempt=0, position=7, count=1, sample=True)
     epoch = Epoch(generation=1, counter=1)
     payload = encode_activation(hidden, Dtype.FP16)
     frame = activation_frame(row, epoch, width=width, dtype=Dtype.FP16, payload=payload)
     parts: dict[str, Callable[[], object]] = {
         "parse and check a frame": lambda: decode_frames(frame),
-        "halves to floats": lambda: decode_activation(payload, Dtype.FP16, into),
-        "floats to halves": lambda: encode_activation(hidden, Dtype.FP16),
+        "take in halves": lambda: segment.take_in(memoryview(payload), Dtype.FP16),
+        "give out halves": segment.give_out,
         "build a frame": lambda: activation_frame(row, epoch, width=width, dtype=Dtype.FP16, payload=payload),
         f"greedy token of {vocab_size}": lambda: choose_token(logits, Sampling(), 8, ()),
     }

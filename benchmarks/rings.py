@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from broker.local import LocalBroker
-from edge_node.activations import decode_activation, encode_activation
+from edge_node.activations import encode_activation
 from edge_node.ring import chunk_lengths
 from edge_node.segment import Segment
 from edge_node.wire import WIRE_DTYPES
 from orchestrator.model.model import Model
-from schemas.messages import BlobRef, Epoch, KvLayer, PrepareSegment, StageRef
+from schemas.messages import BlobRef, Epoch, KvLayer, PrepareSegment, StageRef, WireDtype
 from tests.support.mqtt_proxy import MqttProxy
 from tests.support.nodes import running_nodes
 from tests.support.ring import Ring, even_cuts
@@ -26,11 +26,13 @@ CONTEXT_TOKENS = 512
 CHUNK_TOKENS = 32
 
 
-def open_segment(model: Model, cuts: Sequence[int], stage: int, *, emulated_speed: float = 1.0) -> Segment:
+def open_segment(
+    model: Model, cuts: Sequence[int], stage: int, *, wire: WireDtype = "fp32", emulated_speed: float = 1.0
+) -> Segment:
     """One stage of a split at ``cuts``, in this process."""
     manifest = model.manifest
     start, stop = cuts[stage : stage + 2]
-    spec = model.segment(start, stop)
+    spec = model.segment(start, stop, wire=wire)
     prepare = PrepareSegment(
         pipeline="bench",
         epoch=Epoch(generation=0, counter=0),
@@ -51,7 +53,7 @@ def open_segment(model: Model, cuts: Sequence[int], stage: int, *, emulated_spee
         context_tokens=CONTEXT_TOKENS,
         slots=1,
         chunk_tokens=CHUNK_TOKENS,
-        wire_dtype="fp32",
+        wire_dtype=wire,
         planned_bytes=0,
     )
     return Segment(prepare, model.blobs_folder / spec.graph.sha256, threads=1, emulated_speed=emulated_speed)
@@ -82,7 +84,7 @@ class LocalChain:
         output = self._segments[0].run(0, [position], len(ids), logits=logits).output
         for segment in self._segments[1:]:
             payload = encode_activation(output, self._wire)
-            decode_activation(payload, self._wire, segment.hidden_input(len(ids)))
+            segment.take_in(payload, self._wire, len(ids))
             output = segment.run(0, [position], len(ids), logits=logits).output
         return output
 

@@ -23,9 +23,9 @@ from schemas.codec import INT8_BLOCK, Dtype
 
 _HALF_EXPONENT = 15
 """Scaled so that the largest value of a position lies in [2**14, 2**15), below the largest half, 65,504."""
-_SQUARE_OF_SCALED = 2.0**30
+SQUARES_END = 2.0**30
 """A sum of squares below it has no value of 2**15 or more."""
-_MORE_THAN_ONE = 2.0
+LEAST_MEAN_SQUARE = 2.0
 """A mean of squares of it has a value of 1 or more, whatever the sum was rounded to."""
 _INT8_MAX = 127.0
 _SMALLEST_HALF = 2.0**-24
@@ -60,7 +60,7 @@ def encode_activation(hidden: Array, dtype: Dtype) -> bytes:
         else:
             squares = np.einsum("ij,ij->i", hidden, hidden)
             least, most = float(squares.min()), float(squares.max())
-        if _MORE_THAN_ONE * hidden.shape[1] <= least and most < _SQUARE_OF_SCALED:  # surely no scale is needed
+        if LEAST_MEAN_SQUARE * hidden.shape[1] <= least and most < SQUARES_END:  # surely no scale is needed
             return bytes(hidden.astype(np.float16).tobytes() + bytes(len(hidden)))
     return _encode(hidden, dtype)
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from edge_node.activations import decode_activation, encode_activation
 from edge_node.errors import NotFinite, SegmentUnusable
 from edge_node.lane import Lane
 from edge_node.sampling import choose_token
 from edge_node.segment import Array, Segment
-from edge_node.wire import WIRE_DTYPES
 from edge_node.work import Computed, Row, RowResult, Work
 
 
@@ -27,8 +25,7 @@ def execute(segment: Segment, work: Work) -> Computed:
     for row in work.rows:
         height = row.logits if segment.is_last else count
         begin = (row.slot - first) * height
-        output = run.output[begin : begin + height]
-        results.append(failures.get(row.slot) or _give_out(segment, row, output))
+        results.append(failures.get(row.slot) or _give_out(segment, row, run.output, begin))
     return Computed(run.compute_s, tuple(results))
 
 
@@ -41,7 +38,7 @@ def _execute_one(segment: Segment, row: Row) -> Computed:
         run = segment.run(row.slot, (row.position,), row.count, logits=row.logits)
     except SegmentUnusable as error:
         return Computed(0.0, (RowResult(failure=str(error)),))
-    return Computed(run.compute_s, (_give_out(segment, row, run.output),))
+    return Computed(run.compute_s, (_give_out(segment, row, run.output, 0),))
 
 
 def step(segment: Segment, lane: Lane) -> tuple[bytes | int, float]:
@@ -54,13 +51,13 @@ def step(segment: Segment, lane: Lane) -> tuple[bytes | int, float]:
         NotFinite, SegmentUnusable: the request can't go on.
     """
     if lane.token < 0:
-        decode_activation(lane.payload, lane.dtype, segment.hidden_input(1))
+        segment.take_in(lane.payload, lane.dtype)
     else:
         segment.ids_input(1)[0] = lane.token
     output, compute_s = segment.run(lane.slot, (lane.position,), 1)
     if lane.draws:
         return choose_token(output[0], lane.sampling, lane.position + 1, lane.history()), compute_s
-    return encode_activation(output, lane.dtype), compute_s
+    return segment.give_out(), compute_s
 
 
 def _take_in(segment: Segment, row: Row, first_slot: int) -> RowResult | None:
@@ -70,17 +67,18 @@ def _take_in(segment: Segment, row: Row, first_slot: int) -> RowResult | None:
         segment.ids_input(row.count, begin)[:] = row.ids
         return None
     try:
-        decode_activation(row.frame.payload, row.frame.dtype, segment.hidden_input(row.count, begin))
+        segment.take_in(row.frame.payload, row.frame.dtype, row.count, begin)
     except NotFinite as error:
         return RowResult(failure=str(error), failure_code="not_finite")
     return None
 
 
-def _give_out(segment: Segment, row: Row, output: Array) -> RowResult:
+def _give_out(segment: Segment, row: Row, output: Array, begin: int) -> RowResult:
+    """What came of a row that begins at ``begin`` of the output."""
     try:
         if not segment.is_last:
-            return RowResult(payload=encode_activation(output, WIRE_DTYPES[segment.spec.wire_dtype]))
-        return RowResult(tokens=_choose(row, output) if row.draw else ())
+            return RowResult(payload=segment.give_out(row.count, begin))
+        return RowResult(tokens=_choose(row, output[begin : begin + row.logits]) if row.draw else ())
     except NotFinite as error:
         return RowResult(failure=str(error), failure_code="not_finite")
 

@@ -1,7 +1,8 @@
 """One stage's part of the model, opened with ONNX Runtime.
 
-Inputs and outputs are bound by address: hidden states and lengths live in buffers of this object, keys and values
-in the ``KvCache``, so that a decode step allocates nothing and, once the shapes of steps are bound, binds nothing.
+Inputs and outputs are bound by address: hidden states live in the buffers of ``edge_node.hidden``, lengths in buffers
+of this object, keys and values in the ``KvCache``, so that a decode step allocates nothing and, once the shapes of
+steps are bound, binds nothing.
 """
 
 from __future__ import annotations
@@ -17,18 +18,20 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from edge_node.errors import SegmentUnusable
+from edge_node.hidden import Payload, entry_for, exit_for
 from edge_node.kv_cache import KvCache
+from edge_node.wire import WIRE_DTYPES
 from edge_node.work import MAX_LOGITS
+from schemas.codec import Dtype
 from schemas.messages import PrepareSegment
 
 ort.set_default_logger_severity(3)
 
 Array = NDArray[Any]
 _DEVICE = "cpu"
-_HIDDEN = "hidden"
 _LENGTHS = "seqlens_k"
 _TOTAL_LENGTH = "total_sequence_length"
-_OPTIONAL_INPUTS = (_LENGTHS, _TOTAL_LENGTH, "attention_mask", "position_ids", "logit_positions")
+_OPTIONAL_INPUTS = {_LENGTHS, _TOTAL_LENGTH, "attention_mask", "position_ids", "logit_positions"}
 _MAX_BINDINGS = 64
 _NUMPY_TYPES = {
     "tensor(float)": np.float32,
@@ -91,6 +94,8 @@ class Segment:
             for node in (*self._session.get_inputs(), *self._session.get_outputs())
         }
         self._input_names = {node.name for node in self._session.get_inputs()}
+        rows = max(spec.chunk_tokens, spec.slots)
+        self._entry = entry_for(self._dtypes, rows, max(spec.width_in, 1))
         self._check_inputs()
         self._output_name = next(
             node.name for node in self._session.get_outputs() if not node.name.startswith("present.")
@@ -102,10 +107,8 @@ class Segment:
             dtypes=self._dtypes,
             heir_of=heir_of.kv if heir_of else None,
         )
-        rows = max(spec.chunk_tokens, spec.slots)
         output_dtype = self._dtypes[self._output_name]
         self._ids = np.zeros(rows, np.int64)
-        self._hidden_in = np.zeros((rows, max(spec.width_in, 1)), self._dtypes.get(_HIDDEN))
         self._has_mask = "attention_mask" in self._input_names
         self._has_positions = "position_ids" in self._input_names
         self._mask = np.zeros(spec.slots * spec.context_tokens if self._has_mask else 0, np.int64)
@@ -121,17 +124,16 @@ class Segment:
         output_shape = (
             (max(spec.slots, MAX_LOGITS), spec.vocab_size) if self.is_last else (rows, max(spec.width_out, 1))
         )
-        self._output = np.zeros(output_shape, output_dtype)
-        # Views of the commonest size, one row, are kept: even a slice takes its time between two runs.
-        self._first_hidden, self._first_output = self._hidden_in[:1], self._output[:1]
+        output = np.zeros(output_shape, output_dtype)
+        self._exit = exit_for(self._dtypes, self._output_name, output, WIRE_DTYPES[spec.wire_dtype])
         self._bindings: dict[tuple[int, int], _Binding] = {}
 
     def _check_inputs(self) -> None:
         past = {f"past_key_values.{layer.layer}.{part}" for layer in self.spec.kv_layers for part in ("key", "value")}
-        source = "input_ids" if self.is_first else _HIDDEN
-        unknown = self._input_names - past - {source, *_OPTIONAL_INPUTS}
+        source = {"input_ids"} if self.is_first else {tensor.name for tensor in self._entry.tensors}
+        unknown = self._input_names - past - source - _OPTIONAL_INPUTS
         unknown |= {name for name, dtype in self._dtypes.items() if dtype is None}
-        missing = (past | {source}) - self._input_names
+        missing = (past | source) - self._input_names
         if unknown or missing:
             raise SegmentUnusable(f"the segment's inputs are not the plan's: {sorted(unknown | missing)[:3]}")
 
@@ -154,13 +156,25 @@ class Segment:
     def _bind_input(binding: Any, name: str, data: Array, shape: tuple[int, ...]) -> None:
         binding.bind_input(name, _DEVICE, 0, data.dtype, shape, data.ctypes.data)
 
-    def _bind_output(self, binding: Any, shape: tuple[int, ...]) -> None:
-        data = self._output
-        binding.bind_output(self._output_name, _DEVICE, 0, data.dtype, shape, data.ctypes.data)
+    @staticmethod
+    def _bind_output(binding: Any, name: str, data: Array, shape: tuple[int, ...]) -> None:
+        binding.bind_output(name, _DEVICE, 0, data.dtype, shape, data.ctypes.data)
 
-    def hidden_input(self, rows: int, begin: int = 0) -> Array:
-        """The buffer to write incoming hidden states to: (rows, width_in), from row ``begin`` on."""
-        return self._hidden_in[begin : begin + rows] if begin or rows != 1 else self._first_hidden
+    def take_in(self, payload: Payload, dtype: Dtype, count: int = 1, begin: int = 0) -> None:
+        """Put hidden states that arrived into rows [begin, begin + count) of the input.
+
+        Raises:
+            NotFinite: a value is NaN or infinite; a segment that takes halves may find it only in what it gives.
+        """
+        self._entry.take(payload, dtype, begin, count)
+
+    def give_out(self, count: int = 1, begin: int = 0) -> bytes:
+        """The payload of rows [begin, begin + count) of what a run gave, as the plan's wire wants it.
+
+        Raises:
+            NotFinite: a value is NaN or infinite.
+        """
+        return self._exit.give(begin, count)
 
     def ids_input(self, rows: int, begin: int = 0) -> Array:
         """The buffer to write token ids to: (rows,), from row ``begin`` on."""
@@ -208,7 +222,7 @@ class Segment:
             time.sleep((1.0 / self._speed - 1.0) * (self._clock() - cpu_started))
         compute_s = time.perf_counter() - started
         rows = slots * (logits if self.is_last else count)
-        return RunResult(self._first_output if rows == 1 else self._output[:rows], compute_s)
+        return RunResult(self._exit.rows(rows), compute_s)
 
     def _bind_mask(self, binding: Any, positions: Sequence[int], count: int) -> None:
         """Ones over each slot's valid length, in a row as long as the longest of them."""
@@ -221,12 +235,13 @@ class Segment:
         if self.is_first:
             self._bind_input(binding, "input_ids", self._ids, (slots, count))
         else:
-            self._bind_input(binding, _HIDDEN, self._hidden_in, (slots, count, self.spec.width_in))
+            for name, data in self._entry.tensors:
+                self._bind_input(binding, name, data, (slots, count, data.shape[1]))
         if self.is_last:
             self._bind_input(binding, "logit_positions", self._logit_positions, (logits,))
-            self._bind_output(binding, (slots, logits, self.spec.vocab_size))
-        else:
-            self._bind_output(binding, (slots, count, self.spec.width_out))
+        height = logits if self.is_last else count
+        for name, data in self._exit.tensors:
+            self._bind_output(binding, name, data, (slots, height, data.shape[1]))
 
     def copy_prefix(self, source: int, target: int, count: int) -> None:
         """Copy the first ``count`` positions of a slot to another."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.planning.problem import Problem, Stage
-from schemas.messages import ControlRequest, Epoch, NodeBirth, StageRef
+from schemas.messages import ControlRequest, Epoch, NodeBirth, StageRef, WireDtype
 from schemas.topics import NODE_COMMAND
 
 if TYPE_CHECKING:
@@ -78,6 +78,7 @@ class BuildSegments:
     job: int
     model: str
     ring: tuple[StageRef, ...]
+    wire_dtype: WireDtype
 
 
 @dataclass(frozen=True)

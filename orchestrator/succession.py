@@ -131,7 +131,7 @@ class Succession:
         """Bring a solved plan into force, in the upcoming epoch."""
         plan = replace(plan, epoch=self.epochs.next())
         self.next = Building(job, plan, forced=forced)
-        return [SaveEpoch(plan.epoch), BuildSegments(job, plan.model.name, plan.ring)]
+        return [SaveEpoch(plan.epoch), BuildSegments(job, plan.model.name, plan.ring, plan.wire_dtype)]
 
     def built(self, job: int, segments: tuple[BuiltSegment, ...]) -> None:
         """The graphs are there; ``advance`` starts the roll-out."""

@@ -26,7 +26,7 @@ from orchestrator.planning.problem import Problem
 from orchestrator.planning.solution import Infeasible, Solution
 from orchestrator.served import BuiltSegment, ServedModel
 from schemas.errors import LinguabusError
-from schemas.messages import BlobRef, KvLayer, ProbePart, StageRef, UnitKind
+from schemas.messages import BlobRef, KvLayer, ProbePart, StageRef, UnitKind, WireDtype
 
 logger = logging.getLogger(__name__)
 
@@ -89,9 +89,9 @@ class Worker:
 
                 division = divide(problem, kept, pipelines=pipelines, margin=margin)
                 return FleetDivided(number, division.groups, division.tokens_per_s)
-            case BuildSegments(number, name, ring):
+            case BuildSegments(number, name, ring, wire):
                 opened = self._models[name]
-                return SegmentsBuilt(number, tuple(build_segment(opened, stage) for stage in ring))
+                return SegmentsBuilt(number, tuple(build_segment(opened, stage, wire) for stage in ring))
             case PlanStandby(pipeline, epoch, problem, stages):
                 from orchestrator.planning.standby import plan_standby
 
@@ -150,9 +150,9 @@ def _probe_part(model: Model, kind: UnitKind, start: int, stop: int) -> ProbePar
     )
 
 
-def build_segment(model: Model, stage: StageRef) -> BuiltSegment:
+def build_segment(model: Model, stage: StageRef, wire: WireDtype = "fp32") -> BuiltSegment:
     """A stage's graph and weights as the nodes are told of them."""
-    spec = model.segment(stage.start, stage.stop)
+    spec = model.segment(stage.start, stage.stop, wire=wire)
     caches = {cache.layer: cache for cache in model.manifest.layers}
     return BuiltSegment(
         graph=BlobRef(sha256=spec.graph.sha256, size_bytes=spec.graph.size_bytes),

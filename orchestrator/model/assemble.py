@@ -3,14 +3,16 @@
 A segment's interface (B batch, S new tokens, P past, T = total, W the boundary's width, V vocabulary)::
 
     inputs   input_ids [B, S] int64          if start == 0, else
-             hidden [B, S, W]                the tensor of the boundary before ``start``
+             hidden [B, S, W]                the tensor of the boundary before ``start``; of a graph that takes halves
+             hidden_halves [B, S, W] float16, hidden_scale [B, S, 1] float32: ``hidden`` is their product
              seqlens_k [B] int32, total_sequence_length [] int32
                                              if it has blocks with GroupQueryAttention: each T - 1, and the largest T
              attention_mask [B, T] int64     if its blocks need it for something else
              position_ids [B, S] int64       if its blocks need it
              past_key_values.N.key|value     of its own layers, N counted over the whole model
              logit_positions [n] int64       if it has the head: indices into S, the head runs for these only
-    outputs  hidden_out [B, S, W]            if it does not have the head, else
+    outputs  hidden_out [B, S, W]            if it does not have the head (of a graph that gives halves, also
+             halves_out [B, S, W] float16, squares_out [B, S, 1] float32: the sum of squares of each position), else
              logits [B, n, V]
              present.N.key|value             of its own layers
 
@@ -22,6 +24,9 @@ again the cuts make no difference; only the graph as it was converted rounds dif
 
 GroupQueryAttention wants the lengths of its rows, which a converted graph computes from ``attention_mask``. Here they
 are inputs, since every segment would compute them again in each step, from a mask whose shape changes in each step.
+
+Hidden states that travel as halves are converted in the graph where that costs least. The scale is a power of two, so
+the product has the very bits that a node would compute; the squares tell it whether the halves will do as they are.
 """
 
 from __future__ import annotations
@@ -32,7 +37,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.model.errors import UnsplittableGraph
 from orchestrator.model.graph import PAST_NAME, SEQUENCE_INPUTS, Decoder, Step, node_inputs
-from orchestrator.model.shapes import FLOAT16
+from orchestrator.model.shapes import FLOAT, FLOAT16
 from orchestrator.model.split import Boundary, SplitPlan
 
 if TYPE_CHECKING:
@@ -40,10 +45,16 @@ if TYPE_CHECKING:
 
 HIDDEN_IN = "hidden"
 HIDDEN_OUT = "hidden_out"
+HALVES_IN = "hidden_halves"
+SCALE_IN = "hidden_scale"
+HALVES_OUT = "halves_out"
+SQUARES_OUT = "squares_out"
 LOGIT_POSITIONS = "logit_positions"
 LENGTHS = {5: "seqlens_k", 6: "total_sequence_length"}
 """The inputs of GroupQueryAttention, by index, that are inputs of a segment."""
-ASSEMBLY = 2
+AXES_ARE_INPUTS = 18
+"""From this version of ONNX on, reductions take their axes as an input."""
+ASSEMBLY = 3
 """Changes whenever the same arguments give another graph than before."""
 
 
@@ -71,11 +82,14 @@ def outside_inputs(decoder: Decoder, steps: Iterable[Step]) -> list[str]:
     return list(dict.fromkeys(n for step in steps for n in step.inputs if n not in core))
 
 
-def assemble(plan: SplitPlan, start: int, stop: int, accuracy_level: int | None = None) -> bytes:
+def assemble(
+    plan: SplitPlan, start: int, stop: int, accuracy_level: int | None = None, *, halves: bool = False
+) -> bytes:
     """The segment's graph as bytes, the same for the same arguments; weights stay references.
 
     Args:
         accuracy_level: set on every MatMulNBits node (4: int8 activations, 1: float32); None leaves them.
+        halves: hidden states in float32 come in and go out as halves.
 
     Raises:
         ValueError: [start, stop) is empty or outside the model.
@@ -83,12 +97,12 @@ def assemble(plan: SplitPlan, start: int, stop: int, accuracy_level: int | None 
     """
     if not 0 <= start < stop <= plan.num_units:
         raise ValueError(f"no such segment: [{start}, {stop}) of {plan.num_units} units")
-    graph: bytes = _Assembly(plan, start, stop).build(accuracy_level).SerializeToString(deterministic=True)
+    graph: bytes = _Assembly(plan, start, stop, halves).build(accuracy_level).SerializeToString(deterministic=True)
     return graph
 
 
 class _Assembly:
-    def __init__(self, plan: SplitPlan, start: int, stop: int) -> None:
+    def __init__(self, plan: SplitPlan, start: int, stop: int, halves: bool) -> None:
         self.plan, self.start, self.stop = plan, start, stop
         self.decoder = plan.decoder
         self.source = plan.decoder.model.graph
@@ -97,6 +111,8 @@ class _Assembly:
         self.unit = {(s.node, s.part): u for s, u in pairs}
         self.layers = [n for u in range(start, stop) if (n := plan.layer_of(u)) is not None]
         self.has_head = stop == plan.num_units
+        self.takes_halves = halves and start > 0 and plan.boundary(start).elem_type == FLOAT
+        self.gives_halves = halves and not self.has_head and plan.boundary(stop).elem_type == FLOAT
         self.nodes: list[NodeProto] = []
         self.rename: dict[str, str] = {}
         self.gathered: dict[str, str] = {}
@@ -120,6 +136,8 @@ class _Assembly:
     def build(self, accuracy_level: int | None) -> ModelProto:
         from onnx import ModelProto, helper
 
+        if self.takes_halves:
+            self._take_halves()  # first, since the cheap nodes may read the shape of their product
         cone, leaves = cheap_cone(self.decoder, self._outside_inputs())
         for index in cone:
             self._emit_cheap(self.source.node[index])
@@ -129,6 +147,8 @@ class _Assembly:
             self._emit_core(step)
         if not self.has_head:
             self._close_output(self.plan.boundary(self.stop))
+        if self.gives_halves:
+            self._give_halves()
         if accuracy_level is not None:
             for node in self.nodes:
                 _set_accuracy_level(node, accuracy_level)
@@ -170,6 +190,29 @@ class _Assembly:
                 _limit_shape_to(node, 2)  # of hidden [B, S, W] only [B, S]
                 node.input[0] = HIDDEN_IN
         self.nodes.append(node)
+
+    def _take_halves(self) -> None:
+        from onnx import TensorProto, helper
+
+        floats = f"{HALVES_IN}/floats"
+        self.nodes.append(helper.make_node("Cast", [HALVES_IN], [floats], to=TensorProto.FLOAT))
+        self.nodes.append(helper.make_node("Mul", [floats, SCALE_IN], [HIDDEN_IN]))
+
+    def _give_halves(self) -> None:
+        import numpy as np
+        from onnx import TensorProto, helper, numpy_helper
+
+        self.nodes.append(helper.make_node("Cast", [HIDDEN_OUT], [HALVES_OUT], to=TensorProto.FLOAT16))
+        if self._opset() < AXES_ARE_INPUTS:
+            self.nodes.append(helper.make_node("ReduceSumSquare", [HIDDEN_OUT], [SQUARES_OUT], axes=[-1]))
+            return
+        axes = f"{SQUARES_OUT}/axes"
+        last = numpy_helper.from_array(np.array([-1], np.int64))
+        self.nodes.append(helper.make_node("Constant", [], [axes], value=last))
+        self.nodes.append(helper.make_node("ReduceSumSquare", [HIDDEN_OUT, axes], [SQUARES_OUT]))
+
+    def _opset(self) -> int:
+        return next(int(opset.version) for opset in self.decoder.model.opset_import if opset.domain in ("", "ai.onnx"))
 
     def _open_input(self, boundary: Boundary) -> None:
         from onnx import helper, numpy_helper
@@ -267,8 +310,12 @@ class _Assembly:
         declared = {i.name: i for i in self.source.input}
         read = wanted | {n for node in self.nodes for n in node.input}
         infos = [declared["input_ids"]] if self.start == 0 else []
-        if self.start > 0:
-            infos.append(_hidden_info(HIDDEN_IN, self.plan.boundary(self.start)))
+        if self.takes_halves:
+            width = self.plan.boundary(self.start).width
+            infos += [_hidden_info(HALVES_IN, FLOAT16, width), _hidden_info(SCALE_IN, FLOAT, 1)]
+        elif self.start > 0:
+            boundary = self.plan.boundary(self.start)
+            infos.append(_hidden_info(HIDDEN_IN, boundary.elem_type, boundary.width))
         infos += [declared[n] for n in SEQUENCE_INPUTS[1:] if n in read]
         if self.needs_lengths:
             infos.append(helper.make_tensor_value_info(LENGTHS[5], TensorProto.INT32, ["batch_size"]))
@@ -288,15 +335,18 @@ class _Assembly:
             shape: list[str | int | None] = ["batch_size", "num_logits", vocabulary]
             infos = [helper.make_tensor_value_info("logits", logits.elem_type, shape)]
         else:
-            infos = [_hidden_info(HIDDEN_OUT, self.plan.boundary(self.stop))]
+            boundary = self.plan.boundary(self.stop)
+            infos = [_hidden_info(HIDDEN_OUT, boundary.elem_type, boundary.width)]
+        if self.gives_halves:
+            infos += [_hidden_info(HALVES_OUT, FLOAT16, boundary.width), _hidden_info(SQUARES_OUT, FLOAT, 1)]
         return infos + [declared[f"present.{n}.{kind}"] for n in self.layers for kind in ("key", "value")]
 
 
-def _hidden_info(name: str, boundary: Boundary) -> ValueInfoProto:
+def _hidden_info(name: str, elem_type: int, width: int) -> ValueInfoProto:
     from onnx import helper
 
-    shape: list[str | int | None] = ["batch_size", "sequence_length", boundary.width]
-    return helper.make_tensor_value_info(name, boundary.elem_type, shape)
+    shape: list[str | int | None] = ["batch_size", "sequence_length", width]
+    return helper.make_tensor_value_info(name, elem_type, shape)
 
 
 def _limit_shape_to(node: NodeProto, rank: int) -> None:

@@ -5,6 +5,7 @@
     model = store.open("smollm2-135m-instruct-int4")
     spec = model.segment(0, 12)            # units [0, 12) in the model's numeric profile
     spec = model.segment(0, 12, "exact")   # the same weights, float32 activations
+    spec = model.segment(0, 12, wire="fp16")   # hidden states leave as halves
 
 A segment's graph and its weights are files of one flat folder, ``model.blobs_folder``, named by SHA-256; the graph
 refers to the weights by those names, so a node needs nothing but copies of ``spec.files`` in one folder of its own.
@@ -20,13 +21,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator.model.assemble import ASSEMBLY, HIDDEN_IN, HIDDEN_OUT, LENGTHS, LOGIT_POSITIONS, assemble
+from orchestrator.model.assemble import (
+    ASSEMBLY,
+    HALVES_IN,
+    HALVES_OUT,
+    HIDDEN_IN,
+    HIDDEN_OUT,
+    LENGTHS,
+    LOGIT_POSITIONS,
+    SCALE_IN,
+    SQUARES_OUT,
+    assemble,
+)
 from orchestrator.model.convert import PROFILES
 from orchestrator.model.errors import ManifestError, UnsupportedModel
 from orchestrator.model.graph import read_model, resolve
 from orchestrator.model.manifest import Manifest, parse_json, read_manifest
 from orchestrator.model.split import SplitPlan, plan_split
 from orchestrator.model.tokenizer import ModelTokenizer
+from schemas.messages import WireDtype
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -59,7 +72,7 @@ class SegmentSpec:
 
     Attributes:
         layers: indices N of its ``past_key_values.N.*`` / ``present.N.*``, in order.
-        width_in: width of ``hidden``, None if it starts with the embedding.
+        width_in: width of ``hidden`` (or ``hidden_halves``), None if it starts with the embedding.
         width_out: width of ``hidden_out``, None if it ends with the head.
     """
 
@@ -100,11 +113,12 @@ class Model:
         """The model's tokenizer, chat template and end-of-answer ids."""
         return ModelTokenizer(self.folder / TOKENIZER_FOLDER)
 
-    def segment(self, start: int, stop: int, profile: str | None = None) -> SegmentSpec:
+    def segment(self, start: int, stop: int, profile: str | None = None, *, wire: WireDtype = "fp32") -> SegmentSpec:
         """The segment of units [start, stop), 0 <= start < stop <= manifest.num_units; assembled once, then kept.
 
         Args:
             profile: "fast" or "exact"; None for the model's own.
+            wire: how hidden states travel; the graph converts those in float32 to and from halves itself.
 
         Raises:
             ValueError: no such units.
@@ -115,7 +129,9 @@ class Model:
             raise UnsupportedModel(f"unknown profile {profile!r}; choose from {', '.join(PROFILES)}")
         if not 0 <= start < stop <= self.manifest.num_units:
             raise ValueError(f"no such segment: [{start}, {stop}) of {self.manifest.num_units} units")
-        kept = self.folder / SEGMENTS_FOLDER / f"{start}-{stop}-{profile}.json"
+        has_boundaries = start > 0 or stop < self.manifest.num_units
+        halves = wire == "fp16" and self.manifest.hidden_dtype == "float32" and has_boundaries
+        kept = self.folder / SEGMENTS_FOLDER / f"{start}-{stop}-{profile}{'-halves' if halves else ''}.json"
         if kept.is_file():
             try:
                 spec: SegmentSpec = parse_json(SegmentSpec, kept.read_text("utf-8"), str(kept))
@@ -124,12 +140,12 @@ class Model:
             else:
                 if spec.assembly == ASSEMBLY and (self.blobs_folder / spec.graph.sha256).is_file():
                     return spec
-        return self._assemble(start, stop, profile, kept)
+        return self._assemble(start, stop, profile, halves, kept)
 
-    def _assemble(self, start: int, stop: int, profile: str, kept: Path) -> SegmentSpec:
+    def _assemble(self, start: int, stop: int, profile: str, halves: bool, kept: Path) -> SegmentSpec:
         if self._plan is None:
             self._plan = plan_split(resolve(read_model(self.folder / GRAPH_FILE), self.blobs_folder))
-        graph = assemble(self._plan, start, stop, PROFILES[profile])
+        graph = assemble(self._plan, start, stop, PROFILES[profile], halves=halves)
         sha256 = hashlib.sha256(graph).hexdigest()
         _write(self.blobs_folder / sha256, graph)
         spec = self._spec(start, stop, profile, BlobRef(sha256, len(graph)), _parse(graph))
@@ -147,7 +163,10 @@ class Model:
         width_out = None if has_head else manifest.boundaries[stop - 1].width
         hidden, tokens = manifest.hidden_dtype, ("batch_size", "sequence_length")
         inputs = [TensorSpec("input_ids", "int64", tokens)] if start == 0 else []
-        if width_in is not None:
+        if HALVES_IN in names:
+            inputs.append(TensorSpec(HALVES_IN, "float16", (*tokens, str(width_in))))
+            inputs.append(TensorSpec(SCALE_IN, "float32", (*tokens, "1")))
+        elif width_in is not None:
             inputs.append(TensorSpec(HIDDEN_IN, hidden, (*tokens, str(width_in))))
         if "attention_mask" in names:
             inputs.append(TensorSpec("attention_mask", "int64", ("batch_size", "total_sequence_length")))
@@ -158,6 +177,9 @@ class Model:
         outputs = [TensorSpec("logits", manifest.logits_dtype, ("batch_size", "num_logits", str(manifest.vocab_size)))]
         if width_out is not None:
             outputs = [TensorSpec(HIDDEN_OUT, hidden, (*tokens, str(width_out)))]
+        if any(o.name == HALVES_OUT for o in parsed.graph.output):
+            outputs.append(TensorSpec(HALVES_OUT, "float16", (*tokens, str(width_out))))
+            outputs.append(TensorSpec(SQUARES_OUT, "float32", (*tokens, "1")))
         for cache in layers:
             for kind, dim in (("key", cache.key_dim), ("value", cache.value_dim)):
                 heads = str(cache.kv_heads)

@@ -9,6 +9,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import onnx
 import pytest
 
 from orchestrator.model import store as store_module
@@ -223,6 +224,23 @@ def test_lengths_are_inputs_and_the_mask_is_gone(tiny_model: Model) -> None:
         assert "attention_mask" not in names
     alone = {tensor.name for tensor in tiny_model.segment(0, 1).inputs}
     assert alone == {"input_ids"}
+
+
+def test_a_segment_is_made_for_the_wire(tiny_model: Model) -> None:
+    """Halves are converted in the graph; the other element types, and the whole model, know nothing of it."""
+    usual, halves = tiny_model.segment(1, 3), tiny_model.segment(1, 3, wire="fp16")
+    assert tiny_model.segment(1, 3, wire="int8") == usual == tiny_model.segment(1, 3)
+    assert usual.graph != halves.graph
+    assert (usual.blobs, usual.layers, usual.width_in) == (halves.blobs, halves.layers, halves.width_in)
+    whole = (0, tiny_model.manifest.num_units)
+    assert tiny_model.segment(*whole, wire="fp16") == tiny_model.segment(*whole)
+    for spec in (usual, halves, tiny_model.segment(0, 2, wire="fp16"), tiny_model.segment(3, whole[1], wire="fp16")):
+        graph = onnx.load(str(tiny_model.blobs_folder / spec.graph.sha256), load_external_data=False).graph
+        for tensors, infos in ((spec.inputs, graph.input), (spec.outputs, graph.output)):
+            assert {t.name: t.dtype for t in tensors} == {
+                i.name: onnx.helper.tensor_dtype_to_np_dtype(i.type.tensor_type.elem_type).name for i in infos
+            }
+            assert len(tensors) == len(infos)
 
 
 def test_a_segment_that_another_version_assembled_is_made_again(tiny_model: Model) -> None:

@@ -87,7 +87,7 @@ class Chain:
         self.segments[0].ids_input(len(ids))[...] = ids
         output = self.segments[0].run(slot, [position], len(ids)).output
         for segment in self.segments[1:]:
-            segment.hidden_input(len(ids))[...] = output
+            segment.take_in(output.tobytes(), Dtype.FP32, len(ids))
             output = segment.run(slot, [position], len(ids)).output
         assert output.shape == (1, self.segments[0].spec.vocab_size)
         return output[0].copy()
@@ -495,7 +495,7 @@ def test_an_heir_goes_on_from_shared_rows_and_rows_that_were_sent(tiny_model: Mo
         assert (frame.request, frame.epoch, frame.attempt) == (5, NEXT, 3)
         second.kv.write(WriteKvRows(("main", NEXT, 1), 2, unpack_kv_header(frame), frame))
     first.ids_input(16)[...] = PROMPT[16:32]
-    second.hidden_input(16)[...] = first.run(1, [16], 16).output
+    second.take_in(first.run(1, [16], 16).output.tobytes(), Dtype.FP32, 16)
     moved = second.run(2, [16], 16).output.copy()
     old.ids_input(16)[...] = PROMPT[16:32]
     assert (moved == old.run(1, [16], 16).output).all()

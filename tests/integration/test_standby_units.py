@@ -101,7 +101,7 @@ def test_the_orchestrator_has_them_fetched_and_a_new_plan_uses_them(
         first, last = client.control("plan")["stages"]
         assert (first["node"], first["stop"], last["start"]) == ("alfa", 4, 4)
         for stage in (first, last):
-            graph = tiny_model.segment(stage["start"], stage["stop"]).graph
+            graph = tiny_model.segment(stage["start"], stage["stop"], wire="fp16").graph
             assert stage["downloaded_bytes"] in (0, graph.size_bytes)
 
 

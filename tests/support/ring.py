@@ -224,7 +224,7 @@ class Ring:
         )
         self.ready.clear()
         for stage, ref in enumerate(ring):
-            spec = self._model.segment(ref.start, ref.stop)
+            spec = self._model.segment(ref.start, ref.stop, wire=wire)  # type: ignore[arg-type]
             graph = BlobRef(sha256=spec.graph.sha256, size_bytes=spec.graph.size_bytes)
             blobs = tuple(BlobRef(sha256=blob.sha256, size_bytes=blob.size_bytes) for blob in spec.blobs)
             if blob_url is None:

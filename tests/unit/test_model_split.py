@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -87,6 +88,29 @@ def test_assembling_twice_gives_the_same_bytes() -> None:
     assert assemble(plan(plain()), 1, 4) == assemble(plan(plain()), 1, 4)
 
 
+@pytest.mark.parametrize("opset", [17, 21])
+def test_a_graph_converts_to_halves_where_it_has_boundaries(opset: int) -> None:
+    decoder = plain()
+    decoder.opset_import[0].version = opset
+    found = plan(decoder)
+    for start, stop in ((0, 2), (2, 4), (4, 6)):
+        graph = ModelProto.FromString(assemble(found, start, stop, halves=True))
+        names = [[info.name for info in infos] for infos in (graph.graph.input, graph.graph.output)]
+        assert ({"hidden_halves", "hidden_scale"} <= set(names[0])) == (start > 0)
+        assert ({"hidden_out", "halves_out", "squares_out"} <= set(names[1])) == (stop < 6)
+        assert "hidden" not in names[0]
+        reductions = [node for node in graph.graph.node if node.op_type == "ReduceSumSquare"]
+        assert [len(node.input) for node in reductions] == ([2 if opset >= 18 else 1] if stop < 6 else [])
+    assert assemble(found, 0, 6, halves=True) == assemble(found, 0, 6)
+
+
+def test_states_that_are_halves_already_are_not_converted() -> None:
+    found = plan(plain())
+    halves = tuple(replace(boundary, elem_type=TensorProto.FLOAT16) for boundary in found.boundaries)
+    small = replace(found, boundaries=halves)
+    assert assemble(small, 2, 4, halves=True) == assemble(small, 2, 4)
+
+
 @pytest.mark.parametrize(("start", "stop"), [(2, 2), (3, 1), (-1, 2), (0, 7)])
 def test_segments_outside_the_model_are_an_error(start: int, stop: int) -> None:
     with pytest.raises(ValueError, match="no such segment"):
@@ -103,10 +127,15 @@ def test_shapes_of_tokens_and_cache_are_taken_from_what_a_segment_has() -> None:
     total = maker.add("Cast", [maker.add("Add", [new, past], "total")], "total_float", to=TensorProto.FLOAT)
     second = maker.block(first, extra=maker.add("Div", [first, total], "scaled"))
     found = plan(maker.head(second))
-    graph = ModelProto.FromString(assemble(found, 2, 3)).graph
-    shapes = {n.output[0]: n.input[0] for n in graph.node if n.op_type == "Shape"}
-    assert shapes == {"ids_shape": "hidden", "past_shape": "past_key_values.1.key"}
-    assert "input_ids" not in {i.name for i in graph.input}
+    for halves in (False, True):
+        graph = ModelProto.FromString(assemble(found, 2, 3, halves=halves)).graph
+        shapes = {n.output[0]: n.input[0] for n in graph.node if n.op_type == "Shape"}
+        assert shapes == {"ids_shape": "hidden", "past_shape": "past_key_values.1.key"}
+        assert "input_ids" not in {i.name for i in graph.input}
+        known = {i.name for i in (*graph.input, *graph.initializer)}
+        for node in graph.node:
+            assert set(node.input) <= known, "nodes come after what they read"
+            known |= set(node.output)
 
 
 def refused(model: ModelProto) -> str:
