@@ -17,12 +17,11 @@ from rings import deployed_ring, open_segment
 from smollm2 import QUESTION, open_smollm2
 
 from edge_node.activations import encode_activation
-from edge_node.frames import activation_frame
 from edge_node.sampling import choose_token
-from edge_node.work import Row
 from orchestrator.model.model import Model
-from schemas.codec import Dtype, decode_frames
+from schemas.codec import SAMPLE, Dtype, Kind
 from schemas.messages import Epoch, Sampling
+from schemas.stencil import FrameStencil
 from tests.support.ring import even_cuts
 
 STAGES = 4
@@ -56,15 +55,15 @@ def _parts(model: Model) -> list[Result]:
     generator = np.random.default_rng(0)
     hidden = 10 * generator.standard_normal((1, width), dtype=np.float32)
     logits = generator.standard_normal(vocab_size, dtype=np.float32)
-    row = Row(request=1, slot=0, attempt=0, position=7, count=1, sample=True)
-    epoch = Epoch(generation=1, counter=1)
     payload = encode_activation(hidden, Dtype.FP16)
-    frame = activation_frame(row, epoch, width=width, dtype=Dtype.FP16, payload=payload)
+    epoch = Epoch(generation=1, counter=1)
+    stencil = FrameStencil(Kind.ACTIVATION, Dtype.FP16, SAMPLE, 1, 1, epoch, 0, width, len(payload))
+    frame = stencil.pack(7, payload)
     parts: dict[str, Callable[[], object]] = {
-        "parse and check a frame": lambda: decode_frames(frame),
-        "take in halves": lambda: segment.take_in(memoryview(payload), Dtype.FP16),
+        "compare a frame": lambda: stencil.read(frame),
+        "take in halves": lambda: segment.take_in(payload, Dtype.FP16),
         "give out halves": segment.give_out,
-        "build a frame": lambda: activation_frame(row, epoch, width=width, dtype=Dtype.FP16, payload=payload),
+        "fill in a frame": lambda: stencil.pack(7, payload),
         f"greedy token of {vocab_size}": lambda: choose_token(logits, Sampling(), 8, ()),
     }
     results = []

@@ -20,7 +20,7 @@ from edge_node.frames import tokens_frame
 from edge_node.request import StageRequest
 from edge_node.ring import RingDriver, Step
 from edge_node.work import FailureCode
-from schemas.codec import HEADER_BYTES, SAMPLE, Dtype, Kind, activation_payload_bytes, request_id
+from schemas.codec import SAMPLE, Dtype, Kind, activation_payload_bytes, request_id
 from schemas.messages import Sampling
 from schemas.stencil import FrameStencil
 
@@ -45,7 +45,7 @@ class Lane:
         """Of the step under way."""
         self.token = -1
         """First stage: the step's token."""
-        self.payload: memoryview = memoryview(b"")
+        self.payload = b""
         """Other stages: the step's hidden state."""
         self.dtype = stage.wire
         self.draws = stage.is_last
@@ -91,7 +91,10 @@ class Lane:
     def takes(self, data: bytes, now_s: float) -> bool:
         """Is a message the frame that begins the next step? If so the step is under way, else nothing happened."""
         state, rule = self._state, self._rule
-        position = self._expected.read(data)
+        found = self._expected.read(data)
+        if found is None:
+            return False
+        position, payload = found
         if (
             position != rule.valid_length
             or position < self._prompt_tokens
@@ -101,8 +104,7 @@ class Lane:
             or state.frames
         ):
             return False
-        self.position = position
-        self.payload = memoryview(data)[HEADER_BYTES:]
+        self.position, self.payload = position, payload
         return True
 
     def frame(self, result: Any, now_s: float) -> bytes:
@@ -137,17 +139,19 @@ class FirstLane(Lane):
     def takes(self, data: bytes, now_s: float) -> bool:
         """As of any lane."""
         state, rule, driver = self._state, self._rule, self._state.driver
-        position = self._expected.read(data)
+        found = self._expected.read(data)
+        if found is None or driver is None:
+            return False
+        position, payload = found
         if (
-            driver is None
-            or not 0 <= position < self._stage.spec.context_tokens
+            position >= self._stage.spec.context_tokens
             or driver.attempt != self.attempt
             or rule.attempt != self.attempt
             or state.held
             or driver.steps
         ):
             return False
-        (token,) = _TOKEN.unpack_from(data, HEADER_BYTES)
+        (token,) = _TOKEN.unpack(payload)
         if not 0 <= token < self._stage.spec.vocab_size:
             return False
         if not driver.token(self.attempt, position, (token,), (), last=False, now_s=now_s):

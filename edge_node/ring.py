@@ -29,8 +29,8 @@ MAX_SILENT_REPEATS = 10
 class Step:
     """One run of stage 0: ``ids`` at [position, position + len(ids)).
 
-    ``sample`` asks the ring for a token; ``verify`` says that all ids but the first are guesses to check. Nobody changes
-    it; it is not ``frozen`` because that triples the time of making one.
+    ``sample`` asks the ring for a token; ``verify`` says that all ids but the first are guesses to check. Nobody
+    changes it; it is not ``frozen`` because that triples the time of making one.
     """
 
     position: int

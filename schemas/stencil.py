@@ -31,19 +31,18 @@ class FrameStencil:
         self._head = bytearray(frame[:CRC_OFFSET])
         self._before, self._after = frame[:POSITION_OFFSET], frame[_AFTER_POSITION:CRC_OFFSET]
 
-    def read(self, data: bytes) -> int:
-        """The position of a frame that comes alone; -1 if it is another frame, or damaged."""
+    def read(self, data: bytes) -> tuple[int, bytes] | None:
+        """Position and payload of a frame that comes alone; None if it is another frame, or damaged."""
         if (
             len(data) != self._size
-            or data[:POSITION_OFFSET] != self._before
-            or data[_AFTER_POSITION:CRC_OFFSET] != self._after
+            or not data.startswith(self._before)
+            or not data.startswith(self._after, _AFTER_POSITION)
         ):
-            return -1
-        view = memoryview(data)
-        checksum = zlib.crc32(view[HEADER_BYTES:], zlib.crc32(view[:CRC_OFFSET]))
-        if checksum != CRC.unpack_from(data, CRC_OFFSET)[0]:
-            return -1
-        return int(POSITION.unpack_from(data, POSITION_OFFSET)[0])
+            return None
+        payload = data[HEADER_BYTES:]
+        if zlib.crc32(payload, zlib.crc32(data[:CRC_OFFSET])) != CRC.unpack_from(data, CRC_OFFSET)[0]:
+            return None
+        return POSITION.unpack_from(data, POSITION_OFFSET)[0], payload
 
     def pack(self, position: int, payload: bytes) -> bytes:
         """The frame at ``position``; ``payload`` is as long as it was said to be."""

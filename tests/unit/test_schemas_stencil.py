@@ -33,7 +33,7 @@ def frame(position: int, payload: bytes = PAYLOAD, **changes: object) -> bytes:
 def test_it_packs_what_the_codec_packs_and_reads_it(position: int, payload: bytes) -> None:
     data = stencil().pack(position, payload)
     assert data == frame(position, payload)
-    assert stencil().read(data) == position
+    assert stencil().read(data) == (position, payload)
     assert bytes(decode_frame(data).payload) == data[HEADER_BYTES:] == payload
 
 
@@ -52,11 +52,11 @@ def test_it_packs_what_the_codec_packs_and_reads_it(position: int, payload: byte
     ],
 )
 def test_another_frame_is_none_of_its_own(changes: dict[str, object]) -> None:
-    assert stencil().read(frame(9, **changes)) == -1
+    assert stencil().read(frame(9, **changes)) is None
 
 
 def test_of_two_frames_in_a_message_it_takes_none() -> None:
-    assert stencil().read(frame(9) + frame(10)) == -1
+    assert stencil().read(frame(9) + frame(10)) is None
 
 
 @examples(200)
@@ -64,8 +64,8 @@ def test_of_two_frames_in_a_message_it_takes_none() -> None:
 def test_a_damaged_frame_is_none_of_its_own(data: st.DataObject) -> None:
     damaged = bytearray(frame(9))
     damaged[data.draw(st.integers(0, len(damaged) - 1))] ^= data.draw(st.integers(1, 255))
-    assert stencil().read(bytes(damaged)) == -1
-    assert stencil().read(bytes(damaged[: data.draw(st.integers(0, len(damaged) - 1))])) == -1
+    assert stencil().read(bytes(damaged)) is None
+    assert stencil().read(bytes(damaged[: data.draw(st.integers(0, len(damaged) - 1))])) is None
 
 
 def test_a_stencil_of_what_can_not_be_sent() -> None:
