@@ -23,6 +23,8 @@ test: .venv/.ready-test ## all tests except the marked ones below
 test-long test-arm64 test-compose: .venv/.ready-test ## tests that take minutes, 64-bit ARM or containers
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -m $(@:test-%=%) $(ARGS)
 
+test-arm64: .venv/.ready-arm64
+
 test-compose: .venv/.ready-compose
 
 check: .venv/.ready-test ## lint and type-check
@@ -43,6 +45,9 @@ clean: ## remove .venv, caches and build output (models in the user's cache stay
 
 .venv/.ready-test: $(SETUP_INPUTS)
 	@.ci/setup test
+
+.venv/.ready-arm64: $(SETUP_INPUTS) | .venv/.ready-test
+	@.ci/setup arm64
 
 .venv/.ready-compose: $(SETUP_INPUTS)
 	@.ci/setup compose

@@ -1,0 +1,131 @@
+"""A 64-bit ARM machine: Debian's Python for it, the wheels that a node gets there, and a chip that QEMU plays.
+
+The root file system and the wheels are made once, in the user's cache; apt is asked beside the system, not for it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import tomllib
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from orchestrator.commands.settings import default_cache
+from tests.support.nodes import ROOT
+
+_WHEELS = "wheels"
+_SYSTEM = ("python3", "libstdc++6")
+_GLIBC_2 = range(17, 37)
+"""Of the C libraries 2.x that a wheel may be made for; Debian 12 has 2.36."""
+_LAUNCHER = """\
+#!/bin/sh
+exec {qemu} -cpu {chip} -L {machine} -E PYTHONHOME={root}/usr -E PYTHONPATH={root}/{wheels} -0 "$0" \
+{root}/usr/bin/python3 "$@"
+"""
+
+
+@dataclass(frozen=True)
+class Chip:
+    """A processor by its name in QEMU, its part number and what it can do, as /proc/cpuinfo has it."""
+
+    name: str
+    part: int
+    features: str
+
+
+CHIPS = (
+    Chip("cortex-a53", 0xD03, "fp asimd evtstrm aes pmull sha1 sha2 crc32 cpuid"),
+    Chip(
+        "cortex-a76",
+        0xD0B,
+        "fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm lrcpc dcpop asimddp ssbs",
+    ),
+)
+"""One of cheap phones and the Raspberry Pi 3, one of better phones and the Raspberry Pi 5, with products of int8."""
+
+
+def arm64_python(chip: Chip, folder: Path) -> str:
+    """A Python on such a chip that has what a node needs; ``folder`` is for what the machine has of its own.
+
+    It can start itself again (``sys.executable``), as nodes do. On 64-bit ARM it is this Python, on the real chip.
+    """
+    if platform.machine() == "aarch64":
+        return sys.executable
+    qemu = shutil.which("qemu-aarch64-static") or shutil.which("qemu-aarch64")
+    assert qemu, "QEMU is missing: use `make test-arm64`"
+    root = _root()
+    for part in root.iterdir():
+        (folder / part.name).symlink_to(part)
+    # What is not here QEMU takes from this machine. ONNX Runtime learns from this file what the chip can do: it crashes
+    # on the file of another architecture, and uses instructions that are not there on the file of another chip.
+    (folder / "proc").mkdir()
+    (folder / "proc" / "cpuinfo").write_text(
+        "".join(
+            f"processor\t: {number}\nBogoMIPS\t: 100.00\nFeatures\t: {chip.features}\nCPU implementer\t: 0x41\n"
+            f"CPU architecture: 8\nCPU variant\t: 0x0\nCPU part\t: {chip.part:#x}\nCPU revision\t: 4\n\n"
+            for number in range(os.cpu_count() or 1)
+        )
+    )
+    launcher = folder / "python"
+    launcher.write_text(_LAUNCHER.format(qemu=qemu, chip=chip.name, machine=folder, root=root, wheels=_WHEELS))
+    launcher.chmod(0o755)
+    return str(launcher)
+
+
+def _root() -> Path:
+    """The root file system with the wheels; made where it is not there."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    # The same ONNX Runtime as here: the architecture is what differs.
+    wanted = [
+        *project["dependencies"],
+        *(line for line in project["optional-dependencies"]["edge"] if line != "onnxruntime"),
+        f"onnxruntime=={version('onnxruntime')}",
+    ]
+    key = hashlib.sha256("\n".join((*_SYSTEM, *wanted)).encode()).hexdigest()[:12]
+    root = default_cache() / "arm64" / key
+    if not root.exists():
+        root.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=root.parent, prefix="unfinished-") as unfinished:
+            made = Path(unfinished) / "root"
+            made.mkdir()
+            _unpack_system(made, Path(unfinished))
+            _unpack_wheels(made, wanted)
+            made.rename(root)
+    return root
+
+
+def _unpack_system(root: Path, folder: Path) -> None:
+    """Debian's packages with all that they depend on, of the release that this machine has."""
+    archives = folder / "archives"
+    for needed in (folder / "lists" / "partial", archives / "partial"):
+        needed.mkdir(parents=True)
+    (folder / "status").touch()
+    settings = (
+        "APT::Architecture=arm64", "APT::Architectures=arm64", "APT::Install-Recommends=false",
+        "APT::Sandbox::User=root", f"Dir::State={folder}", f"Dir::State::status={folder}/status",
+        f"Dir::State::lists={folder}/lists", f"Dir::Cache={folder}", f"Dir::Cache::archives={archives}",
+    )  # fmt: skip
+    apt = ["apt-get", "-qq", *(word for setting in settings for word in ("-o", setting))]
+    subprocess.run([*apt, "update"], check=True)
+    subprocess.run([*apt, "install", "--yes", "--download-only", *_SYSTEM], check=True)
+    for package in archives.glob("*.deb"):
+        subprocess.run(["dpkg-deb", "--extract", package, root], check=True)
+    if not (root / "lib").exists():  # as of Debian 13 a package of its own makes this link
+        (root / "lib").symlink_to("usr/lib")
+
+
+def _unpack_wheels(root: Path, wanted: list[str]) -> None:
+    python = (root / "usr" / "bin" / "python3").readlink().name.removeprefix("python")
+    platforms = [f"--platform=manylinux_2_{minor}_aarch64" for minor in reversed(_GLIBC_2)]
+    command = [
+        sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--only-binary=:all:",
+        "--implementation=cp", f"--python-version={python}", *platforms, f"--target={root / _WHEELS}", *wanted,
+    ]  # fmt: skip
+    subprocess.run(command, check=True)
