@@ -91,13 +91,16 @@ def engine() -> Iterator[Engine]:
     assert os.geteuid() == 0, "no container engine answers and only root can start one: start Docker and repeat"
     folder = Path(tempfile.mkdtemp(prefix="lb-docker-"))
     address = f"unix://{folder}/socket"
-    command = [
-        "dockerd", f"--host={address}", f"--data-root={folder}/data", f"--exec-root={folder}/exec",
-        f"--pidfile={folder}/pid", "--bridge=none", "--iptables=false", "--ip6tables=false", "--ip-forward=false",
+    command = [  # ended with this process, and not by the terminal's Ctrl-C: it is needed until all is cleaned up
+        "setpriv", "--pdeathsig=TERM", "dockerd", f"--host={address}", f"--data-root={folder}/data",
+        f"--exec-root={folder}/exec", f"--pidfile={folder}/pid", "--bridge=none", "--iptables=false", "--ip6tables=false",
+        "--ip-forward=false",
     ]  # fmt: skip
     try:
         with (folder / "log").open("wb") as log:
-            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
         try:
             started = Engine({**os.environ, "DOCKER_HOST": address})
             _await_answer(started, process, folder / "log")
