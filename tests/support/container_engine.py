@@ -93,8 +93,8 @@ def engine() -> Iterator[Engine]:
     address = f"unix://{folder}/socket"
     command = [  # ended with this process, and not by the terminal's Ctrl-C: it is needed until all is cleaned up
         "setpriv", "--pdeathsig=TERM", "dockerd", f"--host={address}", f"--data-root={folder}/data",
-        f"--exec-root={folder}/exec", f"--pidfile={folder}/pid", "--bridge=none", "--iptables=false", "--ip6tables=false",
-        "--ip-forward=false",
+        f"--exec-root={folder}/exec", f"--pidfile={folder}/pid", "--bridge=none", "--iptables=false",
+        "--ip6tables=false", "--ip-forward=false",
     ]  # fmt: skip
     try:
         with (folder / "log").open("wb") as log:
