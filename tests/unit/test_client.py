@@ -100,8 +100,8 @@ def test_control_returns_the_result_or_says_no(fake: FakeOrchestrator) -> None:
     with fake.connect() as client:
         assert client.control("plan") == {"state": "serving"}
         with pytest.raises(ControlRefused, match="no model 'x'"):
-            client.control("use_model", name="x")
-    assert fake.commanded[-1].arguments == {"name": "x"}
+            client.control("use_model", model="x")
+    assert fake.commanded[-1].arguments == {"model": "x"}
 
 
 def test_no_orchestrator_is_said_with_the_line_that_helps(fake: FakeOrchestrator) -> None:
