@@ -3,6 +3,7 @@
 import logging
 import socket
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -119,12 +120,15 @@ def test_events_are_published_and_kept_and_drains_are_remembered(
     client.listen()
     with running(broker, tmp_path):
         heard: list[dict[str, Any]] = []
-        while not heard or heard[-1]["kind"] != "plan":
+        kinds: Counter[str] = Counter()
+        while kinds["joined"] < 4 or not kinds["plan"]:  # on a busy machine a plan may be made before all have joined
             heard += client.events()
-        assert [event["kind"] for event in heard] == ["model", *4 * ["joined"], "plan"]
-        assert [event["number"] for event in heard] == [1, 2, 3, 4, 5, 6]
-        assert client.control("events")["events"] == heard
-        assert client.control("events", limit=1)["events"] == heard[-1:]
+            kinds = Counter(event["kind"] for event in heard)
+        assert heard[0]["kind"] == "model"
+        assert set(kinds) == {"model", "joined", "plan"}
+        assert [event["number"] for event in heard] == list(range(1, len(heard) + 1))
+        assert client.control("events")["events"][: len(heard)] == heard
+        assert client.control("events", limit=1)["events"] == client.control("events")["events"][-1:]
         used = [stage["node"] for stage in client.control("plan")["stages"]]
         client.control("drain", node=used[1])
         while used[1] in [stage["node"] for stage in client.control("plan")["stages"]]:
