@@ -35,6 +35,7 @@ MAX_EVENTS_PER_TURN = 1_000
 RECONNECT_MIN_S = 0.2
 RECONNECT_MAX_S = 8.0
 STABLE_S = 5.0
+_READABLE, _WRITABLE = select.POLLIN, select.POLLOUT
 """A connection that lived this long resets the back-off; a broker that accepts and kicks is not hammered."""
 CLOSE_S = 1.0
 UNSUPPORTED_PROTOCOL_VERSION = (0x01, 0x84)  # in CONNACK of MQTT 3.1.1 and of MQTT 5
@@ -98,7 +99,7 @@ class Link:
         self._wake_out.setblocking(False)
         self._wake_fd = self._wake_in.fileno()
         self._poller = select.poll()
-        self._poller.register(self._wake_fd, select.POLLIN)
+        self._poller.register(self._wake_fd, _READABLE)
         self._watched: object = None
         self._watched_fd = -1
         self._watched_mask = 0
@@ -163,9 +164,9 @@ class Link:
             if fd == self._wake_fd:
                 self._drain_wakes()
                 continue
-            if mask & select.POLLOUT:
+            if mask & _WRITABLE:
                 self.client.loop_write()
-            if mask & ~select.POLLOUT:
+            if mask != _WRITABLE:
                 self._read()
 
     def _watch(self) -> None:
@@ -179,7 +180,7 @@ class Link:
                 self._watched_fd = sock.fileno()
         if sock is None:
             return
-        mask = select.POLLIN | select.POLLOUT if self.client.want_write() else select.POLLIN
+        mask = _READABLE | _WRITABLE if self.client.want_write() else _READABLE
         if mask != self._watched_mask:
             self._poller.register(self._watched_fd, mask)
             self._watched_mask = mask

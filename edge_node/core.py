@@ -271,8 +271,13 @@ class NodeCore:
         stage = self._by_input.get(topic)
         if stage is None or not stage.loaded or len(data) < HEADER_BYTES:
             return None
-        lane = stage.lane(REQUEST.unpack_from(data, REQUEST_OFFSET)[0])
-        return lane if lane is not None and lane.takes(data, now_s) else None
+        state = stage.requests.get(REQUEST.unpack_from(data, REQUEST_OFFSET)[0])
+        if state is None:
+            return None
+        lane = state.lane
+        if lane is None or lane.attempt != state.rule.attempt:
+            lane = state.lane = stage.new_lane(state)
+        return lane if lane.takes(data, now_s) else None
 
     @property
     def has_work(self) -> bool:

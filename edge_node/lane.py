@@ -11,6 +11,7 @@ what is held) takes the long one, through ``Stage.frame``, ``next_work`` and ``c
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ from edge_node.frames import tokens_frame
 from edge_node.request import StageRequest
 from edge_node.ring import RingDriver, Step
 from edge_node.work import FailureCode
-from schemas.codec import SAMPLE, Dtype, Kind, activation_payload_bytes, request_id
+from schemas.codec import SAMPLE, Dtype, Kind, activation_payload_bytes, request_number
 from schemas.messages import Sampling
 from schemas.stencil import FrameStencil
 
@@ -34,12 +35,12 @@ _TOKEN = struct.Struct("<i")
 class Lane:
     """A request's decode steps through a stage in the middle of a ring, under one attempt."""
 
-    def __init__(self, stage: Stage, number: int, state: StageRequest) -> None:
+    def __init__(self, stage: Stage, state: StageRequest) -> None:
         self.key = stage.key
         self.topic = stage.topics.next
         """Where its frames go."""
         self.attempt = state.rule.attempt
-        self.request = number
+        self.request = request_number(state.open.request)
         self.slot = state.slot
         self.position = -1
         """Of the step under way."""
@@ -58,6 +59,8 @@ class Lane:
         self._prompt_tokens = state.open.prompt_tokens
         self._expected = self._expect()
         self._answer = self._prepare_answer()
+        self.due_s = math.inf
+        """When the last step has to be looked after: at once if its rows are to be copied to another node."""
         self._data = b""
         """The step's frame."""
 
@@ -101,6 +104,7 @@ class Lane:
             or position >= self._stage.spec.context_tokens
             or rule.attempt != self.attempt
             or state.held
+            or state.moved
             or state.frames
         ):
             return False
@@ -120,11 +124,12 @@ class Lane:
         state.guessed = False
         state.tally.computed(1, compute_s, 1, decode=True)
         state.tally.sent(len(self._data), decode=True)
+        self.due_s = 0.0 if self._stage.move.is_copying else math.inf
 
     def failed(self, error: NodeError) -> list[Effect]:
         """The step can't be computed."""
         code: FailureCode = "not_finite" if isinstance(error, NotFinite) else "internal"
-        return [self._stage.failed(request_id(self.request), code, str(error))]
+        return [self._stage.failed(self._state.open.request, code, str(error))]
 
 
 class FirstLane(Lane):
@@ -148,6 +153,7 @@ class FirstLane(Lane):
             or driver.attempt != self.attempt
             or rule.attempt != self.attempt
             or state.held
+            or state.moved
             or driver.steps
         ):
             return False
@@ -166,6 +172,8 @@ class FirstLane(Lane):
         """As of any lane."""
         super().settle(compute_s, now_s)
         self._driver.published(self._step, self._data, compute_s, now_s)
+        assert self._driver.deadline_s is not None
+        self.due_s = min(self.due_s, self._driver.deadline_s)
 
 
 class LastLane(Lane):

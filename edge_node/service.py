@@ -6,7 +6,7 @@ import logging
 import platform
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -95,7 +95,7 @@ class NodeService:
         )
         self._link = LinkMeter()
         self._vitals = Vitals(node=config.name, incarnation=self._incarnation, store=self._store)
-        self._kept: deque[Event] = deque()
+        self._kept: list[Event] = []
         self._profiler = Profiler(
             self._store,
             node=config.name,
@@ -109,6 +109,8 @@ class NodeService:
         self._stopping = threading.Event()
         self._refusal: str | None = None
         self._departure = Departure(config.drain_timeout_s)
+        self._due_s = 0.0
+        """When there is more to do than what arrives."""
 
     def stop(self) -> None:
         """End ``run`` soon; may be called from a signal handler or another thread."""
@@ -153,14 +155,13 @@ class NodeService:
 
     def _measure(self) -> NodeBirth:
         config = self._config
-        overhead_bytes = metrics.memory_bytes()[0]
         return NodeBirth(
             node=config.name,
             incarnation=self._incarnation,
             protocol=PROTOCOL_VERSION,
             package_version=PACKAGE_VERSION,
             memory_bytes=self._memory_bytes,
-            overhead_bytes=overhead_bytes,
+            overhead_bytes=metrics.memory_bytes()[0],
             storage_bytes=self._store.limit_bytes,
             threads=config.threads,
             speed_flops=probe.speed_flops(config.emulated_speed),
@@ -212,12 +213,12 @@ class NodeService:
 
     def _loop(self) -> None:
         next_heartbeat_s = 0.0
+        for event in self._kept:
+            self._event(event)
         while not self._stopping.is_set():
-            while self._kept:
-                self._event(self._kept.popleft())
-            patience_s = self._patience_s(next_heartbeat_s)
-            events = self._bus.poll(patience_s)
-            # After a step of an answer there is nothing else to do: what is due ends the next wait at once.
+            patience_s = self._due_s - time.monotonic()
+            events = self._bus.poll(max(0.0, patience_s))
+            # After a step of an answer there is nothing else to do before something is due.
             if len(events) == 1 and patience_s > 0.0 and self._short_way(events[0]):
                 continue
             self._long_way(events)
@@ -233,6 +234,7 @@ class NodeService:
                 next_heartbeat_s = now_s + self._config.heartbeat_interval_s
                 self._heartbeat()
                 self._measure_link()
+            self._due_s = self._next_due_s(next_heartbeat_s)
 
     def _short_way(self, event: Event) -> bool:
         """What came alone while there was nothing to do: compute it, if it is an answer's next step."""
@@ -247,6 +249,7 @@ class NodeService:
             self._do(lane.failed(error))
         else:
             lane.settle(compute_s, now_s)
+            self._due_s = min(self._due_s, lane.due_s)
         self._link.computed()
         return True
 
@@ -254,19 +257,17 @@ class NodeService:
         for event in events:
             self._event(event)
         work, effects = self._core.next_work()
-        if effects:
-            self._do(effects)
+        self._do(effects)
         if work:
             self._link.computed()
             result = self._runner.run(work)
             self._do(self._core.computed(work, result, time.monotonic()))
 
-    def _patience_s(self, next_heartbeat_s: float) -> float:
-        if self._core.has_work or self._kept or self._core.has_transfer:
+    def _next_due_s(self, next_heartbeat_s: float) -> float:
+        if self._core.has_work or self._core.has_transfer:
             return 0.0
         deadlines = (next_heartbeat_s, self._core.next_deadline_s(), self._departure.ends_by_s)
-        until_s = min(deadline_s for deadline_s in deadlines if deadline_s is not None)
-        return max(0.0, until_s - time.monotonic())
+        return min(deadline_s for deadline_s in deadlines if deadline_s is not None)
 
     def _event(self, event: Event) -> None:
         match event:
@@ -312,8 +313,7 @@ class NodeService:
         """Go on with a measurement of the link, send what is measured."""
         for payload in self._profiler.link_messages():
             self._bus.publish(NODE_ECHO.format(node=self._config.name), payload)
-        for profile in self._profiler.finished():
-            self._do([Reply(profile)])
+        self._do([Reply(profile) for profile in self._profiler.finished()])
 
     def _measure_link(self) -> None:
         """One small echo, unless the link is being probed."""

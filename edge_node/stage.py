@@ -201,15 +201,10 @@ class Stage:
             self._take_turn(frame.request, state)
         return self._repeated(frames, state)
 
-    def lane(self, number: int) -> Lane | None:
-        """The short way of a request's steps; None for one that is not open."""
-        state = self.requests.get(number)
-        if state is None:
-            return None
-        if state.lane is None or state.lane.attempt != state.rule.attempt:
-            kind = FirstLane if self.is_first else LastLane if self.is_last else Lane
-            state.lane = kind(self, number, state)
-        return state.lane
+    def new_lane(self, state: StageRequest) -> Lane:
+        """The short way of a request's steps, under its present attempt."""
+        kind = FirstLane if self.is_first else LastLane if self.is_last else Lane
+        return kind(self, state)
 
     # --- work -------------------------------------------------------------------------------------------------
 

@@ -73,6 +73,11 @@ class StageMove:
             self._outgoing.finish(message)
 
     @property
+    def is_copying(self) -> bool:
+        """Are rows to be sent, now or when there are more?"""
+        return self._outgoing is not None
+
+    @property
     def has_transfer(self) -> bool:
         """Would ``next_transfer`` have something?"""
         return self._outgoing is not None and self._outgoing.is_due(self._stage.requests)
