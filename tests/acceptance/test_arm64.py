@@ -32,7 +32,7 @@ from tests.support.ring import Ring
 from tests.support.services import running_service
 from tests.support.tiny_models import make_checkpoint
 
-pytestmark = pytest.mark.arm64
+pytestmark = [pytest.mark.arm64, pytest.mark.timeout(3600)]
 
 START_S = 240.0
 PATIENT = ("--watchdog-s", "60")

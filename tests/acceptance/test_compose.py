@@ -21,7 +21,7 @@ import pytest
 from tests.support.container_engine import Engine, Project, composes, engine, free_port
 from tests.support.container_images import MOSQUITTO, ROOT, debian, demo_model_wheel, import_image, served, wheels
 
-pytestmark = pytest.mark.compose
+pytestmark = [pytest.mark.compose, pytest.mark.timeout(3600)]
 
 BROKER_IMAGE = "eclipse-mosquitto:2"
 PYTHON = "3.13"  # as in the Dockerfiles
