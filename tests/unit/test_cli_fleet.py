@@ -156,7 +156,7 @@ def test_model_use_tells_a_running_orchestrator(
     fake.control["use_model"] = {"model": "tiny"}
     assert cli.run(["--home", str(tmp_path), "model", "use", "tiny"]) == 0
     assert chosen == ["tiny"]
-    assert fake.commanded[0].arguments == {"name": "tiny"}
+    assert fake.commanded[0].arguments == {"model": "tiny"}
     assert capsys.readouterr().out == "tiny is active and served\n"
 
 
