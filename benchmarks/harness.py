@@ -51,7 +51,7 @@ class Result:
         return None if self.at_most is None else f"<= {self.at_most:g}"
 
 
-def median_result(name: str, values: Sequence[float], unit: str, **target: float) -> Result:
+def median_result(name: str, values: Sequence[float], unit: str, **target: float | None) -> Result:
     """The median of repeated measurements with their spread."""
     return Result(name, statistics.median(values), unit, (min(values), max(values)), **target)
 

@@ -15,18 +15,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness import PAIRS, Result, main, median_result, note
+from measured import problem_of, profiles_of, solved
 from rings import open_segment
 from smollm2 import QUESTION, open_smollm2
 
 from broker.local import LocalBroker
 from orchestrator.model.model import Model
-from orchestrator.planning.planner import evaluate, solve
+from orchestrator.planning.planner import evaluate
 from orchestrator.planning.problem import Objective, Problem, Stage
-from orchestrator.planning.solution import Infeasible, Solution
-from orchestrator.planning_input import build_problem
-from orchestrator.profiles import Profile, fingerprint_of
-from orchestrator.worker import probe_parts
-from schemas.messages import NodeProfile, ProbeNode
+from orchestrator.profiles import Profile
 from tests.support.nodes import running_nodes
 from tests.support.ring import Answer, Ring, even_cuts
 
@@ -63,38 +60,10 @@ def measure(quick: bool) -> list[Result]:
         Ring(broker.url, model) as ring,
     ):
         homes = {name: nodes[name].home for name in names}
-        ring.wait("nodes", lambda: ring.online.issuperset(names) and set(ring.births) >= set(names))
-        profiles = _profiles(ring, model, homes)
+        profiles = profiles_of(ring, model, homes)
         fleet = Fleet(ring, homes, _problem(ring, model, profiles))
         observed = replace(fleet, problem=_problem(ring, model, _observed(fleet, model, profiles)))
         return [*_speeds(model, speeds), *_compare(observed, model, quick)]
-
-
-def _profiles(ring: Ring, model: Model, homes: dict[str, Path]) -> dict[str, Profile]:
-    """Let one node after the other measure itself: two cores do not carry four at once."""
-    manifest = model.manifest
-    parts = probe_parts(model)
-    found = {}
-    for name, home in homes.items():
-        for part in parts:
-            ring.hand_over((part.graph, *part.blobs), home)
-        probe = ProbeNode(
-            model=manifest.name, fingerprint=fingerprint_of(manifest), parts=parts,
-            blob_urls=("http://127.0.0.1:9/blobs",), vocab_size=manifest.vocab_size,
-            width=manifest.boundaries[0].width, wire_dtype="fp16", time_limit_s=3.0,
-        )  # fmt: skip
-        ring.profiles.pop(name, None)
-        ring.command(name, probe)
-        ring.wait(f"profile of {name}", lambda name=name: name in ring.profiles)  # type: ignore[misc]
-        measured: NodeProfile = ring.profiles[name]
-        if measured.failure:
-            raise RuntimeError(f"{name}: {measured.failure}")
-        birth = ring.births[name]
-        found[name] = Profile(
-            node=name, fingerprint=measured.fingerprint, threads=birth.threads, emulated_speed=birth.emulated_speed,
-            measured=measured, measured_s=0.0,
-        )  # fmt: skip
-    return found
 
 
 def _observed(fleet: Fleet, model: Model, profiles: dict[str, Profile]) -> dict[str, Profile]:
@@ -110,22 +79,15 @@ def _observed(fleet: Fleet, model: Model, profiles: dict[str, Profile]) -> dict[
     return found
 
 
+def _problem(ring: Ring, model: Model, profiles: dict[str, Profile]) -> Problem:
+    return problem_of(
+        ring, model, profiles, context_tokens=CONTEXT_TOKENS, slots=STREAMS, chunk_tokens=CHUNK_TOKENS,
+        memory_share=MEMORY_SHARE,
+    )  # fmt: skip
+
+
 def _even(fleet: Fleet, model: Model) -> tuple[Stage, ...]:
     return _stages(list(fleet.homes), even_cuts(model.manifest.num_units, len(fleet.homes)))
-
-
-def _problem(ring: Ring, model: Model, profiles: dict[str, Profile]) -> Problem:
-    births = [ring.births[name] for name in sorted(profiles)]
-    problem = build_problem(
-        model.manifest, births, context_tokens=CONTEXT_TOKENS, slots=STREAMS, wire_dtype="fp16",
-        chunk_tokens=CHUNK_TOKENS, profiles=profiles,
-    )  # fmt: skip
-    needed = sum(run.count * problem.unit_memory_bytes(run) for run in problem.runs)
-    devices = tuple(
-        replace(device, memory_bytes=problem.fixed_bytes(device) + int(MEMORY_SHARE * needed))
-        for device in problem.devices
-    )
-    return replace(problem, devices=devices)
 
 
 class _Clock:
@@ -163,20 +125,13 @@ def _stages(names: Sequence[str], cuts: Sequence[int]) -> tuple[Stage, ...]:
     return tuple(Stage(name, start, stop) for name, start, stop in zip(names, cuts, cuts[1:], strict=False))
 
 
-def _solve(problem: Problem) -> Solution:
-    found = solve(problem, prove=False)
-    if isinstance(found, Infeasible):
-        raise RuntimeError(found.reason)
-    return found
-
-
 def _compare(fleet: Fleet, model: Model, quick: bool) -> list[Result]:
     even = _even(fleet, model)
     pairs = 1 if quick else PAIRS
     results = []
     for objective, streams, target in ((Objective.LATENCY, 1, 1.3), (Objective.THROUGHPUT, STREAMS, 1.7)):
         problem = replace(fleet.problem, objective=objective)
-        plan = _solve(problem)
+        plan = solved(problem)
         note(f"{objective.value}: " + ", ".join(f"{s.node} [{s.start}, {s.stop})" for s in plan.stages))
         ratios, errors = [], []
         tokens = 8 if quick else 40 if streams == 1 else 20

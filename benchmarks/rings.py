@@ -24,6 +24,8 @@ from tests.support.ring import Ring, even_cuts
 
 CONTEXT_TOKENS = 512
 CHUNK_TOKENS = 32
+Homes = dict[str, Path]
+"""Nodes' folders by name."""
 
 
 def open_segment(
@@ -99,21 +101,11 @@ class LocalChain:
 
 
 @contextmanager
-def deployed_ring(
-    model: Model,
-    stages: int,
-    *,
-    wire: str,
-    slots: int = 4,
-    context_tokens: int = CONTEXT_TOKENS,
-    chunk_tokens: int = CHUNK_TOKENS,
-    link_delay_s: float = 0.0,
-) -> Iterator[Ring]:
-    """A ring of ``stages`` node processes of one thread with an even split, ready for requests.
+def ring_of_nodes(model: Model, names: Sequence[str], *, link_delay_s: float = 0.0) -> Iterator[tuple[Ring, Homes]]:
+    """Node processes of one thread that have no plan yet.
 
     ``link_delay_s`` is added to every message of a node, each way.
     """
-    names = [f"node-{index}" for index in range(stages)]
     with ExitStack() as stack:
         directory = stack.enter_context(
             tempfile.TemporaryDirectory(prefix="linguabus-bench-", dir=model.blobs_folder.parent)
@@ -125,9 +117,25 @@ def deployed_ring(
             proxy.up.delay_s = proxy.down.delay_s = link_delay_s
             url = proxy.url
         nodes = stack.enter_context(running_nodes(names, url, Path(directory)))
-        ring = stack.enter_context(Ring(broker.url, model))
+        yield stack.enter_context(Ring(broker.url, model)), {name: nodes[name].home for name in names}
+
+
+@contextmanager
+def deployed_ring(
+    model: Model,
+    stages: int,
+    *,
+    wire: str,
+    slots: int = 4,
+    context_tokens: int = CONTEXT_TOKENS,
+    chunk_tokens: int = CHUNK_TOKENS,
+    link_delay_s: float = 0.0,
+) -> Iterator[Ring]:
+    """A ring of ``stages`` node processes of one thread with an even split, ready for requests."""
+    names = [f"node-{index}" for index in range(stages)]
+    with ring_of_nodes(model, names, link_delay_s=link_delay_s) as (ring, homes):
         ring.deploy(
-            {name: nodes[name].home for name in names},
+            homes,
             even_cuts(model.manifest.num_units, stages),
             wire=wire,
             context_tokens=context_tokens,

@@ -1,0 +1,70 @@
+"""The planner's question about real nodes, with what they measured themselves, for benchmarks."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from orchestrator.model.model import Model
+from orchestrator.planning.planner import solve
+from orchestrator.planning.problem import Problem
+from orchestrator.planning.solution import Infeasible, Solution
+from orchestrator.planning_input import build_problem
+from orchestrator.profiles import Profile, fingerprint_of
+from orchestrator.worker import probe_parts
+from schemas.messages import NodeProfile, ProbeNode
+from tests.support.ring import Ring
+
+
+def profiles_of(ring: Ring, model: Model, homes: dict[str, Path]) -> dict[str, Profile]:
+    """Let one node after the other measure itself: two cores do not carry four at once."""
+    ring.wait("nodes", lambda: ring.online.issuperset(homes) and ring.births.keys() >= homes.keys())
+    manifest = model.manifest
+    parts = probe_parts(model)
+    found = {}
+    for name, home in homes.items():
+        for part in parts:
+            ring.hand_over((part.graph, *part.blobs), home)
+        probe = ProbeNode(
+            model=manifest.name, fingerprint=fingerprint_of(manifest), parts=parts,
+            blob_urls=("http://127.0.0.1:9/blobs",), vocab_size=manifest.vocab_size,
+            width=manifest.boundaries[0].width, wire_dtype="fp16", time_limit_s=3.0,
+        )  # fmt: skip
+        ring.profiles.pop(name, None)
+        ring.command(name, probe)
+        ring.wait(f"profile of {name}", lambda name=name: name in ring.profiles)  # type: ignore[misc]
+        measured: NodeProfile = ring.profiles[name]
+        if measured.failure:
+            raise RuntimeError(f"{name}: {measured.failure}")
+        birth = ring.births[name]
+        found[name] = Profile(
+            node=name, fingerprint=measured.fingerprint, threads=birth.threads, emulated_speed=birth.emulated_speed,
+            measured=measured, measured_s=0.0,
+        )  # fmt: skip
+    return found
+
+
+def problem_of(
+    ring: Ring, model: Model, profiles: dict[str, Profile], *, context_tokens: int, slots: int, chunk_tokens: int,
+    memory_share: float,
+) -> Problem:  # fmt: skip
+    """Nodes with memory for ``memory_share`` of what the whole model would need on one of them."""
+    births = [ring.births[name] for name in sorted(profiles)]
+    problem = build_problem(
+        model.manifest, births, context_tokens=context_tokens, slots=slots, wire_dtype="fp16",
+        chunk_tokens=chunk_tokens, profiles=profiles,
+    )  # fmt: skip
+    needed = sum(run.count * problem.unit_memory_bytes(run) for run in problem.runs)
+    devices = tuple(
+        replace(device, memory_bytes=problem.fixed_bytes(device) + int(memory_share * needed))
+        for device in problem.devices
+    )
+    return replace(problem, devices=devices)
+
+
+def solved(problem: Problem) -> Solution:
+    """The best plan."""
+    found = solve(problem, prove=False)
+    if isinstance(found, Infeasible):
+        raise RuntimeError(found.reason)
+    return found
