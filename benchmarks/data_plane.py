@@ -13,7 +13,7 @@ from rings import CHUNK_TOKENS, CONTEXT_TOKENS, Homes, deployed_ring, ring_of_no
 from smollm2 import open_smollm2
 
 from orchestrator.model.model import Model
-from orchestrator.planning.problem import Objective
+from orchestrator.planning.problem import Constraints, Objective, Pin
 from tests.support.ring import Answer, Ring, even_cuts
 
 STREAMS = 8
@@ -38,12 +38,17 @@ def _aggregate(answers: list[Answer]) -> float:
 
 
 def _planned_cuts(ring: Ring, model: Model, homes: Homes) -> tuple[list[int], list[str]]:
-    """Where the planner cuts for throughput, from what the nodes measured themselves; and the nodes in their order."""
+    """Where the planner cuts for throughput, from what the nodes measured themselves; and the nodes in their order.
+
+    The ends are pinned to different nodes: there are two stages, as in the even split.
+    """
     problem = problem_of(
         ring, model, profiles_of(ring, model, homes), context_tokens=CONTEXT_TOKENS, slots=STREAMS,
         chunk_tokens=CHUNK_TOKENS, memory_share=MEMORY_SHARE,
     )  # fmt: skip
-    stages = solved(replace(problem, objective=Objective.THROUGHPUT)).stages
+    units, (first, last) = model.manifest.num_units, sorted(homes)
+    ends = Constraints(pins=(Pin(first, 0, 1), Pin(last, units - 1, units)))
+    stages = solved(replace(problem, objective=Objective.THROUGHPUT, streams=STREAMS, constraints=ends)).stages
     return [0, *(stage.stop for stage in stages)], [stage.node for stage in stages]
 
 

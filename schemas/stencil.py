@@ -6,12 +6,15 @@ gives the same bytes.
 
 from __future__ import annotations
 
+import struct
 import zlib
 
 from schemas.codec import CRC, CRC_OFFSET, HEADER_BYTES, POSITION, POSITION_OFFSET, Dtype, Kind, pack_frame
 from schemas.messages import Epoch
 
 _AFTER_POSITION = POSITION_OFFSET + POSITION.size
+_PARTS = struct.Struct(f"<{POSITION_OFFSET}sI{CRC_OFFSET - _AFTER_POSITION}sI")
+"""What comes before the position, the position, what comes after it, the checksum."""
 
 
 class FrameStencil:
@@ -33,16 +36,15 @@ class FrameStencil:
 
     def read(self, data: bytes) -> tuple[int, bytes] | None:
         """Position and payload of a frame that comes alone; None if it is another frame, or damaged."""
-        if (
-            len(data) != self._size
-            or not data.startswith(self._before)
-            or not data.startswith(self._after, _AFTER_POSITION)
-        ):
+        if len(data) != self._size:
+            return None
+        before, position, after, checksum = _PARTS.unpack_from(data)
+        if before != self._before or after != self._after:
             return None
         payload = data[HEADER_BYTES:]
-        if zlib.crc32(payload, zlib.crc32(data[:CRC_OFFSET])) != CRC.unpack_from(data, CRC_OFFSET)[0]:
+        if zlib.crc32(payload, zlib.crc32(data[:CRC_OFFSET])) != checksum:
             return None
-        return POSITION.unpack_from(data, POSITION_OFFSET)[0], payload
+        return position, payload
 
     def pack(self, position: int, payload: bytes) -> bytes:
         """The frame at ``position``; ``payload`` is as long as it was said to be."""
