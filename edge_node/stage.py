@@ -114,6 +114,7 @@ class Stage:
         """Forget a request, but not its slot."""
         state = self.requests.pop(number, None)
         if state is not None:
+            state.lane = None
             self._regroup()
         return state
 
@@ -122,6 +123,7 @@ class Stage:
         self.released = True
         self.move.close()
         for number, state in self.requests.items():
+            state.lane = None  # it knows the segment, whose memory is to be free now
             if not state.moved:
                 self.slots.park(number, state.slot, 0)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import pytest
@@ -175,6 +176,18 @@ def test_a_step_that_fails_can_come_again(name: str) -> None:
         (effect,) = lane.failed(error)
         assert (effect.message.request, effect.message.code) == (REQUEST, code)
     assert (node.lane(node.next_frame()) is None) == (name == "alfa"), "stage 0 issues each step once"
+
+
+@pytest.mark.parametrize("end", [CloseRequest(request=REQUEST), ReleaseSegment(pipeline=PIPELINE, epoch=EPOCH)])
+def test_a_lane_keeps_no_segment_alive(end: Any) -> None:
+    node = Node("bravo")
+    lane = node.lane(node.activation(5))
+    assert lane
+    alive = weakref.ref(lane)
+    del lane
+    assert alive()
+    node.core.message(end)
+    assert alive() is None
 
 
 @pytest.mark.parametrize("name", RING)
