@@ -35,9 +35,9 @@ MAX_EVENTS_PER_TURN = 1_000
 RECONNECT_MIN_S = 0.2
 RECONNECT_MAX_S = 8.0
 STABLE_S = 5.0
-_READABLE, _WRITABLE = select.POLLIN, select.POLLOUT
 """A connection that lived this long resets the back-off; a broker that accepts and kicks is not hammered."""
 CLOSE_S = 1.0
+_READABLE, _WRITABLE = select.POLLIN, select.POLLOUT
 UNSUPPORTED_PROTOCOL_VERSION = (0x01, 0x84)  # in CONNACK of MQTT 3.1.1 and of MQTT 5
 
 _WOKEN = b"w"
