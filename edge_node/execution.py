@@ -56,7 +56,8 @@ def step(segment: Segment, lane: Lane) -> tuple[bytes | int, float]:
         segment.ids_input(1)[0] = lane.token
     output, compute_s = segment.run(lane.slot, (lane.position,), 1)
     if lane.draws:
-        return choose_token(output[0], lane.sampling, lane.position + 1, lane.history()), compute_s
+        draw = lane.draw()
+        return choose_token(output[0], draw.sampling, draw.position, draw.history), compute_s
     return segment.give_out(), compute_s
 
 

@@ -13,16 +13,14 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from edge_node.errors import NodeError, NotFinite
 from edge_node.frames import tokens_frame
 from edge_node.request import StageRequest
-from edge_node.ring import RingDriver, Step
-from edge_node.work import FailureCode
+from edge_node.ring import Step
+from edge_node.work import Draw, FailureCode
 from schemas.codec import SAMPLE, Dtype, Kind, activation_payload_bytes, request_number
-from schemas.messages import Sampling
 from schemas.stencil import FrameStencil
 
 if TYPE_CHECKING:
@@ -64,14 +62,9 @@ class Lane:
         self._data = b""
         """The step's frame."""
 
-    @property
-    def sampling(self) -> Sampling:
-        """Last stage: how to choose the token."""
-        return self._state.sampling
-
-    def history(self) -> Sequence[int]:
-        """Last stage: the ids before the token to choose, where they matter."""
-        return self._state.history(self.position + 1) if self._state.sampling.repetition_penalty != 1.0 else ()
+    def draw(self) -> Draw:
+        """Last stage: what choosing the token takes."""
+        return self._state.draw(self.position + 1)
 
     def _activation(self, width: int) -> FrameStencil:
         spec, dtype = self._stage.spec, self._stage.wire
@@ -120,9 +113,7 @@ class Lane:
         """Note down what the step was; its frame is out."""
         state = self._state
         self._stage.figures.computed(1, 1, compute_s)
-        state.rule.computed(1)
-        state.guessed = False
-        state.tally.computed(1, compute_s, 1, decode=True)
+        state.computed(1, compute_s, 1, verified=False, decode=True)
         state.tally.sent(len(self._data), decode=True)
         self.due_s = 0.0 if self._stage.move.is_copying else math.inf
 
@@ -135,7 +126,6 @@ class Lane:
 class FirstLane(Lane):
     """Of the first stage: a token comes in."""
 
-    _driver: RingDriver
     _step: Step
 
     def _expect(self) -> FrameStencil:
@@ -163,7 +153,6 @@ class FirstLane(Lane):
         if not driver.token(self.attempt, position, (token,), (), last=False, now_s=now_s):
             return False
         self._step = driver.steps.popleft()
-        self._driver = driver
         self.position = rule.valid_length = self._step.position
         self.token = token
         return True
@@ -171,9 +160,11 @@ class FirstLane(Lane):
     def settle(self, compute_s: float, now_s: float) -> None:
         """As of any lane."""
         super().settle(compute_s, now_s)
-        self._driver.published(self._step, self._data, compute_s, now_s)
-        assert self._driver.deadline_s is not None
-        self.due_s = min(self.due_s, self._driver.deadline_s)
+        driver = self._state.driver
+        assert driver
+        driver.published(self._step, self._data, compute_s, now_s)
+        assert driver.deadline_s is not None
+        self.due_s = min(self.due_s, driver.deadline_s)
 
 
 class LastLane(Lane):

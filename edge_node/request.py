@@ -67,6 +67,12 @@ class StageRequest:
         """Is the row past the prompt?"""
         return row.position >= self.open.prompt_tokens
 
+    def computed(self, count: int, compute_s: float, rows: int, *, verified: bool, decode: bool) -> None:
+        """``count`` positions have been computed, in a run of some rows."""
+        self.rule.computed(count)
+        self.guessed = verified
+        self.tally.computed(count, compute_s, rows, decode=decode)
+
     @property
     def final_length(self) -> int:
         """Positions whose rows will not be written again, as far as this stage knows."""
@@ -91,11 +97,10 @@ class StageRequest:
         reaches_end = position + len(ids) - 1 == max(self.tokens, default=-1)
         return ids, self.finish if reaches_end else Flag.NONE
 
-    def draw(self, row: Row) -> Draw:
-        """What choosing the row's tokens takes."""
-        first = row.first_draw
-        history = self.history(first) if self.sampling.repetition_penalty != 1.0 else ()
-        return Draw(self.sampling, first, history)
+    def draw(self, position: int) -> Draw:
+        """What choosing tokens from ``position`` on takes."""
+        history = self.history(position) if self.sampling.repetition_penalty != 1.0 else ()
+        return Draw(self.sampling, position, history)
 
     def take(self, first: int, tokens: Sequence[int], context_tokens: int) -> Sequence[int]:
         """Note the tokens that a run gave from position ``first`` on, up to the end of the answer, and return those."""

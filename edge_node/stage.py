@@ -280,7 +280,7 @@ class Stage:
     ) -> Row:
         row = Row(number, state.slot, state.rule.attempt, position, count, sample, verify, ids, frame)
         if self.is_last and sample:
-            row.draw = state.draw(row)
+            row.draw = state.draw(row.first_draw)
             row.guess = state.guesses.get(row.first_draw, ()) if verify else ()
         return row
 
@@ -296,9 +296,8 @@ class Stage:
             if row_result.failure is not None:
                 failures.append(self.failed(request_id(row.request), row_result.failure_code, row_result.failure))
                 continue
-            state.rule.computed(row.count)
-            state.guessed = row.verify
-            state.tally.computed(row.count, result.compute_s, len(work.rows), decode=state.is_decode(row))
+            decode = state.is_decode(row)
+            state.computed(row.count, result.compute_s, len(work.rows), verified=row.verify, decode=decode)
             data = self._advance(row, row_result, state, result.compute_s, now_s)
             if data is not None:
                 frames.append(data)

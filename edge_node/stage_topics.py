@@ -46,9 +46,7 @@ class StageTopics:
         to_me = SEGMENT.filter(pipeline=spec.pipeline, epoch=spec.epoch, stage=spec.stage, receiver=self._node)
         if spec.stage > 0 or len(spec.ring) == 1:
             return (to_me,)
-        return to_me, TOKEN.format(
-            pipeline=spec.pipeline, epoch=spec.epoch, sender=spec.ring[-1].node, receiver=self._node
-        )
+        return to_me, self.input
 
 
 @functools.lru_cache(maxsize=256)

@@ -34,7 +34,7 @@ from edge_node.effects import (
 )
 from edge_node.kv_frames import kv_rows_frame
 from edge_node.lane import Lane
-from edge_node.work import Computed, Draw, Row, RowResult, Work
+from edge_node.work import Computed, Row, RowResult, Work
 from schemas import messages
 from schemas.codec import KV_HEADER_BYTES, Dtype, Flag, Frame, Kind, decode_frames, encode_frame, request_number
 from schemas.messages import (
@@ -227,7 +227,7 @@ class SimulatedNode:
         else:
             row.ids = (lane.token,)
         if lane.draws:
-            row.draw = Draw(lane.sampling, lane.position + 1, lane.history())
+            row.draw = lane.draw()
         self.runs.append(Work(lane.key, (row,)))
         self.short_steps += 1
         result = self._compute_row(lane.key, row)

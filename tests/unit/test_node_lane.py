@@ -109,7 +109,7 @@ def test_a_step_of_the_last_stage(token: int, flags: Flag) -> None:
     lane = node.lane(node.activation(5))
     assert lane
     assert lane.draws
-    assert list(lane.history()) == [*PROMPT, 7]
+    assert list(lane.draw().history) == [*PROMPT, 7]
     frame = decode_frame(lane.frame(token, 1.0))
     assert (frame.kind, frame.position, frame.flags) == (Kind.TOKENS, 6, flags)
     assert bytes(frame.payload) == token.to_bytes(4, "little")
