@@ -19,8 +19,6 @@ from tests.support.ring import Answer, Ring, even_cuts
 STREAMS = 8
 STREAM_TOKENS = 64
 PREFILL_TOKENS = 512
-MEMORY_SHARE = 0.7
-"""Of what the whole model would need on one node."""
 STREAM_TARGETS = {"gain": 3.5, "slowdown": 3.0}
 
 
@@ -44,7 +42,7 @@ def _planned_cuts(ring: Ring, model: Model, homes: Homes) -> tuple[list[int], li
     """
     problem = problem_of(
         ring, model, profiles_of(ring, model, homes), context_tokens=CONTEXT_TOKENS, slots=STREAMS,
-        chunk_tokens=CHUNK_TOKENS, memory_share=MEMORY_SHARE,
+        chunk_tokens=CHUNK_TOKENS,
     )  # fmt: skip
     units, (first, last) = model.manifest.num_units, sorted(homes)
     ends = Constraints(pins=(Pin(first, 0, 1), Pin(last, units - 1, units)))

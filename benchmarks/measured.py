@@ -15,6 +15,9 @@ from orchestrator.worker import probe_parts
 from schemas.messages import NodeProfile, ProbeNode
 from tests.support.ring import Ring
 
+MEMORY_SHARE = 0.7
+"""Of what the whole model would need on one node."""
+
 
 def profiles_of(ring: Ring, model: Model, homes: dict[str, Path]) -> dict[str, Profile]:
     """Let one node after the other measure itself: two cores do not carry four at once."""
@@ -45,10 +48,9 @@ def profiles_of(ring: Ring, model: Model, homes: dict[str, Path]) -> dict[str, P
 
 
 def problem_of(
-    ring: Ring, model: Model, profiles: dict[str, Profile], *, context_tokens: int, slots: int, chunk_tokens: int,
-    memory_share: float,
-) -> Problem:  # fmt: skip
-    """Nodes with memory for ``memory_share`` of what the whole model would need on one of them."""
+    ring: Ring, model: Model, profiles: dict[str, Profile], *, context_tokens: int, slots: int, chunk_tokens: int
+) -> Problem:
+    """Of nodes that can't hold the model alone."""
     births = [ring.births[name] for name in sorted(profiles)]
     problem = build_problem(
         model.manifest, births, context_tokens=context_tokens, slots=slots, wire_dtype="fp16",
@@ -56,7 +58,7 @@ def problem_of(
     )  # fmt: skip
     needed = sum(run.count * problem.unit_memory_bytes(run) for run in problem.runs)
     devices = tuple(
-        replace(device, memory_bytes=problem.fixed_bytes(device) + int(memory_share * needed))
+        replace(device, memory_bytes=problem.fixed_bytes(device) + int(MEMORY_SHARE * needed))
         for device in problem.devices
     )
     return replace(problem, devices=devices)

@@ -8,23 +8,19 @@ in earnest; then plan and even split answer in turn over the same Mosquitto, one
 from __future__ import annotations
 
 import statistics
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from harness import PAIRS, Result, main, median_result, note
 from measured import problem_of, profiles_of, solved
-from rings import open_segment
+from rings import Homes, open_segment, ring_of_nodes
 from smollm2 import QUESTION, open_smollm2
 
-from broker.local import LocalBroker
 from orchestrator.model.model import Model
 from orchestrator.planning.planner import evaluate
 from orchestrator.planning.problem import Objective, Problem, Stage
 from orchestrator.profiles import Profile
-from tests.support.nodes import running_nodes
 from tests.support.ring import Answer, Ring, even_cuts
 
 RELATIVE_SPEEDS = (1.0, 0.5, 0.25, 0.25)
@@ -34,8 +30,6 @@ CHUNK_TOKENS = 128
 STREAMS = 8
 OBSERVED_TOKENS = 24
 EMULATED_UNITS, EMULATED_RUNS = 11, 20
-MEMORY_SHARE = 0.7
-"""Of what the whole model would need on one node."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +37,7 @@ class Fleet:
     """The nodes, and the planner's question about them."""
 
     ring: Ring
-    homes: dict[str, Path]
+    homes: Homes
     problem: Problem
 
 
@@ -53,13 +47,7 @@ def measure(quick: bool) -> list[Result]:
     names = [f"node-{index}" for index in range(len(RELATIVE_SPEEDS))]
     speeds = {name: relative * SCALE for name, relative in zip(names, RELATIVE_SPEEDS, strict=True)}
     each = {name: ["--emulate-speed", str(speed), "--watchdog-s", "20"] for name, speed in speeds.items()}
-    with (
-        tempfile.TemporaryDirectory(prefix="linguabus-bench-", dir=model.blobs_folder.parent) as folder,
-        LocalBroker(kind="mosquitto") as broker,
-        running_nodes(names, broker.url, Path(folder), each=each) as nodes,
-        Ring(broker.url, model) as ring,
-    ):
-        homes = {name: nodes[name].home for name in names}
+    with ring_of_nodes(model, names, each=each) as (ring, homes):
         profiles = profiles_of(ring, model, homes)
         fleet = Fleet(ring, homes, _problem(ring, model, profiles))
         observed = replace(fleet, problem=_problem(ring, model, _observed(fleet, model, profiles)))
@@ -80,10 +68,7 @@ def _observed(fleet: Fleet, model: Model, profiles: dict[str, Profile]) -> dict[
 
 
 def _problem(ring: Ring, model: Model, profiles: dict[str, Profile]) -> Problem:
-    return problem_of(
-        ring, model, profiles, context_tokens=CONTEXT_TOKENS, slots=STREAMS, chunk_tokens=CHUNK_TOKENS,
-        memory_share=MEMORY_SHARE,
-    )  # fmt: skip
+    return problem_of(ring, model, profiles, context_tokens=CONTEXT_TOKENS, slots=STREAMS, chunk_tokens=CHUNK_TOKENS)
 
 
 def _even(fleet: Fleet, model: Model) -> tuple[Stage, ...]:

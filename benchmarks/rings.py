@@ -101,10 +101,12 @@ class LocalChain:
 
 
 @contextmanager
-def ring_of_nodes(model: Model, names: Sequence[str], *, link_delay_s: float = 0.0) -> Iterator[tuple[Ring, Homes]]:
+def ring_of_nodes(
+    model: Model, names: Sequence[str], *, each: dict[str, Sequence[str]] | None = None, link_delay_s: float = 0.0
+) -> Iterator[tuple[Ring, Homes]]:
     """Node processes of one thread that have no plan yet.
 
-    ``link_delay_s`` is added to every message of a node, each way.
+    ``each`` gives further options by name, ``link_delay_s`` is added to every message of a node, each way.
     """
     with ExitStack() as stack:
         directory = stack.enter_context(
@@ -116,7 +118,7 @@ def ring_of_nodes(model: Model, names: Sequence[str], *, link_delay_s: float = 0
             proxy = stack.enter_context(MqttProxy(broker.url))
             proxy.up.delay_s = proxy.down.delay_s = link_delay_s
             url = proxy.url
-        nodes = stack.enter_context(running_nodes(names, url, Path(directory)))
+        nodes = stack.enter_context(running_nodes(names, url, Path(directory), each=each))
         yield stack.enter_context(Ring(broker.url, model)), {name: nodes[name].home for name in names}
 
 
