@@ -19,7 +19,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.container_engine import Engine, Project, composes, engine, free_port
-from tests.support.container_images import MOSQUITTO, ROOT, debian, demo_model_wheel, import_image, served, wheels
+from tests.support.container_images import MOSQUITTO, debian, demo_model_wheel, import_image, served, wheels
+from tests.support.nodes import ROOT
 
 pytestmark = [pytest.mark.compose, pytest.mark.timeout(3600)]
 

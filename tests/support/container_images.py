@@ -22,8 +22,8 @@ from threading import Thread
 
 from orchestrator.demo_model import PACKAGE
 from tests.support.container_engine import Engine
+from tests.support.nodes import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 MOSQUITTO = ["/usr/sbin/mosquitto", "-c", "/mosquitto/config/mosquitto.conf"]
 DEBIAN_PACKAGES = ("ca-certificates", "mosquitto", "mosquitto-clients", "python3", "python3-pip", "python3-venv")
 
