@@ -60,8 +60,22 @@ def rings(client: Client) -> dict[str, set[str]]:
     return {plan["pipeline"]: {stage["node"] for stage in plan["stages"]} for plan in plans}
 
 
+def ends(answers: list[Answer]) -> set[frozenset[str]]:
+    """The nodes of the rings that answers ended on."""
+    return {frozenset(timing.node for timing in answer.end.stages) for answer in answers if answer.end}
+
+
+def open_requests(client: Client) -> dict[str, int]:
+    """By pipeline."""
+    return {one["pipeline"]: one["open_requests"] for one in client.control("status")["pipelines"]}
+
+
 def test_two_pipelines_answer_as_one(
-    mosquitto: LocalBroker, nodes: dict[str, NodeProcess], tiny_store: ModelStore, tmp_path: Path
+    mosquitto: LocalBroker,
+    nodes: dict[str, NodeProcess],
+    tiny_store: ModelStore,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     with serving(mosquitto, tiny_store, tmp_path, pipelines=1) as client:
         assert list(rings(client)) == ["main"]
@@ -73,21 +87,23 @@ def test_two_pipelines_answer_as_one(
         assert not before["main"] & before["main-2"]
         answers = ask_all(client, 48)
         assert read(answers) == expected
-        used = {frozenset(timing.node for timing in answer.end.stages) for answer in answers if answer.end}
-        assert used == {frozenset(ring) for ring in before.values()}
+        used = ends(answers)
+        assert {name for name, ring in before.items() if any(end <= ring for end in used)} == set(before)
+        assert all(any(end <= ring for ring in before.values()) for end in used)
 
         answers = ask_all(client, 48)
         pieces = [iter(answer) for answer in answers]
         for piece in pieces:
             next(piece)
-        lost = sorted(before["main-2"])[0]
+        lost, in_danger = sorted(before["main-2"])[0], open_requests(client)["main-2"]
         nodes[lost].end(signal.SIGKILL)  # in mid-answer
         for piece in pieces:
             "".join(piece)
         assert [answer.token_ids for answer in answers] == expected
-        kept = {frozenset(timing.node for timing in answer.end.stages) for answer in answers if answer.end}
-        assert frozenset(before["main"]) in kept
-        assert not any(lost in ring for ring in kept)
+        assert not any(lost in ring for ring in ends(answers))
+        # The nodes that are left may be dealt out anew meanwhile, which moves answers but interrupts none.
+        interrupted = [record for record in caplog.records if "interrupted after" in record.getMessage()]
+        assert 1 <= len(interrupted) <= in_danger
         assert [answer.end.finish_reason for answer in answers if answer.end] == ["length"] * len(PROMPTS)
     logs = [node.log() for node in nodes.values()]
     assert not any("Traceback" in log for log in logs)
