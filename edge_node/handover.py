@@ -142,12 +142,13 @@ def _slots_are_alike(old: PrepareSegment, new: PrepareSegment) -> bool:
 
 
 def _segments_are_alike(old: PrepareSegment, new: PrepareSegment) -> bool:
-    """Are they the same but for their place in the plans?"""
+    """Are they the same but for their place in the plans, and how requests are batched?"""
     return new == dataclasses.replace(
         old,
         epoch=new.epoch,
         stage=new.stage,
         ring=new.ring,
+        batches=new.batches,
         basis=new.basis,
         planned_bytes=new.planned_bytes,
         blob_urls=new.blob_urls,

@@ -20,7 +20,7 @@ from edge_node.ring import Step
 from edge_node.slots import SlotTable
 from edge_node.stage_move import StageMove
 from edge_node.stage_topics import StageTopics
-from edge_node.turns import Turns, batches
+from edge_node.turns import Turns, batches, batches_in_flight
 from edge_node.wire import WIRE_DTYPES, rows_per_message
 from edge_node.work import Computed, FailureCode, Row, RowResult, Work, batch
 from schemas.codec import SAMPLE, VERIFY, Flag, Frame, Kind, request_id, request_number
@@ -39,6 +39,7 @@ class Stage:
         self.node = spec.ring[spec.stage].node
         self.is_first = spec.stage == 0
         self.is_last = spec.stage == len(spec.ring) - 1
+        self._node_count = len({stage.node for stage in spec.ring})
         self.loaded = False
         self.kv_value_bytes = 4
         self.subscribed = False
@@ -245,7 +246,8 @@ class Stage:
 
     def _regroup(self) -> None:
         slots = {number: state.slot for number, state in self.requests.items()}
-        self._groups = batches(slots, stages=len(self.spec.ring), rows_per_message=self._rows_per_message)
+        count = batches_in_flight(self.spec, len(slots))
+        self._groups = batches(slots, count=count, rows_per_message=self._rows_per_message)
 
     def _issue(self, number: int, state: StageRequest) -> Row:
         """The first stage: the next step of the request."""
@@ -333,8 +335,8 @@ class Stage:
         ids = state.take(position, tokens, self.spec.context_tokens)
         if state.guesser is None:
             return ids, ()
-        # With more requests than stages the ring is never idle: a wrong guess would cost somebody else's time.
-        may_guess = len(self.requests) <= len(self.spec.ring)
+        # With more requests than nodes none of them is idle: a wrong guess would cost somebody else's time.
+        may_guess = len(self.requests) <= self._node_count
         return ids, state.guess_after(position, ids, guessed, now_s, self.spec.context_tokens if may_guess else 0)
 
     def _tokens_frame(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping
 
+from schemas.messages import PrepareSegment
+
 
 class Turns:
     """Requests with something to compute, in the order they asked.
@@ -48,14 +50,22 @@ class Turns:
         return taken
 
 
-def batches(slots: Mapping[int, int], *, stages: int, rows_per_message: int) -> dict[int, int]:
-    """The batch of each request: one for every stage of the ring to work on at the same time, each of neighbouring
-    slots, because a run covers all slots between its first and its last.
+def batches_in_flight(spec: PrepareSegment, requests: int) -> int:
+    """How many batches so many open requests make: what the plan says, or else one for each node of the ring to
+    compute."""
+    if 0 < requests <= len(spec.batches):
+        return spec.batches[requests - 1]
+    return len({stage.node for stage in spec.ring})
+
+
+def batches(slots: Mapping[int, int], *, count: int, rows_per_message: int) -> dict[int, int]:
+    """The batch of each request, each of neighbouring slots, because a run covers all slots between its first and
+    its last.
 
     Args:
         slots: of the open requests.
-        stages: of the ring.
-        rows_per_message: the most requests in a batch, whose results travel together.
+        count: how many batches there are at the most, to be computed on different nodes at the same time.
+        rows_per_message: the most requests in a batch, whose results travel together; what makes more batches.
     """
-    size = min(-(-len(slots) // stages), rows_per_message)
+    size = min(-(-len(slots) // count), rows_per_message)
     return {number: index // size for index, number in enumerate(sorted(slots, key=lambda number: slots[number]))}

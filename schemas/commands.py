@@ -71,6 +71,11 @@ class PrepareSegment:
     slots: Annotated[int, Number(1, 1024)] = about("Requests with a KV cache at the same time.")
     chunk_tokens: Annotated[int, Number(2, 4096)] = about("Longest prefill chunk.")
     wire_dtype: WireDtype = about("Type of hidden states on the wire.")
+    batches: Annotated[tuple[Annotated[int, Number(1, 64)], ...], Items(1024)] = about(
+        "How many batches of requests go round the ring at once, for 1, 2, ... open requests, the same on all stages;"
+        " beyond the last entry one for each node.",
+        default=(),
+    )
     basis: Basis | None = about("Where requests come from that are open already; None: it begins empty.", default=None)
     planned_bytes: Bytes = about("Memory the plan expects the node to need in all; a node without it refuses.")
 

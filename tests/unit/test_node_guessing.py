@@ -78,6 +78,19 @@ def test_guesses_change_no_token(stages: int, right: float, monkeypatch: pytest.
     assert steps < 20 if right == 1.0 else steps <= 33
 
 
+@pytest.mark.parametrize(("requests", "guesses"), [(2, True), (3, False)])
+def test_guesses_are_for_nodes_that_would_be_idle(
+    requests: int, guesses: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Guesser, "guess", lambda guesser: [1, 2])
+    ring = SimulatedRing(2)
+    ring.deploy(["node0", "node1", "node0"])  # three stages, but two nodes
+    answers = [ring.open(number, prompt(20), 30, draft_tokens=2) for number in range(requests)]
+    ring.run(lambda: all(answer.complete for answer in answers))
+    verified = [row for node in ring.nodes.values() for row in node.rows_run if row.verify]
+    assert bool(verified) is guesses
+
+
 @given(seed=st.integers(0, 10**6))
 @examples(40)
 def test_guesses_over_a_bad_network(seed: int) -> None:

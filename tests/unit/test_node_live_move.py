@@ -10,10 +10,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_node import outgoing
+from edge_node.core import NodeCore
+from edge_node.effects import LoadSegment
 from edge_node.guessing import Guesser
 from schemas.codec import Frame, Kind
+from schemas.messages import Basis, Epoch
 from tests.support.simulated_move import SimulatedMove
-from tests.support.simulated_ring import SimulatedAnswer, SimulatedRing, prompt, reference_tokens
+from tests.support.simulated_ring import (
+    PIPELINE,
+    SimulatedAnswer,
+    SimulatedRing,
+    prepare_segment,
+    prompt,
+    reference_tokens,
+)
 from tests.support.strategies import examples
 
 LAYERS = 4
@@ -89,6 +99,17 @@ def test_requests_in_every_state_go_on(move: str) -> None:
     again = [ring.open(number, prompt(7, number), 5) for number in range(10, 14)]
     ring.run(lambda: all(answer.complete for answer in again))
     expect(again)
+
+
+def test_a_stage_that_stays_is_not_loaded_again_whatever_its_batches() -> None:
+    core = NodeCore(node=A, incarnation=1, memory_bytes=1 << 30, watchdog_min_s=1.0)
+    old = prepare_segment((A, B), 0, Epoch(generation=1, counter=1), batches=(1, 2, 2))
+    core.message(old)
+    core.loaded((PIPELINE, old.epoch, 0), rss_bytes=1, peak_rss_bytes=1, downloaded_bytes=0, load_s=0.0)
+    basis = Basis(epoch=old.epoch, ring=old.ring)
+    new = prepare_segment((A, B), 0, Epoch(generation=1, counter=2), batches=(1, 1, 1), basis=basis)
+    (load,) = [effect for effect in core.message(new) if isinstance(effect, LoadSegment)]
+    assert load.same_segment
 
 
 def test_figures_of_an_answer_go_along() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable, Sequence
 
@@ -86,6 +87,34 @@ def test_a_node_with_two_stages(order: Sequence[int]) -> None:
         assert ring.frames[Kind.REPLAY] == 0
         ring.close(answer)
     assert ring.open_requests() == 0
+
+
+@pytest.mark.parametrize(
+    ("order", "table", "groups"),
+    [
+        ((0, 1, 2), (), ["ab", "cd", "ef"]),
+        ((0, 1, 0), (), ["abc", "def"]),
+        ((0, 1, 2), (1, 1, 1, 1, 1, 1), ["abcdef"]),
+        ((0, 1, 0), (1, 2, 3, 4, 5, 6), list("abcdef")),
+        ((0, 1, 2), (1, 1, 1), ["ab", "cd", "ef"]),
+    ],
+    ids=["one for each node", "and not for each stage", "one", "six", "more requests than the table has"],
+)
+def test_all_stages_make_the_same_batches(order: Sequence[int], table: tuple[int, ...], groups: list[str]) -> None:
+    ring = SimulatedRing(3, slots=6, position_s=0.01)  # so slow that much waits together
+    ring.deploy([f"node{index}" for index in order], batches=table)
+    answers = [ring.open(number, prompt(9, number), 24) for number in range(6)]
+    ring.run(lambda: all(answer.complete for answer in answers))
+    for answer in answers:
+        assert_right(ring, answer)
+    for node in ring.nodes.values():
+        for stage in node.core._stages.values():
+            assert len(stage.requests) == 6
+            by_group = itertools.groupby(sorted(stage._groups, key=lambda n: stage._groups[n]), stage._groups.get)
+            assert ["".join("abcdef"[number] for number in group) for _, group in by_group] == groups
+        late = [work for work in node.runs if work.rows[0].position > 20]  # all requests are open
+        made = [{"abcdef"[row.request] for row in work.rows} for work in late]
+        assert all(any(batch <= set(group) for group in groups) for batch in made), "or those of a batch that wait"
 
 
 @pytest.mark.parametrize("stages", [2, 4])
