@@ -186,20 +186,18 @@ class PlanDirector:
                 note = Note(text, warning=True, kind="last_resort", pipeline=self._settings.pipeline)
                 return [note, *self._solve(now_s, last_resort=True)]
             return self._no_plan("no_memory", f"{outcome.reason}; {outcome.smallest_fix}".rstrip("; "))
-        incarnations = {birth.node: birth.incarnation for birth in solving.births}
-        if not all(self._fleet.is_usable(node, incarnations[node]) for node in outcome.nodes):
+        chosen = [birth for birth in solving.births if birth.node in outcome.nodes]
+        if not all(self._fleet.is_usable(birth.node, birth.incarnation) for birth in chosen):
             self._agenda.ask(now_s, forced=solving.forced)
             return [Note("a node went away while the plan was made: planning again")]
-        plan = self._settings.candidate(
-            self.succession.epochs.upcoming, solving.model, solving.context_tokens, outcome, incarnations
-        )
+        plan = self._settings.candidate(self.succession.epochs.upcoming, solving, outcome)
         if not self.active:
             return self.succession.begin(job, plan, forced=solving.forced)
         verdict = self._judge(plan, solving, now_s)
         if verdict.answer is not Answer.NOW:
             return []
         if verdict.instead:
-            plan = self._settings.candidate(plan.epoch, plan.model, plan.context_tokens, verdict.instead, incarnations)
+            plan = self._settings.candidate(plan.epoch, solving, verdict.instead)
         begun = self.succession.begin(job, plan, forced=solving.forced)
         if solving.forced:
             return begun

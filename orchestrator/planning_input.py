@@ -200,6 +200,7 @@ def prepare_commands(
             slots=plan.slots,
             chunk_tokens=plan.chunk_tokens,
             wire_dtype=plan.wire_dtype,
+            batches=plan.batches,
             basis=basis,
             planned_bytes=plan.planned_bytes(stage.node) + beside_bytes.get(stage.node, 0),
         )

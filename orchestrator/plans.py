@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from orchestrator.planning.flight import batches_in_flight
 from orchestrator.planning.problem import Problem
 from orchestrator.planning.solution import Solution
 from orchestrator.served import BuiltSegment, ServedModel
@@ -33,25 +33,19 @@ class ServingSettings:
     chunk_tokens: int
     draft_tokens: int | None = None
 
-    def candidate(
-        self,
-        epoch: Epoch,
-        model: ServedModel,
-        context_tokens: int,
-        solution: Solution,
-        incarnations: Mapping[str, int],
-    ) -> Candidate:
-        """A solution with these settings; ``incarnations``: of at least its nodes."""
+    def candidate(self, epoch: Epoch, solving: Solving, solution: Solution) -> Candidate:
+        """A solution of what the planner was asked, with these settings."""
         return Candidate(
             pipeline=self.pipeline,
             epoch=epoch,
-            model=model,
-            context_tokens=context_tokens,
+            model=solving.model,
+            context_tokens=solving.context_tokens,
             slots=self.slots,
             wire_dtype=self.wire_dtype,
             chunk_tokens=self.chunk_tokens,
             solution=solution,
-            incarnations={node: incarnations[node] for node in solution.nodes},
+            batches=batches_in_flight(solving.problem, solution.stages),
+            incarnations={b.node: b.incarnation for b in solving.births if b.node in solution.nodes},
         )
 
 
@@ -69,6 +63,8 @@ class Candidate:
     solution: Solution
     incarnations: dict[str, int]
     """Which start of each node of the ring the plan counts on."""
+    batches: tuple[int, ...] = ()
+    """How many go round the ring at once, for 1, 2, ... open requests."""
     segments: tuple[BuiltSegment, ...] = ()
     """By stage, once they are assembled."""
 
@@ -208,6 +204,7 @@ def plan_view(plan: Candidate, ready: dict[int, SegmentReady]) -> dict[str, Any]
         "model": plan.model.name,
         "context_tokens": plan.context_tokens,
         "slots": plan.slots,
+        "batches": list(plan.batches),
         "wire_dtype": plan.wire_dtype,
         "chunk_tokens": plan.chunk_tokens,
         "unit_count": unit_count,

@@ -32,10 +32,10 @@ STAGE: dict[str, Any] = {
 }  # fmt: skip
 PLAN: dict[str, Any] = {
     "state": "serving", "pipeline": "main", "epoch": "3-1", "model": "tiny", "context_tokens": 512, "slots": 2,
-    "wire_dtype": "fp16", "chunk_tokens": 128, "unit_count": 12, "stages": [STAGE], "objective": "latency",
-    "status": "optimal", "gap": 0.0, "solver": "glpk", "solver_gap": 0.0, "solve_ms": 81.0, "predicted_decode_ms": 7.75,
-    "predicted_tokens_per_s": 129.0, "predicted_tokens_per_s_many": 222.2, "predicted_ttft_ms": 110.0,
-    "predicted_prompt_tokens": 128, "bottleneck_node": "kitchen-phone", "standby": [],
+    "batches": [1, 2], "wire_dtype": "fp16", "chunk_tokens": 128, "unit_count": 12, "stages": [STAGE],
+    "objective": "latency", "status": "optimal", "gap": 0.0, "solver": "glpk", "solver_gap": 0.0, "solve_ms": 81.0,
+    "predicted_decode_ms": 7.75, "predicted_tokens_per_s": 129.0, "predicted_tokens_per_s_many": 222.2,
+    "predicted_ttft_ms": 110.0, "predicted_prompt_tokens": 128, "bottleneck_node": "kitchen-phone", "standby": [],
     "moves": {"now": None, "last": None, "done": 0, "failed": 0, "last_failure": ""}, "pipelines": [{}],
 }  # fmt: skip
 
@@ -90,7 +90,7 @@ def test_plan_shows_stages_and_prediction(fake: FakeOrchestrator, capsys: pytest
     fake.control["plan"] = PLAN
     assert cli.run(["plan"]) == 0
     heading, _, stage, summary = capsys.readouterr().out.splitlines()
-    assert "tiny in epoch 3-1: 512 tokens" in heading
+    assert heading == "tiny in epoch 3-1: 512 tokens of context, 2 requests at once in 2 batches, fp16 on the wire"
     assert "kitchen-phone  embed, blocks 0-10" in stage
     assert stage.split()[-8:] == ["200", "MB", "1,500", "MB", "190", "MB", "42", "MB"]
     assert "129.0 tokens/s" in summary

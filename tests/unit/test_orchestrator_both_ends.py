@@ -62,6 +62,7 @@ def test_both_stages_are_prepared_with_the_nodes_whole_memory(world: World) -> N
     assert [prepare.stage for prepare in ends] == [0, 2]
     of_node = world.core.director.active.plan.solution.predicted.of_node(first)  # type: ignore[union-attr]
     assert {prepare.planned_bytes for prepare in ends} == {of_node.memory_bytes}
+    assert {prepare.batches for prepare in ends} == {world.commands(middle, PrepareSegment)[0].batches}
 
 
 def test_the_plan_waits_for_both_stages_of_the_node() -> None:

@@ -6,9 +6,11 @@ import pytest
 
 from orchestrator.effects import Publish, SaveEpoch, SaveNode, SavePlan, SolvePlan
 from orchestrator.events import JobFailed, NodeSaid
+from orchestrator.planning.flight import batches_in_flight
+from orchestrator.plans import plan_view
 from schemas.messages import Epoch, NodeStatus, Plan, PrepareProgress, PrepareSegment, ReleaseSegment, StreamError
 from schemas.topics import PLAN
-from tests.support.orchestrating import World
+from tests.support.orchestrating import World, plan_quickly
 from tests.support.scripted_nodes import MB, ScriptedNode, answer_text, make_birth, make_heartbeat
 
 # --- the first plan ---------------------------------------------------------------------------------------------
@@ -64,6 +66,20 @@ def test_commands_to_prepare_follow_the_plan() -> None:
         )
         assert 50 * MB < prepare.planned_bytes <= world.nodes[stage.node].birth.memory_bytes
         assert prepare.blob_urls == ("http://127.0.0.1:1/v1/blobs",)
+
+
+def test_every_stage_is_told_the_same_batches_and_so_are_people() -> None:
+    problems = []
+    world = World(context_tokens=50, slots=5)
+    world.solver = lambda problem: problems.append(problem) or plan_quickly(problem)  # type: ignore[func-returns-value]
+    world.serve("a", "b", "c")
+    assert len(world.plan.ring) == 3
+    (table,) = {world.commands(stage.node, PrepareSegment)[0].batches for stage in world.plan.ring}
+    active = world.core.director.active
+    assert active
+    assert len(table) == 5
+    assert table == batches_in_flight(problems[-1], active.plan.solution.stages)
+    assert plan_view(active.plan, {})["batches"] == list(table)
 
 
 def test_min_nodes_holds_the_first_plan_back_only() -> None:

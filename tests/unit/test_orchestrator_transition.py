@@ -100,6 +100,12 @@ def test_a_plan_that_cannot_take_over_shares_nothing(change: dict[str, Any]) -> 
     assert beside(new)["a"] == WORKSPACE + EMBED_WEIGHTS + 2 * (BLOCK_WEIGHTS + BLOCK_KV)
 
 
+def test_a_plan_with_other_batches_takes_over_and_its_stages_stay() -> None:
+    new = plan(("a", 0, 3), ("b", 3, 6), batches=(1, 1))
+    assert new.can_take_over(plan(("a", 0, 3), ("b", 3, 6), batches=(1, 2)))
+    assert beside(new) == {"a": 0, "b": 0}
+
+
 def test_both_must_fit() -> None:
     new = plan(("a", 0, 4), ("b", 4, 6))
     needed = new.planned_bytes("a") + beside(new)["a"]
