@@ -128,15 +128,20 @@ class Link:
 
         Deliveries, `Connected` and `Disconnected` are appended to the events. Returns True if the link is back.
         """
-        self._wait(self._due_s if until_s is None or until_s > self._due_s else until_s)
-        if self.state is LinkState.ONLINE:
+        online = self.state is LinkState.ONLINE
+        now_s = time.monotonic()
+        if online and now_s >= self._due_s:
+            self.client.loop_misc()
+            self._due_s = now_s + self._keepalive_s / 6
             if not self.client.is_open:
                 self._go_offline()
-            elif time.monotonic() >= self._due_s:
-                self.client.loop_misc()
-                self._due_s = time.monotonic() + self._keepalive_s / 6
-            return False
-        return self._recover(time.monotonic())
+                return False
+        self._wait(self._due_s if until_s is None or until_s > self._due_s else until_s, now_s)
+        if not online:
+            return self._recover(time.monotonic())
+        if not self.client.is_open:
+            self._go_offline()
+        return False
 
     def wake(self) -> None:
         """End a `turn` and set `woken`. Thread-safe, also after `close`."""
@@ -151,23 +156,33 @@ class Link:
             deadline_s = time.monotonic() + CLOSE_S
             self.client.disconnect()
             while self.client.socket() is not None and time.monotonic() < deadline_s:
-                self._wait(deadline_s)
+                self._wait(deadline_s, time.monotonic())
         if hasattr(self, "client"):
             self.client.drop()
         self._wake_in.close()
         self._wake_out.close()
 
-    def _wait(self, until_s: float) -> None:
+    def _wait(self, until_s: float, now_s: float) -> None:
         """Wait until `until_s` for one of the sockets, then read and write what is possible."""
         self._watch()
-        for fd, mask in self._poller.poll(max(0.0, until_s - time.monotonic()) * 1e3):
+        client, events = self.client, self._events
+        for fd, mask in self._poller.poll(max(0.0, until_s - now_s) * 1e3):
             if fd == self._wake_fd:
                 self._drain_wakes()
                 continue
             if mask & _WRITABLE:
-                self.client.loop_write()
-            if mask != _WRITABLE:
-                self._read()
+                client.loop_write()
+            if mask == _WRITABLE:
+                continue
+            try:
+                client.loop_read()
+                while client.may_have_more and client.has_more_to_read() and len(events) < MAX_EVENTS_PER_TURN:
+                    client.loop_read()
+            except (MalformedPacket, struct.error, ValueError, IndexError, KeyError) as error:
+                # paho lets these escape when a packet does not add up: the peer is no broker, or a broken one.
+                logger.debug("%s sent a malformed packet: %r", self._address, error)
+                self._lost_reason = f"malformed packet ({error})"
+                client.drop()
 
     def _watch(self) -> None:
         """Let the poller know of a new or closed socket and of the wish to write."""
@@ -184,18 +199,6 @@ class Link:
         if mask != self._watched_mask:
             self._poller.register(self._watched_fd, mask)
             self._watched_mask = mask
-
-    def _read(self) -> None:
-        client = self.client
-        try:
-            client.loop_read()
-            while client.may_have_more and client.has_more_to_read() and len(self._events) < MAX_EVENTS_PER_TURN:
-                client.loop_read()
-        except (MalformedPacket, struct.error, ValueError, IndexError, KeyError) as error:
-            # paho lets these escape when a packet does not add up: the peer is no broker, or a broken one.
-            logger.debug("%s sent a malformed packet: %r", self._address, error)
-            self._lost_reason = f"malformed packet ({error})"
-            self.client.drop()
 
     def _drain_wakes(self) -> None:
         try:
@@ -229,7 +232,7 @@ class Link:
             if time.monotonic() >= deadline_s:
                 self.client.drop()
             else:
-                self._wait(deadline_s)
+                self._wait(deadline_s, time.monotonic())
         return self._connack
 
     def _on_connect(

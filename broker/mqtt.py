@@ -105,6 +105,10 @@ class MqttBus:
         self._suback_of: dict[int, tuple[str, ...]] = {}
         self._refused: SubscribeRefused | None = None
         self._backlog: deque[_Queued] = deque()
+        self._last_topic: str | None = None
+        """Of the last message of QoS 0; one of the same length begins with the same bytes and needs no checks."""
+        self._last_bytes = 0
+        self._last_head = b""
         self._link = Link(
             self.address,
             self._make_client,
@@ -143,28 +147,34 @@ class MqttBus:
 
     def publish(self, topic: str, payload: Payload, *, qos: int = 0, retain: bool = False) -> None:
         """Send a message with one write to the socket; see the port."""
-        packed_topic = pack_topic(topic)
-        link = self._link
+        link, size = self._link, len(payload)
         online = link.state is LinkState.ONLINE
         if not online:
             self._require_open("publish")
-        size = len(payload)
-        if size > self._max_payload_bytes or size + len(packed_topic) + PACKET_HEADER_BYTES > self._max_packet_bytes:
-            raise PayloadTooLarge(size, self._limit_bytes(len(packed_topic)))
-        if qos == 0:
-            client = link.client
-            if (
-                online
-                and client.buffered_bytes + size <= MAX_BUFFERED_BYTES
-                and client.publish_qos0(packed_topic, payload, retain)
-            ):
-                self._stats.messages_out += 1
-            else:
-                self._stats.dropped_qos0 += 1
-            return
+        if topic is not self._last_topic or size != self._last_bytes or qos or retain:
+            packed_topic = pack_topic(topic)
+            limit_bytes = self._limit_bytes(len(packed_topic))
+            if size > limit_bytes:
+                raise PayloadTooLarge(size, limit_bytes)
+            if qos:
+                self._queue(_Queued(topic, bytes(payload), retain))
+                return
+            self._last_head = link.client.publish_head(packed_topic, size, retain)
+            self._last_topic, self._last_bytes = (None if retain else topic), size
+        client = link.client
+        if (
+            online
+            and client.buffered_bytes + size <= MAX_BUFFERED_BYTES
+            and client.send_publish(self._last_head, payload)
+        ):
+            self._stats.messages_out += 1
+        else:
+            self._stats.dropped_qos0 += 1
+
+    def _queue(self, message: _Queued) -> None:
         if len(self._backlog) + self._client.unacknowledged >= self._max_queued:
             raise QueueFull(self._max_queued)
-        self._backlog.append(_Queued(topic, bytes(payload), retain))
+        self._backlog.append(message)
         self._send_backlog()
 
     def subscribe(self, patterns: Iterable[str], qos: int = 0) -> None:
@@ -192,7 +202,10 @@ class MqttBus:
             self._require_open("poll")
         deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
-            self._turn(0.0 if self._events or self._refused or link.woken else deadline_s)
+            if link.turn(0.0 if self._events or self._refused or link.woken else deadline_s):
+                self._on_online()
+            if self._backlog:
+                self._send_backlog()
             if self._refused is not None:
                 refused, self._refused = self._refused, None
                 raise refused
@@ -213,7 +226,9 @@ class MqttBus:
         while self._backlog or self._client.unacknowledged or self._client.want_write():
             if time.monotonic() >= deadline_s:
                 return False
-            self._turn(deadline_s)
+            if self._link.turn(deadline_s):
+                self._on_online()
+            self._send_backlog()
         return True
 
     def close(self) -> None:
@@ -250,18 +265,13 @@ class MqttBus:
     def _limit_bytes(self, topic_bytes: int) -> int:
         return min(self._max_payload_bytes, self._max_packet_bytes - topic_bytes - PACKET_HEADER_BYTES)
 
-    def _turn(self, until_s: float | None) -> None:
-        if self._link.turn(until_s):
-            self._on_online()
-        if self._backlog:
-            self._send_backlog()
-
     def _on_online(self) -> None:
         """After CONNACK: subscriptions first, so that an answer to a queued message can't be missed."""
         greeting = self._link.greeting
         if greeting is not None:
             self._max_packet_bytes = greeting.max_packet_bytes or MAX_PACKET_BYTES
             self._window = min(self._max_inflight, greeting.receive_maximum or 65_535)
+        self._last_topic = None
         self._suback_of.clear()
         self._send_subscribe(tuple(self._patterns))
 

@@ -10,7 +10,7 @@ connects with a blocking call. All of that goes through methods it calls on itse
 * `_sock_close` notes that there is no socket,
 * `_sock_send` and `_packet_queue` count bytes, so that the bus knows how much still waits to be sent,
 
-and `publish_qos0` writes a PUBLISH to the socket itself whenever nothing waits before it. Everything else (CONNECT,
+and `send_publish` writes a PUBLISH to the socket itself whenever nothing waits before it. Everything else (CONNECT,
 SUBSCRIBE, acknowledgements, resending) stays paho's, and so does the keep-alive: not seeing the messages, it pings once
 per interval even on a busy connection. The names have been the same since paho-mqtt 2.0;
 `tests/unit/test_bus_paho_client.py` fails if they change.
@@ -21,6 +21,7 @@ from __future__ import annotations
 import socket
 import ssl
 import struct
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -35,6 +36,16 @@ MAX_TOPICS, MAX_KEPT_TOPIC_BYTES = 1_024, 512
 """Bounds of the topics whose strings are kept: peers choose them."""
 PUBLISH = 0x30
 _SUCCESS = MQTTErrorCode.MQTT_ERR_SUCCESS
+
+
+@dataclass(slots=True)
+class _Alike:
+    """What PUBLISH packets of QoS 0 with one topic and one length have in common: all before the payload."""
+
+    topic: str = ""
+    head: bytes = b""
+    head_bytes: int = 0
+    packet_bytes: int = -1
 
 
 class SocketClient(paho.Client):
@@ -63,6 +74,8 @@ class SocketClient(paho.Client):
         self._read_at = 0
         self._filled = self._is_tls = False
         self._topics: dict[bytes, str] = {}
+        self._alike = _Alike()
+        """Of the last packet that came alone: the next one is probably like it, and need not be parsed."""
 
     def adopt(self, sock: socket.socket) -> MQTTErrorCode:
         """Send CONNECT on this connected socket; QoS 1 messages without PUBACK are sent again after CONNACK."""
@@ -94,6 +107,13 @@ class SocketClient(paho.Client):
             return super().loop_read(max_packets)
         size = len(data)
         self._stats.bytes_in += size
+        alike = self._alike
+        if size == alike.packet_bytes and data.startswith(alike.head):
+            self._events.append(Delivery(alike.topic, data[alike.head_bytes :], 0, False))
+            self._stats.messages_in += 1
+            self._read_at, self._filled = size, False
+            self.may_have_more = self._is_tls
+            return _SUCCESS
         self._filled = size == READ_BYTES
         self._read_at = at = 0
         while at < size and data[at] & 0xF0 == PUBLISH:
@@ -114,11 +134,20 @@ class SocketClient(paho.Client):
             code = self._take_publish(data[at], data, body_at, stop)
             if code:
                 return self._loop_rc_handle(code)
+            if stop - at == size:
+                self._remember(data)
             at = stop
         if at < size or not size:
             return super().loop_read(max_packets)
         self.may_have_more = self._filled or self._is_tls
         return _SUCCESS
+
+    def _remember(self, data: bytes) -> None:
+        """A PUBLISH came alone and has been taken."""
+        event = self._events[-1]
+        if isinstance(event, Delivery) and event.qos == 0 and not event.retain:
+            head_bytes = len(data) - len(event.payload)
+            self._alike = _Alike(event.topic, data[:head_bytes], head_bytes, len(data))
 
     def has_more_to_read(self) -> bool:
         """True when another `loop_read` finds bytes that the readiness of the socket does not announce."""
@@ -126,13 +155,17 @@ class SocketClient(paho.Client):
             return True
         return isinstance(self._sock, ssl.SSLSocket) and self._sock.pending() > 0
 
-    def publish_qos0(self, packed_topic: bytes, payload: Payload, retain: bool) -> bool:
+    def publish_head(self, packed_topic: bytes, size_bytes: int, retain: bool) -> bytes:
+        """All before the payload of a PUBLISH of QoS 0."""
+        properties = b"\0" if self._is_v5 else b""
+        head = _publish_head(PUBLISH | retain, len(packed_topic) + len(properties) + size_bytes)
+        return b"".join((head, packed_topic, properties))
+
+    def send_publish(self, head: bytes, payload: Payload) -> bool:
         """Write a PUBLISH to the socket, or behind what waits there. False: the connection is gone."""
         if self._sock is None:
             return False
-        properties = b"\0" if self._is_v5 else b""
-        head = _publish_head(PUBLISH | retain, len(packed_topic) + len(properties) + len(payload))
-        packet = b"".join((head, packed_topic, properties, payload))
+        packet = b"".join((head, payload))
         sent = 0
         if not self._out_packet:
             try:

@@ -55,6 +55,10 @@ def wire(version: MQTTProtocolVersion) -> Iterator[Wire]:
         client.drop()
 
 
+def send(link: Wire, payload: bytes) -> bool:
+    return link.client.send_publish(link.client.publish_head(pack_topic("t"), len(payload), False), payload)
+
+
 def test_paho_still_calls_what_is_overridden() -> None:
     hooks = {
         "_create_socket": 0,
@@ -137,7 +141,7 @@ def test_a_clogged_socket_keeps_order_and_bytes(version: MQTTProtocolVersion) ->
             if number % 2:
                 link.client.publish("t", payload, 1)
             else:
-                assert link.client.publish_qos0(pack_topic("t"), payload, False)
+                assert send(link, payload)
         assert link.client.want_write()
         waiting = link.client.buffered_bytes
         assert waiting > 0
@@ -158,11 +162,11 @@ def test_a_clogged_socket_keeps_order_and_bytes(version: MQTTProtocolVersion) ->
 def test_what_waited_when_the_connection_broke_is_counted(version: MQTTProtocolVersion) -> None:
     with wire(version) as link:
         while not link.client.want_write():
-            link.client.publish_qos0(pack_topic("t"), bytes(300_000), False)
-        link.client.publish_qos0(pack_topic("t"), b"behind it", False)
+            send(link, bytes(300_000))
+        send(link, b"behind it")
         link.client.publish("t", b"sure", 1)
         link.client.drop()
-        assert not link.client.publish_qos0(pack_topic("t"), b"", False)
+        assert not send(link, b"")
         ours, peer = socket.socketpair()
         with ours, peer:
             link.client.adopt(ours)
@@ -180,7 +184,7 @@ def test_what_waited_when_the_connection_broke_is_counted(version: MQTTProtocolV
 def test_a_peer_that_is_gone_is_noticed_by_publish(version: MQTTProtocolVersion) -> None:
     with wire(version) as link:
         link.peer.close()
-        assert not link.client.publish_qos0(pack_topic("t"), b"", False)
+        assert not send(link, b"")
         assert link.client.socket() is None
 
 
