@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from edge_node.errors import NotFinite, SegmentUnusable
-from edge_node.lane import Lane
 from edge_node.sampling import choose_token
 from edge_node.segment import Array, Segment
 from edge_node.work import Computed, Row, RowResult, Work
@@ -39,26 +38,6 @@ def _execute_one(segment: Segment, row: Row) -> Computed:
     except SegmentUnusable as error:
         return Computed(0.0, (RowResult(failure=str(error)),))
     return Computed(run.compute_s, (_give_out(segment, row, run.output, 0),))
-
-
-def step(segment: Segment, lane: Lane) -> tuple[bytes | int, float]:
-    """Do the step of a lane.
-
-    Returns:
-        The payload for the next stage or, on the last stage, the token; and the seconds ONNX Runtime took.
-
-    Raises:
-        NotFinite, SegmentUnusable: the request can't go on.
-    """
-    if lane.token < 0:
-        segment.take_in(lane.payload, lane.dtype)
-    else:
-        segment.ids_input(1)[0] = lane.token
-    output, compute_s = segment.run(lane.slot, (lane.position,), 1)
-    if lane.draws:
-        draw = lane.draw()
-        return choose_token(output[0], draw.sampling, draw.position, draw.history), compute_s
-    return segment.give_out(), compute_s
 
 
 def _take_in(segment: Segment, row: Row, first_slot: int) -> RowResult | None:

@@ -35,26 +35,23 @@ class Lane:
 
     def __init__(self, stage: Stage, state: StageRequest) -> None:
         self.key = stage.key
-        self.topic = stage.topics.next
-        """Where its frames go."""
+        self.input, self.topic = stage.topics.input, stage.topics.next
+        """Where its frames come from and go to."""
         self.attempt = state.rule.attempt
         self.request = request_number(state.open.request)
         self.slot = state.slot
         self.position = -1
         """Of the step under way."""
-        self.token = -1
-        """First stage: the step's token."""
-        self.payload = b""
-        """Other stages: the step's hidden state."""
-        self.dtype = stage.wire
+        self.given: bytes | int = b""
+        """What the step is computed from: the token on the first stage, the payload with the hidden state on others."""
         self.draws = stage.is_last
         """A token is to be chosen."""
-        self.segment: Any = None
+        self.solo: Any = None
         """What computes the steps; kept here by who does it."""
         self._stage = stage
         self._state = state
         self._rule = state.rule
-        self._prompt_tokens = state.open.prompt_tokens
+        self._first, self._end = state.open.prompt_tokens, stage.spec.context_tokens
         self._expected = self._expect()
         self._answer = self._prepare_answer()
         self.due_s = math.inf
@@ -93,15 +90,14 @@ class Lane:
         position, payload = found
         if (
             position != rule.valid_length
-            or position < self._prompt_tokens
-            or position >= self._stage.spec.context_tokens
+            or not self._first <= position < self._end
             or rule.attempt != self.attempt
             or state.held
             or state.moved
             or state.frames
         ):
             return False
-        self.position, self.payload = position, payload
+        self.position, self.given = position, payload
         return True
 
     def frame(self, result: Any, now_s: float) -> bytes:
@@ -139,7 +135,7 @@ class FirstLane(Lane):
             return False
         position, payload = found
         if (
-            position >= self._stage.spec.context_tokens
+            position >= self._end
             or driver.attempt != self.attempt
             or rule.attempt != self.attempt
             or state.held
@@ -154,7 +150,7 @@ class FirstLane(Lane):
             return False
         self._step = driver.steps.popleft()
         self.position = rule.valid_length = self._step.position
-        self.token = token
+        self.given = token
         return True
 
     def settle(self, compute_s: float, now_s: float) -> None:

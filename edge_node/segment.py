@@ -77,6 +77,8 @@ class Segment:
         self.spec = spec
         self.is_first = spec.stage == 0
         self.is_last = spec.stage == len(spec.ring) - 1
+        self.ready_for: object = None
+        """Whose single positions could be run next without a look at shapes; see ``get_ready``."""
         self.emulate(emulated_speed)
         self._clock = time.thread_time if threads == 1 else time.process_time
         options = ort.SessionOptions()
@@ -86,19 +88,18 @@ class Segment:
         # A node waits for the network between runs: spinning threads would only burn its battery.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
-            self._session = ort.InferenceSession(str(graph_path), options, providers=["CPUExecutionProvider"])
+            self.session = ort.InferenceSession(str(graph_path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime raises many unrelated types
-            raise SegmentUnusable(f"ONNX Runtime can't open the segment: {_first_line(error)}") from error
+            raise SegmentUnusable(f"ONNX Runtime can't open the segment: {first_line(error)}") from error
         self._dtypes = {
-            node.name: _NUMPY_TYPES.get(node.type)
-            for node in (*self._session.get_inputs(), *self._session.get_outputs())
+            node.name: _NUMPY_TYPES.get(node.type) for node in (*self.session.get_inputs(), *self.session.get_outputs())
         }
-        self._input_names = {node.name for node in self._session.get_inputs()}
+        self._input_names = {node.name for node in self.session.get_inputs()}
         rows = max(spec.chunk_tokens, spec.slots)
-        self._entry = entry_for(self._dtypes, rows, max(spec.width_in, 1))
+        self.entry = entry_for(self._dtypes, rows, max(spec.width_in, 1))
         self._check_inputs()
         self._output_name = next(
-            node.name for node in self._session.get_outputs() if not node.name.startswith("present.")
+            node.name for node in self.session.get_outputs() if not node.name.startswith("present.")
         )
         self.kv: KvCache = KvCache(
             spec.kv_layers,
@@ -115,7 +116,7 @@ class Segment:
         self._lengths = np.zeros(spec.slots, np.int32)
         self._total_length = np.zeros(1, np.int32)
         # To write a number, a memoryview takes half the time that an array takes.
-        self._lengths_view, self._total_view = self._lengths.data, self._total_length.data
+        self.lengths_view, self.total_view = self._lengths.data, self._total_length.data
         self._range = np.arange(spec.context_tokens)
         self._positions = np.zeros(rows, np.int64)
         self._logit_positions = np.zeros(MAX_LOGITS, np.int64)
@@ -125,12 +126,12 @@ class Segment:
             (max(spec.slots, MAX_LOGITS), spec.vocab_size) if self.is_last else (rows, max(spec.width_out, 1))
         )
         output = np.zeros(output_shape, output_dtype)
-        self._exit = exit_for(self._dtypes, self._output_name, output, WIRE_DTYPES[spec.wire_dtype])
+        self.exit = exit_for(self._dtypes, self._output_name, output, WIRE_DTYPES[spec.wire_dtype])
         self._bindings: dict[tuple[int, int], _Binding] = {}
 
     def _check_inputs(self) -> None:
         past = {f"past_key_values.{layer.layer}.{part}" for layer in self.spec.kv_layers for part in ("key", "value")}
-        source = {"input_ids"} if self.is_first else {tensor.name for tensor in self._entry.tensors}
+        source = {"input_ids"} if self.is_first else {tensor.name for tensor in self.entry.tensors}
         unknown = self._input_names - past - source - _OPTIONAL_INPUTS
         unknown |= {name for name, dtype in self._dtypes.items() if dtype is None}
         missing = (past | source) - self._input_names
@@ -141,7 +142,7 @@ class Segment:
         """The binding of neighbouring slots; kept, because binding every layer's cache takes a while."""
         if len(self._bindings) >= _MAX_BINDINGS:
             del self._bindings[next(iter(self._bindings))]
-        binding = self._session.io_binding()
+        binding = self.session.io_binding()
         for buffer in self.kv.buffers:
             place = (_DEVICE, 0, buffer.data.dtype, buffer.shape_of(slots), buffer.slot_pointer(slot))
             binding.bind_input(buffer.past_name, *place)
@@ -166,7 +167,7 @@ class Segment:
         Raises:
             NotFinite: a value is NaN or infinite; a segment that takes halves may find it only in what it gives.
         """
-        self._entry.take(payload, dtype, begin, count)
+        self.entry.take(payload, dtype, begin, count)
 
     def give_out(self, count: int = 1, begin: int = 0) -> bytes:
         """The payload of rows [begin, begin + count) of what a run gave, as the plan's wire wants it.
@@ -174,7 +175,7 @@ class Segment:
         Raises:
             NotFinite: a value is NaN or infinite.
         """
-        return self._exit.give(begin, count)
+        return self.exit.give(begin, count)
 
     def ids_input(self, rows: int, begin: int = 0) -> Array:
         """The buffer to write token ids to: (rows,), from row ``begin`` on."""
@@ -195,16 +196,10 @@ class Segment:
             SegmentUnusable: ONNX Runtime failed, for want of memory for example.
         """
         slots = len(positions)
-        kept = self._bindings.get((slot, slots)) or self._new_binding(slot, slots)
-        if kept.count != count or kept.logits != logits:
-            self._bind_shapes(kept.binding, slots, count, logits)
-            kept.count, kept.logits = count, logits
-        if self.is_last and self._selected != (count, logits):
-            self._selected = count, logits
-            self._logit_positions[:logits] = self._range[count - logits : count]
+        kept = self._bound(slot, slots, count, logits)
         for index, position in enumerate(positions):
-            self._lengths_view[index] = position + count - 1  # as GroupQueryAttention wants them: less one
-        self._total_view[0] = max(positions) + count
+            self.lengths_view[index] = position + count - 1  # as GroupQueryAttention wants them: less one
+        self.total_view[0] = max(positions) + count
         if self._has_mask:
             self._bind_mask(kept.binding, positions, count)
         if self._has_positions:
@@ -214,15 +209,36 @@ class Segment:
         started = time.perf_counter()
         cpu_started = self._clock() if self._speed < 1.0 else 0.0
         try:
-            self._session.run_with_iobinding(kept.binding)
+            self.session.run_with_iobinding(kept.binding)
         except Exception as error:  # as above
-            raise SegmentUnusable(f"ONNX Runtime can't run the segment: {_first_line(error)}") from error
+            raise SegmentUnusable(f"ONNX Runtime can't run the segment: {first_line(error)}") from error
         if self._speed < 1.0:
             # A device of speed S needs 1/S of the time: the rest is waited, not computed.
             time.sleep((1.0 / self._speed - 1.0) * (self._clock() - cpu_started))
         compute_s = time.perf_counter() - started
         rows = slots * (logits if self.is_last else count)
-        return RunResult(self._exit.rows(rows), compute_s)
+        return RunResult(self.exit.rows(rows), compute_s)
+
+    def get_ready(self, slot: int) -> Any:
+        """The binding to run one position of a slot with; its lengths are all that has to be written before.
+
+        None: there is more to do in each run (a mask, positions, an emulated speed).
+        """
+        if self._has_mask or self._has_positions or self._speed < 1.0:
+            return None
+        return self._bound(slot, 1, 1, 1).binding
+
+    def _bound(self, slot: int, slots: int, count: int, logits: int) -> _Binding:
+        """The binding of neighbouring slots, with these shapes."""
+        self.ready_for = None
+        kept = self._bindings.get((slot, slots)) or self._new_binding(slot, slots)
+        if kept.count != count or kept.logits != logits:
+            self._bind_shapes(kept.binding, slots, count, logits)
+            kept.count, kept.logits = count, logits
+        if self.is_last and self._selected != (count, logits):
+            self._selected = count, logits
+            self._logit_positions[:logits] = self._range[count - logits : count]
+        return kept
 
     def _bind_mask(self, binding: Any, positions: Sequence[int], count: int) -> None:
         """Ones over each slot's valid length, in a row as long as the longest of them."""
@@ -235,12 +251,12 @@ class Segment:
         if self.is_first:
             self._bind_input(binding, "input_ids", self._ids, (slots, count))
         else:
-            for name, data in self._entry.tensors:
+            for name, data in self.entry.tensors:
                 self._bind_input(binding, name, data, (slots, count, data.shape[1]))
         if self.is_last:
             self._bind_input(binding, "logit_positions", self._logit_positions, (logits,))
         height = logits if self.is_last else count
-        for name, data in self._exit.tensors:
+        for name, data in self.exit.tensors:
             self._bind_output(binding, name, data, (slots, height, data.shape[1]))
 
     def copy_prefix(self, source: int, target: int, count: int) -> None:
@@ -251,6 +267,7 @@ class Segment:
     def emulate(self, speed: float) -> None:
         """Behave like a device of this relative speed."""
         self._speed = speed
+        self.ready_for = None
 
     def warm_up(self) -> None:
         """Run once in both shapes, so that the first request does not pay for allocations.
@@ -264,7 +281,9 @@ class Segment:
             self.run(0, (0,), length)
         self.kv = kv
         self._bindings.clear()
+        self.ready_for = None
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an exception says in a line."""
     return (str(error).splitlines() or [type(error).__name__])[0][:300]

@@ -112,7 +112,7 @@ def test_what_leaves_has_the_bytes_of_numpy(tiny_model: Model, tmp_path: Path) -
     kinds = set()
     for values in states(segment.spec.width_out):
         with np.errstate(all="ignore"):
-            segment._entry.tensors[0].data[:ROWS] = values
+            segment.entry.tensors[0].data[:ROWS] = values
         segment.run(0, [0], ROWS)
         assert given_out(segment, ROWS, 0) == encoded(values)
         for index in range(ROWS):

@@ -221,11 +221,11 @@ class SimulatedNode:
     def step(self, lane: Lane) -> tuple[bytes | int, float]:
         """Run the fake model for the step of a lane."""
         row = Row(lane.request, lane.slot, lane.attempt, lane.position, 1, sample=True)
-        if lane.token < 0:
-            row.frame = Frame(Kind.ACTIVATION, lane.request, lane.key[1], lane.attempt, lane.position, 1)
-            row.frame.payload = lane.payload
+        if isinstance(lane.given, int):
+            row.ids = (lane.given,)
         else:
-            row.ids = (lane.token,)
+            row.frame = Frame(Kind.ACTIVATION, lane.request, lane.key[1], lane.attempt, lane.position, 1)
+            row.frame.payload = lane.given
         if lane.draws:
             row.draw = lane.draw()
         self.runs.append(Work(lane.key, (row,)))

@@ -81,7 +81,7 @@ def test_a_step_in_the_middle() -> None:
     for position in (5, 6, 7):
         lane = node.lane(node.activation(position, payload=b"abcd"))
         assert lane
-        assert (lane.position, lane.payload, lane.token, lane.draws) == (position, b"abcd", -1, False)
+        assert (lane.position, lane.given, lane.draws) == (position, b"abcd", False)
         frame = decode_frame(lane.frame(b"efgh", 1.0))
         assert (frame.kind, frame.position, frame.flags, bytes(frame.payload)) == (
             Kind.ACTIVATION, position, Flag.SAMPLE, b"efgh",
@@ -95,7 +95,7 @@ def test_a_step_of_the_first_stage() -> None:
     node = Node("alfa")
     lane = node.lane(node.token(9, 5))
     assert lane
-    assert (lane.position, lane.token, lane.draws) == (5, 9, False)
+    assert (lane.position, lane.given, lane.draws) == (5, 9, False)
     frame = decode_frame(lane.frame(b"efgh", 1.0))
     assert (frame.kind, frame.position) == (Kind.ACTIVATION, 5)
     assert node.core.next_deadline_s() is None

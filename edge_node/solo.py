@@ -1,0 +1,66 @@
+"""Decode steps of one slot through a segment, one position at a time, with everything they touch at hand.
+
+The same as ``Segment.take_in``, ``run`` and ``give_out`` for one row. Between two runs of ONNX Runtime each function
+and object more costs some microseconds, because the run has emptied the processor's caches; here there is one of each.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from edge_node.errors import SegmentUnusable
+from edge_node.segment import Segment, first_line
+from edge_node.wire import WIRE_DTYPES
+
+
+class Solo:
+    """A slot's steps. Keeps its segment in memory."""
+
+    __slots__ = (
+        "_binding", "_dtype", "_give", "_ids", "_is_last", "_lengths", "_run", "_segment", "_slot", "_take", "_total",
+    )  # fmt: skip
+
+    def __init__(self, segment: Segment, slot: int) -> None:
+        self._segment = segment
+        self._slot = slot
+        self._dtype = WIRE_DTYPES[segment.spec.wire_dtype]
+        self._is_last = segment.is_last
+        self._ids = segment.ids_input(1).data if segment.is_first else None
+        self._take, self._give = segment.entry.take, segment.exit.give
+        self._lengths, self._total = segment.lengths_view, segment.total_view
+        self._run = segment.session.run_with_iobinding
+        self._binding: Any = None
+
+    def step(self, position: int, given: Any) -> tuple[Any, float]:
+        """Compute one position.
+
+        Args:
+            given: the token (first stage), or the payload with its hidden state.
+
+        Returns:
+            The payload for the next stage or, on the last stage, the logits (1, vocabulary), which the next run
+            overwrites; and the seconds ONNX Runtime took.
+
+        Raises:
+            NotFinite, SegmentUnusable: there is no result.
+        """
+        segment = self._segment
+        if self._ids is not None:
+            self._ids[0] = given
+        else:
+            self._take(given, self._dtype, 0, 1)
+        if segment.ready_for is not self:
+            binding = segment.get_ready(self._slot)
+            if binding is None:
+                output, compute_s = segment.run(self._slot, (position,), 1)
+                return output if self._is_last else self._give(0, 1), compute_s
+            self._binding, segment.ready_for = binding, self
+        self._lengths[0], self._total[0] = position, position + 1
+        started = time.perf_counter()
+        try:
+            self._run(self._binding)
+        except Exception as error:  # ONNX Runtime raises many unrelated types
+            raise SegmentUnusable(f"ONNX Runtime can't run the segment: {first_line(error)}") from error
+        compute_s = time.perf_counter() - started
+        return segment.exit.rows(1) if self._is_last else self._give(0, 1), compute_s

@@ -1,0 +1,110 @@
+"""Single steps with everything at hand give what the general way gives, whatever was run between them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edge_node.activations import encode_activation
+from edge_node.errors import SegmentUnusable
+from edge_node.segment import Segment
+from edge_node.solo import Solo
+from edge_node.wire import WIRE_DTYPES
+from orchestrator.model.model import Model
+from schemas.codec import Dtype
+from tests.integration.test_node_segment import PROMPT, specification
+
+STEPS = 4
+FIRST, LAST = 0, 2
+Between = Callable[[Segment, Solo], object]
+
+
+def segment_of(model: Model, stage: int, wire: str) -> Segment:
+    cuts = [0, 2, 4, model.manifest.num_units]
+    built = model.segment(cuts[stage], cuts[stage + 1], wire=wire)  # type: ignore[arg-type]
+    return Segment(
+        specification(model, cuts, stage, wire_dtype=wire), model.blobs_folder / built.graph.sha256, threads=1
+    )
+
+
+def given(segment: Segment, position: int) -> Any:
+    """What the step at a position is computed from."""
+    if segment.is_first:
+        return PROMPT[position % len(PROMPT)]
+    hidden = np.random.default_rng(position).standard_normal((1, segment.spec.width_in)).astype(np.float32)
+    return encode_activation(hidden * (1e6 if position == 2 else 1.0), WIRE_DTYPES[segment.spec.wire_dtype])
+
+
+def generally(segment: Segment, slot: int, position: int) -> bytes:
+    payload = given(segment, position)
+    if segment.is_first:
+        segment.ids_input(1)[0] = payload
+    else:
+        segment.take_in(payload, WIRE_DTYPES[segment.spec.wire_dtype])
+    output = segment.run(slot, [position], 1).output
+    return output.tobytes() if segment.is_last else segment.give_out()
+
+
+def alone(solo: Solo, segment: Segment, position: int) -> bytes:
+    result, compute_s = solo.step(position, given(segment, position))
+    assert compute_s > 0
+    return bytes(result.tobytes() if segment.is_last else result)
+
+
+def chunk(segment: Segment, solo: Solo) -> None:
+    """Somebody else's prompt."""
+    if segment.is_first:
+        segment.ids_input(5)[...] = PROMPT[:5]
+    else:
+        hidden = np.ones((5, segment.spec.width_in), np.float32)
+        segment.take_in(encode_activation(hidden, Dtype.FP32), Dtype.FP32, 5)
+    segment.run(0, [0], 5, logits=3 if segment.is_last else 1)
+
+
+def batch(segment: Segment, solo: Solo) -> None:
+    """Steps of all slots, of which those that belong to nobody do no harm."""
+    if not segment.is_first:
+        hidden = np.ones((3, segment.spec.width_in), np.float32)
+        segment.take_in(encode_activation(hidden, Dtype.FP32), Dtype.FP32, 3)
+    segment.run(0, [9, 20, 9], 1)
+
+
+def somebody_else(segment: Segment, solo: Solo) -> None:
+    alone(Solo(segment, 2), segment, 0)
+
+
+def a_moment_of_another_speed(segment: Segment, solo: Solo) -> None:
+    segment.emulate(0.5)
+    alone(solo, segment, 30)
+    segment.emulate(1.0)
+
+
+def nothing(segment: Segment, solo: Solo) -> None:
+    """The next step follows at once."""
+
+
+@pytest.mark.parametrize("between", [nothing, chunk, batch, somebody_else, a_moment_of_another_speed])
+@pytest.mark.parametrize("wire", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("stage", [FIRST, 1, LAST])
+def test_steps_are_those_of_the_general_way(tiny_model: Model, stage: int, wire: str, between: Between) -> None:
+    usual = segment_of(tiny_model, stage, wire)
+    expected = [generally(usual, 1, position) for position in range(STEPS)]
+    segment = segment_of(tiny_model, stage, wire)
+    solo = Solo(segment, 1)
+    got = []
+    for position in range(STEPS):
+        got.append(alone(solo, segment, position))
+        between(segment, solo)
+    assert got == expected
+    assert len(set(got)) == STEPS, "the steps differ"
+
+
+def test_what_onnx_runtime_refuses_is_said(tiny_model: Model) -> None:
+    segment = segment_of(tiny_model, FIRST, "fp32")
+    solo = Solo(segment, 0)
+    with pytest.raises(SegmentUnusable, match="ONNX Runtime can't run the segment"):
+        solo.step(0, segment.spec.vocab_size + 7)
+    assert alone(solo, segment, 0) == generally(segment_of(tiny_model, FIRST, "fp32"), 0, 0)
