@@ -58,12 +58,13 @@ def _parts(model: Model) -> list[Result]:
     payload = encode_activation(hidden, Dtype.FP16)
     epoch = Epoch(generation=1, counter=1)
     stencil = FrameStencil(Kind.ACTIVATION, Dtype.FP16, SAMPLE, 1, 1, epoch, 0, width, len(payload))
-    frame = stencil.pack(7, payload)
+    stencil.at(7)
+    frame = stencil.pack(payload)
     parts: dict[str, Callable[[], object]] = {
         "compare a frame": lambda: stencil.read(frame),
         "take in halves": lambda: segment.take_in(payload, Dtype.FP16),
         "give out halves": segment.give_out,
-        "fill in a frame": lambda: stencil.pack(7, payload),
+        "fill in a frame": lambda: stencil.pack(payload),
         f"greedy token of {vocab_size}": lambda: choose_token(logits, Sampling(), 8, ()),
     }
     results = []

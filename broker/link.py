@@ -128,20 +128,18 @@ class Link:
 
         Deliveries, `Connected` and `Disconnected` are appended to the events. Returns True if the link is back.
         """
-        online = self.state is LinkState.ONLINE
         now_s = time.monotonic()
-        if online and now_s >= self._due_s:
-            self.client.loop_misc()
-            self._due_s = now_s + self._keepalive_s / 6
-            if not self.client.is_open:
+        if self.state is LinkState.ONLINE:
+            if now_s >= self._due_s:
+                self.client.loop_misc()
+                self._due_s = now_s + self._keepalive_s / 6
+            if not self.client.is_open:  # since the turn before, which may have had events to tell of
                 self._go_offline()
-                return False
+            else:
+                self._wait(self._due_s if until_s is None or until_s > self._due_s else until_s, now_s)
+            return False
         self._wait(self._due_s if until_s is None or until_s > self._due_s else until_s, now_s)
-        if not online:
-            return self._recover(time.monotonic())
-        if not self.client.is_open:
-            self._go_offline()
-        return False
+        return self._recover(time.monotonic())
 
     def wake(self) -> None:
         """End a `turn` and set `woken`. Thread-safe, also after `close`."""

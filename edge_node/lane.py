@@ -42,10 +42,8 @@ class Lane:
         self.slot = state.slot
         self.position = -1
         """Of the step under way."""
-        self.given: bytes | int = b""
+        self.given: Any = None
         """What the step is computed from: the token on the first stage, the payload with the hidden state on others."""
-        self.draws = stage.is_last
-        """A token is to be chosen."""
         self.solo: Any = None
         """What computes the steps; kept here by who does it."""
         self._stage = stage
@@ -83,13 +81,13 @@ class Lane:
 
     def takes(self, data: bytes, now_s: float) -> bool:
         """Is a message the frame that begins the next step? If so the step is under way, else nothing happened."""
-        state, rule = self._state, self._rule
-        found = self._expected.read(data)
-        if found is None:
-            return False
-        position, payload = found
+        state, rule, expected = self._state, self._rule, self._expected
+        position = rule.valid_length
+        if expected.position != position:
+            expected.at(position)
+        payload = expected.read(data)
         if (
-            position != rule.valid_length
+            payload is None
             or not self._first <= position < self._end
             or rule.attempt != self.attempt
             or state.held
@@ -102,7 +100,10 @@ class Lane:
 
     def frame(self, result: Any, now_s: float) -> bytes:
         """The frame to send: of the payload computed or, on the last stage, the token chosen."""
-        self._data = data = self._answer.pack(self.position, result)
+        answer = self._answer
+        if answer.position != self.position:
+            answer.at(self.position)
+        self._data = data = answer.pack(result)
         return data
 
     def settle(self, compute_s: float, now_s: float) -> None:
@@ -112,6 +113,12 @@ class Lane:
         state.computed(1, compute_s, 1, verified=False, decode=True)
         state.tally.sent(len(self._data), decode=True)
         self.due_s = 0.0 if self._stage.move.is_copying else math.inf
+        self._look_ahead()
+
+    def _look_ahead(self) -> None:
+        """Have the next step's frames ready."""
+        self._expected.at(self.position + 1)
+        self._answer.at(self.position + 1)
 
     def failed(self, error: NodeError) -> list[Effect]:
         """The step can't be computed."""
@@ -129,13 +136,16 @@ class FirstLane(Lane):
 
     def takes(self, data: bytes, now_s: float) -> bool:
         """As of any lane."""
-        state, rule, driver = self._state, self._rule, self._state.driver
-        found = self._expected.read(data)
-        if found is None or driver is None:
+        state, rule, driver, expected = self._state, self._rule, self._state.driver, self._expected
+        if driver is None:
             return False
-        position, payload = found
+        position = len(driver.ids)
+        if expected.position != position:
+            expected.at(position)
+        payload = expected.read(data)
         if (
-            position >= self._end
+            payload is None
+            or position >= self._end
             or driver.attempt != self.attempt
             or rule.attempt != self.attempt
             or state.held
@@ -180,6 +190,13 @@ class LastLane(Lane):
                 position=position, ids=ids, guess=guess, finish=state.finish,
             )  # fmt: skip
         else:
-            data = self._answer.pack(position, _TOKEN.pack(result))
+            answer = self._answer
+            if answer.position != position:
+                answer.at(position)
+            data = answer.pack(_TOKEN.pack(result))
         self._data = data
         return data
+
+    def _look_ahead(self) -> None:
+        self._expected.at(self.position + 1)
+        self._answer.at(self.position + 2)

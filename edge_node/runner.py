@@ -14,7 +14,6 @@ from edge_node.effects import CopyPrefix, SendKvRows, StageKey, WriteKvRows
 from edge_node.errors import LoadCancelled, NodeError
 from edge_node.execution import execute
 from edge_node.lane import Lane
-from edge_node.sampling import choose_token
 from edge_node.segment import Segment
 from edge_node.solo import Solo
 from edge_node.store import BlobStore
@@ -169,23 +168,10 @@ class SegmentRunner:
         """Take KV rows in that arrived."""
         self._segments[rows.key].kv.write(rows)
 
-    def step(self, lane: Lane) -> tuple[bytes | int, float]:
-        """Do the step of a lane.
-
-        Returns:
-            The payload for the next stage or, on the last stage, the token; and the seconds ONNX Runtime took.
-
-        Raises:
-            NotFinite, SegmentUnusable: the request can't go on.
-        """
-        solo = lane.solo
-        if solo is None:
-            solo = lane.solo = Solo(self._segments[lane.key], lane.slot)
-        result, compute_s = solo.step(lane.position, lane.given)
-        if lane.draws:
-            draw = lane.draw()
-            result = choose_token(result[0], draw.sampling, draw.position, draw.history)
-        return result, compute_s
+    def solo(self, lane: Lane) -> Solo:
+        """What computes the steps of a lane."""
+        lane.solo = solo = Solo(self._segments[lane.key], lane.slot)
+        return solo
 
     def run(self, work: Work) -> Computed:
         """Do one run."""

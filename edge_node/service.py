@@ -238,12 +238,15 @@ class NodeService:
 
     def _short_way(self, event: Event) -> bool:
         """What came alone while there was nothing to do: compute it, if it is an answer's next step."""
-        lane = self._core.lane(event.topic, event.payload, time.monotonic()) if type(event) is Delivery else None
+        if type(event) is not Delivery:
+            return False
+        now_s = time.monotonic()
+        lane = self._core.lane(event.topic, event.payload, now_s)
         if lane is None:
             return False
         try:
-            result, compute_s = self._runner.step(lane)
-            now_s = time.monotonic()
+            result, compute_s = (lane.solo or self._runner.solo(lane)).step(lane)
+            now_s += compute_s
             self._bus.publish(lane.topic, lane.frame(result, now_s))
         except NodeError as error:
             self._do(lane.failed(error))

@@ -7,11 +7,15 @@ and object more costs some microseconds, because the run has emptied the process
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edge_node.errors import SegmentUnusable
+from edge_node.sampling import choose_token
 from edge_node.segment import Segment, first_line
 from edge_node.wire import WIRE_DTYPES
+
+if TYPE_CHECKING:
+    from edge_node.lane import Lane
 
 
 class Solo:
@@ -32,29 +36,25 @@ class Solo:
         self._run = segment.session.run_with_iobinding
         self._binding: Any = None
 
-    def step(self, position: int, given: Any) -> tuple[Any, float]:
-        """Compute one position.
-
-        Args:
-            given: the token (first stage), or the payload with its hidden state.
+    def step(self, lane: Lane) -> tuple[bytes | int, float]:
+        """Do the step of a lane.
 
         Returns:
-            The payload for the next stage or, on the last stage, the logits (1, vocabulary), which the next run
-            overwrites; and the seconds ONNX Runtime took.
+            The payload for the next stage or, on the last stage, the token; and the seconds ONNX Runtime took.
 
         Raises:
             NotFinite, SegmentUnusable: there is no result.
         """
-        segment = self._segment
+        segment, position = self._segment, lane.position
         if self._ids is not None:
-            self._ids[0] = given
+            self._ids[0] = lane.given
         else:
-            self._take(given, self._dtype, 0, 1)
+            self._take(lane.given, self._dtype, 0, 1)
         if segment.ready_for is not self:
             binding = segment.get_ready(self._slot)
             if binding is None:
-                output, compute_s = segment.run(self._slot, (position,), 1)
-                return output if self._is_last else self._give(0, 1), compute_s
+                compute_s = segment.run(self._slot, (position,), 1).compute_s
+                return self._choose(lane) if self._is_last else self._give(0, 1), compute_s
             self._binding, segment.ready_for = binding, self
         self._lengths[0], self._total[0] = position, position + 1
         started = time.perf_counter()
@@ -63,4 +63,8 @@ class Solo:
         except Exception as error:  # ONNX Runtime raises many unrelated types
             raise SegmentUnusable(f"ONNX Runtime can't run the segment: {first_line(error)}") from error
         compute_s = time.perf_counter() - started
-        return segment.exit.rows(1) if self._is_last else self._give(0, 1), compute_s
+        return self._choose(lane) if self._is_last else self._give(0, 1), compute_s
+
+    def _choose(self, lane: Lane) -> int:
+        draw = lane.draw()
+        return choose_token(self._segment.exit.rows(1)[0], draw.sampling, draw.position, draw.history)

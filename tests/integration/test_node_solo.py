@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,14 @@ import pytest
 
 from edge_node.activations import encode_activation
 from edge_node.errors import SegmentUnusable
+from edge_node.sampling import choose_token
 from edge_node.segment import Segment
 from edge_node.solo import Solo
 from edge_node.wire import WIRE_DTYPES
+from edge_node.work import Draw
 from orchestrator.model.model import Model
 from schemas.codec import Dtype
+from schemas.messages import Sampling
 from tests.integration.test_node_segment import PROMPT, specification
 
 STEPS = 4
@@ -38,20 +42,34 @@ def given(segment: Segment, position: int) -> Any:
     return encode_activation(hidden * (1e6 if position == 2 else 1.0), WIRE_DTYPES[segment.spec.wire_dtype])
 
 
-def generally(segment: Segment, slot: int, position: int) -> bytes:
+def generally(segment: Segment, slot: int, position: int) -> bytes | int:
     payload = given(segment, position)
     if segment.is_first:
         segment.ids_input(1)[0] = payload
     else:
         segment.take_in(payload, WIRE_DTYPES[segment.spec.wire_dtype])
     output = segment.run(slot, [position], 1).output
-    return output.tobytes() if segment.is_last else segment.give_out()
+    if not segment.is_last:
+        return segment.give_out()
+    draw = Step(position, payload).draw()
+    return choose_token(output[0], draw.sampling, draw.position, draw.history)
 
 
-def alone(solo: Solo, segment: Segment, position: int) -> bytes:
-    result, compute_s = solo.step(position, given(segment, position))
+@dataclass
+class Step:
+    """What a lane says of its step."""
+
+    position: int
+    given: Any
+
+    def draw(self) -> Draw:
+        return Draw(Sampling(temperature=0.9, seed=5), self.position + 1, ())
+
+
+def alone(solo: Solo, segment: Segment, position: int) -> bytes | int:
+    result, compute_s = solo.step(Step(position, given(segment, position)))  # type: ignore[arg-type]
     assert compute_s > 0
-    return bytes(result.tobytes() if segment.is_last else result)
+    return result
 
 
 def chunk(segment: Segment, solo: Solo) -> None:
@@ -106,5 +124,5 @@ def test_what_onnx_runtime_refuses_is_said(tiny_model: Model) -> None:
     segment = segment_of(tiny_model, FIRST, "fp32")
     solo = Solo(segment, 0)
     with pytest.raises(SegmentUnusable, match="ONNX Runtime can't run the segment"):
-        solo.step(0, segment.spec.vocab_size + 7)
+        solo.step(Step(0, segment.spec.vocab_size + 7))  # type: ignore[arg-type]
     assert alone(solo, segment, 0) == generally(segment_of(tiny_model, FIRST, "fp32"), 0, 0)

@@ -33,7 +33,7 @@ from edge_node.effects import (
     WriteKvRows,
 )
 from edge_node.kv_frames import kv_rows_frame
-from edge_node.lane import Lane
+from edge_node.lane import Lane, LastLane
 from edge_node.work import Computed, Row, RowResult, Work
 from schemas import messages
 from schemas.codec import KV_HEADER_BYTES, Dtype, Flag, Frame, Kind, decode_frames, encode_frame, request_number
@@ -226,13 +226,13 @@ class SimulatedNode:
         else:
             row.frame = Frame(Kind.ACTIVATION, lane.request, lane.key[1], lane.attempt, lane.position, 1)
             row.frame.payload = lane.given
-        if lane.draws:
+        if isinstance(lane, LastLane):
             row.draw = lane.draw()
         self.runs.append(Work(lane.key, (row,)))
         self.short_steps += 1
         result = self._compute_row(lane.key, row)
         assert result.payload is not None
-        return result.tokens[0] if lane.draws else result.payload, self.position_s
+        return result.tokens[0] if isinstance(lane, LastLane) else result.payload, self.position_s
 
     def load(self, effect: LoadSegment) -> None:
         """Share what the effect says, else begin empty."""

@@ -81,7 +81,7 @@ def test_a_step_in_the_middle() -> None:
     for position in (5, 6, 7):
         lane = node.lane(node.activation(position, payload=b"abcd"))
         assert lane
-        assert (lane.position, lane.given, lane.draws) == (position, b"abcd", False)
+        assert (lane.position, lane.given) == (position, b"abcd")
         frame = decode_frame(lane.frame(b"efgh", 1.0))
         assert (frame.kind, frame.position, frame.flags, bytes(frame.payload)) == (
             Kind.ACTIVATION, position, Flag.SAMPLE, b"efgh",
@@ -95,7 +95,7 @@ def test_a_step_of_the_first_stage() -> None:
     node = Node("alfa")
     lane = node.lane(node.token(9, 5))
     assert lane
-    assert (lane.position, lane.given, lane.draws) == (5, 9, False)
+    assert (lane.position, lane.given) == (5, 9)
     frame = decode_frame(lane.frame(b"efgh", 1.0))
     assert (frame.kind, frame.position) == (Kind.ACTIVATION, 5)
     assert node.core.next_deadline_s() is None
@@ -108,7 +108,6 @@ def test_a_step_of_the_last_stage(token: int, flags: Flag) -> None:
     node = Node("charlie", eos_ids=(2,), sampling=Sampling(repetition_penalty=1.5))
     lane = node.lane(node.activation(5))
     assert lane
-    assert lane.draws
     assert list(lane.draw().history) == [*PROMPT, 7]
     frame = decode_frame(lane.frame(token, 1.0))
     assert (frame.kind, frame.position, frame.flags) == (Kind.TOKENS, 6, flags)
