@@ -285,6 +285,15 @@ class NodeCore:
             lane = state.lane = stage.new_lane(state)
         return lane if lane.takes(data, now_s) else None
 
+    def keeps(self, topic: str) -> bool:
+        """Are these tokens of this node for its own first stage?
+
+        With both ends of a ring it hands them over to itself, which saves the way to the broker and back, and has not
+        subscribed to them.
+        """
+        stage = self._by_input.get(topic)
+        return stage is not None and stage.is_first
+
     @property
     def has_work(self) -> bool:
         """Would ``next_work`` have something?"""

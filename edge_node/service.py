@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import logging
-import platform
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import onnxruntime
-
 from broker.bus import Bus, Connected, Delivery, Disconnected, Event, Subscribed, Will
 from broker.mqtt import MqttBus
 from edge_node import metrics, probe
 from edge_node.activations import quiet
+from edge_node.birth import birth_of
 from edge_node.config import NodeConfig, read_speed
 from edge_node.core import NodeCore
 from edge_node.departure import Departure
@@ -42,7 +40,7 @@ from edge_node.stage_topics import data_route
 from edge_node.standby import StandbyKeeper
 from edge_node.store import BlobStore
 from edge_node.vitals import Vitals
-from schemas import PACKAGE_VERSION, PROTOCOL_VERSION, messages
+from schemas import messages
 from schemas.codec import decode_frames
 from schemas.errors import ContractError
 from schemas.messages import NodeBirth, NodeStatus, PrepareProgress, ProbeNode
@@ -111,6 +109,8 @@ class NodeService:
         self._departure = Departure(config.drain_timeout_s)
         self._due_s = 0.0
         """When there is more to do than what arrives."""
+        self._own: list[Event] = []
+        """Tokens for this node's own first stage."""
 
     def stop(self) -> None:
         """End ``run`` soon; may be called from a signal handler or another thread."""
@@ -137,7 +137,10 @@ class NodeService:
         try:
             self._bus.connect(self._config.connect_timeout_s)
             self._subscribe()
-            self._birth = self._measure()
+            hop_s = probe.hop_s(self._bus, NODE_ECHO.format(node=self._config.name), self._kept.append)
+            self._birth = birth_of(
+                self._config, self._incarnation, hop_s=hop_s, memory_bytes=self._memory_bytes, store=self._store
+            )
             self._register()
             with quiet():
                 self._loop()
@@ -152,25 +155,6 @@ class NodeService:
         name = self._config.name
         self._bus.subscribe([NODE_COMMAND.filter(node=name), PLAN.filter()], qos=1)
         self._bus.subscribe([NODE_ECHO.filter(node=name)])
-
-    def _measure(self) -> NodeBirth:
-        config = self._config
-        return NodeBirth(
-            node=config.name,
-            incarnation=self._incarnation,
-            protocol=PROTOCOL_VERSION,
-            package_version=PACKAGE_VERSION,
-            memory_bytes=self._memory_bytes,
-            overhead_bytes=metrics.memory_bytes()[0],
-            storage_bytes=self._store.limit_bytes,
-            threads=config.threads,
-            speed_flops=probe.speed_flops(config.emulated_speed),
-            hop_s=probe.hop_s(self._bus, NODE_ECHO.format(node=config.name), self._kept.append),
-            platform=f"{platform.system()} {platform.machine()}",
-            python=platform.python_version(),
-            onnxruntime=onnxruntime.__version__,
-            emulated_speed=config.emulated_speed,
-        )
 
     def _register(self) -> None:
         assert self._birth
@@ -217,7 +201,10 @@ class NodeService:
             self._event(event)
         while not self._stopping.is_set():
             patience_s = self._due_s - time.monotonic()
-            events = self._bus.poll(max(0.0, patience_s))
+            events = self._bus.poll(0.0 if self._own else max(0.0, patience_s))
+            if self._own:
+                events = [*self._own, *events]
+                self._own.clear()
             # After a step of an answer there is nothing else to do before something is due.
             if len(events) == 1 and patience_s > 0.0 and self._short_way(events[0]):
                 continue
@@ -247,12 +234,15 @@ class NodeService:
         try:
             result, compute_s = (lane.solo or self._runner.solo(lane)).step(lane)
             now_s += compute_s
-            self._bus.publish(lane.topic, lane.frame(result, now_s))
+            data = lane.frame(result, now_s)
+            self._bus.publish(lane.topic, data)
         except NodeError as error:
             self._do(lane.failed(error))
         else:
             lane.settle(compute_s, now_s)
             self._due_s = min(self._due_s, lane.due_s)
+            if lane.comes_back:
+                self._own.append(Delivery(lane.topic, data, 0, False))
         self._link.computed()
         return True
 
@@ -365,6 +355,8 @@ class NodeService:
             match effect:
                 case SendFrame():
                     self._bus.publish(effect.topic, effect.data)
+                    if self._core.keeps(effect.topic):
+                        self._own.append(Delivery(effect.topic, effect.data, 0, False))
                 case Reply():
                     self._publish(NODE_REPLY.format(node=self._config.name), effect.message)
                 case LoadSegment():

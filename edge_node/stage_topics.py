@@ -44,7 +44,7 @@ class StageTopics:
         """The subscriptions the stage needs: frames to it and, for the first stage, the last one's tokens."""
         spec = self._spec
         to_me = SEGMENT.filter(pipeline=spec.pipeline, epoch=spec.epoch, stage=spec.stage, receiver=self._node)
-        if spec.stage > 0 or len(spec.ring) == 1:
+        if spec.stage > 0 or spec.ring[-1].node == self._node:  # which hands its tokens over itself
             return (to_me,)
         return to_me, self.input
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from schemas.codec import Frame, Kind
 from schemas.messages import Sampling
-from tests.support.simulated_ring import PIPELINE, SimulatedAnswer, SimulatedRing, prompt, reference_tokens
+from tests.support.simulated_ring import LATENCY_S, PIPELINE, SimulatedAnswer, SimulatedRing, prompt, reference_tokens
 from tests.support.strategies import examples
 
 
@@ -87,6 +87,21 @@ def test_a_node_with_two_stages(order: Sequence[int]) -> None:
         assert ring.frames[Kind.REPLAY] == 0
         ring.close(answer)
     assert ring.open_requests() == 0
+
+
+def test_with_both_ends_on_one_node_a_token_needs_no_way_back() -> None:
+    times_s = []
+    for order in ((0, 1, 2), (0, 1, 0)):
+        ring = SimulatedRing(3, position_s=0.0005)
+        ring.deploy([f"node{index}" for index in order])
+        answer = ring.open(1, prompt(8), 12)
+        ring.run(lambda answer=answer: answer.complete)
+        assert_right(ring, answer)
+        assert ring.frames_dropped() == 0
+        assert answer.finished_s is not None
+        assert answer.first_token_s is not None
+        times_s.append((answer.finished_s - answer.first_token_s) / 11)
+    assert times_s == pytest.approx([3 * (0.0005 + LATENCY_S), 3 * 0.0005 + 2 * LATENCY_S])
 
 
 @pytest.mark.parametrize(
