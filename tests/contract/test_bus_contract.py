@@ -193,6 +193,23 @@ def test_a_retained_message_is_given_to_late_readers(connect: Connect, base: str
     assert deliveries(events) == [Delivery(f"{base}/state", b"on", 1, True)]
 
 
+def test_messages_that_look_alike_are_told_apart(connect: Connect, base: str) -> None:
+    """Same topic, same length: one is stored, one is acknowledged, one goes to another topic."""
+    sender, reader = connect(), connect()
+    subscribe(reader, f"{base}/#", qos=1)
+    one, two = f"{base}/one", f"{base}/two"
+    sent = [(one, b"a", 0, False), (one, b"b", 0, False), (one, b"c", 0, True), (one, b"d", 0, False),
+            (one, b"e", 1, False), (two, b"f", 0, False), (one, b"gg", 0, False), (one, b"h", 0, False)]  # fmt: skip
+    for topic, payload, qos, retain in sent:
+        sender.publish(topic, payload, qos=qos, retain=retain)
+    assert [(event.topic, event.payload) for event in collect_deliveries(reader, len(sent))] == [
+        (topic, payload) for topic, payload, _, _ in sent
+    ]
+    late = connect()
+    late.subscribe([one])
+    assert [event.payload for event in collect_deliveries(late, 1)] == [b"c"]
+
+
 def test_an_empty_retained_message_clears_the_stored_one(connect: Connect, base: str) -> None:
     bus = connect()
     bus.publish(f"{base}/a", b"old", qos=1, retain=True)

@@ -120,6 +120,40 @@ def test_small_packets_byte_by_byte() -> None:
         assert link.events == [Delivery("t", b"payload", 0, False), Delivery("u", b"", 0, True)]
 
 
+@VERSIONS
+def test_packets_that_look_alike_are_told_apart(version: MQTTProtocolVersion) -> None:
+    """Each comes alone, and what it has in common with the one before it is not parsed again."""
+    properties = b"" if version == MQTTv5 else None
+    other_properties = b"\x01\x01" if version == MQTTv5 else None
+    publishes = [
+        Publish("t/1", b"aaaa", properties=properties),
+        Publish("t/1", b"bbbb", properties=properties),
+        Publish("t/2", b"cccc", properties=properties),
+        Publish("t/2", b"dddd", properties=properties, retain=True),
+        Publish("t/2", b"eeee", properties=properties),
+        Publish("t/2", b"ee", 1, packet_id=7, properties=properties),
+        Publish("t/2", b"ff", 1, packet_id=8, properties=properties),
+        Publish("t/2", b"gggg", properties=properties),
+        Publish("t/2", b"hh", properties=other_properties or properties),
+        Publish("t/2", b"ii", properties=other_properties or properties),
+        Publish("t/2", b"", properties=properties),
+        Publish("t/2", b"", properties=properties),
+    ]
+    with wire(version) as link:
+        before = link.stats.bytes_in
+        for publish in publishes:
+            link.peer.sendall(publish.encode())
+            link.read_all()
+        link.peer.sendall(publishes[0].encode() * 2)
+        link.read_all()
+        link.peer.sendall(publishes[0].encode() + b"\xd0\0")
+        link.read_all()
+        publishes += [publishes[0]] * 3
+        assert link.events == [Delivery(one.topic, one.payload, one.qos, one.retain) for one in publishes]
+        assert link.stats.messages_in == len(publishes)
+        assert link.stats.bytes_in - before == sum(len(one.encode()) for one in publishes) + 2
+
+
 def test_strings_of_many_or_long_topics_are_not_kept() -> None:
     topics = [f"t/{number}" for number in range(MAX_TOPICS + 10)] + ["t" * 60_000, "t/1", "t/1"]
     with wire(MQTTv311) as link:
