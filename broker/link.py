@@ -133,10 +133,10 @@ class Link:
             if now_s >= self._due_s:
                 self.client.loop_misc()
                 self._due_s = now_s + self._keepalive_s / 6
-            if not self.client.is_open:  # since the turn before, which may have had events to tell of
-                self._go_offline()
-            else:
+            if self.client.is_open:
                 self._wait(self._due_s if until_s is None or until_s > self._due_s else until_s, now_s)
+            if not self.client.is_open:
+                self._go_offline()
             return False
         self._wait(self._due_s if until_s is None or until_s > self._due_s else until_s, now_s)
         return self._recover(time.monotonic())
