@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from edge_node.errors import NodeError, NotFinite
 from edge_node.frames import tokens_frame
 from edge_node.request import StageRequest
-from edge_node.ring import Step
+from edge_node.ring import RingDriver, Step
 from edge_node.work import Draw, FailureCode
 from schemas.codec import SAMPLE, Dtype, Kind, activation_payload_bytes, request_number
 from schemas.stencil import FrameStencil
@@ -131,7 +131,7 @@ class Lane:
 class FirstLane(Lane):
     """Of the first stage: a token comes in."""
 
-    _step: Step
+    _arrived_s = 0.0
 
     def _expect(self) -> FrameStencil:
         return self._tokens()
@@ -148,6 +148,7 @@ class FirstLane(Lane):
         if (
             payload is None
             or position >= self._end
+            or driver.finished
             or driver.attempt != self.attempt
             or rule.attempt != self.attempt
             or state.held
@@ -158,21 +159,31 @@ class FirstLane(Lane):
         (token,) = _TOKEN.unpack(payload)
         if not 0 <= token < self._stage.spec.vocab_size:
             return False
-        if not driver.token(self.attempt, position, (token,), (), last=False, now_s=now_s):
-            return False
-        self._step = driver.steps.popleft()
-        self.position = rule.valid_length = self._step.position
-        self.given = token
+        self.position, self.given, self._arrived_s = position, token, now_s
         return True
+
+    def _begun(self, driver: RingDriver) -> Step:
+        """The token came, and its step was issued: what ``takes`` puts off until the frame is out."""
+        driver.token(self.attempt, self.position, (self.given,), (), last=False, now_s=self._arrived_s)
+        step = driver.steps.popleft()
+        self._rule.valid_length = step.position
+        return step
 
     def settle(self, compute_s: float, now_s: float) -> None:
         """As of any lane."""
-        super().settle(compute_s, now_s)
         driver = self._state.driver
         assert driver
-        driver.published(self._step, self._data, compute_s, now_s)
+        step = self._begun(driver)
+        super().settle(compute_s, now_s)
+        driver.published(step, self._data, compute_s, now_s)
         assert driver.deadline_s is not None
         self.due_s = min(self.due_s, driver.deadline_s)
+
+    def failed(self, error: NodeError) -> list[Effect]:
+        """As of any lane; the step counts as issued."""
+        assert self._state.driver
+        self._begun(self._state.driver)
+        return super().failed(error)
 
 
 class LastLane(Lane):
