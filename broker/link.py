@@ -130,11 +130,12 @@ class Link:
         """
         now_s = time.monotonic()
         if self.state is LinkState.ONLINE:
-            if now_s >= self._due_s:
-                self.client.loop_misc()
-                self._due_s = now_s + self._keepalive_s / 6
+            due = now_s >= self._due_s
             if self.client.is_open:
                 self._wait(self._due_s if until_s is None or until_s > self._due_s else until_s, now_s)
+            if due and self.client.is_open:  # not before an answer that lay in the socket is read
+                self.client.loop_misc()
+                self._due_s = now_s + self._keepalive_s / 6
             if not self.client.is_open:
                 self._go_offline()
             return False

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import threading
+import time
 
 import pytest
+from paho.mqtt import client as paho
 
 from broker.bus import Connected, Disconnected, Subscribed, Will
 from broker.errors import BadBrokerUrl, BrokerRefused, BrokerUnreachable, PayloadTooLarge, SubscribeRefused
@@ -14,7 +17,8 @@ from tests.support.fake_broker import CONNACK_OK_5, CONNACK_OK_311, FakeBroker
 from tests.support.mqtt_packets import CONNECT, Packet
 from tests.support.polling import collect
 
-SUBSCRIBE = 0x80
+SUBSCRIBE, PINGREQ = 0x80, 0xC0
+PINGRESP = bytes([0xD0, 0])
 
 
 def test_mosquitto_speaks_5_and_the_embedded_broker_3_1_1() -> None:
@@ -168,3 +172,26 @@ def test_a_dead_link_is_noticed_by_the_keep_alive() -> None:
         bus.connect()
         events = collect(bus, lambda events: any(isinstance(event, Disconnected) for event in events))
         assert events[1] == Disconnected("keep alive timeout")
+
+
+def test_an_answer_that_lies_in_the_socket_keeps_the_connection_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node that computed for longer than the keep-alive has not read it yet."""
+    clock, skipped_s = time.monotonic, [0.0]
+    for module, name in ((time, "monotonic"), (paho, "time_func")):
+        monkeypatch.setattr(module, name, lambda: clock() + skipped_s[0])
+    pinged = threading.Event()
+
+    def answer(packet: Packet) -> bytes:
+        if packet.kind == PINGREQ:
+            pinged.set()
+        return CONNACK_OK_5 if packet.kind == CONNECT else b""
+
+    with FakeBroker(answer) as broker, MqttBus(broker.url, client_id="x", keepalive_s=60) as bus:
+        bus.connect()
+        bus.poll(0)
+        for _ in range(3):
+            skipped_s[0] += 61
+            assert bus.poll(0) == []
+            assert pinged.wait(20)
+            pinged.clear()
+            broker.send(PINGRESP)
