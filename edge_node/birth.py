@@ -3,18 +3,33 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Callable
 
 import onnxruntime
 
+from broker.bus import Bus, Event
 from edge_node import metrics, probe
 from edge_node.config import NodeConfig
 from edge_node.store import BlobStore
 from schemas import PACKAGE_VERSION, PROTOCOL_VERSION
 from schemas.messages import NodeBirth
+from schemas.topics import NODE_ECHO
 
 
-def birth_of(config: NodeConfig, incarnation: int, *, hop_s: float, memory_bytes: int, store: BlobStore) -> NodeBirth:
-    """Measure the speed and say the rest. ``hop_s`` is the time of a message through the broker and back."""
+def birth_of(
+    config: NodeConfig,
+    incarnation: int,
+    memory_bytes: int,
+    store: BlobStore,
+    bus: Bus,
+    keep: Callable[[Event], None],
+) -> NodeBirth:
+    """Measure the speed, then the way through the broker (an idle processor is slow), and say the rest.
+
+    Args:
+        bus: connected, subscribed to the node's echo.
+        keep: is given what else arrives meanwhile.
+    """
     return NodeBirth(
         node=config.name,
         incarnation=incarnation,
@@ -25,7 +40,7 @@ def birth_of(config: NodeConfig, incarnation: int, *, hop_s: float, memory_bytes
         storage_bytes=store.limit_bytes,
         threads=config.threads,
         speed_flops=probe.speed_flops(config.emulated_speed),
-        hop_s=hop_s,
+        hop_s=probe.hop_s(bus, NODE_ECHO.format(node=config.name), keep),
         platform=f"{platform.system()} {platform.machine()}",
         python=platform.python_version(),
         onnxruntime=onnxruntime.__version__,

@@ -11,7 +11,7 @@ from typing import Any
 
 from broker.bus import Bus, Connected, Delivery, Disconnected, Event, Subscribed, Will
 from broker.mqtt import MqttBus
-from edge_node import metrics, probe
+from edge_node import metrics
 from edge_node.activations import quiet
 from edge_node.birth import birth_of
 from edge_node.config import NodeConfig, read_speed
@@ -82,7 +82,7 @@ class NodeService:
             self._store,
             threads=config.threads,
             emulated_speed=config.emulated_speed,
-            on_load_event=self._bus.wake,
+            on_load_event=self._call,
         )
         self._standby = StandbyKeeper(self._store)
         self._core = NodeCore(
@@ -100,7 +100,7 @@ class NodeService:
             incarnation=self._incarnation,
             threads=config.threads,
             emulated_speed=config.emulated_speed,
-            wake=self._bus.wake,
+            wake=self._call,
         )
         self._rejected: Counter[str] = Counter()
         self._birth: NodeBirth | None = None
@@ -111,6 +111,8 @@ class NodeService:
         """When there is more to do than what arrives."""
         self._own: list[Event] = []
         """Tokens for this node's own first stage."""
+        self._called = False
+        """Another thread has something for the loop."""
 
     def stop(self) -> None:
         """End ``run`` soon; may be called from a signal handler or another thread."""
@@ -120,6 +122,10 @@ class NodeService:
     def leave(self, reason: str) -> None:
         """End ``run`` once others have taken the stages over or time is up; may be called as ``stop``."""
         self._departure.reason = reason
+        self._call()
+
+    def _call(self) -> None:
+        self._called = True
         self._bus.wake()
 
     @property
@@ -137,9 +143,8 @@ class NodeService:
         try:
             self._bus.connect(self._config.connect_timeout_s)
             self._subscribe()
-            hop_s = probe.hop_s(self._bus, NODE_ECHO.format(node=self._config.name), self._kept.append)
             self._birth = birth_of(
-                self._config, self._incarnation, hop_s=hop_s, memory_bytes=self._memory_bytes, store=self._store
+                self._config, self._incarnation, self._memory_bytes, self._store, self._bus, self._kept.append
             )
             self._register()
             with quiet():
@@ -158,10 +163,9 @@ class NodeService:
 
     def _register(self) -> None:
         assert self._birth
-        name = self._config.name
-        self._publish(NODE_BIRTH.format(node=name), self._birth, retain=True)
+        self._publish(NODE_BIRTH.format(node=self._config.name), self._birth, retain=True)
         self._publish_online()
-        _log.info("%s is registered at %s", name, self._config.broker_url.rsplit("@", 1)[-1])
+        _log.info("%s is registered at %s", self._config.name, self._config.broker_url.rsplit("@", 1)[-1])
 
     def _publish_online(self) -> None:
         status = NodeStatus(
@@ -205,9 +209,10 @@ class NodeService:
             if self._own:
                 events = [*self._own, *events]
                 self._own.clear()
-            # After a step of an answer there is nothing else to do before something is due.
-            if len(events) == 1 and patience_s > 0.0 and self._short_way(events[0]):
+            # After a step of an answer there is nothing else to do before something is due, or another thread calls.
+            if len(events) == 1 and patience_s > 0.0 and not self._called and self._short_way(events[0]):
                 continue
+            self._called = False  # before what it is about is looked at: it may be set again meanwhile
             self._long_way(events)
             self._load_events()
             self._profile()
