@@ -7,14 +7,15 @@ from dataclasses import replace
 
 import harness
 from harness import Result, main, median_result, note
-from measured import problem_of, profiles_of, solved
+from measured import even_stages, observed, problem_of, profiles_of, solved
 from prompts import PROMPTS
 from rings import CHUNK_TOKENS, CONTEXT_TOKENS, Homes, deployed_ring, ring_of_nodes
 from smollm2 import open_smollm2
 
 from orchestrator.model.model import Model
-from orchestrator.planning.problem import Constraints, Objective, Pin
-from tests.support.ring import Answer, Ring, even_cuts
+from orchestrator.planning.problem import Constraints, Objective, Pin, Stage
+from orchestrator.profiles import Profile
+from tests.support.ring import Answer, Ring
 
 STREAMS = 8
 STREAM_TOKENS = 64
@@ -35,47 +36,48 @@ def _aggregate(answers: list[Answer]) -> float:
     return arrived / (end - begin)
 
 
-def _planned_cuts(ring: Ring, model: Model, homes: Homes) -> tuple[list[int], list[str]]:
-    """Where the planner cuts for throughput, from what the nodes measured themselves; and the nodes in their order.
-
-    The ends are pinned to different nodes: there are two stages, as in the even split.
-    """
-    problem = problem_of(
-        ring, model, profiles_of(ring, model, homes), context_tokens=CONTEXT_TOKENS, slots=STREAMS,
-        chunk_tokens=CHUNK_TOKENS,
-    )  # fmt: skip
-    units, (first, last) = model.manifest.num_units, sorted(homes)
+def _planned(ring: Ring, model: Model, profiles: dict[str, Profile]) -> tuple[Stage, ...]:
+    """The planner's stages for throughput. The ends are pinned to different nodes: two stages, as in the even split."""
+    problem = problem_of(ring, model, profiles, context_tokens=CONTEXT_TOKENS, slots=STREAMS, chunk_tokens=CHUNK_TOKENS)
+    units, (first, last) = model.manifest.num_units, sorted(profiles)
     ends = Constraints(pins=(Pin(first, 0, 1), Pin(last, units - 1, units)))
-    stages = solved(replace(problem, objective=Objective.THROUGHPUT, streams=STREAMS, constraints=ends)).stages
-    return [0, *(stage.stop for stage in stages)], [stage.node for stage in stages]
+    return solved(replace(problem, objective=Objective.THROUGHPUT, streams=STREAMS, constraints=ends)).stages
 
 
 def _streams(model: Model, pairs: int, tokens: int) -> list[Result]:
     """Two nodes: eight streams over one, alternating; on the even split and on the planned one."""
     names = ["node-0", "node-1"]
+    units = model.manifest.num_units
     with ring_of_nodes(model, names) as (ring, homes):
-        planned, order = _planned_cuts(ring, model, homes)
-        even = even_cuts(model.manifest.num_units, len(names))
-        results = []
-        for split, cuts, targets in (("even split", even, {}), ("planned split", planned, STREAM_TARGETS)):
-            note(f"{split}: units {cuts}")
-            ring.deploy(
-                homes, cuts, wire="fp16", context_tokens=CONTEXT_TOKENS, slots=STREAMS, chunk_tokens=CHUNK_TOKENS,
-                order=order,
-            )  # fmt: skip
-            results.extend(_measured_streams(ring, model, split, pairs, tokens, **targets))
-    return results
+        profiles = profiles_of(ring, model, homes)
+        even = even_stages(names, units)
+        _deploy(ring, homes, "even split", even)
+        results, lone = _measured_streams(ring, model, "even split", pairs, tokens)
+        planned = _planned(ring, model, observed(profiles, even, units, lone))
+        _deploy(ring, homes, "planned split", planned)
+        return results + _measured_streams(ring, model, "planned split", pairs, tokens, **STREAM_TARGETS)[0]
+
+
+def _deploy(ring: Ring, homes: Homes, split: str, stages: tuple[Stage, ...]) -> None:
+    cuts = [0, *(stage.stop for stage in stages)]
+    note(f"{split}: units {cuts}")
+    ring.deploy(
+        homes, cuts, wire="fp16", context_tokens=CONTEXT_TOKENS, slots=STREAMS, chunk_tokens=CHUNK_TOKENS,
+        order=[stage.node for stage in stages],
+    )  # fmt: skip
 
 
 def _measured_streams(
     ring: Ring, model: Model, split: str, pairs: int, tokens: int, *, gain: float | None = None,
     slowdown: float | None = None,
-) -> list[Result]:  # fmt: skip
+) -> tuple[list[Result], list[Answer]]:  # fmt: skip
+    """Figures, and the answers that were alone."""
     encoded = [model.tokenizer().encode_chat([{"role": "user", "content": text}]) for text in PROMPTS[:STREAMS]]
-    gains, slowdowns, speeds = [], [], []
+    gains, slowdowns, speeds, lone = [], [], [], []
     ring.ask(encoded[0], 8)
     for _ in range(pairs):
         alone = ring.ask(encoded[0], tokens)
+        lone.append(alone)
         together = [ring.open(ids, tokens) for ids in encoded]
         for answer in together:
             ring.finish(answer)
@@ -86,7 +88,7 @@ def _measured_streams(
         median_result(f"{split}, 8 streams over one: aggregate decode", gains, "ratio", at_least=gain),
         median_result(f"{split}, 8 streams: p95 TPOT over a lone stream's", slowdowns, "ratio", at_most=slowdown),
         median_result(f"{split}, 8 streams: aggregate decode", speeds, "tokens/s"),
-    ]
+    ], lone
 
 
 def _prefill_s(ring: Ring, prompt_ids: list[int]) -> float:

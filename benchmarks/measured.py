@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from harness import note
+
 from orchestrator.model.model import Model
 from orchestrator.planning.planner import solve
-from orchestrator.planning.problem import Problem
+from orchestrator.planning.problem import Problem, Stage
 from orchestrator.planning.solution import Infeasible, Solution
 from orchestrator.planning_input import build_problem
 from orchestrator.profiles import Profile, fingerprint_of
 from orchestrator.worker import probe_parts
 from schemas.messages import NodeProfile, ProbeNode
-from tests.support.ring import Ring
+from tests.support.ring import Answer, Ring, even_cuts
 
 MEMORY_SHARE = 0.7
 """Of what the whole model would need on one node."""
@@ -44,6 +48,27 @@ def profiles_of(ring: Ring, model: Model, homes: dict[str, Path]) -> dict[str, P
             node=name, fingerprint=measured.fingerprint, threads=birth.threads, emulated_speed=birth.emulated_speed,
             measured=measured, measured_s=0.0,
         )  # fmt: skip
+    return found
+
+
+def even_stages(names: Sequence[str], num_units: int) -> tuple[Stage, ...]:
+    """One stage for each node, as equal as can be."""
+    bounds = itertools.pairwise(even_cuts(num_units, len(names)))
+    return tuple(Stage(name, start, stop) for name, (start, stop) in zip(names, bounds, strict=True))
+
+
+def observed(
+    profiles: dict[str, Profile], stages: Sequence[Stage], num_units: int, answers: Sequence[Answer]
+) -> dict[str, Profile]:
+    """Profiles scaled by what these stages took for answers of one stream: what heartbeats tell an orchestrator."""
+    last, found = num_units - 1, {}
+    for stage in stages:
+        timings = [timing for answer in answers for timing in answer.timings.values() if timing.node == stage.node]
+        step_s = sum(timing.decode_s for timing in timings) / sum(timing.decode_steps for timing in timings)
+        counts = (int(stage.start == 0), min(stage.stop, last) - max(stage.start, 1), int(stage.stop > last))
+        profile = profiles[stage.node]
+        found[stage.node] = replace(profile, drift=step_s / profile.stage_s(counts))
+        note(f"{stage.node}: {found[stage.node].drift:.2f} times what it measured alone")
     return found
 
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from harness import PAIRS, Result, main, median_result, note
-from measured import problem_of, profiles_of, solved
+from measured import even_stages, observed, problem_of, profiles_of, solved
 from rings import Homes, open_segment, ring_of_nodes
 from smollm2 import QUESTION, open_smollm2
 
@@ -21,7 +21,7 @@ from orchestrator.model.model import Model
 from orchestrator.planning.planner import evaluate
 from orchestrator.planning.problem import Objective, Problem, Stage
 from orchestrator.profiles import Profile
-from tests.support.ring import Answer, Ring, even_cuts
+from tests.support.ring import Answer, Ring
 
 RELATIVE_SPEEDS = (1.0, 0.5, 0.25, 0.25)
 SCALE = 0.3
@@ -50,21 +50,10 @@ def measure(quick: bool) -> list[Result]:
     with ring_of_nodes(model, names, each=each) as (ring, homes):
         profiles = profiles_of(ring, model, homes)
         fleet = Fleet(ring, homes, _problem(ring, model, profiles))
-        observed = replace(fleet, problem=_problem(ring, model, _observed(fleet, model, profiles)))
-        return [*_speeds(model, speeds), *_compare(observed, model, quick)]
-
-
-def _observed(fleet: Fleet, model: Model, profiles: dict[str, Profile]) -> dict[str, Profile]:
-    """Profiles scaled by what stages took for an answer on the even split: what heartbeats tell an orchestrator."""
-    last = model.manifest.num_units - 1
-    answer = _answers(fleet, model, _even(fleet, model), 1, OBSERVED_TOKENS)[0]
-    found = {}
-    for stage, (name, profile) in zip(_even(fleet, model), profiles.items(), strict=True):
-        timing = next(timing for timing in answer.timings.values() if timing.node == name)
-        counts = (int(stage.start == 0), min(stage.stop, last) - max(stage.start, 1), int(stage.stop > last))
-        found[name] = replace(profile, drift=timing.decode_s / timing.decode_steps / profile.stage_s(counts))
-        note(f"{name}: {found[name].drift:.2f} times what it measured alone")
-    return found
+        answers = _answers(fleet, model, _even(fleet, model), 1, OBSERVED_TOKENS)
+        refined = observed(profiles, _even(fleet, model), model.manifest.num_units, answers)
+        refined_fleet = replace(fleet, problem=_problem(ring, model, refined))
+        return [*_speeds(model, speeds), *_compare(refined_fleet, model, quick)]
 
 
 def _problem(ring: Ring, model: Model, profiles: dict[str, Profile]) -> Problem:
@@ -72,7 +61,7 @@ def _problem(ring: Ring, model: Model, profiles: dict[str, Profile]) -> Problem:
 
 
 def _even(fleet: Fleet, model: Model) -> tuple[Stage, ...]:
-    return _stages(list(fleet.homes), even_cuts(model.manifest.num_units, len(fleet.homes)))
+    return even_stages(list(fleet.homes), model.manifest.num_units)
 
 
 class _Clock:
@@ -104,10 +93,6 @@ def _speeds(model: Model, speeds: dict[str, float]) -> list[Result]:
             name = f"emulated speed {speed:g}, {how}, error"
             results.append(median_result(name, errors, "%", at_least=-5.0, at_most=5.0))
     return results
-
-
-def _stages(names: Sequence[str], cuts: Sequence[int]) -> tuple[Stage, ...]:
-    return tuple(Stage(name, start, stop) for name, start, stop in zip(names, cuts, cuts[1:], strict=False))
 
 
 def _compare(fleet: Fleet, model: Model, quick: bool) -> list[Result]:
