@@ -64,7 +64,7 @@ class NodeCore:
         self._by_input: dict[str, Stage] = {}
         """The same by the topic that the stage's input comes on, but for stages that are a whole ring."""
         self._stepping: StageRequest | None = None
-        """Whose step came last the short way: the next one is probably of the same answer."""
+        """Whose step came last, alone and maybe the short way: the next one is probably of the same answer."""
         self._ending: set[StageKey] = set()
         """Over, but the next epoch's stages wait for what is still on its way through them."""
 
@@ -283,6 +283,7 @@ class NodeCore:
         lane = state.lane
         if lane is None or lane.attempt != state.rule.attempt:
             lane = state.lane = stage.new_lane(state)
+            lane.comes_back = self.keeps(lane.topic)
         return lane if lane.takes(data, now_s) else None
 
     def keeps(self, topic: str) -> bool:

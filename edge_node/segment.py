@@ -77,8 +77,8 @@ class Segment:
         self.spec = spec
         self.is_first = spec.stage == 0
         self.is_last = spec.stage == len(spec.ring) - 1
-        self.ready_for: object = None
-        """Whose single positions could be run next without a look at shapes; see ``get_ready``."""
+        self.ready: Any = None
+        """The binding that could run one position of its slot next without a look at shapes; see ``get_ready``."""
         self.emulate(emulated_speed)
         self._clock = time.thread_time if threads == 1 else time.process_time
         options = ort.SessionOptions()
@@ -219,18 +219,17 @@ class Segment:
         rows = slots * (logits if self.is_last else count)
         return RunResult(self.exit.rows(rows), compute_s)
 
-    def get_ready(self, slot: int) -> Any:
-        """The binding to run one position of a slot with; its lengths are all that has to be written before.
+    def get_ready(self, slot: int) -> None:
+        """Make ``ready`` the binding to run one position of a slot with: all that has to be written before is lengths.
 
-        None: there is more to do in each run (a mask, positions, an emulated speed).
+        It stays None where there is more to do in each run (a mask, positions, an emulated speed).
         """
-        if self._has_mask or self._has_positions or self._speed < 1.0:
-            return None
-        return self._bound(slot, 1, 1, 1).binding
+        if not (self._has_mask or self._has_positions or self._speed < 1.0):
+            self.ready = self._bound(slot, 1, 1, 1).binding
 
     def _bound(self, slot: int, slots: int, count: int, logits: int) -> _Binding:
         """The binding of neighbouring slots, with these shapes."""
-        self.ready_for = None
+        self.ready = None
         kept = self._bindings.get((slot, slots)) or self._new_binding(slot, slots)
         if kept.count != count or kept.logits != logits:
             self._bind_shapes(kept.binding, slots, count, logits)
@@ -267,7 +266,7 @@ class Segment:
     def emulate(self, speed: float) -> None:
         """Behave like a device of this relative speed."""
         self._speed = speed
-        self.ready_for = None
+        self.ready = None
 
     def warm_up(self) -> None:
         """Run once in both shapes, so that the first request does not pay for allocations.
@@ -281,7 +280,7 @@ class Segment:
             self.run(0, (0,), length)
         self.kv = kv
         self._bindings.clear()
-        self.ready_for = None
+        self.ready = None
 
 
 def first_line(error: Exception) -> str:

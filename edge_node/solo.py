@@ -17,6 +17,8 @@ from edge_node.wire import WIRE_DTYPES
 if TYPE_CHECKING:
     from edge_node.lane import Lane
 
+_UNBOUND = object()
+
 
 class Solo:
     """A slot's steps. Keeps its segment in memory."""
@@ -34,7 +36,7 @@ class Solo:
         self._take, self._give = segment.entry.take, segment.exit.give
         self._lengths, self._total = segment.lengths_view, segment.total_view
         self._run = segment.session.run_with_iobinding
-        self._binding: Any = None
+        self._binding: Any = _UNBOUND
 
     def step(self, lane: Lane) -> tuple[bytes | int, float]:
         """Do the step of a lane.
@@ -50,12 +52,12 @@ class Solo:
             self._ids[0] = lane.given
         else:
             self._take(lane.given, self._dtype, 0, 1)
-        if segment.ready_for is not self:
-            binding = segment.get_ready(self._slot)
-            if binding is None:
+        if segment.ready is not self._binding:
+            segment.get_ready(self._slot)
+            if segment.ready is None:
                 compute_s = segment.run(self._slot, (position,), 1).compute_s
                 return self._choose(lane) if self._is_last else self._give(0, 1), compute_s
-            self._binding, segment.ready_for = binding, self
+            self._binding = segment.ready
         self._lengths[0], self._total[0] = position, position + 1
         started = time.perf_counter()
         try:

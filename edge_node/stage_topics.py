@@ -22,7 +22,7 @@ class StageTopics:
         self.next = self.token if is_last else self.segment(spec.stage + 1)
         """What the stage makes of its input."""
         self.input = self._input()
-        """What the stage computes on comes here; the only stage of a ring is sent nothing."""
+        """What the stage computes on comes here; not through the broker where one node has both ends of the ring."""
 
     def _input(self) -> str:
         spec = self._spec

@@ -14,12 +14,12 @@ from orchestrator.plans import Candidate, ServingSettings
 from orchestrator.profiles import Profile
 from orchestrator.resident import ResidentFactors, resident_factors, workspace_bytes
 from orchestrator.wishes import Wishes
+from schemas.codec import Dtype, activation_payload_bytes
 from schemas.messages import Basis, NodeBirth, PrepareSegment, WireDtype
 
 PREFILL_GAIN = 4.0
 """Prompt tokens computed in the time of one decode step's token: weights are read once per chunk."""
 
-WIRE_BYTES_PER_VALUE: dict[WireDtype, float] = {"fp32": 4.0, "fp16": 2.0, "int8": 1.03125}
 MIN_SPEED_FLOPS = 1e6
 """A node that reports less (or nothing) is planned with this."""
 
@@ -73,7 +73,7 @@ def build_problem(
         slots=slots,
         objective=wishes.goal,
         constraints=wishes.constraints(manifest.num_units),
-        activation_bytes=math.ceil(width * WIRE_BYTES_PER_VALUE[wire_dtype]),
+        activation_bytes=activation_payload_bytes(Dtype[wire_dtype.upper()], 1, width),
         workspace_bytes=workspace + common,
         tied_disk_bytes=tied,
         prefill_chunk_tokens=chunk_tokens,

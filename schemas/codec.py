@@ -173,6 +173,11 @@ def activation_payload_bytes(dtype: Dtype, count: int, width: int) -> int:
     return count * width + 2 * count * -(-width // INT8_BLOCK)
 
 
+def frames_per_message(payload_bytes: int) -> int:
+    """How many frames with payloads of this length fit into one message; at least one."""
+    return max(1, MAX_PAYLOAD_BYTES // (HEADER_BYTES + payload_bytes))
+
+
 def _expected_payload_bytes(kind: Kind, dtype: Dtype, count: int, width: int) -> int:
     if kind is Kind.TOKENS:
         return 4 * (count + width)

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 from orchestrator.planning.problem import Problem, Stage
 from orchestrator.planning.stagecost import StageCost, stage_costs
-from schemas.codec import HEADER_BYTES, MAX_PAYLOAD_BYTES
+from schemas.codec import frames_per_message
 
 MOST_BATCHES = 64
 """As many as the nodes take."""
@@ -59,7 +59,7 @@ def _run_s(cost: StageCost, rows: int) -> float:
 def batches_in_flight(problem: Problem, stages: Sequence[Stage]) -> tuple[int, ...]:
     """How many batches make the shortest cycle, for 1, 2, ... open requests up to the problem's slots."""
     cycle = Cycle(problem, stages)
-    rows_per_message = max(1, MAX_PAYLOAD_BYTES // (HEADER_BYTES + problem.activation_bytes))
+    rows_per_message = frames_per_message(problem.activation_bytes)
     return tuple(_best(cycle, requests, rows_per_message) for requests in range(1, problem.slots + 1))
 
 

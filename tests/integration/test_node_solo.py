@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -115,9 +116,19 @@ def test_steps_are_those_of_the_general_way(tiny_model: Model, stage: int, wire:
     got = []
     for position in range(STEPS):
         got.append(alone(solo, segment, position))
+        assert segment.ready is not None, "the next step has everything at hand"
         between(segment, solo)
     assert got == expected
     assert len(set(got)) == STEPS, "the steps differ"
+
+
+def test_steps_keep_no_segment_in_memory(tiny_model: Model) -> None:
+    segment = segment_of(tiny_model, FIRST, "fp32")
+    solo = Solo(segment, 0)
+    alone(solo, segment, 0)
+    alive = weakref.ref(segment)
+    del segment, solo
+    assert alive() is None, "without a collection of garbage"
 
 
 def test_what_onnx_runtime_refuses_is_said(tiny_model: Model) -> None:

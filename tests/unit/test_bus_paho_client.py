@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from paho.mqtt import client as paho
 from paho.mqtt.client import MQTTv5, MQTTv311
-from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
 
 from broker.bus import BusStats, Delivery, Event
 from broker.errors import BadTopic
@@ -152,6 +152,28 @@ def test_packets_that_look_alike_are_told_apart(version: MQTTProtocolVersion) ->
         assert link.events == [Delivery(one.topic, one.payload, one.qos, one.retain) for one in publishes]
         assert link.stats.messages_in == len(publishes)
         assert link.stats.bytes_in - before == sum(len(one.encode()) for one in publishes) + 2
+
+
+@VERSIONS
+def test_a_packet_like_the_one_before_it_is_not_parsed(
+    version: MQTTProtocolVersion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed: list[int] = []
+    parse = SocketClient._take_publish
+
+    def counted(client: SocketClient, command: int, data: bytes, at: int, stop: int) -> MQTTErrorCode:
+        parsed.append(stop)
+        return parse(client, command, data, at, stop)
+
+    monkeypatch.setattr(SocketClient, "_take_publish", counted)
+    properties = b"" if version == MQTTv5 else None
+    publishes = [Publish("t/1", bytes([number]) * 4, properties=properties) for number in range(3)]
+    with wire(version) as link:
+        for publish in publishes:
+            link.peer.sendall(publish.encode())
+            link.read_all()
+        assert link.events == [Delivery(one.topic, one.payload, 0, False) for one in publishes]
+        assert len(parsed) == 1
 
 
 def test_strings_of_many_or_long_topics_are_not_kept() -> None:
