@@ -21,19 +21,9 @@ from edge_node.slots import SlotTable
 from edge_node.stage_move import StageMove
 from edge_node.stage_topics import StageTopics
 from edge_node.turns import Turns, batches, batches_in_flight
-from edge_node.wire import WIRE_DTYPES
+from edge_node.wire import WIRE_DTYPES, rows_per_message
 from edge_node.work import Computed, FailureCode, Row, RowResult, Work, batch
-from schemas.codec import (
-    SAMPLE,
-    VERIFY,
-    Flag,
-    Frame,
-    Kind,
-    activation_payload_bytes,
-    frames_per_message,
-    request_id,
-    request_number,
-)
+from schemas.codec import SAMPLE, VERIFY, Flag, Frame, Kind, request_id, request_number
 from schemas.messages import OpenRequest, PrepareSegment, RequestClosed, RequestFailed, SegmentReady, StageMetrics
 
 _MAX_QUEUED_FRAMES = 512
@@ -67,7 +57,7 @@ class Stage:
         self._turns = Turns()
         self._groups: dict[int, int] = {}
         self.wire = WIRE_DTYPES[spec.wire_dtype]
-        self._rows_per_message = frames_per_message(activation_payload_bytes(self.wire, 1, spec.width_out))
+        self._rows_per_message = rows_per_message(self.wire, spec.width_out)
 
     # --- requests ---------------------------------------------------------------------------------------------
 
