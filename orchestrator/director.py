@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from orchestrator.agenda import Agenda
@@ -22,6 +23,7 @@ from orchestrator.judging import Answer, Judge, Question, Verdict, judge
 from orchestrator.members import FleetView
 from orchestrator.moving import LiveMove
 from orchestrator.planning.errors import PlanningError
+from orchestrator.planning.flight import batches_in_flight
 from orchestrator.planning.problem import Problem
 from orchestrator.planning.solution import Infeasible, Solution
 from orchestrator.planning_input import problem_of
@@ -192,17 +194,21 @@ class PlanDirector:
             return [Note("a node went away while the plan was made: planning again")]
         plan = self._settings.candidate(self.succession.epochs.upcoming, solving, outcome)
         if not self.active:
-            return self.succession.begin(job, plan, forced=solving.forced)
+            return self._begin(plan, solving)
         verdict = self._judge(plan, solving, now_s)
         if verdict.answer is not Answer.NOW:
             return []
         if verdict.instead:
             plan = self._settings.candidate(plan.epoch, solving, verdict.instead)
-        begun = self.succession.begin(job, plan, forced=solving.forced)
+        begun = self._begin(plan, solving)
         if solving.forced:
             return begun
         text = f"epoch {plan.epoch} is to follow {self.active.plan.epoch}: {verdict.reason}"
         return [Note(text, kind="moving", pipeline=plan.pipeline), *begun]
+
+    def _begin(self, plan: Candidate, solving: Solving) -> list[Effect]:
+        batches = batches_in_flight(solving.problem, plan.solution.stages)
+        return self.succession.begin(solving.job, replace(plan, batches=batches), forced=solving.forced)
 
     def _judge(self, plan: Candidate, solving: Solving, now_s: float) -> Verdict:
         assert self.active

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from orchestrator.planning.flight import batches_in_flight
 from orchestrator.planning.problem import Problem
 from orchestrator.planning.solution import Solution
 from orchestrator.served import BuiltSegment, ServedModel
@@ -34,7 +33,7 @@ class ServingSettings:
     draft_tokens: int | None = None
 
     def candidate(self, epoch: Epoch, solving: Solving, solution: Solution) -> Candidate:
-        """A solution of what the planner was asked, with these settings."""
+        """A solution of what the planner was asked, with these settings, but for the batches."""
         return Candidate(
             pipeline=self.pipeline,
             epoch=epoch,
@@ -44,7 +43,6 @@ class ServingSettings:
             wire_dtype=self.wire_dtype,
             chunk_tokens=self.chunk_tokens,
             solution=solution,
-            batches=batches_in_flight(solving.problem, solution.stages),
             incarnations={b.node: b.incarnation for b in solving.births if b.node in solution.nodes},
         )
 
