@@ -2,141 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol
 
 import pytest
 
-from broker.bus import Bus, Connected, Delivery, Disconnected, Subscribed, Will
+from broker.bus import Connected, Delivery, Disconnected, Subscribed, Will
 from broker.errors import BadTopic, BrokerUnreachable, BusClosed, PayloadTooLarge, QueueFull
-from broker.local import LocalBroker
-from broker.memory import MemoryBroker, MemoryBus
-from broker.mqtt import MqttBus, ProtocolChoice
-from tests.support.mqtt_proxy import MqttProxy
+from tests.support.bus_worlds import Connect, World
 from tests.support.polling import collect, collect_deliveries, deliveries, subscribe
-
-_numbers = itertools.count(1)
-
-
-class World(Protocol):
-    """A broker and the accidents that can happen to it."""
-
-    def make(self, client_id: str, **options: Any) -> Bus:
-        """A bus that is not connected yet."""
-
-    def cut(self, bus: Bus) -> None:
-        """Lose the connection of this bus abruptly."""
-
-    def stop(self) -> None:
-        """Let the broker crash."""
-
-    def start(self) -> None:
-        """Bring it back, empty."""
-
-    def close(self) -> None: ...
-
-
-class MemoryWorld:
-    def __init__(self) -> None:
-        self.broker = MemoryBroker()
-
-    def make(self, client_id: str, **options: Any) -> Bus:
-        return MemoryBus(self.broker, client_id=client_id, **options)
-
-    def cut(self, bus: Bus) -> None:
-        self.broker.drop(bus.client_id)
-
-    def stop(self) -> None:
-        self.broker.stop()
-
-    def start(self) -> None:
-        self.broker.start()
-
-    def close(self) -> None:
-        self.broker.start()
-
-
-class MqttWorld:
-    """A broker process; each bus reaches it through a proxy of its own, so that it alone can be cut."""
-
-    def __init__(self, broker: LocalBroker, protocol: ProtocolChoice) -> None:
-        self.broker = broker
-        self.protocol = protocol
-        self.proxies: dict[str, MqttProxy] = {}
-        self.stack = ExitStack()
-
-    def make(self, client_id: str, **options: Any) -> Bus:
-        proxy = self.stack.enter_context(MqttProxy(self.broker.url))
-        self.proxies[client_id] = proxy
-        return MqttBus(proxy.url, client_id=client_id, protocol=self.protocol, **options)
-
-    def cut(self, bus: Bus) -> None:
-        assert self.proxies[bus.client_id].cut() >= 1  # the refused MQTT 5 attempt may still be closing
-
-    def stop(self) -> None:
-        self.broker.kill()
-
-    def start(self) -> None:
-        self.broker.restart()
-
-    def close(self) -> None:
-        self.stack.close()
-        if not self.broker.running:
-            self.broker.restart()
-
-
-KINDS = ("memory", "mosquitto-5", "mosquitto-3.1.1", "embedded")
-
-
-@pytest.fixture(scope="module")
-def broker_processes() -> Iterator[Callable[[str], LocalBroker]]:
-    """Real brokers, each started when first asked for."""
-    started: dict[str, LocalBroker] = {}
-    with ExitStack() as stack:
-
-        def get(kind: str) -> LocalBroker:
-            if kind not in started:
-                choice = LocalBroker("embedded" if kind == "embedded" else "mosquitto")
-                started[kind] = stack.enter_context(choice)
-            return started[kind]
-
-        yield get
-
-
-@pytest.fixture(params=KINDS)
-def world(request: pytest.FixtureRequest, broker_processes: Callable[[str], LocalBroker]) -> Iterator[World]:
-    kind, _, protocol = request.param.partition("-")
-    made = MemoryWorld() if kind == "memory" else MqttWorld(broker_processes(kind), protocol or "auto")
-    yield made
-    made.close()
-
-
-Connect = Callable[..., Bus]
-
-
-@pytest.fixture
-def connect(world: World) -> Iterator[Connect]:
-    """Make a connected bus whose first event has been read; closed after the test."""
-    with ExitStack() as stack:
-
-        def make(**options: Any) -> Bus:
-            bus = world.make(f"client-{next(_numbers)}", **options)
-            stack.enter_context(bus)
-            bus.connect()
-            assert collect(bus, bool) == [Connected(session_present=False, reconnect=False)]
-            return bus
-
-        yield make
-
-
-@pytest.fixture
-def base() -> str:
-    """A topic prefix of this test alone."""
-    return f"test/{next(_numbers)}"
 
 
 @pytest.mark.parametrize("qos", [0, 1])
