@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import harness
 from harness import Result, main, median_result, note
-from measured import even_stages, observed, problem_of, profiles_of, solved
+from measured import even_stages, observed, problem_of, profiles_of, solved, unit_counts
 from prompts import PROMPTS
 from rings import CHUNK_TOKENS, CONTEXT_TOKENS, Homes, deployed_ring, ring_of_nodes
 from smollm2 import open_smollm2
@@ -36,6 +36,21 @@ def _aggregate(answers: list[Answer]) -> float:
     return arrived / (end - begin)
 
 
+def _busiest(answers: list[Answer]) -> float:
+    """Share of the time, prompts included, that the busiest stage computes."""
+    elapsed_s = max(answer.arrivals_s[-1] for answer in answers) - min(answer.opened_s for answer in answers)
+    stages = answers[0].timings
+    return max(sum(answer.timings[stage].busy_s for answer in answers) for stage in stages) / elapsed_s
+
+
+def _ceiling(profiles: dict[str, Profile], stages: tuple[Stage, ...], num_units: int) -> float:
+    """Eight streams over one if nothing but the nodes' runs took time: a row alone over a quarter of a run of four."""
+    one_s, four_s = (
+        [profiles[stage.node].stage_s(unit_counts(stage, num_units), rows) for stage in stages] for rows in (1, 4)
+    )
+    return sum(one_s) / (max(four_s) / 4)
+
+
 def _planned(ring: Ring, model: Model, profiles: dict[str, Profile]) -> tuple[Stage, ...]:
     """The planner's stages for throughput. The ends are pinned to different nodes: two stages, as in the even split."""
     problem = problem_of(ring, model, profiles, context_tokens=CONTEXT_TOKENS, slots=STREAMS, chunk_tokens=CHUNK_TOKENS)
@@ -55,7 +70,9 @@ def _streams(model: Model, pairs: int, tokens: int) -> list[Result]:
         results, lone = _measured_streams(ring, model, "even split", pairs, tokens)
         planned = _planned(ring, model, observed(profiles, even, units, lone))
         _deploy(ring, homes, "planned split", planned)
-        return results + _measured_streams(ring, model, "planned split", pairs, tokens, **STREAM_TARGETS)[0]
+        results += _measured_streams(ring, model, "planned split", pairs, tokens, **STREAM_TARGETS)[0]
+        ceiling = _ceiling(profiles, planned, units)
+        return [*results, Result("planned split, 8 streams over one: if only runs took time", ceiling, "ratio")]
 
 
 def _deploy(ring: Ring, homes: Homes, split: str, stages: tuple[Stage, ...]) -> None:
@@ -73,7 +90,7 @@ def _measured_streams(
 ) -> tuple[list[Result], list[Answer]]:  # fmt: skip
     """Figures, and the answers that were alone."""
     encoded = [model.tokenizer().encode_chat([{"role": "user", "content": text}]) for text in PROMPTS[:STREAMS]]
-    gains, slowdowns, speeds, lone = [], [], [], []
+    gains, slowdowns, speeds, busy, lone = [], [], [], [], []
     ring.ask(encoded[0], 8)
     for _ in range(pairs):
         alone = ring.ask(encoded[0], tokens)
@@ -83,11 +100,13 @@ def _measured_streams(
             ring.finish(answer)
         speeds.append(_aggregate(together))
         gains.append(speeds[-1] / alone.tokens_per_s)
+        busy.append(100 * _busiest(together))
         slowdowns.append(statistics.quantiles(map(_tpot_s, together), n=20)[-1] / _tpot_s(alone))
     return [
         median_result(f"{split}, 8 streams over one: aggregate decode", gains, "ratio", at_least=gain),
         median_result(f"{split}, 8 streams: p95 TPOT over a lone stream's", slowdowns, "ratio", at_most=slowdown),
         median_result(f"{split}, 8 streams: aggregate decode", speeds, "tokens/s"),
+        median_result(f"{split}, 8 streams: the busier node computes", busy, "%"),
     ], lone
 
 
