@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import harness
 from harness import Result, main, median_result, note
-from measured import even_stages, observed, problem_of, profiles_of, solved, unit_counts
+from measured import even_stages, observed, problem_of, profiles_of, solved
 from prompts import PROMPTS
 from rings import CHUNK_TOKENS, CONTEXT_TOKENS, Homes, deployed_ring, ring_of_nodes
 from smollm2 import open_smollm2
@@ -43,12 +43,18 @@ def _busiest(answers: list[Answer]) -> float:
     return max(sum(answer.timings[stage].busy_s for answer in answers) for stage in stages) / elapsed_s
 
 
-def _ceiling(profiles: dict[str, Profile], stages: tuple[Stage, ...], num_units: int) -> float:
-    """Eight streams over one if nothing but the nodes' runs took time: a row alone over a quarter of a run of four."""
-    one_s, four_s = (
-        [profiles[stage.node].stage_s(unit_counts(stage, num_units), rows) for stage in stages] for rows in (1, 4)
+def _run_s(answers: list[Answer], stage: int) -> float:
+    """What a stage's decode runs took."""
+    timings = [answer.timings[stage] for answer in answers]
+    return sum(timing.decode_s for timing in timings) / sum(timing.decode_steps for timing in timings)
+
+
+def _ceiling(alone: Answer, together: list[Answer]) -> float:
+    """Streams over one if nothing but runs took time: those of one row, against the longest of a whole batch."""
+    rows = len(together) / len(alone.timings)
+    return sum(_run_s([alone], stage) for stage in alone.timings) / max(
+        _run_s(together, stage) / rows for stage in alone.timings
     )
-    return sum(one_s) / (max(four_s) / 4)
 
 
 def _planned(ring: Ring, model: Model, profiles: dict[str, Profile]) -> tuple[Stage, ...]:
@@ -67,12 +73,11 @@ def _streams(model: Model, pairs: int, tokens: int) -> list[Result]:
         profiles = profiles_of(ring, model, homes)
         even = even_stages(names, units)
         _deploy(ring, homes, "even split", even)
-        results, lone = _measured_streams(ring, model, "even split", pairs, tokens)
-        planned = _planned(ring, model, observed(profiles, even, units, lone))
+        results, answers = _measured_streams(ring, model, "even split", pairs, tokens)
+        refined = observed(profiles, even, units, answers, rows=STREAMS // len(names))
+        planned = _planned(ring, model, refined)
         _deploy(ring, homes, "planned split", planned)
-        results += _measured_streams(ring, model, "planned split", pairs, tokens, **STREAM_TARGETS)[0]
-        ceiling = _ceiling(profiles, planned, units)
-        return [*results, Result("planned split, 8 streams over one: if only runs took time", ceiling, "ratio")]
+        return results + _measured_streams(ring, model, "planned split", pairs, tokens, **STREAM_TARGETS)[0]
 
 
 def _deploy(ring: Ring, homes: Homes, split: str, stages: tuple[Stage, ...]) -> None:
@@ -88,26 +93,28 @@ def _measured_streams(
     ring: Ring, model: Model, split: str, pairs: int, tokens: int, *, gain: float | None = None,
     slowdown: float | None = None,
 ) -> tuple[list[Result], list[Answer]]:  # fmt: skip
-    """Figures, and the answers that were alone."""
+    """Figures, and the answers that were not alone."""
     encoded = [model.tokenizer().encode_chat([{"role": "user", "content": text}]) for text in PROMPTS[:STREAMS]]
-    gains, slowdowns, speeds, busy, lone = [], [], [], [], []
+    gains, ceilings, slowdowns, speeds, busy, answers = [], [], [], [], [], []
     ring.ask(encoded[0], 8)
     for _ in range(pairs):
         alone = ring.ask(encoded[0], tokens)
-        lone.append(alone)
         together = [ring.open(ids, tokens) for ids in encoded]
         for answer in together:
             ring.finish(answer)
+        answers += together
         speeds.append(_aggregate(together))
         gains.append(speeds[-1] / alone.tokens_per_s)
+        ceilings.append(_ceiling(alone, together))
         busy.append(100 * _busiest(together))
         slowdowns.append(statistics.quantiles(map(_tpot_s, together), n=20)[-1] / _tpot_s(alone))
     return [
         median_result(f"{split}, 8 streams over one: aggregate decode", gains, "ratio", at_least=gain),
+        median_result(f"{split}, 8 streams over one: if only runs took time", ceilings, "ratio"),
         median_result(f"{split}, 8 streams: p95 TPOT over a lone stream's", slowdowns, "ratio", at_most=slowdown),
         median_result(f"{split}, 8 streams: aggregate decode", speeds, "tokens/s"),
         median_result(f"{split}, 8 streams: the busier node computes", busy, "%"),
-    ], lone
+    ], answers
 
 
 def _prefill_s(ring: Ring, prompt_ids: list[int]) -> float:

@@ -57,22 +57,18 @@ def even_stages(names: Sequence[str], num_units: int) -> tuple[Stage, ...]:
     return tuple(Stage(name, start, stop) for name, (start, stop) in zip(names, bounds, strict=True))
 
 
-def unit_counts(stage: Stage, num_units: int) -> tuple[int, int, int]:
-    """A stage's embeddings, blocks and heads."""
-    last = num_units - 1
-    return int(stage.start == 0), min(stage.stop, last) - max(stage.start, 1), int(stage.stop > last)
-
-
 def observed(
-    profiles: dict[str, Profile], stages: Sequence[Stage], num_units: int, answers: Sequence[Answer]
+    profiles: dict[str, Profile], stages: Sequence[Stage], num_units: int, answers: Sequence[Answer], *, rows: int
 ) -> dict[str, Profile]:
-    """Profiles scaled by what these stages took for answers of one stream: what heartbeats tell an orchestrator."""
-    found = {}
+    """Profiles scaled by what these stages took for answers in batches of so many: what heartbeats tell an
+    orchestrator, which compares them with what it expects of such batches."""
+    last, found = num_units - 1, {}
     for stage in stages:
         timings = [timing for answer in answers for timing in answer.timings.values() if timing.node == stage.node]
         step_s = sum(timing.decode_s for timing in timings) / sum(timing.decode_steps for timing in timings)
+        counts = (int(stage.start == 0), min(stage.stop, last) - max(stage.start, 1), int(stage.stop > last))
         profile = profiles[stage.node]
-        found[stage.node] = replace(profile, drift=step_s / profile.stage_s(unit_counts(stage, num_units)))
+        found[stage.node] = replace(profile, drift=step_s / profile.stage_s(counts, rows))
         note(f"{stage.node}: {found[stage.node].drift:.2f} times what it measured alone")
     return found
 

@@ -51,7 +51,7 @@ def measure(quick: bool) -> list[Result]:
         profiles = profiles_of(ring, model, homes)
         fleet = Fleet(ring, homes, _problem(ring, model, profiles))
         answers = _answers(fleet, model, _even(fleet, model), 1, OBSERVED_TOKENS)
-        refined = observed(profiles, _even(fleet, model), model.manifest.num_units, answers)
+        refined = observed(profiles, _even(fleet, model), model.manifest.num_units, answers, rows=1)
         refined_fleet = replace(fleet, problem=_problem(ring, model, refined))
         return [*_speeds(model, speeds), *_compare(refined_fleet, model, quick)]
 
