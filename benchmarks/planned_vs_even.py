@@ -34,11 +34,11 @@ EMULATED_UNITS, EMULATED_RUNS = 11, 20
 
 @dataclass(frozen=True)
 class Fleet:
-    """The nodes, and the planner's question about them."""
+    """The nodes, and what they measured of themselves."""
 
     ring: Ring
     homes: Homes
-    problem: Problem
+    profiles: dict[str, Profile]
 
 
 def measure(quick: bool) -> list[Result]:
@@ -48,16 +48,19 @@ def measure(quick: bool) -> list[Result]:
     speeds = {name: relative * SCALE for name, relative in zip(names, RELATIVE_SPEEDS, strict=True)}
     each = {name: ["--emulate-speed", str(speed), "--watchdog-s", "20"] for name, speed in speeds.items()}
     with ring_of_nodes(model, names, each=each) as (ring, homes):
-        profiles = profiles_of(ring, model, homes)
-        fleet = Fleet(ring, homes, _problem(ring, model, profiles))
-        answers = _answers(fleet, model, _even(fleet, model), 1, OBSERVED_TOKENS)
-        refined = observed(profiles, _even(fleet, model), model.manifest.num_units, answers, rows=1)
-        refined_fleet = replace(fleet, problem=_problem(ring, model, refined))
-        return [*_speeds(model, speeds), *_compare(refined_fleet, model, quick)]
+        fleet = Fleet(ring, homes, profiles_of(ring, model, homes))
+        return [*_speeds(model, speeds), *_compare(fleet, model, quick)]
 
 
-def _problem(ring: Ring, model: Model, profiles: dict[str, Profile]) -> Problem:
-    return problem_of(ring, model, profiles, context_tokens=CONTEXT_TOKENS, slots=STREAMS, chunk_tokens=CHUNK_TOKENS)
+def _problem(fleet: Fleet, model: Model, streams: int) -> Problem:
+    """The planner's question, after what so many streams on the even split have shown."""
+    even = _even(fleet, model)
+    answers = _answers(fleet, model, even, streams, OBSERVED_TOKENS)
+    rows = max(1, streams // len(even))
+    profiles = observed(fleet.profiles, even, model.manifest.num_units, answers, rows=rows)
+    return problem_of(
+        fleet.ring, model, profiles, context_tokens=CONTEXT_TOKENS, slots=STREAMS, chunk_tokens=CHUNK_TOKENS
+    )
 
 
 def _even(fleet: Fleet, model: Model) -> tuple[Stage, ...]:
@@ -100,7 +103,7 @@ def _compare(fleet: Fleet, model: Model, quick: bool) -> list[Result]:
     pairs = 1 if quick else PAIRS
     results = []
     for objective, streams, target in ((Objective.LATENCY, 1, 1.3), (Objective.THROUGHPUT, STREAMS, 1.7)):
-        problem = replace(fleet.problem, objective=objective)
+        problem = replace(_problem(fleet, model, streams), objective=objective)
         plan = solved(problem)
         note(f"{objective.value}: " + ", ".join(f"{s.node} [{s.start}, {s.stop})" for s in plan.stages))
         ratios, errors = [], []
