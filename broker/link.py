@@ -129,17 +129,19 @@ class Link:
         Deliveries, `Connected` and `Disconnected` are appended to the events. Returns True if the link is back.
         """
         now_s = time.monotonic()
+        if until_s is None or until_s > self._due_s:
+            until_s = self._due_s
         if self.state is LinkState.ONLINE:
             due = now_s >= self._due_s
             if self.client.is_open:
-                self._wait(self._due_s if until_s is None or until_s > self._due_s else until_s, now_s)
+                self._wait(until_s, now_s)
             if due and self.client.is_open:  # not before an answer that lay in the socket is read
                 self.client.loop_misc()
                 self._due_s = now_s + self._keepalive_s / 6
             if not self.client.is_open:
                 self._go_offline()
             return False
-        self._wait(self._due_s if until_s is None or until_s > self._due_s else until_s, now_s)
+        self._wait(until_s, now_s)
         return self._recover(time.monotonic())
 
     def wake(self) -> None:

@@ -283,7 +283,6 @@ class NodeCore:
         lane = state.lane
         if lane is None or lane.attempt != state.rule.attempt:
             lane = state.lane = stage.new_lane(state)
-            lane.comes_back = self.keeps(lane.topic)
         return lane if lane.takes(data, now_s) else None
 
     def keeps(self, topic: str) -> bool:

@@ -37,8 +37,6 @@ class Lane:
         self.key = stage.key
         self.input, self.topic = stage.topics.input, stage.topics.next
         """Where its frames come from and go to."""
-        self.comes_back = False
-        """They go to this node's own first stage, too: ``NodeCore.keeps`` their topic."""
         self.attempt = state.rule.attempt
         self.request = request_number(state.open.request)
         self.slot = state.slot

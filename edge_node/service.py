@@ -163,9 +163,9 @@ class NodeService:
 
     def _register(self) -> None:
         assert self._birth
-        self._publish(NODE_BIRTH.format(node=self._config.name), self._birth, retain=True)
+        self._publish(NODE_BIRTH.format(node=self._birth.node), self._birth, retain=True)
         self._publish_online()
-        _log.info("%s is registered at %s", self._config.name, self._config.broker_url.rsplit("@", 1)[-1])
+        _log.info("%s is registered at %s", self._birth.node, self._config.broker_url.rsplit("@", 1)[-1])
 
     def _publish_online(self) -> None:
         status = NodeStatus(
@@ -179,6 +179,11 @@ class NodeService:
 
     def _publish(self, topic: str, message: Any, *, retain: bool = False, qos: int = 1) -> None:
         self._bus.publish(topic, messages.encode(message), qos=qos, retain=retain)
+
+    def _send(self, topic: str, data: bytes) -> None:
+        self._bus.publish(topic, data)
+        if self._core.keeps(topic):
+            self._own.append(Delivery(topic, data, 0, False))
 
     def _say_goodbye(self) -> None:
         status = NodeStatus(
@@ -239,15 +244,12 @@ class NodeService:
         try:
             result, compute_s = (lane.solo or self._runner.solo(lane)).step(lane)
             now_s += compute_s
-            data = lane.frame(result, now_s)
-            self._bus.publish(lane.topic, data)
+            self._send(lane.topic, lane.frame(result, now_s))
         except NodeError as error:
             self._do(lane.failed(error))
         else:
             lane.settle(compute_s, now_s)
             self._due_s = min(self._due_s, lane.due_s)
-            if lane.comes_back:
-                self._own.append(Delivery(lane.topic, data, 0, False))
         self._link.computed()
         return True
 
@@ -359,9 +361,7 @@ class NodeService:
         for effect in effects:
             match effect:
                 case SendFrame():
-                    self._bus.publish(effect.topic, effect.data)
-                    if self._core.keeps(effect.topic):
-                        self._own.append(Delivery(effect.topic, effect.data, 0, False))
+                    self._send(effect.topic, effect.data)
                 case Reply():
                     self._publish(NODE_REPLY.format(node=self._config.name), effect.message)
                 case LoadSegment():
