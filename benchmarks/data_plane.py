@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import harness
 from harness import Result, main, median_result, note
-from measured import even_stages, observed, problem_of, profiles_of, solved
+from measured import deploy, even_stages, observed, problem_of, profiles_of, run_s, solved
 from prompts import PROMPTS
 from rings import CHUNK_TOKENS, CONTEXT_TOKENS, Homes, deployed_ring, ring_of_nodes
 from smollm2 import open_smollm2
@@ -43,17 +43,11 @@ def _busiest(answers: list[Answer]) -> float:
     return max(sum(answer.timings[stage].busy_s for answer in answers) for stage in stages) / elapsed_s
 
 
-def _run_s(answers: list[Answer], stage: int) -> float:
-    """What a stage's decode runs took."""
-    timings = [answer.timings[stage] for answer in answers]
-    return sum(timing.decode_s for timing in timings) / sum(timing.decode_steps for timing in timings)
-
-
 def _ceiling(alone: Answer, together: list[Answer]) -> float:
     """Streams over one if nothing but runs took time: those of one row, against the longest of a whole batch."""
     rows = len(together) / len(alone.timings)
-    return sum(_run_s([alone], stage) for stage in alone.timings) / max(
-        _run_s(together, stage) / rows for stage in alone.timings
+    return sum(run_s([alone], stage) for stage in alone.timings) / max(
+        run_s(together, stage) / rows for stage in alone.timings
     )
 
 
@@ -81,12 +75,8 @@ def _streams(model: Model, pairs: int, tokens: int) -> list[Result]:
 
 
 def _deploy(ring: Ring, homes: Homes, split: str, stages: tuple[Stage, ...]) -> None:
-    cuts = [0, *(stage.stop for stage in stages)]
-    note(f"{split}: units {cuts}")
-    ring.deploy(
-        homes, cuts, wire="fp16", context_tokens=CONTEXT_TOKENS, slots=STREAMS, chunk_tokens=CHUNK_TOKENS,
-        order=[stage.node for stage in stages],
-    )  # fmt: skip
+    note(f"{split}: " + ", ".join(f"{stage.node} [{stage.start}, {stage.stop})" for stage in stages))
+    deploy(ring, homes, stages, context_tokens=CONTEXT_TOKENS, slots=STREAMS, chunk_tokens=CHUNK_TOKENS)
 
 
 def _measured_streams(

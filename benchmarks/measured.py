@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from harness import note
 
@@ -14,6 +15,7 @@ from orchestrator.planning.planner import solve
 from orchestrator.planning.problem import Problem, Stage
 from orchestrator.planning.solution import Infeasible, Solution
 from orchestrator.planning_input import build_problem
+from orchestrator.plans import unit_counts
 from orchestrator.profiles import Profile, fingerprint_of
 from orchestrator.worker import probe_parts
 from schemas.messages import NodeProfile, ProbeNode
@@ -57,18 +59,28 @@ def even_stages(names: Sequence[str], num_units: int) -> tuple[Stage, ...]:
     return tuple(Stage(name, start, stop) for name, (start, stop) in zip(names, bounds, strict=True))
 
 
+def deploy(ring: Ring, homes: dict[str, Path], stages: Sequence[Stage], **options: Any) -> None:
+    """Put these stages in force, with halves on the wire; ``options`` are those of ``Ring.prepare``."""
+    cuts = [stages[0].start, *(stage.stop for stage in stages)]
+    ring.deploy(homes, cuts, wire="fp16", order=[stage.node for stage in stages], **options)
+
+
+def run_s(answers: Sequence[Answer], stage: int) -> float:
+    """What a stage's decode runs took."""
+    timings = [answer.timings[stage] for answer in answers]
+    return sum(timing.decode_s for timing in timings) / sum(timing.decode_steps for timing in timings)
+
+
 def observed(
     profiles: dict[str, Profile], stages: Sequence[Stage], num_units: int, answers: Sequence[Answer], *, rows: int
 ) -> dict[str, Profile]:
     """Profiles scaled by what these stages took for answers in batches of so many: what heartbeats tell an
     orchestrator, which compares them with what it expects of such batches."""
-    last, found = num_units - 1, {}
-    for stage in stages:
-        timings = [timing for answer in answers for timing in answer.timings.values() if timing.node == stage.node]
-        step_s = sum(timing.decode_s for timing in timings) / sum(timing.decode_steps for timing in timings)
-        counts = (int(stage.start == 0), min(stage.stop, last) - max(stage.start, 1), int(stage.stop > last))
+    found = {}
+    for index, stage in enumerate(stages):
         profile = profiles[stage.node]
-        found[stage.node] = replace(profile, drift=step_s / profile.stage_s(counts, rows))
+        expected_s = profile.stage_s(unit_counts(stage, num_units), rows)
+        found[stage.node] = replace(profile, drift=run_s(answers, index) / expected_s)
         note(f"{stage.node}: {found[stage.node].drift:.2f} times what it measured alone")
     return found
 

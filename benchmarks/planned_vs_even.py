@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from harness import PAIRS, Result, main, median_result, note
-from measured import even_stages, observed, problem_of, profiles_of, solved
+from measured import deploy, even_stages, observed, problem_of, profiles_of, solved
 from rings import Homes, open_segment, ring_of_nodes
 from smollm2 import QUESTION, open_smollm2
 
@@ -137,11 +137,7 @@ def _token_s(fleet: Fleet, model: Model, stages: tuple[Stage, ...], streams: int
 
 
 def _answers(fleet: Fleet, model: Model, stages: tuple[Stage, ...], streams: int, tokens: int) -> list[Answer]:
-    cuts = [stages[0].start, *(stage.stop for stage in stages)]
-    fleet.ring.deploy(
-        fleet.homes, cuts, wire="fp16", context_tokens=CONTEXT_TOKENS, slots=STREAMS, chunk_tokens=CHUNK_TOKENS,
-        order=[stage.node for stage in stages],
-    )  # fmt: skip
+    deploy(fleet.ring, fleet.homes, stages, context_tokens=CONTEXT_TOKENS, slots=STREAMS, chunk_tokens=CHUNK_TOKENS)
     prompt = model.tokenizer().encode_chat([{"role": "user", "content": QUESTION}])
     answers = [fleet.ring.open(prompt, tokens) for _ in range(streams)]
     for answer in answers:

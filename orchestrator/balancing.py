@@ -163,9 +163,10 @@ def reading_of(beat: Heartbeat, plan: Candidate, profile: Profile) -> Reading | 
     decoding = [(stage, run_s) for stage, run_s in seen if run_s is not None and stage.decode_rows > 0]
     if not decoding:
         return None
+    counts = [unit_counts(ref, plan.model.manifest.num_units) for ref in plan.ring]
     return Reading(
         observed_s=sum(run_s for _, run_s in decoding),
-        expected_s=sum(profile.stage_s(unit_counts(plan, stage.stage), stage.decode_rows) for stage, _ in decoding),
+        expected_s=sum(profile.stage_s(counts[stage.stage], stage.decode_rows) for stage, _ in decoding),
         positions=sum(stage.positions for stage, _ in decoding),
     )
 

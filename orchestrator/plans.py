@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from orchestrator.planning.problem import Problem
+from orchestrator.planning.problem import Problem, Stage
 from orchestrator.planning.solution import Solution
 from orchestrator.served import BuiltSegment, ServedModel
 from schemas.messages import Epoch, NodeBirth, Plan, SegmentReady, StageRef, WireDtype
@@ -150,10 +150,10 @@ class ReplanDone:
     reason: str = ""
 
 
-def unit_counts(plan: Candidate, stage: int) -> tuple[int, int, int]:
+def unit_counts(stage: Stage | StageRef, unit_count: int) -> tuple[int, int, int]:
     """Embeddings, blocks and heads of a stage."""
-    ref, last = plan.ring[stage], plan.model.manifest.num_units - 1
-    return int(ref.start == 0), min(ref.stop, last) - max(ref.start, 1), int(ref.stop == last + 1)
+    last = unit_count - 1
+    return int(stage.start == 0), min(stage.stop, last) - max(stage.start, 1), int(stage.stop > last)
 
 
 def describe_units(start: int, stop: int, unit_count: int) -> str:
