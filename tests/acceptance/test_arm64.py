@@ -29,7 +29,7 @@ from tests.support.live_move import move
 from tests.support.nodes import NodeProcess, running_nodes, start_node
 from tests.support.polling import collect, subscribe
 from tests.support.ring import Ring
-from tests.support.services import running_service
+from tests.support.services import running_service, wait_until_serving
 from tests.support.tiny_models import make_checkpoint
 
 pytestmark = [pytest.mark.arm64, pytest.mark.timeout(3600)]
@@ -190,8 +190,7 @@ def test_sigterm_in_mid_answer_hands_the_layers_over(store: ModelStore, mosquitt
         running_service(config),
         Client.connect(mosquitto.url) as client,
     ):
-        while client.control("status")["state"] != "serving":
-            client.control("nodes")
+        wait_until_serving(client)
         client.control("apply", timeout_s=120.0, objective="throughput", pins=[["head", "here"]])
         assert [stage["node"] for stage in client.control("plan")["stages"]] == ["phone", "here"]
         expected = "".join(client.ask(prompt="def f(x):", max_tokens=80))

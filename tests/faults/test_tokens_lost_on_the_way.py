@@ -11,7 +11,6 @@ from typing import NamedTuple
 import pytest
 
 from broker.local import LocalBroker
-from broker.mqtt import MqttBus
 from orchestrator.client import Client
 from orchestrator.config import ServiceConfig
 from orchestrator.model.store import ModelStore
@@ -19,7 +18,7 @@ from schemas.codec import decode_frames
 from tests.support.mqtt_packets import Publish
 from tests.support.mqtt_proxy import MqttProxy, Send, Side
 from tests.support.nodes import running_nodes
-from tests.support.services import running_service
+from tests.support.services import running_service, wait_until_serving
 
 OWNER, HELPER = "owner", "helper"
 TOKENS_TOPIC = "linguabus/v1/token/#"
@@ -45,11 +44,8 @@ def world(mosquitto: LocalBroker, tiny_store: ModelStore, tmp_path: Path) -> Ite
         proxy = stack.enter_context(MqttProxy(mosquitto.url))
         stack.enter_context(running_service(config))
         stack.enter_context(running_nodes([OWNER, HELPER], proxy.url, tmp_path))
-        bus = MqttBus(mosquitto.url, client_id="reader")
-        bus.connect()
-        client = stack.enter_context(Client(bus, name="reader", broker="the one here", control_timeout_s=60.0))
-        while client.control("status")["state"] != "serving":
-            client.control("nodes")
+        client = stack.enter_context(Client.connect(mosquitto.url))
+        wait_until_serving(client)
         client.control("apply", timeout_s=60.0, pins=[["ends", OWNER], ["0-3", HELPER]])
         assert [stage["node"] for stage in client.control("plan")["stages"]] == [OWNER, HELPER, OWNER]
         yield World(client, proxy, ask(client))

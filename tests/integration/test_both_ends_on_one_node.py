@@ -23,6 +23,7 @@ from schemas.topics import NODE_COMMAND, REQUEST_STREAM, SEGMENT, TOKEN
 from tests.support.guarded_broker import guarded_broker
 from tests.support.nodes import running_nodes
 from tests.support.polling import DEADLINE_S, collect, deliveries
+from tests.support.services import wait_until_serving
 
 OWNER, OTHERS = "owner", ("helper", "bystander")
 PROMPT = "The capital of France"
@@ -81,8 +82,7 @@ def test_nobody_else_reads_tokens_or_text_and_the_text_is_the_same(port: int) ->
         bus = MqttBus(url(port, "reader"), client_id="reader")
         bus.connect()
         client = stack.enter_context(Client(bus, name="reader", broker="the guarded one", control_timeout_s=60.0))
-        while client.control("status")["state"] != "serving":
-            client.control("nodes")
+        wait_until_serving(client)
         plain = client.ask(prompt=PROMPT, max_tokens=24)
         plain_text = "".join(plain)
 

@@ -20,7 +20,7 @@ from orchestrator.state import State
 from orchestrator.wishes import Wishes
 from tests.support.nodes import NodeProcess, running_nodes
 from tests.support.polling import DEADLINE_S
-from tests.support.services import running_service
+from tests.support.services import running_service, wait_until_serving
 
 NAMES = ("alfa", "bravo", "charlie")
 PROMPT = "one two three four five six seven"
@@ -45,8 +45,7 @@ def serving(mosquitto: LocalBroker, store: ModelStore, folder: Path, min_nodes: 
         context_tokens=256, slots=4, model="tiny", min_nodes=min_nodes,
     )  # fmt: skip
     with running_service(config), Client.connect(mosquitto.url) as client:
-        while client.control("status")["state"] != "serving":
-            client.control("nodes")
+        wait_until_serving(client)
         yield client
 
 

@@ -15,7 +15,7 @@ from orchestrator.client import Answer, Client
 from orchestrator.config import ServiceConfig, Timing
 from orchestrator.model.store import ModelStore
 from tests.support.nodes import NodeProcess, running_nodes
-from tests.support.services import running_service
+from tests.support.services import running_service, wait_until_serving
 
 NAMES = ("alfa", "bravo", "charlie", "delta")
 PROMPTS = [f"{word} of the story" for word in ("begin", "heart", "moral", "end", "price", "sound", "depth", "weight")]
@@ -37,8 +37,7 @@ def serving(mosquitto: LocalBroker, store: ModelStore, folder: Path, pipelines: 
         context_tokens=256, slots=4, model="tiny", min_nodes=len(NAMES), pipelines=pipelines,
     )  # fmt: skip
     with running_service(config), Client.connect(mosquitto.url) as client:
-        while client.control("status")["state"] != "serving":
-            client.control("nodes")
+        wait_until_serving(client)
         client.control("apply", timeout_s=60.0, objective="throughput")
         yield client
 

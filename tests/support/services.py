@@ -6,10 +6,17 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from orchestrator.client import Client
 from orchestrator.config import ServiceConfig
 from orchestrator.service import ServiceInfo, run_service
 
 _TIMEOUT_S = 30.0
+
+
+def wait_until_serving(client: Client) -> None:
+    """Ask until there is a plan in force."""
+    while client.control("status")["state"] != "serving":
+        client.control("nodes")
 
 
 @contextmanager
