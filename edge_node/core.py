@@ -22,7 +22,6 @@ from edge_node.effects import (
 )
 from edge_node.handover import Handover
 from edge_node.lane import Lane
-from edge_node.request import StageRequest
 from edge_node.stage import Stage
 from edge_node.wire import WIRE_DTYPES
 from edge_node.work import Computed, Work
@@ -63,7 +62,7 @@ class NodeCore:
         """The same by pipeline, stage and the two numbers of the epoch: keys whose hash is no Python function."""
         self._by_input: dict[str, Stage] = {}
         """The same by the topic that the stage's input comes on, but for stages that are a whole ring."""
-        self._stepping: StageRequest | None = None
+        self._stepping: tuple[Stage, int] | None = None
         """Whose step came last, alone and maybe the short way: the next one is probably of the same answer."""
         self._ending: set[StageKey] = set()
         """Over, but the next epoch's stages wait for what is still on its way through them."""
@@ -271,19 +270,18 @@ class NodeCore:
         To be asked for a message that comes alone to a node that has no work. The caller computes the step, sends the
         lane's frame and settles with it.
         """
-        lane = self._stepping.lane if self._stepping else None
-        if lane is not None and lane.input == topic and lane.takes(data, now_s):
-            return lane
+        if self._stepping is not None:
+            stepping, number = self._stepping
+            lane = stepping.lanes.get(number)
+            if lane is not None and lane.input == topic and lane.takes(data, now_s):
+                return lane
         stage = self._by_input.get(topic)
         if stage is None or not stage.loaded or len(data) < HEADER_BYTES:
             return None
-        state = self._stepping = stage.requests.get(REQUEST.unpack_from(data, REQUEST_OFFSET)[0])
-        if state is None:
-            return None
-        lane = state.lane
-        if lane is None or lane.attempt != state.rule.attempt:
-            lane = state.lane = stage.new_lane(state)
-        return lane if lane.takes(data, now_s) else None
+        number = REQUEST.unpack_from(data, REQUEST_OFFSET)[0]
+        self._stepping = stage, number
+        lane = stage.lane(number)
+        return lane if lane is not None and lane.takes(data, now_s) else None
 
     def keeps(self, topic: str) -> bool:
         """Are these tokens of this node for its own first stage?

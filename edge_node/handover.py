@@ -10,17 +10,27 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
+from edge_node.effects import StageKey
 from edge_node.incoming import Incoming, Supplier
 from edge_node.request import StageRequest
 from edge_node.slots import SlotTable
 from schemas.handover import heirs
 from schemas.messages import Basis, PrepareSegment
 
-if TYPE_CHECKING:
-    from edge_node.effects import StageKey
-    from edge_node.stage import Stage
+
+class OldStage(Protocol):
+    """What a new stage needs of the one it is the heir of."""
+
+    key: StageKey
+    spec: PrepareSegment
+    slots: SlotTable
+    requests: dict[int, StageRequest]
+    loaded: bool
+    released: bool
+
+    def give_up(self, number: int) -> StageRequest | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +57,7 @@ class Handover:
     """How one stage of a new epoch begins."""
 
     def __init__(
-        self, spec: PrepareSegment, basis: Basis, stages: Mapping[StageKey, Stage], *, patience_s: float
+        self, spec: PrepareSegment, basis: Basis, stages: Mapping[StageKey, OldStage], *, patience_s: float
     ) -> None:
         """``stages``: all of this node's; ``patience_s``: the longest to wait for an old stage to compute the rest."""
         source = heirs(basis.ring, spec.ring).get(spec.stage)

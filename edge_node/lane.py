@@ -13,27 +13,54 @@ from __future__ import annotations
 
 import math
 import struct
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
+from edge_node.effects import Effect, StageKey
 from edge_node.errors import NodeError, NotFinite
+from edge_node.figures import StageFigures
 from edge_node.frames import tokens_frame
 from edge_node.request import StageRequest
 from edge_node.ring import RingDriver, Step
+from edge_node.stage_topics import StageTopics
 from edge_node.work import Draw, FailureCode
 from schemas.codec import SAMPLE, Dtype, Kind, activation_payload_bytes, request_number
+from schemas.messages import PrepareSegment
 from schemas.stencil import FrameStencil
 
-if TYPE_CHECKING:
-    from edge_node.effects import Effect
-    from edge_node.stage import Stage
-
 _TOKEN = struct.Struct("<i")
+
+
+class Copying(Protocol):
+    """A stage's part in a live move."""
+
+    @property
+    def is_copying(self) -> bool: ...
+
+
+class LaneStage(Protocol):
+    """What a lane needs of its stage."""
+
+    key: StageKey
+    spec: PrepareSegment
+    topics: StageTopics
+    wire: Dtype
+    figures: StageFigures
+
+    @property
+    def move(self) -> Copying: ...
+
+    def choose(
+        self, state: StageRequest, position: int, tokens: Sequence[int], guessed: int, now_s: float
+    ) -> tuple[Sequence[int], Sequence[int]]: ...
+
+    def failed(self, request: str, code: FailureCode, reason: str) -> Effect: ...
 
 
 class Lane:
     """A request's decode steps through a stage in the middle of a ring, under one attempt."""
 
-    def __init__(self, stage: Stage, state: StageRequest) -> None:
+    def __init__(self, stage: LaneStage, state: StageRequest) -> None:
         self.key = stage.key
         self.input, self.topic = stage.topics.input, stage.topics.next
         """Where its frames come from and go to."""
@@ -44,8 +71,6 @@ class Lane:
         """Of the step under way."""
         self.given: Any = None
         """What the step is computed from: the token on the first stage, the payload with the hidden state on others."""
-        self.solo: Any = None
-        """What computes the steps; kept here by who does it."""
         self._stage = stage
         self._state = state
         self._rule = state.rule

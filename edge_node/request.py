@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from edge_node.guessing import Guesser
 from edge_node.positions import PositionRule
@@ -14,9 +13,6 @@ from edge_node.tally import Tally
 from edge_node.work import Draw, Row
 from schemas.codec import Flag, Frame
 from schemas.messages import OpenRequest, Sampling
-
-if TYPE_CHECKING:
-    from edge_node.lane import Lane
 
 
 @dataclass(slots=True)
@@ -45,8 +41,6 @@ class StageRequest:
     guessed: bool = False
     """The last run verified guesses."""
     sampling: Sampling = field(init=False)
-    lane: Lane | None = None
-    """The short way of its steps, once there were some."""
     moved: bool = False
     """The next epoch's stage has it already; what is still on its way here is computed for that one."""
 

@@ -71,6 +71,8 @@ class SegmentRunner:
         self._emulated_speed = emulated_speed
         self._on_load_event = on_load_event
         self._segments: dict[StageKey, Segment] = {}
+        self.solos: dict[Lane, Solo] = {}
+        """What computes the steps of lanes that had some; ``solo`` makes what is missing."""
         self._wanted: set[StageKey] = set()
         self._loading = threading.Lock()
 
@@ -151,6 +153,7 @@ class SegmentRunner:
         """Forget a segment and give its memory back; if it is being downloaded, stop that."""
         self._wanted.discard(key)
         self._store.use(key, ())
+        self._forget_solos(key)  # they keep the segment in memory
         segment = self._segments.pop(key, None)
         if segment is not None and segment not in self._segments.values():  # the next epoch may have it, too
             del segment
@@ -169,9 +172,14 @@ class SegmentRunner:
         self._segments[rows.key].kv.write(rows)
 
     def solo(self, lane: Lane) -> Solo:
-        """What computes the steps of a lane."""
-        lane.solo = solo = Solo(self._segments[lane.key], lane.slot)
+        """What computes the steps of a lane, in place of any earlier lane's of its slot."""
+        self._forget_solos(lane.key, lane.slot)
+        self.solos[lane] = solo = Solo(self._segments[lane.key], lane.slot)
         return solo
+
+    def _forget_solos(self, key: StageKey, slot: int | None = None) -> None:
+        for lane in [lane for lane in self.solos if lane.key == key and slot in (None, lane.slot)]:
+            del self.solos[lane]
 
     def run(self, work: Work) -> Computed:
         """Do one run."""

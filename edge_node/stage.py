@@ -48,6 +48,8 @@ class Stage:
         self.released = False
         self.frames_dropped = 0
         self.requests: dict[int, StageRequest] = {}
+        self.lanes: dict[int, Lane] = {}
+        """By request: the short way of its decode steps, once there were some."""
         self.slots = handover.slots if handover else SlotTable(spec.slots)
         self.move = StageMove(self, handover)
         self.topics = StageTopics(spec)
@@ -115,7 +117,7 @@ class Stage:
         """Forget a request, but not its slot."""
         state = self.requests.pop(number, None)
         if state is not None:
-            state.lane = None
+            self.lanes.pop(number, None)
             self._regroup()
         return state
 
@@ -123,8 +125,8 @@ class Stage:
         """The stage is over: slots that it shares with its heir are free."""
         self.released = True
         self.move.close()
+        self.lanes.clear()
         for number, state in self.requests.items():
-            state.lane = None  # it knows the segment, whose memory is to be free now
             if not state.moved:
                 self.slots.park(number, state.slot, 0)
 
@@ -204,10 +206,16 @@ class Stage:
             self._take_turn(frame.request, state)
         return self._repeated(frames, state)
 
-    def new_lane(self, state: StageRequest) -> Lane:
-        """The short way of a request's steps, under its present attempt."""
-        kind = FirstLane if self.is_first else LastLane if self.is_last else Lane
-        return kind(self, state)
+    def lane(self, number: int) -> Lane | None:
+        """The short way of a request's steps, under its present attempt; None for a request that is not here."""
+        state = self.requests.get(number)
+        if state is None:
+            return None
+        lane = self.lanes.get(number)
+        if lane is None or lane.attempt != state.rule.attempt:
+            kind = FirstLane if self.is_first else LastLane if self.is_last else Lane
+            lane = self.lanes[number] = kind(self, state)
+        return lane
 
     # --- work -------------------------------------------------------------------------------------------------
 

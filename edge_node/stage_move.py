@@ -3,23 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from edge_node.effects import Effect, Reply, StageKey
 from edge_node.handover import Handover, Taken
 from edge_node.holding import Hold
 from edge_node.outgoing import Outgoing
+from edge_node.request import StageRequest
 from schemas.codec import Frame, Kind
-from schemas.messages import CopyKv, FinishKv, HoldRequests, RequestsHeld
+from schemas.messages import CopyKv, FinishKv, HoldRequests, PrepareSegment, RequestsHeld
 
-if TYPE_CHECKING:
-    from edge_node.stage import Stage
+
+class MovingStage(Protocol):
+    """What a move needs of its stage."""
+
+    spec: PrepareSegment
+    node: str
+    kv_value_bytes: int
+    requests: dict[int, StageRequest]
+
+    def hold(self) -> None: ...
+
+    def go_on(self) -> None: ...
+
+    def begin(self, number: int, valid_length: int) -> None: ...
 
 
 class StageMove:
     """What a stage does for a move, besides its work."""
 
-    def __init__(self, stage: Stage, handover: Handover | None) -> None:
+    def __init__(self, stage: MovingStage, handover: Handover | None) -> None:
         self._stage = stage
         self._handover = handover
         """Until the stage's epoch is in force and nothing of the one before is missing."""
