@@ -14,7 +14,7 @@ from smollm2 import open_smollm2
 
 from orchestrator.model.model import Model
 from orchestrator.planning.problem import Constraints, Objective, Pin, Stage
-from orchestrator.profiles import Profile
+from orchestrator.planning.profile import Profile
 from tests.support.ring import Answer, Ring
 
 STREAMS = 8

@@ -7,15 +7,13 @@ and object more costs some microseconds, because the run has emptied the process
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from edge_node.errors import SegmentUnusable
+from edge_node.lane import Lane
 from edge_node.sampling import choose_token
 from edge_node.segment import Segment, first_line
 from edge_node.wire import WIRE_DTYPES
-
-if TYPE_CHECKING:
-    from edge_node.lane import Lane
 
 _UNBOUND = object()
 

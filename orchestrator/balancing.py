@@ -20,9 +20,10 @@ from orchestrator.observation import Reading
 from orchestrator.planning.migration import Migration
 from orchestrator.planning.movecost import loading_s
 from orchestrator.planning.problem import Problem
+from orchestrator.planning.profile import Profile
 from orchestrator.planning.solution import Solution, Standby
 from orchestrator.plans import ActivePlan, Candidate, unit_counts
-from orchestrator.profiles import Profile, Profiles
+from orchestrator.profiles import Profiles
 from schemas.messages import Epoch, Heartbeat, StageMetrics
 
 LOOK_S = 0.9

@@ -7,10 +7,14 @@ and ``use_model`` when it is known what came of them.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from orchestrator import operations
+from orchestrator.control_plane import ControlPlane
+from orchestrator.director import PlanDirector
 from orchestrator.effects import Effect, PreviewPlan, SaveModelChoice, SaveWishes, TellHistory
+from orchestrator.pipeline import Pipeline
+from orchestrator.pipelines import Pipelines
 from orchestrator.planning.errors import PlanningError
 from orchestrator.planning.problem import Problem
 from orchestrator.rebalancing import comparison
@@ -18,12 +22,6 @@ from orchestrator.replying import refuse as _refuse
 from orchestrator.replying import reply as _reply
 from orchestrator.wishes import BadWish, Wishes, wishes_from
 from schemas.messages import ControlRequest
-
-if TYPE_CHECKING:
-    from orchestrator.core import Core
-    from orchestrator.director import PlanDirector
-    from orchestrator.pipeline import Pipeline
-    from orchestrator.pipelines import Pipelines
 
 OPERATIONS = tuple(
     sorted(
@@ -74,38 +72,38 @@ class ControlDesk:
         """By request: said once the plan is in force."""
         self._previewed = 0
 
-    def handle(self, command: ControlRequest, core: Core, now_s: float) -> list[Effect]:
+    def handle(self, command: ControlRequest, plane: ControlPlane, now_s: float) -> list[Effect]:
         """Answer, or begin what the command asks for."""
         match command.operation:
             case "nodes":
-                return [_reply(command, {"nodes": core.fleet.view(now_s)})]
+                return [_reply(command, {"nodes": plane.fleet.view(now_s)})]
             case "plan":
-                return [self._plan(command, core)]
+                return [self._plan(command, plane)]
             case "status":
-                return [_reply(command, core.status())]
+                return [_reply(command, plane.status())]
             case "preview" | "apply":
-                return self._preview(command, core.pipelines)
+                return self._preview(command, plane.pipelines)
             case "rebalance":
-                return self._rebalance(command, core)
+                return self._rebalance(command, plane)
             case "history":
                 return [self._history(command)]
             case "replan":
-                return self._replan(command, core, now_s)
+                return self._replan(command, plane, now_s)
             case "use_model":
-                return self._use_model(command, core)
+                return self._use_model(command, plane)
             case operation if operation in operations.OPERATIONS:
-                return operations.handle(command, core, now_s)
+                return operations.handle(command, plane, now_s)
         known = ", ".join(OPERATIONS)
         return [_refuse(command, f"there is no operation {command.operation}: use one of {known}")]
 
     @staticmethod
-    def _plan(command: ControlRequest, core: Core) -> Effect:
+    def _plan(command: ControlRequest, plane: ControlPlane) -> Effect:
         """The plan in force and what goes on beside it; those of all pipelines."""
-        director = core.director
+        director = plane.director
         if director.active is None:
             what = f"{director.state()}, no plan yet" if director.busy else director.why_none.reason
             return _refuse(command, what)
-        views = [pipeline.plan_view() for pipeline in core.pipelines.all if pipeline.director.active]
+        views = [pipeline.plan_view() for pipeline in plane.pipelines.all if pipeline.director.active]
         return _reply(command, {**views[0], "pipelines": views})
 
     def _preview(self, command: ControlRequest, pipelines: Pipelines) -> list[Effect]:
@@ -139,12 +137,12 @@ class ControlDesk:
         command = self._rebalances.pop(job).command if job in self._rebalances else self._previews.pop(job)[0]
         return [_refuse(command, reason)]
 
-    def _rebalance(self, command: ControlRequest, core: Core) -> list[Effect]:
+    def _rebalance(self, command: ControlRequest, plane: ControlPlane) -> list[Effect]:
         if not isinstance(command.arguments.get("dry_run", False), bool):
             return [_refuse(command, "dry_run: use true or false")]
-        working = tuple(one for one in core.pipelines.all if one.director.active and not one.is_resting)
+        working = tuple(one for one in plane.pipelines.all if one.director.active and not one.is_resting)
         if not working:
-            return [_refuse(command, core.director.why_none.reason)]
+            return [_refuse(command, plane.director.why_none.reason)]
         return self._compare(command, working, ())
 
     def _compare(
@@ -187,14 +185,14 @@ class ControlDesk:
             return _refuse(command, f"limit: use a number from 1 to {_MOST_HISTORY}")
         return TellHistory(command, limit)
 
-    def _replan(self, command: ControlRequest, core: Core, now_s: float) -> list[Effect]:
-        if core.director.model is None:
-            return [_refuse(command, core.director.why_none.reason)]
+    def _replan(self, command: ControlRequest, plane: ControlPlane, now_s: float) -> list[Effect]:
+        if plane.director.model is None:
+            return [_refuse(command, plane.director.why_none.reason)]
         self._replans.append(command)
-        core.pipelines.force(now_s)
+        plane.pipelines.force(now_s)
         return []
 
-    def _use_model(self, command: ControlRequest, core: Core) -> list[Effect]:
+    def _use_model(self, command: ControlRequest, plane: ControlPlane) -> list[Effect]:
         name = command.arguments.get("model")
         if not isinstance(name, str) or not name:
             return [_refuse(command, "use_model needs the argument model: a model's name")]
@@ -204,7 +202,7 @@ class ControlDesk:
             if earlier
         ]
         self._opening, self._switching = command, None
-        return [*refusals, *core.open_model(name)]
+        return [*refusals, *plane.open_model(name)]
 
     def model_opened(self, problem: str, director: PlanDirector) -> list[Effect]:
         """A model was opened, or could not be (then ``problem`` says why)."""

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from orchestrator.planning.problem import Problem, Stage
+from orchestrator.planning.profile import Profile
 from schemas.messages import ControlRequest, Epoch, NodeBirth, StageRef, WireDtype
 from schemas.topics import NODE_COMMAND
-
-if TYPE_CHECKING:
-    from orchestrator.profiles import Profile
 
 
 @dataclass(frozen=True)

@@ -2,45 +2,43 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from orchestrator.control_plane import ControlPlane
 from orchestrator.effects import Effect, SaveDrained, TellEvents
 from orchestrator.journal import KEPT
 from orchestrator.overview import overview
+from orchestrator.pipeline import Pipeline
 from orchestrator.replying import refuse, reply
 from schemas.messages import ControlRequest
-
-if TYPE_CHECKING:
-    from orchestrator.core import Core
-    from orchestrator.pipeline import Pipeline
 
 OPERATIONS = ("drain", "events", "top", "why")
 
 
-def handle(command: ControlRequest, core: Core, now_s: float) -> list[Effect]:
+def handle(command: ControlRequest, plane: ControlPlane, now_s: float) -> list[Effect]:
     """Answer one of ``OPERATIONS``."""
     match command.operation:
         case "drain":
-            return _drain(command, core, now_s)
+            return _drain(command, plane, now_s)
         case "events":
             return [_events(command)]
         case "why":
-            return [reply(command, {"pipelines": [_why(pipeline, now_s) for pipeline in core.serving()]})]
-    return [reply(command, overview(core, now_s))]
+            return [reply(command, {"pipelines": [_why(pipeline, now_s) for pipeline in plane.serving()]})]
+    return [reply(command, overview(plane, now_s))]
 
 
-def _drain(command: ControlRequest, core: Core, now_s: float) -> list[Effect]:
+def _drain(command: ControlRequest, plane: ControlPlane, now_s: float) -> list[Effect]:
     """Asked again it changes nothing and says how far it is: what the node still holds, and why if it is to stay."""
     node, undo = command.arguments.get("node"), command.arguments.get("undo", False)
     if not isinstance(node, str) or not isinstance(undo, bool):
         return [refuse(command, "drain needs the argument node: a node's name")]
-    fleet = core.fleet
+    fleet = plane.fleet
     if node not in fleet.nodes and node not in fleet.drained:
         return [refuse(command, f"there is no node {node[:64]}: see linguabus nodes")]
     effects: list[Effect] = []
     if undo is (node in fleet.drained):
-        effects = [SaveDrained(node, not undo), *core.drain(node, not undo, now_s)]
-    holding = [pipeline for pipeline in core.serving() if node in pipeline.director.nodes_in_use()]
+        effects = [SaveDrained(node, not undo), *plane.drain(node, not undo, now_s)]
+    holding = [pipeline for pipeline in plane.serving() if node in pipeline.director.nodes_in_use()]
     stays = [pipeline.director.why_it_stays for pipeline in holding]
     known = fleet.nodes.get(node)
     loaded = {stage.pipeline for stage in known.heartbeat.stages} if known and known.usable and known.heartbeat else ()

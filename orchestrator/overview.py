@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from orchestrator.control_plane import ControlPlane
+from orchestrator.fleet import FleetState
 from orchestrator.moving import LiveMove
+from orchestrator.pipeline import Pipeline
 from orchestrator.plans import Candidate, describe_units
 from schemas.messages import StageMetrics
 
-if TYPE_CHECKING:
-    from orchestrator.core import Core
-    from orchestrator.fleet import FleetState
-    from orchestrator.pipeline import Pipeline
 
-
-def overview(core: Core, now_s: float) -> dict[str, Any]:
+def overview(plane: ControlPlane, now_s: float) -> dict[str, Any]:
     """Everything; JSON-able."""
     return {
         "pipelines": [
-            {**_pipeline(pipeline, core.fleet), "tokens_per_s": core.tokens_per_s(pipeline.name, now_s)}
-            for pipeline in core.serving()
+            {**_pipeline(pipeline, plane.fleet), "tokens_per_s": plane.tokens_per_s(pipeline.name, now_s)}
+            for pipeline in plane.serving()
         ],
-        "nodes": core.fleet.view(now_s),
+        "nodes": plane.fleet.view(now_s),
     }
 
 

@@ -17,6 +17,7 @@ from broker.bus import Bus, Connected, Delivery, Disconnected, Subscribed
 from broker.errors import PayloadTooLarge, QueueFull
 from orchestrator.blobs import BLOBS_PATH, blob_routes
 from orchestrator.config import ServiceConfig
+from orchestrator.control_plane import ControlPlane
 from orchestrator.core import Core
 from orchestrator.effects import (
     BuildSegments,
@@ -131,21 +132,23 @@ class Service:
             draft_tokens=config.draft_tokens,
         )
         self.core = Core(
-            settings,
-            generation=state.next_generation(config.pipeline),
-            model=config.model or store.active,
-            min_nodes=config.min_nodes,
-            max_queued=config.max_queued,
-            blob_urls=blob_urls,
-            timing=config.timing,
-            limits=config.health,
-            pipelines=config.pipelines,
-            balance=config.balance,
+            ControlPlane(
+                settings,
+                generation=state.next_generation(config.pipeline),
+                model=config.model or store.active,
+                min_nodes=config.min_nodes,
+                max_queued=config.max_queued,
+                blob_urls=blob_urls,
+                timing=config.timing,
+                limits=config.health,
+                pipelines=config.pipelines,
+                balance=config.balance,
+            )
         )
-        self.core.fleet.drained.update(state.drained())
-        self.core.pipelines.profiles.load(state.profiles(time.monotonic()))
+        self.core.plane.fleet.drained.update(state.drained())
+        self.core.plane.pipelines.profiles.load(state.profiles(time.monotonic()))
         try:
-            self.core.pipelines.use_wishes(wishes_from(state.wishes(config.pipeline)))
+            self.core.plane.pipelines.use_wishes(wishes_from(state.wishes(config.pipeline)))
         except BadWish as error:
             logger.error("the constraints of earlier plans are not respected: %s", error)
 
@@ -342,7 +345,7 @@ def run_service(
             broker=str(bus.address),
             blob_urls=blob_urls,
             pipeline=config.pipeline,
-            model=service.core.opening,
-            generation=service.core.director.succession.epochs.generation,
+            model=service.core.plane.opening,
+            generation=service.core.plane.director.succession.epochs.generation,
         )
         service.run(stop, lambda: on_ready(info) if on_ready else None)

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from orchestrator.errors import StateUnreadable
-from orchestrator.profiles import Profile
+from orchestrator.planning.profile import Profile
 from schemas.errors import ContractError
 from schemas.messages import Epoch, NodeBirth, NodeProfile, decode, encode
 

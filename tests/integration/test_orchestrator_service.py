@@ -136,7 +136,7 @@ def test_events_are_published_and_kept_and_drains_are_remembered(
         with State(tmp_path / "state.sqlite3") as state:
             assert state.drained() == {used[1]}
     with running(broker, tmp_path) as again:
-        assert again.service.core.fleet.drained == {used[1]}
+        assert again.service.core.plane.fleet.drained == {used[1]}
         client.control("drain", node=used[1], undo=True)
         assert again.state.drained() == frozenset()
 
@@ -243,7 +243,7 @@ def test_the_newer_of_two_orchestrators_stays(broker: MemoryBroker, fleet: Scrip
 
 
 def encode_plan(service: Running) -> bytes:
-    active = service.service.core.director.active
+    active = service.service.core.plane.director.active
     assert active
     return encode(active.plan.message())
 

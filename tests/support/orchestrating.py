@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from orchestrator.config import Timing
+from orchestrator.control_plane import ControlPlane
 from orchestrator.core import Core
 from orchestrator.effects import (
     BuildSegments,
@@ -98,7 +99,9 @@ class World:
         settings = ServingSettings(
             pipeline="main", context_tokens=context_tokens, slots=slots, wire_dtype="fp16", chunk_tokens=128
         )
-        self.core = Core(settings, generation=1, model=model, blob_urls=(BLOB_URL,), timing=timing, **options)
+        self.core = Core(
+            ControlPlane(settings, generation=1, model=model, blob_urls=(BLOB_URL,), timing=timing, **options)
+        )
         self.nodes: dict[str, ScriptedNode] = {}
         self.effects: list[Effect] = []
         self.solver: Callable[[Problem], Any] = plan_quickly

@@ -74,7 +74,7 @@ def test_battery_heat_and_memory_empty_a_node_and_better_figures_bring_it_back(t
     assert "b" in ring(world), "it may be over in a moment"
     world.wait(4.0)
     assert ring(world) == {"a", "c", "d"}
-    assert world.core.fleet.is_usable("b", 1)
+    assert world.core.plane.fleet.is_usable("b", 1)
     world.condition["b"] = {}
     world.wait(3.0)
     assert notes(world, "restored") == ["node b may have layers again"]
@@ -88,7 +88,7 @@ def test_a_low_battery_does_not_stop_the_only_fleet_there_is() -> None:
     world.condition["b"] = LOW
     world.wait(10.0)
     assert ring(world) == {"a", "b", "c"}
-    assert world.core.director.active
+    assert world.core.plane.director.active
 
 
 def test_a_weak_node_is_better_than_no_plan() -> None:
@@ -112,7 +112,7 @@ def test_a_drained_node_is_not() -> None:
     world.control("drain", node="b")
     world.kill("c")
     world.wait(3.0)
-    assert not world.core.director.active
+    assert not world.core.plane.director.active
 
 
 def test_one_weak_node_alone_serves() -> None:
@@ -136,7 +136,7 @@ def test_nonsense_is_not_believed() -> None:
 def test_figures_of_a_flagged_node_are_not_observed(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World().serve("a", "b", "c")
     heard: list[str] = []
-    monkeypatch.setattr(world.core.director.profiles, "of", lambda births, _: heard.append(births[0].node) or {})
+    monkeypatch.setattr(world.core.plane.director.profiles, "of", lambda births, _: heard.append(births[0].node) or {})
     world.condition = {"a": {"rss_bytes": 0}}
     world.wait(1.0)
     assert "c" in heard
@@ -169,8 +169,8 @@ def test_a_node_that_falls_under_the_rule_during_service_gives_its_layers_up() -
     assert ring(world) == {"a", "c", "d"}
     world.kill("a")
     world.wait(8.0)
-    assert not world.core.director.active
-    assert "battery at 29 %, 30 % asked" in world.core.director.why_none.reason
+    assert not world.core.plane.director.active
+    assert "battery at 29 %, 30 % asked" in world.core.plane.director.why_none.reason
     world.condition["b"] = {"battery_percent": 35.0, "charging": True}
     world.wait(3.0)
     assert ring(world) == {"b", "c", "d"}
@@ -211,7 +211,7 @@ def test_rules_survive_a_restart() -> None:
 @pytest.mark.parametrize(("names", "pipelines"), [("abcde", 2), ("abcd", 1)])
 def test_a_pipeline_loses_a_drained_node_to_others_or_ends(names: str, pipelines: int) -> None:
     world = World()
-    world.core.pipelines.use_wishes(Wishes("throughput"))
+    world.core.plane.pipelines.use_wishes(Wishes("throughput"))
     world.serve(*names, memory_mb=room_for(head=1, block=2))
     drained = world.plan_of("main-2").ring[0].node
     world.control("drain", node=drained)

@@ -72,7 +72,7 @@ def test_drain_without_others_says_what_keeps_the_layers() -> None:
 
 def test_a_drain_that_was_remembered_is_respected_at_the_start() -> None:
     world = World()
-    world.core.fleet.drained.add("b")
+    world.core.plane.fleet.drained.add("b")
     world.serve("a", "b", "c", "d")
     assert ring(world) == {"a", "c", "d"}
     told(world, "drain", node="b", undo=True)
@@ -226,14 +226,14 @@ def test_rebalance_without_a_plan_says_why() -> None:
 
 def test_rebalance_when_the_plan_in_force_should_not_go_on() -> None:
     world = World().serve("a", "b", "c")
-    world.core.fleet.drained.add("b")
+    world.core.plane.fleet.drained.add("b")
     said = compared(world, dry_run=True)
     assert not said["moves"]
     assert said["reason"].startswith("no other plan is possible")
     assert said["now"] is None
-    world.core.fleet.drained.clear()
+    world.core.plane.fleet.drained.clear()
     world.join("d")
-    world.core.fleet.drained.add("b")
+    world.core.plane.fleet.drained.add("b")
     said = compared(world, dry_run=True)
     assert said["moves"]
     assert said["reason"] == "the plan in force should not go on: b should have no layers"

@@ -22,7 +22,7 @@ HALF_MB = room_for(head=1, block=2)
 
 def make_world(*, pipelines: int | None = None, slots: int = 2, timing: Timing | None = None) -> World:
     world = World(pipelines=pipelines, slots=slots, timing=timing)
-    world.core.pipelines.use_wishes(Wishes("throughput"))
+    world.core.plane.pipelines.use_wishes(Wishes("throughput"))
     return world
 
 
@@ -71,7 +71,7 @@ def test_the_division_waits_for_the_nodes_asked_for() -> None:
 @pytest.mark.parametrize("pipelines", [1, None])
 def test_one_pipeline_where_that_is_wanted(pipelines: int | None) -> None:
     world = World(pipelines=pipelines)
-    world.core.pipelines.use_wishes(Wishes("throughput" if pipelines else "latency"))
+    world.core.plane.pipelines.use_wishes(Wishes("throughput" if pipelines else "latency"))
     world.serve("a", "b", "c", "d", memory_mb=HALF_MB)
     assert {plan.pipeline for plan in world.published(Plan)} == {"main"}
 
@@ -149,7 +149,7 @@ def test_another_model_is_served_by_both(world: World) -> None:
 
 def test_rebalance_compares_every_pipeline_and_moves_those_that_gain(world: World) -> None:
     second = nodes_of(world, "main-2")
-    grown = world.core.fleet.nodes[min(second)]
+    grown = world.core.plane.fleet.nodes[min(second)]
     birth = grown.birth
     grown.birth = replace(birth, memory_bytes=3 * birth.memory_bytes, speed_flops=20 * birth.speed_flops)
     before = plans(world, "main"), plans(world, "main-2")
@@ -209,7 +209,7 @@ def test_clients_ask_the_service_by_its_name(world: World) -> None:
 def test_a_submission_heard_twice_is_answered_once(world: World) -> None:
     for _ in range(2):
         world.ask(make_submit(1))
-    assert sum(pipeline.requests.open_count for pipeline in world.core.pipelines.all) == 1
+    assert sum(pipeline.requests.open_count for pipeline in world.core.plane.pipelines.all) == 1
 
 
 # --- losses -------------------------------------------------------------------------------------------------------
@@ -301,14 +301,14 @@ def test_a_node_that_can_not_load_is_left_out(world: World) -> None:
 def test_a_drained_node_gives_its_layers_up(world: World) -> None:
     requests = [world.ask(make_submit(number)) for number in (1, 2)]
     node = sorted(nodes_of(world, "main-2"))[0]
-    world.core.drain(node, True, world.now_s)
+    world.core.plane.drain(node, True, world.now_s)
     world.wait(5.0)
     for request in requests:
         assert finish(world, request) == answer_text(5, 8)
     world.wait(5.0)
     assert world.plan_of("main-2").ring == ()
     assert node not in nodes_of(world, "main")
-    world.core.drain(node, False, world.now_s)
+    world.core.plane.drain(node, False, world.now_s)
     world.wait(5.0)
     assert len(nodes_of(world, "main-2")) == 2
 

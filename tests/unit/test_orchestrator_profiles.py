@@ -7,8 +7,9 @@ import pytest
 
 from orchestrator.effects import SaveProfile
 from orchestrator.events import ModelOpened, NodeSaid
+from orchestrator.planning.profile import Profile
 from orchestrator.planning_input import build_problem
-from orchestrator.profiles import PROBE_PATIENCE_S, Profile, Profiles, fingerprint_of
+from orchestrator.profiles import PROBE_PATIENCE_S, Profiles, fingerprint_of
 from orchestrator.served import ServedModel
 from orchestrator.state import State
 from schemas.messages import BlobRef, NodeProfile, ProbeNode, ProbePart, StageMetrics, UnitProfile
@@ -87,7 +88,7 @@ class Measuring:
     def __init__(self) -> None:
         self.world = World(model=None)
         self.world.up()
-        self.world.core.open_model("tiny")
+        self.world.core.plane.open_model("tiny")
         self.world.event(ModelOpened("tiny", ServedModel(MANIFEST, Letters(), PARTS)))
 
     def start(self, *names: str, answers: bool = True) -> World:
@@ -121,7 +122,7 @@ def test_a_node_that_hangs_does_not_stop_the_fleet() -> None:
 def test_a_profile_is_saved_and_not_asked_for_again() -> None:
     measuring = Measuring()
     world = measuring.world
-    world.core.director.profiles.load([profile_of("a")])
+    world.core.plane.director.profiles.load([profile_of("a")])
     world.join("a", "b", "c")
     world.wait(3.0)
     assert not world.commands("a", ProbeNode)
@@ -148,7 +149,7 @@ def test_an_answer_without_figures_is_not_used(changes: dict[str, object]) -> No
 
 def test_heartbeats_tell_how_slow_a_node_is_and_a_change_is_saved_once_it_matters() -> None:
     world = World(models={"tiny": MANIFEST}).serve("a", "b", "c")
-    profiles = world.core.director.profiles
+    profiles = world.core.plane.director.profiles
     profiles.load([profile_of(node) for node in "abc"])
     node = world.plan.ring[0].node
     for beat in range(20):

@@ -296,7 +296,7 @@ def test_repeated_and_stray_tokens_change_nothing(world: World) -> None:
     ):
         world.event(heard)
     assert world.text(request) == answer_text(5, 3)
-    assert world.core.requests.tokens_dropped == 4
+    assert world.core.plane.requests.tokens_dropped == 4
 
 
 def test_a_stalled_request_fails_and_frees_its_slots() -> None:
@@ -375,8 +375,8 @@ def test_twenty_requests_leave_nothing_behind(world: World) -> None:
     for number in range(1, 21):
         request = world.ask(make_submit(number))
         world.generate(request, 8, flags=Flag.LENGTH)
-    assert world.core.requests.idle
-    assert not list(world.core.requests.sessions)
+    assert world.core.plane.requests.idle
+    assert not list(world.core.plane.requests.sessions)
     assert all(not node.open for node in world.nodes.values())
 
 
@@ -404,7 +404,7 @@ def test_a_prompt_goes_on_from_the_request_that_begins_as_it_does(world: World) 
 def test_the_last_stage_is_told_the_prompt_only_where_it_guesses(world: World) -> None:
     world.ask()
     assert world.commands(ring(world)[-1], OpenRequest)[0].prompt_ids is None
-    world.core.requests._draft_tokens = 4
+    world.core.plane.requests._draft_tokens = 4
     world.ask(replace(make_submit(), request="00000000000000b2"))
     opened = world.commands(ring(world)[-1], OpenRequest)[1]
     assert opened.draft_tokens == 4

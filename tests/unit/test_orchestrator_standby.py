@@ -130,7 +130,7 @@ def test_a_new_plan_replaces_what_is_kept_and_frees_who_is_left_out() -> None:
 
 def test_a_pipeline_without_nodes_keeps_nothing() -> None:
     world = serving()
-    units = world.core.pipeline.standby
+    units = world.core.plane.pipeline.standby
     told = {effect.topic.split("/")[-2] for effect in units.give_up() if isinstance(effect, Publish)}
     assert told == {node for node, blobs in kept(world).items() if blobs}
     assert units.give_up() == units.node_returned("a") == []
@@ -160,8 +160,8 @@ def test_a_failed_solve_is_said_and_the_plan_stays() -> None:
 
 def test_a_question_that_can_not_be_asked_is_given_up() -> None:
     world = serving()
-    assert world.core.director.active
-    plan = world.core.director.active.plan
+    assert world.core.plane.director.active
+    plan = world.core.plane.director.active.plan
     questions = 0
 
     def question() -> Problem:

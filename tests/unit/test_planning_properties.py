@@ -12,7 +12,8 @@ from orchestrator.planning.difference import diff
 from orchestrator.planning.planner import evaluate, solve
 from orchestrator.planning.problem import Objective, Problem
 from orchestrator.planning.solution import Infeasible, Solution
-from orchestrator.planning.standby import plan_standby, question
+from orchestrator.planning.standby import plan_standby
+from orchestrator.planning.standby_question import question
 from tests.support.planning import random_problem
 
 problems = st.builds(

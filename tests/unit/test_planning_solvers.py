@@ -18,7 +18,8 @@ from orchestrator.planning.planner import solve
 from orchestrator.planning.problem import Objective
 from orchestrator.planning.runform import Plan, RunForm, Share
 from orchestrator.planning.solution import Solution, Status
-from orchestrator.planning.standby import grow_greedily, plan_standby, question
+from orchestrator.planning.standby import grow_greedily, plan_standby
+from orchestrator.planning.standby_question import question
 from tests.support.planning import random_problem
 
 ANSWER = """c a comment

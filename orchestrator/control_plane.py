@@ -1,0 +1,134 @@
+"""What the orchestrator's events and an operator's commands act on: the fleet, the pipelines, the model (pure)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from orchestrator.config import Timing
+from orchestrator.director import PlanDirector
+from orchestrator.effects import Effect, Note, OpenModel, SaveNode, command
+from orchestrator.fleet import Drained, Flagged, FleetChange, FleetState, Joined, Left, Restored, Tell, Trusted
+from orchestrator.health import HealthLimits
+from orchestrator.pipeline import Pipeline
+from orchestrator.pipelines import PipelineOptions, Pipelines
+from orchestrator.plans import ServingSettings
+from orchestrator.rates import RateMeter
+from orchestrator.requests import RequestDesk
+
+
+class ControlPlane:
+    """The fleet, the pipelines, and the model that is being opened for them."""
+
+    def __init__(
+        self,
+        settings: ServingSettings,
+        *,
+        generation: int,
+        model: str | None,
+        min_nodes: int = 1,
+        max_queued: int = 64,
+        blob_urls: tuple[str, ...],
+        timing: Timing | None = None,
+        pipelines: int | None = None,
+        limits: HealthLimits | None = None,
+        balance: bool = True,
+    ) -> None:
+        """``model`` is opened at the start; None waits for ``use_model``. ``pipelines``: how many a person wants; None
+        takes as many as give most. ``balance``: move layers when nodes become slower or quicker."""
+        timing = timing or Timing()
+        self.fleet = FleetState(heartbeat_timeout_s=timing.heartbeat_timeout_s, limits=limits)
+        options = PipelineOptions(
+            generation=generation,
+            min_nodes=min_nodes,
+            max_queued=max_queued,
+            blob_urls=blob_urls,
+            balance=balance,
+            wanted=pipelines,
+        )
+        self.name = settings.pipeline
+        self.pipelines = Pipelines(self.fleet, settings, timing, options)
+        self.opening: str | None = model
+        """The model that is being opened."""
+        self._tokens: dict[str, RateMeter] = {}
+
+    def serving(self) -> tuple[Pipeline, ...]:
+        """Pipelines that have nodes."""
+        return tuple(self.pipelines.working())
+
+    def tokens_per_s(self, pipeline: str, now_s: float) -> float:
+        """What a pipeline generates now, over all its requests."""
+        return self._tokens[pipeline].per_s(now_s) if pipeline in self._tokens else 0.0
+
+    def count_tokens(self, pipeline: str, count: int, now_s: float) -> None:
+        """A pipeline has generated some more."""
+        self._tokens.setdefault(pipeline, RateMeter()).add(count, now_s)
+
+    def drain(self, node: str, drained: bool, now_s: float) -> list[Effect]:
+        """An operator wants a node to be empty, or no longer."""
+        return self.fleet_changes(self.fleet.set_drained(node, drained), now_s)
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """The only one, or the one that speaks for all."""
+        return self.pipelines.lead
+
+    @property
+    def director(self) -> PlanDirector:
+        return self.pipeline.director
+
+    @property
+    def requests(self) -> RequestDesk:
+        return self.pipeline.requests
+
+    def fleet_changes(self, changes: list[FleetChange], now_s: float) -> list[Effect]:
+        """Let the pipelines, and those who read the log, know what became of nodes."""
+        effects: list[Effect] = []
+        for change in changes:
+            match change:
+                case Joined(birth):
+                    effects += [Note(f"node {birth.node} is here", kind="joined", node=birth.node), SaveNode(birth)]
+                    effects += self.pipelines.joined(birth.node, now_s)
+                case Left(node, reason, leaving):
+                    self.pipelines.left(now_s)
+                    kind = "left" if leaving else "lost"
+                    note = Note(f"node {node} is gone: {reason}", warning=not leaving, kind=kind, node=node)
+                    effects.append(note)
+                case Drained(node, reason):
+                    self.pipelines.drained(node, now_s)
+                    effects.append(Note(f"node {node} gives up its layers: {reason}", kind="drained", node=node))
+                case Restored(node):
+                    self.pipelines.restored(now_s)
+                    effects.append(Note(f"node {node} may have layers again", kind="restored", node=node))
+                case Flagged(node, reason):
+                    text = f"node {node} is not believed: {reason}"
+                    effects.append(Note(text, warning=True, kind="flagged", node=node))
+                case Trusted(node):
+                    effects.append(Note(f"node {node} is believed again", kind="trusted", node=node))
+                case Tell(node, order):
+                    effects.append(command(node, order))
+        return effects
+
+    def open_model(self, name: str) -> list[Effect]:
+        """Open a model to serve it as soon as its plan is rolled out."""
+        self.opening = name
+        return [OpenModel(name)]
+
+    def status(self) -> dict[str, Any]:
+        """What ``linguabus status`` shows; JSON-able."""
+        director = self.director
+        return {
+            "pipeline": self.name,
+            "state": "opening model" if self.opening else director.state(),
+            "reason": "" if director.active or director.busy or self.opening else director.why_none.reason,
+            "model": director.model.name if director.model else None,
+            "epoch": str(director.active.plan.epoch) if director.active else None,
+            "nodes": len(self.fleet.usable()),
+            "open_requests": sum(pipeline.requests.open_count for pipeline in self.pipelines.all),
+            "queued_requests": sum(pipeline.requests.queued_count for pipeline in self.pipelines.all),
+            "tokens_dropped": sum(pipeline.requests.tokens_dropped for pipeline in self.pipelines.all),
+            "last_failure": director.last_failure,
+            "generation": director.succession.epochs.generation,
+            "progress": self.pipelines.progress(),
+            "moves": director.succession.moves_view(),
+            "pipelines": [pipeline.status() for pipeline in self.pipelines.working()],
+        }
