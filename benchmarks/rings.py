@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from broker.local import LocalBroker
+from broker.local_broker import LocalBroker
 from edge_node.activations import encode_activation
 from edge_node.ring import chunk_lengths
 from edge_node.segment import Segment

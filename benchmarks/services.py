@@ -13,7 +13,7 @@ from typing import Any
 
 from harness import note
 
-from broker.local import LocalBroker
+from broker.local_broker import LocalBroker
 from orchestrator.benchmarking import make_prompt
 from orchestrator.client import AnswerFailed, Client, ControlRefused, NoOrchestrator
 from orchestrator.config import ServiceConfig, Timing

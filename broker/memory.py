@@ -33,7 +33,7 @@ from broker.errors import (
     QueueFull,
     SubscribeRefused,
 )
-from broker.topics import check_pattern, check_topic, matches
+from broker.topic_filters import check_pattern, check_topic, matches
 
 NAME = "the in-memory broker"
 

@@ -29,10 +29,10 @@ from broker.bus import (
     Subscribed,
     Will,
 )
+from broker.connection import CLOSE_S, VERSIONS, Link, LinkState
 from broker.errors import BusClosed, PayloadTooLarge, QueueFull, SubscribeRefused
-from broker.link import CLOSE_S, VERSIONS, Link, LinkState
 from broker.paho_client import SocketClient, pack_topic
-from broker.topics import check_pattern
+from broker.topic_filters import check_pattern
 
 logger = logging.getLogger(__name__)
 

@@ -29,7 +29,7 @@ from paho.mqtt import client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
 
 from broker.bus import BusStats, Delivery, Event, Payload
-from broker.topics import check_topic
+from broker.topic_filters import check_topic
 
 READ_BYTES = 65_536
 MAX_TOPICS, MAX_KEPT_TOPIC_BYTES = 1_024, 512

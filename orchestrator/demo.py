@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from broker.local import LocalBroker
+from broker.local_broker import LocalBroker
 from orchestrator.client import Client, NoOrchestrator
 from orchestrator.errors import OrchestratorError
 from orchestrator.model.manifest import Manifest

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from broker.local import LocalBroker
+from broker.local_broker import LocalBroker
 from orchestrator.model.model import Model
 from orchestrator.model.store import ModelStore
 from tests.support.tiny_models import make_checkpoint

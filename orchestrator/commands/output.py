@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from broker.local import LocalBroker
+    from broker.local_broker import LocalBroker
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -115,7 +115,7 @@ def command(
     no_balance: bool,
 ) -> None:
     """Run the orchestrator: it plans which node runs what, hands out the parts and answers questions."""
-    from broker.local import LocalBroker
+    from broker.local_broker import LocalBroker
     from orchestrator.config import ServiceConfig
     from orchestrator.health import HealthLimits
     from orchestrator.service import run_service

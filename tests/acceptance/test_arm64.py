@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 
 from broker.bus import Delivery, Event
-from broker.local import LocalBroker
+from broker.local_broker import LocalBroker
 from broker.mqtt import MqttBus
 from orchestrator.client import Client
 from orchestrator.config import ServiceConfig, Timing

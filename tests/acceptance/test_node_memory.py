@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from broker.local import LocalBroker
+from broker.local_broker import LocalBroker
 from orchestrator.model.model import Model
 from tests.support.nodes import NodeProcess, running_nodes
 from tests.support.ring import Ring, even_cuts

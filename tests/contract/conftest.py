@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from broker.bus import Bus, Connected
-from broker.local import LocalBroker
+from broker.local_broker import LocalBroker
 from tests.support.bus_worlds import Connect, MemoryWorld, MqttWorld, World
 from tests.support.polling import collect
 

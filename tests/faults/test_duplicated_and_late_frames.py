@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterable
 from pathlib import Path
 
-from broker.local import LocalBroker
+from broker.local_broker import LocalBroker
 from orchestrator.model.model import Model
 from tests.support.mqtt_packets import Publish
 from tests.support.mqtt_proxy import MqttProxy, Send

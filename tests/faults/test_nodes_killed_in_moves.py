@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.local import LocalBroker
+from broker.local_broker import LocalBroker
 from orchestrator.client import ControlRefused
 from orchestrator.model.store import ModelStore
 from orchestrator.planning import migration

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import pytest
 
-from broker.local import LocalBroker
+from broker.local_broker import LocalBroker
 from orchestrator.client import Client
 from orchestrator.config import ServiceConfig
 from orchestrator.model.store import ModelStore

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from broker.local import LocalBroker
+from broker.local_broker import LocalBroker
 from orchestrator.model.model import Model
 from orchestrator.model.store import ModelStore
 from tests.support.nodes import running_nodes

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.local import LocalBroker
+from broker.local_broker import LocalBroker
 from orchestrator.model.model import Model
 from schemas.messages import Sampling
 from tests.support.live_move import move

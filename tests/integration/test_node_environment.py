@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.local import LocalBroker
+from broker.local_broker import LocalBroker
 from orchestrator.model.model import Model
 from tests.support.nodes import ROOT, running_nodes, start_node
 from tests.support.ring import Ring, even_cuts

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import pytest
 
 from broker.bus import Delivery
-from broker.local import LocalBroker
+from broker.local_broker import LocalBroker
 from broker.mqtt import MqttBus
 from orchestrator.model.model import Model
 from schemas import PACKAGE_VERSION, PROTOCOL_VERSION, messages

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from broker.local import LocalBroker
+from broker.local_broker import LocalBroker
 from orchestrator import cli
 from orchestrator.client import Client
 from orchestrator.config import ServiceConfig, Timing

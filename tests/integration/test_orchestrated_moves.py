@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.local import LocalBroker
+from broker.local_broker import LocalBroker
 from orchestrator.model.store import ModelStore
 from orchestrator.planning import migration
 from schemas.messages import Sampling

@@ -14,7 +14,7 @@ import pytest
 
 from broker.bus import Delivery
 from broker.errors import BrokerUnreachable
-from broker.local import LocalBroker
+from broker.local_broker import LocalBroker
 from broker.memory import MemoryBroker, MemoryBus
 from orchestrator.client import AnswerFailed, Client, ControlRefused
 from orchestrator.config import ServiceConfig, Timing

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from broker.local import LocalBroker
+from broker.local_broker import LocalBroker
 from orchestrator.client import Answer, Client
 from orchestrator.config import ServiceConfig, Timing
 from orchestrator.model.store import ModelStore

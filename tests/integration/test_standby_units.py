@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.local import LocalBroker
+from broker.local_broker import LocalBroker
 from orchestrator.blobs import BLOBS_PATH, blob_routes
 from orchestrator.client import Client
 from orchestrator.config import ServiceConfig

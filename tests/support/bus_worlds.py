@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from typing import Any, Protocol
 
 from broker.bus import Bus
-from broker.local import LocalBroker
+from broker.local_broker import LocalBroker
 from broker.memory import MemoryBroker, MemoryBus
 from broker.mqtt import MqttBus, ProtocolChoice
 from tests.support.mqtt_proxy import MqttProxy

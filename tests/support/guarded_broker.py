@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from broker.local import find_mosquitto
-from broker.roles import acl_text
+from broker.acl import acl_text
+from broker.local_broker import find_mosquitto
 
 _START_TIMEOUT_S = 10.0
 

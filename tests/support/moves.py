@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from broker.bus import Delivery
-from broker.local import LocalBroker
+from broker.local_broker import LocalBroker
 from broker.mqtt import MqttBus
 from orchestrator.client import Client
 from orchestrator.config import ServiceConfig, Timing

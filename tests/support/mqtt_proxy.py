@@ -24,7 +24,7 @@ from types import TracebackType
 from typing import Self
 
 from broker.address import parse_broker_url
-from broker.topics import matches
+from broker.topic_filters import matches
 from tests.support.mqtt_packets import CONNECT, PUBLISH, Framer, MalformedPacket, Packet, Publish
 
 QUEUE_BYTES = 4_000_000

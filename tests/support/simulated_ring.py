@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from broker.topics import matches
+from broker.topic_filters import matches
 from edge_node.core import NodeCore
 from edge_node.effects import (
     CopyPrefix,

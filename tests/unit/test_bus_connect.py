@@ -11,7 +11,7 @@ from paho.mqtt import client as paho
 
 from broker.bus import Connected, Disconnected, Subscribed, Will
 from broker.errors import BadBrokerUrl, BrokerRefused, BrokerUnreachable, PayloadTooLarge, SubscribeRefused
-from broker.local import BrokerKind, LocalBroker
+from broker.local_broker import BrokerKind, LocalBroker
 from broker.mqtt import MqttBus, ProtocolChoice
 from tests.support.fake_broker import CONNACK_OK_5, CONNACK_OK_311, FakeBroker
 from tests.support.mqtt_packets import CONNECT, Packet

@@ -11,9 +11,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from broker import local
+from broker import local_broker
 from broker.errors import BrokerDidNotStart, BrokerNotFound
-from broker.local import LocalBroker, find_mosquitto
+from broker.local_broker import LocalBroker, find_mosquitto
 from broker.mqtt import MqttBus
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -21,7 +21,7 @@ KINDS = pytest.mark.parametrize("kind", ["mosquitto", "embedded"])
 
 
 @KINDS
-def test_it_runs_and_ends(kind: local.BrokerKind) -> None:
+def test_it_runs_and_ends(kind: local_broker.BrokerKind) -> None:
     with LocalBroker(kind) as broker:
         broker.start()  # already running
         assert broker.kind == kind
@@ -36,7 +36,7 @@ def test_it_runs_and_ends(kind: local.BrokerKind) -> None:
 
 
 @KINDS
-def test_it_restarts_on_its_port(kind: local.BrokerKind) -> None:
+def test_it_restarts_on_its_port(kind: local_broker.BrokerKind) -> None:
     with LocalBroker(kind) as broker:
         port, pid = broker.port, broker.pid
         broker.kill()
@@ -51,7 +51,7 @@ def test_it_restarts_on_its_port(kind: local.BrokerKind) -> None:
 def test_it_ends_with_the_process_that_started_it(kind: str) -> None:
     code = f"""
 import sys, time
-from broker.local import LocalBroker
+from broker.local_broker import LocalBroker
 broker = LocalBroker({kind!r})
 broker.start()
 print(broker.pid, flush=True)
@@ -82,21 +82,21 @@ def test_it_outlives_the_thread_that_started_it() -> None:
 def test_auto_takes_mosquitto_and_else_the_embedded_broker(monkeypatch: pytest.MonkeyPatch) -> None:
     assert find_mosquitto() is not None
     assert LocalBroker("auto").kind == "mosquitto"
-    monkeypatch.setattr(local, "find_mosquitto", lambda: None)
+    monkeypatch.setattr(local_broker, "find_mosquitto", lambda: None)
     assert LocalBroker("auto").kind == "embedded"
     with pytest.raises(BrokerNotFound, match="install it"):
         LocalBroker("mosquitto")
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    kinds: tuple[local.BrokerKind, ...] = ("auto", "embedded")
+    kinds: tuple[local_broker.BrokerKind, ...] = ("auto", "embedded")
     for kind in kinds:
         with pytest.raises(BrokerNotFound, match="install Mosquitto, or: pip install amqtt"):
             LocalBroker(kind)
 
 
 @KINDS
-def test_a_port_in_use_is_reported(kind: local.BrokerKind, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_port_in_use_is_reported(kind: local_broker.BrokerKind, monkeypatch: pytest.MonkeyPatch) -> None:
     with LocalBroker("mosquitto") as other:
-        monkeypatch.setattr(local, "_free_port", lambda: other.port)
+        monkeypatch.setattr(local_broker, "_free_port", lambda: other.port)
         broker = LocalBroker(kind)
         with pytest.raises(BrokerDidNotStart, match="in use"):
             broker.start()
@@ -107,7 +107,7 @@ def test_the_last_line_of_the_log_is_told(tmp_path: Path, monkeypatch: pytest.Mo
     script = tmp_path / "mosquitto"
     script.write_text("#!/bin/sh\necho first >&2\necho 'Error: no such thing' >&2\nexit 3\n")
     script.chmod(0o755)
-    monkeypatch.setattr(local, "find_mosquitto", lambda: os.fspath(script))
+    monkeypatch.setattr(local_broker, "find_mosquitto", lambda: os.fspath(script))
     broker = LocalBroker("mosquitto")
     assert broker.version == "unknown"
     with pytest.raises(BrokerDidNotStart, match="Error: no such thing"):
@@ -118,7 +118,7 @@ def test_a_silent_broker_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     script = tmp_path / "mosquitto"
     script.write_text('#!/bin/sh\n[ "$1" = -h ] && exit\nexec sleep 600\n')
     script.chmod(0o755)
-    monkeypatch.setattr(local, "find_mosquitto", lambda: os.fspath(script))
+    monkeypatch.setattr(local_broker, "find_mosquitto", lambda: os.fspath(script))
     broker = LocalBroker("mosquitto", start_timeout_s=0.3)
     with pytest.raises(BrokerDidNotStart, match="no MQTT broker at"):
         broker.start()

@@ -9,7 +9,7 @@ from paho.mqtt.client import topic_matches_sub
 
 from broker.address import BrokerAddress, parse_broker_url
 from broker.errors import BadBrokerUrl, BadTopic
-from broker.topics import check_pattern, check_topic, matches
+from broker.topic_filters import check_pattern, check_topic, matches
 
 LEVELS = st.sampled_from(["", "a", "b", "$a", "+", "#"])
 

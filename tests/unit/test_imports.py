@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "orchestrator": {"orchestrator", "broker", "schemas"},
 }
 NODE_LIBRARIES = {"paho", "click", "yaml", "numpy", "onnxruntime", "psutil"}
-EMBEDDED_BROKER = "broker.embedded"
+EMBEDDED_BROKER = "broker.embedded_broker"
 """A program of its own, run where the orchestrator's extra is installed; no other module imports it."""
 HEAVY = {
     "torch", "pyomo", "onnx", "pydantic", "transformers", "tokenizers", "starlette", "uvicorn", "amqtt",

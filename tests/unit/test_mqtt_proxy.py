@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from broker.bus import Connected, Disconnected, Will
 from broker.errors import BrokerUnreachable
-from broker.local import LocalBroker
+from broker.local_broker import LocalBroker
 from broker.mqtt import MqttBus, ProtocolChoice
 from tests.support.mqtt_packets import Framer, MalformedPacket, Publish
 from tests.support.mqtt_proxy import MqttProxy, Send, Side, every

@@ -181,7 +181,7 @@ class LocalBroker:
 
     def _command(self, port: int) -> list[str]:
         if self._mosquitto is None:
-            return [sys.executable, "-m", "broker.embedded", "--port", str(port)]
+            return [sys.executable, "-m", "broker.embedded_broker", "--port", str(port)]
         assert self._folder is not None
         configuration = Path(self._folder.name) / "mosquitto.conf"
         configuration.write_text(_MOSQUITTO_CONF.format(port=port), encoding="utf-8")

@@ -1,6 +1,6 @@
 """The embedded broker: amqtt (pure Python, MQTT 3.1.1) on a loopback port, for machines without Mosquitto.
 
-Run as `python -m broker.embedded --port N`; it ends on SIGTERM. Good for a demo on one machine; a fleet wants
+Run as `python -m broker.embedded_broker --port N`; it ends on SIGTERM. Good for a demo on one machine; a fleet wants
 Mosquitto.
 """
 
@@ -88,7 +88,7 @@ async def serve(port: int) -> None:
 
 def main() -> int:
     """Exit code 1 with one line on stderr when the port can't be opened."""
-    parser = argparse.ArgumentParser(prog="python -m broker.embedded", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m broker.embedded_broker", description=__doc__)
     parser.add_argument("--port", type=int, required=True, help="loopback port to listen on")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.CRITICAL)  # amqtt logs each connection at INFO and lost ones at ERROR
