@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from edge_node.guessing import Guesser
-from edge_node.handover import Taken
+from edge_node.migration.handover import Taken
 from edge_node.request import StageRequest
 from edge_node.ring import RingDriver
 from edge_node.slots import Grant, SlotTable

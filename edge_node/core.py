@@ -20,8 +20,8 @@ from edge_node.effects import (
     UnloadSegment,
     Unsubscribe,
 )
-from edge_node.handover import Handover
 from edge_node.lane import Lane
+from edge_node.migration.handover import Handover
 from edge_node.stage import Stage
 from edge_node.wire import WIRE_DTYPES
 from edge_node.work import Computed, Work

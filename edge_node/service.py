@@ -16,7 +16,7 @@ from edge_node.activations import quiet
 from edge_node.birth import birth_of
 from edge_node.config import NodeConfig, read_speed
 from edge_node.core import NodeCore
-from edge_node.departure import Departure
+from edge_node.drain import Departure
 from edge_node.effects import (
     CopyPrefix,
     Effect,

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from edge_node import outgoing
 from edge_node.effects import Effect, KvBlock, Reply, SendFrame, SendKvRows, WriteKvRows
-from edge_node.handover import Handover
-from edge_node.incoming import Incoming, Supplier
 from edge_node.kv_frames import kv_rows_frame
-from edge_node.outgoing import Outgoing
+from edge_node.migration import kv_sender
+from edge_node.migration.handover import Handover
+from edge_node.migration.kv_receiver import Incoming, Supplier
+from edge_node.migration.kv_sender import Outgoing
 from edge_node.positions import PositionRule
 from edge_node.request import StageRequest
 from edge_node.slots import SlotTable
@@ -199,7 +199,7 @@ def told(effects: list[Effect]) -> list[KvCopied]:
 
 
 def test_a_source_sends_follows_and_tells_when_it_has_caught_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outgoing, "_MESSAGE_BYTES", 64)
+    monkeypatch.setattr(kv_sender, "_MESSAGE_BYTES", 64)
     requests = {1: request_of(1, 0, 6)}
     copy = source(("charlie", 2, 4))
     sent: list[SendKvRows] = []
@@ -221,7 +221,7 @@ def test_a_source_sends_follows_and_tells_when_it_has_caught_up(monkeypatch: pyt
 
 
 def test_a_window_that_is_full_waits_and_a_slow_one_stays_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outgoing, "_MESSAGE_BYTES", 64)
+    monkeypatch.setattr(kv_sender, "_MESSAGE_BYTES", 64)
     requests = {1: request_of(1, 0, 50)}
     copy = source(("charlie", 2, 4))
     assert len(messages_of(copy.next_effects(requests, 1.0))) == 4

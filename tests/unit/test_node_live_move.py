@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_node import outgoing
 from edge_node.core import NodeCore
 from edge_node.effects import LoadSegment
 from edge_node.guessing import Guesser
+from edge_node.migration import kv_sender
 from schemas.codec import Frame, Kind
 from schemas.messages import Basis, Epoch
 from tests.support.simulated_move import SimulatedMove
@@ -196,8 +196,8 @@ def test_any_move_at_any_time(
 ) -> None:
     pause_s = iter(pauses_s)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(outgoing, "_MESSAGE_BYTES", message_bytes)
-        patch.setattr(outgoing, "_BLOCK_POSITIONS", 1 + message_bytes % 7)
+        patch.setattr(kv_sender, "_MESSAGE_BYTES", message_bytes)
+        patch.setattr(kv_sender, "_BLOCK_POSITIONS", 1 + message_bytes % 7)
         ring = ring_of(*rings[0])
         answers = []
         for number, (length, count) in enumerate(requests):
@@ -241,7 +241,7 @@ def test_moves_while_tokens_are_guessed(rings: list[tuple[list[str], list[int]]]
     expected = {tuple(ids): reference_tokens(ids, 24, LAYERS) for ids in prompts}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Guesser, "guess", guess_of(expected, luck, right))
-        patch.setattr(outgoing, "_MESSAGE_BYTES", 300)
+        patch.setattr(kv_sender, "_MESSAGE_BYTES", 300)
         ring = ring_of(*rings[0])
         answers = [ring.open(number, ids, 24, draft_tokens=4) for number, ids in enumerate(prompts)]
         for nodes, cuts in rings[1:]:
@@ -262,7 +262,7 @@ def test_rows_and_frames_lost_doubled_and_late(rings: list[tuple[list[str], list
         return luck.choices(copies, [1, 12, 4, 1, 1])[0]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(outgoing, "_MESSAGE_BYTES", 300)
+        patch.setattr(kv_sender, "_MESSAGE_BYTES", 300)
         ring = ring_of(*rings[0], fate=fate)
         answers = [ring.open(number, prompt(20, number), 12) for number in range(3)]
         for nodes, cuts in rings[1:]:

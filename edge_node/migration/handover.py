@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from edge_node.effects import StageKey
-from edge_node.incoming import Incoming, Supplier
+from edge_node.migration.kv_receiver import Incoming, Supplier
 from edge_node.request import StageRequest
 from edge_node.slots import SlotTable
 from schemas.handover import heirs
