@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from edge_node.guessing import Guesser
 from edge_node.migration.handover import Taken
-from edge_node.request import StageRequest
-from edge_node.ring import RingDriver
-from edge_node.slots import Grant, SlotTable
+from edge_node.requests.kv_slots import Grant, SlotTable
+from edge_node.requests.prompt_lookup import Guesser
+from edge_node.requests.request import StageRequest
+from edge_node.requests.ring_driver import RingDriver
 from edge_node.wire import WIRE_DTYPES
 from edge_node.work import MAX_LOGITS, FailureCode
 from schemas.codec import VERIFY, Frame, request_number

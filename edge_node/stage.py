@@ -15,10 +15,10 @@ from edge_node.frames import activation_frame, replay_frame, token_ids, tokens_f
 from edge_node.lane import FirstLane, Lane, LastLane
 from edge_node.migration.handover import Handover
 from edge_node.migration.stage_migration import StageMove
-from edge_node.positions import PositionRule, Verdict
-from edge_node.request import StageRequest
-from edge_node.ring import Step
-from edge_node.slots import SlotTable
+from edge_node.requests.kv_slots import SlotTable
+from edge_node.requests.position_rule import PositionRule, Verdict
+from edge_node.requests.request import StageRequest
+from edge_node.requests.ring_driver import Step
 from edge_node.stage_topics import StageTopics
 from edge_node.turns import Turns, batches, batches_in_flight
 from edge_node.wire import WIRE_DTYPES, rows_per_message

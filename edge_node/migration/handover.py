@@ -14,8 +14,8 @@ from typing import Protocol
 
 from edge_node.effects import StageKey
 from edge_node.migration.kv_receiver import Incoming, Supplier
-from edge_node.request import StageRequest
-from edge_node.slots import SlotTable
+from edge_node.requests.kv_slots import SlotTable
+from edge_node.requests.request import StageRequest
 from schemas.handover import heirs
 from schemas.messages import Basis, PrepareSegment
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from edge_node.request import StageRequest
+from edge_node.requests.request import StageRequest
 from schemas.codec import request_id
 from schemas.messages import HeldRequest
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from edge_node.effects import Effect, SendFrame, StageKey, WriteKvRows
 from edge_node.kv_frames import kv_ack_frame
-from edge_node.positions import PositionRule
-from edge_node.request import StageRequest
-from edge_node.slots import SlotTable
+from edge_node.requests.kv_slots import SlotTable
+from edge_node.requests.position_rule import PositionRule
+from edge_node.requests.request import StageRequest
 from edge_node.stage_topics import StageTopics
 from schemas.codec import Frame, KvRowsHeader, unpack_kv_header
 from schemas.messages import Epoch, KvLayer, PrepareSegment

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from edge_node.config import NodeConfig
 from edge_node.effects import KvBlock, SendKvRows, WriteKvRows
 from edge_node.errors import SegmentUnusable
-from edge_node.ring import chunk_lengths
+from edge_node.requests.ring_driver import chunk_lengths
 from edge_node.runner import Loaded, LoadEvent, LoadFailed, LoadProgress, SegmentRunner
 from edge_node.segment import Segment
 from edge_node.store import BlobStore

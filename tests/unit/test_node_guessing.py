@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_node.guessing import Guesser
-from edge_node.slots import SlotTable
+from edge_node.requests.kv_slots import SlotTable
+from edge_node.requests.prompt_lookup import Guesser
 from tests.support.simulated_ring import VOCABULARY, SimulatedRing, prompt, reference_tokens
 from tests.support.strategies import examples
 

@@ -12,9 +12,9 @@ from edge_node.migration import kv_sender
 from edge_node.migration.handover import Handover
 from edge_node.migration.kv_receiver import Incoming, Supplier
 from edge_node.migration.kv_sender import Outgoing
-from edge_node.positions import PositionRule
-from edge_node.request import StageRequest
-from edge_node.slots import SlotTable
+from edge_node.requests.kv_slots import SlotTable
+from edge_node.requests.position_rule import PositionRule
+from edge_node.requests.request import StageRequest
 from schemas.codec import Dtype, Frame, Kind, decode_frame
 from schemas.errors import FrameShapeMismatch
 from schemas.messages import (

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from edge_node.core import NodeCore
 from edge_node.effects import LoadSegment
-from edge_node.guessing import Guesser
 from edge_node.migration import kv_sender
+from edge_node.requests.prompt_lookup import Guesser
 from schemas.codec import Frame, Kind
 from schemas.messages import Basis, Epoch
 from tests.support.simulated_move import SimulatedMove

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_node.positions import PositionRule, Verdict
+from edge_node.requests.position_rule import PositionRule, Verdict
 from tests.support.strategies import examples
 
 FRAMES = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 12), st.integers(1, 3)), max_size=60)

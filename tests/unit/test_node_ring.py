@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_node.ring import MAX_SILENT_REPEATS, RingDriver, Step, chunk_lengths
+from edge_node.requests.ring_driver import MAX_SILENT_REPEATS, RingDriver, Step, chunk_lengths
 from schemas.codec import Dtype, Flag, Frame, Kind, decode_frame, encode_frame
 from schemas.messages import Epoch
 from tests.support.strategies import examples

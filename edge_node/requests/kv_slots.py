@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edge_node.positions import PositionRule
+from edge_node.requests.position_rule import PositionRule
 
 
 @dataclass(frozen=True, slots=True)

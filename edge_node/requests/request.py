@@ -6,10 +6,10 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from edge_node.guessing import Guesser
-from edge_node.positions import PositionRule
-from edge_node.ring import RingDriver
-from edge_node.tally import Tally
+from edge_node.requests.position_rule import PositionRule
+from edge_node.requests.prompt_lookup import Guesser
+from edge_node.requests.request_stats import Tally
+from edge_node.requests.ring_driver import RingDriver
 from edge_node.work import Draw, Row
 from schemas.codec import Flag, Frame
 from schemas.messages import OpenRequest, Sampling
