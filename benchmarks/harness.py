@@ -21,7 +21,7 @@ from typing import NoReturn
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from edge_node.heap import ask_for_huge_pages  # noqa: E402  (the repository must be on the path)
+from edge_node.runtime.process_heap import ask_for_huge_pages  # noqa: E402  (the repository must be on the path)
 
 PAIRS = 5
 

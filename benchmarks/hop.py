@@ -17,7 +17,7 @@ from rings import deployed_ring, open_segment
 from smollm2 import QUESTION, open_smollm2
 
 from edge_node.activations import encode_activation
-from edge_node.sampling import choose_token
+from edge_node.runtime.sampling import choose_token
 from orchestrator.model.model import Model
 from schemas.codec import SAMPLE, Dtype, Kind
 from schemas.messages import Epoch, Sampling

@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 
 from broker.address import parse_broker_url
-from edge_node.heap import ask_for_huge_pages
+from edge_node.runtime.process_heap import ask_for_huge_pages
 from schemas import PACKAGE_VERSION
 from schemas.errors import LinguabusError
 

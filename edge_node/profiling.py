@@ -16,10 +16,11 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from edge_node import heap, metrics
+from edge_node import metrics
 from edge_node.activations import decode_activation, encode_activation
 from edge_node.errors import NodeError
-from edge_node.segment import Segment
+from edge_node.runtime import process_heap
+from edge_node.runtime.segment import Segment
 from edge_node.store import BlobStore
 from schemas.codec import Dtype, Frame, Kind, decode_frame, encode_frame
 from schemas.errors import ContractError
@@ -280,7 +281,7 @@ def _measure_part(command: ProbeNode, index: int, store: BlobStore, threads: int
     except NodeError as error:
         _log.info("%s runs one request at a time: %s", part.kind, error)
     del segment
-    heap.give_back()
+    process_heap.give_back()
 
 
 def _times(segment: Segment, positions: Sequence[int], count: int, runs: int, deadline_s: float) -> list[float]:

@@ -35,7 +35,7 @@ from edge_node.effects import (
 from edge_node.errors import NodeError, NodeRefused
 from edge_node.link import LinkMeter
 from edge_node.profiling import Profiler
-from edge_node.runner import Loaded, LoadFailed, LoadProgress, SegmentRunner
+from edge_node.runtime.segment_runner import Loaded, LoadFailed, LoadProgress, SegmentRunner
 from edge_node.stage_topics import data_route
 from edge_node.standby import StandbyKeeper
 from edge_node.store import BlobStore

@@ -22,8 +22,8 @@ from edge_node.config import NodeConfig
 from edge_node.effects import KvBlock, SendKvRows, WriteKvRows
 from edge_node.errors import SegmentUnusable
 from edge_node.requests.ring_driver import chunk_lengths
-from edge_node.runner import Loaded, LoadEvent, LoadFailed, LoadProgress, SegmentRunner
-from edge_node.segment import Segment
+from edge_node.runtime.segment import Segment
+from edge_node.runtime.segment_runner import Loaded, LoadEvent, LoadFailed, LoadProgress, SegmentRunner
 from edge_node.store import BlobStore
 from edge_node.work import Draw, Row, RowResult, Work
 from orchestrator.model.assemble import assemble

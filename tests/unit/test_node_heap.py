@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_node import heap
+from edge_node.runtime import process_heap
 
 
 @pytest.fixture
@@ -21,15 +21,15 @@ def started_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[list[
     monkeypatch.setattr(os, "confstr", lambda _name: "glibc 2.36", raising=False)
     setting = tmp_path / "enabled"
     setting.write_text("always [madvise] never\n")
-    monkeypatch.setattr(heap, "_KERNEL_SETTING", setting)
+    monkeypatch.setattr(process_heap, "_KERNEL_SETTING", setting)
     return commands
 
 
 def test_the_process_starts_again_with_huge_pages_once(started_again: list[list[str]]) -> None:
-    heap.ask_for_huge_pages()
+    process_heap.ask_for_huge_pages()
     assert started_again == [[sys.executable, "-m", "edge_node", "--name", "a"]]
     assert os.environ["GLIBC_TUNABLES"] == "glibc.malloc.check=0:glibc.malloc.hugetlb=1:glibc.malloc.arena_max=1"
-    heap.ask_for_huge_pages()
+    process_heap.ask_for_huge_pages()
     assert len(started_again) == 1
 
 
@@ -38,22 +38,22 @@ def test_another_c_library_is_left_alone(
     started_again: list[list[str]], monkeypatch: pytest.MonkeyPatch, library: str | None
 ) -> None:
     monkeypatch.setattr(os, "confstr", lambda _name: library)
-    heap.ask_for_huge_pages()
+    process_heap.ask_for_huge_pages()
     assert not started_again
 
 
 @pytest.mark.parametrize("setting", ["[always] madvise never", "always madvise [never]", None])
 def test_a_kernel_that_gives_to_all_or_none_is_left_alone(started_again: list[list[str]], setting: str | None) -> None:
     if setting is None:
-        heap._KERNEL_SETTING.unlink()
+        process_heap._KERNEL_SETTING.unlink()
     else:
-        heap._KERNEL_SETTING.write_text(setting)
-    heap.ask_for_huge_pages()
+        process_heap._KERNEL_SETTING.write_text(setting)
+    process_heap.ask_for_huge_pages()
     assert not started_again
 
 
 def test_what_the_user_set_stays(started_again: list[list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.hugetlb=0")
-    heap.ask_for_huge_pages()
+    process_heap.ask_for_huge_pages()
     assert not started_again
     assert os.environ["GLIBC_TUNABLES"] == "glibc.malloc.hugetlb=0"

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from edge_node.errors import NotFinite
-from edge_node.sampling import choose_token, draw_uniform
+from edge_node.runtime.sampling import choose_token, draw_uniform
 from schemas.messages import Sampling
 from tests.support.strategies import examples
 

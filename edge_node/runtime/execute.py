@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from edge_node.errors import NotFinite, SegmentUnusable
-from edge_node.sampling import choose_token
-from edge_node.segment import Array, Segment
+from edge_node.runtime.sampling import choose_token
+from edge_node.runtime.segment import Array, Segment
 from edge_node.work import Computed, Row, RowResult, Work
 
 

@@ -9,13 +9,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from edge_node import heap
 from edge_node.effects import CopyPrefix, SendKvRows, StageKey, WriteKvRows
 from edge_node.errors import LoadCancelled, NodeError
-from edge_node.execution import execute
 from edge_node.lane import Lane
-from edge_node.segment import Segment
-from edge_node.solo import Solo
+from edge_node.runtime import process_heap
+from edge_node.runtime.decode_fast_path import Solo
+from edge_node.runtime.execute import execute
+from edge_node.runtime.segment import Segment
 from edge_node.store import BlobStore
 from edge_node.work import Computed, Work
 from schemas.messages import PrepareSegment
@@ -157,7 +157,7 @@ class SegmentRunner:
         segment = self._segments.pop(key, None)
         if segment is not None and segment not in self._segments.values():  # the next epoch may have it, too
             del segment
-            heap.give_back()
+            process_heap.give_back()
 
     def copy_prefix(self, copy: CopyPrefix) -> None:
         """Copy KV rows between slots."""

@@ -121,7 +121,7 @@ class KvCache:
 
 def _zeros(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
     """An array of small pages from the system, none of which is there before it is written to; NumPy's come from the
-    heap, whose huge pages may be there in full (``edge_node.heap``).
+    heap, whose huge pages may be there in full (``edge_node.runtime.process_heap``).
     """
     memory = mmap.mmap(-1, math.prod(shape) * dtype.itemsize, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     return np.frombuffer(memory, dtype).reshape(shape)

@@ -1,0 +1,1 @@
+"""Runs segments: all that knows ONNX Runtime."""
