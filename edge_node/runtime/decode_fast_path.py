@@ -10,9 +10,9 @@ import time
 from typing import Any
 
 from edge_node.errors import SegmentUnusable
-from edge_node.lane import Lane
 from edge_node.runtime.sampling import choose_token
 from edge_node.runtime.segment import Segment, first_line
+from edge_node.stage.decode_fast_path import Lane
 from edge_node.wire import WIRE_DTYPES
 
 _UNBOUND = object()

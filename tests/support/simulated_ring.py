@@ -33,7 +33,7 @@ from edge_node.effects import (
     WriteKvRows,
 )
 from edge_node.kv_frames import kv_rows_frame
-from edge_node.lane import Lane, LastLane
+from edge_node.stage.decode_fast_path import Lane, LastLane
 from edge_node.work import Computed, Row, RowResult, Work
 from schemas import messages
 from schemas.codec import KV_HEADER_BYTES, Dtype, Flag, Frame, Kind, decode_frames, encode_frame, request_number

@@ -10,7 +10,7 @@ import pytest
 from edge_node.core import NodeCore
 from edge_node.effects import LoadSegment, Subscribe
 from edge_node.errors import NotFinite, SegmentUnusable
-from edge_node.lane import Lane
+from edge_node.stage.decode_fast_path import Lane
 from edge_node.work import Computed, RowResult
 from schemas.codec import Dtype, Flag, Frame, Kind, decode_frame, encode_frame
 from schemas.messages import CloseRequest, Epoch, HoldRequests, OpenRequest, ReleaseSegment, Sampling

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from edge_node.turns import batches, batches_in_flight
+from edge_node.stage.batch_scheduler import batches, batches_in_flight
 from schemas.messages import Epoch
 from tests.support.simulated_ring import prepare_segment
 
