@@ -10,7 +10,7 @@ import onnxruntime
 from broker.bus import Bus, Event
 from edge_node import metrics, probe
 from edge_node.config import NodeConfig
-from edge_node.store import BlobStore
+from edge_node.storage.blob_store import BlobStore
 from schemas import PACKAGE_VERSION, PROTOCOL_VERSION
 from schemas.messages import NodeBirth
 from schemas.topics import NODE_ECHO

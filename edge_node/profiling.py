@@ -21,7 +21,7 @@ from edge_node.activations import decode_activation, encode_activation
 from edge_node.errors import NodeError
 from edge_node.runtime import process_heap
 from edge_node.runtime.segment import Segment
-from edge_node.store import BlobStore
+from edge_node.storage.blob_store import BlobStore
 from schemas.codec import Dtype, Frame, Kind, decode_frame, encode_frame
 from schemas.errors import ContractError
 from schemas.messages import Epoch, NodeProfile, PrepareSegment, ProbeNode, ProbePart, StageRef, UnitProfile

@@ -37,8 +37,8 @@ from edge_node.link import LinkMeter
 from edge_node.profiling import Profiler
 from edge_node.runtime.segment_runner import Loaded, LoadFailed, LoadProgress, SegmentRunner
 from edge_node.stage_topics import data_route
-from edge_node.standby import StandbyKeeper
-from edge_node.store import BlobStore
+from edge_node.storage.blob_store import BlobStore
+from edge_node.storage.standby_fetcher import StandbyKeeper
 from edge_node.vitals import Vitals
 from schemas import messages
 from schemas.codec import decode_frames

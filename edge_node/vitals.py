@@ -6,7 +6,7 @@ import time
 
 from edge_node import metrics
 from edge_node.core import NodeCore
-from edge_node.store import BlobStore
+from edge_node.storage.blob_store import BlobStore
 from schemas.messages import Heartbeat
 
 

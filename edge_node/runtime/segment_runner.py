@@ -16,7 +16,7 @@ from edge_node.runtime.decode_fast_path import Solo
 from edge_node.runtime.execute import execute
 from edge_node.runtime.segment import Segment
 from edge_node.stage.decode_fast_path import Lane
-from edge_node.store import BlobStore
+from edge_node.storage.blob_store import BlobStore
 from edge_node.work import Computed, Work
 from schemas.messages import PrepareSegment
 

@@ -24,7 +24,7 @@ from edge_node.errors import SegmentUnusable
 from edge_node.requests.ring_driver import chunk_lengths
 from edge_node.runtime.segment import Segment
 from edge_node.runtime.segment_runner import Loaded, LoadEvent, LoadFailed, LoadProgress, SegmentRunner
-from edge_node.store import BlobStore
+from edge_node.storage.blob_store import BlobStore
 from edge_node.work import Draw, Row, RowResult, Work
 from orchestrator.model.assemble import assemble
 from orchestrator.model.graph import read_model, resolve

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from edge_node.errors import BlobUnavailable
-from edge_node.standby import StandbyKeeper
-from edge_node.store import BlobStore
+from edge_node.storage.blob_store import BlobStore
+from edge_node.storage.standby_fetcher import StandbyKeeper
 from schemas.messages import BlobRef, KeepBlobs
 from tests.support.polling import DEADLINE_S
 

@@ -17,7 +17,7 @@ import pytest
 
 from edge_node.config import NodeConfig
 from edge_node.errors import BlobUnavailable, LoadCancelled, StorageFull
-from edge_node.store import BlobStore, back_off_s
+from edge_node.storage.blob_store import BlobStore, back_off_s
 from schemas.messages import BlobRef
 
 MEBI = 1 << 20

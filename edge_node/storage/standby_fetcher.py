@@ -11,7 +11,7 @@ import threading
 import time
 
 from edge_node.errors import LoadCancelled, NodeError
-from edge_node.store import BlobStore, back_off_s
+from edge_node.storage.blob_store import BlobStore, back_off_s
 from schemas.messages import KeepBlobs
 
 _log = logging.getLogger(__name__)

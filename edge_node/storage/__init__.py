@@ -1,0 +1,1 @@
+"""Blobs on the node's disk."""
