@@ -6,7 +6,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge_node.metrics import available_bytes, memory_bytes
+from edge_node.telemetry.device import available_bytes, memory_bytes
 
 _MEMORY_SHARE = 0.75
 _STORAGE_SHARE = 0.5

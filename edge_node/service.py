@@ -11,9 +11,7 @@ from typing import Any
 
 from broker.bus import Bus, Connected, Delivery, Disconnected, Event, Subscribed, Will
 from broker.mqtt import MqttBus
-from edge_node import metrics
 from edge_node.activations import quiet
-from edge_node.birth import birth_of
 from edge_node.config import NodeConfig, read_speed
 from edge_node.core import NodeCore
 from edge_node.drain import Departure
@@ -33,13 +31,15 @@ from edge_node.effects import (
     WriteKvRows,
 )
 from edge_node.errors import NodeError, NodeRefused
-from edge_node.link import LinkMeter
-from edge_node.profiling import Profiler
 from edge_node.runtime.segment_runner import Loaded, LoadFailed, LoadProgress, SegmentRunner
 from edge_node.stage_topics import data_route
 from edge_node.storage.blob_store import BlobStore
 from edge_node.storage.standby_fetcher import StandbyKeeper
-from edge_node.vitals import Vitals
+from edge_node.telemetry import device
+from edge_node.telemetry.birth import birth_of
+from edge_node.telemetry.heartbeat import Vitals
+from edge_node.telemetry.profiler import Profiler
+from edge_node.telemetry.round_trip import LinkMeter
 from schemas import messages
 from schemas.codec import decode_frames
 from schemas.errors import ContractError
@@ -332,7 +332,7 @@ class NodeService:
             event = self._runner.events.get()
             match event:
                 case Loaded():
-                    rss_bytes, peak_rss_bytes = metrics.memory_bytes()
+                    rss_bytes, peak_rss_bytes = device.memory_bytes()
                     effects = self._core.loaded(
                         event.key,
                         rss_bytes=rss_bytes,

@@ -45,7 +45,9 @@ class DemoFailed(OrchestratorError):
     """A part of the demo ended or did not get ready."""
 
 
-_OVERHEAD_SCRIPT = "import edge_node.service; from edge_node.metrics import memory_bytes; print(memory_bytes()[0])"
+_OVERHEAD_SCRIPT = (
+    "import edge_node.service; from edge_node.telemetry.device import memory_bytes; print(memory_bytes()[0])"
+)
 
 
 @dataclass(frozen=True)

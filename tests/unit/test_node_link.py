@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from edge_node.link import PATIENCE_S, WEIGHT, LinkMeter
+from edge_node.telemetry.round_trip import PATIENCE_S, WEIGHT, LinkMeter
 
 
 def test_the_first_echo_counts_whole_and_later_ones_by_their_weight() -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from edge_node import metrics
 from edge_node.config import NodeConfig
+from edge_node.telemetry import device
 from tests.support.polling import DEADLINE_S
 
 MEBI = 1 << 20
@@ -23,7 +23,7 @@ def fake_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     def redirected(path: str) -> Path:
         return tmp_path / path.removeprefix("/")
 
-    monkeypatch.setattr(metrics, "Path", redirected)
+    monkeypatch.setattr(device, "Path", redirected)
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     return tmp_path
 
@@ -41,30 +41,30 @@ def write_battery(root: Path, capacity: str, status: str) -> None:
 
 
 def test_memory_of_this_process() -> None:
-    rss_bytes, peak_bytes = metrics.memory_bytes()
+    rss_bytes, peak_bytes = device.memory_bytes()
     assert MEBI < rss_bytes <= peak_bytes
     ballast = bytearray(os.urandom(1)) * (64 * MEBI)
-    grown_bytes, _ = metrics.memory_bytes()
+    grown_bytes, _ = device.memory_bytes()
     assert grown_bytes > rss_bytes + 48 * MEBI
     assert len(ballast) == 64 * MEBI
-    assert metrics.available_bytes() > 0
+    assert device.available_bytes() > 0
 
 
 def test_memory_without_proc(fake_root: Path) -> None:
-    rss_bytes, peak_bytes = metrics.memory_bytes()
+    rss_bytes, peak_bytes = device.memory_bytes()
     assert rss_bytes == peak_bytes > MEBI
-    assert metrics.available_bytes() > MEBI
+    assert device.available_bytes() > MEBI
 
 
 def test_memory_fields(fake_root: Path) -> None:
     write(fake_root, "proc/self/status", "Name:\tpython\nVmHWM:\t  2048 kB\nVmRSS:\t  1024 kB\nThreads:\t1\n")
     write(fake_root, "proc/meminfo", "MemTotal: 9 kB\nMemAvailable: 3 kB\nHugePages_Total: 0\n")
-    assert metrics.memory_bytes() == (MEBI, 2 * MEBI)
-    assert metrics.available_bytes() == 3072
+    assert device.memory_bytes() == (MEBI, 2 * MEBI)
+    assert device.available_bytes() == 3072
 
 
 def test_cpu_share_of_a_busy_thread() -> None:
-    meter = metrics.CpuMeter()
+    meter = device.CpuMeter()
     end_s = time.process_time() + 0.05
     while time.process_time() < end_s:
         pass
@@ -79,49 +79,49 @@ def test_cpu_share_of_a_busy_thread() -> None:
 def test_temperature(fake_root: Path, zones: tuple[str, ...], expected: float | None) -> None:
     for index, text in enumerate(zones):
         write(fake_root, f"sys/class/thermal/thermal_zone{index}/temp", text)
-    assert metrics.temperature_c() == expected
+    assert device.temperature_c() == expected
 
 
 @pytest.mark.parametrize(
     ("capacity", "status", "expected"),
     [
-        ("81\n", "Discharging\n", metrics.Battery(81.0, charging=False)),
-        ("100", "Full", metrics.Battery(100.0, charging=True)),
-        ("104", "Charging", metrics.Battery(100.0, charging=True)),
+        ("81\n", "Discharging\n", device.Battery(81.0, charging=False)),
+        ("100", "Full", device.Battery(100.0, charging=True)),
+        ("104", "Charging", device.Battery(100.0, charging=True)),
         ("unknown", "Charging", None),
     ],
 )
-def test_battery_of_the_kernel(fake_root: Path, capacity: str, status: str, expected: metrics.Battery | None) -> None:
+def test_battery_of_the_kernel(fake_root: Path, capacity: str, status: str, expected: device.Battery | None) -> None:
     write_battery(fake_root, capacity, status)
-    monitor = metrics.BatteryMonitor()
+    monitor = device.BatteryMonitor()
     assert monitor.read() == expected
     write_battery(fake_root, "5", "Discharging")
-    assert monitor.read() == metrics.Battery(5.0, charging=False)
+    assert monitor.read() == device.Battery(5.0, charging=False)
 
 
 @pytest.mark.parametrize(("temp", "expected"), [("412\n", 41.2), ("-2740\n", None), ("warm", None)])
 def test_temperature_of_the_battery(fake_root: Path, temp: str, expected: float | None) -> None:
     write_battery(fake_root, "50", "Discharging")
     write(fake_root, "sys/class/power_supply/BAT0/temp", temp)
-    assert metrics.BatteryMonitor().read() == metrics.Battery(50.0, charging=False, temperature_c=expected)
+    assert device.BatteryMonitor().read() == device.Battery(50.0, charging=False, temperature_c=expected)
 
 
 def test_no_battery(fake_root: Path) -> None:
     write(fake_root, "sys/class/power_supply/AC/type", "Mains\n")
-    assert metrics.BatteryMonitor().read() is None
+    assert device.BatteryMonitor().read() is None
 
 
 @pytest.mark.parametrize(
     ("script", "expected"),
     [
-        ('echo \'{"percentage": 64, "status": "DISCHARGING"}\'', metrics.Battery(64.0, charging=False)),
+        ('echo \'{"percentage": 64, "status": "DISCHARGING"}\'', device.Battery(64.0, charging=False)),
         (
             'echo \'{"percentage": 64, "status": "CHARGING", "temperature": 45.5}\'',
-            metrics.Battery(64.0, charging=True, temperature_c=45.5),
+            device.Battery(64.0, charging=True, temperature_c=45.5),
         ),
         (
             'echo \'{"percentage": 64, "status": "CHARGING", "temperature": 4550}\'',
-            metrics.Battery(64.0, charging=True),
+            device.Battery(64.0, charging=True),
         ),
         ("echo no; exit 1", None),
         ("echo '{}'", None),
@@ -129,7 +129,7 @@ def test_no_battery(fake_root: Path) -> None:
     ],
 )
 def test_battery_of_termux(
-    fake_root: Path, monkeypatch: pytest.MonkeyPatch, script: str, expected: metrics.Battery | None
+    fake_root: Path, monkeypatch: pytest.MonkeyPatch, script: str, expected: device.Battery | None
 ) -> None:
     command = fake_root / "bin" / "termux-battery-status"
     write(fake_root, "bin/termux-battery-status", f"#!/bin/sh\n{script}\n")
@@ -138,12 +138,12 @@ def test_battery_of_termux(
     wait = threading.Event.wait
 
     def note_then_wait(event: threading.Event, timeout: float | None = None) -> bool:
-        if timeout == metrics._BATTERY_INTERVAL_S:
+        if timeout == device._BATTERY_INTERVAL_S:
             asked.set()
         return wait(event, timeout)
 
-    monkeypatch.setattr(metrics.threading.Event, "wait", note_then_wait)
-    monitor = metrics.BatteryMonitor()
+    monkeypatch.setattr(device.threading.Event, "wait", note_then_wait)
+    monitor = device.BatteryMonitor()
     try:
         assert asked.wait(DEADLINE_S)
         assert monitor.read() == expected
@@ -153,5 +153,5 @@ def test_battery_of_termux(
 
 def test_memory_a_node_may_use(tmp_path: Path) -> None:
     config = NodeConfig(name="a", broker_url="", home=tmp_path)
-    assert config.memory_bytes() > metrics.memory_bytes()[0]
+    assert config.memory_bytes() > device.memory_bytes()[0]
     assert NodeConfig(name="a", broker_url="", home=tmp_path, memory_limit_bytes=7).memory_bytes() == 7

@@ -8,9 +8,9 @@ from collections.abc import Callable
 import onnxruntime
 
 from broker.bus import Bus, Event
-from edge_node import metrics, probe
 from edge_node.config import NodeConfig
 from edge_node.storage.blob_store import BlobStore
+from edge_node.telemetry import device, startup_benchmark
 from schemas import PACKAGE_VERSION, PROTOCOL_VERSION
 from schemas.messages import NodeBirth
 from schemas.topics import NODE_ECHO
@@ -36,11 +36,11 @@ def birth_of(
         protocol=PROTOCOL_VERSION,
         package_version=PACKAGE_VERSION,
         memory_bytes=memory_bytes,
-        overhead_bytes=metrics.memory_bytes()[0],
+        overhead_bytes=device.memory_bytes()[0],
         storage_bytes=store.limit_bytes,
         threads=config.threads,
-        speed_flops=probe.speed_flops(config.emulated_speed),
-        hop_s=probe.hop_s(bus, NODE_ECHO.format(node=config.name), keep),
+        speed_flops=startup_benchmark.speed_flops(config.emulated_speed),
+        hop_s=startup_benchmark.hop_s(bus, NODE_ECHO.format(node=config.name), keep),
         platform=f"{platform.system()} {platform.machine()}",
         python=platform.python_version(),
         onnxruntime=onnxruntime.__version__,

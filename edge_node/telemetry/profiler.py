@@ -16,12 +16,12 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from edge_node import metrics
 from edge_node.activations import decode_activation, encode_activation
 from edge_node.errors import NodeError
 from edge_node.runtime import process_heap
 from edge_node.runtime.segment import Segment
 from edge_node.storage.blob_store import BlobStore
+from edge_node.telemetry import device
 from schemas.codec import Dtype, Frame, Kind, decode_frame, encode_frame
 from schemas.errors import ContractError
 from schemas.messages import Epoch, NodeProfile, PrepareSegment, ProbeNode, ProbePart, StageRef, UnitProfile
@@ -199,7 +199,7 @@ class Profiler:
             answer = replace(
                 answer,
                 units=units,
-                available_bytes=metrics.available_bytes(),
+                available_bytes=device.available_bytes(),
                 storage_bytes=self._store.limit_bytes,
             )
         except NodeError as error:
@@ -268,10 +268,10 @@ def _measure_part(command: ProbeNode, index: int, store: BlobStore, threads: int
         wire_dtype=command.wire_dtype,
         planned_bytes=0,
     )
-    before_bytes = metrics.memory_bytes()[0]
+    before_bytes = device.memory_bytes()[0]
     segment = Segment(spec, store.path(part.graph.sha256), threads=threads, emulated_speed=speed)
     segment.warm_up()
-    after_bytes = metrics.memory_bytes()[0]
+    after_bytes = device.memory_bytes()[0]
     runs.resident_bytes = runs.resident_bytes or max(0, after_bytes - before_bytes)
     deadline_s = time.monotonic() + command.time_limit_s / len(command.parts)
     runs.prefill_s += _times(segment, (0,), PREFILL_TOKENS, _PREFILL_RUNS, deadline_s)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 
-from edge_node import metrics
 from edge_node.core import NodeCore
 from edge_node.storage.blob_store import BlobStore
+from edge_node.telemetry import device
 from schemas.messages import Heartbeat
 
 
@@ -17,13 +17,13 @@ class Vitals:
         self._node = node
         self._incarnation = incarnation
         self._store = store
-        self._cpu = metrics.CpuMeter()
-        self._battery = metrics.BatteryMonitor()
+        self._cpu = device.CpuMeter()
+        self._battery = device.BatteryMonitor()
         self._started_s = time.monotonic()
 
     def heartbeat(self, core: NodeCore, *, rtt_s: float | None, frames_rejected: int, reconnects: int) -> Heartbeat:
         """The heartbeat of this moment."""
-        rss_bytes, peak_rss_bytes = metrics.memory_bytes()
+        rss_bytes, peak_rss_bytes = device.memory_bytes()
         battery = self._battery.read()
         return Heartbeat(
             node=self._node,
@@ -31,13 +31,13 @@ class Vitals:
             uptime_s=time.monotonic() - self._started_s,
             rss_bytes=rss_bytes,
             peak_rss_bytes=peak_rss_bytes,
-            available_bytes=metrics.available_bytes(),
+            available_bytes=device.available_bytes(),
             blob_bytes=self._store.used_bytes(),
             standby_bytes=self._store.standby_bytes(),
             cpu_percent=self._cpu.percent(),
             battery_percent=battery.percent if battery else None,
             charging=battery.charging if battery else None,
-            temperature_c=metrics.temperature_c(),
+            temperature_c=device.temperature_c(),
             battery_temperature_c=battery.temperature_c if battery else None,
             rtt_s=rtt_s,
             stages=core.metrics(),
