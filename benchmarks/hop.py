@@ -16,8 +16,8 @@ from harness import Result, main, median_result
 from rings import deployed_ring, open_segment
 from smollm2 import QUESTION, open_smollm2
 
-from edge_node.activations import encode_activation
 from edge_node.runtime.sampling import choose_token
+from edge_node.wire.activations import encode_activation
 from orchestrator.model.model import Model
 from schemas.codec import SAMPLE, Dtype, Kind
 from schemas.messages import Epoch, Sampling

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from broker.local_broker import LocalBroker
-from edge_node.activations import encode_activation
 from edge_node.requests.ring_driver import chunk_lengths
 from edge_node.runtime.segment import Segment
-from edge_node.wire import WIRE_DTYPES
+from edge_node.wire.activations import encode_activation
+from edge_node.wire.dtypes import WIRE_DTYPES
 from orchestrator.model.model import Model
 from schemas.messages import BlobRef, Epoch, KvLayer, PrepareSegment, StageRef, WireDtype
 from tests.support.mqtt_proxy import MqttProxy

@@ -23,7 +23,7 @@ from edge_node.effects import (
 from edge_node.migration.handover import Handover
 from edge_node.stage.decode_fast_path import Lane
 from edge_node.stage.stage import Stage
-from edge_node.wire import WIRE_DTYPES
+from edge_node.wire.dtypes import WIRE_DTYPES
 from edge_node.work import Computed, Work
 from schemas.codec import HEADER_BYTES, MAX_PAYLOAD_BYTES, REQUEST, REQUEST_OFFSET, Frame, activation_payload_bytes
 from schemas.messages import (

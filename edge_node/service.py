@@ -11,7 +11,6 @@ from typing import Any
 
 from broker.bus import Bus, Connected, Delivery, Disconnected, Event, Subscribed, Will
 from broker.mqtt import MqttBus
-from edge_node.activations import quiet
 from edge_node.config import NodeConfig, read_speed
 from edge_node.core import NodeCore
 from edge_node.drain import Departure
@@ -32,7 +31,6 @@ from edge_node.effects import (
 )
 from edge_node.errors import NodeError, NodeRefused
 from edge_node.runtime.segment_runner import Loaded, LoadFailed, LoadProgress, SegmentRunner
-from edge_node.stage_topics import data_route
 from edge_node.storage.blob_store import BlobStore
 from edge_node.storage.standby_fetcher import StandbyKeeper
 from edge_node.telemetry import device
@@ -40,6 +38,8 @@ from edge_node.telemetry.birth import birth_of
 from edge_node.telemetry.heartbeat import Vitals
 from edge_node.telemetry.profiler import Profiler
 from edge_node.telemetry.round_trip import LinkMeter
+from edge_node.wire.activations import quiet
+from edge_node.wire.topics import data_route
 from schemas import messages
 from schemas.codec import decode_frames
 from schemas.errors import ContractError

@@ -10,7 +10,7 @@ from edge_node.kv_frames import kv_ack_frame
 from edge_node.requests.kv_slots import SlotTable
 from edge_node.requests.position_rule import PositionRule
 from edge_node.requests.request import StageRequest
-from edge_node.stage_topics import StageTopics
+from edge_node.wire.topics import StageTopics
 from schemas.codec import Frame, KvRowsHeader, unpack_kv_header
 from schemas.messages import Epoch, KvLayer, PrepareSegment
 

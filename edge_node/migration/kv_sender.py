@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from edge_node.effects import Effect, KvBlock, Reply, SendKvRows
 from edge_node.requests.request import StageRequest
-from edge_node.stage_topics import StageTopics
+from edge_node.wire.topics import StageTopics
 from schemas.codec import HEADER_BYTES, KV_HEADER_BYTES, request_number
 from schemas.messages import CopyKv, Epoch, FinishKv, KvCopied, KvTarget, PrepareSegment
 

@@ -2,7 +2,7 @@
 
 A graph that takes and gives halves saves the calls of NumPy on both sides of a run: of a step of one position, what
 arrived is copied into the graph's input and what is to be sent is read from its output, through memoryviews that are
-ready. Everything else (chunks of a prompt, scales, what is not finite) is decided by ``edge_node.activations``, so the
+ready. Everything else (chunks of a prompt, scales, what is not finite) is decided by ``edge_node.wire.activations``, so the
 bytes on the wire are the same either way.
 """
 
@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_node.activations import LEAST_MEAN_SQUARE, SQUARES_END, decode_activation, encode_activation
+from edge_node.wire.activations import LEAST_MEAN_SQUARE, SQUARES_END, decode_activation, encode_activation
 from schemas.codec import Dtype
 
 Array = NDArray[Any]

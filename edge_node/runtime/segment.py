@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from edge_node.errors import SegmentUnusable
 from edge_node.runtime.hidden_buffers import Payload, entry_for, exit_for
 from edge_node.runtime.kv_cache import KvCache
-from edge_node.wire import WIRE_DTYPES
+from edge_node.wire.dtypes import WIRE_DTYPES
 from edge_node.work import MAX_LOGITS
 from schemas.codec import Dtype
 from schemas.messages import PrepareSegment

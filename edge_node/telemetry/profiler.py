@@ -16,12 +16,12 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from edge_node.activations import decode_activation, encode_activation
 from edge_node.errors import NodeError
 from edge_node.runtime import process_heap
 from edge_node.runtime.segment import Segment
 from edge_node.storage.blob_store import BlobStore
 from edge_node.telemetry import device
+from edge_node.wire.activations import decode_activation, encode_activation
 from schemas.codec import Dtype, Frame, Kind, decode_frame, encode_frame
 from schemas.errors import ContractError
 from schemas.messages import Epoch, NodeProfile, PrepareSegment, ProbeNode, ProbePart, StageRef, UnitProfile

@@ -11,10 +11,10 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from edge_node.activations import decode_activation, encode_activation, quiet
 from edge_node.errors import NotFinite
 from edge_node.runtime.execute import execute
 from edge_node.runtime.segment import Segment
+from edge_node.wire.activations import decode_activation, encode_activation, quiet
 from edge_node.work import Draw, Work
 from orchestrator.model.model import Model
 from schemas.codec import Dtype

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edge_node.activations import encode_activation
 from edge_node.errors import SegmentUnusable
 from edge_node.runtime.decode_fast_path import Solo
 from edge_node.runtime.sampling import choose_token
 from edge_node.runtime.segment import Segment
-from edge_node.wire import WIRE_DTYPES
+from edge_node.wire.activations import encode_activation
+from edge_node.wire.dtypes import WIRE_DTYPES
 from edge_node.work import Draw
 from orchestrator.model.model import Model
 from schemas.codec import Dtype

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from edge_node.activations import decode_activation, encode_activation, quiet
 from edge_node.errors import NotFinite
+from edge_node.wire.activations import decode_activation, encode_activation, quiet
 from schemas.codec import INT8_BLOCK, Dtype, activation_payload_bytes
 from tests.support.strategies import examples
 
