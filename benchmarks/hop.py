@@ -20,8 +20,8 @@ from edge_node.runtime.sampling import choose_token
 from edge_node.wire.activations import encode_activation
 from orchestrator.model.model import Model
 from schemas.codec import SAMPLE, Dtype, Kind
+from schemas.frame_template import FrameStencil
 from schemas.messages import Epoch, Sampling
-from schemas.stencil import FrameStencil
 from tests.support.ring import even_cuts
 
 STAGES = 4

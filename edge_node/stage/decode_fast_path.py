@@ -25,8 +25,8 @@ from edge_node.wire.frames import tokens_frame
 from edge_node.wire.topics import StageTopics
 from edge_node.work import Draw, FailureCode
 from schemas.codec import SAMPLE, Dtype, Kind, activation_payload_bytes, request_number
+from schemas.frame_template import FrameStencil
 from schemas.messages import PrepareSegment
-from schemas.stencil import FrameStencil
 
 _TOKEN = struct.Struct("<i")
 

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from schemas.codec import HEADER_BYTES, Dtype, Flag, Kind, decode_frame, pack_frame
 from schemas.errors import FrameError
+from schemas.frame_template import FrameStencil
 from schemas.messages import Epoch
-from schemas.stencil import FrameStencil
 from tests.support.strategies import examples
 
 WIDTH = 5
