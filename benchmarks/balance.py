@@ -18,7 +18,8 @@ from dataclasses import dataclass, replace
 
 from harness import Result, main, median_result, note
 
-from orchestrator.balance import with_slowness
+from orchestrator.balancing.balancer import with_slowness
+from orchestrator.balancing.simulated import SimulatedBalancer
 from orchestrator.planning.cost import holdings, load_s
 from orchestrator.planning.planner import solve
 from orchestrator.planning.problem import Device, Objective, Problem, Stage, UnitRun
@@ -27,7 +28,6 @@ from orchestrator.planning.scenario import FleetEvent, NodeObservation, Observat
 from orchestrator.planning.simulate import Simulation
 from orchestrator.planning.solution import Infeasible
 from orchestrator.planning.stagecost import BATCH, stage_costs
-from orchestrator.simulated_balancer import SimulatedBalancer
 
 NOISE = 0.2
 SLIGHT_NOISE = 0.1

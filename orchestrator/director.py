@@ -1,7 +1,7 @@
 """When to plan, with which nodes, and whether the answer is worth it (pure).
 
 One thing at a time: ``Solving``, then what `succession` does to bring the plan into force, or back to nothing on the
-way. ``judge`` (see `judging`) is asked about every solution that was found beside a working plan.
+way. ``judge`` (see `acceptance`) is asked about every solution that was found beside a working plan.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from dataclasses import replace
 from typing import Any
 
 from orchestrator.agenda import Agenda
-from orchestrator.balance import Decision, History
-from orchestrator.balance import Verdict as Decided
-from orchestrator.balancing import Balancing
+from orchestrator.balancing.acceptance import Answer, Judge, Question, Verdict, judge
+from orchestrator.balancing.balancer import Decision, History
+from orchestrator.balancing.balancer import Verdict as Decided
+from orchestrator.balancing.pipeline_balancer import Balancing
 from orchestrator.config import Timing
 from orchestrator.effects import Effect, Note, SolvePlan
 from orchestrator.eligibility import Eligibility
 from orchestrator.epochs import Epochs
-from orchestrator.judging import Answer, Judge, Question, Verdict, judge
 from orchestrator.members import FleetView
 from orchestrator.moving import LiveMove
 from orchestrator.planning.errors import PlanningError

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from orchestrator.balancing import Balancing
+from orchestrator.balancing.pipeline_balancer import Balancing
 from orchestrator.config import Timing
 from orchestrator.director import PlanDirector
 from orchestrator.effects import Effect, Note

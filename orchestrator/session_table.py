@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 
-from orchestrator.judging import OpenWork
+from orchestrator.balancing.acceptance import OpenWork
 from orchestrator.sessions import Phase, Session
 
 _REMEMBERED_ENDS = 1000

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from orchestrator.judging import OpenWork
+from orchestrator.balancing.acceptance import OpenWork
 from orchestrator.planning.migration import Migration, estimate, transfers_between
 from orchestrator.plans import Candidate
 from schemas.handover import heirs, unchanged

@@ -27,9 +27,9 @@ def command(fleet: str, balance: str, as_json: bool) -> None:
 
     An unknown name lists the examples. Nothing is connected to anything.
     """
+    from orchestrator.balancing.simulated import SimulatedBalancer
     from orchestrator.planning.fleetfile import load_fleet
     from orchestrator.planning.play import play
-    from orchestrator.simulated_balancer import SimulatedBalancer
 
     balancers: list[SimulatedBalancer] = []
 

@@ -15,7 +15,7 @@ LEAST_SLOPE = 0.75
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
-    """One node's figures for one model. ``drift`` is observed over measured time, as `observation` believes it."""
+    """One node's figures for one model. ``drift`` is observed over measured time, as `speed_estimate` believes it."""
 
     node: str
     fingerprint: str

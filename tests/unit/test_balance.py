@@ -12,8 +12,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.balance import Balancer, BalanceSettings, Decision, History, Proposal, Verdict, with_slowness
-from orchestrator.observation import Reading
+from orchestrator.balancing.balancer import (
+    Balancer,
+    BalanceSettings,
+    Decision,
+    History,
+    Proposal,
+    Verdict,
+    with_slowness,
+)
+from orchestrator.balancing.speed_estimate import Reading
 from orchestrator.planning.nearby import nearby, value_s
 from orchestrator.planning.planner import evaluate, solve
 from orchestrator.planning.problem import Objective, Problem, Stage

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from orchestrator.balancing import reading_of
+from orchestrator.balancing.pipeline_balancer import reading_of
 from schemas.messages import StageMetrics
 from tests.support.orchestrating import World
 from tests.support.scripted_nodes import make_heartbeat

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.observation import (
+from orchestrator.balancing.speed_estimate import (
     FROZEN_READINGS,
     TRUST_READINGS,
     ObservationSettings,

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from orchestrator.balancing.acceptance import Answer, Question, Verdict
 from orchestrator.effects import Note, Publish
 from orchestrator.events import BusDown, BusUp, Cancelled, NodeSaid, Stopping, TokensHeard
-from orchestrator.judging import Answer, Question, Verdict
 from orchestrator.plans import ActivePlan
 from schemas.codec import Flag
 from schemas.messages import (

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from orchestrator.balancing.acceptance import Answer, OpenWork, Question, judge
 from orchestrator.epochs import Epochs
-from orchestrator.judging import Answer, OpenWork, Question, judge
 from orchestrator.planning.cost import predict
 from orchestrator.planning.migration import Migration
 from orchestrator.planning.problem import Objective, Stage

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from orchestrator.balancing.simulated import SimulatedBalancer
 from orchestrator.planning.play import quick_replan
 from orchestrator.planning.problem import Objective
 from orchestrator.planning.scenario import FleetEvent, Record, Workload
 from orchestrator.planning.simulate import Simulation
-from orchestrator.simulated_balancer import SimulatedBalancer
 from tests.support.fleets import device, fleet
 
 PROBLEM = replace(

@@ -11,12 +11,12 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 
-from orchestrator.balance import Balancer, BalanceSettings, Decision, History, Proposal, Stages, Verdict
+from orchestrator.balancing.acceptance import Answer, Question, settled
+from orchestrator.balancing.acceptance import Verdict as Judgement
+from orchestrator.balancing.balancer import Balancer, BalanceSettings, Decision, History, Proposal, Stages, Verdict
+from orchestrator.balancing.speed_estimate import Reading
 from orchestrator.effects import Effect
-from orchestrator.judging import Answer, Question, settled
-from orchestrator.judging import Verdict as Judgement
 from orchestrator.members import FleetView
-from orchestrator.observation import Reading
 from orchestrator.planning.migration import Migration
 from orchestrator.planning.movecost import loading_s
 from orchestrator.planning.problem import Problem

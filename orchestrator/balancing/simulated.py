@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field, replace
 
-from orchestrator.balance import Balancer, BalanceSettings, Proposal, Verdict, with_slowness
-from orchestrator.observation import Reading
+from orchestrator.balancing.balancer import Balancer, BalanceSettings, Proposal, Verdict, with_slowness
+from orchestrator.balancing.speed_estimate import Reading
 from orchestrator.planning.movecost import MoveCost, move_cost
 from orchestrator.planning.planner import solve
 from orchestrator.planning.problem import Problem, Stage

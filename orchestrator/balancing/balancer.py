@@ -1,6 +1,6 @@
 """When a pipeline's layers should move, and why they stay (pure).
 
-Readings come in with heartbeats; `observation` makes of them how slow each node is believed to be. Once these beliefs
+Readings come in with heartbeats; `speed_estimate` makes of them how slow each node is believed to be. Once these beliefs
 are away from those that the last decision was made with, ``consider`` says that the planner should be asked, with the
 nodes as they are believed to be. ``judge`` is shown its answer: of the best plan and of plans next to the running one
 it takes the one that saves most time over the expected work, less what the move costs. It stays where that is nothing.
@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from orchestrator.observation import ObservationSettings, Reading, SpeedEstimate
+from orchestrator.balancing.speed_estimate import ObservationSettings, Reading, SpeedEstimate
 from orchestrator.planning.cost import check
 from orchestrator.planning.nearby import nearby, value_s
 from orchestrator.planning.problem import Objective, Problem, Stage
