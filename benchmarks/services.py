@@ -14,8 +14,8 @@ from typing import Any
 from harness import note
 
 from broker.local_broker import LocalBroker
-from orchestrator.benchmarking import make_prompt
 from orchestrator.client import AnswerFailed, Client, ControlRefused, NoOrchestrator
+from orchestrator.commands.bench_report import make_prompt
 from orchestrator.config import ServiceConfig, Timing
 from orchestrator.demo import node_overhead_bytes
 from orchestrator.model.model import Model

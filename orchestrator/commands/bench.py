@@ -9,14 +9,14 @@ from typing import Any
 
 import click
 
-from orchestrator.benchmarking import Combination, Load, Measured, Result, Spread, make_prompt, summarise
 from orchestrator.client import Client
+from orchestrator.commands.bench_report import Combination, Load, Measured, Result, Spread, make_prompt, summarise
+from orchestrator.commands.bench_streams import Streams, measure, stop_on_interrupt
 from orchestrator.commands.connection import connect
 from orchestrator.commands.exits import INTERRUPTED
 from orchestrator.commands.output import print_json, table
 from orchestrator.commands.progress import ProgressLines
 from orchestrator.commands.settings import Settings, bus_options, pass_settings
-from orchestrator.commands.streams import Streams, measure, stop_on_interrupt
 
 _SAMPLE_WORDS = 40
 

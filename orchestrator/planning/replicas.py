@@ -308,7 +308,7 @@ def answer_s(
     prompt_tokens: int,
     answer_tokens: int,
 ) -> float:
-    """When a new request would be answered in full by a pipeline that has `streams` open and prompts queued."""
+    """When a new request would be answered in full by a pipeline that has `bench_streams` open and prompts queued."""
     waiting_s = ttft_s(problem, solution.stages, prompt_tokens + queued_prompt_tokens)
     per_token_s = max(solution.predicted.decode_s, (streams + 1) * solution.predicted.bottleneck_s)
     return waiting_s + answer_tokens * per_token_s

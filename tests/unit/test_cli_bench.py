@@ -12,8 +12,8 @@ import pytest
 
 from broker.memory import MemoryBus
 from orchestrator import cli
-from orchestrator.benchmarking import TEXT, Combination, Load, Measured, make_prompt, percentile, summarise
 from orchestrator.client import Client
+from orchestrator.commands.bench_report import TEXT, Combination, Load, Measured, make_prompt, percentile, summarise
 from schemas.messages import StageTiming, StreamEnd, StreamError, SubmitRequest
 from tests.support.fake_orchestrator import FakeOrchestrator, StreamMessage, end, piece
 

@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 
-from orchestrator.benchmarking import Measured
 from orchestrator.client import Answer, Client
+from orchestrator.commands.bench_report import Measured
 from schemas.messages import Sampling
 
 
