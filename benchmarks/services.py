@@ -17,7 +17,7 @@ from broker.local_broker import LocalBroker
 from orchestrator.client import AnswerFailed, Client, ControlRefused, NoOrchestrator
 from orchestrator.commands.bench_report import make_prompt
 from orchestrator.config import ServiceConfig, Timing
-from orchestrator.demo import node_overhead_bytes
+from orchestrator.demo.local_fleet import node_overhead_bytes
 from orchestrator.model.model import Model
 from orchestrator.planning_input import build_problem
 from schemas import PACKAGE_VERSION, PROTOCOL_VERSION

@@ -5,7 +5,7 @@ from __future__ import annotations
 import harness  # noqa: F401  (puts the repository on the path)
 
 from orchestrator.commands.settings import default_cache
-from orchestrator.demo_model import demo_model
+from orchestrator.demo.model import demo_model
 from orchestrator.model.model import Model
 
 QUESTION = "What is the capital of France?"

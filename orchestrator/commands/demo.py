@@ -18,7 +18,7 @@ from orchestrator.commands.settings import default_cache
 from schemas.messages import ChatMessage
 
 if TYPE_CHECKING:
-    from orchestrator.demo import Fleet
+    from orchestrator.demo.local_fleet import Fleet
 
 QUESTION = "What is the capital of France?"
 SYSTEM = "Answer in one short sentence."
@@ -31,8 +31,8 @@ MAX_TOKENS = 48
 @click.option("--keep", is_flag=True, help="Leave everything running until Ctrl-C, for questions of your own.")
 def command(question: str, nodes: int, keep: bool) -> int:
     """Start a broker, an orchestrator and nodes that are each too small for the model, and ask it something."""
-    from orchestrator.demo import memory_plan, node_overhead_bytes, running_fleet
-    from orchestrator.demo_model import demo_model
+    from orchestrator.demo.local_fleet import memory_plan, node_overhead_bytes, running_fleet
+    from orchestrator.demo.model import demo_model
 
     signal.signal(signal.SIGTERM, _leave)
     signal.signal(signal.SIGHUP, _leave)

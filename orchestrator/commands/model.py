@@ -48,7 +48,7 @@ def _store(settings: Settings) -> ModelStore:
 @pass_settings
 def add(settings: Settings, source: str, name: str | None, precision: str, profile: str) -> None:
     """Convert and split a model: SOURCE is a Hugging Face id or folder, a .gguf file, an ONNX decoder, or "demo"."""
-    from orchestrator.demo_model import demo_checkpoint
+    from orchestrator.demo.model import demo_checkpoint
 
     with ProgressLines() as progress:
         if source == "demo":

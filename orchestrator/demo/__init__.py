@@ -1,0 +1,1 @@
+"""A fleet on this machine with a small model, to try linguabus with."""
