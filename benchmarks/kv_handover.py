@@ -21,7 +21,7 @@ from harness import Result, main, note
 from services import Fleet, Installation, fleet_of, installed, reading, until
 from smollm2 import open_smollm2
 
-from orchestrator import transition
+from orchestrator.deployment import coexistence
 from orchestrator.model.model import Model
 from orchestrator.planning.migration import Migration, estimate
 from tests.support.mqtt_proxy import MqttProxy
@@ -87,8 +87,8 @@ def _links(model: Model, rate: float | None) -> Iterator[tuple[Installation, Pic
             proxy.up.rate_bytes_per_s = proxy.down.rate_bytes_per_s = rate
             fleet.start(name, proxy.url)
         stack.callback(fleet.end)
-        transition.estimate, before = picks, transition.estimate  # type: ignore[assignment]
-        stack.callback(setattr, transition, "estimate", before)
+        coexistence.estimate, before = picks, coexistence.estimate  # type: ignore[assignment]
+        stack.callback(setattr, coexistence, "estimate", before)
         yield stack.enter_context(installed(fleet, model, balance=False, **CACHES)), picks
 
 

@@ -1,6 +1,6 @@
 """When to plan, with which nodes, and whether the answer is worth it (pure).
 
-One thing at a time: ``Solving``, then what `succession` does to bring the plan into force, or back to nothing on the
+One thing at a time: ``Solving``, then what `switchover` does to bring the plan into force, or back to nothing on the
 way. ``judge`` (see `acceptance`) is asked about every solution that was found beside a working plan.
 """
 
@@ -17,22 +17,31 @@ from orchestrator.balancing.balancer import Decision, History
 from orchestrator.balancing.balancer import Verdict as Decided
 from orchestrator.balancing.pipeline_balancer import Balancing
 from orchestrator.config import Timing
+from orchestrator.deployment.epochs import Epochs
+from orchestrator.deployment.live_migration import LiveMove
+from orchestrator.deployment.plan import (
+    ActivePlan,
+    Building,
+    Candidate,
+    NoPlan,
+    NoPlanCode,
+    ReplanDone,
+    ServingSettings,
+    Solving,
+)
+from orchestrator.deployment.rollout import Rollout
+from orchestrator.deployment.switchover import GivenUp, Succession
 from orchestrator.effects import Effect, Note, SolvePlan
 from orchestrator.eligibility import Eligibility
-from orchestrator.epochs import Epochs
 from orchestrator.members import FleetView
-from orchestrator.moving import LiveMove
 from orchestrator.planning.errors import PlanningError
 from orchestrator.planning.flight import batches_in_flight
 from orchestrator.planning.problem import Problem
 from orchestrator.planning.solution import Infeasible, Solution
 from orchestrator.planning_input import problem_of
-from orchestrator.plans import ActivePlan, Building, Candidate, NoPlan, NoPlanCode, ReplanDone, ServingSettings, Solving
 from orchestrator.profiles import Profiles
 from orchestrator.requests import RequestDesk
-from orchestrator.rollout import Rollout
 from orchestrator.served import ServedModel
-from orchestrator.succession import GivenUp, Succession
 from orchestrator.wishes import BadWish, Wishes
 from schemas.messages import Heartbeat, NodeBirth, NodeProfile
 

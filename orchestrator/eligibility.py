@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from orchestrator.deployment.plan import Candidate
 from orchestrator.exclusions import Exclusions
 from orchestrator.members import FleetView
-from orchestrator.plans import Candidate
 from orchestrator.wishes import Wishes
 from schemas.messages import NodeBirth
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from orchestrator.control_plane import ControlPlane
+from orchestrator.deployment.live_migration import LiveMove
+from orchestrator.deployment.plan import Candidate, describe_units
 from orchestrator.fleet import FleetState
-from orchestrator.moving import LiveMove
 from orchestrator.pipeline import Pipeline
-from orchestrator.plans import Candidate, describe_units
 from schemas.messages import StageMetrics
 
 

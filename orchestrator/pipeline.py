@@ -11,16 +11,16 @@ from typing import Any
 
 from orchestrator.balancing.pipeline_balancer import Balancing
 from orchestrator.config import Timing
+from orchestrator.deployment.epochs import Epochs
+from orchestrator.deployment.plan import ServingSettings, plan_view
+from orchestrator.deployment.standby import StandbyUnits
 from orchestrator.director import PlanDirector
 from orchestrator.effects import Effect, Note
-from orchestrator.epochs import Epochs
 from orchestrator.events import StandbyPlanned
 from orchestrator.fleet import FleetState
 from orchestrator.members import Members
-from orchestrator.plans import ServingSettings, plan_view
 from orchestrator.profiles import Profiles
 from orchestrator.requests import RequestDesk
-from orchestrator.standby_units import StandbyUnits
 from schemas.messages import RequestClosed, RequestFailed
 
 

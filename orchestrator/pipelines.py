@@ -12,15 +12,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from orchestrator.config import Timing
+from orchestrator.deployment.epochs import Epochs
+from orchestrator.deployment.plan import ReplanDone, ServingSettings
 from orchestrator.effects import Effect, Listen
-from orchestrator.epochs import Epochs
 from orchestrator.events import FleetDivided, StandbyPlanned, TokensHeard
 from orchestrator.fleet import FleetState
 from orchestrator.partition import pipeline_names
 from orchestrator.pipeline import Pipeline
 from orchestrator.planning.problem import Problem
 from orchestrator.planning.solution import Infeasible, Solution
-from orchestrator.plans import ReplanDone, ServingSettings
 from orchestrator.profiles import Profiles
 from orchestrator.routing import even_out, place
 from orchestrator.served import BuiltSegment, ServedModel

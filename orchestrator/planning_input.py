@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from orchestrator.config import DEFAULT_CONTEXT_TOKENS
+from orchestrator.deployment.plan import Candidate, ServingSettings
 from orchestrator.health import Condition
 from orchestrator.model.manifest import Blob, Manifest, Unit
 from orchestrator.planning.problem import BLOCK, EMBED, HEAD, Device, Problem, Stage, UnitRun
 from orchestrator.planning.profile import Profile
-from orchestrator.plans import Candidate, ServingSettings
 from orchestrator.resident import ResidentFactors, resident_factors, workspace_bytes
 from orchestrator.wishes import Wishes
 from schemas.codec import Dtype, activation_payload_bytes

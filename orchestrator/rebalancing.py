@@ -6,12 +6,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from orchestrator.deployment.plan import Candidate, describe_units
 from orchestrator.planning.cost import check
 from orchestrator.planning.migration import Migration
 from orchestrator.planning.planner import evaluate
 from orchestrator.planning.problem import Problem, Stage
 from orchestrator.planning.solution import Solution
-from orchestrator.plans import Candidate, describe_units
 
 
 def comparison(

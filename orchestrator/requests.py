@@ -9,10 +9,10 @@ from typing import Literal
 
 from orchestrator.closings import Closings
 from orchestrator.config import Timing
+from orchestrator.deployment.plan import ActivePlan, NoPlan
 from orchestrator.effects import Effect, ForgetRequest, Note, Publish, SaveRequest, command
 from orchestrator.events import TokensHeard
 from orchestrator.pace import Pace
-from orchestrator.plans import ActivePlan, NoPlan
 from orchestrator.prefixes import PrefixBook
 from orchestrator.session_table import SessionTable
 from orchestrator.sessions import FinishReason, Phase, PromptRefused, Session

@@ -19,6 +19,7 @@ from orchestrator.blobs import BLOBS_PATH, blob_routes
 from orchestrator.config import ServiceConfig
 from orchestrator.control_plane import ControlPlane
 from orchestrator.core import Core
+from orchestrator.deployment.plan import ServingSettings
 from orchestrator.effects import (
     BuildSegments,
     DivideFleet,
@@ -62,7 +63,6 @@ from orchestrator.http_server import HttpServer, reachable_urls
 from orchestrator.journal import Journal
 from orchestrator.model.errors import ModelError
 from orchestrator.model.store import ModelStore
-from orchestrator.plans import ServingSettings
 from orchestrator.state import State
 from orchestrator.wishes import BadWish, wishes_from
 from orchestrator.worker import Solver, Worker, default_solver

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from orchestrator.plans import Candidate
+from orchestrator.deployment.plan import Candidate
 from orchestrator.served import ServedModel, TextStream
 from schemas.codec import Flag
 from schemas.errors import LinguabusError

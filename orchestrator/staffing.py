@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from orchestrator.deployment.plan import ServingSettings
 from orchestrator.effects import DivideFleet, Effect, Note
 from orchestrator.events import FleetDivided
 from orchestrator.fleet import FleetState
@@ -17,7 +18,6 @@ from orchestrator.pipeline import Pipeline
 from orchestrator.planning.errors import PlanningError
 from orchestrator.planning.problem import Objective, Problem
 from orchestrator.planning_input import problem_of
-from orchestrator.plans import ServingSettings
 from orchestrator.profiles import Profiles
 from orchestrator.served import ServedModel
 from orchestrator.wishes import BadWish, Wishes

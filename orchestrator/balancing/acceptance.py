@@ -14,9 +14,9 @@ import enum
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from orchestrator.deployment.plan import Candidate, Solving
 from orchestrator.planning.migration import Migration
 from orchestrator.planning.solution import Solution
-from orchestrator.plans import Candidate, Solving
 
 MIN_GAIN = 0.05
 """A working plan is replaced of its own accord only for a predicted gain above this share."""

@@ -15,6 +15,7 @@ from orchestrator.balancing.acceptance import Answer, Question, settled
 from orchestrator.balancing.acceptance import Verdict as Judgement
 from orchestrator.balancing.balancer import Balancer, BalanceSettings, Decision, History, Proposal, Stages, Verdict
 from orchestrator.balancing.speed_estimate import Reading
+from orchestrator.deployment.plan import ActivePlan, Candidate, unit_counts
 from orchestrator.effects import Effect
 from orchestrator.members import FleetView
 from orchestrator.planning.migration import Migration
@@ -22,7 +23,6 @@ from orchestrator.planning.movecost import loading_s
 from orchestrator.planning.problem import Problem
 from orchestrator.planning.profile import Profile
 from orchestrator.planning.solution import Solution, Standby
-from orchestrator.plans import ActivePlan, Candidate, unit_counts
 from orchestrator.profiles import Profiles
 from schemas.messages import Epoch, Heartbeat, StageMetrics
 

@@ -92,7 +92,7 @@ class _Pipeline:
 
 
 class Simulation:
-    """One run. `problems` and `plans` belong together, one of each per pipeline; pipelines share no device."""
+    """One run. `problems` and `plan` belong together, one of each per pipeline; pipelines share no device."""
 
     def __init__(
         self,

@@ -10,6 +10,7 @@ from typing import Any
 from orchestrator.config import Timing
 from orchestrator.control_plane import ControlPlane
 from orchestrator.core import Core
+from orchestrator.deployment.plan import ServingSettings
 from orchestrator.effects import (
     BuildSegments,
     DivideFleet,
@@ -42,7 +43,6 @@ from orchestrator.partition import divide
 from orchestrator.planning.planner import solve
 from orchestrator.planning.problem import Problem, Stage
 from orchestrator.planning.solution import Standby
-from orchestrator.plans import ServingSettings
 from orchestrator.served import BuiltSegment, ServedModel
 from orchestrator.worker import preview
 from schemas.codec import Flag

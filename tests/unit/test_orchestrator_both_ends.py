@@ -2,8 +2,8 @@
 
 import pytest
 
+from orchestrator.deployment.rollout import Rollout
 from orchestrator.events import NodeSaid
-from orchestrator.rollout import Rollout
 from schemas.codec import Flag
 from schemas.messages import (
     CloseRequest,

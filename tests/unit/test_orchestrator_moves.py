@@ -7,9 +7,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from orchestrator.balancing.acceptance import Answer, Question, Verdict
+from orchestrator.deployment.plan import ActivePlan
 from orchestrator.effects import Note, Publish
 from orchestrator.events import BusDown, BusUp, Cancelled, NodeSaid, Stopping, TokensHeard
-from orchestrator.plans import ActivePlan
 from schemas.codec import Flag
 from schemas.messages import (
     CancelRequest,

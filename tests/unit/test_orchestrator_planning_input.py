@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orchestrator.deployment.plan import describe_units
 from orchestrator.planning.solution import Infeasible
 from orchestrator.planning_input import MIN_SPEED_FLOPS, build_problem, context_of
-from orchestrator.plans import describe_units
 from orchestrator.resident import CAUTIOUS, resident_factors, workspace_bytes
 from tests.support.orchestrating import plan_quickly
 from tests.support.scripted_nodes import MB, make_birth, make_manifest

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from orchestrator.deployment.standby import StandbyUnits
 from orchestrator.effects import Note, PlanStandby, Publish
 from orchestrator.events import JobFailed, NodeSaid, StandbyPlanned
 from orchestrator.planning.errors import PlanningError
 from orchestrator.planning.problem import Problem, Stage
 from orchestrator.planning.solution import Standby
 from orchestrator.planning.standby import plan_standby
-from orchestrator.standby_units import StandbyUnits
 from schemas.messages import BlobRef, KeepBlobs
 from tests.support.orchestrating import BLOB_URL, World
 from tests.support.scripted_nodes import MB, make_birth, make_heartbeat

@@ -7,16 +7,16 @@ from typing import Any
 import pytest
 
 from orchestrator.balancing.acceptance import Answer, OpenWork, Question, judge
-from orchestrator.epochs import Epochs
+from orchestrator.deployment.coexistence import bytes_beside, fits_beside, migration_of
+from orchestrator.deployment.epochs import Epochs
+from orchestrator.deployment.plan import Candidate, Solving
 from orchestrator.planning.cost import predict
 from orchestrator.planning.migration import Migration
 from orchestrator.planning.problem import Objective, Stage
 from orchestrator.planning.solution import Solution, Status
 from orchestrator.planning_input import build_problem
-from orchestrator.plans import Candidate, Solving
 from orchestrator.resident import resident_factors, workspace_bytes
 from orchestrator.served import ServedModel
-from orchestrator.transition import bytes_beside, fits_beside, migration_of
 from schemas.messages import Epoch, Plan
 from tests.support.scripted_nodes import MB, Letters, make_birth, make_manifest
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from orchestrator.moving import LiveMove, moved_units
+from orchestrator.deployment.live_migration import LiveMove, moved_units
 
 LEAST_BYTES = 256 * 1024
 """A smaller copy says more about messages' latency than about a link's rate."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from orchestrator.balancing.acceptance import OpenWork
+from orchestrator.deployment.plan import Candidate
 from orchestrator.planning.migration import Migration, estimate, transfers_between
-from orchestrator.plans import Candidate
 from schemas.handover import heirs, unchanged
 from schemas.messages import NodeBirth, StageRef
 

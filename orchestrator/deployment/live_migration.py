@@ -13,10 +13,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from orchestrator.config import Timing
+from orchestrator.deployment.plan import Candidate
+from orchestrator.deployment.rollout import Rollout
 from orchestrator.effects import Effect, Note, command
 from orchestrator.planning.migration import Migration
-from orchestrator.plans import Candidate
-from orchestrator.rollout import Rollout
 from schemas.handover import kv_copies
 from schemas.messages import (
     CopyKv,

@@ -1,6 +1,6 @@
 """How a plan comes into force, and another in its place (pure).
 
-``Building -> Rollout -> commit``. Open requests that can go on in the next plan are moved to it live (`moving`);
+``Building -> Rollout -> commit``. Open requests that can go on in the next plan are moved to it live (`live_migration`);
 otherwise the working plan stays in force until no request is open on it. A working plan beside which the next one does
 not fit is taken down first: once nobody uses it, or at once where somebody insists; requests then go on by replay.
 """
@@ -12,20 +12,20 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from orchestrator.config import Timing
+from orchestrator.deployment.coexistence import bytes_beside, fits_beside, migration_of
+from orchestrator.deployment.epochs import Epochs
+from orchestrator.deployment.live_migration import LiveMove, MovePhase
+from orchestrator.deployment.migration_log import MoveLog
+from orchestrator.deployment.plan import ActivePlan, Building, Candidate, plan_view
+from orchestrator.deployment.rollout import Rollout, RolloutState
 from orchestrator.effects import BuildSegments, Effect, Note, Publish, SaveEpoch, SavePlan
-from orchestrator.epochs import Epochs
 from orchestrator.members import FleetView
-from orchestrator.moves import MoveLog
-from orchestrator.moving import LiveMove, MovePhase
 from orchestrator.planning.migration import Migration
 from orchestrator.planning.problem import Stage
 from orchestrator.planning_input import prepare_commands
-from orchestrator.plans import ActivePlan, Building, Candidate, plan_view
 from orchestrator.profiles import Profiles
 from orchestrator.requests import RequestDesk
-from orchestrator.rollout import Rollout, RolloutState
 from orchestrator.served import BuiltSegment
-from orchestrator.transition import bytes_beside, fits_beside, migration_of
 from schemas.messages import Basis, Plan
 from schemas.topics import PLAN
 

@@ -7,8 +7,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from orchestrator.deployment.plan import Candidate
 from orchestrator.effects import Effect, Note, command
-from orchestrator.plans import Candidate
 from schemas.messages import PrepareProgress, PrepareSegment, ReleaseSegment, SegmentFailed, SegmentReady
 
 
