@@ -11,13 +11,13 @@ from typing import Any
 from harness import note
 
 from orchestrator.deployment.plan import unit_counts
+from orchestrator.fleet.profiles import fingerprint_of
 from orchestrator.model.model import Model
 from orchestrator.planning.planner import solve
 from orchestrator.planning.problem import Problem, Stage
 from orchestrator.planning.profile import Profile
 from orchestrator.planning.solution import Infeasible, Solution
 from orchestrator.planning_input import build_problem
-from orchestrator.profiles import fingerprint_of
 from orchestrator.worker import probe_parts
 from schemas.messages import NodeProfile, ProbeNode
 from tests.support.ring import Answer, Ring, even_cuts

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from broker.address import parse_broker_url
 from orchestrator.errors import BadSetting, InsecureAddress
-from orchestrator.health import HealthLimits
+from orchestrator.fleet.health import HealthLimits
 from schemas.messages import WireDtype
 
 DEFAULT_CONTEXT_TOKENS = 2048

@@ -8,8 +8,8 @@ from orchestrator.config import Timing
 from orchestrator.deployment.plan import ServingSettings
 from orchestrator.director import PlanDirector
 from orchestrator.effects import Effect, Note, OpenModel, SaveNode, command
-from orchestrator.fleet import Drained, Flagged, FleetChange, FleetState, Joined, Left, Restored, Tell, Trusted
-from orchestrator.health import HealthLimits
+from orchestrator.fleet.fleet import Drained, Flagged, FleetChange, FleetState, Joined, Left, Restored, Tell, Trusted
+from orchestrator.fleet.health import HealthLimits
 from orchestrator.pipeline import Pipeline
 from orchestrator.pipelines import PipelineOptions, Pipelines
 from orchestrator.rates import RateMeter

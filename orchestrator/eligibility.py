@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from orchestrator.deployment.plan import Candidate
 from orchestrator.exclusions import Exclusions
-from orchestrator.members import FleetView
+from orchestrator.fleet.pipeline_nodes import FleetView
 from orchestrator.wishes import Wishes
 from schemas.messages import NodeBirth
 

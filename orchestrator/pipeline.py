@@ -17,9 +17,9 @@ from orchestrator.deployment.standby import StandbyUnits
 from orchestrator.director import PlanDirector
 from orchestrator.effects import Effect, Note
 from orchestrator.events import StandbyPlanned
-from orchestrator.fleet import FleetState
-from orchestrator.members import Members
-from orchestrator.profiles import Profiles
+from orchestrator.fleet.fleet import FleetState
+from orchestrator.fleet.pipeline_nodes import Members
+from orchestrator.fleet.profiles import Profiles
 from orchestrator.requests import RequestDesk
 from schemas.messages import RequestClosed, RequestFailed
 

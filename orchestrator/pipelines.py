@@ -16,12 +16,12 @@ from orchestrator.deployment.epochs import Epochs
 from orchestrator.deployment.plan import ReplanDone, ServingSettings
 from orchestrator.effects import Effect, Listen
 from orchestrator.events import FleetDivided, StandbyPlanned, TokensHeard
-from orchestrator.fleet import FleetState
+from orchestrator.fleet.fleet import FleetState
+from orchestrator.fleet.profiles import Profiles
 from orchestrator.partition import pipeline_names
 from orchestrator.pipeline import Pipeline
 from orchestrator.planning.problem import Problem
 from orchestrator.planning.solution import Infeasible, Solution
-from orchestrator.profiles import Profiles
 from orchestrator.routing import even_out, place
 from orchestrator.served import BuiltSegment, ServedModel
 from orchestrator.staffing import Staffing, StaffingRules

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from orchestrator.config import DEFAULT_CONTEXT_TOKENS
 from orchestrator.deployment.plan import Candidate, ServingSettings
-from orchestrator.health import Condition
+from orchestrator.fleet.health import Condition
 from orchestrator.model.manifest import Blob, Manifest, Unit
 from orchestrator.planning.problem import BLOCK, EMBED, HEAD, Device, Problem, Stage, UnitRun
 from orchestrator.planning.profile import Profile

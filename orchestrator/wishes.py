@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from orchestrator.errors import OrchestratorError
-from orchestrator.health import Condition
+from orchestrator.fleet.health import Condition
 from orchestrator.planning.problem import Constraints, Device, NodeLimit, Objective, Pin
 
 _RANGE = re.compile(r"(\d{1,6})(?:-(\d{1,6}))?")

@@ -17,13 +17,13 @@ from orchestrator.balancing.balancer import Balancer, BalanceSettings, Decision,
 from orchestrator.balancing.speed_estimate import Reading
 from orchestrator.deployment.plan import ActivePlan, Candidate, unit_counts
 from orchestrator.effects import Effect
-from orchestrator.members import FleetView
+from orchestrator.fleet.pipeline_nodes import FleetView
+from orchestrator.fleet.profiles import Profiles
 from orchestrator.planning.migration import Migration
 from orchestrator.planning.movecost import loading_s
 from orchestrator.planning.problem import Problem
 from orchestrator.planning.profile import Profile
 from orchestrator.planning.solution import Solution, Standby
-from orchestrator.profiles import Profiles
 from schemas.messages import Epoch, Heartbeat, StageMetrics
 
 LOOK_S = 0.9

@@ -117,7 +117,7 @@ def command(
     """Run the orchestrator: it plans which node runs what, hands out the parts and answers questions."""
     from broker.local_broker import LocalBroker
     from orchestrator.config import ServiceConfig
-    from orchestrator.health import HealthLimits
+    from orchestrator.fleet.health import HealthLimits
     from orchestrator.service import run_service
 
     if not settings.verbose:

@@ -13,7 +13,7 @@ from typing import Any
 from orchestrator.deployment.plan import Candidate, describe_units
 from orchestrator.effects import Effect, Note, PlanStandby, Publish
 from orchestrator.events import StandbyPlanned
-from orchestrator.fleet import Node
+from orchestrator.fleet.fleet import Node
 from orchestrator.planning.errors import PlanningError
 from orchestrator.planning.problem import Problem
 from orchestrator.planning.solution import Standby

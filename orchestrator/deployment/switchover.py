@@ -19,11 +19,11 @@ from orchestrator.deployment.migration_log import MoveLog
 from orchestrator.deployment.plan import ActivePlan, Building, Candidate, plan_view
 from orchestrator.deployment.rollout import Rollout, RolloutState
 from orchestrator.effects import BuildSegments, Effect, Note, Publish, SaveEpoch, SavePlan
-from orchestrator.members import FleetView
+from orchestrator.fleet.pipeline_nodes import FleetView
+from orchestrator.fleet.profiles import Profiles
 from orchestrator.planning.migration import Migration
 from orchestrator.planning.problem import Stage
 from orchestrator.planning_input import prepare_commands
-from orchestrator.profiles import Profiles
 from orchestrator.requests import RequestDesk
 from orchestrator.served import BuiltSegment
 from schemas.messages import Basis, Plan

@@ -8,7 +8,7 @@ import pytest
 
 from orchestrator.effects import Note
 from orchestrator.events import NodeSaid
-from orchestrator.health import HealthLimits
+from orchestrator.fleet.health import HealthLimits
 from orchestrator.planning.planner import evaluate, solve
 from orchestrator.planning.problem import Stage
 from orchestrator.planning.solution import Solution
@@ -228,7 +228,7 @@ def test_a_pipeline_loses_a_drained_node_to_others_or_ends(names: str, pipelines
 
 
 def test_a_node_to_be_spared_gets_less_and_is_predicted_as_quick_as_it_is() -> None:
-    from orchestrator.health import Condition
+    from orchestrator.fleet.health import Condition
 
     births = [make_birth(name, memory_mb=240) for name in ("a", "b")]
     manifest = make_manifest(blocks=12)

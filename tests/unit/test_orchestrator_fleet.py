@@ -2,7 +2,7 @@
 
 import math
 
-from orchestrator.fleet import FleetState, Joined, Left, Tell
+from orchestrator.fleet.fleet import FleetState, Joined, Left, Tell
 from schemas.messages import NodeStatus, RefuseNode, RegisterAgain
 from tests.support.scripted_nodes import make_birth, make_heartbeat
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from orchestrator.fleet import Drained, Flagged, FleetState, Joined, Restored, Trusted
-from orchestrator.health import TRUST_S, BatteryTrend, Condition, HealthLimits, NodeHealth, cost_factor, troubles
-from orchestrator.plausibility import oddities
+from orchestrator.fleet.fleet import Drained, Flagged, FleetState, Joined, Restored, Trusted
+from orchestrator.fleet.health import TRUST_S, BatteryTrend, Condition, HealthLimits, NodeHealth, cost_factor, troubles
+from orchestrator.fleet.plausibility import oddities
 from schemas.messages import Epoch, Heartbeat, NodeStatus, StageMetrics
 from tests.support.scripted_nodes import MB, make_birth, make_heartbeat
 

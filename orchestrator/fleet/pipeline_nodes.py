@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
-from orchestrator.fleet import FleetState, Node
-from orchestrator.health import Condition
+from orchestrator.fleet.fleet import FleetState, Node
+from orchestrator.fleet.health import Condition
 from schemas.messages import NodeBirth
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from orchestrator.plausibility import oddities
+from orchestrator.fleet.plausibility import oddities
 from schemas.messages import Heartbeat
 
 TRUST_S = 10.0

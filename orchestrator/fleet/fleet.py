@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.health import Condition, HealthLimits, NodeHealth
+from orchestrator.fleet.health import Condition, HealthLimits, NodeHealth
 from schemas import PACKAGE_VERSION, PROTOCOL_VERSION
 from schemas.messages import Heartbeat, NodeBirth, NodeStatus, RefuseNode, RegisterAgain
 
