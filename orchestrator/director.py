@@ -35,13 +35,13 @@ from orchestrator.effects import Effect, Note, SolvePlan
 from orchestrator.eligibility import Eligibility
 from orchestrator.fleet.pipeline_nodes import FleetView
 from orchestrator.fleet.profiles import Profiles
+from orchestrator.model.served import ServedModel
 from orchestrator.planning.errors import PlanningError
 from orchestrator.planning.flight import batches_in_flight
 from orchestrator.planning.problem import Problem
 from orchestrator.planning.solution import Infeasible, Solution
 from orchestrator.planning_input import problem_of
 from orchestrator.requests import RequestDesk
-from orchestrator.served import ServedModel
 from orchestrator.wishes import BadWish, Wishes
 from schemas.messages import Heartbeat, NodeBirth, NodeProfile
 

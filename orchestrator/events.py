@@ -6,8 +6,8 @@ import struct
 from dataclasses import dataclass
 from typing import Any
 
+from orchestrator.model.served import BuiltSegment, ServedModel
 from orchestrator.planning.solution import Infeasible, Solution, Standby
-from orchestrator.served import BuiltSegment, ServedModel
 from schemas.codec import Frame
 from schemas.messages import CancelRequest, ControlRequest, Epoch, Plan, SubmitRequest
 

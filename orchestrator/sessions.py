@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from orchestrator.deployment.plan import Candidate
-from orchestrator.served import ServedModel, TextStream
+from orchestrator.model.served import ServedModel, TextStream
 from schemas.codec import Flag
 from schemas.errors import LinguabusError
 from schemas.messages import Epoch, OpenRequest, StageTiming, StreamEnd, StreamText, SubmitRequest

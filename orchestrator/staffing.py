@@ -14,12 +14,12 @@ from orchestrator.effects import DivideFleet, Effect, Note
 from orchestrator.events import FleetDivided
 from orchestrator.fleet.fleet import FleetState
 from orchestrator.fleet.profiles import Profiles
+from orchestrator.model.served import ServedModel
 from orchestrator.partition import WORTH_FORCED, WORTH_IT, Divider, Group, assign
 from orchestrator.pipeline import Pipeline
 from orchestrator.planning.errors import PlanningError
 from orchestrator.planning.problem import Objective, Problem
 from orchestrator.planning_input import problem_of
-from orchestrator.served import ServedModel
 from orchestrator.wishes import BadWish, Wishes
 from schemas.messages import NodeBirth
 

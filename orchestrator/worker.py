@@ -21,10 +21,10 @@ from orchestrator.events import (
     StandbyPlanned,
 )
 from orchestrator.model.model import Model
+from orchestrator.model.served import BuiltSegment, ServedModel
 from orchestrator.model.store import ModelStore
 from orchestrator.planning.problem import Problem
 from orchestrator.planning.solution import Infeasible, Solution
-from orchestrator.served import BuiltSegment, ServedModel
 from schemas.errors import LinguabusError
 from schemas.messages import BlobRef, KvLayer, ProbePart, StageRef, UnitKind, WireDtype
 

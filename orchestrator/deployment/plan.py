@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from orchestrator.model.served import BuiltSegment, ServedModel
 from orchestrator.planning.problem import Problem, Stage
 from orchestrator.planning.solution import Solution
-from orchestrator.served import BuiltSegment, ServedModel
 from schemas.messages import Epoch, NodeBirth, Plan, SegmentReady, StageRef, WireDtype
 
 NoPlanCode = Literal["no_model", "no_nodes", "no_memory", "not_ready"]

@@ -21,11 +21,11 @@ from orchestrator.deployment.rollout import Rollout, RolloutState
 from orchestrator.effects import BuildSegments, Effect, Note, Publish, SaveEpoch, SavePlan
 from orchestrator.fleet.pipeline_nodes import FleetView
 from orchestrator.fleet.profiles import Profiles
+from orchestrator.model.served import BuiltSegment
 from orchestrator.planning.migration import Migration
 from orchestrator.planning.problem import Stage
 from orchestrator.planning_input import prepare_commands
 from orchestrator.requests import RequestDesk
-from orchestrator.served import BuiltSegment
 from schemas.messages import Basis, Plan
 from schemas.topics import PLAN
 

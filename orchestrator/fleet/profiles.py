@@ -13,9 +13,9 @@ from typing import Any
 
 from orchestrator.effects import Effect, Note, Publish, SaveProfile
 from orchestrator.model.manifest import Manifest
+from orchestrator.model.served import ServedModel
 from orchestrator.planning.problem import BLOCK, EMBED, HEAD
 from orchestrator.planning.profile import Profile
-from orchestrator.served import ServedModel
 from schemas.messages import NodeBirth, NodeProfile, ProbeNode
 from schemas.topics import NODE_COMMAND
 

@@ -39,11 +39,11 @@ from orchestrator.events import (
     TokensHeard,
 )
 from orchestrator.model.manifest import Manifest
+from orchestrator.model.served import BuiltSegment, ServedModel
 from orchestrator.partition import divide
 from orchestrator.planning.planner import solve
 from orchestrator.planning.problem import Problem, Stage
 from orchestrator.planning.solution import Standby
-from orchestrator.served import BuiltSegment, ServedModel
 from orchestrator.worker import preview
 from schemas.codec import Flag
 from schemas.messages import (

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.errors import OrchestratorError
-from orchestrator.served import ServedModel
+from orchestrator.model.served import ServedModel
 from orchestrator.sessions import Answer, PromptRefused, Session
 from schemas.codec import Flag
 from schemas.messages import Epoch, Sampling, StageTiming, StreamText

@@ -10,13 +10,13 @@ from orchestrator.balancing.acceptance import Answer, OpenWork, Question, judge
 from orchestrator.deployment.coexistence import bytes_beside, fits_beside, migration_of
 from orchestrator.deployment.epochs import Epochs
 from orchestrator.deployment.plan import Candidate, Solving
+from orchestrator.model.served import ServedModel
 from orchestrator.planning.cost import predict
 from orchestrator.planning.migration import Migration
 from orchestrator.planning.problem import Objective, Stage
 from orchestrator.planning.solution import Solution, Status
 from orchestrator.planning_input import build_problem
 from orchestrator.resident import resident_factors, workspace_bytes
-from orchestrator.served import ServedModel
 from schemas.messages import Epoch, Plan
 from tests.support.scripted_nodes import MB, Letters, make_birth, make_manifest
 
