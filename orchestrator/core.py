@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 
-from orchestrator.control import ControlDesk
 from orchestrator.control_plane import ControlPlane
 from orchestrator.effects import Effect, Halt, Note, OpenModel, Publish
 from orchestrator.events import (
@@ -32,6 +31,7 @@ from orchestrator.events import (
     Submitted,
     TokensHeard,
 )
+from orchestrator.operator_api.handler import ControlDesk
 from schemas.messages import Heartbeat, StreamError
 from schemas.topics import REQUEST_STREAM
 

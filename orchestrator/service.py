@@ -60,9 +60,9 @@ from orchestrator.events import (
     TokensHeard,
 )
 from orchestrator.http_server import HttpServer, reachable_urls
-from orchestrator.journal import Journal
 from orchestrator.model.errors import ModelError
 from orchestrator.model.store import ModelStore
+from orchestrator.operator_api.event_log import Journal
 from orchestrator.state import State
 from orchestrator.wishes import BadWish, wishes_from
 from orchestrator.worker import Solver, Worker, default_solver

@@ -9,7 +9,7 @@ import pytest
 
 from orchestrator.effects import Note, SaveDrained, TellEvents
 from orchestrator.events import NodeSaid
-from orchestrator.journal import KEPT, Journal
+from orchestrator.operator_api.event_log import KEPT, Journal
 from orchestrator.rates import RateMeter
 from schemas.messages import FleetEvent, StageMetrics, encode
 from tests.support.orchestrating import World

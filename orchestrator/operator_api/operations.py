@@ -6,10 +6,10 @@ from typing import Any
 
 from orchestrator.control_plane import ControlPlane
 from orchestrator.effects import Effect, SaveDrained, TellEvents
-from orchestrator.journal import KEPT
-from orchestrator.overview import overview
+from orchestrator.operator_api.event_log import KEPT
+from orchestrator.operator_api.overview import overview
+from orchestrator.operator_api.replies import refuse, reply
 from orchestrator.pipeline import Pipeline
-from orchestrator.replying import refuse, reply
 from schemas.messages import ControlRequest
 
 OPERATIONS = ("drain", "events", "top", "why")

@@ -9,17 +9,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator import operations
 from orchestrator.control_plane import ControlPlane
 from orchestrator.director import PlanDirector
 from orchestrator.effects import Effect, PreviewPlan, SaveModelChoice, SaveWishes, TellHistory
+from orchestrator.operator_api import operations
+from orchestrator.operator_api.comparison import comparison
+from orchestrator.operator_api.replies import refuse as _refuse
+from orchestrator.operator_api.replies import reply as _reply
 from orchestrator.pipeline import Pipeline
 from orchestrator.pipelines import Pipelines
 from orchestrator.planning.errors import PlanningError
 from orchestrator.planning.problem import Problem
-from orchestrator.rebalancing import comparison
-from orchestrator.replying import refuse as _refuse
-from orchestrator.replying import reply as _reply
 from orchestrator.wishes import BadWish, Wishes, wishes_from
 from schemas.messages import ControlRequest
 
