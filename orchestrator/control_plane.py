@@ -10,9 +10,9 @@ from orchestrator.director import PlanDirector
 from orchestrator.effects import Effect, Note, OpenModel, SaveNode, command
 from orchestrator.fleet.fleet import Drained, Flagged, FleetChange, FleetState, Joined, Left, Restored, Tell, Trusted
 from orchestrator.fleet.health import HealthLimits
-from orchestrator.pipeline import Pipeline
-from orchestrator.pipelines import PipelineOptions, Pipelines
-from orchestrator.rates import RateMeter
+from orchestrator.pipelines.pipeline import Pipeline
+from orchestrator.pipelines.pool import PipelineOptions, Pipelines
+from orchestrator.pipelines.token_rate import RateMeter
 from orchestrator.requests import RequestDesk
 
 

@@ -85,7 +85,7 @@ class Worker:
             case PreviewPlan(number, problem, pipelines):
                 return PlanPreviewed(number, preview(problem, self._solve(problem), pipelines))
             case DivideFleet(number, problem, kept, pipelines, margin):
-                from orchestrator.partition import divide
+                from orchestrator.pipelines.partition import divide
 
                 division = divide(problem, kept, pipelines=pipelines, margin=margin)
                 return FleetDivided(number, division.groups, division.tokens_per_s)

@@ -16,8 +16,8 @@ from orchestrator.operator_api import operations
 from orchestrator.operator_api.comparison import comparison
 from orchestrator.operator_api.replies import refuse as _refuse
 from orchestrator.operator_api.replies import reply as _reply
-from orchestrator.pipeline import Pipeline
-from orchestrator.pipelines import Pipelines
+from orchestrator.pipelines.pipeline import Pipeline
+from orchestrator.pipelines.pool import Pipelines
 from orchestrator.planning.errors import PlanningError
 from orchestrator.planning.problem import Problem
 from orchestrator.wishes import BadWish, Wishes, wishes_from

@@ -9,7 +9,7 @@ from orchestrator.effects import Effect, SaveDrained, TellEvents
 from orchestrator.operator_api.event_log import KEPT
 from orchestrator.operator_api.overview import overview
 from orchestrator.operator_api.replies import refuse, reply
-from orchestrator.pipeline import Pipeline
+from orchestrator.pipelines.pipeline import Pipeline
 from schemas.messages import ControlRequest
 
 OPERATIONS = ("drain", "events", "top", "why")

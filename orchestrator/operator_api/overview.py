@@ -8,7 +8,7 @@ from orchestrator.control_plane import ControlPlane
 from orchestrator.deployment.live_migration import LiveMove
 from orchestrator.deployment.plan import Candidate, describe_units
 from orchestrator.fleet.fleet import FleetState
-from orchestrator.pipeline import Pipeline
+from orchestrator.pipelines.pipeline import Pipeline
 from schemas.messages import StageMetrics
 
 

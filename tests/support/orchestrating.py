@@ -40,7 +40,7 @@ from orchestrator.events import (
 )
 from orchestrator.model.manifest import Manifest
 from orchestrator.model.served import BuiltSegment, ServedModel
-from orchestrator.partition import divide
+from orchestrator.pipelines.partition import divide
 from orchestrator.planning.planner import solve
 from orchestrator.planning.problem import Problem, Stage
 from orchestrator.planning.solution import Standby

@@ -10,7 +10,7 @@ import pytest
 from orchestrator.effects import Note, SaveDrained, TellEvents
 from orchestrator.events import NodeSaid
 from orchestrator.operator_api.event_log import KEPT, Journal
-from orchestrator.rates import RateMeter
+from orchestrator.pipelines.token_rate import RateMeter
 from schemas.messages import FleetEvent, StageMetrics, encode
 from tests.support.orchestrating import World
 from tests.support.scripted_nodes import make_heartbeat

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.partition import Divider, assign, divide
+from orchestrator.pipelines.partition import Divider, assign, divide
 from orchestrator.planning.errors import PlanningError
 from orchestrator.planning.problem import Constraints, Pin
 from orchestrator.wishes import Wishes

@@ -19,12 +19,12 @@ from orchestrator.events import FleetDivided, StandbyPlanned, TokensHeard
 from orchestrator.fleet.fleet import FleetState
 from orchestrator.fleet.profiles import Profiles
 from orchestrator.model.served import BuiltSegment, ServedModel
-from orchestrator.partition import pipeline_names
-from orchestrator.pipeline import Pipeline
+from orchestrator.pipelines.allocation import Staffing, StaffingRules
+from orchestrator.pipelines.partition import pipeline_names
+from orchestrator.pipelines.pipeline import Pipeline
+from orchestrator.pipelines.routing import even_out, place
 from orchestrator.planning.problem import Problem
 from orchestrator.planning.solution import Infeasible, Solution
-from orchestrator.routing import even_out, place
-from orchestrator.staffing import Staffing, StaffingRules
 from orchestrator.wishes import Wishes
 from schemas.messages import CancelRequest, NodeProfile, Plan, SubmitRequest
 

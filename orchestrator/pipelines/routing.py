@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from orchestrator.pipeline import Pipeline
+from orchestrator.pipelines.pipeline import Pipeline
 from orchestrator.planning.replicas import answers_first
 from orchestrator.sessions import PromptRefused, Session
 

@@ -15,8 +15,8 @@ from orchestrator.events import FleetDivided
 from orchestrator.fleet.fleet import FleetState
 from orchestrator.fleet.profiles import Profiles
 from orchestrator.model.served import ServedModel
-from orchestrator.partition import WORTH_FORCED, WORTH_IT, Divider, Group, assign
-from orchestrator.pipeline import Pipeline
+from orchestrator.pipelines.partition import WORTH_FORCED, WORTH_IT, Divider, Group, assign
+from orchestrator.pipelines.pipeline import Pipeline
 from orchestrator.planning.errors import PlanningError
 from orchestrator.planning.problem import Objective, Problem
 from orchestrator.planning_input import problem_of

@@ -1,0 +1,1 @@
+"""One pipeline or several that share the fleet and the requests (pure)."""
