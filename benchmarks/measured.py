@@ -17,7 +17,7 @@ from orchestrator.planning.planner import solve
 from orchestrator.planning.problem import Problem, Stage
 from orchestrator.planning.profile import Profile
 from orchestrator.planning.solution import Infeasible, Solution
-from orchestrator.planning_input import build_problem
+from orchestrator.replanning.problem_builder import build_problem
 from orchestrator.worker import probe_parts
 from schemas.messages import NodeProfile, ProbeNode
 from tests.support.ring import Answer, Ring, even_cuts

@@ -19,7 +19,7 @@ from orchestrator.commands.bench_report import make_prompt
 from orchestrator.config import ServiceConfig, Timing
 from orchestrator.demo.local_fleet import node_overhead_bytes
 from orchestrator.model.model import Model
-from orchestrator.planning_input import build_problem
+from orchestrator.replanning.problem_builder import build_problem
 from schemas import PACKAGE_VERSION, PROTOCOL_VERSION
 from schemas.messages import NodeBirth, WireDtype
 from tests.support.nodes import NodeProcess, start_node

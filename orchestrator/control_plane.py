@@ -6,13 +6,13 @@ from typing import Any
 
 from orchestrator.config import Timing
 from orchestrator.deployment.plan import ServingSettings
-from orchestrator.director import PlanDirector
 from orchestrator.effects import Effect, Note, OpenModel, SaveNode, command
 from orchestrator.fleet.fleet import Drained, Flagged, FleetChange, FleetState, Joined, Left, Restored, Tell, Trusted
 from orchestrator.fleet.health import HealthLimits
 from orchestrator.pipelines.pipeline import Pipeline
 from orchestrator.pipelines.pool import PipelineOptions, Pipelines
 from orchestrator.pipelines.token_rate import RateMeter
+from orchestrator.replanning.replanner import PlanDirector
 from orchestrator.requests import RequestDesk
 
 

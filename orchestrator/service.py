@@ -63,8 +63,8 @@ from orchestrator.http_server import HttpServer, reachable_urls
 from orchestrator.model.errors import ModelError
 from orchestrator.model.store import ModelStore
 from orchestrator.operator_api.event_log import Journal
+from orchestrator.replanning.constraints import BadWish, wishes_from
 from orchestrator.state import State
-from orchestrator.wishes import BadWish, wishes_from
 from orchestrator.worker import Solver, Worker, default_solver
 from schemas.codec import Kind, decode_frames
 from schemas.errors import ContractError

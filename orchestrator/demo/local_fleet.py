@@ -17,7 +17,7 @@ from broker.local_broker import LocalBroker
 from orchestrator.client import Client, NoOrchestrator
 from orchestrator.errors import OrchestratorError
 from orchestrator.model.manifest import Manifest
-from orchestrator.planning_input import build_problem
+from orchestrator.replanning.problem_builder import build_problem
 from schemas import PACKAGE_VERSION, PROTOCOL_VERSION
 from schemas.messages import NodeBirth, WireDtype
 

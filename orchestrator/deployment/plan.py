@@ -23,7 +23,7 @@ class NoPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class ServingSettings:
-    """What every plan of a pipeline has in common. ``context_tokens`` None: see `planning_input.context_of`."""
+    """What every plan of a pipeline has in common. ``context_tokens`` None: see `problem_builder.context_of`."""
 
     pipeline: str
     context_tokens: int | None

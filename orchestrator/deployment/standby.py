@@ -17,7 +17,7 @@ from orchestrator.fleet.fleet import Node
 from orchestrator.planning.errors import PlanningError
 from orchestrator.planning.problem import Problem
 from orchestrator.planning.solution import Standby
-from orchestrator.wishes import BadWish
+from orchestrator.replanning.constraints import BadWish
 from schemas.messages import BlobRef, Epoch, KeepBlobs
 from schemas.topics import NODE_COMMAND
 

@@ -24,7 +24,7 @@ from orchestrator.fleet.profiles import Profiles
 from orchestrator.model.served import BuiltSegment
 from orchestrator.planning.migration import Migration
 from orchestrator.planning.problem import Stage
-from orchestrator.planning_input import prepare_commands
+from orchestrator.replanning.problem_builder import prepare_commands
 from orchestrator.requests import RequestDesk
 from schemas.messages import Basis, Plan
 from schemas.topics import PLAN

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.control_plane import ControlPlane
-from orchestrator.director import PlanDirector
 from orchestrator.effects import Effect, PreviewPlan, SaveModelChoice, SaveWishes, TellHistory
 from orchestrator.operator_api import operations
 from orchestrator.operator_api.comparison import comparison
@@ -20,7 +19,8 @@ from orchestrator.pipelines.pipeline import Pipeline
 from orchestrator.pipelines.pool import Pipelines
 from orchestrator.planning.errors import PlanningError
 from orchestrator.planning.problem import Problem
-from orchestrator.wishes import BadWish, Wishes, wishes_from
+from orchestrator.replanning.constraints import BadWish, Wishes, wishes_from
+from orchestrator.replanning.replanner import PlanDirector
 from schemas.messages import ControlRequest
 
 OPERATIONS = tuple(

@@ -19,8 +19,8 @@ from orchestrator.pipelines.partition import WORTH_FORCED, WORTH_IT, Divider, Gr
 from orchestrator.pipelines.pipeline import Pipeline
 from orchestrator.planning.errors import PlanningError
 from orchestrator.planning.problem import Objective, Problem
-from orchestrator.planning_input import problem_of
-from orchestrator.wishes import BadWish, Wishes
+from orchestrator.replanning.constraints import BadWish, Wishes
+from orchestrator.replanning.problem_builder import problem_of
 from schemas.messages import NodeBirth
 
 

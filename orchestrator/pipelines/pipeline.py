@@ -1,6 +1,6 @@
 """One pipeline: its nodes, its plan and its requests (pure).
 
-`director` knows which plan is in force and when to make another, `requests` who waits for what. This module passes
+`replanner` knows which plan is in force and when to make another, `requests` who waits for what. This module passes
 events to both and tells each what it needs to know of the other.
 """
 
@@ -14,12 +14,12 @@ from orchestrator.config import Timing
 from orchestrator.deployment.epochs import Epochs
 from orchestrator.deployment.plan import ServingSettings, plan_view
 from orchestrator.deployment.standby import StandbyUnits
-from orchestrator.director import PlanDirector
 from orchestrator.effects import Effect, Note
 from orchestrator.events import StandbyPlanned
 from orchestrator.fleet.fleet import FleetState
 from orchestrator.fleet.pipeline_nodes import Members
 from orchestrator.fleet.profiles import Profiles
+from orchestrator.replanning.replanner import PlanDirector
 from orchestrator.requests import RequestDesk
 from schemas.messages import RequestClosed, RequestFailed
 

@@ -25,7 +25,7 @@ from orchestrator.pipelines.pipeline import Pipeline
 from orchestrator.pipelines.routing import even_out, place
 from orchestrator.planning.problem import Problem
 from orchestrator.planning.solution import Infeasible, Solution
-from orchestrator.wishes import Wishes
+from orchestrator.replanning.constraints import Wishes
 from schemas.messages import CancelRequest, NodeProfile, Plan, SubmitRequest
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from orchestrator.model.manifest import Blob, BoundaryInfo, LayerCache, Manifest, SamplingDefaults, Unit
-from orchestrator.planning_input import build_problem
+from orchestrator.replanning.problem_builder import build_problem
 from schemas import PACKAGE_VERSION, PROTOCOL_VERSION
 from schemas.codec import Dtype, Frame, Kind, decode_frame, encode_frame, request_number
 from schemas.messages import (

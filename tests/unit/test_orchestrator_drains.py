@@ -12,8 +12,8 @@ from orchestrator.fleet.health import HealthLimits
 from orchestrator.planning.planner import evaluate, solve
 from orchestrator.planning.problem import Stage
 from orchestrator.planning.solution import Solution
-from orchestrator.planning_input import build_problem
-from orchestrator.wishes import BadWish, Wishes, wishes_from
+from orchestrator.replanning.constraints import BadWish, Wishes, wishes_from
+from orchestrator.replanning.problem_builder import build_problem
 from schemas.messages import NodeStatus
 from tests.support.orchestrating import World
 from tests.support.scripted_nodes import make_birth, make_manifest, room_for

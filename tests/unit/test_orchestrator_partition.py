@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from orchestrator.pipelines.partition import Divider, assign, divide
 from orchestrator.planning.errors import PlanningError
 from orchestrator.planning.problem import Constraints, Pin
-from orchestrator.wishes import Wishes
+from orchestrator.replanning.constraints import Wishes
 from schemas.codec import Flag
 from schemas.messages import StreamEnd
 from tests.support.fleets import device, fleet

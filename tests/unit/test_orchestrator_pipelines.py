@@ -9,7 +9,7 @@ import pytest
 from orchestrator.config import Timing
 from orchestrator.effects import Listen
 from orchestrator.events import PlanHeard
-from orchestrator.wishes import Wishes
+from orchestrator.replanning.constraints import Wishes
 from schemas.codec import Flag
 from schemas.messages import Epoch, Plan, StageRef, StreamEnd
 from schemas.topics import PLAN

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from orchestrator.deployment.plan import describe_units
 from orchestrator.planning.solution import Infeasible
-from orchestrator.planning_input import MIN_SPEED_FLOPS, build_problem, context_of
-from orchestrator.resident import CAUTIOUS, resident_factors, workspace_bytes
+from orchestrator.replanning.memory_model import CAUTIOUS, resident_factors, workspace_bytes
+from orchestrator.replanning.problem_builder import MIN_SPEED_FLOPS, build_problem, context_of
 from tests.support.orchestrating import plan_quickly
 from tests.support.scripted_nodes import MB, make_birth, make_manifest
 

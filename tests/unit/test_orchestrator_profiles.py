@@ -10,7 +10,7 @@ from orchestrator.events import ModelOpened, NodeSaid
 from orchestrator.fleet.profiles import PROBE_PATIENCE_S, Profiles, fingerprint_of
 from orchestrator.model.served import ServedModel
 from orchestrator.planning.profile import Profile
-from orchestrator.planning_input import build_problem
+from orchestrator.replanning.problem_builder import build_problem
 from orchestrator.state import State
 from schemas.messages import BlobRef, NodeProfile, ProbeNode, ProbePart, StageMetrics, UnitProfile
 from tests.support.orchestrating import World

@@ -15,8 +15,8 @@ from orchestrator.planning.cost import predict
 from orchestrator.planning.migration import Migration
 from orchestrator.planning.problem import Objective, Stage
 from orchestrator.planning.solution import Solution, Status
-from orchestrator.planning_input import build_problem
-from orchestrator.resident import resident_factors, workspace_bytes
+from orchestrator.replanning.memory_model import resident_factors, workspace_bytes
+from orchestrator.replanning.problem_builder import build_problem
 from schemas.messages import Epoch, Plan
 from tests.support.scripted_nodes import MB, Letters, make_birth, make_manifest
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from orchestrator.deployment.plan import Candidate
-from orchestrator.exclusions import Exclusions
 from orchestrator.fleet.pipeline_nodes import FleetView
-from orchestrator.wishes import Wishes
+from orchestrator.replanning.constraints import Wishes
+from orchestrator.replanning.exclusions import Exclusions
 from schemas.messages import NodeBirth
 
 

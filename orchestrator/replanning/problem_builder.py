@@ -12,8 +12,8 @@ from orchestrator.fleet.health import Condition
 from orchestrator.model.manifest import Blob, Manifest, Unit
 from orchestrator.planning.problem import BLOCK, EMBED, HEAD, Device, Problem, Stage, UnitRun
 from orchestrator.planning.profile import Profile
-from orchestrator.resident import ResidentFactors, resident_factors, workspace_bytes
-from orchestrator.wishes import Wishes
+from orchestrator.replanning.constraints import Wishes
+from orchestrator.replanning.memory_model import ResidentFactors, resident_factors, workspace_bytes
 from schemas.codec import Dtype, activation_payload_bytes
 from schemas.messages import Basis, NodeBirth, PrepareSegment, WireDtype
 

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from orchestrator.agenda import Agenda
 from orchestrator.balancing.acceptance import Answer, Judge, Question, Verdict, judge
 from orchestrator.balancing.balancer import Decision, History
 from orchestrator.balancing.balancer import Verdict as Decided
@@ -32,7 +31,6 @@ from orchestrator.deployment.plan import (
 from orchestrator.deployment.rollout import Rollout
 from orchestrator.deployment.switchover import GivenUp, Succession
 from orchestrator.effects import Effect, Note, SolvePlan
-from orchestrator.eligibility import Eligibility
 from orchestrator.fleet.pipeline_nodes import FleetView
 from orchestrator.fleet.profiles import Profiles
 from orchestrator.model.served import ServedModel
@@ -40,9 +38,11 @@ from orchestrator.planning.errors import PlanningError
 from orchestrator.planning.flight import batches_in_flight
 from orchestrator.planning.problem import Problem
 from orchestrator.planning.solution import Infeasible, Solution
-from orchestrator.planning_input import problem_of
+from orchestrator.replanning.constraints import BadWish, Wishes
+from orchestrator.replanning.eligibility import Eligibility
+from orchestrator.replanning.problem_builder import problem_of
+from orchestrator.replanning.schedule import Agenda
 from orchestrator.requests import RequestDesk
-from orchestrator.wishes import BadWish, Wishes
 from schemas.messages import Heartbeat, NodeBirth, NodeProfile
 
 
