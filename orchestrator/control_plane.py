@@ -13,7 +13,7 @@ from orchestrator.pipelines.pipeline import Pipeline
 from orchestrator.pipelines.pool import PipelineOptions, Pipelines
 from orchestrator.pipelines.token_rate import RateMeter
 from orchestrator.replanning.replanner import PlanDirector
-from orchestrator.requests import RequestDesk
+from orchestrator.requests.scheduler import RequestDesk
 
 
 class ControlPlane:

@@ -25,7 +25,7 @@ from orchestrator.model.served import BuiltSegment
 from orchestrator.planning.migration import Migration
 from orchestrator.planning.problem import Stage
 from orchestrator.replanning.problem_builder import prepare_commands
-from orchestrator.requests import RequestDesk
+from orchestrator.requests.scheduler import RequestDesk
 from schemas.messages import Basis, Plan
 from schemas.topics import PLAN
 

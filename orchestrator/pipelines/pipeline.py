@@ -1,6 +1,6 @@
 """One pipeline: its nodes, its plan and its requests (pure).
 
-`replanner` knows which plan is in force and when to make another, `requests` who waits for what. This module passes
+`replanner` knows which plan is in force and when to make another, `scheduler` who waits for what. This module passes
 events to both and tells each what it needs to know of the other.
 """
 
@@ -20,7 +20,7 @@ from orchestrator.fleet.fleet import FleetState
 from orchestrator.fleet.pipeline_nodes import Members
 from orchestrator.fleet.profiles import Profiles
 from orchestrator.replanning.replanner import PlanDirector
-from orchestrator.requests import RequestDesk
+from orchestrator.requests.scheduler import RequestDesk
 from schemas.messages import RequestClosed, RequestFailed
 
 

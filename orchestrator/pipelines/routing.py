@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from orchestrator.pipelines.pipeline import Pipeline
 from orchestrator.planning.replicas import answers_first
-from orchestrator.sessions import PromptRefused, Session
+from orchestrator.requests.session import PromptRefused, Session
 
 
 def expected_s(pipeline: Pipeline, session: Session) -> float:

@@ -42,7 +42,7 @@ from orchestrator.replanning.constraints import BadWish, Wishes
 from orchestrator.replanning.eligibility import Eligibility
 from orchestrator.replanning.problem_builder import problem_of
 from orchestrator.replanning.schedule import Agenda
-from orchestrator.requests import RequestDesk
+from orchestrator.requests.scheduler import RequestDesk
 from schemas.messages import Heartbeat, NodeBirth, NodeProfile
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orchestrator.prefixes import PrefixBook
+from orchestrator.requests.prefix_index import PrefixBook
 from schemas.messages import Epoch
 
 EPOCH = Epoch(generation=1, counter=1)

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterator
 
 from orchestrator.balancing.acceptance import OpenWork
-from orchestrator.sessions import Phase, Session
+from orchestrator.requests.session import Phase, Session
 
 _REMEMBERED_ENDS = 1000
 """Ended requests remembered: a QoS 1 submission may arrive twice."""

@@ -7,15 +7,15 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Literal
 
-from orchestrator.closings import Closings
 from orchestrator.config import Timing
 from orchestrator.deployment.plan import ActivePlan, NoPlan
 from orchestrator.effects import Effect, ForgetRequest, Note, Publish, SaveRequest, command
 from orchestrator.events import TokensHeard
-from orchestrator.pace import Pace
-from orchestrator.prefixes import PrefixBook
-from orchestrator.session_table import SessionTable
-from orchestrator.sessions import FinishReason, Phase, PromptRefused, Session
+from orchestrator.requests.pending_closes import Closings
+from orchestrator.requests.prefix_index import PrefixBook
+from orchestrator.requests.retry_after import Pace
+from orchestrator.requests.session import FinishReason, Phase, PromptRefused, Session
+from orchestrator.requests.session_table import SessionTable
 from schemas.codec import request_id
 from schemas.messages import (
     CancelRequest,
