@@ -18,7 +18,7 @@ from orchestrator.planning.problem import Problem, Stage
 from orchestrator.planning.profile import Profile
 from orchestrator.planning.solution import Infeasible, Solution
 from orchestrator.replanning.problem_builder import build_problem
-from orchestrator.worker import probe_parts
+from orchestrator.service.worker import probe_parts
 from schemas.messages import NodeProfile, ProbeNode
 from tests.support.ring import Answer, Ring, even_cuts
 

@@ -16,10 +16,10 @@ from harness import note
 from broker.local_broker import LocalBroker
 from orchestrator.client import AnswerFailed, Client, ControlRefused, NoOrchestrator
 from orchestrator.commands.bench_report import make_prompt
-from orchestrator.config import ServiceConfig, Timing
 from orchestrator.demo.local_fleet import node_overhead_bytes
 from orchestrator.model.model import Model
 from orchestrator.replanning.problem_builder import build_problem
+from orchestrator.service.config import ServiceConfig, Timing
 from schemas import PACKAGE_VERSION, PROTOCOL_VERSION
 from schemas.messages import NodeBirth, WireDtype
 from tests.support.nodes import NodeProcess, start_node

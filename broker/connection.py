@@ -65,7 +65,7 @@ class Greeting(NamedTuple):
 
 
 class Link:
-    """A `SocketClient` and the socket under it. `state`, `client` and `greeting` are for reading only."""
+    """A `SocketClient` and the socket under it. `database`, `client` and `greeting` are for reading only."""
 
     def __init__(
         self,

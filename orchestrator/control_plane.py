@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from orchestrator.config import Timing
 from orchestrator.deployment.plan import ServingSettings
 from orchestrator.effects import Effect, Note, OpenModel, SaveNode, command
 from orchestrator.fleet.fleet import Drained, Flagged, FleetChange, FleetState, Joined, Left, Restored, Tell, Trusted
@@ -14,6 +13,7 @@ from orchestrator.pipelines.pool import PipelineOptions, Pipelines
 from orchestrator.pipelines.token_rate import RateMeter
 from orchestrator.replanning.replanner import PlanDirector
 from orchestrator.requests.scheduler import RequestDesk
+from orchestrator.service.config import Timing
 
 
 class ControlPlane:

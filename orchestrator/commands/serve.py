@@ -14,14 +14,14 @@ from orchestrator.commands.output import describe_broker
 from orchestrator.commands.settings import Settings, bus_options, pass_settings
 
 if TYPE_CHECKING:
-    from orchestrator.service import ServiceInfo
+    from orchestrator.service.service import ServiceInfo
     from schemas.messages import WireDtype
 
 EXAMPLE = "Example: linguabus serve --broker mqtt://192.168.1.5 --blob-host 0.0.0.0 --insecure"
 
 
 def _number_or_auto(_context: click.Context, parameter: click.Parameter, value: str) -> int | None:
-    from orchestrator.config import MOST_PIPELINES
+    from orchestrator.service.config import MOST_PIPELINES
 
     if value == "auto":
         return None
@@ -116,9 +116,9 @@ def command(
 ) -> None:
     """Run the orchestrator: it plans which node runs what, hands out the parts and answers questions."""
     from broker.local_broker import LocalBroker
-    from orchestrator.config import ServiceConfig
     from orchestrator.fleet.health import HealthLimits
-    from orchestrator.service import run_service
+    from orchestrator.service.config import ServiceConfig
+    from orchestrator.service.service import run_service
 
     if not settings.verbose:
         logging.getLogger("orchestrator").setLevel(logging.INFO)  # nodes that come and go, plans: what it does

@@ -12,11 +12,11 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from orchestrator.config import Timing
 from orchestrator.deployment.plan import Candidate
 from orchestrator.deployment.rollout import Rollout
 from orchestrator.effects import Effect, Note, command
 from orchestrator.planning.migration import Migration
+from orchestrator.service.config import Timing
 from schemas.handover import kv_copies
 from schemas.messages import (
     CopyKv,

@@ -11,7 +11,6 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
-from orchestrator.config import Timing
 from orchestrator.deployment.coexistence import bytes_beside, fits_beside, migration_of
 from orchestrator.deployment.epochs import Epochs
 from orchestrator.deployment.live_migration import LiveMove, MovePhase
@@ -26,6 +25,7 @@ from orchestrator.planning.migration import Migration
 from orchestrator.planning.problem import Stage
 from orchestrator.replanning.problem_builder import prepare_commands
 from orchestrator.requests.scheduler import RequestDesk
+from orchestrator.service.config import Timing
 from schemas.messages import Basis, Plan
 from schemas.topics import PLAN
 

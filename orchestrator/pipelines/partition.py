@@ -6,11 +6,11 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from orchestrator.config import MOST_PIPELINES
 from orchestrator.planning.planner import solve
 from orchestrator.planning.problem import Objective, Problem
 from orchestrator.planning.replicas import Replicas, plan_replicas
 from orchestrator.planning.solution import Solution
+from orchestrator.service.config import MOST_PIPELINES
 
 Group = frozenset[str]
 WORTH_IT = 0.05

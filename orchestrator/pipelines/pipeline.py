@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from orchestrator.balancing.pipeline_balancer import Balancing
-from orchestrator.config import Timing
 from orchestrator.deployment.epochs import Epochs
 from orchestrator.deployment.plan import ServingSettings, plan_view
 from orchestrator.deployment.standby import StandbyUnits
@@ -21,6 +20,7 @@ from orchestrator.fleet.pipeline_nodes import Members
 from orchestrator.fleet.profiles import Profiles
 from orchestrator.replanning.replanner import PlanDirector
 from orchestrator.requests.scheduler import RequestDesk
+from orchestrator.service.config import Timing
 from schemas.messages import RequestClosed, RequestFailed
 
 

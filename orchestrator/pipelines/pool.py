@@ -11,7 +11,6 @@ import itertools
 from dataclasses import dataclass, replace
 from typing import Any
 
-from orchestrator.config import Timing
 from orchestrator.deployment.epochs import Epochs
 from orchestrator.deployment.plan import ReplanDone, ServingSettings
 from orchestrator.effects import Effect, Listen
@@ -26,6 +25,7 @@ from orchestrator.pipelines.routing import even_out, place
 from orchestrator.planning.problem import Problem
 from orchestrator.planning.solution import Infeasible, Solution
 from orchestrator.replanning.constraints import Wishes
+from orchestrator.service.config import Timing
 from schemas.messages import CancelRequest, NodeProfile, Plan, SubmitRequest
 
 

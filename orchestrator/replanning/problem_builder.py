@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from orchestrator.config import DEFAULT_CONTEXT_TOKENS
 from orchestrator.deployment.plan import Candidate, ServingSettings
 from orchestrator.fleet.health import Condition
 from orchestrator.model.manifest import Blob, Manifest, Unit
@@ -14,6 +13,7 @@ from orchestrator.planning.problem import BLOCK, EMBED, HEAD, Device, Problem, S
 from orchestrator.planning.profile import Profile
 from orchestrator.replanning.constraints import Wishes
 from orchestrator.replanning.memory_model import ResidentFactors, resident_factors, workspace_bytes
+from orchestrator.service.config import DEFAULT_CONTEXT_TOKENS
 from schemas.codec import Dtype, activation_payload_bytes
 from schemas.messages import Basis, NodeBirth, PrepareSegment, WireDtype
 

@@ -15,7 +15,6 @@ from orchestrator.balancing.acceptance import Answer, Judge, Question, Verdict, 
 from orchestrator.balancing.balancer import Decision, History
 from orchestrator.balancing.balancer import Verdict as Decided
 from orchestrator.balancing.pipeline_balancer import Balancing
-from orchestrator.config import Timing
 from orchestrator.deployment.epochs import Epochs
 from orchestrator.deployment.live_migration import LiveMove
 from orchestrator.deployment.plan import (
@@ -43,6 +42,7 @@ from orchestrator.replanning.eligibility import Eligibility
 from orchestrator.replanning.problem_builder import problem_of
 from orchestrator.replanning.schedule import Agenda
 from orchestrator.requests.scheduler import RequestDesk
+from orchestrator.service.config import Timing
 from schemas.messages import Heartbeat, NodeBirth, NodeProfile
 
 

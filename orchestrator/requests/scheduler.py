@@ -7,7 +7,6 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Literal
 
-from orchestrator.config import Timing
 from orchestrator.deployment.plan import ActivePlan, NoPlan
 from orchestrator.effects import Effect, ForgetRequest, Note, Publish, SaveRequest, command
 from orchestrator.events import TokensHeard
@@ -16,6 +15,7 @@ from orchestrator.requests.prefix_index import PrefixBook
 from orchestrator.requests.retry_after import Pace
 from orchestrator.requests.session import FinishReason, Phase, PromptRefused, Session
 from orchestrator.requests.session_table import SessionTable
+from orchestrator.service.config import Timing
 from schemas.codec import request_id
 from schemas.messages import (
     CancelRequest,

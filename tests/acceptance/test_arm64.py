@@ -18,8 +18,8 @@ from broker.bus import Delivery, Event
 from broker.local_broker import LocalBroker
 from broker.mqtt import MqttBus
 from orchestrator.client import Client
-from orchestrator.config import ServiceConfig, Timing
 from orchestrator.model.store import ModelStore
+from orchestrator.service.config import ServiceConfig, Timing
 from schemas import PACKAGE_VERSION
 from schemas.codec import Dtype, Frame, Kind, decode_frames
 from schemas.messages import Heartbeat

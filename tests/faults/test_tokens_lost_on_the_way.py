@@ -12,8 +12,8 @@ import pytest
 
 from broker.local_broker import LocalBroker
 from orchestrator.client import Client
-from orchestrator.config import ServiceConfig
 from orchestrator.model.store import ModelStore
+from orchestrator.service.config import ServiceConfig
 from schemas.codec import decode_frames
 from tests.support.mqtt_packets import Publish
 from tests.support.mqtt_proxy import MqttProxy, Send, Side

@@ -14,10 +14,10 @@ import pytest
 from broker.local_broker import LocalBroker
 from orchestrator import cli
 from orchestrator.client import Client
-from orchestrator.config import ServiceConfig, Timing
 from orchestrator.model.store import ModelStore
 from orchestrator.replanning.constraints import Wishes
-from orchestrator.state import State
+from orchestrator.service.config import ServiceConfig, Timing
+from orchestrator.service.database import State
 from tests.support.nodes import NodeProcess, running_nodes
 from tests.support.polling import DEADLINE_S
 from tests.support.services import running_service, wait_until_serving

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.blobs import BLOBS_PATH, blob_routes
 from orchestrator.errors import AddressInUse
-from orchestrator.http_server import HttpServer, reachable_urls
+from orchestrator.service.blobs import BLOBS_PATH, blob_routes
+from orchestrator.service.http_server import HttpServer, reachable_urls
 
 CONTENT = bytes(range(250)) * 1200
 NAME = hashlib.sha256(CONTENT).hexdigest()

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.state import State
+from orchestrator.service.database import State
 from schemas.messages import Epoch
 
 WRITER = """
 import sys
 from pathlib import Path
-from orchestrator.state import State
+from orchestrator.service.database import State
 from schemas.messages import Epoch
 
 state = State(Path(sys.argv[1]))

@@ -12,8 +12,8 @@ import pytest
 
 from broker.local_broker import LocalBroker
 from orchestrator.client import Answer, Client
-from orchestrator.config import ServiceConfig, Timing
 from orchestrator.model.store import ModelStore
+from orchestrator.service.config import ServiceConfig, Timing
 from tests.support.nodes import NodeProcess, running_nodes
 from tests.support.services import running_service, wait_until_serving
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from broker.local_broker import LocalBroker
-from orchestrator.blobs import BLOBS_PATH, blob_routes
 from orchestrator.client import Client
-from orchestrator.config import ServiceConfig
-from orchestrator.http_server import HttpServer
 from orchestrator.model.model import Model
 from orchestrator.model.store import ModelStore
+from orchestrator.service.blobs import BLOBS_PATH, blob_routes
+from orchestrator.service.config import ServiceConfig
+from orchestrator.service.http_server import HttpServer
 from schemas.messages import BlobRef, KeepBlobs
 from tests.support.nodes import NodeProcess, running_nodes
 from tests.support.ring import PIPELINE, Ring

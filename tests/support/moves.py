@@ -13,8 +13,8 @@ from broker.bus import Delivery
 from broker.local_broker import LocalBroker
 from broker.mqtt import MqttBus
 from orchestrator.client import Client
-from orchestrator.config import ServiceConfig, Timing
 from orchestrator.model.store import ModelStore
+from orchestrator.service.config import ServiceConfig, Timing
 from schemas.messages import Plan, Sampling, StageTiming, decode
 from schemas.topics import PLAN
 from tests.support.nodes import NodeProcess, running_nodes

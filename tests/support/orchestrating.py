@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from orchestrator.config import Timing
 from orchestrator.control_plane import ControlPlane
 from orchestrator.core import Core
 from orchestrator.deployment.plan import ServingSettings
@@ -44,7 +43,8 @@ from orchestrator.pipelines.partition import divide
 from orchestrator.planning.planner import solve
 from orchestrator.planning.problem import Problem, Stage
 from orchestrator.planning.solution import Standby
-from orchestrator.worker import preview
+from orchestrator.service.config import Timing
+from orchestrator.service.worker import preview
 from schemas.codec import Flag
 from schemas.messages import (
     BlobRef,

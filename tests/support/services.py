@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from orchestrator.client import Client
-from orchestrator.config import ServiceConfig
-from orchestrator.service import ServiceInfo, run_service
+from orchestrator.service.config import ServiceConfig
+from orchestrator.service.service import ServiceInfo, run_service
 
 _TIMEOUT_S = 30.0
 

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from broker.errors import BadBrokerUrl
-from orchestrator.config import ServiceConfig, is_loopback
 from orchestrator.errors import BadSetting, InsecureAddress
+from orchestrator.service.config import ServiceConfig, is_loopback
 
 
 def config(**changes: Any) -> ServiceConfig:

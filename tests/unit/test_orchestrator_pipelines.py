@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from orchestrator.config import Timing
 from orchestrator.effects import Listen
 from orchestrator.events import PlanHeard
 from orchestrator.replanning.constraints import Wishes
+from orchestrator.service.config import Timing
 from schemas.codec import Flag
 from schemas.messages import Epoch, Plan, StageRef, StreamEnd
 from schemas.topics import PLAN

@@ -11,7 +11,7 @@ from orchestrator.fleet.profiles import PROBE_PATIENCE_S, Profiles, fingerprint_
 from orchestrator.model.served import ServedModel
 from orchestrator.planning.profile import Profile
 from orchestrator.replanning.problem_builder import build_problem
-from orchestrator.state import State
+from orchestrator.service.database import State
 from schemas.messages import BlobRef, NodeProfile, ProbeNode, ProbePart, StageMetrics, UnitProfile
 from tests.support.orchestrating import World
 from tests.support.scripted_nodes import Letters, make_birth, make_manifest

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from orchestrator.config import Timing
 from orchestrator.effects import BuildSegments, ForgetRequest, SaveRequest
 from orchestrator.events import Cancelled, Interrupted, NodeSaid, Submitted, TokensHeard
+from orchestrator.service.config import Timing
 from schemas.codec import Flag
 from schemas.messages import (
     CancelRequest,

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import StateUnreadable
-from orchestrator.state import SCHEMA_VERSION, State
+from orchestrator.service.database import SCHEMA_VERSION, State
 from schemas.messages import Epoch
 from tests.support.scripted_nodes import make_birth
 
@@ -62,7 +62,7 @@ def test_the_history_of_a_service_has_all_its_pipelines(path: Path) -> None:
 
 
 def test_the_history_has_a_bound(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("orchestrator.state._KEPT_PLANS", 3)
+    monkeypatch.setattr("orchestrator.service.database._KEPT_PLANS", 3)
     with State(path) as state:
         for counter in range(10):
             state.save_plan("main", epoch(1, counter), "tiny", {"number": counter})

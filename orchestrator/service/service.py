@@ -15,8 +15,6 @@ from typing import Any
 
 from broker.bus import Bus, Connected, Delivery, Disconnected, Subscribed
 from broker.errors import PayloadTooLarge, QueueFull
-from orchestrator.blobs import BLOBS_PATH, blob_routes
-from orchestrator.config import ServiceConfig
 from orchestrator.control_plane import ControlPlane
 from orchestrator.core import Core
 from orchestrator.deployment.plan import ServingSettings
@@ -59,13 +57,15 @@ from orchestrator.events import (
     Tick,
     TokensHeard,
 )
-from orchestrator.http_server import HttpServer, reachable_urls
 from orchestrator.model.errors import ModelError
 from orchestrator.model.store import ModelStore
 from orchestrator.operator_api.event_log import Journal
 from orchestrator.replanning.constraints import BadWish, wishes_from
-from orchestrator.state import State
-from orchestrator.worker import Solver, Worker, default_solver
+from orchestrator.service.blobs import BLOBS_PATH, blob_routes
+from orchestrator.service.config import ServiceConfig
+from orchestrator.service.database import State
+from orchestrator.service.http_server import HttpServer, reachable_urls
+from orchestrator.service.worker import Solver, Worker, default_solver
 from schemas.codec import Kind, decode_frames
 from schemas.errors import ContractError
 from schemas.messages import CancelRequest, ControlReply, ControlRequest, Plan, SubmitRequest, decode, encode

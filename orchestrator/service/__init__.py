@@ -1,0 +1,1 @@
+"""The orchestrator as a running thing: threads, sockets, files."""
