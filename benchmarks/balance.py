@@ -21,13 +21,19 @@ from harness import Result, main, median_result, note
 from orchestrator.balancing.balancer import with_slowness
 from orchestrator.balancing.simulated import SimulatedBalancer
 from orchestrator.planning.cost import holdings, load_s
-from orchestrator.planning.planner import solve
 from orchestrator.planning.problem import Device, Objective, Problem, Stage, UnitRun
 from orchestrator.planning.replicas import Rates, plan_replicas
-from orchestrator.planning.scenario import FleetEvent, NodeObservation, Observation, StageObservation, Workload
-from orchestrator.planning.simulate import Simulation
+from orchestrator.planning.simulation.scenario import (
+    FleetEvent,
+    NodeObservation,
+    Observation,
+    StageObservation,
+    Workload,
+)
+from orchestrator.planning.simulation.simulate import Simulation
 from orchestrator.planning.solution import Infeasible
-from orchestrator.planning.stagecost import BATCH, stage_costs
+from orchestrator.planning.solver.solve import solve
+from orchestrator.planning.stage_cost import BATCH, stage_costs
 
 NOISE = 0.2
 SLIGHT_NOISE = 0.1

@@ -23,7 +23,7 @@ from smollm2 import open_smollm2
 
 from orchestrator.deployment import coexistence
 from orchestrator.model.model import Model
-from orchestrator.planning.migration import Migration, estimate
+from orchestrator.planning.moves.kv_migration import Migration, estimate
 from tests.support.mqtt_proxy import MqttProxy
 
 NODES = ("node-a", "node-b")

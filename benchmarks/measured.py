@@ -13,10 +13,10 @@ from harness import note
 from orchestrator.deployment.plan import unit_counts
 from orchestrator.fleet.profiles import fingerprint_of
 from orchestrator.model.model import Model
-from orchestrator.planning.planner import solve
 from orchestrator.planning.problem import Problem, Stage
 from orchestrator.planning.profile import Profile
 from orchestrator.planning.solution import Infeasible, Solution
+from orchestrator.planning.solver.solve import solve
 from orchestrator.replanning.problem_builder import build_problem
 from orchestrator.service.worker import probe_parts
 from schemas.messages import NodeProfile, ProbeNode

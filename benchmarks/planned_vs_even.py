@@ -18,9 +18,9 @@ from rings import Homes, open_segment, ring_of_nodes
 from smollm2 import QUESTION, open_smollm2
 
 from orchestrator.model.model import Model
-from orchestrator.planning.planner import evaluate
 from orchestrator.planning.problem import Objective, Problem, Stage
 from orchestrator.planning.profile import Profile
+from orchestrator.planning.solver.solve import evaluate
 from tests.support.ring import Answer, Ring
 
 RELATIVE_SPEEDS = (1.0, 0.5, 0.25, 0.25)

@@ -9,12 +9,12 @@ from dataclasses import replace
 
 from harness import Result, main, median_result, note
 
-from orchestrator.planning import milp
-from orchestrator.planning.planner import solve
 from orchestrator.planning.problem import BLOCK, EMBED, HEAD, Device, Objective, Problem, UnitRun
 from orchestrator.planning.replicas import plan_replicas
 from orchestrator.planning.solution import Infeasible, Solution, Status
-from orchestrator.planning.standby import plan_standby
+from orchestrator.planning.solver import milp
+from orchestrator.planning.solver.solve import solve
+from orchestrator.planning.standby.plan_standby import plan_standby
 
 MIB = 2**20
 BLOCKS = 80

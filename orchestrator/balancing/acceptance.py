@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from orchestrator.deployment.plan import Candidate, Solving
-from orchestrator.planning.migration import Migration
+from orchestrator.planning.moves.kv_migration import Migration
 from orchestrator.planning.solution import Solution
 
 MIN_GAIN = 0.05

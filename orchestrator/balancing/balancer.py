@@ -16,7 +16,7 @@ from typing import Any
 
 from orchestrator.balancing.speed_estimate import ObservationSettings, Reading, SpeedEstimate
 from orchestrator.planning.cost import check
-from orchestrator.planning.nearby import nearby, value_s
+from orchestrator.planning.moves.nearby import nearby, value_s
 from orchestrator.planning.problem import Objective, Problem, Stage
 
 Stages = tuple[Stage, ...]

@@ -19,8 +19,8 @@ from orchestrator.deployment.plan import ActivePlan, Candidate, unit_counts
 from orchestrator.effects import Effect
 from orchestrator.fleet.pipeline_nodes import FleetView
 from orchestrator.fleet.profiles import Profiles
-from orchestrator.planning.migration import Migration
-from orchestrator.planning.movecost import loading_s
+from orchestrator.planning.moves.kv_migration import Migration
+from orchestrator.planning.moves.move_cost import loading_s
 from orchestrator.planning.problem import Problem
 from orchestrator.planning.profile import Profile
 from orchestrator.planning.solution import Solution, Standby
@@ -153,7 +153,7 @@ def _is_for_later(decision: Decision, question: Question) -> bool:
 
 def _as_solution(problem: Problem, stages: Stages) -> Solution:
     # Not at the top: the planner takes a while to import, and most decisions are about its own plans.
-    from orchestrator.planning.planner import evaluate
+    from orchestrator.planning.solver.solve import evaluate
 
     return evaluate(problem, stages)
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field, replace
 
 from orchestrator.balancing.balancer import Balancer, BalanceSettings, Proposal, Verdict, with_slowness
 from orchestrator.balancing.speed_estimate import Reading
-from orchestrator.planning.movecost import MoveCost, move_cost
-from orchestrator.planning.planner import solve
+from orchestrator.planning.moves.move_cost import MoveCost, move_cost
 from orchestrator.planning.problem import Problem, Stage
-from orchestrator.planning.scenario import Move, NodeObservation, Observation
+from orchestrator.planning.simulation.scenario import Move, NodeObservation, Observation
 from orchestrator.planning.solution import Solution, Standby
-from orchestrator.planning.stagecost import StageCost, stage_costs
+from orchestrator.planning.solver.solve import solve
+from orchestrator.planning.stage_cost import StageCost, stage_costs
 
 NOISE = 0.05
 

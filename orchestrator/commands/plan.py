@@ -102,8 +102,8 @@ def wish_options(function: Callable[..., None]) -> Callable[..., None]:
 @wish_options
 def preview(settings: Settings, as_json: bool, **wishes: Any) -> None:
     """Show the best plan under constraints, what else was possible and why; change nothing."""
-    from orchestrator.planning.play import replicas_text
-    from orchestrator.planning.render import as_text, profiles_text
+    from orchestrator.planning.explain.render import as_text, profiles_text
+    from orchestrator.planning.simulation.play import replicas_text
 
     with connect(settings) as client:
         said = client.control("preview", timeout_s=SOLVE_TIMEOUT_S, **wishes)

@@ -28,8 +28,8 @@ def command(fleet: str, balance: str, as_json: bool) -> None:
     An unknown name lists the examples. Nothing is connected to anything.
     """
     from orchestrator.balancing.simulated import SimulatedBalancer
-    from orchestrator.planning.fleetfile import load_fleet
-    from orchestrator.planning.play import play
+    from orchestrator.planning.simulation.fleetfile import load_fleet
+    from orchestrator.planning.simulation.play import play
 
     balancers: list[SimulatedBalancer] = []
 

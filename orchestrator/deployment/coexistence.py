@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from orchestrator.balancing.acceptance import OpenWork
 from orchestrator.deployment.plan import Candidate
-from orchestrator.planning.migration import Migration, estimate, transfers_between
+from orchestrator.planning.moves.kv_migration import Migration, estimate, transfers_between
 from schemas.handover import heirs, unchanged
 from schemas.messages import NodeBirth, StageRef
 

@@ -15,7 +15,7 @@ from typing import Any
 from orchestrator.deployment.plan import Candidate
 from orchestrator.deployment.rollout import Rollout
 from orchestrator.effects import Effect, Note, command
-from orchestrator.planning.migration import Migration
+from orchestrator.planning.moves.kv_migration import Migration
 from orchestrator.service.config import Timing
 from schemas.handover import kv_copies
 from schemas.messages import (

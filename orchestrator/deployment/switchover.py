@@ -21,7 +21,7 @@ from orchestrator.effects import BuildSegments, Effect, Note, Publish, SaveEpoch
 from orchestrator.fleet.pipeline_nodes import FleetView
 from orchestrator.fleet.profiles import Profiles
 from orchestrator.model.served import BuiltSegment
-from orchestrator.planning.migration import Migration
+from orchestrator.planning.moves.kv_migration import Migration
 from orchestrator.planning.problem import Stage
 from orchestrator.replanning.problem_builder import prepare_commands
 from orchestrator.requests.scheduler import RequestDesk

@@ -8,10 +8,10 @@ from typing import Any
 
 from orchestrator.deployment.plan import Candidate, describe_units
 from orchestrator.planning.cost import check
-from orchestrator.planning.migration import Migration
-from orchestrator.planning.planner import evaluate
+from orchestrator.planning.moves.kv_migration import Migration
 from orchestrator.planning.problem import Problem, Stage
 from orchestrator.planning.solution import Solution
+from orchestrator.planning.solver.solve import evaluate
 
 
 def comparison(

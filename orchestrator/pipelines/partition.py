@@ -6,10 +6,10 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from orchestrator.planning.planner import solve
 from orchestrator.planning.problem import Objective, Problem
 from orchestrator.planning.replicas import Replicas, plan_replicas
 from orchestrator.planning.solution import Solution
+from orchestrator.planning.solver.solve import solve
 from orchestrator.service.config import MOST_PIPELINES
 
 Group = frozenset[str]

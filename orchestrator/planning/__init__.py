@@ -1,5 +1,5 @@
 """Planning: measured devices in, provably best assignment out, explained.
 
-`problem` is the question, `solution` the answer, `planner.solve` the way from one to the other. Nothing here
+`problem` is the question, `solution` the answer, `solve.solve` the way from one to the other. Nothing here
 has a clock, a socket or a file, except `milp`, which runs the solver.
 """

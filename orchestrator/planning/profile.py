@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from orchestrator.planning.problem import BLOCK, EMBED, HEAD
-from orchestrator.planning.stagecost import BATCH
+from orchestrator.planning.stage_cost import BATCH
 from schemas.messages import NodeBirth, NodeProfile, UnitProfile
 
 LEAST_SLOPE = 0.75

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 
 from orchestrator.planning.cost import check, ttft_s
 from orchestrator.planning.errors import PlanningError
-from orchestrator.planning.infeasible import explain_infeasible
-from orchestrator.planning.planner import solve
 from orchestrator.planning.problem import BLOCK, EMBED, HEAD, Objective, Problem, Stage, UnitRun
-from orchestrator.planning.runform import BOTH_ENDS, EMBED_END, ENDS, HEAD_END, RunForm
 from orchestrator.planning.solution import Infeasible, Solution
+from orchestrator.planning.solver.infeasible import explain_infeasible
+from orchestrator.planning.solver.runform import BOTH_ENDS, EMBED_END, ENDS, HEAD_END, RunForm
+from orchestrator.planning.solver.solve import solve
 
 EXACT_DEVICES = 8
 COUNTS_TRIED = 12

@@ -33,8 +33,8 @@ from orchestrator.effects import Effect, Note, SolvePlan
 from orchestrator.fleet.pipeline_nodes import FleetView
 from orchestrator.fleet.profiles import Profiles
 from orchestrator.model.served import ServedModel
+from orchestrator.planning.batches_in_flight import batches_in_flight
 from orchestrator.planning.errors import PlanningError
-from orchestrator.planning.flight import batches_in_flight
 from orchestrator.planning.problem import Problem
 from orchestrator.planning.solution import Infeasible, Solution
 from orchestrator.replanning.constraints import BadWish, Wishes

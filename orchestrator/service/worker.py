@@ -38,7 +38,7 @@ Solver = Callable[[Problem], Solution | Infeasible]
 
 def default_solver(problem: Problem) -> Solution | Infeasible:
     """The planner, imported when first needed: Pyomo takes a second."""
-    from orchestrator.planning.planner import solve
+    from orchestrator.planning.solver.solve import solve
 
     return solve(problem)
 
@@ -93,7 +93,7 @@ class Worker:
                 opened = self._models[name]
                 return SegmentsBuilt(number, tuple(build_segment(opened, stage, wire) for stage in ring))
             case PlanStandby(pipeline, epoch, problem, stages):
-                from orchestrator.planning.standby import plan_standby
+                from orchestrator.planning.standby.plan_standby import plan_standby
 
                 return StandbyPlanned(pipeline, epoch, plan_standby(problem, stages, disk_only=True).standby)
 
@@ -110,10 +110,10 @@ def _failure(job: Job, reason: str) -> Event:
 def preview(problem: Problem, answer: Solution | Infeasible, pipelines: int | None = 1) -> dict[str, Any]:
     """The planner's answer explained, with the standby units that its nodes would be told to keep and, as ``division``,
     the pipelines that the fleet would be divided into."""
-    from orchestrator.planning.explain import explain
-    from orchestrator.planning.play import replicas_data
+    from orchestrator.planning.explain.explain import explain
     from orchestrator.planning.replicas import Replicas, plan_replicas
-    from orchestrator.planning.standby import plan_standby
+    from orchestrator.planning.simulation.play import replicas_data
+    from orchestrator.planning.standby.plan_standby import plan_standby
 
     if isinstance(answer, Infeasible):
         return explain(problem, answer)

@@ -7,7 +7,7 @@ import pytest
 
 from broker.local_broker import LocalBroker
 from orchestrator.model.store import ModelStore
-from orchestrator.planning import migration
+from orchestrator.planning.moves import kv_migration
 from schemas.messages import Sampling
 from tests.support.moves import PLANS, moving
 
@@ -29,7 +29,7 @@ def test_text_over_fifty_moves(
         fleet.apply(PLANS[0])
         undisturbed = [ids for ids, _ in fleet.read(SAMPLINGS, TOKENS)]
         for extra_s in itertools.cycle((-100.0, 100.0)):  # rows are copied in one round, computed again in the next
-            monkeypatch.setattr(migration, "HOLD_S", extra_s)
+            monkeypatch.setattr(kv_migration, "HOLD_S", extra_s)
             assert [ids for ids, _ in fleet.read_while_moving(SAMPLINGS, TOKENS, 15)] == undisturbed
             if fleet.moves()["done"] >= MOVES:
                 break

@@ -11,7 +11,7 @@ import pytest
 from broker.local_broker import LocalBroker
 from orchestrator.client import ControlRefused
 from orchestrator.model.store import ModelStore
-from orchestrator.planning import migration
+from orchestrator.planning.moves import kv_migration
 from schemas.messages import Sampling
 from tests.support.moves import PLANS, moving
 from tests.support.nodes import start_node
@@ -31,7 +31,7 @@ def test_text_over_killed_nodes(
         fleet.apply(PLANS[0])
         undisturbed = [ids for ids, _ in fleet.read(SAMPLINGS, TOKENS)]
         for victim, extra_s in itertools.islice(zip(itertools.cycle("abc"), itertools.cycle((-100, 100))), ROUNDS):
-            monkeypatch.setattr(migration, "HOLD_S", extra_s)
+            monkeypatch.setattr(kv_migration, "HOLD_S", extra_s)
 
             def kill(name: str = victim) -> None:
                 nodes[name].end(signal.SIGKILL)

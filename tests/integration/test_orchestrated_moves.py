@@ -6,7 +6,7 @@ import pytest
 
 from broker.local_broker import LocalBroker
 from orchestrator.model.store import ModelStore
-from orchestrator.planning import migration
+from orchestrator.planning.moves import kv_migration
 from schemas.messages import Sampling
 from tests.support.moves import PLANS, moving
 from tests.support.nodes import running_nodes
@@ -20,7 +20,7 @@ TOKENS = 80
 def test_the_text_is_that_of_an_undisturbed_run(
     tiny_store: ModelStore, mosquitto: LocalBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
 ) -> None:
-    monkeypatch.setattr(migration, "HOLD_S", -100.0 if mode == "copy" else 100.0)
+    monkeypatch.setattr(kv_migration, "HOLD_S", -100.0 if mode == "copy" else 100.0)
     with moving(tiny_store, mosquitto, tmp_path, "abc", "--emulate-speed", "0.03") as (fleet, _):
         fleet.apply(PLANS[0])
         undisturbed = fleet.read(SAMPLINGS, TOKENS)

@@ -40,9 +40,9 @@ from orchestrator.events import (
 from orchestrator.model.manifest import Manifest
 from orchestrator.model.served import BuiltSegment, ServedModel
 from orchestrator.pipelines.partition import divide
-from orchestrator.planning.planner import solve
 from orchestrator.planning.problem import Problem, Stage
 from orchestrator.planning.solution import Standby
+from orchestrator.planning.solver.solve import solve
 from orchestrator.service.config import Timing
 from orchestrator.service.worker import preview
 from schemas.codec import Flag

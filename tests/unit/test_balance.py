@@ -22,10 +22,10 @@ from orchestrator.balancing.balancer import (
     with_slowness,
 )
 from orchestrator.balancing.speed_estimate import Reading
-from orchestrator.planning.nearby import nearby, value_s
-from orchestrator.planning.planner import evaluate, solve
+from orchestrator.planning.moves.nearby import nearby, value_s
 from orchestrator.planning.problem import Objective, Problem, Stage
 from orchestrator.planning.solution import Solution
+from orchestrator.planning.solver.solve import evaluate, solve
 from tests.support.fleets import device, fleet
 
 PROBLEM = replace(

@@ -7,7 +7,7 @@ import pytest
 from orchestrator.deployment.plan import plan_view
 from orchestrator.effects import Publish, SaveEpoch, SaveNode, SavePlan, SolvePlan
 from orchestrator.events import JobFailed, NodeSaid
-from orchestrator.planning.flight import batches_in_flight
+from orchestrator.planning.batches_in_flight import batches_in_flight
 from schemas.messages import Epoch, NodeStatus, Plan, PrepareProgress, PrepareSegment, ReleaseSegment, StreamError
 from schemas.topics import PLAN
 from tests.support.orchestrating import World, plan_quickly

@@ -11,7 +11,7 @@ from orchestrator.events import JobFailed, NodeSaid, StandbyPlanned
 from orchestrator.planning.errors import PlanningError
 from orchestrator.planning.problem import Problem, Stage
 from orchestrator.planning.solution import Standby
-from orchestrator.planning.standby import plan_standby
+from orchestrator.planning.standby.plan_standby import plan_standby
 from schemas.messages import BlobRef, KeepBlobs
 from tests.support.orchestrating import BLOB_URL, World
 from tests.support.scripted_nodes import MB, make_birth, make_heartbeat

@@ -12,7 +12,7 @@ from orchestrator.deployment.epochs import Epochs
 from orchestrator.deployment.plan import Candidate, Solving
 from orchestrator.model.served import ServedModel
 from orchestrator.planning.cost import predict
-from orchestrator.planning.migration import Migration
+from orchestrator.planning.moves.kv_migration import Migration
 from orchestrator.planning.problem import Objective, Stage
 from orchestrator.planning.solution import Solution, Status
 from orchestrator.replanning.memory_model import resident_factors, workspace_bytes

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from orchestrator.planning.baselines import best_single, even_split, fastest_first, quickest_single
 from orchestrator.planning.cost import check, holdings, memory_bytes, paper_s, predict, size_text, ttft_s
 from orchestrator.planning.errors import PlanningError
+from orchestrator.planning.explain.baselines import best_single, even_split, fastest_first, quickest_single
 from orchestrator.planning.problem import Constraints, Device, NodeLimit, Objective, Pin, Problem, Stage, UnitRun
 
 RUNS = (

@@ -8,13 +8,13 @@ from dataclasses import replace
 
 import pytest
 
-from orchestrator.planning import sequence
-from orchestrator.planning.planner import solve
 from orchestrator.planning.problem import Objective, Problem
-from orchestrator.planning.runform import RunForm
 from orchestrator.planning.solution import Infeasible, Solution, Status
-from orchestrator.planning.standby import grow_greedily, plan_standby
-from orchestrator.planning.standby_question import Reach, question
+from orchestrator.planning.solver import sequence
+from orchestrator.planning.solver.runform import RunForm
+from orchestrator.planning.solver.solve import solve
+from orchestrator.planning.standby.plan_standby import grow_greedily, plan_standby
+from orchestrator.planning.standby.question import Reach, question
 from tests.support.planning import Best, best_of, every_plan, every_share, random_problem, try_all
 
 INSTANCES = 300

@@ -7,14 +7,14 @@ from dataclasses import replace
 
 import pytest
 
-from orchestrator.planning.difference import diff, diff_text
-from orchestrator.planning.explain import explain, units_text
-from orchestrator.planning.infeasible import is_feasible
-from orchestrator.planning.planner import solve
+from orchestrator.planning.explain.explain import explain, units_text
+from orchestrator.planning.explain.render import age_text, as_text
+from orchestrator.planning.moves.difference import diff, diff_text
 from orchestrator.planning.problem import Constraints, NodeLimit, Objective, Pin, Problem, Stage
-from orchestrator.planning.render import age_text, as_text
 from orchestrator.planning.solution import Infeasible, Solution, Standby
-from orchestrator.planning.standby import plan_standby
+from orchestrator.planning.solver.infeasible import is_feasible
+from orchestrator.planning.solver.solve import solve
+from orchestrator.planning.standby.plan_standby import plan_standby
 from tests.support.fleets import MB, device, fleet
 from tests.support.planning import random_problem
 

@@ -11,9 +11,9 @@ import pytest
 import yaml
 
 from orchestrator.planning.errors import PlanningError
-from orchestrator.planning.fleetfile import load_fleet, parse_fleet, shipped_fleets
-from orchestrator.planning.play import play
 from orchestrator.planning.problem import Objective, Pin
+from orchestrator.planning.simulation.fleetfile import load_fleet, parse_fleet, shipped_fleets
+from orchestrator.planning.simulation.play import play
 
 GOOD: dict[str, Any] = {
     "model": {

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from orchestrator.planning.flight import MOST_BATCHES, TIE, Cycle, batches_in_flight
+from orchestrator.planning.batches_in_flight import MOST_BATCHES, TIE, Cycle, batches_in_flight
 from orchestrator.planning.problem import Device, Problem, Stage, UnitRun
 from tests.support.planning import every_plan, random_problem
 

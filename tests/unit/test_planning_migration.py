@@ -4,7 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.planning.migration import DEFAULT_RATE_BYTES_PER_S, HOLD_S, SLOWDOWN, Migration, Transfer, estimate
+from orchestrator.planning.moves.kv_migration import (
+    DEFAULT_RATE_BYTES_PER_S,
+    HOLD_S,
+    SLOWDOWN,
+    Migration,
+    Transfer,
+    estimate,
+)
 from orchestrator.planning.solution import Prediction, StageFigures
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from orchestrator.planning.movecost import DOWNLOAD_SHARE, LOAD_BYTES_PER_S, LOAD_SHARE, loading_s, move_cost
+from orchestrator.planning.moves.move_cost import DOWNLOAD_SHARE, LOAD_BYTES_PER_S, LOAD_SHARE, loading_s, move_cost
 from orchestrator.planning.problem import Stage
 from orchestrator.planning.solution import Standby
 from tests.support.fleets import MB, device, fleet

@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.planning.cost import check
-from orchestrator.planning.difference import diff
-from orchestrator.planning.planner import evaluate, solve
+from orchestrator.planning.moves.difference import diff
 from orchestrator.planning.problem import Objective, Problem
 from orchestrator.planning.solution import Infeasible, Solution
-from orchestrator.planning.standby import plan_standby
-from orchestrator.planning.standby_question import question
+from orchestrator.planning.solver.solve import evaluate, solve
+from orchestrator.planning.standby.plan_standby import plan_standby
+from orchestrator.planning.standby.question import question
 from tests.support.planning import random_problem
 
 problems = st.builds(

@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 
 from orchestrator.planning.cost import predict
-from orchestrator.planning.play import quick_replan
 from orchestrator.planning.problem import Problem, Stage
-from orchestrator.planning.report import Report, report_text, summarise
-from orchestrator.planning.scenario import FleetEvent, Move, Observation, Record, Workload
-from orchestrator.planning.simulate import Simulation
+from orchestrator.planning.simulation.play import quick_replan
+from orchestrator.planning.simulation.report import Report, report_text, summarise
+from orchestrator.planning.simulation.scenario import FleetEvent, Move, Observation, Record, Workload
+from orchestrator.planning.simulation.simulate import Simulation
 from tests.support.fleets import device, fleet
 
 PAIR = fleet(device("a", 1.0, 900, hop_ms=2.0), device("b", 2.0, 900, hop_ms=3.0))

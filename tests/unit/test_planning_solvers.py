@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.planning import glpsol, milp
 from orchestrator.planning.errors import PlanningError
-from orchestrator.planning.planner import solve
 from orchestrator.planning.problem import Objective
-from orchestrator.planning.runform import Plan, RunForm, Share
 from orchestrator.planning.solution import Solution, Status
-from orchestrator.planning.standby import grow_greedily, plan_standby
-from orchestrator.planning.standby_question import question
+from orchestrator.planning.solver import glpsol, milp
+from orchestrator.planning.solver.runform import Plan, RunForm, Share
+from orchestrator.planning.solver.solve import solve
+from orchestrator.planning.standby.plan_standby import grow_greedily, plan_standby
+from orchestrator.planning.standby.question import question
 from tests.support.planning import random_problem
 
 ANSWER = """c a comment
@@ -154,7 +154,7 @@ def test_planning_without_proof_does_not_import_pyomo() -> None:
     script = (
         "import json, sys\n"
         "from tests.support.planning import random_problem\n"
-        "from orchestrator.planning.planner import solve\n"
+        "from orchestrator.planning.solver.solve import solve\n"
         "solve(random_problem(3), prove=False)\n"
         "print(json.dumps([name for name in sys.modules if name.split('.')[0] in ('pyomo', 'torch', 'onnx')]))\n"
     )

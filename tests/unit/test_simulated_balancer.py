@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from orchestrator.balancing.simulated import SimulatedBalancer
-from orchestrator.planning.play import quick_replan
 from orchestrator.planning.problem import Objective
-from orchestrator.planning.scenario import FleetEvent, Record, Workload
-from orchestrator.planning.simulate import Simulation
+from orchestrator.planning.simulation.play import quick_replan
+from orchestrator.planning.simulation.scenario import FleetEvent, Record, Workload
+from orchestrator.planning.simulation.simulate import Simulation
 from tests.support.fleets import device, fleet
 
 PROBLEM = replace(

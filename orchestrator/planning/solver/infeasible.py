@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from orchestrator.planning.cost import size_text
-from orchestrator.planning.ordering import natural_engine
 from orchestrator.planning.problem import Constraints, Device, Objective, Problem
-from orchestrator.planning.runform import RunForm
-from orchestrator.planning.search import RingEngine, single_plans
-from orchestrator.planning.sequence import SequenceEngine
 from orchestrator.planning.solution import Infeasible
+from orchestrator.planning.solver.ordering import natural_engine
+from orchestrator.planning.solver.runform import RunForm
+from orchestrator.planning.solver.search import RingEngine, single_plans
+from orchestrator.planning.solver.sequence import SequenceEngine
 
 DEVICES_TRIED = 16
 """For how many devices, the largest first, the missing memory is worked out."""

@@ -25,8 +25,8 @@ from orchestrator.planning.problem import (
     Problem,
     UnitRun,
 )
-from orchestrator.planning.scenario import FleetEvent, Workload
-from orchestrator.planning.sections import Section
+from orchestrator.planning.simulation.scenario import FleetEvent, Workload
+from orchestrator.planning.simulation.sections import Section
 
 MB = 10**6
 MOST_OF_A_KIND = 10_000

@@ -9,13 +9,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from orchestrator.planning.baselines import Baseline, best_single
 from orchestrator.planning.cost import size_text, weighted
-from orchestrator.planning.planner import solve
+from orchestrator.planning.explain.baselines import Baseline, best_single
 from orchestrator.planning.problem import Device, Objective, Problem
-from orchestrator.planning.runform import RunForm
-from orchestrator.planning.search import TIE, candidate
 from orchestrator.planning.solution import Infeasible, Solution
+from orchestrator.planning.solver.runform import RunForm
+from orchestrator.planning.solver.search import TIE, candidate
+from orchestrator.planning.solver.solve import solve
 
 DEVICES_TRIED = 24
 

@@ -16,9 +16,9 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.planning.intervals import Arcs, Floats, Intervals
 from orchestrator.planning.problem import Problem, Stage
-from orchestrator.planning.search import RingPlan
+from orchestrator.planning.solver.intervals import Arcs, Floats, Intervals
+from orchestrator.planning.solver.search import RingPlan
 
 WORK_LIMIT = 3 * 10**8
 """Most array elements one pass may touch: 10 devices and 34 units; some ten passes take a few seconds."""

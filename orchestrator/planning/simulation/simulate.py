@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from orchestrator.planning.cost import predict
 from orchestrator.planning.problem import Device, Problem, Stage
 from orchestrator.planning.replicas import answers_first
-from orchestrator.planning.scenario import (
+from orchestrator.planning.simulation.scenario import (
     Balancer,
     FleetEvent,
     Happening,
@@ -30,7 +30,7 @@ from orchestrator.planning.scenario import (
     Workload,
 )
 from orchestrator.planning.solution import Prediction
-from orchestrator.planning.stagecost import BATCH, StageCost, stage_costs
+from orchestrator.planning.stage_cost import BATCH, StageCost, stage_costs
 
 EWMA_WEIGHT = 0.2
 

@@ -25,10 +25,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from orchestrator.planning import glpsol
 from orchestrator.planning.cost import paper_unit_s
 from orchestrator.planning.problem import Device, Objective, Problem
-from orchestrator.planning.runform import BOTH_ENDS, EMBED_END, HEAD_END, Plan, Room, RunForm, Share
+from orchestrator.planning.solver import glpsol
+from orchestrator.planning.solver.runform import BOTH_ENDS, EMBED_END, HEAD_END, Plan, Room, RunForm, Share
 
 MIB = 2**20
 

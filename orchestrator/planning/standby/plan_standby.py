@@ -14,10 +14,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from orchestrator.planning import milp, standby_milp
 from orchestrator.planning.problem import Problem, Stage
 from orchestrator.planning.solution import Standby
-from orchestrator.planning.standby_question import Reach, StandbyQuestion, question
+from orchestrator.planning.solver import milp
+from orchestrator.planning.standby import milp
+from orchestrator.planning.standby.question import Reach, StandbyQuestion, question
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ def plan_standby(problem: Problem, stages: Sequence[Stage], *, disk_only: bool =
         return StandbyPlan((), 0.0, "none", 0.0)
     reaches, solver, gap = grow_greedily(asked), "greedy", 1.0
     if milp.solver_name() is not None:
-        proof = standby_milp.best_standby(asked, problem.time_limit_s)
+        proof = milp.best_standby(asked, problem.time_limit_s)
         if (
             proof.reaches is not None
             and asked.fits(proof.reaches)

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from orchestrator.planning.baselines import Baseline, best_single, even_split, fastest_first, quickest_single
+from orchestrator.planning.explain.baselines import Baseline, best_single, even_split, fastest_first, quickest_single
+from orchestrator.planning.explain.reasons import as_ms, baseline_worth_s, devices_said, why, worth_s
 from orchestrator.planning.problem import BLOCK, Problem
-from orchestrator.planning.reasons import as_ms, baseline_worth_s, devices_said, why, worth_s
 from orchestrator.planning.solution import Infeasible, Solution, Standby
 
 

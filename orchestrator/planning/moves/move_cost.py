@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from orchestrator.planning.cost import predict
-from orchestrator.planning.difference import diff
-from orchestrator.planning.migration import estimate, transfers_between
+from orchestrator.planning.moves.difference import diff
+from orchestrator.planning.moves.kv_migration import estimate, transfers_between
 from orchestrator.planning.problem import Problem, Stage
 from orchestrator.planning.solution import Standby
 from schemas.messages import StageRef

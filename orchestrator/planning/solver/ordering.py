@@ -14,9 +14,9 @@ from functools import cached_property
 
 import numpy as np
 
-from orchestrator.planning.intervals import Arcs, Floats, Intervals
 from orchestrator.planning.problem import Objective, Problem, Stage
-from orchestrator.planning.search import RingPlan
+from orchestrator.planning.solver.intervals import Arcs, Floats, Intervals
+from orchestrator.planning.solver.search import RingPlan
 
 EXCHANGES = 150
 Order = tuple[int, ...]

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from orchestrator.planning.problem import Problem, Stage
-from orchestrator.planning.stagecost import StageCost, stage_costs
+from orchestrator.planning.stage_cost import StageCost, stage_costs
 from schemas.codec import frames_per_message
 
 MOST_BATCHES = 64

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from orchestrator.planning.milp import MIB, solve_model
-from orchestrator.planning.standby_question import COPY, WARM, Reach, StandbyQuestion
+from orchestrator.planning.solver.milp import MIB, solve_model
+from orchestrator.planning.standby.question import COPY, WARM, Reach, StandbyQuestion
 
 
 @dataclass(frozen=True)

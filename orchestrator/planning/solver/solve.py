@@ -12,16 +12,16 @@ import logging
 import time
 from dataclasses import dataclass, replace
 
-from orchestrator.planning import milp
 from orchestrator.planning.cost import check, predict
 from orchestrator.planning.errors import PlanningError
-from orchestrator.planning.infeasible import explain_infeasible
-from orchestrator.planning.ordering import improve_orders
 from orchestrator.planning.problem import Objective, Problem, Stage
-from orchestrator.planning.runform import RunForm
-from orchestrator.planning.search import TIE, Candidate, Claim, RingPlan, candidate, search, single_plans
-from orchestrator.planning.sequence import SequenceEngine
 from orchestrator.planning.solution import Infeasible, Solution, Status
+from orchestrator.planning.solver import milp
+from orchestrator.planning.solver.infeasible import explain_infeasible
+from orchestrator.planning.solver.ordering import improve_orders
+from orchestrator.planning.solver.runform import RunForm
+from orchestrator.planning.solver.search import TIE, Candidate, Claim, RingPlan, candidate, search, single_plans
+from orchestrator.planning.solver.sequence import SequenceEngine
 
 logger = logging.getLogger(__name__)
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from orchestrator.planning.cost import check, holdings, limits_broken, predict
 from orchestrator.planning.problem import Problem, Stage
-from orchestrator.planning.search import candidate, single_plans
 from orchestrator.planning.solution import Prediction
+from orchestrator.planning.solver.search import candidate, single_plans
 
 
 @dataclass(frozen=True)

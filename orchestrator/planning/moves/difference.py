@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from orchestrator.planning.cost import predict, size_text
-from orchestrator.planning.explain import units_text
+from orchestrator.planning.explain.explain import units_text
+from orchestrator.planning.explain.render import table
 from orchestrator.planning.problem import Problem, Stage
-from orchestrator.planning.render import table
 from orchestrator.planning.solution import Prediction, Standby
 
 

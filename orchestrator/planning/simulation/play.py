@@ -6,17 +6,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from orchestrator.planning.explain import explain
-from orchestrator.planning.fleetfile import Fleet
-from orchestrator.planning.planner import solve
+from orchestrator.planning.explain.explain import explain
+from orchestrator.planning.explain.render import as_text, table
 from orchestrator.planning.problem import Problem, Stage
-from orchestrator.planning.render import as_text, table
 from orchestrator.planning.replicas import Replicas, plan_replicas
-from orchestrator.planning.report import Report, report_text, summarise
-from orchestrator.planning.scenario import Balancer
-from orchestrator.planning.simulate import Simulation
+from orchestrator.planning.simulation.fleetfile import Fleet
+from orchestrator.planning.simulation.report import Report, report_text, summarise
+from orchestrator.planning.simulation.scenario import Balancer
+from orchestrator.planning.simulation.simulate import Simulation
 from orchestrator.planning.solution import Infeasible, Solution
-from orchestrator.planning.standby import plan_standby
+from orchestrator.planning.solver.solve import solve
+from orchestrator.planning.standby.plan_standby import plan_standby
 
 MakeBalancer = Callable[[list[Problem]], Balancer]
 

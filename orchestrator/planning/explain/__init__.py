@@ -1,0 +1,1 @@
+"""Plans in words and numbers for people (pure)."""

@@ -1,0 +1,1 @@
+"""What replacing a plan by another takes (pure)."""

@@ -1,0 +1,1 @@
+"""Which units of its neighbours each node keeps ready."""
