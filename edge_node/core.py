@@ -8,24 +8,21 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from edge_node.effects import (
-    Effect,
-    LoadSegment,
-    Register,
-    Reply,
-    StageKey,
-    StandBy,
-    Stop,
-    Subscribe,
-    UnloadSegment,
-    Unsubscribe,
-)
+from edge_node.effects import Effect, LoadSegment, Register, Reply, StandBy, Stop, Subscribe, UnloadSegment, Unsubscribe
 from edge_node.migration.handover import Handover
 from edge_node.stage.decode_fast_path import Lane
 from edge_node.stage.stage import Stage
-from edge_node.wire.dtypes import WIRE_DTYPES
+from edge_node.stage_spec import StageKey
 from edge_node.work import Computed, Work
-from schemas.codec import HEADER_BYTES, MAX_PAYLOAD_BYTES, REQUEST, REQUEST_OFFSET, Frame, activation_payload_bytes
+from schemas.codec import (
+    HEADER_BYTES,
+    MAX_PAYLOAD_BYTES,
+    REQUEST,
+    REQUEST_OFFSET,
+    WIRE_DTYPES,
+    Frame,
+    activation_payload_bytes,
+)
 from schemas.messages import (
     CloseRequest,
     CopyKv,

@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from edge_node.stage_spec import StageKey
 from schemas.codec import Frame, KvRowsHeader
 from schemas.messages import Epoch, KeepBlobs, PrepareSegment
-
-StageKey = tuple[str, Epoch, int]
-"""(pipeline, epoch, stage): a node may have several stages of a ring, the first and the last above all."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from edge_node.effects import StageKey
+from edge_node.stage_spec import StageKey
 from schemas.codec import Frame
 from schemas.messages import Sampling
 

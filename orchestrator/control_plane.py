@@ -13,7 +13,7 @@ from orchestrator.pipelines.pool import PipelineOptions, Pipelines
 from orchestrator.pipelines.token_rate import RateMeter
 from orchestrator.replanning.replanner import PlanDirector
 from orchestrator.requests.scheduler import RequestDesk
-from orchestrator.service.config import Timing
+from orchestrator.timing import Timing
 
 
 class ControlPlane:

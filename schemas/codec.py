@@ -37,7 +37,7 @@ from schemas.errors import (
     FrameTruncated,
     FrameVersionMismatch,
 )
-from schemas.messages import Epoch
+from schemas.messages import Epoch, WireDtype
 
 MAGIC: Final = b"LB"
 FRAME_VERSION: Final = 1
@@ -319,3 +319,11 @@ def unpack_kv_header(frame: Frame) -> KvRowsHeader:
     if heads * head_dim != frame.width or part > 1:
         raise FrameShapeMismatch(f"{heads} heads of {head_dim} values, part {part}, for a width of {frame.width}")
     return KvRowsHeader(layer=layer, part=part, heads=heads, head_dim=head_dim)
+
+
+WIRE_DTYPES: Final[dict[WireDtype, Dtype]] = {"fp32": Dtype.FP32, "fp16": Dtype.FP16, "int8": Dtype.INT8}
+
+
+def rows_per_message(dtype: Dtype, width: int) -> int:
+    """Frames of one position of ``width`` values that fit into one message; at least one."""
+    return frames_per_message(activation_payload_bytes(dtype, 1, width))

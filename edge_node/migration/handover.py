@@ -12,10 +12,10 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from edge_node.effects import StageKey
 from edge_node.migration.kv_receiver import Incoming, Supplier
 from edge_node.requests.kv_slots import SlotTable
 from edge_node.requests.request import StageRequest
+from edge_node.stage_spec import StageKey
 from schemas.handover import heirs
 from schemas.messages import Basis, PrepareSegment
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from edge_node.effects import Effect, SendFrame, StageKey, WriteKvRows
-from edge_node.kv_frames import kv_ack_frame
+from edge_node.effects import Effect, SendFrame, WriteKvRows
 from edge_node.requests.kv_slots import SlotTable
 from edge_node.requests.position_rule import PositionRule
 from edge_node.requests.request import StageRequest
+from edge_node.stage_spec import StageKey
+from edge_node.wire.frames import kv_ack_frame
 from edge_node.wire.topics import StageTopics
 from schemas.codec import Frame, KvRowsHeader, unpack_kv_header
 from schemas.messages import Epoch, KvLayer, PrepareSegment

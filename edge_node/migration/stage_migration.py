@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Protocol
 
-from edge_node.effects import Effect, Reply, StageKey
+from edge_node.effects import Effect, Reply
 from edge_node.migration.handover import Handover, Taken
 from edge_node.migration.hold import Hold
 from edge_node.migration.kv_sender import Outgoing
 from edge_node.requests.request import StageRequest
+from edge_node.stage_spec import StageKey
 from schemas.codec import Frame, Kind
 from schemas.messages import CopyKv, FinishKv, HoldRequests, PrepareSegment, RequestsHeld
 

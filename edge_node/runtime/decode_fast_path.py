@@ -13,7 +13,7 @@ from edge_node.errors import SegmentUnusable
 from edge_node.runtime.sampling import choose_token
 from edge_node.runtime.segment import Segment, first_line
 from edge_node.stage.decode_fast_path import Lane
-from edge_node.wire.dtypes import WIRE_DTYPES
+from schemas.codec import WIRE_DTYPES
 
 _UNBOUND = object()
 

@@ -2,8 +2,8 @@
 
 A graph that takes and gives halves saves the calls of NumPy on both sides of a run: of a step of one position, what
 arrived is copied into the graph's input and what is to be sent is read from its output, through memoryviews that are
-ready. Everything else (chunks of a prompt, scales, what is not finite) is decided by ``edge_node.wire.activations``, so the
-bytes on the wire are the same either way.
+ready. Everything else (chunks of a prompt, scales, what is not finite) is decided by ``edge_node.wire.activations``, so
+the bytes on the wire are the same either way.
 """
 
 from __future__ import annotations

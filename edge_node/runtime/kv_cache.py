@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from edge_node.effects import SendKvRows, WriteKvRows
 from edge_node.errors import SegmentUnusable
-from edge_node.kv_frames import kv_rows_frame
+from edge_node.wire.frames import kv_rows_frame
 from schemas.codec import KV_HEADER_BYTES, Dtype
 from schemas.messages import KvLayer
 

@@ -1,8 +1,8 @@
 """One stage's part of the model, opened with ONNX Runtime.
 
-Inputs and outputs are bound by address: hidden states live in the buffers of ``edge_node.runtime.hidden_buffers``, lengths in buffers
-of this object, keys and values in the ``KvCache``, so that a decode step allocates nothing and, once the shapes of
-steps are bound, binds nothing.
+Inputs and outputs are bound by address: hidden states live in the buffers of ``edge_node.runtime.hidden_buffers``,
+lengths in buffers of this object, keys and values in the ``KvCache``, so that a decode step allocates nothing and, once
+the shapes of steps are bound, binds nothing.
 """
 
 from __future__ import annotations
@@ -20,9 +20,8 @@ from numpy.typing import NDArray
 from edge_node.errors import SegmentUnusable
 from edge_node.runtime.hidden_buffers import Payload, entry_for, exit_for
 from edge_node.runtime.kv_cache import KvCache
-from edge_node.wire.dtypes import WIRE_DTYPES
 from edge_node.work import MAX_LOGITS
-from schemas.codec import Dtype
+from schemas.codec import WIRE_DTYPES, Dtype
 from schemas.messages import PrepareSegment
 
 ort.set_default_logger_severity(3)

@@ -9,13 +9,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from edge_node.effects import CopyPrefix, SendKvRows, StageKey, WriteKvRows
+from edge_node.effects import CopyPrefix, SendKvRows, WriteKvRows
 from edge_node.errors import LoadCancelled, NodeError
 from edge_node.runtime import process_heap
 from edge_node.runtime.decode_fast_path import Solo
 from edge_node.runtime.execute import execute
 from edge_node.runtime.segment import Segment
 from edge_node.stage.decode_fast_path import Lane
+from edge_node.stage_spec import StageKey
 from edge_node.storage.blob_store import BlobStore
 from edge_node.work import Computed, Work
 from schemas.messages import PrepareSegment

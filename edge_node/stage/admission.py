@@ -9,9 +9,8 @@ from edge_node.requests.kv_slots import Grant, SlotTable
 from edge_node.requests.prompt_lookup import Guesser
 from edge_node.requests.request import StageRequest
 from edge_node.requests.ring_driver import RingDriver
-from edge_node.wire.dtypes import WIRE_DTYPES
 from edge_node.work import MAX_LOGITS, FailureCode
-from schemas.codec import VERIFY, Frame, request_number
+from schemas.codec import VERIFY, WIRE_DTYPES, Frame, request_number
 from schemas.messages import OpenRequest, PrepareSegment
 
 

@@ -16,11 +16,12 @@ import struct
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from edge_node.effects import Effect, StageKey
+from edge_node.effects import Effect
 from edge_node.errors import NodeError, NotFinite
 from edge_node.requests.request import StageRequest
 from edge_node.requests.ring_driver import RingDriver, Step
 from edge_node.stage.stage_stats import StageFigures
+from edge_node.stage_spec import StageKey
 from edge_node.wire.frames import tokens_frame
 from edge_node.wire.topics import StageTopics
 from edge_node.work import Draw, FailureCode

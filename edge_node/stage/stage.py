@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from edge_node.effects import CopyPrefix, Effect, Reply, SendFrame, StageKey
+from edge_node.effects import CopyPrefix, Effect, Reply, SendFrame
 from edge_node.migration.handover import Handover
 from edge_node.migration.stage_migration import StageMove
 from edge_node.requests.kv_slots import SlotTable
@@ -19,11 +19,11 @@ from edge_node.stage.admission import find_slot, fits, new_request, refuse
 from edge_node.stage.batch_scheduler import Turns, batches, batches_in_flight
 from edge_node.stage.decode_fast_path import FirstLane, Lane, LastLane
 from edge_node.stage.stage_stats import StageFigures
-from edge_node.wire.dtypes import WIRE_DTYPES, rows_per_message
+from edge_node.stage_spec import StageKey
 from edge_node.wire.frames import activation_frame, replay_frame, token_ids, tokens_frame
 from edge_node.wire.topics import StageTopics
 from edge_node.work import Computed, FailureCode, Row, RowResult, Work, batch
-from schemas.codec import SAMPLE, VERIFY, Flag, Frame, Kind, request_id, request_number
+from schemas.codec import SAMPLE, VERIFY, WIRE_DTYPES, Flag, Frame, Kind, request_id, request_number, rows_per_message
 from schemas.messages import OpenRequest, PrepareSegment, RequestClosed, RequestFailed, SegmentReady, StageMetrics
 
 _MAX_QUEUED_FRAMES = 512

@@ -5,8 +5,20 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 
+from edge_node.effects import KvBlock
 from edge_node.work import Row
-from schemas.codec import SAMPLE, VERIFY, Dtype, Flag, Frame, Kind, encode_frame, pack_frame
+from schemas.codec import (
+    SAMPLE,
+    VERIFY,
+    Dtype,
+    Flag,
+    Frame,
+    Kind,
+    KvRowsHeader,
+    encode_frame,
+    pack_frame,
+    pack_kv_header,
+)
 from schemas.messages import Epoch
 
 
@@ -52,3 +64,28 @@ def replay_frame(refused: Frame, valid_length: int) -> bytes:
             position=valid_length,
         )
     )
+
+
+def kv_rows_frame(
+    block: KvBlock, epoch: Epoch, number: int, *, heads: int, head_dim: int, dtype: Dtype, rows: bytes
+) -> bytes:
+    """Rows of a KV cache, in message ``number`` of their copy. ``rows`` is (count, heads, head_dim)."""
+    header = KvRowsHeader(layer=block.layer, part=block.part, heads=heads, head_dim=head_dim)
+    return encode_frame(
+        Frame(
+            kind=Kind.KV_ROWS,
+            request=block.request,
+            epoch=epoch,
+            attempt=number,
+            position=block.position,
+            count=block.count,
+            width=heads * head_dim,
+            dtype=dtype,
+            payload=pack_kv_header(header) + rows,
+        )
+    )
+
+
+def kv_ack_frame(basis: Epoch, number: int, stage: int) -> bytes:
+    """Tells a source that ``stage`` of the epoch to be has taken in message ``number``."""
+    return encode_frame(Frame(kind=Kind.KV_ACK, request=0, epoch=basis, attempt=number, position=stage))

@@ -14,25 +14,13 @@ import enum
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from orchestrator.deployment.open_requests import OpenWork
 from orchestrator.deployment.plan import Candidate, Solving
 from orchestrator.planning.moves.kv_migration import Migration
 from orchestrator.planning.solution import Solution
 
 MIN_GAIN = 0.05
 """A working plan is replaced of its own accord only for a predicted gain above this share."""
-
-
-@dataclass(frozen=True)
-class OpenWork:
-    """What is open on the working plan."""
-
-    requests: int = 0
-    positions: int = 0
-    """Prompts and answers so far: what KV caches hold."""
-    answer_tokens: int = 0
-    """Those of them that are the answers'."""
-    remaining_tokens: int = 0
-    """Most tokens that are still to come."""
 
 
 @dataclass(frozen=True)

@@ -1,25 +1,24 @@
 """When a pipeline's layers should move, and why they stay (pure).
 
-Readings come in with heartbeats; `speed_estimate` makes of them how slow each node is believed to be. Once these beliefs
-are away from those that the last decision was made with, ``consider`` says that the planner should be asked, with the
-nodes as they are believed to be. ``judge`` is shown its answer: of the best plan and of plans next to the running one
-it takes the one that saves most time over the expected work, less what the move costs. It stays where that is nothing.
+Readings come in with heartbeats; `speed_estimate` makes of them how slow each node is believed to be. Once these
+beliefs are away from those that the last decision was made with, ``consider`` says that the planner should be asked,
+with the nodes as they are believed to be. ``judge`` is shown its answer: of the best plan and of plans next to the
+running one it takes the one that saves most time over the expected work, less what the move costs. It stays where that
+is nothing.
 """
 
 from __future__ import annotations
 
-import enum
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
+from orchestrator.balancing.decision_log import Decision, History, Stages, Verdict
 from orchestrator.balancing.speed_estimate import ObservationSettings, Reading, SpeedEstimate
 from orchestrator.planning.cost import check
 from orchestrator.planning.moves.nearby import nearby, value_s
 from orchestrator.planning.problem import Objective, Problem, Stage
-
-Stages = tuple[Stage, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,27 +47,6 @@ class BalanceSettings:
     observation: ObservationSettings = ObservationSettings()
 
 
-class Verdict(enum.Enum):
-    """What was decided."""
-
-    STAY = "stay"
-    ASK = "ask"
-    MOVE = "move"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Decision:
-    """One decision with its reason. ``gain``: share of the time per token; ``saved_s`` over the expected work."""
-
-    verdict: Verdict
-    reason: str
-    stages: Stages = ()
-    """Where to move."""
-    gain: float = 0.0
-    saved_s: float = 0.0
-    cost_s: float = 0.0
-
-
 @dataclass(frozen=True, kw_only=True)
 class Proposal:
     """The planner's answer beside the plan that runs. ``cost_s`` tells what a move from that plan to another loses."""
@@ -82,51 +60,6 @@ class Proposal:
     remaining_tokens: int
     """Tokens that are still to come for them."""
     cost_s: Callable[[Stages], float]
-
-
-@dataclass
-class _Entry:
-    """Equal decisions in a row."""
-
-    decision: Decision
-    first_s: float
-    last_s: float
-    times: int = 1
-
-
-class History:
-    """The newest decisions; equal ones that follow each other are one entry."""
-
-    def __init__(self, limit: int = 200) -> None:
-        self._entries: list[_Entry] = []
-        self._limit = limit
-
-    def add(self, decision: Decision, now_s: float) -> None:
-        """Remember a decision."""
-        newest = self._entries[-1] if self._entries else None
-        same = newest and (newest.decision.verdict, newest.decision.reason) == (decision.verdict, decision.reason)
-        if newest and same:
-            newest.decision, newest.last_s, newest.times = decision, now_s, newest.times + 1
-            return
-        self._entries.append(_Entry(decision, now_s, now_s))
-        del self._entries[: -self._limit]
-
-    def view(self) -> list[dict[str, Any]]:
-        """Oldest first; JSON-able, times on the core's clock."""
-        return [
-            {
-                "verdict": entry.decision.verdict.value,
-                "reason": entry.decision.reason,
-                "first_s": entry.first_s,
-                "last_s": entry.last_s,
-                "times": entry.times,
-                "gain": entry.decision.gain,
-                "saved_s": entry.decision.saved_s,
-                "cost_s": entry.decision.cost_s,
-                "stages": [asdict(stage) for stage in entry.decision.stages],
-            }
-            for entry in self._entries
-        ]
 
 
 class Balancer:

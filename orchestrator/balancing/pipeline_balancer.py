@@ -13,7 +13,8 @@ from dataclasses import replace
 
 from orchestrator.balancing.acceptance import Answer, Question, settled
 from orchestrator.balancing.acceptance import Verdict as Judgement
-from orchestrator.balancing.balancer import Balancer, BalanceSettings, Decision, History, Proposal, Stages, Verdict
+from orchestrator.balancing.balancer import Balancer, BalanceSettings, Proposal
+from orchestrator.balancing.decision_log import Decision, History, Stages, Verdict
 from orchestrator.balancing.speed_estimate import Reading
 from orchestrator.deployment.plan import ActivePlan, Candidate, unit_counts
 from orchestrator.effects import Effect

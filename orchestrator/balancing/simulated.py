@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field, replace
 
-from orchestrator.balancing.balancer import Balancer, BalanceSettings, Proposal, Verdict, with_slowness
+from orchestrator.balancing.balancer import Balancer, BalanceSettings, Proposal, with_slowness
+from orchestrator.balancing.decision_log import Verdict
 from orchestrator.balancing.speed_estimate import Reading
 from orchestrator.planning.moves.move_cost import MoveCost, move_cost
 from orchestrator.planning.problem import Problem, Stage

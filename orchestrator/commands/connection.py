@@ -15,7 +15,7 @@ def connect(settings: Settings) -> Client:
         BadBrokerUrl, BrokerUnreachable, BrokerRefused
     """
     from broker.address import parse_broker_url
-    from orchestrator.service.config import is_loopback
+    from broker.security import is_loopback
 
     address = parse_broker_url(settings.broker)
     if not (settings.insecure or address.tls or is_loopback(address.host)):

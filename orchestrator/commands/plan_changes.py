@@ -75,7 +75,7 @@ def describe_changes(difference: dict[str, Any]) -> str:
 
 def _said(units: list[int], unit_count: int) -> str:
     """Units as ranges for people."""
-    from orchestrator.deployment.plan import describe_units
+    from orchestrator.deployment.plan_view import describe_units
 
     ranges: list[list[int]] = []
     for unit in units:

@@ -21,7 +21,7 @@ EXAMPLE = "Example: linguabus serve --broker mqtt://192.168.1.5 --blob-host 0.0.
 
 
 def _number_or_auto(_context: click.Context, parameter: click.Parameter, value: str) -> int | None:
-    from orchestrator.service.config import MOST_PIPELINES
+    from orchestrator.timing import MOST_PIPELINES
 
     if value == "auto":
         return None

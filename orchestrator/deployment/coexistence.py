@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from orchestrator.balancing.acceptance import OpenWork
+from orchestrator.deployment.open_requests import OpenWork
 from orchestrator.deployment.plan import Candidate
 from orchestrator.planning.moves.kv_migration import Migration, estimate, transfers_between
 from schemas.handover import heirs, unchanged

@@ -16,7 +16,7 @@ from orchestrator.deployment.plan import Candidate
 from orchestrator.deployment.rollout import Rollout
 from orchestrator.effects import Effect, Note, command
 from orchestrator.planning.moves.kv_migration import Migration
-from orchestrator.service.config import Timing
+from orchestrator.timing import Timing
 from schemas.handover import kv_copies
 from schemas.messages import (
     CopyKv,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from orchestrator.model.served import BuiltSegment, ServedModel
 from orchestrator.planning.problem import Problem, Stage
@@ -154,69 +154,3 @@ def unit_counts(stage: Stage | StageRef, unit_count: int) -> tuple[int, int, int
     """Embeddings, blocks and heads of a stage."""
     last = unit_count - 1
     return int(stage.start == 0), min(stage.stop, last) - max(stage.start, 1), int(stage.stop > last)
-
-
-def describe_units(start: int, stop: int, unit_count: int) -> str:
-    """Units [start, stop) for people: "embed, blocks 0-9, head" (decoder blocks are counted from 0)."""
-    parts = ["embed"] if start == 0 else []
-    first, last = max(start, 1) - 1, min(stop, unit_count - 1) - 2
-    if last == first:
-        parts.append(f"block {first}")
-    elif last > first:
-        parts.append(f"blocks {first}-{last}")
-    if stop == unit_count:
-        parts.append("head")
-    return ", ".join(parts)
-
-
-def plan_view(plan: Candidate, ready: dict[int, SegmentReady]) -> dict[str, Any]:
-    """What ``linguabus plan`` shows and the history keeps; JSON-able."""
-    predicted = plan.solution.predicted
-    unit_count = plan.model.manifest.num_units
-    stages = []
-    for index, stage in enumerate(predicted.stages):
-        of_node = predicted.of_node(stage.node)
-        report = ready.get(index)
-        stages.append({
-            "stage": index,
-            "node": stage.node,
-            "start": stage.start,
-            "stop": stage.stop,
-            "units": describe_units(stage.start, stage.stop, unit_count),
-            "predicted_decode_ms": stage.decode_s * 1e3,
-            "predicted_hop_ms": stage.hop_s * 1e3,
-            "predicted_prefill_ms": stage.prefill_s * 1e3,
-            "weight_bytes": stage.weight_bytes,
-            "kv_bytes": stage.kv_bytes,
-            "planned_bytes": of_node.memory_bytes,
-            "memory_limit_bytes": of_node.memory_limit_bytes,
-            "stored_bytes": plan.stored_bytes(stage.node),
-            "rss_bytes": report.rss_bytes if report else None,
-            "peak_rss_bytes": report.peak_rss_bytes if report else None,
-            "downloaded_bytes": report.downloaded_bytes if report else None,
-            "load_s": report.load_s if report else None,
-        })  # fmt: skip
-    return {
-        "pipeline": plan.pipeline,
-        "epoch": str(plan.epoch),
-        "model": plan.model.name,
-        "context_tokens": plan.context_tokens,
-        "slots": plan.slots,
-        "batches": list(plan.batches),
-        "wire_dtype": plan.wire_dtype,
-        "chunk_tokens": plan.chunk_tokens,
-        "unit_count": unit_count,
-        "stages": stages,
-        "objective": plan.solution.objective.value,
-        "status": plan.solution.status.value,
-        "gap": plan.solution.gap,
-        "solver": plan.solution.solver,
-        "solver_gap": plan.solution.solver_gap,
-        "solve_ms": plan.solution.solve_s * 1e3,
-        "predicted_decode_ms": predicted.decode_s * 1e3,
-        "predicted_tokens_per_s": predicted.tokens_per_s,
-        "predicted_tokens_per_s_many": predicted.tokens_per_s_many,
-        "predicted_ttft_ms": predicted.ttft_s * 1e3,
-        "predicted_prompt_tokens": predicted.prompt_tokens,
-        "bottleneck_node": predicted.bottleneck_node,
-    }

@@ -9,7 +9,7 @@ from typing import Any
 
 from orchestrator.deployment.plan import Candidate
 from orchestrator.effects import Effect, Note, command
-from schemas.messages import PrepareProgress, PrepareSegment, ReleaseSegment, SegmentFailed, SegmentReady
+from schemas.messages import Basis, PrepareProgress, PrepareSegment, ReleaseSegment, SegmentFailed, SegmentReady
 
 
 class RolloutState(enum.Enum):
@@ -120,3 +120,34 @@ class Rollout:
     def _awaited(self) -> set[str]:
         """Nodes with a stage that is not ready yet."""
         return {node for stage, node in enumerate(self.plan.nodes) if stage not in self.ready}
+
+
+def prepare_commands(
+    plan: Candidate, blob_urls: tuple[str, ...], beside_bytes: dict[str, int], basis: Basis | None = None
+) -> list[tuple[str, PrepareSegment]]:
+    """(node, command) for every stage. ``beside_bytes``: what a node still holds of the plan that runs."""
+    commands = []
+    for index, (stage, segment) in enumerate(zip(plan.ring, plan.segments, strict=True)):
+        prepare = PrepareSegment(
+            pipeline=plan.pipeline,
+            epoch=plan.epoch,
+            stage=index,
+            ring=plan.ring,
+            model=plan.model.name,
+            graph=segment.graph,
+            blobs=segment.blobs,
+            blob_urls=blob_urls,
+            kv_layers=segment.kv_layers,
+            width_in=segment.width_in,
+            width_out=segment.width_out,
+            vocab_size=plan.model.manifest.vocab_size,
+            context_tokens=plan.context_tokens,
+            slots=plan.slots,
+            chunk_tokens=plan.chunk_tokens,
+            wire_dtype=plan.wire_dtype,
+            batches=plan.batches,
+            basis=basis,
+            planned_bytes=plan.planned_bytes(stage.node) + beside_bytes.get(stage.node, 0),
+        )
+        commands.append((stage.node, prepare))
+    return commands

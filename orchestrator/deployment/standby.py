@@ -10,14 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from orchestrator.deployment.plan import Candidate, describe_units
+from orchestrator.deployment.plan import Candidate
+from orchestrator.deployment.plan_view import describe_units
 from orchestrator.effects import Effect, Note, PlanStandby, Publish
 from orchestrator.events import StandbyPlanned
 from orchestrator.fleet.fleet import Node
-from orchestrator.planning.errors import PlanningError
+from orchestrator.planning.errors import BadWish, PlanningError
 from orchestrator.planning.problem import Problem
 from orchestrator.planning.solution import Standby
-from orchestrator.replanning.constraints import BadWish
 from schemas.messages import BlobRef, Epoch, KeepBlobs
 from schemas.topics import NODE_COMMAND
 

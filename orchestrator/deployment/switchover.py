@@ -1,8 +1,9 @@
 """How a plan comes into force, and another in its place (pure).
 
-``Building -> Rollout -> commit``. Open requests that can go on in the next plan are moved to it live (`live_migration`);
-otherwise the working plan stays in force until no request is open on it. A working plan beside which the next one does
-not fit is taken down first: once nobody uses it, or at once where somebody insists; requests then go on by replay.
+``Building -> Rollout -> commit``. Open requests that can go on in the next plan are moved to it live
+(`live_migration`); otherwise the working plan stays in force until no request is open on it. A working plan beside
+which the next one does not fit is taken down first: once nobody uses it, or at once where somebody insists; requests
+then go on by replay.
 """
 
 from __future__ import annotations
@@ -15,17 +16,17 @@ from orchestrator.deployment.coexistence import bytes_beside, fits_beside, migra
 from orchestrator.deployment.epochs import Epochs
 from orchestrator.deployment.live_migration import LiveMove, MovePhase
 from orchestrator.deployment.migration_log import MoveLog
-from orchestrator.deployment.plan import ActivePlan, Building, Candidate, plan_view
-from orchestrator.deployment.rollout import Rollout, RolloutState
+from orchestrator.deployment.plan import ActivePlan, Building, Candidate
+from orchestrator.deployment.plan_view import plan_view
+from orchestrator.deployment.rollout import Rollout, RolloutState, prepare_commands
 from orchestrator.effects import BuildSegments, Effect, Note, Publish, SaveEpoch, SavePlan
 from orchestrator.fleet.pipeline_nodes import FleetView
 from orchestrator.fleet.profiles import Profiles
 from orchestrator.model.served import BuiltSegment
 from orchestrator.planning.moves.kv_migration import Migration
 from orchestrator.planning.problem import Stage
-from orchestrator.replanning.problem_builder import prepare_commands
 from orchestrator.requests.scheduler import RequestDesk
-from orchestrator.service.config import Timing
+from orchestrator.timing import Timing
 from schemas.messages import Basis, Plan
 from schemas.topics import PLAN
 

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from orchestrator.deployment.plan import Candidate, describe_units
+from orchestrator.deployment.plan import Candidate
+from orchestrator.deployment.plan_view import describe_units
 from orchestrator.planning.cost import check
 from orchestrator.planning.moves.kv_migration import Migration
 from orchestrator.planning.problem import Problem, Stage

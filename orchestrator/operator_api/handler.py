@@ -19,7 +19,7 @@ from orchestrator.pipelines.pipeline import Pipeline
 from orchestrator.pipelines.pool import Pipelines
 from orchestrator.planning.errors import PlanningError
 from orchestrator.planning.problem import Problem
-from orchestrator.replanning.constraints import BadWish, Wishes, wishes_from
+from orchestrator.replanning.constraints import Wishes, wishes_from
 from orchestrator.replanning.replanner import PlanDirector
 from schemas.messages import ControlRequest
 
@@ -110,7 +110,7 @@ class ControlDesk:
         try:
             wishes = wishes_from(command.arguments)
             problem = pipelines.preview(wishes)
-        except (BadWish, PlanningError) as error:
+        except PlanningError as error:
             return [_refuse(command, str(error))]
         self._previewed -= 1
         self._previews[self._previewed] = (command, wishes)
@@ -152,7 +152,7 @@ class ControlDesk:
         director = pipelines[len(compared)].director
         try:
             problem = director.preview(director.wishes)
-        except (BadWish, PlanningError) as error:
+        except PlanningError as error:
             return [_refuse(command, str(error))]
         self._previewed -= 1
         self._rebalances[self._previewed] = _Rebalance(command, pipelines, compared, problem)

@@ -6,7 +6,8 @@ from typing import Any
 
 from orchestrator.control_plane import ControlPlane
 from orchestrator.deployment.live_migration import LiveMove
-from orchestrator.deployment.plan import Candidate, describe_units
+from orchestrator.deployment.plan import Candidate
+from orchestrator.deployment.plan_view import describe_units
 from orchestrator.fleet.fleet import FleetState
 from orchestrator.pipelines.pipeline import Pipeline
 from schemas.messages import StageMetrics

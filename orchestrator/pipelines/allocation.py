@@ -15,11 +15,12 @@ from orchestrator.events import FleetDivided
 from orchestrator.fleet.fleet import FleetState
 from orchestrator.fleet.profiles import Profiles
 from orchestrator.model.served import ServedModel
-from orchestrator.pipelines.partition import WORTH_FORCED, WORTH_IT, Divider, Group, assign
+from orchestrator.pipelines.partition import WORTH_FORCED, WORTH_IT, Group, assign
+from orchestrator.pipelines.partition_schedule import Divider
 from orchestrator.pipelines.pipeline import Pipeline
-from orchestrator.planning.errors import PlanningError
+from orchestrator.planning.errors import BadWish, PlanningError
 from orchestrator.planning.problem import Objective, Problem
-from orchestrator.replanning.constraints import BadWish, Wishes
+from orchestrator.replanning.constraints import Wishes
 from orchestrator.replanning.problem_builder import problem_of
 from schemas.messages import NodeBirth
 

@@ -11,7 +11,8 @@ from typing import Any
 
 from orchestrator.balancing.pipeline_balancer import Balancing
 from orchestrator.deployment.epochs import Epochs
-from orchestrator.deployment.plan import ServingSettings, plan_view
+from orchestrator.deployment.plan import ServingSettings
+from orchestrator.deployment.plan_view import plan_view
 from orchestrator.deployment.standby import StandbyUnits
 from orchestrator.effects import Effect, Note
 from orchestrator.events import StandbyPlanned
@@ -20,7 +21,7 @@ from orchestrator.fleet.pipeline_nodes import Members
 from orchestrator.fleet.profiles import Profiles
 from orchestrator.replanning.replanner import PlanDirector
 from orchestrator.requests.scheduler import RequestDesk
-from orchestrator.service.config import Timing
+from orchestrator.timing import Timing
 from schemas.messages import RequestClosed, RequestFailed
 
 

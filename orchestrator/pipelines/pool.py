@@ -25,7 +25,7 @@ from orchestrator.pipelines.routing import even_out, place
 from orchestrator.planning.problem import Problem
 from orchestrator.planning.solution import Infeasible, Solution
 from orchestrator.replanning.constraints import Wishes
-from orchestrator.service.config import Timing
+from orchestrator.timing import Timing
 from schemas.messages import CancelRequest, NodeProfile, Plan, SubmitRequest
 
 

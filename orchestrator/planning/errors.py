@@ -5,3 +5,7 @@ from schemas.errors import LinguabusError
 
 class PlanningError(LinguabusError):
     """A problem, fleet file or plan does not make sense; the message says what to change."""
+
+
+class BadWish(PlanningError):
+    """Constraints that can't be understood, or that the model does not have."""

@@ -175,7 +175,7 @@ class Stage:
 class Problem:
     """One question for the planner; see the module's docstring for units of measure.
 
-    `bench_streams` is how many answers run at once (None: as many as it takes to fill the pipeline). `kv_slots` KV caches
+    `streams` is how many answers run at once (None: as many as it takes to fill the pipeline). `slots` KV caches
     of `context_tokens` are reserved per block. `activation_bytes` is one token's hidden state on the wire,
     `workspace_bytes` what activations take resident on each device used. `tied_bytes` / `tied_disk_bytes` are
     saved on a device that holds embedding and head when they share their weights. The `incumbent` is what runs

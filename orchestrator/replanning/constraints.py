@@ -6,18 +6,14 @@ import re
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from orchestrator.errors import OrchestratorError
 from orchestrator.fleet.health import Condition
+from orchestrator.planning.errors import BadWish
 from orchestrator.planning.problem import Constraints, Device, NodeLimit, Objective, Pin
 
 _RANGE = re.compile(r"(\d{1,6})(?:-(\d{1,6}))?")
 _NODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _MB = 10**6
 _MOST = 256
-
-
-class BadWish(OrchestratorError):
-    """Constraints that can't be understood, or that the model does not have."""
 
 
 @dataclass(frozen=True)

@@ -6,16 +6,16 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from orchestrator.deployment.plan import Candidate, ServingSettings
+from orchestrator.deployment.plan import ServingSettings
 from orchestrator.fleet.health import Condition
 from orchestrator.model.manifest import Blob, Manifest, Unit
 from orchestrator.planning.problem import BLOCK, EMBED, HEAD, Device, Problem, Stage, UnitRun
 from orchestrator.planning.profile import Profile
 from orchestrator.replanning.constraints import Wishes
 from orchestrator.replanning.memory_model import ResidentFactors, resident_factors, workspace_bytes
-from orchestrator.service.config import DEFAULT_CONTEXT_TOKENS
-from schemas.codec import Dtype, activation_payload_bytes
-from schemas.messages import Basis, NodeBirth, PrepareSegment, WireDtype
+from orchestrator.timing import DEFAULT_CONTEXT_TOKENS
+from schemas.codec import WIRE_DTYPES, activation_payload_bytes
+from schemas.messages import NodeBirth, WireDtype
 
 PREFILL_GAIN = 4.0
 """Prompt tokens computed in the time of one decode step's token: weights are read once per chunk."""
@@ -73,7 +73,7 @@ def build_problem(
         slots=slots,
         objective=wishes.goal,
         constraints=wishes.constraints(manifest.num_units),
-        activation_bytes=activation_payload_bytes(Dtype[wire_dtype.upper()], 1, width),
+        activation_bytes=activation_payload_bytes(WIRE_DTYPES[wire_dtype], 1, width),
         workspace_bytes=workspace + common,
         tied_disk_bytes=tied,
         prefill_chunk_tokens=chunk_tokens,
@@ -175,34 +175,3 @@ def _measured(birth: NodeBirth, runs: Sequence[UnitRun], profile: Profile | None
         runtime_overhead_bytes=birth.overhead_bytes,
         flops_per_s=speed,
     )
-
-
-def prepare_commands(
-    plan: Candidate, blob_urls: tuple[str, ...], beside_bytes: dict[str, int], basis: Basis | None = None
-) -> list[tuple[str, PrepareSegment]]:
-    """(node, command) for every stage. ``beside_bytes``: what a node still holds of the plan that runs."""
-    commands = []
-    for index, (stage, segment) in enumerate(zip(plan.ring, plan.segments, strict=True)):
-        prepare = PrepareSegment(
-            pipeline=plan.pipeline,
-            epoch=plan.epoch,
-            stage=index,
-            ring=plan.ring,
-            model=plan.model.name,
-            graph=segment.graph,
-            blobs=segment.blobs,
-            blob_urls=blob_urls,
-            kv_layers=segment.kv_layers,
-            width_in=segment.width_in,
-            width_out=segment.width_out,
-            vocab_size=plan.model.manifest.vocab_size,
-            context_tokens=plan.context_tokens,
-            slots=plan.slots,
-            chunk_tokens=plan.chunk_tokens,
-            wire_dtype=plan.wire_dtype,
-            batches=plan.batches,
-            basis=basis,
-            planned_bytes=plan.planned_bytes(stage.node) + beside_bytes.get(stage.node, 0),
-        )
-        commands.append((stage.node, prepare))
-    return commands

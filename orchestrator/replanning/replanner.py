@@ -12,8 +12,8 @@ from dataclasses import replace
 from typing import Any
 
 from orchestrator.balancing.acceptance import Answer, Judge, Question, Verdict, judge
-from orchestrator.balancing.balancer import Decision, History
-from orchestrator.balancing.balancer import Verdict as Decided
+from orchestrator.balancing.decision_log import Decision, History
+from orchestrator.balancing.decision_log import Verdict as Decided
 from orchestrator.balancing.pipeline_balancer import Balancing
 from orchestrator.deployment.epochs import Epochs
 from orchestrator.deployment.live_migration import LiveMove
@@ -37,12 +37,12 @@ from orchestrator.planning.batches_in_flight import batches_in_flight
 from orchestrator.planning.errors import PlanningError
 from orchestrator.planning.problem import Problem
 from orchestrator.planning.solution import Infeasible, Solution
-from orchestrator.replanning.constraints import BadWish, Wishes
+from orchestrator.replanning.constraints import Wishes
 from orchestrator.replanning.eligibility import Eligibility
 from orchestrator.replanning.problem_builder import problem_of
 from orchestrator.replanning.schedule import Agenda
 from orchestrator.requests.scheduler import RequestDesk
-from orchestrator.service.config import Timing
+from orchestrator.timing import Timing
 from schemas.messages import Heartbeat, NodeBirth, NodeProfile
 
 
@@ -345,7 +345,7 @@ class PlanDirector:
             return asked
         try:
             problem = self._problem(self.model, births, self.wishes)
-        except (PlanningError, BadWish) as error:
+        except PlanningError as error:
             return self._no_plan("not_ready", str(error))
         job = next(self._jobs)
         self._solving = Solving(job, self.model, births, problem.context_tokens, forced, problem, last_resort)

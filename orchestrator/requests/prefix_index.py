@@ -1,8 +1,8 @@
 """Which ended request's KV cache a new prompt can go on from (pure).
 
-The nodes keep the KV rows of ended requests until a slot is needed (``edge_node.requests.kv_slots``); only the orchestrator knows
-which tokens they stand for. What it remembers is a hope, not a promise: a stage that no longer has the rows finds the
-gap by the position rule, and the ring computes them again.
+The nodes keep the KV rows of ended requests until a slot is needed (``edge_node.requests.kv_slots``); only the
+orchestrator knows which tokens they stand for. What it remembers is a hope, not a promise: a stage that no longer has
+the rows finds the gap by the position rule, and the ring computes them again.
 """
 
 from __future__ import annotations

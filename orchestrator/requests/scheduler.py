@@ -10,12 +10,13 @@ from typing import Literal
 from orchestrator.deployment.plan import ActivePlan, NoPlan
 from orchestrator.effects import Effect, ForgetRequest, Note, Publish, SaveRequest, command
 from orchestrator.events import TokensHeard
+from orchestrator.requests.answer import FinishReason
 from orchestrator.requests.pending_closes import Closings
 from orchestrator.requests.prefix_index import PrefixBook
 from orchestrator.requests.retry_after import Pace
-from orchestrator.requests.session import FinishReason, Phase, PromptRefused, Session
+from orchestrator.requests.session import Phase, PromptRefused, Session
 from orchestrator.requests.session_table import SessionTable
-from orchestrator.service.config import Timing
+from orchestrator.timing import Timing
 from schemas.codec import request_id
 from schemas.messages import (
     CancelRequest,

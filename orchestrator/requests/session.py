@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from orchestrator.deployment.plan import Candidate
-from orchestrator.model.served import ServedModel, TextStream
-from schemas.codec import Flag
+from orchestrator.model.served import ServedModel
+from orchestrator.requests.answer import Answer, FinishReason
 from schemas.errors import LinguabusError
-from schemas.messages import Epoch, OpenRequest, StageTiming, StreamEnd, StreamText, SubmitRequest
-
-FinishReason = Literal["stop", "length", "cancelled"]
+from schemas.messages import Epoch, OpenRequest, StageTiming, StreamEnd, SubmitRequest
 
 
 class Phase(enum.Enum):
@@ -37,72 +34,6 @@ class PromptRefused(Exception):
         super().__init__(reason)
         self.code = code
         self.reason = reason
-
-
-@dataclass
-class Answer:
-    """Tokens by position, and their text in pieces."""
-
-    request: str
-    prompt_tokens: int
-    max_tokens: int
-    text: TextStream
-    tokens: list[int] = field(default_factory=list)
-    finish: FinishReason | None = None
-    dropped_tokens: int = 0
-    _sequence: int = 0
-    _pending_ids: list[int] = field(default_factory=list)
-
-    @property
-    def next_position(self) -> int:
-        """Position of the first token that is missing."""
-        return self.prompt_tokens + len(self.tokens)
-
-    def take(self, position: int, ids: Sequence[int], flags: int) -> tuple[list[StreamText], bool]:
-        """Take a frame's tokens.
-
-        Returns:
-            Pieces of text to send on, and whether tokens before ``position`` are missing (then nothing was taken).
-        """
-        if self.finish:
-            self.dropped_tokens += len(ids)
-            return [], False
-        if position > self.next_position:
-            return [], True
-        end = position + len(ids)
-        if end < self.next_position:
-            self.dropped_tokens += len(ids)
-            return [], False
-        fresh = list(ids[self.next_position - position :])
-        self.dropped_tokens += len(ids) - len(fresh)
-        stop = bool(flags & Flag.STOP)
-        fresh = fresh[: self.max_tokens - len(self.tokens)]
-        self.tokens += fresh
-        pieces = self._detokenize(fresh[:-1] if stop and fresh else fresh)
-        if stop:
-            self.finish = "stop"
-        elif flags & Flag.LENGTH or len(self.tokens) >= self.max_tokens:
-            self.finish = "length"
-        if self.finish:
-            pieces += self._rest()
-        return pieces, False
-
-    def _detokenize(self, ids: Sequence[int]) -> list[StreamText]:
-        text = ""
-        for token_id in ids:
-            self._pending_ids.append(token_id)
-            text += self.text.push(token_id)
-        return self._piece(text) if text else []
-
-    def _rest(self) -> list[StreamText]:
-        text = self.text.finish()
-        return self._piece(text) if text or self._pending_ids else []
-
-    def _piece(self, text: str) -> list[StreamText]:
-        piece = StreamText(request=self.request, sequence=self._sequence, text=text, token_ids=tuple(self._pending_ids))
-        self._sequence += 1
-        self._pending_ids.clear()
-        return [piece]
 
 
 @dataclass

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 
-from orchestrator.balancing.acceptance import OpenWork
+from orchestrator.deployment.open_requests import OpenWork
 from orchestrator.requests.session import Phase, Session
 
 _REMEMBERED_ENDS = 1000

@@ -2,56 +2,15 @@
 
 from __future__ import annotations
 
-import ipaddress
 from dataclasses import dataclass
 from pathlib import Path
 
 from broker.address import parse_broker_url
+from broker.security import is_loopback
 from orchestrator.errors import BadSetting, InsecureAddress
 from orchestrator.fleet.health import HealthLimits
+from orchestrator.timing import DEFAULT_CHUNK_TOKENS, DEFAULT_SLOTS, MOST_PIPELINES, Timing
 from schemas.messages import WireDtype
-
-DEFAULT_CONTEXT_TOKENS = 2048
-DEFAULT_SLOTS = 4
-MOST_PIPELINES = 100
-DEFAULT_CHUNK_TOKENS = 32
-"""Short chunks fill the pipeline sooner and let other answers in between; on a CPU they cost no speed."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Timing:
-    """How long the core waits for what, in seconds."""
-
-    settle_s: float = 0.5
-    """After the last node joined, before a plan is made: nodes that start together give one plan."""
-    loss_settle_s: float = 0.5
-    """A node of the ring that reconnects within this time is not lost."""
-    heartbeat_timeout_s: float = 10.0
-    start_s: float = 1.5
-    """From the start until the fleet is believed to be complete; nodes heard of only by retained messages need
-    one heartbeat to count."""
-    prepare_silence_s: float = 60.0
-    """A node that prepares its segment and reports no progress for this long has failed."""
-    exclude_s: float = 30.0
-    """A node that failed to load a segment is left out this long; doubles with each failure, up to ten times."""
-    move_copy_s: float = 60.0
-    """KV rows of open requests may take this long to be copied to another ring, while decoding goes on."""
-    move_prefill_s: float = 2.0
-    """A move that could switch waits this long for requests whose prompt is still being computed."""
-    move_hold_s: float = 5.0
-    """Stage 0 may take this long to come to a token boundary."""
-    move_finish_s: float = 5.0
-    """The last KV rows may take this long, while everything stands still."""
-    recovery_s: float = 5.0
-    """A request whose ring broke waits this long for a fleet that can go on."""
-    queue_s: float = 120.0
-    """A request waits this long for its turn."""
-    resend_s: float = 2.0
-    """Silence of an open request before the last stage is asked for missed tokens; doubles up to ten times."""
-    stall_s: float = 600.0
-    """Silence after which an open request fails. Stage 0's watchdog speaks up much earlier."""
-    stats_s: float = 1.0
-    """The end of an answer waits this long for the stages' figures."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,16 +76,6 @@ class ServiceConfig:
             raise InsecureAddress(
                 f"the connection to the broker at {address.host} is not encrypted: use mqtts://, or add --insecure"
             )
-
-
-def is_loopback(host: str) -> bool:
-    """Is this name or address reachable from this machine only?"""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _check_range(option: str, value: float, minimum: int, maximum: int) -> None:

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from broker.security import is_loopback
 from orchestrator.errors import AddressInUse
-from orchestrator.service.config import is_loopback
 
 if TYPE_CHECKING:
     from starlette.routing import BaseRoute

@@ -60,7 +60,8 @@ from orchestrator.events import (
 from orchestrator.model.errors import ModelError
 from orchestrator.model.store import ModelStore
 from orchestrator.operator_api.event_log import Journal
-from orchestrator.replanning.constraints import BadWish, wishes_from
+from orchestrator.planning.errors import BadWish
+from orchestrator.replanning.constraints import wishes_from
 from orchestrator.service.blobs import BLOBS_PATH, blob_routes
 from orchestrator.service.config import ServiceConfig
 from orchestrator.service.database import State

@@ -19,7 +19,8 @@ from broker.local_broker import LocalBroker
 from broker.mqtt import MqttBus
 from orchestrator.client import Client
 from orchestrator.model.store import ModelStore
-from orchestrator.service.config import ServiceConfig, Timing
+from orchestrator.service.config import ServiceConfig
+from orchestrator.timing import Timing
 from schemas import PACKAGE_VERSION
 from schemas.codec import Dtype, Frame, Kind, decode_frames
 from schemas.messages import Heartbeat

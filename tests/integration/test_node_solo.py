@@ -15,10 +15,9 @@ from edge_node.runtime.decode_fast_path import Solo
 from edge_node.runtime.sampling import choose_token
 from edge_node.runtime.segment import Segment
 from edge_node.wire.activations import encode_activation
-from edge_node.wire.dtypes import WIRE_DTYPES
 from edge_node.work import Draw
 from orchestrator.model.model import Model
-from schemas.codec import Dtype
+from schemas.codec import WIRE_DTYPES, Dtype
 from schemas.messages import Sampling
 from tests.integration.test_node_segment import PROMPT, specification
 

@@ -16,8 +16,9 @@ from orchestrator import cli
 from orchestrator.client import Client
 from orchestrator.model.store import ModelStore
 from orchestrator.replanning.constraints import Wishes
-from orchestrator.service.config import ServiceConfig, Timing
+from orchestrator.service.config import ServiceConfig
 from orchestrator.service.database import State
+from orchestrator.timing import Timing
 from tests.support.nodes import NodeProcess, running_nodes
 from tests.support.polling import DEADLINE_S
 from tests.support.services import running_service, wait_until_serving

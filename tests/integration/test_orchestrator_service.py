@@ -18,9 +18,10 @@ from broker.local_broker import LocalBroker
 from broker.memory import MemoryBroker, MemoryBus
 from orchestrator.client import AnswerFailed, Client, ControlRefused
 from orchestrator.errors import AddressInUse, OrchestratorError, Superseded
-from orchestrator.service.config import ServiceConfig, Timing
+from orchestrator.service.config import ServiceConfig
 from orchestrator.service.database import State
 from orchestrator.service.service import Service, ServiceInfo, run_service
+from orchestrator.timing import Timing
 from schemas.messages import ChatMessage, Epoch, NodeStatus, Plan, decode, encode
 from schemas.topics import NODE_STATUS, PLAN, REQUEST_SUBMIT, TOKEN
 from tests.support.orchestrating import BLOB_URL, plan_quickly

@@ -13,7 +13,8 @@ import pytest
 from broker.local_broker import LocalBroker
 from orchestrator.client import Answer, Client
 from orchestrator.model.store import ModelStore
-from orchestrator.service.config import ServiceConfig, Timing
+from orchestrator.service.config import ServiceConfig
+from orchestrator.timing import Timing
 from tests.support.nodes import NodeProcess, running_nodes
 from tests.support.services import running_service, wait_until_serving
 

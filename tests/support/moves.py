@@ -14,7 +14,8 @@ from broker.local_broker import LocalBroker
 from broker.mqtt import MqttBus
 from orchestrator.client import Client
 from orchestrator.model.store import ModelStore
-from orchestrator.service.config import ServiceConfig, Timing
+from orchestrator.service.config import ServiceConfig
+from orchestrator.timing import Timing
 from schemas.messages import Plan, Sampling, StageTiming, decode
 from schemas.topics import PLAN
 from tests.support.nodes import NodeProcess, running_nodes

@@ -43,8 +43,8 @@ from orchestrator.pipelines.partition import divide
 from orchestrator.planning.problem import Problem, Stage
 from orchestrator.planning.solution import Standby
 from orchestrator.planning.solver.solve import solve
-from orchestrator.service.config import Timing
 from orchestrator.service.worker import preview
+from orchestrator.timing import Timing
 from schemas.codec import Flag
 from schemas.messages import (
     BlobRef,

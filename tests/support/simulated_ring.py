@@ -26,14 +26,14 @@ from edge_node.effects import (
     Reply,
     SendFrame,
     SendKvRows,
-    StageKey,
     Subscribe,
     UnloadSegment,
     Unsubscribe,
     WriteKvRows,
 )
-from edge_node.kv_frames import kv_rows_frame
 from edge_node.stage.decode_fast_path import Lane, LastLane
+from edge_node.stage_spec import StageKey
+from edge_node.wire.frames import kv_rows_frame
 from edge_node.work import Computed, Row, RowResult, Work
 from schemas import messages
 from schemas.codec import KV_HEADER_BYTES, Dtype, Flag, Frame, Kind, decode_frames, encode_frame, request_number

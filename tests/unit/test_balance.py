@@ -12,15 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.balancing.balancer import (
-    Balancer,
-    BalanceSettings,
-    Decision,
-    History,
-    Proposal,
-    Verdict,
-    with_slowness,
-)
+from orchestrator.balancing.balancer import Balancer, BalanceSettings, Proposal, with_slowness
+from orchestrator.balancing.decision_log import Decision, History, Verdict
 from orchestrator.balancing.speed_estimate import Reading
 from orchestrator.planning.moves.nearby import nearby, value_s
 from orchestrator.planning.problem import Objective, Problem, Stage

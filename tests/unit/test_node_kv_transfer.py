@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from edge_node.effects import Effect, KvBlock, Reply, SendFrame, SendKvRows, WriteKvRows
-from edge_node.kv_frames import kv_rows_frame
 from edge_node.migration import kv_sender
 from edge_node.migration.handover import Handover
 from edge_node.migration.kv_receiver import Incoming, Supplier
@@ -15,6 +14,7 @@ from edge_node.migration.kv_sender import Outgoing
 from edge_node.requests.kv_slots import SlotTable
 from edge_node.requests.position_rule import PositionRule
 from edge_node.requests.request import StageRequest
+from edge_node.wire.frames import kv_rows_frame
 from schemas.codec import Dtype, Frame, Kind, decode_frame
 from schemas.errors import FrameShapeMismatch
 from schemas.messages import (

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from broker.errors import BadBrokerUrl
+from broker.security import is_loopback
 from orchestrator.errors import BadSetting, InsecureAddress
-from orchestrator.service.config import ServiceConfig, is_loopback
+from orchestrator.service.config import ServiceConfig
 
 
 def config(**changes: Any) -> ServiceConfig:

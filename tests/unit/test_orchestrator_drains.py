@@ -9,10 +9,11 @@ import pytest
 from orchestrator.effects import Note
 from orchestrator.events import NodeSaid
 from orchestrator.fleet.health import HealthLimits
+from orchestrator.planning.errors import BadWish
 from orchestrator.planning.problem import Stage
 from orchestrator.planning.solution import Solution
 from orchestrator.planning.solver.solve import evaluate, solve
-from orchestrator.replanning.constraints import BadWish, Wishes, wishes_from
+from orchestrator.replanning.constraints import Wishes, wishes_from
 from orchestrator.replanning.problem_builder import build_problem
 from schemas.messages import NodeStatus
 from tests.support.orchestrating import World

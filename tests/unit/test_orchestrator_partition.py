@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.pipelines.partition import Divider, assign, divide
+from orchestrator.pipelines.partition import assign, divide
+from orchestrator.pipelines.partition_schedule import Divider
 from orchestrator.planning.errors import PlanningError
 from orchestrator.planning.problem import Constraints, Pin
 from orchestrator.replanning.constraints import Wishes

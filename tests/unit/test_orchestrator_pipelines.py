@@ -9,7 +9,7 @@ import pytest
 from orchestrator.effects import Listen
 from orchestrator.events import PlanHeard
 from orchestrator.replanning.constraints import Wishes
-from orchestrator.service.config import Timing
+from orchestrator.timing import Timing
 from schemas.codec import Flag
 from schemas.messages import Epoch, Plan, StageRef, StreamEnd
 from schemas.topics import PLAN

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.deployment.plan import describe_units
+from orchestrator.deployment.plan_view import describe_units
 from orchestrator.planning.solution import Infeasible
 from orchestrator.replanning.memory_model import CAUTIOUS, resident_factors, workspace_bytes
 from orchestrator.replanning.problem_builder import MIN_SPEED_FLOPS, build_problem, context_of

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from orchestrator.deployment.plan import plan_view
+from orchestrator.deployment.plan_view import plan_view
 from orchestrator.effects import Publish, SaveEpoch, SaveNode, SavePlan, SolvePlan
 from orchestrator.events import JobFailed, NodeSaid
 from orchestrator.planning.batches_in_flight import batches_in_flight

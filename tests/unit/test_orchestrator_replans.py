@@ -5,7 +5,7 @@ import pytest
 from orchestrator.balancing.acceptance import judge
 from orchestrator.effects import Halt, Publish, SolvePlan
 from orchestrator.events import BusDown, BusUp, NodeSaid, PlanHeard
-from orchestrator.service.config import Timing
+from orchestrator.timing import Timing
 from schemas.codec import Flag
 from schemas.messages import Epoch, NodeStatus, Plan, PrepareSegment, ReleaseSegment, StreamEnd, StreamError
 from tests.support.orchestrating import World

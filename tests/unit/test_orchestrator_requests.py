@@ -6,7 +6,7 @@ import pytest
 
 from orchestrator.effects import BuildSegments, ForgetRequest, SaveRequest
 from orchestrator.events import Cancelled, Interrupted, NodeSaid, Submitted, TokensHeard
-from orchestrator.service.config import Timing
+from orchestrator.timing import Timing
 from schemas.codec import Flag
 from schemas.messages import (
     CancelRequest,

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from orchestrator.errors import OrchestratorError
 from orchestrator.model.served import ServedModel
-from orchestrator.requests.session import Answer, PromptRefused, Session
+from orchestrator.requests.answer import Answer
+from orchestrator.requests.session import PromptRefused, Session
 from schemas.codec import Flag
 from schemas.messages import Epoch, Sampling, StageTiming, StreamText
 from tests.support.scripted_nodes import EOS, Letters, LetterStream, answer_text, letter, make_manifest, make_submit

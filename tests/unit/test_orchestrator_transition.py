@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from orchestrator.balancing.acceptance import Answer, OpenWork, Question, judge
+from orchestrator.balancing.acceptance import Answer, Question, judge
 from orchestrator.deployment.coexistence import bytes_beside, fits_beside, migration_of
 from orchestrator.deployment.epochs import Epochs
+from orchestrator.deployment.open_requests import OpenWork
 from orchestrator.deployment.plan import Candidate, Solving
 from orchestrator.model.served import ServedModel
 from orchestrator.planning.cost import predict

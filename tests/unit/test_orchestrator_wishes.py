@@ -3,8 +3,9 @@
 import pytest
 
 from orchestrator.effects import SaveWishes, TellHistory
+from orchestrator.planning.errors import BadWish
 from orchestrator.planning.problem import NodeLimit, Objective, Pin
-from orchestrator.replanning.constraints import BadWish, Wishes, parse_units, wishes_from
+from orchestrator.replanning.constraints import Wishes, parse_units, wishes_from
 from schemas.messages import PrepareSegment
 from tests.support.orchestrating import World
 

@@ -15,7 +15,7 @@ import pytest
 from orchestrator.planning.errors import PlanningError
 from orchestrator.planning.problem import Objective
 from orchestrator.planning.solution import Solution, Status
-from orchestrator.planning.solver import glpsol, milp
+from orchestrator.planning.solver import glpsol, milp, pyomo_solver
 from orchestrator.planning.solver.runform import Plan, RunForm, Share
 from orchestrator.planning.solver.solve import solve
 from orchestrator.planning.standby.plan_standby import grow_greedily, plan_standby
@@ -89,7 +89,7 @@ def test_solving_leaves_no_file_behind(monkeypatch: pytest.MonkeyPatch, tmp_path
 def test_highs_confirms_the_same_plans(monkeypatch: pytest.MonkeyPatch, objective: Objective) -> None:
     problems = [replace(random_problem(seed), objective=objective) for seed in range(6)]
     alone = [solve(problem, prove=False) for problem in problems]
-    monkeypatch.setattr(milp, "solver_name", lambda: "highs")
+    monkeypatch.setattr(pyomo_solver, "solver_name", lambda: "highs")
     confirmed = [solve(problem) for problem in problems]
     for mine, theirs in zip(alone, confirmed, strict=True):
         if isinstance(mine, Solution):
@@ -103,12 +103,12 @@ def test_highs_plans_the_same_standby_value(monkeypatch: pytest.MonkeyPatch) -> 
     assert isinstance(answer, Solution)
     assert len(answer.nodes) > 1
     with_glpk = plan_standby(problem, answer.stages)
-    monkeypatch.setattr(milp, "solver_name", lambda: "highs")
+    monkeypatch.setattr(pyomo_solver, "solver_name", lambda: "highs")
     assert plan_standby(problem, answer.stages).value_bytes == pytest.approx(with_glpk.value_bytes)
 
 
 def test_without_any_solver_the_dynamic_programme_and_greedy_standby_remain(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(milp, "solver_name", lambda: None)
+    monkeypatch.setattr(pyomo_solver, "solver_name", lambda: None)
     problem = replace(random_problem(19), objective=Objective.THROUGHPUT)
     answer = solve(problem)
     assert isinstance(answer, Solution)

@@ -16,7 +16,7 @@ from orchestrator.planning.cost import check, predict
 from orchestrator.planning.errors import PlanningError
 from orchestrator.planning.problem import Objective, Problem, Stage
 from orchestrator.planning.solution import Infeasible, Solution, Status
-from orchestrator.planning.solver import milp
+from orchestrator.planning.solver import milp, pyomo_solver
 from orchestrator.planning.solver.infeasible import explain_infeasible
 from orchestrator.planning.solver.ordering import improve_orders
 from orchestrator.planning.solver.runform import RunForm
@@ -66,7 +66,7 @@ def _solve_run_form(problem: Problem, prove: bool) -> Solution | None:
     if found is None:
         return None
     solver, solver_gap, gap = "dp", 0.0, 0.0
-    if prove and milp.solver_name() is not None:
+    if prove and pyomo_solver.solver_name() is not None:
         solver, solver_gap, gap = _confirm(form, found.best, found.claims)
     status = Status.OPTIMAL if gap == 0.0 else Status.FEASIBLE_GAP
     return replace(as_solution(problem, found.best, status, solver, gap), solver_gap=solver_gap)
@@ -81,7 +81,7 @@ def _solve_any_chain(problem: Problem, prove: bool) -> Solution | None:
     found = search(problem, improve_orders(problem))
     if found is None:
         return None
-    gap = _gap(problem, found.best) if prove and milp.solver_name() is not None else 1.0
+    gap = _gap(problem, found.best) if prove and pyomo_solver.solver_name() is not None else 1.0
     status = Status.OPTIMAL if gap <= TIE else Status.FEASIBLE_GAP
     return as_solution(problem, found.best, status, "ordering", gap)
 

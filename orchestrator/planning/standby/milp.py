@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from orchestrator.planning.solver.milp import MIB, solve_model
+from orchestrator.planning.solver.pyomo_solver import MIB, solve_model
 from orchestrator.planning.standby.question import COPY, WARM, Reach, StandbyQuestion
 
 

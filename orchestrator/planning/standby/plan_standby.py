@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from orchestrator.planning.problem import Problem, Stage
 from orchestrator.planning.solution import Standby
-from orchestrator.planning.solver import milp
+from orchestrator.planning.solver import pyomo_solver
 from orchestrator.planning.standby import milp
 from orchestrator.planning.standby.question import Reach, StandbyQuestion, question
 
@@ -37,7 +37,7 @@ def plan_standby(problem: Problem, stages: Sequence[Stage], *, disk_only: bool =
     if not asked.sides:
         return StandbyPlan((), 0.0, "none", 0.0)
     reaches, solver, gap = grow_greedily(asked), "greedy", 1.0
-    if milp.solver_name() is not None:
+    if pyomo_solver.solver_name() is not None:
         proof = milp.best_standby(asked, problem.time_limit_s)
         if (
             proof.reaches is not None

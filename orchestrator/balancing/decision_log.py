@@ -1,0 +1,77 @@
+"""Which solutions replaced the plan in force, which did not, and why (pure)."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from orchestrator.planning.problem import Stage
+
+Stages = tuple[Stage, ...]
+
+
+class Verdict(enum.Enum):
+    """What was decided."""
+
+    STAY = "stay"
+    ASK = "ask"
+    MOVE = "move"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """One decision with its reason. ``gain``: share of the time per token; ``saved_s`` over the expected work."""
+
+    verdict: Verdict
+    reason: str
+    stages: Stages = ()
+    """Where to move."""
+    gain: float = 0.0
+    saved_s: float = 0.0
+    cost_s: float = 0.0
+
+
+@dataclass
+class _Entry:
+    """Equal decisions in a row."""
+
+    decision: Decision
+    first_s: float
+    last_s: float
+    times: int = 1
+
+
+class History:
+    """The newest decisions; equal ones that follow each other are one entry."""
+
+    def __init__(self, limit: int = 200) -> None:
+        self._entries: list[_Entry] = []
+        self._limit = limit
+
+    def add(self, decision: Decision, now_s: float) -> None:
+        """Remember a decision."""
+        newest = self._entries[-1] if self._entries else None
+        same = newest and (newest.decision.verdict, newest.decision.reason) == (decision.verdict, decision.reason)
+        if newest and same:
+            newest.decision, newest.last_s, newest.times = decision, now_s, newest.times + 1
+            return
+        self._entries.append(_Entry(decision, now_s, now_s))
+        del self._entries[: -self._limit]
+
+    def view(self) -> list[dict[str, Any]]:
+        """Oldest first; JSON-able, times on the core's clock."""
+        return [
+            {
+                "verdict": entry.decision.verdict.value,
+                "reason": entry.decision.reason,
+                "first_s": entry.first_s,
+                "last_s": entry.last_s,
+                "times": entry.times,
+                "gain": entry.decision.gain,
+                "saved_s": entry.decision.saved_s,
+                "cost_s": entry.decision.cost_s,
+                "stages": [asdict(stage) for stage in entry.decision.stages],
+            }
+            for entry in self._entries
+        ]
