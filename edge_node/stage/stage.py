@@ -197,7 +197,8 @@ class Stage:
     def _replay(self, frame: Frame, state: StageRequest, now_s: float) -> list[Effect]:
         driver = state.driver
         assert driver
-        if frame.attempt != driver.attempt or frame.position >= len(driver.ids):
+        # Once the answer is complete nobody needs what is asked for, and computing it would give a token too many.
+        if driver.finished or frame.attempt != driver.attempt or frame.position >= len(driver.ids):
             return self._dropped(state)
         frames, own_length = driver.replay(frame.position, now_s)
         state.rule.attempt = driver.attempt

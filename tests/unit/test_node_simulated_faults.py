@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from schemas.codec import Frame, Kind
@@ -57,6 +57,7 @@ def test_frames_doubled_and_one_in_ten_past_the_watchdog() -> None:
     st.floats(0, 0.2),
     st.lists(st.tuples(st.integers(1, 30), st.integers(1, 10)), min_size=1, max_size=4),
 )
+@example(2, 227, 0.0, 0.0, 0.171875, [(20, 2), (26, 2), (26, 2), (25, 2)])  # a replay is asked for after the end
 @examples(150)
 def test_loss_duplicates_and_delays_with_several_requests(
     stages: int, seed: int, lost: float, doubled: float, late: float, requests: list[tuple[int, int]]
