@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from orchestrator.deployment.open_requests import OpenWork
-from orchestrator.deployment.plan import Candidate, Solving
+from orchestrator.deployment.plan import DeployedPlan, Solving
 from orchestrator.planning.moves.kv_migration import Migration
 from orchestrator.planning.solution import Solution
 
@@ -27,7 +27,7 @@ MIN_GAIN = 0.05
 class Question:
     """A solution beside a working plan. ``migration`` is None when open requests can't be moved to it live."""
 
-    running: Candidate
+    running: DeployedPlan
     found: Solution
     solving: Solving
     work: OpenWork

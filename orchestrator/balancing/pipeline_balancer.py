@@ -16,7 +16,7 @@ from orchestrator.balancing.acceptance import Verdict as Judgement
 from orchestrator.balancing.balancer import Balancer, BalanceSettings, Proposal
 from orchestrator.balancing.decision_log import Decision, History, Stages, Verdict
 from orchestrator.balancing.speed_estimate import Reading
-from orchestrator.deployment.plan import ActivePlan, Candidate, unit_counts
+from orchestrator.deployment.plan import ActivePlan, DeployedPlan, unit_counts
 from orchestrator.effects import Effect
 from orchestrator.fleet.pipeline_nodes import FleetView
 from orchestrator.fleet.profiles import Profiles
@@ -38,7 +38,7 @@ class Balancing:
         self,
         fleet: FleetView,
         profiles: Profiles,
-        migration_to: Callable[[Candidate], Migration | None],
+        migration_to: Callable[[DeployedPlan], Migration | None],
         history: History,
         settings: BalanceSettings | None = None,
     ) -> None:
@@ -87,7 +87,7 @@ class Balancing:
         self._epoch, self._moving = plan.epoch, False
         self._stored |= {Standby(s.node, s.start, s.stop, s.start, s.start) for s in plan.solution.stages}
 
-    def _observe(self, beat: Heartbeat, plan: Candidate, now_s: float) -> list[Effect]:
+    def _observe(self, beat: Heartbeat, plan: DeployedPlan, now_s: float) -> list[Effect]:
         known = self._fleet.nodes.get(beat.node)
         if known is None or known.health.oddities or beat.node not in plan.nodes:
             return []
@@ -159,7 +159,7 @@ def _as_solution(problem: Problem, stages: Stages) -> Solution:
     return evaluate(problem, stages)
 
 
-def reading_of(beat: Heartbeat, plan: Candidate, profile: Profile) -> Reading | None:
+def reading_of(beat: Heartbeat, plan: DeployedPlan, profile: Profile) -> Reading | None:
     """All decoding stages of a node in a plan as one; None when it says nothing of them."""
     seen = [(stage, stage.decode_s) for stage in beat.stages if _is_of(stage, plan, beat.node)]
     decoding = [(stage, run_s) for stage, run_s in seen if run_s is not None and stage.decode_rows > 0]
@@ -173,7 +173,7 @@ def reading_of(beat: Heartbeat, plan: Candidate, profile: Profile) -> Reading | 
     )
 
 
-def _is_of(stage: StageMetrics, plan: Candidate, node: str) -> bool:
+def _is_of(stage: StageMetrics, plan: DeployedPlan, node: str) -> bool:
     if (stage.pipeline, stage.epoch) != (plan.pipeline, plan.epoch):
         return False
     return stage.stage < len(plan.ring) and plan.nodes[stage.stage] == node

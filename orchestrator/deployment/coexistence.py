@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from orchestrator.deployment.open_requests import OpenWork
-from orchestrator.deployment.plan import Candidate
+from orchestrator.deployment.plan import DeployedPlan
 from orchestrator.planning.moves.kv_migration import Migration, estimate, transfers_between
 from schemas.handover import heirs, unchanged
 from schemas.messages import NodeBirth, StageRef
 
 
-def bytes_beside(plan: Candidate, running: Candidate, fleet: dict[str, NodeBirth]) -> dict[str, int]:
+def bytes_beside(plan: DeployedPlan, running: DeployedPlan, fleet: dict[str, NodeBirth]) -> dict[str, int]:
     """What each node of a running plan holds besides what it needs for the new one, its own overhead left out.
 
     A stage that goes on from an old one shares the KV caches of the blocks that both hold; one whose units stay the
@@ -39,19 +39,19 @@ def bytes_beside(plan: Candidate, running: Candidate, fleet: dict[str, NodeBirth
     }
 
 
-def _blocks(plan: Candidate, stage: StageRef) -> range:
+def _blocks(plan: DeployedPlan, stage: StageRef) -> range:
     """The stage's decoder blocks, as units."""
     return range(max(stage.start, 1), min(stage.stop, plan.model.manifest.num_units - 1))
 
 
-def fits_beside(plan: Candidate, running: Candidate, fleet: dict[str, NodeBirth]) -> bool:
+def fits_beside(plan: DeployedPlan, running: DeployedPlan, fleet: dict[str, NodeBirth]) -> bool:
     """Can every node load its new segment while the old one still runs?"""
     held = bytes_beside(plan, running, fleet)
     return all(plan.planned_bytes(n) + held.get(n, 0) <= fleet[n].memory_bytes for n in plan.nodes if n in fleet)
 
 
 def migration_of(
-    plan: Candidate, running: Candidate, work: OpenWork, rates: Mapping[str, float], *, limit_s: float
+    plan: DeployedPlan, running: DeployedPlan, work: OpenWork, rates: Mapping[str, float], *, limit_s: float
 ) -> Migration:
     """What moving open requests from a running plan to another takes."""
     unit_kv_bytes = [unit.kv_bytes_per_token for unit in plan.model.manifest.units]

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from orchestrator.deployment.plan import Candidate
+from orchestrator.deployment.plan import DeployedPlan
 from orchestrator.deployment.rollout import Rollout
 from orchestrator.effects import Effect, Note, command
 from orchestrator.planning.moves.kv_migration import Migration
@@ -48,7 +48,7 @@ class LiveMove:
     """One move. ``rollout`` is the prepared plan's; once READY, ``held`` has the positions whose KV rows are in the new
     ring, by request."""
 
-    def __init__(self, running: Candidate, rollout: Rollout, migration: Migration, timing: Timing) -> None:
+    def __init__(self, running: DeployedPlan, rollout: Rollout, migration: Migration, timing: Timing) -> None:
         self.running = running
         self.rollout = rollout
         self.migration = migration
@@ -74,7 +74,7 @@ class LiveMove:
         self._held_s = 0.0
 
     @property
-    def plan(self) -> Candidate:
+    def plan(self) -> DeployedPlan:
         """The plan that is to be in force."""
         return self.rollout.plan
 
@@ -254,7 +254,7 @@ class LiveMove:
         return Note(f"move to epoch {self.plan.epoch}: {text}", warning=warning)
 
 
-def _targets(running: Candidate, plan: Candidate) -> dict[int, tuple[KvTarget, ...]]:
+def _targets(running: DeployedPlan, plan: DeployedPlan) -> dict[int, tuple[KvTarget, ...]]:
     old, new = running.ring, plan.ring
     found: dict[int, tuple[KvTarget, ...]] = {}
     for copy in kv_copies(old, new, running.model.manifest.num_units):

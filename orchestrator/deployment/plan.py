@@ -32,9 +32,9 @@ class ServingSettings:
     chunk_tokens: int
     draft_tokens: int | None = None
 
-    def candidate(self, epoch: Epoch, solving: Solving, solution: Solution) -> Candidate:
+    def candidate(self, epoch: Epoch, solving: Solving, solution: Solution) -> DeployedPlan:
         """A solution of what the planner was asked, with these settings, but for the batches."""
-        return Candidate(
+        return DeployedPlan(
             pipeline=self.pipeline,
             epoch=epoch,
             model=solving.model,
@@ -48,7 +48,7 @@ class ServingSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Candidate:
+class DeployedPlan:
     """A solved plan with its epoch, before or while it is in force."""
 
     pipeline: str
@@ -70,7 +70,7 @@ class Candidate:
     def ring(self) -> tuple[StageRef, ...]:
         return tuple(StageRef(node=s.node, start=s.start, stop=s.stop) for s in self.solution.stages)
 
-    def can_take_over(self, running: Candidate) -> bool:
+    def can_take_over(self, running: DeployedPlan) -> bool:
         """Can open requests go on in this plan with the KV rows that they have in another?"""
         return self.model is running.model and all(
             getattr(self, name) == getattr(running, name)
@@ -110,7 +110,7 @@ class Candidate:
 class ActivePlan:
     """A committed plan and what its nodes reported when they were ready."""
 
-    plan: Candidate
+    plan: DeployedPlan
     ready: dict[int, SegmentReady]
     """By stage."""
 
@@ -135,7 +135,7 @@ class Building:
     """Graphs are being assembled; with ``segments`` the roll-out waits for the old ring to drain."""
 
     job: int
-    plan: Candidate
+    plan: DeployedPlan
     segments: tuple[BuiltSegment, ...] = ()
     forced: bool = False
     """Somebody asked for it: where memory is too small for two plans, open requests are interrupted."""

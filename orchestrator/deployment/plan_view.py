@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from orchestrator.deployment.plan import Candidate
+from orchestrator.deployment.plan import DeployedPlan
 from schemas.messages import SegmentReady
 
 
@@ -21,7 +21,7 @@ def describe_units(start: int, stop: int, unit_count: int) -> str:
     return ", ".join(parts)
 
 
-def plan_view(plan: Candidate, ready: dict[int, SegmentReady]) -> dict[str, Any]:
+def plan_view(plan: DeployedPlan, ready: dict[int, SegmentReady]) -> dict[str, Any]:
     """What ``linguabus plan`` shows and the history keeps; JSON-able."""
     predicted = plan.solution.predicted
     unit_count = plan.model.manifest.num_units

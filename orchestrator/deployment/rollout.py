@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from orchestrator.deployment.plan import Candidate
+from orchestrator.deployment.plan import DeployedPlan
 from orchestrator.effects import Effect, Note, command
 from schemas.messages import Basis, PrepareProgress, PrepareSegment, ReleaseSegment, SegmentFailed, SegmentReady
 
@@ -23,7 +23,7 @@ class RolloutState(enum.Enum):
 class Rollout:
     """Waits for every stage of a candidate's ring. ``failed_node`` and ``reason`` say why it failed."""
 
-    def __init__(self, plan: Candidate, *, silence_s: float) -> None:
+    def __init__(self, plan: DeployedPlan, *, silence_s: float) -> None:
         self.plan = plan
         self.state = RolloutState.PREPARING
         self.ready: dict[int, SegmentReady] = {}
@@ -123,7 +123,7 @@ class Rollout:
 
 
 def prepare_commands(
-    plan: Candidate, blob_urls: tuple[str, ...], beside_bytes: dict[str, int], basis: Basis | None = None
+    plan: DeployedPlan, blob_urls: tuple[str, ...], beside_bytes: dict[str, int], basis: Basis | None = None
 ) -> list[tuple[str, PrepareSegment]]:
     """(node, command) for every stage. ``beside_bytes``: what a node still holds of the plan that runs."""
     commands = []

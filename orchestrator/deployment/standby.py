@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from orchestrator.deployment.plan import Candidate
+from orchestrator.deployment.plan import DeployedPlan
 from orchestrator.deployment.plan_view import describe_units
 from orchestrator.effects import Effect, Note, PlanStandby, Publish
 from orchestrator.events import StandbyPlanned
@@ -44,7 +44,7 @@ class StandbyUnits:
         self._planned: Epoch | None = None
         self._kept: dict[str, Kept] = {}
 
-    def ask(self, plan: Candidate, problem: Callable[[], Problem]) -> list[Effect]:
+    def ask(self, plan: DeployedPlan, problem: Callable[[], Problem]) -> list[Effect]:
         """Let the planner find them for a plan in force, unless it was asked. ``problem``: its question as of now."""
         if plan.epoch == self._asked:
             return []
@@ -57,7 +57,7 @@ class StandbyUnits:
             return []  # a node of the ring is to go: another plan follows
         return [PlanStandby(self._pipeline, plan.epoch, asked, plan.solution.stages)]
 
-    def planned(self, answer: StandbyPlanned, plan: Candidate | None) -> list[Effect]:
+    def planned(self, answer: StandbyPlanned, plan: DeployedPlan | None) -> list[Effect]:
         """The planner's answer: tell the ring, and nodes that kept something before."""
         if plan is None or plan.epoch != answer.epoch:
             return []
@@ -87,7 +87,7 @@ class StandbyUnits:
         keep = KeepBlobs(pipeline=self._pipeline, blobs=blobs, blob_urls=self._blob_urls)
         return Publish(NODE_COMMAND.format(node=node), keep)
 
-    def view(self, plan: Candidate, fleet: Mapping[str, Node]) -> list[dict[str, Any]]:
+    def view(self, plan: DeployedPlan, fleet: Mapping[str, Node]) -> list[dict[str, Any]]:
         """What ``linguabus plan`` shows: who keeps what, and how much of it is there; JSON-able."""
         if plan.epoch != self._planned:
             return []
@@ -108,7 +108,7 @@ class StandbyUnits:
         return shown
 
 
-def kept_by(plan: Candidate, node: str, standby: Sequence[Standby]) -> Kept:
+def kept_by(plan: DeployedPlan, node: str, standby: Sequence[Standby]) -> Kept:
     """A node's standby ranges as blobs; those that its own stages have are left out."""
     manifest = plan.model.manifest
     own = [stage for stage in plan.ring if stage.node == node]

@@ -16,7 +16,7 @@ from orchestrator.deployment.coexistence import bytes_beside, fits_beside, migra
 from orchestrator.deployment.epochs import Epochs
 from orchestrator.deployment.live_migration import LiveMove, MovePhase
 from orchestrator.deployment.migration_log import MoveLog
-from orchestrator.deployment.plan import ActivePlan, Building, Candidate
+from orchestrator.deployment.plan import ActivePlan, Building, DeployedPlan
 from orchestrator.deployment.plan_view import plan_view
 from orchestrator.deployment.rollout import Rollout, RolloutState, prepare_commands
 from orchestrator.effects import BuildSegments, Effect, Note, Publish, SaveEpoch, SavePlan
@@ -35,7 +35,7 @@ from schemas.topics import PLAN
 class GivenUp:
     """A plan that did not come into force. ``is_nodes_fault``: the node could not hold its segment."""
 
-    plan: Candidate
+    plan: DeployedPlan
     node: str
     reason: str
     is_nodes_fault: bool
@@ -99,7 +99,7 @@ class Succession:
         """Live moves: the one under way, and what became of the others; JSON-able."""
         return {"now": self.next.view() if isinstance(self.next, LiveMove) else None, **self.moves.view()}
 
-    def migration_to(self, plan: Candidate) -> Migration | None:
+    def migration_to(self, plan: DeployedPlan) -> Migration | None:
         """What moving the open requests to another plan would take; None when they can't be moved live."""
         assert self.active
         running = self.active.plan
@@ -108,7 +108,7 @@ class Succession:
             return None
         return self._migration(plan, running)
 
-    def _migration(self, plan: Candidate, running: Candidate) -> Migration:
+    def _migration(self, plan: DeployedPlan, running: DeployedPlan) -> Migration:
         births = self._fleet.usable()
         profiles = self._profiles.of(births, plan.model.manifest)
         rates = self.moves.rates({node: known.measured.link_bytes_per_s for node, known in profiles.items()})
@@ -128,7 +128,7 @@ class Succession:
 
     # --- the way of a plan ------------------------------------------------------------------------------------
 
-    def begin(self, job: int, plan: Candidate, *, forced: bool) -> list[Effect]:
+    def begin(self, job: int, plan: DeployedPlan, *, forced: bool) -> list[Effect]:
         """Bring a solved plan into force, in the upcoming epoch."""
         plan = replace(plan, epoch=self.epochs.next())
         self.next = Building(job, plan, forced=forced)
@@ -271,7 +271,7 @@ class Succession:
         assert self.active
         return Note(text, warning=True, kind="broken", pipeline=self.active.plan.pipeline)
 
-    def _is_here(self, plan: Candidate) -> bool:
+    def _is_here(self, plan: DeployedPlan) -> bool:
         return all(self._fleet.is_usable(node, start) for node, start in plan.incarnations.items())
 
     def republish(self) -> list[Effect]:

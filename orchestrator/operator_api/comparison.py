@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from orchestrator.deployment.plan import Candidate
+from orchestrator.deployment.plan import DeployedPlan
 from orchestrator.deployment.plan_view import describe_units
 from orchestrator.planning.cost import check
 from orchestrator.planning.moves.kv_migration import Migration
@@ -17,9 +17,9 @@ from orchestrator.planning.solver.solve import evaluate
 
 def comparison(
     problem: Problem,
-    running: Candidate,
+    running: DeployedPlan,
     explanation: dict[str, Any],
-    migration_to: Callable[[Candidate], Migration | None],
+    migration_to: Callable[[DeployedPlan], Migration | None],
 ) -> dict[str, Any]:
     """JSON-able: both plans with the devices as they are now, the gain, what a move takes, and what is to be done."""
     stages = running.solution.stages

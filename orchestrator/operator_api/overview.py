@@ -6,7 +6,7 @@ from typing import Any
 
 from orchestrator.control_plane import ControlPlane
 from orchestrator.deployment.live_migration import LiveMove
-from orchestrator.deployment.plan import Candidate
+from orchestrator.deployment.plan import DeployedPlan
 from orchestrator.deployment.plan_view import describe_units
 from orchestrator.fleet.fleet import FleetState
 from orchestrator.pipelines.pipeline import Pipeline
@@ -44,7 +44,7 @@ def _pipeline(pipeline: Pipeline, fleet: FleetState) -> dict[str, Any]:
     }
 
 
-def _stage(plan: Candidate, index: int, fleet: FleetState) -> dict[str, Any]:
+def _stage(plan: DeployedPlan, index: int, fleet: FleetState) -> dict[str, Any]:
     ref, predicted = plan.ring[index], plan.solution.predicted.stages[index]
     seen = _seen(plan, index, fleet)
     return {
@@ -61,7 +61,7 @@ def _stage(plan: Candidate, index: int, fleet: FleetState) -> dict[str, Any]:
     }
 
 
-def _seen(plan: Candidate, index: int, fleet: FleetState) -> StageMetrics | None:
+def _seen(plan: DeployedPlan, index: int, fleet: FleetState) -> StageMetrics | None:
     """What the stage's node last said of it."""
     node = fleet.nodes.get(plan.ring[index].node)
     stages = node.heartbeat.stages if node and node.heartbeat else ()

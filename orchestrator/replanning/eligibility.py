@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from orchestrator.deployment.plan import Candidate
+from orchestrator.deployment.plan import DeployedPlan
 from orchestrator.fleet.pipeline_nodes import FleetView
 from orchestrator.replanning.constraints import Wishes
 from schemas.messages import NodeBirth
@@ -34,7 +34,7 @@ class Eligibility:
         """Is this start of a node left out, because it failed to load a segment?"""
         return self._exclusions.excludes(birth.node, birth.incarnation)
 
-    def failed(self, plan: Candidate, node: str, reason: str, now_s: float) -> None:
+    def failed(self, plan: DeployedPlan, node: str, reason: str, now_s: float) -> None:
         """A node could not hold its part of a plan; one that went away is no use to leave out."""
         incarnation = plan.incarnations[node]
         if self._fleet.is_usable(node, incarnation):

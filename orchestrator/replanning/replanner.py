@@ -20,7 +20,7 @@ from orchestrator.deployment.live_migration import LiveMove
 from orchestrator.deployment.plan import (
     ActivePlan,
     Building,
-    Candidate,
+    DeployedPlan,
     NoPlan,
     NoPlanCode,
     ReplanDone,
@@ -215,11 +215,11 @@ class PlanDirector:
         text = f"epoch {plan.epoch} is to follow {self.active.plan.epoch}: {verdict.reason}"
         return [Note(text, kind="moving", pipeline=plan.pipeline), *begun]
 
-    def _begin(self, plan: Candidate, solving: Solving) -> list[Effect]:
+    def _begin(self, plan: DeployedPlan, solving: Solving) -> list[Effect]:
         batches = batches_in_flight(solving.problem, plan.solution.stages)
         return self.succession.begin(solving.job, replace(plan, batches=batches), forced=solving.forced)
 
-    def _judge(self, plan: Candidate, solving: Solving, now_s: float) -> Verdict:
+    def _judge(self, plan: DeployedPlan, solving: Solving, now_s: float) -> Verdict:
         assert self.active
         migration = self.succession.migration_to(plan)
         work = self._requests.sessions.open_work

@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from orchestrator.deployment.plan import Candidate
+from orchestrator.deployment.plan import DeployedPlan
 from orchestrator.model.served import ServedModel
 from orchestrator.requests.answer import Answer, FinishReason
 from schemas.errors import LinguabusError
@@ -121,7 +121,7 @@ class Session:
             raise PromptRefused("bad_request", "the prompt is empty: write something to answer")
         return tuple(ids)
 
-    def begin(self, plan: Candidate, moved_tokens: int = 0) -> None:
+    def begin(self, plan: DeployedPlan, moved_tokens: int = 0) -> None:
         """Let a plan's stages serve it from here on; they have the KV rows of its first ``moved_tokens`` positions."""
         assert self.answer
         self.phase = Phase.OPEN

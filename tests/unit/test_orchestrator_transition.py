@@ -10,7 +10,7 @@ from orchestrator.balancing.acceptance import Answer, Question, judge
 from orchestrator.deployment.coexistence import bytes_beside, fits_beside, migration_of
 from orchestrator.deployment.epochs import Epochs
 from orchestrator.deployment.open_requests import OpenWork
-from orchestrator.deployment.plan import Candidate, Solving
+from orchestrator.deployment.plan import DeployedPlan, Solving
 from orchestrator.model.served import ServedModel
 from orchestrator.planning.cost import predict
 from orchestrator.planning.moves.kv_migration import Migration
@@ -34,14 +34,14 @@ PROBLEM = build_problem(
 )
 
 
-def plan(*stages: tuple[str, int, int], model: ServedModel = MODEL, **changes: Any) -> Candidate:
+def plan(*stages: tuple[str, int, int], model: ServedModel = MODEL, **changes: Any) -> DeployedPlan:
     ring = tuple(Stage(*stage) for stage in stages)
     predicted = predict(PROBLEM, ring)
     solution = Solution(
         status=Status.OPTIMAL, objective=Objective.LATENCY, stages=ring, predicted=predicted,
         objective_value=predicted.decode_s, gap=0.0, solver="test",
     )  # fmt: skip
-    candidate = Candidate(
+    candidate = DeployedPlan(
         pipeline="main", epoch=Epoch(generation=1, counter=1), model=model, context_tokens=256, slots=2,
         wire_dtype="fp16", chunk_tokens=128, solution=solution, incarnations=dict.fromkeys(FLEET, 1),
     )  # fmt: skip
@@ -51,7 +51,7 @@ def plan(*stages: tuple[str, int, int], model: ServedModel = MODEL, **changes: A
 RUNNING = plan(("a", 0, 3), ("b", 3, 6))
 
 
-def beside(new: Candidate, running: Candidate = RUNNING) -> dict[str, int]:
+def beside(new: DeployedPlan, running: DeployedPlan = RUNNING) -> dict[str, int]:
     return bytes_beside(new, running, FLEET)
 
 
