@@ -16,7 +16,7 @@ from orchestrator.balancing.acceptance import Verdict as Judgement
 from orchestrator.balancing.balancer import Balancer, BalanceSettings, Proposal
 from orchestrator.balancing.decision_log import Decision, History, Stages, Verdict
 from orchestrator.balancing.speed_estimate import Reading
-from orchestrator.deployment.plan import ActivePlan, DeployedPlan, unit_counts
+from orchestrator.deployment.plan import DeployedPlan, ReadyPlan, unit_counts
 from orchestrator.effects import Effect
 from orchestrator.fleet.pipeline_nodes import FleetView
 from orchestrator.fleet.profiles import Profiles
@@ -60,7 +60,7 @@ class Balancing:
 
     # --- heartbeats -------------------------------------------------------------------------------------------
 
-    def heard(self, beat: Heartbeat, active: ActivePlan, now_s: float, *, busy: bool) -> tuple[list[Effect], bool]:
+    def heard(self, beat: Heartbeat, active: ReadyPlan, now_s: float, *, busy: bool) -> tuple[list[Effect], bool]:
         """A heartbeat of a node. ``busy``: another plan is on its way, so that figures are no ordinary ones.
 
         Returns:
@@ -76,7 +76,7 @@ class Balancing:
         self._looked_s = now_s
         return effects, self.balancer.consider(now_s).verdict is Verdict.ASK
 
-    def _follow(self, active: ActivePlan, now_s: float) -> None:
+    def _follow(self, active: ReadyPlan, now_s: float) -> None:
         plan = active.plan
         if plan.epoch == self._epoch:
             return

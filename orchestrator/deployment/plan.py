@@ -107,7 +107,7 @@ class DeployedPlan:
 
 
 @dataclass(frozen=True)
-class ActivePlan:
+class ReadyPlan:
     """A committed plan and what its nodes reported when they were ready."""
 
     plan: DeployedPlan

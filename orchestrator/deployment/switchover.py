@@ -16,7 +16,7 @@ from orchestrator.deployment.coexistence import bytes_beside, fits_beside, migra
 from orchestrator.deployment.epochs import Epochs
 from orchestrator.deployment.live_migration import LiveMove, MovePhase
 from orchestrator.deployment.migration_log import MoveLog
-from orchestrator.deployment.plan import ActivePlan, Building, DeployedPlan
+from orchestrator.deployment.plan import Building, DeployedPlan, ReadyPlan
 from orchestrator.deployment.plan_view import plan_view
 from orchestrator.deployment.rollout import Rollout, RolloutState, prepare_commands
 from orchestrator.effects import BuildSegments, Effect, Note, Publish, SaveEpoch, SavePlan
@@ -54,7 +54,7 @@ class Succession:
         *,
         blob_urls: tuple[str, ...],
     ) -> None:
-        self.active: ActivePlan | None = None
+        self.active: ReadyPlan | None = None
         self.next: Building | Rollout | LiveMove | None = None
         self.epochs = epochs
         self.moves = MoveLog()
@@ -213,7 +213,7 @@ class Succession:
         self._end_move()
         requests = self._requests.open_count
         record = self.moves.succeeded(move, requests, now_s)
-        plan = ActivePlan(move.plan, move.rollout.ready)
+        plan = ReadyPlan(move.plan, move.rollout.ready)
         opened = self._requests.move(plan, move.held, now_s)
         note = Note(f"{record}; {requests} requests go on", kind="moved", pipeline=move.plan.pipeline)
         return [*opened, *self._commit(move.rollout), note]
@@ -224,7 +224,7 @@ class Succession:
 
     def _commit(self, rollout: Rollout) -> list[Effect]:
         plan = rollout.plan
-        self.active, self.next = ActivePlan(plan, rollout.ready), None
+        self.active, self.next = ReadyPlan(plan, rollout.ready), None
         self.last_stages = plan.solution.stages
         self.epochs.published(plan.pipeline, plan.epoch)
         predicted = plan.solution.predicted

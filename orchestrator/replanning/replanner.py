@@ -18,11 +18,11 @@ from orchestrator.balancing.pipeline_balancer import Balancing
 from orchestrator.deployment.epochs import Epochs
 from orchestrator.deployment.live_migration import LiveMove
 from orchestrator.deployment.plan import (
-    ActivePlan,
     Building,
     DeployedPlan,
     NoPlan,
     NoPlanCode,
+    ReadyPlan,
     ReplanDone,
     ServingSettings,
     Solving,
@@ -96,7 +96,7 @@ class PlanDirector:
     # --- what others ask --------------------------------------------------------------------------------------
 
     @property
-    def active(self) -> ActivePlan | None:
+    def active(self) -> ReadyPlan | None:
         """The plan in force."""
         return self.succession.active
 

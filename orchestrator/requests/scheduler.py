@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Literal
 
-from orchestrator.deployment.plan import ActivePlan, NoPlan
+from orchestrator.deployment.plan import NoPlan, ReadyPlan
 from orchestrator.effects import Effect, ForgetRequest, Note, Publish, SaveRequest, command
 from orchestrator.events import TokensHeard
 from orchestrator.requests.answer import FinishReason
@@ -190,7 +190,7 @@ class RequestDesk:
 
     # --- the pipeline -----------------------------------------------------------------------------------------
 
-    def admit(self, active: ActivePlan, now_s: float) -> list[Effect]:
+    def admit(self, active: ReadyPlan, now_s: float) -> list[Effect]:
         """Open queued requests while there are slots."""
         effects: list[Effect] = []
         free = active.plan.slots - self.open_count
@@ -209,7 +209,7 @@ class RequestDesk:
             effects += self._open(session, active, now_s)
         return effects
 
-    def move(self, active: ActivePlan, held: Mapping[str, int], now_s: float) -> list[Effect]:
+    def move(self, active: ReadyPlan, held: Mapping[str, int], now_s: float) -> list[Effect]:
         """Open requests go on in the next ring.
 
         Stage 0 may know tokens that have not been heard here: the next ring makes the same ones again, which takes no
@@ -228,7 +228,7 @@ class RequestDesk:
             effects += self._open(session, active, now_s, moved_tokens)
         return effects
 
-    def _open(self, session: Session, active: ActivePlan, now_s: float, moved_tokens: int = 0) -> list[Effect]:
+    def _open(self, session: Session, active: ReadyPlan, now_s: float, moved_tokens: int = 0) -> list[Effect]:
         plan = active.plan
         session.begin(plan, moved_tokens)
         self._progressed(session, now_s)

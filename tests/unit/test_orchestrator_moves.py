@@ -7,7 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from orchestrator.balancing.acceptance import Answer, Question, Verdict
-from orchestrator.deployment.plan import ActivePlan
+from orchestrator.deployment.plan import ReadyPlan
 from orchestrator.effects import Note, Publish
 from orchestrator.events import BusDown, BusUp, Cancelled, NodeSaid, Stopping, TokensHeard
 from schemas.codec import Flag
@@ -516,7 +516,7 @@ def test_another_judge_decides() -> None:
     assert reply.result == {"changed": False}
     (question,) = questions
     active = world.core.plane.director.active
-    assert isinstance(active, ActivePlan)
+    assert isinstance(active, ReadyPlan)
     assert question.running is active.plan
     assert (question.work.requests, question.work.positions, question.work.remaining_tokens) == (1, 12, 13)
     assert question.migration
