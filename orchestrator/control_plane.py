@@ -11,7 +11,7 @@ from orchestrator.fleet.health import HealthLimits
 from orchestrator.pipelines.pipeline import Pipeline
 from orchestrator.pipelines.pool import PipelineOptions, Pipelines
 from orchestrator.pipelines.token_rate import RateMeter
-from orchestrator.replanning.replanner import PlanDirector
+from orchestrator.replanning.replanner import Replanner
 from orchestrator.requests.scheduler import RequestDesk
 from orchestrator.timing import Timing
 
@@ -73,7 +73,7 @@ class ControlPlane:
         return self.pipelines.lead
 
     @property
-    def director(self) -> PlanDirector:
+    def director(self) -> Replanner:
         return self.pipeline.director
 
     @property

@@ -20,7 +20,7 @@ from orchestrator.pipelines.pool import Pipelines
 from orchestrator.planning.errors import PlanningError
 from orchestrator.planning.problem import Problem
 from orchestrator.replanning.constraints import Wishes, wishes_from
-from orchestrator.replanning.replanner import PlanDirector
+from orchestrator.replanning.replanner import Replanner
 from schemas.messages import ControlRequest
 
 OPERATIONS = tuple(
@@ -204,7 +204,7 @@ class ControlDesk:
         self._opening, self._switching = command, None
         return [*refusals, *plane.open_model(name)]
 
-    def model_opened(self, problem: str, director: PlanDirector) -> list[Effect]:
+    def model_opened(self, problem: str, director: Replanner) -> list[Effect]:
         """A model was opened, or could not be (then ``problem`` says why)."""
         command, self._opening = self._opening, None
         if command is None:

@@ -19,7 +19,7 @@ from orchestrator.events import StandbyPlanned
 from orchestrator.fleet.fleet import FleetState
 from orchestrator.fleet.pipeline_nodes import Members
 from orchestrator.fleet.profiles import Profiles
-from orchestrator.replanning.replanner import PlanDirector
+from orchestrator.replanning.replanner import Replanner
 from orchestrator.requests.scheduler import RequestDesk
 from orchestrator.timing import Timing
 from schemas.messages import RequestClosed, RequestFailed
@@ -57,7 +57,7 @@ class Pipeline:
             timing=timing,
             draft_tokens=settings.draft_tokens,
         )
-        self.director = PlanDirector(
+        self.director = Replanner(
             self.members,
             self.requests,
             settings,

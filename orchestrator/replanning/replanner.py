@@ -46,7 +46,7 @@ from orchestrator.timing import Timing
 from schemas.messages import Heartbeat, NodeBirth, NodeProfile
 
 
-class PlanDirector:
+class Replanner:
     """The plans of one pipeline."""
 
     def __init__(
