@@ -41,7 +41,7 @@ class GivenUp:
     is_nodes_fault: bool
 
 
-class Succession:
+class Switchover:
     """The plan in force, and the one that is to follow it."""
 
     def __init__(

@@ -28,7 +28,7 @@ from orchestrator.deployment.plan import (
     Solving,
 )
 from orchestrator.deployment.rollout import Rollout
-from orchestrator.deployment.switchover import GivenUp, Succession
+from orchestrator.deployment.switchover import GivenUp, Switchover
 from orchestrator.effects import Effect, Note, SolvePlan
 from orchestrator.fleet.pipeline_nodes import FleetView
 from orchestrator.fleet.profiles import Profiles
@@ -71,7 +71,7 @@ class Replanner:
         """The first plan waits for this many."""
         self._blob_urls = blob_urls
         self.profiles = profiles or Profiles()
-        self.succession = Succession(fleet, requests, self.profiles, timing, epochs, blob_urls=blob_urls)
+        self.succession = Switchover(fleet, requests, self.profiles, timing, epochs, blob_urls=blob_urls)
         self.judge: Judge = judge
         self.balancing: Balancing | None = None
         """Told of the heartbeats of nodes; may ask for a plan."""
