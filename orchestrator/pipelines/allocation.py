@@ -36,7 +36,7 @@ class StaffingRules:
     blob_urls: tuple[str, ...]
 
 
-class Staffing:
+class NodeAllocator:
     """Divides the fleet among ``pipelines``, the service's own first; ``add`` makes another one."""
 
     def __init__(

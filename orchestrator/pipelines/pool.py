@@ -18,7 +18,7 @@ from orchestrator.events import FleetDivided, StandbyPlanned, TokensHeard
 from orchestrator.fleet.fleet import FleetState
 from orchestrator.fleet.profiles import Profiles
 from orchestrator.model.served import BuiltSegment, ServedModel
-from orchestrator.pipelines.allocation import Staffing, StaffingRules
+from orchestrator.pipelines.allocation import NodeAllocator, StaffingRules
 from orchestrator.pipelines.partition import pipeline_names
 from orchestrator.pipelines.pipeline import Pipeline
 from orchestrator.pipelines.routing import even_out, place
@@ -64,7 +64,7 @@ class Pipelines:
             settle_s=timing.settle_s,
             blob_urls=options.blob_urls,
         )
-        self._staffing = Staffing(fleet, self._all, self._add, settings, rules, self.profiles, self._jobs)
+        self._staffing = NodeAllocator(fleet, self._all, self._add, settings, rules, self.profiles, self._jobs)
         self._all[settings.pipeline] = self._make(settings.pipeline)
 
     def _make(self, name: str) -> Pipeline:
