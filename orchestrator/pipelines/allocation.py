@@ -26,7 +26,7 @@ from schemas.messages import NodeBirth
 
 
 @dataclass(frozen=True, kw_only=True)
-class StaffingRules:
+class AllocationRules:
     """``wanted``: pipelines that a person asks for; None: as many as give most. The first division waits for
     ``min_nodes``, every one until the fleet has not changed for ``settle_s``."""
 
@@ -45,7 +45,7 @@ class NodeAllocator:
         pipelines: Mapping[str, Pipeline],
         add: Callable[[str], Pipeline],
         settings: ServingSettings,
-        rules: StaffingRules,
+        rules: AllocationRules,
         profiles: Profiles,
         jobs: Iterator[int],
     ) -> None:

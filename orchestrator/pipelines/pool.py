@@ -18,7 +18,7 @@ from orchestrator.events import FleetDivided, StandbyPlanned, TokensHeard
 from orchestrator.fleet.fleet import FleetState
 from orchestrator.fleet.profiles import Profiles
 from orchestrator.model.served import BuiltSegment, ServedModel
-from orchestrator.pipelines.allocation import NodeAllocator, StaffingRules
+from orchestrator.pipelines.allocation import AllocationRules, NodeAllocator
 from orchestrator.pipelines.partition import pipeline_names
 from orchestrator.pipelines.pipeline import Pipeline
 from orchestrator.pipelines.routing import even_out, place
@@ -58,7 +58,7 @@ class Pipelines:
         """The last of each pipeline, until nothing is on its way."""
         self._listen: list[Effect] = []
         self.profiles = Profiles()
-        rules = StaffingRules(
+        rules = AllocationRules(
             wanted=options.wanted,
             min_nodes=options.min_nodes,
             settle_s=timing.settle_s,
