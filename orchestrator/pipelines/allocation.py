@@ -16,7 +16,7 @@ from orchestrator.fleet.fleet import FleetState
 from orchestrator.fleet.profiles import Profiles
 from orchestrator.model.served import ServedModel
 from orchestrator.pipelines.partition import WORTH_FORCED, WORTH_IT, Group, assign
-from orchestrator.pipelines.partition_schedule import Divider
+from orchestrator.pipelines.partition_schedule import PartitionSchedule
 from orchestrator.pipelines.pipeline import Pipeline
 from orchestrator.planning.errors import BadWish, PlanningError
 from orchestrator.planning.problem import Objective, Problem
@@ -56,7 +56,7 @@ class NodeAllocator:
         self._rules = rules
         self._profiles = profiles
         self._jobs = jobs
-        self._divider = Divider(rules.settle_s)
+        self._divider = PartitionSchedule(rules.settle_s)
         self._waits_for_profiles = False
         self._divided_once = False
         self._insists: set[str] = set()

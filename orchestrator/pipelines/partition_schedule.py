@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 
-class Divider:
+class PartitionSchedule:
     """When the fleet is to be divided: once it has settled, whenever it is not the one that was divided last."""
 
     def __init__(self, settle_s: float) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.pipelines.partition import assign, divide
-from orchestrator.pipelines.partition_schedule import Divider
+from orchestrator.pipelines.partition_schedule import PartitionSchedule
 from orchestrator.planning.errors import PlanningError
 from orchestrator.planning.problem import Constraints, Pin
 from orchestrator.replanning.constraints import Wishes
@@ -101,7 +101,7 @@ def test_the_service_has_the_first_name() -> None:
 
 
 def test_the_fleet_is_divided_once_it_has_settled() -> None:
-    divider = Divider(0.5)
+    divider = PartitionSchedule(0.5)
     divider.start(11.0)
     divider.notice("one", 10.0)
     assert divider.next_deadline_s() == 11.0
@@ -115,7 +115,7 @@ def test_the_fleet_is_divided_once_it_has_settled() -> None:
 
 
 def test_a_node_that_comes_back_at_once_changes_nothing() -> None:
-    divider = Divider(0.5)
+    divider = PartitionSchedule(0.5)
     divider.notice("all", 0.0)
     divider.begin(None)
     divider.notice("one less", 1.0)
