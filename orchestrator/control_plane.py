@@ -9,7 +9,7 @@ from orchestrator.effects import Effect, Note, OpenModel, SaveNode, command
 from orchestrator.fleet.fleet import Drained, Flagged, FleetChange, FleetState, Joined, Left, Restored, Tell, Trusted
 from orchestrator.fleet.health import HealthLimits
 from orchestrator.pipelines.pipeline import Pipeline
-from orchestrator.pipelines.pool import PipelineOptions, Pipelines
+from orchestrator.pipelines.pool import PipelineOptions, PipelinePool
 from orchestrator.pipelines.token_rate import RateMeter
 from orchestrator.replanning.replanner import Replanner
 from orchestrator.requests.scheduler import RequestDesk
@@ -46,7 +46,7 @@ class ControlPlane:
             wanted=pipelines,
         )
         self.name = settings.pipeline
-        self.pipelines = Pipelines(self.fleet, settings, timing, options)
+        self.pipelines = PipelinePool(self.fleet, settings, timing, options)
         self.opening: str | None = model
         """The model that is being opened."""
         self._tokens: dict[str, RateMeter] = {}

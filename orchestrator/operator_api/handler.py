@@ -16,7 +16,7 @@ from orchestrator.operator_api.comparison import comparison
 from orchestrator.operator_api.replies import refuse as _refuse
 from orchestrator.operator_api.replies import reply as _reply
 from orchestrator.pipelines.pipeline import Pipeline
-from orchestrator.pipelines.pool import Pipelines
+from orchestrator.pipelines.pool import PipelinePool
 from orchestrator.planning.errors import PlanningError
 from orchestrator.planning.problem import Problem
 from orchestrator.replanning.constraints import Wishes, wishes_from
@@ -106,7 +106,7 @@ class ControlDesk:
         views = [pipeline.plan_view() for pipeline in plane.pipelines.all if pipeline.director.active]
         return _reply(command, {**views[0], "pipelines": views})
 
-    def _preview(self, command: ControlRequest, pipelines: Pipelines) -> list[Effect]:
+    def _preview(self, command: ControlRequest, pipelines: PipelinePool) -> list[Effect]:
         try:
             wishes = wishes_from(command.arguments)
             problem = pipelines.preview(wishes)
@@ -116,7 +116,7 @@ class ControlDesk:
         self._previews[self._previewed] = (command, wishes)
         return [PreviewPlan(self._previewed, problem, pipelines.wanted_with(wishes))]
 
-    def previewed(self, job: int, explanation: dict[str, Any], pipelines: Pipelines, now_s: float) -> list[Effect]:
+    def previewed(self, job: int, explanation: dict[str, Any], pipelines: PipelinePool, now_s: float) -> list[Effect]:
         """The planner has answered: tell, or let the plan be made that respects the wishes."""
         if job in self._rebalances:
             return self._rebalanced(self._rebalances.pop(job), explanation, now_s)
@@ -216,7 +216,7 @@ class ControlDesk:
         self._switching = command
         return []
 
-    def plan_outcomes(self, pipelines: Pipelines) -> list[Effect]:
+    def plan_outcomes(self, pipelines: PipelinePool) -> list[Effect]:
         """Tell those who wait for a plan what came of it."""
         last = pipelines.take_outcome()
         if last is None:

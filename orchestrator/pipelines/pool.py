@@ -42,7 +42,7 @@ class PipelineOptions:
     """Move layers when nodes become slower or quicker."""
 
 
-class Pipelines:
+class PipelinePool:
     """Pipelines by name, the service's own first. There is always that one."""
 
     def __init__(self, fleet: FleetState, settings: ServingSettings, timing: Timing, options: PipelineOptions) -> None:
