@@ -40,7 +40,7 @@ from orchestrator.planning.solution import Infeasible, Solution
 from orchestrator.replanning.constraints import Wishes
 from orchestrator.replanning.eligibility import Eligibility
 from orchestrator.replanning.problem_builder import problem_of
-from orchestrator.replanning.schedule import Agenda
+from orchestrator.replanning.schedule import ReplanSchedule
 from orchestrator.requests.scheduler import RequestDesk
 from orchestrator.timing import Timing
 from schemas.messages import Heartbeat, NodeBirth, NodeProfile
@@ -89,7 +89,7 @@ class Replanner:
         self.on_hold = False
         """Which nodes the pipeline gets is being decided: no plan is begun meanwhile."""
         self._eligibility = Eligibility(fleet, exclude_s=timing.exclude_s)
-        self._agenda = Agenda()
+        self._agenda = ReplanSchedule()
         self._jobs = jobs or itertools.count(1)
         self._solving: Solving | None = None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 
-class Agenda:
+class ReplanSchedule:
     """One date: of all that asks for a plan the last word counts. ``forced``: somebody wants it whatever it gains."""
 
     def __init__(self) -> None:
