@@ -12,7 +12,7 @@ from orchestrator.pipelines.pipeline import Pipeline
 from orchestrator.pipelines.pool import PipelineOptions, PipelinePool
 from orchestrator.pipelines.token_rate import RateMeter
 from orchestrator.replanning.replanner import Replanner
-from orchestrator.requests.scheduler import RequestDesk
+from orchestrator.requests.scheduler import RequestScheduler
 from orchestrator.timing import Timing
 
 
@@ -77,7 +77,7 @@ class ControlPlane:
         return self.pipeline.director
 
     @property
-    def requests(self) -> RequestDesk:
+    def requests(self) -> RequestScheduler:
         return self.pipeline.requests
 
     def fleet_changes(self, changes: list[FleetChange], now_s: float) -> list[Effect]:

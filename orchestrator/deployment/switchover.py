@@ -25,7 +25,7 @@ from orchestrator.fleet.profiles import Profiles
 from orchestrator.model.served import BuiltSegment
 from orchestrator.planning.moves.kv_migration import Migration
 from orchestrator.planning.problem import Stage
-from orchestrator.requests.scheduler import RequestDesk
+from orchestrator.requests.scheduler import RequestScheduler
 from orchestrator.timing import Timing
 from schemas.messages import Basis, Plan
 from schemas.topics import PLAN
@@ -47,7 +47,7 @@ class Switchover:
     def __init__(
         self,
         fleet: FleetView,
-        requests: RequestDesk,
+        requests: RequestScheduler,
         profiles: Profiles,
         timing: Timing,
         epochs: Epochs,

@@ -20,7 +20,7 @@ from orchestrator.fleet.fleet import FleetState
 from orchestrator.fleet.pipeline_nodes import Members
 from orchestrator.fleet.profiles import Profiles
 from orchestrator.replanning.replanner import Replanner
-from orchestrator.requests.scheduler import RequestDesk
+from orchestrator.requests.scheduler import RequestScheduler
 from orchestrator.timing import Timing
 from schemas.messages import RequestClosed, RequestFailed
 
@@ -50,7 +50,7 @@ class Pipeline:
         """Its nodes are wanted elsewhere: it goes down as soon as no request is open."""
         self.awaits_nodes = False
         """It is to plan anew as soon as its nodes are free."""
-        self.requests = RequestDesk(
+        self.requests = RequestScheduler(
             pipeline=settings.pipeline,
             service=service,
             max_queued=max_queued,

@@ -41,7 +41,7 @@ from orchestrator.replanning.constraints import Wishes
 from orchestrator.replanning.eligibility import Eligibility
 from orchestrator.replanning.problem_builder import problem_of
 from orchestrator.replanning.schedule import ReplanSchedule
-from orchestrator.requests.scheduler import RequestDesk
+from orchestrator.requests.scheduler import RequestScheduler
 from orchestrator.timing import Timing
 from schemas.messages import Heartbeat, NodeBirth, NodeProfile
 
@@ -52,7 +52,7 @@ class Replanner:
     def __init__(
         self,
         fleet: FleetView,
-        requests: RequestDesk,
+        requests: RequestScheduler,
         settings: ServingSettings,
         timing: Timing,
         *,

@@ -38,7 +38,7 @@ _RESEND_GROWTH = 2.0
 _RESEND_MAX = 10.0
 
 
-class RequestDesk:
+class RequestScheduler:
     """Sessions by request id, in order of submission."""
 
     def __init__(
