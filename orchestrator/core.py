@@ -31,7 +31,7 @@ from orchestrator.events import (
     Submitted,
     TokensHeard,
 )
-from orchestrator.operator_api.handler import ControlDesk
+from orchestrator.operator_api.handler import OperatorHandler
 from schemas.messages import Heartbeat, StreamError
 from schemas.topics import REQUEST_STREAM
 
@@ -41,7 +41,7 @@ class Core:
 
     def __init__(self, plane: ControlPlane) -> None:
         self.plane = plane
-        self._operator = ControlDesk()
+        self._operator = OperatorHandler()
         self._bus_is_up = False
 
     def handle(self, event: Event, now_s: float) -> list[Effect]:

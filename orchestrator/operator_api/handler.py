@@ -55,7 +55,7 @@ class _Rebalance:
     """The planner's question for the next one."""
 
 
-class ControlDesk:
+class OperatorHandler:
     """Commands, and who waits for the end of one."""
 
     def __init__(self) -> None:
