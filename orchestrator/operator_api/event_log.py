@@ -13,7 +13,7 @@ KEPT = 500
 _LONGEST = 1000
 
 
-class Journal:
+class EventLog:
     """The newest events, oldest first. Notes become events when they have a kind."""
 
     def __init__(self, pipeline: str) -> None:

@@ -59,7 +59,7 @@ from orchestrator.events import (
 )
 from orchestrator.model.errors import ModelError
 from orchestrator.model.store import ModelStore
-from orchestrator.operator_api.event_log import Journal
+from orchestrator.operator_api.event_log import EventLog
 from orchestrator.planning.errors import BadWish
 from orchestrator.replanning.constraints import wishes_from
 from orchestrator.service.blobs import BLOBS_PATH, blob_routes
@@ -122,7 +122,7 @@ class Service:
         self._worker = Worker(store, wake=bus.wake, solve=solve)
         self._logged: set[tuple[str, type[ContractError]]] = set()
         self._subscribed = False
-        self._journal = Journal(config.pipeline)
+        self._journal = EventLog(config.pipeline)
         self.messages_rejected = 0
         settings = ServingSettings(
             pipeline=config.pipeline,

@@ -9,7 +9,7 @@ import pytest
 
 from orchestrator.effects import Note, SaveDrained, TellEvents
 from orchestrator.events import NodeSaid
-from orchestrator.operator_api.event_log import KEPT, Journal
+from orchestrator.operator_api.event_log import KEPT, EventLog
 from orchestrator.pipelines.token_rate import RateMeter
 from schemas.messages import FleetEvent, StageMetrics, encode
 from tests.support.orchestrating import World
@@ -112,7 +112,7 @@ def test_the_life_of_a_fleet_is_told() -> None:
 
 
 def test_the_journal_keeps_the_newest_with_a_kind() -> None:
-    journal = Journal("main")
+    journal = EventLog("main")
     assert journal.add(Note("0123 failed"), 5.0) is None
     event = journal.add(Note("x" * 2000, warning=True, kind="lost", node="a"), 5.0)
     assert event == FleetEvent(
