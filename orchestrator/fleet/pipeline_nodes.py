@@ -36,7 +36,7 @@ class FleetView(Protocol):
         """Should this node be given no layers for its own sake alone?"""
 
 
-class Members:
+class PipelineNodes:
     """The fleet as one pipeline sees it: it plans with its own nodes, as soon as no other pipeline holds them."""
 
     def __init__(self, fleet: FleetState) -> None:

@@ -17,7 +17,7 @@ from orchestrator.deployment.standby import StandbyUnits
 from orchestrator.effects import Effect, Note
 from orchestrator.events import StandbyPlanned
 from orchestrator.fleet.fleet import FleetState
-from orchestrator.fleet.pipeline_nodes import Members
+from orchestrator.fleet.pipeline_nodes import PipelineNodes
 from orchestrator.fleet.profiles import Profiles
 from orchestrator.replanning.replanner import Replanner
 from orchestrator.requests.scheduler import RequestScheduler
@@ -45,7 +45,7 @@ class Pipeline:
     ) -> None:
         """``service``: the name that clients ask, the first pipeline's."""
         self.name = settings.pipeline
-        self.members = Members(fleet)
+        self.members = PipelineNodes(fleet)
         self.gives_nodes_back = False
         """Its nodes are wanted elsewhere: it goes down as soon as no request is open."""
         self.awaits_nodes = False
