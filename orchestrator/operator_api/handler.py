@@ -19,7 +19,7 @@ from orchestrator.pipelines.pipeline import Pipeline
 from orchestrator.pipelines.pool import PipelinePool
 from orchestrator.planning.errors import PlanningError
 from orchestrator.planning.problem import Problem
-from orchestrator.replanning.constraints import Wishes, wishes_from
+from orchestrator.replanning.constraints import PlanConstraints, wishes_from
 from orchestrator.replanning.replanner import Replanner
 from schemas.messages import ControlRequest
 
@@ -64,7 +64,7 @@ class OperatorHandler:
         """Waits for its model to be opened."""
         self._switching: ControlRequest | None = None
         """Waits for the plan that serves its model."""
-        self._previews: dict[int, tuple[ControlRequest, Wishes]] = {}
+        self._previews: dict[int, tuple[ControlRequest, PlanConstraints]] = {}
         """By the planner's job; those that are to be applied too."""
         self._rebalances: dict[int, _Rebalance] = {}
         """By the planner's job."""

@@ -20,7 +20,7 @@ from orchestrator.pipelines.partition_schedule import PartitionSchedule
 from orchestrator.pipelines.pipeline import Pipeline
 from orchestrator.planning.errors import BadWish, PlanningError
 from orchestrator.planning.problem import Objective, Problem
-from orchestrator.replanning.constraints import Wishes
+from orchestrator.replanning.constraints import PlanConstraints
 from orchestrator.replanning.problem_builder import problem_of
 from schemas.messages import NodeBirth
 
@@ -81,7 +81,7 @@ class NodeAllocator:
         """Is the fleet to be divided, if it can be?"""
         return self.wanted_with(self.lead.director.wishes) != 1
 
-    def wanted_with(self, wishes: Wishes) -> int | None:
+    def wanted_with(self, wishes: PlanConstraints) -> int | None:
         """How many pipelines there should be with these wishes; None: as many as give most."""
         one = self._rules.wanted is None and wishes.goal is not Objective.THROUGHPUT
         return 1 if one or wishes.pins else self._rules.wanted
@@ -96,7 +96,7 @@ class NodeAllocator:
         """Is the fleet being divided, or about to be?"""
         return self.wants_several and self.model is not None and self._divider.pending
 
-    def preview(self, wishes: Wishes) -> Problem:
+    def preview(self, wishes: PlanConstraints) -> Problem:
         """The planner's question with other wishes, asked of all nodes that are here.
 
         Raises:
@@ -107,7 +107,7 @@ class NodeAllocator:
             return self.lead.director.preview(wishes)
         return self._problem(model, births, wishes)
 
-    def _problem(self, model: ServedModel, births: Sequence[NodeBirth], wishes: Wishes) -> Problem:
+    def _problem(self, model: ServedModel, births: Sequence[NodeBirth], wishes: PlanConstraints) -> Problem:
         profiles = self._profiles.of(births, model.manifest)
         return problem_of(self._settings, model.manifest, births, profiles, (), wishes, self._fleet.conditions())
 

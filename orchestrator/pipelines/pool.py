@@ -24,7 +24,7 @@ from orchestrator.pipelines.pipeline import Pipeline
 from orchestrator.pipelines.routing import even_out, place
 from orchestrator.planning.problem import Problem
 from orchestrator.planning.solution import Infeasible, Solution
-from orchestrator.replanning.constraints import Wishes
+from orchestrator.replanning.constraints import PlanConstraints
 from orchestrator.timing import Timing
 from schemas.messages import CancelRequest, NodeProfile, Plan, SubmitRequest
 
@@ -134,7 +134,7 @@ class PipelinePool:
         failed = [outcome for outcome in outcomes if not outcome.ok]
         return failed[-1] if failed else ReplanDone(ok=True, changed=any(outcome.changed for outcome in outcomes))
 
-    def preview(self, wishes: Wishes) -> Problem:
+    def preview(self, wishes: PlanConstraints) -> Problem:
         """The planner's question with other wishes, asked of all nodes that are here.
 
         Raises:
@@ -147,7 +147,7 @@ class PipelinePool:
         model = self.lead.director.model
         return self.profiles.view(self._fleet.usable(), model.manifest, now_s) if model else []
 
-    def wanted_with(self, wishes: Wishes) -> int | None:
+    def wanted_with(self, wishes: PlanConstraints) -> int | None:
         """How many pipelines there would be with other wishes; None: as many as give most."""
         return self._staffing.wanted_with(wishes)
 
@@ -171,7 +171,7 @@ class PipelinePool:
         for pipeline in self.all:
             pipeline.director.no_model(reason)
 
-    def use_wishes(self, wishes: Wishes) -> None:
+    def use_wishes(self, wishes: PlanConstraints) -> None:
         """Plans are to respect these from now on."""
         for pipeline in self.all:
             pipeline.director.wishes = wishes

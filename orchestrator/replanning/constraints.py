@@ -17,7 +17,7 @@ _MOST = 256
 
 
 @dataclass(frozen=True)
-class Wishes:
+class PlanConstraints:
     """``pins`` are (units, node) with units as `parse_units` reads them, ``max_memory_mb`` is (node, MB)."""
 
     objective: str = Objective.LATENCY.value
@@ -75,13 +75,13 @@ def parse_units(text: str, unit_count: int) -> list[tuple[int, int]]:
     return [(first + 1, final + 2)]
 
 
-def wishes_from(arguments: dict[str, Any]) -> Wishes:
+def wishes_from(arguments: dict[str, Any]) -> PlanConstraints:
     """From a command's arguments, which anybody may have written.
 
     Raises:
         BadWish: one line that names the argument.
     """
-    unknown = arguments.keys() - Wishes.__dataclass_fields__.keys()
+    unknown = arguments.keys() - PlanConstraints.__dataclass_fields__.keys()
     if unknown:
         raise BadWish(f"there is no argument {min(unknown)[:64]!a} of a plan")
     goals = [goal.value for goal in Objective]
@@ -106,7 +106,7 @@ def wishes_from(arguments: dict[str, Any]) -> Wishes:
         raise BadWish("pins: use pairs of units and a node's name")
     if len(limits) != len(_items(arguments, "max_memory_mb")):
         raise BadWish("max_memory_mb: use pairs of a node's name and MB")
-    return Wishes(
+    return PlanConstraints(
         objective=objective,
         exclude=tuple(exclude),
         pins=tuple((units, node) for units, node in pins),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from orchestrator.deployment.plan import DeployedPlan
 from orchestrator.fleet.pipeline_nodes import FleetView
-from orchestrator.replanning.constraints import Wishes
+from orchestrator.replanning.constraints import PlanConstraints
 from schemas.messages import NodeBirth
 
 
@@ -40,15 +40,15 @@ class Eligibility:
         if self._fleet.is_usable(node, incarnation):
             self._exclusions.add(node, incarnation, reason, now_s)
 
-    def must_go(self, node: str, wishes: Wishes) -> bool:
+    def must_go(self, node: str, wishes: PlanConstraints) -> bool:
         """Should this node have no layers, though it is here?"""
         return bool(self._fleet.why_drained(node)) or self._breaks_rules(node, wishes)
 
-    def _breaks_rules(self, node: str, wishes: Wishes) -> bool:
+    def _breaks_rules(self, node: str, wishes: PlanConstraints) -> bool:
         known = self._fleet.nodes.get(node)
         return known is not None and wishes.refusal(node, known.health.condition) is not None
 
-    def rules_changed(self, node: str, wishes: Wishes) -> bool:
+    def rules_changed(self, node: str, wishes: PlanConstraints) -> bool:
         """Has it come to break the operator's rules, or to respect them again, since this was last asked?"""
         if self._breaks_rules(node, wishes) is (node in self._refused):
             return False

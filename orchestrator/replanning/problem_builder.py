@@ -11,7 +11,7 @@ from orchestrator.fleet.health import Condition
 from orchestrator.model.manifest import Blob, Manifest, Unit
 from orchestrator.planning.problem import BLOCK, EMBED, HEAD, Device, Problem, Stage, UnitRun
 from orchestrator.planning.profile import Profile
-from orchestrator.replanning.constraints import Wishes
+from orchestrator.replanning.constraints import PlanConstraints
 from orchestrator.replanning.memory_model import ResidentFactors, resident_factors, workspace_bytes
 from orchestrator.timing import DEFAULT_CONTEXT_TOKENS
 from schemas.codec import WIRE_DTYPES, activation_payload_bytes
@@ -39,7 +39,7 @@ def build_problem(
     chunk_tokens: int,
     incumbent: tuple[Stage, ...] = (),
     profiles: Mapping[str, Profile] | None = None,
-    wishes: Wishes | None = None,
+    wishes: PlanConstraints | None = None,
     conditions: Mapping[str, Condition] | None = None,
 ) -> Problem:
     """The planner's question. Nodes with a profile are planned with what they measured, the others with what they
@@ -51,7 +51,7 @@ def build_problem(
         PlanningError: no nodes, or figures that contradict each other.
         BadWish: a wish that this model can't fulfil.
     """
-    wishes = wishes or Wishes()
+    wishes = wishes or PlanConstraints()
     profiles, conditions = profiles or {}, conditions or {}
     resident = resident_factors(manifest)
     units = manifest.units
@@ -87,7 +87,7 @@ def problem_of(
     fleet: Sequence[NodeBirth],
     profiles: Mapping[str, Profile],
     last_stages: Sequence[Stage],
-    wishes: Wishes,
+    wishes: PlanConstraints,
     conditions: Mapping[str, Condition] | None = None,
 ) -> Problem:
     """The question of a pipeline: its settings unless the wishes say otherwise, its last plan as the incumbent.

@@ -37,7 +37,7 @@ from orchestrator.planning.batches_in_flight import batches_in_flight
 from orchestrator.planning.errors import PlanningError
 from orchestrator.planning.problem import Problem
 from orchestrator.planning.solution import Infeasible, Solution
-from orchestrator.replanning.constraints import Wishes
+from orchestrator.replanning.constraints import PlanConstraints
 from orchestrator.replanning.eligibility import Eligibility
 from orchestrator.replanning.problem_builder import problem_of
 from orchestrator.replanning.schedule import ReplanSchedule
@@ -84,7 +84,7 @@ class Replanner:
         """Which solutions replaced the plan in force, which did not, and why."""
         self.outcomes: list[ReplanDone] = []
         """Filled here, emptied by the core."""
-        self.wishes = Wishes()
+        self.wishes = PlanConstraints()
         """What plans are to respect."""
         self.on_hold = False
         """Which nodes the pipeline gets is being decided: no plan is begun meanwhile."""
@@ -351,14 +351,14 @@ class Replanner:
         self._solving = Solving(job, self.model, births, problem.context_tokens, forced, problem, last_resort)
         return [SolvePlan(job, problem)]
 
-    def _problem(self, model: ServedModel, births: Sequence[NodeBirth], wishes: Wishes) -> Problem:
+    def _problem(self, model: ServedModel, births: Sequence[NodeBirth], wishes: PlanConstraints) -> Problem:
         profiles = self.profiles.of(births, model.manifest)
         conditions = self._fleet.conditions()
         return problem_of(
             self._settings, model.manifest, births, profiles, self.succession.last_stages, wishes, conditions
         )
 
-    def preview(self, wishes: Wishes) -> Problem:
+    def preview(self, wishes: PlanConstraints) -> Problem:
         """The planner's question with other wishes, asked of the nodes that are here.
 
         Raises:

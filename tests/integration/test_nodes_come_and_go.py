@@ -15,7 +15,7 @@ from broker.local_broker import LocalBroker
 from orchestrator import cli
 from orchestrator.client import Client
 from orchestrator.model.store import ModelStore
-from orchestrator.replanning.constraints import Wishes
+from orchestrator.replanning.constraints import PlanConstraints
 from orchestrator.service.config import ServiceConfig
 from orchestrator.service.database import State
 from orchestrator.timing import Timing
@@ -102,7 +102,7 @@ def test_a_node_that_joins_in_mid_answer_carries_layers(
     mosquitto: LocalBroker, tiny_store: ModelStore, tmp_path: Path
 ) -> None:
     with State(tmp_path / "state.sqlite3") as state:
-        state.save_wishes("main", Wishes(pins=(("embed", "alfa"), ("head", "charlie"))).as_arguments())
+        state.save_wishes("main", PlanConstraints(pins=(("embed", "alfa"), ("head", "charlie"))).as_arguments())
     with (
         running_nodes(["alfa", "charlie"], mosquitto.url, tmp_path, "--emulate-speed", "0.01"),
         serving(mosquitto, tiny_store, tmp_path, min_nodes=2) as client,

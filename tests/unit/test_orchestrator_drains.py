@@ -13,7 +13,7 @@ from orchestrator.planning.errors import BadWish
 from orchestrator.planning.problem import Stage
 from orchestrator.planning.solution import Solution
 from orchestrator.planning.solver.solve import evaluate, solve
-from orchestrator.replanning.constraints import Wishes, wishes_from
+from orchestrator.replanning.constraints import PlanConstraints, wishes_from
 from orchestrator.replanning.problem_builder import build_problem
 from schemas.messages import NodeStatus
 from tests.support.orchestrating import World
@@ -202,7 +202,7 @@ def test_rules_that_are_none(arguments: dict[str, Any]) -> None:
 
 
 def test_rules_survive_a_restart() -> None:
-    wishes = Wishes(min_battery_percent=30, only_on_charger=True)
+    wishes = PlanConstraints(min_battery_percent=30, only_on_charger=True)
     assert wishes_from(wishes.as_arguments()) == wishes
 
 
@@ -212,7 +212,7 @@ def test_rules_survive_a_restart() -> None:
 @pytest.mark.parametrize(("names", "pipelines"), [("abcde", 2), ("abcd", 1)])
 def test_a_pipeline_loses_a_drained_node_to_others_or_ends(names: str, pipelines: int) -> None:
     world = World()
-    world.core.plane.pipelines.use_wishes(Wishes("throughput"))
+    world.core.plane.pipelines.use_wishes(PlanConstraints("throughput"))
     world.serve(*names, memory_mb=room_for(head=1, block=2))
     drained = world.plan_of("main-2").ring[0].node
     world.control("drain", node=drained)

@@ -13,7 +13,7 @@ from orchestrator.pipelines.partition import assign, divide
 from orchestrator.pipelines.partition_schedule import PartitionSchedule
 from orchestrator.planning.errors import PlanningError
 from orchestrator.planning.problem import Constraints, Pin
-from orchestrator.replanning.constraints import Wishes
+from orchestrator.replanning.constraints import PlanConstraints
 from schemas.codec import Flag
 from schemas.messages import StreamEnd
 from tests.support.fleets import device, fleet
@@ -137,7 +137,7 @@ def check(world: World) -> None:
 def test_whatever_happens_answers_are_complete(seed: int) -> None:
     draw = random.Random(seed)
     world = World(slots=2)
-    world.core.plane.pipelines.use_wishes(Wishes("throughput"))
+    world.core.plane.pipelines.use_wishes(PlanConstraints("throughput"))
     world.up()
     half_mb = room_for(head=1, block=2)
     requests: list[str] = []

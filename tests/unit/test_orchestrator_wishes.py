@@ -5,7 +5,7 @@ import pytest
 from orchestrator.effects import SaveWishes, TellHistory
 from orchestrator.planning.errors import BadWish
 from orchestrator.planning.problem import NodeLimit, Objective, Pin
-from orchestrator.replanning.constraints import Wishes, parse_units, wishes_from
+from orchestrator.replanning.constraints import PlanConstraints, parse_units, wishes_from
 from schemas.messages import PrepareSegment
 from tests.support.orchestrating import World
 
@@ -34,7 +34,7 @@ def test_units_that_are_not_there(text: str) -> None:
 
 
 def test_wishes_survive_the_way_through_json() -> None:
-    wishes = Wishes("throughput", ("a",), (("ends", "b"),), (("c", 900),), 512)
+    wishes = PlanConstraints("throughput", ("a",), (("ends", "b"),), (("c", 900),), 512)
     assert wishes_from(wishes.as_arguments()) == wishes
     rules = wishes.constraints(6)
     assert rules.exclude == {"a"}
@@ -66,7 +66,7 @@ def test_a_preview_changes_nothing(world: World) -> None:
     assert not {node["node"] for node in said["nodes"]} & set(nodes_of(world))
     world.wait(5.0)
     assert world.plan == before
-    assert world.core.plane.director.wishes == Wishes()
+    assert world.core.plane.director.wishes == PlanConstraints()
 
 
 def test_a_preview_without_a_plan_says_what_would_help(world: World) -> None:
@@ -87,7 +87,7 @@ def test_apply_puts_the_plan_in_force_and_keeps_the_wishes(world: World) -> None
     assert reply.result == {"changed": True}
     assert unwanted not in nodes_of(world)
     (saved,) = [effect for effect in world.effects if isinstance(effect, SaveWishes)]
-    assert wishes_from(saved.wishes) == Wishes(exclude=(unwanted,))
+    assert wishes_from(saved.wishes) == PlanConstraints(exclude=(unwanted,))
     world.join("e", memory_mb=2000, speed_flops=1e12)
     world.wait(5.0)
     assert unwanted not in nodes_of(world)
@@ -106,7 +106,7 @@ def test_what_can_not_be_applied_is_not_remembered(world: World) -> None:
     assert reply
     assert not reply.ok
     assert "excluded" in reply.reason
-    assert world.core.plane.director.wishes == Wishes()
+    assert world.core.plane.director.wishes == PlanConstraints()
     assert world.plan == before
 
 
