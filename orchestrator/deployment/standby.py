@@ -15,7 +15,7 @@ from orchestrator.deployment.plan_view import describe_units
 from orchestrator.effects import Effect, Note, PlanStandby, Publish
 from orchestrator.events import StandbyPlanned
 from orchestrator.fleet.fleet import Node
-from orchestrator.planning.errors import BadWish, PlanningError
+from orchestrator.planning.errors import BadConstraint, PlanningError
 from orchestrator.planning.problem import Problem
 from orchestrator.planning.solution import Standby
 from schemas.messages import BlobRef, Epoch, KeepBlobs
@@ -51,7 +51,7 @@ class StandbyUnits:
         self._asked = plan.epoch
         try:
             asked = replace(problem(), time_limit_s=TIME_LIMIT_S)
-        except (PlanningError, BadWish):
+        except (PlanningError, BadConstraint):
             return []
         if not {device.name for device in asked.devices}.issuperset(plan.nodes):
             return []  # a node of the ring is to go: another plan follows

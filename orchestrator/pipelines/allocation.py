@@ -18,7 +18,7 @@ from orchestrator.model.served import ServedModel
 from orchestrator.pipelines.partition import WORTH_FORCED, WORTH_IT, Group, assign
 from orchestrator.pipelines.partition_schedule import PartitionSchedule
 from orchestrator.pipelines.pipeline import Pipeline
-from orchestrator.planning.errors import BadWish, PlanningError
+from orchestrator.planning.errors import BadConstraint, PlanningError
 from orchestrator.planning.problem import Objective, Problem
 from orchestrator.replanning.constraints import PlanConstraints
 from orchestrator.replanning.problem_builder import problem_of
@@ -161,7 +161,7 @@ class NodeAllocator:
             return asked
         try:
             problem = self._problem(model, births, wishes)
-        except (PlanningError, BadWish):
+        except (PlanningError, BadConstraint):
             self._divider.begin(None)
             return self._leave_to(self.lead, now_s)  # its director says what is wrong
         job = next(self._jobs)

@@ -7,5 +7,5 @@ class PlanningError(LinguabusError):
     """A problem, fleet file or plan does not make sense; the message says what to change."""
 
 
-class BadWish(PlanningError):
+class BadConstraint(PlanningError):
     """Constraints that can't be understood, or that the model does not have."""

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from orchestrator.fleet.health import Condition
-from orchestrator.planning.errors import BadWish
+from orchestrator.planning.errors import BadConstraint
 from orchestrator.planning.problem import Constraints, Device, NodeLimit, Objective, Pin
 
 _RANGE = re.compile(r"(\d{1,6})(?:-(\d{1,6}))?")
@@ -68,10 +68,10 @@ def parse_units(text: str, unit_count: int) -> list[tuple[int, int]]:
         return named[text]
     found = _RANGE.fullmatch(text)
     if not found:
-        raise BadWish(f"{text!r} is no range of units: use embed, head, ends, or blocks such as 0-9")
+        raise BadConstraint(f"{text!r} is no range of units: use embed, head, ends, or blocks such as 0-9")
     first, final = int(found[1]), int(found[2] or found[1])
     if not first <= final <= last - 2:
-        raise BadWish(f"there are no blocks {text}: the model has blocks 0-{last - 2}")
+        raise BadConstraint(f"there are no blocks {text}: the model has blocks 0-{last - 2}")
     return [(first + 1, final + 2)]
 
 
@@ -83,29 +83,29 @@ def wishes_from(arguments: dict[str, Any]) -> PlanConstraints:
     """
     unknown = arguments.keys() - PlanConstraints.__dataclass_fields__.keys()
     if unknown:
-        raise BadWish(f"there is no argument {min(unknown)[:64]!a} of a plan")
+        raise BadConstraint(f"there is no argument {min(unknown)[:64]!a} of a plan")
     goals = [goal.value for goal in Objective]
     objective = arguments.get("objective", Objective.LATENCY.value)
     if objective not in goals:
-        raise BadWish(f"objective: use one of {', '.join(goals)}")
+        raise BadConstraint(f"objective: use one of {', '.join(goals)}")
     context = arguments.get("context_tokens")
     if context is not None and not _is_count(context, 2, 10_000_000):
-        raise BadWish("context_tokens: use a number from 2 to 10000000")
+        raise BadConstraint("context_tokens: use a number from 2 to 10000000")
     battery = arguments.get("min_battery_percent")
     if battery is not None and not _is_percent(battery):
-        raise BadWish("min_battery_percent: use a number from 0 to 100")
+        raise BadConstraint("min_battery_percent: use a number from 0 to 100")
     only_on_charger = arguments.get("only_on_charger", False)
     if not isinstance(only_on_charger, bool):
-        raise BadWish("only_on_charger: use true or false")
+        raise BadConstraint("only_on_charger: use true or false")
     exclude = _items(arguments, "exclude")
     if not all(_is_node(node) for node in exclude):
-        raise BadWish("exclude: use names of nodes")
+        raise BadConstraint("exclude: use names of nodes")
     pins = [pair for pair in _items(arguments, "pins") if _is_pair(pair) and isinstance(pair[0], str)]
     limits = [pair for pair in _items(arguments, "max_memory_mb") if _is_limit(pair)]
     if len(pins) != len(_items(arguments, "pins")) or not all(_is_node(node) for _, node in pins):
-        raise BadWish("pins: use pairs of units and a node's name")
+        raise BadConstraint("pins: use pairs of units and a node's name")
     if len(limits) != len(_items(arguments, "max_memory_mb")):
-        raise BadWish("max_memory_mb: use pairs of a node's name and MB")
+        raise BadConstraint("max_memory_mb: use pairs of a node's name and MB")
     return PlanConstraints(
         objective=objective,
         exclude=tuple(exclude),
@@ -120,7 +120,7 @@ def wishes_from(arguments: dict[str, Any]) -> PlanConstraints:
 def _items(arguments: dict[str, Any], name: str) -> list[Any]:
     value = arguments.get(name, [])
     if not isinstance(value, list | tuple) or len(value) > _MOST:
-        raise BadWish(f"{name}: use a list of {_MOST} at most")
+        raise BadConstraint(f"{name}: use a list of {_MOST} at most")
     return list(value)
 
 

@@ -60,7 +60,7 @@ from orchestrator.events import (
 from orchestrator.model.errors import ModelError
 from orchestrator.model.store import ModelStore
 from orchestrator.operator_api.event_log import EventLog
-from orchestrator.planning.errors import BadWish
+from orchestrator.planning.errors import BadConstraint
 from orchestrator.replanning.constraints import wishes_from
 from orchestrator.service.blobs import BLOBS_PATH, blob_routes
 from orchestrator.service.config import ServiceConfig
@@ -150,7 +150,7 @@ class Service:
         self.core.plane.pipelines.profiles.load(state.profiles(time.monotonic()))
         try:
             self.core.plane.pipelines.use_wishes(wishes_from(state.wishes(config.pipeline)))
-        except BadWish as error:
+        except BadConstraint as error:
             logger.error("the constraints of earlier plans are not respected: %s", error)
 
     # --- the loop ---------------------------------------------------------------------------------------------

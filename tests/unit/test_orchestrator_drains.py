@@ -9,7 +9,7 @@ import pytest
 from orchestrator.effects import Note
 from orchestrator.events import NodeSaid
 from orchestrator.fleet.health import HealthLimits
-from orchestrator.planning.errors import BadWish
+from orchestrator.planning.errors import BadConstraint
 from orchestrator.planning.problem import Stage
 from orchestrator.planning.solution import Solution
 from orchestrator.planning.solver.solve import evaluate, solve
@@ -197,7 +197,7 @@ def test_only_on_charger_follows_the_plug() -> None:
     ],
 )
 def test_rules_that_are_none(arguments: dict[str, Any]) -> None:
-    with pytest.raises(BadWish, match=next(iter(arguments))):
+    with pytest.raises(BadConstraint, match=next(iter(arguments))):
         wishes_from(arguments)
 
 

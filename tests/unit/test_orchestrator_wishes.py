@@ -3,7 +3,7 @@
 import pytest
 
 from orchestrator.effects import SaveWishes, TellHistory
-from orchestrator.planning.errors import BadWish
+from orchestrator.planning.errors import BadConstraint
 from orchestrator.planning.problem import NodeLimit, Objective, Pin
 from orchestrator.replanning.constraints import PlanConstraints, parse_units, wishes_from
 from schemas.messages import PrepareSegment
@@ -29,7 +29,7 @@ def test_units(text: str, expected: list[tuple[int, int]]) -> None:
 
 @pytest.mark.parametrize("text", ["", "tail", "3-1", "4", "0-4", "-1", "1-", "0x1"])
 def test_units_that_are_not_there(text: str) -> None:
-    with pytest.raises(BadWish):
+    with pytest.raises(BadConstraint):
         parse_units(text, 6)
 
 
@@ -52,7 +52,7 @@ def test_wishes_survive_the_way_through_json() -> None:
     ],
 )  # fmt: skip
 def test_arguments_that_make_no_sense(arguments: dict[str, object]) -> None:
-    with pytest.raises(BadWish):
+    with pytest.raises(BadConstraint):
         wishes_from(arguments)
 
 
