@@ -44,7 +44,7 @@ class MovePhase(enum.Enum):
     FAILED = "failed"
 
 
-class LiveMove:
+class LiveMigration:
     """One move. ``rollout`` is the prepared plan's; once READY, ``held`` has the positions whose KV rows are in the new
     ring, by request."""
 

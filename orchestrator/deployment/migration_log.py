@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from orchestrator.deployment.live_migration import LiveMove, moved_units
+from orchestrator.deployment.live_migration import LiveMigration, moved_units
 
 LEAST_BYTES = 256 * 1024
 """A smaller copy says more about messages' latency than about a link's rate."""
@@ -46,7 +46,7 @@ class MoveLog:
         self.last_failure = ""
         self._rates: dict[str, float] = {}
 
-    def succeeded(self, move: LiveMove, requests: int, now_s: float) -> MoveRecord:
+    def succeeded(self, move: LiveMigration, requests: int, now_s: float) -> MoveRecord:
         """The switch has been made."""
         plan = move.rollout.plan
         self.done += 1
@@ -66,7 +66,7 @@ class MoveLog:
                 self._learn(move.running.nodes[stage], report.sent_bytes / report.took_s)
         return self.last
 
-    def gave_up(self, move: LiveMove) -> None:
+    def gave_up(self, move: LiveMigration) -> None:
         """The working ring went on."""
         self.failed += 1
         self.last_failure = f"{move.failed_node}: {move.reason}"

@@ -14,7 +14,7 @@ from typing import Any
 
 from orchestrator.deployment.coexistence import bytes_beside, fits_beside, migration_of
 from orchestrator.deployment.epochs import Epochs
-from orchestrator.deployment.live_migration import LiveMove, MovePhase
+from orchestrator.deployment.live_migration import LiveMigration, MovePhase
 from orchestrator.deployment.migration_log import MoveLog
 from orchestrator.deployment.plan import Building, DeployedPlan, ReadyPlan
 from orchestrator.deployment.plan_view import plan_view
@@ -55,7 +55,7 @@ class Switchover:
         blob_urls: tuple[str, ...],
     ) -> None:
         self.active: ReadyPlan | None = None
-        self.next: Building | Rollout | LiveMove | None = None
+        self.next: Building | Rollout | LiveMigration | None = None
         self.epochs = epochs
         self.moves = MoveLog()
         self.last_stages: tuple[Stage, ...] = ()
@@ -76,7 +76,7 @@ class Switchover:
                 return bool(segments)
             case Rollout(state=state):
                 return state is RolloutState.READY
-            case LiveMove():
+            case LiveMigration():
                 return self.next.is_holding
         return False
 
@@ -87,7 +87,7 @@ class Switchover:
                 return "planning"
             case Rollout():
                 return "rolling out"
-            case LiveMove():
+            case LiveMigration():
                 return "moving"
         return ""
 
@@ -97,7 +97,7 @@ class Switchover:
 
     def moves_view(self) -> dict[str, Any]:
         """Live moves: the one under way, and what became of the others; JSON-able."""
-        return {"now": self.next.view() if isinstance(self.next, LiveMove) else None, **self.moves.view()}
+        return {"now": self.next.view() if isinstance(self.next, LiveMigration) else None, **self.moves.view()}
 
     def migration_to(self, plan: DeployedPlan) -> Migration | None:
         """What moving the open requests to another plan would take; None when they can't be moved live."""
@@ -141,7 +141,7 @@ class Switchover:
 
     def reply(self, node: str, message: Any, now_s: float) -> list[Effect]:
         """A node's reply about its segment or about the move."""
-        return self.next.reply(node, message, now_s) if isinstance(self.next, Rollout | LiveMove) else []
+        return self.next.reply(node, message, now_s) if isinstance(self.next, Rollout | LiveMigration) else []
 
     def advance(self, now_s: float) -> tuple[list[Effect], GivenUp | None]:
         """Do what is due, and say which plan was given up."""
@@ -154,7 +154,7 @@ class Switchover:
                 return effects, GivenUp(rollout.plan, rollout.failed_node, rollout.reason, is_nodes_fault=True)
             if rollout.state is RolloutState.READY:
                 effects += self._take_over(rollout, now_s)
-        if isinstance(self.next, LiveMove):
+        if isinstance(self.next, LiveMigration):
             move = self.next
             effects += move.check(self._fleet.is_usable, now_s, in_prefill=self._requests.sessions.in_prefill)
             if move.phase is MovePhase.FAILED:
@@ -169,7 +169,7 @@ class Switchover:
 
     def next_deadline_s(self) -> float:
         """When ``advance`` next has something to do by time alone."""
-        return self.next.next_deadline_s() if isinstance(self.next, Rollout | LiveMove) else math.inf
+        return self.next.next_deadline_s() if isinstance(self.next, Rollout | LiveMigration) else math.inf
 
     def _roll_out(self, building: Building, now_s: float) -> list[Effect]:
         """Start preparing, beside the working plan where memory allows it."""
@@ -204,11 +204,11 @@ class Switchover:
         running = self.active.plan
         if not rollout.plan.can_take_over(running):
             return []
-        self.next = LiveMove(running, rollout, self._migration(rollout.plan, running), self._timing)
+        self.next = LiveMigration(running, rollout, self._migration(rollout.plan, running), self._timing)
         self._requests.next_nodes = rollout.plan.nodes
         return self.next.start(now_s)
 
-    def _switch(self, move: LiveMove, now_s: float) -> list[Effect]:
+    def _switch(self, move: LiveMigration, now_s: float) -> list[Effect]:
         """Open requests go on in the next ring: its stages hear of them before the plan is committed."""
         self._end_move()
         requests = self._requests.open_count
@@ -259,7 +259,7 @@ class Switchover:
         plan = self.active.plan
         lost = [node for node, start in plan.incarnations.items() if not self._fleet.is_usable(node, start)]
         note = f"epoch {plan.epoch} lost {', '.join(lost)}"
-        rollout = self.next.rollout if isinstance(self.next, LiveMove) else self.next
+        rollout = self.next.rollout if isinstance(self.next, LiveMigration) else self.next
         if isinstance(rollout, Rollout) and rollout.state is RolloutState.READY and self._is_here(rollout.plan):
             self._end_move()
             return [self._lost(f"{note}: its successor is ready"), *self._commit(rollout)]
@@ -277,7 +277,7 @@ class Switchover:
     def republish(self) -> list[Effect]:
         """The connection to the broker was lost for a while: with it replies, and perhaps what was retained."""
         effects: list[Effect] = []
-        if isinstance(self.next, LiveMove):
+        if isinstance(self.next, LiveMigration):
             effects += self.next.fail("the orchestrator", "it lost its connection to the broker")
         return [*effects, _publish(self.active.plan.message())] if self.active else effects
 
@@ -287,7 +287,7 @@ class Switchover:
         return [*effects, *self.take_down(self.active.plan.message())] if self.active else effects
 
     def _give_up(self, node: str, reason: str) -> list[Effect]:
-        effects = self.next.fail(node, reason) if isinstance(self.next, Rollout | LiveMove) else []
+        effects = self.next.fail(node, reason) if isinstance(self.next, Rollout | LiveMigration) else []
         self._end_move()
         return effects
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from orchestrator.control_plane import ControlPlane
-from orchestrator.deployment.live_migration import LiveMove
+from orchestrator.deployment.live_migration import LiveMigration
 from orchestrator.deployment.plan import DeployedPlan
 from orchestrator.deployment.plan_view import describe_units
 from orchestrator.fleet.fleet import FleetState
@@ -40,7 +40,7 @@ def _pipeline(pipeline: Pipeline, fleet: FleetState) -> dict[str, Any]:
         "slots": plan.slots if plan else None,
         "stages": [_stage(plan, index, fleet) for index in range(len(plan.ring))] if plan else [],
         "progress": director.succession.progress(),
-        "move": director.work.view() if isinstance(director.work, LiveMove) else None,
+        "move": director.work.view() if isinstance(director.work, LiveMigration) else None,
     }
 
 

@@ -16,7 +16,7 @@ from orchestrator.balancing.decision_log import Decision, History
 from orchestrator.balancing.decision_log import Verdict as Decided
 from orchestrator.balancing.pipeline_balancer import Balancing
 from orchestrator.deployment.epochs import Epochs
-from orchestrator.deployment.live_migration import LiveMove
+from orchestrator.deployment.live_migration import LiveMigration
 from orchestrator.deployment.plan import (
     Building,
     DeployedPlan,
@@ -101,7 +101,7 @@ class Replanner:
         return self.succession.active
 
     @property
-    def work(self) -> Solving | Building | Rollout | LiveMove | None:
+    def work(self) -> Solving | Building | Rollout | LiveMigration | None:
         """What is on its way to replace it."""
         return self._solving or self.succession.next
 
