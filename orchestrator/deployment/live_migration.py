@@ -34,7 +34,7 @@ _MARGIN_S = 1.0
 """Stage 0 goes on by itself this long after we would have told it to."""
 
 
-class MovePhase(enum.Enum):
+class MigrationPhase(enum.Enum):
     """Where a move is."""
 
     COPYING = "copying"
@@ -52,7 +52,7 @@ class LiveMigration:
         self.running = running
         self.rollout = rollout
         self.migration = migration
-        self.phase = MovePhase.COPYING
+        self.phase = MigrationPhase.COPYING
         self.held: dict[str, int] = {}
         self.failed_node = ""
         self.reason = ""
@@ -81,7 +81,7 @@ class LiveMigration:
     @property
     def is_holding(self) -> bool:
         """Is the working ring being held, so that it must be given no more requests?"""
-        return self.phase in (MovePhase.HOLDING, MovePhase.FINISHING, MovePhase.READY)
+        return self.phase in (MigrationPhase.HOLDING, MigrationPhase.FINISHING, MigrationPhase.READY)
 
     @property
     def copied_bytes(self) -> int:
@@ -94,7 +94,7 @@ class LiveMigration:
 
     def start(self, now_s: float) -> list[Effect]:
         """Tell the sources to copy."""
-        self._enter(MovePhase.COPYING, now_s)
+        self._enter(MigrationPhase.COPYING, now_s)
         epoch, to_epoch = self.running.epoch, self.plan.epoch
         how = (
             f"copying {self.migration.copy_bytes / 1e6:.1f} MB of KV rows"
@@ -127,7 +127,7 @@ class LiveMigration:
                 if node == self.running.nodes[message.stage]:
                     return self._copied(message, now_s)
             case RequestsHeld() if self._is_ours(message) and node == self.running.nodes[0]:
-                if self.phase is MovePhase.HOLDING:
+                if self.phase is MigrationPhase.HOLDING:
                     return self._requests_held(message, now_s)
         return []
 
@@ -135,15 +135,15 @@ class LiveMigration:
         return (message.pipeline, message.epoch) == (self.running.pipeline, self.running.epoch)
 
     def _copied(self, report: KvCopied, now_s: float) -> list[Effect]:
-        if self.phase is not (MovePhase.FINISHING if report.final else MovePhase.COPYING):
+        if self.phase is not (MigrationPhase.FINISHING if report.final else MigrationPhase.COPYING):
             return []
         (self.finished if report.final else self.caught_up)[report.stage] = report
         self._missing.discard(report.stage)
         if self._missing:
             return []
         took_s = now_s - self._begun_s
-        if self.phase is MovePhase.FINISHING:
-            self._enter(MovePhase.READY, now_s)
+        if self.phase is MigrationPhase.FINISHING:
+            self._enter(MigrationPhase.READY, now_s)
             return [self._note(f"last KV rows sent in {took_s * 1e3:.0f} ms")]
         self.copied_s = took_s
         return [self._note(f"copied {self.copied_bytes / 1e6:.1f} MB in {took_s:.2f} s")]
@@ -154,9 +154,9 @@ class LiveMigration:
         if not self._targets:
             if not self.migration.copies:
                 self.held.clear()
-            self._enter(MovePhase.READY, now_s)
+            self._enter(MigrationPhase.READY, now_s)
             return [note]
-        self._enter(MovePhase.FINISHING, now_s)
+        self._enter(MigrationPhase.FINISHING, now_s)
         running = self.running
         return [
             note,
@@ -179,12 +179,12 @@ class LiveMigration:
             now_s: the clock.
             in_prefill: does a request still wait for its ring's first token? Then the moment is not a good one.
         """
-        if self.phase is MovePhase.FAILED:
+        if self.phase is MigrationPhase.FAILED:
             return []
         for node, incarnation in self.plan.incarnations.items():
             if not is_usable(node, incarnation):
                 return self.fail(node, "it went away")
-        if self.phase is MovePhase.COPYING and not self._missing:
+        if self.phase is MigrationPhase.COPYING and not self._missing:
             # The bound counts from the moment that all have caught up.
             if in_prefill and now_s < self._begun_s + self.copied_s + self._timing.move_prefill_s:
                 return []
@@ -195,7 +195,7 @@ class LiveMigration:
         return self.fail(late, f"nothing heard of it after {now_s - self._begun_s:.1f} s")
 
     def _hold(self, now_s: float) -> list[Effect]:
-        self._enter(MovePhase.HOLDING, now_s)
+        self._enter(MigrationPhase.HOLDING, now_s)
         self._held_s = now_s
         hold = HoldRequests(
             pipeline=self.running.pipeline,
@@ -204,23 +204,23 @@ class LiveMigration:
         )
         return [command(self.running.nodes[0], hold)]
 
-    def _enter(self, phase: MovePhase, now_s: float) -> None:
+    def _enter(self, phase: MigrationPhase, now_s: float) -> None:
         self.phase, self._begun_s = phase, now_s
-        self._missing = {0} if phase is MovePhase.HOLDING else set()
-        if phase in (MovePhase.COPYING, MovePhase.FINISHING):
+        self._missing = {0} if phase is MigrationPhase.HOLDING else set()
+        if phase in (MigrationPhase.COPYING, MigrationPhase.FINISHING):
             self._missing = set(self._targets)
 
     def _due_s(self) -> float:
         limits = {
-            MovePhase.COPYING: self._timing.move_copy_s,
-            MovePhase.HOLDING: self._timing.move_hold_s,
-            MovePhase.FINISHING: self._timing.move_finish_s,
+            MigrationPhase.COPYING: self._timing.move_copy_s,
+            MigrationPhase.HOLDING: self._timing.move_hold_s,
+            MigrationPhase.FINISHING: self._timing.move_finish_s,
         }
         return self._begun_s + limits.get(self.phase, math.inf)
 
     def next_deadline_s(self) -> float:
         """When ``check`` next has something to do by time alone."""
-        if self.phase is MovePhase.COPYING and not self._missing:
+        if self.phase is MigrationPhase.COPYING and not self._missing:
             return self._begun_s + self.copied_s + self._timing.move_prefill_s
         return self._due_s()
 
@@ -228,7 +228,7 @@ class LiveMigration:
         """Give the move up: the working ring goes on, the new one is forgotten."""
         self.failed_node, self.reason = node, reason
         note = f"given up while {self.phase.value}: epoch {self.running.epoch} goes on"
-        self._enter(MovePhase.FAILED, math.inf)
+        self._enter(MigrationPhase.FAILED, math.inf)
         go_on = GoOn(pipeline=self.running.pipeline, epoch=self.running.epoch)
         nodes = dict.fromkeys(self.running.nodes[stage] for stage in (0, *self._targets))
         return [

@@ -14,7 +14,7 @@ from typing import Any
 
 from orchestrator.deployment.coexistence import bytes_beside, fits_beside, migration_of
 from orchestrator.deployment.epochs import Epochs
-from orchestrator.deployment.live_migration import LiveMigration, MovePhase
+from orchestrator.deployment.live_migration import LiveMigration, MigrationPhase
 from orchestrator.deployment.migration_log import MoveLog
 from orchestrator.deployment.plan import Building, DeployedPlan, ReadyPlan
 from orchestrator.deployment.plan_view import plan_view
@@ -157,11 +157,11 @@ class Switchover:
         if isinstance(self.next, LiveMigration):
             move = self.next
             effects += move.check(self._fleet.is_usable, now_s, in_prefill=self._requests.sessions.in_prefill)
-            if move.phase is MovePhase.FAILED:
+            if move.phase is MigrationPhase.FAILED:
                 self._end_move()
                 self.moves.gave_up(move)
                 return effects, GivenUp(move.plan, move.failed_node, move.reason, move.is_nodes_fault)
-            if move.phase is MovePhase.READY or not self._requests.open_count:
+            if move.phase is MigrationPhase.READY or not self._requests.open_count:
                 effects += self._switch(move, now_s)
         if isinstance(self.next, Building) and self.next.segments:
             effects += self._roll_out(self.next, now_s)
