@@ -36,7 +36,7 @@ class MoveRecord:
         )
 
 
-class MoveLog:
+class MigrationLog:
     """Counts, the newest moves, and the rate at which each node sent KV rows, smoothed."""
 
     def __init__(self) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 from orchestrator.deployment.coexistence import bytes_beside, fits_beside, migration_of
 from orchestrator.deployment.epochs import Epochs
 from orchestrator.deployment.live_migration import LiveMigration, MigrationPhase
-from orchestrator.deployment.migration_log import MoveLog
+from orchestrator.deployment.migration_log import MigrationLog
 from orchestrator.deployment.plan import Building, DeployedPlan, ReadyPlan
 from orchestrator.deployment.plan_view import plan_view
 from orchestrator.deployment.rollout import Rollout, RolloutState, prepare_commands
@@ -57,7 +57,7 @@ class Switchover:
         self.active: ReadyPlan | None = None
         self.next: Building | Rollout | LiveMigration | None = None
         self.epochs = epochs
-        self.moves = MoveLog()
+        self.moves = MigrationLog()
         self.last_stages: tuple[Stage, ...] = ()
         """Of the newest committed plan: who is left keeps its place, and so what it has on disk."""
         self._fleet = fleet
