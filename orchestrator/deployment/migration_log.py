@@ -15,7 +15,7 @@ _WEIGHT = 0.3
 
 
 @dataclass(frozen=True, kw_only=True)
-class MoveRecord:
+class MigrationRecord:
     """One move that ended. ``paused_s`` is from the hold to the switch."""
 
     from_epoch: str
@@ -42,15 +42,15 @@ class MigrationLog:
     def __init__(self) -> None:
         self.done = 0
         self.failed = 0
-        self.last: MoveRecord | None = None
+        self.last: MigrationRecord | None = None
         self.last_failure = ""
         self._rates: dict[str, float] = {}
 
-    def succeeded(self, move: LiveMigration, requests: int, now_s: float) -> MoveRecord:
+    def succeeded(self, move: LiveMigration, requests: int, now_s: float) -> MigrationRecord:
         """The switch has been made."""
         plan = move.rollout.plan
         self.done += 1
-        self.last = MoveRecord(
+        self.last = MigrationRecord(
             from_epoch=str(move.running.epoch),
             to_epoch=str(plan.epoch),
             units=moved_units(move.running.ring, plan.ring),
