@@ -16,7 +16,7 @@ SHORTEST_PREFIX_TOKENS = 8
 """Less is computed as fast as it is found."""
 
 
-class PrefixBook:
+class PrefixIndex:
     """The newest ``size`` ended requests of the epoch in force, and their tokens."""
 
     def __init__(self, size: int) -> None:

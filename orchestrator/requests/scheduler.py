@@ -12,7 +12,7 @@ from orchestrator.effects import Effect, ForgetRequest, Note, Publish, SaveReque
 from orchestrator.events import TokensHeard
 from orchestrator.requests.answer import FinishReason
 from orchestrator.requests.pending_closes import Closings
-from orchestrator.requests.prefix_index import PrefixBook
+from orchestrator.requests.prefix_index import PrefixIndex
 from orchestrator.requests.retry_after import Pace
 from orchestrator.requests.session import Phase, PromptRefused, Session
 from orchestrator.requests.session_table import SessionTable
@@ -55,7 +55,7 @@ class RequestScheduler:
         self._pipeline = pipeline
         self._service = service or pipeline
         self._draft_tokens = draft_tokens
-        self._prefixes = PrefixBook(_REMEMBERED_PREFIXES)
+        self._prefixes = PrefixIndex(_REMEMBERED_PREFIXES)
         self._max_queued = max_queued
         self._timing = timing
         self.sessions = SessionTable()
