@@ -11,7 +11,7 @@ _MOST = 256
 """The oldest are forgotten."""
 
 
-class Closings:
+class PendingCloses:
     """Who is still to confirm the end of which request."""
 
     def __init__(self) -> None:

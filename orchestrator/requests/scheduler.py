@@ -11,7 +11,7 @@ from orchestrator.deployment.plan import NoPlan, ReadyPlan
 from orchestrator.effects import Effect, ForgetRequest, Note, Publish, SaveRequest, command
 from orchestrator.events import TokensHeard
 from orchestrator.requests.answer import FinishReason
-from orchestrator.requests.pending_closes import Closings
+from orchestrator.requests.pending_closes import PendingCloses
 from orchestrator.requests.prefix_index import PrefixIndex
 from orchestrator.requests.retry_after import Pace
 from orchestrator.requests.session import Phase, PromptRefused, Session
@@ -60,7 +60,7 @@ class RequestScheduler:
         self._timing = timing
         self.sessions = SessionTable()
         self._queue: deque[str] = deque()
-        self._closings = Closings()
+        self._closings = PendingCloses()
         self._pace = Pace()
         self.next_nodes: tuple[str, ...] = ()
         """Of the ring that open requests are being moved to: they are told of ends too, for they may hold KV rows."""
