@@ -8,7 +8,7 @@ _WEIGHT = 0.3
 """Of a new interval."""
 
 
-class Pace:
+class RetryAfter:
     """The smoothed time between the ends of two answers while others waited for their turn."""
 
     def __init__(self) -> None:

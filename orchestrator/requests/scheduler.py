@@ -13,7 +13,7 @@ from orchestrator.events import TokensHeard
 from orchestrator.requests.answer import FinishReason
 from orchestrator.requests.pending_closes import PendingCloses
 from orchestrator.requests.prefix_index import PrefixIndex
-from orchestrator.requests.retry_after import Pace
+from orchestrator.requests.retry_after import RetryAfter
 from orchestrator.requests.session import Phase, PromptRefused, Session
 from orchestrator.requests.session_table import SessionTable
 from orchestrator.timing import Timing
@@ -61,7 +61,7 @@ class RequestScheduler:
         self.sessions = SessionTable()
         self._queue: deque[str] = deque()
         self._closings = PendingCloses()
-        self._pace = Pace()
+        self._pace = RetryAfter()
         self.next_nodes: tuple[str, ...] = ()
         """Of the ring that open requests are being moved to: they are told of ends too, for they may hold KV rows."""
         self.tokens_dropped = 0
