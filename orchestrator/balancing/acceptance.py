@@ -35,7 +35,7 @@ class Question:
     now_s: float = 0.0
 
 
-class Answer(enum.Enum):
+class Acceptance(enum.Enum):
     """What to do with a solution."""
 
     NOW = "now"
@@ -47,7 +47,7 @@ class Answer(enum.Enum):
 class Verdict:
     """An answer and its reason, for people."""
 
-    answer: Answer
+    answer: Acceptance
     reason: str
     instead: Solution | None = None
     """Bring this into force rather than what was found."""
@@ -56,17 +56,17 @@ class Verdict:
 
 
 Judge = Callable[[Question], Verdict]
-_STAYS = Verdict(Answer.STAY, "the plan in force is the best one")
+_STAYS = Verdict(Acceptance.STAY, "the plan in force is the best one")
 
 
 def settled(question: Question) -> Verdict | None:
     """The verdict where there is nothing to weigh: for another model or context, and when somebody asked for it."""
     running, solving = question.running, question.solving
     if solving.model is not running.model or solving.context_tokens != running.context_tokens:
-        return Verdict(Answer.NOW, "another model or context")
+        return Verdict(Acceptance.NOW, "another model or context")
     if not solving.forced:
         return None
-    return _STAYS if question.found.stages == running.solution.stages else Verdict(Answer.NOW, "asked for")
+    return _STAYS if question.found.stages == running.solution.stages else Verdict(Acceptance.NOW, "asked for")
 
 
 def judge(question: Question) -> Verdict:
@@ -80,15 +80,15 @@ def judge(question: Question) -> Verdict:
     if found.objective is running.solution.objective:
         gain = 1 - found.objective_value / running.solution.objective_value
         if gain <= MIN_GAIN:
-            return Verdict(Answer.STAY, f"a gain of {gain:.1%} is not worth it")
+            return Verdict(Acceptance.STAY, f"a gain of {gain:.1%} is not worth it")
     else:
         gain = 0.0
     if not question.work.requests:
-        return Verdict(Answer.NOW, f"a gain of {gain:.1%}")
+        return Verdict(Acceptance.NOW, f"a gain of {gain:.1%}")
     if question.migration is None:
-        return Verdict(Answer.WHEN_IDLE, "open requests can't be moved live")
+        return Verdict(Acceptance.WHEN_IDLE, "open requests can't be moved live")
     saved_s = (running.solution.predicted.decode_s - found.predicted.decode_s) * question.work.remaining_tokens
     if saved_s <= question.migration.lost_s:
         reason = f"open requests would save {saved_s:.2f} s and lose {question.migration.lost_s:.2f} s"
-        return Verdict(Answer.WHEN_IDLE, reason)
-    return Verdict(Answer.NOW, f"a gain of {gain:.1%}, {saved_s:.2f} s for the open requests")
+        return Verdict(Acceptance.WHEN_IDLE, reason)
+    return Verdict(Acceptance.NOW, f"a gain of {gain:.1%}, {saved_s:.2f} s for the open requests")

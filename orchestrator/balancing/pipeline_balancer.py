@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 
-from orchestrator.balancing.acceptance import Answer, Question, settled
+from orchestrator.balancing.acceptance import Acceptance, Question, settled
 from orchestrator.balancing.acceptance import Verdict as Judgement
 from orchestrator.balancing.balancer import Balancer, BalanceSettings, Proposal
 from orchestrator.balancing.decision_log import Decision, History, Stages, Verdict
@@ -132,11 +132,11 @@ class Balancing:
         )
         if decision.verdict is not Verdict.MOVE:
             # What open requests forbid may be right as soon as there are none.
-            later = Answer.WHEN_IDLE if _is_for_later(decision, question) else Answer.STAY
+            later = Acceptance.WHEN_IDLE if _is_for_later(decision, question) else Acceptance.STAY
             return Judgement(later, decision.reason, recorded=True)
         self._moving = True
         chosen = found if decision.stages == found.stages else _as_solution(problem, decision.stages)
-        return Judgement(Answer.NOW, decision.reason, chosen, recorded=True)
+        return Judgement(Acceptance.NOW, decision.reason, chosen, recorded=True)
 
     def _cost_s(self, question: Question, problem: Problem, stages: Stages) -> float:
         if not question.work.requests:

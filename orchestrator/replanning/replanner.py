@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from orchestrator.balancing.acceptance import Answer, Judge, Question, Verdict, judge
+from orchestrator.balancing.acceptance import Acceptance, Judge, Question, Verdict, judge
 from orchestrator.balancing.decision_log import Decision, History
 from orchestrator.balancing.decision_log import Verdict as Decided
 from orchestrator.balancing.pipeline_balancer import Balancing
@@ -205,7 +205,7 @@ class Replanner:
         if not self.active:
             return self._begin(plan, solving)
         verdict = self._judge(plan, solving, now_s)
-        if verdict.answer is not Answer.NOW:
+        if verdict.answer is not Acceptance.NOW:
             return []
         if verdict.instead:
             plan = self._settings.candidate(plan.epoch, solving, verdict.instead)
@@ -225,10 +225,10 @@ class Replanner:
         work = self._requests.sessions.open_work
         verdict = self.judge(Question(self.active.plan, plan.solution, solving, work, migration, now_s))
         if not verdict.recorded:
-            self._decided(verdict.answer is Answer.NOW, verdict.reason, now_s)
-        if verdict.answer is not Answer.NOW:
+            self._decided(verdict.answer is Acceptance.NOW, verdict.reason, now_s)
+        if verdict.answer is not Acceptance.NOW:
             self.outcomes.append(ReplanDone(ok=True, changed=False))
-        if verdict.answer is Answer.WHEN_IDLE:
+        if verdict.answer is Acceptance.WHEN_IDLE:
             self._agenda.wait_until_idle(now_s)
         return verdict
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from orchestrator.balancing.acceptance import Answer, Question, Verdict
+from orchestrator.balancing.acceptance import Acceptance, Question, Verdict
 from orchestrator.deployment.plan import ReadyPlan
 from orchestrator.effects import Note, Publish
 from orchestrator.events import BusDown, BusUp, Cancelled, NodeSaid, Stopping, TokensHeard
@@ -506,7 +506,7 @@ def test_another_judge_decides() -> None:
 
     def refuse(question: Question) -> Verdict:
         questions.append(question)
-        return Verdict(Answer.STAY, "no")
+        return Verdict(Acceptance.STAY, "no")
 
     world.core.plane.director.judge = refuse
     begin(world)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.balancing.acceptance import Answer, Question, judge
+from orchestrator.balancing.acceptance import Acceptance, Question, judge
 from orchestrator.deployment.coexistence import bytes_beside, fits_beside, migration_of
 from orchestrator.deployment.epochs import Epochs
 from orchestrator.deployment.open_requests import OpenWork
@@ -130,7 +130,7 @@ BUSY = OpenWork(requests=1, positions=100, remaining_tokens=1000)
 
 def ask(
     gain: float, *, work: OpenWork = BUSY, migration: Migration | None = QUICK, forced: bool = False, **changes: Any
-) -> Answer:
+) -> Acceptance:
     running = plan(("a", 0, 3), ("b", 3, 6))
     decode_s = running.solution.predicted.decode_s * (1 - gain)
     found = replace(
@@ -143,25 +143,25 @@ def ask(
 
 
 def test_a_gain_that_open_requests_feel_is_taken_at_once() -> None:
-    assert ask(0.5) is Answer.NOW
+    assert ask(0.5) is Acceptance.NOW
 
 
 def test_a_small_gain_is_not_taken_unless_somebody_asks() -> None:
-    assert ask(0.04) is Answer.STAY
-    assert ask(0.04, forced=True) is Answer.NOW
-    assert ask(0.04, context_tokens=128) is Answer.NOW
+    assert ask(0.04) is Acceptance.STAY
+    assert ask(0.04, forced=True) is Acceptance.NOW
+    assert ask(0.04, context_tokens=128) is Acceptance.NOW
 
 
 def test_requests_that_lose_by_a_move_are_left_alone() -> None:
-    assert ask(0.5, work=replace(BUSY, remaining_tokens=3)) is Answer.WHEN_IDLE
-    assert ask(0.5, migration=None) is Answer.WHEN_IDLE
-    assert ask(0.5, work=OpenWork(), migration=None) is Answer.NOW
+    assert ask(0.5, work=replace(BUSY, remaining_tokens=3)) is Acceptance.WHEN_IDLE
+    assert ask(0.5, migration=None) is Acceptance.WHEN_IDLE
+    assert ask(0.5, work=OpenWork(), migration=None) is Acceptance.NOW
 
 
 def test_the_same_plan_again_is_never_rolled_out() -> None:
     running = plan(("a", 0, 3), ("b", 3, 6))
     solving = Solving(job=1, model=MODEL, births=(), context_tokens=256, forced=True, problem=PROBLEM)
-    assert judge(Question(running, running.solution, solving, BUSY, QUICK)).answer is Answer.STAY
+    assert judge(Question(running, running.solution, solving, BUSY, QUICK)).answer is Acceptance.STAY
 
 
 # --- epochs -----------------------------------------------------------------------------------------------------
