@@ -44,7 +44,7 @@ class Acceptance(enum.Enum):
 
 
 @dataclass(frozen=True)
-class Verdict:
+class AcceptanceDecision:
     """An answer and its reason, for people."""
 
     answer: Acceptance
@@ -55,21 +55,23 @@ class Verdict:
     """Whether the decision has been recorded."""
 
 
-Judge = Callable[[Question], Verdict]
-_STAYS = Verdict(Acceptance.STAY, "the plan in force is the best one")
+Judge = Callable[[Question], AcceptanceDecision]
+_STAYS = AcceptanceDecision(Acceptance.STAY, "the plan in force is the best one")
 
 
-def settled(question: Question) -> Verdict | None:
+def settled(question: Question) -> AcceptanceDecision | None:
     """The verdict where there is nothing to weigh: for another model or context, and when somebody asked for it."""
     running, solving = question.running, question.solving
     if solving.model is not running.model or solving.context_tokens != running.context_tokens:
-        return Verdict(Acceptance.NOW, "another model or context")
+        return AcceptanceDecision(Acceptance.NOW, "another model or context")
     if not solving.forced:
         return None
-    return _STAYS if question.found.stages == running.solution.stages else Verdict(Acceptance.NOW, "asked for")
+    return (
+        _STAYS if question.found.stages == running.solution.stages else AcceptanceDecision(Acceptance.NOW, "asked for")
+    )
 
 
-def judge(question: Question) -> Verdict:
+def judge(question: Question) -> AcceptanceDecision:
     """Replace what is not the same for a gain above ``MIN_GAIN``, or because somebody asked for it. Open requests must
     win more by it than they lose to the move; those that can't be moved live are not disturbed unless it was asked."""
     if verdict := settled(question):
@@ -80,15 +82,15 @@ def judge(question: Question) -> Verdict:
     if found.objective is running.solution.objective:
         gain = 1 - found.objective_value / running.solution.objective_value
         if gain <= MIN_GAIN:
-            return Verdict(Acceptance.STAY, f"a gain of {gain:.1%} is not worth it")
+            return AcceptanceDecision(Acceptance.STAY, f"a gain of {gain:.1%} is not worth it")
     else:
         gain = 0.0
     if not question.work.requests:
-        return Verdict(Acceptance.NOW, f"a gain of {gain:.1%}")
+        return AcceptanceDecision(Acceptance.NOW, f"a gain of {gain:.1%}")
     if question.migration is None:
-        return Verdict(Acceptance.WHEN_IDLE, "open requests can't be moved live")
+        return AcceptanceDecision(Acceptance.WHEN_IDLE, "open requests can't be moved live")
     saved_s = (running.solution.predicted.decode_s - found.predicted.decode_s) * question.work.remaining_tokens
     if saved_s <= question.migration.lost_s:
         reason = f"open requests would save {saved_s:.2f} s and lose {question.migration.lost_s:.2f} s"
-        return Verdict(Acceptance.WHEN_IDLE, reason)
-    return Verdict(Acceptance.NOW, f"a gain of {gain:.1%}, {saved_s:.2f} s for the open requests")
+        return AcceptanceDecision(Acceptance.WHEN_IDLE, reason)
+    return AcceptanceDecision(Acceptance.NOW, f"a gain of {gain:.1%}, {saved_s:.2f} s for the open requests")

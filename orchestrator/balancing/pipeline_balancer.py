@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from orchestrator.balancing.acceptance import Acceptance, Question, settled
-from orchestrator.balancing.acceptance import Verdict as Judgement
+from orchestrator.balancing.acceptance import AcceptanceDecision as Judgement
 from orchestrator.balancing.balancer import Balancer, BalanceSettings, Proposal
 from orchestrator.balancing.decision_log import Decision, History, Stages, Verdict
 from orchestrator.balancing.speed_estimate import Reading

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from orchestrator.balancing.acceptance import Acceptance, Judge, Question, Verdict, judge
+from orchestrator.balancing.acceptance import Acceptance, AcceptanceDecision, Judge, Question, judge
+from orchestrator.balancing.decision_log import AcceptanceDecision as Decided
 from orchestrator.balancing.decision_log import Decision, History
-from orchestrator.balancing.decision_log import Verdict as Decided
 from orchestrator.balancing.pipeline_balancer import Balancing
 from orchestrator.deployment.epochs import Epochs
 from orchestrator.deployment.live_migration import LiveMigration
@@ -219,7 +219,7 @@ class Replanner:
         batches = batches_in_flight(solving.problem, plan.solution.stages)
         return self.succession.begin(solving.job, replace(plan, batches=batches), forced=solving.forced)
 
-    def _judge(self, plan: DeployedPlan, solving: Solving, now_s: float) -> Verdict:
+    def _judge(self, plan: DeployedPlan, solving: Solving, now_s: float) -> AcceptanceDecision:
         assert self.active
         migration = self.succession.migration_to(plan)
         work = self._requests.sessions.open_work

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from orchestrator.balancing.acceptance import Acceptance, Question, Verdict
+from orchestrator.balancing.acceptance import Acceptance, AcceptanceDecision, Question
 from orchestrator.deployment.plan import ReadyPlan
 from orchestrator.effects import Note, Publish
 from orchestrator.events import BusDown, BusUp, Cancelled, NodeSaid, Stopping, TokensHeard
@@ -504,9 +504,9 @@ def test_another_judge_decides() -> None:
     asked(world)
     questions: list[Question] = []
 
-    def refuse(question: Question) -> Verdict:
+    def refuse(question: Question) -> AcceptanceDecision:
         questions.append(question)
-        return Verdict(Acceptance.STAY, "no")
+        return AcceptanceDecision(Acceptance.STAY, "no")
 
     world.core.plane.director.judge = refuse
     begin(world)
