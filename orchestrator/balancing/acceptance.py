@@ -24,7 +24,7 @@ MIN_GAIN = 0.05
 
 
 @dataclass(frozen=True)
-class Question:
+class AcceptanceQuery:
     """A solution beside a working plan. ``migration`` is None when open requests can't be moved to it live."""
 
     running: DeployedPlan
@@ -55,11 +55,11 @@ class AcceptanceDecision:
     """Whether the decision has been recorded."""
 
 
-Judge = Callable[[Question], AcceptanceDecision]
+Judge = Callable[[AcceptanceQuery], AcceptanceDecision]
 _STAYS = AcceptanceDecision(Acceptance.STAY, "the plan in force is the best one")
 
 
-def settled(question: Question) -> AcceptanceDecision | None:
+def settled(question: AcceptanceQuery) -> AcceptanceDecision | None:
     """The verdict where there is nothing to weigh: for another model or context, and when somebody asked for it."""
     running, solving = question.running, question.solving
     if solving.model is not running.model or solving.context_tokens != running.context_tokens:
@@ -71,7 +71,7 @@ def settled(question: Question) -> AcceptanceDecision | None:
     )
 
 
-def judge(question: Question) -> AcceptanceDecision:
+def judge(question: AcceptanceQuery) -> AcceptanceDecision:
     """Replace what is not the same for a gain above ``MIN_GAIN``, or because somebody asked for it. Open requests must
     win more by it than they lose to the move; those that can't be moved live are not disturbed unless it was asked."""
     if verdict := settled(question):

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 
-from orchestrator.balancing.acceptance import Acceptance, Question, settled
+from orchestrator.balancing.acceptance import Acceptance, AcceptanceQuery, settled
 from orchestrator.balancing.acceptance import AcceptanceDecision as Judgement
 from orchestrator.balancing.balancer import Balancer, BalanceSettings, Proposal
 from orchestrator.balancing.decision_log import Decision, History, Stages, Verdict
@@ -114,7 +114,7 @@ class Balancing:
 
     # --- judging ----------------------------------------------------------------------------------------------
 
-    def judge(self, question: Question) -> Judgement:
+    def judge(self, question: AcceptanceQuery) -> Judgement:
         """Is what the planner found worth a move?"""
         if verdict := settled(question):
             return verdict
@@ -138,7 +138,7 @@ class Balancing:
         chosen = found if decision.stages == found.stages else _as_solution(problem, decision.stages)
         return Judgement(Acceptance.NOW, decision.reason, chosen, recorded=True)
 
-    def _cost_s(self, question: Question, problem: Problem, stages: Stages) -> float:
+    def _cost_s(self, question: AcceptanceQuery, problem: Problem, stages: Stages) -> float:
         if not question.work.requests:
             return 0.0
         found = question.found if stages == question.found.stages else _as_solution(problem, stages)
@@ -148,7 +148,7 @@ class Balancing:
         return migration.lost_s + loading_s(problem, question.running.solution.stages, stages, tuple(self._stored))
 
 
-def _is_for_later(decision: Decision, question: Question) -> bool:
+def _is_for_later(decision: Decision, question: AcceptanceQuery) -> bool:
     return bool(question.work.requests) and decision.gain > 0 and decision.saved_s < decision.cost_s
 
 

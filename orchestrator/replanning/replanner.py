@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from orchestrator.balancing.acceptance import Acceptance, AcceptanceDecision, Judge, Question, judge
+from orchestrator.balancing.acceptance import Acceptance, AcceptanceDecision, AcceptanceQuery, Judge, judge
 from orchestrator.balancing.decision_log import AcceptanceDecision as Decided
 from orchestrator.balancing.decision_log import Decision, History
 from orchestrator.balancing.pipeline_balancer import Balancing
@@ -223,7 +223,7 @@ class Replanner:
         assert self.active
         migration = self.succession.migration_to(plan)
         work = self._requests.sessions.open_work
-        verdict = self.judge(Question(self.active.plan, plan.solution, solving, work, migration, now_s))
+        verdict = self.judge(AcceptanceQuery(self.active.plan, plan.solution, solving, work, migration, now_s))
         if not verdict.recorded:
             self._decided(verdict.answer is Acceptance.NOW, verdict.reason, now_s)
         if verdict.answer is not Acceptance.NOW:

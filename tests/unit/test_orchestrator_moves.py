@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from orchestrator.balancing.acceptance import Acceptance, AcceptanceDecision, Question
+from orchestrator.balancing.acceptance import Acceptance, AcceptanceDecision, AcceptanceQuery
 from orchestrator.deployment.plan import ReadyPlan
 from orchestrator.effects import Note, Publish
 from orchestrator.events import BusDown, BusUp, Cancelled, NodeSaid, Stopping, TokensHeard
@@ -502,9 +502,9 @@ def test_who_insists_gets_a_plan_that_does_not_fit_beside_the_old_one_by_interru
 def test_another_judge_decides() -> None:
     world = serving()
     asked(world)
-    questions: list[Question] = []
+    questions: list[AcceptanceQuery] = []
 
-    def refuse(question: Question) -> AcceptanceDecision:
+    def refuse(question: AcceptanceQuery) -> AcceptanceDecision:
         questions.append(question)
         return AcceptanceDecision(Acceptance.STAY, "no")
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.balancing.acceptance import Acceptance, Question, judge
+from orchestrator.balancing.acceptance import Acceptance, AcceptanceQuery, judge
 from orchestrator.deployment.coexistence import bytes_beside, fits_beside, migration_of
 from orchestrator.deployment.epochs import Epochs
 from orchestrator.deployment.open_requests import OpenWork
@@ -139,7 +139,7 @@ def ask(
         predicted=replace(running.solution.predicted, decode_s=decode_s),
     )
     solving = Solving(job=1, model=MODEL, births=(), context_tokens=256, forced=forced, problem=PROBLEM)
-    return judge(Question(running, found, replace(solving, **changes), work, migration)).answer
+    return judge(AcceptanceQuery(running, found, replace(solving, **changes), work, migration)).answer
 
 
 def test_a_gain_that_open_requests_feel_is_taken_at_once() -> None:
@@ -161,7 +161,7 @@ def test_requests_that_lose_by_a_move_are_left_alone() -> None:
 def test_the_same_plan_again_is_never_rolled_out() -> None:
     running = plan(("a", 0, 3), ("b", 3, 6))
     solving = Solving(job=1, model=MODEL, births=(), context_tokens=256, forced=True, problem=PROBLEM)
-    assert judge(Question(running, running.solution, solving, BUSY, QUICK)).answer is Acceptance.STAY
+    assert judge(AcceptanceQuery(running, running.solution, solving, BUSY, QUICK)).answer is Acceptance.STAY
 
 
 # --- epochs -----------------------------------------------------------------------------------------------------
