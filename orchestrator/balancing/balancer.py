@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from orchestrator.balancing.decision_log import Decision, History, Stages, Verdict
+from orchestrator.balancing.decision_log import Decision, DecisionLog, Stages, Verdict
 from orchestrator.balancing.speed_estimate import ObservationSettings, Reading, SpeedEstimate
 from orchestrator.planning.cost import check
 from orchestrator.planning.moves.nearby import nearby, value_s
@@ -65,9 +65,9 @@ class Proposal:
 class Balancer:
     """Watches one pipeline."""
 
-    def __init__(self, settings: BalanceSettings | None = None, history: History | None = None) -> None:
+    def __init__(self, settings: BalanceSettings | None = None, history: DecisionLog | None = None) -> None:
         self.settings = settings or BalanceSettings()
-        self.history = History() if history is None else history
+        self.history = DecisionLog() if history is None else history
         self._nodes: dict[str, SpeedEstimate] = {}
         self._price: dict[str, float] = {}
         """What times of a node count as, because of its battery or its heat."""

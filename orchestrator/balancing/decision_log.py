@@ -42,7 +42,7 @@ class _Entry:
     times: int = 1
 
 
-class History:
+class DecisionLog:
     """The newest decisions; equal ones that follow each other are one entry."""
 
     def __init__(self, limit: int = 200) -> None:

@@ -14,7 +14,7 @@ from dataclasses import replace
 from orchestrator.balancing.acceptance import Acceptance, AcceptanceQuery, settled
 from orchestrator.balancing.acceptance import AcceptanceDecision as Judgement
 from orchestrator.balancing.balancer import Balancer, BalanceSettings, Proposal
-from orchestrator.balancing.decision_log import Decision, History, Stages, Verdict
+from orchestrator.balancing.decision_log import Decision, DecisionLog, Stages, Verdict
 from orchestrator.balancing.speed_estimate import Reading
 from orchestrator.deployment.plan import DeployedPlan, ReadyPlan, unit_counts
 from orchestrator.effects import Effect
@@ -39,7 +39,7 @@ class Balancing:
         fleet: FleetView,
         profiles: Profiles,
         migration_to: Callable[[DeployedPlan], Migration | None],
-        history: History,
+        history: DecisionLog,
         settings: BalanceSettings | None = None,
     ) -> None:
         """``migration_to``: what moving the open requests to a plan takes; None when they can't be moved live.

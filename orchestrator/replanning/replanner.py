@@ -13,7 +13,7 @@ from typing import Any
 
 from orchestrator.balancing.acceptance import Acceptance, AcceptanceDecision, AcceptanceQuery, Judge, judge
 from orchestrator.balancing.decision_log import AcceptanceDecision as Decided
-from orchestrator.balancing.decision_log import Decision, History
+from orchestrator.balancing.decision_log import Decision, DecisionLog
 from orchestrator.balancing.pipeline_balancer import Balancing
 from orchestrator.deployment.epochs import Epochs
 from orchestrator.deployment.live_migration import LiveMigration
@@ -80,7 +80,7 @@ class Replanner:
         self.last_failure = ""
         self.why_it_stays = ""
         """Why the last attempt to replace the plan in force came to nothing; empty when none was made or it worked."""
-        self.decisions = History()
+        self.decisions = DecisionLog()
         """Which solutions replaced the plan in force, which did not, and why."""
         self.outcomes: list[ReplanDone] = []
         """Filled here, emptied by the core."""

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.balancing.balancer import Balancer, BalanceSettings, Proposal, with_slowness
-from orchestrator.balancing.decision_log import Decision, History, Verdict
+from orchestrator.balancing.decision_log import Decision, DecisionLog, Verdict
 from orchestrator.balancing.speed_estimate import Reading
 from orchestrator.planning.moves.nearby import nearby, value_s
 from orchestrator.planning.problem import Objective, Problem, Stage
@@ -146,7 +146,7 @@ def test_a_doubted_node_is_named_in_the_reason() -> None:
 
 
 def test_history_is_bounded() -> None:
-    history = History(limit=3)
+    history = DecisionLog(limit=3)
     for second in range(10):
         history.add(Decision(verdict=Verdict.STAY, reason=f"{second // 2}"), float(second))
     assert [(entry["reason"], entry["times"]) for entry in history.view()] == [("2", 2), ("3", 2), ("4", 2)]
