@@ -31,7 +31,7 @@ LOOK_S = 0.9
 """Between two looks."""
 
 
-class Balancing:
+class PipelineBalancer:
     """One pipeline's balancer and what it has to know."""
 
     def __init__(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from orchestrator.balancing.pipeline_balancer import Balancing
+from orchestrator.balancing.pipeline_balancer import PipelineBalancer
 from orchestrator.deployment.epochs import Epochs
 from orchestrator.deployment.plan import ServingSettings
 from orchestrator.deployment.plan_view import plan_view
@@ -68,7 +68,7 @@ class Pipeline:
             profiles=profiles,
             jobs=jobs,
         )
-        self.balancing = Balancing(
+        self.balancing = PipelineBalancer(
             self.members, profiles, self.director.succession.migration_to, self.director.decisions
         )
         if balance:

@@ -14,7 +14,7 @@ from typing import Any
 from orchestrator.balancing.acceptance import Acceptance, AcceptanceDecision, AcceptanceQuery, Judge, judge
 from orchestrator.balancing.decision_log import AcceptanceDecision as Decided
 from orchestrator.balancing.decision_log import Decision, DecisionLog
-from orchestrator.balancing.pipeline_balancer import Balancing
+from orchestrator.balancing.pipeline_balancer import PipelineBalancer
 from orchestrator.deployment.epochs import Epochs
 from orchestrator.deployment.live_migration import LiveMigration
 from orchestrator.deployment.plan import (
@@ -73,7 +73,7 @@ class Replanner:
         self.profiles = profiles or Profiles()
         self.succession = Switchover(fleet, requests, self.profiles, timing, epochs, blob_urls=blob_urls)
         self.judge: Judge = judge
-        self.balancing: Balancing | None = None
+        self.balancing: PipelineBalancer | None = None
         """Told of the heartbeats of nodes; may ask for a plan."""
         self.model: ServedModel | None = None
         self.why_none = NoPlan("not_ready", "the orchestrator has only just started: ask again")
