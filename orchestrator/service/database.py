@@ -49,7 +49,7 @@ CREATE TABLE drained (node TEXT PRIMARY KEY, since REAL NOT NULL)
 SCHEMA_VERSION = len(_SCHEMAS)
 
 
-class State:
+class Database:
     """The database. Times are seconds since 1970. Owned by one thread; a context manager."""
 
     def __init__(self, path: Path) -> None:

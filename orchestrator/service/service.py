@@ -64,7 +64,7 @@ from orchestrator.planning.errors import BadConstraint
 from orchestrator.replanning.constraints import wishes_from
 from orchestrator.service.blobs import BLOBS_PATH, blob_routes
 from orchestrator.service.config import ServiceConfig
-from orchestrator.service.database import State
+from orchestrator.service.database import Database
 from orchestrator.service.http_server import HttpServer, reachable_urls
 from orchestrator.service.worker import Solver, Worker, default_solver
 from schemas.codec import Kind, decode_frames
@@ -110,7 +110,7 @@ class Service:
         config: ServiceConfig,
         bus: Bus,
         store: ModelStore,
-        state: State,
+        state: Database,
         *,
         blob_urls: tuple[str, ...],
         solve: Solver = default_solver,
@@ -334,7 +334,7 @@ def run_service(
 
     store = ModelStore(config.models_dir or config.data_dir / "models")
     with (
-        State(config.data_dir / "state.sqlite3") as state,
+        Database(config.data_dir / "state.sqlite3") as state,
         MqttBus(config.broker_url, client_id=f"orchestrator-{config.pipeline}-{secrets.token_hex(4)}") as bus,
         HttpServer(blob_routes(store.blobs_folder), host=config.blob_host, port=config.blob_port) as http,
     ):

@@ -17,7 +17,7 @@ from orchestrator.client import Client
 from orchestrator.model.store import ModelStore
 from orchestrator.replanning.constraints import PlanConstraints
 from orchestrator.service.config import ServiceConfig
-from orchestrator.service.database import State
+from orchestrator.service.database import Database
 from orchestrator.timing import Timing
 from tests.support.nodes import NodeProcess, running_nodes
 from tests.support.polling import DEADLINE_S
@@ -101,7 +101,7 @@ def test_sigterm_in_mid_answer_ends_with_the_same_text(
 def test_a_node_that_joins_in_mid_answer_carries_layers(
     mosquitto: LocalBroker, tiny_store: ModelStore, tmp_path: Path
 ) -> None:
-    with State(tmp_path / "state.sqlite3") as state:
+    with Database(tmp_path / "state.sqlite3") as state:
         state.save_wishes("main", PlanConstraints(pins=(("embed", "alfa"), ("head", "charlie"))).as_arguments())
     with (
         running_nodes(["alfa", "charlie"], mosquitto.url, tmp_path, "--emulate-speed", "0.01"),

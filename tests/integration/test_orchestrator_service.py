@@ -19,7 +19,7 @@ from broker.memory import MemoryBroker, MemoryBus
 from orchestrator.client import AnswerFailed, Client, ControlRefused
 from orchestrator.errors import AddressInUse, OrchestratorError, Superseded
 from orchestrator.service.config import ServiceConfig
-from orchestrator.service.database import State
+from orchestrator.service.database import Database
 from orchestrator.service.service import Service, ServiceInfo, run_service
 from orchestrator.timing import Timing
 from schemas.messages import ChatMessage, Epoch, NodeStatus, Plan, decode, encode
@@ -46,7 +46,7 @@ class Running:
         self.ready = threading.Event()
         self.error: BaseException | None = None
         self.broker = broker
-        self.state = State(folder / "state.sqlite3")
+        self.state = Database(folder / "state.sqlite3")
         self.bus = connected(broker, "orchestrator")
         config = ServiceConfig(broker_url="mqtt://127.0.0.1", data_dir=folder, timing=timing, context_tokens=64)
         self.service = Service(config, self.bus, store, self.state, blob_urls=(BLOB_URL,), solve=plan_quickly)  # type: ignore[arg-type]
@@ -134,7 +134,7 @@ def test_events_are_published_and_kept_and_drains_are_remembered(
         client.control("drain", node=used[1])
         while used[1] in [stage["node"] for stage in client.control("plan")["stages"]]:
             client.events()
-        with State(tmp_path / "state.sqlite3") as state:
+        with Database(tmp_path / "state.sqlite3") as state:
             assert state.drained() == {used[1]}
     with running(broker, tmp_path) as again:
         assert again.service.core.plane.fleet.drained == {used[1]}
@@ -207,7 +207,7 @@ def test_a_clean_stop_takes_the_plan_down(broker: MemoryBroker, fleet: ScriptedF
 def test_a_second_start_goes_above_the_first_and_tells_interrupted_clients(
     broker: MemoryBroker, fleet: ScriptedFleet, client: Client, tmp_path: Path
 ) -> None:
-    with State(tmp_path / "state.sqlite3") as state:
+    with Database(tmp_path / "state.sqlite3") as state:
         state.next_generation("main")
         answer = client.ask([ChatMessage(role="user", content="hello")])  # nobody takes it
         state.begin_request("main", "cli", answer.request)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.service.database import State
+from orchestrator.service.database import Database
 from schemas.messages import Epoch
 
 WRITER = """
@@ -43,11 +43,11 @@ def test_killed_writers_lose_nothing_that_was_acknowledged(tmp_path: Path, lines
                 generation, counter = (int(part) for part in line.split())
         assert generation == start
         requests += counter
-        with State(path) as state:
+        with Database(path) as state:
             saved = state.epoch("main")
             assert saved is not None
             assert saved >= Epoch(generation=generation, counter=counter)
             assert len(state.plans("main", limit=10_000)) >= min(counter, 1000)
-    with State(path) as state:
+    with Database(path) as state:
         assert len(state.take_interrupted("main")) >= requests
         assert state.next_generation("main") == 3

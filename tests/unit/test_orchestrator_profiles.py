@@ -11,7 +11,7 @@ from orchestrator.fleet.profiles import PROBE_PATIENCE_S, Profiles, fingerprint_
 from orchestrator.model.served import ServedModel
 from orchestrator.planning.profile import Profile
 from orchestrator.replanning.problem_builder import build_problem
-from orchestrator.service.database import State
+from orchestrator.service.database import Database
 from schemas.messages import BlobRef, NodeProfile, ProbeNode, ProbePart, StageMetrics, UnitProfile
 from tests.support.orchestrating import World
 from tests.support.scripted_nodes import Letters, make_birth, make_manifest
@@ -180,10 +180,10 @@ def test_a_batch_is_expected_to_take_what_was_measured_for_batches() -> None:
 
 def test_profiles_and_wishes_survive_a_restart(tmp_path: Path) -> None:
     path = tmp_path / "state.sqlite3"
-    with State(path) as state:
+    with Database(path) as state:
         state.save_profile(replace(profile_of(), drift=1.5), measured_at=0.0)
         state.save_wishes("main", {"exclude": ["a"]})
-    with State(path) as state:
+    with Database(path) as state:
         (profile,) = state.profiles(now_s=100.0)
         assert profile.drift == 1.5
         assert profile.measured == measured()

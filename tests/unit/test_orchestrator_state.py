@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import StateUnreadable
-from orchestrator.service.database import SCHEMA_VERSION, State
+from orchestrator.service.database import SCHEMA_VERSION, Database
 from schemas.messages import Epoch
 from tests.support.scripted_nodes import make_birth
 
@@ -22,21 +22,21 @@ def epoch(generation: int, counter: int) -> Epoch:
 
 def test_every_start_has_a_generation_of_its_own(path: Path) -> None:
     for expected in (1, 2, 3):
-        with State(path) as state:
+        with Database(path) as state:
             assert state.next_generation("main") == expected
-    with State(path) as state:
+    with Database(path) as state:
         assert state.next_generation("other") == 1
 
 
 def test_a_generation_goes_above_epochs_that_were_saved(path: Path) -> None:
-    with State(path) as state:
+    with Database(path) as state:
         state.save_epoch("main", epoch(41, 3))
         assert state.next_generation("main") == 42
         assert state.epoch("main") == epoch(42, 0)
 
 
 def test_epochs_never_go_back(path: Path) -> None:
-    with State(path) as state:
+    with Database(path) as state:
         state.save_epoch("main", epoch(5, 7))
         state.save_epoch("main", epoch(5, 6))
         state.save_epoch("main", epoch(4, 9))
@@ -45,7 +45,7 @@ def test_epochs_never_go_back(path: Path) -> None:
 
 
 def test_plans_are_kept_newest_first(path: Path) -> None:
-    with State(path) as state:
+    with Database(path) as state:
         for counter in (1, 2, 10):
             state.save_plan("main", epoch(1, counter), "tiny", {"number": counter})
         state.save_plan("other", epoch(9, 9), "tiny", {"number": 99})
@@ -55,7 +55,7 @@ def test_plans_are_kept_newest_first(path: Path) -> None:
 
 
 def test_the_history_of_a_service_has_all_its_pipelines(path: Path) -> None:
-    with State(path) as state:
+    with Database(path) as state:
         for number, pipeline in enumerate(("main", "main-2", "main-x", "main2", "other", "main-11"), start=1):
             state.save_plan(pipeline, epoch(1, number), "tiny", {"pipeline": pipeline})
         assert [plan["pipeline"] for plan in state.plans("main")] == ["main-11", "main-2", "main"]
@@ -63,29 +63,29 @@ def test_the_history_of_a_service_has_all_its_pipelines(path: Path) -> None:
 
 def test_the_history_has_a_bound(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("orchestrator.service.database._KEPT_PLANS", 3)
-    with State(path) as state:
+    with Database(path) as state:
         for counter in range(10):
             state.save_plan("main", epoch(1, counter), "tiny", {"number": counter})
         assert [plan["number"] for plan in state.plans("main")] == [9, 8, 7]
 
 
 def test_nodes_are_remembered(path: Path) -> None:
-    with State(path) as state:
+    with Database(path) as state:
         state.save_node(make_birth("b"))
         state.save_node(make_birth("a"))
         state.save_node(make_birth("a", incarnation=2))
-    with State(path) as state:
+    with Database(path) as state:
         assert [(node["node"], node["incarnation"]) for node in state.nodes()] == [("a", 2), ("b", 1)]
 
 
 def test_interrupted_requests_are_handed_out_once(path: Path) -> None:
-    with State(path) as state:
+    with Database(path) as state:
         state.begin_request("main", "cli", "1" * 16)
         state.begin_request("main", "cli", "2" * 16)
         state.begin_request("other", "cli", "3" * 16)
         state.end_request("1" * 16)
         state.end_request("unknown")
-    with State(path) as state:
+    with Database(path) as state:
         assert state.take_interrupted("main") == (("cli", "2" * 16),)
         assert state.take_interrupted("main") == ()
 
@@ -94,42 +94,42 @@ def test_a_damaged_file_is_one_line(path: Path) -> None:
     path.parent.mkdir()
     path.write_bytes(b"this is not a database" * 1000)
     with pytest.raises(StateUnreadable, match="move it away") as error:
-        State(path)
+        Database(path)
     assert "\n" not in str(error.value)
 
 
 def test_a_newer_database_is_not_touched(path: Path) -> None:
-    State(path).close()
+    Database(path).close()
     with sqlite3.connect(path) as db:
         db.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
     db.close()
     with pytest.raises(StateUnreadable, match="upgrade linguabus"):
-        State(path)
+        Database(path)
 
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StateUnreadable, match="--data"):
-        State(tmp_path / "file" / "state.sqlite3")
+        Database(tmp_path / "file" / "state.sqlite3")
 
 
 def test_drained_nodes(tmp_path: Path) -> None:
-    with State(tmp_path / "state.sqlite3") as state:
+    with Database(tmp_path / "state.sqlite3") as state:
         for _ in range(2):
             state.save_drained("a", True)
         state.save_drained("b", True)
         state.save_drained("a", False)
         state.save_drained("c", False)
-    with State(tmp_path / "state.sqlite3") as state:
+    with Database(tmp_path / "state.sqlite3") as state:
         assert state.drained() == {"b"}
 
 
 def test_a_file_of_an_earlier_version_gets_what_it_lacks(path: Path) -> None:
-    with State(path) as state:
+    with Database(path) as state:
         state.save_epoch("main", epoch(5, 7))
         with sqlite3.connect(path) as db:
             db.execute("DROP TABLE drained")
             db.execute("PRAGMA user_version = 2")
-    with State(path) as state:
+    with Database(path) as state:
         assert state.drained() == frozenset()
         assert state.epoch("main") == epoch(5, 7)
