@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from schemas.messages import PrepareSegment
 
 
-class Turns:
+class BatchScheduler:
     """Requests with something to compute, in the order they asked.
 
     After a prompt chunk the waiting decode steps come first, and after a batch of decode steps the next chunk: a long

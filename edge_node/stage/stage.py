@@ -16,7 +16,7 @@ from edge_node.requests.position_rule import PositionRule, Verdict
 from edge_node.requests.request import StageRequest
 from edge_node.requests.ring_driver import Step
 from edge_node.stage.admission import find_slot, fits, new_request, refuse
-from edge_node.stage.batch_scheduler import Turns, batches, batches_in_flight
+from edge_node.stage.batch_scheduler import BatchScheduler, batches, batches_in_flight
 from edge_node.stage.decode_fast_path import FirstLane, Lane, LastLane
 from edge_node.stage.stage_stats import StageFigures
 from edge_node.stage_spec import StageKey
@@ -56,7 +56,7 @@ class Stage:
         self.patterns = self.topics.patterns
         self.figures = StageFigures()
         self._watchdog_min_s = watchdog_min_s
-        self._turns = Turns()
+        self._turns = BatchScheduler()
         self._groups: dict[int, int] = {}
         self.wire = WIRE_DTYPES[spec.wire_dtype]
         self._rows_per_message = rows_per_message(self.wire, spec.width_out)
