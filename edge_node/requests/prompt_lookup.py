@@ -21,7 +21,7 @@ _RECOVERY = 0.004
 
 
 @dataclass(slots=True)
-class Guesser:
+class PromptLookup:
     """One request's guesses. ``longest`` is the most tokens to guess at once."""
 
     longest: int

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from edge_node.requests.position_rule import PositionRule
-from edge_node.requests.prompt_lookup import Guesser
+from edge_node.requests.prompt_lookup import PromptLookup
 from edge_node.requests.request_stats import Tally
 from edge_node.requests.ring_driver import RingDriver
 from edge_node.work import Draw, Row
@@ -23,7 +23,7 @@ class StageRequest:
     slot: int
     rule: PositionRule = field(default_factory=PositionRule)
     driver: RingDriver | None = None
-    guesser: Guesser | None = None
+    guesser: PromptLookup | None = None
     """Last stage, where guessing is wanted."""
     guesses: dict[int, Sequence[int]] = field(default_factory=dict)
     """Last stage: the newest guess, by the position of its first token."""

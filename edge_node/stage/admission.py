@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from edge_node.migration.handover import Taken
 from edge_node.requests.kv_slots import Grant, SlotTable
-from edge_node.requests.prompt_lookup import Guesser
+from edge_node.requests.prompt_lookup import PromptLookup
 from edge_node.requests.request import StageRequest
 from edge_node.requests.ring_driver import RingDriver
 from edge_node.work import MAX_LOGITS, FailureCode
@@ -66,7 +66,7 @@ def new_request(
         request.guesser = None
     elif request.guesser is None:
         longest = min(message.draft_tokens, spec.chunk_tokens - 1)
-        request.guesser = Guesser(longest, list(message.prompt_ids or ()))
+        request.guesser = PromptLookup(longest, list(message.prompt_ids or ()))
     return request
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_node.requests.kv_slots import SlotTable
-from edge_node.requests.prompt_lookup import Guesser
+from edge_node.requests.prompt_lookup import PromptLookup
 from tests.support.simulated_ring import VOCABULARY, SimulatedRing, prompt, reference_tokens
 from tests.support.strategies import examples
 
@@ -20,19 +20,19 @@ def wrong_now_and_then(tokens: list[int], luck: random.Random, right: float) -> 
 
 
 def test_what_followed_the_same_tokens_is_guessed() -> None:
-    guesser = Guesser(4, [1, 2, 3, 4, 5, 6, 7, 9, 2, 3])
+    guesser = PromptLookup(4, [1, 2, 3, 4, 5, 6, 7, 9, 2, 3])
     assert list(guesser.guess()) == [4, 5]
     guesser.chosen(10, [4, 5, 6], 2, None)
     assert list(guesser.guess())[:2] == [7, 9]
 
 
 def test_nothing_is_guessed_where_nothing_repeats() -> None:
-    assert Guesser(4, list(range(50))).guess() == ()
+    assert PromptLookup(4, list(range(50))).guess() == ()
 
 
 def test_wrong_guesses_stop_and_come_back_after_a_while() -> None:
     text = [1, 2, 3] * 8
-    guesser = Guesser(4, list(text))
+    guesser = PromptLookup(4, list(text))
     tries = 0
     while guesser.guess() and tries < 50:
         guesser.chosen(len(guesser.ids), [1 + len(guesser.ids) % 3], 3, 0.01)
@@ -46,7 +46,7 @@ def test_wrong_guesses_stop_and_come_back_after_a_while() -> None:
 
 
 def test_guesses_that_cost_more_than_they_gain_stop() -> None:
-    guesser = Guesser(4, [1, 2, 3] * 8)
+    guesser = PromptLookup(4, [1, 2, 3] * 8)
     guesser.chosen(24, [1], 0, 0.010)
     for _ in range(40):
         guess = guesser.guess()
@@ -65,11 +65,11 @@ def test_guesses_change_no_token(stages: int, right: float, monkeypatch: pytest.
     expected = reference_tokens(prompt_ids, 30, stages)
     luck = random.Random(7)
 
-    def guess(guesser: Guesser) -> list[int]:
+    def guess(guesser: PromptLookup) -> list[int]:
         done = len(guesser.ids) - len(prompt_ids)
         return wrong_now_and_then(expected[done : done + guesser.longest], luck, right)
 
-    monkeypatch.setattr(Guesser, "guess", guess)
+    monkeypatch.setattr(PromptLookup, "guess", guess)
     ring = SimulatedRing(stages)
     answer = ring.open(1, prompt_ids, 30, draft_tokens=4)
     ring.run(lambda: answer.complete)
@@ -82,7 +82,7 @@ def test_guesses_change_no_token(stages: int, right: float, monkeypatch: pytest.
 def test_guesses_are_for_nodes_that_would_be_idle(
     requests: int, guesses: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Guesser, "guess", lambda guesser: [1, 2])
+    monkeypatch.setattr(PromptLookup, "guess", lambda guesser: [1, 2])
     ring = SimulatedRing(2)
     ring.deploy(["node0", "node1", "node0"])  # three stages, but two nodes
     answers = [ring.open(number, prompt(20), 30, draft_tokens=2) for number in range(requests)]
@@ -98,12 +98,12 @@ def test_guesses_over_a_bad_network(seed: int) -> None:
     prompt_ids = prompt(20)
     expected = reference_tokens(prompt_ids, 24, 3)
 
-    def guess(guesser: Guesser) -> list[int]:
+    def guess(guesser: PromptLookup) -> list[int]:
         done = len(guesser.ids) - len(prompt_ids)
         return wrong_now_and_then(expected[done : done + guesser.longest], luck, 0.7)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Guesser, "guess", guess)
+        patch.setattr(PromptLookup, "guess", guess)
         ring = SimulatedRing(3)
         ring.fate = lambda frame, topic: luck.choices([(), (0.0,), (0.0, 0.0), (3.0,), (0.0, 3.0)], [1, 12, 4, 1, 1])[0]
         answer = ring.open(1, prompt_ids, 24, draft_tokens=3)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from edge_node.core import NodeCore
 from edge_node.effects import LoadSegment
 from edge_node.migration import kv_sender
-from edge_node.requests.prompt_lookup import Guesser
+from edge_node.requests.prompt_lookup import PromptLookup
 from schemas.codec import Frame, Kind
 from schemas.messages import Basis, Epoch
 from tests.support.simulated_move import SimulatedMove
@@ -225,7 +225,7 @@ def test_any_move_at_any_time(
 
 
 def guess_of(expected: dict[tuple[int, ...], list[int]], luck: random.Random, right: float):  # type: ignore[no-untyped-def]
-    def guess(guesser: Guesser) -> list[int]:
+    def guess(guesser: PromptLookup) -> list[int]:
         (ids,) = [ids for start, ids in expected.items() if tuple(guesser.ids[: len(start)]) == start]
         done = len(guesser.ids) - len(next(start for start in expected if expected[start] is ids))
         return [token if luck.random() < right else 0 for token in ids[done : done + guesser.longest]]
@@ -240,7 +240,7 @@ def test_moves_while_tokens_are_guessed(rings: list[tuple[list[str], list[int]]]
     prompts = [prompt(5 + number, seed + number) for number in range(luck.randint(1, 3))]
     expected = {tuple(ids): reference_tokens(ids, 24, LAYERS) for ids in prompts}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Guesser, "guess", guess_of(expected, luck, right))
+        patch.setattr(PromptLookup, "guess", guess_of(expected, luck, right))
         patch.setattr(kv_sender, "_MESSAGE_BYTES", 300)
         ring = ring_of(*rings[0])
         answers = [ring.open(number, ids, 24, draft_tokens=4) for number, ids in enumerate(prompts)]
