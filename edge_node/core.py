@@ -10,7 +10,7 @@ from typing import Any
 
 from edge_node.effects import Effect, LoadSegment, Register, Reply, StandBy, Stop, Subscribe, UnloadSegment, Unsubscribe
 from edge_node.migration.handover import Handover
-from edge_node.stage.decode_fast_path import Lane
+from edge_node.stage.decode_fast_path import DecodeFastPath
 from edge_node.stage.stage import Stage
 from edge_node.stage_spec import StageKey
 from edge_node.work import Computed, Work
@@ -261,7 +261,7 @@ class NodeCore:
             return []
         return stage.frame(sender, frame, now_s)
 
-    def lane(self, topic: str, data: bytes, now_s: float) -> Lane | None:
+    def lane(self, topic: str, data: bytes, now_s: float) -> DecodeFastPath | None:
         """The lane whose next step a message begins; None where it has to go the long way.
 
         To be asked for a message that comes alone to a node that has no work. The caller computes the step, sends the

@@ -12,7 +12,7 @@ from typing import Any
 from edge_node.errors import SegmentUnusable
 from edge_node.runtime.sampling import choose_token
 from edge_node.runtime.segment import Segment, first_line
-from edge_node.stage.decode_fast_path import Lane
+from edge_node.stage.decode_fast_path import DecodeFastPath
 from schemas.codec import WIRE_DTYPES
 
 _UNBOUND = object()
@@ -36,7 +36,7 @@ class Solo:
         self._run = segment.session.run_with_iobinding
         self._binding: Any = _UNBOUND
 
-    def step(self, lane: Lane) -> tuple[bytes | int, float]:
+    def step(self, lane: DecodeFastPath) -> tuple[bytes | int, float]:
         """Do the step of a lane.
 
         Returns:
@@ -65,6 +65,6 @@ class Solo:
         compute_s = time.perf_counter() - started
         return self._choose(lane) if self._is_last else self._give(0, 1), compute_s
 
-    def _choose(self, lane: Lane) -> int:
+    def _choose(self, lane: DecodeFastPath) -> int:
         draw = lane.draw()
         return choose_token(self._segment.exit.rows(1)[0], draw.sampling, draw.position, draw.history)

@@ -58,7 +58,7 @@ class LaneStage(Protocol):
     def failed(self, request: str, code: FailureCode, reason: str) -> Effect: ...
 
 
-class Lane:
+class DecodeFastPath:
     """A request's decode steps through a stage in the middle of a ring, under one attempt."""
 
     def __init__(self, stage: LaneStage, state: StageRequest) -> None:
@@ -152,7 +152,7 @@ class Lane:
         return [self._stage.failed(self._state.open.request, code, str(error))]
 
 
-class FirstLane(Lane):
+class FirstLane(DecodeFastPath):
     """Of the first stage: a token comes in."""
 
     _arrived_s = 0.0
@@ -210,7 +210,7 @@ class FirstLane(Lane):
         return super().failed(error)
 
 
-class LastLane(Lane):
+class LastLane(DecodeFastPath):
     """Of the last stage: a token goes out."""
 
     def _prepare_answer(self) -> FrameStencil:

@@ -17,7 +17,7 @@ from edge_node.requests.request import StageRequest
 from edge_node.requests.ring_driver import Step
 from edge_node.stage.admission import find_slot, fits, new_request, refuse
 from edge_node.stage.batch_scheduler import BatchScheduler, batches, batches_in_flight
-from edge_node.stage.decode_fast_path import FirstLane, Lane, LastLane
+from edge_node.stage.decode_fast_path import DecodeFastPath, FirstLane, LastLane
 from edge_node.stage.stage_stats import StageFigures
 from edge_node.stage_spec import StageKey
 from edge_node.wire.frames import activation_frame, replay_frame, token_ids, tokens_frame
@@ -48,7 +48,7 @@ class Stage:
         self.released = False
         self.frames_dropped = 0
         self.requests: dict[int, StageRequest] = {}
-        self.lanes: dict[int, Lane] = {}
+        self.lanes: dict[int, DecodeFastPath] = {}
         """By request: the short way of its decode steps, once there were some."""
         self.slots = handover.slots if handover else SlotTable(spec.slots)
         self.move = StageMove(self, handover)
@@ -207,14 +207,14 @@ class Stage:
             self._take_turn(frame.request, state)
         return self._repeated(frames, state)
 
-    def lane(self, number: int) -> Lane | None:
+    def lane(self, number: int) -> DecodeFastPath | None:
         """The short way of a request's steps, under its present attempt; None for a request that is not here."""
         state = self.requests.get(number)
         if state is None:
             return None
         lane = self.lanes.get(number)
         if lane is None or lane.attempt != state.rule.attempt:
-            kind = FirstLane if self.is_first else LastLane if self.is_last else Lane
+            kind = FirstLane if self.is_first else LastLane if self.is_last else DecodeFastPath
             lane = self.lanes[number] = kind(self, state)
         return lane
 

@@ -31,7 +31,7 @@ from edge_node.effects import (
     Unsubscribe,
     WriteKvRows,
 )
-from edge_node.stage.decode_fast_path import Lane, LastLane
+from edge_node.stage.decode_fast_path import DecodeFastPath, LastLane
 from edge_node.stage_spec import StageKey
 from edge_node.wire.frames import kv_rows_frame
 from edge_node.work import Computed, Row, RowResult, Work
@@ -218,7 +218,7 @@ class SimulatedNode:
         results = tuple(self._compute_row(work.key, row) for row in work.rows)
         return Computed(self.position_s * sum(row.count for row in work.rows), results)
 
-    def step(self, lane: Lane) -> tuple[bytes | int, float]:
+    def step(self, lane: DecodeFastPath) -> tuple[bytes | int, float]:
         """Run the fake model for the step of a lane."""
         row = Row(lane.request, lane.slot, lane.attempt, lane.position, 1, sample=True)
         if isinstance(lane.given, int):

@@ -10,7 +10,7 @@ import pytest
 from edge_node.core import NodeCore
 from edge_node.effects import LoadSegment, Subscribe
 from edge_node.errors import NotFinite, SegmentUnusable
-from edge_node.stage.decode_fast_path import Lane
+from edge_node.stage.decode_fast_path import DecodeFastPath
 from edge_node.work import Computed, RowResult
 from schemas.codec import Dtype, Flag, Frame, Kind, decode_frame, encode_frame
 from schemas.messages import CloseRequest, Epoch, HoldRequests, OpenRequest, ReleaseSegment, Sampling
@@ -64,7 +64,7 @@ class Node:
         }  # fmt: skip
         return Frame(**(fields | changes))
 
-    def lane(self, frame: Frame, sender: str | None = None) -> Lane | None:
+    def lane(self, frame: Frame, sender: str | None = None) -> DecodeFastPath | None:
         names = {"pipeline": PIPELINE, "epoch": EPOCH, "receiver": RING[self.stage]}
         if self.stage:
             topic = SEGMENT.format(stage=self.stage, sender=sender or RING[self.stage - 1], **names)
