@@ -152,7 +152,7 @@ class DecodeFastPath:
         return [self._stage.failed(self._state.open.request, code, str(error))]
 
 
-class FirstLane(DecodeFastPath):
+class FirstStageFastPath(DecodeFastPath):
     """Of the first stage: a token comes in."""
 
     _arrived_s = 0.0
