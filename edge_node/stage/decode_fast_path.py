@@ -210,7 +210,7 @@ class FirstStageFastPath(DecodeFastPath):
         return super().failed(error)
 
 
-class LastLane(DecodeFastPath):
+class LastStageFastPath(DecodeFastPath):
     """Of the last stage: a token goes out."""
 
     def _prepare_answer(self) -> FrameStencil:

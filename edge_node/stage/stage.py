@@ -17,7 +17,7 @@ from edge_node.requests.request import StageRequest
 from edge_node.requests.ring_driver import Step
 from edge_node.stage.admission import find_slot, fits, new_request, refuse
 from edge_node.stage.batch_scheduler import BatchScheduler, batches, batches_in_flight
-from edge_node.stage.decode_fast_path import DecodeFastPath, FirstStageFastPath, LastLane
+from edge_node.stage.decode_fast_path import DecodeFastPath, FirstStageFastPath, LastStageFastPath
 from edge_node.stage.stage_stats import StageFigures
 from edge_node.stage_spec import StageKey
 from edge_node.wire.frames import activation_frame, replay_frame, token_ids, tokens_frame
@@ -214,7 +214,7 @@ class Stage:
             return None
         lane = self.lanes.get(number)
         if lane is None or lane.attempt != state.rule.attempt:
-            kind = FirstStageFastPath if self.is_first else LastLane if self.is_last else DecodeFastPath
+            kind = FirstStageFastPath if self.is_first else LastStageFastPath if self.is_last else DecodeFastPath
             lane = self.lanes[number] = kind(self, state)
         return lane
 

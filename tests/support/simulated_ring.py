@@ -31,7 +31,7 @@ from edge_node.effects import (
     Unsubscribe,
     WriteKvRows,
 )
-from edge_node.stage.decode_fast_path import DecodeFastPath, LastLane
+from edge_node.stage.decode_fast_path import DecodeFastPath, LastStageFastPath
 from edge_node.stage_spec import StageKey
 from edge_node.wire.frames import kv_rows_frame
 from edge_node.work import Computed, Row, RowResult, Work
@@ -226,13 +226,13 @@ class SimulatedNode:
         else:
             row.frame = Frame(Kind.ACTIVATION, lane.request, lane.key[1], lane.attempt, lane.position, 1)
             row.frame.payload = lane.given
-        if isinstance(lane, LastLane):
+        if isinstance(lane, LastStageFastPath):
             row.draw = lane.draw()
         self.runs.append(Work(lane.key, (row,)))
         self.short_steps += 1
         result = self._compute_row(lane.key, row)
         assert result.payload is not None
-        return result.tokens[0] if isinstance(lane, LastLane) else result.payload, self.position_s
+        return result.tokens[0] if isinstance(lane, LastStageFastPath) else result.payload, self.position_s
 
     def load(self, effect: LoadSegment) -> None:
         """Share what the effect says, else begin empty."""
