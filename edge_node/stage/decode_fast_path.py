@@ -39,7 +39,7 @@ class Copying(Protocol):
     def is_copying(self) -> bool: ...
 
 
-class LaneStage(Protocol):
+class FastPathStage(Protocol):
     """What a lane needs of its stage."""
 
     key: StageKey
@@ -61,7 +61,7 @@ class LaneStage(Protocol):
 class DecodeFastPath:
     """A request's decode steps through a stage in the middle of a ring, under one attempt."""
 
-    def __init__(self, stage: LaneStage, state: StageRequest) -> None:
+    def __init__(self, stage: FastPathStage, state: StageRequest) -> None:
         self.key = stage.key
         self.input, self.topic = stage.topics.input, stage.topics.next
         """Where its frames come from and go to."""
