@@ -18,7 +18,7 @@ from schemas.codec import WIRE_DTYPES
 _UNBOUND = object()
 
 
-class Solo:
+class FastDecodeRunner:
     """A slot's steps. Keeps its segment in memory."""
 
     __slots__ = (

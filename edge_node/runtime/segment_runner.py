@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from edge_node.effects import CopyPrefix, SendKvRows, WriteKvRows
 from edge_node.errors import LoadCancelled, NodeError
 from edge_node.runtime import process_heap
-from edge_node.runtime.decode_fast_path import Solo
+from edge_node.runtime.decode_fast_path import FastDecodeRunner
 from edge_node.runtime.execute import execute
 from edge_node.runtime.segment import Segment
 from edge_node.stage.decode_fast_path import DecodeFastPath
@@ -72,7 +72,7 @@ class SegmentRunner:
         self._emulated_speed = emulated_speed
         self._on_load_event = on_load_event
         self._segments: dict[StageKey, Segment] = {}
-        self.solos: dict[DecodeFastPath, Solo] = {}
+        self.solos: dict[DecodeFastPath, FastDecodeRunner] = {}
         """What computes the steps of lanes that had some; ``solo`` makes what is missing."""
         self._wanted: set[StageKey] = set()
         self._loading = threading.Lock()
@@ -172,10 +172,10 @@ class SegmentRunner:
         """Take KV rows in that arrived."""
         self._segments[rows.key].kv.write(rows)
 
-    def solo(self, lane: DecodeFastPath) -> Solo:
+    def solo(self, lane: DecodeFastPath) -> FastDecodeRunner:
         """What computes the steps of a lane, in place of any earlier lane's of its slot."""
         self._forget_solos(lane.key, lane.slot)
-        self.solos[lane] = solo = Solo(self._segments[lane.key], lane.slot)
+        self.solos[lane] = solo = FastDecodeRunner(self._segments[lane.key], lane.slot)
         return solo
 
     def _forget_solos(self, key: StageKey, slot: int | None = None) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from edge_node.errors import SegmentUnusable
-from edge_node.runtime.decode_fast_path import Solo
+from edge_node.runtime.decode_fast_path import FastDecodeRunner
 from edge_node.runtime.sampling import choose_token
 from edge_node.runtime.segment import Segment
 from edge_node.wire.activations import encode_activation
@@ -23,7 +23,7 @@ from tests.integration.test_node_segment import PROMPT, specification
 
 STEPS = 4
 FIRST, LAST = 0, 2
-Between = Callable[[Segment, Solo], object]
+Between = Callable[[Segment, FastDecodeRunner], object]
 
 
 def segment_of(model: Model, stage: int, wire: str) -> Segment:
@@ -66,13 +66,13 @@ class Step:
         return Draw(Sampling(temperature=0.9, seed=5), self.position + 1, ())
 
 
-def alone(solo: Solo, segment: Segment, position: int) -> bytes | int:
+def alone(solo: FastDecodeRunner, segment: Segment, position: int) -> bytes | int:
     result, compute_s = solo.step(Step(position, given(segment, position)))  # type: ignore[arg-type]
     assert compute_s > 0
     return result
 
 
-def chunk(segment: Segment, solo: Solo) -> None:
+def chunk(segment: Segment, solo: FastDecodeRunner) -> None:
     """Somebody else's prompt."""
     if segment.is_first:
         segment.ids_input(5)[...] = PROMPT[:5]
@@ -82,7 +82,7 @@ def chunk(segment: Segment, solo: Solo) -> None:
     segment.run(0, [0], 5, logits=3 if segment.is_last else 1)
 
 
-def batch(segment: Segment, solo: Solo) -> None:
+def batch(segment: Segment, solo: FastDecodeRunner) -> None:
     """Steps of all slots, of which those that belong to nobody do no harm."""
     if not segment.is_first:
         hidden = np.ones((3, segment.spec.width_in), np.float32)
@@ -90,17 +90,17 @@ def batch(segment: Segment, solo: Solo) -> None:
     segment.run(0, [9, 20, 9], 1)
 
 
-def somebody_else(segment: Segment, solo: Solo) -> None:
-    alone(Solo(segment, 2), segment, 0)
+def somebody_else(segment: Segment, solo: FastDecodeRunner) -> None:
+    alone(FastDecodeRunner(segment, 2), segment, 0)
 
 
-def a_moment_of_another_speed(segment: Segment, solo: Solo) -> None:
+def a_moment_of_another_speed(segment: Segment, solo: FastDecodeRunner) -> None:
     segment.emulate(0.5)
     alone(solo, segment, 30)
     segment.emulate(1.0)
 
 
-def nothing(segment: Segment, solo: Solo) -> None:
+def nothing(segment: Segment, solo: FastDecodeRunner) -> None:
     """The next step follows at once."""
 
 
@@ -111,7 +111,7 @@ def test_steps_are_those_of_the_general_way(tiny_model: Model, stage: int, wire:
     usual = segment_of(tiny_model, stage, wire)
     expected = [generally(usual, 1, position) for position in range(STEPS)]
     segment = segment_of(tiny_model, stage, wire)
-    solo = Solo(segment, 1)
+    solo = FastDecodeRunner(segment, 1)
     got = []
     for position in range(STEPS):
         got.append(alone(solo, segment, position))
@@ -123,7 +123,7 @@ def test_steps_are_those_of_the_general_way(tiny_model: Model, stage: int, wire:
 
 def test_steps_keep_no_segment_in_memory(tiny_model: Model) -> None:
     segment = segment_of(tiny_model, FIRST, "fp32")
-    solo = Solo(segment, 0)
+    solo = FastDecodeRunner(segment, 0)
     alone(solo, segment, 0)
     alive = weakref.ref(segment)
     del segment, solo
@@ -132,7 +132,7 @@ def test_steps_keep_no_segment_in_memory(tiny_model: Model) -> None:
 
 def test_what_onnx_runtime_refuses_is_said(tiny_model: Model) -> None:
     segment = segment_of(tiny_model, FIRST, "fp32")
-    solo = Solo(segment, 0)
+    solo = FastDecodeRunner(segment, 0)
     with pytest.raises(SegmentUnusable, match="ONNX Runtime can't run the segment"):
         solo.step(Step(0, segment.spec.vocab_size + 7))  # type: ignore[arg-type]
     assert alone(solo, segment, 0) == generally(segment_of(tiny_model, FIRST, "fp32"), 0, 0)
