@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from edge_node.requests.position_rule import PositionRule
 from edge_node.requests.prompt_lookup import PromptLookup
-from edge_node.requests.request_stats import Tally
+from edge_node.requests.request_stats import RequestStats
 from edge_node.requests.ring_driver import RingDriver
 from edge_node.work import Draw, Row
 from schemas.codec import Flag, Frame
@@ -33,7 +33,7 @@ class StageRequest:
     tokens: dict[int, int] = field(default_factory=dict)
     """Last stage: generated tokens by position."""
     finish: Flag = Flag.NONE
-    tally: Tally = field(default_factory=Tally)
+    tally: RequestStats = field(default_factory=RequestStats)
     waiting: bool = False
     """Has a turn."""
     held: bool = False

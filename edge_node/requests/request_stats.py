@@ -8,7 +8,7 @@ from schemas.messages import StageTiming
 
 
 @dataclass(slots=True)
-class Tally:
+class RequestStats:
     """Figures of one request; they go along when the request moves to another stage of its node."""
 
     prefill_s: float = 0.0
