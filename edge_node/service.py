@@ -35,7 +35,7 @@ from edge_node.storage.blob_store import BlobStore
 from edge_node.storage.standby_fetcher import StandbyKeeper
 from edge_node.telemetry import device
 from edge_node.telemetry.birth import birth_of
-from edge_node.telemetry.heartbeat import Vitals
+from edge_node.telemetry.heartbeat import HeartbeatBuilder
 from edge_node.telemetry.profiler import Profiler
 from edge_node.telemetry.round_trip import LinkMeter
 from edge_node.wire.activations import quiet
@@ -92,7 +92,7 @@ class NodeService:
             watchdog_min_s=config.watchdog_min_s,
         )
         self._link = LinkMeter()
-        self._vitals = Vitals(node=config.name, incarnation=self._incarnation, store=self._store)
+        self._vitals = HeartbeatBuilder(node=config.name, incarnation=self._incarnation, store=self._store)
         self._kept: list[Event] = []
         self._profiler = Profiler(
             self._store,

@@ -10,7 +10,7 @@ from edge_node.telemetry import device
 from schemas.messages import Heartbeat
 
 
-class Vitals:
+class HeartbeatBuilder:
     """Reads what the device shows; what it does not show is None in the heartbeat."""
 
     def __init__(self, *, node: str, incarnation: int, store: BlobStore) -> None:
