@@ -20,7 +20,7 @@ from edge_node.effects import Effect
 from edge_node.errors import NodeError, NotFinite
 from edge_node.requests.request import StageRequest
 from edge_node.requests.ring_driver import RingDriver, Step
-from edge_node.stage.stage_stats import StageFigures
+from edge_node.stage.stage_stats import StageStats
 from edge_node.stage_spec import StageKey
 from edge_node.wire.frames import tokens_frame
 from edge_node.wire.topics import StageTopics
@@ -46,7 +46,7 @@ class FastPathStage(Protocol):
     spec: PrepareSegment
     topics: StageTopics
     wire: Dtype
-    figures: StageFigures
+    figures: StageStats
 
     @property
     def move(self) -> Copying: ...

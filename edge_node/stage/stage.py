@@ -18,7 +18,7 @@ from edge_node.requests.ring_driver import Step
 from edge_node.stage.admission import find_slot, fits, new_request, refuse
 from edge_node.stage.batch_scheduler import BatchScheduler, batches, batches_in_flight
 from edge_node.stage.decode_fast_path import DecodeFastPath, FirstStageFastPath, LastStageFastPath
-from edge_node.stage.stage_stats import StageFigures
+from edge_node.stage.stage_stats import StageStats
 from edge_node.stage_spec import StageKey
 from edge_node.wire.frames import activation_frame, replay_frame, token_ids, tokens_frame
 from edge_node.wire.topics import StageTopics
@@ -54,7 +54,7 @@ class Stage:
         self.move = StageMove(self, handover)
         self.topics = StageTopics(spec)
         self.patterns = self.topics.patterns
-        self.figures = StageFigures()
+        self.figures = StageStats()
         self._watchdog_min_s = watchdog_min_s
         self._turns = BatchScheduler()
         self._groups: dict[int, int] = {}

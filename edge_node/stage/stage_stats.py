@@ -10,7 +10,7 @@ _WEIGHT = 0.1
 
 
 @dataclass(slots=True)
-class StageFigures:
+class StageStats:
     """Figures of all runs since the stage was loaded."""
 
     decode_s: float | None = None
