@@ -30,7 +30,7 @@ class MovingStage(Protocol):
     def begin(self, number: int, valid_length: int) -> None: ...
 
 
-class StageMove:
+class StageMigration:
     """What a stage does for a move, besides its work."""
 
     def __init__(self, stage: MovingStage, handover: Handover | None) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from edge_node.effects import CopyPrefix, Effect, Reply, SendFrame
 from edge_node.migration.handover import Handover
-from edge_node.migration.stage_migration import StageMove
+from edge_node.migration.stage_migration import StageMigration
 from edge_node.requests.kv_slots import SlotTable
 from edge_node.requests.position_rule import PositionRule, Verdict
 from edge_node.requests.request import StageRequest
@@ -51,7 +51,7 @@ class Stage:
         self.lanes: dict[int, DecodeFastPath] = {}
         """By request: the short way of its decode steps, once there were some."""
         self.slots = handover.slots if handover else SlotTable(spec.slots)
-        self.move = StageMove(self, handover)
+        self.move = StageMigration(self, handover)
         self.topics = StageTopics(spec)
         self.patterns = self.topics.patterns
         self.figures = StageStats()
