@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from edge_node.migration.kv_receiver import Incoming, Supplier
+from edge_node.migration.kv_receiver import KvReceiver, Supplier
 from edge_node.requests.kv_slots import SlotTable
 from edge_node.requests.request import StageRequest
 from edge_node.stage_spec import StageKey
@@ -77,7 +77,7 @@ class Handover:
         }
         self._is_complete = all(layer in here or layer.layer in suppliers for layer in spec.kv_layers)
         known = old.requests if old else None
-        self.incoming = Incoming(spec, basis.epoch, suppliers, self.slots, known) if suppliers else None
+        self.incoming = KvReceiver(spec, basis.epoch, suppliers, self.slots, known) if suppliers else None
         self.same_segment = old is not None and _segments_are_alike(old.spec, spec)
         """Nothing has to be loaded: the old stage's segment is the new one's, too."""
         self._waiting: dict[int, _Wait] = {}

@@ -40,7 +40,7 @@ class _Pending:
     rule: PositionRule
 
 
-class Incoming:
+class KvReceiver:
     """The rows that one stage of a new epoch is sent.
 
     They go to the slot that the request has on the stage this one is the heir of. A stage that is nobody's heir gives

@@ -9,7 +9,7 @@ import pytest
 from edge_node.effects import Effect, KvBlock, Reply, SendFrame, SendKvRows, WriteKvRows
 from edge_node.migration import kv_sender
 from edge_node.migration.handover import Handover
-from edge_node.migration.kv_receiver import Incoming, Supplier
+from edge_node.migration.kv_receiver import KvReceiver, Supplier
 from edge_node.migration.kv_sender import Outgoing
 from edge_node.requests.kv_slots import SlotTable
 from edge_node.requests.position_rule import PositionRule
@@ -43,8 +43,8 @@ def rows(request: int = 1, *, part: int = 0, position: int = 0, count: int = 4, 
     return decode_frame(kv_rows_frame(block, NEW, number, heads=heads, head_dim=head_dim, dtype=Dtype.FP32, rows=data))
 
 
-def incoming(slots: SlotTable | None = None, known: dict[int, StageRequest] | None = None) -> Incoming:
-    return Incoming(SPEC, OLD, {3: Supplier(2, "charlie", LAYER)}, slots or SlotTable(2), known)
+def incoming(slots: SlotTable | None = None, known: dict[int, StageRequest] | None = None) -> KvReceiver:
+    return KvReceiver(SPEC, OLD, {3: Supplier(2, "charlie", LAYER)}, slots or SlotTable(2), known)
 
 
 def written(effects: list[Effect] | None) -> list[tuple[int, int, int]]:
