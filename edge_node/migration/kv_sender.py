@@ -128,7 +128,7 @@ class _Copy:
             self.cursor = None
 
 
-class Outgoing:
+class KvSender:
     """What a stage has to send, from the command to copy until its epoch is over or the move is given up."""
 
     def __init__(self, command: CopyKv, spec: PrepareSegment, *, value_bytes: int) -> None:

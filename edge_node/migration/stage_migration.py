@@ -8,7 +8,7 @@ from typing import Protocol
 from edge_node.effects import Effect, Reply
 from edge_node.migration.handover import Handover, Taken
 from edge_node.migration.hold import Hold
-from edge_node.migration.kv_sender import Outgoing
+from edge_node.migration.kv_sender import KvSender
 from edge_node.requests.request import StageRequest
 from edge_node.stage_spec import StageKey
 from schemas.codec import Frame, Kind
@@ -37,7 +37,7 @@ class StageMigration:
         self._stage = stage
         self._handover = handover
         """Until the stage's epoch is in force and nothing of the one before is missing."""
-        self._outgoing: Outgoing | None = None
+        self._outgoing: KvSender | None = None
         """While KV rows are copied to the next epoch's stages."""
         self._hold: Hold | None = None
 
@@ -79,7 +79,7 @@ class StageMigration:
     def copy(self, message: CopyKv) -> None:
         """Send the rows of all open requests, and follow them; a repeated command changes nothing."""
         if self._outgoing is None or self._outgoing.to_epoch != message.to_epoch:
-            self._outgoing = Outgoing(message, self._stage.spec, value_bytes=self._stage.kv_value_bytes)
+            self._outgoing = KvSender(message, self._stage.spec, value_bytes=self._stage.kv_value_bytes)
 
     def finish(self, message: FinishKv) -> None:
         """Send the last rows."""

@@ -10,7 +10,7 @@ from edge_node.effects import Effect, KvBlock, Reply, SendFrame, SendKvRows, Wri
 from edge_node.migration import kv_sender
 from edge_node.migration.handover import Handover
 from edge_node.migration.kv_receiver import KvReceiver, Supplier
-from edge_node.migration.kv_sender import Outgoing
+from edge_node.migration.kv_sender import KvSender
 from edge_node.requests.kv_slots import SlotTable
 from edge_node.requests.position_rule import PositionRule
 from edge_node.requests.request import StageRequest
@@ -176,7 +176,7 @@ SOURCE = prepare_segment(("alfa", "bravo"), 0, OLD, cuts=(0, 4, 5))
 """Layers 0 to 2, a value each."""
 
 
-def source(*targets: tuple[str, int, int]) -> Outgoing:
+def source(*targets: tuple[str, int, int]) -> KvSender:
     command = CopyKv(
         pipeline=PIPELINE,
         epoch=OLD,
@@ -187,7 +187,7 @@ def source(*targets: tuple[str, int, int]) -> Outgoing:
             for stage, (node, start, stop) in enumerate(targets, 1)
         ),
     )
-    return Outgoing(command, SOURCE, value_bytes=4)
+    return KvSender(command, SOURCE, value_bytes=4)
 
 
 def messages_of(effects: list[Effect]) -> list[SendKvRows]:
