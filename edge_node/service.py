@@ -37,7 +37,7 @@ from edge_node.telemetry import device
 from edge_node.telemetry.birth import birth_of
 from edge_node.telemetry.heartbeat import HeartbeatBuilder
 from edge_node.telemetry.profiler import Profiler
-from edge_node.telemetry.round_trip import LinkMeter
+from edge_node.telemetry.round_trip import RoundTripMeter
 from edge_node.wire.activations import quiet
 from edge_node.wire.topics import data_route
 from schemas import messages
@@ -91,7 +91,7 @@ class NodeService:
             memory_bytes=self._memory_bytes,
             watchdog_min_s=config.watchdog_min_s,
         )
-        self._link = LinkMeter()
+        self._link = RoundTripMeter()
         self._vitals = HeartbeatBuilder(node=config.name, incarnation=self._incarnation, store=self._store)
         self._kept: list[Event] = []
         self._profiler = Profiler(

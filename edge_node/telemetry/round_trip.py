@@ -8,7 +8,7 @@ PATIENCE_S = 5.0
 """An echo that takes longer is lost."""
 
 
-class LinkMeter:
+class RoundTripMeter:
     """One tiny echo at a time. A sample during which the node computed is dropped: it says more about the work."""
 
     def __init__(self) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from edge_node.telemetry.round_trip import PATIENCE_S, WEIGHT, LinkMeter
+from edge_node.telemetry.round_trip import PATIENCE_S, WEIGHT, RoundTripMeter
 
 
 def test_the_first_echo_counts_whole_and_later_ones_by_their_weight() -> None:
-    meter = LinkMeter()
+    meter = RoundTripMeter()
     for at_s, taken_s in ((0.0, 0.010), (1.0, 0.020)):
         payload = meter.next_message(at_s)
         assert payload
@@ -17,7 +17,7 @@ def test_the_first_echo_counts_whole_and_later_ones_by_their_weight() -> None:
 
 
 def test_one_echo_at_a_time_and_a_lost_one_is_given_up() -> None:
-    meter = LinkMeter()
+    meter = RoundTripMeter()
     lost = meter.next_message(0.0)
     assert lost
     assert meter.next_message(1.0) is None
@@ -32,7 +32,7 @@ def test_one_echo_at_a_time_and_a_lost_one_is_given_up() -> None:
 
 
 def test_a_sample_beside_work_is_dropped() -> None:
-    meter = LinkMeter()
+    meter = RoundTripMeter()
     payload = meter.next_message(0.0)
     assert payload
     meter.computed()
