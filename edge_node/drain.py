@@ -17,7 +17,7 @@ class Step:
     ends: bool = False
 
 
-class Departure:
+class Drain:
     """Begins with a ``reason``."""
 
     def __init__(self, patience_s: float) -> None:

@@ -13,7 +13,7 @@ from broker.bus import Bus, Connected, Delivery, Disconnected, Event, Subscribed
 from broker.mqtt import MqttBus
 from edge_node.config import NodeConfig, read_speed
 from edge_node.core import NodeCore
-from edge_node.drain import Departure
+from edge_node.drain import Drain
 from edge_node.effects import (
     CopyPrefix,
     Effect,
@@ -106,7 +106,7 @@ class NodeService:
         self._birth: NodeBirth | None = None
         self._stopping = threading.Event()
         self._refusal: str | None = None
-        self._departure = Departure(config.drain_timeout_s)
+        self._departure = Drain(config.drain_timeout_s)
         self._due_s = 0.0
         """When there is more to do than what arrives."""
         self._own: list[Event] = []

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from edge_node.drain import BROKER_PATIENCE_S, Departure, Step
+from edge_node.drain import BROKER_PATIENCE_S, Drain, Step
 
 
 def test_a_node_without_layers_ends_at_once() -> None:
-    step = Departure(20.0).step(False, 5.0)
+    step = Drain(20.0).step(False, 5.0)
     assert step.ends
     assert not step.announces
 
 
 def test_a_node_with_layers_says_so_once_and_ends_without_them() -> None:
-    departure = Departure(20.0)
+    departure = Drain(20.0)
     first = departure.step(True, 5.0)
     assert first.announces
     assert not first.ends
@@ -22,14 +22,14 @@ def test_a_node_with_layers_says_so_once_and_ends_without_them() -> None:
 
 
 def test_time_is_up() -> None:
-    departure = Departure(20.0)
+    departure = Drain(20.0)
     departure.step(True, 5.0)
     assert departure.step(True, 25.0).ends
-    assert Departure(0.0).step(True, 5.0).ends
+    assert Drain(0.0).step(True, 5.0).ends
 
 
 def test_a_broker_that_went_away_shortens_the_wait() -> None:
-    departure = Departure(20.0)
+    departure = Drain(20.0)
     departure.broker_lost(4.0)
     departure.step(True, 5.0)
     departure.broker_lost(6.0)
