@@ -32,7 +32,7 @@ from edge_node.effects import (
 from edge_node.errors import NodeError, NodeRefused
 from edge_node.runtime.segment_runner import Loaded, LoadFailed, LoadProgress, SegmentRunner
 from edge_node.storage.blob_store import BlobStore
-from edge_node.storage.standby_fetcher import StandbyKeeper
+from edge_node.storage.standby_fetcher import StandbyFetcher
 from edge_node.telemetry import device
 from edge_node.telemetry.birth import birth_of
 from edge_node.telemetry.heartbeat import HeartbeatBuilder
@@ -84,7 +84,7 @@ class NodeService:
             emulated_speed=config.emulated_speed,
             on_load_event=self._call,
         )
-        self._standby = StandbyKeeper(self._store)
+        self._standby = StandbyFetcher(self._store)
         self._core = NodeCore(
             node=config.name,
             incarnation=self._incarnation,

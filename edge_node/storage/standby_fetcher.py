@@ -20,7 +20,7 @@ _LONGEST_PAUSE_S = 300.0
 _LONGEST_REST_S = 0.1
 
 
-class StandbyKeeper:
+class StandbyFetcher:
     """Fetches what is to be kept, in a thread of its own. Its methods are for the thread that owns the bus."""
 
     def __init__(self, store: BlobStore, *, first_pause_s: float = _FIRST_PAUSE_S) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from edge_node.errors import BlobUnavailable
 from edge_node.storage.blob_store import BlobStore
-from edge_node.storage.standby_fetcher import StandbyKeeper
+from edge_node.storage.standby_fetcher import StandbyFetcher
 from schemas.messages import BlobRef, KeepBlobs
 from tests.support.polling import DEADLINE_S
 
@@ -81,11 +81,11 @@ def store(tmp_path: Path) -> ScriptedStore:
 
 
 @pytest.fixture
-def keeper(store: ScriptedStore) -> StandbyKeeper:
-    return StandbyKeeper(store, first_pause_s=0.01)
+def keeper(store: ScriptedStore) -> StandbyFetcher:
+    return StandbyFetcher(store, first_pause_s=0.01)
 
 
-def test_blobs_come_in_order_once_it_is_allowed(store: ScriptedStore, keeper: StandbyKeeper) -> None:
+def test_blobs_come_in_order_once_it_is_allowed(store: ScriptedStore, keeper: StandbyFetcher) -> None:
     keeper.keep(keep(ONE, TWO))
     assert store.is_standby(TWO.sha256)
     assert store.tried == []
@@ -96,7 +96,7 @@ def test_blobs_come_in_order_once_it_is_allowed(store: ScriptedStore, keeper: St
     assert not store.is_standby(ONE.sha256)
 
 
-def test_pipelines_have_lists_of_their_own(store: ScriptedStore, keeper: StandbyKeeper) -> None:
+def test_pipelines_have_lists_of_their_own(store: ScriptedStore, keeper: StandbyFetcher) -> None:
     keeper.allow(True)
     keeper.keep(keep(ONE))
     keeper.keep(keep(TWO, pipeline="second"))
@@ -104,7 +104,7 @@ def test_pipelines_have_lists_of_their_own(store: ScriptedStore, keeper: Standby
     assert store.is_standby(ONE.sha256)
 
 
-def test_a_transfer_gives_way_and_begins_again(store: ScriptedStore, keeper: StandbyKeeper) -> None:
+def test_a_transfer_gives_way_and_begins_again(store: ScriptedStore, keeper: StandbyFetcher) -> None:
     def forbid() -> None:
         store.between_pieces = lambda: None
         keeper.allow(False)
@@ -119,7 +119,7 @@ def test_a_transfer_gives_way_and_begins_again(store: ScriptedStore, keeper: Sta
     assert store.tried == [ONE, ONE, TWO]
 
 
-def test_a_new_list_ends_the_transfer_of_the_old_one(store: ScriptedStore, keeper: StandbyKeeper) -> None:
+def test_a_new_list_ends_the_transfer_of_the_old_one(store: ScriptedStore, keeper: StandbyFetcher) -> None:
     def another() -> None:
         store.between_pieces = lambda: None
         keeper.keep(keep(TWO))
@@ -131,7 +131,7 @@ def test_a_new_list_ends_the_transfer_of_the_old_one(store: ScriptedStore, keepe
 
 
 def test_failures_are_said_once_and_tried_again(
-    store: ScriptedStore, keeper: StandbyKeeper, caplog: pytest.LogCaptureFixture
+    store: ScriptedStore, keeper: StandbyFetcher, caplog: pytest.LogCaptureFixture
 ) -> None:
     store.failing = {TWO}
     keeper.allow(True)
