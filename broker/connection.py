@@ -64,7 +64,7 @@ class Greeting(NamedTuple):
     receive_maximum: int | None
 
 
-class Link:
+class Connection:
     """A `SocketClient` and the socket under it. `database`, `client` and `greeting` are for reading only."""
 
     def __init__(

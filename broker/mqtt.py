@@ -29,7 +29,7 @@ from broker.bus import (
     Subscribed,
     Will,
 )
-from broker.connection import CLOSE_S, VERSIONS, Link, LinkState
+from broker.connection import CLOSE_S, VERSIONS, Connection, LinkState
 from broker.errors import BusClosed, PayloadTooLarge, QueueFull, SubscribeRefused
 from broker.paho_client import SocketClient, pack_topic
 from broker.topic_filters import check_pattern
@@ -109,7 +109,7 @@ class MqttBus:
         """Of the last message of QoS 0; one of the same length begins with the same bytes and needs no checks."""
         self._last_bytes = 0
         self._last_head = b""
-        self._link = Link(
+        self._link = Connection(
             self.address,
             self._make_client,
             self._events,
