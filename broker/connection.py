@@ -44,7 +44,7 @@ _WOKEN = b"w"
 _DIALLED = b"d"
 
 
-class LinkState(enum.Enum):
+class ConnectionState(enum.Enum):
     """NEW -> ONLINE -> (WAITING -> DIALLING -> GREETING -> ONLINE)* -> CLOSED."""
 
     NEW = enum.auto()
@@ -77,7 +77,7 @@ class Connection:
         keepalive_s: int,
         connect_timeout_s: float,
     ) -> None:
-        self.state = LinkState.NEW
+        self.state = ConnectionState.NEW
         self.woken = False
         self.reconnects = 0
         self.greeting: Greeting | None = None
@@ -106,7 +106,7 @@ class Connection:
 
     def connect(self, versions: tuple[MQTTProtocolVersion, ...], timeout_s: float) -> None:
         """Connect with the first of `versions` that the broker speaks; raises as `Bus.connect` does."""
-        if self.state is not LinkState.NEW:
+        if self.state is not ConnectionState.NEW:
             raise BusClosed("connect a second time")
         deadline_s = time.monotonic() + timeout_s
         greeting: Greeting | None = None
@@ -131,7 +131,7 @@ class Connection:
         now_s = time.monotonic()
         if until_s is None or until_s > self._due_s:
             until_s = self._due_s
-        if self.state is LinkState.ONLINE:
+        if self.state is ConnectionState.ONLINE:
             due = now_s >= self._due_s
             if self.client.is_open:
                 self._wait(until_s, now_s)
@@ -150,7 +150,7 @@ class Connection:
 
     def close(self) -> None:
         """DISCONNECT if online, then free everything. Idempotent."""
-        online, self.state = self.state is LinkState.ONLINE, LinkState.CLOSED
+        online, self.state = self.state is ConnectionState.ONLINE, ConnectionState.CLOSED
         if self._dial is not None:
             self._dial.abandon()
         if online:
@@ -261,7 +261,7 @@ class Connection:
 
     def _go_online(self, greeting: Greeting, *, reconnect: bool) -> None:
         now_s = time.monotonic()
-        self.state = LinkState.ONLINE
+        self.state = ConnectionState.ONLINE
         self.greeting = greeting
         self._lost_reason = ""
         self._online_since_s = now_s
@@ -282,22 +282,22 @@ class Connection:
         delay_s = min(RECONNECT_MAX_S, RECONNECT_MIN_S * 2.0 ** min(self._failures, 16))
         self._failures += 1
         self._lost_reason = ""
-        self.state = LinkState.WAITING
+        self.state = ConnectionState.WAITING
         self._due_s = time.monotonic() + delay_s * random.uniform(0.5, 1.0)
 
     def _recover(self, now_s: float) -> bool:
         """One step of the reconnection. Returns True when it is complete."""
-        if self.state is LinkState.WAITING and now_s >= self._due_s:
+        if self.state is ConnectionState.WAITING and now_s >= self._due_s:
             self._dial = BackgroundDial(
                 self._address, self._tls, self._connect_timeout_s, lambda: self._signal(_DIALLED)
             )
-            self.state = LinkState.DIALLING
+            self.state = ConnectionState.DIALLING
             self._due_s = now_s + self._connect_timeout_s + 1.0
-        elif self.state is LinkState.DIALLING and self._dial is not None and self._dial.done():
+        elif self.state is ConnectionState.DIALLING and self._dial is not None and self._dial.done():
             self._take_dialled(self._dial, now_s)
-        elif self.state is LinkState.DIALLING and now_s >= self._due_s:  # name resolution may take any time
+        elif self.state is ConnectionState.DIALLING and now_s >= self._due_s:  # name resolution may take any time
             self._due_s = now_s + self._connect_timeout_s
-        elif self.state is LinkState.GREETING:
+        elif self.state is ConnectionState.GREETING:
             return self._check_greeting(now_s)
         return False
 
@@ -310,7 +310,7 @@ class Connection:
             self._schedule_attempt()
             return
         self._connack = None
-        self.state = LinkState.GREETING
+        self.state = ConnectionState.GREETING
         self._due_s = now_s + self._connect_timeout_s
         self.client.adopt(sock)
 

@@ -29,7 +29,7 @@ from broker.bus import (
     Subscribed,
     Will,
 )
-from broker.connection import CLOSE_S, VERSIONS, Connection, LinkState
+from broker.connection import CLOSE_S, VERSIONS, Connection, ConnectionState
 from broker.errors import BusClosed, PayloadTooLarge, QueueFull, SubscribeRefused
 from broker.paho_client import SocketClient, pack_topic
 from broker.topic_filters import check_pattern
@@ -121,7 +121,7 @@ class MqttBus:
     @property
     def connected(self) -> bool:
         """True between CONNACK and the loss of the connection (as last seen by `poll`)."""
-        return self._link.state is LinkState.ONLINE
+        return self._link.state is ConnectionState.ONLINE
 
     @property
     def protocol(self) -> str:
@@ -148,7 +148,7 @@ class MqttBus:
     def publish(self, topic: str, payload: Payload, *, qos: int = 0, retain: bool = False) -> None:
         """Send a message with one write to the socket; see the port."""
         link, size = self._link, len(payload)
-        online = link.state is LinkState.ONLINE
+        online = link.state is ConnectionState.ONLINE
         if not online:
             self._require_open("publish")
         if topic is not self._last_topic or size != self._last_bytes or qos or retain:
@@ -198,7 +198,7 @@ class MqttBus:
     def poll(self, timeout_s: float | None) -> list[Event]:
         """Wait for events; see the port."""
         link = self._link
-        if link.state is not LinkState.ONLINE:
+        if link.state is not ConnectionState.ONLINE:
             self._require_open("poll")
         deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
@@ -259,7 +259,7 @@ class MqttBus:
         return client
 
     def _require_open(self, action: str) -> None:
-        if self._link.state in (LinkState.NEW, LinkState.CLOSED):
+        if self._link.state in (ConnectionState.NEW, ConnectionState.CLOSED):
             raise BusClosed(action)
 
     def _limit_bytes(self, topic_bytes: int) -> int:
