@@ -20,7 +20,7 @@ from edge_node.runtime.sampling import choose_token
 from edge_node.wire.activations import encode_activation
 from orchestrator.model.model import Model
 from schemas.codec import SAMPLE, Dtype, Kind
-from schemas.frame_template import FrameStencil
+from schemas.frame_template import FrameTemplate
 from schemas.messages import Epoch, Sampling
 from tests.support.ring import even_cuts
 
@@ -57,7 +57,7 @@ def _parts(model: Model) -> list[Result]:
     logits = generator.standard_normal(vocab_size, dtype=np.float32)
     payload = encode_activation(hidden, Dtype.FP16)
     epoch = Epoch(generation=1, counter=1)
-    stencil = FrameStencil(Kind.ACTIVATION, Dtype.FP16, SAMPLE, 1, 1, epoch, 0, width, len(payload))
+    stencil = FrameTemplate(Kind.ACTIVATION, Dtype.FP16, SAMPLE, 1, 1, epoch, 0, width, len(payload))
     stencil.at(7)
     frame = stencil.pack(payload)
     parts: dict[str, Callable[[], object]] = {

@@ -12,7 +12,7 @@ from schemas.codec import CRC, CRC_OFFSET, HEADER_BYTES, POSITION, POSITION_OFFS
 from schemas.messages import Epoch
 
 
-class FrameStencil:
+class FrameTemplate:
     """A frame whose payload and checksum are left open, and whose position changes from step to step."""
 
     __slots__ = ("_crc", "_expected", "_head", "_size", "position")

@@ -26,7 +26,7 @@ from edge_node.wire.frames import tokens_frame
 from edge_node.wire.topics import StageTopics
 from edge_node.work import Draw, FailureCode
 from schemas.codec import SAMPLE, Dtype, Kind, activation_payload_bytes, request_number
-from schemas.frame_template import FrameStencil
+from schemas.frame_template import FrameTemplate
 from schemas.messages import PrepareSegment
 
 _TOKEN = struct.Struct("<i")
@@ -87,22 +87,22 @@ class DecodeFastPath:
         """Last stage: what choosing the token takes."""
         return self._state.draw(self.position + 1)
 
-    def _activation(self, width: int) -> FrameStencil:
+    def _activation(self, width: int) -> FrameTemplate:
         spec, dtype = self._stage.spec, self._stage.wire
         size_bytes = activation_payload_bytes(dtype, 1, width)
-        return FrameStencil(
+        return FrameTemplate(
             Kind.ACTIVATION, dtype, SAMPLE, 1, self.request, spec.epoch, self.attempt, width, size_bytes
         )
 
-    def _tokens(self) -> FrameStencil:
-        return FrameStencil(
+    def _tokens(self) -> FrameTemplate:
+        return FrameTemplate(
             Kind.TOKENS, Dtype.INT32, 0, 1, self.request, self._stage.spec.epoch, self.attempt, 0, _TOKEN.size
         )  # fmt: skip
 
-    def _expect(self) -> FrameStencil:
+    def _expect(self) -> FrameTemplate:
         return self._activation(self._stage.spec.width_in)
 
-    def _prepare_answer(self) -> FrameStencil:
+    def _prepare_answer(self) -> FrameTemplate:
         return self._activation(self._stage.spec.width_out)
 
     def takes(self, data: bytes, now_s: float) -> bool:
@@ -157,7 +157,7 @@ class FirstStageFastPath(DecodeFastPath):
 
     _arrived_s = 0.0
 
-    def _expect(self) -> FrameStencil:
+    def _expect(self) -> FrameTemplate:
         return self._tokens()
 
     def takes(self, data: bytes, now_s: float) -> bool:
@@ -213,7 +213,7 @@ class FirstStageFastPath(DecodeFastPath):
 class LastStageFastPath(DecodeFastPath):
     """Of the last stage: a token goes out."""
 
-    def _prepare_answer(self) -> FrameStencil:
+    def _prepare_answer(self) -> FrameTemplate:
         return self._tokens()
 
     def frame(self, result: Any, now_s: float) -> bytes:

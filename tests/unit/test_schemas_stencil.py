@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from schemas.codec import HEADER_BYTES, Dtype, Flag, Kind, decode_frame, pack_frame
 from schemas.errors import FrameError
-from schemas.frame_template import FrameStencil
+from schemas.frame_template import FrameTemplate
 from schemas.messages import Epoch
 from tests.support.strategies import examples
 
@@ -20,8 +20,8 @@ PAYLOAD = bytes(range(2 * WIDTH + 1))
 payloads = st.binary(min_size=len(PAYLOAD), max_size=len(PAYLOAD))
 
 
-def stencil(position: int = 9, **changes: object) -> FrameStencil:
-    made = FrameStencil(**(FIELDS | REST | {"payload_bytes": len(PAYLOAD)} | changes))
+def stencil(position: int = 9, **changes: object) -> FrameTemplate:
+    made = FrameTemplate(**(FIELDS | REST | {"payload_bytes": len(PAYLOAD)} | changes))
     made.at(position)
     return made
 
