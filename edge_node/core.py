@@ -261,7 +261,7 @@ class NodeCore:
             return []
         return stage.frame(sender, frame, now_s)
 
-    def lane(self, topic: str, data: bytes, now_s: float) -> DecodeFastPath | None:
+    def fast_path(self, topic: str, data: bytes, now_s: float) -> DecodeFastPath | None:
         """The lane whose next step a message begins; None where it has to go the long way.
 
         To be asked for a message that comes alone to a node that has no work. The caller computes the step, sends the
@@ -269,16 +269,16 @@ class NodeCore:
         """
         if self._stepping is not None:
             stepping, number = self._stepping
-            lane = stepping.lanes.get(number)
-            if lane is not None and lane.input == topic and lane.takes(data, now_s):
-                return lane
+            fast_path = stepping.fast_paths.get(number)
+            if fast_path is not None and fast_path.input == topic and fast_path.takes(data, now_s):
+                return fast_path
         stage = self._by_input.get(topic)
         if stage is None or not stage.loaded or len(data) < HEADER_BYTES:
             return None
         number = REQUEST.unpack_from(data, REQUEST_OFFSET)[0]
         self._stepping = stage, number
-        lane = stage.lane(number)
-        return lane if lane is not None and lane.takes(data, now_s) else None
+        fast_path = stage.fast_path(number)
+        return fast_path if fast_path is not None and fast_path.takes(data, now_s) else None
 
     def keeps(self, topic: str) -> bool:
         """Are these tokens of this node for its own first stage?

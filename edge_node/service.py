@@ -92,7 +92,7 @@ class NodeService:
             watchdog_min_s=config.watchdog_min_s,
         )
         self._link = RoundTripMeter()
-        self._vitals = HeartbeatBuilder(node=config.name, incarnation=self._incarnation, store=self._store)
+        self._heartbeat_builder = HeartbeatBuilder(node=config.name, incarnation=self._incarnation, store=self._store)
         self._kept: list[Event] = []
         self._profiler = Profiler(
             self._store,
@@ -106,7 +106,7 @@ class NodeService:
         self._birth: NodeBirth | None = None
         self._stopping = threading.Event()
         self._refusal: str | None = None
-        self._departure = Drain(config.drain_timeout_s)
+        self._drain = Drain(config.drain_timeout_s)
         self._due_s = 0.0
         """When there is more to do than what arrives."""
         self._own: list[Event] = []
@@ -121,7 +121,7 @@ class NodeService:
 
     def leave(self, reason: str) -> None:
         """End ``run`` once others have taken the stages over or time is up; may be called as ``stop``."""
-        self._departure.reason = reason
+        self._drain.reason = reason
         self._call()
 
     def _call(self) -> None:
@@ -131,7 +131,7 @@ class NodeService:
     @property
     def leaving(self) -> bool:
         """Was ``leave`` called?"""
-        return bool(self._departure.reason)
+        return bool(self._drain.reason)
 
     def run(self) -> None:
         """Serve until ``stop``.
@@ -153,7 +153,7 @@ class NodeService:
                 raise NodeRefused(self._refusal)
             self._say_goodbye()
         finally:
-            self._vitals.close()
+            self._heartbeat_builder.close()
             self._bus.close()
 
     def _subscribe(self) -> None:
@@ -173,7 +173,7 @@ class NodeService:
             incarnation=self._incarnation,
             online=True,
             leaving=self.leaving,
-            reason=self._departure.reason,
+            reason=self._drain.reason,
         )
         self._publish(NODE_STATUS.format(node=self._config.name), status, retain=True)
 
@@ -194,7 +194,7 @@ class NodeService:
 
     def _leave(self, now_s: float) -> None:
         """Say that others should take over, once; stop when they have, or when it took too long."""
-        step = self._departure.step(self._core.has_stages, now_s)
+        step = self._drain.step(self._core.has_stages, now_s)
         if step.line:
             self._tell(step.line)
         if step.announces:
@@ -238,18 +238,19 @@ class NodeService:
         if type(event) is not Delivery:
             return False
         now_s = time.monotonic()
-        lane = self._core.lane(event.topic, event.payload, now_s)
-        if lane is None:
+        fast_path = self._core.fast_path(event.topic, event.payload, now_s)
+        if fast_path is None:
             return False
         try:
-            result, compute_s = (self._runner.solos.get(lane) or self._runner.solo(lane)).step(lane)
+            runner = self._runner.fast_runners.get(fast_path) or self._runner.fast_runner(fast_path)
+            result, compute_s = runner.step(fast_path)
             now_s += compute_s
-            self._send(lane.topic, lane.frame(result, now_s))
+            self._send(fast_path.topic, fast_path.frame(result, now_s))
         except NodeError as error:
-            self._do(lane.failed(error))
+            self._do(fast_path.failed(error))
         else:
-            lane.settle(compute_s, now_s)
-            self._due_s = min(self._due_s, lane.due_s)
+            fast_path.settle(compute_s, now_s)
+            self._due_s = min(self._due_s, fast_path.due_s)
         self._link.computed()
         return True
 
@@ -266,7 +267,7 @@ class NodeService:
     def _next_due_s(self, next_heartbeat_s: float) -> float:
         if self._core.has_work or self._core.has_transfer:
             return 0.0
-        deadlines = (next_heartbeat_s, self._core.next_deadline_s(), self._departure.ends_by_s)
+        deadlines = (next_heartbeat_s, self._core.next_deadline_s(), self._drain.ends_by_s)
         return min(deadline_s for deadline_s in deadlines if deadline_s is not None)
 
     def _event(self, event: Event) -> None:
@@ -280,7 +281,7 @@ class NodeService:
                 self._register()
             case Disconnected():
                 _log.warning("connection lost: %s", event.reason)
-                self._departure.broker_lost(time.monotonic())
+                self._drain.broker_lost(time.monotonic())
 
     def _delivery(self, delivery: Delivery) -> None:
         try:
@@ -391,7 +392,7 @@ class NodeService:
         if self._config.emulated_speed_file:
             self._speed = read_speed(self._config.emulated_speed_file, self._speed)
             self._runner.emulate(self._speed)
-        heartbeat = self._vitals.heartbeat(
+        heartbeat = self._heartbeat_builder.heartbeat(
             self._core,
             rtt_s=self._link.rtt_s,
             frames_rejected=self._rejected.total(),

@@ -73,8 +73,8 @@ class ControlPlane:
         return self.pipelines.lead
 
     @property
-    def director(self) -> Replanner:
-        return self.pipeline.director
+    def replanner(self) -> Replanner:
+        return self.pipeline.replanner
 
     @property
     def requests(self) -> RequestScheduler:
@@ -115,20 +115,20 @@ class ControlPlane:
 
     def status(self) -> dict[str, Any]:
         """What ``linguabus status`` shows; JSON-able."""
-        director = self.director
+        replanner = self.replanner
         return {
             "pipeline": self.name,
-            "state": "opening model" if self.opening else director.state(),
-            "reason": "" if director.active or director.busy or self.opening else director.why_none.reason,
-            "model": director.model.name if director.model else None,
-            "epoch": str(director.active.plan.epoch) if director.active else None,
+            "state": "opening model" if self.opening else replanner.state(),
+            "reason": "" if replanner.active or replanner.busy or self.opening else replanner.why_none.reason,
+            "model": replanner.model.name if replanner.model else None,
+            "epoch": str(replanner.active.plan.epoch) if replanner.active else None,
             "nodes": len(self.fleet.usable()),
             "open_requests": sum(pipeline.requests.open_count for pipeline in self.pipelines.all),
             "queued_requests": sum(pipeline.requests.queued_count for pipeline in self.pipelines.all),
             "tokens_dropped": sum(pipeline.requests.tokens_dropped for pipeline in self.pipelines.all),
-            "last_failure": director.last_failure,
-            "generation": director.succession.epochs.generation,
+            "last_failure": replanner.last_failure,
+            "generation": replanner.switchover.epochs.generation,
             "progress": self.pipelines.progress(),
-            "moves": director.succession.moves_view(),
+            "moves": replanner.switchover.moves_view(),
             "pipelines": [pipeline.status() for pipeline in self.pipelines.working()],
         }

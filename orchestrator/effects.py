@@ -120,10 +120,10 @@ class SaveProfile:
 
 
 @dataclass(frozen=True)
-class SaveWishes:
+class SaveConstraints:
     """Remember what plans are to respect."""
 
-    wishes: dict[str, Any]
+    constraints: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -204,7 +204,7 @@ Effect = (
     | SavePlan
     | SaveNode
     | SaveProfile
-    | SaveWishes
+    | SaveConstraints
     | TellHistory
     | SaveDrained
     | TellEvents

@@ -23,7 +23,7 @@ class StageRequest:
     slot: int
     rule: PositionRule = field(default_factory=PositionRule)
     driver: RingDriver | None = None
-    guesser: PromptLookup | None = None
+    prompt_lookup: PromptLookup | None = None
     """Last stage, where guessing is wanted."""
     guesses: dict[int, Sequence[int]] = field(default_factory=dict)
     """Last stage: the newest guess, by the position of its first token."""
@@ -33,7 +33,7 @@ class StageRequest:
     tokens: dict[int, int] = field(default_factory=dict)
     """Last stage: generated tokens by position."""
     finish: Flag = Flag.NONE
-    tally: RequestStats = field(default_factory=RequestStats)
+    stats: RequestStats = field(default_factory=RequestStats)
     waiting: bool = False
     """Has a turn."""
     held: bool = False
@@ -65,7 +65,7 @@ class StageRequest:
         """``count`` positions have been computed, in a run of some rows."""
         self.rule.computed(count)
         self.guessed = verified
-        self.tally.computed(count, compute_s, rows, decode=decode)
+        self.stats.computed(count, compute_s, rows, decode=decode)
 
     @property
     def final_length(self) -> int:
@@ -74,7 +74,7 @@ class StageRequest:
 
     def in_next_epoch(self, message: OpenRequest) -> StageRequest:
         """The request on the stage that this one hands it over to: with its slot, its tokens and what it has cost."""
-        return StageRequest(message, self.slot, guesser=self.guesser, tokens=self.tokens, tally=self.tally)
+        return StageRequest(message, self.slot, prompt_lookup=self.prompt_lookup, tokens=self.tokens, stats=self.stats)
 
     def history(self, length: int) -> Sequence[int]:
         """Ids of positions [0, length), as far as this stage was told the prompt."""
@@ -119,12 +119,12 @@ class StageRequest:
         A run that is repeated gets the same guess: stage 0 may have either. ``context_tokens`` bounds the guess; 0
         means that none is wanted now.
         """
-        if self.guesser is None or self.finish:
+        if self.prompt_lookup is None or self.finish:
             return ()
         following = first + len(tokens)
         if following not in self.guesses:
             step_s = None if self.chosen_s is None else now_s - self.chosen_s
-            self.guesser.chosen(first, tokens, guessed, step_s)
+            self.prompt_lookup.chosen(first, tokens, guessed, step_s)
             self.chosen_s = now_s
-            self.guesses = {following: tuple(self.guesser.guess()[: max(context_tokens - following - 1, 0)])}
+            self.guesses = {following: tuple(self.prompt_lookup.guess()[: max(context_tokens - following - 1, 0)])}
         return self.guesses[following]

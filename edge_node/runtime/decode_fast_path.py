@@ -36,7 +36,7 @@ class FastDecodeRunner:
         self._run = segment.session.run_with_iobinding
         self._binding: Any = _UNBOUND
 
-    def step(self, lane: DecodeFastPath) -> tuple[bytes | int, float]:
+    def step(self, fast_path: DecodeFastPath) -> tuple[bytes | int, float]:
         """Do the step of a lane.
 
         Returns:
@@ -45,16 +45,16 @@ class FastDecodeRunner:
         Raises:
             NotFinite, SegmentUnusable: there is no result.
         """
-        segment, position = self._segment, lane.position
+        segment, position = self._segment, fast_path.position
         if self._ids is not None:
-            self._ids[0] = lane.given
+            self._ids[0] = fast_path.given
         else:
-            self._take(lane.given, self._dtype, 0, 1)
+            self._take(fast_path.given, self._dtype, 0, 1)
         if segment.ready is not self._binding:
             segment.get_ready(self._slot)
             if segment.ready is None:
                 compute_s = segment.run(self._slot, (position,), 1).compute_s
-                return self._choose(lane) if self._is_last else self._give(0, 1), compute_s
+                return self._choose(fast_path) if self._is_last else self._give(0, 1), compute_s
             self._binding = segment.ready
         self._lengths[0], self._total[0] = position, position + 1
         started = time.perf_counter()
@@ -63,8 +63,8 @@ class FastDecodeRunner:
         except Exception as error:  # ONNX Runtime raises many unrelated types
             raise SegmentUnusable(f"ONNX Runtime can't run the segment: {first_line(error)}") from error
         compute_s = time.perf_counter() - started
-        return self._choose(lane) if self._is_last else self._give(0, 1), compute_s
+        return self._choose(fast_path) if self._is_last else self._give(0, 1), compute_s
 
-    def _choose(self, lane: DecodeFastPath) -> int:
-        draw = lane.draw()
+    def _choose(self, fast_path: DecodeFastPath) -> int:
+        draw = fast_path.draw()
         return choose_token(self._segment.exit.rows(1)[0], draw.sampling, draw.position, draw.history)

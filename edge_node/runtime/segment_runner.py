@@ -72,7 +72,7 @@ class SegmentRunner:
         self._emulated_speed = emulated_speed
         self._on_load_event = on_load_event
         self._segments: dict[StageKey, Segment] = {}
-        self.solos: dict[DecodeFastPath, FastDecodeRunner] = {}
+        self.fast_runners: dict[DecodeFastPath, FastDecodeRunner] = {}
         """What computes the steps of lanes that had some; ``solo`` makes what is missing."""
         self._wanted: set[StageKey] = set()
         self._loading = threading.Lock()
@@ -154,7 +154,7 @@ class SegmentRunner:
         """Forget a segment and give its memory back; if it is being downloaded, stop that."""
         self._wanted.discard(key)
         self._store.use(key, ())
-        self._forget_solos(key)  # they keep the segment in memory
+        self._forget_fast_runners(key)  # they keep the segment in memory
         segment = self._segments.pop(key, None)
         if segment is not None and segment not in self._segments.values():  # the next epoch may have it, too
             del segment
@@ -172,15 +172,15 @@ class SegmentRunner:
         """Take KV rows in that arrived."""
         self._segments[rows.key].kv.write(rows)
 
-    def solo(self, lane: DecodeFastPath) -> FastDecodeRunner:
+    def fast_runner(self, fast_path: DecodeFastPath) -> FastDecodeRunner:
         """What computes the steps of a lane, in place of any earlier lane's of its slot."""
-        self._forget_solos(lane.key, lane.slot)
-        self.solos[lane] = solo = FastDecodeRunner(self._segments[lane.key], lane.slot)
-        return solo
+        self._forget_fast_runners(fast_path.key, fast_path.slot)
+        self.fast_runners[fast_path] = fast_runner = FastDecodeRunner(self._segments[fast_path.key], fast_path.slot)
+        return fast_runner
 
-    def _forget_solos(self, key: StageKey, slot: int | None = None) -> None:
-        for lane in [lane for lane in self.solos if lane.key == key and slot in (None, lane.slot)]:
-            del self.solos[lane]
+    def _forget_fast_runners(self, key: StageKey, slot: int | None = None) -> None:
+        for path in [path for path in self.fast_runners if path.key == key and slot in (None, path.slot)]:
+            del self.fast_runners[path]
 
     def run(self, work: Work) -> Computed:
         """Do one run."""

@@ -63,10 +63,10 @@ def new_request(
         )
     is_last = spec.stage == len(spec.ring) - 1
     if not (is_last and spec.stage > 0 and message.draft_tokens):
-        request.guesser = None
-    elif request.guesser is None:
+        request.prompt_lookup = None
+    elif request.prompt_lookup is None:
         longest = min(message.draft_tokens, spec.chunk_tokens - 1)
-        request.guesser = PromptLookup(longest, list(message.prompt_ids or ()))
+        request.prompt_lookup = PromptLookup(longest, list(message.prompt_ids or ()))
     return request
 
 

@@ -46,7 +46,7 @@ class FastPathStage(Protocol):
     spec: PrepareSegment
     topics: StageTopics
     wire: Dtype
-    figures: StageStats
+    stats: StageStats
 
     @property
     def move(self) -> Copying: ...
@@ -135,9 +135,9 @@ class DecodeFastPath:
     def settle(self, compute_s: float, now_s: float) -> None:
         """Note down what the step was; its frame is out."""
         state = self._state
-        self._stage.figures.computed(1, 1, compute_s)
+        self._stage.stats.computed(1, 1, compute_s)
         state.computed(1, compute_s, 1, verified=False, decode=True)
-        state.tally.sent(len(self._data), decode=True)
+        state.stats.sent(len(self._data), decode=True)
         self.due_s = 0.0 if self._stage.move.is_copying else math.inf
         self._look_ahead()
 

@@ -48,15 +48,15 @@ class Stage:
         self.released = False
         self.frames_dropped = 0
         self.requests: dict[int, StageRequest] = {}
-        self.lanes: dict[int, DecodeFastPath] = {}
+        self.fast_paths: dict[int, DecodeFastPath] = {}
         """By request: the short way of its decode steps, once there were some."""
         self.slots = handover.slots if handover else SlotTable(spec.slots)
         self.move = StageMigration(self, handover)
         self.topics = StageTopics(spec)
         self.patterns = self.topics.patterns
-        self.figures = StageStats()
+        self.stats = StageStats()
         self._watchdog_min_s = watchdog_min_s
-        self._turns = BatchScheduler()
+        self._scheduler = BatchScheduler()
         self._groups: dict[int, int] = {}
         self.wire = WIRE_DTYPES[spec.wire_dtype]
         self._rows_per_message = rows_per_message(self.wire, spec.width_out)
@@ -111,13 +111,13 @@ class Stage:
         if state is None or state.moved:
             return []
         self.slots.park(number, state.slot, state.rule.valid_length)
-        return [Reply(RequestClosed(request=request, timing=state.tally.timing(self.node, self.spec.stage)))]
+        return [Reply(RequestClosed(request=request, timing=state.stats.timing(self.node, self.spec.stage)))]
 
     def give_up(self, number: int) -> StageRequest | None:
         """Forget a request, but not its slot."""
         state = self.requests.pop(number, None)
         if state is not None:
-            self.lanes.pop(number, None)
+            self.fast_paths.pop(number, None)
             self._regroup()
         return state
 
@@ -125,7 +125,7 @@ class Stage:
         """The stage is over: slots that it shares with its heir are free."""
         self.released = True
         self.move.close()
-        self.lanes.clear()
+        self.fast_paths.clear()
         for number, state in self.requests.items():
             if not state.moved:
                 self.slots.park(number, state.slot, 0)
@@ -171,7 +171,7 @@ class Stage:
     def _dropped(self, state: StageRequest | None) -> list[Effect]:
         self.frames_dropped += 1
         if state:
-            state.tally.frames_dropped += 1
+            state.stats.frames_dropped += 1
         return []
 
     def _activation(self, sender: str, frame: Frame, state: StageRequest) -> list[Effect]:
@@ -207,35 +207,35 @@ class Stage:
             self._take_turn(frame.request, state)
         return self._repeated(frames, state)
 
-    def lane(self, number: int) -> DecodeFastPath | None:
+    def fast_path(self, number: int) -> DecodeFastPath | None:
         """The short way of a request's steps, under its present attempt; None for a request that is not here."""
         state = self.requests.get(number)
         if state is None:
             return None
-        lane = self.lanes.get(number)
-        if lane is None or lane.attempt != state.rule.attempt:
+        fast_path = self.fast_paths.get(number)
+        if fast_path is None or fast_path.attempt != state.rule.attempt:
             kind = FirstStageFastPath if self.is_first else LastStageFastPath if self.is_last else DecodeFastPath
-            lane = self.lanes[number] = kind(self, state)
-        return lane
+            fast_path = self.fast_paths[number] = kind(self, state)
+        return fast_path
 
     # --- work -------------------------------------------------------------------------------------------------
 
     @property
     def has_work(self) -> bool:
         """Is there a run to hand out (or a turn to discard)?"""
-        return self._turns.waiting
+        return self._scheduler.waiting
 
     def _take_turn(self, number: int, state: StageRequest) -> None:
         """Requests take turns; each has at most one place in the queues, however much input waits."""
         if state.has_input and not state.waiting:
             state.waiting = True
-            self._turns.add(number, is_chunk=state.next_count > 1)
+            self._scheduler.add(number, is_chunk=state.next_count > 1)
 
     def next_work(self) -> tuple[Work | None, list[Effect]]:
         """The next run, and what dropped frames on the way there lead to."""
         effects: list[Effect] = []
         rows: list[Row] = []
-        turns = self._turns.take(self._groups)
+        turns = self._scheduler.take(self._groups)
         for number in turns:
             state = self.requests.get(number)
             if state is None:
@@ -297,7 +297,7 @@ class Stage:
 
     def computed(self, work: Work, result: Computed, now_s: float) -> list[Effect]:
         """A run is done. What its rows send goes out as one message."""
-        self.figures.computed(len(work.rows), work.rows[0].count, result.compute_s)
+        self.stats.computed(len(work.rows), work.rows[0].count, result.compute_s)
         failures: list[Effect] = []
         frames: list[bytes] = []
         for row, row_result in zip(work.rows, result.rows, strict=True):
@@ -327,7 +327,7 @@ class Stage:
         data = activation_frame(row, spec.epoch, width=spec.width_out, dtype=self.wire, payload=result.payload)
         if state.driver and row.ids is not None:
             state.driver.published(Step(row.position, row.ids, row.sample), data, compute_s, now_s)
-        state.tally.sent(len(data), decode=state.is_decode(row))
+        state.stats.sent(len(data), decode=state.is_decode(row))
         return data
 
     def _chosen(self, row: Row, tokens: Sequence[int], state: StageRequest, now_s: float) -> bytes:
@@ -342,7 +342,7 @@ class Stage:
     ) -> tuple[Sequence[int], Sequence[int]]:
         """Of the tokens from ``position`` on those before the answer's end, and a guess of what follows."""
         ids = state.take(position, tokens, self.spec.context_tokens)
-        if state.guesser is None:
+        if state.prompt_lookup is None:
             return ids, ()
         # With more requests than nodes none of them is idle: a wrong guess would cost somebody else's time.
         may_guess = len(self.requests) <= self._node_count
@@ -354,13 +354,13 @@ class Stage:
         data = tokens_frame(
             number, self.spec.epoch, state.rule.attempt, position=position, ids=ids, guess=guess, finish=finish
         )
-        state.tally.sent(len(data), decode=True)
+        state.stats.sent(len(data), decode=True)
         return data
 
     def _repeated(self, frames: Sequence[bytes], state: StageRequest) -> list[Effect]:
         """Frames sent again, each in a message of its own: together they may be too long for one."""
         for data in frames:
-            state.tally.sent(len(data), decode=False)
+            state.stats.sent(len(data), decode=False)
         return [SendFrame(self.topics.next, data) for data in frames]
 
     def failed(self, request: str, code: FailureCode, reason: str) -> Effect:
@@ -399,4 +399,4 @@ class Stage:
 
     def metrics(self) -> StageMetrics:
         """For the heartbeat."""
-        return self.figures.metrics(self.spec, queue=len(self._turns), open_requests=len(self.requests))
+        return self.stats.metrics(self.spec, queue=len(self._scheduler), open_requests=len(self.requests))

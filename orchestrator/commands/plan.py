@@ -100,13 +100,13 @@ def wish_options(function: Callable[..., None]) -> Callable[..., None]:
 
 @command.command("preview", epilog="Example: linguabus plan preview --objective throughput --pin ends=my-phone")
 @wish_options
-def preview(settings: Settings, as_json: bool, **wishes: Any) -> None:
+def preview(settings: Settings, as_json: bool, **constraints: Any) -> None:
     """Show the best plan under constraints, what else was possible and why; change nothing."""
     from orchestrator.planning.explain.render import as_text, profiles_text
     from orchestrator.planning.simulation.play import replicas_text
 
     with connect(settings) as client:
-        said = client.control("preview", timeout_s=SOLVE_TIMEOUT_S, **wishes)
+        said = client.control("preview", timeout_s=SOLVE_TIMEOUT_S, **constraints)
     explanation = said["explanation"]
     if as_json:
         print_json(said)
@@ -121,13 +121,13 @@ def preview(settings: Settings, as_json: bool, **wishes: Any) -> None:
 
 @command.command("apply", epilog="Example: linguabus plan apply --exclude old-tablet")
 @wish_options
-def apply(settings: Settings, as_json: bool, **wishes: Any) -> None:
+def apply(settings: Settings, as_json: bool, **constraints: Any) -> None:
     """Make the best plan under constraints the one in force, and remember them for all later plans.
 
     Without any, earlier constraints are forgotten.
     """
     with connect(settings) as client:
-        changed = client.control("apply", timeout_s=REPLAN_TIMEOUT_S, **wishes)["changed"]
+        changed = client.control("apply", timeout_s=REPLAN_TIMEOUT_S, **constraints)["changed"]
         plan = client.control("plan")
     if as_json:
         print_json({"changed": changed, "plan": plan})

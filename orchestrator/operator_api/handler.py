@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.control_plane import ControlPlane
-from orchestrator.effects import Effect, PreviewPlan, SaveModelChoice, SaveWishes, TellHistory
+from orchestrator.effects import Effect, PreviewPlan, SaveConstraints, SaveModelChoice, TellHistory
 from orchestrator.operator_api import operations
 from orchestrator.operator_api.comparison import comparison
 from orchestrator.operator_api.replies import refuse as _refuse
@@ -19,7 +19,7 @@ from orchestrator.pipelines.pipeline import Pipeline
 from orchestrator.pipelines.pool import PipelinePool
 from orchestrator.planning.errors import PlanningError
 from orchestrator.planning.problem import Problem
-from orchestrator.replanning.constraints import PlanConstraints, wishes_from
+from orchestrator.replanning.constraints import PlanConstraints, constraints_from
 from orchestrator.replanning.replanner import Replanner
 from schemas.messages import ControlRequest
 
@@ -99,38 +99,38 @@ class OperatorHandler:
     @staticmethod
     def _plan(command: ControlRequest, plane: ControlPlane) -> Effect:
         """The plan in force and what goes on beside it; those of all pipelines."""
-        director = plane.director
-        if director.active is None:
-            what = f"{director.state()}, no plan yet" if director.busy else director.why_none.reason
+        replanner = plane.replanner
+        if replanner.active is None:
+            what = f"{replanner.state()}, no plan yet" if replanner.busy else replanner.why_none.reason
             return _refuse(command, what)
-        views = [pipeline.plan_view() for pipeline in plane.pipelines.all if pipeline.director.active]
+        views = [pipeline.plan_view() for pipeline in plane.pipelines.all if pipeline.replanner.active]
         return _reply(command, {**views[0], "pipelines": views})
 
     def _preview(self, command: ControlRequest, pipelines: PipelinePool) -> list[Effect]:
         try:
-            wishes = wishes_from(command.arguments)
-            problem = pipelines.preview(wishes)
+            constraints = constraints_from(command.arguments)
+            problem = pipelines.preview(constraints)
         except PlanningError as error:
             return [_refuse(command, str(error))]
         self._previewed -= 1
-        self._previews[self._previewed] = (command, wishes)
-        return [PreviewPlan(self._previewed, problem, pipelines.wanted_with(wishes))]
+        self._previews[self._previewed] = (command, constraints)
+        return [PreviewPlan(self._previewed, problem, pipelines.wanted_with(constraints))]
 
     def previewed(self, job: int, explanation: dict[str, Any], pipelines: PipelinePool, now_s: float) -> list[Effect]:
-        """The planner has answered: tell, or let the plan be made that respects the wishes."""
+        """The planner has answered: tell, or let the plan be made that respects the constraints."""
         if job in self._rebalances:
             return self._rebalanced(self._rebalances.pop(job), explanation, now_s)
-        command, wishes = self._previews.pop(job)
+        command, constraints = self._previews.pop(job)
         if command.operation == "preview":
             profiles = pipelines.profiles_view(now_s)
-            said = {"wishes": wishes.as_arguments(), "explanation": explanation, "profiles": profiles}
+            said = {"wishes": constraints.as_arguments(), "explanation": explanation, "profiles": profiles}
             return [_reply(command, said)]
         if not explanation["feasible"]:
             return [_refuse(command, f"{explanation['reason']}; {explanation['smallest_fix']}")]
-        pipelines.use_wishes(wishes)
+        pipelines.use_constraints(constraints)
         pipelines.force(now_s)
         self._replans.append(command)
-        return [SaveWishes(wishes.as_arguments())]
+        return [SaveConstraints(constraints.as_arguments())]
 
     def preview_failed(self, job: int, reason: str) -> list[Effect]:
         """The planner could not answer."""
@@ -140,18 +140,18 @@ class OperatorHandler:
     def _rebalance(self, command: ControlRequest, plane: ControlPlane) -> list[Effect]:
         if not isinstance(command.arguments.get("dry_run", False), bool):
             return [_refuse(command, "dry_run: use true or false")]
-        working = tuple(one for one in plane.pipelines.all if one.director.active and not one.is_resting)
+        working = tuple(one for one in plane.pipelines.all if one.replanner.active and not one.is_resting)
         if not working:
-            return [_refuse(command, plane.director.why_none.reason)]
+            return [_refuse(command, plane.replanner.why_none.reason)]
         return self._compare(command, working, ())
 
     def _compare(
         self, command: ControlRequest, pipelines: tuple[Pipeline, ...], compared: tuple[dict[str, Any], ...]
     ) -> list[Effect]:
         """Have the planner find the best plan of the next pipeline, with the nodes that it has."""
-        director = pipelines[len(compared)].director
+        replanner = pipelines[len(compared)].replanner
         try:
-            problem = director.preview(director.wishes)
+            problem = replanner.preview(replanner.constraints)
         except PlanningError as error:
             return [_refuse(command, str(error))]
         self._previewed -= 1
@@ -161,19 +161,19 @@ class OperatorHandler:
     def _rebalanced(self, rebalance: _Rebalance, explanation: dict[str, Any], now_s: float) -> list[Effect]:
         """Compare with the plan in force; when all are compared, replace those where it pays and is wanted."""
         command, pipelines, compared = rebalance.command, rebalance.pipelines, rebalance.compared
-        director = pipelines[len(compared)].director
-        if director.active is None:
-            return [_refuse(command, director.why_none.reason)]
-        migration_to = director.succession.migration_to
-        compared = (*compared, comparison(rebalance.problem, director.active.plan, explanation, migration_to))
+        replanner = pipelines[len(compared)].replanner
+        if replanner.active is None:
+            return [_refuse(command, replanner.why_none.reason)]
+        migration_to = replanner.switchover.migration_to
+        compared = (*compared, comparison(rebalance.problem, replanner.active.plan, explanation, migration_to))
         if len(compared) < len(pipelines):
             return self._compare(command, pipelines, compared)
         said = {"pipelines": list(compared)}
-        moving = [one.director for one, found in zip(pipelines, compared, strict=True) if found["moves"]]
+        moving = [one.replanner for one, found in zip(pipelines, compared, strict=True) if found["moves"]]
         if command.arguments.get("dry_run", False) or not moving:
             return [_reply(command, said)]
-        for director in moving:
-            director.force(now_s)
+        for replanner in moving:
+            replanner.force(now_s)
         self._replans.append(command)
         self._compared[command.request] = said
         return []
@@ -186,8 +186,8 @@ class OperatorHandler:
         return TellHistory(command, limit)
 
     def _replan(self, command: ControlRequest, plane: ControlPlane, now_s: float) -> list[Effect]:
-        if plane.director.model is None:
-            return [_refuse(command, plane.director.why_none.reason)]
+        if plane.replanner.model is None:
+            return [_refuse(command, plane.replanner.why_none.reason)]
         self._replans.append(command)
         plane.pipelines.force(now_s)
         return []
@@ -204,14 +204,14 @@ class OperatorHandler:
         self._opening, self._switching = command, None
         return [*refusals, *plane.open_model(name)]
 
-    def model_opened(self, problem: str, director: Replanner) -> list[Effect]:
+    def model_opened(self, problem: str, replanner: Replanner) -> list[Effect]:
         """A model was opened, or could not be (then ``problem`` says why)."""
         command, self._opening = self._opening, None
         if command is None:
             return []
         if problem:
             return [_refuse(command, problem)]
-        if director.active is None:
+        if replanner.active is None:
             return _chosen(command)
         self._switching = command
         return []
@@ -223,7 +223,7 @@ class OperatorHandler:
             return []
         effects: list[Effect] = []
         if self._switching:
-            stays = pipelines.lead.director.active is not None and not last.ok
+            stays = pipelines.lead.replanner.active is not None and not last.ok
             effects += [_refuse(self._switching, last.reason)] if stays else _chosen(self._switching)
         for command in self._replans:
             said = {**self._compared.pop(command.request, {}), "changed": last.changed}

@@ -25,12 +25,12 @@ def overview(plane: ControlPlane, now_s: float) -> dict[str, Any]:
 
 
 def _pipeline(pipeline: Pipeline, fleet: FleetState) -> dict[str, Any]:
-    director, requests = pipeline.director, pipeline.requests
-    plan = director.active.plan if director.active else None
+    replanner, requests = pipeline.replanner, pipeline.requests
+    plan = replanner.active.plan if replanner.active else None
     return {
         "pipeline": pipeline.name,
-        "state": director.state(),
-        "reason": director.why_it_stays if plan else director.why_none.reason,
+        "state": replanner.state(),
+        "reason": replanner.why_it_stays if plan else replanner.why_none.reason,
         "model": plan.model.name if plan else None,
         "epoch": str(plan.epoch) if plan else None,
         "predicted_tokens_per_s": plan.solution.predicted.tokens_per_s if plan else None,
@@ -39,8 +39,8 @@ def _pipeline(pipeline: Pipeline, fleet: FleetState) -> dict[str, Any]:
         "queued_requests": requests.queued_count,
         "slots": plan.slots if plan else None,
         "stages": [_stage(plan, index, fleet) for index in range(len(plan.ring))] if plan else [],
-        "progress": director.succession.progress(),
-        "move": director.work.view() if isinstance(director.work, LiveMigration) else None,
+        "progress": replanner.switchover.progress(),
+        "move": replanner.work.view() if isinstance(replanner.work, LiveMigration) else None,
     }
 
 

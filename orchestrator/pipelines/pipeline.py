@@ -45,7 +45,7 @@ class Pipeline:
     ) -> None:
         """``service``: the name that clients ask, the first pipeline's."""
         self.name = settings.pipeline
-        self.members = PipelineNodes(fleet)
+        self.nodes = PipelineNodes(fleet)
         self.gives_nodes_back = False
         """Its nodes are wanted elsewhere: it goes down as soon as no request is open."""
         self.awaits_nodes = False
@@ -57,8 +57,8 @@ class Pipeline:
             timing=timing,
             draft_tokens=settings.draft_tokens,
         )
-        self.director = Replanner(
-            self.members,
+        self.replanner = Replanner(
+            self.nodes,
             self.requests,
             settings,
             timing,
@@ -69,10 +69,10 @@ class Pipeline:
             jobs=jobs,
         )
         self.balancing = PipelineBalancer(
-            self.members, profiles, self.director.succession.migration_to, self.director.decisions
+            self.nodes, profiles, self.replanner.switchover.migration_to, self.replanner.decisions
         )
         if balance:
-            self.director.balancing, self.director.judge = self.balancing, self.balancing.judge
+            self.replanner.balancing, self.replanner.judge = self.balancing, self.balancing.judge
         self.standby = StandbyUnits(settings.pipeline, blob_urls)
 
     # --- figures ----------------------------------------------------------------------------------------------
@@ -80,24 +80,24 @@ class Pipeline:
     @property
     def is_resting(self) -> bool:
         """Has it no nodes?"""
-        return self.members.names == frozenset()
+        return self.nodes.names == frozenset()
 
     @property
     def is_serving(self) -> bool:
         """May a request be opened now, as soon as a slot is free?"""
-        return self.director.active is not None and not self.director.draining and not self.gives_nodes_back
+        return self.replanner.active is not None and not self.replanner.draining and not self.gives_nodes_back
 
     @property
     def busy(self) -> bool:
         """Is a plan on its way, or due?"""
         if self.is_resting:
             return self.gives_nodes_back
-        return self.director.busy or self.awaits_nodes or self.gives_nodes_back
+        return self.replanner.busy or self.awaits_nodes or self.gives_nodes_back
 
     @property
     def is_hopeless(self) -> bool:
         """Is there neither a plan nor one on its way?"""
-        return not self.director.active and not self.busy
+        return not self.replanner.active and not self.busy
 
     @property
     def is_given_up(self) -> bool:
@@ -107,19 +107,19 @@ class Pipeline:
     @property
     def free_slots(self) -> int:
         """Of the plan in force."""
-        active = self.director.active
+        active = self.replanner.active
         return active.plan.slots - self.requests.open_count if active else 0
 
     def has_to_shed(self) -> bool:
         """Does it use nodes that are not its own any more?"""
-        names = self.members.names
-        return names is not None and not self.director.nodes_in_use() <= names
+        names = self.nodes.names
+        return names is not None and not self.replanner.nodes_in_use() <= names
 
     # --- events -----------------------------------------------------------------------------------------------
 
     def node_said(self, node: str, message: Any, now_s: float) -> list[Effect]:
         """A node's message about a segment, a request or itself."""
-        effects = self.director.reply(node, message, now_s)
+        effects = self.replanner.reply(node, message, now_s)
         match message:
             case RequestFailed():
                 effects += self.requests.failed(message)
@@ -130,64 +130,64 @@ class Pipeline:
     def advance(self, now_s: float) -> list[Effect]:
         """Let time act."""
         effects = self.requests.tick(now_s)
-        if self.director.ring_is_broken(now_s):
+        if self.replanner.ring_is_broken(now_s):
             effects += self.requests.ring_broken(now_s)
-            effects += self.director.drop_ring(now_s)
-        effects += self.director.advance(now_s)
-        if self.director.active and not self.busy:
-            plan = self.director.active.plan
-            effects += self.standby.ask(plan, lambda: self.director.preview(self.director.wishes))
-        elif self.is_resting and not self.director.active:
+            effects += self.replanner.drop_ring(now_s)
+        effects += self.replanner.advance(now_s)
+        if self.replanner.active and not self.busy:
+            plan = self.replanner.active.plan
+            effects += self.standby.ask(plan, lambda: self.replanner.preview(self.replanner.constraints))
+        elif self.is_resting and not self.replanner.active:
             effects += self.standby.give_up()
         return effects
 
     def standby_planned(self, answer: StandbyPlanned) -> list[Effect]:
         """The planner has found which units of its neighbours each node should keep."""
-        return self.standby.planned(answer, self.director.active.plan if self.director.active else None)
+        return self.standby.planned(answer, self.replanner.active.plan if self.replanner.active else None)
 
     def give_nodes_back(self) -> list[Effect]:
         """Go down if no request is open any more."""
         if not self.gives_nodes_back or self.requests.open_count:
             return []
         self.gives_nodes_back = False
-        return [Note(f"pipeline {self.name} gives its nodes back"), *self.director.stop()]
+        return [Note(f"pipeline {self.name} gives its nodes back"), *self.replanner.stop()]
 
     def serve(self, now_s: float) -> list[Effect]:
         """Open requests that wait, as far as there are slots."""
-        assert self.director.active
-        return self.requests.admit(self.director.active, now_s)
+        assert self.replanner.active
+        return self.requests.admit(self.replanner.active, now_s)
 
     def republish(self, now_s: float) -> list[Effect]:
         """The connection was lost for a while, and with it perhaps what was said."""
-        return [*self.director.succession.republish(), *self.requests.missed_messages(now_s)]
+        return [*self.replanner.switchover.republish(), *self.requests.missed_messages(now_s)]
 
     def stop(self) -> list[Effect]:
         """The orchestrator ends: requests first, then the nodes."""
-        return [*self.requests.stop(), *self.director.stop()]
+        return [*self.requests.stop(), *self.replanner.stop()]
 
     def plan_view(self) -> dict[str, Any]:
         """What ``linguabus plan`` shows of the plan in force; JSON-able."""
-        active = self.director.active
+        active = self.replanner.active
         assert active
         return {
-            "state": self.director.state(),
+            "state": self.replanner.state(),
             **plan_view(active.plan, active.ready),
-            "standby": self.standby.view(active.plan, self.members.nodes),
-            "moves": self.director.succession.moves_view(),
+            "standby": self.standby.view(active.plan, self.nodes.nodes),
+            "moves": self.replanner.switchover.moves_view(),
         }
 
     def status(self) -> dict[str, Any]:
         """JSON-able."""
-        active = self.director.active
+        active = self.replanner.active
         return {
             "pipeline": self.name,
-            "state": self.director.state(),
+            "state": self.replanner.state(),
             "model": active.plan.model.name if active else None,
             "epoch": str(active.plan.epoch) if active else None,
             "nodes": list(dict.fromkeys(active.plan.nodes)) if active else [],
             "open_requests": self.requests.open_count,
             "queued_requests": self.requests.queued_count,
-            "moves": self.director.succession.moves_view(),
+            "moves": self.replanner.switchover.moves_view(),
             "predicted_tokens_per_s": active.plan.solution.predicted.tokens_per_s if active else None,
             "predicted_tokens_per_s_many": active.plan.solution.predicted.tokens_per_s_many if active else None,
         }

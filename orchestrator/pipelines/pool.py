@@ -64,7 +64,7 @@ class PipelinePool:
             settle_s=timing.settle_s,
             blob_urls=options.blob_urls,
         )
-        self._staffing = NodeAllocator(fleet, self._all, self._add, settings, rules, self.profiles, self._jobs)
+        self._allocator = NodeAllocator(fleet, self._all, self._add, settings, rules, self.profiles, self._jobs)
         self._all[settings.pipeline] = self._make(settings.pipeline)
 
     def _make(self, name: str) -> Pipeline:
@@ -85,9 +85,9 @@ class PipelinePool:
     def _add(self, name: str) -> Pipeline:
         """A pipeline beside the first, with no nodes as yet."""
         pipeline = self._all[name] = self._make(name)
-        pipeline.members.names = frozenset()
-        pipeline.director.model = self.lead.director.model
-        pipeline.director.wishes = self.lead.director.wishes
+        pipeline.nodes.names = frozenset()
+        pipeline.replanner.model = self.lead.replanner.model
+        pipeline.replanner.constraints = self.lead.replanner.constraints
         self._listen.append(Listen(name))
         return pipeline
 
@@ -100,30 +100,30 @@ class PipelinePool:
     @property
     def lead(self) -> Pipeline:
         """The one that speaks for all where only one can."""
-        return self._staffing.lead
+        return self._allocator.lead
 
     @property
     def busy(self) -> bool:
         """Is a plan on its way, or due?"""
-        return self._staffing.pending or any(pipeline.busy for pipeline in self.all)
+        return self._allocator.pending or any(pipeline.busy for pipeline in self.all)
 
     @property
     def is_hopeless(self) -> bool:
         """Is there neither a plan nor one on its way?"""
-        return not self._staffing.pending and all(pipeline.is_hopeless for pipeline in self.all)
+        return not self._allocator.pending and all(pipeline.is_hopeless for pipeline in self.all)
 
     def working(self) -> list[Pipeline]:
         """Those that have nodes or requests."""
-        return [one for one in self.all if not one.is_resting or one.director.active or not one.requests.idle]
+        return [one for one in self.all if not one.is_resting or one.replanner.active or not one.requests.idle]
 
     def progress(self) -> dict[str, dict[str, int]]:
         """Bytes of the segments on their way to the nodes."""
-        return {node: done for pipeline in self.all for node, done in pipeline.director.succession.progress().items()}
+        return {node: done for pipeline in self.all for node, done in pipeline.replanner.switchover.progress().items()}
 
     def take_outcome(self) -> ReplanDone | None:
         """What came of the last change of plans, once nothing is on its way any more; told once."""
         for pipeline in self.all:
-            outcomes, pipeline.director.outcomes = pipeline.director.outcomes, []
+            outcomes, pipeline.replanner.outcomes = pipeline.replanner.outcomes, []
             if outcomes and not pipeline.is_resting:
                 before = self._outcomes.get(pipeline.name)
                 changed = bool(before and before.changed) or any(outcome.changed for outcome in outcomes)
@@ -134,51 +134,51 @@ class PipelinePool:
         failed = [outcome for outcome in outcomes if not outcome.ok]
         return failed[-1] if failed else ReplanDone(ok=True, changed=any(outcome.changed for outcome in outcomes))
 
-    def preview(self, wishes: PlanConstraints) -> Problem:
-        """The planner's question with other wishes, asked of all nodes that are here.
+    def preview(self, constraints: PlanConstraints) -> Problem:
+        """The planner's question with other constraints, asked of all nodes that are here.
 
         Raises:
             PlanningError, BadWish: there is nothing to ask; the message says why.
         """
-        return self._staffing.preview(wishes)
+        return self._allocator.preview(constraints)
 
     def profiles_view(self, now_s: float) -> list[dict[str, Any]]:
         """What the nodes that are here measured with the model; JSON-able."""
-        model = self.lead.director.model
+        model = self.lead.replanner.model
         return self.profiles.view(self._fleet.usable(), model.manifest, now_s) if model else []
 
-    def wanted_with(self, wishes: PlanConstraints) -> int | None:
-        """How many pipelines there would be with other wishes; None: as many as give most."""
-        return self._staffing.wanted_with(wishes)
+    def wanted_with(self, constraints: PlanConstraints) -> int | None:
+        """How many pipelines there would be with other constraints; None: as many as give most."""
+        return self._allocator.wanted_with(constraints)
 
     # --- orders -----------------------------------------------------------------------------------------------
 
     def start(self, now_s: float) -> None:
         """Messages flow from now on; the fleet is believed to be complete a moment later."""
-        self._staffing.start(now_s + self._timing.start_s)
+        self._allocator.start(now_s + self._timing.start_s)
         for pipeline in self.all:
             if not pipeline.is_resting:
-                pipeline.director.start(now_s)
+                pipeline.replanner.start(now_s)
 
     def use_model(self, model: ServedModel, now_s: float) -> None:
         """Serve this model from the next plans on."""
         for pipeline in self.all:
-            pipeline.director.model = model
-        self._staffing.force(now_s)
+            pipeline.replanner.model = model
+        self._allocator.force(now_s)
 
     def no_model(self, reason: str) -> None:
         """There is no model that could be served."""
         for pipeline in self.all:
-            pipeline.director.no_model(reason)
+            pipeline.replanner.no_model(reason)
 
-    def use_wishes(self, wishes: PlanConstraints) -> None:
+    def use_constraints(self, constraints: PlanConstraints) -> None:
         """Plans are to respect these from now on."""
         for pipeline in self.all:
-            pipeline.director.wishes = wishes
+            pipeline.replanner.constraints = constraints
 
     def force(self, now_s: float) -> None:
         """Plan as soon as possible, whatever it gains."""
-        self._staffing.force(now_s)
+        self._allocator.force(now_s)
 
     # --- nodes ------------------------------------------------------------------------------------------------
 
@@ -190,18 +190,18 @@ class PipelinePool:
 
     def restored(self, now_s: float) -> None:
         """A node that was to give up its layers may have some again."""
-        if self._staffing.sole and not self._staffing.wants_several:
-            self._staffing.sole.director.joined(now_s)
+        if self._allocator.sole and not self._allocator.wants_several:
+            self._allocator.sole.replanner.joined(now_s)
 
     def left(self, now_s: float) -> None:
         """A node can't be used any more."""
-        if self._staffing.sole and not self._staffing.wants_several:
-            self._staffing.sole.director.left(now_s)
+        if self._allocator.sole and not self._allocator.wants_several:
+            self._allocator.sole.replanner.left(now_s)
 
     def drained(self, node: str, now_s: float) -> None:
         """A node should give up its layers."""
         for pipeline in self.all:
-            pipeline.director.drained(node, now_s)
+            pipeline.replanner.drained(node, now_s)
 
     def node_said(self, node: str, message: Any, now_s: float) -> list[Effect]:
         """A node's message about a segment, a request or itself."""
@@ -213,16 +213,16 @@ class PipelinePool:
 
     def solved(self, job: int, outcome: Solution | Infeasible, now_s: float) -> list[Effect]:
         """The planner's answer to one of the directors."""
-        return [effect for pipeline in self.all for effect in pipeline.director.solved(job, outcome, now_s)]
+        return [effect for pipeline in self.all for effect in pipeline.replanner.solved(job, outcome, now_s)]
 
     def divided(self, event: FleetDivided, now_s: float) -> list[Effect]:
         """The planner has dealt the fleet out."""
-        return self._staffing.divided(event, now_s)
+        return self._allocator.divided(event, now_s)
 
     def built(self, job: int, segments: tuple[BuiltSegment, ...]) -> None:
         """The graphs of one of the plans are there."""
         for pipeline in self.all:
-            pipeline.director.succession.built(job, segments)
+            pipeline.replanner.switchover.built(job, segments)
 
     def standby_planned(self, answer: StandbyPlanned) -> list[Effect]:
         """The planner has found the standby units of one of the plans."""
@@ -231,8 +231,8 @@ class PipelinePool:
 
     def job_failed(self, job: int, reason: str, now_s: float) -> list[Effect]:
         """The worker could not do what one of the directors, or the division, needs."""
-        effects = self._staffing.failed(job, reason, now_s)
-        return effects + [effect for one in self.all for effect in one.director.job_failed(job, reason)]
+        effects = self._allocator.failed(job, reason, now_s)
+        return effects + [effect for one in self.all for effect in one.replanner.job_failed(job, reason)]
 
     # --- the bus ----------------------------------------------------------------------------------------------
 
@@ -245,7 +245,7 @@ class PipelinePool:
         if plan.pipeline not in self._names:
             return [], False
         pipeline = self._all.get(plan.pipeline) or self._add(plan.pipeline)
-        return pipeline.director.succession.heard_plan(plan, retained=retained)
+        return pipeline.replanner.switchover.heard_plan(plan, retained=retained)
 
     def republish(self, now_s: float) -> list[Effect]:
         """The connection was lost for a while."""
@@ -284,7 +284,7 @@ class PipelinePool:
 
     def advance(self, now_s: float) -> list[Effect]:
         """Let time act on plans and requests."""
-        effects = self._staffing.advance(now_s)
+        effects = self._allocator.advance(now_s)
         for pipeline in self.all:
             effects += pipeline.advance(now_s)
         listen, self._listen = self._listen, []
@@ -298,13 +298,13 @@ class PipelinePool:
             if pipeline.is_serving:
                 effects += pipeline.serve(now_s)
             elif self.is_hopeless and not opening:
-                effects += pipeline.requests.refuse_waiting(self.lead.director.why_none, now_s)
+                effects += pipeline.requests.refuse_waiting(self.lead.replanner.why_none, now_s)
         return effects
 
     def next_deadline_s(self, *, opening: bool) -> float:
         """When ``advance`` or ``serve`` next have something to do by time alone."""
         refusing = self.is_hopeless and not opening
-        due = [self._staffing.next_deadline_s()]
+        due = [self._allocator.next_deadline_s()]
         for pipeline in self.all:
-            due += [pipeline.requests.next_deadline_s(refusing=refusing), pipeline.director.next_deadline_s()]
+            due += [pipeline.requests.next_deadline_s(refusing=refusing), pipeline.replanner.next_deadline_s()]
         return min(due)

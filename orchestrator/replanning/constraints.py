@@ -29,7 +29,7 @@ class PlanConstraints:
     only_on_charger: bool = False
 
     def as_arguments(self) -> dict[str, Any]:
-        """JSON-able; `wishes_from` reads it."""
+        """JSON-able; `constraints_from` reads it."""
         return asdict(self)
 
     @property
@@ -75,7 +75,7 @@ def parse_units(text: str, unit_count: int) -> list[tuple[int, int]]:
     return [(first + 1, final + 2)]
 
 
-def wishes_from(arguments: dict[str, Any]) -> PlanConstraints:
+def constraints_from(arguments: dict[str, Any]) -> PlanConstraints:
     """From a command's arguments, which anybody may have written.
 
     Raises:

@@ -40,17 +40,17 @@ class Eligibility:
         if self._fleet.is_usable(node, incarnation):
             self._exclusions.add(node, incarnation, reason, now_s)
 
-    def must_go(self, node: str, wishes: PlanConstraints) -> bool:
+    def must_go(self, node: str, constraints: PlanConstraints) -> bool:
         """Should this node have no layers, though it is here?"""
-        return bool(self._fleet.why_drained(node)) or self._breaks_rules(node, wishes)
+        return bool(self._fleet.why_drained(node)) or self._breaks_rules(node, constraints)
 
-    def _breaks_rules(self, node: str, wishes: PlanConstraints) -> bool:
+    def _breaks_rules(self, node: str, constraints: PlanConstraints) -> bool:
         known = self._fleet.nodes.get(node)
-        return known is not None and wishes.refusal(node, known.health.condition) is not None
+        return known is not None and constraints.refusal(node, known.health.condition) is not None
 
-    def rules_changed(self, node: str, wishes: PlanConstraints) -> bool:
+    def rules_changed(self, node: str, constraints: PlanConstraints) -> bool:
         """Has it come to break the operator's rules, or to respect them again, since this was last asked?"""
-        if self._breaks_rules(node, wishes) is (node in self._refused):
+        if self._breaks_rules(node, constraints) is (node in self._refused):
             return False
         self._refused ^= {node}
         return True

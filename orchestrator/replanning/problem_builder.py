@@ -39,7 +39,7 @@ def build_problem(
     chunk_tokens: int,
     incumbent: tuple[Stage, ...] = (),
     profiles: Mapping[str, Profile] | None = None,
-    wishes: PlanConstraints | None = None,
+    constraints: PlanConstraints | None = None,
     conditions: Mapping[str, Condition] | None = None,
 ) -> Problem:
     """The planner's question. Nodes with a profile are planned with what they measured, the others with what they
@@ -51,7 +51,7 @@ def build_problem(
         PlanningError: no nodes, or figures that contradict each other.
         BadWish: a wish that this model can't fulfil.
     """
-    wishes = wishes or PlanConstraints()
+    constraints = constraints or PlanConstraints()
     profiles, conditions = profiles or {}, conditions or {}
     resident = resident_factors(manifest)
     units = manifest.units
@@ -71,8 +71,8 @@ def build_problem(
         ),
         context_tokens=context_tokens,
         slots=slots,
-        objective=wishes.goal,
-        constraints=wishes.constraints(manifest.num_units),
+        objective=constraints.goal,
+        constraints=constraints.constraints(manifest.num_units),
         activation_bytes=activation_payload_bytes(WIRE_DTYPES[wire_dtype], 1, width),
         workspace_bytes=workspace + common,
         tied_disk_bytes=tied,
@@ -87,10 +87,10 @@ def problem_of(
     fleet: Sequence[NodeBirth],
     profiles: Mapping[str, Profile],
     last_stages: Sequence[Stage],
-    wishes: PlanConstraints,
+    constraints: PlanConstraints,
     conditions: Mapping[str, Condition] | None = None,
 ) -> Problem:
-    """The question of a pipeline: its settings unless the wishes say otherwise, its last plan as the incumbent.
+    """The question of a pipeline: its settings unless the constraints say otherwise, its last plan as the incumbent.
 
     Raises:
         PlanningError, BadWish: as `build_problem`.
@@ -99,13 +99,13 @@ def problem_of(
     return build_problem(
         manifest,
         fleet,
-        context_tokens=context_of(manifest, wishes.context_tokens or settings.context_tokens),
+        context_tokens=context_of(manifest, constraints.context_tokens or settings.context_tokens),
         slots=settings.slots,
         wire_dtype=settings.wire_dtype,
         chunk_tokens=settings.chunk_tokens,
         profiles=profiles,
         incumbent=tuple(stage for stage in last_stages if stage.node in here),
-        wishes=wishes,
+        constraints=constraints,
         conditions=conditions,
     )
 

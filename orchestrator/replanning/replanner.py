@@ -12,8 +12,8 @@ from dataclasses import replace
 from typing import Any
 
 from orchestrator.balancing.acceptance import Acceptance, AcceptanceDecision, AcceptanceQuery, Judge, judge
-from orchestrator.balancing.decision_log import AcceptanceDecision as Decided
 from orchestrator.balancing.decision_log import Decision, DecisionLog
+from orchestrator.balancing.decision_log import Verdict as Decided
 from orchestrator.balancing.pipeline_balancer import PipelineBalancer
 from orchestrator.deployment.epochs import Epochs
 from orchestrator.deployment.live_migration import LiveMigration
@@ -71,7 +71,7 @@ class Replanner:
         """The first plan waits for this many."""
         self._blob_urls = blob_urls
         self.profiles = profiles or Profiles()
-        self.succession = Switchover(fleet, requests, self.profiles, timing, epochs, blob_urls=blob_urls)
+        self.switchover = Switchover(fleet, requests, self.profiles, timing, epochs, blob_urls=blob_urls)
         self.judge: Judge = judge
         self.balancing: PipelineBalancer | None = None
         """Told of the heartbeats of nodes; may ask for a plan."""
@@ -84,12 +84,12 @@ class Replanner:
         """Which solutions replaced the plan in force, which did not, and why."""
         self.outcomes: list[ReplanDone] = []
         """Filled here, emptied by the core."""
-        self.wishes = PlanConstraints()
+        self.constraints = PlanConstraints()
         """What plans are to respect."""
         self.on_hold = False
         """Which nodes the pipeline gets is being decided: no plan is begun meanwhile."""
         self._eligibility = Eligibility(fleet, exclude_s=timing.exclude_s)
-        self._agenda = ReplanSchedule()
+        self._schedule = ReplanSchedule()
         self._jobs = jobs or itertools.count(1)
         self._solving: Solving | None = None
 
@@ -98,28 +98,28 @@ class Replanner:
     @property
     def active(self) -> ReadyPlan | None:
         """The plan in force."""
-        return self.succession.active
+        return self.switchover.active
 
     @property
     def work(self) -> Solving | Building | Rollout | LiveMigration | None:
         """What is on its way to replace it."""
-        return self._solving or self.succession.next
+        return self._solving or self.switchover.next
 
     @property
     def draining(self) -> bool:
         """Must no request be opened on the working plan? Its successor is about to follow, or is to serve another
         model."""
         serves_another = self.active is not None and self.active.plan.model is not self.model
-        return serves_another or self.succession.draining
+        return serves_another or self.switchover.draining
 
     @property
     def busy(self) -> bool:
         """Is a plan on its way, or due?"""
-        return self.work is not None or (self._agenda.is_set and not self._waits_for_idle)
+        return self.work is not None or (self._schedule.is_set and not self._waits_for_idle)
 
     @property
     def _waits_for_idle(self) -> bool:
-        return self._agenda.only_when_idle and self.active is not None and not self._requests.idle
+        return self._schedule.only_when_idle and self.active is not None and not self._requests.idle
 
     def excludes(self, birth: NodeBirth) -> bool:
         """Is this start of a node left out, because it failed to load a segment?"""
@@ -129,13 +129,13 @@ class Replanner:
         """In a word or two for people."""
         if self._solving:
             return "planning"
-        return self.succession.state() or ("serving" if self.active else "waiting")
+        return self.switchover.state() or ("serving" if self.active else "waiting")
 
     # --- what happened ----------------------------------------------------------------------------------------
 
     def start(self, now_s: float) -> None:
         """Messages flow from now on; the fleet is believed to be complete a moment later."""
-        self._agenda.start(now_s + self._timing.start_s)
+        self._schedule.start(now_s + self._timing.start_s)
 
     def use_model(self, model: ServedModel, now_s: float) -> None:
         """Serve this model from the next plan on."""
@@ -146,16 +146,16 @@ class Replanner:
         """There is no model that could be served."""
         if self.model is None:
             self.why_none = NoPlan("no_model", reason)
-            self._agenda.clear()
+            self._schedule.clear()
 
     def force(self, now_s: float) -> None:
         """Plan as soon as possible, whatever it gains."""
         self.why_it_stays = ""
-        self._agenda.ask(now_s, forced=True)
+        self._schedule.ask(now_s, forced=True)
 
     def joined(self, now_s: float) -> None:
         """A node can be used, perhaps in the place of one that should give up its layers."""
-        self._agenda.ask(now_s + self._timing.settle_s, forced=self._has_to_shed())
+        self._schedule.ask(now_s + self._timing.settle_s, forced=self._has_to_shed())
 
     def drained(self, node: str, now_s: float) -> None:
         """A node should give up its layers: plan without it at once, if it has any."""
@@ -165,23 +165,23 @@ class Replanner:
     def nodes_in_use(self) -> set[str]:
         """Of the plan in force, and of the one on its way."""
         plans = [self.active.plan] if self.active else []
-        plans += [self.succession.next.plan] if self.succession.next else []
+        plans += [self.switchover.next.plan] if self.switchover.next else []
         nodes = {node for plan in plans for node in plan.nodes}
         return nodes | {birth.node for birth in self._solving.births} if self._solving else nodes
 
     def _has_to_shed(self) -> bool:
         """Are there nodes with layers that should have none?"""
-        return any(self._eligibility.must_go(node, self.wishes) for node in self.nodes_in_use())
+        return any(self._eligibility.must_go(node, self.constraints) for node in self.nodes_in_use())
 
     def left(self, now_s: float) -> None:
         """A node can't be used any more. Rings find out by themselves; why there is no plan may have changed."""
         if not self.active and not self.work:
-            self._agenda.hurry(now_s)
+            self._schedule.hurry(now_s)
 
     def stop(self) -> list[Effect]:
         """The pipeline goes down: nodes unload."""
         self._solving = None
-        return self.succession.stop()
+        return self.switchover.stop()
 
     def solved(self, job: int, outcome: Solution | Infeasible, now_s: float) -> list[Effect]:
         """The planner's answer."""
@@ -199,9 +199,9 @@ class Replanner:
             return self._no_plan("no_memory", f"{outcome.reason}; {outcome.smallest_fix}".rstrip("; "))
         chosen = [birth for birth in solving.births if birth.node in outcome.nodes]
         if not all(self._fleet.is_usable(birth.node, birth.incarnation) for birth in chosen):
-            self._agenda.ask(now_s, forced=solving.forced)
+            self._schedule.ask(now_s, forced=solving.forced)
             return [Note("a node went away while the plan was made: planning again")]
-        plan = self._settings.candidate(self.succession.epochs.upcoming, solving, outcome)
+        plan = self._settings.candidate(self.switchover.epochs.upcoming, solving, outcome)
         if not self.active:
             return self._begin(plan, solving)
         verdict = self._judge(plan, solving, now_s)
@@ -217,11 +217,11 @@ class Replanner:
 
     def _begin(self, plan: DeployedPlan, solving: Solving) -> list[Effect]:
         batches = batches_in_flight(solving.problem, plan.solution.stages)
-        return self.succession.begin(solving.job, replace(plan, batches=batches), forced=solving.forced)
+        return self.switchover.begin(solving.job, replace(plan, batches=batches), forced=solving.forced)
 
     def _judge(self, plan: DeployedPlan, solving: Solving, now_s: float) -> AcceptanceDecision:
         assert self.active
-        migration = self.succession.migration_to(plan)
+        migration = self.switchover.migration_to(plan)
         work = self._requests.sessions.open_work
         verdict = self.judge(AcceptanceQuery(self.active.plan, plan.solution, solving, work, migration, now_s))
         if not verdict.recorded:
@@ -229,7 +229,7 @@ class Replanner:
         if verdict.answer is not Acceptance.NOW:
             self.outcomes.append(ReplanDone(ok=True, changed=False))
         if verdict.answer is Acceptance.WHEN_IDLE:
-            self._agenda.wait_until_idle(now_s)
+            self._schedule.wait_until_idle(now_s)
         return verdict
 
     def _decided(self, moves: bool, reason: str, now_s: float) -> None:
@@ -239,7 +239,7 @@ class Replanner:
         """Planning or assembling ended with an error."""
         if not isinstance(self.work, Solving | Building) or self.work.job != job:
             return []
-        self._solving = self.succession.next = None
+        self._solving = self.switchover.next = None
         return self._no_plan("not_ready", reason)
 
     def reply(self, node: str, message: Any, now_s: float) -> list[Effect]:
@@ -247,10 +247,10 @@ class Replanner:
         if isinstance(message, NodeProfile):
             return self._profiled(node, message, now_s)
         if isinstance(message, Heartbeat):
-            if self._eligibility.rules_changed(node, self.wishes):
+            if self._eligibility.rules_changed(node, self.constraints):
                 self._rules_changed(node, now_s)
             return self._observe(message, now_s)
-        return self.succession.reply(node, message, now_s)
+        return self.switchover.reply(node, message, now_s)
 
     # --- what nodes measure -----------------------------------------------------------------------------------
 
@@ -259,8 +259,8 @@ class Replanner:
         if known is None or known.birth.incarnation != profile.incarnation:
             return []
         effects = self.profiles.answer(known.birth, profile, now_s)
-        if self._agenda.awaits_profiles and not self._profiles_due_s(now_s) > now_s:
-            self._agenda.hurry(now_s)
+        if self._schedule.awaits_profiles and not self._profiles_due_s(now_s) > now_s:
+            self._schedule.hurry(now_s)
         return effects
 
     def _profiles_due_s(self, now_s: float) -> float:
@@ -273,12 +273,12 @@ class Replanner:
         busy = self.work is not None or self.on_hold
         effects, asks = self.balancing.heard(beat, self.active, now_s, busy=busy)
         if asks:
-            self._agenda.ask(now_s)
+            self._schedule.ask(now_s)
         return effects
 
     def _rules_changed(self, node: str, now_s: float) -> None:
         """A node has come to break the operator's rules while it serves, or to respect them again."""
-        if self._eligibility.must_go(node, self.wishes):
+        if self._eligibility.must_go(node, self.constraints):
             self.drained(node, now_s)
         else:
             self.joined(now_s)
@@ -287,16 +287,16 @@ class Replanner:
 
     def ring_is_broken(self, now_s: float) -> bool:
         """Is a node of the working ring gone for good?"""
-        return now_s >= self.succession.ring_breaks_s()
+        return now_s >= self.switchover.ring_breaks_s()
 
     def drop_ring(self, now_s: float) -> list[Effect]:
         """The working ring is broken. Unless its successor is ready: take it down and plan again at once."""
-        effects = self.succession.drop_ring()
+        effects = self.switchover.drop_ring()
         if self.active:
             self.outcomes.append(ReplanDone(ok=True, changed=True))
         else:
             self._solving = None
-            self._agenda.ask(now_s)
+            self._schedule.ask(now_s)
         return effects
 
     # --- time -------------------------------------------------------------------------------------------------
@@ -304,7 +304,7 @@ class Replanner:
     def advance(self, now_s: float) -> list[Effect]:
         """Do what is due."""
         before = self.active
-        effects, given_up = self.succession.advance(now_s)
+        effects, given_up = self.switchover.advance(now_s)
         if given_up:
             effects += self._given_up(given_up, now_s)
         elif self.active and self.active is not before:
@@ -312,54 +312,54 @@ class Replanner:
             self.outcomes.append(ReplanDone(ok=True, changed=True))
         if self._eligibility.expire(now_s):
             self.joined(now_s)
-        if self.work is None and now_s >= self._agenda.due_s and not self.on_hold and not self._waits_for_idle:
+        if self.work is None and now_s >= self._schedule.due_s and not self.on_hold and not self._waits_for_idle:
             effects += self._solve(now_s)
         return effects
 
     def next_deadline_s(self) -> float:
         """When ``advance`` or ``ring_is_broken`` next have something to do by time alone."""
-        succession = self.succession
-        due = [self._eligibility.next_deadline_s(), succession.ring_breaks_s(), succession.next_deadline_s()]
+        switchover = self.switchover
+        due = [self._eligibility.next_deadline_s(), switchover.ring_breaks_s(), switchover.next_deadline_s()]
         if self.work is None and not self._waits_for_idle and not self.on_hold:
-            due.append(self._agenda.due_s)
+            due.append(self._schedule.due_s)
         return min(due)
 
     # --- the way of a plan ------------------------------------------------------------------------------------
 
     def _solve(self, now_s: float, *, last_resort: bool = False) -> list[Effect]:
-        forced = self._agenda.take()
+        forced = self._schedule.take()
         if self.model is None:
             return []
         usable = self._fleet.usable()
         births = self._eligibility.births(last_resort=last_resort or not (self._fleet.plannable() or self.active))
         if not usable:
             return self._no_plan("no_nodes", "no nodes: start one with linguabus-node --broker URL")
-        if not self.succession.last_stages and len(usable) < self.min_nodes:
+        if not self.switchover.last_stages and len(usable) < self.min_nodes:
             return self._no_plan("not_ready", f"waiting for {self.min_nodes} nodes, {len(usable)} here so far")
         if not births:
             return self._no_plan("no_nodes", "no node can be given layers")
         asked = self.profiles.ask(births, self.model, self._blob_urls, self._settings.wire_dtype, now_s)
         awaited_until_s = self._profiles_due_s(now_s)
         if awaited_until_s > now_s:
-            self._agenda.wait_for_profiles(awaited_until_s, forced=forced)
+            self._schedule.wait_for_profiles(awaited_until_s, forced=forced)
             return asked
         try:
-            problem = self._problem(self.model, births, self.wishes)
+            problem = self._problem(self.model, births, self.constraints)
         except PlanningError as error:
             return self._no_plan("not_ready", str(error))
         job = next(self._jobs)
         self._solving = Solving(job, self.model, births, problem.context_tokens, forced, problem, last_resort)
         return [SolvePlan(job, problem)]
 
-    def _problem(self, model: ServedModel, births: Sequence[NodeBirth], wishes: PlanConstraints) -> Problem:
+    def _problem(self, model: ServedModel, births: Sequence[NodeBirth], constraints: PlanConstraints) -> Problem:
         profiles = self.profiles.of(births, model.manifest)
         conditions = self._fleet.conditions()
         return problem_of(
-            self._settings, model.manifest, births, profiles, self.succession.last_stages, wishes, conditions
+            self._settings, model.manifest, births, profiles, self.switchover.last_stages, constraints, conditions
         )
 
-    def preview(self, wishes: PlanConstraints) -> Problem:
-        """The planner's question with other wishes, asked of the nodes that are here.
+    def preview(self, constraints: PlanConstraints) -> Problem:
+        """The planner's question with other constraints, asked of the nodes that are here.
 
         Raises:
             PlanningError, BadWish: there is nothing to ask; the message says why.
@@ -367,7 +367,7 @@ class Replanner:
         births = self._fleet.plannable()
         if self.model is None or not births:
             raise PlanningError(self.why_none.reason)
-        return self._problem(self.model, births, wishes)
+        return self._problem(self.model, births, constraints)
 
     def _no_plan(self, code: NoPlanCode, reason: str) -> list[Effect]:
         """No new plan for now; a working one stays."""
@@ -396,7 +396,7 @@ class Replanner:
             self.outcomes.append(ReplanDone(ok=False, changed=False, reason=self.last_failure))
             if self._has_to_shed():
                 wait_s = self._timing.settle_s if given_up.is_nodes_fault else self._timing.exclude_s
-                self._agenda.ask(now_s + wait_s, forced=True)
+                self._schedule.ask(now_s + wait_s, forced=True)
             return [self._stays(self.last_failure)]
         self.force(now_s)
         return []

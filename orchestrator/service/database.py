@@ -217,12 +217,12 @@ class Database:
 
     # --- what an operator wishes ------------------------------------------------------------------------------
 
-    def save_wishes(self, pipeline: str, wishes: dict[str, Any]) -> None:
+    def save_constraints(self, pipeline: str, constraints: dict[str, Any]) -> None:
         """Remember the constraints that plans of a pipeline are to respect."""
-        row = (pipeline, time.time(), json.dumps(wishes))
+        row = (pipeline, time.time(), json.dumps(constraints))
         self._db.execute("INSERT OR REPLACE INTO constraints VALUES (?, ?, ?)", row)
 
-    def wishes(self, pipeline: str) -> dict[str, Any]:
+    def constraints(self, pipeline: str) -> dict[str, Any]:
         """What was last saved; empty when nothing was."""
         row = self._db.execute("SELECT wishes FROM constraints WHERE pipeline = ?", (pipeline,)).fetchone()
         return dict(json.loads(row[0])) if row else {}

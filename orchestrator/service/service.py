@@ -30,6 +30,7 @@ from orchestrator.effects import (
     PlanStandby,
     PreviewPlan,
     Publish,
+    SaveConstraints,
     SaveDrained,
     SaveEpoch,
     SaveModelChoice,
@@ -37,7 +38,6 @@ from orchestrator.effects import (
     SavePlan,
     SaveProfile,
     SaveRequest,
-    SaveWishes,
     SolvePlan,
     TellEvents,
     TellHistory,
@@ -61,7 +61,7 @@ from orchestrator.model.errors import ModelError
 from orchestrator.model.store import ModelStore
 from orchestrator.operator_api.event_log import EventLog
 from orchestrator.planning.errors import BadConstraint
-from orchestrator.replanning.constraints import wishes_from
+from orchestrator.replanning.constraints import constraints_from
 from orchestrator.service.blobs import BLOBS_PATH, blob_routes
 from orchestrator.service.config import ServiceConfig
 from orchestrator.service.database import Database
@@ -149,7 +149,7 @@ class Service:
         self.core.plane.fleet.drained.update(state.drained())
         self.core.plane.pipelines.profiles.load(state.profiles(time.monotonic()))
         try:
-            self.core.plane.pipelines.use_wishes(wishes_from(state.wishes(config.pipeline)))
+            self.core.plane.pipelines.use_constraints(constraints_from(state.constraints(config.pipeline)))
         except BadConstraint as error:
             logger.error("the constraints of earlier plans are not respected: %s", error)
 
@@ -288,8 +288,8 @@ class Service:
                 self._state.save_plan(details["pipeline"], epoch, model, details)
             case SaveNode(birth):
                 self._state.save_node(birth)
-            case SaveWishes(wishes):
-                self._state.save_wishes(self._pipeline, wishes)
+            case SaveConstraints(constraints):
+                self._state.save_constraints(self._pipeline, constraints)
             case TellHistory(command, limit):
                 self._answer(command, {"plans": self._state.plans(self._pipeline, limit=limit)})
             case TellEvents(command, limit):
@@ -347,6 +347,6 @@ def run_service(
             blob_urls=blob_urls,
             pipeline=config.pipeline,
             model=service.core.plane.opening,
-            generation=service.core.plane.director.succession.epochs.generation,
+            generation=service.core.plane.replanner.switchover.epochs.generation,
         )
         service.run(stop, lambda: on_ready(info) if on_ready else None)

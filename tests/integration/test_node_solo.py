@@ -66,13 +66,13 @@ class Step:
         return Draw(Sampling(temperature=0.9, seed=5), self.position + 1, ())
 
 
-def alone(solo: FastDecodeRunner, segment: Segment, position: int) -> bytes | int:
-    result, compute_s = solo.step(Step(position, given(segment, position)))  # type: ignore[arg-type]
+def alone(fast_runner: FastDecodeRunner, segment: Segment, position: int) -> bytes | int:
+    result, compute_s = fast_runner.step(Step(position, given(segment, position)))  # type: ignore[arg-type]
     assert compute_s > 0
     return result
 
 
-def chunk(segment: Segment, solo: FastDecodeRunner) -> None:
+def chunk(segment: Segment, fast_runner: FastDecodeRunner) -> None:
     """Somebody else's prompt."""
     if segment.is_first:
         segment.ids_input(5)[...] = PROMPT[:5]
@@ -82,7 +82,7 @@ def chunk(segment: Segment, solo: FastDecodeRunner) -> None:
     segment.run(0, [0], 5, logits=3 if segment.is_last else 1)
 
 
-def batch(segment: Segment, solo: FastDecodeRunner) -> None:
+def batch(segment: Segment, fast_runner: FastDecodeRunner) -> None:
     """Steps of all slots, of which those that belong to nobody do no harm."""
     if not segment.is_first:
         hidden = np.ones((3, segment.spec.width_in), np.float32)
@@ -90,17 +90,17 @@ def batch(segment: Segment, solo: FastDecodeRunner) -> None:
     segment.run(0, [9, 20, 9], 1)
 
 
-def somebody_else(segment: Segment, solo: FastDecodeRunner) -> None:
+def somebody_else(segment: Segment, fast_runner: FastDecodeRunner) -> None:
     alone(FastDecodeRunner(segment, 2), segment, 0)
 
 
-def a_moment_of_another_speed(segment: Segment, solo: FastDecodeRunner) -> None:
+def a_moment_of_another_speed(segment: Segment, fast_runner: FastDecodeRunner) -> None:
     segment.emulate(0.5)
-    alone(solo, segment, 30)
+    alone(fast_runner, segment, 30)
     segment.emulate(1.0)
 
 
-def nothing(segment: Segment, solo: FastDecodeRunner) -> None:
+def nothing(segment: Segment, fast_runner: FastDecodeRunner) -> None:
     """The next step follows at once."""
 
 
@@ -111,28 +111,28 @@ def test_steps_are_those_of_the_general_way(tiny_model: Model, stage: int, wire:
     usual = segment_of(tiny_model, stage, wire)
     expected = [generally(usual, 1, position) for position in range(STEPS)]
     segment = segment_of(tiny_model, stage, wire)
-    solo = FastDecodeRunner(segment, 1)
+    fast_runner = FastDecodeRunner(segment, 1)
     got = []
     for position in range(STEPS):
-        got.append(alone(solo, segment, position))
+        got.append(alone(fast_runner, segment, position))
         assert segment.ready is not None, "the next step has everything at hand"
-        between(segment, solo)
+        between(segment, fast_runner)
     assert got == expected
     assert len(set(got)) == STEPS, "the steps differ"
 
 
 def test_steps_keep_no_segment_in_memory(tiny_model: Model) -> None:
     segment = segment_of(tiny_model, FIRST, "fp32")
-    solo = FastDecodeRunner(segment, 0)
-    alone(solo, segment, 0)
+    fast_runner = FastDecodeRunner(segment, 0)
+    alone(fast_runner, segment, 0)
     alive = weakref.ref(segment)
-    del segment, solo
+    del segment, fast_runner
     assert alive() is None, "without a collection of garbage"
 
 
 def test_what_onnx_runtime_refuses_is_said(tiny_model: Model) -> None:
     segment = segment_of(tiny_model, FIRST, "fp32")
-    solo = FastDecodeRunner(segment, 0)
+    fast_runner = FastDecodeRunner(segment, 0)
     with pytest.raises(SegmentUnusable, match="ONNX Runtime can't run the segment"):
-        solo.step(Step(0, segment.spec.vocab_size + 7))  # type: ignore[arg-type]
-    assert alone(solo, segment, 0) == generally(segment_of(tiny_model, FIRST, "fp32"), 0, 0)
+        fast_runner.step(Step(0, segment.spec.vocab_size + 7))  # type: ignore[arg-type]
+    assert alone(fast_runner, segment, 0) == generally(segment_of(tiny_model, FIRST, "fp32"), 0, 0)

@@ -102,7 +102,7 @@ def test_a_node_that_joins_in_mid_answer_carries_layers(
     mosquitto: LocalBroker, tiny_store: ModelStore, tmp_path: Path
 ) -> None:
     with Database(tmp_path / "state.sqlite3") as state:
-        state.save_wishes("main", PlanConstraints(pins=(("embed", "alfa"), ("head", "charlie"))).as_arguments())
+        state.save_constraints("main", PlanConstraints(pins=(("embed", "alfa"), ("head", "charlie"))).as_arguments())
     with (
         running_nodes(["alfa", "charlie"], mosquitto.url, tmp_path, "--emulate-speed", "0.01"),
         serving(mosquitto, tiny_store, tmp_path, min_nodes=2) as client,

@@ -218,21 +218,23 @@ class SimulatedNode:
         results = tuple(self._compute_row(work.key, row) for row in work.rows)
         return Computed(self.position_s * sum(row.count for row in work.rows), results)
 
-    def step(self, lane: DecodeFastPath) -> tuple[bytes | int, float]:
+    def step(self, fast_path: DecodeFastPath) -> tuple[bytes | int, float]:
         """Run the fake model for the step of a lane."""
-        row = Row(lane.request, lane.slot, lane.attempt, lane.position, 1, sample=True)
-        if isinstance(lane.given, int):
-            row.ids = (lane.given,)
+        row = Row(fast_path.request, fast_path.slot, fast_path.attempt, fast_path.position, 1, sample=True)
+        if isinstance(fast_path.given, int):
+            row.ids = (fast_path.given,)
         else:
-            row.frame = Frame(Kind.ACTIVATION, lane.request, lane.key[1], lane.attempt, lane.position, 1)
-            row.frame.payload = lane.given
-        if isinstance(lane, LastStageFastPath):
-            row.draw = lane.draw()
-        self.runs.append(Work(lane.key, (row,)))
+            row.frame = Frame(
+                Kind.ACTIVATION, fast_path.request, fast_path.key[1], fast_path.attempt, fast_path.position, 1
+            )
+            row.frame.payload = fast_path.given
+        if isinstance(fast_path, LastStageFastPath):
+            row.draw = fast_path.draw()
+        self.runs.append(Work(fast_path.key, (row,)))
         self.short_steps += 1
-        result = self._compute_row(lane.key, row)
+        result = self._compute_row(fast_path.key, row)
         assert result.payload is not None
-        return result.tokens[0] if isinstance(lane, LastStageFastPath) else result.payload, self.position_s
+        return result.tokens[0] if isinstance(fast_path, LastStageFastPath) else result.payload, self.position_s
 
     def load(self, effect: LoadSegment) -> None:
         """Share what the effect says, else begin empty."""
@@ -389,17 +391,17 @@ class SimulatedRing:
     def _step(self, node: SimulatedNode) -> bool:
         """What arrived alone, the short way."""
         topic, _, _, frame = node.inbox[0]
-        lane = node.core.lane(topic, encode_frame(frame), self.now_s) if isinstance(frame, Frame) else None
-        if lane is None:
+        fast_path = node.core.fast_path(topic, encode_frame(frame), self.now_s) if isinstance(frame, Frame) else None
+        if fast_path is None:
             return False
         node.inbox.clear()
-        result, compute_s = node.step(lane)
+        result, compute_s = node.step(fast_path)
         node.busy = True
 
         def finish() -> None:
             node.busy = False
-            self._publish(node.name, lane.topic, lane.frame(result, self.now_s))
-            lane.settle(compute_s, self.now_s)
+            self._publish(node.name, fast_path.topic, fast_path.frame(result, self.now_s))
+            fast_path.settle(compute_s, self.now_s)
 
         self.after(compute_s, finish)
         return True

@@ -20,10 +20,10 @@ def wrong_now_and_then(tokens: list[int], luck: random.Random, right: float) -> 
 
 
 def test_what_followed_the_same_tokens_is_guessed() -> None:
-    guesser = PromptLookup(4, [1, 2, 3, 4, 5, 6, 7, 9, 2, 3])
-    assert list(guesser.guess()) == [4, 5]
-    guesser.chosen(10, [4, 5, 6], 2, None)
-    assert list(guesser.guess())[:2] == [7, 9]
+    prompt_lookup = PromptLookup(4, [1, 2, 3, 4, 5, 6, 7, 9, 2, 3])
+    assert list(prompt_lookup.guess()) == [4, 5]
+    prompt_lookup.chosen(10, [4, 5, 6], 2, None)
+    assert list(prompt_lookup.guess())[:2] == [7, 9]
 
 
 def test_nothing_is_guessed_where_nothing_repeats() -> None:
@@ -32,30 +32,30 @@ def test_nothing_is_guessed_where_nothing_repeats() -> None:
 
 def test_wrong_guesses_stop_and_come_back_after_a_while() -> None:
     text = [1, 2, 3] * 8
-    guesser = PromptLookup(4, list(text))
+    prompt_lookup = PromptLookup(4, list(text))
     tries = 0
-    while guesser.guess() and tries < 50:
-        guesser.chosen(len(guesser.ids), [1 + len(guesser.ids) % 3], 3, 0.01)
+    while prompt_lookup.guess() and tries < 50:
+        prompt_lookup.chosen(len(prompt_lookup.ids), [1 + len(prompt_lookup.ids) % 3], 3, 0.01)
         tries += 1
     assert 0 < tries < 20
     for _ in range(500):
-        if guesser.guess():
+        if prompt_lookup.guess():
             break
-        guesser.chosen(len(guesser.ids), [1 + len(guesser.ids) % 3], 0, 0.01)
-    assert guesser.guess()
+        prompt_lookup.chosen(len(prompt_lookup.ids), [1 + len(prompt_lookup.ids) % 3], 0, 0.01)
+    assert prompt_lookup.guess()
 
 
 def test_guesses_that_cost_more_than_they_gain_stop() -> None:
-    guesser = PromptLookup(4, [1, 2, 3] * 8)
-    guesser.chosen(24, [1], 0, 0.010)
+    prompt_lookup = PromptLookup(4, [1, 2, 3] * 8)
+    prompt_lookup.chosen(24, [1], 0, 0.010)
     for _ in range(40):
-        guess = guesser.guess()
+        guess = prompt_lookup.guess()
         if not guess:
             break
         # Every guess is right, but a guess takes as long as a step of its own.
-        tokens = [1 + (len(guesser.ids) + index) % 3 for index in range(len(guess) + 1)]
-        guesser.chosen(len(guesser.ids), tokens, len(guess), 0.010 * (1 + 1.2 * len(guess)))
-    assert not guesser.guess()
+        tokens = [1 + (len(prompt_lookup.ids) + index) % 3 for index in range(len(guess) + 1)]
+        prompt_lookup.chosen(len(prompt_lookup.ids), tokens, len(guess), 0.010 * (1 + 1.2 * len(guess)))
+    assert not prompt_lookup.guess()
 
 
 @pytest.mark.parametrize("stages", [2, 3, 5])
@@ -65,9 +65,9 @@ def test_guesses_change_no_token(stages: int, right: float, monkeypatch: pytest.
     expected = reference_tokens(prompt_ids, 30, stages)
     luck = random.Random(7)
 
-    def guess(guesser: PromptLookup) -> list[int]:
-        done = len(guesser.ids) - len(prompt_ids)
-        return wrong_now_and_then(expected[done : done + guesser.longest], luck, right)
+    def guess(prompt_lookup: PromptLookup) -> list[int]:
+        done = len(prompt_lookup.ids) - len(prompt_ids)
+        return wrong_now_and_then(expected[done : done + prompt_lookup.longest], luck, right)
 
     monkeypatch.setattr(PromptLookup, "guess", guess)
     ring = SimulatedRing(stages)
@@ -82,7 +82,7 @@ def test_guesses_change_no_token(stages: int, right: float, monkeypatch: pytest.
 def test_guesses_are_for_nodes_that_would_be_idle(
     requests: int, guesses: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(PromptLookup, "guess", lambda guesser: [1, 2])
+    monkeypatch.setattr(PromptLookup, "guess", lambda prompt_lookup: [1, 2])
     ring = SimulatedRing(2)
     ring.deploy(["node0", "node1", "node0"])  # three stages, but two nodes
     answers = [ring.open(number, prompt(20), 30, draft_tokens=2) for number in range(requests)]
@@ -98,9 +98,9 @@ def test_guesses_over_a_bad_network(seed: int) -> None:
     prompt_ids = prompt(20)
     expected = reference_tokens(prompt_ids, 24, 3)
 
-    def guess(guesser: PromptLookup) -> list[int]:
-        done = len(guesser.ids) - len(prompt_ids)
-        return wrong_now_and_then(expected[done : done + guesser.longest], luck, 0.7)
+    def guess(prompt_lookup: PromptLookup) -> list[int]:
+        done = len(prompt_lookup.ids) - len(prompt_ids)
+        return wrong_now_and_then(expected[done : done + prompt_lookup.longest], luck, 0.7)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(PromptLookup, "guess", guess)

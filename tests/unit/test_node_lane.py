@@ -64,13 +64,13 @@ class Node:
         }  # fmt: skip
         return Frame(**(fields | changes))
 
-    def lane(self, frame: Frame, sender: str | None = None) -> DecodeFastPath | None:
+    def fast_path(self, frame: Frame, sender: str | None = None) -> DecodeFastPath | None:
         names = {"pipeline": PIPELINE, "epoch": EPOCH, "receiver": RING[self.stage]}
         if self.stage:
             topic = SEGMENT.format(stage=self.stage, sender=sender or RING[self.stage - 1], **names)
         else:
             topic = TOKEN.format(sender=sender or RING[-1], **names)
-        return self.core.lane(topic, encode_frame(frame), 1.0)
+        return self.core.fast_path(topic, encode_frame(frame), 1.0)
 
     def next_frame(self) -> Frame:
         return self.token(9, 5) if self.stage == 0 else self.activation(5)
@@ -79,45 +79,45 @@ class Node:
 def test_a_step_in_the_middle() -> None:
     node = Node("bravo")
     for position in (5, 6, 7):
-        lane = node.lane(node.activation(position, payload=b"abcd"))
-        assert lane
-        assert (lane.position, lane.given) == (position, b"abcd")
-        frame = decode_frame(lane.frame(b"efgh", 1.0))
+        fast_path = node.fast_path(node.activation(position, payload=b"abcd"))
+        assert fast_path
+        assert (fast_path.position, fast_path.given) == (position, b"abcd")
+        frame = decode_frame(fast_path.frame(b"efgh", 1.0))
         assert (frame.kind, frame.position, frame.flags, bytes(frame.payload)) == (
             Kind.ACTIVATION, position, Flag.SAMPLE, b"efgh",
         )  # fmt: skip
-        lane.settle(0.1, 1.0)
+        fast_path.settle(0.1, 1.0)
     (metrics,) = node.core.metrics()
     assert metrics.positions == 8
 
 
 def test_a_step_of_the_first_stage() -> None:
     node = Node("alfa")
-    lane = node.lane(node.token(9, 5))
-    assert lane
-    assert (lane.position, lane.given) == (5, 9)
-    frame = decode_frame(lane.frame(b"efgh", 1.0))
+    fast_path = node.fast_path(node.token(9, 5))
+    assert fast_path
+    assert (fast_path.position, fast_path.given) == (5, 9)
+    frame = decode_frame(fast_path.frame(b"efgh", 1.0))
     assert (frame.kind, frame.position) == (Kind.ACTIVATION, 5)
-    lane.settle(0.1, 1.0)
+    fast_path.settle(0.1, 1.0)
     assert node.core.next_deadline_s(), "the watchdog waits for the next token"
 
 
 @pytest.mark.parametrize(("token", "flags"), [(3, Flag.NONE), (2, Flag.STOP)])
 def test_a_step_of_the_last_stage(token: int, flags: Flag) -> None:
     node = Node("charlie", eos_ids=(2,), sampling=Sampling(repetition_penalty=1.5))
-    lane = node.lane(node.activation(5))
-    assert lane
-    assert list(lane.draw().history) == [*PROMPT, 7]
-    frame = decode_frame(lane.frame(token, 1.0))
+    fast_path = node.fast_path(node.activation(5))
+    assert fast_path
+    assert list(fast_path.draw().history) == [*PROMPT, 7]
+    frame = decode_frame(fast_path.frame(token, 1.0))
     assert (frame.kind, frame.position, frame.flags) == (Kind.TOKENS, 6, flags)
     assert bytes(frame.payload) == token.to_bytes(4, "little")
 
 
 def test_the_last_token_says_that_the_answer_is_full() -> None:
     node = Node("charlie", max_tokens=2)
-    lane = node.lane(node.activation(5))
-    assert lane
-    assert decode_frame(lane.frame(3, 1.0)).flags == Flag.LENGTH
+    fast_path = node.fast_path(node.activation(5))
+    assert fast_path
+    assert decode_frame(fast_path.frame(3, 1.0)).flags == Flag.LENGTH
 
 
 @pytest.mark.parametrize(
@@ -136,8 +136,8 @@ def test_the_last_token_says_that_the_answer_is_full() -> None:
 )
 def test_what_a_stage_in_the_middle_sends_the_long_way(frame: Frame) -> None:
     node = Node("bravo")
-    assert node.lane(frame) is None
-    assert node.lane(node.activation(5))
+    assert node.fast_path(frame) is None
+    assert node.fast_path(node.activation(5))
 
 
 @pytest.mark.parametrize(
@@ -155,34 +155,34 @@ def test_what_a_stage_in_the_middle_sends_the_long_way(frame: Frame) -> None:
 )
 def test_what_the_first_stage_sends_the_long_way(frame: Frame) -> None:
     node = Node("alfa")
-    assert node.lane(frame) is None
-    assert node.lane(node.token(9, 5))
+    assert node.fast_path(frame) is None
+    assert node.fast_path(node.token(9, 5))
 
 
 @pytest.mark.parametrize("name", RING)
 def test_of_another_sender_nothing_is_taken(name: str) -> None:
     node = Node(name)
-    assert node.lane(node.next_frame(), sender="mallory") is None
+    assert node.fast_path(node.next_frame(), sender="mallory") is None
 
 
 @pytest.mark.parametrize("name", RING)
 def test_a_step_that_fails_can_come_again(name: str) -> None:
     for error, code in ((NotFinite("no"), "not_finite"), (SegmentUnusable("no"), "internal")):
         node = Node(name)
-        lane = node.lane(node.next_frame())
-        assert lane
-        (effect,) = lane.failed(error)
+        fast_path = node.fast_path(node.next_frame())
+        assert fast_path
+        (effect,) = fast_path.failed(error)
         assert (effect.message.request, effect.message.code) == (REQUEST, code)
-        assert (node.lane(node.next_frame()) is None) == (name == "alfa"), "stage 0 issues each step once"
+        assert (node.fast_path(node.next_frame()) is None) == (name == "alfa"), "stage 0 issues each step once"
 
 
 @pytest.mark.parametrize("end", [CloseRequest(request=REQUEST), ReleaseSegment(pipeline=PIPELINE, epoch=EPOCH)])
 def test_a_lane_keeps_no_segment_alive(end: Any) -> None:
     node = Node("bravo")
-    lane = node.lane(node.activation(5))
-    assert lane
-    alive = weakref.ref(lane)
-    del lane
+    fast_path = node.fast_path(node.activation(5))
+    assert fast_path
+    alive = weakref.ref(fast_path)
+    del fast_path
     assert alive()
     node.core.message(end)
     assert alive() is None
@@ -192,31 +192,31 @@ def test_a_lane_keeps_no_segment_alive(end: Any) -> None:
 def test_no_lane_for_what_is_closed_or_released(name: str) -> None:
     node = Node(name)
     node.core.message(CloseRequest(request=REQUEST))
-    assert node.lane(node.next_frame()) is None
+    assert node.fast_path(node.next_frame()) is None
     node = Node(name)
     node.core.message(ReleaseSegment(pipeline=PIPELINE, epoch=EPOCH))
-    assert node.lane(node.next_frame()) is None
+    assert node.fast_path(node.next_frame()) is None
 
 
 def test_what_is_held_waits() -> None:
     node = Node("alfa")
     node.core.message(HoldRequests(pipeline=PIPELINE, epoch=EPOCH, limit_s=9.0))
-    assert node.lane(node.token(9, 5)) is None
+    assert node.fast_path(node.token(9, 5)) is None
     node.core.frame(PIPELINE, 0, "charlie", node.token(9, 5), 1.0)
     assert not node.core.has_work
-    assert node.lane(node.token(9, 6)) is None, "a step waits already"
+    assert node.fast_path(node.token(9, 6)) is None, "a step waits already"
 
 
 def test_a_new_attempt_has_a_lane_of_its_own() -> None:
     node = Node("bravo")
-    first = node.lane(node.activation(5))
+    first = node.fast_path(node.activation(5))
     assert first
     node.core.frame(PIPELINE, 1, "alfa", node.activation(3, 2, attempt=1), 1.0)
     work, _ = node.core.next_work()
     assert work
     node.core.computed(work, Computed(0.1, (RowResult(payload=bytes(8)),)), 1.0)
-    assert node.lane(node.activation(5)) is None
-    lane = node.lane(node.activation(5, attempt=1))
-    assert lane
-    assert lane is not first
-    assert decode_frame(lane.frame(b"efgh", 1.0)).attempt == 1
+    assert node.fast_path(node.activation(5)) is None
+    fast_path = node.fast_path(node.activation(5, attempt=1))
+    assert fast_path
+    assert fast_path is not first
+    assert decode_frame(fast_path.frame(b"efgh", 1.0)).attempt == 1

@@ -225,10 +225,10 @@ def test_any_move_at_any_time(
 
 
 def guess_of(expected: dict[tuple[int, ...], list[int]], luck: random.Random, right: float):  # type: ignore[no-untyped-def]
-    def guess(guesser: PromptLookup) -> list[int]:
-        (ids,) = [ids for start, ids in expected.items() if tuple(guesser.ids[: len(start)]) == start]
-        done = len(guesser.ids) - len(next(start for start in expected if expected[start] is ids))
-        return [token if luck.random() < right else 0 for token in ids[done : done + guesser.longest]]
+    def guess(prompt_lookup: PromptLookup) -> list[int]:
+        (ids,) = [ids for start, ids in expected.items() if tuple(prompt_lookup.ids[: len(start)]) == start]
+        done = len(prompt_lookup.ids) - len(next(start for start in expected if expected[start] is ids))
+        return [token if luck.random() < right else 0 for token in ids[done : done + prompt_lookup.longest]]
 
     return guess
 

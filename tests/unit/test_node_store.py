@@ -115,7 +115,7 @@ def names(store: BlobStore) -> set[str]:
 def test_blobs_arrive_once_and_progress_is_told(server: Server, store: BlobStore) -> None:
     blobs = [server.add(content(3 * MEBI + 5)), server.add(content(10, 1)), server.add(content(3 * MEBI + 5))]
     progress: list[tuple[int, int]] = []
-    fetched = store.fetch(blobs, [f"{server.url}/good"], on_progress=lambda *figures: progress.append(figures))
+    fetched = store.fetch(blobs, [f"{server.url}/good"], on_progress=lambda *stats: progress.append(stats))
     total = 3 * MEBI + 15
     assert fetched == total
     assert progress[0] == (0, total)

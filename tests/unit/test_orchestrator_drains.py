@@ -13,7 +13,7 @@ from orchestrator.planning.errors import BadConstraint
 from orchestrator.planning.problem import Stage
 from orchestrator.planning.solution import Solution
 from orchestrator.planning.solver.solve import evaluate, solve
-from orchestrator.replanning.constraints import PlanConstraints, wishes_from
+from orchestrator.replanning.constraints import PlanConstraints, constraints_from
 from orchestrator.replanning.problem_builder import build_problem
 from schemas.messages import NodeStatus
 from tests.support.orchestrating import World
@@ -89,7 +89,7 @@ def test_a_low_battery_does_not_stop_the_only_fleet_there_is() -> None:
     world.condition["b"] = LOW
     world.wait(10.0)
     assert ring(world) == {"a", "b", "c"}
-    assert world.core.plane.director.active
+    assert world.core.plane.replanner.active
 
 
 def test_a_weak_node_is_better_than_no_plan() -> None:
@@ -113,7 +113,7 @@ def test_a_drained_node_is_not() -> None:
     world.control("drain", node="b")
     world.kill("c")
     world.wait(3.0)
-    assert not world.core.plane.director.active
+    assert not world.core.plane.replanner.active
 
 
 def test_one_weak_node_alone_serves() -> None:
@@ -137,7 +137,7 @@ def test_nonsense_is_not_believed() -> None:
 def test_figures_of_a_flagged_node_are_not_observed(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World().serve("a", "b", "c")
     heard: list[str] = []
-    monkeypatch.setattr(world.core.plane.director.profiles, "of", lambda births, _: heard.append(births[0].node) or {})
+    monkeypatch.setattr(world.core.plane.replanner.profiles, "of", lambda births, _: heard.append(births[0].node) or {})
     world.condition = {"a": {"rss_bytes": 0}}
     world.wait(1.0)
     assert "c" in heard
@@ -170,8 +170,8 @@ def test_a_node_that_falls_under_the_rule_during_service_gives_its_layers_up() -
     assert ring(world) == {"a", "c", "d"}
     world.kill("a")
     world.wait(8.0)
-    assert not world.core.plane.director.active
-    assert "battery at 29 %, 30 % asked" in world.core.plane.director.why_none.reason
+    assert not world.core.plane.replanner.active
+    assert "battery at 29 %, 30 % asked" in world.core.plane.replanner.why_none.reason
     world.condition["b"] = {"battery_percent": 35.0, "charging": True}
     world.wait(3.0)
     assert ring(world) == {"b", "c", "d"}
@@ -198,12 +198,12 @@ def test_only_on_charger_follows_the_plug() -> None:
 )
 def test_rules_that_are_none(arguments: dict[str, Any]) -> None:
     with pytest.raises(BadConstraint, match=next(iter(arguments))):
-        wishes_from(arguments)
+        constraints_from(arguments)
 
 
 def test_rules_survive_a_restart() -> None:
-    wishes = PlanConstraints(min_battery_percent=30, only_on_charger=True)
-    assert wishes_from(wishes.as_arguments()) == wishes
+    constraints = PlanConstraints(min_battery_percent=30, only_on_charger=True)
+    assert constraints_from(constraints.as_arguments()) == constraints
 
 
 # --- several pipelines ------------------------------------------------------------------------------------------
@@ -212,7 +212,7 @@ def test_rules_survive_a_restart() -> None:
 @pytest.mark.parametrize(("names", "pipelines"), [("abcde", 2), ("abcd", 1)])
 def test_a_pipeline_loses_a_drained_node_to_others_or_ends(names: str, pipelines: int) -> None:
     world = World()
-    world.core.plane.pipelines.use_wishes(PlanConstraints("throughput"))
+    world.core.plane.pipelines.use_constraints(PlanConstraints("throughput"))
     world.serve(*names, memory_mb=room_for(head=1, block=2))
     drained = world.plan_of("main-2").ring[0].node
     world.control("drain", node=drained)

@@ -129,7 +129,7 @@ def test_a_node_that_comes_back_at_once_changes_nothing() -> None:
 
 def check(world: World) -> None:
     """No node is used by two pipelines, and none by one that it was not given to without being given up."""
-    used = [node for pipeline in world.core.plane.pipelines.all for node in pipeline.director.nodes_in_use()]
+    used = [node for pipeline in world.core.plane.pipelines.all for node in pipeline.replanner.nodes_in_use()]
     assert len(set(used)) == len(used)
 
 
@@ -137,7 +137,7 @@ def check(world: World) -> None:
 def test_whatever_happens_answers_are_complete(seed: int) -> None:
     draw = random.Random(seed)
     world = World(slots=2)
-    world.core.plane.pipelines.use_wishes(PlanConstraints("throughput"))
+    world.core.plane.pipelines.use_constraints(PlanConstraints("throughput"))
     world.up()
     half_mb = room_for(head=1, block=2)
     requests: list[str] = []

@@ -22,7 +22,7 @@ HALF_MB = room_for(head=1, block=2)
 
 def make_world(*, pipelines: int | None = None, slots: int = 2, timing: Timing | None = None) -> World:
     world = World(pipelines=pipelines, slots=slots, timing=timing)
-    world.core.plane.pipelines.use_wishes(PlanConstraints("throughput"))
+    world.core.plane.pipelines.use_constraints(PlanConstraints("throughput"))
     return world
 
 
@@ -71,7 +71,7 @@ def test_the_division_waits_for_the_nodes_asked_for() -> None:
 @pytest.mark.parametrize("pipelines", [1, None])
 def test_one_pipeline_where_that_is_wanted(pipelines: int | None) -> None:
     world = World(pipelines=pipelines)
-    world.core.plane.pipelines.use_wishes(PlanConstraints("throughput" if pipelines else "latency"))
+    world.core.plane.pipelines.use_constraints(PlanConstraints("throughput" if pipelines else "latency"))
     world.serve("a", "b", "c", "d", memory_mb=HALF_MB)
     assert {plan.pipeline for plan in world.published(Plan)} == {"main"}
 

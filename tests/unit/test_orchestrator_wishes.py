@@ -2,10 +2,10 @@
 
 import pytest
 
-from orchestrator.effects import SaveWishes, TellHistory
+from orchestrator.effects import SaveConstraints, TellHistory
 from orchestrator.planning.errors import BadConstraint
 from orchestrator.planning.problem import NodeLimit, Objective, Pin
-from orchestrator.replanning.constraints import PlanConstraints, parse_units, wishes_from
+from orchestrator.replanning.constraints import PlanConstraints, constraints_from, parse_units
 from schemas.messages import PrepareSegment
 from tests.support.orchestrating import World
 
@@ -34,9 +34,9 @@ def test_units_that_are_not_there(text: str) -> None:
 
 
 def test_wishes_survive_the_way_through_json() -> None:
-    wishes = PlanConstraints("throughput", ("a",), (("ends", "b"),), (("c", 900),), 512)
-    assert wishes_from(wishes.as_arguments()) == wishes
-    rules = wishes.constraints(6)
+    constraints = PlanConstraints("throughput", ("a",), (("ends", "b"),), (("c", 900),), 512)
+    assert constraints_from(constraints.as_arguments()) == constraints
+    rules = constraints.constraints(6)
     assert rules.exclude == {"a"}
     assert rules.pins == (Pin("b", 0, 1), Pin("b", 5, 6))
     assert rules.limits == (NodeLimit("c", max_memory_bytes=900_000_000),)
@@ -53,7 +53,7 @@ def test_wishes_survive_the_way_through_json() -> None:
 )  # fmt: skip
 def test_arguments_that_make_no_sense(arguments: dict[str, object]) -> None:
     with pytest.raises(BadConstraint):
-        wishes_from(arguments)
+        constraints_from(arguments)
 
 
 def test_a_preview_changes_nothing(world: World) -> None:
@@ -66,7 +66,7 @@ def test_a_preview_changes_nothing(world: World) -> None:
     assert not {node["node"] for node in said["nodes"]} & set(nodes_of(world))
     world.wait(5.0)
     assert world.plan == before
-    assert world.core.plane.director.wishes == PlanConstraints()
+    assert world.core.plane.replanner.constraints == PlanConstraints()
 
 
 def test_a_preview_without_a_plan_says_what_would_help(world: World) -> None:
@@ -86,8 +86,8 @@ def test_apply_puts_the_plan_in_force_and_keeps_the_wishes(world: World) -> None
     assert reply.ok
     assert reply.result == {"changed": True}
     assert unwanted not in nodes_of(world)
-    (saved,) = [effect for effect in world.effects if isinstance(effect, SaveWishes)]
-    assert wishes_from(saved.wishes) == PlanConstraints(exclude=(unwanted,))
+    (saved,) = [effect for effect in world.effects if isinstance(effect, SaveConstraints)]
+    assert constraints_from(saved.constraints) == PlanConstraints(exclude=(unwanted,))
     world.join("e", memory_mb=2000, speed_flops=1e12)
     world.wait(5.0)
     assert unwanted not in nodes_of(world)
@@ -106,14 +106,14 @@ def test_what_can_not_be_applied_is_not_remembered(world: World) -> None:
     assert reply
     assert not reply.ok
     assert "excluded" in reply.reason
-    assert world.core.plane.director.wishes == PlanConstraints()
+    assert world.core.plane.replanner.constraints == PlanConstraints()
     assert world.plan == before
 
 
 def test_the_objective_and_the_context_are_those_of_the_wishes(world: World) -> None:
     world.control("apply", objective="throughput", context_tokens=64)
     world.wait(3.0)
-    active = world.core.plane.director.active
+    active = world.core.plane.replanner.active
     assert active
     assert active.plan.solution.objective is Objective.THROUGHPUT
     assert active.plan.context_tokens == 64

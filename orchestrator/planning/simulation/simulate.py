@@ -115,7 +115,7 @@ class Simulation:
         ]
         devices = {device.name: device for problem in problems for device in problem.devices}
         self._nodes = {name: _Node(device) for name, device in devices.items()}
-        self._agenda: list[tuple[float, int, Callable[[], None]]] = []
+        self._schedule: list[tuple[float, int, Callable[[], None]]] = []
         self._order = 0
         self._now = 0.0
         for event in events:
@@ -130,15 +130,15 @@ class Simulation:
             self._arrive()
         if self._balancer is not None:
             self._at(self.workload.balance_every_s, self._balance)
-        while self._agenda and self._agenda[0][0] <= self.workload.duration_s:
-            self._now, _, action = heapq.heappop(self._agenda)
+        while self._schedule and self._schedule[0][0] <= self.workload.duration_s:
+            self._now, _, action = heapq.heappop(self._schedule)
             action()
         self._now = self.workload.duration_s
         return self.record
 
     def _at(self, time_s: float, action: Callable[[], None]) -> None:
         self._order += 1
-        heapq.heappush(self._agenda, (time_s, self._order, action))
+        heapq.heappush(self._schedule, (time_s, self._order, action))
 
     def _say(self, text: str) -> None:
         self.record.diary.append(Happening(self._now, text))
