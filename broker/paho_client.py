@@ -13,7 +13,7 @@ connects with a blocking call. All of that goes through methods it calls on itse
 and `send_publish` writes a PUBLISH to the socket itself whenever nothing waits before it. Everything else (CONNECT,
 SUBSCRIBE, acknowledgements, resending) stays paho's, and so does the keep-alive: not seeing the messages, it pings once
 per interval even on a busy connection. The names have been the same since paho-mqtt 2.0;
-`tests/unit/test_bus_paho_client.py` fails if they change.
+`tests/unit/broker/test_paho_client.py` fails if they change.
 """
 
 from __future__ import annotations

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+from tests.support.repository import ROOT
+
+BENCHMARKS = ROOT / "benchmarks"
 HELPERS = {"harness", "measured", "prompts", "rings", "services", "smollm2"}
 NAMES = sorted(path.stem for path in BENCHMARKS.glob("*.py") if path.stem not in HELPERS)
 

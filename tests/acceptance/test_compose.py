@@ -20,7 +20,7 @@ import pytest
 
 from tests.support.container_engine import Engine, Project, composes, engine, free_port
 from tests.support.container_images import MOSQUITTO, debian, demo_model_wheel, import_image, served, wheels
-from tests.support.nodes import ROOT
+from tests.support.repository import ROOT
 
 pytestmark = [pytest.mark.compose, pytest.mark.timeout(3600)]
 

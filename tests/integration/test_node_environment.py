@@ -12,7 +12,8 @@ import pytest
 
 from broker.local_broker import LocalBroker
 from orchestrator.model.model import Model
-from tests.support.nodes import ROOT, running_nodes, start_node
+from tests.support.nodes import running_nodes, start_node
+from tests.support.repository import ROOT
 from tests.support.ring import Ring, even_cuts
 
 NOT_ON_NODES = {

@@ -18,7 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from orchestrator.commands.settings import default_cache
-from tests.support.nodes import ROOT
+from tests.support.repository import ROOT
 
 _WHEELS = "wheels"
 _SYSTEM = ("python3", "libstdc++6")

@@ -22,7 +22,7 @@ from threading import Thread
 
 from orchestrator.demo.model import PACKAGE
 from tests.support.container_engine import Engine
-from tests.support.nodes import ROOT
+from tests.support.repository import ROOT
 
 MOSQUITTO = ["/usr/sbin/mosquitto", "-c", "/mosquitto/config/mosquitto.conf"]
 DEBIAN_PACKAGES = ("ca-certificates", "mosquitto", "mosquitto-clients", "python3", "python3-pip", "python3-venv")

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.support.repository import ROOT
+
 PACKAGES = ("schemas", "broker", "edge_node", "orchestrator")
 ON_NODES = ("schemas", "broker", "edge_node")
 MAY_IMPORT = {

@@ -5,15 +5,14 @@ from __future__ import annotations
 import re
 import tomllib
 from importlib.metadata import EntryPoint
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
 import schemas
+from tests.support.repository import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 TOP_LEVEL = {
     "pyproject.toml", "README.md", "broker", "orchestrator", "edge_node", "schemas", "tests", "docker-compose.yml",
     "Makefile", "LICENSE", "CHANGELOG.md", "docs", "benchmarks",
@@ -52,13 +51,12 @@ def test_the_version_is_the_same_everywhere(project: dict[str, Any]) -> None:
     assert f"## [{version}]" in (ROOT / "CHANGELOG.md").read_text("utf-8")
 
 
-def test_every_package_is_listed(project: dict[str, Any]) -> None:
-    found = {
-        ".".join(init.parent.relative_to(ROOT).parts)
-        for top in ("broker", "edge_node", "orchestrator", "schemas")
-        for init in (ROOT / top).rglob("__init__.py")
-    }
-    assert set(project["tool"]["setuptools"]["packages"]) == found
+def test_every_folder_with_code_is_found(project: dict[str, Any]) -> None:
+    tops = ("broker", "edge_node", "orchestrator", "schemas")
+    finds = project["tool"]["setuptools"]["packages"]["find"]
+    assert finds == {"include": [f"{top}*" for top in tops], "namespaces": False}
+    folders = {path.parent for top in tops for path in (ROOT / top).rglob("*.py")}
+    assert [folder for folder in folders if not (folder / "__init__.py").is_file()] == []
 
 
 def test_every_data_file_of_a_package_is_listed(project: dict[str, Any]) -> None:

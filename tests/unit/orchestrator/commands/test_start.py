@@ -15,8 +15,8 @@ from orchestrator.client import AnswerFailed
 from orchestrator.commands.exits import exit_code
 from orchestrator.model.errors import BlobCorrupt, BrokenModel, ConversionFailed, NoSuchModel
 from schemas import PACKAGE_VERSION
+from tests.support.repository import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 UNREACHABLE = "mqtt://127.0.0.1:9"
 
 HEAVY_AT_START = "paho numpy onnx onnxruntime torch pyomo transformers starlette edge_node"

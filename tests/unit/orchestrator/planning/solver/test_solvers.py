@@ -21,6 +21,7 @@ from orchestrator.planning.solver.solve import solve
 from orchestrator.planning.standby.plan_standby import grow_greedily, plan_standby
 from orchestrator.planning.standby.question import question
 from tests.support.planning import random_problem
+from tests.support.repository import ROOT
 
 ANSWER = """c a comment
 s mip 2 2 {status} 12.5
@@ -158,6 +159,6 @@ def test_planning_without_proof_does_not_import_pyomo() -> None:
         "solve(random_problem(3), prove=False)\n"
         "print(json.dumps([name for name in sys.modules if name.split('.')[0] in ('pyomo', 'torch', 'onnx')]))\n"
     )
-    root = Path(__file__).resolve().parents[2]
+    root = ROOT
     done = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == []

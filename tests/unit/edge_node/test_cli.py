@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from edge_node.config import read_speed
-from tests.support.nodes import ROOT
+from tests.support.repository import ROOT
 
 
 def run(*arguments: str, **environment: str) -> tuple[int, list[str]]:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from schemas.codec import Frame, Kind
 from tests.support.simulated_ring import PIPELINE, SimulatedRing, prompt
 from tests.support.strategies import examples
-from tests.unit.test_node_simulated_ring import assert_right
+from tests.unit.edge_node.test_simulated_ring import assert_right
 
 
 class Unreliable:

@@ -15,8 +15,8 @@ from broker import local_broker
 from broker.errors import BrokerDidNotStart, BrokerNotFound
 from broker.local_broker import LocalBroker, find_mosquitto
 from broker.mqtt import MqttBus
+from tests.support.repository import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 KINDS = pytest.mark.parametrize("kind", ["mosquitto", "embedded"])
 
 

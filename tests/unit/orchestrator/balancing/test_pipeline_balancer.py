@@ -10,7 +10,7 @@ from orchestrator.balancing.pipeline_balancer import reading_of
 from schemas.messages import StageMetrics
 from tests.support.orchestrating import World
 from tests.support.scripted_nodes import make_heartbeat
-from tests.unit.test_orchestrator_profiles import MANIFEST, profile_of
+from tests.unit.orchestrator.fleet.test_profiles import MANIFEST, profile_of
 
 
 def units(world: World, node: str) -> int:

@@ -17,7 +17,7 @@ from orchestrator.commands.top_view import draw
 from schemas.messages import FleetEvent, encode
 from schemas.topics import EVENT
 from tests.support.fake_orchestrator import FakeOrchestrator
-from tests.unit.test_cli_fleet import NODE
+from tests.unit.orchestrator.commands.test_fleet import NODE
 
 EVENTS: list[dict[str, Any]] = [
     {"number": 6, "at_s": 1767225600.25, "pipeline": "main", "kind": "joined", "node": "pi", "text": "node pi is here",
