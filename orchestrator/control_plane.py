@@ -10,7 +10,6 @@ from orchestrator.fleet.fleet import Drained, Flagged, FleetChange, FleetState, 
 from orchestrator.fleet.health import HealthLimits
 from orchestrator.pipelines.pipeline import Pipeline
 from orchestrator.pipelines.pool import PipelineOptions, PipelinePool
-from orchestrator.pipelines.token_rate import RateMeter
 from orchestrator.replanning.replanner import Replanner
 from orchestrator.requests.scheduler import RequestScheduler
 from orchestrator.timing import Timing
@@ -49,19 +48,10 @@ class ControlPlane:
         self.pipelines = PipelinePool(self.fleet, settings, timing, options)
         self.opening: str | None = model
         """The model that is being opened."""
-        self._tokens: dict[str, RateMeter] = {}
 
     def serving(self) -> tuple[Pipeline, ...]:
         """Pipelines that have nodes."""
         return tuple(self.pipelines.working())
-
-    def tokens_per_s(self, pipeline: str, now_s: float) -> float:
-        """What a pipeline generates now, over all its requests."""
-        return self._tokens[pipeline].per_s(now_s) if pipeline in self._tokens else 0.0
-
-    def count_tokens(self, pipeline: str, count: int, now_s: float) -> None:
-        """A pipeline has generated some more."""
-        self._tokens.setdefault(pipeline, RateMeter()).add(count, now_s)
 
     def drain(self, node: str, drained: bool, now_s: float) -> list[Effect]:
         """An operator wants a node to be empty, or no longer."""

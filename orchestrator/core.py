@@ -35,6 +35,9 @@ from orchestrator.operator_api.handler import OperatorHandler
 from schemas.messages import Heartbeat, StreamError
 from schemas.topics import REQUEST_STREAM
 
+_MOST_PASSES = 10
+"""What becomes of one pipeline may be what another has waited for; after so many rounds the next event goes on."""
+
 
 class Core:
     """An orchestrator: a service that clients ask, and the pipelines that answer."""
@@ -43,6 +46,8 @@ class Core:
         self.plane = plane
         self._operator = OperatorHandler()
         self._bus_is_up = False
+        self._silence_due_s = math.inf
+        """No node can have been silent for too long before this."""
 
     def handle(self, event: Event, now_s: float) -> list[Effect]:
         """Take in one event; ``now_s`` is a monotonic clock's."""
@@ -51,15 +56,13 @@ class Core:
 
     def next_deadline_s(self) -> float:
         """When a ``Tick`` is due; infinity when only events can change anything."""
-        fleet_s = self.plane.fleet.next_expiry_s() if self._bus_is_up else math.inf
-        return min(fleet_s, self.plane.pipelines.next_deadline_s(opening=self.plane.opening is not None))
+        return min(self._silence_due_s, self.plane.pipelines.next_deadline_s())
 
     def _dispatch(self, event: Event, now_s: float) -> list[Effect]:
         match event:
             case NodeSaid():
                 return self._node_said(event, now_s)
             case TokensHeard():
-                self.plane.count_tokens(event.pipeline, event.frame.count, now_s)
                 return self.plane.pipelines.tokens(event, now_s)
             case Submitted():
                 return self.plane.pipelines.submit(event.request, now_s)
@@ -88,7 +91,7 @@ class Core:
             case BusUp():
                 return self._bus_up(event, now_s)
             case BusDown():
-                self._bus_is_up = False
+                self._bus_is_up, self._silence_due_s = False, math.inf
                 return [Note("the broker is out of reach", warning=True, kind="broker")]
             case Interrupted():
                 return self._interrupted(event)
@@ -97,19 +100,26 @@ class Core:
         return []
 
     def _advance(self, now_s: float) -> list[Effect]:
-        """Let time act and do what has become possible."""
+        """Do what the event has made possible, and what is due."""
         effects: list[Effect] = []
-        if self._bus_is_up:
+        if now_s >= self._silence_due_s:
             effects += self.plane.fleet_changes(self.plane.fleet.expire(now_s), now_s)
-        effects += self.plane.pipelines.advance(now_s)
-        effects += self._operator.plan_outcomes(self.plane.pipelines)
-        return effects + self.plane.pipelines.serve(now_s, opening=self.plane.opening is not None)
+            self._silence_due_s = self.plane.fleet.next_expiry_s()
+        pipelines = self.plane.pipelines
+        for _ in range(_MOST_PASSES):
+            if now_s < pipelines.next_deadline_s():
+                break
+            effects += pipelines.advance(now_s)
+            effects += self._operator.plan_outcomes(pipelines)
+            effects += pipelines.serve(now_s, opening=self.plane.opening is not None)
+        return effects
 
     # --- the bus ----------------------------------------------------------------------------------------------
 
     def _bus_up(self, event: BusUp, now_s: float) -> list[Effect]:
         self._bus_is_up = True
         self.plane.fleet.hold_clock(now_s)
+        self._silence_due_s = self.plane.fleet.next_expiry_s()
         if event.reconnect:
             return [Note("the broker is back", kind="broker"), *self.plane.pipelines.republish(now_s)]
         self.plane.pipelines.start(now_s)
@@ -144,6 +154,8 @@ class Core:
         if getattr(event.message, "node", event.node) != event.node:
             return []  # speaks for somebody else
         changes = self.plane.fleet.apply(event.node, event.message, now_s, retained=event.retained)
+        if self._bus_is_up:
+            self._silence_due_s = min(self._silence_due_s, self.plane.fleet.expires_s(event.node))
         effects = self.plane.fleet_changes(changes, now_s)
         if isinstance(event.message, Heartbeat) and not self.plane.fleet.is_believed(event.node):
             return effects

@@ -227,9 +227,14 @@ class FleetState:
         for node in self.nodes.values():
             node.heard_s = now_s
 
+    def expires_s(self, node: str) -> float:
+        """When ``expire`` finds this node if it stays silent; infinity for one that is not online."""
+        known = self.nodes.get(node)
+        return known.heard_s + self._timeout_s if known and known.online else math.inf
+
     def next_expiry_s(self) -> float:
         """When ``expire`` may next find something; infinity with nobody online."""
-        return min((n.heard_s + self._timeout_s for n in self.nodes.values() if n.online), default=math.inf)
+        return min((self.expires_s(node) for node in self.nodes), default=math.inf)
 
     def usable(self) -> tuple[NodeBirth, ...]:
         """Births of the nodes that are here, by name; a plan in force may use them."""

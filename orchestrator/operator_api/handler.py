@@ -119,7 +119,7 @@ class OperatorHandler:
     def previewed(self, job: int, explanation: dict[str, Any], pipelines: PipelinePool, now_s: float) -> list[Effect]:
         """The planner has answered: tell, or let the plan be made that respects the constraints."""
         if job in self._rebalances:
-            return self._rebalanced(self._rebalances.pop(job), explanation, now_s)
+            return self._rebalanced(self._rebalances.pop(job), explanation, pipelines, now_s)
         command, constraints = self._previews.pop(job)
         if command.operation == "preview":
             profiles = pipelines.profiles_view(now_s)
@@ -158,7 +158,9 @@ class OperatorHandler:
         self._rebalances[self._previewed] = _Rebalance(command, pipelines, compared, problem)
         return [PreviewPlan(self._previewed, problem)]
 
-    def _rebalanced(self, rebalance: _Rebalance, explanation: dict[str, Any], now_s: float) -> list[Effect]:
+    def _rebalanced(
+        self, rebalance: _Rebalance, explanation: dict[str, Any], pool: PipelinePool, now_s: float
+    ) -> list[Effect]:
         """Compare with the plan in force; when all are compared, replace those where it pays and is wanted."""
         command, pipelines, compared = rebalance.command, rebalance.pipelines, rebalance.compared
         replanner = pipelines[len(compared)].replanner
@@ -169,11 +171,10 @@ class OperatorHandler:
         if len(compared) < len(pipelines):
             return self._compare(command, pipelines, compared)
         said = {"pipelines": list(compared)}
-        moving = [one.replanner for one, found in zip(pipelines, compared, strict=True) if found["moves"]]
+        moving = [one.name for one, found in zip(pipelines, compared, strict=True) if found["moves"]]
         if command.arguments.get("dry_run", False) or not moving:
             return [_reply(command, said)]
-        for replanner in moving:
-            replanner.force(now_s)
+        pool.force(now_s, only=moving)
         self._replans.append(command)
         self._compared[command.request] = said
         return []

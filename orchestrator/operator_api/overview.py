@@ -17,7 +17,7 @@ def overview(plane: ControlPlane, now_s: float) -> dict[str, Any]:
     """Everything; JSON-able."""
     return {
         "pipelines": [
-            {**_pipeline(pipeline, plane.fleet), "tokens_per_s": plane.tokens_per_s(pipeline.name, now_s)}
+            {**_pipeline(pipeline, plane.fleet), "tokens_per_s": plane.pipelines.tokens_per_s(pipeline.name, now_s)}
             for pipeline in plane.serving()
         ],
         "nodes": plane.fleet.view(now_s),

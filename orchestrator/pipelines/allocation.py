@@ -6,7 +6,7 @@ that has to give nodes up plans without them first, and goes down if it can't.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from orchestrator.deployment.plan import ServingSettings
@@ -21,8 +21,12 @@ from orchestrator.pipelines.pipeline import Pipeline
 from orchestrator.planning.errors import BadConstraint, PlanningError
 from orchestrator.planning.problem import Objective, Problem
 from orchestrator.replanning.constraints import PlanConstraints
+from orchestrator.replanning.jobs import Jobs
 from orchestrator.replanning.problem_builder import problem_of
 from schemas.messages import NodeBirth
+
+_DIVISION = "/division"
+"""Who asks the worker, where it is no pipeline: a name that none can have."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +51,7 @@ class NodeAllocator:
         settings: ServingSettings,
         rules: AllocationRules,
         profiles: Profiles,
-        jobs: Iterator[int],
+        jobs: Jobs,
     ) -> None:
         self._fleet = fleet
         self._pipelines = pipelines
@@ -166,7 +170,7 @@ class NodeAllocator:
         except (PlanningError, BadConstraint):
             self._partition_schedule.begin(None)
             return self._leave_to(self.lead, now_s)  # its director says what is wrong
-        job = next(self._jobs)
+        job = self._jobs.begin(_DIVISION)
         self._partition_schedule.begin(job)
         self._divided_once = True
         margin = WORTH_FORCED if self._partition_schedule.forced else WORTH_IT

@@ -6,7 +6,6 @@ events to both and tells each what it needs to know of the other.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from orchestrator.balancing.pipeline_balancer import PipelineBalancer
@@ -19,6 +18,7 @@ from orchestrator.events import StandbyPlanned
 from orchestrator.fleet.fleet import FleetState
 from orchestrator.fleet.pipeline_nodes import PipelineNodes
 from orchestrator.fleet.profiles import Profiles
+from orchestrator.replanning.jobs import Jobs
 from orchestrator.replanning.replanner import Replanner
 from orchestrator.requests.scheduler import RequestScheduler
 from orchestrator.timing import Timing
@@ -40,7 +40,7 @@ class Pipeline:
         blob_urls: tuple[str, ...],
         service: str,
         profiles: Profiles,
-        jobs: Iterator[int],
+        jobs: Jobs,
         balance: bool = True,
     ) -> None:
         """``service``: the name that clients ask, the first pipeline's."""
@@ -115,6 +115,13 @@ class Pipeline:
         names = self.nodes.names
         return names is not None and not self.replanner.nodes_in_use() <= names
 
+    def outline(self) -> tuple[Any, ...]:
+        """What it has and waits for, as far as others have to do with it; equal as long as that has not changed."""
+        replanner, requests, nodes = self.replanner, self.requests, self.nodes
+        has = (replanner.active, replanner.nodes_in_use(), requests.open_count, requests.queued_count)
+        awaits = (self.awaits_nodes, self.gives_nodes_back, nodes.names, nodes.held_elsewhere)
+        return (*has, *awaits, replanner.busy, replanner.on_hold, replanner.planned_s)
+
     # --- events -----------------------------------------------------------------------------------------------
 
     def node_said(self, node: str, message: Any, now_s: float) -> list[Effect]:
@@ -140,6 +147,10 @@ class Pipeline:
         elif self.is_resting and not self.replanner.active:
             effects += self.standby.give_up()
         return effects
+
+    def next_deadline_s(self, *, refusing: bool) -> float:
+        """When ``advance`` or ``serve`` (or, with ``refusing``, refusing what waits) next have something to do."""
+        return min(self.requests.next_deadline_s(refusing=refusing), self.replanner.next_deadline_s())
 
     def standby_planned(self, answer: StandbyPlanned) -> list[Effect]:
         """The planner has found which units of its neighbours each node should keep."""

@@ -7,7 +7,8 @@ nodes; a request goes where it will be answered first (`routing`). Otherwise the
 
 from __future__ import annotations
 
-import itertools
+import math
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,12 +20,15 @@ from orchestrator.fleet.fleet import FleetState
 from orchestrator.fleet.profiles import Profiles
 from orchestrator.model.served import BuiltSegment, ServedModel
 from orchestrator.pipelines.allocation import AllocationRules, NodeAllocator
+from orchestrator.pipelines.due import DuePipelines
 from orchestrator.pipelines.partition import pipeline_names
 from orchestrator.pipelines.pipeline import Pipeline
 from orchestrator.pipelines.routing import even_out, place
+from orchestrator.pipelines.token_rate import RateMeter
 from orchestrator.planning.problem import Problem
 from orchestrator.planning.solution import Infeasible, Solution
 from orchestrator.replanning.constraints import PlanConstraints
+from orchestrator.replanning.jobs import Jobs
 from orchestrator.timing import Timing
 from schemas.messages import CancelRequest, NodeProfile, Plan, SubmitRequest
 
@@ -51,7 +55,13 @@ class PipelinePool:
         self._timing = timing
         self._options = options
         self._names = frozenset(pipeline_names(settings.pipeline))
-        self._jobs = itertools.count(1)
+        self._jobs = Jobs()
+        self._due = DuePipelines()
+        self._rates: dict[str, RateMeter] = {}
+        self._division_due_s = math.inf
+        self._advancing: set[str] = set()
+        """Between ``advance`` and ``serve``: those that have something to do."""
+        self._before: dict[str, tuple[Any, ...]] = {}
         self._epochs = Epochs(options.generation)
         self._all: dict[str, Pipeline] = {}
         self._outcomes: dict[str, ReplanDone] = {}
@@ -66,6 +76,7 @@ class PipelinePool:
         )
         self._allocator = NodeAllocator(fleet, self._all, self._add, settings, rules, self.profiles, self._jobs)
         self._all[settings.pipeline] = self._make(settings.pipeline)
+        self.touch_all()
 
     def _make(self, name: str) -> Pipeline:
         return Pipeline(
@@ -89,6 +100,7 @@ class PipelinePool:
         pipeline.replanner.model = self.lead.replanner.model
         pipeline.replanner.constraints = self.lead.replanner.constraints
         self._listen.append(Listen(name))
+        self.touch_all()
         return pipeline
 
     # --- what others ask --------------------------------------------------------------------------------------
@@ -151,10 +163,19 @@ class PipelinePool:
         """How many pipelines there would be with other constraints; None: as many as give most."""
         return self._allocator.wanted_with(constraints)
 
+    def tokens_per_s(self, pipeline: str, now_s: float) -> float:
+        """What a pipeline generates now, over all its requests."""
+        return self._rates[pipeline].per_s(now_s) if pipeline in self._rates else 0.0
+
     # --- orders -----------------------------------------------------------------------------------------------
+
+    def touch_all(self) -> None:
+        """Something happened that any pipeline may have to do with."""
+        self._due.touch(self._all)
 
     def start(self, now_s: float) -> None:
         """Messages flow from now on; the fleet is believed to be complete a moment later."""
+        self.touch_all()
         self._allocator.start(now_s + self._timing.start_s)
         for pipeline in self.all:
             if not pipeline.is_resting:
@@ -162,23 +183,32 @@ class PipelinePool:
 
     def use_model(self, model: ServedModel, now_s: float) -> None:
         """Serve this model from the next plans on."""
+        self.touch_all()
         for pipeline in self.all:
             pipeline.replanner.model = model
         self._allocator.force(now_s)
 
     def no_model(self, reason: str) -> None:
         """There is no model that could be served."""
+        self.touch_all()
         for pipeline in self.all:
             pipeline.replanner.no_model(reason)
 
     def use_constraints(self, constraints: PlanConstraints) -> None:
         """Plans are to respect these from now on."""
+        self.touch_all()
         for pipeline in self.all:
             pipeline.replanner.constraints = constraints
 
-    def force(self, now_s: float) -> None:
-        """Plan as soon as possible, whatever it gains."""
-        self._allocator.force(now_s)
+    def force(self, now_s: float, *, only: Collection[str] | None = None) -> None:
+        """Plan as soon as possible, whatever it gains; ``only`` these pipelines, each with the nodes that it has."""
+        if only is None:
+            self.touch_all()
+            self._allocator.force(now_s)
+            return
+        self._due.touch(only)
+        for name in only:
+            self._all[name].replanner.force(now_s)
 
     # --- nodes ------------------------------------------------------------------------------------------------
 
@@ -190,49 +220,75 @@ class PipelinePool:
 
     def restored(self, now_s: float) -> None:
         """A node that was to give up its layers may have some again."""
+        self.touch_all()
         if self._allocator.sole and not self._allocator.wants_several:
             self._allocator.sole.replanner.joined(now_s)
 
     def left(self, now_s: float) -> None:
         """A node can't be used any more."""
+        self.touch_all()
         if self._allocator.sole and not self._allocator.wants_several:
             self._allocator.sole.replanner.left(now_s)
 
     def drained(self, node: str, now_s: float) -> None:
         """A node should give up its layers."""
+        self.touch_all()
         for pipeline in self.all:
             pipeline.replanner.drained(node, now_s)
 
     def node_said(self, node: str, message: Any, now_s: float) -> list[Effect]:
         """A node's message about a segment, a request or itself."""
         if isinstance(message, NodeProfile):
+            self.touch_all()
             return self.lead.node_said(node, message, now_s)  # profiles are shared
-        return [effect for pipeline in self.all for effect in pipeline.node_said(node, message, now_s)]
+        effects: list[Effect] = []
+        for pipeline in self._all.values():
+            planned_s = pipeline.replanner.planned_s
+            effects += pipeline.node_said(node, message, now_s)
+            if pipeline.replanner.planned_s != planned_s or node in pipeline.replanner.nodes_in_use():
+                self._due.touch((pipeline.name,))
+        return effects
 
     # --- the worker -------------------------------------------------------------------------------------------
 
     def solved(self, job: int, outcome: Solution | Infeasible, now_s: float) -> list[Effect]:
-        """The planner's answer to one of the directors."""
-        return [effect for pipeline in self.all for effect in pipeline.replanner.solved(job, outcome, now_s)]
+        """The planner's answer, for the pipeline that asked."""
+        asker = self._asker(job)
+        return asker.replanner.solved(job, outcome, now_s) if asker else []
+
+    def _asker(self, job: int) -> Pipeline | None:
+        """The pipeline that a job's result is for: it will have something to do."""
+        asker = self._all.get(self._jobs.owner(job) or "")
+        if asker:
+            self._due.touch((asker.name,))
+        return asker
 
     def divided(self, event: FleetDivided, now_s: float) -> list[Effect]:
         """The planner has dealt the fleet out."""
+        self.touch_all()
         return self._allocator.divided(event, now_s)
 
     def built(self, job: int, segments: tuple[BuiltSegment, ...]) -> None:
-        """The graphs of one of the plans are there."""
-        for pipeline in self.all:
-            pipeline.replanner.switchover.built(job, segments)
+        """The graphs of a plan are there, for the pipeline that asked."""
+        asker = self._asker(job)
+        if asker:
+            asker.replanner.switchover.built(job, segments)
 
     def standby_planned(self, answer: StandbyPlanned) -> list[Effect]:
         """The planner has found the standby units of one of the plans."""
         pipeline = self._all.get(answer.pipeline)
-        return pipeline.standby_planned(answer) if pipeline else []
+        if pipeline is None:
+            return []
+        self._due.touch((pipeline.name,))
+        return pipeline.standby_planned(answer)
 
     def job_failed(self, job: int, reason: str, now_s: float) -> list[Effect]:
-        """The worker could not do what one of the directors, or the division, needs."""
-        effects = self._allocator.failed(job, reason, now_s)
-        return effects + [effect for one in self.all for effect in one.replanner.job_failed(job, reason)]
+        """The worker could not do what a pipeline, or the division of the fleet, needs."""
+        asker = self._asker(job)
+        if asker:
+            return asker.replanner.job_failed(job, reason)
+        self.touch_all()
+        return self._allocator.failed(job, reason, now_s)
 
     # --- the bus ----------------------------------------------------------------------------------------------
 
@@ -244,11 +300,13 @@ class PipelinePool:
         """
         if plan.pipeline not in self._names:
             return [], False
+        self.touch_all()
         pipeline = self._all.get(plan.pipeline) or self._add(plan.pipeline)
         return pipeline.replanner.switchover.heard_plan(plan, retained=retained)
 
     def republish(self, now_s: float) -> list[Effect]:
         """The connection was lost for a while."""
+        self.touch_all()
         return [effect for pipeline in self.all for effect in pipeline.republish(now_s)]
 
     def stop(self) -> list[Effect]:
@@ -269,42 +327,66 @@ class PipelinePool:
         effects = lead.requests.submit(request, now_s)
         if any(waiting.request == request.request for waiting in lead.requests.waiting):
             place(request.request, lead, self.all)
+        self._due.touch(one.name for one in self.all if one.requests.knows(request.request))
         return effects
 
     def cancel(self, client: str, cancel: CancelRequest, now_s: float) -> list[Effect]:
         """A client lost interest."""
+        self._due.touch(one.name for one in self.all if one.requests.knows(cancel.request))
         return [effect for one in self.all for effect in one.requests.cancel(client, cancel, now_s)]
 
     def tokens(self, heard: TokensHeard, now_s: float) -> list[Effect]:
         """Tokens of a pipeline's last stage."""
-        pipeline = self._all.get(heard.pipeline, self.all[0])  # which counts what is not its own
-        return pipeline.requests.tokens(heard, now_s)
+        pipeline = self._all.get(heard.pipeline) or self.all[0]  # which counts what is not its own
+        self._rates.setdefault(pipeline.name, RateMeter()).add(heard.frame.count, now_s)
+        effects = pipeline.requests.tokens(heard, now_s)
+        if pipeline.requests.changed:
+            self._due.touch((pipeline.name,))
+        return effects
 
     # --- time -------------------------------------------------------------------------------------------------
 
+    def next_deadline_s(self) -> float:
+        """When ``advance`` and ``serve`` next have something to do."""
+        return min(self._due.next_s, self._division_due_s)
+
     def advance(self, now_s: float) -> list[Effect]:
-        """Let time act on plans and requests."""
+        """Let time act on the plans and requests of the pipelines that have something to do."""
+        if now_s >= self._division_due_s:
+            self.touch_all()
+        self._before = self._outlines()
         effects = self._allocator.advance(now_s)
+        self._division_due_s = self._allocator.next_deadline_s()
+        self._due.touch(self._changed())
+        self._advancing = self._due.take(now_s)
         for pipeline in self.all:
-            effects += pipeline.advance(now_s)
+            if pipeline.name in self._advancing:
+                effects += pipeline.advance(now_s)
         listen, self._listen = self._listen, []
         return [*listen, *effects]
 
     def serve(self, now_s: float, *, opening: bool) -> list[Effect]:
         """Open requests that wait, or refuse them when there is no hope. ``opening``: a model is being opened."""
-        even_out(self.all)
+        touched = self._advancing | even_out(self.all)
         effects: list[Effect] = []
+        hopeless = self.is_hopeless and not opening
         for pipeline in self.all:
+            if pipeline.name not in touched:
+                continue
             if pipeline.is_serving:
                 effects += pipeline.serve(now_s)
-            elif self.is_hopeless and not opening:
+            elif hopeless:
                 effects += pipeline.requests.refuse_waiting(self.lead.replanner.why_none, now_s)
+            pipeline.requests.changed = False
+            self._due.put_off(pipeline.name, pipeline.next_deadline_s(refusing=hopeless))
+        if self._changed():
+            self.touch_all()  # what became of one may be what others have waited for
         return effects
 
-    def next_deadline_s(self, *, opening: bool) -> float:
-        """When ``advance`` or ``serve`` next have something to do by time alone."""
-        refusing = self.is_hopeless and not opening
-        due = [self._allocator.next_deadline_s()]
-        for pipeline in self.all:
-            due += [pipeline.requests.next_deadline_s(refusing=refusing), pipeline.replanner.next_deadline_s()]
-        return min(due)
+    def _outlines(self) -> dict[str, tuple[Any, ...]]:
+        """What other pipelines, and the division of the fleet, may depend on."""
+        return {one.name: (one.is_serving, *one.outline()) for one in self.all}
+
+    def _changed(self) -> list[str]:
+        """Pipelines whose outline is not what it was when ``advance`` began."""
+        return [name for name, outline in self._outlines().items() if outline != self._before.get(name)]

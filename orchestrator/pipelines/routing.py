@@ -51,11 +51,18 @@ def place(request: str, at: Pipeline, pipelines: Sequence[Pipeline]) -> None:
         _hand_over(request, at, serving)
 
 
-def even_out(pipelines: Sequence[Pipeline]) -> None:
+def even_out(pipelines: Sequence[Pipeline]) -> set[str]:
     """Let requests that wait in one pipeline go on in another: in any from one that will not serve again, in those
-    with a free slot from one that has none or is not ready."""
+    with a free slot from one that has none or is not ready.
+
+    Returns:
+        The names of the pipelines that gave or took some.
+    """
+    moved: set[str] = set()
+    if len(pipelines) == 1 or not any(pipeline.requests.queued_count for pipeline in pipelines):
+        return moved
     serving = [pipeline for pipeline in pipelines if pipeline.is_serving]
-    for pipeline in pipelines if len(pipelines) > 1 and serving else ():
+    for pipeline in pipelines if serving else ():
         if pipeline.is_serving and pipeline.free_slots > 0:
             continue
         for session in pipeline.requests.waiting:
@@ -64,9 +71,12 @@ def even_out(pipelines: Sequence[Pipeline]) -> None:
                 others = [other for other in others if other.free_slots > other.requests.queued_count]
             if not others:
                 break
-            _hand_over(session.request, pipeline, others)
+            moved |= {pipeline.name, _hand_over(session.request, pipeline, others)}
+    return moved
 
 
-def _hand_over(request: str, giver: Pipeline, takers: Sequence[Pipeline]) -> None:
+def _hand_over(request: str, giver: Pipeline, takers: Sequence[Pipeline]) -> str:
     session = giver.requests.give(request)
-    best_for(session, takers).requests.adopt(session)
+    taker = best_for(session, takers)
+    taker.requests.adopt(session)
+    return taker.name

@@ -6,8 +6,7 @@ way. ``judge`` (see `acceptance`) is asked about every solution that was found b
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -39,6 +38,7 @@ from orchestrator.planning.problem import Problem
 from orchestrator.planning.solution import Infeasible, Solution
 from orchestrator.replanning.constraints import PlanConstraints
 from orchestrator.replanning.eligibility import Eligibility
+from orchestrator.replanning.jobs import Jobs
 from orchestrator.replanning.problem_builder import problem_of
 from orchestrator.replanning.schedule import ReplanSchedule
 from orchestrator.requests.scheduler import RequestScheduler
@@ -60,9 +60,9 @@ class Replanner:
         min_nodes: int,
         blob_urls: tuple[str, ...],
         profiles: Profiles | None = None,
-        jobs: Iterator[int] | None = None,
+        jobs: Jobs | None = None,
     ) -> None:
-        """``epochs``, ``profiles`` and ``jobs`` (numbers for the worker's jobs) are shared by all pipelines."""
+        """``epochs``, ``profiles`` and ``jobs`` are shared by all pipelines."""
         self._fleet = fleet
         self._requests = requests
         self._settings = settings
@@ -90,7 +90,7 @@ class Replanner:
         """Which nodes the pipeline gets is being decided: no plan is begun meanwhile."""
         self._eligibility = Eligibility(fleet, exclude_s=timing.exclude_s)
         self._schedule = ReplanSchedule()
-        self._jobs = jobs or itertools.count(1)
+        self._jobs = jobs or Jobs()
         self._solving: Solving | None = None
 
     # --- what others ask --------------------------------------------------------------------------------------
@@ -120,6 +120,11 @@ class Replanner:
     @property
     def _waits_for_idle(self) -> bool:
         return self._schedule.only_when_idle and self.active is not None and not self._requests.idle
+
+    @property
+    def planned_s(self) -> float:
+        """When the next plan is to be made; infinity when none is."""
+        return self._schedule.due_s
 
     def excludes(self, birth: NodeBirth) -> bool:
         """Is this start of a node left out, because it failed to load a segment?"""
@@ -347,7 +352,7 @@ class Replanner:
             problem = self._problem(self.model, births, self.constraints)
         except PlanningError as error:
             return self._no_plan("not_ready", str(error))
-        job = next(self._jobs)
+        job = self._jobs.begin(self._settings.pipeline)
         self._solving = Solving(job, self.model, births, problem.context_tokens, forced, problem, last_resort)
         return [SolvePlan(job, problem)]
 

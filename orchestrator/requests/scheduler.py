@@ -65,6 +65,8 @@ class RequestScheduler:
         self.next_nodes: tuple[str, ...] = ()
         """Of the ring that open requests are being moved to: they are told of ends too, for they may hold KV rows."""
         self.tokens_dropped = 0
+        self.changed = False
+        """Tokens have come that others than the reader may have waited for; whoever looks sets it back."""
 
     # --- figures ----------------------------------------------------------------------------------------------
 
@@ -151,6 +153,8 @@ class RequestScheduler:
             return []
         before = len(session.answer.tokens)
         pieces, gap = session.answer.take(frame.position, heard.ids, frame.flags)
+        if gap or session.answer.finish or self.next_nodes:
+            self.changed = True
         if gap:
             session.resend_due_s = min(session.resend_due_s, session.asked_s + _GAP_RESEND_S)
             return self._ask_resend(session, now_s) if session.resend_due_s <= now_s else []
@@ -315,7 +319,9 @@ class RequestScheduler:
     def _progressed(self, session: Session, now_s: float) -> None:
         session.progress_s = now_s
         session.resend_wait_s = self._timing.resend_s
-        session.resend_due_s = now_s + session.resend_wait_s
+        due_s = now_s + session.resend_wait_s
+        self.changed = self.changed or due_s < session.resend_due_s  # after a silence it is asked sooner again
+        session.resend_due_s = due_s
 
     def _ask_resend(self, session: Session, now_s: float) -> list[Effect]:
         assert session.answer

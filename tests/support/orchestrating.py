@@ -61,6 +61,7 @@ from schemas.messages import (
     SubmitRequest,
 )
 from schemas.topics import CONTROL_REPLY, NODE_COMMAND, PLAN, REQUEST_STREAM
+from tests.support.invariants import check_core
 from tests.support.scripted_nodes import (
     EOS,
     Letters,
@@ -124,7 +125,9 @@ class World:
         effects: list[Effect] = []
         events = deque([event])
         while events:
-            for effect in self.core.handle(events.popleft(), self.now_s):
+            decided = self.core.handle(events.popleft(), self.now_s)
+            check_core(self.core, self.now_s)
+            for effect in decided:
                 effects.append(effect)
                 events.extend(self._follow(effect))
         self.effects += effects
