@@ -12,6 +12,7 @@ from orchestrator.pipelines.pipeline import Pipeline
 from orchestrator.pipelines.pool import PipelineOptions, PipelinePool
 from orchestrator.replanning.replanner import Replanner
 from orchestrator.requests.scheduler import RequestScheduler
+from orchestrator.requests.story import Stories
 from orchestrator.timing import Timing
 
 
@@ -48,6 +49,7 @@ class ControlPlane:
         self.pipelines = PipelinePool(self.fleet, settings, timing, options)
         self.opening: str | None = model
         """The model that is being opened."""
+        self.stories = Stories()
 
     def serving(self) -> tuple[Pipeline, ...]:
         """Pipelines that have nodes."""

@@ -52,7 +52,10 @@ class Core:
     def handle(self, event: Event, now_s: float) -> list[Effect]:
         """Take in one event; ``now_s`` is a monotonic clock's."""
         effects = self._dispatch(event, now_s)
-        return effects if isinstance(event, Stopping) else effects + self._advance(now_s)
+        if not isinstance(event, Stopping):
+            effects += self._advance(now_s)
+        self.plane.stories.record(event, effects, now_s)
+        return effects
 
     def next_deadline_s(self) -> float:
         """When a ``Tick`` is due; infinity when only events can change anything."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.model.served import BuiltSegment, ServedModel
 from orchestrator.planning.solution import Infeasible, Solution, Standby
-from schemas.codec import Frame
+from schemas.codec import Frame, request_id
 from schemas.messages import CancelRequest, ControlRequest, Epoch, Plan, SubmitRequest
 
 
@@ -48,11 +48,13 @@ class TokensHeard:
     pipeline: str
     sender: str
     frame: Frame
+    request: str = field(init=False)
+    ids: tuple[int, ...] = field(init=False)
+    """The frame's tokens."""
 
-    @property
-    def ids(self) -> tuple[int, ...]:
-        """The frame's tokens."""
-        return struct.unpack_from(f"<{self.frame.count}i", self.frame.payload)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "request", request_id(self.frame.request))
+        object.__setattr__(self, "ids", struct.unpack_from(f"<{self.frame.count}i", self.frame.payload))
 
 
 @dataclass(frozen=True)

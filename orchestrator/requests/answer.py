@@ -11,6 +11,7 @@ from schemas.codec import Flag
 from schemas.messages import StreamText
 
 FinishReason = Literal["stop", "length", "cancelled"]
+_STOP, _LENGTH = int(Flag.STOP), int(Flag.LENGTH)
 
 
 @dataclass
@@ -41,21 +42,21 @@ class Answer:
         if self.finish:
             self.dropped_tokens += len(ids)
             return [], False
-        if position > self.next_position:
+        known = self.next_position
+        if position > known:
             return [], True
-        end = position + len(ids)
-        if end < self.next_position:
+        if position + len(ids) < known:
             self.dropped_tokens += len(ids)
             return [], False
-        fresh = list(ids[self.next_position - position :])
+        fresh = list(ids[known - position :])
         self.dropped_tokens += len(ids) - len(fresh)
-        stop = bool(flags & Flag.STOP)
+        stop = bool(flags & _STOP)
         fresh = fresh[: self.max_tokens - len(self.tokens)]
         self.tokens += fresh
         pieces = self._detokenize(fresh[:-1] if stop and fresh else fresh)
         if stop:
             self.finish = "stop"
-        elif flags & Flag.LENGTH or len(self.tokens) >= self.max_tokens:
+        elif flags & _LENGTH or len(self.tokens) >= self.max_tokens:
             self.finish = "length"
         if self.finish:
             pieces += self._rest()

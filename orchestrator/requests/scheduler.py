@@ -17,7 +17,6 @@ from orchestrator.requests.retry_after import RetryAfter
 from orchestrator.requests.session import Phase, PromptRefused, Session
 from orchestrator.requests.session_table import SessionTable
 from orchestrator.timing import Timing
-from schemas.codec import request_id
 from schemas.messages import (
     CancelRequest,
     Epoch,
@@ -27,7 +26,6 @@ from schemas.messages import (
     StreamError,
     SubmitRequest,
 )
-from schemas.topics import REQUEST_STREAM
 
 ErrorCode = Literal["no_model", "no_nodes", "no_memory", "not_ready", "too_long", "busy", "bad_request", "failed"]
 _FAILURE_CODES: dict[str, ErrorCode] = {"busy": "busy", "too_long": "too_long"}
@@ -140,7 +138,7 @@ class RequestScheduler:
     def tokens(self, heard: TokensHeard, now_s: float) -> list[Effect]:
         """Tokens of the last stage."""
         frame = heard.frame
-        session = self.sessions.get(request_id(frame.request))
+        session = self.sessions.get(heard.request)
         if (
             session is None
             or session.phase is not Phase.OPEN
@@ -399,4 +397,4 @@ class RequestScheduler:
 
     @staticmethod
     def _stream(session: Session, message: object) -> Publish:
-        return Publish(REQUEST_STREAM.format(client=session.client, request=session.request), message)
+        return Publish(session.stream_topic, message)

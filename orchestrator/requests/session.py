@@ -16,6 +16,7 @@ from orchestrator.model.served import ServedModel
 from orchestrator.requests.answer import Answer, FinishReason
 from schemas.errors import LinguabusError
 from schemas.messages import Epoch, OpenRequest, StageTiming, StreamEnd, SubmitRequest
+from schemas.topics import REQUEST_STREAM
 
 
 class Phase(enum.Enum):
@@ -71,14 +72,14 @@ class Session:
     close_due_s: float = 0.0
     finish: FinishReason | None = None
     timings: dict[int, StageTiming] = field(default_factory=dict)
+    request: str = field(init=False)
+    client: str = field(init=False)
+    stream_topic: str = field(init=False)
+    """Where its client reads the answer; worked out once, as every token goes there."""
 
-    @property
-    def request(self) -> str:
-        return self.submit.request
-
-    @property
-    def client(self) -> str:
-        return self.submit.client
+    def __post_init__(self) -> None:
+        self.request, self.client = self.submit.request, self.submit.client
+        self.stream_topic = REQUEST_STREAM.format(client=self.client, request=self.request)
 
     def encode_for(self, model: ServedModel, context_tokens: int) -> None:
         """Tokenise for a model that is about to serve the request, and bound the answer by the context.
