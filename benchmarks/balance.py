@@ -22,7 +22,6 @@ from orchestrator.balancing.balancer import with_slowness
 from orchestrator.balancing.simulated import SimulatedBalancer
 from orchestrator.planning.cost import holdings, load_s
 from orchestrator.planning.problem import Device, Objective, Problem, Stage, UnitRun
-from orchestrator.planning.replicas import Rates, plan_replicas
 from orchestrator.planning.simulation.scenario import (
     FleetEvent,
     NodeObservation,
@@ -32,6 +31,7 @@ from orchestrator.planning.simulation.scenario import (
 )
 from orchestrator.planning.simulation.simulate import Simulation
 from orchestrator.planning.solution import Infeasible
+from orchestrator.planning.solver.replicas import Rates, plan_replicas
 from orchestrator.planning.solver.solve import solve
 from orchestrator.planning.stage_cost import BATCH, stage_costs
 

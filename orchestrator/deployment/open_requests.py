@@ -1,8 +1,13 @@
-"""What a deployment knows of the requests that are open on it."""
+"""What a deployment knows of the requests that are open on it, and asks of them (pure)."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
+
+from orchestrator.deployment.plan import ReadyPlan
+from orchestrator.effects import Effect
 
 
 @dataclass(frozen=True)
@@ -16,3 +21,32 @@ class OpenWork:
     """Those of them that are the answers'."""
     remaining_tokens: int = 0
     """Most tokens that are still to come."""
+
+
+class OpenRequests(Protocol):
+    """A pipeline's requests, as those see them who change its plan."""
+
+    next_nodes: tuple[str, ...]
+    """Of the ring that open requests are being moved to: they are told of ends too, for they may hold KV rows."""
+
+    @property
+    def open_count(self) -> int:
+        """Requests that stages hold a slot for."""
+
+    @property
+    def idle(self) -> bool:
+        """Does nobody wait for an answer?"""
+
+    @property
+    def open_work(self) -> OpenWork:
+        """What the open requests hold, and what they may still want."""
+
+    @property
+    def in_prefill(self) -> bool:
+        """Does an open request wait for the first token of its ring?"""
+
+    def ring_broken(self, now_s: float) -> list[Effect]:
+        """The ring of the open requests is gone: they wait, before all others, to go on in the next one."""
+
+    def move(self, active: ReadyPlan, held: Mapping[str, int], now_s: float) -> list[Effect]:
+        """Open requests go on in the next ring, which holds so many of each one's positions."""

@@ -16,6 +16,7 @@ from orchestrator.deployment.coexistence import bytes_beside, fits_beside, migra
 from orchestrator.deployment.epochs import Epochs
 from orchestrator.deployment.live_migration import LiveMigration, MigrationPhase
 from orchestrator.deployment.migration_log import MigrationLog
+from orchestrator.deployment.open_requests import OpenRequests
 from orchestrator.deployment.plan import Building, DeployedPlan, ReadyPlan
 from orchestrator.deployment.plan_view import plan_view
 from orchestrator.deployment.rollout import Rollout, RolloutState, prepare_commands
@@ -25,7 +26,6 @@ from orchestrator.fleet.profiles import Profiles
 from orchestrator.model.served import BuiltSegment
 from orchestrator.planning.moves.kv_migration import Migration
 from orchestrator.planning.problem import Stage
-from orchestrator.requests.scheduler import RequestScheduler
 from orchestrator.timing import Timing
 from schemas.messages import Basis, Plan
 from schemas.topics import PLAN
@@ -47,7 +47,7 @@ class Switchover:
     def __init__(
         self,
         fleet: FleetView,
-        requests: RequestScheduler,
+        requests: OpenRequests,
         profiles: Profiles,
         timing: Timing,
         epochs: Epochs,
@@ -112,7 +112,7 @@ class Switchover:
         births = self._fleet.usable()
         profiles = self._profiles.of(births, plan.model.manifest)
         rates = self.moves.rates({node: known.measured.link_bytes_per_s for node, known in profiles.items()})
-        work = self._requests.sessions.open_work
+        work = self._requests.open_work
         return migration_of(plan, running, work, rates, limit_s=self._timing.move_copy_s)
 
     def heard_plan(self, plan: Plan, *, retained: bool) -> tuple[list[Effect], bool]:
@@ -156,7 +156,7 @@ class Switchover:
                 effects += self._take_over(rollout, now_s)
         if isinstance(self.next, LiveMigration):
             move = self.next
-            effects += move.check(self._fleet.is_usable, now_s, in_prefill=self._requests.sessions.in_prefill)
+            effects += move.check(self._fleet.is_usable, now_s, in_prefill=self._requests.in_prefill)
             if move.phase is MigrationPhase.FAILED:
                 self._end_move()
                 self.moves.gave_up(move)

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from orchestrator.planning.problem import Objective, Problem
-from orchestrator.planning.replicas import Replicas, plan_replicas
 from orchestrator.planning.solution import Solution
+from orchestrator.planning.solver.replicas import Replicas, plan_replicas
 from orchestrator.planning.solver.solve import solve
 from orchestrator.timing import MOST_PIPELINES
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from orchestrator.pipelines.pipeline import Pipeline
-from orchestrator.planning.replicas import answers_first
+from orchestrator.planning.solver.replicas import answers_first
 from orchestrator.requests.session import PromptRefused, Session
 
 

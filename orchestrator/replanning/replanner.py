@@ -16,6 +16,7 @@ from orchestrator.balancing.decision_log import Verdict as Decided
 from orchestrator.balancing.pipeline_balancer import PipelineBalancer
 from orchestrator.deployment.epochs import Epochs
 from orchestrator.deployment.live_migration import LiveMigration
+from orchestrator.deployment.open_requests import OpenRequests
 from orchestrator.deployment.plan import (
     Building,
     DeployedPlan,
@@ -41,7 +42,6 @@ from orchestrator.replanning.eligibility import Eligibility
 from orchestrator.replanning.jobs import Jobs
 from orchestrator.replanning.problem_builder import problem_of
 from orchestrator.replanning.schedule import ReplanSchedule
-from orchestrator.requests.scheduler import RequestScheduler
 from orchestrator.timing import Timing
 from schemas.messages import Heartbeat, NodeBirth, NodeProfile
 
@@ -52,7 +52,7 @@ class Replanner:
     def __init__(
         self,
         fleet: FleetView,
-        requests: RequestScheduler,
+        requests: OpenRequests,
         settings: ServingSettings,
         timing: Timing,
         *,
@@ -227,7 +227,7 @@ class Replanner:
     def _judge(self, plan: DeployedPlan, solving: Solving, now_s: float) -> AcceptanceDecision:
         assert self.active
         migration = self.switchover.migration_to(plan)
-        work = self._requests.sessions.open_work
+        work = self._requests.open_work
         verdict = self.judge(AcceptanceQuery(self.active.plan, plan.solution, solving, work, migration, now_s))
         if not verdict.recorded:
             self._decided(verdict.answer is Acceptance.NOW, verdict.reason, now_s)

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Literal
 
+from orchestrator.deployment.open_requests import OpenWork
 from orchestrator.deployment.plan import NoPlan, ReadyPlan
 from orchestrator.effects import Effect, ForgetRequest, Note, Publish, SaveRequest, command
 from orchestrator.events import TokensHeard
@@ -71,6 +72,16 @@ class RequestScheduler:
     @property
     def open_count(self) -> int:
         return self.sessions.open_count
+
+    @property
+    def open_work(self) -> OpenWork:
+        """What the open requests hold, and what they may still want."""
+        return self.sessions.open_work
+
+    @property
+    def in_prefill(self) -> bool:
+        """Does an open request wait for the first token of its ring?"""
+        return self.sessions.in_prefill
 
     @property
     def queued_count(self) -> int:

@@ -111,8 +111,8 @@ def preview(problem: Problem, answer: Solution | Infeasible, pipelines: int | No
     """The planner's answer explained, with the standby units that its nodes would be told to keep and, as ``division``,
     the pipelines that the fleet would be divided into."""
     from orchestrator.planning.explain.explain import explain
-    from orchestrator.planning.replicas import Replicas, plan_replicas
     from orchestrator.planning.simulation.play import replicas_data
+    from orchestrator.planning.solver.replicas import Replicas, plan_replicas
     from orchestrator.planning.standby.plan_standby import plan_standby
 
     if isinstance(answer, Infeasible):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import json
 import subprocess
 import sys
@@ -104,3 +105,185 @@ def test_packages_on_nodes_name_only_what_nodes_have(package: str) -> None:
         if name not in allowed and not (name == "amqtt" and module_name(path) == EMBEDDED_BROKER)
     ]
     assert wrong == []
+
+
+# --- arrows between folders ---------------------------------------------------------------------------------------
+
+ROOMS = {
+    "edge_node": {
+        "errors": "",
+        "stage_spec": "",
+        "effects": "stage_spec",
+        "work": "stage_spec",
+        "requests": "work",
+        "wire": "effects errors work",
+        "storage": "errors",
+        "migration": "effects requests stage_spec wire",
+        "stage": "effects errors migration requests stage_spec wire work",
+        "runtime": "effects errors stage stage_spec storage wire work",
+        "core": "effects migration stage stage_spec work",
+        "config": "",
+        "drain": "",
+        "telemetry": "config core errors runtime stage_spec storage wire",
+        "service": "config core drain effects errors runtime stage_spec storage telemetry wire",
+        "cli": "config errors runtime service telemetry",
+        "__main__": "cli",
+    },
+    "orchestrator": {
+        "errors": "",
+        "timing": "",
+        "model": "errors",
+        "planning": "",
+        "planning.solver": "planning",
+        "planning.moves": "planning planning.solver",
+        "planning.standby": "planning planning.solver",
+        "planning.explain": "planning planning.solver",
+        "planning.simulation": "planning planning.explain planning.solver planning.standby",
+        "effects": "planning",
+        "events": "model planning",
+        "fleet": "effects model planning",
+        "deployment": "effects events fleet model planning planning.moves timing",
+        "requests": "deployment effects events model timing",
+        "balancing": "deployment effects fleet planning planning.moves planning.simulation planning.solver",
+        "replanning": "balancing deployment effects fleet model planning timing",
+        "pipelines": "balancing deployment effects events fleet model planning planning.solver replanning"
+        " requests timing",
+        "control_plane": "deployment effects fleet pipelines replanning requests timing",
+        "operator_api": "control_plane deployment effects fleet pipelines planning planning.moves planning.solver"
+        " replanning requests",
+        "core": "control_plane effects events operator_api",
+        "service": "control_plane core deployment effects errors events fleet model operator_api pipelines planning"
+        " planning.explain planning.simulation planning.solver planning.standby replanning timing",
+        "client": "errors",
+        "demo": "client errors model replanning",
+        "commands": "balancing client demo deployment errors fleet model planning planning.explain planning.simulation"
+        " service timing",
+        "cli": "commands",
+    },
+}
+"""Which room of a package may import from which others: the core and its ports on the ground floor, shells on top. A
+room is a folder or, beside the folders, a module; a folder of planning is one of its own."""
+
+
+@functools.cache
+def imported(module: str, text: str) -> frozenset[str]:
+    """Every name that a module imports: at its top, in functions, under TYPE_CHECKING."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(text, module)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{module}: imports are absolute"
+            names |= {str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return frozenset(names)
+
+
+def texts() -> dict[str, str]:
+    """By dotted name: the modules of all packages."""
+    paths = [path for package in PACKAGES for path in sources(package)]
+    return {module_name(path): path.read_text(encoding="utf-8") for path in paths}
+
+
+def arrows(modules: dict[str, str]) -> dict[str, set[str]]:
+    """What each module imports of the others; a package's own file only where nothing in it is meant."""
+    found = {}
+    for module, text in modules.items():
+        names = imported(module, text) & modules.keys() - {module}
+        found[module] = {name for name in names if not any(other.startswith(f"{name}.") for other in names)}
+    return found
+
+
+def room(module: str) -> tuple[str, str]:
+    """(package, room) of a module; rooms are told apart where they have a table."""
+    package, *rest = module.split(".")
+    if package not in ROOMS or not rest:
+        return package, ""
+    longer = ".".join(rest[:2])
+    return package, longer if longer in ROOMS[package] else rest[0]
+
+
+def wrong_arrows(modules: dict[str, str]) -> list[str]:
+    """Imports from a room that the table does not allow."""
+    wrong = []
+    for module, targets in arrows(modules).items():
+        package, own = room(module)
+        for target in sorted(targets):
+            other_package, other = room(target)
+            if other_package != package or other in ("", own) or not own:
+                continue
+            if other not in ROOMS[package].get(own, "").split():
+                wrong.append(f"{module} imports {target}: {own or package} may not import from {other}")
+    return wrong
+
+
+def circles(modules: dict[str, str]) -> list[list[str]]:
+    """Groups of modules that import each other, whatever the way round (Tarjan's strongly connected components)."""
+    edges = arrows(modules)
+    order: dict[str, int] = {}
+    lowest: dict[str, int] = {}
+    stack: list[str] = []
+    found: list[list[str]] = []
+
+    def visit(module: str) -> None:
+        order[module] = lowest[module] = len(order)
+        stack.append(module)
+        for target in edges[module]:
+            if target not in order:
+                visit(target)
+                lowest[module] = min(lowest[module], lowest[target])
+            elif target in stack:
+                lowest[module] = min(lowest[module], order[target])
+        if lowest[module] == order[module]:
+            at = stack.index(module)
+            group = sorted(stack[at:])
+            del stack[at:]
+            if len(group) > 1:
+                found.append(group)
+
+    for module in edges:
+        if module not in order:
+            visit(module)
+    return found
+
+
+def test_every_room_is_in_the_table() -> None:
+    rooms = {room(module) for module in texts()}
+    assert {(package, name) for package, name in rooms if name} == {
+        (package, name) for package, table in ROOMS.items() for name in table
+    }
+
+
+def test_the_table_itself_has_no_circle() -> None:
+    for package, table in ROOMS.items():
+        below: set[str] = set()
+        left = {name: set(targets.split()) for name, targets in table.items()}
+        while ready := [name for name, targets in left.items() if targets <= below]:
+            below.update(ready)
+            for name in ready:
+                del left[name]
+        assert left == {}, package
+
+
+def test_arrows_between_folders_are_the_allowed_ones() -> None:
+    assert wrong_arrows(texts()) == []
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    assert circles(texts()) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "line", "wrong", "circle"),
+    [
+        ("orchestrator.planning.cost", "from orchestrator.core import Core", True, True),
+        ("edge_node.wire.frames", "from edge_node import service", True, True),
+        ("edge_node.effects", "import edge_node.work", True, False),
+        ("schemas.topics", "import schemas.registry", False, True),
+    ],
+)
+@pytest.mark.parametrize("form", ["{}", "if TYPE_CHECKING:\n    {}", "def late() -> None:\n    {}"])
+def test_a_wrong_import_is_found(module: str, line: str, wrong: bool, circle: bool, form: str) -> None:
+    modules = texts()
+    modules[module] += f"\n\n{form.format(line)}\n"
+    assert [found for found in wrong_arrows(modules) if found.startswith(f"{module} imports")] != [] or not wrong
+    assert any(module in group for group in circles(modules)) is circle

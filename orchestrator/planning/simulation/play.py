@@ -9,12 +9,12 @@ from typing import Any
 from orchestrator.planning.explain.explain import explain
 from orchestrator.planning.explain.render import as_text, table
 from orchestrator.planning.problem import Problem, Stage
-from orchestrator.planning.replicas import Replicas, plan_replicas
 from orchestrator.planning.simulation.fleetfile import Fleet
 from orchestrator.planning.simulation.report import Report, report_text, summarise
 from orchestrator.planning.simulation.scenario import Balancer
 from orchestrator.planning.simulation.simulate import Simulation
 from orchestrator.planning.solution import Infeasible, Solution
+from orchestrator.planning.solver.replicas import Replicas, plan_replicas
 from orchestrator.planning.solver.solve import solve
 from orchestrator.planning.standby.plan_standby import plan_standby
 

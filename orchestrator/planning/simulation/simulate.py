@@ -16,7 +16,6 @@ from dataclasses import dataclass, field, replace
 
 from orchestrator.planning.cost import predict
 from orchestrator.planning.problem import Device, Problem, Stage
-from orchestrator.planning.replicas import answers_first
 from orchestrator.planning.simulation.scenario import (
     Balancer,
     FleetEvent,
@@ -30,6 +29,7 @@ from orchestrator.planning.simulation.scenario import (
     Workload,
 )
 from orchestrator.planning.solution import Prediction
+from orchestrator.planning.solver.replicas import answers_first
 from orchestrator.planning.stage_cost import BATCH, StageCost, stage_costs
 
 EWMA_WEIGHT = 0.2

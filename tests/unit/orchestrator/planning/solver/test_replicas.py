@@ -8,12 +8,12 @@ from dataclasses import replace
 
 import pytest
 
-from orchestrator.planning import replicas
 from orchestrator.planning.cost import check
 from orchestrator.planning.errors import PlanningError
 from orchestrator.planning.problem import Constraints, Device, Objective, Pin, Problem, Stage
-from orchestrator.planning.replicas import Replicas, answer_s, answers_first, fluid_bound, plan_replicas
 from orchestrator.planning.solution import Infeasible, Solution
+from orchestrator.planning.solver import replicas
+from orchestrator.planning.solver.replicas import Replicas, answer_s, answers_first, fluid_bound, plan_replicas
 from orchestrator.planning.solver.solve import solve
 from tests.support.fleets import device, fleet
 from tests.support.planning import random_problem
