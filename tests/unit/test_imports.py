@@ -278,7 +278,7 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
         ("orchestrator.planning.cost", "from orchestrator.core import Core", True, True),
         ("edge_node.wire.frames", "from edge_node import service", True, True),
         ("edge_node.effects", "import edge_node.work", True, False),
-        ("schemas.topics", "import schemas.registry", False, True),
+        ("schemas.contract", "import schemas.registry", False, True),
     ],
 )
 @pytest.mark.parametrize("form", ["{}", "if TYPE_CHECKING:\n    {}", "def late() -> None:\n    {}"])
