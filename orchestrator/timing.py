@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 DEFAULT_CONTEXT_TOKENS = 2048
 DEFAULT_SLOTS = 4
+LEAST_CONTEXT_TOKENS = 256
+"""A shorter context is not planned unless somebody asks for it: no conversation fits in."""
 MOST_PIPELINES = 100
 DEFAULT_CHUNK_TOKENS = 32
 """Short chunks fill the pipeline sooner and let other answers in between; on a CPU they cost no speed."""

@@ -60,9 +60,10 @@ _STAYS = AcceptanceDecision(Acceptance.STAY, "the plan in force is the best one"
 
 
 def settled(question: AcceptanceQuery) -> AcceptanceDecision | None:
-    """The verdict where there is nothing to weigh: for another model or context, and when somebody asked for it."""
+    """The verdict where there is nothing to weigh: for another model or other KV caches, and when somebody asked."""
     running, solving = question.running, question.solving
-    if solving.model is not running.model or solving.context_tokens != running.context_tokens:
+    caches = (solving.context_tokens, solving.problem.slots)
+    if solving.model is not running.model or caches != (running.context_tokens, running.slots):
         return AcceptanceDecision(Acceptance.NOW, "another model or context")
     if not solving.forced:
         return None

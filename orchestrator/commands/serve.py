@@ -45,9 +45,13 @@ def _number_or_auto(_context: click.Context, parameter: click.Parameter, value: 
 @click.option(
     "--context",
     type=click.IntRange(2, 10_000_000),
-    help="Tokens of prompt and answer together. [default: the model's maximum, 2048 at most]",
+    help="Tokens of prompt and answer together. [default: the model's maximum, 2048 at most, or what fits]",
 )
-@click.option("--slots", type=click.IntRange(1, 1024), default=4, show_default=True, help="Requests at the same time.")
+@click.option(
+    "--slots",
+    type=click.IntRange(1, 1024),
+    help="Requests at the same time. [default: as many as the nodes have memory for, 4 at most]",
+)
 @click.option(
     "--wire",
     type=click.Choice(["fp32", "fp16", "int8"]),
@@ -103,7 +107,7 @@ def command(
     min_nodes: int,
     pipelines: int | None,
     context: int | None,
-    slots: int,
+    slots: int | None,
     wire: WireDtype,
     guess: int | None,
     blob_host: str,

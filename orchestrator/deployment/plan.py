@@ -23,11 +23,12 @@ class NoPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class ServingSettings:
-    """What every plan of a pipeline has in common. ``context_tokens`` None: see `problem_builder.context_of`."""
+    """What every plan of a pipeline has in common. ``context_tokens`` and ``slots`` None: as many as fit, up to
+    `problem_builder.context_of` and DEFAULT_SLOTS."""
 
     pipeline: str
     context_tokens: int | None
-    slots: int
+    slots: int | None
     wire_dtype: WireDtype
     chunk_tokens: int
     draft_tokens: int | None = None
@@ -39,7 +40,7 @@ class ServingSettings:
             epoch=epoch,
             model=solving.model,
             context_tokens=solving.context_tokens,
-            slots=self.slots,
+            slots=solving.problem.slots,
             wire_dtype=self.wire_dtype,
             chunk_tokens=self.chunk_tokens,
             solution=solution,

@@ -152,6 +152,9 @@ class OperatorHandler:
         replanner = pipelines[len(compared)].replanner
         try:
             problem = replanner.preview(replanner.constraints)
+            running = replanner.active.plan if replanner.active else None
+            if running:  # its KV caches may be smaller than usual
+                problem = problem.with_caches(running.context_tokens, running.slots)
         except PlanningError as error:
             return [_refuse(command, str(error))]
         self._previewed -= 1

@@ -176,7 +176,8 @@ class Problem:
     """One question for the planner; see the module's docstring for units of measure.
 
     `streams` is how many answers run at once (None: as many as it takes to fill the pipeline). `slots` KV caches
-    of `context_tokens` are reserved per block. `activation_bytes` is one token's hidden state on the wire,
+    of `context_tokens` are reserved per block; where memory is short both may be reduced, to `least_context_tokens` and
+    `least_slots` (None: not at all). `activation_bytes` is one token's hidden state on the wire,
     `workspace_bytes` what activations take resident on each device used. `tied_bytes` / `tied_disk_bytes` are
     saved on a device that holds embedding and head when they share their weights. The `incumbent` is what runs
     now: stages keep its order where the order is free.
@@ -201,6 +202,11 @@ class Problem:
     balanced_tolerance: float = 0.05
     time_limit_s: float = 10.0
     incumbent: tuple[Stage, ...] = field(default=())
+    least_context_tokens: int | None = None
+    least_slots: int | None = None
+    workspace_bytes_per_token: int = 0
+    """Of the context; part of ``workspace_bytes``."""
+    workspace_bytes_per_slot: int = 0
 
     def __post_init__(self) -> None:
         _check_runs(self.runs)
@@ -239,6 +245,13 @@ class Problem:
     @property
     def tied_stored_bytes(self) -> int:
         return self.tied_bytes if self.tied_disk_bytes is None else self.tied_disk_bytes
+
+    def with_caches(self, context_tokens: int, slots: int) -> Problem:
+        """The same question with KV caches of another size, and the workspace that goes with them."""
+        tokens, more_slots = context_tokens - self.context_tokens, slots - self.slots
+        change = tokens * self.workspace_bytes_per_token + more_slots * self.workspace_bytes_per_slot
+        workspace = max(0, self.workspace_bytes + change)
+        return replace(self, context_tokens=context_tokens, slots=slots, workspace_bytes=workspace)
 
     def unit_memory_bytes(self, run: UnitRun) -> int:
         """Resident bytes of one unit with its KV caches."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, field
 
-from orchestrator.planning.problem import Objective, Stage
+from orchestrator.planning.problem import Objective, Problem, Stage
 
 
 class Status(enum.Enum):
@@ -118,3 +118,7 @@ class Infeasible:
     missing_bytes: int
     smallest_fix: str
     fixes: tuple[str, ...] = ()
+    rooms: tuple[tuple[str, int], ...] = ()
+    """What each device that may take part has for units and their caches, in bytes."""
+    fits: Problem | None = None
+    """The same question with smaller KV caches, where they may be reduced and that helps."""

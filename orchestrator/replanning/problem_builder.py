@@ -13,7 +13,7 @@ from orchestrator.planning.problem import BLOCK, EMBED, HEAD, Device, Problem, S
 from orchestrator.planning.profile import Profile
 from orchestrator.replanning.constraints import PlanConstraints
 from orchestrator.replanning.memory_model import ResidentFactors, resident_factors, workspace_bytes
-from orchestrator.timing import DEFAULT_CONTEXT_TOKENS
+from orchestrator.timing import DEFAULT_CONTEXT_TOKENS, DEFAULT_SLOTS, LEAST_CONTEXT_TOKENS
 from schemas.codec import WIRE_DTYPES, activation_payload_bytes
 from schemas.messages import NodeBirth, WireDtype
 
@@ -64,6 +64,8 @@ def build_problem(
     common = sum(blob.size_bytes for blob in manifest.blobs if _is_common(manifest, blob))
     width = max(boundary.width for boundary in manifest.boundaries)
     workspace = workspace_bytes(manifest, chunk_tokens=chunk_tokens, context_tokens=context_tokens, slots=slots)
+    longer = workspace_bytes(manifest, chunk_tokens=chunk_tokens, context_tokens=context_tokens + 1, slots=slots)
+    wider = workspace_bytes(manifest, chunk_tokens=chunk_tokens, context_tokens=context_tokens, slots=slots + 1)
     return Problem(
         runs=runs,
         devices=tuple(
@@ -75,6 +77,8 @@ def build_problem(
         constraints=constraints.constraints(manifest.num_units),
         activation_bytes=activation_payload_bytes(WIRE_DTYPES[wire_dtype], 1, width),
         workspace_bytes=workspace + common,
+        workspace_bytes_per_token=longer - workspace,
+        workspace_bytes_per_slot=wider - workspace,
         tied_disk_bytes=tied,
         prefill_chunk_tokens=chunk_tokens,
         incumbent=incumbent,
@@ -96,17 +100,23 @@ def problem_of(
         PlanningError, BadWish: as `build_problem`.
     """
     here = {birth.node for birth in fleet}
-    return build_problem(
+    asked_tokens = constraints.context_tokens or settings.context_tokens
+    problem = build_problem(
         manifest,
         fleet,
-        context_tokens=context_of(manifest, constraints.context_tokens or settings.context_tokens),
-        slots=settings.slots,
+        context_tokens=context_of(manifest, asked_tokens),
+        slots=settings.slots or DEFAULT_SLOTS,
         wire_dtype=settings.wire_dtype,
         chunk_tokens=settings.chunk_tokens,
         profiles=profiles,
         incumbent=tuple(stage for stage in last_stages if stage.node in here),
         constraints=constraints,
         conditions=conditions,
+    )
+    return replace(
+        problem,
+        least_context_tokens=LEAST_CONTEXT_TOKENS if asked_tokens is None else None,
+        least_slots=1 if settings.slots is None else None,
     )
 
 

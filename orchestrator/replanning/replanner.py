@@ -37,6 +37,7 @@ from orchestrator.planning.batches_in_flight import batches_in_flight
 from orchestrator.planning.errors import PlanningError
 from orchestrator.planning.problem import Problem
 from orchestrator.planning.solution import Infeasible, Solution
+from orchestrator.planning.solver.infeasible import shortage_text
 from orchestrator.replanning.constraints import PlanConstraints
 from orchestrator.replanning.eligibility import Eligibility
 from orchestrator.replanning.jobs import Jobs
@@ -92,6 +93,8 @@ class Replanner:
         self._schedule = ReplanSchedule()
         self._jobs = jobs or Jobs()
         self._solving: Solving | None = None
+        self._smaller_caches: tuple[int, int] | None = None
+        """Context and slots that were last planned with because what is usual did not fit; told once."""
 
     # --- what others ask --------------------------------------------------------------------------------------
 
@@ -196,12 +199,14 @@ class Replanner:
         self._solving = None
         if solving.model is not self.model:
             return []  # another model was chosen meanwhile, and planning for it is due
+        if isinstance(outcome, Infeasible) and outcome.fits:
+            return self._solve_smaller(solving, outcome.fits, outcome.reason)
         if isinstance(outcome, Infeasible):
             if not solving.last_resort and not self.active and (weak := self._eligibility.weak()):
                 text = f"there is no plan without {', '.join(birth.node for birth in weak)}: planning with them too"
                 note = Note(text, warning=True, kind="last_resort", pipeline=self._settings.pipeline)
                 return [note, *self._solve(now_s, last_resort=True)]
-            return self._no_plan("no_memory", f"{outcome.reason}; {outcome.smallest_fix}".rstrip("; "))
+            return self._no_plan("no_memory", shortage_text(outcome))
         chosen = [birth for birth in solving.births if birth.node in outcome.nodes]
         if not all(self._fleet.is_usable(birth.node, birth.incarnation) for birth in chosen):
             self._schedule.ask(now_s, forced=solving.forced)
@@ -355,6 +360,17 @@ class Replanner:
         job = self._jobs.begin(self._settings.pipeline)
         self._solving = Solving(job, self.model, births, problem.context_tokens, forced, problem, last_resort)
         return [SolvePlan(job, problem)]
+
+    def _solve_smaller(self, solving: Solving, problem: Problem, why: str) -> list[Effect]:
+        """Nobody has said how large the KV caches are to be: plan with those that fit."""
+        asked, job = solving.problem, self._jobs.begin(self._settings.pipeline)
+        self._solving = replace(solving, job=job, problem=problem, context_tokens=problem.context_tokens)
+        caches = (problem.context_tokens, problem.slots)
+        told, self._smaller_caches = self._smaller_caches == caches, caches
+        serving = f"serving {problem.slots} at once with {problem.context_tokens} tokens of context"
+        text = f"{serving} instead of {asked.slots} with {asked.context_tokens}: that {why}"
+        notes = [] if told else [Note(text, kind="smaller", pipeline=self._settings.pipeline)]
+        return [*notes, SolvePlan(job, problem)]
 
     def _problem(self, model: ServedModel, births: Sequence[NodeBirth], constraints: PlanConstraints) -> Problem:
         profiles = self.profiles.of(births, model.manifest)

@@ -9,7 +9,7 @@ from broker.address import parse_broker_url
 from broker.security import is_loopback
 from orchestrator.errors import BadSetting, InsecureAddress
 from orchestrator.fleet.health import HealthLimits
-from orchestrator.timing import DEFAULT_CHUNK_TOKENS, DEFAULT_SLOTS, MOST_PIPELINES, Timing
+from orchestrator.timing import DEFAULT_CHUNK_TOKENS, MOST_PIPELINES, Timing
 from schemas.messages import WireDtype
 
 
@@ -33,8 +33,9 @@ class ServiceConfig:
     min_nodes: int = 1
     """The first plan waits for this many nodes."""
     context_tokens: int | None = None
-    """Positions per request; by default the model's maximum, 2048 at most."""
-    slots: int = DEFAULT_SLOTS
+    """Positions per request; None: the model's maximum, 2048 at most, or what the fleet has memory for."""
+    slots: int | None = None
+    """Requests at the same time; None: as many as the fleet has memory for, 4 at most."""
     max_queued: int = 64
     wire_dtype: WireDtype = "fp16"
     chunk_tokens: int = DEFAULT_CHUNK_TOKENS
@@ -55,7 +56,8 @@ class ServiceConfig:
         _check_range("--min-nodes", self.min_nodes, 1, 256)
         if self.pipelines is not None:
             _check_range("--pipelines", self.pipelines, 1, MOST_PIPELINES)
-        _check_range("--slots", self.slots, 1, 1024)
+        if self.slots is not None:
+            _check_range("--slots", self.slots, 1, 1024)
         _check_range("--chunk-tokens", self.chunk_tokens, 2, 4096)
         if self.draft_tokens is not None:
             _check_range("--guess", self.draft_tokens, 0, 32)

@@ -83,7 +83,10 @@ class Worker:
             case SolvePlan(number, problem):
                 return PlanSolved(number, self._solve(problem))
             case PreviewPlan(number, problem, pipelines):
-                return PlanPreviewed(number, preview(problem, self._solve(problem), pipelines))
+                answer = self._solve(problem)
+                if isinstance(answer, Infeasible) and answer.fits:
+                    problem, answer = answer.fits, self._solve(answer.fits)
+                return PlanPreviewed(number, preview(problem, answer, pipelines))
             case DivideFleet(number, problem, kept, pipelines, margin):
                 from orchestrator.pipelines.partition import divide
 

@@ -145,7 +145,7 @@ ROOMS = {
         "deployment": "effects events fleet model planning planning.moves timing",
         "requests": "deployment effects events model timing",
         "balancing": "deployment effects fleet planning planning.moves planning.simulation planning.solver",
-        "replanning": "balancing deployment effects fleet model planning timing",
+        "replanning": "balancing deployment effects fleet model planning planning.solver timing",
         "pipelines": "balancing deployment effects events fleet model planning planning.solver replanning"
         " requests timing",
         "control_plane": "deployment effects fleet pipelines replanning requests timing",

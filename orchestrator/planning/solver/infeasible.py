@@ -7,33 +7,17 @@ from __future__ import annotations
 
 import functools
 import itertools
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from orchestrator.planning.cost import size_text
 from orchestrator.planning.problem import Constraints, Device, Objective, Problem
 from orchestrator.planning.solution import Infeasible
-from orchestrator.planning.solver.ordering import natural_engine
-from orchestrator.planning.solver.runform import RunForm
-from orchestrator.planning.solver.search import RingEngine, single_plans
-from orchestrator.planning.solver.sequence import SequenceEngine
+from orchestrator.planning.solver.feasible import is_feasible
+from orchestrator.planning.solver.shrink import largest_caches
 
 DEVICES_TRIED = 16
 """For how many devices, the largest first, the missing memory is worked out."""
-
-
-def is_feasible(problem: Problem) -> bool:
-    """Whether any plan exists (on large uneven chains: whether one is found)."""
-    if not problem.eligible:
-        return False
-    if single_plans(problem):
-        return True
-    if RunForm.applies(problem):
-        return RunForm(problem).fits()
-    exact = SequenceEngine(problem)
-    engine: RingEngine = exact if exact.affordable else natural_engine(problem)
-    return engine.fits(math.inf)
 
 
 def explain_infeasible(problem: Problem) -> Infeasible:
@@ -41,9 +25,11 @@ def explain_infeasible(problem: Problem) -> Infeasible:
     reason = _reason(problem)
     fixes = list(itertools.islice(_lifted_constraints(problem), 3))
     device, missing = _least_extra(problem, _with_memory)
-    if device is not None:
+    if device is not None and missing <= device.memory_bytes:
         total = size_text(device.memory_bytes + missing)
         fixes.append(f"free {size_text(missing)} of memory on {device.name!r} ({total} in all)")
+    elif device is not None:  # more than it has now: no device is twice as large as it looks
+        fixes += _more_for_all(problem)
     fixes += _smaller_cache(problem)
     spacious, disk = _least_extra(problem, _with_storage)
     if device is None and spacious is not None:
@@ -52,7 +38,32 @@ def explain_infeasible(problem: Problem) -> Infeasible:
     if added is not None:
         fixes.append(f"add a device with {size_text(added)} of usable memory")
     smallest = fixes[0] if fixes else "choose a smaller model or a lower precision"
-    return Infeasible(reason, missing if device is not None else max(0, _short_bytes(problem)), smallest, tuple(fixes))
+    missing_bytes = missing if device is not None else max(0, _short_bytes(problem))
+    may_shrink = problem.least_context_tokens is not None or problem.least_slots is not None
+    fits = largest_caches(problem) if may_shrink else None
+    return Infeasible(reason, missing_bytes, smallest, tuple(fixes), _rooms(problem), fits)
+
+
+def _rooms(problem: Problem) -> tuple[tuple[str, int], ...]:
+    """What each device has for units and their caches, by name."""
+    return tuple(
+        (device.name, max(0, problem.memory_limit_bytes(device) - problem.fixed_bytes(device)))
+        for device in problem.eligible
+    )
+
+
+def _more_for_all(problem: Problem) -> list[str]:
+    """The same for every device that may take part, where the smallest could have it."""
+    most = min((device.memory_bytes for device in problem.eligible), default=0)
+
+    def works(extra_bytes: int) -> bool:
+        more = (replace(device, memory_bytes=device.memory_bytes + extra_bytes) for device in problem.eligible)
+        return is_feasible(_replaced(problem, *more))
+
+    if len(problem.eligible) < 2 or most < 1 or not works(most):
+        return []
+    names = ", ".join(device.name for device in problem.eligible[:DEVICES_TRIED])
+    return [f"free {size_text(_least(0, most, works))} of memory on each of {names}"]
 
 
 def _reason(problem: Problem) -> str:
@@ -89,7 +100,7 @@ def _needed_bytes(problem: Problem) -> int:
 
 
 def _room_bytes(problem: Problem) -> int:
-    return sum(max(0, problem.memory_limit_bytes(device) - problem.fixed_bytes(device)) for device in problem.eligible)
+    return sum(room for _, room in _rooms(problem))
 
 
 def _short_bytes(problem: Problem) -> int:
@@ -156,14 +167,22 @@ def _works_with(
 
 
 def _smaller_cache(problem: Problem) -> list[str]:
-    """Fewer slots, then a shorter context."""
+    """Fewer slots, a shorter context, or both where neither is enough."""
     fixes = []
-    if problem.slots > 1 and is_feasible(replace(problem, slots=1)):
-        slots = _most(1, problem.slots, lambda count: is_feasible(replace(problem, slots=count)))
-        fixes.append(f"serve {slots} at once instead of {problem.slots}")
-    if problem.context_tokens > 1 and is_feasible(replace(problem, context_tokens=1)):
-        tokens = _most(1, problem.context_tokens, lambda count: is_feasible(replace(problem, context_tokens=count)))
-        fixes.append(f"reduce the context from {problem.context_tokens} to {tokens} tokens")
+    context, slots = problem.context_tokens, problem.slots
+
+    def fits(context_tokens: int, slots: int) -> bool:
+        return is_feasible(problem.with_caches(context_tokens, slots))
+
+    if slots > 1 and fits(context, 1):
+        fixes.append(f"serve {_most(1, slots, lambda count: fits(context, count))} at once instead of {slots}")
+    if context > 1 and fits(1, slots):
+        tokens = _most(1, context, lambda count: fits(count, slots))
+        fixes.append(f"reduce the context from {context} to {tokens} tokens")
+    both = None if fixes else largest_caches(replace(problem, least_context_tokens=1, least_slots=1))
+    if both:
+        was = f"instead of {slots} with {context}"
+        fixes.append(f"serve {both.slots} at once with {both.context_tokens} tokens of context {was}")
     return fixes
 
 
@@ -194,3 +213,12 @@ def _most(low: int, high: int, holds: Callable[[int], bool]) -> int:
         middle = (low + high) // 2
         low, high = (middle, high) if holds(middle) else (low, middle)
     return low
+
+
+def shortage_text(answer: Infeasible) -> str:
+    """What is missing, what each device has, and the smallest changes that help; one line."""
+    rooms = ", ".join(f"{name} {size_text(room)}" for name, room in answer.rooms[:DEVICES_TRIED])
+    more = ", ..." if len(answer.rooms) > DEVICES_TRIED else ""
+    has = f" ({rooms}{more})" if answer.missing_bytes and len(answer.rooms) > 1 else ""
+    fixes = ", or ".join(answer.fixes[:2]) or answer.smallest_fix
+    return f"{answer.reason}{has}; {fixes}".rstrip("; ")

@@ -1,17 +1,21 @@
 """From manifest and fleet to the planner's question and the nodes' commands."""
 
 import math
+import re
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.deployment.plan_view import describe_units
+from orchestrator.effects import Note
 from orchestrator.planning.solution import Infeasible
 from orchestrator.replanning.memory_model import CAUTIOUS, resident_factors, workspace_bytes
 from orchestrator.replanning.problem_builder import MIN_SPEED_FLOPS, build_problem, context_of
-from tests.support.orchestrating import plan_quickly
+from schemas.messages import StreamError
+from tests.support.orchestrating import World, plan_quickly
 from tests.support.scripted_nodes import MB, make_birth, make_manifest
 
 MANIFEST = make_manifest(tied=True)
@@ -111,3 +115,42 @@ def test_plans_cover_all_units_within_the_memory_of_their_nodes(memories: list[i
 )
 def test_units_for_people(start: int, stop: int, text: str) -> None:
     assert describe_units(start, stop, 6) == text
+
+
+def small_fleet(**options: Any) -> World:
+    """Three nodes that can hold the model with short KV caches only."""
+    world = World(models={"tiny": make_manifest(max_context=2048)}, **options).up()
+    world.join("a", "b", "c")
+    world.wait(3.0)
+    return world
+
+
+def test_caches_are_as_large_as_fit_where_nobody_has_said_how_large() -> None:
+    world = small_fleet(slots=None)
+    assert (world.plan.context_tokens, world.plan.slots) == (1024, 2)
+    notes = [note.text for note in world.effects if isinstance(note, Note) and note.kind == "smaller"]
+    assert len(notes) == 1
+    assert notes[0].startswith("serving 2 at once with 1024 tokens of context instead of 4 with 2048: that needs ")
+    assert "; short by " in notes[0]
+    world.join("d", memory_mb=500)
+    world.wait(3.0)
+    assert (world.plan.context_tokens, world.plan.slots) == (2048, 4), "there is room now"
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [({"slots": None, "context_tokens": 256}, (256, 3)), ({"slots": 1}, (2048, 1)), ({"slots": 2}, (1024, 2))],
+)
+def test_what_somebody_has_said_stays(options: dict[str, Any], expected: tuple[int, int]) -> None:
+    world = small_fleet(**options)
+    assert (world.plan.context_tokens, world.plan.slots) == expected
+
+
+def test_too_much_asked_for_names_what_each_node_has_and_what_would_fit() -> None:
+    world = small_fleet(slots=4, context_tokens=2048)
+    request = world.ask()
+    end = world.end(request)
+    assert isinstance(end, StreamError)
+    assert end.code == "no_memory"
+    assert re.search(r"short by [\d.]+ MB \(a [\d.]+ MB, b [\d.]+ MB, c [\d.]+ MB\); ", end.reason)
+    assert end.reason.endswith(", or serve 1 at once instead of 4")
