@@ -19,6 +19,17 @@ class BrokenModel(ModelError):
     """A file is there but cannot be read as what it claims to be."""
 
 
+class BrokenTemplate(BrokenModel):
+    """The chat template makes no prompt of a conversation.
+
+    ``summary`` says so too, but without what the template wrote: people's text may be in that.
+    """
+
+    def __init__(self, summary: str, detail: str = "", advice: str = "") -> None:
+        super().__init__(summary + (f": {detail}" if detail else "") + (f"; {advice}" if advice else ""))
+        self.summary = summary
+
+
 class UnsupportedModel(ModelError):
     """The architecture, precision or source kind is not one that can be converted."""
 

@@ -11,6 +11,8 @@ import json
 import sys
 from pathlib import Path
 
+from orchestrator.model.gguf_header import read_header
+
 SHARD_BYTES = 2 << 30
 
 
@@ -32,6 +34,8 @@ def convert(source: Path, target: Path) -> None:
     config.pop("_name_or_path", None)
     config["architectures"] = [type(model).__name__]
     (target / "config.json").write_text(json.dumps(config, indent=1), "utf-8")
+    ends = {"eos_token_id": list(read_header(source).end_ids)}  # of which transformers takes one only
+    (target / "generation_config.json").write_text(json.dumps(ends), "utf-8")
     tied = bool(config.get("tie_word_embeddings"))
     weights = {k: v for k, v in model.state_dict().items() if not (tied and k == "lm_head.weight")}
     shards: list[dict[str, torch.Tensor]] = [{}]

@@ -15,18 +15,26 @@ from orchestrator.model.errors import BrokenModel
 
 MAGIC = b"GGUF"
 _FIXED_BYTES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
+_INTEGERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 10: "Q", 11: "q"}
 _STRING, _ARRAY = 8, 9
 _LIMIT = 1 << 24  # entries, tensors, array items: more is damage, not a model
+_END_KEYS = {f"tokenizer.ggml.{end}_token_id" for end in ("eos", "eot", "eom")}
 
 
 @dataclass(frozen=True)
 class GgufHeader:
-    """What the header says. ``end`` is where the last tensor starts, from the beginning of the file."""
+    """What the header says.
+
+    Attributes:
+        end: where the last tensor starts, from the beginning of the file.
+        end_ids: tokens that end a text, a turn or a message.
+    """
 
     version: int
     architecture: str
     tensors: int
     end: int
+    end_ids: tuple[int, ...]
 
 
 def read_header(path: Path) -> GgufHeader:
@@ -94,12 +102,15 @@ class _Reader:
         if version not in (2, 3) or not tensors:
             raise ValueError(f"version {version} with {tensors} tensors")
         architecture, alignment = "", 32
+        end_ids: list[int] = []
         for _ in range(entries):
             key, kind = self.string(), self.number("I")
             if key == "general.architecture" and kind == _STRING:
                 architecture = self.string()
             elif key == "general.alignment" and kind == 4:
                 alignment = self.number("I")
+            elif key in _END_KEYS and kind in _INTEGERS:
+                end_ids.append(self.number(_INTEGERS[kind]))
             else:
                 self.skip_value(kind)
         last = 0
@@ -107,4 +118,5 @@ class _Reader:
             self.string()
             self.skip(8 * self.number("I") + 4)  # dimensions and type
             last = max(last, self.number("Q"))
-        return GgufHeader(version, architecture, tensors, -(-self.at // alignment) * alignment + last)
+        end = -(-self.at // alignment) * alignment + last
+        return GgufHeader(version, architecture, tensors, end, tuple(end_ids))

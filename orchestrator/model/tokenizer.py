@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import datetime
+import contextlib
 import json
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.model.errors import BrokenModel, MissingDependency
+from orchestrator.model.chat_template import ChatTemplate
+from orchestrator.model.control_tokens import control_tokens, named_tokens, token_text
+from orchestrator.model.errors import BrokenModel, BrokenTemplate, MissingDependency
+from orchestrator.model.prompt_encoder import PromptEncoder
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 FILES = (
-    "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json",
+    "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "chat_template.json", "special_tokens_map.json",
     "generation_config.json", "genai_config.json", "config.json",
 )  # fmt: skip
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
@@ -40,6 +43,13 @@ def copy_tokenizer(folders: Iterable[Path], target: Path) -> None:
 class ModelTokenizer:
     """The tokenizer in a model's folder.
 
+    What people write is text: in a conversation only the markers that the chat template itself writes become control
+    tokens, whatever stands in the messages (contents, names, roles that are none). The template's literals are told
+    from people's text character by character, through all that templates usually do with strings
+    (`orchestrator.model.template_text`). Where a template does something else, and a marker lies in what comes of it,
+    the conversation is rendered again with people's text out of the template's sight, so that it comes out as it went
+    in; if that fails, the marker is text.
+
     Attributes:
         bos_id: the id that starts a text, None if the model has none.
         eos_ids: ids that end an answer.
@@ -56,26 +66,34 @@ class ModelTokenizer:
             self._tokenizer: Tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises plain Exception
             raise BrokenModel(f"{path} cannot be read: {error}") from error
-        self._config = _read_json(folder / "tokenizer_config.json")
+        self.vocab_size = self._tokenizer.get_vocab_size(with_added_tokens=True)
+        special = _read_json(folder / "special_tokens_map.json")
+        self._config = special | _read_json(folder / "tokenizer_config.json")
         generation = _read_json(folder / "generation_config.json")
-        genai = _read_json(folder / "genai_config.json").get("model", {})
+        genai = _object(_read_json(folder / "genai_config.json").get("model"))
         model = _read_json(folder / "config.json")
-        template = folder / "chat_template.jinja"
-        self.chat_template = template.read_text("utf-8") if template.is_file() else self._config_template()
+        stated = (generation, genai, model, _object(model.get("text_config")))
         self.bos_id = self._special("bos_token")
         if self.bos_id is None:
-            self.bos_id = next((i for f in (generation, genai, model) for i in _ids(f.get("bos_token_id"))), None)
-        eos = {i for f in (generation, genai, model) for i in _ids(f.get("eos_token_id"))}
+            self.bos_id = next((i for f in stated for i in _ids(f.get("bos_token_id"))), None)
+        eos = {i for f in stated for i in _ids(f.get("eos_token_id"))}
         own = self._special("eos_token")
         self.eos_ids = frozenset(eos if own is None else eos | {own})
+        self.chat_template = self._find_template(folder)
+        self._template: ChatTemplate | None = None
+        if self.chat_template is not None:
+            tokens = {k: text for k, v in self._config.items() if k.endswith("_token") and (text := token_text(v))}
+            self._template = ChatTemplate(self.chat_template, tokens)
+        framing = self.eos_ids if self.bos_id is None else self.eos_ids | {self.bos_id}
+        control = control_tokens(
+            self._tokenizer, named=named_tokens(special, self._config), ids=framing, template=self.chat_template
+        )
+        self._encoder = PromptEncoder(self._tokenizer, control, framing_ids=framing)
 
-    @property
-    def vocab_size(self) -> int:
-        return self._tokenizer.get_vocab_size(with_added_tokens=True)
-
-    def encode(self, text: str, *, special: bool = True) -> list[int]:
-        """Ids of ``text``; ``special`` adds what the tokenizer puts around a text (usually a BOS)."""
-        return list(self._tokenizer.encode(text, add_special_tokens=special).ids)
+    def encode(self, text: str) -> list[int]:
+        """Ids of raw text, with what the tokenizer puts around a text (usually a BOS): markers in it are control
+        tokens."""
+        return self._encoder.encode_raw(_unicode(text))
 
     def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         """Ids of a conversation, ready for the assistant's answer.
@@ -84,50 +102,54 @@ class ModelTokenizer:
             messages: ``{"role": "system" | "user" | "assistant", "content": text}`` in order.
 
         Raises:
-            BrokenModel: the chat template refuses the messages or is not valid Jinja.
+            BrokenTemplate: the chat template refuses the messages or does not work.
+            BrokenModel: the tokenizer can't encode them.
         """
-        if self.chat_template is None:
-            return self.encode("\n".join(m["content"] for m in messages))
-        return self.encode(self.render_chat(messages), special=False)
+        messages = _unicode(messages)
+        if self._template is None:
+            return self._encoder.encode("\n".join(m["content"] for m in messages), frame=True)
+        chat = self._template.render(messages)
+        if self._encoder.is_touched(chat.text, chat.unknown):
+            with contextlib.suppress(BrokenTemplate):
+                chat = self._template.render(messages, opaque=True)
+        return self._encoder.encode(chat.text, chat.own)
 
     def render_chat(self, messages: Sequence[Mapping[str, str]]) -> str:
-        """The conversation as text by the model's chat template, up to where the answer begins."""
-        import jinja2
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
+        """The conversation as text by the model's chat template, up to where the answer begins; "" without one."""
+        return self._template.render(_unicode(messages)).text if self._template else ""
 
-        def raise_exception(message: str) -> None:
-            raise jinja2.TemplateError(message)
-
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-        )
-        environment.filters["tojson"] = lambda value, **kw: json.dumps(value, ensure_ascii=False, **kw)
-        environment.globals["raise_exception"] = raise_exception
-        environment.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)
-        tokens = {k: _content(v) for k, v in self._config.items() if k.endswith("_token") and _content(v)}
-        try:
-            template = environment.from_string(self.chat_template or "")
-            return template.render(messages=list(messages), add_generation_prompt=True, **tokens)
-        except jinja2.TemplateError as error:
-            raise BrokenModel(f"the model's chat template refuses this conversation: {error}") from error
+    def check_template(self) -> str:
+        """Why the chat template makes no prompt of a plain question; "" if it does, or if there is no template."""
+        question = {"role": "user", "content": "Hello"}
+        problem = ""
+        for messages in ([question], [{"role": "system", "content": "Be brief."}, question]):
+            try:
+                self.render_chat(messages)
+            except BrokenTemplate as error:
+                problem = problem or str(error)
+            else:
+                return ""
+        return problem
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ``ids`` without special tokens; bytes that are no UTF-8 become U+FFFD."""
-        return self._tokenizer.decode(list(ids), skip_special_tokens=True)
+        shown = [number for number in ids if number not in self._encoder.hidden_ids]
+        return self._tokenizer.decode(shown, skip_special_tokens=False)
 
     def stream(self) -> DecodeStream:
         """A decoder for one answer as its tokens arrive."""
         return DecodeStream(self)
 
     def _special(self, key: str) -> int | None:
-        content = _content(self._config.get(key))
+        content = token_text(self._config.get(key))
         return self._tokenizer.token_to_id(content) if content else None
 
-    def _config_template(self) -> str | None:
-        value = self._config.get("chat_template")
-        if isinstance(value, list):  # named templates: the default one
-            value = next((t.get("template") for t in value if t.get("name") == "default"), None)
-        return value if isinstance(value, str) else None
+    def _find_template(self, folder: Path) -> str | None:
+        path = folder / "chat_template.jinja"
+        if path.is_file():
+            return path.read_text("utf-8", errors="replace")
+        found = (f.get("chat_template") for f in (self._config, _read_json(folder / "chat_template.json")))
+        return next((text for value in found if (text := _default_template(value)) is not None), None)
 
 
 class DecodeStream:
@@ -173,13 +195,29 @@ def _read_json(path: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _content(token: Any) -> str | None:
-    """A special token's text; configs hold it plain or as an object."""
-    if isinstance(token, dict):
-        token = token.get("content")
-    return token if isinstance(token, str) else None
+def _object(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _default_template(value: Any) -> str | None:
+    if isinstance(value, list):  # named templates
+        value = {t.get("name"): t.get("template") for t in value if isinstance(t, dict)}
+    if isinstance(value, dict):
+        value = value.get("default")
+    return value if isinstance(value, str) else None
+
+
+def _unicode(value: Any) -> Any:
+    """The same with U+FFFD for halves of surrogate pairs, which are no text, in all its strings."""
+    if isinstance(value, str):
+        return value if value.isascii() else value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    if isinstance(value, Mapping):
+        return {key: _unicode(member) for key, member in value.items()}
+    if isinstance(value, Sequence):
+        return [_unicode(item) for item in value]
+    return value
 
 
 def _ids(value: Any) -> list[int]:
     values = value if isinstance(value, list) else [value]
-    return [v for v in values if type(v) is int]
+    return [v for v in values if type(v) is int and v >= 0]
