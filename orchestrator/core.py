@@ -25,6 +25,8 @@ from orchestrator.events import (
     PlanHeard,
     PlanPreviewed,
     PlanSolved,
+    PromptEncoded,
+    PromptUnusable,
     SegmentsBuilt,
     StandbyPlanned,
     Stopping,
@@ -69,6 +71,8 @@ class Core:
                 return self.plane.pipelines.tokens(event, now_s)
             case Submitted():
                 return self.plane.pipelines.submit(event.request, now_s)
+            case PromptEncoded() | PromptUnusable():
+                return self.plane.pipelines.prompt_made(event)
             case Cancelled():
                 return self.plane.pipelines.cancel(event.client, event.cancel, now_s)
             case Commanded():

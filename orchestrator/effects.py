@@ -7,7 +7,7 @@ from typing import Any
 
 from orchestrator.planning.problem import Problem, Stage
 from orchestrator.planning.profile import Profile
-from schemas.messages import ControlRequest, Epoch, NodeBirth, StageRef, WireDtype
+from schemas.messages import ControlRequest, Epoch, NodeBirth, StageRef, SubmitRequest, WireDtype
 from schemas.topics import NODE_COMMAND
 
 
@@ -31,6 +31,15 @@ class OpenModel:
     """Load a model's manifest and tokenizer."""
 
     name: str
+
+
+@dataclass(frozen=True)
+class EncodePrompt:
+    """Make token ids of what a client asks, for a model."""
+
+    request: str
+    model: str
+    submit: SubmitRequest
 
 
 @dataclass(frozen=True)
@@ -194,6 +203,7 @@ class Halt:
 Effect = (
     Publish
     | OpenModel
+    | EncodePrompt
     | SolvePlan
     | PreviewPlan
     | BuildSegments

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from orchestrator.model.served import BuiltSegment, ServedModel
 from orchestrator.planning.solution import Infeasible, Solution, Standby
@@ -62,6 +62,26 @@ class Submitted:
     """A client asks."""
 
     request: SubmitRequest
+
+
+@dataclass(frozen=True)
+class PromptEncoded:
+    """Answer to ``EncodePrompt``."""
+
+    request: str
+    model: str
+    ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class PromptUnusable:
+    """Answer to ``EncodePrompt``: there is no prompt. ``summary`` is the reason without anybody's text in it."""
+
+    request: str
+    model: str
+    code: Literal["too_long", "bad_request", "failed"]
+    reason: str
+    summary: str
 
 
 @dataclass(frozen=True)
@@ -170,6 +190,8 @@ Event = (
     | PlanHeard
     | TokensHeard
     | Submitted
+    | PromptEncoded
+    | PromptUnusable
     | Cancelled
     | Commanded
     | ModelOpened

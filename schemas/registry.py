@@ -43,6 +43,9 @@ def encode(value: Any) -> bytes:
     document = {"type": _NAMES[type(value)], "v": SCHEMA_VERSION, **contract.dump(value)}
     try:
         payload = json.dumps(document, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+    except UnicodeEncodeError:
+        problem = "can't be sent: it has bytes that are no UTF-8 text, leave them out"
+        raise MessageError(f"{document['type']} {problem}") from None
     except ValueError as error:
         raise MessageError(f"{document['type']} can't be sent as JSON: {str(error)!a}") from None
     _check_size(payload)

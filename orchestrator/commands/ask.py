@@ -19,7 +19,12 @@ from schemas.messages import ChatMessage, StreamEnd
 @click.command("ask", epilog="Example: linguabus ask 'What is the capital of France?' --max-tokens 40 --stats")
 @click.argument("prompt")
 @sampling_options
-@click.option("--raw", is_flag=True, help="Give PROMPT to the model as it is, without the chat template.")
+@click.option(
+    "--raw",
+    is_flag=True,
+    help="Give PROMPT to the model as it is, without the chat template. Only so do markers in it, such as <|im_end|>, "
+    "become control tokens; otherwise what you write is text.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end instead of text as it comes.")
 @click.option("--stats", is_flag=True, help="Print times and sizes on stderr: TTFT, tokens/s, each stage's share.")
 @bus_options

@@ -10,6 +10,7 @@ from orchestrator.client import AnswerFailed, AnswerIncomplete, Client
 from orchestrator.commands.answers import cancel_on_interrupt, make_sampling, sampling_options, statistics
 from orchestrator.commands.connection import connect
 from orchestrator.commands.settings import Settings, bus_options, pass_settings
+from schemas.errors import MessageError
 from schemas.messages import ChatMessage, Sampling
 
 
@@ -65,12 +66,12 @@ def _turn(
 ) -> list[ChatMessage]:
     """Ask, print, and return the history with this turn; a turn that failed leaves it as it was."""
     messages = [*history, ChatMessage(role="user", content=line)]
-    answer = client.ask(messages, max_tokens=max_tokens, sampling=sampling, stats=stats)
     try:
+        answer = client.ask(messages, max_tokens=max_tokens, sampling=sampling, stats=stats)
         with cancel_on_interrupt(answer):
             for piece in answer:
                 click.echo(piece, nl=False)
-    except (AnswerFailed, AnswerIncomplete) as error:
+    except (AnswerFailed, AnswerIncomplete, MessageError) as error:
         click.echo()
         click.echo(f"Error: {error}", err=True)
         return history

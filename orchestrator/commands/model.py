@@ -53,8 +53,12 @@ def add(settings: Settings, source: str, name: str | None, precision: str, profi
     with ProgressLines() as progress:
         if source == "demo":
             source = str(demo_checkpoint(default_cache(), progress))
-        manifest = _store(settings).add(source, name, precision=precision, profile=profile, progress=progress)
+        store = _store(settings)
+        manifest = store.add(source, name, precision=precision, profile=profile, progress=progress)
+        problem = store.open(manifest.name).tokenizer().check_template()
     click.echo(f"{manifest.name}: {_summary(manifest)}")
+    if problem:
+        click.echo(f"Warning: a conversation with it will fail: {problem}", err=True)
 
 
 @command.command("list", epilog="Example: linguabus model list --json")

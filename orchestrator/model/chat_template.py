@@ -71,7 +71,7 @@ class ChatTemplate:
         with self._lock:
             if self._fault:
                 raise _error(self._fault)
-            if self._process is None:
+            if self._process is None or self._process.is_dead:
                 self._start()
             answer = self._ask(request, RENDER_S)
         runs = answer["origins"]
@@ -81,6 +81,7 @@ class ChatTemplate:
         return RenderedChat(answer["text"], own, unknown)
 
     def _start(self) -> None:
+        self._stop()
         self._process = _Process()
         self._stop = weakref.finalize(self, self._process.stop)
         self._ask(self.source, START_S)
@@ -116,11 +117,12 @@ class _Process:
         self._socket, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "orchestrator.model.template_sandbox"],
+                [sys.executable, "-P", "-m", "orchestrator.model.template_sandbox"],
                 stdin=theirs.fileno(),
                 stdout=theirs.fileno(),
                 stderr=subprocess.DEVNULL,
                 env=os.environ | {"PYTHONPATH": path},
+                start_new_session=True,  # Ctrl-C is for us
             )
 
     def ask(self, request: Any, timeout_s: float) -> dict[str, Any]:
@@ -153,6 +155,11 @@ class _Process:
             if self._process.wait(1.0) in (-signal.SIGXCPU, -signal.SIGKILL):
                 return "takes too long"
         return "ended the process that runs it"
+
+    @property
+    def is_dead(self) -> bool:
+        """Has it ended since the last answer?"""
+        return self._process.poll() is not None
 
     def stop(self) -> None:
         """Kill it, if it is still there."""

@@ -72,15 +72,13 @@ class PromptEncoder:
         self._tokenizer.add_tokens(tokens)
         return spellings
 
-    def encode_raw(self, text: str) -> list[int]:
-        """Ids of a text in which markers are control tokens, framed as the tokenizer frames a text."""
+    def encode_raw(self, text: str, *, frame: bool) -> list[int]:
+        """Ids of a text in which markers are control tokens; ``frame`` adds what the tokenizer puts around a text."""
         with self._lock:
-            return list(self._encoded(text, frame=True).ids)
+            return list(self._encoded(text, frame=frame).ids)
 
     def encode(self, text: str, own: Iterable[tuple[int, int]] = (), *, frame: bool = False) -> list[int]:
         """Ids of a text in which nothing is a control token but markers that lie within one of the ranges ``own``.
-
-        ``frame`` adds what the tokenizer puts around a text.
 
         Raises:
             BrokenModel: the tokenizer can't encode it.

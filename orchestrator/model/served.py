@@ -27,10 +27,14 @@ class Tokenizer(Protocol):
     """A model's tokenizer and chat template; ``orchestrator.model.tokenizer.ModelTokenizer`` is one."""
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of raw text."""
+        """Token ids of raw text; markers in it are control tokens."""
 
     def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        """Token ids of a conversation under the chat template, ready for the assistant's turn."""
+        """Token ids of a conversation under the chat template, ready for the assistant's turn; what stands in messages
+        is text."""
+
+    def check_template(self) -> str:
+        """Why the chat template makes no prompt of a plain question; empty if it does."""
 
     def stream(self) -> TextStream:
         """A fresh decoder for one answer."""

@@ -90,10 +90,14 @@ class ModelTokenizer:
         )
         self._encoder = PromptEncoder(self._tokenizer, control, framing_ids=framing)
 
-    def encode(self, text: str) -> list[int]:
-        """Ids of raw text, with what the tokenizer puts around a text (usually a BOS): markers in it are control
-        tokens."""
-        return self._encoder.encode_raw(_unicode(text))
+    def encode(self, text: str, *, special: bool = True) -> list[int]:
+        """Ids of raw ``text``, in which markers are control tokens; ``special`` adds what the tokenizer puts around a
+        text (usually a BOS).
+
+        Raises:
+            BrokenModel: the tokenizer can't encode it.
+        """
+        return self._encoder.encode_raw(_unicode(text), frame=special)
 
     def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         """Ids of a conversation, ready for the assistant's answer.

@@ -15,7 +15,7 @@ from typing import Any
 from orchestrator.deployment.epochs import Epochs
 from orchestrator.deployment.plan import ReplanDone, ServingSettings
 from orchestrator.effects import Effect, Listen
-from orchestrator.events import FleetDivided, StandbyPlanned, TokensHeard
+from orchestrator.events import FleetDivided, PromptEncoded, PromptUnusable, StandbyPlanned, TokensHeard
 from orchestrator.fleet.fleet import FleetState
 from orchestrator.fleet.profiles import Profiles
 from orchestrator.model.served import BuiltSegment, ServedModel
@@ -325,10 +325,21 @@ class PipelinePool:
         )
         lead.balancing.asked(request.max_tokens, now_s)
         effects = lead.requests.submit(request, now_s)
-        if any(waiting.request == request.request for waiting in lead.requests.waiting):
-            place(request.request, lead, self.all)
-        self._due.touch(one.name for one in self.all if one.requests.knows(request.request))
+        self._place(request.request)
         return effects
+
+    def prompt_made(self, event: PromptEncoded | PromptUnusable) -> list[Effect]:
+        """The worker has encoded a prompt, or can't: now its length is known."""
+        effects = [effect for pipeline in self.all for effect in pipeline.requests.prompt_made(event)]
+        self._place(event.request)
+        return effects
+
+    def _place(self, request: str) -> None:
+        for pipeline in self.all:
+            if any(waiting.request == request for waiting in pipeline.requests.waiting):
+                place(request, pipeline, self.all)
+                break
+        self._due.touch(one.name for one in self.all if one.requests.knows(request))
 
     def cancel(self, client: str, cancel: CancelRequest, now_s: float) -> list[Effect]:
         """A client lost interest."""

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from orchestrator.pipelines.pipeline import Pipeline
 from orchestrator.planning.solver.replicas import answers_first
-from orchestrator.requests.session import PromptRefused, Session
+from orchestrator.requests.prompt import PromptRefused
+from orchestrator.requests.session import Session
 
 
 def expected_s(pipeline: Pipeline, session: Session) -> float:
@@ -30,22 +31,24 @@ def expected_s(pipeline: Pipeline, session: Session) -> float:
 
 
 def best_for(session: Session, serving: Sequence[Pipeline]) -> Pipeline:
-    """The pipeline that would answer first; the first of them for a prompt that none will take."""
+    """The pipeline that would answer first; the first of them for a prompt that none will take, and the one with the
+    fewest requests while the prompt's length is not known."""
+    fewest_first = sorted(serving, key=lambda one: one.requests.open_count + one.requests.queued_count)
     if len(serving) == 1:
         return serving[0]
     for pipeline in serving:
         active = pipeline.replanner.active
         assert active
         try:
-            session.encode_for(active.plan.model, active.plan.context_tokens)
+            if not session.fit(active.plan.model, active.plan.context_tokens):
+                return fewest_first[0]
         except PromptRefused:
             return pipeline  # says so when it is to open it
-    fewest_first = sorted(serving, key=lambda one: one.requests.open_count + one.requests.queued_count)
     return fewest_first[answers_first([expected_s(pipeline, session) for pipeline in fewest_first])]
 
 
 def place(request: str, at: Pipeline, pipelines: Sequence[Pipeline]) -> None:
-    """Let a request that has just come in ``at`` a pipeline wait where it will be answered first."""
+    """Let a request that waits ``at`` a pipeline wait where it will be answered first."""
     serving = [pipeline for pipeline in pipelines if pipeline.is_serving]
     if len(pipelines) > 1 and serving:
         _hand_over(request, at, serving)

@@ -5,17 +5,17 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Mapping
-from typing import Literal
 
 from orchestrator.deployment.open_requests import OpenWork
 from orchestrator.deployment.plan import NoPlan, ReadyPlan
-from orchestrator.effects import Effect, ForgetRequest, Note, Publish, SaveRequest, command
-from orchestrator.events import TokensHeard
+from orchestrator.effects import Effect, ForgetRequest, Note, SaveRequest, command
+from orchestrator.events import PromptEncoded, PromptUnusable, TokensHeard
 from orchestrator.requests.answer import FinishReason
 from orchestrator.requests.pending_closes import PendingCloses
 from orchestrator.requests.prefix_index import PrefixIndex
+from orchestrator.requests.prompt import PromptRefused
 from orchestrator.requests.retry_after import RetryAfter
-from orchestrator.requests.session import Phase, PromptRefused, Session
+from orchestrator.requests.session import ErrorCode, Phase, Session
 from orchestrator.requests.session_table import SessionTable
 from orchestrator.timing import Timing
 from schemas.messages import (
@@ -24,11 +24,9 @@ from schemas.messages import (
     RequestClosed,
     RequestFailed,
     ResendTokens,
-    StreamError,
     SubmitRequest,
 )
 
-ErrorCode = Literal["no_model", "no_nodes", "no_memory", "not_ready", "too_long", "busy", "bad_request", "failed"]
 _FAILURE_CODES: dict[str, ErrorCode] = {"busy": "busy", "too_long": "too_long"}
 _REMEMBERED_PREFIXES = 64
 _DRAFT_TOKENS = 8
@@ -101,9 +99,9 @@ class RequestScheduler:
         session = Session(request, submitted_s=now_s, queued_s=now_s)
         if request.pipeline != self._service:
             reason = f"there is no pipeline {request.pipeline}: this orchestrator serves {self._service}"
-            return [self._error(session, "bad_request", reason)]
+            return [session.tell_error("bad_request", reason)]
         if len(self._queue) >= self._max_queued:
-            return [self._error(session, "busy", f"{len(self._queue)} requests wait already: {self._pace.advice()}")]
+            return [session.tell_error("busy", f"{len(self._queue)} requests wait already: {self._pace.advice()}")]
         self.sessions.add(session)
         self._queue.append(session.request)
         return [SaveRequest(session.client, session.request)]
@@ -171,7 +169,7 @@ class RequestScheduler:
             self._progressed(session, now_s)
         if session.first_token_s is None and session.answer.tokens:
             session.first_token_s = now_s
-        effects: list[Effect] = [self._stream(session, piece) for piece in pieces]
+        effects: list[Effect] = [session.tell(piece) for piece in pieces]
         if session.answer.finish:
             effects += self._finish(session, session.answer.finish, now_s)
         return effects
@@ -207,20 +205,34 @@ class RequestScheduler:
         """Open queued requests while there are slots."""
         effects: list[Effect] = []
         free = active.plan.slots - self.open_count
-        while self._queue and free > 0:
-            session = self.sessions[self._queue.popleft()]
+        model = active.plan.model
+        for session in self.waiting:
+            if free <= 0 and session.asked_model == model.name:
+                continue
             try:
-                session.encode_for(active.plan.model, active.plan.context_tokens)
+                is_encoded = session.fit(model, active.plan.context_tokens)
             except PromptRefused as refused:
                 effects += self._fail(session, refused.code, refused.reason)
                 continue
-            assert session.answer
-            if len(session.answer.tokens) >= session.answer.max_tokens:  # the new plan has a smaller context
-                effects += self._finish(session, "length", now_s)
-                continue
-            free -= 1
-            effects += self._open(session, active, now_s)
+            if not is_encoded:
+                effects += session.ask_prompt(model)
+            elif session.answer and len(session.answer.tokens) >= session.answer.max_tokens:
+                effects += self._finish(session, "length", now_s)  # the new plan has a smaller context
+            elif free > 0:
+                free -= 1
+                self._queue.remove(session.request)
+                effects += self._open(session, active, now_s)
         return effects
+
+    def prompt_made(self, event: PromptEncoded | PromptUnusable) -> list[Effect]:
+        """The worker has encoded the prompt of a request that waits, or can't."""
+        session = self.sessions.get(event.request)
+        if session is None or session.phase is not Phase.QUEUED or session.asked_model != event.model:
+            return []
+        if isinstance(event, PromptUnusable):
+            return self._fail(session, event.code, event.reason, event.summary)
+        session.take_prompt(event.model, event.ids)
+        return []
 
     def move(self, active: ReadyPlan, held: Mapping[str, int], now_s: float) -> list[Effect]:
         """Open requests go on in the next ring.
@@ -385,15 +397,13 @@ class RequestScheduler:
             f"{session.request} ended ({end.finish_reason}): {end.completion_tokens} tokens,"
             f" first after {end.ttft_s:.3f} s, all after {end.total_s:.3f} s"
         )
-        return [self._stream(session, end), Note(note), *self._forget(session)]
+        return [session.tell(end), Note(note), *self._forget(session)]
 
-    def _fail(self, session: Session, code: ErrorCode, reason: str) -> list[Effect]:
+    def _fail(self, session: Session, code: ErrorCode, reason: str, summary: str = "") -> list[Effect]:
+        """``summary`` stands in the log for a reason that may have people's text in it."""
         self._leave_queue(session)
-        return [
-            self._error(session, code, reason),
-            Note(f"{session.request} failed ({code}): {reason}", warning=True),
-            *self._forget(session),
-        ]
+        note = Note(f"{session.request} failed ({code}): {summary or reason}", warning=True)
+        return [session.tell_error(code, reason), note, *self._forget(session)]
 
     def _leave_queue(self, session: Session) -> None:
         if session.request in self._queue:
@@ -402,10 +412,3 @@ class RequestScheduler:
     def _forget(self, session: Session) -> list[Effect]:
         self.sessions.forget(session.request)
         return [ForgetRequest(session.request)]
-
-    def _error(self, session: Session, code: ErrorCode, reason: str) -> Publish:
-        return self._stream(session, StreamError(request=session.request, code=code, reason=reason[:1000]))
-
-    @staticmethod
-    def _stream(session: Session, message: object) -> Publish:
-        return Publish(session.stream_topic, message)

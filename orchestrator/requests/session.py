@@ -12,11 +12,14 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from orchestrator.deployment.plan import DeployedPlan
+from orchestrator.effects import EncodePrompt, Publish
 from orchestrator.model.served import ServedModel
 from orchestrator.requests.answer import Answer, FinishReason
-from schemas.errors import LinguabusError
-from schemas.messages import Epoch, OpenRequest, StageTiming, StreamEnd, SubmitRequest
+from orchestrator.requests.prompt import PromptRefused
+from schemas.messages import Epoch, OpenRequest, StageTiming, StreamEnd, StreamError, SubmitRequest
 from schemas.topics import REQUEST_STREAM
+
+ErrorCode = Literal["no_model", "no_nodes", "no_memory", "not_ready", "too_long", "busy", "bad_request", "failed"]
 
 
 class Phase(enum.Enum):
@@ -28,15 +31,6 @@ class Phase(enum.Enum):
     """The answer is complete; the stages' figures are awaited."""
 
 
-class PromptRefused(Exception):
-    """The prompt can't be served; ``code`` is one of StreamError's."""
-
-    def __init__(self, code: Literal["too_long", "bad_request"], reason: str) -> None:
-        super().__init__(reason)
-        self.code = code
-        self.reason = reason
-
-
 @dataclass
 class Session:
     """A request with its times. ``answer`` and ``prompt_ids`` are those of ``model``'s tokenizer."""
@@ -45,6 +39,8 @@ class Session:
     submitted_s: float
     phase: Phase = Phase.QUEUED
     model: str = ""
+    asked_model: str = ""
+    """Whose tokenizer was last asked for the prompt's ids."""
     prompt_ids: tuple[int, ...] = ()
     answer: Answer | None = None
     epoch: Epoch | None = None
@@ -81,18 +77,30 @@ class Session:
         self.request, self.client = self.submit.request, self.submit.client
         self.stream_topic = REQUEST_STREAM.format(client=self.client, request=self.request)
 
-    def encode_for(self, model: ServedModel, context_tokens: int) -> None:
-        """Tokenise for a model that is about to serve the request, and bound the answer by the context.
+    def ask_prompt(self, model: ServedModel) -> list[EncodePrompt]:
+        """Let the prompt be encoded for a model, unless that is on its way."""
+        if self.asked_model == model.name:
+            return []
+        self.asked_model = model.name
+        return [EncodePrompt(self.request, model.name, self.submit)]
+
+    def take_prompt(self, model: str, ids: tuple[int, ...]) -> None:
+        """The prompt is encoded."""
+        self.model, self.prompt_ids, self.answer = model, ids, None
+
+    def fit(self, model: ServedModel, context_tokens: int) -> bool:
+        """Bound the answer by the context of a model that is about to serve the request.
+
+        Returns:
+            Whether its prompt is encoded for that model; if not, see `ask_prompt`.
 
         Raises:
-            PromptRefused: empty, too long, or begun with another model.
+            PromptRefused: too long, or begun with another model.
         """
         if self.model != model.name:
             if self.answer and self.answer.tokens:
                 raise PromptRefused("bad_request", "the model was changed during the answer: ask again")
-            self.prompt_ids = self._encode(model)
-            self.model = model.name
-            self.answer = None
+            return False
         length = len(self.prompt_ids)
         if length >= context_tokens:
             raise PromptRefused(
@@ -105,22 +113,7 @@ class Session:
             self.answer = Answer(self.request, length, max_tokens, model.tokenizer.stream())
         else:
             self.answer.max_tokens = max_tokens
-
-    def _encode(self, model: ServedModel) -> tuple[int, ...]:
-        submit = self.submit
-        if (submit.prompt is None) is not bool(submit.messages):
-            raise PromptRefused("bad_request", "a request has either messages or a prompt")
-        try:
-            if submit.prompt is not None:
-                ids = model.tokenizer.encode(submit.prompt)
-            else:
-                turns = [{"role": turn.role, "content": turn.content} for turn in submit.messages]
-                ids = model.tokenizer.encode_chat(turns)
-        except LinguabusError as error:  # a chat template may refuse an order of roles
-            raise PromptRefused("bad_request", str(error)) from error
-        if not ids:
-            raise PromptRefused("bad_request", "the prompt is empty: write something to answer")
-        return tuple(ids)
+        return True
 
     def begin(self, plan: DeployedPlan, moved_tokens: int = 0) -> None:
         """Let a plan's stages serve it from here on; they have the KV rows of its first ``moved_tokens`` positions."""
@@ -160,6 +153,14 @@ class Session:
                 ),
             ))  # fmt: skip
         return commands
+
+    def tell(self, message: object) -> Publish:
+        """A message to the one who asked."""
+        return Publish(self.stream_topic, message)
+
+    def tell_error(self, code: ErrorCode, reason: str) -> Publish:
+        """There will be no (more) answer."""
+        return self.tell(StreamError(request=self.request, code=code, reason=reason[:1000]))
 
     def end_message(self) -> StreamEnd:
         """The answer's end."""

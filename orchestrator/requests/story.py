@@ -13,7 +13,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.effects import Effect, Note, Publish
-from orchestrator.events import BusDown, BusUp, Cancelled, Event, NodeSaid, Submitted, Tick, TokensHeard
+from orchestrator.events import (
+    BusDown,
+    BusUp,
+    Cancelled,
+    Event,
+    NodeSaid,
+    PromptUnusable,
+    Submitted,
+    Tick,
+    TokensHeard,
+)
 from schemas.messages import (
     CloseRequest,
     Heartbeat,
@@ -105,6 +115,9 @@ class Stories:
         elif not effects and not isinstance(event, Cancelled):
             return
         decisions = self._decisions(effects)
+        if isinstance(event, PromptUnusable):  # what a template says may have the prompt in it
+            told = decisions.get(event.request, [])
+            decisions[event.request] = [text.replace(event.reason, event.summary) for text in told]
         if isinstance(event, Submitted | Cancelled) or _is_about_a_request(event):
             decisions.setdefault(_request_of(event), [])
         for request, decided in decisions.items():
@@ -210,6 +223,8 @@ def _cause(event: Event) -> str:
 
 
 _CAUSES = {
+    "PromptEncoded": "its prompt was ready",
+    "PromptUnusable": "no prompt could be made",
     "PlanSolved": "the planner answered",
     "SegmentsBuilt": "the graphs of a plan were built",
     "FleetDivided": "the fleet was divided",

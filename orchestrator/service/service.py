@@ -22,6 +22,7 @@ from orchestrator.effects import (
     BuildSegments,
     DivideFleet,
     Effect,
+    EncodePrompt,
     ForgetRequest,
     Halt,
     Listen,
@@ -252,7 +253,15 @@ class Service:
             match effect:
                 case Publish(topic, message, qos, retain):
                     self._publish(topic, message, qos, retain)
-                case OpenModel() | SolvePlan() | PreviewPlan() | DivideFleet() | BuildSegments() | PlanStandby():
+                case (
+                    OpenModel()
+                    | EncodePrompt()
+                    | SolvePlan()
+                    | PreviewPlan()
+                    | DivideFleet()
+                    | BuildSegments()
+                    | PlanStandby()
+                ):
                     self._worker.submit(effect)
                 case Listen(pipeline):
                     self._bus.subscribe([TOKEN.filter(pipeline=pipeline)], qos=0)

@@ -1,4 +1,4 @@
-"""The slow work - opening models, solving, assembling - in one thread beside the service's."""
+"""The slow work beside the service's thread: opening models, solving and assembling in one, prompts in another."""
 
 from __future__ import annotations
 
@@ -8,7 +8,15 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from orchestrator.effects import BuildSegments, DivideFleet, OpenModel, PlanStandby, PreviewPlan, SolvePlan
+from orchestrator.effects import (
+    BuildSegments,
+    DivideFleet,
+    EncodePrompt,
+    OpenModel,
+    PlanStandby,
+    PreviewPlan,
+    SolvePlan,
+)
 from orchestrator.events import (
     Event,
     FleetDivided,
@@ -17,14 +25,17 @@ from orchestrator.events import (
     ModelUnusable,
     PlanPreviewed,
     PlanSolved,
+    PromptEncoded,
+    PromptUnusable,
     SegmentsBuilt,
     StandbyPlanned,
 )
 from orchestrator.model.model import Model
-from orchestrator.model.served import BuiltSegment, ServedModel
+from orchestrator.model.served import BuiltSegment, ServedModel, Tokenizer
 from orchestrator.model.store import ModelStore
 from orchestrator.planning.problem import Problem
 from orchestrator.planning.solution import Infeasible, Solution
+from orchestrator.requests.prompt import PromptRefused, encode_prompt
 from schemas.errors import LinguabusError
 from schemas.messages import BlobRef, KvLayer, ProbePart, StageRef, UnitKind, WireDtype
 
@@ -32,7 +43,7 @@ logger = logging.getLogger(__name__)
 
 PROBED_BLOCKS = 3
 
-Job = OpenModel | SolvePlan | PreviewPlan | DivideFleet | BuildSegments | PlanStandby
+Job = OpenModel | EncodePrompt | SolvePlan | PreviewPlan | DivideFleet | BuildSegments | PlanStandby
 Solver = Callable[[Problem], Solution | Infeasible]
 
 
@@ -44,7 +55,10 @@ def default_solver(problem: Problem) -> Solution | Infeasible:
 
 
 class Worker:
-    """Runs jobs one after the other; results wait in ``results``, ``wake`` is called for each."""
+    """Runs jobs one after the other; results wait in ``results``, ``wake`` is called for each.
+
+    Prompts have a thread of their own: they are made in a millisecond, and must not wait for plans.
+    """
 
     def __init__(self, store: ModelStore, *, wake: Callable[[], None], solve: Solver = default_solver) -> None:
         self.results: queue.SimpleQueue[Event] = queue.SimpleQueue()
@@ -52,14 +66,17 @@ class Worker:
         self._wake = wake
         self._solve = solve
         self._models: dict[str, Model] = {}
+        self._tokenizers: dict[str, Tokenizer] = {}
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="worker")
+        self._prompts = ThreadPoolExecutor(1, thread_name_prefix="prompts")
 
     def submit(self, job: Job) -> None:
-        """Do this after what was submitted before."""
-        self._pool.submit(self._run, job)
+        """Do this after what of its kind was submitted before."""
+        (self._prompts if isinstance(job, EncodePrompt) else self._pool).submit(self._run, job)
 
     def close(self) -> None:
         """Drop what has not begun and wait for what has."""
+        self._prompts.shutdown(cancel_futures=True)
         self._pool.shutdown(cancel_futures=True)
 
     def _run(self, job: Job) -> None:
@@ -67,9 +84,11 @@ class Worker:
             result = self._do(job)
         except LinguabusError as error:
             result = _failure(job, str(error))
-        except Exception as error:
-            logger.exception("%s failed", type(job).__name__)
-            result = _failure(job, f"internal error, see the orchestrator's log: {error}"[:900])
+        except BaseException as error:  # a panic of a library in Rust is no Exception
+            is_private = isinstance(job, EncodePrompt)  # then the error may quote the prompt
+            logger.error("%s failed: %s", type(job).__name__, type(error).__name__, exc_info=not is_private)
+            what = type(error).__name__ if is_private else str(error)
+            result = _failure(job, f"internal error, see the orchestrator's log: {what}"[:900])
         self.results.put(result)
         self._wake()
 
@@ -77,9 +96,18 @@ class Worker:
         match job:
             case OpenModel(name):
                 model = self._store.open(name)
-                served = ServedModel(model.manifest, model.tokenizer(), probe_parts(model))
-                self._models[name] = model
+                tokenizer = model.tokenizer()
+                problem = tokenizer.check_template()  # which also gets it ready for the first question
+                if problem:
+                    logger.warning("model %s answers raw prompts only: %s", name, problem)
+                served = ServedModel(model.manifest, tokenizer, probe_parts(model))
+                self._models[name], self._tokenizers[name] = model, tokenizer
                 return ModelOpened(name, served)
+            case EncodePrompt(request, name, submit):
+                try:
+                    return PromptEncoded(request, name, encode_prompt(submit, self._tokenizers[name]))
+                except PromptRefused as refused:
+                    return PromptUnusable(request, name, refused.code, refused.reason, refused.summary)
             case SolvePlan(number, problem):
                 return PlanSolved(number, self._solve(problem))
             case PreviewPlan(number, problem, pipelines):
@@ -107,6 +135,8 @@ def _failure(job: Job, reason: str) -> Event:
             return ModelUnusable(name, reason)
         case PlanStandby(pipeline, epoch):
             return StandbyPlanned(pipeline, epoch, (), reason)
+        case EncodePrompt(request, name):
+            return PromptUnusable(request, name, "failed", reason, "internal error")
     return JobFailed(job.job, reason)
 
 

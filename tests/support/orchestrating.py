@@ -14,6 +14,7 @@ from orchestrator.effects import (
     BuildSegments,
     DivideFleet,
     Effect,
+    EncodePrompt,
     OpenModel,
     PlanStandby,
     PreviewPlan,
@@ -31,6 +32,8 @@ from orchestrator.events import (
     NodeSaid,
     PlanPreviewed,
     PlanSolved,
+    PromptEncoded,
+    PromptUnusable,
     SegmentsBuilt,
     StandbyPlanned,
     Submitted,
@@ -43,6 +46,7 @@ from orchestrator.pipelines.partition import divide
 from orchestrator.planning.problem import Problem, Stage
 from orchestrator.planning.solution import Standby
 from orchestrator.planning.solver.solve import solve
+from orchestrator.requests.prompt import PromptRefused, encode_prompt
 from orchestrator.service.worker import preview
 from orchestrator.timing import Timing
 from schemas.codec import Flag
@@ -141,6 +145,11 @@ class World:
                 if name in self.models:
                     return [ModelOpened(name, ServedModel(self.models[name], Letters()))]
                 return [ModelUnusable(name, f"there is no model {name!r}")]
+            case EncodePrompt(request, name, submit):
+                try:
+                    return [PromptEncoded(request, name, encode_prompt(submit, Letters()))]
+                except PromptRefused as refused:
+                    return [PromptUnusable(request, name, refused.code, refused.reason, refused.summary)]
             case SolvePlan(job, problem):
                 return [PlanSolved(job, self.solver(problem))]
             case PreviewPlan(job, problem, pipelines):

@@ -51,6 +51,9 @@ class Letters:
     def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         return self.encode("".join(turn["content"] for turn in messages))
 
+    def check_template(self) -> str:
+        return ""
+
     def stream(self) -> LetterStream:
         return LetterStream()
 

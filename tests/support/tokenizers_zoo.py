@@ -37,7 +37,7 @@ THINKING_TEMPLATE = (
 
 def byte_level(folder: Path) -> Path:
     """GPT's and Qwen's kind, with `<think>` as a token that answers show, and spaces as added tokens."""
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -111,9 +111,7 @@ def gemma(folder: Path) -> Path:
     return _save(tokenizer, folder, GEMMA_TEMPLATE, bos="<bos>", eos="<end_of_turn>")
 
 
-ZOO: dict[str, Callable[[Path], Path]] = {
-    make.__name__: make for make in (byte_level, unmarked, unigram, llama, gemma)
-}
+ZOO: dict[str, Callable[[Path], Path]] = {make.__name__: make for make in (byte_level, unmarked, unigram, llama, gemma)}
 
 
 def _shown(text: str) -> AddedToken:

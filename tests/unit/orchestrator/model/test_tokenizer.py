@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, models
 
 from orchestrator.model.errors import BrokenModel
 from orchestrator.model.tokenizer import REPLACEMENT, ModelTokenizer, copy_tokenizer
@@ -98,8 +99,41 @@ def test_without_a_template_the_contents_are_the_prompt(folder: Path, tmp_path: 
 def test_every_end_of_answer_id_counts(folder: Path, tmp_path: Path) -> None:
     path = variant(folder, tmp_path, eos_token={"content": "<|im_end|>"})
     (path / "generation_config.json").write_text(json.dumps({"eos_token_id": [0, 2], "bos_token_id": 1}))
-    (path / "config.json").write_text(json.dumps({"eos_token_id": 7}))
-    assert ModelTokenizer(path).eos_ids == {0, 2, 7}
+    (path / "config.json").write_text(json.dumps({"eos_token_id": 7, "text_config": {"eos_token_id": [8, -1]}}))
+    (path / "genai_config.json").write_text(json.dumps({"model": {"eos_token_id": 9}}))
+    assert ModelTokenizer(path).eos_ids == {0, 2, 7, 8, 9}
+
+
+def test_a_template_may_lie_in_a_file_of_its_own(folder: Path, tmp_path: Path) -> None:
+    path = variant(folder, tmp_path, chat_template=None)
+    messages = [{"role": "user", "content": "Hi"}]
+    named = [{"name": "tool_use", "template": "no"}, {"name": "default", "template": "named"}]
+    for template, text in (("plain", "plain"), (named, "named"), ({"default": "by name"}, "by name")):
+        (path / "chat_template.json").write_text(json.dumps({"chat_template": template}))
+        assert ModelTokenizer(path).render_chat(messages) == text
+    (path / "chat_template.jinja").write_bytes(b"bytes \xff{{ messages[0].content }}")
+    copy_tokenizer([path], tmp_path / "copy")
+    assert (tmp_path / "copy" / "chat_template.json").is_file()
+    assert ModelTokenizer(tmp_path / "copy").render_chat(messages) == f"bytes {REPLACEMENT}Hi"
+
+
+def test_a_template_is_checked_with_a_plain_question(folder: Path, tmp_path: Path) -> None:
+    def problem(template: str | None) -> str:
+        return ModelTokenizer(variant(folder, tmp_path, chat_template=template)).check_template()
+
+    assert problem(None) == problem("{{ messages[0].content }}") == ""
+    assert problem("{% if messages[0].role != 'system' %}{{ raise_exception('no system message') }}{% endif %}") == ""
+    assert "TypeError" in problem("{{ 'x' + 1 }}")
+
+
+def test_text_that_a_tokenizer_cannot_encode_is_a_clear_error(tmp_path: Path) -> None:
+    Tokenizer(models.Unigram([("a", -1.0)])).save(str(tmp_path / "tokenizer.json"))
+    tokenizer = ModelTokenizer(tmp_path)
+    for encode in (tokenizer.encode, lambda text: tokenizer.encode_chat([{"role": "user", "content": text}])):
+        assert encode("a") == [0]
+        with pytest.raises(BrokenModel, match="can't encode this text") as broken:
+            encode("secret")
+        assert "secret" not in str(broken.value)
 
 
 def test_a_missing_or_damaged_tokenizer_is_named(folder: Path, tmp_path: Path) -> None:

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from orchestrator.errors import OrchestratorError
 from orchestrator.model.served import ServedModel
 from orchestrator.requests.answer import Answer
-from orchestrator.requests.session import PromptRefused, Session
+from orchestrator.requests.prompt import PromptRefused, encode_prompt
+from orchestrator.requests.session import Session
 from schemas.codec import Flag
-from schemas.messages import Epoch, Sampling, StageTiming, StreamText
+from schemas.messages import Epoch, Sampling, StageTiming, StreamText, SubmitRequest
 from tests.support.scripted_nodes import EOS, Letters, LetterStream, answer_text, letter, make_manifest, make_submit
 
 MODEL = ServedModel(make_manifest(), Letters())
@@ -120,23 +121,29 @@ def test_any_order_repetition_and_loss_gives_a_prefix_of_the_text(frames: list[t
     assert [piece.sequence for piece in pieces] == list(range(len(pieces)))
 
 
+def encoded(submit: SubmitRequest) -> Session:
+    session = Session(submit, submitted_s=1.0)
+    session.take_prompt(MODEL.name, encode_prompt(submit, MODEL.tokenizer))
+    return session
+
+
 def opened(prompt: str = "hello", **changes: Any) -> Session:
-    session = Session(make_submit(prompt=prompt, **changes), submitted_s=1.0)
-    session.encode_for(MODEL, 256)
+    session = encoded(make_submit(prompt=prompt, **changes))
+    assert session.fit(MODEL, 256)
     session.ring, session.epoch, session.eos_ids = ("a", "b", "c"), Epoch(generation=1, counter=1), (EOS,)
     return session
 
 
 def test_a_prompt_longer_than_the_context_names_both_numbers() -> None:
-    session = Session(make_submit(prompt="x" * 20), submitted_s=0.0)
+    session = encoded(make_submit(prompt="x" * 20))
     with pytest.raises(PromptRefused, match=r"prompt has 20 tokens, the context is 20") as refused:
-        session.encode_for(MODEL, 20)
+        session.fit(MODEL, 20)
     assert refused.value.code == "too_long"
 
 
 def test_the_answer_is_bounded_by_the_context() -> None:
-    session = Session(make_submit(prompt="x" * 20, max_tokens=1000), submitted_s=0.0)
-    session.encode_for(MODEL, 32)
+    session = encoded(make_submit(prompt="x" * 20, max_tokens=1000))
+    assert session.fit(MODEL, 32)
     assert session.answer
     assert session.answer.max_tokens == 12
 
@@ -148,7 +155,7 @@ def test_the_answer_is_bounded_by_the_context() -> None:
 )
 def test_a_request_has_either_messages_or_a_prompt(changes: dict[str, Any]) -> None:
     with pytest.raises(PromptRefused) as refused:
-        Session(replace(make_submit(), **changes), submitted_s=0.0).encode_for(MODEL, 256)
+        encode_prompt(replace(make_submit(), **changes), MODEL.tokenizer)
     assert refused.value.code == "bad_request"
 
 
@@ -158,7 +165,7 @@ def test_a_template_that_refuses_is_the_clients_mistake() -> None:
             raise OrchestratorError("roles must alternate")
 
     with pytest.raises(PromptRefused, match="roles must alternate"):
-        Session(make_submit(), submitted_s=0.0).encode_for(ServedModel(make_manifest(), Strict()), 256)
+        encode_prompt(make_submit(), Strict())
 
 
 def test_stages_are_opened_from_the_last_to_the_first() -> None:
@@ -193,7 +200,7 @@ def test_another_model_in_mid_answer_is_refused() -> None:
     assert session.answer
     session.answer.take(5, ids(5, 8), 0)
     with pytest.raises(PromptRefused, match="model was changed"):
-        session.encode_for(ServedModel(make_manifest("other"), Letters()), 256)
+        session.fit(ServedModel(make_manifest("other"), Letters()), 256)
 
 
 def test_stages_come_in_order_and_only_when_asked_for() -> None:
