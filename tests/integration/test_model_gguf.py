@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from orchestrator.model.store import ModelStore
 from orchestrator.model.verify import Chain
@@ -73,7 +74,13 @@ def write_gguf(checkpoint: Path, path: Path) -> None:
     writer.close()
 
 
-def test_a_gguf_is_the_model_it_was_made_from(tmp_path: Path, tiny_store: ModelStore) -> None:
+def test_a_gguf_is_the_model_it_was_made_from(
+    tmp_path: Path, tiny_store: ModelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import gguf
+
+    add_bos = gguf.GGUFWriter.add_bos_token_id
+    monkeypatch.setattr(gguf.GGUFWriter, "add_bos_token_id", lambda w, n: (w.add_eot_token_id(5), add_bos(w, n)))
     path = tmp_path / "Tiny-Llama.F32.gguf"
     write_gguf(make_checkpoint("llama", tmp_path / "checkpoint"), path)
     steps: list[tuple[str, int, int]] = []
@@ -81,7 +88,7 @@ def test_a_gguf_is_the_model_it_was_made_from(tmp_path: Path, tiny_store: ModelS
     manifest = store.add(str(path), precision="fp32", progress=lambda *step: steps.append(step))
     model, original = store.open(), tiny_store.open("tiny")
     assert (manifest.name, manifest.family) == ("tiny-llama-fp32", "llama")
-    assert (manifest.bos_id, manifest.eos_ids, manifest.has_chat_template) == (1, (2,), True)
+    assert (manifest.bos_id, manifest.eos_ids, manifest.has_chat_template) == (1, (2, 5), True)
     ids = original.tokenizer().encode("The capital of France is")
     assert model.tokenizer().encode("The capital of France is") == ids
     rows = range(len(ids))

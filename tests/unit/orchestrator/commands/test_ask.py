@@ -148,6 +148,28 @@ def test_chat_goes_on_after_a_failed_answer(
     assert "no such command: /dance" in errors
 
 
+NO_TEXT = os.fsdecode(b"caf\xe9")  # as the command line gives bytes that are no UTF-8
+
+
+@pytest.mark.parametrize("arguments", [[NO_TEXT], ["Hello", "--system", NO_TEXT], [NO_TEXT, "--raw"]])
+def test_ask_says_what_is_wrong_with_bytes_that_are_no_text(
+    fake: FakeOrchestrator, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    assert cli.run(["ask", *arguments]) == 2
+    assert capsys.readouterr().err == (
+        "Error: request.submit can't be sent: it has bytes that are no UTF-8 text, leave them out\n"
+    )
+
+
+def test_chat_goes_on_after_bytes_that_are_no_text(
+    fake: FakeOrchestrator, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    type_lines(monkeypatch, NO_TEXT, "Capital of\0 France?")
+    assert cli.run(["chat"]) == 0
+    assert [submit.messages[-1].content for submit in fake.submitted] == ["Capital of\0 France?"]
+    assert "no UTF-8 text" in capsys.readouterr().err
+
+
 def test_chat_ctrl_c_cancels_the_answer_not_the_session(
     fake: FakeOrchestrator, monkeypatch: pytest.MonkeyPatch
 ) -> None:

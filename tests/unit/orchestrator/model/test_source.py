@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from orchestrator.model.errors import BrokenModel, ModelError, NoSuchModel, UnsupportedModel
+from orchestrator.model.gguf_header import read_header
 from orchestrator.model.source import resolve_source
 from orchestrator.model.store import ModelStore
 
@@ -92,13 +93,15 @@ def test_a_broken_gguf(tmp_path: Path, content: bytes) -> None:
     assert "model.Q4_1.gguf" in str(error)
 
 
-def write_gguf(path: Path, architecture: str) -> Path:
-    """A GGUF file of two tensors of 4,096 bytes and some metadata of each kind."""
+def write_gguf(path: Path, architecture: str, **ends: int) -> Path:
+    """A GGUF file of two tensors of 4,096 bytes and some metadata of each kind; ``ends``: ids of eos, eot, ..."""
     import gguf
 
     writer = gguf.GGUFWriter(str(path), architecture)
     writer.add_token_list(["a", "bc", "def"])
     writer.add_token_scores([0.0, 1.0, 2.0])
+    for name, number in ends.items():
+        writer.add_uint32(f"tokenizer.ggml.{name}_token_id", number)
     writer.add_custom_alignment(64)
     writer.add_tensor("token_embd.weight", np.zeros((32, 32), np.float32))
     writer.add_tensor("output.weight", np.zeros((32, 32), np.float32))
@@ -118,6 +121,11 @@ def test_a_gguf_that_was_not_downloaded_in_full(tmp_path: Path) -> None:
     for length in range(0, len(whole) - 2 * 4096 - 200, 7):  # the header, cut anywhere
         path.write_bytes(whole[:length])
         assert isinstance(failure(path), BrokenModel)
+
+
+def test_a_gguf_names_the_ends_of_a_text_a_turn_and_a_message(tmp_path: Path) -> None:
+    assert read_header(write_gguf(tmp_path / "none.gguf", "llama", bos=1)).end_ids == ()
+    assert read_header(write_gguf(tmp_path / "all.gguf", "llama", bos=1, eos=7, eot=8, eom=9)).end_ids == (7, 8, 9)
 
 
 def test_a_gguf_of_another_architecture(tmp_path: Path) -> None:
