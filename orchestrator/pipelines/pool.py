@@ -335,10 +335,7 @@ class PipelinePool:
         return effects
 
     def _place(self, request: str) -> None:
-        for pipeline in self.all:
-            if any(waiting.request == request for waiting in pipeline.requests.waiting):
-                place(request, pipeline, self.all)
-                break
+        place(request, self.all)
         self._due.touch(one.name for one in self.all if one.requests.knows(request))
 
     def cancel(self, client: str, cancel: CancelRequest, now_s: float) -> list[Effect]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from orchestrator.model.prompt import PromptRefused
 from orchestrator.pipelines.pipeline import Pipeline
 from orchestrator.planning.solver.replicas import answers_first
-from orchestrator.requests.prompt import PromptRefused
 from orchestrator.requests.session import Session
 
 
@@ -47,11 +47,13 @@ def best_for(session: Session, serving: Sequence[Pipeline]) -> Pipeline:
     return fewest_first[answers_first([expected_s(pipeline, session) for pipeline in fewest_first])]
 
 
-def place(request: str, at: Pipeline, pipelines: Sequence[Pipeline]) -> None:
-    """Let a request that waits ``at`` a pipeline wait where it will be answered first."""
+def place(request: str, pipelines: Sequence[Pipeline]) -> None:
+    """Let a request that waits in one of these pipelines, if it does, wait where it will be answered first."""
     serving = [pipeline for pipeline in pipelines if pipeline.is_serving]
-    if len(pipelines) > 1 and serving:
-        _hand_over(request, at, serving)
+    for pipeline in pipelines if len(pipelines) > 1 and serving else ():
+        if any(waiting.request == request for waiting in pipeline.requests.waiting):
+            _hand_over(request, pipeline, serving)
+            break
 
 
 def even_out(pipelines: Sequence[Pipeline]) -> set[str]:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Mapping
 
 from orchestrator.deployment.open_requests import OpenWork
 from orchestrator.deployment.plan import NoPlan, ReadyPlan
 from orchestrator.effects import Effect, ForgetRequest, Note, SaveRequest, command
 from orchestrator.events import PromptEncoded, PromptUnusable, TokensHeard
+from orchestrator.model.prompt import PromptRefused
 from orchestrator.requests.answer import FinishReason
 from orchestrator.requests.pending_closes import PendingCloses
 from orchestrator.requests.prefix_index import PrefixIndex
-from orchestrator.requests.prompt import PromptRefused
 from orchestrator.requests.retry_after import RetryAfter
 from orchestrator.requests.session import ErrorCode, Phase, Session
 from orchestrator.requests.session_table import SessionTable
+from orchestrator.requests.waiting_queue import WaitingQueue
 from orchestrator.timing import Timing
 from schemas.messages import (
     CancelRequest,
@@ -56,7 +56,7 @@ class RequestScheduler:
         self._max_queued = max_queued
         self._timing = timing
         self.sessions = SessionTable()
-        self._queue: deque[str] = deque()
+        self._queue = WaitingQueue()
         self._closings = PendingCloses()
         self._pace = RetryAfter()
         self.next_nodes: tuple[str, ...] = ()
@@ -103,7 +103,7 @@ class RequestScheduler:
         if len(self._queue) >= self._max_queued:
             return [session.tell_error("busy", f"{len(self._queue)} requests wait already: {self._pace.advice()}")]
         self.sessions.add(session)
-        self._queue.append(session.request)
+        self._queue.add(session)
         return [SaveRequest(session.client, session.request)]
 
     def cancel(self, client: str, cancel: CancelRequest, now_s: float) -> list[Effect]:
@@ -122,20 +122,18 @@ class RequestScheduler:
     @property
     def waiting(self) -> tuple[Session, ...]:
         """Those that wait for their turn, the next one first."""
-        return tuple(self.sessions[request] for request in self._queue)
+        return tuple(self._queue)
 
     def give(self, request: str) -> Session:
         """Hand over a request that waits; it is forgotten here."""
-        self._queue.remove(request)
-        return self.sessions.take(request)
+        session = self.sessions.take(request)
+        self._queue.leave(session)
+        return session
 
     def adopt(self, session: Session) -> None:
-        """Let a request of another pipeline wait here; one whose answer has begun goes before those that have not."""
+        """Let a request of another pipeline wait here."""
         self.sessions.add(session)
-        place = len(self._queue)
-        if session.interrupted_s is not None:
-            place = sum(1 for waiting in self.waiting if waiting.interrupted_s is not None)
-        self._queue.insert(place, session.request)
+        self._queue.add(session)
 
     def cached_tokens(self, session: Session, epoch: Epoch) -> int:
         """How much of a prompt's beginning an earlier request has left on the nodes."""
@@ -206,7 +204,7 @@ class RequestScheduler:
         effects: list[Effect] = []
         free = active.plan.slots - self.open_count
         model = active.plan.model
-        for session in self.waiting:
+        for session in self._queue:
             if free <= 0 and session.asked_model == model.name:
                 continue
             try:
@@ -220,7 +218,7 @@ class RequestScheduler:
                 effects += self._finish(session, "length", now_s)  # the new plan has a smaller context
             elif free > 0:
                 free -= 1
-                self._queue.remove(session.request)
+                self._queue.leave(session)
                 effects += self._open(session, active, now_s)
         return effects
 
@@ -280,7 +278,7 @@ class RequestScheduler:
         for session in reversed(broken):
             session.phase = Phase.QUEUED
             session.interrupted_s = session.queued_s = now_s
-            self._queue.appendleft(session.request)
+            self._queue.put_first(session)
             assert session.answer
             text = f"{session.request} interrupted after {len(session.answer.tokens)} tokens"
             effects.append(Note(text, warning=True))
@@ -295,8 +293,7 @@ class RequestScheduler:
     def refuse_waiting(self, why: NoPlan, now_s: float) -> list[Effect]:
         """There is no plan in sight: end what waits, interrupted requests after a while."""
         effects: list[Effect] = []
-        for request in list(self._queue):
-            session = self.sessions[request]
+        for session in self._queue:
             if session.interrupted_s is None:
                 effects += self._fail(session, why.code, why.reason)
             elif now_s >= session.interrupted_s + self._timing.recovery_s:
@@ -311,8 +308,7 @@ class RequestScheduler:
         for session in self.sessions.in_phase(Phase.CLOSING):
             if now_s >= session.close_due_s:
                 effects += self._end(session)
-        for request in list(self._queue):
-            session = self.sessions[request]
+        for session in self._queue:
             if now_s >= session.queued_s + self._timing.queue_s:
                 effects += self._fail(session, "busy", f"no turn in {self._timing.queue_s:g} s: {self._pace.advice()}")
         for session in self.sessions.in_phase(Phase.OPEN):
@@ -325,17 +321,7 @@ class RequestScheduler:
 
     def next_deadline_s(self, *, refusing: bool) -> float:
         """When ``tick`` (or, with ``refusing``, ``refuse_waiting``) next has something to do."""
-        due = [math.inf]
-        for session in self.sessions:
-            if session.phase is Phase.CLOSING:
-                due.append(session.close_due_s)
-            elif session.phase is Phase.OPEN:
-                due.append(min(session.resend_due_s, session.progress_s + self._timing.stall_s))
-            else:
-                due.append(session.queued_s + self._timing.queue_s)
-                if refusing and session.interrupted_s is not None:
-                    due.append(session.interrupted_s + self._timing.recovery_s)
-        return min(due)
+        return min((s.next_deadline_s(self._timing, refusing=refusing) for s in self.sessions), default=math.inf)
 
     def _progressed(self, session: Session, now_s: float) -> None:
         session.progress_s = now_s
@@ -377,7 +363,7 @@ class RequestScheduler:
         session.phase = Phase.CLOSING
         session.finish = reason
         if not was_open:
-            self._leave_queue(session)
+            self._queue.leave(session)
             return self._end(session)
         self._pace.ended(now_s, others_wait=bool(self._queue))
         session.close_due_s = now_s + self._timing.stats_s
@@ -401,13 +387,9 @@ class RequestScheduler:
 
     def _fail(self, session: Session, code: ErrorCode, reason: str, summary: str = "") -> list[Effect]:
         """``summary`` stands in the log for a reason that may have people's text in it."""
-        self._leave_queue(session)
+        self._queue.leave(session)
         note = Note(f"{session.request} failed ({code}): {summary or reason}", warning=True)
         return [session.tell_error(code, reason), note, *self._forget(session)]
-
-    def _leave_queue(self, session: Session) -> None:
-        if session.request in self._queue:
-            self._queue.remove(session.request)
 
     def _forget(self, session: Session) -> list[Effect]:
         self.sessions.forget(session.request)

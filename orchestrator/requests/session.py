@@ -13,9 +13,10 @@ from typing import Literal
 
 from orchestrator.deployment.plan import DeployedPlan
 from orchestrator.effects import EncodePrompt, Publish
+from orchestrator.model.prompt import PromptRefused
 from orchestrator.model.served import ServedModel
 from orchestrator.requests.answer import Answer, FinishReason
-from orchestrator.requests.prompt import PromptRefused
+from orchestrator.timing import Timing
 from schemas.messages import Epoch, OpenRequest, StageTiming, StreamEnd, StreamError, SubmitRequest
 from schemas.topics import REQUEST_STREAM
 
@@ -153,6 +154,15 @@ class Session:
                 ),
             ))  # fmt: skip
         return commands
+
+    def next_deadline_s(self, timing: Timing, *, refusing: bool) -> float:
+        """When time alone changes something for it; ``refusing``: what waits is being refused."""
+        if self.phase is Phase.CLOSING:
+            return self.close_due_s
+        if self.phase is Phase.OPEN:
+            return min(self.resend_due_s, self.progress_s + timing.stall_s)
+        recovery_s = timing.recovery_s if refusing and self.interrupted_s is not None else math.inf
+        return min(self.queued_s + timing.queue_s, (self.interrupted_s or 0.0) + recovery_s)
 
     def tell(self, message: object) -> Publish:
         """A message to the one who asked."""

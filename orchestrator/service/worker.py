@@ -31,11 +31,11 @@ from orchestrator.events import (
     StandbyPlanned,
 )
 from orchestrator.model.model import Model
+from orchestrator.model.prompt import PromptRefused, encode_prompt
 from orchestrator.model.served import BuiltSegment, ServedModel, Tokenizer
 from orchestrator.model.store import ModelStore
 from orchestrator.planning.problem import Problem
 from orchestrator.planning.solution import Infeasible, Solution
-from orchestrator.requests.prompt import PromptRefused, encode_prompt
 from schemas.errors import LinguabusError
 from schemas.messages import BlobRef, KvLayer, ProbePart, StageRef, UnitKind, WireDtype
 

@@ -41,12 +41,12 @@ from orchestrator.events import (
     TokensHeard,
 )
 from orchestrator.model.manifest import Manifest
+from orchestrator.model.prompt import PromptRefused, encode_prompt
 from orchestrator.model.served import BuiltSegment, ServedModel
 from orchestrator.pipelines.partition import divide
 from orchestrator.planning.problem import Problem, Stage
 from orchestrator.planning.solution import Standby
 from orchestrator.planning.solver.solve import solve
-from orchestrator.requests.prompt import PromptRefused, encode_prompt
 from orchestrator.service.worker import preview
 from orchestrator.timing import Timing
 from schemas.codec import Flag

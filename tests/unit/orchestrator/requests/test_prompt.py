@@ -9,7 +9,7 @@ import pytest
 from orchestrator.effects import EncodePrompt, Note
 from orchestrator.events import Cancelled, PromptEncoded, PromptUnusable
 from orchestrator.model.errors import BrokenTemplate
-from orchestrator.requests.prompt import PromptRefused, encode_prompt
+from orchestrator.model.prompt import PromptRefused, encode_prompt
 from schemas.messages import CancelRequest, OpenRequest, StreamEnd, StreamError
 from tests.support.orchestrating import World
 from tests.support.scripted_nodes import Letters, make_manifest, make_submit
@@ -71,6 +71,11 @@ def test_a_prompt_that_can_not_be_made_is_told_to_the_asker_and_not_to_the_log(w
     notes = [effect.text for effect in effects if isinstance(effect, Note)]
     assert any("it refuses" in note for note in notes)
     assert not any("secret" in note for note in notes)
+    story = world.core.plane.stories.story(request)
+    assert story
+    told = [text for entry in story.entries for text in (entry.cause, *entry.decisions)]
+    assert "told the client: bad_request: it refuses" in told
+    assert not any("secret" in text for text in told)
 
 
 def test_who_gave_up_gets_nothing_more(world: World) -> None:

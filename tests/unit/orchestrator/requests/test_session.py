@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.errors import OrchestratorError
+from orchestrator.model.prompt import PromptRefused, encode_prompt
 from orchestrator.model.served import ServedModel
 from orchestrator.requests.answer import Answer
-from orchestrator.requests.prompt import PromptRefused, encode_prompt
 from orchestrator.requests.session import Session
 from schemas.codec import Flag
 from schemas.messages import Epoch, Sampling, StageTiming, StreamText, SubmitRequest
