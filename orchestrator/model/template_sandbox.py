@@ -18,6 +18,7 @@ import struct
 import sys
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import jinja2
@@ -31,6 +32,7 @@ from orchestrator.model.template_text import OWN, TYPED, TextCompiler, joined, o
 
 LENGTH = struct.Struct("<I")
 MEMORY_BYTES = 512 << 20
+"""Of address space, above what the process needs to start."""
 CPU_S = 2
 MAX_CHARACTERS = 4_000_000
 ROLES = frozenset({"system", "user", "assistant", "tool", "developer", "function", "model"})
@@ -200,10 +202,18 @@ def allow_cpu() -> None:
 
 def limit() -> None:
     """Take away what a template has no use for, as far as this system lets us."""
-    limits = {"AS": MEMORY_BYTES, "FSIZE": 0, "CORE": 0}
+    limits = {"AS": _address_space_bytes() + MEMORY_BYTES, "FSIZE": 0, "CORE": 0}
     for name, value in limits.items():
         with contextlib.suppress(ValueError, OSError, AttributeError):
             resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (value, value))
+
+
+def _address_space_bytes() -> int:
+    """What this process has now; 0 where that is not told."""
+    try:
+        return int(Path("/proc/self/statm").read_text("ascii").split()[0]) * resource.getpagesize()
+    except OSError:
+        return 0
 
 
 def read(stream: BinaryIO) -> Any:
