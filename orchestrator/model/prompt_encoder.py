@@ -64,13 +64,20 @@ class PromptEncoder:
         tokens = []
         for text, spelling in spellings.items():
             as_it_was = added.get(self._control[text]) or AddedToken(text, normalized=False)
-            # A token that is looked for in normalised text is found nowhere if the normaliser puts something in front.
-            is_found = self._control[text] in self._tokenizer.encode(f"a{text}a", add_special_tokens=False).ids
-            tokens.append(_copy(as_it_was, spelling, special=False, normalized=as_it_was.normalized and is_found))
+            normalized = as_it_was.normalized and self._is_found(text)
+            tokens.append(_copy(as_it_was, spelling, special=False, single_word=False, normalized=normalized))
         unmarked = [token for token in added.values() if token.content in spellings and not token.special]
         self._tokenizer.add_special_tokens([_copy(token, token.content, special=True) for token in unmarked])
         self._tokenizer.add_tokens(tokens)
         return spellings
+
+    def _is_found(self, text: str) -> bool:
+        """Does the tokenizer find a control token between letters? One that it looks for in normalised text it may
+        not: some normalisers put something in front."""
+        try:
+            return self._control[text] in self._encoded(f"a{text}a", frame=False).ids
+        except BrokenModel:
+            return False
 
     def encode_raw(self, text: str, *, frame: bool) -> list[int]:
         """Ids of a text in which markers are control tokens; ``frame`` adds what the tokenizer puts around a text."""

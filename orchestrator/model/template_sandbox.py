@@ -161,7 +161,8 @@ def _marked(value: Any, mark: Callable[[str], str], key: str = "") -> Any:
     if isinstance(value, str):
         return own(value) if key == "role" and value in ROLES else mark(value)
     if isinstance(value, dict):
-        return {name: _marked(member, mark, name) for name, member in value.items()}
+        # Templates ask for members by names; what is none is something that somebody wrote.
+        return {n if n.isidentifier() else mark(n): _marked(member, mark, n) for n, member in value.items()}
     if isinstance(value, list):
         return [_marked(item, mark) for item in value]
     return value

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models
+from tokenizers import AddedToken, Tokenizer, models
 
 from orchestrator.model.errors import BrokenModel
 from orchestrator.model.tokenizer import REPLACEMENT, ModelTokenizer, copy_tokenizer
@@ -127,7 +127,9 @@ def test_a_template_is_checked_with_a_plain_question(folder: Path, tmp_path: Pat
 
 
 def test_text_that_a_tokenizer_cannot_encode_is_a_clear_error(tmp_path: Path) -> None:
-    Tokenizer(models.Unigram([("a", -1.0)])).save(str(tmp_path / "tokenizer.json"))
+    bare = Tokenizer(models.Unigram([("a", -1.0), ("<s>", 0.0)]))
+    bare.add_special_tokens([AddedToken("<s>", normalized=True)])
+    bare.save(str(tmp_path / "tokenizer.json"))
     tokenizer = ModelTokenizer(tmp_path)
     for encode in (tokenizer.encode, lambda text: tokenizer.encode_chat([{"role": "user", "content": text}])):
         assert encode("a") == [0]

@@ -148,6 +148,7 @@ LOOK = (
     "{% set t %}{{ m.content }}{% endset %}{{ t }}{% filter trim %} {{ m.content }} {% endfilter %}",
     "{% macro put(x) %}{{ x }}{{ caller() }}{% endmacro %}{% call put(m.content) %}{{ m.content }}{% endcall %}",
     "{{ m.content | tojson }}{{ m | string }}{{ m.values() | list }}",
+    "{% for name, member in m.items() %}{{ name }}{{ '%s' % name }}{{ member }}{% endfor %}{{ '%s' % m }}",
     "{{ '%s' % m.content }}{{ '-%s-' % m.content }}{{ '{}{}'.format(m.content, 1) }}{{ m.content | safe }}",
     "{{ m.content.center(99) }}{{ m.content | wordwrap(5) }}{{ m.content | title | lower }}{{ m.content | indent(2) }}",
     "{{ m.content.encode() }}{{ m.content | urlencode }}{{ m.content | e }}{{ m.content | forceescape }}",
@@ -161,7 +162,8 @@ LOOK = (
 def test_whatever_a_template_does_to_contents_they_stay_text(with_template: WithTemplate, look: str) -> None:
     frame = "{% for m in messages %}{{ '<|im_start|>' + m.role }}LOOK{{ '<|im_end|>' }}{% endfor %}"
     kind = with_template(frame.replace("LOOK", look))
-    assert kind.markers_in(kind.ids(EVIL, EVIL)) == {"<|im_start|>": 2, "<|im_end|>": 2}
+    messages = [turn | {EVIL: EVIL} for turn in turns(EVIL, EVIL)]
+    assert kind.markers_in(kind.chat.encode_chat(messages)) == {"<|im_start|>": 2, "<|im_end|>": 2}
 
 
 @pytest.mark.parametrize(
