@@ -36,14 +36,16 @@ THINKING_TEMPLATE = (
 
 
 def byte_level(folder: Path) -> Path:
-    """GPT's and Qwen's kind, with `<think>` as a token that answers show, and spaces as added tokens."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    """GPT's and Qwen's kind, with `<think>` as a token that answers show, `<tool_call>` as one that takes the spaces
+    around it, and spaces as added tokens."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     _train_bpe(tokenizer, ["<|endoftext|>", "<|im_start|>", "<|im_end|>"], pre_tokenizers.ByteLevel.alphabet())
-    tokenizer.add_tokens([_shown(text) for text in ("<think>", "</think>", "<tool_call>", "    ", "linguabus")])
+    tokenizer.add_tokens([_shown(text) for text in ("<think>", "</think>", "    ", "linguabus")])
+    tokenizer.add_tokens([AddedToken("<tool_call>", special=False, normalized=False, lstrip=True, rstrip=True)])
     return _save(tokenizer, folder, THINKING_TEMPLATE, bos=None, eos="<|im_end|>")
 
 
