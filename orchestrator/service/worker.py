@@ -97,9 +97,9 @@ class Worker:
             case OpenModel(name):
                 model = self._store.open(name)
                 tokenizer = model.tokenizer()
-                problem = tokenizer.check_template()  # which also gets it ready for the first question
-                if problem:
-                    logger.warning("model %s answers raw prompts only: %s", name, problem)
+                fault = tokenizer.check_template()  # which also gets it ready for the first question
+                if fault:
+                    logger.warning("model %s answers raw prompts only: %s", name, fault)
                 served = ServedModel(model.manifest, tokenizer, probe_parts(model))
                 self._models[name], self._tokenizers[name] = model, tokenizer
                 return ModelOpened(name, served)

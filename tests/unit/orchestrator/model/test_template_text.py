@@ -36,7 +36,7 @@ def known(result: str) -> bool:
 @pytest.mark.parametrize(
     "name", ["strip", "lstrip", "rstrip", "split", "rsplit", "splitlines", "upper", "lower", "title"]
 )
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(parts=PARTS)
 def test_methods_without_arguments(name: str, parts: list[Text]) -> None:
     text = joined(parts)
@@ -46,13 +46,13 @@ def test_methods_without_arguments(name: str, parts: list[Text]) -> None:
 @pytest.mark.parametrize(
     "name", ["split", "rsplit", "partition", "rpartition", "strip", "removeprefix", "removesuffix"]
 )
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(parts=PARTS, separator=SEPARATORS)
 def test_methods_with_a_separator(name: str, parts: list[Text], separator: str) -> None:
     check(getattr(joined(parts), name)(separator), getattr("".join(map(str, parts)), name)(separator))
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(parts=PARTS, separator=st.one_of(st.none(), SEPARATORS), most=st.integers(-1, 3))
 def test_splitting_a_few_times(parts: list[Text], separator: str | None, most: int) -> None:
     plain = str.join("", parts)
@@ -61,13 +61,13 @@ def test_splitting_a_few_times(parts: list[Text], separator: str | None, most: i
     check(joined(parts).splitlines(keepends=True), plain.splitlines(keepends=True))
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(parts=PARTS, old=st.text(OURS + THEIRS, max_size=2), new=st.text(OURS, max_size=3), most=st.integers(-1, 2))
 def test_replacing(parts: list[Text], old: str, new: str, most: int) -> None:
     check(joined(parts).replace(old, own(new), most), str.join("", parts).replace(old, new, most))
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(parts=PARTS, start=st.integers(-9, 9), stop=st.integers(-9, 9), step=st.sampled_from([1, 2, -1]))
 def test_slices_and_letters(parts: list[Text], start: int, stop: int, step: int) -> None:
     text, plain = joined(parts), str.join("", parts)
@@ -76,7 +76,7 @@ def test_slices_and_letters(parts: list[Text], start: int, stop: int, step: int)
     assert all(known(letter) for letter in text)
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(parts=PARTS, times=st.integers(-1, 3))
 def test_putting_together(parts: list[Text], times: int) -> None:
     text, plain = joined(parts), str.join("", parts)
