@@ -10,12 +10,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import suppress
 from importlib import metadata, util
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
+from broker.child_process import ChildProcess
 from broker.errors import BrokerDidNotStart, BrokerNotFound, BusError
 from broker.mqtt import MqttBus
 
@@ -23,22 +23,6 @@ BrokerKind = Literal["auto", "mosquitto", "embedded"]
 
 START_ATTEMPTS = 3
 STOP_S = 5.0
-
-# Ends the broker when the process that started it is gone, however it ended: the kernel then closes the pipe on
-# fd 3. (Linux's PR_SET_PDEATHSIG would fire as soon as the starting *thread* ends, and exists on Linux alone.)
-_TETHER = """
-exec 3<&0
-"$@" </dev/null 3<&- &
-broker=$!
-echo $broker
-(read -r _ <&3; kill $broker) 2>/dev/null &
-watcher=$!
-exec 3<&- >&-
-wait $broker
-code=$?
-kill $watcher 2>/dev/null
-exit $code
-"""
 
 _MOSQUITTO_CONF = """\
 listener {port} 127.0.0.1
@@ -76,8 +60,10 @@ class LocalBroker:
     that started it. `restart` starts it again on the same port, with no memory of the one before.
     """
 
-    def __init__(self, kind: BrokerKind = "auto", *, start_timeout_s: float = 15.0) -> None:
+    def __init__(self, kind: BrokerKind = "auto", *, folder: Path | None = None, start_timeout_s: float = 15.0) -> None:
         """Choose the broker; it is started by `start` or on entering the context.
+
+        Its settings and its log go to `folder`, and stay there; where none is named, to a temporary one.
 
         Raises:
             BrokerNotFound: no broker of this kind is installed.
@@ -95,8 +81,9 @@ class LocalBroker:
         self.version = _mosquitto_version(mosquitto) if mosquitto is not None else metadata.version("amqtt")
         self.port = 0
         self.pid = 0
-        self._process: subprocess.Popen[str] | None = None
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._process: ChildProcess | None = None
+        self._folder = folder
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None
 
     @property
     def url(self) -> str:
@@ -106,7 +93,7 @@ class LocalBroker:
     @property
     def running(self) -> bool:
         """True while the broker process lives."""
-        return self._process is not None and self._process.poll() is None
+        return self._process is not None and self._process.running
 
     def start(self) -> None:
         """Start the broker and wait until it answers a CONNECT.
@@ -116,8 +103,8 @@ class LocalBroker:
         """
         if self._process is not None:
             return
-        self._folder = tempfile.TemporaryDirectory(prefix="linguabus-broker-")
         try:
+            self._make_folder()
             for attempt in range(START_ATTEMPTS):
                 try:
                     self._launch(_free_port())
@@ -126,9 +113,18 @@ class LocalBroker:
                     # Somebody took the port between our look and the broker's bind.
                     if "in use" not in error.last_log_line or attempt == START_ATTEMPTS - 1:
                         raise
+        except OSError as error:
+            self.close()
+            raise BrokerDidNotStart(self.kind, str(error)) from error
         except BaseException:
             self.close()
             raise
+
+    def _make_folder(self) -> None:
+        if self._folder is None:
+            self._temporary = tempfile.TemporaryDirectory(prefix="linguabus-broker-")
+            self._folder = Path(self._temporary.name)
+        self._folder.mkdir(parents=True, exist_ok=True)
 
     def restart(self) -> None:
         """End the broker abruptly and start a fresh one on the same port."""
@@ -137,17 +133,14 @@ class LocalBroker:
 
     def kill(self) -> None:
         """End the broker abruptly, as a crash would; `restart` or `close` comes next."""
-        if self._process is None:
-            return
-        _signal(self.pid, signal.SIGKILL)
-        self._end_process()
+        self._end_process(signal.SIGKILL)
 
     def close(self) -> None:
         """End the broker (terminate, then kill) and remove its files. Idempotent."""
         self._end_process()
-        if self._folder is not None:
-            self._folder.cleanup()
-            self._folder = None
+        if self._temporary is not None:
+            self._temporary.cleanup()
+            self._folder = self._temporary = None
 
     def __enter__(self) -> Self:
         self.start()
@@ -162,20 +155,10 @@ class LocalBroker:
         assert self._folder is not None
         if _answers(port):  # else that one would answer our CONNECT while ours fails to start
             raise BrokerDidNotStart(self.kind, f"port {port} is in use")
-        log_path = Path(self._folder.name) / "broker.log"
+        log_path = self._folder / "broker.log"
         with log_path.open("wb") as log:
-            self._process = subprocess.Popen(
-                [shutil.which("sh") or "/bin/sh", "-c", _TETHER, "tether", *self._command(port)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-                env=_environment(),
-                # A Ctrl-C in the terminal must not end the broker before its users have said good-bye.
-                start_new_session=True,
-            )
-        assert self._process.stdout is not None
-        self.pid = int(self._process.stdout.readline())
+            self._process = ChildProcess(self._command(port), output=log, environment=_environment())
+        self.pid = self._process.pid
         self.port = port
         self._wait_until_ready(log_path)
 
@@ -183,7 +166,7 @@ class LocalBroker:
         if self._mosquitto is None:
             return [sys.executable, "-m", "broker.embedded_broker", "--port", str(port)]
         assert self._folder is not None
-        configuration = Path(self._folder.name) / "mosquitto.conf"
+        configuration = self._folder / "mosquitto.conf"
         configuration.write_text(_MOSQUITTO_CONF.format(port=port), encoding="utf-8")
         return [self._mosquitto, "-c", str(configuration)]
 
@@ -203,25 +186,10 @@ class LocalBroker:
         self._end_process()
         raise BrokerDidNotStart(self.kind, lines[-1] if lines else last)
 
-    def _end_process(self) -> None:
+    def _end_process(self, how: signal.Signals = signal.SIGTERM) -> None:
         process, self._process = self._process, None
-        if process is None:
-            return
-        if process.poll() is None:
-            _signal(self.pid, signal.SIGTERM)
-        try:
-            process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            _signal(self.pid, signal.SIGKILL)
-            process.wait(STOP_S)
-        for pipe in (process.stdin, process.stdout):
-            if pipe is not None:
-                pipe.close()
-
-
-def _signal(pid: int, number: signal.Signals) -> None:
-    with suppress(ProcessLookupError):  # it has just ended
-        os.kill(pid, number)
+        if process is not None:
+            process.end(STOP_S, how)
 
 
 def _free_port() -> int:
@@ -238,7 +206,8 @@ def _answers(port: int) -> bool:
 
 def _mosquitto_version(path: str) -> str:
     """ "2.0.11" from the first line of `mosquitto -h`, whose exit code differs between versions."""
-    words = subprocess.run([path, "-h"], capture_output=True, text=True, check=False).stdout.split()
+    done = subprocess.run([path, "-h"], capture_output=True, text=True, errors="replace", check=False)
+    words = done.stdout.split()
     return words[2] if words[:2] == ["mosquitto", "version"] else "unknown"
 
 

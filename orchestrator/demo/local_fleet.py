@@ -6,16 +6,17 @@ import contextlib
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from broker.child_process import ChildProcess
 from broker.local_broker import LocalBroker
 from orchestrator.client import Client, NoOrchestrator
 from orchestrator.errors import OrchestratorError
+from orchestrator.model.lock import owned_folder
 from orchestrator.model.manifest import Manifest
 from orchestrator.replanning.problem_builder import build_problem
 from schemas import PACKAGE_VERSION, PROTOCOL_VERSION
@@ -61,7 +62,8 @@ class MemoryPlan:
 
 def node_overhead_bytes() -> int:
     """What a node takes on this machine before it has loaded anything: Python, NumPy, ONNX Runtime."""
-    done = subprocess.run([sys.executable, "-c", _OVERHEAD_SCRIPT], capture_output=True, text=True, check=False)
+    command = [sys.executable, "-c", _OVERHEAD_SCRIPT]
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     if done.returncode:
         raise DemoFailed(f"a node can't start here: {(done.stderr.strip().splitlines() or ['it said nothing'])[-1]}")
     return int(done.stdout) + OVERHEAD_MARGIN_BYTES
@@ -90,18 +92,21 @@ class Part:
     """A process of the demo."""
 
     name: str
-    process: subprocess.Popen[bytes]
+    process: ChildProcess
     log: Path
 
     def check(self) -> None:
         """Raise DemoFailed if it ended."""
-        if self.process.poll() is not None:
+        if not self.process.running:
             lines = self.log.read_text(errors="replace").strip().splitlines()
             raise DemoFailed(f"{self.name} ended: {lines[-1] if lines else 'it said nothing'}")
 
 
 class Fleet:
-    """Everything that runs. A context manager; leaving it ends all, in order, whatever happened."""
+    """Everything that runs. A context manager; leaving it ends all, in order, whatever happened.
+
+    What it started ends, too, when this process is killed.
+    """
 
     def __init__(self, folder: Path, home: Path, model: str, limits_mb: tuple[int, ...]) -> None:
         """``home`` has the models and the orchestrator's state, ``folder`` gets logs and what nodes download."""
@@ -111,7 +116,7 @@ class Fleet:
         self._limits_mb = dict(zip((f"node-{i}" for i in range(1, len(limits_mb) + 1)), limits_mb, strict=True))
         self._parts: list[Part] = []
         self._stack = contextlib.ExitStack()
-        self.broker = LocalBroker()
+        self.broker = LocalBroker(folder=folder / "broker")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -142,11 +147,8 @@ class Fleet:
     def _start(self, name: str, arguments: list[str], stack: contextlib.ExitStack) -> None:
         log = self._folder / f"{name}.log"
         with log.open("wb") as file:
-            # A process group of its own: Ctrl-C is ours to handle, they are ended in order.
-            process = subprocess.Popen(
-                [sys.executable, *arguments], stdin=subprocess.DEVNULL, stdout=file, stderr=file, process_group=0
-            )
-        stack.callback(_end, process)
+            process = ChildProcess([sys.executable, *arguments], output=file)
+        stack.callback(process.end, STOP_TIMEOUT_S)
         self._parts.append(Part(name, process, log))
 
     def check(self) -> None:
@@ -190,22 +192,12 @@ class Fleet:
         return sum(file.stat().st_size for file in (self._folder / node / "blobs").rglob("*") if file.is_file())
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ask a process to end, and make it."""
-    process.terminate()
-    try:
-        process.wait(STOP_TIMEOUT_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-
-
 @contextlib.contextmanager
 def running_fleet(home: Path, model: str, limits_mb: tuple[int, ...]) -> Iterator[Fleet]:
-    """A fleet in a temporary folder."""
+    """A fleet in a folder below ``home``, where the model had room, too; temporary folders may be small, or missing."""
     os.environ.setdefault("PYTHONUNBUFFERED", "1")
     with (
-        tempfile.TemporaryDirectory(prefix="linguabus-demo-") as folder,
-        Fleet(Path(folder), home, model, limits_mb) as fleet,
+        owned_folder(home / "running", "demo-", home / "running.lock") as folder,
+        Fleet(folder, home, model, limits_mb) as fleet,
     ):
         yield fleet

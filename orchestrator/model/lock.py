@@ -1,9 +1,11 @@
-"""A lock between processes: one file, held while a with block runs."""
+"""A lock between processes: one file, held while a with block runs. A folder that only one process works in."""
 
 from __future__ import annotations
 
 import contextlib
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -39,3 +41,21 @@ def is_held(path: Path) -> bool:
         except OSError:
             return True
     return False
+
+
+@contextlib.contextmanager
+def owned_folder(parent: Path, prefix: str, lock: Path) -> Iterator[Path]:
+    """A new folder in ``parent``, removed at the end; what processes that died left there is removed at the start.
+
+    Everybody who makes folders there names the same lock file, which is held for a moment.
+    """
+    with contextlib.ExitStack() as stack:
+        with exclusive(lock):
+            parent.mkdir(parents=True, exist_ok=True)
+            for left in parent.iterdir():
+                if not is_held(left / "lock"):
+                    shutil.rmtree(left, ignore_errors=True)
+            folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+            stack.enter_context(exclusive(folder / "lock"))
+        yield folder

@@ -33,7 +33,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +41,7 @@ from orchestrator.model.convert import PRECISIONS, PROFILES, convert
 from orchestrator.model.describe import Identity, describe
 from orchestrator.model.errors import BlobCorrupt, ManifestError, ModelExists, NoSuchModel, UnsupportedModel
 from orchestrator.model.graph import read_model, resolve
-from orchestrator.model.lock import exclusive, is_held
+from orchestrator.model.lock import exclusive, owned_folder
 from orchestrator.model.manifest import Manifest, read_manifest
 from orchestrator.model.model import GRAPH_FILE, SEGMENTS_FOLDER, TOKENIZER_FOLDER, Model
 from orchestrator.model.progress import Progress, silent
@@ -101,7 +101,7 @@ class ModelStore:
             self._check_new(name)
         found = resolve_source(source, progress)
         identity = Identity(name or "", source, found.fingerprint, profile, _version())
-        with self._partial() as partial:
+        with owned_folder(self._partial_folder(), "add-", self.home / "lock") as partial:
             twin = self._twin(found, precision)
             if twin is not None:
                 manifest = self._copy_twin(twin, partial, identity)
@@ -266,19 +266,6 @@ class ModelStore:
                 freed += blob.stat().st_size
                 blob.unlink()
         return freed
-
-    @contextlib.contextmanager
-    def _partial(self) -> Iterator[Path]:
-        """A folder for a model in the making; what a process that died left of its own is removed."""
-        with contextlib.ExitStack() as stack:
-            with exclusive(self.home / "lock"):
-                for left in self._partial_folder().iterdir():
-                    if not is_held(left / "lock"):
-                        shutil.rmtree(left, ignore_errors=True)
-                folder = Path(tempfile.mkdtemp(prefix="add-", dir=self._partial_folder()))
-                stack.callback(shutil.rmtree, folder, ignore_errors=True)
-                stack.enter_context(exclusive(folder / "lock"))
-            yield folder
 
     def _partial_folder(self) -> Path:
         folder = self.home / "partial"

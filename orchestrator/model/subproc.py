@@ -9,36 +9,30 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from broker.child_process import ChildProcess
 from orchestrator.model.errors import ConversionFailed, MissingDependency
 
 _log = logging.getLogger(__name__)
 
 
-def run_module(module: str, arguments: list[str], what: str, on_line: Callable[[str], None]) -> None:
-    """Run ``python -m module arguments``; each line it prints goes to ``on_line``.
+def run_module(module: str, arguments: list[str], what: str, on_line: Callable[[str], None], scratch: Path) -> None:
+    """Run ``python -m module arguments``; each line it prints goes to ``on_line``. It ends with this process.
+
+    What it writes beside its results, as libraries do in caches and temporary folders, goes to the folder ``scratch``.
 
     Raises:
         ConversionFailed: it ended with an error; the message carries its last telling line.
         MissingDependency: a package that it needs is not installed.
     """
-    root = str(Path(__file__).resolve().parents[2])
-    path = os.pathsep.join(p for p in (root, os.environ.get("PYTHONPATH", "")) if p)
-    environment = os.environ | {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "TQDM_DISABLE": "1"}
-    command = [sys.executable, "-m", module, *arguments]
     tail: list[str] = []
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", env=environment
-    ) as process:
-        assert process.stdout is not None
-        try:
-            for line in process.stdout:
-                line = line.rstrip()
-                on_line(line)
-                tail = [*tail[-39:], line]
-        except BaseException:
-            process.kill()
-            raise
-    if process.returncode == 0:
+    command = [sys.executable, "-m", module, *arguments]
+    with ChildProcess(command, output=subprocess.PIPE, environment=_environment(scratch)) as process:
+        for raw in process.output:
+            line = raw.decode("utf-8", "replace").rstrip()
+            on_line(line)
+            tail = [*tail[-39:], line]
+        code = process.wait()
+    if code == 0:
         return
     _log.debug("%s failed:\n%s", module, "\n".join(tail))
     reason = _telling_line(tail)
@@ -46,7 +40,24 @@ def run_module(module: str, arguments: list[str], what: str, on_line: Callable[[
     if len(missing) > 1:
         package = missing[1].strip("'\". ").split(".")[0]
         raise MissingDependency(f"{what} needs the Python package {package}; install linguabus[convert]")
-    raise ConversionFailed(f"{what} failed: {reason or f'exit code {process.returncode}'}")
+    raise ConversionFailed(f"{what} failed: {reason or f'exit code {code}'}")
+
+
+def _environment(scratch: Path) -> dict[str, str]:
+    """Ours, less what would spoil a conversion: it has all it needs on this disk and may run without a home."""
+    root = str(Path(__file__).resolve().parents[2])
+    given = {name: value for name, value in os.environ.items() if name != "PYTHONOPTIMIZE"}  # torch reads docstrings
+    own = {
+        "PYTHONPATH": os.pathsep.join(p for p in (root, os.environ.get("PYTHONPATH", "")) if p),
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONUTF8": "1",
+        "TQDM_DISABLE": "1",
+        "HF_HUB_OFFLINE": "1",
+        "TMPDIR": str(scratch),
+        "XDG_CACHE_HOME": str(scratch),
+        "TORCHINDUCTOR_CACHE_DIR": str(scratch / "torch"),  # else torch asks who the user is, which may be nobody
+    }
+    return {"HOME": str(scratch)} | given | own
 
 
 def _telling_line(tail: list[str]) -> str:

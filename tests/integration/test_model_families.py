@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> ModelStore:
     folder = tmp_path_factory.mktemp("families")
     store = ModelStore(folder / "home")
 
-    def build_here(module: str, arguments: list[str], what: str, on_line: Callable[[str], None]) -> None:
+    def build_here(module: str, arguments: list[str], what: str, on_line: Callable[[str], None], scratch: Path) -> None:
         assert module == "orchestrator.model.genai_builder"
         build(*arguments[:4], arguments[4:])
 

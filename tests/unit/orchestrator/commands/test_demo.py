@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from broker.child_process import ChildProcess
 from orchestrator.client import Client
 from orchestrator.demo.local_fleet import DemoFailed, Fleet, Part, memory_plan, node_overhead_bytes
 from orchestrator.demo.model import DemoModelUnavailable, demo_checkpoint
@@ -69,9 +69,10 @@ def fleet(tmp_path: Path) -> Fleet:
 @pytest.fixture
 def dead_part(tmp_path: Path) -> Part:
     log = tmp_path / "part.log"
-    log.write_text("starting\nError: no room\n")
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    process.wait()
+    script = "print('starting'); raise SystemExit('Error: no room')"
+    with log.open("wb") as file:
+        process = ChildProcess([sys.executable, "-c", script], output=file)
+    assert process.wait() == 1
     return Part("node-1", process, log)
 
 
