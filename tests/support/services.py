@@ -6,9 +6,13 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from broker.mqtt import MqttBus
 from orchestrator.client import Client
 from orchestrator.service.config import ServiceConfig
 from orchestrator.service.service import ServiceInfo, run_service
+from schemas.messages import Plan, decode
+from schemas.topics import PLAN
+from tests.support.polling import collect, deliveries
 
 _TIMEOUT_S = 30.0
 
@@ -17,6 +21,14 @@ def wait_until_serving(client: Client) -> None:
     """Ask until there is a plan in force."""
     while client.control("status")["state"] != "serving":
         client.control("nodes")
+
+
+def await_plan(broker: str) -> None:
+    """Return when a plan is in force."""
+    with MqttBus(broker, client_id="watcher") as bus:
+        bus.connect()
+        bus.subscribe([PLAN.filter()], qos=1)
+        collect(bus, lambda events: any(decode(d.payload, Plan).ring for d in deliveries(events)), _TIMEOUT_S)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import functools
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from schemas import usage_reports
 from tests.support.repository import ROOT
 
 PACKAGES = ("schemas", "broker", "edge_node", "orchestrator")
@@ -29,6 +31,9 @@ HEAVY = {
     "torch", "pyomo", "onnx", "pydantic", "transformers", "tokenizers", "starlette", "uvicorn", "amqtt",
     "huggingface_hub", "gguf", "onnxruntime_genai", "onnx_ir", "jinja2", "highspy", "scipy", "orchestrator",
 }  # fmt: skip
+
+REPORTING = {"onnxruntime", "onnxruntime_genai", "huggingface_hub", "transformers", "accelerate"}
+"""They send usage reports to their makers, or did."""
 
 IMPORT_ALL = """
 import importlib, json, sys
@@ -103,6 +108,27 @@ def test_packages_on_nodes_name_only_what_nodes_have(package: str) -> None:
         for path in sources(package)
         for line, name in imported_packages(path)
         if name not in allowed and not (name == "amqtt" and module_name(path) == EMBEDDED_BROKER)
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("package", ["edge_node", "orchestrator"])
+def test_usage_reports_are_off_before_any_library_is_imported(package: str) -> None:
+    first = [type(node) for node in ast.parse((ROOT / package / "__init__.py").read_text("utf-8")).body]
+    assert first == [ast.Expr, ast.ImportFrom, ast.Expr]  # docstring, import, call
+    script = f"import json, os, {package}; print(json.dumps(dict(os.environ)))"
+    told_otherwise = {**os.environ, **dict.fromkeys(usage_reports.OFF, "0")}
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=told_otherwise, capture_output=True, check=True)
+    assert json.loads(done.stdout).items() >= usage_reports.OFF.items()
+
+
+def test_what_reports_is_imported_by_packages_that_turn_that_off() -> None:
+    others = [path for package in ("schemas", "broker", "benchmarks") for path in sources(package)]
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line} imports {name}"
+        for path in others
+        for line, name in imported_packages(path)
+        if name in REPORTING
     ]
     assert wrong == []
 
