@@ -200,6 +200,7 @@ def describe(plan: dict[str, Any]) -> str:
     """The plan for people."""
     rows = [_row(stage) for stage in plan["stages"]]
     batches = plan["batches"][-1]
+    note = f"\n{plan['solver_note']}" if plan.get("solver_note") else ""
     return (
         f"{plan['model']} in epoch {plan['epoch']}: {plan['context_tokens']} tokens of context, {plan['slots']} "
         f"requests at once in {batches} {'batch' if batches == 1 else 'batches'}, {plan['wire_dtype']} on the wire\n"
@@ -207,7 +208,7 @@ def describe(plan: dict[str, Any]) -> str:
         f"predicted {plan['predicted_tokens_per_s']:.1f} tokens/s for one request "
         f"({plan['predicted_decode_ms']:.1f} ms per token), bottleneck {plan['bottleneck_node']}; "
         f"{plan['objective']} plan, {plan['status']}, by {plan['solver']} in {plan['solve_ms']:.0f} ms"
-        f"{_moves(plan['moves'])}"
+        f"{note}{_moves(plan['moves'])}"
     )
 
 

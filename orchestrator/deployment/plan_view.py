@@ -63,6 +63,7 @@ def plan_view(plan: DeployedPlan, ready: dict[int, SegmentReady]) -> dict[str, A
         "status": plan.solution.status.value,
         "gap": plan.solution.gap,
         "solver": plan.solution.solver,
+        "solver_note": plan.solution.solver_note,
         "solver_gap": plan.solution.solver_gap,
         "solve_ms": plan.solution.solve_s * 1e3,
         "predicted_decode_ms": predicted.decode_s * 1e3,

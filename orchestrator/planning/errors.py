@@ -9,3 +9,7 @@ class PlanningError(LinguabusError):
 
 class BadConstraint(PlanningError):
     """Constraints that can't be understood, or that the model does not have."""
+
+
+class SolverFailed(PlanningError):
+    """A MILP solver does not run, runs for ever, or gives no answer. Others, and the planner's own methods, do."""

@@ -92,6 +92,7 @@ class Solution:
 
     `objective_value` is in seconds (the quantity the objective minimises). `gap` is relative: 0.0 when proven.
     `solver` names who proved it; `solver_gap` is what the MILP solver itself had left when its time was up.
+    `solver_note` says which solver is installed but does not work.
     """
 
     status: Status
@@ -102,6 +103,7 @@ class Solution:
     gap: float
     solver: str
     solver_gap: float = 0.0
+    solver_note: str = field(default="", compare=False)
     solve_s: float = field(default=0.0, compare=False)
 
     @property

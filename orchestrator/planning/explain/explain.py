@@ -31,6 +31,7 @@ def explain(problem: Problem, answer: Solution | Infeasible, standby: Sequence[S
         "objective": answer.objective.value,
         "status": answer.status.value,
         "solver": answer.solver,
+        "solver_note": answer.solver_note,
         "gap": answer.gap,
         "solver_gap": answer.solver_gap,
         "solve_ms": as_ms(answer.solve_s),

@@ -60,8 +60,10 @@ def _headline(said: dict[str, Any]) -> str:
     else:
         proof += f" ({said['solver']}, {said['solve_ms']:.0f} ms)"
     stages = len(said["stages"])
+    note = f"\n{said['solver_note']}" if said.get("solver_note") else ""
     return (
         f"Plan for {said['objective']}: {stages} stage{'s' * (stages > 1)} on {nodes} node{'s' * (nodes > 1)}, {proof}"
+        f"{note}"
     )
 
 

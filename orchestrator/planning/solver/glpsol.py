@@ -10,15 +10,35 @@ import functools
 import math
 import os
 import re
+import selectors
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
+import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.planning.errors import PlanningError
+from orchestrator.planning.errors import SolverFailed
 
+_GRACE_S = 5.0
+"""glpsol does not look at its time limit while it presolves; after this much more it is ended."""
+_LOG_BYTES = 1 << 16
+_END = "e o f"
+_PROBE = """Minimize
+ cost: x + 2 y
+Subject To
+ enough: x + y >= 3
+Bounds
+ 0 <= x <= 2
+ 0 <= y <= 5
+Generals
+ x y
+End
+"""
+_PROBE_VALUES = {"x": 2.0, "y": 1.0}
 _PROGRESS = re.compile(r"mip =\s*(not found yet|tree is empty|\S+)\s*[<>]=\s*(\S+|tree is empty)")
 
 
@@ -55,11 +75,25 @@ def find() -> Glpsol | None:
     return Glpsol(Path(found), None)
 
 
+def probe(solver: Glpsol, folder: Path) -> None:
+    """Have it solve a tiny programme whose answer is known.
+
+    Raises:
+        SolverFailed: it did not.
+        OSError: there is no room in the folder.
+    """
+    lp_file = folder / "probe.lp"
+    lp_file.write_text(_PROBE, "ascii")
+    answer = run(solver, lp_file, 1.0)
+    if answer.status != "optimal" or answer.values != _PROBE_VALUES:
+        raise _failure(solver, "it can't solve a programme of two variables")
+
+
 def run(solver: Glpsol, lp_file: Path, time_limit_s: float) -> RawAnswer:
     """Solve one LP file in CPLEX format. What glpsol writes lands beside it.
 
     Raises:
-        PlanningError: glpsol did not run or wrote no answer.
+        SolverFailed: glpsol did not run, did not end or wrote no answer.
     """
     answer_file, names_file = lp_file.with_suffix(".sol"), lp_file.with_suffix(".glp")
     limit_s = max(1, math.ceil(time_limit_s))
@@ -71,16 +105,55 @@ def run(solver: Glpsol, lp_file: Path, time_limit_s: float) -> RawAnswer:
         known = environment.get("LD_LIBRARY_PATH")
         environment["LD_LIBRARY_PATH"] = f"{solver.library_dir}:{known}" if known else str(solver.library_dir)
     try:
-        # glpsol does not look at its limit while it presolves, hence the second, harder one.
-        done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, check=False, timeout=2 * limit_s + 5
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise PlanningError(f"glpsol failed ({error}): check it with `{solver.path} --version`") from error
-    if done.returncode != 0 or not answer_file.exists():
-        last = (done.stdout + done.stderr).strip().splitlines()[-1:] or ["no output"]
-        raise PlanningError(f"glpsol failed ({last[0]}): check it with `{solver.path} --version`")
-    return parse(answer_file.read_text(), names_file.read_text(), done.stdout)
+        code, log = _execute(command, environment, limit_s + _GRACE_S)
+        if code != 0:
+            raise _failure(solver, (log.strip().splitlines() or [f"exit code {code}, no output"])[-1])
+        answer, names = (file.read_text("utf-8", "replace") for file in (answer_file, names_file))
+        if not (answer.rstrip().endswith(_END) and names.rstrip().endswith(_END)):
+            raise _failure(solver, "its answer is cut short")
+        return parse(answer, names, log)
+    except TimeoutError:
+        raise _failure(solver, f"it did not end within {limit_s + _GRACE_S:.0f} s") from None
+    except OSError as error:
+        written = error.filename not in (str(answer_file), str(names_file))
+        raise _failure(solver, str(error) if written else "it wrote no answer") from error
+    except (LookupError, ValueError) as error:
+        raise _failure(solver, "its answer can't be read") from error
+
+
+def _failure(solver: Glpsol, reason: str) -> SolverFailed:
+    return SolverFailed(f"glpsol failed ({reason[:300]}): check it with `{solver.path} --version`")
+
+
+def _execute(command: list[str], environment: dict[str, str], timeout_s: float) -> tuple[int, str]:
+    """Exit code and the last of what it said. A program that does not end is killed, with all that it started.
+
+    Raises:
+        TimeoutError, OSError
+    """
+    ends_s = time.monotonic() + timeout_s
+    with subprocess.Popen(
+        command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        process_group=0,
+    ) as process, selectors.DefaultSelector() as selector:  # fmt: skip
+        assert process.stdout is not None
+        selector.register(process.stdout, selectors.EVENT_READ)
+        said = b""
+        try:
+            while True:
+                left_s = ends_s - time.monotonic()
+                if left_s <= 0 or not selector.select(left_s):
+                    raise TimeoutError
+                data = os.read(process.stdout.fileno(), _LOG_BYTES)
+                if not data:
+                    code = process.wait(max(0.0, ends_s - time.monotonic()))
+                    return code, said.decode("utf-8", "replace")
+                said = (said + data)[-_LOG_BYTES:]
+        except subprocess.TimeoutExpired:
+            raise TimeoutError from None
+        finally:
+            with suppress(ProcessLookupError, PermissionError):  # macOS says the latter where all have ended
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 def parse(answer: str, names: str, log: str) -> RawAnswer:

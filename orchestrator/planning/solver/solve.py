@@ -3,17 +3,18 @@
 Two exact methods look at every problem in run form, sharing its figures and nothing else: the dynamic programme finds
 the plan, and the MILP (GLPK, or HiGHS) has to confirm each claim that makes it the best. When the MILP's time is up
 before it has, the plan still stands, proven by the dynamic programme, and `solver_gap` says what the MILP had left.
-Without a MILP solver the dynamic programme stands alone.
+Without a MILP solver, or with one that does not work, the dynamic programme stands alone.
 """
 
 from __future__ import annotations
 
 import logging
 import time
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from orchestrator.planning.cost import check, predict
-from orchestrator.planning.errors import PlanningError
+from orchestrator.planning.errors import PlanningError, SolverFailed
 from orchestrator.planning.problem import Objective, Problem, Stage
 from orchestrator.planning.solution import Infeasible, Solution, Status
 from orchestrator.planning.solver import milp, pyomo_solver
@@ -49,7 +50,7 @@ def solve(problem: Problem, *, prove: bool = True) -> Solution | Infeasible:
     With `prove` off no MILP solver is started: the answer is the same, proven by one method instead of two.
 
     Raises:
-        PlanningError: the solver does not run, or made a plan that breaks a limit.
+        PlanningError: a plan breaks a limit.
     """
     started = time.perf_counter()
     priced = problem.priced
@@ -57,7 +58,8 @@ def solve(problem: Problem, *, prove: bool = True) -> Solution | Infeasible:
     if answer is None:
         return explain_infeasible(problem)
     predicted = answer.predicted if priced is problem else predict(problem, answer.stages)
-    return replace(answer, predicted=predicted, solve_s=time.perf_counter() - started)
+    note = pyomo_solver.complaints() if prove else ""
+    return replace(answer, predicted=predicted, solver_note=note, solve_s=time.perf_counter() - started)
 
 
 def _solve_run_form(problem: Problem, prove: bool) -> Solution | None:
@@ -67,7 +69,8 @@ def _solve_run_form(problem: Problem, prove: bool) -> Solution | None:
         return None
     solver, solver_gap, gap = "dp", 0.0, 0.0
     if prove and pyomo_solver.solver_name() is not None:
-        solver, solver_gap, gap = _confirm(form, found.best, found.claims)
+        with suppress(SolverFailed):  # the log has the reason
+            solver, solver_gap, gap = _confirm(form, found.best, found.claims)
     status = Status.OPTIMAL if gap == 0.0 else Status.FEASIBLE_GAP
     return replace(as_solution(problem, found.best, status, solver, gap), solver_gap=solver_gap)
 
@@ -81,7 +84,10 @@ def _solve_any_chain(problem: Problem, prove: bool) -> Solution | None:
     found = search(problem, improve_orders(problem))
     if found is None:
         return None
-    gap = _gap(problem, found.best) if prove and pyomo_solver.solver_name() is not None else 1.0
+    gap = 1.0
+    if prove and pyomo_solver.solver_name() is not None:
+        with suppress(SolverFailed):
+            gap = _gap(problem, found.best)
     status = Status.OPTIMAL if gap <= TIE else Status.FEASIBLE_GAP
     return as_solution(problem, found.best, status, "ordering", gap)
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from orchestrator.planning.errors import SolverFailed
 from orchestrator.planning.problem import Problem, Stage
 from orchestrator.planning.solution import Standby
 from orchestrator.planning.solver import pyomo_solver
@@ -32,13 +33,13 @@ class StandbyPlan:
 
 
 def plan_standby(problem: Problem, stages: Sequence[Stage], *, disk_only: bool = False) -> StandbyPlan:
-    """The standby ranges worth most for a plan, by MILP; by greedy growth where no solver is installed."""
+    """The standby ranges worth most for a plan, by MILP; by greedy growth where no solver works."""
     asked = question(problem, stages, disk_only=disk_only)
     if not asked.sides:
         return StandbyPlan((), 0.0, "none", 0.0)
     reaches, solver, gap = grow_greedily(asked), "greedy", 1.0
-    if pyomo_solver.solver_name() is not None:
-        proof = milp.best_standby(asked, problem.time_limit_s)
+    proof = _proof(asked, problem.time_limit_s)
+    if proof is not None:
         if (
             proof.reaches is not None
             and asked.fits(proof.reaches)
@@ -49,6 +50,16 @@ def plan_standby(problem: Problem, stages: Sequence[Stage], *, disk_only: bool =
         value = asked.value(reaches)
         gap = max(0.0, proof.bound_bytes / value - 1) if value > 0 else 0.0
     return StandbyPlan(_ranges(asked, reaches), asked.value(reaches), solver, gap if gap > 1e-6 else 0.0)
+
+
+def _proof(asked: StandbyQuestion, time_limit_s: float) -> milp.StandbyProof | None:
+    """The MILP's word; None where no solver works."""
+    if pyomo_solver.solver_name() is None:
+        return None
+    try:
+        return milp.best_standby(asked, time_limit_s)
+    except SolverFailed:  # the log has the reason
+        return None
 
 
 def grow_greedily(asked: StandbyQuestion) -> tuple[Reach, ...]:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 from orchestrator.planning.errors import PlanningError
+from orchestrator.planning.explain.explain import explain
+from orchestrator.planning.explain.render import as_text
 from orchestrator.planning.problem import Objective
 from orchestrator.planning.solution import Solution, Status
 from orchestrator.planning.solver import glpsol, milp, pyomo_solver
@@ -76,6 +81,95 @@ def test_a_solver_that_does_not_start_is_one_line(tmp_path: Path) -> None:
     model.write_text("")
     with pytest.raises(PlanningError, match="glpsol failed"):
         glpsol.run(glpsol.Glpsol(tmp_path / "absent", None), model, 1.0)
+
+
+REAL = 'exec {real} "$@"'
+FOR_THE_PROBE_ONLY = "case $2 in *probe.lp) " + REAL + ";; esac\n"
+
+
+@pytest.fixture
+def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Solvers are looked for anew, and after the test once more."""
+    found = (glpsol.find, pyomo_solver._glpk_works, pyomo_solver._highs_works)
+    monkeypatch.setattr(pyomo_solver, "_failed", {})
+    for function in found:
+        function.cache_clear()
+    yield
+    for function in found:
+        function.cache_clear()
+
+
+def install(monkeypatch: pytest.MonkeyPatch, folder: Path, script: str) -> None:
+    """A glpsol of this script comes first on PATH."""
+    solver = folder / "glpsol"
+    solver.write_text(f"#!/bin/sh\n{script}\n" if script else "")
+    solver.chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
+    monkeypatch.setattr(glpsol, "_GRACE_S", 0.1)
+    glpsol.find.cache_clear()
+
+
+@pytest.mark.usefixtures("fresh")
+@pytest.mark.parametrize(
+    ("script", "why"),
+    [
+        ("echo 'cannot open shared object file: libglpk.so.40' >&2; exit 127", "libglpk.so.40"),
+        ("kill -SEGV $$", "exit code -11"),
+        ("exit 0", "it wrote no answer"),
+        ("echo nonsense e o f | tee $4 > $6", "it can't solve a programme of two variables"),
+        ("echo 's mip' > $4; cp $4 $6", "its answer is cut short"),
+        ("", "Exec format error"),
+        ("sleep 600 & wait", "it did not end within 1 s"),
+        ("yes", "it did not end within 1 s"),
+        ("read line; " + REAL, None),
+        (FOR_THE_PROBE_ONLY + "exit 3", "exit code 3"),
+        (FOR_THE_PROBE_ONLY + "sleep 600 & wait", "it did not end within 1 s"),
+    ],
+)
+def test_a_glpsol_that_does_not_work_is_replaced_and_said_once(
+    solver: glpsol.Glpsol, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture,
+    script: str, why: str | None,
+) -> None:  # fmt: skip
+    problem = replace(random_problem(3), time_limit_s=0.5)
+    expected = solve(problem, prove=False)
+    wrapper = f"LD_LIBRARY_PATH={solver.library_dir or ''} {solver.path}"
+    install(monkeypatch, tmp_path, script.replace("exec {real}", f"exec env {wrapper}"))
+    answers = [solve(problem), solve(problem)]
+    for answer in answers:
+        assert isinstance(answer, Solution)
+        assert isinstance(expected, Solution)
+        assert answer.stages == expected.stages
+        assert answer.status is Status.OPTIMAL
+        assert answer.solver == ("highs" if why else "glpk")
+        assert (why or "") in answer.solver_note
+        assert bool(answer.solver_note) == bool(why)
+    assert [record.levelname for record in caplog.records] == ["WARNING"] * bool(why)
+    assert not [process for process in psutil.Process().children(recursive=True) if process.name() in ("sleep", "yes")]
+
+
+@pytest.mark.usefixtures("fresh")
+def test_with_neither_the_dynamic_programme_and_greedy_growth_plan_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    install(monkeypatch, tmp_path, "exit 1")
+    monkeypatch.setattr(pyomo_solver, "_highs_answer", lambda model, time_limit_s: 1 / 0)
+    problem = replace(random_problem(19), objective=Objective.THROUGHPUT)
+    answer = solve(problem)
+    assert isinstance(answer, Solution)
+    assert (answer.solver, answer.status, answer.solver_gap) == ("dp", Status.OPTIMAL, 0.0)
+    assert "glpsol failed" in answer.solver_note
+    assert "HiGHS failed" in answer.solver_note
+    assert plan_standby(problem, answer.stages).solver == "greedy"
+    assert answer.solver_note in as_text(explain(problem, answer))
+
+
+@pytest.mark.usefixtures("fresh")
+def test_without_a_folder_for_temporary_files_there_is_a_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", "/dev/null")
+    answer = solve(random_problem(3))
+    assert isinstance(answer, Solution)
+    assert answer.solver == "highs"
+    assert "set TMPDIR" in answer.solver_note
 
 
 def test_solving_leaves_no_file_behind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
