@@ -13,12 +13,13 @@ from pathlib import Path
 import click
 
 from broker.address import parse_broker_url
+from broker.security import is_loopback
 from edge_node.runtime.process_heap import ask_for_huge_pages
 from schemas import PACKAGE_VERSION
 from schemas.errors import LinguabusError
+from schemas.system_limits import allow_many_files, describe
 
 _MEBI = 1 << 20
-_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 def _default_name() -> str:
@@ -27,9 +28,12 @@ def _default_name() -> str:
 
 
 def _default_home() -> Path:
-    if "LINGUABUS_HOME" in os.environ:
+    if os.environ.get("LINGUABUS_HOME"):
         return Path(os.environ["LINGUABUS_HOME"]) / "node"
-    data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    try:
+        data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    except RuntimeError:  # HOME is not set, and the system does not know the user
+        raise click.UsageError("you have no home directory: give --home DIR, or set HOME") from None
     return Path(data) / "linguabus" / "node"
 
 
@@ -123,7 +127,7 @@ def node(
     # Before NumPy is imported: its BLAS would start a thread per core.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     address = parse_broker_url(broker)
-    if not address.tls and address.host not in _LOOPBACK and not insecure:
+    if not address.tls and not is_loopback(address.host) and not insecure:
         raise click.UsageError(f"{address.host} is another machine: use mqtts://, or --insecure in a network you trust")
     try:
         from edge_node.config import NodeConfig, read_speed
@@ -156,6 +160,9 @@ def node(
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, asked_to_stop)
+    warning = allow_many_files()
+    if warning is not None:
+        click.echo(f"node {name}: warning: {warning}", err=True)
     click.echo(f"node {name} at {address}: stop with Ctrl-C", err=True)
     service.run()
 
@@ -168,3 +175,6 @@ def main() -> None:
     except LinguabusError as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(2)
+    except OSError as error:
+        click.echo(f"Error: {describe(error)}", err=True)
+        sys.exit(1)

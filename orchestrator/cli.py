@@ -12,8 +12,10 @@ import click
 
 from orchestrator.commands.exits import FAILURE, INTERRUPTED, WRONG_INPUT, exit_code
 from orchestrator.commands.settings import Settings, bus_options, pass_settings
+from orchestrator.commands.terminal import settle_streams
 from schemas import PACKAGE_VERSION
 from schemas.errors import LinguabusError
+from schemas.system_limits import describe
 
 COMMANDS = {
     "demo": "orchestrator.commands.demo",
@@ -73,6 +75,7 @@ def cli(settings: Settings, home: Path | None, verbose: int) -> None:
 
 def run(arguments: list[str] | None = None) -> int:
     """Run one command line and return its exit code: 0, 1 failed, 2 wrong input, 130 interrupted."""
+    settle_streams()
     settings = Settings()
     if os.environ.get("LINGUABUS_BROKER"):
         settings.broker = os.environ["LINGUABUS_BROKER"]
@@ -95,6 +98,9 @@ def run(arguments: list[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         _show_details(settings)
         return _fail(f"the Python package {error.name} is missing: pip install 'linguabus[orchestrator]'", WRONG_INPUT)
+    except OSError as error:
+        _show_details(settings)
+        return _fail(describe(error), FAILURE)
     except Exception as error:
         _show_details(settings)
         return _fail(f"{type(error).__name__}: {error} (a bug; please report it with the output of -vv)", FAILURE)

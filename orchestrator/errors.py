@@ -15,6 +15,10 @@ class BadSetting(OrchestratorError):
     """A setting is outside its limits."""
 
 
+class NoHome(OrchestratorError):
+    """Nobody said where files are to be kept, and the user has no home directory."""
+
+
 class AddressInUse(OrchestratorError):
     """The blob server cannot listen where it should."""
 

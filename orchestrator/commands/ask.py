@@ -13,6 +13,7 @@ from orchestrator.commands.connection import connect
 from orchestrator.commands.exits import INTERRUPTED
 from orchestrator.commands.output import print_json
 from orchestrator.commands.settings import Settings, bus_options, pass_settings
+from orchestrator.commands.terminal import as_typed
 from schemas.messages import ChatMessage, StreamEnd
 
 
@@ -45,13 +46,14 @@ def command(
 ) -> int:
     """Ask the model a question and print the answer as it comes; PROMPT - reads it from stdin."""
     if prompt == "-":
-        prompt = _read_stdin()
+        prompt = sys.stdin.read()
+    prompt = as_typed(prompt)
     if not prompt.strip():
         raise click.UsageError("PROMPT is empty")
     if raw and system is not None:
         raise click.UsageError("--system needs the chat template, which --raw turns off")
     sampling = make_sampling(temperature, top_k, top_p, repetition_penalty, seed)
-    messages = [ChatMessage(role="system", content=system)] if system is not None else []
+    messages = [ChatMessage(role="system", content=as_typed(system))] if system is not None else []
     messages.append(ChatMessage(role="user", content=prompt))
     with connect(settings) as client:
         client.control("status")
@@ -77,13 +79,6 @@ def command(
     if stats:
         click.echo(statistics(end), err=True)
     return INTERRUPTED if interrupt.pressed else 0
-
-
-def _read_stdin() -> str:
-    try:
-        return sys.stdin.read()
-    except UnicodeDecodeError:
-        raise click.UsageError("what comes from stdin is not text") from None
 
 
 def _report(answer: Answer, end: StreamEnd, seed: int) -> dict[str, object]:

@@ -10,6 +10,7 @@ from orchestrator.client import AnswerFailed, AnswerIncomplete, Client
 from orchestrator.commands.answers import cancel_on_interrupt, make_sampling, sampling_options, statistics
 from orchestrator.commands.connection import connect
 from orchestrator.commands.settings import Settings, bus_options, pass_settings
+from orchestrator.commands.terminal import as_typed
 from schemas.errors import MessageError
 from schemas.messages import ChatMessage, Sampling
 
@@ -33,7 +34,7 @@ def command(
     """Talk with the model. /reset forgets the conversation, /exit or Ctrl-D leaves, Ctrl-C cancels an answer."""
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401  (gives input() editing and history)
-    first = [ChatMessage(role="system", content=system)] if system is not None else []
+    first = [ChatMessage(role="system", content=as_typed(system))] if system is not None else []
     history = list(first)
     with connect(settings) as client:
         client.control("status")

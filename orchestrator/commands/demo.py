@@ -12,7 +12,7 @@ import click
 from orchestrator.client import Client
 from orchestrator.commands.answers import cancel_on_interrupt, tokens_per_s
 from orchestrator.commands.exits import INTERRUPTED
-from orchestrator.commands.output import describe_broker, megabytes, table
+from orchestrator.commands.output import describe_broker, megabytes, table, warn_of_few_files
 from orchestrator.commands.progress import ProgressLines
 from orchestrator.commands.settings import default_cache
 from schemas.messages import ChatMessage
@@ -34,6 +34,7 @@ def command(question: str, nodes: int, keep: bool) -> int:
     from orchestrator.demo.local_fleet import memory_plan, node_overhead_bytes, running_fleet
     from orchestrator.demo.model import demo_model
 
+    warn_of_few_files()
     signal.signal(signal.SIGTERM, _leave)
     signal.signal(signal.SIGHUP, _leave)
     cache = default_cache()

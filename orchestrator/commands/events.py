@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from datetime import datetime
 from typing import Any
 
 import click
 
 from orchestrator.commands.connection import connect
+from orchestrator.commands.output import print_json
 from orchestrator.commands.settings import Settings, bus_options, pass_settings
 
 MOST = 500
@@ -39,7 +39,7 @@ def command(settings: Settings, follow: bool, limit: int, as_json: bool) -> None
 
 
 def _as_json(event: dict[str, Any]) -> None:
-    click.echo(json.dumps(event, ensure_ascii=False))
+    print_json(event, indent=None)
 
 
 def _as_text(event: dict[str, Any]) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from schemas.system_limits import allow_many_files
 
 if TYPE_CHECKING:
     from broker.local_broker import LocalBroker
@@ -44,6 +47,14 @@ def megabytes(size_bytes: float) -> str:
     return f"{size_bytes / 1e6:,.0f} MB"
 
 
-def print_json(value: dict[str, Any]) -> None:
-    """One JSON object on stdout."""
-    click.echo(json.dumps(value, ensure_ascii=False, indent=2))
+def warn_of_few_files() -> None:
+    """For commands that many others connect to: a line on stderr where the system allows too few connections."""
+    warning = allow_many_files()
+    if warning is not None:
+        click.echo(f"warning: {warning}", err=True)
+
+
+def print_json(value: dict[str, Any], indent: int | None = 2) -> None:
+    """One JSON object on stdout; what the terminal has no letters for is written in escapes."""
+    encoding = (getattr(sys.stdout, "encoding", None) or "utf-8").lower()
+    click.echo(json.dumps(value, ensure_ascii=not encoding.startswith("utf"), indent=indent))

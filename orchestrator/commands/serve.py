@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from orchestrator.commands.output import describe_broker
+from orchestrator.commands.output import describe_broker, warn_of_few_files
 from orchestrator.commands.settings import Settings, bus_options, pass_settings
 
 if TYPE_CHECKING:
@@ -124,6 +124,7 @@ def command(
     from orchestrator.service.config import ServiceConfig
     from orchestrator.service.service import run_service
 
+    warn_of_few_files()
     if not settings.verbose:
         logging.getLogger("orchestrator").setLevel(logging.INFO)  # nodes that come and go, plans: what it does
     stop = threading.Event()
@@ -132,7 +133,7 @@ def command(
     with contextlib.ExitStack() as stack:
         broker = settings.broker
         if with_broker:
-            local = stack.enter_context(LocalBroker())
+            local = stack.enter_context(LocalBroker(folder=settings.home / "broker"))
             broker = local.url
             click.echo(f"broker: {describe_broker(local)}")
         config = ServiceConfig(

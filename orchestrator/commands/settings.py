@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+
+from orchestrator.errors import NoHome
 
 DEFAULT_BROKER = "mqtt://127.0.0.1:1883"
 
@@ -17,13 +19,31 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 
 def default_home() -> Path:
-    """``$XDG_DATA_HOME/linguabus``, by default ``~/.local/share/linguabus``."""
-    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "linguabus"
+    """``$XDG_DATA_HOME/linguabus``, by default ``~/.local/share/linguabus``; raises `NoHome`."""
+    return Path(os.environ.get("XDG_DATA_HOME") or _user_home() / ".local" / "share") / "linguabus"
 
 
 def default_cache() -> Path:
-    """``$XDG_CACHE_HOME/linguabus``, by default ``~/.cache/linguabus``: what can be fetched or made again."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "linguabus"
+    """``$XDG_CACHE_HOME/linguabus``, by default ``~/.cache/linguabus``: what can be fetched or made again.
+
+    Raises:
+        NoHome: the user has no home directory.
+    """
+    return Path(os.environ.get("XDG_CACHE_HOME") or _user_home() / ".cache") / "linguabus"
+
+
+def _user_home() -> Path:
+    try:
+        return Path.home()
+    except RuntimeError:  # HOME is not set, and the system does not know the user
+        raise NoHome("you have no home directory: give --home DIR before the command, or set HOME") from None
+
+
+def _has_home() -> bool:
+    try:
+        return os.access(_user_home(), os.W_OK | os.X_OK)
+    except NoHome:
+        return False
 
 
 @dataclass
@@ -31,9 +51,21 @@ class Settings:
     """Filled by the options in front of the command, then by the command's own."""
 
     broker: str = DEFAULT_BROKER
-    home: Path = field(default_factory=default_home)
+    given_home: Path | None = None
     insecure: bool = False
     verbose: int = 0
+
+    @property
+    def home(self) -> Path:
+        """Where models and state are kept; raises `NoHome`."""
+        return self.given_home or default_home()
+
+    @home.setter
+    def home(self, path: Path) -> None:
+        """Who has no home directory to write to has one now: libraries and processes started from here ask for it."""
+        self.given_home = path
+        if not _has_home():
+            os.environ["HOME"] = str(path.absolute())
 
     @property
     def models_dir(self) -> Path:

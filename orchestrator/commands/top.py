@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
 import sys
 import threading
@@ -53,7 +52,7 @@ def _go_on(ask: Any, said: dict[str, Any], interval_s: float, *, live: bool, as_
     due_s = time.monotonic()
     while True:
         if as_json:
-            click.echo(json.dumps(said, ensure_ascii=False))
+            print_json(said, indent=None)
         elif live:
             _redraw(said)
         else:

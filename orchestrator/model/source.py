@@ -43,7 +43,10 @@ def resolve_source(text: str, progress: Progress = silent) -> Source:
         BrokenModel: there is, but it is damaged or incomplete.
         UnsupportedModel: it is something else.
     """
-    path = Path(text).expanduser()
+    try:
+        path = Path(text).expanduser()
+    except RuntimeError:  # the system knows no such user
+        path = Path(text)
     if path.is_file():
         return _file(text, path)
     if path.is_dir():

@@ -63,7 +63,7 @@ class Database:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
         except (OSError, sqlite3.Error) as error:
-            raise StateUnreadable(f"{path} cannot be opened: {error}; choose another folder with --data") from error
+            raise StateUnreadable(f"{path} cannot be opened: {error}; choose another folder with --home") from error
         try:
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = NORMAL")

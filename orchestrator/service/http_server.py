@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import socket
 import threading
 from collections.abc import Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from broker.security import is_loopback
 from orchestrator.errors import AddressInUse
+from schemas.system_limits import describe
 
 if TYPE_CHECKING:
     from starlette.routing import BaseRoute
 
+_log = logging.getLogger(__name__)
 _STOP_TIMEOUT_S = 2
 
 
@@ -45,10 +49,24 @@ class HttpServer:
             timeout_graceful_shutdown=_STOP_TIMEOUT_S,
         )
         self._server = uvicorn.Server(config)
+        self._said: set[str] = set()
         self._thread = threading.Thread(target=self._run, name="http", daemon=True)
 
     def _run(self) -> None:
-        self._server.run(sockets=[self._socket])
+        asyncio.run(self._serve())
+
+    async def _serve(self) -> None:
+        asyncio.get_running_loop().set_exception_handler(self._failed)
+        await self._server.serve(sockets=[self._socket])
+
+    def _failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """asyncio would write a traceback for each connection that it can't accept, hundreds a second."""
+        error = context.get("exception")
+        if not isinstance(error, OSError):
+            loop.default_exception_handler(context)
+        elif str(error) not in self._said:
+            self._said.add(str(error))
+            _log.warning("connections have to wait: %s (not logged again)", describe(error))
 
     def start(self) -> None:
         """Answer requests; those that came since construction first."""
@@ -80,7 +98,7 @@ def reachable_urls(host: str, port: int, towards: tuple[str, int]) -> tuple[str,
     wildcards = ("0.0.0.0", "::")
     if host not in wildcards:
         return (_url(host, port),)
-    found = [_own_address(*towards), _own_address("192.0.2.1", 9)]  # a documentation address: the default route
+    found = [_own_address(*towards), *_interface_addresses()]
     addresses = [address for address in dict.fromkeys(found) if address and not is_loopback(address)]
     return tuple(_url(address, port) for address in (*addresses, "127.0.0.1"))
 
@@ -95,6 +113,18 @@ def _own_address(host: str, port: int) -> str | None:
             return name
     except OSError:
         return None
+
+
+def _interface_addresses() -> list[str]:
+    """IPv4 addresses of this machine, asked of the system; empty where it keeps them to itself, as Android does."""
+    import psutil
+
+    try:
+        up = {name for name, state in psutil.net_if_stats().items() if state.isup}
+        every = psutil.net_if_addrs().items()
+    except OSError:
+        return []
+    return [one.address for name, known in every if name in up for one in known if one.family == socket.AF_INET]
 
 
 def _url(host: str, port: int) -> str:

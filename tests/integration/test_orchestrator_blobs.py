@@ -1,8 +1,12 @@
 """The blob server over real HTTP: whole files, ranges, names that are none."""
 
+import contextlib
 import hashlib
 import http.client
+import re
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +15,7 @@ import pytest
 from orchestrator.errors import AddressInUse
 from orchestrator.service.blobs import BLOBS_PATH, blob_routes
 from orchestrator.service.http_server import HttpServer, reachable_urls
+from tests.support.repository import ROOT
 
 CONTENT = bytes(range(250)) * 1200
 NAME = hashlib.sha256(CONTENT).hexdigest()
@@ -120,3 +125,40 @@ def test_urls_for_other_machines() -> None:
     assert everywhere[-1] == "http://127.0.0.1:80"
     assert len(set(everywhere)) == len(everywhere)
     assert not any("0.0.0.0" in url for url in everywhere)
+
+
+MANY_CONNECTIONS = """
+import http.client, logging, resource, sys
+from pathlib import Path
+from orchestrator.service.blobs import blob_routes
+from orchestrator.service.http_server import HttpServer
+logging.basicConfig(format="%(message)s")
+with HttpServer(blob_routes(Path(sys.argv[1])), host="127.0.0.1") as server:
+    first = http.client.HTTPConnection("127.0.0.1", server.port)
+    first.request("GET", "/")  # afterwards all that serving needs is imported
+    first.getresponse().read()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (32, 32))
+    print(server.port, flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_connections_that_have_to_wait_are_said_once_and_served_later(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", MANY_CONNECTIONS, str(tmp_path)]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        port = int(process.stdout.readline())
+        with contextlib.ExitStack() as stack:
+            for _ in range(40):
+                stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+            said = process.stderr.readline()
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+        connection.request("GET", f"{BLOBS_PATH}/{NAME}")
+        assert connection.getresponse().status == 404
+        connection.close()
+        _, more = process.communicate()
+    assert re.fullmatch(r"connections have to wait: Too many open files; run `ulimit -n \d+` before .*\n", said)
+    assert (process.returncode, more) == (0, "")

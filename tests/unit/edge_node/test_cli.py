@@ -7,8 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 
+from edge_node.cli import node
 from edge_node.config import read_speed
 from tests.support.repository import ROOT
 
@@ -57,6 +59,17 @@ def test_no_broker_is_one_line(tmp_path: Path) -> None:
     assert lines[1].startswith("Error: ")
     assert "127.0.0.1:9" in lines[1]
     assert len(lines) == 2
+
+
+def test_who_has_no_home_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("LINGUABUS_HOME", "XDG_DATA_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", unknown)
+    with pytest.raises(click.UsageError, match="give --home DIR"):
+        node.main(["--broker", "mqtt://127.0.0.1:9"], standalone_mode=False)
 
 
 def test_the_emulated_speed_is_read_again_and_kept_while_the_file_has_none(tmp_path: Path) -> None:

@@ -170,6 +170,49 @@ def test_chat_goes_on_after_bytes_that_are_no_text(
     assert "no UTF-8 text" in capsys.readouterr().err
 
 
+def type_bytes(monkeypatch: pytest.MonkeyPatch, data: bytes, encoding: str = "utf-8") -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(data), encoding=encoding))
+
+
+def test_what_is_not_text_ends_a_line_and_not_the_conversation(
+    fake: FakeOrchestrator, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    type_bytes(monkeypatch, "Grüße\n".encode() + b"\xff\xfe broken\nstill there?\n")
+    assert cli.run(["chat"]) == 0
+    assert [submit.messages[-1].content for submit in fake.submitted] == ["Grüße", "still there?"]
+    assert capsys.readouterr().err.count("no UTF-8 text") == 1
+
+
+def test_where_nobody_chose_ascii_text_is_utf_8(fake: FakeOrchestrator, monkeypatch: pytest.MonkeyPatch) -> None:
+    type_bytes(monkeypatch, "Grüße".encode(), "ascii")
+    assert cli.run(["ask", "-"]) == 0
+    type_bytes(monkeypatch, "Grüße".encode("latin-1"), "latin-1")
+    assert cli.run(["ask", "-"]) == 0
+    assert cli.run(["ask", "Grüße".encode().decode("ascii", "surrogateescape")]) == 0
+    assert [submit.messages[-1].content for submit in fake.submitted] == ["Grüße"] * 3
+
+
+def test_ask_says_so_of_what_comes_from_stdin(
+    fake: FakeOrchestrator, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    type_bytes(monkeypatch, b"\xff")
+    assert cli.run(["ask", "-"]) == 2
+    assert "no UTF-8 text" in capsys.readouterr().err
+
+
+def test_letters_that_the_terminal_does_not_have_are_replaced(
+    fake: FakeOrchestrator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "né à 東京 🙂"
+    fake.answer = lambda submit: [piece(submit.request, 0, text), end(submit.request)]
+    printed = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(printed, encoding="latin-1", write_through=True))
+    assert cli.run(["ask", "Where?"]) == 0
+    assert printed.getvalue() == "né à ?? ?\n".encode("latin-1")
+    assert cli.run(["ask", "Where?", "--json"]) == 0
+    assert json.loads(printed.getvalue().split(b"\n", 1)[1])["text"] == text
+
+
 def test_chat_ctrl_c_cancels_the_answer_not_the_session(
     fake: FakeOrchestrator, monkeypatch: pytest.MonkeyPatch
 ) -> None:

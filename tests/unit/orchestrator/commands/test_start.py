@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -125,6 +126,78 @@ def test_a_bug_is_one_line_too(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     monkeypatch.setattr("orchestrator.model.store.ModelStore.names", lambda self: 1 / 0)
     assert run("model", "list") == 1
     assert "ZeroDivisionError" in one_line(capsys.readouterr().err)
+
+
+@pytest.fixture
+def homeless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container for a user whom the system does not know."""
+
+    def unknown() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", unknown)
+    for name in ("HOME", "LINGUABUS_HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.usefixtures("homeless")
+def test_who_has_no_home_is_told_where_it_matters(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("version") == 0
+    for arguments in (["model", "list"], ["serve"], ["demo"], ["model", "add", "demo"]):
+        assert run(*arguments) == 2
+        assert "give --home DIR" in one_line(capsys.readouterr().err.splitlines()[-1])
+
+
+@pytest.mark.usefixtures("homeless")
+def test_the_home_given_is_the_only_one_needed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    home = tmp_path / "given"
+    assert run("--home", str(home), "model", "list") == 0
+    assert "no models yet" in capsys.readouterr().out
+    assert os.environ["HOME"] == str(home)  # for libraries that keep caches
+
+
+def test_a_folder_of_nobody_known_is_no_such_file(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("model", "add", "~no-such-user/model") == 2
+    assert "no such file" in one_line(capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (errno.EMFILE, "run `ulimit -n"),
+        (errno.ENOSPC, "make room there, or give another folder with --home"),
+        (errno.EROFS, "give a folder you may write to with --home"),
+        (errno.EIO, "/a/place: Input/output error"),
+    ],
+)
+def test_what_the_system_refuses_is_one_line(
+    number: int, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(_: object) -> None:
+        raise OSError(number, os.strerror(number), "/a/place")
+
+    monkeypatch.setattr("orchestrator.model.store.ModelStore.names", refused)
+    assert run("model", "list") == 1
+    line = one_line(capsys.readouterr().err)
+    assert said in line
+    assert "a bug" not in line
+
+
+@pytest.mark.parametrize(
+    ("limit", "arguments", "code", "said"),
+    [
+        (32, ["serve"], 2, "warning: this process may have 32 files and connections open"),
+        (20, ["serve"], 2, "Error: this process may have 20 files and connections open, and needs 24: run `ulimit"),
+        (20, ["node"], 2, "Error: this process may have 20 files and connections open, and needs 24: run `ulimit"),
+        (20, ["version"], 0, ""),
+    ],
+)
+def test_few_files_are_said_first(limit: int, arguments: list[str], code: int, said: str) -> None:
+    done = subprocess.run(
+        ["sh", "-c", f'ulimit -n {limit}; exec "$@"', "sh", sys.executable, "-m", "orchestrator.cli", *arguments],
+        cwd=ROOT, capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr[: len(said)]) == (code, said)
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

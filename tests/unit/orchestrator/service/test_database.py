@@ -109,7 +109,7 @@ def test_a_newer_database_is_not_touched(path: Path) -> None:
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(StateUnreadable, match="--data"):
+    with pytest.raises(StateUnreadable, match="--home"):
         Database(tmp_path / "file" / "state.sqlite3")
 
 

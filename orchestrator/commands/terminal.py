@@ -1,0 +1,24 @@
+"""Text from and for a terminal that may not speak UTF-8: nothing in it ends a command."""
+
+from __future__ import annotations
+
+import codecs
+import io
+import sys
+
+
+def settle_streams() -> None:
+    """Let stdin pass on bytes that are no text in its encoding, to be refused where they are sent; stdout replaces
+    characters that its encoding has not. Where the system's encoding is ASCII nobody chose it: UTF-8 is likelier."""
+    if sys.stdin is None:  # closed by whoever started us
+        sys.stdin = io.StringIO()
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        is_ascii = codecs.lookup(sys.stdin.encoding).name == "ascii"
+        sys.stdin.reconfigure(encoding="utf-8" if is_ascii else sys.stdin.encoding, errors="surrogateescape")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+
+
+def as_typed(argument: str) -> str:
+    """An argument's text, of which bytes are left where the system's encoding has not all of its letters."""
+    return argument.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")
