@@ -21,13 +21,11 @@ def expected_s(pipeline: Pipeline, session: Session) -> float:
     assert session.answer
     predicted, slots = active.plan.solution.predicted, active.plan.slots
     ahead = pipeline.requests.open_count + pipeline.requests.queued_count
-    known_tokens = len(session.prompt_ids) + len(session.answer.tokens)
-    prompt_tokens = known_tokens - pipeline.requests.cached_tokens(session, active.plan.epoch)
+    prompt_tokens = session.answer.next_position - pipeline.requests.cached_tokens(session, active.plan.epoch)
     prompt_tokens += sum(len(waiting.prompt_ids) for waiting in pipeline.requests.waiting)
     prefill_s = predicted.ttft_s * prompt_tokens / max(1, predicted.prompt_tokens)
     per_token_s = max(predicted.decode_s, min(ahead + 1, slots) * predicted.bottleneck_s)
-    answer_tokens = session.answer.max_tokens - len(session.answer.tokens)
-    return prefill_s + (1 + ahead // slots) * answer_tokens * per_token_s
+    return prefill_s + (1 + ahead // slots) * session.answer.remaining_tokens * per_token_s
 
 
 def best_for(session: Session, serving: Sequence[Pipeline]) -> Pipeline:

@@ -1,4 +1,8 @@
-"""The text of one answer so far, from the tokens of the last stage (pure)."""
+"""One answer: its prompt, the tokens that came back, and the text they make (pure).
+
+Token i of the answer has position ``prompt_tokens + i``. Tokens are taken strictly in that order: what was seen is
+dropped, what comes too early shows that something is missing.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from orchestrator.model.prompt import PromptRefused
 from orchestrator.model.served import TextStream
 from schemas.codec import Flag
 from schemas.messages import StreamText
@@ -14,12 +19,35 @@ FinishReason = Literal["stop", "length", "cancelled"]
 _STOP, _LENGTH = int(Flag.STOP), int(Flag.LENGTH)
 
 
+@dataclass(frozen=True)
+class EncodedPrompt:
+    """A prompt as tokens of a model's tokenizer."""
+
+    model: str
+    ids: tuple[int, ...]
+
+    def fit(self, context_tokens: int, max_tokens: int) -> int:
+        """How many tokens, and no more than ``max_tokens``, an answer may have beside it in a context.
+
+        Raises:
+            PromptRefused: there is no room for any.
+        """
+        length = len(self.ids)
+        if length >= context_tokens:
+            raise PromptRefused(
+                "too_long",
+                f"the prompt has {length} tokens, the context is {context_tokens}: shorten it, or start the"
+                f" orchestrator with a larger --context",
+            )
+        return min(max_tokens, context_tokens - length)
+
+
 @dataclass
 class Answer:
     """Tokens by position, and their text in pieces."""
 
     request: str
-    prompt_tokens: int
+    prompt: EncodedPrompt
     max_tokens: int
     text: TextStream
     tokens: list[int] = field(default_factory=list)
@@ -29,9 +57,18 @@ class Answer:
     _pending_ids: list[int] = field(default_factory=list)
 
     @property
+    def prompt_tokens(self) -> int:
+        return len(self.prompt.ids)
+
+    @property
     def next_position(self) -> int:
         """Position of the first token that is missing."""
         return self.prompt_tokens + len(self.tokens)
+
+    @property
+    def remaining_tokens(self) -> int:
+        """Most tokens that are still to come."""
+        return self.max_tokens - len(self.tokens)
 
     def take(self, position: int, ids: Sequence[int], flags: int) -> tuple[list[StreamText], bool]:
         """Take a frame's tokens.

@@ -7,11 +7,12 @@ from collections.abc import Mapping
 
 from orchestrator.deployment.open_requests import OpenWork
 from orchestrator.deployment.plan import NoPlan, ReadyPlan
-from orchestrator.effects import Effect, ForgetRequest, Note, SaveRequest, command
+from orchestrator.effects import Effect, ForgetRequest, Note, Publish, SaveRequest, command
 from orchestrator.events import PromptEncoded, PromptUnusable, TokensHeard
 from orchestrator.model.prompt import PromptRefused
-from orchestrator.requests.answer import FinishReason
+from orchestrator.requests.answer import EncodedPrompt, FinishReason
 from orchestrator.requests.pending_closes import PendingCloses
+from orchestrator.requests.placement import Placement
 from orchestrator.requests.prefix_index import PrefixIndex
 from orchestrator.requests.retry_after import RetryAfter
 from orchestrator.requests.session import ErrorCode, Phase, Session
@@ -29,10 +30,6 @@ from schemas.messages import (
 
 _FAILURE_CODES: dict[str, ErrorCode] = {"busy": "busy", "too_long": "too_long"}
 _REMEMBERED_PREFIXES = 64
-_DRAFT_TOKENS = 8
-_GAP_RESEND_S = 0.2
-_RESEND_GROWTH = 2.0
-_RESEND_MAX = 10.0
 
 
 class RequestScheduler:
@@ -150,9 +147,10 @@ class RequestScheduler:
             session is None
             or session.phase is not Phase.OPEN
             or session.answer is None
+            or session.placement is None
             or heard.pipeline != self._pipeline
-            or frame.epoch != session.epoch
-            or heard.sender != session.ring[-1]
+            or frame.epoch != session.placement.epoch
+            or heard.sender != session.placement.ring[-1]
         ):
             self.tokens_dropped += frame.count
             return []
@@ -161,13 +159,13 @@ class RequestScheduler:
         if gap or session.answer.finish or self.next_nodes:
             self.changed = True
         if gap:
-            session.resend_due_s = min(session.resend_due_s, session.asked_s + _GAP_RESEND_S)
-            return self._ask_resend(session, now_s) if session.resend_due_s <= now_s else []
+            session.resend.found_gap()
+            return self._ask_resend(session, now_s) if session.resend.due_s <= now_s else []
         if len(session.answer.tokens) > before:
             self._progressed(session, now_s)
         if session.first_token_s is None and session.answer.tokens:
             session.first_token_s = now_s
-        effects: list[Effect] = [session.tell(piece) for piece in pieces]
+        effects: list[Effect] = [Publish(session.stream_topic, piece) for piece in pieces]
         if session.answer.finish:
             effects += self._finish(session, session.answer.finish, now_s)
         return effects
@@ -175,9 +173,9 @@ class RequestScheduler:
     def failed(self, failure: RequestFailed) -> list[Effect]:
         """A stage can't go on with a request."""
         session = self.sessions.get(failure.request)
-        if session is None or session.phase is not Phase.OPEN or failure.node not in session.ring:
+        if session is None or session.phase is not Phase.OPEN or session.placement is None:
             return []
-        if failure.epoch != session.epoch:
+        if failure.node not in session.placement.ring or failure.epoch != session.placement.epoch:
             return []  # it has moved on
         code = _FAILURE_CODES.get(failure.code, "failed")
         return [*self._close_stages(session), *self._fail(session, code, f"{failure.node}: {failure.reason}")]
@@ -187,11 +185,13 @@ class RequestScheduler:
         self._closings.confirm(closed)
         session = self.sessions.get(closed.request)
         stage = closed.timing.stage
-        if session is None or session.phase is not Phase.CLOSING or stage >= len(session.ring):
+        if session is None or session.ending is None or session.placement is None:
             return []
-        if closed.timing.node == session.ring[stage]:
-            session.timings[stage] = closed.timing
-        return self._end(session) if len(session.timings) == len(session.ring) else []
+        ring, timings = session.placement.ring, session.ending.timings
+        if stage >= len(ring) or closed.timing.node != ring[stage]:
+            return []
+        timings[stage] = closed.timing
+        return self._end(session) if len(timings) == len(ring) else []
 
     def node_returned(self, node: str) -> list[Effect]:
         """A node is back: tell it what it missed."""
@@ -214,7 +214,7 @@ class RequestScheduler:
                 continue
             if not is_encoded:
                 effects += session.ask_prompt(model)
-            elif session.answer and len(session.answer.tokens) >= session.answer.max_tokens:
+            elif session.answer and session.answer.remaining_tokens <= 0:
                 effects += self._finish(session, "length", now_s)  # the new plan has a smaller context
             elif free > 0:
                 free -= 1
@@ -229,7 +229,7 @@ class RequestScheduler:
             return []
         if isinstance(event, PromptUnusable):
             return self._fail(session, event.code, event.reason, event.summary)
-        session.take_prompt(event.model, event.ids)
+        session.take_prompt(EncodedPrompt(event.model, event.ids))
         return []
 
     def move(self, active: ReadyPlan, held: Mapping[str, int], now_s: float) -> list[Effect]:
@@ -252,21 +252,21 @@ class RequestScheduler:
         return effects
 
     def _open(self, session: Session, active: ReadyPlan, now_s: float, moved_tokens: int = 0) -> list[Effect]:
-        plan = active.plan
-        session.begin(plan, moved_tokens)
+        plan, answer = active.plan, session.answer
+        assert answer
+        placement = Placement.on(
+            plan,
+            answer,
+            draft_tokens=self._draft_tokens,
+            prefix=self._prefixes.find(plan.epoch, answer.prompt.ids),
+            moved_tokens=moved_tokens,
+        )
+        session.open(placement)
         self._progressed(session, now_s)
-        assert session.answer
-        again = f", goes on after {len(session.answer.tokens)} tokens" if session.answer.tokens else ""
+        again = f", goes on after {len(answer.tokens)} tokens" if answer.tokens else ""
         again += f" with {moved_tokens} KV rows" if moved_tokens else ""
-        session.draft_tokens = self._drafts(plan.model.manifest.profile) if len(plan.nodes) > 1 else 0
-        session.prefix = self._prefixes.find(plan.epoch, session.prompt_ids)
-        text = f"{session.request} opened in epoch {plan.epoch}: prompt of {len(session.prompt_ids)} tokens{again}"
+        text = f"{session.request} opened in epoch {plan.epoch}: prompt of {answer.prompt_tokens} tokens{again}"
         return [Note(text), *self._open_stages(session)]
-
-    def _drafts(self, profile: str) -> int:
-        # In the fast profile a verified token may differ in its last bits from one computed alone, and when guesses
-        # are made depends on timing: the same question would not always get the same answer.
-        return (_DRAFT_TOKENS if profile == "exact" else 0) if self._draft_tokens is None else self._draft_tokens
 
     def _open_stages(self, session: Session) -> list[Effect]:
         return [command(node, message) for node, message in session.open_messages(pipeline=self._pipeline)]
@@ -276,8 +276,7 @@ class RequestScheduler:
         effects: list[Effect] = []
         broken = list(self.sessions.in_phase(Phase.OPEN))
         for session in reversed(broken):
-            session.phase = Phase.QUEUED
-            session.interrupted_s = session.queued_s = now_s
+            session.interrupt(now_s)
             self._queue.put_first(session)
             assert session.answer
             text = f"{session.request} interrupted after {len(session.answer.tokens)} tokens"
@@ -306,16 +305,16 @@ class RequestScheduler:
         """Let time-outs act."""
         effects: list[Effect] = []
         for session in self.sessions.in_phase(Phase.CLOSING):
-            if now_s >= session.close_due_s:
+            if session.ending and now_s >= session.ending.due_s:
                 effects += self._end(session)
         for session in self._queue:
             if now_s >= session.queued_s + self._timing.queue_s:
                 effects += self._fail(session, "busy", f"no turn in {self._timing.queue_s:g} s: {self._pace.advice()}")
         for session in self.sessions.in_phase(Phase.OPEN):
-            if now_s >= session.progress_s + self._timing.stall_s:
+            if now_s >= session.resend.progress_s + self._timing.stall_s:
                 reason = f"no token for {self._timing.stall_s:g} s: see `linguabus nodes`"
                 effects += [*self._close_stages(session), *self._fail(session, "failed", reason)]
-            elif now_s >= session.resend_due_s:
+            elif now_s >= session.resend.due_s:
                 effects += self._ask_resend(session, now_s)
         return effects
 
@@ -324,23 +323,17 @@ class RequestScheduler:
         return min((s.next_deadline_s(self._timing, refusing=refusing) for s in self.sessions), default=math.inf)
 
     def _progressed(self, session: Session, now_s: float) -> None:
-        session.progress_s = now_s
-        session.resend_wait_s = self._timing.resend_s
-        due_s = now_s + session.resend_wait_s
-        self.changed = self.changed or due_s < session.resend_due_s  # after a silence it is asked sooner again
-        session.resend_due_s = due_s
+        if session.resend.progressed(now_s, wait_s=self._timing.resend_s):
+            self.changed = True  # after a silence it is asked sooner again
 
     def _ask_resend(self, session: Session, now_s: float) -> list[Effect]:
         assert session.answer
-        session.asked_s = now_s
-        session.resend_wait_s = min(session.resend_wait_s * _RESEND_GROWTH, self._timing.resend_s * _RESEND_MAX)
-        session.resend_due_s = now_s + session.resend_wait_s
-        effects: list[Effect] = []
-        if session.answer.next_position == session.begun_at:
-            # Nothing has come yet: a stage that was away may have missed the request. The others ignore the repetition.
-            effects += self._open_stages(session)
+        assert session.placement
+        session.resend.asked(now_s)
+        # Nothing has come yet: a stage that was away may have missed the request. The others ignore the repetition.
+        effects = self._open_stages(session) if session.in_prefill else []
         ask = ResendTokens(request=session.request, position=session.answer.next_position)
-        return [*effects, command(session.ring[-1], ask)]
+        return [*effects, command(session.placement.ring[-1], ask)]
 
     # --- ends -------------------------------------------------------------------------------------------------
 
@@ -358,24 +351,23 @@ class RequestScheduler:
 
     def _finish(self, session: Session, reason: FinishReason, now_s: float) -> list[Effect]:
         """The answer is complete, or nobody wants more of it."""
-        session.ended_s = now_s
         was_open = session.phase is Phase.OPEN
-        session.phase = Phase.CLOSING
-        session.finish = reason
+        session.end(reason, now_s, due_s=now_s + self._timing.stats_s)
         if not was_open:
             self._queue.leave(session)
             return self._end(session)
         self._pace.ended(now_s, others_wait=bool(self._queue))
-        session.close_due_s = now_s + self._timing.stats_s
-        if session.answer and session.epoch:
-            self._prefixes.remember(session.request, session.epoch, (*session.prompt_ids, *session.answer.tokens))
+        if session.answer and session.placement:
+            ids = (*session.answer.prompt.ids, *session.answer.tokens)
+            self._prefixes.remember(session.request, session.placement.epoch, ids)
         effects = self._close_stages(session)
         if not session.submit.stats:
             effects += self._end(session)
         return effects
 
     def _close_stages(self, session: Session) -> list[Effect]:
-        return self._closings.close(session.request, (*session.ring, *self.next_nodes))
+        assert session.placement
+        return self._closings.close(session.request, (*session.placement.ring, *self.next_nodes))
 
     def _end(self, session: Session) -> list[Effect]:
         end = session.end_message()

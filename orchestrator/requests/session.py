@@ -1,8 +1,4 @@
-"""One request: its prompt, the tokens that came back, and the text they make (pure).
-
-Token i of the answer has position ``prompt_tokens + i``. Tokens are taken strictly in that order: what was seen is
-dropped, what comes too early shows that something is missing.
-"""
+"""One request, from its submission to its end (pure)."""
 
 from __future__ import annotations
 
@@ -11,13 +7,14 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from orchestrator.deployment.plan import DeployedPlan
 from orchestrator.effects import EncodePrompt, Publish
 from orchestrator.model.prompt import PromptRefused
 from orchestrator.model.served import ServedModel
-from orchestrator.requests.answer import Answer, FinishReason
+from orchestrator.requests.answer import Answer, EncodedPrompt, FinishReason
+from orchestrator.requests.placement import Placement
+from orchestrator.requests.resend_timer import ResendTimer
 from orchestrator.timing import Timing
-from schemas.messages import Epoch, OpenRequest, StageTiming, StreamEnd, StreamError, SubmitRequest
+from schemas.messages import OpenRequest, StageTiming, StreamEnd, StreamError, SubmitRequest
 from schemas.topics import REQUEST_STREAM
 
 ErrorCode = Literal["no_model", "no_nodes", "no_memory", "not_ready", "too_long", "busy", "bad_request", "failed"]
@@ -33,42 +30,38 @@ class Phase(enum.Enum):
 
 
 @dataclass
+class Ending:
+    """How a request has ended, and what its stages report of it."""
+
+    finish: FinishReason
+    ended_s: float
+    due_s: float
+    """The stages' figures are awaited until then."""
+    timings: dict[int, StageTiming] = field(default_factory=dict)
+    """By stage."""
+
+
+@dataclass
 class Session:
-    """A request with its times. ``answer`` and ``prompt_ids`` are those of ``model``'s tokenizer."""
+    """A request with its times."""
 
     submit: SubmitRequest
     submitted_s: float
+    queued_s: float = 0.0
     phase: Phase = Phase.QUEUED
-    model: str = ""
     asked_model: str = ""
     """Whose tokenizer was last asked for the prompt's ids."""
-    prompt_ids: tuple[int, ...] = ()
+    prompt: EncodedPrompt | None = None
     answer: Answer | None = None
-    epoch: Epoch | None = None
-    ring: tuple[str, ...] = ()
-    """Nodes of the stages that serve it, in order."""
-    begun_at: int = 0
-    """Position of the first token that this ring makes."""
-    eos_ids: tuple[int, ...] = ()
-    draft_tokens: int = 0
-    """Most tokens the last stage guesses per round trip."""
-    prefix: tuple[str, int] | None = None
-    """The ended request whose KV rows this one goes on from, and how many."""
-    moved_tokens: int = 0
-    """Positions whose KV rows came along from the ring before."""
-    queued_s: float = 0.0
+    """None until a pipeline has found that the prompt fits."""
+    placement: Placement | None = None
+    """The newest: of one that waits to go on, the ring that broke."""
+    resend: ResendTimer = field(default_factory=ResendTimer)
     interrupted_s: float | None = None
     """When its ring broke; None unless it waits to go on."""
     first_token_s: float | None = None
-    progress_s: float = 0.0
-    asked_s: float = -math.inf
-    """When missed tokens were last asked for."""
-    resend_due_s: float = 0.0
-    resend_wait_s: float = 0.0
-    ended_s: float = 0.0
-    close_due_s: float = 0.0
-    finish: FinishReason | None = None
-    timings: dict[int, StageTiming] = field(default_factory=dict)
+    ending: Ending | None = None
+    """In the phase CLOSING."""
     request: str = field(init=False)
     client: str = field(init=False)
     stream_topic: str = field(init=False)
@@ -85,9 +78,19 @@ class Session:
         self.asked_model = model.name
         return [EncodePrompt(self.request, model.name, self.submit)]
 
-    def take_prompt(self, model: str, ids: tuple[int, ...]) -> None:
+    def take_prompt(self, prompt: EncodedPrompt) -> None:
         """The prompt is encoded."""
-        self.model, self.prompt_ids, self.answer = model, ids, None
+        self.prompt, self.answer = prompt, None
+
+    @property
+    def prompt_ids(self) -> tuple[int, ...]:
+        """None until the prompt is encoded."""
+        return self.prompt.ids if self.prompt else ()
+
+    @property
+    def in_prefill(self) -> bool:
+        """Has its ring made no token yet?"""
+        return bool(self.answer and self.placement and self.answer.next_position == self.placement.begun_at)
 
     def fit(self, model: ServedModel, context_tokens: int) -> bool:
         """Bound the answer by the context of a model that is about to serve the request.
@@ -98,69 +101,45 @@ class Session:
         Raises:
             PromptRefused: too long, or begun with another model.
         """
-        if self.model != model.name:
+        if self.prompt is None or self.prompt.model != model.name:
             if self.answer and self.answer.tokens:
                 raise PromptRefused("bad_request", "the model was changed during the answer: ask again")
             return False
-        length = len(self.prompt_ids)
-        if length >= context_tokens:
-            raise PromptRefused(
-                "too_long",
-                f"the prompt has {length} tokens, the context is {context_tokens}: shorten it, or start the"
-                f" orchestrator with a larger --context",
-            )
-        max_tokens = min(self.submit.max_tokens, context_tokens - length)
+        most_tokens = self.prompt.fit(context_tokens, self.submit.max_tokens)
         if self.answer is None:
-            self.answer = Answer(self.request, length, max_tokens, model.tokenizer.stream())
+            self.answer = Answer(self.request, self.prompt, most_tokens, model.tokenizer.stream())
         else:
-            self.answer.max_tokens = max_tokens
+            self.answer.max_tokens = most_tokens
         return True
 
-    def begin(self, plan: DeployedPlan, moved_tokens: int = 0) -> None:
-        """Let a plan's stages serve it from here on; they have the KV rows of its first ``moved_tokens`` positions."""
-        assert self.answer
+    def open(self, placement: Placement) -> None:
+        """Its stages are told of it, and serve it from here on."""
         self.phase = Phase.OPEN
-        self.epoch, self.ring, self.eos_ids = plan.epoch, plan.nodes, plan.model.manifest.eos_ids
+        self.placement = placement
         self.interrupted_s = None
-        self.moved_tokens = moved_tokens
-        self.begun_at = self.answer.next_position
 
     def open_messages(self, *, pipeline: str) -> list[tuple[str, OpenRequest]]:
-        """(node, command) for every stage: from the last to the second, then stage 0, which begins at once."""
+        """(node, command) for every stage of its ring; see `Placement`."""
         assert self.answer
-        assert self.epoch
-        penalty = self.submit.sampling.repetition_penalty != 1.0
-        known = (*self.prompt_ids, *self.answer.tokens)
-        last = len(self.ring) - 1
-        commands = []
-        for stage in range(last, -1, -1):
-            wants_ids = stage == 0 or (stage == last and (penalty or self.draft_tokens > 0))
-            commands.append((
-                self.ring[stage],
-                OpenRequest(
-                    pipeline=pipeline,
-                    epoch=self.epoch,
-                    stage=stage,
-                    request=self.request,
-                    prompt_tokens=self.answer.prompt_tokens,
-                    max_tokens=self.answer.max_tokens,
-                    prompt_ids=known if wants_ids else None,
-                    sampling=self.submit.sampling if stage == last else None,
-                    eos_ids=self.eos_ids if stage == last else (),
-                    draft_tokens=self.draft_tokens if stage == last else 0,
-                    prefix_request=self.prefix[0] if self.prefix else None,
-                    prefix_tokens=self.prefix[1] if self.prefix else 0,
-                    moved_tokens=self.moved_tokens,
-                ),
-            ))  # fmt: skip
-        return commands
+        assert self.placement
+        return self.placement.open_messages(self.submit, self.answer, pipeline=pipeline)
+
+    def interrupt(self, now_s: float) -> None:
+        """Its ring is gone: it waits to go on in another."""
+        self.phase = Phase.QUEUED
+        self.interrupted_s = self.queued_s = now_s
+
+    def end(self, finish: FinishReason, now_s: float, *, due_s: float) -> None:
+        """The answer is complete, or nobody wants more of it."""
+        self.phase = Phase.CLOSING
+        self.ending = Ending(finish, now_s, due_s)
 
     def next_deadline_s(self, timing: Timing, *, refusing: bool) -> float:
         """When time alone changes something for it; ``refusing``: what waits is being refused."""
-        if self.phase is Phase.CLOSING:
-            return self.close_due_s
+        if self.ending:
+            return self.ending.due_s
         if self.phase is Phase.OPEN:
-            return min(self.resend_due_s, self.progress_s + timing.stall_s)
+            return min(self.resend.due_s, self.resend.progress_s + timing.stall_s)
         recovery_s = timing.recovery_s if refusing and self.interrupted_s is not None else math.inf
         return min(self.queued_s + timing.queue_s, (self.interrupted_s or 0.0) + recovery_s)
 
@@ -174,15 +153,16 @@ class Session:
 
     def end_message(self) -> StreamEnd:
         """The answer's end."""
-        assert self.finish
-        first_s = self.first_token_s if self.first_token_s is not None else self.ended_s
-        timings = tuple(self.timings[stage] for stage in sorted(self.timings))
+        ending = self.ending
+        assert ending
+        first_s = self.first_token_s if self.first_token_s is not None else ending.ended_s
+        timings = tuple(ending.timings[stage] for stage in sorted(ending.timings))
         return StreamEnd(
             request=self.request,
-            finish_reason=self.finish,
+            finish_reason=ending.finish,
             prompt_tokens=len(self.prompt_ids),
             completion_tokens=len(self.answer.tokens) if self.answer else 0,
             ttft_s=max(0.0, first_s - self.submitted_s),
-            total_s=max(0.0, self.ended_s - self.submitted_s),
+            total_s=max(0.0, ending.ended_s - self.submitted_s),
             stages=timings if self.submit.stats else (),
         )

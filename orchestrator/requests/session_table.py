@@ -55,7 +55,7 @@ class SessionTable:
     @property
     def in_prefill(self) -> bool:
         """Does an open request wait for the first token of its ring?"""
-        return any(s.answer is not None and s.answer.next_position == s.begun_at for s in self.in_phase(Phase.OPEN))
+        return any(session.in_prefill for session in self.in_phase(Phase.OPEN))
 
     @property
     def open_work(self) -> OpenWork:
@@ -65,5 +65,5 @@ class SessionTable:
             requests=len(answers),
             positions=sum(answer.next_position for answer in answers),
             answer_tokens=sum(len(answer.tokens) for answer in answers),
-            remaining_tokens=sum(answer.max_tokens - len(answer.tokens) for answer in answers),
+            remaining_tokens=sum(answer.remaining_tokens for answer in answers),
         )

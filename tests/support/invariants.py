@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 from orchestrator.core import Core
-from orchestrator.deployment.live_migration import LiveMigration
-from orchestrator.deployment.plan import Building
-from orchestrator.deployment.rollout import Rollout
 from orchestrator.effects import Effect
 from orchestrator.events import Tick
 from orchestrator.pipelines.pipeline import Pipeline
@@ -47,15 +44,16 @@ def _requests_fit_the_plan(pipeline: Pipeline) -> None:
     for session in opened:
         assert active
         assert session.answer is not None
-        assert session.epoch == active.plan.epoch, "a request is open on a plan that is not in force"
-        assert session.ring == active.plan.nodes
+        assert session.placement is not None
+        assert session.placement.epoch == active.plan.epoch, "a request is open on a plan that is not in force"
+        assert session.placement.ring == active.plan.nodes
     assert active is None or len(opened) <= active.plan.slots
 
 
 def _the_successor_is_younger(pipeline: Pipeline) -> None:
-    active, work = pipeline.replanner.active, pipeline.replanner.work
-    if active and isinstance(work, Building | Rollout | LiveMigration):
-        assert work.plan.epoch > active.plan.epoch
+    active, successor = pipeline.replanner.active, pipeline.replanner.switchover.next
+    if active and successor:
+        assert successor.plan.epoch > active.plan.epoch
 
 
 def _nothing_is_left_undone(core: Core, now_s: float) -> None:

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from orchestrator.errors import OrchestratorError
 from orchestrator.model.prompt import PromptRefused, encode_prompt
 from orchestrator.model.served import ServedModel
-from orchestrator.requests.answer import Answer
-from orchestrator.requests.session import Session
+from orchestrator.requests.answer import Answer, EncodedPrompt
+from orchestrator.requests.placement import Placement
+from orchestrator.requests.session import Ending, Session
 from schemas.codec import Flag
 from schemas.messages import Epoch, Sampling, StageTiming, StreamText, SubmitRequest
 from tests.support.scripted_nodes import EOS, Letters, LetterStream, answer_text, letter, make_manifest, make_submit
@@ -21,7 +22,7 @@ MODEL = ServedModel(make_manifest(), Letters())
 
 
 def make_answer(max_tokens: int = 100) -> Answer:
-    return Answer("0" * 16, 10, max_tokens, LetterStream())
+    return Answer("0" * 16, EncodedPrompt("tiny", (0,) * 10), max_tokens, LetterStream())
 
 
 def ids(start: int, stop: int) -> list[int]:
@@ -100,7 +101,7 @@ class Halves:
 
 
 def test_pieces_carry_the_tokens_behind_them_whole_characters_only() -> None:
-    answer = Answer("0" * 16, 0, 100, Halves())
+    answer = Answer("0" * 16, EncodedPrompt("tiny", ()), 100, Halves())
     assert answer.take(0, [97], 0) == ([], False)
     (piece,), _ = answer.take(1, [98], 0)
     assert (piece.text, piece.token_ids) == ("ab", (97, 98))
@@ -123,14 +124,15 @@ def test_any_order_repetition_and_loss_gives_a_prefix_of_the_text(frames: list[t
 
 def encoded(submit: SubmitRequest) -> Session:
     session = Session(submit, submitted_s=1.0)
-    session.take_prompt(MODEL.name, encode_prompt(submit, MODEL.tokenizer))
+    session.take_prompt(EncodedPrompt(MODEL.name, encode_prompt(submit, MODEL.tokenizer)))
     return session
 
 
 def opened(prompt: str = "hello", **changes: Any) -> Session:
     session = encoded(make_submit(prompt=prompt, **changes))
     assert session.fit(MODEL, 256)
-    session.ring, session.epoch, session.eos_ids = ("a", "b", "c"), Epoch(generation=1, counter=1), (EOS,)
+    epoch = Epoch(generation=1, counter=1)
+    session.open(Placement(epoch=epoch, ring=("a", "b", "c"), eos_ids=(EOS,), begun_at=5))
     return session
 
 
@@ -206,8 +208,8 @@ def test_another_model_in_mid_answer_is_refused() -> None:
 def test_stages_come_in_order_and_only_when_asked_for() -> None:
     for stats, expected in ((True, [0, 1]), (False, [])):
         session = opened(stats=stats)
-        session.timings = {1: StageTiming(node="b", stage=1), 0: StageTiming(node="a", stage=0)}
-        session.finish, session.first_token_s, session.ended_s = "stop", 1.5, 3.0
+        timings = {1: StageTiming(node="b", stage=1), 0: StageTiming(node="a", stage=0)}
+        session.first_token_s, session.ending = 1.5, Ending("stop", 3.0, 3.0, timings)
         end = session.end_message()
         assert [timing.stage for timing in end.stages] == expected
         assert (end.ttft_s, end.total_s, end.prompt_tokens) == (0.5, 2.0, 5)
