@@ -10,7 +10,6 @@ from orchestrator.fleet.fleet import Drained, Flagged, FleetChange, FleetState, 
 from orchestrator.fleet.health import HealthLimits
 from orchestrator.pipelines.pipeline import Pipeline
 from orchestrator.pipelines.pool import PipelineOptions, PipelinePool
-from orchestrator.replanning.replanner import Replanner
 from orchestrator.requests.scheduler import RequestScheduler
 from orchestrator.requests.story import Stories
 from orchestrator.timing import Timing
@@ -65,10 +64,6 @@ class ControlPlane:
         return self.pipelines.lead
 
     @property
-    def replanner(self) -> Replanner:
-        return self.pipeline.replanner
-
-    @property
     def requests(self) -> RequestScheduler:
         return self.pipeline.requests
 
@@ -107,20 +102,21 @@ class ControlPlane:
 
     def status(self) -> dict[str, Any]:
         """What ``linguabus status`` shows; JSON-able."""
-        replanner = self.replanner
+        pipeline = self.pipeline
+        active, model = pipeline.active, pipeline.model
         return {
             "pipeline": self.name,
-            "state": "opening model" if self.opening else replanner.state(),
-            "reason": "" if replanner.active or replanner.busy or self.opening else replanner.why_none.reason,
-            "model": replanner.model.name if replanner.model else None,
-            "epoch": str(replanner.active.plan.epoch) if replanner.active else None,
+            "state": "opening model" if self.opening else pipeline.state(),
+            "reason": "" if active or pipeline.is_planning or self.opening else pipeline.report.why_none.reason,
+            "model": model.name if model else None,
+            "epoch": str(active.plan.epoch) if active else None,
             "nodes": len(self.fleet.usable()),
-            "open_requests": sum(pipeline.requests.open_count for pipeline in self.pipelines.all),
-            "queued_requests": sum(pipeline.requests.queued_count for pipeline in self.pipelines.all),
-            "tokens_dropped": sum(pipeline.requests.tokens_dropped for pipeline in self.pipelines.all),
-            "last_failure": replanner.last_failure,
-            "generation": replanner.switchover.epochs.generation,
+            "open_requests": sum(one.requests.open_count for one in self.pipelines.all),
+            "queued_requests": sum(one.requests.queued_count for one in self.pipelines.all),
+            "tokens_dropped": sum(one.requests.tokens_dropped for one in self.pipelines.all),
+            "last_failure": pipeline.report.last_failure,
+            "generation": self.pipelines.generation,
             "progress": self.pipelines.progress(),
-            "moves": replanner.switchover.moves_view(),
-            "pipelines": [pipeline.status() for pipeline in self.pipelines.working()],
+            "moves": pipeline.moves_view(),
+            "pipelines": [one.status() for one in self.pipelines.working()],
         }

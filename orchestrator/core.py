@@ -177,9 +177,9 @@ class Core:
         if isinstance(event, ModelUnusable):
             self.plane.pipelines.no_model(event.reason)
             note = Note(f"model {event.name} can't be served: {event.reason}", warning=True, kind="model")
-            return [note, *self._operator.model_opened(event.reason, self.plane.replanner)]
+            return [note, *self._operator.model_opened(event.reason, self.plane.pipeline)]
         self.plane.pipelines.use_model(event.model, now_s)
         return [
             Note(f"model {event.name} is open", kind="model"),
-            *self._operator.model_opened("", self.plane.replanner),
+            *self._operator.model_opened("", self.plane.pipeline),
         ]

@@ -1,11 +1,11 @@
 """Is a solution worth replacing a plan that works? (pure)
 
-The seam between making plans and deciding about them. ``PlanDirector.judge`` is asked about each solution that was
-found beside a working plan; another one may be put in its place:
+The seam between making plans and deciding about them. A `Replanner` asks a judge about each solution that was found
+beside a working plan; another one may be put in its place:
 
-    director.judge = lambda question: Verdict(Answer.STAY, "...")
+    replanner.use_judge(lambda query: AcceptanceDecision(Acceptance.STAY, "..."))
 
-The answer ``WHEN_IDLE`` lets the director ask the planner again once nobody waits for an answer.
+The answer ``WHEN_IDLE`` lets it ask the planner again once nobody waits for an answer.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from orchestrator.balancing.decision_log import Decision, DecisionLog, Stages, V
 from orchestrator.balancing.speed_estimate import Reading
 from orchestrator.deployment.plan import DeployedPlan, ReadyPlan, unit_counts
 from orchestrator.effects import Effect
-from orchestrator.fleet.pipeline_nodes import FleetView
+from orchestrator.fleet.fleet_view import FleetView
 from orchestrator.fleet.profiles import Profiles
 from orchestrator.planning.moves.kv_migration import Migration
 from orchestrator.planning.moves.move_cost import loading_s

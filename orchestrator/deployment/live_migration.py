@@ -1,7 +1,7 @@
 """The live move of open requests from a working ring to a prepared one (pure).
 
 ``COPYING -> HOLDING -> FINISHING -> READY``, or ``FAILED`` on the way. KV rows are copied while decoding goes on; then
-stage 0 is held at a token boundary, the last rows follow, and the director switches. Where rows are to be computed
+stage 0 is held at a token boundary, the last rows follow, and then the switchover. Where rows are to be computed
 again nothing is copied: ``HOLDING -> READY``. Until the switch the working ring can go on at any time.
 """
 

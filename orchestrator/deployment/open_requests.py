@@ -26,9 +26,6 @@ class OpenWork:
 class OpenRequests(Protocol):
     """A pipeline's requests, as those see them who change its plan."""
 
-    next_nodes: tuple[str, ...]
-    """Of the ring that open requests are being moved to: they are told of ends too, for they may hold KV rows."""
-
     @property
     def open_count(self) -> int:
         """Requests that stages hold a slot for."""
@@ -44,6 +41,9 @@ class OpenRequests(Protocol):
     @property
     def in_prefill(self) -> bool:
         """Does an open request wait for the first token of its ring?"""
+
+    def prepare_move(self, nodes: tuple[str, ...]) -> None:
+        """Open requests are being moved to these nodes, which may hold KV rows and are told of ends too; or to none."""
 
     def ring_broken(self, now_s: float) -> list[Effect]:
         """The ring of the open requests is gone: they wait, before all others, to go on in the next one."""

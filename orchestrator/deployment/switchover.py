@@ -21,7 +21,7 @@ from orchestrator.deployment.plan import Building, DeployedPlan, ReadyPlan
 from orchestrator.deployment.plan_view import plan_view
 from orchestrator.deployment.rollout import Rollout, RolloutState, prepare_commands
 from orchestrator.effects import BuildSegments, Effect, Note, Publish, SaveEpoch, SavePlan
-from orchestrator.fleet.pipeline_nodes import FleetView
+from orchestrator.fleet.fleet_view import FleetView
 from orchestrator.fleet.profiles import Profiles
 from orchestrator.model.served import BuiltSegment
 from orchestrator.planning.moves.kv_migration import Migration
@@ -124,7 +124,7 @@ class Switchover:
         if not self.epochs.go_above(plan):
             return [], self.epochs.is_superseded_by(plan)
         # The nodes of an old ring may hold segments whose requests nobody follows any more.
-        return (self.take_down(plan) if plan.ring and retained else []), False
+        return (self._take_down(plan) if plan.ring and retained else []), False
 
     # --- the way of a plan ------------------------------------------------------------------------------------
 
@@ -138,6 +138,13 @@ class Switchover:
         """The graphs are there; ``advance`` starts the roll-out."""
         if isinstance(self.next, Building) and self.next.job == job:
             self.next = replace(self.next, segments=segments)
+
+    def build_failed(self, job: int) -> bool:
+        """The graphs could not be assembled; false when they are not awaited."""
+        if not isinstance(self.next, Building) or self.next.job != job:
+            return False
+        self.next = None
+        return True
 
     def reply(self, node: str, message: Any, now_s: float) -> list[Effect]:
         """A node's reply about its segment or about the move."""
@@ -189,7 +196,7 @@ class Switchover:
             else:
                 if self._requests.open_count:
                     effects += self._requests.ring_broken(now_s)
-                effects += self.take_down(running.message())
+                effects += self._take_down(running.message())
                 # Down plans release every epoch below their own.
                 plan = replace(plan, epoch=self.epochs.next())
                 effects.append(SaveEpoch(plan.epoch))
@@ -205,7 +212,7 @@ class Switchover:
         if not rollout.plan.can_take_over(running):
             return []
         self.next = LiveMigration(running, rollout, self._migration(rollout.plan, running), self._timing)
-        self._requests.next_nodes = rollout.plan.nodes
+        self._requests.prepare_move(rollout.plan.nodes)
         return self.next.start(now_s)
 
     def _switch(self, move: LiveMigration, now_s: float) -> list[Effect]:
@@ -220,7 +227,7 @@ class Switchover:
 
     def _end_move(self) -> None:
         self.next = None
-        self._requests.next_nodes = ()
+        self._requests.prepare_move(())
 
     def _commit(self, rollout: Rollout) -> list[Effect]:
         plan = rollout.plan
@@ -253,19 +260,21 @@ class Switchover:
                 breaks_s = min(breaks_s, since_s)
         return breaks_s
 
-    def drop_ring(self) -> list[Effect]:
+    def drop_ring(self, now_s: float) -> list[Effect]:
         """The working ring is broken: its successor follows at once if it is ready, else there is none."""
         assert self.active
+        interrupted = self._requests.ring_broken(now_s)
         plan = self.active.plan
         lost = [node for node, start in plan.incarnations.items() if not self._fleet.is_usable(node, start)]
         note = f"epoch {plan.epoch} lost {', '.join(lost)}"
         rollout = self.next.rollout if isinstance(self.next, LiveMigration) else self.next
         if isinstance(rollout, Rollout) and rollout.state is RolloutState.READY and self._is_here(rollout.plan):
             self._end_move()
-            return [self._lost(f"{note}: its successor is ready"), *self._commit(rollout)]
+            return [*interrupted, self._lost(f"{note}: its successor is ready"), *self._commit(rollout)]
         effects = self._give_up(", ".join(rollout.plan.solution.nodes) if rollout else "", "the working ring broke")
         # The down plan's epoch lies above that of the plan that was given up.
-        return [*effects, self._lost(f"{note}: planning with what is left"), *self.take_down(plan.message())]
+        told = self._lost(f"{note}: planning with what is left")
+        return [*interrupted, *effects, told, *self._take_down(plan.message())]
 
     def _lost(self, text: str) -> Note:
         assert self.active
@@ -284,14 +293,14 @@ class Switchover:
     def stop(self) -> list[Effect]:
         """The pipeline goes down: nodes unload."""
         effects = self._give_up("the orchestrator", "it was stopped")
-        return [*effects, *self.take_down(self.active.plan.message())] if self.active else effects
+        return [*effects, *self._take_down(self.active.plan.message())] if self.active else effects
 
     def _give_up(self, node: str, reason: str) -> list[Effect]:
         effects = self.next.fail(node, reason) if isinstance(self.next, Rollout | LiveMigration) else []
         self._end_move()
         return effects
 
-    def take_down(self, like: Plan) -> list[Effect]:
+    def _take_down(self, like: Plan) -> list[Effect]:
         """Publish an empty ring in a new epoch: nodes release everything older."""
         self.active = None
         down = replace(like, epoch=self.epochs.next(), ring=())

@@ -20,7 +20,6 @@ from orchestrator.pipelines.pool import PipelinePool
 from orchestrator.planning.errors import PlanningError
 from orchestrator.planning.problem import Problem
 from orchestrator.replanning.constraints import PlanConstraints, constraints_from
-from orchestrator.replanning.replanner import Replanner
 from schemas.messages import ControlRequest
 
 OPERATIONS = tuple(
@@ -99,11 +98,11 @@ class OperatorHandler:
     @staticmethod
     def _plan(command: ControlRequest, plane: ControlPlane) -> Effect:
         """The plan in force and what goes on beside it; those of all pipelines."""
-        replanner = plane.replanner
-        if replanner.active is None:
-            what = f"{replanner.state()}, no plan yet" if replanner.busy else replanner.why_none.reason
+        lead = plane.pipeline
+        if lead.active is None:
+            what = f"{lead.state()}, no plan yet" if lead.is_planning else lead.report.why_none.reason
             return _refuse(command, what)
-        views = [pipeline.plan_view() for pipeline in plane.pipelines.all if pipeline.replanner.active]
+        views = [pipeline.plan_view() for pipeline in plane.pipelines.all if pipeline.active]
         return _reply(command, {**views[0], "pipelines": views})
 
     def _preview(self, command: ControlRequest, pipelines: PipelinePool) -> list[Effect]:
@@ -140,21 +139,20 @@ class OperatorHandler:
     def _rebalance(self, command: ControlRequest, plane: ControlPlane) -> list[Effect]:
         if not isinstance(command.arguments.get("dry_run", False), bool):
             return [_refuse(command, "dry_run: use true or false")]
-        working = tuple(one for one in plane.pipelines.all if one.replanner.active and not one.is_resting)
+        working = tuple(one for one in plane.pipelines.all if one.active and not one.is_resting)
         if not working:
-            return [_refuse(command, plane.replanner.why_none.reason)]
+            return [_refuse(command, plane.pipeline.report.why_none.reason)]
         return self._compare(command, working, ())
 
     def _compare(
         self, command: ControlRequest, pipelines: tuple[Pipeline, ...], compared: tuple[dict[str, Any], ...]
     ) -> list[Effect]:
         """Have the planner find the best plan of the next pipeline, with the nodes that it has."""
-        replanner = pipelines[len(compared)].replanner
         try:
-            problem = replanner.preview(replanner.constraints)
-            running = replanner.active.plan if replanner.active else None
-            if running:  # its KV caches may be smaller than usual
-                problem = problem.with_caches(running.context_tokens, running.slots)
+            pipeline = pipelines[len(compared)]
+            problem = pipeline.preview()
+            if pipeline.active:  # its KV caches may be smaller than usual
+                problem = problem.with_caches(pipeline.active.plan.context_tokens, pipeline.active.plan.slots)
         except PlanningError as error:
             return [_refuse(command, str(error))]
         self._previewed -= 1
@@ -166,11 +164,11 @@ class OperatorHandler:
     ) -> list[Effect]:
         """Compare with the plan in force; when all are compared, replace those where it pays and is wanted."""
         command, pipelines, compared = rebalance.command, rebalance.pipelines, rebalance.compared
-        replanner = pipelines[len(compared)].replanner
-        if replanner.active is None:
-            return [_refuse(command, replanner.why_none.reason)]
-        migration_to = replanner.switchover.migration_to
-        compared = (*compared, comparison(rebalance.problem, replanner.active.plan, explanation, migration_to))
+        pipeline = pipelines[len(compared)]
+        if pipeline.active is None:
+            return [_refuse(command, pipeline.report.why_none.reason)]
+        found = comparison(rebalance.problem, pipeline.active.plan, explanation, pipeline.migration_to)
+        compared = (*compared, found)
         if len(compared) < len(pipelines):
             return self._compare(command, pipelines, compared)
         said = {"pipelines": list(compared)}
@@ -190,8 +188,8 @@ class OperatorHandler:
         return TellHistory(command, limit)
 
     def _replan(self, command: ControlRequest, plane: ControlPlane, now_s: float) -> list[Effect]:
-        if plane.replanner.model is None:
-            return [_refuse(command, plane.replanner.why_none.reason)]
+        if plane.pipeline.model is None:
+            return [_refuse(command, plane.pipeline.report.why_none.reason)]
         self._replans.append(command)
         plane.pipelines.force(now_s)
         return []
@@ -208,14 +206,14 @@ class OperatorHandler:
         self._opening, self._switching = command, None
         return [*refusals, *plane.open_model(name)]
 
-    def model_opened(self, problem: str, replanner: Replanner) -> list[Effect]:
+    def model_opened(self, problem: str, pipeline: Pipeline) -> list[Effect]:
         """A model was opened, or could not be (then ``problem`` says why)."""
         command, self._opening = self._opening, None
         if command is None:
             return []
         if problem:
             return [_refuse(command, problem)]
-        if replanner.active is None:
+        if pipeline.active is None:
             return _chosen(command)
         self._switching = command
         return []
@@ -227,7 +225,7 @@ class OperatorHandler:
             return []
         effects: list[Effect] = []
         if self._switching:
-            stays = pipelines.lead.replanner.active is not None and not last.ok
+            stays = pipelines.lead.active is not None and not last.ok
             effects += [_refuse(self._switching, last.reason)] if stays else _chosen(self._switching)
         for command in self._replans:
             said = {**self._compared.pop(command.request, {}), "changed": last.changed}

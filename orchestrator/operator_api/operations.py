@@ -38,8 +38,8 @@ def _drain(command: ControlRequest, plane: ControlPlane, now_s: float) -> list[E
     effects: list[Effect] = []
     if undo is (node in fleet.drained):
         effects = [SaveDrained(node, not undo), *plane.drain(node, not undo, now_s)]
-    holding = [pipeline for pipeline in plane.serving() if node in pipeline.replanner.nodes_in_use()]
-    stays = [pipeline.replanner.why_it_stays for pipeline in holding]
+    holding = [pipeline for pipeline in plane.serving() if node in pipeline.nodes_in_use()]
+    stays = [pipeline.report.why_it_stays for pipeline in holding]
     known = fleet.nodes.get(node)
     loaded = {stage.pipeline for stage in known.heartbeat.stages} if known and known.usable and known.heartbeat else ()
     held = sorted({pipeline.name for pipeline in holding} | set(loaded))
@@ -51,17 +51,16 @@ def _drain(command: ControlRequest, plane: ControlPlane, now_s: float) -> list[E
 
 def _why(pipeline: Pipeline, now_s: float) -> dict[str, Any]:
     """A pipeline's decisions, oldest first, with their ages instead of times."""
-    replanner = pipeline.replanner
     decisions = [
         {
             **{key: value for key, value in entry.items() if key not in ("first_s", "last_s")},
             "first_s_ago": round(now_s - entry["first_s"], 3),
             "last_s_ago": round(now_s - entry["last_s"], 3),
         }
-        for entry in sorted(replanner.decisions.view(), key=lambda entry: entry["last_s"])
+        for entry in sorted(pipeline.report.decisions.view(), key=lambda entry: entry["last_s"])
     ]
-    epoch = str(replanner.active.plan.epoch) if replanner.active else None
-    return {"pipeline": pipeline.name, "epoch": epoch, "stays": replanner.why_it_stays, "decisions": decisions}
+    epoch = str(pipeline.active.plan.epoch) if pipeline.active else None
+    return {"pipeline": pipeline.name, "epoch": epoch, "stays": pipeline.report.why_it_stays, "decisions": decisions}
 
 
 def _events(command: ControlRequest) -> Effect:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from orchestrator.control_plane import ControlPlane
-from orchestrator.deployment.live_migration import LiveMigration
 from orchestrator.deployment.plan import DeployedPlan
 from orchestrator.deployment.plan_view import describe_units
 from orchestrator.fleet.fleet import FleetState
@@ -25,12 +24,12 @@ def overview(plane: ControlPlane, now_s: float) -> dict[str, Any]:
 
 
 def _pipeline(pipeline: Pipeline, fleet: FleetState) -> dict[str, Any]:
-    replanner, requests = pipeline.replanner, pipeline.requests
-    plan = replanner.active.plan if replanner.active else None
+    requests = pipeline.requests
+    plan = pipeline.active.plan if pipeline.active else None
     return {
         "pipeline": pipeline.name,
-        "state": replanner.state(),
-        "reason": replanner.why_it_stays if plan else replanner.why_none.reason,
+        "state": pipeline.state(),
+        "reason": pipeline.report.why_it_stays if plan else pipeline.report.why_none.reason,
         "model": plan.model.name if plan else None,
         "epoch": str(plan.epoch) if plan else None,
         "predicted_tokens_per_s": plan.solution.predicted.tokens_per_s if plan else None,
@@ -39,8 +38,8 @@ def _pipeline(pipeline: Pipeline, fleet: FleetState) -> dict[str, Any]:
         "queued_requests": requests.queued_count,
         "slots": plan.slots if plan else None,
         "stages": [_stage(plan, index, fleet) for index in range(len(plan.ring))] if plan else [],
-        "progress": replanner.switchover.progress(),
-        "move": replanner.work.view() if isinstance(replanner.work, LiveMigration) else None,
+        "progress": pipeline.progress(),
+        "move": pipeline.moves_view()["now"],
     }
 
 

@@ -1,32 +1,44 @@
 """One pipeline: its nodes, its plan and its requests (pure).
 
-`replanner` knows which plan is in force and when to make another, `scheduler` who waits for what. This module passes
-events to both and tells each what it needs to know of the other.
+Others ask it and give it orders; its parts are its own. The replanner knows when to make another plan, the switchover
+which one is in force, ``requests`` who waits for what. This module passes events to them and tells each what it needs
+to know of the others.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Set
 from typing import Any
 
 from orchestrator.balancing.pipeline_balancer import PipelineBalancer
 from orchestrator.deployment.epochs import Epochs
-from orchestrator.deployment.plan import ServingSettings
+from orchestrator.deployment.plan import ReadyPlan, ServingSettings
 from orchestrator.deployment.plan_view import plan_view
 from orchestrator.deployment.standby import StandbyUnits
+from orchestrator.deployment.switchover import Switchover
 from orchestrator.effects import Effect, Note
 from orchestrator.events import StandbyPlanned
 from orchestrator.fleet.fleet import FleetState
-from orchestrator.fleet.pipeline_nodes import PipelineNodes
 from orchestrator.fleet.profiles import Profiles
+from orchestrator.model.served import BuiltSegment, ServedModel
+from orchestrator.pipelines.allocation_state import AllocationState, NodeAllocation
+from orchestrator.pipelines.partition import Group
+from orchestrator.pipelines.pipeline_nodes import PipelineNodes
+from orchestrator.planning.problem import Problem
+from orchestrator.planning.solution import Infeasible, Solution
+from orchestrator.replanning.constraints import PlanConstraints
 from orchestrator.replanning.jobs import Jobs
+from orchestrator.replanning.planner_input import PlannerInput
 from orchestrator.replanning.replanner import Replanner
+from orchestrator.replanning.report import PlanningReport
+from orchestrator.replanning.target import PlanTarget
 from orchestrator.requests.scheduler import RequestScheduler
 from orchestrator.timing import Timing
-from schemas.messages import RequestClosed, RequestFailed
+from schemas.messages import NodeBirth, Plan, RequestClosed, RequestFailed
 
 
 class Pipeline:
-    """A plan's director and the desk of the requests that it serves."""
+    """Its nodes, the plan for them, and the scheduler of the requests that it serves."""
 
     def __init__(
         self,
@@ -41,15 +53,15 @@ class Pipeline:
         service: str,
         profiles: Profiles,
         jobs: Jobs,
+        is_dividing: Callable[[], bool],
+        resting: bool = False,
         balance: bool = True,
     ) -> None:
-        """``service``: the name that clients ask, the first pipeline's."""
+        """``service``: the name that clients ask, the first pipeline's. ``is_dividing``: whether it is being decided
+        which pipeline has which nodes. ``resting``: it has none as yet, or else all."""
         self.name = settings.pipeline
-        self.nodes = PipelineNodes(fleet)
-        self.gives_nodes_back = False
-        """Its nodes are wanted elsewhere: it goes down as soon as no request is open."""
-        self.awaits_nodes = False
-        """It is to plan anew as soon as its nodes are free."""
+        self._allocation = NodeAllocation(resting=resting)
+        self._nodes = PipelineNodes(fleet, self._allocation, min_nodes=min_nodes, is_dividing=is_dividing)
         self.requests = RequestScheduler(
             pipeline=settings.pipeline,
             service=service,
@@ -57,76 +69,225 @@ class Pipeline:
             timing=timing,
             draft_tokens=settings.draft_tokens,
         )
-        self.replanner = Replanner(
-            self.nodes,
+        self._target = PlanTarget()
+        self.report = PlanningReport(settings.pipeline)
+        """Why there is no plan, or no better one."""
+        self._switchover = Switchover(self._nodes, self.requests, profiles, timing, epochs, blob_urls=blob_urls)
+        self.migration_to = self._switchover.migration_to
+        self.balancing = PipelineBalancer(self._nodes, profiles, self.migration_to, self.report.decisions)
+        self._replanner = Replanner(
+            self._nodes,
             self.requests,
+            self._switchover,
             settings,
             timing,
-            epochs=epochs,
-            min_nodes=min_nodes,
-            blob_urls=blob_urls,
-            profiles=profiles,
+            target=self._target,
+            report=self.report,
+            planner_input=PlannerInput(settings, fleet, profiles, blob_urls),
             jobs=jobs,
+            balancing=self.balancing if balance else None,
         )
-        self.balancing = PipelineBalancer(
-            self.nodes, profiles, self.replanner.switchover.migration_to, self.replanner.decisions
-        )
-        if balance:
-            self.replanner.balancing, self.replanner.judge = self.balancing, self.balancing.judge
         self.standby = StandbyUnits(settings.pipeline, blob_urls)
 
-    # --- figures ----------------------------------------------------------------------------------------------
+    # --- its plan ---------------------------------------------------------------------------------------------
 
     @property
-    def is_resting(self) -> bool:
-        """Has it no nodes?"""
-        return self.nodes.names == frozenset()
+    def active(self) -> ReadyPlan | None:
+        """The plan in force."""
+        return self._switchover.active
+
+    @property
+    def model(self) -> ServedModel | None:
+        """What its plans are to serve."""
+        return self._target.model
+
+    @property
+    def constraints(self) -> PlanConstraints:
+        """What its plans are to respect."""
+        return self._target.constraints
 
     @property
     def is_serving(self) -> bool:
         """May a request be opened now, as soon as a slot is free?"""
-        return self.replanner.active is not None and not self.replanner.draining and not self.gives_nodes_back
+        if self.active is None or self.active.plan.model is not self.model:
+            return False  # a plan for another model is to follow
+        return not self._switchover.draining and not self.allocation_state.goes_down
+
+    @property
+    def is_planning(self) -> bool:
+        """Is a plan on its way, or due, for the nodes that it has?"""
+        return self._replanner.busy
 
     @property
     def busy(self) -> bool:
-        """Is a plan on its way, or due?"""
-        if self.is_resting:
-            return self.gives_nodes_back
-        return self.replanner.busy or self.awaits_nodes or self.gives_nodes_back
+        """Is a plan on its way, or due, or its end?"""
+        state = self.allocation_state
+        if not state.has_nodes:
+            return state.goes_down
+        return self.is_planning or state.awaits_nodes
 
     @property
     def is_hopeless(self) -> bool:
         """Is there neither a plan nor one on its way?"""
-        return not self.replanner.active and not self.busy
+        return not self.active and not self.busy
 
     @property
     def is_given_up(self) -> bool:
         """Should requests no longer wait here, if there is another pipeline?"""
-        return self.is_resting or self.gives_nodes_back or self.is_hopeless
+        return self.is_resting or self.allocation_state.goes_down or self.is_hopeless
+
+    @property
+    def is_unused(self) -> bool:
+        """Has it neither nodes nor requests?"""
+        return self.is_resting and not self.active and self.requests.idle
 
     @property
     def free_slots(self) -> int:
         """Of the plan in force."""
-        active = self.replanner.active
-        return active.plan.slots - self.requests.open_count if active else 0
+        return self.active.plan.slots - self.requests.open_count if self.active else 0
+
+    def state(self) -> str:
+        """In a word or two for people."""
+        return self._replanner.state()
+
+    def progress(self) -> dict[str, dict[str, int]]:
+        """Bytes of the segments on their way to its nodes."""
+        return self._switchover.progress()
+
+    def moves_view(self) -> dict[str, Any]:
+        """Live moves: the one under way, and what became of the others; JSON-able."""
+        return self._switchover.moves_view()
+
+    def preview(self, constraints: PlanConstraints | None = None) -> Problem:
+        """The planner's question of its nodes, with other constraints or its own.
+
+        Raises:
+            PlanningError, BadConstraint: there is nothing to ask; the message says why.
+        """
+        return self._replanner.preview(self.constraints if constraints is None else constraints)
+
+    @property
+    def planned_s(self) -> float:
+        """When the next plan is to be made; infinity when none is."""
+        return self._replanner.planned_s
+
+    # --- its nodes --------------------------------------------------------------------------------------------
+
+    @property
+    def allocation_state(self) -> AllocationState:
+        """How it stands with its nodes."""
+        return self._allocation.state
+
+    @property
+    def node_names(self) -> Group | None:
+        """Of the nodes that it has been given; None: every node."""
+        return self._allocation.names
+
+    @property
+    def is_resting(self) -> bool:
+        """Has it no nodes?"""
+        return not self.allocation_state.has_nodes
+
+    @property
+    def nodes_are_free(self) -> bool:
+        """Does no other pipeline hold one of its nodes?"""
+        return self._nodes.are_free()
+
+    def nodes_in_use(self) -> set[str]:
+        """Of the plan in force, and of the one on its way."""
+        return self._replanner.nodes_in_use()
 
     def has_to_shed(self) -> bool:
         """Does it use nodes that are not its own any more?"""
-        names = self.nodes.names
-        return names is not None and not self.replanner.nodes_in_use() <= names
+        return self._allocation.has_to_shed(self.nodes_in_use())
+
+    def excludes(self, birth: NodeBirth) -> bool:
+        """Is this start of a node left out, because it failed to load a segment?"""
+        return self._replanner.excludes(birth)
+
+    def assign(self, names: Group, *, anew: bool = False) -> None:
+        """Have these nodes and no others; ``anew``: plan with them whatever that gains."""
+        self._allocation.assign(names, self.nodes_in_use(), anew=anew)
+
+    def assign_all(self, *, anew: bool = False) -> None:
+        """Have every node of the fleet; ``anew``: plan with them whatever that gains."""
+        self._allocation.assign_all(anew=anew)
+
+    def release(self) -> None:
+        """Have no nodes any more."""
+        self._allocation.release(self.nodes_in_use())
+
+    def restart(self) -> None:
+        """Go down for the sake of other pipelines, and plan anew."""
+        self._allocation.restart()
+
+    def begin(self, now_s: float) -> None:
+        """All of its nodes are free: plan with them, or, if it can go on without, look whether that pays."""
+        anew = self._allocation.begin()
+        if self.active and not self.has_to_shed() and not anew:
+            self.joined(now_s)
+        else:
+            self.force(now_s)
+
+    def give_nodes_back(self) -> list[Effect]:
+        """Go down if that is to be and no request is open any more."""
+        if not self.allocation_state.goes_down or self.requests.open_count:
+            return []
+        self._allocation.went_down()
+        return [Note(f"pipeline {self.name} gives its nodes back"), *self._replanner.stop()]
+
+    def hold_elsewhere(self, nodes: Set[str]) -> None:
+        """These are the nodes that other pipelines use."""
+        self._nodes.hold_elsewhere(nodes)
 
     def outline(self) -> tuple[Any, ...]:
         """What it has and waits for, as far as others have to do with it; equal as long as that has not changed."""
-        replanner, requests, nodes = self.replanner, self.requests, self.nodes
-        has = (replanner.active, replanner.nodes_in_use(), requests.open_count, requests.queued_count)
-        awaits = (self.awaits_nodes, self.gives_nodes_back, nodes.names, nodes.held_elsewhere)
-        return (*has, *awaits, replanner.busy, replanner.on_hold, replanner.planned_s)
+        has = (self.active, self.nodes_in_use(), self.requests.open_count, self.requests.queued_count)
+        return (*has, *self._nodes.outline(), self.is_planning, self.planned_s)
+
+    # --- what is wanted ---------------------------------------------------------------------------------------
+
+    def start(self, now_s: float) -> None:
+        """Messages flow from now on; the fleet is believed to be complete a moment later."""
+        self._replanner.start(now_s)
+
+    def follow(self, lead: Pipeline) -> None:
+        """Make plans for what another one's are for."""
+        self._target.model, self._target.constraints = lead.model, lead.constraints
+
+    def use_model(self, model: ServedModel) -> None:
+        """Serve this model from the next plan on."""
+        self._target.model = model
+
+    def no_model(self, reason: str) -> None:
+        """There is no model that could be served."""
+        self._replanner.no_model(reason)
+
+    def use_constraints(self, constraints: PlanConstraints) -> None:
+        """Plans are to respect these from now on."""
+        self._target.constraints = constraints
+
+    def force(self, now_s: float) -> None:
+        """Plan as soon as possible, whatever it gains."""
+        self._replanner.force(now_s)
+
+    def joined(self, now_s: float) -> None:
+        """A node can be used, perhaps in the place of one that should give up its layers."""
+        self._replanner.joined(now_s)
+
+    def left(self, now_s: float) -> None:
+        """A node can't be used any more."""
+        self._replanner.left(now_s)
+
+    def drained(self, node: str, now_s: float) -> None:
+        """A node should give up its layers."""
+        self._replanner.drained(node, now_s)
 
     # --- events -----------------------------------------------------------------------------------------------
 
     def node_said(self, node: str, message: Any, now_s: float) -> list[Effect]:
         """A node's message about a segment, a request or itself."""
-        effects = self.replanner.reply(node, message, now_s)
+        effects = self._replanner.reply(node, message, now_s)
         match message:
             case RequestFailed():
                 effects += self.requests.failed(message)
@@ -134,71 +295,80 @@ class Pipeline:
                 effects += self.requests.closed(message)
         return effects
 
-    def advance(self, now_s: float) -> list[Effect]:
-        """Let time act."""
-        effects = self.requests.tick(now_s)
-        if self.replanner.ring_is_broken(now_s):
-            effects += self.requests.ring_broken(now_s)
-            effects += self.replanner.drop_ring(now_s)
-        effects += self.replanner.advance(now_s)
-        if self.replanner.active and not self.busy:
-            plan = self.replanner.active.plan
-            effects += self.standby.ask(plan, lambda: self.replanner.preview(self.replanner.constraints))
-        elif self.is_resting and not self.replanner.active:
-            effects += self.standby.give_up()
-        return effects
+    def solved(self, job: int, outcome: Solution | Infeasible, now_s: float) -> list[Effect]:
+        """The planner's answer."""
+        return self._replanner.solved(job, outcome, now_s)
 
-    def next_deadline_s(self, *, refusing: bool) -> float:
-        """When ``advance`` or ``serve`` (or, with ``refusing``, refusing what waits) next have something to do."""
-        return min(self.requests.next_deadline_s(refusing=refusing), self.replanner.next_deadline_s())
+    def built(self, job: int, segments: tuple[BuiltSegment, ...]) -> None:
+        """The graphs of its next plan are there."""
+        self._switchover.built(job, segments)
+
+    def job_failed(self, job: int, reason: str) -> list[Effect]:
+        """The worker could not do what it was asked."""
+        return self._replanner.job_failed(job, reason)
 
     def standby_planned(self, answer: StandbyPlanned) -> list[Effect]:
         """The planner has found which units of its neighbours each node should keep."""
-        return self.standby.planned(answer, self.replanner.active.plan if self.replanner.active else None)
+        return self.standby.planned(answer, self.active.plan if self.active else None)
 
-    def give_nodes_back(self) -> list[Effect]:
-        """Go down if no request is open any more."""
-        if not self.gives_nodes_back or self.requests.open_count:
-            return []
-        self.gives_nodes_back = False
-        return [Note(f"pipeline {self.name} gives its nodes back"), *self.replanner.stop()]
-
-    def serve(self, now_s: float) -> list[Effect]:
-        """Open requests that wait, as far as there are slots."""
-        assert self.replanner.active
-        return self.requests.admit(self.replanner.active, now_s)
+    def heard_plan(self, plan: Plan, *, retained: bool) -> tuple[list[Effect], bool]:
+        """One of its plans on the bus; see `Switchover.heard_plan`."""
+        return self._switchover.heard_plan(plan, retained=retained)
 
     def republish(self, now_s: float) -> list[Effect]:
         """The connection was lost for a while, and with it perhaps what was said."""
-        return [*self.replanner.switchover.republish(), *self.requests.missed_messages(now_s)]
+        return [*self._switchover.republish(), *self.requests.missed_messages(now_s)]
 
     def stop(self) -> list[Effect]:
         """The orchestrator ends: requests first, then the nodes."""
-        return [*self.requests.stop(), *self.replanner.stop()]
+        return [*self.requests.stop(), *self._replanner.stop()]
+
+    # --- time -------------------------------------------------------------------------------------------------
+
+    def advance(self, now_s: float) -> list[Effect]:
+        """Let time act."""
+        effects = self.requests.tick(now_s)
+        effects += self._replanner.advance(now_s)
+        if self.active and not self.busy:
+            effects += self.standby.ask(self.active.plan, self.preview)
+        elif self.is_resting and not self.active:
+            effects += self.standby.give_up()
+        return effects
+
+    def serve(self, now_s: float) -> list[Effect]:
+        """Open requests that wait, as far as there are slots."""
+        assert self.active
+        return self.requests.admit(self.active, now_s)
+
+    def next_deadline_s(self, *, refusing: bool) -> float:
+        """When ``advance`` or ``serve`` (or, with ``refusing``, refusing what waits) next have something to do."""
+        return min(self.requests.next_deadline_s(refusing=refusing), self._replanner.next_deadline_s())
+
+    # --- what operators see -----------------------------------------------------------------------------------
 
     def plan_view(self) -> dict[str, Any]:
         """What ``linguabus plan`` shows of the plan in force; JSON-able."""
-        active = self.replanner.active
+        active = self.active
         assert active
         return {
-            "state": self.replanner.state(),
+            "state": self.state(),
             **plan_view(active.plan, active.ready),
-            "standby": self.standby.view(active.plan, self.nodes.nodes),
-            "moves": self.replanner.switchover.moves_view(),
+            "standby": self.standby.view(active.plan, self._nodes.nodes),
+            "moves": self.moves_view(),
         }
 
     def status(self) -> dict[str, Any]:
         """JSON-able."""
-        active = self.replanner.active
+        active = self.active
         return {
             "pipeline": self.name,
-            "state": self.replanner.state(),
+            "state": self.state(),
             "model": active.plan.model.name if active else None,
             "epoch": str(active.plan.epoch) if active else None,
             "nodes": list(dict.fromkeys(active.plan.nodes)) if active else [],
             "open_requests": self.requests.open_count,
             "queued_requests": self.requests.queued_count,
-            "moves": self.replanner.switchover.moves_view(),
+            "moves": self.moves_view(),
             "predicted_tokens_per_s": active.plan.solution.predicted.tokens_per_s if active else None,
             "predicted_tokens_per_s_many": active.plan.solution.predicted.tokens_per_s_many if active else None,
         }

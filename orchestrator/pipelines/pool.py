@@ -21,6 +21,7 @@ from orchestrator.fleet.profiles import Profiles
 from orchestrator.model.served import BuiltSegment, ServedModel
 from orchestrator.pipelines.allocation import AllocationRules, NodeAllocator
 from orchestrator.pipelines.due import DuePipelines
+from orchestrator.pipelines.outcomes import Outcomes
 from orchestrator.pipelines.partition import pipeline_names
 from orchestrator.pipelines.pipeline import Pipeline
 from orchestrator.pipelines.routing import even_out, place
@@ -29,6 +30,7 @@ from orchestrator.planning.problem import Problem
 from orchestrator.planning.solution import Infeasible, Solution
 from orchestrator.replanning.constraints import PlanConstraints
 from orchestrator.replanning.jobs import Jobs
+from orchestrator.replanning.planner_input import PlannerInput
 from orchestrator.timing import Timing
 from schemas.messages import CancelRequest, NodeProfile, Plan, SubmitRequest
 
@@ -64,21 +66,16 @@ class PipelinePool:
         self._before: dict[str, tuple[Any, ...]] = {}
         self._epochs = Epochs(options.generation)
         self._all: dict[str, Pipeline] = {}
-        self._outcomes: dict[str, ReplanDone] = {}
-        """The last of each pipeline, until nothing is on its way."""
+        self._outcomes = Outcomes()
         self._listen: list[Effect] = []
         self.profiles = Profiles()
-        rules = AllocationRules(
-            wanted=options.wanted,
-            min_nodes=options.min_nodes,
-            settle_s=timing.settle_s,
-            blob_urls=options.blob_urls,
-        )
-        self._allocator = NodeAllocator(fleet, self._all, self._add, settings, rules, self.profiles, self._jobs)
+        rules = AllocationRules(wanted=options.wanted, min_nodes=options.min_nodes, settle_s=timing.settle_s)
+        planner_input = PlannerInput(settings, fleet, self.profiles, options.blob_urls)
+        self._allocator = NodeAllocator(fleet, self._all, self._add, settings, rules, planner_input, self._jobs)
         self._all[settings.pipeline] = self._make(settings.pipeline)
         self.touch_all()
 
-    def _make(self, name: str) -> Pipeline:
+    def _make(self, name: str, *, resting: bool = False) -> Pipeline:
         return Pipeline(
             self._fleet,
             replace(self._settings, pipeline=name),
@@ -90,15 +87,15 @@ class PipelinePool:
             service=self._settings.pipeline,
             profiles=self.profiles,
             jobs=self._jobs,
+            is_dividing=lambda: self._allocator.pending,
+            resting=resting,
             balance=self._options.balance,
         )
 
     def _add(self, name: str) -> Pipeline:
         """A pipeline beside the first, with no nodes as yet."""
-        pipeline = self._all[name] = self._make(name)
-        pipeline.nodes.names = frozenset()
-        pipeline.replanner.model = self.lead.replanner.model
-        pipeline.replanner.constraints = self.lead.replanner.constraints
+        pipeline = self._all[name] = self._make(name, resting=True)
+        pipeline.follow(self.lead)
         self._listen.append(Listen(name))
         self.touch_all()
         return pipeline
@@ -115,6 +112,11 @@ class PipelinePool:
         return self._allocator.lead
 
     @property
+    def generation(self) -> int:
+        """Of the epochs that plans get from now on."""
+        return self._epochs.generation
+
+    @property
     def busy(self) -> bool:
         """Is a plan on its way, or due?"""
         return self._allocator.pending or any(pipeline.busy for pipeline in self.all)
@@ -126,37 +128,28 @@ class PipelinePool:
 
     def working(self) -> list[Pipeline]:
         """Those that have nodes or requests."""
-        return [one for one in self.all if not one.is_resting or one.replanner.active or not one.requests.idle]
+        return [one for one in self.all if not one.is_unused]
 
     def progress(self) -> dict[str, dict[str, int]]:
         """Bytes of the segments on their way to the nodes."""
-        return {node: done for pipeline in self.all for node, done in pipeline.replanner.switchover.progress().items()}
+        return {node: done for pipeline in self.all for node, done in pipeline.progress().items()}
 
     def take_outcome(self) -> ReplanDone | None:
         """What came of the last change of plans, once nothing is on its way any more; told once."""
-        for pipeline in self.all:
-            outcomes, pipeline.replanner.outcomes = pipeline.replanner.outcomes, []
-            if outcomes and not pipeline.is_resting:
-                before = self._outcomes.get(pipeline.name)
-                changed = bool(before and before.changed) or any(outcome.changed for outcome in outcomes)
-                self._outcomes[pipeline.name] = replace(outcomes[-1], changed=outcomes[-1].ok and changed)
-        if not self._outcomes or self.busy:
-            return None
-        outcomes, self._outcomes = list(self._outcomes.values()), {}
-        failed = [outcome for outcome in outcomes if not outcome.ok]
-        return failed[-1] if failed else ReplanDone(ok=True, changed=any(outcome.changed for outcome in outcomes))
+        self._outcomes.collect(self.all)
+        return self._outcomes.take() if self._outcomes and not self.busy else None
 
     def preview(self, constraints: PlanConstraints) -> Problem:
         """The planner's question with other constraints, asked of all nodes that are here.
 
         Raises:
-            PlanningError, BadWish: there is nothing to ask; the message says why.
+            PlanningError, BadConstraint: there is nothing to ask; the message says why.
         """
         return self._allocator.preview(constraints)
 
     def profiles_view(self, now_s: float) -> list[dict[str, Any]]:
         """What the nodes that are here measured with the model; JSON-able."""
-        model = self.lead.replanner.model
+        model = self.lead.model
         return self.profiles.view(self._fleet.usable(), model.manifest, now_s) if model else []
 
     def wanted_with(self, constraints: PlanConstraints) -> int | None:
@@ -179,26 +172,26 @@ class PipelinePool:
         self._allocator.start(now_s + self._timing.start_s)
         for pipeline in self.all:
             if not pipeline.is_resting:
-                pipeline.replanner.start(now_s)
+                pipeline.start(now_s)
 
     def use_model(self, model: ServedModel, now_s: float) -> None:
         """Serve this model from the next plans on."""
         self.touch_all()
         for pipeline in self.all:
-            pipeline.replanner.model = model
+            pipeline.use_model(model)
         self._allocator.force(now_s)
 
     def no_model(self, reason: str) -> None:
         """There is no model that could be served."""
         self.touch_all()
         for pipeline in self.all:
-            pipeline.replanner.no_model(reason)
+            pipeline.no_model(reason)
 
     def use_constraints(self, constraints: PlanConstraints) -> None:
         """Plans are to respect these from now on."""
         self.touch_all()
         for pipeline in self.all:
-            pipeline.replanner.constraints = constraints
+            pipeline.use_constraints(constraints)
 
     def force(self, now_s: float, *, only: Collection[str] | None = None) -> None:
         """Plan as soon as possible, whatever it gains; ``only`` these pipelines, each with the nodes that it has."""
@@ -208,7 +201,7 @@ class PipelinePool:
             return
         self._due.touch(only)
         for name in only:
-            self._all[name].replanner.force(now_s)
+            self._all[name].force(now_s)
 
     # --- nodes ------------------------------------------------------------------------------------------------
 
@@ -222,19 +215,19 @@ class PipelinePool:
         """A node that was to give up its layers may have some again."""
         self.touch_all()
         if self._allocator.sole and not self._allocator.wants_several:
-            self._allocator.sole.replanner.joined(now_s)
+            self._allocator.sole.joined(now_s)
 
     def left(self, now_s: float) -> None:
         """A node can't be used any more."""
         self.touch_all()
         if self._allocator.sole and not self._allocator.wants_several:
-            self._allocator.sole.replanner.left(now_s)
+            self._allocator.sole.left(now_s)
 
     def drained(self, node: str, now_s: float) -> None:
         """A node should give up its layers."""
         self.touch_all()
         for pipeline in self.all:
-            pipeline.replanner.drained(node, now_s)
+            pipeline.drained(node, now_s)
 
     def node_said(self, node: str, message: Any, now_s: float) -> list[Effect]:
         """A node's message about a segment, a request or itself."""
@@ -243,9 +236,9 @@ class PipelinePool:
             return self.lead.node_said(node, message, now_s)  # profiles are shared
         effects: list[Effect] = []
         for pipeline in self._all.values():
-            planned_s = pipeline.replanner.planned_s
+            planned_s = pipeline.planned_s
             effects += pipeline.node_said(node, message, now_s)
-            if pipeline.replanner.planned_s != planned_s or node in pipeline.replanner.nodes_in_use():
+            if pipeline.planned_s != planned_s or node in pipeline.nodes_in_use():
                 self._due.touch((pipeline.name,))
         return effects
 
@@ -254,7 +247,7 @@ class PipelinePool:
     def solved(self, job: int, outcome: Solution | Infeasible, now_s: float) -> list[Effect]:
         """The planner's answer, for the pipeline that asked."""
         asker = self._asker(job)
-        return asker.replanner.solved(job, outcome, now_s) if asker else []
+        return asker.solved(job, outcome, now_s) if asker else []
 
     def _asker(self, job: int) -> Pipeline | None:
         """The pipeline that a job's result is for: it will have something to do."""
@@ -272,7 +265,7 @@ class PipelinePool:
         """The graphs of a plan are there, for the pipeline that asked."""
         asker = self._asker(job)
         if asker:
-            asker.replanner.switchover.built(job, segments)
+            asker.built(job, segments)
 
     def standby_planned(self, answer: StandbyPlanned) -> list[Effect]:
         """The planner has found the standby units of one of the plans."""
@@ -286,7 +279,7 @@ class PipelinePool:
         """The worker could not do what a pipeline, or the division of the fleet, needs."""
         asker = self._asker(job)
         if asker:
-            return asker.replanner.job_failed(job, reason)
+            return asker.job_failed(job, reason)
         self.touch_all()
         return self._allocator.failed(job, reason, now_s)
 
@@ -302,7 +295,7 @@ class PipelinePool:
             return [], False
         self.touch_all()
         pipeline = self._all.get(plan.pipeline) or self._add(plan.pipeline)
-        return pipeline.replanner.switchover.heard_plan(plan, retained=retained)
+        return pipeline.heard_plan(plan, retained=retained)
 
     def republish(self, now_s: float) -> list[Effect]:
         """The connection was lost for a while."""
@@ -384,7 +377,7 @@ class PipelinePool:
             if pipeline.is_serving:
                 effects += pipeline.serve(now_s)
             elif hopeless:
-                effects += pipeline.requests.refuse_waiting(self.lead.replanner.why_none, now_s)
+                effects += pipeline.requests.refuse_waiting(self.lead.report.why_none, now_s)
             pipeline.requests.changed = False
             self._due.put_off(pipeline.name, pipeline.next_deadline_s(refusing=hopeless))
         if self._changed():

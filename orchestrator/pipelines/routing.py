@@ -16,7 +16,7 @@ def expected_s(pipeline: Pipeline, session: Session) -> float:
     Prompt tokens cost in proportion; those that the nodes have left of an earlier turn cost nothing. Open requests
     share the bottleneck; when all slots are taken, a round of answers is awaited for each slot's worth of requests.
     """
-    active = pipeline.replanner.active
+    active = pipeline.active
     assert active
     assert session.answer
     predicted, slots = active.plan.solution.predicted, active.plan.slots
@@ -35,7 +35,7 @@ def best_for(session: Session, serving: Sequence[Pipeline]) -> Pipeline:
     if len(serving) == 1:
         return serving[0]
     for pipeline in serving:
-        active = pipeline.replanner.active
+        active = pipeline.active
         assert active
         try:
             if not session.fit(active.plan.model, active.plan.context_tokens):

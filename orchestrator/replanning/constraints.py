@@ -40,7 +40,7 @@ class PlanConstraints:
         """For a model of so many units.
 
         Raises:
-            BadWish: a pin names units that the model does not have.
+            BadConstraint: a pin names units that the model does not have.
         """
         pins = [Pin(node, *units) for text, node in self.pins for units in parse_units(text, unit_count)]
         limits = (NodeLimit(node, max_memory_bytes=mb * _MB) for node, mb in self.max_memory_mb)
@@ -60,7 +60,7 @@ def parse_units(text: str, unit_count: int) -> list[tuple[int, int]]:
     """``embed``, ``head``, ``ends`` (both) or decoder blocks, ``7`` or ``0-9``, as half-open ranges of units.
 
     Raises:
-        BadWish: not one of these, or blocks that the model does not have.
+        BadConstraint: not one of these, or blocks that the model does not have.
     """
     last = unit_count - 1
     named = {"embed": [(0, 1)], "head": [(last, last + 1)], "ends": [(0, 1), (last, last + 1)]}
@@ -79,7 +79,7 @@ def constraints_from(arguments: dict[str, Any]) -> PlanConstraints:
     """From a command's arguments, which anybody may have written.
 
     Raises:
-        BadWish: one line that names the argument.
+        BadConstraint: one line that names the argument.
     """
     unknown = arguments.keys() - PlanConstraints.__dataclass_fields__.keys()
     if unknown:

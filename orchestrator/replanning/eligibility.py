@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from orchestrator.deployment.plan import DeployedPlan
-from orchestrator.fleet.pipeline_nodes import FleetView
+from orchestrator.fleet.fleet_view import FleetView
 from orchestrator.replanning.constraints import PlanConstraints
 from schemas.messages import NodeBirth
 

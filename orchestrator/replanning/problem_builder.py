@@ -1,4 +1,4 @@
-"""From a model's manifest and the fleet's births to the planner's question, and from its answer to commands (pure)."""
+"""From a model's manifest and the fleet's births to the planner's question (pure)."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from orchestrator.deployment.plan import ServingSettings
 from orchestrator.fleet.health import Condition
 from orchestrator.model.manifest import Blob, Manifest, Unit
 from orchestrator.planning.problem import BLOCK, EMBED, HEAD, Device, Problem, Stage, UnitRun
 from orchestrator.planning.profile import Profile
 from orchestrator.replanning.constraints import PlanConstraints
 from orchestrator.replanning.memory_model import ResidentFactors, resident_factors, workspace_bytes
-from orchestrator.timing import DEFAULT_CONTEXT_TOKENS, DEFAULT_SLOTS, LEAST_CONTEXT_TOKENS
+from orchestrator.timing import DEFAULT_CONTEXT_TOKENS
 from schemas.codec import WIRE_DTYPES, activation_payload_bytes
 from schemas.messages import NodeBirth, WireDtype
 
@@ -49,7 +48,7 @@ def build_problem(
 
     Raises:
         PlanningError: no nodes, or figures that contradict each other.
-        BadWish: a wish that this model can't fulfil.
+        BadConstraint: a wish that this model can't fulfil.
     """
     constraints = constraints or PlanConstraints()
     profiles, conditions = profiles or {}, conditions or {}
@@ -82,41 +81,6 @@ def build_problem(
         tied_disk_bytes=tied,
         prefill_chunk_tokens=chunk_tokens,
         incumbent=incumbent,
-    )
-
-
-def problem_of(
-    settings: ServingSettings,
-    manifest: Manifest,
-    fleet: Sequence[NodeBirth],
-    profiles: Mapping[str, Profile],
-    last_stages: Sequence[Stage],
-    constraints: PlanConstraints,
-    conditions: Mapping[str, Condition] | None = None,
-) -> Problem:
-    """The question of a pipeline: its settings unless the constraints say otherwise, its last plan as the incumbent.
-
-    Raises:
-        PlanningError, BadWish: as `build_problem`.
-    """
-    here = {birth.node for birth in fleet}
-    asked_tokens = constraints.context_tokens or settings.context_tokens
-    problem = build_problem(
-        manifest,
-        fleet,
-        context_tokens=context_of(manifest, asked_tokens),
-        slots=settings.slots or DEFAULT_SLOTS,
-        wire_dtype=settings.wire_dtype,
-        chunk_tokens=settings.chunk_tokens,
-        profiles=profiles,
-        incumbent=tuple(stage for stage in last_stages if stage.node in here),
-        constraints=constraints,
-        conditions=conditions,
-    )
-    return replace(
-        problem,
-        least_context_tokens=LEAST_CONTEXT_TOKENS if asked_tokens is None else None,
-        least_slots=1 if settings.slots is None else None,
     )
 
 

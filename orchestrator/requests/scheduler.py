@@ -56,7 +56,7 @@ class RequestScheduler:
         self._queue = WaitingQueue()
         self._closings = PendingCloses()
         self._pace = RetryAfter()
-        self.next_nodes: tuple[str, ...] = ()
+        self._next_nodes: tuple[str, ...] = ()
         """Of the ring that open requests are being moved to: they are told of ends too, for they may hold KV rows."""
         self.tokens_dropped = 0
         self.changed = False
@@ -156,7 +156,7 @@ class RequestScheduler:
             return []
         before = len(session.answer.tokens)
         pieces, gap = session.answer.take(frame.position, heard.ids, frame.flags)
-        if gap or session.answer.finish or self.next_nodes:
+        if gap or session.answer.finish or self._next_nodes:
             self.changed = True
         if gap:
             session.resend.found_gap()
@@ -271,6 +271,10 @@ class RequestScheduler:
     def _open_stages(self, session: Session) -> list[Effect]:
         return [command(node, message) for node, message in session.open_messages(pipeline=self._pipeline)]
 
+    def prepare_move(self, nodes: tuple[str, ...]) -> None:
+        """Open requests are being moved to these nodes, or to none any more."""
+        self._next_nodes = nodes
+
     def ring_broken(self, now_s: float) -> list[Effect]:
         """The ring of the open requests is gone: they wait, before all others, to go on in the next one."""
         effects: list[Effect] = []
@@ -367,7 +371,7 @@ class RequestScheduler:
 
     def _close_stages(self, session: Session) -> list[Effect]:
         assert session.placement
-        return self._closings.close(session.request, (*session.placement.ring, *self.next_nodes))
+        return self._closings.close(session.request, (*session.placement.ring, *self._next_nodes))
 
     def _end(self, session: Session) -> list[Effect]:
         end = session.end_message()

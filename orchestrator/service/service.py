@@ -356,6 +356,6 @@ def run_service(
             blob_urls=blob_urls,
             pipeline=config.pipeline,
             model=service.core.plane.opening,
-            generation=service.core.plane.replanner.switchover.epochs.generation,
+            generation=service.core.plane.pipelines.generation,
         )
         service.run(stop, lambda: on_ready(info) if on_ready else None)

@@ -244,7 +244,7 @@ def test_the_newer_of_two_orchestrators_stays(broker: MemoryBroker, fleet: Scrip
 
 
 def encode_plan(service: Running) -> bytes:
-    active = service.service.core.plane.replanner.active
+    active = service.service.core.plane.pipeline.active
     assert active
     return encode(active.plan.message())
 

@@ -23,7 +23,7 @@ def check_core(core: Core, now_s: float) -> None:
 def _no_node_in_two_pipelines(pipelines: tuple[Pipeline, ...]) -> None:
     used: dict[str, str] = {}
     for pipeline in pipelines:
-        for node in pipeline.replanner.nodes_in_use():
+        for node in pipeline.nodes_in_use():
             assert used.setdefault(node, pipeline.name) == pipeline.name, f"{node} works for two pipelines"
 
 
@@ -39,7 +39,7 @@ def _requests_fit_the_plan(pipeline: Pipeline) -> None:
     assert set(waiting) == {session.request for session in sessions if session.phase is Phase.QUEUED}
     opened = [session for session in sessions if session.phase is Phase.OPEN]
     assert len(opened) == pipeline.requests.open_count
-    active = pipeline.replanner.active
+    active = pipeline.active
     assert active or not opened, "a request is open on no plan"
     for session in opened:
         assert active
@@ -51,7 +51,7 @@ def _requests_fit_the_plan(pipeline: Pipeline) -> None:
 
 
 def _the_successor_is_younger(pipeline: Pipeline) -> None:
-    active, successor = pipeline.replanner.active, pipeline.replanner.switchover.next
+    active, successor = pipeline.active, pipeline._switchover.next
     if active and successor:
         assert successor.plan.epoch > active.plan.epoch
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from orchestrator.balancing.acceptance import Judge
 from orchestrator.control_plane import ControlPlane
 from orchestrator.core import Core
 from orchestrator.deployment.plan import ServingSettings
@@ -251,6 +252,17 @@ class World:
         """Where the request's next token goes."""
         last = self.nodes[self.plan_of(self.pipeline_of(request)).ring[-1].node].open[request]
         return last.prompt_tokens + len("".join(p.text for p in self.stream(request) if isinstance(p, StreamText)))
+
+    # --- the first pipeline's parts ---------------------------------------------------------------------------
+
+    @property
+    def underway(self) -> Any:
+        """What is to replace its plan: the planner's work, graphs being made, a roll-out, a move; None: nothing."""
+        return self.core.plane.pipeline._replanner._work
+
+    def use_judge(self, judge: Judge) -> None:
+        """Let another one decide which solutions replace its plan."""
+        self.core.plane.pipeline._replanner.use_judge(judge)
 
     # --- what was published -----------------------------------------------------------------------------------
 

@@ -46,7 +46,7 @@ def rolling_out() -> tuple[World, Rollout]:
     for node in world.nodes.values():
         node.silent = True
     world.wait(2.0)
-    rollout = world.core.plane.replanner.work
+    rollout = world.underway
     assert isinstance(rollout, Rollout)
     return world, rollout
 
@@ -60,7 +60,7 @@ def test_both_stages_are_prepared_with_the_nodes_whole_memory(world: World) -> N
     assert first == last != middle
     ends = world.commands(first, PrepareSegment)
     assert [prepare.stage for prepare in ends] == [0, 2]
-    of_node = world.core.plane.replanner.active.plan.solution.predicted.of_node(first)  # type: ignore[union-attr]
+    of_node = world.core.plane.pipeline.active.plan.solution.predicted.of_node(first)  # type: ignore[union-attr]
     assert {prepare.planned_bytes for prepare in ends} == {of_node.memory_bytes}
     assert {prepare.batches for prepare in ends} == {world.commands(middle, PrepareSegment)[0].batches}
 
@@ -71,16 +71,16 @@ def test_the_plan_waits_for_both_stages_of_the_node() -> None:
     for name, stage in ((rollout.plan.nodes[1], 1), (first, 0)):
         prepare = next(p for p in world.commands(name, PrepareSegment) if p.stage == stage)
         world.event(NodeSaid(name, world.nodes[name].ready(prepare)))
-    assert world.core.plane.replanner.active is None
+    assert world.core.plane.pipeline.active is None
     last = next(p for p in world.commands(first, PrepareSegment) if p.stage == 2)
     for stage, done_bytes in ((0, 3), (2, 4)):
         progress = PrepareProgress(
             node=first, pipeline="main", epoch=last.epoch, stage=stage, done_bytes=done_bytes, total_bytes=9
         )
         world.event(NodeSaid(first, progress))
-    assert world.core.plane.replanner.switchover.progress()[first] == {"done_bytes": 7, "total_bytes": 18}
+    assert world.core.plane.pipeline.progress()[first] == {"done_bytes": 7, "total_bytes": 18}
     world.event(NodeSaid(first, world.nodes[first].ready(last)))
-    assert world.core.plane.replanner.active is not None
+    assert world.core.plane.pipeline.active is not None
 
 
 def test_a_node_that_never_gets_its_second_stage_ready_fails_the_epoch() -> None:
@@ -92,7 +92,7 @@ def test_a_node_that_never_gets_its_second_stage_ready_fails_the_epoch() -> None
     world.wait(120.0)
     assert rollout.failed_node == rollout.plan.nodes[0]
     assert "no progress" in rollout.reason
-    assert world.core.plane.replanner.active is None
+    assert world.core.plane.pipeline.active is None
     assert epoch not in [plan.epoch for plan in world.published(Plan)]
 
 

@@ -89,7 +89,7 @@ def test_a_low_battery_does_not_stop_the_only_fleet_there_is() -> None:
     world.condition["b"] = LOW
     world.wait(10.0)
     assert ring(world) == {"a", "b", "c"}
-    assert world.core.plane.replanner.active
+    assert world.core.plane.pipeline.active
 
 
 def test_a_weak_node_is_better_than_no_plan() -> None:
@@ -113,7 +113,7 @@ def test_a_drained_node_is_not() -> None:
     world.control("drain", node="b")
     world.kill("c")
     world.wait(3.0)
-    assert not world.core.plane.replanner.active
+    assert not world.core.plane.pipeline.active
 
 
 def test_one_weak_node_alone_serves() -> None:
@@ -137,7 +137,7 @@ def test_nonsense_is_not_believed() -> None:
 def test_figures_of_a_flagged_node_are_not_observed(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World().serve("a", "b", "c")
     heard: list[str] = []
-    monkeypatch.setattr(world.core.plane.replanner.profiles, "of", lambda births, _: heard.append(births[0].node) or {})
+    monkeypatch.setattr(world.core.plane.pipelines.profiles, "of", lambda births, _: heard.append(births[0].node) or {})
     world.condition = {"a": {"rss_bytes": 0}}
     world.wait(1.0)
     assert "c" in heard
@@ -170,8 +170,8 @@ def test_a_node_that_falls_under_the_rule_during_service_gives_its_layers_up() -
     assert ring(world) == {"a", "c", "d"}
     world.kill("a")
     world.wait(8.0)
-    assert not world.core.plane.replanner.active
-    assert "battery at 29 %, 30 % asked" in world.core.plane.replanner.why_none.reason
+    assert not world.core.plane.pipeline.active
+    assert "battery at 29 %, 30 % asked" in world.core.plane.pipeline.report.why_none.reason
     world.condition["b"] = {"battery_percent": 35.0, "charging": True}
     world.wait(3.0)
     assert ring(world) == {"b", "c", "d"}

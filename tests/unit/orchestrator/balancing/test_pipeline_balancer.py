@@ -39,7 +39,7 @@ def slow(world: World, slow_node: str, ratio: float, seconds: int, begin: int = 
 
 def serving() -> World:
     world = World(models={"tiny": MANIFEST}).serve("a", "b", "c", "d")
-    world.core.plane.replanner.profiles.load([profile_of(node) for node in "abcd"])
+    world.core.plane.pipelines.profiles.load([profile_of(node) for node in "abcd"])
     world.control("replan")
     world.wait(3.0)
     return world
@@ -69,7 +69,7 @@ def test_nodes_that_are_as_quick_as_planned_keep_what_they_have() -> None:
 
 def test_a_reading_is_of_all_stages_of_the_plan_in_force_that_decode() -> None:
     world = serving()
-    plan = world.core.plane.replanner.active
+    plan = world.core.plane.pipeline.active
     assert plan
     node = plan.plan.nodes[0]
     told = metrics(world, 0, 2.0, 0)

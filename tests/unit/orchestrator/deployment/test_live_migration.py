@@ -10,6 +10,7 @@ from orchestrator.balancing.acceptance import Acceptance, AcceptanceDecision, Ac
 from orchestrator.deployment.plan import ReadyPlan
 from orchestrator.effects import Note, Publish
 from orchestrator.events import BusDown, BusUp, Cancelled, NodeSaid, Stopping, TokensHeard
+from orchestrator.replanning.constraints import PlanConstraints
 from schemas.codec import Flag
 from schemas.messages import (
     CancelRequest,
@@ -241,24 +242,24 @@ def test_status_shows_a_move_under_way_and_what_became_of_it() -> None:
     world = serving()
     asked(world)
     begin(world, until=CopyKv)
-    replanner = world.core.plane.replanner
-    assert replanner.state() == "moving"
+    pipeline = world.core.plane.pipeline
+    assert pipeline.state() == "moving"
     world.event(NodeSaid("a", world.nodes["a"].answer_move(world.commands("a", CopyKv)[-1])))
-    now = replanner.switchover.moves_view()["now"]
+    now = pipeline.moves_view()["now"]
     assert (now["phase"], now["mode"], now["waits_for"], now["copied_bytes"]) == ("copying", "copy", ["b"], MB)
     assert now["expected_bytes"] == 12 * 1024 * 2
     answer(world, CopyKv)
-    view = replanner.switchover.moves_view()
+    view = pipeline.moves_view()
     assert (view["now"], view["done"], view["failed"]) == (None, 1, 0)
     assert view["last"]["requests"] == 1
-    assert replanner.state() == "serving"
+    assert pipeline.state() == "serving"
 
 
 def test_links_are_learnt_from_what_they_carried() -> None:
     world = serving()
     asked(world)
     begin(world)
-    rates = world.core.plane.replanner.switchover.moves.rates({"a": 1.0, "c": 2.0, "d": 0.0})
+    rates = world.core.plane.pipeline._switchover.moves.rates({"a": 1.0, "c": 2.0, "d": 0.0})
     assert rates == {"a": MB / 0.1, "b": MB / 0.1, "c": 2.0}
 
 
@@ -274,8 +275,8 @@ def goes_on(world: World, request: str, old: Plan) -> None:
             assert new in [release.epoch for release in world.commands(name, ReleaseSegment)]
     for name in "ab":
         assert [go_on.epoch for go_on in world.commands(name, GoOn)] == [old.epoch]
-    assert world.core.plane.replanner.work is None
-    view = world.core.plane.replanner.switchover.moves_view()
+    assert world.underway is None
+    view = world.core.plane.pipeline.moves_view()
     assert (view["done"], view["failed"]) == (0, 1)
     status = world.control("status")
     assert status
@@ -295,7 +296,7 @@ def test_an_answer_that_does_not_come_ends_the_move(phase: type) -> None:
     begin(world, until=phase)
     world.wait(70.0)
     goes_on(world, request, old)
-    assert "a: nothing heard of it" in world.core.plane.replanner.last_failure
+    assert "a: nothing heard of it" in world.core.plane.pipeline.report.last_failure
     begin(world)
     world.wait(3.0)
     assert nodes(world) == ["a", "c", "b"], "nobody was left out for it"
@@ -320,7 +321,7 @@ def test_a_stage_that_fails_after_all_ends_the_move_and_its_node_is_left_out(pha
         reason="no memory for the rows",
     )  # fmt: skip
     world.event(NodeSaid("c", failed))
-    assert world.core.plane.replanner.excludes(world.nodes["c"].birth)
+    assert world.core.plane.pipeline.excludes(world.nodes["c"].birth)
     goes_on(world, request, old)
 
 
@@ -355,7 +356,7 @@ def test_the_loss_of_a_node_of_both_rings_is_an_ordinary_loss(phase: type) -> No
     prepared = world.commands("c", PrepareSegment)[-1].epoch
     for node in world.nodes.values():
         node.deaf.clear()
-    world.core.plane.replanner.constraints = type(world.core.plane.replanner.constraints)()
+    world.core.plane.pipelines.use_constraints(PlanConstraints())
     world.kill("b")
     world.wait(3.0)
     assert prepared in [release.epoch for release in world.commands("c", ReleaseSegment)]
@@ -388,7 +389,7 @@ def test_a_ring_that_breaks_after_the_switch_is_an_ordinary_loss() -> None:
     world = serving()
     request = asked(world)
     begin(world)
-    world.core.plane.replanner.constraints = type(world.core.plane.replanner.constraints)()
+    world.core.plane.pipelines.use_constraints(PlanConstraints())
     world.kill("c")
     world.wait(3.0)
     assert "c" not in nodes(world)
@@ -410,7 +411,7 @@ def test_what_is_said_about_another_epoch_or_by_another_node_means_nothing() -> 
     world = serving()
     asked(world)
     begin(world, until=CopyKv)
-    move = world.core.plane.replanner.work
+    move = world.underway
     (copy,) = world.commands("a", CopyKv)
     foreign = world.nodes["a"].answer_move(copy)
     world.event(NodeSaid("c", type(foreign)(**{**fields(foreign), "node": "c"})))
@@ -419,8 +420,8 @@ def test_what_is_said_about_another_epoch_or_by_another_node_means_nothing() -> 
     )
     world.event(NodeSaid("a", type(foreign)(**{**fields(foreign), "final": True})))
     world.event(NodeSaid("a", type(foreign)(**{**fields(foreign), "stage": 7})))
-    assert world.core.plane.replanner.work is move
-    assert world.core.plane.replanner.switchover.moves_view()["now"]["waits_for"] == ["a", "b"]
+    assert world.underway is move
+    assert world.core.plane.pipeline.moves_view()["now"]["waits_for"] == ["a", "b"]
 
 
 def fields(message: Any) -> dict[str, Any]:
@@ -508,14 +509,14 @@ def test_another_judge_decides() -> None:
         questions.append(question)
         return AcceptanceDecision(Acceptance.STAY, "no")
 
-    world.core.plane.replanner.judge = refuse
+    world.use_judge(refuse)
     begin(world)
     assert nodes(world) == ["a", "b"]
     reply = world.reply(2)
     assert reply
     assert reply.result == {"changed": False}
     (question,) = questions
-    active = world.core.plane.replanner.active
+    active = world.core.plane.pipeline.active
     assert isinstance(active, ReadyPlan)
     assert question.running is active.plan
     assert (question.work.requests, question.work.positions, question.work.remaining_tokens) == (1, 12, 13)
@@ -603,4 +604,4 @@ def test_whatever_happens_in_whatever_order_every_answer_is_right(steps: list[st
         assert chaos.world.text(request) == answer_text(5, len(chaos.world.text(request)))
         assert request in chaos.cancelled or len(chaos.world.text(request)) == 60
     assert chaos.world.core.plane.requests.idle
-    assert chaos.world.core.plane.replanner.work is None
+    assert chaos.world.underway is None

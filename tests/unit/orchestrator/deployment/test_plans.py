@@ -75,7 +75,7 @@ def test_every_stage_is_told_the_same_batches_and_so_are_people() -> None:
     world.serve("a", "b", "c")
     assert len(world.plan.ring) == 3
     (table,) = {world.commands(stage.node, PrepareSegment)[0].batches for stage in world.plan.ring}
-    active = world.core.plane.replanner.active
+    active = world.core.plane.pipeline.active
     assert active
     assert len(table) == 5
     assert table == batches_in_flight(problems[-1], active.plan.solution.stages)

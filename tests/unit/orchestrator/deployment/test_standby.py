@@ -160,8 +160,8 @@ def test_a_failed_solve_is_said_and_the_plan_stays() -> None:
 
 def test_a_question_that_can_not_be_asked_is_given_up() -> None:
     world = serving()
-    assert world.core.plane.replanner.active
-    plan = world.core.plane.replanner.active.plan
+    assert world.core.plane.pipeline.active
+    plan = world.core.plane.pipeline.active.plan
     questions = 0
 
     def question() -> Problem:

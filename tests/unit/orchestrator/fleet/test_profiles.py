@@ -122,7 +122,7 @@ def test_a_node_that_hangs_does_not_stop_the_fleet() -> None:
 def test_a_profile_is_saved_and_not_asked_for_again() -> None:
     measuring = Measuring()
     world = measuring.world
-    world.core.plane.replanner.profiles.load([profile_of("a")])
+    world.core.plane.pipelines.profiles.load([profile_of("a")])
     world.join("a", "b", "c")
     world.wait(3.0)
     assert not world.commands("a", ProbeNode)
@@ -149,7 +149,7 @@ def test_an_answer_without_figures_is_not_used(changes: dict[str, object]) -> No
 
 def test_heartbeats_tell_how_slow_a_node_is_and_a_change_is_saved_once_it_matters() -> None:
     world = World(models={"tiny": MANIFEST}).serve("a", "b", "c")
-    profiles = world.core.plane.replanner.profiles
+    profiles = world.core.plane.pipelines.profiles
     profiles.load([profile_of(node) for node in "abc"])
     node = world.plan.ring[0].node
     for beat in range(20):

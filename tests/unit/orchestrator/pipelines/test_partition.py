@@ -129,7 +129,7 @@ def test_a_node_that_comes_back_at_once_changes_nothing() -> None:
 
 def check(world: World) -> None:
     """No node is used by two pipelines, and none by one that it was not given to without being given up."""
-    used = [node for pipeline in world.core.plane.pipelines.all for node in pipeline.replanner.nodes_in_use()]
+    used = [node for pipeline in world.core.plane.pipelines.all for node in pipeline.nodes_in_use()]
     assert len(set(used)) == len(used)
 
 

@@ -66,7 +66,7 @@ def test_a_preview_changes_nothing(world: World) -> None:
     assert not {node["node"] for node in said["nodes"]} & set(nodes_of(world))
     world.wait(5.0)
     assert world.plan == before
-    assert world.core.plane.replanner.constraints == PlanConstraints()
+    assert world.core.plane.pipeline.constraints == PlanConstraints()
 
 
 def test_a_preview_without_a_plan_says_what_would_help(world: World) -> None:
@@ -106,14 +106,14 @@ def test_what_can_not_be_applied_is_not_remembered(world: World) -> None:
     assert reply
     assert not reply.ok
     assert "excluded" in reply.reason
-    assert world.core.plane.replanner.constraints == PlanConstraints()
+    assert world.core.plane.pipeline.constraints == PlanConstraints()
     assert world.plan == before
 
 
 def test_the_objective_and_the_context_are_those_of_the_wishes(world: World) -> None:
     world.control("apply", objective="throughput", context_tokens=64)
     world.wait(3.0)
-    active = world.core.plane.replanner.active
+    active = world.core.plane.pipeline.active
     assert active
     assert active.plan.solution.objective is Objective.THROUGHPUT
     assert active.plan.context_tokens == 64

@@ -161,7 +161,7 @@ def test_a_join_that_open_requests_lose_by_waits_until_nobody_reads() -> None:
 
 def test_a_join_waits_until_nobody_reads_when_there_is_no_room_for_both_plans() -> None:
     world = World().serve("a", "b", "c", speed_flops=1e9)
-    world.core.plane.replanner.judge = judge  # which looks at the best plan only
+    world.use_judge(judge)  # which looks at the best plan only
     request = world.ask()
     world.join("d", speed_flops=1e11)
     world.wait(5.0)
@@ -280,7 +280,7 @@ def test_an_empty_retained_plan_is_only_passed() -> None:
     world = World().up()
     world.event(PlanHeard(old_plan(41, ring=False), retained=True))
     assert not world.published(Plan)
-    assert world.core.plane.replanner.switchover.epochs.generation == 42
+    assert world.core.plane.pipelines.generation == 42
 
 
 def test_our_own_plan_comes_back_and_means_nothing() -> None:

@@ -1,0 +1,85 @@
+"""Which nodes a pipeline may plan with (pure)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Set
+from typing import Any
+
+from orchestrator.fleet.fleet import FleetState, Node
+from orchestrator.fleet.health import Condition
+from orchestrator.pipelines.allocation_state import AllocationState, NodeAllocation
+from schemas.messages import NodeBirth
+
+
+class PipelineNodes:
+    """The fleet as one pipeline sees it: it plans with its own nodes, as soon as no other pipeline holds them."""
+
+    def __init__(
+        self, fleet: FleetState, allocation: NodeAllocation, *, min_nodes: int, is_dividing: Callable[[], bool]
+    ) -> None:
+        """``min_nodes``: see `FleetView`, where the fleet is not divided. ``is_dividing``: see `PartitionSchedule`."""
+        self._fleet = fleet
+        self._allocation = allocation
+        self._min_nodes = min_nodes
+        self._is_dividing = is_dividing
+        self._held_elsewhere: frozenset[str] = frozenset()
+
+    # --- what others ask --------------------------------------------------------------------------------------
+
+    @property
+    def nodes(self) -> Mapping[str, Node]:
+        return self._fleet.nodes
+
+    @property
+    def min_nodes(self) -> int:
+        """The first plan waits for this many; a division has waited for them all."""
+        return self._min_nodes if self._allocation.state is AllocationState.UNDIVIDED else 1
+
+    @property
+    def on_hold(self) -> bool:
+        """Is it being decided which nodes the pipeline gets?"""
+        return self._allocation.state.on_hold or self._is_dividing()
+
+    def usable(self) -> tuple[NodeBirth, ...]:
+        """Births of its own free nodes, by name."""
+        return tuple(birth for birth in self._own() if birth.node not in self._held_elsewhere)
+
+    def plannable(self) -> tuple[NodeBirth, ...]:
+        """Births of those of them that should not give up their layers, by name."""
+        return tuple(birth for birth in self.usable() if not self.why_drained(birth.node))
+
+    def are_free(self) -> bool:
+        """Does no other pipeline hold one of its nodes, here or not?"""
+        names = self._allocation.names
+        own = {birth.node for birth in self._own()} if names is None else names
+        return not own & self._held_elsewhere
+
+    def _own(self) -> tuple[NodeBirth, ...]:
+        names = self._allocation.names
+        return tuple(birth for birth in self._fleet.usable() if names is None or birth.node in names)
+
+    def is_usable(self, node: str, incarnation: int) -> bool:
+        """Is this very start of the node there, whoever may plan with it?"""
+        return self._fleet.is_usable(node, incarnation)
+
+    def conditions(self) -> dict[str, Condition]:
+        """By node: what a plan should know of its battery and heat."""
+        return self._fleet.conditions()
+
+    def why_drained(self, node: str) -> str:
+        """Why no new plan may use this node; empty when one may."""
+        return self._fleet.why_drained(node)
+
+    def is_weak(self, node: str) -> bool:
+        """Should this node be given no layers for its own sake alone?"""
+        return self._fleet.is_weak(node)
+
+    def outline(self) -> tuple[Any, ...]:
+        """Equal as long as which nodes the pipeline may plan with, and when, has not changed."""
+        return (self._allocation.state, self._allocation.names, self._held_elsewhere, self.on_hold)
+
+    # --- orders -----------------------------------------------------------------------------------------------
+
+    def hold_elsewhere(self, nodes: Set[str]) -> None:
+        """These are the nodes that other pipelines use."""
+        self._held_elsewhere = frozenset(nodes)

@@ -1,0 +1,74 @@
+"""What came of a pipeline's planning (pure)."""
+
+from __future__ import annotations
+
+from orchestrator.balancing.acceptance import Acceptance, AcceptanceDecision
+from orchestrator.balancing.decision_log import Decision, DecisionLog, Verdict
+from orchestrator.deployment.plan import DeployedPlan, NoPlan, ReplanDone
+from orchestrator.effects import Effect, Note
+from orchestrator.planning.problem import Problem
+
+
+class PlanningReport:
+    """For those who ask why there is no plan, or no better one, and for those who wait for the end of an attempt."""
+
+    def __init__(self, pipeline: str) -> None:
+        self.why_none = NoPlan("not_ready", "the orchestrator has only just started: ask again")
+        self.last_failure = ""
+        self.why_it_stays = ""
+        """Why the last attempt to replace the plan in force came to nothing; empty when none was made or it worked."""
+        self.decisions = DecisionLog()
+        """Which solutions replaced the plan in force, which did not, and why."""
+        self._pipeline = pipeline
+        self._outcomes: list[ReplanDone] = []
+        self._smaller_caches: tuple[int, int] | None = None
+        """Context and slots that were last planned with because what is usual did not fit."""
+
+    def take_outcomes(self) -> list[ReplanDone]:
+        """How attempts have ended since this was last asked."""
+        outcomes, self._outcomes = self._outcomes, []
+        return outcomes
+
+    def begins(self) -> None:
+        """Another attempt is made, or one has worked: what was said of the plan in force is out of date."""
+        self.why_it_stays = ""
+
+    def no_model(self, reason: str) -> None:
+        """There is no plan because there is nothing to serve."""
+        self.why_none = NoPlan("no_model", reason)
+
+    def succeeded(self, *, changed: bool) -> None:
+        """There is a plan, perhaps the one in force."""
+        self._outcomes.append(ReplanDone(ok=True, changed=changed))
+
+    def failed(self, reason: str) -> None:
+        """An attempt has come to nothing."""
+        self._outcomes.append(ReplanDone(ok=False, changed=False, reason=reason))
+
+    def decided(self, decision: AcceptanceDecision, now_s: float) -> None:
+        """A solution was found beside the plan in force, and is to replace it or not."""
+        if not decision.recorded:
+            verdict = Verdict.MOVE if decision.answer is Acceptance.NOW else Verdict.STAY
+            self.decisions.add(Decision(verdict=verdict, reason=decision.reason), now_s)
+        if decision.answer is not Acceptance.NOW:
+            self.succeeded(changed=False)
+
+    def has_smaller_caches(self, asked: Problem, problem: Problem, why: str) -> list[Effect]:
+        """The KV caches are to be smaller than usual, with which there is no plan; told once."""
+        caches = (problem.context_tokens, problem.slots)
+        told, self._smaller_caches = self._smaller_caches == caches, caches
+        serving = f"serving {problem.slots} at once with {problem.context_tokens} tokens of context"
+        text = f"{serving} instead of {asked.slots} with {asked.context_tokens}: that {why}"
+        return [] if told else [Note(text, kind="smaller", pipeline=self._pipeline)]
+
+    def stays(self, plan: DeployedPlan, reason: str) -> Note:
+        """A plan stays in force, because nothing came of the attempt to replace it."""
+        self.why_it_stays = reason
+        return Note(f"epoch {plan.epoch} stays: {reason}", kind="stays", pipeline=self._pipeline)
+
+    def there_is_none(self, why: NoPlan) -> list[Effect]:
+        """No plan is in force, and none can be made for now; told once."""
+        if why == self.why_none:
+            return []
+        self.why_none = why
+        return [Note(f"no plan: {why.reason}", warning=True, kind="no_plan", pipeline=self._pipeline)]
