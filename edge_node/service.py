@@ -43,7 +43,7 @@ from edge_node.wire.topics import data_route
 from schemas import messages
 from schemas.codec import decode_frames
 from schemas.errors import ContractError
-from schemas.messages import NodeBirth, NodeStatus, PrepareProgress, ProbeNode
+from schemas.messages import NodeBirth, NodeStatus, ProbeNode
 from schemas.topics import (
     NODE_BIRTH,
     NODE_COMMAND,
@@ -74,10 +74,11 @@ class NodeService:
         self._bus = (
             make_bus(client_id, will) if make_bus else MqttBus(config.broker_url, client_id=client_id, will=will)
         )
-        self._memory_bytes = config.memory_bytes()
+        self._memory_bytes = device.memory_budget_bytes(config.memory_limit_bytes)
         self._speed = config.emulated_speed
         config.blob_directory.mkdir(parents=True, exist_ok=True)
-        self._store = BlobStore(config.blob_directory, limit_bytes=config.storage_bytes())
+        storage_bytes = device.storage_budget_bytes(config.blob_directory, config.storage_limit_bytes)
+        self._store = BlobStore(config.blob_directory, limit_bytes=storage_bytes)
         self._runner = SegmentRunner(
             self._store,
             threads=config.threads,
@@ -348,15 +349,7 @@ class NodeService:
                     _log.warning("segment of epoch %s failed: %s", event.key[1], event.reason)
                     self._do(self._core.load_failed(event.key, event.reason))
                 case LoadProgress():
-                    progress = PrepareProgress(
-                        node=self._config.name,
-                        pipeline=event.key[0],
-                        epoch=event.key[1],
-                        stage=event.key[2],
-                        done_bytes=event.done_bytes,
-                        total_bytes=event.total_bytes,
-                    )
-                    self._do([Reply(progress)])
+                    self._do(self._core.loading(event.key, event.done_bytes, event.total_bytes))
 
     def _do(self, effects: Sequence[Effect]) -> None:
         for effect in effects:
@@ -366,7 +359,7 @@ class NodeService:
                 case Reply():
                     self._publish(NODE_REPLY.format(node=self._config.name), effect.message)
                 case LoadSegment():
-                    self._profiler.wanted(effect.spec)
+                    self._profiler.wanted(effect.spec.segment)
                     self._runner.load(effect.spec, heir_of=effect.heir_of, same_segment=effect.same_segment)
                 case UnloadSegment():
                     self._runner.unload(effect.key)

@@ -28,6 +28,11 @@ UnsignedInt32 = Annotated[int, Number(0, 2**32 - 1)]
 WireDtype = Literal["fp32", "fp16", "int8"]
 UnitKind = Literal["embed", "block", "head"]
 
+PROBE_BATCH = 4
+"""Requests that decode together where a node measures a batch."""
+PROBE_CHUNK_TOKENS = 64
+"""Positions of the prompt chunk that a node measures."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True, order=True)
 class Epoch:
@@ -168,7 +173,7 @@ class UnitProfile:
     units: Annotated[int, Number(1, 100_000)] = about("How many units of this kind it has.")
     decode_s: Seconds = about("One decode step of one request.")
     decode_spread_s: Seconds = about("From the quickest to the slowest of the middle half.")
-    decode_batched_s: Seconds | None = about("Share of one request in a decode step of four.", default=None)
-    prefill_s: Seconds = about("One position of a chunk of 64.")
+    decode_batched_s: Seconds | None = about(f"Share of one request in a decode step of {PROBE_BATCH}.", default=None)
+    prefill_s: Seconds = about(f"One position of a chunk of {PROBE_CHUNK_TOKENS}.")
     resident_bytes: Bytes = about("Resident memory that opening and running it took.")
     weight_bytes: Bytes = about("Size of its weights on disk.")

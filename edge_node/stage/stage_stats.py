@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from schemas.messages import PrepareSegment, StageMetrics
+from edge_node.stage_spec import StageSpec
+from schemas.messages import StageMetrics
 
 _WEIGHT = 0.1
 
@@ -31,7 +32,7 @@ class StageStats:
         self.decode_s += _WEIGHT * (compute_s - self.decode_s)
         self.decode_rows += _WEIGHT * (rows - self.decode_rows)
 
-    def metrics(self, spec: PrepareSegment, *, queue: int, open_requests: int) -> StageMetrics:
+    def metrics(self, spec: StageSpec, *, queue: int, open_requests: int) -> StageMetrics:
         """For the heartbeat."""
         return StageMetrics(
             pipeline=spec.pipeline,

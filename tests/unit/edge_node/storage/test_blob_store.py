@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pytest
 
-from edge_node.config import NodeConfig
 from edge_node.errors import BlobUnavailable, LoadCancelled, StorageFull
 from edge_node.storage.blob_store import BlobStore, back_off_s
 from schemas.messages import BlobRef
@@ -345,16 +344,6 @@ def test_partial_files_of_other_blobs_make_room_too(server: Server, tmp_path: Pa
     blob = server.add(content(1000))
     fetch(store, [blob], f"{server.url}/good")
     assert names(store) == {blob.sha256}
-
-
-def test_what_is_stored_already_does_not_shrink_the_default_limit(server: Server, tmp_path: Path) -> None:
-    config = NodeConfig(name="a", broker_url="mqtt://127.0.0.1", home=tmp_path)
-    config.blob_directory.mkdir()
-    before = config.storage_bytes()
-    assert before > 0
-    (config.blob_directory / ("0" * 64)).write_bytes(bytes(8 * MEBI))
-    assert config.storage_bytes() > before - 256 * MEBI, "other programs write to this disk meanwhile"
-    assert NodeConfig(name="a", broker_url="", home=tmp_path, storage_limit_bytes=5).storage_bytes() == 5
 
 
 def test_used_bytes_while_files_come_and_go(store: BlobStore) -> None:
