@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+SPEEDS = (0.01, 1.0)
+"""Least and greatest speed that can be emulated."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class NodeConfig:
@@ -37,4 +40,4 @@ def read_speed(path: Path, before: float = 1.0) -> float:
         speed = float(path.read_text())
     except (OSError, ValueError):
         return before
-    return speed if 0.01 <= speed <= 1.0 else before
+    return speed if SPEEDS[0] <= speed <= SPEEDS[1] else before

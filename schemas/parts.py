@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+from schemas import names
 from schemas.contract import Items, Number, Text, about
 
-Name = Annotated[str, Text(pattern="^[A-Za-z0-9][A-Za-z0-9._-]*$", min_length=1, max_length=64)]
+Name = Annotated[str, Text(pattern=f"^{names.PATTERN}$", min_length=1, max_length=names.MAX_LENGTH)]
 RequestId = Annotated[str, Text(pattern="^[0-9a-f]{16}$", min_length=16, max_length=16)]
-Sha256 = Annotated[str, Text(pattern="^[0-9a-f]{64}$", min_length=64, max_length=64)]
+SHA256_PATTERN = "[0-9a-f]{64}"
+Sha256 = Annotated[str, Text(pattern=f"^{SHA256_PATTERN}$", min_length=64, max_length=64)]
 Line = Annotated[str, Text(max_length=1_000)]
 Label = Annotated[str, Text(max_length=200)]
 Prose = Annotated[str, Text(max_length=1_000_000)]

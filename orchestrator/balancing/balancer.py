@@ -19,6 +19,7 @@ from orchestrator.balancing.speed_estimate import ObservationSettings, Reading, 
 from orchestrator.planning.cost import check
 from orchestrator.planning.moves.nearby import nearby, value_s
 from orchestrator.planning.problem import Objective, Problem, Stage
+from schemas.back_off import back_off_s
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,16 +206,15 @@ class Balancer:
     def moved(self, now_s: float) -> None:
         """The plan that was decided upon has taken over."""
         self._moved_s = [at_s for at_s in self._moved_s if now_s - at_s < self.settings.shortly_s]
-        self._not_before_s = now_s + self.settings.cool_down_s * 2 ** max(
-            0, len(self._moved_s) - self.settings.free_moves
-        )
+        beyond = max(0, len(self._moved_s) - self.settings.free_moves)
+        self._not_before_s = now_s + back_off_s(self.settings.cool_down_s, beyond)
         self._moved_s.append(now_s)
         self._failures = 0
         self.begin_again()
 
     def failed(self, now_s: float) -> None:
         """A move was rolled back."""
-        self._not_before_s = now_s + self.settings.failed_cool_down_s * 2**self._failures
+        self._not_before_s = now_s + back_off_s(self.settings.failed_cool_down_s, self._failures)
         self._failures = min(self._failures + 1, 6)
         self._again_s = self._not_before_s
         self.begin_again()

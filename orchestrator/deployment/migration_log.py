@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from orchestrator.deployment.live_migration import LiveMigration, moved_units
+from schemas.ewma import ewma
 
 LEAST_BYTES = 256 * 1024
 """A smaller copy says more about messages' latency than about a link's rate."""
@@ -72,8 +73,7 @@ class MigrationLog:
         self.last_failure = f"{move.failed_node}: {move.reason}"
 
     def _learn(self, node: str, rate: float) -> None:
-        known = self._rates.get(node, rate)
-        self._rates[node] = known + _WEIGHT * (rate - known)
+        self._rates[node] = ewma(self._rates.get(node), rate, _WEIGHT)
 
     def rates(self, measured: Mapping[str, float]) -> dict[str, float]:
         """Bytes/s by node: what was seen in moves, else what was measured; 0 is unknown."""

@@ -128,7 +128,7 @@ def _view(birth: NodeBirth, profile: Profile | None, now_s: float) -> dict[str, 
     """Without a profile the node is planned with what it reported when it joined."""
     if profile is None:
         return {"node": birth.node, "measured": False, "hop_ms": birth.hop_s * 1e3}
-    blocks = max((unit for unit in profile.measured.units if unit.kind == BLOCK), key=lambda unit: unit.units)
+    blocks = profile.parts(BLOCK)[-1]
     return {
         "node": birth.node,
         "measured": True,

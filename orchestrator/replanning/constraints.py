@@ -9,9 +9,9 @@ from typing import Any
 from orchestrator.fleet.health import Condition
 from orchestrator.planning.errors import BadConstraint
 from orchestrator.planning.problem import Constraints, Device, NodeLimit, Objective, Pin
+from schemas.names import is_name
 
 _RANGE = re.compile(r"(\d{1,6})(?:-(\d{1,6}))?")
-_NODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _MB = 10**6
 _MOST = 256
 
@@ -129,7 +129,7 @@ def _is_pair(value: Any) -> bool:
 
 
 def _is_node(value: Any) -> bool:
-    return isinstance(value, str) and _NODE.fullmatch(value) is not None
+    return isinstance(value, str) and is_name(value)
 
 
 def _is_limit(value: Any) -> bool:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from broker.address import parse_broker_url
-from broker.security import is_loopback
+from broker.security import is_exposed, is_loopback
 from orchestrator.errors import BadSetting, InsecureAddress
 from orchestrator.fleet.health import HealthLimits
 from orchestrator.timing import DEFAULT_CHUNK_TOKENS, MOST_PIPELINES, Timing
@@ -74,7 +74,7 @@ class ServiceConfig:
                 f"serving models on {self.blob_host} is open to the whole network: use 127.0.0.1, or add --insecure"
             )
         address = parse_broker_url(self.broker_url)
-        if not address.tls and not is_loopback(address.host):
+        if is_exposed(address):
             raise InsecureAddress(
                 f"the connection to the broker at {address.host} is not encrypted: use mqtts://, or add --insecure"
             )

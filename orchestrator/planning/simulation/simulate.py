@@ -30,7 +30,9 @@ from orchestrator.planning.simulation.scenario import (
 )
 from orchestrator.planning.solution import Prediction
 from orchestrator.planning.solver.replicas import answers_first
-from orchestrator.planning.stage_cost import BATCH, StageCost, stage_costs
+from orchestrator.planning.stage_cost import StageCost, stage_costs
+from schemas.ewma import ewma
+from schemas.messages import PROBE_BATCH
 
 EWMA_WEIGHT = 0.2
 
@@ -218,7 +220,7 @@ class Simulation:
             return
         batch = [node.queue.popleft()]
         if node.device.decode_batched_s is not None and not batch[0].prefill:
-            while node.queue and len(batch) < BATCH and self._joins(batch[0], node.queue[0]):
+            while node.queue and len(batch) < PROBE_BATCH and self._joins(batch[0], node.queue[0]):
                 batch.append(node.queue.popleft())
         cost = pipeline.costs[batch[0].stage]
         took_s = self._service_s(cost, batch) / node.speed
@@ -233,11 +235,11 @@ class Simulation:
 
     @staticmethod
     def _figure(node: _Node, batch: list[_Job], took_s: float) -> None:
-        mean_s, rows = took_s / len(batch), float(len(batch))
-        node.token_s = mean_s if node.token_s is None else node.token_s + EWMA_WEIGHT * (mean_s - node.token_s)
+        rows = float(len(batch))
+        node.token_s = ewma(node.token_s, took_s / len(batch), EWMA_WEIGHT)
         seen = node.figures.setdefault(batch[0].stage, _Figures(took_s, rows))
-        seen.run_s += EWMA_WEIGHT * (took_s - seen.run_s)
-        seen.rows += EWMA_WEIGHT * (rows - seen.rows)
+        seen.run_s = ewma(seen.run_s, took_s, EWMA_WEIGHT)
+        seen.rows = ewma(seen.rows, rows, EWMA_WEIGHT)
         seen.positions += len(batch)
 
     @staticmethod

@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from edge_node.errors import BlobUnavailable, LoadCancelled, StorageFull
-from edge_node.storage.blob_store import BlobStore, back_off_s
+from edge_node.storage.blob_store import BlobStore
+from schemas.back_off import back_off_s, out_of_step
 from schemas.messages import BlobRef
 
 MEBI = 1 << 20
@@ -266,8 +267,8 @@ def test_waits_longer_after_each_failure(server: Server, tmp_path: Path) -> None
     assert len(pauses_s) == len(server.requests) / 2 - 1 == 4, "one pause for all servers together"
     for pause_s, longest_s in zip(pauses_s, (0.25, 0.5, 1, 2), strict=True):
         assert longest_s / 2 <= pause_s <= longest_s
-    assert all(back_off_s(failures, 5, 300) <= 300 for failures in (1, 7, 10_000))
-    assert back_off_s(10_000, 5, 300) >= 150
+    assert all(out_of_step(back_off_s(5, doublings, 300)) <= 300 for doublings in (0, 6, 10_000))
+    assert out_of_step(back_off_s(5, 10_000, 300)) >= 150
 
 
 def test_a_cancelled_transfer_does_not_wait_and_try_again(server: Server, store: BlobStore) -> None:
