@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import socket
@@ -11,12 +10,13 @@ from pathlib import Path
 
 import click
 
-from broker.address import parse_broker_url
+from broker.address import DEFAULT_URL, parse_broker_url
 from broker.security import is_exposed
 from edge_node.config import SPEEDS, NodeConfig, read_speed
 from edge_node.runtime.process_heap import ask_for_huge_pages
 from schemas import PACKAGE_VERSION, names
 from schemas.errors import LinguabusError
+from schemas.logs import log_to_stderr
 from schemas.system_limits import allow_many_files, describe
 
 _MEBI = 1 << 20
@@ -62,7 +62,7 @@ def _check_speed(context: click.Context, parameter: click.Parameter, value: str)
 @click.option(
     "--broker",
     envvar="LINGUABUS_BROKER",
-    default="mqtt://127.0.0.1:1883",
+    default=DEFAULT_URL,
     show_default=True,
     metavar="URL",
     help="The broker: mqtt://host[:port] or mqtts://host[:port].",
@@ -121,8 +121,7 @@ def node(
     verbose: int,
 ) -> None:
     """Lend this device to a linguabus fleet: it runs the part of a model that the orchestrator gives it."""
-    level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    log_to_stderr(verbose)
     # Before NumPy is imported: its BLAS would start a thread per core.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     address = parse_broker_url(broker)

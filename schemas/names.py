@@ -1,4 +1,4 @@
-"""Names of nodes, pipelines, models and clients: what fits between the slashes of a topic."""
+"""Names of nodes, pipelines, models and clients, which fit between the slashes of a topic; and names of blobs."""
 
 from __future__ import annotations
 
@@ -12,12 +12,20 @@ PATTERN = f"{_FIRST}[{_FURTHER}]*"
 """Of a name whose length is limited elsewhere."""
 LIMITED_PATTERN = f"{_FIRST}[{_FURTHER}]{{0,{MAX_LENGTH - 1}}}"
 _NAME = re.compile(LIMITED_PATTERN)
+SHA256_PATTERN = "[0-9a-f]{64}"
+"""Of a blob's name."""
+_SHA256 = re.compile(SHA256_PATTERN)
 _FOREIGN = re.compile(f"[^{_FURTHER}]+")
 
 
 def is_name(text: str) -> bool:
     """May it be a name?"""
     return _NAME.fullmatch(text) is not None
+
+
+def is_sha256(text: str) -> bool:
+    """May it be a blob's name?"""
+    return _SHA256.fullmatch(text) is not None
 
 
 def name_from(text: str) -> str:

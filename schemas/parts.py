@@ -5,21 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from schemas import names
+from schemas import limits, names
 from schemas.contract import Items, Number, Text, about
 
 Name = Annotated[str, Text(pattern=f"^{names.PATTERN}$", min_length=1, max_length=names.MAX_LENGTH)]
 RequestId = Annotated[str, Text(pattern="^[0-9a-f]{16}$", min_length=16, max_length=16)]
-SHA256_PATTERN = "[0-9a-f]{64}"
-Sha256 = Annotated[str, Text(pattern=f"^{SHA256_PATTERN}$", min_length=64, max_length=64)]
-Line = Annotated[str, Text(max_length=1_000)]
+Sha256 = Annotated[str, Text(pattern=f"^{names.SHA256_PATTERN}$", min_length=64, max_length=64)]
+Line = Annotated[str, Text(max_length=limits.MAX_LINE)]
 Label = Annotated[str, Text(max_length=200)]
 Prose = Annotated[str, Text(max_length=1_000_000)]
 Url = Annotated[str, Text(pattern="^https?://[!-~]+$", min_length=8, max_length=500)]
 Bytes = Annotated[int, Number(0, 2**50)]
 Count = Annotated[int, Number(0, 2**53)]
 Index = Annotated[int, Number(0, 100_000)]
-Tokens = Annotated[int, Number(0, 10_000_000)]
+Tokens = Annotated[int, Number(0, limits.MAX_CONTEXT_TOKENS)]
 TokenId = Annotated[int, Number(0, 2**31 - 1)]
 TokenIds = Annotated[tuple[TokenId, ...], Items(1_000_000)]
 Seconds = Annotated[float, Number(0, 1e9)]
@@ -69,7 +68,7 @@ class Basis:
     """The working epoch that a new one takes its requests and KV rows over from; see `schemas.handover`."""
 
     epoch: Epoch = about("The epoch in force.")
-    ring: Annotated[tuple[StageRef, ...], Items(256, 1)] = about("Its stages in order.")
+    ring: Annotated[tuple[StageRef, ...], Items(limits.MAX_STAGES, 1)] = about("Its stages in order.")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

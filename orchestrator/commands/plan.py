@@ -12,6 +12,7 @@ from orchestrator.commands.connection import connect
 from orchestrator.commands.output import megabytes, print_json, table
 from orchestrator.commands.plan_changes import changes, describe_changes
 from orchestrator.commands.settings import Settings, bus_options, pass_settings
+from schemas import limits
 
 REPLAN_TIMEOUT_S = 600.0
 """Nodes may have to fetch their parts before the new plan is in force."""
@@ -86,7 +87,7 @@ def wish_options(function: Callable[..., None]) -> Callable[..., None]:
         ),
         click.option("--only-on-charger", is_flag=True, help="Leave out nodes that run on their battery."),
         click.option(
-            "--context", "context_tokens", type=click.IntRange(2, 10_000_000),
+            "--context", "context_tokens", type=click.IntRange(limits.MIN_CONTEXT_TOKENS, limits.MAX_CONTEXT_TOKENS),
             help="Tokens of prompt and answer together. [default: as the orchestrator was started]",
         ),
         click.option("--json", "as_json", is_flag=True, help="Print one JSON object."),

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.model.errors import ManifestError
+from schemas.names import is_sha256
 
 FORMAT = 1
 DTYPE_BYTES = {"float32": 4, "float16": 2}
@@ -213,7 +214,7 @@ def _contradiction(m: Manifest) -> str | None:
     lost = sorted({s for u in m.units for s in u.blobs} - known)
     if lost:
         return f"a unit needs blob {lost[0]} that is not listed"
-    if any(len(s) != 64 or set(s) - set("0123456789abcdef") for s in known):
+    if not all(map(is_sha256, known)):
         return "a blob is not named by a SHA-256"
     if any(not 0 <= u < count for b in m.blobs for u in b.units) or any(b.size_bytes < 0 for b in m.blobs):
         return "a blob has a negative size or belongs to a unit that does not exist"

@@ -9,6 +9,7 @@ from typing import Any
 from orchestrator.fleet.health import Condition
 from orchestrator.planning.errors import BadConstraint
 from orchestrator.planning.problem import Constraints, Device, NodeLimit, Objective, Pin
+from schemas.limits import MAX_CONTEXT_TOKENS, MIN_CONTEXT_TOKENS
 from schemas.names import is_name
 
 _RANGE = re.compile(r"(\d{1,6})(?:-(\d{1,6}))?")
@@ -89,8 +90,8 @@ def constraints_from(arguments: dict[str, Any]) -> PlanConstraints:
     if objective not in goals:
         raise BadConstraint(f"objective: use one of {', '.join(goals)}")
     context = arguments.get("context_tokens")
-    if context is not None and not _is_count(context, 2, 10_000_000):
-        raise BadConstraint("context_tokens: use a number from 2 to 10000000")
+    if context is not None and not _is_count(context, MIN_CONTEXT_TOKENS, MAX_CONTEXT_TOKENS):
+        raise BadConstraint(f"context_tokens: use a number from {MIN_CONTEXT_TOKENS} to {MAX_CONTEXT_TOKENS}")
     battery = arguments.get("min_battery_percent")
     if battery is not None and not _is_percent(battery):
         raise BadConstraint("min_battery_percent: use a number from 0 to 100")
