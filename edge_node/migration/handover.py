@@ -17,6 +17,7 @@ from edge_node.requests.request import StageRequest
 from edge_node.stage_spec import SegmentSpec, StageKey, StageSpec
 from schemas.handover import heirs
 from schemas.messages import Basis
+from schemas.units import has_layer
 
 
 class OldStage(Protocol):
@@ -72,7 +73,7 @@ class Handover:
             layer.layer: Supplier(stage, ref.node, layer)
             for layer in segment.kv_layers
             for stage, ref in enumerate(basis.ring)
-            if layer not in here and stage != source and ref.start <= layer.layer + 1 < ref.stop
+            if layer not in here and stage != source and has_layer(ref, layer.layer)
         }
         self._is_complete = all(layer in here or layer.layer in suppliers for layer in segment.kv_layers)
         known = old.requests if old else None

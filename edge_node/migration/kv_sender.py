@@ -18,6 +18,7 @@ from edge_node.stage_spec import StageSpec
 from edge_node.wire.topics import StageTopics
 from schemas.codec import HEADER_BYTES, KV_HEADER_BYTES, request_number
 from schemas.messages import CopyKv, Epoch, FinishKv, KvCopied, KvTarget
+from schemas.units import has_layer
 
 _MESSAGE_BYTES = 64 * 1024
 _MAX_BLOCKS = 512
@@ -237,10 +238,10 @@ class KvSender:
 
 
 def _parts(target: KvTarget, spec: StageSpec, value_bytes: int) -> tuple[_Part, ...]:
-    """Keys and values of the target's layers that this stage has; the first decoder block is unit 1."""
+    """Keys and values of the target's layers that this stage has."""
     return tuple(
         _Part(layer.layer, part, layer.kv_heads * width * value_bytes)
         for layer in spec.segment.kv_layers
-        if target.start <= layer.layer + 1 < target.stop
+        if has_layer(target, layer.layer)
         for part, width in enumerate((layer.key_dim, layer.value_dim))
     )

@@ -17,6 +17,7 @@ from edge_node.telemetry import device
 from edge_node.telemetry.spread import spread_s
 from schemas.codec import WIRE_DTYPES
 from schemas.messages import PROBE_BATCH, PROBE_CHUNK_TOKENS, ProbeNode, ProbePart, UnitProfile
+from schemas.units import EMBED, HEAD
 
 _log = logging.getLogger(__name__)
 _DECODE_RUNS = 15
@@ -82,8 +83,8 @@ def _measure_part(
         slots=PROBE_BATCH,
         chunk_tokens=PROBE_CHUNK_TOKENS,
         wire=WIRE_DTYPES[command.wire_dtype],
-        is_first=part.kind == "embed",
-        is_last=part.kind == "head",
+        is_first=part.kind == EMBED,
+        is_last=part.kind == HEAD,
     )
     before_bytes = device.memory_bytes()[0]
     segment = Segment(spec, store.path(part.graph.sha256), threads=threads, emulated_speed=speed)

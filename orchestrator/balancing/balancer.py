@@ -253,17 +253,6 @@ class _Arrivals:
 
 
 def with_slowness(problem: Problem, slowness: dict[str, float]) -> Problem:
-    """The problem with devices as slow as they are believed to be; a hop does not depend on it."""
-    devices = []
-    for device in problem.devices:
-        factor = slowness.get(device.name, 1.0)
-        batched = device.decode_batched_s
-        devices.append(
-            replace(
-                device,
-                decode_s=tuple(factor * figure for figure in device.decode_s),
-                decode_batched_s=None if batched is None else tuple(factor * figure for figure in batched),
-                prefill_s=tuple(factor * figure for figure in device.prefill_s),
-            )
-        )
+    """The problem with devices as slow as they are believed to be."""
+    devices = (device.slowed(slowness.get(device.name, 1.0)) for device in problem.devices)
     return replace(problem, devices=tuple(devices))

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import click
 
 from orchestrator.client import Answer
-from orchestrator.commands.output import table
+from orchestrator.text.table import table
 from schemas.limits import MAX_ANSWER_TOKENS
 from schemas.messages import Sampling, StageTiming, StreamEnd
 

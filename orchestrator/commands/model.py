@@ -9,9 +9,11 @@ import click
 
 from orchestrator.commands.connection import connect
 from orchestrator.commands.exits import FAILURE
-from orchestrator.commands.output import megabytes, print_json, table
+from orchestrator.commands.output import print_json
 from orchestrator.commands.progress import ProgressLines
 from orchestrator.commands.settings import Settings, bus_options, default_cache, pass_settings
+from orchestrator.text.figures import megabytes
+from orchestrator.text.table import table
 
 if TYPE_CHECKING:
     from orchestrator.model.manifest import Manifest

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from orchestrator.deployment.live_migration import LiveMigration, moved_units
+from orchestrator.text.figures import megabytes
 from schemas.ewma import ewma
 
 LEAST_BYTES = 256 * 1024
@@ -30,7 +31,7 @@ class MigrationRecord:
     paused_s: float
 
     def __str__(self) -> str:
-        copied = f"copied {self.copied_bytes / 1e6:.1f} MB in {self.copied_s:.1f} s"
+        copied = f"copied {megabytes(self.copied_bytes, 1)} in {self.copied_s:.1f} s"
         return (
             f"moved {self.units}: prepared {self.prepared_s:.1f} s,"
             f" {copied if self.mode == 'copy' else 'KV rows are computed again'}, paused {self.paused_s * 1e3:.0f} ms"

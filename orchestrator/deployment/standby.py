@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from orchestrator.deployment.plan import DeployedPlan
-from orchestrator.deployment.plan_view import describe_units
 from orchestrator.effects import Effect, Note, PlanStandby, Publish
 from orchestrator.events import StandbyPlanned
 from orchestrator.fleet.fleet import Node
 from orchestrator.planning.errors import BadConstraint, PlanningError
 from orchestrator.planning.problem import Problem
 from orchestrator.planning.solution import Standby
+from orchestrator.text.units import describe_units
 from schemas.limits import MAX_BLOBS
 from schemas.messages import BlobRef, Epoch, KeepBlobs
 from schemas.topics import NODE_COMMAND

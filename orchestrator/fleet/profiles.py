@@ -14,10 +14,10 @@ from typing import Any
 from orchestrator.effects import Effect, Note, Publish, SaveProfile
 from orchestrator.model.manifest import Manifest
 from orchestrator.model.served import ServedModel
-from orchestrator.planning.problem import BLOCK, EMBED, HEAD
 from orchestrator.planning.profile import Profile
 from schemas.messages import NodeBirth, NodeProfile, ProbeNode
 from schemas.topics import NODE_COMMAND
+from schemas.units import BLOCK, EMBED, HEAD
 
 PROBE_TIME_LIMIT_S = 1.5
 """Longest computing of a node that measures itself."""

@@ -16,6 +16,7 @@ from typing import Any
 
 from orchestrator.model.errors import ManifestError
 from schemas.names import is_sha256
+from schemas.units import kinds_of
 
 FORMAT = 1
 DTYPE_BYTES = {"float32": 4, "float16": 2}
@@ -202,8 +203,7 @@ def _contradiction(m: Manifest) -> str | None:
     count = len(m.units)
     if count < 3 or len(m.layers) != count - 2 or len(m.boundaries) != count - 1:
         return f"{count} units, {len(m.layers)} layers and {len(m.boundaries)} boundaries do not fit together"
-    kinds = ["embed", *["block"] * (count - 2), "head"]
-    if [u.kind for u in m.units] != kinds or [u.index for u in m.units] != list(range(count)):
+    if tuple(u.kind for u in m.units) != kinds_of(count) or [u.index for u in m.units] != list(range(count)):
         return "the units are not embed, blocks, head in order"
     if [b.before for b in m.boundaries] != list(range(1, count)) or any(b.width < 1 for b in m.boundaries):
         return "the boundaries are not one before each unit with a positive width"

@@ -7,12 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 from orchestrator.deployment.plan import DeployedPlan
-from orchestrator.deployment.plan_view import describe_units
 from orchestrator.planning.cost import check
 from orchestrator.planning.moves.kv_migration import Migration
 from orchestrator.planning.problem import Problem, Stage
 from orchestrator.planning.solution import Solution
 from orchestrator.planning.solver.solve import evaluate
+from orchestrator.text.units import describe_units
 
 
 def comparison(

@@ -35,7 +35,7 @@ class Cycle:
             device = problem.device_by_name[stage.node]
             hop_s, hop_busy_s = (device.hop_s, device.hop_busy_s) if cost.leaves else (0.0, 0.0)
             carries_rows = cost.leaves and index + 1 < len(stages)  # the last stage sends tokens
-            row_s = problem.activation_bytes / device.link_bytes_per_s if carries_rows else 0.0
+            row_s = problem.row_s(device) if carries_rows else 0.0
             mine = busy_s.setdefault(stage.node, [0.0] * (problem.slots + 1))
             for rows in range(1, problem.slots + 1):
                 self._ring_s[rows] += _run_s(cost, rows) + hop_s + (rows - 1) * row_s

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from orchestrator.planning.problem import BLOCK, EMBED, HEAD
 from orchestrator.planning.stage_cost import batched_run_s
 from schemas.messages import PROBE_BATCH, NodeBirth, NodeProfile, UnitProfile
+from schemas.units import BLOCK, EMBED, HEAD
 
 LEAST_SLOPE = 0.75
 """Share of a run of the larger part that its blocks take at least."""

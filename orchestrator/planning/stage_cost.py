@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from orchestrator.planning.cost import stage_counts, weighted
+from orchestrator.planning.cost import leaves, stage_counts, unit_counts, weighted
 from orchestrator.planning.problem import Problem, Stage
 from schemas.messages import PROBE_BATCH
 
@@ -36,14 +36,14 @@ def stage_costs(problem: Problem, stages: Sequence[Stage]) -> tuple[StageCost, .
     for index, stage in enumerate(stages):
         device = problem.device_by_name[stage.node]
         body, head = stage_counts(problem, stage)
-        counts = [one + other for one, other in zip(body, head, strict=True)]
+        counts = unit_counts(problem, stage)
         costs.append(
             StageCost(
                 prompt_token_s=weighted(body, device.prefill_s),
                 head_s=weighted(head, device.decode_s),
                 token_s=weighted(counts, device.decode_s),
                 batch_s=PROBE_BATCH * weighted(counts, device.batched_s),
-                leaves=stages[(index + 1) % len(stages)].node != stage.node,
+                leaves=leaves(stages, index),
             )
         )
     return tuple(costs)

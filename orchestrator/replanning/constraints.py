@@ -11,6 +11,7 @@ from orchestrator.planning.errors import BadConstraint
 from orchestrator.planning.problem import Constraints, Device, NodeLimit, Objective, Pin
 from schemas.limits import MAX_CONTEXT_TOKENS, MIN_CONTEXT_TOKENS
 from schemas.names import is_name
+from schemas.units import EMBED, HEAD
 
 _RANGE = re.compile(r"(\d{1,6})(?:-(\d{1,6}))?")
 _MB = 10**6
@@ -64,7 +65,7 @@ def parse_units(text: str, unit_count: int) -> list[tuple[int, int]]:
         BadWish: not one of these, or blocks that the model does not have.
     """
     last = unit_count - 1
-    named = {"embed": [(0, 1)], "head": [(last, last + 1)], "ends": [(0, 1), (last, last + 1)]}
+    named = {EMBED: [(0, 1)], HEAD: [(last, last + 1)], "ends": [(0, 1), (last, last + 1)]}
     if text in named:
         return named[text]
     found = _RANGE.fullmatch(text)

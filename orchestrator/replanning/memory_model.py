@@ -21,7 +21,8 @@ import math
 from dataclasses import dataclass
 
 from orchestrator.model.manifest import Manifest
-from orchestrator.planning.problem import BLOCK, EMBED, HEAD
+from schemas.messages import UnitKind
+from schemas.units import BLOCK, EMBED, HEAD
 
 SESSION_BYTES = 16 << 20
 """11 MiB of code, and what allocators keep of transfers and loading."""
@@ -37,7 +38,7 @@ class ResidentFactors:
     block: float
     head: float
 
-    def of(self, kind: str) -> float:
+    def of(self, kind: UnitKind) -> float:
         return {EMBED: self.embed, BLOCK: self.block, HEAD: self.head}[kind]
 
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from orchestrator.planning.explain.render import table
 from orchestrator.planning.simulation.scenario import Happening, Record, Workload
+from orchestrator.text.table import table
 
 SLICES = 12
 BUSIEST_SHOWN = 10

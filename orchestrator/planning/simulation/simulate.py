@@ -267,7 +267,7 @@ class Simulation:
         hop_s = 0.0
         if pipeline.costs[job.stage].leaves:
             sent = job.tokens if job.stage < final else 1
-            hop_s = device.hop_s - device.hop_busy_s + (sent - 1) * problem.activation_bytes / device.link_bytes_per_s
+            hop_s = device.hop_s - device.hop_busy_s + (sent - 1) * problem.row_s(device)
         if job.stage < final:
             job.stage += 1
             self._at(self._now + max(0.0, hop_s), lambda: self._queue(pipeline, job))
