@@ -68,7 +68,7 @@ class NodeService:
         self._config = config
         self._tell = tell
         self._incarnation = time.time_ns() // 1_000_000
-        status = NodeStatus(node=config.name, incarnation=self._incarnation, online=False, reason="connection lost")
+        status = self._status(online=False, reason="connection lost")
         will = Will(NODE_STATUS.format(node=config.name), messages.encode(status), qos=1, retain=True)
         client_id = f"node-{config.name}-{self._incarnation}"
         self._bus = (
@@ -168,15 +168,19 @@ class NodeService:
         self._publish_online()
         _log.info("%s is registered at %s", self._birth.node, self._config.broker_url.rsplit("@", 1)[-1])
 
-    def _publish_online(self) -> None:
-        status = NodeStatus(
-            node=self._config.name,
-            incarnation=self._incarnation,
-            online=True,
-            leaving=self.leaving,
-            reason=self._drain.reason,
+    def _status(self, *, online: bool, leaving: bool = False, reason: str) -> NodeStatus:
+        return NodeStatus(
+            node=self._config.name, incarnation=self._incarnation, online=online, leaving=leaving, reason=reason
         )
+
+    def _publish_status(self, status: NodeStatus) -> None:
         self._publish(NODE_STATUS.format(node=self._config.name), status, retain=True)
+
+    def _publish_online(self) -> None:
+        self._publish_status(self._status(online=True, leaving=self.leaving, reason=self._drain.reason))
+
+    def _publish_echo(self, payload: bytes) -> None:
+        self._bus.publish(NODE_ECHO.format(node=self._config.name), payload)
 
     def _publish(self, topic: str, message: Any, *, retain: bool = False, qos: int = 1) -> None:
         self._bus.publish(topic, messages.encode(message), qos=qos, retain=retain)
@@ -187,10 +191,7 @@ class NodeService:
             self._own.append(Delivery(topic, data, 0, False))
 
     def _say_goodbye(self) -> None:
-        status = NodeStatus(
-            node=self._config.name, incarnation=self._incarnation, online=False, leaving=True, reason="stopped"
-        )
-        self._publish(NODE_STATUS.format(node=self._config.name), status, retain=True)
+        self._publish_status(self._status(online=False, leaving=True, reason="stopped"))
         self._bus.flush(2.0)
 
     def _leave(self, now_s: float) -> None:
@@ -314,14 +315,14 @@ class NodeService:
     def _profile(self) -> None:
         """Go on with a measurement of the link, send what is measured."""
         for payload in self._profiler.link_messages():
-            self._bus.publish(NODE_ECHO.format(node=self._config.name), payload)
+            self._publish_echo(payload)
         self._do([Reply(profile) for profile in self._profiler.finished()])
 
     def _measure_link(self) -> None:
         """One small echo, unless the link is being probed."""
         payload = None if self._profiler.measures_link else self._link.next_message(time.monotonic())
         if payload is not None:
-            self._bus.publish(NODE_ECHO.format(node=self._config.name), payload)
+            self._publish_echo(payload)
 
     def _reject(self, topic: str, error: ContractError) -> None:
         kind = type(error).__name__

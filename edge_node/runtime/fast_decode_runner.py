@@ -9,9 +9,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from edge_node.errors import SegmentUnusable
 from edge_node.runtime.sampling import choose_token
-from edge_node.runtime.segment import Segment, first_line
+from edge_node.runtime.segment import Segment, cannot_run
 from edge_node.stage.decode_fast_path import DecodeFastPath
 
 _UNBOUND = object()
@@ -60,7 +59,7 @@ class FastDecodeRunner:
         try:
             self._run(self._binding)
         except Exception as error:  # ONNX Runtime raises many unrelated types
-            raise SegmentUnusable(f"ONNX Runtime can't run the segment: {first_line(error)}") from error
+            raise cannot_run(error) from error
         compute_s = time.perf_counter() - started
         return self._choose(fast_path) if self._is_last else self._give(0, 1), compute_s
 

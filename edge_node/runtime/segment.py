@@ -87,7 +87,7 @@ class Segment:
         try:
             self.session = ort.InferenceSession(str(graph_path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime raises many unrelated types
-            raise SegmentUnusable(f"ONNX Runtime can't open the segment: {first_line(error)}") from error
+            raise SegmentUnusable(f"ONNX Runtime can't open the segment: {_first_line(error)}") from error
         self._dtypes = {
             node.name: _NUMPY_TYPES.get(node.type) for node in (*self.session.get_inputs(), *self.session.get_outputs())
         }
@@ -208,7 +208,7 @@ class Segment:
         try:
             self.session.run_with_iobinding(kept.binding)
         except Exception as error:  # as above
-            raise SegmentUnusable(f"ONNX Runtime can't run the segment: {first_line(error)}") from error
+            raise cannot_run(error) from error
         if self._speed < 1.0:
             # A device of speed S needs 1/S of the time: the rest is waited, not computed.
             time.sleep((1.0 / self._speed - 1.0) * (self._clock() - cpu_started))
@@ -280,6 +280,10 @@ class Segment:
         self.ready = None
 
 
-def first_line(error: Exception) -> str:
-    """What an exception says in a line."""
+def cannot_run(error: Exception) -> SegmentUnusable:
+    """What ONNX Runtime raised in a run, as an error of ours."""
+    return SegmentUnusable(f"ONNX Runtime can't run the segment: {_first_line(error)}")
+
+
+def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:300]

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from edge_node.effects import CopyPrefix, SendKvRows, WriteKvRows
-from edge_node.errors import LoadCancelled, NodeError
+from edge_node.errors import LoadCancelled, NodeError, reason_of
 from edge_node.runtime import process_heap
 from edge_node.runtime.execute import execute
 from edge_node.runtime.fast_decode_runner import FastDecodeRunner
@@ -116,10 +116,10 @@ class SegmentRunner:
         except LoadCancelled:
             _log.info("loading the segment of epoch %s was cancelled", spec.epoch)
         except NodeError as error:
-            self._post(LoadFailed(spec.key, str(error)))
+            self._post(LoadFailed(spec.key, reason_of(error)))
         except Exception as error:  # out of memory, full disk, ...: the orchestrator must hear of it
             _log.exception("segment of epoch %s can't be loaded", spec.epoch)
-            self._post(LoadFailed(spec.key, f"{type(error).__name__}: {error}"[:900]))
+            self._post(LoadFailed(spec.key, reason_of(error)))
         else:
             self._segments[spec.key] = segment
             self._post(Loaded(spec.key, downloaded_bytes, time.monotonic() - started_s, segment.kv.value_bytes))

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from edge_node.errors import NodeError
+from edge_node.errors import NodeError, reason_of
 from edge_node.stage_spec import SegmentSpec
 from edge_node.storage.blob_store import BlobStore
 from edge_node.telemetry import device
@@ -119,9 +119,9 @@ class Profiler:
                 storage_bytes=self._store.limit_bytes,
             )
         except NodeError as error:
-            answer = replace(answer, failure=str(error)[:900])
+            answer = replace(answer, failure=reason_of(error))
         except Exception as error:  # the orchestrator must hear of it, whatever it was
             _log.exception("measuring %s failed", command.model)
-            answer = replace(answer, failure=f"{type(error).__name__}: {error}"[:900])
+            answer = replace(answer, failure=reason_of(error))
         self._answers.put(replace(answer, took_s=time.monotonic() - self._started_s))
         self._wake()
