@@ -12,11 +12,11 @@ import time
 from contextlib import closing, suppress
 from dataclasses import asdict
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from orchestrator.errors import StateUnreadable
 from orchestrator.planning.profile import Profile
+from schemas.closing import Closing
 from schemas.errors import ContractError
 from schemas.messages import Epoch, NodeBirth, NodeProfile, decode, encode
 
@@ -49,7 +49,7 @@ CREATE TABLE drained (node TEXT PRIMARY KEY, since REAL NOT NULL)
 SCHEMA_VERSION = len(_SCHEMAS)
 
 
-class Database:
+class Database(Closing):
     """The database. Times are seconds since 1970. Owned by one thread; a context manager."""
 
     def __init__(self, path: Path) -> None:
@@ -93,14 +93,6 @@ class Database:
         except BaseException:
             self._db.execute("ROLLBACK")
             raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the file. Idempotent."""
