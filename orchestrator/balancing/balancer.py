@@ -17,6 +17,7 @@ from typing import Any
 from orchestrator.balancing.decision_log import Decision, DecisionLog, Stages, Verdict
 from orchestrator.balancing.speed_estimate import ObservationSettings, Reading, SpeedEstimate
 from orchestrator.planning.cost import check
+from orchestrator.planning.gain import LEAST_GAIN, gain
 from orchestrator.planning.moves.nearby import nearby, value_s
 from orchestrator.planning.problem import Objective, Problem, Stage
 from schemas.back_off import back_off_s
@@ -26,7 +27,7 @@ from schemas.back_off import back_off_s
 class BalanceSettings:
     """What makes a move worth it."""
 
-    min_gain: float = 0.05
+    min_gain: float = LEAST_GAIN
     """Least share of the time per token that a move has to save."""
     gain_noises: float = 3.0
     """It must also be so many standard deviations of what is believed of a node."""
@@ -184,15 +185,15 @@ class Balancer:
         best, best_key = None, (False, 0.0, 0.0)
         needed = self._needed_gain(asked.running)
         for stages in (asked.found, *nearby(problem, asked.running)):
-            gain = 1 - value_s(problem, stages) / now_value_s if now_value_s > 0 else 0.0
-            if stages == asked.running or gain <= 0:
+            saved = gain(now_value_s, value_s(problem, stages))
+            if stages == asked.running or saved <= 0:
                 continue
             cost_s = asked.cost_s(stages)
-            key = (gain >= needed, work_s * gain - self.settings.safety * cost_s, gain)
+            key = (saved >= needed, work_s * saved - self.settings.safety * cost_s, saved)
             if best is None or key > best_key:
                 best_key = key
                 best = Decision(
-                    verdict=Verdict.STAY, reason="", stages=stages, gain=gain, saved_s=work_s * gain, cost_s=cost_s
+                    verdict=Verdict.STAY, reason="", stages=stages, gain=saved, saved_s=work_s * saved, cost_s=cost_s
                 )
         return best
 

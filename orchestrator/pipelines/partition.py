@@ -12,10 +12,8 @@ from orchestrator.planning.solver.solve import solve
 from orchestrator.timing import MOST_PIPELINES
 
 Group = frozenset[str]
-WORTH_IT = 0.05
-"""Pipelines at work are changed only for a predicted gain above this share."""
 WORTH_FORCED = 1e-3
-"""The same when somebody asks for a new plan."""
+"""Pipelines at work are changed for a gain above this share when somebody asks for a new plan."""
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ def expected_s(pipeline: Pipeline, session: Session) -> float:
     prompt_tokens = known_tokens - pipeline.requests.cached_tokens(session, active.plan.epoch)
     prompt_tokens += sum(len(waiting.prompt_ids) for waiting in pipeline.requests.waiting)
     prefill_s = predicted.ttft_s * prompt_tokens / max(1, predicted.prompt_tokens)
-    per_token_s = max(predicted.decode_s, min(ahead + 1, slots) * predicted.bottleneck_s)
+    per_token_s = predicted.stream_token_s(min(ahead + 1, slots))
     answer_tokens = session.answer.max_tokens - len(session.answer.tokens)
     return prefill_s + (1 + ahead // slots) * answer_tokens * per_token_s
 

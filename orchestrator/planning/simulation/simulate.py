@@ -163,8 +163,7 @@ class Simulation:
         if pipeline.down:
             return float("inf")
         planned = pipeline.planned
-        per_token_s = max(planned.decode_s, (len(pipeline.open) + 1) * planned.bottleneck_s)
-        return planned.ttft_s + self.workload.answer_tokens * per_token_s
+        return planned.ttft_s + self.workload.answer_tokens * planned.stream_token_s(len(pipeline.open) + 1)
 
     def _prefill(self, request: _Request, tokens: int) -> None:
         """Send a prompt (or, after a loss, prompt and tokens so far) to stage 0 in chunks."""
