@@ -80,7 +80,7 @@ class Profiles:
                 parts=model.probe_parts,
                 blob_urls=blob_urls,
                 vocab_size=model.manifest.vocab_size,
-                width=max(boundary.width for boundary in model.manifest.boundaries),
+                width=model.manifest.width,
                 wire_dtype=wire,
                 time_limit_s=PROBE_TIME_LIMIT_S,
             )

@@ -115,6 +115,11 @@ class Manifest:
         return len(self.units)
 
     @property
+    def width(self) -> int:
+        """Values per position of the widest boundary."""
+        return max(boundary.width for boundary in self.boundaries)
+
+    @property
     def num_layers(self) -> int:
         return len(self.layers)
 

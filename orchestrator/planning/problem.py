@@ -262,6 +262,11 @@ class Problem:
         """Resident bytes of one unit with its KV caches."""
         return run.weight_bytes + run.kv_bytes_per_token * self.context_tokens * self.slots
 
+    @property
+    def chain_bytes(self) -> int:
+        """Resident bytes of all units with their KV caches, shared weights counted twice."""
+        return sum(run.count * self.unit_memory_bytes(run) for run in self.runs)
+
     def fixed_bytes(self, device: Device) -> int:
         """Resident bytes of a device that takes part, before its first unit."""
         return device.runtime_overhead_bytes + device.live_move_bytes + self.workspace_bytes

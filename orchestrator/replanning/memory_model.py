@@ -66,7 +66,7 @@ def workspace_bytes(manifest: Manifest, *, chunk_tokens: int, context_tokens: in
     The outputs of all matrices of a block have together (FLOPs per token / 2) / width values per position.
     """
     chunk = min(chunk_tokens, context_tokens)
-    width = max(boundary.width for boundary in manifest.boundaries)
+    width = manifest.width
     block = max(manifest.units[1:-1], key=lambda unit: unit.flops_per_token)
     projected = block.flops_per_token / 2 / width
     heads = max((width / max(cache.key_dim, 1) for cache in manifest.layers), default=1.0)

@@ -63,7 +63,6 @@ def build_problem(
     )
     tied = sum(blob.size_bytes for blob in manifest.blobs if _ties_ends(manifest, blob))
     common = sum(blob.size_bytes for blob in manifest.blobs if _is_common(manifest, blob))
-    width = max(boundary.width for boundary in manifest.boundaries)
     workspace = workspace_bytes(manifest, chunk_tokens=chunk_tokens, context_tokens=context_tokens, slots=slots)
     longer = workspace_bytes(manifest, chunk_tokens=chunk_tokens, context_tokens=context_tokens + 1, slots=slots)
     wider = workspace_bytes(manifest, chunk_tokens=chunk_tokens, context_tokens=context_tokens, slots=slots + 1)
@@ -76,7 +75,7 @@ def build_problem(
         slots=slots,
         objective=constraints.goal,
         constraints=constraints.constraints(manifest.num_units),
-        activation_bytes=activation_payload_bytes(WIRE_DTYPES[wire_dtype], 1, width),
+        activation_bytes=activation_payload_bytes(WIRE_DTYPES[wire_dtype], 1, manifest.width),
         workspace_bytes=workspace + common,
         workspace_bytes_per_token=longer - workspace,
         workspace_bytes_per_slot=wider - workspace,

@@ -94,7 +94,7 @@ def _reason(problem: Problem) -> str:
 
 def _needed_bytes(problem: Problem) -> int:
     """The least all units can take: with both ends on one device when they share their weights."""
-    return sum(run.count * problem.unit_memory_bytes(run) for run in problem.runs) - problem.tied_bytes
+    return problem.chain_bytes - problem.tied_bytes
 
 
 def _room_bytes(problem: Problem) -> int:
