@@ -33,7 +33,8 @@ from orchestrator.planning.simulation.simulate import Simulation
 from orchestrator.planning.solution import Infeasible
 from orchestrator.planning.solver.replicas import Rates, plan_replicas
 from orchestrator.planning.solver.solve import solve
-from orchestrator.planning.stage_cost import BATCH, stage_costs
+from orchestrator.planning.stage_cost import stage_costs
+from schemas.messages import PROBE_BATCH
 
 NOISE = 0.2
 SLIGHT_NOISE = 0.1
@@ -221,7 +222,9 @@ def _second(balancer: SimulatedBalancer, group: _Group, at: int, truth: Problem,
     group.positions += round(tokens)
     per_node: dict[str, list[StageObservation]] = {device.name: [] for device in group.problem.devices}
     for stage, cost in enumerate(costs):
-        per_node[group.stages[stage].node].append(StageObservation(stage, cost.run_s(BATCH), BATCH, group.positions))
+        per_node[group.stages[stage].node].append(
+            StageObservation(stage, cost.run_s(PROBE_BATCH), PROBE_BATCH, group.positions)
+        )
     nodes = [NodeObservation(name, None, 0, True, tuple(seen)) for name, seen in per_node.items()]
     seen = Observation(
         float(second), at, group.stages, tuple(nodes),

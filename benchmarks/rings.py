@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -14,10 +13,11 @@ import numpy as np
 from broker.local_broker import LocalBroker
 from edge_node.requests.ring_driver import chunk_lengths
 from edge_node.runtime.segment import Segment
+from edge_node.stage_spec import SegmentSpec
 from edge_node.wire.activations import encode_activation
 from orchestrator.model.model import Model
 from schemas.codec import WIRE_DTYPES
-from schemas.messages import BlobRef, Epoch, KvLayer, PrepareSegment, StageRef, WireDtype
+from schemas.messages import BlobRef, KvLayer, WireDtype
 from tests.support.mqtt_proxy import MqttProxy
 from tests.support.nodes import running_nodes
 from tests.support.ring import Ring, even_cuts
@@ -35,15 +35,9 @@ def open_segment(
     manifest = model.manifest
     start, stop = cuts[stage : stage + 2]
     spec = model.segment(start, stop, wire=wire)
-    prepare = PrepareSegment(
-        pipeline="bench",
-        epoch=Epoch(generation=0, counter=0),
-        stage=stage,
-        ring=tuple(StageRef(node="here", start=a, stop=b) for a, b in itertools.pairwise(cuts)),
-        model=manifest.name,
+    opened = SegmentSpec(
         graph=BlobRef(sha256=spec.graph.sha256, size_bytes=spec.graph.size_bytes),
         blobs=(),
-        blob_urls=("http://127.0.0.1:9",),
         kv_layers=tuple(
             KvLayer(layer=layer.layer, kv_heads=layer.kv_heads, key_dim=layer.key_dim, value_dim=layer.value_dim)
             for layer in manifest.layers
@@ -55,10 +49,11 @@ def open_segment(
         context_tokens=CONTEXT_TOKENS,
         slots=1,
         chunk_tokens=CHUNK_TOKENS,
-        wire_dtype=wire,
-        planned_bytes=0,
+        wire=WIRE_DTYPES[wire],
+        is_first=start == 0,
+        is_last=stop == manifest.num_units,
     )
-    return Segment(prepare, model.blobs_folder / spec.graph.sha256, threads=1, emulated_speed=emulated_speed)
+    return Segment(opened, model.blobs_folder / spec.graph.sha256, threads=1, emulated_speed=emulated_speed)
 
 
 class LocalChain:

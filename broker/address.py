@@ -9,6 +9,7 @@ from broker.errors import BadBrokerUrl
 
 DEFAULT_PORT = 1883
 DEFAULT_TLS_PORT = 8883
+DEFAULT_URL = f"mqtt://127.0.0.1:{DEFAULT_PORT}"
 
 
 @dataclass(frozen=True, slots=True)

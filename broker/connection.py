@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import enum
 import logging
-import random
 import select
 import socket
 import ssl
@@ -28,6 +27,7 @@ from broker.bus import Connected, Disconnected, Event
 from broker.dial import BackgroundDial, dial
 from broker.errors import BrokerRefused, BrokerUnreachable, BusClosed
 from broker.paho_client import SocketClient
+from schemas.back_off import back_off_s, out_of_step
 
 logger = logging.getLogger(__name__)
 
@@ -279,11 +279,11 @@ class Connection:
 
     def _schedule_attempt(self) -> None:
         """Wait between half and all of a delay that doubles with each failure up to RECONNECT_MAX_S."""
-        delay_s = min(RECONNECT_MAX_S, RECONNECT_MIN_S * 2.0 ** min(self._failures, 16))
+        delay_s = out_of_step(back_off_s(RECONNECT_MIN_S, self._failures, RECONNECT_MAX_S))
         self._failures += 1
         self._lost_reason = ""
         self.state = ConnectionState.WAITING
-        self._due_s = time.monotonic() + delay_s * random.uniform(0.5, 1.0)
+        self._due_s = time.monotonic() + delay_s
 
     def _recover(self, now_s: float) -> bool:
         """One step of the reconnection. Returns True when it is complete."""

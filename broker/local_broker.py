@@ -12,12 +12,12 @@ import tempfile
 import time
 from importlib import metadata, util
 from pathlib import Path
-from types import TracebackType
 from typing import Literal, Self
 
 from broker.child_process import ChildProcess
 from broker.errors import BrokerDidNotStart, BrokerNotFound, BusError
 from broker.mqtt import MqttBus
+from schemas.closing import Closing
 
 BrokerKind = Literal["auto", "mosquitto", "embedded"]
 
@@ -53,7 +53,7 @@ def find_mosquitto() -> str | None:
     return None
 
 
-class LocalBroker:
+class LocalBroker(Closing):
     """A broker process on 127.0.0.1, anonymous access, nothing kept on disk. A context manager.
 
     `url`, `port`, `pid`, `kind` and `version` are set while it runs. It ends with `close`, or with the process
@@ -145,11 +145,6 @@ class LocalBroker:
     def __enter__(self) -> Self:
         self.start()
         return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _launch(self, port: int) -> None:
         assert self._folder is not None

@@ -10,8 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 from broker.bus import (
     DEFAULT_MAX_PAYLOAD_BYTES,
@@ -34,6 +33,7 @@ from broker.errors import (
     SubscribeRefused,
 )
 from broker.topic_filters import check_pattern, check_topic, matches
+from schemas.closing import Closing
 
 NAME = "the in-memory broker"
 
@@ -133,7 +133,7 @@ class _Queued(NamedTuple):
     retain: bool
 
 
-class MemoryBus:
+class MemoryBus(Closing):
     """A `broker.bus.Bus` connected to a `MemoryBroker`. See the port for the contract of each method."""
 
     def __init__(
@@ -249,14 +249,6 @@ class MemoryBus:
             if self._online:
                 del self._broker._clients[self.client_id]
             self._open = self._online = False
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _require_open(self, action: str) -> None:
         if not self._open:

@@ -11,8 +11,7 @@ import ssl
 import time
 from collections import deque
 from collections.abc import Iterable
-from types import TracebackType
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple
 
 from paho.mqtt.client import MQTTv5
 from paho.mqtt.enums import MQTTProtocolVersion
@@ -33,6 +32,7 @@ from broker.connection import CLOSE_S, VERSIONS, Connection, ConnectionState
 from broker.errors import BusClosed, PayloadTooLarge, QueueFull, SubscribeRefused
 from broker.paho_client import SocketClient, pack_topic
 from broker.topic_filters import check_pattern
+from schemas.closing import Closing
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ class _Queued(NamedTuple):
     retain: bool
 
 
-class MqttBus:
+class MqttBus(Closing):
     """A `broker.bus.Bus` over paho-mqtt. See the port for the contract of each method."""
 
     def __init__(
@@ -236,14 +236,6 @@ class MqttBus:
         if self.connected:
             self.flush(CLOSE_S)
         self._link.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     @property
     def _client(self) -> SocketClient:

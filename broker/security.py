@@ -1,8 +1,10 @@
-"""Which addresses count as this machine."""
+"""Which addresses count as this machine, and what may travel in plain."""
 
 from __future__ import annotations
 
 import ipaddress
+
+from broker.address import BrokerAddress
 
 
 def is_loopback(host: str) -> bool:
@@ -13,3 +15,8 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def is_exposed(address: BrokerAddress) -> bool:
+    """Could others on the network read what is sent to this broker?"""
+    return not (address.tls or is_loopback(address.host))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import re
 import signal
 import socket
 import sys
@@ -12,19 +10,20 @@ from pathlib import Path
 
 import click
 
-from broker.address import parse_broker_url
-from broker.security import is_loopback
+from broker.address import DEFAULT_URL, parse_broker_url
+from broker.security import is_exposed
+from edge_node.config import SPEEDS, NodeConfig, read_speed
 from edge_node.runtime.process_heap import ask_for_huge_pages
-from schemas import PACKAGE_VERSION
+from schemas import PACKAGE_VERSION, names
 from schemas.errors import LinguabusError
+from schemas.logs import log_to_stderr
 from schemas.system_limits import allow_many_files, describe
 
 _MEBI = 1 << 20
 
 
 def _default_name() -> str:
-    cleaned = re.sub(r"[^A-Za-z0-9._-]+", "-", socket.gethostname()).strip("-._")[:64]
-    return cleaned or "node"
+    return names.name_from(socket.gethostname()) or "node"
 
 
 def _default_home() -> Path:
@@ -38,8 +37,8 @@ def _default_home() -> Path:
 
 
 def _check_name(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", value):
-        raise click.BadParameter("use letters, digits, '.', '_' and '-', 64 at most")
+    if not names.is_name(value):
+        raise click.BadParameter(names.RULE)
     return value
 
 
@@ -52,7 +51,7 @@ def _check_speed(context: click.Context, parameter: click.Parameter, value: str)
         raise click.BadParameter(f"{path} can't be read") from None
     except ValueError:
         raise click.BadParameter(f"there is no number in {path or repr(value)}") from None
-    click.FloatRange(0.01, 1.0).convert(speed, parameter, context)
+    click.FloatRange(*SPEEDS).convert(speed, parameter, context)
     return path or speed
 
 
@@ -63,7 +62,7 @@ def _check_speed(context: click.Context, parameter: click.Parameter, value: str)
 @click.option(
     "--broker",
     envvar="LINGUABUS_BROKER",
-    default="mqtt://127.0.0.1:1883",
+    default=DEFAULT_URL,
     show_default=True,
     metavar="URL",
     help="The broker: mqtt://host[:port] or mqtts://host[:port].",
@@ -122,15 +121,13 @@ def node(
     verbose: int,
 ) -> None:
     """Lend this device to a linguabus fleet: it runs the part of a model that the orchestrator gives it."""
-    level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    log_to_stderr(verbose)
     # Before NumPy is imported: its BLAS would start a thread per core.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     address = parse_broker_url(broker)
-    if not address.tls and not is_loopback(address.host) and not insecure:
+    if is_exposed(address) and not insecure:
         raise click.UsageError(f"{address.host} is another machine: use mqtts://, or --insecure in a network you trust")
     try:
-        from edge_node.config import NodeConfig, read_speed
         from edge_node.service import NodeService
     except ImportError as error:
         raise click.ClickException(f"{error.name} is missing: pip install 'linguabus[edge]'") from None

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge_node.telemetry.device import available_bytes, memory_bytes
-
-_MEMORY_SHARE = 0.75
-_STORAGE_SHARE = 0.5
+SPEEDS = (0.01, 1.0)
+"""Least and greatest speed that can be emulated."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,19 +33,6 @@ class NodeConfig:
         """Where blobs are kept."""
         return self.home / "blobs"
 
-    def memory_bytes(self) -> int:
-        """Memory the node may use in all: the limit, or its own plus most of what the system could give."""
-        if self.memory_limit_bytes is not None:
-            return self.memory_limit_bytes
-        return memory_bytes()[0] + int(_MEMORY_SHARE * available_bytes())
-
-    def storage_bytes(self) -> int:
-        """Room for blobs: the limit, or what they take already plus half of the free disk."""
-        if self.storage_limit_bytes is not None:
-            return self.storage_limit_bytes
-        stored_bytes = sum(path.stat().st_size for path in self.blob_directory.iterdir())
-        return stored_bytes + int(_STORAGE_SHARE * shutil.disk_usage(self.home).free)
-
 
 def read_speed(path: Path, before: float = 1.0) -> float:
     """The speed in a file; the one before while it has none in the range of the option."""
@@ -56,4 +40,4 @@ def read_speed(path: Path, before: float = 1.0) -> float:
         speed = float(path.read_text())
     except (OSError, ValueError):
         return before
-    return speed if 0.01 <= speed <= 1.0 else before
+    return speed if SPEEDS[0] <= speed <= SPEEDS[1] else before

@@ -12,14 +12,13 @@ from edge_node.effects import Effect, LoadSegment, Register, Reply, StandBy, Sto
 from edge_node.migration.handover import Handover
 from edge_node.stage.decode_fast_path import DecodeFastPath
 from edge_node.stage.stage import Stage
-from edge_node.stage_spec import StageKey
+from edge_node.stage_spec import StageKey, StageSpec
 from edge_node.work import Computed, Work
 from schemas.codec import (
     HEADER_BYTES,
     MAX_PAYLOAD_BYTES,
     REQUEST,
     REQUEST_OFFSET,
-    WIRE_DTYPES,
     Frame,
     activation_payload_bytes,
 )
@@ -33,6 +32,7 @@ from schemas.messages import (
     KeepBlobs,
     OpenRequest,
     Plan,
+    PrepareProgress,
     PrepareSegment,
     RefuseNode,
     RegisterAgain,
@@ -94,32 +94,33 @@ class NodeCore:
     def _each(self, action: Any) -> list[Effect]:
         return [effect for stage in self._stages.values() for effect in action(stage)]
 
-    def _prepare(self, spec: PrepareSegment) -> list[Effect]:
-        if spec.stage >= len(spec.ring) or spec.ring[spec.stage].node != self.node:
-            return [self._prepare_failed(spec, f"stage {spec.stage} of the ring is not {self.node}'s")]
-        if spec.planned_bytes > self._memory_bytes:
-            missing = spec.planned_bytes - self._memory_bytes
+    def _prepare(self, command: PrepareSegment) -> list[Effect]:
+        spec = StageSpec.of(command) if command.stage < len(command.ring) else None
+        if spec is None or spec.node != self.node:
+            return [self._prepare_failed(command, f"stage {command.stage} of the ring is not {self.node}'s")]
+        if command.planned_bytes > self._memory_bytes:
+            missing = command.planned_bytes - self._memory_bytes
             reason = f"{self.node} may use {self._memory_bytes} bytes, the plan needs {missing} more"
-            return [self._prepare_failed(spec, reason)]
-        frame_bytes = activation_payload_bytes(WIRE_DTYPES[spec.wire_dtype], spec.chunk_tokens, spec.width_out)
+            return [self._prepare_failed(command, reason)]
+        segment = spec.segment
+        frame_bytes = activation_payload_bytes(segment.wire, segment.chunk_tokens, segment.width_out)
         if frame_bytes > MAX_PAYLOAD_BYTES:
-            reason = f"a chunk of {spec.chunk_tokens} positions is {frame_bytes} bytes, allowed are {MAX_PAYLOAD_BYTES}"
-            return [self._prepare_failed(spec, reason)]
-        key = (spec.pipeline, spec.epoch, spec.stage)
-        if key in self._stages:  # a repeated QoS 1 message
+            chunk = f"a chunk of {segment.chunk_tokens} positions is {frame_bytes} bytes"
+            return [self._prepare_failed(command, f"{chunk}, allowed are {MAX_PAYLOAD_BYTES}")]
+        if spec.key in self._stages:  # a repeated QoS 1 message
             return []
         handover, load = None, LoadSegment(spec)
         if spec.basis is not None:
             handover = Handover(spec, spec.basis, self._stages, patience_s=self._watchdog_min_s)
             if handover.old:
-                load = LoadSegment(spec, handover.old.key, handover.same_segment)
+                load = LoadSegment(spec, handover.old.spec.key, handover.same_segment)
         stage = Stage(spec, watchdog_min_s=self._watchdog_min_s, handover=handover)
-        self._stages[key] = self._by_place[_place(key)] = stage
+        self._stages[spec.key] = self._by_place[_place(spec.key)] = stage
         if len(spec.ring) > 1:
             self._by_input[stage.topics.input] = stage
         return [Subscribe(stage.patterns), load]
 
-    def _prepare_failed(self, spec: PrepareSegment, reason: str) -> Effect:
+    def _prepare_failed(self, spec: PrepareSegment | StageSpec, reason: str) -> Effect:
         return Reply(
             SegmentFailed(
                 node=self.node, incarnation=self.incarnation, pipeline=spec.pipeline, epoch=spec.epoch, reason=reason
@@ -128,9 +129,12 @@ class NodeCore:
 
     def _commit(self, plan: Plan) -> list[Effect]:
         """The plan is in force: older epochs of its pipeline are over."""
-        over = [key for key in self._stages if key[0] == plan.pipeline and key[1] < plan.epoch]
-        if not plan.ring:
-            over = [key for key in self._stages if key[0] == plan.pipeline and key[1] <= plan.epoch]
+        over = [
+            spec.key
+            for spec in (stage.spec for stage in self._stages.values())
+            if spec.pipeline == plan.pipeline
+            and (spec.epoch < plan.epoch or (spec.epoch == plan.epoch and not plan.ring))
+        ]
         for stage in self._of_epoch(plan.pipeline, plan.epoch):
             stage.move.close()
         self._ending.update(over)
@@ -144,10 +148,10 @@ class NodeCore:
 
     def _release_epoch(self, message: ReleaseSegment) -> list[Effect]:
         over = self._of_epoch(message.pipeline, message.epoch)
-        return [effect for stage in over for effect in self._release(stage.key)]
+        return [effect for stage in over for effect in self._release(stage.spec.key)]
 
     def _of_epoch(self, pipeline: str, epoch: Epoch) -> list[Stage]:
-        return [stage for key, stage in self._stages.items() if key[:2] == (pipeline, epoch)]
+        return [stage for stage in self._stages.values() if stage.spec.key[:2] == (pipeline, epoch)]
 
     def _move(self, message: CopyKv | FinishKv | HoldRequests | GoOn) -> None:
         for stage in self._of_epoch(message.pipeline, message.epoch):
@@ -156,7 +160,7 @@ class NodeCore:
                     stage.move.copy(message)
                 case FinishKv() if message.stage == stage.spec.stage:
                     stage.move.finish(message)
-                case HoldRequests() if stage.is_first:
+                case HoldRequests() if stage.spec.is_first:
                     stage.move.hold(message)
                 case GoOn():
                     stage.move.go_on()
@@ -194,6 +198,19 @@ class NodeCore:
 
     # --- loading ----------------------------------------------------------------------------------------------
 
+    def loading(self, key: StageKey, done_bytes: int, total_bytes: int) -> list[Effect]:
+        """A segment's files are being fetched."""
+        pipeline, epoch, stage = key
+        progress = PrepareProgress(
+            node=self.node,
+            pipeline=pipeline,
+            epoch=epoch,
+            stage=stage,
+            done_bytes=done_bytes,
+            total_bytes=total_bytes,
+        )
+        return [Reply(progress)]
+
     def loaded(
         self,
         key: StageKey,
@@ -213,8 +230,8 @@ class NodeCore:
         stage.ready = SegmentReady(
             node=self.node,
             incarnation=self.incarnation,
-            pipeline=key[0],
-            epoch=key[1],
+            pipeline=stage.spec.pipeline,
+            epoch=stage.spec.epoch,
             stage=stage.spec.stage,
             rss_bytes=rss_bytes,
             peak_rss_bytes=peak_rss_bytes,
@@ -287,7 +304,7 @@ class NodeCore:
         subscribed to them.
         """
         stage = self._by_input.get(topic)
-        return stage is not None and stage.is_first
+        return stage is not None and stage.spec.is_first
 
     @property
     def has_work(self) -> bool:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from edge_node.stage_spec import StageKey
+from edge_node.stage_spec import StageKey, StageSpec
 from schemas.codec import Frame, KvRowsHeader
-from schemas.messages import Epoch, KeepBlobs, PrepareSegment
+from schemas.messages import Epoch, KeepBlobs
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class LoadSegment:
     It shares the KV buffers of ``heir_of`` for the layers both have, or is that very segment (``same_segment``).
     """
 
-    spec: PrepareSegment
+    spec: StageSpec
     heir_of: StageKey | None = None
     same_segment: bool = False
 

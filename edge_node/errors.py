@@ -1,6 +1,7 @@
 """What can go wrong on a node."""
 
 from schemas.errors import LinguabusError
+from schemas.limits import MAX_LINE
 
 
 class NodeError(LinguabusError):
@@ -29,3 +30,8 @@ class NotFinite(NodeError):
 
 class NodeRefused(NodeError):
     """The orchestrator does not take this node; the message says what to do."""
+
+
+def reason_of(error: Exception) -> str:
+    """A line for the orchestrator: what an error of ours says; of another one, what it is too."""
+    return (str(error) if isinstance(error, NodeError) else f"{type(error).__name__}: {error}")[:MAX_LINE]

@@ -43,7 +43,7 @@ from edge_node.wire.topics import data_route
 from schemas import messages
 from schemas.codec import decode_frames
 from schemas.errors import ContractError
-from schemas.messages import NodeBirth, NodeStatus, PrepareProgress, ProbeNode
+from schemas.messages import NodeBirth, NodeStatus, ProbeNode
 from schemas.topics import (
     NODE_BIRTH,
     NODE_COMMAND,
@@ -68,16 +68,17 @@ class NodeService:
         self._config = config
         self._tell = tell
         self._incarnation = time.time_ns() // 1_000_000
-        status = NodeStatus(node=config.name, incarnation=self._incarnation, online=False, reason="connection lost")
+        status = self._status(online=False, reason="connection lost")
         will = Will(NODE_STATUS.format(node=config.name), messages.encode(status), qos=1, retain=True)
         client_id = f"node-{config.name}-{self._incarnation}"
         self._bus = (
             make_bus(client_id, will) if make_bus else MqttBus(config.broker_url, client_id=client_id, will=will)
         )
-        self._memory_bytes = config.memory_bytes()
+        self._memory_bytes = device.memory_budget_bytes(config.memory_limit_bytes)
         self._speed = config.emulated_speed
         config.blob_directory.mkdir(parents=True, exist_ok=True)
-        self._store = BlobStore(config.blob_directory, limit_bytes=config.storage_bytes())
+        storage_bytes = device.storage_budget_bytes(config.blob_directory, config.storage_limit_bytes)
+        self._store = BlobStore(config.blob_directory, limit_bytes=storage_bytes)
         self._runner = SegmentRunner(
             self._store,
             threads=config.threads,
@@ -167,15 +168,19 @@ class NodeService:
         self._publish_online()
         _log.info("%s is registered at %s", self._birth.node, self._config.broker_url.rsplit("@", 1)[-1])
 
-    def _publish_online(self) -> None:
-        status = NodeStatus(
-            node=self._config.name,
-            incarnation=self._incarnation,
-            online=True,
-            leaving=self.leaving,
-            reason=self._drain.reason,
+    def _status(self, *, online: bool, leaving: bool = False, reason: str) -> NodeStatus:
+        return NodeStatus(
+            node=self._config.name, incarnation=self._incarnation, online=online, leaving=leaving, reason=reason
         )
+
+    def _publish_status(self, status: NodeStatus) -> None:
         self._publish(NODE_STATUS.format(node=self._config.name), status, retain=True)
+
+    def _publish_online(self) -> None:
+        self._publish_status(self._status(online=True, leaving=self.leaving, reason=self._drain.reason))
+
+    def _publish_echo(self, payload: bytes) -> None:
+        self._bus.publish(NODE_ECHO.format(node=self._config.name), payload)
 
     def _publish(self, topic: str, message: Any, *, retain: bool = False, qos: int = 1) -> None:
         self._bus.publish(topic, messages.encode(message), qos=qos, retain=retain)
@@ -186,10 +191,7 @@ class NodeService:
             self._own.append(Delivery(topic, data, 0, False))
 
     def _say_goodbye(self) -> None:
-        status = NodeStatus(
-            node=self._config.name, incarnation=self._incarnation, online=False, leaving=True, reason="stopped"
-        )
-        self._publish(NODE_STATUS.format(node=self._config.name), status, retain=True)
+        self._publish_status(self._status(online=False, leaving=True, reason="stopped"))
         self._bus.flush(2.0)
 
     def _leave(self, now_s: float) -> None:
@@ -313,14 +315,14 @@ class NodeService:
     def _profile(self) -> None:
         """Go on with a measurement of the link, send what is measured."""
         for payload in self._profiler.link_messages():
-            self._bus.publish(NODE_ECHO.format(node=self._config.name), payload)
+            self._publish_echo(payload)
         self._do([Reply(profile) for profile in self._profiler.finished()])
 
     def _measure_link(self) -> None:
         """One small echo, unless the link is being probed."""
         payload = None if self._profiler.measures_link else self._link.next_message(time.monotonic())
         if payload is not None:
-            self._bus.publish(NODE_ECHO.format(node=self._config.name), payload)
+            self._publish_echo(payload)
 
     def _reject(self, topic: str, error: ContractError) -> None:
         kind = type(error).__name__
@@ -348,15 +350,7 @@ class NodeService:
                     _log.warning("segment of epoch %s failed: %s", event.key[1], event.reason)
                     self._do(self._core.load_failed(event.key, event.reason))
                 case LoadProgress():
-                    progress = PrepareProgress(
-                        node=self._config.name,
-                        pipeline=event.key[0],
-                        epoch=event.key[1],
-                        stage=event.key[2],
-                        done_bytes=event.done_bytes,
-                        total_bytes=event.total_bytes,
-                    )
-                    self._do([Reply(progress)])
+                    self._do(self._core.loading(event.key, event.done_bytes, event.total_bytes))
 
     def _do(self, effects: Sequence[Effect]) -> None:
         for effect in effects:
@@ -366,7 +360,7 @@ class NodeService:
                 case Reply():
                     self._publish(NODE_REPLY.format(node=self._config.name), effect.message)
                 case LoadSegment():
-                    self._profiler.wanted(effect.spec)
+                    self._profiler.wanted(effect.spec.segment)
                     self._runner.load(effect.spec, heir_of=effect.heir_of, same_segment=effect.same_segment)
                 case UnloadSegment():
                     self._runner.unload(effect.key)

@@ -1,8 +1,104 @@
-"""Which stage of which ring a node has, as its prepare command says."""
+"""Which stage of which ring a node has, and the segment it runs: worked out once, from the prepare command."""
 
 from __future__ import annotations
 
-from schemas.messages import Epoch
+from dataclasses import dataclass
+
+from schemas.codec import WIRE_DTYPES, Dtype
+from schemas.messages import Basis, BlobRef, Epoch, KvLayer, PrepareSegment, StageRef
 
 StageKey = tuple[str, Epoch, int]
 """(pipeline, epoch, stage): a node may have several stages of a ring, the first and the last above all."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentSpec:
+    """A part of a model, ready to be opened for ``slots`` requests of ``context_tokens`` positions each.
+
+    Two that are equal are the same segment, whatever ring it is for.
+    """
+
+    graph: BlobRef
+    blobs: tuple[BlobRef, ...]
+    """The weights that the graph refers to."""
+    kv_layers: tuple[KvLayer, ...]
+    """Its KV caches, in order."""
+    width_in: int
+    """Values per position of the hidden state that comes in; 0 where token ids do."""
+    width_out: int
+    """Values per position of the hidden state that goes out; 0 where logits do."""
+    vocab_size: int
+    context_tokens: int
+    slots: int
+    chunk_tokens: int
+    """The most positions of one request in a run."""
+    wire: Dtype
+    """Type of hidden states on the wire."""
+    is_first: bool
+    is_last: bool
+
+    @property
+    def files(self) -> tuple[BlobRef, ...]:
+        """All that has to be on disk to open it."""
+        return (self.graph, *self.blobs)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageSpec:
+    """A stage of an epoch's ring: its place, its neighbours and its segment."""
+
+    key: StageKey
+    pipeline: str
+    epoch: Epoch
+    stage: int
+    ring: tuple[StageRef, ...]
+    node: str
+    """Whose stage it is."""
+    upstream: str
+    """The node that sends what the stage computes on: that of the stage before or, for the first stage, of the last."""
+    nodes: frozenset[str]
+    """All nodes of the ring, each of which may have more than one stage."""
+    is_first: bool
+    is_last: bool
+    segment: SegmentSpec
+    blob_urls: tuple[str, ...]
+    """Where the segment's files are served."""
+    batches: tuple[int, ...]
+    """How many batches of requests go round the ring at once, for 1, 2, ... open requests."""
+    basis: Basis | None
+    """The epoch that open requests come from."""
+
+    @classmethod
+    def of(cls, command: PrepareSegment) -> StageSpec:
+        """What a command asks for, whose ``stage`` is one of its ring."""
+        ring, stage = command.ring, command.stage
+        is_first, is_last = stage == 0, stage == len(ring) - 1
+        return cls(
+            key=(command.pipeline, command.epoch, stage),
+            pipeline=command.pipeline,
+            epoch=command.epoch,
+            stage=stage,
+            ring=ring,
+            node=ring[stage].node,
+            upstream=ring[stage - 1].node,
+            nodes=frozenset(ref.node for ref in ring),
+            is_first=is_first,
+            is_last=is_last,
+            segment=SegmentSpec(
+                graph=command.graph,
+                blobs=command.blobs,
+                kv_layers=command.kv_layers,
+                width_in=command.width_in,
+                width_out=command.width_out,
+                vocab_size=command.vocab_size,
+                context_tokens=command.context_tokens,
+                slots=command.slots,
+                chunk_tokens=command.chunk_tokens,
+                wire=WIRE_DTYPES[command.wire_dtype],
+                is_first=is_first,
+                is_last=is_last,
+            ),
+            blob_urls=command.blob_urls,
+            batches=command.batches,
+            basis=command.basis,
+        )

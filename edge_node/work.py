@@ -14,9 +14,10 @@ from typing import Literal
 
 from edge_node.stage_spec import StageKey
 from schemas.codec import Frame
+from schemas.limits import MAX_GUESSED_TOKENS
 from schemas.messages import Sampling
 
-MAX_LOGITS = 33
+MAX_LOGITS = MAX_GUESSED_TOKENS + 1
 """Logits per request and run: one more than the longest guess that is verified."""
 FailureCode = Literal["busy", "too_long", "no_progress", "not_finite", "internal"]
 

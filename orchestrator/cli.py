@@ -15,6 +15,7 @@ from orchestrator.commands.settings import Settings, bus_options, pass_settings
 from orchestrator.commands.terminal import settle_streams
 from schemas import PACKAGE_VERSION
 from schemas.errors import LinguabusError
+from schemas.logs import log_to_stderr
 from schemas.system_limits import describe
 
 COMMANDS = {
@@ -70,7 +71,7 @@ def cli(settings: Settings, home: Path | None, verbose: int) -> None:
     if home is not None:
         settings.home = home
     settings.verbose = verbose
-    settings.configure_logging()
+    log_to_stderr(verbose)
 
 
 def run(arguments: list[str] | None = None) -> int:

@@ -10,11 +10,11 @@ import secrets
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from types import TracebackType
 from typing import Any, Self
 
 from broker.bus import Bus, Delivery
 from orchestrator.errors import OrchestratorError
+from schemas.closing import Closing
 from schemas.errors import ContractError
 from schemas.messages import (
     CancelRequest,
@@ -131,7 +131,7 @@ class Answer:
             yield message.text
 
 
-class Client:
+class Client(Closing):
     """Over a connected bus. Leaving the context closes the bus."""
 
     def __init__(
@@ -173,12 +173,8 @@ class Client:
             bus.close()
             raise
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """Close the bus."""
         self._bus.close()
 
     def ask(

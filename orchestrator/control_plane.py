@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from orchestrator.deployment.plan import ServingSettings
-from orchestrator.effects import Effect, Note, OpenModel, SaveNode, command
+from orchestrator.effects import Effect, Note, OpenModel, command
 from orchestrator.fleet.fleet import Drained, Flagged, FleetChange, FleetState, Joined, Left, Restored, Tell, Trusted
 from orchestrator.fleet.health import HealthLimits
 from orchestrator.pipelines.pipeline import Pipeline
@@ -73,7 +73,7 @@ class ControlPlane:
         for change in changes:
             match change:
                 case Joined(birth):
-                    effects += [Note(f"node {birth.node} is here", kind="joined", node=birth.node), SaveNode(birth)]
+                    effects.append(Note(f"node {birth.node} is here", kind="joined", node=birth.node))
                     effects += self.pipelines.joined(birth.node, now_s)
                 case Left(node, reason, leaving):
                     self.pipelines.left(now_s)

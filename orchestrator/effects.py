@@ -7,7 +7,7 @@ from typing import Any
 
 from orchestrator.planning.problem import Problem, Stage
 from orchestrator.planning.profile import Profile
-from schemas.messages import ControlRequest, Epoch, NodeBirth, StageRef, SubmitRequest, WireDtype
+from schemas.messages import ControlRequest, Epoch, StageRef, SubmitRequest, WireDtype
 from schemas.topics import NODE_COMMAND
 
 
@@ -115,13 +115,6 @@ class SavePlan:
 
 
 @dataclass(frozen=True)
-class SaveNode:
-    """Remember a node."""
-
-    birth: NodeBirth
-
-
-@dataclass(frozen=True)
 class SaveProfile:
     """Remember what a node measured or was observed to do."""
 
@@ -212,7 +205,6 @@ Effect = (
     | Listen
     | SaveEpoch
     | SavePlan
-    | SaveNode
     | SaveProfile
     | SaveConstraints
     | TellHistory

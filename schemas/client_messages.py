@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
+from schemas import limits
 from schemas.contract import FreeForm, Items, Number, about
 from schemas.parts import (
     ChatMessage,
@@ -32,7 +33,7 @@ class SubmitRequest:
     pipeline: Name = about("The pipeline to ask.", default="main")
     messages: Annotated[tuple[ChatMessage, ...], Items(10_000)] = about("The conversation so far.", default=())
     prompt: Prose | None = about("Raw text instead of a conversation.", default=None)
-    max_tokens: Annotated[int, Number(1, 1_000_000)] = about("Most tokens to generate.", default=256)
+    max_tokens: Annotated[int, Number(1, limits.MAX_ANSWER_TOKENS)] = about("Most tokens to generate.", default=256)
     sampling: Sampling = about("How tokens are chosen.", default=Sampling())
     stats: bool = about("Send per-stage figures with the end of the answer.", default=False)
 
@@ -67,7 +68,9 @@ class StreamEnd:
     completion_tokens: Tokens = about("Tokens generated.")
     ttft_s: Seconds = about("From submission to the first token, seen at the orchestrator.")
     total_s: Seconds = about("From submission to the end.")
-    stages: Annotated[tuple[StageTiming, ...], Items(256)] = about("Per-stage figures when asked for.", default=())
+    stages: Annotated[tuple[StageTiming, ...], Items(limits.MAX_STAGES)] = about(
+        "Per-stage figures when asked for.", default=()
+    )
 
 
 @message("stream.error")

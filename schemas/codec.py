@@ -37,6 +37,7 @@ from schemas.errors import (
     FrameTruncated,
     FrameVersionMismatch,
 )
+from schemas.limits import MAX_CONTEXT_TOKENS
 from schemas.messages import Epoch, WireDtype
 
 MAGIC: Final = b"LB"
@@ -64,7 +65,7 @@ MAX_PAYLOAD_BYTES: Final = 1_800_000
 """Below the 2,000,000 bytes at which Mosquitto 2.1 disconnects a sender."""
 MAX_FRAMES: Final = 1024
 """Frames in one message."""
-MAX_POSITION: Final = 10_000_000
+MAX_POSITION: Final = MAX_CONTEXT_TOKENS
 MAX_WIDTH: Final = 1 << 20
 
 

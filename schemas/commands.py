@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
+from schemas import limits
 from schemas.contract import Items, Number, about
 from schemas.parts import (
     Basis,
@@ -58,20 +59,22 @@ class PrepareSegment:
     pipeline: Name = about("The pipeline.")
     epoch: Epoch = about("The epoch to be.")
     stage: Index = about("This node's place in the ring.")
-    ring: Annotated[tuple[StageRef, ...], Items(256, 1)] = about("All stages in order.")
+    ring: Annotated[tuple[StageRef, ...], Items(limits.MAX_STAGES, 1)] = about("All stages in order.")
     model: Name = about("The model's name.")
     graph: BlobRef = about("The segment's ONNX graph; its weights are the blobs below.")
-    blobs: Annotated[tuple[BlobRef, ...], Items(4096)] = about("Weight blobs the graph refers to.")
+    blobs: Annotated[tuple[BlobRef, ...], Items(limits.MAX_BLOBS)] = about("Weight blobs the graph refers to.")
     blob_urls: Annotated[tuple[Url, ...], Items(16, 1)] = about("Where blobs are served: URL plus '/' plus SHA-256.")
     kv_layers: Annotated[tuple[KvLayer, ...], Items(1024)] = about("KV caches this segment owns, in order.")
     width_in: Index = about("Values per position of the tensor that comes in; 0 for the first stage.")
     width_out: Index = about("Values per position of the tensor that goes out; 0 for the last stage.")
     vocab_size: Tokens = about("Number of token ids.")
     context_tokens: Tokens = about("Positions per slot.")
-    slots: Annotated[int, Number(1, 1024)] = about("Requests with a KV cache at the same time.")
-    chunk_tokens: Annotated[int, Number(2, 4096)] = about("Longest prefill chunk.")
+    slots: Annotated[int, Number(1, limits.MAX_SLOTS)] = about("Requests with a KV cache at the same time.")
+    chunk_tokens: Annotated[int, Number(limits.MIN_CHUNK_TOKENS, limits.MAX_CHUNK_TOKENS)] = about(
+        "Longest prefill chunk."
+    )
     wire_dtype: WireDtype = about("Type of hidden states on the wire.")
-    batches: Annotated[tuple[Annotated[int, Number(1, 64)], ...], Items(1024)] = about(
+    batches: Annotated[tuple[Annotated[int, Number(1, limits.MAX_BATCHES)], ...], Items(limits.MAX_SLOTS)] = about(
         "How many batches of requests go round the ring at once, for 1, 2, ... open requests, the same on all stages;"
         " beyond the last entry one for each node.",
         default=(),
@@ -105,7 +108,7 @@ class OpenRequest:
         default=None,
     )
     sampling: Sampling | None = about("For the last stage.", default=None)
-    draft_tokens: Annotated[int, Number(0, 32)] = about(
+    draft_tokens: Annotated[int, Number(0, limits.MAX_GUESSED_TOKENS)] = about(
         "Most tokens to guess per round trip (last stage, which then needs the prompt); 0 is off.", default=0
     )
     prefix_request: RequestId | None = about(
@@ -163,7 +166,7 @@ class CopyKv:
     epoch: Epoch = about("The epoch in force.")
     stage: Index = about("This node's stage in it, whose rows are wanted.")
     to_epoch: Epoch = about("The epoch to be, prepared by all.")
-    targets: Annotated[tuple[KvTarget, ...], Items(256, 1)] = about("Who takes over what.")
+    targets: Annotated[tuple[KvTarget, ...], Items(limits.MAX_STAGES, 1)] = about("Who takes over what.")
 
 
 @message("command.hold")
@@ -193,7 +196,7 @@ class FinishKv:
     pipeline: Name = about("The pipeline.")
     epoch: Epoch = about("The epoch in force.")
     stage: Index = about("This node's stage in it.")
-    requests: Annotated[tuple[HeldRequest, ...], Items(1024)] = about("How far to send each request.")
+    requests: Annotated[tuple[HeldRequest, ...], Items(limits.MAX_SLOTS)] = about("How far to send each request.")
 
 
 @message("command.keep")
@@ -202,5 +205,5 @@ class KeepBlobs:
     """Standby units: fetch these blobs in the background and keep them. Replaces what was to be kept before."""
 
     pipeline: Name = about("The pipeline.")
-    blobs: Annotated[tuple[BlobRef, ...], Items(4096)] = about("What to have on disk, besides what runs.")
+    blobs: Annotated[tuple[BlobRef, ...], Items(limits.MAX_BLOBS)] = about("What to have on disk, besides what runs.")
     blob_urls: Annotated[tuple[Url, ...], Items(16, 1)] = about("Where blobs are served.")

@@ -7,8 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
-from schemas.parts import StageRef
+from schemas.units import Units, blocks_of, overlap
+
+
+class Held(Units, Protocol):
+    """Units of a node."""
+
+    @property
+    def node(self) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,13 +29,13 @@ class KvCopy:
     stop: int
 
 
-def heirs(old: Sequence[StageRef], new: Sequence[StageRef]) -> dict[int, int]:
+def heirs(old: Sequence[Held], new: Sequence[Held]) -> dict[int, int]:
     """New stage to the old stage of the same node that it goes on from: its slots and the rows both hold stay.
 
     An old stage has one heir at most: of a node's stages those that share most units, then those that come first.
     """
     pairs = sorted(
-        (-_shared(before, after), source, target)
+        (-len(overlap(before, after)), source, target)
         for source, before in enumerate(old)
         for target, after in enumerate(new)
         if before.node == after.node
@@ -39,22 +47,18 @@ def heirs(old: Sequence[StageRef], new: Sequence[StageRef]) -> dict[int, int]:
     return found
 
 
-def kv_copies(old: Sequence[StageRef], new: Sequence[StageRef], unit_count: int) -> tuple[KvCopy, ...]:
+def kv_copies(old: Sequence[Held], new: Sequence[Held], unit_count: int) -> tuple[KvCopy, ...]:
     """The rows that travel: of every decoder block (units 1 to ``unit_count`` - 2) whose stage has not inherited it."""
     inherited = heirs(old, new)
     copies: list[KvCopy] = []
     for target, after in enumerate(new):
         for source, before in enumerate(old):
-            start, stop = max(before.start, after.start, 1), min(before.stop, after.stop, unit_count - 1)
-            if start < stop and inherited.get(target) != source:
-                copies.append(KvCopy(source, target, start, stop))
+            shared = blocks_of(overlap(before, after), unit_count)
+            if shared and inherited.get(target) != source:
+                copies.append(KvCopy(source, target, shared.start, shared.stop))
     return tuple(copies)
 
 
-def unchanged(old: Sequence[StageRef], new: Sequence[StageRef]) -> Mapping[int, int]:
+def unchanged(old: Sequence[Held], new: Sequence[Held]) -> Mapping[int, int]:
     """New stage to old stage, where node and units are the same: nothing has to be loaded."""
     return {target: source for target, source in heirs(old, new).items() if old[source] == new[target]}
-
-
-def _shared(one: StageRef, other: StageRef) -> int:
-    return max(0, min(one.stop, other.stop) - max(one.start, other.start))

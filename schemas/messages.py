@@ -34,6 +34,8 @@ from schemas.node_messages import (
     Plan,
 )
 from schemas.parts import (
+    PROBE_BATCH,
+    PROBE_CHUNK_TOKENS,
     Basis,
     BlobRef,
     ChatMessage,
@@ -65,6 +67,8 @@ from schemas.replies import (
 __all__ = [
     "MAX_MESSAGE_BYTES",
     "MESSAGES",
+    "PROBE_BATCH",
+    "PROBE_CHUNK_TOKENS",
     "SCHEMA_VERSION",
     "Basis",
     "BlobRef",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
+from schemas import limits
 from schemas.contract import Items, Number, about
 from schemas.parts import (
     Bytes,
@@ -96,6 +97,8 @@ class Plan:
     epoch: Epoch = about("The plan's epoch.")
     model: Name = about("The model's name.")
     context_tokens: Tokens = about("Positions per request.")
-    slots: Annotated[int, Number(1, 1024)] = about("Requests served at the same time.")
+    slots: Annotated[int, Number(1, limits.MAX_SLOTS)] = about("Requests served at the same time.")
     wire_dtype: WireDtype = about("Type of hidden states on the wire.")
-    ring: Annotated[tuple[StageRef, ...], Items(256)] = about("All stages in order; empty when the pipeline is down.")
+    ring: Annotated[tuple[StageRef, ...], Items(limits.MAX_STAGES)] = about(
+        "All stages in order; empty when the pipeline is down."
+    )

@@ -5,19 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+from schemas import limits, names
 from schemas.contract import Items, Number, Text, about
 
-Name = Annotated[str, Text(pattern="^[A-Za-z0-9][A-Za-z0-9._-]*$", min_length=1, max_length=64)]
+Name = Annotated[str, Text(pattern=f"^{names.PATTERN}$", min_length=1, max_length=names.MAX_LENGTH)]
 RequestId = Annotated[str, Text(pattern="^[0-9a-f]{16}$", min_length=16, max_length=16)]
-Sha256 = Annotated[str, Text(pattern="^[0-9a-f]{64}$", min_length=64, max_length=64)]
-Line = Annotated[str, Text(max_length=1_000)]
+Sha256 = Annotated[str, Text(pattern=f"^{names.SHA256_PATTERN}$", min_length=64, max_length=64)]
+Line = Annotated[str, Text(max_length=limits.MAX_LINE)]
 Label = Annotated[str, Text(max_length=200)]
 Prose = Annotated[str, Text(max_length=1_000_000)]
 Url = Annotated[str, Text(pattern="^https?://[!-~]+$", min_length=8, max_length=500)]
 Bytes = Annotated[int, Number(0, 2**50)]
 Count = Annotated[int, Number(0, 2**53)]
 Index = Annotated[int, Number(0, 100_000)]
-Tokens = Annotated[int, Number(0, 10_000_000)]
+Tokens = Annotated[int, Number(0, limits.MAX_CONTEXT_TOKENS)]
 TokenId = Annotated[int, Number(0, 2**31 - 1)]
 TokenIds = Annotated[tuple[TokenId, ...], Items(1_000_000)]
 Seconds = Annotated[float, Number(0, 1e9)]
@@ -27,6 +28,11 @@ Celsius = Annotated[float, Number(-100, 300)]
 UnsignedInt32 = Annotated[int, Number(0, 2**32 - 1)]
 WireDtype = Literal["fp32", "fp16", "int8"]
 UnitKind = Literal["embed", "block", "head"]
+
+PROBE_BATCH = 4
+"""Requests that decode together where a node measures a batch."""
+PROBE_CHUNK_TOKENS = 64
+"""Positions of the prompt chunk that a node measures."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, order=True)
@@ -62,7 +68,7 @@ class Basis:
     """The working epoch that a new one takes its requests and KV rows over from; see `schemas.handover`."""
 
     epoch: Epoch = about("The epoch in force.")
-    ring: Annotated[tuple[StageRef, ...], Items(256, 1)] = about("Its stages in order.")
+    ring: Annotated[tuple[StageRef, ...], Items(limits.MAX_STAGES, 1)] = about("Its stages in order.")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -168,7 +174,7 @@ class UnitProfile:
     units: Annotated[int, Number(1, 100_000)] = about("How many units of this kind it has.")
     decode_s: Seconds = about("One decode step of one request.")
     decode_spread_s: Seconds = about("From the quickest to the slowest of the middle half.")
-    decode_batched_s: Seconds | None = about("Share of one request in a decode step of four.", default=None)
-    prefill_s: Seconds = about("One position of a chunk of 64.")
+    decode_batched_s: Seconds | None = about(f"Share of one request in a decode step of {PROBE_BATCH}.", default=None)
+    prefill_s: Seconds = about(f"One position of a chunk of {PROBE_CHUNK_TOKENS}.")
     resident_bytes: Bytes = about("Resident memory that opening and running it took.")
     weight_bytes: Bytes = about("Size of its weights on disk.")

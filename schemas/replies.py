@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+from schemas import limits
 from schemas.contract import Items, about
 from schemas.parts import (
     Bytes,
@@ -127,4 +128,4 @@ class RequestsHeld:
     node: Name = about("The node.")
     pipeline: Name = about("The pipeline.")
     epoch: Epoch = about("The epoch in force.")
-    requests: Annotated[tuple[HeldRequest, ...], Items(1024)] = about("Every open request.")
+    requests: Annotated[tuple[HeldRequest, ...], Items(limits.MAX_SLOTS)] = about("Every open request.")

@@ -10,10 +10,10 @@ import re
 from dataclasses import dataclass
 
 from schemas import messages as m
+from schemas import names
 from schemas.errors import TopicError
 
 PREFIX = "linguabus/v1"
-_PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Topic:
     def _regex(self) -> re.Pattern[str]:
         return re.compile(
             "/".join(
-                f"(?P<{part[1:-1]}>{_PART.pattern})" if part.startswith("{") else re.escape(part)
+                f"(?P<{part[1:-1]}>{names.LIMITED_PATTERN})" if part.startswith("{") else re.escape(part)
                 for part in self._parts
             )
         )
@@ -63,8 +63,8 @@ class Topic:
         if not part.startswith("{"):
             return part
         value = str(values[part[1:-1]])
-        if not _PART.fullmatch(value):
-            raise TopicError(f"{value!r} can't be part of a topic: use letters, digits, '.', '_' and '-', 64 at most")
+        if not names.is_name(value):
+            raise TopicError(f"{value!r} can't be part of a topic: {names.RULE}")
         return value
 
 

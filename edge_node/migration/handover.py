@@ -7,7 +7,6 @@ that is said to be there (chunks of a prompt on their way through the ring), it 
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -15,16 +14,16 @@ from typing import Protocol
 from edge_node.migration.kv_receiver import KvReceiver, Supplier
 from edge_node.requests.kv_slots import SlotTable
 from edge_node.requests.request import StageRequest
-from edge_node.stage_spec import StageKey
+from edge_node.stage_spec import SegmentSpec, StageKey, StageSpec
 from schemas.handover import heirs
-from schemas.messages import Basis, PrepareSegment
+from schemas.messages import Basis
+from schemas.units import has_layer
 
 
 class OldStage(Protocol):
     """What a new stage needs of the one it is the heir of."""
 
-    key: StageKey
-    spec: PrepareSegment
+    spec: StageSpec
     slots: SlotTable
     requests: dict[int, StageRequest]
     loaded: bool
@@ -57,28 +56,29 @@ class Handover:
     """How one stage of a new epoch begins."""
 
     def __init__(
-        self, spec: PrepareSegment, basis: Basis, stages: Mapping[StageKey, OldStage], *, patience_s: float
+        self, spec: StageSpec, basis: Basis, stages: Mapping[StageKey, OldStage], *, patience_s: float
     ) -> None:
         """``stages``: all of this node's; ``patience_s``: the longest to wait for an old stage to compute the rest."""
         source = heirs(basis.ring, spec.ring).get(spec.stage)
         old = None if source is None else stages.get((spec.pipeline, basis.epoch, source))
-        if old and not (old.loaded and _slots_are_alike(old.spec, spec)):
+        segment = spec.segment
+        if old and not (old.loaded and _slots_are_alike(old.spec.segment, segment)):
             old = None
         self.old = old
-        self.slots: SlotTable = old.slots if old else SlotTable(spec.slots)
+        self.slots: SlotTable = old.slots if old else SlotTable(segment.slots)
         self._patience_s = patience_s
-        here = set(old.spec.kv_layers) if old else set()
-        self._inherits = not here.isdisjoint(spec.kv_layers)
+        here = set(old.spec.segment.kv_layers) if old else set()
+        self._inherits = not here.isdisjoint(segment.kv_layers)
         suppliers = {
             layer.layer: Supplier(stage, ref.node, layer)
-            for layer in spec.kv_layers
+            for layer in segment.kv_layers
             for stage, ref in enumerate(basis.ring)
-            if layer not in here and stage != source and ref.start <= layer.layer + 1 < ref.stop
+            if layer not in here and stage != source and has_layer(ref, layer.layer)
         }
-        self._is_complete = all(layer in here or layer.layer in suppliers for layer in spec.kv_layers)
+        self._is_complete = all(layer in here or layer.layer in suppliers for layer in segment.kv_layers)
         known = old.requests if old else None
         self.incoming = KvReceiver(spec, basis.epoch, suppliers, self.slots, known) if suppliers else None
-        self.same_segment = old is not None and _segments_are_alike(old.spec, spec)
+        self.same_segment = old is not None and old.spec.segment == segment
         """Nothing has to be loaded: the old stage's segment is the new one's, too."""
         self._waiting: dict[int, _Wait] = {}
         self._closed = False
@@ -90,7 +90,7 @@ class Handover:
 
     def waits_for(self, key: StageKey) -> bool:
         """Is the old stage still needed?"""
-        return self.old is not None and self.old.key == key and bool(self._waiting)
+        return self.old is not None and self.old.spec.key == key and bool(self._waiting)
 
     @property
     def is_over(self) -> bool:
@@ -147,19 +147,5 @@ class Handover:
             self.incoming = None
 
 
-def _slots_are_alike(old: PrepareSegment, new: PrepareSegment) -> bool:
+def _slots_are_alike(old: SegmentSpec, new: SegmentSpec) -> bool:
     return (old.slots, old.context_tokens) == (new.slots, new.context_tokens)
-
-
-def _segments_are_alike(old: PrepareSegment, new: PrepareSegment) -> bool:
-    """Are they the same but for their place in the plans, and how requests are batched?"""
-    return new == dataclasses.replace(
-        old,
-        epoch=new.epoch,
-        stage=new.stage,
-        ring=new.ring,
-        batches=new.batches,
-        basis=new.basis,
-        planned_bytes=new.planned_bytes,
-        blob_urls=new.blob_urls,
-    )

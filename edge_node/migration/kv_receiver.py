@@ -9,11 +9,11 @@ from edge_node.effects import Effect, SendFrame, WriteKvRows
 from edge_node.requests.kv_slots import SlotTable
 from edge_node.requests.position_rule import PositionRule
 from edge_node.requests.request import StageRequest
-from edge_node.stage_spec import StageKey
+from edge_node.stage_spec import StageSpec
 from edge_node.wire.frames import kv_ack_frame
 from edge_node.wire.topics import StageTopics
 from schemas.codec import Frame, KvRowsHeader, unpack_kv_header
-from schemas.messages import Epoch, KvLayer, PrepareSegment
+from schemas.messages import Epoch, KvLayer
 
 _PARTS = (0, 1)
 
@@ -50,7 +50,7 @@ class KvReceiver:
 
     def __init__(
         self,
-        spec: PrepareSegment,
+        spec: StageSpec,
         basis: Epoch,
         suppliers: Mapping[int, Supplier],
         slots: SlotTable,
@@ -58,7 +58,6 @@ class KvReceiver:
     ) -> None:
         """``suppliers`` by layer; ``known``: the requests of the stage this one is the heir of."""
         self._spec = spec
-        self._key: StageKey = (spec.pipeline, spec.epoch, spec.stage)
         self._basis = basis
         self._suppliers = suppliers
         self._slots = slots
@@ -81,7 +80,7 @@ class KvReceiver:
         stop = frame.position + frame.count
         if supplier is None or supplier.node != sender or not supplier.sends(header):
             return None
-        if stop > self._spec.context_tokens:
+        if stop > self._spec.segment.context_tokens:
             return None
         effects = self._acknowledge(supplier, frame)
         slot = self._slot_of(frame.request)
@@ -95,7 +94,7 @@ class KvReceiver:
         if frame.request in self._pending:
             rule = self._pending[frame.request].rule
             rule.valid_length = max(rule.valid_length, stop)
-        return [WriteKvRows(self._key, slot, header, frame), *effects]
+        return [WriteKvRows(self._spec.key, slot, header, frame), *effects]
 
     def _acknowledge(self, supplier: Supplier, frame: Frame) -> list[Effect]:
         """One acknowledgement per message, whose number each of its frames has for an attempt."""

@@ -14,9 +14,11 @@ from dataclasses import dataclass, field
 
 from edge_node.effects import Effect, KvBlock, Reply, SendKvRows
 from edge_node.requests.request import StageRequest
+from edge_node.stage_spec import StageSpec
 from edge_node.wire.topics import StageTopics
 from schemas.codec import HEADER_BYTES, KV_HEADER_BYTES, request_number
-from schemas.messages import CopyKv, Epoch, FinishKv, KvCopied, KvTarget, PrepareSegment
+from schemas.messages import CopyKv, Epoch, FinishKv, KvCopied, KvTarget
+from schemas.units import has_layer
 
 _MESSAGE_BYTES = 64 * 1024
 _MAX_BLOCKS = 512
@@ -131,9 +133,9 @@ class _Copy:
 class KvSender:
     """What a stage has to send, from the command to copy until its epoch is over or the move is given up."""
 
-    def __init__(self, command: CopyKv, spec: PrepareSegment, *, value_bytes: int) -> None:
+    def __init__(self, command: CopyKv, spec: StageSpec, *, value_bytes: int) -> None:
         self._command = command
-        self._node = spec.ring[spec.stage].node
+        self._spec = spec
         self._topics = StageTopics(spec)
         copies = [_Copy(target, _parts(target, spec, value_bytes)) for target in command.targets]
         self._copies = [copy for copy in copies if copy.parts]
@@ -215,7 +217,7 @@ class KvSender:
         row_bytes = {(part.layer, part.part): part.row_bytes for part in copy.parts}
         self._sent_bytes += sum(block.count * row_bytes[block.layer, block.part] for block in blocks)
         return SendKvRows(
-            (command.pipeline, command.epoch, command.stage),
+            self._spec.key,
             self._topics.of(command.to_epoch, target.stage, target.node),
             command.to_epoch,
             copy.messages + 1,
@@ -225,7 +227,7 @@ class KvSender:
     def _news(self, took_s: float) -> KvCopied:
         command = self._command
         return KvCopied(
-            node=self._node,
+            node=self._spec.node,
             pipeline=command.pipeline,
             epoch=command.epoch,
             stage=command.stage,
@@ -235,11 +237,11 @@ class KvSender:
         )
 
 
-def _parts(target: KvTarget, spec: PrepareSegment, value_bytes: int) -> tuple[_Part, ...]:
-    """Keys and values of the target's layers that this stage has; the first decoder block is unit 1."""
+def _parts(target: KvTarget, spec: StageSpec, value_bytes: int) -> tuple[_Part, ...]:
+    """Keys and values of the target's layers that this stage has."""
     return tuple(
         _Part(layer.layer, part, layer.kv_heads * width * value_bytes)
-        for layer in spec.kv_layers
-        if target.start <= layer.layer + 1 < target.stop
+        for layer in spec.segment.kv_layers
+        if has_layer(target, layer.layer)
         for part, width in enumerate((layer.key_dim, layer.value_dim))
     )

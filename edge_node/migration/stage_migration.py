@@ -10,16 +10,15 @@ from edge_node.migration.handover import Handover, Taken
 from edge_node.migration.hold import Hold
 from edge_node.migration.kv_sender import KvSender
 from edge_node.requests.request import StageRequest
-from edge_node.stage_spec import StageKey
+from edge_node.stage_spec import StageKey, StageSpec
 from schemas.codec import Frame, Kind
-from schemas.messages import CopyKv, FinishKv, HoldRequests, PrepareSegment, RequestsHeld
+from schemas.messages import CopyKv, FinishKv, HoldRequests, RequestsHeld
 
 
 class MovingStage(Protocol):
     """What a move needs of its stage."""
 
-    spec: PrepareSegment
-    node: str
+    spec: StageSpec
     kv_value_bytes: int
     requests: dict[int, StageRequest]
 
@@ -71,7 +70,7 @@ class StageMigration:
         if held is None:
             return []
         spec = self._stage.spec
-        reply = RequestsHeld(node=self._stage.node, pipeline=spec.pipeline, epoch=spec.epoch, requests=held)
+        reply = RequestsHeld(node=spec.node, pipeline=spec.pipeline, epoch=spec.epoch, requests=held)
         return [Reply(reply)]
 
     # --- a source ---------------------------------------------------------------------------------------------

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from schemas.ewma import ewma
+
 _LONGEST_MATCH, _SHORTEST_MATCH = 4, 2
 _WEIGHT = 0.15
 _FIRST_ACCEPTANCE = 0.7
@@ -82,12 +84,10 @@ class PromptLookup:
         if guessed:
             accepted = len(tokens) - 1
             for outcome in [1.0] * accepted + ([0.0] if accepted < guessed else []):
-                self._acceptance += _WEIGHT * (outcome - self._acceptance)
+                self._acceptance = ewma(self._acceptance, outcome, _WEIGHT)
         if step_s is None:
             return
         if guessed == 0:
-            old_s = self._plain_step_s
-            self._plain_step_s = step_s if old_s is None else old_s + _WEIGHT * (step_s - old_s)
+            self._plain_step_s = ewma(self._plain_step_s, step_s, _WEIGHT)
         else:
-            old_s = self._guessed_step_s.get(guessed, step_s)
-            self._guessed_step_s[guessed] = old_s + _WEIGHT * (step_s - old_s)
+            self._guessed_step_s[guessed] = ewma(self._guessed_step_s.get(guessed), step_s, _WEIGHT)

@@ -15,7 +15,9 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from schemas.back_off import back_off_s
 from schemas.codec import restamp
+from schemas.ewma import ewma
 
 _RTT_WEIGHT = 0.125
 """Smoothing of the round trip, as in TCP (RFC 6298)."""
@@ -119,7 +121,7 @@ class RingDriver:
         patience = self.watchdog_min_s + _PREFILL_MULTIPLE * self.stages * self._compute_s
         if self._round_trip_s is not None:
             patience = max(self.watchdog_min_s, _RTT_MULTIPLE * self._round_trip_s, patience)
-        return float(min(patience * 2**self._repeats, max(_MAX_BACKOFF_S, patience)))
+        return back_off_s(patience, self._repeats, max(_MAX_BACKOFF_S, patience))
 
     def token(
         self, attempt: int, position: int, tokens: Sequence[int], guess: Sequence[int], *, last: bool, now_s: float
@@ -128,9 +130,7 @@ class RingDriver:
         if self.finished or attempt > self.attempt or position != len(self.ids):
             return False
         if attempt in self._asked_s and self._steps_asked == 1:
-            sample_s = now_s - self._asked_s[attempt]
-            old_s = self._round_trip_s
-            self._round_trip_s = sample_s if old_s is None else old_s + _RTT_WEIGHT * (sample_s - old_s)
+            self._round_trip_s = ewma(self._round_trip_s, now_s - self._asked_s[attempt], _RTT_WEIGHT)
         self.ids.extend(tokens)
         if attempt == self.attempt:
             self.frames.clear()

@@ -22,7 +22,7 @@ def execute(segment: Segment, work: Work) -> Computed:
         return Computed(0.0, tuple(RowResult(failure=str(error)) for _ in work.rows))
     results = []
     for row in work.rows:
-        height = row.logits if segment.is_last else count
+        height = row.logits if segment.spec.is_last else count
         begin = (row.slot - first) * height
         results.append(failures.get(row.slot) or _give_out(segment, row, run.output, begin))
     return Computed(run.compute_s, tuple(results))
@@ -56,7 +56,7 @@ def _take_in(segment: Segment, row: Row, first_slot: int) -> RowResult | None:
 def _give_out(segment: Segment, row: Row, output: Array, begin: int) -> RowResult:
     """What came of a row that begins at ``begin`` of the output."""
     try:
-        if not segment.is_last:
+        if not segment.spec.is_last:
             return RowResult(payload=segment.give_out(row.count, begin))
         return RowResult(tokens=_choose(row, output[begin : begin + row.logits]) if row.draw else ())
     except NotFinite as error:

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from edge_node.errors import SegmentUnusable
 from edge_node.runtime.hidden_buffers import Payload, entry_for, exit_for
 from edge_node.runtime.kv_cache import KvCache
+from edge_node.stage_spec import SegmentSpec
 from edge_node.work import MAX_LOGITS
-from schemas.codec import WIRE_DTYPES, Dtype
-from schemas.messages import PrepareSegment
+from schemas.codec import Dtype
 
 ort.set_default_logger_severity(3)
 
@@ -61,7 +61,7 @@ class Segment:
 
     def __init__(
         self,
-        spec: PrepareSegment,
+        spec: SegmentSpec,
         graph_path: Path,
         *,
         threads: int,
@@ -74,8 +74,6 @@ class Segment:
             SegmentUnusable: ONNX Runtime refuses it, or its inputs are not the expected ones.
         """
         self.spec = spec
-        self.is_first = spec.stage == 0
-        self.is_last = spec.stage == len(spec.ring) - 1
         self.ready: Any = None
         """The binding that could run one position of its slot next without a look at shapes; see ``get_ready``."""
         self.emulate(emulated_speed)
@@ -89,7 +87,7 @@ class Segment:
         try:
             self.session = ort.InferenceSession(str(graph_path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime raises many unrelated types
-            raise SegmentUnusable(f"ONNX Runtime can't open the segment: {first_line(error)}") from error
+            raise SegmentUnusable(f"ONNX Runtime can't open the segment: {_first_line(error)}") from error
         self._dtypes = {
             node.name: _NUMPY_TYPES.get(node.type) for node in (*self.session.get_inputs(), *self.session.get_outputs())
         }
@@ -122,15 +120,15 @@ class Segment:
         self._selected = (0, 0)
         """What ``_logit_positions`` holds: the last so many (second) of so many positions (first)."""
         output_shape = (
-            (max(spec.slots, MAX_LOGITS), spec.vocab_size) if self.is_last else (rows, max(spec.width_out, 1))
+            (max(spec.slots, MAX_LOGITS), spec.vocab_size) if spec.is_last else (rows, max(spec.width_out, 1))
         )
         output = np.zeros(output_shape, output_dtype)
-        self.exit = exit_for(self._dtypes, self._output_name, output, WIRE_DTYPES[spec.wire_dtype])
+        self.exit = exit_for(self._dtypes, self._output_name, output, spec.wire)
         self._bindings: dict[tuple[int, int], _Binding] = {}
 
     def _check_inputs(self) -> None:
         past = {f"past_key_values.{layer.layer}.{part}" for layer in self.spec.kv_layers for part in ("key", "value")}
-        source = {"input_ids"} if self.is_first else {tensor.name for tensor in self.entry.tensors}
+        source = {"input_ids"} if self.spec.is_first else {tensor.name for tensor in self.entry.tensors}
         unknown = self._input_names - past - source - _OPTIONAL_INPUTS
         unknown |= {name for name, dtype in self._dtypes.items() if dtype is None}
         missing = (past | source) - self._input_names
@@ -210,12 +208,12 @@ class Segment:
         try:
             self.session.run_with_iobinding(kept.binding)
         except Exception as error:  # as above
-            raise SegmentUnusable(f"ONNX Runtime can't run the segment: {first_line(error)}") from error
+            raise cannot_run(error) from error
         if self._speed < 1.0:
             # A device of speed S needs 1/S of the time: the rest is waited, not computed.
             time.sleep((1.0 / self._speed - 1.0) * (self._clock() - cpu_started))
         compute_s = time.perf_counter() - started
-        rows = slots * (logits if self.is_last else count)
+        rows = slots * (logits if self.spec.is_last else count)
         return RunResult(self.exit.rows(rows), compute_s)
 
     def get_ready(self, slot: int) -> None:
@@ -233,7 +231,7 @@ class Segment:
         if kept.count != count or kept.logits != logits:
             self._bind_shapes(kept.binding, slots, count, logits)
             kept.count, kept.logits = count, logits
-        if self.is_last and self._selected != (count, logits):
+        if self.spec.is_last and self._selected != (count, logits):
             self._selected = count, logits
             self._logit_positions[:logits] = self._range[count - logits : count]
         return kept
@@ -246,14 +244,14 @@ class Segment:
         self._bind_input(binding, "attention_mask", self._mask, mask.shape)
 
     def _bind_shapes(self, binding: Any, slots: int, count: int, logits: int) -> None:
-        if self.is_first:
+        if self.spec.is_first:
             self._bind_input(binding, "input_ids", self._ids, (slots, count))
         else:
             for name, data in self.entry.tensors:
                 self._bind_input(binding, name, data, (slots, count, data.shape[1]))
-        if self.is_last:
+        if self.spec.is_last:
             self._bind_input(binding, "logit_positions", self._logit_positions, (logits,))
-        height = logits if self.is_last else count
+        height = logits if self.spec.is_last else count
         for name, data in self.exit.tensors:
             self._bind_output(binding, name, data, (slots, height, data.shape[1]))
 
@@ -282,6 +280,10 @@ class Segment:
         self.ready = None
 
 
-def first_line(error: Exception) -> str:
-    """What an exception says in a line."""
+def cannot_run(error: Exception) -> SegmentUnusable:
+    """What ONNX Runtime raised in a run, as an error of ours."""
+    return SegmentUnusable(f"ONNX Runtime can't run the segment: {_first_line(error)}")
+
+
+def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:300]

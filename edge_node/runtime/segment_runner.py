@@ -10,16 +10,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from edge_node.effects import CopyPrefix, SendKvRows, WriteKvRows
-from edge_node.errors import LoadCancelled, NodeError
+from edge_node.errors import LoadCancelled, NodeError, reason_of
 from edge_node.runtime import process_heap
-from edge_node.runtime.decode_fast_path import FastDecodeRunner
 from edge_node.runtime.execute import execute
+from edge_node.runtime.fast_decode_runner import FastDecodeRunner
 from edge_node.runtime.segment import Segment
 from edge_node.stage.decode_fast_path import DecodeFastPath
-from edge_node.stage_spec import StageKey
+from edge_node.stage_spec import StageKey, StageSpec
 from edge_node.storage.blob_store import BlobStore
 from edge_node.work import Computed, Work
-from schemas.messages import PrepareSegment
 
 _log = logging.getLogger(__name__)
 _PROGRESS_INTERVAL_S = 0.5
@@ -77,17 +76,17 @@ class SegmentRunner:
         self._wanted: set[StageKey] = set()
         self._loading = threading.Lock()
 
-    def load(self, spec: PrepareSegment, *, heir_of: StageKey | None = None, same_segment: bool = False) -> None:
+    def load(self, spec: StageSpec, *, heir_of: StageKey | None = None, same_segment: bool = False) -> None:
         """Begin to download and open a segment; ``events`` tells how it goes.
 
         Args:
             heir_of: a segment to share KV buffers with.
             same_segment: that segment is the one that is wanted.
         """
-        key = (spec.pipeline, spec.epoch, spec.stage)
+        key = spec.key
         old = None if heir_of is None else self._segments[heir_of]
         self._wanted.add(key)
-        self._store.use(key, (spec.graph, *spec.blobs))
+        self._store.use(key, spec.segment.files)
         if old and same_segment:
             self._segments[key] = old
             self._post(Loaded(key, 0, 0.0, old.kv.value_bytes))
@@ -109,8 +108,7 @@ class SegmentRunner:
         self.events.put(event)
         self._on_load_event()
 
-    def _load(self, spec: PrepareSegment, old: Segment | None) -> None:
-        key = (spec.pipeline, spec.epoch, spec.stage)
+    def _load(self, spec: StageSpec, old: Segment | None) -> None:
         started_s = time.monotonic()
         try:
             with self._loading:
@@ -118,31 +116,30 @@ class SegmentRunner:
         except LoadCancelled:
             _log.info("loading the segment of epoch %s was cancelled", spec.epoch)
         except NodeError as error:
-            self._post(LoadFailed(key, str(error)))
+            self._post(LoadFailed(spec.key, reason_of(error)))
         except Exception as error:  # out of memory, full disk, ...: the orchestrator must hear of it
             _log.exception("segment of epoch %s can't be loaded", spec.epoch)
-            self._post(LoadFailed(key, f"{type(error).__name__}: {error}"[:900]))
+            self._post(LoadFailed(spec.key, reason_of(error)))
         else:
-            self._segments[key] = segment
-            self._post(Loaded(key, downloaded_bytes, time.monotonic() - started_s, segment.kv.value_bytes))
+            self._segments[spec.key] = segment
+            self._post(Loaded(spec.key, downloaded_bytes, time.monotonic() - started_s, segment.kv.value_bytes))
 
-    def _open(self, spec: PrepareSegment, old: Segment | None) -> tuple[Segment, int]:
+    def _open(self, spec: StageSpec, old: Segment | None) -> tuple[Segment, int]:
         """Download and open; returns the segment and the number of bytes fetched."""
-        key = (spec.pipeline, spec.epoch, spec.stage)
         last_report_s = 0.0
 
         def report(done_bytes: int, total_bytes: int) -> None:
             nonlocal last_report_s
-            if key not in self._wanted:
+            if spec.key not in self._wanted:
                 raise LoadCancelled(f"epoch {spec.epoch} was released")
             if time.monotonic() - last_report_s >= _PROGRESS_INTERVAL_S:
                 last_report_s = time.monotonic()
-                self._post(LoadProgress(key, done_bytes, total_bytes))
+                self._post(LoadProgress(spec.key, done_bytes, total_bytes))
 
-        downloaded_bytes = self._store.fetch((spec.graph, *spec.blobs), spec.blob_urls, on_progress=report)
+        downloaded_bytes = self._store.fetch(spec.segment.files, spec.blob_urls, on_progress=report)
         segment = Segment(
-            spec,
-            self._store.path(spec.graph.sha256),
+            spec.segment,
+            self._store.path(spec.segment.graph.sha256),
             threads=self._threads,
             emulated_speed=self._emulated_speed,
             heir_of=old,

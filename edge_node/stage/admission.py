@@ -9,20 +9,22 @@ from edge_node.requests.kv_slots import Grant, SlotTable
 from edge_node.requests.prompt_lookup import PromptLookup
 from edge_node.requests.request import StageRequest
 from edge_node.requests.ring_driver import RingDriver
+from edge_node.stage_spec import SegmentSpec, StageSpec
 from edge_node.work import MAX_LOGITS, FailureCode
-from schemas.codec import VERIFY, WIRE_DTYPES, Frame, request_number
-from schemas.messages import OpenRequest, PrepareSegment
+from schemas.codec import VERIFY, Frame, request_number
+from schemas.messages import OpenRequest
 
 
-def refuse(message: OpenRequest, spec: PrepareSegment) -> tuple[FailureCode, str] | None:
+def refuse(message: OpenRequest, spec: StageSpec) -> tuple[FailureCode, str] | None:
     """Why the stage can't serve a request, for programs and for people; None where it can."""
     known = len(message.prompt_ids or ())
-    if max(message.prompt_tokens, known) >= spec.context_tokens:
-        return "too_long", f"the prompt has {message.prompt_tokens} tokens, the plan's context {spec.context_tokens}"
-    if any(token >= spec.vocab_size for token in message.prompt_ids or ()):
-        return "internal", f"the prompt has a token outside the vocabulary of {spec.vocab_size}"
+    context_tokens, vocab_size = spec.segment.context_tokens, spec.segment.vocab_size
+    if max(message.prompt_tokens, known) >= context_tokens:
+        return "too_long", f"the prompt has {message.prompt_tokens} tokens, the plan's context {context_tokens}"
+    if any(token >= vocab_size for token in message.prompt_ids or ()):
+        return "internal", f"the prompt has a token outside the vocabulary of {vocab_size}"
     penalty = message.sampling is not None and message.sampling.repetition_penalty != 1.0
-    needs_prompt = spec.stage == 0 or penalty or message.draft_tokens > 0
+    needs_prompt = spec.is_first or penalty or message.draft_tokens > 0
     if needs_prompt and (not known or known < message.prompt_tokens):
         return "internal", f"stage {spec.stage} was not given the prompt"
     return None
@@ -45,7 +47,7 @@ def find_slot(message: OpenRequest, taken: Taken, slots: SlotTable, make_room: C
 
 def new_request(
     message: OpenRequest,
-    spec: PrepareSegment,
+    spec: StageSpec,
     slot: int,
     *,
     before: StageRequest | None,
@@ -53,28 +55,27 @@ def new_request(
 ) -> StageRequest:
     """The request on this stage; ``before``: the same on the stage of the epoch before that it goes on from."""
     request = before.in_next_epoch(message) if before else StageRequest(message, slot)
-    if spec.stage == 0:
+    if spec.is_first:
         request.driver = RingDriver(
             prompt_tokens=message.prompt_tokens,
-            chunk_tokens=spec.chunk_tokens,
+            chunk_tokens=spec.segment.chunk_tokens,
             stages=len(spec.ring),
             watchdog_min_s=watchdog_min_s,
             ids=list(message.prompt_ids or ()),
         )
-    is_last = spec.stage == len(spec.ring) - 1
-    if not (is_last and spec.stage > 0 and message.draft_tokens):
+    if not (spec.is_last and not spec.is_first and message.draft_tokens):
         request.prompt_lookup = None
     elif request.prompt_lookup is None:
-        longest = min(message.draft_tokens, spec.chunk_tokens - 1)
+        longest = min(message.draft_tokens, spec.segment.chunk_tokens - 1)
         request.prompt_lookup = PromptLookup(longest, list(message.prompt_ids or ()))
     return request
 
 
-def fits(frame: Frame, spec: PrepareSegment) -> bool:
+def fits(frame: Frame, spec: SegmentSpec) -> bool:
     """Is an activation of the plan's shape?"""
     return (
         frame.width == spec.width_in
-        and frame.dtype is WIRE_DTYPES[spec.wire_dtype]
+        and frame.dtype is spec.wire
         and frame.count <= spec.chunk_tokens
         and frame.position + frame.count <= spec.context_tokens
         and (frame.count <= MAX_LOGITS or not frame.flags & VERIFY)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping
 
-from schemas.messages import PrepareSegment
+from edge_node.stage_spec import StageSpec
 
 
 class BatchScheduler:
@@ -50,12 +50,12 @@ class BatchScheduler:
         return taken
 
 
-def batches_in_flight(spec: PrepareSegment, requests: int) -> int:
+def batches_in_flight(spec: StageSpec, requests: int) -> int:
     """How many batches so many open requests make: what the plan says, or else one for each node of the ring to
     compute."""
     if 0 < requests <= len(spec.batches):
         return spec.batches[requests - 1]
-    return len({stage.node for stage in spec.ring})
+    return len(spec.nodes)
 
 
 def batches(slots: Mapping[int, int], *, count: int, rows_per_message: int) -> dict[int, int]:

@@ -21,13 +21,12 @@ from edge_node.errors import NodeError, NotFinite
 from edge_node.requests.request import StageRequest
 from edge_node.requests.ring_driver import RingDriver, Step
 from edge_node.stage.stage_stats import StageStats
-from edge_node.stage_spec import StageKey
+from edge_node.stage_spec import StageSpec
 from edge_node.wire.frames import tokens_frame
 from edge_node.wire.topics import StageTopics
 from edge_node.work import Draw, FailureCode
 from schemas.codec import SAMPLE, Dtype, Kind, activation_payload_bytes, request_number
 from schemas.frame_template import FrameTemplate
-from schemas.messages import PrepareSegment
 
 _TOKEN = struct.Struct("<i")
 
@@ -42,10 +41,8 @@ class Copying(Protocol):
 class FastPathStage(Protocol):
     """What a lane needs of its stage."""
 
-    key: StageKey
-    spec: PrepareSegment
+    spec: StageSpec
     topics: StageTopics
-    wire: Dtype
     stats: StageStats
 
     @property
@@ -62,7 +59,7 @@ class DecodeFastPath:
     """A request's decode steps through a stage in the middle of a ring, under one attempt."""
 
     def __init__(self, stage: FastPathStage, state: StageRequest) -> None:
-        self.key = stage.key
+        self.key = stage.spec.key
         self.input, self.topic = stage.topics.input, stage.topics.next
         """Where its frames come from and go to."""
         self.attempt = state.rule.attempt
@@ -75,7 +72,8 @@ class DecodeFastPath:
         self._stage = stage
         self._state = state
         self._rule = state.rule
-        self._first, self._end = state.open.prompt_tokens, stage.spec.context_tokens
+        self._first, self._end = state.open.prompt_tokens, stage.spec.segment.context_tokens
+        self._vocab_size = stage.spec.segment.vocab_size
         self._expected = self._expect()
         self._answer = self._prepare_answer()
         self.due_s = math.inf
@@ -88,11 +86,9 @@ class DecodeFastPath:
         return self._state.draw(self.position + 1)
 
     def _activation(self, width: int) -> FrameTemplate:
-        spec, dtype = self._stage.spec, self._stage.wire
+        epoch, dtype = self._stage.spec.epoch, self._stage.spec.segment.wire
         size_bytes = activation_payload_bytes(dtype, 1, width)
-        return FrameTemplate(
-            Kind.ACTIVATION, dtype, SAMPLE, 1, self.request, spec.epoch, self.attempt, width, size_bytes
-        )
+        return FrameTemplate(Kind.ACTIVATION, dtype, SAMPLE, 1, self.request, epoch, self.attempt, width, size_bytes)
 
     def _tokens(self) -> FrameTemplate:
         return FrameTemplate(
@@ -100,10 +96,10 @@ class DecodeFastPath:
         )  # fmt: skip
 
     def _expect(self) -> FrameTemplate:
-        return self._activation(self._stage.spec.width_in)
+        return self._activation(self._stage.spec.segment.width_in)
 
     def _prepare_answer(self) -> FrameTemplate:
-        return self._activation(self._stage.spec.width_out)
+        return self._activation(self._stage.spec.segment.width_out)
 
     def takes(self, data: bytes, now_s: float) -> bool:
         """Is a message the frame that begins the next step? If so the step is under way, else nothing happened."""
@@ -181,7 +177,7 @@ class FirstStageFastPath(DecodeFastPath):
         ):
             return False
         (token,) = _TOKEN.unpack(payload)
-        if not 0 <= token < self._stage.spec.vocab_size:
+        if not 0 <= token < self._vocab_size:
             return False
         self.position, self.given, self._arrived_s = position, token, now_s
         return True
@@ -237,3 +233,9 @@ class LastStageFastPath(DecodeFastPath):
     def _look_ahead(self) -> None:
         self._expected.at(self.position + 1)
         self._answer.at(self.position + 2)
+
+
+def fast_path_of(stage: FastPathStage, state: StageRequest) -> DecodeFastPath:
+    """The short way of a request through a stage."""
+    kind = FirstStageFastPath if stage.spec.is_first else LastStageFastPath if stage.spec.is_last else DecodeFastPath
+    return kind(stage, state)

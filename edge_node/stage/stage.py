@@ -17,14 +17,15 @@ from edge_node.requests.request import StageRequest
 from edge_node.requests.ring_driver import Step
 from edge_node.stage.admission import find_slot, fits, new_request, refuse
 from edge_node.stage.batch_scheduler import BatchScheduler, batches, batches_in_flight
-from edge_node.stage.decode_fast_path import DecodeFastPath, FirstStageFastPath, LastStageFastPath
+from edge_node.stage.decode_fast_path import DecodeFastPath, fast_path_of
 from edge_node.stage.stage_stats import StageStats
-from edge_node.stage_spec import StageKey
+from edge_node.stage.watchdog import Watchdog
+from edge_node.stage_spec import StageSpec
 from edge_node.wire.frames import activation_frame, replay_frame, token_ids, tokens_frame
 from edge_node.wire.topics import StageTopics
 from edge_node.work import Computed, FailureCode, Row, RowResult, Work, batch
-from schemas.codec import SAMPLE, VERIFY, WIRE_DTYPES, Flag, Frame, Kind, request_id, request_number, rows_per_message
-from schemas.messages import OpenRequest, PrepareSegment, RequestClosed, RequestFailed, SegmentReady, StageMetrics
+from schemas.codec import SAMPLE, VERIFY, Flag, Frame, Kind, request_id, request_number, rows_per_message
+from schemas.messages import OpenRequest, RequestClosed, RequestFailed, SegmentReady, StageMetrics
 
 _MAX_QUEUED_FRAMES = 512
 _MAX_RESENT_TOKENS = 4096
@@ -33,13 +34,9 @@ _MAX_RESENT_TOKENS = 4096
 class Stage:
     """The requests of one prepared segment."""
 
-    def __init__(self, spec: PrepareSegment, *, watchdog_min_s: float, handover: Handover | None = None) -> None:
+    def __init__(self, spec: StageSpec, *, watchdog_min_s: float, handover: Handover | None = None) -> None:
         self.spec = spec
-        self.key: StageKey = (spec.pipeline, spec.epoch, spec.stage)
-        self.node = spec.ring[spec.stage].node
-        self.is_first = spec.stage == 0
-        self.is_last = spec.stage == len(spec.ring) - 1
-        self._node_count = len({stage.node for stage in spec.ring})
+        self._segment = spec.segment
         self.loaded = False
         self.kv_value_bytes = 4
         self.subscribed = False
@@ -50,16 +47,16 @@ class Stage:
         self.requests: dict[int, StageRequest] = {}
         self.fast_paths: dict[int, DecodeFastPath] = {}
         """By request: the short way of its decode steps, once there were some."""
-        self.slots = handover.slots if handover else SlotTable(spec.slots)
+        self.slots = handover.slots if handover else SlotTable(spec.segment.slots)
         self.move = StageMigration(self, handover)
         self.topics = StageTopics(spec)
         self.patterns = self.topics.patterns
         self.stats = StageStats()
         self._watchdog_min_s = watchdog_min_s
+        self._watchdog = Watchdog(self)
         self._scheduler = BatchScheduler()
         self._groups: dict[int, int] = {}
-        self.wire = WIRE_DTYPES[spec.wire_dtype]
-        self._rows_per_message = rows_per_message(self.wire, spec.width_out)
+        self._rows_per_message = rows_per_message(spec.segment.wire, spec.segment.width_out)
 
     # --- requests ---------------------------------------------------------------------------------------------
 
@@ -77,7 +74,7 @@ class Stage:
         taken = self.move.take(number, message.moved_tokens)
         grant = find_slot(message, taken, self.slots, self.move.make_room)
         if grant is None:
-            return [self.failed(message.request, "busy", f"{self.node} has no free KV slot")]
+            return [self.failed(message.request, "busy", f"{self.spec.node} has no free KV slot")]
         self.requests[number] = request = new_request(
             message, self.spec, grant.slot, before=taken.before, watchdog_min_s=self._watchdog_min_s
         )
@@ -89,7 +86,7 @@ class Stage:
             self.begin(number, grant.valid_length)
         if grant.copy_from is None:
             return []
-        return [CopyPrefix(self.key, grant.copy_from, grant.slot, grant.valid_length)]
+        return [CopyPrefix(self.spec.key, grant.copy_from, grant.slot, grant.valid_length)]
 
     def begin(self, number: int, valid_length: int) -> None:
         """A request's first ``valid_length`` positions are here: go on behind them."""
@@ -111,7 +108,7 @@ class Stage:
         if state is None or state.moved:
             return []
         self.slots.park(number, state.slot, state.rule.valid_length)
-        return [Reply(RequestClosed(request=request, timing=state.stats.timing(self.node, self.spec.stage)))]
+        return [Reply(RequestClosed(request=request, timing=state.stats.timing(self.spec.node, self.spec.stage)))]
 
     def give_up(self, number: int) -> StageRequest | None:
         """Forget a request, but not its slot."""
@@ -134,7 +131,7 @@ class Stage:
         """Publish generated tokens again, for an orchestrator that missed them."""
         number = request_number(request)
         state = self.requests.get(number)
-        if state is None or not self.is_last:
+        if state is None or not self.spec.is_last:
             return []
         ids, finish = state.tokens_from(position, _MAX_RESENT_TOKENS)
         if not ids:
@@ -160,11 +157,11 @@ class Stage:
         if state is None or frame.kind is Kind.KV_ACK:
             effects = self.move.frame(sender, frame, now_s)
             return self._dropped(None) if effects is None else effects
-        if frame.kind is Kind.ACTIVATION and not self.is_first:
+        if frame.kind is Kind.ACTIVATION and not self.spec.is_first:
             return self._activation(sender, frame, state)
-        if frame.kind is Kind.TOKENS and state.driver and sender == self.spec.ring[-1].node:
+        if frame.kind is Kind.TOKENS and state.driver and sender == self.spec.upstream:
             return self._token(frame, state, now_s)
-        if frame.kind is Kind.REPLAY and state.driver and any(ref.node == sender for ref in self.spec.ring):
+        if frame.kind is Kind.REPLAY and state.driver and sender in self.spec.nodes:
             return self._replay(frame, state, now_s)
         return self._dropped(state)
 
@@ -175,7 +172,7 @@ class Stage:
         return []
 
     def _activation(self, sender: str, frame: Frame, state: StageRequest) -> list[Effect]:
-        expected = sender == self.spec.ring[self.spec.stage - 1].node and fits(frame, self.spec)
+        expected = sender == self.spec.upstream and fits(frame, self._segment)
         if not expected or len(state.frames) >= _MAX_QUEUED_FRAMES:
             return self._dropped(state)
         state.frames.append(frame)
@@ -187,7 +184,8 @@ class Stage:
         assert driver
         ids, guess = token_ids(frame)
         stop = frame.position + len(ids) + len(guess)
-        if stop > self.spec.context_tokens or not all(0 <= token < self.spec.vocab_size for token in (*ids, *guess)):
+        known = all(0 <= token < self._segment.vocab_size for token in (*ids, *guess))
+        if not known or stop > self._segment.context_tokens:
             return self._dropped(state)
         if not driver.token(frame.attempt, frame.position, ids, guess, last=bool(frame.flags), now_s=now_s):
             return self._dropped(state)
@@ -195,17 +193,11 @@ class Stage:
         return []
 
     def _replay(self, frame: Frame, state: StageRequest, now_s: float) -> list[Effect]:
-        driver = state.driver
-        assert driver
-        # Once the answer is complete nobody needs what is asked for, and computing it would give a token too many.
-        if driver.finished or frame.attempt != driver.attempt or frame.position >= len(driver.ids):
+        effects = self._watchdog.replay(frame, state, now_s)
+        if effects is None:
             return self._dropped(state)
-        frames, own_length = driver.replay(frame.position, now_s)
-        state.rule.attempt = driver.attempt
-        if own_length is not None:
-            state.rule.valid_length = own_length
-            self._take_turn(frame.request, state)
-        return self._repeated(frames, state)
+        self._take_turn(frame.request, state)
+        return effects
 
     def fast_path(self, number: int) -> DecodeFastPath | None:
         """The short way of a request's steps, under its present attempt; None for a request that is not here."""
@@ -214,8 +206,7 @@ class Stage:
             return None
         fast_path = self.fast_paths.get(number)
         if fast_path is None or fast_path.attempt != state.rule.attempt:
-            kind = FirstStageFastPath if self.is_first else LastStageFastPath if self.is_last else DecodeFastPath
-            fast_path = self.fast_paths[number] = kind(self, state)
+            fast_path = self.fast_paths[number] = fast_path_of(self, state)
         return fast_path
 
     # --- work -------------------------------------------------------------------------------------------------
@@ -248,10 +239,10 @@ class Stage:
                     rows.append(row)
             self._take_turn(number, state)
         if len(rows) == 1:
-            return Work(self.key, (rows[0],)), effects
+            return Work(self.spec.key, (rows[0],)), effects
         if not rows:
             return None, effects
-        return batch(self.key, rows, self.slots.lengths(), last_position=self.spec.context_tokens - 1), effects
+        return batch(self.spec.key, rows, self.slots.lengths(), last_position=self._segment.context_tokens - 1), effects
 
     def _regroup(self) -> None:
         slots = {number: state.slot for number, state in self.requests.items()}
@@ -290,7 +281,7 @@ class Stage:
         frame: Frame | None = None,
     ) -> Row:
         row = Row(number, state.slot, state.rule.attempt, position, count, sample, verify, ids, frame)
-        if self.is_last and sample:
+        if self.spec.is_last and sample:
             row.draw = state.draw(row.first_draw)
             row.guess = state.guesses.get(row.first_draw, ()) if verify else ()
         return row
@@ -320,11 +311,11 @@ class Stage:
         self, row: Row, result: RowResult, state: StageRequest, compute_s: float, now_s: float
     ) -> bytes | None:
         """What a row sends: the hidden state to the next stage, or the last stage's token."""
-        if self.is_last:
+        if self.spec.is_last:
             return self._chosen(row, result.tokens, state, now_s) if result.tokens else None
         assert result.payload is not None
-        spec = self.spec
-        data = activation_frame(row, spec.epoch, width=spec.width_out, dtype=self.wire, payload=result.payload)
+        width, dtype = self._segment.width_out, self._segment.wire
+        data = activation_frame(row, self.spec.epoch, width=width, dtype=dtype, payload=result.payload)
         if state.driver and row.ids is not None:
             state.driver.published(Step(row.position, row.ids, row.sample), data, compute_s, now_s)
         state.stats.sent(len(data), decode=state.is_decode(row))
@@ -341,12 +332,12 @@ class Stage:
         self, state: StageRequest, position: int, tokens: Sequence[int], guessed: int, now_s: float
     ) -> tuple[Sequence[int], Sequence[int]]:
         """Of the tokens from ``position`` on those before the answer's end, and a guess of what follows."""
-        ids = state.take(position, tokens, self.spec.context_tokens)
+        ids = state.take(position, tokens, self._segment.context_tokens)
         if state.prompt_lookup is None:
             return ids, ()
         # With more requests than nodes none of them is idle: a wrong guess would cost somebody else's time.
-        may_guess = len(self.requests) <= self._node_count
-        return ids, state.guess_after(position, ids, guessed, now_s, self.spec.context_tokens if may_guess else 0)
+        may_guess = len(self.requests) <= len(self.spec.nodes)
+        return ids, state.guess_after(position, ids, guessed, now_s, self._segment.context_tokens if may_guess else 0)
 
     def _tokens_frame(
         self, number: int, state: StageRequest, position: int, ids: Sequence[int], finish: Flag, guess: Sequence[int]
@@ -357,15 +348,10 @@ class Stage:
         state.stats.sent(len(data), decode=True)
         return data
 
-    def _repeated(self, frames: Sequence[bytes], state: StageRequest) -> list[Effect]:
-        """Frames sent again, each in a message of its own: together they may be too long for one."""
-        for data in frames:
-            state.stats.sent(len(data), decode=False)
-        return [SendFrame(self.topics.next, data) for data in frames]
-
     def failed(self, request: str, code: FailureCode, reason: str) -> Effect:
         """Tell that a request can't go on."""
-        return Reply(RequestFailed(node=self.node, epoch=self.spec.epoch, request=request, code=code, reason=reason))
+        spec = self.spec
+        return Reply(RequestFailed(node=spec.node, epoch=spec.epoch, request=request, code=code, reason=reason))
 
     @property
     def is_prefilling(self) -> bool:
@@ -376,25 +362,11 @@ class Stage:
 
     def tick(self, now_s: float) -> list[Effect]:
         """Repeat what the ring did not answer in time; go on with a live move."""
-        effects = self.move.tick(now_s)
-        for number, state in self.requests.items():
-            driver = state.driver
-            if not driver or not driver.overdue(now_s):
-                continue
-            if driver.gave_up:
-                driver.deadline_s = None
-                reason = "the ring gave no token in spite of repeats: see `linguabus nodes`"
-                effects.append(self.failed(request_id(number), "no_progress", reason))
-                continue
-            frames = driver.repeat(now_s)
-            state.rule.attempt = driver.attempt
-            effects.extend(self._repeated(frames, state))
-        return effects
+        return [*self.move.tick(now_s), *self._watchdog.tick(now_s)]
 
     def next_deadline_s(self) -> float | None:
         """When ``tick`` next has something to do."""
-        deadlines = [state.driver.deadline_s for state in self.requests.values() if state.driver]
-        deadlines.extend(self.move.deadlines_s())
+        deadlines = (*self._watchdog.deadlines_s(), *self.move.deadlines_s())
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
     def metrics(self) -> StageMetrics:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from schemas.messages import PrepareSegment, StageMetrics
+from edge_node.stage_spec import StageSpec
+from schemas.ewma import ewma
+from schemas.messages import StageMetrics
 
 _WEIGHT = 0.1
 
@@ -26,12 +28,10 @@ class StageStats:
         self.positions += rows * count
         if count > 1:
             return
-        if self.decode_s is None:
-            self.decode_s, self.decode_rows = compute_s, float(rows)
-        self.decode_s += _WEIGHT * (compute_s - self.decode_s)
-        self.decode_rows += _WEIGHT * (rows - self.decode_rows)
+        self.decode_rows = ewma(None if self.decode_s is None else self.decode_rows, float(rows), _WEIGHT)
+        self.decode_s = ewma(self.decode_s, compute_s, _WEIGHT)
 
-    def metrics(self, spec: PrepareSegment, *, queue: int, open_requests: int) -> StageMetrics:
+    def metrics(self, spec: StageSpec, *, queue: int, open_requests: int) -> StageMetrics:
         """For the heartbeat."""
         return StageMetrics(
             pipeline=spec.pipeline,

@@ -7,7 +7,6 @@ import hashlib
 import http.client
 import logging
 import os
-import random
 import threading
 import time
 import urllib.error
@@ -16,6 +15,7 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from pathlib import Path
 
 from edge_node.errors import BlobUnavailable, StorageFull
+from schemas.back_off import back_off_s, out_of_step
 from schemas.messages import BlobRef
 
 _log = logging.getLogger(__name__)
@@ -142,7 +142,7 @@ class BlobStore:
         level = logging.WARNING if tries > 1 else logging.DEBUG
         for attempt in range(tries if urls else 0):
             if attempt:
-                self._sleep(back_off_s(attempt, _FIRST_PAUSE_S, _LONGEST_PAUSE_S))
+                self._sleep(out_of_step(back_off_s(_FIRST_PAUSE_S, attempt - 1, _LONGEST_PAUSE_S)))
                 on_progress(_size_bytes(self._part(blob)))
             for url in urls:
                 try:
@@ -186,11 +186,6 @@ class BlobStore:
         if length < blob.size_bytes:
             raise BlobUnavailable(f"the connection ended after {length} of {blob.size_bytes} bytes")
         return fetched
-
-
-def back_off_s(failures: int, first_s: float, longest_s: float) -> float:
-    """How long to wait after so many failures in a row: twice as long each time, out of step with other nodes."""
-    return random.uniform(0.5, 1.0) * min(first_s * 2.0 ** min(failures - 1, 30), longest_s)
 
 
 def _report(on_progress: Callable[[int, int], None], before: int, total: int, part: int) -> None:

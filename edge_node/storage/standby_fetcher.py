@@ -11,7 +11,8 @@ import threading
 import time
 
 from edge_node.errors import LoadCancelled, NodeError
-from edge_node.storage.blob_store import BlobStore, back_off_s
+from edge_node.storage.blob_store import BlobStore
+from schemas.back_off import back_off_s, out_of_step
 from schemas.messages import KeepBlobs
 
 _log = logging.getLogger(__name__)
@@ -51,7 +52,7 @@ class StandbyFetcher:
     def _run(self) -> None:
         failures, said = 0, ""
         while True:
-            pause_s = back_off_s(failures, self._first_pause_s, _LONGEST_PAUSE_S) if failures else None
+            pause_s = self._pause_s(failures) if failures else None
             if self._changed.wait(pause_s):
                 self._changed.clear()
                 failures, said = 0, ""
@@ -60,6 +61,9 @@ class StandbyFetcher:
             if problem and problem != said:
                 said = problem
                 _log.warning("standby units are not complete: %s (tried again, not logged again)", problem)
+
+    def _pause_s(self, failures: int) -> float:
+        return out_of_step(back_off_s(self._first_pause_s, failures - 1, _LONGEST_PAUSE_S))
 
     def _fetch(self, message: KeepBlobs) -> str:
         """What is wrong; empty when all blobs are here or another list has come."""

@@ -18,6 +18,8 @@ _BATTERY_INTERVAL_S = 30.0
 _PLUGGED_IN = ("charging", "full")
 _COLDEST_C = -50
 _HOTTEST_C = 200
+_MEMORY_SHARE = 0.75
+_STORAGE_SHARE = 0.5
 
 
 def memory_bytes() -> tuple[int, int]:
@@ -35,6 +37,21 @@ def available_bytes() -> int:
     if available is not None:
         return available
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
+def memory_budget_bytes(limit_bytes: int | None) -> int:
+    """Memory the node may use in all: the limit, or its own plus most of what the system could give."""
+    if limit_bytes is not None:
+        return limit_bytes
+    return memory_bytes()[0] + int(_MEMORY_SHARE * available_bytes())
+
+
+def storage_budget_bytes(directory: Path, limit_bytes: int | None) -> int:
+    """Room for the blobs of a directory: the limit, or what they take already plus half of the free disk."""
+    if limit_bytes is not None:
+        return limit_bytes
+    stored_bytes = sum(path.stat().st_size for path in directory.iterdir())
+    return stored_bytes + int(_STORAGE_SHARE * shutil.disk_usage(directory).free)
 
 
 def _colon_fields(path: Path) -> dict[str, int]:

@@ -7,11 +7,11 @@ import time
 
 import numpy as np
 
-from edge_node.telemetry.unit_benchmark import PREFILL_TOKENS, _spread
+from edge_node.telemetry.spread import spread_s
 from edge_node.wire.activations import decode_activation, encode_activation
 from schemas.codec import WIRE_DTYPES, Frame, Kind, decode_frame, encode_frame
 from schemas.errors import ContractError
-from schemas.messages import Epoch, WireDtype
+from schemas.messages import PROBE_CHUNK_TOKENS, Epoch, WireDtype
 
 _SMALL_ECHOES = 21
 _LARGE_ECHOES = 4
@@ -25,9 +25,9 @@ class LinkProbe:
     def __init__(self, width: int, wire_dtype: WireDtype) -> None:
         self._dtype = WIRE_DTYPES[wire_dtype]
         self._width = max(width, 1)
-        self._counts = [1] * _SMALL_ECHOES + [PREFILL_TOKENS] * _LARGE_ECHOES
+        self._counts = [1] * _SMALL_ECHOES + [PROBE_CHUNK_TOKENS] * _LARGE_ECHOES
         self._out: tuple[int, float, float, int] | None = None
-        self._times: dict[int, list[tuple[float, float, int]]] = {1: [], PREFILL_TOKENS: []}
+        self._times: dict[int, list[tuple[float, float, int]]] = {1: [], PROBE_CHUNK_TOKENS: []}
 
     @property
     def done(self) -> bool:
@@ -68,13 +68,13 @@ class LinkProbe:
 
     def figures(self) -> dict[str, float]:
         """Members of `NodeProfile`; nothing without echoes."""
-        small, large = self._times[1][1:], self._times[PREFILL_TOKENS]
+        small, large = self._times[1][1:], self._times[PROBE_CHUNK_TOKENS]
         if not small:
             return {}
         hop_s = statistics.median(time_s for time_s, _, _ in small)
         found = {
             "hop_s": hop_s,
-            "hop_spread_s": _spread([time_s for time_s, _, _ in small]),
+            "hop_spread_s": spread_s([time_s for time_s, _, _ in small]),
             "hop_busy_s": min(hop_s, statistics.median(cpu_s for _, cpu_s, _ in small)),
         }
         if large:

@@ -13,12 +13,13 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from edge_node.errors import NodeError
+from edge_node.errors import NodeError, reason_of
+from edge_node.stage_spec import SegmentSpec
 from edge_node.storage.blob_store import BlobStore
 from edge_node.telemetry import device
 from edge_node.telemetry.link_probe import LinkProbe
-from edge_node.telemetry.unit_benchmark import _measure_parts
-from schemas.messages import NodeProfile, PrepareSegment, ProbeNode
+from edge_node.telemetry.unit_benchmark import measure_parts
+from schemas.messages import NodeProfile, ProbeNode
 
 _log = logging.getLogger(__name__)
 
@@ -90,9 +91,9 @@ class Profiler:
             self._command = None
         return answers
 
-    def wanted(self, spec: PrepareSegment) -> None:
-        """A segment needs these blobs: they stay."""
-        self._wanted |= {spec.graph.sha256, *(blob.sha256 for blob in spec.blobs)}
+    def wanted(self, spec: SegmentSpec) -> None:
+        """A segment needs its blobs: they stay."""
+        self._wanted |= {blob.sha256 for blob in spec.files}
 
     def plan_committed(self) -> None:
         """A plan is in force: what only the measurement needed is deleted."""
@@ -110,7 +111,7 @@ class Profiler:
                 blobs = (part.graph, *part.blobs)
                 self._only_probed |= {blob.sha256 for blob in blobs if not self._store.path(blob.sha256).exists()}
                 self._store.fetch(blobs, command.blob_urls, on_progress=lambda *_: None)
-            units = _measure_parts(command, self._store, self._threads, self._speed)
+            units = measure_parts(command, self._store, self._threads, self._speed)
             answer = replace(
                 answer,
                 units=units,
@@ -118,9 +119,9 @@ class Profiler:
                 storage_bytes=self._store.limit_bytes,
             )
         except NodeError as error:
-            answer = replace(answer, failure=str(error)[:900])
+            answer = replace(answer, failure=reason_of(error))
         except Exception as error:  # the orchestrator must hear of it, whatever it was
             _log.exception("measuring %s failed", command.model)
-            answer = replace(answer, failure=f"{type(error).__name__}: {error}"[:900])
+            answer = replace(answer, failure=reason_of(error))
         self._answers.put(replace(answer, took_s=time.monotonic() - self._started_s))
         self._wake()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from schemas.ewma import ewma
+
 WEIGHT = 0.2
 """Of a new sample."""
 PATIENCE_S = 5.0
@@ -40,4 +42,4 @@ class RoundTripMeter:
         if self._disturbed:
             return
         sample_s = now_s - self._sent_s
-        self.rtt_s = sample_s if self.rtt_s is None else self.rtt_s + WEIGHT * (sample_s - self.rtt_s)
+        self.rtt_s = ewma(self.rtt_s, sample_s, WEIGHT)

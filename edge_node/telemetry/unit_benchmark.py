@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import statistics
 import time
 from collections.abc import Sequence
@@ -10,13 +11,15 @@ from dataclasses import dataclass, field
 from edge_node.errors import NodeError
 from edge_node.runtime import process_heap
 from edge_node.runtime.segment import Segment
-from edge_node.runtime.segment_runner import _log
+from edge_node.stage_spec import SegmentSpec
 from edge_node.storage.blob_store import BlobStore
 from edge_node.telemetry import device
-from schemas.messages import Epoch, PrepareSegment, ProbeNode, ProbePart, StageRef, UnitProfile
+from edge_node.telemetry.spread import spread_s
+from schemas.codec import WIRE_DTYPES
+from schemas.messages import PROBE_BATCH, PROBE_CHUNK_TOKENS, ProbeNode, ProbePart, UnitProfile
+from schemas.units import EMBED, HEAD
 
-PREFILL_TOKENS = 64
-BATCH = 4
+_log = logging.getLogger(__name__)
 _DECODE_RUNS = 15
 _BATCHED_RUNS = 7
 _PREFILL_RUNS = 3
@@ -37,14 +40,17 @@ class _Runs:
     resident_bytes: int = 0
 
 
-def _measure_parts(command: ProbeNode, store: BlobStore, threads: int, speed: float) -> tuple[UnitProfile, ...]:
-    """One part in memory at a time; a further round only if it would be over in time, going by the one before."""
+def measure_parts(command: ProbeNode, store: BlobStore, threads: int, speed: float) -> tuple[UnitProfile, ...]:
+    """How fast this node runs each part.
+
+    One part is in memory at a time; a further round only if it would be over in time, going by the one before.
+    """
     found = [_Runs() for _ in command.parts]
     ends_s = time.monotonic() + command.time_limit_s
     for _ in range(_ROUNDS):
         began_s = time.monotonic()
-        for index, runs in enumerate(found):
-            _measure_part(command, index, store, threads, speed, runs)
+        for part, runs in zip(command.parts, found, strict=True):
+            _measure_part(command, part, store, threads, speed, runs)
         if 2 * time.monotonic() - began_s > ends_s:
             break
     return tuple(_unit_profile(part, runs) for part, runs in zip(command.parts, found, strict=True))
@@ -55,34 +61,30 @@ def _unit_profile(part: ProbePart, runs: _Runs) -> UnitProfile:
         kind=part.kind,
         units=part.units,
         decode_s=statistics.median(runs.decode_s),
-        decode_spread_s=_spread(runs.decode_s),
-        decode_batched_s=statistics.median(runs.batched_s) / BATCH if runs.batched_s else None,
-        prefill_s=statistics.median(runs.prefill_s) / PREFILL_TOKENS,
+        decode_spread_s=spread_s(runs.decode_s),
+        decode_batched_s=statistics.median(runs.batched_s) / PROBE_BATCH if runs.batched_s else None,
+        prefill_s=statistics.median(runs.prefill_s) / PROBE_CHUNK_TOKENS,
         resident_bytes=runs.resident_bytes,
         weight_bytes=sum(blob.size_bytes for blob in part.blobs),
     )
 
 
-def _measure_part(command: ProbeNode, index: int, store: BlobStore, threads: int, speed: float, runs: _Runs) -> None:
-    part, stages = command.parts[index], {"embed": 0, "block": 1, "head": 2}
-    spec = PrepareSegment(
-        pipeline="probe",
-        epoch=Epoch(generation=0, counter=index),
-        stage=stages[part.kind],
-        ring=tuple(StageRef(node="probe", start=unit, stop=unit + 1) for unit in range(3)),
-        model=command.model,
+def _measure_part(
+    command: ProbeNode, part: ProbePart, store: BlobStore, threads: int, speed: float, runs: _Runs
+) -> None:
+    spec = SegmentSpec(
         graph=part.graph,
         blobs=part.blobs,
-        blob_urls=command.blob_urls,
         kv_layers=part.kv_layers,
         width_in=part.width_in,
         width_out=part.width_out,
         vocab_size=command.vocab_size,
-        context_tokens=2 * PREFILL_TOKENS,
-        slots=BATCH,
-        chunk_tokens=PREFILL_TOKENS,
-        wire_dtype=command.wire_dtype,
-        planned_bytes=0,
+        context_tokens=2 * PROBE_CHUNK_TOKENS,
+        slots=PROBE_BATCH,
+        chunk_tokens=PROBE_CHUNK_TOKENS,
+        wire=WIRE_DTYPES[command.wire_dtype],
+        is_first=part.kind == EMBED,
+        is_last=part.kind == HEAD,
     )
     before_bytes = device.memory_bytes()[0]
     segment = Segment(spec, store.path(part.graph.sha256), threads=threads, emulated_speed=speed)
@@ -90,10 +92,10 @@ def _measure_part(command: ProbeNode, index: int, store: BlobStore, threads: int
     after_bytes = device.memory_bytes()[0]
     runs.resident_bytes = runs.resident_bytes or max(0, after_bytes - before_bytes)
     deadline_s = time.monotonic() + command.time_limit_s / len(command.parts)
-    runs.prefill_s += _times(segment, (0,), PREFILL_TOKENS, _PREFILL_RUNS, deadline_s)
-    runs.decode_s += _times(segment, (PREFILL_TOKENS,), 1, _DECODE_RUNS, deadline_s)
+    runs.prefill_s += _times(segment, (0,), PROBE_CHUNK_TOKENS, _PREFILL_RUNS, deadline_s)
+    runs.decode_s += _times(segment, (PROBE_CHUNK_TOKENS,), 1, _DECODE_RUNS, deadline_s)
     try:
-        runs.batched_s += _times(segment, (PREFILL_TOKENS,) * BATCH, 1, _BATCHED_RUNS, deadline_s)
+        runs.batched_s += _times(segment, (PROBE_CHUNK_TOKENS,) * PROBE_BATCH, 1, _BATCHED_RUNS, deadline_s)
     except NodeError as error:
         _log.info("%s runs one request at a time: %s", part.kind, error)
     del segment
@@ -107,9 +109,3 @@ def _times(segment: Segment, positions: Sequence[int], count: int, runs: int, de
         time.sleep(_PAUSE_S)
         times_s.append(segment.run(0, positions, count).compute_s)
     return times_s[1:]  # the first one warms up
-
-
-def _spread(times_s: Sequence[float]) -> float:
-    """From the first to the third quartile."""
-    ordered = sorted(times_s)
-    return ordered[(3 * len(ordered) - 1) // 4] - ordered[len(ordered) // 4]

@@ -4,32 +4,29 @@ from __future__ import annotations
 
 import functools
 
-from schemas.messages import Epoch, PrepareSegment
+from edge_node.stage_spec import StageSpec
+from schemas.messages import Epoch
 from schemas.topics import SEGMENT, TOKEN
 
 
 class StageTopics:
     """Where a stage publishes, and what it reads."""
 
-    def __init__(self, spec: PrepareSegment) -> None:
+    def __init__(self, spec: StageSpec) -> None:
         self._spec = spec
-        self._node = spec.ring[spec.stage].node
         self.token = TOKEN.format(
-            pipeline=spec.pipeline, epoch=spec.epoch, sender=self._node, receiver=spec.ring[0].node
+            pipeline=spec.pipeline, epoch=spec.epoch, sender=spec.node, receiver=spec.ring[0].node
         )
         """The last stage's tokens."""
-        is_last = spec.stage == len(spec.ring) - 1
-        self.next = self.token if is_last else self.segment(spec.stage + 1)
+        self.next = self.token if spec.is_last else self.segment(spec.stage + 1)
         """What the stage makes of its input."""
         self.input = self._input()
         """What the stage computes on comes here; not through the broker where one node has both ends of the ring."""
 
     def _input(self) -> str:
         spec = self._spec
-        names = {"pipeline": spec.pipeline, "epoch": spec.epoch, "receiver": self._node}
-        if spec.stage == 0:
-            return TOKEN.format(sender=spec.ring[-1].node, **names)
-        return SEGMENT.format(stage=spec.stage, sender=spec.ring[spec.stage - 1].node, **names)
+        names = {"pipeline": spec.pipeline, "epoch": spec.epoch, "sender": spec.upstream, "receiver": spec.node}
+        return TOKEN.format(**names) if spec.is_first else SEGMENT.format(stage=spec.stage, **names)
 
     def segment(self, stage: int) -> str:
         """To another stage of the ring."""
@@ -37,14 +34,15 @@ class StageTopics:
 
     def of(self, epoch: Epoch, stage: int, node: str) -> str:
         """To a stage of any epoch of the pipeline."""
-        return SEGMENT.format(pipeline=self._spec.pipeline, epoch=epoch, stage=stage, sender=self._node, receiver=node)
+        spec = self._spec
+        return SEGMENT.format(pipeline=spec.pipeline, epoch=epoch, stage=stage, sender=spec.node, receiver=node)
 
     @property
     def patterns(self) -> tuple[str, ...]:
         """The subscriptions the stage needs: frames to it and, for the first stage, the last one's tokens."""
         spec = self._spec
-        to_me = SEGMENT.filter(pipeline=spec.pipeline, epoch=spec.epoch, stage=spec.stage, receiver=self._node)
-        if spec.stage > 0 or spec.ring[-1].node == self._node:  # which hands its tokens over itself
+        to_me = SEGMENT.filter(pipeline=spec.pipeline, epoch=spec.epoch, stage=spec.stage, receiver=spec.node)
+        if not spec.is_first or spec.upstream == spec.node:  # which hands its tokens over itself
             return (to_me,)
         return to_me, self.input
 

@@ -16,11 +16,9 @@ from dataclasses import dataclass
 
 from orchestrator.deployment.open_requests import OpenWork
 from orchestrator.deployment.plan import DeployedPlan, Solving
+from orchestrator.planning.gain import LEAST_GAIN, gain
 from orchestrator.planning.moves.kv_migration import Migration
 from orchestrator.planning.solution import Solution
-
-MIN_GAIN = 0.05
-"""A working plan is replaced of its own accord only for a predicted gain above this share."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,7 @@ def settled(question: AcceptanceQuery) -> AcceptanceDecision | None:
 
 
 def judge(question: AcceptanceQuery) -> AcceptanceDecision:
-    """Replace what is not the same for a gain above ``MIN_GAIN``, or because somebody asked for it. Open requests must
+    """Replace what is not the same for a gain above `LEAST_GAIN`, or because somebody asked for it. Open requests must
     win more by it than they lose to the move; those that can't be moved live are not disturbed unless it was asked."""
     if verdict := settled(question):
         return verdict
@@ -81,17 +79,17 @@ def judge(question: AcceptanceQuery) -> AcceptanceDecision:
     if found.stages == running.solution.stages:
         return _STAYS
     if found.objective is running.solution.objective:
-        gain = 1 - found.objective_value / running.solution.objective_value
-        if gain <= MIN_GAIN:
-            return AcceptanceDecision(Acceptance.STAY, f"a gain of {gain:.1%} is not worth it")
+        saved = gain(running.solution.objective_value, found.objective_value)
+        if saved <= LEAST_GAIN:
+            return AcceptanceDecision(Acceptance.STAY, f"a gain of {saved:.1%} is not worth it")
     else:
-        gain = 0.0
+        saved = 0.0
     if not question.work.requests:
-        return AcceptanceDecision(Acceptance.NOW, f"a gain of {gain:.1%}")
+        return AcceptanceDecision(Acceptance.NOW, f"a gain of {saved:.1%}")
     if question.migration is None:
         return AcceptanceDecision(Acceptance.WHEN_IDLE, "open requests can't be moved live")
     saved_s = (running.solution.predicted.decode_s - found.predicted.decode_s) * question.work.remaining_tokens
     if saved_s <= question.migration.lost_s:
         reason = f"open requests would save {saved_s:.2f} s and lose {question.migration.lost_s:.2f} s"
         return AcceptanceDecision(Acceptance.WHEN_IDLE, reason)
-    return AcceptanceDecision(Acceptance.NOW, f"a gain of {gain:.1%}, {saved_s:.2f} s for the open requests")
+    return AcceptanceDecision(Acceptance.NOW, f"a gain of {saved:.1%}, {saved_s:.2f} s for the open requests")

@@ -17,15 +17,17 @@ from typing import Any
 from orchestrator.balancing.decision_log import Decision, DecisionLog, Stages, Verdict
 from orchestrator.balancing.speed_estimate import ObservationSettings, Reading, SpeedEstimate
 from orchestrator.planning.cost import check
+from orchestrator.planning.gain import LEAST_GAIN, gain
 from orchestrator.planning.moves.nearby import nearby, value_s
 from orchestrator.planning.problem import Objective, Problem, Stage
+from schemas.back_off import back_off_s
 
 
 @dataclass(frozen=True, kw_only=True)
 class BalanceSettings:
     """What makes a move worth it."""
 
-    min_gain: float = 0.05
+    min_gain: float = LEAST_GAIN
     """Least share of the time per token that a move has to save."""
     gain_noises: float = 3.0
     """It must also be so many standard deviations of what is believed of a node."""
@@ -183,15 +185,15 @@ class Balancer:
         best, best_key = None, (False, 0.0, 0.0)
         needed = self._needed_gain(asked.running)
         for stages in (asked.found, *nearby(problem, asked.running)):
-            gain = 1 - value_s(problem, stages) / now_value_s if now_value_s > 0 else 0.0
-            if stages == asked.running or gain <= 0:
+            saved = gain(now_value_s, value_s(problem, stages))
+            if stages == asked.running or saved <= 0:
                 continue
             cost_s = asked.cost_s(stages)
-            key = (gain >= needed, work_s * gain - self.settings.safety * cost_s, gain)
+            key = (saved >= needed, work_s * saved - self.settings.safety * cost_s, saved)
             if best is None or key > best_key:
                 best_key = key
                 best = Decision(
-                    verdict=Verdict.STAY, reason="", stages=stages, gain=gain, saved_s=work_s * gain, cost_s=cost_s
+                    verdict=Verdict.STAY, reason="", stages=stages, gain=saved, saved_s=work_s * saved, cost_s=cost_s
                 )
         return best
 
@@ -205,16 +207,15 @@ class Balancer:
     def moved(self, now_s: float) -> None:
         """The plan that was decided upon has taken over."""
         self._moved_s = [at_s for at_s in self._moved_s if now_s - at_s < self.settings.shortly_s]
-        self._not_before_s = now_s + self.settings.cool_down_s * 2 ** max(
-            0, len(self._moved_s) - self.settings.free_moves
-        )
+        beyond = max(0, len(self._moved_s) - self.settings.free_moves)
+        self._not_before_s = now_s + back_off_s(self.settings.cool_down_s, beyond)
         self._moved_s.append(now_s)
         self._failures = 0
         self.begin_again()
 
     def failed(self, now_s: float) -> None:
         """A move was rolled back."""
-        self._not_before_s = now_s + self.settings.failed_cool_down_s * 2**self._failures
+        self._not_before_s = now_s + back_off_s(self.settings.failed_cool_down_s, self._failures)
         self._failures = min(self._failures + 1, 6)
         self._again_s = self._not_before_s
         self.begin_again()
@@ -253,17 +254,6 @@ class _Arrivals:
 
 
 def with_slowness(problem: Problem, slowness: dict[str, float]) -> Problem:
-    """The problem with devices as slow as they are believed to be; a hop does not depend on it."""
-    devices = []
-    for device in problem.devices:
-        factor = slowness.get(device.name, 1.0)
-        batched = device.decode_batched_s
-        devices.append(
-            replace(
-                device,
-                decode_s=tuple(factor * figure for figure in device.decode_s),
-                decode_batched_s=None if batched is None else tuple(factor * figure for figure in batched),
-                prefill_s=tuple(factor * figure for figure in device.prefill_s),
-            )
-        )
+    """The problem with devices as slow as they are believed to be."""
+    devices = (device.slowed(slowness.get(device.name, 1.0)) for device in problem.devices)
     return replace(problem, devices=tuple(devices))

@@ -99,8 +99,7 @@ class SimulatedBalancer:
         return Reading(observed_s, expected_s, sum(stage.positions for stage in node.stages))
 
     def _ask(self, watched: _Watched, problem: Problem, seen: Observation, alive: set[str]) -> None:
-        devices = tuple(device for device in problem.devices if device.name in alive)
-        slowed = with_slowness(replace(problem, devices=devices), watched.balancer.slowness())
+        slowed = with_slowness(problem.only(alive), watched.balancer.slowness())
         slowed = replace(slowed, incumbent=seen.stages)
         answer = solve(slowed, prove=False)
         found = answer.stages if isinstance(answer, Solution) else seen.stages

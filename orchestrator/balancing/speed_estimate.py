@@ -18,6 +18,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from schemas.back_off import back_off_s
+from schemas.ewma import ewma
+
 MOST_RATIO = 30.0
 """A stage that says it takes so many times what is expected of it, or as little, is not believed."""
 FROZEN_READINGS = 10
@@ -153,11 +156,11 @@ class SpeedEstimate:
         if self._x is not None:
             # Three standard deviations at the most, or a step would hide behind its own noise.
             scatter = min((x - self._x) ** 2 / 2, 9 * self._variance)
-            self._variance += given.noise_weight * (scatter - self._variance)
+            self._variance = ewma(self._variance, scatter, given.noise_weight)
         self._x = x
-        self._fast += given.fast_weight * (x - self._fast)
+        self._fast = ewma(self._fast, x, given.fast_weight)
         if self.is_held(now_s):
-            self.level += min(self._weight, 1 / self._hold_length_s()) * (x - self.level)
+            self.level = ewma(self.level, x, min(self._weight, 1 / self._hold_length_s()))
             return False
         gap = self._fast - self.level
         spread = math.sqrt(self._variance * given.fast_weight / (2 - given.fast_weight))
@@ -190,4 +193,4 @@ class SpeedEstimate:
         self._jumped_s, self._jumped_up, self._away_since_s = now_s, up, None
 
     def _hold_length_s(self) -> float:
-        return float(min(self._settings.hold_s * 2**self._reversals, self._settings.longest_hold_s))
+        return back_off_s(self._settings.hold_s, self._reversals, self._settings.longest_hold_s)

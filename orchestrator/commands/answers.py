@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 import click
 
 from orchestrator.client import Answer
-from orchestrator.commands.output import table
+from orchestrator.text.table import table
+from schemas.limits import MAX_ANSWER_TOKENS
 from schemas.messages import Sampling, StageTiming, StreamEnd
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -22,7 +23,7 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 def sampling_options(function: _F) -> _F:
     """Add the options that `make_sampling` takes, ``--max-tokens`` and ``--system``."""
     options = (
-        click.option("--max-tokens", type=click.IntRange(1, 1_000_000), default=256, show_default=True,
+        click.option("--max-tokens", type=click.IntRange(1, MAX_ANSWER_TOKENS), default=256, show_default=True,
                      help="Most tokens to generate."),
         click.option("--temperature", type=click.FloatRange(0, 100), default=0.0, show_default=True,
                      help="0 always takes the likeliest token; higher is more varied."),

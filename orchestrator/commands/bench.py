@@ -14,9 +14,10 @@ from orchestrator.commands.bench_report import Combination, Load, Measured, Resu
 from orchestrator.commands.bench_streams import Streams, measure, stop_on_interrupt
 from orchestrator.commands.connection import connect
 from orchestrator.commands.exits import INTERRUPTED
-from orchestrator.commands.output import print_json, table
+from orchestrator.commands.output import print_json
 from orchestrator.commands.progress import ProgressLines
 from orchestrator.commands.settings import Settings, bus_options, pass_settings
+from orchestrator.text.table import table
 
 _SAMPLE_WORDS = 40
 

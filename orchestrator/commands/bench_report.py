@@ -8,6 +8,7 @@ import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from orchestrator.planning.percentile import median_and_p95
 from schemas.messages import StreamEnd
 
 TEXT = """\
@@ -232,16 +233,7 @@ def _busiest(stages: Iterable[StageShare]) -> float:
 
 def spread(values: Sequence[float]) -> Spread:
     """Median and 95th percentile of at least one value."""
-    return Spread(statistics.median(values), percentile(values, 0.95))
-
-
-def percentile(values: Sequence[float], share: float) -> float:
-    """The value below which this share lies, interpolated between neighbours."""
-    ordered = sorted(values)
-    place = share * (len(ordered) - 1)
-    below = int(place)
-    above = min(below + 1, len(ordered) - 1)
-    return ordered[below] + (place - below) * (ordered[above] - ordered[below])
+    return Spread(*median_and_p95(values))
 
 
 def _ratio(part: float, whole: float) -> float:

@@ -15,9 +15,9 @@ def connect(settings: Settings) -> Client:
         BadBrokerUrl, BrokerUnreachable, BrokerRefused
     """
     from broker.address import parse_broker_url
-    from broker.security import is_loopback
+    from broker.security import is_exposed
 
     address = parse_broker_url(settings.broker)
-    if not (settings.insecure or address.tls or is_loopback(address.host)):
+    if is_exposed(address) and not settings.insecure:
         raise InsecureAddress(f"what you ask {address.host} would not be encrypted: use mqtts://, or add --insecure")
     return Client.connect(settings.broker)

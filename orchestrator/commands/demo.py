@@ -12,9 +12,11 @@ import click
 from orchestrator.client import Client
 from orchestrator.commands.answers import cancel_on_interrupt, tokens_per_s
 from orchestrator.commands.exits import INTERRUPTED
-from orchestrator.commands.output import describe_broker, megabytes, table, warn_of_few_files
+from orchestrator.commands.output import describe_broker, warn_of_few_files
 from orchestrator.commands.progress import ProgressLines
 from orchestrator.commands.settings import default_cache
+from orchestrator.text.figures import megabytes
+from orchestrator.text.table import table
 from schemas.messages import ChatMessage
 
 if TYPE_CHECKING:

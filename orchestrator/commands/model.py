@@ -9,16 +9,17 @@ import click
 
 from orchestrator.commands.connection import connect
 from orchestrator.commands.exits import FAILURE
-from orchestrator.commands.output import megabytes, print_json, table
+from orchestrator.commands.output import print_json
 from orchestrator.commands.progress import ProgressLines
 from orchestrator.commands.settings import Settings, bus_options, default_cache, pass_settings
+from orchestrator.model.precision import PRECISIONS, PROFILES
+from orchestrator.text.figures import megabytes
+from orchestrator.text.table import table
 
 if TYPE_CHECKING:
     from orchestrator.model.manifest import Manifest
     from orchestrator.model.store import ModelStore
 
-PRECISIONS = ("int4", "int8", "fp16", "fp32")
-PROFILES = ("fast", "exact")
 USE_TIMEOUT_S = 600.0
 """A running orchestrator replies when its nodes have the model."""
 
@@ -40,7 +41,7 @@ def _store(settings: Settings) -> ModelStore:
 @click.option("--precision", type=click.Choice(PRECISIONS), default="int4", show_default=True, help="Type of weights.")
 @click.option(
     "--profile",
-    type=click.Choice(PROFILES),
+    type=click.Choice(list(PROFILES)),
     default="fast",
     show_default=True,
     help="fast computes int4 layers with 8-bit activations; exact with 32-bit ones, the same however it is split.",

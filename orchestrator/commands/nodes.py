@@ -7,8 +7,10 @@ from typing import Any
 import click
 
 from orchestrator.commands.connection import connect
-from orchestrator.commands.output import megabytes, print_json, table
+from orchestrator.commands.output import print_json
 from orchestrator.commands.settings import Settings, bus_options, pass_settings
+from orchestrator.text.figures import megabytes
+from orchestrator.text.table import table
 
 HEADINGS = ("node", "state", "memory", "limit", "blobs", "GFLOP/s", "hop ms", "CPU %", "battery", "platform")
 

@@ -9,9 +9,12 @@ from typing import Any
 import click
 
 from orchestrator.commands.connection import connect
-from orchestrator.commands.output import megabytes, print_json, table
+from orchestrator.commands.output import print_json
 from orchestrator.commands.plan_changes import changes, describe_changes
 from orchestrator.commands.settings import Settings, bus_options, pass_settings
+from orchestrator.text.figures import SHORT_AGES, age_text, megabytes
+from orchestrator.text.table import table
+from schemas import limits
 
 REPLAN_TIMEOUT_S = 600.0
 """Nodes may have to fetch their parts before the new plan is in force."""
@@ -86,7 +89,7 @@ def wish_options(function: Callable[..., None]) -> Callable[..., None]:
         ),
         click.option("--only-on-charger", is_flag=True, help="Leave out nodes that run on their battery."),
         click.option(
-            "--context", "context_tokens", type=click.IntRange(2, 10_000_000),
+            "--context", "context_tokens", type=click.IntRange(limits.MIN_CONTEXT_TOKENS, limits.MAX_CONTEXT_TOKENS),
             help="Tokens of prompt and answer together. [default: as the orchestrator was started]",
         ),
         click.option("--json", "as_json", is_flag=True, help="Print one JSON object."),
@@ -230,7 +233,7 @@ def describe_why(pipeline: dict[str, Any]) -> str:
     where = f"in epoch {pipeline['epoch']}" if pipeline["epoch"] else "has no plan"
     rows = [
         (
-            _ago(decision["last_s_ago"]),
+            f"{age_text(decision['last_s_ago'], SHORT_AGES)} ago",
             f"{decision['times']} x",
             decision["verdict"],
             f"{decision['gain']:.1%}" if decision["gain"] else "-",
@@ -243,13 +246,6 @@ def describe_why(pipeline: dict[str, Any]) -> str:
     if pipeline["stays"]:
         lines.append(f"The plan stays for now: {pipeline['stays']}")
     return "\n".join(lines)
-
-
-def _ago(seconds: float) -> str:
-    for unit, length_s in (("h", 3600), ("min", 60)):
-        if seconds >= 2 * length_s:
-            return f"{seconds / length_s:.0f} {unit} ago"
-    return f"{seconds:.0f} s ago"
 
 
 def _row(stage: dict[str, Any]) -> tuple[str, ...]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from orchestrator.commands.output import megabytes, table
+from orchestrator.text.figures import megabytes
+from orchestrator.text.table import table
+from orchestrator.text.units import describe_units
 
 FIGURES = (
     ("time per token", "predicted_decode_ms", "ms"),
@@ -75,8 +77,6 @@ def describe_changes(difference: dict[str, Any]) -> str:
 
 def _said(units: list[int], unit_count: int) -> str:
     """Units as ranges for people."""
-    from orchestrator.deployment.plan_view import describe_units
-
     ranges: list[list[int]] = []
     for unit in units:
         if ranges and unit == ranges[-1][1]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import click
+
+from schemas.closing import Closing
 
 LABELS = {
     "download": "downloading",
@@ -18,24 +19,16 @@ LABELS = {
 }
 
 
-class ProgressLines:
+class ProgressLines(Closing):
     """A `Progress` function: call it with (step, done, total). Leaving the context ends the last bar."""
 
     def __init__(self) -> None:
         self._step = ""
         self._bar: Any = None  # click's ProgressBar, which click does not export
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._end_bar()
-
     def __call__(self, step: str, done: int, total: int) -> None:
         if step != self._step:
-            self._end_bar()
+            self.close()
             self._step = step
             if not (total and sys.stderr.isatty()):
                 click.echo(f"{LABELS.get(step, step)} ...", err=True)
@@ -45,7 +38,8 @@ class ProgressLines:
                 self._bar.__enter__()
             self._bar.update(done - self._bar.pos)
 
-    def _end_bar(self) -> None:
+    def close(self) -> None:
+        """End the bar."""
         if self._bar is not None:
             self._bar.__exit__(None, None, None)
             self._bar = None

@@ -6,23 +6,25 @@ import contextlib
 import logging
 import signal
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import click
 
 from orchestrator.commands.output import describe_broker, warn_of_few_files
 from orchestrator.commands.settings import Settings, bus_options, pass_settings
+from orchestrator.fleet.health import HealthLimits
+from orchestrator.timing import DEFAULT_CONTEXT_TOKENS, DEFAULT_SLOTS, MOST_PIPELINES
+from schemas import limits
+from schemas.messages import WireDtype
 
 if TYPE_CHECKING:
     from orchestrator.service.service import ServiceInfo
-    from schemas.messages import WireDtype
 
+HEALTH = HealthLimits()
 EXAMPLE = "Example: linguabus serve --broker mqtt://192.168.1.5 --blob-host 0.0.0.0 --insecure"
 
 
 def _number_or_auto(_context: click.Context, parameter: click.Parameter, value: str) -> int | None:
-    from orchestrator.timing import MOST_PIPELINES
-
     if value == "auto":
         return None
     if not value.isdecimal() or not 1 <= int(value) <= MOST_PIPELINES:
@@ -33,7 +35,9 @@ def _number_or_auto(_context: click.Context, parameter: click.Parameter, value: 
 @click.command("serve", epilog=EXAMPLE)
 @click.option("--with-broker", is_flag=True, help="Start a broker on this machine too, for this machine only.")
 @click.option("--model", metavar="NAME", help="The model to serve. [default: the active one]")
-@click.option("--min-nodes", type=click.IntRange(1, 256), default=1, show_default=True, help="Nodes to wait for.")
+@click.option(
+    "--min-nodes", type=click.IntRange(1, limits.MAX_STAGES), default=1, show_default=True, help="Nodes to wait for."
+)
 @click.option(
     "--pipelines",
     metavar="N|auto",
@@ -44,24 +48,25 @@ def _number_or_auto(_context: click.Context, parameter: click.Parameter, value: 
 )
 @click.option(
     "--context",
-    type=click.IntRange(2, 10_000_000),
-    help="Tokens of prompt and answer together. [default: the model's maximum, 2048 at most, or what fits]",
+    type=click.IntRange(limits.MIN_CONTEXT_TOKENS, limits.MAX_CONTEXT_TOKENS),
+    help=f"Tokens of prompt and answer together. [default: the model's maximum, {DEFAULT_CONTEXT_TOKENS} at most,"
+    " or what fits]",
 )
 @click.option(
     "--slots",
-    type=click.IntRange(1, 1024),
-    help="Requests at the same time. [default: as many as the nodes have memory for, 4 at most]",
+    type=click.IntRange(1, limits.MAX_SLOTS),
+    help=f"Requests at the same time. [default: as many as the nodes have memory for, {DEFAULT_SLOTS} at most]",
 )
 @click.option(
     "--wire",
-    type=click.Choice(["fp32", "fp16", "int8"]),
+    type=click.Choice(get_args(WireDtype)),
     default="fp16",
     show_default=True,
     help="Type of what nodes send each other.",
 )
 @click.option(
     "--guess",
-    type=click.IntRange(0, 32),
+    type=click.IntRange(0, limits.MAX_GUESSED_TOKENS),
     help="Tokens to guess per round trip; pays on slow links. The last stage's node is then told the prompt. "
     "[default: 8 for models in the exact profile, 0 for fast ones]",
 )
@@ -76,15 +81,16 @@ def _number_or_auto(_context: click.Context, parameter: click.Parameter, value: 
 @click.option(
     "--battery-low",
     type=click.FloatRange(0, 100),
-    default=15.0,
+    default=HEALTH.battery_low_percent,
     show_default=True,
     metavar="PERCENT",
-    help="A node at this charge, not charging, gives up its layers. Plans spare it below 50 already. 0: never.",
+    help="A node at this charge, not charging, gives up its layers. Plans spare it below"
+    f" {HEALTH.battery_saved_percent:.0f} already. 0: never.",
 )
 @click.option(
     "--hot",
     type=click.FloatRange(0, 200),
-    default=45.0,
+    default=HEALTH.hot_c,
     show_default=True,
     metavar="CELSIUS",
     help="A node whose battery is as hot as this gives up its layers.",
@@ -92,7 +98,7 @@ def _number_or_auto(_context: click.Context, parameter: click.Parameter, value: 
 @click.option(
     "--memory-low",
     type=click.IntRange(0),
-    default=50,
+    default=HEALTH.memory_low_bytes // 10**6,
     show_default=True,
     metavar="MB",
     help="A node whose system has less memory left than this gives up its layers. 0: never.",
@@ -120,7 +126,6 @@ def command(
 ) -> None:
     """Run the orchestrator: it plans which node runs what, hands out the parts and answers questions."""
     from broker.local_broker import LocalBroker
-    from orchestrator.fleet.health import HealthLimits
     from orchestrator.service.config import ServiceConfig
     from orchestrator.service.service import run_service
 

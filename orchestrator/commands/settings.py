@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,9 +10,8 @@ from typing import Any, TypeVar
 
 import click
 
+from broker.address import DEFAULT_URL
 from orchestrator.errors import NoHome
-
-DEFAULT_BROKER = "mqtt://127.0.0.1:1883"
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -50,7 +48,7 @@ def _has_home() -> bool:
 class Settings:
     """Filled by the options in front of the command, then by the command's own."""
 
-    broker: str = DEFAULT_BROKER
+    broker: str = DEFAULT_URL
     given_home: Path | None = None
     insecure: bool = False
     verbose: int = 0
@@ -71,11 +69,6 @@ class Settings:
     def models_dir(self) -> Path:
         """The folder of the `ModelStore`."""
         return self.home / "models"
-
-    def configure_logging(self) -> None:
-        """Warnings by default, ``-v`` information, ``-vv`` everything; on stderr."""
-        level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(self.verbose, 2)]
-        logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
 
 
 pass_settings = click.make_pass_decorator(Settings)
@@ -98,7 +91,7 @@ def bus_options(function: _F) -> _F:
         metavar="URL",
         expose_value=False,
         callback=_set_broker,
-        help=f"The broker: mqtt://host[:port] or mqtts://host[:port]. [default: LINGUABUS_BROKER or {DEFAULT_BROKER}]",
+        help=f"The broker: mqtt://host[:port] or mqtts://host[:port]. [default: LINGUABUS_BROKER or {DEFAULT_URL}]",
     )
     insecure = click.option(
         "--insecure",

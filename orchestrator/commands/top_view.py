@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from orchestrator.commands.output import table
+from orchestrator.text.figures import megabytes
+from orchestrator.text.table import table
 
 STAGES = ("stage", "node", "units", "ms", "predicted", "rows", "queue")
 NODES = ("node", "state", "battery", "C", "memory free", "CPU %", "rtt ms", "heard", "flags")
@@ -45,13 +46,13 @@ def _pipeline(pipeline: dict[str, Any]) -> list[str]:
 
 
 def _move(move: dict[str, Any]) -> str:
-    copied = f", {move['copied_bytes'] / 1e6:.1f} MB of KV rows copied" if move["mode"] == "copy" else ""
+    copied = f", {megabytes(move['copied_bytes'], 1)} of KV rows copied" if move["mode"] == "copy" else ""
     waits = f", waits for {', '.join(move['waits_for'])}" if move["waits_for"] else ""
     return f"moving to epoch {move['to_epoch']}: {move['units']}, {move['phase']}{copied}{waits}"
 
 
 def _share(done: dict[str, int]) -> str:
-    return f"{done['done_bytes'] / 1e6:.0f} of {done['total_bytes'] / 1e6:.0f} MB"
+    return f"{megabytes(done['done_bytes']).removesuffix(' MB')} of {megabytes(done['total_bytes'])}"
 
 
 def _stage(stage: dict[str, Any]) -> tuple[str, ...]:
@@ -73,7 +74,7 @@ def _node(node: dict[str, Any]) -> tuple[str, ...]:
         node["state"],
         _battery(node),
         _known(hottest_c, "{:.0f}"),
-        "-" if node["available_bytes"] is None else f"{node['available_bytes'] / 1e6:,.0f} MB",
+        "-" if node["available_bytes"] is None else megabytes(node["available_bytes"]),
         _known(node["cpu_percent"], "{:.0f}"),
         _known(node["rtt_ms"], "{:.1f}"),
         f"{node['heard_s_ago']:.0f} s ago",

@@ -78,10 +78,8 @@ def memory_plan(manifest: Manifest, nodes: int, overhead_bytes: int) -> MemoryPl
     problem = build_problem(
         manifest, [birth], context_tokens=CONTEXT_TOKENS, slots=SLOTS, wire_dtype=WIRE_DTYPE, chunk_tokens=CHUNK_TOKENS
     )
-    kv_positions = CONTEXT_TOKENS * SLOTS
-    parts_bytes = sum(run.count * (run.weight_bytes + run.kv_bytes_per_token * kv_positions) for run in problem.runs)
-    alone_bytes = overhead_bytes + parts_bytes + problem.workspace_bytes
-    shared_bytes = SPARE * (parts_bytes + nodes * problem.workspace_bytes)
+    alone_bytes = overhead_bytes + problem.chain_bytes + problem.workspace_bytes
+    shared_bytes = SPARE * (problem.chain_bytes + nodes * problem.workspace_bytes)
     sizes = [UNEVEN[i % len(UNEVEN)] for i in range(nodes)]
     limits = (overhead_bytes + shared_bytes * size / sum(sizes) for size in sizes)
     return MemoryPlan(alone_bytes, tuple(round(limit / 2**20) for limit in limits))

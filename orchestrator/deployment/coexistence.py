@@ -8,7 +8,8 @@ from orchestrator.deployment.open_requests import OpenWork
 from orchestrator.deployment.plan import DeployedPlan
 from orchestrator.planning.moves.kv_migration import Migration, estimate, transfers_between
 from schemas.handover import heirs, unchanged
-from schemas.messages import NodeBirth, StageRef
+from schemas.messages import NodeBirth
+from schemas.units import blocks_of, overlap
 
 
 def bytes_beside(plan: DeployedPlan, running: DeployedPlan, fleet: dict[str, NodeBirth]) -> dict[str, int]:
@@ -21,7 +22,7 @@ def bytes_beside(plan: DeployedPlan, running: DeployedPlan, fleet: dict[str, Nod
     held = {node: running.planned_bytes(node) - fleet[node].overhead_bytes for node in nodes}
     if not plan.can_take_over(running):
         return held
-    old, new = running.ring, plan.ring
+    old, new, unit_count = running.ring, plan.ring, running.model.manifest.num_units
     same = unchanged(old, new)
     for target, source in heirs(old, new).items():
         figures, node = running.solution.predicted.stages[source], old[source].node
@@ -29,19 +30,14 @@ def bytes_beside(plan: DeployedPlan, running: DeployedPlan, fleet: dict[str, Nod
             continue
         if target in same:
             held[node] -= figures.weight_bytes + figures.kv_bytes
-        elif blocks := _blocks(running, old[source]):
-            shared = len(set(blocks) & set(_blocks(plan, new[target])))
+        elif blocks := blocks_of(old[source], unit_count):
+            shared = len(overlap(blocks, blocks_of(new[target], unit_count)))
             held[node] -= figures.kv_bytes // len(blocks) * shared
     stays = set(same.values())
     return {
         node: 0 if all(stage in stays for stage, owner in enumerate(running.nodes) if owner == node) else size_bytes
         for node, size_bytes in held.items()
     }
-
-
-def _blocks(plan: DeployedPlan, stage: StageRef) -> range:
-    """The stage's decoder blocks, as units."""
-    return range(max(stage.start, 1), min(stage.stop, plan.model.manifest.num_units - 1))
 
 
 def fits_beside(plan: DeployedPlan, running: DeployedPlan, fleet: dict[str, NodeBirth]) -> bool:

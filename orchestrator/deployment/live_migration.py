@@ -16,6 +16,7 @@ from orchestrator.deployment.plan import DeployedPlan
 from orchestrator.deployment.rollout import Rollout
 from orchestrator.effects import Effect, Note, command
 from orchestrator.planning.moves.kv_migration import Migration
+from orchestrator.text.figures import megabytes
 from orchestrator.timing import Timing
 from schemas.handover import kv_copies
 from schemas.messages import (
@@ -29,6 +30,7 @@ from schemas.messages import (
     SegmentFailed,
     StageRef,
 )
+from schemas.units import overlap
 
 _MARGIN_S = 1.0
 """Stage 0 goes on by itself this long after we would have told it to."""
@@ -97,7 +99,7 @@ class LiveMigration:
         self._enter(MigrationPhase.COPYING, now_s)
         epoch, to_epoch = self.running.epoch, self.plan.epoch
         how = (
-            f"copying {self.migration.copy_bytes / 1e6:.1f} MB of KV rows"
+            f"copying {megabytes(self.migration.copy_bytes, 1)} of KV rows"
             if self._targets
             else "no KV rows to copy"
             if self.migration.copies
@@ -146,7 +148,7 @@ class LiveMigration:
             self._enter(MigrationPhase.READY, now_s)
             return [self._note(f"last KV rows sent in {took_s * 1e3:.0f} ms")]
         self.copied_s = took_s
-        return [self._note(f"copied {self.copied_bytes / 1e6:.1f} MB in {took_s:.2f} s")]
+        return [self._note(f"copied {megabytes(self.copied_bytes, 1)} in {took_s:.2f} s")]
 
     def _requests_held(self, message: RequestsHeld, now_s: float) -> list[Effect]:
         self.held = {request.request: request.valid_tokens for request in message.requests}
@@ -266,9 +268,9 @@ def _targets(running: DeployedPlan, plan: DeployedPlan) -> dict[int, tuple[KvTar
 def moved_units(old: Sequence[StageRef], new: Sequence[StageRef]) -> str:
     """Which units change their node, for people: "units [8, 12) from a to b"."""
     moves = [
-        f"[{max(before.start, after.start)}, {min(before.stop, after.stop)}) from {before.node} to {after.node}"
+        f"[{moved.start}, {moved.stop}) from {before.node} to {after.node}"
         for before in old
         for after in new
-        if before.node != after.node and max(before.start, after.start) < min(before.stop, after.stop)
+        if before.node != after.node and (moved := overlap(before, after))
     ]
     return f"units {', '.join(moves)}" if moves else "no units"

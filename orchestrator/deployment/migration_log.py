@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from orchestrator.deployment.live_migration import LiveMigration, moved_units
+from orchestrator.text.figures import megabytes
+from schemas.ewma import ewma
 
 LEAST_BYTES = 256 * 1024
 """A smaller copy says more about messages' latency than about a link's rate."""
@@ -29,7 +31,7 @@ class MigrationRecord:
     paused_s: float
 
     def __str__(self) -> str:
-        copied = f"copied {self.copied_bytes / 1e6:.1f} MB in {self.copied_s:.1f} s"
+        copied = f"copied {megabytes(self.copied_bytes, 1)} in {self.copied_s:.1f} s"
         return (
             f"moved {self.units}: prepared {self.prepared_s:.1f} s,"
             f" {copied if self.mode == 'copy' else 'KV rows are computed again'}, paused {self.paused_s * 1e3:.0f} ms"
@@ -72,8 +74,7 @@ class MigrationLog:
         self.last_failure = f"{move.failed_node}: {move.reason}"
 
     def _learn(self, node: str, rate: float) -> None:
-        known = self._rates.get(node, rate)
-        self._rates[node] = known + _WEIGHT * (rate - known)
+        self._rates[node] = ewma(self._rates.get(node), rate, _WEIGHT)
 
     def rates(self, measured: Mapping[str, float]) -> dict[str, float]:
         """Bytes/s by node: what was seen in moves, else what was measured; 0 is unknown."""

@@ -9,6 +9,7 @@ from orchestrator.model.served import BuiltSegment, ServedModel
 from orchestrator.planning.problem import Problem, Stage
 from orchestrator.planning.solution import Solution
 from schemas.messages import Epoch, NodeBirth, Plan, SegmentReady, StageRef, WireDtype
+from schemas.units import blocks_of
 
 NoPlanCode = Literal["no_model", "no_nodes", "no_memory", "not_ready"]
 
@@ -153,5 +154,4 @@ class ReplanDone:
 
 def unit_counts(stage: Stage | StageRef, unit_count: int) -> tuple[int, int, int]:
     """Embeddings, blocks and heads of a stage."""
-    last = unit_count - 1
-    return int(stage.start == 0), min(stage.stop, last) - max(stage.start, 1), int(stage.stop > last)
+    return int(stage.start == 0), len(blocks_of(stage, unit_count)), int(stage.stop == unit_count)

@@ -5,20 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from orchestrator.deployment.plan import DeployedPlan
+from orchestrator.text.units import describe_units
 from schemas.messages import SegmentReady
-
-
-def describe_units(start: int, stop: int, unit_count: int) -> str:
-    """Units [start, stop) for people: "embed, blocks 0-9, head" (decoder blocks are counted from 0)."""
-    parts = ["embed"] if start == 0 else []
-    first, last = max(start, 1) - 1, min(stop, unit_count - 1) - 2
-    if last == first:
-        parts.append(f"block {first}")
-    elif last > first:
-        parts.append(f"blocks {first}-{last}")
-    if stop == unit_count:
-        parts.append("head")
-    return ", ".join(parts)
 
 
 def plan_view(plan: DeployedPlan, ready: dict[int, SegmentReady]) -> dict[str, Any]:

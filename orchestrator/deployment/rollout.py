@@ -9,6 +9,7 @@ from typing import Any
 
 from orchestrator.deployment.plan import DeployedPlan
 from orchestrator.effects import Effect, Note, command
+from orchestrator.text.figures import megabytes
 from schemas.messages import Basis, PrepareProgress, PrepareSegment, ReleaseSegment, SegmentFailed, SegmentReady
 
 
@@ -71,7 +72,7 @@ class Rollout:
         return [
             Note(
                 f"epoch {self.plan.epoch}: {node} is ready for stage {message.stage} after {message.load_s:.2f} s,"
-                f" {message.downloaded_bytes / 1e6:.1f} MB fetched, {message.rss_bytes / 1e6:.0f} MB resident"
+                f" {megabytes(message.downloaded_bytes, 1)} fetched, {megabytes(message.rss_bytes)} resident"
             )
         ]
 

@@ -11,19 +11,19 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from orchestrator.deployment.plan import DeployedPlan
-from orchestrator.deployment.plan_view import describe_units
 from orchestrator.effects import Effect, Note, PlanStandby, Publish
 from orchestrator.events import StandbyPlanned
 from orchestrator.fleet.fleet import Node
 from orchestrator.planning.errors import BadConstraint, PlanningError
 from orchestrator.planning.problem import Problem
 from orchestrator.planning.solution import Standby
+from orchestrator.text.units import describe_units
+from schemas.limits import MAX_BLOBS
 from schemas.messages import BlobRef, Epoch, KeepBlobs
 from schemas.topics import NODE_COMMAND
 
 TIME_LIMIT_S = 2.0
 """A ring that is lost meanwhile waits for the solver."""
-_MOST_BLOBS = 4096
 
 
 @dataclass(frozen=True)
@@ -123,4 +123,4 @@ def kept_by(plan: DeployedPlan, node: str, standby: Sequence[Standby]) -> Kept:
         for blob in manifest.blobs_of(unit, unit + 1):
             if blob.sha256 not in here:
                 blobs[blob.sha256] = BlobRef(sha256=blob.sha256, size_bytes=blob.size_bytes)
-    return Kept(ranges, tuple(blobs.values())[:_MOST_BLOBS])
+    return Kept(ranges, tuple(blobs.values())[:MAX_BLOBS])

@@ -169,14 +169,12 @@ class FleetState:
         known.heard_s = now_s
         if live:
             known.live = known.online = True
-        return (
-            [Tell(birth.node, RefuseNode(incarnation=birth.incarnation, reason=known.refused))] if known.refused else []
-        )
+        return self._refusal(known)
 
     def _status(self, status: NodeStatus, known: Node | None, now_s: float, *, live: bool) -> list[FleetChange]:
         if known is None or status.incarnation > known.birth.incarnation:
             unknown = status.online and live
-            return [Tell(status.node, RegisterAgain(reason="this start of the node is not known"))] if unknown else []
+            return [_register(status.node)] if unknown else []
         if status.incarnation < known.birth.incarnation:
             return []  # the late will of an earlier start
         known.leaving = (status.reason or "it was asked to stop") if status.leaving else ""
@@ -190,15 +188,20 @@ class FleetState:
 
     def _heartbeat(self, beat: Heartbeat, known: Node | None, now_s: float) -> list[FleetChange]:
         if known is None or beat.incarnation > known.birth.incarnation:
-            return [Tell(beat.node, RegisterAgain(reason="this start of the node is not known"))]
+            return [_register(beat.node)]
         if beat.incarnation < known.birth.incarnation:
             return [self._refuse_elder(beat.node, beat.incarnation)]
         known.heartbeat = beat
         known.health.heard(beat, now_s)
         known.heard_s = now_s
         known.live = known.online = True
+        return self._refusal(known)
+
+    @staticmethod
+    def _refusal(known: Node) -> list[FleetChange]:
+        birth = known.birth
         return (
-            [Tell(beat.node, RefuseNode(incarnation=beat.incarnation, reason=known.refused))] if known.refused else []
+            [Tell(birth.node, RefuseNode(incarnation=birth.incarnation, reason=known.refused))] if known.refused else []
         )
 
     @staticmethod
@@ -261,6 +264,10 @@ class FleetState:
     def view(self, now_s: float) -> list[dict[str, Any]]:
         """What ``linguabus nodes`` shows; JSON-able."""
         return [{**_view(self.nodes[name], now_s), "drained": self.why_drained(name)} for name in sorted(self.nodes)]
+
+
+def _register(node: str) -> Tell:
+    return Tell(node, RegisterAgain(reason="this start of the node is not known"))
 
 
 def _mismatch(birth: NodeBirth) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from orchestrator.fleet.plausibility import oddities
+from orchestrator.text.figures import megabytes
 from schemas.messages import Heartbeat
 
 TRUST_S = 10.0
@@ -123,7 +124,7 @@ def troubles(beat: Heartbeat, limits: HealthLimits, known: Collection[str] = ())
     if heat is not None and heat >= limits.hot_c - ("heat" in known) * limits.heat_margin_c:
         found["heat"] = f"its battery is at {heat:.0f} C"
     if beat.available_bytes < limits.memory_low_bytes * (1 + ("memory" in known)):
-        found["memory"] = f"its system has {beat.available_bytes / 1e6:.0f} MB of memory left"
+        found["memory"] = f"its system has {megabytes(beat.available_bytes)} of memory left"
     return found
 
 

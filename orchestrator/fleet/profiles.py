@@ -14,10 +14,10 @@ from typing import Any
 from orchestrator.effects import Effect, Note, Publish, SaveProfile
 from orchestrator.model.manifest import Manifest
 from orchestrator.model.served import ServedModel
-from orchestrator.planning.problem import BLOCK, EMBED, HEAD
 from orchestrator.planning.profile import Profile
 from schemas.messages import NodeBirth, NodeProfile, ProbeNode
 from schemas.topics import NODE_COMMAND
+from schemas.units import BLOCK, EMBED, HEAD
 
 PROBE_TIME_LIMIT_S = 1.5
 """Longest computing of a node that measures itself."""
@@ -80,7 +80,7 @@ class Profiles:
                 parts=model.probe_parts,
                 blob_urls=blob_urls,
                 vocab_size=model.manifest.vocab_size,
-                width=max(boundary.width for boundary in model.manifest.boundaries),
+                width=model.manifest.width,
                 wire_dtype=wire,
                 time_limit_s=PROBE_TIME_LIMIT_S,
             )
@@ -128,7 +128,7 @@ def _view(birth: NodeBirth, profile: Profile | None, now_s: float) -> dict[str, 
     """Without a profile the node is planned with what it reported when it joined."""
     if profile is None:
         return {"node": birth.node, "measured": False, "hop_ms": birth.hop_s * 1e3}
-    blocks = max((unit for unit in profile.measured.units if unit.kind == BLOCK), key=lambda unit: unit.units)
+    blocks = profile.parts(BLOCK)[-1]
     return {
         "node": birth.node,
         "measured": True,

@@ -21,12 +21,11 @@ import re
 from pathlib import Path
 
 from orchestrator.model.errors import UnsupportedModel
+from orchestrator.model.precision import PROFILES
 from orchestrator.model.progress import Progress
 from orchestrator.model.source import Source, onnx_file, read_config
 from orchestrator.model.subproc import run_module
 
-PRECISIONS = ("int4", "int8", "fp16", "fp32")
-PROFILES = {"fast": 4, "exact": 1}  # accuracy_level of MatMulNBits: int8 or float32 activations
 BUILDER_PRECISION = {"int4": "int4", "int8": "int8", "fp16": "fp32", "fp32": "fp32"}
 ARCHITECTURES = {
     "LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM", "MistralForCausalLM", "Phi3ForCausalLM",

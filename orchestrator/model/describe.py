@@ -14,6 +14,7 @@ from orchestrator.model.manifest import FORMAT, Blob, BoundaryInfo, LayerCache, 
 from orchestrator.model.shapes import FLOAT_NAMES
 from orchestrator.model.split import SplitPlan
 from orchestrator.model.tokenizer import ModelTokenizer
+from schemas.units import kinds_of
 
 if TYPE_CHECKING:
     from onnx import NodeProto, ValueInfoProto
@@ -113,14 +114,14 @@ def _units(plan: SplitPlan, blobs: tuple[Blob, ...], layers: tuple[LayerCache, .
     for step, unit in zip(plan.decoder.core, plan.unit_of, strict=True):
         if step.part != "add":
             flops[unit] += _flops(plan.decoder, plan.decoder.model.graph.node[step.node])
-    units = []
+    units, kinds = [], kinds_of(plan.num_units)
     for index in range(plan.num_units):
         own = [b for b in blobs if index in b.units]
         cache = layers[index - 1] if plan.layer_of(index) is not None else None
         units.append(
             Unit(
                 index=index,
-                kind="embed" if index == 0 else "head" if index == plan.num_units - 1 else "block",
+                kind=kinds[index],
                 layer=plan.layer_of(index),
                 blobs=tuple(b.sha256 for b in own),
                 weight_bytes=sum(b.size_bytes for b in own),

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.model.errors import ManifestError
+from schemas.names import is_sha256
+from schemas.units import kinds_of
 
 FORMAT = 1
 DTYPE_BYTES = {"float32": 4, "float16": 2}
@@ -113,6 +115,11 @@ class Manifest:
         return len(self.units)
 
     @property
+    def width(self) -> int:
+        """Values per position of the widest boundary."""
+        return max(boundary.width for boundary in self.boundaries)
+
+    @property
     def num_layers(self) -> int:
         return len(self.layers)
 
@@ -201,8 +208,7 @@ def _contradiction(m: Manifest) -> str | None:
     count = len(m.units)
     if count < 3 or len(m.layers) != count - 2 or len(m.boundaries) != count - 1:
         return f"{count} units, {len(m.layers)} layers and {len(m.boundaries)} boundaries do not fit together"
-    kinds = ["embed", *["block"] * (count - 2), "head"]
-    if [u.kind for u in m.units] != kinds or [u.index for u in m.units] != list(range(count)):
+    if tuple(u.kind for u in m.units) != kinds_of(count) or [u.index for u in m.units] != list(range(count)):
         return "the units are not embed, blocks, head in order"
     if [b.before for b in m.boundaries] != list(range(1, count)) or any(b.width < 1 for b in m.boundaries):
         return "the boundaries are not one before each unit with a positive width"
@@ -213,7 +219,7 @@ def _contradiction(m: Manifest) -> str | None:
     lost = sorted({s for u in m.units for s in u.blobs} - known)
     if lost:
         return f"a unit needs blob {lost[0]} that is not listed"
-    if any(len(s) != 64 or set(s) - set("0123456789abcdef") for s in known):
+    if not all(map(is_sha256, known)):
         return "a blob is not named by a SHA-256"
     if any(not 0 <= u < count for b in m.blobs for u in b.units) or any(b.size_bytes < 0 for b in m.blobs):
         return "a blob has a negative size or belongs to a unit that does not exist"

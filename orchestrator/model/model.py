@@ -33,10 +33,10 @@ from orchestrator.model.assemble import (
     SQUARES_OUT,
     assemble,
 )
-from orchestrator.model.convert import PROFILES
-from orchestrator.model.errors import ManifestError, UnsupportedModel
+from orchestrator.model.errors import ManifestError
 from orchestrator.model.graph import read_model, resolve
 from orchestrator.model.manifest import Manifest, parse_json, read_manifest
+from orchestrator.model.precision import PROFILES, check_profile
 from orchestrator.model.split import SplitPlan, plan_split
 from orchestrator.model.tokenizer import ModelTokenizer
 from schemas.messages import WireDtype
@@ -125,8 +125,7 @@ class Model:
             UnsupportedModel: no such profile.
         """
         profile = profile or self.manifest.profile
-        if profile not in PROFILES:
-            raise UnsupportedModel(f"unknown profile {profile!r}; choose from {', '.join(PROFILES)}")
+        check_profile(profile)
         if not 0 <= start < stop <= self.manifest.num_units:
             raise ValueError(f"no such segment: [{start}, {stop}) of {self.manifest.num_units} units")
         has_boundaries = start > 0 or stop < self.manifest.num_units

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from orchestrator.model.manifest import Manifest
 from schemas.messages import BlobRef, KvLayer, ProbePart
-
-if TYPE_CHECKING:
-    pass
 
 
 class TextStream(Protocol):

@@ -37,13 +37,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.model.convert import PRECISIONS, PROFILES, convert
+from orchestrator.model.convert import convert
 from orchestrator.model.describe import Identity, describe
 from orchestrator.model.errors import BlobCorrupt, ManifestError, ModelExists, NoSuchModel, UnsupportedModel
 from orchestrator.model.graph import read_model, resolve
 from orchestrator.model.lock import exclusive, owned_folder
 from orchestrator.model.manifest import Manifest, read_manifest
 from orchestrator.model.model import GRAPH_FILE, SEGMENTS_FOLDER, TOKENIZER_FOLDER, Model
+from orchestrator.model.precision import check_precision, check_profile
 from orchestrator.model.progress import Progress, silent
 from orchestrator.model.rewrite import (
     embedding_tables,
@@ -93,10 +94,8 @@ class ModelStore:
         Raises:
             ModelError: by kind; see `orchestrator.model.errors`.
         """
-        if precision not in PRECISIONS:
-            raise UnsupportedModel(f"unknown precision {precision!r}; choose from {', '.join(PRECISIONS)}")
-        if profile not in PROFILES:
-            raise UnsupportedModel(f"unknown profile {profile!r}; choose from {', '.join(PROFILES)}")
+        check_precision(precision)
+        check_profile(profile)
         if name is not None:
             self._check_new(name)
         found = resolve_source(source, progress)

@@ -7,12 +7,13 @@ from dataclasses import replace
 from typing import Any
 
 from orchestrator.deployment.plan import DeployedPlan
-from orchestrator.deployment.plan_view import describe_units
 from orchestrator.planning.cost import check
+from orchestrator.planning.gain import gain
 from orchestrator.planning.moves.kv_migration import Migration
 from orchestrator.planning.problem import Problem, Stage
 from orchestrator.planning.solution import Solution
 from orchestrator.planning.solver.solve import evaluate
+from orchestrator.text.units import describe_units
 
 
 def comparison(
@@ -45,9 +46,9 @@ def comparison(
     said["move"] = _move(migration_to(replace(running, solution=best)))
     if now is None:
         return {**said, "moves": True, "reason": f"the plan in force should not go on: {wrong}"}
-    gain = 1 - best.objective_value / now.objective_value if now.objective_value > 0 else 0.0
-    reason = f"{gain:.1%} less time by {problem.objective.value}" if gain > 0 else "nothing is gained by a move"
-    return {**said, "gain": gain, "moves": gain > 0, "reason": reason}
+    saved = gain(now.objective_value, best.objective_value)
+    reason = f"{saved:.1%} less time by {problem.objective.value}" if saved > 0 else "nothing is gained by a move"
+    return {**said, "gain": saved, "moves": saved > 0, "reason": reason}
 
 
 def _wrong(problem: Problem, stages: tuple[Stage, ...]) -> str:

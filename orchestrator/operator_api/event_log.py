@@ -7,10 +7,10 @@ from dataclasses import asdict
 from typing import Any
 
 from orchestrator.effects import Note
+from schemas.limits import MAX_LINE
 from schemas.messages import FleetEvent
 
 KEPT = 500
-_LONGEST = 1000
 
 
 class EventLog:
@@ -33,7 +33,7 @@ class EventLog:
             at_s=at_s,
             kind=note.kind,
             node=note.node,
-            text=note.text[:_LONGEST],
+            text=note.text[:MAX_LINE],
             warning=note.warning,
         )
         self._events.append(event)

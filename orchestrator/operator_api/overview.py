@@ -6,9 +6,9 @@ from typing import Any
 
 from orchestrator.control_plane import ControlPlane
 from orchestrator.deployment.plan import DeployedPlan
-from orchestrator.deployment.plan_view import describe_units
 from orchestrator.fleet.fleet import FleetState
 from orchestrator.pipelines.pipeline import Pipeline
+from orchestrator.text.units import describe_units
 from schemas.messages import StageMetrics
 
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from orchestrator.effects import Publish
+from schemas.limits import MAX_LINE
 from schemas.messages import ControlReply, ControlRequest
 from schemas.topics import CONTROL_REPLY
-
-_LONGEST = 1000
 
 
 def reply(command: ControlRequest, result: dict[str, Any]) -> Publish:
@@ -18,7 +17,7 @@ def reply(command: ControlRequest, result: dict[str, Any]) -> Publish:
 
 def refuse(command: ControlRequest, reason: str) -> Publish:
     """It can't be done; one line that says why."""
-    return _publish(command, ControlReply(request=command.request, ok=False, reason=reason[:_LONGEST]))
+    return _publish(command, ControlReply(request=command.request, ok=False, reason=reason[:MAX_LINE]))
 
 
 def _publish(command: ControlRequest, answer: ControlReply) -> Publish:

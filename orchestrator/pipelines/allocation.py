@@ -16,10 +16,11 @@ from orchestrator.events import FleetDivided
 from orchestrator.fleet.fleet import FleetState
 from orchestrator.model.served import ServedModel
 from orchestrator.pipelines.allocation_state import AllocationState
-from orchestrator.pipelines.partition import WORTH_FORCED, WORTH_IT, Group, assign
+from orchestrator.pipelines.partition import WORTH_FORCED, Group, assign
 from orchestrator.pipelines.partition_schedule import PartitionSchedule
 from orchestrator.pipelines.pipeline import Pipeline
 from orchestrator.planning.errors import BadConstraint, PlanningError
+from orchestrator.planning.gain import LEAST_GAIN
 from orchestrator.planning.problem import Objective, Problem
 from orchestrator.replanning.constraints import PlanConstraints
 from orchestrator.replanning.jobs import Jobs
@@ -166,7 +167,7 @@ class NodeAllocator:
         job = self._jobs.begin(_DIVISION)
         self._partition_schedule.begin(job)
         self._divided_once = True
-        margin = WORTH_FORCED if self._partition_schedule.forced else WORTH_IT
+        margin = WORTH_FORCED if self._partition_schedule.forced else LEAST_GAIN
         kept = self._at_work(model, frozenset(device.name for device in problem.eligible))
         return [*asked, DivideFleet(job, problem, kept, self._rules.wanted, margin)]
 

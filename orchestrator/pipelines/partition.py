@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from orchestrator.planning.problem import Objective, Problem
@@ -12,10 +12,8 @@ from orchestrator.planning.solver.solve import solve
 from orchestrator.timing import MOST_PIPELINES
 
 Group = frozenset[str]
-WORTH_IT = 0.05
-"""Pipelines at work are changed only for a predicted gain above this share."""
 WORTH_FORCED = 1e-3
-"""The same when somebody asks for a new plan."""
+"""Pipelines at work are changed for a gain above this share when somebody asks for a new plan."""
 
 
 @dataclass(frozen=True)
@@ -46,17 +44,13 @@ def divide(problem: Problem, kept: Sequence[Group], *, pipelines: int | None, ma
     here = {device.name for device in problem.devices}
     taken = frozenset().union(*kept) & here
     stay = [group & here for group in kept]
-    rates = [_rate(_of(problem, group)) for group in stay]
+    rates = [_rate(problem.only(group)) for group in stay]
     more = pipelines - len(stay) if pipelines else None
-    rest = _dealt(_of(problem, here - taken), more) if here - taken and more != 0 else NOTHING
+    rest = _dealt(problem.only(here - taken), more) if here - taken and more != 0 else NOTHING
     staying = Division((*stay, *rest.groups), sum(rates) + rest.tokens_per_s)
     if pipelines and len(anew.groups) != len(staying.groups):
         return max(anew, staying, key=lambda division: min(len(division.groups), pipelines))
     return anew if anew.tokens_per_s > staying.tokens_per_s * (1 + margin) else staying
-
-
-def _of(problem: Problem, nodes: Iterable[str]) -> Problem:
-    return replace(problem, devices=tuple(device for device in problem.devices if device.name in set(nodes)))
 
 
 def _dealt(problem: Problem, pipelines: int | None) -> Division:

@@ -24,7 +24,7 @@ def expected_s(pipeline: Pipeline, session: Session) -> float:
     prompt_tokens = session.answer.next_position - pipeline.requests.cached_tokens(session, active.plan.epoch)
     prompt_tokens += sum(len(waiting.prompt_ids) for waiting in pipeline.requests.waiting)
     prefill_s = predicted.ttft_s * prompt_tokens / max(1, predicted.prompt_tokens)
-    per_token_s = max(predicted.decode_s, min(ahead + 1, slots) * predicted.bottleneck_s)
+    per_token_s = predicted.stream_token_s(min(ahead + 1, slots))
     return prefill_s + (1 + ahead // slots) * session.answer.remaining_tokens * per_token_s
 
 

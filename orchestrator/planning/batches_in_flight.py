@@ -17,9 +17,8 @@ from collections.abc import Sequence
 from orchestrator.planning.problem import Problem, Stage
 from orchestrator.planning.stage_cost import StageCost, stage_costs
 from schemas.codec import frames_per_message
+from schemas.limits import MAX_BATCHES
 
-MOST_BATCHES = 64
-"""As many as the nodes take."""
 TIE = 0.02
 """Figures are not known better: a cycle longer by no more than this share is as short, and fewer batches are fewer
 messages."""
@@ -36,7 +35,7 @@ class Cycle:
             device = problem.device_by_name[stage.node]
             hop_s, hop_busy_s = (device.hop_s, device.hop_busy_s) if cost.leaves else (0.0, 0.0)
             carries_rows = cost.leaves and index + 1 < len(stages)  # the last stage sends tokens
-            row_s = problem.activation_bytes / device.link_bytes_per_s if carries_rows else 0.0
+            row_s = problem.row_s(device) if carries_rows else 0.0
             mine = busy_s.setdefault(stage.node, [0.0] * (problem.slots + 1))
             for rows in range(1, problem.slots + 1):
                 self._ring_s[rows] += _run_s(cost, rows) + hop_s + (rows - 1) * row_s
@@ -65,7 +64,7 @@ def batches_in_flight(problem: Problem, stages: Sequence[Stage]) -> tuple[int, .
 
 def _best(cycle: Cycle, requests: int, rows_per_message: int) -> int:
     # Of numbers that make batches of the same size the least is how many there are.
-    fewest = {-(-requests // batches): batches for batches in range(min(requests, MOST_BATCHES), 0, -1)}
+    fewest = {-(-requests // batches): batches for batches in range(min(requests, MAX_BATCHES), 0, -1)}
     fitting = [batches for size, batches in fewest.items() if size <= rows_per_message] or [max(fewest.values())]
     cycles_s = {batches: cycle.seconds(requests, batches) for batches in fitting}
     least_s = min(cycles_s.values())

@@ -15,8 +15,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from orchestrator.planning.problem import HEAD, Device, Objective, Problem, Stage
+from orchestrator.planning.problem import Device, Objective, Problem, Stage
 from orchestrator.planning.solution import NodeFigures, Prediction, StageFigures
+from orchestrator.text.figures import size_text
+from schemas.units import HEAD, overlap
 
 
 @dataclass(frozen=True)
@@ -37,8 +39,8 @@ def holdings(problem: Problem, stages: Sequence[Stage]) -> dict[str, Holding]:
     counts: dict[str, list[int]] = {}
     for stage in stages:
         mine = counts.setdefault(stage.node, [0] * len(problem.runs))
-        for index, run in enumerate(problem.runs):
-            mine[index] += max(0, min(stage.stop, run.stop) - max(stage.start, run.start))
+        for index, count in enumerate(unit_counts(problem, stage)):
+            mine[index] += count
     firsts = {stage.node for stage in stages if stage.start == 0}
     lasts = {stage.node for stage in stages if stage.stop == problem.unit_count}
     return {node: Holding(tuple(mine), node in firsts, node in lasts) for node, mine in counts.items()}
@@ -60,6 +62,11 @@ def stored_bytes(problem: Problem, held: Holding) -> int:
 def weighted(counts: Sequence[int], figures: Sequence[float]) -> float:
     """Sum of units times seconds per unit."""
     return sum(count * figure for count, figure in zip(counts, figures, strict=True) if count)
+
+
+def pass_s(problem: Problem, figures: Sequence[float]) -> float:
+    """The whole chain, units times seconds per unit."""
+    return weighted([run.count for run in problem.runs], figures)
 
 
 def load_s(device: Device, held: Holding, ring: bool) -> float:
@@ -93,7 +100,7 @@ def paper_unit_s(problem: Problem, device: Device) -> tuple[float, ...]:
     """Seconds per unit by FLOPs over the device's speed (from its measured blocks when no speed is known)."""
     speed = device.flops_per_s
     if speed is None:
-        measured = sum(run.count * figure for run, figure in zip(problem.runs, device.decode_s, strict=True))
+        measured = pass_s(problem, device.decode_s)
         flops = sum(run.count * run.flops_per_token for run in problem.runs)
         if flops == 0 or measured == 0:
             return device.decode_s
@@ -123,15 +130,20 @@ def ttft_s(problem: Problem, stages: Sequence[Stage], prompt_tokens: int | None 
         compute_s = chunk * weighted(counts, device.prefill_s)
         send_s = 0.0
         if index + 1 < len(stages):
-            send_s = device.hop_s + (chunk - 1) * problem.activation_bytes / device.link_bytes_per_s
+            send_s = device.hop_s + (chunk - 1) * problem.row_s(device)
         through += compute_s + send_s + (weighted(head_s, device.decode_s) if head_s else 0.0)
         slowest = max(slowest, compute_s, send_s - device.hop_s)
     return through + slowest * (tokens - chunk) / chunk
 
 
+def unit_counts(problem: Problem, stage: Stage) -> list[int]:
+    """Units per run of a stage."""
+    return [len(overlap(stage, run)) for run in problem.runs]
+
+
 def stage_counts(problem: Problem, stage: Stage) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Units per run of a stage: those that see every prompt token, and the head, which sees only the last."""
-    counts = [max(0, min(stage.stop, run.stop) - max(stage.start, run.start)) for run in problem.runs]
+    counts = unit_counts(problem, stage)
     body = tuple(0 if run.kind == HEAD else count for run, count in zip(problem.runs, counts, strict=True))
     head = tuple(count if run.kind == HEAD else 0 for run, count in zip(problem.runs, counts, strict=True))
     return body, head
@@ -171,20 +183,23 @@ def predict(problem: Problem, stages: Sequence[Stage]) -> Prediction:
     )
 
 
+def leaves(stages: Sequence[Stage], index: int) -> bool:
+    """Does what a stage makes leave its node? A node with both ends hands its last token to its own first stage."""
+    return stages[(index + 1) % len(stages)].node != stages[index].node
+
+
 def _stage_figures(problem: Problem, stages: Sequence[Stage], index: int) -> StageFigures:
     stage = stages[index]
     device = problem.device_by_name[stage.node]
     body, head = stage_counts(problem, stage)
-    counts = [one + other for one, other in zip(body, head, strict=True)]
-    # A node that holds both ends hands its last stage's token to its own first stage: no hop.
-    leaves = len(stages) > 1 and stages[(index + 1) % len(stages)].node != stage.node
+    counts = unit_counts(problem, stage)
     kv_bytes = sum(count * run.kv_bytes_per_token for count, run in zip(counts, problem.runs, strict=True))
     return StageFigures(
         node=stage.node,
         start=stage.start,
         stop=stage.stop,
         decode_s=weighted(counts, device.decode_s),
-        hop_s=device.hop_s if leaves else 0.0,
+        hop_s=device.hop_s if leaves(stages, index) else 0.0,
         prefill_s=problem.prompt_tokens * weighted(body, device.prefill_s) + weighted(head, device.decode_s),
         weight_bytes=sum(count * run.weight_bytes for count, run in zip(counts, problem.runs, strict=True)),
         kv_bytes=kv_bytes * problem.context_tokens * problem.slots,
@@ -229,12 +244,3 @@ def limits_broken(problem: Problem, device: Device, held: Holding) -> list[str]:
     if held.units > problem.unit_limit(device):
         wrong.append(f"{device.name} holds {held.units} units and may hold {problem.unit_limit(device)}")
     return wrong
-
-
-def size_text(size_bytes: int) -> str:
-    """Bytes for people: 3.1 GB, 940 MB, 12 kB."""
-    for unit, factor in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if abs(size_bytes) >= factor:
-            value = size_bytes / factor
-            return f"{value:.0f} {unit}" if value >= 100 else f"{value:.1f} {unit}"
-    return f"{size_bytes} bytes"

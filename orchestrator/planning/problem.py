@@ -9,16 +9,12 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from orchestrator.planning.errors import PlanningError
-
-EMBED = "embed"
-BLOCK = "block"
-HEAD = "head"
-KINDS = (EMBED, BLOCK, HEAD)
+from schemas.units import KINDS
 
 
 class Objective(enum.Enum):
@@ -91,20 +87,24 @@ class Device:
     def batched_s(self) -> tuple[float, ...]:
         return self.decode_s if self.decode_batched_s is None else self.decode_batched_s
 
+    def slowed(self, factor: float) -> Device:
+        """The device with compute times so many times as long; a hop takes what it took."""
+        batched = self.decode_batched_s
+        return replace(
+            self,
+            decode_s=tuple(factor * figure for figure in self.decode_s),
+            prefill_s=tuple(factor * figure for figure in self.prefill_s),
+            decode_batched_s=None if batched is None else tuple(factor * figure for figure in batched),
+        )
+
     @property
     def priced(self) -> Device:
         """The device with times as they count."""
         factor = self.cost_factor
         if factor == 1.0:
             return self
-        return replace(
-            self,
-            decode_s=tuple(factor * figure for figure in self.decode_s),
-            prefill_s=tuple(factor * figure for figure in self.prefill_s),
-            decode_batched_s=tuple(factor * figure for figure in self.batched_s),
-            flops_per_s=self.flops_per_s and self.flops_per_s / factor,
-            cost_factor=1.0,
-        )
+        flops_per_s = self.flops_per_s and self.flops_per_s / factor
+        return replace(self.slowed(factor), flops_per_s=flops_per_s, cost_factor=1.0)
 
     @property
     def on_charger(self) -> bool:
@@ -233,6 +233,11 @@ class Problem:
         """Index of the run each unit belongs to."""
         return tuple(index for index, run in enumerate(self.runs) for _ in range(run.count))
 
+    @cached_property
+    def kinds(self) -> tuple[str, ...]:
+        """The kind of each unit."""
+        return tuple(self.runs[run].kind for run in self.run_of_unit)
+
     @property
     def both_ends_in_ring(self) -> bool:
         """Whether one node may hold the first and the last stage beside others (LinguaLinked's chain is open)."""
@@ -257,9 +262,34 @@ class Problem:
         """Resident bytes of one unit with its KV caches."""
         return run.weight_bytes + run.kv_bytes_per_token * self.context_tokens * self.slots
 
+    @property
+    def chain_bytes(self) -> int:
+        """Resident bytes of all units with their KV caches, shared weights counted twice."""
+        return sum(run.count * self.unit_memory_bytes(run) for run in self.runs)
+
     def fixed_bytes(self, device: Device) -> int:
         """Resident bytes of a device that takes part, before its first unit."""
         return device.runtime_overhead_bytes + device.live_move_bytes + self.workspace_bytes
+
+    def blob_bytes(self, unit: int, *, beside: Collection[int] = ()) -> int:
+        """Of a unit on a disk that has other units; an end whose tied twin is among them adds only the difference."""
+        return max(0, self.runs[self.run_of_unit[unit]].stored_bytes - self._tied(unit, beside, self.tied_stored_bytes))
+
+    def resident_bytes(self, unit: int, *, beside: Collection[int] = ()) -> int:
+        """The same of a unit's weights in memory."""
+        return max(0, self.runs[self.run_of_unit[unit]].weight_bytes - self._tied(unit, beside, self.tied_bytes))
+
+    def _tied(self, unit: int, beside: Collection[int], tied_bytes: int) -> int:
+        twins = {0: self.unit_count - 1, self.unit_count - 1: 0}
+        return tied_bytes if twins.get(unit) in beside else 0
+
+    def row_s(self, device: Device) -> float:
+        """What each row but the first of a message takes on the device's link."""
+        return self.activation_bytes / device.link_bytes_per_s
+
+    def room_bytes(self, device: Device) -> int:
+        """What a device may use for units; below 0 where it may use less than it takes without any."""
+        return self.memory_limit_bytes(device) - self.fixed_bytes(device)
 
     def memory_limit_bytes(self, device: Device) -> int:
         cap = self.constraints.limit_of(device.name).max_memory_bytes
@@ -279,6 +309,19 @@ class Problem:
         if all(device.cost_factor == 1.0 for device in self.devices):
             return self
         return replace(self, devices=tuple(device.priced for device in self.devices))
+
+    def only(self, nodes: Collection[str]) -> Problem:
+        """The same question for these of the devices."""
+        return replace(self, devices=tuple(device for device in self.devices if device.name in nodes))
+
+    def alone(self, device: Device) -> tuple[Stage, ...]:
+        """The plan of one device that holds everything."""
+        return (Stage(device.name, 0, self.unit_count),)
+
+    @cached_property
+    def incumbent_place(self) -> dict[str, int]:
+        """Where a node comes first in what runs now."""
+        return {stage.node: index for index, stage in reversed(list(enumerate(self.incumbent)))}
 
     @cached_property
     def eligible(self) -> tuple[Device, ...]:

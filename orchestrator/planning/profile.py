@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from orchestrator.planning.problem import BLOCK, EMBED, HEAD
-from orchestrator.planning.stage_cost import BATCH
-from schemas.messages import NodeBirth, NodeProfile, UnitProfile
+from orchestrator.planning.stage_cost import batched_run_s
+from schemas.messages import PROBE_BATCH, NodeBirth, NodeProfile, UnitProfile
+from schemas.units import BLOCK, EMBED, HEAD
 
 LEAST_SLOPE = 0.75
 """Share of a run of the larger part that its blocks take at least."""
@@ -30,12 +30,13 @@ class Profile:
         """Was it measured with the node as it is now?"""
         return (self.threads, self.emulated_speed) == (birth.threads, birth.emulated_speed)
 
-    def _part(self, kind: str) -> list[UnitProfile]:
+    def parts(self, kind: str) -> list[UnitProfile]:
+        """What it measured of one kind of units, the smallest part first."""
         return sorted((unit for unit in self.measured.units if unit.kind == kind), key=lambda unit: unit.units)
 
     def _per_unit(self, member: str) -> tuple[float, float, float, float]:
         """(embedding, block, head, fixed): seconds per unit, and what a run costs whatever the units."""
-        (embed,), (head,), blocks = self._part(EMBED), self._part(HEAD), self._part(BLOCK)
+        (embed,), (head,), blocks = self.parts(EMBED), self.parts(HEAD), self.parts(BLOCK)
         one, more = blocks[0], blocks[-1]
         few_s, many_s = getattr(one, member), getattr(more, member)
         # The difference of two medians is noisy: the larger part bounds it from both sides.
@@ -49,21 +50,22 @@ class Profile:
     @property
     def decode_s(self) -> tuple[float, float, float]:
         """Seconds per token of an embedding, a block, a head, as observed since."""
-        embed_s, block_s, head_s, _ = self._per_unit("decode_s")
-        return self.drift * embed_s, self.drift * block_s, self.drift * head_s
+        return self._observed("decode_s")
 
     @property
     def decode_batched_s(self) -> tuple[float, float, float] | None:
         """The same for one of four requests in a batch; None where a part can't batch."""
         if any(unit.decode_batched_s is None for unit in self.measured.units):
             return None
-        embed_s, block_s, head_s, _ = self._per_unit("decode_batched_s")
-        return self.drift * embed_s, self.drift * block_s, self.drift * head_s
+        return self._observed("decode_batched_s")
 
     @property
     def prefill_s(self) -> tuple[float, float, float]:
         """Seconds per prompt token."""
-        embed_s, block_s, head_s, _ = self._per_unit("prefill_s")
+        return self._observed("prefill_s")
+
+    def _observed(self, member: str) -> tuple[float, float, float]:
+        embed_s, block_s, head_s, _ = self._per_unit(member)
         return self.drift * embed_s, self.drift * block_s, self.drift * head_s
 
     @property
@@ -72,12 +74,11 @@ class Profile:
         return self.drift * self._per_unit("decode_s")[3]
 
     def stage_s(self, counts: Sequence[int], rows: float = 1.0) -> float:
-        """Measured time of a decode run of a stage with so many embeddings, blocks, heads; nothing observed. Between
-        one row and BATCH rows, and beyond, it is taken to be a straight line."""
+        """Measured time of a decode run of a stage with so many embeddings, blocks, heads; nothing observed."""
         one_s = self._stage_s(counts, "decode_s")
         if rows == 1 or self.decode_batched_s is None:
             return one_s * rows
-        return one_s + (BATCH * self._stage_s(counts, "decode_batched_s") - one_s) * (rows - 1) / (BATCH - 1)
+        return batched_run_s(one_s, PROBE_BATCH * self._stage_s(counts, "decode_batched_s"), rows)
 
     def _stage_s(self, counts: Sequence[int], member: str) -> float:
         embed_s, block_s, head_s, fixed_s = self._per_unit(member)

@@ -64,6 +64,10 @@ class Prediction:
     tokens_per_s: float
     tokens_per_s_many: float
 
+    def stream_token_s(self, streams: int) -> float:
+        """Time per token of each of so many streams: they share the bottleneck."""
+        return max(self.decode_s, streams * self.bottleneck_s)
+
     def of_node(self, name: str) -> NodeFigures:
         return next(node for node in self.nodes if node.node == name)
 

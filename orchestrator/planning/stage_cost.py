@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from orchestrator.planning.cost import stage_counts, weighted
+from orchestrator.planning.cost import leaves, stage_counts, unit_counts, weighted
 from orchestrator.planning.problem import Problem, Stage
-
-BATCH = 4
-"""Largest batch, and the one `decode_batched_s` is measured at."""
+from schemas.messages import PROBE_BATCH
 
 
 @dataclass(frozen=True)
@@ -23,8 +21,13 @@ class StageCost:
     leaves: bool
 
     def run_s(self, rows: float) -> float:
-        """A decode run of so many requests: linear between sizes 1 and BATCH."""
-        return self.token_s + (self.batch_s - self.token_s) * (rows - 1) / (BATCH - 1)
+        """A decode run of so many requests."""
+        return batched_run_s(self.token_s, self.batch_s, rows)
+
+
+def batched_run_s(one_s: float, batch_s: float, rows: float) -> float:
+    """A decode run of so many rows: on the straight line through one row and the batch that nodes measure."""
+    return one_s + (batch_s - one_s) * (rows - 1) / (PROBE_BATCH - 1)
 
 
 def stage_costs(problem: Problem, stages: Sequence[Stage]) -> tuple[StageCost, ...]:
@@ -33,14 +36,14 @@ def stage_costs(problem: Problem, stages: Sequence[Stage]) -> tuple[StageCost, .
     for index, stage in enumerate(stages):
         device = problem.device_by_name[stage.node]
         body, head = stage_counts(problem, stage)
-        counts = [one + other for one, other in zip(body, head, strict=True)]
+        counts = unit_counts(problem, stage)
         costs.append(
             StageCost(
                 prompt_token_s=weighted(body, device.prefill_s),
                 head_s=weighted(head, device.decode_s),
                 token_s=weighted(counts, device.decode_s),
-                batch_s=BATCH * weighted(counts, device.batched_s),
-                leaves=stages[(index + 1) % len(stages)].node != stage.node,
+                batch_s=PROBE_BATCH * weighted(counts, device.batched_s),
+                leaves=leaves(stages, index),
             )
         )
     return tuple(costs)

@@ -9,9 +9,11 @@ from typing import Any
 from orchestrator.fleet.health import Condition
 from orchestrator.planning.errors import BadConstraint
 from orchestrator.planning.problem import Constraints, Device, NodeLimit, Objective, Pin
+from schemas.limits import MAX_CONTEXT_TOKENS, MIN_CONTEXT_TOKENS
+from schemas.names import is_name
+from schemas.units import EMBED, HEAD
 
 _RANGE = re.compile(r"(\d{1,6})(?:-(\d{1,6}))?")
-_NODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _MB = 10**6
 _MOST = 256
 
@@ -63,7 +65,7 @@ def parse_units(text: str, unit_count: int) -> list[tuple[int, int]]:
         BadConstraint: not one of these, or blocks that the model does not have.
     """
     last = unit_count - 1
-    named = {"embed": [(0, 1)], "head": [(last, last + 1)], "ends": [(0, 1), (last, last + 1)]}
+    named = {EMBED: [(0, 1)], HEAD: [(last, last + 1)], "ends": [(0, 1), (last, last + 1)]}
     if text in named:
         return named[text]
     found = _RANGE.fullmatch(text)
@@ -89,8 +91,8 @@ def constraints_from(arguments: dict[str, Any]) -> PlanConstraints:
     if objective not in goals:
         raise BadConstraint(f"objective: use one of {', '.join(goals)}")
     context = arguments.get("context_tokens")
-    if context is not None and not _is_count(context, 2, 10_000_000):
-        raise BadConstraint("context_tokens: use a number from 2 to 10000000")
+    if context is not None and not _is_count(context, MIN_CONTEXT_TOKENS, MAX_CONTEXT_TOKENS):
+        raise BadConstraint(f"context_tokens: use a number from {MIN_CONTEXT_TOKENS} to {MAX_CONTEXT_TOKENS}")
     battery = arguments.get("min_battery_percent")
     if battery is not None and not _is_percent(battery):
         raise BadConstraint("min_battery_percent: use a number from 0 to 100")
@@ -129,7 +131,7 @@ def _is_pair(value: Any) -> bool:
 
 
 def _is_node(value: Any) -> bool:
-    return isinstance(value, str) and _NODE.fullmatch(value) is not None
+    return isinstance(value, str) and is_name(value)
 
 
 def _is_limit(value: Any) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from orchestrator.deployment.plan import DeployedPlan
 from orchestrator.fleet.fleet_view import FleetView
 from orchestrator.replanning.constraints import PlanConstraints
+from schemas.back_off import back_off_s
 from schemas.messages import NodeBirth
 
 
@@ -92,7 +93,7 @@ class Exclusions:
         """Leave the node out, longer with each time."""
         known = self._of.get(node)
         times = known.times + 1 if known and known.incarnation == incarnation else 1
-        wait_s = self._base_s * min(2 ** (times - 1), _MAX_GROWTH)
+        wait_s = back_off_s(self._base_s, times - 1, _MAX_GROWTH * self._base_s)
         self._of[node] = _Exclusion(incarnation, reason, times, now_s + wait_s)
 
     def excludes(self, node: str, incarnation: int) -> bool:

@@ -21,7 +21,8 @@ import math
 from dataclasses import dataclass
 
 from orchestrator.model.manifest import Manifest
-from orchestrator.planning.problem import BLOCK, EMBED, HEAD
+from schemas.messages import UnitKind
+from schemas.units import BLOCK, EMBED, HEAD
 
 SESSION_BYTES = 16 << 20
 """11 MiB of code, and what allocators keep of transfers and loading."""
@@ -37,7 +38,7 @@ class ResidentFactors:
     block: float
     head: float
 
-    def of(self, kind: str) -> float:
+    def of(self, kind: UnitKind) -> float:
         return {EMBED: self.embed, BLOCK: self.block, HEAD: self.head}[kind]
 
 
@@ -65,7 +66,7 @@ def workspace_bytes(manifest: Manifest, *, chunk_tokens: int, context_tokens: in
     The outputs of all matrices of a block have together (FLOPs per token / 2) / width values per position.
     """
     chunk = min(chunk_tokens, context_tokens)
-    width = max(boundary.width for boundary in manifest.boundaries)
+    width = manifest.width
     block = max(manifest.units[1:-1], key=lambda unit: unit.flops_per_token)
     projected = block.flops_per_token / 2 / width
     heads = max((width / max(cache.key_dim, 1) for cache in manifest.layers), default=1.0)

@@ -8,13 +8,14 @@ from dataclasses import replace
 
 from orchestrator.fleet.health import Condition
 from orchestrator.model.manifest import Blob, Manifest, Unit
-from orchestrator.planning.problem import BLOCK, EMBED, HEAD, Device, Problem, Stage, UnitRun
+from orchestrator.planning.problem import Device, Problem, Stage, UnitRun
 from orchestrator.planning.profile import Profile
 from orchestrator.replanning.constraints import PlanConstraints
 from orchestrator.replanning.memory_model import ResidentFactors, resident_factors, workspace_bytes
 from orchestrator.timing import DEFAULT_CONTEXT_TOKENS
 from schemas.codec import WIRE_DTYPES, activation_payload_bytes
-from schemas.messages import NodeBirth, WireDtype
+from schemas.messages import NodeBirth, UnitKind, WireDtype
+from schemas.units import BLOCK, EMBED, HEAD
 
 PREFILL_GAIN = 4.0
 """Prompt tokens computed in the time of one decode step's token: weights are read once per chunk."""
@@ -61,7 +62,6 @@ def build_problem(
     )
     tied = sum(blob.size_bytes for blob in manifest.blobs if _ties_ends(manifest, blob))
     common = sum(blob.size_bytes for blob in manifest.blobs if _is_common(manifest, blob))
-    width = max(boundary.width for boundary in manifest.boundaries)
     workspace = workspace_bytes(manifest, chunk_tokens=chunk_tokens, context_tokens=context_tokens, slots=slots)
     longer = workspace_bytes(manifest, chunk_tokens=chunk_tokens, context_tokens=context_tokens + 1, slots=slots)
     wider = workspace_bytes(manifest, chunk_tokens=chunk_tokens, context_tokens=context_tokens, slots=slots + 1)
@@ -74,7 +74,7 @@ def build_problem(
         slots=slots,
         objective=constraints.goal,
         constraints=constraints.constraints(manifest.num_units),
-        activation_bytes=activation_payload_bytes(WIRE_DTYPES[wire_dtype], 1, width),
+        activation_bytes=activation_payload_bytes(WIRE_DTYPES[wire_dtype], 1, manifest.width),
         workspace_bytes=workspace + common,
         workspace_bytes_per_token=longer - workspace,
         workspace_bytes_per_slot=wider - workspace,
@@ -94,7 +94,7 @@ def _is_common(manifest: Manifest, blob: Blob) -> bool:
     return len(blob.units) > 1 and not _ties_ends(manifest, blob)
 
 
-def _run(kind: str, manifest: Manifest, units: Sequence[Unit], resident: ResidentFactors) -> UnitRun:
+def _run(kind: UnitKind, manifest: Manifest, units: Sequence[Unit], resident: ResidentFactors) -> UnitRun:
     sizes = []
     for unit in units:
         own = [b for b in manifest.blobs if unit.index in b.units and not _is_common(manifest, b)]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+from schemas.ewma import ewma
+
 _WEIGHT = 0.3
 """Of a new interval."""
 
@@ -18,9 +20,7 @@ class RetryAfter:
     def ended(self, now_s: float, *, others_wait: bool) -> None:
         """An answer ended and gave its turn away."""
         if others_wait and self._ended_s is not None:
-            sample_s = now_s - self._ended_s
-            old_s = self._interval_s
-            self._interval_s = sample_s if old_s is None else old_s + _WEIGHT * (sample_s - old_s)
+            self._interval_s = ewma(self._interval_s, now_s - self._ended_s, _WEIGHT)
         self._ended_s = now_s if others_wait else None
 
     def advice(self) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from schemas.names import is_sha256
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -12,7 +13,6 @@ if TYPE_CHECKING:
     from starlette.routing import BaseRoute
 
 BLOBS_PATH = "/v1/blobs"
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def blob_routes(folder: Path) -> list[BaseRoute]:
@@ -23,7 +23,7 @@ def blob_routes(folder: Path) -> list[BaseRoute]:
 
     def get_blob(request: Request) -> Response:
         name = request.path_params["sha256"]
-        if not _SHA256.fullmatch(name) or not (folder / name).is_file():
+        if not is_sha256(name) or not (folder / name).is_file():
             raise HTTPException(404)
         # The name says what the content is, so a resumed download can't mix two contents.
         headers = {"etag": f'"{name}"', "cache-control": "public, max-age=31536000, immutable"}

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from broker.address import parse_broker_url
-from broker.security import is_loopback
+from broker.security import is_exposed, is_loopback
 from orchestrator.errors import BadSetting, InsecureAddress
 from orchestrator.fleet.health import HealthLimits
 from orchestrator.timing import DEFAULT_CHUNK_TOKENS, MOST_PIPELINES, Timing
+from schemas import limits
 from schemas.messages import WireDtype
 
 
@@ -53,18 +54,18 @@ class ServiceConfig:
     """Move layers when nodes become slower or quicker."""
 
     def __post_init__(self) -> None:
-        _check_range("--min-nodes", self.min_nodes, 1, 256)
+        _check_range("--min-nodes", self.min_nodes, 1, limits.MAX_STAGES)
         if self.pipelines is not None:
             _check_range("--pipelines", self.pipelines, 1, MOST_PIPELINES)
         if self.slots is not None:
-            _check_range("--slots", self.slots, 1, 1024)
-        _check_range("--chunk-tokens", self.chunk_tokens, 2, 4096)
+            _check_range("--slots", self.slots, 1, limits.MAX_SLOTS)
+        _check_range("--chunk-tokens", self.chunk_tokens, limits.MIN_CHUNK_TOKENS, limits.MAX_CHUNK_TOKENS)
         if self.draft_tokens is not None:
-            _check_range("--guess", self.draft_tokens, 0, 32)
+            _check_range("--guess", self.draft_tokens, 0, limits.MAX_GUESSED_TOKENS)
         _check_range("--blob-port", self.blob_port, 0, 65535)
         _check_range("--max-queued", self.max_queued, 0, 100_000)
         if self.context_tokens is not None:
-            _check_range("--context", self.context_tokens, 2, 10_000_000)
+            _check_range("--context", self.context_tokens, limits.MIN_CONTEXT_TOKENS, limits.MAX_CONTEXT_TOKENS)
         _check_range("--battery-low", self.health.battery_low_percent, 0, 100)
         _check_range("--hot", self.health.hot_c, 0, 200)
         if self.insecure:
@@ -74,7 +75,7 @@ class ServiceConfig:
                 f"serving models on {self.blob_host} is open to the whole network: use 127.0.0.1, or add --insecure"
             )
         address = parse_broker_url(self.broker_url)
-        if not address.tls and not is_loopback(address.host):
+        if is_exposed(address):
             raise InsecureAddress(
                 f"the connection to the broker at {address.host} is not encrypted: use mqtts://, or add --insecure"
             )

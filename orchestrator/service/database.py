@@ -10,15 +10,14 @@ import json
 import sqlite3
 import time
 from contextlib import closing, suppress
-from dataclasses import asdict
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from orchestrator.errors import StateUnreadable
 from orchestrator.planning.profile import Profile
+from schemas.closing import Closing
 from schemas.errors import ContractError
-from schemas.messages import Epoch, NodeBirth, NodeProfile, decode, encode
+from schemas.messages import Epoch, NodeProfile, decode, encode
 
 _BUSY_TIMEOUT_S = 5.0
 _KEPT_PLANS = 1000
@@ -44,12 +43,15 @@ CREATE TABLE constraints (pipeline TEXT PRIMARY KEY, stated_at REAL NOT NULL, wi
     """
 CREATE TABLE drained (node TEXT PRIMARY KEY, since REAL NOT NULL)
 """,
+    """
+DROP TABLE IF EXISTS nodes
+""",
 )
-"""What each version added."""
+"""What each version changed."""
 SCHEMA_VERSION = len(_SCHEMAS)
 
 
-class Database:
+class Database(Closing):
     """The database. Times are seconds since 1970. Owned by one thread; a context manager."""
 
     def __init__(self, path: Path) -> None:
@@ -93,14 +95,6 @@ class Database:
         except BaseException:
             self._db.execute("ROLLBACK")
             raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the file. Idempotent."""
@@ -157,16 +151,6 @@ class Database:
         return [{"committed_at": committed_at, **json.loads(details)} for committed_at, details in rows]
 
     # --- nodes ------------------------------------------------------------------------------------------------
-
-    def save_node(self, birth: NodeBirth) -> None:
-        """Remember a node and that it was there now."""
-        row = (birth.node, time.time(), json.dumps(asdict(birth)))
-        self._db.execute("INSERT OR REPLACE INTO nodes VALUES (?, ?, ?)", row)
-
-    def nodes(self) -> list[dict[str, Any]]:
-        """Every node that was ever here, by name: ``{"seen_at": ..., **birth}``."""
-        rows = self._db.execute("SELECT seen_at, birth FROM nodes ORDER BY node")
-        return [{"seen_at": seen_at, **json.loads(birth)} for seen_at, birth in rows]
 
     def save_drained(self, node: str, drained: bool) -> None:
         """Remember that an operator wants a node to be empty, or no longer."""

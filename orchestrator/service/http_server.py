@@ -7,11 +7,11 @@ import logging
 import socket
 import threading
 from collections.abc import Sequence
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from broker.security import is_loopback
 from orchestrator.errors import AddressInUse
+from schemas.closing import Closing
 from schemas.system_limits import describe
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ _log = logging.getLogger(__name__)
 _STOP_TIMEOUT_S = 2
 
 
-class HttpServer:
+class HttpServer(Closing):
     """Listens from construction on, answers from ``start`` on. ``port`` is the real one where 0 was asked for."""
 
     def __init__(self, routes: Sequence[BaseRoute], *, host: str, port: int = 0) -> None:
@@ -82,11 +82,6 @@ class HttpServer:
     def __enter__(self) -> Self:
         self.start()
         return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def reachable_urls(host: str, port: int, towards: tuple[str, int]) -> tuple[str, ...]:

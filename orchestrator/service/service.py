@@ -35,7 +35,6 @@ from orchestrator.effects import (
     SaveDrained,
     SaveEpoch,
     SaveModelChoice,
-    SaveNode,
     SavePlan,
     SaveProfile,
     SaveRequest,
@@ -295,8 +294,6 @@ class Service:
                 self._state.save_epoch(self._pipeline, epoch)
             case SavePlan(epoch, model, details):
                 self._state.save_plan(details["pipeline"], epoch, model, details)
-            case SaveNode(birth):
-                self._state.save_node(birth)
             case SaveConstraints(constraints):
                 self._state.save_constraints(self._pipeline, constraints)
             case TellHistory(command, limit):

@@ -38,6 +38,7 @@ from orchestrator.planning.problem import Problem
 from orchestrator.planning.solution import Infeasible, Solution
 from schemas.errors import LinguabusError
 from schemas.messages import BlobRef, KvLayer, ProbePart, StageRef, UnitKind, WireDtype
+from schemas.units import BLOCK, EMBED, HEAD
 
 logger = logging.getLogger(__name__)
 
@@ -163,8 +164,8 @@ def probe_parts(model: Model) -> tuple[ProbePart, ...]:
     last = model.manifest.num_units - 1
     middle = 1 + (last - 1) // 2
     start = max(1, min(middle, last - PROBED_BLOCKS))
-    ranges: list[tuple[UnitKind, int, int]] = [("embed", 0, 1), ("block", start, start + 1)]
-    ranges += [("block", start, min(start + PROBED_BLOCKS, last)), ("head", last, last + 1)]
+    ranges: list[tuple[UnitKind, int, int]] = [(EMBED, 0, 1), (BLOCK, start, start + 1)]
+    ranges += [(BLOCK, start, min(start + PROBED_BLOCKS, last)), (HEAD, last, last + 1)]
     if ranges[1] == ranges[2]:
         return ()  # one block: no slope to be measured
     return tuple(_probe_part(model, *part) for part in ranges)

@@ -36,7 +36,7 @@ def opened(model: Model, stage: int, *, wire: str = "fp16", stages: int = 3, **c
     units = model.manifest.num_units
     cuts = [0, 2, 4, units] if stages == 3 else [0, units]
     built = model.segment(cuts[stage], cuts[stage + 1], wire=wire)  # type: ignore[arg-type]
-    spec = specification(model, cuts, stage, wire_dtype="fp16", **changes)
+    spec = specification(model, cuts, stage, wire_dtype="fp16", **changes).segment
     return Segment(spec, model.blobs_folder / built.graph.sha256, threads=1)
 
 
@@ -66,7 +66,7 @@ def converting(model: Model, path: Path, *, inwards: bool) -> Segment:
         ir_version=graph.ir_version,
     )
     onnx.save(alone, str(path))
-    spec = specification(model, [0, 2, 4, model.manifest.num_units], 1, kv_layers=(), wire_dtype="fp16")
+    spec = specification(model, [0, 2, 4, model.manifest.num_units], 1, kv_layers=(), wire_dtype="fp16").segment
     return Segment(spec, path, threads=1)
 
 
@@ -185,7 +185,7 @@ def sent(segments: list[Segment], work: Work) -> list[Any]:
     for segment in segments:
         results = execute(segment, work).rows
         seen += results
-        if segment.is_last:
+        if segment.spec.is_last:
             break
         frames = [activation(bytes(r.payload or b""), work.rows[0].count, segment.spec.width_out, Dtype.FP16)
                   for r in results]  # fmt: skip

@@ -24,6 +24,7 @@ from edge_node.errors import SegmentUnusable
 from edge_node.requests.ring_driver import chunk_lengths
 from edge_node.runtime.segment import Segment
 from edge_node.runtime.segment_runner import Loaded, LoadEvent, LoadFailed, LoadProgress, SegmentRunner
+from edge_node.stage_spec import StageSpec
 from edge_node.storage.blob_store import BlobStore
 from edge_node.work import Draw, Row, RowResult, Work
 from orchestrator.model.assemble import assemble
@@ -40,8 +41,8 @@ PROMPT = list(range(7, 40))
 EPOCH = Epoch(generation=1, counter=1)
 
 
-def specification(model: Model, cuts: Sequence[int], stage: int, **changes: Any) -> PrepareSegment:
-    """What the orchestrator would send for one stage of a split at ``cuts``."""
+def specification(model: Model, cuts: Sequence[int], stage: int, **changes: Any) -> StageSpec:
+    """One stage of a split at ``cuts``, as the orchestrator would ask for it."""
     segment = model.segment(cuts[stage], cuts[stage + 1])
     fields: dict[str, Any] = {
         "pipeline": "main",
@@ -69,7 +70,7 @@ def specification(model: Model, cuts: Sequence[int], stage: int, **changes: Any)
         "wire_dtype": "fp32",
         "planned_bytes": 0,
     }
-    return PrepareSegment(**(fields | changes))
+    return StageSpec.of(PrepareSegment(**(fields | changes)))
 
 
 class Chain:
@@ -79,7 +80,7 @@ class Chain:
         cuts = even_cuts(model.manifest.num_units, stages)
         self.segments = []
         for stage in range(stages):
-            spec = specification(model, cuts, stage)
+            spec = specification(model, cuts, stage).segment
             self.segments.append(Segment(spec, model.blobs_folder / spec.graph.sha256, threads=1, **options))
 
     def run(self, slot: int, position: int, ids: Sequence[int]) -> NDArray[np.float32]:
@@ -115,7 +116,7 @@ def test_split_equals_unsplit_to_the_bit(tiny_model: Model) -> None:
 def test_a_graph_that_sums_a_mask_gives_the_same(tiny_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     """As decoders whose blocks use the mask for something else, too."""
     stop = tiny_model.manifest.num_units
-    spec = specification(tiny_model, [0, stop], 0)
+    spec = specification(tiny_model, [0, stop], 0).segment
     usual = Segment(spec, tiny_model.blobs_folder / spec.graph.sha256, threads=1)
     monkeypatch.setattr("orchestrator.model.assemble.LENGTHS", {})
     plan = plan_split(resolve(read_model(tiny_model.folder / GRAPH_FILE), tiny_model.blobs_folder))
@@ -188,19 +189,19 @@ def test_emulation_slows_by_its_factor(tiny_model: Model) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"stage": 1, "width_in": 64}, "not the plan's.*hidden"),
+        ({"is_first": False, "width_in": 64}, "not the plan's.*hidden"),
         ({"kv_layers": ()}, "past_key_values"),
     ],
 )
 def test_a_graph_that_is_not_the_plans(tiny_model: Model, changes: dict[str, Any], words: str) -> None:
-    spec = specification(tiny_model, even_cuts(tiny_model.manifest.num_units, 3), 0)
+    spec = specification(tiny_model, even_cuts(tiny_model.manifest.num_units, 3), 0).segment
     spec = dataclasses.replace(spec, **changes)
     with pytest.raises(SegmentUnusable, match=words):
         Segment(spec, tiny_model.blobs_folder / spec.graph.sha256, threads=1)
 
 
 def test_a_file_that_is_no_graph(tiny_model: Model, tmp_path: Path) -> None:
-    spec = specification(tiny_model, even_cuts(tiny_model.manifest.num_units, 2), 0)
+    spec = specification(tiny_model, even_cuts(tiny_model.manifest.num_units, 2), 0).segment
     (tmp_path / "graph").write_bytes(b"no graph")
     with pytest.raises(SegmentUnusable, match="can't open the segment"):
         Segment(spec, tmp_path / "graph", threads=1)
@@ -213,17 +214,17 @@ class Runner:
     """A runner with a store of its own and events that can be waited for."""
 
     def __init__(self, home: Path) -> None:
-        config = NodeConfig(name="a", broker_url="", home=home, storage_limit_bytes=1 << 30)
-        self.store = BlobStore(config.blob_directory, limit_bytes=config.storage_bytes())
+        config = NodeConfig(name="a", broker_url="", home=home)
+        self.store = BlobStore(config.blob_directory, limit_bytes=1 << 30)
         self.woken = 0
         self.runner = SegmentRunner(self.store, threads=1, emulated_speed=1.0, on_load_event=self._wake)
 
     def _wake(self) -> None:
         self.woken += 1
 
-    def put(self, model: Model, spec: PrepareSegment) -> None:
+    def put(self, model: Model, spec: StageSpec) -> None:
         """Put the blobs there without a server."""
-        for blob in (spec.graph, *spec.blobs):
+        for blob in spec.segment.files:
             if not self.store.path(blob.sha256).exists():
                 shutil.copy(model.blobs_folder / blob.sha256, self.store.path(blob.sha256))
 
@@ -271,7 +272,7 @@ def test_work_from_ids_to_a_token(tiny_model: Model, tmp_path: Path, wire: str, 
         runners.append(each.runner)
     first = run_row(runners[0], 0, 0, 16, ids=PROMPT[:16])
     assert first.payload is not None
-    frame = activation(first.payload, 16, spec.width_in, dtype)
+    frame = activation(first.payload, 16, spec.segment.width_in, dtype)
     assert run_row(runners[1], 1, 0, 16, frame=frame).tokens == ()
     sampled = run_row(runners[1], 1, 0, 16, frame=frame, sample=True, draw=Draw(Sampling(), 16, ()))
     expected = int(Chain(tiny_model, 1).run(0, 0, PROMPT[:16]).argmax())
@@ -285,12 +286,12 @@ def test_what_is_not_finite_fails_the_request_only(tiny_model: Model, runner: Ru
     runner.put(tiny_model, spec)
     runner.runner.load(spec)
     runner.next_result()
-    bad = np.full((2, spec.width_in), np.nan, np.float32).tobytes()
-    result = run_row(runner.runner, 1, 0, 2, frame=activation(bad, 2, spec.width_in, Dtype.FP32))
+    bad = np.full((2, spec.segment.width_in), np.nan, np.float32).tobytes()
+    result = run_row(runner.runner, 1, 0, 2, frame=activation(bad, 2, spec.segment.width_in, Dtype.FP32))
     assert result.failure_code == "not_finite"
     assert "NaN" in str(result.failure)
-    good = np.ones((2, spec.width_in), np.float32).tobytes()
-    frame = activation(good, 2, spec.width_in, Dtype.FP32)
+    good = np.ones((2, spec.segment.width_in), np.float32).tobytes()
+    frame = activation(good, 2, spec.segment.width_in, Dtype.FP32)
     assert run_row(runner.runner, 1, 0, 2, frame=frame).failure is None
 
 
@@ -322,8 +323,8 @@ def test_a_bad_row_does_not_fail_the_others_of_its_batch(tiny_model: Model, runn
     runner.put(tiny_model, spec)
     runner.runner.load(spec)
     runner.next_result()
-    values = [np.full((1, spec.width_in), value, np.float32).tobytes() for value in (1.0, np.inf, 0.5)]
-    frames = [activation(value, 1, spec.width_in, Dtype.FP32) for value in values]
+    values = [np.full((1, spec.segment.width_in), value, np.float32).tobytes() for value in (1.0, np.inf, 0.5)]
+    frames = [activation(value, 1, spec.segment.width_in, Dtype.FP32) for value in values]
     rows = tuple(row(0, 1, request=slot, slot=slot, frame=frame) for slot, frame in enumerate(frames))
     results = runner.runner.run(Work(("main", EPOCH, 1), rows)).rows
     assert [result.failure_code if result.failure else None for result in results] == [None, "not_finite", None]
@@ -355,8 +356,9 @@ def test_a_blob_that_nobody_has(tiny_model: Model, runner: Runner) -> None:
 def test_a_damaged_graph_is_reported(tiny_model: Model, runner: Runner) -> None:
     spec = specification(tiny_model, even_cuts(tiny_model.manifest.num_units, 2), 0)
     runner.put(tiny_model, spec)
-    os.truncate(runner.store.path(spec.graph.sha256), 0)
-    runner.store.path(spec.graph.sha256).write_bytes(bytes(spec.graph.size_bytes))
+    graph = spec.segment.graph
+    os.truncate(runner.store.path(graph.sha256), 0)
+    runner.store.path(graph.sha256).write_bytes(bytes(graph.size_bytes))
     runner.runner.load(spec)
     event = runner.next_result()
     assert isinstance(event, LoadFailed)
@@ -414,7 +416,7 @@ def test_two_loads_of_the_same_blobs_take_turns(tiny_model: Model, runner: Runne
     events = [runner.next_result(), runner.next_result()]
     assert all(isinstance(event, Loaded) for event in events)
     fetched = sorted(event.downloaded_bytes for event in events if isinstance(event, Loaded))
-    assert fetched == [0, sum(blob.size_bytes for blob in (spec.graph, *spec.blobs))]
+    assert fetched == [0, sum(blob.size_bytes for blob in spec.segment.files)]
 
 
 def test_a_release_stops_a_download(tiny_model: Model, runner: Runner, blob_server: BlobServer) -> None:
@@ -430,7 +432,7 @@ def test_a_release_stops_a_download(tiny_model: Model, runner: Runner, blob_serv
     event = runner.next_result()
     assert isinstance(event, Loaded)
     assert event.key == ("main", other.epoch, 1)
-    assert not all(runner.store.path(blob.sha256).exists() for blob in (spec.graph, *spec.blobs))
+    assert not all(runner.store.path(blob.sha256).exists() for blob in spec.segment.files)
 
 
 def test_a_segment_can_be_unloaded_and_loaded_again(tiny_model: Model, runner: Runner) -> None:
@@ -451,12 +453,13 @@ NEXT = Epoch(generation=1, counter=2)
 
 
 def test_the_same_segment_outlives_the_epoch_it_was_loaded_for(tiny_model: Model, runner: Runner) -> None:
-    spec = specification(tiny_model, even_cuts(tiny_model.manifest.num_units, 2), 0)
+    cuts = even_cuts(tiny_model.manifest.num_units, 2)
+    spec = specification(tiny_model, cuts, 0)
     runner.put(tiny_model, spec)
     runner.runner.load(spec)
     runner.next_result()
     run_row(runner.runner, 0, 0, 16, ids=PROMPT[:16])
-    runner.runner.load(dataclasses.replace(spec, epoch=NEXT), heir_of=("main", EPOCH, 0), same_segment=True)
+    runner.runner.load(specification(tiny_model, cuts, 0, epoch=NEXT), heir_of=("main", EPOCH, 0), same_segment=True)
     again = runner.next_result()
     assert isinstance(again, Loaded)
     assert (again.key, again.downloaded_bytes, again.load_s) == (("main", NEXT, 0), 0, 0.0)
@@ -474,8 +477,8 @@ def test_an_heir_goes_on_from_shared_rows_and_rows_that_were_sent(tiny_model: Mo
     units = tiny_model.manifest.num_units
     folder = tiny_model.blobs_folder
     old = Chain(tiny_model, 1).segments[0]
-    keeping = specification(tiny_model, [0, 3, units], 0)
-    getting = specification(tiny_model, [0, 3, units], 1)
+    keeping = specification(tiny_model, [0, 3, units], 0).segment
+    getting = specification(tiny_model, [0, 3, units], 1).segment
     old.ids_input(16)[...] = PROMPT[:16]
     old.run(1, [0], 16)
     before = [buffer.data.copy() for buffer in old.kv.buffers]
@@ -502,7 +505,7 @@ def test_an_heir_goes_on_from_shared_rows_and_rows_that_were_sent(tiny_model: Mo
 
 
 def test_another_cache_is_not_shared(tiny_model: Model) -> None:
-    spec = specification(tiny_model, [0, tiny_model.manifest.num_units], 0)
+    spec = specification(tiny_model, [0, tiny_model.manifest.num_units], 0).segment
     old = Chain(tiny_model, 1).segments[0]
     with pytest.raises(SegmentUnusable, match="layer 0 has another KV cache"):
         Segment(

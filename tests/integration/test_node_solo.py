@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from edge_node.errors import SegmentUnusable
-from edge_node.runtime.decode_fast_path import FastDecodeRunner
+from edge_node.runtime.fast_decode_runner import FastDecodeRunner
 from edge_node.runtime.sampling import choose_token
 from edge_node.runtime.segment import Segment
 from edge_node.wire.activations import encode_activation
 from edge_node.work import Draw
 from orchestrator.model.model import Model
-from schemas.codec import WIRE_DTYPES, Dtype
+from schemas.codec import Dtype
 from schemas.messages import Sampling
 from tests.integration.test_node_segment import PROMPT, specification
 
@@ -29,27 +29,26 @@ Between = Callable[[Segment, FastDecodeRunner], object]
 def segment_of(model: Model, stage: int, wire: str) -> Segment:
     cuts = [0, 2, 4, model.manifest.num_units]
     built = model.segment(cuts[stage], cuts[stage + 1], wire=wire)  # type: ignore[arg-type]
-    return Segment(
-        specification(model, cuts, stage, wire_dtype=wire), model.blobs_folder / built.graph.sha256, threads=1
-    )
+    spec = specification(model, cuts, stage, wire_dtype=wire).segment
+    return Segment(spec, model.blobs_folder / built.graph.sha256, threads=1)
 
 
 def given(segment: Segment, position: int) -> Any:
     """What the step at a position is computed from."""
-    if segment.is_first:
+    if segment.spec.is_first:
         return PROMPT[position % len(PROMPT)]
     hidden = np.random.default_rng(position).standard_normal((1, segment.spec.width_in)).astype(np.float32)
-    return encode_activation(hidden * (1e6 if position == 2 else 1.0), WIRE_DTYPES[segment.spec.wire_dtype])
+    return encode_activation(hidden * (1e6 if position == 2 else 1.0), segment.spec.wire)
 
 
 def generally(segment: Segment, slot: int, position: int) -> bytes | int:
     payload = given(segment, position)
-    if segment.is_first:
+    if segment.spec.is_first:
         segment.ids_input(1)[0] = payload
     else:
-        segment.take_in(payload, WIRE_DTYPES[segment.spec.wire_dtype])
+        segment.take_in(payload, segment.spec.wire)
     output = segment.run(slot, [position], 1).output
-    if not segment.is_last:
+    if not segment.spec.is_last:
         return segment.give_out()
     draw = Step(position, payload).draw()
     return choose_token(output[0], draw.sampling, draw.position, draw.history)
@@ -74,17 +73,17 @@ def alone(fast_runner: FastDecodeRunner, segment: Segment, position: int) -> byt
 
 def chunk(segment: Segment, fast_runner: FastDecodeRunner) -> None:
     """Somebody else's prompt."""
-    if segment.is_first:
+    if segment.spec.is_first:
         segment.ids_input(5)[...] = PROMPT[:5]
     else:
         hidden = np.ones((5, segment.spec.width_in), np.float32)
         segment.take_in(encode_activation(hidden, Dtype.FP32), Dtype.FP32, 5)
-    segment.run(0, [0], 5, logits=3 if segment.is_last else 1)
+    segment.run(0, [0], 5, logits=3 if segment.spec.is_last else 1)
 
 
 def batch(segment: Segment, fast_runner: FastDecodeRunner) -> None:
     """Steps of all slots, of which those that belong to nobody do no harm."""
-    if not segment.is_first:
+    if not segment.spec.is_first:
         hidden = np.ones((3, segment.spec.width_in), np.float32)
         segment.take_in(encode_activation(hidden, Dtype.FP32), Dtype.FP32, 3)
     segment.run(0, [9, 20, 9], 1)

@@ -240,9 +240,9 @@ class SimulatedNode:
         """Share what the effect says, else begin empty."""
         spec = effect.spec
         old = self.caches.get(effect.heir_of, {}) if effect.heir_of else {}
-        new = {layer.layer: old.get(layer.layer, no_rows()) for layer in spec.kv_layers}
+        new = {layer.layer: old.get(layer.layer, no_rows()) for layer in spec.segment.kv_layers}
         assert not effect.same_segment or list(old) == list(new)
-        self.caches[spec.pipeline, spec.epoch, spec.stage] = new
+        self.caches[spec.key] = new
 
     def read_rows(self, message: SendKvRows) -> bytes:
         """Rows as frames."""
@@ -422,9 +422,8 @@ class SimulatedRing:
                 case Reply():
                     self._reply(messages.decode(messages.encode(effect.message), type(effect.message)))
                 case LoadSegment():
-                    key = (effect.spec.pipeline, effect.spec.epoch, effect.spec.stage)
                     node.load(effect)
-                    self.after(_LOAD_S, functools.partial(self._loaded, node, key))
+                    self.after(_LOAD_S, functools.partial(self._loaded, node, effect.spec.key))
                 case Subscribe():
                     node.patterns.update(effect.patterns)
                     self.after(LATENCY_S, functools.partial(self._subscribed, node, effect.patterns))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from orchestrator.planning.cost import check, holdings, limits_broken, predict
+from orchestrator.planning.cost import check, holdings, limits_broken, pass_s, predict
 from orchestrator.planning.problem import Problem, Stage
 from orchestrator.planning.solution import Prediction
 from orchestrator.planning.solver.search import candidate, single_plans
@@ -40,7 +40,7 @@ def quickest_single(problem: Problem) -> Baseline | None:
     """The device that would be quickest alone if it had the memory."""
     if not problem.eligible:
         return None
-    plans = [candidate(problem, (Stage(device.name, 0, problem.unit_count),)) for device in problem.eligible]
+    plans = [candidate(problem, problem.alone(device)) for device in problem.eligible]
     return _baseline(problem, "quickest device, memory aside", min(plans, key=lambda plan: plan.value_s).stages)
 
 
@@ -61,16 +61,10 @@ def even_split(problem: Problem) -> Baseline | None:
 
 def fastest_first(problem: Problem) -> Baseline | None:
     """Greedy: the fastest device takes what fits, then the next, until the chain is covered; None if it is not."""
-    runs = problem.runs
-
-    def pass_s(name: str) -> float:
-        decode_s = problem.device_by_name[name].decode_s
-        return sum(run.count * figure for run, figure in zip(runs, decode_s, strict=True))
-
     owner = {unit: pin.node for pin in problem.constraints.pins for unit in range(pin.start, pin.stop)}
     stages: list[Stage] = []
     at = 0
-    for device in sorted(problem.eligible, key=lambda device: pass_s(device.name)):
+    for device in sorted(problem.eligible, key=lambda device: pass_s(problem, device.decode_s)):
         stop = at
         while stop < problem.unit_count and owner.get(stop, device.name) == device.name:
             longer = Stage(device.name, at, stop + 1)

@@ -9,9 +9,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from orchestrator.planning.explain.baselines import Baseline, best_single, even_split, fastest_first, quickest_single
-from orchestrator.planning.explain.reasons import as_ms, baseline_worth_s, devices_said, why, worth_s
-from orchestrator.planning.problem import BLOCK, Problem
+from orchestrator.planning.explain.reasons import baseline_worth_s, devices_said, why, worth_s
+from orchestrator.planning.problem import Problem
 from orchestrator.planning.solution import Infeasible, Solution, Standby
+from orchestrator.text.figures import as_ms
+from orchestrator.text.units import units_text
 
 
 def explain(problem: Problem, answer: Solution | Infeasible, standby: Sequence[Standby] = ()) -> dict[str, Any]:
@@ -53,19 +55,6 @@ def explain(problem: Problem, answer: Solution | Infeasible, standby: Sequence[S
     }
 
 
-def units_text(problem: Problem, start: int, stop: int) -> str:
-    """Units for people: embedding, blocks 0-9, head (blocks are numbered from 0)."""
-    kinds = [problem.runs[run].kind for run in problem.run_of_unit]
-    first_block = kinds.index(BLOCK) if BLOCK in kinds else 0
-    parts: list[str] = []
-    blocks = [unit - first_block for unit in range(start, stop) if kinds[unit] == BLOCK]
-    parts += [f"{kinds[unit]}" for unit in range(start, stop) if kinds[unit] != BLOCK and unit < first_block]
-    if blocks:
-        parts.append(f"block {blocks[0]}" if len(blocks) == 1 else f"blocks {blocks[0]}-{blocks[-1]}")
-    parts += [f"{kinds[unit]}" for unit in range(start, stop) if kinds[unit] != BLOCK and unit >= first_block]
-    return ", ".join(parts)
-
-
 def _stages(problem: Problem, answer: Solution) -> list[dict[str, Any]]:
     return [
         {
@@ -73,7 +62,7 @@ def _stages(problem: Problem, answer: Solution) -> list[dict[str, Any]]:
             "node": stage.node,
             "start": stage.start,
             "stop": stage.stop,
-            "units": units_text(problem, stage.start, stage.stop),
+            "units": units_text(problem.kinds, stage.start, stage.stop),
             "decode_ms": as_ms(stage.decode_s),
             "hop_ms": as_ms(stage.hop_s),
             "prefill_ms": as_ms(stage.prefill_s),
@@ -97,7 +86,7 @@ def _node(problem: Problem, answer: Solution, name: str, standby: Sequence[Stand
         "storage_limit_bytes": node.storage_limit_bytes,
         "standby": [
             {"start": one.start, "stop": one.stop, "warm_start": one.warm_start, "warm_stop": one.warm_stop}
-            | {"units": units_text(problem, one.start, one.stop)}
+            | {"units": units_text(problem.kinds, one.start, one.stop)}
             for one in kept
         ],
     }

@@ -9,13 +9,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from orchestrator.planning.cost import size_text, weighted
+from orchestrator.planning.cost import pass_s
 from orchestrator.planning.explain.baselines import Baseline, best_single
 from orchestrator.planning.problem import Device, Objective, Problem
 from orchestrator.planning.solution import Infeasible, Solution
 from orchestrator.planning.solver.runform import RunForm
 from orchestrator.planning.solver.search import TIE, candidate
 from orchestrator.planning.solver.solve import solve
+from orchestrator.text.figures import as_ms, size_text
 
 DEVICES_TRIED = 24
 
@@ -59,7 +60,7 @@ def _with(problem: Problem, answer: Solution, device: Device) -> dict[str, Any]:
     form, must_use = RunForm(problem), frozenset({device.name})
     room = form.rooms()[form.devices.index(device)]
     if room[0] < 1 and max(room[1:]) < 0:
-        spare = size_text(max(0, problem.memory_limit_bytes(device) - problem.fixed_bytes(device)))
+        spare = size_text(max(0, problem.room_bytes(device)))
         return {"with_ms": None, "says": f"no room for a single unit ({spare} beside the runtime)"}
     if problem.objective is Objective.THROUGHPUT:
         forced = form.cheapest(answer.predicted.bottleneck_s * (1 + TIE), must_use)
@@ -81,8 +82,7 @@ def worth_s(problem: Problem, answer: Solution) -> float:
 
 
 def baseline_worth_s(problem: Problem, plan: Baseline) -> float:
-    made = candidate(problem, plan.stages)
-    return made.price_s if problem.objective is Objective.BALANCED else made.value_s
+    return candidate(problem, plan.stages).worth_s(problem.objective)
 
 
 def _instead(problem: Problem, other_s: float, plan_s: float) -> str:
@@ -138,23 +138,14 @@ def _best_ring_with(problem: Problem, name: str) -> tuple[str, float] | None:
         return None
     form = RunForm(problem)
     best: tuple[str, float] | None = None
-    others = sorted((device for device in form.devices if device.name != name), key=lambda one: _pass_s(problem, one))
+    others = [device for device in form.devices if device.name != name]
+    others.sort(key=lambda device: pass_s(problem, device.decode_s) + device.hop_s)
     for other in others[:DEVICES_TRIED]:
         plan = form.cheapest(must_use=frozenset({name, other.name}))
         if plan is not None:
             ring = candidate(problem, form.stages(plan.shares))
-            split_s = ring.price_s if problem.objective is Objective.BALANCED else ring.value_s
+            split_s = ring.worth_s(problem.objective)
             if best is None or split_s < best[1]:
                 names = dict.fromkeys(stage.node for stage in ring.stages if stage.node != name)
                 best = (", ".join(names), split_s)
     return best
-
-
-def _pass_s(problem: Problem, device: Device) -> float:
-    """Seconds of one token through the whole chain on one device."""
-    return weighted([run.count for run in problem.runs], device.decode_s) + device.hop_s
-
-
-def as_ms(seconds: float) -> float:
-    """Milliseconds to the microsecond, for JSON."""
-    return round(seconds * 1e3, 3)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from orchestrator.planning.cost import size_text
+from orchestrator.text.figures import age_text, size_text
+from orchestrator.text.table import table
 
 
 def as_text(said: dict[str, Any]) -> str:
@@ -29,27 +30,6 @@ def profiles_text(profiles: Sequence[dict[str, Any]]) -> str:
         rows.append([one["node"], age_text(one["age_s"]), *cells, f"{one['drift']:.2f} x"])
     header = ["figures of", "age", "ms/block", "spread", "hop ms", "spread", "observed"]
     return table(header, rows, right=frozenset({2, 3, 4, 5, 6}))
-
-
-def age_text(age_s: float) -> str:
-    """In the largest unit of which there are two."""
-    for name, seconds in (("days", 86_400), ("hours", 3_600), ("minutes", 60)):
-        if age_s >= 2 * seconds:
-            return f"{age_s / seconds:.0f} {name}"
-    return f"{age_s:.0f} s"
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]], right: frozenset[int] = frozenset()) -> str:
-    """Columns as wide as their widest cell; those in `right` are aligned to the right."""
-    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
-    lines = []
-    for row in (header, *rows):
-        cells = [
-            cell.rjust(width) if column in right else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
 
 
 def _headline(said: dict[str, Any]) -> str:

@@ -29,8 +29,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from orchestrator.planning.solution import Prediction
-from schemas.handover import kv_copies
-from schemas.messages import StageRef
+from schemas.handover import Held, kv_copies
 
 SLOWDOWN = 0.5
 """A single-threaded node alternates between a message of rows and a step, and waits for its link in neither."""
@@ -65,7 +64,7 @@ class Migration:
         return self.copy_lost_s if self.copies else self.prefill_lost_s
 
 
-def transfers_between(old: Sequence[StageRef], new: Sequence[StageRef], unit_kv_bytes: Sequence[int]) -> list[Transfer]:
+def transfers_between(old: Sequence[Held], new: Sequence[Held], unit_kv_bytes: Sequence[int]) -> list[Transfer]:
     """The KV rows that have to travel from one ring to another; ``unit_kv_bytes``: bytes per position, by unit."""
     return [
         Transfer(old[copy.source].node, new[copy.target].node, sum(unit_kv_bytes[copy.start : copy.stop]))

@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from orchestrator.planning.cost import predict
-from orchestrator.planning.moves.difference import diff
+from orchestrator.planning.moves.downloads import downloads
 from orchestrator.planning.moves.kv_migration import estimate, transfers_between
 from orchestrator.planning.problem import Problem, Stage
 from orchestrator.planning.solution import Standby
-from schemas.messages import StageRef
 
 LOAD_BYTES_PER_S = 200e6
 """Opening a segment from blobs on disk."""
@@ -52,7 +51,7 @@ def move_cost(
     unit_kv_bytes = [problem.runs[run].kv_bytes_per_token for run in problem.run_of_unit]
     links = {device.name: device.link_bytes_per_s for device in problem.devices} | dict(rates or {})
     migration = estimate(
-        transfers_between(_refs(running), _refs(found), unit_kv_bytes),
+        transfers_between(running, found, unit_kv_bytes),
         positions,
         links,
         predict(problem, found),
@@ -80,9 +79,9 @@ def _download_s(
 ) -> dict[str, float]:
     devices = problem.device_by_name
     return {
-        change.node: change.download_bytes / devices[change.node].link_bytes_per_s
-        for change in diff(problem, running, found, standby).changes
-        if change.node in devices
+        node: size_bytes / devices[node].link_bytes_per_s
+        for node, size_bytes in downloads(problem, running, found, standby).items()
+        if node in devices
     }
 
 
@@ -93,7 +92,3 @@ def _load_s(problem: Problem, running: Sequence[Stage], found: Sequence[Stage]) 
         sizes = (problem.runs[problem.run_of_unit[unit]].weight_bytes for unit in range(stage.start, stage.stop))
         changed[stage.node] += sum(sizes)
     return {node: size / LOAD_BYTES_PER_S for node, size in changed.items()}
-
-
-def _refs(stages: Sequence[Stage]) -> list[StageRef]:
-    return [StageRef(node=stage.node, start=stage.start, stop=stage.stop) for stage in stages]

@@ -14,9 +14,6 @@ import yaml
 
 from orchestrator.planning.errors import PlanningError
 from orchestrator.planning.problem import (
-    BLOCK,
-    EMBED,
-    HEAD,
     Constraints,
     Device,
     NodeLimit,
@@ -27,6 +24,7 @@ from orchestrator.planning.problem import (
 )
 from orchestrator.planning.simulation.scenario import FleetEvent, Workload
 from orchestrator.planning.simulation.sections import Section
+from schemas.units import BLOCK, EMBED, HEAD
 
 MB = 10**6
 MOST_OF_A_KIND = 10_000

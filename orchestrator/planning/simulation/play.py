@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.planning.explain.explain import explain
-from orchestrator.planning.explain.render import as_text, table
+from orchestrator.planning.explain.render import as_text
 from orchestrator.planning.problem import Problem, Stage
 from orchestrator.planning.simulation.fleetfile import Fleet
 from orchestrator.planning.simulation.report import Report, report_text, summarise
@@ -17,6 +17,8 @@ from orchestrator.planning.solution import Infeasible, Solution
 from orchestrator.planning.solver.replicas import Replicas, plan_replicas
 from orchestrator.planning.solver.solve import solve
 from orchestrator.planning.standby.plan_standby import plan_standby
+from orchestrator.text.figures import as_ms
+from orchestrator.text.table import table
 
 MakeBalancer = Callable[[list[Problem]], Balancer]
 
@@ -59,9 +61,7 @@ def _play_replicas(fleet: Fleet, make_balancer: MakeBalancer | None) -> Played:
     if isinstance(answer, Infeasible):
         return Played(explain(problem, answer), None)
     used = [set(pipeline.nodes) for pipeline in answer.pipelines]
-    problems = [
-        replace(problem, devices=tuple(device for device in problem.devices if device.name in nodes)) for nodes in used
-    ]
+    problems = [problem.only(nodes) for nodes in used]
     known = {name for nodes in used for name in nodes}
     events = [event for event in fleet.events if event.device in known]
     plans = [pipeline.stages for pipeline in answer.pipelines]
@@ -95,7 +95,7 @@ def replicas_data(answer: Replicas) -> dict[str, Any]:
             {
                 "nodes": list(one.nodes),
                 "stages": [{"node": stage.node, "start": stage.start, "stop": stage.stop} for stage in one.stages],
-                "decode_ms": round(one.predicted.decode_s * 1e3, 3),
+                "decode_ms": as_ms(one.predicted.decode_s),
                 "tokens_per_s_many": round(one.predicted.tokens_per_s_many, 3),
             }
             for one in answer.pipelines

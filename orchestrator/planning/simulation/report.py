@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from orchestrator.planning.explain.render import table
+from orchestrator.planning.percentile import median_and_p95
 from orchestrator.planning.simulation.scenario import Happening, Record, Workload
+from orchestrator.text.table import table
 
 SLICES = 12
 BUSIEST_SHOWN = 10
@@ -58,8 +58,8 @@ def summarise(record: Record, workload: Workload, pipelines: int, predicted_toke
         tokens_per_s=len(record.token_times_s) / counted_s,
         predicted_tokens_per_s=predicted_tokens_per_s,
         requests_finished=record.finished,
-        ttft_ms=_median_and_p95(record.ttft_s),
-        token_ms=_median_and_p95(record.token_gap_s),
+        ttft_ms=_spread_ms(record.ttft_s),
+        token_ms=_spread_ms(record.token_gap_s),
         nodes=tuple(
             NodeReport(name, min(1.0, busy_s / workload.duration_s), record.longest_queue.get(name, 0))
             for name, busy_s in nodes
@@ -69,12 +69,10 @@ def summarise(record: Record, workload: Workload, pipelines: int, predicted_toke
     )
 
 
-def _median_and_p95(seconds: Sequence[float]) -> tuple[float, float]:
-    """In milliseconds; zeros when there is nothing to count."""
-    if not seconds:
-        return 0.0, 0.0
-    ordered = sorted(seconds)
-    return 1e3 * statistics.median(ordered), 1e3 * ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))]
+def _spread_ms(times_s: Sequence[float]) -> tuple[float, float]:
+    """Median and 95th percentile; zeros when there is nothing to count."""
+    median_s, p95_s = median_and_p95(times_s) if times_s else (0.0, 0.0)
+    return 1e3 * median_s, 1e3 * p95_s
 
 
 def report_text(report: Report) -> str:

@@ -30,7 +30,9 @@ from orchestrator.planning.simulation.scenario import (
 )
 from orchestrator.planning.solution import Prediction
 from orchestrator.planning.solver.replicas import answers_first
-from orchestrator.planning.stage_cost import BATCH, StageCost, stage_costs
+from orchestrator.planning.stage_cost import StageCost, stage_costs
+from schemas.ewma import ewma
+from schemas.messages import PROBE_BATCH
 
 EWMA_WEIGHT = 0.2
 
@@ -161,8 +163,7 @@ class Simulation:
         if pipeline.down:
             return float("inf")
         planned = pipeline.planned
-        per_token_s = max(planned.decode_s, (len(pipeline.open) + 1) * planned.bottleneck_s)
-        return planned.ttft_s + self.workload.answer_tokens * per_token_s
+        return planned.ttft_s + self.workload.answer_tokens * planned.stream_token_s(len(pipeline.open) + 1)
 
     def _prefill(self, request: _Request, tokens: int) -> None:
         """Send a prompt (or, after a loss, prompt and tokens so far) to stage 0 in chunks."""
@@ -218,7 +219,7 @@ class Simulation:
             return
         batch = [node.queue.popleft()]
         if node.device.decode_batched_s is not None and not batch[0].prefill:
-            while node.queue and len(batch) < BATCH and self._joins(batch[0], node.queue[0]):
+            while node.queue and len(batch) < PROBE_BATCH and self._joins(batch[0], node.queue[0]):
                 batch.append(node.queue.popleft())
         cost = pipeline.costs[batch[0].stage]
         took_s = self._service_s(cost, batch) / node.speed
@@ -233,11 +234,11 @@ class Simulation:
 
     @staticmethod
     def _figure(node: _Node, batch: list[_Job], took_s: float) -> None:
-        mean_s, rows = took_s / len(batch), float(len(batch))
-        node.token_s = mean_s if node.token_s is None else node.token_s + EWMA_WEIGHT * (mean_s - node.token_s)
+        rows = float(len(batch))
+        node.token_s = ewma(node.token_s, took_s / len(batch), EWMA_WEIGHT)
         seen = node.figures.setdefault(batch[0].stage, _Figures(took_s, rows))
-        seen.run_s += EWMA_WEIGHT * (took_s - seen.run_s)
-        seen.rows += EWMA_WEIGHT * (rows - seen.rows)
+        seen.run_s = ewma(seen.run_s, took_s, EWMA_WEIGHT)
+        seen.rows = ewma(seen.rows, rows, EWMA_WEIGHT)
         seen.positions += len(batch)
 
     @staticmethod
@@ -265,7 +266,7 @@ class Simulation:
         hop_s = 0.0
         if pipeline.costs[job.stage].leaves:
             sent = job.tokens if job.stage < final else 1
-            hop_s = device.hop_s - device.hop_busy_s + (sent - 1) * problem.activation_bytes / device.link_bytes_per_s
+            hop_s = device.hop_s - device.hop_busy_s + (sent - 1) * problem.row_s(device)
         if job.stage < final:
             job.stage += 1
             self._at(self._now + max(0.0, hop_s), lambda: self._queue(pipeline, job))

@@ -10,11 +10,12 @@ import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from orchestrator.planning.cost import size_text
 from orchestrator.planning.problem import Constraints, Device, Objective, Problem
 from orchestrator.planning.solution import Infeasible
 from orchestrator.planning.solver.feasible import is_feasible
+from orchestrator.planning.solver.search import first_that
 from orchestrator.planning.solver.shrink import largest_caches
+from orchestrator.text.figures import size_text
 
 DEVICES_TRIED = 16
 """For how many devices, the largest first, the missing memory is worked out."""
@@ -46,10 +47,7 @@ def explain_infeasible(problem: Problem) -> Infeasible:
 
 def _rooms(problem: Problem) -> tuple[tuple[str, int], ...]:
     """What each device has for units and their caches, by name."""
-    return tuple(
-        (device.name, max(0, problem.memory_limit_bytes(device) - problem.fixed_bytes(device)))
-        for device in problem.eligible
-    )
+    return tuple((device.name, max(0, problem.room_bytes(device))) for device in problem.eligible)
 
 
 def _more_for_all(problem: Problem) -> list[str]:
@@ -77,7 +75,7 @@ def _reason(problem: Problem) -> str:
             known = problem.device_by_name.get(pin.node)
             why = "not there" if known is None else problem.constraints.refusal(known)
             return f"units {pin.start}..{pin.stop} are pinned to {pin.node!r}, which is {why}"
-    largest = max(problem.memory_limit_bytes(device) - problem.fixed_bytes(device) for device in problem.eligible)
+    largest = max(problem.room_bytes(device) for device in problem.eligible)
     for run in problem.runs:
         if problem.unit_memory_bytes(run) > largest:
             need, have = size_text(problem.unit_memory_bytes(run)), size_text(max(0, largest))
@@ -96,7 +94,7 @@ def _reason(problem: Problem) -> str:
 
 def _needed_bytes(problem: Problem) -> int:
     """The least all units can take: with both ends on one device when they share their weights."""
-    return sum(run.count * problem.unit_memory_bytes(run) for run in problem.runs) - problem.tied_bytes
+    return problem.chain_bytes - problem.tied_bytes
 
 
 def _room_bytes(problem: Problem) -> int:
@@ -201,18 +199,13 @@ def _new_device(problem: Problem) -> int | None:
 
 def _least(low: int, high: int, holds: Callable[[int], bool]) -> int:
     """The smallest whole number in (low, high] for which a monotone condition holds; it holds for `high`."""
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if holds(middle) else (middle, high)
-    return high
+    numbers = range(low + 1, high + 1)
+    return numbers[first_that(numbers, holds)]
 
 
 def _most(low: int, high: int, holds: Callable[[int], bool]) -> int:
     """The largest whole number in [low, high) for which a falling condition holds; it holds for `low`."""
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if holds(middle) else (low, middle)
-    return low
+    return _least(low, high, lambda number: not holds(number)) - 1
 
 
 def shortage_text(answer: Infeasible) -> str:

@@ -7,8 +7,10 @@ are added up in the order `cost` uses, so a limit means the same here and there,
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +19,7 @@ from orchestrator.planning import cost
 from orchestrator.planning.problem import Device, Objective, Problem
 
 Floats = NDArray[np.float64]
+_Number = TypeVar("_Number", np.float64, np.int64)
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,10 @@ class Arcs:
 
     price_s: Floats
     load_s: Floats
+
+    def within(self, limit_s: float) -> Floats:
+        """Prices where the load is within a limit; infinite elsewhere."""
+        return _within(self.price_s, self.load_s, limit_s)
 
 
 @dataclass(frozen=True)
@@ -58,6 +65,10 @@ class Intervals:
         price[:, :, -1] -= hop[:, None] / 2
         return np.where(self._allowed, price, math.inf)
 
+    def within(self, limit_s: float) -> Floats:
+        """Prices where the load is within a limit; infinite elsewhere."""
+        return _within(self.price_s, self.load_s, limit_s)
+
     def _summed(self, figures: list[tuple[float, ...]]) -> Floats:
         """Seconds of units [i, j) per device: full runs are added first to last, as `cost.weighted` does."""
         units, run_of = self.problem.unit_count, self.problem.run_of_unit
@@ -77,20 +88,16 @@ class Intervals:
     def _allowed(self) -> NDArray[np.bool_]:
         """Where memory, storage, a person's caps and pins let device d hold [i, j)."""
         problem, units = self.problem, self.problem.unit_count
-        resident, stored = self._resident, self._stored
-        length = np.arange(units + 1)[None, :] - np.arange(units + 1)[:, None]
+        length = _between(np.arange(units + 1))
         masks = []
         for device in self.devices:
-            spare = problem.memory_limit_bytes(device) - problem.fixed_bytes(device)
             whole = np.zeros((units + 1, units + 1), dtype=np.int64)
             whole[0, units] = 1
             mask = (length > 0) & (length <= problem.unit_limit(device))
-            mask &= resident[None, :] - resident[:, None] - whole * problem.tied_bytes <= spare
+            mask &= _between(self._resident) - whole * problem.tied_bytes <= problem.room_bytes(device)
             if device.storage_bytes is not None:
-                disk = stored[None, :] - stored[:, None] - whole * problem.tied_stored_bytes
-                mask &= disk <= device.storage_bytes
-            foreign = self._foreign(device)
-            mask &= foreign[None, :] - foreign[:, None] == 0
+                mask &= _between(self._stored) - whole * problem.tied_stored_bytes <= device.storage_bytes
+            mask &= _between(self._foreign(device)) == 0
             masks.append(mask)
         return np.array(masks, dtype=np.bool_).reshape(len(self.devices), units + 1, units + 1)
 
@@ -116,8 +123,7 @@ class Intervals:
         front, back = np.arange(units + 1)[:, None], np.arange(units + 1)[None, :]
         mask = (front > 0) & (front < back) & (back < units) & problem.both_ends_in_ring
         mask &= front + units - back <= problem.unit_limit(device)
-        spare = problem.memory_limit_bytes(device) - problem.fixed_bytes(device) + problem.tied_bytes
-        mask &= _ends(self._resident) <= spare
+        mask &= _ends(self._resident) <= problem.room_bytes(device) + problem.tied_bytes
         if device.storage_bytes is not None:
             mask &= _ends(self._stored) <= device.storage_bytes + problem.tied_stored_bytes
         mask &= _ends(self._foreign(device)) == 0
@@ -127,14 +133,30 @@ class Intervals:
 
     def _ends_s(self, figures: tuple[float, ...]) -> Floats:
         """Seconds of units [0, k) and [m, U), by k and m."""
-        sums = np.concatenate(([0.0], np.cumsum([figures[run] for run in self.problem.run_of_unit])))
-        total: Floats = sums[:, None] + (sums[-1] - sums)[None, :]
-        return total
+        return _ends(np.concatenate(([0.0], np.cumsum([figures[run] for run in self.problem.run_of_unit]))))
 
 
-def _ends(sums: NDArray[np.int64]) -> NDArray[np.int64]:
+def finite_values(arrays: Iterable[Floats]) -> list[float]:
+    """All finite values of some arrays, each once, in ascending order."""
+    values: set[float] = set()
+    for array in arrays:
+        values.update(array[np.isfinite(array)].tolist())
+    return sorted(values)
+
+
+def _within(price_s: Floats, load_s: Floats, limit_s: float) -> Floats:
+    return np.where(load_s <= limit_s, price_s, math.inf)
+
+
+def _between(sums: NDArray[_Number]) -> NDArray[_Number]:
+    """Sizes of units [i, j), by i and j, from prefix sums."""
+    total: NDArray[_Number] = sums[None, :] - sums[:, None]
+    return total
+
+
+def _ends(sums: NDArray[_Number]) -> NDArray[_Number]:
     """Sizes of units [0, k) and [m, U), by k and m, from prefix sums."""
-    total: NDArray[np.int64] = sums[:, None] + (sums[-1] - sums)[None, :]
+    total: NDArray[_Number] = sums[:, None] + (sums[-1] - sums)[None, :]
     return total
 
 

@@ -21,7 +21,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
-from orchestrator.planning.cost import paper_unit_s
+from orchestrator.planning.cost import paper_unit_s, pass_s
 from orchestrator.planning.problem import Device, Objective, Problem
 from orchestrator.planning.solver.pyomo_solver import MIB, solve_model, solver_name
 from orchestrator.planning.solver.runform import BOTH_ENDS, EMBED_END, HEAD_END, Plan, Room, RunForm, Share
@@ -81,9 +81,7 @@ def _share_model(form: RunForm, rooms: tuple[Room, ...], scale: float) -> Any:
     model = pyo.ConcreteModel()
     model.D = pyo.Set(initialize=able)
     model.n = pyo.Var(model.D, domain=pyo.NonNegativeIntegers, bounds=lambda _, d: (0, max(rooms[d])))
-    model.u = pyo.Var(model.D, domain=pyo.Binary)
-    model.e = pyo.Var(model.D, domain=pyo.Binary)
-    model.t = pyo.Var(model.D, domain=pyo.Binary)
+    _may_be_used(model)
     model.z = pyo.Var(model.D, domain=pyo.Binary)
 
     def by_ends(figures: tuple[float, ...], d: int) -> Any:
@@ -100,17 +98,38 @@ def _share_model(form: RunForm, rooms: tuple[Room, ...], scale: float) -> Any:
         expr=sum(scale * prices[d].block_s * model.n[d] + by_ends(fixed(d), d) for d in model.D)
     )
     model.cover_blocks = pyo.Constraint(expr=sum(model.n[d] for d in model.D) == form.blocks)
-    model.cover_embed = pyo.Constraint(expr=sum(model.e[d] for d in model.D) == 1)
-    model.cover_head = pyo.Constraint(expr=sum(model.t[d] for d in model.D) == 1)
+    _one_holds_each_end(model)
     model.room = pyo.Constraint(model.D, rule=lambda m, d: m.n[d] <= by_ends(rooms[d], d))
-    model.embed_used = pyo.Constraint(model.D, rule=lambda m, d: m.e[d] <= m.u[d])
-    model.head_used = pyo.Constraint(model.D, rule=lambda m, d: m.t[d] <= m.u[d])
+    _who_holds_is_used(model)
     model.both_ends = pyo.Constraint(model.D, rule=lambda m, d: m.z[d] >= m.e[d] + m.t[d] - 1)
     model.both_embed = pyo.Constraint(model.D, rule=lambda m, d: m.z[d] <= m.e[d])
     model.both_head = pyo.Constraint(model.D, rule=lambda m, d: m.z[d] <= m.t[d])
     _apply_pins(form, model)
     _break_symmetry(form, model)
     return model
+
+
+def _may_be_used(model: Any) -> None:
+    """Which devices are used, and which hold the first and the last unit."""
+    import pyomo.environ as pyo
+
+    model.u = pyo.Var(model.D, domain=pyo.Binary)
+    model.e = pyo.Var(model.D, domain=pyo.Binary)
+    model.t = pyo.Var(model.D, domain=pyo.Binary)
+
+
+def _one_holds_each_end(model: Any) -> None:
+    import pyomo.environ as pyo
+
+    model.one_first = pyo.Constraint(expr=sum(model.e[d] for d in model.D) == 1)
+    model.one_last = pyo.Constraint(expr=sum(model.t[d] for d in model.D) == 1)
+
+
+def _who_holds_is_used(model: Any) -> None:
+    import pyomo.environ as pyo
+
+    model.first_used = pyo.Constraint(model.D, rule=lambda m, d: m.e[d] <= m.u[d])
+    model.last_used = pyo.Constraint(model.D, rule=lambda m, d: m.t[d] <= m.u[d])
 
 
 def relaxed_bound_s(problem: Problem, *, load: bool) -> float:
@@ -130,24 +149,20 @@ def relaxed_bound_s(problem: Problem, *, load: bool) -> float:
     model.R = pyo.Set(initialize=range(len(runs)))
     domain = pyo.NonNegativeReals if load else pyo.NonNegativeIntegers
     model.n = pyo.Var(model.D, model.R, domain=domain)
-    model.u = pyo.Var(model.D, domain=pyo.Binary)
-    model.e = pyo.Var(model.D, domain=pyo.Binary)
-    model.t = pyo.Var(model.D, domain=pyo.Binary)
+    _may_be_used(model)
     model.T = pyo.Var(domain=pyo.NonNegativeReals)
     model.cover = pyo.Constraint(model.R, rule=lambda m, r: sum(m.n[d, r] for d in m.D) == runs[r].count)
-    model.one_first = pyo.Constraint(expr=sum(model.e[d] for d in model.D) == 1)
-    model.one_last = pyo.Constraint(expr=sum(model.t[d] for d in model.D) == 1)
+    _one_holds_each_end(model)
     model.used = pyo.Constraint(model.D, model.R, rule=lambda m, d, r: m.n[d, r] <= runs[r].count * m.u[d])
-    model.first = pyo.Constraint(model.D, rule=lambda m, d: m.e[d] <= m.u[d])
-    model.last = pyo.Constraint(model.D, rule=lambda m, d: m.t[d] <= m.u[d])
+    _who_holds_is_used(model)
 
     def memory(m: Any, d: int) -> Any:
         units = sum(problem.unit_memory_bytes(runs[r]) / MIB * m.n[d, r] for r in m.R)
-        spare = problem.memory_limit_bytes(devices[d]) - problem.fixed_bytes(devices[d])
-        return units - problem.tied_bytes / MIB * (m.e[d] + m.t[d]) / 2 <= spare / MIB * m.u[d]
+        room = problem.room_bytes(devices[d]) / MIB * m.u[d]
+        return units - problem.tied_bytes / MIB * (m.e[d] + m.t[d]) / 2 <= room
 
     model.memory = pyo.Constraint(model.D, rule=memory)
-    scale = 1000.0 / max(sum(r.count * s for r, s in zip(runs, unit_s[0], strict=True)), 1e-12)
+    scale = 1000.0 / max(pass_s(problem, unit_s[0]), 1e-12)
     if load:
         model.loads = pyo.Constraint(
             model.D,

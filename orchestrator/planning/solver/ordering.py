@@ -14,16 +14,17 @@ from functools import cached_property
 
 import numpy as np
 
+from orchestrator.planning.cost import pass_s
 from orchestrator.planning.problem import Objective, Problem, Stage
-from orchestrator.planning.solver.intervals import Arcs, Floats, Intervals
-from orchestrator.planning.solver.search import RingPlan
+from orchestrator.planning.solver.intervals import Arcs, Floats, Intervals, finite_values
+from orchestrator.planning.solver.search import RingEngine, RingPlan, first_that
 
 EXCHANGES = 150
 Order = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class OrderedEngine:
+class OrderedEngine(RingEngine):
     """A ring engine that knows the best partition for each of a few device orders, and no more."""
 
     problem: Problem
@@ -32,12 +33,8 @@ class OrderedEngine:
 
     @cached_property
     def _limits(self) -> list[float]:
-        loads = self.intervals.load_s
-        values = set(loads[np.isfinite(loads)].tolist())
-        for arcs in self._arcs.values():
-            loads = arcs.load_s[:, list(self._tails)]
-            values.update(loads[np.isfinite(loads)].tolist())
-        return sorted(values)
+        ends = (arcs.load_s[:, list(self._tails)] for arcs in self._arcs.values())
+        return finite_values((self.intervals.load_s, *ends))
 
     @cached_property
     def _arcs(self) -> dict[int, Arcs]:
@@ -53,12 +50,9 @@ class OrderedEngine:
     def limits_s(self) -> list[float]:
         return self._limits
 
-    def fits(self, limit_s: float) -> bool:
-        return self.cheapest_ring(limit_s) is not None
-
     def cheapest_ring(self, limit_s: float) -> RingPlan | None:
         """The cheapest plan over the known orders within the limit."""
-        within = np.where(self.intervals.load_s <= limit_s, self.intervals.price_s, math.inf)
+        within = self.intervals.within(limit_s)
         plans = [plan for order in self.orders for plan in self._of_order(order, within, limit_s)]
         return min(plans, key=lambda plan: plan.value_s, default=None)
 
@@ -69,7 +63,7 @@ class OrderedEngine:
         plans = [self._partition(order, within, start, units, None)]
         arcs = self._arcs[order[0]]
         for tail in self._tails if self.problem.both_ends_in_ring else ():
-            first = np.where(arcs.load_s[:, tail] <= limit_s, arcs.price_s[:, tail], math.inf)
+            first = arcs.within(limit_s)[:, tail]
             plans.append(self._partition(order[1:], within, first, tail, order[0]))
         return [plan for plan in plans if plan is not None]
 
@@ -119,9 +113,9 @@ def improve_orders(problem: Problem) -> OrderedEngine:
 
 def _natural_orders(problem: Problem) -> list[Order]:
     devices = problem.eligible
-    speed = [sum(r.count * s for r, s in zip(problem.runs, d.decode_s, strict=True)) for d in devices]
+    speed = [pass_s(problem, device.decode_s) for device in devices]
     fleet = tuple(range(len(devices)))
-    place = {stage.node: index for index, stage in reversed(list(enumerate(problem.incumbent)))}
+    place = problem.incumbent_place
     orders = [
         fleet,
         tuple(sorted(fleet, key=lambda index: speed[index])),
@@ -153,11 +147,4 @@ def _score(problem: Problem, intervals: Intervals, order: Order, to_beat: float 
     limits = [limit for limit in engine.limits_s() if limit < to_beat]
     if not limits or not engine.fits(limits[-1]):
         return math.inf
-    low, high = 0, len(limits) - 1
-    while low < high:
-        middle = (low + high) // 2
-        if engine.fits(limits[middle]):
-            high = middle
-        else:
-            low = middle + 1
-    return limits[low]
+    return limits[first_that(limits, engine.fits)]

@@ -16,13 +16,14 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.planning.cost import check, ttft_s
+from orchestrator.planning.cost import check, pass_s
 from orchestrator.planning.errors import PlanningError
-from orchestrator.planning.problem import BLOCK, EMBED, HEAD, Objective, Problem, Stage, UnitRun
+from orchestrator.planning.problem import Objective, Problem, UnitRun
 from orchestrator.planning.solution import Infeasible, Solution
 from orchestrator.planning.solver.infeasible import explain_infeasible
 from orchestrator.planning.solver.runform import BOTH_ENDS, EMBED_END, ENDS, HEAD_END, RunForm
 from orchestrator.planning.solver.solve import solve
+from schemas.units import BLOCK, EMBED, HEAD
 
 EXACT_DEVICES = 8
 COUNTS_TRIED = 12
@@ -68,7 +69,7 @@ class Rates:
         self.block_s = np.array([max(device.batched_s[1], 1e-12) for device in devices])
         whole_s = self.fixed_s[:, BOTH_ENDS] + self.block_s * self.form.blocks
         busy_s = np.array([device.hop_busy_s for device in devices])
-        alone = [not check(problem, (Stage(device.name, 0, problem.unit_count),)) for device in devices]
+        alone = [not check(problem, problem.alone(device)) for device in devices]
         self.alone_s = np.where(alone, whole_s - busy_s, math.inf)
         self.slowest_s = float(whole_s.max())
         self._known: dict[Group, float] = {}
@@ -134,7 +135,7 @@ def plan_replicas(problem: Problem, *, prove: bool = True, pipelines: int | None
     groups = partition(rates, pipelines)
     found = []
     for group in groups:
-        answer = solve(replace(problem, devices=tuple(problem.eligible[i] for i in sorted(group))), prove=prove)
+        answer = solve(problem.only({problem.eligible[index].name for index in group}), prove=prove)
         if isinstance(answer, Solution):
             found.append(answer)
     if not found:
@@ -160,7 +161,7 @@ def fluid_bound(problem: Problem) -> float:
     """
     devices, runs = problem.eligible, problem.runs
     weights = [sum(device.batched_s[index] for device in devices) / len(devices) for index in range(len(runs))]
-    value = sum(run.count * weight for run, weight in zip(runs, weights, strict=True))
+    value = pass_s(problem, weights)
     earned = 0.0
     for device in devices:
         if any(weight > 0 and seconds == 0 for weight, seconds in zip(weights, device.batched_s, strict=True)):
@@ -297,21 +298,6 @@ def _improve(rates: Rates, groups: list[Group]) -> list[Group]:
         if _total(rates, trial) > _total(rates, (groups[one], groups[other])) * (1 + 1e-9):
             groups[one], groups[other] = trial
     return groups
-
-
-def answer_s(
-    problem: Problem,
-    solution: Solution,
-    *,
-    streams: int,
-    queued_prompt_tokens: int,
-    prompt_tokens: int,
-    answer_tokens: int,
-) -> float:
-    """When a new request would be answered in full by a pipeline that has `bench_streams` open and prompts queued."""
-    waiting_s = ttft_s(problem, solution.stages, prompt_tokens + queued_prompt_tokens)
-    per_token_s = max(solution.predicted.decode_s, (streams + 1) * solution.predicted.bottleneck_s)
-    return waiting_s + answer_tokens * per_token_s
 
 
 def answers_first(expected_s: Sequence[float]) -> int:

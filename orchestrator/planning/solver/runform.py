@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.planning.cost import paper_unit_s
-from orchestrator.planning.problem import BLOCK, EMBED, HEAD, Device, Objective, Problem, Stage
+from orchestrator.planning.problem import Device, Objective, Problem, Stage
+from schemas.units import BLOCK, EMBED, HEAD, blocks_of
 
 EMBED_END = 1
 HEAD_END = 2
@@ -94,7 +95,7 @@ class RunForm:
         pinned: set[int] = set()
         for pin in self.problem.constraints.pins:
             if pin.node == device.name:
-                pinned.update(range(max(pin.start, 1), min(pin.stop, self.problem.unit_count - 1)))
+                pinned.update(blocks_of(pin, self.problem.unit_count))
         return len(pinned)
 
     def load_s(self, device: Device, blocks: int, ends: int) -> float:
@@ -122,7 +123,7 @@ class RunForm:
         tied, tied_stored = 0, 0
         if ends == BOTH_ENDS:
             tied, tied_stored = self.problem.tied_bytes, self.problem.tied_stored_bytes
-        spare = self.problem.memory_limit_bytes(device) - self.problem.fixed_bytes(device) + tied
+        spare = self.problem.room_bytes(device) + tied
         spare -= sum(self.problem.unit_memory_bytes(run) for run in held_ends)
         most = min(self.blocks, self.problem.unit_limit(device) - len(held_ends))
         most = min(most, _whole(spare, self.problem.unit_memory_bytes(block), self.blocks))
@@ -246,14 +247,14 @@ class RunForm:
         """Stages in ring order: the embedding's holder, the others in the incumbent's or the fleet's order, the
         head's holder. A holder of both ends in a ring keeps its blocks in front and the (pinned) tail at the end."""
         used = [(device, share) for device, share in zip(self.devices, shares, strict=True) if share.used]
-        place = {stage.node: index for index, stage in reversed(list(enumerate(self.problem.incumbent)))}
+        place = self.problem.incumbent_place
         first = next(pair for pair in used if pair[1].ends & EMBED_END)
         last = next(pair for pair in used if pair[1].ends & HEAD_END)
         middle = [pair for pair in used if pair is not first and pair is not last]
         middle.sort(key=lambda pair: place.get(pair[0].name, len(place)))
         units = self.problem.unit_count
         if first is last and not middle:
-            return (Stage(first[0].name, 0, units),)
+            return self.problem.alone(first[0])
         tail = self._tail_start(first[0]) if first is last else units - 1 - last[1].blocks
         front = 1 + first[1].blocks - (units - 1 - tail if first is last else 0)
         stages = [Stage(first[0].name, 0, front)]

@@ -13,10 +13,11 @@ Single-device plans make no hops and are compared at the end.
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from orchestrator.planning.cost import check, objective_value, predict
 from orchestrator.planning.problem import Objective, Problem, Stage
@@ -24,6 +25,9 @@ from orchestrator.planning.solution import Prediction
 
 TIE = 1e-9
 """Relative difference below which two plans count as equal: above float noise, far below any measurement."""
+
+
+_Value = TypeVar("_Value")
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,7 @@ class RingEngine(Protocol):
 
     def fits(self, limit_s: float) -> bool:
         """Whether any plan keeps every load within the limit."""
+        return self.cheapest_ring(limit_s) is not None
 
     def cheapest_ring(self, limit_s: float) -> RingPlan | None:
         """The plan of least price within the limit."""
@@ -57,6 +62,10 @@ class Candidate:
     """What the objective minimises."""
     price_s: float
     """What the ring engine sums: seconds per token, or LinguaLinked's."""
+
+    def worth_s(self, objective: Objective) -> float:
+        """What plans are compared by for people: the objective, but a balanced plan is above all a quick one."""
+        return self.price_s if objective is Objective.BALANCED else self.value_s
 
 
 @dataclass(frozen=True)
@@ -84,7 +93,7 @@ def candidate(problem: Problem, stages: tuple[Stage, ...]) -> Candidate:
 
 def single_plans(problem: Problem) -> list[Candidate]:
     """Every device that may and can hold the whole chain, as a plan of its own."""
-    whole = [(Stage(device.name, 0, problem.unit_count),) for device in problem.eligible]
+    whole = [problem.alone(device) for device in problem.eligible]
     return [candidate(problem, stages) for stages in whole if not check(problem, stages)]
 
 
@@ -109,7 +118,7 @@ def _least_price(problem: Problem, engine: RingEngine, singles: list[Candidate])
     if ring is not None and ring.value_s <= allowed:
         if problem.objective is not Objective.PAPER:
             limits = engine.limits_s()
-            place = _first(limits, lambda value: _price_under(engine, value) <= allowed)
+            place = first_that(limits, lambda value: _price_under(engine, value) <= allowed)
             limit, tighter = _around(limits, limits[place])
             ring = engine.cheapest_ring(limit)
         if ring is not None:
@@ -134,9 +143,9 @@ def _most_throughput(problem: Problem, engine: RingEngine, singles: list[Candida
     streams = problem.streams
     if limits and engine.fits(limits[-1]):
         if streams is None:
-            place = _first(limits, engine.fits)
+            place = first_that(limits, engine.fits)
         else:
-            place = _first(limits, lambda value: _price_under(engine, value) <= streams * value)
+            place = first_that(limits, lambda value: _price_under(engine, value) <= streams * value)
         limit, tighter = _around(limits, limits[place])
         for near in (limit, tighter):
             ring = None if near is None else engine.cheapest_ring(near)
@@ -158,16 +167,9 @@ def _price_under(engine: RingEngine, limit_s: float) -> float:
     return math.inf if ring is None else ring.value_s
 
 
-def _first(values: Sequence[float], holds: Callable[[float], bool]) -> int:
-    """Index of the first value for which a monotone condition holds; len(values) - 1 is taken to hold."""
-    low, high = 0, len(values) - 1
-    while low < high:
-        middle = (low + high) // 2
-        if holds(values[middle]):
-            high = middle
-        else:
-            low = middle + 1
-    return low
+def first_that(values: Sequence[_Value], holds: Callable[[_Value], bool]) -> int:
+    """Index of the first value for which a monotone condition holds; it is taken to hold for the last."""
+    return bisect.bisect_left(values, True, hi=len(values) - 1, key=holds)
 
 
 def _around(limits: Sequence[float], value: float) -> tuple[float, float | None]:

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.planning.problem import Problem, Stage
-from orchestrator.planning.solver.intervals import Arcs, Floats, Intervals
-from orchestrator.planning.solver.search import RingPlan
+from orchestrator.planning.solver.intervals import Arcs, Floats, Intervals, finite_values
+from orchestrator.planning.solver.search import RingEngine, RingPlan
 
 WORK_LIMIT = 3 * 10**8
 """Most array elements one pass may touch: 10 devices and 34 units; some ten passes take a few seconds."""
@@ -35,6 +35,10 @@ class Layer:
     best: Floats
     choice: NDArray[np.int32]
 
+    def with_room(self, index: int, most: int) -> list[int]:
+        """Rows of the states that may use one device more of a class that has so many."""
+        return [row for row, state in enumerate(self.states) if state[index] < most]
+
 
 @dataclass(frozen=True)
 class Ending:
@@ -49,7 +53,7 @@ class Ending:
 
 
 @dataclass(frozen=True)
-class SequenceEngine:
+class SequenceEngine(RingEngine):
     """The exact ring engine of any chain; `affordable` says whether the fleet is small enough."""
 
     problem: Problem
@@ -85,19 +89,13 @@ class SequenceEngine:
         return [self.intervals.arcs(members[0]) for members in self.classes]
 
     def limits_s(self) -> list[float]:
-        values: set[float] = set()
-        for loads in (self.intervals.load_s, *(arcs.load_s for arcs in self.arcs)):
-            values.update(loads[np.isfinite(loads)].tolist())
-        return sorted(values)
-
-    def fits(self, limit_s: float) -> bool:
-        return self.cheapest_ring(limit_s) is not None
+        return finite_values((self.intervals.load_s, *(arcs.load_s for arcs in self.arcs)))
 
     def cheapest_ring(self, limit_s: float) -> RingPlan | None:
         """The plan of least price whose loads stay within the limit."""
-        within = np.where(self.intervals.load_s <= limit_s, self.intervals.price_s, math.inf)
+        within = self.intervals.within(limit_s)
         prices = [within[members[0]] for members in self.classes]
-        arcs = [np.where(arc.load_s <= limit_s, arc.price_s, math.inf) for arc in self.arcs]
+        arcs = [arc.within(limit_s) for arc in self.arcs]
         layers = [self._first_layer()]
         best: Ending | None = None
         for depth in range(1, len(self.problem.eligible) + 1):
@@ -124,7 +122,7 @@ class SequenceEngine:
         row = int(open_chains.argmin())
         endings = [Ending(float(open_chains[row]), depth, row, 0, units, None)]
         for index, members in enumerate(self.classes):
-            rows = [row for row, state in enumerate(layer.states) if state[index] < len(members)]
+            rows = layer.with_room(index, len(members))
             if rows and self.starts > 1:
                 totals = layer.best[rows] + arcs[index][None, : self.starts, :]
                 place, start, end = np.unravel_index(int(totals.argmin()), totals.shape)
@@ -137,7 +135,7 @@ class SequenceEngine:
         rows: dict[State, int] = {}
         moves: list[tuple[int, list[int], list[int]]] = []
         for index, members in enumerate(self.classes):
-            sources = [row for row, state in enumerate(layer.states) if state[index] < len(members)]
+            sources = layer.with_room(index, len(members))
             targets = []
             for row in sources:
                 state = layer.states[row]

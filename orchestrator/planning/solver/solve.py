@@ -21,14 +21,23 @@ from orchestrator.planning.solver import milp, pyomo_solver
 from orchestrator.planning.solver.infeasible import explain_infeasible
 from orchestrator.planning.solver.ordering import improve_orders
 from orchestrator.planning.solver.runform import RunForm
-from orchestrator.planning.solver.search import TIE, Candidate, Claim, RingPlan, candidate, search, single_plans
+from orchestrator.planning.solver.search import (
+    TIE,
+    Candidate,
+    Claim,
+    RingEngine,
+    RingPlan,
+    candidate,
+    search,
+    single_plans,
+)
 from orchestrator.planning.solver.sequence import SequenceEngine
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class RunFormEngine:
+class RunFormEngine(RingEngine):
     """The ring engine of chains in run form."""
 
     form: RunForm

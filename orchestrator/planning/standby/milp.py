@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from orchestrator.planning.solver.pyomo_solver import MIB, solve_model
-from orchestrator.planning.standby.question import COPY, WARM, Reach, StandbyQuestion
+from orchestrator.planning.standby.question import COPY, WARM, Reach, Side, StandbyQuestion
+
+_ON_DISK: Callable[[Side], tuple[int, ...]] = operator.attrgetter("disk_bytes")
+_IN_MEMORY: Callable[[Side], tuple[int, ...]] = operator.attrgetter("resident_bytes")
 
 
 @dataclass(frozen=True)
@@ -39,21 +45,23 @@ def best_standby(asked: StandbyQuestion, time_limit_s: float) -> StandbyProof:
         if j > 0:
             model.near_first.add(model.cold[s, j] <= model.cold[s, j - 1])
             model.near_first.add(model.warm[s, j] <= model.warm[s, j - 1])
+
+    def taken(kept: Any, sizes: Callable[[Side], tuple[int, ...]], where: list[tuple[int, int]]) -> Any:
+        return sum(sizes(asked.sides[s])[j] / MIB * kept[s, j] for s, j in where)
+
     model.spare = pyo.ConstraintList()
     for node, memory in asked.spare_memory.items():
         mine = [(s, j) for s, j in places if asked.sides[s].node == node]
         disk = asked.spare_disk[node]
         if mine and disk is not None:
-            stored = sum(asked.sides[s].disk_bytes[j] / MIB * model.cold[s, j] for s, j in mine)
-            model.spare.add(stored <= disk / MIB)
+            model.spare.add(taken(model.cold, _ON_DISK, mine) <= disk / MIB)
         if mine:
-            loaded = sum(asked.sides[s].resident_bytes[j] / MIB * model.warm[s, j] for s, j in mine)
-            model.spare.add(loaded <= max(0, memory) / MIB)
+            model.spare.add(taken(model.warm, _IN_MEMORY, mine) <= max(0, memory) / MIB)
     model.value = pyo.Objective(
         sense=pyo.minimize,
         expr=-sum(asked.disk_worth[u] / MIB * model.covered[u] for u in units)
         - WARM * sum(asked.resident_worth[u] / MIB * model.ready[u] for u in units)
-        + COPY * sum(asked.sides[s].disk_bytes[j] / MIB * model.cold[s, j] for s, j in places),
+        + COPY * taken(model.cold, _ON_DISK, places),
     )
     answer = solve_model(model, time_limit_s)
     if answer.status not in ("optimal", "feasible"):

@@ -101,12 +101,7 @@ def question(problem: Problem, stages: Sequence[Stage], *, disk_only: bool = Fal
 
 def _side(problem: Problem, node: str, units: tuple[int, ...], *, leftwards: bool, stages: Sequence[Stage]) -> Side:
     """Sizes of units on one node; an end whose tied twin the node already holds takes only the difference."""
-    ends = {0, problem.unit_count - 1}
-    has_end = any(stage.node == node and (stage.start == 0 or stage.stop == problem.unit_count) for stage in stages)
-    disk, resident = [], []
-    for unit in units:
-        run = problem.runs[problem.run_of_unit[unit]]
-        twin = has_end and unit in ends
-        disk.append(max(0, run.stored_bytes - (problem.tied_stored_bytes if twin else 0)))
-        resident.append(max(0, run.weight_bytes - (problem.tied_bytes if twin else 0)))
-    return Side(node, units, tuple(disk), tuple(resident), leftwards)
+    own = {unit for stage in stages if stage.node == node for unit in (stage.start, stage.stop - 1)}
+    disk = tuple(problem.blob_bytes(unit, beside=own) for unit in units)
+    resident = tuple(problem.resident_bytes(unit, beside=own) for unit in units)
+    return Side(node, units, disk, resident, leftwards)

@@ -52,12 +52,13 @@ def test_wrong_options(arguments: tuple[str, ...], words: str) -> None:
     assert lines[-1].startswith("Error: ")
 
 
-def test_no_broker_is_one_line(tmp_path: Path) -> None:
-    code, lines = run("--broker", "mqtt://127.0.0.1:9", "--name", "alone", "--home", str(tmp_path))
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2"])
+def test_no_broker_is_one_line(tmp_path: Path, host: str) -> None:
+    code, lines = run("--broker", f"mqtt://{host}:9", "--name", "alone", "--home", str(tmp_path))
     assert code == 2
-    assert lines[0].startswith("node alone at mqtt://127.0.0.1:9")
+    assert lines[0].startswith(f"node alone at mqtt://{host}:9")
     assert lines[1].startswith("Error: ")
-    assert "127.0.0.1:9" in lines[1]
+    assert f"{host}:9" in lines[1]
     assert len(lines) == 2
 
 

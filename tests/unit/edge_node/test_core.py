@@ -20,6 +20,7 @@ from edge_node.effects import (
     UnloadSegment,
     Unsubscribe,
 )
+from edge_node.stage_spec import StageSpec
 from edge_node.work import Computed, Row, RowResult, Work
 from schemas.codec import Dtype, Flag, Frame, Kind, decode_frame
 from schemas.messages import (
@@ -152,7 +153,7 @@ def test_prepare_subscribes_and_loads_and_is_ready_when_both_are_done() -> None:
     spec = prepare_segment(RING, 1, epoch(1), planned_bytes=1000)
     effects = core.message(spec)
     patterns = ("linguabus/v1/segment/main/1-1/1/from/+/to/bravo",)
-    assert effects == [Subscribe(patterns), LoadSegment(spec)]
+    assert effects == [Subscribe(patterns), LoadSegment(StageSpec.of(spec))]
     key = (PIPELINE, epoch(1), 1)
     loaded = core.loaded(key, rss_bytes=10, peak_rss_bytes=20, downloaded_bytes=30, load_s=0.5)
     assert loaded == []

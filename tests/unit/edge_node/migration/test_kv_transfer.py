@@ -14,6 +14,7 @@ from edge_node.migration.kv_sender import KvSender
 from edge_node.requests.kv_slots import SlotTable
 from edge_node.requests.position_rule import PositionRule
 from edge_node.requests.request import StageRequest
+from edge_node.stage_spec import StageSpec
 from edge_node.wire.frames import kv_rows_frame
 from schemas.codec import Dtype, Frame, Kind, decode_frame
 from schemas.errors import FrameShapeMismatch
@@ -33,7 +34,7 @@ from tests.support.simulated_ring import PIPELINE, prepare_segment
 
 OLD, NEW = Epoch(generation=1, counter=1), Epoch(generation=1, counter=2)
 LAYER = KvLayer(layer=3, kv_heads=2, key_dim=4, value_dim=6)
-SPEC = prepare_segment(("alfa", "bravo"), 1, NEW, slots=2)
+SPEC = StageSpec.of(prepare_segment(("alfa", "bravo"), 1, NEW, slots=2))
 
 
 def rows(request: int = 1, *, part: int = 0, position: int = 0, count: int = 4, number: int = 1, **shape: int) -> Frame:
@@ -157,7 +158,7 @@ def test_an_heir_writes_to_the_slots_of_the_stage_before() -> None:
 def test_without_the_stage_before_nothing_is_inherited() -> None:
     """The node was started anew: what its neighbours think it has is not there, and is computed again."""
     basis = Basis(epoch=OLD, ring=(StageRef(node="alfa", start=0, stop=2), StageRef(node="bravo", start=2, stop=4)))
-    spec = prepare_segment(("alfa", "bravo"), 1, NEW, cuts=(0, 1, 4))
+    spec = StageSpec.of(prepare_segment(("alfa", "bravo"), 1, NEW, cuts=(0, 1, 4)))
     handover = Handover(spec, basis, {}, patience_s=1.0)
     assert handover.old is None
     assert handover.incoming is not None
@@ -172,7 +173,7 @@ def test_without_the_stage_before_nothing_is_inherited() -> None:
 
 # --- the source -------------------------------------------------------------------------------------------------------
 
-SOURCE = prepare_segment(("alfa", "bravo"), 0, OLD, cuts=(0, 4, 5))
+SOURCE = StageSpec.of(prepare_segment(("alfa", "bravo"), 0, OLD, cuts=(0, 4, 5)))
 """Layers 0 to 2, a value each."""
 
 

@@ -133,7 +133,7 @@ def test_a_prefix_that_a_stage_lost_is_computed_again(forgetful: list[str]) -> N
     ring.close(first)
     for name in forgetful:
         for stage in ring.nodes[name].core._stages.values():
-            stage.slots = SlotTable(stage.spec.slots)
+            stage.slots = SlotTable(stage.spec.segment.slots)
     longer = [*prompt(30), *first.ids, *prompt(6)]
     second = ring.open(2, longer, 10, prefix_request=1, prefix_tokens=39)
     ring.run(lambda: second.complete)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from edge_node.stage.batch_scheduler import batches, batches_in_flight
+from edge_node.stage_spec import StageSpec
 from schemas.messages import Epoch
 from tests.support.simulated_ring import prepare_segment
 
@@ -33,12 +34,12 @@ def test_nobody_is_there() -> None:
 
 @pytest.mark.parametrize(("ring", "nodes"), [("a", 1), ("ab", 2), ("aba", 2), ("abca", 3)])
 def test_without_a_table_there_is_a_batch_for_each_node(ring: str, nodes: int) -> None:
-    spec = prepare_segment(ring, 0, EPOCH)
+    spec = StageSpec.of(prepare_segment(ring, 0, EPOCH))
     assert [batches_in_flight(spec, requests) for requests in (1, 2, 8)] == [nodes] * 3
 
 
 def test_the_table_says_how_many_batches_there_are() -> None:
-    spec = prepare_segment("abca", 0, EPOCH, batches=(1, 1, 2))
+    spec = StageSpec.of(prepare_segment("abca", 0, EPOCH, batches=(1, 1, 2)))
     assert [batches_in_flight(spec, requests) for requests in (1, 2, 3)] == [1, 1, 2]
     assert batches_in_flight(spec, 4) == 3, "it ends here"
     assert batches_in_flight(spec, 0) == 3

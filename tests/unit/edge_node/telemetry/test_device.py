@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from edge_node.config import NodeConfig
 from edge_node.telemetry import device
 from tests.support.polling import DEADLINE_S
 
@@ -151,7 +150,15 @@ def test_battery_of_termux(
         monitor.close()
 
 
-def test_memory_a_node_may_use(tmp_path: Path) -> None:
-    config = NodeConfig(name="a", broker_url="", home=tmp_path)
-    assert config.memory_bytes() > device.memory_bytes()[0]
-    assert NodeConfig(name="a", broker_url="", home=tmp_path, memory_limit_bytes=7).memory_bytes() == 7
+def test_memory_a_node_may_use() -> None:
+    assert device.memory_budget_bytes(None) > device.memory_bytes()[0]
+    assert device.memory_budget_bytes(7) == 7
+
+
+def test_what_is_stored_already_does_not_shrink_the_default_limit(tmp_path: Path) -> None:
+    before = device.storage_budget_bytes(tmp_path, None)
+    assert before > 0
+    (tmp_path / ("0" * 64)).write_bytes(bytes(8 * MEBI))
+    after = device.storage_budget_bytes(tmp_path, None)
+    assert after > before - 256 * MEBI, "other programs write to this disk meanwhile"
+    assert device.storage_budget_bytes(tmp_path, 5) == 5

@@ -13,7 +13,8 @@ import pytest
 from broker.memory import MemoryBus
 from orchestrator import cli
 from orchestrator.client import Client
-from orchestrator.commands.bench_report import TEXT, Combination, Load, Measured, make_prompt, percentile, summarise
+from orchestrator.commands.bench_report import TEXT, Combination, Load, Measured, make_prompt, summarise
+from orchestrator.planning.percentile import percentile
 from schemas.messages import StageTiming, StreamEnd, StreamError, SubmitRequest
 from tests.support.fake_orchestrator import FakeOrchestrator, StreamMessage, end, piece
 

@@ -11,7 +11,6 @@ import pytest
 
 from orchestrator import cli
 from orchestrator.client import Client
-from orchestrator.commands.output import table
 from tests.support.fake_orchestrator import FakeOrchestrator
 
 NODE: dict[str, Any] = {
@@ -158,13 +157,6 @@ def test_model_use_tells_a_running_orchestrator(
     assert chosen == ["tiny"]
     assert fake.commanded[0].arguments == {"model": "tiny"}
     assert capsys.readouterr().out == "tiny is active and served\n"
-
-
-def test_tables_align_numbers_to_the_right() -> None:
-    assert table(("name", "MB"), [("a", "5"), ("long name", "1,234.5")]) == (
-        "name            MB\na                5\nlong name  1,234.5"
-    )
-    assert table(("name",), []) == "name"
 
 
 EXPLAINED = {

@@ -8,8 +8,9 @@ from dataclasses import replace
 
 import pytest
 
-from orchestrator.planning.batches_in_flight import MOST_BATCHES, TIE, Cycle, batches_in_flight
+from orchestrator.planning.batches_in_flight import TIE, Cycle, batches_in_flight
 from orchestrator.planning.problem import Device, Problem, Stage, UnitRun
+from schemas.limits import MAX_BATCHES
 from tests.support.planning import every_plan, random_problem
 
 RUNS = (UnitRun("embed", 0, 1, 1), UnitRun("block", 1, 30, 1), UnitRun("head", 31, 1, 1))
@@ -121,5 +122,5 @@ def test_there_are_never_more_batches_than_nodes_take() -> None:
     far = replace(device("n1", hop_s=0.96, hop_busy_s=0.0), decode_batched_s=None)
     near = replace(device("n0", hop_s=0.0, hop_busy_s=0.0), decode_batched_s=None)
     table = batches_in_flight(problem_of(near, far, slots=66), even_ring(2))
-    assert table[63] == MOST_BATCHES, "each request alone"
+    assert table[63] == MAX_BATCHES, "each request alone"
     assert table[65] == 33, "66 are too many: they go in pairs"

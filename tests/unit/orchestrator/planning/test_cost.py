@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from orchestrator.planning.cost import check, holdings, memory_bytes, paper_s, predict, size_text, ttft_s
+from orchestrator.planning.cost import check, holdings, memory_bytes, paper_s, predict, ttft_s
 from orchestrator.planning.errors import PlanningError
 from orchestrator.planning.explain.baselines import best_single, even_split, fastest_first, quickest_single
 from orchestrator.planning.problem import Constraints, Device, NodeLimit, Objective, Pin, Problem, Stage, UnitRun
@@ -184,17 +184,3 @@ def test_baselines() -> None:
     assert greedy is not None
     assert greedy.stages == (Stage("a", 0, 3), Stage("b", 3, 6))
     assert fastest_first(replace(PROBLEM, devices=(replace(A, memory_bytes=50),))) is None
-
-
-@pytest.mark.parametrize(
-    ("size", "text"),
-    [
-        (12, "12 bytes"),
-        (3_100_000_000, "3.1 GB"),
-        (940_000_000, "940 MB"),
-        (12_345, "12.3 kB"),
-        (-2_000_000, "-2.0 MB"),
-    ],
-)
-def test_sizes_for_people(size: int, text: str) -> None:
-    assert size_text(size) == text

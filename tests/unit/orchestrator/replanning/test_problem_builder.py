@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.deployment.plan_view import describe_units
 from orchestrator.effects import Note
 from orchestrator.planning.solution import Infeasible
 from orchestrator.replanning.memory_model import CAUTIOUS, resident_factors, workspace_bytes
@@ -99,22 +98,6 @@ def test_plans_cover_all_units_within_the_memory_of_their_nodes(memories: list[i
     for birth in births:
         if birth.node in outcome.nodes:
             assert outcome.predicted.of_node(birth.node).memory_bytes <= birth.memory_bytes
-
-
-@pytest.mark.parametrize(
-    ("start", "stop", "text"),
-    [
-        (0, 6, "embed, blocks 0-3, head"),
-        (0, 1, "embed"),
-        (0, 2, "embed, block 0"),
-        (2, 5, "blocks 1-3"),
-        (4, 5, "block 3"),
-        (5, 6, "head"),
-        (3, 6, "blocks 2-3, head"),
-    ],
-)
-def test_units_for_people(start: int, stop: int, text: str) -> None:
-    assert describe_units(start, stop, 6) == text
 
 
 def small_fleet(**options: Any) -> World:

@@ -6,23 +6,12 @@ from typing import Any
 import pytest
 
 from broker.errors import BadBrokerUrl
-from broker.security import is_loopback
 from orchestrator.errors import BadSetting, InsecureAddress
 from orchestrator.service.config import ServiceConfig
 
 
 def config(**changes: Any) -> ServiceConfig:
     return ServiceConfig(**{"broker_url": "mqtt://127.0.0.1:1883", "data_dir": Path("data"), **changes})
-
-
-@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.8.8.8", "::1"])
-def test_loopback(host: str) -> None:
-    assert is_loopback(host)
-
-
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "example.org", ""])
-def test_not_loopback(host: str) -> None:
-    assert not is_loopback(host)
 
 
 def test_the_blob_server_stays_on_this_machine_unless_told() -> None:

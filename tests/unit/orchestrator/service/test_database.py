@@ -8,7 +8,6 @@ import pytest
 from orchestrator.errors import StateUnreadable
 from orchestrator.service.database import SCHEMA_VERSION, Database
 from schemas.messages import Epoch
-from tests.support.scripted_nodes import make_birth
 
 
 @pytest.fixture
@@ -67,15 +66,6 @@ def test_the_history_has_a_bound(path: Path, monkeypatch: pytest.MonkeyPatch) ->
         for counter in range(10):
             state.save_plan("main", epoch(1, counter), "tiny", {"number": counter})
         assert [plan["number"] for plan in state.plans("main")] == [9, 8, 7]
-
-
-def test_nodes_are_remembered(path: Path) -> None:
-    with Database(path) as state:
-        state.save_node(make_birth("b"))
-        state.save_node(make_birth("a"))
-        state.save_node(make_birth("a", incarnation=2))
-    with Database(path) as state:
-        assert [(node["node"], node["incarnation"]) for node in state.nodes()] == [("a", 2), ("b", 1)]
 
 
 def test_interrupted_requests_are_handed_out_once(path: Path) -> None:

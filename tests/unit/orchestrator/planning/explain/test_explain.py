@@ -7,11 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from orchestrator.planning.explain.explain import explain, units_text
-from orchestrator.planning.explain.render import age_text, as_text
-from orchestrator.planning.moves.difference import diff, diff_text
+from orchestrator.planning.explain.explain import explain
+from orchestrator.planning.explain.render import as_text
 from orchestrator.planning.problem import Constraints, NodeLimit, Objective, Pin, Problem, Stage
-from orchestrator.planning.solution import Infeasible, Solution, Standby
+from orchestrator.planning.solution import Infeasible, Solution
 from orchestrator.planning.solver.infeasible import is_feasible
 from orchestrator.planning.solver.solve import solve
 from orchestrator.planning.standby.plan_standby import plan_standby
@@ -121,14 +120,6 @@ def test_standby_units_are_shown_with_their_node() -> None:
     assert all(units in as_text(said) for units in kept)
 
 
-@pytest.mark.parametrize(
-    ("start", "stop", "text"),
-    [(0, 1, "embed"), (0, 3, "embed, blocks 0-1"), (1, 2, "block 0"), (4, 12, "blocks 3-9, head"), (11, 12, "head")],
-)
-def test_units_for_people(start: int, stop: int, text: str) -> None:
-    assert units_text(fleet(LAPTOP), start, stop) == text
-
-
 def test_not_enough_memory_says_how_much_is_missing_and_the_smallest_fix() -> None:
     problem = fleet(device("a", 1.0, 500), device("b", 1.0, 460))
     answer = unsolved(problem)
@@ -216,37 +207,3 @@ def test_pinned_ends_stay_on_my_phone() -> None:
 def test_a_pin_in_the_middle_puts_the_node_there() -> None:
     problem = replace(fleet(LAPTOP, PHONE), constraints=Constraints(pins=(Pin("phone", 4, 6),)))
     assert solved(problem).stages == (Stage("laptop", 0, 4), Stage("phone", 4, 6), Stage("laptop", 6, 12))
-
-
-def test_the_difference_of_two_plans() -> None:
-    problem = fleet(device("a", 1.0, 900), device("b", 2.0, 900))
-    runs = (problem.runs[0], replace(problem.runs[1], kv_bytes_per_token=1000), problem.runs[2])
-    problem = replace(problem, runs=runs)
-    old, new = (Stage("a", 0, 6), Stage("b", 6, 12)), (Stage("a", 0, 8), Stage("b", 8, 12))
-    change = diff(problem, old, new)
-    assert [(node.node, node.gains, node.gives_up) for node in change.changes] == [("a", (6, 7), ()), ("b", (), (6, 7))]
-    assert change.download_bytes == 200 * MB
-    assert change.kv_bytes_per_token == 2000
-    assert diff(problem, old, new, (Standby("a", 6, 7, 6, 6),)).download_bytes == 100 * MB
-    text = diff_text(problem, change)
-    assert "blocks 5-6" in text
-    assert "200 MB" in text
-    assert "time per token: 21.0 -> 19.0 ms" in text
-    assert diff_text(problem, diff(problem, old, old)) == "The plans are the same."
-
-
-def test_the_difference_to_a_plan_whose_node_is_gone() -> None:
-    problem = replace(fleet(device("a", 1.0, 2000)), tied_bytes=100 * MB)
-    change = diff(problem, (Stage("a", 0, 6), Stage("gone", 6, 12)), (Stage("a", 0, 12),))
-    assert change.before is None
-    assert change.moved_units == 6
-    assert change.download_bytes == 500 * MB  # the head is tied to the embedding that is there
-    assert "time per token: 12.0 ms" in diff_text(problem, change)
-
-
-@pytest.mark.parametrize(
-    ("age_s", "text"), [(0.4, "0 s"), (119, "119 s"), (120, "2 minutes"), (7199, "120 minutes"), (90_000, "25 hours")]
-)
-def test_ages_for_people(age_s: float, text: str) -> None:
-    assert age_text(age_s) == text
-    assert age_text(86_400 * 9) == "9 days"

@@ -9,11 +9,9 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from edge_node.errors import SegmentUnusable
 from edge_node.runtime.sampling import choose_token
-from edge_node.runtime.segment import Segment, first_line
+from edge_node.runtime.segment import Segment, cannot_run
 from edge_node.stage.decode_fast_path import DecodeFastPath
-from schemas.codec import WIRE_DTYPES
 
 _UNBOUND = object()
 
@@ -28,9 +26,9 @@ class FastDecodeRunner:
     def __init__(self, segment: Segment, slot: int) -> None:
         self._segment = segment
         self._slot = slot
-        self._dtype = WIRE_DTYPES[segment.spec.wire_dtype]
-        self._is_last = segment.is_last
-        self._ids = segment.ids_input(1).data if segment.is_first else None
+        self._dtype = segment.spec.wire
+        self._is_last = segment.spec.is_last
+        self._ids = segment.ids_input(1).data if segment.spec.is_first else None
         self._take, self._give = segment.entry.take, segment.exit.give
         self._lengths, self._total = segment.lengths_view, segment.total_view
         self._run = segment.session.run_with_iobinding
@@ -61,7 +59,7 @@ class FastDecodeRunner:
         try:
             self._run(self._binding)
         except Exception as error:  # ONNX Runtime raises many unrelated types
-            raise SegmentUnusable(f"ONNX Runtime can't run the segment: {first_line(error)}") from error
+            raise cannot_run(error) from error
         compute_s = time.perf_counter() - started
         return self._choose(fast_path) if self._is_last else self._give(0, 1), compute_s
 

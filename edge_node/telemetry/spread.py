@@ -1,0 +1,11 @@
+"""How much measurements of one thing differ."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def spread_s(times_s: Sequence[float]) -> float:
+    """From the quickest to the slowest of the middle half."""
+    ordered = sorted(times_s)
+    return ordered[(3 * len(ordered) - 1) // 4] - ordered[len(ordered) // 4]

@@ -1,0 +1,33 @@
+"""How exactly a model's weights are kept, and how exactly they are computed with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from orchestrator.model.errors import UnsupportedModel
+
+PRECISIONS = ("int4", "int8", "fp16", "fp32")
+"""Of weights on disk."""
+PROFILES = {"fast": 4, "exact": 1}
+"""Numeric profiles: accuracy_level of MatMulNBits, int8 or float32 activations."""
+
+
+def check_precision(precision: str) -> None:
+    """
+    Raises:
+        UnsupportedModel: there is no such precision.
+    """
+    _check("precision", precision, PRECISIONS)
+
+
+def check_profile(profile: str) -> None:
+    """
+    Raises:
+        UnsupportedModel: there is no such profile.
+    """
+    _check("profile", profile, PROFILES)
+
+
+def _check(what: str, name: str, known: Iterable[str]) -> None:
+    if name not in known:
+        raise UnsupportedModel(f"unknown {what} {name!r}; choose from {', '.join(known)}")

@@ -1,0 +1,1 @@
+"""Figures, units and tables as people read them."""

@@ -1,0 +1,22 @@
+"""How much there may be of what messages, options and buffers count, all alike."""
+
+from __future__ import annotations
+
+MAX_STAGES = 256
+"""Of a ring."""
+MAX_SLOTS = 1024
+"""Requests of a pipeline with a KV cache at the same time."""
+MAX_BATCHES = 64
+"""That go round a ring at the same time."""
+MAX_BLOBS = 4096
+"""Of a segment, and of what a node keeps on standby."""
+MIN_CHUNK_TOKENS, MAX_CHUNK_TOKENS = 2, 4096
+"""Of the longest chunk of a prompt."""
+MAX_GUESSED_TOKENS = 32
+"""Per round trip."""
+MIN_CONTEXT_TOKENS = 2
+MAX_CONTEXT_TOKENS = 10_000_000
+"""Prompt and answer together, and so the end of all positions."""
+MAX_ANSWER_TOKENS = 1_000_000
+MAX_LINE = 1_000
+"""Characters of what is said in a line."""
