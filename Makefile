@@ -18,7 +18,7 @@ demo: .venv/.ready-demo ## three nodes on this machine answer a question with a 
 	@$(BIN)/linguabus demo $(ARGS)
 
 test: .venv/.ready-test ## all tests except the marked ones below
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest $(ARGS)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n auto --dist loadgroup $(ARGS)
 
 test-long test-arm64 test-compose: .venv/.ready-test ## tests that take minutes, 64-bit ARM or containers
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -m $(@:test-%=%) $(ARGS)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import itertools
 import statistics
 import time
+from dataclasses import dataclass
 
 from harness import PAIRS, Result, main, median_result, note
 from services import Fleet, Installation, Reader, fleet_of, installed, parts_bytes, reading, until
@@ -32,12 +33,23 @@ PLANNED = {"latency": 0.48, "throughput": 0.75}
 CONTEXT_TOKENS = 512
 STREAMS = 8
 ANSWER_TOKENS = 400
-SETTLED_S, COUNTED_S = 15.0, 12.0
 LONG_CONTEXT, LONG_PROMPT = 1536, 1000
 GAP_MOVES = 10
 CHANGES_PER_MINUTE = 12
 """Of the speed of a restless node: layers must not follow it back and forth."""
 JOIN_TOKENS, JOIN_SPEED = 300, 0.2
+
+
+@dataclass(frozen=True)
+class Waits:
+    """How long answers flow before one node becomes slow, until all has settled, and while tokens are counted."""
+
+    before_s: float = 5.0
+    settled_s: float = 15.0
+    counted_s: float = 12.0
+
+
+QUICK = Waits(0.5, 1.0, 1.0)
 
 
 def measure(quick: bool) -> list[Result]:
@@ -57,17 +69,18 @@ def measure(quick: bool) -> list[Result]:
 
 def _gain(model: Model, streams: int, goal: str, target: float, quick: bool) -> Result:
     caches = {"context_tokens": CONTEXT_TOKENS, "slots": STREAMS, "wire": "fp16"}
+    waits = QUICK if quick else Waits()
     ratios = []
     with fleet_of(model, NODES, share=ROOM, speed=SPEED, **caches) as fleet:
         for _ in range(1 if quick else PAIRS):
-            rates = [_rate(fleet, model, streams, goal, balance, quick) for balance in (True, False)]
+            rates = [_rate(fleet, model, streams, goal, balance, waits) for balance in (True, False)]
             note(f"  {streams} streams: {rates[0]:.1f} tokens/s with the balancer, {rates[1]:.1f} without")
             ratios.append(rates[0] / rates[1])
     name = f"one of three nodes at {DROP:g} of its speed, {streams} streams: balancer on over off"
     return median_result(name, ratios, "x", at_least=target)
 
 
-def _rate(fleet: Fleet, model: Model, streams: int, goal: str, balance: bool, quick: bool) -> float:
+def _rate(fleet: Fleet, model: Model, streams: int, goal: str, balance: bool, waits: Waits) -> float:
     """Tokens per second over all streams after one node has become slow."""
     for name in NODES:
         fleet.set_speed(name, SPEED)
@@ -77,13 +90,13 @@ def _rate(fleet: Fleet, model: Model, streams: int, goal: str, balance: bool, qu
         running.control("apply", objective=goal, max_memory_mb=[[name, round(limit_mb)] for name in NODES])
         running.tell_plan("at first")
         with reading(running.broker_url, streams, prompt_tokens=32, max_tokens=ANSWER_TOKENS) as readers:
-            time.sleep(1.0 if quick else 5.0)
+            time.sleep(waits.before_s)
             slow = max(running.stages(), key=lambda stage: stage[2] - stage[1])[0]
             fleet.set_speed(slow, SPEED * DROP)
-            time.sleep(6.0 if quick else SETTLED_S)
+            time.sleep(waits.settled_s)
             running.tell_plan(f"with {slow} slow, balancer {'on' if balance else 'off'}")
             begin_s = time.monotonic()
-            time.sleep(4.0 if quick else COUNTED_S)
+            time.sleep(waits.counted_s)
             end_s = time.monotonic()
             return sum(reader.counted(begin_s, end_s) for reader in readers) / (end_s - begin_s)
 

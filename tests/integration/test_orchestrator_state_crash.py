@@ -12,10 +12,10 @@ from schemas.messages import Epoch
 WRITER = """
 import sys
 from pathlib import Path
-from orchestrator.service.database import State
+from orchestrator.service.database import Database
 from schemas.messages import Epoch
 
-state = State(Path(sys.argv[1]))
+state = Database(Path(sys.argv[1]))
 generation = state.next_generation("main")
 for counter in range(1, 1_000_000):
     epoch = Epoch(generation=generation, counter=counter)
