@@ -156,7 +156,7 @@ def test_connections_that_have_to_wait_are_said_once_and_served_later(tmp_path: 
             for _ in range(40):
                 stack.enter_context(socket.create_connection(("127.0.0.1", port)))
             said = process.stderr.readline()
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=DEADLINE_S)
         connection.request("GET", f"{BLOBS_PATH}/{NAME}")
         assert connection.getresponse().status == 404
         connection.close()
