@@ -25,7 +25,7 @@ def measure(quick: bool) -> list[Result]:
     options = {"wire": "fp16", "context_tokens": CONTEXT_TOKENS, "slots": 1, "chunk_tokens": CHUNK_TOKENS}
 
     def speed(ring: Ring) -> float:
-        return ring.ask(prompt_ids, 16 if quick else TOKENS).tokens_per_s
+        return ring.ask(prompt_ids, 4 if quick else TOKENS).tokens_per_s
 
     with (
         ring_of_nodes(model, NODES, link_delay_s=LINK_DELAY_S) as (both, both_homes),

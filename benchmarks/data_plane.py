@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import harness
 from harness import Result, main, median_result, note
-from measured import deploy, even_stages, observed, problem_of, profiles_of, run_s, solved
+from measured import PROFILED_S, deploy, even_stages, observed, problem_of, profiles_of, run_s, solved
 from prompts import PROMPTS
 from rings import CHUNK_TOKENS, CONTEXT_TOKENS, Homes, deployed_ring, ring_of_nodes
 from smollm2 import open_smollm2
@@ -59,12 +59,12 @@ def _planned(ring: Ring, model: Model, profiles: dict[str, Profile]) -> tuple[St
     return solved(replace(problem, objective=Objective.THROUGHPUT, streams=STREAMS, constraints=ends)).stages
 
 
-def _streams(model: Model, pairs: int, tokens: int) -> list[Result]:
+def _streams(model: Model, pairs: int, tokens: int, profiled_s: float) -> list[Result]:
     """Two nodes: eight streams over one, alternating; on the even split and on the planned one."""
     names = ["node-0", "node-1"]
     units = model.manifest.num_units
     with ring_of_nodes(model, names) as (ring, homes):
-        profiles = profiles_of(ring, model, homes)
+        profiles = profiles_of(ring, model, homes, time_limit_s=profiled_s)
         even = even_stages(names, units)
         _deploy(ring, homes, "even split", even)
         results, answers = _measured_streams(ring, model, "even split", pairs, tokens)
@@ -135,7 +135,7 @@ def measure(quick: bool) -> list[Result]:
     """Batching, pipelining and chunked prefill over node processes of one thread (`fast`, fp16)."""
     model = open_smollm2("fast")
     pairs = 1 if quick else harness.PAIRS
-    results = _streams(model, pairs, 12 if quick else STREAM_TOKENS)
+    results = _streams(model, pairs, 4, 0.1) if quick else _streams(model, pairs, STREAM_TOKENS, PROFILED_S)
     note(f"streams: {results[0].value:.2f}")
     return results + _prefill(model, pairs, 64 if quick else PREFILL_TOKENS)
 

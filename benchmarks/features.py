@@ -38,10 +38,10 @@ def _continued(ring: Ring, encoded: list[list[int]], tokens: int, sampling: Samp
 def measure(quick: bool) -> list[Result]:
     """Texts of golden prompts with each feature against those of plain runs (`exact`, fp32 on the wire, 3 nodes)."""
     model = open_smollm2("exact")
-    prompts, tokens = (PROMPTS[:2], 8) if quick else (PROMPTS, 64)
+    stages, prompts, tokens = (2, PROMPTS[:2], 4) if quick else (STAGES, PROMPTS, 64)
     encoded = [list(model.tokenizer().encode_chat([{"role": "user", "content": text}])) for text in prompts]
     results = []
-    with deployed_ring(model, STAGES, wire="fp32", slots=STREAMS) as ring:
+    with deployed_ring(model, stages, wire="fp32", slots=STREAMS) as ring:
         for name, sampling in SAMPLINGS.items():
             plain = [ring.ask(ids, tokens, sampling=sampling).ids for ids in encoded]
             variants = {

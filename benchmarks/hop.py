@@ -43,7 +43,7 @@ def _microseconds(action: Callable[[], object], repeats: int, before: Callable[[
     return statistics.median(times_s) * 1e6
 
 
-def _parts(model: Model) -> list[Result]:
+def _parts(model: Model, warm_repeats: int, cold_repeats: int) -> list[Result]:
     """Medians of the parts that run in a node's own thread."""
     width, vocab_size = model.manifest.boundaries[0].width, model.manifest.vocab_size
     segment = open_segment(model, even_cuts(model.manifest.num_units, STAGES), 1, wire="fp16")
@@ -69,8 +69,8 @@ def _parts(model: Model) -> list[Result]:
     }
     results = []
     for name, action in parts.items():
-        results.append(Result(f"part, warm: {name}", _microseconds(action, WARM_REPEATS), "us"))
-        results.append(Result(f"part, in a node: {name}", _microseconds(action, COLD_REPEATS, run_and_pause), "us"))
+        results.append(Result(f"part, warm: {name}", _microseconds(action, warm_repeats), "us"))
+        results.append(Result(f"part, in a node: {name}", _microseconds(action, cold_repeats, run_and_pause), "us"))
     return results
 
 
@@ -78,20 +78,21 @@ def measure(quick: bool) -> list[Result]:
     """Time per hop outside ONNX Runtime on loopback (four nodes, one stream, `fast`, fp16), and its parts."""
     model = open_smollm2("fast")
     prompt_ids = model.tokenizer().encode_chat([{"role": "user", "content": QUESTION}])
+    stages, answers, tokens = (2, 1, 8) if quick else (STAGES, 2 * harness.PAIRS, TOKENS)
     outside_ms, compute_ms = [], []
-    with deployed_ring(model, STAGES, wire="fp16") as ring:
+    with deployed_ring(model, stages, wire="fp16") as ring:
         ring.ask(prompt_ids, 8)
-        for _ in range(1 if quick else 2 * harness.PAIRS):
-            answer = ring.ask(prompt_ids, 16 if quick else TOKENS)
+        for _ in range(answers):
+            answer = ring.ask(prompt_ids, tokens)
             in_ort_s = sum(timing.decode_s / timing.decode_steps for timing in answer.timings.values())
             compute_ms.append(in_ort_s * 1e3)
-            outside_ms.append((1 / answer.tokens_per_s - in_ort_s) * 1e3 / STAGES)
+            outside_ms.append((1 / answer.tokens_per_s - in_ort_s) * 1e3 / stages)
         echo_us = [birth.hop_s * 1e6 for birth in ring.births.values()]
     return [
         median_result("time per hop outside ONNX Runtime", outside_ms, "ms", at_most=MOST_MS),
-        median_result(f"time per token inside ONNX Runtime, {STAGES} nodes", compute_ms, "ms"),
+        median_result(f"time per token inside ONNX Runtime, {stages} nodes", compute_ms, "ms"),
         median_result("part, warm: a message to the broker and back", echo_us, "us"),
-        *_parts(model),
+        *_parts(model, *((10, 2) if quick else (WARM_REPEATS, COLD_REPEATS))),
     ]
 
 

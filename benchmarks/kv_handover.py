@@ -34,6 +34,7 @@ RATES = (None, 4e6, 1e6)
 """Bytes/s of a node's link, each way; None: as it is."""
 BOUNDARY, SHIFT = 12, 6
 BEFORE_S, AFTER_S = 2.0, 1.0
+QUICK_BEFORE_S, QUICK_AFTER_S = 0.3, 0.2
 
 
 @dataclass
@@ -51,6 +52,7 @@ class Picks:
 def measure(quick: bool) -> list[Result]:
     """The cost model's pick between copying KV rows and computing them again."""
     model = open_smollm2("fast")
+    waits = (QUICK_BEFORE_S, QUICK_AFTER_S) if quick else (BEFORE_S, AFTER_S)
     results, right, cases = [], 0, 0
     for rate in RATES[:1] if quick else RATES:
         with _links(model, rate) as (running, picks):
@@ -58,7 +60,7 @@ def measure(quick: bool) -> list[Result]:
                 lost_s = {}
                 for copies in (True, False):
                     picks.copies = copies
-                    lost_s[copies], token_s = _move(running, model, tokens)
+                    lost_s[copies], token_s = _move(running, model, tokens, *waits)
                 assert picks.last
                 picked = picks.last.copies
                 ok = lost_s[picked] <= 1.1 * lost_s[not picked] + token_s
@@ -95,18 +97,18 @@ def _links(model: Model, rate: float | None) -> Iterator[tuple[Installation, Pic
 _boundaries = itertools.cycle((BOUNDARY + SHIFT, BOUNDARY))
 
 
-def _move(running: Installation, model: Model, tokens: int) -> tuple[float, float]:
+def _move(running: Installation, model: Model, tokens: int, before_s: float, settled_s: float) -> tuple[float, float]:
     """Time that a reader of an answer with so many tokens of context loses to a move, and the usual time of a token."""
     blocks = model.manifest.num_units - 2
     if len(running.stages()) != 2:
         running.control("apply", pins=_pins(BOUNDARY, blocks))
     with reading(running.broker_url, 1, prompt_tokens=tokens, max_tokens=CACHES["context_tokens"]) as (reader,):
-        time.sleep(BEFORE_S)
+        time.sleep(before_s)
         begin_s = time.monotonic()
         running.control("apply", pins=_pins(next(_boundaries), blocks))
         switched_s = time.monotonic()
-        after_s = switched_s + AFTER_S
-        until("tokens after the switch", lambda: bool(reader.tokens) and reader.tokens[-1][0] > after_s + BEFORE_S)
+        after_s = switched_s + settled_s
+        until("tokens after the switch", lambda: bool(reader.tokens) and reader.tokens[-1][0] > after_s + before_s)
         times = [at_s for at_s, _ in reader.tokens]
     gaps = [later - earlier for earlier, later in itertools.pairwise(times) if earlier < begin_s or earlier > after_s]
     token_s = statistics.median(gaps)

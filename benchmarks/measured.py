@@ -24,10 +24,14 @@ from tests.support.ring import Answer, Ring, even_cuts
 
 MEMORY_SHARE = 0.7
 """Of what the whole model would need on one node."""
+PROFILED_S = 3.0
+"""How long a node measures itself."""
 
 
-def profiles_of(ring: Ring, model: Model, homes: dict[str, Path]) -> dict[str, Profile]:
-    """Let one node after the other measure itself: two cores do not carry four at once."""
+def profiles_of(
+    ring: Ring, model: Model, homes: dict[str, Path], *, time_limit_s: float
+) -> dict[str, Profile]:  # fmt: skip
+    """Let one node after the other measure itself, each for so long: two cores do not carry four at once."""
     ring.wait("nodes", lambda: ring.online.issuperset(homes) and ring.births.keys() >= homes.keys())
     manifest = model.manifest
     parts = probe_parts(model)
@@ -38,7 +42,7 @@ def profiles_of(ring: Ring, model: Model, homes: dict[str, Path]) -> dict[str, P
         probe = ProbeNode(
             model=manifest.name, fingerprint=fingerprint_of(manifest), parts=parts,
             blob_urls=("http://127.0.0.1:9/blobs",), vocab_size=manifest.vocab_size,
-            width=manifest.boundaries[0].width, wire_dtype="fp16", time_limit_s=3.0,
+            width=manifest.boundaries[0].width, wire_dtype="fp16", time_limit_s=time_limit_s,
         )  # fmt: skip
         ring.profiles.pop(name, None)
         ring.command(name, probe)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from harness import PAIRS, Result, main, median_result, note
-from measured import deploy, even_stages, observed, problem_of, profiles_of, solved
+from measured import PROFILED_S, deploy, even_stages, observed, problem_of, profiles_of, solved
 from rings import Homes, open_segment, ring_of_nodes
 from smollm2 import QUESTION, open_smollm2
 
@@ -33,6 +33,23 @@ EMULATED_UNITS, EMULATED_RUNS = 11, 20
 
 
 @dataclass(frozen=True)
+class Effort:
+    """How much is measured."""
+
+    relative_speeds: tuple[float, ...] = RELATIVE_SPEEDS
+    scale: float = SCALE
+    profiled_s: float = PROFILED_S
+    emulated_runs: int = EMULATED_RUNS
+    observed_tokens: int = OBSERVED_TOKENS
+    pairs: int = PAIRS
+    tokens: tuple[int, int] = (40, 20)
+    """Of one stream, and of each of eight."""
+
+
+QUICK = Effort((1.0, 0.5), 0.9, profiled_s=0.1, emulated_runs=2, observed_tokens=4, pairs=1, tokens=(4, 4))
+
+
+@dataclass(frozen=True)
 class Fleet:
     """The nodes, and what they measured of themselves."""
 
@@ -43,19 +60,20 @@ class Fleet:
 
 def measure(quick: bool) -> list[Result]:
     """The plan over the even split on four uneven devices."""
+    effort = QUICK if quick else Effort()
     model = open_smollm2("fast")
-    names = [f"node-{index}" for index in range(len(RELATIVE_SPEEDS))]
-    speeds = {name: relative * SCALE for name, relative in zip(names, RELATIVE_SPEEDS, strict=True)}
+    names = [f"node-{index}" for index in range(len(effort.relative_speeds))]
+    speeds = {name: relative * effort.scale for name, relative in zip(names, effort.relative_speeds, strict=True)}
     each = {name: ["--emulate-speed", str(speed), "--watchdog-s", "20"] for name, speed in speeds.items()}
     with ring_of_nodes(model, names, each=each) as (ring, homes):
-        fleet = Fleet(ring, homes, profiles_of(ring, model, homes))
-        return [*_speeds(model, speeds), *_compare(fleet, model, quick)]
+        fleet = Fleet(ring, homes, profiles_of(ring, model, homes, time_limit_s=effort.profiled_s))
+        return [*_speeds(model, speeds, effort.emulated_runs), *_compare(fleet, model, effort)]
 
 
-def _problem(fleet: Fleet, model: Model, streams: int) -> Problem:
+def _problem(fleet: Fleet, model: Model, streams: int, observed_tokens: int) -> Problem:
     """The planner's question, after what so many streams on the even split have shown."""
     even = _even(fleet, model)
-    answers = _answers(fleet, model, even, streams, OBSERVED_TOKENS)
+    answers = _answers(fleet, model, even, streams, observed_tokens)
     rows = max(1, streams // len(even))
     profiles = observed(fleet.profiles, even, model.manifest.num_units, answers, rows=rows)
     return problem_of(
@@ -78,7 +96,7 @@ class _Clock:
         return self.readings_s[-1]
 
 
-def _speeds(model: Model, speeds: dict[str, float]) -> list[Result]:
+def _speeds(model: Model, speeds: dict[str, float], runs: int) -> list[Result]:
     """Is a device as slow as it says? CPU time over elapsed time of its runs, one after the other and with pauses."""
     results = []
     for speed in sorted(set(speeds.values()), reverse=True):
@@ -87,7 +105,7 @@ def _speeds(model: Model, speeds: dict[str, float]) -> list[Result]:
         for pause_s, how in ((0.0, "busy"), (0.02, "idle")):
             segment._clock = clock = _Clock()  # type: ignore[assignment]
             shares = []
-            for _ in range(EMULATED_RUNS):
+            for _ in range(runs):
                 time.sleep(pause_s)
                 elapsed_s = segment.run(0, (CHUNK_TOKENS,), 1).compute_s
                 shares.append((clock.readings_s[1] - clock.readings_s[0]) / elapsed_s)
@@ -98,17 +116,16 @@ def _speeds(model: Model, speeds: dict[str, float]) -> list[Result]:
     return results
 
 
-def _compare(fleet: Fleet, model: Model, quick: bool) -> list[Result]:
+def _compare(fleet: Fleet, model: Model, effort: Effort) -> list[Result]:
     even = _even(fleet, model)
-    pairs = 1 if quick else PAIRS
     results = []
     for objective, streams, target in ((Objective.LATENCY, 1, 1.3), (Objective.THROUGHPUT, STREAMS, 1.7)):
-        problem = replace(_problem(fleet, model, streams), objective=objective)
+        problem = replace(_problem(fleet, model, streams, effort.observed_tokens), objective=objective)
         plan = solved(problem)
         note(f"{objective.value}: " + ", ".join(f"{s.node} [{s.start}, {s.stop})" for s in plan.stages))
         ratios, errors = [], []
-        tokens = 8 if quick else 40 if streams == 1 else 20
-        for _ in range(pairs):
+        tokens = effort.tokens[streams > 1]
+        for _ in range(effort.pairs):
             planned_s = _token_s(fleet, model, plan.stages, streams, tokens)
             even_s = _token_s(fleet, model, even, streams, tokens)
             ratios.append(even_s / planned_s)

@@ -14,12 +14,14 @@ from __future__ import annotations
 import itertools
 import statistics
 import time
+from dataclasses import dataclass
 
 from harness import PAIRS, Result, main, median_result, note
 from services import Fleet, Installation, Reader, fleet_of, installed, parts_bytes, reading, until
 from smollm2 import open_smollm2
 
 from orchestrator.demo.local_fleet import node_overhead_bytes
+from orchestrator.fleet.profiles import PROBE_TIME_LIMIT_S
 from orchestrator.model.model import Model
 
 NODES = ("node-a", "node-b", "node-c")
@@ -32,7 +34,6 @@ PLANNED = {"latency": 0.48, "throughput": 0.75}
 CONTEXT_TOKENS = 512
 STREAMS = 8
 ANSWER_TOKENS = 400
-SETTLED_S, COUNTED_S = 15.0, 12.0
 LONG_CONTEXT, LONG_PROMPT = 1536, 1000
 GAP_MOVES = 10
 CHANGES_PER_MINUTE = 12
@@ -40,50 +41,73 @@ CHANGES_PER_MINUTE = 12
 JOIN_TOKENS, JOIN_SPEED = 300, 0.2
 
 
+@dataclass(frozen=True)
+class Effort:
+    """How much is measured: pairs with and without the balancer, and the waits of each.
+
+    Answers flow for a while, one node becomes slow, all settles, tokens are counted.
+    """
+
+    pairs: int = PAIRS
+    before_s: float = 5.0
+    settled_s: float = 15.0
+    counted_s: float = 12.0
+    moves: int = GAP_MOVES
+    moving_speed: float = 1.0
+    profiled_s: float = PROBE_TIME_LIMIT_S
+
+
+QUICK = Effort(pairs=1, before_s=0.5, settled_s=1.0, counted_s=1.0, moves=1, moving_speed=0.3, profiled_s=0.1)
+
+
 def measure(quick: bool) -> list[Result]:
     """Throughput with the balancer over without when a device slows down; gaps, joins and drains on the way."""
     model = open_smollm2("fast")
-    results = []
-    for streams, goal, target in ((1, "latency", 1.32), (STREAMS, "throughput", 1.5)):
-        if not quick or streams == 1:
-            results.append(_gain(model, streams, goal, target, quick))
-    for streams, prompt_tokens in ((1, 64),) if quick else ((1, 64), (STREAMS, LONG_PROMPT)):
-        results.append(_gaps(model, streams, prompt_tokens, 2 if quick else GAP_MOVES))
-    return results if quick else [*results, *_restless(model), *_join_and_drain(open_smollm2("exact"))]
+    if quick:
+        return [_gain(model, 1, "latency", 1.32, QUICK), _gaps(model, 1, 64, QUICK)]
+    return [
+        _gain(model, 1, "latency", 1.32, Effort()),
+        _gain(model, STREAMS, "throughput", 1.5, Effort()),
+        _gaps(model, 1, 64, Effort()),
+        _gaps(model, STREAMS, LONG_PROMPT, Effort()),
+        *_restless(model),
+        *_join_and_drain(open_smollm2("exact")),
+    ]
 
 
 # --- a device slows down --------------------------------------------------------------------------------------
 
 
-def _gain(model: Model, streams: int, goal: str, target: float, quick: bool) -> Result:
+def _gain(model: Model, streams: int, goal: str, target: float, effort: Effort) -> Result:
     caches = {"context_tokens": CONTEXT_TOKENS, "slots": STREAMS, "wire": "fp16"}
     ratios = []
     with fleet_of(model, NODES, share=ROOM, speed=SPEED, **caches) as fleet:
-        for _ in range(1 if quick else PAIRS):
-            rates = [_rate(fleet, model, streams, goal, balance, quick) for balance in (True, False)]
+        for _ in range(effort.pairs):
+            rates = [_rate(fleet, model, streams, goal, balance, effort) for balance in (True, False)]
             note(f"  {streams} streams: {rates[0]:.1f} tokens/s with the balancer, {rates[1]:.1f} without")
             ratios.append(rates[0] / rates[1])
     name = f"one of three nodes at {DROP:g} of its speed, {streams} streams: balancer on over off"
     return median_result(name, ratios, "x", at_least=target)
 
 
-def _rate(fleet: Fleet, model: Model, streams: int, goal: str, balance: bool, quick: bool) -> float:
+def _rate(fleet: Fleet, model: Model, streams: int, goal: str, balance: bool, effort: Effort) -> float:
     """Tokens per second over all streams after one node has become slow."""
     for name in NODES:
         fleet.set_speed(name, SPEED)
     time.sleep(1.5)  # a heartbeat: nodes measure themselves at this speed
-    with installed(fleet, model, balance=balance, context_tokens=CONTEXT_TOKENS, slots=STREAMS, wire="fp16") as running:
+    caches = {"context_tokens": CONTEXT_TOKENS, "slots": STREAMS, "wire": "fp16"}
+    with installed(fleet, model, balance=balance, profiled_s=effort.profiled_s, **caches) as running:  # type: ignore[arg-type]
         limit_mb = (node_overhead_bytes() + PLANNED[goal] * _whole_bytes(model)) / 1e6
         running.control("apply", objective=goal, max_memory_mb=[[name, round(limit_mb)] for name in NODES])
         running.tell_plan("at first")
         with reading(running.broker_url, streams, prompt_tokens=32, max_tokens=ANSWER_TOKENS) as readers:
-            time.sleep(1.0 if quick else 5.0)
+            time.sleep(effort.before_s)
             slow = max(running.stages(), key=lambda stage: stage[2] - stage[1])[0]
             fleet.set_speed(slow, SPEED * DROP)
-            time.sleep(6.0 if quick else SETTLED_S)
+            time.sleep(effort.settled_s)
             running.tell_plan(f"with {slow} slow, balancer {'on' if balance else 'off'}")
             begin_s = time.monotonic()
-            time.sleep(4.0 if quick else COUNTED_S)
+            time.sleep(effort.counted_s)
             end_s = time.monotonic()
             return sum(reader.counted(begin_s, end_s) for reader in readers) / (end_s - begin_s)
 
@@ -121,7 +145,7 @@ def _restless(model: Model) -> list[Result]:
 # --- gaps -----------------------------------------------------------------------------------------------------
 
 
-def _gaps(model: Model, streams: int, prompt_tokens: int, moves: int) -> Result:
+def _gaps(model: Model, streams: int, prompt_tokens: int, effort: Effort) -> Result:
     """The longest time without a token, over all streams, while a boundary goes back and forth over standby units."""
     caches = {"context_tokens": LONG_CONTEXT, "slots": STREAMS, "wire": "fp16"}
     blocks = model.manifest.num_units - 2
@@ -129,15 +153,15 @@ def _gaps(model: Model, streams: int, prompt_tokens: int, moves: int) -> Result:
     plans = [_pins(third + shift, 2 * third, blocks) for shift in (0, 3)]
     gaps_ms = []
     with (
-        fleet_of(model, NODES, share=ROOM, speed=1.0, **caches) as fleet,
-        installed(fleet, model, balance=False, **caches) as running,  # type: ignore[arg-type]
+        fleet_of(model, NODES, share=ROOM, speed=effort.moving_speed, **caches) as fleet,
+        installed(fleet, model, balance=False, profiled_s=effort.profiled_s, **caches) as running,  # type: ignore[arg-type]
     ):
-        for plan in (*plans, plans[0]):  # every node has every unit it will need on its disk
+        for plan in reversed(plans):  # every node has every unit it will need on its disk
             running.control("apply", pins=plan)
         until("standby units", lambda: running.is_idle(), every_s=0.2)
         answer = LONG_CONTEXT - prompt_tokens - 64
         with reading(running.broker_url, streams, prompt_tokens=prompt_tokens, max_tokens=answer) as readers:
-            for plan in itertools.islice(itertools.cycle(reversed(plans)), moves):
+            for plan in itertools.islice(itertools.cycle(reversed(plans)), effort.moves):
                 usual_s = statistics.median(
                     reader.longest_gap_s(time.monotonic() - 1.0, time.monotonic()) for reader in readers
                 )

@@ -17,6 +17,7 @@ from broker.local_broker import LocalBroker
 from orchestrator.client import AnswerFailed, Client, ControlRefused, NoOrchestrator
 from orchestrator.commands.bench_report import make_prompt
 from orchestrator.demo.local_fleet import node_overhead_bytes
+from orchestrator.fleet import profiles
 from orchestrator.model.model import Model
 from orchestrator.replanning.problem_builder import build_problem
 from orchestrator.service.config import ServiceConfig
@@ -220,10 +221,13 @@ def fleet_of(model: Model, names: Sequence[str], *, share: float, speed: float, 
 
 @contextmanager
 def installed(
-    fleet: Fleet, model: Model, *, balance: bool, context_tokens: int, slots: int, wire: WireDtype
-) -> Iterator[Installation]:
-    """An orchestrator that knows nothing yet, serving on nodes of the fleet."""
+    fleet: Fleet, model: Model, *, balance: bool, context_tokens: int, slots: int, wire: WireDtype,
+    profiled_s: float = profiles.PROBE_TIME_LIMIT_S,
+) -> Iterator[Installation]:  # fmt: skip
+    """An orchestrator that knows nothing yet, serving on nodes of the fleet, which measure themselves for so long."""
     with ExitStack() as stack:
+        profiles.PROBE_TIME_LIMIT_S, before = profiled_s, profiles.PROBE_TIME_LIMIT_S
+        stack.callback(setattr, profiles, "PROBE_TIME_LIMIT_S", before)
         data = stack.enter_context(tempfile.TemporaryDirectory(prefix="linguabus-bench-"))
         config = ServiceConfig(
             broker_url=fleet.broker_url, data_dir=Path(data), models_dir=model.blobs_folder.parent,

@@ -43,19 +43,23 @@ PLAIN = (
 )
 
 
-def _speed(ring: Ring, prompts: list[list[int]], draft_tokens: int) -> float:
+def _speed(ring: Ring, prompts: list[list[int]], tokens: int, draft_tokens: int) -> float:
     """Tokens per second over some prompts, one after the other."""
-    answers = [ring.ask(ids, TOKENS, draft_tokens=draft_tokens) for ids in prompts]
+    answers = [ring.ask(ids, tokens, draft_tokens=draft_tokens) for ids in prompts]
     seconds = sum(answer.arrivals_s[-1] - answer.arrivals_s[0] for answer in answers)
     return sum(len(answer.ids) - 1 for answer in answers) / seconds
 
 
-def _gain(model: Model, texts: tuple[str, ...], pairs: int, name: str, **target: float) -> list[Result]:
+def _gain(
+    model: Model, texts: tuple[str, ...], tokens: int, pairs: int, name: str, **target: float
+) -> list[Result]:  # fmt: skip
     encoded = [list(model.tokenizer().encode_chat([{"role": "user", "content": text}])) for text in texts]
     with deployed_ring(model, STAGES, wire="fp16", link_delay_s=LINK_DELAY_S) as ring:
-        _speed(ring, encoded[:1], 0)
-        measured = alternate(lambda: _speed(ring, encoded, DRAFT_TOKENS), lambda: _speed(ring, encoded, 0), pairs)
-        same = sum(ring.ask(ids, TOKENS, draft_tokens=DRAFT_TOKENS).ids == ring.ask(ids, TOKENS).ids for ids in encoded)
+        _speed(ring, encoded[:1], tokens, 0)
+        measured = alternate(
+            lambda: _speed(ring, encoded, tokens, DRAFT_TOKENS), lambda: _speed(ring, encoded, tokens, 0), pairs
+        )
+        same = sum(ring.ask(ids, tokens, draft_tokens=DRAFT_TOKENS).ids == ring.ask(ids, tokens).ids for ids in encoded)
     note(f"{name}: {[round(a / b, 2) for a, b in measured]}, same texts {same} of {len(encoded)}")
     return [
         median_result(f"{name}: with guesses over without", [a / b for a, b in measured], "ratio", **target),
@@ -82,12 +86,11 @@ def _second_turn(model: Model, pairs: int, history_tokens: int) -> list[Result]:
 def measure(quick: bool) -> list[Result]:
     """Speculation with 5 ms added each way on every node's link, and prefix reuse (`fast`, fp16, three nodes)."""
     model = open_smollm2("fast")
-    pairs = 1 if quick else harness.PAIRS
-    texts = 1 if quick else 3
-    results = _gain(model, REPEATING[:texts], pairs, "text that repeats its source", at_least=1.5)
+    texts, tokens, pairs = (REPEATING[1:2], 12, 1) if quick else (REPEATING, TOKENS, harness.PAIRS)
+    results = _gain(model, texts, tokens, pairs, "text that repeats its source", at_least=1.5)
     if not quick:
-        results += _gain(model, PLAIN, pairs, "text that does not", at_least=0.95)
-    return results + _second_turn(model, pairs, 100 if quick else 400)
+        results += _gain(model, PLAIN, tokens, pairs, "text that does not", at_least=0.95)
+    return results + _second_turn(model, pairs, 70 if quick else 400)
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ def measure(quick: bool) -> list[Result]:
     for profile in profiles:
         model = open_smollm2(profile)
         text = (harness.ROOT / "LICENSE").read_text(encoding="utf-8")
-        ids = list(model.tokenizer().encode(text))[: 100 if quick else TEXT_TOKENS]
+        ids = list(model.tokenizer().encode(text))[: 40 if quick else TEXT_TOKENS]
         reference = _perplexity(model, "fp32", ids)
         results.append(Result(f"{profile} fp32: perplexity of {len(ids)} tokens", reference, "perplexity"))
         for wire, most in MOST_PERCENT.items():

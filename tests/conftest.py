@@ -1,23 +1,66 @@
-"""Fixtures that many tests share: converted models are made once per session."""
+"""Fixtures that many tests share, how examples are drawn, and how many tests run at once.
+
+Property tests draw the same examples in each run: who runs the tests to see whether all is well is not to meet a
+case that nobody has met before. `make test-long` draws ten times as many, others each time.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, is_hypothesis_test, settings
 
 from broker.local_broker import LocalBroker
+from orchestrator.model.lock import exclusive
 from orchestrator.model.model import Model
 from orchestrator.model.store import ModelStore
 from tests.support.tiny_models import make_checkpoint
 
+EXPLORE = "explore"
+MOST_WORKERS = 8
+
+_ON_ANY_MACHINE = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("same", _ON_ANY_MACHINE, derandomize=True)
+settings.register_profile(EXPLORE, _ON_ANY_MACHINE, max_examples=1000, print_blob=True)
+settings.load_profile("same")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where property tests explore, they are among those that take long."""
+    if config.getoption("hypothesis_profile") == EXPLORE:
+        for item in items:
+            if is_hypothesis_test(getattr(item, "obj", None)):
+                item.add_marker("long")
+                item.add_marker(pytest.mark.timeout(3600))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """For ``-n auto``: two at least, as many tests wait for processes that they started.
+
+    None for tests that are named one by one or whose output is to be seen.
+    """
+    if config.option.capture == "no" or (config.args and all("::" in name for name in config.args)):
+        return 0
+    return min(max(os.cpu_count() or 1, 2), MOST_WORKERS)
+
 
 @pytest.fixture(scope="session")
 def tiny_store(tmp_path_factory: pytest.TempPathFactory) -> ModelStore:
-    """A store with one model, ``tiny``: a random Llama of four blocks, fp32, embedding tied to the head."""
-    folder = tmp_path_factory.mktemp("tiny")
+    """A store with one model, ``tiny``: a random Llama of four blocks, fp32, embedding tied to the head.
+
+    Made once for all workers, whose folders are in one.
+    """
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "tiny"
     store = ModelStore(folder / "home")
-    store.add(str(make_checkpoint("llama", folder / "checkpoint")), name="tiny", precision="fp32", profile="exact")
+    with exclusive(folder / "lock"):
+        if "tiny" not in store.names():
+            checkpoint = make_checkpoint("llama", folder / "checkpoint")
+            store.add(str(checkpoint), name="tiny", precision="fp32", profile="exact")
     return store
 
 

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from broker.bus import Delivery, Event
 from broker.local_broker import LocalBroker
 from broker.mqtt import MqttBus
-from orchestrator.client import Client
 from orchestrator.model.store import ModelStore
 from orchestrator.service.config import ServiceConfig
 from orchestrator.timing import Timing
@@ -30,7 +29,7 @@ from tests.support.live_move import move
 from tests.support.nodes import NodeProcess, running_nodes, start_node
 from tests.support.polling import collect, subscribe
 from tests.support.ring import Ring
-from tests.support.services import running_service, wait_until_serving
+from tests.support.services import patient_client, running_service, wait_until_serving
 from tests.support.tiny_models import make_checkpoint
 
 pytestmark = [pytest.mark.arm64, pytest.mark.timeout(3600)]
@@ -189,7 +188,7 @@ def test_sigterm_in_mid_answer_hands_the_layers_over(store: ModelStore, mosquitt
     with (
         started(mosquitto.url, CHIPS[-1], tmp_path, ("--drain-timeout", "120"), ("--emulate-speed", "0.01")) as nodes,
         running_service(config),
-        Client.connect(mosquitto.url) as client,
+        patient_client(mosquitto.url) as client,
     ):
         wait_until_serving(client)
         client.control("apply", timeout_s=120.0, objective="throughput", pins=[["head", "here"]])

@@ -11,7 +11,7 @@ import pytest
 from broker.bus import Connected, Delivery, Disconnected, Subscribed, Will
 from broker.errors import BadTopic, BrokerUnreachable, BusClosed, PayloadTooLarge, QueueFull
 from tests.support.bus_worlds import Connect, World
-from tests.support.polling import collect, collect_deliveries, deliveries, subscribe
+from tests.support.polling import DEADLINE_S, collect, collect_deliveries, deliveries, subscribe
 
 
 @pytest.mark.parametrize("qos", [0, 1])
@@ -299,7 +299,7 @@ def test_malformed_patterns_are_not_subscribed_to(connect: Connect, pattern: str
 def test_nobody_there(world: World) -> None:
     world.stop()
     with world.make("nobody") as bus, pytest.raises(BrokerUnreachable, match="start one there"):
-        bus.connect(timeout_s=5)
+        bus.connect(timeout_s=DEADLINE_S)
 
 
 def test_use_before_connect_and_after_close(world: World, connect: Connect) -> None:

@@ -81,13 +81,13 @@ def test_nobody_else_reads_tokens_or_text_and_the_text_is_the_same(port: int) ->
     with ExitStack() as stack:
         bus = MqttBus(url(port, "reader"), client_id="reader")
         bus.connect()
-        client = stack.enter_context(Client(bus, name="reader", broker="the guarded one", control_timeout_s=60.0))
+        client = stack.enter_context(Client(bus, name="reader", broker="the guarded one", control_timeout_s=DEADLINE_S))
         wait_until_serving(client)
         plain = client.ask(prompt=PROMPT, max_tokens=24)
         plain_text = "".join(plain)
 
         pins = [["ends", OWNER], ["0-3", "helper"]]
-        assert client.control("apply", timeout_s=60.0, pins=pins)["changed"]
+        assert client.control("apply", timeout_s=DEADLINE_S, pins=pins)["changed"]
         ring = client.control("plan")["stages"]
         assert [stage["node"] for stage in ring] == [OWNER, "helper", OWNER]
 

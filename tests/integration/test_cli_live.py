@@ -15,13 +15,14 @@ from pathlib import Path
 import pytest
 
 from orchestrator import cli
-from orchestrator.client import Client
 from tests.support.added_model import AddedModel
 from tests.support.nodes import running_nodes
-from tests.support.services import await_plan
+from tests.support.polling import DEADLINE_S
+from tests.support.services import await_plan, patient_client
+
+pytestmark = pytest.mark.xdist_group("command line")  # one worker adds the model
 
 CONTEXT_TOKENS = 200
-TIMEOUT_S = 60.0
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,7 @@ class Served:
         """Run a command to its end."""
         return subprocess.run(
             self.command(*arguments),
-            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=TIMEOUT_S, check=False,
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=DEADLINE_S, check=False,
         )  # fmt: skip
 
 
@@ -66,7 +67,7 @@ def served(home: Path, tmp_path: Path) -> Iterator[Served]:
         assert address, (lines, (tmp_path / "serve.log").read_text())
         yield Served(process, address.group())
         process.terminate()
-        rest, _ = process.communicate(timeout=TIMEOUT_S)
+        rest, _ = process.communicate(timeout=DEADLINE_S)
         assert (process.returncode, rest) == (0, "stopped\n")
 
 
@@ -95,7 +96,7 @@ def test_a_fleet_answers_and_says_who_did_what(served: Served, tmp_path: Path) -
             for _ in range(2)
         ]
         for process in both:
-            out, errors = process.communicate(timeout=TIMEOUT_S)
+            out, errors = process.communicate(timeout=DEADLINE_S)
             assert (process.returncode, out, errors) == (0, report["text"] + "\n", "")
 
         assert {line.split()[0] for line in served.run("nodes").stdout.splitlines()[1:]} == {"red", "blue"}
@@ -129,13 +130,13 @@ def test_bench_measures_what_runs(served: Served, tmp_path: Path) -> None:
 def test_ctrl_c_frees_the_nodes(served: Served, tmp_path: Path) -> None:
     endless = ["ask", "one two three", "--max-tokens", "150", "--temperature", "5", "--seed", "1"]
     slow = ["--emulate-speed", "0.05"]
-    with running_nodes(["red"], served.broker, tmp_path, *slow), Client.connect(served.broker) as client:
+    with running_nodes(["red"], served.broker, tmp_path, *slow), patient_client(served.broker) as client:
         await_plan(served.broker)
         with subprocess.Popen(served.command(*endless), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
             assert process.stdout is not None
             assert process.stdout.read(1)
             process.send_signal(signal.SIGINT)
-            _, errors = process.communicate(timeout=TIMEOUT_S)
+            _, errors = process.communicate(timeout=DEADLINE_S)
         assert (process.returncode, errors) == (130, b"")
         assert client.control("status")["open_requests"] == 0
 

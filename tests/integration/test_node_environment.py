@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import venv
@@ -15,6 +16,8 @@ from orchestrator.model.model import Model
 from tests.support.nodes import running_nodes, start_node
 from tests.support.repository import ROOT
 from tests.support.ring import Ring, even_cuts
+
+pytestmark = pytest.mark.xdist_group("node environment")  # one worker makes it
 
 NOT_ON_NODES = {
     "amqtt", "highspy", "huggingface-hub", "jinja2", "onnx", "onnx-ir", "onnxruntime-genai", "pydantic", "pyomo",
@@ -54,7 +57,10 @@ def test_only_what_a_node_needs_is_installed(node_python: Path) -> None:
 
 def test_all_that_runs_on_a_node_comes_from_there(node_python: Path, tmp_path: Path) -> None:
     script = "import broker.mqtt, edge_node.service, schemas; print(edge_node.__file__, broker.__file__)"
-    done = subprocess.run([node_python, "-c", script], cwd=tmp_path, check=True, capture_output=True, text=True)
+    here = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [node_python, "-c", script], cwd=tmp_path, env=here, check=True, capture_output=True, text=True
+    )
     assert done.stderr == ""
     assert all(path.startswith(str(node_python.parents[1])) for path in done.stdout.split())
 

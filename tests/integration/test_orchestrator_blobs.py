@@ -15,6 +15,7 @@ import pytest
 from orchestrator.errors import AddressInUse
 from orchestrator.service.blobs import BLOBS_PATH, blob_routes
 from orchestrator.service.http_server import HttpServer, reachable_urls
+from tests.support.polling import DEADLINE_S
 from tests.support.repository import ROOT
 
 CONTENT = bytes(range(250)) * 1200
@@ -34,7 +35,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HttpServer]:
 
 
 def fetch(server: HttpServer, path: str, method: str = "GET", **headers: str) -> tuple[int, dict[str, str], bytes]:
-    connection = http.client.HTTPConnection(server.host, server.port, timeout=10)
+    connection = http.client.HTTPConnection(server.host, server.port, timeout=DEADLINE_S)
     try:
         connection.request(method, path, headers=headers)
         response = connection.getresponse()
@@ -103,7 +104,7 @@ def test_nothing_can_be_written(server: HttpServer, method: str) -> None:
 def test_requests_before_start_are_answered_after_it(tmp_path: Path) -> None:
     (tmp_path / NAME).write_bytes(CONTENT)
     server = HttpServer(blob_routes(tmp_path), host="127.0.0.1")
-    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as early, server:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=DEADLINE_S) as early, server:
         early.sendall(f"HEAD {BLOBS_PATH}/{NAME} HTTP/1.0\r\n\r\n".encode())
         assert early.recv(100).startswith(b"HTTP/1.1 200")
 
@@ -155,7 +156,7 @@ def test_connections_that_have_to_wait_are_said_once_and_served_later(tmp_path: 
             for _ in range(40):
                 stack.enter_context(socket.create_connection(("127.0.0.1", port)))
             said = process.stderr.readline()
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=DEADLINE_S)
         connection.request("GET", f"{BLOBS_PATH}/{NAME}")
         assert connection.getresponse().status == 404
         connection.close()

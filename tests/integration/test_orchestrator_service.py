@@ -25,11 +25,12 @@ from orchestrator.timing import Timing
 from schemas.messages import ChatMessage, Epoch, NodeStatus, Plan, decode, encode
 from schemas.topics import NODE_STATUS, PLAN, REQUEST_SUBMIT, TOKEN
 from tests.support.orchestrating import BLOB_URL, plan_quickly
+from tests.support.polling import DEADLINE_S
 from tests.support.scripted_fleet import ScriptedFleet, TinyStore, prepared
 from tests.support.scripted_nodes import answer_text, make_birth, make_manifest, make_submit
+from tests.support.services import patient_client
 
 QUICK = Timing(settle_s=0.1, start_s=0.5, loss_settle_s=0.05, resend_s=0.1, recovery_s=0.3)
-TIMEOUT_S = 20.0
 
 
 def connected(broker: MemoryBroker, client_id: str, **options: Any) -> MemoryBus:
@@ -52,7 +53,7 @@ class Running:
         self.service = Service(config, self.bus, store, self.state, blob_urls=(BLOB_URL,), solve=plan_quickly)  # type: ignore[arg-type]
         self.thread = threading.Thread(target=self._run)
         self.thread.start()
-        assert self.ready.wait(TIMEOUT_S)
+        assert self.ready.wait(DEADLINE_S)
 
     def _run(self) -> None:
         try:
@@ -62,7 +63,7 @@ class Running:
 
     def end(self) -> None:
         self.stop.set()
-        self.thread.join(TIMEOUT_S)
+        self.thread.join(DEADLINE_S)
         assert not self.thread.is_alive()
         self.bus.close()
         self.state.close()
@@ -109,7 +110,7 @@ class Listener:
 
     def until(self, wanted: Callable[[Delivery], bool]) -> Delivery:
         for _ in range(1000):
-            for event in self._bus.poll(TIMEOUT_S):
+            for event in self._bus.poll(DEADLINE_S):
                 if isinstance(event, Delivery) and wanted(event):
                     return event
         raise AssertionError("it did not come")
@@ -238,7 +239,7 @@ def test_the_newer_of_two_orchestrators_stays(broker: MemoryBroker, fleet: Scrip
     listener.until(has_ring)
     rival = replace(decode(encode_plan(elder), Plan), epoch=Epoch(generation=99, counter=1))
     connected(broker, "rival").publish(PLAN.format(pipeline="main"), encode(rival), qos=1, retain=True)
-    elder.thread.join(TIMEOUT_S)
+    elder.thread.join(DEADLINE_S)
     assert isinstance(elder.error, Superseded)
     elder.end()
 
@@ -335,7 +336,7 @@ def start(config: ServiceConfig) -> tuple[threading.Event, threading.Thread, Ser
 
     thread = threading.Thread(target=run_service, args=(config,), kwargs={"stop": stop, "on_ready": on_ready})
     thread.start()
-    assert ready.wait(TIMEOUT_S)
+    assert ready.wait(DEADLINE_S)
     return stop, thread, infos[0]
 
 
@@ -346,14 +347,14 @@ def test_the_service_starts_without_a_model_answers_and_stops(mosquitto: LocalBr
         assert info.model is None
         assert info.blob_urls[0].startswith("http://127.0.0.1:")
         assert info.blob_urls[0].endswith("/v1/blobs")
-        with Client.connect(mosquitto.url) as client:
+        with patient_client(mosquitto.url) as client:
             with pytest.raises(AnswerFailed, match="no model is active") as error:
                 hello(client)
             assert error.value.code == "no_model"
             assert client.control("status")["generation"] == info.generation == 1
     finally:
         stop.set()
-        thread.join(TIMEOUT_S)
+        thread.join(DEADLINE_S)
     assert not thread.is_alive()
 
 
@@ -361,7 +362,7 @@ def test_advertised_urls_replace_those_found_out(mosquitto: LocalBroker, tmp_pat
     config = ServiceConfig(broker_url=mosquitto.url, data_dir=tmp_path, advertised_urls=("http://orchestrator:8470/",))
     stop, thread, info = start(config)
     stop.set()
-    thread.join(TIMEOUT_S)
+    thread.join(DEADLINE_S)
     assert info.blob_urls == ("http://orchestrator:8470/v1/blobs",)
 
 

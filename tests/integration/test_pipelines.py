@@ -16,7 +16,8 @@ from orchestrator.model.store import ModelStore
 from orchestrator.service.config import ServiceConfig
 from orchestrator.timing import Timing
 from tests.support.nodes import NodeProcess, running_nodes
-from tests.support.services import running_service, wait_until_serving
+from tests.support.polling import DEADLINE_S
+from tests.support.services import patient_client, running_service, wait_until_serving
 
 NAMES = ("alfa", "bravo", "charlie", "delta")
 PROMPTS = [f"{word} of the story" for word in ("begin", "heart", "moral", "end", "price", "sound", "depth", "weight")]
@@ -37,9 +38,9 @@ def serving(mosquitto: LocalBroker, store: ModelStore, folder: Path, pipelines: 
         broker_url=mosquitto.url, data_dir=folder, models_dir=store.home, timing=QUICK, wire_dtype="fp32",
         context_tokens=256, slots=4, model="tiny", min_nodes=len(NAMES), pipelines=pipelines,
     )  # fmt: skip
-    with running_service(config), Client.connect(mosquitto.url) as client:
+    with running_service(config), patient_client(mosquitto.url) as client:
         wait_until_serving(client)
-        client.control("apply", timeout_s=60.0, objective="throughput")
+        client.control("apply", timeout_s=DEADLINE_S, objective="throughput")
         yield client
 
 

@@ -16,8 +16,9 @@ from orchestrator.service.config import ServiceConfig
 from orchestrator.service.http_server import HttpServer
 from schemas.messages import BlobRef, KeepBlobs
 from tests.support.nodes import NodeProcess, running_nodes
+from tests.support.polling import DEADLINE_S
 from tests.support.ring import PIPELINE, Ring
-from tests.support.services import running_service
+from tests.support.services import patient_client, running_service
 
 NAMES = ("alfa", "bravo")
 PROMPT = list(range(7, 40))
@@ -90,7 +91,7 @@ def test_the_orchestrator_has_them_fetched_and_a_new_plan_uses_them(
     with (
         running_service(config),
         Ring(mosquitto.url, tiny_model) as ring,
-        Client.connect(mosquitto.url) as client,
+        patient_client(mosquitto.url) as client,
     ):
         ring.wait("nodes", lambda: ring.online.issuperset(nodes))
         apply(client, embed="alfa", **{"0": "alfa", "1-3": "bravo"}, head="bravo")
@@ -107,7 +108,7 @@ def test_the_orchestrator_has_them_fetched_and_a_new_plan_uses_them(
 
 def apply(client: Client, **nodes: str) -> None:
     """Have a plan in force that keeps these units on these nodes."""
-    client.control("apply", timeout_s=60.0, pins=list(nodes.items()))
+    client.control("apply", timeout_s=DEADLINE_S, pins=list(nodes.items()))
 
 
 def standby_is_complete(client: Client) -> bool:

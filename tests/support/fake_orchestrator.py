@@ -23,6 +23,7 @@ from schemas.messages import (
     encode,
 )
 from schemas.topics import CONTROL_REPLY, CONTROL_SUBMIT, REQUEST_CANCEL, REQUEST_STREAM, REQUEST_SUBMIT
+from tests.support.polling import DEADLINE_S
 
 StreamMessage = StreamText | StreamEnd | StreamError
 Script = Callable[[SubmitRequest], list[StreamMessage]]
@@ -59,7 +60,7 @@ class FakeOrchestrator:
     answer: Script = paris
     on_submitted: Callable[[], None] = lambda: None
     """Called in the orchestrator's thread after the answer's messages were sent."""
-    patience_s: float = 5.0
+    patience_s: float = DEADLINE_S
     """How long clients wait for the reply to a command."""
     on_commanded: Callable[[], None] = lambda: None
     """Called in the orchestrator's thread before a command is answered."""

@@ -12,8 +12,7 @@ from pathlib import Path
 
 from broker.acl import acl_text
 from broker.local_broker import find_mosquitto
-
-_START_TIMEOUT_S = 10.0
+from tests.support.polling import DEADLINE_S
 
 
 @contextmanager
@@ -37,7 +36,7 @@ def guarded_broker(folder: Path, **names: list[str]) -> Iterator[int]:
     with (folder / "guarded.log").open("wb") as log:
         process = subprocess.Popen([mosquitto, "-c", str(configuration)], stdout=log, stderr=log)
     try:
-        deadline_s = time.monotonic() + _START_TIMEOUT_S
+        deadline_s = time.monotonic() + DEADLINE_S
         while True:
             try:
                 socket.create_connection(("127.0.0.1", port), 1.0).close()

@@ -19,8 +19,8 @@ from orchestrator.timing import Timing
 from schemas.messages import Plan, Sampling, StageTiming, decode
 from schemas.topics import PLAN
 from tests.support.nodes import NodeProcess, running_nodes
-from tests.support.polling import collect
-from tests.support.services import running_service
+from tests.support.polling import DEADLINE_S, collect
+from tests.support.services import patient_client, running_service
 
 PROMPT = "def f(x):"
 """The tiny model goes on from it for longer than its context."""
@@ -31,7 +31,6 @@ PLANS = (
     [["embed", "b"], ["0", "b"], ["1-3", "a"], ["head", "a"]],
 )
 """Pins of all units: a plan for each."""
-_TIMEOUT_S = 60.0
 _QUICK = Timing(settle_s=0.1, start_s=0.5, recovery_s=20.0)
 
 
@@ -45,7 +44,7 @@ class Moving:
 
     def apply(self, pins: Sequence[Sequence[str]]) -> None:
         """Bring a plan into force."""
-        self._operator.control("apply", timeout_s=_TIMEOUT_S, pins=pins)
+        self._operator.control("apply", timeout_s=DEADLINE_S, pins=pins)
 
     def moves(self) -> dict[str, Any]:
         """Live moves so far."""
@@ -96,10 +95,10 @@ def moving(
         collect(
             watcher,
             lambda events: any(isinstance(e, Delivery) and decode(e.payload, Plan).ring for e in events),
-            _TIMEOUT_S,
+            DEADLINE_S,
         )
-        reader = stack.enter_context(Client.connect(broker.url))
-        operator = stack.enter_context(Client.connect(broker.url))
+        reader = stack.enter_context(patient_client(broker.url))
+        operator = stack.enter_context(patient_client(broker.url))
         yield Moving(broker.url, reader, operator), nodes
         logs = [node.log() for node in nodes.values()]
         assert not any("Traceback" in log for log in logs)

@@ -26,6 +26,7 @@ from typing import Self
 from broker.address import parse_broker_url
 from broker.topic_filters import matches
 from tests.support.mqtt_packets import CONNECT, PUBLISH, Framer, MalformedPacket, Packet, Publish
+from tests.support.polling import DEADLINE_S
 
 QUEUE_BYTES = 4_000_000
 """Bytes that one direction of one connection may hold; then the sender feels the slow link."""
@@ -222,7 +223,7 @@ class MqttProxy:
                 client.close()
                 continue
             try:
-                broker = socket.create_connection(self._broker, timeout=5.0)
+                broker = socket.create_connection(self._broker, timeout=DEADLINE_S)
             except OSError:
                 client.close()
                 continue

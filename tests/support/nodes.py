@@ -11,9 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.support.polling import DEADLINE_S
 from tests.support.repository import ROOT
-
-_END_TIMEOUT_S = 10.0
 
 
 @dataclass
@@ -37,7 +36,7 @@ class NodeProcess:
         if self.process.poll() is None:
             self.process.send_signal(how)
             try:
-                self.process.wait(_END_TIMEOUT_S)
+                self.process.wait(DEADLINE_S)
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 
+from tests.support.polling import DEADLINE_S
 from tests.support.repository import ROOT
 
 _CALLS = "connect,sendto,sendmsg,sendmmsg,open,openat,creat,mkdir,mkdirat,rename,renameat,renameat2,link,linkat,symlink"
@@ -22,7 +23,6 @@ _ADDRESS = re.compile(
 _SENDING = re.compile(r"^\d+ +(connect|send)")
 _WRITING = re.compile(r"^\d+ +(?:creat|mkdir|rename|link|symlink|open\w*\(.*\bO_(?:CREAT|WRONLY|RDWR)\b)")
 _PATH = re.compile(r'"((?:[^"\\]|\\.)*)"')
-_END_TIMEOUT_S = 20.0
 
 
 @dataclass
@@ -98,7 +98,7 @@ class Recorded:
         for command in psutil.Process(self.process.pid).children():
             command.send_signal(how)
         try:
-            self.process.communicate(timeout=_END_TIMEOUT_S)
+            self.process.communicate(timeout=DEADLINE_S)
         except subprocess.TimeoutExpired:
             for left in psutil.Process(self.process.pid).children(recursive=True):
                 left.kill()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,14 +14,23 @@ from orchestrator.service.config import ServiceConfig
 from orchestrator.service.service import ServiceInfo, run_service
 from schemas.messages import Plan, decode
 from schemas.topics import PLAN
-from tests.support.polling import collect, deliveries
+from tests.support.polling import DEADLINE_S, collect, deliveries
 
-_TIMEOUT_S = 30.0
+
+@contextmanager
+def patient_client(broker_url: str) -> Iterator[Client]:
+    """A client that does not take an orchestrator on a busy machine for one that is away."""
+    name = f"client-{secrets.token_hex(4)}"
+    with MqttBus(broker_url, client_id=name) as bus:
+        bus.connect(DEADLINE_S)
+        yield Client(bus, name=name, broker=broker_url, control_timeout_s=DEADLINE_S)
 
 
 def wait_until_serving(client: Client) -> None:
     """Ask until there is a plan in force."""
-    while client.control("status")["state"] != "serving":
+    end_s = time.monotonic() + DEADLINE_S
+    while (status := client.control("status"))["state"] != "serving":
+        assert time.monotonic() < end_s, status
         client.control("nodes")
 
 
@@ -28,7 +39,7 @@ def await_plan(broker: str) -> None:
     with MqttBus(broker, client_id="watcher") as bus:
         bus.connect()
         bus.subscribe([PLAN.filter()], qos=1)
-        collect(bus, lambda events: any(decode(d.payload, Plan).ring for d in deliveries(events)), _TIMEOUT_S)
+        collect(bus, lambda events: any(decode(d.payload, Plan).ring for d in deliveries(events)), DEADLINE_S)
 
 
 @contextmanager
@@ -52,13 +63,13 @@ def running_service(config: ServiceConfig) -> Iterator[ServiceInfo]:
     thread = threading.Thread(target=run, name="orchestrator")
     thread.start()
     try:
-        assert ready.wait(_TIMEOUT_S)
+        assert ready.wait(DEADLINE_S)
         if errors:
             raise errors[0]
         yield infos[0]
     finally:
         stop.set()
-        thread.join(_TIMEOUT_S)
+        thread.join(DEADLINE_S)
     assert not thread.is_alive()
     if errors:
         raise errors[0]

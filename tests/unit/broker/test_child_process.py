@@ -10,6 +10,7 @@ import psutil
 import pytest
 
 from broker.child_process import ChildProcess
+from tests.support.polling import DEADLINE_S
 from tests.support.repository import ROOT
 
 NEVER_ENDS = [sys.executable, "-c", "import time; print('on', flush=True); time.sleep(600)"]
@@ -78,5 +79,5 @@ sys.stdin.read()
         assert running == "True"
         assert int(pid) in {process.pid for process in family}
         parent.kill()
-    _, alive = psutil.wait_procs(family, timeout=20)
+    _, alive = psutil.wait_procs(family, timeout=DEADLINE_S)
     assert alive == []

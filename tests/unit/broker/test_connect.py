@@ -15,7 +15,7 @@ from broker.local_broker import BrokerKind, LocalBroker
 from broker.mqtt import MqttBus, ProtocolChoice
 from tests.support.fake_broker import CONNACK_OK_5, CONNACK_OK_311, FakeBroker
 from tests.support.mqtt_packets import CONNECT, Packet
-from tests.support.polling import collect
+from tests.support.polling import DEADLINE_S, collect
 
 SUBSCRIBE, PINGREQ = 0x80, 0xC0
 PINGRESP = bytes([0xD0, 0])
@@ -46,11 +46,11 @@ def test_a_broker_without_mqtt_5_is_asked_again_with_3_1_1(refusal: bytes | None
 
     with FakeBroker(answer) as broker:
         with MqttBus(broker.url, client_id="x") as bus:
-            bus.connect(timeout_s=10 if refusal != b"" else 1)
+            bus.connect(timeout_s=DEADLINE_S if refusal != b"" else 3.0)
             assert bus.protocol == "3.1.1"
         assert [packet.connect_version() for packet in broker.packets[:2]] == [5, 4]
         with MqttBus(broker.url, client_id="x", protocol="5") as bus, pytest.raises((BrokerUnreachable, BrokerRefused)):
-            bus.connect(timeout_s=10 if refusal != b"" else 0.1)
+            bus.connect(timeout_s=DEADLINE_S if refusal != b"" else 0.1)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from broker import local_broker
 from broker.errors import BrokerDidNotStart, BrokerNotFound
 from broker.local_broker import LocalBroker, find_mosquitto
 from broker.mqtt import MqttBus
+from tests.support.polling import DEADLINE_S
 from tests.support.repository import ROOT
 
 KINDS = pytest.mark.parametrize("kind", ["mosquitto", "embedded"])
@@ -65,7 +66,7 @@ sys.stdin.read()
         tether = broker.parent()
         assert tether is not None
         parent.kill()
-    psutil.wait_procs([broker, tether], timeout=20)
+    psutil.wait_procs([broker, tether], timeout=DEADLINE_S)
     assert not broker.is_running()
     assert not tether.is_running()
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from paho.mqtt import client as paho
 from paho.mqtt.client import MQTTv5, MQTTv311
@@ -19,6 +19,7 @@ from broker.errors import BadTopic
 from broker.paho_client import MAX_TOPICS, READ_BYTES, SocketClient, pack_topic
 from tests.support.fake_broker import CONNACK_OK_5, CONNACK_OK_311
 from tests.support.mqtt_packets import Framer, Packet, Publish
+from tests.support.strategies import examples
 
 VERSIONS = pytest.mark.parametrize("version", [MQTTv311, MQTTv5])
 
@@ -79,7 +80,7 @@ def test_paho_still_calls_what_is_overridden() -> None:
         assert hasattr(client, attribute), attribute
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(
     sizes=st.lists(st.sampled_from([0, 1, 50, 127, 128, 16_000, READ_BYTES, 200_000]), min_size=1, max_size=6),
     chunk=st.sampled_from([1_000, 4_096, 65_536, 1_000_000]),

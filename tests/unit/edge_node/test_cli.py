@@ -12,6 +12,7 @@ import pytest
 
 from edge_node.cli import node
 from edge_node.config import read_speed
+from tests.support.polling import DEADLINE_S
 from tests.support.repository import ROOT
 
 
@@ -19,7 +20,7 @@ def run(*arguments: str, **environment: str) -> tuple[int, list[str]]:
     """Exit code and lines on stderr; nothing may appear on stdout."""
     done = subprocess.run(
         [sys.executable, "-m", "edge_node", *arguments],
-        cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, check=False, timeout=60,
+        cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, check=False, timeout=DEADLINE_S,
     )  # fmt: skip
     assert done.stdout == ""
     assert "Traceback" not in done.stderr

@@ -9,8 +9,8 @@ from broker.bus import Event
 from broker.memory import MemoryBroker, MemoryBus
 from edge_node.config import NodeConfig
 from edge_node.service import NodeService
+from tests.support.polling import DEADLINE_S
 
-DEADLINE_S = 20.0
 NEVER_S = 3_600.0
 
 

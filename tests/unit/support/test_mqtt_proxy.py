@@ -18,7 +18,7 @@ from broker.local_broker import LocalBroker
 from broker.mqtt import MqttBus, ProtocolChoice
 from tests.support.mqtt_packets import Framer, MalformedPacket, Publish
 from tests.support.mqtt_proxy import MqttProxy, Send, Side, every
-from tests.support.polling import collect, collect_deliveries, subscribe
+from tests.support.polling import DEADLINE_S, collect, collect_deliveries, subscribe
 
 
 @pytest.fixture(scope="module")
@@ -191,7 +191,7 @@ def test_no_broker_behind_it(broker: LocalBroker) -> None:
 
 
 def test_what_is_not_mqtt_is_cut_off(proxy: MqttProxy) -> None:
-    with socket.create_connection(("127.0.0.1", proxy.port), timeout=10) as client:
+    with socket.create_connection(("127.0.0.1", proxy.port), timeout=DEADLINE_S) as client:
         client.sendall(b"\x10\xff\xff\xff\xff\xff")
         assert client.recv(1) == b""
     assert proxy.malformed == 1

@@ -16,6 +16,7 @@ from orchestrator.client import AnswerFailed
 from orchestrator.commands.exits import exit_code
 from orchestrator.model.errors import BlobCorrupt, BrokenModel, ConversionFailed, NoSuchModel
 from schemas import PACKAGE_VERSION
+from tests.support.polling import DEADLINE_S
 from tests.support.repository import ROOT
 
 UNREACHABLE = "mqtt://127.0.0.1:9"
@@ -47,7 +48,7 @@ def test_starting_up_imports_nothing_heavy(arguments: list[str]) -> None:
     )
     done = subprocess.run(
         [sys.executable, "-c", script, HEAVY_AT_START, *arguments],
-        cwd=ROOT, capture_output=True, text=True, check=True, timeout=60,
+        cwd=ROOT, capture_output=True, text=True, check=True, timeout=DEADLINE_S,
     )  # fmt: skip
     assert done.stderr.strip() == ""
     assert done.stdout
@@ -195,7 +196,7 @@ def test_what_the_system_refuses_is_one_line(
 def test_few_files_are_said_first(limit: int, arguments: list[str], code: int, said: str) -> None:
     done = subprocess.run(
         ["sh", "-c", f'ulimit -n {limit}; exec "$@"', "sh", sys.executable, "-m", "orchestrator.cli", *arguments],
-        cwd=ROOT, capture_output=True, text=True, check=False, timeout=60,
+        cwd=ROOT, capture_output=True, text=True, check=False, timeout=DEADLINE_S,
     )  # fmt: skip
     assert (done.returncode, done.stderr[: len(said)]) == (code, said)
 
@@ -209,7 +210,7 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pyt
 def test_the_reference_is_what_the_commands_say() -> None:
     done = subprocess.run(
         [sys.executable, str(ROOT / ".ci" / "cli_reference.py")],
-        env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True, timeout=60,
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True, timeout=DEADLINE_S,
     )  # fmt: skip
     assert done.stdout == (ROOT / "docs" / "cli.md").read_text("utf-8"), "run make docs"
 

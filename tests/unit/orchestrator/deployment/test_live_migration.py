@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from orchestrator.balancing.acceptance import Acceptance, AcceptanceDecision, AcceptanceQuery
@@ -30,6 +30,7 @@ from schemas.messages import (
 from schemas.topics import PLAN
 from tests.support.orchestrating import World
 from tests.support.scripted_nodes import MB, answer_text, letter, make_submit, token_frame
+from tests.support.strategies import examples
 
 BEFORE = [["embed", "a"], ["0-1", "a"], ["2-3", "b"], ["head", "b"]]
 AFTER = [["embed", "a"], ["0", "a"], ["1-2", "c"], ["3", "b"], ["head", "b"]]
@@ -592,7 +593,7 @@ class Chaos:
 @example(
     ["ask", "token", "apply", "copied", "held", "lose", "finished", "token", "apply", "copied", "held", "finished"]
 )
-@settings(max_examples=30, deadline=None)
+@examples(30)
 def test_whatever_happens_in_whatever_order_every_answer_is_right(steps: list[str]) -> None:
     chaos = Chaos()
     for what in steps:

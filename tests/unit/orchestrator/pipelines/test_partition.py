@@ -6,7 +6,7 @@ import math
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.pipelines.partition import assign, divide
@@ -19,6 +19,7 @@ from schemas.messages import StreamEnd
 from tests.support.fleets import device, fleet
 from tests.support.orchestrating import World
 from tests.support.scripted_nodes import answer_text, make_submit, room_for
+from tests.support.strategies import examples
 
 NODES = "abcdefgh"
 GROUPS = st.lists(st.sampled_from(range(5)), min_size=8, max_size=8).map(
@@ -33,7 +34,7 @@ GROUPS = st.lists(st.sampled_from(range(5)), min_size=8, max_size=8).map(
 # --- dividing -----------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=25)
+@examples(25)
 @given(
     st.lists(st.tuples(st.sampled_from([1.0, 2.0, 5.0]), st.sampled_from([200, 700, 1300])), min_size=1, max_size=6),
     st.sampled_from([None, 1, 2, 3]),

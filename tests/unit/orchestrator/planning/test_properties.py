@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.planning.cost import check
@@ -15,6 +15,7 @@ from orchestrator.planning.solver.solve import evaluate, solve
 from orchestrator.planning.standby.plan_standby import plan_standby
 from orchestrator.planning.standby.question import question
 from tests.support.planning import random_problem
+from tests.support.strategies import examples
 
 problems = st.builds(
     lambda seed, objective, uneven: replace(
@@ -27,7 +28,7 @@ problems = st.builds(
 
 
 @given(problem=problems)
-@settings(max_examples=150, deadline=None)
+@examples(150)
 def test_every_unit_is_covered_once_within_every_limit_and_contiguous(problem: Problem) -> None:
     answer = solve(problem, prove=False)
     if isinstance(answer, Infeasible):
@@ -49,7 +50,7 @@ def test_every_unit_is_covered_once_within_every_limit_and_contiguous(problem: P
 
 
 @given(problem=problems)
-@settings(max_examples=40, deadline=None)
+@examples(40)
 def test_the_same_question_gets_the_same_answer_proven_or_not(problem: Problem) -> None:
     first, second, proven = solve(problem, prove=False), solve(problem, prove=False), solve(problem)
     assert first == second
@@ -60,7 +61,7 @@ def test_the_same_question_gets_the_same_answer_proven_or_not(problem: Problem) 
 
 
 @given(problem=problems)
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_more_memory_never_makes_a_plan_worse(problem: Problem) -> None:
     answer = solve(problem, prove=False)
     roomier = replace(
@@ -74,7 +75,7 @@ def test_more_memory_never_makes_a_plan_worse(problem: Problem) -> None:
 
 
 @given(problem=problems)
-@settings(max_examples=40, deadline=None)
+@examples(40)
 def test_standby_stays_within_what_the_plan_leaves(problem: Problem) -> None:
     answer = solve(problem, prove=False)
     if isinstance(answer, Infeasible):
@@ -98,7 +99,7 @@ def test_standby_stays_within_what_the_plan_leaves(problem: Problem) -> None:
 
 
 @given(problem=problems)
-@settings(max_examples=40, deadline=None)
+@examples(40)
 def test_a_plan_that_runs_keeps_its_order_and_moves_nothing(problem: Problem) -> None:
     answer = solve(problem, prove=False)
     if isinstance(answer, Infeasible):
