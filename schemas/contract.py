@@ -1,7 +1,7 @@
 """Typed JSON: dataclass annotations carry the limits, validation and JSON Schema both read them.
 
 A message is a frozen dataclass whose fields are annotated with the closed set of types below. ``load``
-turns parsed JSON into such a dataclass or raises ``MessageError`` naming the place; ``dump`` is its inverse;
+turns parsed JSON into such a dataclass or raises ``MemberError`` naming the place; ``dump`` is its inverse;
 ``json_schema`` writes the JSON Schema 2020-12 document of the same limits, so that other languages can
 check messages too. Phones run this: the standard library suffices.
 """
@@ -17,7 +17,7 @@ import typing
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from schemas.errors import MessageError
+from schemas.errors import MemberError, UnknownMember
 
 Loader = Callable[[Any, str], Any]
 
@@ -33,10 +33,11 @@ class Text:
 
 @dataclasses.dataclass(frozen=True)
 class Number:
-    """Inclusive limits of a number."""
+    """Inclusive limits of a number; ``exclusive``: it must be above the minimum."""
 
     minimum: float
     maximum: float
+    exclusive: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +56,13 @@ class FreeForm:
     max_depth: int = 32
 
 
+@dataclasses.dataclass(frozen=True)
+class Entries:
+    """Limit of a mapping's length; its keys are a `Text` with a pattern."""
+
+    max_items: int
+
+
 def about(description: str, **field_arguments: Any) -> Any:
     """A dataclass field with its description, which the JSON Schema repeats."""
     return dataclasses.field(metadata={"description": description}, **field_arguments)
@@ -64,7 +72,7 @@ def load(cls: type, value: object) -> Any:
     """Build ``cls`` from parsed JSON.
 
     Raises:
-        MessageError: naming the path of the first member that is missing, unknown or outside its limits.
+        MemberError: naming the path of the first member that is missing, unknown or outside its limits.
     """
     return _loader(cls)(value, "")
 
@@ -79,11 +87,20 @@ def dump(value: object) -> Any:
         }
     if isinstance(value, tuple):
         return [dump(item) for item in value]
+    if isinstance(value, dict):
+        return {key: dump(item) for key, item in value.items()}
     return value
 
 
+def short(value: object) -> str:
+    """``value`` for an error message: one short line, whatever the network sent."""
+    if isinstance(value, dict):
+        return "an object"
+    return "an array" if isinstance(value, list) else ascii(value)[:64]
+
+
 def _fail(path: str, problem: str) -> typing.NoReturn:
-    raise MessageError(f"{path or 'message'}: {problem}")
+    raise MemberError(path, problem)
 
 
 @functools.cache
@@ -98,10 +115,9 @@ def _loader(annotation: Any) -> Loader:
         load_inner = _loader(inner)
         return lambda value, path: None if value is None else load_inner(value, path)
     if origin is Literal:
-        choices = get_args(annotation)
-        return lambda value, path: (
-            value if type(value) in (str, int) and value in choices else _fail(path, f"must be one of {list(choices)}")
-        )
+        return _choice_loader(get_args(annotation))
+    if origin is tuple:
+        return _row_loader([_loader(item) for item in get_args(annotation)])
     if annotation is bool:
         return lambda value, path: value if isinstance(value, bool) else _fail(path, "must be true or false")
     if isinstance(annotation, type) and dataclasses.is_dataclass(annotation):
@@ -115,10 +131,24 @@ def _limited_loader(base: Any, limit: object) -> Loader:
     if isinstance(limit, Number):
         return _integer_loader(limit) if base is int else _number_loader(limit)
     if isinstance(limit, Items):
-        return _array_loader(_loader(get_args(base)[0]), limit)
+        return _array_loader(get_args(base)[0], limit)
+    if isinstance(limit, Entries):
+        key, item = get_args(base)
+        return _mapping_loader(key, item, limit)
     if isinstance(limit, FreeForm):
         return _free_form_loader(limit)
     raise TypeError(f"{limit!r} is not a limit of the contract")
+
+
+def _choice_loader(choices: tuple[Any, ...]) -> Loader:
+    # With its type: to Python, True is 1.
+    known = {(type(choice), choice) for choice in choices}
+    problem = f"must be one of {', '.join(map(str, choices))}"
+
+    def load_choice(value: Any, path: str) -> Any:
+        return value if isinstance(value, str | int) and (type(value), value) in known else _fail(path, problem)
+
+    return load_choice
 
 
 def _text_loader(limit: Text) -> Loader:
@@ -127,7 +157,7 @@ def _text_loader(limit: Text) -> Loader:
 
     def load_text(value: Any, path: str) -> str:
         if not isinstance(value, str):
-            _fail(path, "must be a string")
+            _fail(path, "must be a text")
         _check_unicode(value, path)
         if not limit.min_length <= len(value) <= limit.max_length:
             _fail(path, f"has {len(value)} characters, allowed are {limit.min_length} to {limit.max_length}")
@@ -147,9 +177,28 @@ def _check_unicode(value: str, path: str) -> None:
             _fail(path, "must be Unicode text, it has a lone surrogate")
 
 
-def _check_range(value: float, limit: Number, path: str) -> None:
-    if not limit.minimum <= value <= limit.maximum:
-        _fail(path, f"{str(value)[:24]} is outside {limit.minimum} to {limit.maximum}")
+def _check_range(value: float, limit: Number, path: str, *, whole: bool) -> None:
+    if value < limit.minimum or (limit.exclusive and value == limit.minimum):
+        rule = _at_least(limit, whole=whole)
+    elif value > limit.maximum:
+        rule = f"must be at most {limit.maximum if whole else format(limit.maximum, 'g')}"
+    else:
+        return
+    _fail(path, f"{rule}, {str(value)[:24]} is outside {limit.minimum} to {limit.maximum}")
+
+
+def _at_least(limit: Number, *, whole: bool) -> str:
+    if whole:
+        return f"must be a whole number of at least {limit.minimum}"
+    if limit.exclusive:
+        return f"must be above {limit.minimum:g}"
+    return "must not be negative" if limit.minimum == 0 else f"must be at least {limit.minimum:g}"
+
+
+def _check_number(value: Any, path: str) -> None:
+    # NaN compares with nothing, so no range refuses it.
+    if not isinstance(value, int | float) or isinstance(value, bool) or value != value:
+        _fail(path, f"must be a number, not {short(value)}")
 
 
 def _integer_loader(limit: Number) -> Loader:
@@ -157,9 +206,10 @@ def _integer_loader(limit: Number) -> Loader:
         # JSON has one number type: 3.0 is the integer 3, as in JSON Schema.
         if isinstance(value, float) and value.is_integer():
             value = int(value)
-        if not isinstance(value, int) or isinstance(value, bool):
-            _fail(path, "must be an integer")
-        _check_range(value, limit, path)
+        _check_number(value, path)
+        if not isinstance(value, int):
+            _fail(path, f"{_at_least(limit, whole=True)}, not {short(value)}")
+        _check_range(value, limit, path, whole=True)
         return value
 
     return load_integer
@@ -167,29 +217,61 @@ def _integer_loader(limit: Number) -> Loader:
 
 def _number_loader(limit: Number) -> Loader:
     def load_number(value: Any, path: str) -> float:
-        if not isinstance(value, int | float) or isinstance(value, bool):
-            _fail(path, "must be a number")
-        _check_range(value, limit, path)
+        _check_number(value, path)
+        _check_range(value, limit, path, whole=False)
         return float(value)
 
     return load_number
 
 
-def _array_loader(load_item: Loader, limit: Items) -> Loader:
+def _array_loader(item: Any, limit: Items) -> Loader:
+    load_item = _loader(item)
+    what = "a list of texts" if get_origin(item) is Annotated and get_args(item)[0] is str else "a list"
+    if limit.min_items:
+        what += f" with at least {'one entry' if limit.min_items == 1 else f'{limit.min_items} entries'}"
+
     def load_array(value: Any, path: str) -> tuple[Any, ...]:
         if not isinstance(value, list):
-            _fail(path, "must be an array")
-        if not limit.min_items <= len(value) <= limit.max_items:
+            _fail(path, f"must be {what}")
+        if len(value) < limit.min_items:
+            _fail(path, f"must be {what}, {len(value)} is outside {limit.min_items} to {limit.max_items}")
+        if len(value) > limit.max_items:
             _fail(path, f"has {len(value)} items, allowed are {limit.min_items} to {limit.max_items}")
         return tuple(load_item(item, f"{path}[{index}]") for index, item in enumerate(value))
 
     return load_array
 
 
+def _row_loader(loaders: list[Loader]) -> Loader:
+    def load_row(value: Any, path: str) -> tuple[Any, ...]:
+        if not isinstance(value, list) or len(value) != len(loaders):
+            _fail(path, f"must be a list of {len(loaders)} values")
+        return tuple(
+            load(item, f"{path}[{index}]") for index, (load, item) in enumerate(zip(loaders, value, strict=True))
+        )
+
+    return load_row
+
+
+def _mapping_loader(key: Any, item: Any, limit: Entries) -> Loader:
+    if not get_args(key)[1].pattern:
+        raise TypeError("keys need a pattern: errors name them")
+    load_key, load_item = _loader(key), _loader(item)
+
+    def load_mapping(value: Any, path: str) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            _fail(path, "must be a mapping of keys to values")
+        if len(value) > limit.max_items:
+            _fail(path, f"has {len(value)} members, allowed are {limit.max_items}")
+        return {load_key(name, path): load_item(item, f"{path}.{name}") for name, item in value.items()}
+
+    return load_mapping
+
+
 def _free_form_loader(limit: FreeForm) -> Loader:
     def load_free_form(value: Any, path: str) -> dict[str, Any]:
         if not isinstance(value, dict):
-            _fail(path, "must be an object")
+            _fail(path, "must be a mapping of keys to values")
         if len(value) > limit.max_items:
             _fail(path, f"has {len(value)} members, allowed are {limit.max_items}")
         _check_free_form(value, limit.max_depth, path)
@@ -228,12 +310,11 @@ def _object_loader(cls: type) -> Loader:
 
     def load_object(value: Any, path: str) -> Any:
         if not isinstance(value, dict):
-            _fail(path, "must be an object")
+            _fail(path, "must be a mapping of keys to values")
         prefix = f"{path}." if path else ""
         unknown = value.keys() - fields.keys()
         if unknown:
-            # ascii(): a name from the network must not break a log into lines.
-            _fail(path, f"{ascii(min(unknown))[:64]} is not a member of this message")
+            raise UnknownMember(path, min(unknown), tuple(fields))
         arguments = {}
         for name, (load_field, required) in fields.items():
             if name in value:
@@ -287,6 +368,9 @@ def _value_schema(annotation: Any, definitions: dict[str, Any]) -> dict[str, Any
         return {"anyOf": [_value_schema(inner, definitions), {"type": "null"}]}
     if origin is Literal:
         return {"enum": list(get_args(annotation))}
+    if origin is tuple:
+        row = [_value_schema(item, definitions) for item in get_args(annotation)]
+        return {"type": "array", "prefixItems": row, "items": False, "minItems": len(row)}
     if annotation is bool:
         return {"type": "boolean"}
     if annotation.__name__ not in definitions:
@@ -301,9 +385,13 @@ def _limited_schema(base: Any, limit: object, definitions: dict[str, Any]) -> di
     if isinstance(limit, Number):
         if not (math.isfinite(limit.minimum) and math.isfinite(limit.maximum)):
             raise TypeError("limits must be finite")
-        return {"type": "integer" if base is int else "number", "minimum": limit.minimum, "maximum": limit.maximum}
+        least = "exclusiveMinimum" if limit.exclusive else "minimum"
+        return {"type": "integer" if base is int else "number", least: limit.minimum, "maximum": limit.maximum}
     if isinstance(limit, Items):
         item = _value_schema(get_args(base)[0], definitions)
         return {"type": "array", "items": item, "minItems": limit.min_items, "maxItems": limit.max_items}
-    assert isinstance(limit, FreeForm)
-    return {"type": "object", "maxProperties": limit.max_items}
+    if isinstance(limit, FreeForm):
+        return {"type": "object", "maxProperties": limit.max_items}
+    assert isinstance(limit, Entries)
+    key, item = (_value_schema(part, definitions) for part in get_args(base))
+    return {"type": "object", "propertyNames": key, "additionalProperties": item, "maxProperties": limit.max_items}

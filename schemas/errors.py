@@ -16,6 +16,33 @@ class MessageError(ContractError):
     """A JSON message is malformed, outside its limits or of an unknown type."""
 
 
+class MemberError(MessageError):
+    """A member is missing or outside its limits. ``place`` is its path, empty for the whole; ``problem`` says what."""
+
+    def __init__(self, place: str, problem: str) -> None:
+        super().__init__(f"{place or 'message'}: {problem}")
+        self.place = place
+        self.problem = problem
+
+
+class UnknownMember(MemberError):
+    """There is a member that should not be; ``known`` are those that may be."""
+
+    def __init__(self, place: str, member: str, known: tuple[str, ...]) -> None:
+        # ascii(): a name from the network must not break a log into lines.
+        super().__init__(place, f"{ascii(member)[:64]} is not a member of this message")
+        self.member = member
+        self.known = known
+
+
+class UnexpectedType(MessageError):
+    """The message is of a type that is unknown or does not belong here; ``name`` is short and on one line."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"type: {name} is not expected here")
+        self.name = name
+
+
 class TopicError(ContractError):
     """A topic or a part of one is not in the topic table."""
 

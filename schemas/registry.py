@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from schemas import contract
-from schemas.errors import MessageError
+from schemas.errors import MessageError, UnexpectedType
 
 MAX_MESSAGE_BYTES = 1_500_000
 """Longest JSON message taken from the bus; a prompt of 200,000 tokens fits."""
@@ -32,6 +32,11 @@ def message(name: str) -> Callable[[type[_T]], type[_T]]:
         return cls
 
     return register
+
+
+def name_of(cls: type) -> str:
+    """What a message is called."""
+    return _NAMES[cls]
 
 
 def encode(value: Any) -> bytes:
@@ -65,13 +70,13 @@ def decode(payload: bytes, *expected: type[_T]) -> _T:
     except (ValueError, RecursionError) as error:
         raise MessageError(f"not JSON: {error}") from None
     if not isinstance(document, dict):
-        raise MessageError("message: must be an object")
+        raise MessageError("message: must be a mapping of keys to values")
     name, version = document.pop("type", None), document.pop("v", None)
     if isinstance(version, bool) or version != SCHEMA_VERSION:
-        raise MessageError(f"v: this version reads {SCHEMA_VERSION}, the message has {_short(version)}")
+        raise MessageError(f"v: this version reads {SCHEMA_VERSION}, the message has {contract.short(version)}")
     cls = MESSAGES.get(name) if isinstance(name, str) else None
     if cls is None or cls not in expected:
-        raise MessageError(f"type: {_short(name)} is not expected here")
+        raise UnexpectedType(contract.short(name))
     loaded: _T = contract.load(cls, document)
     return loaded
 
@@ -79,13 +84,6 @@ def decode(payload: bytes, *expected: type[_T]) -> _T:
 def _check_size(payload: bytes) -> None:
     if len(payload) > MAX_MESSAGE_BYTES:
         raise MessageError(f"message of {len(payload)} bytes, allowed are {MAX_MESSAGE_BYTES}")
-
-
-def _short(value: object) -> str:
-    """``value`` for an error message: one short line, whatever the network sent."""
-    if value is None or isinstance(value, str | int | float):
-        return ascii(value)[:64]
-    return f"an {'object' if isinstance(value, dict) else 'array'}"
 
 
 def _refuse_constant(name: str) -> Any:

@@ -26,9 +26,9 @@ def examples(count: int) -> settings:
     return settings(max_examples=count * settings.default.max_examples // 100)
 
 
-def unicode_text(max_size: int) -> st.SearchStrategy[str]:
+def unicode_text(max_size: int, min_size: int = 0) -> st.SearchStrategy[str]:
     """Any text that UTF-8 can hold."""
-    return st.text(st.characters(codec="utf-8"), max_size=max_size)
+    return st.text(st.characters(codec="utf-8"), min_size=min_size, max_size=max_size)
 
 
 def json_values() -> st.SearchStrategy[Any]:
@@ -64,6 +64,8 @@ def instances(annotation: Any) -> st.SearchStrategy[Any]:
         return st.none() | instances(inner)
     if origin is Literal:
         return st.sampled_from(get_args(annotation))
+    if origin is tuple:
+        return st.tuples(*(instances(item) for item in get_args(annotation)))
     if annotation is bool:
         return st.booleans()
     hints = get_type_hints(annotation, include_extras=True)
@@ -87,16 +89,19 @@ def _limited(base: Any, limit: object) -> st.SearchStrategy[Any]:
         if limit.pattern:
             fits = functools.partial(_has_length, limit)
             return st.from_regex(limit.pattern, fullmatch=True).filter(fits)
-        return unicode_text(min(limit.max_length, 20))
+        return unicode_text(min(limit.max_length, 20), limit.min_length)
     if isinstance(limit, contract.Number):
         if base is int:
             return st.integers(int(limit.minimum), int(limit.maximum))
-        return st.floats(limit.minimum, limit.maximum)
+        return st.floats(limit.minimum, limit.maximum, exclude_min=limit.exclusive)
     if isinstance(limit, contract.Items):
         items = st.lists(instances(get_args(base)[0]), min_size=limit.min_items, max_size=MOST_ITEMS)
         return items.map(tuple)
-    assert isinstance(limit, contract.FreeForm)
-    return st.dictionaries(unicode_text(8), json_values(), max_size=MOST_ITEMS)
+    if isinstance(limit, contract.FreeForm):
+        return st.dictionaries(unicode_text(8), json_values(), max_size=MOST_ITEMS)
+    assert isinstance(limit, contract.Entries)
+    key, item = get_args(base)
+    return st.dictionaries(instances(key), instances(item), max_size=MOST_ITEMS)
 
 
 def _has_length(limit: contract.Text, text: str) -> bool:

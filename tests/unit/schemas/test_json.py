@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import jsonschema
 import pytest
 
 from schemas import contract, messages, write_json_schemas
-from schemas.contract import FreeForm, Items, Number, Text, about
-from schemas.errors import MessageError
+from schemas.contract import Entries, FreeForm, Items, Number, Text, about
+from schemas.errors import MemberError, MessageError, UnknownMember
 
 FILES = sorted(write_json_schemas.JSON_DIR.iterdir())
 
@@ -45,6 +45,9 @@ def test_ids_are_distinct() -> None:
     assert len(set(ids)) == len(ids) == len(messages.MESSAGES)
 
 
+Key = Annotated[str, Text(pattern="^[a-z]+$", max_length=3)]
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Limits:
     """One member of each limited type."""
@@ -55,6 +58,10 @@ class Limits:
     number: Annotated[float, Number(-0.5, 1e18)] = about("A number.", default=0.0)
     array: Annotated[tuple[Annotated[int, Number(0, 9)], ...], Items(2, 1)] = about("An array.", default=(1,))
     free: Annotated[dict[str, Any], FreeForm(2)] = about("Free form.", default_factory=dict)
+    above: Annotated[float, Number(0, 9, exclusive=True)] = about("A number above 0.", default=1.0)
+    choice: Literal["a", 1, True] = about("A choice.", default="a")
+    row: tuple[Annotated[int, Number(0, 9)], bool] = about("A row.", default=(0, True))
+    mapping: Annotated[dict[Key, Annotated[int, Number(0, 9)]], Entries(2)] = about("A map.", default_factory=dict)
 
 
 EDGES = [
@@ -64,6 +71,10 @@ EDGES = [
     ("number", [-0.5, 1e18, 0, 10**18], [-0.51, 2e18, True, "1", None, 10**400]),
     ("array", [[0], [0, 9]], [[], [1, 2, 3], [10], [[1]], {}, "12", None]),
     ("free", [{}, {"a": None, "b": [{"c": 1.5}]}], [{"a": 1, "b": 2, "c": 3}, [], None, "a"]),
+    ("above", [9, 1e-300], [0, -0.0, -1, 9.1, True, None]),
+    ("choice", ["a", 1, True], ["b", 2, False, "1", None, [], {}]),
+    ("row", [[0, True], [9, False]], [[], [0], [0, True, 1], [10, True], [0, 1], [True, 0], {}, None, "ab"]),
+    ("mapping", [{}, {"a": 0, "b": 9}], [{"a": 1, "b": 2, "c": 3}, {"A": 1}, {"a": 10}, {"a": None}, [], None, "a"]),
 ]
 
 
@@ -92,6 +103,41 @@ def test_free_form_is_finite_unicode_and_not_too_deep() -> None:
             contract.load(Limits, {"free": value})
 
 
+def test_what_is_wrong_in_a_mapping_is_named_with_its_key() -> None:
+    with pytest.raises(MessageError, match=r"^mapping\.ab: must be at most 9, 10 is outside 0 to 9$"):
+        contract.load(Limits, {"mapping": {"ab": 10}})
+    assert contract.dump(Limits(mapping={"ab": 3}))["mapping"] == {"ab": 3}
+
+
+@pytest.mark.parametrize(
+    ("member", "value", "said"),
+    [
+        ("number", float("nan"), "must be a number, not nan"),
+        ("number", float("inf"), "must be at most 1e+18, inf is outside -0.5 to 1e+18"),
+        ("integer", "much", "must be a number, not 'much'"),
+        ("integer", 2.5, "must be a whole number of at least -2, not 2.5"),
+        ("integer", [[]], "must be a number, not an array"),
+        ("above", 0, "must be above 0, 0 is outside 0 to 9"),
+        ("array", [], "must be a list with at least one entry, 0 is outside 1 to 2"),
+        ("array", [1, 2, 3], "has 3 items, allowed are 1 to 2"),
+        ("choice", 2, "must be one of a, 1, True"),
+        ("row", [1], "must be a list of 2 values"),
+        ("mapping", [], "must be a mapping of keys to values"),
+    ],
+)
+def test_errors_say_what_would_be_right(member: str, value: object, said: str) -> None:
+    with pytest.raises(MemberError) as caught:
+        contract.load(Limits, {member: value})
+    assert (caught.value.place, caught.value.problem) == (member, said)
+
+
+def test_an_unknown_member_is_named_with_those_that_are_known() -> None:
+    with pytest.raises(UnknownMember) as caught:
+        contract.load(Limits, {"colour": "red"})
+    assert (caught.value.place, caught.value.member) == ("", "colour")
+    assert set(caught.value.known) == {field.name for field in dataclasses.fields(Limits)}
+
+
 def test_only_types_of_the_contract_can_be_annotated() -> None:
     @dataclasses.dataclass
     class Unlimited:
@@ -111,8 +157,14 @@ def test_only_types_of_the_contract_can_be_annotated() -> None:
 
         number: Annotated[float, Number(0, float("inf"))] = about("No upper limit.")
 
-    globals().update(Unlimited=Unlimited, Unknown=Unknown, Endless=Endless)
-    for cls in (Unlimited, Unknown):
+    @dataclasses.dataclass
+    class Unnamed:
+        """A mapping whose keys may be anything, so that an error can't name them on one line."""
+
+        text: Annotated[dict[Annotated[str, Text(max_length=3)], bool], Entries(2)] = about("Which keys?")
+
+    globals().update(Unlimited=Unlimited, Unknown=Unknown, Endless=Endless, Unnamed=Unnamed)
+    for cls in (Unlimited, Unknown, Unnamed):
         with pytest.raises(TypeError):
             contract.load(cls, {"text": ""})
     with pytest.raises(TypeError):
