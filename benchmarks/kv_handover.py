@@ -101,11 +101,11 @@ def _move(running: Installation, model: Model, tokens: int, before_s: float, set
     """Time that a reader of an answer with so many tokens of context loses to a move, and the usual time of a token."""
     blocks = model.manifest.num_units - 2
     if len(running.stages()) != 2:
-        running.control("apply", pins=_pins(BOUNDARY, blocks))
+        running.apply(pins=_pins(BOUNDARY, blocks))
     with reading(running.broker_url, 1, prompt_tokens=tokens, max_tokens=CACHES["context_tokens"]) as (reader,):
         time.sleep(before_s)
         begin_s = time.monotonic()
-        running.control("apply", pins=_pins(next(_boundaries), blocks))
+        running.apply(pins=_pins(next(_boundaries), blocks))
         switched_s = time.monotonic()
         after_s = switched_s + settled_s
         until("tokens after the switch", lambda: bool(reader.tokens) and reader.tokens[-1][0] > after_s + before_s)

@@ -98,7 +98,7 @@ def _rate(fleet: Fleet, model: Model, streams: int, goal: str, balance: bool, ef
     caches = {"context_tokens": CONTEXT_TOKENS, "slots": STREAMS, "wire": "fp16"}
     with installed(fleet, model, balance=balance, profiled_s=effort.profiled_s, **caches) as running:  # type: ignore[arg-type]
         limit_mb = (node_overhead_bytes() + PLANNED[goal] * _whole_bytes(model)) / 1e6
-        running.control("apply", objective=goal, max_memory_mb=[[name, round(limit_mb)] for name in NODES])
+        running.apply(objective=goal, max_memory_mb=[[name, round(limit_mb)] for name in NODES])
         running.tell_plan("at first")
         with reading(running.broker_url, streams, prompt_tokens=32, max_tokens=ANSWER_TOKENS) as readers:
             time.sleep(effort.before_s)
@@ -124,7 +124,7 @@ def _restless(model: Model) -> list[Result]:
         fleet_of(model, NODES, share=ROOM, speed=SPEED, **caches) as fleet,
         installed(fleet, model, balance=True, **caches) as running,  # type: ignore[arg-type]
     ):
-        running.control("apply", objective="throughput")
+        running.apply(objective="throughput")
         with reading(running.broker_url, STREAMS, prompt_tokens=32, max_tokens=ANSWER_TOKENS):
             time.sleep(5.0)
             for _minute in range(2):
@@ -157,7 +157,7 @@ def _gaps(model: Model, streams: int, prompt_tokens: int, effort: Effort) -> Res
         installed(fleet, model, balance=False, profiled_s=effort.profiled_s, **caches) as running,  # type: ignore[arg-type]
     ):
         for plan in reversed(plans):  # every node has every unit it will need on its disk
-            running.control("apply", pins=plan)
+            running.apply(pins=plan)
         until("standby units", lambda: running.is_idle(), every_s=0.2)
         answer = LONG_CONTEXT - prompt_tokens - 64
         with reading(running.broker_url, streams, prompt_tokens=prompt_tokens, max_tokens=answer) as readers:
@@ -166,7 +166,7 @@ def _gaps(model: Model, streams: int, prompt_tokens: int, effort: Effort) -> Res
                     reader.longest_gap_s(time.monotonic() - 1.0, time.monotonic()) for reader in readers
                 )
                 begin_s, done = time.monotonic(), running.moves()
-                running.control("apply", pins=plan)
+                running.apply(pins=plan)
                 if running.moves() == done:
                     note("  (no request was open)")
                     continue
@@ -195,7 +195,7 @@ def _join_and_drain(model: Model) -> list[Result]:
         fleet_of(model, NODES, share=ROOM, speed=JOIN_SPEED, **caches) as fleet,
         installed(fleet, model, balance=True, **caches) as running,  # type: ignore[arg-type]
     ):
-        running.control("apply", objective="throughput")
+        running.apply(objective="throughput")
         undisturbed = _answer(running)
         reader = _begin(running)
         began_s = time.monotonic()
@@ -205,7 +205,7 @@ def _join_and_drain(model: Model) -> list[Result]:
         same_after_join = reader.ids == undisturbed
         reader = _begin(running)
         began_s = time.monotonic()
-        running.control("drain", node="node-d")
+        running.drain("node-d")
         drained_s = until("the drain", lambda: not _holds(running, "node-d"), every_s=0.1) - began_s
         reader.join()
         same_after_drain = reader.ids == undisturbed

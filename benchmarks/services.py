@@ -23,7 +23,8 @@ from orchestrator.replanning.problem_builder import build_problem
 from orchestrator.service.config import ServiceConfig
 from orchestrator.timing import Timing
 from schemas import PACKAGE_VERSION, PROTOCOL_VERSION
-from schemas.messages import NodeBirth, WireDtype
+from schemas.contract import load
+from schemas.messages import NodeBirth, PlanConstraints, WireDtype
 from tests.support.nodes import NodeProcess, start_node
 from tests.support.services import running_service
 
@@ -125,28 +126,41 @@ class Installation:
     def __init__(self, broker_url: str) -> None:
         self.broker_url = broker_url
 
-    def control(self, operation: str, **arguments: Any) -> dict[str, Any]:
-        """Give the orchestrator a command."""
+    @contextmanager
+    def operator(self) -> Iterator[Client]:
+        """Somebody who gives the orchestrator a command."""
         # A connection of its own: nobody would keep one alive between two commands.
         with Client.connect(self.broker_url) as client:
-            return client.control(operation, timeout_s=TIMEOUT_S, **arguments)
+            yield client
+
+    def apply(self, **constraints: Any) -> None:
+        """Have the best plan under constraints (JSON's way of saying them) in force."""
+        with self.operator() as client:
+            client.apply(load(PlanConstraints, constraints), timeout_s=TIMEOUT_S)
+
+    def drain(self, node: str) -> None:
+        """Empty a node."""
+        with self.operator() as client:
+            client.drain(node)
 
     def stages(self) -> list[tuple[str, int, int]]:
         """The plan in force: (node, start, stop) by stage."""
         try:
-            return [(one["node"], one["start"], one["stop"]) for one in self.control("plan")["stages"]]
+            with self.operator() as client:
+                return [(one.node, one.start, one.stop) for one in client.plan().stages]
         except ControlRefused:
             return []
 
     def moves(self) -> int:
         """Live moves so far."""
-        done: int = self.control("status")["moves"]["done"]
-        return done
+        with self.operator() as client:
+            return client.status().moves.done
 
     def is_idle(self) -> bool:
         """Has everything come that was on its way?"""
-        status = self.control("status")
-        return status["state"] == "serving" and not status["progress"]
+        with self.operator() as client:
+            status = client.status()
+        return status.state == "serving" and not status.progress
 
     def tell_plan(self, why: str) -> None:
         """For people who wait."""

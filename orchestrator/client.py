@@ -9,33 +9,65 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from broker.bus import Bus, Delivery
 from orchestrator.errors import OrchestratorError
 from schemas.closing import Closing
 from schemas.errors import ContractError
 from schemas.messages import (
+    MOST_EVENTS,
+    ApplyConstraints,
+    ApplyReply,
     CancelRequest,
     ChatMessage,
-    ControlReply,
-    ControlRequest,
+    DecisionsReply,
+    DrainNode,
+    DrainReply,
+    EventsReply,
     FleetEvent,
+    HistoryReply,
+    NodesReply,
+    NoPlanReply,
+    OperatorRefusal,
+    OperatorRequest,
+    OverviewReply,
+    PlanConstraints,
+    PlanReply,
+    PreviewConstraints,
+    PreviewReply,
+    Rebalance,
+    RebalanceReply,
+    Replan,
+    ReplanReply,
     Sampling,
+    ShowDecisions,
+    ShowEvents,
+    ShowHistory,
+    ShowNodes,
+    ShowOverview,
+    ShowPlan,
+    ShowStatus,
+    StatusReply,
     StreamEnd,
     StreamError,
     StreamText,
     SubmitRequest,
+    UseModel,
+    UseModelReply,
     decode,
     encode,
 )
 from schemas.topics import CONTROL_REPLY, CONTROL_SUBMIT, EVENT, REQUEST_CANCEL, REQUEST_STREAM, REQUEST_SUBMIT
 
 CONTROL_TIMEOUT_S = 3.0
+SOLVE_TIMEOUT_S = 60.0
+REPLAN_TIMEOUT_S = 600.0
+"""Nodes may have to fetch their parts before a new plan is in force."""
 SILENCE_S = 10.0
 """After this long without a piece of the answer, the client looks whether the orchestrator is still there."""
 
+_Reply = TypeVar("_Reply")
 StreamMessage = StreamText | StreamEnd | StreamError
 
 
@@ -149,7 +181,7 @@ class Client(Closing):
         self._broker = broker
         self._silence_s = silence_s
         self._control_timeout_s = control_timeout_s
-        self._replies: dict[str, ControlReply] = {}
+        self._replies: dict[str, bytes] = {}
         self._streams: dict[str, list[StreamMessage]] = {}
         self._events: list[FleetEvent] = []
         # The broker handles one connection's packets in order, so answers can't be missed after this.
@@ -203,37 +235,96 @@ class Client(Closing):
         self._bus.publish(REQUEST_SUBMIT.format(client=self._name), payload, qos=1)
         return Answer(self, request)
 
-    def control(self, operation: str, *, timeout_s: float | None = None, **arguments: Any) -> dict[str, Any]:
-        """Give the orchestrator a command and return its result; ``timeout_s`` is for those that take long.
+    # --- commands ---------------------------------------------------------------------------------------------
+
+    def command(self, command: OperatorRequest, *answers: type[_Reply], timeout_s: float | None = None) -> _Reply:
+        """Give the orchestrator a command and return its answer, which is of one of these types.
 
         Raises:
-            NoOrchestrator: no reply in time.
+            NoOrchestrator: no answer in time.
             ControlRefused: it says no.
+            MessageError: the command can't be sent, or the answer is none of the contract.
         """
         request = secrets.token_hex(8)
-        message = ControlRequest(client=self._name, request=request, operation=operation, arguments=arguments)
-        self._bus.publish(CONTROL_SUBMIT.format(client=self._name), encode(message), qos=1)
+        self._bus.publish(CONTROL_SUBMIT.format(client=self._name, request=request), encode(command), qos=1)
         deadline_s = time.monotonic() + (self._control_timeout_s if timeout_s is None else timeout_s)
         while request not in self._replies:
             remaining_s = deadline_s - time.monotonic()
             if remaining_s <= 0:
                 raise NoOrchestrator(self._broker)
             self._poll(remaining_s)
-        reply = self._replies.pop(request)
-        if not reply.ok:
+        reply: Any = decode(self._replies.pop(request), *answers, OperatorRefusal)
+        if isinstance(reply, OperatorRefusal):
             raise ControlRefused(reply.reason)
-        return reply.result
+        answer: _Reply = reply
+        return answer
+
+    def nodes(self) -> NodesReply:
+        """Who is there and how they are doing."""
+        return self.command(ShowNodes(), NodesReply)
+
+    def plan(self) -> PlanReply:
+        """The plans in force."""
+        return self.command(ShowPlan(), PlanReply)
+
+    def status(self, *, timeout_s: float | None = None) -> StatusReply:
+        """How the service is."""
+        return self.command(ShowStatus(), StatusReply, timeout_s=timeout_s)
+
+    def overview(self) -> OverviewReply:
+        """Pipelines and nodes at this moment."""
+        return self.command(ShowOverview(), OverviewReply)
+
+    def decisions(self) -> DecisionsReply:
+        """Why layers moved or stayed."""
+        return self.command(ShowDecisions(), DecisionsReply)
+
+    def history(self, limit: int) -> HistoryReply:
+        """The newest plans that were in force."""
+        return self.command(ShowHistory(limit=limit), HistoryReply)
+
+    def past_events(self, limit: int = MOST_EVENTS) -> EventsReply:
+        """The newest events."""
+        return self.command(ShowEvents(limit=limit), EventsReply)
+
+    def preview(self, constraints: PlanConstraints) -> PreviewReply | NoPlanReply:
+        """The best plan under constraints; nothing is changed."""
+        answers: tuple[type[PreviewReply | NoPlanReply], ...] = (PreviewReply, NoPlanReply)
+        return self.command(PreviewConstraints(constraints=constraints), *answers, timeout_s=SOLVE_TIMEOUT_S)
+
+    def apply(self, constraints: PlanConstraints, *, timeout_s: float = REPLAN_TIMEOUT_S) -> ApplyReply:
+        """Put the best plan under constraints in force, and remember them."""
+        return self.command(ApplyConstraints(constraints=constraints), ApplyReply, timeout_s=timeout_s)
+
+    def replan(self) -> ReplanReply:
+        """Make the plan anew."""
+        return self.command(Replan(), ReplanReply, timeout_s=REPLAN_TIMEOUT_S)
+
+    def rebalance(self, *, dry_run: bool = False, timeout_s: float | None = None) -> RebalanceReply:
+        """Compare the plans in force with the best ones, and move where it pays."""
+        usual_s = SOLVE_TIMEOUT_S if dry_run else REPLAN_TIMEOUT_S
+        return self.command(Rebalance(dry_run=dry_run), RebalanceReply, timeout_s=timeout_s or usual_s)
+
+    def use_model(self, model: str) -> UseModelReply:
+        """Serve another model."""
+        return self.command(UseModel(model=model), UseModelReply, timeout_s=REPLAN_TIMEOUT_S)
+
+    def drain(self, node: str, *, undo: bool = False) -> DrainReply:
+        """Empty a node, or let it have layers again."""
+        return self.command(DrainNode(node=node, undo=undo), DrainReply)
+
+    # --- events and streams -----------------------------------------------------------------------------------
 
     def listen(self) -> None:
         """Hear of events from now on."""
         self._bus.subscribe([EVENT.filter()])
 
-    def events(self, timeout_s: float | None = None) -> list[dict[str, Any]]:
-        """What happened since the last call, members as in the message; waits for something."""
+    def events(self, timeout_s: float | None = None) -> list[FleetEvent]:
+        """What happened since the last call; waits for something."""
         if not self._events:
             self._poll(self._silence_s if timeout_s is None else timeout_s)
         heard, self._events = self._events, []
-        return [asdict(event) for event in heard]
+        return heard
 
     def wake(self) -> None:
         """End a wait in `receive` early; the only method for other threads."""
@@ -252,7 +343,7 @@ class Client(Closing):
         """
         if not self._streams[request] and not self._poll(self._silence_s):
             try:
-                self.control("status")
+                self.status()
             except NoOrchestrator:
                 raise AnswerIncomplete("the orchestrator went away while it answered: ask again later") from None
         messages, self._streams[request] = self._streams[request], []
@@ -270,9 +361,8 @@ class Client(Closing):
 
     def _sort(self, delivery: Delivery) -> None:
         try:
-            if CONTROL_REPLY.match(delivery.topic):
-                reply = decode(delivery.payload, ControlReply)
-                self._replies[reply.request] = reply
+            if place := CONTROL_REPLY.match(delivery.topic):
+                self._replies[place["request"]] = delivery.payload
             elif EVENT.match(delivery.topic):
                 self._events.append(decode(delivery.payload, FleetEvent))
             elif REQUEST_STREAM.match(delivery.topic):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from orchestrator.deployment.plan import ServingSettings
 from orchestrator.effects import Effect, Note, OpenModel, command
 from orchestrator.fleet.fleet import Drained, Flagged, FleetChange, FleetState, Joined, Left, Restored, Tell, Trusted
@@ -13,6 +11,7 @@ from orchestrator.pipelines.pool import PipelineOptions, PipelinePool
 from orchestrator.requests.scheduler import RequestScheduler
 from orchestrator.requests.story import Stories
 from orchestrator.timing import Timing
+from schemas.messages import StatusReply
 
 
 class ControlPlane:
@@ -100,23 +99,23 @@ class ControlPlane:
         self.opening = name
         return [OpenModel(name)]
 
-    def status(self) -> dict[str, Any]:
-        """What ``linguabus status`` shows; JSON-able."""
+    def status(self) -> StatusReply:
+        """How the service is."""
         pipeline = self.pipeline
         active, model = pipeline.active, pipeline.model
-        return {
-            "pipeline": self.name,
-            "state": "opening model" if self.opening else pipeline.state(),
-            "reason": "" if active or pipeline.is_planning or self.opening else pipeline.report.why_none.reason,
-            "model": model.name if model else None,
-            "epoch": str(active.plan.epoch) if active else None,
-            "nodes": len(self.fleet.usable()),
-            "open_requests": sum(one.requests.open_count for one in self.pipelines.all),
-            "queued_requests": sum(one.requests.queued_count for one in self.pipelines.all),
-            "tokens_dropped": sum(one.requests.tokens_dropped for one in self.pipelines.all),
-            "last_failure": pipeline.report.last_failure,
-            "generation": self.pipelines.generation,
-            "progress": self.pipelines.progress(),
-            "moves": pipeline.moves_view(),
-            "pipelines": [one.status() for one in self.pipelines.working()],
-        }
+        return StatusReply(
+            pipeline=self.name,
+            state="opening model" if self.opening else pipeline.state(),
+            reason="" if active or pipeline.is_planning or self.opening else pipeline.report.why_none.reason,
+            model=model.name if model else None,
+            epoch=str(active.plan.epoch) if active else None,
+            nodes=len(self.fleet.usable()),
+            open_requests=sum(one.requests.open_count for one in self.pipelines.all),
+            queued_requests=sum(one.requests.queued_count for one in self.pipelines.all),
+            tokens_dropped=sum(one.requests.tokens_dropped for one in self.pipelines.all),
+            last_failure=pipeline.report.last_failure,
+            generation=self.pipelines.generation,
+            progress=self.pipelines.progress(),
+            moves=pipeline.moves_view(),
+            pipelines=tuple(one.status() for one in self.pipelines.working()),
+        )

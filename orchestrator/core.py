@@ -15,6 +15,7 @@ from orchestrator.events import (
     BusUp,
     Cancelled,
     Commanded,
+    CommandUnreadable,
     Event,
     FleetDivided,
     Interrupted,
@@ -76,7 +77,9 @@ class Core:
             case Cancelled():
                 return self.plane.pipelines.cancel(event.client, event.cancel, now_s)
             case Commanded():
-                return self._operator.handle(event.command, self.plane, now_s)
+                return self._operator.handle(event.asker, event.command, self.plane, now_s)
+            case CommandUnreadable():
+                return self._operator.unreadable(event.asker, event.error)
             case PlanSolved():
                 return self.plane.pipelines.solved(event.job, event.outcome, now_s)
             case PlanPreviewed():

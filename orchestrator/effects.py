@@ -7,8 +7,16 @@ from typing import Any
 
 from orchestrator.planning.problem import Problem, Stage
 from orchestrator.planning.profile import Profile
-from schemas.messages import ControlRequest, Epoch, StageRef, SubmitRequest, WireDtype
+from schemas.messages import Epoch, PlanConstraints, PlanView, StageRef, SubmitRequest, WireDtype
 from schemas.topics import NODE_COMMAND
+
+
+@dataclass(frozen=True)
+class Asker:
+    """Who gave a command, and in which of its requests: where the answer goes."""
+
+    client: str
+    request: str
 
 
 @dataclass(frozen=True)
@@ -107,11 +115,10 @@ class SaveEpoch:
 
 @dataclass(frozen=True)
 class SavePlan:
-    """Add a committed plan to the history; ``details`` is JSON-able."""
+    """Add a committed plan to the history."""
 
     epoch: Epoch
-    model: str
-    details: dict[str, Any]
+    plan: PlanView
 
 
 @dataclass(frozen=True)
@@ -125,14 +132,14 @@ class SaveProfile:
 class SaveConstraints:
     """Remember what plans are to respect."""
 
-    constraints: dict[str, Any]
+    constraints: PlanConstraints
 
 
 @dataclass(frozen=True)
 class TellHistory:
-    """Answer a command with the newest plans that were committed."""
+    """Answer with the newest plans that were committed."""
 
-    command: ControlRequest
+    asker: Asker
     limit: int
 
 
@@ -146,9 +153,9 @@ class SaveDrained:
 
 @dataclass(frozen=True)
 class TellEvents:
-    """Answer a command with the newest events."""
+    """Answer with the newest events."""
 
-    command: ControlRequest
+    asker: Asker
     limit: int
 
 

@@ -6,10 +6,20 @@ import struct
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from orchestrator.effects import Asker
 from orchestrator.model.served import BuiltSegment, ServedModel
 from orchestrator.planning.solution import Infeasible, Solution, Standby
 from schemas.codec import Frame, request_id
-from schemas.messages import CancelRequest, ControlRequest, Epoch, Plan, SubmitRequest
+from schemas.errors import MessageError
+from schemas.messages import (
+    CancelRequest,
+    Epoch,
+    NoPlanExplanation,
+    OperatorRequest,
+    Plan,
+    PlanExplanation,
+    SubmitRequest,
+)
 
 
 @dataclass(frozen=True)
@@ -96,7 +106,16 @@ class Cancelled:
 class Commanded:
     """An operator commands."""
 
-    command: ControlRequest
+    asker: Asker
+    command: OperatorRequest
+
+
+@dataclass(frozen=True)
+class CommandUnreadable:
+    """An operator commands what the contract does not have."""
+
+    asker: Asker
+    error: MessageError
 
 
 @dataclass(frozen=True)
@@ -128,7 +147,7 @@ class PlanPreviewed:
     """Answer to ``PreviewPlan``: `planning.explain`'s data."""
 
     job: int
-    explanation: dict[str, Any]
+    explanation: PlanExplanation | NoPlanExplanation
 
 
 @dataclass(frozen=True)
@@ -194,6 +213,7 @@ Event = (
     | PromptUnusable
     | Cancelled
     | Commanded
+    | CommandUnreadable
     | ModelOpened
     | ModelUnusable
     | PlanSolved

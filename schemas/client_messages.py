@@ -1,12 +1,12 @@
-"""What clients and operators ask, and what they are answered."""
+"""What clients ask and are answered, and what everybody may hear of."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from schemas import limits
-from schemas.contract import FreeForm, Items, Number, about
+from schemas.contract import Items, Number, about
 from schemas.parts import (
     ChatMessage,
     Count,
@@ -83,28 +83,6 @@ class StreamError:
         about("Why, for programs.")
     )
     reason: Line = about("One line that says what to do.")
-
-
-@message("control.request")
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ControlRequest:
-    """An operator's command."""
-
-    client: Name = about("Who asks.")
-    request: RequestId = about("Chosen by the client, random.")
-    operation: Name = about("What to do: nodes, plan, preview, apply, history, use_model, ...")
-    arguments: Annotated[dict[str, Any], FreeForm(64)] = about("Arguments; checked by the operation.")
-
-
-@message("control.reply")
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ControlReply:
-    """The answer to an operator's command."""
-
-    request: RequestId = about("The request.")
-    ok: bool = about("Did it work?")
-    reason: Line = about("Why not, in one line that says what to do.", default="")
-    result: Annotated[dict[str, Any], FreeForm(10_000)] = about("What was asked for.", default_factory=dict)
 
 
 @message("event")

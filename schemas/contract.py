@@ -49,14 +49,6 @@ class Items:
 
 
 @dataclasses.dataclass(frozen=True)
-class FreeForm:
-    """An object whose members the receiver checks. JSON Schema has no word for ``max_depth``, ``load`` checks it."""
-
-    max_items: int
-    max_depth: int = 32
-
-
-@dataclasses.dataclass(frozen=True)
 class Entries:
     """Limit of a mapping's length; its keys are a `Text` with a pattern."""
 
@@ -90,6 +82,11 @@ def dump(value: object) -> Any:
     if isinstance(value, dict):
         return {key: dump(item) for key, item in value.items()}
     return value
+
+
+def members(message: Any) -> dict[str, Any]:
+    """A message's members by name, to make one that has more of them."""
+    return {field.name: getattr(message, field.name) for field in dataclasses.fields(message)}
 
 
 def short(value: object) -> str:
@@ -135,8 +132,6 @@ def _limited_loader(base: Any, limit: object) -> Loader:
     if isinstance(limit, Entries):
         key, item = get_args(base)
         return _mapping_loader(key, item, limit)
-    if isinstance(limit, FreeForm):
-        return _free_form_loader(limit)
     raise TypeError(f"{limit!r} is not a limit of the contract")
 
 
@@ -268,38 +263,6 @@ def _mapping_loader(key: Any, item: Any, limit: Entries) -> Loader:
     return load_mapping
 
 
-def _free_form_loader(limit: FreeForm) -> Loader:
-    def load_free_form(value: Any, path: str) -> dict[str, Any]:
-        if not isinstance(value, dict):
-            _fail(path, "must be a mapping of keys to values")
-        if len(value) > limit.max_items:
-            _fail(path, f"has {len(value)} members, allowed are {limit.max_items}")
-        _check_free_form(value, limit.max_depth, path)
-        return value
-
-    return load_free_form
-
-
-def _check_free_form(value: dict[str, Any], max_depth: int, path: str) -> None:
-    """What is in ``value`` can be sent on as JSON from any depth of the stack."""
-    level: list[Any] = [value]
-    for _ in range(max_depth + 1):
-        below: list[Any] = []
-        for item in level:
-            if isinstance(item, dict):
-                below += item.keys()
-                below += item.values()
-            elif isinstance(item, list):
-                below += item
-            elif isinstance(item, str):
-                _check_unicode(item, path)
-            elif isinstance(item, float) and not math.isfinite(item):
-                _fail(path, "must have finite numbers")
-        level = below
-    if level:
-        _fail(path, f"is nested too deep, allowed are {max_depth} levels")
-
-
 def _is_required(field: dataclasses.Field[Any]) -> bool:
     return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
@@ -390,8 +353,6 @@ def _limited_schema(base: Any, limit: object, definitions: dict[str, Any]) -> di
     if isinstance(limit, Items):
         item = _value_schema(get_args(base)[0], definitions)
         return {"type": "array", "items": item, "minItems": limit.min_items, "maxItems": limit.max_items}
-    if isinstance(limit, FreeForm):
-        return {"type": "object", "maxProperties": limit.max_items}
     assert isinstance(limit, Entries)
     key, item = (_value_schema(part, definitions) for part in get_args(base))
     return {"type": "object", "propertyNames": key, "additionalProperties": item, "maxProperties": limit.max_items}

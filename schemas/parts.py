@@ -22,10 +22,13 @@ Tokens = Annotated[int, Number(0, limits.MAX_CONTEXT_TOKENS)]
 TokenId = Annotated[int, Number(0, 2**31 - 1)]
 TokenIds = Annotated[tuple[TokenId, ...], Items(1_000_000)]
 Seconds = Annotated[float, Number(0, 1e9)]
+Milliseconds = Annotated[float, Number(0, 1e12)]
 Rate = Annotated[float, Number(0, 1e18)]
 Percent = Annotated[float, Number(0, 100)]
 Celsius = Annotated[float, Number(-100, 300)]
 UnsignedInt32 = Annotated[int, Number(0, 2**32 - 1)]
+EpochText = Annotated[str, Text(pattern="^[0-9]{1,10}-[0-9]{1,10}$", min_length=3, max_length=21)]
+"""An epoch for people: its generation and its counter."""
 WireDtype = Literal["fp32", "fp16", "int8"]
 UnitKind = Literal["embed", "block", "head"]
 

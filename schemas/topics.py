@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import re
 from dataclasses import dataclass
+from typing import get_args
 
 from schemas import messages as m
 from schemas import names
@@ -117,8 +118,10 @@ REQUEST_STREAM = Topic(
     "request/{client}/{request}/stream", (m.StreamText, m.StreamEnd, m.StreamError), qos=1, retain=False
 )
 REQUEST_CANCEL = Topic("request/{client}/{request}/cancel", (m.CancelRequest,), qos=1, retain=False)
-CONTROL_SUBMIT = Topic("control/submit/{client}", (m.ControlRequest,), qos=1, retain=False)
-CONTROL_REPLY = Topic("control/{client}/{request}/reply", (m.ControlReply,), qos=1, retain=False)
+CONTROL_SUBMIT = Topic("control/{client}/{request}/submit", get_args(m.OperatorRequest), qos=1, retain=False)
+"""Messages here and on the next have no member for who asks and in which request: both are in the topic, so that
+whoever sends what can't be read is answered too."""
+CONTROL_REPLY = Topic("control/{client}/{request}/reply", get_args(m.OperatorReply), qos=1, retain=False)
 EVENT = Topic("event/{pipeline}", (m.FleetEvent,), qos=0, retain=False)
 
 TOPICS = (

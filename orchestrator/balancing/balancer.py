@@ -227,7 +227,7 @@ class Balancer:
 
     def why(self) -> list[dict[str, Any]]:
         """The decisions, oldest first; JSON-able."""
-        return self.history.view()
+        return self.history.as_dicts()
 
     def _remember(self, decision: Decision, now_s: float) -> Decision:
         self.history.add(decision, now_s)

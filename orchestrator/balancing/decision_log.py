@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from orchestrator.planning.problem import Stage
+from schemas.messages import DecisionView, StageRef
 
 Stages = tuple[Stage, ...]
 
@@ -59,8 +60,25 @@ class DecisionLog:
         self._entries.append(_Entry(decision, now_s, now_s))
         del self._entries[: -self._limit]
 
-    def view(self) -> list[dict[str, Any]]:
-        """Oldest first; JSON-able, times on the core's clock."""
+    def view(self, now_s: float) -> tuple[DecisionView, ...]:
+        """For operators: by the time of the last of them, with ages instead of times."""
+        return tuple(
+            DecisionView(
+                verdict=entry.decision.verdict.value,
+                reason=entry.decision.reason,
+                times=entry.times,
+                gain=entry.decision.gain,
+                saved_s=entry.decision.saved_s,
+                cost_s=entry.decision.cost_s,
+                stages=tuple(StageRef(node=one.node, start=one.start, stop=one.stop) for one in entry.decision.stages),
+                first_s_ago=round(now_s - entry.first_s, 3),
+                last_s_ago=round(now_s - entry.last_s, 3),
+            )
+            for entry in sorted(self._entries, key=lambda entry: entry.last_s)
+        )
+
+    def as_dicts(self) -> list[dict[str, Any]]:
+        """For simulations: oldest first; JSON-able, times on the simulation's clock."""
         return [
             {
                 "verdict": entry.decision.verdict.value,

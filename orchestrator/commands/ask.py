@@ -56,7 +56,7 @@ def command(
     messages = [ChatMessage(role="system", content=as_typed(system))] if system is not None else []
     messages.append(ChatMessage(role="user", content=prompt))
     with connect(settings) as client:
-        client.control("status")
+        client.status()
         answer = client.ask(
             () if raw else messages,
             prompt=prompt if raw else None,

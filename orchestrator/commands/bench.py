@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import secrets
 from collections.abc import Callable
-from typing import Any
 
 import click
 
@@ -18,6 +17,7 @@ from orchestrator.commands.output import print_json
 from orchestrator.commands.progress import ProgressLines
 from orchestrator.commands.settings import Settings, bus_options, pass_settings
 from orchestrator.text.table import table
+from schemas.messages import PlanReply
 
 _SAMPLE_WORDS = 40
 
@@ -114,7 +114,7 @@ def command(
     streams = Streams(lambda: connect(settings), seed=load.seed)
     results: list[Result] = []
     with connect(settings) as client:
-        plan = client.control("plan")
+        plan = client.plan()
         words_per_token = _words_per_token(client, load.seed)
     try:
         with stop_on_interrupt(streams), ProgressLines() as progress:
@@ -150,16 +150,16 @@ def _run(
     return streams.run(prompts, combination.output_tokens, warm_up, tell)
 
 
-def _show_json(results: list[Result], plan: dict[str, Any], load: Load) -> None:
-    pipeline = {key: plan[key] for key in ("model", "epoch", "slots", "context_tokens", "wire_dtype")}
-    nodes = [stage["node"] for stage in plan["stages"]]
+def _show_json(results: list[Result], plan: PlanReply, load: Load) -> None:
+    pipeline = {key: getattr(plan, key) for key in ("model", "epoch", "slots", "context_tokens", "wire_dtype")}
+    nodes = [stage.node for stage in plan.stages]
     rows = [dataclasses.asdict(one) for one in results]
     print_json({**pipeline, "nodes": nodes, **dataclasses.asdict(load), "results": rows})
 
 
-def _show_tables(results: list[Result], plan: dict[str, Any], load: Load) -> None:
-    nodes = " -> ".join(stage["node"] for stage in plan["stages"])
-    click.echo(f"{plan['model']} on {nodes}; {plan['slots']} slots, wire {plan['wire_dtype']}, seed {load.seed}\n")
+def _show_tables(results: list[Result], plan: PlanReply, load: Load) -> None:
+    nodes = " -> ".join(stage.node for stage in plan.stages)
+    click.echo(f"{plan.model} on {nodes}; {plan.slots} slots, wire {plan.wire_dtype}, seed {load.seed}\n")
     click.echo(_table_of_answers(results))
     if any(result.stages for result in results):
         click.echo(f"\n{_table_of_stages(results)}")

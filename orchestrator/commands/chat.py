@@ -37,7 +37,7 @@ def command(
     first = [ChatMessage(role="system", content=as_typed(system))] if system is not None else []
     history = list(first)
     with connect(settings) as client:
-        client.control("status")
+        client.status()
         while (line := _read_line()) is not None:
             if line == "/exit":
                 return

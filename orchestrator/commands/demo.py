@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -17,7 +17,7 @@ from orchestrator.commands.progress import ProgressLines
 from orchestrator.commands.settings import default_cache
 from orchestrator.text.figures import megabytes
 from orchestrator.text.table import table
-from schemas.messages import ChatMessage
+from schemas.messages import ChatMessage, StageView
 
 if TYPE_CHECKING:
     from orchestrator.demo.local_fleet import Fleet
@@ -52,8 +52,8 @@ def command(question: str, nodes: int, keep: bool) -> int:
         click.echo(f"nodes   {nodes} processes that may use {limits}; one alone would need {alone}")
         with Client.connect(fleet.broker.url) as client:
             fleet.wait_until_serving(client, lambda line: click.echo(f"        {line}"))
-            plan = client.control("plan")
-            click.echo("ring    " + " -> ".join(f"{stage['node']} ({stage['units']})" for stage in plan["stages"]))
+            plan = client.plan()
+            click.echo("ring    " + " -> ".join(f"{stage.node} ({stage.units})" for stage in plan.stages))
             code = _ask(client, question)
             if code:
                 return code
@@ -80,22 +80,22 @@ def _ask(client: Client, question: str) -> int:
 
 def _holdings(client: Client, fleet: Fleet) -> str:
     """What each node holds: as planned and as found."""
-    beats = {node["node"]: node for node in client.control("nodes")["nodes"]}
+    beats = {node.node: node for node in client.nodes().nodes}
     on_disk = {node: fleet.blob_bytes(node) for node in beats}
-    plan = client.control("plan")  # asked for last: standby units may be arriving
-    standby = {kept["node"]: kept["node_bytes"] for kept in plan["standby"]}
-    stages: dict[str, list[dict[str, Any]]] = {}
-    for stage in plan["stages"]:
-        stages.setdefault(stage["node"], []).append(stage)
+    plan = client.plan()  # asked for last: standby units may be arriving
+    standby = {kept.node: kept.node_bytes for kept in plan.standby}
+    stages: dict[str, list[StageView]] = {}
+    for stage in plan.stages:
+        stages.setdefault(stage.node, []).append(stage)
     rows = []
     for node, (stage, *others) in stages.items():  # memory and blobs are the node's, the same in all its stages
         rows.append((
             node,
-            " and ".join(part["units"] for part in (stage, *others)),
-            megabytes(stage["memory_limit_bytes"]),
-            megabytes(stage["planned_bytes"]),
-            megabytes(max(beats[node]["peak_rss_bytes"] or 0, stage["peak_rss_bytes"] or 0)),
-            megabytes(stage["stored_bytes"]),
+            " and ".join(part.units for part in (stage, *others)),
+            megabytes(stage.memory_limit_bytes),
+            megabytes(stage.planned_bytes),
+            megabytes(max(beats[node].peak_rss_bytes or 0, stage.peak_rss_bytes or 0)),
+            megabytes(stage.stored_bytes),
             megabytes(standby.get(node, 0)),
             megabytes(on_disk[node]),
         ))  # fmt: skip

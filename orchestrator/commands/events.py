@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import datetime
-from typing import Any
 
 import click
 
 from orchestrator.commands.connection import connect
 from orchestrator.commands.output import print_json
 from orchestrator.commands.settings import Settings, bus_options, pass_settings
-
-MOST = 500
+from schemas.messages import MOST_EVENTS, FleetEvent
 
 
 @click.command("events", epilog="Example: linguabus events --follow")
 @click.option("--follow", is_flag=True, help="Go on with what happens next, until Ctrl-C.")
-@click.option("--limit", type=click.IntRange(1, MOST), default=50, show_default=True, help="Newest events.")
+@click.option("--limit", type=click.IntRange(1, MOST_EVENTS), default=50, show_default=True, help="Newest events.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
 @bus_options
 @pass_settings
@@ -26,22 +25,22 @@ def command(settings: Settings, follow: bool, limit: int, as_json: bool) -> None
     with connect(settings) as client:
         if follow:
             client.listen()
-        events = client.control("events", limit=limit)["events"]
+        events = client.past_events(limit).events
         for event in events:
             say(event)
         if not events and not follow:
             click.echo("Nothing has happened yet.", err=True)
-        said = {(event["number"], event["at_s"]) for event in events}
+        said = {(event.number, event.at_s) for event in events}
         while follow:
             for event in client.events():
-                if (event["number"], event["at_s"]) not in said:
+                if (event.number, event.at_s) not in said:
                     say(event)
 
 
-def _as_json(event: dict[str, Any]) -> None:
-    print_json(event, indent=None)
+def _as_json(event: FleetEvent) -> None:
+    print_json(asdict(event), indent=None)
 
 
-def _as_text(event: dict[str, Any]) -> None:
-    at = datetime.fromtimestamp(event["at_s"]).isoformat(" ", "seconds")
-    click.echo(f"{at}  {'! ' if event['warning'] else '  '}{event['kind']:<9} {event['text']}")
+def _as_text(event: FleetEvent) -> None:
+    at = datetime.fromtimestamp(event.at_s).isoformat(" ", "seconds")
+    click.echo(f"{at}  {'! ' if event.warning else '  '}{event.kind:<9} {event.text}")

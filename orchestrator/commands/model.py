@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from orchestrator.model.manifest import Manifest
     from orchestrator.model.store import ModelStore
 
-USE_TIMEOUT_S = 600.0
-"""A running orchestrator replies when its nodes have the model."""
-
 
 @click.group("model", epilog="Example: linguabus model add ./SmolLM2-135M-Instruct.Q4_1.gguf")
 def command() -> None:
@@ -110,7 +107,7 @@ def use(settings: Settings, name: str) -> None:
     _store(settings).use(name)
     try:
         with connect(settings) as client:
-            client.control("use_model", model=name, timeout_s=USE_TIMEOUT_S)
+            client.use_model(name)
     except (BusError, NoOrchestrator):  # nobody to tell
         click.echo(f"{name} is active from the next 'linguabus serve' on")
     else:

@@ -70,17 +70,17 @@ def drain(settings: Settings, name: str, undo: bool, timeout_s: float) -> None:
 
     ends_s = time.monotonic() + timeout_s
     with connect(settings) as client:
-        said = client.control("drain", node=name, undo=undo)
-        while said["holds"] and not undo:
-            if said["stays"]:
-                raise NodeKeepsLayers(name, said["stays"])
+        said = client.drain(name, undo=undo)
+        while said.holds and not undo:
+            if said.stays:
+                raise NodeKeepsLayers(name, said.stays)
             if time.monotonic() >= ends_s:
-                raise NodeStillHolds(name, said["holds"], timeout_s)
+                raise NodeStillHolds(name, said.holds, timeout_s)
             time.sleep(_ASK_AGAIN_S)
-            said = client.control("drain", node=name)
+            said = client.drain(name)
     if not undo:
         click.echo(f"{name} holds no layers and is given none: stop it whenever you like")
-    elif said["drained"]:
-        click.echo(f"{name} is no longer drained by you, but is given no layers: {said['drained']}")
+    elif said.drained:
+        click.echo(f"{name} is no longer drained by you, but is given no layers: {said.drained}")
     else:
         click.echo(f"{name} may have layers again")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import click
 
@@ -11,6 +11,8 @@ from orchestrator.commands.output import print_json
 from orchestrator.commands.settings import Settings, bus_options, pass_settings
 from orchestrator.text.figures import megabytes
 from orchestrator.text.table import table
+from schemas.contract import dump
+from schemas.messages import NodeView
 
 HEADINGS = ("node", "state", "memory", "limit", "blobs", "GFLOP/s", "hop ms", "CPU %", "battery", "platform")
 
@@ -22,16 +24,16 @@ HEADINGS = ("node", "state", "memory", "limit", "blobs", "GFLOP/s", "hop ms", "C
 def command(settings: Settings, as_json: bool) -> None:
     """List the nodes: memory, speed, battery; with several pipelines, whose layers a node holds."""
     with connect(settings) as client:
-        result = client.control("nodes")
+        result = client.nodes()
     if as_json:
-        print_json(result)
-    elif result["nodes"]:
-        click.echo(describe(result["nodes"]))
+        print_json(dump(result))
+    elif result.nodes:
+        click.echo(describe(result.nodes))
     else:
         click.echo(f"no nodes yet: start one with 'linguabus node --broker {settings.broker}'")
 
 
-def describe(nodes: list[dict[str, Any]]) -> str:
+def describe(nodes: Sequence[NodeView]) -> str:
     """The nodes for people."""
     held = [_pipelines(node) for node in nodes]
     if len(set().union(*held)) < 2:
@@ -40,24 +42,21 @@ def describe(nodes: list[dict[str, Any]]) -> str:
     return table((*HEADINGS, "pipeline"), rows)
 
 
-def _pipelines(node: dict[str, Any]) -> set[str]:
+def _pipelines(node: NodeView) -> set[str]:
     """Those whose stages a node that is here holds."""
-    return {stage["pipeline"] for stage in node["stages"]} if node["state"] == "online" else set()
+    return {stage.pipeline for stage in node.stages} if node.state == "online" else set()
 
 
-def _row(node: dict[str, Any]) -> tuple[str, ...]:
-    def known(key: str, form: str) -> str:
-        return "-" if node[key] is None else form.format(node[key])
-
+def _row(node: NodeView) -> tuple[str, ...]:
     return (
-        node["node"],
-        ": ".join(filter(None, (node["state"], node["reason"] or node["drained"]))),
-        "-" if node["rss_bytes"] is None else megabytes(node["rss_bytes"]),
-        megabytes(node["memory_bytes"]),
-        "-" if node["blob_bytes"] is None else megabytes(node["blob_bytes"]),
-        f"{node['speed_flops'] / 1e9:.1f}",
-        f"{node['hop_ms']:.2f}",
-        known("cpu_percent", "{:.0f}"),
-        known("battery_percent", "{:.0f} %"),
-        node["platform"],
+        node.node,
+        ": ".join(filter(None, (node.state, node.reason or node.drained))),
+        "-" if node.rss_bytes is None else megabytes(node.rss_bytes),
+        megabytes(node.memory_bytes),
+        "-" if node.blob_bytes is None else megabytes(node.blob_bytes),
+        f"{node.speed_flops / 1e9:.1f}",
+        f"{node.hop_ms:.2f}",
+        "-" if node.cpu_percent is None else f"{node.cpu_percent:.0f}",
+        "-" if node.battery_percent is None else f"{node.battery_percent:.0f} %",
+        node.platform,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from datetime import datetime
 from typing import Any
 
@@ -15,11 +16,20 @@ from orchestrator.commands.settings import Settings, bus_options, pass_settings
 from orchestrator.text.figures import SHORT_AGES, age_text, megabytes
 from orchestrator.text.table import table
 from schemas import limits
-
-REPLAN_TIMEOUT_S = 600.0
-"""Nodes may have to fetch their parts before the new plan is in force."""
-SOLVE_TIMEOUT_S = 60.0
-MOST_HISTORY = 200
+from schemas.contract import dump, load
+from schemas.messages import (
+    MOST_HISTORY,
+    CommittedPlan,
+    MovesView,
+    NoPlanReply,
+    PipelineDecisions,
+    PlanConstraints,
+    PlanInForce,
+    PlanReply,
+    PreviewReply,
+    StageView,
+    StandbyView,
+)
 
 HEADINGS = ("stage", "node", "units", "decode ms", "hop ms", "planned", "limit", "peak RSS", "on disk")
 WHY_HEADINGS = ("when", "times", "decision", "gain", "reason")
@@ -40,10 +50,10 @@ def command(context: click.Context, settings: Settings, again: bool, as_json: bo
         return
     with connect(settings) as client:
         if again:
-            client.control("replan", timeout_s=REPLAN_TIMEOUT_S)
-        plan = client.control("plan")
+            client.replan()
+        plan = client.plan()
     if as_json:
-        print_json(plan)
+        print_json(dump(plan))
     else:
         click.echo(describe_all(plan))
 
@@ -67,7 +77,7 @@ def _limits(context: click.Context, parameter: click.Parameter, values: tuple[st
     return [[node, int(size_mb)] for node, size_mb in pairs]
 
 
-def wish_options(function: Callable[..., None]) -> Callable[..., None]:
+def constraint_options(function: Callable[..., None]) -> Callable[..., None]:
     """What ``preview`` and ``apply`` have in common."""
     options = (
         click.option(
@@ -102,38 +112,49 @@ def wish_options(function: Callable[..., None]) -> Callable[..., None]:
 
 
 @command.command("preview", epilog="Example: linguabus plan preview --objective throughput --pin ends=my-phone")
-@wish_options
+@constraint_options
 def preview(settings: Settings, as_json: bool, **constraints: Any) -> None:
     """Show the best plan under constraints, what else was possible and why; change nothing."""
     from orchestrator.planning.explain.render import as_text, profiles_text
     from orchestrator.planning.simulation.play import replicas_text
 
     with connect(settings) as client:
-        said = client.control("preview", timeout_s=SOLVE_TIMEOUT_S, **constraints)
-    explanation = said["explanation"]
+        said = client.preview(_constraints(constraints))
     if as_json:
-        print_json(said)
+        print_json({**dump(said), "constraints": asdict(said.constraints)})
     else:
-        parts = [as_text(explanation), profiles_text(said["profiles"])]
-        if "division" in explanation:
-            parts.insert(1, "The fleet would be divided: " + replicas_text(explanation["division"]))
+        parts = [as_text(said.explanation), profiles_text(said.profiles)]
+        if isinstance(said, PreviewReply) and said.explanation.division:
+            parts.insert(1, "The fleet would be divided: " + replicas_text(said.explanation.division))
         click.echo("\n\n".join(parts))
-    if not explanation["feasible"]:
+    if isinstance(said, NoPlanReply):
         raise click.exceptions.Exit(2)
 
 
+def _constraints(options: dict[str, Any]) -> PlanConstraints:
+    """From what `constraint_options` gives.
+
+    Raises:
+        MemberError: a node's name that none can have, or a figure that is too large.
+    """
+    found: PlanConstraints = load(
+        PlanConstraints, {name: list(value) if isinstance(value, tuple) else value for name, value in options.items()}
+    )
+    return found
+
+
 @command.command("apply", epilog="Example: linguabus plan apply --exclude old-tablet")
-@wish_options
+@constraint_options
 def apply(settings: Settings, as_json: bool, **constraints: Any) -> None:
     """Make the best plan under constraints the one in force, and remember them for all later plans.
 
     Without any, earlier constraints are forgotten.
     """
     with connect(settings) as client:
-        changed = client.control("apply", timeout_s=REPLAN_TIMEOUT_S, **constraints)["changed"]
-        plan = client.control("plan")
+        changed = client.apply(_constraints(constraints)).changed
+        plan = client.plan()
     if as_json:
-        print_json({"changed": changed, "plan": plan})
+        print_json({"changed": changed, "plan": dump(plan)})
     else:
         click.echo(("" if changed else "This is the plan in force already.\n") + describe_all(plan))
 
@@ -146,13 +167,12 @@ def apply(settings: Settings, as_json: bool, **constraints: Any) -> None:
 def why(settings: Settings, limit: int, as_json: bool) -> None:
     """Say why layers moved or stayed: the decisions so far, the newest last."""
     with connect(settings) as client:
-        said = client.control("why")
-    for pipeline in said["pipelines"]:
-        del pipeline["decisions"][:-limit]
+        said = client.decisions()
+    pipelines = tuple(replace(one, decisions=one.decisions[-limit:]) for one in said.pipelines)
     if as_json:
-        print_json(said)
+        print_json(dump(replace(said, pipelines=pipelines)))
     else:
-        click.echo("\n\n".join(describe_why(pipeline) for pipeline in said["pipelines"]) or "There is no pipeline yet.")
+        click.echo("\n\n".join(describe_why(pipeline) for pipeline in pipelines) or "There is no pipeline yet.")
 
 
 @command.command("history", epilog="Example: linguabus plan history --limit 5")
@@ -163,11 +183,11 @@ def why(settings: Settings, limit: int, as_json: bool) -> None:
 def history(settings: Settings, limit: int, as_json: bool) -> None:
     """List the plans that were in force, the newest first."""
     with connect(settings) as client:
-        said = client.control("history", limit=limit)
+        said = client.history(limit)
     if as_json:
-        print_json(said)
-    elif said["plans"]:
-        click.echo(table(HISTORY_HEADINGS, [_history_row(plan) for plan in said["plans"]]))
+        print_json(dump(said))
+    elif said.plans:
+        click.echo(table(HISTORY_HEADINGS, [_history_row(plan) for plan in said.plans]))
     else:
         click.echo("There was no plan yet.")
 
@@ -181,7 +201,7 @@ def history(settings: Settings, limit: int, as_json: bool) -> None:
 def diff(settings: Settings, before: str, after: str, as_json: bool) -> None:
     """Compare two plans of the history, by their epochs."""
     with connect(settings) as client:
-        plans = {plan["epoch"]: plan for plan in client.control("history", limit=MOST_HISTORY)["plans"]}
+        plans = {plan.epoch: plan for plan in client.history(MOST_HISTORY).plans}
     for epoch in (before, after):
         if epoch not in plans:
             raise click.UsageError(f"there is no plan {epoch} in the history: see linguabus plan history")
@@ -192,98 +212,98 @@ def diff(settings: Settings, before: str, after: str, as_json: bool) -> None:
         click.echo(describe_changes(difference))
 
 
-def describe_all(plan: dict[str, Any]) -> str:
+def describe_all(plan: PlanReply) -> str:
     """The plans of all pipelines for people."""
-    if len(plan["pipelines"]) == 1:
+    if len(plan.pipelines) == 1:
         return describe(plan)
-    return "\n\n".join(f"{one['pipeline']}: {describe(one)}" for one in plan["pipelines"])
+    return "\n\n".join(f"{one.pipeline}: {describe(one)}" for one in plan.pipelines)
 
 
-def describe(plan: dict[str, Any]) -> str:
+def describe(plan: PlanInForce) -> str:
     """The plan for people."""
-    rows = [_row(stage) for stage in plan["stages"]]
-    batches = plan["batches"][-1]
-    note = f"\n{plan['solver_note']}" if plan.get("solver_note") else ""
+    rows = [_row(stage) for stage in plan.stages]
+    batches = plan.batches[-1]
+    note = f"\n{plan.solver_note}" if plan.solver_note else ""
     return (
-        f"{plan['model']} in epoch {plan['epoch']}: {plan['context_tokens']} tokens of context, {plan['slots']} "
-        f"requests at once in {batches} {'batch' if batches == 1 else 'batches'}, {plan['wire_dtype']} on the wire\n"
+        f"{plan.model} in epoch {plan.epoch}: {plan.context_tokens} tokens of context, {plan.slots} "
+        f"requests at once in {batches} {'batch' if batches == 1 else 'batches'}, {plan.wire_dtype} on the wire\n"
         f"{table(HEADINGS, rows)}\n{_standby(plan)}"
-        f"predicted {plan['predicted_tokens_per_s']:.1f} tokens/s for one request "
-        f"({plan['predicted_decode_ms']:.1f} ms per token), bottleneck {plan['bottleneck_node']}; "
-        f"{plan['objective']} plan, {plan['status']}, by {plan['solver']} in {plan['solve_ms']:.0f} ms"
-        f"{note}{_moves(plan['moves'])}"
+        f"predicted {plan.predicted_tokens_per_s:.1f} tokens/s for one request "
+        f"({plan.predicted_decode_ms:.1f} ms per token), bottleneck {plan.bottleneck_node}; "
+        f"{plan.objective} plan, {plan.status}, by {plan.solver} in {plan.solve_ms:.0f} ms"
+        f"{note}{_moves(plan.moves)}"
     )
 
 
-def _moves(moves: dict[str, Any]) -> str:
+def _moves(moves: MovesView) -> str:
     """The live move under way, else the last one."""
-    now, last = moves["now"], moves["last"]
+    now, last = moves.now, moves.last
     if now:
-        copied = f", {megabytes(now['copied_bytes'])} of {megabytes(now['expected_bytes'])} copied"
-        waits = f", waits for {', '.join(now['waits_for'])}" if now["waits_for"] else ""
-        how = copied if now["mode"] == "copy" else ", KV rows are computed again"
-        return f"\nmoving {now['units']} to epoch {now['to_epoch']}: {now['phase']}{how}{waits}"
+        copied = f", {megabytes(now.copied_bytes)} of {megabytes(now.expected_bytes)} copied"
+        waits = f", waits for {', '.join(now.waits_for)}" if now.waits_for else ""
+        how = copied if now.mode == "copy" else ", KV rows are computed again"
+        return f"\nmoving {now.units} to epoch {now.to_epoch}: {now.phase}{how}{waits}"
     if last:
-        return f"\nlast move: {last['units']}, readers waited {last['paused_s'] * 1e3:.0f} ms"
+        return f"\nlast move: {last.units}, readers waited {last.paused_s * 1e3:.0f} ms"
     return ""
 
 
-def describe_why(pipeline: dict[str, Any]) -> str:
+def describe_why(pipeline: PipelineDecisions) -> str:
     """A pipeline's decisions for people."""
-    where = f"in epoch {pipeline['epoch']}" if pipeline["epoch"] else "has no plan"
+    where = f"in epoch {pipeline.epoch}" if pipeline.epoch else "has no plan"
     rows = [
         (
-            f"{age_text(decision['last_s_ago'], SHORT_AGES)} ago",
-            f"{decision['times']} x",
-            decision["verdict"],
-            f"{decision['gain']:.1%}" if decision["gain"] else "-",
-            decision["reason"],
+            f"{age_text(decision.last_s_ago, SHORT_AGES)} ago",
+            f"{decision.times} x",
+            decision.verdict,
+            f"{decision.gain:.1%}" if decision.gain else "-",
+            decision.reason,
         )
-        for decision in pipeline["decisions"]
+        for decision in pipeline.decisions
     ]
-    lines = [f"{pipeline['pipeline']} {where}"]
+    lines = [f"{pipeline.pipeline} {where}"]
     lines.append(table(WHY_HEADINGS, rows) if rows else "Nothing had to be decided yet.")
-    if pipeline["stays"]:
-        lines.append(f"The plan stays for now: {pipeline['stays']}")
+    if pipeline.stays:
+        lines.append(f"The plan stays for now: {pipeline.stays}")
     return "\n".join(lines)
 
 
-def _row(stage: dict[str, Any]) -> tuple[str, ...]:
+def _row(stage: StageView) -> tuple[str, ...]:
     return (
-        str(stage["stage"]),
-        stage["node"],
-        stage["units"],
-        f"{stage['predicted_decode_ms']:.2f}",
-        f"{stage['predicted_hop_ms']:.2f}",
-        megabytes(stage["planned_bytes"]),
-        megabytes(stage["memory_limit_bytes"]),
-        megabytes(stage["peak_rss_bytes"]) if stage["peak_rss_bytes"] is not None else "-",
-        megabytes(stage["stored_bytes"]),
+        str(stage.stage),
+        stage.node,
+        stage.units,
+        f"{stage.predicted_decode_ms:.2f}",
+        f"{stage.predicted_hop_ms:.2f}",
+        megabytes(stage.planned_bytes),
+        megabytes(stage.memory_limit_bytes),
+        megabytes(stage.peak_rss_bytes) if stage.peak_rss_bytes is not None else "-",
+        megabytes(stage.stored_bytes),
     )
 
 
-def _standby(plan: dict[str, Any]) -> str:
+def _standby(plan: PlanInForce) -> str:
     """Which units of its neighbours each node keeps on its disk."""
-    nodes: dict[str, list[dict[str, Any]]] = {}
-    for kept in plan["standby"]:
-        nodes.setdefault(kept["node"], []).append(kept)
+    nodes: dict[str, list[StandbyView]] = {}
+    for kept in plan.standby:
+        nodes.setdefault(kept.node, []).append(kept)
     lines = []
     for node, ranges in nodes.items():
-        total, here = ranges[0]["node_bytes"], ranges[0]["node_bytes_on_disk"]
+        total, here = ranges[0].node_bytes, ranges[0].node_bytes_on_disk
         how_much = megabytes(total) if here is None else f"{megabytes(here)} of {megabytes(total)} on disk"
-        lines.append(f"{node} keeps {'; '.join(kept['units'] for kept in ranges)} on standby: {how_much}\n")
+        lines.append(f"{node} keeps {'; '.join(kept.units for kept in ranges)} on standby: {how_much}\n")
     return "".join(lines)
 
 
-def _history_row(plan: dict[str, Any]) -> tuple[str, ...]:
-    ring = " > ".join(f"{stage['node']} {stage['stop'] - stage['start']}" for stage in plan["stages"])
+def _history_row(plan: CommittedPlan) -> tuple[str, ...]:
+    ring = " > ".join(f"{stage.node} {stage.stop - stage.start}" for stage in plan.stages)
     return (
-        plan["epoch"],
-        plan["pipeline"],
-        datetime.fromtimestamp(plan["committed_at"]).isoformat(" ", "seconds"),
-        plan["objective"],
-        plan["model"],
+        plan.epoch,
+        plan.pipeline,
+        datetime.fromtimestamp(plan.committed_at).isoformat(" ", "seconds"),
+        plan.objective,
+        plan.model,
         ring,
-        f"{plan['predicted_tokens_per_s']:.1f}",
-        f"{plan['predicted_tokens_per_s_many']:.1f}",
+        f"{plan.predicted_tokens_per_s:.1f}",
+        f"{plan.predicted_tokens_per_s_many:.1f}",
     )

@@ -7,6 +7,7 @@ from typing import Any
 from orchestrator.text.figures import megabytes
 from orchestrator.text.table import table
 from orchestrator.text.units import describe_units
+from schemas.messages import PlanView
 
 FIGURES = (
     ("time per token", "predicted_decode_ms", "ms"),
@@ -16,14 +17,14 @@ FIGURES = (
 )
 
 
-def changes(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
+def changes(before: PlanView, after: PlanView) -> dict[str, Any]:
     """What nodes take over and give up, and how the predictions differ; JSON-able."""
     had, gets = _units(before), _units(after)
-    disk = {stage["node"]: stage["stored_bytes"] for stage in before["stages"]}
-    disk_after = {stage["node"]: stage["stored_bytes"] for stage in after["stages"]}
+    disk = {stage.node: stage.stored_bytes for stage in before.stages}
+    disk_after = {stage.node: stage.stored_bytes for stage in after.stages}
     return {
-        "before": before["epoch"],
-        "after": after["epoch"],
+        "before": before.epoch,
+        "after": after.epoch,
         "nodes": [
             {
                 "node": node,
@@ -34,20 +35,20 @@ def changes(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
             }
             for node in dict.fromkeys([*gets, *had])
         ],
-        "figures": {key: [before[key], after[key]] for _, key, _ in FIGURES},
-        "unit_count": after["unit_count"],
+        "figures": {key: [getattr(before, key), getattr(after, key)] for _, key, _ in FIGURES},
+        "unit_count": after.unit_count,
         "settings": {
-            key: [before[key], after[key]]
+            key: [getattr(before, key), getattr(after, key)]
             for key in ("model", "objective", "context_tokens", "slots", "wire_dtype")
-            if before[key] != after[key]
+            if getattr(before, key) != getattr(after, key)
         },
     }
 
 
-def _units(plan: dict[str, Any]) -> dict[str, set[int]]:
+def _units(plan: PlanView) -> dict[str, set[int]]:
     units: dict[str, set[int]] = {}
-    for stage in plan["stages"]:
-        units.setdefault(stage["node"], set()).update(range(stage["start"], stage["stop"]))
+    for stage in plan.stages:
+        units.setdefault(stage.node, set()).update(range(stage.start, stage.stop))
     return units
 
 

@@ -8,14 +8,16 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any
 
 import click
 
+from orchestrator.client import Client
 from orchestrator.commands.connection import connect
 from orchestrator.commands.output import print_json
 from orchestrator.commands.settings import Settings, bus_options, pass_settings
 from orchestrator.commands.top_view import draw
+from schemas.contract import dump
+from schemas.messages import OverviewReply
 
 _OTHER_SCREEN, _BACK = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"
 _HOME, _CLEAR_LINE, _CLEAR_BELOW = "\x1b[H", "\x1b[K", "\x1b[J"
@@ -39,20 +41,20 @@ def command(settings: Settings, once: bool, as_json: bool, interval_s: float) ->
     """Show pipelines and nodes at work: time per step, tokens/s, queues, batteries, heat, moves. Ctrl-C ends it."""
     live = sys.stdout.isatty() and not once and not as_json
     with connect(settings) as client:
-        said = client.control("top")  # an error is told on the screen that stays
+        said = client.overview()  # an error is told on the screen that stays
         if once:
-            print_json(said) if as_json else _print(said)
+            print_json(dump(said)) if as_json else _print(said)
             return
         with _other_screen() if live else contextlib.nullcontext(), contextlib.suppress(KeyboardInterrupt):
-            _go_on(client.control, said, interval_s, live=live, as_json=as_json)
+            _go_on(client, said, interval_s, live=live, as_json=as_json)
 
 
-def _go_on(ask: Any, said: dict[str, Any], interval_s: float, *, live: bool, as_json: bool) -> None:
+def _go_on(client: Client, said: OverviewReply, interval_s: float, *, live: bool, as_json: bool) -> None:
     never = threading.Event()
     due_s = time.monotonic()
     while True:
         if as_json:
-            print_json(said, indent=None)
+            print_json(dump(said), indent=None)
         elif live:
             _redraw(said)
         else:
@@ -60,15 +62,15 @@ def _go_on(ask: Any, said: dict[str, Any], interval_s: float, *, live: bool, as_
             click.echo()
         due_s = max(due_s + interval_s, time.monotonic())
         never.wait(due_s - time.monotonic())
-        said = ask("top")
+        said = client.overview()
 
 
-def _print(said: dict[str, Any]) -> None:
+def _print(said: OverviewReply) -> None:
     """Not a terminal: nothing is cut."""
     click.echo("\n".join(draw(said)))
 
 
-def _redraw(said: dict[str, Any]) -> None:
+def _redraw(said: OverviewReply) -> None:
     """Over what is there; the size is asked each time, so a window may change it."""
     size = shutil.get_terminal_size()
     lines = draw(said, width=size.columns, height=size.lines - 1)

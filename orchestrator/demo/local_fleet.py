@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from broker.child_process import ChildProcess
 from broker.local_broker import LocalBroker
@@ -20,7 +19,7 @@ from orchestrator.model.lock import owned_folder
 from orchestrator.model.manifest import Manifest
 from orchestrator.replanning.problem_builder import build_problem
 from schemas import PACKAGE_VERSION, PROTOCOL_VERSION
-from schemas.messages import NodeBirth, WireDtype
+from schemas.messages import NodeBirth, StatusReply, WireDtype
 
 CONTEXT_TOKENS = 512
 SLOTS = 2
@@ -167,23 +166,23 @@ class Fleet:
         while True:
             self.check()
             with contextlib.suppress(NoOrchestrator):
-                status = client.control("status", timeout_s=1.0)
+                status = client.status(timeout_s=1.0)
                 line = self._progress(status)
                 if line != said:
                     said = line
                     say(line)
-                if status["state"] == "serving" and status["nodes"] == len(self._limits_mb):
+                if status.state == "serving" and status.nodes == len(self._limits_mb):
                     return
             if time.monotonic() > deadline_s:
                 raise DemoFailed(f"not ready after {START_TIMEOUT_S:.0f} s; the last news were: {said or 'none'}")
             time.sleep(POLL_S)
 
-    def _progress(self, status: dict[str, Any]) -> str:
-        done_mb = sum(report["done_bytes"] for report in status["progress"].values()) / 1e6
-        total_mb = sum(report["total_bytes"] for report in status["progress"].values()) / 1e6
+    def _progress(self, status: StatusReply) -> str:
+        done_mb = sum(report.done_bytes for report in status.progress.values()) / 1e6
+        total_mb = sum(report.total_bytes for report in status.progress.values()) / 1e6
         fetched = f", {done_mb:.0f} of {total_mb:.0f} MB fetched" if total_mb else ""
-        reason = f": {status['reason']}" if status["reason"] else ""
-        return f"{status['nodes']} of {len(self._limits_mb)} nodes, {status['state']}{reason}{fetched}"
+        reason = f": {status.reason}" if status.reason else ""
+        return f"{status.nodes} of {len(self._limits_mb)} nodes, {status.state}{reason}{fetched}"
 
     def blob_bytes(self, node: str) -> int:
         """Bytes of model parts that a node has on disk."""

@@ -26,6 +26,7 @@ from schemas.messages import (
     HoldRequests,
     KvCopied,
     KvTarget,
+    MoveUnderWay,
     RequestsHeld,
     SegmentFailed,
     StageRef,
@@ -239,18 +240,18 @@ class LiveMigration:
             *self.rollout.fail(node, reason),
         ]
 
-    def view(self) -> dict[str, Any]:
-        """What ``linguabus status`` shows; JSON-able."""
-        return {
-            "phase": self.phase.value,
-            "from_epoch": str(self.running.epoch),
-            "to_epoch": str(self.plan.epoch),
-            "units": moved_units(self.running.ring, self.plan.ring),
-            "mode": "copy" if self.migration.copies else "prefill",
-            "expected_bytes": self.migration.copy_bytes if self.migration.copies else 0,
-            "copied_bytes": self.copied_bytes,
-            "waits_for": sorted({self.running.nodes[stage] for stage in self._missing}),
-        }
+    def view(self) -> MoveUnderWay:
+        """What ``linguabus status`` shows."""
+        return MoveUnderWay(
+            phase=self.phase.value,
+            from_epoch=str(self.running.epoch),
+            to_epoch=str(self.plan.epoch),
+            units=moved_units(self.running.ring, self.plan.ring),
+            mode="copy" if self.migration.copies else "prefill",
+            expected_bytes=self.migration.copy_bytes if self.migration.copies else 0,
+            copied_bytes=self.copied_bytes,
+            waits_for=tuple(sorted({self.running.nodes[stage] for stage in self._missing})),
+        )
 
     def _note(self, text: str, *, warning: bool = False) -> Note:
         return Note(f"move to epoch {self.plan.epoch}: {text}", warning=warning)

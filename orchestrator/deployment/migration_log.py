@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
 
 from orchestrator.deployment.live_migration import LiveMigration, moved_units
 from orchestrator.text.figures import megabytes
 from schemas.ewma import ewma
+from schemas.messages import MoveRecord, MovesView
 
 LEAST_BYTES = 256 * 1024
 """A smaller copy says more about messages' latency than about a link's rate."""
@@ -16,26 +15,13 @@ _WEIGHT = 0.3
 """Of the newest rate in the smoothed one."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class MigrationRecord:
-    """One move that ended. ``paused_s`` is from the hold to the switch."""
-
-    from_epoch: str
-    to_epoch: str
-    units: str
-    mode: str
-    requests: int
-    prepared_s: float
-    copied_bytes: int
-    copied_s: float
-    paused_s: float
-
-    def __str__(self) -> str:
-        copied = f"copied {megabytes(self.copied_bytes, 1)} in {self.copied_s:.1f} s"
-        return (
-            f"moved {self.units}: prepared {self.prepared_s:.1f} s,"
-            f" {copied if self.mode == 'copy' else 'KV rows are computed again'}, paused {self.paused_s * 1e3:.0f} ms"
-        )
+def describe_move(move: MoveRecord) -> str:
+    """A move for people."""
+    copied = f"copied {megabytes(move.copied_bytes, 1)} in {move.copied_s:.1f} s"
+    return (
+        f"moved {move.units}: prepared {move.prepared_s:.1f} s,"
+        f" {copied if move.mode == 'copy' else 'KV rows are computed again'}, paused {move.paused_s * 1e3:.0f} ms"
+    )
 
 
 class MigrationLog:
@@ -44,15 +30,15 @@ class MigrationLog:
     def __init__(self) -> None:
         self.done = 0
         self.failed = 0
-        self.last: MigrationRecord | None = None
+        self.last: MoveRecord | None = None
         self.last_failure = ""
         self._rates: dict[str, float] = {}
 
-    def succeeded(self, move: LiveMigration, requests: int, now_s: float) -> MigrationRecord:
+    def succeeded(self, move: LiveMigration, requests: int, now_s: float) -> MoveRecord:
         """The switch has been made."""
         plan = move.rollout.plan
         self.done += 1
-        self.last = MigrationRecord(
+        self.last = MoveRecord(
             from_epoch=str(move.running.epoch),
             to_epoch=str(plan.epoch),
             units=moved_units(move.running.ring, plan.ring),
@@ -80,11 +66,12 @@ class MigrationLog:
         """Bytes/s by node: what was seen in moves, else what was measured; 0 is unknown."""
         return {node: rate for node, rate in {**measured, **self._rates}.items() if rate > 0}
 
-    def view(self) -> dict[str, Any]:
-        """What ``linguabus status`` shows; JSON-able."""
-        return {
-            "done": self.done,
-            "failed": self.failed,
-            "last": asdict(self.last) if self.last else None,
-            "last_failure": self.last_failure,
-        }
+    def view(self, now: LiveMigration | None) -> MovesView:
+        """What ``linguabus status`` shows; ``now``: the move under way."""
+        return MovesView(
+            now=now.view() if now else None,
+            done=self.done,
+            failed=self.failed,
+            last=self.last,
+            last_failure=self.last_failure,
+        )

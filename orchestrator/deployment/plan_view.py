@@ -2,62 +2,62 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from orchestrator.deployment.plan import DeployedPlan
 from orchestrator.text.units import describe_units
-from schemas.messages import SegmentReady
+from schemas.messages import PlanView, SegmentReady, StageView
 
 
-def plan_view(plan: DeployedPlan, ready: dict[int, SegmentReady]) -> dict[str, Any]:
-    """What ``linguabus plan`` shows and the history keeps; JSON-able."""
+def plan_view(plan: DeployedPlan, ready: dict[int, SegmentReady]) -> PlanView:
+    """What ``linguabus plan`` shows and the history keeps."""
     predicted = plan.solution.predicted
     unit_count = plan.model.manifest.num_units
     stages = []
     for index, stage in enumerate(predicted.stages):
         of_node = predicted.of_node(stage.node)
         report = ready.get(index)
-        stages.append({
-            "stage": index,
-            "node": stage.node,
-            "start": stage.start,
-            "stop": stage.stop,
-            "units": describe_units(stage.start, stage.stop, unit_count),
-            "predicted_decode_ms": stage.decode_s * 1e3,
-            "predicted_hop_ms": stage.hop_s * 1e3,
-            "predicted_prefill_ms": stage.prefill_s * 1e3,
-            "weight_bytes": stage.weight_bytes,
-            "kv_bytes": stage.kv_bytes,
-            "planned_bytes": of_node.memory_bytes,
-            "memory_limit_bytes": of_node.memory_limit_bytes,
-            "stored_bytes": plan.stored_bytes(stage.node),
-            "rss_bytes": report.rss_bytes if report else None,
-            "peak_rss_bytes": report.peak_rss_bytes if report else None,
-            "downloaded_bytes": report.downloaded_bytes if report else None,
-            "load_s": report.load_s if report else None,
-        })  # fmt: skip
-    return {
-        "pipeline": plan.pipeline,
-        "epoch": str(plan.epoch),
-        "model": plan.model.name,
-        "context_tokens": plan.context_tokens,
-        "slots": plan.slots,
-        "batches": list(plan.batches),
-        "wire_dtype": plan.wire_dtype,
-        "chunk_tokens": plan.chunk_tokens,
-        "unit_count": unit_count,
-        "stages": stages,
-        "objective": plan.solution.objective.value,
-        "status": plan.solution.status.value,
-        "gap": plan.solution.gap,
-        "solver": plan.solution.solver,
-        "solver_note": plan.solution.solver_note,
-        "solver_gap": plan.solution.solver_gap,
-        "solve_ms": plan.solution.solve_s * 1e3,
-        "predicted_decode_ms": predicted.decode_s * 1e3,
-        "predicted_tokens_per_s": predicted.tokens_per_s,
-        "predicted_tokens_per_s_many": predicted.tokens_per_s_many,
-        "predicted_ttft_ms": predicted.ttft_s * 1e3,
-        "predicted_prompt_tokens": predicted.prompt_tokens,
-        "bottleneck_node": predicted.bottleneck_node,
-    }
+        stages.append(
+            StageView(
+                stage=index,
+                node=stage.node,
+                start=stage.start,
+                stop=stage.stop,
+                units=describe_units(stage.start, stage.stop, unit_count),
+                predicted_decode_ms=stage.decode_s * 1e3,
+                predicted_hop_ms=stage.hop_s * 1e3,
+                predicted_prefill_ms=stage.prefill_s * 1e3,
+                weight_bytes=stage.weight_bytes,
+                kv_bytes=stage.kv_bytes,
+                planned_bytes=of_node.memory_bytes,
+                memory_limit_bytes=of_node.memory_limit_bytes,
+                stored_bytes=plan.stored_bytes(stage.node),
+                rss_bytes=report.rss_bytes if report else None,
+                peak_rss_bytes=report.peak_rss_bytes if report else None,
+                downloaded_bytes=report.downloaded_bytes if report else None,
+                load_s=report.load_s if report else None,
+            )
+        )
+    return PlanView(
+        pipeline=plan.pipeline,
+        epoch=str(plan.epoch),
+        model=plan.model.name,
+        context_tokens=plan.context_tokens,
+        slots=plan.slots,
+        batches=plan.batches,
+        wire_dtype=plan.wire_dtype,
+        chunk_tokens=plan.chunk_tokens,
+        unit_count=unit_count,
+        stages=tuple(stages),
+        objective=plan.solution.objective.value,
+        status=plan.solution.status.value,
+        gap=plan.solution.gap,
+        solver=plan.solution.solver,
+        solver_note=plan.solution.solver_note,
+        solver_gap=plan.solution.solver_gap,
+        solve_ms=plan.solution.solve_s * 1e3,
+        predicted_decode_ms=predicted.decode_s * 1e3,
+        predicted_tokens_per_s=predicted.tokens_per_s,
+        predicted_tokens_per_s_many=predicted.tokens_per_s_many,
+        predicted_ttft_ms=predicted.ttft_s * 1e3,
+        predicted_prompt_tokens=predicted.prompt_tokens,
+        bottleneck_node=predicted.bottleneck_node,
+    )

@@ -10,7 +10,15 @@ from typing import Any
 from orchestrator.deployment.plan import DeployedPlan
 from orchestrator.effects import Effect, Note, command
 from orchestrator.text.figures import megabytes
-from schemas.messages import Basis, PrepareProgress, PrepareSegment, ReleaseSegment, SegmentFailed, SegmentReady
+from schemas.messages import (
+    Basis,
+    FetchProgress,
+    PrepareProgress,
+    PrepareSegment,
+    ReleaseSegment,
+    SegmentFailed,
+    SegmentReady,
+)
 
 
 class RolloutState(enum.Enum):
@@ -76,13 +84,14 @@ class Rollout:
             )
         ]
 
-    def progress_of_nodes(self) -> dict[str, dict[str, int]]:
+    def progress_of_nodes(self) -> dict[str, FetchProgress]:
         """Bytes that are there and bytes that are wanted, by node."""
-        total: dict[str, dict[str, int]] = {}
+        total: dict[str, FetchProgress] = {}
         for report in self.progress.values():
-            node = total.setdefault(report.node, {"done_bytes": 0, "total_bytes": 0})
-            node["done_bytes"] += report.done_bytes
-            node["total_bytes"] += report.total_bytes
+            so_far = total.get(report.node, FetchProgress(done_bytes=0, total_bytes=0))
+            total[report.node] = FetchProgress(
+                done_bytes=so_far.done_bytes + report.done_bytes, total_bytes=so_far.total_bytes + report.total_bytes
+            )
         return total
 
     def check(self, is_usable: Callable[[str, int], bool], now_s: float) -> list[Effect]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from orchestrator.deployment.plan import DeployedPlan
 from orchestrator.effects import Effect, Note, PlanStandby, Publish
@@ -19,7 +18,7 @@ from orchestrator.planning.problem import Problem
 from orchestrator.planning.solution import Standby
 from orchestrator.text.units import describe_units
 from schemas.limits import MAX_BLOBS
-from schemas.messages import BlobRef, Epoch, KeepBlobs
+from schemas.messages import BlobRef, Epoch, KeepBlobs, StandbyView
 from schemas.topics import NODE_COMMAND
 
 TIME_LIMIT_S = 2.0
@@ -87,25 +86,27 @@ class StandbyUnits:
         keep = KeepBlobs(pipeline=self._pipeline, blobs=blobs, blob_urls=self._blob_urls)
         return Publish(NODE_COMMAND.format(node=node), keep)
 
-    def view(self, plan: DeployedPlan, fleet: Mapping[str, Node]) -> list[dict[str, Any]]:
-        """What ``linguabus plan`` shows: who keeps what, and how much of it is there; JSON-able."""
+    def view(self, plan: DeployedPlan, fleet: Mapping[str, Node]) -> tuple[StandbyView, ...]:
+        """What ``linguabus plan`` shows: who keeps what, and how much of it is there."""
         if plan.epoch != self._planned:
-            return []
+            return ()
         unit_count = plan.model.manifest.num_units
         shown = []
         for node, kept in self._kept.items():
             total_bytes = sum(blob.size_bytes for blob in kept.blobs)
             beat = fleet[node].heartbeat if node in fleet else None
             for start, stop in kept.ranges:
-                shown.append({
-                    "node": node,
-                    "start": start,
-                    "stop": stop,
-                    "units": describe_units(start, stop, unit_count),
-                    "node_bytes": total_bytes,
-                    "node_bytes_on_disk": min(beat.standby_bytes, total_bytes) if beat else None,
-                })  # fmt: skip
-        return shown
+                shown.append(
+                    StandbyView(
+                        node=node,
+                        start=start,
+                        stop=stop,
+                        units=describe_units(start, stop, unit_count),
+                        node_bytes=total_bytes,
+                        node_bytes_on_disk=min(beat.standby_bytes, total_bytes) if beat else None,
+                    )
+                )
+        return tuple(shown)
 
 
 def kept_by(plan: DeployedPlan, node: str, standby: Sequence[Standby]) -> Kept:

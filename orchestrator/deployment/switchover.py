@@ -15,7 +15,7 @@ from typing import Any
 from orchestrator.deployment.coexistence import bytes_beside, fits_beside, migration_of
 from orchestrator.deployment.epochs import Epochs
 from orchestrator.deployment.live_migration import LiveMigration, MigrationPhase
-from orchestrator.deployment.migration_log import MigrationLog
+from orchestrator.deployment.migration_log import MigrationLog, describe_move
 from orchestrator.deployment.open_requests import OpenRequests
 from orchestrator.deployment.plan import Building, DeployedPlan, ReadyPlan
 from orchestrator.deployment.plan_view import plan_view
@@ -27,7 +27,7 @@ from orchestrator.model.served import BuiltSegment
 from orchestrator.planning.moves.kv_migration import Migration
 from orchestrator.planning.problem import Stage
 from orchestrator.timing import Timing
-from schemas.messages import Basis, Plan
+from schemas.messages import Basis, FetchProgress, MovesView, Plan
 from schemas.topics import PLAN
 
 
@@ -91,13 +91,13 @@ class Switchover:
                 return "moving"
         return ""
 
-    def progress(self) -> dict[str, dict[str, int]]:
+    def progress(self) -> dict[str, FetchProgress]:
         """Bytes of the segments on their way to the nodes."""
         return self.next.progress_of_nodes() if isinstance(self.next, Rollout) else {}
 
-    def moves_view(self) -> dict[str, Any]:
-        """Live moves: the one under way, and what became of the others; JSON-able."""
-        return {"now": self.next.view() if isinstance(self.next, LiveMigration) else None, **self.moves.view()}
+    def moves_view(self) -> MovesView:
+        """Live moves: the one under way, and what became of the others."""
+        return self.moves.view(self.next if isinstance(self.next, LiveMigration) else None)
 
     def migration_to(self, plan: DeployedPlan) -> Migration | None:
         """What moving the open requests to another plan would take; None when they can't be moved live."""
@@ -222,7 +222,7 @@ class Switchover:
         record = self.moves.succeeded(move, requests, now_s)
         plan = ReadyPlan(move.plan, move.rollout.ready)
         opened = self._requests.move(plan, move.held, now_s)
-        note = Note(f"{record}; {requests} requests go on", kind="moved", pipeline=move.plan.pipeline)
+        note = Note(f"{describe_move(record)}; {requests} requests go on", kind="moved", pipeline=move.plan.pipeline)
         return [*opened, *self._commit(move.rollout), note]
 
     def _end_move(self) -> None:
@@ -237,7 +237,7 @@ class Switchover:
         predicted = plan.solution.predicted
         return [
             _publish(plan.message()),
-            SavePlan(plan.epoch, plan.model.name, plan_view(plan, rollout.ready)),
+            SavePlan(plan.epoch, plan_view(plan, rollout.ready)),
             Note(
                 f"epoch {plan.epoch} of {plan.pipeline} is in force: {plan.model.name} on"
                 f" {', '.join(plan.solution.nodes)},"

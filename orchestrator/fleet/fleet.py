@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from orchestrator.fleet.health import Condition, HealthLimits, NodeHealth
 from schemas import PACKAGE_VERSION, PROTOCOL_VERSION
-from schemas.messages import Heartbeat, NodeBirth, NodeStatus, RefuseNode, RegisterAgain
+from schemas.messages import Heartbeat, HeldStage, NodeBirth, NodeStatus, NodeView, RefuseNode, RegisterAgain
 
 
 @dataclass(frozen=True)
@@ -261,9 +261,9 @@ class FleetState:
         known = self.nodes.get(node)
         return known is not None and known.usable and known.birth.incarnation == incarnation
 
-    def view(self, now_s: float) -> list[dict[str, Any]]:
-        """What ``linguabus nodes`` shows; JSON-able."""
-        return [{**_view(self.nodes[name], now_s), "drained": self.why_drained(name)} for name in sorted(self.nodes)]
+    def view(self, now_s: float) -> tuple[NodeView, ...]:
+        """What ``linguabus nodes`` shows."""
+        return tuple(_view(self.nodes[name], self.why_drained(name), now_s) for name in sorted(self.nodes))
 
 
 def _register(node: str) -> Tell:
@@ -281,46 +281,54 @@ def _mismatch(birth: NodeBirth) -> str:
     )
 
 
-def _view(node: Node, now_s: float) -> dict[str, Any]:
+def _state(node: Node) -> Literal["online", "silent", "offline", "refused"]:
+    if node.refused:
+        return "refused"
+    if node.usable:
+        return "online"
+    return "silent" if node.online else "offline"
+
+
+def _view(node: Node, drained: str, now_s: float) -> NodeView:
     birth, beat, health = node.birth, node.heartbeat, node.health
-    state = "refused" if node.refused else "online" if node.usable else "silent" if node.online else "offline"
-    return {
-        "node": birth.node,
-        "state": state,
-        "reason": node.refused or ("" if node.online else node.offline_reason),
-        "heard_s_ago": round(max(0.0, now_s - node.heard_s), 3),
-        "incarnation": birth.incarnation,
-        "package_version": birth.package_version,
-        "platform": birth.platform,
-        "python": birth.python,
-        "onnxruntime": birth.onnxruntime,
-        "threads": birth.threads,
-        "memory_bytes": birth.memory_bytes,
-        "overhead_bytes": birth.overhead_bytes,
-        "storage_bytes": birth.storage_bytes,
-        "speed_flops": birth.speed_flops,
-        "hop_ms": birth.hop_s * 1e3,
-        "uptime_s": beat.uptime_s if beat else None,
-        "rss_bytes": beat.rss_bytes if beat else None,
-        "peak_rss_bytes": beat.peak_rss_bytes if beat else None,
-        "available_bytes": beat.available_bytes if beat else None,
-        "blob_bytes": beat.blob_bytes if beat else None,
-        "standby_bytes": beat.standby_bytes if beat else None,
-        "cpu_percent": beat.cpu_percent if beat else None,
-        "battery_percent": beat.battery_percent if beat else None,
-        "charging": beat.charging if beat else None,
-        "battery_percent_per_hour": health.trend.percent_per_hour,
-        "temperature_c": beat.temperature_c if beat else None,
-        "battery_temperature_c": beat.battery_temperature_c if beat else None,
-        "cost_factor": health.condition.cost_factor,
-        "rtt_ms": beat.rtt_s * 1e3 if beat and beat.rtt_s is not None else None,
-        "leaving": node.leaving,
-        "flags": list(health.oddities),
-        "stages": [
-            {"pipeline": stage.pipeline, "epoch": str(stage.epoch), "stage": stage.stage}
+    return NodeView(
+        node=birth.node,
+        state=_state(node),
+        reason=node.refused or ("" if node.online else node.offline_reason),
+        heard_s_ago=round(max(0.0, now_s - node.heard_s), 3),
+        incarnation=birth.incarnation,
+        package_version=birth.package_version,
+        platform=birth.platform,
+        python=birth.python,
+        onnxruntime=birth.onnxruntime,
+        threads=birth.threads,
+        memory_bytes=birth.memory_bytes,
+        overhead_bytes=birth.overhead_bytes,
+        storage_bytes=birth.storage_bytes,
+        speed_flops=birth.speed_flops,
+        hop_ms=birth.hop_s * 1e3,
+        uptime_s=beat.uptime_s if beat else None,
+        rss_bytes=beat.rss_bytes if beat else None,
+        peak_rss_bytes=beat.peak_rss_bytes if beat else None,
+        available_bytes=beat.available_bytes if beat else None,
+        blob_bytes=beat.blob_bytes if beat else None,
+        standby_bytes=beat.standby_bytes if beat else None,
+        cpu_percent=beat.cpu_percent if beat else None,
+        battery_percent=beat.battery_percent if beat else None,
+        charging=beat.charging if beat else None,
+        battery_percent_per_hour=health.trend.percent_per_hour,
+        temperature_c=beat.temperature_c if beat else None,
+        battery_temperature_c=beat.battery_temperature_c if beat else None,
+        cost_factor=health.condition.cost_factor,
+        rtt_ms=beat.rtt_s * 1e3 if beat and beat.rtt_s is not None else None,
+        leaving=node.leaving,
+        flags=health.oddities,
+        stages=tuple(
+            HeldStage(pipeline=stage.pipeline, epoch=str(stage.epoch), stage=stage.stage)
             for stage in (beat.stages if beat else ())
-        ],
-        "frames_rejected": beat.frames_rejected if beat else None,
-        "frames_dropped": beat.frames_dropped if beat else None,
-        "reconnects": beat.reconnects if beat else None,
-    }
+        ),
+        frames_rejected=beat.frames_rejected if beat else None,
+        frames_dropped=beat.frames_dropped if beat else None,
+        reconnects=beat.reconnects if beat else None,
+        drained=drained,
+    )

@@ -15,7 +15,7 @@ from orchestrator.effects import Effect, Note, Publish, SaveProfile
 from orchestrator.model.manifest import Manifest
 from orchestrator.model.served import ServedModel
 from orchestrator.planning.profile import Profile
-from schemas.messages import NodeBirth, NodeProfile, ProbeNode
+from schemas.messages import NodeBirth, NodeProfile, ProbeNode, ProfileView
 from schemas.topics import NODE_COMMAND
 from schemas.units import BLOCK, EMBED, HEAD
 
@@ -55,11 +55,11 @@ class Profiles:
         found = ((birth, self._known.get((birth.node, fingerprint))) for birth in births)
         return {birth.node: profile for birth, profile in found if profile and profile.fits(birth)}
 
-    def view(self, births: Iterable[NodeBirth], manifest: Manifest, now_s: float) -> list[dict[str, Any]]:
-        """What plans of these nodes rest on: ages, spreads and what was observed since; JSON-able."""
+    def view(self, births: Iterable[NodeBirth], manifest: Manifest, now_s: float) -> tuple[ProfileView, ...]:
+        """What plans of these nodes rest on: ages, spreads and what was observed since."""
         births = tuple(births)
         known = self.of(births, manifest)
-        return [_view(birth, known.get(birth.node), now_s) for birth in births]
+        return tuple(_view(birth, known.get(birth.node), now_s) for birth in births)
 
     def ask(
         self, births: Iterable[NodeBirth], model: ServedModel, blob_urls: tuple[str, ...], wire: Any, now_s: float
@@ -124,21 +124,21 @@ class Profiles:
         return [SaveProfile(changed)]
 
 
-def _view(birth: NodeBirth, profile: Profile | None, now_s: float) -> dict[str, Any]:
+def _view(birth: NodeBirth, profile: Profile | None, now_s: float) -> ProfileView:
     """Without a profile the node is planned with what it reported when it joined."""
     if profile is None:
-        return {"node": birth.node, "measured": False, "hop_ms": birth.hop_s * 1e3}
+        return ProfileView(node=birth.node, measured=False, hop_ms=birth.hop_s * 1e3)
     blocks = profile.parts(BLOCK)[-1]
-    return {
-        "node": birth.node,
-        "measured": True,
-        "age_s": max(0.0, now_s - profile.measured_s),
-        "block_ms": profile.decode_s[1] * 1e3,
-        "block_spread_ms": blocks.decode_spread_s / blocks.units * 1e3,
-        "hop_ms": profile.measured.hop_s * 1e3,
-        "hop_spread_ms": profile.measured.hop_spread_s * 1e3,
-        "drift": profile.drift,
-    }
+    return ProfileView(
+        node=birth.node,
+        measured=True,
+        age_s=max(0.0, now_s - profile.measured_s),
+        block_ms=profile.decode_s[1] * 1e3,
+        block_spread_ms=blocks.decode_spread_s / blocks.units * 1e3,
+        hop_ms=profile.measured.hop_s * 1e3,
+        hop_spread_ms=profile.measured.hop_spread_s * 1e3,
+        drift=profile.drift,
+    )
 
 
 def _incomplete(measured: NodeProfile) -> str:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import asdict
-from typing import Any
 
 from orchestrator.effects import Note
 from schemas.limits import MAX_LINE
-from schemas.messages import FleetEvent
+from schemas.messages import MOST_EVENTS, FleetEvent
 
-KEPT = 500
+KEPT = MOST_EVENTS
 
 
 class EventLog:
@@ -39,6 +37,6 @@ class EventLog:
         self._events.append(event)
         return event
 
-    def view(self, limit: int = KEPT) -> list[dict[str, Any]]:
-        """The newest ``limit``; JSON-able, members as in the message."""
-        return [asdict(event) for event in list(self._events)[-limit:]]
+    def view(self, limit: int = KEPT) -> tuple[FleetEvent, ...]:
+        """The newest ``limit``."""
+        return tuple(self._events)[-limit:]

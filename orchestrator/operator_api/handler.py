@@ -1,151 +1,176 @@
 """What an operator may ask of a running orchestrator (pure).
 
-``nodes``, ``plan``, ``history`` and ``status`` answer at once; ``preview`` when the planner has; ``apply``, ``replan``
-and ``use_model`` when it is known what came of them.
+What is there and what goes on is answered at once (`operations`); ``preview`` when the planner has answered; ``apply``,
+``replan``, ``rebalance`` and ``use_model`` when it is known what came of them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 from orchestrator.control_plane import ControlPlane
-from orchestrator.effects import Effect, PreviewPlan, SaveConstraints, SaveModelChoice, TellHistory
+from orchestrator.effects import Asker, Effect, PreviewPlan, SaveConstraints, SaveModelChoice
 from orchestrator.operator_api import operations
 from orchestrator.operator_api.comparison import comparison
-from orchestrator.operator_api.replies import refuse as _refuse
-from orchestrator.operator_api.replies import reply as _reply
+from orchestrator.operator_api.replies import refuse, reply
 from orchestrator.pipelines.pipeline import Pipeline
 from orchestrator.pipelines.pool import PipelinePool
 from orchestrator.planning.errors import PlanningError
 from orchestrator.planning.problem import Problem
-from orchestrator.replanning.constraints import PlanConstraints, constraints_from
-from schemas.messages import ControlRequest
-
-OPERATIONS = tuple(
-    sorted(
-        (
-            "apply",
-            "history",
-            "nodes",
-            "plan",
-            "preview",
-            "rebalance",
-            "replan",
-            "status",
-            "use_model",
-            *operations.OPERATIONS,
-        )
-    )
+from schemas.errors import MessageError, UnexpectedType
+from schemas.messages import (
+    ApplyConstraints,
+    ApplyReply,
+    NoPlanExplanation,
+    NoPlanReply,
+    OperatorReply,
+    OperatorRequest,
+    PlanComparison,
+    PlanExplanation,
+    PreviewConstraints,
+    PreviewReply,
+    Rebalance,
+    RebalanceReply,
+    Replan,
+    ReplanReply,
+    UseModel,
+    UseModelReply,
+    name_of,
 )
-HISTORY = 20
-_MOST_HISTORY = 200
+from schemas.topics import CONTROL_SUBMIT
+
+_PREFIX = "control."
+"""Of the names of all operations."""
+
+Explanation = PlanExplanation | NoPlanExplanation
+
+
+@dataclass(frozen=True)
+class _Preview:
+    """The planner is at work on a preview, or on what is to be applied."""
+
+    asker: Asker
+    command: PreviewConstraints | ApplyConstraints
 
 
 @dataclass(frozen=True)
 class _Rebalance:
     """Under way: pipelines are compared one after the other, so that the first failure ends it."""
 
-    command: ControlRequest
+    asker: Asker
+    command: Rebalance
     pipelines: tuple[Pipeline, ...]
-    compared: tuple[dict[str, Any], ...]
+    compared: tuple[PlanComparison, ...]
     """Of the first ones."""
     problem: Problem
     """The planner's question for the next one."""
+
+
+@dataclass(frozen=True)
+class _Change:
+    """Somebody waits for the plans that are on their way; ``answer`` makes the reply from whether they ``changed``."""
+
+    asker: Asker
+    answer: Callable[..., OperatorReply]
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """Somebody waits for a model."""
+
+    asker: Asker
+    model: str
+
+    def made(self) -> list[Effect]:
+        """It is served, or will be as soon as anything is."""
+        return [SaveModelChoice(self.model), reply(self.asker, UseModelReply(model=self.model))]
 
 
 class OperatorHandler:
     """Commands, and who waits for the end of one."""
 
     def __init__(self) -> None:
-        self._replans: list[ControlRequest] = []
-        self._opening: ControlRequest | None = None
+        self._changes: list[_Change] = []
+        self._opening: _Choice | None = None
         """Waits for its model to be opened."""
-        self._switching: ControlRequest | None = None
+        self._switching: _Choice | None = None
         """Waits for the plan that serves its model."""
-        self._previews: dict[int, tuple[ControlRequest, PlanConstraints]] = {}
-        """By the planner's job; those that are to be applied too."""
+        self._previews: dict[int, _Preview] = {}
+        """By the planner's job."""
         self._rebalances: dict[int, _Rebalance] = {}
         """By the planner's job."""
-        self._compared: dict[str, dict[str, Any]] = {}
-        """By request: said once the plan is in force."""
         self._previewed = 0
 
-    def handle(self, command: ControlRequest, plane: ControlPlane, now_s: float) -> list[Effect]:
+    def handle(self, asker: Asker, command: OperatorRequest, plane: ControlPlane, now_s: float) -> list[Effect]:
         """Answer, or begin what the command asks for."""
-        match command.operation:
-            case "nodes":
-                return [_reply(command, {"nodes": plane.fleet.view(now_s)})]
-            case "plan":
-                return [self._plan(command, plane)]
-            case "status":
-                return [_reply(command, plane.status())]
-            case "preview" | "apply":
-                return self._preview(command, plane.pipelines)
-            case "rebalance":
-                return self._rebalance(command, plane)
-            case "history":
-                return [self._history(command)]
-            case "replan":
-                return self._replan(command, plane, now_s)
-            case "use_model":
-                return self._use_model(command, plane)
-            case operation if operation in operations.OPERATIONS:
-                return operations.handle(command, plane, now_s)
-        known = ", ".join(OPERATIONS)
-        return [_refuse(command, f"there is no operation {command.operation}: use one of {known}")]
+        match command:
+            case PreviewConstraints() | ApplyConstraints():
+                return self._preview(_Preview(asker, command), plane.pipelines)
+            case Rebalance():
+                return self._rebalance(asker, command, plane)
+            case Replan():
+                return self._replan(asker, plane, now_s)
+            case UseModel():
+                return self._use_model(_Choice(asker, command.model), plane)
+            case _:
+                return operations.answer(asker, command, plane, now_s)
 
     @staticmethod
-    def _plan(command: ControlRequest, plane: ControlPlane) -> Effect:
-        """The plan in force and what goes on beside it; those of all pipelines."""
-        lead = plane.pipeline
-        if lead.active is None:
-            what = f"{lead.state()}, no plan yet" if lead.is_planning else lead.report.why_none.reason
-            return _refuse(command, what)
-        views = [pipeline.plan_view() for pipeline in plane.pipelines.all if pipeline.active]
-        return _reply(command, {**views[0], "pipelines": views})
+    def unreadable(asker: Asker, error: MessageError) -> list[Effect]:
+        """A command that is none."""
+        if not isinstance(error, UnexpectedType):
+            return [refuse(asker, str(error))]
+        known = sorted(name_of(message).removeprefix(_PREFIX) for message in CONTROL_SUBMIT.messages)
+        asked = error.name.strip("'").removeprefix(_PREFIX)
+        return [refuse(asker, f"there is no operation {asked}: use one of {', '.join(known)}")]
 
-    def _preview(self, command: ControlRequest, pipelines: PipelinePool) -> list[Effect]:
+    # --- previews, and plans with other constraints -------------------------------------------------------------
+
+    def _preview(self, preview: _Preview, pipelines: PipelinePool) -> list[Effect]:
+        constraints = preview.command.constraints
         try:
-            constraints = constraints_from(command.arguments)
             problem = pipelines.preview(constraints)
         except PlanningError as error:
-            return [_refuse(command, str(error))]
+            return [refuse(preview.asker, str(error))]
         self._previewed -= 1
-        self._previews[self._previewed] = (command, constraints)
+        self._previews[self._previewed] = preview
         return [PreviewPlan(self._previewed, problem, pipelines.wanted_with(constraints))]
 
-    def previewed(self, job: int, explanation: dict[str, Any], pipelines: PipelinePool, now_s: float) -> list[Effect]:
+    def previewed(self, job: int, explanation: Explanation, pipelines: PipelinePool, now_s: float) -> list[Effect]:
         """The planner has answered: tell, or let the plan be made that respects the constraints."""
         if job in self._rebalances:
             return self._rebalanced(self._rebalances.pop(job), explanation, pipelines, now_s)
-        command, constraints = self._previews.pop(job)
-        if command.operation == "preview":
+        preview = self._previews.pop(job)
+        asker, constraints = preview.asker, preview.command.constraints
+        if isinstance(preview.command, PreviewConstraints):
             profiles = pipelines.profiles_view(now_s)
-            said = {"wishes": constraints.as_arguments(), "explanation": explanation, "profiles": profiles}
-            return [_reply(command, said)]
-        if not explanation["feasible"]:
-            return [_refuse(command, f"{explanation['reason']}; {explanation['smallest_fix']}")]
+            if isinstance(explanation, NoPlanExplanation):
+                return [reply(asker, NoPlanReply(constraints=constraints, explanation=explanation, profiles=profiles))]
+            return [reply(asker, PreviewReply(constraints=constraints, explanation=explanation, profiles=profiles))]
+        if isinstance(explanation, NoPlanExplanation):
+            return [refuse(asker, f"{explanation.reason}; {explanation.smallest_fix}")]
         pipelines.use_constraints(constraints)
         pipelines.force(now_s)
-        self._replans.append(command)
-        return [SaveConstraints(constraints.as_arguments())]
+        self._changes.append(_Change(asker, ApplyReply))
+        return [SaveConstraints(constraints)]
 
     def preview_failed(self, job: int, reason: str) -> list[Effect]:
         """The planner could not answer."""
-        command = self._rebalances.pop(job).command if job in self._rebalances else self._previews.pop(job)[0]
-        return [_refuse(command, reason)]
+        begun = self._rebalances.pop(job, None) or self._previews.pop(job)
+        return [refuse(begun.asker, reason)]
 
-    def _rebalance(self, command: ControlRequest, plane: ControlPlane) -> list[Effect]:
-        if not isinstance(command.arguments.get("dry_run", False), bool):
-            return [_refuse(command, "dry_run: use true or false")]
+    # --- plans in force beside the best ones ----------------------------------------------------------------------
+
+    def _rebalance(self, asker: Asker, command: Rebalance, plane: ControlPlane) -> list[Effect]:
         working = tuple(one for one in plane.pipelines.all if one.active and not one.is_resting)
         if not working:
-            return [_refuse(command, plane.pipeline.report.why_none.reason)]
-        return self._compare(command, working, ())
+            return [refuse(asker, plane.pipeline.report.why_none.reason)]
+        return self._compare(asker, command, working, ())
 
     def _compare(
-        self, command: ControlRequest, pipelines: tuple[Pipeline, ...], compared: tuple[dict[str, Any], ...]
+        self, asker: Asker, command: Rebalance, pipelines: tuple[Pipeline, ...], compared: tuple[PlanComparison, ...]
     ) -> list[Effect]:
         """Have the planner find the best plan of the next pipeline, with the nodes that it has."""
         try:
@@ -154,68 +179,55 @@ class OperatorHandler:
             if pipeline.active:  # its KV caches may be smaller than usual
                 problem = problem.with_caches(pipeline.active.plan.context_tokens, pipeline.active.plan.slots)
         except PlanningError as error:
-            return [_refuse(command, str(error))]
+            return [refuse(asker, str(error))]
         self._previewed -= 1
-        self._rebalances[self._previewed] = _Rebalance(command, pipelines, compared, problem)
+        self._rebalances[self._previewed] = _Rebalance(asker, command, pipelines, compared, problem)
         return [PreviewPlan(self._previewed, problem)]
 
     def _rebalanced(
-        self, rebalance: _Rebalance, explanation: dict[str, Any], pool: PipelinePool, now_s: float
+        self, rebalance: _Rebalance, explanation: Explanation, pool: PipelinePool, now_s: float
     ) -> list[Effect]:
         """Compare with the plan in force; when all are compared, replace those where it pays and is wanted."""
-        command, pipelines, compared = rebalance.command, rebalance.pipelines, rebalance.compared
+        asker, pipelines, compared = rebalance.asker, rebalance.pipelines, rebalance.compared
         pipeline = pipelines[len(compared)]
         if pipeline.active is None:
-            return [_refuse(command, pipeline.report.why_none.reason)]
+            return [refuse(asker, pipeline.report.why_none.reason)]
         found = comparison(rebalance.problem, pipeline.active.plan, explanation, pipeline.migration_to)
         compared = (*compared, found)
         if len(compared) < len(pipelines):
-            return self._compare(command, pipelines, compared)
-        said = {"pipelines": list(compared)}
-        moving = [one.name for one, found in zip(pipelines, compared, strict=True) if found["moves"]]
-        if command.arguments.get("dry_run", False) or not moving:
-            return [_reply(command, said)]
+            return self._compare(asker, rebalance.command, pipelines, compared)
+        moving = [one.name for one, found in zip(pipelines, compared, strict=True) if found.moves]
+        if rebalance.command.dry_run or not moving:
+            return [reply(asker, RebalanceReply(pipelines=compared))]
         pool.force(now_s, only=moving)
-        self._replans.append(command)
-        self._compared[command.request] = said
+        self._changes.append(_Change(asker, partial(RebalanceReply, pipelines=compared)))
         return []
 
-    @staticmethod
-    def _history(command: ControlRequest) -> Effect:
-        limit = command.arguments.get("limit", HISTORY)
-        if not isinstance(limit, int) or not 1 <= limit <= _MOST_HISTORY:
-            return _refuse(command, f"limit: use a number from 1 to {_MOST_HISTORY}")
-        return TellHistory(command, limit)
+    # --- other plans and models ---------------------------------------------------------------------------------
 
-    def _replan(self, command: ControlRequest, plane: ControlPlane, now_s: float) -> list[Effect]:
+    def _replan(self, asker: Asker, plane: ControlPlane, now_s: float) -> list[Effect]:
         if plane.pipeline.model is None:
-            return [_refuse(command, plane.pipeline.report.why_none.reason)]
-        self._replans.append(command)
+            return [refuse(asker, plane.pipeline.report.why_none.reason)]
+        self._changes.append(_Change(asker, ReplanReply))
         plane.pipelines.force(now_s)
         return []
 
-    def _use_model(self, command: ControlRequest, plane: ControlPlane) -> list[Effect]:
-        name = command.arguments.get("model")
-        if not isinstance(name, str) or not name:
-            return [_refuse(command, "use_model needs the argument model: a model's name")]
-        refusals = [
-            _refuse(earlier, f"meanwhile model {name} was chosen")
-            for earlier in (self._opening, self._switching)
-            if earlier
-        ]
-        self._opening, self._switching = command, None
-        return [*refusals, *plane.open_model(name)]
+    def _use_model(self, choice: _Choice, plane: ControlPlane) -> list[Effect]:
+        reason = f"meanwhile model {choice.model} was chosen"
+        refusals = [refuse(earlier.asker, reason) for earlier in (self._opening, self._switching) if earlier]
+        self._opening, self._switching = choice, None
+        return [*refusals, *plane.open_model(choice.model)]
 
     def model_opened(self, problem: str, pipeline: Pipeline) -> list[Effect]:
         """A model was opened, or could not be (then ``problem`` says why)."""
-        command, self._opening = self._opening, None
-        if command is None:
+        choice, self._opening = self._opening, None
+        if choice is None:
             return []
         if problem:
-            return [_refuse(command, problem)]
+            return [refuse(choice.asker, problem)]
         if pipeline.active is None:
-            return _chosen(command)
-        self._switching = command
+            return choice.made()
+        self._switching = choice
         return []
 
     def plan_outcomes(self, pipelines: PipelinePool) -> list[Effect]:
@@ -226,14 +238,9 @@ class OperatorHandler:
         effects: list[Effect] = []
         if self._switching:
             stays = pipelines.lead.active is not None and not last.ok
-            effects += [_refuse(self._switching, last.reason)] if stays else _chosen(self._switching)
-        for command in self._replans:
-            said = {**self._compared.pop(command.request, {}), "changed": last.changed}
-            effects.append(_reply(command, said) if last.ok else _refuse(command, last.reason))
-        self._switching, self._replans = None, []
+            effects += [refuse(self._switching.asker, last.reason)] if stays else self._switching.made()
+        for change in self._changes:
+            answer = change.answer(changed=last.changed)
+            effects.append(reply(change.asker, answer) if last.ok else refuse(change.asker, last.reason))
+        self._switching, self._changes = None, []
         return effects
-
-
-def _chosen(command: ControlRequest) -> list[Effect]:
-    name = command.arguments["model"]
-    return [SaveModelChoice(name), _reply(command, {"model": name})]

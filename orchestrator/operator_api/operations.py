@@ -1,40 +1,71 @@
-"""Commands that are answered at once, about nodes and what goes on (pure)."""
+"""Commands that are answered at once: what is there, what goes on, drains (pure)."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import assert_never
 
 from orchestrator.control_plane import ControlPlane
-from orchestrator.effects import Effect, SaveDrained, TellEvents
-from orchestrator.operator_api.event_log import KEPT
+from orchestrator.effects import Asker, Effect, SaveDrained, TellEvents, TellHistory
 from orchestrator.operator_api.overview import overview
 from orchestrator.operator_api.replies import refuse, reply
 from orchestrator.pipelines.pipeline import Pipeline
-from schemas.messages import ControlRequest
+from schemas.contract import members
+from schemas.messages import (
+    DecisionsReply,
+    DrainNode,
+    DrainReply,
+    NodesReply,
+    PipelineDecisions,
+    PlanReply,
+    ShowDecisions,
+    ShowEvents,
+    ShowHistory,
+    ShowNodes,
+    ShowOverview,
+    ShowPlan,
+    ShowStatus,
+)
 
-OPERATIONS = ("drain", "events", "top", "why")
+Question = ShowNodes | ShowPlan | ShowStatus | ShowOverview | ShowDecisions | ShowHistory | ShowEvents | DrainNode
 
 
-def handle(command: ControlRequest, plane: ControlPlane, now_s: float) -> list[Effect]:
-    """Answer one of ``OPERATIONS``."""
-    match command.operation:
-        case "drain":
-            return _drain(command, plane, now_s)
-        case "events":
-            return [_events(command)]
-        case "why":
-            return [reply(command, {"pipelines": [_why(pipeline, now_s) for pipeline in plane.serving()]})]
-    return [reply(command, overview(plane, now_s))]
+def answer(asker: Asker, question: Question, plane: ControlPlane, now_s: float) -> list[Effect]:
+    """Answer a command."""
+    match question:
+        case ShowNodes():
+            return [reply(asker, NodesReply(nodes=plane.fleet.view(now_s)))]
+        case ShowPlan():
+            return [_plan(asker, plane)]
+        case ShowStatus():
+            return [reply(asker, plane.status())]
+        case ShowOverview():
+            return [reply(asker, overview(plane, now_s))]
+        case ShowDecisions():
+            return [reply(asker, DecisionsReply(pipelines=tuple(_why(one, now_s) for one in plane.serving())))]
+        case ShowHistory(limit=limit):
+            return [TellHistory(asker, limit)]
+        case ShowEvents(limit=limit):
+            return [TellEvents(asker, limit)]
+        case DrainNode():
+            return _drain(asker, question, plane, now_s)
+    assert_never(question)
 
 
-def _drain(command: ControlRequest, plane: ControlPlane, now_s: float) -> list[Effect]:
+def _plan(asker: Asker, plane: ControlPlane) -> Effect:
+    """The plan in force and what goes on beside it; those of all pipelines."""
+    lead = plane.pipeline
+    if lead.active is None:
+        what = f"{lead.state()}, no plan yet" if lead.is_planning else lead.report.why_none.reason
+        return refuse(asker, what)
+    views = tuple(pipeline.plan_view() for pipeline in plane.pipelines.all if pipeline.active)
+    return reply(asker, PlanReply(**members(views[0]), pipelines=views))
+
+
+def _drain(asker: Asker, drain: DrainNode, plane: ControlPlane, now_s: float) -> list[Effect]:
     """Asked again it changes nothing and says how far it is: what the node still holds, and why if it is to stay."""
-    node, undo = command.arguments.get("node"), command.arguments.get("undo", False)
-    if not isinstance(node, str) or not isinstance(undo, bool):
-        return [refuse(command, "drain needs the argument node: a node's name")]
-    fleet = plane.fleet
+    node, undo, fleet = drain.node, drain.undo, plane.fleet
     if node not in fleet.nodes and node not in fleet.drained:
-        return [refuse(command, f"there is no node {node[:64]}: see linguabus nodes")]
+        return [refuse(asker, f"there is no node {node}: see linguabus nodes")]
     effects: list[Effect] = []
     if undo is (node in fleet.drained):
         effects = [SaveDrained(node, not undo), *plane.drain(node, not undo, now_s)]
@@ -43,28 +74,14 @@ def _drain(command: ControlRequest, plane: ControlPlane, now_s: float) -> list[E
     known = fleet.nodes.get(node)
     loaded = {stage.pipeline for stage in known.heartbeat.stages} if known and known.usable and known.heartbeat else ()
     held = sorted({pipeline.name for pipeline in holding} | set(loaded))
-    return [
-        *effects,
-        reply(command, {"node": node, "drained": fleet.why_drained(node), "holds": held, "stays": "; ".join(stays)}),
-    ]
+    said = DrainReply(node=node, drained=fleet.why_drained(node), holds=tuple(held), stays="; ".join(stays))
+    return [*effects, reply(asker, said)]
 
 
-def _why(pipeline: Pipeline, now_s: float) -> dict[str, Any]:
-    """A pipeline's decisions, oldest first, with their ages instead of times."""
-    decisions = [
-        {
-            **{key: value for key, value in entry.items() if key not in ("first_s", "last_s")},
-            "first_s_ago": round(now_s - entry["first_s"], 3),
-            "last_s_ago": round(now_s - entry["last_s"], 3),
-        }
-        for entry in sorted(pipeline.report.decisions.view(), key=lambda entry: entry["last_s"])
-    ]
-    epoch = str(pipeline.active.plan.epoch) if pipeline.active else None
-    return {"pipeline": pipeline.name, "epoch": epoch, "stays": pipeline.report.why_it_stays, "decisions": decisions}
-
-
-def _events(command: ControlRequest) -> Effect:
-    limit = command.arguments.get("limit", KEPT)
-    if not isinstance(limit, int) or not 1 <= limit <= KEPT:
-        return refuse(command, f"limit: use a number from 1 to {KEPT}")
-    return TellEvents(command, limit)
+def _why(pipeline: Pipeline, now_s: float) -> PipelineDecisions:
+    return PipelineDecisions(
+        pipeline=pipeline.name,
+        epoch=str(pipeline.active.plan.epoch) if pipeline.active else None,
+        stays=pipeline.report.why_it_stays,
+        decisions=pipeline.report.decisions.view(now_s),
+    )

@@ -22,10 +22,10 @@ from orchestrator.pipelines.pipeline import Pipeline
 from orchestrator.planning.errors import BadConstraint, PlanningError
 from orchestrator.planning.gain import LEAST_GAIN
 from orchestrator.planning.problem import Objective, Problem
-from orchestrator.replanning.constraints import PlanConstraints
+from orchestrator.replanning.constraints import refusal
 from orchestrator.replanning.jobs import Jobs
 from orchestrator.replanning.planner_input import PlannerInput
-from schemas.messages import NodeBirth
+from schemas.messages import NodeBirth, PlanConstraints
 
 _DIVISION = "/division"
 """Who asks the worker, where it is no pipeline: a name that none can have."""
@@ -86,7 +86,7 @@ class NodeAllocator:
 
     def wanted_with(self, constraints: PlanConstraints) -> int | None:
         """How many pipelines there should be with these constraints; None: as many as give most."""
-        one = self._rules.wanted is None and constraints.goal is not Objective.THROUGHPUT
+        one = self._rules.wanted is None and Objective(constraints.objective) is not Objective.THROUGHPUT
         return 1 if one or constraints.pins else self._rules.wanted
 
     @property
@@ -141,7 +141,7 @@ class NodeAllocator:
     def _divide(self, model: ServedModel, now_s: float) -> list[Effect]:
         births = self._births()
         constraints, conditions = self.lead.constraints, self._fleet.conditions()
-        refused = frozenset(birth.node for birth in births if constraints.refusal(birth.node, conditions[birth.node]))
+        refused = frozenset(birth.node for birth in births if refusal(constraints, birth.node, conditions[birth.node]))
         self._partition_schedule.notice(
             (model.name, refused, *((birth.node, birth.incarnation) for birth in births)), now_s
         )

@@ -26,7 +26,6 @@ from orchestrator.pipelines.partition import Group
 from orchestrator.pipelines.pipeline_nodes import PipelineNodes
 from orchestrator.planning.problem import Problem
 from orchestrator.planning.solution import Infeasible, Solution
-from orchestrator.replanning.constraints import PlanConstraints
 from orchestrator.replanning.jobs import Jobs
 from orchestrator.replanning.planner_input import PlannerInput
 from orchestrator.replanning.replanner import Replanner
@@ -34,7 +33,18 @@ from orchestrator.replanning.report import PlanningReport
 from orchestrator.replanning.target import PlanTarget
 from orchestrator.requests.scheduler import RequestScheduler
 from orchestrator.timing import Timing
-from schemas.messages import NodeBirth, Plan, RequestClosed, RequestFailed
+from schemas.contract import members
+from schemas.messages import (
+    FetchProgress,
+    MovesView,
+    NodeBirth,
+    PipelineStatus,
+    Plan,
+    PlanConstraints,
+    PlanInForce,
+    RequestClosed,
+    RequestFailed,
+)
 
 
 class Pipeline:
@@ -150,12 +160,12 @@ class Pipeline:
         """In a word or two for people."""
         return self._replanner.state()
 
-    def progress(self) -> dict[str, dict[str, int]]:
+    def progress(self) -> dict[str, FetchProgress]:
         """Bytes of the segments on their way to its nodes."""
         return self._switchover.progress()
 
-    def moves_view(self) -> dict[str, Any]:
-        """Live moves: the one under way, and what became of the others; JSON-able."""
+    def moves_view(self) -> MovesView:
+        """Live moves: the one under way, and what became of the others."""
         return self._switchover.moves_view()
 
     def preview(self, constraints: PlanConstraints | None = None) -> Problem:
@@ -346,29 +356,29 @@ class Pipeline:
 
     # --- what operators see -----------------------------------------------------------------------------------
 
-    def plan_view(self) -> dict[str, Any]:
-        """What ``linguabus plan`` shows of the plan in force; JSON-able."""
+    def plan_view(self) -> PlanInForce:
+        """What ``linguabus plan`` shows of the plan in force."""
         active = self.active
         assert active
-        return {
-            "state": self.state(),
-            **plan_view(active.plan, active.ready),
-            "standby": self.standby.view(active.plan, self._nodes.nodes),
-            "moves": self.moves_view(),
-        }
+        return PlanInForce(
+            **members(plan_view(active.plan, active.ready)),
+            state=self.state(),
+            standby=self.standby.view(active.plan, self._nodes.nodes),
+            moves=self.moves_view(),
+        )
 
-    def status(self) -> dict[str, Any]:
-        """JSON-able."""
+    def status(self) -> PipelineStatus:
+        """How it is."""
         active = self.active
-        return {
-            "pipeline": self.name,
-            "state": self.state(),
-            "model": active.plan.model.name if active else None,
-            "epoch": str(active.plan.epoch) if active else None,
-            "nodes": list(dict.fromkeys(active.plan.nodes)) if active else [],
-            "open_requests": self.requests.open_count,
-            "queued_requests": self.requests.queued_count,
-            "moves": self.moves_view(),
-            "predicted_tokens_per_s": active.plan.solution.predicted.tokens_per_s if active else None,
-            "predicted_tokens_per_s_many": active.plan.solution.predicted.tokens_per_s_many if active else None,
-        }
+        return PipelineStatus(
+            pipeline=self.name,
+            state=self.state(),
+            model=active.plan.model.name if active else None,
+            epoch=str(active.plan.epoch) if active else None,
+            nodes=tuple(dict.fromkeys(active.plan.nodes)) if active else (),
+            open_requests=self.requests.open_count,
+            queued_requests=self.requests.queued_count,
+            moves=self.moves_view(),
+            predicted_tokens_per_s=active.plan.solution.predicted.tokens_per_s if active else None,
+            predicted_tokens_per_s_many=active.plan.solution.predicted.tokens_per_s_many if active else None,
+        )

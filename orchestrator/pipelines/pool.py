@@ -28,11 +28,18 @@ from orchestrator.pipelines.routing import even_out, place
 from orchestrator.pipelines.token_rate import RateMeter
 from orchestrator.planning.problem import Problem
 from orchestrator.planning.solution import Infeasible, Solution
-from orchestrator.replanning.constraints import PlanConstraints
 from orchestrator.replanning.jobs import Jobs
 from orchestrator.replanning.planner_input import PlannerInput
 from orchestrator.timing import Timing
-from schemas.messages import CancelRequest, NodeProfile, Plan, SubmitRequest
+from schemas.messages import (
+    CancelRequest,
+    FetchProgress,
+    NodeProfile,
+    Plan,
+    PlanConstraints,
+    ProfileView,
+    SubmitRequest,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +137,7 @@ class PipelinePool:
         """Those that have nodes or requests."""
         return [one for one in self.all if not one.is_unused]
 
-    def progress(self) -> dict[str, dict[str, int]]:
+    def progress(self) -> dict[str, FetchProgress]:
         """Bytes of the segments on their way to the nodes."""
         return {node: done for pipeline in self.all for node, done in pipeline.progress().items()}
 
@@ -147,10 +154,10 @@ class PipelinePool:
         """
         return self._allocator.preview(constraints)
 
-    def profiles_view(self, now_s: float) -> list[dict[str, Any]]:
-        """What the nodes that are here measured with the model; JSON-able."""
+    def profiles_view(self, now_s: float) -> tuple[ProfileView, ...]:
+        """What the nodes that are here measured with the model."""
         model = self.lead.model
-        return self.profiles.view(self._fleet.usable(), model.manifest, now_s) if model else []
+        return self.profiles.view(self._fleet.usable(), model.manifest, now_s) if model else ()
 
     def wanted_with(self, constraints: PlanConstraints) -> int | None:
         """How many pipelines there would be with other constraints; None: as many as give most."""

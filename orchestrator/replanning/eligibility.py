@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from orchestrator.deployment.plan import DeployedPlan
 from orchestrator.fleet.fleet_view import FleetView
-from orchestrator.replanning.constraints import PlanConstraints
+from orchestrator.replanning.constraints import refusal
 from schemas.back_off import back_off_s
-from schemas.messages import NodeBirth
+from schemas.messages import NodeBirth, PlanConstraints
 
 
 class Eligibility:
@@ -47,7 +47,7 @@ class Eligibility:
 
     def _breaks_rules(self, node: str, constraints: PlanConstraints) -> bool:
         known = self._fleet.nodes.get(node)
-        return known is not None and constraints.refusal(node, known.health.condition) is not None
+        return known is not None and refusal(constraints, node, known.health.condition) is not None
 
     def rules_changed(self, node: str, constraints: PlanConstraints) -> bool:
         """Has it come to break the operator's rules, or to respect them again, since this was last asked?"""

@@ -12,10 +12,9 @@ from orchestrator.fleet.health import Condition
 from orchestrator.fleet.profiles import Profiles
 from orchestrator.model.served import ServedModel
 from orchestrator.planning.problem import Problem, Stage
-from orchestrator.replanning.constraints import PlanConstraints
 from orchestrator.replanning.problem_builder import build_problem, context_of
 from orchestrator.timing import DEFAULT_SLOTS, LEAST_CONTEXT_TOKENS
-from schemas.messages import NodeBirth, NodeProfile
+from schemas.messages import NodeBirth, NodeProfile, PlanConstraints
 
 
 class Conditions(Protocol):

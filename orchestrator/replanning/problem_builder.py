@@ -8,13 +8,13 @@ from dataclasses import replace
 
 from orchestrator.fleet.health import Condition
 from orchestrator.model.manifest import Blob, Manifest, Unit
-from orchestrator.planning.problem import Device, Problem, Stage, UnitRun
+from orchestrator.planning.problem import Device, Objective, Problem, Stage, UnitRun
 from orchestrator.planning.profile import Profile
-from orchestrator.replanning.constraints import PlanConstraints
+from orchestrator.replanning.constraints import planner_constraints
 from orchestrator.replanning.memory_model import ResidentFactors, resident_factors, workspace_bytes
 from orchestrator.timing import DEFAULT_CONTEXT_TOKENS
 from schemas.codec import WIRE_DTYPES, activation_payload_bytes
-from schemas.messages import NodeBirth, UnitKind, WireDtype
+from schemas.messages import NodeBirth, PlanConstraints, UnitKind, WireDtype
 from schemas.units import BLOCK, EMBED, HEAD
 
 PREFILL_GAIN = 4.0
@@ -49,7 +49,7 @@ def build_problem(
 
     Raises:
         PlanningError: no nodes, or figures that contradict each other.
-        BadConstraint: a wish that this model can't fulfil.
+        BadConstraint: a constraint that this model can't fulfil.
     """
     constraints = constraints or PlanConstraints()
     profiles, conditions = profiles or {}, conditions or {}
@@ -72,8 +72,8 @@ def build_problem(
         ),
         context_tokens=context_tokens,
         slots=slots,
-        objective=constraints.goal,
-        constraints=constraints.constraints(manifest.num_units),
+        objective=Objective(constraints.objective),
+        constraints=planner_constraints(constraints, manifest.num_units),
         activation_bytes=activation_payload_bytes(WIRE_DTYPES[wire_dtype], 1, manifest.width),
         workspace_bytes=workspace + common,
         workspace_bytes_per_token=longer - workspace,

@@ -31,7 +31,6 @@ from orchestrator.planning.errors import PlanningError
 from orchestrator.planning.problem import Problem
 from orchestrator.planning.solution import Infeasible, Solution
 from orchestrator.planning.solver.infeasible import shortage_text
-from orchestrator.replanning.constraints import PlanConstraints
 from orchestrator.replanning.eligibility import Eligibility
 from orchestrator.replanning.jobs import Jobs
 from orchestrator.replanning.planner_input import PlannerInput
@@ -39,7 +38,7 @@ from orchestrator.replanning.report import PlanningReport
 from orchestrator.replanning.schedule import ReplanSchedule
 from orchestrator.replanning.target import PlanTarget
 from orchestrator.timing import Timing
-from schemas.messages import Heartbeat, NodeBirth, NodeProfile
+from schemas.messages import Heartbeat, NodeBirth, NodeProfile, PlanConstraints
 
 
 class Replanner:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from orchestrator.model.served import ServedModel
-from orchestrator.replanning.constraints import PlanConstraints
+from schemas.messages import PlanConstraints
 
 
 @dataclass

@@ -11,13 +11,21 @@ import sqlite3
 import time
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import Any
 
 from orchestrator.errors import StateUnreadable
 from orchestrator.planning.profile import Profile
+from schemas import contract
 from schemas.closing import Closing
 from schemas.errors import ContractError
-from schemas.messages import Epoch, NodeProfile, decode, encode
+from schemas.messages import (
+    CommittedPlan,
+    Epoch,
+    NodeProfile,
+    PlanConstraints,
+    PlanView,
+    decode,
+    encode,
+)
 
 _BUSY_TIMEOUT_S = 5.0
 _KEPT_PLANS = 1000
@@ -45,6 +53,9 @@ CREATE TABLE drained (node TEXT PRIMARY KEY, since REAL NOT NULL)
 """,
     """
 DROP TABLE IF EXISTS nodes
+""",
+    """
+ALTER TABLE constraints RENAME COLUMN wishes TO constraints
 """,
 )
 """What each version changed."""
@@ -127,20 +138,20 @@ class Database(Closing):
         row = self._db.execute("SELECT generation, counter FROM epochs WHERE pipeline = ?", (pipeline,)).fetchone()
         return Epoch(generation=row[0], counter=row[1]) if row else None
 
-    def save_plan(self, pipeline: str, epoch: Epoch, model: str, details: dict[str, Any]) -> None:
+    def save_plan(self, epoch: Epoch, plan: PlanView) -> None:
         """Add a committed plan to the history, which keeps the newest 1000."""
-        row = (pipeline, epoch.generation, epoch.counter, model, time.time(), json.dumps(details))
+        row = (plan.pipeline, epoch.generation, epoch.counter, plan.model, time.time(), json.dumps(contract.dump(plan)))
         self._db.execute("INSERT OR REPLACE INTO plans VALUES (?, ?, ?, ?, ?, ?)", row)
         self._db.execute(
             """
             DELETE FROM plans WHERE pipeline = ?1 AND rowid NOT IN (
                 SELECT rowid FROM plans WHERE pipeline = ?1 ORDER BY generation DESC, counter DESC LIMIT ?2)
             """,
-            (pipeline, _KEPT_PLANS),
+            (plan.pipeline, _KEPT_PLANS),
         )
 
-    def plans(self, pipeline: str, *, limit: int = 20) -> list[dict[str, Any]]:
-        """Committed plans of a service, newest first: ``{"committed_at": ..., **details}``."""
+    def plans(self, pipeline: str, *, limit: int = 20) -> tuple[CommittedPlan, ...]:
+        """Committed plans of a service, newest first. What this version can't read is left out."""
         rows = self._db.execute(
             """
             SELECT committed_at, details FROM plans WHERE pipeline = ?1 OR pipeline GLOB ?1 || '-[0-9]*'
@@ -148,7 +159,11 @@ class Database(Closing):
             """,
             (pipeline, limit),
         )
-        return [{"committed_at": committed_at, **json.loads(details)} for committed_at, details in rows]
+        found = []
+        for committed_at, details in rows:
+            with suppress(ContractError):
+                found.append(contract.load(CommittedPlan, {"committed_at": committed_at, **json.loads(details)}))
+        return tuple(found)
 
     # --- nodes ------------------------------------------------------------------------------------------------
 
@@ -199,17 +214,22 @@ class Database(Closing):
                 )
         return found
 
-    # --- what an operator wishes ------------------------------------------------------------------------------
+    # --- what an operator wants of plans ----------------------------------------------------------------------
 
-    def save_constraints(self, pipeline: str, constraints: dict[str, Any]) -> None:
+    def save_constraints(self, pipeline: str, constraints: PlanConstraints) -> None:
         """Remember the constraints that plans of a pipeline are to respect."""
-        row = (pipeline, time.time(), json.dumps(constraints))
+        row = (pipeline, time.time(), json.dumps(contract.dump(constraints)))
         self._db.execute("INSERT OR REPLACE INTO constraints VALUES (?, ?, ?)", row)
 
-    def constraints(self, pipeline: str) -> dict[str, Any]:
-        """What was last saved; empty when nothing was."""
-        row = self._db.execute("SELECT wishes FROM constraints WHERE pipeline = ?", (pipeline,)).fetchone()
-        return dict(json.loads(row[0])) if row else {}
+    def constraints(self, pipeline: str) -> PlanConstraints:
+        """What was last saved; none when nothing was.
+
+        Raises:
+            MemberError: another version wrote what this one can't read.
+        """
+        row = self._db.execute("SELECT constraints FROM constraints WHERE pipeline = ?", (pipeline,)).fetchone()
+        found: PlanConstraints = contract.load(PlanConstraints, json.loads(row[0]) if row else {})
+        return found
 
     # --- requests ---------------------------------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ from orchestrator.control_plane import ControlPlane
 from orchestrator.core import Core
 from orchestrator.deployment.plan import ServingSettings
 from orchestrator.effects import (
+    Asker,
     BuildSegments,
     DivideFleet,
     Effect,
@@ -48,6 +49,7 @@ from orchestrator.events import (
     BusUp,
     Cancelled,
     Commanded,
+    CommandUnreadable,
     Event,
     Interrupted,
     NodeSaid,
@@ -60,16 +62,25 @@ from orchestrator.events import (
 from orchestrator.model.errors import ModelError
 from orchestrator.model.store import ModelStore
 from orchestrator.operator_api.event_log import EventLog
-from orchestrator.planning.errors import BadConstraint
-from orchestrator.replanning.constraints import constraints_from
+from orchestrator.operator_api.replies import reply
 from orchestrator.service.blobs import BLOBS_PATH, blob_routes
 from orchestrator.service.config import ServiceConfig
 from orchestrator.service.database import Database
 from orchestrator.service.http_server import HttpServer, reachable_urls
 from orchestrator.service.worker import Solver, Worker, default_solver
 from schemas.codec import Kind, decode_frames
-from schemas.errors import ContractError
-from schemas.messages import CancelRequest, ControlReply, ControlRequest, Plan, SubmitRequest, decode, encode
+from schemas.errors import ContractError, MemberError, MessageError
+from schemas.messages import (
+    CancelRequest,
+    EventsReply,
+    HistoryReply,
+    OperatorRefusal,
+    OperatorReply,
+    Plan,
+    SubmitRequest,
+    decode,
+    encode,
+)
 from schemas.topics import (
     CONTROL_REPLY,
     CONTROL_SUBMIT,
@@ -149,8 +160,8 @@ class Service:
         self.core.plane.fleet.drained.update(state.drained())
         self.core.plane.pipelines.profiles.load(state.profiles(time.monotonic()))
         try:
-            self.core.plane.pipelines.use_constraints(constraints_from(state.constraints(config.pipeline)))
-        except BadConstraint as error:
+            self.core.plane.pipelines.use_constraints(state.constraints(config.pipeline))
+        except MemberError as error:
             logger.error("the constraints of earlier plans are not respected: %s", error)
 
     # --- the loop ---------------------------------------------------------------------------------------------
@@ -213,7 +224,8 @@ class Service:
     # --- in ---------------------------------------------------------------------------------------------------
 
     def _read(self, delivery: Delivery) -> Sequence[Event]:
-        """The events behind a delivery; none for what breaks the contract, which is counted and logged once."""
+        """The events behind a delivery. What breaks the contract is counted and logged once; of a command, whoever
+        gave it is told."""
         try:
             if place := TOKEN.match(delivery.topic):
                 return _tokens(place, delivery.payload)
@@ -225,7 +237,8 @@ class Service:
             if kind not in self._logged and len(self._logged) < 1000:
                 self._logged.add(kind)
                 logger.warning("rejected a message on %s: %s", delivery.topic, error)
-            return ()
+            place = CONTROL_SUBMIT.match(delivery.topic)
+            return (CommandUnreadable(Asker(**place), error),) if place and isinstance(error, MessageError) else ()
 
     def _parse(self, delivery: Delivery) -> Event | None:
         topic, payload = delivery.topic, delivery.payload
@@ -241,8 +254,7 @@ class Service:
             cancel = decode(payload, CancelRequest)
             return Cancelled(place["client"], cancel) if cancel.request == place["request"] else None
         if place := CONTROL_SUBMIT.match(topic):
-            command = decode(payload, ControlRequest)
-            return Commanded(command) if command.client == place["client"] else None
+            return Commanded(Asker(**place), decode(payload, *CONTROL_SUBMIT.messages))
         return None
 
     # --- out --------------------------------------------------------------------------------------------------
@@ -275,8 +287,14 @@ class Service:
     def _publish(self, topic: str, message: Any, qos: int, retain: bool) -> None:
         try:
             self._bus.publish(topic, encode(message), qos=qos, retain=retain)
-        except (PayloadTooLarge, QueueFull) as error:
+        except (MessageError, PayloadTooLarge, QueueFull) as error:
             logger.error("a message on %s was not sent: %s", topic, error)
+            if CONTROL_REPLY.match(topic) and not isinstance(message, OperatorRefusal):
+                self._publish(topic, OperatorRefusal(reason=f"the answer can't be sent: {error}"), qos, retain)
+
+    def _answer(self, asker: Asker, answer: OperatorReply) -> None:
+        sent = reply(asker, answer)
+        self._publish(sent.topic, sent.message, sent.qos, sent.retain)
 
     def _tell(self, note: Note) -> None:
         """Operators hear of it too."""
@@ -284,22 +302,18 @@ class Service:
         if event:
             self._publish(EVENT.format(pipeline=event.pipeline), event, EVENT.qos, EVENT.retain)
 
-    def _answer(self, command: ControlRequest, result: dict[str, Any]) -> None:
-        topic = CONTROL_REPLY.format(client=command.client, request=command.request)
-        self._publish(topic, ControlReply(request=command.request, ok=True, result=result), 1, False)
-
     def _save(self, effect: Effect) -> None:
         match effect:
             case SaveEpoch(epoch):
                 self._state.save_epoch(self._pipeline, epoch)
-            case SavePlan(epoch, model, details):
-                self._state.save_plan(details["pipeline"], epoch, model, details)
+            case SavePlan(epoch, plan):
+                self._state.save_plan(epoch, plan)
             case SaveConstraints(constraints):
                 self._state.save_constraints(self._pipeline, constraints)
-            case TellHistory(command, limit):
-                self._answer(command, {"plans": self._state.plans(self._pipeline, limit=limit)})
-            case TellEvents(command, limit):
-                self._answer(command, {"events": self._journal.view(limit)})
+            case TellHistory(asker, limit):
+                self._answer(asker, HistoryReply(plans=self._state.plans(self._pipeline, limit=limit)))
+            case TellEvents(asker, limit):
+                self._answer(asker, EventsReply(events=self._journal.view(limit)))
             case SaveDrained(node, drained):
                 self._state.save_drained(node, drained)
             case SaveProfile(profile):

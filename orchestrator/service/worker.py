@@ -6,7 +6,7 @@ import logging
 import queue
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from dataclasses import replace
 
 from orchestrator.effects import (
     BuildSegments,
@@ -37,7 +37,16 @@ from orchestrator.model.store import ModelStore
 from orchestrator.planning.problem import Problem
 from orchestrator.planning.solution import Infeasible, Solution
 from schemas.errors import LinguabusError
-from schemas.messages import BlobRef, KvLayer, ProbePart, StageRef, UnitKind, WireDtype
+from schemas.messages import (
+    BlobRef,
+    KvLayer,
+    NoPlanExplanation,
+    PlanExplanation,
+    ProbePart,
+    StageRef,
+    UnitKind,
+    WireDtype,
+)
 from schemas.units import BLOCK, EMBED, HEAD
 
 logger = logging.getLogger(__name__)
@@ -141,21 +150,23 @@ def _failure(job: Job, reason: str) -> Event:
     return JobFailed(job.job, reason)
 
 
-def preview(problem: Problem, answer: Solution | Infeasible, pipelines: int | None = 1) -> dict[str, Any]:
+def preview(
+    problem: Problem, answer: Solution | Infeasible, pipelines: int | None = 1
+) -> PlanExplanation | NoPlanExplanation:
     """The planner's answer explained, with the standby units that its nodes would be told to keep and, as ``division``,
     the pipelines that the fleet would be divided into."""
-    from orchestrator.planning.explain.explain import explain
-    from orchestrator.planning.simulation.play import replicas_data
+    from orchestrator.planning.explain.explain import explain_plan, no_plan
+    from orchestrator.planning.simulation.play import division_of
     from orchestrator.planning.solver.replicas import Replicas, plan_replicas
     from orchestrator.planning.standby.plan_standby import plan_standby
 
     if isinstance(answer, Infeasible):
-        return explain(problem, answer)
-    explanation = explain(problem, answer, plan_standby(problem, answer.stages, disk_only=True).standby)
+        return no_plan(problem, answer)
+    explanation = explain_plan(problem, answer, plan_standby(problem, answer.stages, disk_only=True).standby)
     if pipelines != 1:
         found = plan_replicas(problem, prove=False, pipelines=pipelines)
         if isinstance(found, Replicas) and len(found.pipelines) > 1:
-            explanation["division"] = replicas_data(found)
+            return replace(explanation, division=division_of(found))
     return explanation
 
 

@@ -29,7 +29,7 @@ from tests.support.live_move import move
 from tests.support.nodes import NodeProcess, running_nodes, start_node
 from tests.support.polling import collect, subscribe
 from tests.support.ring import Ring
-from tests.support.services import patient_client, running_service, wait_until_serving
+from tests.support.services import apply, patient_client, running_service, wait_until_serving
 from tests.support.tiny_models import make_checkpoint
 
 pytestmark = [pytest.mark.arm64, pytest.mark.timeout(3600)]
@@ -191,8 +191,8 @@ def test_sigterm_in_mid_answer_hands_the_layers_over(store: ModelStore, mosquitt
         patient_client(mosquitto.url) as client,
     ):
         wait_until_serving(client)
-        client.control("apply", timeout_s=120.0, objective="throughput", pins=[["head", "here"]])
-        assert [stage["node"] for stage in client.control("plan")["stages"]] == ["phone", "here"]
+        apply(client, timeout_s=120.0, objective="throughput", pins=[["head", "here"]])
+        assert [stage.node for stage in client.plan().stages] == ["phone", "here"]
         expected = "".join(client.ask(prompt="def f(x):", max_tokens=80))
         answer = client.ask(prompt="def f(x):", max_tokens=80, stats=True)
         pieces = iter(answer)

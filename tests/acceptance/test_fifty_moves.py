@@ -31,6 +31,6 @@ def test_text_over_fifty_moves(
         for extra_s in itertools.cycle((-100.0, 100.0)):  # rows are copied in one round, computed again in the next
             monkeypatch.setattr(kv_migration, "HOLD_S", extra_s)
             assert [ids for ids, _ in fleet.read_while_moving(SAMPLINGS, TOKENS, 15)] == undisturbed
-            if fleet.moves()["done"] >= MOVES:
+            if fleet.moves().done >= MOVES:
                 break
-        assert fleet.moves()["failed"] == 0
+        assert fleet.moves().failed == 0

@@ -18,8 +18,7 @@ from schemas.codec import decode_frames
 from tests.support.mqtt_packets import Publish
 from tests.support.mqtt_proxy import MqttProxy, Send, Side
 from tests.support.nodes import running_nodes
-from tests.support.polling import DEADLINE_S
-from tests.support.services import patient_client, running_service, wait_until_serving
+from tests.support.services import apply, patient_client, running_service, wait_until_serving
 
 OWNER, HELPER = "owner", "helper"
 TOKENS_TOPIC = "linguabus/v1/token/#"
@@ -47,8 +46,8 @@ def world(mosquitto: LocalBroker, tiny_store: ModelStore, tmp_path: Path) -> Ite
         stack.enter_context(running_nodes([OWNER, HELPER], proxy.url, tmp_path))
         client = stack.enter_context(patient_client(mosquitto.url))
         wait_until_serving(client)
-        client.control("apply", timeout_s=DEADLINE_S, pins=[["ends", OWNER], ["0-3", HELPER]])
-        assert [stage["node"] for stage in client.control("plan")["stages"]] == [OWNER, HELPER, OWNER]
+        apply(client, pins=[["ends", OWNER], ["0-3", HELPER]])
+        assert [stage.node for stage in client.plan().stages] == [OWNER, HELPER, OWNER]
         yield World(client, proxy, ask(client))
 
 

@@ -23,7 +23,7 @@ from schemas.topics import NODE_COMMAND, REQUEST_STREAM, SEGMENT, TOKEN
 from tests.support.guarded_broker import guarded_broker
 from tests.support.nodes import running_nodes
 from tests.support.polling import DEADLINE_S, collect, deliveries
-from tests.support.services import wait_until_serving
+from tests.support.services import apply, wait_until_serving
 
 OWNER, OTHERS = "owner", ("helper", "bystander")
 PROMPT = "The capital of France"
@@ -87,9 +87,9 @@ def test_nobody_else_reads_tokens_or_text_and_the_text_is_the_same(port: int) ->
         plain_text = "".join(plain)
 
         pins = [["ends", OWNER], ["0-3", "helper"]]
-        assert client.control("apply", timeout_s=DEADLINE_S, pins=pins)["changed"]
-        ring = client.control("plan")["stages"]
-        assert [stage["node"] for stage in ring] == [OWNER, "helper", OWNER]
+        assert apply(client, pins=pins)
+        ring = client.plan().stages
+        assert [stage.node for stage in ring] == [OWNER, "helper", OWNER]
 
         spies = {}
         for name in OTHERS:

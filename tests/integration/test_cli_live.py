@@ -138,7 +138,7 @@ def test_ctrl_c_frees_the_nodes(served: Served, tmp_path: Path) -> None:
             process.send_signal(signal.SIGINT)
             _, errors = process.communicate(timeout=DEADLINE_S)
         assert (process.returncode, errors) == (130, b"")
-        assert client.control("status")["open_requests"] == 0
+        assert client.status().open_requests == 0
 
 
 def test_the_model_in_use_is_changed_over_to(served: Served, home: Path) -> None:

@@ -15,13 +15,13 @@ from broker.local_broker import LocalBroker
 from orchestrator import cli
 from orchestrator.client import Client
 from orchestrator.model.store import ModelStore
-from orchestrator.replanning.constraints import PlanConstraints
 from orchestrator.service.config import ServiceConfig
 from orchestrator.service.database import Database
 from orchestrator.timing import Timing
+from schemas.messages import PlanConstraints
 from tests.support.nodes import NodeProcess, running_nodes
 from tests.support.polling import DEADLINE_S
-from tests.support.services import patient_client, running_service, wait_until_serving
+from tests.support.services import apply, patient_client, running_service, wait_until_serving
 
 NAMES = ("alfa", "bravo", "charlie")
 PROMPT = "one two three four five six seven"
@@ -52,19 +52,19 @@ def serving(mosquitto: LocalBroker, store: ModelStore, folder: Path, min_nodes: 
 def use_all(client: Client) -> None:
     """A ring of all nodes with bravo in the middle."""
     ends = [["embed", "alfa"], ["head", "charlie"]]
-    client.control("apply", timeout_s=DEADLINE_S, objective="throughput", pins=ends)
+    apply(client, objective="throughput", pins=ends)
     assert ring(client) == list(NAMES)
 
 
 def ring(client: Client) -> list[str]:
-    return [stage["node"] for stage in client.control("plan")["stages"]]
+    return [stage.node for stage in client.plan().stages]
 
 
 def events(client: Client) -> dict[str, list[str]]:
     """Texts by kind."""
     found: dict[str, list[str]] = {}
-    for event in client.control("events")["events"]:
-        found.setdefault(event["kind"], []).append(event["text"])
+    for event in client.past_events().events:
+        found.setdefault(event.kind, []).append(event.text)
     return found
 
 
@@ -101,7 +101,7 @@ def test_a_node_that_joins_in_mid_answer_carries_layers(
     mosquitto: LocalBroker, tiny_store: ModelStore, tmp_path: Path
 ) -> None:
     with Database(tmp_path / "state.sqlite3") as state:
-        state.save_constraints("main", PlanConstraints(pins=(("embed", "alfa"), ("head", "charlie"))).as_arguments())
+        state.save_constraints("main", PlanConstraints(pins=(("embed", "alfa"), ("head", "charlie"))))
     with (
         running_nodes(["alfa", "charlie"], mosquitto.url, tmp_path, "--emulate-speed", "0.01"),
         serving(mosquitto, tiny_store, tmp_path, min_nodes=2) as client,
@@ -131,10 +131,10 @@ def test_a_phone_with_a_low_battery_gets_no_layers(
             serving(mosquitto, tiny_store, tmp_path, min_nodes=2) as client,
         ):
             assert ring(client) == ["pi"], "though the phone is quicker"
-            shown = next(node for node in client.control("nodes")["nodes"] if node["node"] == "phone")
-            assert (shown["battery_percent"], shown["charging"], shown["battery_temperature_c"]) == (12, False, 31.5)
-            assert shown["drained"] == "its battery is at 12 %, not charging"
-            assert shown["cost_factor"] == 2.0
+            shown = next(node for node in client.nodes().nodes if node.node == "phone")
+            assert (shown.battery_percent, shown.charging, shown.battery_temperature_c) == (12, False, 31.5)
+            assert shown.drained == "its battery is at 12 %, not charging"
+            assert shown.cost_factor == 2.0
 
 
 def test_node_drain_empties_a_node_that_stays_and_may_come_back(
@@ -154,12 +154,11 @@ def test_node_drain_empties_a_node_that_stays_and_may_come_back(
         assert capsys.readouterr().out.startswith("bravo holds no layers")
         assert ring(client) == ["alfa", "charlie"]
         assert begun + "".join(pieces) == expected
-        top = client.control("top")
-        bravo = next(node for node in top["nodes"] if node["node"] == "bravo")
-        assert (bravo["state"], bravo["drained"], bravo["stages"]) == ("online", "an operator drains it", [])
-        assert bravo["rtt_ms"] > 0
+        bravo = next(node for node in client.overview().nodes if node.node == "bravo")
+        assert (bravo.state, bravo.drained, bravo.stages) == ("online", "an operator drains it", ())
+        assert bravo.rtt_ms
     with serving(mosquitto, tiny_store, tmp_path) as client:
         assert ring(client) == ["alfa", "charlie"], "remembered over a restart"
         assert cli.run(["node", "drain", "bravo", "--undo", "--broker", mosquitto.url]) == 0
-        assert client.control("rebalance", timeout_s=DEADLINE_S)["changed"]
+        assert client.rebalance(timeout_s=DEADLINE_S).changed
         assert ring(client) == list(NAMES)

@@ -27,13 +27,14 @@ def test_the_text_is_that_of_an_undisturbed_run(
         moved = fleet.read_while_moving(SAMPLINGS, TOKENS, 4)
         moves = fleet.moves()
     assert [ids for ids, _ in moved] == [ids for ids, _ in undisturbed]
-    assert moves["done"] >= 2
-    assert (moves["failed"], moves["last"]["mode"]) == (0, mode)
+    assert moves.done >= 2
+    assert moves.last
+    assert (moves.failed, moves.last.mode) == (0, mode)
     computed = max(stage.positions for _, stages in moved for stage in stages)
     if mode == "copy":
-        assert computed <= PROMPT_TOKENS + TOKENS + moves["done"], "at most a token that was not heard yet, per move"
+        assert computed <= PROMPT_TOKENS + TOKENS + moves.done, "at most a token that was not heard yet, per move"
     else:
-        assert moves["last"]["copied_bytes"] == 0
+        assert moves.last.copied_bytes == 0
 
 
 def test_a_node_that_joins_in_mid_answer_takes_layers_over(
@@ -46,5 +47,5 @@ def test_a_node_that_joins_in_mid_answer_takes_layers_over(
         ((joined, stages),) = fleet.read([Sampling()], 230)
         assert {stage.node for stage in stages} == {"b"}
         ((undisturbed, _),) = fleet.read([Sampling()], 230)
-        assert fleet.moves()["done"] >= 1
+        assert fleet.moves().done >= 1
     assert joined == undisturbed

@@ -63,7 +63,7 @@ def test_what_is_typed_reaches_the_nodes_as_text(mosquitto: LocalBroker, store: 
     with MqttBus(mosquitto.url, client_id="listener") as bus:
         bus.connect()
         bus.subscribe([NODE_COMMAND.filter()], qos=1)
-        client.control("status")  # a round trip later the subscription is in force
+        client.status()  # a round trip later the subscription is in force
         assert ask(client, TYPED)
         assert "".join(client.ask(prompt=TYPED, max_tokens=4))
         prompts: list[tuple[int, ...]] = []
@@ -85,7 +85,7 @@ def test_a_template_that_hangs_or_fails_is_an_error_for_one_asker(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     hanging = client.ask([ChatMessage(role="user", content="hang")])
-    assert client.control("status")["state"] == "serving"
+    assert client.status().state == "serving"
     with pytest.raises(AnswerFailed, match="chat template takes") as failed:
         list(hanging)
     assert failed.value.code == "bad_request"

@@ -22,8 +22,18 @@ from orchestrator.service.config import ServiceConfig
 from orchestrator.service.database import Database
 from orchestrator.service.service import Service, ServiceInfo, run_service
 from orchestrator.timing import Timing
-from schemas.messages import ChatMessage, Epoch, NodeStatus, Plan, decode, encode
-from schemas.topics import NODE_STATUS, PLAN, REQUEST_SUBMIT, TOKEN
+from schemas.messages import (
+    ChatMessage,
+    Epoch,
+    FleetEvent,
+    NodeStatus,
+    OperatorRefusal,
+    Plan,
+    UseModelReply,
+    decode,
+    encode,
+)
+from schemas.topics import CONTROL_REPLY, CONTROL_SUBMIT, NODE_STATUS, PLAN, REQUEST_SUBMIT, TOKEN
 from tests.support.orchestrating import BLOB_URL, plan_quickly
 from tests.support.polling import DEADLINE_S
 from tests.support.scripted_fleet import ScriptedFleet, TinyStore, prepared
@@ -121,26 +131,59 @@ def test_events_are_published_and_kept_and_drains_are_remembered(
 ) -> None:
     client.listen()
     with running(broker, tmp_path):
-        heard: list[dict[str, Any]] = []
+        heard: list[FleetEvent] = []
         kinds: Counter[str] = Counter()
         while kinds["joined"] < 4 or not kinds["plan"]:  # on a busy machine a plan may be made before all have joined
             heard += client.events()
-            kinds = Counter(event["kind"] for event in heard)
-        assert heard[0]["kind"] == "model"
+            kinds = Counter(event.kind for event in heard)
+        assert heard[0].kind == "model"
         assert set(kinds) == {"model", "joined", "plan"}
-        assert [event["number"] for event in heard] == list(range(1, len(heard) + 1))
-        assert client.control("events")["events"][: len(heard)] == heard
-        assert client.control("events", limit=1)["events"] == client.control("events")["events"][-1:]
-        used = [stage["node"] for stage in client.control("plan")["stages"]]
-        client.control("drain", node=used[1])
-        while used[1] in [stage["node"] for stage in client.control("plan")["stages"]]:
+        assert [event.number for event in heard] == list(range(1, len(heard) + 1))
+        assert list(client.past_events().events[: len(heard)]) == heard
+        assert client.past_events(1).events == client.past_events().events[-1:]
+        used = [stage.node for stage in client.plan().stages]
+        client.drain(used[1])
+        while used[1] in [stage.node for stage in client.plan().stages]:
             client.events()
         with Database(tmp_path / "state.sqlite3") as state:
             assert state.drained() == {used[1]}
     with running(broker, tmp_path) as again:
         assert again.service.core.plane.fleet.drained == {used[1]}
-        client.control("drain", node=used[1], undo=True)
+        client.drain(used[1], undo=True)
         assert again.state.drained() == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("payload", "reason"),
+    [
+        (b"show me the plan", "not JSON: "),
+        (b'{"type": "control.explode", "v": 1}', "there is no operation explode: use one of apply, drain, events, "),
+        (b'{"type": "control.drain", "v": 1}', "node: is missing"),
+        (b'{"type": "control.drain", "v": 1, "node": "a", "undo": "yes"}', "undo: must be true or false"),
+        (b'{"type": "control.plan", "v": 2}', "v: this version reads 1"),
+    ],
+)
+def test_whoever_sends_what_is_no_command_is_told(
+    broker: MemoryBroker, tmp_path: Path, payload: bytes, reason: str
+) -> None:
+    place = {"client": "mallory", "request": "no-number"}
+    with running(broker, tmp_path) as service:
+        listener = Listener(broker, CONTROL_REPLY.filter(client="mallory"))
+        connected(broker, "mallory").publish(CONTROL_SUBMIT.format(**place), payload, qos=1)
+        answer = listener.until(lambda _delivery: True)
+        assert answer.topic == CONTROL_REPLY.format(**place)
+        assert decode(answer.payload, OperatorRefusal).reason.startswith(reason)
+        assert service.service.messages_rejected == 1
+
+
+def test_an_answer_that_can_not_be_sent_is_refused(
+    broker: MemoryBroker, fleet: ScriptedFleet, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running(broker, tmp_path):
+        hello(client)
+        monkeypatch.setattr("schemas.registry.MAX_MESSAGE_BYTES", 500)
+        with pytest.raises(ControlRefused, match="the answer can't be sent: message of"):
+            client.nodes()
 
 
 def plans(broker: MemoryBroker) -> Listener:
@@ -161,10 +204,9 @@ def test_a_question_is_answered(broker: MemoryBroker, fleet: ScriptedFleet, clie
         assert answer.end
         assert answer.end.completion_tokens == 10
         assert len(answer.end.stages) == 3
-        plan = client.control("plan")
-        assert [stage["node"] for stage in plan["stages"]] == [s.node for s in answer.end.stages]
-        assert client.control("status")["state"] == "serving"
-        assert len(client.control("nodes")["nodes"]) == 4
+        assert [stage.node for stage in client.plan().stages] == [s.node for s in answer.end.stages]
+        assert client.status().state == "serving"
+        assert len(client.nodes().nodes) == 4
         assert len(prepared(fleet)) == 3
 
 
@@ -298,12 +340,12 @@ def test_use_model_is_remembered_by_the_store(
     store = TinyStore(make_manifest(), make_manifest("other"))
     with running(broker, tmp_path, store):
         hello(client)
-        assert client.control("use_model", model="other") == {"model": "other"}
+        assert client.use_model("other") == UseModelReply(model="other")
         assert hello(client) == answer_text(5, 10)
-        assert client.control("plan")["model"] == "other"
+        assert client.plan().model == "other"
         assert store.active == "other"
         with pytest.raises(ControlRefused):
-            client.control("use_model", model="gone")
+            client.use_model("gone")
 
 
 def test_a_worker_that_breaks_is_an_answer_not_a_crash(
@@ -351,7 +393,7 @@ def test_the_service_starts_without_a_model_answers_and_stops(mosquitto: LocalBr
             with pytest.raises(AnswerFailed, match="no model is active") as error:
                 hello(client)
             assert error.value.code == "no_model"
-            assert client.control("status")["generation"] == info.generation == 1
+            assert client.status().generation == info.generation == 1
     finally:
         stop.set()
         thread.join(DEADLINE_S)

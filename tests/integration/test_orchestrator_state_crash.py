@@ -14,13 +14,14 @@ import sys
 from pathlib import Path
 from orchestrator.service.database import Database
 from schemas.messages import Epoch
+from tests.support.plans import plan_of
 
 state = Database(Path(sys.argv[1]))
 generation = state.next_generation("main")
 for counter in range(1, 1_000_000):
     epoch = Epoch(generation=generation, counter=counter)
     state.save_epoch("main", epoch)
-    state.save_plan("main", epoch, "tiny", {"filler": "x" * 500})
+    state.save_plan(epoch, plan_of("main", epoch))
     state.begin_request("main", "cli", f"{generation * 1_000_000 + counter:016x}")
     print(generation, counter, flush=True)
 """

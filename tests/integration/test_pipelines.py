@@ -6,7 +6,6 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -16,8 +15,7 @@ from orchestrator.model.store import ModelStore
 from orchestrator.service.config import ServiceConfig
 from orchestrator.timing import Timing
 from tests.support.nodes import NodeProcess, running_nodes
-from tests.support.polling import DEADLINE_S
-from tests.support.services import patient_client, running_service, wait_until_serving
+from tests.support.services import apply, patient_client, running_service, wait_until_serving
 
 NAMES = ("alfa", "bravo", "charlie", "delta")
 PROMPTS = [f"{word} of the story" for word in ("begin", "heart", "moral", "end", "price", "sound", "depth", "weight")]
@@ -40,7 +38,7 @@ def serving(mosquitto: LocalBroker, store: ModelStore, folder: Path, pipelines: 
     )  # fmt: skip
     with running_service(config), patient_client(mosquitto.url) as client:
         wait_until_serving(client)
-        client.control("apply", timeout_s=DEADLINE_S, objective="throughput")
+        apply(client, objective="throughput")
         yield client
 
 
@@ -57,8 +55,7 @@ def read(answers: list[Answer]) -> list[list[int]]:
 
 def rings(client: Client) -> dict[str, set[str]]:
     """Nodes by pipeline."""
-    plans: list[dict[str, Any]] = client.control("plan")["pipelines"]
-    return {plan["pipeline"]: {stage["node"] for stage in plan["stages"]} for plan in plans}
+    return {plan.pipeline: {stage.node for stage in plan.stages} for plan in client.plan().pipelines}
 
 
 def ends(answers: list[Answer]) -> set[frozenset[str]]:
@@ -68,7 +65,7 @@ def ends(answers: list[Answer]) -> set[frozenset[str]]:
 
 def open_requests(client: Client) -> dict[str, int]:
     """By pipeline."""
-    return {one["pipeline"]: one["open_requests"] for one in client.control("status")["pipelines"]}
+    return {one.pipeline: one.open_requests for one in client.status().pipelines}
 
 
 def test_two_pipelines_answer_as_one(

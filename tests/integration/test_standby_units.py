@@ -15,8 +15,8 @@ from orchestrator.service.blobs import BLOBS_PATH, blob_routes
 from orchestrator.service.config import ServiceConfig
 from orchestrator.service.http_server import HttpServer
 from schemas.messages import BlobRef, KeepBlobs
+from tests.support import services
 from tests.support.nodes import NodeProcess, running_nodes
-from tests.support.polling import DEADLINE_S
 from tests.support.ring import PIPELINE, Ring
 from tests.support.services import patient_client, running_service
 
@@ -96,22 +96,22 @@ def test_the_orchestrator_has_them_fetched_and_a_new_plan_uses_them(
         ring.wait("nodes", lambda: ring.online.issuperset(nodes))
         apply(client, embed="alfa", **{"0": "alfa", "1-3": "bravo"}, head="bravo")
         ring.wait("standby units", lambda: standby_is_complete(client))
-        assert {one["node"] for one in client.control("plan")["standby"]} == set(NAMES)
+        assert {one.node for one in client.plan().standby} == set(NAMES)
 
         apply(client, embed="alfa", **{"0-2": "alfa", "3": "bravo"}, head="bravo")
-        first, last = client.control("plan")["stages"]
-        assert (first["node"], first["stop"], last["start"]) == ("alfa", 4, 4)
+        first, last = client.plan().stages
+        assert (first.node, first.stop, last.start) == ("alfa", 4, 4)
         for stage in (first, last):
-            graph = tiny_model.segment(stage["start"], stage["stop"], wire="fp16").graph
-            assert stage["downloaded_bytes"] in (0, graph.size_bytes)
+            graph = tiny_model.segment(stage.start, stage.stop, wire="fp16").graph
+            assert stage.downloaded_bytes in (0, graph.size_bytes)
 
 
 def apply(client: Client, **nodes: str) -> None:
     """Have a plan in force that keeps these units on these nodes."""
-    client.control("apply", timeout_s=DEADLINE_S, pins=list(nodes.items()))
+    services.apply(client, pins=list(nodes.items()))
 
 
 def standby_is_complete(client: Client) -> bool:
     """Are the plan's standby units all on disk?"""
-    kept = client.control("plan")["standby"]
-    return bool(kept) and all(one["node_bytes_on_disk"] == one["node_bytes"] > 0 for one in kept)
+    kept = client.plan().standby
+    return bool(kept) and all(one.node_bytes_on_disk == one.node_bytes > 0 for one in kept)

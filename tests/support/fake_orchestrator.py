@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Self
 
+import schemas
 from broker.bus import Delivery
 from broker.memory import MemoryBroker, MemoryBus
 from orchestrator.client import Client
+from schemas.contract import dump, load
 from schemas.messages import (
+    MESSAGES,
     CancelRequest,
-    ControlReply,
-    ControlRequest,
+    OperatorRefusal,
     StageTiming,
     StreamEnd,
     StreamError,
@@ -21,10 +25,12 @@ from schemas.messages import (
     SubmitRequest,
     decode,
     encode,
+    name_of,
 )
 from schemas.topics import CONTROL_REPLY, CONTROL_SUBMIT, REQUEST_CANCEL, REQUEST_STREAM, REQUEST_SUBMIT
 from tests.support.polling import DEADLINE_S
 
+EXAMPLES = Path(schemas.__file__).parent / "examples" / "good"
 StreamMessage = StreamText | StreamEnd | StreamError
 Script = Callable[[SubmitRequest], list[StreamMessage]]
 
@@ -51,9 +57,38 @@ def paris(submit: SubmitRequest) -> list[StreamMessage]:
     return [piece(submit.request, 0, "Par"), piece(submit.request, 1, "is."), end(submit.request, stages=stages)]
 
 
+@dataclass(frozen=True)
+class Command:
+    """What an operator sent."""
+
+    operation: str
+    arguments: dict[str, Any]
+
+
+def answer_to(operation: str, said: dict[str, Any] | str) -> Any:
+    """An operator's answer: what a test says of it, and the example's members where the test doesn't care."""
+    if isinstance(said, str):
+        return OperatorRefusal(reason=said)
+    feasible = said.get("explanation", {}).get("feasible", True)
+    name = f"control.{operation}.{'reply' if feasible else 'no_plan'}"
+    example = json.loads((EXAMPLES / f"{name}.json").read_text(encoding="utf-8"))
+    del example["type"], example["v"]
+    return load(MESSAGES[name], _completed(said, example))
+
+
+def _completed(said: Any, example: Any) -> Any:
+    if isinstance(said, dict) and isinstance(example, dict):
+        # progress is by node: nothing is missing in it.
+        keys = {key: value if key == "progress" else _completed(value, example.get(key)) for key, value in said.items()}
+        return {**example, **keys}
+    if isinstance(said, list) and isinstance(example, list) and example:
+        return [_completed(item, example[0]) for item in said]
+    return said
+
+
 @dataclass
 class FakeOrchestrator:
-    """Answers ``control`` operations from a table (a string is a refusal) and prompts by ``answer``."""
+    """Answers commands of operators from a table (a string is a refusal) and prompts by ``answer``."""
 
     broker: MemoryBroker = field(default_factory=MemoryBroker)
     control: dict[str, dict[str, Any] | str] = field(default_factory=lambda: {"status": {}})
@@ -65,7 +100,7 @@ class FakeOrchestrator:
     on_commanded: Callable[[], None] = lambda: None
     """Called in the orchestrator's thread before a command is answered."""
     submitted: list[SubmitRequest] = field(default_factory=list)
-    commanded: list[ControlRequest] = field(default_factory=list)
+    commanded: list[Command] = field(default_factory=list)
     cancelled: list[CancelRequest] = field(default_factory=list)
 
     def __enter__(self) -> Self:
@@ -96,22 +131,14 @@ class FakeOrchestrator:
                     self._handle(event)
 
     def _handle(self, delivery: Delivery) -> None:
-        if CONTROL_SUBMIT.match(delivery.topic):
-            command = decode(delivery.payload, ControlRequest)
-            self.commanded.append(command)
+        if place := CONTROL_SUBMIT.match(delivery.topic):
+            command = decode(delivery.payload, *CONTROL_SUBMIT.messages)
+            operation = name_of(type(command)).removeprefix("control.")
+            self.commanded.append(Command(operation, dump(command)))
             self.on_commanded()
-            result = self.control.get(command.operation)
-            if result is not None:
-                refused = isinstance(result, str)
-                reply = ControlReply(
-                    request=command.request,
-                    ok=not refused,
-                    reason=result if isinstance(result, str) else "",
-                    result={} if isinstance(result, str) else result,
-                )
-                self._bus.publish(
-                    CONTROL_REPLY.format(client=command.client, request=command.request), encode(reply), qos=1
-                )
+            said = self.control.get(operation)
+            if said is not None:
+                self._bus.publish(CONTROL_REPLY.format(**place), encode(answer_to(operation, said)), qos=1)
         elif place := REQUEST_CANCEL.match(delivery.topic):
             cancel = decode(delivery.payload, CancelRequest)
             self.cancelled.append(cancel)

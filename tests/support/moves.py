@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from broker.bus import Delivery
 from broker.local_broker import LocalBroker
@@ -16,11 +15,11 @@ from orchestrator.client import Client
 from orchestrator.model.store import ModelStore
 from orchestrator.service.config import ServiceConfig
 from orchestrator.timing import Timing
-from schemas.messages import Plan, Sampling, StageTiming, decode
+from schemas.messages import MovesView, Plan, Sampling, StageTiming, decode
 from schemas.topics import PLAN
 from tests.support.nodes import NodeProcess, running_nodes
 from tests.support.polling import DEADLINE_S, collect
-from tests.support.services import patient_client, running_service
+from tests.support.services import apply, patient_client, running_service
 
 PROMPT = "def f(x):"
 """The tiny model goes on from it for longer than its context."""
@@ -44,12 +43,11 @@ class Moving:
 
     def apply(self, pins: Sequence[Sequence[str]]) -> None:
         """Bring a plan into force."""
-        self._operator.control("apply", timeout_s=DEADLINE_S, pins=pins)
+        apply(self._operator, pins=pins)
 
-    def moves(self) -> dict[str, Any]:
+    def moves(self) -> MovesView:
         """Live moves so far."""
-        moves: dict[str, Any] = self._operator.control("status")["moves"]
-        return moves
+        return self._operator.status().moves
 
     def read(self, samplings: Sequence[Sampling], max_tokens: int) -> list[tuple[list[int], tuple[StageTiming, ...]]]:
         """Answers to as many requests at once: tokens, and what the stages say."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from orchestrator.balancing.acceptance import Judge
@@ -12,6 +13,7 @@ from orchestrator.control_plane import ControlPlane
 from orchestrator.core import Core
 from orchestrator.deployment.plan import ServingSettings
 from orchestrator.effects import (
+    Asker,
     BuildSegments,
     DivideFleet,
     Effect,
@@ -25,6 +27,7 @@ from orchestrator.effects import (
 from orchestrator.events import (
     BusUp,
     Commanded,
+    CommandUnreadable,
     Event,
     FleetDivided,
     JobFailed,
@@ -51,12 +54,13 @@ from orchestrator.planning.solver.solve import solve
 from orchestrator.service.worker import preview
 from orchestrator.timing import Timing
 from schemas.codec import Flag
+from schemas.contract import dump
+from schemas.errors import MessageError
 from schemas.messages import (
     BlobRef,
-    ControlReply,
-    ControlRequest,
     NodeStatus,
     OpenRequest,
+    OperatorRefusal,
     Plan,
     PrepareSegment,
     ResendTokens,
@@ -64,8 +68,10 @@ from schemas.messages import (
     StreamError,
     StreamText,
     SubmitRequest,
+    decode,
+    encode,
 )
-from schemas.topics import CONTROL_REPLY, NODE_COMMAND, PLAN, REQUEST_STREAM
+from schemas.topics import CONTROL_REPLY, CONTROL_SUBMIT, NODE_COMMAND, PLAN, REQUEST_STREAM
 from tests.support.invariants import check_core
 from tests.support.scripted_nodes import (
     EOS,
@@ -80,6 +86,15 @@ from tests.support.scripted_nodes import (
 )
 
 BLOB_URL = "http://127.0.0.1:1/v1/blobs"
+
+
+@dataclass(frozen=True)
+class OperatorAnswer:
+    """The reply to a command: what was asked for as JSON, or why not."""
+
+    ok: bool
+    reason: str
+    result: dict[str, Any]
 
 
 def plan_quickly(problem: Problem) -> Any:
@@ -308,16 +323,29 @@ class World:
         assert len(ends) <= 1
         return ends[0] if ends else None
 
-    def control(self, operation: str, request: int = 99, **arguments: Any) -> ControlReply | None:
-        """Give a command; None while there is no reply."""
-        command = ControlRequest(client="cli", request=f"{request:016x}", operation=operation, arguments=arguments)
-        self.event(Commanded(command))
+    def control(self, operation: str, request: int = 99, **arguments: Any) -> OperatorAnswer | None:
+        """Give a command as it comes from the bus; None while there is no reply."""
+        if operation in ("preview", "apply"):
+            arguments = {"constraints": arguments}
+        payload = json.dumps({"type": f"control.{operation}", "v": 1, **arguments}).encode()
+        asker = Asker("cli", f"{request:016x}")
+        event: Event
+        try:
+            event = Commanded(asker, decode(payload, *CONTROL_SUBMIT.messages))
+        except MessageError as error:
+            event = CommandUnreadable(asker, error)
+        self.event(event)
         return self.reply(request)
 
-    def reply(self, request: int = 99) -> ControlReply | None:
-        """The newest reply to a command."""
-        replies = self.published(ControlReply, CONTROL_REPLY.format(client="cli", request=f"{request:016x}"))
-        return replies[-1] if replies else None
+    def reply(self, request: int = 99) -> OperatorAnswer | None:
+        """The newest reply to a command, as it would arrive."""
+        replies = self.published(object, CONTROL_REPLY.format(client="cli", request=f"{request:016x}"))
+        if not replies:
+            return None
+        answer = decode(encode(replies[-1]), *CONTROL_REPLY.messages)
+        if isinstance(answer, OperatorRefusal):
+            return OperatorAnswer(ok=False, reason=answer.reason, result={})
+        return OperatorAnswer(ok=True, reason="", result=dump(answer))
 
     @property
     def solves(self) -> int:

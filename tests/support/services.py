@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from broker.mqtt import MqttBus
 from orchestrator.client import Client
 from orchestrator.service.config import ServiceConfig
 from orchestrator.service.service import ServiceInfo, run_service
-from schemas.messages import Plan, decode
+from schemas.contract import load
+from schemas.messages import Plan, PlanConstraints, decode
 from schemas.topics import PLAN
 from tests.support.polling import DEADLINE_S, collect, deliveries
 
@@ -29,9 +32,15 @@ def patient_client(broker_url: str) -> Iterator[Client]:
 def wait_until_serving(client: Client) -> None:
     """Ask until there is a plan in force."""
     end_s = time.monotonic() + DEADLINE_S
-    while (status := client.control("status"))["state"] != "serving":
+    while (status := client.status()).state != "serving":
         assert time.monotonic() < end_s, status
-        client.control("nodes")
+        client.nodes()
+
+
+def apply(client: Client, *, timeout_s: float = DEADLINE_S, **constraints: Any) -> bool:
+    """Have the best plan under constraints (JSON's way of saying them) in force; is it another one?"""
+    wanted: PlanConstraints = load(PlanConstraints, json.loads(json.dumps(constraints)))
+    return client.apply(wanted, timeout_s=timeout_s).changed
 
 
 def await_plan(broker: str) -> None:

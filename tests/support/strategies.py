@@ -97,8 +97,6 @@ def _limited(base: Any, limit: object) -> st.SearchStrategy[Any]:
     if isinstance(limit, contract.Items):
         items = st.lists(instances(get_args(base)[0]), min_size=limit.min_items, max_size=MOST_ITEMS)
         return items.map(tuple)
-    if isinstance(limit, contract.FreeForm):
-        return st.dictionaries(unicode_text(8), json_values(), max_size=MOST_ITEMS)
     assert isinstance(limit, contract.Entries)
     key, item = get_args(base)
     return st.dictionaries(instances(key), instances(item), max_size=MOST_ITEMS)

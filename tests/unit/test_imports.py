@@ -167,7 +167,7 @@ ROOMS = {
         "planning.explain": "planning planning.solver text",
         "planning.simulation": "planning planning.explain planning.solver planning.standby text",
         "effects": "planning",
-        "events": "model planning",
+        "events": "effects model planning",
         "fleet": "effects model planning text",
         "deployment": "effects events fleet model planning planning.moves text timing",
         "requests": "deployment effects events model timing",

@@ -7,7 +7,6 @@ again with it forced in. Both are done for at most `DEVICES_TRIED` devices.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 from orchestrator.planning.cost import pass_s
 from orchestrator.planning.explain.baselines import Baseline, best_single
@@ -17,63 +16,69 @@ from orchestrator.planning.solver.runform import RunForm
 from orchestrator.planning.solver.search import TIE, candidate
 from orchestrator.planning.solver.solve import solve
 from orchestrator.text.figures import as_ms, size_text
+from schemas.messages import DeviceRole
 
 DEVICES_TRIED = 24
 
 
-def devices_said(problem: Problem, answer: Solution) -> list[dict[str, Any]]:
+def devices_said(problem: Problem, answer: Solution) -> tuple[DeviceRole, ...]:
     """A row per device, the used ones first and the busiest of them first."""
     load = {node.node: node.load_s for node in answer.predicted.nodes}
     order = sorted(problem.devices, key=lambda device: -load.get(device.name, -1.0))
-    return [_device(problem, answer, device, tried=place < DEVICES_TRIED) for place, device in enumerate(order)]
+    return tuple(_device(problem, answer, device, tried=place < DEVICES_TRIED) for place, device in enumerate(order))
 
 
-def _device(problem: Problem, answer: Solution, device: Device, *, tried: bool) -> dict[str, Any]:
+def _device(problem: Problem, answer: Solution, device: Device, *, tried: bool) -> DeviceRole:
     """The role of a device and what the objective would be without it (used) or with it forced in (left out)."""
-    row: dict[str, Any] = {"node": device.name, "role": "used" if device.name in answer.nodes else "left out"}
+    used = device.name in answer.nodes
     refusal = problem.constraints.refusal(device)
     if refusal is not None:
-        return row | {"role": "refused", "says": refusal}
+        return DeviceRole(node=device.name, role="refused", says=refusal)
     if not tried:
-        return row | {"says": f"not looked into, as only {DEVICES_TRIED} devices are"}
-    if row["role"] == "used":
-        return row | _without(problem, answer, device)
-    return row | _with(problem, answer, device)
+        says = f"not looked into, as only {DEVICES_TRIED} devices are"
+        return DeviceRole(node=device.name, role="used" if used else "left out", says=says)
+    if used:
+        without_s, says = _without(problem, answer, device)
+        return DeviceRole(node=device.name, role="used", without_ms=_maybe_ms(without_s), says=says)
+    with_s, says = _with(problem, answer, device)
+    return DeviceRole(node=device.name, role="left out", with_ms=_maybe_ms(with_s), says=says)
 
 
-def _without(problem: Problem, answer: Solution, device: Device) -> dict[str, Any]:
+def _maybe_ms(seconds: float | None) -> float | None:
+    return None if seconds is None else as_ms(seconds)
+
+
+def _without(problem: Problem, answer: Solution, device: Device) -> tuple[float | None, str]:
     others = tuple(other for other in problem.devices if other.name != device.name)
     rest = solve(replace(problem, devices=others), prove=False) if others else None
     if not isinstance(rest, Solution):
         reason = rest.reason if isinstance(rest, Infeasible) else "no device is left"
-        return {"without_ms": None, "says": f"needed: without it {reason}"}
-    return {
-        "without_ms": as_ms(worth_s(problem, rest)),
-        "says": f"without it {_instead(problem, worth_s(problem, rest), worth_s(problem, answer))}",
-    }
+        return None, f"needed: without it {reason}"
+    without_s = worth_s(problem, rest)
+    return without_s, f"without it {_instead(problem, without_s, worth_s(problem, answer))}"
 
 
-def _with(problem: Problem, answer: Solution, device: Device) -> dict[str, Any]:
+def _with(problem: Problem, answer: Solution, device: Device) -> tuple[float | None, str]:
     """What forcing a device into the ring would do; it was left out because that is never better."""
     if not RunForm.applies(problem):
-        return {"with_ms": None, "says": "no plan with it is better"}
+        return None, "no plan with it is better"
     form, must_use = RunForm(problem), frozenset({device.name})
     room = form.rooms()[form.devices.index(device)]
     if room[0] < 1 and max(room[1:]) < 0:
         spare = size_text(max(0, problem.room_bytes(device)))
-        return {"with_ms": None, "says": f"no room for a single unit ({spare} beside the runtime)"}
+        return None, f"no room for a single unit ({spare} beside the runtime)"
     if problem.objective is Objective.THROUGHPUT:
         forced = form.cheapest(answer.predicted.bottleneck_s * (1 + TIE), must_use)
         if forced is None:
-            return {"with_ms": None, "says": "even its smallest share would be the new bottleneck"}
+            return None, "even its smallest share would be the new bottleneck"
         slower = figure(forced.value_s - answer.predicted.decode_s)
-        return {"with_ms": None, "says": f"with it no more tokens per second, and {slower} ms more per token"}
+        return None, f"with it no more tokens per second, and {slower} ms more per token"
     forced = form.cheapest(must_use=must_use)
     if forced is None:
-        return {"with_ms": None, "says": "no plan can use it"}
+        return None, "no plan can use it"
     with_s = candidate(problem, form.stages(forced.shares)).price_s
     changed = _instead(problem, with_s, worth_s(problem, answer))
-    return {"with_ms": as_ms(with_s), "says": f"with it {changed}; its hop alone takes {figure(device.hop_s)} ms"}
+    return with_s, f"with it {changed}; its hop alone takes {figure(device.hop_s)} ms"
 
 
 def worth_s(problem: Problem, answer: Solution) -> float:
@@ -97,7 +102,7 @@ def figure(seconds: float) -> str:
     return f"{seconds * 1e3:.4g}"
 
 
-def why(problem: Problem, answer: Solution) -> list[str]:
+def why(problem: Problem, answer: Solution) -> tuple[str, ...]:
     """Sentences a person would ask for: why alone, why not the even split, what bounds the speed."""
     said = []
     if len(answer.nodes) == 1:
@@ -117,7 +122,7 @@ def why(problem: Problem, answer: Solution) -> list[str]:
         said.append(f"left out, for nothing is gained with them: {', '.join(left_out)}")
     if answer.gap > 0:
         said.append(f"a better plan may exist, by at most {100 * answer.gap:.1f} %")
-    return said
+    return tuple(said)
 
 
 def _why_alone(problem: Problem, answer: Solution) -> str:

@@ -19,22 +19,24 @@ from orchestrator.planning.solver.solve import solve
 from orchestrator.planning.standby.plan_standby import plan_standby
 from orchestrator.text.figures import as_ms
 from orchestrator.text.table import table
+from schemas.contract import dump
+from schemas.messages import FleetDivision, NoPlanExplanation, PipelineShare, PlanExplanation, StageRef
 
 MakeBalancer = Callable[[list[Problem]], Balancer]
 
 
 @dataclass(frozen=True)
 class Played:
-    """What was planned (explained as data) and what playing it showed; no report when there is no plan."""
+    """What was planned (explained) and what playing it showed; no report when there is no plan."""
 
-    plan: dict[str, Any]
+    plan: PlanExplanation | NoPlanExplanation | FleetDivision
     report: Report | None
 
     def as_dict(self) -> dict[str, Any]:
-        return {"plan": self.plan, "report": None if self.report is None else self.report.as_dict()}
+        return {"plan": dump(self.plan), "report": None if self.report is None else self.report.as_dict()}
 
     def as_text(self) -> str:
-        plan = replicas_text(self.plan) if "pipelines" in self.plan else as_text(self.plan)
+        plan = replicas_text(self.plan) if isinstance(self.plan, FleetDivision) else as_text(self.plan)
         return plan if self.report is None else f"{plan}\n\n{report_text(self.report)}"
 
 
@@ -68,7 +70,7 @@ def _play_replicas(fleet: Fleet, make_balancer: MakeBalancer | None) -> Played:
     balancer = make_balancer(problems) if make_balancer else None
     record = Simulation(problems, plans, fleet.workload, events, replan=quick_replan, balancer=balancer).run()
     expected = _expected_rate(fleet, answer.pipelines)
-    return Played(replicas_data(answer), summarise(record, fleet.workload, len(plans), expected))
+    return Played(division_of(answer), summarise(record, fleet.workload, len(plans), expected))
 
 
 def quick_replan(problem: Problem) -> tuple[Stage, ...] | None:
@@ -87,43 +89,42 @@ def _expected_rate(fleet: Fleet, pipelines: list[Solution] | tuple[Solution, ...
     return sum(min(1 / one.predicted.bottleneck_s, share / one.predicted.decode_s) for one in pipelines)
 
 
-def replicas_data(answer: Replicas) -> dict[str, Any]:
-    """Several pipelines as data."""
-    return {
-        "feasible": True,
-        "pipelines": [
-            {
-                "nodes": list(one.nodes),
-                "stages": [{"node": stage.node, "start": stage.start, "stop": stage.stop} for stage in one.stages],
-                "decode_ms": as_ms(one.predicted.decode_s),
-                "tokens_per_s_many": round(one.predicted.tokens_per_s_many, 3),
-            }
+def division_of(answer: Replicas) -> FleetDivision:
+    """Several pipelines as a message."""
+    return FleetDivision(
+        pipelines=tuple(
+            PipelineShare(
+                nodes=one.nodes,
+                stages=tuple(StageRef(node=stage.node, start=stage.start, stop=stage.stop) for stage in one.stages),
+                decode_ms=as_ms(one.predicted.decode_s),
+                tokens_per_s_many=round(one.predicted.tokens_per_s_many, 3),
+            )
             for one in answer.pipelines
-        ],
-        "unused": list(answer.unused),
-        "tokens_per_s_many": round(answer.tokens_per_s_many, 3),
-        "bound_tokens_per_s": round(answer.bound_tokens_per_s, 3),
-        "gap": round(answer.gap, 4),
-    }
+        ),
+        unused=answer.unused,
+        tokens_per_s_many=round(answer.tokens_per_s_many, 3),
+        bound_tokens_per_s=round(answer.bound_tokens_per_s, 3),
+        gap=round(answer.gap, 4),
+    )
 
 
-def replicas_text(said: dict[str, Any]) -> str:
+def replicas_text(said: FleetDivision) -> str:
     """Several pipelines for people."""
     head = (
-        f"{len(said['pipelines'])} pipelines, {said['tokens_per_s_many']:.1f} tokens/s together, "
-        f"at most {100 * said['gap']:.1f} % below what the fleet could ever give"
+        f"{len(said.pipelines)} pipelines, {said.tokens_per_s_many:.1f} tokens/s together, "
+        f"at most {100 * said.gap:.1f} % below what the fleet could ever give"
     )
     rows = [
         [
             str(index),
-            str(len(one["nodes"])),
-            f"{one['decode_ms']:.1f}",
-            f"{one['tokens_per_s_many']:.1f}",
-            one["nodes"][0],
+            str(len(one.nodes)),
+            f"{one.decode_ms:.1f}",
+            f"{one.tokens_per_s_many:.1f}",
+            one.nodes[0],
         ]
-        for index, one in enumerate(said["pipelines"])
+        for index, one in enumerate(said.pipelines)
     ]
     shown = table(["pipeline", "nodes", "ms/token", "tokens/s", "first node"], rows[:20], right=frozenset({0, 1, 2, 3}))
     more = [f"and {len(rows) - 20} more pipelines"] if len(rows) > 20 else []
-    unused = [f"not used: {len(said['unused'])} devices"] if said["unused"] else []
+    unused = [f"not used: {len(said.unused)} devices"] if said.unused else []
     return "\n".join([head, "", shown, *more, *unused])

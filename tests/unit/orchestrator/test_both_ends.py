@@ -7,6 +7,7 @@ from orchestrator.events import NodeSaid
 from schemas.codec import Flag
 from schemas.messages import (
     CloseRequest,
+    FetchProgress,
     OpenRequest,
     Plan,
     PrepareProgress,
@@ -78,7 +79,7 @@ def test_the_plan_waits_for_both_stages_of_the_node() -> None:
             node=first, pipeline="main", epoch=last.epoch, stage=stage, done_bytes=done_bytes, total_bytes=9
         )
         world.event(NodeSaid(first, progress))
-    assert world.core.plane.pipeline.progress()[first] == {"done_bytes": 7, "total_bytes": 18}
+    assert world.core.plane.pipeline.progress()[first] == FetchProgress(done_bytes=7, total_bytes=18)
     world.event(NodeSaid(first, world.nodes[first].ready(last)))
     assert world.core.plane.pipeline.active is not None
 

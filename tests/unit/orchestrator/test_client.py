@@ -98,15 +98,24 @@ def test_an_orchestrator_that_vanishes_is_noticed() -> None:
 def test_control_returns_the_result_or_says_no(fake: FakeOrchestrator) -> None:
     fake.control = {"plan": {"state": "serving"}, "use_model": "there is no model 'x'"}
     with fake.connect() as client:
-        assert client.control("plan") == {"state": "serving"}
+        assert client.plan().state == "serving"
         with pytest.raises(ControlRefused, match="no model 'x'"):
-            client.control("use_model", model="x")
+            client.use_model("x")
     assert fake.commanded[-1].arguments == {"model": "x"}
 
 
+def test_an_answer_that_is_none_of_the_contract_is_said(
+    fake: FakeOrchestrator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tests.support.fake_orchestrator.encode", lambda _answer: b'{"type": "control.nodes.reply"}')
+    with fake.connect() as client, pytest.raises(MessageError, match="v: this version reads 1"):
+        client.status()
+
+
 def test_no_orchestrator_is_said_with_the_line_that_helps(fake: FakeOrchestrator) -> None:
+    fake.control = {}
     with fake.connect() as client, pytest.raises(NoOrchestrator, match="linguabus serve --broker mqtt://memory:1883"):
-        client.control("unknown", timeout_s=0.05)
+        client.status(timeout_s=0.05)
 
 
 def test_what_the_contract_forbids_is_not_sent(fake: FakeOrchestrator) -> None:

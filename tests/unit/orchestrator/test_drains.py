@@ -9,13 +9,13 @@ import pytest
 from orchestrator.effects import Note
 from orchestrator.events import NodeSaid
 from orchestrator.fleet.health import HealthLimits
-from orchestrator.planning.errors import BadConstraint
 from orchestrator.planning.problem import Stage
 from orchestrator.planning.solution import Solution
 from orchestrator.planning.solver.solve import evaluate, solve
-from orchestrator.replanning.constraints import PlanConstraints, constraints_from
 from orchestrator.replanning.problem_builder import build_problem
-from schemas.messages import NodeStatus
+from schemas.contract import dump, load
+from schemas.errors import MemberError
+from schemas.messages import NodeStatus, PlanConstraints
 from tests.support.orchestrating import World
 from tests.support.scripted_nodes import make_birth, make_manifest, room_for
 
@@ -197,13 +197,13 @@ def test_only_on_charger_follows_the_plug() -> None:
     ],
 )
 def test_rules_that_are_none(arguments: dict[str, Any]) -> None:
-    with pytest.raises(BadConstraint, match=next(iter(arguments))):
-        constraints_from(arguments)
+    with pytest.raises(MemberError, match=next(iter(arguments))):
+        load(PlanConstraints, arguments)
 
 
 def test_rules_survive_a_restart() -> None:
     constraints = PlanConstraints(min_battery_percent=30, only_on_charger=True)
-    assert constraints_from(constraints.as_arguments()) == constraints
+    assert load(PlanConstraints, dump(constraints)) == constraints
 
 
 # --- several pipelines ------------------------------------------------------------------------------------------
@@ -212,7 +212,7 @@ def test_rules_survive_a_restart() -> None:
 @pytest.mark.parametrize(("names", "pipelines"), [("abcde", 2), ("abcd", 1)])
 def test_a_pipeline_loses_a_drained_node_to_others_or_ends(names: str, pipelines: int) -> None:
     world = World()
-    world.core.plane.pipelines.use_constraints(PlanConstraints("throughput"))
+    world.core.plane.pipelines.use_constraints(PlanConstraints(objective="throughput"))
     world.serve(*names, memory_mb=room_for(head=1, block=2))
     drained = world.plan_of("main-2").ring[0].node
     world.control("drain", node=drained)

@@ -11,7 +11,7 @@ import jsonschema
 import pytest
 
 from schemas import contract, messages, write_json_schemas
-from schemas.contract import Entries, FreeForm, Items, Number, Text, about
+from schemas.contract import Entries, Items, Number, Text, about
 from schemas.errors import MemberError, MessageError, UnknownMember
 
 FILES = sorted(write_json_schemas.JSON_DIR.iterdir())
@@ -57,7 +57,6 @@ class Limits:
     integer: Annotated[int, Number(-2, 3)] = about("An integer.", default=0)
     number: Annotated[float, Number(-0.5, 1e18)] = about("A number.", default=0.0)
     array: Annotated[tuple[Annotated[int, Number(0, 9)], ...], Items(2, 1)] = about("An array.", default=(1,))
-    free: Annotated[dict[str, Any], FreeForm(2)] = about("Free form.", default_factory=dict)
     above: Annotated[float, Number(0, 9, exclusive=True)] = about("A number above 0.", default=1.0)
     choice: Literal["a", 1, True] = about("A choice.", default="a")
     row: tuple[Annotated[int, Number(0, 9)], bool] = about("A row.", default=(0, True))
@@ -70,7 +69,6 @@ EDGES = [
     ("integer", [-2, 3, 3.0, -0.0], [-3, 4, 2.5, True, "1", None, 1e300, 10**400]),
     ("number", [-0.5, 1e18, 0, 10**18], [-0.51, 2e18, True, "1", None, 10**400]),
     ("array", [[0], [0, 9]], [[], [1, 2, 3], [10], [[1]], {}, "12", None]),
-    ("free", [{}, {"a": None, "b": [{"c": 1.5}]}], [{"a": 1, "b": 2, "c": 3}, [], None, "a"]),
     ("above", [9, 1e-300], [0, -0.0, -1, 9.1, True, None]),
     ("choice", ["a", 1, True], ["b", 2, False, "1", None, [], {}]),
     ("row", [[0, True], [9, False]], [[], [0], [0, True, 1], [10, True], [0, 1], [True, 0], {}, None, "ab"]),
@@ -89,18 +87,6 @@ def test_limits_are_inclusive_and_alike(member: str, allowed: list[Any], refused
         assert not schema.is_valid({member: value}) or value == "a\n", value
         with pytest.raises(MessageError, match=rf"^{member}"):
             contract.load(Limits, {member: value})
-
-
-def test_free_form_is_finite_unicode_and_not_too_deep() -> None:
-    def nested(levels: int, leaf: Any) -> Any:
-        for level in range(levels):
-            leaf = {"down": leaf} if level % 2 else [leaf]
-        return {"down": leaf}
-
-    contract.load(Limits, {"free": nested(31, "leaf")})
-    for value in (nested(32, "leaf"), nested(3, float("inf")), nested(3, "\ud800"), {"\ud800": 1}):
-        with pytest.raises(MessageError, match=r"^free: "):
-            contract.load(Limits, {"free": value})
 
 
 def test_what_is_wrong_in_a_mapping_is_named_with_its_key() -> None:

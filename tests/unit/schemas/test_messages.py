@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from schemas import messages
 from schemas.errors import MessageError
-from schemas.messages import MESSAGES, ControlReply, Epoch, Heartbeat, OpenRequest, StreamText
+from schemas.messages import MESSAGES, Epoch, Heartbeat, OpenRequest, StreamText
 from tests.support.json_schema import parse, validator
 from tests.support.strategies import examples, instances, json_values, mutated
 from tests.support.strategies import messages as any_message
@@ -153,8 +153,11 @@ def test_what_json_cannot_carry_is_not_sent(text: str) -> None:
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), struct.unpack("<e", b"\0\xfc")[0]])
 def test_not_finite_numbers_are_not_sent(number: float) -> None:
-    with pytest.raises(MessageError, match=r"control\.reply can't be sent"):
-        messages.encode(ControlReply(request=REQUEST, ok=True, result={"speed": number}))
+    beat = Heartbeat(
+        node="n", incarnation=1, uptime_s=number, rss_bytes=1, peak_rss_bytes=1, available_bytes=1, blob_bytes=0
+    )
+    with pytest.raises(MessageError, match=r"node\.heartbeat can't be sent"):
+        messages.encode(beat)
 
 
 def test_optional_members_left_out_come_back_as_their_defaults() -> None:

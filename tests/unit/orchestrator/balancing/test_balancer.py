@@ -149,7 +149,7 @@ def test_history_is_bounded() -> None:
     history = DecisionLog(limit=3)
     for second in range(10):
         history.add(Decision(verdict=Verdict.STAY, reason=f"{second // 2}"), float(second))
-    assert [(entry["reason"], entry["times"]) for entry in history.view()] == [("2", 2), ("3", 2), ("4", 2)]
+    assert [(entry["reason"], entry["times"]) for entry in history.as_dicts()] == [("2", 2), ("3", 2), ("4", 2)]
 
 
 def test_an_idle_node_takes_the_place_of_a_slow_one() -> None:

@@ -19,7 +19,7 @@ from schemas.messages import StageTiming, StreamEnd, StreamError, SubmitRequest
 from tests.support.fake_orchestrator import FakeOrchestrator, StreamMessage, end, piece
 
 PLAN = {
-    "model": "tiny", "epoch": "1", "slots": 4, "context_tokens": 200, "wire_dtype": "fp16",
+    "model": "tiny", "epoch": "3-1", "slots": 4, "context_tokens": 200, "wire_dtype": "fp16",
     "stages": [{"node": "red"}, {"node": "blue"}],
 }  # fmt: skip
 SHORT = ["bench", "--prompt-tokens", "20,40", "--output-tokens", "2", "--concurrency", "1,3", "--repeat", "2"]

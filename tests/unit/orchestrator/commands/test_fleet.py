@@ -20,7 +20,9 @@ NODE: dict[str, Any] = {
     "speed_flops": 6.5e9, "hop_ms": 3.25, "uptime_s": 60.0, "rss_bytes": 410_000_000, "peak_rss_bytes": 420_000_000,
     "available_bytes": 900_000_000, "blob_bytes": 180_000_000, "cpu_percent": 51.0, "battery_percent": 80.0,
     "charging": False, "temperature_c": 36.5, "frames_rejected": 0, "frames_dropped": 0, "reconnects": 0,
-    "drained": "", "stages": [{"pipeline": "main", "epoch": "3-1", "stage": 0}],
+    "drained": "", "stages": [{"pipeline": "main", "epoch": "3-1", "stage": 0}], "standby_bytes": 0,
+    "battery_percent_per_hour": None, "battery_temperature_c": None, "cost_factor": 1.0, "rtt_ms": None, "leaving": "",
+    "flags": [],
 }  # fmt: skip
 STAGE: dict[str, Any] = {
     "stage": 0, "node": "kitchen-phone", "start": 0, "stop": 12, "units": "embed, blocks 0-10",
@@ -29,14 +31,15 @@ STAGE: dict[str, Any] = {
     "stored_bytes": 42_000_000, "rss_bytes": 180_000_000, "peak_rss_bytes": 190_000_000,
     "downloaded_bytes": 42_000_000, "load_s": 1.5,
 }  # fmt: skip
-PLAN: dict[str, Any] = {
+IN_FORCE: dict[str, Any] = {
     "state": "serving", "pipeline": "main", "epoch": "3-1", "model": "tiny", "context_tokens": 512, "slots": 2,
     "batches": [1, 2], "wire_dtype": "fp16", "chunk_tokens": 128, "unit_count": 12, "stages": [STAGE],
     "objective": "latency", "status": "optimal", "gap": 0.0, "solver": "glpk", "solver_gap": 0.0, "solve_ms": 81.0,
     "predicted_decode_ms": 7.75, "predicted_tokens_per_s": 129.0, "predicted_tokens_per_s_many": 222.2,
     "predicted_ttft_ms": 110.0, "predicted_prompt_tokens": 128, "bottleneck_node": "kitchen-phone", "standby": [],
-    "moves": {"now": None, "last": None, "done": 0, "failed": 0, "last_failure": ""}, "pipelines": [{}],
+    "moves": {"now": None, "last": None, "done": 0, "failed": 0, "last_failure": ""},
 }  # fmt: skip
+PLAN: dict[str, Any] = {**IN_FORCE, "pipelines": [IN_FORCE]}
 
 
 @pytest.fixture
@@ -165,13 +168,13 @@ EXPLAINED = {
 }  # fmt: skip
 
 
-def test_preview_passes_the_wishes_on(fake: FakeOrchestrator, capsys: pytest.CaptureFixture[str]) -> None:
+def test_preview_passes_the_constraints_on(fake: FakeOrchestrator, capsys: pytest.CaptureFixture[str]) -> None:
     phone = {"measured": True, "age_s": 7_300.0, "block_ms": 1.5, "block_spread_ms": 0.25, "hop_spread_ms": 0.5}
     profiles = [
         {"node": "a", "hop_ms": 3.0, "drift": 1.25, **phone},
         {"node": "b", "measured": False, "hop_ms": 2.0},
     ]
-    fake.control["preview"] = {"wishes": {}, "explanation": EXPLAINED, "profiles": profiles}
+    fake.control["preview"] = {"constraints": {}, "explanation": EXPLAINED, "profiles": profiles}
     words = (
         "plan preview --objective throughput --exclude a --pin ends=b --max-memory c=900 --context 512"
         " --min-battery 30 --only-on-charger"
@@ -182,14 +185,31 @@ def test_preview_passes_the_wishes_on(fake: FakeOrchestrator, capsys: pytest.Cap
     *_, a, b = shown.splitlines()
     assert a.split() == ["a", "2", "hours", "1.500", "0.250", "3.00", "0.50", "1.25", "x"]
     assert b.split() == ["b", "not", "measured", "2.00"]
-    assert fake.commanded[-1].arguments == {
+    assert fake.commanded[-1].arguments["constraints"] == {
         "objective": "throughput", "exclude": ["a"], "pins": [["ends", "b"]], "max_memory_mb": [["c", 900]],
         "context_tokens": 512, "min_battery_percent": 30, "only_on_charger": True,
     }  # fmt: skip
 
 
+def test_preview_json_has_every_constraint(fake: FakeOrchestrator, capsys: pytest.CaptureFixture[str]) -> None:
+    constraints = {
+        "objective": "latency", "exclude": ["a"], "pins": [["ends", "b"]], "max_memory_mb": [["c", 900]],
+        "context_tokens": None, "min_battery_percent": None, "only_on_charger": False,
+    }  # fmt: skip
+    fake.control["preview"] = {"constraints": constraints, "explanation": EXPLAINED, "profiles": []}
+    assert cli.run(["plan", "preview", "--json"]) == 2
+    said = json.loads(capsys.readouterr().out)
+    assert said == {"constraints": constraints, "explanation": EXPLAINED, "profiles": []}
+
+
+def test_names_that_no_node_can_have_are_one_line(fake: FakeOrchestrator, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["plan", "apply", "--exclude", "old tablet"]) == 2
+    assert capsys.readouterr().err.startswith("Error: exclude[0]: does not match ")
+    assert fake.commanded == []
+
+
 @pytest.mark.parametrize("words", ["--pin embed", "--pin =a", "--max-memory a=much", "--objective fame", "--context 1"])
-def test_wishes_that_can_not_be_read(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_constraints_that_can_not_be_read(words: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["plan", "preview", *words.split()]) == 2
     error = capsys.readouterr().err
     assert error.startswith("Error: ")
@@ -203,7 +223,7 @@ def test_apply_shows_the_plan_that_came_of_it(fake: FakeOrchestrator, capsys: py
 
 
 def test_the_plans_of_all_pipelines_are_shown(fake: FakeOrchestrator, capsys: pytest.CaptureFixture[str]) -> None:
-    fake.control["plan"] = {**PLAN, "pipelines": [PLAN, {**PLAN, "pipeline": "main-2", "epoch": "3-2"}]}
+    fake.control["plan"] = {**PLAN, "pipelines": [IN_FORCE, {**IN_FORCE, "pipeline": "main-2", "epoch": "3-2"}]}
     assert cli.run(["plan"]) == 0
     shown = capsys.readouterr().out
     assert "main: tiny in epoch 3-1" in shown
@@ -212,7 +232,8 @@ def test_the_plans_of_all_pipelines_are_shown(fake: FakeOrchestrator, capsys: py
 
 def history() -> dict[str, Any]:
     figures = {"predicted_tokens_per_s_many": 90.0, "predicted_ttft_ms": 12.0, "unit_count": 32, "slots": 4}
-    older = {**PLAN, **figures, "epoch": "1-1", "committed_at": 0.0}
+    view = {key: value for key, value in IN_FORCE.items() if key not in ("state", "standby", "moves")}
+    older = {**view, **figures, "epoch": "1-1", "committed_at": 0.0}
     stages = [
         {**PLAN["stages"][0], "node": "x", "start": 0, "stop": 2, "stored_bytes": 5_000_000},
         {**PLAN["stages"][0], "node": "y", "start": 2, "stop": 32, "stored_bytes": 80_000_000},

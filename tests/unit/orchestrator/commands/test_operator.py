@@ -14,9 +14,9 @@ from orchestrator.client import Client
 from orchestrator.commands import node as node_command
 from orchestrator.commands import top as top_command
 from orchestrator.commands.top_view import draw
-from schemas.messages import FleetEvent, encode
+from schemas.messages import FleetEvent, OverviewReply, encode
 from schemas.topics import EVENT
-from tests.support.fake_orchestrator import FakeOrchestrator
+from tests.support.fake_orchestrator import FakeOrchestrator, answer_to
 from tests.unit.orchestrator.commands.test_fleet import NODE
 
 EVENTS: list[dict[str, Any]] = [
@@ -82,7 +82,7 @@ def test_drain_waits_until_the_node_is_empty(fake: FakeOrchestrator, capsys: pyt
 
     fake.on_commanded = empty_at_the_third
     assert cli.run(["node", "drain", "pi"]) == 0
-    assert [command.arguments for command in fake.commanded] == [{"node": "pi", "undo": False}] + 2 * [{"node": "pi"}]
+    assert [command.arguments for command in fake.commanded] == 3 * [{"node": "pi", "undo": False}]
     assert capsys.readouterr().out == "pi holds no layers and is given none: stop it whenever you like\n"
 
 
@@ -227,11 +227,11 @@ def test_events_are_followed_each_once(
     fake.on_commanded = tell
     listen = Client.events
 
-    def then_interrupt(client: Client) -> list[dict[str, Any]]:
+    def then_interrupt(client: Client) -> list[FleetEvent]:
         if not told:
             raise KeyboardInterrupt
         heard = listen(client, 5.0)
-        if heard[-1]["number"] == 1:
+        if heard[-1].number == 1:
             told.clear()
         return heard
 
@@ -263,7 +263,7 @@ def test_top_shows_moves_and_why_not(fake: FakeOrchestrator) -> None:
     busy = {**PIPELINE, "move": move, "progress": {"pi": {"done_bytes": 4_000_000, "total_bytes": 9_000_000}}}
     down = {**PIPELINE, "epoch": None, "state": "waiting", "reason": "no nodes"}
     odd = {**PHONE, "drained": "an operator drains it", "flags": ["its clock went back"], "cost_factor": 1.0}
-    lines = draw({"pipelines": [busy, {**PIPELINE, "reason": "needs 3.1 GB"}, down], "nodes": [odd]})
+    lines = draw(answer_to("top", {"pipelines": [busy, {**PIPELINE, "reason": "needs 3.1 GB"}, down], "nodes": [odd]}))
     assert "moving to epoch 3-2: blocks 3-5 from pi to laptop, copying, 1.5 MB of KV rows copied, waits for pi" in lines
     assert "pi fetches its part: 4 of 9 MB" in lines
     assert "stays: needs 3.1 GB" in lines
@@ -274,14 +274,14 @@ def test_top_shows_moves_and_why_not(fake: FakeOrchestrator) -> None:
 @pytest.mark.parametrize(("width", "height"), [(200, 50), (40, 50), (10, 4), (1, 1)])
 def test_top_fits_the_window(width: int, height: int) -> None:
     silent = {key: None if isinstance(value, float) else value for key, value in PHONE.items()}
-    lines = draw({"pipelines": [PIPELINE], "nodes": [PHONE, {**silent, "heard_s_ago": 9.0, "cost_factor": 1.0}]},
-                 width=width, height=height)  # fmt: skip
+    other = {**silent, "heard_s_ago": 9.0, "cost_factor": 1.0, "speed_flops": 6.5e9, "hop_ms": 3.25}
+    lines = draw(answer_to("top", {"pipelines": [PIPELINE], "nodes": [PHONE, other]}), width=width, height=height)
     assert len(lines) <= height
     assert all(len(line) <= width for line in lines)
 
 
 def test_top_without_nodes() -> None:
-    assert draw({"pipelines": [], "nodes": []}) == ["no nodes yet"]
+    assert draw(OverviewReply(pipelines=(), nodes=())) == ["no nodes yet"]
 
 
 @pytest.mark.parametrize("as_json", [True, False])
@@ -289,14 +289,14 @@ def test_top_goes_on_until_ctrl_c(
     fake: FakeOrchestrator, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], as_json: bool
 ) -> None:
     fake.control["top"] = TOP
-    ask = Client.control
+    ask = Client.overview
 
-    def three_times(client: Client, operation: str) -> dict[str, Any]:
+    def three_times(client: Client) -> OverviewReply:
         if len(fake.commanded) == 3:
             raise KeyboardInterrupt
-        return ask(client, operation)
+        return ask(client)
 
-    monkeypatch.setattr(Client, "control", three_times)
+    monkeypatch.setattr(Client, "overview", three_times)
     assert cli.run(["top", "--interval", "0.1", *(["--json"] if as_json else [])]) == 0
     out = capsys.readouterr().out
     if as_json:
@@ -312,9 +312,9 @@ def test_top_on_a_terminal_gives_the_screen_back(
     fake.control["top"] = TOP
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
     monkeypatch.setattr(top_command.shutil, "get_terminal_size", lambda: __import__("os").terminal_size((30, 6)))
-    views: list[dict[str, Any]] = []
+    views: list[OverviewReply] = []
 
-    def end(said: dict[str, Any]) -> None:
+    def end(said: OverviewReply) -> None:
         redraw(said)
         views.append(said)
         if len(views) == 2:

@@ -12,6 +12,7 @@ from orchestrator.effects import Note, Publish
 from orchestrator.events import BusDown, BusUp, Cancelled, NodeSaid, Stopping, TokensHeard
 from orchestrator.replanning.constraints import PlanConstraints
 from schemas.codec import Flag
+from schemas.contract import dump
 from schemas.messages import (
     CancelRequest,
     CloseRequest,
@@ -246,13 +247,15 @@ def test_status_shows_a_move_under_way_and_what_became_of_it() -> None:
     pipeline = world.core.plane.pipeline
     assert pipeline.state() == "moving"
     world.event(NodeSaid("a", world.nodes["a"].answer_move(world.commands("a", CopyKv)[-1])))
-    now = pipeline.moves_view()["now"]
-    assert (now["phase"], now["mode"], now["waits_for"], now["copied_bytes"]) == ("copying", "copy", ["b"], MB)
-    assert now["expected_bytes"] == 12 * 1024 * 2
+    now = pipeline.moves_view().now
+    assert now
+    assert (now.phase, now.mode, now.waits_for, now.copied_bytes) == ("copying", "copy", ("b",), MB)
+    assert now.expected_bytes == 12 * 1024 * 2
     answer(world, CopyKv)
     view = pipeline.moves_view()
-    assert (view["now"], view["done"], view["failed"]) == (None, 1, 0)
-    assert view["last"]["requests"] == 1
+    assert (view.now, view.done, view.failed) == (None, 1, 0)
+    assert view.last
+    assert view.last.requests == 1
     assert pipeline.state() == "serving"
 
 
@@ -278,10 +281,10 @@ def goes_on(world: World, request: str, old: Plan) -> None:
         assert [go_on.epoch for go_on in world.commands(name, GoOn)] == [old.epoch]
     assert world.underway is None
     view = world.core.plane.pipeline.moves_view()
-    assert (view["done"], view["failed"]) == (0, 1)
+    assert (view.done, view.failed) == (0, 1)
     status = world.control("status")
     assert status
-    assert status.result["moves"] == view
+    assert status.result["moves"] == dump(view)
     reply = world.reply(2)
     assert reply
     assert not reply.ok
@@ -422,7 +425,9 @@ def test_what_is_said_about_another_epoch_or_by_another_node_means_nothing() -> 
     world.event(NodeSaid("a", type(foreign)(**{**fields(foreign), "final": True})))
     world.event(NodeSaid("a", type(foreign)(**{**fields(foreign), "stage": 7})))
     assert world.underway is move
-    assert world.core.plane.pipeline.moves_view()["now"]["waits_for"] == ["a", "b"]
+    now = world.core.plane.pipeline.moves_view().now
+    assert now
+    assert now.waits_for == ("a", "b")
 
 
 def fields(message: Any) -> dict[str, Any]:

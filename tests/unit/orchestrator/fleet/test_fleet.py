@@ -32,7 +32,7 @@ def test_a_retained_birth_alone_may_be_a_ghost() -> None:
     assert fleet.apply("a", birth, 0.0, retained=True) == []
     assert fleet.apply("a", status(1, online=True), 0.0, retained=True) == []
     assert fleet.usable() == ()
-    assert fleet.view(0.0)[0]["state"] == "silent"
+    assert fleet.view(0.0)[0].state == "silent"
     assert fleet.apply("a", make_heartbeat("a"), 0.5) == [Joined(birth)]
 
 
@@ -48,7 +48,7 @@ def test_the_will_of_this_start_takes_the_node_away() -> None:
     fleet = fleet_with(5)
     assert fleet.apply("a", status(5, online=False), 1.0) == [Left("a", "connection lost")]
     assert fleet.usable() == ()
-    assert fleet.view(1.0)[0]["state"] == "offline"
+    assert fleet.view(1.0)[0].state == "offline"
 
 
 def test_the_late_will_of_an_earlier_start_kills_nobody() -> None:
@@ -100,7 +100,7 @@ def test_another_version_is_refused_with_the_line_that_helps() -> None:
     assert "pip install --upgrade 'linguabus[edge]==" in tell.command.reason
     assert "\n" not in tell.command.reason
     assert fleet.usable() == ()
-    assert fleet.view(0.0)[0]["state"] == "refused"
+    assert fleet.view(0.0)[0].state == "refused"
     (again,) = fleet.apply("a", make_heartbeat("a"), 1.0)
     assert isinstance(again, Tell)
 
@@ -135,7 +135,7 @@ def test_the_view_has_ages_and_figures() -> None:
     fleet = fleet_with()
     fleet.apply("a", make_heartbeat("a", 5), 1.0)
     (row,) = fleet.view(3.5)
-    assert row["state"] == "online"
-    assert row["heard_s_ago"] == 2.5
-    assert row["uptime_s"] == 1
-    assert row["hop_ms"] == 0.3
+    assert row.state == "online"
+    assert row.heard_s_ago == 2.5
+    assert row.uptime_s == 1
+    assert row.hop_ms == 0.3

@@ -178,7 +178,7 @@ def test_a_leaving_node_stays_usable_but_is_not_planned_with() -> None:
     assert nodes.apply("a", status, 1.0) == []
     assert [birth.node for birth in nodes.usable()] == ["a"]
     assert nodes.plannable() == ()
-    assert (nodes.view(1.0)[0]["state"], nodes.view(1.0)[0]["drained"]) == ("online", reason)
+    assert (nodes.view(1.0)[0].state, nodes.view(1.0)[0].drained) == ("online", reason)
     again = make_birth("a", incarnation=2)
     assert nodes.apply("a", again, 2.0)[-1] == Joined(again)
     assert nodes.plannable() == (again,)
@@ -210,7 +210,7 @@ def test_flags_come_and_go() -> None:
     nodes = fleet()
     nodes.apply("a", beat(10), 1.0)
     assert nodes.apply("a", beat(3), 2.0) == [Flagged("a", "its clock went back by 7.0 s")]
-    assert nodes.view(2.0)[0]["flags"] == ["its clock went back by 7.0 s"]
+    assert nodes.view(2.0)[0].flags == ("its clock went back by 7.0 s",)
     assert not nodes.is_believed("a")
     assert nodes.apply("a", beat(4), 3.0) == []
     assert nodes.apply("a", beat(20), 3.0 + TRUST_S) == [Trusted("a")]

@@ -12,7 +12,8 @@ from orchestrator.model.served import ServedModel
 from orchestrator.planning.profile import Profile
 from orchestrator.replanning.problem_builder import build_problem
 from orchestrator.service.database import Database
-from schemas.messages import BlobRef, NodeProfile, ProbeNode, ProbePart, StageMetrics, UnitProfile
+from schemas.contract import dump
+from schemas.messages import BlobRef, NodeProfile, PlanConstraints, ProbeNode, ProbePart, StageMetrics, UnitProfile
 from tests.support.orchestrating import World
 from tests.support.scripted_nodes import Letters, make_birth, make_manifest
 
@@ -178,18 +179,18 @@ def test_a_batch_is_expected_to_take_what_was_measured_for_batches() -> None:
     assert profile.stage_s((1, 2, 0), 4.0) == pytest.approx(four_s, rel=0.4)
 
 
-def test_profiles_and_wishes_survive_a_restart(tmp_path: Path) -> None:
+def test_profiles_and_constraints_survive_a_restart(tmp_path: Path) -> None:
     path = tmp_path / "state.sqlite3"
     with Database(path) as state:
         state.save_profile(replace(profile_of(), drift=1.5), measured_at=0.0)
-        state.save_constraints("main", {"exclude": ["a"]})
+        state.save_constraints("main", PlanConstraints(exclude=("a",)))
     with Database(path) as state:
         (profile,) = state.profiles(now_s=100.0)
         assert profile.drift == 1.5
         assert profile.measured == measured()
         assert profile.measured_s < 100.0
-        assert state.constraints("main") == {"exclude": ["a"]}
-        assert state.constraints("other") == {}
+        assert state.constraints("main") == PlanConstraints(exclude=("a",))
+        assert state.constraints("other") == PlanConstraints()
 
 
 def test_the_view_has_age_spread_and_what_was_observed() -> None:
@@ -198,11 +199,11 @@ def test_the_view_has_age_spread_and_what_was_observed() -> None:
     profile = replace(profile_of(units=units, hop_spread_s=0.0002), drift=1.5, measured_s=10.0)
     profiles.load([profile])
     one, other = profiles.view([make_birth("a"), make_birth("b", hop_s=0.002)], MANIFEST, now_s=70.0)
-    assert (one["node"], one["measured"], one["age_s"]) == ("a", True, 60.0)
-    assert [one[key] for key in ("block_ms", "block_spread_ms", "hop_ms", "hop_spread_ms", "drift")] == pytest.approx(
+    assert (one.node, one.measured, one.age_s) == ("a", True, 60.0)
+    assert [one.block_ms, one.block_spread_ms, one.hop_ms, one.hop_spread_ms, one.drift] == pytest.approx(
         [3.0, 0.1, 0.4, 0.2, 1.5]
     )
-    assert other == {"node": "b", "measured": False, "hop_ms": 2.0}
+    assert dump(other) == {"node": "b", "measured": False, "hop_ms": 2.0}
 
 
 def test_a_preview_says_what_it_rests_on() -> None:

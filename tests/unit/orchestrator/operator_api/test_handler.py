@@ -2,10 +2,11 @@
 
 import pytest
 
-from orchestrator.effects import BuildSegments, Note, SaveModelChoice, SolvePlan
+from orchestrator.effects import BuildSegments, Note, SaveModelChoice, SolvePlan, TellEvents, TellHistory
 from orchestrator.events import JobFailed, NodeSaid, Stopping
 from orchestrator.planning.solution import Infeasible
-from schemas.messages import RefuseNode, RegisterAgain, ReleaseSegment, StreamError
+from schemas.messages import RefuseNode, RegisterAgain, ReleaseSegment, StreamError, name_of
+from schemas.topics import CONTROL_REPLY, CONTROL_SUBMIT
 from tests.support.orchestrating import World
 from tests.support.scripted_nodes import MB, make_birth, make_heartbeat, make_manifest
 
@@ -154,6 +155,40 @@ def test_use_model_wants_a_name(arguments: dict[str, object]) -> None:
     reply = World().up().control("use_model", **arguments)
     assert reply
     assert not reply.ok
+
+
+LEAST_ARGUMENTS: dict[str, dict[str, object]] = {"control.use_model": {"model": "gone"}, "control.drain": {"node": "a"}}
+
+
+@pytest.mark.parametrize("name", [name_of(message) for message in CONTROL_SUBMIT.messages])
+def test_every_operation_is_answered_by_itself_or_by_who_keeps_the_answer(name: str) -> None:
+    world = World().up()
+    world.wait(2.0)
+    reply = world.control(name.removeprefix("control."), **LEAST_ARGUMENTS.get(name, {}))
+    assert reply or [effect for effect in world.effects if isinstance(effect, TellEvents | TellHistory)]
+
+
+def test_every_operation_has_an_answer_of_its_own() -> None:
+    answers = {name_of(message) for message in CONTROL_REPLY.messages}
+    assert {f"{name_of(message)}.reply" for message in CONTROL_SUBMIT.messages} <= answers
+
+
+@pytest.mark.parametrize(
+    ("operation", "arguments", "reason"),
+    [
+        ("drain", {}, "node: is missing"),
+        ("use_model", {"model": 3}, "model: must be a text"),
+        ("history", {"limit": 201}, "limit: must be at most 200, 201 is outside 1 to 200"),
+        ("nodes", {"colour": "red"}, "message: 'colour' is not a member of this message"),
+        ("apply", {"pins": [["embed"]]}, "constraints.pins[0]: must be a list of 2 values"),
+    ],
+)
+def test_what_the_contract_does_not_allow_is_refused_with_its_place(
+    operation: str, arguments: dict[str, object], reason: str
+) -> None:
+    reply = World().up().control(operation, **arguments)
+    assert reply
+    assert (reply.ok, reply.reason) == (False, reason)
 
 
 def test_an_unknown_operation_lists_the_known_ones() -> None:

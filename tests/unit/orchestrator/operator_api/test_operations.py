@@ -123,8 +123,8 @@ def test_the_journal_keeps_the_newest_with_a_kind() -> None:
         journal.add(Note(f"{second}", kind="plan", pipeline="main-2"), float(second))
     newest = journal.view()
     assert len(newest) == KEPT
-    assert (newest[0]["number"], newest[-1]["number"], newest[-1]["pipeline"]) == (7, KEPT + 6, "main-2")
-    assert [event["text"] for event in journal.view(2)] == [str(KEPT + 3), str(KEPT + 4)]
+    assert (newest[0].number, newest[-1].number, newest[-1].pipeline) == (7, KEPT + 6, "main-2")
+    assert [event.text for event in journal.view(2)] == [str(KEPT + 3), str(KEPT + 4)]
 
 
 # --- top --------------------------------------------------------------------------------------------------------

@@ -13,9 +13,8 @@ from orchestrator.pipelines.partition import assign, divide
 from orchestrator.pipelines.partition_schedule import PartitionSchedule
 from orchestrator.planning.errors import PlanningError
 from orchestrator.planning.problem import Constraints, Pin
-from orchestrator.replanning.constraints import PlanConstraints
 from schemas.codec import Flag
-from schemas.messages import StreamEnd
+from schemas.messages import PlanConstraints, StreamEnd
 from tests.support.fleets import device, fleet
 from tests.support.orchestrating import World
 from tests.support.scripted_nodes import answer_text, make_submit, room_for
@@ -138,21 +137,21 @@ def check(world: World) -> None:
 def test_whatever_happens_answers_are_complete(seed: int) -> None:
     draw = random.Random(seed)
     world = World(slots=2)
-    world.core.plane.pipelines.use_constraints(PlanConstraints("throughput"))
+    world.core.plane.pipelines.use_constraints(PlanConstraints(objective="throughput"))
     world.up()
     half_mb = room_for(head=1, block=2)
     requests: list[str] = []
     for step in range(30):
         here = [name for name, node in world.nodes.items() if node.alive]
         away = [name for name in NODES[:6] if name not in here]
-        match draw.choice(["join", "join", "kill", "ask", "ask", "generate", "generate", "wait", "wish"]):
+        match draw.choice(["join", "join", "kill", "ask", "ask", "generate", "generate", "wait", "constrain"]):
             case "join" if away:
                 world.join(draw.choice(away), memory_mb=half_mb, incarnation=step + 1)
             case "kill" if len(here) > 4:
                 world.kill(draw.choice(here))
             case "ask":
                 requests.append(world.ask(make_submit(len(requests) + 1)))
-            case "wish":
+            case "constrain":
                 world.control("apply", 1000 + step, objective=draw.choice(["throughput", "throughput", "latency"]))
             case "generate":
                 for request in requests:

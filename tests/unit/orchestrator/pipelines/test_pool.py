@@ -8,10 +8,9 @@ import pytest
 
 from orchestrator.effects import Listen
 from orchestrator.events import PlanHeard
-from orchestrator.replanning.constraints import PlanConstraints
 from orchestrator.timing import Timing
 from schemas.codec import Flag
-from schemas.messages import Epoch, Plan, StageRef, StreamEnd
+from schemas.messages import Epoch, Plan, PlanConstraints, StageRef, StreamEnd
 from schemas.topics import PLAN
 from tests.support.orchestrating import World
 from tests.support.scripted_nodes import answer_text, make_submit, room_for
@@ -22,7 +21,7 @@ HALF_MB = room_for(head=1, block=2)
 
 def make_world(*, pipelines: int | None = None, slots: int = 2, timing: Timing | None = None) -> World:
     world = World(pipelines=pipelines, slots=slots, timing=timing)
-    world.core.plane.pipelines.use_constraints(PlanConstraints("throughput"))
+    world.core.plane.pipelines.use_constraints(PlanConstraints(objective="throughput"))
     return world
 
 
@@ -71,7 +70,7 @@ def test_the_division_waits_for_the_nodes_asked_for() -> None:
 @pytest.mark.parametrize("pipelines", [1, None])
 def test_one_pipeline_where_that_is_wanted(pipelines: int | None) -> None:
     world = World(pipelines=pipelines)
-    world.core.plane.pipelines.use_constraints(PlanConstraints("throughput" if pipelines else "latency"))
+    world.core.plane.pipelines.use_constraints(PlanConstraints(objective="throughput" if pipelines else "latency"))
     world.serve("a", "b", "c", "d", memory_mb=HALF_MB)
     assert {plan.pipeline for plan in world.published(Plan)} == {"main"}
 
@@ -98,7 +97,7 @@ def test_nodes_that_join_form_a_pipeline_beside_the_first() -> None:
     assert finish(world, request) == answer_text(5, 8)
 
 
-def test_wishes_divide_and_unite_the_fleet() -> None:
+def test_constraints_divide_and_unite_the_fleet() -> None:
     world = World().serve("a", "b", "c", "d", memory_mb=HALF_MB)
     assert {plan.pipeline for plan in world.published(Plan)} == {"main"}
     world.control("apply", 1, objective="throughput")

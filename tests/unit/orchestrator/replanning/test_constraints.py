@@ -1,12 +1,16 @@
 """Objective and constraints: from arguments, and in previewed and applied plans."""
 
+import json
+
 import pytest
 
 from orchestrator.effects import SaveConstraints, TellHistory
 from orchestrator.planning.errors import BadConstraint
 from orchestrator.planning.problem import NodeLimit, Objective, Pin
-from orchestrator.replanning.constraints import PlanConstraints, constraints_from, parse_units
-from schemas.messages import PrepareSegment
+from orchestrator.replanning.constraints import parse_units, planner_constraints
+from schemas.contract import dump, load
+from schemas.errors import MemberError
+from schemas.messages import PlanConstraints, PrepareSegment
 from tests.support.orchestrating import World
 
 
@@ -33,10 +37,12 @@ def test_units_that_are_not_there(text: str) -> None:
         parse_units(text, 6)
 
 
-def test_wishes_survive_the_way_through_json() -> None:
-    constraints = PlanConstraints("throughput", ("a",), (("ends", "b"),), (("c", 900),), 512)
-    assert constraints_from(constraints.as_arguments()) == constraints
-    rules = constraints.constraints(6)
+def test_constraints_survive_the_way_through_json() -> None:
+    constraints = PlanConstraints(
+        objective="throughput", exclude=("a",), pins=(("ends", "b"),), max_memory_mb=(("c", 900),), context_tokens=512
+    )
+    assert load(PlanConstraints, json.loads(json.dumps(dump(constraints)))) == constraints
+    rules = planner_constraints(constraints, 6)
     assert rules.exclude == {"a"}
     assert rules.pins == (Pin("b", 0, 1), Pin("b", 5, 6))
     assert rules.limits == (NodeLimit("c", max_memory_bytes=900_000_000),)
@@ -52,8 +58,8 @@ def test_wishes_survive_the_way_through_json() -> None:
     ],
 )  # fmt: skip
 def test_arguments_that_make_no_sense(arguments: dict[str, object]) -> None:
-    with pytest.raises(BadConstraint):
-        constraints_from(arguments)
+    with pytest.raises(MemberError):
+        load(PlanConstraints, arguments)
 
 
 def test_a_preview_changes_nothing(world: World) -> None:
@@ -77,7 +83,7 @@ def test_a_preview_without_a_plan_says_what_would_help(world: World) -> None:
     assert reply.result["explanation"]["smallest_fix"]
 
 
-def test_apply_puts_the_plan_in_force_and_keeps_the_wishes(world: World) -> None:
+def test_apply_puts_the_plan_in_force_and_keeps_the_constraints(world: World) -> None:
     unwanted = nodes_of(world)[0]
     world.control("apply", exclude=[unwanted])
     world.wait(3.0)
@@ -87,7 +93,7 @@ def test_apply_puts_the_plan_in_force_and_keeps_the_wishes(world: World) -> None
     assert reply.result == {"changed": True}
     assert unwanted not in nodes_of(world)
     (saved,) = [effect for effect in world.effects if isinstance(effect, SaveConstraints)]
-    assert constraints_from(saved.constraints) == PlanConstraints(exclude=(unwanted,))
+    assert saved.constraints == PlanConstraints(exclude=(unwanted,))
     world.join("e", memory_mb=2000, speed_flops=1e12)
     world.wait(5.0)
     assert unwanted not in nodes_of(world)
@@ -110,7 +116,7 @@ def test_what_can_not_be_applied_is_not_remembered(world: World) -> None:
     assert world.plan == before
 
 
-def test_the_objective_and_the_context_are_those_of_the_wishes(world: World) -> None:
+def test_the_objective_and_the_context_are_those_of_the_constraints(world: World) -> None:
     world.control("apply", objective="throughput", context_tokens=64)
     world.wait(3.0)
     active = world.core.plane.pipeline.active
@@ -120,7 +126,7 @@ def test_the_objective_and_the_context_are_those_of_the_wishes(world: World) -> 
 
 
 @pytest.mark.parametrize("operation", ["preview", "apply"])
-def test_bad_wishes_are_refused_in_one_line(world: World, operation: str) -> None:
+def test_bad_constraints_are_refused_in_one_line(world: World, operation: str) -> None:
     for arguments in ({"objective": "fame"}, {"pins": [["0-99", "a"]]}):
         reply = world.control(operation, **arguments)
         assert reply

@@ -7,7 +7,9 @@ import pytest
 
 from orchestrator.errors import StateUnreadable
 from orchestrator.service.database import SCHEMA_VERSION, Database
-from schemas.messages import Epoch
+from schemas.errors import MemberError
+from schemas.messages import Epoch, PlanConstraints
+from tests.support.plans import plan_of
 
 
 @pytest.fixture
@@ -17,6 +19,10 @@ def path(tmp_path: Path) -> Path:
 
 def epoch(generation: int, counter: int) -> Epoch:
     return Epoch(generation=generation, counter=counter)
+
+
+def save_plan(state: Database, pipeline: str, of: Epoch) -> None:
+    state.save_plan(of, plan_of(pipeline, of))
 
 
 def test_every_start_has_a_generation_of_its_own(path: Path) -> None:
@@ -46,26 +52,26 @@ def test_epochs_never_go_back(path: Path) -> None:
 def test_plans_are_kept_newest_first(path: Path) -> None:
     with Database(path) as state:
         for counter in (1, 2, 10):
-            state.save_plan("main", epoch(1, counter), "tiny", {"number": counter})
-        state.save_plan("other", epoch(9, 9), "tiny", {"number": 99})
-        assert [plan["number"] for plan in state.plans("main")] == [10, 2, 1]
-        assert [plan["number"] for plan in state.plans("main", limit=1)] == [10]
-        assert state.plans("main")[0]["committed_at"] > 1.7e9
+            save_plan(state, "main", epoch(1, counter))
+        save_plan(state, "other", epoch(9, 9))
+        assert [plan.epoch for plan in state.plans("main")] == ["1-10", "1-2", "1-1"]
+        assert [plan.epoch for plan in state.plans("main", limit=1)] == ["1-10"]
+        assert state.plans("main")[0].committed_at > 1.7e9
 
 
 def test_the_history_of_a_service_has_all_its_pipelines(path: Path) -> None:
     with Database(path) as state:
         for number, pipeline in enumerate(("main", "main-2", "main-x", "main2", "other", "main-11"), start=1):
-            state.save_plan(pipeline, epoch(1, number), "tiny", {"pipeline": pipeline})
-        assert [plan["pipeline"] for plan in state.plans("main")] == ["main-11", "main-2", "main"]
+            save_plan(state, pipeline, epoch(1, number))
+        assert [plan.pipeline for plan in state.plans("main")] == ["main-11", "main-2", "main"]
 
 
 def test_the_history_has_a_bound(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("orchestrator.service.database._KEPT_PLANS", 3)
     with Database(path) as state:
         for counter in range(10):
-            state.save_plan("main", epoch(1, counter), "tiny", {"number": counter})
-        assert [plan["number"] for plan in state.plans("main")] == [9, 8, 7]
+            save_plan(state, "main", epoch(1, counter))
+        assert [plan.epoch for plan in state.plans("main")] == ["1-9", "1-8", "1-7"]
 
 
 def test_interrupted_requests_are_handed_out_once(path: Path) -> None:
@@ -119,7 +125,22 @@ def test_a_file_of_an_earlier_version_gets_what_it_lacks(path: Path) -> None:
         state.save_epoch("main", epoch(5, 7))
         with sqlite3.connect(path) as db:
             db.execute("DROP TABLE drained")
+            db.execute("ALTER TABLE constraints RENAME COLUMN constraints TO wishes")
+            db.execute("""INSERT INTO constraints VALUES ('main', 0, '{"exclude": ["a"], "context_tokens": null}')""")
             db.execute("PRAGMA user_version = 2")
     with Database(path) as state:
         assert state.drained() == frozenset()
         assert state.epoch("main") == epoch(5, 7)
+        assert state.constraints("main") == PlanConstraints(exclude=("a",))
+
+
+def test_what_another_version_wrote_and_this_one_can_not_read_is_left_out_or_said(path: Path) -> None:
+    with Database(path) as state:
+        for counter in (1, 2):
+            save_plan(state, "main", epoch(1, counter))
+        with sqlite3.connect(path) as db:
+            db.execute("UPDATE plans SET details = '{}' WHERE counter = 2")
+            db.execute("""INSERT INTO constraints VALUES ('main', 0, '{"exclude": "a"}')""")
+        assert [plan.epoch for plan in state.plans("main")] == ["1-1"]
+        with pytest.raises(MemberError, match="exclude: must be a list"):
+            state.constraints("main")

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from orchestrator.planning.explain.explain import explain
 from orchestrator.planning.explain.render import as_text
 from orchestrator.planning.problem import Constraints, NodeLimit, Objective, Pin, Problem, Stage
-from orchestrator.planning.solution import Infeasible, Solution
+from orchestrator.planning.solution import Infeasible, Solution, Standby
 from orchestrator.planning.solver.infeasible import is_feasible
 from orchestrator.planning.solver.solve import solve
 from orchestrator.planning.standby.plan_standby import plan_standby
+from schemas.contract import dump, load
+from schemas.messages import PlanExplanation
 from tests.support.fleets import MB, device, fleet
 from tests.support.planning import random_problem
 
@@ -34,15 +38,23 @@ def unsolved(problem: Problem) -> Infeasible:
     return answer
 
 
+def told(problem: Problem, answer: Solution, standby: Sequence[Standby] = ()) -> dict[str, Any]:
+    """The explanation as it is sent; what was sent is read as it was meant."""
+    explanation = explain(problem, answer, standby)
+    said: dict[str, Any] = dump(explanation)
+    assert load(PlanExplanation, json.loads(json.dumps(said))) == explanation
+    return said
+
+
 def test_one_fast_device_beats_any_split_is_used_alone_and_the_plan_says_why() -> None:
     problem = fleet(PHONE, LAPTOP, TABLET)
     answer = solved(problem)
     assert answer.stages == (Stage("laptop", 0, 12),)
-    said = explain(problem, answer)
+    said = told(problem, answer)
     # Split with the phone: 1 block there (4 ms), hops of 1 and 5 ms, 11 ms less one block on the laptop.
     assert said["why"] == ["laptop is used alone, for any split is slower: with phone 18 ms per token instead of 12"]
     assert [row["role"] for row in said["devices"]] == ["used", "left out", "left out"]
-    text = as_text(said)
+    text = as_text(load(PlanExplanation, said))
     assert "used alone" in text
     assert "proven optimal (glpk" in text
 
@@ -52,7 +64,7 @@ def test_a_device_that_only_slows_things_is_left_out_and_said() -> None:
     problem = fleet(*small, device("old-phone", 30.0, 2000, hop_ms=20.0))
     answer = solved(problem)
     assert set(answer.nodes) == {"laptop-1", "laptop-2"}
-    said = explain(problem, answer)
+    said = told(problem, answer)
     assert "left out, for nothing is gained with them: old-phone" in said["why"]
     row = next(row for row in said["devices"] if row["node"] == "old-phone")
     assert row["role"] == "left out"
@@ -63,7 +75,7 @@ def test_a_device_that_only_slows_things_is_left_out_and_said() -> None:
 def test_what_each_device_adds_is_worked_out_by_planning_without_it() -> None:
     problem = fleet(device("a", 1.0, 900), device("b", 2.0, 900), device("c", 3.0, 900))
     answer = solved(problem)
-    rows = {row["node"]: row for row in explain(problem, answer)["devices"]}
+    rows = {row["node"]: row for row in told(problem, answer)["devices"]}
     assert set(answer.nodes) == {"a", "b"}
     without_a = solved(replace(problem, devices=problem.devices[1:]))
     assert rows["a"]["without_ms"] == pytest.approx(without_a.objective_value * 1e3)
@@ -72,7 +84,7 @@ def test_what_each_device_adds_is_worked_out_by_planning_without_it() -> None:
 
 def test_a_device_that_is_needed_is_said_to_be() -> None:
     problem = fleet(device("a", 1.0, 700), device("b", 2.0, 700))
-    rows = explain(problem, solved(problem))["devices"]
+    rows = told(problem, solved(problem))["devices"]
     assert all(row["says"].startswith("needed: without it needs 1.2 GB, the fleet has 700 MB") for row in rows)
 
 
@@ -80,13 +92,13 @@ def test_a_device_that_is_needed_is_said_to_be() -> None:
 def test_every_objective_is_explained_as_data_and_as_text(objective: Objective) -> None:
     problem = replace(fleet(device("a", 1.0, 900), device("b", 2.0, 900), device("c", 9.0, 50)), objective=objective)
     answer = solved(problem)
-    said = explain(problem, answer, plan_standby(problem, answer.stages).standby)
+    said = told(problem, answer, plan_standby(problem, answer.stages).standby)
     assert json.loads(json.dumps(said, allow_nan=False)) == said
     assert said["objective"] == objective.value
     assert said["status"] == "optimal"
     assert {"best single device", "quickest device, memory aside"} & {row["name"] for row in said["compared"]}
     assert "even split" in {row["name"] for row in said["compared"]}
-    text = as_text(said)
+    text = as_text(load(PlanExplanation, said))
     for part in ("stage", "ms/token", "first token after", "the bottleneck is", "compared", "device"):
         assert part in text
     row = next(row for row in said["devices"] if row["node"] == "c")
@@ -95,7 +107,7 @@ def test_every_objective_is_explained_as_data_and_as_text(objective: Objective) 
 
 def test_the_predicted_times_add_up() -> None:
     problem = fleet(device("a", 1.0, 900), device("b", 2.0, 900))
-    said = explain(problem, solved(problem))
+    said = told(problem, solved(problem))
     stages = said["stages"]
     total = sum(stage["decode_ms"] + stage["hop_ms"] for stage in stages)
     assert total == pytest.approx(said["predicted"]["decode_ms"])
@@ -106,7 +118,7 @@ def test_refused_devices_are_named_with_the_reason() -> None:
     low = replace(PHONE, battery_percent=8.0, charging=False)
     rules = Constraints(exclude=frozenset({"tablet"}), min_battery_percent=20)
     problem = replace(fleet(LAPTOP, low, TABLET), constraints=rules)
-    rows = {row["node"]: row for row in explain(problem, solved(problem))["devices"]}
+    rows = {row["node"]: row for row in told(problem, solved(problem))["devices"]}
     assert rows["tablet"] == {"node": "tablet", "role": "refused", "says": "excluded"}
     assert rows["phone"]["says"] == "battery at 8 %, 20 % asked"
 
@@ -114,10 +126,10 @@ def test_refused_devices_are_named_with_the_reason() -> None:
 def test_standby_units_are_shown_with_their_node() -> None:
     problem = fleet(device("a", 1.0, 900), device("b", 2.0, 900))
     answer = solved(problem)
-    said = explain(problem, answer, plan_standby(problem, answer.stages).standby)
+    said = told(problem, answer, plan_standby(problem, answer.stages).standby)
     kept = [units["units"] for node in said["nodes"] for units in node["standby"]]
     assert len(kept) == 2
-    assert all(units in as_text(said) for units in kept)
+    assert all(units in as_text(load(PlanExplanation, said)) for units in kept)
 
 
 def test_not_enough_memory_says_how_much_is_missing_and_the_smallest_fix() -> None:

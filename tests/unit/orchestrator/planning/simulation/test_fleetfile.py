@@ -14,6 +14,8 @@ from orchestrator.planning.errors import PlanningError
 from orchestrator.planning.problem import Objective, Pin
 from orchestrator.planning.simulation.fleetfile import load_fleet, parse_fleet, shipped_fleets
 from orchestrator.planning.simulation.play import play
+from schemas.contract import dump
+from schemas.messages import FleetDivision
 
 GOOD: dict[str, Any] = {
     "model": {
@@ -155,11 +157,11 @@ def test_the_shipped_fleets_play(name: str) -> None:
 
 
 def test_the_shipped_fleets_show_what_they_are_for() -> None:
-    assert play(load_fleet("one-is-enough")).plan["nodes"][0]["node"] == "laptop"
+    assert dump(play(load_fleet("one-is-enough")).plan)["nodes"][0]["node"] == "laptop"
     home = play(load_fleet("home"))
     assert home.report is not None
     assert "pipeline 0 goes on over 2 nodes" in [line.text for line in home.report.diary]
-    phones = play(load_fleet("lingualinked-phones")).plan
+    phones = dump(play(load_fleet("lingualinked-phones")).plan)
     even = next(plan for plan in phones["compared"] if plan["name"] == "even split")
     assert even["times_slower"] > 1.73  # what LinguaLinked reports as the least gain with several streams
 
@@ -169,7 +171,8 @@ def test_a_crowd_is_split_into_pipelines() -> None:
     played = play(
         parse_fleet(text.replace("count: 100,", "count: 10,").replace("streams: 500", "streams: 50"), "crowd")
     )
-    assert len(played.plan["pipelines"]) > 5
+    assert isinstance(played.plan, FleetDivision)
+    assert len(played.plan.pipelines) > 5
     assert played.report is not None
-    assert played.report.pipelines == len(played.plan["pipelines"])
+    assert played.report.pipelines == len(played.plan.pipelines)
     assert "pipelines" in played.as_text()
