@@ -3,7 +3,8 @@
 A message is a frozen dataclass whose fields are annotated with the closed set of types below. ``load``
 turns parsed JSON into such a dataclass or raises ``MemberError`` naming the place; ``dump`` is its inverse;
 ``json_schema`` writes the JSON Schema 2020-12 document of the same limits, so that other languages can
-check messages too. Phones run this: the standard library suffices.
+check messages too. Files that people write (`orchestrator/planning/simulation/fleet_document.py`) are read
+the same way. Phones run this: the standard library suffices.
 """
 
 from __future__ import annotations

@@ -6,9 +6,10 @@ Everything wrong is said in one line that names the place: `fleet.yaml: devices[
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -22,12 +23,21 @@ from orchestrator.planning.problem import (
     Problem,
     UnitRun,
 )
+from orchestrator.planning.simulation.fleet_document import (
+    ConstraintsSection,
+    DeviceSection,
+    EventSection,
+    FleetDocument,
+    ModelSection,
+    UnitSection,
+    WorkloadSection,
+)
 from orchestrator.planning.simulation.scenario import FleetEvent, Workload
-from orchestrator.planning.simulation.sections import Section
+from schemas import contract
+from schemas.errors import MemberError, UnknownMember
 from schemas.units import BLOCK, EMBED, HEAD
 
 MB = 10**6
-MOST_OF_A_KIND = 10_000
 
 
 @dataclass(frozen=True)
@@ -73,173 +83,149 @@ def parse_fleet(text: str, name: str) -> Fleet:
         PlanningError: something in it is wrong.
     """
     try:
-        document = yaml.safe_load(text)
+        return _fleet(name, contract.load(FleetDocument, _yaml(text)))
+    except MemberError as error:
+        raise PlanningError(f"{name}: {_said(error)}") from error
+    except PlanningError as error:
+        raise PlanningError(f"{name}: {error}") from error
+
+
+class _Loader(yaml.SafeLoader):
+    """Keys are texts, and one without a value is one that is left out."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        found = super().construct_mapping(node, deep)
+        return {str(key): value for key, value in found.items() if value is not None}
+
+
+def _yaml(text: str) -> object:
+    try:
+        found = yaml.load(text, _Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = "" if mark is None else f" in line {mark.line + 1}"
-        raise PlanningError(f"{name}: not YAML{where}: {getattr(error, 'problem', None) or 'unreadable'}") from error
-    top = Section(document, name, "")
-    model = top.section("model")
-    runs, tied_bytes, hidden_bytes = _model(model)
-    devices = tuple(device for section in top.sections("devices") for device in _devices(section))
-    plan = top.section("plan", optional=True)
-    try:
-        problem = _problem(plan, runs, devices, tied_bytes, hidden_bytes)
-    except PlanningError as error:
-        raise error if str(error).startswith(name) else PlanningError(f"{name}: {error}") from error
-    replicas = plan.flag("replicas", False)
-    plan.end()
-    workload = _workload(top.section("workload", optional=True))
-    names = {device.name for device in devices}
-    events = tuple(_event(section, names) for section in top.sections("events", optional=True))
-    top.end()
-    return Fleet(name, problem, workload, events, replicas)
+        raise PlanningError(f"not YAML{where}: {getattr(error, 'problem', None) or 'unreadable'}") from error
+    except (ValueError, RecursionError) as error:  # a date that is none, a number that is too long
+        raise PlanningError(f"not a fleet: {str(error).splitlines()[0]}") from error
+    return {} if found is None else found
 
 
-def _model(section: Section) -> tuple[tuple[UnitRun, ...], int, int]:
-    """Runs, bytes saved by tied ends, bytes of one hidden state on the wire."""
-    blocks = section.whole("blocks", least=1)
-    runs, at = [], 0
-    for kind, count in ((EMBED, 1), (BLOCK, blocks), (HEAD, 1)):
-        part = section.section("block" if kind == BLOCK else kind)
-        memory = part.number("memory_mb")
-        runs.append(
-            UnitRun(
-                kind=kind,
-                start=at,
-                count=count,
-                weight_bytes=round(memory * MB),
-                kv_bytes_per_token=part.whole("kv_bytes_per_token", 0),
-                flops_per_token=part.number("mflops_per_token", 0.0) * 1e6,
-                disk_bytes=round(part.number("disk_mb", memory) * MB),
-            )
-        )
-        part.end()
-        at += count
-    tied = round(section.number("tied_mb", 0.0) * MB)
-    hidden = section.whole("hidden_bytes", 0)
-    section.text("name", "model")
-    section.end()
-    return tuple(runs), tied, hidden
+def _said(error: MemberError) -> str:
+    """The error in the words of files: their members are keys, and the whole has no name."""
+    place, problem = error.place, error.problem
+    if isinstance(error, UnknownMember):
+        place = f"{place}.{error.member}" if place else error.member
+        problem = f"is not a key here; there are {', '.join(sorted(error.known))}"
+    return f"{place}: {problem}" if place else problem
 
 
-def _devices(section: Section) -> list[Device]:
-    """One entry of the list: a device, or `count` of them with numbered names."""
-    name, count = section.text("name"), section.whole("count", 1, least=1)
-    if count > MOST_OF_A_KIND:
-        raise section.wrong("count", f"must be at most {MOST_OF_A_KIND}")
-    block_s = section.number("block_ms", above=0) / 1e3
-    decode_s = (section.number("embed_ms", 0.0) / 1e3, block_s, section.number("head_ms", 0.0) / 1e3)
-    prefill = section.number("prefill_speedup", 4.0, above=0)
-    batched = section.maybe("batch_speedup", above=0)
-    link = section.maybe("link_mbit_per_s", above=0)
-    storage = section.maybe("storage_mb")
-    gflops = section.maybe("gflops", above=0)
-    device = Device(
-        name=name,
-        memory_bytes=round(section.number("memory_mb") * MB),
-        decode_s=decode_s,
-        prefill_s=tuple(figure / prefill for figure in decode_s),
-        hop_s=section.number("hop_ms", 0.0) / 1e3,
-        storage_bytes=None if storage is None else round(storage * MB),
-        decode_batched_s=None if batched is None else tuple(figure / batched for figure in decode_s),
-        hop_busy_s=section.number("hop_busy_ms", 0.0) / 1e3,
-        link_bytes_per_s=math.inf if link is None else link * 1e6 / 8,
-        runtime_overhead_bytes=round(section.number("overhead_mb", 0.0) * MB),
-        live_move_bytes=round(section.number("live_move_mb", 0.0) * MB),
-        flops_per_s=None if gflops is None else gflops * 1e9,
-        battery_percent=section.maybe("battery_percent"),
-        charging=section.flag("charging", True),
-    )
-    section.end()
-    if count == 1:
-        return [device]
-    width = len(str(count))
-    values = {entry.name: getattr(device, entry.name) for entry in fields(device) if entry.name != "name"}
-    return [Device(name=f"{name}-{index:0{width}d}", **values) for index in range(1, count + 1)]
+def _wrong(place: str, problem: str) -> PlanningError:
+    return PlanningError(f"{place}: {problem}")
 
 
-def _problem(
-    plan: Section, runs: tuple[UnitRun, ...], devices: tuple[Device, ...], tied_bytes: int, hidden_bytes: int
-) -> Problem:
-    wanted = plan.text("objective", Objective.LATENCY.value)
-    if wanted not in {objective.value for objective in Objective}:
-        raise plan.wrong("objective", f"must be one of {', '.join(objective.value for objective in Objective)}")
-    return Problem(
-        runs=runs,
+def _fleet(name: str, document: FleetDocument) -> Fleet:
+    model, plan = document.model, document.plan
+    devices = tuple(device for section in document.devices for device in _devices(section))
+    problem = Problem(
+        runs=_runs(model),
         devices=devices,
-        context_tokens=plan.whole("context_tokens", 2048, least=1),
-        slots=plan.whole("slots", 1, least=1),
-        objective=Objective(wanted),
-        streams=plan.maybe_whole("streams", least=1),
-        constraints=_constraints(plan.section("constraints", optional=True)),
-        activation_bytes=hidden_bytes,
-        workspace_bytes=round(plan.number("workspace_mb", 0.0) * MB),
-        tied_bytes=tied_bytes,
-        prompt_tokens=plan.whole("prompt_tokens", 128, least=1),
-        prefill_chunk_tokens=plan.whole("prefill_chunk_tokens", 64, least=1),
-        balanced_tolerance=plan.number("balanced_tolerance", 0.05),
-        time_limit_s=plan.number("time_limit_s", 10.0, above=0),
+        context_tokens=plan.context_tokens,
+        slots=plan.slots,
+        objective=Objective(plan.objective),
+        streams=plan.streams,
+        constraints=_constraints(plan.constraints),
+        activation_bytes=model.hidden_bytes,
+        workspace_bytes=_bytes(plan.workspace_mb),
+        tied_bytes=_bytes(model.tied_mb),
+        prompt_tokens=plan.prompt_tokens,
+        prefill_chunk_tokens=plan.prefill_chunk_tokens,
+        balanced_tolerance=plan.balanced_tolerance,
+        time_limit_s=plan.time_limit_s,
+    )
+    names = {device.name for device in devices}
+    events = tuple(_event(section, f"events[{index}]", names) for index, section in enumerate(document.events))
+    return Fleet(name, problem, _workload(document.workload), events, plan.replicas)
+
+
+def _bytes(size_mb: float) -> int:
+    return round(size_mb * MB)
+
+
+def _runs(model: ModelSection) -> tuple[UnitRun, ...]:
+    last = model.blocks + 1
+    return (
+        _run(EMBED, 0, 1, model.embed),
+        _run(BLOCK, 1, model.blocks, model.block),
+        _run(HEAD, last, 1, model.head),
     )
 
 
-def _constraints(section: Section) -> Constraints:
-    pins, limits = [], []
-    for pin in section.sections("pins", optional=True):
-        pins.append(Pin(pin.text("node"), pin.whole("start"), pin.whole("stop", least=1)))
-        pin.end()
-    for limit in section.sections("limits", optional=True):
-        memory = limit.maybe("max_memory_mb")
-        limits.append(
+def _run(kind: str, start: int, count: int, unit: UnitSection) -> UnitRun:
+    return UnitRun(
+        kind=kind,
+        start=start,
+        count=count,
+        weight_bytes=_bytes(unit.memory_mb),
+        kv_bytes_per_token=unit.kv_bytes_per_token,
+        flops_per_token=unit.mflops_per_token * 1e6,
+        disk_bytes=_bytes(unit.memory_mb if unit.disk_mb is None else unit.disk_mb),
+    )
+
+
+def _devices(section: DeviceSection) -> list[Device]:
+    """One entry of the list: a device, or `count` of them with numbered names."""
+    decode_s = (section.embed_ms / 1e3, section.block_ms / 1e3, section.head_ms / 1e3)
+    batched, link, storage = section.batch_speedup, section.link_mbit_per_s, section.storage_mb
+    device = Device(
+        name=section.name,
+        memory_bytes=_bytes(section.memory_mb),
+        decode_s=decode_s,
+        prefill_s=tuple(figure / section.prefill_speedup for figure in decode_s),
+        hop_s=section.hop_ms / 1e3,
+        storage_bytes=None if storage is None else _bytes(storage),
+        decode_batched_s=None if batched is None else tuple(figure / batched for figure in decode_s),
+        hop_busy_s=section.hop_busy_ms / 1e3,
+        link_bytes_per_s=math.inf if link is None else link * 1e6 / 8,
+        runtime_overhead_bytes=_bytes(section.overhead_mb),
+        live_move_bytes=_bytes(section.live_move_mb),
+        flops_per_s=None if section.gflops is None else section.gflops * 1e9,
+        battery_percent=section.battery_percent,
+        charging=section.charging,
+    )
+    if section.count == 1:
+        return [device]
+    width = len(str(section.count))
+    return [replace(device, name=f"{section.name}-{index:0{width}d}") for index in range(1, section.count + 1)]
+
+
+def _constraints(section: ConstraintsSection) -> Constraints:
+    return Constraints(
+        pins=tuple(Pin(pin.node, pin.start, pin.stop) for pin in section.pins),
+        exclude=frozenset(section.exclude),
+        limits=tuple(
             NodeLimit(
-                limit.text("node"),
-                max_units=limit.maybe_whole("max_units"),
-                max_share=limit.maybe("max_share"),
-                max_memory_bytes=None if memory is None else round(memory * MB),
+                limit.node,
+                max_units=limit.max_units,
+                max_share=limit.max_share,
+                max_memory_bytes=None if limit.max_memory_mb is None else _bytes(limit.max_memory_mb),
             )
-        )
-        limit.end()
-    constraints = Constraints(
-        pins=tuple(pins),
-        exclude=frozenset(section.texts("exclude")),
-        limits=tuple(limits),
-        min_battery_percent=section.maybe("min_battery_percent"),
-        only_on_charger=section.flag("only_on_charger", False),
+            for limit in section.limits
+        ),
+        min_battery_percent=section.min_battery_percent,
+        only_on_charger=section.only_on_charger,
     )
-    section.end()
-    return constraints
 
 
-def _workload(section: Section) -> Workload:
-    arrivals = section.maybe("arrivals_per_s", above=0)
-    duration = section.number("duration_s", 60.0, above=0)
-    warmup = section.number("warmup_s", 0.0)
-    if warmup >= duration:
-        raise section.wrong("warmup_s", "must be less than duration_s")
-    workload = Workload(
-        streams=section.whole("streams", 1, least=1),
-        arrivals_per_s=arrivals,
-        prompt_tokens=section.whole("prompt_tokens", 128, least=1),
-        answer_tokens=section.whole("answer_tokens", 64, least=1),
-        duration_s=duration,
-        warmup_s=warmup,
-        seed=section.whole("seed", 0),
-        jitter=section.number("jitter", 0.0),
-        reload_s=section.number("reload_s", 2.0),
-        balance_every_s=section.number("balance_every_s", 1.0, above=0),
-    )
-    section.end()
-    return workload
+def _workload(section: WorkloadSection) -> Workload:
+    if section.warmup_s >= section.duration_s:
+        raise _wrong("workload.warmup_s", "must be less than duration_s")
+    return Workload(**contract.members(section))
 
 
-def _event(section: Section, names: set[str]) -> FleetEvent:
-    device = section.text("device")
-    if device not in names:
-        raise section.wrong("device", f"no device named {device!r}")
-    leaves, joins = section.flag("leaves", False), section.flag("joins", False)
-    speed = section.maybe("speed", above=0)
-    if leaves + joins + (speed is not None) != 1:
-        raise section.wrong("", "needs exactly one of speed, leaves, joins")
-    event = FleetEvent(section.number("at_s"), device, speed, True if joins else False if leaves else None)
-    section.end()
-    return event
+def _event(section: EventSection, place: str, names: set[str]) -> FleetEvent:
+    if section.device not in names:
+        raise _wrong(f"{place}.device", f"no device named {section.device!r}")
+    if section.leaves + section.joins + (section.speed is not None) != 1:
+        raise _wrong(place, "needs exactly one of speed, leaves, joins")
+    alive = True if section.joins else False if section.leaves else None
+    return FleetEvent(section.at_s, section.device, section.speed, alive)

@@ -11,7 +11,7 @@ from orchestrator.planning.problem import Problem, Stage
 
 @dataclass(frozen=True)
 class Workload:
-    """What is asked. `bench_streams` readers who ask again as soon as they have an answer, or `arrivals_per_s` requests
+    """What is asked. `streams` readers who ask again as soon as they have an answer, or `arrivals_per_s` requests
     at random. Figures count from `warmup_s` on. `jitter` is the standard deviation of the logarithm of job times.
     """
 

@@ -5,17 +5,19 @@ from __future__ import annotations
 import copy
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
 
 from orchestrator.planning.errors import PlanningError
 from orchestrator.planning.problem import Objective, Pin
+from orchestrator.planning.simulation import fleet_document
 from orchestrator.planning.simulation.fleetfile import load_fleet, parse_fleet, shipped_fleets
 from orchestrator.planning.simulation.play import play
 from schemas.contract import dump
-from schemas.messages import FleetDivision
+from schemas.messages import FleetDivision, ObjectiveName
+from tests.support.repository import ROOT
 
 GOOD: dict[str, Any] = {
     "model": {
@@ -132,7 +134,30 @@ def test_every_mistake_is_one_line_that_names_the_place(path: tuple[str | int, .
     assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize("text", ["model: [", "\t- x", "just text", "- 1\n- 2", ""])
+def test_keys_without_a_value_are_left_out() -> None:
+    blank = yaml.safe_dump({**GOOD, "plan": None, "workload": {"streams": None}, "events": None})
+    fleet = parse_fleet(blank, "toy.yaml")
+    assert fleet.problem.objective is Objective.LATENCY
+    assert (fleet.workload.streams, fleet.events) == (1, ())
+
+
+def test_every_key_is_in_the_documentation() -> None:
+    text = (ROOT / "docs" / "planning.md").read_text(encoding="utf-8")
+    sections = [
+        one for one in vars(fleet_document).values() if getattr(one, "__module__", "") == fleet_document.__name__
+    ]
+    keys = {key for section in sections for key in section.__dataclass_fields__}
+    assert len(keys) > 50
+    assert {key for key in keys if f"`{key}" not in text} == set()
+
+
+def test_the_words_of_files_are_those_of_the_planner() -> None:
+    assert set(get_args(ObjectiveName)) == {objective.value for objective in Objective}
+
+
+@pytest.mark.parametrize(
+    "text", ["model: [", "\t- x", "just text", "- 1\n- 2", "", "[]", f"model: {'9' * 5000}", "model: 2026-99-99"]
+)
 def test_what_is_not_a_fleet_is_refused_in_one_line(text: str) -> None:
     with pytest.raises(PlanningError) as refused:
         parse_fleet(text, "x.yaml")
