@@ -34,7 +34,7 @@ from edge_node.runtime.segment_runner import Loaded, LoadFailed, LoadProgress, S
 from edge_node.storage.blob_store import BlobStore
 from edge_node.storage.standby_fetcher import StandbyFetcher
 from edge_node.telemetry import device
-from edge_node.telemetry.birth import birth_of
+from edge_node.telemetry.birth import birth_of, new_incarnation
 from edge_node.telemetry.heartbeat import HeartbeatBuilder
 from edge_node.telemetry.profiler import Profiler
 from edge_node.telemetry.round_trip import RoundTripMeter
@@ -67,7 +67,7 @@ class NodeService:
         """``tell`` is given lines for whoever started the node."""
         self._config = config
         self._tell = tell
-        self._incarnation = time.time_ns() // 1_000_000
+        self._incarnation = new_incarnation()
         status = self._status(online=False, reason="connection lost")
         will = Will(NODE_STATUS.format(node=config.name), messages.encode(status), qos=1, retain=True)
         client_id = f"node-{config.name}-{self._incarnation}"

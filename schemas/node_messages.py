@@ -33,7 +33,7 @@ class NodeBirth:
     """A node says who it is and what it can do. Retained."""
 
     node: Name = about("The node's name.")
-    incarnation: Count = about("Grows with every start of the node (milliseconds since 1970).")
+    incarnation: Count = about("Tells the starts of the node apart; drawn at random.")
     protocol: Index = about("Protocol version the node speaks.")
     package_version: Label = about("Version of the installed distribution.")
     memory_bytes: Bytes = about("Memory the node may use in all, its own overhead included.")

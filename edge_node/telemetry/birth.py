@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import secrets
 from collections.abc import Callable
 
 import onnxruntime
@@ -14,6 +15,11 @@ from edge_node.telemetry import device, startup_benchmark
 from schemas import PACKAGE_VERSION, PROTOCOL_VERSION
 from schemas.messages import NodeBirth
 from schemas.topics import NODE_ECHO
+
+
+def new_incarnation() -> int:
+    """The number of this start: no clock, for many devices have none that goes on without power."""
+    return secrets.randbits(52)
 
 
 def birth_of(

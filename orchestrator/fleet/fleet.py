@@ -84,14 +84,22 @@ class Node:
     leaving: str = ""
     """Why it wants to end."""
     heartbeat: Heartbeat | None = None
+    elders: tuple[int, ...] = ()
+    """Earlier starts of that name, the newest last."""
 
     @property
     def usable(self) -> bool:
         return self.online and self.live and not self.refused
 
 
+_KEPT_ELDERS = 16
+
+
 class FleetState:
-    """All nodes. A message about an incarnation other than the newest one never changes whether a node is there."""
+    """All nodes. Incarnations have no order, for a device's clock may go back: the start that registered last is the
+    node. Of two that are here under one name the one that registered first is its elder, and is sent away; a start
+    that is gone keeps nobody out. What another start than the present one says never changes whether the node is there.
+    """
 
     def __init__(self, *, heartbeat_timeout_s: float = 10.0, limits: HealthLimits | None = None) -> None:
         self.nodes: dict[str, Node] = {}
@@ -159,24 +167,25 @@ class FleetState:
         return [Drained(node, now) if now else Restored(node)]
 
     def _birth(self, birth: NodeBirth, known: Node | None, now_s: float, *, live: bool) -> list[FleetChange]:
-        if known and birth.incarnation < known.birth.incarnation:
-            return [] if not live else [self._refuse_elder(birth.node, birth.incarnation)]
         if known and birth.incarnation == known.birth.incarnation:
             known.birth = birth
+        elif known and known.online and (birth.incarnation in known.elders or (known.live and not live)):
+            return [self._refuse_elder(birth.node, birth.incarnation)] if live else []
         else:
             health = NodeHealth(self._limits)
-            known = self.nodes[birth.node] = Node(birth, now_s, health, online=live, refused=_mismatch(birth))
+            earlier = (*known.elders, known.birth.incarnation)[-_KEPT_ELDERS:] if known else ()
+            elders = tuple(incarnation for incarnation in earlier if incarnation != birth.incarnation)
+            known = Node(birth, now_s, health, online=live, refused=_mismatch(birth), elders=elders)
+            self.nodes[birth.node] = known
         known.heard_s = now_s
         if live:
             known.live = known.online = True
         return self._refusal(known)
 
     def _status(self, status: NodeStatus, known: Node | None, now_s: float, *, live: bool) -> list[FleetChange]:
-        if known is None or status.incarnation > known.birth.incarnation:
-            unknown = status.online and live
-            return [_register(status.node)] if unknown else []
-        if status.incarnation < known.birth.incarnation:
-            return []  # the late will of an earlier start
+        if known is None or status.incarnation != known.birth.incarnation:
+            # The late will of an earlier start says nothing of the present one.
+            return [self._stranger(status.node, status.incarnation, known)] if status.online and live else []
         known.leaving = (status.reason or "it was asked to stop") if status.leaving else ""
         if status.online:
             known.online = True
@@ -187,10 +196,8 @@ class FleetState:
         return []
 
     def _heartbeat(self, beat: Heartbeat, known: Node | None, now_s: float) -> list[FleetChange]:
-        if known is None or beat.incarnation > known.birth.incarnation:
-            return [_register(beat.node)]
-        if beat.incarnation < known.birth.incarnation:
-            return [self._refuse_elder(beat.node, beat.incarnation)]
+        if known is None or beat.incarnation != known.birth.incarnation:
+            return [self._stranger(beat.node, beat.incarnation, known)]
         known.heartbeat = beat
         known.health.heard(beat, now_s)
         known.heard_s = now_s
@@ -204,9 +211,15 @@ class FleetState:
             [Tell(birth.node, RefuseNode(incarnation=birth.incarnation, reason=known.refused))] if known.refused else []
         )
 
+    def _stranger(self, node: str, incarnation: int, known: Node | None) -> Tell:
+        """Another start than the present one is there."""
+        if known and known.online and incarnation in known.elders:
+            return self._refuse_elder(node, incarnation)
+        return _register(node)
+
     @staticmethod
     def _refuse_elder(node: str, incarnation: int) -> Tell:
-        reason = f"another node named {node} started later: give one of them another name with --name"
+        reason = f"another node named {node} registered later: give one of them another name with --name"
         return Tell(node, RefuseNode(incarnation=incarnation, reason=reason))
 
     @staticmethod

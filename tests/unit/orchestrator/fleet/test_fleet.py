@@ -2,8 +2,12 @@
 
 import math
 
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from orchestrator.fleet.fleet import FleetState, Joined, Left, Tell
-from schemas.messages import NodeStatus, RefuseNode, RegisterAgain
+from schemas.messages import Heartbeat, NodeBirth, NodeStatus, RefuseNode, RegisterAgain
 from tests.support.scripted_nodes import make_birth, make_heartbeat
 
 
@@ -83,13 +87,91 @@ def test_a_heartbeat_of_a_start_that_is_not_known_yet_is_asked_to_register() -> 
 
 
 def test_of_two_nodes_with_one_name_the_elder_is_refused() -> None:
-    fleet = fleet_with(5)
+    fleet = fleet_with(4)
+    fleet.apply("a", make_birth("a", incarnation=5), 0.5)
     (tell,) = fleet.apply("a", make_heartbeat("a", 4), 1.0)
     assert isinstance(tell, Tell)
     assert isinstance(tell.command, RefuseNode)
     assert tell.command.incarnation == 4
     assert "--name" in tell.command.reason
     assert fleet.is_usable("a", 5)
+
+
+def test_the_elder_may_not_come_back_while_the_younger_is_here() -> None:
+    fleet = fleet_with(4)
+    fleet.apply("a", make_birth("a", incarnation=5), 0.5)
+    online = status(4, online=True)
+    for message in (make_birth("a", incarnation=4), online, make_heartbeat("a", 4)):
+        (tell,) = fleet.apply("a", message, 1.0)
+        assert isinstance(tell, Tell)
+        assert tell.command == RefuseNode(incarnation=4, reason=tell.command.reason)
+    assert fleet.is_usable("a", 5)
+    fleet.apply("a", status(5, online=False), 2.0)
+    (tell,) = fleet.apply("a", make_heartbeat("a", 4), 3.0)
+    assert isinstance(tell, Tell)
+    assert isinstance(tell.command, RegisterAgain)
+    birth = make_birth("a", incarnation=4)
+    assert fleet.apply("a", birth, 3.5) == [Joined(birth)], "nobody else has the name now"
+
+
+@pytest.mark.parametrize("gone_by", ["will", "silence"])
+def test_a_start_with_a_smaller_number_takes_the_place_of_one_that_is_gone(gone_by: str) -> None:
+    """Incarnations may come from a clock that was set back."""
+    fleet = fleet_with(2_000)
+    if gone_by == "will":
+        fleet.apply("a", status(2_000, online=False), 5.0)
+    else:
+        fleet.expire(10.0)
+    birth = make_birth("a", incarnation=1_000)
+    assert fleet.apply("a", birth, 60.0) == [Joined(birth)]
+    assert fleet.apply("a", make_heartbeat("a", 1_000), 61.0) == []
+    assert fleet.apply("a", status(2_000, online=False), 62.0) == [], "its will comes late"
+    assert fleet.is_usable("a", 1_000)
+
+
+def test_a_stored_birth_of_another_start_does_not_replace_one_that_is_heard() -> None:
+    fleet = fleet_with(5)
+    assert fleet.apply("a", make_birth("a", incarnation=9), 1.0, retained=True) == []
+    assert fleet.is_usable("a", 5)
+    fleet.apply("a", status(5, online=False), 2.0)
+    fleet.apply("a", make_birth("a", incarnation=9), 3.0, retained=True)
+    assert fleet.apply("a", make_heartbeat("a", 9), 4.0) == [Joined(make_birth("a", incarnation=9))]
+
+
+class LiveNode:
+    """Registers when it is told to, until it is refused."""
+
+    def __init__(self, incarnation: int) -> None:
+        self.incarnation = incarnation
+        self.refused = False
+
+    def react(self, command: RegisterAgain | RefuseNode) -> list[NodeBirth | NodeStatus]:
+        if isinstance(command, RefuseNode):
+            self.refused |= command.incarnation == self.incarnation
+        if self.refused or isinstance(command, RefuseNode):
+            return []
+        return [make_birth("a", incarnation=self.incarnation), status(self.incarnation, online=True)]
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None)
+def test_of_two_live_nodes_with_one_name_exactly_one_stays(data: st.DataObject) -> None:
+    """An orchestrator that starts meets both, in whatever order their messages come; commands reach both."""
+    nodes = [LiveNode(number) for number in data.draw(st.permutations([3, 8]))]
+    fleet = FleetState()
+    fleet.apply("a", make_birth("a", incarnation=nodes[0].incarnation), 0.0, retained=True)
+    waiting: list[NodeBirth | NodeStatus | Heartbeat] = []
+    for step in range(40):
+        heard = [make_heartbeat("a", node.incarnation) for node in nodes if not node.refused]
+        waiting += data.draw(st.permutations(heard))
+        for _ in range(data.draw(st.integers(1, 4)) if step < 20 else len(waiting)):
+            if not waiting:
+                break
+            for change in fleet.apply("a", waiting.pop(0), float(step)):
+                if isinstance(change, Tell):
+                    waiting += [answer for node in nodes for answer in node.react(change.command)]
+    (left,) = [node for node in nodes if not node.refused]
+    assert fleet.is_usable("a", left.incarnation)
 
 
 def test_another_version_is_refused_with_the_line_that_helps() -> None:
