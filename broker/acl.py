@@ -43,6 +43,8 @@ NODE = (
 CLIENT = (
     Right("write", t.REQUEST_SUBMIT, "client"),
     Right("write", t.REQUEST_CANCEL, "client"),
+    Right("write", t.REQUEST_RENEW, "client"),
+    Right("write", t.CLIENT_WILL, "client"),
     Right("read", t.REQUEST_STREAM, "client"),
 )
 OPERATOR = (

@@ -75,7 +75,7 @@ def cli(settings: Settings, home: Path | None, verbose: int) -> None:
 
 
 def run(arguments: list[str] | None = None) -> int:
-    """Run one command line and return its exit code: 0, 1 failed, 2 wrong input, 130 interrupted."""
+    """Run one command line and return its exit code: see `exits`."""
     settle_streams()
     settings = Settings()
     if os.environ.get("LINGUABUS_BROKER"):
@@ -89,6 +89,8 @@ def run(arguments: list[str] | None = None) -> int:
         return _fail(error.format_message(), error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
+    except SystemExit as left:  # a signal, see `leave_on_signals`
+        return left.code if isinstance(left.code, int) else FAILURE
     except BrokenPipeError:
         # Whoever read our output is gone; without this, Python complains once more when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -8,6 +8,7 @@ from orchestrator.fleet.fleet import Drained, Flagged, FleetChange, FleetState, 
 from orchestrator.fleet.health import HealthLimits
 from orchestrator.pipelines.pipeline import Pipeline
 from orchestrator.pipelines.pool import PipelineOptions, PipelinePool
+from orchestrator.pipelines.readers import Readers
 from orchestrator.requests.scheduler import RequestScheduler
 from orchestrator.requests.story import Stories
 from orchestrator.timing import Timing
@@ -45,6 +46,7 @@ class ControlPlane:
         )
         self.name = settings.pipeline
         self.pipelines = PipelinePool(self.fleet, settings, timing, options)
+        self.readers = Readers(self.pipelines, timing)
         self.opening: str | None = model
         """The model that is being opened."""
         self.stories = Stories()

@@ -14,12 +14,14 @@ from orchestrator.events import (
     BusDown,
     BusUp,
     Cancelled,
+    ClientGone,
     Commanded,
     CommandUnreadable,
     Event,
     FleetDivided,
     Interrupted,
     JobFailed,
+    Malformed,
     ModelOpened,
     ModelUnusable,
     NodeSaid,
@@ -28,6 +30,7 @@ from orchestrator.events import (
     PlanSolved,
     PromptEncoded,
     PromptUnusable,
+    Renewed,
     SegmentsBuilt,
     StandbyPlanned,
     Stopping,
@@ -51,6 +54,8 @@ class Core:
         self._bus_is_up = False
         self._silence_due_s = math.inf
         """No node can have been silent for too long before this."""
+        self.heard_until_s = math.inf
+        """What had arrived by then has been handled: who is silent later may have said something since."""
 
     def handle(self, event: Event, now_s: float) -> list[Effect]:
         """Take in one event; ``now_s`` is a monotonic clock's."""
@@ -62,7 +67,8 @@ class Core:
 
     def next_deadline_s(self) -> float:
         """When a ``Tick`` is due; infinity when only events can change anything."""
-        return min(self._silence_due_s, self.plane.pipelines.next_deadline_s())
+        readers_s = self.plane.readers.due_s if self._bus_is_up else math.inf
+        return min(self._silence_due_s, readers_s, self.plane.pipelines.next_deadline_s())
 
     def _dispatch(self, event: Event, now_s: float) -> list[Effect]:
         match event:
@@ -71,11 +77,18 @@ class Core:
             case TokensHeard():
                 return self.plane.pipelines.tokens(event, now_s)
             case Submitted():
+                self.plane.readers.asked(event.request, now_s)
                 return self.plane.pipelines.submit(event.request, now_s)
             case PromptEncoded() | PromptUnusable():
                 return self.plane.pipelines.prompt_made(event)
             case Cancelled():
                 return self.plane.pipelines.cancel(event.client, event.cancel, now_s)
+            case Renewed():
+                return self.plane.readers.renewed(event.client, event.renew, now_s)
+            case ClientGone():
+                self.plane.readers.gone(event.client, now_s)
+            case Malformed():
+                return self.plane.readers.refuse(event)
             case Commanded():
                 return self._operator.handle(event.asker, event.command, self.plane, now_s)
             case CommandUnreadable():
@@ -112,10 +125,12 @@ class Core:
     def _advance(self, now_s: float) -> list[Effect]:
         """Do what the event has made possible, and what is due."""
         effects: list[Effect] = []
-        if now_s >= self._silence_due_s:
-            effects += self.plane.fleet_changes(self.plane.fleet.expire(now_s), now_s)
+        pipelines, heard_until_s = self.plane.pipelines, min(now_s, self.heard_until_s)
+        if heard_until_s >= self._silence_due_s:
+            effects += self.plane.fleet_changes(self.plane.fleet.expire(heard_until_s), now_s)
             self._silence_due_s = self.plane.fleet.next_expiry_s()
-        pipelines = self.plane.pipelines
+        if self._bus_is_up and heard_until_s >= self.plane.readers.due_s:
+            effects += self.plane.readers.expire(heard_until_s)
         for _ in range(_MOST_PASSES):
             if now_s < pipelines.next_deadline_s():
                 break
@@ -130,6 +145,7 @@ class Core:
         self._bus_is_up = True
         self.plane.fleet.hold_clock(now_s)
         self._silence_due_s = self.plane.fleet.next_expiry_s()
+        self.plane.readers.hold_clock(now_s)
         if event.reconnect:
             return [Note("the broker is back", kind="broker"), *self.plane.pipelines.republish(now_s)]
         self.plane.pipelines.start(now_s)

@@ -18,6 +18,7 @@ from schemas.messages import (
     OperatorRequest,
     Plan,
     PlanExplanation,
+    RenewRequest,
     SubmitRequest,
 )
 
@@ -100,6 +101,30 @@ class Cancelled:
 
     client: str
     cancel: CancelRequest
+
+
+@dataclass(frozen=True)
+class Renewed:
+    """A client still reads an answer."""
+
+    client: str
+    renew: RenewRequest
+
+
+@dataclass(frozen=True)
+class ClientGone:
+    """A client's connection was lost, as its will says."""
+
+    client: str
+
+
+@dataclass(frozen=True)
+class Malformed:
+    """A client's message about a request breaks the contract. ``request`` is None where it can't be told."""
+
+    client: str
+    request: str | None
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -212,6 +237,9 @@ Event = (
     | PromptEncoded
     | PromptUnusable
     | Cancelled
+    | Renewed
+    | ClientGone
+    | Malformed
     | Commanded
     | CommandUnreadable
     | ModelOpened

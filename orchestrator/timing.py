@@ -45,5 +45,10 @@ class Timing:
     """Silence of an open request before the last stage is asked for missed tokens; doubles up to ten times."""
     stall_s: float = 600.0
     """Silence after which an open request fails. Stage 0's watchdog speaks up much earlier."""
+    reader_grace_s: float = 1.0
+    """A client whose connection was lost may renew its requests this long: it may be back already."""
+    reader_return_s: float = 10.0
+    """The same after our own connection was lost, and so perhaps everybody's: the longest wait between two attempts to
+    reconnect, and some time to do it."""
     stats_s: float = 1.0
     """The end of an answer waits this long for the stages' figures."""

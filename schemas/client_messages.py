@@ -36,6 +36,29 @@ class SubmitRequest:
     max_tokens: Annotated[int, Number(1, limits.MAX_ANSWER_TOKENS)] = about("Most tokens to generate.", default=256)
     sampling: Sampling = about("How tokens are chosen.", default=Sampling())
     stats: bool = about("Send per-stage figures with the end of the answer.", default=False)
+    lease_s: Annotated[float, Number(1, 3600)] | None = about(
+        "The request ends when its client does not renew it for so long; without, it lasts until it is answered.",
+        default=None,
+    )
+
+
+@message("request.renew")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RenewRequest:
+    """The client still reads the answer."""
+
+    request: RequestId = about("The request.")
+    repeat_from: Count | None = about(
+        "Send the pieces from this one on once more, and the end: the client has missed them.", default=None
+    )
+
+
+@message("client.will")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClientWill:
+    """The client's connection is lost: its requests end, unless it is back and renews them within a second."""
+
+    client: Name = about("Whose will it is.")
 
 
 @message("request.cancel")
@@ -71,6 +94,7 @@ class StreamEnd:
     stages: Annotated[tuple[StageTiming, ...], Items(limits.MAX_STAGES)] = about(
         "Per-stage figures when asked for.", default=()
     )
+    pieces: Count = about("How many pieces came before it.", default=0)
 
 
 @message("stream.error")

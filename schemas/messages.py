@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from schemas.client_messages import (
     CancelRequest,
+    ClientWill,
     FleetEvent,
+    RenewRequest,
     StreamEnd,
     StreamError,
     StreamText,
@@ -153,6 +155,7 @@ __all__ = [
     "BlobRef",
     "CancelRequest",
     "ChatMessage",
+    "ClientWill",
     "CloseRequest",
     "CommittedPlan",
     "ComparedFigures",
@@ -225,6 +228,7 @@ __all__ = [
     "RefuseNode",
     "RegisterAgain",
     "ReleaseSegment",
+    "RenewRequest",
     "Replan",
     "ReplanReply",
     "RequestClosed",

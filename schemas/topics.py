@@ -118,6 +118,8 @@ REQUEST_STREAM = Topic(
     "request/{client}/{request}/stream", (m.StreamText, m.StreamEnd, m.StreamError), qos=1, retain=False
 )
 REQUEST_CANCEL = Topic("request/{client}/{request}/cancel", (m.CancelRequest,), qos=1, retain=False)
+REQUEST_RENEW = Topic("request/{client}/{request}/renew", (m.RenewRequest,), qos=1, retain=False)
+CLIENT_WILL = Topic("client/{client}/will", (m.ClientWill,), qos=1, retain=False)
 CONTROL_SUBMIT = Topic("control/{client}/{request}/submit", get_args(m.OperatorRequest), qos=1, retain=False)
 """Messages here and on the next have no member for who asks and in which request: both are in the topic, so that
 whoever sends what can't be read is answered too."""
@@ -137,6 +139,8 @@ TOPICS = (
     REQUEST_SUBMIT,
     REQUEST_STREAM,
     REQUEST_CANCEL,
+    REQUEST_RENEW,
+    CLIENT_WILL,
     CONTROL_SUBMIT,
     CONTROL_REPLY,
     EVENT,

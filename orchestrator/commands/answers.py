@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import click
 
 from orchestrator.client import Answer
+from orchestrator.commands.output import on_output_gone
 from orchestrator.text.table import table
 from schemas.limits import MAX_ANSWER_TOKENS
 from schemas.messages import Sampling, StageTiming, StreamEnd
@@ -63,7 +64,8 @@ class Interrupt:
 
 @contextlib.contextmanager
 def cancel_on_interrupt(answer: Answer) -> Iterator[Interrupt]:
-    """The first Ctrl-C cancels the answer on the nodes, the second one leaves at once."""
+    """The first Ctrl-C cancels the answer on the nodes, the second one leaves at once. It is cancelled too when nobody
+    can read what is printed."""
     interrupt = Interrupt()
 
     def handle(_signal: int, _frame: FrameType | None) -> None:
@@ -74,7 +76,8 @@ def cancel_on_interrupt(answer: Answer) -> Iterator[Interrupt]:
 
     before = signal.signal(signal.SIGINT, handle)
     try:
-        yield interrupt
+        with on_output_gone(answer.cancel):
+            yield interrupt
     finally:
         signal.signal(signal.SIGINT, before)
 

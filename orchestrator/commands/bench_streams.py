@@ -8,11 +8,16 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from types import FrameType
 
 from orchestrator.client import Answer, Client
 from orchestrator.commands.bench_report import Measured
+from orchestrator.commands.connection import leave_on_signals
 from schemas.messages import Sampling
+
+_LEAVE_S = 1.0
+"""How long what is open may take to be cancelled on the way out."""
 
 
 def measure(
@@ -44,7 +49,7 @@ def measure(
 class Streams:
     """Runs lists of prompts side by side. `stop` ends them from any thread or signal handler."""
 
-    def __init__(self, connect: Callable[[], Client], *, seed: int) -> None:
+    def __init__(self, connect: Callable[[], AbstractContextManager[Client]], *, seed: int) -> None:
         """``connect`` makes a stream's client; it is called in the stream's thread."""
         self.stopped = False
         self._connect = connect
@@ -73,13 +78,26 @@ class Streams:
             AnswerFailed, AnswerIncomplete: of the stream where it happened first; the others are cancelled.
         """
         start = threading.Barrier(len(prompts))
+        threads = []
         for stream, mine in enumerate(prompts):
             arguments = (stream, mine, max_tokens, warm_up, start)
             # A second Ctrl-C leaves without waiting for them.
-            threading.Thread(target=self._run_stream, args=arguments, name=f"stream {stream}", daemon=True).start()
+            thread = threading.Thread(target=self._run_stream, args=arguments, name=f"stream {stream}", daemon=True)
+            threads.append(thread)
+            thread.start()
+        try:
+            return self._collect(len(threads), progress)
+        except SystemExit:  # a signal: what is open is cancelled first
+            self.stop()
+            ends_s = time.monotonic() + _LEAVE_S
+            for thread in threads:
+                thread.join(max(0.0, ends_s - time.monotonic()))
+            raise
+
+    def _collect(self, running: int, progress: Callable[[int], None]) -> list[Measured]:
+        """What the streams say until the last of them has ended."""
         answers: list[Measured] = []
         errors: list[Exception] = []
-        running = len(prompts)
         while running:
             try:
                 # Not for ever: a signal just before the wait would have its handler run only after it.
@@ -129,7 +147,7 @@ class Streams:
 
 @contextlib.contextmanager
 def stop_on_interrupt(streams: Streams) -> Iterator[None]:
-    """The first Ctrl-C cancels what is open, the second one leaves at once."""
+    """The first Ctrl-C cancels what is open, the second one leaves at once; SIGTERM and SIGHUP cancel it and leave."""
 
     def handle(_signal: int, _frame: FrameType | None) -> None:
         if streams.stopped:
@@ -138,6 +156,7 @@ def stop_on_interrupt(streams: Streams) -> Iterator[None]:
 
     before = signal.signal(signal.SIGINT, handle)
     try:
-        yield
+        with leave_on_signals():
+            yield
     finally:
         signal.signal(signal.SIGINT, before)

@@ -1,4 +1,4 @@
-"""Exit codes: 0 done, 1 something broke, 2 the user can put it right, 130 interrupted."""
+"""Exit codes: 0 done, 1 something broke, 2 the user can put it right, 130 interrupted, 128 + N ended by signal N."""
 
 from __future__ import annotations
 

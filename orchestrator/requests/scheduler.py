@@ -94,6 +94,7 @@ class RequestScheduler:
         if self.sessions.was_submitted(request.request):
             return []  # the same submission again
         session = Session(request, submitted_s=now_s, queued_s=now_s)
+        session.renew(now_s)
         if request.pipeline != self._service:
             reason = f"there is no pipeline {request.pipeline}: this orchestrator serves {self._service}"
             return [session.tell_error("bad_request", reason)]
@@ -165,6 +166,7 @@ class RequestScheduler:
             self._progressed(session, now_s)
         if session.first_token_s is None and session.answer.tokens:
             session.first_token_s = now_s
+        session.sent += pieces
         effects: list[Effect] = [Publish(session.stream_topic, piece) for piece in pieces]
         if session.answer.finish:
             effects += self._finish(session, session.answer.finish, now_s)
@@ -178,7 +180,7 @@ class RequestScheduler:
         if failure.node not in session.placement.ring or failure.epoch != session.placement.epoch:
             return []  # it has moved on
         code = _FAILURE_CODES.get(failure.code, "failed")
-        return [*self._close_stages(session), *self._fail(session, code, f"{failure.node}: {failure.reason}")]
+        return self.abandon(session, code, f"{failure.node}: {failure.reason}")
 
     def closed(self, closed: RequestClosed) -> list[Effect]:
         """A stage reports what it did for a request."""
@@ -317,7 +319,7 @@ class RequestScheduler:
         for session in self.sessions.in_phase(Phase.OPEN):
             if now_s >= session.resend.progress_s + self._timing.stall_s:
                 reason = f"no token for {self._timing.stall_s:g} s: see `linguabus nodes`"
-                effects += [*self._close_stages(session), *self._fail(session, "failed", reason)]
+                effects += self.abandon(session, "failed", reason)
             elif now_s >= session.resend.due_s:
                 effects += self._ask_resend(session, now_s)
         return effects
@@ -345,13 +347,16 @@ class RequestScheduler:
         """The orchestrator ends: every client is told, every slot freed."""
         effects: list[Effect] = []
         for session in self.sessions:
-            if session.phase is Phase.OPEN:
-                effects += self._close_stages(session)
             if session.phase is Phase.CLOSING:
                 effects += self._end(session)
             else:
-                effects += self._fail(session, "failed", "the orchestrator was stopped: start it and ask again")
+                effects += self.abandon(session, "failed", "the orchestrator was stopped: start it and ask again")
         return effects
+
+    def abandon(self, session: Session, code: ErrorCode, reason: str) -> list[Effect]:
+        """Make no more of an answer, and free what it holds."""
+        effects = self._close_stages(session) if session.phase is Phase.OPEN else []
+        return [*effects, *self._fail(session, code, reason)]
 
     def _finish(self, session: Session, reason: FinishReason, now_s: float) -> list[Effect]:
         """The answer is complete, or nobody wants more of it."""

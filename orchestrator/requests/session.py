@@ -62,6 +62,10 @@ class Session:
     first_token_s: float | None = None
     ending: Ending | None = None
     """In the phase CLOSING."""
+    reader_due_s: float = math.inf
+    """When its reader counts as gone."""
+    sent: list[object] = field(default_factory=list)
+    """All that its reader was told, in order: pieces by their sequence, then the end."""
     request: str = field(init=False)
     client: str = field(init=False)
     stream_topic: str = field(init=False)
@@ -143,8 +147,13 @@ class Session:
         recovery_s = timing.recovery_s if refusing and self.interrupted_s is not None else math.inf
         return min(self.queued_s + timing.queue_s, (self.interrupted_s or 0.0) + recovery_s)
 
+    def renew(self, now_s: float) -> None:
+        """Its reader is there."""
+        self.reader_due_s = now_s + (self.submit.lease_s or math.inf)
+
     def tell(self, message: object) -> Publish:
         """A message to the one who asked."""
+        self.sent.append(message)
         return Publish(self.stream_topic, message)
 
     def tell_error(self, code: ErrorCode, reason: str) -> Publish:
@@ -165,4 +174,5 @@ class Session:
             ttft_s=max(0.0, first_s - self.submitted_s),
             total_s=max(0.0, ending.ended_s - self.submitted_s),
             stages=timings if self.submit.stats else (),
+            pieces=len(self.sent),
         )

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
 
 from orchestrator.deployment.open_requests import OpenWork
+from orchestrator.requests.ended_requests import EndedRequests
 from orchestrator.requests.session import Phase, Session
-
-_REMEMBERED_ENDS = 1000
-"""Ended requests remembered: a QoS 1 submission may arrive twice."""
 
 
 class SessionTable:
@@ -17,7 +14,7 @@ class SessionTable:
 
     def __init__(self) -> None:
         self._sessions: dict[str, Session] = {}
-        self._ended: deque[str] = deque(maxlen=_REMEMBERED_ENDS)
+        self.ended = EndedRequests()
 
     def __iter__(self) -> Iterator[Session]:
         return iter(list(self._sessions.values()))
@@ -32,9 +29,9 @@ class SessionTable:
         self._sessions[session.request] = session
 
     def forget(self, request: str) -> None:
-        """The session has ended; its id is remembered for a while."""
-        self._sessions.pop(request, None)
-        self._ended.append(request)
+        """The session has ended; what was said is remembered for a while."""
+        session = self._sessions.pop(request)
+        self.ended.add(request, session.client, session.sent)
 
     def take(self, request: str) -> Session:
         """Give a session away, as if it had never been here."""
@@ -42,7 +39,7 @@ class SessionTable:
 
     def was_submitted(self, request: str) -> bool:
         """Is it here, or has it ended lately?"""
-        return request in self._sessions or request in self._ended
+        return request in self._sessions or request in self.ended
 
     def in_phase(self, phase: Phase) -> Iterator[Session]:
         return (session for session in self if session.phase is phase)

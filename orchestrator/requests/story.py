@@ -223,6 +223,8 @@ def _cause(event: Event) -> str:
 
 
 _CAUSES = {
+    "Renewed": "its reader had missed something",
+    "Malformed": "its client sent a malformed message",
     "PromptEncoded": "its prompt was ready",
     "PromptUnusable": "no prompt could be made",
     "PlanSolved": "the planner answered",

@@ -48,12 +48,13 @@ from orchestrator.events import (
     BusDown,
     BusUp,
     Cancelled,
+    ClientGone,
     Commanded,
-    CommandUnreadable,
     Event,
     Interrupted,
     NodeSaid,
     PlanHeard,
+    Renewed,
     Stopping,
     Submitted,
     Tick,
@@ -67,21 +68,25 @@ from orchestrator.service.blobs import BLOBS_PATH, blob_routes
 from orchestrator.service.config import ServiceConfig
 from orchestrator.service.database import Database
 from orchestrator.service.http_server import HttpServer, reachable_urls
+from orchestrator.service.malformed import malformed, same
 from orchestrator.service.worker import Solver, Worker, default_solver
 from schemas.codec import Kind, decode_frames
 from schemas.errors import ContractError, MemberError, MessageError
 from schemas.messages import (
     CancelRequest,
+    ClientWill,
     EventsReply,
     HistoryReply,
     OperatorRefusal,
     OperatorReply,
     Plan,
+    RenewRequest,
     SubmitRequest,
     decode,
     encode,
 )
 from schemas.topics import (
+    CLIENT_WILL,
     CONTROL_REPLY,
     CONTROL_SUBMIT,
     EVENT,
@@ -91,6 +96,7 @@ from schemas.topics import (
     NODE_STATUS,
     PLAN,
     REQUEST_CANCEL,
+    REQUEST_RENEW,
     REQUEST_SUBMIT,
     TOKEN,
 )
@@ -157,6 +163,7 @@ class Service:
                 balance=config.balance,
             )
         )
+        self.core.heard_until_s = time.monotonic()
         self.core.plane.fleet.drained.update(state.drained())
         self.core.plane.pipelines.profiles.load(state.profiles(time.monotonic()))
         try:
@@ -174,7 +181,7 @@ class Service:
         """
         token_patterns = [TOKEN.filter(pipeline=self._pipeline)]
         node_topics = (NODE_BIRTH, NODE_STATUS, NODE_REPLY)
-        client_topics = (REQUEST_SUBMIT, REQUEST_CANCEL, CONTROL_SUBMIT)
+        client_topics = (REQUEST_SUBMIT, REQUEST_CANCEL, REQUEST_RENEW, CLIENT_WILL, CONTROL_SUBMIT)
         # Plans of all pipelines: an earlier start may have left some that this one does not have.
         patterns = [PLAN.filter(), *(topic.filter() for topic in (*node_topics, *client_topics))]
         self._bus.subscribe([*token_patterns, NODE_HEARTBEAT.filter()], qos=0)
@@ -193,7 +200,9 @@ class Service:
     def _turn(self) -> bool:
         """One poll and all that follows from it; true once the subscriptions are in force."""
         wait_s = min(self.core.next_deadline_s() - time.monotonic(), _MAX_POLL_S)
-        for bus_event in self._bus.poll(max(wait_s, 0.0)):
+        bus_events = self._bus.poll(max(wait_s, 0.0))
+        heard_until_s = time.monotonic()
+        for bus_event in bus_events:
             match bus_event:
                 case Delivery():
                     for event in self._read(bus_event):
@@ -204,6 +213,7 @@ class Service:
                     self._handle(BusDown())
                 case Connected(reconnect=True):
                     self._handle(BusUp(reconnect=True))
+        self.core.heard_until_s = heard_until_s
         while not self._worker.results.empty():
             self._handle(self._worker.results.get())
         if self.core.next_deadline_s() <= time.monotonic():
@@ -237,8 +247,7 @@ class Service:
             if kind not in self._logged and len(self._logged) < 1000:
                 self._logged.add(kind)
                 logger.warning("rejected a message on %s: %s", delivery.topic, error)
-            place = CONTROL_SUBMIT.match(delivery.topic)
-            return (CommandUnreadable(Asker(**place), error),) if place and isinstance(error, MessageError) else ()
+            return malformed(delivery, error)
 
     def _parse(self, delivery: Delivery) -> Event | None:
         topic, payload = delivery.topic, delivery.payload
@@ -248,11 +257,13 @@ class Service:
         if payload and PLAN.match(topic):
             return PlanHeard(decode(payload, Plan), delivery.retain)
         if place := REQUEST_SUBMIT.match(topic):
-            submit = decode(payload, SubmitRequest)
-            return Submitted(submit) if submit.client == place["client"] else None
+            return Submitted(same(decode(payload, SubmitRequest), place))
         if place := REQUEST_CANCEL.match(topic):
-            cancel = decode(payload, CancelRequest)
-            return Cancelled(place["client"], cancel) if cancel.request == place["request"] else None
+            return Cancelled(place["client"], same(decode(payload, CancelRequest), place))
+        if place := REQUEST_RENEW.match(topic):
+            return Renewed(place["client"], same(decode(payload, RenewRequest), place))
+        if place := CLIENT_WILL.match(topic):
+            return ClientGone(same(decode(payload, ClientWill), place).client)
         if place := CONTROL_SUBMIT.match(topic):
             return Commanded(Asker(**place), decode(payload, *CONTROL_SUBMIT.messages))
         return None

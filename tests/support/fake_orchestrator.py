@@ -18,6 +18,7 @@ from schemas.messages import (
     MESSAGES,
     CancelRequest,
     OperatorRefusal,
+    RenewRequest,
     StageTiming,
     StreamEnd,
     StreamError,
@@ -27,7 +28,7 @@ from schemas.messages import (
     encode,
     name_of,
 )
-from schemas.topics import CONTROL_REPLY, CONTROL_SUBMIT, REQUEST_CANCEL, REQUEST_STREAM, REQUEST_SUBMIT
+from schemas.topics import CONTROL_REPLY, CONTROL_SUBMIT, REQUEST_CANCEL, REQUEST_RENEW, REQUEST_STREAM, REQUEST_SUBMIT
 from tests.support.polling import DEADLINE_S
 
 EXAMPLES = Path(schemas.__file__).parent / "examples" / "good"
@@ -40,11 +41,13 @@ def piece(request: str, sequence: int, text: str) -> StreamText:
     return StreamText(request=request, sequence=sequence, text=text, token_ids=(sequence,))
 
 
-def end(request: str, reason: Any = "stop", *, tokens: int = 2, stages: tuple[StageTiming, ...] = ()) -> StreamEnd:
+def end(
+    request: str, reason: Any = "stop", *, tokens: int = 2, stages: tuple[StageTiming, ...] = (), pieces: int = 0
+) -> StreamEnd:
     """The end of an answer."""
     return StreamEnd(
         request=request, finish_reason=reason, prompt_tokens=5, completion_tokens=tokens, ttft_s=0.25, total_s=0.75,
-        stages=stages,
+        stages=stages, pieces=pieces,
     )  # fmt: skip
 
 
@@ -99,14 +102,18 @@ class FakeOrchestrator:
     """How long clients wait for the reply to a command."""
     on_commanded: Callable[[], None] = lambda: None
     """Called in the orchestrator's thread before a command is answered."""
+    on_renewed: Callable[[RenewRequest], list[StreamMessage]] = lambda renew: []
+    """What a renewal is answered with."""
     submitted: list[SubmitRequest] = field(default_factory=list)
     commanded: list[Command] = field(default_factory=list)
     cancelled: list[CancelRequest] = field(default_factory=list)
+    renewed: list[RenewRequest] = field(default_factory=list)
 
     def __enter__(self) -> Self:
         self._bus = MemoryBus(self.broker, client_id="orchestrator")
         self._bus.connect()
-        self._bus.subscribe([row.filter() for row in (REQUEST_SUBMIT, REQUEST_CANCEL, CONTROL_SUBMIT)], qos=1)
+        rows = (REQUEST_SUBMIT, REQUEST_CANCEL, REQUEST_RENEW, CONTROL_SUBMIT)
+        self._bus.subscribe([row.filter() for row in rows], qos=1)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="fake orchestrator")
         self._thread.start()
@@ -123,6 +130,11 @@ class FakeOrchestrator:
         bus = MemoryBus(self.broker, client_id="client")
         bus.connect()
         return Client(bus, name="client", broker="mqtt://memory:1883", silence_s=0.2, control_timeout_s=self.patience_s)
+
+    def settle(self) -> None:
+        """Return when all that was sent to it so far has been handled."""
+        with self.connect() as client:
+            client.status()
 
     def _run(self) -> None:
         while not self._stop.is_set():
@@ -143,6 +155,11 @@ class FakeOrchestrator:
             cancel = decode(delivery.payload, CancelRequest)
             self.cancelled.append(cancel)
             self._stream(place["client"], end(cancel.request, "cancelled"))
+        elif place := REQUEST_RENEW.match(delivery.topic):
+            renew = decode(delivery.payload, RenewRequest)
+            self.renewed.append(renew)
+            for message in self.on_renewed(renew):
+                self._stream(place["client"], message)
         else:
             submit = decode(delivery.payload, SubmitRequest)
             self.submitted.append(submit)

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from orchestrator.client import AnswerFailed, AnswerIncomplete, ControlRefused, NoOrchestrator
+from orchestrator.client import LEASE_S, RENEW_S, AnswerFailed, AnswerIncomplete, ControlRefused, NoOrchestrator
 from schemas.errors import MessageError
-from schemas.messages import ChatMessage, Sampling, StreamError, SubmitRequest
-from tests.support.fake_orchestrator import FakeOrchestrator, StreamMessage, end, piece
+from schemas.messages import ChatMessage, RenewRequest, Sampling, StreamError, SubmitRequest
+from tests.support.fake_orchestrator import FakeOrchestrator, StreamMessage, end, paris, piece
 
 QUESTION = [ChatMessage(role="user", content="What is the capital of France?")]
 
@@ -92,6 +92,90 @@ def test_an_orchestrator_that_vanishes_is_noticed() -> None:
     fake = FakeOrchestrator(control={}, patience_s=0.1)
     fake.answer = lambda submit: [piece(submit.request, 0, "Once")]
     with fake, fake.connect() as client, pytest.raises(AnswerIncomplete, match="went away"):
+        list(client.ask(QUESTION))
+
+
+def test_an_answer_that_is_left_early_is_cancelled(fake: FakeOrchestrator) -> None:
+    fake.answer = lambda submit: [piece(submit.request, 0, "Once"), piece(submit.request, 1, " upon")]
+    with fake.connect() as client:
+        answer = client.ask(QUESTION)
+        for _ in answer:
+            break
+        fake.settle()
+        assert [cancel.request for cancel in fake.cancelled] == [answer.request]
+        with pytest.raises(AnswerIncomplete, match="left"):
+            list(answer)
+
+
+def test_a_client_that_leaves_cancels_all_that_is_open(fake: FakeOrchestrator) -> None:
+    fake.answer = lambda submit: [piece(submit.request, 0, "Once")] if submit.max_tokens > 1 else paris(submit)
+    with fake.connect() as client:
+        list(client.ask(QUESTION, max_tokens=1))
+        begun, unread = client.ask(QUESTION), client.ask(QUESTION)
+        pieces = iter(begun)
+        next(pieces)
+    pieces.close()  # type: ignore[attr-defined]
+    fake.settle()
+    assert sorted(cancel.request for cancel in fake.cancelled) == sorted([begun.request, unread.request])
+
+
+def test_what_is_read_is_renewed_while_the_client_waits_for_anything(fake: FakeOrchestrator) -> None:
+    fake.answer = lambda submit: []
+    fake.control = {"status": {}}
+    with fake.connect() as client:
+        answers = [client.ask(QUESTION), client.ask(QUESTION)]
+        renewed: set[str] = set()
+        while renewed != {answer.request for answer in answers}:
+            client.events(1.0)
+            renewed = {renew.request for renew in fake.renewed}
+        assert all(renew.repeat_from is None for renew in fake.renewed)
+        assert all(submit.lease_s == LEASE_S for submit in fake.submitted)
+        for answer in answers:
+            client.leave(answer.request)
+        fake.renewed.clear()
+        client.events(3 * RENEW_S)
+        assert fake.renewed == []
+
+
+def test_what_was_sent_while_the_client_was_away_is_asked_for_until_it_comes(fake: FakeOrchestrator) -> None:
+    """The connection is lost after the first piece; the first time it is asked, nobody hears."""
+    fake.answer = lambda submit: [piece(submit.request, 0, "Par")]
+    rest: list[StreamMessage] = []
+
+    def repeat(renew: RenewRequest) -> list[StreamMessage]:
+        asked.append(renew.repeat_from)
+        return [message for message in rest if len(asked) > 1]
+
+    asked: list[int | None] = []
+    with fake.connect() as client:
+        answer = client.ask(QUESTION)
+        rest += [piece(answer.request, 1, "is"), piece(answer.request, 2, "."), end(answer.request, pieces=3)]
+        pieces = iter(answer)
+        assert next(pieces) == "Par"
+        fake.on_renewed = repeat
+        fake.broker.drop("client")
+        assert list(pieces) == ["is", "."]
+    assert asked == [1, 1]
+
+
+def test_an_end_that_comes_before_what_was_lost_is_no_end(fake: FakeOrchestrator) -> None:
+    whole: list[StreamMessage] = []
+
+    def lossy(submit: SubmitRequest) -> list[StreamMessage]:
+        whole.extend(
+            [*(piece(submit.request, n, text) for n, text in enumerate("abcd")), end(submit.request, pieces=4)]
+        )
+        return [whole[0], whole[2], whole[4]]
+
+    fake.answer = lossy
+    fake.on_renewed = lambda renew: whole[renew.repeat_from :] if renew.repeat_from is not None else []
+    with fake.connect() as client:
+        assert "".join(client.ask(QUESTION)) == "abcd"
+
+
+def test_a_lost_last_piece_is_noticed_by_the_end(fake: FakeOrchestrator) -> None:
+    fake.answer = lambda submit: [piece(submit.request, 0, "a"), end(submit.request, pieces=2)]
+    with fake.connect() as client, pytest.raises(AnswerIncomplete, match="lost"):
         list(client.ask(QUESTION))
 
 

@@ -97,6 +97,8 @@ def test_topics_on_the_wire() -> None:
         "request/submit/cli-1",
         "request/cli-1/5f0c3a9e81d7b264/stream",
         "request/cli-1/5f0c3a9e81d7b264/cancel",
+        "request/cli-1/5f0c3a9e81d7b264/renew",
+        "client/cli-1/will",
         "control/cli-1/5f0c3a9e81d7b264/submit",
         "control/cli-1/5f0c3a9e81d7b264/reply",
         "event/main",

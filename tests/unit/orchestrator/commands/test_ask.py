@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -118,6 +119,44 @@ def test_ctrl_c_cancels_on_the_nodes_too(fake: FakeOrchestrator, capsys: pytest.
     assert cli.run(["ask", "A story, please"]) == 130
     assert [cancel.request for cancel in fake.cancelled] == [fake.submitted[0].request]
     assert capsys.readouterr().out == "Once\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_cancels_the_answer_and_leaves_at_once(fake: FakeOrchestrator, number: signal.Signals) -> None:
+    """Without waiting for anybody: the orchestrator does not answer any more."""
+    fake.answer = lambda submit: [piece(submit.request, 0, "Once")]
+    fake.on_submitted = lambda: os.kill(os.getpid(), number)
+    before = signal.getsignal(number)
+    assert cli.run(["ask", "A story, please"]) == 128 + number
+    fake.settle()
+    assert [cancel.request for cancel in fake.cancelled] == [fake.submitted[0].request]
+    assert signal.getsignal(number) is before
+
+
+def test_a_signal_that_is_ignored_stays_ignored(fake: FakeOrchestrator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        fake.on_submitted = lambda: os.kill(os.getpid(), signal.SIGHUP)
+        assert cli.run(["ask", "Capital of France?"]) == 0
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_a_pipe_that_nobody_reads_any_more_cancels_the_answer(fake: FakeOrchestrator, options: list[str]) -> None:
+    """Also while there is nothing to write: the next token may take a minute."""
+    reader, writer = os.pipe()
+    fake.answer = lambda submit: []
+    fake.on_submitted = lambda: os.close(reader)
+    with (
+        contextlib.suppress(BrokenPipeError),
+        os.fdopen(writer, "w") as stdout,
+        contextlib.redirect_stdout(stdout),
+    ):
+        cli.run(["ask", "A story, please", *options])
+    assert [cancel.request for cancel in fake.cancelled] == [fake.submitted[0].request]
 
 
 def test_chat_keeps_the_history(

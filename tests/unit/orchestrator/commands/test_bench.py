@@ -199,17 +199,21 @@ def test_an_answer_that_fails_ends_all_streams(
     assert len(fake.cancelled) == 2
 
 
-def test_ctrl_c_cancels_every_stream(fake: FakeOrchestrator, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_signal_cancels_every_stream(
+    fake: FakeOrchestrator, capsys: pytest.CaptureFixture[str], number: signal.Signals, code: int
+) -> None:
     def answer(submit: SubmitRequest) -> list[StreamMessage]:
         pieces: list[StreamMessage] = [piece(submit.request, 0, "Once")]
         return [*pieces, end(submit.request)] if len(fake.submitted) == 1 else pieces
 
-    def press_ctrl_c() -> None:
+    def send_signal() -> None:
         if len(fake.submitted) == 4:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), number)
 
-    fake.answer, fake.on_submitted = answer, press_ctrl_c
-    assert cli.run(["bench", "--concurrency", "3"]) == 130
+    fake.answer, fake.on_submitted = answer, send_signal
+    assert cli.run(["bench", "--concurrency", "3"]) == code
+    fake.settle()
     assert capsys.readouterr().out == ""
     assert {cancel.request for cancel in fake.cancelled} == {submit.request for submit in fake.submitted[1:]}
 

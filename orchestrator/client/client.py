@@ -2,17 +2,22 @@
 
 It owns one bus connection and is for one thread; only `Answer.cancel` may be called from others and from signal
 handlers. Used by the command line and by tests.
+
+An answer is made as long as it is read: while a client waits for anything it renews what it has asked for, and it
+cancels what it leaves. The broker says when its connection was lost.
 """
 
 from __future__ import annotations
 
+import math
 import secrets
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any, Self, TypeVar
 
-from broker.bus import Bus, Delivery
-from orchestrator.errors import OrchestratorError
+from broker.bus import Bus, Connected, Delivery, Will
+from orchestrator.client.answer_stream import AnswerStream, StreamMessage
+from orchestrator.client.errors import AnswerFailed, AnswerIncomplete, ControlRefused, NoOrchestrator
 from schemas.closing import Closing
 from schemas.errors import ContractError
 from schemas.messages import (
@@ -21,6 +26,7 @@ from schemas.messages import (
     ApplyReply,
     CancelRequest,
     ChatMessage,
+    ClientWill,
     DecisionsReply,
     DrainNode,
     DrainReply,
@@ -38,6 +44,7 @@ from schemas.messages import (
     PreviewReply,
     Rebalance,
     RebalanceReply,
+    RenewRequest,
     Replan,
     ReplanReply,
     Sampling,
@@ -58,7 +65,16 @@ from schemas.messages import (
     decode,
     encode,
 )
-from schemas.topics import CONTROL_REPLY, CONTROL_SUBMIT, EVENT, REQUEST_CANCEL, REQUEST_STREAM, REQUEST_SUBMIT
+from schemas.topics import (
+    CLIENT_WILL,
+    CONTROL_REPLY,
+    CONTROL_SUBMIT,
+    EVENT,
+    REQUEST_CANCEL,
+    REQUEST_RENEW,
+    REQUEST_STREAM,
+    REQUEST_SUBMIT,
+)
 
 CONTROL_TIMEOUT_S = 3.0
 SOLVE_TIMEOUT_S = 60.0
@@ -66,53 +82,11 @@ REPLAN_TIMEOUT_S = 600.0
 """Nodes may have to fetch their parts before a new plan is in force."""
 SILENCE_S = 10.0
 """After this long without a piece of the answer, the client looks whether the orchestrator is still there."""
+LEASE_S = 4.0
+"""A client that is not heard of for this long counts as gone, and what it has asked for ends."""
+RENEW_S = 0.5
 
 _Reply = TypeVar("_Reply")
-StreamMessage = StreamText | StreamEnd | StreamError
-
-
-class ClientError(OrchestratorError):
-    """Base of what goes wrong between a client and the orchestrator."""
-
-
-class NoOrchestrator(ClientError):
-    """Nobody answers control requests on this broker."""
-
-    def __init__(self, broker: str) -> None:
-        super().__init__(f"no orchestrator answers on {broker}: start one with 'linguabus serve --broker {broker}'")
-
-
-class ControlRefused(ClientError):
-    """The orchestrator can't do what it was told; the message says why."""
-
-
-class AnswerFailed(ClientError):
-    """There is no (complete) answer; ``code`` is `StreamError`'s."""
-
-    def __init__(self, code: str, reason: str) -> None:
-        super().__init__(reason)
-        self.code = code
-
-
-class AnswerIncomplete(ClientError):
-    """Pieces of the answer were lost on the way, or the orchestrator vanished while it answered."""
-
-
-class NodeKeepsLayers(ClientError):
-    """A drained node's layers can go nowhere."""
-
-    def __init__(self, node: str, reason: str) -> None:
-        super().__init__(f"{node} keeps its layers until others can hold them: {reason} (to forget about it: --undo)")
-
-
-class NodeStillHolds(ClientError):
-    """A drained node has not given up its layers in time."""
-
-    def __init__(self, node: str, pipelines: Sequence[str], waited_s: float) -> None:
-        super().__init__(
-            f"{node} still holds layers of {', '.join(pipelines)} after {waited_s:g} s; it is drained all the same:"
-            " see linguabus top"
-        )
 
 
 class Answer:
@@ -121,7 +95,6 @@ class Answer:
     def __init__(self, client: Client, request: str) -> None:
         self._client = client
         self._cancel_wanted = False
-        self._pieces = 0
         self.request = request
         self.text = ""
         self.token_ids: list[int] = []
@@ -133,38 +106,33 @@ class Answer:
         self._client.wake()
 
     def __iter__(self) -> Iterator[str]:
-        """The answer, piece by piece.
+        """The answer, piece by piece. One that is left early is cancelled.
 
         Raises:
             AnswerFailed: the orchestrator says that there will be no (more) answer.
             AnswerIncomplete: a piece is missing, or nobody is there any more.
         """
-        while self.end is None:
-            if self._cancel_wanted:
-                self._cancel_wanted = False
-                self._client.send_cancel(self.request)
-            for message in self._client.receive(self.request):
-                if isinstance(message, StreamText):
-                    yield from self._piece(message)
-                elif isinstance(message, StreamEnd):
-                    self.end = message
-                else:
-                    raise AnswerFailed(message.code, message.reason)
-
-    def _piece(self, message: StreamText) -> Iterator[str]:
-        if message.sequence < self._pieces:  # QoS 1 may deliver twice
-            return
-        if message.sequence > self._pieces:
-            raise AnswerIncomplete("a part of the answer was lost between the orchestrator and here: ask again")
-        self._pieces += 1
-        self.text += message.text
-        self.token_ids.extend(message.token_ids)
-        if message.text:
-            yield message.text
+        try:
+            while self.end is None:
+                if self._cancel_wanted:
+                    self._cancel_wanted = False
+                    self._client.send_cancel(self.request)
+                for message in self._client.receive(self.request):
+                    if isinstance(message, StreamText):
+                        self.text += message.text
+                        self.token_ids.extend(message.token_ids)
+                        if message.text:
+                            yield message.text
+                    elif isinstance(message, StreamEnd):
+                        self.end = message
+                    else:
+                        raise AnswerFailed(message.code, message.reason)
+        finally:
+            self._client.leave(self.request)
 
 
 class Client(Closing):
-    """Over a connected bus. Leaving the context closes the bus."""
+    """Over a connected bus. Leaving the context cancels what is open and closes the bus."""
 
     def __init__(
         self,
@@ -174,15 +142,21 @@ class Client(Closing):
         broker: str,
         silence_s: float = SILENCE_S,
         control_timeout_s: float = CONTROL_TIMEOUT_S,
+        lease_s: float | None = LEASE_S,
     ) -> None:
-        """``name`` is the client's name in topics, ``broker`` the address for error messages."""
+        """``name`` is the client's name in topics, ``broker`` the address for error messages. ``lease_s`` None is for
+        those who may read nothing for longer and still want their answers."""
         self._bus = bus
         self._name = name
         self._broker = broker
         self._silence_s = silence_s
         self._control_timeout_s = control_timeout_s
         self._replies: dict[str, bytes] = {}
-        self._streams: dict[str, list[StreamMessage]] = {}
+        self._lease_s = lease_s
+        self._streams: dict[str, AnswerStream] = {}
+        """Of answers that have not ended, by request."""
+        self._renew_due_s = math.inf
+        self._woken = False
         self._events: list[FleetEvent] = []
         # The broker handles one connection's packets in order, so answers can't be missed after this.
         bus.subscribe([REQUEST_STREAM.filter(client=name), CONTROL_REPLY.filter(client=name)], qos=1)
@@ -197,7 +171,8 @@ class Client(Closing):
         from broker.mqtt import MqttBus
 
         name = f"client-{secrets.token_hex(4)}"
-        bus = MqttBus(broker, client_id=name)
+        will = Will(CLIENT_WILL.format(client=name), encode(ClientWill(client=name)), qos=1, retain=False)
+        bus = MqttBus(broker, client_id=name, will=will)
         try:
             bus.connect(timeout_s)
             return cls(bus, name=name, broker=str(bus.address))
@@ -206,7 +181,9 @@ class Client(Closing):
             raise
 
     def close(self) -> None:
-        """Close the bus."""
+        """Cancel what is open and close the bus."""
+        for request in tuple(self._streams):
+            self.leave(request)
         self._bus.close()
 
     def ask(
@@ -227,11 +204,12 @@ class Client(Closing):
         request = secrets.token_hex(8)
         submit = SubmitRequest(
             client=self._name, request=request, pipeline=pipeline, messages=tuple(messages), prompt=prompt,
-            max_tokens=max_tokens, sampling=sampling or Sampling(), stats=stats,
+            max_tokens=max_tokens, sampling=sampling or Sampling(), stats=stats, lease_s=self._lease_s,
         )  # fmt: skip
         payload = encode(submit)
         decode(payload, SubmitRequest)  # the orchestrator drops what is outside the contract's limits, without a word
-        self._streams[request] = []
+        self._streams[request] = AnswerStream()
+        self._renew_due_s = min(self._renew_due_s, time.monotonic() + RENEW_S)
         self._bus.publish(REQUEST_SUBMIT.format(client=self._name), payload, qos=1)
         return Answer(self, request)
 
@@ -328,6 +306,7 @@ class Client(Closing):
 
     def wake(self) -> None:
         """End a wait in `receive` early; the only method for other threads."""
+        self._woken = True
         self._bus.wake()
 
     def send_cancel(self, request: str) -> None:
@@ -335,29 +314,63 @@ class Client(Closing):
         topic = REQUEST_CANCEL.format(client=self._name, request=request)
         self._bus.publish(topic, encode(CancelRequest(request=request)), qos=1)
 
+    def leave(self, request: str) -> None:
+        """Read no more of an answer, and cancel it unless it has ended."""
+        if self._streams.pop(request, None) and self._bus.connected:
+            self.send_cancel(request)
+
     def receive(self, request: str) -> list[StreamMessage]:
         """What arrived for this request; waits for something, and returns nothing after `wake`.
 
         Raises:
-            AnswerIncomplete: silence, and the orchestrator is gone.
+            AnswerIncomplete: it was left, or silence, and something is missing or the orchestrator is gone.
         """
-        if not self._streams[request] and not self._poll(self._silence_s):
+        stream = self._streams.get(request)
+        if stream is None:
+            raise AnswerIncomplete("the answer was left before its end: ask again")
+        if not stream.waiting and not self._poll(self._silence_s):
+            if stream.has_hole:
+                raise AnswerIncomplete("a part of the answer was lost between the orchestrator and here: ask again")
+            stream.unsure = True
             try:
                 self.status()
             except NoOrchestrator:
                 raise AnswerIncomplete("the orchestrator went away while it answered: ask again later") from None
-        messages, self._streams[request] = self._streams[request], []
+        messages, stream.waiting = stream.waiting, []
         if any(isinstance(message, StreamEnd | StreamError) for message in messages):
             del self._streams[request]
         return messages
 
     def _poll(self, timeout_s: float) -> bool:
-        """Sort what arrives; False when time ran out."""
+        """Sort what arrives; False when time ran out. What is being read is renewed meanwhile."""
         deadline_s = time.monotonic() + timeout_s
-        for event in self._bus.poll(timeout_s):
-            if isinstance(event, Delivery):
-                self._sort(event)
-        return time.monotonic() < deadline_s
+        while True:
+            if time.monotonic() >= self._renew_due_s:
+                self._renew()
+            events = self._bus.poll(max(0.0, min(deadline_s, self._renew_due_s) - time.monotonic()))
+            for event in events:
+                if isinstance(event, Delivery):
+                    self._sort(event)
+                elif isinstance(event, Connected) and event.reconnect:
+                    self._reconnected()
+            if events or self._woken or time.monotonic() >= deadline_s:
+                self._woken = False
+                return time.monotonic() < deadline_s
+
+    def _reconnected(self) -> None:
+        """What was sent meanwhile is lost: a broker keeps nothing for who is away."""
+        for stream in self._streams.values():
+            stream.unsure = True
+        self._renew()
+
+    def _renew(self) -> None:
+        """Say which answers are still read, and what may be missing of them."""
+        self._renew_due_s = time.monotonic() + RENEW_S if self._streams else math.inf
+        if not self._bus.connected:
+            return
+        for request, stream in self._streams.items():
+            renew = RenewRequest(request=request, repeat_from=stream.pieces if stream.unsure else None)
+            self._bus.publish(REQUEST_RENEW.format(client=self._name, request=request), encode(renew), qos=1)
 
     def _sort(self, delivery: Delivery) -> None:
         try:
@@ -367,7 +380,11 @@ class Client(Closing):
                 self._events.append(decode(delivery.payload, FleetEvent))
             elif REQUEST_STREAM.match(delivery.topic):
                 message: StreamMessage = decode(delivery.payload, *REQUEST_STREAM.messages)
-                if message.request in self._streams:
-                    self._streams[message.request].append(message)
+                stream = self._streams.get(message.request)
+                if stream is not None:
+                    was_unsure = stream.unsure
+                    stream.take(message)
+                    if stream.unsure and not was_unsure:
+                        self._renew()
         except ContractError:
             return  # not ours to judge; the sequence numbers show what is missing

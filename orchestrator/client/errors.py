@@ -1,0 +1,51 @@
+"""What goes wrong between a client and the orchestrator."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from orchestrator.errors import OrchestratorError
+
+
+class ClientError(OrchestratorError):
+    """Base of what goes wrong between a client and the orchestrator."""
+
+
+class NoOrchestrator(ClientError):
+    """Nobody answers control requests on this broker."""
+
+    def __init__(self, broker: str) -> None:
+        super().__init__(f"no orchestrator answers on {broker}: start one with 'linguabus serve --broker {broker}'")
+
+
+class ControlRefused(ClientError):
+    """The orchestrator can't do what it was told; the message says why."""
+
+
+class AnswerFailed(ClientError):
+    """There is no (complete) answer; ``code`` is `StreamError`'s."""
+
+    def __init__(self, code: str, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+
+
+class AnswerIncomplete(ClientError):
+    """Pieces of the answer were lost on the way, or the orchestrator vanished while it answered."""
+
+
+class NodeKeepsLayers(ClientError):
+    """A drained node's layers can go nowhere."""
+
+    def __init__(self, node: str, reason: str) -> None:
+        super().__init__(f"{node} keeps its layers until others can hold them: {reason} (to forget about it: --undo)")
+
+
+class NodeStillHolds(ClientError):
+    """A drained node has not given up its layers in time."""
+
+    def __init__(self, node: str, pipelines: Sequence[str], waited_s: float) -> None:
+        super().__init__(
+            f"{node} still holds layers of {', '.join(pipelines)} after {waited_s:g} s; it is drained all the same:"
+            " see linguabus top"
+        )

@@ -1,0 +1,111 @@
+"""Clients that read answers, and what becomes of answers that nobody reads (pure).
+
+A request may have a lease that its client renews. It ends when the lease is over, or shortly after the client's
+connection was lost; a client that is back by then renews its requests, and says what it has missed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from orchestrator.effects import Effect, Publish
+from orchestrator.events import Malformed
+from orchestrator.pipelines.pipeline import Pipeline
+from orchestrator.pipelines.pool import PipelinePool
+from orchestrator.requests.session import ErrorCode, Phase, Session
+from orchestrator.timing import Timing
+from schemas.messages import RenewRequest, StreamError, SubmitRequest
+from schemas.topics import REQUEST_STREAM
+
+NO_REQUEST = "0" * 16
+"""Stands for the request in the answer to a message that does not say which one it is about."""
+
+
+class Readers:
+    """The readers of all pipelines' requests."""
+
+    def __init__(self, pipelines: PipelinePool, timing: Timing) -> None:
+        self._pipelines = pipelines
+        self._timing = timing
+        self.due_s = math.inf
+        """Nobody can count as gone before this."""
+
+    def _read(self) -> Iterator[tuple[Pipeline, Session]]:
+        """Requests that somebody should be reading, and where they are."""
+        for pipeline in self._pipelines.all:
+            for session in pipeline.requests.sessions:
+                if session.phase is not Phase.CLOSING:
+                    yield pipeline, session
+
+    def _end(self, pipeline: Pipeline, session: Session, code: ErrorCode, reason: str) -> list[Effect]:
+        self._pipelines.touch_all()
+        return pipeline.requests.abandon(session, code, reason)
+
+    def _reckon(self) -> None:
+        self.due_s = min((session.reader_due_s for _, session in self._read()), default=math.inf)
+
+    def asked(self, submit: SubmitRequest, now_s: float) -> None:
+        """A client has asked for something, and is to renew that."""
+        self.due_s = min(self.due_s, now_s + (submit.lease_s or math.inf))
+
+    # --- what clients say -------------------------------------------------------------------------------------
+
+    def renewed(self, client: str, renew: RenewRequest, now_s: float) -> list[Effect]:
+        """A client still reads an answer. Told again: what it has missed, or that there is nothing to wait for."""
+        request = renew.request
+        tables = [pipeline.requests.sessions for pipeline in self._pipelines.all]
+        session = next((known for table in tables if (known := table.get(request))), None)
+        if session and session.client == client:
+            session.renew(now_s)
+            sent = tuple(session.sent)
+        elif renew.repeat_from is None and any(table.was_submitted(request) for table in tables):
+            return []  # the end is on its way
+        else:
+            sent = tuple(message for table in tables for message in table.ended.sent_to(client, request))
+            if not sent:
+                return [_error(client, request, "failed", "nobody works on this answer any more: ask again")]
+        if renew.repeat_from is None:
+            return []
+        # The end is told whatever its reader has counted.
+        again = sent[renew.repeat_from :] or (sent[-1:] if session is None else ())
+        return [Publish(REQUEST_STREAM.format(client=client, request=request), message) for message in again]
+
+    def refuse(self, malformed: Malformed) -> list[Effect]:
+        """Answer what breaks the contract. The request that it is about ends: its client can't be followed."""
+        client, reason = malformed.client, f"the message breaks the contract: {malformed.reason}"
+        for pipeline, session in self._read():
+            if (session.request, session.client) == (malformed.request, client):
+                return self._end(pipeline, session, "bad_request", reason)
+        return [_error(client, malformed.request or NO_REQUEST, "bad_request", reason)]
+
+    # --- who is gone ------------------------------------------------------------------------------------------
+
+    def gone(self, client: str, now_s: float) -> None:
+        """A client's connection was lost; maybe it is about to be back."""
+        for _, session in self._read():
+            if session.client == client:
+                session.reader_due_s = min(session.reader_due_s, now_s + self._timing.reader_grace_s)
+        self._reckon()
+
+    def hold_clock(self, now_s: float) -> None:
+        """We were cut off: silence until now says nothing about the readers, who may have been cut off as well."""
+        for _, session in self._read():
+            if session.reader_due_s < now_s + self._timing.reader_return_s:
+                session.reader_due_s = now_s + self._timing.reader_return_s
+        self._reckon()
+
+    def expire(self, now_s: float) -> list[Effect]:
+        """End what nobody reads."""
+        effects: list[Effect] = []
+        for pipeline, session in self._read():
+            if now_s >= session.reader_due_s:
+                reason = f"nothing is heard of its reader, {session.client}, any more: ask again"
+                effects += self._end(pipeline, session, "failed", reason)
+        self._reckon()
+        return effects
+
+
+def _error(client: str, request: str, code: ErrorCode, reason: str) -> Publish:
+    message = StreamError(request=request, code=code, reason=reason[:1000])
+    return Publish(REQUEST_STREAM.format(client=client, request=request), message)

@@ -1,0 +1,243 @@
+"""Readers: leases, wills, what was missed, and messages that nobody can follow."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from orchestrator.effects import Note
+from orchestrator.events import BusDown, BusUp, ClientGone, Malformed, NodeSaid, Renewed, Tick
+from orchestrator.requests.ended_requests import EndedRequests
+from schemas.codec import Flag
+from schemas.messages import CloseRequest, RenewRequest, StreamEnd, StreamError, StreamText
+from schemas.topics import REQUEST_STREAM
+from tests.support.orchestrating import World
+from tests.support.scripted_nodes import make_heartbeat, make_submit
+
+LEASE_S = 4.0
+
+
+@pytest.fixture
+def world() -> World:
+    return World().serve("a", "b", "c")
+
+
+def ask(world: World, number: int = 1, **changes: Any) -> str:
+    return world.ask(make_submit(number, **{"lease_s": LEASE_S, "max_tokens": 50, **changes}))
+
+
+def renew(world: World, request: str, repeat_from: int | None = None, client: str = "cli") -> list[Any]:
+    """Messages that the renewal was answered with."""
+    effects = world.event(Renewed(client, RenewRequest(request=request, repeat_from=repeat_from)))
+    topic = REQUEST_STREAM.format(client=client, request=request)
+    return [getattr(effect, "message", None) for effect in effects if getattr(effect, "topic", None) == topic]
+
+
+def wait(world: World, seconds: float, *renewed: str) -> None:
+    """Time passes, and these requests are renewed."""
+    for _ in range(round(seconds / 0.5)):
+        world.wait(0.5)
+        for request in renewed:
+            renew(world, request)
+
+
+def is_open(world: World, request: str) -> bool:
+    return any(request in node.open for node in world.nodes.values())
+
+
+def error_of(world: World, request: str) -> StreamError:
+    error = world.end(request)
+    assert isinstance(error, StreamError)
+    return error
+
+
+# --- leases -----------------------------------------------------------------------------------------------------
+
+
+def test_a_request_ends_on_the_nodes_when_its_lease_is_over(world: World) -> None:
+    request = ask(world)
+    world.generate(request, 2)
+    world.wait(LEASE_S - 0.1)
+    assert is_open(world, request)
+    world.wait(0.2)
+    assert not is_open(world, request)
+    assert all(world.commands(name, CloseRequest) for name in world.plan_nodes())
+    assert error_of(world, request).code == "failed"
+    assert "nothing is heard of its reader, cli" in error_of(world, request).reason
+
+
+def test_a_renewed_request_goes_on(world: World) -> None:
+    read, unread = ask(world, 1), ask(world, 2)
+    wait(world, 10 * LEASE_S, read)
+    assert is_open(world, read)
+    assert not is_open(world, unread)
+    world.generate(read, 50, flags=Flag.LENGTH)
+    assert isinstance(world.end(read), StreamEnd)
+
+
+def test_a_request_that_waits_for_its_turn_has_a_reader_too(world: World) -> None:
+    opened = [ask(world, number) for number in (1, 2)]
+    waiting = ask(world, 3)
+    wait(world, LEASE_S, *opened)
+    assert error_of(world, waiting).code == "failed"
+    assert all(is_open(world, request) for request in opened)
+
+
+def test_without_a_lease_a_request_lasts_until_it_is_answered(world: World) -> None:
+    request = ask(world, lease_s=None)
+    world.wait(60.0)
+    assert is_open(world, request)
+
+
+def test_only_its_client_renews_a_request(world: World) -> None:
+    request = ask(world)
+    world.wait(LEASE_S / 2)
+    assert renew(world, request, client="somebody") == []
+    world.wait(LEASE_S / 2 + 0.1)
+    assert not is_open(world, request)
+
+
+def test_renewals_that_lie_in_the_socket_count(world: World) -> None:
+    """The orchestrator itself stood still: what had arrived by then is handled before anybody counts as gone."""
+    request = ask(world)
+    world.core.heard_until_s = world.now_s + 1.0
+    world.now_s += 10.0
+    effects = world.core.handle(Tick(), world.now_s)
+    assert not any(isinstance(effect, Note) for effect in effects), "neither the reader nor a node counts as gone"
+    world.core.handle(Renewed("cli", RenewRequest(request=request)), world.now_s)
+    for node in world.nodes.values():
+        world.core.handle(NodeSaid(node.name, make_heartbeat(node.name)), world.now_s)
+    world.core.heard_until_s = world.now_s
+    world.event(Tick())
+    assert is_open(world, request)
+
+
+# --- lost connections -------------------------------------------------------------------------------------------
+
+
+def test_a_will_ends_all_requests_of_its_client_within_a_second(world: World) -> None:
+    mine = [ask(world, 1), ask(world, 3)]
+    other = world.ask(replace(make_submit(2, lease_s=LEASE_S), client="other"))
+    world.event(ClientGone("cli"))
+    world.wait(1.5)
+    assert not any(is_open(world, request) for request in mine)
+    assert [error_of(world, request).code for request in mine] == ["failed", "failed"]
+    assert is_open(world, other)
+
+
+def test_a_will_ends_requests_without_a_lease_too(world: World) -> None:
+    request = ask(world, lease_s=None)
+    world.event(ClientGone("cli"))
+    world.wait(1.1)
+    assert not is_open(world, request)
+
+
+@pytest.mark.parametrize("lease_s", [None, LEASE_S])
+def test_a_client_that_is_back_at_once_loses_nothing(world: World, lease_s: float | None) -> None:
+    request = ask(world, lease_s=lease_s)
+    world.event(ClientGone("cli"))
+    world.wait(0.5)
+    renew(world, request)
+    world.wait(3.0)
+    assert is_open(world, request)
+
+
+def test_nobody_is_gone_while_the_orchestrator_is_cut_off(world: World) -> None:
+    """A broker that restarts cuts everybody off, and clients may take longer to reconnect."""
+    request = ask(world)
+    world.event(BusDown())
+    world.wait(60.0)
+    assert is_open(world, request)
+    world.event(BusUp(reconnect=True))
+    world.wait(9.0)
+    assert is_open(world, request)
+    renew(world, request)
+    world.wait(LEASE_S - 0.5)
+    assert is_open(world, request)
+    world.wait(1.0)
+    assert not is_open(world, request)
+
+
+# --- what was missed --------------------------------------------------------------------------------------------
+
+
+def test_what_a_reader_has_missed_is_sent_again(world: World) -> None:
+    request = ask(world)
+    for _ in range(4):
+        world.generate(request, 1)
+    told = [message for message in world.stream(request) if isinstance(message, StreamText)]
+    assert renew(world, request) == []
+    assert renew(world, request, 1) == told[1:]
+    assert renew(world, request, 4) == []
+
+
+def test_an_answer_that_ended_meanwhile_is_sent_again_with_its_end(world: World) -> None:
+    request = ask(world, max_tokens=6)
+    world.generate(request, 3)
+    world.generate(request, 3, flags=Flag.LENGTH)
+    told = world.stream(request)
+    assert isinstance(told[-1], StreamEnd)
+    assert told[-1].pieces == len(told) - 1 == 2
+    assert renew(world, request, 1) == told[1:]
+    assert renew(world, request, 2) == told[2:]
+    assert renew(world, request, 99) == told[2:], "the end at least"
+    assert renew(world, request) == [], "it is on its way"
+
+
+def test_a_reader_that_comes_back_too_late_is_told_so(world: World) -> None:
+    request = ask(world)
+    world.generate(request, 2)
+    world.wait(LEASE_S + 1.0)
+    again = renew(world, request, 0)
+    assert [type(message) for message in again] == [StreamText, StreamError]
+    assert "nothing is heard of its reader" in again[-1].reason
+
+
+@pytest.mark.parametrize("repeat_from", [None, 3])
+def test_a_request_that_nobody_knows_is_said_to_be_over(world: World, repeat_from: int | None) -> None:
+    (error,) = renew(world, "00000000000000ff", repeat_from)
+    assert (error.code, error.reason) == ("failed", "nobody works on this answer any more: ask again")
+
+
+def test_one_client_is_not_told_what_another_has_read(world: World) -> None:
+    request = ask(world, max_tokens=2)
+    world.generate(request, 2, flags=Flag.LENGTH)
+    (error,) = renew(world, request, 0, client="somebody")
+    assert isinstance(error, StreamError)
+
+
+def test_ended_requests_have_a_bound() -> None:
+    ended = EndedRequests()
+    for number in range(2_000):
+        ended.add(str(number), "cli", ["piece"] * 30)
+    kept = [number for number in range(2_000) if ended.sent_to("cli", str(number))]
+    assert kept == list(range(2_000 - 20_000 // 30, 2_000))
+    assert [number for number in range(2_000) if str(number) in ended] == list(range(1_000, 2_000))
+    ended.add("long", "cli", ["piece"] * 50_000)
+    assert len(ended.sent_to("cli", "long")) == 50_000
+    assert not ended.sent_to("cli", "1999")
+    ended.add("next", "cli", ["piece"])
+    assert (len(ended.sent_to("cli", "long")), len(ended.sent_to("cli", "next"))) == (0, 1)
+
+
+# --- what breaks the contract -----------------------------------------------------------------------------------
+
+
+def test_a_malformed_message_about_a_request_ends_it(world: World) -> None:
+    request = ask(world)
+    world.event(Malformed("cli", request, "request: is missing"))
+    assert error_of(world, request).code == "bad_request"
+    assert error_of(world, request).reason == "the message breaks the contract: request: is missing"
+    assert not is_open(world, request)
+
+
+def test_a_malformed_message_is_answered_where_its_sender_reads_and_harms_nobody_else(world: World) -> None:
+    request = ask(world)
+    for named, answered in ((request, request), (None, "0" * 16)):
+        effects = world.event(Malformed("vandal", named, "not JSON"))
+        topic = REQUEST_STREAM.format(client="vandal", request=answered)
+        (error,) = [effect for effect in effects if getattr(effect, "topic", None) == topic]
+        assert error.message.code == "bad_request"  # type: ignore[union-attr]
+    assert is_open(world, request)
