@@ -162,8 +162,8 @@ class Client(Closing):
         bus.subscribe([REQUEST_STREAM.filter(client=name), CONTROL_REPLY.filter(client=name)], qos=1)
 
     @classmethod
-    def connect(cls, broker: str, *, timeout_s: float = 5.0) -> Self:
-        """Connect to the broker at this URL.
+    def connect(cls, broker: str, *, timeout_s: float = 5.0, lease_s: float | None = LEASE_S) -> Self:
+        """Connect to the broker at this URL. The broker tells the orchestrator when the connection is lost.
 
         Raises:
             BadBrokerUrl, BrokerUnreachable, BrokerRefused
@@ -175,7 +175,7 @@ class Client(Closing):
         bus = MqttBus(broker, client_id=name, will=will)
         try:
             bus.connect(timeout_s)
-            return cls(bus, name=name, broker=str(bus.address))
+            return cls(bus, name=name, broker=str(bus.address), lease_s=lease_s)
         except BaseException:
             bus.close()
             raise

@@ -141,6 +141,30 @@ def test_ctrl_c_frees_the_nodes(served: Served, tmp_path: Path) -> None:
         assert client.status().open_requests == 0
 
 
+def test_a_reader_that_goes_away_frees_the_nodes(served: Served, tmp_path: Path) -> None:
+    """Killed, told to end, hung up, or with nobody behind the pipe: none of these answers would end by itself."""
+    endless = ["ask", "one two three", "--max-tokens", "150", "--temperature", "5", "--seed", "1"]
+    slow = ["--emulate-speed", "0.01"]
+    with running_nodes(["red"], served.broker, tmp_path, *slow), patient_client(served.broker) as client:
+        await_plan(served.broker)
+        for how, code in ((signal.SIGKILL, -9), (signal.SIGTERM, 143), (signal.SIGHUP, 129), (None, 1)):
+            with subprocess.Popen(served.command(*endless), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+                assert process.stdout is not None
+                assert process.stdout.read(1)
+                if how is None:
+                    process.stdout.close()
+                else:
+                    process.send_signal(how)
+                assert process.wait(DEADLINE_S) == code
+                assert process.stderr is not None
+                assert process.stderr.read() == b""
+            while client.status().open_requests:
+                pass
+    log = (tmp_path / "serve.log").read_text()
+    assert log.count("nothing is heard of its reader") == 1
+    assert log.count("ended (cancelled)") == 3
+
+
 def test_the_model_in_use_is_changed_over_to(served: Served, home: Path) -> None:
     done = served.run("--home", str(home), "model", "use", "tiny")
     assert (done.returncode, done.stdout) == (0, "tiny is active and served\n"), done.stderr

@@ -17,10 +17,10 @@ from broker.errors import BrokerUnreachable
 from broker.local_broker import LocalBroker
 from broker.memory import MemoryBroker, MemoryBus
 from orchestrator.client import AnswerFailed, Client, ControlRefused
-from orchestrator.errors import AddressInUse, OrchestratorError, Superseded
+from orchestrator.errors import AddressInUse, Superseded
 from orchestrator.service.config import ServiceConfig
 from orchestrator.service.database import Database
-from orchestrator.service.service import Service, ServiceInfo, run_service
+from orchestrator.service.service import ServiceInfo, run_service
 from orchestrator.timing import Timing
 from schemas.messages import (
     ChatMessage,
@@ -34,13 +34,11 @@ from schemas.messages import (
     encode,
 )
 from schemas.topics import CONTROL_REPLY, CONTROL_SUBMIT, NODE_STATUS, PLAN, REQUEST_SUBMIT, TOKEN
-from tests.support.orchestrating import BLOB_URL, plan_quickly
 from tests.support.polling import DEADLINE_S
 from tests.support.scripted_fleet import ScriptedFleet, TinyStore, prepared
 from tests.support.scripted_nodes import answer_text, make_birth, make_manifest, make_submit
+from tests.support.scripted_service import QUICK, ScriptedService
 from tests.support.services import patient_client
-
-QUICK = Timing(settle_s=0.1, start_s=0.5, loss_settle_s=0.05, resend_s=0.1, recovery_s=0.3)
 
 
 def connected(broker: MemoryBroker, client_id: str, **options: Any) -> MemoryBus:
@@ -49,41 +47,11 @@ def connected(broker: MemoryBroker, client_id: str, **options: Any) -> MemoryBus
     return bus
 
 
-class Running:
-    """A service in a thread, and what it ended with."""
-
-    def __init__(self, broker: MemoryBroker, folder: Path, store: TinyStore, timing: Timing = QUICK) -> None:
-        self.stop = threading.Event()
-        self.ready = threading.Event()
-        self.error: BaseException | None = None
-        self.broker = broker
-        self.state = Database(folder / "state.sqlite3")
-        self.bus = connected(broker, "orchestrator")
-        config = ServiceConfig(broker_url="mqtt://127.0.0.1", data_dir=folder, timing=timing, context_tokens=64)
-        self.service = Service(config, self.bus, store, self.state, blob_urls=(BLOB_URL,), solve=plan_quickly)  # type: ignore[arg-type]
-        self.thread = threading.Thread(target=self._run)
-        self.thread.start()
-        assert self.ready.wait(DEADLINE_S)
-
-    def _run(self) -> None:
-        try:
-            self.service.run(self.stop, self.ready.set)
-        except OrchestratorError as error:
-            self.error = error
-
-    def end(self) -> None:
-        self.stop.set()
-        self.thread.join(DEADLINE_S)
-        assert not self.thread.is_alive()
-        self.bus.close()
-        self.state.close()
-
-
 @contextmanager
 def running(
     broker: MemoryBroker, folder: Path, store: TinyStore | None = None, timing: Timing = QUICK
-) -> Iterator[Running]:
-    service = Running(broker, folder, store or TinyStore(), timing)
+) -> Iterator[ScriptedService]:
+    service = ScriptedService(connected(broker, "orchestrator"), folder, store or TinyStore(), timing)
     try:
         yield service
     finally:
@@ -277,7 +245,7 @@ def test_a_lost_database_cannot_go_back(broker: MemoryBroker, fleet: ScriptedFle
 
 def test_the_newer_of_two_orchestrators_stays(broker: MemoryBroker, fleet: ScriptedFleet, tmp_path: Path) -> None:
     listener = plans(broker)
-    elder = Running(broker, tmp_path, TinyStore())
+    elder = ScriptedService(connected(broker, "orchestrator"), tmp_path, TinyStore(), QUICK)
     listener.until(has_ring)
     rival = replace(decode(encode_plan(elder), Plan), epoch=Epoch(generation=99, counter=1))
     connected(broker, "rival").publish(PLAN.format(pipeline="main"), encode(rival), qos=1, retain=True)
@@ -286,7 +254,7 @@ def test_the_newer_of_two_orchestrators_stays(broker: MemoryBroker, fleet: Scrip
     elder.end()
 
 
-def encode_plan(service: Running) -> bytes:
+def encode_plan(service: ScriptedService) -> bytes:
     active = service.service.core.plane.pipeline.active
     assert active
     return encode(active.plan.message())

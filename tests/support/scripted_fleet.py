@@ -55,6 +55,8 @@ class ScriptedFleet:
         self.nodes = {birth.node: ScriptedNode(birth) for birth in births}
         self.mute_tokens = False
         """Lose token frames until somebody asks for them again."""
+        self.most_tokens: int | None = None
+        """No answer comes further than this."""
         self._tokens_per_frame = tokens_per_frame
         self._bus = bus
         self._stop = threading.Event()
@@ -122,9 +124,10 @@ class ScriptedFleet:
     def _tokens(self, last: ScriptedNode, opened: OpenRequest, position: int) -> None:
         ring = next(iter(last.prepared[opened.epoch].values())).ring
         end = opened.prompt_tokens + opened.max_tokens
+        stop = end if self.most_tokens is None else min(end, opened.prompt_tokens + self.most_tokens)
         topic = TOKEN.format(pipeline=opened.pipeline, epoch=opened.epoch, sender=last.name, receiver=ring[0].node)
-        for start in range(position, end, self._tokens_per_frame):
-            ids = [letter(p) for p in range(start, min(start + self._tokens_per_frame, end))]
+        for start in range(position, stop, self._tokens_per_frame):
+            ids = [letter(p) for p in range(start, min(start + self._tokens_per_frame, stop))]
             frame = Frame(
                 kind=Kind.TOKENS,
                 request=request_number(opened.request),

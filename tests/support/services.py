@@ -26,7 +26,7 @@ def patient_client(broker_url: str) -> Iterator[Client]:
     name = f"client-{secrets.token_hex(4)}"
     with MqttBus(broker_url, client_id=name) as bus:
         bus.connect(DEADLINE_S)
-        yield Client(bus, name=name, broker=broker_url, control_timeout_s=DEADLINE_S)
+        yield Client(bus, name=name, broker=broker_url, control_timeout_s=DEADLINE_S, lease_s=DEADLINE_S)
 
 
 def wait_until_serving(client: Client) -> None:

@@ -1,0 +1,47 @@
+"""The orchestrator's service without models or a planner's second proof, for tests with scripted nodes."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+from broker.bus import Bus
+from orchestrator.errors import OrchestratorError
+from orchestrator.service.config import ServiceConfig
+from orchestrator.service.database import Database
+from orchestrator.service.service import Service
+from orchestrator.timing import Timing
+from tests.support.orchestrating import BLOB_URL, plan_quickly
+from tests.support.polling import DEADLINE_S
+from tests.support.scripted_fleet import TinyStore
+
+QUICK = Timing(settle_s=0.1, start_s=0.5, loss_settle_s=0.05, resend_s=0.1, recovery_s=0.3)
+
+
+class ScriptedService:
+    """A service on a connected bus, in a thread, and what it ended with."""
+
+    def __init__(self, bus: Bus, folder: Path, store: TinyStore, timing: Timing = QUICK) -> None:
+        self.stop = threading.Event()
+        self.ready = threading.Event()
+        self.error: BaseException | None = None
+        self.state = Database(folder / "state.sqlite3")
+        self.bus = bus
+        config = ServiceConfig(broker_url="mqtt://127.0.0.1", data_dir=folder, timing=timing, context_tokens=64)
+        self.service = Service(config, self.bus, store, self.state, blob_urls=(BLOB_URL,), solve=plan_quickly)  # type: ignore[arg-type]
+        self.thread = threading.Thread(target=self._run)
+        self.thread.start()
+        assert self.ready.wait(DEADLINE_S)
+
+    def _run(self) -> None:
+        try:
+            self.service.run(self.stop, self.ready.set)
+        except OrchestratorError as error:
+            self.error = error
+
+    def end(self) -> None:
+        self.stop.set()
+        self.thread.join(DEADLINE_S)
+        assert not self.thread.is_alive()
+        self.bus.close()
+        self.state.close()
