@@ -142,10 +142,32 @@ class MovesView:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class StageOnItsWay:
+    """One stage of a plan that is on its way."""
+
+    node: Name = about("The node.")
+    start: Index = about("First unit.")
+    stop: Index = about("One past the last unit.")
+    units: Label = about("Its units for people.")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlanOnItsWay:
+    """A plan that is to follow the one in force."""
+
+    state: Label = about("How far it is, in a word or two.")
+    epoch: EpochText = about("Its epoch.")
+    model: Name = about("The model.")
+    stages: Annotated[tuple[StageOnItsWay, ...], Items(limits.MAX_STAGES)] = about("The ring.")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class PlanInForce(PlanView):
-    """A plan in force, and what goes on beside it."""
+    """A plan that is, or was until now, in force, and what goes on beside it."""
 
     state: Label = about("What the pipeline does, in a word or two.")
+    in_force: bool = about("False: it was taken down, for its successor or with its ring.")
+    next: PlanOnItsWay | None = about("The plan that is on its way in its place.")
     standby: Annotated[tuple[StandbyView, ...], Items(10_000)] = about("Units that nodes keep beside their own.")
     moves: MovesView = about("Live moves.")
 

@@ -25,6 +25,7 @@ from schemas.messages import (
     PipelineDecisions,
     PlanConstraints,
     PlanInForce,
+    PlanOnItsWay,
     PlanReply,
     PreviewReply,
     StageView,
@@ -43,7 +44,7 @@ HISTORY_HEADINGS = ("epoch", "pipeline", "since", "objective", "model", "ring", 
 @pass_settings
 @click.pass_context
 def command(context: click.Context, settings: Settings, again: bool, as_json: bool) -> None:
-    """Show the plan in force: stages, memory, predicted speed."""
+    """Show the plan in force: stages, memory, predicted speed; and the one that is to follow it."""
     if context.invoked_subcommand is not None:
         if again or as_json:
             raise click.UsageError(f"put the options behind {context.invoked_subcommand}")
@@ -224,15 +225,23 @@ def describe(plan: PlanInForce) -> str:
     rows = [_row(stage) for stage in plan.stages]
     batches = plan.batches[-1]
     note = f"\n{plan.solver_note}" if plan.solver_note else ""
+    before = "" if plan.in_force else "This plan was in force until now; another one is on its way.\n"
     return (
-        f"{plan.model} in epoch {plan.epoch}: {plan.context_tokens} tokens of context, {plan.slots} "
+        f"{before}{plan.model} in epoch {plan.epoch}: {plan.context_tokens} tokens of context, {plan.slots} "
         f"requests at once in {batches} {'batch' if batches == 1 else 'batches'}, {plan.wire_dtype} on the wire\n"
         f"{table(HEADINGS, rows)}\n{_standby(plan)}"
         f"predicted {plan.predicted_tokens_per_s:.1f} tokens/s for one request "
         f"({plan.predicted_decode_ms:.1f} ms per token), bottleneck {plan.bottleneck_node}; "
         f"{plan.objective} plan, {plan.status}, by {plan.solver} in {plan.solve_ms:.0f} ms"
-        f"{note}{_moves(plan.moves)}"
+        f"{note}{_moves(plan.moves)}{_successor(plan.next)}"
     )
+
+
+def _successor(successor: PlanOnItsWay | None) -> str:
+    if successor is None:
+        return ""
+    ring = " > ".join(f"{stage.node} ({stage.units})" for stage in successor.stages)
+    return f"\nnext: {successor.model} in epoch {successor.epoch}, {successor.state}: {ring}"
 
 
 def _moves(moves: MovesView) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from orchestrator.deployment.plan import DeployedPlan
 from orchestrator.text.units import describe_units
-from schemas.messages import PlanView, SegmentReady, StageView
+from schemas.messages import PlanOnItsWay, PlanView, SegmentReady, StageOnItsWay, StageView
 
 
 def plan_view(plan: DeployedPlan, ready: dict[int, SegmentReady]) -> PlanView:
@@ -60,4 +60,23 @@ def plan_view(plan: DeployedPlan, ready: dict[int, SegmentReady]) -> PlanView:
         predicted_ttft_ms=predicted.ttft_s * 1e3,
         predicted_prompt_tokens=predicted.prompt_tokens,
         bottleneck_node=predicted.bottleneck_node,
+    )
+
+
+def successor_view(plan: DeployedPlan, state: str) -> PlanOnItsWay:
+    """A plan that is to follow, in short."""
+    unit_count = plan.model.manifest.num_units
+    return PlanOnItsWay(
+        state=state,
+        epoch=str(plan.epoch),
+        model=plan.model.name,
+        stages=tuple(
+            StageOnItsWay(
+                node=stage.node,
+                start=stage.start,
+                stop=stage.stop,
+                units=describe_units(stage.start, stage.stop, unit_count),
+            )
+            for stage in plan.ring
+        ),
     )

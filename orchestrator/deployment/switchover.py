@@ -18,7 +18,7 @@ from orchestrator.deployment.live_migration import LiveMigration, MigrationPhase
 from orchestrator.deployment.migration_log import MigrationLog, describe_move
 from orchestrator.deployment.open_requests import OpenRequests
 from orchestrator.deployment.plan import Building, DeployedPlan, ReadyPlan
-from orchestrator.deployment.plan_view import plan_view
+from orchestrator.deployment.plan_view import plan_view, successor_view
 from orchestrator.deployment.rollout import Rollout, RolloutState, prepare_commands
 from orchestrator.effects import BuildSegments, Effect, Note, Publish, SaveEpoch, SavePlan
 from orchestrator.fleet.fleet_view import FleetView
@@ -27,7 +27,7 @@ from orchestrator.model.served import BuiltSegment
 from orchestrator.planning.moves.kv_migration import Migration
 from orchestrator.planning.problem import Stage
 from orchestrator.timing import Timing
-from schemas.messages import Basis, FetchProgress, MovesView, Plan
+from schemas.messages import Basis, FetchProgress, MovesView, Plan, PlanOnItsWay
 from schemas.topics import PLAN
 
 
@@ -58,8 +58,8 @@ class Switchover:
         self.next: Building | Rollout | LiveMigration | None = None
         self.epochs = epochs
         self.moves = MigrationLog()
-        self.last_stages: tuple[Stage, ...] = ()
-        """Of the newest committed plan: who is left keeps its place, and so what it has on disk."""
+        self.newest: ReadyPlan | None = None
+        """The plan that was committed last, also once it is taken down."""
         self._fleet = fleet
         self._requests = requests
         self._profiles = profiles
@@ -67,6 +67,11 @@ class Switchover:
         self._blob_urls = blob_urls
 
     # --- what others ask --------------------------------------------------------------------------------------
+
+    @property
+    def last_stages(self) -> tuple[Stage, ...]:
+        """Of the newest committed plan: who is left keeps its place, and so what it has on disk."""
+        return self.newest.plan.solution.stages if self.newest else ()
 
     @property
     def draining(self) -> bool:
@@ -94,6 +99,10 @@ class Switchover:
     def progress(self) -> dict[str, FetchProgress]:
         """Bytes of the segments on their way to the nodes."""
         return self.next.progress_of_nodes() if isinstance(self.next, Rollout) else {}
+
+    def next_view(self) -> PlanOnItsWay | None:
+        """The plan that is to follow."""
+        return successor_view(self.next.plan, self.state()) if self.next else None
 
     def moves_view(self) -> MovesView:
         """Live moves: the one under way, and what became of the others."""
@@ -231,8 +240,8 @@ class Switchover:
 
     def _commit(self, rollout: Rollout) -> list[Effect]:
         plan = rollout.plan
-        self.active, self.next = ReadyPlan(plan, rollout.ready), None
-        self.last_stages = plan.solution.stages
+        self.active = self.newest = ReadyPlan(plan, rollout.ready)
+        self.next = None
         self.epochs.published(plan.pipeline, plan.epoch)
         predicted = plan.solution.predicted
         return [

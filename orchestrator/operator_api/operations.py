@@ -52,13 +52,13 @@ def answer(asker: Asker, question: Question, plane: ControlPlane, now_s: float) 
 
 
 def _plan(asker: Asker, plane: ControlPlane) -> Effect:
-    """The plan in force and what goes on beside it; those of all pipelines."""
-    lead = plane.pipeline
-    if lead.active is None:
-        what = f"{lead.state()}, no plan yet" if lead.is_planning else lead.report.why_none.reason
-        return refuse(asker, what)
-    views = tuple(pipeline.plan_view() for pipeline in plane.pipelines.all if pipeline.active)
-    return reply(asker, PlanReply(**members(views[0]), pipelines=views))
+    """The plan in force, or the one that was until now, and what goes on beside it; those of all pipelines."""
+    views = tuple(view for pipeline in plane.pipelines.all if (view := pipeline.plan_view()))
+    if not views:
+        lead = plane.pipeline
+        return refuse(asker, f"{lead.state()}, no plan yet" if lead.is_planning else lead.report.why_none.reason)
+    first = next((view for view in views if view.in_force), views[0])
+    return reply(asker, PlanReply(**members(first), pipelines=views))
 
 
 def _drain(asker: Asker, drain: DrainNode, plane: ControlPlane, now_s: float) -> list[Effect]:

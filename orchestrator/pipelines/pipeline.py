@@ -356,14 +356,18 @@ class Pipeline:
 
     # --- what operators see -----------------------------------------------------------------------------------
 
-    def plan_view(self) -> PlanInForce:
-        """What ``linguabus plan`` shows of the plan in force."""
-        active = self.active
-        assert active
+    def plan_view(self) -> PlanInForce | None:
+        """What ``linguabus plan`` shows of the plan in force, or of the one that was until now while another is on its
+        way, and of that one; None where there is neither."""
+        shown = self.active or (self._switchover.newest if self.busy and not self.is_resting else None)
+        if shown is None:
+            return None
         return PlanInForce(
-            **members(plan_view(active.plan, active.ready)),
+            **members(plan_view(shown.plan, shown.ready)),
             state=self.state(),
-            standby=self.standby.view(active.plan, self._nodes.nodes),
+            in_force=self.active is not None,
+            next=self._switchover.next_view(),
+            standby=self.standby.view(shown.plan, self._nodes.nodes),
             moves=self.moves_view(),
         )
 

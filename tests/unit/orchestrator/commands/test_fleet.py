@@ -32,7 +32,8 @@ STAGE: dict[str, Any] = {
     "downloaded_bytes": 42_000_000, "load_s": 1.5,
 }  # fmt: skip
 IN_FORCE: dict[str, Any] = {
-    "state": "serving", "pipeline": "main", "epoch": "3-1", "model": "tiny", "context_tokens": 512, "slots": 2,
+    "state": "serving", "in_force": True, "next": None,
+    "pipeline": "main", "epoch": "3-1", "model": "tiny", "context_tokens": 512, "slots": 2,
     "batches": [1, 2], "wire_dtype": "fp16", "chunk_tokens": 128, "unit_count": 12, "stages": [STAGE],
     "objective": "latency", "status": "optimal", "gap": 0.0, "solver": "glpk", "solver_gap": 0.0, "solve_ms": 81.0,
     "predicted_decode_ms": 7.75, "predicted_tokens_per_s": 129.0, "predicted_tokens_per_s_many": 222.2,
@@ -130,6 +131,20 @@ def test_plan_shows_the_move_under_way_or_the_last_one(
         fake.control["plan"] = {**PLAN, "moves": {**PLAN["moves"], **moves}}
         assert cli.run(["plan"]) == 0
         assert capsys.readouterr().out.splitlines()[-1].startswith(line)
+
+
+def test_plan_shows_what_is_on_its_way(fake: FakeOrchestrator, capsys: pytest.CaptureFixture[str]) -> None:
+    stages = [
+        {"node": "a", "start": 0, "stop": 12, "units": "embed, blocks 0-10"},
+        {"node": "b", "start": 12, "stop": 13, "units": "head"},
+    ]
+    coming = {"state": "rolling out", "epoch": "3-3", "model": "tiny", "stages": stages}
+    exchanged = {**IN_FORCE, "in_force": False, "next": coming}
+    fake.control["plan"] = {**exchanged, "pipelines": [exchanged]}
+    assert cli.run(["plan"]) == 0
+    first, *_, last = capsys.readouterr().out.splitlines()
+    assert first == "This plan was in force until now; another one is on its way."
+    assert last == "next: tiny in epoch 3-3, rolling out: a (embed, blocks 0-10) > b (head)"
 
 
 def test_plan_again_replans_first(fake: FakeOrchestrator) -> None:
@@ -232,7 +247,8 @@ def test_the_plans_of_all_pipelines_are_shown(fake: FakeOrchestrator, capsys: py
 
 def history() -> dict[str, Any]:
     figures = {"predicted_tokens_per_s_many": 90.0, "predicted_ttft_ms": 12.0, "unit_count": 32, "slots": 4}
-    view = {key: value for key, value in IN_FORCE.items() if key not in ("state", "standby", "moves")}
+    now = ("state", "in_force", "next", "standby", "moves")
+    view = {key: value for key, value in IN_FORCE.items() if key not in now}
     older = {**view, **figures, "epoch": "1-1", "committed_at": 0.0}
     stages = [
         {**PLAN["stages"][0], "node": "x", "start": 0, "stop": 2, "stored_bytes": 5_000_000},

@@ -5,7 +5,8 @@ import pytest
 from orchestrator.effects import BuildSegments, Note, SaveModelChoice, SolvePlan, TellEvents, TellHistory
 from orchestrator.events import JobFailed, NodeSaid, Stopping
 from orchestrator.planning.solution import Infeasible
-from schemas.messages import RefuseNode, RegisterAgain, ReleaseSegment, StreamError, name_of
+from schemas.codec import Flag
+from schemas.messages import PrepareSegment, RefuseNode, RegisterAgain, ReleaseSegment, StreamError, name_of
 from schemas.topics import CONTROL_REPLY, CONTROL_SUBMIT
 from tests.support.orchestrating import World
 from tests.support.scripted_nodes import MB, make_birth, make_heartbeat, make_manifest
@@ -65,6 +66,68 @@ def test_control_without_a_plan_says_why() -> None:
     assert reply
     assert not reply.ok
     assert reply.reason.startswith("no nodes")
+
+
+def test_a_plan_that_is_taken_down_for_its_successor_is_shown_until_that_one_is_in_force() -> None:
+    """Nodes too small for two plans at once: a quicker node has joined, nobody asks, the ring is exchanged."""
+    world = World().serve("a", "b", "c")
+    before = str(world.plan.epoch)
+    request = world.ask()
+    world.generate(request, 8, flags=Flag.LENGTH)
+    world.join("d", speed_flops=1e11)
+    for node in world.nodes.values():
+        node.silent = True
+    world.wait(3.0)
+    assert not world.plan.ring, "the case: the plan in force had to go first"
+    reply = world.control("plan")
+    assert reply
+    assert reply.ok
+    plan = reply.result
+    assert (plan["in_force"], plan["state"], plan["epoch"]) == (False, "rolling out", before)
+    assert {stage["node"] for stage in plan["stages"]} == {"a", "b", "c"}
+    assert [one["epoch"] for one in plan["pipelines"]] == [before]
+    coming = plan["next"]
+    assert coming["epoch"] > before
+    assert coming["state"] == "rolling out"
+    assert "d" in {stage["node"] for stage in coming["stages"]}
+    for name, node in world.nodes.items():
+        for prepare in world.commands(name, PrepareSegment):
+            if str(prepare.epoch) == coming["epoch"]:
+                world.event(NodeSaid(name, node.ready(prepare)))
+    after = world.control("plan", 98)
+    assert after
+    assert (after.result["in_force"], after.result["epoch"], after.result["next"]) == (True, coming["epoch"], None)
+
+
+def test_a_plan_in_force_is_shown_with_the_one_that_is_to_follow() -> None:
+    world = World().serve("a", "b", "c", memory_mb=2000)
+    world.join("d", speed_flops=1e11, memory_mb=2000)
+    for node in world.nodes.values():
+        node.silent = True
+    world.wait(3.0)
+    reply = world.control("plan")
+    assert reply
+    assert (reply.result["in_force"], reply.result["state"]) == (True, "rolling out")
+    assert reply.result["epoch"] == str(world.plan.epoch)
+    assert [stage["node"] for stage in reply.result["next"]["stages"]] == ["d"]
+
+
+def test_a_plan_whose_ring_broke_is_shown_as_long_as_there_is_hope() -> None:
+    world = World().serve("a", "b", "c", "d")
+    lost = world.plan.ring[0].node
+    for node in world.nodes.values():
+        node.silent = True
+    world.kill(lost)
+    world.wait(1.0)
+    reply = world.control("plan")
+    assert reply
+    assert reply.ok
+    assert not reply.result["in_force"]
+    world.kill(next(name for name in "abcd" if name != lost))
+    world.wait(60.0)
+    hopeless = world.control("plan", 98)
+    assert hopeless
+    assert not hopeless.ok
 
 
 def test_replan_that_changes_nothing_says_so() -> None:
