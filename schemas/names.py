@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Iterable
 
 MAX_LENGTH = 64
 RULE = f"use letters, digits, '.', '_' and '-', {MAX_LENGTH} at most"
@@ -15,6 +16,8 @@ _NAME = re.compile(LIMITED_PATTERN)
 SHA256_PATTERN = "[0-9a-f]{64}"
 """Of a blob's name."""
 _SHA256 = re.compile(SHA256_PATTERN)
+_LIKENESS = 0.4
+"""Of names that one may be taken for another; 1 is equal. Names such as n1 and n9 are still alike."""
 _FOREIGN = re.compile(f"[^{_FURTHER}]+")
 
 
@@ -31,3 +34,19 @@ def is_sha256(text: str) -> bool:
 def name_from(text: str) -> str:
     """The name that is most like any text; empty when nothing of it can be one."""
     return _FOREIGN.sub("-", text).strip("-._")[:MAX_LENGTH]
+
+
+def nearest(name: str, known: Collection[str]) -> str:
+    """The one of the names that somebody may have meant; empty where none is like it."""
+    import difflib
+
+    return next(iter(difflib.get_close_matches(name, sorted(known), n=1, cutoff=_LIKENESS)), "")
+
+
+def unknown_node(names: Iterable[str], known: Collection[str]) -> str:
+    """A line about the first of the names that no node has; empty where all are known."""
+    for name in names:
+        if name not in known:
+            near = nearest(name, known)
+            return f"there is no node {name[:MAX_LENGTH]}: {f'did you mean {near}?' if near else 'see linguabus nodes'}"
+    return ""

@@ -138,6 +138,10 @@ class FleetState:
             changes.append(Flagged(node, odd) if odd else Trusted(node))
         return changes
 
+    def names(self) -> set[str]:
+        """Of all nodes that were heard of, or drained."""
+        return {*self.nodes, *self.drained}
+
     def set_drained(self, node: str, drained: bool) -> list[FleetChange]:
         """An operator wants a node to be empty, or no longer."""
         was_drained = self.why_drained(node)

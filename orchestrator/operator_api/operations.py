@@ -25,6 +25,7 @@ from schemas.messages import (
     ShowPlan,
     ShowStatus,
 )
+from schemas.names import unknown_node
 
 Question = ShowNodes | ShowPlan | ShowStatus | ShowOverview | ShowDecisions | ShowHistory | ShowEvents | DrainNode
 
@@ -64,8 +65,8 @@ def _plan(asker: Asker, plane: ControlPlane) -> Effect:
 def _drain(asker: Asker, drain: DrainNode, plane: ControlPlane, now_s: float) -> list[Effect]:
     """Asked again it changes nothing and says how far it is: what the node still holds, and why if it is to stay."""
     node, undo, fleet = drain.node, drain.undo, plane.fleet
-    if node not in fleet.nodes and node not in fleet.drained:
-        return [refuse(asker, f"there is no node {node}: see linguabus nodes")]
+    if unknown := unknown_node([node], fleet.names()):
+        return [refuse(asker, unknown)]
     effects: list[Effect] = []
     if undo is (node in fleet.drained):
         effects = [SaveDrained(node, not undo), *plane.drain(node, not undo, now_s)]

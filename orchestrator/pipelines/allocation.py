@@ -22,10 +22,11 @@ from orchestrator.pipelines.pipeline import Pipeline
 from orchestrator.planning.errors import BadConstraint, PlanningError
 from orchestrator.planning.gain import LEAST_GAIN
 from orchestrator.planning.problem import Objective, Problem
-from orchestrator.replanning.constraints import refusal
+from orchestrator.replanning.constraints import named_nodes, refusal
 from orchestrator.replanning.jobs import Jobs
 from orchestrator.replanning.planner_input import PlannerInput
 from schemas.messages import NodeBirth, PlanConstraints
+from schemas.names import unknown_node
 
 _DIVISION = "/division"
 """Who asks the worker, where it is no pipeline: a name that none can have."""
@@ -103,12 +104,17 @@ class NodeAllocator:
         """The planner's question with other constraints, asked of all nodes that are here.
 
         Raises:
-            PlanningError, BadConstraint: there is nothing to ask; the message says why.
+            PlanningError, BadConstraint: there is nothing to ask, or a node that they name; the message says why.
         """
         model, births = self.model, self._fleet.plannable()
         if self.sole or model is None or not births:
-            return self.lead.preview(constraints)
-        return self._input.problem(model, births, constraints)
+            problem = self.lead.preview(constraints)
+        else:
+            problem = self._input.problem(model, births, constraints)
+        known = {*self._fleet.names(), *named_nodes(self.lead.constraints)}  # one of these may be away, and forgotten
+        if unknown := unknown_node(named_nodes(constraints), known):
+            raise BadConstraint(unknown)
+        return problem
 
     def next_deadline_s(self) -> float:
         """When ``advance`` next has something to do by time alone."""

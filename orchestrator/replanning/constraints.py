@@ -26,6 +26,11 @@ def planner_constraints(wanted: PlanConstraints, unit_count: int) -> Constraints
     return replace(_battery_rules(wanted), pins=tuple(pins), exclude=frozenset(wanted.exclude), limits=tuple(limits))
 
 
+def named_nodes(wanted: PlanConstraints) -> tuple[str, ...]:
+    """All that they name."""
+    return (*wanted.exclude, *(node for _, node in wanted.pins), *(node for node, _ in wanted.max_memory_mb))
+
+
 def _battery_rules(wanted: PlanConstraints) -> Constraints:
     return Constraints(min_battery_percent=wanted.min_battery_percent, only_on_charger=wanted.only_on_charger)
 

@@ -35,6 +35,7 @@ from orchestrator.planning.simulation.fleet_document import (
 from orchestrator.planning.simulation.scenario import FleetEvent, Workload
 from schemas import contract
 from schemas.errors import MemberError, UnknownMember
+from schemas.names import nearest
 from schemas.units import BLOCK, EMBED, HEAD
 
 MB = 10**6
@@ -143,6 +144,7 @@ def _fleet(name: str, document: FleetDocument) -> Fleet:
         time_limit_s=plan.time_limit_s,
     )
     names = {device.name for device in devices}
+    _check_names(problem.constraints, names)
     events = tuple(_event(section, f"events[{index}]", names) for index, section in enumerate(document.events))
     return Fleet(name, problem, _workload(document.workload), events, plan.replicas)
 
@@ -216,6 +218,20 @@ def _constraints(section: ConstraintsSection) -> Constraints:
     )
 
 
+def _check_names(constraints: Constraints, names: set[str]) -> None:
+    """Raise for a constraint on a device that is not in the file."""
+    pinned, limited = [pin.node for pin in constraints.pins], [limit.node for limit in constraints.limits]
+    for key, named in (("pins", pinned), ("limits", limited), ("exclude", sorted(constraints.exclude))):
+        for name in named:
+            if name not in names:
+                raise _wrong(f"plan.constraints.{key}", _no_device(name, names))
+
+
+def _no_device(name: str, names: set[str]) -> str:
+    near = nearest(name, names)
+    return f"no device named {name!r}" + (f": did you mean {near!r}?" if near else "")
+
+
 def _workload(section: WorkloadSection) -> Workload:
     if section.warmup_s >= section.duration_s:
         raise _wrong("workload.warmup_s", "must be less than duration_s")
@@ -224,7 +240,7 @@ def _workload(section: WorkloadSection) -> Workload:
 
 def _event(section: EventSection, place: str, names: set[str]) -> FleetEvent:
     if section.device not in names:
-        raise _wrong(f"{place}.device", f"no device named {section.device!r}")
+        raise _wrong(f"{place}.device", _no_device(section.device, names))
     if section.leaves + section.joins + (section.speed is not None) != 1:
         raise _wrong(place, "needs exactly one of speed, leaves, joins")
     alive = True if section.joins else False if section.leaves else None

@@ -2,7 +2,15 @@
 
 import pytest
 
-from orchestrator.effects import BuildSegments, Note, SaveModelChoice, SolvePlan, TellEvents, TellHistory
+from orchestrator.effects import (
+    BuildSegments,
+    Note,
+    SaveConstraints,
+    SaveModelChoice,
+    SolvePlan,
+    TellEvents,
+    TellHistory,
+)
 from orchestrator.events import JobFailed, NodeSaid, Stopping
 from orchestrator.planning.solution import Infeasible
 from schemas.codec import Flag
@@ -128,6 +136,33 @@ def test_a_plan_whose_ring_broke_is_shown_as_long_as_there_is_hope() -> None:
     hopeless = world.control("plan", 98)
     assert hopeless
     assert not hopeless.ok
+
+
+@pytest.mark.parametrize("operation", ["apply", "preview"])
+@pytest.mark.parametrize(
+    "wish", [{"exclude": ["c", "b9"]}, {"pins": [["embed", "b9"]]}, {"max_memory_mb": [["b9", 500]]}]
+)
+def test_names_of_nodes_that_do_not_exist_are_refused_with_the_nearest(operation: str, wish: dict[str, object]) -> None:
+    world = World().serve("a", "b1", "c")
+    reply = world.control(operation, **wish)
+    assert reply
+    assert (reply.ok, reply.reason) == (False, "there is no node b9: did you mean b1?")
+    reply = world.control("drain", 98, node="kitchen")
+    assert reply
+    assert (reply.ok, reply.reason) == (False, "there is no node kitchen: see linguabus nodes")
+    assert not [effect for effect in world.effects if isinstance(effect, SaveConstraints)]
+
+
+def test_a_node_that_is_away_may_be_named() -> None:
+    world = World().serve("a", "b", "c", "d")
+    world.kill("d")
+    reply = world.control("apply", exclude=["d"])
+    assert reply
+    assert reply.ok
+    del world.core.plane.fleet.nodes["d"]  # as after a restart of the orchestrator, with a broker that has forgotten it
+    again = world.control("apply", 98, exclude=["d"], objective="balanced")
+    assert again
+    assert again.ok
 
 
 def test_replan_that_changes_nothing_says_so() -> None:
