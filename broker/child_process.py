@@ -9,6 +9,7 @@ import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
@@ -31,6 +32,12 @@ exit $code
 """
 _SIGNALLED = 128
 """A shell's exit code for a child that a signal ended, less the signal's number."""
+
+
+def our_environment() -> dict[str, str]:
+    """The environment of this process, with the packages that it runs importable by another Python."""
+    paths = (str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", ""))
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
 class ChildProcess:

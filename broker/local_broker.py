@@ -14,7 +14,7 @@ from importlib import metadata, util
 from pathlib import Path
 from typing import Literal, Self
 
-from broker.child_process import ChildProcess
+from broker.child_process import ChildProcess, our_environment
 from broker.errors import BrokerDidNotStart, BrokerNotFound, BusError
 from broker.mqtt import MqttBus
 from schemas.closing import Closing
@@ -152,7 +152,7 @@ class LocalBroker(Closing):
             raise BrokerDidNotStart(self.kind, f"port {port} is in use")
         log_path = self._folder / "broker.log"
         with log_path.open("wb") as log:
-            self._process = ChildProcess(self._command(port), output=log, environment=_environment())
+            self._process = ChildProcess(self._command(port), output=log, environment=our_environment())
         self.pid = self._process.pid
         self.port = port
         self._wait_until_ready(log_path)
@@ -204,10 +204,3 @@ def _mosquitto_version(path: str) -> str:
     done = subprocess.run([path, "-h"], capture_output=True, text=True, errors="replace", check=False)
     words = done.stdout.split()
     return words[2] if words[:2] == ["mosquitto", "version"] else "unknown"
-
-
-def _environment() -> dict[str, str]:
-    """Ours, with this package importable by the embedded broker's process."""
-    root = str(Path(__file__).resolve().parent.parent)
-    paths = [root, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}

@@ -9,21 +9,17 @@ the bytes on the wire are the same either way.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_node.wire.activations import LEAST_MEAN_SQUARE, SQUARES_END, decode_activation, encode_activation
 from schemas.codec import Dtype
+from schemas.segment_tensors import HALVES_IN, HALVES_OUT, HIDDEN_IN, SCALE_IN, SQUARES_OUT
 
 Array = NDArray[Any]
 Payload = bytes | bytearray | memoryview
-_HIDDEN: Final = "hidden"
-_HALVES_IN: Final = "hidden_halves"
-_SCALE_IN: Final = "hidden_scale"
-_HALVES_OUT: Final = "halves_out"
-_SQUARES_OUT: Final = "squares_out"
 
 
 class Tensor(NamedTuple):
@@ -39,7 +35,7 @@ class FloatsIn:
     def __init__(self, rows: int, width: int, dtype: Any) -> None:
         self._data = np.zeros((rows, width), dtype)
         self._first = self._data[:1]  # even a slice takes its time between two runs
-        self.tensors = (Tensor(_HIDDEN, self._data),)
+        self.tensors = (Tensor(HIDDEN_IN, self._data),)
 
     def take(self, payload: Payload, dtype: Dtype, begin: int, count: int) -> None:
         """Put a payload into rows [begin, begin + count).
@@ -60,7 +56,7 @@ class HalvesIn:
         self._halves, self._rows = _bytes_of(halves), _rows_of(halves)
         self._width = width
         self._scales: Any = scales.reshape(-1).data
-        self.tensors = (Tensor(_HALVES_IN, halves), Tensor(_SCALE_IN, scales))
+        self.tensors = (Tensor(HALVES_IN, halves), Tensor(SCALE_IN, scales))
 
     def take(self, payload: Payload, dtype: Dtype, begin: int, count: int) -> None:
         """As of ``FloatsIn``; but what is not finite in a single position is not found here.
@@ -114,7 +110,7 @@ class HalvesOut(FloatsOut):
         self._row_bytes = 2 * data.shape[1]
         self._squares = squares.reshape(-1).data
         self._least = LEAST_MEAN_SQUARE * data.shape[1]
-        self.tensors = (*self.tensors, Tensor(_HALVES_OUT, halves), Tensor(_SQUARES_OUT, squares))
+        self.tensors = (*self.tensors, Tensor(HALVES_OUT, halves), Tensor(SQUARES_OUT, squares))
 
     def give(self, begin: int, count: int) -> bytes:
         """As of ``FloatsOut``."""
@@ -128,12 +124,12 @@ class HalvesOut(FloatsOut):
 
 def entry_for(dtypes: Mapping[str, Any], rows: int, width: int) -> FloatsIn | HalvesIn:
     """The buffers of a graph's hidden states at its input; ``dtypes`` are those of all its tensors, by name."""
-    return HalvesIn(rows, width) if _HALVES_IN in dtypes else FloatsIn(rows, width, dtypes.get(_HIDDEN))
+    return HalvesIn(rows, width) if HALVES_IN in dtypes else FloatsIn(rows, width, dtypes.get(HIDDEN_IN))
 
 
 def exit_for(dtypes: Mapping[str, Any], name: str, data: Array, wire: Dtype) -> FloatsOut:
     """The buffers of what it gives: those of the output ``name``, which are ``data``, and the halves if it has them."""
-    return HalvesOut(name, data) if _HALVES_OUT in dtypes else FloatsOut(name, data, wire)
+    return HalvesOut(name, data) if HALVES_OUT in dtypes else FloatsOut(name, data, wire)
 
 
 def _bytes_of(halves: Array) -> memoryview:

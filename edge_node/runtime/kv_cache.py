@@ -20,8 +20,8 @@ from edge_node.errors import SegmentUnusable
 from edge_node.wire.frames import kv_rows_frame
 from schemas.codec import KV_HEADER_BYTES, Dtype
 from schemas.messages import KvLayer
+from schemas.segment_tensors import KV_PARTS, past, present
 
-_PARTS = ("key", "value")
 _WIRE = {np.dtype(np.float32): Dtype.FP32, np.dtype(np.float16): Dtype.FP16}
 
 
@@ -70,15 +70,14 @@ class KvCache:
         self._by_part: dict[tuple[int, int], KvBuffer] = {}
         for layer in layers:
             for part, width in enumerate((layer.key_dim, layer.value_dim)):
-                name = f"{layer.layer}.{_PARTS[part]}"
+                name = KV_PARTS[part]
+                past_name, present_name = past(layer.layer, name), present(layer.layer, name)
                 shape = (slots, layer.kv_heads, context_tokens, width)
-                dtype = np.dtype(dtypes[f"past_key_values.{name}"])
+                dtype = np.dtype(dtypes[past_name])
                 kept = heir_of.buffer(layer.layer, part) if heir_of else None
                 if kept is not None and (kept.data.shape, kept.data.dtype) != (shape, dtype):
                     raise SegmentUnusable(f"layer {layer.layer} has another KV cache than in the epoch before")
-                self._by_part[layer.layer, part] = kept or KvBuffer(
-                    f"past_key_values.{name}", f"present.{name}", _zeros(shape, dtype)
-                )
+                self._by_part[layer.layer, part] = kept or KvBuffer(past_name, present_name, _zeros(shape, dtype))
         self.buffers = tuple(self._by_part.values())
 
     def buffer(self, layer: int, part: int) -> KvBuffer | None:

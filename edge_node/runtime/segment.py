@@ -22,15 +22,16 @@ from edge_node.runtime.hidden_buffers import Payload, entry_for, exit_for
 from edge_node.runtime.kv_cache import KvCache
 from edge_node.stage_spec import SegmentSpec
 from edge_node.work import MAX_LOGITS
+from schemas import segment_tensors as tensors
 from schemas.codec import Dtype
 
 ort.set_default_logger_severity(3)
 
 Array = NDArray[Any]
 _DEVICE = "cpu"
-_LENGTHS = "seqlens_k"
-_TOTAL_LENGTH = "total_sequence_length"
-_OPTIONAL_INPUTS = {_LENGTHS, _TOTAL_LENGTH, "attention_mask", "position_ids", "logit_positions"}
+_OPTIONAL_INPUTS = {
+    tensors.LENGTHS, tensors.TOTAL_LENGTH, tensors.MASK, tensors.POSITIONS, tensors.LOGIT_POSITIONS,
+}  # fmt: skip
 _MAX_BINDINGS = 64
 _NUMPY_TYPES = {
     "tensor(float)": np.float32,
@@ -96,7 +97,7 @@ class Segment:
         self.entry = entry_for(self._dtypes, rows, max(spec.width_in, 1))
         self._check_inputs()
         self._output_name = next(
-            node.name for node in self.session.get_outputs() if not node.name.startswith("present.")
+            node.name for node in self.session.get_outputs() if not node.name.startswith(tensors.PRESENT)
         )
         self.kv: KvCache = KvCache(
             spec.kv_layers,
@@ -107,8 +108,8 @@ class Segment:
         )
         output_dtype = self._dtypes[self._output_name]
         self._ids = np.zeros(rows, np.int64)
-        self._has_mask = "attention_mask" in self._input_names
-        self._has_positions = "position_ids" in self._input_names
+        self._has_mask = tensors.MASK in self._input_names
+        self._has_positions = tensors.POSITIONS in self._input_names
         self._mask = np.zeros(spec.slots * spec.context_tokens if self._has_mask else 0, np.int64)
         self._lengths = np.zeros(spec.slots, np.int32)
         self._total_length = np.zeros(1, np.int32)
@@ -127,8 +128,8 @@ class Segment:
         self._bindings: dict[tuple[int, int], _Binding] = {}
 
     def _check_inputs(self) -> None:
-        past = {f"past_key_values.{layer.layer}.{part}" for layer in self.spec.kv_layers for part in ("key", "value")}
-        source = {"input_ids"} if self.spec.is_first else {tensor.name for tensor in self.entry.tensors}
+        past = {tensors.past(layer.layer, part) for layer in self.spec.kv_layers for part in tensors.KV_PARTS}
+        source = {tensors.IDS} if self.spec.is_first else {tensor.name for tensor in self.entry.tensors}
         unknown = self._input_names - past - source - _OPTIONAL_INPUTS
         unknown |= {name for name, dtype in self._dtypes.items() if dtype is None}
         missing = (past | source) - self._input_names
@@ -144,9 +145,9 @@ class Segment:
             place = (_DEVICE, 0, buffer.data.dtype, buffer.shape_of(slots), buffer.slot_pointer(slot))
             binding.bind_input(buffer.past_name, *place)
             binding.bind_output(buffer.present_name, *place)
-        if _LENGTHS in self._input_names:
-            self._bind_input(binding, _LENGTHS, self._lengths, (slots,))
-            self._bind_input(binding, _TOTAL_LENGTH, self._total_length, ())
+        if tensors.LENGTHS in self._input_names:
+            self._bind_input(binding, tensors.LENGTHS, self._lengths, (slots,))
+            self._bind_input(binding, tensors.TOTAL_LENGTH, self._total_length, ())
         self._bindings[slot, slots] = made = _Binding(binding)
         return made
 
@@ -202,7 +203,7 @@ class Segment:
         if self._has_positions:
             for index, position in enumerate(positions):
                 self._positions[index * count : (index + 1) * count] = np.arange(position, position + count)
-            self._bind_input(kept.binding, "position_ids", self._positions, (slots, count))
+            self._bind_input(kept.binding, tensors.POSITIONS, self._positions, (slots, count))
         started = time.perf_counter()
         cpu_started = self._clock() if self._speed < 1.0 else 0.0
         try:
@@ -241,16 +242,16 @@ class Segment:
         total = max(positions) + count
         mask = self._mask[: len(positions) * total].reshape(len(positions), total)
         mask[...] = self._range[:total] < np.asarray(positions)[:, None] + count
-        self._bind_input(binding, "attention_mask", self._mask, mask.shape)
+        self._bind_input(binding, tensors.MASK, self._mask, mask.shape)
 
     def _bind_shapes(self, binding: Any, slots: int, count: int, logits: int) -> None:
         if self.spec.is_first:
-            self._bind_input(binding, "input_ids", self._ids, (slots, count))
+            self._bind_input(binding, tensors.IDS, self._ids, (slots, count))
         else:
             for name, data in self.entry.tensors:
                 self._bind_input(binding, name, data, (slots, count, data.shape[1]))
         if self.spec.is_last:
-            self._bind_input(binding, "logit_positions", self._logit_positions, (logits,))
+            self._bind_input(binding, tensors.LOGIT_POSITIONS, self._logit_positions, (logits,))
         height = logits if self.spec.is_last else count
         for name, data in self.exit.tensors:
             self._bind_output(binding, name, data, (slots, height, data.shape[1]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from orchestrator.text.figures import megabytes
+from orchestrator.text.figures import megabytes, progress_text
 from orchestrator.text.table import table
 from schemas.messages import FetchProgress, MoveUnderWay, NodeView, OverviewReply, PipelineAtWork, StageAtWork
 
@@ -52,7 +52,7 @@ def _move(move: MoveUnderWay) -> str:
 
 
 def _share(done: FetchProgress) -> str:
-    return f"{megabytes(done.done_bytes).removesuffix(' MB')} of {megabytes(done.total_bytes)}"
+    return progress_text(done.done_bytes, done.total_bytes)
 
 
 def _stage(stage: StageAtWork) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from orchestrator.errors import OrchestratorError
 from orchestrator.model.lock import owned_folder
 from orchestrator.model.manifest import Manifest
 from orchestrator.replanning.problem_builder import build_problem
+from orchestrator.text.figures import progress_text
 from schemas import PACKAGE_VERSION, PROTOCOL_VERSION
 from schemas.messages import NodeBirth, StatusReply, WireDtype
 
@@ -178,9 +179,9 @@ class Fleet:
             time.sleep(POLL_S)
 
     def _progress(self, status: StatusReply) -> str:
-        done_mb = sum(report.done_bytes for report in status.progress.values()) / 1e6
-        total_mb = sum(report.total_bytes for report in status.progress.values()) / 1e6
-        fetched = f", {done_mb:.0f} of {total_mb:.0f} MB fetched" if total_mb else ""
+        done_bytes = sum(report.done_bytes for report in status.progress.values())
+        total_bytes = sum(report.total_bytes for report in status.progress.values())
+        fetched = f", {progress_text(done_bytes, total_bytes)} fetched" if total_bytes else ""
         reason = f": {status.reason}" if status.reason else ""
         return f"{status.nodes} of {len(self._limits_mb)} nodes, {status.state}{reason}{fetched}"
 

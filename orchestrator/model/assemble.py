@@ -39,18 +39,24 @@ from orchestrator.model.errors import UnsplittableGraph
 from orchestrator.model.graph import PAST_NAME, SEQUENCE_INPUTS, Decoder, Step, node_inputs
 from orchestrator.model.shapes import FLOAT, FLOAT16
 from orchestrator.model.split import Boundary, SplitPlan
+from schemas import segment_tensors as tensors
+from schemas.segment_tensors import (
+    HALVES_IN,
+    HALVES_OUT,
+    HIDDEN_IN,
+    HIDDEN_OUT,
+    IDS,
+    KV_PARTS,
+    LOGIT_POSITIONS,
+    LOGITS,
+    SCALE_IN,
+    SQUARES_OUT,
+)
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, ValueInfoProto
 
-HIDDEN_IN = "hidden"
-HIDDEN_OUT = "hidden_out"
-HALVES_IN = "hidden_halves"
-SCALE_IN = "hidden_scale"
-HALVES_OUT = "halves_out"
-SQUARES_OUT = "squares_out"
-LOGIT_POSITIONS = "logit_positions"
-LENGTHS = {5: "seqlens_k", 6: "total_sequence_length"}
+LENGTHS = {5: tensors.LENGTHS, 6: tensors.TOTAL_LENGTH}
 """The inputs of GroupQueryAttention, by index, that are inputs of a segment."""
 AXES_ARE_INPUTS = 18
 """From this version of ONNX on, reductions take their axes as an input."""
@@ -185,8 +191,8 @@ class _Assembly:
                         f"node {node.name!r} needs the shape of {node.input[0]}, but units "
                         f"[{self.start}, {self.stop}) hold no KV cache"
                     )
-                node.input[0] = f"past_key_values.{self.layers[0]}.{past[2]}"
-            elif node.input[0] == "input_ids" and self.start > 0:
+                node.input[0] = tensors.past(self.layers[0], past[2])
+            elif node.input[0] == IDS and self.start > 0:
                 _limit_shape_to(node, 2)  # of hidden [B, S, W] only [B, S]
                 node.input[0] = HIDDEN_IN
         self.nodes.append(node)
@@ -309,7 +315,7 @@ class _Assembly:
 
         declared = {i.name: i for i in self.source.input}
         read = wanted | {n for node in self.nodes for n in node.input}
-        infos = [declared["input_ids"]] if self.start == 0 else []
+        infos = [declared[IDS]] if self.start == 0 else []
         if self.takes_halves:
             width = self.plan.boundary(self.start).width
             infos += [_hidden_info(HALVES_IN, FLOAT16, width), _hidden_info(SCALE_IN, FLOAT, 1)]
@@ -320,7 +326,7 @@ class _Assembly:
         if self.needs_lengths:
             infos.append(helper.make_tensor_value_info(LENGTHS[5], TensorProto.INT32, ["batch_size"]))
             infos.append(helper.make_tensor_value_info(LENGTHS[6], TensorProto.INT32, []))
-        infos += [declared[f"past_key_values.{n}.{kind}"] for n in self.layers for kind in ("key", "value")]
+        infos += [declared[tensors.past(n, kind)] for n in self.layers for kind in KV_PARTS]
         if self.has_head:
             infos.append(helper.make_tensor_value_info(LOGIT_POSITIONS, TensorProto.INT64, ["num_logits"]))
         return infos
@@ -330,16 +336,16 @@ class _Assembly:
 
         declared = {o.name: o for o in self.source.output}
         if self.has_head:
-            logits = declared["logits"].type.tensor_type
+            logits = declared[LOGITS].type.tensor_type
             vocabulary = logits.shape.dim[-1].dim_value or "vocab_size"
             shape: list[str | int | None] = ["batch_size", "num_logits", vocabulary]
-            infos = [helper.make_tensor_value_info("logits", logits.elem_type, shape)]
+            infos = [helper.make_tensor_value_info(LOGITS, logits.elem_type, shape)]
         else:
             boundary = self.plan.boundary(self.stop)
             infos = [_hidden_info(HIDDEN_OUT, boundary.elem_type, boundary.width)]
         if self.gives_halves:
             infos += [_hidden_info(HALVES_OUT, FLOAT16, boundary.width), _hidden_info(SQUARES_OUT, FLOAT, 1)]
-        return infos + [declared[f"present.{n}.{kind}"] for n in self.layers for kind in ("key", "value")]
+        return infos + [declared[tensors.present(n, kind)] for n in self.layers for kind in KV_PARTS]
 
 
 def _hidden_info(name: str, elem_type: int, width: int) -> ValueInfoProto:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
-import os
 import signal
 import socket
 import struct
@@ -20,9 +19,9 @@ import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from broker.child_process import our_environment
 from orchestrator.model.errors import BrokenTemplate, MissingDependency
 
 START_S = 20.0
@@ -112,8 +111,6 @@ class _Process:
     def __init__(self) -> None:
         if importlib.util.find_spec("jinja2") is None:
             raise MissingDependency("the package jinja2 is missing; install linguabus[orchestrator]")
-        root = str(Path(__file__).resolve().parents[2])
-        path = os.pathsep.join(p for p in (root, os.environ.get("PYTHONPATH", "")) if p)
         self._socket, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
@@ -121,7 +118,7 @@ class _Process:
                 stdin=theirs.fileno(),
                 stdout=theirs.fileno(),
                 stderr=subprocess.DEVNULL,
-                env=os.environ | {"PYTHONPATH": path},
+                env=our_environment(),
                 start_new_session=True,  # Ctrl-C is for us
             )
 

@@ -14,6 +14,7 @@ from orchestrator.model.manifest import FORMAT, Blob, BoundaryInfo, LayerCache, 
 from orchestrator.model.shapes import FLOAT_NAMES
 from orchestrator.model.split import SplitPlan
 from orchestrator.model.tokenizer import ModelTokenizer
+from schemas.segment_tensors import KV_PARTS, LOGITS, past
 from schemas.units import kinds_of
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def describe(
     config, genai = _settings(folder)
     tokenizer = ModelTokenizer(folder)
     decoder = plan.decoder
-    logits = next(o for o in decoder.model.graph.output if o.name == "logits")
+    logits = next(o for o in decoder.model.graph.output if o.name == LOGITS)
     vocabulary = _last_dim(logits) or _first_int(config.get("vocab_size"), genai.get("vocab_size"))
     context = _first_int(genai.get("context_length"), config.get("max_position_embeddings"))
     if not vocabulary or not context:
@@ -153,7 +154,7 @@ def _precision(decoder: Decoder) -> str:
 
 def _layer_cache(decoder: Decoder, layer: int, config: Mapping[str, Any], genai: Mapping[str, Any]) -> LayerCache:
     inputs = {i.name: i for i in decoder.model.graph.input}
-    key, value = (inputs[f"past_key_values.{layer}.{kind}"] for kind in ("key", "value"))
+    key, value = (inputs[past(layer, kind)] for kind in KV_PARTS)
     attention = _attention(decoder, layer)
     attributes = {a.name: a.i for a in attention.attribute} if attention is not None else {}
     told = genai.get("decoder", {})
@@ -178,7 +179,7 @@ def _rotary_rows(decoder: Decoder) -> list[int]:
 
 def _attention(decoder: Decoder, layer: int) -> NodeProto | None:
     nodes: Iterable[NodeProto] = decoder.model.graph.node
-    readers = (n for n in nodes if f"past_key_values.{layer}.key" in n.input)
+    readers = (n for n in nodes if past(layer, KV_PARTS[0]) in n.input)
     return next((n for n in readers if n.op_type == "GroupQueryAttention"), None)
 
 

@@ -25,12 +25,13 @@ from typing import TYPE_CHECKING
 
 from orchestrator.model.errors import BrokenModel, UnsplittableGraph
 from orchestrator.model.shapes import TensorType, tensor_types
+from schemas.segment_tensors import IDS, KV_PARTS, LOGITS, MASK, PAST, POSITIONS, past, present
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
-PAST_NAME = re.compile(r"past_key_values\.(\d+)\.(key|value)$")
-SEQUENCE_INPUTS = ("input_ids", "attention_mask", "position_ids")
+PAST_NAME = re.compile(rf"{re.escape(PAST)}(\d+)\.({'|'.join(KV_PARTS)})$")
+SEQUENCE_INPUTS = (IDS, MASK, POSITIONS)
 FUSED_SKIP_NORMS = ("SkipSimplifiedLayerNormalization", "SkipLayerNormalization")
 NORMS = (*FUSED_SKIP_NORMS, "SimplifiedLayerNormalization", "LayerNormalization", "RMSNormalization")
 
@@ -141,10 +142,10 @@ def _captured(graph: GraphProto) -> Iterator[str]:
 def _check_interface(graph: GraphProto, initializers: dict[str, TensorProto]) -> tuple[int, ...]:
     inputs = [i.name for i in graph.input if i.name not in initializers]
     outputs = {o.name for o in graph.output}
-    for name in ("input_ids", "attention_mask"):
+    for name in (IDS, MASK):
         if name not in inputs:
             raise UnsplittableGraph(f"the graph has no input {name!r} (it has {', '.join(inputs[:4])}, ...)")
-    if "logits" not in outputs:
+    if LOGITS not in outputs:
         raise UnsplittableGraph("the graph has no output 'logits'")
     seen: dict[int, set[str]] = {}
     for name in inputs:
@@ -157,11 +158,11 @@ def _check_interface(graph: GraphProto, initializers: dict[str, TensorProto]) ->
     if not layers:
         raise UnsplittableGraph("the graph has no KV cache inputs past_key_values.N.key and .value")
     for layer in layers:
-        for kind in ("key", "value"):
+        for kind in KV_PARTS:
             if kind not in seen[layer]:
-                raise UnsplittableGraph(f"the graph has no input past_key_values.{layer}.{kind}")
-            if f"present.{layer}.{kind}" not in outputs:
-                raise UnsplittableGraph(f"the graph has no output present.{layer}.{kind}")
+                raise UnsplittableGraph(f"the graph has no input {past(layer, kind)}")
+            if present(layer, kind) not in outputs:
+                raise UnsplittableGraph(f"the graph has no output {present(layer, kind)}")
     return layers
 
 
@@ -181,7 +182,7 @@ def _steps_of(graph: GraphProto, index: int) -> tuple[Step, ...]:
 
 def _token_dependent(graph: GraphProto, steps: list[Step], producer: dict[str, int]) -> set[str]:
     """Tensors whose values depend on a token or on the KV cache; a shape of either does not."""
-    tainted = {i.name for i in graph.input if i.name == "input_ids" or PAST_NAME.match(i.name)}
+    tainted = {i.name for i in graph.input if i.name == IDS or PAST_NAME.match(i.name)}
     for index in _topological(steps, producer):
         if _is_core(graph, steps[index], tainted):
             tainted.update(steps[index].outputs)
@@ -192,7 +193,7 @@ def _is_core(graph: GraphProto, step: Step, tainted: set[str]) -> bool:
     hit = [n for n in step.inputs if n in tainted]
     if graph.node[step.node].op_type == "Shape":
         # The shape of a graph input can be had from any segment's own inputs; an inner tensor's cannot.
-        return any(n != "input_ids" and not PAST_NAME.match(n) for n in hit)
+        return any(n != IDS and not PAST_NAME.match(n) for n in hit)
     return bool(hit)
 
 
@@ -241,8 +242,8 @@ def _order_by_layer(
     """
     order: list[int] = []
     state = bytearray(len(steps))
-    roots = [f"present.{layer}.{kind}" for layer in layers for kind in ("key", "value")]
-    for name in (*roots, "logits"):
+    roots = [present(layer, kind) for layer in layers for kind in KV_PARTS]
+    for name in (*roots, LOGITS):
         if name not in producer:
             raise UnsplittableGraph(f"the output {name!r} is computed by no node")
         _visit(producer[name], steps, producer, state, order)

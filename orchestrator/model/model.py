@@ -21,24 +21,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator.model.assemble import (
-    ASSEMBLY,
-    HALVES_IN,
-    HALVES_OUT,
-    HIDDEN_IN,
-    HIDDEN_OUT,
-    LENGTHS,
-    LOGIT_POSITIONS,
-    SCALE_IN,
-    SQUARES_OUT,
-    assemble,
-)
+from orchestrator.model.assemble import ASSEMBLY, assemble
 from orchestrator.model.errors import ManifestError
 from orchestrator.model.graph import read_model, resolve
 from orchestrator.model.manifest import Manifest, parse_json, read_manifest
 from orchestrator.model.precision import PROFILES, check_profile
 from orchestrator.model.split import SplitPlan, plan_split
 from orchestrator.model.tokenizer import ModelTokenizer
+from schemas import segment_tensors as tensors
 from schemas.messages import WireDtype
 
 if TYPE_CHECKING:
@@ -161,33 +151,38 @@ class Model:
         width_in = manifest.boundaries[start - 1].width if start else None
         width_out = None if has_head else manifest.boundaries[stop - 1].width
         hidden, tokens = manifest.hidden_dtype, ("batch_size", "sequence_length")
-        inputs = [TensorSpec("input_ids", "int64", tokens)] if start == 0 else []
-        if HALVES_IN in names:
-            inputs.append(TensorSpec(HALVES_IN, "float16", (*tokens, str(width_in))))
-            inputs.append(TensorSpec(SCALE_IN, "float32", (*tokens, "1")))
+        inputs = [TensorSpec(tensors.IDS, "int64", tokens)] if start == 0 else []
+        if tensors.HALVES_IN in names:
+            inputs.append(TensorSpec(tensors.HALVES_IN, "float16", (*tokens, str(width_in))))
+            inputs.append(TensorSpec(tensors.SCALE_IN, "float32", (*tokens, "1")))
         elif width_in is not None:
-            inputs.append(TensorSpec(HIDDEN_IN, hidden, (*tokens, str(width_in))))
-        if "attention_mask" in names:
-            inputs.append(TensorSpec("attention_mask", "int64", ("batch_size", "total_sequence_length")))
-        if LENGTHS[5] in names:
-            inputs += [TensorSpec(LENGTHS[5], "int32", ("batch_size",)), TensorSpec(LENGTHS[6], "int32", ())]
-        if "position_ids" in names:
-            inputs.append(TensorSpec("position_ids", "int64", tokens))
-        outputs = [TensorSpec("logits", manifest.logits_dtype, ("batch_size", "num_logits", str(manifest.vocab_size)))]
+            inputs.append(TensorSpec(tensors.HIDDEN_IN, hidden, (*tokens, str(width_in))))
+        if tensors.MASK in names:
+            inputs.append(TensorSpec(tensors.MASK, "int64", ("batch_size", "total_sequence_length")))
+        if tensors.LENGTHS in names:
+            inputs += [
+                TensorSpec(tensors.LENGTHS, "int32", ("batch_size",)),
+                TensorSpec(tensors.TOTAL_LENGTH, "int32", ()),
+            ]
+        if tensors.POSITIONS in names:
+            inputs.append(TensorSpec(tensors.POSITIONS, "int64", tokens))
+        outputs = [
+            TensorSpec(tensors.LOGITS, manifest.logits_dtype, ("batch_size", "num_logits", str(manifest.vocab_size)))
+        ]
         if width_out is not None:
-            outputs = [TensorSpec(HIDDEN_OUT, hidden, (*tokens, str(width_out)))]
-        if any(o.name == HALVES_OUT for o in parsed.graph.output):
-            outputs.append(TensorSpec(HALVES_OUT, "float16", (*tokens, str(width_out))))
-            outputs.append(TensorSpec(SQUARES_OUT, "float32", (*tokens, "1")))
+            outputs = [TensorSpec(tensors.HIDDEN_OUT, hidden, (*tokens, str(width_out)))]
+        if any(o.name == tensors.HALVES_OUT for o in parsed.graph.output):
+            outputs.append(TensorSpec(tensors.HALVES_OUT, "float16", (*tokens, str(width_out))))
+            outputs.append(TensorSpec(tensors.SQUARES_OUT, "float32", (*tokens, "1")))
         for cache in layers:
-            for kind, dim in (("key", cache.key_dim), ("value", cache.value_dim)):
+            for kind, dim in zip(tensors.KV_PARTS, (cache.key_dim, cache.value_dim), strict=True):
                 heads = str(cache.kv_heads)
                 past = ("batch_size", heads, "past_sequence_length", str(dim))
                 present = ("batch_size", heads, "total_sequence_length", str(dim))
-                inputs.append(TensorSpec(f"past_key_values.{cache.layer}.{kind}", cache.dtype, past))
-                outputs.append(TensorSpec(f"present.{cache.layer}.{kind}", cache.dtype, present))
+                inputs.append(TensorSpec(tensors.past(cache.layer, kind), cache.dtype, past))
+                outputs.append(TensorSpec(tensors.present(cache.layer, kind), cache.dtype, present))
         if has_head:
-            inputs.append(TensorSpec(LOGIT_POSITIONS, "int64", ("num_logits",)))
+            inputs.append(TensorSpec(tensors.LOGIT_POSITIONS, "int64", ("num_logits",)))
         return SegmentSpec(
             format=manifest.format,
             assembly=ASSEMBLY,

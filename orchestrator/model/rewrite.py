@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from orchestrator.model.errors import ConversionFailed
 from orchestrator.model.shapes import FLOAT, FLOAT16
 from orchestrator.model.weights import INLINE_BYTES, Source
+from schemas.segment_tensors import IDS
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto, TensorProto
@@ -39,7 +40,7 @@ def untranspose_embedding(model: ModelProto) -> None:
     nodes: list[NodeProto] = []
     for node in graph.node:
         table = transposes.get(node.input[0]) if node.op_type == "Gather" else None
-        if table is None or "input_ids" not in node.input or any(a.name == "axis" and a.i for a in node.attribute):
+        if table is None or IDS not in node.input or any(a.name == "axis" and a.i for a in node.attribute):
             nodes.append(node)
             continue
         columns = f"{node.output[0]}/columns"  # [hidden, B, S]

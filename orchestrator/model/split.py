@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from orchestrator.model.errors import UnsplittableGraph
 from orchestrator.model.graph import NORMS, PAST_NAME, Decoder, Step
 from orchestrator.model.shapes import FLOAT_NAMES, TensorType
+from schemas.segment_tensors import IDS
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def _cache_uses(decoder: Decoder) -> dict[int, tuple[int, int]]:
 def _live_sets(order: tuple[Step, ...]) -> list[tuple[str, ...]]:
     """For each position p: the core tensors (and token ids) made before step p and still read by it or later."""
     last_use = {name: k for k, step in enumerate(order) for name in step.inputs}
-    live: dict[str, None] = {"input_ids": None}
+    live: dict[str, None] = {IDS: None}
     sets = []
     for k, step in enumerate(order):
         sets.append(tuple(n for n in live if last_use.get(n, -1) >= k))

@@ -168,6 +168,7 @@ class ModelStore:
         manifest = self.show(name)
         done, total = 0, manifest.weight_bytes
         for blob in manifest.blobs:
+            what = f"blob {blob.sha256[:12]} of {manifest.name}"
             digest = hashlib.sha256()
             try:
                 with (self.blobs_folder / blob.sha256).open("rb") as file:
@@ -176,10 +177,8 @@ class ModelStore:
                         done += len(piece)
                         progress("check", done, total)
             except OSError as error:
-                what = f"blob {blob.sha256[:12]} of {manifest.name}"
                 raise BlobCorrupt(f"{what} cannot be read: {error.strerror}; remove the model, add it again") from error
             if digest.hexdigest() != blob.sha256:
-                what = f"blob {blob.sha256[:12]} of {manifest.name}"
                 raise BlobCorrupt(f"{what} is damaged; remove the model, add it again")
 
     def verify(

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from broker.child_process import ChildProcess
+from broker.child_process import ChildProcess, our_environment
 from orchestrator.model.errors import ConversionFailed, MissingDependency
 
 _log = logging.getLogger(__name__)
@@ -45,10 +44,9 @@ def run_module(module: str, arguments: list[str], what: str, on_line: Callable[[
 
 def _environment(scratch: Path) -> dict[str, str]:
     """Ours, less what would spoil a conversion: it has all it needs on this disk and may run without a home."""
-    root = str(Path(__file__).resolve().parents[2])
-    given = {name: value for name, value in os.environ.items() if name != "PYTHONOPTIMIZE"}  # torch reads docstrings
+    given = our_environment()
+    given.pop("PYTHONOPTIMIZE", None)  # torch reads docstrings
     own = {
-        "PYTHONPATH": os.pathsep.join(p for p in (root, os.environ.get("PYTHONPATH", "")) if p),
         "PYTHONUNBUFFERED": "1",
         "PYTHONUTF8": "1",
         "TQDM_DISABLE": "1",

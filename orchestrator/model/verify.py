@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.model.assemble import HIDDEN_IN, HIDDEN_OUT, LENGTHS, LOGIT_POSITIONS
 from orchestrator.model.errors import MissingDependency
 from orchestrator.model.model import Model, SegmentSpec
 from orchestrator.model.progress import Progress, silent
+from schemas import segment_tensors as tensors
 
 if TYPE_CHECKING:
     import numpy as np
@@ -77,17 +77,17 @@ class Chain:
         total = self.length + count
         positions = [count - 1] if logit_positions is None else list(logit_positions)
         feeds: dict[str, NDArray[Any]] = {
-            "input_ids": np.array([ids], np.int64),
-            "attention_mask": np.ones((1, total), np.int64),
-            LENGTHS[5]: np.array([total - 1], np.int32),
-            LENGTHS[6]: np.array(total, np.int32),
-            "position_ids": np.arange(self.length, total, dtype=np.int64)[None],
-            LOGIT_POSITIONS: np.array(positions, np.int64),
+            tensors.IDS: np.array([ids], np.int64),
+            tensors.MASK: np.ones((1, total), np.int64),
+            tensors.LENGTHS: np.array([total - 1], np.int32),
+            tensors.TOTAL_LENGTH: np.array(total, np.int32),
+            tensors.POSITIONS: np.arange(self.length, total, dtype=np.int64)[None],
+            tensors.LOGIT_POSITIONS: np.array(positions, np.int64),
         }
         result: dict[str, NDArray[Any]] = {}
         for spec, session in zip(self.specs, self._sessions, strict=True):
             for tensor in spec.inputs:
-                if tensor.name.startswith("past_key_values.") and tensor.name not in self._cache:
+                if tensor.name.startswith(tensors.PAST) and tensor.name not in self._cache:
                     shape = (1, int(tensor.shape[1]), 0, int(tensor.shape[3]))
                     self._cache[tensor.name] = np.zeros(shape, np.dtype(tensor.dtype))
             known = feeds | self._cache
@@ -95,12 +95,12 @@ class Chain:
             outputs = session.run(names, {t.name: known[t.name] for t in spec.inputs})
             result = dict(zip(names, outputs, strict=True))
             for name, value in result.items():
-                if name.startswith("present."):
-                    self._cache[name.replace("present.", "past_key_values.")] = value
-            if HIDDEN_OUT in result:
-                feeds[HIDDEN_IN] = result[HIDDEN_OUT]
+                if name.startswith(tensors.PRESENT):
+                    self._cache[name.replace(tensors.PRESENT, tensors.PAST)] = value
+            if tensors.HIDDEN_OUT in result:
+                feeds[tensors.HIDDEN_IN] = result[tensors.HIDDEN_OUT]
         self.length = total
-        logits: NDArray[np.floating[Any]] = result["logits"][0]
+        logits: NDArray[np.floating[Any]] = result[tensors.LOGITS][0]
         return logits
 
     def greedy(self, ids: Sequence[int], count: int) -> list[int]:

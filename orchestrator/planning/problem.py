@@ -119,6 +119,9 @@ class Pin:
     start: int
     stop: int
 
+    def __str__(self) -> str:
+        return f"units {self.start}..{self.stop} to {self.node!r}"
+
 
 @dataclass(frozen=True)
 class NodeLimit:
@@ -362,9 +365,7 @@ def _check_pins(constraints: Constraints, unit_count: int) -> None:
     owner: dict[int, str] = {}
     for pin in constraints.pins:
         if not 0 <= pin.start < pin.stop <= unit_count:
-            raise PlanningError(
-                f"pin of units {pin.start}..{pin.stop} to {pin.node!r}: units go from 0 to {unit_count}"
-            )
+            raise PlanningError(f"pin of {pin}: units go from 0 to {unit_count}")
         for unit in range(pin.start, pin.stop):
             if owner.setdefault(unit, pin.node) != pin.node:
                 raise PlanningError(f"unit {unit} is pinned to {owner[unit]!r} and to {pin.node!r}: drop one pin")

@@ -14,6 +14,7 @@ from orchestrator.requests.answer import Answer, EncodedPrompt, FinishReason
 from orchestrator.requests.placement import Placement
 from orchestrator.requests.resend_timer import ResendTimer
 from orchestrator.timing import Timing
+from schemas.limits import MAX_LINE
 from schemas.messages import OpenRequest, StageTiming, StreamEnd, StreamError, SubmitRequest
 from schemas.topics import REQUEST_STREAM
 
@@ -158,7 +159,7 @@ class Session:
 
     def tell_error(self, code: ErrorCode, reason: str) -> Publish:
         """There will be no (more) answer."""
-        return self.tell(StreamError(request=self.request, code=code, reason=reason[:1000]))
+        return self.tell(StreamError(request=self.request, code=code, reason=reason[:MAX_LINE]))
 
     def end_message(self) -> StreamEnd:
         """The answer's end."""

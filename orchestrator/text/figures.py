@@ -20,6 +20,11 @@ def megabytes(size_bytes: float, digits: int = 0) -> str:
     return f"{size_bytes / 1e6:,.{digits}f} MB"
 
 
+def progress_text(done_bytes: float, total_bytes: float) -> str:
+    """How much of how much: 12 of 34 MB."""
+    return f"{megabytes(done_bytes).removesuffix(' MB')} of {megabytes(total_bytes)}"
+
+
 def age_text(age_s: float, units: tuple[tuple[str, int], ...] = LONG_AGES) -> str:
     """In the largest of the units of which there are two, or else in seconds."""
     for name, seconds in units:

@@ -182,7 +182,7 @@ ROOMS = {
         "service": "control_plane core deployment effects errors events fleet model operator_api pipelines planning"
         " planning.explain planning.simulation planning.solver planning.standby replanning timing",
         "client": "errors",
-        "demo": "client errors model replanning",
+        "demo": "client errors model replanning text",
         "commands": "balancing client demo errors fleet model planning planning.explain planning.simulation"
         " service text timing",
         "cli": "commands",

@@ -62,7 +62,7 @@ def move_cost(
     return MoveCost(
         prepare_s=max(seconds + download_s.get(node, 0.0) for node, seconds in load_s.items())
         + (migration.copy_s if migration.copies else 0.0),
-        lost_s=loading_s(problem, running, found, standby) + (migration.lost_s if positions else 0.0),
+        lost_s=_lost_s(download_s, load_s) + (migration.lost_s if positions else 0.0),
     )
 
 
@@ -70,7 +70,10 @@ def loading_s(
     problem: Problem, running: Sequence[Stage], found: Sequence[Stage], standby: Sequence[Standby] = ()
 ) -> float:
     """What readers lose while nodes download and open segments of another plan beside the running one."""
-    download_s, load_s = _download_s(problem, running, found, standby), _load_s(problem, running, found)
+    return _lost_s(_download_s(problem, running, found, standby), _load_s(problem, running, found))
+
+
+def _lost_s(download_s: Mapping[str, float], load_s: Mapping[str, float]) -> float:
     return LOAD_SHARE * max(load_s.values()) + DOWNLOAD_SHARE * max(download_s.values())
 
 

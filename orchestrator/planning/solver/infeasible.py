@@ -121,7 +121,7 @@ def _lifted_constraints(problem: Problem) -> Iterator[str]:
             yield f"lift the limit on {limit.node!r}"
     for pin in rules.pins:
         if is_feasible(_ruled(problem, replace(rules, pins=tuple(one for one in rules.pins if one != pin)))):
-            yield f"drop the pin of units {pin.start}..{pin.stop} to {pin.node!r}"
+            yield f"drop the pin of {pin}"
 
 
 def _ruled(problem: Problem, constraints: Constraints) -> Problem:

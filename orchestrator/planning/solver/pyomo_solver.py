@@ -37,12 +37,14 @@ _failed: dict[str, str] = {}
 
 @functools.cache
 def _pyomo_works() -> bool:
-    if importlib.util.find_spec("pyomo") is None:
-        return False
+    return importlib.util.find_spec("pyomo") is not None and _can_be_imported("pyomo.environ", "pyomo", "Pyomo")
+
+
+def _can_be_imported(module: str, solver: str, its_name: str) -> bool:
     try:
-        importlib.import_module("pyomo.environ")
+        importlib.import_module(module)
     except Exception as error:  # whatever a broken installation comes up with
-        _give_up("pyomo", f"Pyomo failed ({error})")
+        _give_up(solver, f"{its_name} failed ({error})")
         return False
     return True
 
@@ -63,14 +65,7 @@ def _glpk_works() -> bool:
 
 @functools.cache
 def _highs_works() -> bool:
-    if importlib.util.find_spec("highspy") is None:
-        return False
-    try:
-        importlib.import_module("highspy")
-    except Exception as error:
-        _give_up("highs", f"HiGHS failed ({error})")
-        return False
-    return True
+    return importlib.util.find_spec("highspy") is not None and _can_be_imported("highspy", "highs", "HiGHS")
 
 
 def solver_name() -> str | None:
