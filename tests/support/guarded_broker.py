@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from broker.acl import acl_text
 from broker.local_broker import find_mosquitto
+from tests.support.broker_roles import acl_text
 from tests.support.polling import DEADLINE_S
 
 
