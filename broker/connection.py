@@ -1,7 +1,7 @@
 """One connection to a broker that mends itself: dial, greet, wait for the socket, reconnect with back-off.
 
 Plumbing under `broker.mqtt`: it knows sockets and paho, and nothing of subscriptions or queues. Everything runs in
-the owner's `turn`; only redialling uses a thread (`broker.dial`), since name resolution can't be bounded.
+the owner's `turn`; only dialling uses a thread (`broker.dial`), since name resolution can't be bounded.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 from broker.address import BrokerAddress
 from broker.bus import Connected, Disconnected, Event
-from broker.dial import BackgroundDial, dial
+from broker.dial import BackgroundDial
 from broker.errors import BrokerRefused, BrokerUnreachable, BusClosed
 from broker.paho_client import SocketClient
 from schemas.back_off import back_off_s, out_of_step
@@ -32,6 +32,8 @@ from schemas.back_off import back_off_s, out_of_step
 logger = logging.getLogger(__name__)
 
 MAX_EVENTS_PER_TURN = 1_000
+MAX_READS_PER_TURN = 1_000
+"""Bounds of one `turn`: what came meanwhile is read in the next one, after the owner and the clock had their say."""
 RECONNECT_MIN_S = 0.2
 RECONNECT_MAX_S = 8.0
 STABLE_S = 5.0
@@ -148,13 +150,12 @@ class Connection:
         """End a `turn` and set `woken`. Thread-safe, also after `close`."""
         self._signal(_WOKEN)
 
-    def close(self) -> None:
-        """DISCONNECT if online, then free everything. Idempotent."""
+    def close(self, deadline_s: float) -> None:
+        """DISCONNECT if online, behind what still waits to be sent, then free everything. Idempotent."""
         online, self.state = self.state is ConnectionState.ONLINE, ConnectionState.CLOSED
         if self._dial is not None:
             self._dial.abandon()
         if online:
-            deadline_s = time.monotonic() + CLOSE_S
             self.client.disconnect()
             while self.client.socket() is not None and time.monotonic() < deadline_s:
                 self._wait(deadline_s, time.monotonic())
@@ -166,24 +167,33 @@ class Connection:
     def _wait(self, until_s: float, now_s: float) -> None:
         """Wait until `until_s` for one of the sockets, then read and write what is possible."""
         self._watch()
-        client, events = self.client, self._events
-        for fd, mask in self._poller.poll(max(0.0, until_s - now_s) * 1e3):
+        client = self.client
+        # What the last turn read and did not take in, the readiness of the socket does not announce.
+        is_behind = client.may_have_more and client.has_more_to_read()
+        for fd, mask in self._poller.poll(0.0 if is_behind else max(0.0, until_s - now_s) * 1e3):
             if fd == self._wake_fd:
                 self._drain_wakes()
                 continue
             if mask & _WRITABLE:
                 client.loop_write()
-            if mask == _WRITABLE:
-                continue
-            try:
+            if mask != _WRITABLE:
+                self._read()
+                is_behind = False
+        if is_behind:
+            self._read()
+
+    def _read(self) -> None:
+        client, events = self.client, self._events
+        try:
+            for _ in range(MAX_READS_PER_TURN):
                 client.loop_read()
-                while client.may_have_more and client.has_more_to_read() and len(events) < MAX_EVENTS_PER_TURN:
-                    client.loop_read()
-            except (MalformedPacket, struct.error, ValueError, IndexError, KeyError) as error:
-                # paho lets these escape when a packet does not add up: the peer is no broker, or a broken one.
-                logger.debug("%s sent a malformed packet: %r", self._address, error)
-                self._lost_reason = f"malformed packet ({error})"
-                client.drop()
+                if not client.may_have_more or not client.has_more_to_read() or len(events) >= MAX_EVENTS_PER_TURN:
+                    break
+        except (MalformedPacket, struct.error, ValueError, IndexError, KeyError) as error:
+            # paho lets these escape when a packet does not add up: the peer is no broker, or a broken one.
+            logger.debug("%s sent a malformed packet: %r", self._address, error)
+            self._lost_reason = f"malformed packet ({error})"
+            client.drop()
 
     def _watch(self) -> None:
         """Let the poller know of a new or closed socket and of the wish to write."""
@@ -228,13 +238,28 @@ class Connection:
     def _greet(self, deadline_s: float) -> Greeting | None:
         """Dial, send CONNECT and block until CONNACK. None: the connection was closed or time ran out."""
         self._connack = None
-        self.client.adopt(dial(self._address, self._tls, max(0.01, deadline_s - time.monotonic())))
+        self.client.adopt(self._dial_until(deadline_s))
         while self._connack is None and self.client.socket() is not None:
             if time.monotonic() >= deadline_s:
                 self.client.drop()
             else:
                 self._wait(deadline_s, time.monotonic())
         return self._connack
+
+    def _dial_until(self, deadline_s: float) -> socket.socket:
+        """A connected socket; raises BrokerUnreachable, at the deadline even if the name is still being looked up."""
+        self._dial = self._start_dial(max(0.01, deadline_s - time.monotonic()))
+        while not self._dial.done():
+            now_s = time.monotonic()
+            if now_s >= deadline_s:
+                self._dial.abandon()
+                raise BrokerUnreachable(str(self._address), "timed out")
+            self._wait(deadline_s, now_s)
+        dialled, self._dial = self._dial, None
+        return dialled.take()
+
+    def _start_dial(self, timeout_s: float) -> BackgroundDial:
+        return BackgroundDial(self._address, self._tls, timeout_s, lambda: self._signal(_DIALLED))
 
     def _on_connect(
         self, client: Any, userdata: Any, flags: ConnectFlags, code: ReasonCode, properties: Properties | None
@@ -288,9 +313,7 @@ class Connection:
     def _recover(self, now_s: float) -> bool:
         """One step of the reconnection. Returns True when it is complete."""
         if self.state is ConnectionState.WAITING and now_s >= self._due_s:
-            self._dial = BackgroundDial(
-                self._address, self._tls, self._connect_timeout_s, lambda: self._signal(_DIALLED)
-            )
+            self._dial = self._start_dial(self._connect_timeout_s)
             self.state = ConnectionState.DIALLING
             self._due_s = now_s + self._connect_timeout_s + 1.0
         elif self.state is ConnectionState.DIALLING and self._dial is not None and self._dial.done():

@@ -1,4 +1,4 @@
-"""Open the TCP (and TLS) connection to a broker, blocking or in the background."""
+"""Open the TCP (and TLS) connection to a broker in the background."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def dial(address: BrokerAddress, tls: ssl.SSLContext | None, timeout_s: float) -
     deadline = time.monotonic() + timeout_s
     try:
         sock = socket.create_connection((address.host, address.port), timeout=timeout_s)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # the latter of what can't be a host's name
         raise BrokerUnreachable(str(address), _reason(error)) from error
     try:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -36,7 +36,9 @@ def dial(address: BrokerAddress, tls: ssl.SSLContext | None, timeout_s: float) -
     return sock
 
 
-def _reason(error: OSError) -> str:
+def _reason(error: OSError | UnicodeError) -> str:
+    if isinstance(error, UnicodeError):
+        return "that is no host name"
     if isinstance(error, ssl.SSLError):
         return f"TLS handshake failed ({error.reason or error})"
     if isinstance(error, TimeoutError):

@@ -232,10 +232,11 @@ class MqttBus(Closing):
         return True
 
     def close(self) -> None:
-        """Send what is buffered, DISCONNECT, free the sockets."""
+        """Send what is buffered, DISCONNECT, free the sockets; within `CLOSE_S`, whatever the broker does."""
+        deadline_s = time.monotonic() + CLOSE_S
         if self.connected:
             self.flush(CLOSE_S)
-        self._link.close()
+        self._link.close(deadline_s)
 
     @property
     def _client(self) -> SocketClient:

@@ -7,7 +7,7 @@ connects with a blocking call. All of that goes through methods it calls on itse
 * `_create_socket` returns a socket that `broker.dial` has connected,
 * `loop_read` and `_handle_publish` parse a PUBLISH of QoS 0 or 1 straight into a `Delivery`,
 * `_sock_recv` serves the small reads from what `loop_read` read and did not understand,
-* `_sock_close` notes that there is no socket,
+* `_sock_close` notes that there is no socket, and forgets what was read from it,
 * `_sock_send` and `_packet_queue` count bytes, so that the bus knows how much still waits to be sent,
 
 and `send_publish` writes a PUBLISH to the socket itself whenever nothing waits before it. Everything else (CONNECT,
@@ -83,7 +83,6 @@ class SocketClient(paho.Client):
         self._stats.dropped_qos0 += sum(
             packet["command"] & 0xF0 == PUBLISH and packet["qos"] == 0 for packet in self._out_packet
         )
-        self._read, self._read_at, self._filled = b"", 0, False
         self.buffered_bytes = 0
         self._handed = sock
         return self.reconnect()
@@ -192,6 +191,8 @@ class SocketClient(paho.Client):
 
     def _sock_close(self) -> None:
         self.is_open = False
+        # Nobody could acknowledge it any more, and who waits until all is read would wait for ever.
+        self._read, self._read_at, self._filled = b"", 0, False
         super()._sock_close()
 
     def _fill(self, size: int) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import struct
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -34,6 +35,12 @@ class FakeBroker:
         """Send something nobody asked for to the client that is connected."""
         assert self._client is not None
         self._client.sendall(data)
+
+    def reset(self) -> None:
+        """Be killed, as far as the client that is connected can see."""
+        assert self._client is not None
+        self._client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._client.shutdown(socket.SHUT_RD)  # the thread that reads closes it
 
     def __enter__(self) -> Self:
         self._thread.start()

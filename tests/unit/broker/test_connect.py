@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import itertools
+import socket
 import threading
 import time
 
 import pytest
 from paho.mqtt import client as paho
 
-from broker.bus import Connected, Disconnected, Subscribed, Will
+from broker import mqtt
+from broker.bus import Connected, Disconnected, Event, Subscribed, Will
 from broker.errors import BadBrokerUrl, BrokerRefused, BrokerUnreachable, PayloadTooLarge, SubscribeRefused
+from broker.connection import MAX_EVENTS_PER_TURN
 from broker.local_broker import BrokerKind, LocalBroker
 from broker.mqtt import MqttBus, ProtocolChoice
 from tests.support.fake_broker import CONNACK_OK_5, CONNACK_OK_311, FakeBroker
-from tests.support.mqtt_packets import CONNECT, Packet
+from tests.support.mqtt_packets import CONNECT, Packet, Publish
 from tests.support.polling import DEADLINE_S, collect
 
 SUBSCRIBE, PINGREQ = 0x80, 0xC0
@@ -195,3 +198,50 @@ def test_an_answer_that_lies_in_the_socket_keeps_the_connection_alive(monkeypatc
             assert pinged.wait(20)
             pinged.clear()
             broker.send(PINGRESP)
+
+
+@pytest.mark.timeout(60)
+def test_a_broker_that_dies_while_messages_lie_unread_is_noticed() -> None:
+    messages = [Publish("t", b"x" * 20, 1, packet_id=number + 1) for number in range(50)]
+    with FakeBroker(lambda _: CONNACK_OK_311) as broker, MqttBus(broker.url, client_id="x", protocol="3.1.1") as bus:
+        bus.connect()
+        bus.poll(0)
+        broker.send(b"".join(message.encode() for message in messages))
+        broker.reset()
+        collect(bus, lambda events: any(isinstance(event, Disconnected) for event in events))
+        collect(bus, lambda events: Connected(session_present=False, reconnect=True) in events)
+
+
+def test_what_one_poll_leaves_is_there_for_the_next() -> None:
+    """A packet that is not ours to parse has paho read what lies behind it, one packet at a time."""
+    count = MAX_EVENTS_PER_TURN + 500
+    with FakeBroker(lambda _: CONNACK_OK_311) as broker, MqttBus(broker.url, client_id="x", protocol="3.1.1") as bus:
+        bus.connect()
+        broker.send(PINGRESP + Publish("t", b"").encode() * count)
+        got: list[Event] = []
+        while len(got) < count + 1:  # with Connected
+            events = bus.poll(DEADLINE_S)
+            assert events
+            got += events
+
+
+def test_a_name_that_is_looked_up_for_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    over = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: over.wait() and [])
+    with MqttBus("mqtt://slow.invalid", client_id="x") as bus, pytest.raises(BrokerUnreachable, match="timed out"):
+        bus.connect(timeout_s=0.05)
+    over.set()
+
+
+def test_what_can_not_be_a_name_is_unreachable() -> None:
+    with MqttBus(f"mqtt://{'x' * 64}.invalid", client_id="x") as bus, pytest.raises(BrokerUnreachable, match="no host"):
+        bus.connect()
+
+
+def test_close_does_not_wait_for_a_broker_that_stands_still(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mqtt, "CLOSE_S", 0.05)
+    with FakeBroker(lambda packet: CONNACK_OK_5 if packet.kind == CONNECT else b"") as broker:
+        with MqttBus(broker.url, client_id="x") as bus:
+            bus.connect()
+            bus.publish("t", b"never acknowledged", qos=1)
+        assert not bus.connected

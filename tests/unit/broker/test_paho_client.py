@@ -245,6 +245,20 @@ def test_a_peer_that_is_gone_is_noticed_by_publish(version: MQTTProtocolVersion)
         assert link.client.socket() is None
 
 
+@VERSIONS
+def test_what_lies_unread_when_the_connection_breaks_is_forgotten(version: MQTTProtocolVersion) -> None:
+    """The PUBACK of the first message fails; who reads until nothing is left must not go on for ever."""
+    properties = b"" if version == MQTTv5 else None
+    with wire(version) as link:
+        for number in range(50):
+            link.peer.sendall(Publish("t", b"x" * 20, 1, packet_id=number + 1, properties=properties).encode())
+        link.peer.close()
+        link.client.loop_read()
+        assert link.client.socket() is None
+        assert not link.client.has_more_to_read()
+        assert len(link.events) == 1
+
+
 def test_packed_topics_are_checked() -> None:
     assert pack_topic("ä") == b"\0\x02\xc3\xa4"
     with pytest.raises(BadTopic):
