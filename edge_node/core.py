@@ -107,8 +107,8 @@ class NodeCore:
         if frame_bytes > MAX_PAYLOAD_BYTES:
             chunk = f"a chunk of {segment.chunk_tokens} positions is {frame_bytes} bytes"
             return [self._prepare_failed(command, f"{chunk}, allowed are {MAX_PAYLOAD_BYTES}")]
-        if spec.key in self._stages:  # a repeated QoS 1 message
-            return []
+        if spec.key in self._stages:  # repeated, by QoS 1 or by an orchestrator that has heard nothing since
+            return self._report_ready(self._stages[spec.key])
         handover, load = None, LoadSegment(spec)
         if spec.basis is not None:
             handover = Handover(spec, spec.basis, self._stages, patience_s=self._watchdog_min_s)

@@ -13,6 +13,7 @@ from orchestrator.text.figures import megabytes
 from schemas.messages import (
     Basis,
     FetchProgress,
+    NodeBirth,
     PrepareProgress,
     PrepareSegment,
     ReleaseSegment,
@@ -45,11 +46,13 @@ class Rollout:
         """Until every stage was ready."""
         self._silence_s = silence_s
         self._begun_s = 0.0
+        self._commands: tuple[tuple[str, PrepareSegment], ...] = ()
         self._heard_s: dict[str, float] = {}
 
     def start(self, commands: Sequence[tuple[str, PrepareSegment]], now_s: float) -> list[Effect]:
         """Tell every node to prepare."""
         self._begun_s = now_s
+        self._commands = tuple(commands)
         self._heard_s = {node: now_s for node, _ in commands}
         stages = ", ".join(f"{s.node} [{s.start}, {s.stop})" for s in self.plan.ring)
         return [
@@ -57,8 +60,22 @@ class Rollout:
             *(command(node, prepare) for node, prepare in commands),
         ]
 
+    def again(self, node: str | None = None) -> list[Effect]:
+        """A connection was lost, the node's or (without ``node``) ours, and with it perhaps what was said: tell those
+        again who are not ready. Who knows already says so again."""
+        if self.state is not RolloutState.PREPARING:
+            return []
+        return [
+            command(name, prepare)
+            for name, prepare in self._commands
+            if node in (None, name) and prepare.stage not in self.ready
+        ]
+
     def reply(self, node: str, message: Any, now_s: float) -> list[Effect]:
-        """A node's progress, readiness or failure; what is about another epoch is ignored."""
+        """A node's progress, readiness or failure, or that it registers again; what is about another epoch is
+        ignored."""
+        if isinstance(message, NodeBirth):
+            return self.again(node) if message.incarnation == self.plan.incarnations.get(node) else []
         if not isinstance(message, PrepareProgress | SegmentReady | SegmentFailed):
             return []
         if message.epoch != self.plan.epoch or message.pipeline != self.plan.pipeline or node not in self._heard_s:

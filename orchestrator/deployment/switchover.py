@@ -295,6 +295,8 @@ class Switchover:
     def republish(self) -> list[Effect]:
         """The connection to the broker was lost for a while: with it replies, and perhaps what was retained."""
         effects: list[Effect] = []
+        if isinstance(self.next, Rollout):
+            effects += self.next.again()
         if isinstance(self.next, LiveMigration):
             effects += self.next.fail("the orchestrator", "it lost its connection to the broker")
         return [*effects, _publish(self.active.plan.message())] if self.active else effects

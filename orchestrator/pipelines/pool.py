@@ -34,6 +34,7 @@ from orchestrator.timing import Timing
 from schemas.messages import (
     CancelRequest,
     FetchProgress,
+    NodeBirth,
     NodeProfile,
     Plan,
     PlanConstraints,
@@ -215,6 +216,10 @@ class PipelinePool:
     def joined(self, node: str, now_s: float) -> list[Effect]:
         """A node can be used."""
         self.restored(now_s)
+        return self._tell_again(node)
+
+    def _tell_again(self, node: str) -> list[Effect]:
+        """A node is back, perhaps only on the bus: what it missed meanwhile."""
         effects = [effect for pipeline in self.all for effect in pipeline.requests.node_returned(node)]
         return effects + [effect for pipeline in self.all for effect in pipeline.standby.node_returned(node)]
 
@@ -247,7 +252,7 @@ class PipelinePool:
             effects += pipeline.node_said(node, message, now_s)
             if pipeline.planned_s != planned_s or node in pipeline.nodes_in_use():
                 self._due.touch((pipeline.name,))
-        return effects
+        return effects + self._tell_again(node) if isinstance(message, NodeBirth) else effects
 
     # --- the worker -------------------------------------------------------------------------------------------
 

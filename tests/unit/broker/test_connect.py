@@ -12,8 +12,8 @@ from paho.mqtt import client as paho
 
 from broker import mqtt
 from broker.bus import Connected, Disconnected, Event, Subscribed, Will
-from broker.errors import BadBrokerUrl, BrokerRefused, BrokerUnreachable, PayloadTooLarge, SubscribeRefused
 from broker.connection import MAX_EVENTS_PER_TURN
+from broker.errors import BadBrokerUrl, BrokerRefused, BrokerUnreachable, PayloadTooLarge, SubscribeRefused
 from broker.local_broker import BrokerKind, LocalBroker
 from broker.mqtt import MqttBus, ProtocolChoice
 from tests.support.fake_broker import CONNACK_OK_5, CONNACK_OK_311, FakeBroker

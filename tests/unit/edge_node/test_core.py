@@ -177,10 +177,15 @@ def test_ready_in_the_other_order() -> None:
     assert len(replies(loaded, SegmentReady)) == 1
 
 
-def test_a_repeated_prepare_does_nothing() -> None:
+def test_a_repeated_prepare_is_answered_again_and_does_nothing() -> None:
     node = Node("bravo")
-    assert node.core.message(node.spec) == []
+    (ready,) = node.core.message(node.spec)
+    assert isinstance(ready, Reply)
+    assert isinstance(ready.message, SegmentReady)
     assert len(node.core.metrics()) == 1
+    core = NodeCore(node="bravo", incarnation=7, memory_bytes=1 << 30)
+    core.message(node.spec)
+    assert core.message(node.spec) == [], "it is not ready"
 
 
 @pytest.mark.parametrize(

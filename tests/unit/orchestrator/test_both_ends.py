@@ -3,7 +3,7 @@
 import pytest
 
 from orchestrator.deployment.rollout import Rollout
-from orchestrator.events import NodeSaid
+from orchestrator.events import BusUp, NodeSaid
 from schemas.codec import Flag
 from schemas.messages import (
     CloseRequest,
@@ -95,6 +95,21 @@ def test_a_node_that_never_gets_its_second_stage_ready_fails_the_epoch() -> None
     assert "no progress" in rollout.reason
     assert world.core.plane.pipeline.active is None
     assert epoch not in [plan.epoch for plan in world.published(Plan)]
+
+
+def test_who_was_away_is_told_again_what_to_prepare() -> None:
+    world, rollout = rolling_out()
+    first, middle = rollout.plan.nodes[:2]
+
+    def told(name: str) -> list[int]:
+        return [prepare.stage for prepare in world.commands(name, PrepareSegment)]
+
+    world.event(NodeSaid(first, world.nodes[first].ready(world.commands(first, PrepareSegment)[0])))
+    world.event(NodeSaid(first, world.nodes[first].birth))
+    assert told(first) == [0, 2, 2], "its first stage is ready"
+    assert told(middle) == [1]
+    world.event(BusUp(reconnect=True))
+    assert (told(first), told(middle)) == ([0, 2, 2, 2], [1, 1])
 
 
 def test_one_stage_that_fails_releases_the_epoch_everywhere() -> None:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from orchestrator.effects import BuildSegments, ForgetRequest, SaveRequest
-from orchestrator.events import Cancelled, Interrupted, NodeSaid, Submitted, TokensHeard
+from orchestrator.events import BusUp, Cancelled, Interrupted, NodeSaid, Submitted, TokensHeard
 from orchestrator.timing import Timing
 from schemas.codec import Flag
 from schemas.messages import (
@@ -278,6 +278,18 @@ def test_an_end_that_a_stage_missed_reaches_it_when_it_returns(world: World) -> 
     world.event(NodeSaid(node.name, status))
     world.event(NodeSaid(node.name, replace(status, online=True)))
     assert len(world.commands(node.name, CloseRequest)) == closes, "what it confirmed is not repeated"
+
+
+def test_an_end_that_was_lost_with_the_broker_reaches_a_stage_that_registers_again(world: World) -> None:
+    request = world.ask()
+    node = world.nodes[ring(world)[0]]
+    node.alive = False
+    world.generate(request, 8, flags=Flag.LENGTH)
+    node.alive = True
+    world.event(BusUp(reconnect=True))
+    assert request in node.open, "nobody here noticed that the node was away"
+    world.event(NodeSaid(node.name, node.birth))
+    assert request not in node.open
 
 
 def test_repeated_and_stray_tokens_change_nothing(world: World) -> None:
