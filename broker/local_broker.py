@@ -22,7 +22,8 @@ from schemas.closing import Closing
 BrokerKind = Literal["auto", "mosquitto", "embedded"]
 
 START_ATTEMPTS = 3
-STOP_S = 5.0
+STOP_S = 1.0
+"""From SIGTERM to SIGKILL: there is nothing on disk that could be lost."""
 
 _MOSQUITTO_CONF = """\
 listener {port} 127.0.0.1
@@ -126,9 +127,11 @@ class LocalBroker(Closing):
             self._folder = Path(self._temporary.name)
         self._folder.mkdir(parents=True, exist_ok=True)
 
-    def restart(self) -> None:
-        """End the broker abruptly and start a fresh one on the same port."""
-        self.kill()
+    def restart(self, *, abruptly: bool = True) -> None:
+        """End the broker, as a crash would or as its service manager does, and start a fresh one on the same port."""
+        if abruptly:
+            self.kill()
+        self._end_process()
         self._launch(self.port)
 
     def kill(self) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import click
 
 from broker.address import DEFAULT_URL, parse_broker_url
+from broker.exit_deadline import end_on_signals
 from broker.security import is_exposed
 from edge_node.config import SPEEDS, NodeConfig, read_speed
 from edge_node.runtime.process_heap import ask_for_huge_pages
@@ -149,19 +149,17 @@ def node(
         raise click.UsageError(f"--home {home} can't be used: {error.strerror}") from None
     service = NodeService(config, tell=lambda line: click.echo(f"node {name}: {line}", err=True))
 
-    def asked_to_stop(*_: object) -> None:
+    def asked_to_stop() -> None:
         if service.leaving:
             service.stop()
         else:
             service.leave("asked to stop")
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, asked_to_stop)
     warning = allow_many_files()
     if warning is not None:
         click.echo(f"node {name}: warning: {warning}", err=True)
     click.echo(f"node {name} at {address}: stop with Ctrl-C", err=True)
-    service.run()
+    service.run(lambda: end_on_signals(asked_to_stop, until_s=lambda: service.stays_until_s))
 
 
 def main() -> None:

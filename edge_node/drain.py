@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 BROKER_PATIENCE_S = 2.0
-"""A leaving node waits this long for a broker that went away."""
+"""A leaving node waits this long for a broker that does not answer: without it nobody can take the layers over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +27,12 @@ class Drain:
         """The node ends then, whatever it still holds; None before it was announced."""
         self._patience_s = patience_s
 
-    def step(self, has_layers: bool, now_s: float) -> Step:
-        """Look where things are."""
+    def step(self, has_layers: bool, now_s: float, *, silent_s: float = 0.0) -> Step:
+        """Look where things are. ``silent_s``: for how long the broker has not answered."""
         if not has_layers:
             return Step("it holds no layers: it ends", ends=True)
+        if silent_s >= BROKER_PATIENCE_S and self._patience_s > 0:
+            return Step("the broker does not answer: it ends with the layers it holds", ends=True)
         if self.ends_by_s is None and self._patience_s > 0:
             self.ends_by_s = now_s + self._patience_s
             limit = f"after {self._patience_s:g} s at the latest"
@@ -38,8 +40,3 @@ class Drain:
         if self.ends_by_s is None or now_s >= self.ends_by_s:
             return Step("it ends with the layers it holds", ends=True)
         return Step()
-
-    def broker_lost(self, now_s: float) -> None:
-        """Nobody can take the layers over, unless it comes back soon."""
-        if self.ends_by_s is not None:
-            self.ends_by_s = min(self.ends_by_s, now_s + BROKER_PATIENCE_S)

@@ -13,7 +13,7 @@ from broker.bus import Bus, Connected, Delivery, Disconnected, Event, Subscribed
 from broker.mqtt import MqttBus
 from edge_node.config import NodeConfig, read_speed
 from edge_node.core import NodeCore
-from edge_node.drain import Drain
+from edge_node.drain import BROKER_PATIENCE_S, Drain
 from edge_node.effects import (
     CopyPrefix,
     Effect,
@@ -134,8 +134,13 @@ class NodeService:
         """Was ``leave`` called?"""
         return bool(self._drain.reason)
 
-    def run(self) -> None:
-        """Serve until ``stop``.
+    @property
+    def stays_until_s(self) -> float:
+        """When it ends at the latest once it was asked to leave (monotonic clock); 0.0: at once."""
+        return 0.0 if self._stopping.is_set() else self._drain.ends_by_s or 0.0
+
+    def run(self, on_connected: Callable[[], None] = lambda: None) -> None:
+        """Serve until ``stop``. ``on_connected`` is called once there is somebody to say good-bye to.
 
         Raises:
             BrokerUnreachable, BrokerRefused: no connection at the start; later ones are made again.
@@ -143,6 +148,7 @@ class NodeService:
         """
         try:
             self._bus.connect(self._config.connect_timeout_s)
+            on_connected()
             self._subscribe()
             self._birth = birth_of(
                 self._config, self._incarnation, self._memory_bytes, self._store, self._bus, self._kept.append
@@ -192,11 +198,15 @@ class NodeService:
 
     def _say_goodbye(self) -> None:
         self._publish_status(self._status(online=False, leaving=True, reason="stopped"))
-        self._bus.flush(2.0)
 
-    def _leave(self, now_s: float) -> None:
-        """Say that others should take over, once; stop when they have, or when it took too long."""
-        step = self._drain.step(self._core.has_stages, now_s)
+    def _leave(self, now_s: float, polled_s: float) -> None:
+        """Say that others should take over, once; stop when they have, or when it took too long.
+
+        ``polled_s``: when the bus was read last.
+        """
+        since_s = self._link.silent_since_s
+        silent_s = 0.0 if since_s is None else polled_s - since_s
+        step = self._drain.step(self._core.has_stages, now_s, silent_s=silent_s)
         if step.line:
             self._tell(step.line)
         if step.announces:
@@ -220,6 +230,7 @@ class NodeService:
             if len(events) == 1 and patience_s > 0.0 and not self._called and self._short_way(events[0]):
                 continue
             self._called = False  # before what it is about is looked at: it may be set again meanwhile
+            polled_s = time.monotonic()
             self._long_way(events)
             self._load_events()
             self._profile()
@@ -228,7 +239,7 @@ class NodeService:
             self._do(self._core.next_transfer(now_s))
             self._standby.allow(not self._runner.is_loading and not self._core.is_prefilling)
             if self.leaving:
-                self._leave(now_s)
+                self._leave(now_s, polled_s)
             if now_s >= next_heartbeat_s:
                 next_heartbeat_s = now_s + self._config.heartbeat_interval_s
                 self._heartbeat()
@@ -269,7 +280,9 @@ class NodeService:
     def _next_due_s(self, next_heartbeat_s: float) -> float:
         if self._core.has_work or self._core.has_transfer:
             return 0.0
-        deadlines = (next_heartbeat_s, self._core.next_deadline_s(), self._drain.ends_by_s)
+        deadlines = [next_heartbeat_s, self._core.next_deadline_s(), self._drain.ends_by_s]
+        if self.leaving and self._link.silent_since_s is not None:
+            deadlines.append(self._link.silent_since_s + BROKER_PATIENCE_S)
         return min(deadline_s for deadline_s in deadlines if deadline_s is not None)
 
     def _event(self, event: Event) -> None:
@@ -283,9 +296,9 @@ class NodeService:
                 self._register()
             case Disconnected():
                 _log.warning("connection lost: %s", event.reason)
-                self._drain.broker_lost(time.monotonic())
 
     def _delivery(self, delivery: Delivery) -> None:
+        self._link.heard(time.monotonic())
         try:
             route = data_route(delivery.topic)
             if route is not None:

@@ -21,6 +21,8 @@ class RoundTripMeter:
         """Of the echo on its way; empty when there is none."""
         self._sent_s = 0.0
         self._disturbed = False
+        self.silent_since_s: float | None = None
+        """Since when an echo has been asked for and nothing has come; None when none is on its way."""
 
     def next_message(self, now_s: float) -> bytes | None:
         """What to publish to oneself; None while an echo is on its way."""
@@ -28,7 +30,14 @@ class RoundTripMeter:
             return None
         self._sent += 1
         self._payload, self._sent_s, self._disturbed = b"rtt %d" % self._sent, now_s, False
+        if self.silent_since_s is None:
+            self.silent_since_s = now_s
         return self._payload
+
+    def heard(self, now_s: float) -> None:
+        """Something came from the broker, the echo or not: behind much else it may take its time."""
+        if self.silent_since_s is not None:
+            self.silent_since_s = now_s
 
     def computed(self) -> None:
         """The thread that reads the echo was busy."""
@@ -38,7 +47,7 @@ class RoundTripMeter:
         """Something came back; what is not the echo awaited is left to others."""
         if not self._payload or payload != self._payload:
             return
-        self._payload = b""
+        self._payload, self.silent_since_s = b"", None
         if self._disturbed:
             return
         sample_s = now_s - self._sent_s

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import signal
 import threading
 from typing import TYPE_CHECKING, get_args
 
@@ -125,6 +124,7 @@ def command(
     no_balance: bool,
 ) -> None:
     """Run the orchestrator: it plans which node runs what, hands out the parts and answers questions."""
+    from broker.exit_deadline import end_on_signals
     from broker.local_broker import LocalBroker
     from orchestrator.service.config import ServiceConfig
     from orchestrator.service.service import run_service
@@ -133,8 +133,6 @@ def command(
     if not settings.verbose:
         logging.getLogger("orchestrator").setLevel(logging.INFO)  # nodes that come and go, plans: what it does
     stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
     with contextlib.ExitStack() as stack:
         broker = settings.broker
         if with_broker:
@@ -159,7 +157,7 @@ def command(
             health=HealthLimits(battery_low_percent=battery_low, hot_c=hot, memory_low_bytes=memory_low * 10**6),
             balance=not no_balance,
         )
-        run_service(config, stop=stop, on_ready=_announce)
+        run_service(config, stop=stop, on_connected=lambda: end_on_signals(stop.set), on_ready=_announce)
     click.echo("stopped")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -36,7 +37,8 @@ OVERHEAD_MARGIN_BYTES = 5_000_000
 """For what a node adds when it connects."""
 
 START_TIMEOUT_S = 120.0
-STOP_TIMEOUT_S = 10.0
+STOP_TIMEOUT_S = 2.5
+"""For all parts together."""
 POLL_S = 0.1
 
 Say = Callable[[str], None]
@@ -101,7 +103,7 @@ class Part:
 
 
 class Fleet:
-    """Everything that runs. A context manager; leaving it ends all, in order, whatever happened.
+    """Everything that runs. A context manager; leaving it ends all, the broker last, whatever happened.
 
     What it started ends, too, when this process is killed.
     """
@@ -124,30 +126,38 @@ class Fleet:
     def __enter__(self) -> Fleet:
         with contextlib.ExitStack() as stack:
             stack.enter_context(self.broker)
+            stack.callback(self._end_parts)
             serve = [
                 "-m", "orchestrator.cli", "--home", str(self._home), "serve", "--broker", self.broker.url,
                 "--model", self._model, "--min-nodes", str(len(self._limits_mb)), "--context", str(CONTEXT_TOKENS),
                 "--slots", str(SLOTS), "--wire", WIRE_DTYPE,
             ]  # fmt: skip
-            self._start("orchestrator", serve, stack)
+            self._start("orchestrator", serve)
             for name, limit_mb in self._limits_mb.items():
                 node = [
                     "-m", "edge_node", "--broker", self.broker.url, "--name", name, "--home", str(self._folder / name),
                     "--memory-limit-mb", str(limit_mb), "--drain-timeout", "0",
                 ]  # fmt: skip
-                self._start(name, node, stack)
+                self._start(name, node)
             self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._stack.close()
 
-    def _start(self, name: str, arguments: list[str], stack: contextlib.ExitStack) -> None:
+    def _start(self, name: str, arguments: list[str]) -> None:
         log = self._folder / f"{name}.log"
         with log.open("wb") as file:
             process = ChildProcess([sys.executable, *arguments], output=file)
-        stack.callback(process.end, STOP_TIMEOUT_S)
         self._parts.append(Part(name, process, log))
+
+    def _end_parts(self) -> None:
+        """Ask all to end, and make them."""
+        for part in self._parts:
+            part.process.send(signal.SIGTERM)
+        ends_s = time.monotonic() + STOP_TIMEOUT_S
+        for part in self._parts:
+            part.process.end(max(0.0, ends_s - time.monotonic()))
 
     def check(self) -> None:
         """Raise DemoFailed if any process ended."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from starlette.routing import BaseRoute
 
 _log = logging.getLogger(__name__)
-_STOP_TIMEOUT_S = 2
+_STOP_TIMEOUT_S = 1
 
 
 class HttpServer(Closing):
@@ -76,7 +76,7 @@ class HttpServer(Closing):
         """Stop answering. Idempotent."""
         self._server.should_exit = True
         if self._thread.is_alive():
-            self._thread.join(_STOP_TIMEOUT_S * 2)
+            self._thread.join(_STOP_TIMEOUT_S + 0.5)
         self._socket.close()
 
     def __enter__(self) -> Self:

@@ -105,7 +105,7 @@ logger = logging.getLogger(__name__)
 
 _MAX_POLL_S = 0.25
 """A stop event set by another thread is seen within this time."""
-_STOP_FLUSH_S = 2.0
+_STOP_FLUSH_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -354,9 +354,10 @@ def run_service(
     config: ServiceConfig,
     *,
     stop: threading.Event,
+    on_connected: Callable[[], None] = lambda: None,
     on_ready: Callable[[ServiceInfo], None] | None = None,
 ) -> None:
-    """Run an orchestrator until ``stop`` is set; the caller maps signals to it.
+    """Run an orchestrator until ``stop`` is set; the caller maps signals to it, when it is connected or before.
 
     Raises:
         LinguabusError: no broker, the address is taken, the database can't be used, another orchestrator took over.
@@ -370,6 +371,7 @@ def run_service(
         HttpServer(blob_routes(store.blobs_folder), host=config.blob_host, port=config.blob_port) as http,
     ):
         bus.connect()
+        on_connected()
         own_urls = reachable_urls(config.blob_host, http.port, (bus.address.host, bus.address.port))
         blob_urls = tuple(f"{url.rstrip('/')}{BLOBS_PATH}" for url in config.advertised_urls or own_urls)
         service = Service(config, bus, store, state, blob_urls=blob_urls)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import queue
+import threading
+import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from orchestrator.effects import (
@@ -52,6 +53,8 @@ from schemas.units import BLOCK, EMBED, HEAD
 logger = logging.getLogger(__name__)
 
 PROBED_BLOCKS = 3
+CLOSE_S = 0.5
+"""A job may take this long to end by itself. What it writes is complete or not there, so that it can be left behind."""
 
 Job = OpenModel | EncodePrompt | SolvePlan | PreviewPlan | DivideFleet | BuildSegments | PlanStandby
 Solver = Callable[[Problem], Solution | Infeasible]
@@ -62,6 +65,32 @@ def default_solver(problem: Problem) -> Solution | Infeasible:
     from orchestrator.planning.solver.solve import solve
 
     return solve(problem)
+
+
+class _JobThread:
+    """Does one job after the other. A daemon: what takes long must not hold up the end of the process."""
+
+    def __init__(self, run: Callable[[Job], None], name: str) -> None:
+        self._run = run
+        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._closed = False
+        self._thread = threading.Thread(target=self._run_jobs, name=name, daemon=True)
+        self._thread.start()
+
+    def submit(self, job: Job) -> None:
+        self._jobs.put(job)
+
+    def close(self) -> None:
+        """Begin no other."""
+        self._closed = True
+        self._jobs.put(None)
+
+    def join(self, timeout_s: float) -> None:
+        self._thread.join(timeout_s)
+
+    def _run_jobs(self) -> None:
+        while (job := self._jobs.get()) is not None and not self._closed:
+            self._run(job)
 
 
 class Worker:
@@ -77,17 +106,20 @@ class Worker:
         self._solve = solve
         self._models: dict[str, Model] = {}
         self._tokenizers: dict[str, Tokenizer] = {}
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="worker")
-        self._prompts = ThreadPoolExecutor(1, thread_name_prefix="prompts")
+        self._jobs = _JobThread(self._run, "worker")
+        self._prompts = _JobThread(self._run, "prompts")
 
     def submit(self, job: Job) -> None:
         """Do this after what of its kind was submitted before."""
-        (self._prompts if isinstance(job, EncodePrompt) else self._pool).submit(self._run, job)
+        (self._prompts if isinstance(job, EncodePrompt) else self._jobs).submit(job)
 
     def close(self) -> None:
-        """Drop what has not begun and wait for what has."""
-        self._prompts.shutdown(cancel_futures=True)
-        self._pool.shutdown(cancel_futures=True)
+        """Drop what has not begun; what has may take `CLOSE_S` to end."""
+        ends_s = time.monotonic() + CLOSE_S
+        for thread in (self._prompts, self._jobs):
+            thread.close()
+        for thread in (self._prompts, self._jobs):
+            thread.join(max(0.0, ends_s - time.monotonic()))
 
     def _run(self, job: Job) -> None:
         try:

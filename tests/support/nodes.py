@@ -17,7 +17,7 @@ from tests.support.repository import ROOT
 
 @dataclass
 class NodeProcess:
-    """One ``python -m edge_node`` process."""
+    """One ``python -m edge_node`` process, or another one of a fleet."""
 
     name: str
     home: Path

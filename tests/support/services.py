@@ -1,23 +1,30 @@
-"""The whole orchestrator in a thread, for tests with a real broker and real nodes."""
+"""The whole orchestrator in a thread or a process, for tests with a real broker and real nodes."""
 
 from __future__ import annotations
 
 import json
+import os
 import secrets
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from broker.mqtt import MqttBus
 from orchestrator.client import Client
+from orchestrator.model.store import ModelStore
 from orchestrator.service.config import ServiceConfig
 from orchestrator.service.service import ServiceInfo, run_service
 from schemas.contract import load
 from schemas.messages import Plan, PlanConstraints, decode
 from schemas.topics import PLAN
+from tests.support.nodes import NodeProcess
 from tests.support.polling import DEADLINE_S, collect, deliveries
+from tests.support.repository import ROOT
 
 
 @contextmanager
@@ -49,6 +56,27 @@ def await_plan(broker: str) -> None:
         bus.connect()
         bus.subscribe([PLAN.filter()], qos=1)
         collect(bus, lambda events: any(decode(d.payload, Plan).ring for d in deliveries(events)), DEADLINE_S)
+
+
+@contextmanager
+def running_orchestrator(broker_url: str, store: ModelStore, home: Path, *options: str) -> Iterator[NodeProcess]:
+    """``linguabus serve`` as a process of its own that answers; ``options`` are further command-line options."""
+    home.mkdir(parents=True)
+    (home / "models").symlink_to(store.home)
+    log_path = home / "orchestrator.log"
+    command = [sys.executable, "-m", "orchestrator.cli", "--home", str(home), "serve", "--broker", broker_url, *options]
+    with log_path.open("wb") as log:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, cwd=ROOT, env=os.environ
+        )
+    orchestrator = NodeProcess("orchestrator", home, process, log_path)
+    assert process.stdout
+    with process.stdout:
+        try:
+            assert process.stdout.readline(), orchestrator.log()
+            yield orchestrator
+        finally:
+            orchestrator.end()
 
 
 @contextmanager

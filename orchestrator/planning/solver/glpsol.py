@@ -6,6 +6,7 @@ solves of a few milliseconds each, so this runs the binary directly.
 
 from __future__ import annotations
 
+import atexit
 import functools
 import math
 import os
@@ -139,6 +140,8 @@ def _execute(command: list[str], environment: dict[str, str], timeout_s: float) 
         assert process.stdout is not None
         selector.register(process.stdout, selectors.EVENT_READ)
         said = b""
+        kill = functools.partial(_kill_group, process.pid)
+        atexit.register(kill)  # this process may end without waiting for the thread that is here
         try:
             while True:
                 left_s = ends_s - time.monotonic()
@@ -152,8 +155,13 @@ def _execute(command: list[str], environment: dict[str, str], timeout_s: float) 
         except subprocess.TimeoutExpired:
             raise TimeoutError from None
         finally:
-            with suppress(ProcessLookupError, PermissionError):  # macOS says the latter where all have ended
-                os.killpg(process.pid, signal.SIGKILL)
+            atexit.unregister(kill)
+            kill()
+
+
+def _kill_group(pid: int) -> None:
+    with suppress(ProcessLookupError, PermissionError):  # macOS says the latter where all have ended
+        os.killpg(pid, signal.SIGKILL)
 
 
 def parse(answer: str, names: str, log: str) -> RawAnswer:

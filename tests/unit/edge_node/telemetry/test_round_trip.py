@@ -42,3 +42,19 @@ def test_a_sample_beside_work_is_dropped() -> None:
     assert payload
     meter.echo(payload, 1.25)
     assert meter.rtt_s == pytest.approx(0.25)
+
+
+def test_silence_is_counted_while_an_echo_is_on_its_way() -> None:
+    meter = RoundTripMeter()
+    assert meter.silent_since_s is None
+    meter.next_message(1.0)
+    assert meter.silent_since_s == 1.0
+    payload = meter.next_message(1.0 + PATIENCE_S)
+    assert meter.silent_since_s == 1.0, "asking again is no answer"
+    meter.heard(7.0)
+    assert meter.silent_since_s == 7.0, "behind much else the echo may take its time"
+    assert payload
+    meter.echo(payload, 8.0)
+    assert meter.silent_since_s is None
+    meter.heard(9.0)
+    assert meter.silent_since_s is None
