@@ -53,7 +53,17 @@ class Subscribed:
     patterns: tuple[str, ...]
 
 
-Event = Delivery | Connected | Disconnected | Subscribed
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The broker did not take a QoS 1 message, or ended the connection each time it was sent: it is given up."""
+
+    topic: str
+    size_bytes: int
+    """Of its payload."""
+    reason: str
+
+
+Event = Delivery | Connected | Disconnected | Subscribed | Refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +102,18 @@ class Bus(Protocol):
         """True between CONNACK and the loss of the connection (as last seen by `poll`)."""
 
     @property
+    def announced_payload_bytes(self) -> int:
+        """The configured limit of a payload, or the broker's if it says one in CONNACK and that is lower."""
+
+    @property
     def max_payload_bytes(self) -> int:
-        """The largest payload `publish` takes now: the configured limit, or the broker's if that is lower."""
+        """The largest payload `publish` takes now: the announced limit, or `limit_payload`'s if that is lower."""
+
+    def limit_payload(self, limit_bytes: int | None) -> None:
+        """Take no larger payloads from now on: it was found that the broker does not pass them on. None: forget that.
+
+        Brokers have limits that they do not announce; see `broker.payload_probe`.
+        """
 
     def connect(self, timeout_s: float = 10.0) -> None:
         """Connect and block until CONNACK; `poll` then yields a first `Connected`.
@@ -107,7 +127,8 @@ class Bus(Protocol):
         """Send a message without waiting for the broker. An empty retained payload clears the stored one.
 
         QoS 0 while disconnected, or while the send buffer is full, is dropped: see `stats.dropped_qos0`.
-        QoS 1 while disconnected is queued and sent, in order, after the reconnect; it may arrive twice.
+        QoS 1 while disconnected is queued and sent, in order, after the reconnect; it may arrive twice. What the
+        broker refuses, or can't be sent without losing the connection, ends as a `Refused` event.
         The payload is copied: the caller may reuse its buffer.
 
         Raises:

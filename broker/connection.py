@@ -75,6 +75,7 @@ class Connection:
         make_client: Callable[[MQTTProtocolVersion], SocketClient],
         events: list[Event],
         *,
+        on_lost: Callable[[], None],
         tls: ssl.SSLContext | None,
         keepalive_s: int,
         connect_timeout_s: float,
@@ -86,6 +87,7 @@ class Connection:
         self._address = address
         self._make_client = make_client
         self._events = events
+        self._on_lost = on_lost
         self._tls = tls
         self._keepalive_s = keepalive_s
         self._connect_timeout_s = connect_timeout_s
@@ -298,6 +300,7 @@ class Connection:
         reason = self._lost_reason or "connection lost"
         logger.info("%s: %s; reconnecting", self._address, reason)
         self._events.append(Disconnected(reason))
+        self._on_lost()
         if time.monotonic() - self._online_since_s >= STABLE_S:
             self._failures = 0
         self._schedule_attempt()

@@ -48,6 +48,8 @@ class MemoryBroker:
     def __init__(self) -> None:
         self.repeat: Callable[[Delivery], bool] = _never
         """Deliveries for which this is true arrive twice in a row. Called under the broker's lock."""
+        self.lose: Callable[[Delivery], bool] = _never
+        """Messages for which this is true arrive nowhere, and nobody is told."""
         self.refuse_client: Callable[[str], bool] = _never
         """Client ids for which this is true get BrokerRefused."""
         self.refuse_pattern: Callable[[str], bool] = _never
@@ -103,6 +105,8 @@ class MemoryBroker:
         bus._online = True
 
     def _route(self, topic: str, payload: bytes, qos: int, retain: bool) -> None:
+        if self.lose(Delivery(topic, payload, qos, retain)):
+            return
         if retain and payload:
             self._retained[topic] = Delivery(topic, payload, qos, True)
         elif retain:
@@ -147,7 +151,7 @@ class MemoryBus(Closing):
     ) -> None:
         self.client_id = client_id
         self.stats = BusStats()
-        self.max_payload_bytes = max_payload_bytes
+        self.announced_payload_bytes = self.max_payload_bytes = max_payload_bytes
         self._broker = broker
         self._changed = broker._changed
         self._will = will
@@ -164,6 +168,11 @@ class MemoryBus(Closing):
     def connected(self) -> bool:
         """True while the broker knows this client."""
         return self._online
+
+    def limit_payload(self, limit_bytes: int | None) -> None:
+        """Take no larger payloads from now on; None forgets an earlier limit."""
+        announced_bytes = self.announced_payload_bytes
+        self.max_payload_bytes = announced_bytes if limit_bytes is None else min(limit_bytes, announced_bytes)
 
     def connect(self, timeout_s: float = 10.0) -> None:
         """Connect at once or raise."""

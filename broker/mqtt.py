@@ -25,6 +25,7 @@ from broker.bus import (
     BusStats,
     Event,
     Payload,
+    Refused,
     Subscribed,
     Will,
 )
@@ -43,6 +44,9 @@ MAX_BUFFERED_BYTES = 64_000_000
 PACKET_HEADER_BYTES = 16
 """Upper bound of a PUBLISH packet's bytes that are neither topic nor payload."""
 
+
+MOST_LOSSES = 4
+"""Of the connection in a row, without a PUBACK in between, until a message is given up."""
 
 MAX_PACKET_BYTES = 268_435_460
 """The longest packet MQTT knows, of a broker that names no limit of its own."""
@@ -95,6 +99,7 @@ class MqttBus(Closing):
         self._password = password if password is not None else self.address.password
         self._max_payload_bytes = max_payload_bytes
         self._max_packet_bytes = MAX_PACKET_BYTES
+        self._found_payload_bytes = max_payload_bytes
         self._max_queued = max_queued
         self._max_inflight = max_inflight
         self._window = max_inflight
@@ -109,10 +114,14 @@ class MqttBus(Closing):
         """Of the last message of QoS 0; one of the same length begins with the same bytes and needs no checks."""
         self._last_bytes = 0
         self._last_head = b""
+        self._oldest_mid: int | None = None
+        """Of the messages that had no PUBACK when the connection was lost, and how often it was lost with this one."""
+        self._losses = 0
         self._link = Connection(
             self.address,
             self._make_client,
             self._events,
+            on_lost=self._on_lost,
             tls=tls if tls is not None or not self.address.tls else ssl.create_default_context(),
             keepalive_s=keepalive_s,
             connect_timeout_s=connect_timeout_s,
@@ -136,9 +145,19 @@ class MqttBus(Closing):
         return self._stats
 
     @property
+    def announced_payload_bytes(self) -> int:
+        """The configured limit of a payload, or the broker's if it says one in CONNACK and that is lower."""
+        return min(self._max_payload_bytes, self._max_packet_bytes - PACKET_HEADER_BYTES)
+
+    @property
     def max_payload_bytes(self) -> int:
-        """The largest payload `publish` takes now: the configured limit, or the broker's if that is lower."""
+        """The largest payload `publish` takes now: the announced limit, or `limit_payload`'s if that is lower."""
         return self._limit_bytes(0)
+
+    def limit_payload(self, limit_bytes: int | None) -> None:
+        """Take no larger payloads from now on; None forgets an earlier limit."""
+        self._found_payload_bytes = self._max_payload_bytes if limit_bytes is None else limit_bytes
+        self._last_topic = None
 
     def connect(self, timeout_s: float = 10.0) -> None:
         """Connect and block until CONNACK, trying MQTT 5 and then 3.1.1 when the protocol is "auto"."""
@@ -256,7 +275,8 @@ class MqttBus(Closing):
             raise BusClosed(action)
 
     def _limit_bytes(self, topic_bytes: int) -> int:
-        return min(self._max_payload_bytes, self._max_packet_bytes - topic_bytes - PACKET_HEADER_BYTES)
+        packet_room = self._max_packet_bytes - topic_bytes - PACKET_HEADER_BYTES
+        return min(self._max_payload_bytes, self._found_payload_bytes, packet_room)
 
     def _on_online(self) -> None:
         """After CONNACK: subscriptions first, so that an answer to a queued message can't be missed."""
@@ -278,8 +298,29 @@ class MqttBus(Closing):
             and client.buffered_bytes < MAX_BUFFERED_BYTES
         ):
             message = self._backlog.popleft()
+            limit_bytes = self._limit_bytes(len(message.topic.encode()) + 2)
+            if len(message.payload) > limit_bytes:  # queued when another broker, or another limit, was there
+                reason = f"over the limit of {limit_bytes:,} bytes"
+                self._events.append(Refused(message.topic, len(message.payload), reason))
+                continue
             client.publish(message.topic, message.payload, 1, message.retain)
             self._stats.messages_out += 1
+
+    def _on_lost(self) -> None:
+        """Give up a message with which the connection is lost again and again, lest it be for ever.
+
+        That is what a broker with a limit that it does not announce does to MQTT 3.1.1: it reads how long the packet is
+        and hangs up. What came before the packet it has acknowledged.
+        """
+        oldest_mid = self._client.oldest_mid
+        self._losses = self._losses + 1 if oldest_mid is not None and oldest_mid == self._oldest_mid else 1
+        self._oldest_mid = oldest_mid
+        if self._losses < MOST_LOSSES:
+            return
+        self._losses = 0
+        topic, size_bytes = self._client.give_up_largest()
+        reason = f"the connection was lost {MOST_LOSSES} times with it on its way"
+        self._events.append(Refused(topic, size_bytes, reason))
 
     def _send_subscribe(self, patterns: tuple[str, ...]) -> None:
         if not patterns or not self.connected:

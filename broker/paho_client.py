@@ -9,11 +9,14 @@ connects with a blocking call. All of that goes through methods it calls on itse
 * `_sock_recv` serves the small reads from what `loop_read` read and did not understand,
 * `_sock_close` notes that there is no socket, and forgets what was read from it,
 * `_sock_send` and `_packet_queue` count bytes, so that the bus knows how much still waits to be sent,
+* `_handle_pubackcomp` turns a PUBACK that says no into a `Refused`; paho ignores those, and at a code that the standard
+  has no PUBACK for, such as Mosquitto's for a message over its `message_size_limit`, it ends the connection,
 
 and `send_publish` writes a PUBLISH to the socket itself whenever nothing waits before it. Everything else (CONNECT,
 SUBSCRIBE, acknowledgements, resending) stays paho's, and so does the keep-alive: not seeing the messages, it pings once
-per interval even on a busy connection. The names have been the same since paho-mqtt 2.0;
-`tests/unit/broker/test_paho_client.py` fails if they change.
+per interval even on a busy connection. The names are those of paho-mqtt 2.1 and 2.2;
+`tests/unit/broker/test_paho_client.py` fails if they change, and `tests/acceptance/test_paho_versions.py` runs the
+contract with the oldest and the newest version that may be installed.
 """
 
 from __future__ import annotations
@@ -21,20 +24,25 @@ from __future__ import annotations
 import socket
 import ssl
 import struct
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 from paho.mqtt import client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.reasoncodes import ReasonCode
 
-from broker.bus import BusStats, Delivery, Event, Payload
+from broker.bus import BusStats, Delivery, Event, Payload, Refused
 from broker.topic_filters import check_topic
 
 READ_BYTES = 65_536
 MAX_TOPICS, MAX_KEPT_TOPIC_BYTES = 1_024, 512
 """Bounds of the topics whose strings are kept: peers choose them."""
 PUBLISH = 0x30
+_FAILURE = 0x80
+"""From here on a reason code is one."""
 _new_tuple = tuple.__new__
 _SUCCESS = MQTTErrorCode.MQTT_ERR_SUCCESS
 
@@ -95,6 +103,17 @@ class SocketClient(paho.Client):
     def unacknowledged(self) -> int:
         """QoS 1 messages that have no PUBACK yet."""
         return len(self._out_messages)
+
+    @property
+    def oldest_mid(self) -> int | None:
+        """Of the QoS 1 messages without PUBACK."""
+        return next(iter(self._out_messages), None)
+
+    def give_up_largest(self) -> tuple[str, int]:
+        """Send one of the QoS 1 messages without PUBACK no more: the largest. Returns its topic and payload's size."""
+        message = max(self._out_messages.values(), key=lambda message: len(message.payload))
+        del self._out_messages[message.mid]
+        return message.topic, len(message.payload)
 
     def loop_read(self, max_packets: int = 1) -> MQTTErrorCode:
         """Read once: a PUBLISH that is whole is taken here, what comes after anything else is left to paho."""
@@ -221,6 +240,16 @@ class SocketClient(paho.Client):
         self.buffered_bytes += len(packet)
         return super()._packet_queue(command, packet, *args, **options)
 
+    def _handle_pubackcomp(self, cmd: Any) -> MQTTErrorCode:
+        packet = self._in_packet["packet"]
+        if len(packet) > 2 and packet[2] >= _FAILURE:
+            message = self._out_messages.get(packet[0] << 8 | packet[1])
+            if message is not None:
+                self._events.append(Refused(message.topic, len(message.payload), _reason(packet[2])))
+            del packet[2:]
+            self._in_packet["remaining_length"] = 2
+        return super()._handle_pubackcomp(cmd)
+
     def _handle_publish(self) -> MQTTErrorCode:
         packet = bytes(self._in_packet["packet"])
         return self._take_publish(self._in_packet["command"], packet, 0, len(packet))
@@ -261,6 +290,14 @@ class SocketClient(paho.Client):
                 self._topics.clear()
             self._topics[packed] = topic
         return topic
+
+
+def _reason(code: int) -> str:
+    """A failure's name. Brokers answer with codes of other packets, too; DISCONNECT has nearly all of them."""
+    for kind in (PacketTypes.PUBACK, PacketTypes.DISCONNECT):
+        with suppress(KeyError, ValueError):  # the one before paho 2.2
+            return str(ReasonCode(kind, identifier=code)).lower()
+    return f"reason code {code:#x}"
 
 
 def _variable_length(packet: bytes | memoryview, at: int) -> tuple[int, int]:

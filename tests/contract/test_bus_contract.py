@@ -281,6 +281,18 @@ def test_the_payload_limit_is_kept_before_sending(connect: Connect, base: str) -
     assert len(collect_deliveries(bus, 1)[0].payload) == 1_000
 
 
+def test_a_limit_that_was_found_is_kept_until_it_is_forgotten(connect: Connect, base: str) -> None:
+    bus = connect(max_payload_bytes=1_000)
+    bus.limit_payload(100)
+    assert (bus.announced_payload_bytes, bus.max_payload_bytes) == (1_000, 100)
+    with pytest.raises(PayloadTooLarge, match="101 bytes is over the limit of 100"):
+        bus.publish(base, bytes(101))
+    bus.limit_payload(2_000)
+    assert bus.max_payload_bytes == 1_000
+    bus.limit_payload(None)
+    assert bus.max_payload_bytes == 1_000
+
+
 @pytest.mark.parametrize("topic", ["", "a/+", "#", "nul\0"])
 def test_topics_with_wildcards_are_not_published_on(connect: Connect, topic: str) -> None:
     bus = connect()

@@ -6,6 +6,7 @@ import inspect
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from importlib.metadata import version as installed
 
 import pytest
 from hypothesis import given
@@ -67,17 +68,27 @@ def test_paho_still_calls_what_is_overridden() -> None:
         "_sock_recv": 1,
         "_sock_send": 1,
         "_packet_queue": 2,
+        "_handle_pubackcomp": 1,
         "_handle_publish": 0,
     }
+    said = f"paho-mqtt {installed('paho-mqtt')} and broker/paho_client.py do not fit together: "
     source = inspect.getsource(paho.Client)
     for hook, arguments in hooks.items():
-        parameters = inspect.signature(getattr(paho.Client, hook)).parameters
-        assert len(parameters) > arguments, hook
-        assert f"self.{hook}(" in source, hook
-    assert "self._packet_read()" in inspect.getsource(paho.Client.loop_read)
+        assert hasattr(paho.Client, hook), f"{said}Client.{hook} is gone"
+        required = [
+            parameter.name
+            for parameter in inspect.signature(getattr(paho.Client, hook)).parameters.values()
+            if parameter.default is parameter.empty and parameter.name != "self"
+        ]
+        most = 4 if hook == "_packet_queue" else arguments
+        assert arguments <= len(required) <= most, f"{said}Client.{hook} takes {required}"
+        assert f"self.{hook}(" in source, f"{said}Client.{hook} is not called any more"
+    assert "self._packet_read()" in inspect.getsource(paho.Client.loop_read), f"{said}loop_read"
+    assert "self._handle_pubackcomp('PUBACK')" in source.replace('"', "'"), f"{said}_handle_pubackcomp"
     client = paho.Client(CallbackAPIVersion.VERSION2)
-    for attribute in ("_in_packet", "_out_packet", "_out_messages"):
-        assert hasattr(client, attribute), attribute
+    for attribute in ("_sock", "_in_packet", "_out_packet", "_out_messages"):
+        assert hasattr(client, attribute), f"{said}Client.{attribute} is gone"
+    assert {"command", "packet", "remaining_length"} <= client._in_packet.keys(), f"{said}_in_packet"
 
 
 @examples(40)
