@@ -37,7 +37,7 @@ from schemas.errors import (
     FrameTruncated,
     FrameVersionMismatch,
 )
-from schemas.limits import MAX_CONTEXT_TOKENS
+from schemas.limits import MAX_CONTEXT_TOKENS, MAX_PAYLOAD_BYTES
 from schemas.messages import Epoch, WireDtype
 
 MAGIC: Final = b"LB"
@@ -61,8 +61,6 @@ KV_HEADER_BYTES: Final = _KV_HEADER.size
 INT8_BLOCK: Final = 64
 """Values that share one scale in an int8 activation."""
 
-MAX_PAYLOAD_BYTES: Final = 1_800_000
-"""Below the 2,000,000 bytes at which Mosquitto 2.1 disconnects a sender."""
 MAX_FRAMES: Final = 1024
 """Frames in one message."""
 MAX_POSITION: Final = MAX_CONTEXT_TOKENS
@@ -174,9 +172,14 @@ def activation_payload_bytes(dtype: Dtype, count: int, width: int) -> int:
     return count * width + 2 * count * -(-width // INT8_BLOCK)
 
 
-def frames_per_message(payload_bytes: int) -> int:
+def frames_per_message(payload_bytes: int, max_message_bytes: int = MAX_PAYLOAD_BYTES) -> int:
     """How many frames with payloads of this length fit into one message; at least one."""
-    return max(1, MAX_PAYLOAD_BYTES // (HEADER_BYTES + payload_bytes))
+    return max(1, max_message_bytes // (HEADER_BYTES + payload_bytes))
+
+
+def activation_positions(dtype: Dtype, width: int, max_message_bytes: int) -> int:
+    """How many positions of one request an activation may have that is to fit into a message."""
+    return max(0, max_message_bytes - HEADER_BYTES) // max(1, activation_payload_bytes(dtype, 1, width))
 
 
 def _expected_payload_bytes(kind: Kind, dtype: Dtype, count: int, width: int) -> int:
@@ -325,6 +328,6 @@ def unpack_kv_header(frame: Frame) -> KvRowsHeader:
 WIRE_DTYPES: Final[dict[WireDtype, Dtype]] = {"fp32": Dtype.FP32, "fp16": Dtype.FP16, "int8": Dtype.INT8}
 
 
-def rows_per_message(dtype: Dtype, width: int) -> int:
+def rows_per_message(dtype: Dtype, width: int, max_message_bytes: int = MAX_PAYLOAD_BYTES) -> int:
     """Frames of one position of ``width`` values that fit into one message; at least one."""
-    return frames_per_message(activation_payload_bytes(dtype, 1, width))
+    return frames_per_message(activation_payload_bytes(dtype, 1, width), max_message_bytes)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from schemas import limits
 from schemas.contract import Items, Number, about
+from schemas.limits import MAX_PAYLOAD_BYTES
 from schemas.parts import (
     Basis,
     BlobRef,
@@ -81,6 +82,9 @@ class PrepareSegment:
     )
     basis: Basis | None = about("Where requests come from that are open already; None: it begins empty.", default=None)
     planned_bytes: Bytes = about("Memory the plan expects the node to need in all; a node without it refuses.")
+    max_message_bytes: Bytes = about(
+        "Longest payload that the broker passes on for all nodes of the ring.", default=MAX_PAYLOAD_BYTES
+    )
 
 
 @message("command.release")

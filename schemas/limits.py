@@ -20,3 +20,5 @@ MAX_CONTEXT_TOKENS = 10_000_000
 MAX_ANSWER_TOKENS = 1_000_000
 MAX_LINE = 1_000
 """Characters of what is said in a line."""
+MAX_PAYLOAD_BYTES = 1_800_000
+"""Of any message, where the broker has no lower limit: below the 2,000,000 bytes at which Mosquitto 2.1 disconnects."""

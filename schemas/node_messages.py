@@ -7,6 +7,7 @@ from typing import Annotated
 
 from schemas import limits
 from schemas.contract import Items, Number, about
+from schemas.limits import MAX_PAYLOAD_BYTES
 from schemas.parts import (
     Bytes,
     Celsius,
@@ -46,6 +47,10 @@ class NodeBirth:
     python: Label = about("Python version.", default="")
     onnxruntime: Label = about("ONNX Runtime version.", default="")
     emulated_speed: Annotated[float, Number(0, 1)] = about("Relative speed the node pretends to have.", default=1.0)
+    max_message_bytes: Bytes = about(
+        "Longest payload that the broker passes on for this node, as far as it says or was found.",
+        default=MAX_PAYLOAD_BYTES,
+    )
 
 
 @message("node.status")

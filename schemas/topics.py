@@ -59,6 +59,12 @@ class Topic:
         found = self._regex.fullmatch(topic)
         return found.groupdict() if found else None
 
+    @property
+    def longest_bytes(self) -> int:
+        """Length of the topic with the longest names."""
+        lengths = [names.MAX_LENGTH if part.startswith("{") else len(part) for part in self._parts]
+        return sum(lengths) + len(lengths) - 1
+
     @staticmethod
     def _fill(part: str, values: dict[str, object]) -> str:
         if not part.startswith("{"):
@@ -145,3 +151,4 @@ TOPICS = (
     CONTROL_REPLY,
     EVENT,
 )
+LONGEST_TOPIC_BYTES = max(topic.longest_bytes for topic in TOPICS)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from schemas import codec, errors
+from schemas import codec, errors, limits
 from schemas.codec import Dtype, Flag, Frame, Kind, KvRowsHeader, decode_frame, encode_frame
 from schemas.messages import Epoch
 from tests.support.strategies import examples, frames, instances
@@ -192,9 +192,9 @@ def test_dtypes_a_kind_cannot_carry(kind: Kind, dtype: Dtype) -> None:
 
 def test_largest_payload() -> None:
     width = 2000
-    count = codec.MAX_PAYLOAD_BYTES // (4 * width)
+    count = limits.MAX_PAYLOAD_BYTES // (4 * width)
     payload = bytes(4 * count * width)
-    assert len(payload) == codec.MAX_PAYLOAD_BYTES
+    assert len(payload) == limits.MAX_PAYLOAD_BYTES
     data = bytearray(encode_frame(activation(count=count, width=width, payload=payload)))
     assert decode_frame(data).payload == payload
     with pytest.raises(errors.FrameOversized):
