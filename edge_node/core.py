@@ -16,12 +16,12 @@ from edge_node.stage_spec import StageKey, StageSpec
 from edge_node.work import Computed, Work
 from schemas.codec import (
     HEADER_BYTES,
-    MAX_PAYLOAD_BYTES,
     REQUEST,
     REQUEST_OFFSET,
     Frame,
     activation_payload_bytes,
 )
+from schemas.limits import MAX_PAYLOAD_BYTES
 from schemas.messages import (
     CloseRequest,
     CopyKv,
@@ -52,6 +52,8 @@ class NodeCore:
         self.node = node
         self.incarnation = incarnation
         self.frames_dropped = 0
+        self.max_message_bytes = MAX_PAYLOAD_BYTES
+        """What the broker passes on for this node."""
         self._memory_bytes = memory_bytes
         self._watchdog_min_s = watchdog_min_s
         self._stages: dict[StageKey, Stage] = {}
@@ -102,11 +104,14 @@ class NodeCore:
             missing = command.planned_bytes - self._memory_bytes
             reason = f"{self.node} may use {self._memory_bytes} bytes, the plan needs {missing} more"
             return [self._prepare_failed(command, reason)]
-        segment = spec.segment
-        frame_bytes = activation_payload_bytes(segment.wire, segment.chunk_tokens, segment.width_out)
-        if frame_bytes > MAX_PAYLOAD_BYTES:
-            chunk = f"a chunk of {segment.chunk_tokens} positions is {frame_bytes} bytes"
-            return [self._prepare_failed(command, f"{chunk}, allowed are {MAX_PAYLOAD_BYTES}")]
+        if spec.max_message_bytes > self.max_message_bytes:
+            limits = f"{spec.max_message_bytes} bytes, the broker passes on {self.max_message_bytes} for {self.node}"
+            return [self._prepare_failed(command, f"the plan has messages of up to {limits}")]
+        segment, allowed_bytes = spec.segment, spec.max_message_bytes - HEADER_BYTES
+        chunk_bytes = activation_payload_bytes(segment.wire, segment.chunk_tokens, segment.width_out)
+        if segment.width_out and chunk_bytes > allowed_bytes:
+            chunk = f"a chunk of {segment.chunk_tokens} positions is {chunk_bytes} bytes"
+            return [self._prepare_failed(command, f"{chunk}, allowed are {allowed_bytes}")]
         if spec.key in self._stages:  # repeated, by QoS 1 or by an orchestrator that has heard nothing since
             return self._report_ready(self._stages[spec.key])
         handover, load = None, LoadSegment(spec)

@@ -32,6 +32,16 @@ class NodeRefused(NodeError):
     """The orchestrator does not take this node; the message says what to do."""
 
 
+class BrokerTooTight(NodeError):
+    """The broker's messages are too short for a node to register."""
+
+    def __init__(self, size_bytes: int, limit_bytes: int) -> None:
+        super().__init__(
+            f"this broker passes on messages of {limit_bytes:,} bytes at most, a node needs {size_bytes:,} to register:"
+            " raise its limit (Mosquitto: max_packet_size, message_size_limit)"
+        )
+
+
 def reason_of(error: Exception) -> str:
     """A line for the orchestrator: what an error of ours says; of another one, what it is too."""
     return (str(error) if isinstance(error, NodeError) else f"{type(error).__name__}: {error}")[:MAX_LINE]

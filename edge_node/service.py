@@ -7,9 +7,10 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
-from broker.bus import Bus, Connected, Delivery, Disconnected, Event, Subscribed, Will
+from broker.bus import Bus, Connected, Delivery, Disconnected, Event, Refused, Subscribed, Will
 from broker.mqtt import MqttBus
 from edge_node.config import NodeConfig, read_speed
 from edge_node.core import NodeCore
@@ -30,29 +31,24 @@ from edge_node.effects import (
     WriteKvRows,
 )
 from edge_node.errors import NodeError, NodeRefused
-from edge_node.runtime.segment_runner import Loaded, LoadFailed, LoadProgress, SegmentRunner
+from edge_node.runtime.segment_runner import SegmentRunner
 from edge_node.storage.blob_store import BlobStore
 from edge_node.storage.standby_fetcher import StandbyFetcher
 from edge_node.telemetry import device
 from edge_node.telemetry.birth import birth_of, new_incarnation
 from edge_node.telemetry.heartbeat import HeartbeatBuilder
+from edge_node.telemetry.load_report import load_effects
+from edge_node.telemetry.message_limit import MessageLimit
 from edge_node.telemetry.profiler import Profiler
 from edge_node.telemetry.round_trip import RoundTripMeter
 from edge_node.wire.activations import quiet
+from edge_node.wire.outbox import Outbox, will_of
 from edge_node.wire.topics import data_route
 from schemas import messages
 from schemas.codec import decode_frames
 from schemas.errors import ContractError
-from schemas.messages import NodeBirth, NodeStatus, ProbeNode
-from schemas.topics import (
-    NODE_BIRTH,
-    NODE_COMMAND,
-    NODE_ECHO,
-    NODE_HEARTBEAT,
-    NODE_REPLY,
-    NODE_STATUS,
-    PLAN,
-)
+from schemas.messages import NodeBirth, ProbeNode
+from schemas.topics import NODE_COMMAND, NODE_ECHO, NODE_HEARTBEAT, PLAN
 
 _log = logging.getLogger(__name__)
 BusFactory = Callable[[str, Will], Bus]
@@ -68,12 +64,14 @@ class NodeService:
         self._config = config
         self._tell = tell
         self._incarnation = new_incarnation()
-        status = self._status(online=False, reason="connection lost")
-        will = Will(NODE_STATUS.format(node=config.name), messages.encode(status), qos=1, retain=True)
+        will = will_of(config.name, self._incarnation)
         client_id = f"node-{config.name}-{self._incarnation}"
         self._bus = (
             make_bus(client_id, will) if make_bus else MqttBus(config.broker_url, client_id=client_id, will=will)
         )
+        self._outbox = Outbox(self._bus, node=config.name, incarnation=self._incarnation)
+        self._echo_topic = NODE_ECHO.format(node=config.name)
+        self._limit = MessageLimit(self._bus, self._echo_topic)
         self._memory_bytes = device.memory_budget_bytes(config.memory_limit_bytes)
         self._speed = config.emulated_speed
         config.blob_directory.mkdir(parents=True, exist_ok=True)
@@ -151,14 +149,15 @@ class NodeService:
             on_connected()
             self._subscribe()
             self._birth = birth_of(
-                self._config, self._incarnation, self._memory_bytes, self._store, self._bus, self._kept.append
-            )
+                self._config, self._incarnation, self._memory_bytes, self._store, self._bus, self._limit,
+                self._kept.append,
+            )  # fmt: skip
             self._register()
             with quiet():
                 self._loop()
             if self._refusal is not None:
                 raise NodeRefused(self._refusal)
-            self._say_goodbye()
+            self._outbox.say_goodbye()
         finally:
             self._heartbeat_builder.close()
             self._bus.close()
@@ -170,34 +169,14 @@ class NodeService:
 
     def _register(self) -> None:
         assert self._birth
-        self._publish(NODE_BIRTH.format(node=self._birth.node), self._birth, retain=True)
-        self._publish_online()
+        self._core.max_message_bytes = max_bytes = self._limit.max_message_bytes
+        self._birth = replace(self._birth, max_message_bytes=max_bytes)
+        self._outbox.register(self._birth, leaving=self._drain.reason)
         _log.info("%s is registered at %s", self._birth.node, self._config.broker_url.rsplit("@", 1)[-1])
 
-    def _status(self, *, online: bool, leaving: bool = False, reason: str) -> NodeStatus:
-        return NodeStatus(
-            node=self._config.name, incarnation=self._incarnation, online=online, leaving=leaving, reason=reason
-        )
-
-    def _publish_status(self, status: NodeStatus) -> None:
-        self._publish(NODE_STATUS.format(node=self._config.name), status, retain=True)
-
-    def _publish_online(self) -> None:
-        self._publish_status(self._status(online=True, leaving=self.leaving, reason=self._drain.reason))
-
-    def _publish_echo(self, payload: bytes) -> None:
-        self._bus.publish(NODE_ECHO.format(node=self._config.name), payload)
-
-    def _publish(self, topic: str, message: Any, *, retain: bool = False, qos: int = 1) -> None:
-        self._bus.publish(topic, messages.encode(message), qos=qos, retain=retain)
-
     def _send(self, topic: str, data: bytes) -> None:
-        self._bus.publish(topic, data)
-        if self._core.keeps(topic):
+        if self._outbox.send(topic, data) and self._core.keeps(topic):
             self._own.append(Delivery(topic, data, 0, False))
-
-    def _say_goodbye(self) -> None:
-        self._publish_status(self._status(online=False, leaving=True, reason="stopped"))
 
     def _leave(self, now_s: float, polled_s: float) -> None:
         """Say that others should take over, once; stop when they have, or when it took too long.
@@ -210,7 +189,7 @@ class NodeService:
         if step.line:
             self._tell(step.line)
         if step.announces:
-            self._publish_online()
+            self._outbox.say_online(self._drain.reason)
         if step.ends:
             self._stopping.set()
 
@@ -233,7 +212,7 @@ class NodeService:
             polled_s = time.monotonic()
             self._long_way(events)
             self._load_events()
-            self._profile()
+            self._measure()
             now_s = time.monotonic()
             self._do(self._core.tick(now_s))
             self._do(self._core.next_transfer(now_s))
@@ -243,7 +222,6 @@ class NodeService:
             if now_s >= next_heartbeat_s:
                 next_heartbeat_s = now_s + self._config.heartbeat_interval_s
                 self._heartbeat()
-                self._measure_link()
             self._due_s = self._next_due_s(next_heartbeat_s)
 
     def _short_way(self, event: Event) -> bool:
@@ -286,6 +264,8 @@ class NodeService:
         return min(deadline_s for deadline_s in deadlines if deadline_s is not None)
 
     def _event(self, event: Event) -> None:
+        if self._limit.take(event):
+            return
         match event:
             case Delivery():
                 self._delivery(event)
@@ -293,9 +273,12 @@ class NodeService:
                 self._do(self._core.subscribed(event.patterns))
             case Connected(reconnect=True):
                 _log.info("connected again")
+                self._limit.check()
                 self._register()
             case Disconnected():
                 _log.warning("connection lost: %s", event.reason)
+            case Refused():
+                _log.error("the broker did not take %d bytes on %s: %s", event.size_bytes, event.topic, event.reason)
 
     def _delivery(self, delivery: Delivery) -> None:
         self._link.heard(time.monotonic())
@@ -321,21 +304,19 @@ class NodeService:
 
     def _command(self, command: Any) -> None:
         if isinstance(command, ProbeNode):
-            self._profiler.start(command, busy=any(stage.open_requests for stage in self._core.metrics()))
+            busy = any(stage.open_requests for stage in self._core.metrics())
+            self._profiler.start(command, busy=busy, max_message_bytes=self._limit.max_message_bytes)
         else:
             self._do(self._core.message(command))
 
-    def _profile(self) -> None:
-        """Go on with a measurement of the link, send what is measured."""
+    def _measure(self) -> None:
+        """Go on with measurements of the link, send what is measured."""
+        if self._limit.go_on():
+            self._register()
         for payload in self._profiler.link_messages():
-            self._publish_echo(payload)
-        self._do([Reply(profile) for profile in self._profiler.finished()])
-
-    def _measure_link(self) -> None:
-        """One small echo, unless the link is being probed."""
-        payload = None if self._profiler.measures_link else self._link.next_message(time.monotonic())
-        if payload is not None:
-            self._publish_echo(payload)
+            self._bus.publish(self._echo_topic, payload)
+        for profile in self._profiler.finished():
+            self._outbox.reply(profile)
 
     def _reject(self, topic: str, error: ContractError) -> None:
         kind = type(error).__name__
@@ -345,25 +326,7 @@ class NodeService:
 
     def _load_events(self) -> None:
         while not self._runner.events.empty():
-            event = self._runner.events.get()
-            match event:
-                case Loaded():
-                    rss_bytes, peak_rss_bytes = device.memory_bytes()
-                    effects = self._core.loaded(
-                        event.key,
-                        rss_bytes=rss_bytes,
-                        peak_rss_bytes=peak_rss_bytes,
-                        downloaded_bytes=event.downloaded_bytes,
-                        load_s=event.load_s,
-                        kv_value_bytes=event.kv_value_bytes,
-                    )
-                    _log.info("segment of epoch %s is loaded after %.1f s", event.key[1], event.load_s)
-                    self._do(effects)
-                case LoadFailed():
-                    _log.warning("segment of epoch %s failed: %s", event.key[1], event.reason)
-                    self._do(self._core.load_failed(event.key, event.reason))
-                case LoadProgress():
-                    self._do(self._core.loading(event.key, event.done_bytes, event.total_bytes))
+            self._do(load_effects(self._runner.events.get(), self._core))
 
     def _do(self, effects: Sequence[Effect]) -> None:
         for effect in effects:
@@ -371,7 +334,7 @@ class NodeService:
                 case SendFrame():
                     self._send(effect.topic, effect.data)
                 case Reply():
-                    self._publish(NODE_REPLY.format(node=self._config.name), effect.message)
+                    self._outbox.reply(effect.message)
                 case LoadSegment():
                     self._profiler.wanted(effect.spec.segment)
                     self._runner.load(effect.spec, heir_of=effect.heir_of, same_segment=effect.same_segment)
@@ -380,7 +343,7 @@ class NodeService:
                 case CopyPrefix():
                     self._runner.copy_prefix(effect)
                 case SendKvRows():
-                    self._bus.publish(effect.topic, self._runner.kv_rows(effect), qos=1)
+                    self._outbox.send_rows(effect.topic, self._runner.kv_rows(effect))
                 case WriteKvRows():
                     self._runner.write_kv_rows(effect)
                 case StandBy():
@@ -405,4 +368,8 @@ class NodeService:
             frames_rejected=self._rejected.total(),
             reconnects=self._bus.stats.reconnects,
         )
-        self._publish(NODE_HEARTBEAT.format(node=self._config.name), heartbeat, qos=0)
+        self._outbox.publish(NODE_HEARTBEAT.format(node=self._config.name), heartbeat, qos=0)
+        # One small echo, unless the link is being probed.
+        payload = None if self._profiler.measures_link else self._link.next_message(time.monotonic())
+        if payload is not None:
+            self._bus.publish(self._echo_topic, payload)

@@ -67,6 +67,8 @@ class StageSpec:
     """How many batches of requests go round the ring at once, for 1, 2, ... open requests."""
     basis: Basis | None
     """The epoch that open requests come from."""
+    max_message_bytes: int
+    """The longest payload that the broker passes on for all nodes of the ring."""
 
     @classmethod
     def of(cls, command: PrepareSegment) -> StageSpec:
@@ -101,4 +103,5 @@ class StageSpec:
             blob_urls=command.blob_urls,
             batches=command.batches,
             basis=command.basis,
+            max_message_bytes=command.max_message_bytes,
         )

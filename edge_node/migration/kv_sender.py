@@ -59,6 +59,7 @@ class _Copy:
 
     target: KvTarget
     parts: tuple[_Part, ...]
+    message_bytes: int
     sent: dict[int, int] = field(default_factory=dict)
     """Positions by request."""
     messages: int = 0
@@ -96,7 +97,7 @@ class _Copy:
     def next_blocks(self, lengths: Mapping[int, int], slots: Mapping[int, int]) -> tuple[KvBlock, ...]:
         """The next message."""
         blocks: list[KvBlock] = []
-        room_bytes = _MESSAGE_BYTES
+        room_bytes = self.message_bytes
         while len(blocks) < _MAX_BLOCKS:
             cursor = self.cursor = self.cursor or self._begin(lengths)
             if cursor is None:
@@ -137,7 +138,8 @@ class KvSender:
         self._command = command
         self._spec = spec
         self._topics = StageTopics(spec)
-        copies = [_Copy(target, _parts(target, spec, value_bytes)) for target in command.targets]
+        message_bytes = min(_MESSAGE_BYTES, spec.max_message_bytes)
+        copies = [_Copy(target, _parts(target, spec, value_bytes), message_bytes) for target in command.targets]
         self._copies = [copy for copy in copies if copy.parts]
         self._held: dict[int, int] | None = None
         """How far to send each request, once decoding is held."""

@@ -11,8 +11,11 @@ from edge_node.requests.request import StageRequest
 from edge_node.requests.ring_driver import RingDriver
 from edge_node.stage_spec import SegmentSpec, StageSpec
 from edge_node.work import MAX_LOGITS, FailureCode
-from schemas.codec import VERIFY, Frame, request_number
+from schemas.codec import HEADER_BYTES, VERIFY, Frame, frames_per_message, request_number, rows_per_message
 from schemas.messages import OpenRequest
+
+_MAX_RESENT_TOKENS = 4096
+_TOKEN_BYTES = 4
 
 
 def refuse(message: OpenRequest, spec: StageSpec) -> tuple[FailureCode, str] | None:
@@ -80,3 +83,15 @@ def fits(frame: Frame, spec: SegmentSpec) -> bool:
         and frame.position + frame.count <= spec.context_tokens
         and (frame.count <= MAX_LOGITS or not frame.flags & VERIFY)
     )
+
+
+def most_rows(spec: StageSpec) -> int:
+    """The largest batch whose results, hidden states or tokens with guesses, fit into one message."""
+    if spec.is_last:
+        return frames_per_message(_TOKEN_BYTES * 2 * MAX_LOGITS, spec.max_message_bytes)
+    return rows_per_message(spec.segment.wire, spec.segment.width_out, spec.max_message_bytes)
+
+
+def most_tokens(spec: StageSpec) -> int:
+    """How many tokens are published again in one message."""
+    return max(1, min(_MAX_RESENT_TOKENS, (spec.max_message_bytes - HEADER_BYTES) // _TOKEN_BYTES))

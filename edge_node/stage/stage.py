@@ -15,7 +15,7 @@ from edge_node.requests.kv_slots import SlotTable
 from edge_node.requests.position_rule import PositionRule, Verdict
 from edge_node.requests.request import StageRequest
 from edge_node.requests.ring_driver import Step
-from edge_node.stage.admission import find_slot, fits, new_request, refuse
+from edge_node.stage.admission import find_slot, fits, most_rows, most_tokens, new_request, refuse
 from edge_node.stage.batch_scheduler import BatchScheduler, batches, batches_in_flight
 from edge_node.stage.decode_fast_path import DecodeFastPath, fast_path_of
 from edge_node.stage.stage_stats import StageStats
@@ -24,11 +24,10 @@ from edge_node.stage_spec import StageSpec
 from edge_node.wire.frames import activation_frame, replay_frame, token_ids, tokens_frame
 from edge_node.wire.topics import StageTopics
 from edge_node.work import Computed, FailureCode, Row, RowResult, Work, batch
-from schemas.codec import SAMPLE, VERIFY, Flag, Frame, Kind, request_id, request_number, rows_per_message
+from schemas.codec import SAMPLE, VERIFY, Flag, Frame, Kind, request_id, request_number
 from schemas.messages import OpenRequest, RequestClosed, RequestFailed, SegmentReady, StageMetrics
 
 _MAX_QUEUED_FRAMES = 512
-_MAX_RESENT_TOKENS = 4096
 
 
 class Stage:
@@ -56,7 +55,7 @@ class Stage:
         self._watchdog = Watchdog(self)
         self._scheduler = BatchScheduler()
         self._groups: dict[int, int] = {}
-        self._rows_per_message = rows_per_message(spec.segment.wire, spec.segment.width_out)
+        self._rows_per_message = most_rows(spec)
 
     # --- requests ---------------------------------------------------------------------------------------------
 
@@ -133,10 +132,9 @@ class Stage:
         state = self.requests.get(number)
         if state is None or not self.spec.is_last:
             return []
-        ids, finish = state.tokens_from(position, _MAX_RESENT_TOKENS)
-        if not ids:
-            return []
-        return [SendFrame(self.topics.token, self._tokens_frame(number, state, position, ids, finish, ()))]
+        ids, finish = state.tokens_from(position, most_tokens(self.spec))
+        frame = self._tokens_frame(number, state, position, ids, finish, ()) if ids else None
+        return [SendFrame(self.topics.token, frame)] if frame else []
 
     def hold(self) -> None:
         """Begin nothing new."""

@@ -12,6 +12,7 @@ from broker.bus import Bus, Event
 from edge_node.config import NodeConfig
 from edge_node.storage.blob_store import BlobStore
 from edge_node.telemetry import device, startup_benchmark
+from edge_node.telemetry.message_limit import MessageLimit
 from schemas import PACKAGE_VERSION, PROTOCOL_VERSION
 from schemas.messages import NodeBirth
 from schemas.topics import NODE_ECHO
@@ -28,14 +29,19 @@ def birth_of(
     memory_bytes: int,
     store: BlobStore,
     bus: Bus,
+    limit: MessageLimit,
     keep: Callable[[Event], None],
 ) -> NodeBirth:
     """Measure the speed, then the way through the broker (an idle processor is slow), and say the rest.
 
     Args:
         bus: connected, subscribed to the node's echo.
+        limit: is looked for.
         keep: is given what else arrives meanwhile.
     """
+    speed_flops = startup_benchmark.speed_flops(config.emulated_speed)
+    hop_s = startup_benchmark.hop_s(bus, NODE_ECHO.format(node=config.name), keep)
+    limit.find(keep)
     return NodeBirth(
         node=config.name,
         incarnation=incarnation,
@@ -45,10 +51,11 @@ def birth_of(
         overhead_bytes=device.memory_bytes()[0],
         storage_bytes=store.limit_bytes,
         threads=config.threads,
-        speed_flops=startup_benchmark.speed_flops(config.emulated_speed),
-        hop_s=startup_benchmark.hop_s(bus, NODE_ECHO.format(node=config.name), keep),
+        speed_flops=speed_flops,
+        hop_s=hop_s,
         platform=f"{platform.system()} {platform.machine()}",
         python=platform.python_version(),
         onnxruntime=onnxruntime.__version__,
         emulated_speed=config.emulated_speed,
+        max_message_bytes=limit.max_message_bytes,
     )

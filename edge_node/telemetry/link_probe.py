@@ -9,8 +9,16 @@ import numpy as np
 
 from edge_node.telemetry.spread import spread_s
 from edge_node.wire.activations import decode_activation, encode_activation
-from schemas.codec import WIRE_DTYPES, Frame, Kind, decode_frame, encode_frame
+from schemas.codec import (
+    WIRE_DTYPES,
+    Frame,
+    Kind,
+    activation_positions,
+    decode_frame,
+    encode_frame,
+)
 from schemas.errors import ContractError
+from schemas.limits import MAX_PAYLOAD_BYTES
 from schemas.messages import PROBE_CHUNK_TOKENS, Epoch, WireDtype
 
 _SMALL_ECHOES = 21
@@ -22,12 +30,15 @@ _EPOCH = Epoch(generation=0, counter=0)
 class LinkProbe:
     """Echoes of one decode activation, then of a prefill chunk; encoding and decoding count as they do in a ring."""
 
-    def __init__(self, width: int, wire_dtype: WireDtype) -> None:
+    def __init__(self, width: int, wire_dtype: WireDtype, max_message_bytes: int = MAX_PAYLOAD_BYTES) -> None:
+        """A chunk has as many positions as fit into ``max_message_bytes``; what does not fit at all is not sent."""
         self._dtype = WIRE_DTYPES[wire_dtype]
         self._width = max(width, 1)
-        self._counts = [1] * _SMALL_ECHOES + [PROBE_CHUNK_TOKENS] * _LARGE_ECHOES
+        self._chunk = min(PROBE_CHUNK_TOKENS, activation_positions(self._dtype, self._width, max_message_bytes))
+        self._counts = [1] * (_SMALL_ECHOES if self._chunk else 0)
+        self._counts += [self._chunk] * (_LARGE_ECHOES if self._chunk > 1 else 0)
         self._out: tuple[int, float, float, int] | None = None
-        self._times: dict[int, list[tuple[float, float, int]]] = {1: [], PROBE_CHUNK_TOKENS: []}
+        self._times: dict[int, list[tuple[float, float, int]]] = {1: [], self._chunk: []}
 
     @property
     def done(self) -> bool:
@@ -68,7 +79,7 @@ class LinkProbe:
 
     def figures(self) -> dict[str, float]:
         """Members of `NodeProfile`; nothing without echoes."""
-        small, large = self._times[1][1:], self._times[PROBE_CHUNK_TOKENS]
+        small, large = self._times[1][1:], self._times[self._chunk] if self._chunk > 1 else []
         if not small:
             return {}
         hop_s = statistics.median(time_s for time_s, _, _ in small)

@@ -51,15 +51,18 @@ class Profiler:
         """Blobs that are here for the measurement alone, as far as is known."""
         self._wanted: set[str] = set()
 
-    def start(self, command: ProbeNode, *, busy: bool) -> None:
-        """Begin to measure, unless requests are open (``busy``) or a measurement goes on."""
+    def start(self, command: ProbeNode, *, busy: bool, max_message_bytes: int) -> None:
+        """Begin to measure, unless requests are open (``busy``) or a measurement goes on.
+
+        ``max_message_bytes``: what the broker passes on for this node.
+        """
         if self._command is not None or busy:
             reason = "it measures itself already" if self._command else "it serves requests"
             self._refusals.append(replace(self._blank, fingerprint=command.fingerprint, failure=reason))
             return
         self._command = command
         self._started_s = time.monotonic()
-        self._link = LinkProbe(command.width, command.wire_dtype)
+        self._link = LinkProbe(command.width, command.wire_dtype, max_message_bytes)
 
     @property
     def measures_link(self) -> bool:

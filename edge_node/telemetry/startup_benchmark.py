@@ -9,11 +9,12 @@ from collections.abc import Callable
 import numpy as np
 
 from broker.bus import Bus, Delivery, Event
+from schemas.topics import LONGEST_TOPIC_BYTES
 
 _MATRIX_SIZE = 2048
 _REPEATS = 12
 _HOP_MESSAGES = 15
-_HOP_BYTES = 1200
+HOP_BYTES = 1200
 """About one hidden state of a small model."""
 _HOP_TIMEOUT_S = 2.0
 _FALLBACK_HOP_S = 0.01
@@ -43,7 +44,7 @@ def hop_s(bus: Bus, topic: str, keep: Callable[[Event], None]) -> float:
         keep: is given every other event that arrives meanwhile.
     """
     times_s = []
-    payload = bytes(_HOP_BYTES)
+    payload = bytes(max(0, min(HOP_BYTES, bus.max_payload_bytes - LONGEST_TOPIC_BYTES)))
     for _ in range(_HOP_MESSAGES):
         started = time.perf_counter()
         bus.publish(topic, payload)

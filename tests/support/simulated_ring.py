@@ -317,6 +317,7 @@ class SimulatedRing:
         self.unloaded: list[tuple[str, StageKey]] = []
         self.frames: Counter[Kind] = Counter()
         """Frames published, by kind."""
+        self.longest_message_bytes = 0
         self.replays_taken = 0
         self.epoch = Epoch(generation=1, counter=0)
         self.ring: list[str] = []
@@ -451,6 +452,7 @@ class SimulatedRing:
 
     def _publish(self, sender: str, topic: str, data: bytes) -> None:
         assert (SEGMENT.match(topic) or TOKEN.match(topic) or {})["sender"] == sender
+        self.longest_message_bytes = max(self.longest_message_bytes, len(data))
         if self.nodes[sender].core.keeps(topic):
             self.nodes[sender].inbox.extend((topic, 0, sender, frame) for frame in decode_frames(data))
             self.after(0.0, lambda: None)

@@ -150,7 +150,7 @@ ROOMS = {
         "core": "effects migration stage stage_spec work",
         "config": "",
         "drain": "",
-        "telemetry": "config core errors runtime stage_spec storage wire",
+        "telemetry": "config core effects errors runtime stage_spec storage wire",
         "service": "config core drain effects errors runtime storage telemetry wire",
         "cli": "config errors runtime service telemetry",
         "__main__": "cli",

@@ -194,7 +194,9 @@ def test_a_repeated_prepare_is_answered_again_and_does_nothing() -> None:
         ({"planned_bytes": 2**30 + 5}, "the plan needs 5 more"),
         ({"stage": 2}, "stage 2 of the ring is not bravo's"),
         ({"stage": 9}, "stage 9"),
-        ({"width_out": 2048, "chunk_tokens": 512}, "4194304 bytes, allowed are 1800000"),
+        ({"width_out": 2048, "chunk_tokens": 512}, "4194304 bytes, allowed are 1799956"),
+        ({"width_out": 64, "max_message_bytes": 500}, "allowed are 456"),
+        ({"max_message_bytes": 1_900_000}, "up to 1900000 bytes, the broker passes on 1800000 for bravo"),
     ],
 )
 def test_a_segment_that_can_not_work_is_refused(changes: dict[str, Any], words: str) -> None:

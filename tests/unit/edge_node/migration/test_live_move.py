@@ -14,7 +14,7 @@ from edge_node.effects import LoadSegment
 from edge_node.migration import kv_sender
 from edge_node.requests.prompt_lookup import PromptLookup
 from schemas.codec import Frame, Kind
-from schemas.messages import Basis, Epoch
+from schemas.messages import Basis, Epoch, ResendTokens
 from tests.support.simulated_move import SimulatedMove
 from tests.support.simulated_ring import (
     PIPELINE,
@@ -99,6 +99,20 @@ def test_requests_in_every_state_go_on(move: str) -> None:
     again = [ring.open(number, prompt(7, number), 5) for number in range(10, 14)]
     ring.run(lambda: all(answer.complete for answer in again))
     expect(again)
+
+
+@pytest.mark.parametrize("max_message_bytes", [320, 700])
+def test_no_message_is_longer_than_the_broker_passes_on(max_message_bytes: int) -> None:
+    """Chunks of prompts, batches, tokens with guesses, tokens sent again, rows that move."""
+    ring = SimulatedRing(4, slots=8, chunk_tokens=32, max_message_bytes=max_message_bytes)
+    ring.deploy((A, B, C), cuts=(0, 2, 4, 6))
+    answers = [ring.open(number, prompt(20, number), 40, draft_tokens=8) for number in range(8)]
+    ring.run(lambda: all(len(answer.tokens) > 5 for answer in answers))
+    ring.command(C, ResendTokens(request=answers[0].request, position=20))
+    SimulatedMove(ring, (A, C), (0, 4, 6)).go()
+    ring.run(lambda: all(answer.complete for answer in answers))
+    expect(answers)
+    assert max_message_bytes / 2 < ring.longest_message_bytes <= max_message_bytes
 
 
 def test_a_stage_that_stays_is_not_loaded_again_whatever_its_batches() -> None:
