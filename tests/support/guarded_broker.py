@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from broker.acl import acl_text
-
 from tests.support.broker_roles import acl_text
 from tests.support.configured_broker import configured_broker
 
