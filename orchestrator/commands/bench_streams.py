@@ -16,7 +16,7 @@ from orchestrator.commands.bench_report import Measured
 from orchestrator.commands.connection import leave_on_signals
 from schemas.messages import Sampling
 
-_LEAVE_S = 1.0
+_LEAVE_S = 2.0
 """How long what is open may take to be cancelled on the way out."""
 
 
@@ -78,14 +78,14 @@ class Streams:
             AnswerFailed, AnswerIncomplete: of the stream where it happened first; the others are cancelled.
         """
         start = threading.Barrier(len(prompts))
-        threads = []
-        for stream, mine in enumerate(prompts):
-            arguments = (stream, mine, max_tokens, warm_up, start)
-            # A second Ctrl-C leaves without waiting for them.
-            thread = threading.Thread(target=self._run_stream, args=arguments, name=f"stream {stream}", daemon=True)
-            threads.append(thread)
-            thread.start()
+        threads: list[threading.Thread] = []
         try:
+            for stream, mine in enumerate(prompts):
+                arguments = (stream, mine, max_tokens, warm_up, start)
+                # A second Ctrl-C leaves without waiting for them.
+                thread = threading.Thread(target=self._run_stream, args=arguments, name=f"stream {stream}", daemon=True)
+                thread.start()
+                threads.append(thread)
             return self._collect(len(threads), progress)
         except SystemExit:  # a signal: what is open is cancelled first
             self.stop()
