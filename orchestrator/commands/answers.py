@@ -88,6 +88,20 @@ def tokens_per_s(end: StreamEnd) -> float:
     return (end.completion_tokens - 1) / decode_s if end.completion_tokens > 1 and decode_s > 0 else 0.0
 
 
+def cut_mark(end: StreamEnd, max_tokens: int) -> str:
+    """What to print on stderr behind an answer that is not whole; empty for one that is."""
+    if end.finish_reason == "cancelled":
+        return f"[cut: cancelled after {end.completion_tokens} tokens]"
+    if cut_by_context(end, max_tokens):
+        return f"[cut: the context is full after {end.completion_tokens} tokens]"
+    return f"[cut: {end.completion_tokens} tokens]" if end.finish_reason == "length" else ""
+
+
+def cut_by_context(end: StreamEnd, max_tokens: int) -> bool:
+    """Was there no room for as many tokens as were asked for?"""
+    return end.finish_reason == "length" and end.completion_tokens < max_tokens
+
+
 def statistics(end: StreamEnd) -> str:
     """The figures of ``--stats``, for people."""
     summary = (

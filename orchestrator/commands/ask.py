@@ -8,17 +8,25 @@ import sys
 import click
 
 from orchestrator.client import Answer
-from orchestrator.commands.answers import cancel_on_interrupt, make_sampling, sampling_options, statistics, tokens_per_s
+from orchestrator.commands.answers import (
+    cancel_on_interrupt,
+    cut_mark,
+    make_sampling,
+    sampling_options,
+    statistics,
+    tokens_per_s,
+)
 from orchestrator.commands.connection import connect
 from orchestrator.commands.exits import INTERRUPTED
 from orchestrator.commands.output import print_json
+from orchestrator.commands.readiness import await_plan, wait_option
 from orchestrator.commands.settings import Settings, bus_options, pass_settings
 from orchestrator.commands.terminal import as_typed
 from schemas.messages import ChatMessage, StreamEnd
 
 
 @click.command("ask", epilog="Example: linguabus ask 'What is the capital of France?' --max-tokens 40 --stats")
-@click.argument("prompt")
+@click.argument("prompt", required=False)
 @sampling_options
 @click.option(
     "--raw",
@@ -28,11 +36,12 @@ from schemas.messages import ChatMessage, StreamEnd
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end instead of text as it comes.")
 @click.option("--stats", is_flag=True, help="Print times and sizes on stderr: TTFT, tokens/s, each stage's share.")
+@wait_option
 @bus_options
 @pass_settings
 def command(
     settings: Settings,
-    prompt: str,
+    prompt: str | None,
     max_tokens: int,
     temperature: float,
     top_k: int,
@@ -43,10 +52,15 @@ def command(
     raw: bool,
     as_json: bool,
     stats: bool,
+    wait_s: float,
 ) -> int:
-    """Ask the model a question and print the answer as it comes; PROMPT - reads it from stdin."""
-    if prompt == "-":
-        prompt = sys.stdin.read()
+    """Ask the model a question and print the answer as it comes.
+
+    Without PROMPT the question is what comes from standard input, unless that is a terminal; PROMPT - reads it from
+    there in any case. An answer that is not whole is marked on stderr.
+    """
+    if prompt is None or prompt == "-":
+        prompt = _read_stdin(wanted=prompt == "-")
     prompt = as_typed(prompt)
     if not prompt.strip():
         raise click.UsageError("PROMPT is empty")
@@ -56,7 +70,7 @@ def command(
     messages = [ChatMessage(role="system", content=as_typed(system))] if system is not None else []
     messages.append(ChatMessage(role="user", content=prompt))
     with connect(settings) as client:
-        client.status()
+        await_plan(client, wait_s)
         answer = client.ask(
             () if raw else messages,
             prompt=prompt if raw else None,
@@ -76,9 +90,26 @@ def command(
     assert end is not None
     if as_json:
         print_json(_report(answer, end, sampling.seed))
+    elif mark := cut_mark(end, max_tokens):
+        click.echo(mark, err=True)
     if stats:
         click.echo(statistics(end), err=True)
-    return INTERRUPTED if interrupt.pressed else 0
+    return INTERRUPTED if interrupt.pressed or end.finish_reason == "cancelled" else 0
+
+
+def _read_stdin(*, wanted: bool) -> str:
+    """``wanted``: somebody asked for it, so that a terminal is all right too."""
+    if not wanted and sys.stdin.isatty():
+        raise _missing_prompt()
+    try:
+        return sys.stdin.read()
+    except OSError:  # it can't be read
+        raise _missing_prompt() from None
+
+
+def _missing_prompt() -> click.UsageError:
+    context = click.get_current_context()
+    return click.MissingParameter(ctx=context, param_hint="'PROMPT'", param_type="argument")
 
 
 def _report(answer: Answer, end: StreamEnd, seed: int) -> dict[str, object]:

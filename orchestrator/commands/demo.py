@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from orchestrator.client import Client
-from orchestrator.commands.answers import cancel_on_interrupt, tokens_per_s
+from orchestrator.commands.answers import cancel_on_interrupt, cut_mark, tokens_per_s
 from orchestrator.commands.exits import INTERRUPTED
 from orchestrator.commands.output import describe_broker, warn_of_few_files
 from orchestrator.commands.progress import ProgressLines
@@ -46,7 +46,7 @@ def command(question: str, nodes: int, keep: bool) -> int:
     memory = memory_plan(manifest, nodes, node_overhead_bytes())
     click.echo(f"model   {model}: {manifest.num_layers} blocks, {megabytes(manifest.weight_bytes)} of weights")
     with running_fleet(cache / "demo", model, memory.limits_mb) as fleet:
-        limits = ", ".join(megabytes(limit << 20) for limit in memory.limits_mb)
+        limits = ", ".join(megabytes(limit * 10**6) for limit in memory.limits_mb)
         click.echo(f"broker  {describe_broker(fleet.broker)}")
         alone = megabytes(memory.alone_bytes)
         click.echo(f"nodes   {nodes} processes that may use {limits}; one alone would need {alone}")
@@ -74,7 +74,8 @@ def _ask(client: Client, question: str) -> int:
     assert answer.end is not None
     end = answer.end
     speed = f"{tokens_per_s(end):.1f} tokens/s, the first after {end.ttft_s:.2f} s"
-    click.echo(f"\n\n{end.completion_tokens} tokens, {speed}\n")
+    mark = cut_mark(end, MAX_TOKENS)
+    click.echo(f"{mark and f' {mark}'}\n\n{end.completion_tokens} tokens, {speed}\n")
     return INTERRUPTED if interrupt.pressed else 0
 
 

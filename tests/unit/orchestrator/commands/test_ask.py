@@ -14,7 +14,7 @@ import pytest
 from orchestrator import cli
 from orchestrator.client import Client
 from schemas.messages import ChatMessage, StreamError, SubmitRequest
-from tests.support.fake_orchestrator import FakeOrchestrator, StreamMessage, end, piece
+from tests.support.fake_orchestrator import FakeOrchestrator, StreamMessage, end, paris, piece
 
 
 @pytest.fixture
@@ -159,6 +159,78 @@ def test_a_pipe_that_nobody_reads_any_more_cancels_the_answer(fake: FakeOrchestr
     assert [cancel.request for cancel in fake.cancelled] == [fake.submitted[0].request]
 
 
+@pytest.mark.parametrize(
+    ("reason", "max_tokens", "mark", "code"),
+    [
+        ("stop", 2, "", 0),
+        ("length", 2, "[cut: 2 tokens]\n", 0),
+        ("length", 9, "[cut: the context is full after 2 tokens]\n", 0),
+        ("cancelled", 9, "[cut: cancelled after 2 tokens]\n", 130),
+    ],
+)
+def test_an_answer_that_is_not_whole_is_marked(
+    fake: FakeOrchestrator, capsys: pytest.CaptureFixture[str], reason: str, max_tokens: int, mark: str, code: int
+) -> None:
+    fake.answer = lambda submit: [piece(submit.request, 0, "Par"), end(submit.request, reason)]
+    assert cli.run(["ask", "Capital of France?", "--max-tokens", str(max_tokens)]) == code
+    assert capsys.readouterr() == ("Par\n", mark)
+    assert cli.run(["ask", "Capital of France?", "--json"]) == code
+    printed = capsys.readouterr()
+    assert (json.loads(printed.out)["finish_reason"], printed.err) == (reason, "")
+
+
+def test_ask_without_a_prompt_reads_stdin_unless_that_is_a_terminal(
+    fake: FakeOrchestrator, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    type_lines(monkeypatch, "A question")
+    assert cli.run(["ask"]) == 0
+    assert fake.submitted[0].messages[0].content == "A question\n"
+    type_lines(monkeypatch, "A question")
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+    capsys.readouterr()
+    assert cli.run(["ask"]) == 2
+    assert capsys.readouterr().err == "Error: Missing argument 'PROMPT'. (see: linguabus ask --help)\n"
+    assert len(fake.submitted) == 1
+
+
+ROLLING_OUT = {
+    "epoch": None, "reason": "", "state": "rolling out", "last_failure": "", "nodes": 2,
+    "progress": {"phone": {"done_bytes": 4_000_000, "total_bytes": 9_000_000}},
+}  # fmt: skip
+
+
+def test_ask_waits_for_a_plan_that_is_being_made(
+    fake: FakeOrchestrator, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def commanded() -> None:
+        fake.control["status"] = ROLLING_OUT if len(fake.commanded) < 3 else {"epoch": "1-1"}
+
+    for name in ("_ASK_AGAIN_S", "_TELL_AFTER_S"):
+        monkeypatch.setattr(f"orchestrator.commands.readiness.{name}", 0.0)
+    fake.on_commanded = commanded
+    assert cli.run(["ask", "Capital of France?"]) == 0
+    assert capsys.readouterr() == ("Paris.\n", "waiting for a plan: rolling out, phone has 4 of 9 MB\n")
+    assert len(fake.commanded) == 3
+
+
+def test_ask_waits_for_a_plan_no_longer_than_told(fake: FakeOrchestrator, capsys: pytest.CaptureFixture[str]) -> None:
+    fake.control["status"] = {**ROLLING_OUT, "last_failure": "phone: it has no room"}
+    assert cli.run(["ask", "Capital of France?", "--wait", "0"]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    missing = "rolling out, phone has 4 of 9 MB, last failure: phone: it has no room"
+    assert said == f"Error: no plan after 0 s: {missing} (to wait longer: --wait SECONDS)"
+    fake.control["status"] = {**ROLLING_OUT, "state": "waiting", "progress": {}}
+    assert cli.run(["chat", "--wait", "0"]) == 2
+    assert "no plan after 0 s: nodes so far: 2 (to" in capsys.readouterr().err
+    assert fake.submitted == []
+
+
+def test_ask_does_not_wait_where_no_plan_is_to_come(fake: FakeOrchestrator) -> None:
+    fake.control["status"] = {**ROLLING_OUT, "state": "waiting", "reason": "no nodes", "progress": {}}
+    assert cli.run(["ask", "Capital of France?"]) == 0
+    assert len(fake.commanded) == 1
+
+
 def test_chat_keeps_the_history(
     fake: FakeOrchestrator, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -185,6 +257,99 @@ def test_chat_goes_on_after_a_failed_answer(
     errors = capsys.readouterr().err
     assert errors.count("Error: the reason") == 2
     assert "no such command: /dance" in errors
+
+
+ROOM = 5
+"""Messages in the context of `only_so_many`."""
+
+
+def only_so_many(submit: SubmitRequest) -> list[StreamMessage]:
+    if len(submit.messages) > ROOM:
+        return [StreamError(request=submit.request, code="too_long", reason="the prompt has too many tokens")]
+    return paris(submit)
+
+
+def contents(submit: SubmitRequest) -> str:
+    return " ".join(message.content for message in submit.messages if message.role != "assistant")
+
+
+def test_chat_drops_the_oldest_turns_when_the_context_is_full(
+    fake: FakeOrchestrator, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake.answer = only_so_many
+    type_lines(monkeypatch, "one", "two", "three", "four", "five")
+    assert cli.run(["chat", "--system", "S"]) == 0
+    assert [contents(submit) for submit in fake.submitted] == [
+        "S one", "S one two", "S one two three", "S two three", "S two three four", "S three four", "S three four five",
+        "S four five",
+    ]  # fmt: skip
+    printed = capsys.readouterr()
+    assert printed.out.count("Paris.") == 5
+    assert printed.err.count("the oldest turns are dropped") == 1
+
+
+def test_chat_keep_all_refuses_instead(
+    fake: FakeOrchestrator, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake.answer = only_so_many
+    type_lines(monkeypatch, "one", "two", "three", "four", "/reset", "five")
+    assert cli.run(["chat", "--keep-all"]) == 0
+    assert [contents(submit) for submit in fake.submitted[2:]] == ["one two three", "one two three four", "five"]
+    assert capsys.readouterr().err == "Error: the prompt has too many tokens; /reset forgets the conversation\n"
+
+
+def test_chat_says_what_no_context_can_hold(
+    fake: FakeOrchestrator, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake.answer = lambda submit: [StreamError(request=submit.request, code="too_long", reason="too long")]
+    type_lines(monkeypatch, "one")
+    assert cli.run(["chat"]) == 0
+    assert capsys.readouterr().err == "Error: too long\n"
+
+
+def test_chat_makes_room_after_an_answer_that_the_context_cut(
+    fake: FakeOrchestrator, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def answer(submit: SubmitRequest) -> list[StreamMessage]:
+        return [piece(submit.request, 0, "Par"), end(submit.request, "length" if "two" in contents(submit) else "stop")]
+
+    fake.answer = answer
+    type_lines(monkeypatch, "one", "two", "three")
+    assert cli.run(["chat"]) == 0
+    assert [contents(submit) for submit in fake.submitted] == ["one", "one two", "two three"]
+    marks = [line for line in capsys.readouterr().err.splitlines() if "cut" in line]
+    assert marks == ["[cut: the context is full after 2 tokens]"] * 2
+
+
+@pytest.mark.parametrize(
+    ("typed", "code"), [(["^C", "^C", "not reached"], 130), (["^C", "Hello", "^C", "/exit"], 0), (["^C"], 0)]
+)
+def test_two_ctrl_c_at_an_empty_prompt_leave(
+    fake: FakeOrchestrator, monkeypatch: pytest.MonkeyPatch, typed: list[str], code: int
+) -> None:
+    lines = iter(typed)
+
+    def read(_prompt: str) -> str:
+        line = next(lines, None)
+        if line is None:
+            raise EOFError
+        if line == "^C":
+            raise KeyboardInterrupt
+        return line
+
+    monkeypatch.setattr("builtins.input", read)
+    assert cli.run(["chat"]) == code
+    assert [contents(submit) for submit in fake.submitted] == [line for line in typed if line == "Hello"]
+
+
+def test_help_answers_in_a_chat(
+    fake: FakeOrchestrator, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    type_lines(monkeypatch, "/help")
+    assert cli.run(["chat"]) == 0
+    said = capsys.readouterr().out
+    assert all(word in said for word in ("/reset", "/exit", "/help", "Ctrl-C"))
+    assert fake.submitted == []
 
 
 NO_TEXT = os.fsdecode(b"caf\xe9")  # as the command line gives bytes that are no UTF-8
