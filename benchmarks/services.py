@@ -226,7 +226,7 @@ def fleet_of(model: Model, names: Sequence[str], *, share: float, speed: float, 
         prefix = "linguabus-bench-"
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=prefix, dir=model.blobs_folder.parent)))
         broker = stack.enter_context(LocalBroker(kind="mosquitto"))
-        fleet = Fleet(folder, broker.url, round(memory / 2**20), speed)
+        fleet = Fleet(folder, broker.url, round(memory / 1e6), speed)
         stack.callback(fleet.end)
         for name in names:
             fleet.start(name)

@@ -19,7 +19,7 @@ from schemas.errors import LinguabusError
 from schemas.logs import log_to_stderr
 from schemas.system_limits import allow_many_files, describe
 
-_MEBI = 1 << 20
+_MB = 10**6
 
 
 def _default_name() -> str:
@@ -76,9 +76,17 @@ def _check_speed(context: click.Context, parameter: click.Parameter, value: str)
     help="Directory for downloaded model parts.",
 )
 @click.option(
-    "--memory-limit-mb", type=click.IntRange(64), help="Memory to use at most. [default: 3/4 of what is free]"
+    "--memory-limit-mb",
+    type=click.IntRange(64),
+    metavar="MB",
+    help="Memory to use at most, in MB of 10^6 bytes as in everything that is printed. [default: 3/4 of what is free]",
 )
-@click.option("--storage-limit-mb", type=click.IntRange(16), help="Disk to use at most. [default: 1/2 of what is free]")
+@click.option(
+    "--storage-limit-mb",
+    type=click.IntRange(16),
+    metavar="MB",
+    help="Disk to use at most. [default: 1/2 of what is free]",
+)
 @click.option("--threads", type=click.IntRange(1, 64), default=1, show_default=True, help="Compute threads.")
 @click.option(
     "--emulate-speed",
@@ -135,8 +143,8 @@ def node(
         name=name,
         broker_url=broker,
         home=home,
-        memory_limit_bytes=memory_limit_mb and memory_limit_mb * _MEBI,
-        storage_limit_bytes=storage_limit_mb and storage_limit_mb * _MEBI,
+        memory_limit_bytes=memory_limit_mb and memory_limit_mb * _MB,
+        storage_limit_bytes=storage_limit_mb and storage_limit_mb * _MB,
         threads=threads,
         emulated_speed=read_speed(emulate_speed) if isinstance(emulate_speed, Path) else emulate_speed,
         emulated_speed_file=emulate_speed if isinstance(emulate_speed, Path) else None,

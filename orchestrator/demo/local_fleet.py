@@ -59,7 +59,7 @@ class MemoryPlan:
 
     alone_bytes: int
     limits_mb: tuple[int, ...]
-    """In MiB, as ``--memory-limit-mb`` counts."""
+    """As ``--memory-limit-mb`` counts, 10^6 bytes each."""
 
 
 def node_overhead_bytes() -> int:
@@ -84,7 +84,7 @@ def memory_plan(manifest: Manifest, nodes: int, overhead_bytes: int) -> MemoryPl
     shared_bytes = SPARE * (problem.chain_bytes + nodes * problem.workspace_bytes)
     sizes = [UNEVEN[i % len(UNEVEN)] for i in range(nodes)]
     limits = (overhead_bytes + shared_bytes * size / sum(sizes) for size in sizes)
-    return MemoryPlan(alone_bytes, tuple(round(limit / 2**20) for limit in limits))
+    return MemoryPlan(alone_bytes, tuple(round(limit / 1e6) for limit in limits))
 
 
 @dataclass

@@ -48,8 +48,8 @@ def test_no_node_may_hold_the_model_alone_but_all_together_can(nodes: int) -> No
     overhead_bytes = 60_000_000
     memory = memory_plan(manifest(), nodes, overhead_bytes)
     assert len(memory.limits_mb) == nodes
-    assert all(limit << 20 < memory.alone_bytes for limit in memory.limits_mb)
-    assert sum((limit << 20) - overhead_bytes for limit in memory.limits_mb) > memory.alone_bytes - overhead_bytes
+    assert all(limit * 10**6 < memory.alone_bytes for limit in memory.limits_mb)
+    assert sum(limit * 10**6 - overhead_bytes for limit in memory.limits_mb) > memory.alone_bytes - overhead_bytes
 
 
 def test_a_nodes_overhead_is_measured() -> None:
