@@ -129,7 +129,7 @@ def node(
     verbose: int,
 ) -> None:
     """Lend this device to a linguabus fleet: it runs the part of a model that the orchestrator gives it."""
-    log_to_stderr(verbose)
+    log_to_stderr(verbose, home)
     # Before NumPy is imported: its BLAS would start a thread per core.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     address = parse_broker_url(broker)

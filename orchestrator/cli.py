@@ -10,8 +10,8 @@ from pathlib import Path
 
 import click
 
-from orchestrator.commands.exits import FAILURE, INTERRUPTED, WRONG_INPUT, exit_code
-from orchestrator.commands.settings import Settings, bus_options, pass_settings
+from orchestrator.commands.exits import FAILURE, INTERRUPTED, WRONG_INPUT, exit_code, missing_module
+from orchestrator.commands.settings import HelpGroup, Settings, bus_options, pass_settings
 from orchestrator.commands.terminal import settle_streams
 from schemas import PACKAGE_VERSION
 from schemas.errors import LinguabusError
@@ -37,7 +37,7 @@ COMMANDS = {
 """Name of a command to its module; the module's ``command`` is what runs."""
 
 
-class LazyGroup(click.Group):
+class LazyGroup(HelpGroup):
     """A group that imports a command's module when the command is wanted."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -71,7 +71,7 @@ def cli(settings: Settings, home: Path | None, verbose: int) -> None:
     if home is not None:
         settings.home = home
     settings.verbose = verbose
-    log_to_stderr(verbose)
+    log_to_stderr(verbose, settings.home_if_any)
 
 
 def run(arguments: list[str] | None = None) -> int:
@@ -100,7 +100,7 @@ def run(arguments: list[str] | None = None) -> int:
         return _fail(str(error), exit_code(error))
     except ModuleNotFoundError as error:
         _show_details(settings)
-        return _fail(f"the Python package {error.name} is missing: pip install 'linguabus[orchestrator]'", WRONG_INPUT)
+        return _fail(missing_module(error), WRONG_INPUT)
     except OSError as error:
         _show_details(settings)
         return _fail(describe(error), FAILURE)

@@ -101,6 +101,11 @@ class ControlPlane:
         self.opening = name
         return [OpenModel(name)]
 
+    def models_in_use(self) -> frozenset[str]:
+        """Those whose files plans, or the next plans, need."""
+        opening = {self.opening} if self.opening else set()
+        return frozenset(opening.union(*(pipeline.models_in_use() for pipeline in self.pipelines.all)))
+
     def status(self) -> StatusReply:
         """How the service is."""
         pipeline = self.pipeline

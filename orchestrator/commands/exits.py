@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from orchestrator.model.extras import advice
 from schemas.errors import LinguabusError
 
 FAILURE = 1
@@ -20,3 +21,8 @@ def exit_code(error: LinguabusError) -> int:
         return FAILURE if error.code in ("busy", "failed") else WRONG_INPUT
     broke = AnswerIncomplete | NodeStillHolds | BlobCorrupt | BrokerDidNotStart | ConversionFailed | Superseded
     return FAILURE if isinstance(error, broke) else WRONG_INPUT
+
+
+def missing_module(error: ModuleNotFoundError) -> str:
+    """A line with the one command that brings all packages that a command here may need and that are not installed."""
+    return f"there is no Python module {error.name}: {advice(['orchestrator'])}"

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from typing import TYPE_CHECKING
 
 import click
 
-from orchestrator.commands.connection import connect
+from orchestrator.commands.connection import connect, leave_on_signals
 from orchestrator.commands.exits import FAILURE
 from orchestrator.commands.output import print_json
 from orchestrator.commands.progress import ProgressLines
-from orchestrator.commands.settings import Settings, bus_options, default_cache, pass_settings
+from orchestrator.commands.settings import HelpGroup, Settings, bus_options, default_cache, pass_settings
 from orchestrator.model.precision import PRECISIONS, PROFILES
 from orchestrator.text.figures import megabytes
 from orchestrator.text.table import table
 
 if TYPE_CHECKING:
-    from orchestrator.model.manifest import Manifest
+    from orchestrator.model.manifest import Manifest, Unit
     from orchestrator.model.store import ModelStore
 
 
-@click.group("model", epilog="Example: linguabus model add ./SmolLM2-135M-Instruct.Q4_1.gguf")
+@click.group("model", cls=HelpGroup, epilog="Example: linguabus model add ./SmolLM2-135M-Instruct.Q4_1.gguf")
 def command() -> None:
     """Add, look at, choose and remove models."""
 
@@ -48,7 +49,7 @@ def add(settings: Settings, source: str, name: str | None, precision: str, profi
     """Convert and split a model: SOURCE is a Hugging Face id or folder, a .gguf file, an ONNX decoder, or "demo"."""
     from orchestrator.demo.model import demo_checkpoint
 
-    with ProgressLines() as progress:
+    with leave_on_signals(), ProgressLines() as progress:
         if source == "demo":
             source = str(demo_checkpoint(default_cache(), progress))
         store = _store(settings)
@@ -61,13 +62,17 @@ def add(settings: Settings, source: str, name: str | None, precision: str, profi
 
 @command.command("list", epilog="Example: linguabus model list --json")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--full", is_flag=True, help="With --json: the whole manifests, with every unit and file.")
 @pass_settings
-def list_models(settings: Settings, as_json: bool) -> None:
+def list_models(settings: Settings, as_json: bool, full: bool) -> None:
     """List the models of this machine; * marks the active one."""
+    if full and not as_json:
+        raise click.UsageError("--full goes with --json")
     store = _store(settings)
     manifests = store.list()
     if as_json:
-        print_json({"active": store.active, "models": [_to_dict(manifest) for manifest in manifests]})
+        to_dict = dataclasses.asdict if full else _to_short_dict
+        print_json({"active": store.active, "models": [to_dict(manifest) for manifest in manifests]})
         return
     if not manifests:
         click.echo("no models yet: add one with 'linguabus model add SOURCE'")
@@ -84,15 +89,15 @@ def show(settings: Settings, name: str | None, as_json: bool) -> None:
     """Show one model, by default the active one: its parts and their sizes."""
     manifest = _store(settings).show(name)
     if as_json:
-        print_json(_to_dict(manifest))
+        print_json(dataclasses.asdict(manifest))
         return
     click.echo(f"{manifest.name}: {_summary(manifest)}, from {manifest.source}")
-    rows = [
-        (str(unit.index), unit.kind, megabytes(unit.weight_bytes), f"{unit.flops_per_token / 1e6:.1f}",
-         str(unit.kv_bytes_per_token))
-        for unit in manifest.units
-    ]  # fmt: skip
-    click.echo(table(("unit", "kind", "weights", "MFLOP/token", "KV bytes/token"), rows))
+    rows = []
+    for figures, group in itertools.groupby(manifest.units, _figures):
+        indices = [unit.index for unit in group]
+        units = f"{indices[0]}-{indices[-1]}" if len(indices) > 1 else str(indices[0])
+        rows.append((units, *figures))
+    click.echo(table(("units", "kind", "weights each", "MFLOP/token", "KV bytes/token"), rows))
 
 
 @command.command("use", epilog="Example: linguabus model use smollm2-135m-instruct-int4")
@@ -136,10 +141,11 @@ def verify(settings: Settings, name: str | None) -> int:
 
 @command.command("rm", epilog="Example: linguabus model rm smollm2-135m-instruct-int4")
 @click.argument("name")
+@click.option("--force", is_flag=True, help="Also if it is being served; what nodes do not have yet is lost to them.")
 @pass_settings
-def remove(settings: Settings, name: str) -> None:
-    """Remove a model and the files that no other model needs."""
-    freed_bytes = _store(settings).rm(name)
+def remove(settings: Settings, name: str, force: bool) -> None:
+    """Remove a model and the files that no other model needs; not one that is being served."""
+    freed_bytes = _store(settings).rm(name, force=force)
     click.echo(f"{name} is removed, {megabytes(freed_bytes)} freed")
 
 
@@ -164,5 +170,22 @@ def _row(manifest: Manifest, active: str | None) -> tuple[str, ...]:
     )
 
 
-def _to_dict(manifest: Manifest) -> dict[str, object]:
-    return dataclasses.asdict(manifest)
+def _figures(unit: Unit) -> tuple[str, ...]:
+    """What `show` says of a unit; equal ones next to each other share a row."""
+    flops = f"{unit.flops_per_token / 1e6:.1f}"
+    return (unit.kind, megabytes(unit.weight_bytes), flops, str(unit.kv_bytes_per_token))
+
+
+def _to_short_dict(manifest: Manifest) -> dict[str, object]:
+    """What the table says, in whole numbers."""
+    return {
+        "name": manifest.name,
+        "source": manifest.source,
+        "family": manifest.family,
+        "precision": manifest.precision,
+        "profile": manifest.profile,
+        "num_layers": manifest.num_layers,
+        "weight_bytes": manifest.weight_bytes,
+        "kv_bytes_per_token": manifest.kv_bytes_per_token,
+        "max_context": manifest.max_context,
+    }

@@ -66,9 +66,24 @@ class Settings:
             os.environ["HOME"] = str(path.absolute())
 
     @property
+    def home_if_any(self) -> Path | None:
+        """For commands that may do without."""
+        try:
+            return self.home
+        except NoHome:
+            return None
+
+    @property
     def models_dir(self) -> Path:
         """The folder of the `ModelStore`."""
         return self.home / "models"
+
+
+class HelpGroup(click.Group):
+    """Commands with a name in common; the name alone prints their help, as ``--help`` does."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, args or ["--help"])
 
 
 pass_settings = click.make_pass_decorator(Settings)

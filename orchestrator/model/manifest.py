@@ -162,7 +162,7 @@ def read_manifest(path: Path) -> Manifest:
     try:
         text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ManifestError(f"{path} cannot be read: {error}") from error
+        raise ManifestError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
     return Manifest.from_json(text, str(path))
 
 

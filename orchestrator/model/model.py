@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.model.assemble import ASSEMBLY, assemble
-from orchestrator.model.errors import ManifestError
+from orchestrator.model.errors import ManifestError, ModelFilesLost
 from orchestrator.model.graph import read_model, resolve
 from orchestrator.model.manifest import Manifest, parse_json, read_manifest
 from orchestrator.model.precision import PROFILES, check_profile
@@ -34,6 +34,7 @@ from schemas.messages import WireDtype
 if TYPE_CHECKING:
     from onnx import ModelProto
 
+MANIFEST_FILE = "manifest.json"
 GRAPH_FILE = "decoder.onnx"
 TOKENIZER_FOLDER = "tokenizer"
 SEGMENTS_FOLDER = "segments"
@@ -96,7 +97,7 @@ class Model:
     def __init__(self, folder: Path, blobs_folder: Path) -> None:
         self.folder = folder
         self.blobs_folder = blobs_folder
-        self.manifest: Manifest = read_manifest(folder / "manifest.json")
+        self.manifest: Manifest = read_manifest(folder / MANIFEST_FILE)
         self._plan: SplitPlan | None = None
 
     def tokenizer(self) -> ModelTokenizer:
@@ -113,6 +114,7 @@ class Model:
         Raises:
             ValueError: no such units.
             UnsupportedModel: no such profile.
+            ModelFilesLost: somebody has removed files of the model.
         """
         profile = profile or self.manifest.profile
         check_profile(profile)
@@ -121,25 +123,38 @@ class Model:
         has_boundaries = start > 0 or stop < self.manifest.num_units
         halves = wire == "fp16" and self.manifest.hidden_dtype == "float32" and has_boundaries
         kept = self.folder / SEGMENTS_FOLDER / f"{start}-{stop}-{profile}{'-halves' if halves else ''}.json"
-        if kept.is_file():
-            try:
-                spec: SegmentSpec = parse_json(SegmentSpec, kept.read_text("utf-8"), str(kept))
-            except ManifestError:
-                pass  # written by another version: it costs little to make it again
-            else:
-                if spec.assembly == ASSEMBLY and (self.blobs_folder / spec.graph.sha256).is_file():
-                    return spec
-        return self._assemble(start, stop, profile, halves, kept)
+        try:
+            self._check_files(start, stop)
+            return self._read_kept(kept) or self._assemble(start, stop, profile, halves, kept)
+        except FileNotFoundError as error:
+            raise ModelFilesLost(self.manifest.name, Path(error.filename).name) from error
+
+    def _check_files(self, start: int, stop: int) -> None:
+        """Are those still there that a node will have to fetch? The model may have been open for months."""
+        weights = (self.blobs_folder / blob.sha256 for blob in self.manifest.blobs_of(start, stop))
+        for path in (self.folder / MANIFEST_FILE, self.folder / GRAPH_FILE, *weights):
+            path.stat()
+
+    def _read_kept(self, kept: Path) -> SegmentSpec | None:
+        """What was assembled before, if it is whole."""
+        if not kept.is_file():
+            return None
+        try:
+            spec: SegmentSpec = parse_json(SegmentSpec, kept.read_text("utf-8"), str(kept))
+        except ManifestError:
+            return None  # written by another version: it costs little to make it again
+        return spec if spec.assembly == ASSEMBLY and (self.blobs_folder / spec.graph.sha256).is_file() else None
 
     def _assemble(self, start: int, stop: int, profile: str, halves: bool, kept: Path) -> SegmentSpec:
         if self._plan is None:
             self._plan = plan_split(resolve(read_model(self.folder / GRAPH_FILE), self.blobs_folder))
         graph = assemble(self._plan, start, stop, PROFILES[profile], halves=halves)
         sha256 = hashlib.sha256(graph).hexdigest()
-        _write(self.blobs_folder / sha256, graph)
         spec = self._spec(start, stop, profile, BlobRef(sha256, len(graph)), _parse(graph))
         kept.parent.mkdir(exist_ok=True)
+        # The graph comes second: a model that is removed meanwhile takes all blobs along that nothing speaks of.
         _write(kept, json.dumps(dataclasses.asdict(spec), indent=1, sort_keys=True).encode())
+        _write(self.blobs_folder / sha256, graph)
         return spec
 
     def _spec(self, start: int, stop: int, profile: str, graph: BlobRef, parsed: ModelProto) -> SegmentSpec:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 Progress = Callable[[str, int, int], None]
-"""``progress(step, done, total)``: step is "download", "read", "convert" or "split"; total 0 means unknown."""
+"""``progress(step, done, total)``: step is "download", "read", "convert", "save", "split", "check" or "verify"; total 0
+means unknown. All but "convert" (layers) and "verify" are in bytes."""
 
 
 def silent(step: str, done: int, total: int) -> None:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from orchestrator.model.errors import BrokenModel, MissingDependency, NoSuchModel, UnsupportedModel
+from orchestrator.model.extras import MODULES, missing
 from orchestrator.model.gguf_header import read_header
+from orchestrator.model.growth import watch_growth
 from orchestrator.model.progress import Progress, silent
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
@@ -73,7 +77,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
-        raise BrokenModel(f"{path} cannot be read: {error}") from error
+        raise BrokenModel(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
     if not isinstance(config, dict):
         raise BrokenModel(f"{path} is not a JSON object")
     return config
@@ -114,15 +118,19 @@ def _folder(text: str, path: Path) -> Source:
 
 
 def _hub(text: str, progress: Progress) -> Source:
-    try:
-        import huggingface_hub
-        from huggingface_hub import errors
-    except ImportError as error:
-        raise MissingDependency(f"downloading {text} needs huggingface_hub; install linguabus[convert]") from error
+    if missing(MODULES["convert"]):
+        raise MissingDependency(f"{text} can't be downloaded and converted", "orchestrator", "convert")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # ours is the one
+    import huggingface_hub
+    from huggingface_hub import constants, errors
+    from huggingface_hub.file_download import repo_folder_name
 
     progress("download", 0, 0)
+    cache = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=text, repo_type="model") / "blobs"
+    total = _hub_bytes(text)
     try:
-        folder = Path(huggingface_hub.snapshot_download(text, allow_patterns=HUB_FILES))
+        with watch_growth(cache, lambda done: progress("download", min(done, total or done), total)):
+            folder = Path(huggingface_hub.snapshot_download(text, allow_patterns=HUB_FILES))
     except errors.LocalEntryNotFoundError as error:
         raise NoSuchModel(
             f"{text} is not in the local Hugging Face cache and cannot be fetched (offline?); connect, or give a folder"
@@ -133,9 +141,19 @@ def _hub(text: str, progress: Progress) -> Source:
         raise NoSuchModel(f"{text}: no such model on Hugging Face (or it is private); check the spelling") from error
     except (OSError, errors.HfHubHTTPError) as error:
         raise NoSuchModel(f"{text} could not be downloaded: {error}".splitlines()[0]) from error
-    progress("download", 1, 1)
     found = _folder(text, folder)
     return Source(text, found.kind, folder, _tidy(text.split("/")[1]), f"hub:{text}@{folder.name}")
+
+
+def _hub_bytes(text: str) -> int:
+    """Size of what will be downloaded; 0 if the hub does not say."""
+    import huggingface_hub
+
+    try:
+        files = huggingface_hub.HfApi().model_info(text, files_metadata=True, timeout=10).siblings or []
+    except Exception:  # its HTTP libraries have many; the download will say what is wrong
+        return 0
+    return sum(file.size or 0 for file in files if any(fnmatch(file.rfilename, pattern) for pattern in HUB_FILES))
 
 
 def _tidy(name: str) -> str:

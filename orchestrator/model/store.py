@@ -8,6 +8,7 @@
     HOME/models/NAME/tokenizer/            tokenizer and configuration files of the checkpoint
     HOME/models/NAME/segments/             descriptions of assembled segments
     HOME/active                            the name of the active model
+    HOME/in-use/NAME/                      a locked folder for each service that has the model open
     HOME/partial/                          models being added; nothing in it is visible
 
 Use::
@@ -33,15 +34,24 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.model.convert import convert
 from orchestrator.model.describe import Identity, describe
-from orchestrator.model.errors import BlobCorrupt, ManifestError, ModelExists, NoSuchModel, UnsupportedModel
+from orchestrator.model.errors import (
+    BlobCorrupt,
+    ManifestError,
+    MissingDependency,
+    ModelExists,
+    ModelInUse,
+    NoSuchModel,
+    UnsupportedModel,
+)
+from orchestrator.model.extras import missing
 from orchestrator.model.graph import read_model, resolve
-from orchestrator.model.lock import exclusive, owned_folder
+from orchestrator.model.lock import exclusive, is_held, owned_folder
 from orchestrator.model.manifest import Manifest, read_manifest
 from orchestrator.model.model import GRAPH_FILE, SEGMENTS_FOLDER, TOKENIZER_FOLDER, Model
 from orchestrator.model.precision import check_precision, check_profile
@@ -61,6 +71,8 @@ from orchestrator.model.weights import pack, refer_to_blobs
 if TYPE_CHECKING:
     from orchestrator.model.verify import Verification
 
+_NEEDED = ("jinja2", "numpy", "onnx", "tokenizers")
+"""To add any model: what is missing is told before hours of converting."""
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}$", re.IGNORECASE)
 
 
@@ -98,6 +110,8 @@ class ModelStore:
         check_profile(profile)
         if name is not None:
             self._check_new(name)
+        if missing(_NEEDED):
+            raise MissingDependency(f"{source} can't be added", *_extras_for(source))
         found = resolve_source(source, progress)
         identity = Identity(name or "", source, found.fingerprint, profile, _version())
         with owned_folder(self._partial_folder(), "add-", self.home / "lock") as partial:
@@ -147,10 +161,31 @@ class ModelStore:
         self._folder(name)
         self._set_active(name)
 
-    def rm(self, name: str) -> int:
-        """Remove a model and the blobs that no other needs; returns the bytes freed. Raises `NoSuchModel`."""
-        folder = self._folder(name)
+    @contextlib.contextmanager
+    def in_use(self, name: str) -> Iterator[None]:
+        """While the block runs, the model is being served, and `rm` refuses it; raises `NoSuchModel`."""
+        self._folder(name)
+        with owned_folder(self._users(name), "service-", self.home / "lock"):
+            self._folder(name)  # it may have been removed meanwhile
+            yield
+
+    def rm(self, name: str, *, force: bool = False) -> int:
+        """Remove a model and the blobs that no other needs; returns the bytes freed.
+
+        Raises:
+            NoSuchModel: there is none of this name.
+            ModelInUse: it is being served, and nobody said ``force``.
+        """
         with exclusive(self.home / "lock"):
+            folder = self._folder(name)
+            is_in_use = self._users(name).is_dir() and any(is_held(p / "lock") for p in self._users(name).iterdir())
+            if is_in_use and not force:
+                raise ModelInUse(
+                    f"{name} is being served: stop the orchestrator, have it serve another model (linguabus model use"
+                    " NAME), or take the files away from it (--force)"
+                )
+            if not is_in_use:
+                shutil.rmtree(self._users(name), ignore_errors=True)
             was_active = self.active == name
             doomed = Path(tempfile.mkdtemp(dir=self._partial_folder()))
             folder.replace(doomed / "model")
@@ -194,6 +229,10 @@ class ModelStore:
 
         self.check(name, progress)
         return verify(self.open(name), cuts, profile=profile, progress=progress)
+
+    def _users(self, name: str) -> Path:
+        """Has a folder for each service that has the model open."""
+        return self.home / "in-use" / name
 
     def _convert(
         self, source: Source, precision: str, partial: Path, identity: Identity, progress: Progress
@@ -292,6 +331,13 @@ class ModelStore:
         partial = self.home / f"active.{os.getpid()}.partial"
         partial.write_text(name + "\n", "utf-8")
         partial.replace(self.home / "active")
+
+
+def _extras_for(source: str) -> tuple[str, ...]:
+    """The extras with all that adding it takes."""
+    folder = Path(source).expanduser()
+    folder = folder.parent if folder.suffix.lower() == ".onnx" else folder
+    return ("orchestrator",) if onnx_file(folder) is not None else ("orchestrator", "convert")
 
 
 def _default_name(base: str, precision: str, profile: str) -> str:

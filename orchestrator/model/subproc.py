@@ -35,10 +35,8 @@ def run_module(module: str, arguments: list[str], what: str, on_line: Callable[[
         return
     _log.debug("%s failed:\n%s", module, "\n".join(tail))
     reason = _telling_line(tail)
-    missing = reason.split("No module named ")
-    if len(missing) > 1:
-        package = missing[1].strip("'\". ").split(".")[0]
-        raise MissingDependency(f"{what} needs the Python package {package}; install linguabus[convert]")
+    if "No module named " in reason:
+        raise MissingDependency(f"{what} failed ({reason.split(': ', 1)[-1]})", "orchestrator", "convert")
     raise ConversionFailed(f"{what} failed: {reason or f'exit code {code}'}")
 
 

@@ -60,7 +60,7 @@ class ModelTokenizer:
         try:
             from tokenizers import Tokenizer
         except ImportError as error:
-            raise MissingDependency("the package tokenizers is missing; install linguabus[orchestrator]") from error
+            raise MissingDependency("a tokenizer can't be read", "orchestrator") from error
         path = folder / "tokenizer.json"
         try:
             self._tokenizer: Tokenizer = Tokenizer.from_file(str(path))

@@ -156,7 +156,7 @@ def _open(model: Model, spec: SegmentSpec) -> InferenceSession:
     try:
         import onnxruntime
     except ImportError as error:
-        raise MissingDependency("verifying needs onnxruntime; install linguabus[convert]") from error
+        raise MissingDependency("a model can't be verified", "orchestrator") from error
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1

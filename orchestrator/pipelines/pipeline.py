@@ -111,6 +111,11 @@ class Pipeline:
         """What its plans are to serve."""
         return self._target.model
 
+    def models_in_use(self) -> set[str]:
+        """Those of its plan, of the one on its way, and what plans are to serve."""
+        plans = [one.plan for one in (self._switchover.active, self._switchover.next) if one]
+        return {plan.model.name for plan in plans} | ({self.model.name} if self.model else set())
+
     @property
     def constraints(self) -> PlanConstraints:
         """What its plans are to respect."""

@@ -311,6 +311,7 @@ class Service:
         """Operators hear of it too."""
         event = self._journal.add(note, time.time())
         if event:
+            self._worker.keep(self.core.plane.models_in_use())  # what is told of is what may change them
             self._publish(EVENT.format(pipeline=event.pipeline), event, EVENT.qos, EVENT.retain)
 
     def _save(self, effect: Effect) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 
 from orchestrator.effects import (
@@ -106,6 +107,9 @@ class Worker:
         self._solve = solve
         self._models: dict[str, Model] = {}
         self._tokenizers: dict[str, Tokenizer] = {}
+        self._held: dict[str, contextlib.ExitStack] = {}
+        """Models that can't be removed without force meanwhile, and what lets go of them."""
+        self._holding = threading.Lock()
         self._jobs = _JobThread(self._run, "worker")
         self._prompts = _JobThread(self._run, "prompts")
 
@@ -120,6 +124,21 @@ class Worker:
             thread.close()
         for thread in (self._prompts, self._jobs):
             thread.join(max(0.0, ends_s - time.monotonic()))
+        self.keep(())
+
+    def keep(self, models: Collection[str]) -> None:
+        """Only these are in use any more: the others may be removed from the store. For any thread."""
+        with self._holding:
+            for name in self._held.keys() - set(models):
+                self._held.pop(name).close()
+
+    def _hold(self, name: str) -> None:
+        """From now on the model is in use; raises `NoSuchModel`."""
+        with self._holding:
+            if name not in self._held:
+                stack = contextlib.ExitStack()
+                stack.enter_context(self._store.in_use(name))
+                self._held[name] = stack
 
     def _run(self, job: Job) -> None:
         try:
@@ -137,6 +156,7 @@ class Worker:
     def _do(self, job: Job) -> Event:
         match job:
             case OpenModel(name):
+                self._hold(name)
                 model = self._store.open(name)
                 tokenizer = model.tokenizer()
                 fault = tokenizer.check_template()  # which also gets it ready for the first question

@@ -18,6 +18,8 @@ from orchestrator.model.errors import (
     ConversionFailed,
     ManifestError,
     ModelExists,
+    ModelFilesLost,
+    ModelInUse,
     NoSuchModel,
     UnsupportedModel,
 )
@@ -101,6 +103,42 @@ def test_removing_frees_what_no_other_model_needs(store: ModelStore, tmp_path: P
     store.rm("b")
     assert list(store.blobs_folder.iterdir()) == []
     assert (store.active, store.names()) == (None, ())
+
+
+def test_a_model_in_use_is_kept_unless_forced(store: ModelStore, tmp_path: Path) -> None:
+    store.add(source(tmp_path / "one"), name="a")
+    store.add(source(tmp_path / "two", 1), name="b")
+    with store.in_use("a"), ModelStore(store.home).in_use("a"):
+        with pytest.raises(ModelInUse, match=r"a is being served: .*--force"):
+            store.rm("a")
+        store.rm("b")
+    with store.in_use("a"):
+        store.rm("a", force=True)
+        with pytest.raises(NoSuchModel), store.in_use("a"):
+            pass
+    store.add(source(tmp_path / "one"), name="a")
+    dead = store.home / "in-use" / "a" / "left by one that died"
+    dead.mkdir(parents=True)
+    store.rm("a")
+    assert not dead.exists()
+
+
+def test_files_that_an_open_model_has_lost_are_named(tiny_store: ModelStore, tmp_path: Path) -> None:
+    store = ModelStore(tmp_path / "copy")
+    shutil.copytree(tiny_store.home, store.home)
+    model = store.open("tiny")
+    before = model.segment(0, 3)
+    weights = store.blobs_folder / model.manifest.units[1].blobs[-1]
+    content = weights.read_bytes()
+    weights.unlink()
+    for start, stop in ((0, 3), (1, 2)):  # assembled before, and not
+        with pytest.raises(ModelFilesLost, match=f"model tiny has lost its file {weights.name}"):
+            model.segment(start, stop)
+    weights.write_bytes(content)
+    assert model.segment(0, 3) == before
+    store.rm("tiny")
+    with pytest.raises(ModelFilesLost, match=r"manifest\.json"):
+        model.segment(0, 3)
 
 
 def test_a_failed_or_interrupted_add_leaves_nothing(

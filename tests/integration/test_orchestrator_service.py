@@ -18,6 +18,7 @@ from broker.local_broker import LocalBroker
 from broker.memory import MemoryBroker, MemoryBus
 from orchestrator.client import AnswerFailed, Client, ControlRefused
 from orchestrator.errors import AddressInUse, Superseded
+from orchestrator.model.errors import ModelFilesLost
 from orchestrator.service.config import ServiceConfig
 from orchestrator.service.database import Database
 from orchestrator.service.service import ServiceInfo, run_service
@@ -29,6 +30,7 @@ from schemas.messages import (
     NodeStatus,
     OperatorRefusal,
     Plan,
+    PlanConstraints,
     UseModelReply,
     decode,
     encode,
@@ -308,12 +310,36 @@ def test_use_model_is_remembered_by_the_store(
     store = TinyStore(make_manifest(), make_manifest("other"))
     with running(broker, tmp_path, store):
         hello(client)
+        assert store.held == {"tiny"}
         assert client.use_model("other") == UseModelReply(model="other")
         assert hello(client) == answer_text(5, 10)
         assert client.plan().model == "other"
-        assert store.active == "other"
+        assert (store.active, store.held) == ("other", {"other"})
         with pytest.raises(ControlRefused):
             client.use_model("gone")
+    assert store.held == set()
+
+
+def test_a_model_that_lost_files_is_a_clear_state(
+    broker: MemoryBroker, fleet: ScriptedFleet, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, lost = TinyStore._segment, threading.Event()
+
+    def segment(start: int, stop: int, *, wire: str = "fp32") -> Any:
+        if lost.is_set():
+            raise ModelFilesLost("tiny", "decoder.onnx")
+        return whole(start, stop, wire=wire)
+
+    monkeypatch.setattr(TinyStore, "_segment", staticmethod(segment))
+    with running(broker, tmp_path):
+        hello(client)
+        node = client.plan().stages[0].node
+        lost.set()
+        with pytest.raises(ControlRefused, match=r"tiny has lost its file decoder\.onnx: add it again"):
+            client.apply(PlanConstraints(exclude=(node,)))
+        assert hello(client) == answer_text(5, 10), "the nodes have their parts"
+    with running(broker, tmp_path), pytest.raises(AnswerFailed, match="lost its file"):
+        hello(client)
 
 
 def test_a_worker_that_breaks_is_an_answer_not_a_crash(

