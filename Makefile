@@ -18,12 +18,12 @@ demo: .venv/.ready-demo ## three nodes on this machine answer a question with a 
 	@$(BIN)/linguabus demo $(ARGS)
 
 test: .venv/.ready-test ## all tests except the marked ones below, a few at once
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n auto --dist loadgroup $(ARGS)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n auto $(ARGS)
 
 test-long test-arm64 test-compose: .venv/.ready-test ## tests that take minutes, 64-bit ARM or containers
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -m $(@:test-%=%) $(HOW) $(ARGS)
 
-test-long: HOW := -n auto --dist loadgroup --hypothesis-profile=explore
+test-long: HOW := -n auto --hypothesis-profile=explore
 
 test-arm64: .venv/.ready-arm64
 

@@ -20,8 +20,6 @@ from tests.support.nodes import running_nodes
 from tests.support.polling import DEADLINE_S
 from tests.support.services import await_plan, patient_client
 
-pytestmark = pytest.mark.xdist_group("command line")  # one worker adds the model
-
 CONTEXT_TOKENS = 200
 
 

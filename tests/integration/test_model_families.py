@@ -17,8 +17,6 @@ from orchestrator.model.store import ModelStore
 from orchestrator.model.verify import Chain, verify
 from tests.support.tiny_models import FAMILIES, VOCABULARY, make_checkpoint
 
-pytestmark = pytest.mark.xdist_group("model families")  # one worker converts them
-
 PROMPT = [3 + (5 + 11 * i) % (VOCABULARY - 3) for i in range(24)]
 QUANTISED = [("llama", "int4"), ("llama", "int8"), ("llama", "fp16"), ("gemma3", "int4"), ("phi3", "int8")]
 

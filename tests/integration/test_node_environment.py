@@ -17,8 +17,6 @@ from tests.support.nodes import running_nodes, start_node
 from tests.support.repository import ROOT
 from tests.support.ring import Ring, even_cuts
 
-pytestmark = pytest.mark.xdist_group("node environment")  # one worker makes it
-
 NOT_ON_NODES = {
     "amqtt", "highspy", "huggingface-hub", "jinja2", "onnx", "onnx-ir", "onnxruntime-genai", "pydantic", "pyomo",
     "scipy", "tokenizers", "torch", "transformers",

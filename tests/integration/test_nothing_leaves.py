@@ -12,8 +12,6 @@ from orchestrator.cli import COMMANDS
 from tests.support.added_model import CLI, AddedModel
 from tests.support.services import await_plan
 
-pytestmark = pytest.mark.xdist_group("command line")  # one worker adds the model
-
 COMMAND_LINES = """
 ask Hello --max-tokens 4
 bench --prompt-tokens 8 --output-tokens 4 --concurrency 1 --repeat 1
