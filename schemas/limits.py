@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+MB = 10**6
+"""Bytes; what limits of memory and disk are given in."""
 MAX_STAGES = 256
 """Of a ring."""
 MAX_SLOTS = 1024

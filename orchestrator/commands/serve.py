@@ -97,7 +97,7 @@ def _number_or_auto(_context: click.Context, parameter: click.Parameter, value: 
 @click.option(
     "--memory-low",
     type=click.IntRange(0),
-    default=HEALTH.memory_low_bytes // 10**6,
+    default=HEALTH.memory_low_bytes // limits.MB,
     show_default=True,
     metavar="MB",
     help="A node whose system has less memory left than this gives up its layers. 0: never.",
@@ -154,7 +154,7 @@ def command(
             blob_port=blob_port,
             advertised_urls=advertise,
             insecure=settings.insecure,
-            health=HealthLimits(battery_low_percent=battery_low, hot_c=hot, memory_low_bytes=memory_low * 10**6),
+            health=HealthLimits(battery_low_percent=battery_low, hot_c=hot, memory_low_bytes=memory_low * limits.MB),
             balance=not no_balance,
         )
         run_service(config, stop=stop, on_connected=lambda: end_on_signals(stop.set), on_ready=_announce)

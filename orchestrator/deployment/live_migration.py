@@ -247,7 +247,7 @@ class LiveMigration:
             from_epoch=str(self.running.epoch),
             to_epoch=str(self.plan.epoch),
             units=moved_units(self.running.ring, self.plan.ring),
-            mode="copy" if self.migration.copies else "prefill",
+            mode=self.migration.mode,
             expected_bytes=self.migration.copy_bytes if self.migration.copies else 0,
             copied_bytes=self.copied_bytes,
             waits_for=tuple(sorted({self.running.nodes[stage] for stage in self._missing})),

@@ -42,7 +42,7 @@ class MigrationLog:
             from_epoch=str(move.running.epoch),
             to_epoch=str(plan.epoch),
             units=moved_units(move.running.ring, plan.ring),
-            mode="copy" if move.migration.copies else "prefill",
+            mode=move.migration.mode,
             requests=requests,
             prepared_s=move.rollout.took_s,
             copied_bytes=move.copied_bytes,

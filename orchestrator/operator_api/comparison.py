@@ -91,7 +91,7 @@ def _move(migration: Migration | None) -> ExpectedMove | None:
     if migration is None:
         return None
     return ExpectedMove(
-        mode="copy" if migration.copies else "prefill",
+        mode=migration.mode,
         copy_bytes=migration.copy_bytes,
         copy_ms=migration.copy_s * 1e3,
         lost_ms=migration.lost_s * 1e3,

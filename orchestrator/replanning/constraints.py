@@ -8,11 +8,11 @@ from dataclasses import replace
 from orchestrator.fleet.health import Condition
 from orchestrator.planning.errors import BadConstraint
 from orchestrator.planning.problem import Constraints, Device, NodeLimit, Pin
+from schemas.limits import MB
 from schemas.messages import PlanConstraints
 from schemas.units import EMBED, HEAD
 
 _RANGE = re.compile(r"(\d{1,6})(?:-(\d{1,6}))?")
-_MB = 10**6
 
 
 def planner_constraints(wanted: PlanConstraints, unit_count: int) -> Constraints:
@@ -22,7 +22,7 @@ def planner_constraints(wanted: PlanConstraints, unit_count: int) -> Constraints
         BadConstraint: a pin names units that the model does not have.
     """
     pins = [Pin(node, *units) for text, node in wanted.pins for units in parse_units(text, unit_count)]
-    limits = (NodeLimit(node, max_memory_bytes=mb * _MB) for node, mb in wanted.max_memory_mb)
+    limits = (NodeLimit(node, max_memory_bytes=mb * MB) for node, mb in wanted.max_memory_mb)
     return replace(_battery_rules(wanted), pins=tuple(pins), exclude=frozenset(wanted.exclude), limits=tuple(limits))
 
 

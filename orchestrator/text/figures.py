@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from schemas.limits import MB
+
 LONG_AGES = (("days", 86_400), ("hours", 3_600), ("minutes", 60))
 SHORT_AGES = (("h", 3_600), ("min", 60))
 
 
 def size_text(size_bytes: int) -> str:
     """Bytes in the unit that suits them: 3.1 GB, 940 MB, 12 kB."""
-    for unit, factor in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+    for unit, factor in (("GB", 10**9), ("MB", MB), ("kB", 10**3)):
         if abs(size_bytes) >= factor:
             value = size_bytes / factor
             return f"{value:.0f} {unit}" if value >= 100 else f"{value:.1f} {unit}"
@@ -16,8 +18,8 @@ def size_text(size_bytes: int) -> str:
 
 
 def megabytes(size_bytes: float, digits: int = 0) -> str:
-    """Bytes in MB (10^6), as plans and limits are given."""
-    return f"{size_bytes / 1e6:,.{digits}f} MB"
+    """Bytes in MB."""
+    return f"{size_bytes / MB:,.{digits}f} MB"
 
 
 def progress_text(done_bytes: float, total_bytes: float) -> str:

@@ -30,6 +30,7 @@ from dataclasses import dataclass
 
 from orchestrator.planning.solution import Prediction
 from schemas.handover import Held, kv_copies
+from schemas.messages import MoveMode
 
 SLOWDOWN = 0.5
 """A single-threaded node alternates between a message of rows and a step, and waits for its link in neither."""
@@ -57,6 +58,11 @@ class Migration:
     copy_lost_s: float
     prefill_lost_s: float
     copies: bool
+
+    @property
+    def mode(self) -> MoveMode:
+        """As the operator API calls it."""
+        return "copy" if self.copies else "prefill"
 
     @property
     def lost_s(self) -> float:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
+from orchestrator.planning.problem import Problem
+from orchestrator.planning.simulation.scenario import Workload
 from schemas.contract import Items, Number, Text, about
 from schemas.messages import ObjectiveName
 
@@ -100,14 +102,14 @@ class PlanSection:
 
     objective: ObjectiveName = about("What the best plan is best at.", default="latency")
     context_tokens: PositiveCount = about("Positions per request.", default=2048)
-    slots: PositiveCount = about("Requests with a KV cache.", default=1)
+    slots: PositiveCount = about("Requests with a KV cache.", default=Problem.slots)
     streams: PositiveCount | None = about("Requests at once; left out: as many as fill the pipeline.", default=None)
     constraints: ConstraintsSection = about("What a person states.", default=ConstraintsSection())
     workspace_mb: Amount = about("Memory for activations on each device used.", default=0.0)
-    prompt_tokens: PositiveCount = about("Length of a prompt.", default=128)
-    prefill_chunk_tokens: PositiveCount = about("Tokens of a prompt in one run.", default=64)
-    balanced_tolerance: Amount = about("How much slower a balanced plan may be.", default=0.05)
-    time_limit_s: PositiveAmount = about("How long the solver may take.", default=10.0)
+    prompt_tokens: PositiveCount = about("Length of a prompt.", default=Problem.prompt_tokens)
+    prefill_chunk_tokens: PositiveCount = about("Tokens of a prompt in one run.", default=Problem.prefill_chunk_tokens)
+    balanced_tolerance: Amount = about("How much slower a balanced plan may be.", default=Problem.balanced_tolerance)
+    time_limit_s: PositiveAmount = about("How long the solver may take.", default=Problem.time_limit_s)
     replicas: bool = about("Plan several pipelines.", default=False)
 
 
@@ -115,16 +117,16 @@ class PlanSection:
 class WorkloadSection:
     """What is asked."""
 
-    streams: PositiveCount = about("Readers who ask again as soon as they have an answer.", default=1)
+    streams: PositiveCount = about("Readers who ask again as soon as they have an answer.", default=Workload.streams)
     arrivals_per_s: PositiveAmount | None = about("Or requests at random.", default=None)
-    prompt_tokens: PositiveCount = about("Length of a prompt.", default=128)
-    answer_tokens: PositiveCount = about("Length of an answer.", default=64)
-    duration_s: PositiveAmount = about("How long to play.", default=60.0)
-    warmup_s: Amount = about("When figures begin to count.", default=0.0)
-    seed: Count = about("Same seed, same run.", default=0)
-    jitter: Amount = about("Standard deviation of the logarithm of job times.", default=0.0)
-    reload_s: Amount = about("How long a lost pipeline takes to load its new plan.", default=2.0)
-    balance_every_s: PositiveAmount = about("How often the balancer looks.", default=1.0)
+    prompt_tokens: PositiveCount = about("Length of a prompt.", default=Workload.prompt_tokens)
+    answer_tokens: PositiveCount = about("Length of an answer.", default=Workload.answer_tokens)
+    duration_s: PositiveAmount = about("How long to play.", default=Workload.duration_s)
+    warmup_s: Amount = about("When figures begin to count.", default=Workload.warmup_s)
+    seed: Count = about("Same seed, same run.", default=Workload.seed)
+    jitter: Amount = about("Standard deviation of the logarithm of job times.", default=Workload.jitter)
+    reload_s: Amount = about("How long a lost pipeline takes to load its new plan.", default=Workload.reload_s)
+    balance_every_s: PositiveAmount = about("How often the balancer looks.", default=Workload.balance_every_s)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -35,10 +35,9 @@ from orchestrator.planning.simulation.fleet_document import (
 from orchestrator.planning.simulation.scenario import FleetEvent, Workload
 from schemas import contract
 from schemas.errors import MemberError, UnknownMember
+from schemas.limits import MB
 from schemas.names import nearest
 from schemas.units import BLOCK, EMBED, HEAD
-
-MB = 10**6
 
 
 @dataclass(frozen=True)
