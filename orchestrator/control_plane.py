@@ -6,8 +6,9 @@ from orchestrator.deployment.plan import ServingSettings
 from orchestrator.effects import Effect, Note, OpenModel, command
 from orchestrator.fleet.fleet import Drained, Flagged, FleetChange, FleetState, Joined, Left, Restored, Tell, Trusted
 from orchestrator.fleet.health import HealthLimits
+from orchestrator.pipelines.options import PipelineOptions
 from orchestrator.pipelines.pipeline import Pipeline
-from orchestrator.pipelines.pool import PipelineOptions, PipelinePool
+from orchestrator.pipelines.pool import PipelinePool
 from orchestrator.pipelines.readers import Readers
 from orchestrator.requests.scheduler import RequestScheduler
 from orchestrator.requests.story import Stories

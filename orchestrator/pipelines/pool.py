@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from orchestrator.deployment.epochs import Epochs
@@ -21,6 +21,7 @@ from orchestrator.fleet.profiles import Profiles
 from orchestrator.model.served import BuiltSegment, ServedModel
 from orchestrator.pipelines.allocation import AllocationRules, NodeAllocator
 from orchestrator.pipelines.due import DuePipelines
+from orchestrator.pipelines.options import PipelineOptions
 from orchestrator.pipelines.outcomes import Outcomes
 from orchestrator.pipelines.partition import pipeline_names
 from orchestrator.pipelines.pipeline import Pipeline
@@ -41,19 +42,6 @@ from schemas.messages import (
     ProfileView,
     SubmitRequest,
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class PipelineOptions:
-    """What all pipelines are made with. ``wanted``: how many a person asks for; None: as many as give most."""
-
-    generation: int
-    min_nodes: int
-    max_queued: int
-    blob_urls: tuple[str, ...]
-    wanted: int | None = None
-    balance: bool = True
-    """Move layers when nodes become slower or quicker."""
 
 
 class PipelinePool:
