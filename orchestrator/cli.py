@@ -29,6 +29,7 @@ COMMANDS = {
     "rebalance": "orchestrator.commands.rebalance",
     "top": "orchestrator.commands.top",
     "events": "orchestrator.commands.events",
+    "trace": "orchestrator.commands.trace",
     "simulate": "orchestrator.commands.simulate",
     "bench": "orchestrator.commands.bench",
     "model": "orchestrator.commands.model",

@@ -168,6 +168,15 @@ class PipelineDecisions:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class StoryView:
+    """Something that happened to a request, and what was decided on it."""
+
+    after_s: Seconds = about("Since the request came.")
+    cause: Prose = about("What happened.")
+    decisions: Annotated[tuple[Prose, ...], Items(1_000)] = about("What followed from it.")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ProfileView:
     """The figures that plans of a node rest on. What it did not measure itself is left out."""
 

@@ -49,6 +49,7 @@ from schemas.fleet_views import (
     PipelineStatus,
     ProfileView,
     StageAtWork,
+    StoryView,
 )
 from schemas.node_messages import (
     Heartbeat,
@@ -72,11 +73,13 @@ from schemas.operator_replies import (
     RebalanceReply,
     ReplanReply,
     StatusReply,
+    StoryReply,
     UseModelReply,
 )
 from schemas.operator_requests import (
     MOST_EVENTS,
     MOST_HISTORY,
+    MOST_STORY_ENTRIES,
     ApplyConstraints,
     DrainNode,
     ObjectiveName,
@@ -92,6 +95,7 @@ from schemas.operator_requests import (
     ShowOverview,
     ShowPlan,
     ShowStatus,
+    ShowStory,
     UseModel,
 )
 from schemas.parts import (
@@ -148,6 +152,7 @@ __all__ = [
     "MESSAGES",
     "MOST_EVENTS",
     "MOST_HISTORY",
+    "MOST_STORY_ENTRIES",
     "PROBE_BATCH",
     "PROBE_CHUNK_TOKENS",
     "SCHEMA_VERSION",
@@ -248,6 +253,7 @@ __all__ = [
     "ShowOverview",
     "ShowPlan",
     "ShowStatus",
+    "ShowStory",
     "SolutionStatus",
     "StageAtWork",
     "StageMetrics",
@@ -257,6 +263,8 @@ __all__ = [
     "StageView",
     "StandbyView",
     "StatusReply",
+    "StoryReply",
+    "StoryView",
     "StreamEnd",
     "StreamError",
     "StreamText",

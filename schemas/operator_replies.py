@@ -18,9 +18,10 @@ from schemas.fleet_views import (
     PipelineStatus,
     ProfileView,
     ProgressOfNodes,
+    StoryView,
 )
-from schemas.operator_requests import MOST_EVENTS, MOST_HISTORY, PlanConstraints
-from schemas.parts import Count, EpochText, Label, Line, Name, Prose, UnsignedInt32
+from schemas.operator_requests import MOST_EVENTS, MOST_HISTORY, MOST_STORY_ENTRIES, PlanConstraints
+from schemas.parts import Count, EpochText, Label, Line, Name, Prose, RequestId, UnsignedInt32
 from schemas.plan_views import CommittedPlan, MovesView, PlanComparison, PlanInForce
 from schemas.registry import message
 
@@ -106,6 +107,17 @@ class EventsReply:
     events: Annotated[tuple[FleetEvent, ...], Items(MOST_EVENTS)] = about("The newest, the oldest of them first.")
 
 
+@message("control.trace.reply")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoryReply:
+    """What became of a request, cause by cause; nothing of its text."""
+
+    request: RequestId = about("The request.")
+    ended: bool = about("Has its client been told the end?")
+    left_out: Count = about("Entries of the middle that were dropped.")
+    entries: Annotated[tuple[StoryView, ...], Items(MOST_STORY_ENTRIES)] = about("The oldest first.")
+
+
 @message("control.preview.reply")
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PreviewReply:
@@ -179,6 +191,7 @@ OperatorReply = (
     | DecisionsReply
     | HistoryReply
     | EventsReply
+    | StoryReply
     | PreviewReply
     | NoPlanReply
     | ApplyReply

@@ -10,11 +10,12 @@ from typing import Annotated, Literal
 
 from schemas import limits
 from schemas.contract import Items, Number, Text, about
-from schemas.parts import Name, Percent
+from schemas.parts import Name, Percent, RequestId
 from schemas.registry import message
 
 MOST_HISTORY = 200
 MOST_EVENTS = 500
+MOST_STORY_ENTRIES = 200
 
 ObjectiveName = Literal["latency", "throughput", "balanced", "paper"]
 UnitsText = Annotated[str, Text(min_length=1, max_length=64)]
@@ -85,6 +86,14 @@ class ShowEvents:
     limit: Annotated[int, Number(1, MOST_EVENTS)] = about("Most events to tell of, the newest.", default=MOST_EVENTS)
 
 
+@message("control.trace")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShowStory:
+    """What became of a request? Answered by ``control.trace.reply``."""
+
+    request: RequestId | None = about("The request; null for the newest one.", default=None)
+
+
 @message("control.preview")
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PreviewConstraints:
@@ -141,6 +150,7 @@ OperatorRequest = (
     | ShowDecisions
     | ShowHistory
     | ShowEvents
+    | ShowStory
     | PreviewConstraints
     | ApplyConstraints
     | Replan

@@ -55,7 +55,9 @@ from schemas.messages import (
     ShowOverview,
     ShowPlan,
     ShowStatus,
+    ShowStory,
     StatusReply,
+    StoryReply,
     StreamEnd,
     StreamError,
     StreamText,
@@ -264,6 +266,10 @@ class Client(Closing):
     def past_events(self, limit: int = MOST_EVENTS) -> EventsReply:
         """The newest events."""
         return self.command(ShowEvents(limit=limit), EventsReply)
+
+    def story(self, request: str | None = None) -> StoryReply:
+        """What became of a request, or of the newest one."""
+        return self.command(ShowStory(request=request), StoryReply)
 
     def preview(self, constraints: PlanConstraints) -> PreviewReply | NoPlanReply:
         """The best plan under constraints; nothing is changed."""

@@ -9,6 +9,7 @@ from orchestrator.effects import Asker, Effect, SaveDrained, TellEvents, TellHis
 from orchestrator.operator_api.overview import overview
 from orchestrator.operator_api.replies import refuse, reply
 from orchestrator.pipelines.pipeline import Pipeline
+from orchestrator.requests.story import KEPT_REQUESTS
 from schemas.contract import members
 from schemas.messages import (
     DecisionsReply,
@@ -24,10 +25,15 @@ from schemas.messages import (
     ShowOverview,
     ShowPlan,
     ShowStatus,
+    ShowStory,
+    StoryReply,
+    StoryView,
 )
 from schemas.names import unknown_node
 
-Question = ShowNodes | ShowPlan | ShowStatus | ShowOverview | ShowDecisions | ShowHistory | ShowEvents | DrainNode
+Question = (
+    ShowNodes | ShowPlan | ShowStatus | ShowOverview | ShowDecisions | ShowHistory | ShowEvents | ShowStory | DrainNode
+)
 
 
 def answer(asker: Asker, question: Question, plane: ControlPlane, now_s: float) -> list[Effect]:
@@ -47,6 +53,8 @@ def answer(asker: Asker, question: Question, plane: ControlPlane, now_s: float) 
             return [TellHistory(asker, limit)]
         case ShowEvents(limit=limit):
             return [TellEvents(asker, limit)]
+        case ShowStory():
+            return [_story(asker, question, plane)]
         case DrainNode():
             return _drain(asker, question, plane, now_s)
     assert_never(question)
@@ -85,4 +93,20 @@ def _why(pipeline: Pipeline, now_s: float) -> PipelineDecisions:
         epoch=str(pipeline.active.plan.epoch) if pipeline.active else None,
         stays=pipeline.report.why_it_stays,
         decisions=pipeline.report.decisions.view(now_s),
+    )
+
+
+def _story(asker: Asker, question: ShowStory, plane: ControlPlane) -> Effect:
+    """The chain of causes of a request, of the newest one unless another is named."""
+    stories = plane.stories
+    newest = stories.newest(1)
+    story = stories.story(question.request) if question.request else newest[0] if newest else None
+    if story is None:
+        what = f"request {question.request} is not known" if question.request else "nobody has asked anything yet"
+        return refuse(asker, f"{what}: the last {KEPT_REQUESTS} since the orchestrator's start are kept")
+    began_s = story.entries[0].at_s
+    entries = (StoryView(after_s=one.at_s - began_s, cause=one.cause, decisions=one.decisions) for one in story.entries)
+    return reply(
+        asker,
+        StoryReply(request=story.request, ended=story.ended, left_out=story.left_out, entries=tuple(entries)),
     )

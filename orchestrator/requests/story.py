@@ -25,6 +25,7 @@ from orchestrator.events import (
     TokensHeard,
 )
 from schemas.messages import (
+    MOST_STORY_ENTRIES,
     CloseRequest,
     Heartbeat,
     NodeStatus,
@@ -38,7 +39,7 @@ from schemas.messages import (
 from schemas.topics import NODE_COMMAND
 
 KEPT_REQUESTS = 300
-_MOST_ENTRIES = 200
+_MOST_ENTRIES = MOST_STORY_ENTRIES
 """Of one request; the first and the newest stay."""
 _FOR_ALL = ("lost", "left", "broker")
 """Notes of these kinds concern every request that has not ended."""

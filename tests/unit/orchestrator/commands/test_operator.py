@@ -243,6 +243,42 @@ def test_events_are_followed_each_once(
                         "text": "epoch 4-1 is in force", "warning": False}  # fmt: skip
 
 
+# --- trace ------------------------------------------------------------------------------------------------------
+
+STORY = {
+    "request": "00000000000000ab",
+    "ended": True,
+    "left_out": 1,
+    "entries": [
+        {"after_s": 0.0, "cause": "client cli asked: 1 messages, at most 5 tokens", "decisions": ["opened on n1"]},
+        {"after_s": 1.25, "cause": "2 tokens from n1", "decisions": []},
+    ],
+}
+
+
+def test_a_request_s_story_is_told_cause_by_cause(fake: FakeOrchestrator, capsys: pytest.CaptureFixture[str]) -> None:
+    fake.control["trace"] = STORY
+    assert cli.run(["trace", STORY["request"]]) == 0
+    assert fake.commanded[0].arguments == {"request": STORY["request"]}
+    assert capsys.readouterr().out.splitlines() == [
+        "request 00000000000000ab, ended",
+        "     0.000 s  client cli asked: 1 messages, at most 5 tokens",
+        "              -> opened on n1",
+        "     1.250 s  2 tokens from n1",
+        "(1 entries of the middle were dropped)",
+    ]
+    assert cli.run(["trace", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == STORY
+
+
+def test_a_request_that_is_none_is_refused_in_a_line(
+    fake: FakeOrchestrator, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(["trace", "so-so"]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Error")]
+    assert "16" in line
+
+
 # --- top --------------------------------------------------------------------------------------------------------
 
 

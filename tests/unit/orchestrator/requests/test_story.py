@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from orchestrator.events import Cancelled
+from orchestrator.effects import Asker, Publish
+from orchestrator.events import Cancelled, Commanded
 from orchestrator.requests.story import KEPT_REQUESTS, Story
 from schemas.codec import Flag
-from schemas.messages import CancelRequest
+from schemas.messages import CancelRequest, ShowStory, StoryReply
 from tests.support.orchestrating import World, make_submit
 
 
@@ -93,3 +94,22 @@ def test_only_so_many_are_kept_and_long_ones_are_cut_in_the_middle() -> None:
     assert story.left_out == 100
     assert len(story.entries) == 200
     assert (story.entries[0].at_s, story.entries[-1].at_s) == (0.0, 299.0)
+
+
+def test_an_operator_is_told_the_story_of_a_request_or_of_the_newest() -> None:
+    world = World().serve("a", "b", "c")
+    refused = world.control("trace", request=7)
+    assert refused
+    assert refused.reason.startswith("nobody has asked anything yet: the last 300 since the")
+    first, second = world.ask(make_submit(1)), world.ask(make_submit(2))
+    world.generate(first, 3, flags=Flag.STOP)
+    newest = world.control("trace", request=8)
+    assert newest
+    assert (newest.result["request"], newest.result["ended"]) == (second, False)
+    command = ShowStory(request=first)
+    told_of_first = world.core.handle(Commanded(Asker("cli", f"{9:016x}"), command), world.now_s)
+    (reply,) = [effect.message for effect in told_of_first if isinstance(effect, Publish)]
+    assert isinstance(reply, StoryReply)
+    assert (reply.request, reply.ended) == (first, True)
+    assert [entry.cause for entry in reply.entries] == [entry.cause for entry in told(world, first).entries]
+    assert reply.entries[0].after_s == 0.0
