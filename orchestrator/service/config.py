@@ -9,7 +9,7 @@ from broker.address import parse_broker_url
 from broker.security import is_exposed, is_loopback
 from orchestrator.errors import BadSetting, InsecureAddress
 from orchestrator.fleet.health import HealthLimits
-from orchestrator.timing import DEFAULT_CHUNK_TOKENS, MOST_PIPELINES, Timing
+from orchestrator.timing import DEFAULT_CHUNK_TOKENS, DEFAULT_SLOTS, MOST_PIPELINES, Timing
 from schemas import limits
 from schemas.messages import WireDtype
 
@@ -35,7 +35,7 @@ class ServiceConfig:
     """The first plan waits for this many nodes."""
     context_tokens: int | None = None
     """Positions per request; None: the model's maximum, 2048 at most, or what the fleet has memory for."""
-    slots: int | None = None
+    slots: int | None = DEFAULT_SLOTS
     """Requests at the same time; None: as many as the fleet has memory for, 4 at most."""
     max_queued: int = 64
     wire_dtype: WireDtype = "fp16"
