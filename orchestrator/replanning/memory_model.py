@@ -4,8 +4,7 @@ Measured with SmolLM2-135M on Linux, x86-64, ONNX Runtime 1.32, as the differenc
 segment and the largest value until its KV cache was full, for ranges of 1, 3, 10, 12 and all units. What a session
 takes is the sum of
 
-* a fixed part: the pages of ONNX Runtime's own code, which the first session touches and a second one on the same node
-  finds there, and what allocators keep of transfers and loading, which a second one adds to;
+* a fixed part: the pages of ONNX Runtime's own code that the first session touches;
 * activations of the longest prefill chunk;
 * weights, by kind of unit: int4 and int8 kernels keep a pre-packed copy beside (or instead of) the mapped file, and
   `accuracy_level=4` (profile "fast") packs larger; the head's matrix is by far the largest of the model, and while it
@@ -25,10 +24,8 @@ from orchestrator.model.manifest import Manifest
 from schemas.messages import UnitKind
 from schemas.units import BLOCK, EMBED, HEAD
 
-CODE_BYTES = 11 << 20
-"""Of ONNX Runtime, touched by a node's first session."""
-SESSION_BYTES = CODE_BYTES + (10 << 20)
-"""And what allocators keep of transfers and loading."""
+SESSION_BYTES = 16 << 20
+"""11 MiB of code, and what allocators keep of transfers and loading."""
 ACTIVATION_COPIES = 1.25
 """ONNX Runtime's arena rounds up what a run needs."""
 

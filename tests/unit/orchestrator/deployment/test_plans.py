@@ -71,7 +71,7 @@ def test_every_stage_is_told_the_same_batches_and_so_are_people() -> None:
     problems = []
     world = World(context_tokens=50, slots=5)
     world.solver = lambda problem: problems.append(problem) or plan_quickly(problem)  # type: ignore[func-returns-value]
-    world.serve("a", "b", "c", memory_mb=195)
+    world.serve("a", "b", "c")
     assert len(world.plan.ring) == 3
     (table,) = {world.commands(stage.node, PrepareSegment)[0].batches for stage in world.plan.ring}
     active = world.core.plane.pipeline.active
