@@ -19,7 +19,7 @@ from broker.local_broker import LocalBroker
 from broker.mqtt import MqttBus
 from orchestrator.client import Client, ClientError
 from orchestrator.model.store import ModelStore
-from schemas.messages import BlobRef, Epoch, PrepareSegment, StageRef, encode
+from schemas.messages import BlobRef, Epoch, PlanConstraints, PrepareSegment, StageRef, encode
 from schemas.topics import NODE_COMMAND, NODE_REPLY
 from tests.support.mqtt_proxy import MqttProxy
 from tests.support.nodes import NodeProcess, running_nodes
@@ -80,7 +80,7 @@ def silent_server() -> Iterator[tuple[str, threading.Event]]:
 def begin_to_load(broker: LocalBroker, node: str, blob_url: str, asked: threading.Event) -> None:
     """Have a node download what never comes, as soon as it is there."""
     with Client.connect(broker.url) as client:
-        while node not in [known["node"] for known in client.control("nodes")["nodes"]]:
+        while node not in [known.node for known in client.nodes().nodes]:
             pass
     prepare = PrepareSegment(
         pipeline="other", epoch=Epoch(generation=1, counter=1), stage=0, ring=(StageRef(node=node, start=0, stop=1),),
@@ -100,14 +100,14 @@ def begin_to_move(broker: LocalBroker, proxy: MqttProxy) -> threading.Thread:
 
     def move() -> None:
         with suppress(ClientError), Client.connect(broker.url) as operator:
-            operator.control("apply", timeout_s=MOVE_S, objective="latency", pins=[["embed", "b"], ["head", "a"]])
+            operator.apply(PlanConstraints(pins=(("embed", "b"), ("head", "a"))), timeout_s=MOVE_S)
 
     mover = threading.Thread(target=move)
     with Client.connect(broker.url) as client:
         next(iter(client.ask(prompt="one two three", max_tokens=240)))
         mover.start()
         deadline_s = time.monotonic() + DEADLINE_S
-        while client.control("status")["moves"]["now"] is None:
+        while client.status().moves.now is None:
             assert time.monotonic() < deadline_s
     return mover
 
@@ -152,12 +152,12 @@ def test_all_end_in_time(
     ):
         with Client.connect(mosquitto.url) as client:
             wait_until_serving(client)
-            client.control("apply", timeout_s=60.0, objective="throughput", pins=[["embed", "a"], ["head", "b"]])
+            client.apply(PlanConstraints(objective="throughput", pins=(("embed", "a"), ("head", "b"))), timeout_s=60.0)
         mover = begin_to_move(mosquitto, proxy)
         with running_nodes(["loader"], proxy.url, tmp_path, "--memory-limit-mb", "64") as loaders:
             begin_to_load(mosquitto, "loader", blob_url, asked)
             with Client.connect(mosquitto.url) as client:
-                assert client.control("status")["moves"]["now"] is not None
+                assert client.status().moves.now is not None
             breaks(mosquitto, proxy)
             if later:
                 time.sleep(NOTICED_S)
