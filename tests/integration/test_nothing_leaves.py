@@ -26,6 +26,7 @@ plan preview
 rebalance
 simulate home
 top --once
+trace
 version
 """
 LEFT_OUT = {"demo"}
