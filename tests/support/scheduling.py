@@ -13,8 +13,13 @@ TOGETHER = {
 """Files whose fixtures take long: one process makes them. Every other test goes to whichever process is free."""
 
 
+def scope(nodeid: str) -> str:
+    """Tests of one scope run in one process, one after the other."""
+    return TOGETHER.get(nodeid.split("::", 1)[0], nodeid)
+
+
 class Scheduling(LoadScopeScheduling):
-    """Hands tests out one by one, but those that share what is slow to make all at once, before the others."""
+    """Hands scopes to processes that are free, the largest first."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return TOGETHER.get(nodeid.split("::", 1)[0], nodeid)
+        return scope(nodeid)
