@@ -53,11 +53,15 @@ class Effort:
     settled_s: float = 15.0
     counted_s: float = 12.0
     moves: int = GAP_MOVES
+    fetched: int = 2
+    """Of the two plans that layers move between."""
     moving_speed: float = 1.0
     profiled_s: float = PROBE_TIME_LIMIT_S
 
 
-QUICK = Effort(pairs=1, before_s=0.5, settled_s=1.0, counted_s=1.0, moves=1, moving_speed=0.3, profiled_s=0.1)
+QUICK = Effort(
+    pairs=1, before_s=0.5, settled_s=1.0, counted_s=1.0, moves=1, fetched=1, moving_speed=0.3, profiled_s=0.1
+)
 
 
 def measure(quick: bool) -> list[Result]:
@@ -156,7 +160,7 @@ def _gaps(model: Model, streams: int, prompt_tokens: int, effort: Effort) -> Res
         fleet_of(model, NODES, share=ROOM, speed=effort.moving_speed, **caches) as fleet,
         installed(fleet, model, balance=False, profiled_s=effort.profiled_s, **caches) as running,  # type: ignore[arg-type]
     ):
-        for plan in reversed(plans):  # every node has every unit it will need on its disk
+        for plan in reversed(plans[: effort.fetched]):  # so that units are on the disks of those who will need them
             running.apply(pins=plan)
         until("standby units", lambda: running.is_idle(), every_s=0.2)
         answer = LONG_CONTEXT - prompt_tokens - 64
