@@ -40,13 +40,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """For ``-n auto``: two at least, as many tests wait for processes that they started.
+    """For ``-n auto``: three for two cores, as many tests wait for processes that they started.
 
     None for tests that are named one by one or whose output is to be seen.
     """
     if config.option.capture == "no" or (config.args and all("::" in name for name in config.args)):
         return 0
-    return min(max(os.cpu_count() or 1, 2), MOST_WORKERS)
+    return min(max((os.cpu_count() or 1) * 3 // 2, 2), MOST_WORKERS)
 
 
 @pytest.hookimpl(optionalhook=True)
