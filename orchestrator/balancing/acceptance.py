@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from orchestrator.deployment.open_requests import OpenWork
 from orchestrator.deployment.plan import DeployedPlan, Solving
-from orchestrator.planning.gain import LEAST_GAIN, gain
+from orchestrator.planning.gain import LEAST_GAIN, NOTHING_BETTER, gain
 from orchestrator.planning.moves.kv_migration import Migration
 from orchestrator.planning.solution import Solution
 
@@ -54,7 +54,7 @@ class AcceptanceDecision:
 
 
 Judge = Callable[[AcceptanceQuery], AcceptanceDecision]
-_STAYS = AcceptanceDecision(Acceptance.STAY, "the plan in force is the best one")
+_STAYS = AcceptanceDecision(Acceptance.STAY, NOTHING_BETTER)
 
 
 def settled(question: AcceptanceQuery) -> AcceptanceDecision | None:

@@ -17,7 +17,7 @@ from typing import Any
 from orchestrator.balancing.decision_log import Decision, DecisionLog, Stages, Verdict
 from orchestrator.balancing.speed_estimate import ObservationSettings, Reading, SpeedEstimate
 from orchestrator.planning.cost import check
-from orchestrator.planning.gain import LEAST_GAIN, gain
+from orchestrator.planning.gain import LEAST_GAIN, NOTHING_BETTER, gain
 from orchestrator.planning.moves.nearby import nearby, value_s
 from orchestrator.planning.problem import Objective, Problem, Stage
 from schemas.back_off import back_off_s
@@ -159,7 +159,7 @@ class Balancer:
             )
         best = self._best(asked, now_s)
         if best is None:
-            return Decision(verdict=Verdict.STAY, reason="the plan in force is the best one")
+            return Decision(verdict=Verdict.STAY, reason=NOTHING_BETTER)
         needed = self._needed_gain(asked.running)
         figures = f"{best.gain:.0%} less time per token saves {best.saved_s:.1f} s, moving costs {best.cost_s:.1f} s"
         if best.gain < needed:

@@ -1,28 +1,61 @@
-"""What `ask` and `chat` share: sampling options, Ctrl-C that cancels, figures about an answer."""
+"""What `ask` and `chat` share: options of an answer, Ctrl-C that cancels, figures about an answer."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import functools
 import secrets
-import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from types import FrameType
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
 from orchestrator.client import Answer
+from orchestrator.commands.interrupts import stop_on_interrupt
 from orchestrator.commands.output import on_output_gone
+from orchestrator.commands.terminal import as_typed
 from orchestrator.text.table import table
 from schemas.limits import MAX_ANSWER_TOKENS
-from schemas.messages import Sampling, StageTiming, StreamEnd
-
-_F = TypeVar("_F", bound=Callable[..., Any])
+from schemas.messages import ChatMessage, Sampling, StageTiming, StreamEnd
 
 
-def sampling_options(function: _F) -> _F:
-    """Add the options that `make_sampling` takes, ``--max-tokens`` and ``--system``."""
+@dataclass(frozen=True, kw_only=True)
+class AnswerOptions:
+    """What is asked for, apart from what is said."""
+
+    max_tokens: int
+    temperature: float
+    top_k: int
+    top_p: float
+    repetition_penalty: float
+    seed: int | None
+    system: str | None
+
+    def sampling(self) -> Sampling:
+        """Without a seed each answer has its own."""
+        return Sampling(
+            temperature=self.temperature,
+            top_k=self.top_k,
+            top_p=self.top_p,
+            repetition_penalty=self.repetition_penalty,
+            seed=secrets.randbelow(2**53) if self.seed is None else self.seed,
+        )
+
+    def opening(self) -> list[ChatMessage]:
+        """What a conversation begins with: the system message, if there is one."""
+        return [] if self.system is None else [ChatMessage(role="system", content=as_typed(self.system))]
+
+
+def answer_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of `AnswerOptions`, which the command is given as ``wanted``."""
+
+    @functools.wraps(function)
+    def with_wanted(*args: Any, **kwargs: Any) -> Any:
+        wanted = AnswerOptions(**{field.name: kwargs.pop(field.name) for field in dataclasses.fields(AnswerOptions)})
+        return function(*args, wanted=wanted, **kwargs)
+
     options = (
         click.option("--max-tokens", type=click.IntRange(1, MAX_ANSWER_TOKENS), default=256, show_default=True,
                      help="Most tokens to generate."),
@@ -37,49 +70,32 @@ def sampling_options(function: _F) -> _F:
         click.option("--seed", type=click.IntRange(0, 2**53), help="Same seed, same answer. [default: random]"),
         click.option("--system", metavar="TEXT", help="The system message."),
     )  # fmt: skip
+    command: Callable[..., Any] = with_wanted
     for option in reversed(options):
-        function = option(function)
-    return function
-
-
-def make_sampling(
-    temperature: float, top_k: int, top_p: float, repetition_penalty: float, seed: int | None
-) -> Sampling:
-    """Sampling from the options; without a seed each answer has its own."""
-    return Sampling(
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        repetition_penalty=repetition_penalty,
-        seed=secrets.randbelow(2**53) if seed is None else seed,
-    )
+        command = option(command)
+    return command
 
 
 @dataclass
-class Interrupt:
-    """``pressed`` is true after Ctrl-C."""
+class Cancellation:
+    """Of an answer; ``stopped`` after Ctrl-C."""
 
-    pressed: bool = False
+    answer: Answer
+    stopped: bool = False
+
+    def stop(self) -> None:
+        """Cancel it on the nodes."""
+        self.stopped = True
+        self.answer.cancel()
 
 
 @contextlib.contextmanager
-def cancel_on_interrupt(answer: Answer) -> Iterator[Interrupt]:
-    """The first Ctrl-C cancels the answer on the nodes, the second one leaves at once. It is cancelled too when nobody
-    can read what is printed."""
-    interrupt = Interrupt()
-
-    def handle(_signal: int, _frame: FrameType | None) -> None:
-        if interrupt.pressed:
-            raise KeyboardInterrupt
-        interrupt.pressed = True
-        answer.cancel()
-
-    before = signal.signal(signal.SIGINT, handle)
-    try:
-        with on_output_gone(answer.cancel):
-            yield interrupt
-    finally:
-        signal.signal(signal.SIGINT, before)
+def cancel_on_interrupt(answer: Answer) -> Iterator[Cancellation]:
+    """The first Ctrl-C cancels the answer, the second one leaves at once. It is cancelled too when nobody can read what
+    is printed."""
+    cancellation = Cancellation(answer)
+    with stop_on_interrupt(cancellation), on_output_gone(answer.cancel):
+        yield cancellation
 
 
 def tokens_per_s(end: StreamEnd) -> float:

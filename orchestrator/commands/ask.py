@@ -9,10 +9,10 @@ import click
 
 from orchestrator.client import Answer
 from orchestrator.commands.answers import (
+    AnswerOptions,
+    answer_options,
     cancel_on_interrupt,
     cut_mark,
-    make_sampling,
-    sampling_options,
     statistics,
     tokens_per_s,
 )
@@ -27,7 +27,7 @@ from schemas.messages import ChatMessage, StreamEnd
 
 @click.command("ask", epilog="Example: linguabus ask 'What is the capital of France?' --max-tokens 40 --stats")
 @click.argument("prompt", required=False)
-@sampling_options
+@answer_options
 @click.option(
     "--raw",
     is_flag=True,
@@ -42,13 +42,7 @@ from schemas.messages import ChatMessage, StreamEnd
 def command(
     settings: Settings,
     prompt: str | None,
-    max_tokens: int,
-    temperature: float,
-    top_k: int,
-    top_p: float,
-    repetition_penalty: float,
-    seed: int | None,
-    system: str | None,
+    wanted: AnswerOptions,
     raw: bool,
     as_json: bool,
     stats: bool,
@@ -64,22 +58,21 @@ def command(
     prompt = as_typed(prompt)
     if not prompt.strip():
         raise click.UsageError("PROMPT is empty")
-    if raw and system is not None:
+    if raw and wanted.system is not None:
         raise click.UsageError("--system needs the chat template, which --raw turns off")
-    sampling = make_sampling(temperature, top_k, top_p, repetition_penalty, seed)
-    messages = [ChatMessage(role="system", content=as_typed(system))] if system is not None else []
-    messages.append(ChatMessage(role="user", content=prompt))
+    sampling = wanted.sampling()
+    messages = [*wanted.opening(), ChatMessage(role="user", content=prompt)]
     with connect(settings) as client:
         await_plan(client, wait_s)
         answer = client.ask(
             () if raw else messages,
             prompt=prompt if raw else None,
-            max_tokens=max_tokens,
+            max_tokens=wanted.max_tokens,
             sampling=sampling,
             stats=stats,
         )
         try:
-            with cancel_on_interrupt(answer) as interrupt:
+            with cancel_on_interrupt(answer) as cancellation:
                 for piece in answer:
                     if not as_json:
                         click.echo(piece, nl=False)
@@ -90,11 +83,11 @@ def command(
     assert end is not None
     if as_json:
         print_json(_report(answer, end, sampling.seed))
-    elif mark := cut_mark(end, max_tokens):
+    elif mark := cut_mark(end, wanted.max_tokens):
         click.echo(mark, err=True)
     if stats:
         click.echo(statistics(end), err=True)
-    return INTERRUPTED if interrupt.pressed or end.finish_reason == "cancelled" else 0
+    return INTERRUPTED if cancellation.stopped or end.finish_reason == "cancelled" else 0
 
 
 def _read_stdin(*, wanted: bool) -> str:

@@ -10,9 +10,10 @@ import click
 
 from orchestrator.client import Client
 from orchestrator.commands.bench_report import Combination, Load, Measured, Result, Spread, make_prompt, summarise
-from orchestrator.commands.bench_streams import Streams, measure, stop_on_interrupt
+from orchestrator.commands.bench_streams import Streams, measure
 from orchestrator.commands.connection import connect
 from orchestrator.commands.exits import INTERRUPTED
+from orchestrator.commands.interrupts import leave_on_signals, stop_on_interrupt
 from orchestrator.commands.output import print_json
 from orchestrator.commands.progress import ProgressLines
 from orchestrator.commands.settings import Settings, bus_options, pass_settings
@@ -117,7 +118,7 @@ def command(
         plan = client.plan()
         words_per_token = _words_per_token(client, load.seed)
     try:
-        with stop_on_interrupt(streams), ProgressLines() as progress:
+        with stop_on_interrupt(streams), leave_on_signals(), ProgressLines() as progress:
             for combination in combinations:
                 prompts = load.prompts(combination, words_per_token)
                 answers = _run(streams, combination, prompts, load.warm_up, progress)

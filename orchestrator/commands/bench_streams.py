@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import queue
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from types import FrameType
 
 from orchestrator.client import Answer, Client
 from orchestrator.commands.bench_report import Measured
-from orchestrator.commands.connection import leave_on_signals
 from schemas.messages import Sampling
 
 _LEAVE_S = 2.0
@@ -143,20 +139,3 @@ class Streams:
             self._news.put(error)
         finally:
             self._news.put(None)
-
-
-@contextlib.contextmanager
-def stop_on_interrupt(streams: Streams) -> Iterator[None]:
-    """The first Ctrl-C cancels what is open, the second one leaves at once; SIGTERM and SIGHUP cancel it and leave."""
-
-    def handle(_signal: int, _frame: FrameType | None) -> None:
-        if streams.stopped:
-            raise KeyboardInterrupt
-        streams.stop()
-
-    before = signal.signal(signal.SIGINT, handle)
-    try:
-        with leave_on_signals():
-            yield
-    finally:
-        signal.signal(signal.SIGINT, before)

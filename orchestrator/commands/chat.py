@@ -10,18 +10,17 @@ import click
 
 from orchestrator.client import Answer, AnswerFailed, AnswerIncomplete
 from orchestrator.commands.answers import (
+    AnswerOptions,
+    answer_options,
     cancel_on_interrupt,
     cut_by_context,
     cut_mark,
-    make_sampling,
-    sampling_options,
     statistics,
 )
 from orchestrator.commands.connection import connect
 from orchestrator.commands.exits import INTERRUPTED
 from orchestrator.commands.readiness import await_plan, wait_option
 from orchestrator.commands.settings import Settings, bus_options, pass_settings
-from orchestrator.commands.terminal import as_typed
 from schemas.errors import MessageError
 from schemas.messages import ChatMessage
 
@@ -35,7 +34,7 @@ _Ask = Callable[[list[ChatMessage]], Answer]
 
 
 @click.command("chat", epilog="Example: linguabus chat --system 'You answer in one sentence.' --temperature 0.7")
-@sampling_options
+@answer_options
 @click.option("--keep-all", is_flag=True, help="Refuse what the context has no room for, instead of dropping turns.")
 @click.option("--stats", is_flag=True, help="Print times and sizes on stderr after each answer.")
 @wait_option
@@ -43,13 +42,7 @@ _Ask = Callable[[list[ChatMessage]], Answer]
 @pass_settings
 def command(
     settings: Settings,
-    max_tokens: int,
-    temperature: float,
-    top_k: int,
-    top_p: float,
-    repetition_penalty: float,
-    seed: int | None,
-    system: str | None,
+    wanted: AnswerOptions,
     keep_all: bool,
     stats: bool,
     wait_s: float,
@@ -64,10 +57,9 @@ def command(
         await_plan(client, wait_s)
 
         def ask(messages: list[ChatMessage]) -> Answer:
-            sampling = make_sampling(temperature, top_k, top_p, repetition_penalty, seed)
-            return client.ask(messages, max_tokens=max_tokens, sampling=sampling, stats=stats)
+            return client.ask(messages, max_tokens=wanted.max_tokens, sampling=wanted.sampling(), stats=stats)
 
-        return _talk(Conversation(ask, system, max_tokens, keep_all=keep_all, stats=stats))
+        return _talk(Conversation(ask, wanted.opening(), wanted.max_tokens, keep_all=keep_all, stats=stats))
 
 
 def _talk(conversation: Conversation) -> int:
@@ -116,11 +108,11 @@ def _typed() -> str:
 
 
 class Conversation:
-    """The turns so far, and the system message in front of them."""
+    """The turns so far, and the opening in front of them."""
 
-    def __init__(self, ask: _Ask, system: str | None, max_tokens: int, *, keep_all: bool, stats: bool) -> None:
+    def __init__(self, ask: _Ask, opening: list[ChatMessage], max_tokens: int, *, keep_all: bool, stats: bool) -> None:
         self._ask = ask
-        self._system = [ChatMessage(role="system", content=as_typed(system))] if system is not None else []
+        self._opening = opening
         self._max_tokens = max_tokens
         self._keep_all = keep_all
         self._stats = stats
@@ -139,7 +131,7 @@ class Conversation:
         while True:
             earlier = [message for turn in self._turns for message in turn]
             try:
-                answer = self._ask([*self._system, *earlier, question])
+                answer = self._ask([*self._opening, *earlier, question])
                 with cancel_on_interrupt(answer):
                     for piece in answer:
                         click.echo(piece, nl=False)

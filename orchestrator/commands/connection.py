@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import signal
-import threading
 from collections.abc import Iterator
-from types import FrameType
 
 from orchestrator.client import Client
+from orchestrator.commands.interrupts import leave_on_signals
 from orchestrator.commands.settings import Settings
 from orchestrator.errors import InsecureAddress
-
-_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 
 
 @contextlib.contextmanager
@@ -31,27 +27,3 @@ def connect(settings: Settings) -> Iterator[Client]:
         raise InsecureAddress(f"what you ask {address.host} would not be encrypted: use mqtts://, or add --insecure")
     with Client.connect(settings.broker) as client, leave_on_signals():
         yield client
-
-
-@contextlib.contextmanager
-def leave_on_signals() -> Iterator[None]:
-    """SIGTERM and SIGHUP raise SystemExit, so that contexts end as they should; a second one ends the process.
-
-    A signal that is ignored (nohup) or that somebody else handles is left alone, and so are all in other threads.
-    """
-    handled: list[signal.Signals] = []
-    if threading.current_thread() is threading.main_thread():
-        handled = [number for number in _SIGNALS if signal.getsignal(number) is signal.SIG_DFL]
-
-    def leave(number: int, _frame: FrameType | None) -> None:
-        for other in handled:
-            signal.signal(other, signal.SIG_DFL)
-        raise SystemExit(128 + number)
-
-    for number in handled:
-        signal.signal(number, leave)
-    try:
-        yield
-    finally:
-        for number in handled:
-            signal.signal(number, signal.SIG_DFL)

@@ -68,7 +68,7 @@ def _ask(client: Client, question: str) -> int:
     click.echo(f"\n> {question}")
     messages = [ChatMessage(role="system", content=SYSTEM), ChatMessage(role="user", content=question)]
     answer = client.ask(messages, max_tokens=MAX_TOKENS)
-    with cancel_on_interrupt(answer) as interrupt:
+    with cancel_on_interrupt(answer) as cancellation:
         for piece in answer:
             click.echo(piece, nl=False)
     assert answer.end is not None
@@ -76,7 +76,7 @@ def _ask(client: Client, question: str) -> int:
     speed = f"{tokens_per_s(end):.1f} tokens/s, the first after {end.ttft_s:.2f} s"
     mark = cut_mark(end, MAX_TOKENS)
     click.echo(f"{mark and f' {mark}'}\n\n{end.completion_tokens} tokens, {speed}\n")
-    return INTERRUPTED if interrupt.pressed else 0
+    return INTERRUPTED if cancellation.stopped else 0
 
 
 def _holdings(client: Client, fleet: Fleet) -> str:

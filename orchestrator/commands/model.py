@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from orchestrator.commands.connection import connect, leave_on_signals
+from orchestrator.commands.connection import connect
 from orchestrator.commands.exits import FAILURE
+from orchestrator.commands.interrupts import leave_on_signals
 from orchestrator.commands.output import print_json
 from orchestrator.commands.progress import ProgressLines
 from orchestrator.commands.settings import HelpGroup, Settings, bus_options, default_cache, pass_settings

@@ -23,9 +23,10 @@ from pathlib import Path
 from orchestrator.model.errors import MissingDependency, UnsupportedModel
 from orchestrator.model.extras import MODULES, missing
 from orchestrator.model.growth import watch_growth
+from orchestrator.model.json_file import read_object
 from orchestrator.model.precision import PROFILES
 from orchestrator.model.progress import Progress
-from orchestrator.model.source import Source, onnx_file, read_config
+from orchestrator.model.source import Source, onnx_file
 from orchestrator.model.subproc import run_module
 
 BUILDER_PRECISION = {"int4": "int4", "int8": "int8", "fp16": "fp32", "fp32": "fp32"}
@@ -57,7 +58,7 @@ def convert(source: Source, precision: str, scratch: Path, progress: Progress) -
         what = f"reading {source.path.name}"
         with watch_growth(folder, lambda done: progress("read", done, 0)):
             run_module("orchestrator.model.gguf", [str(source.path), str(folder)], what, lambda _: None, scratch)
-    config = read_config(folder)
+    config = read_object(folder / "config.json")
     architecture = str((config.get("architectures") or ["none"])[0])
     if architecture not in ARCHITECTURES:
         raise UnsupportedModel(

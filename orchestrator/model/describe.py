@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.model.errors import UnsplittableGraph
 from orchestrator.model.graph import PAST_NAME, SEQUENCE_INPUTS, Decoder
+from orchestrator.model.json_file import read_optional
 from orchestrator.model.manifest import FORMAT, Blob, BoundaryInfo, LayerCache, Manifest, SamplingDefaults, Unit
 from orchestrator.model.shapes import FLOAT_NAMES
 from orchestrator.model.split import SplitPlan
@@ -83,18 +83,13 @@ def describe(
 
 
 def _settings(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    config = _load(folder / "config.json")
-    genai = _load(folder / "genai_config.json").get("model", {})
+    config = read_optional(folder / "config.json")
+    genai = read_optional(folder / "genai_config.json").get("model", {})
     return config | config.get("text_config", {}), genai
 
 
-def _load(path: Path) -> dict[str, Any]:
-    value = json.loads(path.read_text("utf-8")) if path.is_file() else {}
-    return value if isinstance(value, dict) else {}
-
-
 def _sampling(folder: Path) -> SamplingDefaults:
-    raw = _load(folder / "generation_config.json")
+    raw = read_optional(folder / "generation_config.json")
 
     def number(key: str) -> float | None:
         value = raw.get(key)

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
 
 from orchestrator.model.errors import BrokenModel, MissingDependency, NoSuchModel, UnsupportedModel
 from orchestrator.model.extras import MODULES, missing
 from orchestrator.model.gguf_header import read_header
 from orchestrator.model.growth import watch_growth
+from orchestrator.model.json_file import read_object
 from orchestrator.model.progress import Progress, silent
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
@@ -71,18 +70,6 @@ def onnx_file(folder: Path) -> Path | None:
     return None
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """``config.json`` of a Hugging Face folder; raises `BrokenModel`."""
-    path = folder / "config.json"
-    try:
-        config = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise BrokenModel(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
-    if not isinstance(config, dict):
-        raise BrokenModel(f"{path} is not a JSON object")
-    return config
-
-
 def _file(text: str, path: Path) -> Source:
     if path.suffix.lower() == ".gguf":
         architecture = read_header(path).architecture
@@ -112,7 +99,7 @@ def _folder(text: str, path: Path) -> Source:
     weights = sorted(path.glob("*.safetensors")) or sorted(path.glob("*.bin"))
     if not weights:
         raise BrokenModel(f"{path} has a config.json but no *.safetensors: download the weights too")
-    if not read_config(path).get("architectures"):
+    if not read_object(path / "config.json").get("architectures"):
         raise BrokenModel(f"{path / 'config.json'} names no architectures; add them")
     return Source(text, "hf", path, _tidy(path.name), _fingerprint([path / "config.json", *weights]))
 

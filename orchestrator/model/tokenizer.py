@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.model.chat_template import ChatTemplate
 from orchestrator.model.control_tokens import control_tokens, named_tokens, token_text
 from orchestrator.model.errors import BrokenModel, BrokenTemplate, MissingDependency
+from orchestrator.model.json_file import read_optional
 from orchestrator.model.prompt_encoder import PromptEncoder
 
 if TYPE_CHECKING:
@@ -67,11 +67,11 @@ class ModelTokenizer:
         except Exception as error:  # the library raises plain Exception
             raise BrokenModel(f"{path} cannot be read: {error}") from error
         self.vocab_size = self._tokenizer.get_vocab_size(with_added_tokens=True)
-        special = _read_json(folder / "special_tokens_map.json")
-        self._config = special | _read_json(folder / "tokenizer_config.json")
-        generation = _read_json(folder / "generation_config.json")
-        genai = _object(_read_json(folder / "genai_config.json").get("model"))
-        model = _read_json(folder / "config.json")
+        special = read_optional(folder / "special_tokens_map.json")
+        self._config = special | read_optional(folder / "tokenizer_config.json")
+        generation = read_optional(folder / "generation_config.json")
+        genai = _object(read_optional(folder / "genai_config.json").get("model"))
+        model = read_optional(folder / "config.json")
         stated = (generation, genai, model, _object(model.get("text_config")))
         self.bos_id = self._special("bos_token")
         if self.bos_id is None:
@@ -152,7 +152,7 @@ class ModelTokenizer:
         path = folder / "chat_template.jinja"
         if path.is_file():
             return path.read_text("utf-8", errors="replace")
-        found = (f.get("chat_template") for f in (self._config, _read_json(folder / "chat_template.json")))
+        found = (f.get("chat_template") for f in (self._config, read_optional(folder / "chat_template.json")))
         return next((text for value in found if (text := _default_template(value)) is not None), None)
 
 
@@ -187,16 +187,6 @@ class DecodeStream:
         piece = self._tokenizer.decode(self._window)[self._given :]
         self._window, self._pending, self._given = [], 0, 0
         return piece
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        value = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise BrokenModel(f"{path} is not JSON: {error}") from error
-    return value if isinstance(value, dict) else {}
 
 
 def _object(value: Any) -> dict[str, Any]:

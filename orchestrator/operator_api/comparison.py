@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from orchestrator.deployment.plan import DeployedPlan
 from orchestrator.planning.cost import check
-from orchestrator.planning.gain import gain
+from orchestrator.planning.gain import NOTHING_BETTER, gain
 from orchestrator.planning.moves.kv_migration import Migration
 from orchestrator.planning.problem import Problem, Stage
 from orchestrator.planning.solution import Solution
@@ -50,7 +50,7 @@ def comparison(
     best = evaluate(problem, found)
     said = replace(said, best=_figures(best))
     if found == stages:
-        return replace(said, gain=0.0, reason="the plan in force is the best one")
+        return replace(said, gain=0.0, reason=NOTHING_BETTER)
     said = replace(said, move=_move(migration_to(replace(running, solution=best))))
     if now is None:
         return replace(said, moves=True, reason=f"the plan in force should not go on: {wrong}")

@@ -42,21 +42,21 @@ class PipelineNodes:
 
     def usable(self) -> tuple[NodeBirth, ...]:
         """Births of its own free nodes, by name."""
-        return tuple(birth for birth in self._own() if birth.node not in self._held_elsewhere)
+        return self._free(self._fleet.usable())
 
     def plannable(self) -> tuple[NodeBirth, ...]:
         """Births of those of them that should not give up their layers, by name."""
-        return tuple(birth for birth in self.usable() if not self.why_drained(birth.node))
+        return self._free(self._fleet.plannable())
 
     def are_free(self) -> bool:
         """Does no other pipeline hold one of its nodes, here or not?"""
         names = self._allocation.names
-        own = {birth.node for birth in self._own()} if names is None else names
+        own = {birth.node for birth in self._fleet.usable()} if names is None else names
         return not own & self._held_elsewhere
 
-    def _own(self) -> tuple[NodeBirth, ...]:
-        names = self._allocation.names
-        return tuple(birth for birth in self._fleet.usable() if names is None or birth.node in names)
+    def _free(self, births: tuple[NodeBirth, ...]) -> tuple[NodeBirth, ...]:
+        names, held = self._allocation.names, self._held_elsewhere
+        return tuple(birth for birth in births if (names is None or birth.node in names) and birth.node not in held)
 
     def is_usable(self, node: str, incarnation: int) -> bool:
         """Is this very start of the node there, whoever may plan with it?"""

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from schemas.back_off import back_off_s
+
 _GAP_S = 0.2
 """Between two times, at the least, once it is known that tokens are missing."""
-_GROWTH = 2.0
 _MOST_GROWTH = 10.0
 
 
@@ -19,8 +20,9 @@ class ResendTimer:
     """When the newest token came, or the request was opened."""
     due_s: float = 0.0
     _asked_s: float = -math.inf
-    _wait_s: float = 0.0
-    _most_wait_s: float = 0.0
+    _first_wait_s: float = 0.0
+    _times_asked: int = 0
+    """Since the newest token."""
 
     def progressed(self, now_s: float, *, wait_s: float) -> bool:
         """A token has come, or the request was opened; ``wait_s``: the first while.
@@ -29,7 +31,7 @@ class ResendTimer:
             Whether tokens are asked for sooner than they would have been, as after a silence.
         """
         self.progress_s = now_s
-        self._wait_s, self._most_wait_s = wait_s, wait_s * _MOST_GROWTH
+        self._first_wait_s, self._times_asked = wait_s, 0
         before_s, self.due_s = self.due_s, now_s + wait_s
         return self.due_s < before_s
 
@@ -40,5 +42,5 @@ class ResendTimer:
     def asked(self, now_s: float) -> None:
         """What is missing has been asked for."""
         self._asked_s = now_s
-        self._wait_s = min(self._wait_s * _GROWTH, self._most_wait_s)
-        self.due_s = now_s + self._wait_s
+        self._times_asked += 1
+        self.due_s = now_s + back_off_s(self._first_wait_s, self._times_asked, _MOST_GROWTH * self._first_wait_s)
