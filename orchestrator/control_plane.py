@@ -118,6 +118,7 @@ class ControlPlane:
             model=model.name if model else None,
             epoch=str(active.plan.epoch) if active else None,
             nodes=len(self.fleet.usable()),
+            max_message_bytes=self.fleet.max_message_bytes(),
             open_requests=sum(one.requests.open_count for one in self.pipelines.all),
             queued_requests=sum(one.requests.queued_count for one in self.pipelines.all),
             tokens_dropped=sum(one.requests.tokens_dropped for one in self.pipelines.all),

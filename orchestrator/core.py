@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 
 from orchestrator.control_plane import ControlPlane
-from orchestrator.effects import Effect, Halt, Note, OpenModel, Publish
+from orchestrator.effects import Effect, Halt, LimitMessages, Note, OpenModel, Publish
 from orchestrator.events import (
     BusDown,
     BusUp,
@@ -38,7 +38,8 @@ from orchestrator.events import (
     TokensHeard,
 )
 from orchestrator.operator_api.handler import OperatorHandler
-from schemas.messages import Heartbeat, StreamError
+from schemas.limits import MAX_PAYLOAD_BYTES
+from schemas.messages import Heartbeat, NodeBirth, StreamError
 from schemas.topics import REQUEST_STREAM
 
 _MOST_PASSES = 10
@@ -56,10 +57,13 @@ class Core:
         """No node can have been silent for too long before this."""
         self.heard_until_s = math.inf
         """What had arrived by then has been handled: who is silent later may have said something since."""
+        self._max_message_bytes = MAX_PAYLOAD_BYTES
 
     def handle(self, event: Event, now_s: float) -> list[Effect]:
         """Take in one event; ``now_s`` is a monotonic clock's."""
         effects = self._dispatch(event, now_s)
+        if isinstance(event, BusUp) or (isinstance(event, NodeSaid) and isinstance(event.message, NodeBirth)):
+            effects = self._limit_messages() + effects
         if not isinstance(event, Stopping):
             effects += self._advance(now_s)
         self.plane.stories.record(event, effects, now_s)
@@ -98,7 +102,7 @@ class Core:
             case PlanPreviewed():
                 return self._operator.previewed(event.job, event.explanation, self.plane.pipelines, now_s)
             case SegmentsBuilt():
-                self.plane.pipelines.built(event.job, event.segments)
+                return self.plane.pipelines.built(event.job, event.segments)
             case StandbyPlanned():
                 return self.plane.pipelines.standby_planned(event)
             case FleetDivided():
@@ -141,8 +145,14 @@ class Core:
 
     # --- the bus ----------------------------------------------------------------------------------------------
 
+    def _limit_messages(self) -> list[Effect]:
+        """Before anything is said to nodes that it would not reach."""
+        before, self._max_message_bytes = self._max_message_bytes, self.plane.fleet.max_message_bytes()
+        return [LimitMessages(self._max_message_bytes)] if self._max_message_bytes != before else []
+
     def _bus_up(self, event: BusUp, now_s: float) -> list[Effect]:
         self._bus_is_up = True
+        self.plane.fleet.limit_messages(event.max_message_bytes)
         self.plane.fleet.hold_clock(now_s)
         self._silence_due_s = self.plane.fleet.next_expiry_s()
         self.plane.readers.hold_clock(now_s)

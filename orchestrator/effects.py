@@ -107,6 +107,13 @@ class PlanStandby:
 
 
 @dataclass(frozen=True)
+class LimitMessages:
+    """Send no longer payloads: the broker does not pass them on, as it says or as nodes have found."""
+
+    max_bytes: int
+
+
+@dataclass(frozen=True)
 class SaveEpoch:
     """Remember that this epoch was used; done before anything of the epoch is published."""
 
@@ -210,6 +217,7 @@ Effect = (
     | PlanStandby
     | DivideFleet
     | Listen
+    | LimitMessages
     | SaveEpoch
     | SavePlan
     | SaveProfile

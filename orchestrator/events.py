@@ -11,6 +11,7 @@ from orchestrator.model.served import BuiltSegment, ServedModel
 from orchestrator.planning.solution import Infeasible, Solution, Standby
 from schemas.codec import Frame, request_id
 from schemas.errors import MessageError
+from schemas.limits import MAX_PAYLOAD_BYTES
 from schemas.messages import (
     CancelRequest,
     Epoch,
@@ -28,6 +29,8 @@ class BusUp:
     """Subscriptions are in force, for the first time or again."""
 
     reconnect: bool
+    max_message_bytes: int = MAX_PAYLOAD_BYTES
+    """What the broker takes of this orchestrator, as far as it says."""
 
 
 @dataclass(frozen=True)

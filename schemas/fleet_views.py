@@ -56,6 +56,7 @@ class NodeView:
     storage_bytes: Bytes = about("Room for blobs.")
     speed_flops: Rate = about("Multiply-adds x 2 per second, measured when it came.")
     hop_ms: Milliseconds = about("A message through the broker and back, measured when it came.")
+    max_message_bytes: Bytes = about("The longest payload that the broker passes on from and to it.")
     uptime_s: Seconds | None = about("Since it started.")
     rss_bytes: Bytes | None = about("Resident memory now.")
     peak_rss_bytes: Bytes | None = about("Largest resident memory since its start.")

@@ -21,7 +21,7 @@ from schemas.fleet_views import (
     StoryView,
 )
 from schemas.operator_requests import MOST_EVENTS, MOST_HISTORY, MOST_STORY_ENTRIES, PlanConstraints
-from schemas.parts import Count, EpochText, Label, Line, Name, Prose, RequestId, UnsignedInt32
+from schemas.parts import Bytes, Count, EpochText, Label, Line, Name, Prose, RequestId, UnsignedInt32
 from schemas.plan_views import CommittedPlan, MovesView, PlanComparison, PlanInForce
 from schemas.registry import message
 
@@ -64,6 +64,7 @@ class StatusReply:
     model: Name | None = about("The model that is served.")
     epoch: EpochText | None = about("The plan in force.")
     nodes: Count = about("Nodes that are here.")
+    max_message_bytes: Bytes = about("The longest payload that the broker passes on, for all of them.")
     open_requests: Count = about("Requests that are being answered.")
     queued_requests: Count = about("Requests that wait.")
     tokens_dropped: Count = about("Tokens of another epoch, sender or position.")

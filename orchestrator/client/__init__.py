@@ -1,6 +1,7 @@
 """A small synchronous client of a running orchestrator."""
 
-from orchestrator.client.client import LEASE_S, RENEW_S, Answer, Client
+from orchestrator.client.answer import Answer
+from orchestrator.client.client import LEASE_S, RENEW_S, Client
 from orchestrator.client.errors import (
     AnswerFailed,
     AnswerIncomplete,
@@ -9,6 +10,7 @@ from orchestrator.client.errors import (
     NodeKeepsLayers,
     NodeStillHolds,
     NoOrchestrator,
+    QuestionTooLong,
 )
 
 __all__ = [
@@ -23,4 +25,5 @@ __all__ = [
     "NoOrchestrator",
     "NodeKeepsLayers",
     "NodeStillHolds",
+    "QuestionTooLong",
 ]

@@ -13,6 +13,8 @@ StreamMessage = StreamText | StreamEnd | StreamError
 class AnswerStream:
     """What has come of an answer, in order and once."""
 
+    question_bytes: int = 0
+    """Length of the message that asked for it."""
     waiting: list[StreamMessage] = field(default_factory=list)
     """Not taken yet."""
     pieces: int = 0
@@ -21,6 +23,11 @@ class AnswerStream:
     """Something came after a piece that is missing."""
     unsure: bool = False
     """Something may have been missed: it is asked for until something comes."""
+
+    def refused(self, size_bytes: int, why: StreamError) -> None:
+        """The broker did not take a question of this length: is it this one's?"""
+        if size_bytes == self.question_bytes and not self.pieces:
+            self.waiting.append(why)
 
     def take(self, message: StreamMessage) -> None:
         """Take in a message unless one before it is missing; it will come again with that one."""

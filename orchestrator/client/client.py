@@ -12,12 +12,15 @@ from __future__ import annotations
 import math
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Self, TypeVar
 
-from broker.bus import Bus, Connected, Delivery, Will
+from broker.bus import Bus, Connected, Delivery, Refused, Will
+from broker.errors import PayloadTooLarge
+from orchestrator.client.answer import Answer
 from orchestrator.client.answer_stream import AnswerStream, StreamMessage
-from orchestrator.client.errors import AnswerFailed, AnswerIncomplete, ControlRefused, NoOrchestrator
+from orchestrator.client.errors import AnswerIncomplete, ControlRefused, NoOrchestrator, QuestionTooLong
 from schemas.closing import Closing
 from schemas.errors import ContractError
 from schemas.messages import (
@@ -60,7 +63,6 @@ from schemas.messages import (
     StoryReply,
     StreamEnd,
     StreamError,
-    StreamText,
     SubmitRequest,
     UseModel,
     UseModelReply,
@@ -72,6 +74,7 @@ from schemas.topics import (
     CONTROL_REPLY,
     CONTROL_SUBMIT,
     EVENT,
+    LONGEST_TOPIC_BYTES,
     REQUEST_CANCEL,
     REQUEST_RENEW,
     REQUEST_STREAM,
@@ -87,50 +90,10 @@ SILENCE_S = 10.0
 LEASE_S = 4.0
 """A client that is not heard of for this long counts as gone, and what it has asked for ends."""
 RENEW_S = 0.5
+SURE_BYTES = 4_096
+"""Questions up to this length are sent without asking whether the broker takes them: nodes need as much themselves."""
 
 _Reply = TypeVar("_Reply")
-
-
-class Answer:
-    """One answer on its way. Iterate over it for the text; then ``end`` says how it ended."""
-
-    def __init__(self, client: Client, request: str) -> None:
-        self._client = client
-        self._cancel_wanted = False
-        self.request = request
-        self.text = ""
-        self.token_ids: list[int] = []
-        self.end: StreamEnd | None = None
-
-    def cancel(self) -> None:
-        """Ask for the end; the iteration goes on until the orchestrator confirms it. Safe in signal handlers."""
-        self._cancel_wanted = True
-        self._client.wake()
-
-    def __iter__(self) -> Iterator[str]:
-        """The answer, piece by piece. One that is left early is cancelled.
-
-        Raises:
-            AnswerFailed: the orchestrator says that there will be no (more) answer.
-            AnswerIncomplete: a piece is missing, or nobody is there any more.
-        """
-        try:
-            while self.end is None:
-                if self._cancel_wanted:
-                    self._cancel_wanted = False
-                    self._client.send_cancel(self.request)
-                for message in self._client.receive(self.request):
-                    if isinstance(message, StreamText):
-                        self.text += message.text
-                        self.token_ids.extend(message.token_ids)
-                        if message.text:
-                            yield message.text
-                    elif isinstance(message, StreamEnd):
-                        self.end = message
-                    else:
-                        raise AnswerFailed(message.code, message.reason)
-        finally:
-            self._client.leave(self.request)
 
 
 class Client(Closing):
@@ -202,6 +165,7 @@ class Client(Closing):
 
         Raises:
             MessageError: too long, or outside the limits of `SubmitRequest`.
+            QuestionTooLong: the broker does not pass it on.
         """
         request = secrets.token_hex(8)
         submit = SubmitRequest(
@@ -210,10 +174,23 @@ class Client(Closing):
         )  # fmt: skip
         payload = encode(submit)
         decode(payload, SubmitRequest)  # the orchestrator drops what is outside the contract's limits, without a word
-        self._streams[request] = AnswerStream()
+        if len(payload) > SURE_BYTES:
+            self._check_length(len(payload))
+        try:
+            self._bus.publish(REQUEST_SUBMIT.format(client=self._name), payload, qos=1)
+        except PayloadTooLarge as error:
+            raise QuestionTooLong(error.size_bytes, error.limit_bytes) from None
+        self._streams[request] = AnswerStream(question_bytes=len(payload))
         self._renew_due_s = min(self._renew_due_s, time.monotonic() + RENEW_S)
-        self._bus.publish(REQUEST_SUBMIT.format(client=self._name), payload, qos=1)
         return Answer(self, request)
+
+    def _check_length(self, size_bytes: int) -> None:
+        """Nodes look for limits that the broker does not announce; the orchestrator has heard of them."""
+        limit_bytes = self._bus.max_payload_bytes - LONGEST_TOPIC_BYTES
+        with suppress(NoOrchestrator):  # nobody is there to answer either, which the silence after it shows
+            limit_bytes = min(limit_bytes, self.status().max_message_bytes)
+        if size_bytes > limit_bytes:
+            raise QuestionTooLong(size_bytes, limit_bytes)
 
     # --- commands ---------------------------------------------------------------------------------------------
 
@@ -359,9 +336,17 @@ class Client(Closing):
                     self._sort(event)
                 elif isinstance(event, Connected) and event.reconnect:
                     self._reconnected()
+                elif isinstance(event, Refused) and REQUEST_SUBMIT.match(event.topic):
+                    self._refused(event)
             if events or self._woken or time.monotonic() >= deadline_s:
                 self._woken = False
                 return time.monotonic() < deadline_s
+
+    def _refused(self, refused: Refused) -> None:
+        """The broker did not take a question."""
+        reason = f"the broker does not take the question, a message of {refused.size_bytes:,} bytes: {refused.reason}"
+        for request, stream in self._streams.items():
+            stream.refused(refused.size_bytes, StreamError(request=request, code="failed", reason=reason))
 
     def _reconnected(self) -> None:
         """What was sent meanwhile is lost: a broker keeps nothing for who is away."""

@@ -34,6 +34,16 @@ class AnswerIncomplete(ClientError):
     """Pieces of the answer were lost on the way, or the orchestrator vanished while it answered."""
 
 
+class QuestionTooLong(ClientError):
+    """The broker does not take messages as long as a question makes."""
+
+    def __init__(self, size_bytes: int, limit_bytes: int) -> None:
+        super().__init__(
+            f"the question makes a message of {size_bytes:,} bytes, and the broker passes on {limit_bytes:,} bytes at"
+            " most: shorten it, or raise the broker's limit (Mosquitto: max_packet_size, message_size_limit)"
+        )
+
+
 class NodeKeepsLayers(ClientError):
     """A drained node's layers can go nowhere."""
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from orchestrator.deployment.message_fit import RAISE_IT, context_that_fits
 from orchestrator.model.served import BuiltSegment, ServedModel
 from orchestrator.planning.problem import Problem, Stage
 from orchestrator.planning.solution import Solution
+from schemas.limits import MAX_PAYLOAD_BYTES
 from schemas.messages import Epoch, NodeBirth, Plan, SegmentReady, StageRef, WireDtype
 from schemas.units import blocks_of
 
+LONGER = "start the orchestrator with a larger --context"
 NoPlanCode = Literal["no_model", "no_nodes", "no_memory", "not_ready"]
 
 
@@ -43,7 +46,8 @@ class ServingSettings:
             context_tokens=solving.context_tokens,
             slots=solving.problem.slots,
             wire_dtype=self.wire_dtype,
-            chunk_tokens=self.chunk_tokens,
+            chunk_tokens=solving.problem.prefill_chunk_tokens,
+            max_message_bytes=solving.problem.max_message_bytes,
             solution=solution,
             incarnations={b.node: b.incarnation for b in solving.births if b.node in solution.nodes},
         )
@@ -63,10 +67,22 @@ class DeployedPlan:
     solution: Solution
     incarnations: dict[str, int]
     """Which start of each node of the ring the plan counts on."""
+    max_message_bytes: int = MAX_PAYLOAD_BYTES
+    """What the broker passes on at once, for all nodes it was made with."""
     batches: tuple[int, ...] = ()
     """How many go round the ring at once, for 1, 2, ... open requests."""
     segments: tuple[BuiltSegment, ...] = ()
     """By stage, once they are assembled."""
+
+    def is_too_long_for(self, birth: NodeBirth) -> bool:
+        """Does the broker pass on shorter messages for one of the plan's nodes by now?"""
+        return birth.node in self.nodes and birth.max_message_bytes < self.max_message_bytes
+
+    @property
+    def longer(self) -> str:
+        """What would make the context longer."""
+        room_tokens = context_that_fits(self.model.manifest, self.max_message_bytes)
+        return LONGER if self.context_tokens < room_tokens else f"{RAISE_IT}, which is {self.max_message_bytes:,} bytes"
 
     @property
     def ring(self) -> tuple[StageRef, ...]:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from orchestrator.deployment.message_fit import RAISE_IT
 from orchestrator.deployment.plan import DeployedPlan
 from orchestrator.effects import Effect, Note, command
 from orchestrator.text.figures import megabytes
@@ -19,6 +20,7 @@ from schemas.messages import (
     ReleaseSegment,
     SegmentFailed,
     SegmentReady,
+    encode,
 )
 
 
@@ -149,6 +151,19 @@ class Rollout:
         return {node for stage, node in enumerate(self.plan.nodes) if stage not in self.ready}
 
 
+def why_too_long(plan: DeployedPlan, blob_urls: tuple[str, ...], running: DeployedPlan | None) -> str:
+    """Why a plan's nodes can't be told of it: the broker does not pass on what they would be told. Empty: they can."""
+    basis = Basis(epoch=running.epoch, ring=running.ring) if running else None
+    commands = prepare_commands(plan, blob_urls, {}, basis)
+    node, size_bytes = max(((node, len(encode(prepare))) for node, prepare in commands), key=lambda found: found[1])
+    if size_bytes <= plan.max_message_bytes:
+        return ""
+    return (
+        f"what {node} has to be told of its part takes a message of {size_bytes:,} bytes, and the broker passes on"
+        f" {plan.max_message_bytes:,} bytes at most: {RAISE_IT}"
+    )
+
+
 def prepare_commands(
     plan: DeployedPlan, blob_urls: tuple[str, ...], beside_bytes: dict[str, int], basis: Basis | None = None
 ) -> list[tuple[str, PrepareSegment]]:
@@ -175,6 +190,7 @@ def prepare_commands(
             batches=plan.batches,
             basis=basis,
             planned_bytes=plan.planned_bytes(stage.node) + beside_bytes.get(stage.node, 0),
+            max_message_bytes=plan.max_message_bytes,
         )
         commands.append((stage.node, prepare))
     return commands

@@ -19,7 +19,7 @@ from orchestrator.deployment.migration_log import MigrationLog, describe_move
 from orchestrator.deployment.open_requests import OpenRequests
 from orchestrator.deployment.plan import Building, DeployedPlan, ReadyPlan
 from orchestrator.deployment.plan_view import plan_view, successor_view
-from orchestrator.deployment.rollout import Rollout, RolloutState, prepare_commands
+from orchestrator.deployment.rollout import Rollout, RolloutState, prepare_commands, why_too_long
 from orchestrator.effects import BuildSegments, Effect, Note, Publish, SaveEpoch, SavePlan
 from orchestrator.fleet.fleet_view import FleetView
 from orchestrator.fleet.profiles import Profiles
@@ -143,10 +143,15 @@ class Switchover:
         self.next = Building(job, plan, forced=forced)
         return [SaveEpoch(plan.epoch), BuildSegments(job, plan.model.name, plan.ring, plan.wire_dtype)]
 
-    def built(self, job: int, segments: tuple[BuiltSegment, ...]) -> None:
-        """The graphs are there; ``advance`` starts the roll-out."""
-        if isinstance(self.next, Building) and self.next.job == job:
+    def built(self, job: int, segments: tuple[BuiltSegment, ...]) -> str:
+        """The graphs are there; ``advance`` starts the roll-out. Returns why it can't; empty when it can."""
+        if not isinstance(self.next, Building) or self.next.job != job:
+            return ""
+        running = self.active.plan if self.active else None
+        too_long = why_too_long(replace(self.next.plan, segments=segments), self._blob_urls, running)
+        if not too_long:
             self.next = replace(self.next, segments=segments)
+        return too_long
 
     def build_failed(self, job: int) -> bool:
         """The graphs could not be assembled; false when they are not awaited."""

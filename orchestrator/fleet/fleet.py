@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from orchestrator.fleet.health import Condition, HealthLimits, NodeHealth
 from schemas import PACKAGE_VERSION, PROTOCOL_VERSION
+from schemas.limits import MAX_PAYLOAD_BYTES
 from schemas.messages import Heartbeat, HeldStage, NodeBirth, NodeStatus, NodeView, RefuseNode, RegisterAgain
 
 
@@ -105,6 +106,7 @@ class FleetState:
         self.nodes: dict[str, Node] = {}
         self.drained: set[str] = set()
         """Nodes that an operator wants to be empty, whether they are here or not."""
+        self._max_message_bytes = MAX_PAYLOAD_BYTES
         self._timeout_s = heartbeat_timeout_s
         self._limits = limits or HealthLimits()
 
@@ -142,6 +144,19 @@ class FleetState:
         """Of all nodes that were heard of, or drained."""
         return {*self.nodes, *self.drained}
 
+    def limit_messages(self, max_bytes: int) -> None:
+        """The broker takes no longer payloads of the orchestrator: what a node can be told is no longer either."""
+        self._max_message_bytes = max_bytes
+        for node in self.nodes.values():
+            node.birth = self._within_limit(node.birth)
+
+    def max_message_bytes(self) -> int:
+        """The longest payload that reaches all nodes that are here, and is taken from all."""
+        return min((birth.max_message_bytes for birth in self.usable()), default=self._max_message_bytes)
+
+    def _within_limit(self, birth: NodeBirth) -> NodeBirth:
+        return replace(birth, max_message_bytes=min(birth.max_message_bytes, self._max_message_bytes))
+
     def set_drained(self, node: str, drained: bool) -> list[FleetChange]:
         """An operator wants a node to be empty, or no longer."""
         was_drained = self.why_drained(node)
@@ -171,6 +186,7 @@ class FleetState:
         return [Drained(node, now) if now else Restored(node)]
 
     def _birth(self, birth: NodeBirth, known: Node | None, now_s: float, *, live: bool) -> list[FleetChange]:
+        birth = self._within_limit(birth)
         if known and birth.incarnation == known.birth.incarnation:
             known.birth = birth
         elif known and known.online and (birth.incarnation in known.elders or (known.live and not live)):
@@ -324,6 +340,7 @@ def _view(node: Node, drained: str, now_s: float) -> NodeView:
         storage_bytes=birth.storage_bytes,
         speed_flops=birth.speed_flops,
         hop_ms=birth.hop_s * 1e3,
+        max_message_bytes=birth.max_message_bytes,
         uptime_s=beat.uptime_s if beat else None,
         rss_bytes=beat.rss_bytes if beat else None,
         peak_rss_bytes=beat.peak_rss_bytes if beat else None,

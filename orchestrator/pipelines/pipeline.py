@@ -304,6 +304,8 @@ class Pipeline:
         """A node's message about a segment, a request or itself."""
         effects = self._replanner.reply(node, message, now_s)
         match message:
+            case NodeBirth() if self.active and self.active.plan.is_too_long_for(message):
+                self.force(now_s)
             case RequestFailed():
                 effects += self.requests.failed(message)
             case RequestClosed() if message.timing.node == node:
@@ -314,9 +316,10 @@ class Pipeline:
         """The planner's answer."""
         return self._replanner.solved(job, outcome, now_s)
 
-    def built(self, job: int, segments: tuple[BuiltSegment, ...]) -> None:
+    def built(self, job: int, segments: tuple[BuiltSegment, ...]) -> list[Effect]:
         """The graphs of its next plan are there."""
-        self._switchover.built(job, segments)
+        too_long = self._switchover.built(job, segments)
+        return self.job_failed(job, too_long) if too_long else []
 
     def job_failed(self, job: int, reason: str) -> list[Effect]:
         """The worker could not do what it was asked."""

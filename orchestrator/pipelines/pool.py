@@ -261,11 +261,10 @@ class PipelinePool:
         self.touch_all()
         return self._allocator.divided(event, now_s)
 
-    def built(self, job: int, segments: tuple[BuiltSegment, ...]) -> None:
+    def built(self, job: int, segments: tuple[BuiltSegment, ...]) -> list[Effect]:
         """The graphs of a plan are there, for the pipeline that asked."""
         asker = self._asker(job)
-        if asker:
-            asker.built(job, segments)
+        return asker.built(job, segments) if asker else []
 
     def standby_planned(self, answer: StandbyPlanned) -> list[Effect]:
         """The planner has found the standby units of one of the plans."""

@@ -58,7 +58,7 @@ def _run_s(cost: StageCost, rows: int) -> float:
 def batches_in_flight(problem: Problem, stages: Sequence[Stage]) -> tuple[int, ...]:
     """How many batches make the shortest cycle, for 1, 2, ... open requests up to the problem's slots."""
     cycle = Cycle(problem, stages)
-    rows_per_message = frames_per_message(problem.activation_bytes)
+    rows_per_message = frames_per_message(problem.activation_bytes, problem.max_message_bytes)
     return tuple(_best(cycle, requests, rows_per_message) for requests in range(1, problem.slots + 1))
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from orchestrator.planning.errors import PlanningError
+from schemas.limits import MAX_PAYLOAD_BYTES
 from schemas.units import KINDS
 
 
@@ -180,10 +181,10 @@ class Problem:
 
     `streams` is how many answers run at once (None: as many as it takes to fill the pipeline). `slots` KV caches
     of `context_tokens` are reserved per block; where memory is short both may be reduced, to `least_context_tokens` and
-    `least_slots` (None: not at all). `activation_bytes` is one token's hidden state on the wire,
-    `workspace_bytes` what activations take resident on each device used. `tied_bytes` / `tied_disk_bytes` are
-    saved on a device that holds embedding and head when they share their weights. The `incumbent` is what runs
-    now: stages keep its order where the order is free.
+    `least_slots` (None: not at all). `activation_bytes` is one token's hidden state on the wire, `max_message_bytes`
+    what the broker passes on at once, `workspace_bytes` what activations take resident on each device used.
+    `tied_bytes` / `tied_disk_bytes` are saved on a device that holds embedding and head when they share their weights.
+    The `incumbent` is what runs now: stages keep its order where the order is free.
 
     Raises:
         PlanningError: the parts contradict each other.
@@ -202,6 +203,7 @@ class Problem:
     tied_disk_bytes: int | None = None
     prompt_tokens: int = 128
     prefill_chunk_tokens: int = 64
+    max_message_bytes: int = MAX_PAYLOAD_BYTES
     balanced_tolerance: float = 0.05
     time_limit_s: float = 10.0
     incumbent: tuple[Stage, ...] = field(default=())

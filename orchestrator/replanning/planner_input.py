@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
 
+from orchestrator.deployment.message_fit import message_fit
 from orchestrator.deployment.plan import ServingSettings
 from orchestrator.effects import Effect
 from orchestrator.fleet.health import Condition
@@ -14,6 +15,7 @@ from orchestrator.model.served import ServedModel
 from orchestrator.planning.problem import Problem, Stage
 from orchestrator.replanning.problem_builder import build_problem, context_of
 from orchestrator.timing import DEFAULT_SLOTS, LEAST_CONTEXT_TOKENS
+from schemas.limits import MAX_PAYLOAD_BYTES
 from schemas.messages import NodeBirth, NodeProfile, PlanConstraints
 
 
@@ -55,21 +57,31 @@ class PlannerInput:
         constraints: PlanConstraints,
         last_stages: Sequence[Stage] = (),
     ) -> Problem:
-        """The question: the settings unless the constraints say otherwise, the last plan's stages as the incumbent.
+        """The question: the settings unless the constraints say otherwise, the last plan's stages as the incumbent;
+        chunks and context no longer than the broker's messages allow.
 
         Raises:
-            PlanningError, BadConstraint: as `build_problem`.
+            PlanningError, BadConstraint: as `build_problem` and `message_fit`.
         """
         settings, manifest = self._settings, model.manifest
         here = {birth.node for birth in births}
         asked_tokens = constraints.context_tokens or settings.context_tokens
+        max_message_bytes = min((birth.max_message_bytes for birth in births), default=MAX_PAYLOAD_BYTES)
+        fit = message_fit(
+            manifest,
+            wire_dtype=settings.wire_dtype,
+            chunk_tokens=settings.chunk_tokens,
+            context_tokens=context_of(manifest, asked_tokens),
+            max_message_bytes=max_message_bytes,
+        )
         problem = build_problem(
             manifest,
             births,
-            context_tokens=context_of(manifest, asked_tokens),
+            context_tokens=fit.context_tokens,
             slots=settings.slots or DEFAULT_SLOTS,
             wire_dtype=settings.wire_dtype,
-            chunk_tokens=settings.chunk_tokens,
+            chunk_tokens=fit.chunk_tokens,
+            max_message_bytes=max_message_bytes,
             profiles=self._profiles.of(births, manifest),
             incumbent=tuple(stage for stage in last_stages if stage.node in here),
             constraints=constraints,

@@ -14,6 +14,7 @@ from orchestrator.replanning.constraints import planner_constraints
 from orchestrator.replanning.memory_model import ResidentFactors, resident_factors, workspace_bytes
 from orchestrator.timing import DEFAULT_CONTEXT_TOKENS
 from schemas.codec import WIRE_DTYPES, activation_payload_bytes
+from schemas.limits import MAX_PAYLOAD_BYTES
 from schemas.messages import NodeBirth, PlanConstraints, UnitKind, WireDtype
 from schemas.units import BLOCK, EMBED, HEAD
 
@@ -37,6 +38,7 @@ def build_problem(
     slots: int,
     wire_dtype: WireDtype,
     chunk_tokens: int,
+    max_message_bytes: int = MAX_PAYLOAD_BYTES,
     incumbent: tuple[Stage, ...] = (),
     profiles: Mapping[str, Profile] | None = None,
     constraints: PlanConstraints | None = None,
@@ -80,6 +82,7 @@ def build_problem(
         workspace_bytes_per_slot=wider - workspace,
         tied_disk_bytes=tied,
         prefill_chunk_tokens=chunk_tokens,
+        max_message_bytes=max_message_bytes,
         incumbent=incumbent,
     )
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from orchestrator.deployment.plan import LONGER
 from orchestrator.model.prompt import PromptRefused
 from orchestrator.model.served import TextStream
 from schemas.codec import Flag
@@ -26,8 +27,10 @@ class EncodedPrompt:
     model: str
     ids: tuple[int, ...]
 
-    def fit(self, context_tokens: int, max_tokens: int) -> int:
+    def fit(self, context_tokens: int, max_tokens: int, longer: str = LONGER) -> int:
         """How many tokens, and no more than ``max_tokens``, an answer may have beside it in a context.
+
+        ``longer``: what would make the context so.
 
         Raises:
             PromptRefused: there is no room for any.
@@ -36,8 +39,7 @@ class EncodedPrompt:
         if length >= context_tokens:
             raise PromptRefused(
                 "too_long",
-                f"the prompt has {length} tokens, the context is {context_tokens}: shorten it, or start the"
-                f" orchestrator with a larger --context",
+                f"the prompt has {length} tokens, the context is {context_tokens}: shorten it, or {longer}",
             )
         return min(max_tokens, context_tokens - length)
 

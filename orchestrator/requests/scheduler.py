@@ -210,7 +210,7 @@ class RequestScheduler:
             if free <= 0 and session.asked_model == model.name:
                 continue
             try:
-                is_encoded = session.fit(model, active.plan.context_tokens)
+                is_encoded = session.fit(model, active.plan.context_tokens, longer=active.plan.longer)
             except PromptRefused as refused:
                 effects += self._fail(session, refused.code, refused.reason)
                 continue

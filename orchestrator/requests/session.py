@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
+from orchestrator.deployment.plan import LONGER
 from orchestrator.effects import EncodePrompt, Publish
 from orchestrator.model.prompt import PromptRefused
 from orchestrator.model.served import ServedModel
@@ -97,8 +98,10 @@ class Session:
         """Has its ring made no token yet?"""
         return bool(self.answer and self.placement and self.answer.next_position == self.placement.begun_at)
 
-    def fit(self, model: ServedModel, context_tokens: int) -> bool:
+    def fit(self, model: ServedModel, context_tokens: int, *, longer: str = LONGER) -> bool:
         """Bound the answer by the context of a model that is about to serve the request.
+
+        ``longer``: what would make the context so.
 
         Returns:
             Whether its prompt is encoded for that model; if not, see `ask_prompt`.
@@ -110,7 +113,7 @@ class Session:
             if self.answer and self.answer.tokens:
                 raise PromptRefused("bad_request", "the model was changed during the answer: ask again")
             return False
-        most_tokens = self.prompt.fit(context_tokens, self.submit.max_tokens)
+        most_tokens = self.prompt.fit(context_tokens, self.submit.max_tokens, longer)
         if self.answer is None:
             self.answer = Answer(self.request, self.prompt, most_tokens, model.tokenizer.stream())
         else:

@@ -9,14 +9,15 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from broker.bus import Bus, Connected, Delivery, Disconnected, Subscribed
+from broker.bus import Bus, Connected, Delivery, Disconnected, Refused, Subscribed
 from broker.errors import PayloadTooLarge, QueueFull
 from orchestrator.control_plane import ControlPlane
 from orchestrator.core import Core
+from orchestrator.deployment.message_fit import RAISE_IT
 from orchestrator.deployment.plan import ServingSettings
 from orchestrator.effects import (
     Asker,
@@ -26,6 +27,7 @@ from orchestrator.effects import (
     EncodePrompt,
     ForgetRequest,
     Halt,
+    LimitMessages,
     Listen,
     Note,
     OpenModel,
@@ -47,18 +49,10 @@ from orchestrator.errors import Superseded
 from orchestrator.events import (
     BusDown,
     BusUp,
-    Cancelled,
-    ClientGone,
-    Commanded,
     Event,
     Interrupted,
-    NodeSaid,
-    PlanHeard,
-    Renewed,
     Stopping,
-    Submitted,
     Tick,
-    TokensHeard,
 )
 from orchestrator.model.errors import ModelError
 from orchestrator.model.store import ModelStore
@@ -68,21 +62,15 @@ from orchestrator.service.blobs import BLOBS_PATH, blob_routes
 from orchestrator.service.config import ServiceConfig
 from orchestrator.service.database import Database
 from orchestrator.service.http_server import HttpServer, reachable_urls
-from orchestrator.service.malformed import malformed, same
+from orchestrator.service.inbox import Inbox
 from orchestrator.service.worker import Solver, Worker, default_solver
-from schemas.codec import Kind, decode_frames
-from schemas.errors import ContractError, MemberError, MessageError
+from schemas.errors import MemberError, MessageError
+from schemas.limits import MAX_PAYLOAD_BYTES
 from schemas.messages import (
-    CancelRequest,
-    ClientWill,
     EventsReply,
     HistoryReply,
     OperatorRefusal,
     OperatorReply,
-    Plan,
-    RenewRequest,
-    SubmitRequest,
-    decode,
     encode,
 )
 from schemas.topics import (
@@ -90,6 +78,7 @@ from schemas.topics import (
     CONTROL_REPLY,
     CONTROL_SUBMIT,
     EVENT,
+    LONGEST_TOPIC_BYTES,
     NODE_BIRTH,
     NODE_HEARTBEAT,
     NODE_REPLY,
@@ -137,10 +126,9 @@ class Service:
         self._store = store
         self._state = state
         self._worker = Worker(store, wake=bus.wake, solve=solve)
-        self._logged: set[tuple[str, type[ContractError]]] = set()
         self._subscribed = False
         self._journal = EventLog(config.pipeline)
-        self.messages_rejected = 0
+        self.inbox = Inbox()
         settings = ServingSettings(
             pipeline=config.pipeline,
             context_tokens=config.context_tokens,
@@ -205,14 +193,16 @@ class Service:
         for bus_event in bus_events:
             match bus_event:
                 case Delivery():
-                    for event in self._read(bus_event):
+                    for event in self.inbox.events(bus_event):
                         self._handle(event)
                 case Subscribed(patterns):
                     self._on_subscribed(patterns)
                 case Disconnected():
                     self._handle(BusDown())
                 case Connected(reconnect=True):
-                    self._handle(BusUp(reconnect=True))
+                    self._handle(self._bus_up(reconnect=True))
+                case Refused(topic, size_bytes, reason):
+                    logger.error("the broker did not take %d bytes on %s: %s", size_bytes, topic, reason)
         self.core.heard_until_s = heard_until_s
         while not self._worker.results.empty():
             self._handle(self._worker.results.get())
@@ -226,47 +216,14 @@ class Service:
         self._waiting_for.difference_update(patterns)
         if not self._waiting_for:
             self._handle(Interrupted(self._state.take_interrupted(self._pipeline)))
-            self._handle(BusUp(reconnect=False))
+            self._handle(self._bus_up(reconnect=False))
+
+    def _bus_up(self, *, reconnect: bool) -> BusUp:
+        announced_bytes = self._bus.announced_payload_bytes - LONGEST_TOPIC_BYTES
+        return BusUp(reconnect, min(announced_bytes, MAX_PAYLOAD_BYTES))
 
     def _handle(self, event: Event) -> None:
         self._do(self.core.handle(event, time.monotonic()))
-
-    # --- in ---------------------------------------------------------------------------------------------------
-
-    def _read(self, delivery: Delivery) -> Sequence[Event]:
-        """The events behind a delivery. What breaks the contract is counted and logged once; of a command, whoever
-        gave it is told."""
-        try:
-            if place := TOKEN.match(delivery.topic):
-                return _tokens(place, delivery.payload)
-            event = self._parse(delivery)
-            return () if event is None else (event,)
-        except ContractError as error:
-            self.messages_rejected += 1
-            kind = (delivery.topic, type(error))
-            if kind not in self._logged and len(self._logged) < 1000:
-                self._logged.add(kind)
-                logger.warning("rejected a message on %s: %s", delivery.topic, error)
-            return malformed(delivery, error)
-
-    def _parse(self, delivery: Delivery) -> Event | None:
-        topic, payload = delivery.topic, delivery.payload
-        for row in (NODE_HEARTBEAT, NODE_REPLY, NODE_BIRTH, NODE_STATUS):
-            if payload and (place := row.match(topic)):
-                return NodeSaid(place["node"], decode(payload, *row.messages), delivery.retain)
-        if payload and PLAN.match(topic):
-            return PlanHeard(decode(payload, Plan), delivery.retain)
-        if place := REQUEST_SUBMIT.match(topic):
-            return Submitted(same(decode(payload, SubmitRequest), place))
-        if place := REQUEST_CANCEL.match(topic):
-            return Cancelled(place["client"], same(decode(payload, CancelRequest), place))
-        if place := REQUEST_RENEW.match(topic):
-            return Renewed(place["client"], same(decode(payload, RenewRequest), place))
-        if place := CLIENT_WILL.match(topic):
-            return ClientGone(same(decode(payload, ClientWill), place).client)
-        if place := CONTROL_SUBMIT.match(topic):
-            return Commanded(Asker(**place), decode(payload, *CONTROL_SUBMIT.messages))
-        return None
 
     # --- out --------------------------------------------------------------------------------------------------
 
@@ -285,6 +242,8 @@ class Service:
                     | PlanStandby()
                 ):
                     self._worker.submit(effect)
+                case LimitMessages(max_bytes):
+                    self._bus.limit_payload(max_bytes)
                 case Listen(pipeline):
                     self._bus.subscribe([TOKEN.filter(pipeline=pipeline)], qos=0)
                 case Note(text, warning):
@@ -301,7 +260,7 @@ class Service:
         except (MessageError, PayloadTooLarge, QueueFull) as error:
             logger.error("a message on %s was not sent: %s", topic, error)
             if CONTROL_REPLY.match(topic) and not isinstance(message, OperatorRefusal):
-                self._publish(topic, OperatorRefusal(reason=f"the answer can't be sent: {error}"), qos, retain)
+                self._publish(topic, OperatorRefusal(reason=_why_not_answered(error)), qos, retain)
 
     def _answer(self, asker: Asker, answer: OperatorReply) -> None:
         sent = reply(asker, answer)
@@ -342,13 +301,11 @@ class Service:
                 self._state.end_request(request)
 
 
-def _tokens(place: dict[str, str], payload: bytes) -> Sequence[Event]:
-    """The tokens of one message; a stage sends those of several requests together."""
-    return [
-        TokensHeard(place["pipeline"], place["sender"], frame)
-        for frame in decode_frames(payload)
-        if frame.kind is Kind.TOKENS and str(frame.epoch) == place["epoch"]
-    ]
+def _why_not_answered(error: Exception) -> str:
+    if not isinstance(error, PayloadTooLarge):
+        return f"the answer can't be sent: {error}"
+    sizes = f"{error.size_bytes:,} bytes, and the broker passes on {error.limit_bytes:,} bytes at most"
+    return f"the answer takes a message of {sizes}: {RAISE_IT}"
 
 
 def run_service(

@@ -143,7 +143,7 @@ def test_whoever_sends_what_is_no_command_is_told(
         answer = listener.until(lambda _delivery: True)
         assert answer.topic == CONTROL_REPLY.format(**place)
         assert decode(answer.payload, OperatorRefusal).reason.startswith(reason)
-        assert service.service.messages_rejected == 1
+        assert service.service.inbox.rejected == 1
 
 
 def test_an_answer_that_can_not_be_sent_is_refused(
@@ -288,7 +288,7 @@ def test_garbage_is_counted_logged_once_and_harms_nobody(
             ):
                 vandal.publish(topic, b"\xff garbage")
         assert hello(client) == answer_text(5, 10)
-        assert service.service.messages_rejected == 12
+        assert service.service.inbox.rejected == 12
     assert sum("rejected a message" in record.message for record in caplog.records) == 4
 
 
@@ -302,6 +302,20 @@ def test_nobody_speaks_in_anothers_name(
         connected(broker, "mallory").publish(REQUEST_SUBMIT.format(client="mallory"), message, qos=1)
         assert hello(client) == answer_text(5, 10)
     assert saved == ["cli"], "only the client's own submission was taken"
+
+
+def test_an_answer_that_the_broker_would_not_pass_on_is_a_refusal_with_both_numbers(
+    broker: MemoryBroker, client: Client, tmp_path: Path
+) -> None:
+    births = [make_birth(name, max_message_bytes=2_000) for name in "abcd"]
+    with running(broker, tmp_path), ScriptedFleet(connected(broker, "nodes"), births):
+        while client.status().nodes < len(births):
+            pass
+        assert client.status().max_message_bytes == 2_000
+        with pytest.raises(
+            ControlRefused, match=r"a message of 2,\d{3} bytes, and the broker passes on 2,000 bytes at most"
+        ):
+            client.nodes()
 
 
 def test_use_model_is_remembered_by_the_store(

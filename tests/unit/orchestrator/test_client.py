@@ -7,7 +7,16 @@ from collections.abc import Iterator
 
 import pytest
 
-from orchestrator.client import LEASE_S, RENEW_S, AnswerFailed, AnswerIncomplete, ControlRefused, NoOrchestrator
+from broker.bus import Refused
+from orchestrator.client import (
+    LEASE_S,
+    RENEW_S,
+    AnswerFailed,
+    AnswerIncomplete,
+    ControlRefused,
+    NoOrchestrator,
+    QuestionTooLong,
+)
 from schemas.errors import MessageError
 from schemas.messages import ChatMessage, RenewRequest, Sampling, StreamError, SubmitRequest
 from tests.support.fake_orchestrator import FakeOrchestrator, StreamMessage, end, paris, piece
@@ -206,3 +215,29 @@ def test_what_the_contract_forbids_is_not_sent(fake: FakeOrchestrator) -> None:
     with fake.connect() as client, pytest.raises(MessageError, match="temperature"):
         client.ask(QUESTION, sampling=Sampling(temperature=1000))
     assert fake.submitted == []
+
+
+def test_a_question_that_the_broker_does_not_pass_on_is_refused_with_both_numbers(fake: FakeOrchestrator) -> None:
+    fake.control = {**fake.control, "status": {"max_message_bytes": 5_000}}
+    with fake.connect() as client:
+        words = r"message of 6,\d{3} bytes, and the broker passes on 5,000 bytes at most"
+        with pytest.raises(QuestionTooLong, match=words):
+            client.ask(prompt="x" * 6_000)
+        assert "".join(client.ask(prompt="x" * 4_500)) == "Paris."
+        client._bus.limit_payload(1_000)
+        with pytest.raises(QuestionTooLong, match="passes on 1,000 bytes at most"):
+            client.ask(prompt="x" * 2_000)
+    assert len(fake.submitted) == 1
+
+
+def test_a_question_that_the_broker_refuses_fails_at_once(
+    fake: FakeOrchestrator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake.broker.lose = lambda message: "/submit/" in message.topic
+    with fake.connect() as client:
+        answer = client.ask(prompt="x" * 100)
+        size_bytes = client._streams[answer.request].question_bytes
+        refused = Refused("linguabus/v1/request/submit/client", size_bytes, "packet too large")
+        monkeypatch.setattr(client._bus, "poll", lambda _: [refused])
+        with pytest.raises(AnswerFailed, match=f"does not take the question, a message of {size_bytes} bytes: packet"):
+            list(answer)

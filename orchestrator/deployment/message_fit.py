@@ -1,0 +1,70 @@
+"""What a plan's messages may be where the broker passes on short ones only (pure)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from orchestrator.model.manifest import Manifest
+from orchestrator.planning.errors import PlanningError
+from orchestrator.timing import LEAST_CONTEXT_TOKENS
+from schemas.codec import (
+    HEADER_BYTES,
+    KV_HEADER_BYTES,
+    WIRE_DTYPES,
+    activation_payload_bytes,
+    activation_positions,
+)
+from schemas.messages import WireDtype
+
+LEAST_CHUNK_TOKENS = 2
+"""One position alone takes another path through attention and gives other last bits."""
+_OPEN_BYTES = 2_048
+"""A request's opening without the ids of its tokens."""
+RAISE_IT = "raise the broker's limit of a message (Mosquitto: max_packet_size, message_size_limit)"
+
+
+@dataclass(frozen=True)
+class MessageFit:
+    """The longest chunk of a prompt and the longest context whose messages fit."""
+
+    chunk_tokens: int
+    context_tokens: int
+
+
+def message_fit(
+    manifest: Manifest, *, wire_dtype: WireDtype, chunk_tokens: int, context_tokens: int, max_message_bytes: int
+) -> MessageFit:
+    """As much of what is asked for as fits.
+
+    Raises:
+        PlanningError: not even the shortest messages do; with both numbers.
+    """
+    dtype = WIRE_DTYPES[wire_dtype]
+    rows = [
+        cache.kv_heads * max(cache.key_dim, cache.value_dim) * (4 if cache.dtype == "float32" else 2)
+        for cache in manifest.layers
+    ]
+    needed_bytes = max(
+        HEADER_BYTES + activation_payload_bytes(dtype, LEAST_CHUNK_TOKENS, manifest.width),
+        HEADER_BYTES + KV_HEADER_BYTES + max(rows, default=0),
+        _OPEN_BYTES + _id_bytes(manifest) * min(LEAST_CONTEXT_TOKENS, context_tokens),
+    )
+    if needed_bytes > max_message_bytes:
+        raise PlanningError(
+            f"{manifest.name} needs messages of {needed_bytes:,} bytes with {wire_dtype} on the wire, and the broker"
+            f" passes on {max_message_bytes:,} bytes at most: {RAISE_IT}"
+        )
+    return MessageFit(
+        chunk_tokens=min(chunk_tokens, activation_positions(dtype, manifest.width, max_message_bytes)),
+        context_tokens=min(context_tokens, context_that_fits(manifest, max_message_bytes)),
+    )
+
+
+def context_that_fits(manifest: Manifest, max_message_bytes: int) -> int:
+    """How many token ids a stage can be told at once."""
+    return (max_message_bytes - _OPEN_BYTES) // _id_bytes(manifest)
+
+
+def _id_bytes(manifest: Manifest) -> int:
+    """A token's id in JSON, with its comma."""
+    return len(str(manifest.vocab_size - 1)) + 1

@@ -1,0 +1,94 @@
+"""What arrives on the bus, as events of the core; what breaks the contract ends here."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from broker.bus import Delivery
+from orchestrator.effects import Asker
+from orchestrator.events import (
+    Cancelled,
+    ClientGone,
+    Commanded,
+    Event,
+    NodeSaid,
+    PlanHeard,
+    Renewed,
+    Submitted,
+    TokensHeard,
+)
+from orchestrator.service.malformed import malformed, same
+from schemas.codec import Kind, decode_frames
+from schemas.errors import ContractError
+from schemas.messages import CancelRequest, ClientWill, Plan, RenewRequest, SubmitRequest, decode
+from schemas.topics import (
+    CLIENT_WILL,
+    CONTROL_SUBMIT,
+    NODE_BIRTH,
+    NODE_HEARTBEAT,
+    NODE_REPLY,
+    NODE_STATUS,
+    PLAN,
+    REQUEST_CANCEL,
+    REQUEST_RENEW,
+    REQUEST_SUBMIT,
+    TOKEN,
+)
+
+logger = logging.getLogger(__name__)
+
+_MOST_LOGGED = 1000
+
+
+class Inbox:
+    """Reads deliveries, and counts those that it rejects."""
+
+    def __init__(self) -> None:
+        self.rejected = 0
+        self._logged: set[tuple[str, type[ContractError]]] = set()
+
+    def events(self, delivery: Delivery) -> Sequence[Event]:
+        """The events behind a delivery. What breaks the contract is counted and logged once; of a command, whoever
+        gave it is told."""
+        try:
+            if place := TOKEN.match(delivery.topic):
+                return _tokens(place, delivery.payload)
+            event = _parse(delivery)
+            return () if event is None else (event,)
+        except ContractError as error:
+            self.rejected += 1
+            kind = (delivery.topic, type(error))
+            if kind not in self._logged and len(self._logged) < _MOST_LOGGED:
+                self._logged.add(kind)
+                logger.warning("rejected a message on %s: %s", delivery.topic, error)
+            return malformed(delivery, error)
+
+
+def _parse(delivery: Delivery) -> Event | None:
+    topic, payload = delivery.topic, delivery.payload
+    for row in (NODE_HEARTBEAT, NODE_REPLY, NODE_BIRTH, NODE_STATUS):
+        if payload and (place := row.match(topic)):
+            return NodeSaid(place["node"], decode(payload, *row.messages), delivery.retain)
+    if payload and PLAN.match(topic):
+        return PlanHeard(decode(payload, Plan), delivery.retain)
+    if place := REQUEST_SUBMIT.match(topic):
+        return Submitted(same(decode(payload, SubmitRequest), place))
+    if place := REQUEST_CANCEL.match(topic):
+        return Cancelled(place["client"], same(decode(payload, CancelRequest), place))
+    if place := REQUEST_RENEW.match(topic):
+        return Renewed(place["client"], same(decode(payload, RenewRequest), place))
+    if place := CLIENT_WILL.match(topic):
+        return ClientGone(same(decode(payload, ClientWill), place).client)
+    if place := CONTROL_SUBMIT.match(topic):
+        return Commanded(Asker(**place), decode(payload, *CONTROL_SUBMIT.messages))
+    return None
+
+
+def _tokens(place: dict[str, str], payload: bytes) -> Sequence[Event]:
+    """The tokens of one message; a stage sends those of several requests together."""
+    return [
+        TokensHeard(place["pipeline"], place["sender"], frame)
+        for frame in decode_frames(payload)
+        if frame.kind is Kind.TOKENS and str(frame.epoch) == place["epoch"]
+    ]
