@@ -313,7 +313,7 @@ def test_an_answer_that_the_broker_would_not_pass_on_is_a_refusal_with_both_numb
             pass
         assert client.status().max_message_bytes == 2_000
         with pytest.raises(
-            ControlRefused, match=r"a message of 2,\d{3} bytes, and the broker passes on 2,000 bytes at most"
+            ControlRefused, match=r"message of 2,\d{3} bytes, .* passes on 2,000 bytes at most"
         ):
             client.nodes()
 
