@@ -53,6 +53,7 @@ def measure_parts(command: ProbeNode, store: BlobStore, threads: int, speed: flo
             _measure_part(command, part, store, threads, speed, runs)
         if 2 * time.monotonic() - began_s > ends_s:
             break
+    device.forget_peak()  # of single units side by side with nothing: no plan has that
     return tuple(_unit_profile(part, runs) for part, runs in zip(command.parts, found, strict=True))
 
 

@@ -49,8 +49,10 @@ def holdings(problem: Problem, stages: Sequence[Stage]) -> dict[str, Holding]:
 def memory_bytes(problem: Problem, device: Device, held: Holding) -> int:
     """Resident bytes of a device in a plan: units with their KV caches, tied weights once, everything fixed."""
     units = sum(count * problem.unit_memory_bytes(run) for count, run in zip(held.counts, problem.runs, strict=True))
-    tied = problem.tied_bytes if held.first and held.last else 0
-    return problem.fixed_bytes(device) + units - tied
+    taken = problem.fixed_bytes(device) + units
+    if not (held.first and held.last):
+        return taken
+    return taken - problem.tied_bytes if held.units == problem.unit_count else taken + problem.both_ends_bytes
 
 
 def stored_bytes(problem: Problem, held: Holding) -> int:

@@ -182,9 +182,10 @@ class Problem:
     `streams` is how many answers run at once (None: as many as it takes to fill the pipeline). `slots` KV caches
     of `context_tokens` are reserved per block; where memory is short both may be reduced, to `least_context_tokens` and
     `least_slots` (None: not at all). `activation_bytes` is one token's hidden state on the wire, `max_message_bytes`
-    what the broker passes on at once, `workspace_bytes` what activations take resident on each device used.
-    `tied_bytes` / `tied_disk_bytes` are saved on a device that holds embedding and head when they share their weights.
-    The `incumbent` is what runs now: stages keep its order where the order is free.
+    what the broker passes on at once, `workspace_bytes` what activations take resident on each device used,
+    `second_stage_bytes` what a device with both ends of a ring takes besides. `tied_bytes` / `tied_disk_bytes` are
+    saved on a device that holds embedding and head when they share their weights. The `incumbent` is what runs now:
+    stages keep its order where the order is free.
 
     Raises:
         PlanningError: the parts contradict each other.
@@ -199,6 +200,7 @@ class Problem:
     constraints: Constraints = Constraints()
     activation_bytes: int = 0
     workspace_bytes: int = 0
+    second_stage_bytes: int = 0
     tied_bytes: int = 0
     tied_disk_bytes: int | None = None
     prompt_tokens: int = 128
@@ -275,6 +277,12 @@ class Problem:
     def fixed_bytes(self, device: Device) -> int:
         """Resident bytes of a device that takes part, before its first unit."""
         return device.runtime_overhead_bytes + device.live_move_bytes + self.workspace_bytes
+
+    @property
+    def both_ends_bytes(self) -> int:
+        """Resident bytes of a device with both ends of a ring, beside `fixed_bytes` and its units: it has two stages,
+        but tied weights once."""
+        return self.second_stage_bytes - self.tied_bytes
 
     def blob_bytes(self, unit: int, *, beside: Collection[int] = ()) -> int:
         """Of a unit on a disk that has other units; an end whose tied twin is among them adds only the difference."""

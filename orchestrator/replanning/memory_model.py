@@ -4,7 +4,8 @@ Measured with SmolLM2-135M on Linux, x86-64, ONNX Runtime 1.32, as the differenc
 segment and the largest value until its KV cache was full, for ranges of 1, 3, 10, 12 and all units. What a session
 takes is the sum of
 
-* a fixed part: the pages of ONNX Runtime's own code that the first session touches;
+* a fixed part: the pages of ONNX Runtime's own code that the first session touches, and what allocators keep, which is
+  more where a node has two sessions, for both ends of a ring;
 * activations of the longest prefill chunk;
 * weights, by kind of unit: int4 and int8 kernels keep a pre-packed copy beside (or instead of) the mapped file, and
   `accuracy_level=4` (profile "fast") packs larger; the head's matrix is by far the largest of the model, and while it
@@ -24,8 +25,10 @@ from orchestrator.model.manifest import Manifest
 from schemas.messages import UnitKind
 from schemas.units import BLOCK, EMBED, HEAD
 
-SESSION_BYTES = 16 << 20
+SESSION_BYTES = 21 << 20
 """11 MiB of code, and what allocators keep of transfers and loading."""
+SECOND_SESSION_BYTES = 12 << 20
+"""Of a node with two stages: what allocators keep once more. The code is there, and only one of them runs at a time."""
 ACTIVATION_COPIES = 1.25
 """ONNX Runtime's arena rounds up what a run needs."""
 

@@ -11,7 +11,12 @@ from orchestrator.model.manifest import Blob, Manifest, Unit
 from orchestrator.planning.problem import Device, Objective, Problem, Stage, UnitRun
 from orchestrator.planning.profile import Profile
 from orchestrator.replanning.constraints import planner_constraints
-from orchestrator.replanning.memory_model import ResidentFactors, resident_factors, workspace_bytes
+from orchestrator.replanning.memory_model import (
+    SECOND_SESSION_BYTES,
+    ResidentFactors,
+    resident_factors,
+    workspace_bytes,
+)
 from orchestrator.timing import DEFAULT_CONTEXT_TOKENS
 from schemas.codec import WIRE_DTYPES, activation_payload_bytes
 from schemas.limits import MAX_PAYLOAD_BYTES
@@ -78,6 +83,7 @@ def build_problem(
         constraints=planner_constraints(constraints, manifest.num_units),
         activation_bytes=activation_payload_bytes(WIRE_DTYPES[wire_dtype], 1, manifest.width),
         workspace_bytes=workspace + common,
+        second_stage_bytes=SECOND_SESSION_BYTES,
         workspace_bytes_per_token=longer - workspace,
         workspace_bytes_per_slot=wider - workspace,
         tied_disk_bytes=tied,

@@ -1,13 +1,19 @@
-"""Answers leave nothing behind in the nodes."""
+"""Answers leave nothing behind in the nodes, and nodes take no more than was planned."""
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from broker.local_broker import LocalBroker
+from orchestrator.commands.settings import default_cache
+from orchestrator.demo.model import demo_model
 from orchestrator.model.model import Model
+from orchestrator.planning.cost import predict
+from orchestrator.planning.problem import Stage
+from orchestrator.replanning.problem_builder import build_problem
 from tests.support.nodes import NodeProcess, running_nodes
 from tests.support.ring import Ring, even_cuts
 
@@ -40,6 +46,27 @@ def test_twenty_answers_in_a_row_leave_no_growth(
 
     assert all(text == texts[0] for text in texts)
     assert max(growth.values()) <= ALLOWED_GROWTH_BYTES, growth
+
+
+def test_a_node_with_both_ends_takes_no_more_than_planned(mosquitto: LocalBroker) -> None:
+    """Two segments in one process, one of them with the largest matrix: of the demo's model, whose size counts."""
+    store, name = demo_model(default_cache())
+    model, caches = store.open(name), {"context_tokens": 512, "slots": 2, "chunk_tokens": 32}
+    units = model.manifest.num_units
+    with (
+        tempfile.TemporaryDirectory(prefix="linguabus-test-", dir=store.home) as home,  # where blobs can be linked
+        running_nodes(["ends", "middle"], mosquitto.url, Path(home)) as nodes,
+        Ring(mosquitto.url, model) as ring,
+    ):
+        homes = {name: node.home for name, node in nodes.items()}
+        ring.deploy(homes, [0, 1, units - 1, units], wire="fp16", order=["ends", "middle", "ends"], **caches)
+        ring.ask([7] * 470, 30)
+        ring.heartbeats.clear()
+        ring.wait("heartbeat", lambda: "ends" in ring.heartbeats)
+    problem = build_problem(model.manifest, [ring.births[node] for node in homes], wire_dtype="fp16", **caches)
+    stages = (Stage("ends", 0, 1), Stage("middle", 1, units - 1), Stage("ends", units - 1, units))
+    planned_bytes = predict(problem, stages).of_node("ends").memory_bytes
+    assert 0.8 * planned_bytes <= ring.heartbeats["ends"].peak_rss_bytes <= planned_bytes
 
 
 def test_eight_at_once_come_out_as_they_do_alone(mosquitto: LocalBroker, tiny_model: Model, tmp_path: Path) -> None:

@@ -312,9 +312,7 @@ def test_an_answer_that_the_broker_would_not_pass_on_is_a_refusal_with_both_numb
         while client.status().nodes < len(births):
             pass
         assert client.status().max_message_bytes == 2_000
-        with pytest.raises(
-            ControlRefused, match=r"message of 2,\d{3} bytes, .* passes on 2,000 bytes at most"
-        ):
+        with pytest.raises(ControlRefused, match=r"message of 2,\d{3} bytes, .* passes on 2,000 bytes at most"):
             client.nodes()
 
 

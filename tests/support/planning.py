@@ -34,7 +34,7 @@ def random_problem(seed: int, *, max_devices: int = 5, max_units: int = 10, unev
     if count > 1 and draw.random() < 0.25:
         devices[-1] = replace(devices[0], name=devices[-1].name)
     tied = draw.choice((0, min(runs[0].weight_bytes, runs[-1].weight_bytes)))
-    return Problem(
+    problem = Problem(
         runs=runs,
         devices=tuple(devices),
         context_tokens=draw.choice((256, 1024)),
@@ -47,6 +47,7 @@ def random_problem(seed: int, *, max_devices: int = 5, max_units: int = 10, unev
         balanced_tolerance=draw.choice((0.0, 0.1, 0.5)),
         constraints=_constraints(draw, [device.name for device in devices], units, uneven_chain),
     )
+    return replace(problem, second_stage_bytes=problem.workspace_bytes // 3)
 
 
 def _uneven_runs(draw: random.Random, units: int) -> tuple[UnitRun, ...]:
@@ -198,10 +199,9 @@ class Exhaustive:
         for node, mine in held.items():
             device = self.device[node]
             both = stages[0].node == stages[-1].node == node
-            if (
-                _span(self.memory, mine) + self._fixed(device) - (problem.tied_bytes if both else 0)
-                > device.memory_bytes
-            ):
+            again = (len(mine) - 1) * problem.second_stage_bytes
+            resident = _span(self.memory, mine) + self._fixed(device) + again - (problem.tied_bytes if both else 0)
+            if resident > device.memory_bytes:
                 return None
             tied_disk = problem.tied_bytes if problem.tied_disk_bytes is None else problem.tied_disk_bytes
             disk = _span(self.disk, mine) - (tied_disk if both else 0)

@@ -132,7 +132,8 @@ def room_for(*, embed: int = 0, block: float = 0, head: int = 0) -> int:
     )  # fmt: skip
     sizes = [problem.unit_memory_bytes(run) for run in problem.runs]
     units = sum(size * count for size, count in zip(sizes, (embed, block, head), strict=True))
-    return int((problem.fixed_bytes(problem.devices[0]) + units) / MB) + 1
+    second_stage = problem.both_ends_bytes if embed and head else 0
+    return int((problem.fixed_bytes(problem.devices[0]) + units + second_stage) / MB) + 1
 
 
 def _third_of_a_model(birth: NodeBirth) -> int:

@@ -123,7 +123,7 @@ class Intervals:
         front, back = np.arange(units + 1)[:, None], np.arange(units + 1)[None, :]
         mask = (front > 0) & (front < back) & (back < units) & problem.both_ends_in_ring
         mask &= front + units - back <= problem.unit_limit(device)
-        mask &= _ends(self._resident) <= problem.room_bytes(device) + problem.tied_bytes
+        mask &= _ends(self._resident) <= problem.room_bytes(device) - problem.both_ends_bytes
         if device.storage_bytes is not None:
             mask &= _ends(self._stored) <= device.storage_bytes + problem.tied_stored_bytes
         mask &= _ends(self._foreign(device)) == 0

@@ -120,10 +120,10 @@ class RunForm:
         """Most blocks the device can take with these ends within every limit; -1 when none of it fits."""
         embed, block, head = self.problem.runs
         held_ends = [run for run, bit in ((embed, EMBED_END), (head, HEAD_END)) if ends & bit]
-        tied, tied_stored = 0, 0
+        both, tied_stored = 0, 0
         if ends == BOTH_ENDS:
-            tied, tied_stored = self.problem.tied_bytes, self.problem.tied_stored_bytes
-        spare = self.problem.room_bytes(device) + tied
+            both, tied_stored = self.problem.both_ends_bytes, self.problem.tied_stored_bytes
+        spare = self.problem.room_bytes(device) - both
         spare -= sum(self.problem.unit_memory_bytes(run) for run in held_ends)
         most = min(self.blocks, self.problem.unit_limit(device) - len(held_ends))
         most = min(most, _whole(spare, self.problem.unit_memory_bytes(block), self.blocks))

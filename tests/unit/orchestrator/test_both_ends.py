@@ -21,9 +21,9 @@ from schemas.messages import (
 from tests.support.orchestrating import World
 from tests.support.scripted_nodes import answer_text, make_submit, room_for
 
-ENDS_MB = room_for(embed=1, block=1.2, head=1)
-BLOCKS_MB = room_for(block=3.2)
-"""No end beside two blocks: a plan of these two must give both ends to the larger."""
+ENDS_MB = room_for(embed=1, block=3.1, head=1)
+BLOCKS_MB = room_for(block=1.2)
+"""No end: a plan of these two must give both ends to the larger, which has no room for all blocks."""
 
 
 def two_nodes() -> World:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from pathlib import Path
@@ -47,6 +48,10 @@ def test_memory_of_this_process() -> None:
     assert grown_bytes > rss_bytes + 48 * MEBI
     assert len(ballast) == 64 * MEBI
     assert device.available_bytes() > 0
+    if sys.platform == "linux":
+        del ballast
+        device.forget_peak()
+        assert device.memory_bytes()[1] < grown_bytes - 48 * MEBI
 
 
 def test_memory_without_proc(fake_root: Path) -> None:

@@ -16,7 +16,7 @@ from orchestrator.planning.cost import predict
 from orchestrator.planning.moves.kv_migration import Migration
 from orchestrator.planning.problem import Objective, Stage
 from orchestrator.planning.solution import Solution, Status
-from orchestrator.replanning.memory_model import resident_factors, workspace_bytes
+from orchestrator.replanning.memory_model import SECOND_SESSION_BYTES, resident_factors, workspace_bytes
 from orchestrator.replanning.problem_builder import build_problem
 from schemas.messages import Epoch, Plan
 from tests.support.scripted_nodes import MB, Letters, make_birth, make_manifest
@@ -88,7 +88,7 @@ def test_what_a_node_needs_for_both_plans_is_exact() -> None:
 def test_of_two_stages_on_a_node_one_may_stay() -> None:
     running = plan(("a", 0, 2), ("b", 2, 4), ("a", 4, 6))
     held = beside(plan(("a", 0, 2), ("b", 2, 5), ("a", 5, 6)), running)
-    assert held["a"] == WORKSPACE + BLOCK_WEIGHTS + HEAD_WEIGHTS + BLOCK_KV
+    assert held["a"] == WORKSPACE + SECOND_SESSION_BYTES + BLOCK_WEIGHTS + HEAD_WEIGHTS + BLOCK_KV
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,10 @@ RUNS = (
 )
 A = Device("a", 1000, (0.001, 0.010, 0.020), (0.0001, 0.001, 0.02), hop_s=0.003, hop_busy_s=0.001, flops_per_s=1e5)
 B = Device("b", 1000, (0.002, 0.020, 0.040), (0.0002, 0.002, 0.04), hop_s=0.005, link_bytes_per_s=1e6)
-PROBLEM = Problem(RUNS, (A, B), context_tokens=10, slots=2, activation_bytes=100, workspace_bytes=7, tied_bytes=60)
+PROBLEM = Problem(
+    RUNS, (A, B), context_tokens=10, slots=2, activation_bytes=100, workspace_bytes=7, second_stage_bytes=4,
+    tied_bytes=60,
+)  # fmt: skip
 SPLIT = (Stage("a", 0, 3), Stage("b", 3, 6))
 RING = (Stage("a", 0, 3), Stage("b", 3, 5), Stage("a", 5, 6))
 
@@ -57,7 +60,9 @@ def test_memory_counts_units_their_kv_caches_what_is_fixed_and_tied_ends_once() 
     assert memory_bytes(problem, device, held["a"]) == 11 + 13 + 7 + 100 + 2 * block
     assert memory_bytes(problem, B, held["b"]) == 7 + 2 * block + 120
     both = holdings(problem, RING)["a"]
-    assert memory_bytes(problem, device, both) == 11 + 13 + 7 + 100 + 2 * block + 120 - 60
+    assert memory_bytes(problem, device, both) == 11 + 13 + 7 + 100 + 2 * block + 120 + 4 - 60
+    alone = holdings(problem, (Stage("a", 0, 6),))["a"]
+    assert memory_bytes(problem, device, alone) == 11 + 13 + 7 + 100 + 4 * block + 120 - 60
     assert predict(problem, RING).of_node("a").stored_bytes == 90 + 2 * 40 + 90 - 60
 
 
