@@ -22,7 +22,7 @@ NODE: dict[str, Any] = {
     "charging": False, "temperature_c": 36.5, "frames_rejected": 0, "frames_dropped": 0, "reconnects": 0,
     "drained": "", "stages": [{"pipeline": "main", "epoch": "3-1", "stage": 0}], "standby_bytes": 0,
     "battery_percent_per_hour": None, "battery_temperature_c": None, "cost_factor": 1.0, "rtt_ms": None, "leaving": "",
-    "flags": [],
+    "flags": [], "max_message_bytes": 1_800_000,
 }  # fmt: skip
 STAGE: dict[str, Any] = {
     "stage": 0, "node": "kitchen-phone", "start": 0, "stop": 12, "units": "embed, blocks 0-10",
