@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from schemas.contract import Items, about
 from schemas.operator_requests import ObjectiveName
-from schemas.parts import Bytes, Count, Index, Label, Milliseconds, Name, Prose, Rate, StageRef, Tokens
+from schemas.parts import Bytes, Count, Index, Label, Milliseconds, Name, Prose, Rate, RingStage, StageRef, Tokens
 from schemas.plan_views import Gap, SolutionStatus
 
 _Names = Annotated[tuple[Name, ...], Items(10_000)]
@@ -15,14 +15,9 @@ _Sentences = Annotated[tuple[Prose, ...], Items(10_000)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ExplainedStage:
+class ExplainedStage(RingStage):
     """One stage of the plan."""
 
-    stage: Index = about("Position in the ring.")
-    node: Name = about("The node.")
-    start: Index = about("First unit.")
-    stop: Index = about("One past the last unit.")
-    units: Label = about("Its units for people.")
     decode_ms: Milliseconds = about("A decode step of one request.")
     hop_ms: Milliseconds = about("The way to the next stage.")
     prefill_ms: Milliseconds = about("The prompt that predictions are made for.")

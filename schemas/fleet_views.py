@@ -19,6 +19,7 @@ from schemas.parts import (
     Percent,
     Prose,
     Rate,
+    RingStage,
     Seconds,
     StageRef,
 )
@@ -108,14 +109,9 @@ class PipelineStatus:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class StageAtWork:
+class StageAtWork(RingStage):
     """One stage as predicted and as its node sees it; null as long as the node said nothing of it."""
 
-    stage: Index = about("Position in the ring.")
-    node: Name = about("The node.")
-    start: Index = about("First unit.")
-    stop: Index = about("One past the last unit.")
-    units: Label = about("Its units for people.")
     predicted_ms: Milliseconds = about("A decode step as predicted.")
     step_ms: Milliseconds | None = about("A decode step as observed.")
     rows: Rate | None = about("Requests in such a step, on average.")

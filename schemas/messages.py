@@ -115,6 +115,7 @@ from schemas.parts import (
     StageTiming,
     UnitKind,
     UnitProfile,
+    UnitsOnNode,
     WireDtype,
 )
 from schemas.plan_views import (
@@ -131,7 +132,6 @@ from schemas.plan_views import (
     PlanOnItsWay,
     PlanView,
     SolutionStatus,
-    StageOnItsWay,
     StageView,
     StandbyView,
 )
@@ -257,7 +257,6 @@ __all__ = [
     "SolutionStatus",
     "StageAtWork",
     "StageMetrics",
-    "StageOnItsWay",
     "StageRef",
     "StageTiming",
     "StageView",
@@ -271,6 +270,7 @@ __all__ = [
     "SubmitRequest",
     "UnitKind",
     "UnitProfile",
+    "UnitsOnNode",
     "UseModel",
     "UseModelReply",
     "WireDtype",

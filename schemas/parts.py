@@ -75,6 +75,23 @@ class Basis:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class UnitsOnNode:
+    """Which units a node has."""
+
+    node: Name = about("The node.")
+    start: Index = about("First unit; 0 is the embedding.")
+    stop: Index = about("One past the last unit.")
+    units: Label = about("Its units for people.")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RingStage(UnitsOnNode):
+    """Which units a node has at a position in the ring."""
+
+    stage: Index = about("Position in the ring.")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class KvTarget:
     """Whom KV rows are copied to."""
 

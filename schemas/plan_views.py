@@ -18,8 +18,10 @@ from schemas.parts import (
     Name,
     Prose,
     Rate,
+    RingStage,
     Seconds,
     Tokens,
+    UnitsOnNode,
     WireDtype,
 )
 
@@ -29,14 +31,9 @@ MoveMode = Literal["copy", "prefill"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class StageView:
+class StageView(RingStage):
     """One stage of a plan: predicted, and what its node reported when it was ready (null: nothing was)."""
 
-    stage: Index = about("Position in the ring.")
-    node: Name = about("The node.")
-    start: Index = about("First unit; 0 is the embedding.")
-    stop: Index = about("One past the last unit.")
-    units: Label = about("Its units for people.")
     predicted_decode_ms: Milliseconds = about("A decode step of one request.")
     predicted_hop_ms: Milliseconds = about("The way to the next stage.")
     predicted_prefill_ms: Milliseconds = about("The prompt that predictions are made for.")
@@ -142,23 +139,13 @@ class MovesView:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class StageOnItsWay:
-    """One stage of a plan that is on its way."""
-
-    node: Name = about("The node.")
-    start: Index = about("First unit.")
-    stop: Index = about("One past the last unit.")
-    units: Label = about("Its units for people.")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class PlanOnItsWay:
     """A plan that is to follow the one in force."""
 
     state: Label = about("How far it is, in a word or two.")
     epoch: EpochText = about("Its epoch.")
     model: Name = about("The model.")
-    stages: Annotated[tuple[StageOnItsWay, ...], Items(limits.MAX_STAGES)] = about("The ring.")
+    stages: Annotated[tuple[UnitsOnNode, ...], Items(limits.MAX_STAGES)] = about("The ring.")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -173,13 +160,9 @@ class PlanInForce(PlanView):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ComparedStage:
+class ComparedStage(UnitsOnNode):
     """One stage of a plan that is compared."""
 
-    node: Name = about("The node.")
-    start: Index = about("First unit.")
-    stop: Index = about("One past the last unit.")
-    units: Label = about("Its units for people.")
     decode_ms: Milliseconds = about("A decode step of one request.")
 
 

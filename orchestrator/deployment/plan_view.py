@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from orchestrator.deployment.plan import DeployedPlan
 from orchestrator.text.units import describe_units
-from schemas.messages import PlanOnItsWay, PlanView, SegmentReady, StageOnItsWay, StageView
+from schemas.messages import PlanOnItsWay, PlanView, SegmentReady, StageView, UnitsOnNode
 
 
 def plan_view(plan: DeployedPlan, ready: dict[int, SegmentReady]) -> PlanView:
@@ -71,7 +71,7 @@ def successor_view(plan: DeployedPlan, state: str) -> PlanOnItsWay:
         epoch=str(plan.epoch),
         model=plan.model.name,
         stages=tuple(
-            StageOnItsWay(
+            UnitsOnNode(
                 node=stage.node,
                 start=stage.start,
                 stop=stage.stop,
