@@ -1,1 +1,1 @@
-"""The bus: the port (`bus`), the paho adapter (`mqtt`), its in-process twin (`memory`), a `local_broker` broker."""
+"""The MQTT bus: the port (`bus`), the paho adapter (`mqtt`), an in-process twin (`memory`), a `local_broker`."""

@@ -55,7 +55,7 @@ class Subscribed:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The broker did not take a QoS 1 message, or ended the connection each time it was sent: it is given up."""
+    """A QoS 1 message was given up: the broker did not take it, or ended the connection each time it was sent."""
 
     topic: str
     size_bytes: int
@@ -110,7 +110,7 @@ class Bus(Protocol):
         """The largest payload `publish` takes now: the announced limit, or `limit_payload`'s if that is lower."""
 
     def limit_payload(self, limit_bytes: int | None) -> None:
-        """Take no larger payloads from now on: it was found that the broker does not pass them on. None: forget that.
+        """Refuse larger payloads from now on, because the broker was found not to pass them on. None lifts the limit.
 
         Brokers have limits that they do not announce; see `broker.payload_probe`.
         """

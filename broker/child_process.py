@@ -46,7 +46,7 @@ class ChildProcess:
     def __init__(
         self, command: Sequence[str], *, output: IO[bytes] | int, environment: Mapping[str, str] | None = None
     ) -> None:
-        """Start it, with nothing on stdin and both outputs in `output`; it gets no Ctrl-C from the terminal.
+        """Start the program, with nothing on stdin and both outputs in `output`; it gets no Ctrl-C from the terminal.
 
         Raises:
             OSError: the system starts no more processes.
@@ -69,23 +69,23 @@ class ChildProcess:
 
     @property
     def output(self) -> IO[bytes]:
-        """What it says, where a pipe was asked for."""
+        """The program's output, where a pipe was asked for."""
         assert self._shell.stderr is not None
         return self._shell.stderr
 
     @property
     def running(self) -> bool:
-        """True until it has ended."""
+        """True until the program has ended."""
         return self._shell.poll() is None
 
     def send(self, number: signal.Signals) -> None:
-        """Send a signal, unless it has ended."""
+        """Send the program a signal, unless it has ended."""
         if self.running:
             with suppress(ProcessLookupError):  # it has just ended
                 os.kill(self.pid, number)
 
     def wait(self, timeout_s: float | None = None) -> int:
-        """Its exit code; of a program that a signal ended the negative number of that.
+        """Wait for the program and return its exit code; where a signal ended it, minus the signal's number.
 
         Raises:
             subprocess.TimeoutExpired: it still runs.
@@ -100,7 +100,7 @@ class ChildProcess:
         return _SIGNALLED - code if code > _SIGNALLED else code
 
     def end(self, patience_s: float, how: signal.Signals = signal.SIGTERM) -> int:
-        """Ask it to end, make it after some time, and return its exit code. Idempotent."""
+        """Ask the program to end, kill it after `patience_s`, and return its exit code. Idempotent."""
         self.send(how)
         try:
             return self.wait(patience_s)

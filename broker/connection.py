@@ -58,7 +58,7 @@ class ConnectionState(enum.Enum):
 
 
 class Greeting(NamedTuple):
-    """What CONNACK said."""
+    """What the broker said in its CONNACK."""
 
     code: ReasonCode
     session_present: bool
@@ -67,7 +67,7 @@ class Greeting(NamedTuple):
 
 
 class Connection:
-    """A `SocketClient` and the socket under it. `database`, `client` and `greeting` are for reading only."""
+    """A `SocketClient` and the socket under it. `state`, `client` and `greeting` are for reading only."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""A process that was asked to end does end in time, whatever it is doing."""
+"""A deadline for the exit: a process that was asked to end does end in time, whatever it is doing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 def end_on_signals(
     ask: Callable[[], None], *, until_s: Callable[[], float] = lambda: 0.0, patience_s: float = EXIT_S
 ) -> None:
-    """On SIGTERM and SIGINT call ``ask``, and end the process if that has not ended it ``patience_s`` later.
+    """On SIGTERM and SIGINT call ``ask``, and end the process by force if it still runs ``patience_s`` later.
 
     A signal's handler runs when the main thread comes back to Python, which may compute, or look up a name, for as long
     as it likes. So this does not rely on it: the interpreter also writes each signal to a socket at once, and a thread

@@ -49,7 +49,7 @@ _SUCCESS = MQTTErrorCode.MQTT_ERR_SUCCESS
 
 @dataclass(slots=True)
 class _Alike:
-    """What PUBLISH packets of QoS 0 with one topic and one length have in common: all before the payload."""
+    """The part before the payload that PUBLISH packets of QoS 0 with one topic and one length have in common."""
 
     topic: str = ""
     head: bytes = b""
@@ -61,7 +61,7 @@ class SocketClient(paho.Client):
     """A paho client driven by its owner: `adopt` a socket, then `loop_read` and `loop_write` when it is ready."""
 
     def __init__(self, client_id: str, protocol: MQTTProtocolVersion, stats: BusStats, events: list[Event]) -> None:
-        """Deliveries are appended to `events`; bytes, messages and drops are counted in `stats`."""
+        """Make a client that appends deliveries to `events` and counts bytes, messages and drops in `stats`."""
         super().__init__(
             CallbackAPIVersion.VERSION2,
             client_id=client_id,
@@ -106,11 +106,11 @@ class SocketClient(paho.Client):
 
     @property
     def oldest_mid(self) -> int | None:
-        """Of the QoS 1 messages without PUBACK."""
+        """The message id of the oldest QoS 1 message without PUBACK; None without any."""
         return next(iter(self._out_messages), None)
 
     def give_up_largest(self) -> tuple[str, int]:
-        """Send one of the QoS 1 messages without PUBACK no more: the largest. Returns its topic and payload's size."""
+        """Stop sending the largest of the QoS 1 messages without PUBACK. Returns its topic and its payload's size."""
         message = max(self._out_messages.values(), key=lambda message: len(message.payload))
         del self._out_messages[message.mid]
         return message.topic, len(message.payload)
@@ -163,7 +163,7 @@ class SocketClient(paho.Client):
         return _SUCCESS
 
     def _remember(self, data: bytes) -> None:
-        """A PUBLISH came alone and has been taken."""
+        """Remember the head of a PUBLISH that came alone and has been taken."""
         event = self._events[-1]
         if isinstance(event, Delivery) and event.qos == 0 and not event.retain:
             head_bytes = len(data) - len(event.payload)
@@ -176,7 +176,7 @@ class SocketClient(paho.Client):
         return isinstance(self._sock, ssl.SSLSocket) and self._sock.pending() > 0
 
     def publish_head(self, packed_topic: bytes, size_bytes: int, retain: bool) -> bytes:
-        """All before the payload of a PUBLISH of QoS 0."""
+        """The part of a QoS 0 PUBLISH before its payload."""
         properties = b"\0" if self._is_v5 else b""
         head = _publish_head(PUBLISH | retain, len(packed_topic) + len(properties) + size_bytes)
         return b"".join((head, packed_topic, properties))
@@ -283,7 +283,7 @@ class SocketClient(paho.Client):
         return _SUCCESS
 
     def _new_topic(self, packed: bytes) -> str:
-        """The same string for the same topic from now on, so that its hash is computed once."""
+        """The topic as text: one string for the same topic from now on, so that its hash is computed once."""
         topic = str(packed, "utf-8")
         if len(packed) <= MAX_KEPT_TOPIC_BYTES:
             if len(self._topics) >= MAX_TOPICS:

@@ -24,7 +24,10 @@ _KINDS = (b"probe", b"mark.")
 
 
 class PayloadProbe:
-    """Tells what to publish to oneself, and is told what comes back. ``limit_bytes`` is what was found."""
+    """The search for one broker's limit: says what to publish to oneself, is told what comes back.
+
+    ``limit_bytes`` is what was found.
+    """
 
     def __init__(self, longest_bytes: int, *, known_bytes: int = 0) -> None:
         """``longest_bytes``: no larger size is of interest; ``known_bytes``: this much is passed on."""
@@ -68,7 +71,7 @@ class PayloadProbe:
         return probe.ljust(self._size_bytes, b"."), mark
 
     def echo(self, payload: bytes, now_s: float) -> bool:
-        """Something came back; false for what is neither probe nor mark."""
+        """Take in a message that came back; false for what is neither probe nor mark."""
         if payload[:5] not in _KINDS:
             return False
         if self._sent_s is None or payload[6:14] != b"%08d" % self._number:
@@ -82,7 +85,7 @@ class PayloadProbe:
         return True
 
     def connection_lost(self) -> None:
-        """The connection was lost, perhaps for the probe that is on its way."""
+        """Note that the connection was lost, perhaps because of the probe that is on its way."""
         if self._sent_s is not None:
             self._lost(hangs_up=True)
 

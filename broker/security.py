@@ -1,4 +1,4 @@
-"""Which addresses count as this machine, and what may travel in plain."""
+"""Which addresses only this machine can reach, and to which brokers others could read what is sent."""
 
 from __future__ import annotations
 
