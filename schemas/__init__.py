@@ -1,4 +1,4 @@
-"""The contract between the parts: messages, topics and binary frames. Standard library only."""
+"""The contract between nodes, orchestrator and clients: messages, topics and binary frames. Standard library only."""
 
 PROTOCOL_VERSION = 1
 """Version of everything on the bus. Parts of different protocol versions refuse each other."""

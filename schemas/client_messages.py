@@ -1,4 +1,4 @@
-"""What clients ask and are answered, and what everybody may hear of."""
+"""Messages of clients: what they ask and are answered, and the events that everybody may hear of."""
 
 from __future__ import annotations
 

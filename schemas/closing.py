@@ -1,4 +1,4 @@
-"""What is closed when its context is left, whatever happened in it."""
+"""A base class for objects that are closed when their ``with`` block is left, whatever happened in it."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Self
 
 
 class Closing(abc.ABC):
-    """A context manager by its ``close``."""
+    """A context manager that calls its own ``close`` at the end."""
 
     @abc.abstractmethod
     def close(self) -> None:
-        """Free what it holds."""
+        """Free what the object holds."""
 
     def __enter__(self) -> Self:
         return self

@@ -225,7 +225,10 @@ def pack_frame(
     kind: Kind, dtype: Dtype, flags: int, count: int, request: int, epoch: Epoch, attempt: int, position: int,
     width: int, payload: bytes | bytearray | memoryview,
 ) -> bytes:  # fmt: skip
-    """As ``encode_frame``, for a frame that is nowhere an object: what a stage sends in every step."""
+    """The bytes of a frame from its members, without a ``Frame`` object: what a stage sends in every step.
+
+    Checks and errors are those of ``encode_frame``.
+    """
     _check(kind, dtype, flags, count, width, position, len(payload))
     try:
         head = _HEAD.pack(
@@ -265,7 +268,7 @@ def decode_frame(data: bytes | bytearray | memoryview) -> Frame:
 
 
 def _decode_first(data: memoryview, *, alone: bool = False) -> Frame:
-    """The frame that ``data`` begins with, or is."""
+    """Decode the first frame in ``data``; with ``alone`` it has to be the only one."""
     if len(data) < HEADER_BYTES:
         raise FrameTruncated(f"{len(data)} bytes, a header has {HEADER_BYTES}")
     (magic, version, kind_code, dtype_code, flags, count, request, generation, counter, attempt, position, width,
@@ -293,7 +296,7 @@ def _decode_first(data: memoryview, *, alone: bool = False) -> Frame:
 
 @functools.lru_cache(maxsize=64)
 def _epoch(generation: int, counter: int) -> Epoch:
-    """One object per epoch: every frame of an answer has the same."""
+    """The epoch of these two numbers: one object for all frames of an answer."""
     return Epoch(generation=generation, counter=counter)
 
 

@@ -1,4 +1,4 @@
-"""What the orchestrator tells a node to do."""
+"""Commands: the messages by which the orchestrator tells a node what to do."""
 
 from __future__ import annotations
 

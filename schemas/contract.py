@@ -86,7 +86,7 @@ def dump(value: object) -> Any:
 
 
 def members(message: Any) -> dict[str, Any]:
-    """A message's members by name, to make one that has more of them."""
+    """A message's members by name, for making another message with more of them."""
     return {field.name: getattr(message, field.name) for field in dataclasses.fields(message)}
 
 

@@ -4,5 +4,5 @@ from __future__ import annotations
 
 
 def ewma(before: float | None, sample: float, weight: float) -> float:
-    """What ``before`` becomes with a sample more, which counts ``weight``; the first sample counts alone."""
+    """The average after one more sample of this weight (0 to 1); without a ``before``, the sample itself."""
     return sample if before is None else before + weight * (sample - before)

@@ -1,4 +1,4 @@
-"""A plan explained: what is predicted, what else was possible, what each device adds; or why there is no plan."""
+"""Explanations of a plan: what is predicted, what else was possible, what each device adds; or why there is no plan."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What operators are shown of nodes, pipelines and decisions: the parts of answers."""
+"""What operators are shown of nodes, pipelines, decisions and requests: the parts of answers."""
 
 from __future__ import annotations
 

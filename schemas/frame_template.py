@@ -1,7 +1,7 @@
-"""Frames of one request that differ only in position and payload: compared instead of parsed, patched instead of built.
+"""Frame templates, for frames that differ only in position and payload: compared, not parsed, and patched, not built.
 
-That is what the steps of an answer send, and where the next one is at is known before it comes. Reading and packing it
-then take a third of the calls of ``decode_frames`` and ``pack_frame``, and give the same bytes.
+The steps of an answer send such frames, and the position of the next one is known before it comes. Reading and packing
+it with a template take a third of the calls of ``decode_frames`` and ``pack_frame``, and give the same bytes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class FrameTemplate:
         self, kind: Kind, dtype: Dtype, flags: int, count: int, request: int, epoch: Epoch, attempt: int, width: int,
         payload_bytes: int,
     ) -> None:  # fmt: skip
-        """Arguments as of ``pack_frame``.
+        """Fix the members that all frames have in common; they are those of ``pack_frame``.
 
         Raises:
             FrameError: they contradict each other.
@@ -32,7 +32,7 @@ class FrameTemplate:
         self.at(0)
 
     def at(self, position: int) -> None:
-        """The frame is the one at ``position``."""
+        """Set the position of the frame to read or pack."""
         self.position = position
         POSITION.pack_into(self._head, POSITION_OFFSET, position)
         self._expected, self._crc = bytes(self._head), zlib.crc32(self._head)
@@ -47,5 +47,5 @@ class FrameTemplate:
         return payload
 
     def pack(self, payload: bytes) -> bytes:
-        """The frame; ``payload`` is as long as it was said to be."""
+        """The bytes of the frame with this payload, whose length is ``payload_bytes``."""
         return b"".join((self._expected, CRC.pack(zlib.crc32(payload, self._crc)), payload))

@@ -13,7 +13,7 @@ from schemas.units import Units, blocks_of, overlap
 
 
 class Held(Units, Protocol):
-    """Units of a node."""
+    """Units [start, stop) held by a node."""
 
     @property
     def node(self) -> str: ...
@@ -30,9 +30,10 @@ class KvCopy:
 
 
 def heirs(old: Sequence[Held], new: Sequence[Held]) -> dict[int, int]:
-    """New stage to the old stage of the same node that it goes on from: its slots and the rows both hold stay.
+    """Find the old stage that each new stage of the same node goes on from: its slots and the rows both hold stay.
 
-    An old stage has one heir at most: of a node's stages those that share most units, then those that come first.
+    Returns new stage to old stage. An old stage has one heir at most: of a node's stages those that share most units,
+    then those that come first.
     """
     pairs = sorted(
         (-len(overlap(before, after)), source, target)
@@ -48,7 +49,7 @@ def heirs(old: Sequence[Held], new: Sequence[Held]) -> dict[int, int]:
 
 
 def kv_copies(old: Sequence[Held], new: Sequence[Held], unit_count: int) -> tuple[KvCopy, ...]:
-    """The rows that travel: of every decoder block (units 1 to ``unit_count`` - 2) whose stage has not inherited it."""
+    """The copies to be made, of all decoder blocks (units 1 to ``unit_count`` - 2) that are not inherited."""
     inherited = heirs(old, new)
     copies: list[KvCopy] = []
     for target, after in enumerate(new):
@@ -60,5 +61,5 @@ def kv_copies(old: Sequence[Held], new: Sequence[Held], unit_count: int) -> tupl
 
 
 def unchanged(old: Sequence[Held], new: Sequence[Held]) -> Mapping[int, int]:
-    """New stage to old stage, where node and units are the same: nothing has to be loaded."""
+    """The new stages whose node and units are those of an old one, new to old: nothing has to be loaded."""
     return {target: source for target, source in heirs(old, new).items() if old[source] == new[target]}

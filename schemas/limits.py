@@ -1,4 +1,4 @@
-"""How much there may be of what messages, options and buffers count, all alike."""
+"""Limits that messages, options and buffers share: how many stages, slots, tokens or bytes there may be."""
 
 from __future__ import annotations
 

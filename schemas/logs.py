@@ -1,4 +1,4 @@
-"""Where the programs write their logs, and how much."""
+"""The set-up of logging: lines on stderr, as many as were asked for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every message on the bus and the parts they are made of; each module behind this one has one subject."""
+"""All messages on the bus and the parts they are made of, in one place; each module behind this one has one subject."""
 
 from __future__ import annotations
 

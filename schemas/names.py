@@ -22,22 +22,22 @@ _FOREIGN = re.compile(f"[^{_FURTHER}]+")
 
 
 def is_name(text: str) -> bool:
-    """May it be a name?"""
+    """May this text be the name of a node, pipeline, model or client?"""
     return _NAME.fullmatch(text) is not None
 
 
 def is_sha256(text: str) -> bool:
-    """May it be a blob's name?"""
+    """May this text be the name of a blob?"""
     return _SHA256.fullmatch(text) is not None
 
 
 def name_from(text: str) -> str:
-    """The name that is most like any text; empty when nothing of it can be one."""
+    """The valid name that is most like a text; empty when nothing of the text can be in a name."""
     return _FOREIGN.sub("-", text).strip("-._")[:MAX_LENGTH]
 
 
 def nearest(name: str, known: Collection[str]) -> str:
-    """The one of the names that somebody may have meant; empty where none is like it."""
+    """The known name that somebody may have meant by ``name``; empty where none is like it."""
     import difflib
 
     return next(iter(difflib.get_close_matches(name, sorted(known), n=1, cutoff=_LIKENESS)), "")

@@ -1,4 +1,4 @@
-"""What operators are answered: one message for each operation, and one for all that is refused.
+"""Replies to operators: one message for each operation, and one for all that is refused.
 
 A reply to ``control.NAME`` is called ``control.NAME.reply``; it goes to ``control/{client}/{request}/reply``.
 """

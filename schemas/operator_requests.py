@@ -1,4 +1,4 @@
-"""What operators ask of a running orchestrator: one message for each operation.
+"""Requests of operators to a running orchestrator: one message for each operation.
 
 The topic, ``control/{client}/{request}/submit``, says who asks and in which request; the answer's topic says so too.
 """

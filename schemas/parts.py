@@ -1,4 +1,4 @@
-"""What messages are made of: annotated types, whose annotations are the limits, and objects inside messages."""
+"""Parts of messages: annotated types, whose annotations are the limits, and objects inside messages."""
 
 from __future__ import annotations
 

@@ -35,12 +35,12 @@ def message(name: str) -> Callable[[type[_T]], type[_T]]:
 
 
 def name_of(cls: type) -> str:
-    """What a message is called."""
+    """The name that a message class is registered under."""
     return _NAMES[cls]
 
 
 def encode(value: Any) -> bytes:
-    """The message as UTF-8 JSON.
+    """Encode a message as UTF-8 JSON.
 
     Raises:
         MessageError: it would be too long, or holds NaN, an infinity or a lone surrogate; limits are not checked.

@@ -1,4 +1,4 @@
-"""A node's answers to commands."""
+"""Replies of nodes to the orchestrator's commands."""
 
 from __future__ import annotations
 

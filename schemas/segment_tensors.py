@@ -25,10 +25,10 @@ PAST, PRESENT = "past_key_values.", "present."
 
 
 def past(layer: int, part: str) -> str:
-    """The keys or values of a layer before a run."""
+    """Name of the input with the keys or values of a layer, as they are before a run."""
     return f"{PAST}{layer}.{part}"
 
 
 def present(layer: int, part: str) -> str:
-    """The same after it."""
+    """Name of the output with the keys or values of a layer, as they are after a run."""
     return f"{PRESENT}{layer}.{part}"

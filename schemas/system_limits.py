@@ -1,4 +1,4 @@
-"""What the operating system allows this process, and what it refuses, in words that say what to do next."""
+"""Limits of the operating system on this process, and its refusals in words that say what to do next."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class TooFewFiles(LinguabusError):
 
 
 def describe(error: OSError) -> str:
-    """What was refused, and, for what users come across, what to do next."""
+    """An OS error in one line: what was refused and, for cases that users come across, what to do next."""
     what = error.strerror or str(error) or type(error).__name__
     if error.filename is not None:
         what = f"{error.filename}: {what}"
@@ -40,10 +40,10 @@ def describe(error: OSError) -> str:
 
 
 def allow_many_files() -> str | None:
-    """Let this process open as many files as it needs; where it may open few, a line for whoever started it.
+    """Let this process open as many files as it needs. Where few are allowed, returns a line for whoever started it.
 
     Raises:
-        TooFewFiles: it would not work.
+        TooFewFiles: so few are allowed that the process would not work.
     """
     if sys.platform == "win32":
         return None

@@ -28,12 +28,12 @@ def kinds_of(unit_count: int) -> tuple[UnitKind, ...]:
 
 
 def overlap(one: Units, other: Units) -> range:
-    """The units that both have."""
+    """The units that two ranges share."""
     return range(max(one.start, other.start), min(one.stop, other.stop))
 
 
 def blocks_of(units: Units, unit_count: int) -> range:
-    """The decoder blocks among units of a model that has so many."""
+    """The decoder blocks among some units of a model of ``unit_count`` units."""
     return range(max(units.start, 1), min(units.stop, unit_count - 1))
 
 

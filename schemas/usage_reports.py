@@ -20,5 +20,5 @@ OFF = {
 
 
 def turn_off() -> None:
-    """Set them, whatever they were: nothing leaves the device, also where the environment says otherwise."""
+    """Set the variables that turn usage reports off, whatever the environment says: nothing leaves the device."""
     os.environ.update(OFF)
