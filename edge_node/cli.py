@@ -43,7 +43,7 @@ def _check_name(_context: click.Context, _parameter: click.Parameter, value: str
 
 
 def _check_speed(context: click.Context, parameter: click.Parameter, value: str) -> float | Path:
-    """A relative speed, or the path of a file that has it."""
+    """Accept a relative speed, or the path of a file that has one."""
     path = Path(value[1:]) if value.startswith("@") else None
     try:
         speed = float(path.read_text() if path else value)

@@ -1,4 +1,4 @@
-"""What a node is told on its command line."""
+"""The configuration of a node: what it is told on its command line."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SPEEDS = (0.01, 1.0)
 
 @dataclass(frozen=True, kw_only=True)
 class NodeConfig:
-    """Limits are in bytes; ``None`` means: find out from the machine."""
+    """Settings of a node. Limits are in bytes; ``None`` means: find out from the machine."""
 
     name: str
     broker_url: str
@@ -35,7 +35,7 @@ class NodeConfig:
 
 
 def read_speed(path: Path, before: float = 1.0) -> float:
-    """The speed in a file; the one before while it has none in the range of the option."""
+    """Read the emulated speed from a file; ``before`` where the file has none in the range of the option."""
     try:
         speed = float(path.read_text())
     except (OSError, ValueError):

@@ -46,7 +46,7 @@ from schemas.messages import (
 
 
 class NodeCore:
-    """All stages of one node."""
+    """Decides for all stages of one node: takes in messages, frames, results and time, and returns effects."""
 
     def __init__(self, *, node: str, incarnation: int, memory_bytes: int, watchdog_min_s: float = 1.0) -> None:
         self.node = node
@@ -62,7 +62,7 @@ class NodeCore:
         self._by_input: dict[str, Stage] = {}
         """The same by the topic that the stage's input comes on, but for stages that are a whole ring."""
         self._stepping: tuple[Stage, int] | None = None
-        """Whose step came last, alone and maybe the short way: the next one is probably of the same answer."""
+        """Whose step came last, alone and maybe on the fast path: the next one is probably of the same answer."""
         self._ending: set[StageKey] = set()
         """Over, but the next epoch's stages wait for what is still on its way through them."""
 
@@ -133,7 +133,7 @@ class NodeCore:
         )
 
     def _commit(self, plan: Plan) -> list[Effect]:
-        """The plan is in force: older epochs of its pipeline are over."""
+        """Put a plan in force: older epochs of its pipeline are over."""
         over = [
             spec.key
             for spec in (stage.spec for stage in self._stages.values())
@@ -146,7 +146,7 @@ class NodeCore:
         return self._end()
 
     def _end(self) -> list[Effect]:
-        """Release what is over and no longer waited for."""
+        """Release the stages that are over and that no stage of a newer epoch waits for."""
         over = [key for key in self._ending if not any(other.move.waits_for(key) for other in self._stages.values())]
         self._ending.difference_update(over)
         return [effect for key in over for effect in self._release(key)]
@@ -194,17 +194,17 @@ class NodeCore:
 
     @property
     def has_transfer(self) -> bool:
-        """Would ``next_transfer`` have something?"""
+        """Does a stage have KV rows to send, or something to report about them?"""
         return any(stage.move.has_transfer for stage in self._stages.values())
 
     def next_transfer(self, now_s: float) -> list[Effect]:
-        """A few messages of KV rows from each stage that sends some, and what there is to tell about it."""
+        """A few messages of KV rows from each stage that sends some, and reports about the copying."""
         return self._each(lambda stage: stage.move.next_transfer(now_s))
 
     # --- loading ----------------------------------------------------------------------------------------------
 
     def loading(self, key: StageKey, done_bytes: int, total_bytes: int) -> list[Effect]:
-        """A segment's files are being fetched."""
+        """Report how far the download of a segment's files is."""
         pipeline, epoch, stage = key
         progress = PrepareProgress(
             node=self.node,
@@ -226,7 +226,7 @@ class NodeCore:
         load_s: float,
         kv_value_bytes: int = 4,
     ) -> list[Effect]:
-        """A segment is open."""
+        """Note that a segment is open, and what that took; report its stage ready if nothing else is missing."""
         stage = self._stages.get(key)
         if stage is None:
             return [UnloadSegment(key)]
@@ -246,14 +246,14 @@ class NodeCore:
         return self._report_ready(stage)
 
     def load_failed(self, key: StageKey, reason: str) -> list[Effect]:
-        """A segment can't be opened."""
+        """Report that a segment can't be opened, and release its stage."""
         stage = self._stages.get(key)
         if stage is None:
             return []
         return [*self._release(key), self._prepare_failed(stage.spec, reason)]
 
     def subscribed(self, patterns: Iterable[str]) -> list[Effect]:
-        """The broker acknowledged subscriptions."""
+        """Note subscriptions that the broker acknowledged, and report stages that are ready by them."""
         acknowledged = set(patterns)
         effects = []
         for stage in self._stages.values():
@@ -264,7 +264,7 @@ class NodeCore:
 
     @staticmethod
     def _report_ready(stage: Stage) -> list[Effect]:
-        """Ready only when frames can both arrive and be computed."""
+        """Report a stage ready, but only when frames can both arrive and be computed."""
         return [Reply(stage.ready)] if stage.subscribed and stage.ready else []
 
     @property
@@ -275,7 +275,7 @@ class NodeCore:
     # --- frames and work --------------------------------------------------------------------------------------
 
     def frame(self, pipeline: str, stage_index: int, sender: str, frame: Frame, now_s: float) -> list[Effect]:
-        """A frame for one of this node's stages arrived."""
+        """Take in a frame that arrived for one of this node's stages."""
         epoch = frame.epoch
         stage = self._by_place.get((pipeline, stage_index, epoch.generation, epoch.counter))
         if stage is None or not stage.loaded:
@@ -284,10 +284,10 @@ class NodeCore:
         return stage.frame(sender, frame, now_s)
 
     def fast_path(self, topic: str, data: bytes, now_s: float) -> DecodeFastPath | None:
-        """The lane whose next step a message begins; None where it has to go the long way.
+        """The fast path of the request whose next decode step a message begins; None where it has to go the long way.
 
         To be asked for a message that comes alone to a node that has no work. The caller computes the step, sends the
-        lane's frame and settles with it.
+        frame of the fast path and settles the step with it.
         """
         if self._stepping is not None:
             stepping, number = self._stepping
@@ -303,17 +303,17 @@ class NodeCore:
         return fast_path if fast_path is not None and fast_path.takes(data, now_s) else None
 
     def keeps(self, topic: str) -> bool:
-        """Are these tokens of this node for its own first stage?
+        """Are tokens on this topic from this node to its own first stage?
 
-        With both ends of a ring it hands them over to itself, which saves the way to the broker and back, and has not
-        subscribed to them.
+        A node with both ends of a ring hands them over to itself, which saves the way to the broker and back, and has
+        not subscribed to them.
         """
         stage = self._by_input.get(topic)
         return stage is not None and stage.spec.is_first
 
     @property
     def has_work(self) -> bool:
-        """Would ``next_work`` have something?"""
+        """Does a stage have a run to hand out (or a turn to discard)?"""
         return any(stage.has_work for stage in self._stages.values())
 
     @property
@@ -322,7 +322,7 @@ class NodeCore:
         return any(stage.is_prefilling for stage in self._stages.values())
 
     def next_work(self) -> tuple[Work | None, list[Effect]]:
-        """The next run, stages in the order they were prepared."""
+        """The next run, of the first stage that has one, in the order in which they were prepared."""
         effects: list[Effect] = []
         for stage in self._stages.values():
             work, dropped = stage.next_work()
@@ -332,7 +332,7 @@ class NodeCore:
         return None, effects
 
     def computed(self, work: Work, result: Computed, now_s: float) -> list[Effect]:
-        """A run is done."""
+        """Take in the result of a run, and send on what came of it."""
         stage = self._by_place.get(_place(work.key))
         return stage.computed(work, result, now_s) if stage else []
 
@@ -349,7 +349,7 @@ class NodeCore:
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
     def metrics(self) -> tuple[StageMetrics, ...]:
-        """For the heartbeat."""
+        """Figures of every loaded stage, for the heartbeat."""
         return tuple(stage.metrics() for stage in self._stages.values() if stage.loaded)
 
     @property

@@ -10,7 +10,7 @@ BROKER_PATIENCE_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What to do now: a line for whoever started the node, say on the bus that the node leaves, end."""
+    """What a node that was asked to stop has to do: print a line, say on the bus that it leaves, end."""
 
     line: str = ""
     announces: bool = False
@@ -18,7 +18,7 @@ class Step:
 
 
 class Drain:
-    """Begins with a ``reason``."""
+    """The orderly end of a node: from the moment it has a ``reason``, step by step."""
 
     def __init__(self, patience_s: float) -> None:
         """``patience_s``: how long to wait for others; 0: not at all."""
@@ -28,7 +28,7 @@ class Drain:
         self._patience_s = patience_s
 
     def step(self, has_layers: bool, now_s: float, *, silent_s: float = 0.0) -> Step:
-        """Look where things are. ``silent_s``: for how long the broker has not answered."""
+        """Decide what to do now. ``silent_s``: for how long the broker has not answered."""
         if not has_layers:
             return Step("it holds no layers: it ends", ends=True)
         if silent_s >= BROKER_PATIENCE_S and self._patience_s > 0:

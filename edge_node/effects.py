@@ -1,4 +1,4 @@
-"""What the node's core asks its shell to do."""
+"""Effects: what the node's core asks its shell to do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can go wrong on a node."""
+"""Errors of a node."""
 
 from schemas.errors import LinguabusError
 from schemas.limits import MAX_LINE
@@ -43,5 +43,5 @@ class BrokerTooTight(NodeError):
 
 
 def reason_of(error: Exception) -> str:
-    """A line for the orchestrator: what an error of ours says; of another one, what it is too."""
+    """An error as a line for the orchestrator: the text of one of ours; of any other, its type too."""
     return (str(error) if isinstance(error, NodeError) else f"{type(error).__name__}: {error}")[:MAX_LINE]

@@ -119,7 +119,7 @@ class NodeService:
         self._bus.wake()
 
     def leave(self, reason: str) -> None:
-        """End ``run`` once others have taken the stages over or time is up; may be called as ``stop``."""
+        """End ``run`` once others have taken the stages over or time is up; may be called from where ``stop`` may."""
         self._drain.reason = reason
         self._call()
 
@@ -134,7 +134,7 @@ class NodeService:
 
     @property
     def stays_until_s(self) -> float:
-        """When it ends at the latest once it was asked to leave (monotonic clock); 0.0: at once."""
+        """When the node ends at the latest once it was asked to leave (monotonic clock); 0.0: at once."""
         return 0.0 if self._stopping.is_set() else self._drain.ends_by_s or 0.0
 
     def run(self, on_connected: Callable[[], None] = lambda: None) -> None:
@@ -225,7 +225,7 @@ class NodeService:
             self._due_s = self._next_due_s(next_heartbeat_s)
 
     def _short_way(self, event: Event) -> bool:
-        """What came alone while there was nothing to do: compute it, if it is an answer's next step."""
+        """Compute a message that came alone, with nothing else to do, if it is an answer's next step; false if not."""
         if type(event) is not Delivery:
             return False
         now_s = time.monotonic()

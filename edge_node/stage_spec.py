@@ -39,7 +39,7 @@ class SegmentSpec:
 
     @property
     def files(self) -> tuple[BlobRef, ...]:
-        """All that has to be on disk to open it."""
+        """All files that have to be on disk to open the segment."""
         return (self.graph, *self.blobs)
 
 
@@ -72,7 +72,7 @@ class StageSpec:
 
     @classmethod
     def of(cls, command: PrepareSegment) -> StageSpec:
-        """What a command asks for, whose ``stage`` is one of its ring."""
+        """The stage that a command asks for; the command's ``stage`` has to be one of its ring."""
         ring, stage = command.ring, command.stage
         is_first, is_last = stage == 0, stage == len(ring) - 1
         return cls(

@@ -1,8 +1,8 @@
-"""What a stage of a new epoch takes over from the epoch before (pure): rows that are here, rows that are sent.
+"""A handover: what a stage of a new epoch takes over from the epoch before (pure), rows that are here or are sent.
 
-The stage it goes on from, its own node's, is the one whose heir it is by the rule of ``schemas.handover``. They share
-slots and KV buffers. A request is taken over as soon as it is opened; where the old stage has not yet computed all
-that is said to be there (chunks of a prompt on their way through the ring), it is waited for.
+A new stage is the heir of at most one old stage of its node, by the rule of ``schemas.handover``. The two share slots
+and KV buffers. A request is taken over as soon as it is opened on the new stage; where the old one has not yet computed
+all rows that are said to be there (chunks of a prompt on their way through the ring), the request waits for them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from schemas.units import has_layer
 
 
 class OldStage(Protocol):
-    """What a new stage needs of the one it is the heir of."""
+    """What a new stage needs of the old stage whose heir it is."""
 
     spec: StageSpec
     slots: SlotTable
@@ -34,10 +34,10 @@ class OldStage(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """A request that goes on: ``valid_length`` of its positions are here.
+    """A request taken over by a new stage: ``valid_length`` of its positions are here.
 
-    ``slot`` is None where it has none yet, ``before`` where the node did nothing for it so far; ``waits``: the old
-    stage has not computed all of them yet.
+    ``slot`` is None where the request has none yet, ``before``, its state on the old stage, where the node did nothing
+    for it so far; ``waits``: the old stage has not computed all of these positions yet.
     """
 
     valid_length: int
@@ -53,7 +53,7 @@ class _Wait:
 
 
 class Handover:
-    """How one stage of a new epoch begins."""
+    """The handover to one stage of a new epoch: which requests, slots and rows it takes over."""
 
     def __init__(
         self, spec: StageSpec, basis: Basis, stages: Mapping[StageKey, OldStage], *, patience_s: float
@@ -85,11 +85,11 @@ class Handover:
 
     @property
     def waiting(self) -> Collection[int]:
-        """Requests that are not settled."""
+        """Numbers of the requests that still wait for rows of the old stage."""
         return self._waiting.keys()
 
     def waits_for(self, key: StageKey) -> bool:
-        """Is the old stage still needed?"""
+        """Is this the old stage, and is it still needed?"""
         return self.old is not None and self.old.spec.key == key and bool(self._waiting)
 
     @property
@@ -98,7 +98,7 @@ class Handover:
         return self._closed and not self._waiting
 
     def take(self, number: int, moved_tokens: int) -> Taken:
-        """A request is opened: take it from the old stage, or the slot that its rows were sent to."""
+        """Take over a request that is opened: from the old stage, or with the slot that its rows were sent to."""
         length = moved_tokens if self._is_complete else 0
         if self.incoming:
             length = min(length, self.incoming.length(number))
@@ -115,7 +115,7 @@ class Handover:
         return Taken(length, before.slot, before, waits)
 
     def settled(self, now_s: float) -> list[tuple[int, int]]:
-        """Requests that wait no longer, and how many of their positions are valid now."""
+        """Settle the requests that wait no longer: (number, how many of its positions are valid now) of each."""
         done = []
         for number, wait in list(self._waiting.items()):
             assert self.old
@@ -134,13 +134,13 @@ class Handover:
         return min((wait.until_s for wait in self._waiting.values() if wait.until_s is not None), default=None)
 
     def forget(self, number: int) -> None:
-        """A request ended."""
+        """Forget a request that ended."""
         self._waiting.pop(number, None)
         if self.incoming:
             self.incoming.forget(number)
 
     def close(self) -> None:
-        """The epoch is in force, or given up: no more requests are taken over, no more rows taken in."""
+        """Take over no more requests and take in no more rows: the epoch is in force, or given up."""
         self._closed = True
         if self.incoming:
             self.incoming.close()

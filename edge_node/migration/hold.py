@@ -1,4 +1,4 @@
-"""The first stage is held at a token boundary, so that the last KV rows can follow the others to a new epoch (pure)."""
+"""A hold of the first stage at a token boundary, so that the last KV rows can follow to a new epoch (pure)."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from schemas.messages import HeldRequest
 
 @dataclass(slots=True)
 class Hold:
-    """No step is begun; what the ring owes is waited for, and then reported once."""
+    """The first stage begins no step; tokens that the ring owes are awaited, then the requests are reported once."""
 
     limit_s: float
     until_s: float | None = None
     reported: bool = False
 
     def is_over(self, now_s: float) -> bool:
-        """Has it lasted too long? Its time begins with the first call."""
+        """Has the hold lasted too long? Its time begins with the first call."""
         if self.until_s is None:
             self.until_s = now_s + self.limit_s
         return now_s >= self.until_s
 
     def report(self, requests: Mapping[int, StageRequest]) -> tuple[HeldRequest, ...] | None:
-        """Where the requests stand, once the ring owes none of them a token; None before and after."""
+        """Where each request stands, once the ring owes none of them a token; None before, and after the first time."""
         driven = [(number, state, state.driver) for number, state in requests.items() if state.driver]
         if self.reported or any(driver.is_owed for _, _, driver in driven):
             return None

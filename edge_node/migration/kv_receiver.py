@@ -41,11 +41,11 @@ class _Pending:
 
 
 class KvReceiver:
-    """The rows that one stage of a new epoch is sent.
+    """Takes in the KV rows that one stage of a new epoch is sent.
 
-    They go to the slot that the request has on the stage this one is the heir of. A stage that is nobody's heir gives
-    slots itself; it does not hear of requests that end meanwhile, so where slots run out, those go that have been
-    sent nothing for longest.
+    Rows go to the slot that their request has on the old stage whose heir the new one is. A stage that is nobody's heir
+    gives out slots itself; it does not hear of requests that end meanwhile, so where slots run out, those requests lose
+    theirs that have been sent nothing for longest.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class KvReceiver:
         """Number of the newest message by supplying stage."""
 
     def rows(self, sender: str, frame: Frame) -> list[Effect] | None:
-        """Rows arrived; None where they do not belong here.
+        """Take in rows that arrived; None where they do not belong here.
 
         Raises:
             FrameShapeMismatch: the frame contradicts itself.
@@ -97,7 +97,7 @@ class KvReceiver:
         return [WriteKvRows(self._spec.key, slot, header, frame), *effects]
 
     def _acknowledge(self, supplier: Supplier, frame: Frame) -> list[Effect]:
-        """One acknowledgement per message, whose number each of its frames has for an attempt."""
+        """Acknowledge a message once, though each of its frames has its number for an attempt."""
         if self._acknowledged.get(supplier.stage) == frame.attempt:
             return []
         self._acknowledged[supplier.stage] = frame.attempt
@@ -128,14 +128,14 @@ class KvReceiver:
         return False
 
     def forget(self, request: int) -> None:
-        """The request ended before it was opened here."""
+        """Forget a request that ended before it was opened here."""
         self._lengths.pop(request, None)
         pending = self._pending.pop(request, None)
         if pending is not None:
             self._slots.park(request, pending.slot, 0)
 
     def claim(self, request: int) -> int | None:
-        """The request is opened: its slot, if it has been given one here."""
+        """The slot that an opened request has been given here, which is its own from now on; None if it has none."""
         pending = self._pending.pop(request, None)
         return pending.slot if pending else None
 
@@ -145,6 +145,6 @@ class KvReceiver:
         return min(lengths.get((layer, part), 0) for layer in self._suppliers for part in _PARTS)
 
     def close(self) -> None:
-        """The epoch is in force: what was not opened ended before."""
+        """Free all slots of requests that are not open: the epoch is in force, so they have ended."""
         while self.evict():
             pass

@@ -44,7 +44,7 @@ class _Part:
 
 @dataclass(slots=True)
 class _Cursor:
-    """A block under way: positions [start, stop) of a request; parts before ``part`` and ``done`` of it are sent."""
+    """The block being sent: positions [start, stop) of a request; parts before ``part`` and ``done`` of it are sent."""
 
     request: int
     start: int
@@ -55,7 +55,7 @@ class _Cursor:
 
 @dataclass(slots=True)
 class _Copy:
-    """What one target has been sent."""
+    """The copy to one target: what has been sent, and what has been acknowledged."""
 
     target: KvTarget
     parts: tuple[_Part, ...]
@@ -74,28 +74,28 @@ class _Copy:
         return len(self._sent_s) < self.window
 
     def message_sent(self, now_s: float) -> None:
-        """One more is on its way."""
+        """Note that one more message is on its way."""
         self.messages += 1
         self._sent_s.append(now_s)
 
     def acknowledge(self, messages: int, now_s: float) -> None:
-        """These many have been taken in. A slow link, or target, gets the next ones with less haste."""
+        """Note that the target has taken so many messages in. A slow link or target gets the next with less haste."""
         while self.messages - len(self._sent_s) < messages:
             is_quick = now_s - self._sent_s.popleft() < _QUICK_S
             self.window = min(self.window + 1, _LARGEST_WINDOW) if is_quick else _SMALLEST_WINDOW
 
     def follow(self, lengths: Mapping[int, int]) -> None:
-        """Requests have these many positions now; some may have gone back or ended."""
+        """Note how many positions each request has now; some may have gone back or ended."""
         self.sent = {request: min(self.sent.get(request, 0), length) for request, length in lengths.items()}
         if self.cursor and self.cursor.stop > lengths.get(self.cursor.request, 0):
             self.cursor = None
 
     def behind(self, lengths: Mapping[int, int]) -> int:
-        """The most positions that a request lacks."""
+        """The most positions by which the target lacks rows of one request."""
         return max((length - self.sent[request] for request, length in lengths.items()), default=0)
 
     def next_blocks(self, lengths: Mapping[int, int], slots: Mapping[int, int]) -> tuple[KvBlock, ...]:
-        """The next message."""
+        """The rows of the next message."""
         blocks: list[KvBlock] = []
         room_bytes = self.message_bytes
         while len(blocks) < _MAX_BLOCKS:
@@ -115,7 +115,7 @@ class _Copy:
         return tuple(blocks)
 
     def _begin(self, lengths: Mapping[int, int]) -> _Cursor | None:
-        """A block of the request that is furthest behind."""
+        """Begin a block of the request that is furthest behind; None where none is."""
         request = max(lengths, key=lambda number: lengths[number] - self.sent[number], default=None)
         if request is None or lengths[request] <= self.sent[request]:
             return None
@@ -132,7 +132,7 @@ class _Copy:
 
 
 class KvSender:
-    """What a stage has to send, from the command to copy until its epoch is over or the move is given up."""
+    """Sends a stage's KV rows, from the command to copy until its epoch is over or the move is given up."""
 
     def __init__(self, command: CopyKv, spec: StageSpec, *, value_bytes: int) -> None:
         self._command = command
@@ -150,18 +150,18 @@ class KvSender:
 
     @property
     def to_epoch(self) -> Epoch:
-        """The epoch to be."""
+        """The epoch whose stages are sent the rows."""
         return self._command.to_epoch
 
     def finish(self, message: FinishKv) -> None:
-        """Decoding is held: send the rest, with nothing to delay by it."""
+        """Send the rest in haste: decoding is held, so nothing is delayed by it."""
         for copy in self._copies:
             copy.window = _LARGEST_WINDOW
         self._held = {request_number(held.request): held.valid_tokens for held in message.requests}
         self._told = False
 
     def acknowledged(self, sender: str, stage: int, messages: int, now_s: float) -> bool:
-        """A target took a message in; False if it is none."""
+        """Take in an acknowledgement; False if its sender is no target."""
         for copy in self._copies:
             if (copy.target.node, copy.target.stage) == (sender, stage) and messages <= copy.messages:
                 copy.acknowledge(messages, now_s)
@@ -169,7 +169,7 @@ class KvSender:
         return False
 
     def _lengths(self, requests: Mapping[int, StageRequest]) -> dict[int, int]:
-        """How far each request can be sent now."""
+        """How many positions of each request can be sent now."""
         if self._held is None:
             return {number: state.final_length for number, state in requests.items()}
         return {
@@ -179,7 +179,7 @@ class KvSender:
         }
 
     def is_due(self, requests: Mapping[int, StageRequest]) -> bool:
-        """Would ``next_effects`` have something?"""
+        """Is there something to send, or to report?"""
         lengths = self._lengths(requests)
         return self._next_copy(lengths) is not None or self._has_news(lengths)
 
@@ -199,7 +199,7 @@ class KvSender:
         return complete and not any(copy.behind(lengths) for copy in self._copies)
 
     def next_effects(self, requests: Mapping[int, StageRequest], now_s: float) -> list[Effect]:
-        """A few messages of rows, and what there is to tell."""
+        """A few messages of rows, and a report when one is due."""
         if self._began_s is None:
             self._began_s = now_s
         effects: list[Effect] = []

@@ -1,4 +1,4 @@
-"""A stage's part in live moves (pure): held, as a source of KV rows, as the heir of a stage of the epoch before."""
+"""A stage's part in live moves (pure): it is held, sends KV rows, and takes over from a stage of the epoch before."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class StageMigration:
 
     @property
     def is_held(self) -> bool:
-        """May no step begin?"""
+        """Is the stage held, so that no step may begin?"""
         return self._hold is not None
 
     def hold(self, message: HoldRequests) -> None:
@@ -53,7 +53,7 @@ class StageMigration:
         self._stage.hold()
 
     def go_on(self) -> None:
-        """The move is given up."""
+        """Give the move up: copy no more, and go on with what is held."""
         self._outgoing = None
         self._end_hold()
 
@@ -76,38 +76,38 @@ class StageMigration:
     # --- a source ---------------------------------------------------------------------------------------------
 
     def copy(self, message: CopyKv) -> None:
-        """Send the rows of all open requests, and follow them; a repeated command changes nothing."""
+        """Send the KV rows of all open requests, and further ones as they come; a repeated command changes nothing."""
         if self._outgoing is None or self._outgoing.to_epoch != message.to_epoch:
             self._outgoing = KvSender(message, self._stage.spec, value_bytes=self._stage.kv_value_bytes)
 
     def finish(self, message: FinishKv) -> None:
-        """Send the last rows."""
+        """Send the last rows, as decoding is held."""
         if self._outgoing:
             self._outgoing.finish(message)
 
     @property
     def is_copying(self) -> bool:
-        """Are rows to be sent, now or when there are more?"""
+        """Are KV rows being copied to another stage, even if there are none to send at the moment?"""
         return self._outgoing is not None
 
     @property
     def has_transfer(self) -> bool:
-        """Would ``next_transfer`` have something?"""
+        """Are there rows to send, or is there something to report about them?"""
         return self._outgoing is not None and self._outgoing.is_due(self._stage.requests)
 
     def next_transfer(self, now_s: float) -> list[Effect]:
-        """A few messages of rows, and what there is to tell."""
+        """A few messages of rows, and a report when one is due."""
         return self._outgoing.next_effects(self._stage.requests, now_s) if self._outgoing else []
 
     # --- an heir ----------------------------------------------------------------------------------------------
 
     def take(self, number: int, moved_tokens: int) -> Taken:
-        """A request is opened: what is here of it."""
+        """Take over a request that is opened, as far as it is here."""
         return self._handover.take(number, moved_tokens) if self._handover else Taken(0)
 
     @property
     def unsettled(self) -> Collection[int]:
-        """Requests taken over before all of them is here."""
+        """Numbers of requests that were taken over before all of their rows were here."""
         return self._handover.waiting if self._handover else ()
 
     def make_room(self) -> bool:
@@ -116,7 +116,7 @@ class StageMigration:
         return incoming is not None and incoming.evict()
 
     def forget(self, number: int) -> None:
-        """A request ended."""
+        """Forget a request that ended."""
         if self._handover:
             self._handover.forget(number)
 
@@ -125,14 +125,14 @@ class StageMigration:
         return self._handover is not None and self._handover.waits_for(key)
 
     def close(self) -> None:
-        """The stage's epoch is in force, or over."""
+        """End the handover: the stage's epoch is in force, or over."""
         if self._handover:
             self._handover.close()
 
     # --- frames and time --------------------------------------------------------------------------------------
 
     def frame(self, sender: str, frame: Frame, now_s: float) -> list[Effect] | None:
-        """KV rows or an acknowledgement; None for what belongs nowhere."""
+        """Take in KV rows or an acknowledgement; None for a frame that belongs to no move."""
         if frame.kind is Kind.KV_ROWS and self._handover and self._handover.incoming:
             return self._handover.incoming.rows(sender, frame)
         if frame.kind is Kind.KV_ACK and self._outgoing:
@@ -141,7 +141,7 @@ class StageMigration:
         return None
 
     def tick(self, now_s: float) -> list[Effect]:
-        """Let time pass."""
+        """Act on time: report or end a hold, begin requests that have waited for their rows."""
         effects = self._tick_hold(self._hold, now_s) if self._hold else []
         if self._handover:
             for number, length in self._handover.settled(now_s):

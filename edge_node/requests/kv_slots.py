@@ -64,7 +64,7 @@ class SlotTable:
         return None
 
     def use(self, slot: int, rule: PositionRule) -> None:
-        """A slot that was taken is this request's, whose rule knows how many of its rows are valid."""
+        """Note whose a taken slot is: the request's ``rule`` knows how many of its rows are valid."""
         self._used[slot] = rule
 
     def lengths(self) -> dict[int, int]:
@@ -74,7 +74,7 @@ class SlotTable:
         return lengths
 
     def park(self, request: int, slot: int, valid_length: int) -> None:
-        """A request ended: keep its rows until the slot is needed."""
+        """Keep the rows of a request that ended until its slot is needed."""
         self._used.pop(slot, None)
         before = self._parked.pop(request, None)
         if before is not None:
@@ -85,6 +85,6 @@ class SlotTable:
             self._free.append(slot)
 
     def forget_parked(self) -> None:
-        """Rows of ended requests are of no use any more: the stage has got other layers."""
+        """Forget the rows of ended requests: the stage has got other layers, so they are of no use any more."""
         self._free.extend(parked.slot for parked in self._parked.values())
         self._parked.clear()

@@ -24,7 +24,7 @@ class Verdict(enum.Enum):
 
 @dataclass(slots=True)
 class PositionRule:
-    """One request's place on one stage."""
+    """The position rule for one request on one stage."""
 
     attempt: int = FIRST_ATTEMPT
     valid_length: int = 0
@@ -47,7 +47,7 @@ class PositionRule:
         return Verdict.COMPUTE
 
     def go_back(self, attempt: int, position: int) -> None:
-        """A newer attempt begins at ``position``."""
+        """Go back to ``position``, where a newer attempt begins."""
         self.attempt = attempt
         self.valid_length = position
         self.last_start = position - 1
@@ -58,5 +58,5 @@ class PositionRule:
         self.valid_length += count
 
     def final_length(self, *, guessed: bool) -> int:
-        """Positions whose rows will not be written again, ``guessed``: unless the last run's guesses were wrong."""
+        """Number of positions whose rows will not be written again. ``guessed``: the last run verified guesses."""
         return min(self.last_start + 1, self.valid_length) if guessed else self.valid_length

@@ -37,7 +37,7 @@ class PromptLookup:
     _guessed_step_s: dict[int, float] = field(default_factory=dict)
 
     def guess(self) -> Sequence[int]:
-        """The next tokens, as far as they are worth a try."""
+        """A guess of the next tokens, as long as is worth a try."""
         self._index()
         start = self._match()
         length = self._worthwhile_length()
@@ -79,7 +79,7 @@ class PromptLookup:
         return 1 + max(per_guess, 0.0) * length
 
     def chosen(self, position: int, tokens: Sequence[int], guessed: int, step_s: float | None) -> None:
-        """Tokens from ``position`` on were chosen, ``guessed`` guesses having been verified in a step of ``step_s``."""
+        """Learn from tokens chosen from ``position`` on, in a step of ``step_s`` that verified ``guessed`` guesses."""
         self.ids[position:] = tokens
         if guessed:
             accepted = len(tokens) - 1

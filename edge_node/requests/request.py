@@ -17,7 +17,7 @@ from schemas.messages import OpenRequest, Sampling
 
 @dataclass(slots=True)
 class StageRequest:
-    """A request on this stage."""
+    """The state of one request on one stage."""
 
     open: OpenRequest
     slot: int
@@ -73,7 +73,7 @@ class StageRequest:
         return self.rule.final_length(guessed=self.guessed)
 
     def in_next_epoch(self, message: OpenRequest) -> StageRequest:
-        """The request on the stage that this one hands it over to: with its slot, its tokens and what it has cost."""
+        """The request's state on its next stage, this one's heir: with its slot, its tokens and what it has cost."""
         return StageRequest(message, self.slot, prompt_lookup=self.prompt_lookup, tokens=self.tokens, stats=self.stats)
 
     def history(self, length: int) -> Sequence[int]:
@@ -92,7 +92,7 @@ class StageRequest:
         return ids, self.finish if reaches_end else Flag.NONE
 
     def draw(self, position: int) -> Draw:
-        """What choosing tokens from ``position`` on takes."""
+        """What is needed to choose tokens from ``position`` on."""
         history = self.history(position) if self.sampling.repetition_penalty != 1.0 else ()
         return Draw(self.sampling, position, history)
 

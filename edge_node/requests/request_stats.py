@@ -22,7 +22,7 @@ class RequestStats:
     frames_dropped: int = 0
 
     def computed(self, positions: int, compute_s: float, rows: int, *, decode: bool) -> None:
-        """Count a run of some rows, one of them the request's: it waited for all of it, and used its share."""
+        """Count a run of ``rows`` rows, one of them the request's: it waited for the whole run, and used its share."""
         self.positions += positions
         self.busy_s += compute_s / rows
         if decode:
@@ -32,14 +32,14 @@ class RequestStats:
             self.prefill_s += compute_s
 
     def sent(self, size_bytes: int, *, decode: bool) -> None:
-        """Count a frame."""
+        """Count a frame that was sent."""
         self.frames_out += 1
         self.bytes_out += size_bytes
         if decode:
             self.decode_bytes_out += size_bytes
 
     def timing(self, node: str, stage: int) -> StageTiming:
-        """What was done for the request."""
+        """The figures as a message."""
         return StageTiming(
             node=node,
             stage=stage,

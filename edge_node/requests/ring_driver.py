@@ -56,7 +56,7 @@ def chunk_lengths(prompt_tokens: int, chunk_tokens: int) -> list[int]:
 
 @dataclass(slots=True)
 class RingDriver:
-    """One request at stage 0."""
+    """Drives one request from stage 0: issues its steps, takes its tokens, and repeats what gets lost."""
 
     prompt_tokens: int
     chunk_tokens: int
@@ -90,7 +90,7 @@ class RingDriver:
 
     @property
     def is_owed(self) -> bool:
-        """Is a token on its way?"""
+        """Does the ring owe the request a token?"""
         return self.deadline_s is not None
 
     def _steps_from(self, position: int) -> list[Step]:
@@ -126,7 +126,7 @@ class RingDriver:
     def token(
         self, attempt: int, position: int, tokens: Sequence[int], guess: Sequence[int], *, last: bool, now_s: float
     ) -> bool:
-        """Tokens came back, with a guess of what follows; False when they are duplicates or not the next ones."""
+        """Take in tokens that came back, with a guess of what follows; False for duplicates and for what is not due."""
         if self.finished or attempt > self.attempt or position != len(self.ids):
             return False
         if attempt in self._asked_s and self._steps_asked == 1:
@@ -154,11 +154,11 @@ class RingDriver:
 
     @property
     def gave_up(self) -> bool:
-        """Has it stayed silent through every repeat?"""
+        """Has the ring stayed silent through every repeat?"""
         return self._repeats >= MAX_SILENT_REPEATS
 
     def repeat(self, now_s: float) -> list[bytes]:
-        """The frame that asks for the token, under a new attempt."""
+        """Repeat the frame that asks for the token, under a new attempt."""
         self.attempt += 1
         self._repeats += 1
         self._asked_s[self.attempt] = now_s
@@ -170,7 +170,7 @@ class RingDriver:
         return [frame for _, frame in self.frames[first:]]
 
     def replay(self, position: int, now_s: float) -> tuple[list[bytes], int | None]:
-        """A stage lacks everything from ``position``: what to send again and, failing that, to compute again.
+        """Answer a stage that lacks everything from ``position``: what to send again or else to compute again.
 
         Returns:
             Frames to publish, and the length stage 0's own KV cache goes back to (None: it stays).

@@ -1,1 +1,1 @@
-"""Runs segments: all that knows ONNX Runtime."""
+"""The runtime: loads and runs segments; all that knows ONNX Runtime."""

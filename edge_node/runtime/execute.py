@@ -54,7 +54,7 @@ def _take_in(segment: Segment, row: Row, first_slot: int) -> RowResult | None:
 
 
 def _give_out(segment: Segment, row: Row, output: Array, begin: int) -> RowResult:
-    """What came of a row that begins at ``begin`` of the output."""
+    """The result of a row whose output begins at ``begin``."""
     try:
         if not segment.spec.is_last:
             return RowResult(payload=segment.give_out(row.count, begin))

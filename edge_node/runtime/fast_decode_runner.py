@@ -17,7 +17,7 @@ _UNBOUND = object()
 
 
 class FastDecodeRunner:
-    """A slot's steps. Keeps its segment in memory."""
+    """Runs the decode steps of one slot. Keeps its segment in memory."""
 
     __slots__ = (
         "_binding", "_dtype", "_give", "_ids", "_is_last", "_lengths", "_run", "_segment", "_slot", "_take", "_total",
@@ -35,7 +35,7 @@ class FastDecodeRunner:
         self._binding: Any = _UNBOUND
 
     def step(self, fast_path: DecodeFastPath) -> tuple[bytes | int, float]:
-        """Do the step of a lane.
+        """Compute the step that a fast path has begun.
 
         Returns:
             The payload for the next stage or, on the last stage, the token; and the seconds ONNX Runtime took.

@@ -30,7 +30,7 @@ class Tensor(NamedTuple):
 
 
 class FloatsIn:
-    """Hidden states enter as the numbers they are."""
+    """The input of a graph that takes hidden states as floats."""
 
     def __init__(self, rows: int, width: int, dtype: Any) -> None:
         self._data = np.zeros((rows, width), dtype)
@@ -48,7 +48,7 @@ class FloatsIn:
 
 
 class HalvesIn:
-    """Hidden states enter as halves and a power of two per position."""
+    """The inputs of a graph that takes hidden states as halves and a power of two per position."""
 
     def __init__(self, rows: int, width: int) -> None:
         halves = np.zeros((rows, width), np.float16)
@@ -59,9 +59,9 @@ class HalvesIn:
         self.tensors = (Tensor(HALVES_IN, halves), Tensor(SCALE_IN, scales))
 
     def take(self, payload: Payload, dtype: Dtype, begin: int, count: int) -> None:
-        """As of ``FloatsIn``; but what is not finite in a single position is not found here.
+        """Put a payload into rows [begin, begin + count); what is not finite in a single position is not found here.
 
-        It goes through every layer to the sum of squares or the logits, and is refused there.
+        Such a value goes through every layer to the sum of squares or the logits, and is refused there.
         """
         if count == 1 and dtype is Dtype.FP16 and payload[-1] == 0:
             self._rows[begin][:] = payload[:-1]
@@ -79,7 +79,7 @@ class HalvesIn:
 
 
 class FloatsOut:
-    """Hidden states (or logits) leave as the numbers they are."""
+    """The output of a graph that gives hidden states (or logits) as floats."""
 
     def __init__(self, name: str, data: Array, wire: Dtype) -> None:
         self._data, self._wire = data, wire
@@ -100,7 +100,7 @@ class FloatsOut:
 
 
 class HalvesOut(FloatsOut):
-    """Hidden states leave as halves, too, with the sum of squares of each position."""
+    """The outputs of a graph that gives hidden states as halves, too, with the sum of squares of each position."""
 
     def __init__(self, name: str, data: Array) -> None:
         super().__init__(name, data, Dtype.FP16)
@@ -113,7 +113,7 @@ class HalvesOut(FloatsOut):
         self.tensors = (*self.tensors, Tensor(HALVES_OUT, halves), Tensor(SQUARES_OUT, squares))
 
     def give(self, begin: int, count: int) -> bytes:
-        """As of ``FloatsOut``."""
+        """The payload of rows [begin, begin + count), as ``FloatsOut.give``; it takes the halves where they will do."""
         if count == 1 and self._least <= self._squares[begin] < SQUARES_END:
             return b"".join((self._rows[begin], b"\0"))
         end = begin + count
@@ -128,7 +128,7 @@ def entry_for(dtypes: Mapping[str, Any], rows: int, width: int) -> FloatsIn | Ha
 
 
 def exit_for(dtypes: Mapping[str, Any], name: str, data: Array, wire: Dtype) -> FloatsOut:
-    """The buffers of what it gives: those of the output ``name``, which are ``data``, and the halves if it has them."""
+    """The buffers for a graph's output ``name``: ``data`` and, if the graph gives them, the halves."""
     return HalvesOut(name, data) if HALVES_OUT in dtypes else FloatsOut(name, data, wire)
 
 

@@ -48,7 +48,7 @@ class KvBuffer:
 
 
 class KvCache:
-    """All buffers of a segment."""
+    """The KV cache of a segment: a buffer for the keys and one for the values of each layer."""
 
     def __init__(
         self,
@@ -90,7 +90,7 @@ class KvCache:
         return max((buffer.data.itemsize for buffer in self.buffers), default=1)
 
     def read(self, message: SendKvRows) -> bytes:
-        """A message of rows as frames."""
+        """Read the rows of a message as frames, one after the other."""
         frames = []
         for block in message.blocks:
             buffer = self._by_part[block.layer, block.part]
@@ -109,7 +109,7 @@ class KvCache:
         return b"".join(frames)
 
     def write(self, rows: WriteKvRows) -> None:
-        """Put rows that arrived into their place."""
+        """Write rows that arrived into their slot."""
         header, frame = rows.header, rows.frame
         dtype = np.float32 if frame.dtype is Dtype.FP32 else np.float16
         values = np.frombuffer(frame.payload, dtype, offset=KV_HEADER_BYTES)

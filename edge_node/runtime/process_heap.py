@@ -42,7 +42,7 @@ def _gives_to_who_asks() -> bool:
 
 
 def _glibc() -> tuple[int, ...]:
-    """Its version; () where the C library is another."""
+    """The version of glibc; () where the C library is another."""
     try:
         name, _, version = (os.confstr("CS_GNU_LIBC_VERSION") or "").partition(" ")
         return tuple(map(int, version.split("."))) if name == "glibc" else ()

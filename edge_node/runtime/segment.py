@@ -218,7 +218,7 @@ class Segment:
         return RunResult(self.exit.rows(rows), compute_s)
 
     def get_ready(self, slot: int) -> None:
-        """Make ``ready`` the binding to run one position of a slot with: all that has to be written before is lengths.
+        """Set ``ready`` to a binding that runs one position of a slot; before a run, only lengths have to be written.
 
         It stays None where there is more to do in each run (a mask, positions, an emulated speed).
         """

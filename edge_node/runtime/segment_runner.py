@@ -1,4 +1,4 @@
-"""The segments of a node: loads them in the background, hands them their work, gives their memory back."""
+"""The runner of a node's segments: loads them in the background, hands them their work, gives their memory back."""
 
 from __future__ import annotations
 
@@ -56,9 +56,9 @@ LoadEvent = Loaded | LoadFailed | LoadProgress
 
 
 class SegmentRunner:
-    """The segments of this node.
+    """Loads and runs the segments of this node.
 
-    Each is loaded by a thread of its own, one after the other: two downloads would write to the same files, and
+    Each segment is loaded by a thread of its own, one after the other: two downloads would write to the same files, and
     two graphs being opened at once need the memory of both peaks. Everything else happens in the caller's thread.
     """
 
@@ -72,7 +72,7 @@ class SegmentRunner:
         self._on_load_event = on_load_event
         self._segments: dict[StageKey, Segment] = {}
         self.fast_runners: dict[DecodeFastPath, FastDecodeRunner] = {}
-        """What computes the steps of lanes that had some; ``solo`` makes what is missing."""
+        """The runners of fast paths that had a step; ``fast_runner`` makes one that is missing."""
         self._wanted: set[StageKey] = set()
         self._loading = threading.Lock()
 
@@ -81,7 +81,7 @@ class SegmentRunner:
 
         Args:
             heir_of: a segment to share KV buffers with.
-            same_segment: that segment is the one that is wanted.
+            same_segment: ``heir_of`` is the very segment that is wanted.
         """
         key = spec.key
         old = None if heir_of is None else self._segments[heir_of]
@@ -101,7 +101,7 @@ class SegmentRunner:
 
     @property
     def is_loading(self) -> bool:
-        """Is a segment on its way?"""
+        """Is a segment being loaded?"""
         return any(key not in self._segments for key in self._wanted)
 
     def _post(self, event: LoadEvent) -> None:
@@ -170,7 +170,7 @@ class SegmentRunner:
         self._segments[rows.key].kv.write(rows)
 
     def fast_runner(self, fast_path: DecodeFastPath) -> FastDecodeRunner:
-        """What computes the steps of a lane, in place of any earlier lane's of its slot."""
+        """Make a runner for the steps of a fast path, in place of that of any earlier fast path of its slot."""
         self._forget_fast_runners(fast_path.key, fast_path.slot)
         self.fast_runners[fast_path] = fast_runner = FastDecodeRunner(self._segments[fast_path.key], fast_path.slot)
         return fast_runner

@@ -36,7 +36,7 @@ def refuse(message: OpenRequest, spec: StageSpec) -> tuple[FailureCode, str] | N
 def find_slot(message: OpenRequest, taken: Taken, slots: SlotTable, make_room: Callable[[], bool]) -> Grant | None:
     """The request's slot: the one it has in the epoch before, else a new one. None when every slot is in use.
 
-    ``make_room`` frees one that rows came to for a request that is not open.
+    ``make_room`` frees the slot of a request that was sent rows but is not open.
     """
     if taken.slot is not None:
         return Grant(taken.slot, taken.valid_length)
@@ -56,7 +56,7 @@ def new_request(
     before: StageRequest | None,
     watchdog_min_s: float,
 ) -> StageRequest:
-    """The request on this stage; ``before``: the same on the stage of the epoch before that it goes on from."""
+    """The state of a request on this stage; ``before`` is its state on the old stage, where it goes on from one."""
     request = before.in_next_epoch(message) if before else StageRequest(message, slot)
     if spec.is_first:
         request.driver = RingDriver(

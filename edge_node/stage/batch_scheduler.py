@@ -9,7 +9,7 @@ from edge_node.stage_spec import StageSpec
 
 
 class BatchScheduler:
-    """Requests with something to compute, in the order they asked.
+    """The queues of requests with something to compute, in the order they asked.
 
     After a prompt chunk the waiting decode steps come first, and after a batch of decode steps the next chunk: a long
     prompt delays other answers by one chunk per token, and is itself never put off for longer than one batch.
@@ -25,11 +25,11 @@ class BatchScheduler:
 
     @property
     def waiting(self) -> bool:
-        """Does anyone wait?"""
+        """Does any request wait?"""
         return bool(self._steps or self._chunks)
 
     def add(self, request: int, *, is_chunk: bool) -> None:
-        """A request waits with a chunk of several positions, or with one position."""
+        """Queue a request with a chunk of several positions, or with one position."""
         (self._chunks if is_chunk else self._steps).append(request)
 
     def take(self, groups: Mapping[int, int]) -> list[int]:
@@ -59,8 +59,7 @@ def batches_in_flight(spec: StageSpec, requests: int) -> int:
 
 
 def batches(slots: Mapping[int, int], *, count: int, rows_per_message: int) -> dict[int, int]:
-    """The batch of each request, each of neighbouring slots, because a run covers all slots between its first and
-    its last.
+    """The batch of each request; a batch has neighbouring slots, because a run covers all from its first to its last.
 
     Args:
         slots: of the open requests.

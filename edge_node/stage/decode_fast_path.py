@@ -1,12 +1,12 @@
-"""The short way of a decode step through a stage (pure): from the bytes of one frame to the bytes of the next.
+"""The fast path of a decode step through a stage (pure): from the bytes of one frame to the bytes of the next.
 
-A run of ONNX Runtime leaves nothing of Python in the processor's caches, so what a step costs beside it is what it
-touches: functions, objects, modules. But the steps of an answer are alike. A lane has the headers of both frames ready:
-what arrives is compared with what is expected instead of parsed, judged and queued, what leaves is filled in instead of
-built, and what is noted down is noted when the frame is out.
+A run of ONNX Runtime leaves nothing of Python in the processor's caches, so what a step costs beside the run is what it
+touches: functions, objects, modules. But the steps of an answer are alike. A fast path has the headers of both frames
+ready: what arrives is compared with what is expected instead of parsed, checked and queued, what leaves is filled in
+instead of built, and what is noted down is noted when the frame is out.
 
 Only a step that is alone and as expected goes this way. Everything else (prompts, batches, guesses, repeats, replays,
-what is held) takes the long one, through ``Stage.frame``, ``next_work`` and ``computed``; both leave the same behind.
+what is held) takes the long way, through ``Stage.frame``, ``next_work`` and ``computed``; both leave the same behind.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Copying(Protocol):
 
 
 class FastPathStage(Protocol):
-    """What a lane needs of its stage."""
+    """What a fast path needs of its stage."""
 
     spec: StageSpec
     topics: StageTopics
@@ -56,7 +56,7 @@ class FastPathStage(Protocol):
 
 
 class DecodeFastPath:
-    """A request's decode steps through a stage in the middle of a ring, under one attempt."""
+    """The fast path of one request through a stage in the middle of a ring, under one attempt."""
 
     def __init__(self, stage: FastPathStage, state: StageRequest) -> None:
         self.key = stage.spec.key
@@ -82,7 +82,7 @@ class DecodeFastPath:
         """The step's frame."""
 
     def draw(self) -> Draw:
-        """Last stage: what choosing the token takes."""
+        """Last stage: what is needed to choose the token."""
         return self._state.draw(self.position + 1)
 
     def _activation(self, width: int) -> FrameTemplate:
@@ -129,7 +129,7 @@ class DecodeFastPath:
         return data
 
     def settle(self, compute_s: float, now_s: float) -> None:
-        """Note down what the step was; its frame is out."""
+        """Note down the step after its frame has been sent."""
         state = self._state
         self._stage.stats.computed(1, 1, compute_s)
         state.computed(1, compute_s, 1, verified=False, decode=True)
@@ -138,18 +138,18 @@ class DecodeFastPath:
         self._look_ahead()
 
     def _look_ahead(self) -> None:
-        """Have the next step's frames ready."""
+        """Prepare the headers of the next step's frames."""
         self._expected.at(self.position + 1)
         self._answer.at(self.position + 1)
 
     def failed(self, error: NodeError) -> list[Effect]:
-        """The step can't be computed."""
+        """Report that the step can't be computed."""
         code: FailureCode = "not_finite" if isinstance(error, NotFinite) else "internal"
         return [self._stage.failed(self._state.open.request, code, str(error))]
 
 
 class FirstStageFastPath(DecodeFastPath):
-    """Of the first stage: a token comes in."""
+    """The fast path through the first stage, where a token comes in."""
 
     _arrived_s = 0.0
 
@@ -157,7 +157,7 @@ class FirstStageFastPath(DecodeFastPath):
         return self._tokens()
 
     def takes(self, data: bytes, now_s: float) -> bool:
-        """As of any lane."""
+        """Is a message the token that begins the next step? If so the step is under way, else nothing has changed."""
         state, rule, driver, expected = self._state, self._rule, self._state.driver, self._expected
         if driver is None:
             return False
@@ -183,14 +183,14 @@ class FirstStageFastPath(DecodeFastPath):
         return True
 
     def _begun(self, driver: RingDriver) -> Step:
-        """The token came, and its step was issued: what ``takes`` puts off until the frame is out."""
+        """Take the token in and issue its step, which ``takes`` puts off until the frame is out."""
         driver.token(self.attempt, self.position, (self.given,), (), last=False, now_s=self._arrived_s)
         step = driver.steps.popleft()
         self._rule.valid_length = step.position
         return step
 
     def settle(self, compute_s: float, now_s: float) -> None:
-        """As of any lane."""
+        """Note down the step after its frame has been sent, and when its token is overdue."""
         driver = self._state.driver
         assert driver
         step = self._begun(driver)
@@ -200,20 +200,20 @@ class FirstStageFastPath(DecodeFastPath):
         self.due_s = min(self.due_s, driver.deadline_s)
 
     def failed(self, error: NodeError) -> list[Effect]:
-        """As of any lane; the step counts as issued."""
+        """Report that the step can't be computed; it counts as issued."""
         assert self._state.driver
         self._begun(self._state.driver)
         return super().failed(error)
 
 
 class LastStageFastPath(DecodeFastPath):
-    """Of the last stage: a token goes out."""
+    """The fast path through the last stage, where a token goes out."""
 
     def _prepare_answer(self) -> FrameTemplate:
         return self._tokens()
 
     def frame(self, result: Any, now_s: float) -> bytes:
-        """As of any lane."""
+        """The frame to send, with the token chosen; also with the answer's end or a guess, where there is one."""
         state = self._state
         position = self.position + 1
         ids, guess = self._stage.choose(state, position, (result,), 0, now_s)
@@ -236,6 +236,6 @@ class LastStageFastPath(DecodeFastPath):
 
 
 def fast_path_of(stage: FastPathStage, state: StageRequest) -> DecodeFastPath:
-    """The short way of a request through a stage."""
+    """The fast path of a request through a stage."""
     kind = FirstStageFastPath if stage.spec.is_first else LastStageFastPath if stage.spec.is_last else DecodeFastPath
     return kind(stage, state)

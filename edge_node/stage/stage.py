@@ -45,7 +45,7 @@ class Stage:
         self.frames_dropped = 0
         self.requests: dict[int, StageRequest] = {}
         self.fast_paths: dict[int, DecodeFastPath] = {}
-        """By request: the short way of its decode steps, once there were some."""
+        """By request: the fast path of its decode steps, once there were some."""
         self.slots = handover.slots if handover else SlotTable(spec.segment.slots)
         self.move = StageMigration(self, handover)
         self.topics = StageTopics(spec)
@@ -88,7 +88,7 @@ class Stage:
         return [CopyPrefix(self.spec.key, grant.copy_from, grant.slot, grant.valid_length)]
 
     def begin(self, number: int, valid_length: int) -> None:
-        """A request's first ``valid_length`` positions are here: go on behind them."""
+        """Begin a request behind its first ``valid_length`` positions, which are here."""
         state = self.requests.get(number)
         if state is None:
             return
@@ -118,7 +118,7 @@ class Stage:
         return state
 
     def release(self) -> None:
-        """The stage is over: slots that it shares with its heir are free."""
+        """End the stage: slots that it shares with its heir become free."""
         self.released = True
         self.move.close()
         self.fast_paths.clear()
@@ -137,12 +137,12 @@ class Stage:
         return [SendFrame(self.topics.token, frame)] if frame else []
 
     def hold(self) -> None:
-        """Begin nothing new."""
+        """Begin no new step."""
         for state in self.requests.values():
             state.held = True
 
     def go_on(self) -> None:
-        """Begin what was held."""
+        """Go on with the requests that were held."""
         for number, state in self.requests.items():
             state.held = number in self.move.unsettled
             self._take_turn(number, state)
@@ -198,7 +198,7 @@ class Stage:
         return effects
 
     def fast_path(self, number: int) -> DecodeFastPath | None:
-        """The short way of a request's steps, under its present attempt; None for a request that is not here."""
+        """The fast path of a request, under its present attempt; None for a request that is not here."""
         state = self.requests.get(number)
         if state is None:
             return None
@@ -248,14 +248,14 @@ class Stage:
         self._groups = batches(slots, count=count, rows_per_message=self._rows_per_message)
 
     def _issue(self, number: int, state: StageRequest) -> Row:
-        """The first stage: the next step of the request."""
+        """First stage: the row for the next step of the request."""
         assert state.driver
         step = state.driver.steps.popleft()
         state.rule.valid_length = step.position
         return self._row(number, state, step.position, len(step.ids), step.sample, step.verify, ids=step.ids)
 
     def _accept(self, number: int, state: StageRequest, effects: list[Effect]) -> Row | None:
-        """A later stage: the next frame, if the position rule lets it through."""
+        """Later stages: the row for the next frame, if the position rule lets it through."""
         frame = state.frames.popleft()
         verdict = state.rule.judge(frame.attempt, frame.position)
         if verdict is Verdict.COMPUTE:
@@ -285,7 +285,7 @@ class Stage:
         return row
 
     def computed(self, work: Work, result: Computed, now_s: float) -> list[Effect]:
-        """A run is done. What its rows send goes out as one message."""
+        """Take in the result of a run. What its rows send goes out as one message."""
         self.stats.computed(len(work.rows), work.rows[0].count, result.compute_s)
         failures: list[Effect] = []
         frames: list[bytes] = []
@@ -329,7 +329,7 @@ class Stage:
     def choose(
         self, state: StageRequest, position: int, tokens: Sequence[int], guessed: int, now_s: float
     ) -> tuple[Sequence[int], Sequence[int]]:
-        """Of the tokens from ``position`` on those before the answer's end, and a guess of what follows."""
+        """Take in tokens chosen from ``position`` on: those up to the answer's end, and a guess of what follows."""
         ids = state.take(position, tokens, self._segment.context_tokens)
         if state.prompt_lookup is None:
             return ids, ()
@@ -347,13 +347,13 @@ class Stage:
         return data
 
     def failed(self, request: str, code: FailureCode, reason: str) -> Effect:
-        """Tell that a request can't go on."""
+        """The report that a request can't go on."""
         spec = self.spec
         return Reply(RequestFailed(node=spec.node, epoch=spec.epoch, request=request, code=code, reason=reason))
 
     @property
     def is_prefilling(self) -> bool:
-        """Is a prompt not computed to its end?"""
+        """Is there a request whose prompt is not computed to its end?"""
         return any(state.rule.valid_length < state.open.prompt_tokens for state in self.requests.values())
 
     # --- time -------------------------------------------------------------------------------------------------
@@ -368,5 +368,5 @@ class Stage:
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
     def metrics(self) -> StageMetrics:
-        """For the heartbeat."""
+        """The stage's figures, for the heartbeat."""
         return self.stats.metrics(self.spec, queue=len(self._scheduler), open_requests=len(self.requests))

@@ -1,4 +1,4 @@
-"""How a stage is doing, for the heartbeat."""
+"""Statistics of a stage, for the heartbeat."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class StageStats:
         self.decode_s = ewma(self.decode_s, compute_s, _WEIGHT)
 
     def metrics(self, spec: StageSpec, *, queue: int, open_requests: int) -> StageMetrics:
-        """For the heartbeat."""
+        """The figures as a message, for the heartbeat."""
         return StageMetrics(
             pipeline=spec.pipeline,
             epoch=spec.epoch,

@@ -1,4 +1,4 @@
-"""What the first stage sends again (pure): what the ring does not answer in time, what a stage says it lacks."""
+"""A ring's watchdog (pure): what its first stage sends again, unanswered in time or asked for by another stage."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ class WatchedStage(Protocol):
 
 
 class Watchdog:
-    """Of a ring: it watches the requests that its first stage drives. On other stages it has nothing to do."""
+    """Watches the requests that a ring's first stage drives. On other stages it has nothing to do."""
 
     def __init__(self, stage: WatchedStage) -> None:
         self._stage = stage
 
     def replay(self, frame: Frame, state: StageRequest, now_s: float) -> list[Effect] | None:
-        """A stage lacks what comes before a position; None where nobody needs it any more."""
+        """Answer a stage that lacks what follows a position; None where nobody needs it any more."""
         driver = state.driver
         assert driver
         # Once the answer is complete nobody needs what is asked for, and computing it would give a token too many.

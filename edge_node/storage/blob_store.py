@@ -52,7 +52,7 @@ class BlobStore:
         return sum(_size_bytes(Path(entry)) for entry in os.scandir(self.directory))
 
     def use(self, user: Hashable, blobs: Iterable[BlobRef]) -> None:
-        """``user`` needs these blobs, and no others any more: they are deleted last."""
+        """Note that ``user`` needs these blobs, and no others any more; blobs in use are deleted last."""
         others = {key: used for key, used in self._used.items() if key != user}
         used = frozenset(blob.sha256 for blob in blobs)
         self._used = {**others, user: used} if used else others
@@ -62,11 +62,11 @@ class BlobStore:
         self._standby = {**self._standby, pipeline: tuple(blobs)}
 
     def is_standby(self, sha256: str) -> bool:
-        """Is the blob to be kept?"""
+        """Is the blob to be kept on standby?"""
         return any(blob.sha256 == sha256 for blobs in self._standby.values() for blob in blobs)
 
     def standby_bytes(self) -> int:
-        """What is here of the blobs that are to be kept."""
+        """Bytes that are here of the blobs to be kept on standby."""
         kept = {blob for blobs in self._standby.values() for blob in blobs}
         return sum(blob.size_bytes for blob in kept if self._is_here(blob))
 
@@ -134,7 +134,7 @@ class BlobStore:
             raise StorageFull(f"the blobs need {excess} bytes more than the storage limit of {self.limit_bytes} bytes")
 
     def _worth(self, sha256: str) -> int:
-        """The higher, the later it is deleted."""
+        """The rank of a blob: the higher, the later it is deleted."""
         return 2 if any(sha256 in used for used in self._used.values()) else int(self.is_standby(sha256))
 
     def _fetch_one(self, blob: BlobRef, urls: Sequence[str], on_progress: Callable[[int], None], *, tries: int) -> int:
@@ -193,7 +193,7 @@ def _report(on_progress: Callable[[int, int], None], before: int, total: int, pa
 
 
 def _size_bytes(path: Path) -> int:
-    """0 where there is no file: the thread that loads renames and deletes files at any time."""
+    """The size of a file, 0 where there is none: the thread that loads renames and deletes files at any time."""
     try:
         return path.stat().st_size
     except FileNotFoundError:

@@ -22,7 +22,7 @@ _LONGEST_REST_S = 0.1
 
 
 class StandbyFetcher:
-    """Fetches what is to be kept, in a thread of its own. Its methods are for the thread that owns the bus."""
+    """Fetches standby blobs in a thread of its own. Its methods are for the thread that owns the bus."""
 
     def __init__(self, store: BlobStore, *, first_pause_s: float = _FIRST_PAUSE_S) -> None:
         self._store = store
@@ -43,7 +43,7 @@ class StandbyFetcher:
             self._thread.start()
 
     def allow(self, allowed: bool) -> None:
-        """Is now a good moment? It never is before this is called."""
+        """Say whether now is a good moment to fetch; nothing is fetched before this is called."""
         if not allowed:
             self._allowed.clear()
         elif not self._allowed.is_set():
@@ -66,7 +66,7 @@ class StandbyFetcher:
         return out_of_step(back_off_s(self._first_pause_s, failures - 1, _LONGEST_PAUSE_S))
 
     def _fetch(self, message: KeepBlobs) -> str:
-        """What is wrong; empty when all blobs are here or another list has come."""
+        """Fetch the blobs of a list; returns what is wrong, empty when all are here or another list has come."""
         for blob in message.blobs:
             while not self._changed.is_set():
                 self._allowed.wait()
@@ -81,7 +81,7 @@ class StandbyFetcher:
         return ""
 
     def _go_on(self, _done_bytes: int, _total_bytes: int) -> None:
-        """Rest as long as the last piece took."""
+        """Rest as long as the last piece took; end the transfer where something else comes first."""
         self._changed.wait(min(time.monotonic() - self._resumed_s, _LONGEST_REST_S))
         if self._changed.is_set() or not self._allowed.is_set():
             raise LoadCancelled("something else comes first")

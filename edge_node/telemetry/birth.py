@@ -1,4 +1,4 @@
-"""What a node says of itself when it registers: what it is, what it has, how quick it is at first sight."""
+"""The birth message of a node that registers: what it is, what it has, how quick it is at first sight."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from schemas.topics import NODE_ECHO
 
 
 def new_incarnation() -> int:
-    """The number of this start: no clock, for many devices have none that goes on without power."""
+    """A random number for this start of the node. No clock, for many devices have none that goes on without power."""
     return secrets.randbits(52)
 
 
@@ -32,12 +32,12 @@ def birth_of(
     limit: MessageLimit,
     keep: Callable[[Event], None],
 ) -> NodeBirth:
-    """Measure the speed, then the way through the broker (an idle processor is slow), and say the rest.
+    """Make the birth message: measure the speed, then the way through the broker (an idle processor is slow).
 
     Args:
         bus: connected, subscribed to the node's echo.
-        limit: is looked for.
-        keep: is given what else arrives meanwhile.
+        limit: the broker's message limit, which is looked for here.
+        keep: is given every other event that arrives meanwhile.
     """
     speed_flops = startup_benchmark.speed_flops(config.emulated_speed)
     hop_s = startup_benchmark.hop_s(bus, NODE_ECHO.format(node=config.name), keep)

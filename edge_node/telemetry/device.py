@@ -1,4 +1,4 @@
-"""What a node can say about itself: memory, CPU, battery, temperature. Never on the token path, never fatal."""
+"""The device that a node runs on: memory, CPU, battery, temperature. Never on the token path, never fatal."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ class Battery:
 
 
 class BatteryMonitor:
-    """The battery, from the kernel or from Termux, whose command can hang: so a thread asks it, twice a minute."""
+    """Reads the battery, from the kernel or from Termux, whose command can hang: so a thread does, twice a minute."""
 
     def __init__(self) -> None:
         self._battery: Battery | None = _kernel_battery()
@@ -123,7 +123,7 @@ class BatteryMonitor:
         return self._battery
 
     def close(self) -> None:
-        """Ask no more."""
+        """Stop reading the battery."""
         self._stop.set()
 
     def _ask_termux(self) -> None:

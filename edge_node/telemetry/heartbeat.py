@@ -11,7 +11,7 @@ from schemas.messages import Heartbeat
 
 
 class HeartbeatBuilder:
-    """Reads what the device shows; what it does not show is None in the heartbeat."""
+    """Makes heartbeats. What the device does not show is None in them."""
 
     def __init__(self, *, node: str, incarnation: int, store: BlobStore) -> None:
         self._node = node

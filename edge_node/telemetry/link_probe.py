@@ -28,10 +28,10 @@ _EPOCH = Epoch(generation=0, counter=0)
 
 
 class LinkProbe:
-    """Echoes of one decode activation, then of a prefill chunk; encoding and decoding count as they do in a ring."""
+    """Measures a link by echoes of a decode activation, then of a prefill chunk; encoding them counts, as in a ring."""
 
     def __init__(self, width: int, wire_dtype: WireDtype, max_message_bytes: int = MAX_PAYLOAD_BYTES) -> None:
-        """A chunk has as many positions as fit into ``max_message_bytes``; what does not fit at all is not sent."""
+        """Plan the echoes. A chunk has the positions that fit into ``max_message_bytes``; longer ones are not sent."""
         self._dtype = WIRE_DTYPES[wire_dtype]
         self._width = max(width, 1)
         self._chunk = min(PROBE_CHUNK_TOKENS, activation_positions(self._dtype, self._width, max_message_bytes))
@@ -63,7 +63,7 @@ class LinkProbe:
         return data
 
     def echo(self, payload: bytes) -> None:
-        """The message came back."""
+        """Take in the echo of the message on its way."""
         if self._out is None:
             return
         count, started_s, cpu_s, size_bytes = self._out
@@ -78,7 +78,7 @@ class LinkProbe:
         self._out = None
 
     def figures(self) -> dict[str, float]:
-        """Members of `NodeProfile`; nothing without echoes."""
+        """What was measured, as members of `NodeProfile`; empty without echoes."""
         small, large = self._times[1][1:], self._times[self._chunk] if self._chunk > 1 else []
         if not small:
             return {}

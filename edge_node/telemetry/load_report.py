@@ -1,4 +1,4 @@
-"""What the loading of a segment leads to: how far it is, what it took, why it failed."""
+"""Reports about the loading of a segment: how far it is, what it took, why it failed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _log = logging.getLogger(__name__)
 
 
 def load_effects(event: LoadEvent, core: NodeCore) -> Sequence[Effect]:
-    """What a node does about news of its segment runner."""
+    """The effects of an event of the segment runner."""
     match event:
         case Loaded():
             rss_bytes, peak_rss_bytes = device.memory_bytes()

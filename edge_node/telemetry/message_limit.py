@@ -21,7 +21,7 @@ class MessageLimit:
     """The limit of one connection, looked for with messages of the node to itself."""
 
     def __init__(self, bus: Bus, topic: str) -> None:
-        """``topic``: nobody else publishes or reads there."""
+        """``topic`` is the node's own: nobody else publishes or reads there."""
         self._bus = bus
         self._topic = topic
         self._probe: PayloadProbe | None = None
@@ -32,7 +32,7 @@ class MessageLimit:
         return max(0, min(self._bus.max_payload_bytes - LONGEST_TOPIC_BYTES, MAX_PAYLOAD_BYTES))
 
     def find(self, keep: Callable[[Event], None]) -> None:
-        """Look for it now, before there is anything else to do; ``keep`` is given every other event that arrives."""
+        """Look for the limit now, before there is other work; ``keep`` is given every other event that arrives."""
         self._probe = probe = PayloadProbe(self.max_message_bytes, known_bytes=min(HOP_BYTES, self.max_message_bytes))
         ends_s = time.monotonic() + FIND_TIMEOUT_S
         while not probe.done and time.monotonic() < ends_s:
@@ -43,14 +43,14 @@ class MessageLimit:
         self._end()
 
     def check(self) -> None:
-        """The connection is a new one: look whether less is passed on, beside the work, or go on with that."""
+        """After a reconnect, look whether less is passed on than before, beside the work, or go on with a search."""
         if self._probe is not None:
             return
         longest_bytes = min(self.max_message_bytes, CHECKED_BYTES)
         self._probe = PayloadProbe(longest_bytes, known_bytes=min(HOP_BYTES, longest_bytes))
 
     def go_on(self) -> bool:
-        """Publish what there is to publish; true when the limit has just been found to be lower."""
+        """Publish the next messages of a search; true when the limit has just been found to be lower."""
         if self._probe is None:
             return False
         if self._bus.connected:
@@ -59,7 +59,7 @@ class MessageLimit:
         return self._end() if self._probe.done else False
 
     def take(self, event: Event) -> bool:
-        """What came back, or that the connection was lost; true for what is nobody else's."""
+        """Take in an event: an echo of a search, or a lost connection; true for one that is nobody else's."""
         if self._probe is None:
             return False
         if isinstance(event, Disconnected):

@@ -1,4 +1,4 @@
-"""A node measures itself with the model's own units, and its link with the model's own activations.
+"""The profiler: a node measures itself with the model's own units, and its link with the model's own activations.
 
 The link is measured by the thread that owns the bus, one echo after the other; then a thread of its own downloads and
 runs small segments beside whatever the node serves. Nothing waits for either.
@@ -70,7 +70,7 @@ class Profiler:
         return self._link is not None
 
     def link_messages(self) -> Iterable[bytes]:
-        """What to publish to oneself now."""
+        """The next echoes to publish to oneself."""
         link = self._link
         if link is None:
             return ()
@@ -87,7 +87,7 @@ class Profiler:
             self._link.echo(payload)
 
     def finished(self) -> Iterable[NodeProfile]:
-        """Answers to send."""
+        """Take the answers that are to be sent."""
         answers, self._refusals = self._refusals, []
         while not self._answers.empty():
             answers.append(self._answers.get())
@@ -95,11 +95,11 @@ class Profiler:
         return answers
 
     def wanted(self, spec: SegmentSpec) -> None:
-        """A segment needs its blobs: they stay."""
+        """Note that a segment needs its blobs, so that they stay."""
         self._wanted |= {blob.sha256 for blob in spec.files}
 
     def plan_committed(self) -> None:
-        """A plan is in force: what only the measurement needed is deleted."""
+        """Delete what only the measurement needed, now that a plan is in force."""
         for sha256 in self._only_probed - self._wanted:
             if not self._store.is_standby(sha256):
                 self._store.path(sha256).unlink(missing_ok=True)

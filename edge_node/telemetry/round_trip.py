@@ -1,4 +1,4 @@
-"""How long a small message takes through the broker and back, measured again and again beside the work."""
+"""The round trip of a small message through the broker, measured again and again beside the work."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ PATIENCE_S = 5.0
 
 
 class RoundTripMeter:
-    """One tiny echo at a time. A sample during which the node computed is dropped: it says more about the work."""
+    """Measures with one tiny echo at a time. A sample during which the node computed is dropped: that tells of work."""
 
     def __init__(self) -> None:
         self.rtt_s: float | None = None
@@ -35,7 +35,7 @@ class RoundTripMeter:
         return self._payload
 
     def heard(self, now_s: float) -> None:
-        """Something came from the broker, the echo or not: behind much else it may take its time."""
+        """Note that something came from the broker, the echo or not: behind much else the echo may take its time."""
         if self.silent_since_s is not None:
             self.silent_since_s = now_s
 
@@ -44,7 +44,7 @@ class RoundTripMeter:
         self._disturbed = True
 
     def echo(self, payload: bytes, now_s: float) -> None:
-        """Something came back; what is not the echo awaited is left to others."""
+        """Take in a message to oneself; one that is not the echo awaited is left to others."""
         if not self._payload or payload != self._payload:
             return
         self._payload, self.silent_since_s = b"", None

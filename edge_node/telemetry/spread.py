@@ -1,4 +1,4 @@
-"""How much measurements of one thing differ."""
+"""The spread of repeated measurements of one thing."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ from collections.abc import Sequence
 
 
 def spread_s(times_s: Sequence[float]) -> float:
-    """From the quickest to the slowest of the middle half."""
+    """Seconds between the quickest and the slowest of the middle half."""
     ordered = sorted(times_s)
     return ordered[(3 * len(ordered) - 1) // 4] - ordered[len(ordered) // 4]

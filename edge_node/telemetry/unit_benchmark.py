@@ -32,7 +32,7 @@ _PAUSE_S = 0.002
 
 @dataclass(slots=True)
 class _Runs:
-    """What one part's runs took, in seconds, and what it took of memory."""
+    """The runs of one part: their times in seconds, and the memory that the part took."""
 
     prefill_s: list[float] = field(default_factory=list)
     decode_s: list[float] = field(default_factory=list)

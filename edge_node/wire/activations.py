@@ -39,7 +39,7 @@ _FLOAT32 = np.dtype(np.float32)
 
 
 def quiet() -> np.errstate:
-    """The context to encode and decode in: no warnings of what is refused as not finite."""
+    """The context to encode and decode in: NumPy gives no warnings of values that are refused as not finite."""
     return np.errstate(over="ignore", invalid="ignore")
 
 

@@ -23,7 +23,7 @@ from schemas.messages import Epoch
 
 
 def activation_frame(row: Row, epoch: Epoch, *, width: int, dtype: Dtype, payload: bytes) -> bytes:
-    """A row's hidden states for the next stage."""
+    """The frame with a row's hidden states, for the next stage."""
     flags = (SAMPLE if row.sample else 0) | (VERIFY if row.verify else 0)
     return pack_frame(
         Kind.ACTIVATION, dtype, flags, row.count, row.request, epoch, row.attempt, row.position, width, payload
@@ -40,7 +40,7 @@ def tokens_frame(
     guess: Sequence[int],
     finish: Flag,
 ) -> bytes:
-    """Tokens from ``position`` on, for stage 0 and the orchestrator, and a guess of what follows, for stage 0."""
+    """The frame with tokens from ``position`` on, for stage 0 and the orchestrator, and a guess of what follows."""
     payload = struct.pack(f"<{len(ids) + len(guess)}i", *ids, *guess)
     return pack_frame(
         Kind.TOKENS, Dtype.INT32, int(finish), len(ids), request, epoch, attempt, position, len(guess), payload
@@ -54,7 +54,7 @@ def token_ids(frame: Frame) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 
 def replay_frame(refused: Frame, valid_length: int) -> bytes:
-    """Tells stage 0 that this stage's KV cache ends before the frame it was sent."""
+    """The frame that tells stage 0 that this stage's KV cache ends before the frame it was sent."""
     return encode_frame(
         Frame(
             kind=Kind.REPLAY,
@@ -69,7 +69,7 @@ def replay_frame(refused: Frame, valid_length: int) -> bytes:
 def kv_rows_frame(
     block: KvBlock, epoch: Epoch, number: int, *, heads: int, head_dim: int, dtype: Dtype, rows: bytes
 ) -> bytes:
-    """Rows of a KV cache, in message ``number`` of their copy. ``rows`` is (count, heads, head_dim)."""
+    """The frame with rows of a KV cache, in message ``number`` of their copy. ``rows`` is (count, heads, head_dim)."""
     header = KvRowsHeader(layer=block.layer, part=block.part, heads=heads, head_dim=head_dim)
     return encode_frame(
         Frame(
@@ -87,5 +87,5 @@ def kv_rows_frame(
 
 
 def kv_ack_frame(basis: Epoch, number: int, stage: int) -> bytes:
-    """Tells a source that ``stage`` of the epoch to be has taken in message ``number``."""
+    """The frame that tells a source that ``stage`` of the epoch to be has taken in message ``number``."""
     return encode_frame(Frame(kind=Kind.KV_ACK, request=0, epoch=basis, attempt=number, position=stage))

@@ -1,4 +1,4 @@
-"""What a node says on the bus: who it is and whether it is there (retained), answers, frames."""
+"""The outbox of a node: who it is and whether it is there (retained), answers, frames."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _log = logging.getLogger(__name__)
 
 
 def will_of(node: str, incarnation: int) -> Will:
-    """What the broker says for a node that vanishes."""
+    """The will of a node: what the broker says for one that vanishes."""
     status = NodeStatus(node=node, incarnation=incarnation, online=False, reason="connection lost")
     return Will(NODE_STATUS.format(node=node), messages.encode(status), qos=1, retain=True)
 
 
 class Outbox:
-    """Messages that the broker would not pass on are not sent, and said to be so."""
+    """Publishes a node's messages. Those that the broker would not pass on are not sent, and said to be so."""
 
     def __init__(self, bus: Bus, *, node: str, incarnation: int) -> None:
         self._bus = bus
@@ -40,7 +40,7 @@ class Outbox:
         self.publish(self._reply_topic, message)
 
     def send(self, topic: str, data: bytes) -> bool:
-        """Send frames of requests. False: the broker's limit has become lower since the plan was made; those fail."""
+        """Send frames of requests. False: the broker's limit has become lower since the plan; these requests fail."""
         try:
             self._bus.publish(topic, data)
         except PayloadTooLarge as error:
@@ -67,7 +67,7 @@ class Outbox:
         """Say who this node is, and that it is there.
 
         Raises:
-            BrokerTooTight: not even that fits into a message.
+            BrokerTooTight: not even the birth fits into a message.
         """
         data = messages.encode(birth)
         try:
@@ -77,14 +77,14 @@ class Outbox:
         self.say_online(leaving)
 
     def say_online(self, leaving: str) -> None:
-        """It is there; ``leaving``: why it wants to end, if it does."""
+        """Say that the node is there; ``leaving``: why it wants to end, if it does."""
         status = NodeStatus(
             node=self._node, incarnation=self._incarnation, online=True, leaving=bool(leaving), reason=leaving
         )
         self.publish(NODE_STATUS.format(node=self._node), status, retain=True)
 
     def say_goodbye(self) -> None:
-        """It ends of its own accord."""
+        """Say that the node ends of its own accord."""
         status = NodeStatus(
             node=self._node, incarnation=self._incarnation, online=False, leaving=True, reason="stopped"
         )

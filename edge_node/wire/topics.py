@@ -10,7 +10,7 @@ from schemas.topics import SEGMENT, TOKEN
 
 
 class StageTopics:
-    """Where a stage publishes, and what it reads."""
+    """The topics on which a stage publishes, and those that it reads."""
 
     def __init__(self, spec: StageSpec) -> None:
         self._spec = spec
@@ -29,11 +29,11 @@ class StageTopics:
         return TOKEN.format(**names) if spec.is_first else SEGMENT.format(stage=spec.stage, **names)
 
     def segment(self, stage: int) -> str:
-        """To another stage of the ring."""
+        """The topic to another stage of the ring."""
         return self.of(self._spec.epoch, stage, self._spec.ring[stage].node)
 
     def of(self, epoch: Epoch, stage: int, node: str) -> str:
-        """To a stage of any epoch of the pipeline."""
+        """The topic to a stage of any epoch of the pipeline."""
         spec = self._spec
         return SEGMENT.format(pipeline=spec.pipeline, epoch=epoch, stage=stage, sender=spec.node, receiver=node)
 
