@@ -1,4 +1,4 @@
-"""The orchestrator: models, planning, sessions, the command line."""
+"""The orchestrator: models, planning, requests, the command line."""
 
 from schemas.usage_reports import turn_off
 

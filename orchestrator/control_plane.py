@@ -53,7 +53,7 @@ class ControlPlane:
         self.stories = Stories()
 
     def serving(self) -> tuple[Pipeline, ...]:
-        """Pipelines that have nodes."""
+        """The pipelines that have nodes or requests."""
         return tuple(self.pipelines.working())
 
     def drain(self, node: str, drained: bool, now_s: float) -> list[Effect]:
@@ -62,7 +62,7 @@ class ControlPlane:
 
     @property
     def pipeline(self) -> Pipeline:
-        """The only one, or the one that speaks for all."""
+        """The only pipeline, or the one that speaks for all."""
         return self.pipelines.lead
 
     @property
@@ -70,7 +70,7 @@ class ControlPlane:
         return self.pipeline.requests
 
     def fleet_changes(self, changes: list[FleetChange], now_s: float) -> list[Effect]:
-        """Let the pipelines, and those who read the log, know what became of nodes."""
+        """Tell the pipelines, and those who read the log, what became of nodes."""
         effects: list[Effect] = []
         for change in changes:
             match change:
@@ -103,12 +103,12 @@ class ControlPlane:
         return [OpenModel(name)]
 
     def models_in_use(self) -> frozenset[str]:
-        """Those whose files plans, or the next plans, need."""
+        """Names of the models whose files plans, or the next plans, need."""
         opening = {self.opening} if self.opening else set()
         return frozenset(opening.union(*(pipeline.models_in_use() for pipeline in self.pipelines.all)))
 
     def status(self) -> StatusReply:
-        """How the service is."""
+        """The state of the service, for operators."""
         pipeline = self.pipeline
         active, model = pipeline.active, pipeline.model
         return StatusReply(

@@ -146,7 +146,7 @@ class Core:
     # --- the bus ----------------------------------------------------------------------------------------------
 
     def _limit_messages(self) -> list[Effect]:
-        """Before anything is said to nodes that it would not reach."""
+        """Limit the length of messages, before any is sent that would not reach a node."""
         before, self._max_message_bytes = self._max_message_bytes, self.plane.fleet.max_message_bytes()
         return [LimitMessages(self._max_message_bytes)] if self._max_message_bytes != before else []
 

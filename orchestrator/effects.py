@@ -1,4 +1,4 @@
-"""What the core asks its shell to do."""
+"""Effects: what the core asks its shell to do."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from schemas.topics import NODE_COMMAND
 
 @dataclass(frozen=True)
 class Asker:
-    """Who gave a command, and in which of its requests: where the answer goes."""
+    """The client and the request that gave a command: where the answer goes."""
 
     client: str
     request: str
@@ -30,7 +30,7 @@ class Publish:
 
 
 def command(node: str, message: object) -> Publish:
-    """A command to a node."""
+    """The effect that sends a command to a node."""
     return Publish(NODE_COMMAND.format(node=node), message)
 
 
@@ -60,8 +60,10 @@ class SolvePlan:
 
 @dataclass(frozen=True)
 class PreviewPlan:
-    """Ask the planner and let it explain; nothing comes of it. ``job`` is a number below 0. ``pipelines``: how many the
-    fleet would be divided into; None: as many as give most."""
+    """Ask the planner and let it explain its answer, without further consequences.
+
+    ``job`` is a number below 0. ``pipelines``: how many the fleet would be divided into; None: as many as give most.
+    """
 
     job: int
     problem: Problem
@@ -81,7 +83,7 @@ class DivideFleet:
 
 @dataclass(frozen=True)
 class Listen:
-    """Hear the tokens of one pipeline more."""
+    """Subscribe to the tokens of one pipeline more."""
 
     pipeline: str
 
@@ -108,7 +110,7 @@ class PlanStandby:
 
 @dataclass(frozen=True)
 class LimitMessages:
-    """Send no longer payloads: the broker does not pass them on, as it says or as nodes have found."""
+    """Send no longer payloads: the broker does not pass them on, as it announces or as nodes have found."""
 
     max_bytes: int
 
@@ -175,7 +177,7 @@ class SaveModelChoice:
 
 @dataclass(frozen=True)
 class SaveRequest:
-    """A request begins: whoever starts after a crash knows whom to tell."""
+    """Remember an open request, so that a start after a crash knows whom to tell."""
 
     client: str
     request: str
@@ -183,7 +185,7 @@ class SaveRequest:
 
 @dataclass(frozen=True)
 class ForgetRequest:
-    """A request ended."""
+    """Forget a request that ended."""
 
     request: str
 

@@ -1,4 +1,4 @@
-"""What happens to the core."""
+"""Events: what happens to the core."""
 
 from __future__ import annotations
 

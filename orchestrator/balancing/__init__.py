@@ -1,1 +1,1 @@
-"""Whether another plan is worth the move, from what nodes are observed to do (pure)."""
+"""Balancing: how slow nodes are observed to be, and whether another plan is worth the move (pure)."""

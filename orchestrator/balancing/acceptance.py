@@ -1,11 +1,11 @@
-"""Is a solution worth replacing a plan that works? (pure)
+"""Acceptance: is a solution worth replacing a plan that works? (pure)
 
-The seam between making plans and deciding about them. A `Replanner` asks a judge about each solution that was found
-beside a working plan; another one may be put in its place:
+This is the seam between making plans and deciding about them. A `Replanner` asks a judge about each solution that was
+found beside a working plan; another judge may be put in the place of the usual one:
 
     replanner.use_judge(lambda query: AcceptanceDecision(Acceptance.STAY, "..."))
 
-The answer ``WHEN_IDLE`` lets it ask the planner again once nobody waits for an answer.
+The answer ``WHEN_IDLE`` lets the replanner ask the planner again once nobody waits for an answer.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Acceptance(enum.Enum):
 
 @dataclass(frozen=True)
 class AcceptanceDecision:
-    """An answer and its reason, for people."""
+    """The answer to a query, and the reason for people."""
 
     answer: Acceptance
     reason: str
@@ -71,8 +71,11 @@ def settled(question: AcceptanceQuery) -> AcceptanceDecision | None:
 
 
 def judge(question: AcceptanceQuery) -> AcceptanceDecision:
-    """Replace what is not the same for a gain above `LEAST_GAIN`, or because somebody asked for it. Open requests must
-    win more by it than they lose to the move; those that can't be moved live are not disturbed unless it was asked."""
+    """The usual judge: accept another plan for a gain above `LEAST_GAIN`, or because somebody asked for it.
+
+    Open requests must save more time by the new plan than they lose to the move; requests that can't be moved live are
+    not disturbed unless it was asked for.
+    """
     if verdict := settled(question):
         return verdict
     running, found = question.running, question.found

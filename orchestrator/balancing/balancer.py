@@ -2,9 +2,9 @@
 
 Readings come in with heartbeats; `speed_estimate` makes of them how slow each node is believed to be. Once these
 beliefs are away from those that the last decision was made with, ``consider`` says that the planner should be asked,
-with the nodes as they are believed to be. ``judge`` is shown its answer: of the best plan and of plans next to the
-running one it takes the one that saves most time over the expected work, less what the move costs. It stays where that
-is nothing.
+with the nodes as they are believed to be. ``judge`` decides about the planner's answer: of the best plan and of plans
+next to the running one it takes the one that saves most time over the expected work, less what the move costs. It stays
+with the running plan where no other saves any.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Proposal:
 
 
 class Balancer:
-    """Watches one pipeline."""
+    """Decides when one pipeline's layers should move."""
 
     def __init__(self, settings: BalanceSettings | None = None, history: DecisionLog | None = None) -> None:
         self.settings = settings or BalanceSettings()
@@ -85,25 +85,25 @@ class Balancer:
     # --- what is seen -----------------------------------------------------------------------------------------
 
     def know(self, node: str, slowness: float) -> None:
-        """What is known of a node from earlier, if it is new here."""
+        """Note what is known of a node from earlier, if the node is new here."""
         if node not in self._nodes:
             self._nodes[node] = SpeedEstimate(self.settings.observation, slowness)
             self._judged[node] = self._counts_as(node)
 
     def observe(self, node: str, reading: Reading, now_s: float) -> bool:
-        """A node's heartbeat; says whether a change of it is believed from now on."""
+        """Take in a node's reading; says whether a change of the node is believed from now on."""
         self.know(node, 1.0)
         return self._nodes[node].see(reading, now_s)
 
     def price(self, node: str, factor: float) -> None:
-        """What its times count as from now on."""
+        """Set the factor by which a node's times count from now on, because of its battery or its heat."""
         self._price[node] = factor
 
     def _counts_as(self, node: str) -> float:
         return self._nodes[node].level + math.log(self._price.get(node, 1.0))
 
     def forget(self, node: str) -> None:
-        """It measured itself anew, or is gone."""
+        """Forget a node that measured itself anew, or is gone."""
         self._nodes.pop(node, None)
         self._judged.pop(node, None)
 
@@ -112,7 +112,7 @@ class Balancer:
         self._arriving.add(tokens, now_s)
 
     def slowness(self) -> dict[str, float]:
-        """Times of a node over those it measured, as believed; nodes that nothing is known of are missing."""
+        """How slow nodes are believed to be: their times over those they measured. Unknown nodes are missing."""
         return {name: node.slowness for name, node in self._nodes.items()}
 
     def doubts(self) -> dict[str, str]:
@@ -122,7 +122,7 @@ class Balancer:
     # --- decisions --------------------------------------------------------------------------------------------
 
     def consider(self, now_s: float) -> Decision:
-        """Should the planner be asked?"""
+        """Decide whether the planner should be asked."""
         return self._remember(self._consider(now_s), now_s)
 
     def _consider(self, now_s: float) -> Decision:
@@ -136,7 +136,7 @@ class Balancer:
         return Decision(verdict=Verdict.ASK, reason=changed or "there may be more work now")
 
     def _changed(self) -> str:
-        """Whose belief has moved away from the last decision's; empty for nobody's."""
+        """The nodes believed to be away from what the last decision was made with, in words; empty for none."""
         found = []
         for name, node in sorted(self._nodes.items()):
             away = self._counts_as(name) - self._judged[name]
@@ -146,7 +146,7 @@ class Balancer:
         return ", ".join(found)
 
     def judge(self, proposal: Proposal, now_s: float) -> Decision:
-        """Move or stay, now that the planner has answered."""
+        """Decide whether to move or to stay, now that the planner has answered."""
         self._judged = {name: self._counts_as(name) for name in self._nodes}
         self._again_s = math.inf
         return self._remember(self._judge(proposal, now_s), now_s)
@@ -175,7 +175,7 @@ class Balancer:
         return replace(best, verdict=Verdict.MOVE, reason=figures)
 
     def _best(self, asked: Proposal, now_s: float) -> Decision | None:
-        """The plan with the largest net gain, with the verdict left open; None when none is better."""
+        """The plan with the largest net gain, its verdict left open; None when none is better than the running one."""
         problem = asked.problem.priced
         now_value_s = value_s(problem, asked.running)
         # Streams share the ring's time only where the objective is one stream's.
@@ -198,7 +198,7 @@ class Balancer:
         return best
 
     def _needed_gain(self, running: Sequence[Stage]) -> float:
-        """More than noise could make of it."""
+        """The least gain that counts: more than noise could make of the running plan."""
         known = [self._nodes[stage.node].uncertainty for stage in running if stage.node in self._nodes]
         return max(self.settings.min_gain, 1 - math.exp(-self.settings.gain_noises * max(known, default=0.0)))
 
@@ -221,7 +221,7 @@ class Balancer:
         self.begin_again()
 
     def begin_again(self) -> None:
-        """Another plan is in force, or the same one once more: earlier readings are of other runs."""
+        """Forget all readings, which are of other runs: another plan is in force, or the same one once more."""
         for node in self._nodes.values():
             node.forget_readings()
 
@@ -249,7 +249,7 @@ class _Arrivals:
         self._newest, self._at_s = tokens, now_s
 
     def expected(self, now_s: float) -> float:
-        """Tokens that will be asked for within the horizon, if it goes on like this."""
+        """Tokens that will be asked for within the horizon, if requests go on to come as they do now."""
         return self._tokens * math.exp(-(now_s - self._at_s) / self._horizon_s)
 
 

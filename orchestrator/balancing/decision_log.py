@@ -1,4 +1,4 @@
-"""Which solutions replaced the plan in force, which did not, and why (pure)."""
+"""The log of decisions: which solutions replaced the plan in force, which did not, and why (pure)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Stages = tuple[Stage, ...]
 
 
 class Verdict(enum.Enum):
-    """What was decided."""
+    """The outcome of a decision."""
 
     STAY = "stay"
     ASK = "ask"
@@ -35,7 +35,7 @@ class Decision:
 
 @dataclass
 class _Entry:
-    """Equal decisions in a row."""
+    """Equal decisions in a row, kept as one."""
 
     decision: Decision
     first_s: float
@@ -61,7 +61,7 @@ class DecisionLog:
         del self._entries[: -self._limit]
 
     def view(self, now_s: float) -> tuple[DecisionView, ...]:
-        """For operators: by the time of the last of them, with ages instead of times."""
+        """The decisions for operators: by the time of the last of equal ones, with ages instead of times."""
         return tuple(
             DecisionView(
                 verdict=entry.decision.verdict.value,
@@ -78,7 +78,7 @@ class DecisionLog:
         )
 
     def as_dicts(self) -> list[dict[str, Any]]:
-        """For simulations: oldest first; JSON-able, times on the simulation's clock."""
+        """The decisions for simulations: oldest first; JSON-able, times on the simulation's clock."""
         return [
             {
                 "verdict": entry.decision.verdict.value,

@@ -1,8 +1,8 @@
 """The balancer at work on one pipeline: heartbeats to readings, decisions to plans (pure).
 
-It looks at its pipeline when a heartbeat comes, once a second at the most. What it believes of a node's speed is kept
-as the drift of the node's profile, so that every plan is made with it. It judges what the planner finds beside a
-working plan; what somebody asked for is none of its business.
+It looks at its pipeline when a heartbeat comes, once a second at the most. How slow a node is believed to be is kept as
+the drift of the node's profile, so that every plan is made with it. The balancer also judges what the planner finds
+beside a working plan; about plans that somebody asked for it decides nothing.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ LOOK_S = 0.9
 
 
 class PipelineBalancer:
-    """One pipeline's balancer and what it has to know."""
+    """The balancer of one pipeline, and what it has to know."""
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class PipelineBalancer:
     # --- heartbeats -------------------------------------------------------------------------------------------
 
     def heard(self, beat: Heartbeat, active: ReadyPlan, now_s: float, *, busy: bool) -> tuple[list[Effect], bool]:
-        """A heartbeat of a node. ``busy``: another plan is on its way, so that figures are no ordinary ones.
+        """Take in a node's heartbeat. ``busy``: another plan is on its way, so that figures are no ordinary ones.
 
         Returns:
             Effects, and whether the planner should be asked.
@@ -160,7 +160,7 @@ def _as_solution(problem: Problem, stages: Stages) -> Solution:
 
 
 def reading_of(beat: Heartbeat, plan: DeployedPlan, profile: Profile) -> Reading | None:
-    """All decoding stages of a node in a plan as one; None when it says nothing of them."""
+    """A node's reading, over all its decoding stages in a plan; None when the heartbeat says nothing of them."""
     seen = [(stage, stage.decode_s) for stage in beat.stages if _is_of(stage, plan, beat.node)]
     decoding = [(stage, run_s) for stage, run_s in seen if run_s is not None and stage.decode_rows > 0]
     if not decoding:

@@ -57,7 +57,7 @@ class SimulatedBalancer:
         self.pipelines = [_Watched(Balancer(settings), stored=set(standby)) for _ in problems]
 
     def decide(self, seen: Observation) -> Move | None:
-        """One look at one pipeline; a move is returned when it has been prepared and copied."""
+        """Look at one pipeline once; returns a move when it has been prepared and copied."""
         watched, problem, now_s = self.pipelines[seen.pipeline], self._problems[seen.pipeline], seen.time_s
         if seen.stages != watched.stages:
             self._follow(watched, problem, seen)
@@ -91,7 +91,7 @@ class SimulatedBalancer:
         watched.has_moved = False
 
     def _reading(self, watched: _Watched, node: NodeObservation) -> Reading | None:
-        """All stages of a node as one."""
+        """The reading of a node, over all its stages."""
         if not node.stages:
             return None
         observed_s = sum(stage.run_s for stage in node.stages) * self._draw.lognormvariate(0.0, self._noise)

@@ -33,7 +33,7 @@ TRUST_READINGS = 5
 
 @dataclass(frozen=True, kw_only=True)
 class ObservationSettings:
-    """Weights are per reading, one a second."""
+    """The weights and limits of an estimate. Weights are per reading, of which there is one a second."""
 
     fast_weight: float = 0.3
     known_within: float = 0.02
@@ -67,7 +67,7 @@ class Reading:
 
 
 def nonsense(reading: Reading) -> str:
-    """Why a reading can't be true; empty when it can."""
+    """Why a reading can't be true; empty when it can be."""
     seen_s = reading.observed_s
     if not math.isfinite(seen_s) or seen_s < 0:
         return f"says that a run takes {seen_s:g} s"
@@ -80,7 +80,7 @@ def nonsense(reading: Reading) -> str:
 
 
 class SpeedEstimate:
-    """What is believed of one node. ``level`` is the logarithm of its times over those it measured."""
+    """How slow one node is believed to be. ``level`` is the logarithm of its times over those it measured."""
 
     def __init__(self, settings: ObservationSettings, slowness: float = 1.0) -> None:
         self._settings = settings
@@ -104,7 +104,7 @@ class SpeedEstimate:
 
     @property
     def slowness(self) -> float:
-        """Its times over those it measured, as believed."""
+        """The node's times over those it measured, as believed."""
         return math.exp(self.level)
 
     @property
@@ -115,16 +115,16 @@ class SpeedEstimate:
 
     @property
     def _weight(self) -> float:
-        """Of a reading in the level."""
+        """The weight of a new reading in the level."""
         given, wanted = self._settings, self._settings.known_within**2
         return min(max(2 * wanted / (self._variance + wanted), given.slow_weight), given.quick_weight)
 
     def is_held(self, now_s: float) -> bool:
-        """Does it have a mean level, because it oscillates?"""
+        """Has the node been given a mean level, because it oscillates?"""
         return now_s < self._held_until_s
 
     def see(self, reading: Reading, now_s: float) -> bool:
-        """Take in a reading; says whether it made a change believed."""
+        """Take in a reading; says whether a change of the node's speed is believed since."""
         last, self._last = self._last, reading
         if last and reading.positions == last.positions:
             return False  # nothing was computed: the figure is an old one
@@ -133,7 +133,7 @@ class SpeedEstimate:
         return self._take(math.log(reading.observed_s / reading.expected_s), now_s)
 
     def forget_readings(self) -> None:
-        """The node's stage is another one from now on; what is believed of its speed stays."""
+        """Forget the readings, because the node's stage is another one; what is believed of its speed stays."""
         self._last, self._repeats = None, 0
         self._away_since_s, self._fast, self._x = None, self.level, None
 

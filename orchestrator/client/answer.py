@@ -1,4 +1,4 @@
-"""One answer on its way."""
+"""An answer on its way to a client, piece by piece."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ class Connection(Protocol):
     """What an answer needs of the client that asked."""
 
     def receive(self, request: str) -> list[StreamMessage]:
-        """What arrived for this request; waits for something, and returns nothing after `wake`."""
+        """Wait for something and return what has arrived for this request; nothing after `wake`."""
 
     def wake(self) -> None:
         """End a wait in `receive` early."""
 
     def send_cancel(self, request: str) -> None:
-        """Nobody wants this answer any more."""
+        """Tell the orchestrator that nobody wants this answer any more."""
 
     def leave(self, request: str) -> None:
         """Read no more of an answer."""
 
 
 class Answer:
-    """One answer on its way. Iterate over it for the text; then ``end`` says how it ended."""
+    """One answer on its way. Iterate over the object for the text; then ``end`` says how the answer ended."""
 
     def __init__(self, client: Connection, request: str) -> None:
         self._client = client
@@ -38,12 +38,12 @@ class Answer:
         self.end: StreamEnd | None = None
 
     def cancel(self) -> None:
-        """Ask for the end; the iteration goes on until the orchestrator confirms it. Safe in signal handlers."""
+        """Ask for the answer's end; the iteration goes on until the orchestrator confirms. Safe in signal handlers."""
         self._cancel_wanted = True
         self._client.wake()
 
     def __iter__(self) -> Iterator[str]:
-        """The answer, piece by piece. One that is left early is cancelled.
+        """Iterate over the answer's text, piece by piece. An answer that is left early is cancelled.
 
         Raises:
             AnswerFailed: the orchestrator says that there will be no (more) answer.

@@ -11,7 +11,7 @@ StreamMessage = StreamText | StreamEnd | StreamError
 
 @dataclass
 class AnswerStream:
-    """What has come of an answer, in order and once."""
+    """The pieces of one answer that have come, in order and each once."""
 
     question_bytes: int = 0
     """Length of the message that asked for it."""
@@ -25,7 +25,7 @@ class AnswerStream:
     """Something may have been missed: it is asked for until something comes."""
 
     def refused(self, size_bytes: int, why: StreamError) -> None:
-        """The broker did not take a question of this length: is it this one's?"""
+        """Take in that the broker refused a question of this length, if it may be this answer's."""
         if size_bytes == self.question_bytes and not self.pieces:
             self.waiting.append(why)
 

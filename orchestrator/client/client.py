@@ -97,7 +97,7 @@ _Reply = TypeVar("_Reply")
 
 
 class Client(Closing):
-    """Over a connected bus. Leaving the context cancels what is open and closes the bus."""
+    """A client of the orchestrator, over a connected bus. Leaving the context cancels what is open, closes the bus."""
 
     def __init__(
         self,
@@ -109,8 +109,10 @@ class Client(Closing):
         control_timeout_s: float = CONTROL_TIMEOUT_S,
         lease_s: float | None = LEASE_S,
     ) -> None:
-        """``name`` is the client's name in topics, ``broker`` the address for error messages. ``lease_s`` None is for
-        those who may read nothing for longer and still want their answers."""
+        """Make a client called ``name`` in topics; ``broker`` is the address for error messages.
+
+        ``lease_s`` None is for clients that may read nothing for longer and still want their answers.
+        """
         self._bus = bus
         self._name = name
         self._broker = broker
@@ -185,7 +187,7 @@ class Client(Closing):
         return Answer(self, request)
 
     def _check_length(self, size_bytes: int) -> None:
-        """Nodes look for limits that the broker does not announce; the orchestrator has heard of them."""
+        """Refuse a question that some broker limit forbids; the orchestrator knows of limits that nodes have found."""
         limit_bytes = self._bus.max_payload_bytes - LONGEST_TOPIC_BYTES
         with suppress(NoOrchestrator):  # nobody is there to answer either, which the silence after it shows
             limit_bytes = min(limit_bytes, self.status().max_message_bytes)
@@ -195,7 +197,7 @@ class Client(Closing):
     # --- commands ---------------------------------------------------------------------------------------------
 
     def command(self, command: OperatorRequest, *answers: type[_Reply], timeout_s: float | None = None) -> _Reply:
-        """Give the orchestrator a command and return its answer, which is of one of these types.
+        """Give the orchestrator a command and return its answer, which is of one of the types ``answers``.
 
         Raises:
             NoOrchestrator: no answer in time.
@@ -217,7 +219,7 @@ class Client(Closing):
         return answer
 
     def nodes(self) -> NodesReply:
-        """Who is there and how they are doing."""
+        """All nodes, and how they are doing."""
         return self.command(ShowNodes(), NodesReply)
 
     def plan(self) -> PlanReply:
@@ -225,15 +227,15 @@ class Client(Closing):
         return self.command(ShowPlan(), PlanReply)
 
     def status(self, *, timeout_s: float | None = None) -> StatusReply:
-        """How the service is."""
+        """The state of the service."""
         return self.command(ShowStatus(), StatusReply, timeout_s=timeout_s)
 
     def overview(self) -> OverviewReply:
-        """Pipelines and nodes at this moment."""
+        """All pipelines and nodes as they are at this moment."""
         return self.command(ShowOverview(), OverviewReply)
 
     def decisions(self) -> DecisionsReply:
-        """Why layers moved or stayed."""
+        """The decisions about why layers moved or stayed."""
         return self.command(ShowDecisions(), DecisionsReply)
 
     def history(self, limit: int) -> HistoryReply:
@@ -245,7 +247,7 @@ class Client(Closing):
         return self.command(ShowEvents(limit=limit), EventsReply)
 
     def story(self, request: str | None = None) -> StoryReply:
-        """What became of a request, or of the newest one."""
+        """The story of a request, by default of the newest one."""
         return self.command(ShowStory(request=request), StoryReply)
 
     def preview(self, constraints: PlanConstraints) -> PreviewReply | NoPlanReply:
@@ -277,11 +279,11 @@ class Client(Closing):
     # --- events and streams -----------------------------------------------------------------------------------
 
     def listen(self) -> None:
-        """Hear of events from now on."""
+        """Subscribe to events from now on."""
         self._bus.subscribe([EVENT.filter()])
 
     def events(self, timeout_s: float | None = None) -> list[FleetEvent]:
-        """What happened since the last call; waits for something."""
+        """Wait for something and return the events since the last call."""
         if not self._events:
             self._poll(self._silence_s if timeout_s is None else timeout_s)
         heard, self._events = self._events, []
@@ -303,10 +305,10 @@ class Client(Closing):
             self.send_cancel(request)
 
     def receive(self, request: str) -> list[StreamMessage]:
-        """What arrived for this request; waits for something, and returns nothing after `wake`.
+        """Wait for something and return what has arrived for this request; nothing after `wake`.
 
         Raises:
-            AnswerIncomplete: it was left, or silence, and something is missing or the orchestrator is gone.
+            AnswerIncomplete: the answer was left, or silence, and something is missing or the orchestrator is gone.
         """
         stream = self._streams.get(request)
         if stream is None:
@@ -343,19 +345,19 @@ class Client(Closing):
                 return time.monotonic() < deadline_s
 
     def _refused(self, refused: Refused) -> None:
-        """The broker did not take a question."""
+        """Tell the answers whose question it may be that the broker did not take it."""
         reason = f"the broker does not take the question, a message of {refused.size_bytes:,} bytes: {refused.reason}"
         for request, stream in self._streams.items():
             stream.refused(refused.size_bytes, StreamError(request=request, code="failed", reason=reason))
 
     def _reconnected(self) -> None:
-        """What was sent meanwhile is lost: a broker keeps nothing for who is away."""
+        """Ask again for what may be lost: a broker keeps nothing for who is away."""
         for stream in self._streams.values():
             stream.unsure = True
         self._renew()
 
     def _renew(self) -> None:
-        """Say which answers are still read, and what may be missing of them."""
+        """Tell the orchestrator which answers are still read, and what may be missing of them."""
         self._renew_due_s = time.monotonic() + RENEW_S if self._streams else math.inf
         if not self._bus.connected:
             return

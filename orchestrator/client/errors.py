@@ -1,4 +1,4 @@
-"""What goes wrong between a client and the orchestrator."""
+"""Errors between a client and the orchestrator."""
 
 from __future__ import annotations
 

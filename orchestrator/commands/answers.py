@@ -23,7 +23,7 @@ from schemas.messages import ChatMessage, Sampling, StageTiming, StreamEnd
 
 @dataclass(frozen=True, kw_only=True)
 class AnswerOptions:
-    """What is asked for, apart from what is said."""
+    """The options of an answer: what is asked for, apart from the question."""
 
     max_tokens: int
     temperature: float
@@ -34,7 +34,7 @@ class AnswerOptions:
     system: str | None
 
     def sampling(self) -> Sampling:
-        """Without a seed each answer has its own."""
+        """The sampling parameters; without a seed each answer has its own."""
         return Sampling(
             temperature=self.temperature,
             top_k=self.top_k,
@@ -49,7 +49,7 @@ class AnswerOptions:
 
 
 def answer_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options of `AnswerOptions`, which the command is given as ``wanted``."""
+    """Decorate a command with the options of `AnswerOptions`, which it is given as ``wanted``."""
 
     @functools.wraps(function)
     def with_wanted(*args: Any, **kwargs: Any) -> Any:
@@ -78,21 +78,23 @@ def answer_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @dataclass
 class Cancellation:
-    """Of an answer; ``stopped`` after Ctrl-C."""
+    """The cancellation of an answer; ``stopped`` after Ctrl-C."""
 
     answer: Answer
     stopped: bool = False
 
     def stop(self) -> None:
-        """Cancel it on the nodes."""
+        """Cancel the answer."""
         self.stopped = True
         self.answer.cancel()
 
 
 @contextlib.contextmanager
 def cancel_on_interrupt(answer: Answer) -> Iterator[Cancellation]:
-    """The first Ctrl-C cancels the answer, the second one leaves at once. It is cancelled too when nobody can read what
-    is printed."""
+    """Cancel an answer on the first Ctrl-C, and leave at once on the second.
+
+    The answer is also cancelled when nobody can read what is printed.
+    """
     cancellation = Cancellation(answer)
     with stop_on_interrupt(cancellation), on_output_gone(answer.cancel):
         yield cancellation
@@ -114,7 +116,7 @@ def cut_mark(end: StreamEnd, max_tokens: int) -> str:
 
 
 def cut_by_context(end: StreamEnd, max_tokens: int) -> bool:
-    """Was there no room for as many tokens as were asked for?"""
+    """Did the answer end because the context had no room for as many tokens as were asked for?"""
     return end.finish_reason == "length" and end.completion_tokens < max_tokens
 
 

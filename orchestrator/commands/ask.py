@@ -91,7 +91,7 @@ def command(
 
 
 def _read_stdin(*, wanted: bool) -> str:
-    """``wanted``: somebody asked for it, so that a terminal is all right too."""
+    """Read the question from standard input. ``wanted``: somebody asked for it, so that a terminal is all right too."""
     if not wanted and sys.stdin.isatty():
         raise _missing_prompt()
     try:

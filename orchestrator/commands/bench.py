@@ -24,7 +24,7 @@ _SAMPLE_WORDS = 40
 
 
 def _counts(most: int) -> Callable[[click.Context, click.Parameter, str], tuple[int, ...]]:
-    """An option's callback for whole numbers from 1 to ``most`` with commas between them; each counts once."""
+    """Make an option's callback for whole numbers from 1 to ``most`` with commas between them; each counts once."""
 
     def parse(context: click.Context, parameter: click.Parameter, value: str) -> tuple[int, ...]:
         try:
@@ -134,7 +134,7 @@ def command(
 
 
 def _words_per_token(client: Client, seed: int) -> float:
-    """Of the model's tokenizer, by one short question."""
+    """Words per token of the model's tokenizer, found by one short question."""
     asked = measure(client, make_prompt(_SAMPLE_WORDS, f"{seed} words"), 1, seed)
     return _SAMPLE_WORDS / max(asked.end.prompt_tokens, 1)
 

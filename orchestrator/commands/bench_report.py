@@ -70,7 +70,7 @@ class Combination:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What all combinations have in common."""
+    """The parameters that all combinations of a benchmark have in common."""
 
     repeat: int
     """Answers per stream that count."""
@@ -80,7 +80,7 @@ class Load:
     same_prompt: bool
 
     def prompts(self, combination: Combination, words_per_token: float) -> list[list[str]]:
-        """The prompts by stream, those of the warm-up first."""
+        """The prompts of each stream, those of the warm-up first."""
         words = round(combination.prompt_tokens * words_per_token)
 
         def prompt(stream: int, index: int) -> str:
@@ -109,7 +109,7 @@ class Measured:
 
     @property
     def ttft_s(self) -> float:
-        """From submission to the first text."""
+        """Seconds from submission to the first text."""
         return self.first_s - self.submitted_s
 
     @property

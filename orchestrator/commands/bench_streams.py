@@ -19,7 +19,7 @@ _LEAVE_S = 2.0
 def measure(
     client: Client, prompt: str, max_tokens: int, seed: int, watch: Callable[[Answer], None] | None = None
 ) -> Measured:
-    """Ask, and note when what came; ``watch`` gets the answer before it begins.
+    """Ask, and note when each piece came; ``watch`` gets the answer before it begins.
 
     Raises:
         AnswerFailed, AnswerIncomplete
@@ -91,7 +91,7 @@ class Streams:
             raise
 
     def _collect(self, running: int, progress: Callable[[int], None]) -> list[Measured]:
-        """What the streams say until the last of them has ended."""
+        """Take in what the streams report, until the last of them has ended."""
         answers: list[Measured] = []
         errors: list[Exception] = []
         while running:

@@ -102,13 +102,13 @@ def _read_line() -> str | None:
 
 
 def _typed() -> str:
-    """What stands in the line that is being edited."""
+    """The text in the line that is being edited."""
     readline = sys.modules.get("readline")
     return readline.get_line_buffer().strip() if readline else ""
 
 
 class Conversation:
-    """The turns so far, and the opening in front of them."""
+    """A conversation: the turns so far, and the opening in front of them."""
 
     def __init__(self, ask: _Ask, opening: list[ChatMessage], max_tokens: int, *, keep_all: bool, stats: bool) -> None:
         self._ask = ask
@@ -157,7 +157,7 @@ class Conversation:
             self._drop_turns()
 
     def _drop_turns(self) -> None:
-        """Forget the older half: what is left stays the same for a while, so that nodes need not compute it again."""
+        """Forget the older half of the turns: the rest stays for a while, so that nodes need not compute it again."""
         del self._turns[: (len(self._turns) + 1) // 2]
         if not self._told:
             self._told = True

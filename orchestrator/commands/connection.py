@@ -1,4 +1,4 @@
-"""The way from a command to a running orchestrator."""
+"""The connection of a command to a running orchestrator."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from orchestrator.errors import InsecureAddress
 
 @contextlib.contextmanager
 def connect(settings: Settings) -> Iterator[Client]:
-    """A client on the settings' broker; SIGTERM and SIGHUP end the context, and what was asked in it.
+    """Connect to the settings' broker; SIGTERM and SIGHUP end the context, and what was asked in it.
 
     Raises:
         InsecureAddress: prompts and answers would cross the network unencrypted, and nobody allowed that.

@@ -80,7 +80,7 @@ def _ask(client: Client, question: str) -> int:
 
 
 def _holdings(client: Client, fleet: Fleet) -> str:
-    """What each node holds: as planned and as found."""
+    """The table of what each node holds, as planned and as found."""
     beats = {node.node: node for node in client.nodes().nodes}
     on_disk = {node: fleet.blob_bytes(node) for node in beats}
     plan = client.plan()  # asked for last: standby units may be arriving
@@ -105,7 +105,7 @@ def _holdings(client: Client, fleet: Fleet) -> str:
 
 
 def _wait(fleet: Fleet) -> None:
-    """Until Ctrl-C; ends with an error when a part of the fleet ends."""
+    """Wait for Ctrl-C; ends with an error when a part of the fleet ends."""
     click.echo(f"\nask it something: linguabus ask --broker {fleet.broker.url} 'Who are you?'   (stop with Ctrl-C)")
     over = threading.Event()
     signal.signal(signal.SIGINT, lambda *_: over.set())

@@ -11,7 +11,7 @@ INTERRUPTED = 130
 
 
 def exit_code(error: LinguabusError) -> int:
-    """2, but 1 for errors that no other input would have avoided."""
+    """The exit code for an error: 2, or 1 where no other input would have avoided it."""
     from broker.errors import BrokerDidNotStart
     from orchestrator.client import AnswerFailed, AnswerIncomplete, NodeStillHolds
     from orchestrator.errors import Superseded
@@ -24,5 +24,5 @@ def exit_code(error: LinguabusError) -> int:
 
 
 def missing_module(error: ModuleNotFoundError) -> str:
-    """A line with the one command that brings all packages that a command here may need and that are not installed."""
+    """An error line with the one command that installs all missing packages that a command here may need."""
     return f"there is no Python module {error.name}: {advice(['orchestrator'])}"

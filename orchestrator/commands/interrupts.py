@@ -1,4 +1,4 @@
-"""Signals that let what goes on come to its end first."""
+"""Signals that end work in an orderly way."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 
 
 class Stoppable(Protocol):
-    """What can be asked to end; ``stopped`` once it was."""
+    """Work that can be asked to end; ``stopped`` once it was."""
 
     stopped: bool
 
@@ -22,7 +22,7 @@ class Stoppable(Protocol):
 
 @contextlib.contextmanager
 def stop_on_interrupt(work: Stoppable) -> Iterator[None]:
-    """The first Ctrl-C stops the work, the second one leaves at once."""
+    """Let the first Ctrl-C stop the work, and the second one end the program at once."""
 
     def handle(_signal: int, _frame: FrameType | None) -> None:
         if work.stopped:
@@ -38,7 +38,7 @@ def stop_on_interrupt(work: Stoppable) -> Iterator[None]:
 
 @contextlib.contextmanager
 def leave_on_signals() -> Iterator[None]:
-    """SIGTERM and SIGHUP raise SystemExit, so that contexts end as they should; a second one ends the process.
+    """Let SIGTERM and SIGHUP raise SystemExit, so that contexts end as they should; a second one ends the process.
 
     A signal that is ignored (nohup) or that somebody else handles is left alone, and so are all in other threads.
     """

@@ -178,7 +178,7 @@ def _figures(unit: Unit) -> tuple[str, ...]:
 
 
 def _to_short_dict(manifest: Manifest) -> dict[str, object]:
-    """What the table says, in whole numbers."""
+    """The columns of the table of models, in whole numbers."""
     return {
         "name": manifest.name,
         "source": manifest.source,

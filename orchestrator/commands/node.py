@@ -15,7 +15,7 @@ _ASK_AGAIN_S = 0.5
 
 
 class NodeGroup(click.Group):
-    """Runs a node, unless the first word is one of its commands; what follows is for ``linguabus-node`` then."""
+    """A command that runs a node, unless its first word is a sub-command; what follows is for ``linguabus-node``."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if args and args[0] in self.commands:

@@ -34,7 +34,7 @@ def command(settings: Settings, as_json: bool) -> None:
 
 
 def describe(nodes: Sequence[NodeView]) -> str:
-    """The nodes for people."""
+    """The table of nodes for people."""
     held = [_pipelines(node) for node in nodes]
     if len(set().union(*held)) < 2:
         return table(HEADINGS, [_row(node) for node in nodes])
@@ -43,7 +43,7 @@ def describe(nodes: Sequence[NodeView]) -> str:
 
 
 def _pipelines(node: NodeView) -> set[str]:
-    """Those whose stages a node that is here holds."""
+    """The pipelines whose stages a node holds that is here."""
     return {stage.pipeline for stage in node.stages} if node.state == "online" else set()
 
 

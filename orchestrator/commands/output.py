@@ -1,4 +1,4 @@
-"""What commands say alike: a broker in words, JSON for programs."""
+"""Output that commands have in common: a broker in words, warnings, JSON for programs."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 
 def describe_broker(broker: LocalBroker) -> str:
-    """Which broker runs where."""
+    """A broker in words: its kind, its version and its address."""
     name = "Mosquitto" if broker.kind == "mosquitto" else "the embedded one, amqtt"
     return f"{name} {broker.version}, at {broker.url}"
 
 
 def warn_of_few_files() -> None:
-    """For commands that many others connect to: a line on stderr where the system allows too few connections."""
+    """Warn on stderr where the system allows too few connections for a command that many others connect to."""
     warning = allow_many_files()
     if warning is not None:
         click.echo(f"warning: {warning}", err=True)
@@ -42,7 +42,7 @@ def print_json(value: dict[str, Any], indent: int | None = 2) -> None:
 def on_output_gone(tell: Callable[[], None]) -> Iterator[None]:
     """Call ``tell``, from a thread, as soon as nobody can read standard output any more: a pipe's other end is closed.
 
-    Writing says so too, but there may be nothing to write for a while.
+    A write to it would fail too, but there may be nothing to write for a while.
     """
     try:
         output = sys.stdout.fileno()

@@ -79,7 +79,7 @@ def _limits(context: click.Context, parameter: click.Parameter, values: tuple[st
 
 
 def constraint_options(function: Callable[..., None]) -> Callable[..., None]:
-    """What ``preview`` and ``apply`` have in common."""
+    """Decorate a command with the options that ``preview`` and ``apply`` have in common."""
     options = (
         click.option(
             "--objective", type=click.Choice(["latency", "throughput", "balanced", "paper"]), default="latency",
@@ -133,7 +133,7 @@ def preview(settings: Settings, as_json: bool, **constraints: Any) -> None:
 
 
 def _constraints(options: dict[str, Any]) -> PlanConstraints:
-    """From what `constraint_options` gives.
+    """The constraints that the options of `constraint_options` state.
 
     Raises:
         MemberError: a node's name that none can have, or a figure that is too large.

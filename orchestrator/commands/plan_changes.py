@@ -18,7 +18,7 @@ FIGURES = (
 
 
 def changes(before: PlanView, after: PlanView) -> dict[str, Any]:
-    """What nodes take over and give up, and how the predictions differ; JSON-able."""
+    """What nodes take over and give up from one plan to another, and how the predictions differ; JSON-able."""
     had, gets = _units(before), _units(after)
     disk = {stage.node: stage.stored_bytes for stage in before.stages}
     disk_after = {stage.node: stage.stored_bytes for stage in after.stages}

@@ -64,7 +64,7 @@ class ProgressLines(Closing):
                 click.echo(f"{self._label} ...", err=True)
 
     def _watch(self) -> None:
-        """Tell what is going on although nobody calls."""
+        """Show the seconds that pass although nobody calls."""
         every_s = _REDRAW_S if _is_terminal() else _EVERY_S
         while not self._over.wait(_REDRAW_S):
             with self._lock:

@@ -1,4 +1,4 @@
-"""Waiting for a plan that is on its way, before something is asked."""
+"""Waiting for a plan that is on its way, before a question is asked."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ def wait_option(function: _F) -> _F:
 
 
 def await_plan(client: Client, timeout_s: float) -> None:
-    """Return when a plan is in force, or when none is on its way: what is asked then is refused, and told why.
+    """Wait until a plan is in force, or none is on its way: a question is refused then, and its client told why.
 
-    What is waited for is said once, on stderr, unless it is over in a moment.
+    What is waited for is said once, on stderr, unless the wait is over in a moment.
 
     Raises:
         NoPlanInTime: it takes longer; the message says what is missing.
@@ -61,7 +61,7 @@ def await_plan(client: Client, timeout_s: float) -> None:
 
 
 def _missing(status: StatusReply) -> str:
-    """What a plan on its way still waits for; empty if there is a plan, or none to come."""
+    """The reason why a plan on its way is not in force yet; empty if there is a plan, or none to come."""
     if status.epoch or status.reason:
         return ""
     fetching = [

@@ -47,7 +47,7 @@ def describe(said: RebalanceReply) -> str:
 
 
 def _describe(said: PlanComparison) -> str:
-    """A pipeline's."""
+    """The comparison of one pipeline for people."""
     now, best = said.now, said.best
     lines = [f"epoch {said.epoch}: {said.reason}"]
     if best:

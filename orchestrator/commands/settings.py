@@ -1,4 +1,4 @@
-"""What every command knows: where the broker is, where files are kept, how much to say."""
+"""The settings that every command has: where the broker is, where files are kept, how much to say."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _has_home() -> bool:
 
 @dataclass
 class Settings:
-    """Filled by the options in front of the command, then by the command's own."""
+    """The settings of a command, filled by the options in front of its name, then by its own."""
 
     broker: str = DEFAULT_URL
     given_home: Path | None = None
@@ -55,19 +55,19 @@ class Settings:
 
     @property
     def home(self) -> Path:
-        """Where models and state are kept; raises `NoHome`."""
+        """The folder where models and state are kept; raises `NoHome`."""
         return self.given_home or default_home()
 
     @home.setter
     def home(self, path: Path) -> None:
-        """Who has no home directory to write to has one now: libraries and processes started from here ask for it."""
+        """Set the folder. For a user without a home it becomes HOME: libraries and child processes ask for one."""
         self.given_home = path
         if not _has_home():
             os.environ["HOME"] = str(path.absolute())
 
     @property
     def home_if_any(self) -> Path | None:
-        """For commands that may do without."""
+        """The home folder, or None for commands that may do without."""
         try:
             return self.home
         except NoHome:
@@ -100,7 +100,7 @@ def _set_insecure(context: click.Context, _parameter: click.Parameter, value: bo
 
 
 def bus_options(function: _F) -> _F:
-    """Add ``--broker`` and ``--insecure``, which may stand before or behind the command's name."""
+    """Decorate a command with ``--broker`` and ``--insecure``, which may stand before or behind its name."""
     broker = click.option(
         "--broker",
         metavar="URL",

@@ -8,8 +8,11 @@ import sys
 
 
 def settle_streams() -> None:
-    """Let stdin pass on bytes that are no text in its encoding, to be refused where they are sent; stdout replaces
-    characters that its encoding has not. Where the system's encoding is ASCII nobody chose it: UTF-8 is likelier."""
+    """Set the standard streams up so that no text ends a command.
+
+    Stdin passes on bytes that are no text in its encoding, to be refused where they are sent; stdout replaces
+    characters that its encoding has not. Where the system's encoding is ASCII nobody chose it: UTF-8 is likelier.
+    """
     if sys.stdin is None:  # closed by whoever started us
         sys.stdin = io.StringIO()
     if isinstance(sys.stdin, io.TextIOWrapper):
@@ -20,5 +23,5 @@ def settle_streams() -> None:
 
 
 def as_typed(argument: str) -> str:
-    """An argument's text, of which bytes are left where the system's encoding has not all of its letters."""
+    """The text of an argument, in which the system's encoding may have left bytes for letters that it does not have."""
     return argument.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")

@@ -66,12 +66,12 @@ def _go_on(client: Client, said: OverviewReply, interval_s: float, *, live: bool
 
 
 def _print(said: OverviewReply) -> None:
-    """Not a terminal: nothing is cut."""
+    """Print one view where there is no terminal: nothing is cut."""
     click.echo("\n".join(draw(said)))
 
 
 def _redraw(said: OverviewReply) -> None:
-    """Over what is there; the size is asked each time, so a window may change it."""
+    """Draw one view over the one before; the size is asked each time, so a window may change it."""
     size = shutil.get_terminal_size()
     lines = draw(said, width=size.columns, height=size.lines - 1)
     text = "".join(f"{line}{_CLEAR_LINE}\n" for line in lines)
@@ -81,7 +81,7 @@ def _redraw(said: OverviewReply) -> None:
 
 @contextlib.contextmanager
 def _other_screen() -> Iterator[None]:
-    """What was on the terminal comes back at the end."""
+    """Switch to the terminal's other screen, and back to what was there before at the end."""
     sys.stdout.write(_OTHER_SCREEN)
     try:
         yield

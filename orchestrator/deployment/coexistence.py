@@ -1,4 +1,4 @@
-"""From a running plan to the next: what nodes hold of both, and what taking open requests over costs (pure)."""
+"""Coexistence of a running plan and the next: what nodes hold of both, what taking open requests over costs (pure)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Numbers of plans: each above all earlier ones, also of earlier starts (pure)."""
+"""Epochs, the numbers of plans: each above all earlier ones, also of earlier starts (pure)."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class Epochs:
 
     @property
     def upcoming(self) -> Epoch:
-        """What ``next`` would hand out."""
+        """The epoch that ``next`` would hand out."""
         return Epoch(generation=self.generation, counter=self._counter + 1)
 
     def next(self) -> Epoch:
-        """An epoch above all that were handed out."""
+        """Hand out an epoch above all earlier ones."""
         epoch = self.upcoming
         self._counter += 1
         return epoch

@@ -38,7 +38,7 @@ _MARGIN_S = 1.0
 
 
 class MigrationPhase(enum.Enum):
-    """Where a move is."""
+    """The phase of a move."""
 
     COPYING = "copying"
     HOLDING = "holding"
@@ -48,8 +48,10 @@ class MigrationPhase(enum.Enum):
 
 
 class LiveMigration:
-    """One move. ``rollout`` is the prepared plan's; once READY, ``held`` has the positions whose KV rows are in the new
-    ring, by request."""
+    """One live move of open requests to the ring of a prepared plan, which is that of ``rollout``.
+
+    Once READY, ``held`` has the positions whose KV rows are in the new ring, by request.
+    """
 
     def __init__(self, running: DeployedPlan, rollout: Rollout, migration: Migration, timing: Timing) -> None:
         self.running = running
@@ -88,7 +90,7 @@ class LiveMigration:
 
     @property
     def copied_bytes(self) -> int:
-        """As far as it was reported."""
+        """Bytes of KV rows copied, as far as sources have reported."""
         return sum(report.sent_bytes for report in {**self.caught_up, **self.finished}.values())
 
     def paused_s(self, now_s: float) -> float:
@@ -120,7 +122,7 @@ class LiveMigration:
         ]
 
     def reply(self, node: str, message: Any, now_s: float) -> list[Effect]:
-        """What a node reports about the move; what is about another one is ignored."""
+        """Take in a node's report about the move; reports about another move are ignored."""
         match message:
             case SegmentFailed() if message.epoch == self.plan.epoch:
                 if message.incarnation == self.plan.incarnations.get(node):
@@ -180,7 +182,7 @@ class LiveMigration:
         Args:
             is_usable: is this start of a node there?
             now_s: the clock.
-            in_prefill: does a request still wait for its ring's first token? Then the moment is not a good one.
+            in_prefill: does a request still wait for its ring's first token? Then it is not a good moment to hold.
         """
         if self.phase is MigrationPhase.FAILED:
             return []

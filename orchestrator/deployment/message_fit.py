@@ -1,4 +1,4 @@
-"""What a plan's messages may be where the broker passes on short ones only (pure)."""
+"""How long a plan's chunks and context may be where the broker passes on short messages only (pure)."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class MessageFit:
 def message_fit(
     manifest: Manifest, *, wire_dtype: WireDtype, chunk_tokens: int, context_tokens: int, max_message_bytes: int
 ) -> MessageFit:
-    """As much of what is asked for as fits.
+    """The longest chunk and context, up to those asked for, whose messages fit.
 
     Raises:
         PlanningError: not even the shortest messages do; with both numbers.
@@ -61,10 +61,10 @@ def message_fit(
 
 
 def context_that_fits(manifest: Manifest, max_message_bytes: int) -> int:
-    """How many token ids a stage can be told at once."""
+    """The longest context, in tokens, whose ids a stage can be told in one message."""
     return (max_message_bytes - _OPEN_BYTES) // _id_bytes(manifest)
 
 
 def _id_bytes(manifest: Manifest) -> int:
-    """A token's id in JSON, with its comma."""
+    """Bytes of a token's id in JSON, with its comma."""
     return len(str(manifest.vocab_size - 1)) + 1

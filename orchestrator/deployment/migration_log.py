@@ -1,4 +1,4 @@
-"""What live moves took so far, and what links carried in them (pure)."""
+"""The log of live moves: what they took so far, and what links carried in them (pure)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def describe_move(move: MoveRecord) -> str:
 
 
 class MigrationLog:
-    """Counts, the newest moves, and the rate at which each node sent KV rows, smoothed."""
+    """Counts of moves, the newest ones, and the smoothed rate at which each node sent KV rows."""
 
     def __init__(self) -> None:
         self.done = 0
@@ -35,7 +35,7 @@ class MigrationLog:
         self._rates: dict[str, float] = {}
 
     def succeeded(self, move: LiveMigration, requests: int, now_s: float) -> MoveRecord:
-        """The switch has been made."""
+        """Record a move whose switch has been made."""
         plan = move.rollout.plan
         self.done += 1
         self.last = MoveRecord(
@@ -55,7 +55,7 @@ class MigrationLog:
         return self.last
 
     def gave_up(self, move: LiveMigration) -> None:
-        """The working ring went on."""
+        """Record a move that was given up, so that the working ring goes on."""
         self.failed += 1
         self.last_failure = f"{move.failed_node}: {move.reason}"
 
@@ -63,7 +63,7 @@ class MigrationLog:
         self._rates[node] = ewma(self._rates.get(node), rate, _WEIGHT)
 
     def rates(self, measured: Mapping[str, float]) -> dict[str, float]:
-        """Bytes/s by node: what was seen in moves, else what was measured; 0 is unknown."""
+        """Bytes/s by node: the rate seen in moves, else the one measured; nodes of unknown rate (0) are left out."""
         return {node: rate for node, rate in {**measured, **self._rates}.items() if rate > 0}
 
     def view(self, now: LiveMigration | None) -> MovesView:

@@ -1,4 +1,4 @@
-"""What a deployment knows of the requests that are open on it, and asks of them (pure)."""
+"""The open requests of a deployment: what it knows of them and asks of them (a port; pure)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class OpenWork:
 
 
 class OpenRequests(Protocol):
-    """A pipeline's requests, as those see them who change its plan."""
+    """A pipeline's requests, as far as those need them who change its plan."""
 
     @property
     def open_count(self) -> int:
@@ -36,17 +36,17 @@ class OpenRequests(Protocol):
 
     @property
     def open_work(self) -> OpenWork:
-        """What the open requests hold, and what they may still want."""
+        """How much KV cache the open requests hold, and how many tokens they may still want."""
 
     @property
     def in_prefill(self) -> bool:
         """Does an open request wait for the first token of its ring?"""
 
     def prepare_move(self, nodes: tuple[str, ...]) -> None:
-        """Open requests are being moved to these nodes, which may hold KV rows and are told of ends too; or to none."""
+        """Note that open requests move to these nodes, which may hold KV rows and are told of ends too; or to none."""
 
     def ring_broken(self, now_s: float) -> list[Effect]:
-        """The ring of the open requests is gone: they wait, before all others, to go on in the next one."""
+        """Interrupt the open requests, whose ring is gone: they wait, before all others, to go on in the next one."""
 
     def move(self, active: ReadyPlan, held: Mapping[str, int], now_s: float) -> list[Effect]:
         """Open requests go on in the next ring, which holds so many of each one's positions."""

@@ -27,8 +27,10 @@ class NoPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class ServingSettings:
-    """What every plan of a pipeline has in common. ``context_tokens`` and ``slots`` None: as many as fit, up to
-    `problem_builder.context_of` and DEFAULT_SLOTS."""
+    """The settings that every plan of a pipeline has in common.
+
+    ``context_tokens`` and ``slots`` None: as many as fit, up to `problem_builder.context_of` and DEFAULT_SLOTS.
+    """
 
     pipeline: str
     context_tokens: int | None
@@ -38,7 +40,7 @@ class ServingSettings:
     draft_tokens: int | None = None
 
     def candidate(self, epoch: Epoch, solving: Solving, solution: Solution) -> DeployedPlan:
-        """A solution of what the planner was asked, with these settings, but for the batches."""
+        """The plan that the planner's solution makes with these settings, but for its batches."""
         return DeployedPlan(
             pipeline=self.pipeline,
             epoch=epoch,
@@ -80,7 +82,7 @@ class DeployedPlan:
 
     @property
     def longer(self) -> str:
-        """What would make the context longer."""
+        """What an operator would have to do for a longer context."""
         room_tokens = context_that_fits(self.model.manifest, self.max_message_bytes)
         return LONGER if self.context_tokens < room_tokens else f"{RAISE_IT}, which is {self.max_message_bytes:,} bytes"
 
@@ -89,7 +91,7 @@ class DeployedPlan:
         return tuple(StageRef(node=s.node, start=s.start, stop=s.stop) for s in self.solution.stages)
 
     def can_take_over(self, running: DeployedPlan) -> bool:
-        """Can open requests go on in this plan with the KV rows that they have in another?"""
+        """Can the open requests of a running plan go on in this one, with the KV rows that they have?"""
         return self.model is running.model and all(
             getattr(self, name) == getattr(running, name)
             for name in ("context_tokens", "slots", "wire_dtype", "chunk_tokens")
@@ -105,7 +107,7 @@ class DeployedPlan:
         return self.solution.predicted.of_node(node).memory_bytes
 
     def stored_bytes(self, node: str) -> int:
-        """What all stages of the node take on its disk: graphs and weights, each file once."""
+        """Bytes of all stages of the node on its disk: graphs and weights, each file once."""
         if not self.segments:
             return self.solution.predicted.of_node(node).stored_bytes
         mine = [segment for segment, owner in zip(self.segments, self.nodes, strict=True) if owner == node]
@@ -135,7 +137,7 @@ class ReadyPlan:
 
 @dataclass(frozen=True)
 class Solving:
-    """The planner is at work on these births."""
+    """The question that the planner is at work on, and the births of the nodes it is asked about."""
 
     job: int
     model: ServedModel
@@ -150,7 +152,7 @@ class Solving:
 
 @dataclass(frozen=True)
 class Building:
-    """Graphs are being assembled; with ``segments`` the roll-out waits for the old ring to drain."""
+    """A plan whose graphs are being assembled; with ``segments`` the roll-out waits for the old ring to drain."""
 
     job: int
     plan: DeployedPlan
@@ -161,7 +163,7 @@ class Building:
 
 @dataclass(frozen=True)
 class ReplanDone:
-    """How a change that somebody asked for ended; not an effect, the core takes it out."""
+    """The end of an attempt to change the plan; ``reason`` says why it came to nothing."""
 
     ok: bool
     changed: bool
@@ -169,5 +171,5 @@ class ReplanDone:
 
 
 def unit_counts(stage: Stage | StageRef, unit_count: int) -> tuple[int, int, int]:
-    """Embeddings, blocks and heads of a stage."""
+    """The numbers of (embeddings, blocks, heads) in a stage."""
     return int(stage.start == 0), len(blocks_of(stage, unit_count)), int(stage.stop == unit_count)

@@ -8,7 +8,7 @@ from schemas.messages import PlanOnItsWay, PlanView, SegmentReady, StageView, Un
 
 
 def plan_view(plan: DeployedPlan, ready: dict[int, SegmentReady]) -> PlanView:
-    """What ``linguabus plan`` shows and the history keeps."""
+    """The view of a plan that ``linguabus plan`` shows and the history keeps."""
     predicted = plan.solution.predicted
     unit_count = plan.model.manifest.num_units
     stages = []

@@ -25,7 +25,7 @@ from schemas.messages import (
 
 
 class RolloutState(enum.Enum):
-    """Where a roll-out is."""
+    """The state of a roll-out."""
 
     PREPARING = "preparing"
     READY = "ready"
@@ -33,7 +33,7 @@ class RolloutState(enum.Enum):
 
 
 class Rollout:
-    """Waits for every stage of a candidate's ring. ``failed_node`` and ``reason`` say why it failed."""
+    """The roll-out of one plan: waits for every stage of its ring. ``failed_node`` and ``reason`` say why it failed."""
 
     def __init__(self, plan: DeployedPlan, *, silence_s: float) -> None:
         self.plan = plan
@@ -63,8 +63,10 @@ class Rollout:
         ]
 
     def again(self, node: str | None = None) -> list[Effect]:
-        """A connection was lost, the node's or (without ``node``) ours, and with it perhaps what was said: tell those
-        again who are not ready. Who knows already says so again."""
+        """Tell those nodes again to prepare that are not ready; nodes that know already say so again.
+
+        A connection was lost, the node's or (without ``node``) ours, and with it perhaps what was said.
+        """
         if self.state is not RolloutState.PREPARING:
             return []
         return [
@@ -74,8 +76,7 @@ class Rollout:
         ]
 
     def reply(self, node: str, message: Any, now_s: float) -> list[Effect]:
-        """A node's progress, readiness or failure, or that it registers again; what is about another epoch is
-        ignored."""
+        """Take in a node's progress, readiness or failure, or that it registers again; other epochs are ignored."""
         if isinstance(message, NodeBirth):
             return self.again(node) if message.incarnation == self.plan.incarnations.get(node) else []
         if not isinstance(message, PrepareProgress | SegmentReady | SegmentFailed):
@@ -152,7 +153,7 @@ class Rollout:
 
 
 def why_too_long(plan: DeployedPlan, blob_urls: tuple[str, ...], running: DeployedPlan | None) -> str:
-    """Why a plan's nodes can't be told of it: the broker does not pass on what they would be told. Empty: they can."""
+    """Why the commands to prepare a plan can't reach its nodes, for the broker's limit is low; empty if they can."""
     basis = Basis(epoch=running.epoch, ring=running.ring) if running else None
     commands = prepare_commands(plan, blob_urls, {}, basis)
     node, size_bytes = max(((node, len(encode(prepare))) for node, prepare in commands), key=lambda found: found[1])
@@ -167,7 +168,10 @@ def why_too_long(plan: DeployedPlan, blob_urls: tuple[str, ...], running: Deploy
 def prepare_commands(
     plan: DeployedPlan, blob_urls: tuple[str, ...], beside_bytes: dict[str, int], basis: Basis | None = None
 ) -> list[tuple[str, PrepareSegment]]:
-    """(node, command) for every stage. ``beside_bytes``: what a node still holds of the plan that runs."""
+    """The commands to prepare a plan, (node, command) for every stage.
+
+    ``beside_bytes``: what a node still holds of the plan that runs.
+    """
     commands = []
     for index, (stage, segment) in enumerate(zip(plan.ring, plan.segments, strict=True)):
         prepare = PrepareSegment(

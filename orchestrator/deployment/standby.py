@@ -27,14 +27,14 @@ TIME_LIMIT_S = 2.0
 
 @dataclass(frozen=True)
 class Kept:
-    """What one node of the ring keeps: units [start, stop) of its neighbours, and their blobs, the nearest first."""
+    """The standby units of one node: [start, stop) of its neighbours, and their blobs, the nearest first."""
 
     ranges: tuple[tuple[int, int], ...]
     blobs: tuple[BlobRef, ...]
 
 
 class StandbyUnits:
-    """Those of one pipeline."""
+    """The standby units of one pipeline."""
 
     def __init__(self, pipeline: str, blob_urls: tuple[str, ...]) -> None:
         self._pipeline = pipeline
@@ -44,7 +44,7 @@ class StandbyUnits:
         self._kept: dict[str, Kept] = {}
 
     def ask(self, plan: DeployedPlan, problem: Callable[[], Problem]) -> list[Effect]:
-        """Let the planner find them for a plan in force, unless it was asked. ``problem``: its question as of now."""
+        """Ask the planner for the standby units of a plan in force, once. ``problem``: its question as of now."""
         if plan.epoch == self._asked:
             return []
         self._asked = plan.epoch
@@ -71,12 +71,12 @@ class StandbyUnits:
         ]
 
     def give_up(self) -> list[Effect]:
-        """The pipeline has no nodes any more: what they keep for it is not wanted."""
+        """Tell the nodes to keep nothing for the pipeline, which has no nodes any more."""
         before, self._kept = self._kept, {}
         return [self._command(node, ()) for node, kept in before.items() if kept.blobs]
 
     def node_returned(self, node: str) -> list[Effect]:
-        """A node is back, or another start of it is here: it may not know."""
+        """Tell a node that is back, or has started again, what to keep: it may not know."""
         return self._tell(node) if node in self._kept else []
 
     def _tell(self, node: str) -> list[Effect]:
@@ -87,7 +87,7 @@ class StandbyUnits:
         return Publish(NODE_COMMAND.format(node=node), keep)
 
     def view(self, plan: DeployedPlan, fleet: Mapping[str, Node]) -> tuple[StandbyView, ...]:
-        """What ``linguabus plan`` shows: who keeps what, and how much of it is there."""
+        """The standby units as ``linguabus plan`` shows them: who keeps what, and how much of it is there."""
         if plan.epoch != self._planned:
             return ()
         unit_count = plan.model.manifest.num_units
@@ -110,7 +110,7 @@ class StandbyUnits:
 
 
 def kept_by(plan: DeployedPlan, node: str, standby: Sequence[Standby]) -> Kept:
-    """A node's standby ranges as blobs; those that its own stages have are left out."""
+    """A node's standby ranges and their blobs; blobs that its own stages have are left out."""
     manifest = plan.model.manifest
     own = [stage for stage in plan.ring if stage.node == node]
     ranges = tuple((one.start, one.stop) for one in standby if one.node == node)

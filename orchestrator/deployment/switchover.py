@@ -1,4 +1,4 @@
-"""How a plan comes into force, and another in its place (pure).
+"""The switchover: how a plan comes into force, and another in its place (pure).
 
 ``Building -> Rollout -> commit``. Open requests that can go on in the next plan are moved to it live
 (`live_migration`); otherwise the working plan stays in force until no request is open on it. A working plan beside
@@ -70,12 +70,12 @@ class Switchover:
 
     @property
     def last_stages(self) -> tuple[Stage, ...]:
-        """Of the newest committed plan: who is left keeps its place, and so what it has on disk."""
+        """The stages of the newest committed plan: who is left keeps its place, and so what it has on disk."""
         return self.newest.plan.solution.stages if self.newest else ()
 
     @property
     def draining(self) -> bool:
-        """Must no request be opened on the working plan, because its successor is about to follow?"""
+        """Must no request be opened on the working plan, because another one is about to follow?"""
         match self.next:
             case Building(segments=segments):
                 return bool(segments)
@@ -86,7 +86,7 @@ class Switchover:
         return False
 
     def state(self) -> str:
-        """In a word or two for people; empty when nothing goes on."""
+        """The state in a word or two for people; empty when nothing goes on."""
         match self.next:
             case Building():
                 return "planning"
@@ -125,7 +125,7 @@ class Switchover:
         return migration_of(plan, running, work, rates, limit_s=self._timing.move_copy_s)
 
     def heard_plan(self, plan: Plan, *, retained: bool) -> tuple[list[Effect], bool]:
-        """A plan on the bus.
+        """Take in a plan that was heard on the bus.
 
         Returns:
             Effects, and whether another orchestrator has taken over.
@@ -144,7 +144,7 @@ class Switchover:
         return [SaveEpoch(plan.epoch), BuildSegments(job, plan.model.name, plan.ring, plan.wire_dtype)]
 
     def built(self, job: int, segments: tuple[BuiltSegment, ...]) -> str:
-        """The graphs are there; ``advance`` starts the roll-out. Returns why it can't; empty when it can."""
+        """Take in the next plan's graphs; ``advance`` starts the roll-out. Returns why it can't; empty when it can."""
         if not isinstance(self.next, Building) or self.next.job != job:
             return ""
         running = self.active.plan if self.active else None
@@ -154,18 +154,18 @@ class Switchover:
         return too_long
 
     def build_failed(self, job: int) -> bool:
-        """The graphs could not be assembled; false when they are not awaited."""
+        """Give up the plan whose graphs could not be assembled; false when they are not awaited."""
         if not isinstance(self.next, Building) or self.next.job != job:
             return False
         self.next = None
         return True
 
     def reply(self, node: str, message: Any, now_s: float) -> list[Effect]:
-        """A node's reply about its segment or about the move."""
+        """Take in a node's reply about its segment or about the move."""
         return self.next.reply(node, message, now_s) if isinstance(self.next, Rollout | LiveMigration) else []
 
     def advance(self, now_s: float) -> tuple[list[Effect], GivenUp | None]:
-        """Do what is due, and say which plan was given up."""
+        """Do what is due, and return the plan that was given up, if one was."""
         effects: list[Effect] = []
         if isinstance(self.next, Rollout):
             rollout = self.next
@@ -193,7 +193,7 @@ class Switchover:
         return self.next.next_deadline_s() if isinstance(self.next, Rollout | LiveMigration) else math.inf
 
     def _roll_out(self, building: Building, now_s: float) -> list[Effect]:
-        """Start preparing, beside the working plan where memory allows it."""
+        """Start preparing the next plan, beside the working one where memory allows it."""
         effects: list[Effect] = []
         beside: dict[str, int] = {}
         basis: Basis | None = None
@@ -219,7 +219,7 @@ class Switchover:
         return [*effects, *self.next.start(commands, now_s)]
 
     def _take_over(self, rollout: Rollout, now_s: float) -> list[Effect]:
-        """All stages are ready: commit, or begin to move what is open."""
+        """Commit a plan whose stages are all ready, or begin to move what is open."""
         if not self.active or not self._requests.open_count:
             return self._commit(rollout)
         running = self.active.plan
@@ -230,7 +230,7 @@ class Switchover:
         return self.next.start(now_s)
 
     def _switch(self, move: LiveMigration, now_s: float) -> list[Effect]:
-        """Open requests go on in the next ring: its stages hear of them before the plan is committed."""
+        """Let open requests go on in the next ring: its stages hear of them before the plan is committed."""
         self._end_move()
         requests = self._requests.open_count
         record = self.moves.succeeded(move, requests, now_s)
@@ -275,7 +275,7 @@ class Switchover:
         return breaks_s
 
     def drop_ring(self, now_s: float) -> list[Effect]:
-        """The working ring is broken: its successor follows at once if it is ready, else there is none."""
+        """Give up the working ring, which is broken: the next one follows at once if it is ready, else none."""
         assert self.active
         interrupted = self._requests.ring_broken(now_s)
         plan = self.active.plan
@@ -298,7 +298,7 @@ class Switchover:
         return all(self._fleet.is_usable(node, start) for node, start in plan.incarnations.items())
 
     def republish(self) -> list[Effect]:
-        """The connection to the broker was lost for a while: with it replies, and perhaps what was retained."""
+        """Say again what may be lost with the connection to the broker: replies, and perhaps the retained plan."""
         effects: list[Effect] = []
         if isinstance(self.next, Rollout):
             effects += self.next.again()
@@ -307,7 +307,7 @@ class Switchover:
         return [*effects, _publish(self.active.plan.message())] if self.active else effects
 
     def stop(self) -> list[Effect]:
-        """The pipeline goes down: nodes unload."""
+        """Take the plan down, so that nodes unload."""
         effects = self._give_up("the orchestrator", "it was stopped")
         return [*effects, *self._take_down(self.active.plan.message())] if self.active else effects
 

@@ -1,4 +1,4 @@
-"""Who is there and how they are (pure)."""
+"""The fleet: which nodes are there and how they are (pure)."""
 
 from orchestrator.fleet.fleet import FleetState
 

@@ -1,4 +1,4 @@
-"""Who is there and how they are doing (pure)."""
+"""The state of the fleet: which nodes are there and how they are doing (pure)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Left:
 
 @dataclass(frozen=True)
 class Tell:
-    """Send this command to a node."""
+    """A command is to be sent to a node."""
 
     node: str
     command: RegisterAgain | RefuseNode
@@ -53,7 +53,7 @@ class Restored:
 
 @dataclass(frozen=True)
 class Flagged:
-    """A node says what can't be true: its numbers are not used."""
+    """A node reports what can't be true: its numbers are not used."""
 
     node: str
     reason: str
@@ -97,9 +97,11 @@ _KEPT_ELDERS = 16
 
 
 class FleetState:
-    """All nodes. Incarnations have no order, for a device's clock may go back: the start that registered last is the
-    node. Of two that are here under one name the one that registered first is its elder, and is sent away; a start
-    that is gone keeps nobody out. What another start than the present one says never changes whether the node is there.
+    """All nodes of the fleet, by name.
+
+    Incarnations have no order, for a device's clock may go back: the start that registered last is the node. Of two
+    that are here under one name the one that registered first is its elder, and is sent away; a start that is gone
+    keeps nobody out. What a start other than the present one says never changes whether the node is there.
     """
 
     def __init__(self, *, heartbeat_timeout_s: float = 10.0, limits: HealthLimits | None = None) -> None:
@@ -141,17 +143,17 @@ class FleetState:
         return changes
 
     def names(self) -> set[str]:
-        """Of all nodes that were heard of, or drained."""
+        """Names of all nodes that were heard of, or drained."""
         return {*self.nodes, *self.drained}
 
     def limit_messages(self, max_bytes: int) -> None:
-        """The broker takes no longer payloads of the orchestrator: what a node can be told is no longer either."""
+        """Note that the broker takes no longer payloads of the orchestrator, so that no node can be told more."""
         self._max_message_bytes = max_bytes
         for node in self.nodes.values():
             node.birth = self._within_limit(node.birth)
 
     def max_message_bytes(self) -> int:
-        """The longest payload that reaches all nodes that are here, and is taken from all."""
+        """The longest payload, in bytes, that can be sent to all nodes that are here, and by all of them."""
         return min((birth.max_message_bytes for birth in self.usable()), default=self._max_message_bytes)
 
     def _within_limit(self, birth: NodeBirth) -> NodeBirth:
@@ -175,7 +177,7 @@ class FleetState:
         return "; ".join(reasons)
 
     def is_weak(self, node: str) -> bool:
-        """Should this node be given no layers for its own sake alone?"""
+        """Is a node's own state, such as its battery, the only reason why it should be given no layers?"""
         known = self.nodes.get(node)
         return known is not None and bool(known.health.unfit) and not known.leaving and node not in self.drained
 
@@ -232,7 +234,7 @@ class FleetState:
         )
 
     def _stranger(self, node: str, incarnation: int, known: Node | None) -> Tell:
-        """Another start than the present one is there."""
+        """The answer to another start of a node than the present one."""
         if known and known.online and incarnation in known.elders:
             return self._refuse_elder(node, incarnation)
         return _register(node)
@@ -248,7 +250,7 @@ class FleetState:
             node.online, node.offline_since_s, node.offline_reason = False, now_s, reason
 
     def expire(self, now_s: float) -> list[FleetChange]:
-        """Nodes that were silent for too long."""
+        """Take nodes offline that were silent for too long."""
         changes: list[FleetChange] = []
         for name, node in self.nodes.items():
             if node.online and now_s - node.heard_s >= self._timeout_s:
@@ -259,7 +261,7 @@ class FleetState:
         return changes
 
     def hold_clock(self, now_s: float) -> None:
-        """We were cut off: silence until now says nothing about the nodes."""
+        """Count silence from now on: we were cut off, so silence until now says nothing about the nodes."""
         for node in self.nodes.values():
             node.heard_s = now_s
 
@@ -281,7 +283,7 @@ class FleetState:
         return tuple(birth for birth in self.usable() if not self.why_drained(birth.node))
 
     def conditions(self) -> dict[str, Condition]:
-        """By node: what a plan should know of its battery and heat."""
+        """What a plan should know of each node's battery and heat, by name."""
         return {name: node.health.condition for name, node in self.nodes.items()}
 
     def is_believed(self, node: str) -> bool:
@@ -295,7 +297,7 @@ class FleetState:
         return known is not None and known.usable and known.birth.incarnation == incarnation
 
     def view(self, now_s: float) -> tuple[NodeView, ...]:
-        """What ``linguabus nodes`` shows."""
+        """The nodes as ``linguabus nodes`` shows them."""
         return tuple(_view(self.nodes[name], self.why_drained(name), now_s) for name in sorted(self.nodes))
 
 

@@ -19,7 +19,7 @@ class FleetView(Protocol):
 
     @property
     def min_nodes(self) -> int:
-        """The first plan waits for this many."""
+        """The number of nodes that the first plan waits for."""
 
     @property
     def on_hold(self) -> bool:
@@ -29,16 +29,16 @@ class FleetView(Protocol):
         """Births of the nodes that are here, by name."""
 
     def plannable(self) -> tuple[NodeBirth, ...]:
-        """Births of those that a new plan may use, by name."""
+        """Births of the nodes that a new plan may use, by name."""
 
     def is_usable(self, node: str, incarnation: int) -> bool:
         """Is this very start of the node there?"""
 
     def conditions(self) -> dict[str, Condition]:
-        """By node: what a plan should know of its battery and heat."""
+        """What a plan should know of each node's battery and heat, by name."""
 
     def why_drained(self, node: str) -> str:
         """Why no new plan may use this node; empty when one may."""
 
     def is_weak(self, node: str) -> bool:
-        """Should this node be given no layers for its own sake alone?"""
+        """Is a node's own state, such as its battery, the only reason why it should be given no layers?"""

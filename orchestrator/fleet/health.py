@@ -1,4 +1,4 @@
-"""Which nodes should be spared, and which can't be believed, by what their heartbeats say (pure)."""
+"""The health of nodes: which should be spared, and which can't be believed, by their heartbeats (pure)."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class HealthLimits:
 
 @dataclass(frozen=True)
 class Condition:
-    """What a plan should know of a node's state. ``battery_percent`` None: no battery."""
+    """The state of a node as a plan should know it. ``battery_percent`` None: no battery."""
 
     battery_percent: float | None = None
     charging: bool = True
@@ -67,7 +67,7 @@ class NodeHealth:
 
     @property
     def unfit(self) -> str:
-        """Why it should give up its layers, in one line; empty when it need not."""
+        """Why the node should give up its layers, in one line; empty when it need not."""
         return "; ".join(self._in_force.values())
 
     @property

@@ -19,7 +19,7 @@ BATTERY_GAIN_S = 60.0
 
 
 def oddities(beat: Heartbeat, before: Heartbeat | None, elapsed_s: float) -> tuple[str, ...]:
-    """What makes no sense, in words; ``before`` is the last heartbeat that did, from ``elapsed_s`` ago."""
+    """Figures of a heartbeat that can't be true, in words; ``before``, from ``elapsed_s`` ago, made sense."""
     found = _alone(beat)
     return tuple(found + (_since(beat, before, elapsed_s) if before else []))
 

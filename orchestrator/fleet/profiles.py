@@ -1,4 +1,4 @@
-"""What nodes measured of themselves with a model's units, and what their heartbeats say since (pure).
+"""Profiles: what nodes measured of themselves with a model's units, and what their heartbeats say since (pure).
 
 A profile belongs to a node, a model, a number of threads and an emulated speed. A node without one is asked for it
 before it is first planned with; one that does not answer in time is planned with the speed it reported at its birth.
@@ -28,7 +28,7 @@ SAVED_DRIFT = 0.1
 
 
 def fingerprint_of(manifest: Manifest) -> str:
-    """Equal for models whose units cost the same."""
+    """A text that is equal for models whose units cost the same."""
     return f"{manifest.fingerprint[:100]}-{manifest.precision}-{manifest.profile}"
 
 
@@ -44,19 +44,19 @@ class Profiles:
         """(node, incarnation, fingerprint): asked once, however it ended."""
 
     def load(self, profiles: Iterable[Profile]) -> None:
-        """What an earlier start has kept."""
+        """Take in profiles that an earlier start has kept."""
         for profile in profiles:
             self._known[profile.node, profile.fingerprint] = profile
             self._saved_drift[profile.node, profile.fingerprint] = profile.drift
 
     def of(self, births: Iterable[NodeBirth], manifest: Manifest) -> dict[str, Profile]:
-        """By node: the profiles that hold for these nodes and this model."""
+        """The profiles that hold for these nodes and this model, by node."""
         fingerprint = fingerprint_of(manifest)
         found = ((birth, self._known.get((birth.node, fingerprint))) for birth in births)
         return {birth.node: profile for birth, profile in found if profile and profile.fits(birth)}
 
     def view(self, births: Iterable[NodeBirth], manifest: Manifest, now_s: float) -> tuple[ProfileView, ...]:
-        """What plans of these nodes rest on: ages, spreads and what was observed since."""
+        """The figures that plans of these nodes rest on: ages, spreads and what was observed since."""
         births = tuple(births)
         known = self.of(births, manifest)
         return tuple(_view(birth, known.get(birth.node), now_s) for birth in births)
@@ -64,7 +64,7 @@ class Profiles:
     def ask(
         self, births: Iterable[NodeBirth], model: ServedModel, blob_urls: tuple[str, ...], wire: Any, now_s: float
     ) -> list[Effect]:
-        """Ask every node whose figures are not known."""
+        """Ask every node to measure itself whose figures are not known."""
         fingerprint = fingerprint_of(model.manifest)
         known = self.of(births, model.manifest) if model.probe_parts else {}
         effects: list[Effect] = []
@@ -94,7 +94,7 @@ class Profiles:
         return max((until_s for until_s in due if until_s > now_s), default=-math.inf)
 
     def answer(self, birth: NodeBirth, measured: NodeProfile, now_s: float) -> list[Effect]:
-        """A node's figures, or why it has none."""
+        """Take in a node's figures, or why it has none."""
         key = (birth.node, measured.fingerprint)
         self._awaited.pop(key, None)
         problem = measured.failure or _incomplete(measured)
@@ -115,7 +115,7 @@ class Profiles:
         ]
 
     def believe(self, profile: Profile, drift: float) -> list[Effect]:
-        """How slow the node is, over what it measured."""
+        """Note how slow a node is believed to be: its times over those it measured."""
         key = (profile.node, profile.fingerprint)
         self._known[key] = changed = replace(profile, drift=drift)
         if abs(drift / self._saved_drift.get(key, 1.0) - 1) < SAVED_DRIFT:
@@ -125,7 +125,7 @@ class Profiles:
 
 
 def _view(birth: NodeBirth, profile: Profile | None, now_s: float) -> ProfileView:
-    """Without a profile the node is planned with what it reported when it joined."""
+    """The view of a node's profile; a node without one is planned with what it reported when it joined."""
     if profile is None:
         return ProfileView(node=birth.node, measured=False, hop_ms=birth.hop_s * 1e3)
     blocks = profile.parts(BLOCK)[-1]

@@ -35,7 +35,7 @@ _WHOLE = "the model's chat template"
 
 @dataclass(frozen=True)
 class RenderedChat:
-    """A prompt; ``own`` are ranges of it that the template wrote, ``unknown`` those that it made of this and that."""
+    """A rendered conversation; ``own`` are ranges that the template wrote, ``unknown`` those of unknown origin."""
 
     text: str
     own: tuple[tuple[int, int], ...]
@@ -43,10 +43,10 @@ class RenderedChat:
 
 
 class ChatTemplate:
-    """The Jinja source, and the process that runs it. For one thread at a time; others wait."""
+    """A chat template: the Jinja source, and the process that runs it. For one thread at a time; others wait."""
 
     def __init__(self, source: str, tokens: Mapping[str, str]) -> None:
-        """``tokens``: variables of the template by name, such as ``bos_token``."""
+        """Keep a template and the variables that it is rendered with, by name, such as ``bos_token``."""
         self.source = source
         self._tokens = dict(tokens)
         self._lock = threading.Lock()
@@ -57,13 +57,13 @@ class ChatTemplate:
         """Ends the process; so does the end of this object."""
 
     def render(self, messages: Sequence[Mapping[str, Any]], *, opaque: bool = False) -> RenderedChat:
-        """The conversation up to where the answer begins.
+        """Render the conversation up to where the answer begins.
 
-        ``opaque`` hides from the template what people wrote, all but its spaces: it can then not look into it, and
-        whatever it does to it, the result tells which is which.
+        ``opaque`` hides from the template what people wrote, all but its spaces: the template can't look into such
+        text, and whatever it does to it, the result tells which is which.
 
         Raises:
-            BrokenTemplate: it refuses the conversation, fails, or wants too much time or memory.
+            BrokenTemplate: the template refuses the conversation, fails, or wants too much time or memory.
             MissingDependency: Jinja is not installed.
         """
         request = {"messages": list(messages), "tokens": self._tokens, "opaque": opaque}
@@ -106,7 +106,7 @@ class _Dead(Exception):
 
 
 class _Process:
-    """A template's process, over a pair of sockets."""
+    """A process that runs a template, over a pair of sockets."""
 
     def __init__(self) -> None:
         if importlib.util.find_spec("jinja2") is None:
@@ -155,11 +155,11 @@ class _Process:
 
     @property
     def is_dead(self) -> bool:
-        """Has it ended since the last answer?"""
+        """Has the process ended since the last answer?"""
         return self._process.poll() is not None
 
     def stop(self) -> None:
-        """Kill it, if it is still there."""
+        """Kill the process, if it still runs."""
         self._process.kill()
         self._process.wait()
         self._socket.close()

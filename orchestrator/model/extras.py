@@ -19,12 +19,12 @@ MODULES = {
 
 
 def missing(modules: Iterable[str]) -> list[str]:
-    """Those of these modules that are not installed; nothing is imported but the packages around them."""
+    """The modules, out of these, that are not installed; nothing is imported but the packages around them."""
     return [name for name in modules if not _is_installed(name)]
 
 
 def advice(extras: Iterable[str]) -> str:
-    """What is missing of these extras, and the one command that brings all of it."""
+    """The packages missing of these extras, and the one command that installs all of them."""
     lacking = {extra: missing(MODULES[extra]) for extra in extras}
     wanted = [extra for extra, names in lacking.items() if names] or list(lacking)
     names = sorted({name for names in lacking.values() for name in names})

@@ -23,7 +23,7 @@ _END_KEYS = {f"tokenizer.ggml.{end}_token_id" for end in ("eos", "eot", "eom")}
 
 @dataclass(frozen=True)
 class GgufHeader:
-    """What the header says.
+    """The contents of a GGUF header.
 
     Attributes:
         end: where the last tensor starts, from the beginning of the file.

@@ -1,4 +1,4 @@
-"""How far somebody is who writes files and says nothing about it."""
+"""The progress of a program that writes files and reports nothing: how much it has written."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _EVERY_S = 0.5
 def watch_growth(folder: Path, tell: Callable[[int], None]) -> Iterator[None]:
     """While the block runs, and once at its end, ``tell`` how many bytes the files in a folder have.
 
-    It is told from another thread. The folder need not be there yet.
+    ``tell`` is called from another thread. The folder need not be there yet.
     """
     over = threading.Event()
 

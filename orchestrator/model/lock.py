@@ -1,4 +1,4 @@
-"""A lock between processes: one file, held while a with block runs. A folder that only one process works in."""
+"""A lock between processes: one file, held while a with block runs; and folders that only one process works in."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What there is to know about a split model, as frozen dataclasses and as ``manifest.json``.
+"""The manifest of a split model: all there is to know about it, as frozen dataclasses and as ``manifest.json``.
 
 Sizes are bytes, FLOPs count a multiply-add as two and leave out attention over the cache (it grows with context).
 Unit 0 is the embedding, 1..L are decoder blocks, L+1 is the head; ranges of units are half-open.

@@ -130,13 +130,13 @@ class Model:
             raise ModelFilesLost(self.manifest.name, Path(error.filename).name) from error
 
     def _check_files(self, start: int, stop: int) -> None:
-        """Are those still there that a node will have to fetch? The model may have been open for months."""
+        """Check that the files are there that a node will have to fetch: the model may have been open for months."""
         weights = (self.blobs_folder / blob.sha256 for blob in self.manifest.blobs_of(start, stop))
         for path in (self.folder / MANIFEST_FILE, self.folder / GRAPH_FILE, *weights):
             path.stat()
 
     def _read_kept(self, kept: Path) -> SegmentSpec | None:
-        """What was assembled before, if it is whole."""
+        """Read the description of a segment that was assembled before, if it is whole."""
         if not kept.is_file():
             return None
         try:

@@ -1,4 +1,4 @@
-"""How exactly a model's weights are kept, and how exactly they are computed with."""
+"""Precisions of a model's weights on disk, and numeric profiles of computing with them."""
 
 from __future__ import annotations
 
@@ -13,17 +13,19 @@ PROFILES = {"fast": 4, "exact": 1}
 
 
 def check_precision(precision: str) -> None:
-    """
+    """Check that there is such a precision.
+
     Raises:
-        UnsupportedModel: there is no such precision.
+        UnsupportedModel: there is none.
     """
     _check("precision", precision, PRECISIONS)
 
 
 def check_profile(profile: str) -> None:
-    """
+    """Check that there is such a numeric profile.
+
     Raises:
-        UnsupportedModel: there is no such profile.
+        UnsupportedModel: there is none.
     """
     _check("profile", profile, PROFILES)
 

@@ -1,4 +1,4 @@
-"""From what a client asks to the tokens of its prompt; for a job, since a chat template is foreign code."""
+"""The prompt of a request: from what a client asks to token ids; for a job, since a chat template is foreign code."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from schemas.messages import SubmitRequest
 class PromptRefused(Exception):
     """The prompt can't be served; ``code`` is one of StreamError's.
 
-    ``reason`` is for the one who asks. ``summary`` is for the log: there may be no word of a prompt in that.
+    ``reason`` is for the one who asks. ``summary`` is for the log, where no word of a prompt may stand.
     """
 
     def __init__(self, code: Literal["too_long", "bad_request"], reason: str, summary: str = "") -> None:
@@ -24,10 +24,11 @@ class PromptRefused(Exception):
 
 
 def encode_prompt(submit: SubmitRequest, tokenizer: Tokenizer) -> tuple[int, ...]:
-    """Ids of a conversation, whose messages are text whatever they look like, or of a raw prompt with its markers.
+    """Token ids of a conversation, whose messages are text whatever they look like, or of a raw prompt with its
+    markers.
 
     Raises:
-        PromptRefused: it is empty, the chat template refuses it, or no prompt can be made of it.
+        PromptRefused: the prompt is empty, the chat template refuses it, or none can be made of it.
     """
     if (submit.prompt is None) is not bool(submit.messages):
         raise PromptRefused("bad_request", "a request has either messages or a prompt")

@@ -1,4 +1,4 @@
-"""Text to token ids, such that nothing but a template's own markers becomes a control token.
+"""Encodes text as token ids, such that nothing but a template's own markers becomes a control token.
 
 A text is encoded as one piece, so ids are those of the whole wherever no marker was typed, at the seams between
 template and message too. For this the tokenizer gets a second, secret spelling of each control token: a template's
@@ -27,14 +27,17 @@ _NO_CHARACTER = "\U0010ffff"
 
 
 class PromptEncoder:
-    """Over a tokenizer, which gets more tokens and must be asked for ids through this class only.
+    """Encodes prompts with a tokenizer, which gets more tokens and must be asked for ids through this class only.
 
     Attributes:
         hidden_ids: tokens that are no text of an answer.
     """
 
     def __init__(self, tokenizer: Tokenizer, control: Mapping[str, int], *, framing_ids: Collection[int]) -> None:
-        """``framing_ids``: of tokens that begin or end a text; they may not even stand for an unknown character."""
+        """Add the secret spellings of the ``control`` tokens to the tokenizer.
+
+        ``framing_ids``: of tokens that begin or end a text; they may not even stand for an unknown character.
+        """
         self._tokenizer = tokenizer
         self._lock = threading.Lock()
         self._control = dict(control)
@@ -55,8 +58,10 @@ class PromptEncoder:
         self.hidden_ids |= self._true_ids.keys()
 
     def _add_secrets(self, added: Mapping[int, AddedToken]) -> dict[str, str]:
-        """The secret spellings, as tokens that match whatever ``encode_special_tokens`` says; all control tokens are
-        special from now on, so that it is true of them."""
+        """Add the secret spellings, as tokens that match whatever ``encode_special_tokens`` says.
+
+        All control tokens become special, so that ``encode_special_tokens`` holds for them.
+        """
         from tokenizers import AddedToken
 
         key = secrets.token_hex(8)
@@ -72,8 +77,10 @@ class PromptEncoder:
         return spellings
 
     def _is_found(self, text: str) -> bool:
-        """Does the tokenizer find a control token between letters? One that it looks for in normalised text it may
-        not: some normalisers put something in front."""
+        """Does the tokenizer find this control token between letters?
+
+        A token that it looks for in normalised text it may not find: some normalisers put something in front.
+        """
         try:
             return self._control[text] in self._encoded(f"a{text}a", frame=False).ids
         except BrokenModel:
@@ -117,7 +124,7 @@ class PromptEncoder:
         return "".join([*parts, text[done:]])
 
     def _markers(self, text: str, start: int, stop: int) -> Iterator[tuple[int, int]]:
-        """Where control tokens are spelt in ``text[start:stop]``; of those that overlap the leftmost, longest one."""
+        """Places where control tokens are spelt in ``text[start:stop]``; of overlapping ones the leftmost, longest."""
         while found := self._beginning.search(text, start, stop):
             begin = found.start()
             lengths = (n for n in self._lengths if begin + n <= stop and text[begin : begin + n] in self._control)

@@ -1,4 +1,4 @@
-"""What the worker makes of a model for the core: a tokenizer, a manifest, segments that can be fetched."""
+"""A served model, as the core sees it: a tokenizer, a manifest, segments that can be fetched."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class TextStream(Protocol):
         """The text that this token completes; empty while a character is incomplete."""
 
     def finish(self) -> str:
-        """What is left at the end."""
+        """The text that is left at the end of the answer."""
 
 
 class Tokenizer(Protocol):
@@ -27,8 +27,10 @@ class Tokenizer(Protocol):
         """Token ids of raw text; markers in it are control tokens."""
 
     def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        """Token ids of a conversation under the chat template, ready for the assistant's turn; what stands in messages
-        is text."""
+        """Token ids of a conversation under the chat template, ready for the assistant's turn.
+
+        What stands in messages is text, whatever it looks like.
+        """
 
     def check_template(self) -> str:
         """Why the chat template makes no prompt of a plain question; empty if it does."""

@@ -1,4 +1,4 @@
-"""What a SOURCE argument means: a Hugging Face id or folder, a ``.gguf`` file, or an ONNX decoder folder."""
+"""Sources of models: a Hugging Face id or folder, a ``.gguf`` file, or an ONNX decoder folder."""
 
 from __future__ import annotations
 

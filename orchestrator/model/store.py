@@ -163,7 +163,7 @@ class ModelStore:
 
     @contextlib.contextmanager
     def in_use(self, name: str) -> Iterator[None]:
-        """While the block runs, the model is being served, and `rm` refuses it; raises `NoSuchModel`."""
+        """Mark the model as served while the block runs, so that `rm` refuses it; raises `NoSuchModel`."""
         self._folder(name)
         with owned_folder(self._users(name), "service-", self.home / "lock"):
             self._folder(name)  # it may have been removed meanwhile
@@ -231,7 +231,7 @@ class ModelStore:
         return verify(self.open(name), cuts, profile=profile, progress=progress)
 
     def _users(self, name: str) -> Path:
-        """Has a folder for each service that has the model open."""
+        """The folder with a locked folder for each service that has the model open."""
         return self.home / "in-use" / name
 
     def _convert(
@@ -334,7 +334,7 @@ class ModelStore:
 
 
 def _extras_for(source: str) -> tuple[str, ...]:
-    """The extras with all that adding it takes."""
+    """The extras whose packages adding this source takes."""
     folder = Path(source).expanduser()
     folder = folder.parent if folder.suffix.lower() == ".onnx" else folder
     return ("orchestrator",) if onnx_file(folder) is not None else ("orchestrator", "convert")

@@ -41,7 +41,7 @@ def run_module(module: str, arguments: list[str], what: str, on_line: Callable[[
 
 
 def _environment(scratch: Path) -> dict[str, str]:
-    """Ours, less what would spoil a conversion: it has all it needs on this disk and may run without a home."""
+    """The environment for a conversion: ours, less what would spoil one, which has all it needs on this disk."""
     given = our_environment()
     given.pop("PYTHONOPTIMIZE", None)  # torch reads docstrings
     own = {

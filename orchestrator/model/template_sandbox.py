@@ -117,7 +117,7 @@ def render(template: jinja2.Template, request: Mapping[str, Any]) -> dict[str, A
 
 
 def _render_opaque(template: jinja2.Template, request: Mapping[str, Any]) -> dict[str, Any]:
-    """As ``render``, but the template sees of what people wrote only where its spaces are."""
+    """Render like ``render``, but the template sees of what people wrote only where its spaces are."""
     cipher: dict[int, int] = {}
 
     def hide(text: str) -> str:
@@ -174,7 +174,7 @@ def _scalar(text: str) -> str:
 
 
 def answer(template: jinja2.Template, request: Mapping[str, Any]) -> dict[str, Any]:
-    """What ``render`` gives, or ``problem`` and ``reason``."""
+    """The answer to a request: the result of ``render``, or a ``problem`` and its ``reason``."""
     allow_cpu()
     try:
         return render(template, request)
@@ -183,7 +183,7 @@ def answer(template: jinja2.Template, request: Mapping[str, Any]) -> dict[str, A
 
 
 def problem(error: Exception) -> dict[str, str]:
-    """How ``orchestrator.model.chat_template`` is told of an error."""
+    """An error in the form in which ``orchestrator.model.chat_template`` is told of it."""
     match error:
         case TooLarge():
             return {"problem": "size", "reason": ""}
@@ -210,7 +210,7 @@ def limit() -> None:
 
 
 def _address_space_bytes() -> int:
-    """What this process has now; 0 where that is not told."""
+    """The address space that this process has now; 0 where the system does not tell."""
     try:
         return int(Path("/proc/self/statm").read_text("ascii").split()[0]) * resource.getpagesize()
     except OSError:
@@ -218,7 +218,7 @@ def _address_space_bytes() -> int:
 
 
 def read(stream: BinaryIO) -> Any:
-    """The next request; None at the end."""
+    """Read the next request; None at the end."""
     head = stream.read(LENGTH.size)
     if len(head) < LENGTH.size:
         return None
@@ -226,7 +226,7 @@ def read(stream: BinaryIO) -> Any:
 
 
 def write(stream: BinaryIO, value: Any) -> None:
-    """An answer."""
+    """Write an answer."""
     payload = json.dumps(value).encode()
     stream.write(LENGTH.pack(len(payload)) + payload)
     stream.flush()

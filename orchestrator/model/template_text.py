@@ -89,7 +89,7 @@ class Text(str):
         return before, found, after
 
     def _places(self, pieces: Iterable[str], sep: str | None = None) -> list[Text]:
-        """Parts of this text in their order. Between two is ``sep``, or nothing, or spaces (then none begins so)."""
+        """Parts of this text in their order. Between two is ``sep``, or nothing, or spaces (then no part begins so)."""
         found, start = [], 0
         for piece in pieces:
             start = self.index(piece, start)
@@ -117,28 +117,28 @@ class Text(str):
         return self._as(super().capitalize())
 
     def _as(self, text: str) -> Text:
-        """Another spelling of the same characters: no mapping of case drops one, so equal lengths mean one for one."""
+        """This text in another case: no mapping of case drops a character, so equal lengths mean one for one."""
         return Text(text, self._origins if len(text) == len(self) else None)
 
 
 def joined(texts: Iterable[Any]) -> Text:
-    """All of ``texts`` one after the other; what is no string is spelt out."""
+    """Join all of ``texts`` without anything between; what is no string is spelt out."""
     parts = [text if isinstance(text, str) else str(text) for text in texts]
     return Text("".join(parts), b"".join(origins_of(part) for part in parts))
 
 
 def own(text: str) -> Text:
-    """A literal of the template."""
+    """Mark a text as a literal of the template."""
     return Text(text, OWN * len(text))
 
 
 def typed(text: str) -> Text:
-    """What somebody wrote."""
+    """Mark a text as written by a person."""
     return Text(text, TYPED * len(text))
 
 
 def origins_of(text: str) -> bytes:
-    """One byte for each character."""
+    """The origin of each character of a text, one byte each."""
     return text._origins if isinstance(text, Text) else UNKNOWN * len(text)
 
 

@@ -202,7 +202,7 @@ def _default_template(value: Any) -> str | None:
 
 
 def _unicode(value: Any) -> Any:
-    """The same with U+FFFD for halves of surrogate pairs, which are no text, in all its strings."""
+    """The same value with U+FFFD for halves of surrogate pairs, which are no text, in all its strings."""
     if isinstance(value, str):
         return value if value.isascii() else value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     if isinstance(value, Mapping):

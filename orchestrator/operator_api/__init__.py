@@ -1,1 +1,1 @@
-"""What an operator may ask of a running orchestrator (pure)."""
+"""The operator's API: what an operator may ask of a running orchestrator (pure)."""

@@ -1,4 +1,4 @@
-"""What another plan would give and cost, beside the one in force (pure)."""
+"""The comparison of a plan in force with another: what that would give and cost (pure)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def comparison(
     explanation: PlanExplanation | NoPlanExplanation,
     migration_to: Callable[[DeployedPlan], Migration | None],
 ) -> PlanComparison:
-    """Both plans with the devices as they are now, the gain, what a move takes, and what is to be done."""
+    """Compare both plans with the devices as they are now: the gain, what a move takes, and what is to be done."""
     stages = running.solution.stages
     wrong = _wrong(problem, stages)
     now = None if wrong else evaluate(problem, stages)
@@ -87,7 +87,7 @@ def _figures(answer: Solution) -> ComparedFigures:
 
 
 def _move(migration: Migration | None) -> ExpectedMove | None:
-    """None: open requests can't be moved live."""
+    """The expected move; None where open requests can't be moved live."""
     if migration is None:
         return None
     return ExpectedMove(

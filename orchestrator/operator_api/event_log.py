@@ -1,4 +1,4 @@
-"""What happened lately, for operators (pure)."""
+"""The log of events: what happened lately, for operators (pure)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class EventLog:
     """The newest events, oldest first. Notes become events when they have a kind."""
 
     def __init__(self, pipeline: str) -> None:
-        """``pipeline`` is said of events that concern none or all."""
+        """Begin an empty log. ``pipeline`` is named in events that concern none or all."""
         self._pipeline = pipeline
         self._events: deque[FleetEvent] = deque(maxlen=KEPT)
         self._number = 0
@@ -38,5 +38,5 @@ class EventLog:
         return event
 
     def view(self, limit: int = KEPT) -> tuple[FleetEvent, ...]:
-        """The newest ``limit``."""
+        """The newest events, ``limit`` at the most."""
         return tuple(self._events)[-limit:]

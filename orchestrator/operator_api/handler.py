@@ -1,4 +1,4 @@
-"""What an operator may ask of a running orchestrator (pure).
+"""The handler of operators' commands (pure).
 
 What is there and what goes on is answered at once (`operations`); ``preview`` when the planner has answered; ``apply``,
 ``replan``, ``rebalance`` and ``use_model`` when it is known what came of them.
@@ -49,7 +49,7 @@ Explanation = PlanExplanation | NoPlanExplanation
 
 @dataclass(frozen=True)
 class _Preview:
-    """The planner is at work on a preview, or on what is to be applied."""
+    """A preview, or constraints to be applied, that the planner is at work on."""
 
     asker: Asker
     command: PreviewConstraints | ApplyConstraints
@@ -57,7 +57,7 @@ class _Preview:
 
 @dataclass(frozen=True)
 class _Rebalance:
-    """Under way: pipelines are compared one after the other, so that the first failure ends it."""
+    """A ``rebalance`` under way: pipelines are compared one after the other, so that the first failure ends it."""
 
     asker: Asker
     command: Rebalance
@@ -70,7 +70,7 @@ class _Rebalance:
 
 @dataclass(frozen=True)
 class _Change:
-    """Somebody waits for the plans that are on their way; ``answer`` makes the reply from whether they ``changed``."""
+    """An asker who waits for the plans on their way; ``answer`` makes the reply from whether they ``changed``."""
 
     asker: Asker
     answer: Callable[..., OperatorReply]
@@ -78,18 +78,18 @@ class _Change:
 
 @dataclass(frozen=True)
 class _Choice:
-    """Somebody waits for a model."""
+    """An asker who waits for a model to be served."""
 
     asker: Asker
     model: str
 
     def made(self) -> list[Effect]:
-        """It is served, or will be as soon as anything is."""
+        """Reply that the model is served, or will be as soon as anything is."""
         return [SaveModelChoice(self.model), reply(self.asker, UseModelReply(model=self.model))]
 
 
 class OperatorHandler:
-    """Commands, and who waits for the end of one."""
+    """Handles commands, and knows who waits for the end of one."""
 
     def __init__(self) -> None:
         self._changes: list[_Change] = []
@@ -119,7 +119,7 @@ class OperatorHandler:
 
     @staticmethod
     def unreadable(asker: Asker, error: MessageError) -> list[Effect]:
-        """A command that is none."""
+        """Refuse a command that can't be read."""
         if not isinstance(error, UnexpectedType):
             return [refuse(asker, str(error))]
         known = sorted(name_of(message).removeprefix(_PREFIX) for message in CONTROL_SUBMIT.messages)
@@ -157,7 +157,7 @@ class OperatorHandler:
         return [SaveConstraints(constraints)]
 
     def preview_failed(self, job: int, reason: str) -> list[Effect]:
-        """The planner could not answer."""
+        """Refuse a command because the planner could not answer."""
         begun = self._rebalances.pop(job, None) or self._previews.pop(job)
         return [refuse(begun.asker, reason)]
 
@@ -187,7 +187,7 @@ class OperatorHandler:
     def _rebalanced(
         self, rebalance: _Rebalance, explanation: Explanation, pool: PipelinePool, now_s: float
     ) -> list[Effect]:
-        """Compare with the plan in force; when all are compared, replace those where it pays and is wanted."""
+        """Compare the planner's answer with the plan in force; after the last pipeline, replace plans where it pays."""
         asker, pipelines, compared = rebalance.asker, rebalance.pipelines, rebalance.compared
         pipeline = pipelines[len(compared)]
         if pipeline.active is None:
@@ -219,7 +219,7 @@ class OperatorHandler:
         return [*refusals, *plane.open_model(choice.model)]
 
     def model_opened(self, problem: str, pipeline: Pipeline) -> list[Effect]:
-        """A model was opened, or could not be (then ``problem`` says why)."""
+        """Note that a model was opened, or could not be (then ``problem`` says why)."""
         choice, self._opening = self._opening, None
         if choice is None:
             return []

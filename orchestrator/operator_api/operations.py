@@ -1,4 +1,4 @@
-"""Commands that are answered at once: what is there, what goes on, drains (pure)."""
+"""Operations that are answered at once: what is there, what goes on, drains (pure)."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ Question = (
 
 
 def answer(asker: Asker, question: Question, plane: ControlPlane, now_s: float) -> list[Effect]:
-    """Answer a command."""
+    """Answer an operator's command."""
     match question:
         case ShowNodes():
             return [reply(asker, NodesReply(nodes=plane.fleet.view(now_s)))]
@@ -61,7 +61,7 @@ def answer(asker: Asker, question: Question, plane: ControlPlane, now_s: float) 
 
 
 def _plan(asker: Asker, plane: ControlPlane) -> Effect:
-    """The plan in force, or the one that was until now, and what goes on beside it; those of all pipelines."""
+    """Show the plan in force, or the one that was until now, and what goes on beside it; of all pipelines."""
     views = tuple(view for pipeline in plane.pipelines.all if (view := pipeline.plan_view()))
     if not views:
         lead = plane.pipeline
@@ -71,7 +71,10 @@ def _plan(asker: Asker, plane: ControlPlane) -> Effect:
 
 
 def _drain(asker: Asker, drain: DrainNode, plane: ControlPlane, now_s: float) -> list[Effect]:
-    """Asked again it changes nothing and says how far it is: what the node still holds, and why if it is to stay."""
+    """Drain a node, or undo that, and say how far it is: what the node still holds, and why if that is to stay.
+
+    Asked again it changes nothing.
+    """
     node, undo, fleet = drain.node, drain.undo, plane.fleet
     if unknown := unknown_node([node], fleet.names()):
         return [refuse(asker, unknown)]

@@ -1,4 +1,4 @@
-"""What ``linguabus top`` shows: pipelines as predicted and as observed, nodes, moves under way (pure)."""
+"""The overview that ``linguabus top`` shows: pipelines as predicted and as observed, nodes, moves under way (pure)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from schemas.messages import OverviewReply, PipelineAtWork, StageAtWork, StageMe
 
 
 def overview(plane: ControlPlane, now_s: float) -> OverviewReply:
-    """Everything."""
+    """The overview of all pipelines and nodes."""
     return OverviewReply(
         pipelines=tuple(
             _pipeline(pipeline, plane.fleet, plane.pipelines.tokens_per_s(pipeline.name, now_s))
@@ -60,7 +60,7 @@ def _stage(plan: DeployedPlan, index: int, fleet: FleetState) -> StageAtWork:
 
 
 def _seen(plan: DeployedPlan, index: int, fleet: FleetState) -> StageMetrics | None:
-    """What the stage's node last said of it."""
+    """The figures that a stage's node reported last; None without any."""
     node = fleet.nodes.get(plan.ring[index].node)
     stages = node.heartbeat.stages if node and node.heartbeat else ()
     mine = (plan.pipeline, plan.epoch, index)

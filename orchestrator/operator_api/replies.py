@@ -1,4 +1,4 @@
-"""How commands are answered (pure)."""
+"""Replies to operators (pure)."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from schemas.topics import CONTROL_REPLY
 
 
 def reply(asker: Asker, answer: OperatorReply) -> Publish:
-    """It is done, or here is what was asked for."""
+    """Reply to a command that has been done, or with what was asked for."""
     return Publish(CONTROL_REPLY.format(client=asker.client, request=asker.request), answer)
 
 
 def refuse(asker: Asker, reason: str) -> Publish:
-    """It can't be done; one line that says why."""
+    """Refuse a command; ``reason`` is one line that says why."""
     return reply(asker, OperatorRefusal(reason=reason[:MAX_LINE]))

@@ -34,8 +34,10 @@ _DIVISION = "/division"
 
 @dataclass(frozen=True, kw_only=True)
 class AllocationRules:
-    """``wanted``: pipelines that a person asks for; None: as many as give most. The first division waits for
-    ``min_nodes``, every one until the fleet has not changed for ``settle_s``."""
+    """The rules of dividing the fleet. ``wanted``: pipelines that a person asks for; None: as many as give most.
+
+    The first division waits for ``min_nodes``, every one until the fleet has not changed for ``settle_s``.
+    """
 
     wanted: int | None
     min_nodes: int
@@ -70,7 +72,7 @@ class NodeAllocator:
 
     @property
     def lead(self) -> Pipeline:
-        """The one that speaks for all where only one can: the first that serves, or else has nodes."""
+        """The pipeline that speaks for all where only one can: the first that serves, or else has nodes."""
         pipelines = list(self._pipelines.values())
         serving = [one for one in pipelines if one.active and not one.is_resting]
         staffed = [one for one in pipelines if not one.is_resting]
@@ -104,7 +106,8 @@ class NodeAllocator:
         """The planner's question with other constraints, asked of all nodes that are here.
 
         Raises:
-            PlanningError, BadConstraint: there is nothing to ask, or a node that they name; the message says why.
+            PlanningError, BadConstraint: there is nothing to ask, or the constraints name a node that is unknown; the
+                message says why.
         """
         model, births = self.model, self._fleet.plannable()
         if self.sole or model is None or not births:
@@ -123,11 +126,11 @@ class NodeAllocator:
     # --- orders -----------------------------------------------------------------------------------------------
 
     def start(self, not_before_s: float) -> None:
-        """Divide nothing before this."""
+        """Divide nothing before this time."""
         self._partition_schedule.start(not_before_s)
 
     def force(self, now_s: float) -> None:
-        """Plan as soon as possible, whatever it gains."""
+        """Plan as soon as possible, whatever a new plan gains."""
         if self.wants_several:
             self._partition_schedule.force(now_s)
         elif self.sole:
@@ -183,7 +186,7 @@ class NodeAllocator:
         return tuple(birth for birth in births if not any(pipeline.excludes(birth) for pipeline in pipelines))
 
     def _at_work(self, model: ServedModel, here: Group) -> tuple[Group, ...]:
-        """Groups of nodes that are, or are about to be, a pipeline that can stay."""
+        """Groups of nodes of pipelines that can stay as they are, with a plan in force or on its way."""
         kept = []
         for pipeline in self._pipelines.values():
             nodes, active = frozenset(pipeline.nodes_in_use()), pipeline.active
@@ -192,7 +195,7 @@ class NodeAllocator:
         return tuple(kept)
 
     def divided(self, event: FleetDivided, now_s: float) -> list[Effect]:
-        """The planner's answer."""
+        """Take in the planner's answer to how the fleet is to be divided."""
         if event.job != self._partition_schedule.job:
             return []
         forced = self._partition_schedule.end()
@@ -214,7 +217,7 @@ class NodeAllocator:
         return [Note(f"{len(given)} pipelines, predicted {event.tokens_per_s:.1f} tokens/s together: {shown}")]
 
     def failed(self, job: int, reason: str, now_s: float) -> list[Effect]:
-        """The planner could not divide the fleet."""
+        """Leave the fleet to one pipeline, because the planner could not divide it."""
         if job != self._partition_schedule.job:
             return []
         self._partition_schedule.end()
@@ -223,7 +226,7 @@ class NodeAllocator:
     # --- who has what -----------------------------------------------------------------------------------------
 
     def _leave_to(self, pipeline: Pipeline, now_s: float, *, forced: bool | None = None) -> list[Effect]:
-        """One pipeline has all nodes, and plans as it would alone."""
+        """Give one pipeline all nodes; it plans as it would alone."""
         forced = self._partition_schedule.end() if forced is None else forced
         if pipeline.node_names is not None:
             self._give({pipeline.name: None}, anew=forced)

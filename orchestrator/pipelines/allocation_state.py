@@ -1,4 +1,4 @@
-"""Which nodes a pipeline has, and whether it may plan with them now (pure)."""
+"""Allocation states: which nodes a pipeline has, and whether it may plan with them now (pure)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from orchestrator.pipelines.partition import Group
 
 
 class AllocationState(enum.Enum):
-    """How a pipeline stands with its nodes."""
+    """The state of a pipeline with regard to its nodes."""
 
     UNDIVIDED = "undivided"
     """It has all nodes, as from the start: the fleet has never been divided, and the first plan waits until enough of
@@ -27,22 +27,22 @@ class AllocationState(enum.Enum):
 
     @property
     def on_hold(self) -> bool:
-        """Is no plan to be begun?"""
+        """Must no plan be begun in this state?"""
         return self not in (AllocationState.UNDIVIDED, AllocationState.WORKING)
 
     @property
     def awaits_nodes(self) -> bool:
-        """Does it wait for nodes to plan with?"""
+        """Does the pipeline wait for nodes to plan with?"""
         return self in (AllocationState.AWAITING, AllocationState.RESTARTING)
 
     @property
     def goes_down(self) -> bool:
-        """Is its plan to end as soon as no request is open?"""
+        """Is the pipeline's plan to end as soon as no request is open?"""
         return self in (AllocationState.RESTARTING, AllocationState.GIVING_BACK)
 
     @property
     def has_nodes(self) -> bool:
-        """Has it been given any?"""
+        """Has the pipeline been given any nodes?"""
         return self not in (AllocationState.RESTING, AllocationState.GIVING_BACK)
 
 
@@ -94,17 +94,17 @@ class NodeAllocation:
 
     @property
     def names(self) -> Group | None:
-        """Of its nodes; None: every node of the fleet."""
+        """Names of the pipeline's nodes; None: every node of the fleet."""
         return self._names
 
     def has_to_shed(self, in_use: Set[str]) -> bool:
-        """Are there nodes among those in use that are not its own any more?"""
+        """Are there nodes in use that are not the pipeline's own any more?"""
         return self._names is not None and not in_use <= self._names
 
     # --- transitions ------------------------------------------------------------------------------------------
 
     def assign(self, names: Group, in_use: Set[str], *, anew: bool = False) -> None:
-        """It is to have these nodes and no others.
+        """Give the pipeline these nodes and no others.
 
         Args:
             names: at least one.
@@ -120,7 +120,7 @@ class NodeAllocation:
         self._state = AllocationState.WORKING if goes_on else AllocationState.AWAITING
 
     def assign_all(self, *, anew: bool = False) -> None:
-        """It is to have every node of the fleet; ``anew`` as in `assign`."""
+        """Give the pipeline every node of the fleet; ``anew`` as in `assign`."""
         self._check("assign_all")
         if self._names is None:
             raise IllegalTransition("assign_all: it has all nodes already")
@@ -128,13 +128,13 @@ class NodeAllocation:
         self._state = AllocationState.AWAITING
 
     def release(self, in_use: Set[str]) -> None:
-        """It is to have no nodes."""
+        """Take all nodes from the pipeline."""
         self._check("release")
         self._names, self._anew = frozenset(), False
         self._state = AllocationState.GIVING_BACK if in_use else AllocationState.RESTING
 
     def begin(self) -> bool:
-        """No other pipeline uses its nodes any more.
+        """Let the pipeline work with its nodes: no other pipeline uses them any more.
 
         Returns:
             Whether it is to plan with them whatever that gains.
@@ -145,12 +145,12 @@ class NodeAllocation:
         return anew
 
     def restart(self) -> None:
-        """It is to go down for the sake of other pipelines, and to plan anew."""
+        """Let the pipeline go down for the sake of others, and plan anew."""
         self._check("restart")
         self._state = AllocationState.RESTARTING
 
     def went_down(self) -> None:
-        """Its nodes are free."""
+        """Note that the pipeline has gone down, so that its nodes are free."""
         self._check("went_down")
         restarts = self._state is AllocationState.RESTARTING
         self._state = AllocationState.AWAITING if restarts else AllocationState.RESTING

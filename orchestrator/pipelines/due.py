@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 class DuePipelines:
-    """By name. What nothing touched and whose date has not come is left alone."""
+    """Due dates of pipelines, by name. A pipeline that nothing touched and whose date has not come is left alone."""
 
     def __init__(self) -> None:
         self._touched: set[str] = set()
@@ -16,20 +16,20 @@ class DuePipelines:
         """The earliest date; minus infinity while something is touched."""
 
     def touch(self, names: Iterable[str]) -> None:
-        """Something happened to these."""
+        """Note that something happened to these pipelines."""
         self._touched.update(names)
         if self._touched:
             self.next_s = -math.inf
 
     def take(self, now_s: float) -> set[str]:
-        """Those with something to do now; they count as seen to."""
+        """Take the pipelines with something to do now; they count as seen to."""
         taken = self._touched | {name for name, due_s in self._due_s.items() if due_s <= now_s}
         self._touched = set()
         self._reckon()
         return taken
 
     def put_off(self, name: str, due_s: float) -> None:
-        """Nothing to do before ``due_s``, unless something happens to it."""
+        """Note that a pipeline has nothing to do before ``due_s``, unless something happens to it."""
         self._due_s[name] = due_s
         self._reckon()
 

@@ -1,4 +1,4 @@
-"""What all pipelines of a service are made with."""
+"""Options that all pipelines of a service are made with."""
 
 from __future__ import annotations
 

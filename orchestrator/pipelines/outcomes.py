@@ -1,4 +1,4 @@
-"""What came of the last change of plans, over all pipelines (pure)."""
+"""The outcome of the last change of plans, over all pipelines (pure)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from orchestrator.pipelines.pipeline import Pipeline
 
 
 class Outcomes:
-    """The last of each pipeline; it counts as a change if one before it was."""
+    """The last outcome of each pipeline; it counts as a change if one before it was."""
 
     def __init__(self) -> None:
         self._of: dict[str, ReplanDone] = {}
@@ -19,7 +19,7 @@ class Outcomes:
         return len(self._of)
 
     def collect(self, pipelines: Iterable[Pipeline]) -> None:
-        """Ask the pipelines; what becomes of those that rest is nobody's concern."""
+        """Collect outcomes from the pipelines; what becomes of those that rest is nobody's concern."""
         for pipeline in pipelines:
             outcomes = pipeline.report.take_outcomes()
             if outcomes and not pipeline.is_resting:
@@ -28,7 +28,7 @@ class Outcomes:
                 self._of[pipeline.name] = replace(outcomes[-1], changed=outcomes[-1].ok and changed)
 
     def take(self) -> ReplanDone:
-        """All of them as one: the last failure, if there is any."""
+        """Take all outcomes as one: the last failure, if there is any."""
         outcomes, self._of = list(self._of.values()), {}
         failed = [outcome for outcome in outcomes if not outcome.ok]
         return failed[-1] if failed else ReplanDone(ok=True, changed=any(outcome.changed for outcome in outcomes))

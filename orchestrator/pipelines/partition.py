@@ -1,4 +1,4 @@
-"""Which nodes serve in which pipeline, and when that is decided anew (pure)."""
+"""The partition of the fleet: which nodes serve in which pipeline (pure)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WORTH_FORCED = 1e-3
 
 @dataclass(frozen=True)
 class Division:
-    """Groups of nodes that share none, each a pipeline, and the tokens per second of all together."""
+    """A division of the fleet: groups of nodes that share none, each a pipeline, and tokens per second of all."""
 
     groups: tuple[Group, ...]
     tokens_per_s: float
@@ -66,7 +66,7 @@ def _rate(problem: Problem) -> float:
 
 
 def assign(groups: Sequence[Group], at_work: Mapping[str, Group], service: str) -> dict[str, Group]:
-    """A pipeline's name for each group.
+    """Name a pipeline for each group.
 
     ``at_work``: pipelines by name, with the nodes they work on (none, for one that rests). Each keeps the group that
     it shares most nodes with; other groups take the first names that are free.
@@ -89,5 +89,5 @@ def assign(groups: Sequence[Group], at_work: Mapping[str, Group], service: str) 
 
 
 def pipeline_names(service: str) -> list[str]:
-    """Of the pipelines that a service may have, in order."""
+    """Names of the pipelines that a service may have, in order."""
     return [service, *(f"{service}-{number}" for number in range(2, MOST_PIPELINES + 1))]

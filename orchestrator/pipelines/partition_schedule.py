@@ -8,7 +8,7 @@ from orchestrator.replanning.due_date import DueDate
 
 
 class PartitionSchedule(DueDate):
-    """Once the fleet has settled, whenever it is not the one that was divided last."""
+    """The date of the next division: once the fleet has settled, if it is not the one that was divided last."""
 
     def __init__(self, settle_s: float) -> None:
         super().__init__()
@@ -20,16 +20,16 @@ class PartitionSchedule(DueDate):
 
     @property
     def pending(self) -> bool:
-        """Is it under way, or due?"""
+        """Is a division under way, or due?"""
         return self.job is not None or self.is_set
 
     def force(self, now_s: float) -> None:
-        """Divide as soon as possible; what gains a little is enough."""
+        """Divide as soon as possible; a small gain is enough then."""
         self.forced = True
         self.put(now_s)
 
     def notice(self, fleet: object, now_s: float) -> None:
-        """What there is to divide now; ``fleet`` is anything that is equal when nothing has changed."""
+        """Note what there is to divide now; ``fleet`` is any value that is equal when nothing has changed."""
         if fleet == self._seen:
             return
         self._seen = fleet
@@ -41,21 +41,21 @@ class PartitionSchedule(DueDate):
             self.clear()
 
     def is_due(self, now_s: float) -> bool:
-        """Is it time, and the worker not at it?"""
+        """Is a division due, and the worker not at work on one?"""
         return self.job is None and now_s >= self.due_s
 
     def wait_until(self, until_s: float) -> None:
-        """Something is missing that will have come by then."""
+        """Put the division off until this time, by which something that is missing will have come."""
         self.due_s = until_s
 
     def begin(self, job: int | None) -> None:
-        """What was last noticed is being divided; without a job, it is."""
+        """Begin to divide the fleet as last noticed; without a ``job`` for the worker that is done at once."""
         self.job = job
         self._done = self._seen
         self.clear()
 
     def end(self) -> bool:
-        """The worker has answered; had somebody forced it?"""
+        """End a division, as the worker has answered; says whether somebody had forced it."""
         self.job = None
         return self.take_forced()
 

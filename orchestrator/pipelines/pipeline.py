@@ -1,8 +1,8 @@
 """One pipeline: its nodes, its plan and its requests (pure).
 
-Others ask it and give it orders; its parts are its own. The replanner knows when to make another plan, the switchover
-which one is in force, ``requests`` who waits for what. This module passes events to them and tells each what it needs
-to know of the others.
+Other objects ask a pipeline and give it orders; its parts are its own. The replanner knows when to make another plan,
+the switchover which one is in force, ``requests`` who waits for what. This module passes events to them and tells each
+what it needs to know of the others.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from schemas.messages import (
 
 
 class Pipeline:
-    """Its nodes, the plan for them, and the scheduler of the requests that it serves."""
+    """A pipeline: its nodes, the plan for them, and the scheduler of the requests that it serves."""
 
     def __init__(
         self,
@@ -108,17 +108,17 @@ class Pipeline:
 
     @property
     def model(self) -> ServedModel | None:
-        """What its plans are to serve."""
+        """The model that the pipeline's plans are to serve."""
         return self._target.model
 
     def models_in_use(self) -> set[str]:
-        """Those of its plan, of the one on its way, and what plans are to serve."""
+        """Names of the models of its plan, of the plan on its way, and of what plans are to serve."""
         plans = [one.plan for one in (self._switchover.active, self._switchover.next) if one]
         return {plan.model.name for plan in plans} | ({self.model.name} if self.model else set())
 
     @property
     def constraints(self) -> PlanConstraints:
-        """What its plans are to respect."""
+        """The constraints that the pipeline's plans are to respect."""
         return self._target.constraints
 
     @property
@@ -130,12 +130,12 @@ class Pipeline:
 
     @property
     def is_planning(self) -> bool:
-        """Is a plan on its way, or due, for the nodes that it has?"""
+        """Is a plan on its way, or due, for the nodes that the pipeline has?"""
         return self._replanner.busy
 
     @property
     def busy(self) -> bool:
-        """Is a plan on its way, or due, or its end?"""
+        """Is a plan, or the end of one, on its way or due?"""
         state = self.allocation_state
         if not state.has_nodes:
             return state.goes_down
@@ -153,16 +153,16 @@ class Pipeline:
 
     @property
     def is_unused(self) -> bool:
-        """Has it neither nodes nor requests?"""
+        """Has the pipeline neither nodes nor requests?"""
         return self.is_resting and not self.active and self.requests.idle
 
     @property
     def free_slots(self) -> int:
-        """Of the plan in force."""
+        """Slots of the plan in force that no request holds."""
         return self.active.plan.slots - self.requests.open_count if self.active else 0
 
     def state(self) -> str:
-        """In a word or two for people."""
+        """The state in a word or two for people."""
         return self._replanner.state()
 
     def progress(self) -> dict[str, FetchProgress]:
@@ -174,7 +174,7 @@ class Pipeline:
         return self._switchover.moves_view()
 
     def preview(self, constraints: PlanConstraints | None = None) -> Problem:
-        """The planner's question of its nodes, with other constraints or its own.
+        """The planner's question about the pipeline's nodes, with other constraints or its own.
 
         Raises:
             PlanningError, BadConstraint: there is nothing to ask; the message says why.
@@ -190,30 +190,30 @@ class Pipeline:
 
     @property
     def allocation_state(self) -> AllocationState:
-        """How it stands with its nodes."""
+        """The state of the pipeline with regard to its nodes."""
         return self._allocation.state
 
     @property
     def node_names(self) -> Group | None:
-        """Of the nodes that it has been given; None: every node."""
+        """Names of the nodes that the pipeline has been given; None: every node."""
         return self._allocation.names
 
     @property
     def is_resting(self) -> bool:
-        """Has it no nodes?"""
+        """Has the pipeline no nodes?"""
         return not self.allocation_state.has_nodes
 
     @property
     def nodes_are_free(self) -> bool:
-        """Does no other pipeline hold one of its nodes?"""
+        """Is none of the pipeline's nodes held by another one?"""
         return self._nodes.are_free()
 
     def nodes_in_use(self) -> set[str]:
-        """Of the plan in force, and of the one on its way."""
+        """Names of the nodes of the plan in force, and of the one on its way."""
         return self._replanner.nodes_in_use()
 
     def has_to_shed(self) -> bool:
-        """Does it use nodes that are not its own any more?"""
+        """Does the pipeline use nodes that are not its own any more?"""
         return self._allocation.has_to_shed(self.nodes_in_use())
 
     def excludes(self, birth: NodeBirth) -> bool:
@@ -237,7 +237,7 @@ class Pipeline:
         self._allocation.restart()
 
     def begin(self, now_s: float) -> None:
-        """All of its nodes are free: plan with them, or, if it can go on without, look whether that pays."""
+        """Plan with its nodes, which are all free, or, if it can go on without a new plan, look whether one pays."""
         anew = self._allocation.begin()
         if self.active and not self.has_to_shed() and not anew:
             self.joined(now_s)
@@ -245,29 +245,29 @@ class Pipeline:
             self.force(now_s)
 
     def give_nodes_back(self) -> list[Effect]:
-        """Go down if that is to be and no request is open any more."""
+        """Go down if the state says so and no request is open any more."""
         if not self.allocation_state.goes_down or self.requests.open_count:
             return []
         self._allocation.went_down()
         return [Note(f"pipeline {self.name} gives its nodes back"), *self._replanner.stop()]
 
     def hold_elsewhere(self, nodes: Set[str]) -> None:
-        """These are the nodes that other pipelines use."""
+        """Note the nodes that other pipelines use."""
         self._nodes.hold_elsewhere(nodes)
 
     def outline(self) -> tuple[Any, ...]:
-        """What it has and waits for, as far as others have to do with it; equal as long as that has not changed."""
+        """What others may depend on: what the pipeline has and waits for. Equal as long as that has not changed."""
         has = (self.active, self.nodes_in_use(), self.requests.open_count, self.requests.queued_count)
         return (*has, *self._nodes.outline(), self.is_planning, self.planned_s)
 
     # --- what is wanted ---------------------------------------------------------------------------------------
 
     def start(self, now_s: float) -> None:
-        """Messages flow from now on; the fleet is believed to be complete a moment later."""
+        """Begin to plan, a moment from now, when the fleet is believed to be complete."""
         self._replanner.start(now_s)
 
     def follow(self, lead: Pipeline) -> None:
-        """Make plans for what another one's are for."""
+        """Make plans for the model and under the constraints of another pipeline."""
         self._target.model, self._target.constraints = lead.model, lead.constraints
 
     def use_model(self, model: ServedModel) -> None:
@@ -279,15 +279,15 @@ class Pipeline:
         self._replanner.no_model(reason)
 
     def use_constraints(self, constraints: PlanConstraints) -> None:
-        """Plans are to respect these from now on."""
+        """Respect these constraints in all plans from now on."""
         self._target.constraints = constraints
 
     def force(self, now_s: float) -> None:
-        """Plan as soon as possible, whatever it gains."""
+        """Plan as soon as possible, whatever a new plan gains."""
         self._replanner.force(now_s)
 
     def joined(self, now_s: float) -> None:
-        """A node can be used, perhaps in the place of one that should give up its layers."""
+        """Note that a node can be used, perhaps in the place of one that should give up its layers."""
         self._replanner.joined(now_s)
 
     def left(self, now_s: float) -> None:
@@ -295,7 +295,7 @@ class Pipeline:
         self._replanner.left(now_s)
 
     def drained(self, node: str, now_s: float) -> None:
-        """A node should give up its layers."""
+        """Note that a node should give up its layers."""
         self._replanner.drained(node, now_s)
 
     # --- events -----------------------------------------------------------------------------------------------
@@ -317,34 +317,34 @@ class Pipeline:
         return self._replanner.solved(job, outcome, now_s)
 
     def built(self, job: int, segments: tuple[BuiltSegment, ...]) -> list[Effect]:
-        """The graphs of its next plan are there."""
+        """Take in the graphs of the next plan."""
         too_long = self._switchover.built(job, segments)
         return self.job_failed(job, too_long) if too_long else []
 
     def job_failed(self, job: int, reason: str) -> list[Effect]:
-        """The worker could not do what it was asked."""
+        """Note that the worker could not do what it was asked."""
         return self._replanner.job_failed(job, reason)
 
     def standby_planned(self, answer: StandbyPlanned) -> list[Effect]:
-        """The planner has found which units of its neighbours each node should keep."""
+        """Take in the planner's answer about which units of its neighbours each node should keep."""
         return self.standby.planned(answer, self.active.plan if self.active else None)
 
     def heard_plan(self, plan: Plan, *, retained: bool) -> tuple[list[Effect], bool]:
-        """One of its plans on the bus; see `Switchover.heard_plan`."""
+        """Take in one of its plans on the bus; see `Switchover.heard_plan`."""
         return self._switchover.heard_plan(plan, retained=retained)
 
     def republish(self, now_s: float) -> list[Effect]:
-        """The connection was lost for a while, and with it perhaps what was said."""
+        """Say again what may be lost, after a while without a connection."""
         return [*self._switchover.republish(), *self.requests.missed_messages(now_s)]
 
     def stop(self) -> list[Effect]:
-        """The orchestrator ends: requests first, then the nodes."""
+        """End requests first, then let nodes unload: the orchestrator ends."""
         return [*self.requests.stop(), *self._replanner.stop()]
 
     # --- time -------------------------------------------------------------------------------------------------
 
     def advance(self, now_s: float) -> list[Effect]:
-        """Let time act."""
+        """Act on time: time-outs, plans that are due, standby units."""
         effects = self.requests.tick(now_s)
         effects += self._replanner.advance(now_s)
         if self.active and not self.busy:
@@ -380,7 +380,7 @@ class Pipeline:
         )
 
     def status(self) -> PipelineStatus:
-        """How it is."""
+        """The status of the pipeline, for operators."""
         active = self.active
         return PipelineStatus(
             pipeline=self.name,

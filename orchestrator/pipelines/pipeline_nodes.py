@@ -1,4 +1,4 @@
-"""Which nodes a pipeline may plan with (pure)."""
+"""The nodes that a pipeline may plan with (pure)."""
 
 from __future__ import annotations
 
@@ -32,24 +32,24 @@ class PipelineNodes:
 
     @property
     def min_nodes(self) -> int:
-        """The first plan waits for this many; a division has waited for them all."""
+        """The number of nodes that the first plan waits for; a division has waited for them all."""
         return self._min_nodes if self._allocation.state is AllocationState.UNDIVIDED else 1
 
     @property
     def on_hold(self) -> bool:
-        """Is it being decided which nodes the pipeline gets?"""
+        """Must the pipeline begin no plan, because it is being decided which nodes it gets?"""
         return self._allocation.state.on_hold or self._is_dividing()
 
     def usable(self) -> tuple[NodeBirth, ...]:
-        """Births of its own free nodes, by name."""
+        """Births of the pipeline's own free nodes, by name."""
         return self._free(self._fleet.usable())
 
     def plannable(self) -> tuple[NodeBirth, ...]:
-        """Births of those of them that should not give up their layers, by name."""
+        """Births of those free nodes that should not give up their layers, by name."""
         return self._free(self._fleet.plannable())
 
     def are_free(self) -> bool:
-        """Does no other pipeline hold one of its nodes, here or not?"""
+        """Is none of the pipeline's nodes, here or not, held by another pipeline?"""
         names = self._allocation.names
         own = {birth.node for birth in self._fleet.usable()} if names is None else names
         return not own & self._held_elsewhere
@@ -63,7 +63,7 @@ class PipelineNodes:
         return self._fleet.is_usable(node, incarnation)
 
     def conditions(self) -> dict[str, Condition]:
-        """By node: what a plan should know of its battery and heat."""
+        """What a plan should know of each node's battery and heat, by name."""
         return self._fleet.conditions()
 
     def why_drained(self, node: str) -> str:
@@ -71,15 +71,15 @@ class PipelineNodes:
         return self._fleet.why_drained(node)
 
     def is_weak(self, node: str) -> bool:
-        """Should this node be given no layers for its own sake alone?"""
+        """Is a node's own state, such as its battery, the only reason why it should be given no layers?"""
         return self._fleet.is_weak(node)
 
     def outline(self) -> tuple[Any, ...]:
-        """Equal as long as which nodes the pipeline may plan with, and when, has not changed."""
+        """A value that is equal as long as which nodes the pipeline may plan with, and when, has not changed."""
         return (self._allocation.state, self._allocation.names, self._held_elsewhere, self.on_hold)
 
     # --- orders -----------------------------------------------------------------------------------------------
 
     def hold_elsewhere(self, nodes: Set[str]) -> None:
-        """These are the nodes that other pipelines use."""
+        """Note the nodes that other pipelines use."""
         self._held_elsewhere = frozenset(nodes)

@@ -89,7 +89,7 @@ class PipelinePool:
         )
 
     def _add(self, name: str) -> Pipeline:
-        """A pipeline beside the first, with no nodes as yet."""
+        """Add a pipeline beside the first, with no nodes as yet."""
         pipeline = self._all[name] = self._make(name, resting=True)
         pipeline.follow(self.lead)
         self._listen.append(Listen(name))
@@ -104,17 +104,17 @@ class PipelinePool:
 
     @property
     def lead(self) -> Pipeline:
-        """The one that speaks for all where only one can."""
+        """The pipeline that speaks for all where only one can."""
         return self._allocator.lead
 
     @property
     def generation(self) -> int:
-        """Of the epochs that plans get from now on."""
+        """The generation of the epochs that plans get from now on."""
         return self._epochs.generation
 
     @property
     def busy(self) -> bool:
-        """Is a plan on its way, or due?"""
+        """Is a plan, or a division of the fleet, on its way or due?"""
         return self._allocator.pending or any(pipeline.busy for pipeline in self.all)
 
     @property
@@ -123,7 +123,7 @@ class PipelinePool:
         return not self._allocator.pending and all(pipeline.is_hopeless for pipeline in self.all)
 
     def working(self) -> list[Pipeline]:
-        """Those that have nodes or requests."""
+        """The pipelines that have nodes or requests."""
         return [one for one in self.all if not one.is_unused]
 
     def progress(self) -> dict[str, FetchProgress]:
@@ -131,7 +131,7 @@ class PipelinePool:
         return {node: done for pipeline in self.all for node, done in pipeline.progress().items()}
 
     def take_outcome(self) -> ReplanDone | None:
-        """What came of the last change of plans, once nothing is on its way any more; told once."""
+        """Take the outcome of the last change of plans, once nothing is on its way any more; told once."""
         self._outcomes.collect(self.all)
         return self._outcomes.take() if self._outcomes and not self.busy else None
 
@@ -153,7 +153,7 @@ class PipelinePool:
         return self._allocator.wanted_with(constraints)
 
     def tokens_per_s(self, pipeline: str, now_s: float) -> float:
-        """What a pipeline generates now, over all its requests."""
+        """Tokens per second that a pipeline generates now, over all its requests."""
         return self._rates[pipeline].per_s(now_s) if pipeline in self._rates else 0.0
 
     # --- orders -----------------------------------------------------------------------------------------------
@@ -163,7 +163,7 @@ class PipelinePool:
         self._due.touch(self._all)
 
     def start(self, now_s: float) -> None:
-        """Messages flow from now on; the fleet is believed to be complete a moment later."""
+        """Begin to plan, a moment from now, when the fleet is believed to be complete."""
         self.touch_all()
         self._allocator.start(now_s + self._timing.start_s)
         for pipeline in self.all:
@@ -184,7 +184,7 @@ class PipelinePool:
             pipeline.no_model(reason)
 
     def use_constraints(self, constraints: PlanConstraints) -> None:
-        """Plans are to respect these from now on."""
+        """Respect these constraints in all plans from now on."""
         self.touch_all()
         for pipeline in self.all:
             pipeline.use_constraints(constraints)
@@ -202,17 +202,17 @@ class PipelinePool:
     # --- nodes ------------------------------------------------------------------------------------------------
 
     def joined(self, node: str, now_s: float) -> list[Effect]:
-        """A node can be used."""
+        """Note that a node can be used, and tell it what it missed."""
         self.restored(now_s)
         return self._tell_again(node)
 
     def _tell_again(self, node: str) -> list[Effect]:
-        """A node is back, perhaps only on the bus: what it missed meanwhile."""
+        """Tell a node that is back, perhaps only on the bus, what it missed meanwhile."""
         effects = [effect for pipeline in self.all for effect in pipeline.requests.node_returned(node)]
         return effects + [effect for pipeline in self.all for effect in pipeline.standby.node_returned(node)]
 
     def restored(self, now_s: float) -> None:
-        """A node that was to give up its layers may have some again."""
+        """Note that a node that was to give up its layers may have some again."""
         self.touch_all()
         if self._allocator.sole and not self._allocator.wants_several:
             self._allocator.sole.joined(now_s)
@@ -224,7 +224,7 @@ class PipelinePool:
             self._allocator.sole.left(now_s)
 
     def drained(self, node: str, now_s: float) -> None:
-        """A node should give up its layers."""
+        """Note that a node should give up its layers."""
         self.touch_all()
         for pipeline in self.all:
             pipeline.drained(node, now_s)
@@ -250,7 +250,7 @@ class PipelinePool:
         return asker.solved(job, outcome, now_s) if asker else []
 
     def _asker(self, job: int) -> Pipeline | None:
-        """The pipeline that a job's result is for: it will have something to do."""
+        """The pipeline that a job's result is for, which counts as touched; None when nobody waits for the result."""
         asker = self._all.get(self._jobs.owner(job) or "")
         if asker:
             self._due.touch((asker.name,))
@@ -267,7 +267,7 @@ class PipelinePool:
         return asker.built(job, segments) if asker else []
 
     def standby_planned(self, answer: StandbyPlanned) -> list[Effect]:
-        """The planner has found the standby units of one of the plans."""
+        """Take in the standby units that the planner has found for one of the plans."""
         pipeline = self._all.get(answer.pipeline)
         if pipeline is None:
             return []
@@ -285,7 +285,7 @@ class PipelinePool:
     # --- the bus ----------------------------------------------------------------------------------------------
 
     def heard_plan(self, plan: Plan, *, retained: bool) -> tuple[list[Effect], bool]:
-        """A plan on the bus: one of ours is taken down if an earlier start has left it, whatever its pipeline.
+        """Take in a plan on the bus: one of ours that an earlier start has left is taken down, whatever its pipeline.
 
         Returns:
             Effects, and whether another orchestrator has taken over.
@@ -297,18 +297,18 @@ class PipelinePool:
         return pipeline.heard_plan(plan, retained=retained)
 
     def republish(self, now_s: float) -> list[Effect]:
-        """The connection was lost for a while."""
+        """Say again what may be lost, after a while without a connection."""
         self.touch_all()
         return [effect for pipeline in self.all for effect in pipeline.republish(now_s)]
 
     def stop(self) -> list[Effect]:
-        """The orchestrator ends."""
+        """Stop all pipelines: the orchestrator ends."""
         return [effect for pipeline in self.all for effect in pipeline.stop()]
 
     # --- requests ---------------------------------------------------------------------------------------------
 
     def submit(self, request: SubmitRequest, now_s: float) -> list[Effect]:
-        """A client asks."""
+        """Take in a client's request."""
         if any(pipeline.requests.knows(request.request) for pipeline in self.all):
             return []  # the same submission again
         lead = min(
@@ -321,7 +321,7 @@ class PipelinePool:
         return effects
 
     def prompt_made(self, event: PromptEncoded | PromptUnusable) -> list[Effect]:
-        """The worker has encoded a prompt, or can't: now its length is known."""
+        """Take in a prompt that the worker has encoded, or could not encode: now its length is known."""
         effects = [effect for pipeline in self.all for effect in pipeline.requests.prompt_made(event)]
         self._place(event.request)
         return effects
@@ -331,7 +331,7 @@ class PipelinePool:
         self._due.touch(one.name for one in self.all if one.requests.knows(request))
 
     def cancel(self, client: str, cancel: CancelRequest, now_s: float) -> list[Effect]:
-        """A client lost interest."""
+        """End a request that its client has lost interest in."""
         self._due.touch(one.name for one in self.all if one.requests.knows(cancel.request))
         return [effect for one in self.all for effect in one.requests.cancel(client, cancel, now_s)]
 
@@ -384,7 +384,7 @@ class PipelinePool:
         return effects
 
     def _outlines(self) -> dict[str, tuple[Any, ...]]:
-        """What other pipelines, and the division of the fleet, may depend on."""
+        """The outlines of all pipelines, on which others and the division of the fleet may depend."""
         return {one.name: (one.is_serving, *one.outline()) for one in self.all}
 
     def _changed(self) -> list[str]:

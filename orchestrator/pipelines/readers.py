@@ -32,7 +32,7 @@ class Readers:
         """Nobody can count as gone before this."""
 
     def _read(self) -> Iterator[tuple[Pipeline, Session]]:
-        """Requests that somebody should be reading, and where they are."""
+        """Requests that somebody should be reading, each with its pipeline."""
         for pipeline in self._pipelines.all:
             for session in pipeline.requests.sessions:
                 if session.phase is not Phase.CLOSING:
@@ -46,13 +46,13 @@ class Readers:
         self.due_s = min((session.reader_due_s for _, session in self._read()), default=math.inf)
 
     def asked(self, submit: SubmitRequest, now_s: float) -> None:
-        """A client has asked for something, and is to renew that."""
+        """Note that a client has submitted a request whose lease it is to renew."""
         self.due_s = min(self.due_s, now_s + (submit.lease_s or math.inf))
 
     # --- what clients say -------------------------------------------------------------------------------------
 
     def renewed(self, client: str, renew: RenewRequest, now_s: float) -> list[Effect]:
-        """A client still reads an answer. Told again: what it has missed, or that there is nothing to wait for."""
+        """Note that a client still reads an answer; tell it what it has missed, or that there is no more to come."""
         request = renew.request
         tables = [pipeline.requests.sessions for pipeline in self._pipelines.all]
         session = next((known for table in tables if (known := table.get(request))), None)
@@ -72,7 +72,7 @@ class Readers:
         return [Publish(REQUEST_STREAM.format(client=client, request=request), message) for message in again]
 
     def refuse(self, malformed: Malformed) -> list[Effect]:
-        """Answer what breaks the contract. The request that it is about ends: its client can't be followed."""
+        """Answer a message that breaks the contract, and end the request it is about: its client can't be followed."""
         client, reason = malformed.client, f"the message breaks the contract: {malformed.reason}"
         for pipeline, session in self._read():
             if (session.request, session.client) == (malformed.request, client):
@@ -82,21 +82,21 @@ class Readers:
     # --- who is gone ------------------------------------------------------------------------------------------
 
     def gone(self, client: str, now_s: float) -> None:
-        """A client's connection was lost; maybe it is about to be back."""
+        """Note that a client's connection was lost; maybe the client is about to be back."""
         for _, session in self._read():
             if session.client == client:
                 session.reader_due_s = min(session.reader_due_s, now_s + self._timing.reader_grace_s)
         self._reckon()
 
     def hold_clock(self, now_s: float) -> None:
-        """We were cut off: silence until now says nothing about the readers, who may have been cut off as well."""
+        """Give all readers time from now on: we were cut off, and they may have been cut off as well."""
         for _, session in self._read():
             if session.reader_due_s < now_s + self._timing.reader_return_s:
                 session.reader_due_s = now_s + self._timing.reader_return_s
         self._reckon()
 
     def expire(self, now_s: float) -> list[Effect]:
-        """End what nobody reads."""
+        """End requests that nobody reads."""
         effects: list[Effect] = []
         for pipeline, session in self._read():
             if now_s >= session.reader_due_s:

@@ -1,4 +1,4 @@
-"""Which pipeline answers which request (pure)."""
+"""Routing: which pipeline answers which request (pure)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from orchestrator.requests.session import Session
 
 
 def expected_s(pipeline: Pipeline, session: Session) -> float:
-    """When a serving pipeline would have answered one request more, as its plan predicts.
+    """Seconds until a serving pipeline would have answered one request more, as its plan predicts.
 
     Prompt tokens cost in proportion; those that the nodes have left of an earlier turn cost nothing. Open requests
     share the bottleneck; when all slots are taken, a round of answers is awaited for each slot's worth of requests.
@@ -29,8 +29,10 @@ def expected_s(pipeline: Pipeline, session: Session) -> float:
 
 
 def best_for(session: Session, serving: Sequence[Pipeline]) -> Pipeline:
-    """The pipeline that would answer first; the first of them for a prompt that none will take, and the one with the
-    fewest requests while the prompt's length is not known."""
+    """The pipeline that would answer a request first; the first pipeline for a prompt that none will take.
+
+    While the prompt's length is not known: the pipeline with the fewest requests.
+    """
     fewest_first = sorted(serving, key=lambda one: one.requests.open_count + one.requests.queued_count)
     if len(serving) == 1:
         return serving[0]
@@ -46,7 +48,7 @@ def best_for(session: Session, serving: Sequence[Pipeline]) -> Pipeline:
 
 
 def place(request: str, pipelines: Sequence[Pipeline]) -> None:
-    """Let a request that waits in one of these pipelines, if it does, wait where it will be answered first."""
+    """Let a request that waits in one of these pipelines wait where it will be answered first."""
     serving = [pipeline for pipeline in pipelines if pipeline.is_serving]
     for pipeline in pipelines if len(pipelines) > 1 and serving else ():
         if any(waiting.request == request for waiting in pipeline.requests.waiting):
@@ -55,8 +57,10 @@ def place(request: str, pipelines: Sequence[Pipeline]) -> None:
 
 
 def even_out(pipelines: Sequence[Pipeline]) -> set[str]:
-    """Let requests that wait in one pipeline go on in another: in any from one that will not serve again, in those
-    with a free slot from one that has none or is not ready.
+    """Let requests that wait in one pipeline go on in another.
+
+    From a pipeline that will not serve again they go to any; from one that is not ready or has no free slot, to those
+    that have one.
 
     Returns:
         The names of the pipelines that gave or took some.

@@ -1,4 +1,4 @@
-"""How much of something happens per second (pure)."""
+"""The rate of tokens per second (pure)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class RateMeter:
         self._sum = 0
 
     def add(self, count: int, now_s: float) -> None:
-        """So many more."""
+        """Count so many more."""
         self._sum += count
         if self._counts and now_s - self._counts[-1][0] < self._window_s / 50:
             at_s, before = self._counts.pop()
@@ -24,7 +24,7 @@ class RateMeter:
         self._forget(now_s)
 
     def per_s(self, now_s: float) -> float:
-        """Since the first count of the window, a second at least: what has just begun is not diluted."""
+        """The rate since the first count of the window, over a second at least: what has just begun is not diluted."""
         self._forget(now_s)
         if not self._counts:
             return 0.0

@@ -1,4 +1,4 @@
-"""What a plan gains over another."""
+"""The gain of a plan over another."""
 
 from __future__ import annotations
 

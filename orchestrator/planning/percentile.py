@@ -1,4 +1,4 @@
-"""Where a share of some values lies."""
+"""Percentiles of some values."""
 
 from __future__ import annotations
 

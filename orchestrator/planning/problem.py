@@ -89,7 +89,7 @@ class Device:
         return self.decode_s if self.decode_batched_s is None else self.decode_batched_s
 
     def slowed(self, factor: float) -> Device:
-        """The device with compute times so many times as long; a hop takes what it took."""
+        """The device with compute times ``factor`` times as long; the times of hops stay."""
         batched = self.decode_batched_s
         return replace(
             self,
@@ -100,7 +100,7 @@ class Device:
 
     @property
     def priced(self) -> Device:
-        """The device with times as they count."""
+        """The device with its times multiplied by its ``cost_factor``."""
         factor = self.cost_factor
         if factor == 1.0:
             return self
@@ -285,11 +285,11 @@ class Problem:
         return self.second_stage_bytes - self.tied_bytes
 
     def blob_bytes(self, unit: int, *, beside: Collection[int] = ()) -> int:
-        """Of a unit on a disk that has other units; an end whose tied twin is among them adds only the difference."""
+        """Bytes of a unit on a disk with the units ``beside``; an end whose tied twin is there adds the difference."""
         return max(0, self.runs[self.run_of_unit[unit]].stored_bytes - self._tied(unit, beside, self.tied_stored_bytes))
 
     def resident_bytes(self, unit: int, *, beside: Collection[int] = ()) -> int:
-        """The same of a unit's weights in memory."""
+        """Bytes that a unit's weights add to memory with the units ``beside``."""
         return max(0, self.runs[self.run_of_unit[unit]].weight_bytes - self._tied(unit, beside, self.tied_bytes))
 
     def _tied(self, unit: int, beside: Collection[int], tied_bytes: int) -> int:
@@ -301,7 +301,7 @@ class Problem:
         return self.activation_bytes / device.link_bytes_per_s
 
     def room_bytes(self, device: Device) -> int:
-        """What a device may use for units; below 0 where it may use less than it takes without any."""
+        """Bytes that a device may use for units; below 0 where it may use less than it takes without any."""
         return self.memory_limit_bytes(device) - self.fixed_bytes(device)
 
     def memory_limit_bytes(self, device: Device) -> int:
@@ -318,7 +318,7 @@ class Problem:
 
     @cached_property
     def priced(self) -> Problem:
-        """The same question with times as they count; the problem itself when no device is to be spared."""
+        """The same question with all devices `priced`; the problem itself when no device is to be spared."""
         if all(device.cost_factor == 1.0 for device in self.devices):
             return self
         return replace(self, devices=tuple(device.priced for device in self.devices))
@@ -333,7 +333,7 @@ class Problem:
 
     @cached_property
     def incumbent_place(self) -> dict[str, int]:
-        """Where a node comes first in what runs now."""
+        """The first place of each node in the incumbent, by name."""
         return {stage.node: index for index, stage in reversed(list(enumerate(self.incumbent)))}
 
     @cached_property

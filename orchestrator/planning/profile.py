@@ -1,4 +1,4 @@
-"""What a node measured of itself with a model: its seconds for each kind of unit, as plans take them (pure)."""
+"""Profiles, what nodes measured of themselves with a model: seconds for each kind of unit, for plans (pure)."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class Profile:
     drift: float = 1.0
 
     def fits(self, birth: NodeBirth) -> bool:
-        """Was it measured with the node as it is now?"""
+        """Was the profile measured with the node as it is now?"""
         return (self.threads, self.emulated_speed) == (birth.threads, birth.emulated_speed)
 
     def parts(self, kind: str) -> list[UnitProfile]:
-        """What it measured of one kind of units, the smallest part first."""
+        """The measured parts of one kind of units, the smallest first."""
         return sorted((unit for unit in self.measured.units if unit.kind == kind), key=lambda unit: unit.units)
 
     def _per_unit(self, member: str) -> tuple[float, float, float, float]:
@@ -54,14 +54,14 @@ class Profile:
 
     @property
     def decode_batched_s(self) -> tuple[float, float, float] | None:
-        """The same for one of four requests in a batch; None where a part can't batch."""
+        """Seconds per token and unit of one of four requests in a batch, by kind; None where a part can't batch."""
         if any(unit.decode_batched_s is None for unit in self.measured.units):
             return None
         return self._observed("decode_batched_s")
 
     @property
     def prefill_s(self) -> tuple[float, float, float]:
-        """Seconds per prompt token."""
+        """Seconds per prompt token of an embedding, a block, a head, as observed since."""
         return self._observed("prefill_s")
 
     def _observed(self, member: str) -> tuple[float, float, float]:
@@ -74,7 +74,7 @@ class Profile:
         return self.drift * self._per_unit("decode_s")[3]
 
     def stage_s(self, counts: Sequence[int], rows: float = 1.0) -> float:
-        """Measured time of a decode run of a stage with so many embeddings, blocks, heads; nothing observed."""
+        """Measured seconds of a decode run of a stage with so many embeddings, blocks, heads, nothing observed."""
         one_s = self._stage_s(counts, "decode_s")
         if rows == 1 or self.decode_batched_s is None:
             return one_s * rows

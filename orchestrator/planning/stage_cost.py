@@ -1,4 +1,4 @@
-"""What a stage of a plan takes on its device, run by run: for the simulation, and for what a balancer expects."""
+"""The cost of a stage on its device, run by run: for the simulation, and for what a balancer expects."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class StageCost:
     leaves: bool
 
     def run_s(self, rows: float) -> float:
-        """A decode run of so many requests."""
+        """Seconds of a decode run of so many requests."""
         return batched_run_s(self.token_s, self.batch_s, rows)
 
 

@@ -1,1 +1,1 @@
-"""When to plan, with which nodes, and what to ask the planner (pure)."""
+"""Replanning: when to plan, with which nodes, and what to ask the planner (pure)."""

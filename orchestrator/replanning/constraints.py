@@ -1,4 +1,4 @@
-"""What an operator wants of plans, for the planner (pure)."""
+"""An operator's constraints on plans, for the planner (pure)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _RANGE = re.compile(r"(\d{1,6})(?:-(\d{1,6}))?")
 
 
 def planner_constraints(wanted: PlanConstraints, unit_count: int) -> Constraints:
-    """For a model of so many units.
+    """The constraints for a model of so many units.
 
     Raises:
         BadConstraint: a pin names units that the model does not have.
@@ -27,7 +27,7 @@ def planner_constraints(wanted: PlanConstraints, unit_count: int) -> Constraints
 
 
 def named_nodes(wanted: PlanConstraints) -> tuple[str, ...]:
-    """All that they name."""
+    """All nodes that the constraints name."""
     return (*wanted.exclude, *(node for _, node in wanted.pins), *(node for node, _ in wanted.max_memory_mb))
 
 
@@ -42,7 +42,7 @@ def refusal(wanted: PlanConstraints, node: str, condition: Condition) -> str | N
 
 
 def parse_units(text: str, unit_count: int) -> list[tuple[int, int]]:
-    """``embed``, ``head``, ``ends`` (both) or decoder blocks, ``7`` or ``0-9``, as half-open ranges of units.
+    """Read ``embed``, ``head``, ``ends`` (both) or decoder blocks, ``7`` or ``0-9``, as half-open ranges of units.
 
     Raises:
         BadConstraint: not one of these, or blocks that the model does not have.

@@ -1,4 +1,4 @@
-"""When something is to be done that several ask for (pure)."""
+"""A date for something that several may ask for (pure)."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ class DueDate:
         return self.due_s < math.inf
 
     def start(self, not_before_s: float) -> None:
-        """Nothing is done before this."""
+        """Let the date never be before this time."""
         self._not_before_s = not_before_s
 
     def put(self, due_s: float) -> None:
-        """Then."""
+        """Set the date to this time."""
         self.due_s = max(due_s, self._not_before_s)
 
     def hurry(self, now_s: float) -> None:
-        """Now, if not before."""
+        """Set the date to now, if it is not earlier."""
         self.due_s = min(self.due_s, max(now_s, self._not_before_s))
 
     def clear(self) -> None:
-        """Not at all."""
+        """Take the date away."""
         self.due_s = math.inf
 
     def take_forced(self) -> bool:
-        """Was it forced? The next one is not, unless somebody asks for it."""
+        """Was the date forced? The next one is not, unless somebody asks for that again."""
         forced, self.forced = self.forced, False
         return forced

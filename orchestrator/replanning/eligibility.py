@@ -1,4 +1,4 @@
-"""Which nodes may be given layers, and which should give theirs up (pure)."""
+"""Eligibility: which nodes may be given layers, and which should give theirs up (pure)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from schemas.messages import NodeBirth, PlanConstraints
 
 
 class Eligibility:
-    """Brings together what the fleet knows of its nodes, what an operator wants and who failed to load a segment."""
+    """Knows who may have layers, by the state of nodes, what an operator wants and who failed to load a segment."""
 
     def __init__(self, fleet: FleetView, *, exclude_s: float) -> None:
         """``exclude_s``: how long a node is left out that failed."""
@@ -23,7 +23,7 @@ class Eligibility:
         """Nodes that break the operator's rules about batteries."""
 
     def births(self, *, last_resort: bool = False) -> tuple[NodeBirth, ...]:
-        """Those that a new plan may use; as a ``last_resort`` with those that had better have no layers."""
+        """Births of nodes that a new plan may use; as a ``last_resort`` with those that had better have no layers."""
         here = (*self._fleet.plannable(), *(self.weak() if last_resort else ()))
         return tuple(birth for birth in here if not self.excludes(birth))
 
@@ -36,7 +36,7 @@ class Eligibility:
         return self._exclusions.excludes(birth.node, birth.incarnation)
 
     def failed(self, plan: DeployedPlan, node: str, reason: str, now_s: float) -> None:
-        """A node could not hold its part of a plan; one that went away is no use to leave out."""
+        """Leave a node out that could not hold its part of a plan, unless it went away."""
         incarnation = plan.incarnations[node]
         if self._fleet.is_usable(node, incarnation):
             self._exclusions.add(node, incarnation, reason, now_s)
@@ -50,20 +50,20 @@ class Eligibility:
         return known is not None and refusal(constraints, node, known.health.condition) is not None
 
     def rules_changed(self, node: str, constraints: PlanConstraints) -> bool:
-        """Has it come to break the operator's rules, or to respect them again, since this was last asked?"""
+        """Has a node come to break the operator's rules, or to respect them again, since this was last asked?"""
         if self._breaks_rules(node, constraints) is (node in self._refused):
             return False
         self._refused ^= {node}
         return True
 
     def left_out(self) -> str:
-        """Who may not be used though he is here, and why, in one line; empty when nobody."""
+        """The nodes that may not be used though they are here, and why, in one line; empty when there are none."""
         drained = [(birth.node, self._fleet.why_drained(birth.node)) for birth in self._fleet.usable()]
         reasons = [self._exclusions.reasons(), *(f"{node}: {reason}" for node, reason in drained if reason)]
         return "; ".join(filter(None, reasons))
 
     def expire(self, now_s: float) -> bool:
-        """End what is over; true when a node may be planned with again."""
+        """End exclusions that are over; true when a node may be planned with again."""
         return self._exclusions.expire(now_s)
 
     def next_deadline_s(self) -> float:
@@ -83,7 +83,7 @@ class _Exclusion:
 
 
 class Exclusions:
-    """By node; another start of the node is given another chance at once."""
+    """Nodes that are left out, by name; another start of a node is given another chance at once."""
 
     def __init__(self, *, base_s: float) -> None:
         self._base_s = base_s
@@ -102,14 +102,14 @@ class Exclusions:
         return known is not None and known.incarnation == incarnation and known.until_s < math.inf
 
     def expire(self, now_s: float) -> bool:
-        """End what is over; true when a node may be planned with again."""
+        """End exclusions that are over; true when a node may be planned with again."""
         over = [known for known in self._of.values() if known.until_s <= now_s]
         for known in over:
             known.until_s = math.inf  # kept, so that the next failure counts as one more
         return bool(over)
 
     def reasons(self) -> str:
-        """Who is left out and why, in one line; empty when nobody is."""
+        """The nodes that are left out and why, in one line; empty when there are none."""
         return "; ".join(f"{node}: {known.reason}" for node, known in self._of.items() if known.until_s < math.inf)
 
     def next_deadline_s(self) -> float:

@@ -6,7 +6,7 @@ import itertools
 
 
 class Jobs:
-    """Shared by all who ask the worker; each has one job at a time, and what an earlier one brings is nobody's."""
+    """Numbers of jobs, for all who ask the worker. Each has one job at a time; an earlier one's result is nobody's."""
 
     def __init__(self) -> None:
         self._numbers = itertools.count(1)

@@ -1,4 +1,4 @@
-"""What goes into the planner's question besides a model: settings, and what nodes measured of themselves (pure)."""
+"""The planner's input besides a model: settings, and what nodes measured of themselves (pure)."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from schemas.messages import NodeBirth, NodeProfile, PlanConstraints
 
 
 class Conditions(Protocol):
-    """Who knows how nodes are."""
+    """A source of how nodes are."""
 
     def conditions(self) -> dict[str, Condition]:
-        """By node: what a plan should know of its battery and heat."""
+        """What a plan should know of each node's battery and heat, by name."""
 
 
 class PlannerInput:
-    """For the plans of a pipeline, and for dividing the fleet."""
+    """Makes questions for the planner, for the plans of a pipeline and for dividing the fleet."""
 
     def __init__(
         self, settings: ServingSettings, fleet: Conditions, profiles: Profiles, blob_urls: tuple[str, ...]
     ) -> None:
-        """``blob_urls``: where nodes fetch what they measure themselves with."""
+        """Keep what questions are made of. ``blob_urls``: where nodes fetch what they measure themselves with."""
         self._settings = settings
         self._fleet = fleet
         self._profiles = profiles
@@ -43,7 +43,7 @@ class PlannerInput:
         return self._profiles.ask(births, model, self._blob_urls, self._settings.wire_dtype, now_s)
 
     def measured(self, birth: NodeBirth, profile: NodeProfile, now_s: float) -> list[Effect]:
-        """A node's figures, or why it has none."""
+        """Take in a node's figures, or why it has none."""
         return self._profiles.answer(birth, profile, now_s)
 
     def awaited_until_s(self, births: Sequence[NodeBirth], model: ServedModel, now_s: float) -> float:

@@ -1,4 +1,4 @@
-"""From a model's manifest and the fleet's births to the planner's question (pure)."""
+"""Builds the planner's question from a model's manifest and the fleet's births (pure)."""
 
 from __future__ import annotations
 
@@ -49,8 +49,7 @@ def build_problem(
     constraints: PlanConstraints | None = None,
     conditions: Mapping[str, Condition] | None = None,
 ) -> Problem:
-    """The planner's question. Nodes with a profile are planned with what they measured, the others with what they
-    reported when they joined.
+    """The planner's question. Nodes with a profile are planned with what they measured, others with what they reported.
 
     Blocks that differ (a window, another quantisation) count as the largest of them, so that a plan always fits.
 

@@ -1,4 +1,4 @@
-"""When to plan, with which nodes, and whether the answer is worth it (pure).
+"""The replanner: when to plan, with which nodes, and whether the answer is worth it (pure).
 
 One thing at a time: ``Solving``, then what `switchover` does to bring the plan into force, or back to nothing on the
 way. ``judge`` (see `acceptance`) is asked about every solution that was found beside a working plan.
@@ -58,8 +58,11 @@ class Replanner:
         jobs: Jobs,
         balancing: PipelineBalancer | None = None,
     ) -> None:
-        """``jobs`` are shared by all pipelines. ``balancing`` is told of the heartbeats of nodes, may ask for a plan,
-        and judges; without it the best plan alone counts."""
+        """Make a replanner. ``jobs`` are shared by all pipelines.
+
+        ``balancing`` is told of the heartbeats of nodes, may ask for a plan, and judges; without it the best plan alone
+        counts.
+        """
         self._fleet = fleet
         self._requests = requests
         self._switchover = switchover
@@ -100,7 +103,7 @@ class Replanner:
         return self._work is None and not self._fleet.on_hold and not self._waits_for_idle
 
     def nodes_in_use(self) -> set[str]:
-        """Of the plan in force, and of the one on its way."""
+        """Names of the nodes of the plan in force, and of the one on its way."""
         plans = [self._active.plan] if self._active else []
         plans += [self._switchover.next.plan] if self._switchover.next else []
         nodes = {node for plan in plans for node in plan.nodes}
@@ -116,7 +119,7 @@ class Replanner:
         return self._eligibility.excludes(birth)
 
     def state(self) -> str:
-        """In a word or two for people."""
+        """The state in a word or two for people."""
         if self._solving:
             return "planning"
         return self._switchover.state() or ("serving" if self._active else "waiting")
@@ -124,7 +127,7 @@ class Replanner:
     # --- what is wanted ---------------------------------------------------------------------------------------
 
     def start(self, now_s: float) -> None:
-        """Messages flow from now on; the fleet is believed to be complete a moment later."""
+        """Begin to plan, a moment from now, when the fleet is believed to be complete."""
         self._schedule.start(now_s + self._timing.start_s)
 
     def no_model(self, reason: str) -> None:
@@ -134,11 +137,11 @@ class Replanner:
             self._schedule.clear()
 
     def use_judge(self, judge: Judge) -> None:
-        """Ask this one whether a solution is worth replacing the plan in force."""
+        """Set who decides whether a solution is worth replacing the plan in force."""
         self._judge = judge
 
     def force(self, now_s: float) -> None:
-        """Plan as soon as possible, whatever it gains."""
+        """Plan as soon as possible, whatever a new plan gains."""
         self._report.begins()
         self._schedule.ask(now_s, forced=True)
 
@@ -147,7 +150,7 @@ class Replanner:
         self._schedule.ask(now_s + self._timing.settle_s, forced=self._has_to_shed())
 
     def drained(self, node: str, now_s: float) -> None:
-        """A node should give up its layers: plan without it at once, if it has any."""
+        """Plan at once without a node that should give up its layers, if it has any."""
         if node in self.nodes_in_use():
             self.force(now_s)
 
@@ -161,7 +164,7 @@ class Replanner:
             self._schedule.hurry(now_s)
 
     def stop(self) -> list[Effect]:
-        """The pipeline goes down: nodes unload."""
+        """Let the plan go down, so that nodes unload."""
         self._solving = None
         return self._switchover.stop()
 
@@ -256,7 +259,7 @@ class Replanner:
         return effects
 
     def _rules_changed(self, node: str, now_s: float) -> None:
-        """A node has come to break the operator's rules while it serves, or to respect them again."""
+        """Plan anew, as a node has come to break the operator's rules while it serves, or to respect them again."""
         if self._eligibility.must_go(node, self._target.constraints):
             self.drained(node, now_s)
         else:
@@ -282,7 +285,7 @@ class Replanner:
         return effects
 
     def _drop_ring(self, now_s: float) -> list[Effect]:
-        """A node of the working ring is gone for good. Unless another ring is ready, plan again at once."""
+        """Give up the working ring, a node of which is gone for good. Unless another is ready, plan again at once."""
         effects = self._switchover.drop_ring(now_s)
         if self._active:
             self._report.succeeded(changed=True)
@@ -328,7 +331,7 @@ class Replanner:
         return [SolvePlan(job, problem)]
 
     def _solve_smaller(self, solving: Solving, problem: Problem, why: str) -> list[Effect]:
-        """Nobody has said how large the KV caches are to be: plan with those that fit."""
+        """Plan with KV caches that fit, as nobody has said how large they are to be."""
         told = self._report.has_smaller_caches(solving.problem, problem, why)
         job = self._jobs.begin(self._settings.pipeline)
         self._solving = replace(solving, job=job, problem=problem, context_tokens=problem.context_tokens)

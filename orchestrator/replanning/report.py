@@ -1,4 +1,4 @@
-"""What came of a pipeline's planning (pure)."""
+"""The report on a pipeline's planning (pure)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from orchestrator.planning.problem import Problem
 
 
 class PlanningReport:
-    """For those who ask why there is no plan, or no better one, and for those who wait for the end of an attempt."""
+    """Why there is no plan, or no better one, for those who ask; and the outcomes of attempts, for those who wait."""
 
     def __init__(self, pipeline: str) -> None:
         self.why_none = NoPlan("not_ready", "the orchestrator has only just started: ask again")
@@ -25,12 +25,12 @@ class PlanningReport:
         """Context and slots that were last planned with because what is usual did not fit."""
 
     def take_outcomes(self) -> list[ReplanDone]:
-        """How attempts have ended since this was last asked."""
+        """Take the outcomes of attempts since this was last asked."""
         outcomes, self._outcomes = self._outcomes, []
         return outcomes
 
     def begins(self) -> None:
-        """Another attempt is made, or one has worked: what was said of the plan in force is out of date."""
+        """Forget why the plan in force stays, as another attempt is made, or one has worked."""
         self.why_it_stays = ""
 
     def no_model(self, reason: str) -> None:
@@ -38,7 +38,7 @@ class PlanningReport:
         self.why_none = NoPlan("no_model", reason)
 
     def succeeded(self, *, changed: bool) -> None:
-        """There is a plan, perhaps the one in force."""
+        """Note that an attempt ended with a plan, perhaps the one in force."""
         self._outcomes.append(ReplanDone(ok=True, changed=changed))
 
     def failed(self, reason: str) -> None:
@@ -46,7 +46,7 @@ class PlanningReport:
         self._outcomes.append(ReplanDone(ok=False, changed=False, reason=reason))
 
     def decided(self, decision: AcceptanceDecision, now_s: float) -> None:
-        """A solution was found beside the plan in force, and is to replace it or not."""
+        """Record whether a solution that was found is to replace the plan in force."""
         if not decision.recorded:
             verdict = Verdict.MOVE if decision.answer is Acceptance.NOW else Verdict.STAY
             self.decisions.add(Decision(verdict=verdict, reason=decision.reason), now_s)
@@ -54,7 +54,7 @@ class PlanningReport:
             self.succeeded(changed=False)
 
     def has_smaller_caches(self, asked: Problem, problem: Problem, why: str) -> list[Effect]:
-        """The KV caches are to be smaller than usual, with which there is no plan; told once."""
+        """Tell, once, that KV caches are to be smaller than usual, because there is no plan with those."""
         caches = (problem.context_tokens, problem.slots)
         told, self._smaller_caches = self._smaller_caches == caches, caches
         serving = f"serving {problem.slots} at once with {problem.context_tokens} tokens of context"
@@ -62,12 +62,12 @@ class PlanningReport:
         return [] if told else [Note(text, kind="smaller", pipeline=self._pipeline)]
 
     def stays(self, plan: DeployedPlan, reason: str) -> Note:
-        """A plan stays in force, because nothing came of the attempt to replace it."""
+        """Tell that a plan stays in force, because nothing came of the attempt to replace it."""
         self.why_it_stays = reason
         return Note(f"epoch {plan.epoch} stays: {reason}", kind="stays", pipeline=self._pipeline)
 
     def there_is_none(self, why: NoPlan) -> list[Effect]:
-        """No plan is in force, and none can be made for now; told once."""
+        """Tell, once, that no plan is in force, and none can be made for now."""
         if why == self.why_none:
             return []
         self.why_none = why

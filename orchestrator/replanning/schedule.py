@@ -6,7 +6,7 @@ from orchestrator.replanning.due_date import DueDate
 
 
 class ReplanSchedule(DueDate):
-    """Of one pipeline."""
+    """The date of a pipeline's next plan."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -16,12 +16,12 @@ class ReplanSchedule(DueDate):
         """It waits for figures of nodes."""
 
     def start(self, not_before_s: float) -> None:
-        """Plan then, and not before."""
+        """Plan at this time, and not before it."""
         super().start(not_before_s)
         self.put(not_before_s)
 
     def ask(self, due_s: float, *, forced: bool = False) -> None:
-        """Plan then, though requests are open."""
+        """Plan at this time, though requests are open."""
         self.forced = self.forced or forced
         self.only_when_idle = False
         self.put(due_s)
@@ -32,11 +32,11 @@ class ReplanSchedule(DueDate):
         self.hurry(now_s)
 
     def wait_for_profiles(self, until_s: float, *, forced: bool) -> None:
-        """Plan when nodes have measured themselves, or then at the latest."""
+        """Plan when nodes have measured themselves, or at this time at the latest."""
         self.forced, self.due_s, self.awaits_profiles = forced, until_s, True
 
     def take(self) -> bool:
-        """Begin what is due; was it forced?"""
+        """Begin the plan that is due; was it forced?"""
         self.clear()
         self.only_when_idle = self.awaits_profiles = False
         return self.take_forced()

@@ -1,4 +1,4 @@
-"""What plans are for (pure)."""
+"""The target of a pipeline's plans (pure)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from schemas.messages import PlanConstraints
 
 @dataclass
 class PlanTarget:
-    """What a pipeline's plans are to serve, and to respect, from the next one on."""
+    """The model that a pipeline's plans are to serve, and the constraints that they respect, from the next one on."""
 
     model: ServedModel | None = None
     constraints: PlanConstraints = field(default_factory=PlanConstraints)

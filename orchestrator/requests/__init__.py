@@ -1,1 +1,1 @@
-"""Who asks, who waits and what was answered so far (pure)."""
+"""Requests: who asks, who waits and what was answered so far (pure)."""

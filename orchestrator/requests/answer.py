@@ -28,7 +28,9 @@ class EncodedPrompt:
     ids: tuple[int, ...]
 
     def fit(self, context_tokens: int, max_tokens: int, longer: str = LONGER) -> int:
-        """How many tokens, and no more than ``max_tokens``, an answer may have beside it in a context.
+        """The most tokens that an answer may have beside the prompt in a context, no more than ``max_tokens``.
+
+        ``longer``: what would make the context longer.
 
         ``longer``: what would make the context so.
 

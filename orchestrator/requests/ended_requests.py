@@ -10,7 +10,7 @@ _MOST_MESSAGES = 20_000
 
 
 class EndedRequests:
-    """By request: a QoS 1 submission may arrive twice, and a reader may have been away at the end."""
+    """Requests that ended lately: a QoS 1 submission may arrive twice, and a reader may have been away at the end."""
 
     def __init__(self) -> None:
         self._clients: dict[str, str] = {}
@@ -21,7 +21,7 @@ class EndedRequests:
         return request in self._clients
 
     def add(self, request: str, client: str, sent: Sequence[object]) -> None:
-        """It has ended; ``sent`` is all that the client was told."""
+        """Remember a request that has ended; ``sent`` is all that the client was told."""
         self._clients[request] = client
         self._sent[request] = sent
         self._messages += len(sent)
@@ -33,5 +33,5 @@ class EndedRequests:
             self._messages -= len(self._sent.pop(oldest, ()))
 
     def sent_to(self, client: str, request: str) -> Sequence[object]:
-        """What this client was told, the end last; nothing where it is not known any more."""
+        """All that this client was told of a request, the end last; nothing where that is not known any more."""
         return self._sent.get(request, ()) if self._clients.get(request) == client else ()

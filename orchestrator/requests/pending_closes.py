@@ -33,6 +33,6 @@ class PendingCloses:
             self._waiting.pop(closed.request, None)
 
     def again(self, node: str) -> list[Effect]:
-        """A node is back, perhaps with requests whose end it missed: a broker keeps nothing for who is away."""
+        """Tell a node that is back of the ends that it has not confirmed: a broker keeps nothing for who is away."""
         missed = [request for request, nodes in self._waiting.items() if node in nodes]
         return [command(node, CloseRequest(request=request)) for request in missed]

@@ -1,4 +1,4 @@
-"""Where a request is served (pure)."""
+"""Placement: where a request is served (pure)."""
 
 from __future__ import annotations
 
@@ -54,7 +54,8 @@ class Placement:
         )
 
     def open_messages(self, submit: SubmitRequest, answer: Answer, *, pipeline: str) -> list[tuple[str, OpenRequest]]:
-        """(node, command) for every stage: from the last to the second, then stage 0, which begins at once."""
+        """(node, command) to open the request, by stage: from the last to the second, then stage 0, which begins at
+        once."""
         penalty = submit.sampling.repetition_penalty != 1.0
         known = (*answer.prompt.ids, *answer.tokens)
         last = len(self.ring) - 1

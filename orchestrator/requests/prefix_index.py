@@ -1,8 +1,8 @@
-"""Which ended request's KV cache a new prompt can go on from (pure).
+"""The prefix index: which ended request's KV cache a new prompt can go on from (pure).
 
 The nodes keep the KV rows of ended requests until a slot is needed (``edge_node.requests.kv_slots``); only the
-orchestrator knows which tokens they stand for. What it remembers is a hope, not a promise: a stage that no longer has
-the rows finds the gap by the position rule, and the ring computes them again.
+orchestrator knows which tokens the rows stand for. An entry of the index is a hope, not a promise: a stage that no
+longer has the rows finds the gap by the position rule, and the ring computes them again.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class PrefixIndex:
         self._ids: OrderedDict[str, tuple[int, ...]] = OrderedDict()
 
     def remember(self, request: str, epoch: Epoch, ids: Sequence[int]) -> None:
-        """A request ended with these tokens, prompt and answer; the last one's KV row was never computed."""
+        """Remember a request that ended with these tokens of prompt and answer; the last one's KV row is missing."""
         if epoch != self._epoch:
             self._epoch = epoch
             self._ids.clear()

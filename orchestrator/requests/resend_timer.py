@@ -1,4 +1,4 @@
-"""When tokens that may have been lost are asked for again (pure)."""
+"""A timer: when tokens that may have been lost are asked for again (pure)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MOST_GROWTH = 10.0
 
 @dataclass
 class ResendTimer:
-    """A while after the newest token, then after longer and longer whiles."""
+    """The date of asking again: a while after the newest token, then after longer and longer whiles."""
 
     progress_s: float = 0.0
     """When the newest token came, or the request was opened."""
@@ -25,7 +25,7 @@ class ResendTimer:
     """Since the newest token."""
 
     def progressed(self, now_s: float, *, wait_s: float) -> bool:
-        """A token has come, or the request was opened; ``wait_s``: the first while.
+        """Begin anew: a token has come, or the request was opened; ``wait_s``: the first while.
 
         Returns:
             Whether tokens are asked for sooner than they would have been, as after a silence.
@@ -36,11 +36,11 @@ class ResendTimer:
         return self.due_s < before_s
 
     def found_gap(self) -> None:
-        """A token has come too early: those before it are missing."""
+        """Ask soon: a token has come too early, so those before it are missing."""
         self.due_s = min(self.due_s, self._asked_s + _GAP_S)
 
     def asked(self, now_s: float) -> None:
-        """What is missing has been asked for."""
+        """Note that missing tokens have been asked for."""
         self._asked_s = now_s
         self._times_asked += 1
         self.due_s = now_s + back_off_s(self._first_wait_s, self._times_asked, _MOST_GROWTH * self._first_wait_s)

@@ -1,4 +1,4 @@
-"""How soon a refused client may ask again, judged by the answers that end."""
+"""How soon a refused client may ask again, estimated from the answers that end."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ _REMEMBERED_PREFIXES = 64
 
 
 class RequestScheduler:
-    """Sessions by request id, in order of submission."""
+    """Takes a pipeline's requests from submission to end; its sessions are by request id, in order of submission."""
 
     def __init__(
         self,
@@ -90,7 +90,7 @@ class RequestScheduler:
     # --- clients ----------------------------------------------------------------------------------------------
 
     def submit(self, request: SubmitRequest, now_s: float) -> list[Effect]:
-        """A client asks."""
+        """Take in a client's request."""
         if self.sessions.was_submitted(request.request):
             return []  # the same submission again
         session = Session(request, submitted_s=now_s, queued_s=now_s)
@@ -105,7 +105,7 @@ class RequestScheduler:
         return [SaveRequest(session.client, session.request)]
 
     def cancel(self, client: str, cancel: CancelRequest, now_s: float) -> list[Effect]:
-        """A client lost interest."""
+        """End a request that its client has lost interest in."""
         session = self.sessions.get(cancel.request)
         if session is None or session.client != client or session.phase is Phase.CLOSING:
             return []
@@ -114,12 +114,12 @@ class RequestScheduler:
     # --- other pipelines ------------------------------------------------------------------------------------
 
     def knows(self, request: str) -> bool:
-        """Was it submitted here, now or lately?"""
+        """Was this request submitted here, now or lately?"""
         return self.sessions.was_submitted(request)
 
     @property
     def waiting(self) -> tuple[Session, ...]:
-        """Those that wait for their turn, the next one first."""
+        """Sessions that wait for their turn, the next one first."""
         return tuple(self._queue)
 
     def give(self, request: str) -> Session:
@@ -134,7 +134,7 @@ class RequestScheduler:
         self._queue.add(session)
 
     def cached_tokens(self, session: Session, epoch: Epoch) -> int:
-        """How much of a prompt's beginning an earlier request has left on the nodes."""
+        """Tokens at the beginning of a prompt that an earlier request has left on the nodes."""
         found = self._prefixes.find(epoch, session.prompt_ids)
         return found[1] if found else 0
 
@@ -173,7 +173,7 @@ class RequestScheduler:
         return effects
 
     def failed(self, failure: RequestFailed) -> list[Effect]:
-        """A stage can't go on with a request."""
+        """End a request that a stage can't go on with."""
         session = self.sessions.get(failure.request)
         if session is None or session.phase is not Phase.OPEN or session.placement is None:
             return []
@@ -183,7 +183,7 @@ class RequestScheduler:
         return self.abandon(session, code, f"{failure.node}: {failure.reason}")
 
     def closed(self, closed: RequestClosed) -> list[Effect]:
-        """A stage reports what it did for a request."""
+        """Take in a stage's report about what it did for a request."""
         self._closings.confirm(closed)
         session = self.sessions.get(closed.request)
         stage = closed.timing.stage
@@ -196,7 +196,7 @@ class RequestScheduler:
         return self._end(session) if len(timings) == len(ring) else []
 
     def node_returned(self, node: str) -> list[Effect]:
-        """A node is back: tell it what it missed."""
+        """Tell a node that is back what it missed."""
         return self._closings.again(node)
 
     # --- the pipeline -----------------------------------------------------------------------------------------
@@ -225,7 +225,7 @@ class RequestScheduler:
         return effects
 
     def prompt_made(self, event: PromptEncoded | PromptUnusable) -> list[Effect]:
-        """The worker has encoded the prompt of a request that waits, or can't."""
+        """Take in the prompt that the worker has encoded for a waiting request, or that there is none."""
         session = self.sessions.get(event.request)
         if session is None or session.phase is not Phase.QUEUED or session.asked_model != event.model:
             return []
@@ -278,7 +278,7 @@ class RequestScheduler:
         self._next_nodes = nodes
 
     def ring_broken(self, now_s: float) -> list[Effect]:
-        """The ring of the open requests is gone: they wait, before all others, to go on in the next one."""
+        """Interrupt open requests, whose ring is gone: they wait, before all others, to go on in the next one."""
         effects: list[Effect] = []
         broken = list(self.sessions.in_phase(Phase.OPEN))
         for session in reversed(broken):
@@ -292,11 +292,11 @@ class RequestScheduler:
         return effects
 
     def missed_messages(self, now_s: float) -> list[Effect]:
-        """The connection was lost for a while: ask for what open requests may have missed."""
+        """Ask for what open requests may have missed, after a while without a connection."""
         return [effect for session in self.sessions.in_phase(Phase.OPEN) for effect in self._ask_resend(session, now_s)]
 
     def refuse_waiting(self, why: NoPlan, now_s: float) -> list[Effect]:
-        """There is no plan in sight: end what waits, interrupted requests after a while."""
+        """End what waits, because there is no plan in sight; interrupted requests after a while."""
         effects: list[Effect] = []
         for session in self._queue:
             if session.interrupted_s is None:
@@ -344,7 +344,7 @@ class RequestScheduler:
     # --- ends -------------------------------------------------------------------------------------------------
 
     def stop(self) -> list[Effect]:
-        """The orchestrator ends: every client is told, every slot freed."""
+        """End all requests: every client is told, every slot freed."""
         effects: list[Effect] = []
         for session in self.sessions:
             if session.phase is Phase.CLOSING:
@@ -359,7 +359,7 @@ class RequestScheduler:
         return [*effects, *self._fail(session, code, reason)]
 
     def _finish(self, session: Session, reason: FinishReason, now_s: float) -> list[Effect]:
-        """The answer is complete, or nobody wants more of it."""
+        """End a request whose answer is complete, or of which nobody wants more."""
         was_open = session.phase is Phase.OPEN
         session.end(reason, now_s, due_s=now_s + self._timing.stats_s)
         if not was_open:
@@ -387,7 +387,7 @@ class RequestScheduler:
         return [session.tell(end), Note(note), *self._forget(session)]
 
     def _fail(self, session: Session, code: ErrorCode, reason: str, summary: str = "") -> list[Effect]:
-        """``summary`` stands in the log for a reason that may have people's text in it."""
+        """End a request with an error; ``summary`` is for the log where ``reason`` may have people's text in it."""
         self._queue.leave(session)
         note = Note(f"{session.request} failed ({code}): {summary or reason}", warning=True)
         return [session.tell_error(code, reason), note, *self._forget(session)]

@@ -1,4 +1,4 @@
-"""One request, from its submission to its end (pure)."""
+"""The session of one request, from its submission to its end (pure)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ErrorCode = Literal["no_model", "no_nodes", "no_memory", "not_ready", "too_long"
 
 
 class Phase(enum.Enum):
-    """Where a request is in its life."""
+    """The phase of a request's life."""
 
     QUEUED = "queued"
     OPEN = "open"
@@ -45,7 +45,7 @@ class Ending:
 
 @dataclass
 class Session:
-    """A request with its times."""
+    """A request as the orchestrator holds it, with its times."""
 
     submit: SubmitRequest
     submitted_s: float
@@ -85,21 +85,23 @@ class Session:
         return [EncodePrompt(self.request, model.name, self.submit)]
 
     def take_prompt(self, prompt: EncodedPrompt) -> None:
-        """The prompt is encoded."""
+        """Take in the encoded prompt."""
         self.prompt, self.answer = prompt, None
 
     @property
     def prompt_ids(self) -> tuple[int, ...]:
-        """None until the prompt is encoded."""
+        """Token ids of the prompt; empty until it is encoded."""
         return self.prompt.ids if self.prompt else ()
 
     @property
     def in_prefill(self) -> bool:
-        """Has its ring made no token yet?"""
+        """Has the request a ring that has made no token for it yet?"""
         return bool(self.answer and self.placement and self.answer.next_position == self.placement.begun_at)
 
     def fit(self, model: ServedModel, context_tokens: int, *, longer: str = LONGER) -> bool:
         """Bound the answer by the context of a model that is about to serve the request.
+
+        ``longer``: what would make the context longer.
 
         ``longer``: what would make the context so.
 
@@ -121,29 +123,29 @@ class Session:
         return True
 
     def open(self, placement: Placement) -> None:
-        """Its stages are told of it, and serve it from here on."""
+        """Note that the stages of this ring are told of the request, and serve it from here on."""
         self.phase = Phase.OPEN
         self.placement = placement
         self.interrupted_s = None
 
     def open_messages(self, *, pipeline: str) -> list[tuple[str, OpenRequest]]:
-        """(node, command) for every stage of its ring; see `Placement`."""
+        """The commands to open the request: (node, command) for every stage of its ring; see `Placement`."""
         assert self.answer
         assert self.placement
         return self.placement.open_messages(self.submit, self.answer, pipeline=pipeline)
 
     def interrupt(self, now_s: float) -> None:
-        """Its ring is gone: it waits to go on in another."""
+        """Let the request, whose ring is gone, wait to go on in another."""
         self.phase = Phase.QUEUED
         self.interrupted_s = self.queued_s = now_s
 
     def end(self, finish: FinishReason, now_s: float, *, due_s: float) -> None:
-        """The answer is complete, or nobody wants more of it."""
+        """Begin the end: the answer is complete, or nobody wants more of it."""
         self.phase = Phase.CLOSING
         self.ending = Ending(finish, now_s, due_s)
 
     def next_deadline_s(self, timing: Timing, *, refusing: bool) -> float:
-        """When time alone changes something for it; ``refusing``: what waits is being refused."""
+        """When time alone changes something for the request; ``refusing``: what waits is being refused."""
         if self.ending:
             return self.ending.due_s
         if self.phase is Phase.OPEN:
@@ -152,7 +154,7 @@ class Session:
         return min(self.queued_s + timing.queue_s, (self.interrupted_s or 0.0) + recovery_s)
 
     def renew(self, now_s: float) -> None:
-        """Its reader is there."""
+        """Note that the request's reader is there."""
         self.reader_due_s = now_s + (self.submit.lease_s or math.inf)
 
     def tell(self, message: object) -> Publish:
@@ -161,11 +163,11 @@ class Session:
         return Publish(self.stream_topic, message)
 
     def tell_error(self, code: ErrorCode, reason: str) -> Publish:
-        """There will be no (more) answer."""
+        """Tell the one who asked that there will be no (more) answer."""
         return self.tell(StreamError(request=self.request, code=code, reason=reason[:MAX_LINE]))
 
     def end_message(self) -> StreamEnd:
-        """The answer's end."""
+        """The message that ends the answer."""
         ending = self.ending
         assert ending
         first_s = self.first_token_s if self.first_token_s is not None else ending.ended_s

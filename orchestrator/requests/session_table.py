@@ -10,7 +10,7 @@ from orchestrator.requests.session import Phase, Session
 
 
 class SessionTable:
-    """Sessions in order of submission."""
+    """A pipeline's sessions in order of submission."""
 
     def __init__(self) -> None:
         self._sessions: dict[str, Session] = {}
@@ -29,7 +29,7 @@ class SessionTable:
         self._sessions[session.request] = session
 
     def forget(self, request: str) -> None:
-        """The session has ended; what was said is remembered for a while."""
+        """Forget a session that has ended; what its client was told is remembered for a while."""
         session = self._sessions.pop(request)
         self.ended.add(request, session.client, session.sent)
 
@@ -38,7 +38,7 @@ class SessionTable:
         return self._sessions.pop(request)
 
     def was_submitted(self, request: str) -> bool:
-        """Is it here, or has it ended lately?"""
+        """Is this request here, or has it ended lately?"""
         return request in self._sessions or request in self.ended
 
     def in_phase(self, phase: Phase) -> Iterator[Session]:
@@ -56,7 +56,7 @@ class SessionTable:
 
     @property
     def open_work(self) -> OpenWork:
-        """What the open requests hold, and what they may still want."""
+        """How much KV cache the open requests hold, and how many tokens they may still want."""
         answers = [session.answer for session in self.in_phase(Phase.OPEN) if session.answer]
         return OpenWork(
             requests=len(answers),

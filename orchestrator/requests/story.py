@@ -1,4 +1,4 @@
-"""What became of a request, event by event: what happened and what was decided on it (pure).
+"""The stories of requests, event by event: what happened and what was decided on it (pure).
 
 Nothing of prompts and answers is kept, only how much there was. `Stories.record` is shown every event with the effects
 that the core has decided on; what concerns a request is told by its id in messages and at the head of notes, by the
@@ -56,7 +56,7 @@ class StoryEntry:
 
 @dataclass
 class Story:
-    """One request's entries, oldest first; ``pipeline`` is where it was opened last."""
+    """The story of one request: its entries, oldest first; ``pipeline`` is where it was opened last."""
 
     request: str
     pipeline: str = ""
@@ -69,7 +69,7 @@ class Story:
     _tokens_from_s: float = 0.0
 
     def add(self, entry: StoryEntry) -> None:
-        """Something happened."""
+        """Add an entry."""
         self._tokens = 0
         self.entries.append(entry)
         if len(self.entries) > _MOST_ENTRIES:
@@ -77,7 +77,7 @@ class Story:
             self.left_out += 1
 
     def heard_tokens(self, sender: str, count: int, now_s: float) -> None:
-        """Tokens came in; those that follow each other are one entry."""
+        """Add that tokens came in; those that follow each other are one entry."""
         if self._tokens:
             self.entries.pop()
         else:
@@ -90,7 +90,7 @@ class Story:
 
 
 class Stories:
-    """The newest requests by id."""
+    """The stories of the newest requests, by id."""
 
     def __init__(self) -> None:
         self._of: OrderedDict[str, Story] = OrderedDict()
@@ -104,7 +104,7 @@ class Stories:
         return [self._of[request] for request in list(reversed(self._of))[:limit]]
 
     def record(self, event: Event, effects: Sequence[Effect], now_s: float) -> None:
-        """The core has handled an event."""
+        """Record an event that the core has handled, and what it decided."""
         if isinstance(event, TokensHeard):
             story = self._of.get(event.request)
             if story is not None:
@@ -132,7 +132,7 @@ class Stories:
             self._of.popitem(last=False)
 
     def _decisions(self, effects: Iterable[Effect]) -> dict[str, list[str]]:
-        """What was decided, by request."""
+        """What was decided about each request, by its id."""
         found: dict[str, list[str]] = {}
         for effect in effects:
             for request, text in self._told(effect):
@@ -181,7 +181,7 @@ _OPEN, _CLOSE = "opened on ", "closed on "
 
 
 def _in_one_line(words: str, texts: list[str]) -> list[str]:
-    """What was said to every stage with the same words."""
+    """Put all texts that begin with the same words, as what was said to every stage, into one line."""
     places = [text.removeprefix(words) for text in texts if text.startswith(words)]
     others = [text for text in texts if not text.startswith(words)]
     return [*others, words + ", ".join(places)] if places else others

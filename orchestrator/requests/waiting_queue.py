@@ -1,4 +1,4 @@
-"""The requests that wait for their turn, the next one first (pure)."""
+"""The queue of requests that wait for their turn, the next one first (pure)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from orchestrator.requests.session import Session
 
 
 class WaitingQueue:
-    """Sessions in order; one whose answer has begun goes before those that have not."""
+    """Sessions that wait, in order; one whose answer has begun goes before those that have not."""
 
     def __init__(self) -> None:
         self._sessions: deque[Session] = deque()
@@ -18,7 +18,7 @@ class WaitingQueue:
         return len(self._sessions)
 
     def __iter__(self) -> Iterator[Session]:
-        """Over those that wait now, whatever becomes of them meanwhile."""
+        """Iterate over the sessions that wait now, whatever becomes of them meanwhile."""
         return iter(tuple(self._sessions))
 
     def add(self, session: Session) -> None:
@@ -31,5 +31,5 @@ class WaitingQueue:
         self._sessions.appendleft(session)
 
     def leave(self, session: Session) -> None:
-        """It waits no longer, if it did."""
+        """Take a session out of the queue, if it is there."""
         self._sessions = deque(waiting for waiting in self._sessions if waiting is not session)

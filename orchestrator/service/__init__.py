@@ -1,1 +1,1 @@
-"""The orchestrator as a running thing: threads, sockets, files."""
+"""The orchestrator's service around the core: threads, sockets, files."""

@@ -1,4 +1,4 @@
-"""What a running orchestrator is told, checked in one place."""
+"""The configuration of a running orchestrator, checked in one place."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What must survive the orchestrator: one SQLite file in WAL mode.
+"""The database: what must survive the orchestrator, in one SQLite file in WAL mode.
 
 Every write is one transaction, so a kill at any moment loses nothing that a method has returned from. (After a power
 cut the last writes may be missing; epochs are safe even then, because a start also goes above the retained plan.)
@@ -66,10 +66,10 @@ class Database(Closing):
     """The database. Times are seconds since 1970. Owned by one thread; a context manager."""
 
     def __init__(self, path: Path) -> None:
-        """Open or create.
+        """Open the database, or create it.
 
         Raises:
-            StateUnreadable: damaged, not writable, locked, or of a newer version.
+            StateUnreadable: the file is damaged, not writable, locked, or of a newer version.
         """
         self.path = path
         try:
@@ -222,7 +222,7 @@ class Database(Closing):
         self._db.execute("INSERT OR REPLACE INTO constraints VALUES (?, ?, ?)", row)
 
     def constraints(self, pipeline: str) -> PlanConstraints:
-        """What was last saved; none when nothing was.
+        """The constraints that were last saved; none when nothing was.
 
         Raises:
             MemberError: another version wrote what this one can't read.
@@ -234,7 +234,7 @@ class Database(Closing):
     # --- requests ---------------------------------------------------------------------------------------------
 
     def begin_request(self, pipeline: str, client: str, request: str) -> None:
-        """A request began."""
+        """Remember that a request began."""
         row = (request, pipeline, client, time.time())
         self._db.execute("INSERT OR REPLACE INTO requests VALUES (?, ?, ?, ?)", row)
 

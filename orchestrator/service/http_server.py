@@ -25,7 +25,8 @@ class HttpServer(Closing):
     """Listens from construction on, answers from ``start`` on. ``port`` is the real one where 0 was asked for."""
 
     def __init__(self, routes: Sequence[BaseRoute], *, host: str, port: int = 0) -> None:
-        """
+        """Listen on an address.
+
         Raises:
             AddressInUse: the port is taken, or the host is not one of this machine.
         """
@@ -60,7 +61,7 @@ class HttpServer(Closing):
         await self._server.serve(sockets=[self._socket])
 
     def _failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """asyncio would write a traceback for each connection that it can't accept, hundreds a second."""
+        """Log, once, that connections wait: asyncio would write a traceback for each, hundreds a second."""
         error = context.get("exception")
         if not isinstance(error, OSError):
             loop.default_exception_handler(context)

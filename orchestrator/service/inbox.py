@@ -1,4 +1,4 @@
-"""What arrives on the bus, as events of the core; what breaks the contract ends here."""
+"""The inbox: what arrives on the bus, as events of the core; what breaks the contract ends here."""
 
 from __future__ import annotations
 
@@ -49,8 +49,10 @@ class Inbox:
         self._logged: set[tuple[str, type[ContractError]]] = set()
 
     def events(self, delivery: Delivery) -> Sequence[Event]:
-        """The events behind a delivery. What breaks the contract is counted and logged once; of a command, whoever
-        gave it is told."""
+        """The events that a delivery stands for.
+
+        A message that breaks the contract is counted and logged once; of a command, whoever gave it is told.
+        """
         try:
             if place := TOKEN.match(delivery.topic):
                 return _tokens(place, delivery.payload)
@@ -86,7 +88,7 @@ def _parse(delivery: Delivery) -> Event | None:
 
 
 def _tokens(place: dict[str, str], payload: bytes) -> Sequence[Event]:
-    """The tokens of one message; a stage sends those of several requests together."""
+    """The events of one message of tokens; a stage sends those of several requests together."""
     return [
         TokensHeard(place["pipeline"], place["sender"], frame)
         for frame in decode_frames(payload)

@@ -1,4 +1,4 @@
-"""What clients are told of messages that break the contract: on a topic that their sender reads (pure)."""
+"""Malformed messages: what clients are told of those, on a topic that their sender reads (pure)."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _Message = TypeVar("_Message")
 
 
 def same(message: _Message, place: Mapping[str, str]) -> _Message:
-    """The message, if what it says of its client and request is what its topic says.
+    """Check that a message says of its client and request what its topic says, and return it.
 
     Raises:
-        MessageError: it speaks for somebody else.
+        MessageError: the message speaks for somebody else.
     """
     for name, said in place.items():
         if getattr(message, name, said) != said:

@@ -1,4 +1,4 @@
-"""The orchestrator as a running thing: bus, database, HTTP server and worker around the core.
+"""The orchestrator's service: bus, database, HTTP server and worker around the core.
 
 One thread polls the bus, hands events to the core and does what its effects say. Nothing is decided here.
 """
@@ -267,7 +267,7 @@ class Service:
         self._publish(sent.topic, sent.message, sent.qos, sent.retain)
 
     def _tell(self, note: Note) -> None:
-        """Operators hear of it too."""
+        """Tell operators of a note, if it is an event."""
         event = self._journal.add(note, time.time())
         if event:
             self._worker.keep(self.core.plane.models_in_use())  # what is told of is what may change them

@@ -1,4 +1,4 @@
-"""The slow work beside the service's thread: opening models, solving and assembling in one, prompts in another."""
+"""The worker: slow jobs beside the service's thread. One opens models, solves and assembles, one makes prompts."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class _JobThread:
         self._jobs.put(job)
 
     def close(self) -> None:
-        """Begin no other."""
+        """Begin no further job."""
         self._closed = True
         self._jobs.put(None)
 
@@ -114,11 +114,11 @@ class Worker:
         self._prompts = _JobThread(self._run, "prompts")
 
     def submit(self, job: Job) -> None:
-        """Do this after what of its kind was submitted before."""
+        """Do a job after those of its kind that were submitted before."""
         (self._prompts if isinstance(job, EncodePrompt) else self._jobs).submit(job)
 
     def close(self) -> None:
-        """Drop what has not begun; what has may take `CLOSE_S` to end."""
+        """Drop jobs that have not begun; those that have may take `CLOSE_S` to end."""
         ends_s = time.monotonic() + CLOSE_S
         for thread in (self._prompts, self._jobs):
             thread.close()
@@ -127,13 +127,13 @@ class Worker:
         self.keep(())
 
     def keep(self, models: Collection[str]) -> None:
-        """Only these are in use any more: the others may be removed from the store. For any thread."""
+        """Note which models are in use: all others may be removed from the store. For any thread."""
         with self._holding:
             for name in self._held.keys() - set(models):
                 self._held.pop(name).close()
 
     def _hold(self, name: str) -> None:
-        """From now on the model is in use; raises `NoSuchModel`."""
+        """Mark a model as in use from now on; raises `NoSuchModel`."""
         with self._holding:
             if name not in self._held:
                 stack = contextlib.ExitStack()
@@ -205,8 +205,10 @@ def _failure(job: Job, reason: str) -> Event:
 def preview(
     problem: Problem, answer: Solution | Infeasible, pipelines: int | None = 1
 ) -> PlanExplanation | NoPlanExplanation:
-    """The planner's answer explained, with the standby units that its nodes would be told to keep and, as ``division``,
-    the pipelines that the fleet would be divided into."""
+    """Explain the planner's answer, with the standby units that its nodes would be told to keep.
+
+    As ``division`` it has the pipelines that the fleet would be divided into.
+    """
     from orchestrator.planning.explain.explain import explain_plan, no_plan
     from orchestrator.planning.simulation.play import division_of
     from orchestrator.planning.solver.replicas import Replicas, plan_replicas

@@ -1,1 +1,1 @@
-"""Figures, units and tables as people read them."""
+"""Text for people: figures, units and tables."""

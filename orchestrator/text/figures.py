@@ -28,7 +28,7 @@ def progress_text(done_bytes: float, total_bytes: float) -> str:
 
 
 def age_text(age_s: float, units: tuple[tuple[str, int], ...] = LONG_AGES) -> str:
-    """In the largest of the units of which there are two, or else in seconds."""
+    """An age in the largest of the units of which there are two, or else in seconds."""
     for name, seconds in units:
         if age_s >= 2 * seconds:
             return f"{age_s / seconds:.0f} {name}"
@@ -36,5 +36,5 @@ def age_text(age_s: float, units: tuple[tuple[str, int], ...] = LONG_AGES) -> st
 
 
 def as_ms(seconds: float) -> float:
-    """Milliseconds to the microsecond, for JSON."""
+    """Seconds as milliseconds, rounded to the microsecond, for JSON."""
     return round(seconds * 1e3, 3)

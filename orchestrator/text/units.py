@@ -1,4 +1,4 @@
-"""Units as people name them."""
+"""Names of units for people."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Plans in words and numbers for people (pure)."""
+"""Explanations: plans in words and numbers for people (pure)."""

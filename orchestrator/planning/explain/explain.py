@@ -1,4 +1,4 @@
-"""A plan explained: what is predicted, what else was possible, and what each device adds or costs.
+"""The explanation of a plan: what is predicted, what else was possible, and what each device adds or costs.
 
 `explain` returns messages (for operators and --json), `render.as_text` the same for people.
 """
@@ -27,12 +27,12 @@ from schemas.messages import (
 def explain(
     problem: Problem, answer: Solution | Infeasible, standby: Sequence[Standby] = ()
 ) -> PlanExplanation | NoPlanExplanation:
-    """Everything that can be said of the planner's answer."""
+    """Explain the planner's answer."""
     return no_plan(problem, answer) if isinstance(answer, Infeasible) else explain_plan(problem, answer, standby)
 
 
 def no_plan(problem: Problem, answer: Infeasible) -> NoPlanExplanation:
-    """Why there is none."""
+    """Explain why there is no plan."""
     return NoPlanExplanation(
         objective=problem.objective.value,
         reason=answer.reason,
@@ -43,7 +43,7 @@ def no_plan(problem: Problem, answer: Infeasible) -> NoPlanExplanation:
 
 
 def explain_plan(problem: Problem, answer: Solution, standby: Sequence[Standby] = ()) -> PlanExplanation:
-    """A plan. Seconds are given as milliseconds, sizes in bytes."""
+    """Explain a plan. Seconds are given as milliseconds, sizes in bytes."""
     figures = answer.predicted
     return PlanExplanation(
         objective=answer.objective.value,

@@ -59,7 +59,10 @@ def _without(problem: Problem, answer: Solution, device: Device) -> tuple[float 
 
 
 def _with(problem: Problem, answer: Solution, device: Device) -> tuple[float | None, str]:
-    """What forcing a device into the ring would do; it was left out because that is never better."""
+    """The objective with a device forced into the ring, and what is said of that.
+
+    The device was left out because a plan with it is never better.
+    """
     if not RunForm.applies(problem):
         return None, "no plan with it is better"
     form, must_use = RunForm(problem), frozenset({device.name})
@@ -82,7 +85,7 @@ def _with(problem: Problem, answer: Solution, device: Device) -> tuple[float | N
 
 
 def worth_s(problem: Problem, answer: Solution) -> float:
-    """What two plans are compared by: the objective, except that a balanced plan is above all a quick one."""
+    """The seconds that plans are compared by: the objective, except that a balanced plan is above all a quick one."""
     return answer.predicted.decode_s if problem.objective is Objective.BALANCED else answer.objective_value
 
 
@@ -91,7 +94,7 @@ def baseline_worth_s(problem: Problem, plan: Baseline) -> float:
 
 
 def _instead(problem: Problem, other_s: float, plan_s: float) -> str:
-    """Another plan's worth beside this one's."""
+    """Another plan's worth beside that of the plan explained, in words."""
     if problem.objective is Objective.THROUGHPUT:
         return f"{1 / other_s:.4g} tokens/s instead of {1 / plan_s:.4g}" if other_s and plan_s else "no difference"
     return f"{figure(other_s)} ms per token instead of {figure(plan_s)}"

@@ -1,4 +1,4 @@
-"""`explain`'s data as text for a terminal."""
+"""The explanation of a plan as text for a terminal."""
 
 from __future__ import annotations
 

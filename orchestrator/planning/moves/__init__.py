@@ -1,1 +1,1 @@
-"""What replacing a plan by another takes (pure)."""
+"""Moves: what replacing a plan by another takes (pure)."""

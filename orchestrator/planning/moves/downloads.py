@@ -1,4 +1,4 @@
-"""What nodes have to fetch to go from one plan to another (pure)."""
+"""Downloads: what nodes have to fetch to go from one plan to another (pure)."""
 
 from __future__ import annotations
 

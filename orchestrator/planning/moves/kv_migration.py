@@ -1,4 +1,4 @@
-"""What it takes to move open requests to another ring: copy their KV rows, or compute them again (pure).
+"""The cost of moving open requests to another ring: copy their KV rows, or compute them again (pure).
 
 **Copying.** A node has one link. With b_n bytes of KV rows that leave or reach node n over a link of r_n bytes/s:
 
@@ -61,7 +61,7 @@ class Migration:
 
     @property
     def mode(self) -> MoveMode:
-        """As the operator API calls it."""
+        """The mode as the operator API calls it."""
         return "copy" if self.copies else "prefill"
 
     @property

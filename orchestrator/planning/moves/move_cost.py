@@ -1,4 +1,4 @@
-"""What a move from a plan that runs to another one loses (pure): segments to be loaded, KV rows to be moved."""
+"""The cost of a move from a plan that runs to another (pure): segments to be loaded, KV rows to be moved."""
 
 from __future__ import annotations
 
@@ -22,8 +22,10 @@ COPY_LIMIT_S = 30.0
 
 @dataclass(frozen=True)
 class MoveCost:
-    """``prepare_s``: until everything is loaded and copied, the old ring works on. ``lost_s``: of it and after it,
-    time in which readers get nothing."""
+    """The cost of a move. ``prepare_s``: until everything is loaded and copied, while the old ring works on.
+
+    ``lost_s``: of that time and after it, the time in which readers get nothing.
+    """
 
     prepare_s: float
     lost_s: float
@@ -89,7 +91,7 @@ def _download_s(
 
 
 def _load_s(problem: Problem, running: Sequence[Stage], found: Sequence[Stage]) -> dict[str, float]:
-    """By node of the new plan: stages that changed are opened anew."""
+    """Seconds to open segments, by node of the new plan: stages that changed are opened anew."""
     changed = {stage.node: 0 for stage in found}
     for stage in set(found) - set(running):
         sizes = (problem.runs[problem.run_of_unit[unit]].weight_bytes for unit in range(stage.start, stage.stop))

@@ -1,6 +1,7 @@
-"""Plans next to one that runs: a boundary moved by a few units, a node in the place of another. They change less than
-the best plan does, and so may gain more in the end, or fit beside the running one where the best does not. For the
-balancer.
+"""Nearby plans, close to the one that runs: a boundary moved by a few units, a node in the place of another.
+
+They change less than the best plan does, and so may gain more in the end, or fit beside the running one where the best
+does not. For the balancer.
 """
 
 from __future__ import annotations

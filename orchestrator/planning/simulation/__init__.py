@@ -1,1 +1,1 @@
-"""Fleets and their days in a file, played without any node (pure)."""
+"""Simulation: fleets and their days in a file, played without any node (pure)."""

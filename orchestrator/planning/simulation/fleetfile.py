@@ -91,7 +91,7 @@ def parse_fleet(text: str, name: str) -> Fleet:
 
 
 class _Loader(yaml.SafeLoader):
-    """Keys are texts, and one without a value is one that is left out."""
+    """The YAML loader of fleet files: keys are texts, and a key without a value counts as left out."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         found = super().construct_mapping(node, deep)

@@ -1,4 +1,4 @@
-"""What a simulation showed, beside what the plan had predicted."""
+"""The report of a simulation: what it showed, beside what the plan had predicted."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BUSIEST_SHOWN = 10
 
 @dataclass(frozen=True)
 class NodeReport:
-    """How busy one node was (share of the time), and the longest its queue got."""
+    """The report of one node: how busy it was (share of the time), and the longest its queue got."""
 
     node: str
     busy_share: float

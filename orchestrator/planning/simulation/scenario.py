@@ -11,8 +11,10 @@ from orchestrator.planning.problem import Problem, Stage
 
 @dataclass(frozen=True)
 class Workload:
-    """What is asked. `streams` readers who ask again as soon as they have an answer, or `arrivals_per_s` requests
-    at random. Figures count from `warmup_s` on. `jitter` is the standard deviation of the logarithm of job times.
+    """The questions that are asked: by `streams` readers, or `arrivals_per_s` at random.
+
+    Readers ask again as soon as they have an answer. Figures count from `warmup_s` on. `jitter` is the standard
+    deviation of the logarithm of job times.
     """
 
     streams: int | None = 1
@@ -50,8 +52,10 @@ class StageObservation:
 
 @dataclass(frozen=True)
 class NodeObservation:
-    """What a balancer sees of one node: seconds per decode token (EWMA, None before the first), its queue, its stages
-    that have decoded."""
+    """A node as a balancer sees it: seconds per decode token (EWMA, None before the first) and its queue.
+
+    ``stages`` are those that have decoded.
+    """
 
     node: str
     token_s: float | None

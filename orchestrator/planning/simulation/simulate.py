@@ -159,7 +159,7 @@ class Simulation:
         self._prefill(request, self.workload.prompt_tokens)
 
     def _expected_s(self, pipeline: _Pipeline) -> float:
-        """When a pipeline would have answered one request more: its open ones share the bottleneck."""
+        """Seconds until a pipeline would have answered one request more: its open ones share the bottleneck."""
         if pipeline.down:
             return float("inf")
         planned = pipeline.planned
@@ -174,7 +174,7 @@ class Simulation:
             self._enter(pipeline, _Job(request, pipeline.epoch, size, prefill=True, last=start + size == tokens))
 
     def _enter(self, pipeline: _Pipeline, job: _Job) -> None:
-        """A job comes to stage 0, where it waits while the pipeline moves or is down."""
+        """Bring a job to stage 0, where it waits while the pipeline moves or is down."""
         if pipeline.down or pipeline.move is not None:
             pipeline.held.append(job)
             return
@@ -182,7 +182,7 @@ class Simulation:
         self._queue(pipeline, job)
 
     def _token(self, pipeline: _Pipeline, request: _Request) -> None:
-        """The last stage has sampled."""
+        """Take a token that the last stage has sampled."""
         if self._now >= self.workload.warmup_s:
             self.record.token_times_s.append(self._now)
             if request.tokens == 0:
@@ -261,7 +261,7 @@ class Simulation:
         self._serve(pipeline, node)
 
     def _pass_on(self, pipeline: _Pipeline, device: Device, job: _Job) -> None:
-        """To the next stage; from the last one a token, and its successor to stage 0."""
+        """Pass a job to the next stage; from the last one comes a token, and the request's next job to stage 0."""
         problem, final = pipeline.problem, len(pipeline.stages) - 1
         hop_s = 0.0
         if pipeline.costs[job.stage].leaves:
@@ -356,7 +356,7 @@ class Simulation:
                 self._recover(index, pipeline)
 
     def _recover(self, index: int, pipeline: _Pipeline) -> None:
-        """A pipeline lost a node, or one it waits for is back: plan on what is there, load, replay what is open."""
+        """Plan on what is there for a pipeline that lost a node, or that has one back; load, replay what is open."""
         pipeline.epoch += 1
         pipeline.in_flight, pipeline.move, pipeline.held, pipeline.down = 0, None, [], True
         left = tuple(device for device in pipeline.problem.devices if self._nodes[device.name].alive)

@@ -1,1 +1,1 @@
-"""Finds the best plan and proves it."""
+"""Solvers: find the best plan and prove that it is the best."""

@@ -1,4 +1,4 @@
-"""Whether a problem has any plan."""
+"""Feasibility: whether a problem has any plan."""
 
 from __future__ import annotations
 

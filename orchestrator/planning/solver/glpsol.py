@@ -77,10 +77,10 @@ def find() -> Glpsol | None:
 
 
 def probe(solver: Glpsol, folder: Path) -> None:
-    """Have it solve a tiny programme whose answer is known.
+    """Have glpsol solve a tiny programme whose answer is known.
 
     Raises:
-        SolverFailed: it did not.
+        SolverFailed: its answer is wrong, or there is none.
         OSError: there is no room in the folder.
     """
     lp_file = folder / "probe.lp"
@@ -127,7 +127,7 @@ def _failure(solver: Glpsol, reason: str) -> SolverFailed:
 
 
 def _execute(command: list[str], environment: dict[str, str], timeout_s: float) -> tuple[int, str]:
-    """Exit code and the last of what it said. A program that does not end is killed, with all that it started.
+    """Run a program: its exit code and its last output. One that does not end is killed, with all that it started.
 
     Raises:
         TimeoutError, OSError

@@ -51,7 +51,7 @@ def _rooms(problem: Problem) -> tuple[tuple[str, int], ...]:
 
 
 def _more_for_all(problem: Problem) -> list[str]:
-    """The same for every device that may take part, where the smallest could have it."""
+    """The fix of freeing as much memory on each device that may take part; empty where no such fix helps."""
     most = min((device.memory_bytes for device in problem.eligible), default=0)
 
     def works(extra_bytes: int) -> bool:

@@ -1,4 +1,4 @@
-"""For any chain: what each device may hold as one interval of units, and what that costs.
+"""Intervals of units, for any chain: what each device may hold as one interval, and what that costs.
 
 Used where counts are not enough: units that are not alike, or pins in the middle of the chain. Prices and loads
 are added up in the order `cost` uses, so a limit means the same here and there, to the bit.

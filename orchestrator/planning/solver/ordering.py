@@ -1,8 +1,8 @@
 """Good plans for any chain on a larger fleet: the best partition for a given device order, and a search over orders.
 
-For one order (devices may be skipped) the best contiguous partition is a small dynamic programme, so only the order
-is guessed: a few natural ones, improved by a fixed number of seeded exchanges. The answer is feasible and checked;
-how far it may be from the optimum is measured by `milp.relaxed_bound`.
+For one order (devices may be skipped) the best contiguous partition is a small dynamic programme, so only the order is
+guessed: a few natural ones, improved by a fixed number of seeded exchanges. The answer is feasible and checked; how far
+it may be from the optimum is measured by `milp.relaxed_bound_s`.
 """
 
 from __future__ import annotations

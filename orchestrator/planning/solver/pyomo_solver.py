@@ -91,7 +91,7 @@ def solve_model(model: Any, time_limit_s: float) -> Answer:
     """Solve a Pyomo model in place with a solver that works; its variables then hold the best point found.
 
     Raises:
-        SolverFailed: there is none, or none any more.
+        SolverFailed: no solver works, or none any more.
     """
     for name, solve in (("glpk", _solve_with_glpk), ("highs", _solve_with_highs)):
         if name == solver_name():

@@ -1,1 +1,1 @@
-"""Which units of its neighbours each node keeps ready."""
+"""Standby: which units of its neighbours each node keeps ready."""

@@ -24,7 +24,7 @@ class StandbyProof:
 
 
 def best_standby(asked: StandbyQuestion, time_limit_s: float) -> StandbyProof:
-    """The reaches of most value (`standby_fetcher`): cold[s, j] and warm[s, j] say whether side s holds its unit j."""
+    """The reaches of most value (see `plan_standby`): cold[s, j] and warm[s, j] say whether side s holds its unit j."""
     import pyomo.environ as pyo
 
     places = [(s, j) for s, side in enumerate(asked.sides) for j in range(len(side.units))]

@@ -1,4 +1,4 @@
-"""Which units next to its own each node could keep ready, what they would be worth and what they would take (pure)."""
+"""The question of standby units: which units next to its own a node could keep ready, their worth and cost (pure)."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class StandbyQuestion:
     resident_worth: tuple[int, ...]
 
     def value(self, reaches: Sequence[Reach]) -> float:
-        """The objective at the top of this module, in bytes."""
+        """The objective (at the top of `plan_standby`), in bytes."""
         cold: set[int] = set()
         warm: set[int] = set()
         copies = 0
