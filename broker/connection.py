@@ -34,6 +34,8 @@ logger = logging.getLogger(__name__)
 MAX_EVENTS_PER_TURN = 1_000
 MAX_READS_PER_TURN = 1_000
 """Bounds of one `turn`: what came meanwhile is read in the next one, after the owner and the clock had their say."""
+MALFORMED = (MalformedPacket, struct.error, ValueError, IndexError, KeyError)
+"""What paho lets escape when a packet does not add up: the peer is no broker, or a broken one."""
 RECONNECT_MIN_S = 0.2
 RECONNECT_MAX_S = 8.0
 STABLE_S = 5.0
@@ -179,23 +181,29 @@ class Connection:
             if mask & _WRITABLE:
                 client.loop_write()
             if mask != _WRITABLE:
-                self._read()
-                is_behind = False
+                try:
+                    client.loop_read()  # without a call more: it is on the way of every token
+                except MALFORMED as error:
+                    self._drop_malformed(error)
+                is_behind = client.may_have_more and client.has_more_to_read()
         if is_behind:
-            self._read()
+            self._read_on()
 
-    def _read(self) -> None:
+    def _read_on(self) -> None:
+        """Take in what was read beyond the first packet, as much as a turn may."""
         client, events = self.client, self._events
         try:
             for _ in range(MAX_READS_PER_TURN):
-                client.loop_read()
                 if not client.may_have_more or not client.has_more_to_read() or len(events) >= MAX_EVENTS_PER_TURN:
                     break
-        except (MalformedPacket, struct.error, ValueError, IndexError, KeyError) as error:
-            # paho lets these escape when a packet does not add up: the peer is no broker, or a broken one.
-            logger.debug("%s sent a malformed packet: %r", self._address, error)
-            self._lost_reason = f"malformed packet ({error})"
-            client.drop()
+                client.loop_read()
+        except MALFORMED as error:
+            self._drop_malformed(error)
+
+    def _drop_malformed(self, error: Exception) -> None:
+        logger.debug("%s sent a malformed packet: %r", self._address, error)
+        self._lost_reason = f"malformed packet ({error})"
+        self.client.drop()
 
     def _watch(self) -> None:
         """Let the poller know of a new or closed socket and of the wish to write."""

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from broker.bus import Bus, Connected, Delivery, Disconnected, Event, Refused, Subscribed, Will
+from broker.errors import PayloadTooLarge
 from broker.mqtt import MqttBus
 from edge_node.config import NodeConfig, read_speed
 from edge_node.core import NodeCore
@@ -175,7 +176,12 @@ class NodeService:
         _log.info("%s is registered at %s", self._birth.node, self._config.broker_url.rsplit("@", 1)[-1])
 
     def _send(self, topic: str, data: bytes) -> None:
-        if self._outbox.send(topic, data) and self._core.keeps(topic):
+        try:
+            self._bus.publish(topic, data)
+        except PayloadTooLarge as error:
+            self._outbox.fail_requests(data, error)
+            return
+        if self._core.keeps(topic):
             self._own.append(Delivery(topic, data, 0, False))
 
     def _leave(self, now_s: float, polled_s: float) -> None:

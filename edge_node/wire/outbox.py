@@ -39,19 +39,14 @@ class Outbox:
         """Answer the orchestrator."""
         self.publish(self._reply_topic, message)
 
-    def send(self, topic: str, data: bytes) -> bool:
-        """Send frames of requests. False: the broker's limit has become lower since the plan; these requests fail."""
-        try:
-            self._bus.publish(topic, data)
-        except PayloadTooLarge as error:
-            for request, epoch in {frame.request: frame.epoch for frame in decode_frames(data)}.items():
-                self.reply(
-                    RequestFailed(
-                        node=self._node, epoch=epoch, request=request_id(request), code="internal", reason=str(error)
-                    )
+    def fail_requests(self, data: bytes, error: PayloadTooLarge) -> None:
+        """Say that the requests of these frames fail: the broker's limit has become lower since the plan."""
+        for request, epoch in {frame.request: frame.epoch for frame in decode_frames(data)}.items():
+            self.reply(
+                RequestFailed(
+                    node=self._node, epoch=epoch, request=request_id(request), code="internal", reason=str(error)
                 )
-            return False
-        return True
+            )
 
     def send_rows(self, topic: str, data: bytes) -> None:
         """Send frames that must not be lost. A move whose rows do not arrive is given up in time."""

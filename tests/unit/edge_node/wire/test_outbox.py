@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from broker.bus import Delivery
+from broker.errors import PayloadTooLarge
 from broker.memory import MemoryBroker, MemoryBus
 from edge_node.errors import BrokerTooTight
 from edge_node.wire.outbox import Outbox, will_of
@@ -41,9 +42,10 @@ def frame(request: int, width: int) -> bytes:
 
 
 def test_frames_that_no_longer_fit_fail_their_requests(bus: MemoryBus, outbox: Outbox) -> None:
-    assert outbox.send("t", frame(1, 64) + frame(2, 64))
-    assert [len(delivery.payload) for delivery in heard(bus)] == [600]
-    assert not outbox.send("t", frame(1, 64) + frame(2, 65))
+    data = frame(1, 64) + frame(2, 65)
+    with pytest.raises(PayloadTooLarge) as refused:
+        bus.publish("t", data)
+    outbox.fail_requests(data, refused.value)
     failed = [messages.decode(delivery.payload, *NODE_REPLY.messages) for delivery in heard(bus)]
     assert [(one.request, one.epoch) for one in failed if isinstance(one, RequestFailed)] == [
         (request_id(1), EPOCH),
