@@ -23,6 +23,7 @@ from schemas.errors import MessageError, UnexpectedType
 from schemas.messages import (
     ApplyConstraints,
     ApplyReply,
+    Epoch,
     NoPlanExplanation,
     NoPlanReply,
     OperatorReply,
@@ -66,6 +67,8 @@ class _Rebalance:
     """Of the first ones."""
     problem: Problem
     """The planner's question for the next one."""
+    epoch: Epoch | None
+    """Its plan in force when it was asked."""
 
 
 @dataclass(frozen=True)
@@ -181,7 +184,7 @@ class OperatorHandler:
         except PlanningError as error:
             return [refuse(asker, str(error))]
         self._previewed -= 1
-        self._rebalances[self._previewed] = _Rebalance(asker, command, pipelines, compared, problem)
+        self._rebalances[self._previewed] = _Rebalance(asker, command, pipelines, compared, problem, _epoch(pipeline))
         return [PreviewPlan(self._previewed, problem)]
 
     def _rebalanced(
@@ -192,6 +195,8 @@ class OperatorHandler:
         pipeline = pipelines[len(compared)]
         if pipeline.active is None:
             return [refuse(asker, pipeline.report.why_none.reason)]
+        if _epoch(pipeline) != rebalance.epoch:  # the answer is about another plan, perhaps of another model
+            return self._compare(asker, rebalance.command, pipelines, compared)
         found = comparison(rebalance.problem, pipeline.active.plan, explanation, pipeline.migration_to)
         compared = (*compared, found)
         if len(compared) < len(pipelines):
@@ -244,3 +249,8 @@ class OperatorHandler:
             effects.append(reply(change.asker, answer) if last.ok else refuse(change.asker, last.reason))
         self._switching, self._changes = None, []
         return effects
+
+
+def _epoch(pipeline: Pipeline) -> Epoch | None:
+    """The epoch of the plan in force; None without one."""
+    return pipeline.active.plan.epoch if pipeline.active else None

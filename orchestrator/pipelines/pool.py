@@ -338,8 +338,10 @@ class PipelinePool:
     def tokens(self, heard: TokensHeard, now_s: float) -> list[Effect]:
         """Tokens of a pipeline's last stage."""
         pipeline = self._all.get(heard.pipeline) or self.all[0]  # which counts what is not its own
-        self._rates.setdefault(pipeline.name, RateMeter()).add(heard.frame.count, now_s)
+        before = pipeline.requests.tokens_taken
         effects = pipeline.requests.tokens(heard, now_s)
+        if taken := pipeline.requests.tokens_taken - before:  # the others came twice, or of a plan before
+            self._rates.setdefault(pipeline.name, RateMeter()).add(taken, now_s)
         if pipeline.requests.changed:
             self._due.touch((pipeline.name,))
         return effects

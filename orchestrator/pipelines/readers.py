@@ -15,6 +15,7 @@ from orchestrator.pipelines.pipeline import Pipeline
 from orchestrator.pipelines.pool import PipelinePool
 from orchestrator.requests.session import ErrorCode, Phase, Session
 from orchestrator.timing import Timing
+from schemas.limits import MAX_LINE
 from schemas.messages import RenewRequest, StreamError, SubmitRequest
 from schemas.topics import REQUEST_STREAM
 
@@ -107,5 +108,5 @@ class Readers:
 
 
 def _error(client: str, request: str, code: ErrorCode, reason: str) -> Publish:
-    message = StreamError(request=request, code=code, reason=reason[:1000])
+    message = StreamError(request=request, code=code, reason=reason[:MAX_LINE])
     return Publish(REQUEST_STREAM.format(client=client, request=request), message)

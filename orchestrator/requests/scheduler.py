@@ -58,7 +58,7 @@ class RequestScheduler:
         self._pace = RetryAfter()
         self._next_nodes: tuple[str, ...] = ()
         """Of the ring that open requests are being moved to: they are told of ends too, for they may hold KV rows."""
-        self.tokens_dropped = 0
+        self.tokens_taken = self.tokens_dropped = 0
         self.changed = False
         """Tokens have come that others than the reader may have waited for; whoever looks sets it back."""
 
@@ -162,6 +162,7 @@ class RequestScheduler:
         if gap:
             session.resend.found_gap()
             return self._ask_resend(session, now_s) if session.resend.due_s <= now_s else []
+        self.tokens_taken += len(session.answer.tokens) - before
         if len(session.answer.tokens) > before:
             self._progressed(session, now_s)
         if session.first_token_s is None and session.answer.tokens:

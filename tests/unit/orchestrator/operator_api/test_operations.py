@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from orchestrator.effects import Note, SaveDrained, TellEvents
-from orchestrator.events import NodeSaid
+from orchestrator.effects import Note, PreviewPlan, SaveDrained, TellEvents
+from orchestrator.events import NodeSaid, PlanPreviewed
 from orchestrator.operator_api.event_log import KEPT, EventLog
 from orchestrator.pipelines.token_rate import RateMeter
+from orchestrator.service.worker import preview
 from schemas.messages import FleetEvent, StageMetrics, encode
 from tests.support.orchestrating import World
 from tests.support.scripted_nodes import make_heartbeat
@@ -171,6 +172,15 @@ def test_a_rate_is_of_the_last_seconds() -> None:
     assert meter.per_s(120.0) == 0.0
 
 
+def test_tokens_that_come_twice_do_not_count_as_made() -> None:
+    world = World().serve("a", "b", "c")
+    request = world.ask()
+    world.generate(request, 4)
+    world.generate(request, 4, start=world.position(request) - 4)
+    (pipeline,) = told(world, "top")["pipelines"]
+    assert pipeline["tokens_per_s"] == 4.0
+
+
 # --- rebalance --------------------------------------------------------------------------------------------------
 
 
@@ -211,6 +221,25 @@ def test_a_move_that_can_not_be_live_is_said_to_be_none() -> None:
     said = compared(world, dry_run=True)
     assert said["moves"]
     assert said["move"] is None
+
+
+def test_what_was_found_for_another_plan_is_not_compared() -> None:
+    world = World().serve("a", "b", "c", "d")
+    world.hold = (PreviewPlan,)
+    world.control("rebalance", dry_run=True)
+    (asked,) = [effect for effect in world.effects if isinstance(effect, PreviewPlan)]
+    unneeded = next(name for name in "abcd" if name in ring(world))
+    world.kill(unneeded)
+    world.wait(20.0)
+    assert unneeded not in ring(world)
+    world.hold = ()
+    found = preview(asked.problem, world.solver(asked.problem), asked.pipelines)
+    world.event(PlanPreviewed(asked.job, found))
+    reply = world.reply()
+    assert reply
+    (said,) = reply.result["pipelines"]
+    assert said["epoch"] == str(world.plan.epoch)
+    assert unneeded not in {stage["node"] for stage in said["best"]["stages"]}
 
 
 def test_rebalance_without_a_plan_says_why() -> None:
