@@ -7,12 +7,20 @@ import re
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import psutil
 import pytest
+import yaml
 
 from orchestrator.commands.settings import default_cache
 from orchestrator.demo.model import demo_model
+from orchestrator.planning.solution import Solution
+from orchestrator.planning.solver.solve import solve
+from orchestrator.replanning.problem_builder import build_problem
+from orchestrator.service.config import ServiceConfig
+from tests.support.repository import ROOT
+from tests.support.scripted_nodes import make_birth
 
 DEMO = [sys.executable, "-u", "-m", "orchestrator.cli", "demo"]
 TIMEOUT_S = 300.0
@@ -46,6 +54,29 @@ def test_three_nodes_answer_and_none_holds_the_model(environment: dict[str, str]
         assert peak <= planned <= limit < alone, line
         # Standby units may still be arriving.
         assert 0.85 * blobs <= on_disk <= 1.15 * (blobs + standby), line
+
+
+@pytest.mark.parametrize(("overhead_mb", "nodes", "feasible"), [(90, 3, True), (70, 2, False)])
+def test_the_compose_files_nodes_can_hold_the_model_together_and_two_can_not(
+    overhead_mb: int, nodes: int, feasible: bool
+) -> None:
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text("utf-8"))["services"]
+    options = [services[f"node-{number}"]["command"] for number in (1, 2, 3)]
+    serve = services["orchestrator"]["command"]
+    slots, context_tokens = (
+        next(int(one.split("=")[1]) for one in serve if name in one) for name in ("slots", "context")
+    )
+    store, name = demo_model(default_cache())
+    births = [
+        replace(make_birth(f"node-{number}"), memory_bytes=int(one[-1]) * 10**6, overhead_bytes=overhead_mb * 10**6)
+        for number, one in enumerate(options[:nodes], 1)
+    ]
+    settings = ServiceConfig(broker_url="mqtt://127.0.0.1", data_dir=store.home)
+    problem = build_problem(
+        store.show(name), births, context_tokens=context_tokens, slots=slots, wire_dtype=settings.wire_dtype,
+        chunk_tokens=settings.chunk_tokens,
+    )  # fmt: skip
+    assert isinstance(solve(problem, prove=False), Solution) == feasible
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
