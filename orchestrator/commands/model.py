@@ -17,10 +17,14 @@ from orchestrator.commands.settings import HelpGroup, Settings, bus_options, def
 from orchestrator.model.precision import PRECISIONS, PROFILES
 from orchestrator.text.figures import megabytes
 from orchestrator.text.table import table
+from schemas.messages import WireDtype
 
 if TYPE_CHECKING:
     from orchestrator.model.manifest import Manifest, Unit
+    from orchestrator.model.parity_report import ParityReport
     from orchestrator.model.store import ModelStore
+
+_ROUNDING_WIRES: tuple[WireDtype, ...] = ("fp16", "int8")
 
 
 @click.group("model", cls=HelpGroup, epilog="Example: linguabus model add ./SmolLM2-135M-Instruct.Q4_1.gguf")
@@ -47,7 +51,10 @@ def _store(settings: Settings) -> ModelStore:
 )
 @pass_settings
 def add(settings: Settings, source: str, name: str | None, precision: str, profile: str) -> None:
-    """Convert and split a model: SOURCE is a Hugging Face id or folder, a .gguf file, an ONNX decoder, or "demo"."""
+    """Convert, split and check a model: SOURCE is a Hugging Face id or folder, a .gguf file, an ONNX decoder or "demo".
+
+    What was converted is compared with its source, and refused if it computes something else.
+    """
     from orchestrator.demo.model import demo_checkpoint
 
     with leave_on_signals(), ProgressLines() as progress:
@@ -56,7 +63,10 @@ def add(settings: Settings, source: str, name: str | None, precision: str, profi
         store = _store(settings)
         manifest = store.add(source, name, precision=precision, profile=profile, progress=progress)
         problem = store.open(manifest.name).tokenizer().check_template()
+        checked = store.compared(manifest.name)
     click.echo(f"{manifest.name}: {_summary(manifest)}")
+    if checked is not None:
+        _tell(checked)
     if problem:
         click.echo(f"Warning: a conversation with it will fail: {problem}", err=True)
 
@@ -84,15 +94,21 @@ def list_models(settings: Settings, as_json: bool, full: bool) -> None:
 
 @command.command("show", epilog="Example: linguabus model show smollm2-135m-instruct-int4 --json")
 @click.argument("name", required=False)
-@click.option("--json", "as_json", is_flag=True, help="Print the whole manifest.")
+@click.option("--json", "as_json", is_flag=True, help="Print the whole manifest, and how near it is to its source.")
 @pass_settings
 def show(settings: Settings, name: str | None, as_json: bool) -> None:
     """Show one model, by default the active one: its parts and their sizes."""
-    manifest = _store(settings).show(name)
+    store = _store(settings)
+    manifest, checked = store.show(name), store.compared(name)
     if as_json:
-        print_json(dataclasses.asdict(manifest))
+        check = None if checked is None else dataclasses.asdict(checked)
+        print_json({**dataclasses.asdict(manifest), "check": check})
         return
     click.echo(f"{manifest.name}: {_summary(manifest)}, from {manifest.source}")
+    if checked is None:
+        click.echo("not compared with its source yet: linguabus model verify does")
+    else:
+        _tell(checked)
     rows = []
     for figures, group in itertools.groupby(manifest.units, _figures):
         indices = [unit.index for unit in group]
@@ -124,20 +140,42 @@ def use(settings: Settings, name: str) -> None:
 @click.argument("name", required=False)
 @pass_settings
 def verify(settings: Settings, name: str | None) -> int:
-    """Check every file of a model, and that it computes the same split as unsplit."""
+    """Check a model: its files, split against unsplit, types on the wire, and against its source if that is there."""
+    from orchestrator.model.errors import ModelError
     from orchestrator.model.verify import verify as compare
+    from orchestrator.model.verify import wire_loss
 
     store = _store(settings)
-    with ProgressLines() as progress:
+    with leave_on_signals(), ProgressLines() as progress:
         store.check(name, progress)
-        result = compare(store.open(name), progress=progress)
+        model = store.open(name)
+        result = compare(model, progress=progress)
+        losses = [wire_loss(model, wire, progress=progress) for wire in _ROUNDING_WIRES]
+        report, reason = None, ""
+        try:
+            report = store.compare(name, progress)
+        except ModelError as error:
+            reason = str(error)
     equal = "equal to the bit" if result.bitwise_equal else "not equal to the bit"
+    click.echo(f"files: all {len(model.manifest.blobs)} are what they were when the model was added")
     click.echo(
         f"split at {len(result.cuts)} places against unsplit ({result.profile}): {result.compared} rows of logits, "
         f"largest difference {result.max_abs_difference:.3g}, {equal}, "
         f"{'the same' if result.same_tokens else 'OTHER'} tokens"
     )
-    return 0 if result.same_tokens else FAILURE
+    for loss in losses:
+        click.echo(
+            f"{loss.wire} on the wire at all these places against fp32: {loss.compared} rows of logits off by up to "
+            f"{loss.largest_difference:.1%}, the same most likely token in {loss.argmax_agreement:.0%}"
+        )
+    if report is None:
+        click.echo(f"NOT compared with its source: {reason}", err=True)
+        return 0 if result.same_tokens else FAILURE
+    _tell(report)
+    problems = report.problems()
+    for problem in problems:
+        click.echo(f"WRONG: {problem}", err=True)
+    return 0 if result.same_tokens and not problems else FAILURE
 
 
 @command.command("rm", epilog="Example: linguabus model rm smollm2-135m-instruct-int4")
@@ -148,6 +186,13 @@ def remove(settings: Settings, name: str, force: bool) -> None:
     """Remove a model and the files that no other model needs; not one that is being served."""
     freed_bytes = _store(settings).rm(name, force=force)
     click.echo(f"{name} is removed, {megabytes(freed_bytes)} freed")
+
+
+def _tell(report: ParityReport) -> None:
+    """How near a model is to its source, and what nobody has compared."""
+    click.echo(report.summary())
+    for what in report.not_compared:
+        click.echo(f"not compared: {what}")
 
 
 def _summary(manifest: Manifest) -> str:

@@ -8,6 +8,7 @@ import time
 
 import click
 
+from orchestrator.model.progress import STEPS
 from orchestrator.text.figures import megabytes, progress_text
 from schemas.closing import Closing
 
@@ -17,12 +18,15 @@ LABELS = {
     "convert": "converting to ONNX",
     "save": "writing what was converted",
     "split": "splitting",
+    "reference": "computing what the source computes",
+    "compare": "comparing every unit with the source",
+    "build": "converting the first blocks in float32",
+    "structure": "comparing the first blocks with the source",
     "check": "checking files",
     "verify": "comparing split with unsplit",
+    "wire": "comparing types on the wire",
 }
-_BYTES = ("download", "read", "save", "split", "check")
-"""Steps that are counted in bytes; others have numbers of their own."""
-_UNITS = {"read": " written", "convert": " layers"}
+_UNITS = {"read": " written", "convert": " layers", "reference": " layers", "compare": " units", "build": " written"}
 _EVERY_S = 10.0
 """Where lines stay, there is one at the beginning of a step; for one that takes longer than this, one each time that so
 much has passed, and one at its end."""
@@ -97,7 +101,7 @@ class ProgressLines(Closing):
 def _count(step: str, done: int, total: int) -> str:
     if not done and not total:
         return ""
-    if step in _BYTES:
+    if STEPS.get(step) == "bytes":
         count = progress_text(done, total) if total else megabytes(done)
     else:
         count = f"{done} of {total}" if total else str(done)

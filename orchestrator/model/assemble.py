@@ -157,7 +157,7 @@ class _Assembly:
             self._give_halves()
         if accuracy_level is not None:
             for node in self.nodes:
-                _set_accuracy_level(node, accuracy_level)
+                set_accuracy_level(node, accuracy_level)
         wanted = set(leaves)
         graph = helper.make_graph(
             self.nodes,
@@ -365,7 +365,8 @@ def _limit_shape_to(node: NodeProto, rank: int) -> None:
     node.attribute.append(helper.make_attribute("end", end + rank if end < 0 else min(end, rank)))
 
 
-def _set_accuracy_level(node: NodeProto, level: int) -> None:
+def set_accuracy_level(node: NodeProto, level: int) -> None:
+    """Have a MatMulNBits compute in other activations (4: int8, 1: float32); other nodes stay as they are."""
     from onnx import helper
 
     if node.op_type != "MatMulNBits":

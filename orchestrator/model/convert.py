@@ -18,6 +18,7 @@ assembled.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from orchestrator.model.errors import MissingDependency, UnsupportedModel
@@ -26,7 +27,7 @@ from orchestrator.model.growth import watch_growth
 from orchestrator.model.json_file import read_object
 from orchestrator.model.precision import PROFILES
 from orchestrator.model.progress import Progress
-from orchestrator.model.source import Source, onnx_file
+from orchestrator.model.source import Source
 from orchestrator.model.subproc import run_module
 
 BUILDER_PRECISION = {"int4": "int4", "int8": "int8", "fp16": "fp32", "fp32": "fp32"}
@@ -37,18 +38,14 @@ ARCHITECTURES = {
 }  # fmt: skip
 
 
-def convert(source: Source, precision: str, scratch: Path, progress: Progress) -> Path:
-    """Make the ONNX decoder of ``source`` in ``scratch`` and return its folder; an ONNX source is used where it lies.
+def checkpoint_of(source: Source, scratch: Path, progress: Progress) -> Path:
+    """The Hugging Face folder to convert: the source itself, or what is made of a GGUF file in ``scratch``.
 
     Raises:
         UnsupportedModel: the architecture is not one the builder knows.
-        ConversionFailed: it tried and failed.
+        ConversionFailed: a GGUF file could not be read.
         MissingDependency: the packages of linguabus[convert] are not there.
     """
-    if source.kind == "onnx":
-        found = onnx_file(source.path)
-        assert found is not None
-        return found.parent
     if missing(MODULES["convert"]):
         raise MissingDependency(f"{source.text} can't be converted", "orchestrator", "convert")
     folder = source.path
@@ -58,17 +55,27 @@ def convert(source: Source, precision: str, scratch: Path, progress: Progress) -
         what = f"reading {source.path.name}"
         with watch_growth(folder, lambda done: progress("read", done, 0)):
             run_module("orchestrator.model.gguf", [str(source.path), str(folder)], what, lambda _: None, scratch)
-    config = read_object(folder / "config.json")
-    architecture = str((config.get("architectures") or ["none"])[0])
+    architecture = str((read_object(folder / "config.json").get("architectures") or ["none"])[0])
     if architecture not in ARCHITECTURES:
         raise UnsupportedModel(
             f"{source.text}: architecture {architecture} is not supported; "
             f"supported are {', '.join(sorted(ARCHITECTURES))}"
         )
+    return folder
+
+
+def convert(what: str, checkpoint: Path, precision: str, scratch: Path, progress: Progress) -> Path:
+    """Make the ONNX decoder of a Hugging Face folder in ``scratch`` and return its folder.
+
+    Args:
+        what: the source, for messages.
+
+    Raises:
+        ConversionFailed: the builder failed.
+        MissingDependency: packages that it needs are not there.
+    """
     out = scratch / "onnx"
-    layers = int(config.get("num_hidden_layers", 0))
-    options = [f"{k}={v}" for k, v in _options(precision).items()]
-    arguments = [str(folder), str(out), str(scratch / "cache"), BUILDER_PRECISION[precision], *options]
+    layers = int(read_object(checkpoint / "config.json").get("num_hidden_layers", 0))
     reading = re.compile(r"Reading layer (\d+)")
 
     writing = False
@@ -87,8 +94,32 @@ def convert(source: Source, precision: str, scratch: Path, progress: Progress) -
 
     progress("convert", 0, layers)
     with watch_growth(out, on_growth):
-        run_module("orchestrator.model.genai_builder", arguments, f"converting {source.text}", on_line, scratch)
+        _run_builder(what, checkpoint, out, BUILDER_PRECISION[precision], _options(precision), scratch, on_line)
     return out
+
+
+def convert_first_blocks(what: str, checkpoint: Path, blocks: int, scratch: Path, progress: Progress) -> Path:
+    """The same in float32, with so many of the first blocks, embedding and head; to compare closely with the source."""
+    out = scratch / "first-blocks"
+    progress("build", 0, 0)
+    options = _options("fp32") | {"num_hidden_layers": str(blocks)}
+    with watch_growth(out, lambda done: progress("build", done, 0)):
+        _run_builder(what, checkpoint, out, "fp32", options, scratch, lambda _: None)
+    return out
+
+
+def _run_builder(
+    what: str,
+    checkpoint: Path,
+    out: Path,
+    precision: str,
+    options: dict[str, str],
+    scratch: Path,
+    on_line: Callable[[str], None],
+) -> None:
+    given = [f"{k}={v}" for k, v in options.items()]
+    arguments = [str(checkpoint), str(out), str(scratch / "cache"), precision, *given]
+    run_module("orchestrator.model.genai_builder", arguments, f"converting {what}", on_line, scratch)
 
 
 def _options(precision: str) -> dict[str, str]:

@@ -53,6 +53,16 @@ class ConversionFailed(ModelError):
     """The conversion tool ended with an error."""
 
 
+class WrongConversion(ModelError):
+    """The converted model computes something else than its source."""
+
+    def __init__(self, source: str, problems: list[str]) -> None:
+        super().__init__(
+            f"{source} was converted to another model and is not added: {'; '.join(problems)}. Report it with the name"
+            " of the model, please; another source of the same model (its authors' checkpoint) may do"
+        )
+
+
 class MissingDependency(ModelError):
     """Optional packages are needed for this step and are not installed; all that is missing of ``extras`` is named."""
 

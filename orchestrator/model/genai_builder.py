@@ -2,14 +2,57 @@
 
 Run as ``python -m orchestrator.model.genai_builder HF_FOLDER OUT CACHE PRECISION [KEY=VALUE ...]``, in a process of its
 own because it holds the whole checkpoint in memory.
+
+Scaled rotary embeddings are the reason for half of it: the builder knows some kinds, for some architectures, and makes
+an unscaled one of the others without a word. Here transformers itself computes the frequencies, the builder is told
+that there is nothing to scale, and its tables are made of those. Two kinds have other frequencies once a text is longer
+than the model was trained for, which a KV cache can't follow: their models end there.
 """
 
 from __future__ import annotations
 
 import sys
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
 
 WINDOW_ON_ALL_LAYERS = ("mistral", "phi3")
+CHANGING = ("dynamic", "longrope")
+
+
+@dataclass(frozen=True)
+class Frequencies:
+    """A scaled rotary embedding: inverse frequencies [D / 2], and a factor for cosines and sines."""
+
+    inverse: torch.Tensor
+    factor: float
+
+
+def settle_rope(config: Any) -> Frequencies | None:
+    """Take the scaling of rotary embeddings out of a configuration; None if there is none.
+
+    Raises:
+        NotImplementedError: transformers doesn't know this kind either, or sliding-window layers are scaled.
+    """
+    flatten_rope(config)
+    rope = getattr(config, "rope_parameters", None)
+    if not isinstance(rope, dict) or rope.get("rope_type", "default") == "default":
+        return None
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    kind = rope["rope_type"]
+    if kind not in ROPE_INIT_FUNCTIONS:
+        raise NotImplementedError(f"rotary embeddings of the kind {kind} are not supported")
+    inverse, factor = ROPE_INIT_FUNCTIONS[kind](config, None)
+    if kind in CHANGING:
+        trained = rope.get("original_max_position_embeddings") or config.max_position_embeddings
+        config.max_position_embeddings = min(trained, config.max_position_embeddings)
+    kept = ("rope_theta", "partial_rotary_factor")
+    config.rope_parameters = {"rope_type": "default", **{name: rope[name] for name in kept if name in rope}}
+    config.original_max_position_embeddings = config.max_position_embeddings
+    return Frequencies(inverse, float(factor))
 
 
 def flatten_rope(config: Any) -> None:
@@ -36,27 +79,63 @@ def spell_out_windows(config: Any) -> None:
         config.layer_types = ["sliding_attention"] * config.num_hidden_layers
 
 
-def settle_long_rope(config: Any) -> None:
-    """Keep the builder from taking a Phi-3 for a LongRoPE one only because its context was configured shorter."""
-    rope = getattr(config, "rope_parameters", None) or {}
-    if hasattr(config, "original_max_position_embeddings") and rope.get("rope_type", "default") == "default":
+def name_epsilon(config: Any) -> None:
+    """Nemotron's epsilon of norms under the name that the builder looks for; else it takes one of its own."""
+    if not hasattr(config, "rms_norm_eps") and hasattr(config, "norm_eps"):
+        config.rms_norm_eps = config.norm_eps
+
+
+def settle_long_context(config: Any) -> None:
+    """Keep the builder from taking a Phi-3 for a LongRoPE one: there is none left of that kind."""
+    if hasattr(config, "original_max_position_embeddings"):
         config.original_max_position_embeddings = config.max_position_embeddings
 
 
-def scale_full_attention_only(builder: Any) -> None:
-    """Gemma 3's linear RoPE scaling is for its full-attention layers; the builder would scale the other table too."""
-    make = builder.Gemma2Model.make_rotary_embedding_caches
+def use_frequencies(model: Any, frequencies: Frequencies) -> None:
+    """Have the builder's class ``model`` make its rotary tables of these; not those of Gemma 3's sliding windows."""
+    import torch
 
-    def make_unscaled_if_local(self: Any, **names: str) -> Any:
-        if not names.get("cos_cache_name", "").endswith("_local"):
-            return make(self, **names)
-        factors, self.rope_attrs["rescale_factors"] = self.rope_attrs["rescale_factors"], 1
+    make, make_usual = model.make_rotary_embedding_caches, model.make_rotary_embedding_caches_from_scratch
+
+    def make_of_kind(self: Any, **names: str) -> Any:
+        self.is_local_table = names.get("cos_cache_name", "").endswith("_local")
+        return make(self, **names)
+
+    def make_scaled(self: Any) -> Any:
+        if self.is_local_table:
+            return make_usual(self)
+        positions = torch.arange(self.rope_attrs["cache_length"], dtype=torch.int64).type_as(frequencies.inverse)
+        angles = torch.outer(positions, frequencies.inverse)
+        both = torch.cat((angles, angles), dim=-1)
+        return both.cos() * frequencies.factor, both.sin() * frequencies.factor
+
+    model.make_rotary_embedding_caches = make_of_kind
+    model.make_rotary_embedding_caches_from_scratch = make_scaled
+
+
+def center_norms(builder: Any) -> None:
+    """OLMo's norms subtract the mean, which the builder leaves out; their epsilon is in no configuration."""
+    make = builder.OLMoModel.make_layernorm
+
+    def make_centered(self: Any, *args: Any, **others: Any) -> Any:
+        self.layernorm_attrs["epsilon"] = 1e-5
+        return make(self, *args, **(others | {"simple": False}))
+
+    builder.OLMoModel.make_layernorm = make_centered
+
+
+def leave_unrotated(builder: Any) -> None:
+    """SmolLM3 has layers without rotary embedding; the builder would add one outside of attention."""
+    make = builder.SmolLM3Model.make_attention
+
+    def make_as_it_is(self: Any, layer_id: int, attention: Any, root_input: str, **others: Any) -> Any:
+        rotates, self.attention_attrs["rope"] = self.attention_attrs["rope"], bool(self.no_rope_layers[layer_id])
         try:
-            return make(self, **names)
+            return make(self, layer_id, attention, root_input, **others)
         finally:
-            self.rope_attrs["rescale_factors"] = factors
+            self.attention_attrs["rope"] = rotates
 
-    builder.Gemma2Model.make_rotary_embedding_caches = make_unscaled_if_local
+    builder.SmolLM3Model.make_attention = make_as_it_is
 
 
 def build(checkpoint: str, out: str, cache: str, precision: str, options: list[str]) -> None:
@@ -65,11 +144,30 @@ def build(checkpoint: str, out: str, cache: str, precision: str, options: list[s
 
     parsed = builder.parse_extra_options(None, checkpoint, out, precision, "cpu", cache, options)
     config = parsed["hf_details"]["hf_config"]
-    flatten_rope(config)
+    frequencies = settle_rope(config)
     spell_out_windows(config)
-    settle_long_rope(config)
-    scale_full_attention_only(builder)
-    builder.create_model(None, checkpoint, out, precision, "cpu", cache, **parsed)
+    name_epsilon(config)
+    settle_long_context(config)
+    patched = {(kind, name): getattr(kind, name) for kind, name in _patched(builder)}
+    try:
+        if frequencies is not None:
+            use_frequencies(builder.Model, frequencies)
+        center_norms(builder)
+        leave_unrotated(builder)
+        builder.create_model(None, checkpoint, out, precision, "cpu", cache, **parsed)
+    finally:
+        for (kind, name), function in patched.items():
+            setattr(kind, name, function)
+
+
+def _patched(builder: Any) -> list[tuple[Any, str]]:
+    """What is changed for one model and put back, since tests build many in one process."""
+    return [
+        (builder.Model, "make_rotary_embedding_caches"),
+        (builder.Model, "make_rotary_embedding_caches_from_scratch"),
+        (builder.OLMoModel, "make_layernorm"),
+        (builder.SmolLM3Model, "make_attention"),
+    ]
 
 
 if __name__ == "__main__":

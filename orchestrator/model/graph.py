@@ -122,6 +122,21 @@ def resolve(model: ModelProto, folder: Path) -> Decoder:
     return Decoder(model, folder, initializers, types, tuple(order), cheap, layers)
 
 
+def require_shared_caches(decoder: Decoder) -> None:
+    """Check that nodes can run a decoder: they keep past and present in one buffer.
+
+    Raises:
+        UnsplittableGraph: a KV cache is read by something else than GroupQueryAttention; names the node.
+    """
+    for node in decoder.model.graph.node:
+        cache = next((n for n in node_inputs(node) if PAST_NAME.match(n)), None)
+        if cache is not None and node.op_type not in ("GroupQueryAttention", "Shape"):
+            raise UnsplittableGraph(
+                f"node {node.name or node.output[0]!r} ({node.op_type}) reads {cache}: nodes run attention by"
+                " GroupQueryAttention only; add the checkpoint that the graph was exported from, or another export"
+            )
+
+
 def node_inputs(node: NodeProto) -> tuple[str, ...]:
     """Names a node reads, those captured by its sub-graphs (If, Loop) included."""
     names = [n for n in node.input if n]

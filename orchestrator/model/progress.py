@@ -5,8 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable
 
 Progress = Callable[[str, int, int], None]
-"""``progress(step, done, total)``: step is "download", "read", "convert", "save", "split", "check" or "verify"; total 0
-means unknown. All but "convert" (layers) and "verify" are in bytes."""
+"""``progress(step, done, total)``: step is one of `STEPS`; total 0 means unknown."""
+STEPS = {
+    "download": "bytes",
+    "read": "bytes",
+    "convert": "layers",
+    "save": "bytes",
+    "split": "bytes",
+    "reference": "layers",
+    "compare": "units",
+    "build": "bytes",
+    "structure": "units",
+    "check": "bytes",
+    "verify": "runs",
+    "wire": "runs",
+}
+"""What each is counted in."""
 
 
 def silent(step: str, done: int, total: int) -> None:

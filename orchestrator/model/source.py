@@ -36,10 +36,13 @@ class Source:
     fingerprint: str
 
 
-def resolve_source(text: str, progress: Progress = silent) -> Source:
+def resolve_source(text: str, progress: Progress = silent, *, fetch: bool = True) -> Source:
     """Find out what ``text`` is; a Hugging Face id is downloaded (or taken from its cache).
 
     Honours HF_HOME and HF_HUB_OFFLINE.
+
+    Args:
+        fetch: if not, nothing is downloaded.
 
     Raises:
         NoSuchModel: there is no such file, folder or id.
@@ -55,7 +58,7 @@ def resolve_source(text: str, progress: Progress = silent) -> Source:
     if path.is_dir():
         return _folder(text, path)
     if HUB_ID.match(text) and not text.endswith((".gguf", ".onnx")):
-        return _hub(text, progress)
+        return _hub(text, progress, fetch)
     raise NoSuchModel(
         f"{text}: no such file or folder, and not a Hugging Face id of the form owner/name; check the spelling"
     )
@@ -104,7 +107,7 @@ def _folder(text: str, path: Path) -> Source:
     return Source(text, "hf", path, _tidy(path.name), _fingerprint([path / "config.json", *weights]))
 
 
-def _hub(text: str, progress: Progress) -> Source:
+def _hub(text: str, progress: Progress, fetch: bool) -> Source:
     if missing(MODULES["convert"]):
         raise MissingDependency(f"{text} can't be downloaded and converted", "orchestrator", "convert")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # ours is the one
@@ -114,10 +117,10 @@ def _hub(text: str, progress: Progress) -> Source:
 
     progress("download", 0, 0)
     cache = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=text, repo_type="model") / "blobs"
-    total = _hub_bytes(text)
+    total = _hub_bytes(text) if fetch else 0
     try:
         with watch_growth(cache, lambda done: progress("download", min(done, total or done), total)):
-            folder = Path(huggingface_hub.snapshot_download(text, allow_patterns=HUB_FILES))
+            folder = Path(huggingface_hub.snapshot_download(text, allow_patterns=HUB_FILES, local_files_only=not fetch))
     except errors.LocalEntryNotFoundError as error:
         raise NoSuchModel(
             f"{text} is not in the local Hugging Face cache and cannot be fetched (offline?); connect, or give a folder"

@@ -4,6 +4,7 @@
 
     HOME/blobs/SHA256                      weights and assembled segment graphs, shared between models
     HOME/models/NAME/manifest.json         what `Manifest` says
+    HOME/models/NAME/check.json            how near it is to its source: what `ParityReport` says
     HOME/models/NAME/decoder.onnx          the graph, its weights pointing into blobs
     HOME/models/NAME/tokenizer/            tokenizer and configuration files of the checkpoint
     HOME/models/NAME/segments/             descriptions of assembled segments
@@ -17,7 +18,7 @@ Use::
     manifest = store.add("HuggingFaceTB/SmolLM2-135M-Instruct", precision="int4", profile="fast", progress=show)
     model = store.open(manifest.name)       # or store.open() for the active one
     model.segment(0, 12); model.tokenizer()
-    store.list(); store.use(name); store.verify(name); store.rm(name)
+    store.list(); store.use(name); store.check(name); store.compare(name); store.rm(name)
 
 A model appears at once, by one rename, when all of it is there. Adding and removing from several processes at the
 same time is safe: what makes files visible or deletes them holds a lock on ``HOME/lock``.
@@ -34,12 +35,11 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from orchestrator.model.convert import convert
-from orchestrator.model.describe import Identity, describe
+from orchestrator.model.describe import Identity
 from orchestrator.model.errors import (
     BlobCorrupt,
     ManifestError,
@@ -50,26 +50,14 @@ from orchestrator.model.errors import (
     UnsupportedModel,
 )
 from orchestrator.model.extras import missing
-from orchestrator.model.graph import read_model, resolve
+from orchestrator.model.intake import compare_again, take_in
 from orchestrator.model.lock import exclusive, is_held, owned_folder
 from orchestrator.model.manifest import Manifest, read_manifest
-from orchestrator.model.model import GRAPH_FILE, SEGMENTS_FOLDER, TOKENIZER_FOLDER, Model
+from orchestrator.model.model import SEGMENTS_FOLDER, Model
+from orchestrator.model.parity_report import CHECK_FILE, ParityReport, read_check
 from orchestrator.model.precision import check_precision, check_profile
 from orchestrator.model.progress import Progress, silent
-from orchestrator.model.rewrite import (
-    embedding_tables,
-    matrices,
-    settle_table_choice,
-    store_as_half,
-    untranspose_embedding,
-)
 from orchestrator.model.source import Source, onnx_file, resolve_source
-from orchestrator.model.split import plan_split
-from orchestrator.model.tokenizer import copy_tokenizer
-from orchestrator.model.weights import pack, refer_to_blobs
-
-if TYPE_CHECKING:
-    from orchestrator.model.verify import Verification
 
 _NEEDED = ("jinja2", "numpy", "onnx", "tokenizers")
 """To add any model: what is missing is told before hours of converting."""
@@ -119,7 +107,7 @@ class ModelStore:
             if twin is not None:
                 manifest = self._copy_twin(twin, partial, identity)
             else:
-                manifest = self._convert(found, precision, partial, identity, progress)
+                manifest = take_in(found, precision, partial, identity, progress)
             if name is None:
                 name = _default_name(found.name, manifest.precision, profile)
                 self._check_new(name)
@@ -216,45 +204,32 @@ class ModelStore:
             if digest.hexdigest() != blob.sha256:
                 raise BlobCorrupt(f"{what} is damaged; remove the model, add it again")
 
-    def verify(
-        self,
-        name: str | None = None,
-        cuts: Sequence[int] | None = None,
-        *,
-        profile: str | None = None,
-        progress: Progress = silent,
-    ) -> Verification:
-        """Check the blobs, then run the model split against unsplit; see `orchestrator.model.verify.verify`."""
-        from orchestrator.model.verify import verify
+    def compare(self, name: str | None = None, progress: Progress = silent) -> ParityReport:
+        """Compare a model again with the source that it came from, and keep the figures.
 
-        self.check(name, progress)
-        return verify(self.open(name), cuts, profile=profile, progress=progress)
+        Raises:
+            NoSuchModel: there is no such model, or its source is there no more.
+            ModelError: the source can't be read as what it was.
+        """
+        model = self.open(name)
+        manifest = model.manifest
+        source = resolve_source(manifest.source, progress, fetch=False)
+        if source.fingerprint != manifest.fingerprint:
+            raise NoSuchModel(f"{manifest.source} is not what it was when {manifest.name} was made of it")
+        with owned_folder(self._partial_folder(), "compare-", self.home / "lock") as scratch:
+            report = compare_again(source, model, scratch, progress)
+            written = scratch / CHECK_FILE
+            written.write_text(report.to_json(), "utf-8")
+            written.replace(model.folder / CHECK_FILE)
+        return report
+
+    def compared(self, name: str | None = None) -> ParityReport | None:
+        """The figures of the last comparison of a model with its source, None if there was none."""
+        return read_check(self.open(name).folder)
 
     def _users(self, name: str) -> Path:
         """The folder with a locked folder for each service that has the model open."""
         return self.home / "in-use" / name
-
-    def _convert(
-        self, source: Source, precision: str, partial: Path, identity: Identity, progress: Progress
-    ) -> Manifest:
-        decoder_folder = convert(source, precision, partial, progress)
-        path = onnx_file(decoder_folder)
-        assert path is not None
-        ready = partial / "model"
-        tokenizer = ready / TOKENIZER_FOLDER
-        checkpoint = partial / "hf" if source.kind == "gguf" else source.path
-        copy_tokenizer((checkpoint, decoder_folder), tokenizer)
-        model = read_model(path)
-        untranspose_embedding(model)
-        settle_table_choice(model)
-        if source.kind != "onnx":
-            halved = {"fp16": matrices, "int8": embedding_tables, "int4": embedding_tables}.get(precision)
-            if halved is not None:
-                store_as_half(model, decoder_folder, partial, halved(model))
-        plan = plan_split(resolve(model, decoder_folder))
-        blobs, places = pack(plan, partial / "blobs", lambda done, total: progress("split", done, total))
-        (ready / GRAPH_FILE).write_bytes(refer_to_blobs(plan, places))
-        return describe(plan, blobs, tokenizer, identity, None if source.kind == "onnx" else precision)
 
     def _twin(self, source: Source, precision: str) -> Path | None:
         """A model here that came from the same source in the same precision by the same version."""

@@ -10,15 +10,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.model.errors import MissingDependency
-from orchestrator.model.model import Model, SegmentSpec
+from orchestrator.model.differences import relative_differences
+from orchestrator.model.model import Model
 from orchestrator.model.progress import Progress, silent
-from schemas import segment_tensors as tensors
+from orchestrator.model.segment_run import SegmentRun, open_graph
+from orchestrator.model.wire import as_received
+from schemas.messages import WireDtype
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-    from onnxruntime import InferenceSession
 
 PROMPT_TOKENS = 12
 DECODE_STEPS = 4
@@ -44,22 +45,44 @@ class Verification:
     same_tokens: bool
 
 
+@dataclass(frozen=True)
+class WireLoss:
+    """What a type on the wire does to a model that is split, against the same split with fp32 on the wire.
+
+    Attributes:
+        largest_difference: of a row of logits less its mean, relative to the length of what it should be.
+        argmax_agreement: the share of rows with the same most likely token.
+    """
+
+    wire: WireDtype
+    compared: int
+    largest_difference: float
+    argmax_agreement: float
+
+
 class Chain:
     """A model as consecutive sessions in this process; ``cuts=()`` is the unsplit model.
+
+    Args:
+        wire: what hidden states are rounded to between segments; those in float16 stay as they are.
 
     Raises:
         ValueError: the cuts are not increasing or not inside the model.
         MissingDependency: onnxruntime is not installed.
     """
 
-    def __init__(self, model: Model, cuts: Sequence[int] = (), profile: str | None = None) -> None:
+    def __init__(
+        self, model: Model, cuts: Sequence[int] = (), profile: str | None = None, *, wire: WireDtype = "fp32"
+    ) -> None:
         edges = [0, *cuts, model.manifest.num_units]
         if any(a >= b for a, b in itertools.pairwise(edges)):
             raise ValueError(f"cuts {list(cuts)} must increase and lie between 1 and {model.manifest.num_units - 1}")
-        self.specs = [model.segment(a, b, profile) for a, b in itertools.pairwise(edges)]
-        self._sessions = [_open(model, spec) for spec in self.specs]
-        self._cache: dict[str, NDArray[Any]] = {}
-        self.length = 0  # tokens in the cache
+        self._wire: WireDtype = wire if model.manifest.hidden_dtype == "float32" else "fp32"
+        specs = [model.segment(a, b, profile, wire=wire) for a, b in itertools.pairwise(edges)]
+        folder = model.blobs_folder
+        self._runs = [
+            SegmentRun(open_graph(folder / spec.graph.sha256, folder), model.manifest.layers) for spec in specs
+        ]
 
     def run(self, ids: Sequence[int], logit_positions: Sequence[int] | None = None) -> NDArray[np.floating[Any]]:
         """Feed tokens after those fed before.
@@ -71,36 +94,11 @@ class Chain:
         Returns:
             logits [n, V].
         """
-        import numpy as np
-
-        count = len(ids)
-        total = self.length + count
-        positions = [count - 1] if logit_positions is None else list(logit_positions)
-        feeds: dict[str, NDArray[Any]] = {
-            tensors.IDS: np.array([ids], np.int64),
-            tensors.MASK: np.ones((1, total), np.int64),
-            tensors.LENGTHS: np.array([total - 1], np.int32),
-            tensors.TOTAL_LENGTH: np.array(total, np.int32),
-            tensors.POSITIONS: np.arange(self.length, total, dtype=np.int64)[None],
-            tensors.LOGIT_POSITIONS: np.array(positions, np.int64),
-        }
-        result: dict[str, NDArray[Any]] = {}
-        for spec, session in zip(self.specs, self._sessions, strict=True):
-            for tensor in spec.inputs:
-                if tensor.name.startswith(tensors.PAST) and tensor.name not in self._cache:
-                    shape = (1, int(tensor.shape[1]), 0, int(tensor.shape[3]))
-                    self._cache[tensor.name] = np.zeros(shape, np.dtype(tensor.dtype))
-            known = feeds | self._cache
-            names = [t.name for t in spec.outputs]
-            outputs = session.run(names, {t.name: known[t.name] for t in spec.inputs})
-            result = dict(zip(names, outputs, strict=True))
-            for name, value in result.items():
-                if name.startswith(tensors.PRESENT):
-                    self._cache[name.replace(tensors.PRESENT, tensors.PAST)] = value
-            if tensors.HIDDEN_OUT in result:
-                feeds[tensors.HIDDEN_IN] = result[tensors.HIDDEN_OUT]
-        self.length = total
-        logits: NDArray[np.floating[Any]] = result[tensors.LOGITS][0]
+        first, *others = self._runs
+        result = first.step(ids, None, logit_positions)
+        for run in others:
+            result = run.step(ids, as_received(result, self._wire), logit_positions)
+        logits: NDArray[np.floating[Any]] = result[0]
         return logits
 
     def greedy(self, ids: Sequence[int], count: int) -> list[int]:
@@ -133,9 +131,7 @@ def verify(
     """
     import numpy as np
 
-    manifest = model.manifest
-    cuts = tuple(range(1, manifest.num_units)) if cuts is None else tuple(cuts)
-    prompt = list(ids) if ids is not None else [(7 + 37 * i) % manifest.vocab_size for i in range(PROMPT_TOKENS)]
+    cuts, prompt = _cuts(model, cuts), _prompt(model, ids)
     progress("verify", 0, decode_steps + 1)
     whole, split = Chain(model, (), profile), Chain(model, cuts, profile)
     largest, equal, same, compared = 0.0, True, True, 0
@@ -149,17 +145,44 @@ def verify(
         compared += len(fed)
         fed = [int(expected[-1].argmax())]
         progress("verify", step + 1, decode_steps + 1)
-    return Verification(cuts, profile or manifest.profile, compared, largest, equal, same)
+    return Verification(cuts, profile or model.manifest.profile, compared, largest, equal, same)
 
 
-def _open(model: Model, spec: SegmentSpec) -> InferenceSession:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise MissingDependency("a model can't be verified", "orchestrator") from error
+def wire_loss(
+    model: Model,
+    wire: WireDtype,
+    cuts: Sequence[int] | None = None,
+    ids: Sequence[int] | None = None,
+    *,
+    profile: str | None = None,
+    progress: Progress = silent,
+) -> WireLoss:
+    """What is lost when hidden states travel as ``wire``, cut at ``cuts``: a prefill, then some decode steps.
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    path = model.blobs_folder / spec.graph.sha256
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    Args, Raises:
+        as of `verify`.
+    """
+    import numpy as np
+
+    cuts, prompt = _cuts(model, cuts), _prompt(model, ids)
+    progress("wire", 0, DECODE_STEPS + 1)
+    exact, rounded = Chain(model, cuts, profile), Chain(model, cuts, profile, wire=wire)
+    differences: list[float] = []
+    same: list[bool] = []
+    fed = prompt
+    for step in range(DECODE_STEPS + 1):
+        rows = range(len(fed))
+        expected, found = exact.run(fed, rows), rounded.run(fed, rows)
+        differences += list(relative_differences(found, expected))
+        same += list(expected.argmax(-1) == found.argmax(-1))
+        fed = [int(expected[-1].argmax())]
+        progress("wire", step + 1, DECODE_STEPS + 1)
+    return WireLoss(wire, len(same), max(differences), float(np.mean(same)))
+
+
+def _cuts(model: Model, cuts: Sequence[int] | None) -> tuple[int, ...]:
+    return tuple(range(1, model.manifest.num_units)) if cuts is None else tuple(cuts)
+
+
+def _prompt(model: Model, ids: Sequence[int] | None) -> list[int]:
+    return list(ids) if ids is not None else [(7 + 37 * i) % model.manifest.vocab_size for i in range(PROMPT_TOKENS)]

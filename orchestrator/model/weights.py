@@ -8,6 +8,7 @@ that a memory-mapped file can be used as it is. Tensors are copied in pieces; th
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING
 from orchestrator.model.assemble import cheap_cone, outside_inputs
 from orchestrator.model.errors import BrokenModel
 from orchestrator.model.manifest import Blob
+from orchestrator.model.shapes import FLOAT_NAMES
 from orchestrator.model.split import SplitPlan
 
 if TYPE_CHECKING:
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 
 INLINE_BYTES = 1024  # smaller tensors stay in the graph
 PIECE_BYTES = 4 << 20
+BFLOAT16 = 16  # onnx.TensorProto.DataType
+BFLOAT16_EXPONENT = 0x7F80  # all ones in NaN and infinity
 SMALL_ALIGN, PAGE_ALIGN, PAGE_FROM_BYTES = 64, 4096, 64 << 10
 
 
@@ -59,7 +63,7 @@ def pack(
     ``progress`` is called with bytes done and bytes in all.
 
     Raises:
-        BrokenModel: an external weight file is missing or too short.
+        BrokenModel: an external weight file is missing or too short, or a weight is NaN or infinite.
     """
     folder.mkdir(parents=True, exist_ok=True)
     groups = weight_groups(plan)
@@ -72,6 +76,8 @@ def pack(
     places: dict[str, Place] = {}
     for units, names in groups.items():
         large = [n for n in names if sources[n].length >= INLINE_BYTES]
+        for name in set(names).difference(large):
+            _check_finite(weights[name], b"".join(sources[name].pieces()))
         if not large:
             continue
         partial = folder / f"partial-{os.getpid()}"
@@ -85,6 +91,7 @@ def pack(
                 position += len(padding)
                 offsets[name] = position
                 for chunk in sources[name].pieces():
+                    _check_finite(weights[name], chunk)
                     digest.update(chunk)
                     out.write(chunk)
                     done += len(chunk)
@@ -98,6 +105,22 @@ def pack(
     progress(total, total)
     blobs = [Blob(s, sizes[s], tuple(sorted(units_of[s]))) for s in sizes]
     return tuple(sorted(blobs, key=lambda b: b.units)), places
+
+
+def _check_finite(tensor: TensorProto, raw: bytes) -> None:
+    """Refuse NaN and infinity in weights and in the scales of quantised ones; a single value may be a mask's."""
+    import numpy as np
+
+    if math.prod(tensor.dims) < 2:
+        return
+    if tensor.data_type == BFLOAT16:
+        finite = (np.frombuffer(raw, np.uint16) & BFLOAT16_EXPONENT != BFLOAT16_EXPONENT).all()
+    elif tensor.data_type in FLOAT_NAMES:
+        finite = np.isfinite(np.frombuffer(raw, FLOAT_NAMES[tensor.data_type])).all()
+    else:
+        return
+    if not finite:
+        raise BrokenModel(f"weight {tensor.name!r} has NaN or infinity in it: get the model anew, from its authors")
 
 
 def refer_to_blobs(plan: SplitPlan, places: dict[str, Place]) -> bytes:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from orchestrator.model import convert
-from orchestrator.model.genai_builder import build
 from orchestrator.model.model import Model
 from orchestrator.model.store import ModelStore
 from orchestrator.model.verify import Chain, verify
+from tests.support.in_process import converting_here
 from tests.support.tiny_models import FAMILIES, VOCABULARY, make_checkpoint
 
 PROMPT = [3 + (5 + 11 * i) % (VOCABULARY - 3) for i in range(24)]
@@ -27,13 +24,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> ModelStore:
     folder = tmp_path_factory.mktemp("families")
     store = ModelStore(folder / "home")
 
-    def build_here(module: str, arguments: list[str], what: str, on_line: Callable[[str], None], scratch: Path) -> None:
-        assert module == "orchestrator.model.genai_builder"
-        build(*arguments[:4], arguments[4:])
-
-    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's and transformers' own
-        patch.setattr(convert, "run_module", build_here)
+    with converting_here():
         for family in FAMILIES:
             make_checkpoint(family, folder / family)
         for family, precision in [*((family, "fp32") for family in FAMILIES), *QUANTISED]:

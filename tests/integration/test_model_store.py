@@ -12,6 +12,7 @@ from pathlib import Path
 import onnx
 import pytest
 
+from orchestrator.model import parity
 from orchestrator.model import store as store_module
 from orchestrator.model.errors import (
     BlobCorrupt,
@@ -24,8 +25,11 @@ from orchestrator.model.errors import (
     UnsupportedModel,
 )
 from orchestrator.model.lock import exclusive
+from orchestrator.model.manifest import Manifest
 from orchestrator.model.model import Model
 from orchestrator.model.store import ModelStore
+from orchestrator.model.verify import verify
+from tests.support.in_process import run_here
 from tests.support.onnx_graphs import DecoderMaker, save
 
 
@@ -40,7 +44,9 @@ def source(folder: Path, seed: int = 0) -> str:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> ModelStore:
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModelStore:
+    """An empty one; what is added is compared with its source in this process."""
+    monkeypatch.setattr(parity, "run_module", run_here)
     return ModelStore(tmp_path / "home")
 
 
@@ -79,10 +85,10 @@ def test_the_same_source_in_another_profile_is_not_converted_again(
     path = source(tmp_path / "one")
     fast = store.add(path)
 
-    def convert(*_: object) -> Path:
+    def take_in(*_: object) -> Manifest:
         raise AssertionError("converted again")
 
-    monkeypatch.setattr(store_module, "convert", convert)
+    monkeypatch.setattr(store_module, "take_in", take_in)
     exact = store.add(path, profile="exact")
     assert (exact.name, exact.profile, exact.blobs) == ("one-fp32-exact", "exact", fast.blobs)
     assert store.open(exact.name).segment(0, 2).profile == "exact"
@@ -190,7 +196,7 @@ def test_damaged_and_missing_blobs_are_found(tiny_store: ModelStore, tmp_path: P
     content[100] ^= 1
     victim.write_bytes(content)
     with pytest.raises(BlobCorrupt, match=f"{victim.name[:12]} of tiny is damaged"):
-        store.verify("tiny")
+        store.check("tiny")
     victim.unlink()
     with pytest.raises(BlobCorrupt, match="cannot be read"):
         store.check("tiny")
@@ -203,7 +209,8 @@ def test_verify_compares_split_with_unsplit(tiny_store: ModelStore) -> None:
         assert 0 <= done <= total
         steps.add(step)
 
-    result = tiny_store.verify("tiny", progress=show)
+    tiny_store.check("tiny", show)
+    result = verify(tiny_store.open("tiny"), progress=show)
     assert result.bitwise_equal
     assert result.same_tokens
     assert result.max_abs_difference == 0

@@ -21,6 +21,7 @@ class DecoderMaker:
         self.random = np.random.default_rng(seed)
         self.nodes: list[Any] = []
         self.weights: list[TensorProto] = []
+        self.values: list[Any] = []
         self.inputs = [
             helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["B", "S"]),
             helper.make_tensor_value_info("attention_mask", TensorProto.INT64, ["B", "T"]),
@@ -46,6 +47,18 @@ class DecoderMaker:
         self.nodes.append(helper.make_node(op, inputs, [output], name=f"make_{output}", **attributes))
         return output
 
+    def lengths(self) -> list[str]:
+        """Names of each row's length less one, and of the length with the cache: from the mask, once."""
+        if self.layers == 1:
+            self.ints("axis_of_tokens", 1)
+            self.ints("one", 1)
+            counted = self.add("ReduceSum", ["attention_mask", "axis_of_tokens"], "counted", keepdims=0)
+            self.add("Cast", [self.add("Sub", [counted, "one"], "less_one")], "row_lengths", to=TensorProto.INT32)
+            self.ints("second", 1)
+            size = self.add("Gather", [self.add("Shape", ["attention_mask"], "mask_shape"), "second"], "mask_size")
+            self.add("Squeeze", [self.add("Cast", [size], "int_size", to=TensorProto.INT32)], "whole_length")
+        return ["row_lengths", "whole_length"]
+
     def block(self, hidden: str, extra: str | None = None) -> str:
         """A block with a KV cache on the residual stream ``hidden``; ``extra`` is added to what it returns."""
         n = self.layers
@@ -56,12 +69,22 @@ class DecoderMaker:
             present = helper.make_tensor_value_info(f"present.{n}.{kind}", TensorProto.FLOAT, ["B", 1, "T", WIDTH])
             self.inputs.append(past)
             self.outputs.append(present)
-            projected = self.add("MatMul", [hidden, self.weight(f"w{n}{kind}", WIDTH, WIDTH)], f"{kind}{n}")
-            heads = self.add("Unsqueeze", [projected, self.ints(f"one{n}{kind}", 1)], f"heads{n}{kind}")
-            self.add("Concat", [f"past_key_values.{n}.{kind}", heads], f"present.{n}.{kind}", axis=2)
-        both = self.add("Mul", [f"present.{n}.key", f"present.{n}.value"], f"both{n}")
-        mixed = self.add("ReduceMean", [both, self.ints(f"axes{n}", 1, 2)], f"mixed{n}", keepdims=0)  # [B, WIDTH]
-        attended = self.add("Unsqueeze", [mixed, self.ints(f"axis{n}", 1)], f"attended{n}")
+        parts = ("query", "key", "value")
+        projected = [self.add("MatMul", [hidden, self.weight(f"w{n}{p}", WIDTH, WIDTH)], f"{p}{n}") for p in parts]
+        cache = [f"past_key_values.{n}.key", f"past_key_values.{n}.value"]
+        attended, *present = f"attended{n}", f"present.{n}.key", f"present.{n}.value"
+        self.nodes.append(
+            helper.make_node(
+                "GroupQueryAttention",
+                [*projected, *cache, *self.lengths()],
+                [attended, *present],
+                name=f"attend{n}",
+                domain="com.microsoft",
+                num_heads=1,
+                kv_num_heads=1,
+            )
+        )
+        self.values.append(helper.make_tensor_value_info(attended, TensorProto.FLOAT, ["B", "S", WIDTH]))
         out = self.add("Add", [hidden, attended], f"residual{n}")
         return out if extra is None else self.add("Add", [out, extra], f"widened{n}")
 
@@ -69,8 +92,12 @@ class DecoderMaker:
         """The head on ``hidden``, and the finished model."""
         self.add("MatMul", [hidden, self.weight("head", WIDTH, VOCABULARY)], "logits")
         logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["B", "S", VOCABULARY])
-        graph: GraphProto = helper.make_graph(self.nodes, "decoder", self.inputs, [logits, *self.outputs], self.weights)
-        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+        graph: GraphProto = helper.make_graph(
+            self.nodes, "decoder", self.inputs, [logits, *self.outputs], self.weights, value_info=self.values
+        )
+        return helper.make_model(
+            graph, opset_imports=[helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)], ir_version=10
+        )
 
 
 def save(model: ModelProto, folder: Path) -> Path:

@@ -75,18 +75,57 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
 }
+_TIED: dict[str, Any] = {"tie_word_embeddings": True}
+TRAINED_TOKENS = CONTEXT // 4
+_FACTORS = {"short_factor": [1.0, 1.1] * 4, "long_factor": [2.0, 4.0] * 4}
+
+
+def _scaled(rope_type: str, **parameters: Any) -> dict[str, Any]:
+    return {"rope_parameters": {"rope_type": rope_type, "rope_theta": 1e4, **parameters}}
+
+
+_TRAINED = {"original_max_position_embeddings": TRAINED_TOKENS}
+MORE_FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama-linear": ("Llama", _TIED | _scaled("linear", factor=4.0)),
+    "llama-yarn": ("Llama", _TIED | _scaled("yarn", factor=4.0, **_TRAINED)),
+    "llama-dynamic": ("Llama", _TIED | _scaled("dynamic", factor=4.0)),
+    "llama-llama3": (
+        "Llama",
+        _TIED | _scaled("llama3", factor=4.0, low_freq_factor=1.0, high_freq_factor=4.0, **_TRAINED),
+    ),
+    "llama-longrope": ("Llama", _TIED | _scaled("longrope", **_FACTORS, **_TRAINED)),
+    "qwen2-yarn": ("Qwen2", _TIED | _scaled("yarn", factor=4.0, attention_factor=1.2, **_TRAINED)),
+    "phi3-longrope": ("Phi3", {"tie_word_embeddings": False} | _TRAINED | _scaled("longrope", **_FACTORS, **_TRAINED)),
+    "olmo": ("Olmo", {"tie_word_embeddings": False}),
+    "smollm3": ("SmolLM3", _TIED | {"no_rope_layers": [1, 1, 0, 1]}),
+    "granite": (
+        "Granite",
+        _TIED
+        | {
+            "embedding_multiplier": 2.0,
+            "residual_multiplier": 0.5,
+            "attention_multiplier": 0.2,
+            "logits_scaling": 2.0,
+        },
+    ),
+    "nemotron": ("Nemotron", {"tie_word_embeddings": False, "head_dim": 32}),
+    "ernie": ("Ernie4_5", _TIED | {"use_bias": False, "head_dim": 16}),
+    "gemma": ("Gemma", _TIED | {"head_dim": 16}),
+    "gemma2": ("Gemma2", _TIED | {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 8}),
+}
+"""Kinds of rotary embedding, and architectures, that are tried in float32 alone."""
 
 
 def make_checkpoint(family: str, folder: Path, seed: int = 0) -> Path:
-    """Write a random checkpoint of ``family`` (a key of FAMILIES) with its tokenizer; returns ``folder``."""
+    """Write a random checkpoint of ``family``, a key of one of the tables, with its tokenizer; returns ``folder``."""
     import torch
     import transformers
 
-    kind, extra = FAMILIES[family]
+    kind, extra = (FAMILIES | MORE_FAMILIES)[family]
     prefix = "Gemma3Text" if kind == "Gemma3" else kind
     config = getattr(transformers, f"{prefix}Config")(**(_COMMON | extra))
     torch.manual_seed(seed)
-    embedding = 0.01 if kind == "Gemma3" else 0.1  # Gemma multiplies it by sqrt(hidden_size)
+    embedding = 0.01 if kind.startswith("Gemma") else 0.1  # Gemma multiplies it by sqrt(hidden_size)
     model = getattr(transformers, f"{kind}ForCausalLM")(config).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():

@@ -65,7 +65,9 @@ def test_the_list_is_short_unless_all_of_it_is_wanted(home: Path, capsys: pytest
 def test_equal_units_share_a_row(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
     assert cli.run(["--home", str(home), "model", "show"]) == 0
-    _, headings, *rows = capsys.readouterr().out.splitlines()
+    _, compared, left_out, headings, *rows = capsys.readouterr().out.splitlines()
+    assert compared.startswith("against the same graph in one piece")
+    assert left_out.startswith("not compared: ")
     assert headings.split()[:2] == ["units", "kind"]
     assert [row.split()[:2] for row in rows] == [["0", "embed"], ["1-3", "block"], ["4", "head"]]
 
@@ -96,7 +98,7 @@ def test_sigterm_ends_an_add_and_its_converter_and_leaves_nothing(
 ) -> None:
     lines: list[str] = []
 
-    def convert(_source: object, _precision: str, scratch: Path, _progress: object) -> Path:
+    def take_in(_source: object, _precision: str, scratch: Path, *_: object) -> Path:
         """A converter that writes for ever."""
 
         def on_line(line: str) -> None:
@@ -107,7 +109,7 @@ def test_sigterm_ends_an_add_and_its_converter_and_leaves_nothing(
         run_module("http.server", ["0", "--bind", "127.0.0.1"], "converting", on_line, scratch)
         return scratch
 
-    monkeypatch.setattr("orchestrator.model.store.convert", convert)
+    monkeypatch.setattr("orchestrator.model.store.take_in", take_in)
     folder = save(DecoderMaker().head("embedded"), tmp_path / "decoder")
     assert cli.run(["--home", str(tmp_path / "home"), "model", "add", str(folder)]) == 128 + signal.SIGTERM
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL

@@ -1,0 +1,116 @@
+"""From a source to a model folder that may go into the store: converted, cut, packed, and compared with the source."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from orchestrator.model.convert import checkpoint_of, convert, convert_first_blocks
+from orchestrator.model.describe import Identity, describe
+from orchestrator.model.errors import WrongConversion
+from orchestrator.model.graph import read_model, require_shared_caches, resolve
+from orchestrator.model.manifest import Manifest
+from orchestrator.model.model import GRAPH_FILE, TOKENIZER_FOLDER, Model
+from orchestrator.model.parity import Subject, compare_with_checkpoint, compare_with_graph, probe_ids
+from orchestrator.model.parity_report import CHECK_FILE, ParityReport
+from orchestrator.model.progress import Progress
+from orchestrator.model.rewrite import (
+    embedding_tables,
+    matrices,
+    settle_table_choice,
+    store_as_half,
+    untranspose_embedding,
+)
+from orchestrator.model.source import Source, onnx_file
+from orchestrator.model.split import plan_split
+from orchestrator.model.tokenizer import ModelTokenizer, copy_tokenizer
+from orchestrator.model.weights import pack, refer_to_blobs
+
+PROBE_TEXT = (
+    "The river rises in the mountains and reaches the sea after 1,234 kilometres. Why does it never run dry? "
+    "Because its springs are fed by snow that melts slowly, from April until September."
+)
+
+
+def take_in(source: Source, precision: str, partial: Path, identity: Identity, progress: Progress) -> Manifest:
+    """Make ``partial/model`` and ``partial/blobs`` of a source; what else is in ``partial`` then can go.
+
+    Args:
+        precision: an ONNX decoder keeps its own.
+
+    Raises:
+        WrongConversion: the result computes something else than the source.
+        ModelError: by kind; see `orchestrator.model.errors`.
+    """
+    if source.kind == "onnx":
+        checkpoint, graph = None, _graph_of(source)
+    else:
+        checkpoint = checkpoint_of(source, partial, progress)
+        graph = _graph_in(convert(source.text, checkpoint, precision, partial, progress))
+    ready = partial / "model"
+    tokenizer = ready / TOKENIZER_FOLDER
+    copy_tokenizer((checkpoint or source.path, graph.parent), tokenizer)
+    model = read_model(graph)
+    untranspose_embedding(model)
+    settle_table_choice(model)
+    if checkpoint is not None:
+        halved = {"fp16": matrices, "int8": embedding_tables, "int4": embedding_tables}.get(precision)
+        if halved is not None:
+            store_as_half(model, graph.parent, partial, halved(model))
+    decoder = resolve(model, graph.parent)
+    require_shared_caches(decoder)
+    plan = plan_split(decoder)
+    blobs, places = pack(plan, partial / "blobs", lambda done, total: progress("split", done, total))
+    (ready / GRAPH_FILE).write_bytes(refer_to_blobs(plan, places))
+    manifest = describe(plan, blobs, tokenizer, identity, precision if checkpoint else None)
+    report = _compare(source, checkpoint, ready, partial / "blobs", manifest, partial, progress)
+    problems = report.problems()
+    if problems:
+        raise WrongConversion(source.text, problems)
+    (ready / CHECK_FILE).write_text(report.to_json(), "utf-8")
+    return manifest
+
+
+def compare_again(source: Source, model: Model, scratch: Path, progress: Progress) -> ParityReport:
+    """Compare a model of the store with the source that it came from; ``scratch`` is an empty folder.
+
+    Raises:
+        ModelError: the source can't be read any more; by kind.
+    """
+    checkpoint = None if source.kind == "onnx" else checkpoint_of(source, scratch, progress)
+    return _compare(source, checkpoint, model.folder, model.blobs_folder, model.manifest, scratch, progress)
+
+
+def _compare(
+    source: Source,
+    checkpoint: Path | None,
+    folder: Path,
+    blobs_folder: Path,
+    manifest: Manifest,
+    scratch: Path,
+    progress: Progress,
+) -> ParityReport:
+    plan = plan_split(resolve(read_model(folder / GRAPH_FILE), blobs_folder))
+    subject = Subject(plan, blobs_folder, manifest.layers)
+    text_ids = ModelTokenizer(folder / TOKENIZER_FOLDER).encode(PROBE_TEXT)
+    ids = probe_ids([i for i in text_ids if i < manifest.vocab_size], manifest.vocab_size)
+    if checkpoint is None:
+        return compare_with_graph(source.text, _graph_of(source), subject, manifest, ids, scratch, progress)
+
+    def first_blocks(count: int) -> Subject:
+        graph = _graph_in(convert_first_blocks(source.text, checkpoint, count, scratch, progress))
+        model = read_model(graph)
+        settle_table_choice(model)
+        return Subject(plan_split(resolve(model, graph.parent)), graph.parent, manifest.layers[:count])
+
+    return compare_with_checkpoint(source.text, checkpoint, subject, manifest, ids, scratch, progress, first_blocks)
+
+
+def _graph_of(source: Source) -> Path:
+    found = onnx_file(source.path)
+    assert found is not None
+    return found
+
+
+def _graph_in(folder: Path) -> Path:
+    """The decoder that the builder has written."""
+    return folder / "model.onnx"

@@ -1,0 +1,379 @@
+"""Does a converted model compute what its source computes?
+
+The source's hidden states come from a process of its own (`orchestrator.model.reference`), which has ended before the
+converted model is looked at: one unit at a time, so that neither takes more memory than converting did.
+
+* **Each unit** is given the source's hidden states, and its change of them is compared, with float32 activations. A
+  wrong block stands out at any precision, because what rounding does to one block is small and known.
+* **The first blocks**, as many as it takes to have every kind of layer, are compared closely, on a text that is longer
+  than the attention window and than what a scaled rotary embedding was trained with. Where weights are quantised they
+  are built once more in float32 for that.
+* **Rotary tables** are compared at positions up to the model's context: no text has to be that long.
+* **The whole model** gives logits: prefill, then decode, in the numeric profile it will be used with.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.model.assemble import assemble
+from orchestrator.model.differences import change_differences, relative_differences
+from orchestrator.model.errors import BrokenModel
+from orchestrator.model.manifest import LayerCache, Manifest
+from orchestrator.model.parity_report import ROPE_LIMIT, ParityReport
+from orchestrator.model.precision import PROFILES
+from orchestrator.model.progress import Progress
+from orchestrator.model.reference import ANY_LAYER, ReferenceReport, ReferenceRequest, read_report
+from orchestrator.model.segment_run import SegmentRun, open_graph
+from orchestrator.model.split import SplitPlan
+from orchestrator.model.subproc import run_module
+from orchestrator.model.weights import Source as WeightSource
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from onnxruntime import InferenceSession
+
+PREFILL_TOKENS, DECODE_TOKENS = 28, 4
+PREFILL_CHUNK = 512
+"""Of a longer text: attention over all of it at once would take memory for every pair of positions."""
+MOST_TOKENS, MOST_BLOCKS = 4224, 8
+EXACT = PROFILES["exact"]
+_THREADS = 2
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A decoder cut into units, its weights in files of ``folder``."""
+
+    plan: SplitPlan
+    folder: Path
+    layers: tuple[LayerCache, ...]
+
+    def open(self, unit: int, accuracy_level: int | None) -> InferenceSession:
+        """A session of one unit."""
+        return open_graph(assemble(self.plan, unit, unit + 1, accuracy_level), self.folder, _THREADS)
+
+    def through(
+        self, session: InferenceSession, ids: Sequence[int], hidden: NDArray[Any] | None, prefill: int
+    ) -> NDArray[Any]:
+        """What a unit makes of S tokens: ``prefill`` of them at a time, the last ``DECODE_TOKENS`` one by one.
+
+        Args:
+            hidden: [S, W]; None for the embedding.
+
+        Returns:
+            [S, W], or logits [S, V] of the head.
+        """
+        import numpy as np
+
+        run = SegmentRun(session, self.layers)
+        out = []
+        for start, stop in _steps(len(ids), prefill):
+            given = None if hidden is None else hidden[None, start:stop]
+            out.append(run.step(ids[start:stop], given, range(stop - start)))
+        return np.concatenate(out, axis=1)[0]
+
+
+def probe_ids(text_ids: Sequence[int], vocab_size: int) -> list[int]:
+    """The tokens of the short text: some that people write, or a fixed mix of ids where there are too few of them."""
+    count = PREFILL_TOKENS + DECODE_TOKENS
+    mixed = [(7 + 37 * i) % vocab_size for i in range(count)]
+    return [*text_ids[:count], *mixed[len(text_ids[:count]) :]]
+
+
+def compare_with_checkpoint(
+    what: str,
+    checkpoint: Path,
+    subject: Subject,
+    manifest: Manifest,
+    ids: list[int],
+    scratch: Path,
+    progress: Progress,
+    in_float32: Callable[[int], Subject],
+) -> ParityReport:
+    """Compare a converted model with the Hugging Face folder that it was made from.
+
+    Args:
+        what: the source, for messages.
+        ids: the short text.
+        in_float32: builds the first blocks, given how many, once more with the checkpoint's own weights.
+
+    Raises:
+        BrokenModel: the checkpoint lacks weights, has others, or has NaN or infinity in them.
+        ConversionFailed: transformers can't load or run it.
+    """
+    request = ReferenceRequest(ids, _rope_positions(manifest.max_context), MOST_TOKENS, MOST_BLOCKS)
+    out = scratch / "reference"
+    told = _run_reference(what, checkpoint, out, request, manifest.num_layers, scratch, progress)
+    comparison = _Comparison(subject, manifest, ids, out, told, progress)
+    differences = comparison.units()
+    if manifest.precision in ("int4", "int8"):
+        progress("build", 0, 0)
+        close = comparison.structure(in_float32(told.long_blocks))
+    else:
+        close = comparison.structure(subject)
+    return comparison.report(differences, close)
+
+
+def compare_with_graph(
+    what: str, graph: Path, subject: Subject, manifest: Manifest, ids: list[int], scratch: Path, progress: Progress
+) -> ParityReport:
+    """Compare an ONNX decoder that was cut into units with itself as it came.
+
+    Args:
+        what: the source, for messages.
+        ids: the text.
+
+    Raises:
+        ConversionFailed: ONNX Runtime can't run it.
+    """
+    import numpy as np
+
+    out, asked = scratch / "logits.npy", scratch / "request.json"
+    request = {
+        "ids": ids,
+        "steps": list(_steps(len(ids), PREFILL_TOKENS)),
+        "layers": [asdict(layer) for layer in manifest.layers],
+        "threads": _THREADS,
+    }
+    asked.write_text(json.dumps(request), "utf-8")
+    progress("reference", 0, 0)
+    arguments = [str(graph), str(out), str(asked)]
+    run_module("orchestrator.model.source_graph", arguments, f"running {what} in one piece", lambda _: None, scratch)
+    wanted = np.load(out)
+    made: NDArray[Any] | None = None
+    for unit in range(subject.plan.num_units):
+        progress("compare", unit, subject.plan.num_units)
+        made = subject.through(subject.open(unit, EXACT), ids, made, PREFILL_TOKENS)
+    progress("compare", subject.plan.num_units, subject.plan.num_units)
+    assert made is not None
+    return ParityReport(
+        reference="the same graph in one piece, run by ONNX Runtime",
+        precision=_float_of(manifest),
+        rows=len(ids),
+        logits_difference=float(relative_differences(made, wanted).max()),
+        argmax_agreement=float((made.argmax(-1) == wanted.argmax(-1)).mean()),
+        unit_difference=None,
+        worst_unit=None,
+        structure_difference=None,
+        structure_blocks=0,
+        structure_tokens=0,
+        vectors=0,
+        vectors_difference=None,
+        rope_difference=None,
+        rope_positions=0,
+        not_compared=("the graph with the checkpoint that it was exported from",),
+    )
+
+
+def _float_of(manifest: Manifest) -> str:
+    """The precision that bounds how far a graph is from itself: its weights are the same, whatever they are."""
+    return "fp16" if manifest.hidden_dtype == "float16" else "fp32"
+
+
+def _run_reference(
+    what: str,
+    checkpoint: Path,
+    out: Path,
+    request: ReferenceRequest,
+    layers: int,
+    scratch: Path,
+    progress: Progress,
+) -> ReferenceReport:
+    asked = scratch / "request.json"
+    asked.write_text(json.dumps(asdict(request)), "utf-8")
+
+    def on_line(line: str) -> None:
+        if line.startswith("layer "):
+            progress("reference", min(int(line.split()[1]), layers), layers)
+
+    progress("reference", 0, layers)
+    arguments = [str(checkpoint), str(out), str(asked)]
+    run_module("orchestrator.model.reference", arguments, f"computing {what} with transformers", on_line, scratch)
+    told = read_report(out)
+    for names, problem in (
+        (told.missing, "lacks weights that its configuration asks for"),
+        (told.unexpected, "has weights that its configuration has no use for"),
+        (told.mismatched, "has weights of another shape than its configuration says"),
+        (told.not_finite, "has NaN or infinity in its weights"),
+    ):
+        if names:
+            raise BrokenModel(f"{what} {problem}: {_listed(names)}; get it anew, from its authors")
+    return told
+
+
+class _Comparison:
+    """One model and what its source computed."""
+
+    def __init__(
+        self,
+        subject: Subject,
+        manifest: Manifest,
+        ids: list[int],
+        out: Path,
+        told: ReferenceReport,
+        progress: Progress,
+    ) -> None:
+        import numpy as np
+
+        self.subject, self.manifest, self.ids, self.told, self.out = subject, manifest, ids, told, out
+        self.progress = progress
+        self.hidden = np.load(out / "short.npy", mmap_mode="r")
+        self.expected_logits = np.load(out / "logits.npy")
+        self.not_compared = list(told.left_out)
+        self.logits: NDArray[Any] | None = None
+
+    def units(self) -> dict[int, float]:
+        """The usual difference of each unit, given the source's hidden states; on the way, the logits of all."""
+        import numpy as np
+
+        plan, head = self.subject.plan, self.subject.plan.num_units - 1
+        level = PROFILES[self.manifest.profile]
+        width = self.hidden.shape[-1]
+        comparable = all(len(b.tensors) == 1 and b.width == width for b in plan.boundaries)
+        if not comparable:
+            self.not_compared.append("each unit alone: more than one tensor crosses a boundary")
+        own: NDArray[Any] | None = None
+        found = {}
+        quantised = self.manifest.precision in ("int4", "int8")
+        for unit in range(plan.num_units):
+            self.progress("compare", unit, plan.num_units)
+            session = self.subject.open(unit, EXACT)
+            if comparable:
+                given = np.array(self.hidden[unit - 1]) if unit else None
+                made = self.subject.through(session, self.ids, given, PREFILL_TOKENS)
+                rows = (
+                    change_differences(given, made, self.hidden[unit])
+                    if unit < head
+                    else relative_differences(made, self.expected_logits)
+                )
+                found[unit] = float(np.median(rows))
+            if quantised and level != EXACT:
+                session = self.subject.open(unit, level)
+            own = self.subject.through(session, self.ids, own, PREFILL_TOKENS)
+        self.progress("compare", plan.num_units, plan.num_units)
+        self.logits = own
+        return found
+
+    def structure(self, subject: Subject) -> float:
+        """The largest difference at any position of the first blocks of ``subject`` and of its head."""
+        import numpy as np
+
+        ids, hidden = self.ids, self.hidden
+        if self.told.long_ids:
+            ids, hidden = self.told.long_ids, np.load(self.out / "long.npy", mmap_mode="r")
+        if any(len(b.tensors) > 1 or b.width != hidden.shape[-1] for b in subject.plan.boundaries):
+            return float("nan")
+        largest = 0.0
+        count = self.told.long_blocks + 1
+        for unit in range(count):
+            self.progress("structure", unit, count + 1)
+            given = np.array(hidden[unit - 1]) if unit else None
+            made = subject.through(subject.open(unit, EXACT), ids, given, PREFILL_CHUNK)
+            largest = max(largest, float(change_differences(given, made, hidden[unit]).max()))
+        head = subject.plan.num_units - 1
+        given = np.array(self.hidden[-1])
+        made = subject.through(subject.open(head, EXACT), self.ids, given, PREFILL_TOKENS)
+        self.progress("structure", count + 1, count + 1)
+        return max(largest, float(relative_differences(made, self.expected_logits).max()))
+
+    def report(self, units: dict[int, float], structure: float) -> ParityReport:
+        assert self.logits is not None
+        worst = max(units, key=units.__getitem__, default=None)
+        rope, positions = self._rope()
+        vectors = self._vectors()
+        return ParityReport(
+            reference=f"{self.told.library}, float32",
+            precision=self.manifest.precision,
+            rows=len(self.ids),
+            logits_difference=float(relative_differences(self.logits, self.expected_logits).max()),
+            argmax_agreement=float((self.logits.argmax(-1) == self.expected_logits.argmax(-1)).mean()),
+            unit_difference=None if worst is None else units[worst],
+            worst_unit=worst,
+            structure_difference=structure if structure == structure else None,
+            structure_blocks=self.told.long_blocks,
+            structure_tokens=len(self.told.long_ids or self.ids),
+            vectors=len(vectors),
+            vectors_difference=max(vectors, default=None),
+            rope_difference=rope,
+            rope_positions=positions,
+            not_compared=tuple(self.not_compared),
+        )
+
+    def _rope(self) -> tuple[float | None, int]:
+        """The largest difference of a rotary table, over its limit, and how many positions it has."""
+        import numpy as np
+
+        positions = np.array(_rope_positions(self.manifest.max_context))
+        limit = ROPE_LIMIT * np.maximum(1, positions / 10_000)[:, None]
+        largest, seen = None, set()
+        for layer, tables in rotary_tables(self.subject.plan):
+            kind = self.told.kinds[layer]
+            kind = kind if kind in self.told.rope_kinds else ANY_LAYER
+            if kind not in self.told.rope_kinds or (kind, tables) in seen:
+                continue
+            seen.add((kind, tables))
+            wanted = np.load(self.out / f"rope-{kind}.npy")
+            for name, expected in zip(tables, wanted, strict=True):
+                found = self._values(name)[positions]
+                if found.shape != expected.shape:
+                    return float("inf"), int(positions[-1]) + 1
+                largest = max(largest or 0.0, float((np.abs(found - expected) / limit).max()))
+        if largest is None:
+            self.not_compared.append("rotary tables: the graph has none")
+        return largest, int(positions[-1]) + 1
+
+    def _vectors(self) -> list[float]:
+        """By weight with one dimension that source and graph have under one name: the largest difference of a value."""
+        import numpy as np
+
+        found = []
+        with np.load(self.out / "vectors.npz") as wanted:
+            for name in self.subject.plan.decoder.initializers.keys() & set(wanted.files):
+                apart = self._values(name) - wanted[name]
+                # Some norms multiply with one more than their weight; a graph has the sum.
+                found.append(float(min(np.abs(apart).max(), np.abs(apart - 1).max())))
+        return found
+
+    def _values(self, name: str) -> NDArray[Any]:
+        import numpy as np
+        from onnx import helper
+
+        tensor = self.subject.plan.decoder.initializers[name]
+        dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
+        raw = b"".join(WeightSource.read(tensor, self.subject.folder).pieces())
+        return np.frombuffer(raw, dtype).reshape(tuple(tensor.dims)).astype(np.float32)
+
+
+def rotary_tables(plan: SplitPlan) -> Iterator[tuple[int, tuple[str, str]]]:
+    """(layer, names of its cosines and sines) for each layer whose attention turns queries and keys itself."""
+    graph, weights = plan.decoder.model.graph, plan.decoder.initializers
+    for step, unit in zip(plan.decoder.core, plan.unit_of, strict=True):
+        node = graph.node[step.node]
+        turns = any(a.name == "do_rotary" and a.i for a in node.attribute)
+        if node.op_type == "GroupQueryAttention" and turns and unit > 0:
+            cos, sin = node.input[7], node.input[8]
+            if cos in weights and sin in weights:
+                yield unit - 1, (cos, sin)
+
+
+def _steps(tokens: int, prefill: int) -> Iterator[tuple[int, int]]:
+    together = max(tokens - DECODE_TOKENS, 0)
+    edges = [*range(0, together, prefill), *range(together, tokens + 1)]
+    yield from itertools.pairwise(edges)
+
+
+def _rope_positions(context: int) -> list[int]:
+    """The first ones, and some around each power of two up to the end."""
+    powers = [1 << n for n in range(6, context.bit_length())]
+    near = {p + d for p in powers for d in (-1, 0, 1)} | set(range(64)) | {context - 1}
+    return sorted(p for p in near if 0 <= p < context)
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -1,0 +1,272 @@
+"""What transformers computes from a checkpoint, in float32: the truth that a converted model is compared with.
+
+Run as ``python -m orchestrator.model.reference CHECKPOINT OUT REQUEST``, in a process of its own because it holds the
+checkpoint in memory: as it is stored, and as float32 one weight at a time. ``REQUEST`` is a JSON file with a
+`ReferenceRequest`; ``OUT`` becomes a folder with
+
+* ``report.json``: a `ReferenceReport`, and nothing else if something is wrong with the weights;
+* ``short.npy`` [L + 1, S, W]: the hidden states before block 0, .. L - 1, and after the last one;
+* ``logits.npy`` [S, V];
+* ``long.npy`` [N + 1, T, W]: the same of a longer text through the first N blocks, if there is one;
+* ``vectors.npz``: weights with one dimension (of norms, biases) by name;
+* ``rope-KIND.npy`` [2, P, D / 2]: cosines and sines of the positions asked for, by kind of layer.
+
+The longer text is there for what short ones do not show: attention windows, and positions past those that a scaled
+rotary embedding was trained with. It goes through so many blocks that each kind of layer is among them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+MARGIN_TOKENS = 8
+"""So many past a window, or past the length a rotary embedding was trained with."""
+WITHOUT_LIMIT = ("default", "dynamic", "longrope")
+"""Kinds of rotary embedding that have nothing to show past a length: the last two end there once converted."""
+ANY_LAYER = "any"
+
+
+@dataclass(frozen=True)
+class ReferenceRequest:
+    """What to compute.
+
+    Attributes:
+        ids: S token ids.
+        positions: those whose cosines and sines are wanted.
+        most_tokens: the longer text is left out if it had to be longer than this.
+        most_blocks: it goes through so many at most.
+    """
+
+    ids: list[int]
+    positions: list[int]
+    most_tokens: int
+    most_blocks: int
+
+
+@dataclass(frozen=True)
+class ReferenceReport:
+    """What was found.
+
+    Attributes:
+        library: name and version of what computed it.
+        missing, unexpected, mismatched: names of weights that the checkpoint lacks, that the model has no use for,
+            and that have another shape than the configuration says.
+        not_finite: names of weights with NaN or infinity in them.
+        long_ids: the longer text; empty if there is none.
+        long_blocks: N, how many blocks there are until each kind of layer was among them.
+        kinds: of each layer.
+        rope_kinds: the kinds that have a file of cosines and sines.
+        left_out: what should have been computed and was not, in words.
+    """
+
+    library: str
+    missing: list[str]
+    unexpected: list[str]
+    mismatched: list[str]
+    not_finite: list[str]
+    long_ids: list[int] = dataclasses.field(default_factory=list)
+    long_blocks: int = 1
+    kinds: list[str] = dataclasses.field(default_factory=list)
+    rope_kinds: list[str] = dataclasses.field(default_factory=list)
+    left_out: list[str] = dataclasses.field(default_factory=list)
+
+
+def compute(checkpoint: Path, out: Path, request: ReferenceRequest) -> None:
+    """Write what the module's head says; layers are told of on standard output as they are done."""
+    import torch
+
+    out.mkdir(parents=True, exist_ok=True)
+    model, report = _load(checkpoint)
+    if not (report.missing or report.unexpected or report.mismatched or report.not_finite):
+        with torch.no_grad():
+            report = _Run(model, out).everything(request, report)
+    (out / "report.json").write_text(json.dumps(dataclasses.asdict(report)), "utf-8")
+
+
+def read_report(out: Path) -> ReferenceReport:
+    """What `compute` wrote into ``out``."""
+    return ReferenceReport(**json.loads((out / "report.json").read_text("utf-8")))
+
+
+def _load(checkpoint: Path) -> tuple[Any, ReferenceReport]:
+    """The model with its weights as they are stored, everything else in float32, and what loading it told."""
+    import torch
+    import transformers
+    from accelerate import init_empty_weights
+
+    folder = str(checkpoint)
+    config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+    soft_capped = getattr(config, "attn_logit_softcapping", None)
+    attention = "eager" if soft_capped else "sdpa"  # which knows no soft cap
+    auto = transformers.AutoModelForCausalLM
+    stored, told = auto.from_pretrained(folder, dtype="auto", local_files_only=True, output_loading_info=True)
+    # Buffers made in the checkpoint's own type would be rounded to it, and computed with.
+    with init_empty_weights(include_buffers=False):
+        model = auto.from_config(config, dtype=torch.float32, attn_implementation=attention)
+    model.load_state_dict(stored.state_dict(), strict=True, assign=True)
+    report = ReferenceReport(
+        library=f"transformers {transformers.__version__}",
+        missing=sorted(told["missing_keys"]),
+        unexpected=sorted(told["unexpected_keys"]),
+        mismatched=sorted(str(item[0] if isinstance(item, tuple) else item) for item in told["mismatched_keys"]),
+        not_finite=[name for name, weight in model.named_parameters() if not torch.isfinite(weight).all()],
+    )
+    return model.eval(), report
+
+
+class _Run:
+    """A model with hooks: weights are float32 while they are used, hidden states are kept."""
+
+    def __init__(self, model: Any, out: Path) -> None:
+        import torch
+
+        self.model, self.config, self.out = model, model.config, out
+        self.layers = next(
+            m for m in model.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == self.config.num_hidden_layers
+        )
+        self.hidden: list[torch.Tensor] = []
+        self.rope_calls: dict[str, tuple[Any, dict[str, Any]]] = {}
+        self.rotary: Any = None
+        for module in model.modules():
+            if any(p.dtype != torch.float32 for p in module.parameters(recurse=False)):
+                _compute_in_float32(module)
+            if type(module).__name__.endswith("RotaryEmbedding"):
+                self.rotary = module
+                module.register_forward_pre_hook(self._on_rotary, with_kwargs=True)
+        for layer in self.layers:
+            layer.register_forward_pre_hook(self._before_layer, with_kwargs=True)
+        self.layers[-1].register_forward_hook(self._after_layer)
+
+    def _on_rotary(self, _module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        kind = next((a for a in (*args, *kwargs.values()) if isinstance(a, str)), ANY_LAYER)
+        self.rope_calls[kind] = (args, kwargs)
+
+    def _before_layer(self, _module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._keep(args[0] if args else kwargs["hidden_states"])
+        sys.stdout.write(f"layer {len(self.hidden)}\n")
+        sys.stdout.flush()
+
+    def _after_layer(self, _module: Any, _args: Any, output: Any) -> None:
+        self._keep(output[0] if isinstance(output, tuple) else output)
+
+    def _keep(self, hidden: torch.Tensor) -> None:
+        self.hidden.append(hidden[0].float().clone())
+
+    def _save_hidden(self, name: str) -> None:
+        import numpy as np
+        import torch
+
+        np.save(self.out / name, torch.stack(self.hidden).numpy())
+        self.hidden.clear()
+
+    def everything(self, request: ReferenceRequest, report: ReferenceReport) -> ReferenceReport:
+        import numpy as np
+        import torch
+
+        logits = self.model(input_ids=torch.tensor([request.ids]), use_cache=False).logits
+        np.save(self.out / "logits.npy", logits[0].float().numpy())
+        self._save_hidden("short.npy")
+        vectors = {name: weight.float().numpy() for name, weight in self.model.named_parameters() if weight.dim() == 1}
+        np.savez(self.out / "vectors.npz", **vectors)
+        rope_kinds = self._save_rope(request.positions)
+        kinds = layer_kinds(self.config)
+        blocks = blocks_with_every_kind(kinds)
+        tokens, left_out = long_tokens(self.config, request)
+        if blocks > request.most_blocks:
+            blocks = request.most_blocks
+            left_out.append(f"layers of the kinds that begin after the first {blocks}, on a longer text")
+        long_ids = [(7 + 37 * i + i * i) % self.config.vocab_size for i in range(tokens)]
+        if long_ids:
+            del self.layers[blocks:]
+            self.layers[-1].register_forward_hook(self._after_layer)
+            self.model.base_model(input_ids=torch.tensor([long_ids]), use_cache=False)
+            self._save_hidden("long.npy")
+        return dataclasses.replace(
+            report,
+            long_ids=long_ids,
+            long_blocks=blocks,
+            kinds=kinds,
+            rope_kinds=rope_kinds,
+            left_out=left_out,
+        )
+
+    def _save_rope(self, positions: list[int]) -> list[str]:
+        """Cosines and sines as the model itself computes them; a half of each, since the halves are equal."""
+        import numpy as np
+        import torch
+
+        wanted = torch.tensor([positions])
+        for kind, (args, kwargs) in self.rope_calls.items():
+            swapped = [wanted if _is_positions(a) else a for a in args]
+            cos, sin = self.rotary(*swapped, **{k: wanted if _is_positions(v) else v for k, v in kwargs.items()})
+            half = cos.shape[-1] // 2
+            np.save(self.out / f"rope-{kind}.npy", torch.stack([cos[0, :, :half], sin[0, :, :half]]).float().numpy())
+        return sorted(self.rope_calls)
+
+
+def _is_positions(value: Any) -> bool:
+    import torch
+
+    return isinstance(value, torch.Tensor) and value.dtype == torch.int64
+
+
+def _compute_in_float32(module: Any) -> None:
+    """Let a module see its weights in float32, for as long as it computes."""
+    import torch
+
+    stored = dict(module._parameters)
+
+    def before(*_: Any) -> None:
+        for name, weight in stored.items():
+            if weight is not None:
+                module._parameters[name] = torch.nn.Parameter(weight.float(), requires_grad=False)
+
+    def after(*_: Any) -> None:
+        module._parameters.update(stored)
+
+    module.register_forward_pre_hook(before)
+    module.register_forward_hook(after)
+
+
+def layer_kinds(config: Any) -> list[str]:
+    """What tells layers apart: attention over all positions or a window of them, with rotary embedding or without."""
+    count = config.num_hidden_layers
+    types = getattr(config, "layer_types", None) or ["full_attention"] * count
+    rotated = getattr(config, "no_rope_layers", None) or [1] * count  # its name notwithstanding, 1 is for rotated
+    return [kind if has_rope else f"{kind}, no rope" for kind, has_rope in zip(types, rotated, strict=True)]
+
+
+def blocks_with_every_kind(kinds: list[str]) -> int:
+    """How many of the first layers there are until each kind is among them."""
+    return 1 + max(kinds.index(kind) for kind in kinds)
+
+
+def long_tokens(config: Any, request: ReferenceRequest) -> tuple[int, list[str]]:
+    """The length of the longer text, 0 for none, and what it would have been for but is too long."""
+    marks = {}
+    types = getattr(config, "layer_types", None)
+    window = getattr(config, "sliding_window", None)
+    if window and (types is None or "sliding_attention" in types):
+        marks[f"the attention window of {window} positions"] = window
+    ropes = getattr(config, "rope_parameters", None) or {}
+    for rope in ropes.values() if "rope_type" not in ropes else [ropes]:
+        original = rope.get("original_max_position_embeddings") if isinstance(rope, dict) else None
+        if original and rope.get("rope_type", "default") not in WITHOUT_LIMIT:
+            marks[f"the {original} positions that the rotary embedding was trained with"] = original
+    context = config.max_position_embeddings
+    wanted = {what: mark + MARGIN_TOKENS for what, mark in marks.items() if mark + MARGIN_TOKENS <= context}
+    affordable = [tokens for tokens in wanted.values() if tokens <= request.most_tokens]
+    left_out = [f"a text past {what}" for what, tokens in wanted.items() if tokens > request.most_tokens]
+    return max([tokens for tokens in affordable if tokens > len(request.ids)], default=0), left_out
+
+
+if __name__ == "__main__":
+    compute(Path(sys.argv[1]), Path(sys.argv[2]), ReferenceRequest(**json.loads(Path(sys.argv[3]).read_text("utf-8"))))

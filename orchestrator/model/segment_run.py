@@ -1,0 +1,103 @@
+"""Run a segment's graph here, for checking: past and present are separate arrays that grow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.model.errors import MissingDependency, UnsupportedModel
+from orchestrator.model.manifest import LayerCache
+from orchestrator.model.wire import halves_of
+from schemas import segment_tensors as tensors
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from onnxruntime import InferenceSession
+
+_FOLDER_OPTION = "session.model_external_initializers_file_folder_path"
+
+
+def open_graph(graph: Path | bytes, folder: Path, threads: int = 1) -> InferenceSession:
+    """A session on the CPU of a graph whose weights are in files of ``folder``.
+
+    Raises:
+        MissingDependency: onnxruntime is not installed.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingDependency("a model can't be run", "orchestrator") from error
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4  # errors are raised, and told then
+    options.add_session_config_entry(_FOLDER_OPTION, str(folder))
+    given = graph if isinstance(graph, bytes) else str(graph)
+    return onnxruntime.InferenceSession(given, options, providers=["CPUExecutionProvider"])
+
+
+class SegmentRun:
+    """A segment with the KV cache of one text, fed some tokens at a time.
+
+    Args:
+        layers: the shapes of the model's caches.
+    """
+
+    def __init__(self, session: InferenceSession, layers: Sequence[LayerCache]) -> None:
+        import numpy as np
+
+        self._session = session
+        self._inputs = [i.name for i in session.get_inputs()]
+        self._outputs = [o.name for o in session.get_outputs()]
+        self._cache: dict[str, NDArray[Any]] = {}
+        self.length = 0
+        """Tokens in the cache."""
+        for layer in layers:
+            for part, dim in zip(tensors.KV_PARTS, (layer.key_dim, layer.value_dim), strict=True):
+                name = tensors.past(layer.layer, part)
+                if name in self._inputs:
+                    self._cache[name] = np.zeros((1, layer.kv_heads, 0, dim), np.dtype(layer.dtype))
+
+    def step(
+        self, ids: Sequence[int], hidden: NDArray[Any] | None, logit_positions: Sequence[int] | None = None
+    ) -> NDArray[Any]:
+        """Feed S tokens after those fed before.
+
+        Args:
+            hidden: [1, S, W], unless the segment begins with the embedding.
+            logit_positions: indices into ``ids`` to compute logits for; None for the last.
+
+        Returns:
+            hidden states [1, S, W], or logits [1, n, V] of a segment with the head.
+
+        Raises:
+            UnsupportedModel: ONNX Runtime can't compute it.
+        """
+        import numpy as np
+
+        total = self.length + len(ids)
+        positions = [len(ids) - 1] if logit_positions is None else list(logit_positions)
+        feeds: dict[str, NDArray[Any]] = {
+            tensors.IDS: np.array([ids], np.int64),
+            tensors.MASK: np.ones((1, total), np.int64),
+            tensors.LENGTHS: np.array([total - 1], np.int32),
+            tensors.TOTAL_LENGTH: np.array(total, np.int32),
+            tensors.POSITIONS: np.arange(self.length, total, dtype=np.int64)[None],
+            tensors.LOGIT_POSITIONS: np.array(positions, np.int64),
+            **self._cache,
+        }
+        if hidden is not None and tensors.HALVES_IN in self._inputs:
+            feeds[tensors.HALVES_IN], feeds[tensors.SCALE_IN] = halves_of(hidden)
+        elif hidden is not None:
+            feeds[tensors.HIDDEN_IN] = hidden
+        try:
+            results = self._session.run(self._outputs, {name: feeds[name] for name in self._inputs})
+        except Exception as error:  # it has a class for each status, with no base of their own
+            raise UnsupportedModel(f"ONNX Runtime can't compute this model: {str(error).splitlines()[0]}") from error
+        named = dict(zip(self._outputs, results, strict=True))
+        for name in self._cache:
+            self._cache[name] = named[name.replace(tensors.PAST, tensors.PRESENT)]
+        self.length = total
+        result: NDArray[Any] = named[tensors.LOGITS if tensors.LOGITS in named else tensors.HIDDEN_OUT]
+        return result

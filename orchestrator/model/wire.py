@@ -1,0 +1,47 @@
+"""What hidden states lose on the way between nodes; `schemas.codec` has the layouts.
+
+Nodes encode them for speed, in code that the orchestrator doesn't have; this is the same rounding in few words, to
+measure what it does to a model's logits.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from schemas.codec import INT8_BLOCK
+from schemas.messages import WireDtype
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_LARGEST_EXPONENT = 15
+"""Halves have no 2 ** 16: a position with larger values is divided by a power of two."""
+
+
+def halves_of(hidden: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Hidden states [.., W] as float16, and a power of two [.., 1] for each position to multiply them with."""
+    import numpy as np
+
+    peaks = np.abs(hidden).max(axis=-1, keepdims=True)
+    exponents = np.frexp(peaks)[1] - _LARGEST_EXPONENT
+    scales = np.ldexp(np.float32(1), np.where((peaks >= 1) & (exponents <= 0), 0, exponents)).astype(np.float32)
+    return (hidden / scales).astype(np.float16), scales
+
+
+def as_received(hidden: NDArray[Any], wire: WireDtype) -> NDArray[Any]:
+    """Hidden states [.., W] in float32 as the next node gets them."""
+    import numpy as np
+
+    if wire == "fp16":
+        halves, scales = halves_of(hidden)
+        return halves.astype(np.float32) * scales
+    if wire == "int8":
+        *rows, width = hidden.shape
+        padded = np.zeros((*rows, -(-width // INT8_BLOCK) * INT8_BLOCK), np.float32)
+        padded[..., :width] = hidden
+        blocks = padded.reshape(*rows, -1, INT8_BLOCK)
+        smallest = np.finfo(np.float16).smallest_subnormal
+        scales = np.maximum(np.abs(blocks).max(axis=-1, keepdims=True) / 127, smallest).astype(np.float16)
+        rounded = np.clip(np.rint(blocks / scales.astype(np.float32)), -127, 127) * scales.astype(np.float32)
+        return rounded.reshape(padded.shape)[..., :width].astype(np.float32)
+    return hidden
