@@ -13,7 +13,11 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from orchestrator.model.checkpoint_weights import check_names_and_shapes
+from orchestrator.model.errors import UnsupportedModel
 
 if TYPE_CHECKING:
     import torch
@@ -34,7 +38,7 @@ def settle_rope(config: Any) -> Frequencies | None:
     """Take the scaling of rotary embeddings out of a configuration; None if there is none.
 
     Raises:
-        NotImplementedError: transformers doesn't know this kind either, or sliding-window layers are scaled.
+        UnsupportedModel: transformers doesn't know this kind either, or sliding-window layers are scaled.
     """
     flatten_rope(config)
     rope = getattr(config, "rope_parameters", None)
@@ -44,7 +48,7 @@ def settle_rope(config: Any) -> Frequencies | None:
 
     kind = rope["rope_type"]
     if kind not in ROPE_INIT_FUNCTIONS:
-        raise NotImplementedError(f"rotary embeddings of the kind {kind} are not supported")
+        raise UnsupportedModel(f"rotary embeddings of the kind {kind} are not supported")
     inverse, factor = ROPE_INIT_FUNCTIONS[kind](config, None)
     if kind in CHANGING:
         trained = rope.get("original_max_position_embeddings") or config.max_position_embeddings
@@ -66,7 +70,7 @@ def flatten_rope(config: Any) -> None:
         return
     sliding = parameters.get("sliding_attention", {})
     if sliding.get("rope_type", "default") != "default":
-        raise NotImplementedError(f"sliding-window layers with {sliding['rope_type']} RoPE are not supported")
+        raise UnsupportedModel(f"sliding-window layers with {sliding['rope_type']} RoPE are not supported")
     config.rope_local_base_freq = sliding.get("rope_theta", 10_000.0)
     config.rope_parameters = dict(parameters["full_attention"])
     config.rope_theta = config.rope_parameters.get("rope_theta", 1_000_000.0)
@@ -142,6 +146,7 @@ def build(checkpoint: str, out: str, cache: str, precision: str, options: list[s
     """Convert the Hugging Face folder ``checkpoint`` into an ONNX decoder for the CPU in the folder ``out``."""
     from onnxruntime_genai.models import builder
 
+    check_names_and_shapes(Path(checkpoint))
     parsed = builder.parse_extra_options(None, checkpoint, out, precision, "cpu", cache, options)
     config = parsed["hf_details"]["hf_config"]
     frequencies = settle_rope(config)

@@ -4,7 +4,7 @@ Run as ``python -m orchestrator.model.reference CHECKPOINT OUT REQUEST``, in a p
 checkpoint in memory: as it is stored, and as float32 one weight at a time. ``REQUEST`` is a JSON file with a
 `ReferenceRequest`; ``OUT`` becomes a folder with
 
-* ``report.json``: a `ReferenceReport`, and nothing else if something is wrong with the weights;
+* ``report.json``: a `ReferenceReport`;
 * ``short.npy`` [L + 1, S, W]: the hidden states before block 0, .. L - 1, and after the last one;
 * ``logits.npy`` [S, V];
 * ``long.npy`` [N + 1, T, W]: the same of a longer text through the first N blocks, if there is one;
@@ -23,6 +23,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from orchestrator.model.checkpoint_weights import check_finite
 
 if TYPE_CHECKING:
     import torch
@@ -57,9 +59,6 @@ class ReferenceReport:
 
     Attributes:
         library: name and version of what computed it.
-        missing, unexpected, mismatched: names of weights that the checkpoint lacks, that the model has no use for,
-            and that have another shape than the configuration says.
-        not_finite: names of weights with NaN or infinity in them.
         long_ids: the longer text; empty if there is none.
         long_blocks: N, how many blocks there are until each kind of layer was among them.
         kinds: of each layer.
@@ -68,26 +67,26 @@ class ReferenceReport:
     """
 
     library: str
-    missing: list[str]
-    unexpected: list[str]
-    mismatched: list[str]
-    not_finite: list[str]
-    long_ids: list[int] = dataclasses.field(default_factory=list)
-    long_blocks: int = 1
-    kinds: list[str] = dataclasses.field(default_factory=list)
-    rope_kinds: list[str] = dataclasses.field(default_factory=list)
-    left_out: list[str] = dataclasses.field(default_factory=list)
+    long_ids: list[int]
+    long_blocks: int
+    kinds: list[str]
+    rope_kinds: list[str]
+    left_out: list[str]
 
 
 def compute(checkpoint: Path, out: Path, request: ReferenceRequest) -> None:
-    """Write what the module's head says; layers are told of on standard output as they are done."""
+    """Write what the module's head says; layers are told of on standard output as they are done.
+
+    Raises:
+        BrokenModel: a weight is NaN or infinite.
+    """
     import torch
 
     out.mkdir(parents=True, exist_ok=True)
-    model, report = _load(checkpoint)
-    if not (report.missing or report.unexpected or report.mismatched or report.not_finite):
-        with torch.no_grad():
-            report = _Run(model, out).everything(request, report)
+    model = _load(checkpoint)
+    check_finite(model)
+    with torch.no_grad():
+        report = _Run(model, out).everything(request)
     (out / "report.json").write_text(json.dumps(dataclasses.asdict(report)), "utf-8")
 
 
@@ -96,8 +95,8 @@ def read_report(out: Path) -> ReferenceReport:
     return ReferenceReport(**json.loads((out / "report.json").read_text("utf-8")))
 
 
-def _load(checkpoint: Path) -> tuple[Any, ReferenceReport]:
-    """The model with its weights as they are stored, everything else in float32, and what loading it told."""
+def _load(checkpoint: Path) -> Any:
+    """The model with its weights as they are stored, and everything else in float32."""
     import torch
     import transformers
     from accelerate import init_empty_weights
@@ -107,19 +106,12 @@ def _load(checkpoint: Path) -> tuple[Any, ReferenceReport]:
     soft_capped = getattr(config, "attn_logit_softcapping", None)
     attention = "eager" if soft_capped else "sdpa"  # which knows no soft cap
     auto = transformers.AutoModelForCausalLM
-    stored, told = auto.from_pretrained(folder, dtype="auto", local_files_only=True, output_loading_info=True)
+    stored = auto.from_pretrained(folder, dtype="auto", local_files_only=True)
     # Buffers made in the checkpoint's own type would be rounded to it, and computed with.
     with init_empty_weights(include_buffers=False):
         model = auto.from_config(config, dtype=torch.float32, attn_implementation=attention)
     model.load_state_dict(stored.state_dict(), strict=True, assign=True)
-    report = ReferenceReport(
-        library=f"transformers {transformers.__version__}",
-        missing=sorted(told["missing_keys"]),
-        unexpected=sorted(told["unexpected_keys"]),
-        mismatched=sorted(str(item[0] if isinstance(item, tuple) else item) for item in told["mismatched_keys"]),
-        not_finite=[name for name, weight in model.named_parameters() if not torch.isfinite(weight).all()],
-    )
-    return model.eval(), report
+    return model.eval()
 
 
 class _Run:
@@ -167,9 +159,10 @@ class _Run:
         np.save(self.out / name, torch.stack(self.hidden).numpy())
         self.hidden.clear()
 
-    def everything(self, request: ReferenceRequest, report: ReferenceReport) -> ReferenceReport:
+    def everything(self, request: ReferenceRequest) -> ReferenceReport:
         import numpy as np
         import torch
+        import transformers
 
         logits = self.model(input_ids=torch.tensor([request.ids]), use_cache=False).logits
         np.save(self.out / "logits.npy", logits[0].float().numpy())
@@ -189,8 +182,8 @@ class _Run:
             self.layers[-1].register_forward_hook(self._after_layer)
             self.model.base_model(input_ids=torch.tensor([long_ids]), use_cache=False)
             self._save_hidden("long.npy")
-        return dataclasses.replace(
-            report,
+        return ReferenceReport(
+            library=f"transformers {transformers.__version__}",
             long_ids=long_ids,
             long_blocks=blocks,
             kinds=kinds,

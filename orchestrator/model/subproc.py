@@ -9,9 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from broker.child_process import ChildProcess, our_environment
-from orchestrator.model.errors import ConversionFailed, MissingDependency
+from orchestrator.model.errors import BrokenModel, ConversionFailed, MissingDependency, UnsupportedModel
 
 _log = logging.getLogger(__name__)
+
+_OUR_ERRORS = f"{BrokenModel.__module__}."
+_OTHER_ERRORS = ("Error", "Exception", "Interrupt", "Exit")
+_MOST_TOLD = 500
 
 
 def run_module(module: str, arguments: list[str], what: str, on_line: Callable[[str], None], scratch: Path) -> None:
@@ -22,6 +26,7 @@ def run_module(module: str, arguments: list[str], what: str, on_line: Callable[[
     Raises:
         ConversionFailed: it ended with an error; the message carries its last telling line.
         MissingDependency: a package that it needs is not installed.
+        BrokenModel, UnsupportedModel: it was ended by one of these.
     """
     tail: list[str] = []
     command = [sys.executable, "-m", module, *arguments]
@@ -35,6 +40,10 @@ def run_module(module: str, arguments: list[str], what: str, on_line: Callable[[
         return
     _log.debug("%s failed:\n%s", module, "\n".join(tail))
     reason = _telling_line(tail)
+    for kind in (BrokenModel, UnsupportedModel):
+        raised, _, message = reason.partition(": ")
+        if raised == f"{kind.__module__}.{kind.__name__}":
+            raise kind(f"{what} failed: {message}")
     if "No module named " in reason:
         raise MissingDependency(f"{what} failed ({reason.split(': ', 1)[-1]})", "orchestrator", "convert")
     raise ConversionFailed(f"{what} failed: {reason or f'exit code {code}'}")
@@ -61,6 +70,7 @@ def _telling_line(tail: list[str]) -> str:
     said = [line.strip() for line in tail if line.strip()]
     for line in reversed(said):
         head = line.split(":")[0]
-        if head.replace(".", "").isidentifier() and head.endswith(("Error", "Exception", "Interrupt", "Exit")):
-            return line[:300]
-    return said[-1][:300] if said else ""
+        is_ours = head.startswith(_OUR_ERRORS)
+        if head.replace(".", "").isidentifier() and (is_ours or head.endswith(_OTHER_ERRORS)):
+            return line[:_MOST_TOLD]
+    return said[-1][:_MOST_TOLD] if said else ""

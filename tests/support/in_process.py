@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.model import convert, genai_builder, gguf, parity, reference, source_graph
-from orchestrator.model.errors import ConversionFailed
+from orchestrator.model.errors import BrokenModel, ConversionFailed, UnsupportedModel
 
 
 def run_here(module: str, arguments: list[str], what: str, on_line: Callable[[str], None], scratch: Path) -> None:
@@ -28,6 +28,8 @@ def run_here(module: str, arguments: list[str], what: str, on_line: Callable[[st
         else:
             assert module == "orchestrator.model.gguf"
             gguf.convert(*paths)
+    except (BrokenModel, UnsupportedModel) as error:
+        raise type(error)(f"{what} failed: {error}") from error
     except Exception as error:
         raise ConversionFailed(f"{what} failed: {type(error).__name__}: {error}".splitlines()[0]) from error
 

@@ -11,7 +11,7 @@ from onnx import ModelProto, TensorProto
 
 from orchestrator.model.assemble import assemble
 from orchestrator.model.errors import BrokenModel, UnsplittableGraph
-from orchestrator.model.graph import read_model, resolve
+from orchestrator.model.graph import read_model, require_shared_caches, resolve
 from orchestrator.model.split import SplitPlan, plan_split
 from orchestrator.model.store import ModelStore
 from orchestrator.model.verify import Chain, verify
@@ -199,8 +199,17 @@ def test_a_tensor_of_unknown_shape_is_named() -> None:
     second = maker.block(maker.add("SomeOperator", [maker.block("embedded")], "mystery"))
     message = refused(maker.head(maker.block(second)))
     assert "block 2" in message
-    assert "'residual1'" in message  # mystery and what attention adds to it
+    assert "'mystery'" in message
     assert "unknown" in message
+
+
+def test_attention_that_nodes_do_not_run_is_named() -> None:
+    model = plain(2)
+    require_shared_caches(resolve(model, Path()))
+    attention = next(node for node in model.graph.node if node.name == "attend1")
+    attention.op_type = "MultiHeadAttention"
+    with pytest.raises(UnsplittableGraph, match=r"'attend1' \(MultiHeadAttention\) reads past_key_values\.1\.key: "):
+        require_shared_caches(resolve(model, Path()))
 
 
 @pytest.mark.parametrize(

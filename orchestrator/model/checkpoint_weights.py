@@ -1,0 +1,57 @@
+"""Are the weights of a checkpoint those that its configuration asks for? For programs that convert or run it.
+
+Libraries that load checkpoints fill in what is missing at random, skip what they have no use for, and say so in a log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from orchestrator.model.errors import BrokenModel
+
+_NAMED = 3
+
+
+def check_names_and_shapes(checkpoint: Path) -> None:
+    """Compare them without reading a weight.
+
+    Raises:
+        BrokenModel: weights are missing, left over or of another shape; names some.
+    """
+    import transformers
+
+    _, told = transformers.AutoModelForCausalLM.from_pretrained(
+        str(checkpoint),
+        device_map="meta",
+        dtype="auto",
+        local_files_only=True,
+        ignore_mismatched_sizes=True,
+        output_loading_info=True,
+    )
+    for names, problem in (
+        (told["missing_keys"], "lacks weights that its configuration asks for"),
+        ((name for name, *_ in told["mismatched_keys"]), "has weights of another shape than its configuration says"),
+        (told["unexpected_keys"], "has weights that its configuration has no use for"),
+    ):
+        _refuse(names, problem)
+
+
+def check_finite(model: Any) -> None:
+    """Look at every value of a loaded model.
+
+    Raises:
+        BrokenModel: there is NaN or infinity; names the weights.
+    """
+    import torch
+
+    not_finite = (name for name, weight in model.named_parameters() if not torch.isfinite(weight).all())
+    _refuse(not_finite, "has NaN or infinity in its weights")
+
+
+def _refuse(names: Iterable[str], problem: str) -> None:
+    found = sorted(names)
+    if found:
+        more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+        raise BrokenModel(f"the checkpoint {problem}: {', '.join(found[:_NAMED])}{more}; get it anew, from its authors")
