@@ -30,6 +30,15 @@ def check_names_and_shapes(checkpoint: Path) -> None:
         ignore_mismatched_sizes=True,
         output_loading_info=True,
     )
+    refuse_by_report(told)
+
+
+def refuse_by_report(told: dict[str, Any]) -> None:
+    """Look at what transformers tells of loading a model (``output_loading_info``).
+
+    Raises:
+        BrokenModel: weights are missing, left over or of another shape; names some.
+    """
     for names, problem in (
         (told["missing_keys"], "lacks weights that its configuration asks for"),
         ((name for name, *_ in told["mismatched_keys"]), "has weights of another shape than its configuration says"),

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from orchestrator.model.errors import BrokenModel, MissingDependency, NoSuchModel, UnsupportedModel
 from orchestrator.model.extras import MODULES, missing
-from orchestrator.model.gguf_header import read_header
+from orchestrator.model.gguf_header import all_parts, read_header, whole_name
 from orchestrator.model.growth import watch_growth
 from orchestrator.model.json_file import read_object
 from orchestrator.model.progress import Progress, silent
@@ -75,14 +75,15 @@ def onnx_file(folder: Path) -> Path | None:
 
 def _file(text: str, path: Path) -> Source:
     if path.suffix.lower() == ".gguf":
-        architecture = read_header(path).architecture
+        parts = all_parts(path)
+        architecture = read_header(parts[0]).architecture
         if architecture not in GGUF_ARCHITECTURES:
             raise UnsupportedModel(
                 f"{path}: GGUF architecture {architecture!r} is not supported; "
                 f"supported are {', '.join(GGUF_ARCHITECTURES)}"
             )
-        name = re.sub(r"[.-](I?Q\d\w*|BF16|F16|F32)$", "", path.stem, flags=re.IGNORECASE)
-        return Source(text, "gguf", path.resolve(), _tidy(name), _fingerprint([path]))
+        name = re.sub(r"[.-](I?Q\d\w*|BF16|F16|F32)$", "", whole_name(path), flags=re.IGNORECASE)
+        return Source(text, "gguf", parts[0].resolve(), _tidy(name), _fingerprint(list(parts)))
     if path.suffix.lower() == ".onnx":
         return _folder(text, path.parent)
     raise UnsupportedModel(f"{path}: a model file must be a .gguf; for other formats give their folder")

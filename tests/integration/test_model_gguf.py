@@ -1,77 +1,37 @@
-"""A GGUF file becomes the same model as the checkpoint it was made from."""
+"""A GGUF file becomes the same model as the checkpoint it was made from, or one line says why not."""
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from orchestrator.model.errors import BrokenModel, ModelError, UnsupportedModel
+from orchestrator.model.gguf_header import read_header
+from orchestrator.model.gguf_rope import rope_scaling
+from orchestrator.model.source import resolve_source
 from orchestrator.model.store import ModelStore
 from orchestrator.model.verify import Chain
-from tests.support.tiny_models import VOCABULARY, make_checkpoint
+from tests.support.gguf_files import write_gguf
+from tests.support.in_process import converting_here
+from tests.support.tiny_models import TRAINED_TOKENS, VOCABULARY, make_checkpoint
 
-NAMES = {
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-    "input_layernorm": "attn_norm",
-    "post_attention_layernorm": "ffn_norm",
-}
+TEXT = [3 + (5 + 11 * i) % (VOCABULARY - 3) for i in range(TRAINED_TOKENS + 26)]
 
 
-def interleave(weight: np.ndarray, heads: int) -> np.ndarray:
-    """The order of rotary halves that llama.cpp keeps query and key in."""
-    rows, columns = weight.shape
-    return weight.reshape(heads, 2, rows // heads // 2, columns).swapaxes(1, 2).reshape(rows, columns)
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    folder = tmp_path_factory.mktemp("checkpoints")
+    return lambda family: folder / family if (folder / family).exists() else make_checkpoint(family, folder / family)
 
 
-def write_gguf(checkpoint: Path, path: Path) -> None:
-    """A float32 GGUF of a tied Llama checkpoint with its byte-level BPE tokenizer."""
-    import gguf
-    from safetensors.numpy import load_file
-
-    config: dict[str, Any] = json.loads((checkpoint / "config.json").read_text())
-    tokenizer = json.loads((checkpoint / "tokenizer.json").read_text())
-    heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
-    writer = gguf.GGUFWriter(str(path), "llama")
-    writer.add_context_length(config["max_position_embeddings"])
-    writer.add_embedding_length(config["hidden_size"])
-    writer.add_block_count(config["num_hidden_layers"])
-    writer.add_feed_forward_length(config["intermediate_size"])
-    writer.add_head_count(heads)
-    writer.add_head_count_kv(kv_heads)
-    writer.add_rope_dimension_count(config["hidden_size"] // heads)
-    writer.add_rope_freq_base(config["rope_parameters"]["rope_theta"])
-    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
-    writer.add_vocab_size(VOCABULARY)
-    vocabulary = sorted(tokenizer["model"]["vocab"], key=tokenizer["model"]["vocab"].__getitem__)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("default")
-    writer.add_token_list(vocabulary)
-    writer.add_token_types([gguf.TokenType.CONTROL] * 3 + [gguf.TokenType.NORMAL] * (len(vocabulary) - 3))
-    writer.add_token_merges([" ".join(pair) for pair in tokenizer["model"]["merges"]])
-    writer.add_bos_token_id(config["bos_token_id"])
-    writer.add_eos_token_id(config["eos_token_id"])
-    writer.add_chat_template(json.loads((checkpoint / "tokenizer_config.json").read_text())["chat_template"])
-    for name, weight in load_file(checkpoint / "model.safetensors").items():
-        parts = name.removesuffix(".weight").split(".")
-        if parts[1] == "layers":
-            if parts[-1] in ("q_proj", "k_proj"):
-                weight = interleave(weight, heads if parts[-1] == "q_proj" else kv_heads)
-            writer.add_tensor(f"blk.{parts[2]}.{NAMES['.'.join(parts[3:])]}.weight", np.ascontiguousarray(weight))
-        else:
-            writer.add_tensor({"norm": "output_norm.weight"}.get(parts[1], "token_embd.weight"), weight)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+@pytest.fixture
+def here() -> Iterator[None]:
+    with converting_here():
+        yield
 
 
 def test_a_gguf_is_the_model_it_was_made_from(
@@ -93,5 +53,170 @@ def test_a_gguf_is_the_model_it_was_made_from(
     assert model.tokenizer().encode("The capital of France is") == ids
     rows = range(len(ids))
     assert np.abs(Chain(model).run(ids, rows) - Chain(original).run(ids, rows)).max() < 1e-4
-    assert list(dict.fromkeys(step for step, _, _ in steps)) == ["read", "convert", "save", "split"]
+    assert list(dict.fromkeys(step for step, _, _ in steps)) == [
+        *("read", "convert", "save", "split"),
+        *("reference", "compare", "structure"),
+    ]
     assert all(done <= total or total == 0 for _, done, total in steps)
+
+
+def logits(source: Path, home: Path) -> np.ndarray:
+    """Of a text longer than a scaled rotary embedding was trained with."""
+    store = ModelStore(home)
+    store.add(str(source), precision="fp32")
+    return Chain(store.open()).run(TEXT, range(len(TEXT)))
+
+
+def test_parts_are_put_together(tmp_path: Path, here: None, checkpoints: Callable[[str], Path]) -> None:
+    write_gguf(checkpoints("llama"), tmp_path / "tiny-F32.gguf", tensors_per_part=15)
+    parts = sorted(tmp_path.glob("*.gguf"))
+    assert [part.name for part in parts] == [f"tiny-F32-0000{n}-of-00003.gguf" for n in (1, 2, 3)]
+    sources = [resolve_source(str(part)) for part in parts]
+    assert {(s.name, s.path, s.fingerprint) for s in sources} == {("tiny", parts[0], sources[0].fingerprint)}
+    found = logits(parts[1], tmp_path / "home")
+    assert np.abs(found - logits(checkpoints("llama"), tmp_path / "other")).max() < 1e-4
+
+
+def failure(source: Path, words: str) -> None:
+    with pytest.raises(ModelError, match=words) as caught:
+        resolve_source(str(source))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_part_that_is_missing_or_another_is_named(tmp_path: Path, checkpoints: Callable[[str], Path]) -> None:
+    write_gguf(checkpoints("llama"), tmp_path / "tiny.gguf", tensors_per_part=15)
+    one, two, three = sorted(tmp_path.glob("*.gguf"))
+    second = two.read_bytes()
+    two.unlink()
+    failure(three, "one of 3 parts and tiny-00002-of-00003.gguf is missing")
+    two.write_bytes(one.read_bytes())
+    failure(one, "tiny-00002-of-00003.gguf is not the part that its name says")
+    two.write_bytes(second[:-1])
+    failure(one, "tiny-00002-of-00003.gguf ends before its last tensor")
+    (tmp_path / "renamed.gguf").write_bytes(second)
+    failure(tmp_path / "renamed.gguf", r"is part 2 of 3: name all parts as they were, NAME-00002-of-00003\.gguf")
+
+
+def test_damaged_and_foreign_files_are_named(tmp_path: Path, checkpoints: Callable[[str], Path]) -> None:
+    path = tmp_path / "tiny.gguf"
+    write_gguf(checkpoints("llama"), path)
+    whole = path.read_bytes()
+    assert read_header(path).end == len(whole)
+    path.write_bytes(whole[:-1])
+    failure(path, f"ends before its last tensor \\({len(whole) - 1} of {len(whole)} bytes\\)")
+    path.write_bytes(b"GGJT" + whole[4:])
+    failure(path, "not a GGUF file")
+    path.write_bytes(whole[:4] + b"\0\0\0\x03" + whole[8:])
+    failure(path, "big-endian")
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        (lambda t: t.pop("blk.1.ffn_up.weight"), BrokenModel, r"lacks weights .*model\.layers\.1\.mlp\.up_proj"),
+        (lambda t: t.update({"blk.1.ffn_up.weight": t["blk.1.ffn_up.weight"][:-1]}), BrokenModel, "another shape"),
+        (lambda t: t.update({"blk.1.ffn_extra.weight": t["output_norm.weight"]}), UnsupportedModel, "ffn_extra"),
+        (lambda t: t.update({"rope_freqs.weight": np.linspace(1, 3, 8).astype(np.float32)}), UnsupportedModel, "form"),
+    ],
+)
+def test_tensors_that_do_not_fit_are_named(
+    tmp_path: Path,
+    here: None,
+    checkpoints: Callable[[str], Path],
+    change: Callable[[dict[str, np.ndarray]], None],
+    error: type[ModelError],
+    words: str,
+) -> None:
+    write_gguf(checkpoints("llama"), tmp_path / "tiny.gguf", change=change)
+    with pytest.raises(error, match=words) as caught:
+        ModelStore(tmp_path / "home").add(str(tmp_path / "tiny.gguf"))
+    assert "\n" not in str(caught.value)
+
+
+def tell_scaling(kind: str, **more: float) -> Callable[[Any], None]:
+    def tell(writer: Any) -> None:
+        writer.add_string("llama.rope.scaling.type", kind)
+        writer.add_float32("llama.rope.scaling.factor", 4.0)
+        writer.add_uint32("llama.rope.scaling.original_context_length", TRAINED_TOKENS)
+        for key, value in more.items():
+            writer.add_float32(f"llama.rope.scaling.{key}", value)
+
+    return tell
+
+
+def add_divisors(tensors: dict[str, np.ndarray]) -> None:
+    """As llama.cpp writes them of a Llama 3.1: factor 4, one and four turns in the trained length."""
+    wavelengths = 2 * np.pi * 1e4 ** (np.arange(8) / 8)
+    slope = (TRAINED_TOKENS / wavelengths - 1) / 3
+    between = 1 / ((1 - slope) / 4 + slope)
+    low, high = wavelengths > TRAINED_TOKENS, wavelengths < TRAINED_TOKENS / 4
+    tensors["rope_freqs.weight"] = np.where(high, 1, np.where(low, 4, between)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("family", "options"),
+    [
+        ("llama-linear", {"tell": tell_scaling("linear")}),
+        ("llama-yarn", {"tell": tell_scaling("yarn", yarn_beta_fast=32.0, yarn_beta_slow=1.0)}),
+        ("llama-llama3", {"change": add_divisors}),
+    ],
+)
+def test_scaled_rotary_embeddings_are_carried_over(
+    tmp_path: Path, here: None, checkpoints: Callable[[str], Path], family: str, options: dict[str, Any]
+) -> None:
+    write_gguf(checkpoints(family), tmp_path / "tiny.gguf", **options)
+    found = logits(tmp_path / "tiny.gguf", tmp_path / "home")
+    assert np.abs(found - logits(checkpoints(family), tmp_path / "other")).max() < 1e-3
+
+
+def told(**scaling: Any) -> dict[str, Any]:
+    entries = {f"qwen2.rope.{key.replace('__', '.')}": value for key, value in scaling.items()}
+    return {"general.architecture": "qwen2", "qwen2.context_length": 4096, **entries}
+
+
+@pytest.mark.parametrize(
+    ("entries", "expected"),
+    [
+        (told(), {}),
+        (told(scaling__type="none", scaling__factor=1.0), {}),
+        (told(scale_linear=2.0), {"rope_type": "linear", "factor": 2.0}),
+        (
+            told(scaling__type="yarn", scaling__factor=np.e, scaling__attn_factor=2.0),
+            {
+                "rope_type": "yarn",
+                "factor": np.e,
+                "original_max_position_embeddings": 4096,
+                "attention_factor": pytest.approx(2.2),
+            },
+        ),
+    ],
+)
+def test_scaling_in_transformers_words(entries: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert rope_scaling(entries, {}, 1e4) == expected
+
+
+def test_divisors_of_short_and_long_texts() -> None:
+    tensors = {"rope_factors_short.weight": [1.0, 1.5], "rope_factors_long.weight": [2.0, 3.0]}
+    found = rope_scaling(told(scaling__original_context_length=2048, scaling__attn_factor=1.25), tensors, 1e4)
+    assert found == {
+        "rope_type": "longrope",
+        "short_factor": [1.0, 1.5],
+        "long_factor": [2.0, 3.0],
+        "original_max_position_embeddings": 2048,
+        "attention_factor": 1.25,
+    }
+
+
+@pytest.mark.parametrize(
+    ("entries", "tensors", "words"),
+    [
+        (told(scaling__type="su"), {}, r"\(su\)"),
+        (told(scaling__type="yarn", scaling__yarn_log_multiplier=0.1), {}, r"\(yarn\)"),
+        (told(scaling__type="linear", scaling__factor=2.0), {"rope_freqs.weight": [1.0, 8.0]}, "scaled twice"),
+    ],
+)
+def test_scaling_that_transformers_has_no_words_for(
+    entries: dict[str, Any], tensors: dict[str, list[float]], words: str
+) -> None:
+    with pytest.raises(UnsupportedModel, match=words):
+        rope_scaling(entries, tensors, 1e4)
