@@ -17,6 +17,7 @@ from broker.local_broker import LocalBroker
 from orchestrator.model.lock import exclusive
 from orchestrator.model.model import Model
 from orchestrator.model.store import ModelStore
+from tests.support.in_process import converting_here
 from tests.support.tiny_models import make_checkpoint
 
 EXPLORE = "explore"
@@ -71,7 +72,8 @@ def tiny_store(tmp_path_factory: pytest.TempPathFactory) -> ModelStore:
     with exclusive(folder / "lock"):
         if "tiny" not in store.names():
             checkpoint = make_checkpoint("llama", folder / "checkpoint")
-            store.add(str(checkpoint), name="tiny", precision="fp32", profile="exact")
+            with converting_here():
+                store.add(str(checkpoint), name="tiny", precision="fp32", profile="exact")
     return store
 
 

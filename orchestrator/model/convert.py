@@ -21,6 +21,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from orchestrator.model.checkpoint_files import check_checkpoint
 from orchestrator.model.errors import MissingDependency, UnsupportedModel
 from orchestrator.model.extras import MODULES, missing
 from orchestrator.model.growth import watch_growth
@@ -42,7 +43,8 @@ def checkpoint_of(source: Source, scratch: Path, progress: Progress) -> Path:
     """The Hugging Face folder to convert: the source itself, or what is made of a GGUF file in ``scratch``.
 
     Raises:
-        UnsupportedModel: the architecture is not one the builder knows.
+        BrokenModel: weight files or tensors are missing or damaged.
+        UnsupportedModel: the architecture is not one the builder knows, or weights are in a form it doesn't.
         ConversionFailed: a GGUF file could not be read.
         MissingDependency: the packages of linguabus[convert] are not there.
     """
@@ -61,6 +63,7 @@ def checkpoint_of(source: Source, scratch: Path, progress: Progress) -> Path:
             f"{source.text}: architecture {architecture} is not supported; "
             f"supported are {', '.join(sorted(ARCHITECTURES))}"
         )
+    check_checkpoint(folder)
     return folder
 
 

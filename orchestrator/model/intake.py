@@ -10,6 +10,7 @@ from orchestrator.model.errors import WrongConversion
 from orchestrator.model.graph import read_model, require_shared_caches, resolve
 from orchestrator.model.manifest import Manifest
 from orchestrator.model.model import GRAPH_FILE, TOKENIZER_FOLDER, Model
+from orchestrator.model.onnx_files import read_decoder
 from orchestrator.model.parity import Subject, compare_with_checkpoint, compare_with_graph, probe_ids
 from orchestrator.model.parity_report import CHECK_FILE, ParityReport
 from orchestrator.model.progress import Progress
@@ -20,7 +21,7 @@ from orchestrator.model.rewrite import (
     store_as_half,
     untranspose_embedding,
 )
-from orchestrator.model.source import Source, onnx_file
+from orchestrator.model.source import Source
 from orchestrator.model.split import plan_split
 from orchestrator.model.tokenizer import ModelTokenizer, copy_tokenizer
 from orchestrator.model.weights import pack, refer_to_blobs
@@ -49,7 +50,7 @@ def take_in(source: Source, precision: str, partial: Path, identity: Identity, p
     ready = partial / "model"
     tokenizer = ready / TOKENIZER_FOLDER
     copy_tokenizer((checkpoint or source.path, graph.parent), tokenizer)
-    model = read_model(graph)
+    model = read_decoder(graph)
     untranspose_embedding(model)
     settle_table_choice(model)
     if checkpoint is not None:
@@ -106,9 +107,8 @@ def _compare(
 
 
 def _graph_of(source: Source) -> Path:
-    found = onnx_file(source.path)
-    assert found is not None
-    return found
+    assert source.graph is not None
+    return source.graph
 
 
 def _graph_in(folder: Path) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,13 +60,18 @@ class SegmentRun:
                     self._cache[name] = np.zeros((1, layer.kv_heads, 0, dim), np.dtype(layer.dtype))
 
     def step(
-        self, ids: Sequence[int], hidden: NDArray[Any] | None, logit_positions: Sequence[int] | None = None
+        self,
+        ids: Sequence[int],
+        hidden: NDArray[Any] | None,
+        logit_positions: Sequence[int] | None = None,
+        others: Mapping[str, NDArray[Any]] | None = None,
     ) -> NDArray[Any]:
         """Feed S tokens after those fed before.
 
         Args:
             hidden: [1, S, W], unless the segment begins with the embedding.
             logit_positions: indices into ``ids`` to compute logits for; None for the last.
+            others: what else the graph takes, by name.
 
         Returns:
             hidden states [1, S, W], or logits [1, n, V] of a segment with the head.
@@ -86,6 +91,7 @@ class SegmentRun:
             tensors.POSITIONS: np.arange(self.length, total, dtype=np.int64)[None],
             tensors.LOGIT_POSITIONS: np.array(positions, np.int64),
             **self._cache,
+            **(others or {}),
         }
         if hidden is not None and tensors.HALVES_IN in self._inputs:
             feeds[tensors.HALVES_IN], feeds[tensors.SCALE_IN] = halves_of(hidden)

@@ -9,24 +9,26 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
+from orchestrator.model.checkpoint_files import weight_files
 from orchestrator.model.errors import BrokenModel, MissingDependency, NoSuchModel, UnsupportedModel
 from orchestrator.model.extras import MODULES, missing
 from orchestrator.model.gguf_header import all_parts, read_header, whole_name
 from orchestrator.model.growth import watch_growth
 from orchestrator.model.json_file import read_object
+from orchestrator.model.onnx_files import embedding_file, is_decoder, onnx_file
 from orchestrator.model.progress import Progress, silent
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
 HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
 GGUF_ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3", "phi3", "gemma2", "gemma3")
-ONNX_NAMES = ("model.onnx", "decoder_model_merged.onnx")
 
 
 @dataclass(frozen=True)
 class Source:
     """A model found on this machine. ``kind`` is "hf" or "onnx" (folders) or "gguf" (a file).
 
-    ``fingerprint`` is equal for equal content, as far as can be told without reading gigabytes.
+    ``fingerprint`` is equal for equal content, as far as can be told without reading gigabytes; ``graph`` is the file
+    with the decoder of an ONNX one.
     """
 
     text: str
@@ -34,6 +36,7 @@ class Source:
     path: Path
     name: str
     fingerprint: str
+    graph: Path | None = None
 
 
 def resolve_source(text: str, progress: Progress = silent, *, fetch: bool = True) -> Source:
@@ -64,15 +67,6 @@ def resolve_source(text: str, progress: Progress = silent, *, fetch: bool = True
     )
 
 
-def onnx_file(folder: Path) -> Path | None:
-    """The decoder of an ONNX model folder: next to its config, or in its ``onnx`` sub-folder."""
-    for place in (folder, folder / "onnx"):
-        for name in ONNX_NAMES:
-            if (place / name).is_file():
-                return place / name
-    return None
-
-
 def _file(text: str, path: Path) -> Source:
     if path.suffix.lower() == ".gguf":
         parts = all_parts(path)
@@ -85,7 +79,9 @@ def _file(text: str, path: Path) -> Source:
         name = re.sub(r"[.-](I?Q\d\w*|BF16|F16|F32)$", "", whole_name(path), flags=re.IGNORECASE)
         return Source(text, "gguf", parts[0].resolve(), _tidy(name), _fingerprint(list(parts)))
     if path.suffix.lower() == ".onnx":
-        return _folder(text, path.parent)
+        if not is_decoder(path):
+            raise UnsupportedModel(f"{path} is not named like a decoder (model.onnx, decoder_model_merged_q4.onnx)")
+        return _onnx(text, path.resolve())
     raise UnsupportedModel(f"{path}: a model file must be a .gguf; for other formats give their folder")
 
 
@@ -93,19 +89,24 @@ def _folder(text: str, path: Path) -> Source:
     path = path.resolve()
     onnx = onnx_file(path)
     if onnx is not None:
-        files = sorted(f for f in onnx.parent.iterdir() if f.name.startswith(onnx.stem))
-        return Source(text, "onnx", path, _tidy(path.name), _fingerprint(files))
+        return _onnx(text, onnx)
     if not (path / "config.json").is_file():
         ggufs = sorted(path.glob("*.gguf"))
         if ggufs:
             raise UnsupportedModel(f"{path} is a folder; name the file to use, for example {ggufs[0]}")
         raise UnsupportedModel(f"{path} has neither config.json (Hugging Face) nor model.onnx (ONNX decoder)")
-    weights = sorted(path.glob("*.safetensors")) or sorted(path.glob("*.bin"))
-    if not weights:
-        raise BrokenModel(f"{path} has a config.json but no *.safetensors: download the weights too")
+    weights = weight_files(path)
     if not read_object(path / "config.json").get("architectures"):
         raise BrokenModel(f"{path / 'config.json'} names no architectures; add them")
     return Source(text, "hf", path, _tidy(path.name), _fingerprint([path / "config.json", *weights]))
+
+
+def _onnx(text: str, graph: Path) -> Source:
+    """A decoder and what is beside it; where it has a folder to itself, the model is the folder above."""
+    folder = graph.parent.parent if graph.parent.name == "onnx" else graph.parent
+    parts = (graph.stem, embedding_file(graph).stem)
+    files = sorted(f for f in graph.parent.iterdir() if f.name.startswith(tuple(f"{part}.onnx" for part in parts)))
+    return Source(text, "onnx", folder, _tidy(folder.name), _fingerprint(files), graph)
 
 
 def _hub(text: str, progress: Progress, fetch: bool) -> Source:
@@ -133,7 +134,8 @@ def _hub(text: str, progress: Progress, fetch: bool) -> Source:
     except (OSError, errors.HfHubHTTPError) as error:
         raise NoSuchModel(f"{text} could not be downloaded: {error}".splitlines()[0]) from error
     found = _folder(text, folder)
-    return Source(text, found.kind, folder, _tidy(text.split("/")[1]), f"hub:{text}@{folder.name}")
+    name, fingerprint = _tidy(text.split("/")[1]), f"hub:{text}@{folder.name}"
+    return Source(text, found.kind, folder, name, fingerprint, found.graph)
 
 
 def _hub_bytes(text: str) -> int:

@@ -1,4 +1,4 @@
-"""What an ONNX decoder computes as it came, in one piece: the truth that it is compared with once cut into units.
+"""What an ONNX decoder computes as it came: the truth that it is compared with once it is cut into units.
 
 Run as ``python -m orchestrator.model.source_graph GRAPH OUT IDS``, in a process of its own because it holds the model
 in memory. Weights are those of the graph, activations are float32. ``IDS`` is a JSON file with token ids and
@@ -14,8 +14,10 @@ from pathlib import Path
 from orchestrator.model.assemble import set_accuracy_level
 from orchestrator.model.graph import read_model
 from orchestrator.model.manifest import LayerCache
+from orchestrator.model.onnx_files import EMBEDDED, embedding_file, takes_embedded
 from orchestrator.model.precision import PROFILES
 from orchestrator.model.segment_run import SegmentRun, open_graph
+from schemas.segment_tensors import IDS
 
 
 def compute(graph: Path, out: Path, request: Path) -> None:
@@ -28,7 +30,12 @@ def compute(graph: Path, out: Path, request: Path) -> None:
     for node in model.graph.node:
         set_accuracy_level(node, PROFILES["exact"])
     run = SegmentRun(open_graph(model.SerializeToString(), graph.parent, asked["threads"]), layers)
-    logits = [run.step(asked["ids"][start:stop], None) for start, stop in asked["steps"]]
+    embed = open_graph(embedding_file(graph), graph.parent) if takes_embedded(model) else None
+    logits = []
+    for start, stop in asked["steps"]:
+        ids = asked["ids"][start:stop]
+        embedded = {} if embed is None else {EMBEDDED: embed.run(None, {IDS: np.array([ids], np.int64)})[0]}
+        logits.append(run.step(ids, None, others=embedded))
     np.save(out, np.concatenate(logits, axis=1)[0])
 
 

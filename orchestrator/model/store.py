@@ -54,10 +54,11 @@ from orchestrator.model.intake import compare_again, take_in
 from orchestrator.model.lock import exclusive, is_held, owned_folder
 from orchestrator.model.manifest import Manifest, read_manifest
 from orchestrator.model.model import SEGMENTS_FOLDER, Model
+from orchestrator.model.onnx_files import onnx_file
 from orchestrator.model.parity_report import CHECK_FILE, ParityReport, read_check
 from orchestrator.model.precision import check_precision, check_profile
 from orchestrator.model.progress import Progress, silent
-from orchestrator.model.source import Source, onnx_file, resolve_source
+from orchestrator.model.source import Source, resolve_source
 
 _NEEDED = ("jinja2", "numpy", "onnx", "tokenizers")
 """To add any model: what is missing is told before hours of converting."""

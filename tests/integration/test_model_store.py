@@ -9,8 +9,10 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
+from safetensors.numpy import save_file
 
 from orchestrator.model import parity
 from orchestrator.model import store as store_module
@@ -300,7 +302,6 @@ def test_a_segment_that_another_version_assembled_is_made_again(tiny_model: Mode
 
 
 def test_a_batch_of_two_gives_each_its_own_result(tiny_model: Model) -> None:
-    import numpy as np
     import onnxruntime
 
     spec = tiny_model.segment(0, 3)
@@ -322,8 +323,9 @@ def test_a_batch_of_two_gives_each_its_own_result(tiny_model: Model) -> None:
 def test_a_conversion_that_fails_gives_one_line(store: ModelStore, tmp_path: Path) -> None:
     folder = tmp_path / "broken"
     folder.mkdir()
-    (folder / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"], "model_type": "llama"}))
-    (folder / "model.safetensors").write_bytes(b"not weights")
+    config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "num_attention_heads": 0}
+    (folder / "config.json").write_text(json.dumps(config))
+    save_file({"any": np.zeros(2, np.float32)}, folder / "model.safetensors")
     with pytest.raises(ConversionFailed) as caught:
         store.add(str(folder))
     assert "\n" not in str(caught.value)
