@@ -14,7 +14,7 @@ import pytest
 from onnx import ModelProto, numpy_helper
 
 from orchestrator import cli
-from orchestrator.model import convert, intake
+from orchestrator.model import convert, intake, parity
 from orchestrator.model.errors import BrokenModel, ModelError, NoSuchModel, WrongConversion
 from orchestrator.model.parity_report import CHECK_FILE
 from orchestrator.model.store import ModelStore
@@ -24,6 +24,7 @@ from tests.support.onnx_graphs import DecoderMaker, save
 from tests.support.tiny_models import MORE_FAMILIES, TRAINED_TOKENS, VOCABULARY, make_checkpoint
 
 TEXT = [3 + (5 + 11 * i) % (VOCABULARY - 3) for i in range(TRAINED_TOKENS + 26)]
+WIDE = ("mistral-wide",)
 ENDING = ("llama-longrope", "phi3-longrope")
 """Their models end where they were trained to."""
 Change = Callable[[ModelProto], None]
@@ -52,7 +53,7 @@ def test_kinds_of_rope_and_architectures_are_converted_right(
     store = ModelStore(tmp_path / "home")
     manifest = store.add(str(folder), precision="fp32")
     ids = TEXT[: manifest.max_context]
-    assert manifest.max_context == (TRAINED_TOKENS if family in ENDING else 256)
+    assert manifest.max_context == (TRAINED_TOKENS if family in ENDING else 1024 if family in WIDE else 256)
     with torch.no_grad():
         original = transformers.AutoModelForCausalLM.from_pretrained(str(folder), dtype=torch.float32)
         expected = original(torch.tensor([ids])).logits[0].numpy()
@@ -63,6 +64,20 @@ def test_kinds_of_rope_and_architectures_are_converted_right(
     assert report.structure_difference < 1e-5
     assert report.rope_difference == 0
     assert report.rope_positions == manifest.max_context
+
+
+def test_a_text_that_would_take_too_long_is_left_out_and_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checkpoints: Callable[[str], Path]
+) -> None:
+    monkeypatch.setattr(parity, "MOST_TOKENS", TRAINED_TOKENS + 7)
+    monkeypatch.setattr(parity, "MOST_BLOCKS", 2)
+    store = ModelStore(tmp_path / "home")
+    for family, words in (("llama-yarn", ["a text past the 64 positions"]), ("smollm3", ["after the first 2"])):
+        store.add(str(checkpoints(family)), family, precision="fp32")
+        report = store.compared(family)
+        assert report is not None
+        assert [word in found for word, found in zip(words, report.not_compared, strict=True)] == [True]
+        assert report.structure_tokens == 32
 
 
 def exchange(model: ModelProto, one: str, other: str) -> None:
@@ -113,6 +128,11 @@ WRONG: dict[str, tuple[str, Change, str]] = {
     "another block": ("llama", exchange_blocks, "unit [34] is off by"),
     "another norm": ("llama", exchange_norms, "a norm or bias has other weights"),
     "window": ("mistral", change_attribute("GroupQueryAttention", "local_window_size", lambda n: n + 1), "1 blocks"),
+    "wide window": (
+        "mistral-wide",
+        change_attribute("GroupQueryAttention", "local_window_size", lambda n: n + 1),
+        "first 1 blocks compute something else",
+    ),
     "softmax": (
         "qwen3",
         change_attribute("GroupQueryAttention", "scale", lambda x: 1.02 * x),

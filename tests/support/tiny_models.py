@@ -77,6 +77,8 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 _TIED: dict[str, Any] = {"tie_word_embeddings": True}
 TRAINED_TOKENS = CONTEXT // 4
+WIDE_WINDOW = 2 * CONTEXT + 8
+"""More than is prefilled at once when models are compared."""
 _FACTORS = {"short_factor": [1.0, 1.1] * 4, "long_factor": [2.0, 4.0] * 4}
 
 
@@ -96,6 +98,10 @@ MORE_FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama-longrope": ("Llama", _TIED | _scaled("longrope", **_FACTORS, **_TRAINED)),
     "qwen2-yarn": ("Qwen2", _TIED | _scaled("yarn", factor=4.0, attention_factor=1.2, **_TRAINED)),
     "phi3-longrope": ("Phi3", {"tie_word_embeddings": False} | _TRAINED | _scaled("longrope", **_FACTORS, **_TRAINED)),
+    "mistral-wide": (
+        "Mistral",
+        {"sliding_window": WIDE_WINDOW, "max_position_embeddings": 4 * CONTEXT, "tie_word_embeddings": False},
+    ),
     "olmo": ("Olmo", {"tie_word_embeddings": False}),
     "smollm3": ("SmolLM3", _TIED | {"no_rope_layers": [1, 1, 0, 1]}),
     "granite": (
