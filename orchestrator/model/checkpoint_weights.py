@@ -22,7 +22,8 @@ def check_names_and_shapes(checkpoint: Path) -> None:
     """
     import transformers
 
-    _, told = transformers.AutoModelForCausalLM.from_pretrained(
+    auto: Any = transformers.AutoModelForCausalLM
+    _, told = auto.from_pretrained(
         str(checkpoint),
         device_map="meta",
         dtype="auto",

@@ -49,7 +49,8 @@ def convert(source: Path, target: Path) -> None:
         folder, name = str(source.parent), source.name
         target.mkdir(parents=True, exist_ok=True)
         AutoTokenizer.from_pretrained(folder, gguf_file=name).save_pretrained(str(target))
-        model, told = AutoModelForCausalLM.from_pretrained(
+        auto: Any = AutoModelForCausalLM
+        model, told = auto.from_pretrained(
             folder, gguf_file=name, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True
         )
         refuse_by_report(told)
@@ -98,8 +99,9 @@ def _refuse_left_over(model: Any, tensors: list[str]) -> None:
     twice = sorted({name for name in tensors if tensors.count(name) > 1})
     if twice:
         raise BrokenModel(f"it has tensor {twice[0]} more than once; download it again")
-    processor = TENSOR_PROCESSORS.get(model.config.model_type.removesuffix("_text"), TensorProcessor)
-    places = get_gguf_hf_weights_map(model, processor(config=model.config.to_dict()))
+    processor: Any = TENSOR_PROCESSORS.get(model.config.model_type.removesuffix("_text"), TensorProcessor)
+    map_names: Any = get_gguf_hf_weights_map
+    places = map_names(model, processor(config=model.config.to_dict()))
     left_over = sorted(set(tensors) - set(places) - set(ROPE_TENSORS))
     if left_over:
         more = f" and {len(left_over) - 1} more" if len(left_over) > 1 else ""

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -42,7 +43,7 @@ PREFILL_CHUNK = 512
 """Of a longer text: attention over all of it at once would take memory for every pair of positions."""
 MOST_TOKENS, MOST_BLOCKS = 4224, 8
 EXACT = PROFILES["exact"]
-_THREADS = 2
+_THREADS = os.cpu_count() or 1
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,8 @@ class Subject:
         for start, stop in _steps(len(ids), prefill):
             given = None if hidden is None else hidden[None, start:stop]
             out.append(run.step(ids[start:stop], given, range(stop - start)))
-        return np.concatenate(out, axis=1)[0]
+        result: NDArray[Any] = np.concatenate(out, axis=1)[0]
+        return result
 
 
 def probe_ids(text_ids: Sequence[int], vocab_size: int) -> list[int]:
@@ -154,6 +156,7 @@ def compare_with_graph(
     return ParityReport(
         reference="the same graph in one piece, run by ONNX Runtime",
         precision=_float_of(manifest),
+        profile="exact",
         rows=len(ids),
         logits_difference=float(relative_differences(made, wanted).max()),
         argmax_agreement=float((made.argmax(-1) == wanted.argmax(-1)).mean()),
@@ -280,6 +283,7 @@ class _Comparison:
         return ParityReport(
             reference=f"{self.told.library}, float32",
             precision=self.manifest.precision,
+            profile=self.manifest.profile,
             rows=len(self.ids),
             logits_difference=float(relative_differences(self.logits, self.expected_logits).max()),
             argmax_agreement=float((self.logits.argmax(-1) == self.expected_logits.argmax(-1)).mean()),

@@ -105,7 +105,7 @@ def _load(checkpoint: Path) -> Any:
     config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
     soft_capped = getattr(config, "attn_logit_softcapping", None)
     attention = "eager" if soft_capped else "sdpa"  # which knows no soft cap
-    auto = transformers.AutoModelForCausalLM
+    auto: Any = transformers.AutoModelForCausalLM
     stored = auto.from_pretrained(folder, dtype="auto", local_files_only=True)
     # Buffers made in the checkpoint's own type would be rounded to it, and computed with.
     with init_empty_weights(include_buffers=False):

@@ -233,12 +233,13 @@ class ModelStore:
         return self.home / "in-use" / name
 
     def _twin(self, source: Source, precision: str) -> Path | None:
-        """A model here that came from the same source in the same precision by the same version."""
+        """A model here that came from the same source in the same precision by the same version, and was compared."""
         for name in self.names():
             with contextlib.suppress(ManifestError):
                 m = read_manifest(self._models / name / "manifest.json")
                 same_precision = m.precision == precision or source.kind == "onnx"
-                if (m.fingerprint, m.version) == (source.fingerprint, _version()) and same_precision:
+                is_same = (m.fingerprint, m.version) == (source.fingerprint, _version()) and same_precision
+                if is_same and (self._models / name / CHECK_FILE).is_file():
                     return self._models / name
         return None
 

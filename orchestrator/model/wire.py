@@ -25,17 +25,19 @@ def halves_of(hidden: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     peaks = np.abs(hidden).max(axis=-1, keepdims=True)
     exponents = np.frexp(peaks)[1] - _LARGEST_EXPONENT
     scales = np.ldexp(np.float32(1), np.where((peaks >= 1) & (exponents <= 0), 0, exponents)).astype(np.float32)
-    return (hidden / scales).astype(np.float16), scales
+    halves: NDArray[Any] = (hidden / scales).astype(np.float16)
+    return halves, scales
 
 
 def as_received(hidden: NDArray[Any], wire: WireDtype) -> NDArray[Any]:
     """Hidden states [.., W] in float32 as the next node gets them."""
     import numpy as np
 
+    received = hidden
     if wire == "fp16":
         halves, scales = halves_of(hidden)
-        return halves.astype(np.float32) * scales
-    if wire == "int8":
+        received = halves.astype(np.float32) * scales
+    elif wire == "int8":
         *rows, width = hidden.shape
         padded = np.zeros((*rows, -(-width // INT8_BLOCK) * INT8_BLOCK), np.float32)
         padded[..., :width] = hidden
@@ -43,5 +45,5 @@ def as_received(hidden: NDArray[Any], wire: WireDtype) -> NDArray[Any]:
         smallest = np.finfo(np.float16).smallest_subnormal
         scales = np.maximum(np.abs(blocks).max(axis=-1, keepdims=True) / 127, smallest).astype(np.float16)
         rounded = np.clip(np.rint(blocks / scales.astype(np.float32)), -127, 127) * scales.astype(np.float32)
-        return rounded.reshape(padded.shape)[..., :width].astype(np.float32)
-    return hidden
+        received = rounded.reshape(padded.shape)[..., :width].astype(np.float32)
+    return received

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 from onnx import ModelProto, numpy_helper
 
@@ -19,15 +18,15 @@ from orchestrator.model.errors import BrokenModel, ModelError, NoSuchModel, Wron
 from orchestrator.model.parity_report import CHECK_FILE
 from orchestrator.model.store import ModelStore
 from orchestrator.model.verify import Chain
-from tests.support.in_process import converting_here, run_here
+from tests.support.in_process import converting_here
 from tests.support.onnx_graphs import DecoderMaker, save
 from tests.support.tiny_models import MORE_FAMILIES, TRAINED_TOKENS, VOCABULARY, make_checkpoint
+from tests.support.wrong_conversions import WRONG, building_wrongly, exchange
 
 TEXT = [3 + (5 + 11 * i) % (VOCABULARY - 3) for i in range(TRAINED_TOKENS + 26)]
 WIDE = ("mistral-wide",)
 ENDING = ("llama-longrope", "phi3-longrope")
 """Their models end where they were trained to."""
-Change = Callable[[ModelProto], None]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -80,68 +79,6 @@ def test_a_text_that_would_take_too_long_is_left_out_and_named(
         assert report.structure_tokens == 32
 
 
-def exchange(model: ModelProto, one: str, other: str) -> None:
-    """Give tensors with ``one`` in their names the values of those with ``other`` there, and the other way round."""
-    weights = {t.name: t for t in model.graph.initializer}
-    pairs = [
-        (name, name.replace(one, other)) for name in weights if one in name and name.replace(one, other) in weights
-    ]
-    assert pairs
-    for a, b in pairs:
-        weights[a].raw_data, weights[b].raw_data = weights[b].raw_data, weights[a].raw_data
-
-
-def exchange_blocks(model: ModelProto) -> None:
-    if any("layers.3." in tensor.name for tensor in model.graph.initializer):
-        exchange(model, "layers.2.", "layers.3.")
-
-
-def exchange_norms(model: ModelProto) -> None:
-    if any("layers.3." in tensor.name for tensor in model.graph.initializer):
-        exchange(model, "layers.2.input_layernorm", "layers.2.post_attention_layernorm")
-
-
-def change_attribute(operator: str, name: str, change: Callable[[float], float]) -> Change:
-    def apply(model: ModelProto) -> None:
-        found = [a for n in model.graph.node if n.op_type == operator for a in n.attribute if a.name == name]
-        assert found
-        for attribute in found:
-            if attribute.type == onnx.AttributeProto.INT:
-                attribute.i = int(change(attribute.i))
-            else:
-                attribute.f = change(attribute.f)
-
-    return apply
-
-
-def forget_scaling(model: ModelProto) -> None:
-    """Tables of a rotary embedding that nobody scaled."""
-    for tensor in model.graph.initializer:
-        if tensor.name in ("cos_cache", "sin_cache"):
-            angles = np.outer(np.arange(tensor.dims[0]), 1e4 ** (-np.arange(tensor.dims[1]) / tensor.dims[1]))
-            values = (np.cos if tensor.name == "cos_cache" else np.sin)(angles).astype(np.float32)
-            tensor.raw_data = values.tobytes()
-
-
-WRONG: dict[str, tuple[str, Change, str]] = {
-    "unscaled rope": ("llama-yarn", forget_scaling, "rotary embedding turns by other angles below position 256"),
-    "another block": ("llama", exchange_blocks, "unit [34] is off by"),
-    "another norm": ("llama", exchange_norms, "a norm or bias has other weights"),
-    "window": ("mistral", change_attribute("GroupQueryAttention", "local_window_size", lambda n: n + 1), "1 blocks"),
-    "wide window": (
-        "mistral-wide",
-        change_attribute("GroupQueryAttention", "local_window_size", lambda n: n + 1),
-        "first 1 blocks compute something else",
-    ),
-    "softmax": (
-        "qwen3",
-        change_attribute("GroupQueryAttention", "scale", lambda x: 1.02 * x),
-        "compute something else",
-    ),
-    "epsilon": ("gemma3", change_attribute("SimplifiedLayerNormalization", "epsilon", lambda x: 1e-3), "3 blocks"),
-}
-
-
 @pytest.mark.parametrize(("defect", "precision"), [*((defect, "int4") for defect in WRONG), ("softmax", "fp32")])
 def test_another_model_than_the_source_is_refused(
     tmp_path: Path,
@@ -151,16 +88,7 @@ def test_another_model_than_the_source_is_refused(
     precision: str,
 ) -> None:
     family, change, words = WRONG[defect]
-
-    def build_wrongly(module: str, arguments: list[str], *others: Any) -> None:
-        run_here(module, arguments, *others)
-        if module == "orchestrator.model.genai_builder":
-            path = Path(arguments[1]) / "model.onnx"
-            model = onnx.load(str(path))
-            change(model)
-            onnx.save(model, str(path))
-
-    monkeypatch.setattr(convert, "run_module", build_wrongly)
+    monkeypatch.setattr(convert, "run_module", building_wrongly(change))
     store = ModelStore(tmp_path / "home")
     with pytest.raises(WrongConversion, match=words) as caught:
         store.add(str(checkpoints(family)), precision=precision)
@@ -225,17 +153,13 @@ def test_weights_that_are_no_numbers_are_named(tmp_path: Path, weight: float) ->
 def test_scales_of_quantised_weights_are_looked_at_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checkpoints: Callable[[str], Path]
 ) -> None:
-    def build_infinite(module: str, arguments: list[str], *others: Any) -> None:
-        run_here(module, arguments, *others)
-        path = Path(arguments[1]) / "model.onnx"
-        model = onnx.load(str(path))
+    def spoil_scale(model: ModelProto) -> None:
         scales = next(t for t in model.graph.initializer if "layers.2.mlp.down_proj" in t.name and "scale" in t.name)
         values = numpy_helper.to_array(scales).copy()
         values.flat[7] = np.inf
         scales.raw_data = values.tobytes()
-        onnx.save(model, str(path))
 
-    monkeypatch.setattr(convert, "run_module", build_infinite)
+    monkeypatch.setattr(convert, "run_module", building_wrongly(spoil_scale))
     with pytest.raises(BrokenModel, match=r"layers\.2\.mlp\.down_proj.*scale.*NaN or infinity"):
         ModelStore(tmp_path / "home").add(str(checkpoints("llama")), precision="int4")
 
@@ -285,7 +209,9 @@ def test_verify_says_what_it_compared_with_what(tmp_path: Path, capsys: pytest.C
     assert "equal to the bit" in split
     assert halves.startswith("fp16 on the wire at all these places against fp32: 16 rows")
     assert bytes_.startswith("int8 on the wire")
-    assert source.startswith("against the same graph in one piece, run by ONNX Runtime: 32 rows of logits off by up to")
+    assert source.startswith(
+        "against the same graph in one piece, run by ONNX Runtime: 32 rows of logits (exact) off by up to"
+    )
     assert left_out == "not compared: the graph with the checkpoint that it was exported from"
     assert cli.run([*home, "model", "show", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["check"]["rows"] == 32
