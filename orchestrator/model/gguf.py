@@ -16,6 +16,7 @@ from typing import Any
 
 from orchestrator.model.checkpoint_weights import refuse_by_report
 from orchestrator.model.errors import BrokenModel, UnsupportedModel
+from orchestrator.model.gguf_config import overlooked
 from orchestrator.model.gguf_header import all_parts, read_header
 from orchestrator.model.gguf_rope import ROPE_TENSORS, rope_scaling
 
@@ -34,7 +35,7 @@ def convert(source: Path, target: Path) -> None:
     from safetensors.torch import save_file
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    parts = all_parts(source)
+    parts, header = all_parts(source), read_header(source)
     read_one = gguf.GGUFReader
 
     @functools.cache  # transformers parses the header, seconds of Python for a large vocabulary, for each question
@@ -51,23 +52,24 @@ def convert(source: Path, target: Path) -> None:
         AutoTokenizer.from_pretrained(folder, gguf_file=name).save_pretrained(str(target))
         auto: Any = AutoModelForCausalLM
         model, told = auto.from_pretrained(
-            folder, gguf_file=name, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True
+            folder,
+            gguf_file=name,
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            **overlooked(header.entries),
         )
         refuse_by_report(told)
         tensors = {tensor.name: tensor for tensor in read_all(str(source)).tensors}
         _refuse_left_over(model, [tensor.name for tensor in read_all(str(source)).tensors])
     finally:
         setattr(gguf, "GGUFReader", read_one)  # noqa: B010
-    header = read_header(source)
     config = model.config.to_dict()
     config.pop("quantization_config", None)
     config.pop("_name_or_path", None)
     config["architectures"] = [type(model).__name__]
     divisors = {n: [float(x) for x in tensors[n].data.reshape(-1)] for n in ROPE_TENSORS if n in tensors}
     _scale_rope(config, header.entries, divisors)
-    window = header.entries.get("phi3.attention.sliding_window")  # which transformers knows of other models only
-    if window is not None:
-        config["sliding_window"] = int(window) or None
     (target / "config.json").write_text(json.dumps(config, indent=1), "utf-8")
     ends = {"eos_token_id": list(header.end_ids)}  # of which transformers takes one only
     (target / "generation_config.json").write_text(json.dumps(ends), "utf-8")

@@ -221,7 +221,8 @@ class ModelStore:
             report = compare_again(source, model, scratch, progress)
             written = scratch / CHECK_FILE
             written.write_text(report.to_json(), "utf-8")
-            written.replace(model.folder / CHECK_FILE)
+            with exclusive(self.home / "lock"):
+                written.replace(self._folder(manifest.name) / CHECK_FILE)
         return report
 
     def compared(self, name: str | None = None) -> ParityReport | None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from orchestrator.model.errors import BrokenModel, ModelError, UnsupportedModel
+from orchestrator.model.gguf_config import overlooked
 from orchestrator.model.gguf_header import read_header
 from orchestrator.model.gguf_rope import rope_scaling
 from orchestrator.model.source import resolve_source
@@ -133,13 +134,14 @@ def test_tensors_that_do_not_fit_are_named(
     assert "\n" not in str(caught.value)
 
 
-def tell_scaling(kind: str, **more: float) -> Callable[[Any], None]:
+def tell_scaling(kind: str, architecture: str = "llama", **more: float) -> Callable[[Any], None]:
     def tell(writer: Any) -> None:
-        writer.add_string("llama.rope.scaling.type", kind)
-        writer.add_float32("llama.rope.scaling.factor", 4.0)
-        writer.add_uint32("llama.rope.scaling.original_context_length", TRAINED_TOKENS)
+        prefix = f"{architecture}.rope.scaling"
+        writer.add_string(f"{prefix}.type", kind)
+        writer.add_float32(f"{prefix}.factor", 4.0)
+        writer.add_uint32(f"{prefix}.original_context_length", TRAINED_TOKENS)
         for key, value in more.items():
-            writer.add_float32(f"llama.rope.scaling.{key}", value)
+            writer.add_float32(f"{prefix}.{key}", value)
 
     return tell
 
@@ -159,6 +161,7 @@ def add_divisors(tensors: dict[str, np.ndarray]) -> None:
         ("llama-linear", {"tell": tell_scaling("linear")}),
         ("llama-yarn", {"tell": tell_scaling("yarn", yarn_beta_fast=32.0, yarn_beta_slow=1.0)}),
         ("llama-llama3", {"change": add_divisors}),
+        ("gemma3-six", {"tell": tell_scaling("linear", "gemma3"), "architecture": "gemma3"}),
     ],
 )
 def test_scaled_rotary_embeddings_are_carried_over(
@@ -167,6 +170,33 @@ def test_scaled_rotary_embeddings_are_carried_over(
     write_gguf(checkpoints(family), tmp_path / "tiny.gguf", **options)
     found = logits(tmp_path / "tiny.gguf", tmp_path / "home")
     assert np.abs(found - logits(checkpoints(family), tmp_path / "other")).max() < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("family", "architecture"),
+    [("llama-untied", "llama"), ("qwen2", "qwen2"), ("qwen3", "qwen3"), ("phi3", "phi3"), ("gemma2", "gemma2")],
+)
+def test_every_architecture_is_the_model_it_was_made_from(
+    tmp_path: Path, here: None, checkpoints: Callable[[str], Path], family: str, architecture: str
+) -> None:
+    """Heads of a width of their own, attention windows and scales, soft caps: transformers has defaults for some."""
+    write_gguf(checkpoints(family), tmp_path / "tiny.gguf", architecture=architecture)
+    found = logits(tmp_path / "tiny.gguf", tmp_path / "home")
+    assert np.abs(found - logits(checkpoints(family), tmp_path / "other")).max() < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("architecture", "blocks", "scalar"), [("gemma3", 62, 168), ("gemma3", 48, 128), ("gemma2", 46, 168)]
+)
+def test_the_largest_gemmas_scale_attention_otherwise(architecture: str, blocks: int, scalar: int) -> None:
+    entries = {
+        "general.architecture": architecture,
+        f"{architecture}.block_count": blocks,
+        f"{architecture}.embedding_length": 5376,
+        f"{architecture}.attention.head_count": 32,
+        f"{architecture}.attention.key_length": 128,
+    }
+    assert overlooked(entries)["query_pre_attn_scalar"] == scalar
 
 
 def told(**scaling: Any) -> dict[str, Any]:

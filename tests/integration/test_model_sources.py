@@ -181,3 +181,12 @@ def test_an_embedding_in_a_graph_of_its_own(tmp_path: Path) -> None:
     assert np.array_equal(found, expected)
     (folder / "onnx" / "embed_tokens_q4.onnx").unlink()
     assert "takes 'inputs_embeds', which embed_tokens_q4.onnx would make" in failure(folder, tmp_path / "other")
+
+
+def test_a_graph_that_nodes_could_not_run_is_not_added(tmp_path: Path) -> None:
+    maker = DecoderMaker()
+    model = maker.head(maker.block("embedded"))
+    next(node for node in model.graph.node if node.name == "attend0").op_type = "MultiHeadAttention"
+    message = failure(save(model, tmp_path / "old"), tmp_path / "home")
+    assert "'attend0' (MultiHeadAttention)" in message
+    assert "GroupQueryAttention only" in message

@@ -11,18 +11,6 @@ import numpy as np
 
 from tests.support.tiny_models import VOCABULARY
 
-NAMES = {
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-    "input_layernorm": "attn_norm",
-    "post_attention_layernorm": "ffn_norm",
-}
-
 
 def interleave(weight: np.ndarray, heads: int) -> np.ndarray:
     """The order of rotary halves that llama.cpp keeps query and key in."""
@@ -37,8 +25,9 @@ def write_gguf(
     tell: Callable[[Any], None] = lambda writer: None,
     change: Callable[[dict[str, np.ndarray]], None] = lambda tensors: None,
     tensors_per_part: int = 0,
+    architecture: str = "llama",
 ) -> None:
-    """A float32 GGUF of a tied Llama checkpoint with its byte-level BPE tokenizer.
+    """A float32 GGUF of a checkpoint with its byte-level BPE tokenizer, as llama.cpp's converter writes them.
 
     Args:
         tell: writes more entries.
@@ -51,15 +40,21 @@ def write_gguf(
     config: dict[str, Any] = json.loads((checkpoint / "config.json").read_text())
     tokenizer = json.loads((checkpoint / "tokenizer.json").read_text())
     heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
-    writer = gguf.GGUFWriter(str(path), "llama", split_max_tensors=tensors_per_part)
+    writer = gguf.GGUFWriter(str(path), architecture, split_max_tensors=tensors_per_part)
     writer.add_context_length(config["max_position_embeddings"])
     writer.add_embedding_length(config["hidden_size"])
     writer.add_block_count(config["num_hidden_layers"])
     writer.add_feed_forward_length(config["intermediate_size"])
     writer.add_head_count(heads)
     writer.add_head_count_kv(kv_heads)
-    writer.add_rope_dimension_count(config["hidden_size"] // heads)
-    writer.add_rope_freq_base(config["rope_parameters"]["rope_theta"])
+    head_dim = config.get("head_dim") or config["hidden_size"] // heads
+    writer.add_rope_dimension_count(head_dim)
+    writer.add_key_length(head_dim)
+    writer.add_value_length(head_dim)
+    rope = config["rope_parameters"]
+    writer.add_rope_freq_base(rope.get("full_attention", rope)["rope_theta"])
+    if config.get("sliding_window"):
+        writer.add_sliding_window(config["sliding_window"])
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     writer.add_vocab_size(VOCABULARY)
     vocabulary = sorted(tokenizer["model"]["vocab"], key=tokenizer["model"]["vocab"].__getitem__)
@@ -73,14 +68,15 @@ def write_gguf(
     writer.add_chat_template(json.loads((checkpoint / "tokenizer_config.json").read_text())["chat_template"])
     tell(writer)
     tensors: dict[str, np.ndarray] = {}
+    kind = next(key for key, value in gguf.MODEL_ARCH_NAMES.items() if value == architecture)
+    names = gguf.get_tensor_name_map(kind, config["num_hidden_layers"])
     for name, weight in load_file(checkpoint / "model.safetensors").items():
-        parts = name.removesuffix(".weight").split(".")
-        if parts[1] == "layers":
-            if parts[-1] in ("q_proj", "k_proj"):
-                weight = interleave(weight, heads if parts[-1] == "q_proj" else kv_heads)
-            tensors[f"blk.{parts[2]}.{NAMES['.'.join(parts[3:])]}.weight"] = np.ascontiguousarray(weight)
-        else:
-            tensors[{"norm": "output_norm.weight"}.get(parts[1], "token_embd.weight")] = weight
+        stem, _, ending = name.rpartition(".")
+        if architecture == "llama" and stem.endswith(("q_proj", "k_proj")):
+            weight = np.ascontiguousarray(interleave(weight, heads if stem.endswith("q_proj") else kv_heads))
+        if architecture.startswith("gemma") and "norm" in stem:
+            weight = weight + 1
+        tensors[f"{names.get_name(stem)}.{ending}"] = weight
     change(tensors)
     for name, weight in tensors.items():
         writer.add_tensor(name, weight)

@@ -102,6 +102,20 @@ MORE_FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
         "Mistral",
         {"sliding_window": WIDE_WINDOW, "max_position_embeddings": 4 * CONTEXT, "tie_word_embeddings": False},
     ),
+    "gemma3-six": (
+        "Gemma3",
+        _TIED
+        | {
+            "num_hidden_layers": 6,
+            "head_dim": 16,
+            "sliding_window": 8,
+            "query_pre_attn_scalar": 16,
+            "rope_parameters": {
+                "full_attention": {"rope_type": "linear", "factor": 4.0, "rope_theta": 1e6},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+            },
+        },
+    ),
     "olmo": ("Olmo", {"tie_word_embeddings": False}),
     "smollm3": ("SmolLM3", _TIED | {"no_rope_layers": [1, 1, 0, 1]}),
     "granite": (

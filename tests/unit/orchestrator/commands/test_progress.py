@@ -9,11 +9,16 @@ from pathlib import Path
 import pytest
 
 from orchestrator.commands import progress as progress_module
-from orchestrator.commands.progress import ProgressLines
+from orchestrator.commands.progress import LABELS, ProgressLines
 from orchestrator.model import growth
 from orchestrator.model.growth import watch_growth
+from orchestrator.model.progress import STEPS
 
 TIMEOUT_S = 20.0
+
+
+def test_every_step_has_a_label() -> None:
+    assert set(LABELS) == set(STEPS)
 
 
 class Screen(io.StringIO):
