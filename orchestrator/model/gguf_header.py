@@ -22,11 +22,12 @@ _STRING, _ARRAY = 8, 9
 _LIMIT = 1 << 24  # entries, tensors, array items: more is damage, not a model
 _LONGEST_KEPT = 1000
 _END_KEYS = {f"tokenizer.ggml.{end}_token_id" for end in ("eos", "eot", "eom")}
-_BLOCKS = {
-    0: (1, 4), 1: (1, 2), 2: (32, 18), 3: (32, 20), 6: (32, 22), 7: (32, 24), 8: (32, 34), 9: (32, 36), 10: (256, 84),
+BLOCKS = {
+    0: (1, 4), 1: (1, 2), 2: (32, 18), 3: (32, 20), 6: (32, 22), 7: (32, 24), 8: (32, 34), 9: (32, 40), 10: (256, 84),
     11: (256, 110), 12: (256, 144), 13: (256, 176), 14: (256, 210), 15: (256, 292), 16: (256, 66), 17: (256, 74),
     18: (256, 98), 19: (256, 50), 20: (32, 18), 21: (256, 110), 22: (256, 82), 23: (256, 136), 24: (1, 1), 25: (1, 2),
     26: (1, 4), 27: (1, 8), 28: (1, 8), 29: (256, 56), 30: (1, 2), 34: (256, 54), 35: (256, 66), 39: (32, 17),
+    40: (64, 36), 41: (128, 18),
 }  # fmt: skip
 """Values and bytes of a block, by type of tensor."""
 _PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf$", re.IGNORECASE)
@@ -62,7 +63,7 @@ def read_header(path: Path) -> GgufHeader:
 
     Raises:
         BrokenModel: it is no GGUF file, damaged, or shorter than its tensors.
-        UnsupportedModel: it is for big-endian machines.
+        UnsupportedModel: it is for big-endian machines, or has tensors of an unknown type.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -72,7 +73,7 @@ def read_header(path: Path) -> GgufHeader:
             if data[4:6] == b"\0\0" and len(data) >= 8:
                 raise UnsupportedModel(f"{path} is a big-endian GGUF file; get the little-endian one")
             try:
-                header = _Reader(data).header()
+                header = _Reader(data, str(path)).header()
             except (struct.error, IndexError, KeyError, ValueError, RecursionError) as error:
                 raise BrokenModel(f"{path} has a damaged or incomplete GGUF header; download it again") from error
     if header.end > size:
@@ -120,8 +121,9 @@ def whole_name(path: Path) -> str:
 
 
 class _Reader:
-    def __init__(self, data: mmap.mmap) -> None:
+    def __init__(self, data: mmap.mmap, name: str) -> None:
         self.data = data
+        self.name = name
         self.at = 4
 
     def number(self, form: str) -> int:
@@ -184,7 +186,10 @@ class _Reader:
         for _ in range(tensors):
             names.append(self.string())
             shape = [self.number("Q") for _ in range(self.number("I"))]
-            per_block, block_bytes = _BLOCKS[self.number("I")]
+            kind = self.number("I")
+            if kind not in BLOCKS:
+                raise UnsupportedModel(f"{self.name} has tensors of a type that is not known ({kind}); get another one")
+            per_block, block_bytes = BLOCKS[kind]
             last = max(last, self.number("Q") + -(-math.prod(shape) // per_block) * block_bytes)
         alignment = int(found.get("general.alignment", 32))
         return GgufHeader(version, found, tuple(names), -(-self.at // alignment) * alignment + last)

@@ -11,7 +11,7 @@ import pytest
 
 from orchestrator.model.errors import BrokenModel, ModelError, UnsupportedModel
 from orchestrator.model.gguf_config import overlooked
-from orchestrator.model.gguf_header import read_header
+from orchestrator.model.gguf_header import BLOCKS, read_header
 from orchestrator.model.gguf_rope import rope_scaling
 from orchestrator.model.source import resolve_source
 from orchestrator.model.store import ModelStore
@@ -109,6 +109,16 @@ def test_damaged_and_foreign_files_are_named(tmp_path: Path, checkpoints: Callab
     failure(path, "not a GGUF file")
     path.write_bytes(whole[:4] + b"\0\0\0\x03" + whole[8:])
     failure(path, "big-endian")
+    name = b"output_norm.weight"
+    at = whole.index(name) + len(name) + 4 + 8  # number of dimensions, and the one that it has
+    path.write_bytes(whole[:at] + b"\xff\0\0\0" + whole[at + 4 :])
+    failure(path, r"tensors of a type that is not known \(255\)")
+
+
+def test_sizes_of_tensors_are_those_of_the_format() -> None:
+    import gguf
+
+    assert {int(kind): sizes for kind, sizes in gguf.GGML_QUANT_SIZES.items()} == BLOCKS
 
 
 @pytest.mark.parametrize(
