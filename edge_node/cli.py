@@ -112,6 +112,14 @@ def _check_speed(context: click.Context, parameter: click.Parameter, value: str)
     metavar="SECONDS",
     help="When stopped, wait so long for others to take the layers over; 0 ends at once, as a second Ctrl-C does.",
 )
+@click.option(
+    "--check-every",
+    type=click.FloatRange(0, 86400),
+    default=300.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="While idle, compute a known answer again so often; 0: only when layers are loaded, and after sleep.",
+)
 @click.option("--insecure", is_flag=True, help="Allow a broker beyond this machine without TLS.")
 @click.option("-v", "--verbose", count=True, help="Log more; twice for debugging.")
 @click.version_option(PACKAGE_VERSION, prog_name="linguabus-node")
@@ -125,6 +133,7 @@ def node(
     emulate_speed: float | Path,
     watchdog_s: float,
     drain_timeout: float,
+    check_every: float,
     insecure: bool,
     verbose: int,
 ) -> None:
@@ -150,6 +159,7 @@ def node(
         emulated_speed_file=emulate_speed if isinstance(emulate_speed, Path) else None,
         watchdog_min_s=watchdog_s,
         drain_timeout_s=drain_timeout,
+        check_interval_s=check_every,
     )
     try:
         config.blob_directory.mkdir(parents=True, exist_ok=True)

@@ -25,6 +25,8 @@ class NodeConfig:
     watchdog_min_s: float = 1.0
     heartbeat_interval_s: float = 1.0
     connect_timeout_s: float = 10.0
+    check_interval_s: float = 300.0
+    """Between two looks whether an idle node still computes what it should; 0: only when it loads or wakes up."""
     drain_timeout_s: float = 20.0
     """How long a node that was asked to stop waits for others to take its layers over; 0: not at all."""
 

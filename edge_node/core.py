@@ -30,6 +30,7 @@ from schemas.messages import (
     GoOn,
     HoldRequests,
     KeepBlobs,
+    LoadFailureCode,
     OpenRequest,
     Plan,
     PrepareProgress,
@@ -125,10 +126,17 @@ class NodeCore:
             self._by_input[stage.topics.input] = stage
         return [Subscribe(stage.patterns), load]
 
-    def _prepare_failed(self, spec: PrepareSegment | StageSpec, reason: str) -> Effect:
+    def _prepare_failed(
+        self, spec: PrepareSegment | StageSpec, reason: str, code: LoadFailureCode = "refused"
+    ) -> Effect:
         return Reply(
             SegmentFailed(
-                node=self.node, incarnation=self.incarnation, pipeline=spec.pipeline, epoch=spec.epoch, reason=reason
+                node=self.node,
+                incarnation=self.incarnation,
+                pipeline=spec.pipeline,
+                epoch=spec.epoch,
+                code=code,
+                reason=reason,
             )
         )
 
@@ -245,12 +253,12 @@ class NodeCore:
         )
         return self._report_ready(stage)
 
-    def load_failed(self, key: StageKey, reason: str) -> list[Effect]:
-        """Report that a segment can't be opened, and release its stage."""
+    def segment_failed(self, key: StageKey, reason: str, code: LoadFailureCode) -> list[Effect]:
+        """Report that a segment can't be opened, or has come to compute what is wrong, and release its stage."""
         stage = self._stages.get(key)
         if stage is None:
             return []
-        return [*self._release(key), self._prepare_failed(stage.spec, reason)]
+        return [*self._release(key), self._prepare_failed(stage.spec, reason, code)]
 
     def subscribed(self, patterns: Iterable[str]) -> list[Effect]:
         """Note subscriptions that the broker acknowledged, and report stages that are ready by them."""
@@ -271,6 +279,11 @@ class NodeCore:
     def has_stages(self) -> bool:
         """Does the node hold a stage, or get one ready?"""
         return bool(self._stages)
+
+    @property
+    def has_requests(self) -> bool:
+        """Is a request open on one of its stages?"""
+        return any(stage.requests for stage in self._stages.values())
 
     # --- frames and work --------------------------------------------------------------------------------------
 

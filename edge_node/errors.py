@@ -2,6 +2,7 @@
 
 from schemas.errors import LinguabusError
 from schemas.limits import MAX_LINE
+from schemas.messages import LoadFailureCode
 
 
 class NodeError(LinguabusError):
@@ -24,6 +25,10 @@ class SegmentUnusable(NodeError):
     """ONNX Runtime can't open the segment, or it is not what the plan says."""
 
 
+class WrongAnswers(NodeError):
+    """A segment does not compute what it should."""
+
+
 class NotFinite(NodeError):
     """A hidden state or logit is NaN or infinite."""
 
@@ -40,6 +45,20 @@ class BrokerTooTight(NodeError):
             f"this broker passes on messages of {limit_bytes:,} bytes at most, a node needs {size_bytes:,} to register:"
             " raise its limit (Mosquitto: max_packet_size, message_size_limit)"
         )
+
+
+def failure_code(error: Exception) -> LoadFailureCode:
+    """What kept a segment from being loaded, for programs."""
+    match error:
+        case WrongAnswers():
+            return "wrong_answers"
+        case SegmentUnusable():
+            return "unusable"
+        case BlobUnavailable():
+            return "no_files"
+        case StorageFull() | MemoryError():
+            return "no_room"
+    return "internal"
 
 
 def reason_of(error: Exception) -> str:

@@ -31,7 +31,8 @@ from edge_node.effects import (
     Unsubscribe,
     WriteKvRows,
 )
-from edge_node.errors import NodeError, NodeRefused
+from edge_node.errors import NodeError, NodeRefused, NotFinite
+from edge_node.runtime.check_schedule import CheckSchedule
 from edge_node.runtime.segment_runner import SegmentRunner
 from edge_node.storage.blob_store import BlobStore
 from edge_node.storage.standby_fetcher import StandbyFetcher
@@ -84,6 +85,7 @@ class NodeService:
             emulated_speed=config.emulated_speed,
             on_load_event=self._call,
         )
+        self._checks = CheckSchedule(config.check_interval_s)
         self._standby = StandbyFetcher(self._store)
         self._core = NodeCore(
             node=config.name,
@@ -223,6 +225,8 @@ class NodeService:
             self._do(self._core.tick(now_s))
             self._do(self._core.next_transfer(now_s))
             self._standby.allow(not self._runner.is_loading and not self._core.is_prefilling)
+            if self._checks.is_due(now_s, idle=not self._core.has_requests):
+                self._check_answers()
             if self.leaving:
                 self._leave(now_s, polled_s)
             if now_s >= next_heartbeat_s:
@@ -244,6 +248,8 @@ class NodeService:
             now_s += compute_s
             self._send(fast_path.topic, fast_path.frame(result, now_s))
         except NodeError as error:
+            if isinstance(error, NotFinite):
+                self._check_answers()
             self._do(fast_path.failed(error))
         else:
             fast_path.settle(compute_s, now_s)
@@ -259,7 +265,15 @@ class NodeService:
         if work:
             self._link.computed()
             result = self._runner.run(work)
+            if any(row.failure is not None and row.failure_code == "not_finite" for row in result.rows):
+                self._check_answers()  # if it is this node's fault, the answers go on elsewhere
             self._do(self._core.computed(work, result, time.monotonic()))
+
+    def _check_answers(self) -> None:
+        """Does every segment still compute what it should? One that does not is no longer used."""
+        for failed in self._runner.wrong_answers():
+            self._do(load_effects(failed, self._core))
+        self._checks.checked(time.monotonic())
 
     def _next_due_s(self, next_heartbeat_s: float) -> float:
         if self._core.has_work or self._core.has_transfer:
@@ -310,8 +324,7 @@ class NodeService:
 
     def _command(self, command: Any) -> None:
         if isinstance(command, ProbeNode):
-            busy = any(stage.open_requests for stage in self._core.metrics())
-            self._profiler.start(command, busy=busy, max_message_bytes=self._limit.max_message_bytes)
+            self._profiler.start(command, busy=self._core.has_requests, max_message_bytes=self._limit.max_message_bytes)
         else:
             self._do(self._core.message(command))
 
@@ -365,6 +378,7 @@ class NodeService:
                     self.stop()
 
     def _heartbeat(self) -> None:
+        self._checks.heartbeat(time.time(), time.monotonic())
         if self._config.emulated_speed_file:
             self._speed = read_speed(self._config.emulated_speed_file, self._speed)
             self._runner.emulate(self._speed)

@@ -21,6 +21,8 @@ class SegmentSpec:
     graph: BlobRef
     blobs: tuple[BlobRef, ...]
     """The weights that the graph refers to."""
+    answer: BlobRef | None = None
+    """What it has to compute before it is used; see `schemas.known_answer`."""
     kv_layers: tuple[KvLayer, ...]
     """Its KV caches, in order."""
     width_in: int
@@ -40,7 +42,7 @@ class SegmentSpec:
     @property
     def files(self) -> tuple[BlobRef, ...]:
         """All files that have to be on disk to open the segment."""
-        return (self.graph, *self.blobs)
+        return (self.graph, *self.blobs, *((self.answer,) if self.answer else ()))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +91,7 @@ class StageSpec:
             segment=SegmentSpec(
                 graph=command.graph,
                 blobs=command.blobs,
+                answer=command.answer,
                 kv_layers=command.kv_layers,
                 width_in=command.width_in,
                 width_out=command.width_out,

@@ -64,6 +64,9 @@ class PrepareSegment:
     model: Name = about("The model's name.")
     graph: BlobRef = about("The segment's ONNX graph; its weights are the blobs below.")
     blobs: Annotated[tuple[BlobRef, ...], Items(limits.MAX_BLOBS)] = about("Weight blobs the graph refers to.")
+    answer: BlobRef | None = about(
+        "What the segment has to answer to a fixed input before it is used; null: it is not asked.", default=None
+    )
     blob_urls: Annotated[tuple[Url, ...], Items(16, 1)] = about("Where blobs are served: URL plus '/' plus SHA-256.")
     kv_layers: Annotated[tuple[KvLayer, ...], Items(1024)] = about("KV caches this segment owns, in order.")
     width_in: Index = about("Values per position of the tensor that comes in; 0 for the first stage.")

@@ -138,6 +138,7 @@ from schemas.plan_views import (
 from schemas.registry import MAX_MESSAGE_BYTES, MESSAGES, SCHEMA_VERSION, decode, encode, name_of
 from schemas.replies import (
     KvCopied,
+    LoadFailureCode,
     NodeProfile,
     PrepareProgress,
     RequestClosed,
@@ -195,6 +196,7 @@ __all__ = [
     "KvCopied",
     "KvLayer",
     "KvTarget",
+    "LoadFailureCode",
     "MoveMode",
     "MoveRecord",
     "MoveUnderWay",

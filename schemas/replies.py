@@ -24,6 +24,10 @@ from schemas.parts import (
 )
 from schemas.registry import message
 
+LoadFailureCode = Literal["wrong_answers", "unusable", "no_files", "no_room", "refused", "internal"]
+"""Why a stage can't be loaded: it computes what is wrong, ONNX Runtime can't run it, its files or the room for them are
+not to be had, the command asks for what the node can't do, or something else."""
+
 
 @message("reply.profile")
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,12 +80,13 @@ class SegmentReady:
 @message("reply.failed")
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SegmentFailed:
-    """The stage can't be loaded."""
+    """The stage can't be loaded, or one that was loaded computes what is wrong and answers nothing more."""
 
     node: Name = about("The node.")
     incarnation: Count = about("Which start of the node this is.")
     pipeline: Name = about("The pipeline.")
     epoch: Epoch = about("The epoch.")
+    code: LoadFailureCode = about("Why, for programs.", default="internal")
     reason: Line = about("One line that says why.")
 
 

@@ -8,7 +8,8 @@ the shapes of steps are bound, binds nothing.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -271,14 +272,21 @@ class Segment:
 
         The rows go to a cache of their own: the real one may be in use already, by the stage this one is the heir of.
         """
-        kv, spec = self.kv, self.spec
-        self.kv = KvCache(spec.kv_layers, slots=1, context_tokens=spec.context_tokens, dtypes=self._dtypes)
-        count = min(spec.chunk_tokens, spec.context_tokens)
-        for length in (count, 1):
-            self.run(0, (0,), length)
-        self.kv = kv
-        self._bindings.clear()
-        self.ready = None
+        spec = self.spec
+        with self.aside(spec.context_tokens):
+            for length in (min(spec.chunk_tokens, spec.context_tokens), 1):
+                self.run(0, (0,), length)
+
+    @contextmanager
+    def aside(self, context_tokens: int) -> Iterator[None]:
+        """Meanwhile runs go to a KV cache of their own, of one slot: rows of requests are neither read nor written."""
+        kept = self.kv, self._bindings
+        self.kv = KvCache(self.spec.kv_layers, slots=1, context_tokens=context_tokens, dtypes=self._dtypes)
+        self._bindings, self.ready = {}, None
+        try:
+            yield
+        finally:
+            (self.kv, self._bindings), self.ready = kept, None
 
 
 def cannot_run(error: Exception) -> SegmentUnusable:

@@ -10,15 +10,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from edge_node.effects import CopyPrefix, SendKvRows, WriteKvRows
-from edge_node.errors import LoadCancelled, NodeError, reason_of
+from edge_node.errors import LoadCancelled, NodeError, failure_code, reason_of
 from edge_node.runtime import process_heap
 from edge_node.runtime.execute import execute
 from edge_node.runtime.fast_decode_runner import FastDecodeRunner
+from edge_node.runtime.known_answers import SelfCheck
 from edge_node.runtime.segment import Segment
 from edge_node.stage.decode_fast_path import DecodeFastPath
 from edge_node.stage_spec import StageKey, StageSpec
 from edge_node.storage.blob_store import BlobStore
 from edge_node.work import Computed, Work
+from schemas.messages import LoadFailureCode
 
 _log = logging.getLogger(__name__)
 _PROGRESS_INTERVAL_S = 0.5
@@ -41,6 +43,7 @@ class LoadFailed:
 
     key: StageKey
     reason: str
+    code: LoadFailureCode
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +74,7 @@ class SegmentRunner:
         self._emulated_speed = emulated_speed
         self._on_load_event = on_load_event
         self._segments: dict[StageKey, Segment] = {}
+        self._self_checks: dict[Segment, SelfCheck] = {}
         self.fast_runners: dict[DecodeFastPath, FastDecodeRunner] = {}
         """The runners of fast paths that had a step; ``fast_runner`` makes one that is missing."""
         self._wanted: set[StageKey] = set()
@@ -115,11 +119,10 @@ class SegmentRunner:
                 segment, downloaded_bytes = self._open(spec, old)
         except LoadCancelled:
             _log.info("loading the segment of epoch %s was cancelled", spec.epoch)
-        except NodeError as error:
-            self._post(LoadFailed(spec.key, reason_of(error)))
         except Exception as error:  # out of memory, full disk, ...: the orchestrator must hear of it
-            _log.exception("segment of epoch %s can't be loaded", spec.epoch)
-            self._post(LoadFailed(spec.key, reason_of(error)))
+            if not isinstance(error, NodeError):
+                _log.exception("segment of epoch %s can't be loaded", spec.epoch)
+            self._post(LoadFailed(spec.key, reason_of(error), failure_code(error)))
         else:
             self._segments[spec.key] = segment
             self._post(Loaded(spec.key, downloaded_bytes, time.monotonic() - started_s, segment.kv.value_bytes))
@@ -145,7 +148,23 @@ class SegmentRunner:
             heir_of=old,
         )
         segment.warm_up()
+        if spec.segment.answer:
+            self._self_checks[segment] = SelfCheck(segment, self._store.path(spec.segment.answer.sha256))
         return segment, downloaded_bytes
+
+    def wrong_answers(self) -> list[LoadFailed]:
+        """Have every segment answer its known input again: those that are wrong now."""
+        failed = {}
+        for segment, check in list(self._self_checks.items()):  # another thread may add one
+            try:
+                check.repeat()
+            except NodeError as error:
+                failed[segment] = error
+        return [
+            LoadFailed(key, reason_of(failed[segment]), failure_code(failed[segment]))
+            for key, segment in list(self._segments.items())
+            if segment in failed
+        ]
 
     def unload(self, key: StageKey) -> None:
         """Forget a segment and give its memory back; if it is being downloaded, stop that."""
@@ -154,6 +173,7 @@ class SegmentRunner:
         self._forget_fast_runners(key)  # they keep the segment in memory
         segment = self._segments.pop(key, None)
         if segment is not None and segment not in self._segments.values():  # the next epoch may have it, too
+            self._self_checks.pop(segment, None)
             del segment
             process_heap.give_back()
 

@@ -44,6 +44,7 @@ class FastPathStage(Protocol):
     spec: StageSpec
     topics: StageTopics
     stats: StageStats
+    released: bool
 
     @property
     def move(self) -> Copying: ...
@@ -143,7 +144,9 @@ class DecodeFastPath:
         self._answer.at(self.position + 1)
 
     def failed(self, error: NodeError) -> list[Effect]:
-        """Report that the step can't be computed."""
+        """Report that the step can't be computed; a stage that is gone reports nothing."""
+        if self._stage.released:
+            return []
         code: FailureCode = "not_finite" if isinstance(error, NotFinite) else "internal"
         return [self._stage.failed(self._state.open.request, code, str(error))]
 

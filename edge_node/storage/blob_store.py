@@ -80,9 +80,9 @@ class BlobStore:
     ) -> int:
         """Bring all ``blobs`` to disk and return the number of bytes that had to be fetched.
 
-        A blob on disk is trusted by name and length: it was checked when it was written, and renamed only then.
-        Room is made by deleting what nobody needs, then standby blobs, then others. In the background nothing but the
-        first, and what fails is not tried again.
+        A blob on disk is read again, and fetched again if it is not what it was: disks and memory do flip bits. Room is
+        made by deleting what nobody needs, then standby blobs, then others. In the background nothing but the first,
+        what fails is not tried again, and a blob counts as here by name and length.
 
         Raises:
             BlobUnavailable: no URL gave the right bytes.
@@ -98,9 +98,14 @@ class BlobStore:
     ) -> int:
         wanted = {blob.sha256: blob for blob in blobs}
         total = sum(blob.size_bytes for blob in wanted.values())
-        missing = [blob for blob in wanted.values() if not self._is_here(blob)]
+        missing, done = [], 0
+        for blob in wanted.values():
+            report = functools.partial(_report, on_progress, done, total)
+            if self._is_here(blob) and (background or self._is_intact(blob, report)):
+                done += blob.size_bytes
+            else:
+                missing.append(blob)
         self._make_room(missing, wanted.keys(), only_spare=background)
-        done = total - sum(blob.size_bytes for blob in missing)
         on_progress(done, total)
         fetched = 0
         for blob in missing:
@@ -112,6 +117,15 @@ class BlobStore:
     def _is_here(self, blob: BlobRef) -> bool:
         path = self.path(blob.sha256)
         return path.is_file() and _size_bytes(path) == blob.size_bytes
+
+    def _is_intact(self, blob: BlobRef, on_progress: Callable[[int], None]) -> bool:
+        """Has it the bytes that it had when it was written? If not it is deleted."""
+        path = self.path(blob.sha256)
+        if _sha256_of(path, on_progress) == blob.sha256:
+            return True
+        _log.warning("blob %s is damaged on this device's disk: it is fetched again", blob.sha256[:12])
+        path.unlink()
+        return False
 
     def _part(self, blob: BlobRef) -> Path:
         return self.directory / f"{blob.sha256}.part"
@@ -200,6 +214,12 @@ def _size_bytes(path: Path) -> int:
         return 0
 
 
-def _sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _sha256_of(path: Path, on_progress: Callable[[int], None] = lambda _: None) -> str:
+    """``on_progress`` is told how many bytes have been read."""
+    digest, piece, done = hashlib.sha256(), memoryview(bytearray(_CHUNK_BYTES)), 0
+    with path.open("rb", buffering=0) as file:
+        while size := file.readinto(piece):
+            digest.update(piece[:size])
+            done += size
+            on_progress(done)
+    return digest.hexdigest()

@@ -29,5 +29,5 @@ def load_effects(event: LoadEvent, core: NodeCore) -> Sequence[Effect]:
             )
         case LoadFailed():
             _log.warning("segment of epoch %s failed: %s", event.key[1], event.reason)
-            return core.load_failed(event.key, event.reason)
+            return core.segment_failed(event.key, event.reason, event.code)
     return core.loading(event.key, event.done_bytes, event.total_bytes)

@@ -111,7 +111,7 @@ class DeployedPlan:
         if not self.segments:
             return self.solution.predicted.of_node(node).stored_bytes
         mine = [segment for segment, owner in zip(self.segments, self.nodes, strict=True) if owner == node]
-        return sum({blob.sha256: blob.size_bytes for part in mine for blob in (part.graph, *part.blobs)}.values())
+        return sum({blob.sha256: blob.size_bytes for part in mine for blob in part.files}.values())
 
     def message(self) -> Plan:
         """The plan for the bus; publishing it commits the epoch."""

@@ -14,6 +14,7 @@ from orchestrator.text.figures import megabytes
 from schemas.messages import (
     Basis,
     FetchProgress,
+    LoadFailureCode,
     NodeBirth,
     PrepareProgress,
     PrepareSegment,
@@ -33,7 +34,10 @@ class RolloutState(enum.Enum):
 
 
 class Rollout:
-    """The roll-out of one plan: waits for every stage of its ring. ``failed_node`` and ``reason`` say why it failed."""
+    """The roll-out of one plan: waits for every stage of its ring.
+
+    ``failed_node``, ``reason`` and ``code`` say why it failed.
+    """
 
     def __init__(self, plan: DeployedPlan, *, silence_s: float) -> None:
         self.plan = plan
@@ -44,6 +48,7 @@ class Rollout:
         """By stage."""
         self.failed_node = ""
         self.reason = ""
+        self.code: LoadFailureCode = "internal"
         self.took_s = 0.0
         """Until every stage was ready."""
         self._silence_s = silence_s
@@ -90,6 +95,7 @@ class Rollout:
         if message.incarnation != self.plan.incarnations[node] or self.state is not RolloutState.PREPARING:
             return []
         if isinstance(message, SegmentFailed):
+            self.code = message.code
             return self.fail(node, message.reason)
         if message.stage >= len(self.plan.nodes) or self.plan.nodes[message.stage] != node:
             return []
@@ -182,6 +188,7 @@ def prepare_commands(
             model=plan.model.name,
             graph=segment.graph,
             blobs=segment.blobs,
+            answer=segment.answer,
             blob_urls=blob_urls,
             kv_layers=segment.kv_layers,
             width_in=segment.width_in,

@@ -153,8 +153,8 @@ class Model:
         spec = self._spec(start, stop, profile, BlobRef(sha256, len(graph)), _parse(graph))
         kept.parent.mkdir(exist_ok=True)
         # The graph comes second: a model that is removed meanwhile takes all blobs along that nothing speaks of.
-        _write(kept, json.dumps(dataclasses.asdict(spec), indent=1, sort_keys=True).encode())
-        _write(self.blobs_folder / sha256, graph)
+        write_file(kept, json.dumps(dataclasses.asdict(spec), indent=1, sort_keys=True).encode())
+        write_file(self.blobs_folder / sha256, graph)
         return spec
 
     def _spec(self, start: int, stop: int, profile: str, graph: BlobRef, parsed: ModelProto) -> SegmentSpec:
@@ -223,7 +223,8 @@ def _parse(graph: bytes) -> ModelProto:
     return parsed
 
 
-def _write(path: Path, data: bytes) -> None:
+def write_file(path: Path, data: bytes) -> None:
+    """Put a file there that is whole as soon as it can be seen."""
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     partial.write_bytes(data)
     partial.replace(path)

@@ -59,6 +59,13 @@ class BuiltSegment:
 
     graph: BlobRef
     blobs: tuple[BlobRef, ...]
+    answer: BlobRef | None = None
+    """What its node has to compute before it is used; None: that is not known here."""
     kv_layers: tuple[KvLayer, ...]
     width_in: int
     width_out: int
+
+    @property
+    def files(self) -> tuple[BlobRef, ...]:
+        """All that its node has to fetch."""
+        return (self.graph, *self.blobs, *((self.answer,) if self.answer else ()))

@@ -60,6 +60,8 @@ from orchestrator.model.precision import check_precision, check_profile
 from orchestrator.model.progress import Progress, silent
 from orchestrator.model.source import Source, resolve_source
 
+_MADE = ("graph", "answer")
+"""Members of the descriptions in a model's segments folder that name blobs made of the model."""
 _NEEDED = ("jinja2", "numpy", "onnx", "tokenizers")
 """To add any model: what is missing is told before hours of converting."""
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}$", re.IGNORECASE)
@@ -274,7 +276,8 @@ class ModelStore:
         for name in self.names():
             needed.update(b.sha256 for b in read_manifest(self._models / name / "manifest.json").blobs)
             for spec in (self._models / name / SEGMENTS_FOLDER).glob("*.json"):
-                needed.add(json.loads(spec.read_text("utf-8"))["graph"]["sha256"])
+                described = json.loads(spec.read_text("utf-8"))
+                needed.update(described[part]["sha256"] for part in _MADE if part in described)
         freed = 0
         for blob in self.blobs_folder.iterdir():
             if blob.name not in needed:

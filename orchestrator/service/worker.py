@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Collection
 from dataclasses import replace
+from functools import partial
 
 from orchestrator.effects import (
     BuildSegments,
@@ -32,6 +33,8 @@ from orchestrator.events import (
     SegmentsBuilt,
     StandbyPlanned,
 )
+from orchestrator.model.errors import MissingDependency
+from orchestrator.model.known_answers import KnownAnswers
 from orchestrator.model.model import Model
 from orchestrator.model.prompt import PromptRefused, encode_prompt
 from orchestrator.model.served import BuiltSegment, ServedModel, Tokenizer
@@ -106,6 +109,7 @@ class Worker:
         self._wake = wake
         self._solve = solve
         self._models: dict[str, Model] = {}
+        self._answers: dict[str, KnownAnswers] = {}
         self._tokenizers: dict[str, Tokenizer] = {}
         self._held: dict[str, contextlib.ExitStack] = {}
         """Models that can't be removed without force meanwhile, and what lets go of them."""
@@ -164,6 +168,7 @@ class Worker:
                     logger.warning("model %s answers raw prompts only: %s", name, fault)
                 served = ServedModel(model.manifest, tokenizer, probe_parts(model))
                 self._models[name], self._tokenizers[name] = model, tokenizer
+                self._answers[name] = KnownAnswers(model, partial(self._store.check, name))
                 return ModelOpened(name, served)
             case EncodePrompt(request, name, submit):
                 try:
@@ -183,12 +188,21 @@ class Worker:
                 division = divide(problem, kept, pipelines=pipelines, margin=margin)
                 return FleetDivided(number, division.groups, division.tokens_per_s)
             case BuildSegments(number, name, ring, wire):
-                opened = self._models[name]
-                return SegmentsBuilt(number, tuple(build_segment(opened, stage, wire) for stage in ring))
+                return SegmentsBuilt(number, tuple(self._build(name, stage, wire) for stage in ring))
             case PlanStandby(pipeline, epoch, problem, stages):
                 from orchestrator.planning.standby.plan_standby import plan_standby
 
                 return StandbyPlanned(pipeline, epoch, plan_standby(problem, stages, disk_only=True).standby)
+
+    def _build(self, name: str, stage: StageRef, wire: WireDtype) -> BuiltSegment:
+        """A stage's segment, with what its node has to compute to be believed."""
+        built = build_segment(self._models[name], stage, wire)
+        try:
+            answer = self._answers[name].of(stage.start, stage.stop)
+        except MissingDependency as error:
+            logger.warning("nodes are not asked whether they compute what they should: %s", error)
+            return built
+        return replace(built, answer=BlobRef(sha256=answer.sha256, size_bytes=answer.size_bytes))
 
 
 def _failure(job: Job, reason: str) -> Event:

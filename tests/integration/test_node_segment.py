@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import http.server
 import itertools
-import os
 import shutil
 import threading
 import time
@@ -29,6 +29,7 @@ from edge_node.storage.blob_store import BlobStore
 from edge_node.work import Draw, Row, RowResult, Work
 from orchestrator.model.assemble import assemble
 from orchestrator.model.graph import read_model, resolve
+from orchestrator.model.known_answers import KnownAnswers
 from orchestrator.model.model import GRAPH_FILE, Model
 from orchestrator.model.split import plan_split
 from schemas.codec import Dtype, Frame, Kind, decode_frames, unpack_kv_header
@@ -350,19 +351,78 @@ def test_a_blob_that_nobody_has(tiny_model: Model, runner: Runner) -> None:
     runner.runner.load(specification(tiny_model, even_cuts(tiny_model.manifest.num_units, 2), 0))
     event = runner.next_result()
     assert isinstance(event, LoadFailed)
+    assert event.code == "no_files"
     assert "can't be fetched" in event.reason
 
 
-def test_a_damaged_graph_is_reported(tiny_model: Model, runner: Runner) -> None:
+def test_what_is_no_graph_is_reported(tiny_model: Model, runner: Runner) -> None:
     spec = specification(tiny_model, even_cuts(tiny_model.manifest.num_units, 2), 0)
     runner.put(tiny_model, spec)
-    graph = spec.segment.graph
-    os.truncate(runner.store.path(graph.sha256), 0)
-    runner.store.path(graph.sha256).write_bytes(bytes(graph.size_bytes))
+    graph = BlobRef(sha256=hashlib.sha256(b"no graph").hexdigest(), size_bytes=8)
+    runner.store.path(graph.sha256).write_bytes(b"no graph")
+    runner.runner.load(dataclasses.replace(spec, segment=dataclasses.replace(spec.segment, graph=graph)))
+    event = runner.next_result()
+    assert isinstance(event, LoadFailed)
+    assert event.code == "unusable"
+    assert "can't open the segment" in event.reason
+
+
+def with_answer(model: Model, cuts: Sequence[int], stage: int, of: Sequence[int]) -> StageSpec:
+    """A stage with the known answer of units [of[0], of[1])."""
+    answer = KnownAnswers(model, lambda: None).of(*of)
+    return specification(model, cuts, stage, answer=BlobRef(sha256=answer.sha256, size_bytes=answer.size_bytes))
+
+
+def test_a_segment_is_loaded_if_it_gives_its_known_answer(tiny_model: Model, runner: Runner) -> None:
+    cuts = even_cuts(tiny_model.manifest.num_units, 3)
+    spec = with_answer(tiny_model, cuts, 1, cuts[1:3])
+    runner.put(tiny_model, spec)
+    runner.runner.load(spec)
+    assert isinstance(runner.next_result(), Loaded)
+    assert runner.runner.wrong_answers() == []
+
+
+def test_a_segment_that_gives_another_answer_is_refused(tiny_model: Model, runner: Runner) -> None:
+    """Its graph and weights are those of other units."""
+    cuts = even_cuts(tiny_model.manifest.num_units, 6)
+    spec = with_answer(tiny_model, cuts, 2, cuts[3:5])
+    runner.put(tiny_model, spec)
     runner.runner.load(spec)
     event = runner.next_result()
     assert isinstance(event, LoadFailed)
-    assert "can't open the segment" in event.reason
+    assert event.code == "wrong_answers"
+    assert "its answer to a known input is wrong: row" in event.reason
+
+
+def test_all_stages_of_a_segment_that_has_become_wrong_are_named(
+    tiny_model: Model, runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The heir in the next epoch has the same segment; another segment is right."""
+    cuts = even_cuts(tiny_model.manifest.num_units, 3)
+    spec, other = (with_answer(tiny_model, cuts, stage, cuts[stage : stage + 2]) for stage in (1, 2))
+    heir = dataclasses.replace(spec, key=("main", Epoch(generation=1, counter=2), 1))
+    for each in (spec, other):
+        runner.put(tiny_model, each)
+        runner.runner.load(each)
+        assert isinstance(runner.next_result(), Loaded)
+    runner.runner.load(heir, heir_of=spec.key, same_segment=True)
+    assert isinstance(runner.next_result(), Loaded)
+    segment = runner.runner._segments[spec.key]
+    run = segment.run
+
+    def run_wrongly(*arguments: Any, **options: Any) -> Any:
+        result = run(*arguments, **options)
+        result.output[0, 3] = np.nextafter(result.output[0, 3], np.float32(np.inf))
+        return result
+
+    monkeypatch.setattr(segment, "run", run_wrongly)
+    failed = runner.runner.wrong_answers()
+    assert {event.key for event in failed} == {spec.key, heir.key}
+    assert {event.code for event in failed} == {"wrong_answers"}
+    for event in failed:
+        runner.runner.unload(event.key)
+    assert runner.runner.wrong_answers() == []
+    assert list(runner.runner._self_checks) == [runner.runner._segments[other.key]]
 
 
 class BlobServer:

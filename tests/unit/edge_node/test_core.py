@@ -212,11 +212,24 @@ def test_a_failed_load_is_reported_and_forgotten() -> None:
     spec = prepare_segment(RING, 1, epoch(1))
     core.message(spec)
     key = (PIPELINE, epoch(1), 1)
-    effects = core.load_failed(key, "no such blob")
+    effects = core.segment_failed(key, "no such blob", "no_files")
     assert [type(effect) for effect in effects] == [Unsubscribe, UnloadSegment, Reply]
     assert replies(effects, SegmentFailed)[0].reason == "no such blob"
-    assert core.load_failed(key, "again") == []
+    assert core.segment_failed(key, "again", "no_files") == []
     assert len(core.message(spec)) == 2, "it may be tried again"
+
+
+def test_a_stage_that_computes_what_is_wrong_answers_nothing_more() -> None:
+    node = last_stage()
+    node.open()
+    assert node.core.has_requests
+    key = next(iter(node.core._stages))
+    effects = node.core.segment_failed(key, "its answer has changed", "wrong_answers")
+    assert [type(effect) for effect in effects] == [Unsubscribe, UnloadSegment, Reply]
+    (failed,) = replies(effects, SegmentFailed)
+    assert (failed.code, failed.reason) == ("wrong_answers", "its answer has changed")
+    assert not node.core.has_requests
+    assert not node.core.has_stages
 
 
 def test_a_release_while_loading_unloads_what_arrives_late() -> None:

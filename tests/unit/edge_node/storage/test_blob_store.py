@@ -214,6 +214,55 @@ def test_a_file_of_the_wrong_length_is_fetched_again(server: Server, store: Blob
     assert store.path(blob.sha256).read_bytes() == content(1000)
 
 
+def flip_a_bit(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.seek(1_234_567)
+        byte = file.read(1)[0]
+        file.seek(1_234_567)
+        file.write(bytes([byte ^ 8]))
+
+
+def test_a_blob_whose_bits_have_flipped_is_fetched_again(server: Server, store: BlobStore) -> None:
+    blobs = [server.add(content(3 * MEBI + 7)), server.add(content(2 * MEBI, 1))]
+    fetch(store, blobs, f"{server.url}/good")
+    flip_a_bit(store.path(blobs[0].sha256))
+    progress: list[tuple[int, int]] = []
+    fetched = store.fetch(blobs, [f"{server.url}/good"], on_progress=lambda *stats: progress.append(stats))
+    assert fetched == blobs[0].size_bytes
+    assert store.path(blobs[0].sha256).read_bytes() == content(3 * MEBI + 7)
+    assert len(server.requests) == 3
+    assert len(progress) > 6, "also while it reads what is there"
+    assert progress[-1] == (5 * MEBI + 7, 5 * MEBI + 7)
+
+
+def test_a_blob_whose_bits_have_flipped_is_not_used_when_nobody_has_another(server: Server, store: BlobStore) -> None:
+    blob = server.add(content(2 * MEBI))
+    fetch(store, [blob], f"{server.url}/good")
+    flip_a_bit(store.path(blob.sha256))
+    with pytest.raises(BlobUnavailable):
+        fetch(store, [blob], f"{server.url}/missing")
+    assert blob.sha256 not in names(store)
+
+
+def test_in_the_background_nothing_is_read_again(server: Server, store: BlobStore) -> None:
+    blob = server.add(content(2 * MEBI))
+    fetch(store, [blob], f"{server.url}/good")
+    flip_a_bit(store.path(blob.sha256))
+    assert store.fetch([blob], [], on_progress=lambda done, total: None, background=True) == 0
+
+
+def test_what_is_read_again_can_be_cancelled(server: Server, store: BlobStore) -> None:
+    blob = server.add(content(4 * MEBI))
+    fetch(store, [blob], f"{server.url}/good")
+
+    def cancel(done_bytes: int, total_bytes: int) -> None:
+        raise LoadCancelled("released")
+
+    with pytest.raises(LoadCancelled):
+        store.fetch([blob], [], on_progress=cancel)
+    assert names(store) == {blob.sha256}
+
+
 def test_what_progress_raises_ends_the_transfer_and_keeps_what_arrived(server: Server, store: BlobStore) -> None:
     blob = server.add(content(4 * MEBI))
 
