@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from orchestrator.deployment.plan import ServingSettings
 from orchestrator.effects import Effect, Note, OpenModel, command
 from orchestrator.fleet.fleet import Drained, Flagged, FleetChange, FleetState, Joined, Left, Restored, Tell, Trusted
@@ -13,7 +15,7 @@ from orchestrator.pipelines.readers import Readers
 from orchestrator.requests.scheduler import RequestScheduler
 from orchestrator.requests.story import Stories
 from orchestrator.timing import Timing
-from schemas.messages import StatusReply
+from schemas.messages import NodeView, StatusReply
 
 
 class ControlPlane:
@@ -59,6 +61,18 @@ class ControlPlane:
     def drain(self, node: str, drained: bool, now_s: float) -> list[Effect]:
         """An operator wants a node to be empty, or no longer."""
         return self.fleet_changes(self.fleet.set_drained(node, drained), now_s)
+
+    def nodes_view(self, now_s: float) -> tuple[NodeView, ...]:
+        """Every node, and why it is given no layers."""
+        failures: dict[str, str] = {}
+        for pipeline in self.pipelines.all:
+            failures |= pipeline.eligibility.failures()
+        return tuple(
+            replace(view, drained="; ".join(filter(None, (failures[view.node], view.drained))))
+            if view.node in failures
+            else view
+            for view in self.fleet.view(now_s)
+        )
 
     @property
     def pipeline(self) -> Pipeline:
@@ -123,6 +137,7 @@ class ControlPlane:
             queued_requests=sum(one.requests.queued_count for one in self.pipelines.all),
             tokens_dropped=sum(one.requests.tokens_dropped for one in self.pipelines.all),
             last_failure=pipeline.report.last_failure,
+            left_out=pipeline.eligibility.left_out(),
             generation=self.pipelines.generation,
             progress=self.pipelines.progress(),
             moves=pipeline.moves_view(),

@@ -69,6 +69,7 @@ class StatusReply:
     queued_requests: Count = about("Requests that wait.")
     tokens_dropped: Count = about("Tokens of another epoch, sender or position.")
     last_failure: Prose = about("Why the last plan that was given up was; else empty.")
+    left_out: Prose = about("Nodes that are here but get no layers, and why; else empty.")
     generation: UnsignedInt32 = about("Grows with every start of the orchestrator.")
     progress: ProgressOfNodes = about("Nodes that fetch their part of the next plan.")
     moves: MovesView = about("Live moves of the first pipeline.")

@@ -157,6 +157,7 @@ class PlanInForce(PlanView):
     next: PlanOnItsWay | None = about("The plan that is on its way in its place.")
     standby: Annotated[tuple[StandbyView, ...], Items(10_000)] = about("Units that nodes keep beside their own.")
     moves: MovesView = about("Live moves.")
+    left_out: Prose = about("Nodes that are here but get no layers, and why; else empty.")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -225,6 +225,7 @@ def describe(plan: PlanInForce) -> str:
     rows = [_row(stage) for stage in plan.stages]
     batches = plan.batches[-1]
     note = f"\n{plan.solver_note}" if plan.solver_note else ""
+    left_out = f"\nleft out: {plan.left_out}" if plan.left_out else ""
     before = "" if plan.in_force else "This plan was in force until now; another one is on its way.\n"
     return (
         f"{before}{plan.model} in epoch {plan.epoch}: {plan.context_tokens} tokens of context, {plan.slots} "
@@ -233,7 +234,7 @@ def describe(plan: PlanInForce) -> str:
         f"predicted {plan.predicted_tokens_per_s:.1f} tokens/s for one request "
         f"({plan.predicted_decode_ms:.1f} ms per token), bottleneck {plan.bottleneck_node}; "
         f"{plan.objective} plan, {plan.status}, by {plan.solver} in {plan.solve_ms:.0f} ms"
-        f"{note}{_moves(plan.moves)}{_successor(plan.next)}"
+        f"{note}{_moves(plan.moves)}{_successor(plan.next)}{left_out}"
     )
 
 

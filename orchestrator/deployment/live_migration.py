@@ -126,7 +126,7 @@ class LiveMigration:
         match message:
             case SegmentFailed() if message.epoch == self.plan.epoch:
                 if message.incarnation == self.plan.incarnations.get(node):
-                    self.is_nodes_fault = True
+                    self.is_nodes_fault, self.rollout.code = True, message.code
                     return self.fail(node, message.reason)
             case KvCopied() if self._is_ours(message) and message.stage in self._missing:
                 if node == self.running.nodes[message.stage]:

@@ -27,7 +27,15 @@ from orchestrator.model.served import BuiltSegment
 from orchestrator.planning.moves.kv_migration import Migration
 from orchestrator.planning.problem import Stage
 from orchestrator.timing import Timing
-from schemas.messages import Basis, FetchProgress, MovesView, Plan, PlanOnItsWay
+from schemas.messages import (
+    Basis,
+    FetchProgress,
+    LoadFailureCode,
+    MovesView,
+    Plan,
+    PlanOnItsWay,
+    SegmentFailed,
+)
 from schemas.topics import PLAN
 
 
@@ -39,6 +47,7 @@ class GivenUp:
     node: str
     reason: str
     is_nodes_fault: bool
+    code: LoadFailureCode = "internal"
 
 
 class Switchover:
@@ -172,7 +181,7 @@ class Switchover:
             effects += rollout.check(self._fleet.is_usable, now_s)
             if rollout.state is RolloutState.FAILED:
                 self.next = None
-                return effects, GivenUp(rollout.plan, rollout.failed_node, rollout.reason, is_nodes_fault=True)
+                return effects, GivenUp(rollout.plan, rollout.failed_node, rollout.reason, True, rollout.code)
             if rollout.state is RolloutState.READY:
                 effects += self._take_over(rollout, now_s)
         if isinstance(self.next, LiveMigration):
@@ -181,7 +190,8 @@ class Switchover:
             if move.phase is MigrationPhase.FAILED:
                 self._end_move()
                 self.moves.gave_up(move)
-                return effects, GivenUp(move.plan, move.failed_node, move.reason, move.is_nodes_fault)
+                code = move.rollout.code
+                return effects, GivenUp(move.plan, move.failed_node, move.reason, move.is_nodes_fault, code)
             if move.phase is MigrationPhase.READY or not self._requests.open_count:
                 effects += self._switch(move, now_s)
         if isinstance(self.next, Building) and self.next.segments:
@@ -274,15 +284,27 @@ class Switchover:
                 breaks_s = min(breaks_s, since_s)
         return breaks_s
 
-    def drop_ring(self, now_s: float) -> list[Effect]:
-        """Give up the working ring, which is broken: the next one follows at once if it is ready, else none."""
+    def is_broken_by(self, node: str, message: SegmentFailed) -> bool:
+        """Does a node of the working ring say that it can't go on with its part?"""
+        if not self.active or node not in self.active.plan.nodes:
+            return False
+        plan = self.active.plan
+        said = (message.pipeline, message.epoch, message.incarnation)
+        return said == (plan.pipeline, plan.epoch, plan.incarnations[node])
+
+    def drop_ring(self, now_s: float, *, without: str = "", why: str = "") -> list[Effect]:
+        """Give up the working ring, which is broken: the next one follows at once if it is ready, else none.
+
+        ``without`` is a node that is here but computes what is wrong, and ``why`` what it says.
+        """
         assert self.active
         interrupted = self._requests.ring_broken(now_s)
         plan = self.active.plan
         lost = [node for node, start in plan.incarnations.items() if not self._fleet.is_usable(node, start)]
-        note = f"epoch {plan.epoch} lost {', '.join(lost)}"
+        note = f"epoch {plan.epoch} lost {f'{without} ({why})' if without else ', '.join(lost)}"
         rollout = self.next.rollout if isinstance(self.next, LiveMigration) else self.next
-        if isinstance(rollout, Rollout) and rollout.state is RolloutState.READY and self._is_here(rollout.plan):
+        is_ready = isinstance(rollout, Rollout) and rollout.state is RolloutState.READY
+        if isinstance(rollout, Rollout) and is_ready and self._is_here(rollout.plan, without):
             self._end_move()
             return [*interrupted, self._lost(f"{note}: its successor is ready"), *self._commit(rollout)]
         effects = self._give_up(", ".join(rollout.plan.solution.nodes) if rollout else "", "the working ring broke")
@@ -294,8 +316,8 @@ class Switchover:
         assert self.active
         return Note(text, warning=True, kind="broken", pipeline=self.active.plan.pipeline)
 
-    def _is_here(self, plan: DeployedPlan) -> bool:
-        return all(self._fleet.is_usable(node, start) for node, start in plan.incarnations.items())
+    def _is_here(self, plan: DeployedPlan, without: str) -> bool:
+        return all(node != without and self._fleet.is_usable(node, start) for node, start in plan.incarnations.items())
 
     def republish(self) -> list[Effect]:
         """Say again what may be lost with the connection to the broker: replies, and perhaps the retained plan."""

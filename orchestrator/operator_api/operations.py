@@ -40,7 +40,7 @@ def answer(asker: Asker, question: Question, plane: ControlPlane, now_s: float) 
     """Answer an operator's command."""
     match question:
         case ShowNodes():
-            return [reply(asker, NodesReply(nodes=plane.fleet.view(now_s)))]
+            return [reply(asker, NodesReply(nodes=plane.nodes_view(now_s)))]
         case ShowPlan():
             return [_plan(asker, plane)]
         case ShowStatus():
@@ -81,6 +81,8 @@ def _drain(asker: Asker, drain: DrainNode, plane: ControlPlane, now_s: float) ->
     effects: list[Effect] = []
     if undo is (node in fleet.drained):
         effects = [SaveDrained(node, not undo), *plane.drain(node, not undo, now_s)]
+    if undo:
+        plane.pipelines.forgive(node, now_s)
     holding = [pipeline for pipeline in plane.serving() if node in pipeline.nodes_in_use()]
     stays = [pipeline.report.why_it_stays for pipeline in holding]
     known = fleet.nodes.get(node)

@@ -17,7 +17,7 @@ def overview(plane: ControlPlane, now_s: float) -> OverviewReply:
             _pipeline(pipeline, plane.fleet, plane.pipelines.tokens_per_s(pipeline.name, now_s))
             for pipeline in plane.serving()
         ),
-        nodes=plane.fleet.view(now_s),
+        nodes=plane.nodes_view(now_s),
     )
 
 

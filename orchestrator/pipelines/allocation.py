@@ -183,7 +183,9 @@ class NodeAllocator:
     def _births(self) -> tuple[NodeBirth, ...]:
         pipelines = self._pipelines.values()
         births = self._fleet.plannable()
-        return tuple(birth for birth in births if not any(pipeline.excludes(birth) for pipeline in pipelines))
+        return tuple(
+            birth for birth in births if not any(pipeline.eligibility.excludes(birth) for pipeline in pipelines)
+        )
 
     def _at_work(self, model: ServedModel, here: Group) -> tuple[Group, ...]:
         """Groups of nodes of pipelines that can stay as they are, with a plan in force or on its way."""

@@ -26,6 +26,7 @@ from orchestrator.pipelines.partition import Group
 from orchestrator.pipelines.pipeline_nodes import PipelineNodes
 from orchestrator.planning.problem import Problem
 from orchestrator.planning.solution import Infeasible, Solution
+from orchestrator.replanning.eligibility import Eligibility
 from orchestrator.replanning.jobs import Jobs
 from orchestrator.replanning.planner_input import PlannerInput
 from orchestrator.replanning.replanner import Replanner
@@ -80,6 +81,8 @@ class Pipeline:
             draft_tokens=settings.draft_tokens,
         )
         self._target = PlanTarget()
+        self.eligibility = Eligibility(self._nodes, exclude_s=timing.exclude_s)
+        """Which nodes its plans may use."""
         self.report = PlanningReport(settings.pipeline)
         """Why there is no plan, or no better one."""
         self._switchover = Switchover(self._nodes, self.requests, profiles, timing, epochs, blob_urls=blob_urls)
@@ -92,6 +95,7 @@ class Pipeline:
             settings,
             timing,
             target=self._target,
+            eligibility=self.eligibility,
             report=self.report,
             planner_input=PlannerInput(settings, fleet, profiles, blob_urls),
             jobs=jobs,
@@ -215,10 +219,6 @@ class Pipeline:
     def has_to_shed(self) -> bool:
         """Does the pipeline use nodes that are not its own any more?"""
         return self._allocation.has_to_shed(self.nodes_in_use())
-
-    def excludes(self, birth: NodeBirth) -> bool:
-        """Is this start of a node left out, because it failed to load a segment?"""
-        return self._replanner.excludes(birth)
 
     def assign(self, names: Group, *, anew: bool = False) -> None:
         """Have these nodes and no others; ``anew``: plan with them whatever that gains."""
@@ -377,6 +377,7 @@ class Pipeline:
             next=self._switchover.next_view(),
             standby=self.standby.view(shown.plan, self._nodes.nodes),
             moves=self.moves_view(),
+            left_out=self.eligibility.left_out(),
         )
 
     def status(self) -> PipelineStatus:

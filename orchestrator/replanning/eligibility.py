@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-
 from orchestrator.deployment.plan import DeployedPlan
+from orchestrator.effects import Effect, Note
 from orchestrator.fleet.fleet_view import FleetView
 from orchestrator.replanning.constraints import refusal
-from schemas.back_off import back_off_s
-from schemas.messages import NodeBirth, PlanConstraints
+from orchestrator.replanning.exclusions import Exclusions
+from schemas.messages import LoadFailureCode, NodeBirth, PlanConstraints
 
 
 class Eligibility:
@@ -19,6 +17,7 @@ class Eligibility:
         """``exclude_s``: how long a node is left out that failed."""
         self._fleet = fleet
         self._exclusions = Exclusions(base_s=exclude_s)
+        self._model = ""
         self._refused: set[str] = set()
         """Nodes that break the operator's rules about batteries."""
 
@@ -35,11 +34,30 @@ class Eligibility:
         """Is this start of a node left out, because it failed to load a segment?"""
         return self._exclusions.excludes(birth.node, birth.incarnation)
 
-    def failed(self, plan: DeployedPlan, node: str, reason: str, now_s: float) -> None:
+    def failed(self, plan: DeployedPlan, node: str, reason: str, code: LoadFailureCode, now_s: float) -> list[Effect]:
         """Leave a node out that could not hold its part of a plan, unless it went away."""
         incarnation = plan.incarnations[node]
-        if self._fleet.is_usable(node, incarnation):
-            self._exclusions.add(node, incarnation, reason, now_s)
+        if not self._fleet.is_usable(node, incarnation):
+            return []
+        self._exclusions.add(node, incarnation, reason, code, now_s)
+        if code != "wrong_answers" and not self._exclusions.stays_out(node, incarnation):
+            return []
+        text = f"node {node} is set apart: {self._exclusions.reason(node)}"
+        return [Note(text, warning=True, kind="set_apart", node=node, pipeline=plan.pipeline)]
+
+    def worked(self, plan: DeployedPlan) -> None:
+        """Every node of a plan has come to hold its part."""
+        self._exclusions.worked(plan.incarnations)
+
+    def forgive(self, node: str) -> bool:
+        """An operator gives a node back; true when it was left out for a failure."""
+        return self._exclusions.forgive(node)
+
+    def use_model(self, name: str) -> None:
+        """Plans are to serve this model."""
+        if self._model not in ("", name):
+            self._exclusions.forget_unusable()
+        self._model = name
 
     def must_go(self, node: str, constraints: PlanConstraints) -> bool:
         """Should this node have no layers, though it is here?"""
@@ -56,11 +74,17 @@ class Eligibility:
         self._refused ^= {node}
         return True
 
+    def failures(self) -> dict[str, str]:
+        """By node that is here: for which failure it is left out."""
+        return {
+            birth.node: self._exclusions.reason(birth.node) for birth in self._fleet.usable() if self.excludes(birth)
+        }
+
     def left_out(self) -> str:
         """The nodes that may not be used though they are here, and why, in one line; empty when there are none."""
-        drained = [(birth.node, self._fleet.why_drained(birth.node)) for birth in self._fleet.usable()]
-        reasons = [self._exclusions.reasons(), *(f"{node}: {reason}" for node, reason in drained if reason)]
-        return "; ".join(filter(None, reasons))
+        drained = {birth.node: self._fleet.why_drained(birth.node) for birth in self._fleet.usable()}
+        reasons = (*self.failures().items(), *drained.items())
+        return "; ".join(f"{node}: {reason}" for node, reason in reasons if reason)
 
     def expire(self, now_s: float) -> bool:
         """End exclusions that are over; true when a node may be planned with again."""
@@ -69,49 +93,3 @@ class Eligibility:
     def next_deadline_s(self) -> float:
         """When ``expire`` next has something to do."""
         return self._exclusions.next_deadline_s()
-
-
-_MAX_GROWTH = 10
-
-
-@dataclass
-class _Exclusion:
-    incarnation: int
-    reason: str
-    times: int
-    until_s: float
-
-
-class Exclusions:
-    """Nodes that are left out, by name; another start of a node is given another chance at once."""
-
-    def __init__(self, *, base_s: float) -> None:
-        self._base_s = base_s
-        self._of: dict[str, _Exclusion] = {}
-
-    def add(self, node: str, incarnation: int, reason: str, now_s: float) -> None:
-        """Leave the node out, longer with each time."""
-        known = self._of.get(node)
-        times = known.times + 1 if known and known.incarnation == incarnation else 1
-        wait_s = back_off_s(self._base_s, times - 1, _MAX_GROWTH * self._base_s)
-        self._of[node] = _Exclusion(incarnation, reason, times, now_s + wait_s)
-
-    def excludes(self, node: str, incarnation: int) -> bool:
-        """Is this start of the node left out now?"""
-        known = self._of.get(node)
-        return known is not None and known.incarnation == incarnation and known.until_s < math.inf
-
-    def expire(self, now_s: float) -> bool:
-        """End exclusions that are over; true when a node may be planned with again."""
-        over = [known for known in self._of.values() if known.until_s <= now_s]
-        for known in over:
-            known.until_s = math.inf  # kept, so that the next failure counts as one more
-        return bool(over)
-
-    def reasons(self) -> str:
-        """The nodes that are left out and why, in one line; empty when there are none."""
-        return "; ".join(f"{node}: {known.reason}" for node, known in self._of.items() if known.until_s < math.inf)
-
-    def next_deadline_s(self) -> float:
-        """When ``expire`` next has something to do."""
-        return min((known.until_s for known in self._of.values()), default=math.inf)

@@ -38,7 +38,7 @@ from orchestrator.replanning.report import PlanningReport
 from orchestrator.replanning.schedule import ReplanSchedule
 from orchestrator.replanning.target import PlanTarget
 from orchestrator.timing import Timing
-from schemas.messages import Heartbeat, NodeBirth, NodeProfile, PlanConstraints
+from schemas.messages import Heartbeat, NodeProfile, PlanConstraints, SegmentFailed
 
 
 class Replanner:
@@ -53,6 +53,7 @@ class Replanner:
         timing: Timing,
         *,
         target: PlanTarget,
+        eligibility: Eligibility,
         report: PlanningReport,
         planner_input: PlannerInput,
         jobs: Jobs,
@@ -74,7 +75,7 @@ class Replanner:
         self._jobs = jobs
         self._balancing = balancing
         self._judge: Judge = balancing.judge if balancing else judge
-        self._eligibility = Eligibility(fleet, exclude_s=timing.exclude_s)
+        self._eligibility = eligibility
         self._schedule = ReplanSchedule()
         self._solving: Solving | None = None
 
@@ -113,10 +114,6 @@ class Replanner:
     def planned_s(self) -> float:
         """When the next plan is to be made; infinity when none is."""
         return self._schedule.due_s
-
-    def excludes(self, birth: NodeBirth) -> bool:
-        """Is this start of a node left out, because it failed to load a segment?"""
-        return self._eligibility.excludes(birth)
 
     def state(self) -> str:
         """The state in a word or two for people."""
@@ -232,6 +229,8 @@ class Replanner:
             if self._eligibility.rules_changed(node, self._target.constraints):
                 self._rules_changed(node, now_s)
             return self._observe(message, now_s)
+        if isinstance(message, SegmentFailed) and self._switchover.is_broken_by(node, message):
+            return self._broken_by(node, message, now_s)
         return self._switchover.reply(node, message, now_s)
 
     # --- what nodes measure -----------------------------------------------------------------------------------
@@ -278,15 +277,23 @@ class Replanner:
         elif self._active and self._active is not before:
             self._report.begins()
             self._report.succeeded(changed=True)
+            self._eligibility.worked(self._active.plan)
         if self._eligibility.expire(now_s):
             self.joined(now_s)
         if now_s >= self._schedule.due_s and self._may_plan:
             effects += self._solve(now_s)
         return effects
 
-    def _drop_ring(self, now_s: float) -> list[Effect]:
+    def _broken_by(self, node: str, message: SegmentFailed, now_s: float) -> list[Effect]:
+        """Go on without a node of the working ring that is here, but can't be used for it any more."""
+        assert self._active
+        self._report.last_failure = f"{node}: {message.reason}"
+        told = self._eligibility.failed(self._active.plan, node, message.reason, message.code, now_s)
+        return [*told, *self._drop_ring(now_s, without=node, why=message.reason)]
+
+    def _drop_ring(self, now_s: float, *, without: str = "", why: str = "") -> list[Effect]:
         """Give up the working ring, a node of which is gone for good. Unless another is ready, plan again at once."""
-        effects = self._switchover.drop_ring(now_s)
+        effects = self._switchover.drop_ring(now_s, without=without, why=why)
         if self._active:
             self._report.succeeded(changed=True)
         else:
@@ -309,6 +316,7 @@ class Replanner:
         model, constraints = self._target.model, self._target.constraints
         if model is None:
             return []
+        self._eligibility.use_model(model.name)
         usable = self._fleet.usable()
         births = self._eligibility.births(last_resort=last_resort or not (self._fleet.plannable() or self._active))
         if not usable:
@@ -360,13 +368,14 @@ class Replanner:
 
     def _given_up(self, given_up: GivenUp, now_s: float) -> list[Effect]:
         self._report.last_failure = failure = f"{given_up.node}: {given_up.reason}"
+        told: list[Effect] = []
         if given_up.is_nodes_fault:
-            self._eligibility.failed(given_up.plan, given_up.node, given_up.reason, now_s)
+            told = self._eligibility.failed(given_up.plan, given_up.node, given_up.reason, given_up.code, now_s)
         if self._active is None or self._active.plan.model is not self._target.model:
             self.force(now_s)
-            return []
+            return told
         self._report.failed(failure)
         if self._has_to_shed():
             wait_s = self._timing.settle_s if given_up.is_nodes_fault else self._timing.exclude_s
             self._schedule.ask(now_s + wait_s, forced=True)
-        return [self._report.stays(self._active.plan, failure)]
+        return [*told, self._report.stays(self._active.plan, failure)]

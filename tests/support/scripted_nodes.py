@@ -24,6 +24,7 @@ from schemas.messages import (
     HeldRequest,
     HoldRequests,
     KvCopied,
+    LoadFailureCode,
     NodeBirth,
     NodeProfile,
     OpenRequest,
@@ -178,6 +179,7 @@ class ScriptedNode:
     alive: bool = True
     refuses: str = ""
     """Why it can't load segments; empty when it can."""
+    refuses_as: LoadFailureCode = "internal"
     silent: bool = False
     """Does not answer a prepare command."""
     prepared: dict[Epoch, dict[int, PrepareSegment]] = field(default_factory=dict)
@@ -210,7 +212,7 @@ class ScriptedNode:
             case PrepareSegment() if self.refuses:
                 failed = SegmentFailed(
                     node=self.name, incarnation=self.birth.incarnation, pipeline=command.pipeline,
-                    epoch=command.epoch, reason=self.refuses,
+                    epoch=command.epoch, code=self.refuses_as, reason=self.refuses,
                 )  # fmt: skip
                 return [failed]
             case PrepareSegment() if not self.silent:

@@ -39,6 +39,7 @@ IN_FORCE: dict[str, Any] = {
     "predicted_decode_ms": 7.75, "predicted_tokens_per_s": 129.0, "predicted_tokens_per_s_many": 222.2,
     "predicted_ttft_ms": 110.0, "predicted_prompt_tokens": 128, "bottleneck_node": "kitchen-phone", "standby": [],
     "moves": {"now": None, "last": None, "done": 0, "failed": 0, "last_failure": ""},
+    "left_out": "",
 }  # fmt: skip
 PLAN: dict[str, Any] = {**IN_FORCE, "pipelines": [IN_FORCE]}
 
@@ -131,6 +132,12 @@ def test_plan_shows_the_move_under_way_or_the_last_one(
         fake.control["plan"] = {**PLAN, "moves": {**PLAN["moves"], **moves}}
         assert cli.run(["plan"]) == 0
         assert capsys.readouterr().out.splitlines()[-1].startswith(line)
+
+
+def test_plan_names_who_is_left_out(fake: FakeOrchestrator, capsys: pytest.CaptureFixture[str]) -> None:
+    fake.control["plan"] = {**PLAN, "left_out": "tablet: ONNX Runtime can't open the segment"}
+    assert cli.run(["plan"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "left out: tablet: ONNX Runtime can't open the segment"
 
 
 def test_plan_shows_what_is_on_its_way(fake: FakeOrchestrator, capsys: pytest.CaptureFixture[str]) -> None:
@@ -247,7 +254,7 @@ def test_the_plans_of_all_pipelines_are_shown(fake: FakeOrchestrator, capsys: py
 
 def history() -> dict[str, Any]:
     figures = {"predicted_tokens_per_s_many": 90.0, "predicted_ttft_ms": 12.0, "unit_count": 32, "slots": 4}
-    now = ("state", "in_force", "next", "standby", "moves")
+    now = ("state", "in_force", "next", "standby", "moves", "left_out")
     view = {key: value for key, value in IN_FORCE.items() if key not in now}
     older = {**view, **figures, "epoch": "1-1", "committed_at": 0.0}
     stages = [

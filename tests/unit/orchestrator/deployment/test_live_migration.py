@@ -325,7 +325,7 @@ def test_a_stage_that_fails_after_all_ends_the_move_and_its_node_is_left_out(pha
         reason="no memory for the rows",
     )  # fmt: skip
     world.event(NodeSaid("c", failed))
-    assert world.core.plane.pipeline.excludes(world.nodes["c"].birth)
+    assert world.core.plane.pipeline.eligibility.excludes(world.nodes["c"].birth)
     goes_on(world, request, old)
 
 
