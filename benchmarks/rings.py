@@ -29,9 +29,15 @@ Homes = dict[str, Path]
 
 
 def open_segment(
-    model: Model, cuts: Sequence[int], stage: int, *, wire: WireDtype = "fp32", emulated_speed: float = 1.0
+    model: Model,
+    cuts: Sequence[int],
+    stage: int,
+    *,
+    wire: WireDtype = "fp32",
+    emulated_speed: float = 1.0,
+    folder: Path | None = None,
 ) -> Segment:
-    """One stage of a split at ``cuts``, in this process."""
+    """One stage of a split at ``cuts``, in this process; ``folder``: where its files are, if not in the store."""
     manifest = model.manifest
     start, stop = cuts[stage : stage + 2]
     spec = model.segment(start, stop, wire=wire)
@@ -53,7 +59,8 @@ def open_segment(
         is_first=start == 0,
         is_last=stop == manifest.num_units,
     )
-    return Segment(opened, model.blobs_folder / spec.graph.sha256, threads=1, emulated_speed=emulated_speed)
+    graph = (folder or model.blobs_folder) / spec.graph.sha256
+    return Segment(opened, graph, threads=1, emulated_speed=emulated_speed)
 
 
 class LocalChain:

@@ -84,28 +84,43 @@ def _put(segment: Segment, known: KnownAnswer, begin: int, count: int) -> None:
     segment.take_in(hidden[begin : begin + count].tobytes(), Dtype.FP32, count)
 
 
+def differences(found: Array, known: KnownAnswer) -> Array:
+    """By how much an answer (rows, width_out) is off at each value that is kept, rounding left out: (rows, values)."""
+    expected = _expected(known)
+    off = np.abs(found[:, places(known.width_out, known.values)].astype(np.float64) - expected)
+    return np.maximum(off - ROUNDING * np.abs(expected), 0.0)  # what is not a number stays so
+
+
+def shares(found: Array, known: KnownAnswer) -> Array:
+    """By how much each row of an answer is off, as a share of what the segment adds to its input."""
+    with quiet(), np.errstate(divide="ignore"):
+        norms = np.sqrt((differences(found, known) ** 2).sum(axis=1))
+        result: Array = norms / np.frombuffer(known.norms, "<f4")
+    return result
+
+
 def compare(found: Array, known: KnownAnswer) -> None:
     """Is an answer (rows, width_out) close enough to the expected one?
 
     Raises:
         WrongAnswers: no; the message says by how much and where.
     """
-    expected = np.frombuffer(known.expected, "<f4").reshape(known.rows, known.values)
-    norms = np.frombuffer(known.norms, "<f4")
-    kept = places(known.width_out, known.values)
-    with quiet(), np.errstate(divide="ignore"):
-        differences = np.abs(found[:, kept].astype(np.float64) - expected)
-        differences = np.maximum(differences - ROUNDING * np.abs(expected), 0.0)  # NaN stays NaN
-        shares = np.sqrt((differences**2).sum(axis=1)) / norms
-    if (shares <= known.tolerance).all():  # what is not a number is not at most anything
+    off = shares(found, known)
+    if (off <= known.tolerance).all():  # what is not a number is not at most anything
         return
-    row = int(np.nan_to_num(shares, nan=np.inf).argmax())
-    column = int(np.nan_to_num(differences[row], nan=np.inf).argmax())
+    row = int(np.nan_to_num(off, nan=np.inf).argmax())
+    with quiet():
+        column = int(np.nan_to_num(differences(found, known)[row], nan=np.inf).argmax())
+    place = places(known.width_out, known.values)[column]
     raise WrongAnswers(
-        f"its answer to a known input is wrong: row {row} is off by {shares[row]:.2g}, allowed are"
-        f" {known.tolerance:.2g}; most at value {kept[column]}, {found[row, kept[column]]:.4g} instead of"
-        f" {expected[row, column]:.4g}"
+        f"its answer to a known input is wrong: row {row} is off by {off[row]:.2g}, allowed are"
+        f" {known.tolerance:.2g}; most at value {place}, {found[row, place]:.4g} instead of"
+        f" {_expected(known)[row, column]:.4g}"
     )
+
+
+def _expected(known: KnownAnswer) -> Array:
+    return np.frombuffer(known.expected, "<f4").reshape(known.rows, known.values)
 
 
 def _changed(found: Array, first: Array) -> str:
