@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -51,6 +52,7 @@ from orchestrator.model.errors import (
 )
 from orchestrator.model.extras import missing
 from orchestrator.model.intake import compare_again, take_in
+from orchestrator.model.known_answers import KnownAnswers
 from orchestrator.model.lock import exclusive, is_held, owned_folder
 from orchestrator.model.manifest import Manifest, read_manifest
 from orchestrator.model.model import SEGMENTS_FOLDER, Model
@@ -206,6 +208,10 @@ class ModelStore:
                 raise BlobCorrupt(f"{what} cannot be read: {error.strerror}; remove the model, add it again") from error
             if digest.hexdigest() != blob.sha256:
                 raise BlobCorrupt(f"{what} is damaged; remove the model, add it again")
+
+    def known_answers(self, model: Model) -> KnownAnswers:
+        """What segments of an opened model have to compute, from weights that are checked first."""
+        return KnownAnswers(model, functools.partial(self.check, model.manifest.name))
 
     def compare(self, name: str | None = None, progress: Progress = silent) -> ParityReport:
         """Compare a model again with the source that it came from, and keep the figures.

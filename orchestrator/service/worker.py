@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Callable, Collection
 from dataclasses import replace
-from functools import partial
 
 from orchestrator.effects import (
     BuildSegments,
@@ -168,7 +167,7 @@ class Worker:
                     logger.warning("model %s answers raw prompts only: %s", name, fault)
                 served = ServedModel(model.manifest, tokenizer, probe_parts(model))
                 self._models[name], self._tokenizers[name] = model, tokenizer
-                self._answers[name] = KnownAnswers(model, partial(self._store.check, name))
+                self._answers[name] = self._store.known_answers(model)
                 return ModelOpened(name, served)
             case EncodePrompt(request, name, submit):
                 try:

@@ -48,6 +48,9 @@ class TinyStore:
     def open(self, name: str) -> Any:
         return SimpleNamespace(manifest=self.models[name], tokenizer=Letters, segment=self._segment)
 
+    def known_answers(self, model: Any) -> Any:
+        return SimpleNamespace(of=lambda start, stop: SimpleNamespace(sha256=f"{start:032x}{stop:032x}", size_bytes=1))
+
     def use(self, name: str) -> None:
         self.active = name
 
