@@ -44,6 +44,11 @@ class SelfCheck:
         if answer(segment, self._known).tobytes() != first.tobytes():
             self._first = None
 
+    @property
+    def gives_the_same_bits(self) -> bool:
+        """Did it, twice? Then it has to go on doing so."""
+        return self._first is not None
+
     def repeat(self) -> None:
         """Let the segment answer again; the KV cache of requests is not touched.
 

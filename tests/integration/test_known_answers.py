@@ -2,61 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from edge_node.errors import SegmentUnusable, WrongAnswers
-from edge_node.runtime.known_answers import SelfCheck, answer
-from edge_node.runtime.segment import Segment
-from edge_node.stage_spec import SegmentSpec
+from edge_node.runtime.known_answers import answer
 from orchestrator.model.known_answers import KnownAnswers
 from orchestrator.model.model import Model
 from orchestrator.model.store import ModelStore
-from schemas.codec import WIRE_DTYPES
 from schemas.known_answer import decode_known_answer
-from schemas.messages import BlobRef, KvLayer, WireDtype
-
-
-def known_answers(model: Model) -> KnownAnswers:
-    return KnownAnswers(model, lambda: None)
-
-
-def open_segment(
-    model: Model, start: int, stop: int, *, folder: Path | None = None, wire: WireDtype = "fp32", **changes: Any
-) -> Segment:
-    """A segment as a node has it; ``folder``: with its files."""
-    manifest = model.manifest
-    spec = model.segment(start, stop, wire=wire)
-    opened = SegmentSpec(
-        graph=BlobRef(sha256=spec.graph.sha256, size_bytes=spec.graph.size_bytes),
-        blobs=(),
-        kv_layers=tuple(
-            KvLayer(layer=layer.layer, kv_heads=layer.kv_heads, key_dim=layer.key_dim, value_dim=layer.value_dim)
-            for layer in manifest.layers
-            if layer.layer in spec.layers
-        ),
-        width_in=spec.width_in or 0,
-        width_out=spec.width_out or 0,
-        vocab_size=manifest.vocab_size,
-        context_tokens=64,
-        slots=2,
-        chunk_tokens=16,
-        wire=WIRE_DTYPES[wire],
-        is_first=start == 0,
-        is_last=stop == manifest.num_units,
-    )
-    graph = (folder or model.blobs_folder) / spec.graph.sha256
-    return Segment(dataclasses.replace(opened, **changes), graph, threads=1)
-
-
-def check(model: Model, segment: Segment, start: int, stop: int) -> SelfCheck:
-    return SelfCheck(segment, model.blobs_folder / known_answers(model).of(start, stop).sha256)
+from schemas.messages import WireDtype
+from tests.support.known_answers import check, open_segment
 
 
 def ranges(model: Model) -> list[tuple[int, int]]:
@@ -76,7 +36,7 @@ def test_every_segment_gives_its_known_answer(tiny_model: Model, wire: WireDtype
         expected = np.frombuffer(known.expected, "<f4").reshape(known.rows, known.values)
         # A boundary inside a segment is not rounded; the input of one that takes halves is.
         assert np.abs(found - expected).max() <= (0 if wire == "fp32" else 2e-2) * np.abs(expected).max()
-        assert made._first is not None, "the same bits twice"
+        assert made.gives_the_same_bits
 
 
 def test_short_chunks_give_the_same(tiny_model: Model) -> None:

@@ -12,6 +12,7 @@ from orchestrator.model.model import Model
 from orchestrator.model.store import ModelStore
 from orchestrator.model.verify import Chain, verify
 from tests.support.in_process import converting_here
+from tests.support.known_answers import check, open_segment
 from tests.support.tiny_models import FAMILIES, VOCABULARY, make_checkpoint
 
 PROMPT = [3 + (5 + 11 * i) % (VOCABULARY - 3) for i in range(24)]
@@ -62,6 +63,17 @@ def test_fp32_computes_what_transformers_computes(
     model = opened(store, family)
     assert np.abs(Chain(model).run(PROMPT, range(len(PROMPT))) - expected).max() < 1e-3
     assert Chain(model, [2, 4]).greedy(PROMPT, 16) == answer[0, len(PROMPT) :].tolist()
+
+
+@pytest.mark.parametrize(("family", "precision"), [*((family, "fp32") for family in FAMILIES), *QUANTISED])
+def test_segments_give_their_known_answers(store: ModelStore, family: str, precision: str) -> None:
+    model = opened(store, family, precision)
+    units = model.manifest.num_units
+    for start, stop in ((0, units), (0, 1), (1, 2), (2, units - 1), (units - 1, units)):
+        for wire in ("fp32", "fp16"):
+            made = check(model, open_segment(model, start, stop, wire=wire), start, stop)  # type: ignore[arg-type]
+            made.repeat()
+            assert made.gives_the_same_bits
 
 
 @pytest.mark.parametrize("family", FAMILIES)
