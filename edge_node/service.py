@@ -270,7 +270,7 @@ class NodeService:
             self._do(self._core.computed(work, result, time.monotonic()))
 
     def _check_answers(self) -> None:
-        """Does every segment still compute what it should? One that does not is no longer used."""
+        """Check that every segment still computes what it should; one that does not is no longer used."""
         for failed in self._runner.wrong_answers():
             self._do(load_effects(failed, self._core))
         self._checks.checked(time.monotonic())

@@ -62,6 +62,13 @@ class ControlPlane:
         """An operator wants a node to be empty, or no longer."""
         return self.fleet_changes(self.fleet.set_drained(node, drained), now_s)
 
+    def forgive(self, node: str, now_s: float) -> None:
+        """Forget a node's failures, as an operator wishes: it may be given layers again."""
+        self.pipelines.touch_all()
+        for pipeline in self.pipelines.all:
+            if pipeline.eligibility.forgive(node):
+                pipeline.joined(now_s)
+
     def nodes_view(self, now_s: float) -> tuple[NodeView, ...]:
         """Every node, and why it is given no layers."""
         failures: dict[str, str] = {}

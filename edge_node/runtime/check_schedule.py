@@ -1,4 +1,4 @@
-"""When a node repeats its known answers (pure)."""
+"""The times at which a node repeats its known answers (pure)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _PATIENCE = 4
 
 
 class CheckSchedule:
-    """Now and then while no request is open, at once after the device slept or something looks wrong."""
+    """The next check: now and then while no request is open, at once after the device slept."""
 
     def __init__(self, interval_s: float) -> None:
         """``interval_s``: between two checks of an idle node; 0: none for the sake of time alone."""
@@ -33,5 +33,5 @@ class CheckSchedule:
         return self._is_urgent or now_s >= self._due_s + (0.0 if idle else _PATIENCE * self._interval_s)
 
     def checked(self, now_s: float) -> None:
-        """One was made."""
+        """Put the next check off by an interval: one was made."""
         self._is_urgent, self._due_s = False, now_s + self._interval_s

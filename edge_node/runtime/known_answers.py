@@ -1,4 +1,4 @@
-"""Does a segment compute what it should? Its answer to a fixed input, beside the orchestrator's and beside its own.
+"""Checks of segments: the answer to a fixed input, beside the orchestrator's and beside earlier ones of their own.
 
 The first answer, when the segment was loaded, may differ from the orchestrator's as much as other processors' kernels
 do. Later ones come from the same machine and the same files: they have to be the first again, to the bit.
@@ -25,7 +25,7 @@ thousands of times what a layer adds to them."""
 
 
 class SelfCheck:
-    """Of one segment, which it keeps in memory."""
+    """The check of one segment, which it keeps in memory: is its answer what it should be?"""
 
     def __init__(self, segment: Segment, path: Path) -> None:
         """Let the segment answer the input in a file, twice.
@@ -46,7 +46,7 @@ class SelfCheck:
 
     @property
     def gives_the_same_bits(self) -> bool:
-        """Did it, twice? Then it has to go on doing so."""
+        """Did the segment give the same answer twice? Then it has to go on doing so."""
         return self._first is not None
 
     def repeat(self) -> None:

@@ -279,7 +279,7 @@ class Segment:
 
     @contextmanager
     def aside(self, context_tokens: int) -> Iterator[None]:
-        """Meanwhile runs go to a KV cache of their own, of one slot: rows of requests are neither read nor written."""
+        """Send runs to a KV cache of their own, of one slot: rows of requests are neither read nor written."""
         kept = self.kv, self._bindings
         self.kv = KvCache(self.spec.kv_layers, slots=1, context_tokens=context_tokens, dtypes=self._dtypes)
         self._bindings, self.ready = {}, None

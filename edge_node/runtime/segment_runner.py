@@ -153,7 +153,7 @@ class SegmentRunner:
         return segment, downloaded_bytes
 
     def wrong_answers(self) -> list[LoadFailed]:
-        """Have every segment answer its known input again: those that are wrong now."""
+        """Have every segment answer its known input again, and return those that are wrong now, by stage."""
         failed = {}
         for segment, check in list(self._self_checks.items()):  # another thread may add one
             try:

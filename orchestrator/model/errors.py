@@ -80,3 +80,11 @@ class ManifestError(ModelError):
 
 class BlobCorrupt(ModelError):
     """A weight blob is missing or does not match its SHA-256."""
+
+
+class CannotRun(ModelError):
+    """ONNX Runtime on this machine can't run a part of the model."""
+
+    def __init__(self, start: int, stop: int, error: Exception) -> None:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
+        super().__init__(f"ONNX Runtime here can't run units [{start}, {stop}): {reason}")

@@ -1,4 +1,4 @@
-"""What a model's segments make of a fixed input, for nodes to prove that they compute the same.
+"""Known answers: what a model's segments make of a fixed input, for nodes to prove that they compute the same.
 
 One text goes through the model here, unit by unit, once; what comes out at each boundary is kept. It is the expected
 output of a segment that ends there, and the input of one that begins there, so that no segment is ever run for it.
@@ -38,7 +38,7 @@ HALF_TOLERANCE = 0.1
 
 
 class KnownAnswers:
-    """Of one model."""
+    """The known answers of one model."""
 
     def __init__(self, model: Model, check: Callable[[], None]) -> None:
         """``check``: read the model's weights and raise if they are damaged; called before they are run."""
@@ -51,7 +51,7 @@ class KnownAnswers:
         """The blob of units [start, stop) in the model's own profile; made once, then kept.
 
         Raises:
-            MissingDependency: onnxruntime is not installed.
+            MissingDependency, CannotRun: the model can't be run here.
             BlobCorrupt: the model's weights are not what they were.
         """
         profile = self._model.manifest.profile

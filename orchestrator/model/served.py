@@ -67,5 +67,5 @@ class BuiltSegment:
 
     @property
     def files(self) -> tuple[BlobRef, ...]:
-        """All that its node has to fetch."""
+        """All files that the segment's node has to fetch."""
         return (self.graph, *self.blobs, *((self.answer,) if self.answer else ()))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.model.errors import MissingDependency
+from orchestrator.model.errors import CannotRun, MissingDependency
 from orchestrator.model.model import Model, SegmentSpec
 from schemas import segment_tensors as tensors
 
@@ -21,6 +21,7 @@ class SegmentSession:
 
     Raises:
         MissingDependency: onnxruntime is not installed.
+        CannotRun: ONNX Runtime can't open it here, for want of memory for example.
     """
 
     def __init__(self, model: Model, spec: SegmentSpec) -> None:
@@ -33,7 +34,10 @@ class SegmentSession:
         options.intra_op_num_threads = 1
         options.log_severity_level = 3
         path = model.blobs_folder / spec.graph.sha256
-        self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        try:
+            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime raises many unrelated types
+            raise CannotRun(spec.start, spec.stop, error) from error
         self._spec = spec
         self._cache: dict[str, NDArray[Any]] = {}
         self._length = 0
@@ -48,6 +52,9 @@ class SegmentSession:
 
         Returns:
             hidden states [S, W], or logits [n, V].
+
+        Raises:
+            CannotRun: as above.
         """
         import numpy as np
 
@@ -68,7 +75,11 @@ class SegmentSession:
                 self._cache[tensor.name] = np.zeros(shape, np.dtype(tensor.dtype))
         known |= self._cache
         names = [tensor.name for tensor in self._spec.outputs]
-        outputs = self._session.run(names, {tensor.name: known[tensor.name] for tensor in self._spec.inputs})
+        feeds = {tensor.name: known[tensor.name] for tensor in self._spec.inputs}
+        try:
+            outputs = self._session.run(names, feeds)
+        except Exception as error:  # as above
+            raise CannotRun(self._spec.start, self._spec.stop, error) from error
         result = dict(zip(names, outputs, strict=True))
         for name, value in result.items():
             if name.startswith(tensors.PRESENT):

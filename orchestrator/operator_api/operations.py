@@ -82,7 +82,7 @@ def _drain(asker: Asker, drain: DrainNode, plane: ControlPlane, now_s: float) ->
     if undo is (node in fleet.drained):
         effects = [SaveDrained(node, not undo), *plane.drain(node, not undo, now_s)]
     if undo:
-        plane.pipelines.forgive(node, now_s)
+        plane.forgive(node, now_s)
     holding = [pipeline for pipeline in plane.serving() if node in pipeline.nodes_in_use()]
     stays = [pipeline.report.why_it_stays for pipeline in holding]
     known = fleet.nodes.get(node)

@@ -229,13 +229,6 @@ class PipelinePool:
         for pipeline in self.all:
             pipeline.drained(node, now_s)
 
-    def forgive(self, node: str, now_s: float) -> None:
-        """An operator gives a node back that was left out for a failure."""
-        self.touch_all()
-        for pipeline in self.all:
-            if pipeline.eligibility.forgive(node):
-                pipeline.joined(now_s)
-
     def node_said(self, node: str, message: Any, now_s: float) -> list[Effect]:
         """A node's message about a segment, a request or itself."""
         if isinstance(message, NodeProfile):

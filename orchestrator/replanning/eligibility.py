@@ -46,15 +46,15 @@ class Eligibility:
         return [Note(text, warning=True, kind="set_apart", node=node, pipeline=plan.pipeline)]
 
     def worked(self, plan: DeployedPlan) -> None:
-        """Every node of a plan has come to hold its part."""
+        """Count the failures of a plan's nodes anew: each has come to hold its part."""
         self._exclusions.worked(plan.incarnations)
 
     def forgive(self, node: str) -> bool:
-        """An operator gives a node back; true when it was left out for a failure."""
+        """Forget a node's failures, as an operator wishes; true when it was left out for one."""
         return self._exclusions.forgive(node)
 
     def use_model(self, name: str) -> None:
-        """Plans are to serve this model."""
+        """Note which model plans are to serve: with another one nodes have another chance."""
         if self._model not in ("", name):
             self._exclusions.forget_unusable()
         self._model = name
@@ -75,7 +75,7 @@ class Eligibility:
         return True
 
     def failures(self) -> dict[str, str]:
-        """By node that is here: for which failure it is left out."""
+        """The failures for which nodes that are here are left out, by node."""
         return {
             birth.node: self._exclusions.reason(birth.node) for birth in self._fleet.usable() if self.excludes(birth)
         }

@@ -1,4 +1,4 @@
-"""Who is left out of plans after a failure, and for how long (pure)."""
+"""Nodes that are left out of plans after a failure, and for how long (pure)."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class _Exclusion:
 
 
 class Exclusions:
-    """By node; another start of the node is given another chance at once."""
+    """Nodes that are left out, by name; another start of a node is given another chance at once."""
 
     def __init__(self, *, base_s: float) -> None:
         self._base_s = base_s
@@ -68,24 +68,26 @@ class Exclusions:
         return f"{known.reason} ({known.alike} times; {ends})"
 
     def forgive(self, node: str) -> bool:
-        """An operator gives it back; true when it was left out."""
+        """Forget a node's failures, as an operator wishes; true when it was left out."""
         known = self._of.pop(node, None)
         return known is not None and known.in_force
 
     def worked(self, nodes: Iterable[str]) -> None:
-        """These have come to hold a part of a plan: what may have been wrong with their files or memory is not so
-        any more. Wrong answers are counted on: memory that flips bits does so now and then."""
+        """Count the failures of nodes anew that have come to hold a part of a plan.
+
+        Wrong answers are counted on: memory that flips bits does so now and then.
+        """
         for node in nodes:
             known = self._of.get(node)
             if known and known.code != "wrong_answers":
                 known.alike = 0
 
     def forget_unusable(self) -> None:
-        """Another model is to be served: what could not run the one before may run this."""
+        """Forget failures but for wrong answers: another model is to be served, which they may be able to run."""
         self._of = {node: known for node, known in self._of.items() if known.code == "wrong_answers"}
 
     def expire(self, now_s: float) -> bool:
-        """End what is over; true when a node may be planned with again."""
+        """End exclusions that are over; true when a node may be planned with again."""
         over = [known for known in self._of.values() if known.in_force and known.until_s <= now_s]
         for known in over:
             known.in_force = False  # kept, so that the next failure counts as one more

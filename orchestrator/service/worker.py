@@ -32,7 +32,7 @@ from orchestrator.events import (
     SegmentsBuilt,
     StandbyPlanned,
 )
-from orchestrator.model.errors import MissingDependency
+from orchestrator.model.errors import CannotRun, MissingDependency
 from orchestrator.model.known_answers import KnownAnswers
 from orchestrator.model.model import Model
 from orchestrator.model.prompt import PromptRefused, encode_prompt
@@ -198,7 +198,7 @@ class Worker:
         built = build_segment(self._models[name], stage, wire)
         try:
             answer = self._answers[name].of(stage.start, stage.stop)
-        except MissingDependency as error:
+        except (MissingDependency, CannotRun) as error:
             logger.warning("nodes are not asked whether they compute what they should: %s", error)
             return built
         return replace(built, answer=BlobRef(sha256=answer.sha256, size_bytes=answer.size_bytes))

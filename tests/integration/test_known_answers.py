@@ -11,12 +11,16 @@ import pytest
 
 from edge_node.errors import SegmentUnusable, WrongAnswers
 from edge_node.runtime.known_answers import answer
+from orchestrator.effects import BuildSegments, OpenModel
+from orchestrator.events import ModelOpened, SegmentsBuilt
 from orchestrator.model.known_answers import KnownAnswers
 from orchestrator.model.model import Model
 from orchestrator.model.store import ModelStore
+from orchestrator.service.worker import Worker
 from schemas.known_answer import decode_known_answer
-from schemas.messages import WireDtype
+from schemas.messages import StageRef, WireDtype
 from tests.support.known_answers import check, open_segment
+from tests.support.polling import DEADLINE_S
 
 
 def ranges(model: Model) -> list[tuple[int, int]]:
@@ -147,3 +151,36 @@ def test_an_answer_is_made_once_and_goes_with_its_model(
     assert checked == [True]
     store.rm("tiny")
     assert not path.exists()
+
+
+@pytest.mark.parametrize("runs", [True, False])
+def test_a_model_that_can_not_be_run_here_is_served_unchecked(
+    tiny_store: ModelStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    runs: bool,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """As on an orchestrator with too little memory for one of its units; with a word in the log."""
+    store = ModelStore(tmp_path / "home")
+    shutil.copytree(tiny_store.home, store.home)
+    for path in (store.open("tiny").folder / "segments").iterdir():
+        path.unlink()
+
+    def refuse(*_: object, **__: object) -> None:
+        raise RuntimeError("bad allocation")
+
+    if not runs:
+        monkeypatch.setattr("onnxruntime.InferenceSession", refuse)
+    worker = Worker(store, wake=lambda: None)
+    try:
+        worker.submit(OpenModel("tiny"))
+        assert isinstance(worker.results.get(timeout=DEADLINE_S), ModelOpened)
+        worker.submit(BuildSegments(1, "tiny", (StageRef(node="a", start=0, stop=6),), "fp32"))
+        built = worker.results.get(timeout=DEADLINE_S)
+    finally:
+        worker.close()
+    assert isinstance(built, SegmentsBuilt)
+    (segment,) = built.segments
+    assert (segment.answer is not None) is runs
+    assert ("can't run units [0, 1): bad allocation" in caplog.text) is not runs
