@@ -83,8 +83,8 @@ class BlobCorrupt(ModelError):
 
 
 class CannotRun(ModelError):
-    """ONNX Runtime on this machine can't run a part of the model."""
+    """ONNX Runtime on this machine can't run a unit of the model, for want of memory for example."""
 
-    def __init__(self, start: int, stop: int, error: Exception) -> None:
+    def __init__(self, unit: int, error: Exception) -> None:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
-        super().__init__(f"ONNX Runtime here can't run units [{start}, {stop}): {reason}")
+        super().__init__(f"unit {unit} can't be run here: {reason}")

@@ -183,4 +183,4 @@ def test_a_model_that_can_not_be_run_here_is_served_unchecked(
     assert isinstance(built, SegmentsBuilt)
     (segment,) = built.segments
     assert (segment.answer is not None) is runs
-    assert ("can't run units [0, 1): bad allocation" in caplog.text) is not runs
+    assert ("unit 0 can't be run here: bad allocation" in caplog.text) is not runs
