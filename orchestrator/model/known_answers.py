@@ -145,7 +145,7 @@ class KnownAnswers:
         run = SegmentRun(open_graph(folder / spec.graph.sha256, folder), self._model.manifest.layers)
         parts = (slice(0, POSITIONS - 1), slice(POSITIONS - 1, POSITIONS))
         return np.concatenate(
-            [run.step(ids[part], None if hidden is None else hidden[None, part])[0] for part in parts]
+            [run.step(ids[part].tolist(), None if hidden is None else hidden[None, part])[0] for part in parts]
         )
 
 
