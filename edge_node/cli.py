@@ -11,6 +11,7 @@ import click
 
 from broker.address import DEFAULT_URL, parse_broker_url
 from broker.exit_deadline import end_on_signals
+from broker.option_types import FiniteRange
 from broker.security import is_exposed
 from edge_node.config import SPEEDS, NodeConfig, read_speed
 from edge_node.runtime.process_heap import ask_for_huge_pages
@@ -51,7 +52,7 @@ def _check_speed(context: click.Context, parameter: click.Parameter, value: str)
         raise click.BadParameter(f"{path} can't be read") from None
     except ValueError:
         raise click.BadParameter(f"there is no number in {path or repr(value)}") from None
-    click.FloatRange(*SPEEDS).convert(speed, parameter, context)
+    FiniteRange(*SPEEDS).convert(speed, parameter, context)
     return path or speed
 
 
@@ -99,14 +100,14 @@ def _check_speed(context: click.Context, parameter: click.Parameter, value: str)
 )
 @click.option(
     "--watchdog-s",
-    type=click.FloatRange(0.05, 600),
+    type=FiniteRange(0.05, 600),
     default=1.0,
     show_default=True,
     help="Shortest wait for a token before the first stage repeats itself.",
 )
 @click.option(
     "--drain-timeout",
-    type=click.FloatRange(0, 3600),
+    type=FiniteRange(0, 3600),
     default=20.0,
     show_default=True,
     metavar="SECONDS",
@@ -114,7 +115,7 @@ def _check_speed(context: click.Context, parameter: click.Parameter, value: str)
 )
 @click.option(
     "--check-every",
-    type=click.FloatRange(0, 86400),
+    type=FiniteRange(0, 86400),
     default=300.0,
     show_default=True,
     metavar="SECONDS",

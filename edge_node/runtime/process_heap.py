@@ -9,6 +9,7 @@ to become resident as it is written, and no sooner, must not come from this heap
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import os
@@ -31,7 +32,8 @@ def ask_for_huge_pages() -> None:
     if _HUGE_PAGES in tunables or not sys.executable or not _gives_to_who_asks() or _glibc() < _FIRST_GLIBC:
         return
     os.environ[_TUNABLES] = ":".join(filter(None, (tunables, _WANTED)))
-    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    with contextlib.suppress(OSError):  # it may be started, but not again: huge pages are no more than welcome
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def _gives_to_who_asks() -> bool:

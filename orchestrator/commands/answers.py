@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from broker.option_types import FiniteRange
 from orchestrator.client import Answer
 from orchestrator.commands.interrupts import stop_on_interrupt
 from orchestrator.commands.output import on_output_gone
@@ -59,13 +60,13 @@ def answer_options(function: Callable[..., Any]) -> Callable[..., Any]:
     options = (
         click.option("--max-tokens", type=click.IntRange(1, MAX_ANSWER_TOKENS), default=256, show_default=True,
                      help="Most tokens to generate."),
-        click.option("--temperature", type=click.FloatRange(0, 100), default=0.0, show_default=True,
+        click.option("--temperature", type=FiniteRange(0, 100), default=0.0, show_default=True,
                      help="0 always takes the likeliest token; higher is more varied."),
         click.option("--top-k", type=click.IntRange(0, 1_000_000), default=0, show_default=True,
                      help="Choose among the K likeliest tokens; 0 is all."),
-        click.option("--top-p", type=click.FloatRange(0, 1), default=1.0, show_default=True,
+        click.option("--top-p", type=FiniteRange(0, 1), default=1.0, show_default=True,
                      help="Choose among the likeliest tokens that together have this probability."),
-        click.option("--repetition-penalty", type=click.FloatRange(0.1, 10), default=1.0, show_default=True,
+        click.option("--repetition-penalty", type=FiniteRange(0.1, 10), default=1.0, show_default=True,
                      help="Above 1, tokens that were there already become less likely."),
         click.option("--seed", type=click.IntRange(0, 2**53), help="Same seed, same answer. [default: random]"),
         click.option("--system", metavar="TEXT", help="The system message."),

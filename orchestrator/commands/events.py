@@ -7,6 +7,7 @@ from datetime import datetime
 
 import click
 
+from orchestrator.client import Client, NoOrchestrator
 from orchestrator.commands.connection import connect
 from orchestrator.commands.output import print_json
 from orchestrator.commands.settings import Settings, bus_options, pass_settings
@@ -32,9 +33,20 @@ def command(settings: Settings, follow: bool, limit: int, as_json: bool) -> None
             click.echo("Nothing has happened yet.", err=True)
         said = {(event.number, event.at_s) for event in events}
         while follow:
-            for event in client.events():
+            heard = client.events()
+            for event in heard:
                 if (event.number, event.at_s) not in said:
                     say(event)
+            if not heard:
+                _look(client)
+
+
+def _look(client: Client) -> None:
+    """Is nothing happening, or is nobody there who would say so?"""
+    try:
+        client.status()
+    except NoOrchestrator as error:
+        click.echo(f"{error}; waiting for one", err=True)
 
 
 def _as_json(event: FleetEvent) -> None:

@@ -8,6 +8,7 @@ import time
 
 import click
 
+from broker.option_types import FiniteRange
 from orchestrator.commands.connection import connect
 from orchestrator.commands.settings import Settings, bus_options, pass_settings
 
@@ -52,7 +53,7 @@ def command(context: click.Context, settings: Settings) -> None:
 @click.option(
     "--timeout",
     "timeout_s",
-    type=click.FloatRange(0.1, 86_400),
+    type=FiniteRange(0.1, 86_400),
     default=120.0,
     show_default=True,
     metavar="SECONDS",

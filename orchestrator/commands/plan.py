@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from broker.option_types import FiniteRange
 from orchestrator.commands.connection import connect
 from orchestrator.commands.output import print_json
 from orchestrator.commands.plan_changes import changes, describe_changes
@@ -95,7 +96,7 @@ def constraint_options(function: Callable[..., None]) -> Callable[..., None]:
             help="Most memory that a node may be given, in MB.",
         ),
         click.option(
-            "--min-battery", "min_battery_percent", type=click.FloatRange(0, 100), metavar="PERCENT",
+            "--min-battery", "min_battery_percent", type=FiniteRange(0, 100), metavar="PERCENT",
             help="Leave out nodes whose battery is below, also once it falls below.",
         ),
         click.option("--only-on-charger", is_flag=True, help="Leave out nodes that run on their battery."),

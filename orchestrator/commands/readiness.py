@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
+from broker.option_types import FiniteRange
 from orchestrator.client import Client, ClientError
 from orchestrator.text.figures import progress_text
 from schemas.messages import StatusReply
@@ -30,7 +31,7 @@ def wait_option(function: _F) -> _F:
     option = click.option(
         "--wait",
         "wait_s",
-        type=click.FloatRange(0, 86_400),
+        type=FiniteRange(0, 86_400),
         default=120.0,
         show_default=True,
         metavar="SECONDS",

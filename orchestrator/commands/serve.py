@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, get_args
 
 import click
 
+from broker.option_types import FiniteRange
 from orchestrator.commands.output import describe_broker, warn_of_few_files
 from orchestrator.commands.settings import Settings, bus_options, pass_settings
 from orchestrator.fleet.health import HealthLimits
@@ -79,7 +80,7 @@ def _number_or_auto(_context: click.Context, parameter: click.Parameter, value: 
 )
 @click.option(
     "--battery-low",
-    type=click.FloatRange(0, 100),
+    type=FiniteRange(0, 100),
     default=HEALTH.battery_low_percent,
     show_default=True,
     metavar="PERCENT",
@@ -88,7 +89,7 @@ def _number_or_auto(_context: click.Context, parameter: click.Parameter, value: 
 )
 @click.option(
     "--hot",
-    type=click.FloatRange(0, 200),
+    type=FiniteRange(0, 200),
     default=HEALTH.hot_c,
     show_default=True,
     metavar="CELSIUS",
@@ -126,16 +127,24 @@ def command(
     """Run the orchestrator: it plans which node runs what, hands out the parts and answers questions."""
     from broker.exit_deadline import end_on_signals
     from broker.local_broker import LocalBroker
+    from orchestrator.model.store import ModelStore
     from orchestrator.service.config import ServiceConfig
     from orchestrator.service.service import run_service
 
     warn_of_few_files()
     if not settings.verbose:
         logging.getLogger("orchestrator").setLevel(logging.INFO)  # nodes that come and go, plans: what it does
+    if model is not None:
+        ModelStore(settings.models_dir).show(model)  # refused now, not by every plan
     stop = threading.Event()
     with contextlib.ExitStack() as stack:
         broker = settings.broker
         if with_broker:
+            if settings.broker_is_given:
+                raise click.UsageError(
+                    "--with-broker starts a broker of its own: leave --broker out, or start one there and leave"
+                    " --with-broker out"
+                )
             local = stack.enter_context(LocalBroker(folder=settings.home / "broker"))
             broker = local.url
             click.echo(f"broker: {describe_broker(local)}")
@@ -164,4 +173,6 @@ def command(
 def _announce(info: ServiceInfo) -> None:
     click.echo(f"orchestrator: pipeline {info.pipeline} on {info.broker}, model {info.model or 'none yet'}")
     click.echo(f"model parts: {' '.join(info.blob_urls)}")
+    if not info.model:
+        click.echo("next: linguabus model add SOURCE, in another terminal, then: linguabus model use NAME")
     click.echo(f"next: linguabus node --broker {info.broker}   (stop with Ctrl-C)")

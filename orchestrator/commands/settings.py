@@ -49,6 +49,8 @@ class Settings:
     """The settings of a command, filled by the options in front of its name, then by its own."""
 
     broker: str = DEFAULT_URL
+    broker_is_given: bool = False
+    """By an option."""
     given_home: Path | None = None
     insecure: bool = False
     verbose: int = 0
@@ -91,7 +93,8 @@ pass_settings = click.make_pass_decorator(Settings)
 
 def _set_broker(context: click.Context, _parameter: click.Parameter, value: str | None) -> None:
     if value is not None:
-        context.ensure_object(Settings).broker = value
+        settings = context.ensure_object(Settings)
+        settings.broker, settings.broker_is_given = value, True
 
 
 def _set_insecure(context: click.Context, _parameter: click.Parameter, value: bool) -> None:

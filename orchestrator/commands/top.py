@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import click
 
+from broker.option_types import FiniteRange
 from orchestrator.client import Client
 from orchestrator.commands.connection import connect
 from orchestrator.commands.output import print_json
@@ -29,7 +30,7 @@ _HOME, _CLEAR_LINE, _CLEAR_BELOW = "\x1b[H", "\x1b[K", "\x1b[J"
 @click.option(
     "--interval",
     "interval_s",
-    type=click.FloatRange(0.1, 3600),
+    type=FiniteRange(0.1, 3600),
     default=1.0,
     show_default=True,
     metavar="SECONDS",

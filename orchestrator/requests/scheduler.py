@@ -303,7 +303,7 @@ class RequestScheduler:
             if session.interrupted_s is None:
                 effects += self._fail(session, why.code, why.reason)
             elif now_s >= session.interrupted_s + self._timing.recovery_s:
-                effects += self._fail(session, why.code, f"a node was lost and the others can't go on: {why.reason}")
+                effects += self._fail(session, "failed", f"a node was lost and the others can't go on: {why.reason}")
         return effects
 
     # --- time -------------------------------------------------------------------------------------------------

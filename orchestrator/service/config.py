@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from orchestrator.fleet.health import HealthLimits
 from orchestrator.timing import DEFAULT_CHUNK_TOKENS, DEFAULT_SLOTS, MOST_PIPELINES, Timing
 from schemas import limits
 from schemas.messages import WireDtype
+
+_HTTP_URL = re.compile(r"https?://[^\s/]+(/\S*)?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +71,9 @@ class ServiceConfig:
             _check_range("--context", self.context_tokens, limits.MIN_CONTEXT_TOKENS, limits.MAX_CONTEXT_TOKENS)
         _check_range("--battery-low", self.health.battery_low_percent, 0, 100)
         _check_range("--hot", self.health.hot_c, 0, 200)
+        for url in self.advertised_urls:
+            if not _HTTP_URL.fullmatch(url):
+                raise BadSetting(f"--advertise is {url}: use an address such as http://192.168.1.5:8765")
         if self.insecure:
             return
         if not is_loopback(self.blob_host):

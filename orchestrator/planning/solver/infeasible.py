@@ -22,7 +22,14 @@ DEVICES_TRIED = 16
 
 
 def explain_infeasible(problem: Problem) -> Infeasible:
-    """The reason and the fixes for a problem that has no plan."""
+    """The reason and the fixes for a problem that has no plan.
+
+    Where its caches may be smaller: the largest that fit, or what is missing for the smallest ones.
+    """
+    may_shrink = problem.least_context_tokens is not None or problem.least_slots is not None
+    fits = largest_caches(problem) if may_shrink else None
+    if may_shrink and fits is None:
+        return _explain_smallest(problem)
     reason = _reason(problem)
     fixes = list(itertools.islice(_lifted_constraints(problem), 3))
     device, missing = _least_extra(problem, _with_memory)
@@ -40,9 +47,16 @@ def explain_infeasible(problem: Problem) -> Infeasible:
         fixes.append(f"add a device with {size_text(added)} of usable memory")
     smallest = fixes[0] if fixes else "choose a smaller model or a lower precision"
     missing_bytes = missing if device is not None else max(0, _short_bytes(problem))
-    may_shrink = problem.least_context_tokens is not None or problem.least_slots is not None
-    fits = largest_caches(problem) if may_shrink else None
     return Infeasible(reason, missing_bytes, smallest, tuple(fixes), _rooms(problem), fits)
+
+
+def _explain_smallest(problem: Problem) -> Infeasible:
+    context_tokens, slots = problem.least_context_tokens or problem.context_tokens, problem.least_slots or problem.slots
+    context_tokens, slots = min(context_tokens, problem.context_tokens), min(slots, problem.slots)
+    smallest = problem.with_caches(context_tokens, slots)
+    found = explain_infeasible(replace(smallest, least_context_tokens=None, least_slots=None))
+    caches = f"with {context_tokens} tokens of context and {slots} at once, the least that is served"
+    return replace(found, reason=f"{found.reason} ({caches})")
 
 
 def _rooms(problem: Problem) -> tuple[tuple[str, int], ...]:
