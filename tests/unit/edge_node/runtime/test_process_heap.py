@@ -33,6 +33,16 @@ def test_the_process_starts_again_with_huge_pages_once(started_again: list[list[
     assert len(started_again) == 1
 
 
+def test_who_may_not_be_started_again_goes_on_as_he_is(
+    started_again: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(program: str, command: list[str]) -> None:
+        raise PermissionError(program)
+
+    monkeypatch.setattr(os, "execv", refuse)
+    process_heap.ask_for_huge_pages()
+
+
 @pytest.mark.parametrize("library", ["glibc 2.34", "musl 1.2", "", None])
 def test_another_c_library_is_left_alone(
     started_again: list[list[str]], monkeypatch: pytest.MonkeyPatch, library: str | None

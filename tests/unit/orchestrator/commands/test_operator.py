@@ -213,6 +213,24 @@ def test_no_events_yet(fake: FakeOrchestrator, capsys: pytest.CaptureFixture[str
     assert capsys.readouterr() == ("", "Nothing has happened yet.\n")
 
 
+def test_who_follows_events_is_told_when_nobody_is_there_to_tell_any(
+    fake: FakeOrchestrator, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake.control["events"] = {"events": []}
+    fake.patience_s = 0.05
+    heard: list[list[FleetEvent]] = [[]]
+
+    def silence(client: Client) -> list[FleetEvent]:
+        fake.control.clear()  # it answers nothing any more
+        if not heard:
+            raise KeyboardInterrupt
+        return heard.pop()
+
+    monkeypatch.setattr(Client, "events", silence)
+    assert cli.run(["events", "--follow"]) == 130
+    assert "no orchestrator answers on mqtt://memory:1883" in capsys.readouterr().err
+
+
 def test_events_are_followed_each_once(
     fake: FakeOrchestrator, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -191,6 +191,17 @@ def test_a_long_context_is_said_to_be_the_cause() -> None:
     assert not is_feasible(replace(problem, runs=runs, context_tokens=tokens + 1))
 
 
+def test_where_caches_may_be_small_what_is_missing_is_missing_for_the_smallest() -> None:
+    problem = fleet(device("a", 1.0, 300), device("b", 1.0, 300))
+    runs = (problem.runs[0], replace(problem.runs[1], kv_bytes_per_token=MB // 100), problem.runs[2])
+    large = replace(problem, runs=runs, context_tokens=8000, slots=4)
+    answer = unsolved(replace(large, least_context_tokens=256, least_slots=1))
+    least = unsolved(large.with_caches(256, 1))
+    assert answer.reason == f"{least.reason} (with 256 tokens of context and 1 at once, the least that is served)"
+    assert (answer.fixes, answer.missing_bytes) == (least.fixes, least.missing_bytes)
+    assert answer.missing_bytes < unsolved(large).missing_bytes
+
+
 def test_storage_slots_large_units_and_shared_ends_as_causes() -> None:
     full = fleet(device("a", 1.0, 900, storage_mb=300), device("b", 1.0, 900, storage_mb=600))
     assert "too little storage" in unsolved(full).reason
