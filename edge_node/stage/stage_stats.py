@@ -2,45 +2,54 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import deque
 
 from edge_node.stage_spec import StageSpec
 from schemas.ewma import ewma
 from schemas.messages import StageMetrics
 
 _WEIGHT = 0.1
+_MOST_RUNS = 1_000
+"""Of which each is smoothed in; those before them would count nothing any more."""
 
 
-@dataclass(slots=True)
 class StageStats:
-    """Figures of all runs since the stage was loaded."""
+    """Figures of all runs since the stage was loaded. Runs are noted as they come and smoothed once a heartbeat: the
+    first is on the way of every token."""
 
-    decode_s: float | None = None
-    """Smoothed time of a run of one position per row."""
-    decode_rows: float = 0.0
-    """Smoothed number of rows of such a run."""
-    busy_s: float = 0.0
-    positions: int = 0
+    __slots__ = ("_busy_s", "_decode_rows", "_decode_s", "_decoded", "_positions")
+
+    def __init__(self) -> None:
+        self._busy_s = 0.0
+        self._positions = 0
+        self._decode_s: float | None = None
+        """Smoothed time of a run of one position per row."""
+        self._decode_rows: float | None = None
+        """Smoothed number of rows of such a run."""
+        self._decoded: deque[tuple[int, float]] = deque(maxlen=_MOST_RUNS)
+        """Rows and seconds of such runs since the last heartbeat."""
 
     def computed(self, rows: int, count: int, compute_s: float) -> None:
         """A run of ``rows`` requests with ``count`` positions each is done."""
-        self.busy_s += compute_s
-        self.positions += rows * count
-        if count > 1:
-            return
-        self.decode_rows = ewma(None if self.decode_s is None else self.decode_rows, float(rows), _WEIGHT)
-        self.decode_s = ewma(self.decode_s, compute_s, _WEIGHT)
+        self._busy_s += compute_s
+        self._positions += rows * count
+        if count == 1:
+            self._decoded.append((rows, compute_s))
 
     def metrics(self, spec: StageSpec, *, queue: int, open_requests: int) -> StageMetrics:
         """The figures as a message, for the heartbeat."""
+        for rows, compute_s in self._decoded:
+            self._decode_rows = ewma(self._decode_rows, float(rows), _WEIGHT)
+            self._decode_s = ewma(self._decode_s, compute_s, _WEIGHT)
+        self._decoded.clear()
         return StageMetrics(
             pipeline=spec.pipeline,
             epoch=spec.epoch,
             stage=spec.stage,
-            decode_s=self.decode_s,
-            decode_rows=self.decode_rows,
+            decode_s=self._decode_s,
+            decode_rows=self._decode_rows or 0.0,
             queue=queue,
-            busy_s=self.busy_s,
-            positions=self.positions,
+            busy_s=self._busy_s,
+            positions=self._positions,
             open_requests=open_requests,
         )
