@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import subprocess
@@ -27,18 +26,8 @@ TIMEOUT_S = 300.0
 MEGABYTES = re.compile(r"([\d,]+) MB")
 
 
-@pytest.fixture(scope="module")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Of a demo that knows the model only: what somebody wanted of an earlier one's plans would count in this, too."""
-    store, _ = demo_model(default_cache())
-    cache = tmp_path_factory.mktemp("cache")
-    (cache / "linguabus" / "demo").mkdir(parents=True)
-    (cache / "linguabus" / "demo" / "models").symlink_to(store.home)
-    return os.environ | {"XDG_CACHE_HOME": str(cache)}
-
-
-def test_three_nodes_answer_and_none_holds_the_model(environment: dict[str, str]) -> None:
-    done = subprocess.run(DEMO, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+def test_three_nodes_answer_and_none_holds_the_model() -> None:
+    done = subprocess.run(DEMO, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     answer = lines[lines.index("> What is the capital of France?") + 1]
@@ -80,10 +69,8 @@ def test_the_compose_files_nodes_can_hold_the_model_together_and_two_can_not(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_stopping_the_demo_stops_everything(environment: dict[str, str], number: signal.Signals) -> None:
-    with subprocess.Popen(
-        [*DEMO, "--keep"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
+def test_stopping_the_demo_stops_everything(number: signal.Signals) -> None:
+    with subprocess.Popen([*DEMO, "--keep"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         for line in process.stdout:
             if line.startswith("ask it something"):
