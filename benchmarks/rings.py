@@ -13,11 +13,11 @@ import numpy as np
 from broker.local_broker import LocalBroker
 from edge_node.requests.ring_driver import chunk_lengths
 from edge_node.runtime.segment import Segment
-from edge_node.stage_spec import SegmentSpec
 from edge_node.wire.activations import encode_activation
 from orchestrator.model.model import Model
 from schemas.codec import WIRE_DTYPES
-from schemas.messages import BlobRef, KvLayer, WireDtype
+from schemas.messages import WireDtype
+from tests.support import segments
 from tests.support.mqtt_proxy import MqttProxy
 from tests.support.nodes import running_nodes
 from tests.support.ring import Ring, even_cuts
@@ -38,29 +38,11 @@ def open_segment(
     folder: Path | None = None,
 ) -> Segment:
     """One stage of a split at ``cuts``, in this process; ``folder``: where its files are, if not in the store."""
-    manifest = model.manifest
     start, stop = cuts[stage : stage + 2]
-    spec = model.segment(start, stop, wire=wire)
-    opened = SegmentSpec(
-        graph=BlobRef(sha256=spec.graph.sha256, size_bytes=spec.graph.size_bytes),
-        blobs=(),
-        kv_layers=tuple(
-            KvLayer(layer=layer.layer, kv_heads=layer.kv_heads, key_dim=layer.key_dim, value_dim=layer.value_dim)
-            for layer in manifest.layers
-            if layer.layer in spec.layers
-        ),
-        width_in=spec.width_in or 0,
-        width_out=spec.width_out or 0,
-        vocab_size=manifest.vocab_size,
-        context_tokens=CONTEXT_TOKENS,
-        slots=1,
-        chunk_tokens=CHUNK_TOKENS,
-        wire=WIRE_DTYPES[wire],
-        is_first=start == 0,
-        is_last=stop == manifest.num_units,
-    )
-    graph = (folder or model.blobs_folder) / spec.graph.sha256
-    return Segment(opened, graph, threads=1, emulated_speed=emulated_speed)
+    return segments.open_segment(
+        model, start, stop, folder=folder, wire=wire, emulated_speed=emulated_speed,
+        context_tokens=CONTEXT_TOKENS, slots=1, chunk_tokens=CHUNK_TOKENS,
+    )  # fmt: skip
 
 
 class LocalChain:

@@ -19,8 +19,9 @@ from orchestrator.model.store import ModelStore
 from orchestrator.service.worker import Worker
 from schemas.known_answer import decode_known_answer
 from schemas.messages import StageRef, WireDtype
-from tests.support.known_answers import check, open_segment
+from tests.support.known_answers import check
 from tests.support.polling import DEADLINE_S
+from tests.support.segments import open_segment
 
 
 def ranges(model: Model) -> list[tuple[int, int]]:

@@ -12,7 +12,8 @@ from orchestrator.model.model import Model
 from orchestrator.model.store import ModelStore
 from orchestrator.model.verify import Chain, verify
 from tests.support.in_process import converting_here
-from tests.support.known_answers import check, open_segment
+from tests.support.known_answers import check
+from tests.support.segments import open_segment
 from tests.support.tiny_models import FAMILIES, VOCABULARY, make_checkpoint
 
 PROMPT = [3 + (5 + 11 * i) % (VOCABULARY - 3) for i in range(24)]

@@ -1,0 +1,48 @@
+"""A model's segments, opened in this process as a node opens them."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from edge_node.runtime.segment import Segment
+from edge_node.stage_spec import SegmentSpec
+from orchestrator.model.model import Model
+from schemas.codec import WIRE_DTYPES
+from schemas.messages import BlobRef, KvLayer, WireDtype
+
+
+def open_segment(
+    model: Model,
+    start: int,
+    stop: int,
+    *,
+    folder: Path | None = None,
+    wire: WireDtype = "fp32",
+    emulated_speed: float = 1.0,
+    **changes: Any,
+) -> Segment:
+    """The segment [start, stop); ``folder``: where its files are, if not in the store."""
+    manifest = model.manifest
+    spec = model.segment(start, stop, wire=wire)
+    opened = SegmentSpec(
+        graph=BlobRef(sha256=spec.graph.sha256, size_bytes=spec.graph.size_bytes),
+        blobs=(),
+        kv_layers=tuple(
+            KvLayer(layer=layer.layer, kv_heads=layer.kv_heads, key_dim=layer.key_dim, value_dim=layer.value_dim)
+            for layer in manifest.layers
+            if layer.layer in spec.layers
+        ),
+        width_in=spec.width_in or 0,
+        width_out=spec.width_out or 0,
+        vocab_size=manifest.vocab_size,
+        context_tokens=64,
+        slots=2,
+        chunk_tokens=16,
+        wire=WIRE_DTYPES[wire],
+        is_first=start == 0,
+        is_last=stop == manifest.num_units,
+    )
+    graph = (folder or model.blobs_folder) / spec.graph.sha256
+    return Segment(dataclasses.replace(opened, **changes), graph, threads=1, emulated_speed=emulated_speed)
