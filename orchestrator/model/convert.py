@@ -1,18 +1,7 @@
 """From a checkpoint to one ONNX decoder with KV cache, by onnxruntime-genai's model builder.
 
 The builder's graphs keep the KV cache in one buffer for past and present (GroupQueryAttention), which is what a node
-needs. Precisions:
-
-========  =================================================================================================
-int4      MatMulNBits with blocks of 32 weights; a tied embedding shares the head's quantised table
-int8      the same with 8 bits; embedding and head apart (the builder's shared form does not load)
-fp16      float16 weights on disk and on the wire, computed in float32 (CPUs without half kernels would anyway,
-          and rounding would otherwise depend on where the model is cut)
-fp32      as it is
-========  =================================================================================================
-
-The two numeric profiles, ``fast`` and ``exact``, share these files: they differ in an attribute set when a segment is
-assembled.
+needs. They are made in float32: what the weights become then is decided here (`orchestrator.model.weigh`).
 """
 
 from __future__ import annotations
@@ -26,12 +15,12 @@ from orchestrator.model.errors import MissingDependency, UnsupportedModel
 from orchestrator.model.extras import MODULES, missing
 from orchestrator.model.growth import watch_growth
 from orchestrator.model.json_file import read_object
-from orchestrator.model.precision import PROFILES
 from orchestrator.model.progress import Progress
 from orchestrator.model.source import Source
 from orchestrator.model.subproc import run_module
 
-BUILDER_PRECISION = {"int4": "int4", "int8": "int8", "fp16": "fp32", "fp32": "fp32"}
+GRAPH = "model.onnx"
+OPTIONS = {"windowed_kv_cache": "false", "hf_token": "false"}
 ARCHITECTURES = {
     "LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM", "MistralForCausalLM", "Phi3ForCausalLM",
     "Gemma3ForCausalLM", "GemmaForCausalLM", "Gemma2ForCausalLM", "SmolLM3ForCausalLM", "GraniteForCausalLM",
@@ -67,8 +56,8 @@ def checkpoint_of(source: Source, scratch: Path, progress: Progress) -> Path:
     return folder
 
 
-def convert(what: str, checkpoint: Path, precision: str, scratch: Path, progress: Progress) -> Path:
-    """Make the ONNX decoder of a Hugging Face folder in ``scratch`` and return its folder.
+def convert(what: str, checkpoint: Path, scratch: Path, progress: Progress) -> Path:
+    """Make the ONNX decoder of a Hugging Face folder in ``scratch``, in float32, and return its file.
 
     Args:
         what: the source, for messages.
@@ -97,38 +86,27 @@ def convert(what: str, checkpoint: Path, precision: str, scratch: Path, progress
 
     progress("convert", 0, layers)
     with watch_growth(out, on_growth):
-        _run_builder(what, checkpoint, out, BUILDER_PRECISION[precision], _options(precision), scratch, on_line)
-    return out
+        _run_builder(what, checkpoint, out, {}, scratch, on_line)
+    return out / GRAPH
 
 
 def convert_first_blocks(what: str, checkpoint: Path, blocks: int, scratch: Path, progress: Progress) -> Path:
-    """The same in float32, with so many of the first blocks, embedding and head; to compare closely with the source."""
+    """The same with so many of the first blocks, embedding and head; to compare closely with the source."""
     out = scratch / "first-blocks"
     progress("build", 0, 0)
-    options = _options("fp32") | {"num_hidden_layers": str(blocks)}
     with watch_growth(out, lambda done: progress("build", done, 0)):
-        _run_builder(what, checkpoint, out, "fp32", options, scratch, lambda _: None)
-    return out
+        _run_builder(what, checkpoint, out, {"num_hidden_layers": str(blocks)}, scratch, lambda _: None)
+    return out / GRAPH
 
 
 def _run_builder(
     what: str,
     checkpoint: Path,
     out: Path,
-    precision: str,
     options: dict[str, str],
     scratch: Path,
     on_line: Callable[[str], None],
 ) -> None:
-    given = [f"{k}={v}" for k, v in options.items()]
-    arguments = [str(checkpoint), str(out), str(scratch / "cache"), precision, *given]
+    given = [f"{name}={value}" for name, value in (OPTIONS | options).items()]
+    arguments = [str(checkpoint), str(out), str(scratch / "cache"), "fp32", *given]
     run_module("orchestrator.model.genai_builder", arguments, f"converting {what}", on_line, scratch)
-
-
-def _options(precision: str) -> dict[str, str]:
-    options = {"windowed_kv_cache": "false", "hf_token": "false"}
-    if precision in ("int4", "int8"):
-        options["int4_accuracy_level"] = str(PROFILES["fast"])
-    if precision == "int8":
-        options["shared_embeddings"] = "false"
-    return options

@@ -6,7 +6,10 @@ from collections.abc import Iterable
 
 from orchestrator.model.errors import UnsupportedModel
 
-PRECISIONS = ("int4", "int8", "fp16", "fp32")
+AUTO = "auto"
+QUANTISED = ("int4", "mixed", "int8")
+"""Precisions of weights in blocks of codes, from the smallest; mixed: of four and eight bits."""
+PRECISIONS = (*QUANTISED, "fp16", "fp32")
 """Of weights on disk."""
 PROFILES = {"fast": 4, "exact": 1}
 """Numeric profiles: accuracy_level of MatMulNBits, int8 or float32 activations."""
@@ -18,7 +21,7 @@ def check_precision(precision: str) -> None:
     Raises:
         UnsupportedModel: there is none.
     """
-    _check("precision", precision, PRECISIONS)
+    _check("precision", precision, (AUTO, *PRECISIONS))
 
 
 def check_profile(profile: str) -> None:

@@ -23,8 +23,6 @@ from schemas.segment_tensors import IDS
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
-HALF_FILE = "half.data"
-
 
 def untranspose_embedding(model: ModelProto) -> None:
     """Replace ``Gather(Transpose(W), ids)`` by a lookup of columns of ``W`` [hidden, vocabulary]."""
@@ -48,7 +46,7 @@ def untranspose_embedding(model: ModelProto) -> None:
         nodes.append(helper.make_node("Transpose", [columns], [node.output[0]], name=node.name, perm=[1, 2, 0]))
     read = {name for node in nodes for name in node.input}
     kept = [n for n in nodes if n.op_type != "Transpose" or n.output[0] not in transposes or n.output[0] in read]
-    _replace_nodes(graph, kept)
+    replace_nodes(graph, kept)
 
 
 def settle_table_choice(model: ModelProto) -> None:
@@ -69,7 +67,7 @@ def settle_table_choice(model: ModelProto) -> None:
             stored.CopyFrom(tensor)
             stored.name = name
             graph.initializer.append(stored)
-    _replace_nodes(graph, nodes)
+    replace_nodes(graph, nodes)
 
 
 def _constants(branch: GraphProto) -> list[TensorProto]:
@@ -77,23 +75,15 @@ def _constants(branch: GraphProto) -> list[TensorProto]:
     return [made[o.name] for o in branch.output]
 
 
-def embedding_tables(model: ModelProto) -> list[str]:
-    """Float32 weights that are read by a lookup and nothing else."""
-    readers: dict[str, set[str]] = {}
-    for node in model.graph.node:
-        for name in node.input:
-            readers.setdefault(name, set()).add(node.op_type)
-    return [t.name for t in model.graph.initializer if _is_matrix(t) and readers.get(t.name) == {"Gather"}]
-
-
 def matrices(model: ModelProto) -> list[str]:
-    """Float32 weights that a MatMul or a lookup reads: nearly all of a model that is not quantised."""
-    read = {n for node in model.graph.node if node.op_type in ("MatMul", "Gemm", "Gather") for n in node.input}
+    """Float32 weights that a MatMul or a lookup of tokens reads: nearly all of a model that is not quantised."""
+    nodes = [n for n in model.graph.node if n.op_type in ("MatMul", "Gemm") or (n.op_type == "Gather" and IDS in n.input)]
+    read = {name for node in nodes for name in node.input}
     return [t.name for t in model.graph.initializer if _is_matrix(t) and t.name in read]
 
 
-def store_as_half(model: ModelProto, folder: Path, scratch: Path, names: Iterable[str]) -> None:
-    """Turn the named float32 weights into float16 ones in ``scratch``; readers get them through a Cast.
+def store_as_half(model: ModelProto, folder: Path, path: Path, names: Iterable[str]) -> None:
+    """Turn the named float32 weights into float16 ones in the file ``path`` of ``folder``; readers get them by a Cast.
 
     Raises:
         ConversionFailed: a value is beyond float16's range.
@@ -102,7 +92,7 @@ def store_as_half(model: ModelProto, folder: Path, scratch: Path, names: Iterabl
 
     wanted = set(names)
     position = 0
-    with (scratch / HALF_FILE).open("wb") as out:
+    with path.open("wb") as out:
         for tensor in model.graph.initializer:
             if tensor.name not in wanted:
                 continue
@@ -111,8 +101,7 @@ def store_as_half(model: ModelProto, folder: Path, scratch: Path, names: Iterabl
                 tensor.ClearField(field)
             tensor.data_type = FLOAT16
             tensor.data_location = TensorProto.EXTERNAL
-            where = scratch / HALF_FILE
-            for key, value in (("location", str(where)), ("offset", position), ("length", length)):
+            for key, value in (("location", path.name), ("offset", position), ("length", length)):
                 tensor.external_data.add(key=key, value=str(value))
             position += length
     _cast_back(model.graph, wanted)
@@ -149,10 +138,11 @@ def _cast_back(graph: GraphProto, names: set[str]) -> None:
                     nodes.append(helper.make_node("Cast", [name], [casts[name]], to=FLOAT))
                 node.input[i] = casts[name]
         nodes.append(node)
-    _replace_nodes(graph, nodes)
+    replace_nodes(graph, nodes)
 
 
-def _replace_nodes(graph: GraphProto, nodes: list[NodeProto]) -> None:
+def replace_nodes(graph: GraphProto, nodes: list[NodeProto]) -> None:
+    """Give a graph other nodes; some may be its own."""
     copies = []
     for node in nodes:  # the list holds references into the graph's own field
         copy = type(node)()

@@ -1,0 +1,87 @@
+"""Products with a matrix in blocks, as nodes of a graph.
+
+``x @ (scale * (code - zero) + correction)`` is MatMulNBits of ``x`` and of the sums of its blocks, side by side
+(`orchestrator.model.quantise.stored`). What is made of ``x`` is shared by all matrices that read it. Scales are halves on
+disk; ONNX Runtime widens them once, when it opens the graph, since nothing else changes them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from orchestrator.model.precision import PROFILES
+from orchestrator.model.quantise.blocks import Form
+from orchestrator.model.quantise.nodes import CONTRIB, FLOAT, NodeMaker
+from orchestrator.model.quantise.outliers import Outliers
+from orchestrator.model.quantise.stored import FINE, StoredMatrix
+
+if TYPE_CHECKING:
+    from onnx import NodeProto
+
+
+class Inputs:
+    """Makes of inputs what several matrices read: with the sums of blocks, and channels that are kept out."""
+
+    def __init__(self, outliers: Outliers) -> None:
+        self._outliers = outliers
+        self._made: dict[tuple[str, int, int], str] = {}
+        self._gathered: dict[str, str] = {}
+
+    def with_sums(self, x: str, matrix: StoredMatrix, maker: NodeMaker) -> str:
+        """``x`` [B, S, K] with as many sums behind as the matrix has columns for; its name."""
+        if not matrix.sum_columns:
+            return x
+        key = x, matrix.form.block, matrix.sum_columns
+        if key not in self._made:
+            sums = block_sums(x, matrix.form.block, maker)
+            parts = [x, sums]
+            if matrix.sum_columns > matrix.blocks:
+                parts.append(maker.make("Mul", [sums, maker.constant(np.float32(1 / FINE))]))
+            self._made[key] = maker.make("Concat", parts, axis=-1)
+        return self._made[key]
+
+
+    def outliers_of(self, x: str, maker: NodeMaker) -> str:
+        """The channels of ``x`` that are kept out, [B, S, channels]; their name."""
+        if x not in self._gathered:
+            self._gathered[x] = maker.make("Gather", [x, maker.constant(self._outliers[x])], axis=-1)
+        return self._gathered[x]
+
+
+def block_sums(x: str, block: int, maker: NodeMaker) -> str:
+    """Append what sums ``x`` [B, S, K] over blocks; returns the name of the sums [B, S, K / block]."""
+    blocks = maker.make("Reshape", [x, maker.indices(0, 0, -1, block)])
+    return maker.make("ReduceSum", [blocks, maker.indices(-1)], keepdims=0)
+
+
+def multiply(x: str, matrix: StoredMatrix, y: str, inputs: Inputs, kept_out: str | None) -> list[NodeProto]:
+    """Nodes that make ``y`` [B, S, N] of ``x`` [B, S, K] and a matrix in one plane.
+
+    Args:
+        kept_out: weights [channels, N] of the channels of ``x`` that are kept out.
+    """
+    maker = NodeMaker(y)
+    product = multiply_by_codes(maker, inputs.with_sums(x, matrix, maker), matrix, matrix.form.bits)
+    if kept_out is not None:
+        weights = maker.make("Cast", [kept_out], to=FLOAT)
+        maker.make("Add", [product, maker.make("MatMul", [inputs.outliers_of(x, maker), weights])])
+    return maker.rename(y)
+
+
+def multiply_by_codes(maker: NodeMaker, x: str, matrix: StoredMatrix, bits: int) -> str:
+    """Append the MatMulNBits of ``x``, sums included, with codes of so many bits; returns its output."""
+    scales = maker.make("Cast", [matrix.scales], to=FLOAT)
+    if matrix.sum_scales is not None:
+        scales = maker.make("Concat", [scales, maker.make("Cast", [matrix.sum_scales], to=FLOAT)], axis=-1)
+    return maker.make(
+        "MatMulNBits",
+        [x, matrix.upper, scales],
+        domain=CONTRIB,
+        K=matrix.columns + matrix.sum_columns,
+        N=matrix.rows,
+        bits=bits,
+        block_size=matrix.form.block,
+        accuracy_level=PROFILES["fast"],
+    )
