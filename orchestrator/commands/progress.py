@@ -22,11 +22,15 @@ LABELS = {
     "compare": "comparing every unit with the source",
     "build": "converting the first blocks in float32",
     "structure": "comparing the first blocks with the source",
+    "quality": "measuring how good it is",
     "check": "checking files",
     "verify": "comparing split with unsplit",
     "wire": "comparing types on the wire",
 }
-_UNITS = {"read": " written", "convert": " layers", "reference": " layers", "compare": " units", "build": " written"}
+_UNITS = {
+    "read": " written", "convert": " layers", "reference": " layers", "compare": " units", "build": " written",
+    "quality": " units",
+}  # fmt: skip
 _EVERY_S = 10.0
 """Where lines stay, there is one at the beginning of a step; for one that takes longer than this, one each time that so
 much has passed, and one at its end."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.model.convert import checkpoint_of, convert, convert_first_blocks
@@ -11,9 +12,18 @@ from orchestrator.model.graph import read_model, require_shared_caches, resolve
 from orchestrator.model.manifest import Manifest
 from orchestrator.model.model import GRAPH_FILE, TOKENIZER_FOLDER, Model
 from orchestrator.model.onnx_files import read_decoder
-from orchestrator.model.parity import Subject, compare_with_checkpoint, compare_with_graph, probe_ids
+from orchestrator.model.parity import compare_with_checkpoint, compare_with_graph, compute_reference, probe_ids
 from orchestrator.model.parity_report import CHECK_FILE, ParityReport
+from orchestrator.model.passages import encode_passages
 from orchestrator.model.progress import Progress
+from orchestrator.model.quality import (
+    QUALITY_FILE,
+    ROWS_FILE,
+    QualityReport,
+    SourceRows,
+    measure_with_wires,
+    read_rows,
+)
 from orchestrator.model.rewrite import (
     embedding_tables,
     matrices,
@@ -23,6 +33,7 @@ from orchestrator.model.rewrite import (
 )
 from orchestrator.model.source import Source
 from orchestrator.model.split import plan_split
+from orchestrator.model.subject import Subject
 from orchestrator.model.tokenizer import ModelTokenizer, copy_tokenizer
 from orchestrator.model.weights import pack, refer_to_blobs
 
@@ -30,6 +41,21 @@ PROBE_TEXT = (
     "The river rises in the mountains and reaches the sea after 1,234 kilometres. Why does it never run dry? "
     "Because its springs are fed by snow that melts slowly, from April until September."
 )
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A comparison of a model with its source: whether it computes the same, and how well."""
+
+    parity: ParityReport
+    quality: QualityReport
+    rows: SourceRows
+
+    def save(self, folder: Path) -> None:
+        """Write its files into a model's folder, or one that they are moved from."""
+        (folder / CHECK_FILE).write_text(self.parity.to_json(), "utf-8")
+        (folder / QUALITY_FILE).write_text(self.quality.to_json(), "utf-8")
+        (folder / ROWS_FILE).write_text(self.rows.to_json(), "utf-8")
 
 
 def take_in(source: Source, precision: str, partial: Path, identity: Identity, progress: Progress) -> Manifest:
@@ -63,39 +89,66 @@ def take_in(source: Source, precision: str, partial: Path, identity: Identity, p
     blobs, places = pack(plan, partial / "blobs", lambda done, total: progress("split", done, total))
     (ready / GRAPH_FILE).write_bytes(refer_to_blobs(plan, places))
     manifest = describe(plan, blobs, tokenizer, identity, precision if checkpoint else None)
-    report = _compare(source, checkpoint, ready, partial / "blobs", manifest, partial, progress)
+    subject = _subject(ready, partial / "blobs", manifest)
+    report, rows = _compare(source, checkpoint, subject, ready / TOKENIZER_FOLDER, manifest, partial, progress)
     problems = report.problems()
     if problems:
         raise WrongConversion(source.text, problems)
-    (ready / CHECK_FILE).write_text(report.to_json(), "utf-8")
+    Judgement(report, measure_with_wires(subject, manifest.profile, rows, progress), rows).save(ready)
     return manifest
 
 
-def compare_again(source: Source, model: Model, scratch: Path, progress: Progress) -> ParityReport:
+def compare_again(source: Source, model: Model, scratch: Path, progress: Progress) -> Judgement:
     """Compare a model of the store with the source that it came from; ``scratch`` is an empty folder.
 
     Raises:
         ModelError: the source can't be read any more; by kind.
     """
     checkpoint = None if source.kind == "onnx" else checkpoint_of(source, scratch, progress)
-    return _compare(source, checkpoint, model.folder, model.blobs_folder, model.manifest, scratch, progress)
+    subject = _subject(model.folder, model.blobs_folder, model.manifest)
+    tokenizer = model.folder / TOKENIZER_FOLDER
+    report, rows = _compare(source, checkpoint, subject, tokenizer, model.manifest, scratch, progress)
+    return Judgement(report, measure_with_wires(subject, model.manifest.profile, rows, progress), rows)
+
+
+def measure_again(folder: Path, blobs_folder: Path, manifest: Manifest, progress: Progress) -> None:
+    """Write anew how good the model in ``folder`` is, whose profile is another now; its source is not needed."""
+    rows = read_rows(folder / ROWS_FILE)
+    report = measure_with_wires(_subject(folder, blobs_folder, manifest), manifest.profile, rows, progress)
+    (folder / QUALITY_FILE).write_text(report.to_json(), "utf-8")
+
+
+def _subject(folder: Path, blobs_folder: Path, manifest: Manifest) -> Subject:
+    plan = plan_split(resolve(read_model(folder / GRAPH_FILE), blobs_folder))
+    return Subject(plan, blobs_folder, manifest.layers)
 
 
 def _compare(
     source: Source,
     checkpoint: Path | None,
-    folder: Path,
-    blobs_folder: Path,
+    subject: Subject,
+    tokenizer_folder: Path,
     manifest: Manifest,
     scratch: Path,
     progress: Progress,
-) -> ParityReport:
-    plan = plan_split(resolve(read_model(folder / GRAPH_FILE), blobs_folder))
-    subject = Subject(plan, blobs_folder, manifest.layers)
-    text_ids = ModelTokenizer(folder / TOKENIZER_FOLDER).encode(PROBE_TEXT)
+) -> tuple[ParityReport, SourceRows]:
+    tokenizer = ModelTokenizer(tokenizer_folder)
+    text_ids = tokenizer.encode(PROBE_TEXT)
     ids = probe_ids([i for i in text_ids if i < manifest.vocab_size], manifest.vocab_size)
+    passages = encode_passages(tokenizer, manifest.vocab_size, manifest.max_context)
     if checkpoint is None:
-        return compare_with_graph(source.text, _graph_of(source), subject, manifest, ids, scratch, progress)
+        report = compare_with_graph(source.text, _graph_of(source), subject, manifest, ids, scratch, progress)
+        return report, SourceRows(passages, (), ())
+    reference = compute_reference(
+        source.text,
+        checkpoint,
+        ids,
+        passages,
+        layers=manifest.num_layers,
+        max_context=manifest.max_context,
+        scratch=scratch,
+        progress=progress,
+    )
 
     def first_blocks(count: int) -> Subject:
         graph = _graph_in(convert_first_blocks(source.text, checkpoint, count, scratch, progress))
@@ -103,7 +156,8 @@ def _compare(
         settle_table_choice(model)
         return Subject(plan_split(resolve(model, graph.parent)), graph.parent, manifest.layers[:count])
 
-    return compare_with_checkpoint(source.text, checkpoint, subject, manifest, ids, scratch, progress, first_blocks)
+    report = compare_with_checkpoint(reference, subject, manifest, ids, progress, first_blocks)
+    return report, read_rows(reference / ROWS_FILE)
 
 
 def _graph_of(source: Source) -> Path:

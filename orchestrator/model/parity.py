@@ -14,70 +14,31 @@ converted model is looked at: one unit at a time, so that neither takes more mem
 
 from __future__ import annotations
 
-import itertools
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.model.assemble import assemble
 from orchestrator.model.differences import change_differences, relative_differences
-from orchestrator.model.manifest import LayerCache, Manifest
+from orchestrator.model.manifest import Manifest
 from orchestrator.model.parity_report import ROPE_LIMIT, ParityReport
 from orchestrator.model.precision import PROFILES
 from orchestrator.model.progress import Progress
 from orchestrator.model.reference import ANY_LAYER, ReferenceReport, ReferenceRequest, read_report
-from orchestrator.model.segment_run import SegmentRun, open_graph
 from orchestrator.model.split import SplitPlan
+from orchestrator.model.subject import DECODE_TOKENS, THREADS, Subject, steps_of
 from orchestrator.model.subproc import run_module
 from orchestrator.model.weights import Source as WeightSource
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from onnxruntime import InferenceSession
 
-PREFILL_TOKENS, DECODE_TOKENS = 28, 4
+PREFILL_TOKENS = 28
 PREFILL_CHUNK = 512
 """Of a longer text: attention over all of it at once would take memory for every pair of positions."""
 MOST_TOKENS, MOST_BLOCKS = 4224, 8
 EXACT = PROFILES["exact"]
-_THREADS = os.cpu_count() or 1
-
-
-@dataclass(frozen=True)
-class Subject:
-    """A decoder cut into units, its weights in files of ``folder``."""
-
-    plan: SplitPlan
-    folder: Path
-    layers: tuple[LayerCache, ...]
-
-    def open(self, unit: int, accuracy_level: int | None) -> InferenceSession:
-        """A session of one unit."""
-        return open_graph(assemble(self.plan, unit, unit + 1, accuracy_level), self.folder, _THREADS)
-
-    def through(
-        self, session: InferenceSession, ids: Sequence[int], hidden: NDArray[Any] | None, prefill: int
-    ) -> NDArray[Any]:
-        """What a unit makes of S tokens: ``prefill`` of them at a time, the last ``DECODE_TOKENS`` one by one.
-
-        Args:
-            hidden: [S, W]; None for the embedding.
-
-        Returns:
-            [S, W], or logits [S, V] of the head.
-        """
-        import numpy as np
-
-        run = SegmentRun(session, self.layers)
-        out = []
-        for start, stop in _steps(len(ids), prefill):
-            given = None if hidden is None else hidden[None, start:stop]
-            out.append(run.step(ids[start:stop], given, range(stop - start)))
-        result: NDArray[Any] = np.concatenate(out, axis=1)[0]
-        return result
 
 
 def probe_ids(text_ids: Sequence[int], vocab_size: int) -> list[int]:
@@ -87,31 +48,62 @@ def probe_ids(text_ids: Sequence[int], vocab_size: int) -> list[int]:
     return [*text_ids[:count], *mixed[len(text_ids[:count]) :]]
 
 
-def compare_with_checkpoint(
+def compute_reference(
     what: str,
     checkpoint: Path,
+    ids: list[int],
+    passages: Sequence[Sequence[int]],
+    *,
+    layers: int,
+    max_context: int,
+    scratch: Path,
+    progress: Progress,
+) -> Path:
+    """Have transformers compute what the source computes; a folder of ``scratch`` with it.
+
+    Args:
+        what: the source, for messages.
+        checkpoint: its Hugging Face folder.
+        ids: the short text.
+        passages: texts whose next tokens are judged; see `orchestrator.model.quality`.
+        layers, max_context: of the model.
+
+    Raises:
+        BrokenModel: the checkpoint has NaN or infinity in its weights.
+        ConversionFailed: transformers can't load or run it.
+    """
+    positions = _rope_positions(max_context)
+    request = ReferenceRequest(ids, [list(p) for p in passages], positions, MOST_TOKENS, MOST_BLOCKS)
+    out, asked, total = scratch / "reference", scratch / "request.json", layers * (1 + len(passages))
+    asked.write_text(json.dumps(asdict(request)), "utf-8")
+
+    def on_line(line: str) -> None:
+        if line.startswith("layer "):
+            progress("reference", min(int(line.split()[1]), total), total)
+
+    progress("reference", 0, total)
+    arguments = [str(checkpoint), str(out), str(asked)]
+    run_module("orchestrator.model.reference", arguments, f"computing {what} with transformers", on_line, scratch)
+    return out
+
+
+def compare_with_checkpoint(
+    reference: Path,
     subject: Subject,
     manifest: Manifest,
     ids: list[int],
-    scratch: Path,
     progress: Progress,
     in_float32: Callable[[int], Subject],
 ) -> ParityReport:
     """Compare a converted model with the Hugging Face folder that it was made from.
 
     Args:
-        what: the source, for messages.
+        reference: what `compute_reference` made of that folder.
         ids: the short text.
         in_float32: builds the first blocks, given how many, once more with the checkpoint's own weights.
-
-    Raises:
-        BrokenModel: the checkpoint has NaN or infinity in its weights.
-        ConversionFailed: transformers can't load or run it.
     """
-    request = ReferenceRequest(ids, _rope_positions(manifest.max_context), MOST_TOKENS, MOST_BLOCKS)
-    out = scratch / "reference"
-    told = _run_reference(what, checkpoint, out, request, manifest.num_layers, scratch, progress)
-    comparison = _Comparison(subject, manifest, ids, out, told, progress)
+    told = read_report(reference)
+    comparison = _Comparison(subject, manifest, ids, reference, told, progress)
     differences = comparison.units()
     if manifest.precision in ("int4", "int8"):
         progress("build", 0, 0)
@@ -138,9 +130,9 @@ def compare_with_graph(
     out, asked = scratch / "logits.npy", scratch / "request.json"
     request = {
         "ids": ids,
-        "steps": list(_steps(len(ids), PREFILL_TOKENS)),
+        "steps": list(steps_of(len(ids), PREFILL_TOKENS)),
         "layers": [asdict(layer) for layer in manifest.layers],
-        "threads": _THREADS,
+        "threads": THREADS,
     }
     asked.write_text(json.dumps(request), "utf-8")
     progress("reference", 0, 0)
@@ -176,28 +168,6 @@ def compare_with_graph(
 def _float_of(manifest: Manifest) -> str:
     """The precision that bounds how far a graph is from itself: its weights are the same, whatever they are."""
     return "fp16" if manifest.hidden_dtype == "float16" else "fp32"
-
-
-def _run_reference(
-    what: str,
-    checkpoint: Path,
-    out: Path,
-    request: ReferenceRequest,
-    layers: int,
-    scratch: Path,
-    progress: Progress,
-) -> ReferenceReport:
-    asked = scratch / "request.json"
-    asked.write_text(json.dumps(asdict(request)), "utf-8")
-
-    def on_line(line: str) -> None:
-        if line.startswith("layer "):
-            progress("reference", min(int(line.split()[1]), layers), layers)
-
-    progress("reference", 0, layers)
-    arguments = [str(checkpoint), str(out), str(asked)]
-    run_module("orchestrator.model.reference", arguments, f"computing {what} with transformers", on_line, scratch)
-    return read_report(out)
 
 
 class _Comparison:
@@ -354,12 +324,6 @@ def rotary_tables(plan: SplitPlan) -> Iterator[tuple[int, tuple[str, str]]]:
             cos, sin = node.input[7], node.input[8]
             if cos in weights and sin in weights:
                 yield unit - 1, (cos, sin)
-
-
-def _steps(tokens: int, prefill: int) -> Iterator[tuple[int, int]]:
-    together = max(tokens - DECODE_TOKENS, 0)
-    edges = [*range(0, together, prefill), *range(together, tokens + 1)]
-    yield from itertools.pairwise(edges)
 
 
 def _rope_positions(context: int) -> list[int]:

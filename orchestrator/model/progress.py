@@ -16,6 +16,7 @@ STEPS = {
     "compare": "units",
     "build": "bytes",
     "structure": "units",
+    "quality": "units",
     "check": "bytes",
     "verify": "runs",
     "wire": "runs",

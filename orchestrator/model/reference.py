@@ -8,6 +8,7 @@ checkpoint in memory: as it is stored, and as float32 one weight at a time. ``RE
 * ``short.npy`` [L + 1, S, W]: the hidden states before block 0, .. L - 1, and after the last one;
 * ``logits.npy`` [S, V];
 * ``long.npy`` [N + 1, T, W]: the same of a longer text through the first N blocks, if there is one;
+* ``source-rows.json``: a `SourceRows` of the passages asked for;
 * ``vectors.npz``: weights with one dimension (of norms, biases) by name;
 * ``rope-KIND.npy`` [2, P, D / 2]: cosines and sines of the positions asked for, by kind of layer.
 
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.model.checkpoint_weights import check_finite
+from orchestrator.model.quality import LARGEST_LOSS, ROWS_FILE, SourceRows
 
 if TYPE_CHECKING:
     import torch
@@ -42,12 +44,14 @@ class ReferenceRequest:
 
     Attributes:
         ids: S token ids.
+        passages: token ids of texts of their own, to judge next tokens by.
         positions: those whose cosines and sines are wanted.
         most_tokens: the longer text is left out if it had to be longer than this.
         most_blocks: it goes through so many at most.
     """
 
     ids: list[int]
+    passages: list[list[int]]
     positions: list[int]
     most_tokens: int
     most_blocks: int
@@ -75,7 +79,8 @@ class ReferenceReport:
 
 
 def compute(checkpoint: Path, out: Path, request: ReferenceRequest) -> None:
-    """Write what the module's head says; layers are told of on standard output as they are done.
+    """Write what the module's head says; layers are told of on standard output as they are done, those of
+    all texts counted on.
 
     Raises:
         BrokenModel: a weight is NaN or infinite.
@@ -125,6 +130,7 @@ class _Run:
             m for m in model.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == self.config.num_hidden_layers
         )
         self.hidden: list[torch.Tensor] = []
+        self.layers_run = 0
         self.rope_calls: dict[str, tuple[Any, dict[str, Any]]] = {}
         self.rotary: Any = None
         for module in model.modules():
@@ -143,7 +149,8 @@ class _Run:
 
     def _before_layer(self, _module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._keep(args[0] if args else kwargs["hidden_states"])
-        sys.stdout.write(f"layer {len(self.hidden)}\n")
+        self.layers_run += 1
+        sys.stdout.write(f"layer {self.layers_run}\n")
         sys.stdout.flush()
 
     def _after_layer(self, _module: Any, _args: Any, output: Any) -> None:
@@ -170,6 +177,7 @@ class _Run:
         vectors = {name: weight.float().numpy() for name, weight in self.model.named_parameters() if weight.dim() == 1}
         np.savez(self.out / "vectors.npz", **vectors)
         rope_kinds = self._save_rope(request.positions)
+        self._save_rows(request.passages)
         kinds = layer_kinds(self.config)
         blocks = blocks_with_every_kind(kinds)
         tokens, left_out = long_tokens(self.config, request)
@@ -190,6 +198,21 @@ class _Run:
             rope_kinds=rope_kinds,
             left_out=left_out,
         )
+
+    def _save_rows(self, passages: list[list[int]]) -> None:
+        """Logits of one passage at a time, of which two figures a row are kept."""
+        import torch
+
+        best: list[int] = []
+        losses: list[float] = []
+        for ids in passages:
+            logits = self.model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, :-1].float()
+            best += logits.argmax(-1).tolist()
+            costs = torch.nn.functional.cross_entropy(logits, torch.tensor(ids[1:]), reduction="none")
+            losses += costs.clamp(max=LARGEST_LOSS).tolist()
+            self.hidden.clear()
+        rows = SourceRows(tuple(map(tuple, passages)), tuple(best), tuple(losses))
+        (self.out / ROWS_FILE).write_text(rows.to_json(), "utf-8")
 
     def _save_rope(self, positions: list[int]) -> list[str]:
         """Cosines and sines as the model itself computes them; a half of each, since the halves are equal."""

@@ -5,6 +5,8 @@
     HOME/blobs/SHA256                      weights and assembled segment graphs, shared between models
     HOME/models/NAME/manifest.json         what `Manifest` says
     HOME/models/NAME/check.json            how near it is to its source: what `ParityReport` says
+    HOME/models/NAME/quality.json          how good it is: what `QualityReport` says
+    HOME/models/NAME/source-rows.json      what its source makes of some passages: `SourceRows`
     HOME/models/NAME/decoder.onnx          the graph, its weights pointing into blobs
     HOME/models/NAME/tokenizer/            tokenizer and configuration files of the checkpoint
     HOME/models/NAME/segments/             descriptions of assembled segments
@@ -51,7 +53,7 @@ from orchestrator.model.errors import (
     UnsupportedModel,
 )
 from orchestrator.model.extras import missing
-from orchestrator.model.intake import compare_again, take_in
+from orchestrator.model.intake import compare_again, measure_again, take_in
 from orchestrator.model.known_answers import KnownAnswers
 from orchestrator.model.lock import exclusive, is_held, owned_folder
 from orchestrator.model.manifest import Manifest, read_manifest
@@ -60,6 +62,7 @@ from orchestrator.model.onnx_files import onnx_file
 from orchestrator.model.parity_report import CHECK_FILE, ParityReport, read_check
 from orchestrator.model.precision import check_precision, check_profile
 from orchestrator.model.progress import Progress, silent
+from orchestrator.model.quality import QUALITY_FILE, ROWS_FILE, QualityReport, read_quality
 from orchestrator.model.source import Source, resolve_source
 
 _MADE = ("graph", "answer")
@@ -110,7 +113,7 @@ class ModelStore:
         with owned_folder(self._partial_folder(), "add-", self.home / "lock") as partial:
             twin = self._twin(found, precision)
             if twin is not None:
-                manifest = self._copy_twin(twin, partial, identity)
+                manifest = self._copy_twin(twin, partial, identity, progress)
             else:
                 manifest = take_in(found, precision, partial, identity, progress)
             if name is None:
@@ -226,16 +229,20 @@ class ModelStore:
         if source.fingerprint != manifest.fingerprint:
             raise NoSuchModel(f"{manifest.source} is not what it was when {manifest.name} was made of it")
         with owned_folder(self._partial_folder(), "compare-", self.home / "lock") as scratch:
-            report = compare_again(source, model, scratch, progress)
-            written = scratch / CHECK_FILE
-            written.write_text(report.to_json(), "utf-8")
+            judgement = compare_again(source, model, scratch, progress)
+            judgement.save(scratch)
             with exclusive(self.home / "lock"):
-                written.replace(self._folder(manifest.name) / CHECK_FILE)
-        return report
+                for written in (CHECK_FILE, QUALITY_FILE, ROWS_FILE):
+                    (scratch / written).replace(self._folder(manifest.name) / written)
+        return judgement.parity
 
     def compared(self, name: str | None = None) -> ParityReport | None:
         """The figures of the last comparison of a model with its source, None if there was none."""
         return read_check(self.open(name).folder)
+
+    def quality(self, name: str | None = None) -> QualityReport | None:
+        """How good a model was when it was last compared with its source, None if it never was."""
+        return read_quality(self.open(name).folder)
 
     def _users(self, name: str) -> Path:
         """The folder with a locked folder for each service that has the model open."""
@@ -248,15 +255,19 @@ class ModelStore:
                 m = read_manifest(self._models / name / "manifest.json")
                 same_precision = m.precision == precision or source.kind == "onnx"
                 is_same = (m.fingerprint, m.version) == (source.fingerprint, _version()) and same_precision
-                if is_same and (self._models / name / CHECK_FILE).is_file():
+                if is_same and (self._models / name / QUALITY_FILE).is_file():
                     return self._models / name
         return None
 
-    def _copy_twin(self, twin: Path, partial: Path, identity: Identity) -> Manifest:
+    def _copy_twin(self, twin: Path, partial: Path, identity: Identity, progress: Progress) -> Manifest:
         ready = partial / "model"
         shutil.copytree(twin, ready, ignore=shutil.ignore_patterns(SEGMENTS_FOLDER))
         changes: dict[str, Any] = dataclasses.asdict(identity)
-        return dataclasses.replace(read_manifest(ready / "manifest.json"), **changes)
+        before = read_manifest(ready / "manifest.json")
+        manifest = dataclasses.replace(before, **changes)
+        if manifest.profile != before.profile:
+            measure_again(ready, self.blobs_folder, manifest, progress)
+        return manifest
 
     def _commit(self, partial: Path, ready: Path, name: str) -> None:
         with exclusive(self.home / "lock"):

@@ -1,0 +1,255 @@
+"""How good a converted model is, which is another question than whether it was converted rightly.
+
+Short passages are fed to it as they stand, and each next token is compared with what the source makes of them in
+float32: is the most likely one the same, and how likely is the one that follows? One unit is in memory at a time, and
+logits of a few rows. Hidden states can be rounded on the way as types on the wire do, where three nodes would meet.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.model.manifest import parse_json
+from orchestrator.model.precision import PROFILES
+from orchestrator.model.progress import Progress, silent
+from orchestrator.model.segment_run import SegmentRun
+from orchestrator.model.wire import as_received
+from schemas.messages import WireDtype
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from onnxruntime import InferenceSession
+
+    from orchestrator.model.subject import Subject
+
+ROWS_FILE, QUALITY_FILE = "source-rows.json", "quality.json"
+HEAD_ROWS = 32
+"""Of logits at a time: 32 MB where there are 262,144 tokens."""
+LARGEST_LOSS = 100.0
+"""In nats: no single token costs more, so that figures stay finite."""
+NODES = 3
+"""As many share the model where types on the wire are judged."""
+ROUNDING_WIRES: tuple[WireDtype, ...] = ("fp16", "int8")
+LEAST_AGREEMENT, MOST_PERPLEXITY = 0.97, 1.01
+"""What a type on the wire has to keep of the same model with fp32, to be taken where nobody chose one."""
+
+
+@dataclass(frozen=True)
+class SourceRows:
+    """What the source makes of some passages, in float32; a row for each token but the last of its passage.
+
+    Attributes:
+        passages: token ids, each passage a text of its own from position 0.
+        best: the most likely next token of each row; empty if there is no source to ask.
+        losses: the negative log-likelihood of the token that does follow, in nats; likewise.
+    """
+
+    passages: tuple[tuple[int, ...], ...]
+    best: tuple[int, ...]
+    losses: tuple[float, ...]
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self)) + "\n"
+
+
+@dataclass(frozen=True)
+class Quality:
+    """What a model makes of passages.
+
+    Attributes:
+        rows: next tokens that were judged.
+        argmax_agreement: the share of them whose most likely token is that of the source in float32; None if unknown.
+        perplexity: exp of the mean negative log-likelihood.
+        source_perplexity: the source's in float32; None if unknown.
+    """
+
+    rows: int
+    argmax_agreement: float | None
+    perplexity: float
+    source_perplexity: float | None
+
+
+@dataclass(frozen=True)
+class WireQuality:
+    """What a type on the wire makes of a model that three nodes share.
+
+    Attributes:
+        argmax_agreement: the share of rows with the most likely token of the same model in one piece.
+        perplexity: see `Quality`.
+    """
+
+    wire: str
+    argmax_agreement: float
+    perplexity: float
+
+
+@dataclass(frozen=True)
+class QualityReport:
+    """How good a model is in its numeric profile. Kept as ``quality.json`` beside the manifest.
+
+    Attributes:
+        cuts: the boundaries where hidden states were rounded for ``wires``.
+        wires: fp16 and int8.
+    """
+
+    profile: str
+    model: Quality
+    cuts: tuple[int, ...]
+    wires: tuple[WireQuality, ...]
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True) + "\n"
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """The most likely next token of each row, [R] int64, and what the token that follows costs, [R] nats."""
+
+    best: NDArray[Any]
+    losses: NDArray[Any]
+
+    @property
+    def perplexity(self) -> float:
+        return math.exp(self.losses.mean())
+
+    def agreement(self, best: Sequence[int] | NDArray[Any]) -> float:
+        """The share of rows with these most likely tokens."""
+        import numpy as np
+
+        return float((self.best == np.asarray(best)).mean())
+
+
+def measure_quality(subject: Subject, profile: str, rows: SourceRows, progress: Progress = silent) -> Quality:
+    """What ``subject`` makes of the passages, in a numeric profile, in one piece.
+
+    Raises:
+        UnsupportedModel: ONNX Runtime can't compute it.
+    """
+    return _quality(predict(subject, profile, rows.passages, progress=progress)["fp32"], rows)
+
+
+def measure_with_wires(subject: Subject, profile: str, rows: SourceRows, progress: Progress = silent) -> QualityReport:
+    """The same, and what each type on the wire does to it where three nodes share it.
+
+    Raises:
+        UnsupportedModel: see `measure_quality`.
+    """
+    cuts = even_cuts(subject.plan.num_units)
+    made = predict(subject, profile, rows.passages, ROUNDING_WIRES, cuts, progress)
+    whole = made["fp32"]
+    wires = tuple(WireQuality(wire, made[wire].agreement(whole.best), made[wire].perplexity) for wire in ROUNDING_WIRES)
+    return QualityReport(profile, _quality(whole, rows), cuts, wires)
+
+
+def even_cuts(units: int) -> tuple[int, ...]:
+    """The boundaries where ``NODES`` nodes meet that hold as many units each."""
+    return tuple(sorted({round(units * node / NODES) for node in range(1, NODES)}))
+
+
+def predict(
+    subject: Subject,
+    profile: str,
+    passages: Sequence[Sequence[int]],
+    wires: Sequence[WireDtype] = (),
+    cuts: Sequence[int] = (),
+    progress: Progress = silent,
+) -> dict[WireDtype, Predictions]:
+    """What a model makes of passages of two tokens or more, by type on the wire; "fp32" is always among them.
+
+    Args:
+        wires: what hidden states are rounded to at ``cuts``; those in float16 stay as they are.
+    """
+    import numpy as np
+
+    head = subject.plan.num_units - 1
+    hidden: dict[WireDtype, list[NDArray[Any]]] = {}
+    for unit in range(head):
+        progress("quality", unit, head + 1)
+        session = subject.open(unit, PROFILES[profile])
+        if unit in cuts:
+            hidden = {wire: _rounded(hidden.get(wire, hidden["fp32"]), wire) for wire in ("fp32", *wires)}
+        given: dict[WireDtype, list[NDArray[Any]]] = hidden or {"fp32": []}
+        hidden = {
+            wire: [_run(subject, session, ids, rows[i] if rows else None) for i, ids in enumerate(passages)]
+            for wire, rows in given.items()
+        }
+    progress("quality", head, head + 1)
+    session = subject.open(head, PROFILES[profile])
+    if head in cuts:
+        hidden = {wire: _rounded(hidden.get(wire, hidden["fp32"]), wire) for wire in ("fp32", *wires)}
+    found: dict[WireDtype, Predictions] = {}
+    for wire, rows in hidden.items():
+        parts = [
+            _judge(_run(subject, session, ids[a:b], states[a:b]), ids[a + 1 : b + 1])
+            for ids, states in zip(passages, rows, strict=True)
+            for a, b in _pieces(len(ids) - 1)
+        ]
+        found[wire] = Predictions(np.concatenate([p.best for p in parts]), np.concatenate([p.losses for p in parts]))
+    progress("quality", head + 1, head + 1)
+    return found
+
+
+def read_rows(path: Path) -> SourceRows:
+    """What `SourceRows.to_json` made; raises `ManifestError`."""
+    rows: SourceRows = parse_json(SourceRows, path.read_text("utf-8"), str(path))
+    return rows
+
+
+def read_quality(folder: Path) -> QualityReport | None:
+    """What a model's folder has; None for one that was never judged.
+
+    Raises:
+        ManifestError: it is damaged, or another version's.
+    """
+    path = folder / QUALITY_FILE
+    if not path.is_file():
+        return None
+    report: QualityReport = parse_json(QualityReport, path.read_text("utf-8"), str(path))
+    return report
+
+
+def _quality(made: Predictions, rows: SourceRows) -> Quality:
+    known = bool(rows.best)
+    return Quality(
+        rows=len(made.best),
+        argmax_agreement=made.agreement(rows.best) if known else None,
+        perplexity=made.perplexity,
+        source_perplexity=math.exp(sum(rows.losses) / len(rows.losses)) if known else None,
+    )
+
+
+def _run(subject: Subject, session: InferenceSession, ids: Sequence[int], hidden: NDArray[Any] | None) -> NDArray[Any]:
+    """What a unit makes of a text: [S, W], or logits [S, V]."""
+    run = SegmentRun(session, subject.layers)
+    made: NDArray[Any] = run.step(ids, None if hidden is None else hidden[None], range(len(ids)))[0]
+    return made
+
+
+def _rounded(states: Sequence[NDArray[Any]], wire: WireDtype) -> list[NDArray[Any]]:
+    import numpy as np
+
+    return [as_received(hidden, wire) if hidden.dtype == np.float32 else hidden for hidden in states]
+
+
+def _pieces(rows: int) -> list[tuple[int, int]]:
+    """Of rows of the head; none of one row beside others, which kernels may compute in another way."""
+    count = -(-rows // HEAD_ROWS)
+    return [(rows * piece // count, rows * (piece + 1) // count) for piece in range(count)]
+
+
+def _judge(logits: NDArray[Any], following: Sequence[int]) -> Predictions:
+    import numpy as np
+
+    logits = logits.astype(np.float32)
+    peaks = logits.max(axis=-1)
+    likely = logits[np.arange(len(logits)), np.asarray(following)]
+    with np.errstate(invalid="ignore", over="ignore"):
+        sums = np.exp(logits - peaks[:, None]).sum(axis=-1, dtype=np.float64)
+        losses = np.log(sums) + peaks - likely
+    return Predictions(logits.argmax(axis=-1), np.nan_to_num(losses, nan=LARGEST_LOSS).clip(0, LARGEST_LOSS))
