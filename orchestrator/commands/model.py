@@ -14,7 +14,7 @@ from orchestrator.commands.interrupts import leave_on_signals
 from orchestrator.commands.output import print_json
 from orchestrator.commands.progress import ProgressLines
 from orchestrator.commands.settings import HelpGroup, Settings, bus_options, default_cache, pass_settings
-from orchestrator.model.precision import PRECISIONS, PROFILES
+from orchestrator.model.precision import AUTO, PRECISIONS, PROFILES
 from orchestrator.text.figures import megabytes
 from orchestrator.text.table import table
 from schemas.messages import WireDtype
@@ -38,10 +38,16 @@ def _store(settings: Settings) -> ModelStore:
     return ModelStore(settings.models_dir)
 
 
-@command.command("add", epilog="Example: linguabus model add HuggingFaceTB/SmolLM2-360M-Instruct --precision int4")
+@command.command("add", epilog="Example: linguabus model add HuggingFaceTB/SmolLM2-360M-Instruct")
 @click.argument("source")
 @click.option("--name", help="What to call it. [default: made from SOURCE and the precision]")
-@click.option("--precision", type=click.Choice(PRECISIONS), default="int4", show_default=True, help="Type of weights.")
+@click.option(
+    "--precision",
+    type=click.Choice((AUTO, *PRECISIONS)),
+    default=AUTO,
+    show_default=True,
+    help="Type of weights; auto carries over what was quantised before, and else is the smallest that keeps the text.",
+)
 @click.option(
     "--profile",
     type=click.Choice(list(PROFILES)),

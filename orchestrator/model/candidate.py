@@ -17,18 +17,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from orchestrator.model.graph import resolve
 from orchestrator.model.precision import AUTO, QUANTISED
 from orchestrator.model.progress import Progress
+from orchestrator.model.quality import SourceRows, measure_quality
 from orchestrator.model.quantise.choice import Chooser
 from orchestrator.model.quantise.decoder import quantise
 from orchestrator.model.quantise.outliers import Outliers
 from orchestrator.model.rewrite import matrices, store_as_half, untranspose_embedding
+from orchestrator.model.split import plan_split
+from orchestrator.model.subject import Subject
 
 if TYPE_CHECKING:
     from onnx import ModelProto
+
+PROMISE = 0.95
+"""How often the most likely token has to be the source's, where a precision is chosen by measurement."""
 
 
 @dataclass(frozen=True)
@@ -36,44 +42,62 @@ class Candidate:
     """A graph whose weights are in files of the folder of the graph it was made from.
 
     Attributes:
-        precision: of its weights.
-        carried: the share of weights that have the very values of the source; 1 where none had to be rounded.
+        precision: of its weights; None if that is not known.
+        carried: the share of the weights of matrices that have the very values of the source.
     """
 
     model: ModelProto
-    precision: str
+    precision: str | None
     carried: float
 
 
-def candidates(
-    model: ModelProto, folder: Path, precision: str, outliers: Outliers, progress: Progress
-) -> Iterator[Candidate]:
-    """The graphs to choose from, from the smallest, the last of which will do; one, unless ``precision`` is "auto".
+def choose(
+    source: Subject, precision: str, profile: str, outliers: Outliers, rows: SourceRows, progress: Progress
+) -> Candidate:
+    """The graph in the precision asked for; of "auto" the smallest that keeps `PROMISE`.
 
     Args:
-        model: in float32, its weights in files of ``folder``; it stays as it is.
+        source: the decoder in float32.
+        profile: the numeric profile that it will be used in.
+        outliers: channels to keep out of matrices that are quantised.
 
     Raises:
         BrokenModel: a weight is NaN or infinite, or a weight file is missing or too short.
         ConversionFailed: a value is beyond float16's range.
     """
-    if precision == AUTO:
-        for rounded in QUANTISED:
-            made = _quantised(model, folder, rounded, 8, outliers, progress)
-            yield made
-            if made.carried == 1:
-                return
+    found = _in(precision, source, outliers, progress) if precision != AUTO else None
+    for candidate in _smallest_first(source, outliers, progress) if found is None else ():
+        found = candidate
+        if candidate.carried == 1 or candidate.precision not in QUANTISED:
+            break  # there is nothing that would be nearer to the source
+        subject = Subject(plan_split(resolve(candidate.model, source.folder)), source.folder, source.layers)
+        agreement = measure_quality(subject, profile, rows, progress).argmax_agreement
+        if agreement is None or agreement >= PROMISE:
+            break
+    assert found is not None
+    return found
+
+
+def _smallest_first(source: Subject, outliers: Outliers, progress: Progress) -> Iterator[Candidate]:
+    for rounded in QUANTISED:
+        yield _quantised(source, rounded, 8, outliers, progress)
+    yield _in("fp16", source, outliers, progress)
+
+
+def _in(precision: str, source: Subject, outliers: Outliers, progress: Progress) -> Candidate:
     if precision in QUANTISED:
-        yield _quantised(model, folder, precision, 4 if precision == "int4" else 8, outliers, progress)
-        return
-    yield _floats(model, folder, "fp16" if precision == AUTO else precision)
+        return _quantised(source, precision, 4 if precision == "int4" else 8, outliers, progress)
+    copy = _copy(source.plan.decoder.model)
+    untranspose_embedding(copy)
+    if precision == "fp16":
+        store_as_half(copy, source.folder, source.folder / "half.data", matrices(copy))
+    return Candidate(copy, precision, 1.0 if precision == "fp32" else 0.0)
 
 
-def _quantised(
-    model: ModelProto, folder: Path, precision: str, most_bits: int, outliers: Outliers, progress: Progress
-) -> Candidate:
-    copy = _copy(model)
-    chooser = Chooser(precision, _last_layer(model), most_bits)
+def _quantised(source: Subject, precision: str, most_bits: int, outliers: Outliers, progress: Progress) -> Candidate:
+    """With matrices that were rounded before carried over if they have at most ``most_bits``."""
+    copy, folder = _copy(source.plan.decoder.model), source.folder
+    chooser = Chooser(precision, len(source.layers) - 1, most_bits)
     path = folder / f"{precision}.data"
     quantise(copy, folder, path, chooser, outliers, lambda done, total: progress("quantise", done, total))
     untranspose_embedding(copy)
@@ -81,19 +105,7 @@ def _quantised(
     return Candidate(copy, chooser.found_precision(), chooser.carried / max(1, chooser.weights))
 
 
-def _floats(model: ModelProto, folder: Path, precision: str) -> Candidate:
-    copy = _copy(model)
-    untranspose_embedding(copy)
-    if precision == "fp16":
-        store_as_half(copy, folder, folder / "half.data", matrices(copy))
-    return Candidate(copy, precision, 1.0 if precision == "fp32" else 0.0)
-
-
 def _copy(model: ModelProto) -> ModelProto:
     copy = type(model)()
     copy.CopyFrom(model)
     return copy
-
-
-def _last_layer(model: ModelProto) -> int:
-    return sum(1 for i in model.graph.input if i.name.endswith(".key")) - 1

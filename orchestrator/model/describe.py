@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.model.candidate import Candidate
 from orchestrator.model.errors import UnsplittableGraph
 from orchestrator.model.graph import PAST_NAME, SEQUENCE_INPUTS, Decoder
 from orchestrator.model.json_file import read_optional
@@ -30,16 +31,16 @@ class Identity:
     fingerprint: str
     profile: str
     version: str
+    asked: str
+    """The precision that was asked for."""
 
 
-def describe(
-    plan: SplitPlan, blobs: tuple[Blob, ...], folder: Path, identity: Identity, precision: str | None
-) -> Manifest:
+def describe(plan: SplitPlan, blobs: tuple[Blob, ...], folder: Path, identity: Identity, chosen: Candidate) -> Manifest:
     """The manifest of a packed model.
 
     Args:
         folder: the model's tokenizer and configuration files.
-        precision: None to tell it from the graph.
+        chosen: what its weights are.
 
     Raises:
         UnsplittableGraph: sizes that a node must know are nowhere to be found.
@@ -64,7 +65,9 @@ def describe(
         source=identity.source,
         fingerprint=identity.fingerprint,
         profile=identity.profile,
-        precision=precision or _precision(decoder),
+        precision=chosen.precision or _precision(decoder),
+        asked=identity.asked,
+        carried=chosen.carried,
         family=str(config.get("model_type") or genai.get("type") or "unknown"),
         vocab_size=vocabulary,
         max_context=context,

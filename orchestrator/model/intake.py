@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from orchestrator.model.candidate import Candidate, choose
 from orchestrator.model.convert import checkpoint_of, convert, convert_first_blocks
 from orchestrator.model.describe import Identity, describe
 from orchestrator.model.errors import WrongConversion
@@ -24,13 +25,9 @@ from orchestrator.model.quality import (
     measure_with_wires,
     read_rows,
 )
-from orchestrator.model.rewrite import (
-    embedding_tables,
-    matrices,
-    settle_table_choice,
-    store_as_half,
-    untranspose_embedding,
-)
+from orchestrator.model.quantise.outliers import find_outliers
+from orchestrator.model.reference import read_hidden
+from orchestrator.model.rewrite import settle_table_choice, untranspose_embedding
 from orchestrator.model.source import Source
 from orchestrator.model.split import plan_split
 from orchestrator.model.subject import Subject
@@ -58,6 +55,21 @@ class Judgement:
         (folder / ROWS_FILE).write_text(self.rows.to_json(), "utf-8")
 
 
+@dataclass(frozen=True)
+class _Probe:
+    """What a model is tried with: a short text, and passages."""
+
+    ids: list[int]
+    passages: tuple[tuple[int, ...], ...]
+
+    @staticmethod
+    def of(tokenizer_folder: Path, manifest: Manifest) -> _Probe:
+        tokenizer = ModelTokenizer(tokenizer_folder)
+        ids = [i for i in tokenizer.encode(PROBE_TEXT) if i < manifest.vocab_size]
+        passages = encode_passages(tokenizer, manifest.vocab_size, manifest.max_context)
+        return _Probe(probe_ids(ids, manifest.vocab_size), passages)
+
+
 def take_in(source: Source, precision: str, partial: Path, identity: Identity, progress: Progress) -> Manifest:
     """Make ``partial/model`` and ``partial/blobs`` of a source; what else is in ``partial`` then can go.
 
@@ -69,33 +81,37 @@ def take_in(source: Source, precision: str, partial: Path, identity: Identity, p
         ModelError: by kind; see `orchestrator.model.errors`.
     """
     if source.kind == "onnx":
-        checkpoint, graph = None, _graph_of(source)
-    else:
-        checkpoint = checkpoint_of(source, partial, progress)
-        graph = _graph_in(convert(source.text, checkpoint, precision, partial, progress))
-    ready = partial / "model"
-    tokenizer = ready / TOKENIZER_FOLDER
-    copy_tokenizer((checkpoint or source.path, graph.parent), tokenizer)
+        return _take_in_graph(source, partial, identity, progress)
+    checkpoint = checkpoint_of(source, partial, progress)
+    graph = convert(source.text, checkpoint, partial, progress)
+    tokenizer = _copy_tokenizer(checkpoint, graph, partial)
+    model = read_decoder(graph)
+    settle_table_choice(model)
+    plan = plan_split(resolve(model, graph.parent))
+    draft = describe(plan, (), tokenizer, identity, Candidate(model, "fp32", 1.0))
+    in_float32 = Subject(plan, graph.parent, draft.layers)
+    probe = _Probe.of(tokenizer, draft)
+    reference = _reference(source, checkpoint, probe, draft, partial, progress)
+    rows = read_rows(reference / ROWS_FILE)
+    outliers = find_outliers(plan, graph.parent, read_hidden(reference))
+    chosen = choose(in_float32, precision, identity.profile, outliers, rows, progress)
+    manifest = _keep(chosen, graph.parent, tokenizer, partial, identity, progress)
+    subject = _subject(partial / "model", partial / "blobs", manifest)
+    report = compare_with_checkpoint(reference, subject, manifest, probe.ids, progress, lambda _: in_float32)
+    return _accept(source, subject, manifest, report, rows, partial, progress)
+
+
+def _take_in_graph(source: Source, partial: Path, identity: Identity, progress: Progress) -> Manifest:
+    graph = _graph_of(source)
+    tokenizer = _copy_tokenizer(source.path, graph, partial)
     model = read_decoder(graph)
     untranspose_embedding(model)
     settle_table_choice(model)
-    if checkpoint is not None:
-        halved = {"fp16": matrices, "int8": embedding_tables, "int4": embedding_tables}.get(precision)
-        if halved is not None:
-            store_as_half(model, graph.parent, partial, halved(model))
-    decoder = resolve(model, graph.parent)
-    require_shared_caches(decoder)
-    plan = plan_split(decoder)
-    blobs, places = pack(plan, partial / "blobs", lambda done, total: progress("split", done, total))
-    (ready / GRAPH_FILE).write_bytes(refer_to_blobs(plan, places))
-    manifest = describe(plan, blobs, tokenizer, identity, precision if checkpoint else None)
-    subject = _subject(ready, partial / "blobs", manifest)
-    report, rows = _compare(source, checkpoint, subject, ready / TOKENIZER_FOLDER, manifest, partial, progress)
-    problems = report.problems()
-    if problems:
-        raise WrongConversion(source.text, problems)
-    Judgement(report, measure_with_wires(subject, manifest.profile, rows, progress), rows).save(ready)
-    return manifest
+    manifest = _keep(Candidate(model, None, 1.0), graph.parent, tokenizer, partial, identity, progress)
+    subject = _subject(partial / "model", partial / "blobs", manifest)
+    probe = _Probe.of(tokenizer, manifest)
+    report = compare_with_graph(source.text, graph, subject, manifest, probe.ids, partial, progress)
+    return _accept(source, subject, manifest, report, SourceRows(probe.passages, (), ()), partial, progress)
 
 
 def compare_again(source: Source, model: Model, scratch: Path, progress: Progress) -> Judgement:
@@ -104,11 +120,25 @@ def compare_again(source: Source, model: Model, scratch: Path, progress: Progres
     Raises:
         ModelError: the source can't be read any more; by kind.
     """
-    checkpoint = None if source.kind == "onnx" else checkpoint_of(source, scratch, progress)
-    subject = _subject(model.folder, model.blobs_folder, model.manifest)
-    tokenizer = model.folder / TOKENIZER_FOLDER
-    report, rows = _compare(source, checkpoint, subject, tokenizer, model.manifest, scratch, progress)
-    return Judgement(report, measure_with_wires(subject, model.manifest.profile, rows, progress), rows)
+    manifest = model.manifest
+    subject = _subject(model.folder, model.blobs_folder, manifest)
+    probe = _Probe.of(model.folder / TOKENIZER_FOLDER, manifest)
+    if source.kind == "onnx":
+        rows = SourceRows(probe.passages, (), ())
+        report = compare_with_graph(source.text, _graph_of(source), subject, manifest, probe.ids, scratch, progress)
+        return Judgement(report, measure_with_wires(subject, manifest.profile, rows, progress), rows)
+    checkpoint = checkpoint_of(source, scratch, progress)
+    reference = _reference(source, checkpoint, probe, manifest, scratch, progress)
+    rows = read_rows(reference / ROWS_FILE)
+
+    def first_blocks(count: int) -> Subject:
+        graph = convert_first_blocks(source.text, checkpoint, count, scratch, progress)
+        model = read_model(graph)
+        settle_table_choice(model)
+        return Subject(plan_split(resolve(model, graph.parent)), graph.parent, manifest.layers[:count])
+
+    report = compare_with_checkpoint(reference, subject, manifest, probe.ids, progress, first_blocks)
+    return Judgement(report, measure_with_wires(subject, manifest.profile, rows, progress), rows)
 
 
 def measure_again(folder: Path, blobs_folder: Path, manifest: Manifest, progress: Progress) -> None:
@@ -118,53 +148,66 @@ def measure_again(folder: Path, blobs_folder: Path, manifest: Manifest, progress
     (folder / QUALITY_FILE).write_text(report.to_json(), "utf-8")
 
 
-def _subject(folder: Path, blobs_folder: Path, manifest: Manifest) -> Subject:
-    plan = plan_split(resolve(read_model(folder / GRAPH_FILE), blobs_folder))
-    return Subject(plan, blobs_folder, manifest.layers)
+def _copy_tokenizer(folder: Path, graph: Path, partial: Path) -> Path:
+    tokenizer = partial / "model" / TOKENIZER_FOLDER
+    copy_tokenizer((folder, graph.parent), tokenizer)
+    return tokenizer
 
 
-def _compare(
-    source: Source,
-    checkpoint: Path | None,
-    subject: Subject,
-    tokenizer_folder: Path,
-    manifest: Manifest,
-    scratch: Path,
-    progress: Progress,
-) -> tuple[ParityReport, SourceRows]:
-    tokenizer = ModelTokenizer(tokenizer_folder)
-    text_ids = tokenizer.encode(PROBE_TEXT)
-    ids = probe_ids([i for i in text_ids if i < manifest.vocab_size], manifest.vocab_size)
-    passages = encode_passages(tokenizer, manifest.vocab_size, manifest.max_context)
-    if checkpoint is None:
-        report = compare_with_graph(source.text, _graph_of(source), subject, manifest, ids, scratch, progress)
-        return report, SourceRows(passages, (), ())
-    reference = compute_reference(
+def _reference(
+    source: Source, checkpoint: Path, probe: _Probe, manifest: Manifest, scratch: Path, progress: Progress
+) -> Path:
+    return compute_reference(
         source.text,
         checkpoint,
-        ids,
-        passages,
+        probe.ids,
+        probe.passages,
         layers=manifest.num_layers,
         max_context=manifest.max_context,
         scratch=scratch,
         progress=progress,
     )
 
-    def first_blocks(count: int) -> Subject:
-        graph = _graph_in(convert_first_blocks(source.text, checkpoint, count, scratch, progress))
-        model = read_model(graph)
-        settle_table_choice(model)
-        return Subject(plan_split(resolve(model, graph.parent)), graph.parent, manifest.layers[:count])
 
-    report = compare_with_checkpoint(reference, subject, manifest, ids, progress, first_blocks)
-    return report, read_rows(reference / ROWS_FILE)
+def _keep(
+    chosen: Candidate, folder: Path, tokenizer: Path, partial: Path, identity: Identity, progress: Progress
+) -> Manifest:
+    """Pack the weights of a graph, which are in files of ``folder``; the manifest of what came out."""
+    decoder = resolve(chosen.model, folder)
+    require_shared_caches(decoder)
+    plan = plan_split(decoder)
+    blobs, places = pack(plan, partial / "blobs", lambda done, total: progress("split", done, total))
+    (partial / "model" / GRAPH_FILE).write_bytes(refer_to_blobs(plan, places))
+    return describe(plan, blobs, tokenizer, identity, chosen)
+
+
+def _accept(
+    source: Source,
+    subject: Subject,
+    manifest: Manifest,
+    report: ParityReport,
+    rows: SourceRows,
+    partial: Path,
+    progress: Progress,
+) -> Manifest:
+    """Measure a model that computes what its source does.
+
+    Raises:
+        WrongConversion: it doesn't.
+    """
+    problems = report.problems()
+    if problems:
+        raise WrongConversion(source.text, problems)
+    quality = measure_with_wires(subject, manifest.profile, rows, progress)
+    Judgement(report, quality, rows).save(partial / "model")
+    return manifest
+
+
+def _subject(folder: Path, blobs_folder: Path, manifest: Manifest) -> Subject:
+    plan = plan_split(resolve(read_model(folder / GRAPH_FILE), blobs_folder))
+    return Subject(plan, blobs_folder, manifest.layers)
 
 
 def _graph_of(source: Source) -> Path:
     assert source.graph is not None
     return source.graph
-
-
-def _graph_in(folder: Path) -> Path:
-    """The decoder that the builder has written."""
-    return folder / "model.onnx"

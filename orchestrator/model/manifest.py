@@ -18,7 +18,7 @@ from orchestrator.model.errors import ManifestError
 from schemas.names import is_sha256
 from schemas.units import kinds_of
 
-FORMAT = 1
+FORMAT = 2
 DTYPE_BYTES = {"float32": 4, "float16": 2}
 
 
@@ -86,7 +86,13 @@ class SamplingDefaults:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Everything about a model but its weights. ``profile`` is the numeric profile used unless asked otherwise."""
+    """Everything about a model but its weights.
+
+    Attributes:
+        precision: of its weights; ``asked``: what was asked for, which may be "auto".
+        carried: the share of the weights of its matrices that have the very values of the source.
+        profile: the numeric profile used unless asked otherwise.
+    """
 
     format: int
     version: str  # of the package that wrote it
@@ -95,6 +101,8 @@ class Manifest:
     fingerprint: str  # equal for equal sources
     family: str
     precision: str
+    asked: str
+    carried: float
     profile: str
     vocab_size: int
     max_context: int

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.model.differences import change_differences, relative_differences
 from orchestrator.model.manifest import Manifest
 from orchestrator.model.parity_report import ROPE_LIMIT, ParityReport
-from orchestrator.model.precision import PROFILES
+from orchestrator.model.precision import PROFILES, QUANTISED
 from orchestrator.model.progress import Progress
 from orchestrator.model.reference import ANY_LAYER, ReferenceReport, ReferenceRequest, read_report
 from orchestrator.model.split import SplitPlan
@@ -105,7 +105,7 @@ def compare_with_checkpoint(
     told = read_report(reference)
     comparison = _Comparison(subject, manifest, ids, reference, told, progress)
     differences = comparison.units()
-    if manifest.precision in ("int4", "int8"):
+    if manifest.precision in QUANTISED:
         progress("build", 0, 0)
         close = comparison.structure(in_float32(told.long_blocks))
     else:
@@ -203,7 +203,7 @@ class _Comparison:
             self.not_compared.append("each unit alone: more than one tensor crosses a boundary")
         own: NDArray[Any] | None = None
         found = {}
-        quantised = self.manifest.precision in ("int4", "int8")
+        quantised = self.manifest.precision in QUANTISED
         for unit in range(plan.num_units):
             self.progress("compare", unit, plan.num_units)
             session = self.subject.open(unit, EXACT)

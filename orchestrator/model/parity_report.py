@@ -33,6 +33,7 @@ LIMITS = {
     "fp32": Limits(unit=5e-4, structure=5e-4, logits=5e-3),
     "fp16": Limits(unit=5e-3, structure=1e-2, logits=5e-2),
     "int8": Limits(unit=0.05, structure=5e-4, logits=0.4),
+    "mixed": Limits(unit=0.45, structure=5e-4, logits=math.inf),
     "int4": Limits(unit=0.45, structure=5e-4, logits=math.inf),  # four bits move logits as far as a wrong model does
 }
 """By precision; docs/decisions/0019-checked-at-the-door.md has what right and wrong models have."""

@@ -30,6 +30,7 @@ from orchestrator.model.quality import LARGEST_LOSS, ROWS_FILE, SourceRows
 
 if TYPE_CHECKING:
     import torch
+    from numpy.typing import NDArray
 
 MARGIN_TOKENS = 8
 """So many past a window, or past the length a rotary embedding was trained with."""
@@ -98,6 +99,14 @@ def compute(checkpoint: Path, out: Path, request: ReferenceRequest) -> None:
 def read_report(out: Path) -> ReferenceReport:
     """What `compute` wrote into ``out``."""
     return ReferenceReport(**json.loads((out / "report.json").read_text("utf-8")))
+
+
+def read_hidden(out: Path) -> NDArray[Any]:
+    """The short text's hidden states [L + 1, S, W] that `compute` wrote into ``out``, a view of the file."""
+    import numpy as np
+
+    hidden: NDArray[Any] = np.load(out / "short.npy", mmap_mode="r")
+    return hidden
 
 
 def _load(checkpoint: Path) -> Any:

@@ -77,7 +77,9 @@ def _constants(branch: GraphProto) -> list[TensorProto]:
 
 def matrices(model: ModelProto) -> list[str]:
     """Float32 weights that a MatMul or a lookup of tokens reads: nearly all of a model that is not quantised."""
-    nodes = [n for n in model.graph.node if n.op_type in ("MatMul", "Gemm") or (n.op_type == "Gather" and IDS in n.input)]
+    nodes = [
+        n for n in model.graph.node if n.op_type in ("MatMul", "Gemm") or (n.op_type == "Gather" and IDS in n.input)
+    ]
     read = {name for node in nodes for name in node.input}
     return [t.name for t in model.graph.initializer if _is_matrix(t) and t.name in read]
 

@@ -60,7 +60,7 @@ from orchestrator.model.manifest import Manifest, read_manifest
 from orchestrator.model.model import SEGMENTS_FOLDER, Model
 from orchestrator.model.onnx_files import onnx_file
 from orchestrator.model.parity_report import CHECK_FILE, ParityReport, read_check
-from orchestrator.model.precision import check_precision, check_profile
+from orchestrator.model.precision import AUTO, check_precision, check_profile
 from orchestrator.model.progress import Progress, silent
 from orchestrator.model.quality import QUALITY_FILE, ROWS_FILE, QualityReport, read_quality
 from orchestrator.model.source import Source, resolve_source
@@ -85,7 +85,7 @@ class ModelStore:
         source: str,
         name: str | None = None,
         *,
-        precision: str = "int4",
+        precision: str = AUTO,
         profile: str = "fast",
         progress: Progress = silent,
     ) -> Manifest:
@@ -96,7 +96,7 @@ class ModelStore:
         Args:
             source: a Hugging Face id, a Hugging Face folder, a ``.gguf`` file or an ONNX decoder folder.
             name: None for the source's name with precision (and "exact") appended.
-            precision: "int4", "int8", "fp16" or "fp32"; an ONNX decoder keeps its own.
+            precision: "auto" or one of `PRECISIONS`; an ONNX decoder keeps its own.
             profile: "fast" or "exact".
 
         Raises:
@@ -109,7 +109,7 @@ class ModelStore:
         if missing(_NEEDED):
             raise MissingDependency(f"{source} can't be added", *_extras_for(source))
         found = resolve_source(source, progress)
-        identity = Identity(name or "", source, found.fingerprint, profile, _version())
+        identity = Identity(name or "", source, found.fingerprint, profile, _version(), precision)
         with owned_folder(self._partial_folder(), "add-", self.home / "lock") as partial:
             twin = self._twin(found, precision)
             if twin is not None:
@@ -253,7 +253,7 @@ class ModelStore:
         for name in self.names():
             with contextlib.suppress(ManifestError):
                 m = read_manifest(self._models / name / "manifest.json")
-                same_precision = m.precision == precision or source.kind == "onnx"
+                same_precision = m.asked == precision or source.kind == "onnx"
                 is_same = (m.fingerprint, m.version) == (source.fingerprint, _version()) and same_precision
                 if is_same and (self._models / name / QUALITY_FILE).is_file():
                     return self._models / name

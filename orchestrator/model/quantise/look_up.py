@@ -28,7 +28,9 @@ def rows(maker: NodeMaker, matrix: StoredMatrix, ids: str) -> str:
     codes = _unpacked(maker, upper, matrix.bits - matrix.lower_bits, matrix.form.block)
     zero = 1 << matrix.bits - 1
     if matrix.lower is not None:
-        lower = _unpacked(maker, maker.make("Gather", [matrix.lower, ids], axis=0), matrix.lower_bits, matrix.form.block)
+        lower = _unpacked(
+            maker, maker.make("Gather", [matrix.lower, ids], axis=0), matrix.lower_bits, matrix.form.block
+        )
         codes = maker.make("Mul", [codes, maker.constant(np.float32(1 << matrix.lower_bits))])
         codes = maker.make("Add", [codes, lower])
     values = maker.make("Sub", [codes, maker.constant(np.float32(zero))])

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from orchestrator.model.precision import PROFILES
-from orchestrator.model.quantise.blocks import Form
 from orchestrator.model.quantise.nodes import CONTRIB, FLOAT, NodeMaker
 from orchestrator.model.quantise.outliers import Outliers
 from orchestrator.model.quantise.stored import FINE, StoredMatrix
@@ -41,7 +40,6 @@ class Inputs:
                 parts.append(maker.make("Mul", [sums, maker.constant(np.float32(1 / FINE))]))
             self._made[key] = maker.make("Concat", parts, axis=-1)
         return self._made[key]
-
 
     def outliers_of(self, x: str, maker: NodeMaker) -> str:
         """The channels of ``x`` that are kept out, [B, S, channels]; their name."""

@@ -11,7 +11,7 @@ from broker.child_process import ChildProcess
 from orchestrator.client import Client
 from orchestrator.demo.local_fleet import DemoFailed, Fleet, Part, memory_plan, node_overhead_bytes
 from orchestrator.demo.model import DemoModelUnavailable, demo_checkpoint
-from orchestrator.model.manifest import Blob, BoundaryInfo, LayerCache, Manifest, SamplingDefaults, Unit
+from orchestrator.model.manifest import FORMAT, Blob, BoundaryInfo, LayerCache, Manifest, SamplingDefaults, Unit
 from tests.support.fake_orchestrator import FakeOrchestrator
 
 BLOCKS = 30
@@ -35,7 +35,7 @@ def manifest() -> Manifest:
         LayerCache(layer=i, kv_heads=3, key_dim=64, value_dim=64, dtype="float32", window=None) for i in range(BLOCKS)
     )
     return Manifest(
-        format=1, version="0", name="demo", source="", fingerprint="", family="llama", precision="int4", profile="fast",
+        format=FORMAT, version="0", name="demo", source="", fingerprint="", family="llama", precision="int4", asked="auto", carried=1.0, profile="fast",
         vocab_size=49152, max_context=8192, logits_dtype="float32", kv_dtype="float32", inputs=("input_ids",),
         boundaries=tuple(BoundaryInfo(before=i, width=576, dtype="float32", tensors=1) for i in range(1, last + 1)),
         layers=layers, units=units, bos_id=1, eos_ids=(2,), sampling=SamplingDefaults(), has_chat_template=True,
