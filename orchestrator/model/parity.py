@@ -106,7 +106,6 @@ def compare_with_checkpoint(
     comparison = _Comparison(subject, manifest, ids, reference, told, progress)
     differences = comparison.units()
     if manifest.precision in QUANTISED:
-        progress("build", 0, 0)
         close = comparison.structure(in_float32(told.long_blocks))
     else:
         close = comparison.structure(subject)

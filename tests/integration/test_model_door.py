@@ -150,17 +150,18 @@ def test_weights_that_are_no_numbers_are_named(tmp_path: Path, weight: float) ->
         ModelStore(tmp_path / "home").add(str(decoder(tmp_path / "decoder", weight)))
 
 
-def test_scales_of_quantised_weights_are_looked_at_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checkpoints: Callable[[str], Path]
+@pytest.mark.parametrize("value", [np.inf, np.nan])
+def test_weights_that_are_to_be_quantised_are_looked_at_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checkpoints: Callable[[str], Path], value: float
 ) -> None:
-    def spoil_scale(model: ModelProto) -> None:
-        scales = next(t for t in model.graph.initializer if "layers.2.mlp.down_proj" in t.name and "scale" in t.name)
-        values = numpy_helper.to_array(scales).copy()
-        values.flat[7] = np.inf
-        scales.raw_data = values.tobytes()
+    def spoil(model: ModelProto) -> None:
+        weight = next(t for t in model.graph.initializer if "layers.2.mlp.down_proj" in t.name)
+        values = numpy_helper.to_array(weight).copy()
+        values.flat[7] = value
+        weight.raw_data = values.tobytes()
 
-    monkeypatch.setattr(convert, "run_module", building_wrongly(spoil_scale))
-    with pytest.raises(BrokenModel, match=r"layers\.2\.mlp\.down_proj.*scale.*NaN or infinity"):
+    monkeypatch.setattr(convert, "run_module", building_wrongly(spoil))
+    with pytest.raises(BrokenModel, match=r"layers\.2\.mlp\.down_proj.*NaN or infinity"):
         ModelStore(tmp_path / "home").add(str(checkpoints("llama")), precision="int4")
 
 

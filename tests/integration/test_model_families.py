@@ -138,8 +138,9 @@ def test_int4_is_smaller_than_fp32(store: ModelStore) -> None:
 
 
 def test_flops_count_every_matrix_of_a_block(store: ModelStore) -> None:
-    attention = 64 * 64 * 2 + 2 * 64 * 32  # query and output, key and value
-    expected = 2 * (attention + 3 * 64 * 96)
-    for precision in ("fp32", "fp16", "int4"):
+    for precision, sums in (("fp32", 0), ("fp16", 0), ("int4", 2)):  # columns for the sums of a block of 32 inputs
+        width, inner = 64 + 64 // 32 * sums, 96 + 96 // 32 * sums
+        attention = width * 64 * 2 + 2 * width * 32  # query and output, key and value
+        expected = 2 * (attention + 2 * width * 96 + 64 * inner)
         manifest = opened(store, "llama", precision).manifest
         assert [u.flops_per_token for u in manifest.units] == [0, *[expected] * 4, 2 * 64 * VOCABULARY]

@@ -75,7 +75,7 @@ def test_a_name_is_given_once(store: ModelStore, tmp_path: Path) -> None:
 
 
 def test_unknown_precisions_and_profiles_are_refused(store: ModelStore) -> None:
-    with pytest.raises(UnsupportedModel, match="int4, int8, fp16, fp32"):
+    with pytest.raises(UnsupportedModel, match="auto, int4, mixed, int8, fp16, fp32"):
         store.add("anything", precision="int3")
     with pytest.raises(UnsupportedModel, match="fast, exact"):
         store.add("anything", profile="quick")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from orchestrator.model.errors import BrokenModel
-from orchestrator.model.quantise.blocks import BlockMatrix
+from orchestrator.model.quantise.blocks import BlockMatrix, row_pieces
 from orchestrator.model.quantise.head import multiply_in_two_passes
 from orchestrator.model.quantise.look_up import look_up
 from orchestrator.model.quantise.matmul import Inputs, multiply
@@ -101,11 +101,11 @@ class _Quantiser:
             progress(done, len(self.uses))
             place = Source.read(tensors[name], self.folder)
             weights = _weights(place, tuple(tensors[name].dims), transposed=bool(used.products))
+            if not all(np.isfinite(weights[piece]).all() for piece in row_pieces(weights.shape)):
+                raise BrokenModel(f"weight {name!r} has NaN or infinity in it: get the model anew, from its authors")
             blocks = choose(Matrix(name, weights, bool(used.look_ups) or name == self.head))
             if blocks is None:
                 continue
-            if not np.isfinite(blocks.scales).all():
-                raise BrokenModel(f"weight {name!r} has NaN or infinity in it: get the model anew, from its authors")
             gone.add(name)
             replaced |= self._replace(name, used, weights, blocks)
         progress(len(self.uses), len(self.uses))
