@@ -16,12 +16,13 @@ from orchestrator.model.parity import compare_with_checkpoint, compare_with_grap
 from orchestrator.model.parity_report import CHECK_FILE, ParityReport
 from orchestrator.model.passages import encode_passages
 from orchestrator.model.progress import Progress
-from orchestrator.model.quality import (
+from orchestrator.model.quality import measure_with_wires
+from orchestrator.model.quality_report import (
     QUALITY_FILE,
     ROWS_FILE,
     QualityReport,
     SourceRows,
-    measure_with_wires,
+    read_quality,
     read_rows,
 )
 from orchestrator.model.rewrite import (
@@ -94,7 +95,8 @@ def take_in(source: Source, precision: str, partial: Path, identity: Identity, p
     problems = report.problems()
     if problems:
         raise WrongConversion(source.text, problems)
-    Judgement(report, measure_with_wires(subject, manifest.profile, rows, progress), rows).save(ready)
+    quality = measure_with_wires(subject, manifest.profile, rows, source.size_bytes, progress)
+    Judgement(report, quality, rows).save(ready)
     return manifest
 
 
@@ -108,13 +110,16 @@ def compare_again(source: Source, model: Model, scratch: Path, progress: Progres
     subject = _subject(model.folder, model.blobs_folder, model.manifest)
     tokenizer = model.folder / TOKENIZER_FOLDER
     report, rows = _compare(source, checkpoint, subject, tokenizer, model.manifest, scratch, progress)
-    return Judgement(report, measure_with_wires(subject, model.manifest.profile, rows, progress), rows)
+    quality = measure_with_wires(subject, model.manifest.profile, rows, source.size_bytes, progress)
+    return Judgement(report, quality, rows)
 
 
 def measure_again(folder: Path, blobs_folder: Path, manifest: Manifest, progress: Progress) -> None:
-    """Write anew how good the model in ``folder`` is, whose profile is another now; its source is not needed."""
-    rows = read_rows(folder / ROWS_FILE)
-    report = measure_with_wires(_subject(folder, blobs_folder, manifest), manifest.profile, rows, progress)
+    """Write anew how good the model in ``folder`` is, which has another profile now; its source is not needed."""
+    before, rows = read_quality(folder), read_rows(folder / ROWS_FILE)
+    assert before is not None
+    subject = _subject(folder, blobs_folder, manifest)
+    report = measure_with_wires(subject, manifest.profile, rows, before.source_bytes, progress)
     (folder / QUALITY_FILE).write_text(report.to_json(), "utf-8")
 
 
