@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import harness  # noqa: F401  (puts the repository on the path)
-import onnxruntime  # noqa: F401  (its own memory is not the model's)
 from rings import LocalChain
 
 from edge_node.runtime.process_heap import ask_for_huge_pages
