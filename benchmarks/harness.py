@@ -1,7 +1,8 @@
 """What every benchmark shares: options, repeated pairs, the JSON object, exit codes.
 
-A benchmark is a function ``measure(quick) -> list[Result]`` handed to ``main``. It prints a table, or with ``--json``
-one object and nothing else; its exit code is 1 when a result misses its target and 2 when it could not run.
+A benchmark is a function ``measure(quick) -> list[Result]`` handed to ``main``; options of its own come by name. It
+prints a table, or with ``--json`` one object and nothing else; its exit code is 1 when a result misses its target and 2
+when it could not run.
 """
 
 from __future__ import annotations
@@ -61,25 +62,33 @@ def alternate(first: Callable[[], float], second: Callable[[], float], pairs: in
     return [(first(), second()) for _ in range(pairs)]
 
 
-def main(name: str, measure: Callable[[bool], list[Result]], *, quick_targets: bool = False) -> NoReturn:
+def main(
+    name: str,
+    measure: Callable[..., list[Result]],
+    *,
+    quick_targets: bool = False,
+    add_options: Callable[[argparse.ArgumentParser], None] = lambda _: None,
+) -> NoReturn:
     """Run the benchmark as a script. In ``--quick`` form targets are shown but decide nothing, unless told."""
     parser = argparse.ArgumentParser(description=(measure.__doc__ or name).strip().splitlines()[0])
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     parser.add_argument("--quick", action="store_true", help="the smoke form: does it run at all?")
-    options = parser.parse_args()
+    add_options(parser)
+    options = vars(parser.parse_args())
+    as_json, quick = options.pop("json"), options["quick"]
     ask_for_huge_pages()  # as nodes do, so that what they are compared with runs under the same conditions
     try:
-        results = measure(options.quick)
+        results = measure(**options)
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:  # whatever stopped it, the caller needs a line and the exit code
         print(f"{name} could not run: {type(error).__name__}: {error}", file=sys.stderr)
         sys.exit(2)
-    if options.json:
+    if as_json:
         print(json.dumps(_document(name, results), allow_nan=False))
     else:
         _print_table(name, results)
-    decisive = quick_targets or not options.quick
+    decisive = quick_targets or not quick
     sys.exit(0 if not decisive or all(result.ok for result in results) else 1)
 
 

@@ -36,21 +36,34 @@ def open_segment(
     wire: WireDtype = "fp32",
     emulated_speed: float = 1.0,
     folder: Path | None = None,
+    context_tokens: int = CONTEXT_TOKENS,
+    chunk_tokens: int = CHUNK_TOKENS,
 ) -> Segment:
     """One stage of a split at ``cuts``, in this process; ``folder``: where its files are, if not in the store."""
     start, stop = cuts[stage : stage + 2]
     return segments.open_segment(
         model, start, stop, folder=folder, wire=wire, emulated_speed=emulated_speed,
-        context_tokens=CONTEXT_TOKENS, slots=1, chunk_tokens=CHUNK_TOKENS,
+        context_tokens=context_tokens, slots=1, chunk_tokens=chunk_tokens,
     )  # fmt: skip
 
 
 class LocalChain:
     """A model cut into segments that all run in this process, one thread; one segment is the unsplit model."""
 
-    def __init__(self, model: Model, stages: int = 1, *, wire: str = "fp32") -> None:
+    def __init__(
+        self,
+        model: Model,
+        stages: int = 1,
+        *,
+        wire: str = "fp32",
+        context_tokens: int = CONTEXT_TOKENS,
+        chunk_tokens: int = CHUNK_TOKENS,
+    ) -> None:
         cuts = even_cuts(model.manifest.num_units, stages)
-        self._segments = [open_segment(model, cuts, stage) for stage in range(stages)]
+        self._segments = [
+            open_segment(model, cuts, stage, context_tokens=context_tokens, chunk_tokens=chunk_tokens)
+            for stage in range(stages)
+        ]
         self._wire = WIRE_DTYPES[wire]
 
     def logits(self, ids: Sequence[int], position: int) -> np.ndarray:
@@ -64,6 +77,20 @@ class LocalChain:
     def all_logits(self, ids: Sequence[int], position: int) -> np.ndarray:
         """Logits (len(ids), vocabulary) after each of ``ids``."""
         return self._run(ids, position, len(ids))
+
+    def last_logits(self, ids: Sequence[int], position: int) -> np.ndarray:
+        """Logits (vocabulary,) after ``ids``, which are one chunk."""
+        return self._run(ids, position, 1)[0]
+
+    def forced(self, prompt_ids: Sequence[int], answer_ids: Sequence[int]) -> np.ndarray:
+        """Logits (len(answer_ids), vocabulary) that each token of an answer would be drawn from, given those before."""
+        ids, wanted = [*prompt_ids, *answer_ids[:-1]], len(answer_ids)
+        rows, begin = [], 0
+        for length in chunk_lengths(len(ids), CHUNK_TOKENS):
+            count = max(1, min(length, begin + length - (len(ids) - wanted)))
+            rows.append(self._run(ids[begin : begin + length], begin, count).copy())
+            begin += length
+        return np.concatenate(rows)[-wanted:]
 
     def _run(self, ids: Sequence[int], position: int, logits: int) -> np.ndarray:
         self._segments[0].ids_input(len(ids))[...] = ids

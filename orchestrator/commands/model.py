@@ -22,6 +22,7 @@ from schemas.messages import WireDtype
 if TYPE_CHECKING:
     from orchestrator.model.manifest import Manifest, Unit
     from orchestrator.model.parity_report import ParityReport
+    from orchestrator.model.quality_report import QualityReport
     from orchestrator.model.store import ModelStore
 
 _ROUNDING_WIRES: tuple[WireDtype, ...] = ("fp16", "int8")
@@ -69,10 +70,10 @@ def add(settings: Settings, source: str, name: str | None, precision: str, profi
         store = _store(settings)
         manifest = store.add(source, name, precision=precision, profile=profile, progress=progress)
         problem = store.open(manifest.name).tokenizer().check_template()
-        checked = store.compared(manifest.name)
+        checked, quality = store.compared(manifest.name), store.quality(manifest.name)
     click.echo(f"{manifest.name}: {_summary(manifest)}")
     if checked is not None:
-        _tell(checked)
+        _tell(checked, quality, manifest)
     if problem:
         click.echo(f"Warning: a conversation with it will fail: {problem}", err=True)
 
@@ -100,21 +101,24 @@ def list_models(settings: Settings, as_json: bool, full: bool) -> None:
 
 @command.command("show", epilog="Example: linguabus model show smollm2-135m-instruct-int4 --json")
 @click.argument("name", required=False)
-@click.option("--json", "as_json", is_flag=True, help="Print the whole manifest, and how near it is to its source.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print the whole manifest, how near it is to its source, and how good."
+)
 @pass_settings
 def show(settings: Settings, name: str | None, as_json: bool) -> None:
     """Show one model, by default the active one: its parts and their sizes."""
     store = _store(settings)
-    manifest, checked = store.show(name), store.compared(name)
+    manifest, checked, quality = store.show(name), store.compared(name), store.quality(name)
     if as_json:
         check = None if checked is None else dataclasses.asdict(checked)
-        print_json({**dataclasses.asdict(manifest), "check": check})
+        found = None if quality is None else {**dataclasses.asdict(quality), "wire": quality.wire}
+        print_json({**dataclasses.asdict(manifest), "check": check, "quality": found})
         return
     click.echo(f"{manifest.name}: {_summary(manifest)}, from {manifest.source}")
     if checked is None:
         click.echo("not compared with its source yet: linguabus model verify does")
     else:
-        _tell(checked)
+        _tell(checked, quality, manifest)
     rows = []
     for figures, group in itertools.groupby(manifest.units, _figures):
         indices = [unit.index for unit in group]
@@ -177,7 +181,7 @@ def verify(settings: Settings, name: str | None) -> int:
     if report is None:
         click.echo(f"NOT compared with its source: {reason}", err=True)
         return 0 if result.same_tokens else FAILURE
-    _tell(report)
+    _tell(report, store.quality(name), model.manifest)
     problems = report.problems()
     for problem in problems:
         click.echo(f"WRONG: {problem}", err=True)
@@ -194,11 +198,29 @@ def remove(settings: Settings, name: str, force: bool) -> None:
     click.echo(f"{name} is removed, {megabytes(freed_bytes)} freed")
 
 
-def _tell(report: ParityReport) -> None:
-    """How near a model is to its source, and what nobody has compared."""
+def _tell(report: ParityReport, quality: QualityReport | None, manifest: Manifest) -> None:
+    """How near a model is to its source, how good it is, and what nobody has compared."""
     click.echo(report.summary())
+    for line in _quality_lines(quality, manifest) if quality is not None else ():
+        click.echo(line)
     for what in report.not_compared:
         click.echo(f"not compared: {what}")
+
+
+def _quality_lines(quality: QualityReport, manifest: Manifest) -> list[str]:
+    model = quality.model
+    worth = f"quality over {model.rows} tokens of text ({quality.profile}): perplexity {model.perplexity:.4g}"
+    if model.source_perplexity is not None and model.argmax_agreement is not None:
+        worth += (
+            f" (the source in float32: {model.source_perplexity:.4g}), its most likely token the source's in"
+            f" {model.argmax_agreement:.1%}"
+        )
+    sizes = f"{megabytes(manifest.weight_bytes)} on disk, the source {megabytes(quality.source_bytes)}"
+    wires = ", ".join(
+        f"{wire.wire} keeps {wire.argmax_agreement:.1%} of the most likely tokens (perplexity {wire.perplexity:.4g})"
+        for wire in quality.wires
+    )
+    return [f"{worth}; {sizes}", f"on the wire between three nodes {wires}; the default is {quality.wire}"]
 
 
 def _summary(manifest: Manifest) -> str:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from orchestrator.service.service import ServiceInfo
 
 HEALTH = HealthLimits()
+AUTO_WIRE = "auto"
 EXAMPLE = "Example: linguabus serve --broker mqtt://192.168.1.5 --blob-host 0.0.0.0 --insecure"
 
 
@@ -30,6 +31,10 @@ def _number_or_auto(_context: click.Context, parameter: click.Parameter, value: 
     if not value.isdecimal() or not 1 <= int(value) <= MOST_PIPELINES:
         raise click.BadParameter(f"write auto, or a number from 1 to {MOST_PIPELINES}", param=parameter)
     return int(value)
+
+
+def _wire_or_auto(_context: click.Context, _parameter: click.Parameter, value: str) -> str | None:
+    return None if value == AUTO_WIRE else value
 
 
 @click.command("serve", epilog=EXAMPLE)
@@ -59,10 +64,12 @@ def _number_or_auto(_context: click.Context, parameter: click.Parameter, value: 
 )
 @click.option(
     "--wire",
-    type=click.Choice(get_args(WireDtype)),
-    default="fp16",
+    type=click.Choice((AUTO_WIRE, *get_args(WireDtype))),
+    default=AUTO_WIRE,
     show_default=True,
-    help="Type of what nodes send each other.",
+    callback=_wire_or_auto,
+    help="Type of what nodes send each other. auto: fp16 where the model's figures say that it changes little, else"
+    " fp32; 'linguabus model show' has them.",
 )
 @click.option(
     "--guess",
@@ -114,7 +121,7 @@ def command(
     pipelines: int | None,
     context: int | None,
     slots: int | None,
-    wire: WireDtype,
+    wire: WireDtype | None,
     guess: int | None,
     blob_host: str,
     blob_port: int,

@@ -21,11 +21,10 @@ from orchestrator.model.manifest import Manifest
 from orchestrator.replanning.problem_builder import build_problem
 from orchestrator.text.figures import progress_text
 from schemas import PACKAGE_VERSION, PROTOCOL_VERSION
-from schemas.messages import NodeBirth, StatusReply, WireDtype
+from schemas.messages import NodeBirth, StatusReply
 
 CONTEXT_TOKENS = 512
 SLOTS = 2
-WIRE_DTYPE: WireDtype = "fp16"
 CHUNK_TOKENS = 128
 
 SPARE = 1.08
@@ -78,7 +77,7 @@ def memory_plan(manifest: Manifest, nodes: int, overhead_bytes: int) -> MemoryPl
         overhead_bytes=overhead_bytes, storage_bytes=0, threads=1, speed_flops=1e9, hop_s=0.0,
     )  # fmt: skip
     problem = build_problem(
-        manifest, [birth], context_tokens=CONTEXT_TOKENS, slots=SLOTS, wire_dtype=WIRE_DTYPE, chunk_tokens=CHUNK_TOKENS
+        manifest, [birth], context_tokens=CONTEXT_TOKENS, slots=SLOTS, wire_dtype="fp32", chunk_tokens=CHUNK_TOKENS
     )
     alone_bytes = overhead_bytes + problem.chain_bytes + problem.workspace_bytes
     shared_bytes = SPARE * (problem.chain_bytes + nodes * problem.workspace_bytes)
@@ -134,7 +133,7 @@ class Fleet:
             serve = [
                 "-m", "orchestrator.cli", "--home", str(state), "serve", "--broker", self.broker.url,
                 "--model", self._model, "--min-nodes", str(len(self._limits_mb)), "--context", str(CONTEXT_TOKENS),
-                "--slots", str(SLOTS), "--wire", WIRE_DTYPE,
+                "--slots", str(SLOTS),
             ]  # fmt: skip
             self._start("orchestrator", serve)
             for name, limit_mb in self._limits_mb.items():

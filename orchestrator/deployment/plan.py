@@ -30,14 +30,19 @@ class ServingSettings:
     """The settings that every plan of a pipeline has in common.
 
     ``context_tokens`` and ``slots`` None: as many as fit, up to `problem_builder.context_of` and DEFAULT_SLOTS.
+    ``wire_dtype`` None: what each model's figures speak for.
     """
 
     pipeline: str
     context_tokens: int | None
     slots: int | None
-    wire_dtype: WireDtype
+    wire_dtype: WireDtype | None
     chunk_tokens: int
     draft_tokens: int | None = None
+
+    def wire_of(self, model: ServedModel) -> WireDtype:
+        """The type of hidden states on the wire of a model."""
+        return self.wire_dtype or model.wire
 
     def candidate(self, epoch: Epoch, solving: Solving, solution: Solution) -> DeployedPlan:
         """The plan that the planner's solution makes with these settings, but for its batches."""
@@ -47,7 +52,7 @@ class ServingSettings:
             model=solving.model,
             context_tokens=solving.context_tokens,
             slots=solving.problem.slots,
-            wire_dtype=self.wire_dtype,
+            wire_dtype=self.wire_of(solving.model),
             chunk_tokens=solving.problem.prefill_chunk_tokens,
             max_message_bytes=solving.problem.max_message_bytes,
             solution=solution,

@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING
 from orchestrator.model.graph import resolve
 from orchestrator.model.precision import AUTO, QUANTISED
 from orchestrator.model.progress import Progress
-from orchestrator.model.quality import SourceRows, measure_quality
+from orchestrator.model.quality import measure_quality
+from orchestrator.model.quality_report import SourceRows
 from orchestrator.model.quantise.choice import Chooser
 from orchestrator.model.quantise.decoder import quantise
 from orchestrator.model.quantise.outliers import Outliers

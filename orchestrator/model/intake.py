@@ -17,12 +17,13 @@ from orchestrator.model.parity import compare_with_checkpoint, compare_with_grap
 from orchestrator.model.parity_report import CHECK_FILE, ParityReport
 from orchestrator.model.passages import encode_passages
 from orchestrator.model.progress import Progress
-from orchestrator.model.quality import (
+from orchestrator.model.quality import measure_with_wires
+from orchestrator.model.quality_report import (
     QUALITY_FILE,
     ROWS_FILE,
     QualityReport,
     SourceRows,
-    measure_with_wires,
+    read_quality,
     read_rows,
 )
 from orchestrator.model.quantise.outliers import find_outliers
@@ -126,7 +127,7 @@ def compare_again(source: Source, model: Model, scratch: Path, progress: Progres
     if source.kind == "onnx":
         rows = SourceRows(probe.passages, (), ())
         report = compare_with_graph(source.text, _graph_of(source), subject, manifest, probe.ids, scratch, progress)
-        return Judgement(report, measure_with_wires(subject, manifest.profile, rows, progress), rows)
+        return Judgement(report, measure_with_wires(subject, manifest.profile, rows, source.size_bytes, progress), rows)
     checkpoint = checkpoint_of(source, scratch, progress)
     reference = _reference(source, checkpoint, probe, manifest, scratch, progress)
     rows = read_rows(reference / ROWS_FILE)
@@ -138,13 +139,15 @@ def compare_again(source: Source, model: Model, scratch: Path, progress: Progres
         return Subject(plan_split(resolve(model, graph.parent)), graph.parent, manifest.layers[:count])
 
     report = compare_with_checkpoint(reference, subject, manifest, probe.ids, progress, first_blocks)
-    return Judgement(report, measure_with_wires(subject, manifest.profile, rows, progress), rows)
+    return Judgement(report, measure_with_wires(subject, manifest.profile, rows, source.size_bytes, progress), rows)
 
 
 def measure_again(folder: Path, blobs_folder: Path, manifest: Manifest, progress: Progress) -> None:
-    """Write anew how good the model in ``folder`` is, whose profile is another now; its source is not needed."""
-    rows = read_rows(folder / ROWS_FILE)
-    report = measure_with_wires(_subject(folder, blobs_folder, manifest), manifest.profile, rows, progress)
+    """Write anew how good the model in ``folder`` is, which has another profile now; its source is not needed."""
+    before, rows = read_quality(folder), read_rows(folder / ROWS_FILE)
+    assert before is not None
+    subject = _subject(folder, blobs_folder, manifest)
+    report = measure_with_wires(subject, manifest.profile, rows, before.source_bytes, progress)
     (folder / QUALITY_FILE).write_text(report.to_json(), "utf-8")
 
 
@@ -198,7 +201,7 @@ def _accept(
     problems = report.problems()
     if problems:
         raise WrongConversion(source.text, problems)
-    quality = measure_with_wires(subject, manifest.profile, rows, progress)
+    quality = measure_with_wires(subject, manifest.profile, rows, source.size_bytes, progress)
     Judgement(report, quality, rows).save(partial / "model")
     return manifest
 

@@ -14,6 +14,7 @@ refers to the weights by those names, so a node needs nothing but copies of ``sp
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -26,6 +27,7 @@ from orchestrator.model.errors import ManifestError, ModelFilesLost
 from orchestrator.model.graph import read_model, resolve
 from orchestrator.model.manifest import Manifest, parse_json, read_manifest
 from orchestrator.model.precision import PROFILES, check_profile
+from orchestrator.model.quality_report import UNJUDGED_WIRE, read_quality
 from orchestrator.model.split import SplitPlan, plan_split
 from orchestrator.model.tokenizer import ModelTokenizer
 from schemas import segment_tensors as tensors
@@ -103,6 +105,12 @@ class Model:
     def tokenizer(self) -> ModelTokenizer:
         """The model's tokenizer, chat template and end-of-answer ids."""
         return ModelTokenizer(self.folder / TOKENIZER_FOLDER)
+
+    @functools.cached_property
+    def wire(self) -> WireDtype:
+        """The type on the wire for those who choose none: what the model's figures speak for."""
+        report = read_quality(self.folder)
+        return UNJUDGED_WIRE if report is None else report.wire
 
     def segment(self, start: int, stop: int, profile: str | None = None, *, wire: WireDtype = "fp32") -> SegmentSpec:
         """The segment of units [start, stop), 0 <= start < stop <= manifest.num_units; assembled once, then kept.

@@ -74,7 +74,7 @@ def compute_reference(
     """
     positions = _rope_positions(max_context)
     request = ReferenceRequest(ids, [list(p) for p in passages], positions, MOST_TOKENS, MOST_BLOCKS)
-    out, asked, total = scratch / "reference", scratch / "request.json", layers * (1 + len(passages))
+    out, asked, total = scratch / "reference", scratch / "request.json", 2 * layers
     asked.write_text(json.dumps(asdict(request)), "utf-8")
 
     def on_line(line: str) -> None:

@@ -7,17 +7,14 @@ logits of a few rows. Hidden states can be rounded on the way as types on the wi
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.model.manifest import parse_json
 from orchestrator.model.precision import PROFILES
 from orchestrator.model.progress import Progress, silent
+from orchestrator.model.quality_report import LARGEST_LOSS, Quality, QualityReport, SourceRows, WireQuality
 from orchestrator.model.segment_run import SegmentRun
 from orchestrator.model.wire import as_received
 from schemas.messages import WireDtype
@@ -28,83 +25,11 @@ if TYPE_CHECKING:
 
     from orchestrator.model.subject import Subject
 
-ROWS_FILE, QUALITY_FILE = "source-rows.json", "quality.json"
 HEAD_ROWS = 32
 """Of logits at a time: 32 MB where there are 262,144 tokens."""
-LARGEST_LOSS = 100.0
-"""In nats: no single token costs more, so that figures stay finite."""
 NODES = 3
 """As many share the model where types on the wire are judged."""
 ROUNDING_WIRES: tuple[WireDtype, ...] = ("fp16", "int8")
-LEAST_AGREEMENT, MOST_PERPLEXITY = 0.97, 1.01
-"""What a type on the wire has to keep of the same model with fp32, to be taken where nobody chose one."""
-
-
-@dataclass(frozen=True)
-class SourceRows:
-    """What the source makes of some passages, in float32; a row for each token but the last of its passage.
-
-    Attributes:
-        passages: token ids, each passage a text of its own from position 0.
-        best: the most likely next token of each row; empty if there is no source to ask.
-        losses: the negative log-likelihood of the token that does follow, in nats; likewise.
-    """
-
-    passages: tuple[tuple[int, ...], ...]
-    best: tuple[int, ...]
-    losses: tuple[float, ...]
-
-    def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self)) + "\n"
-
-
-@dataclass(frozen=True)
-class Quality:
-    """What a model makes of passages.
-
-    Attributes:
-        rows: next tokens that were judged.
-        argmax_agreement: the share of them whose most likely token is that of the source in float32; None if unknown.
-        perplexity: exp of the mean negative log-likelihood.
-        source_perplexity: the source's in float32; None if unknown.
-    """
-
-    rows: int
-    argmax_agreement: float | None
-    perplexity: float
-    source_perplexity: float | None
-
-
-@dataclass(frozen=True)
-class WireQuality:
-    """What a type on the wire makes of a model that three nodes share.
-
-    Attributes:
-        argmax_agreement: the share of rows with the most likely token of the same model in one piece.
-        perplexity: see `Quality`.
-    """
-
-    wire: str
-    argmax_agreement: float
-    perplexity: float
-
-
-@dataclass(frozen=True)
-class QualityReport:
-    """How good a model is in its numeric profile. Kept as ``quality.json`` beside the manifest.
-
-    Attributes:
-        cuts: the boundaries where hidden states were rounded for ``wires``.
-        wires: fp16 and int8.
-    """
-
-    profile: str
-    model: Quality
-    cuts: tuple[int, ...]
-    wires: tuple[WireQuality, ...]
-
-    def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True) + "\n"
 
 
 @dataclass(frozen=True)
@@ -134,8 +59,13 @@ def measure_quality(subject: Subject, profile: str, rows: SourceRows, progress: 
     return _quality(predict(subject, profile, rows.passages, progress=progress)["fp32"], rows)
 
 
-def measure_with_wires(subject: Subject, profile: str, rows: SourceRows, progress: Progress = silent) -> QualityReport:
+def measure_with_wires(
+    subject: Subject, profile: str, rows: SourceRows, source_bytes: int, progress: Progress = silent
+) -> QualityReport:
     """The same, and what each type on the wire does to it where three nodes share it.
+
+    Args:
+        source_bytes: size of the source's weights, to be kept with the figures.
 
     Raises:
         UnsupportedModel: see `measure_quality`.
@@ -144,7 +74,7 @@ def measure_with_wires(subject: Subject, profile: str, rows: SourceRows, progres
     made = predict(subject, profile, rows.passages, ROUNDING_WIRES, cuts, progress)
     whole = made["fp32"]
     wires = tuple(WireQuality(wire, made[wire].agreement(whole.best), made[wire].perplexity) for wire in ROUNDING_WIRES)
-    return QualityReport(profile, _quality(whole, rows), cuts, wires)
+    return QualityReport(profile, _quality(whole, rows), source_bytes, cuts, wires)
 
 
 def even_cuts(units: int) -> tuple[int, ...]:
@@ -193,25 +123,6 @@ def predict(
         found[wire] = Predictions(np.concatenate([p.best for p in parts]), np.concatenate([p.losses for p in parts]))
     progress("quality", head + 1, head + 1)
     return found
-
-
-def read_rows(path: Path) -> SourceRows:
-    """What `SourceRows.to_json` made; raises `ManifestError`."""
-    rows: SourceRows = parse_json(SourceRows, path.read_text("utf-8"), str(path))
-    return rows
-
-
-def read_quality(folder: Path) -> QualityReport | None:
-    """What a model's folder has; None for one that was never judged.
-
-    Raises:
-        ManifestError: it is damaged, or another version's.
-    """
-    path = folder / QUALITY_FILE
-    if not path.is_file():
-        return None
-    report: QualityReport = parse_json(QualityReport, path.read_text("utf-8"), str(path))
-    return report
 
 
 def _quality(made: Predictions, rows: SourceRows) -> Quality:

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.model.checkpoint_weights import check_finite
-from orchestrator.model.quality import LARGEST_LOSS, ROWS_FILE, SourceRows
+from orchestrator.model.quality_report import LARGEST_LOSS, ROWS_FILE, SourceRows
 
 if TYPE_CHECKING:
     import torch
@@ -209,17 +209,27 @@ class _Run:
         )
 
     def _save_rows(self, passages: list[list[int]]) -> None:
-        """Logits of one passage at a time, of which two figures a row are kept."""
+        """Hidden states of all passages at once, then logits of one at a time, of which two figures a row are kept."""
         import torch
+        from transformers.modeling_outputs import BaseModelOutputWithPast
 
+        longest = max(map(len, passages), default=0)
+        # Nothing looks ahead, so it doesn't matter what stands behind a passage.
+        ids = torch.tensor([[*passage, *[0] * (longest - len(passage))] for passage in passages])
+        base = self.model.base_model
+        hidden = base(input_ids=ids, use_cache=False).last_hidden_state if passages else ids
+        self.hidden.clear()
         best: list[int] = []
         losses: list[float] = []
-        for ids in passages:
-            logits = self.model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, :-1].float()
+        for passage, states in zip(passages, hidden, strict=True):
+            # What makes logits of hidden states is in the model's own forward, with its soft caps and scales.
+            known = BaseModelOutputWithPast(last_hidden_state=states[None, : len(passage) - 1])
+            base.forward = lambda *_, known=known, **__: known
+            logits = self.model(input_ids=torch.tensor([passage[:-1]]), use_cache=False).logits[0].float()
+            del base.forward
             best += logits.argmax(-1).tolist()
-            costs = torch.nn.functional.cross_entropy(logits, torch.tensor(ids[1:]), reduction="none")
+            costs = torch.nn.functional.cross_entropy(logits, torch.tensor(passage[1:]), reduction="none")
             losses += costs.clamp(max=LARGEST_LOSS).tolist()
-            self.hidden.clear()
         rows = SourceRows(tuple(map(tuple, passages)), tuple(best), tuple(losses))
         (self.out / ROWS_FILE).write_text(rows.to_json(), "utf-8")
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from orchestrator.model.manifest import Manifest
-from schemas.messages import BlobRef, KvLayer, ProbePart
+from orchestrator.model.quality_report import UNJUDGED_WIRE
+from schemas.messages import BlobRef, KvLayer, ProbePart, WireDtype
 
 
 class TextStream(Protocol):
@@ -47,6 +48,8 @@ class ServedModel:
     tokenizer: Tokenizer
     probe_parts: tuple[ProbePart, ...] = ()
     """What nodes measure themselves with; nothing: they are planned with the speed they report."""
+    wire: WireDtype = UNJUDGED_WIRE
+    """The type of hidden states on the wire where nobody chose one."""
 
     @property
     def name(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -27,8 +28,8 @@ GGUF_ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3", "phi3", "gemma2", "g
 class Source:
     """A model found on this machine. ``kind`` is "hf" or "onnx" (folders) or "gguf" (a file).
 
-    ``fingerprint`` is equal for equal content, as far as can be told without reading gigabytes; ``graph`` is the file
-    with the decoder of an ONNX one.
+    ``fingerprint`` is equal for equal content, as far as can be told without reading gigabytes; ``size_bytes`` is that
+    of the files with weights; ``graph`` is the file with the decoder of an ONNX one.
     """
 
     text: str
@@ -36,6 +37,7 @@ class Source:
     path: Path
     name: str
     fingerprint: str
+    size_bytes: int
     graph: Path | None = None
 
 
@@ -77,7 +79,7 @@ def _file(text: str, path: Path) -> Source:
                 f"supported are {', '.join(GGUF_ARCHITECTURES)}"
             )
         name = re.sub(r"[.-](I?Q\d\w*|BF16|F16|F32)$", "", whole_name(path), flags=re.IGNORECASE)
-        return Source(text, "gguf", parts[0].resolve(), _tidy(name), _fingerprint(list(parts)))
+        return Source(text, "gguf", parts[0].resolve(), _tidy(name), _fingerprint(list(parts)), _size_bytes(parts))
     if path.suffix.lower() == ".onnx":
         if not is_decoder(path):
             raise UnsupportedModel(f"{path} is not named like a decoder (model.onnx, decoder_model_merged_q4.onnx)")
@@ -98,7 +100,8 @@ def _folder(text: str, path: Path) -> Source:
     weights = weight_files(path)
     if not read_object(path / "config.json").get("architectures"):
         raise BrokenModel(f"{path / 'config.json'} names no architectures; add them")
-    return Source(text, "hf", path, _tidy(path.name), _fingerprint([path / "config.json", *weights]))
+    fingerprint = _fingerprint([path / "config.json", *weights])
+    return Source(text, "hf", path, _tidy(path.name), fingerprint, _size_bytes(weights))
 
 
 def _onnx(text: str, graph: Path) -> Source:
@@ -106,7 +109,7 @@ def _onnx(text: str, graph: Path) -> Source:
     folder = graph.parent.parent if graph.parent.name == "onnx" else graph.parent
     parts = (graph.stem, embedding_file(graph).stem)
     files = sorted(f for f in graph.parent.iterdir() if f.name.startswith(tuple(f"{part}.onnx" for part in parts)))
-    return Source(text, "onnx", folder, _tidy(folder.name), _fingerprint(files), graph)
+    return Source(text, "onnx", folder, _tidy(folder.name), _fingerprint(files), _size_bytes(files), graph)
 
 
 def _hub(text: str, progress: Progress, fetch: bool) -> Source:
@@ -135,7 +138,7 @@ def _hub(text: str, progress: Progress, fetch: bool) -> Source:
         raise NoSuchModel(f"{text} could not be downloaded: {error}".splitlines()[0]) from error
     found = _folder(text, folder)
     name, fingerprint = _tidy(text.split("/")[1]), f"hub:{text}@{folder.name}"
-    return Source(text, found.kind, folder, name, fingerprint, found.graph)
+    return Source(text, found.kind, folder, name, fingerprint, found.size_bytes, found.graph)
 
 
 def _hub_bytes(text: str) -> int:
@@ -152,6 +155,10 @@ def _hub_bytes(text: str) -> int:
 def _tidy(name: str) -> str:
     """A name for the store: lower case, what the shell and a URL take unquoted."""
     return re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-.") or "model"
+
+
+def _size_bytes(files: Iterable[Path]) -> int:
+    return sum(file.stat().st_size for file in files)
 
 
 def _fingerprint(files: list[Path]) -> str:

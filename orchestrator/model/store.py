@@ -62,7 +62,7 @@ from orchestrator.model.onnx_files import onnx_file
 from orchestrator.model.parity_report import CHECK_FILE, ParityReport, read_check
 from orchestrator.model.precision import AUTO, check_precision, check_profile
 from orchestrator.model.progress import Progress, silent
-from orchestrator.model.quality import QUALITY_FILE, ROWS_FILE, QualityReport, read_quality
+from orchestrator.model.quality_report import QUALITY_FILE, ROWS_FILE, QualityReport, read_quality
 from orchestrator.model.source import Source, resolve_source
 
 _MADE = ("graph", "answer")

@@ -40,7 +40,7 @@ class PlannerInput:
 
     def measure(self, births: Sequence[NodeBirth], model: ServedModel, now_s: float) -> list[Effect]:
         """Have every node measure itself whose figures are not known."""
-        return self._profiles.ask(births, model, self._blob_urls, self._settings.wire_dtype, now_s)
+        return self._profiles.ask(births, model, self._blob_urls, self._settings.wire_of(model), now_s)
 
     def measured(self, birth: NodeBirth, profile: NodeProfile, now_s: float) -> list[Effect]:
         """Take in a node's figures, or why it has none."""
@@ -69,7 +69,7 @@ class PlannerInput:
         max_message_bytes = min((birth.max_message_bytes for birth in births), default=MAX_PAYLOAD_BYTES)
         fit = message_fit(
             manifest,
-            wire_dtype=settings.wire_dtype,
+            wire_dtype=settings.wire_of(model),
             chunk_tokens=settings.chunk_tokens,
             context_tokens=context_of(manifest, asked_tokens),
             max_message_bytes=max_message_bytes,
@@ -79,7 +79,7 @@ class PlannerInput:
             births,
             context_tokens=fit.context_tokens,
             slots=settings.slots or DEFAULT_SLOTS,
-            wire_dtype=settings.wire_dtype,
+            wire_dtype=settings.wire_of(model),
             chunk_tokens=fit.chunk_tokens,
             max_message_bytes=max_message_bytes,
             profiles=self._profiles.of(births, manifest),

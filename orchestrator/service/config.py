@@ -41,7 +41,8 @@ class ServiceConfig:
     slots: int | None = DEFAULT_SLOTS
     """Requests at the same time; None: as many as the fleet has memory for, 4 at most."""
     max_queued: int = 64
-    wire_dtype: WireDtype = "fp16"
+    wire_dtype: WireDtype | None = None
+    """Type of hidden states on the wire; None: what the model's figures speak for."""
     chunk_tokens: int = DEFAULT_CHUNK_TOKENS
     draft_tokens: int | None = None
     """Most tokens to guess per round trip; None guesses 8 in the exact profile and none in the fast one."""

@@ -11,7 +11,7 @@ import pytest
 from tests.support.repository import ROOT
 
 BENCHMARKS = ROOT / "benchmarks"
-HELPERS = {"harness", "measured", "prompts", "rings", "services", "smollm2"}
+HELPERS = {"gguf_models", "harness", "measured", "prompts", "resident", "rings", "services", "smollm2"}
 NAMES = sorted(path.stem for path in BENCHMARKS.glob("*.py") if path.stem not in HELPERS)
 
 

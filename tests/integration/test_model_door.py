@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -205,7 +206,7 @@ def test_verify_says_what_it_compared_with_what(tmp_path: Path, capsys: pytest.C
     assert cli.run([*home, "model", "add", str(folder)]) == 0
     capsys.readouterr()
     assert cli.run([*home, "model", "verify"]) == 0
-    files, split, halves, bytes_, source, left_out = capsys.readouterr().out.splitlines()
+    files, split, halves, bytes_, source, quality, wires, left_out = capsys.readouterr().out.splitlines()
     assert files.startswith("files: all ")
     assert "equal to the bit" in split
     assert halves.startswith("fp16 on the wire at all these places against fp32: 16 rows")
@@ -213,9 +214,13 @@ def test_verify_says_what_it_compared_with_what(tmp_path: Path, capsys: pytest.C
     assert source.startswith(
         "against the same graph in one piece, run by ONNX Runtime: 32 rows of logits (exact) off by up to"
     )
+    assert re.fullmatch(r"quality over \d+ tokens of text \(fast\): perplexity [\d.e+]+; \d+ MB on disk, .*", quality)
+    assert wires.startswith("on the wire between three nodes fp16 keeps 100.0% of the most likely tokens")
     assert left_out == "not compared: the graph with the checkpoint that it was exported from"
     assert cli.run([*home, "model", "show", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["check"]["rows"] == 32
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["check"]["rows"] == 32
+    assert (shown["quality"]["model"]["source_perplexity"], shown["quality"]["wire"]) == (None, "fp16")
     shutil.rmtree(folder)
     assert cli.run([*home, "model", "verify"]) == 0
     printed = capsys.readouterr()

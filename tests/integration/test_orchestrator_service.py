@@ -332,6 +332,16 @@ def test_use_model_is_remembered_by_the_store(
     assert store.held == set()
 
 
+def test_hidden_states_travel_as_the_models_figures_say(
+    broker: MemoryBroker, fleet: ScriptedFleet, client: Client, tmp_path: Path
+) -> None:
+    store = TinyStore()
+    store.wire = "fp32"
+    with running(broker, tmp_path, store):
+        hello(client)
+        assert client.plan().wire_dtype == "fp32"
+
+
 def test_a_model_that_lost_files_is_a_clear_state(
     broker: MemoryBroker, fleet: ScriptedFleet, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

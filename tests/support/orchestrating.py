@@ -68,6 +68,7 @@ from schemas.messages import (
     StreamError,
     StreamText,
     SubmitRequest,
+    WireDtype,
     decode,
     encode,
 )
@@ -113,16 +114,19 @@ class World:
         timing: Timing | None = None,
         context_tokens: int | None = None,
         slots: int = 2,
+        wire: WireDtype | None = None,
         **options: Any,
     ) -> None:
         self.now_s = 100.0
         self.models = dict(models or {"tiny": make_manifest()})
         settings = ServingSettings(
-            pipeline="main", context_tokens=context_tokens, slots=slots, wire_dtype="fp16", chunk_tokens=128
+            pipeline="main", context_tokens=context_tokens, slots=slots, wire_dtype=wire, chunk_tokens=128
         )
         self.core = Core(
             ControlPlane(settings, generation=1, model=model, blob_urls=(BLOB_URL,), timing=timing, **options)
         )
+        self.model_wire: WireDtype = "fp16"
+        """Of every model that is opened."""
         self.nodes: dict[str, ScriptedNode] = {}
         self.effects: list[Effect] = []
         self.solver: Callable[[Problem], Any] = plan_quickly
@@ -159,7 +163,7 @@ class World:
         match effect:
             case OpenModel(name):
                 if name in self.models:
-                    return [ModelOpened(name, ServedModel(self.models[name], Letters()))]
+                    return [ModelOpened(name, ServedModel(self.models[name], Letters(), wire=self.model_wire))]
                 return [ModelUnusable(name, f"there is no model {name!r}")]
             case EncodePrompt(request, name, submit):
                 try:

@@ -20,6 +20,7 @@ from schemas.messages import (
     PrepareSegment,
     RegisterAgain,
     ResendTokens,
+    WireDtype,
     decode,
     encode,
 )
@@ -36,6 +37,7 @@ class TinyStore:
         self.models = {manifest.name: manifest for manifest in manifests or (make_manifest(),)}
         self.active: str | None = next(iter(self.models))
         self.held: set[str] = set()
+        self.wire: WireDtype = "fp16"
 
     @contextlib.contextmanager
     def in_use(self, name: str) -> Iterator[None]:
@@ -46,7 +48,7 @@ class TinyStore:
             self.held.remove(name)
 
     def open(self, name: str) -> Any:
-        return SimpleNamespace(manifest=self.models[name], tokenizer=Letters, segment=self._segment)
+        return SimpleNamespace(manifest=self.models[name], tokenizer=Letters, segment=self._segment, wire=self.wire)
 
     def known_answers(self, model: Any) -> Any:
         return SimpleNamespace(of=lambda start, stop: SimpleNamespace(sha256=f"{start:032x}{stop:032x}", size_bytes=1))

@@ -65,8 +65,10 @@ def test_the_list_is_short_unless_all_of_it_is_wanted(home: Path, capsys: pytest
 def test_equal_units_share_a_row(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
     assert cli.run(["--home", str(home), "model", "show"]) == 0
-    _, compared, left_out, headings, *rows = capsys.readouterr().out.splitlines()
+    _, compared, quality, wires, left_out, headings, *rows = capsys.readouterr().out.splitlines()
     assert compared.startswith("against the same graph in one piece")
+    assert quality.startswith("quality over 46 tokens of text (fast): perplexity ")
+    assert wires.endswith("; the default is fp16")
     assert left_out.startswith("not compared: ")
     assert headings.split()[:2] == ["units", "kind"]
     assert [row.split()[:2] for row in rows] == [["0", "embed"], ["1-3", "block"], ["4", "head"]]

@@ -8,10 +8,20 @@ from orchestrator.deployment.plan_view import plan_view
 from orchestrator.effects import Publish, SaveEpoch, SavePlan, SolvePlan
 from orchestrator.events import JobFailed, NodeSaid
 from orchestrator.planning.batches_in_flight import batches_in_flight
-from schemas.messages import Epoch, NodeStatus, Plan, PrepareProgress, PrepareSegment, ReleaseSegment, StreamError
+from schemas.codec import WIRE_DTYPES, activation_payload_bytes
+from schemas.messages import (
+    Epoch,
+    NodeStatus,
+    Plan,
+    PrepareProgress,
+    PrepareSegment,
+    ReleaseSegment,
+    StreamError,
+    WireDtype,
+)
 from schemas.topics import PLAN
 from tests.support.orchestrating import World, plan_quickly
-from tests.support.scripted_nodes import MB, ScriptedNode, answer_text, make_birth, make_heartbeat
+from tests.support.scripted_nodes import MB, ScriptedNode, answer_text, make_birth, make_heartbeat, make_manifest
 
 # --- the first plan ---------------------------------------------------------------------------------------------
 
@@ -65,6 +75,20 @@ def test_commands_to_prepare_follow_the_plan() -> None:
         )
         assert 50 * MB < prepare.planned_bytes <= world.nodes[stage.node].birth.memory_bytes
         assert prepare.blob_urls == ("http://127.0.0.1:1/v1/blobs",)
+
+
+@pytest.mark.parametrize(("chosen", "expected"), [(None, "fp32"), ("int8", "int8")])
+def test_hidden_states_travel_as_the_model_wants_unless_somebody_chose(
+    chosen: WireDtype | None, expected: WireDtype
+) -> None:
+    world = World(wire=chosen)
+    world.model_wire = "fp32"
+    problems = []
+    world.solver = lambda problem: problems.append(problem) or plan_quickly(problem)  # type: ignore[func-returns-value]
+    world.serve("a", "b", "c")
+    assert world.plan.wire_dtype == expected
+    assert {world.commands(node, PrepareSegment)[0].wire_dtype for node in "abc"} == {expected}
+    assert problems[-1].activation_bytes == activation_payload_bytes(WIRE_DTYPES[expected], 1, make_manifest().width)
 
 
 def test_every_stage_is_told_the_same_batches_and_so_are_people() -> None:

