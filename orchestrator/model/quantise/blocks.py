@@ -106,10 +106,3 @@ def pack_codes(codes: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
     for index in range(1, each):
         packed |= codes[..., index::each] << np.uint8(index * bits)
     return packed
-
-
-def storable_as_half(values: NDArray[np.float32]) -> bool:
-    """Do halves keep these values, but for a rounding of 1/2048?"""
-    with np.errstate(over="ignore"):
-        halves = values.astype(np.float16).astype(np.float32)
-    return bool((np.abs(halves - values) <= np.abs(values) / 2000).all())

@@ -2,8 +2,8 @@
 
 A file whose weights have been rounded to few levels in each block (a GGUF file, a checkpoint trained for four bits) is
 read as float32. The levels of a block are equally far apart, so its values say what they were: the distance is the
-block's range divided by a small number. Nothing has to be known of the file's format, of rows that were reordered, or of
-matrices that were joined; and what is found is right because it gives the same values again.
+block's range divided by a small number. Nothing has to be known of the file's format, of rows that were reordered, or
+of matrices that were joined; and what is found is right because it gives the same values again.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def _codes(
 
 
 def _spans(form: Form) -> Iterable[int]:
-    """How many levels a block's range may have, the usual ones first."""
+    """How many levels a block's range may have: the usual ones, then from the fewest, since twice as many fit too."""
     most = (1 << form.bits) - 1 if form.corrected else form.zero
-    usual = (127, 32, 31, 16) if form.bits == 8 else ()
-    return dict.fromkeys([*(n for n in usual if n <= most), *range(most, 0, -1)])
+    usual = (15, 31, 63) if form.corrected else (8, 16, 31, 32, 127)
+    return dict.fromkeys([*(n for n in usual if n <= most), *range(1, most + 1)])

@@ -4,8 +4,8 @@ It is a good part of the work of a step, and eight bits there matter to the text
 upper four bits of their codes, and then, the few that came out as the most likely, the one with all bits. Both read the
 planes of one matrix, which may be the embeddings' too: nothing is kept twice.
 
-The upper bits alone take every code for the least one that has them. On average that is short of half a step of the upper
-bits times the sum of the input's block; for these sums the upper plane has blocks behind those of the weights.
+The upper bits alone take every code for the least one that has them. On average that is short of half a step of the
+upper bits times the sum of the input's block; for these sums the upper plane has blocks behind those of the weights.
 """
 
 from __future__ import annotations

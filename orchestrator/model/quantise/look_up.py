@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from orchestrator.model.quantise.nodes import FLOAT, INT32, NodeMaker
+from orchestrator.model.quantise.nodes import INT32, NodeMaker
 from orchestrator.model.quantise.stored import StoredMatrix
+from orchestrator.model.quantise.weight_file import Floats
 
 if TYPE_CHECKING:
     from onnx import NodeProto
@@ -23,7 +24,7 @@ def look_up(matrix: StoredMatrix, ids: str, y: str) -> list[NodeProto]:
 def rows(maker: NodeMaker, matrix: StoredMatrix, ids: str) -> str:
     """Append what makes rows [..., K] of indices [...]; returns their name."""
     upper = maker.make("Gather", [matrix.upper, ids], axis=0)
-    if matrix.sum_columns:
+    if matrix.sum_copies:
         upper = maker.make("Slice", [upper, maker.indices(0), maker.indices(matrix.blocks), maker.indices(-2)])
     codes = _unpacked(maker, upper, matrix.bits - matrix.lower_bits, matrix.form.block)
     zero = 1 << matrix.bits - 1
@@ -49,7 +50,7 @@ def _unpacked(maker: NodeMaker, packed: str, bits: int, block: int) -> str:
     return maker.make("Reshape", [codes, maker.make("Concat", [outer, maker.indices(block)], axis=0)])
 
 
-def _of_blocks(maker: NodeMaker, weight: str, ids: str) -> str:
+def _of_blocks(maker: NodeMaker, values: Floats, ids: str) -> str:
     """One value of each block, [..., blocks, 1] float32."""
-    wide = maker.make("Cast", [maker.make("Gather", [weight, ids], axis=0)], to=FLOAT)
+    wide = maker.widened(values, maker.make("Gather", [values.name, ids], axis=0))
     return maker.make("Unsqueeze", [wide, maker.indices(-1)])

@@ -1,20 +1,19 @@
 """Products with a matrix in blocks, as nodes of a graph.
 
 ``x @ (scale * (code - zero) + correction)`` is MatMulNBits of ``x`` and of the sums of its blocks, side by side
-(`orchestrator.model.quantise.stored`). What is made of ``x`` is shared by all matrices that read it. Scales are halves on
-disk; ONNX Runtime widens them once, when it opens the graph, since nothing else changes them.
+(`orchestrator.model.quantise.stored`). What is made of ``x`` is shared by all matrices that read it. Scales are halves
+on disk; ONNX Runtime widens them once, when it opens the graph, since nothing else changes them.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from orchestrator.model.precision import PROFILES
-from orchestrator.model.quantise.nodes import CONTRIB, FLOAT, NodeMaker
+from orchestrator.model.quantise.nodes import CONTRIB, NodeMaker
 from orchestrator.model.quantise.outliers import Outliers
-from orchestrator.model.quantise.stored import FINE, StoredMatrix
+from orchestrator.model.quantise.stored import StoredMatrix, filled_columns
+from orchestrator.model.quantise.weight_file import Floats
 
 if TYPE_CHECKING:
     from onnx import NodeProto
@@ -30,15 +29,16 @@ class Inputs:
 
     def with_sums(self, x: str, matrix: StoredMatrix, maker: NodeMaker) -> str:
         """``x`` [B, S, K] with as many sums behind as the matrix has columns for; its name."""
-        if not matrix.sum_columns:
+        if not matrix.sum_copies:
             return x
-        key = x, matrix.form.block, matrix.sum_columns
+        key = x, matrix.form.block, matrix.sum_copies
         if key not in self._made:
             sums = block_sums(x, matrix.form.block, maker)
-            parts = [x, sums]
-            if matrix.sum_columns > matrix.blocks:
-                parts.append(maker.make("Mul", [sums, maker.constant(np.float32(1 / FINE))]))
-            self._made[key] = maker.make("Concat", parts, axis=-1)
+            spare = filled_columns(matrix.blocks, matrix.form.block) - matrix.blocks
+            filled = sums
+            if spare and matrix.sum_copies > 1:
+                filled = maker.make("Pad", [sums, maker.indices(0, 0, 0, 0, 0, spare)])
+            self._made[key] = maker.make("Concat", [x, *[filled] * (matrix.sum_copies - 1), sums], axis=-1)
         return self._made[key]
 
     def outliers_of(self, x: str, maker: NodeMaker) -> str:
@@ -54,7 +54,7 @@ def block_sums(x: str, block: int, maker: NodeMaker) -> str:
     return maker.make("ReduceSum", [blocks, maker.indices(-1)], keepdims=0)
 
 
-def multiply(x: str, matrix: StoredMatrix, y: str, inputs: Inputs, kept_out: str | None) -> list[NodeProto]:
+def multiply(x: str, matrix: StoredMatrix, y: str, inputs: Inputs, kept_out: Floats | None) -> list[NodeProto]:
     """Nodes that make ``y`` [B, S, N] of ``x`` [B, S, K] and a matrix in one plane.
 
     Args:
@@ -63,16 +63,16 @@ def multiply(x: str, matrix: StoredMatrix, y: str, inputs: Inputs, kept_out: str
     maker = NodeMaker(y)
     product = multiply_by_codes(maker, inputs.with_sums(x, matrix, maker), matrix, matrix.form.bits)
     if kept_out is not None:
-        weights = maker.make("Cast", [kept_out], to=FLOAT)
+        weights = maker.widened(kept_out)
         maker.make("Add", [product, maker.make("MatMul", [inputs.outliers_of(x, maker), weights])])
     return maker.rename(y)
 
 
 def multiply_by_codes(maker: NodeMaker, x: str, matrix: StoredMatrix, bits: int) -> str:
     """Append the MatMulNBits of ``x``, sums included, with codes of so many bits; returns its output."""
-    scales = maker.make("Cast", [matrix.scales], to=FLOAT)
+    scales = maker.widened(matrix.scales)
     if matrix.sum_scales is not None:
-        scales = maker.make("Concat", [scales, maker.make("Cast", [matrix.sum_scales], to=FLOAT)], axis=-1)
+        scales = maker.make("Concat", [scales, maker.widened(matrix.sum_scales)], axis=-1)
     return maker.make(
         "MatMulNBits",
         [x, matrix.upper, scales],

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from orchestrator.model.quantise.weight_file import Floats
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx import NodeProto
@@ -39,6 +41,13 @@ class NodeMaker:
     def indices(self, *values: int) -> str:
         """Append a constant of shape [n], int64."""
         return self.constant(np.array(values, np.int64))
+
+    def widened(self, values: Floats, name: str | None = None) -> str:
+        """Append what gives stored values as float32; ``name``: of some of them, gathered."""
+        wide = self.make("Cast", [name or values.name], to=FLOAT)
+        if values.factor == 1:
+            return wide
+        return self.make("Mul", [wide, self.constant(np.float32(1 / values.factor))])
 
     def rename(self, y: str) -> list[NodeProto]:
         """Call the last output ``y``; returns all nodes."""

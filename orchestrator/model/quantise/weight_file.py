@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from orchestrator.model.quantise.blocks import storable_as_half
-
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx import GraphProto
+
+_HALF_EXPONENT = 15
+"""Of the largest value that is stored as a half: small ones keep their bits, then."""
+
+
+@dataclass(frozen=True)
+class Floats:
+    """A weight whose values are multiplied by a power of two; of type float16 or float32."""
+
+    name: str
+    factor: float
 
 
 class WeightFile:
@@ -42,6 +53,12 @@ class WeightFile:
         self._graph.initializer.append(tensor)
         return name
 
-    def add_floats(self, name: str, values: NDArray[np.float32]) -> str:
-        """Add float32 values, as halves where those do; who reads them casts them to float32."""
-        return self.add(name, values.astype(np.float16) if storable_as_half(values) else values)
+    def add_floats(self, name: str, values: NDArray[np.float32]) -> Floats:
+        """Add float32 values, as halves where those keep them but for a rounding of 1/2000."""
+        size = float(np.abs(values).max(initial=0))
+        factor = 2.0 ** (_HALF_EXPONENT - math.frexp(size)[1]) if size else 1.0
+        halves = (values * np.float32(factor)).astype(np.float16)
+        kept = halves.astype(np.float32) / np.float32(factor)
+        if (np.abs(kept - values) > np.abs(values) / 2000).any():
+            return Floats(self.add(name, values), 1.0)
+        return Floats(self.add(name, halves), factor)
