@@ -7,9 +7,11 @@ logits of a few rows. Hidden states can be rounded on the way as types on the wi
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.model.precision import PROFILES
@@ -25,10 +27,13 @@ if TYPE_CHECKING:
 
     from orchestrator.model.subject import Subject
 
+    Rounding = Callable[[NDArray[Any]], NDArray[Any]]
+
 HEAD_ROWS = 32
 """Of logits at a time: 32 MB where there are 262,144 tokens."""
 NODES = 3
 """As many share the model where types on the wire are judged."""
+UNROUNDED = "fp32"
 ROUNDING_WIRES: tuple[WireDtype, ...] = ("fp16", "int8")
 
 
@@ -56,7 +61,7 @@ def measure_quality(subject: Subject, profile: str, rows: SourceRows, progress: 
     Raises:
         UnsupportedModel: ONNX Runtime can't compute it.
     """
-    return _quality(predict(subject, profile, rows.passages, progress=progress)["fp32"], rows)
+    return _quality(predict(subject, profile, rows.passages, progress=progress)[UNROUNDED], rows)
 
 
 def measure_with_wires(
@@ -71,8 +76,9 @@ def measure_with_wires(
         UnsupportedModel: see `measure_quality`.
     """
     cuts = even_cuts(subject.plan.num_units)
-    made = predict(subject, profile, rows.passages, ROUNDING_WIRES, cuts, progress)
-    whole = made["fp32"]
+    roundings: dict[str, Rounding] = {wire: functools.partial(as_received, wire=wire) for wire in ROUNDING_WIRES}
+    made = predict(subject, profile, rows.passages, roundings, cuts, progress)
+    whole = made[UNROUNDED]
     wires = tuple(WireQuality(wire, made[wire].agreement(whole.best), made[wire].perplexity) for wire in ROUNDING_WIRES)
     return QualityReport(profile, _quality(whole, rows), source_bytes, cuts, wires)
 
@@ -86,43 +92,48 @@ def predict(
     subject: Subject,
     profile: str,
     passages: Sequence[Sequence[int]],
-    wires: Sequence[WireDtype] = (),
+    roundings: Mapping[str, Rounding] = MappingProxyType({}),
     cuts: Sequence[int] = (),
     progress: Progress = silent,
-) -> dict[WireDtype, Predictions]:
-    """What a model makes of passages of two tokens or more, by type on the wire; "fp32" is always among them.
+) -> dict[str, Predictions]:
+    """What a model makes of passages of two tokens or more: as it is (``UNROUNDED``), and with each of ``roundings``.
 
     Args:
-        wires: what hidden states are rounded to at ``cuts``; those in float16 stay as they are.
+        roundings: what becomes of hidden states [S, W] at ``cuts``; those in float16 stay as they are.
     """
-    import numpy as np
-
-    head = subject.plan.num_units - 1
-    hidden: dict[WireDtype, list[NDArray[Any]]] = {}
-    for unit in range(head):
-        progress("quality", unit, head + 1)
+    units = subject.plan.num_units
+    hidden: dict[str, list[NDArray[Any]]] = {}
+    found: dict[str, Predictions] = {}
+    for unit in range(units):
+        progress("quality", unit, units)
         session = subject.open(unit, PROFILES[profile])
         if unit in cuts:
-            hidden = {wire: _rounded(hidden.get(wire, hidden["fp32"]), wire) for wire in ("fp32", *wires)}
-        given: dict[WireDtype, list[NDArray[Any]]] = hidden or {"fp32": []}
-        hidden = {
-            wire: [_run(subject, session, ids, rows[i] if rows else None) for i, ids in enumerate(passages)]
-            for wire, rows in given.items()
-        }
-    progress("quality", head, head + 1)
-    session = subject.open(head, PROFILES[profile])
-    if head in cuts:
-        hidden = {wire: _rounded(hidden.get(wire, hidden["fp32"]), wire) for wire in ("fp32", *wires)}
-    found: dict[WireDtype, Predictions] = {}
-    for wire, rows in hidden.items():
-        parts = [
-            _judge(_run(subject, session, ids[a:b], states[a:b]), ids[a + 1 : b + 1])
-            for ids, states in zip(passages, rows, strict=True)
-            for a, b in _pieces(len(ids) - 1)
-        ]
-        found[wire] = Predictions(np.concatenate([p.best for p in parts]), np.concatenate([p.losses for p in parts]))
-    progress("quality", head + 1, head + 1)
+            whole = hidden[UNROUNDED]
+            hidden |= {name: _rounded(hidden.get(name, whole), rounding) for name, rounding in roundings.items()}
+        if unit == 0:
+            hidden = {UNROUNDED: [_run(subject, session, ids, None) for ids in passages]}
+        elif unit < units - 1:
+            hidden = {
+                name: [_run(subject, session, ids, rows) for ids, rows in zip(passages, states, strict=True)]
+                for name, states in hidden.items()
+            }
+        else:
+            found = {name: _predicted(subject, session, passages, states) for name, states in hidden.items()}
+    progress("quality", units, units)
     return found
+
+
+def _predicted(
+    subject: Subject, session: InferenceSession, passages: Sequence[Sequence[int]], states: Sequence[NDArray[Any]]
+) -> Predictions:
+    import numpy as np
+
+    parts = [
+        _judge(_run(subject, session, ids[a:b], rows[a:b]), ids[a + 1 : b + 1])
+        for ids, rows in zip(passages, states, strict=True)
+        for a, b in _pieces(len(ids) - 1)
+    ]
+    return Predictions(np.concatenate([p.best for p in parts]), np.concatenate([p.losses for p in parts]))
 
 
 def _quality(made: Predictions, rows: SourceRows) -> Quality:
@@ -142,10 +153,10 @@ def _run(subject: Subject, session: InferenceSession, ids: Sequence[int], hidden
     return made
 
 
-def _rounded(states: Sequence[NDArray[Any]], wire: WireDtype) -> list[NDArray[Any]]:
+def _rounded(states: Sequence[NDArray[Any]], rounding: Rounding) -> list[NDArray[Any]]:
     import numpy as np
 
-    return [as_received(hidden, wire) if hidden.dtype == np.float32 else hidden for hidden in states]
+    return [rounding(hidden) if hidden.dtype == np.float32 else hidden for hidden in states]
 
 
 def _pieces(rows: int) -> list[tuple[int, int]]:

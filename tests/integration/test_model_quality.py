@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator
 
@@ -17,8 +18,11 @@ from orchestrator.model.split import plan_split
 from orchestrator.model.store import ModelStore
 from orchestrator.model.subject import Subject
 from orchestrator.model.verify import Chain
+from orchestrator.model.wire import as_received
 from tests.support.in_process import converting_here
 from tests.support.tiny_models import make_checkpoint
+
+INT8 = {"int8": functools.partial(as_received, wire="int8")}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -105,11 +109,11 @@ def test_types_on_the_wire_are_judged_where_three_nodes_meet(stores: Callable[[s
     passages = read_rows(model.folder / ROWS_FILE).passages[:2]
     cuts = even_cuts(model.manifest.num_units)
     assert cuts == (2, 4)
-    made = predict(subject_of(model), "exact", passages, ("int8",), cuts)
+    made = predict(subject_of(model), "exact", passages, INT8, cuts)
     chain = [Chain(model, cuts, "exact", wire="int8").run(ids, range(len(ids)))[:-1].argmax(-1) for ids in passages]
     assert made["int8"].best.tolist() == np.concatenate(chain).tolist()
     assert made["fp32"].best.tolist() != made["int8"].best.tolist()
-    at_the_head = predict(subject_of(model), "exact", passages, ("int8",), (model.manifest.num_units - 1,))
+    at_the_head = predict(subject_of(model), "exact", passages, INT8, (model.manifest.num_units - 1,))
     assert not np.array_equal(at_the_head["int8"].losses, at_the_head["fp32"].losses)
 
 
