@@ -150,6 +150,7 @@ class SegmentRunner:
         segment.warm_up()
         if spec.segment.answer:
             self._self_checks[segment] = SelfCheck(segment, self._store.path(spec.segment.answer.sha256))
+        process_heap.give_back()  # what opening it took on the way
         return segment, downloaded_bytes
 
     def wrong_answers(self) -> list[LoadFailed]:

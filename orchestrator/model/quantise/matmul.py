@@ -1,8 +1,8 @@
 """Products with a matrix in blocks, as nodes of a graph.
 
 ``x @ (scale * (code - zero) + correction)`` is MatMulNBits of ``x`` and of the sums of its blocks, side by side
-(`orchestrator.model.quantise.stored`). What is made of ``x`` is shared by all matrices that read it. Scales are halves
-on disk; ONNX Runtime widens them once, when it opens the graph, since nothing else changes them.
+(`orchestrator.model.quantise.stored`). What is made of ``x`` is shared by all matrices that read it. Scales that are
+halves on disk are widened by ONNX Runtime once, when it opens the graph, since nothing else changes them.
 """
 
 from __future__ import annotations

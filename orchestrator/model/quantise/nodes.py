@@ -43,10 +43,11 @@ class NodeMaker:
         return self.constant(np.array(values, np.int64))
 
     def widened(self, values: Floats, name: str | None = None) -> str:
-        """Append what gives stored values as float32; ``name``: of some of them, gathered."""
-        wide = self.make("Cast", [name or values.name], to=FLOAT)
-        if values.factor == 1:
-            return wide
+        """Append what gives stored values as float32, if they are not; ``name``: of some of them, gathered."""
+        name = name or values.name
+        if values.factor is None:
+            return name
+        wide = self.make("Cast", [name], to=FLOAT)
         return self.make("Mul", [wide, self.constant(np.float32(1 / values.factor))])
 
     def rename(self, y: str) -> list[NodeProto]:

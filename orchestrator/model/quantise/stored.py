@@ -37,9 +37,9 @@ class StoredMatrix:
         upper: [N, blocks + sum_blocks, bytes]: codes, or their upper four bits if there is a ``lower`` plane; then the
             weights of sums.
         lower: [N, blocks, bytes]: the other bits; None where there are none.
-        scales: [N, blocks].
+        scales: [N, blocks]; with those of the sums behind, unless these are in ``sum_scales``.
         sum_copies: how many times ``upper`` has weights for sums, each time filled up to whole blocks.
-        sum_scales: [N, sum_blocks]; None without.
+        sum_scales: [N, sum_blocks], of a matrix whose rows are looked up; None without.
         corrections: [N, blocks], of a matrix whose rows are looked up; None without.
     """
 
@@ -122,7 +122,15 @@ def _stored(
     *,
     looked_up: bool,
 ) -> StoredMatrix:
-    sum_scales = np.concatenate([part.scales for part in sums], axis=1) if sums else None
+    scales, apart = matrix.scales, None
+    if sums:
+        of_sums = np.concatenate([part.scales for part in sums], axis=1)
+        if looked_up:  # by block, so that the others must not be in between
+            apart = file.add_halves(f"{name}.sum_scales", of_sums)
+        else:
+            scales = np.concatenate([scales, of_sums], axis=1)
+    # Of small codes scales are so large a part that a second copy in memory costs more than halves spare on disk.
+    add = file.add_halves if looked_up or matrix.form.bits > UPPER_BITS else file.add_floats
     return StoredMatrix(
         form=matrix.form,
         bits=bits,
@@ -130,11 +138,11 @@ def _stored(
         columns=matrix.columns,
         upper=upper,
         lower=lower,
-        scales=file.add_floats(f"{name}.scales", matrix.scales),
+        scales=add(f"{name}.scales", scales),
         sum_copies=len(sums),
-        sum_scales=None if sum_scales is None else file.add_floats(f"{name}.sum_scales", sum_scales),
+        sum_scales=apart,
         corrections=(
-            file.add_floats(f"{name}.corrections", matrix.corrections)
+            file.add_halves(f"{name}.corrections", matrix.corrections)
             if looked_up and matrix.corrections is not None
             else None
         ),

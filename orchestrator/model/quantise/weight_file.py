@@ -20,10 +20,10 @@ _HALF_EXPONENT = 15
 
 @dataclass(frozen=True)
 class Floats:
-    """A weight whose values are multiplied by a power of two; of type float16 or float32."""
+    """A weight of type float32, or one of type float16 whose values are ``factor`` times as large."""
 
     name: str
-    factor: float
+    factor: float | None
 
 
 class WeightFile:
@@ -54,11 +54,15 @@ class WeightFile:
         return name
 
     def add_floats(self, name: str, values: NDArray[np.float32]) -> Floats:
-        """Add float32 values, as halves where those keep them but for a rounding of 1/2000."""
+        """Add float32 values as they are: ONNX Runtime maps them, where it would widen halves into memory of its own."""
+        return Floats(self.add(name, values), None)
+
+    def add_halves(self, name: str, values: NDArray[np.float32]) -> Floats:
+        """Add float32 values as halves, which take half the disk, if those keep them but for a rounding of 1/2000."""
         size = float(np.abs(values).max(initial=0))
         factor = 2.0 ** (_HALF_EXPONENT - math.frexp(size)[1]) if size else 1.0
         halves = (values * np.float32(factor)).astype(np.float16)
         kept = halves.astype(np.float32) / np.float32(factor)
         if (np.abs(kept - values) > np.abs(values) / 2000).any():
-            return Floats(self.add(name, values), 1.0)
+            return self.add_floats(name, values)
         return Floats(self.add(name, halves), factor)

@@ -35,7 +35,8 @@ def manifest() -> Manifest:
         LayerCache(layer=i, kv_heads=3, key_dim=64, value_dim=64, dtype="float32", window=None) for i in range(BLOCKS)
     )
     return Manifest(
-        format=FORMAT, version="0", name="demo", source="", fingerprint="", family="llama", precision="int4", asked="auto", carried=1.0, profile="fast",
+        format=FORMAT, version="0", name="demo", source="", fingerprint="", family="llama", precision="int4",
+        asked="auto", carried=1.0, profile="fast",
         vocab_size=49152, max_context=8192, logits_dtype="float32", kv_dtype="float32", inputs=("input_ids",),
         boundaries=tuple(BoundaryInfo(before=i, width=576, dtype="float32", tensors=1) for i in range(1, last + 1)),
         layers=layers, units=units, bos_id=1, eos_ids=(2,), sampling=SamplingDefaults(), has_chat_template=True,
