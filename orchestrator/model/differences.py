@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+LIKELY = 32
+"""So many tokens of a row are told from each other with all bits that there are."""
 SMALL_CHANGE = 1e-3
 """Of a hidden state: smaller changes are compared with so much of it, as its own rounding is part of them."""
 
@@ -21,6 +23,14 @@ def relative_differences(made: NDArray[Any], wanted: NDArray[Any]) -> NDArray[An
     made, wanted = made.astype(np.float64), wanted.astype(np.float64)
     centred = wanted - wanted.mean(-1, keepdims=True)
     return _shares(made - made.mean(-1, keepdims=True) - centred, np.linalg.norm(centred, axis=-1))
+
+
+def likeliest(made: NDArray[Any], wanted: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Of logits [S, V] those of each row's ``LIKELY`` most likely tokens in ``wanted``; a head may round the others."""
+    import numpy as np
+
+    columns = np.argsort(-wanted, axis=-1)[:, :LIKELY]
+    return np.take_along_axis(made, columns, axis=-1), np.take_along_axis(wanted, columns, axis=-1)
 
 
 def change_differences(before: NDArray[Any] | None, made: NDArray[Any], wanted: NDArray[Any]) -> NDArray[Any]:

@@ -20,7 +20,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.model.differences import change_differences, relative_differences
+from orchestrator.model.differences import change_differences, likeliest, relative_differences
 from orchestrator.model.manifest import Manifest
 from orchestrator.model.parity_report import ROPE_LIMIT, ParityReport
 from orchestrator.model.precision import PROFILES, QUANTISED
@@ -147,6 +147,7 @@ def compare_with_graph(
     return ParityReport(
         reference="the same graph in one piece, run by ONNX Runtime",
         precision=_float_of(manifest),
+        carried=1.0,
         profile="exact",
         rows=len(ids),
         logits_difference=float(relative_differences(made, wanted).max()),
@@ -212,7 +213,7 @@ class _Comparison:
                 rows = (
                     change_differences(given, made, self.hidden[unit])
                     if unit < head
-                    else relative_differences(made, self.expected_logits)
+                    else relative_differences(*likeliest(made, self.expected_logits))
                 )
                 found[unit] = float(np.median(rows))
             if quantised and level != EXACT:
@@ -252,6 +253,7 @@ class _Comparison:
         return ParityReport(
             reference=f"{self.told.library}, float32",
             precision=self.manifest.precision,
+            carried=self.manifest.carried,
             profile=self.manifest.profile,
             rows=len(self.ids),
             logits_difference=float(relative_differences(self.logits, self.expected_logits).max()),

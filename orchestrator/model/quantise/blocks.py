@@ -54,7 +54,7 @@ class BlockMatrix:
 
     @property
     def columns(self) -> int:
-        return self.codes.shape[1]
+        return int(self.codes.shape[1])
 
     def dequantised(self) -> NDArray[np.float32]:
         """[N, K] float32."""

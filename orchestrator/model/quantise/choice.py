@@ -61,4 +61,4 @@ class Chooser:
 
     def found_precision(self) -> str:
         """What the matrices have, all in all."""
-        return {(4,): "int4", (8,): "int8"}.get(tuple(self.bits), "mixed")
+        return f"int{next(iter(self.bits))}" if len(self.bits) == 1 else "mixed"

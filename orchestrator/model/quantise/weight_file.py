@@ -54,7 +54,7 @@ class WeightFile:
         return name
 
     def add_floats(self, name: str, values: NDArray[np.float32]) -> Floats:
-        """Add float32 values as they are: ONNX Runtime maps them, where it would widen halves into memory of its own."""
+        """Add float32 values as they are: ONNX Runtime maps them, where it would widen halves into its own memory."""
         return Floats(self.add(name, values), None)
 
     def add_halves(self, name: str, values: NDArray[np.float32]) -> Floats:
