@@ -46,9 +46,10 @@ class ResidentFactors:
 
 
 FACTORS = {
-    ("int4", "fast"): ResidentFactors(embed=1.05, block=1.52, head=1.85),
+    ("int4", "fast"): ResidentFactors(embed=1.05, block=1.62, head=1.9),
+    ("mixed", "fast"): ResidentFactors(embed=1.05, block=1.62, head=1.9),
     ("int4", "exact"): ResidentFactors(embed=1.05, block=1.1, head=1.12),
-    ("int8", "fast"): ResidentFactors(embed=1.05, block=1.25, head=2.05),
+    ("int8", "fast"): ResidentFactors(embed=1.05, block=1.4, head=1.9),
     ("fp16", "fast"): ResidentFactors(embed=1.05, block=3.1, head=4.1),
     ("fp32", "fast"): ResidentFactors(embed=1.05, block=1.05, head=2.0),
 }
