@@ -56,7 +56,7 @@ def test_a_gguf_is_the_model_it_was_made_from(
     assert np.abs(Chain(model).run(ids, rows) - Chain(original).run(ids, rows)).max() < 1e-4
     assert list(dict.fromkeys(step for step, _, _ in steps)) == [
         *("read", "convert", "save", "split"),
-        *("reference", "compare", "structure"),
+        *("reference", "compare", "structure", "quality"),
     ]
     assert all(done <= total or total == 0 for _, done, total in steps)
 
