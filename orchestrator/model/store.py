@@ -288,10 +288,16 @@ class ModelStore:
         return (self.blobs_folder / sha256).is_file()
 
     def _collect(self) -> int:
-        """Delete the blobs that no model needs, weights and assembled graphs alike; the lock must be held."""
+        """Delete the blobs that no model needs, weights and assembled graphs alike; the lock must be held.
+
+        While there is a model of another version, whose blobs can't be told, none is deleted.
+        """
         needed: set[str] = set()
         for name in self.names():
-            needed.update(b.sha256 for b in read_manifest(self._models / name / "manifest.json").blobs)
+            try:
+                needed.update(b.sha256 for b in read_manifest(self._models / name / "manifest.json").blobs)
+            except ManifestError:
+                return 0
             for spec in (self._models / name / SEGMENTS_FOLDER).glob("*.json"):
                 described = json.loads(spec.read_text("utf-8"))
                 needed.update(described[part]["sha256"] for part in _MADE if part in described)

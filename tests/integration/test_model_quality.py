@@ -12,6 +12,7 @@ import pytest
 from orchestrator.model import quality
 from orchestrator.model.graph import read_model, resolve
 from orchestrator.model.model import GRAPH_FILE, Model
+from orchestrator.model.passages import PASSAGES, encode_passages
 from orchestrator.model.quality import even_cuts, measure_quality, predict
 from orchestrator.model.quality_report import LARGEST_LOSS, ROWS_FILE, Quality, QualityReport, WireQuality, read_rows
 from orchestrator.model.split import plan_split
@@ -128,6 +129,14 @@ def test_another_profile_has_figures_of_its_own_without_the_source(stores: Calla
     assert found.model.source_perplexity == fast.model.source_perplexity
     assert (found.wire, found.source_bytes) == ("fp16", fast.source_bytes)
     store.rm(exact)
+
+
+def test_passages_are_what_the_model_and_its_tokenizer_have_room_for(stores: Callable[[str], ModelStore]) -> None:
+    tokenizer = stores("llama").open("int4").tokenizer()
+    begins = [tokenizer.encode(text)[:16] for text in PASSAGES]
+    assert [list(ids) for ids in encode_passages(tokenizer, 320, 16)] == begins
+    assert all(max(ids) < 60 for ids in encode_passages(tokenizer, 60, 16))
+    assert encode_passages(tokenizer, 1, 16) == ((0,) * 16,)
 
 
 @pytest.mark.parametrize(
