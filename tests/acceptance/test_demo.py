@@ -62,7 +62,7 @@ def test_the_compose_files_nodes_can_hold_the_model_together_and_two_can_not(
     ]
     settings = ServiceConfig(broker_url="mqtt://127.0.0.1", data_dir=store.home)
     problem = build_problem(
-        store.show(name), births, context_tokens=context_tokens, slots=slots, wire_dtype=settings.wire_dtype,
+        store.show(name), births, context_tokens=context_tokens, slots=slots, wire_dtype=store.open(name).wire,
         chunk_tokens=settings.chunk_tokens,
     )  # fmt: skip
     assert isinstance(solve(problem, prove=False), Solution) == feasible
