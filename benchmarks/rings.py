@@ -36,21 +36,24 @@ def open_segment(
     wire: WireDtype = "fp32",
     emulated_speed: float = 1.0,
     folder: Path | None = None,
+    chunk_tokens: int = CHUNK_TOKENS,
 ) -> Segment:
     """One stage of a split at ``cuts``, in this process; ``folder``: where its files are, if not in the store."""
     start, stop = cuts[stage : stage + 2]
     return segments.open_segment(
         model, start, stop, folder=folder, wire=wire, emulated_speed=emulated_speed,
-        context_tokens=CONTEXT_TOKENS, slots=1, chunk_tokens=CHUNK_TOKENS,
+        context_tokens=CONTEXT_TOKENS, slots=1, chunk_tokens=chunk_tokens,
     )  # fmt: skip
 
 
 class LocalChain:
     """A model cut into segments that all run in this process, one thread; one segment is the unsplit model."""
 
-    def __init__(self, model: Model, stages: int = 1, *, wire: str = "fp32") -> None:
+    def __init__(
+        self, model: Model, stages: int = 1, *, wire: str = "fp32", chunk_tokens: int = CHUNK_TOKENS
+    ) -> None:  # fmt: skip
         cuts = even_cuts(model.manifest.num_units, stages)
-        self._segments = [open_segment(model, cuts, stage) for stage in range(stages)]
+        self._segments = [open_segment(model, cuts, stage, chunk_tokens=chunk_tokens) for stage in range(stages)]
         self._wire = WIRE_DTYPES[wire]
 
     def logits(self, ids: Sequence[int], position: int) -> np.ndarray:
@@ -64,6 +67,10 @@ class LocalChain:
     def all_logits(self, ids: Sequence[int], position: int) -> np.ndarray:
         """Logits (len(ids), vocabulary) after each of ``ids``."""
         return self._run(ids, position, len(ids))
+
+    def last_logits(self, ids: Sequence[int], position: int, count: int) -> np.ndarray:
+        """Logits (count, vocabulary) after the last ``count`` of ``ids``, all in one run."""
+        return self._run(ids, position, count)
 
     def _run(self, ids: Sequence[int], position: int, logits: int) -> np.ndarray:
         self._segments[0].ids_input(len(ids))[...] = ids

@@ -34,10 +34,16 @@ class SegmentSpec:
     slots: int
     chunk_tokens: int
     """The most positions of one request in a run."""
+    least_positions: int = 1
+    """The fewest: behind fewer, dummies are computed that nobody reads."""
     wire: Dtype
     """Type of hidden states on the wire."""
     is_first: bool
     is_last: bool
+
+    def rows_end(self, position: int, count: int) -> int:
+        """Where the KV rows end that a run of ``count`` positions from ``position`` on writes, dummies among them."""
+        return position + max(count, self.least_positions)
 
     @property
     def files(self) -> tuple[BlobRef, ...]:
@@ -99,6 +105,7 @@ class StageSpec:
                 context_tokens=command.context_tokens,
                 slots=command.slots,
                 chunk_tokens=command.chunk_tokens,
+                least_positions=command.least_positions,
                 wire=WIRE_DTYPES[command.wire_dtype],
                 is_first=is_first,
                 is_last=is_last,

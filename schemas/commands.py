@@ -19,6 +19,7 @@ from schemas.parts import (
     KvLayer,
     KvTarget,
     Label,
+    LeastPositions,
     Line,
     Name,
     ProbePart,
@@ -76,6 +77,9 @@ class PrepareSegment:
     slots: Annotated[int, Number(1, limits.MAX_SLOTS)] = about("Requests with a KV cache at the same time.")
     chunk_tokens: Annotated[int, Number(limits.MIN_CHUNK_TOKENS, limits.MAX_CHUNK_TOKENS)] = about(
         "Longest prefill chunk."
+    )
+    least_positions: LeastPositions = about(
+        "Fewest positions of a request in a run: behind fewer, the node computes dummies that nobody reads.", default=1
     )
     wire_dtype: WireDtype = about("Type of hidden states on the wire.")
     batches: Annotated[tuple[Annotated[int, Number(1, limits.MAX_BATCHES)], ...], Items(limits.MAX_SLOTS)] = about(
@@ -158,6 +162,9 @@ class ProbeNode:
     vocab_size: Tokens = about("Number of token ids.")
     width: Index = about("Values per position on the wire.")
     wire_dtype: WireDtype = about("Type of hidden states on the wire.")
+    least_positions: LeastPositions = about(
+        "Fewest positions of a request in a run: behind fewer, the node computes dummies that nobody reads.", default=1
+    )
     time_limit_s: Seconds = about("Compute no longer than this in all, loading left out.")
 
 

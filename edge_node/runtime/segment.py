@@ -3,6 +3,10 @@
 Inputs and outputs are bound by address: hidden states live in the buffers of ``edge_node.runtime.hidden_buffers``,
 lengths in buffers of this object, keys and values in the ``KvCache``, so that a decode step allocates nothing and, once
 the shapes of steps are bound, binds nothing.
+
+Kernels take other ways for one position than for several, with other last bits. Where the plan wants runs of at least
+two positions, a step has a dummy behind it: a hidden state of zeros, or token 0. No position looks at later ones, and
+the dummy's KV row is where the next step writes its own.
 """
 
 from __future__ import annotations
@@ -44,7 +48,7 @@ _NUMPY_TYPES = {
 
 @dataclass(slots=True)
 class _Binding:
-    """An IOBinding, and the numbers of positions and logits per slot that its shapes are bound for."""
+    """An IOBinding, and the numbers of positions and logits per slot, dummies among them, that it is bound for."""
 
     binding: Any
     count: int = 0
@@ -111,16 +115,17 @@ class Segment:
         self._ids = np.zeros(rows, np.int64)
         self._has_mask = tensors.MASK in self._input_names
         self._has_positions = tensors.POSITIONS in self._input_names
-        self._mask = np.zeros(spec.slots * spec.context_tokens if self._has_mask else 0, np.int64)
+        longest = spec.rows_end(spec.context_tokens - 1, 1)  # of a known answer as long as the context
+        self._mask = np.zeros(spec.slots * longest if self._has_mask else 0, np.int64)
         self._lengths = np.zeros(spec.slots, np.int32)
         self._total_length = np.zeros(1, np.int32)
         # To write a number, a memoryview takes half the time that an array takes.
         self.lengths_view, self.total_view = self._lengths.data, self._total_length.data
-        self._range = np.arange(spec.context_tokens)
+        self._range = np.arange(longest)
         self._positions = np.zeros(rows, np.int64)
         self._logit_positions = np.zeros(MAX_LOGITS, np.int64)
         self._selected = (0, 0)
-        """What ``_logit_positions`` holds: the last so many (second) of so many positions (first)."""
+        """What ``_logit_positions`` begins with: the last so many (second) of so many positions (first)."""
         output_shape = (
             (max(spec.slots, MAX_LOGITS), spec.vocab_size) if spec.is_last else (rows, max(spec.width_out, 1))
         )
@@ -185,26 +190,31 @@ class Segment:
 
         Args:
             slot: the first slot.
-            positions: where each slot's new positions begin; more than one only with a ``count`` of 1.
+            positions: where each slot's new positions begin; more than one only with a ``count`` of 1, and not where
+                a run has at least two positions.
             count: positions per slot; the input buffer holds len(positions) x count rows.
             logits: last stage: how many of each slot's last positions need logits, ``MAX_LOGITS`` at most.
 
         Returns the hidden states (rows, width_out) or, on the last stage, the logits (slots x logits, vocabulary).
 
         Raises:
-            SegmentUnusable: ONNX Runtime failed, for want of memory for example.
+            SegmentUnusable: ONNX Runtime failed, for want of memory for example; or the run is none that it can do.
         """
-        slots = len(positions)
+        slots, computed = len(positions), max(count, self.spec.least_positions)
+        if slots > 1 and computed > 1:
+            raise SegmentUnusable("several positions of several requests can't be computed in one run")
+        if max(positions) + computed > self.kv.context_tokens:
+            raise SegmentUnusable(f"a run would end behind the context of {self.kv.context_tokens} positions")
         kept = self._bound(slot, slots, count, logits)
         for index, position in enumerate(positions):
-            self.lengths_view[index] = position + count - 1  # as GroupQueryAttention wants them: less one
-        self.total_view[0] = max(positions) + count
+            self.lengths_view[index] = position + computed - 1  # as GroupQueryAttention wants them: less one
+        self.total_view[0] = max(positions) + computed
         if self._has_mask:
-            self._bind_mask(kept.binding, positions, count)
+            self._bind_mask(kept.binding, positions, computed)
         if self._has_positions:
             for index, position in enumerate(positions):
-                self._positions[index * count : (index + 1) * count] = np.arange(position, position + count)
-            self._bind_input(kept.binding, tensors.POSITIONS, self._positions, (slots, count))
+                self._positions[index * computed : (index + 1) * computed] = np.arange(position, position + computed)
+            self._bind_input(kept.binding, tensors.POSITIONS, self._positions, (slots, computed))
         started = time.perf_counter()
         cpu_started = self._clock() if self._speed < 1.0 else 0.0
         try:
@@ -219,7 +229,8 @@ class Segment:
         return RunResult(self.exit.rows(rows), compute_s)
 
     def get_ready(self, slot: int) -> None:
-        """Set ``ready`` to a binding that runs one position of a slot; before a run, only lengths have to be written.
+        """Set ``ready`` to a binding that runs one position of a slot; before a run, only lengths have to be written,
+        dummies included.
 
         It stays None where there is more to do in each run (a mask, positions, an emulated speed).
         """
@@ -227,16 +238,28 @@ class Segment:
             self.ready = self._bound(slot, 1, 1, 1).binding
 
     def _bound(self, slot: int, slots: int, count: int, logits: int) -> _Binding:
-        """The binding of neighbouring slots, with these shapes."""
+        """The binding of neighbouring slots, with these shapes, and dummies where there have to be more positions."""
         self.ready = None
         kept = self._bindings.get((slot, slots)) or self._new_binding(slot, slots)
-        if kept.count != count or kept.logits != logits:
-            self._bind_shapes(kept.binding, slots, count, logits)
-            kept.count, kept.logits = count, logits
+        least = self.spec.least_positions
+        shapes = max(count, least), max(logits, least)
+        if (kept.count, kept.logits) != shapes:
+            self._bind_shapes(kept.binding, slots, *shapes)
+            kept.count, kept.logits = shapes
         if self.spec.is_last and self._selected != (count, logits):
             self._selected = count, logits
             self._logit_positions[:logits] = self._range[count - logits : count]
+            self._logit_positions[logits:least] = 0  # behind those that are wanted, any position does
+        if count < least:
+            self._put_dummies(count, least)
         return kept
+
+    def _put_dummies(self, begin: int, end: int) -> None:
+        """Put something finite into rows [begin, end) of the input: what is not a number would spread to others."""
+        if self.spec.is_first:
+            self._ids[begin:end] = 0
+        else:
+            self.entry.clear(begin, end)
 
     def _bind_mask(self, binding: Any, positions: Sequence[int], count: int) -> None:
         """Ones over each slot's valid length, in a row as long as the longest of them."""
@@ -281,7 +304,8 @@ class Segment:
     def aside(self, context_tokens: int) -> Iterator[None]:
         """Send runs to a KV cache of their own, of one slot: rows of requests are neither read nor written."""
         kept = self.kv, self._bindings
-        self.kv = KvCache(self.spec.kv_layers, slots=1, context_tokens=context_tokens, dtypes=self._dtypes)
+        rows = self.spec.rows_end(context_tokens - 1, 1)
+        self.kv = KvCache(self.spec.kv_layers, slots=1, context_tokens=rows, dtypes=self._dtypes)
         self._bindings, self.ready = {}, None
         try:
             yield

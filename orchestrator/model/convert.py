@@ -128,7 +128,7 @@ def _run_builder(
 def _options(precision: str) -> dict[str, str]:
     options = {"windowed_kv_cache": "false", "hf_token": "false"}
     if precision in ("int4", "int8"):
-        options["int4_accuracy_level"] = str(PROFILES["fast"])
+        options["int4_accuracy_level"] = str(PROFILES["fast"].accuracy_level)
     if precision == "int8":
         options["shared_embeddings"] = "false"
     return options

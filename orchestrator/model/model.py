@@ -108,7 +108,7 @@ class Model:
         """The segment of units [start, stop), 0 <= start < stop <= manifest.num_units; assembled once, then kept.
 
         Args:
-            profile: "fast" or "exact"; None for the model's own.
+            profile: a key of `PROFILES`; None for the model's own.
             wire: how hidden states travel; the graph converts those in float32 to and from halves itself.
 
         Raises:
@@ -148,7 +148,7 @@ class Model:
     def _assemble(self, start: int, stop: int, profile: str, halves: bool, kept: Path) -> SegmentSpec:
         if self._plan is None:
             self._plan = plan_split(resolve(read_model(self.folder / GRAPH_FILE), self.blobs_folder))
-        graph = assemble(self._plan, start, stop, PROFILES[profile], halves=halves)
+        graph = assemble(self._plan, start, stop, PROFILES[profile].accuracy_level, halves=halves)
         sha256 = hashlib.sha256(graph).hexdigest()
         spec = self._spec(start, stop, profile, BlobRef(sha256, len(graph)), _parse(graph))
         kept.parent.mkdir(exist_ok=True)

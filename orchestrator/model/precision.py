@@ -3,13 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from orchestrator.model.errors import UnsupportedModel
 
 PRECISIONS = ("int4", "int8", "fp16", "fp32")
 """Of weights on disk."""
-PROFILES = {"fast": 4, "exact": 1}
-"""Numeric profiles: accuracy_level of MatMulNBits, int8 or float32 activations."""
+
+
+@dataclass(frozen=True)
+class NumericProfile:
+    """How a model's weights are computed with.
+
+    Attributes:
+        accuracy_level: of MatMulNBits; 4 rounds activations to int8, 1 leaves them in float32.
+        least_positions: the fewest positions of a text in a run; behind fewer, dummies are computed. From two on,
+            kernels give a position the same bits in every run.
+        keeps_text: is the text the same whatever runs it is computed in (chunks, single steps, with guesses)?
+    """
+
+    accuracy_level: int
+    least_positions: int
+    keeps_text: bool
+
+    @property
+    def rounds_activations(self) -> bool:
+        """Are activations rounded to int8, if weights are quantised?"""
+        return self.accuracy_level == 4
+
+
+STEADY = "steady"
+PROFILES = {
+    "fast": NumericProfile(accuracy_level=4, least_positions=1, keeps_text=False),
+    STEADY: NumericProfile(accuracy_level=4, least_positions=2, keeps_text=True),
+    "exact": NumericProfile(accuracy_level=1, least_positions=1, keeps_text=True),
+}
+"""Numeric profiles, the quickest first."""
 
 
 def check_precision(precision: str) -> None:

@@ -42,18 +42,27 @@ class SegmentRun:
 
     Args:
         layers: the shapes of the model's caches.
+        least_positions: fewer tokens are fed with dummies behind them, as nodes do: see `NumericProfile`.
     """
 
-    def __init__(self, session: InferenceSession, layers: Sequence[LayerCache]) -> None:
-        import numpy as np
-
+    def __init__(
+        self, session: InferenceSession, layers: Sequence[LayerCache], *, least_positions: int = 1
+    ) -> None:  # fmt: skip
         self._session = session
+        self._layers = layers
+        self._least_positions = least_positions
         self._inputs = [i.name for i in session.get_inputs()]
         self._outputs = [o.name for o in session.get_outputs()]
-        self._cache: dict[str, NDArray[Any]] = {}
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget the text: begin another one."""
+        import numpy as np
+
         self.length = 0
         """Tokens in the cache."""
-        for layer in layers:
+        self._cache: dict[str, NDArray[Any]] = {}
+        for layer in self._layers:
             for part, dim in zip(tensors.KV_PARTS, (layer.key_dim, layer.value_dim), strict=True):
                 name = tensors.past(layer.layer, part)
                 if name in self._inputs:
@@ -81,10 +90,14 @@ class SegmentRun:
         """
         import numpy as np
 
-        total = self.length + len(ids)
-        positions = [len(ids) - 1] if logit_positions is None else list(logit_positions)
+        count = len(ids)
+        dummies = max(0, self._least_positions - count)
+        total = self.length + count + dummies
+        positions = [count - 1] if logit_positions is None else list(logit_positions)
+        wanted = len(positions)
+        positions += [0] * (self._least_positions - wanted)  # the head has fewest rows, too
         feeds: dict[str, NDArray[Any]] = {
-            tensors.IDS: np.array([ids], np.int64),
+            tensors.IDS: np.array([[*ids, *[0] * dummies]], np.int64),
             tensors.MASK: np.ones((1, total), np.int64),
             tensors.LENGTHS: np.array([total - 1], np.int32),
             tensors.TOTAL_LENGTH: np.array(total, np.int32),
@@ -93,6 +106,8 @@ class SegmentRun:
             **self._cache,
             **(others or {}),
         }
+        if hidden is not None and dummies:
+            hidden = np.pad(hidden, ((0, 0), (0, dummies), (0, 0)))
         if hidden is not None and tensors.HALVES_IN in self._inputs:
             feeds[tensors.HALVES_IN], feeds[tensors.SCALE_IN] = halves_of(hidden)
         elif hidden is not None:
@@ -102,8 +117,9 @@ class SegmentRun:
         except Exception as error:  # it has a class for each status, with no base of their own
             raise UnsupportedModel(f"ONNX Runtime can't compute this model: {str(error).splitlines()[0]}") from error
         named = dict(zip(self._outputs, results, strict=True))
+        self.length += count
         for name in self._cache:
-            self._cache[name] = named[name.replace(tensors.PAST, tensors.PRESENT)]
-        self.length = total
-        result: NDArray[Any] = named[tensors.LOGITS if tensors.LOGITS in named else tensors.HIDDEN_OUT]
-        return result
+            self._cache[name] = named[name.replace(tensors.PAST, tensors.PRESENT)][:, :, : self.length]
+        has_head = tensors.LOGITS in named
+        result: NDArray[Any] = named[tensors.LOGITS if has_head else tensors.HIDDEN_OUT]
+        return result[:, : wanted if has_head else count]

@@ -92,9 +92,9 @@ class ModelStore:
 
         Args:
             source: a Hugging Face id, a Hugging Face folder, a ``.gguf`` file or an ONNX decoder folder.
-            name: None for the source's name with precision (and "exact") appended.
+            name: None for the source's name with precision (and profile, unless "fast") appended.
             precision: "int4", "int8", "fp16" or "fp32"; an ONNX decoder keeps its own.
-            profile: "fast" or "exact".
+            profile: a key of `PROFILES`.
 
         Raises:
             ModelError: by kind; see `orchestrator.model.errors`.
@@ -328,7 +328,7 @@ def _extras_for(source: str) -> tuple[str, ...]:
 
 
 def _default_name(base: str, precision: str, profile: str) -> str:
-    return f"{base}-{precision}" + ("-exact" if profile == "exact" else "")
+    return f"{base}-{precision}" + ("" if profile == "fast" else f"-{profile}")
 
 
 def _version() -> str:

@@ -6,12 +6,13 @@ This is for checking, not for serving: past and present are separate arrays that
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.model.differences import relative_differences
 from orchestrator.model.model import Model
+from orchestrator.model.precision import PROFILES
 from orchestrator.model.progress import Progress, silent
 from orchestrator.model.segment_run import SegmentRun, open_graph
 from orchestrator.model.wire import as_received
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 PROMPT_TOKENS = 12
 DECODE_STEPS = 4
+RUNS: tuple[tuple[int, ...], ...] = ((2,), (3,), (5, 7, 4), (1,))
+"""Ways to cut a text into runs: lengths that are taken in turn until it ends."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,21 @@ class WireLoss:
     argmax_agreement: float
 
 
+@dataclass(frozen=True)
+class RunsComparison:
+    """A text in one run against the same text in chunks and in single steps.
+
+    Attributes:
+        compared: number of logit rows compared.
+        max_abs_difference: the largest absolute difference of any logit.
+        bitwise_equal: no bit differs.
+    """
+
+    compared: int
+    max_abs_difference: float
+    bitwise_equal: bool
+
+
 class Chain:
     """A model as consecutive sessions in this process; ``cuts=()`` is the unsplit model.
 
@@ -79,10 +97,16 @@ class Chain:
             raise ValueError(f"cuts {list(cuts)} must increase and lie between 1 and {model.manifest.num_units - 1}")
         self._wire: WireDtype = wire if model.manifest.hidden_dtype == "float32" else "fp32"
         specs = [model.segment(a, b, profile, wire=wire) for a, b in itertools.pairwise(edges)]
-        folder = model.blobs_folder
+        folder, layers = model.blobs_folder, model.manifest.layers
+        least = PROFILES[specs[0].profile].least_positions
         self._runs = [
-            SegmentRun(open_graph(folder / spec.graph.sha256, folder), model.manifest.layers) for spec in specs
+            SegmentRun(open_graph(folder / spec.graph.sha256, folder), layers, least_positions=least) for spec in specs
         ]
+
+    def restart(self) -> None:
+        """Forget the text: begin another one."""
+        for run in self._runs:
+            run.restart()
 
     def run(self, ids: Sequence[int], logit_positions: Sequence[int] | None = None) -> NDArray[np.floating[Any]]:
         """Feed tokens after those fed before.
@@ -148,6 +172,43 @@ def verify(
     return Verification(cuts, profile or model.manifest.profile, compared, largest, equal, same)
 
 
+def compare_runs(
+    model: Model, ids: Sequence[int] | None = None, *, profile: str | None = None, progress: Progress = silent
+) -> RunsComparison:
+    """Compare the logits of a text in one run with those of the same text in chunks and in single steps.
+
+    Args:
+        ids: the text; None for a fixed mix of ids.
+
+    Raises:
+        MissingDependency: onnxruntime is not installed.
+    """
+    import numpy as np
+
+    text = _ids(model, PROMPT_TOKENS + DECODE_STEPS) if ids is None else list(ids)
+    progress("runs", 0, len(RUNS) + 1)
+    chain = Chain(model, (), profile)
+    expected = chain.run(text, range(len(text)))
+    progress("runs", 1, len(RUNS) + 1)
+    largest, equal = 0.0, True
+    for done, lengths in enumerate(RUNS, 2):
+        chain.restart()
+        found = np.concatenate([chain.run(part, range(len(part))) for part in _parts(text, lengths)])
+        largest = max(largest, float(np.abs(expected.astype(np.float64) - found.astype(np.float64)).max()))
+        equal = equal and expected.tobytes() == found.tobytes()
+        progress("runs", done, len(RUNS) + 1)
+    return RunsComparison(len(RUNS) * len(text), largest, equal)
+
+
+def _parts(text: Sequence[int], lengths: Sequence[int]) -> Iterator[Sequence[int]]:
+    start = 0
+    for length in itertools.cycle(lengths):
+        if start >= len(text):
+            return
+        yield text[start : start + length]
+        start += length
+
+
 def wire_loss(
     model: Model,
     wire: WireDtype,
@@ -185,4 +246,8 @@ def _cuts(model: Model, cuts: Sequence[int] | None) -> tuple[int, ...]:
 
 
 def _prompt(model: Model, ids: Sequence[int] | None) -> list[int]:
-    return list(ids) if ids is not None else [(7 + 37 * i) % model.manifest.vocab_size for i in range(PROMPT_TOKENS)]
+    return list(ids) if ids is not None else _ids(model, PROMPT_TOKENS)
+
+
+def _ids(model: Model, count: int) -> list[int]:
+    return [(7 + 37 * i) % model.manifest.vocab_size for i in range(count)]

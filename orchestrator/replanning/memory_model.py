@@ -8,9 +8,9 @@ takes is the sum of
   more where a node has two sessions, for both ends of a ring;
 * activations of the longest prefill chunk;
 * weights, by kind of unit: int4 and int8 kernels keep a pre-packed copy beside (or instead of) the mapped file, and
-  `accuracy_level=4` (profile "fast") packs larger; the head's matrix is by far the largest of the model, and while it
-  is packed the original is still there. The file of an embedding is mapped and counted in full, though only the rows
-  of tokens that occur are ever read;
+  `accuracy_level=4` (profiles "fast" and "steady", whose graphs are the same) packs larger; the head's matrix is by
+  far the largest of the model, and while it is packed the original is still there. The file of an embedding is mapped
+  and counted in full, though only the rows of tokens that occur are ever read;
 * the KV cache, counted as full.
 
 Sharing of tied weights saves disk only: each of two sessions keeps its own copy.
@@ -47,6 +47,7 @@ class ResidentFactors:
 
 FACTORS = {
     ("int4", "fast"): ResidentFactors(embed=1.05, block=1.52, head=1.85),
+    ("int4", "steady"): ResidentFactors(embed=1.05, block=1.52, head=1.85),
     ("int4", "exact"): ResidentFactors(embed=1.05, block=1.1, head=1.12),
     ("int8", "fast"): ResidentFactors(embed=1.05, block=1.25, head=2.05),
     ("fp16", "fast"): ResidentFactors(embed=1.05, block=3.1, head=4.1),

@@ -40,6 +40,7 @@ def open_segment(
         context_tokens=64,
         slots=2,
         chunk_tokens=16,
+        least_positions=manifest.numerics.least_positions,
         wire=WIRE_DTYPES[wire],
         is_first=start == 0,
         is_last=stop == manifest.num_units,
