@@ -120,6 +120,5 @@ class SegmentRun:
         self.length += count
         for name in self._cache:
             self._cache[name] = named[name.replace(tensors.PAST, tensors.PRESENT)][:, :, : self.length]
-        has_head = tensors.LOGITS in named
-        result: NDArray[Any] = named[tensors.LOGITS if has_head else tensors.HIDDEN_OUT]
-        return result[:, : wanted if has_head else count]
+        result: NDArray[Any] = named[tensors.LOGITS if tensors.LOGITS in named else tensors.HIDDEN_OUT]
+        return result[:, : wanted if tensors.LOGIT_POSITIONS in self._inputs else count]

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import re
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,13 +20,20 @@ from edge_node.runtime.fast_decode_runner import FastDecodeRunner
 from edge_node.runtime.known_answers import SelfCheck, answer
 from edge_node.runtime.sampling import choose_token
 from edge_node.runtime.segment import Segment
+from edge_node.storage.blob_store import BlobStore
+from edge_node.telemetry import unit_benchmark
 from edge_node.wire.activations import quiet
 from edge_node.work import Draw, Work
+from orchestrator import cli
+from orchestrator.commands.settings import Settings
+from orchestrator.model.errors import NoSuchModel
 from orchestrator.model.model import Model
+from orchestrator.model.precision import PROFILES
 from orchestrator.model.store import ModelStore
 from orchestrator.model.verify import compare_runs, verify
+from orchestrator.service.worker import probe_parts
 from schemas.codec import Dtype
-from schemas.messages import Sampling, WireDtype
+from schemas.messages import ProbeNode, Sampling, WireDtype
 from tests.integration.test_node_segment import EPOCH, activation, row
 from tests.integration.test_node_solo import Step, given
 from tests.support.in_process import converting_here
@@ -259,6 +269,52 @@ def test_verify_compares_runs(model: Model) -> None:
     assert not fast.bitwise_equal
     assert fast.max_abs_difference > 0
     assert verify(model).bitwise_equal
+
+
+def test_verify_says_whether_the_text_is_kept(
+    model: Model, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["--home", str(model.blobs_folder.parent), "model", "verify"]
+    monkeypatch.setattr(Settings, "models_dir", model.blobs_folder.parent)
+    monkeypatch.setattr(ModelStore, "compare", _no_source)
+    assert cli.run(command) == 0
+    said = "chunks and single steps against one run (steady): 64 rows of logits, largest difference"
+    assert f"{said} 0, equal to the bit\n" in capsys.readouterr().out
+    monkeypatch.setitem(PROFILES, "steady", PROFILES["fast"])
+    assert cli.run(command) == 1
+    out, errors = capsys.readouterr()
+    assert re.search(re.escape(said) + r" [0-9.e-]+, not equal to the bit\n", out)
+    assert "WRONG: on this machine steady does not keep the text" in errors
+
+
+def _no_source(*_: object) -> None:
+    raise NoSuchModel("its source is elsewhere")
+
+
+@pytest.mark.parametrize(("profile", "batches"), [("fast", True), ("steady", False)])
+def test_a_node_measures_what_a_step_costs(model: Model, tmp_path: Path, profile: str, batches: bool) -> None:
+    """With its dummy; and that requests are computed one after the other."""
+    counts: set[int] = set()
+
+    class Watched(Segment):
+        def _bind_shapes(self, binding: Any, slots: int, count: int, logits: int) -> None:
+            counts.add(count)
+            super()._bind_shapes(binding, slots, count, logits)
+
+    parts = probe_parts(model)
+    store = BlobStore(tmp_path, limit_bytes=1 << 30)
+    for blob in {blob for part in parts for blob in (part.graph, *part.blobs)}:
+        shutil.copy(model.blobs_folder / blob.sha256, store.path(blob.sha256))
+    probe = ProbeNode(
+        model="tiny", fingerprint="", parts=parts, blob_urls=("http://127.0.0.1:9/blobs",), vocab_size=320, width=64,
+        wire_dtype="fp32", least_positions=PROFILES[profile].least_positions, time_limit_s=0.01,
+    )  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(unit_benchmark, "Segment", Watched)
+        measured = unit_benchmark.measure_parts(probe, store, 1, 1.0)
+    assert {unit.decode_batched_s is not None for unit in measured} == {batches}
+    assert all(unit.decode_s > 0 for unit in measured)
+    assert (1 in counts) == batches
 
 
 def test_graphs_are_those_of_fast(model: Model) -> None:

@@ -1,6 +1,7 @@
 """The first plan: when it is made, rolled out, committed or given up."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 
@@ -8,10 +9,19 @@ from orchestrator.deployment.plan_view import plan_view
 from orchestrator.effects import Publish, SaveEpoch, SavePlan, SolvePlan
 from orchestrator.events import JobFailed, NodeSaid
 from orchestrator.planning.batches_in_flight import batches_in_flight
-from schemas.messages import Epoch, NodeStatus, Plan, PrepareProgress, PrepareSegment, ReleaseSegment, StreamError
+from schemas.messages import (
+    Epoch,
+    NodeStatus,
+    OpenRequest,
+    Plan,
+    PrepareProgress,
+    PrepareSegment,
+    ReleaseSegment,
+    StreamError,
+)
 from schemas.topics import PLAN
 from tests.support.orchestrating import World, plan_quickly
-from tests.support.scripted_nodes import MB, ScriptedNode, answer_text, make_birth, make_heartbeat
+from tests.support.scripted_nodes import MB, ScriptedNode, answer_text, make_birth, make_heartbeat, make_manifest
 
 # --- the first plan ---------------------------------------------------------------------------------------------
 
@@ -65,6 +75,16 @@ def test_commands_to_prepare_follow_the_plan() -> None:
         )
         assert 50 * MB < prepare.planned_bytes <= world.nodes[stage.node].birth.memory_bytes
         assert prepare.blob_urls == ("http://127.0.0.1:1/v1/blobs",)
+
+
+@pytest.mark.parametrize(("profile", "positions", "guesses"), [("fast", 1, 0), ("steady", 2, 8), ("exact", 1, 8)])
+def test_nodes_are_told_what_the_profile_means(profile: str, positions: int, guesses: int) -> None:
+    """How many positions a run has at least; and guesses are made where they leave the text as it is."""
+    world = World(models={"tiny": replace(make_manifest(), profile=profile)}).serve("a", "b", "c")
+    for node in world.plan_nodes():
+        assert world.commands(node, PrepareSegment)[0].least_positions == positions
+    world.ask()
+    assert world.commands(world.plan.ring[-1].node, OpenRequest)[0].draft_tokens == guesses
 
 
 def test_every_stage_is_told_the_same_batches_and_so_are_people() -> None:

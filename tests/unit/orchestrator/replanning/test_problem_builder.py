@@ -47,6 +47,7 @@ def test_shared_weights_are_counted_where_they_are() -> None:
 def test_an_unknown_precision_is_planned_with_caution() -> None:
     assert resident_factors(replace(MANIFEST, precision="int3")) is CAUTIOUS
     assert resident_factors(replace(MANIFEST, profile="exact")) != FACTORS
+    assert resident_factors(replace(MANIFEST, profile="steady")) == FACTORS, "the graphs are the same"
 
 
 def test_blocks_that_differ_count_as_the_largest() -> None:
