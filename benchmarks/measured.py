@@ -43,7 +43,7 @@ def profiles_of(
             model=manifest.name, fingerprint=fingerprint_of(manifest), parts=parts,
             blob_urls=("http://127.0.0.1:9/blobs",), vocab_size=manifest.vocab_size,
             width=manifest.boundaries[0].width, wire_dtype="fp16",
-            least_positions=manifest.numerics.least_positions, time_limit_s=time_limit_s,
+            same_bits=manifest.numerics.same_bits, time_limit_s=time_limit_s,
         )  # fmt: skip
         ring.profiles.pop(name, None)
         ring.command(name, probe)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from schemas.codec import WIRE_DTYPES, Dtype
 from schemas.messages import Basis, BlobRef, Epoch, KvLayer, PrepareSegment, StageRef
+from schemas.run_lengths import SPARE_POSITIONS
 
 StageKey = tuple[str, Epoch, int]
 """(pipeline, epoch, stage): a node may have several stages of a ring, the first and the last above all."""
@@ -34,16 +35,17 @@ class SegmentSpec:
     slots: int
     chunk_tokens: int
     """The most positions of one request in a run."""
-    least_positions: int = 1
-    """The fewest: behind fewer, dummies are computed that nobody reads."""
+    same_bits: bool = False
+    """Does a position get the same bits whatever run it is in? Then runs have dummies behind them."""
     wire: Dtype
     """Type of hidden states on the wire."""
     is_first: bool
     is_last: bool
 
-    def rows_end(self, position: int, count: int) -> int:
-        """Where the KV rows end that a run of ``count`` positions from ``position`` on writes, dummies among them."""
-        return position + max(count, self.least_positions)
+    @property
+    def spare_positions(self) -> int:
+        """Most dummies behind a run."""
+        return SPARE_POSITIONS if self.same_bits else 0
 
     @property
     def files(self) -> tuple[BlobRef, ...]:
@@ -105,7 +107,7 @@ class StageSpec:
                 context_tokens=command.context_tokens,
                 slots=command.slots,
                 chunk_tokens=command.chunk_tokens,
-                least_positions=command.least_positions,
+                same_bits=command.same_bits,
                 wire=WIRE_DTYPES[command.wire_dtype],
                 is_first=is_first,
                 is_last=is_last,

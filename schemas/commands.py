@@ -19,7 +19,6 @@ from schemas.parts import (
     KvLayer,
     KvTarget,
     Label,
-    LeastPositions,
     Line,
     Name,
     ProbePart,
@@ -78,8 +77,10 @@ class PrepareSegment:
     chunk_tokens: Annotated[int, Number(limits.MIN_CHUNK_TOKENS, limits.MAX_CHUNK_TOKENS)] = about(
         "Longest prefill chunk."
     )
-    least_positions: LeastPositions = about(
-        "Fewest positions of a request in a run: behind fewer, the node computes dummies that nobody reads.", default=1
+    same_bits: bool = about(
+        "Every position gets the same bits whatever run it is in; runs have dummies behind them for that, as many as"
+        " the node's processor needs.",
+        default=False,
     )
     wire_dtype: WireDtype = about("Type of hidden states on the wire.")
     batches: Annotated[tuple[Annotated[int, Number(1, limits.MAX_BATCHES)], ...], Items(limits.MAX_SLOTS)] = about(
@@ -162,8 +163,10 @@ class ProbeNode:
     vocab_size: Tokens = about("Number of token ids.")
     width: Index = about("Values per position on the wire.")
     wire_dtype: WireDtype = about("Type of hidden states on the wire.")
-    least_positions: LeastPositions = about(
-        "Fewest positions of a request in a run: behind fewer, the node computes dummies that nobody reads.", default=1
+    same_bits: bool = about(
+        "Every position gets the same bits whatever run it is in; runs have dummies behind them for that, as many as"
+        " the node's processor needs.",
+        default=False,
     )
     time_limit_s: Seconds = about("Compute no longer than this in all, loading left out.")
 

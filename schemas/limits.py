@@ -14,8 +14,6 @@ MAX_BLOBS = 4096
 """Of a segment, and of what a node keeps on standby."""
 MIN_CHUNK_TOKENS, MAX_CHUNK_TOKENS = 2, 4096
 """Of the longest chunk of a prompt."""
-MAX_LEAST_POSITIONS = MIN_CHUNK_TOKENS
-"""Of the fewest positions in a run: no buffer is made for less than a chunk."""
 MAX_GUESSED_TOKENS = 32
 """Per round trip."""
 MIN_CONTEXT_TOKENS = 2

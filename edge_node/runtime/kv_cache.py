@@ -67,7 +67,6 @@ class KvCache:
         Raises:
             SegmentUnusable: the buffers to take are of another shape or type.
         """
-        self.context_tokens = context_tokens
         self._by_part: dict[tuple[int, int], KvBuffer] = {}
         for layer in layers:
             for part, width in enumerate((layer.key_dim, layer.value_dim)):

@@ -4,9 +4,8 @@ Inputs and outputs are bound by address: hidden states live in the buffers of ``
 lengths in buffers of this object, keys and values in the ``KvCache``, so that a decode step allocates nothing and, once
 the shapes of steps are bound, binds nothing.
 
-Kernels take other ways for one position than for several, with other last bits. Where the plan wants runs of at least
-two positions, a step has a dummy behind it: a hidden state of zeros, or token 0. No position looks at later ones, and
-the dummy's KV row is where the next step writes its own.
+Where the plan wants every position to get the same bits in any run, runs have dummies behind them, hidden states of
+zeros or tokens 0 (`schemas.run_lengths`). ``warm_up`` finds out how many this processor needs.
 """
 
 from __future__ import annotations
@@ -25,10 +24,12 @@ from numpy.typing import NDArray
 from edge_node.errors import SegmentUnusable
 from edge_node.runtime.hidden_buffers import Payload, entry_for, exit_for
 from edge_node.runtime.kv_cache import KvCache
+from edge_node.runtime.run_choice import choose_runs
 from edge_node.stage_spec import SegmentSpec
 from edge_node.work import MAX_LOGITS
 from schemas import segment_tensors as tensors
 from schemas.codec import Dtype
+from schemas.run_lengths import AS_WANTED, CANDIDATES, LEAST_LOGITS
 
 ort.set_default_logger_severity(3)
 
@@ -98,7 +99,10 @@ class Segment:
             node.name: _NUMPY_TYPES.get(node.type) for node in (*self.session.get_inputs(), *self.session.get_outputs())
         }
         self._input_names = {node.name for node in self.session.get_inputs()}
-        rows = max(spec.chunk_tokens, spec.slots)
+        self.runs = CANDIDATES[0] if spec.same_bits else AS_WANTED
+        """How many positions a run computes; a segment that was warmed up has those that this processor needs."""
+        self._least_logits = LEAST_LOGITS if spec.same_bits else 1
+        rows = max(spec.chunk_tokens + spec.spare_positions, spec.slots)
         self.entry = entry_for(self._dtypes, rows, max(spec.width_in, 1))
         self._check_inputs()
         self._output_name = next(
@@ -107,7 +111,7 @@ class Segment:
         self.kv: KvCache = KvCache(
             spec.kv_layers,
             slots=spec.slots,
-            context_tokens=spec.context_tokens,
+            context_tokens=spec.context_tokens + spec.spare_positions,
             dtypes=self._dtypes,
             heir_of=heir_of.kv if heir_of else None,
         )
@@ -115,7 +119,7 @@ class Segment:
         self._ids = np.zeros(rows, np.int64)
         self._has_mask = tensors.MASK in self._input_names
         self._has_positions = tensors.POSITIONS in self._input_names
-        longest = spec.rows_end(spec.context_tokens - 1, 1)  # of a known answer as long as the context
+        longest = spec.context_tokens + spec.spare_positions
         self._mask = np.zeros(spec.slots * longest if self._has_mask else 0, np.int64)
         self._lengths = np.zeros(spec.slots, np.int32)
         self._total_length = np.zeros(1, np.int32)
@@ -191,7 +195,7 @@ class Segment:
         Args:
             slot: the first slot.
             positions: where each slot's new positions begin; more than one only with a ``count`` of 1, and not where
-                a run has at least two positions.
+                runs have dummies behind them.
             count: positions per slot; the input buffer holds len(positions) x count rows.
             logits: last stage: how many of each slot's last positions need logits, ``MAX_LOGITS`` at most.
 
@@ -200,11 +204,9 @@ class Segment:
         Raises:
             SegmentUnusable: ONNX Runtime failed, for want of memory for example; or the run is none that it can do.
         """
-        slots, computed = len(positions), max(count, self.spec.least_positions)
+        slots, computed = len(positions), self.runs.computed(count)
         if slots > 1 and computed > 1:
             raise SegmentUnusable("several positions of several requests can't be computed in one run")
-        if max(positions) + computed > self.kv.context_tokens:
-            raise SegmentUnusable(f"a run would end behind the context of {self.kv.context_tokens} positions")
         kept = self._bound(slot, slots, count, logits)
         for index, position in enumerate(positions):
             self.lengths_view[index] = position + computed - 1  # as GroupQueryAttention wants them: less one
@@ -241,17 +243,16 @@ class Segment:
         """The binding of neighbouring slots, with these shapes, and dummies where there have to be more positions."""
         self.ready = None
         kept = self._bindings.get((slot, slots)) or self._new_binding(slot, slots)
-        least = self.spec.least_positions
-        shapes = max(count, least), max(logits, least)
+        shapes = self.runs.computed(count), max(logits, self._least_logits)
         if (kept.count, kept.logits) != shapes:
             self._bind_shapes(kept.binding, slots, *shapes)
             kept.count, kept.logits = shapes
         if self.spec.is_last and self._selected != (count, logits):
             self._selected = count, logits
             self._logit_positions[:logits] = self._range[count - logits : count]
-            self._logit_positions[logits:least] = 0  # behind those that are wanted, any position does
-        if count < least:
-            self._put_dummies(count, least)
+            self._logit_positions[logits : shapes[1]] = 0  # behind those that are wanted, any position does
+        if count < shapes[0]:
+            self._put_dummies(count, shapes[0])
         return kept
 
     def _put_dummies(self, begin: int, end: int) -> None:
@@ -291,11 +292,16 @@ class Segment:
         self.ready = None
 
     def warm_up(self) -> None:
-        """Run once in both shapes, so that the first request does not pay for allocations.
+        """Run once in both shapes, so that the first request does not pay for allocations; find out what runs need.
 
         The rows go to a cache of their own: the real one may be in use already, by the stage this one is the heir of.
+
+        Raises:
+            SegmentUnusable: no dummies make this processor give the same bits in any run, though that is wanted.
         """
         spec = self.spec
+        if spec.same_bits:
+            choose_runs(self)
         with self.aside(spec.context_tokens):
             for length in (min(spec.chunk_tokens, spec.context_tokens), 1):
                 self.run(0, (0,), length)
@@ -304,7 +310,7 @@ class Segment:
     def aside(self, context_tokens: int) -> Iterator[None]:
         """Send runs to a KV cache of their own, of one slot: rows of requests are neither read nor written."""
         kept = self.kv, self._bindings
-        rows = self.spec.rows_end(context_tokens - 1, 1)
+        rows = context_tokens + self.spec.spare_positions
         self.kv = KvCache(self.spec.kv_layers, slots=1, context_tokens=rows, dtypes=self._dtypes)
         self._bindings, self.ready = {}, None
         try:

@@ -80,7 +80,7 @@ def fits(frame: Frame, spec: SegmentSpec) -> bool:
         frame.width == spec.width_in
         and frame.dtype is spec.wire
         and frame.count <= spec.chunk_tokens
-        and spec.rows_end(frame.position, frame.count) <= spec.context_tokens
+        and frame.position + frame.count <= spec.context_tokens
         and (frame.count <= MAX_LOGITS or not frame.flags & VERIFY)
     )
 

@@ -73,9 +73,8 @@ class DecodeFastPath:
         self._stage = stage
         self._state = state
         self._rule = state.rule
-        segment = stage.spec.segment
-        self._first, self._end = state.open.prompt_tokens, segment.context_tokens - segment.rows_end(0, 1) + 1
-        self._vocab_size = segment.vocab_size
+        self._first, self._end = state.open.prompt_tokens, stage.spec.segment.context_tokens
+        self._vocab_size = stage.spec.segment.vocab_size
         self._expected = self._expect()
         self._answer = self._prepare_answer()
         self.due_s = math.inf

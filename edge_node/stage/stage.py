@@ -181,9 +181,7 @@ class Stage:
         driver = state.driver
         assert driver
         ids, guess = token_ids(frame)
-        newest = frame.position + len(ids) - 1
-        # The answer's last token is not computed.
-        stop = newest + 1 if frame.flags else self._segment.rows_end(newest, 1 + len(guess))
+        stop = frame.position + len(ids) + len(guess)
         known = all(0 <= token < self._segment.vocab_size for token in (*ids, *guess))
         if not known or stop > self._segment.context_tokens:
             return self._dropped(state)

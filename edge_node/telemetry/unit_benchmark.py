@@ -83,7 +83,7 @@ def _measure_part(
         context_tokens=2 * PROBE_CHUNK_TOKENS,
         slots=PROBE_BATCH,
         chunk_tokens=PROBE_CHUNK_TOKENS,
-        least_positions=command.least_positions,
+        same_bits=command.same_bits,
         wire=WIRE_DTYPES[command.wire_dtype],
         is_first=part.kind == EMBED,
         is_last=part.kind == HEAD,

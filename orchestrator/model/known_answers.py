@@ -144,8 +144,7 @@ class KnownAnswers:
 
         folder = self._model.blobs_folder
         session = open_graph(folder / spec.graph.sha256, folder)
-        least = PROFILES[spec.profile].least_positions
-        run = SegmentRun(session, self._model.manifest.layers, least_positions=least)
+        run = SegmentRun(session, self._model.manifest.layers, PROFILES[spec.profile].run_lengths[0])
         parts = (slice(0, POSITIONS - 1), slice(POSITIONS - 1, POSITIONS))
         return np.concatenate(
             [run.step(ids[part].tolist(), None if hidden is None else hidden[None, part])[0] for part in parts]

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from orchestrator.model.errors import UnsupportedModel
+from schemas.run_lengths import AS_WANTED, CANDIDATES, SPARE_POSITIONS, RunLengths
 
 PRECISIONS = ("int4", "int8", "fp16", "fp32")
 """Of weights on disk."""
@@ -17,14 +18,23 @@ class NumericProfile:
 
     Attributes:
         accuracy_level: of MatMulNBits; 4 rounds activations to int8, 1 leaves them in float32.
-        least_positions: the fewest positions of a text in a run; behind fewer, dummies are computed. From two on,
-            kernels give a position the same bits in every run.
+        same_bits: does a position get the same bits in any run? Then runs have dummies behind them.
         keeps_text: is the text the same whatever runs it is computed in (chunks, single steps, with guesses)?
     """
 
     accuracy_level: int
-    least_positions: int
+    same_bits: bool
     keeps_text: bool
+
+    @property
+    def spare_positions(self) -> int:
+        """Most dummies behind a run."""
+        return SPARE_POSITIONS if self.same_bits else 0
+
+    @property
+    def run_lengths(self) -> tuple[RunLengths, ...]:
+        """How many positions a run may compute; where there are several, the processor decides."""
+        return CANDIDATES if self.same_bits else (AS_WANTED,)
 
     @property
     def rounds_activations(self) -> bool:
@@ -34,9 +44,9 @@ class NumericProfile:
 
 STEADY = "steady"
 PROFILES = {
-    "fast": NumericProfile(accuracy_level=4, least_positions=1, keeps_text=False),
-    STEADY: NumericProfile(accuracy_level=4, least_positions=2, keeps_text=True),
-    "exact": NumericProfile(accuracy_level=1, least_positions=1, keeps_text=True),
+    "fast": NumericProfile(accuracy_level=4, same_bits=False, keeps_text=False),
+    STEADY: NumericProfile(accuracy_level=4, same_bits=True, keeps_text=True),
+    "exact": NumericProfile(accuracy_level=1, same_bits=False, keeps_text=True),
 }
 """Numeric profiles, the quickest first."""
 

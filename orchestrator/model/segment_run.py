@@ -10,6 +10,7 @@ from orchestrator.model.errors import MissingDependency, UnsupportedModel
 from orchestrator.model.manifest import LayerCache
 from orchestrator.model.wire import halves_of
 from schemas import segment_tensors as tensors
+from schemas.run_lengths import AS_WANTED, LEAST_LOGITS, RunLengths
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -42,15 +43,15 @@ class SegmentRun:
 
     Args:
         layers: the shapes of the model's caches.
-        least_positions: fewer tokens are fed with dummies behind them, as nodes do: see `NumericProfile`.
+        run_lengths: how many positions are computed at once; behind fewer tokens stand dummies, as on nodes.
     """
 
     def __init__(
-        self, session: InferenceSession, layers: Sequence[LayerCache], *, least_positions: int = 1
+        self, session: InferenceSession, layers: Sequence[LayerCache], run_lengths: RunLengths = AS_WANTED
     ) -> None:  # fmt: skip
         self._session = session
         self._layers = layers
-        self._least_positions = least_positions
+        self._run_lengths = run_lengths
         self._inputs = [i.name for i in session.get_inputs()]
         self._outputs = [o.name for o in session.get_outputs()]
         self.restart()
@@ -91,11 +92,12 @@ class SegmentRun:
         import numpy as np
 
         count = len(ids)
-        dummies = max(0, self._least_positions - count)
+        dummies = self._run_lengths.computed(count) - count
         total = self.length + count + dummies
         positions = [count - 1] if logit_positions is None else list(logit_positions)
         wanted = len(positions)
-        positions += [0] * (self._least_positions - wanted)  # the head has fewest rows, too
+        if self._run_lengths != AS_WANTED:
+            positions += [0] * (LEAST_LOGITS - wanted)
         feeds: dict[str, NDArray[Any]] = {
             tensors.IDS: np.array([[*ids, *[0] * dummies]], np.int64),
             tensors.MASK: np.ones((1, total), np.int64),

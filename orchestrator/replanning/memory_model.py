@@ -69,11 +69,13 @@ def workspace_bytes(manifest: Manifest, *, chunk_tokens: int, context_tokens: in
 
     The outputs of all matrices of a block have together (FLOPs per token / 2) / width values per position.
     """
-    chunk = min(chunk_tokens, context_tokens)
+    spare = manifest.numerics.spare_positions
+    chunk = min(chunk_tokens, context_tokens) + spare
     width = manifest.width
     block = max(manifest.units[1:-1], key=lambda unit: unit.flops_per_token)
     projected = block.flops_per_token / 2 / width
     heads = max((width / max(cache.key_dim, 1) for cache in manifest.layers), default=1.0)
     activations = 4 * chunk * (projected + heads * context_tokens)
     logits = 4 * manifest.vocab_size * (slots + 1)
-    return SESSION_BYTES + math.ceil(ACTIVATION_COPIES * activations) + logits
+    spare_kv = slots * spare * manifest.kv_bytes_per_token  # of all layers: a node has some
+    return SESSION_BYTES + math.ceil(ACTIVATION_COPIES * activations) + logits + spare_kv

@@ -6,6 +6,7 @@ import itertools
 import re
 import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from broker.local_broker import LocalBroker
 from edge_node.errors import SegmentUnusable
+from edge_node.runtime import run_choice
 from edge_node.runtime.execute import execute
 from edge_node.runtime.fast_decode_runner import FastDecodeRunner
 from edge_node.runtime.known_answers import SelfCheck, answer
@@ -34,6 +36,7 @@ from orchestrator.model.verify import compare_runs, verify
 from orchestrator.service.worker import probe_parts
 from schemas.codec import Dtype
 from schemas.messages import ProbeNode, Sampling, WireDtype
+from schemas.run_lengths import AS_WANTED, CANDIDATES, RunLengths
 from tests.integration.test_node_segment import EPOCH, activation, row
 from tests.integration.test_node_solo import Step, given
 from tests.support.in_process import converting_here
@@ -44,7 +47,9 @@ from tests.support.ring import Ring, even_cuts
 from tests.support.segments import open_segment
 from tests.support.tiny_models import make_checkpoint
 
-TEXT = [(11 + 37 * index) % 320 for index in range(32)]
+TEXT = [(11 + 37 * index) % 320 for index in range(33)]
+WHOLE = (len(TEXT),)
+"""An odd number: the last row of a run must not be treated in another way, either."""
 CONTEXT = 48
 RUNS = ((2,), (3,), (16, 15, 1), (5, 7, 12), (1,), (1, 2))
 """Lengths that are taken in turn until the text ends."""
@@ -72,7 +77,7 @@ class Chain:
     """The model in consecutive segments; hidden states travel as ``wire``."""
 
     def __init__(self, model: Model, stages: int, wire: WireDtype = "fp32", **changes: int) -> None:
-        options = {"context_tokens": CONTEXT, "slots": 3, "chunk_tokens": 32, **changes}
+        options = {"context_tokens": CONTEXT, "slots": 3, "chunk_tokens": len(TEXT), **changes}
         cuts = even_cuts(model.manifest.num_units, stages)
         self.segments = [open_segment(model, a, b, wire=wire, **options) for a, b in itertools.pairwise(cuts)]
 
@@ -108,7 +113,7 @@ def boundaries(lengths: Sequence[int]) -> list[int]:
 @pytest.fixture(scope="module")
 def expected(model: Model) -> NDArray[np.float32]:
     """Logits (text, vocabulary) of one run."""
-    logits = Chain(model, 1).text(0, [32])
+    logits = Chain(model, 1).text(0, WHOLE)
     assert len(set(logits.argmax(-1))) > 3, "the model says something"
     return logits
 
@@ -127,17 +132,17 @@ def test_runs_of_any_length_give_the_bits_of_one_run(
 
 def test_the_wire_may_round_in_one_layout(model: Model) -> None:
     """With halves on the wire, whose conversion is in the graphs, runs still make no difference; cuts do."""
-    whole, *others = (Chain(model, 3, "fp16").text(0, lengths) for lengths in ((32,), *RUNS))
+    whole, *others = (Chain(model, 3, "fp16").text(0, lengths) for lengths in (WHOLE, *RUNS))
     for text in others:
         assert text.tobytes() == whole.tobytes()
-    assert Chain(model, 2, "fp16").text(0, (32,)).tobytes() != whole.tobytes()
+    assert Chain(model, 2, "fp16").text(0, WHOLE).tobytes() != whole.tobytes()
 
 
 def test_without_dummies_bits_differ(model: Model, expected: NDArray[np.float32]) -> None:
     """What the other tests would find if a step were computed alone."""
-    alone = Chain(model, 1, least_positions=1)
+    alone = Chain(model, 1, same_bits=False)
     assert alone.text(0, [1]).tobytes() != expected.tobytes()
-    assert alone.text(0, [2]).tobytes() == expected.tobytes()
+    assert alone.text(0, [2])[:32].tobytes() == expected[:32].tobytes()
 
 
 @pytest.mark.parametrize("stages", [1, 3])
@@ -145,13 +150,13 @@ def test_without_dummies_bits_differ(model: Model, expected: NDArray[np.float32]
 def test_what_lies_in_the_buffers_does_not_matter(model: Model, stages: int, wire: WireDtype) -> None:
     """Not even what is no number: of an earlier request, behind a step."""
     chain = Chain(model, stages, wire)
-    expected = chain.text(0, [32])
+    expected = chain.text(0, WHOLE)
     for position in range(12, 20):
         for segment in chain.segments:
             for buffer in segment.kv.buffers:
                 buffer.data[:, :, position:] = np.nan
             if segment.spec.is_first:
-                segment.ids_input(32)[:] = 7
+                segment.ids_input(len(TEXT))[:] = 7
             else:
                 for tensor in segment.entry.tensors:
                     tensor.data[:] = np.nan
@@ -224,14 +229,40 @@ def test_a_bad_row_does_not_fail_the_others_of_its_batch(model: Model) -> None:
     assert [result.failure_code if result.failure else None for result in results] == [None, "not_finite", None]
 
 
-def test_the_last_position_of_the_context_is_for_a_dummy(model: Model) -> None:
-    segment = Chain(model, 1).segments[0]
-    segment.ids_input(1)[0] = 5
-    assert np.isfinite(segment.run(0, [CONTEXT - 2], 1).output).all()
-    with pytest.raises(SegmentUnusable, match="behind the context of 48 positions"):
-        segment.run(0, [CONTEXT - 1], 1)
+@pytest.mark.parametrize("run_lengths", CANDIDATES, ids=str)
+def test_dummies_fit_behind_the_whole_context(model: Model, run_lengths: RunLengths) -> None:
+    """Of each slot, without a trace in the next one's rows."""
+    chain = Chain(model, 1)
+    (segment,) = chain.segments
+    segment.runs = run_lengths
+    for slot in (2, 1, 0):
+        for start in (0, 32):
+            chain.run(slot, start, TEXT[: min(32, CONTEXT - start)], 1)
+    expected = chain.run(2, CONTEXT - 2, [7, 8], 1)
+    for slot in (0, 1, 2):
+        chain.run(slot, CONTEXT - 2, [7], 1)
+        assert chain.run(slot, CONTEXT - 1, [8], 1).tobytes() == expected.tobytes()
     with pytest.raises(SegmentUnusable, match="several requests"):
         segment.run(0, [3, 4], 1)
+
+
+def test_a_processor_that_needs_more_dummies_gets_them(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And one for which none are enough says so. Such kernels are played by runs without dummies."""
+    segment = Chain(model, 2).segments[1]
+    monkeypatch.setattr(run_choice, "CANDIDATES", (AS_WANTED, RunLengths(1, 0), RunLengths(4, 3)))
+    segment.warm_up()
+    assert segment.runs == RunLengths(4, 3)
+    monkeypatch.setattr(run_choice, "CANDIDATES", (AS_WANTED,))
+    with pytest.raises(SegmentUnusable, match=r"other bits in other runs.*--profile exact"):
+        segment.warm_up()
+
+
+@pytest.mark.parametrize("chunk_tokens", [2, 3, 16])
+def test_what_this_processor_needs_is_found(model: Model, chunk_tokens: int) -> None:
+    for start, stop in ((0, 6), (0, 1), (0, 3), (2, 4), (3, 6), (5, 6)):
+        segment = open_segment(model, start, stop, chunk_tokens=chunk_tokens, context_tokens=chunk_tokens)
+        segment.warm_up()
+        assert segment.runs == CANDIDATES[0]
 
 
 @pytest.mark.parametrize("wire", ["fp32", "fp16"])
@@ -256,7 +287,7 @@ def test_known_answers_allow_as_much_as_in_fast(model: Model) -> None:
 
 def test_a_segment_without_dummies_is_another_segment(model: Model) -> None:
     """Its graph is the same, and its answer within what is allowed, but not to the bit."""
-    alone = open_segment(model, 0, 3, least_positions=1)
+    alone = open_segment(model, 0, 3, same_bits=False)
     path = model.blobs_folder / known_answers(model).of(0, 3).sha256
     known = SelfCheck(alone, path)._known
     found = answer(alone, known)
@@ -280,7 +311,7 @@ def test_verify_says_whether_the_text_is_kept(
     assert cli.run(command) == 0
     said = "chunks and single steps against one run (steady): 64 rows of logits, largest difference"
     assert f"{said} 0, equal to the bit\n" in capsys.readouterr().out
-    monkeypatch.setitem(PROFILES, "steady", PROFILES["fast"])
+    monkeypatch.setitem(PROFILES, "steady", replace(PROFILES["steady"], same_bits=False))
     assert cli.run(command) == 1
     out, errors = capsys.readouterr()
     assert re.search(re.escape(said) + r" [0-9.e-]+, not equal to the bit\n", out)
@@ -307,7 +338,7 @@ def test_a_node_measures_what_a_step_costs(model: Model, tmp_path: Path, profile
         shutil.copy(model.blobs_folder / blob.sha256, store.path(blob.sha256))
     probe = ProbeNode(
         model="tiny", fingerprint="", parts=parts, blob_urls=("http://127.0.0.1:9/blobs",), vocab_size=320, width=64,
-        wire_dtype="fp32", least_positions=PROFILES[profile].least_positions, time_limit_s=0.01,
+        wire_dtype="fp32", same_bits=PROFILES[profile].same_bits, time_limit_s=0.01,
     )  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(unit_benchmark, "Segment", Watched)

@@ -1,7 +1,7 @@
 """A ring of node cores in memory: simulated time, a network that may lose, double and delay, and a fake model.
 
 The fake model's token depends on every row of every stage's KV cache, so that a row computed from the wrong input, or
-not at all, gives a wrong token. Runs have at least two positions: behind a step the cache gets a row that is wrong.
+not at all, gives a wrong token. Runs have dummies behind them, whose rows are wrong.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from edge_node.effects import (
     WriteKvRows,
 )
 from edge_node.stage.decode_fast_path import DecodeFastPath, LastStageFastPath
-from edge_node.stage_spec import SegmentSpec, StageKey
+from edge_node.stage_spec import StageKey
 from edge_node.wire.frames import kv_rows_frame
 from edge_node.work import Computed, Row, RowResult, Work
 from schemas import messages
@@ -56,6 +56,7 @@ from schemas.messages import (
     StageRef,
     StageTiming,
 )
+from schemas.run_lengths import SPARE_POSITIONS
 from schemas.topics import SEGMENT, TOKEN
 
 PIPELINE = "main"
@@ -204,7 +205,6 @@ class SimulatedNode:
         self.busy = False
         self.caches: dict[StageKey, dict[int, defaultdict[int, Rows]]] = {}
         """By layer and slot."""
-        self.segments: dict[StageKey, SegmentSpec] = {}
         self.runs: list[Work] = []
         self.computed: Counter[tuple[int, int, int]] = Counter()
         """How often (request, layer, position) was computed."""
@@ -244,7 +244,6 @@ class SimulatedNode:
         new = {layer.layer: old.get(layer.layer, no_rows()) for layer in spec.segment.kv_layers}
         assert not effect.same_segment or list(old) == list(new)
         self.caches[spec.key] = new
-        self.segments[spec.key] = spec.segment
 
     def read_rows(self, message: SendKvRows) -> bytes:
         """Rows as frames."""
@@ -273,11 +272,8 @@ class SimulatedNode:
         if row.frame is not None:
             inputs = [_WORD.unpack_from(row.frame.payload, 4 * index)[0] for index in range(row.count)]
         outputs = []
-        segment, end = self.segments[key], row.position + row.count
-        dummies = range(end, segment.rows_end(row.position, row.count))
-        assert max(end, dummies.stop) <= segment.context_tokens
-        for position in dummies:
-            for parts in (cache[row.slot] for cache in self.caches[key].values()):
+        for parts in (cache[row.slot] for cache in self.caches[key].values()):
+            for position in range(row.position + row.count, row.position + row.count + SPARE_POSITIONS):
                 parts[0][position] = parts[1][position] = _GARBAGE
         for position, token in enumerate(inputs, row.position):
             value = token
@@ -330,7 +326,7 @@ class SimulatedRing:
         self.epoch = Epoch(generation=1, counter=0)
         self.ring: list[str] = []
         self.refs: tuple[StageRef, ...] = ()
-        self._spec = {"least_positions": 2, **spec}
+        self._spec = spec
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
         self._epochs = itertools.count(1)

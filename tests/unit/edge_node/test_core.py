@@ -457,30 +457,6 @@ def test_tokens_beyond_the_context_are_refused() -> None:
     assert not node.core.has_work
 
 
-def test_the_last_position_is_for_a_dummy_where_runs_have_two() -> None:
-    """An answer's last token may stand there: it is not computed. A guess takes the dummy's place."""
-    first = Node("alfa", context_tokens=8, least_positions=2)
-    first.open()
-    first.compute()
-    first.token("charlie", 9, 5)
-    first.compute()
-    first.token("charlie", 9, 6)
-    assert first.row()[1].position == 6
-    assert first.token("charlie", 9, 7) == []
-    assert not first.core.has_work
-    assert first.core.total_frames_dropped == 1
-    last = {"kind": Kind.TOKENS, "dtype": Dtype.INT32, "width": 0, "count": 1, "flags": int(Flag.LENGTH)}
-    first.frame("charlie", position=7, **last)
-    assert first.core.total_frames_dropped == 1
-    second = Node("bravo", context_tokens=6, least_positions=2)
-    second.open()
-    second.frame("alfa")
-    second.compute()
-    second.frame("alfa", position=5, count=1)
-    assert not second.core.has_work
-    assert second.core.total_frames_dropped == 1
-
-
 def test_a_failed_run_fails_the_request() -> None:
     node = Node("bravo")
     node.open()

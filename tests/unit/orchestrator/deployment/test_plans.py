@@ -77,12 +77,14 @@ def test_commands_to_prepare_follow_the_plan() -> None:
         assert prepare.blob_urls == ("http://127.0.0.1:1/v1/blobs",)
 
 
-@pytest.mark.parametrize(("profile", "positions", "guesses"), [("fast", 1, 0), ("steady", 2, 8), ("exact", 1, 8)])
-def test_nodes_are_told_what_the_profile_means(profile: str, positions: int, guesses: int) -> None:
-    """How many positions a run has at least; and guesses are made where they leave the text as it is."""
+@pytest.mark.parametrize(
+    ("profile", "same_bits", "guesses"), [("fast", False, 0), ("steady", True, 8), ("exact", False, 8)]
+)
+def test_nodes_are_told_what_the_profile_means(profile: str, same_bits: bool, guesses: int) -> None:
+    """Whether positions get the same bits in any run; and guesses are made where they leave the text as it is."""
     world = World(models={"tiny": replace(make_manifest(), profile=profile)}).serve("a", "b", "c")
     for node in world.plan_nodes():
-        assert world.commands(node, PrepareSegment)[0].least_positions == positions
+        assert world.commands(node, PrepareSegment)[0].same_bits == same_bits
     world.ask()
     assert world.commands(world.plan.ring[-1].node, OpenRequest)[0].draft_tokens == guesses
 
