@@ -54,6 +54,8 @@ class LocalChain:
     ) -> None:  # fmt: skip
         cuts = even_cuts(model.manifest.num_units, stages)
         self._segments = [open_segment(model, cuts, stage, chunk_tokens=chunk_tokens) for stage in range(stages)]
+        for segment in self._segments:
+            segment.warm_up()
         self._wire = WIRE_DTYPES[wire]
 
     def logits(self, ids: Sequence[int], position: int) -> np.ndarray:

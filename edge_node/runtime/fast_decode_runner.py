@@ -32,7 +32,7 @@ class FastDecodeRunner:
         self._ids = segment.ids_input(1).data if segment.spec.is_first else None
         self._take, self._give = segment.entry.take, segment.exit.give
         self._lengths, self._total = segment.lengths_view, segment.total_view
-        self._behind = segment.runs.computed(1) - 1  # so many dummies
+        self._behind = segment.runs.attended(1) - 1  # so many dummies
         self._run = segment.session.run_with_iobinding
         self._binding: Any = _UNBOUND
 

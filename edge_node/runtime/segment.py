@@ -29,7 +29,7 @@ from edge_node.stage_spec import SegmentSpec
 from edge_node.work import MAX_LOGITS
 from schemas import segment_tensors as tensors
 from schemas.codec import Dtype
-from schemas.run_lengths import AS_WANTED, CANDIDATES, LEAST_LOGITS
+from schemas.run_lengths import AS_WANTED, CANDIDATES
 
 ort.set_default_logger_severity(3)
 
@@ -37,6 +37,7 @@ Array = NDArray[Any]
 _DEVICE = "cpu"
 _OPTIONAL_INPUTS = {
     tensors.LENGTHS, tensors.TOTAL_LENGTH, tensors.MASK, tensors.POSITIONS, tensors.LOGIT_POSITIONS,
+    tensors.ATTENTION_PADS, tensors.ATTENTION_END,
 }  # fmt: skip
 _MAX_BINDINGS = 64
 _NUMPY_TYPES = {
@@ -101,8 +102,7 @@ class Segment:
         self._input_names = {node.name for node in self.session.get_inputs()}
         self.runs = CANDIDATES[0] if spec.same_bits else AS_WANTED
         """How many positions a run computes; a segment that was warmed up has those that this processor needs."""
-        self._least_logits = LEAST_LOGITS if spec.same_bits else 1
-        rows = max(spec.chunk_tokens + spec.spare_positions, spec.slots)
+        rows = max(spec.chunk_tokens, spec.slots)
         self.entry = entry_for(self._dtypes, rows, max(spec.width_in, 1))
         self._check_inputs()
         self._output_name = next(
@@ -127,9 +127,13 @@ class Segment:
         self.lengths_view, self.total_view = self._lengths.data, self._total_length.data
         self._range = np.arange(longest)
         self._positions = np.zeros(rows, np.int64)
+        self._pads = np.zeros(6, np.int64)
+        """What is put before and behind each axis of attention's inputs; dummies are behind the second."""
+        self._attention_end = np.zeros(1, np.int64)
         self._logit_positions = np.zeros(MAX_LOGITS, np.int64)
-        self._selected = (0, 0)
-        """What ``_logit_positions`` begins with: the last so many (second) of so many positions (first)."""
+        self._selected = (0, 0, 0)
+        """What ``_logit_positions`` begins with: the last so many (second) of so many positions (first), then some to
+        make so many in all (third)."""
         output_shape = (
             (max(spec.slots, MAX_LOGITS), spec.vocab_size) if spec.is_last else (rows, max(spec.width_out, 1))
         )
@@ -158,6 +162,9 @@ class Segment:
         if tensors.LENGTHS in self._input_names:
             self._bind_input(binding, tensors.LENGTHS, self._lengths, (slots,))
             self._bind_input(binding, tensors.TOTAL_LENGTH, self._total_length, ())
+        if tensors.ATTENTION_PADS in self._input_names:
+            self._bind_input(binding, tensors.ATTENTION_PADS, self._pads, self._pads.shape)
+            self._bind_input(binding, tensors.ATTENTION_END, self._attention_end, self._attention_end.shape)
         self._bindings[slot, slots] = made = _Binding(binding)
         return made
 
@@ -204,19 +211,19 @@ class Segment:
         Raises:
             SegmentUnusable: ONNX Runtime failed, for want of memory for example; or the run is none that it can do.
         """
-        slots, computed = len(positions), self.runs.computed(count)
-        if slots > 1 and computed > 1:
+        slots, rows, attended = len(positions), self.runs.rows(count), self.runs.attended(count)
+        if slots > 1 and attended > 1:
             raise SegmentUnusable("several positions of several requests can't be computed in one run")
         kept = self._bound(slot, slots, count, logits)
         for index, position in enumerate(positions):
-            self.lengths_view[index] = position + computed - 1  # as GroupQueryAttention wants them: less one
-        self.total_view[0] = max(positions) + computed
+            self.lengths_view[index] = position + attended - 1  # as GroupQueryAttention wants them: less one
+        self.total_view[0] = max(positions) + attended
         if self._has_mask:
-            self._bind_mask(kept.binding, positions, computed)
+            self._bind_mask(kept.binding, positions, attended)
         if self._has_positions:
             for index, position in enumerate(positions):
-                self._positions[index * computed : (index + 1) * computed] = np.arange(position, position + computed)
-            self._bind_input(kept.binding, tensors.POSITIONS, self._positions, (slots, computed))
+                self._positions[index * rows : (index + 1) * rows] = np.arange(position, position + rows)
+            self._bind_input(kept.binding, tensors.POSITIONS, self._positions, (slots, rows))
         started = time.perf_counter()
         cpu_started = self._clock() if self._speed < 1.0 else 0.0
         try:
@@ -227,8 +234,8 @@ class Segment:
             # A device of speed S needs 1/S of the time: the rest is waited, not computed.
             time.sleep((1.0 / self._speed - 1.0) * (self._clock() - cpu_started))
         compute_s = time.perf_counter() - started
-        rows = slots * (logits if self.spec.is_last else count)
-        return RunResult(self.exit.rows(rows), compute_s)
+        wanted = slots * (logits if self.spec.is_last else count)
+        return RunResult(self.exit.rows(wanted), compute_s)
 
     def get_ready(self, slot: int) -> None:
         """Set ``ready`` to a binding that runs one position of a slot; before a run, only lengths have to be written,
@@ -243,16 +250,17 @@ class Segment:
         """The binding of neighbouring slots, with these shapes, and dummies where there have to be more positions."""
         self.ready = None
         kept = self._bindings.get((slot, slots)) or self._new_binding(slot, slots)
-        shapes = self.runs.computed(count), max(logits, self._least_logits)
+        rows, logit_rows = shapes = self.runs.rows(count), self.runs.rows(logits)
         if (kept.count, kept.logits) != shapes:
             self._bind_shapes(kept.binding, slots, *shapes)
             kept.count, kept.logits = shapes
-        if self.spec.is_last and self._selected != (count, logits):
-            self._selected = count, logits
+        if self.spec.is_last and self._selected != (count, logits, logit_rows):
+            self._selected = count, logits, logit_rows
             self._logit_positions[:logits] = self._range[count - logits : count]
-            self._logit_positions[logits : shapes[1]] = 0  # behind those that are wanted, any position does
-        if count < shapes[0]:
-            self._put_dummies(count, shapes[0])
+            self._logit_positions[logits:logit_rows] = 0  # behind those that are wanted, any position does
+        if count < rows:
+            self._put_dummies(count, rows)
+        self._pads[4], self._attention_end[0] = self.runs.attended(count) - rows, rows
         return kept
 
     def _put_dummies(self, begin: int, end: int) -> None:

@@ -148,7 +148,10 @@ class Model:
     def _assemble(self, start: int, stop: int, profile: str, halves: bool, kept: Path) -> SegmentSpec:
         if self._plan is None:
             self._plan = plan_split(resolve(read_model(self.folder / GRAPH_FILE), self.blobs_folder))
-        graph = assemble(self._plan, start, stop, PROFILES[profile].accuracy_level, halves=halves)
+        numerics = PROFILES[profile]
+        graph = assemble(
+            self._plan, start, stop, numerics.accuracy_level, halves=halves, dummies=numerics.same_bits
+        )  # fmt: skip
         sha256 = hashlib.sha256(graph).hexdigest()
         spec = self._spec(start, stop, profile, BlobRef(sha256, len(graph)), _parse(graph))
         kept.parent.mkdir(exist_ok=True)
@@ -178,6 +181,11 @@ class Model:
             inputs += [
                 TensorSpec(tensors.LENGTHS, "int32", ("batch_size",)),
                 TensorSpec(tensors.TOTAL_LENGTH, "int32", ()),
+            ]
+        if tensors.ATTENTION_PADS in names:
+            inputs += [
+                TensorSpec(tensors.ATTENTION_PADS, "int64", ("6",)),
+                TensorSpec(tensors.ATTENTION_END, "int64", ("1",)),
             ]
         if tensors.POSITIONS in names:
             inputs.append(TensorSpec(tensors.POSITIONS, "int64", tokens))

@@ -10,7 +10,7 @@ from orchestrator.model.errors import MissingDependency, UnsupportedModel
 from orchestrator.model.manifest import LayerCache
 from orchestrator.model.wire import halves_of
 from schemas import segment_tensors as tensors
-from schemas.run_lengths import AS_WANTED, LEAST_LOGITS, RunLengths
+from schemas.run_lengths import AS_WANTED, RunLengths
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -92,18 +92,20 @@ class SegmentRun:
         import numpy as np
 
         count = len(ids)
-        dummies = self._run_lengths.computed(count) - count
-        total = self.length + count + dummies
+        rows, attended = self._run_lengths.rows(count), self._run_lengths.attended(count)
+        dummies = rows - count
+        total = self.length + attended
         positions = [count - 1] if logit_positions is None else list(logit_positions)
         wanted = len(positions)
-        if self._run_lengths != AS_WANTED:
-            positions += [0] * (LEAST_LOGITS - wanted)
+        positions += [0] * (self._run_lengths.rows(wanted) - wanted)
         feeds: dict[str, NDArray[Any]] = {
             tensors.IDS: np.array([[*ids, *[0] * dummies]], np.int64),
             tensors.MASK: np.ones((1, total), np.int64),
             tensors.LENGTHS: np.array([total - 1], np.int32),
             tensors.TOTAL_LENGTH: np.array(total, np.int32),
-            tensors.POSITIONS: np.arange(self.length, total, dtype=np.int64)[None],
+            tensors.POSITIONS: np.arange(self.length, self.length + rows, dtype=np.int64)[None],
+            tensors.ATTENTION_PADS: np.array([0, 0, 0, 0, attended - rows, 0], np.int64),
+            tensors.ATTENTION_END: np.array([rows], np.int64),
             tensors.LOGIT_POSITIONS: np.array(positions, np.int64),
             **self._cache,
             **(others or {}),
