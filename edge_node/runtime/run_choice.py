@@ -17,7 +17,7 @@ from schemas.run_lengths import CANDIDATES, RunLengths
 
 _POSITIONS = 24
 """Of the text that is tried."""
-_LENGTHS = ((12, *[1] * 12), (3,), (5,), (7, 2), (17, 7))
+_LENGTHS = ((18, *[1] * 6), (3,), (7, 2), (17, 7))
 """Of the runs it is computed in, taken in turn, against one run."""
 
 
