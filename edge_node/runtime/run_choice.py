@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from edge_node.errors import SegmentUnusable
+from edge_node.runtime.attention_trial import keeps_bits
 from edge_node.stage_spec import SegmentSpec
 from edge_node.wire.activations import quiet
 from schemas.codec import Dtype
@@ -25,7 +26,11 @@ class TriedSegment(Protocol):
     """What is needed of a segment."""
 
     spec: SegmentSpec
+    threads: int
     runs: RunLengths
+
+    @property
+    def kv_dtype(self) -> str: ...
 
     def aside(self, context_tokens: int) -> AbstractContextManager[None]: ...
 
@@ -39,11 +44,17 @@ class TriedSegment(Protocol):
 def choose_runs(segment: TriedSegment) -> None:
     """Set the segment's ``runs`` to the first of the candidates under which no bit depends on the run.
 
+    Attention is tried by itself, too; the segment's other matrices show in what it gives.
+
     Raises:
         SegmentUnusable: there is none.
     """
+    # Halves are computed with as floats on some processors, and may hide what differs.
+    kinds = set(itertools.product((layer.key_dim for layer in segment.spec.kv_layers), ("float32", segment.kv_dtype)))
     longest = min(_POSITIONS, segment.spec.chunk_tokens, segment.spec.context_tokens)
     for runs in CANDIDATES:
+        if not all(keeps_bits(runs, *kind, segment.threads) for kind in kinds):
+            continue
         segment.runs = runs
         expected = _outputs(segment, (longest,))
         shorter = ([min(length, longest) for length in lengths] for lengths in _LENGTHS)

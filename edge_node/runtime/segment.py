@@ -82,6 +82,7 @@ class Segment:
             SegmentUnusable: ONNX Runtime refuses it, or its inputs are not the expected ones.
         """
         self.spec = spec
+        self.threads = threads
         self.ready: Any = None
         """The binding that could run one position of its slot next without a look at shapes; see ``get_ready``."""
         self.emulate(emulated_speed)
@@ -167,6 +168,11 @@ class Segment:
             self._bind_input(binding, tensors.ATTENTION_END, self._attention_end, self._attention_end.shape)
         self._bindings[slot, slots] = made = _Binding(binding)
         return made
+
+    @property
+    def kv_dtype(self) -> str:
+        """The element type of keys and values, and so of attention, by its name in NumPy."""
+        return str(next((buffer.data.dtype for buffer in self.kv.buffers), np.dtype(np.float32)))
 
     @staticmethod
     def _bind_input(binding: Any, name: str, data: Array, shape: tuple[int, ...]) -> None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from broker.local_broker import LocalBroker
 from edge_node.errors import SegmentUnusable
 from edge_node.runtime import run_choice
+from edge_node.runtime.attention_trial import keeps_bits
 from edge_node.runtime.execute import execute
 from edge_node.runtime.fast_decode_runner import FastDecodeRunner
 from edge_node.runtime.known_answers import SelfCheck, answer
@@ -249,11 +250,20 @@ def test_a_processor_that_needs_more_dummies_gets_them(model: Model, monkeypatch
     """And one for which none are enough says so. Such kernels are played by runs without dummies."""
     segment = Chain(model, 2).segments[1]
     monkeypatch.setattr(run_choice, "CANDIDATES", (AS_WANTED, RunLengths(4, 3, 2)))
-    segment.warm_up()
-    assert segment.runs == RunLengths(4, 3, 2)
-    monkeypatch.setattr(run_choice, "CANDIDATES", (AS_WANTED,))
+    for trial in (keeps_bits, lambda *_: True):  # the segment itself would tell, too
+        monkeypatch.setattr(run_choice, "keeps_bits", trial)
+        segment.warm_up()
+        assert segment.runs == RunLengths(4, 3, 2)
+    monkeypatch.setattr(run_choice, "keeps_bits", lambda runs, *_: runs.dummies > 3)
     with pytest.raises(SegmentUnusable, match=r"other bits in other runs.*--profile exact"):
         segment.warm_up()
+
+
+@pytest.mark.parametrize("head_dim", [16, 64, 80, 128])
+def test_attention_alone_shows_what_it_needs(head_dim: int) -> None:
+    assert not keeps_bits(AS_WANTED, head_dim, "float32", 1)
+    assert keeps_bits(CANDIDATES[-1], head_dim, "float32", 1)
+    assert keeps_bits(CANDIDATES[-1], head_dim, "float16", 1)
 
 
 @pytest.mark.parametrize("chunk_tokens", [2, 3, 16])
