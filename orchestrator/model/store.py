@@ -40,6 +40,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from orchestrator.model.assemble import assemble
 from orchestrator.model.describe import Identity
 from orchestrator.model.errors import (
     BlobCorrupt,
@@ -51,16 +52,18 @@ from orchestrator.model.errors import (
     UnsupportedModel,
 )
 from orchestrator.model.extras import missing
+from orchestrator.model.graph import read_model, resolve
 from orchestrator.model.intake import compare_again, take_in
 from orchestrator.model.known_answers import KnownAnswers
 from orchestrator.model.lock import exclusive, is_held, owned_folder
 from orchestrator.model.manifest import Manifest, read_manifest
-from orchestrator.model.model import SEGMENTS_FOLDER, Model
+from orchestrator.model.model import GRAPH_FILE, SEGMENTS_FOLDER, Model
 from orchestrator.model.onnx_files import onnx_file
 from orchestrator.model.parity_report import CHECK_FILE, ParityReport, read_check
-from orchestrator.model.precision import check_precision, check_profile
+from orchestrator.model.precision import PROFILES, check_precision, check_profile
 from orchestrator.model.progress import Progress, silent
 from orchestrator.model.source import Source, resolve_source
+from orchestrator.model.split import plan_split
 
 _MADE = ("graph", "answer")
 """Members of the descriptions in a model's segments folder that name blobs made of the model."""
@@ -118,6 +121,7 @@ class ModelStore:
                 self._check_new(name)
                 manifest = dataclasses.replace(manifest, name=name)
             ready = partial / "model"
+            _check_fit(ready, self.blobs_folder if twin else partial / "blobs", profile)
             (ready / "manifest.json").write_text(manifest.to_json(), "utf-8")
             self._commit(partial, ready, name)
         return manifest
@@ -325,6 +329,13 @@ def _extras_for(source: str) -> tuple[str, ...]:
     folder = Path(source).expanduser()
     folder = folder.parent if folder.suffix.lower() == ".onnx" else folder
     return ("orchestrator",) if onnx_file(folder) is not None else ("orchestrator", "convert")
+
+
+def _check_fit(folder: Path, blobs_folder: Path, profile: str) -> None:
+    """Check that a model's graph can be computed in a profile; raises `UnsupportedModel`."""
+    if PROFILES[profile].same_bits:
+        plan = plan_split(resolve(read_model(folder / GRAPH_FILE), blobs_folder))
+        assemble(plan, 0, plan.num_units, dummies=True)
 
 
 def _default_name(base: str, precision: str, profile: str) -> str:

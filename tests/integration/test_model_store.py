@@ -14,7 +14,7 @@ import onnx
 import pytest
 from safetensors.numpy import save_file
 
-from orchestrator.model import parity
+from orchestrator.model import attention, parity
 from orchestrator.model import store as store_module
 from orchestrator.model.errors import (
     BlobCorrupt,
@@ -95,6 +95,19 @@ def test_the_same_source_in_another_profile_is_not_converted_again(
         other = store.add(path, profile=profile)
         assert (other.name, other.profile, other.blobs) == (f"one-fp32-{profile}", profile, fast.blobs)
         assert store.open(other.name).segment(0, 2).profile == profile
+
+
+def test_a_model_that_a_profile_does_not_suit_is_refused(
+    store: ModelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether it is converted or here already: as if its attention took what dummies have not."""
+    monkeypatch.setattr(attention, "_PER_POSITION", (0,))
+    with pytest.raises(UnsupportedModel, match="take --profile exact"):
+        store.add(source(tmp_path / "one"), profile="steady")
+    assert store.names() == ()
+    store.add(source(tmp_path / "one"))
+    with pytest.raises(UnsupportedModel, match="take --profile exact"):
+        store.add(source(tmp_path / "one"), profile="steady")
 
 
 def test_a_profile_that_nobody_knows_is_a_damaged_manifest(store: ModelStore, tmp_path: Path) -> None:
