@@ -16,9 +16,9 @@ from edge_node.wire.activations import quiet
 from schemas.codec import Dtype
 from schemas.run_lengths import CANDIDATES, RunLengths
 
-_POSITIONS = 24
+_POSITIONS = 16
 """Of the text that is tried."""
-_LENGTHS = ((18, *[1] * 6), (3,), (7, 2), (17, 7))
+_LENGTHS = ((11, *[1] * 5), (5, 3))
 """Of the runs it is computed in, taken in turn, against one run."""
 
 
