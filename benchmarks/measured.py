@@ -42,7 +42,8 @@ def profiles_of(
         probe = ProbeNode(
             model=manifest.name, fingerprint=fingerprint_of(manifest), parts=parts,
             blob_urls=("http://127.0.0.1:9/blobs",), vocab_size=manifest.vocab_size,
-            width=manifest.boundaries[0].width, wire_dtype="fp16", time_limit_s=time_limit_s,
+            width=manifest.boundaries[0].width, wire_dtype="fp16",
+            same_bits=manifest.numerics.same_bits, time_limit_s=time_limit_s,
         )  # fmt: skip
         ring.profiles.pop(name, None)
         ring.command(name, probe)

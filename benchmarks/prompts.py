@@ -1,4 +1,4 @@
-"""Twenty short questions of different kinds, for benchmarks that compare texts."""
+"""Short questions of different kinds, for benchmarks that compare texts."""
 
 PROMPTS = (
     "What is the capital of France?",
@@ -22,3 +22,13 @@ PROMPTS = (
     "How do I write a polite email to ask for a day off?",
     "What makes bread rise?",
 )
+"""Twenty of them."""
+_ASKED = (
+    "",
+    "Answer in one sentence. ",
+    "Answer as a list. ",
+    "Explain it to a child. ",
+    "Be brief, then give details. ",
+)
+HUNDRED = tuple(how + prompt for how in _ASKED for prompt in PROMPTS)
+"""The same twenty, asked in five ways."""

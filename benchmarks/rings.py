@@ -64,6 +64,8 @@ class LocalChain:
             open_segment(model, cuts, stage, context_tokens=context_tokens, chunk_tokens=chunk_tokens)
             for stage in range(stages)
         ]
+        for segment in self._segments:
+            segment.warm_up()
         self._wire = WIRE_DTYPES[wire]
 
     def logits(self, ids: Sequence[int], position: int) -> np.ndarray:
@@ -78,9 +80,9 @@ class LocalChain:
         """Logits (len(ids), vocabulary) after each of ``ids``."""
         return self._run(ids, position, len(ids))
 
-    def last_logits(self, ids: Sequence[int], position: int) -> np.ndarray:
-        """Logits (vocabulary,) after ``ids``, which are one chunk."""
-        return self._run(ids, position, 1)[0]
+    def last_logits(self, ids: Sequence[int], position: int, count: int = 1) -> np.ndarray:
+        """Logits (count, vocabulary) after the last ``count`` of ``ids``, all in one run."""
+        return self._run(ids, position, count)
 
     def forced(self, prompt_ids: Sequence[int], answer_ids: Sequence[int]) -> np.ndarray:
         """Logits (len(answer_ids), vocabulary) that each token of an answer would be drawn from, given those before."""

@@ -12,6 +12,6 @@ QUESTION = "What is the capital of France?"
 
 
 def open_smollm2(profile: str) -> Model:
-    """The model in a numeric profile, ``fast`` or ``exact``; both share their weights."""
+    """The model in a numeric profile, ``fast``, ``steady`` or ``exact``; all share their weights."""
     store, name = demo_model(default_cache(), profile)
     return store.open(name)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from schemas.codec import WIRE_DTYPES, Dtype
 from schemas.messages import Basis, BlobRef, Epoch, KvLayer, PrepareSegment, StageRef
+from schemas.run_lengths import SPARE_POSITIONS
 
 StageKey = tuple[str, Epoch, int]
 """(pipeline, epoch, stage): a node may have several stages of a ring, the first and the last above all."""
@@ -34,10 +35,17 @@ class SegmentSpec:
     slots: int
     chunk_tokens: int
     """The most positions of one request in a run."""
+    same_bits: bool = False
+    """Does a position get the same bits whatever run it is in? Then runs have dummies behind them."""
     wire: Dtype
     """Type of hidden states on the wire."""
     is_first: bool
     is_last: bool
+
+    @property
+    def spare_positions(self) -> int:
+        """Most dummies behind a run."""
+        return SPARE_POSITIONS if self.same_bits else 0
 
     @property
     def files(self) -> tuple[BlobRef, ...]:
@@ -99,6 +107,7 @@ class StageSpec:
                 context_tokens=command.context_tokens,
                 slots=command.slots,
                 chunk_tokens=command.chunk_tokens,
+                same_bits=command.same_bits,
                 wire=WIRE_DTYPES[command.wire_dtype],
                 is_first=is_first,
                 is_last=is_last,

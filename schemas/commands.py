@@ -77,6 +77,11 @@ class PrepareSegment:
     chunk_tokens: Annotated[int, Number(limits.MIN_CHUNK_TOKENS, limits.MAX_CHUNK_TOKENS)] = about(
         "Longest prefill chunk."
     )
+    same_bits: bool = about(
+        "Every position gets the same bits whatever run it is in; runs have dummies behind them for that, as many as"
+        " the node's processor needs.",
+        default=False,
+    )
     wire_dtype: WireDtype = about("Type of hidden states on the wire.")
     batches: Annotated[tuple[Annotated[int, Number(1, limits.MAX_BATCHES)], ...], Items(limits.MAX_SLOTS)] = about(
         "How many batches of requests go round the ring at once, for 1, 2, ... open requests, the same on all stages;"
@@ -158,6 +163,11 @@ class ProbeNode:
     vocab_size: Tokens = about("Number of token ids.")
     width: Index = about("Values per position on the wire.")
     wire_dtype: WireDtype = about("Type of hidden states on the wire.")
+    same_bits: bool = about(
+        "Every position gets the same bits whatever run it is in; runs have dummies behind them for that, as many as"
+        " the node's processor needs.",
+        default=False,
+    )
     time_limit_s: Seconds = about("Compute no longer than this in all, loading left out.")
 
 

@@ -9,9 +9,16 @@ from edge_node.work import Computed, Row, RowResult, Work
 
 
 def execute(segment: Segment, work: Work) -> Computed:
-    """Do one run. What is wrong with one row fails that row alone."""
+    """Do one run. What is wrong with one row fails that row alone.
+
+    Where runs have dummies behind them, rows are computed one after the other: attention takes several positions of one
+    request only.
+    """
     if len(work.rows) == 1:
         return _execute_one(segment, work.rows[0])
+    if segment.spec.same_bits:
+        each = [_execute_one(segment, row) for row in work.rows]
+        return Computed(sum(one.compute_s for one in each), tuple(result for one in each for result in one.rows))
     places = {row.slot: row.position for row in work.rows} | dict(work.idle)
     first = min(places)
     count = work.rows[0].count

@@ -46,6 +46,10 @@ class FloatsIn:
         out = self._data[begin : begin + count] if begin or count != 1 else self._first
         decode_activation(payload, dtype, out)
 
+    def clear(self, begin: int, end: int) -> None:
+        """Put zeros into rows [begin, end)."""
+        self._data[begin:end] = 0
+
 
 class HalvesIn:
     """The inputs of a graph that takes hidden states as halves and a power of two per position."""
@@ -76,6 +80,12 @@ class HalvesIn:
         self._halves[begin * row_bytes : (begin + count) * row_bytes] = payload[: count * row_bytes]
         for index, exponent in enumerate(memoryview(payload)[count * row_bytes :].cast("b"), begin):
             self._scales[index] = 2.0**exponent
+
+    def clear(self, begin: int, end: int) -> None:
+        """Put zeros into rows [begin, end)."""
+        for index in range(begin, end):
+            self._rows[index][:] = bytes(2 * self._width)
+            self._scales[index] = 1.0
 
 
 class FloatsOut:

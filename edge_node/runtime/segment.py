@@ -3,6 +3,9 @@
 Inputs and outputs are bound by address: hidden states live in the buffers of ``edge_node.runtime.hidden_buffers``,
 lengths in buffers of this object, keys and values in the ``KvCache``, so that a decode step allocates nothing and, once
 the shapes of steps are bound, binds nothing.
+
+Where the plan wants every position to get the same bits in any run, runs have dummies behind them, hidden states of
+zeros or tokens 0 (`schemas.run_lengths`). ``warm_up`` finds out how many this processor needs.
 """
 
 from __future__ import annotations
@@ -21,10 +24,12 @@ from numpy.typing import NDArray
 from edge_node.errors import SegmentUnusable
 from edge_node.runtime.hidden_buffers import Payload, entry_for, exit_for
 from edge_node.runtime.kv_cache import KvCache
+from edge_node.runtime.run_choice import choose_runs
 from edge_node.stage_spec import SegmentSpec
 from edge_node.work import MAX_LOGITS
 from schemas import segment_tensors as tensors
 from schemas.codec import Dtype
+from schemas.run_lengths import AS_WANTED, CANDIDATES
 
 ort.set_default_logger_severity(3)
 
@@ -32,6 +37,7 @@ Array = NDArray[Any]
 _DEVICE = "cpu"
 _OPTIONAL_INPUTS = {
     tensors.LENGTHS, tensors.TOTAL_LENGTH, tensors.MASK, tensors.POSITIONS, tensors.LOGIT_POSITIONS,
+    tensors.ATTENTION_PADS, tensors.ATTENTION_END,
 }  # fmt: skip
 _MAX_BINDINGS = 64
 _NUMPY_TYPES = {
@@ -44,7 +50,7 @@ _NUMPY_TYPES = {
 
 @dataclass(slots=True)
 class _Binding:
-    """An IOBinding, and the numbers of positions and logits per slot that its shapes are bound for."""
+    """An IOBinding, and the numbers of positions and logits per slot, dummies among them, that it is bound for."""
 
     binding: Any
     count: int = 0
@@ -76,6 +82,7 @@ class Segment:
             SegmentUnusable: ONNX Runtime refuses it, or its inputs are not the expected ones.
         """
         self.spec = spec
+        self.threads = threads
         self.ready: Any = None
         """The binding that could run one position of its slot next without a look at shapes; see ``get_ready``."""
         self.emulate(emulated_speed)
@@ -94,6 +101,8 @@ class Segment:
             node.name: _NUMPY_TYPES.get(node.type) for node in (*self.session.get_inputs(), *self.session.get_outputs())
         }
         self._input_names = {node.name for node in self.session.get_inputs()}
+        self.runs = CANDIDATES[0] if spec.same_bits else AS_WANTED
+        """How many positions a run computes; a segment that was warmed up has those that this processor needs."""
         rows = max(spec.chunk_tokens, spec.slots)
         self.entry = entry_for(self._dtypes, rows, max(spec.width_in, 1))
         self._check_inputs()
@@ -103,7 +112,7 @@ class Segment:
         self.kv: KvCache = KvCache(
             spec.kv_layers,
             slots=spec.slots,
-            context_tokens=spec.context_tokens,
+            context_tokens=spec.context_tokens + spec.spare_positions,
             dtypes=self._dtypes,
             heir_of=heir_of.kv if heir_of else None,
         )
@@ -111,16 +120,21 @@ class Segment:
         self._ids = np.zeros(rows, np.int64)
         self._has_mask = tensors.MASK in self._input_names
         self._has_positions = tensors.POSITIONS in self._input_names
-        self._mask = np.zeros(spec.slots * spec.context_tokens if self._has_mask else 0, np.int64)
+        longest = spec.context_tokens + spec.spare_positions
+        self._mask = np.zeros(spec.slots * longest if self._has_mask else 0, np.int64)
         self._lengths = np.zeros(spec.slots, np.int32)
         self._total_length = np.zeros(1, np.int32)
         # To write a number, a memoryview takes half the time that an array takes.
         self.lengths_view, self.total_view = self._lengths.data, self._total_length.data
-        self._range = np.arange(spec.context_tokens)
+        self._range = np.arange(longest)
         self._positions = np.zeros(rows, np.int64)
+        self._pads = np.zeros(6, np.int64)
+        """What is put before and behind each axis of attention's inputs; dummies are behind the second."""
+        self._attention_end = np.zeros(1, np.int64)
         self._logit_positions = np.zeros(MAX_LOGITS, np.int64)
-        self._selected = (0, 0)
-        """What ``_logit_positions`` holds: the last so many (second) of so many positions (first)."""
+        self._selected = (0, 0, 0)
+        """What ``_logit_positions`` begins with: the last so many (second) of so many positions (first), then some to
+        make so many in all (third)."""
         output_shape = (
             (max(spec.slots, MAX_LOGITS), spec.vocab_size) if spec.is_last else (rows, max(spec.width_out, 1))
         )
@@ -149,8 +163,16 @@ class Segment:
         if tensors.LENGTHS in self._input_names:
             self._bind_input(binding, tensors.LENGTHS, self._lengths, (slots,))
             self._bind_input(binding, tensors.TOTAL_LENGTH, self._total_length, ())
+        if tensors.ATTENTION_PADS in self._input_names:
+            self._bind_input(binding, tensors.ATTENTION_PADS, self._pads, self._pads.shape)
+            self._bind_input(binding, tensors.ATTENTION_END, self._attention_end, self._attention_end.shape)
         self._bindings[slot, slots] = made = _Binding(binding)
         return made
+
+    @property
+    def kv_dtype(self) -> str:
+        """The element type of keys and values, and so of attention, by its name in NumPy."""
+        return str(next((buffer.data.dtype for buffer in self.kv.buffers), np.dtype(np.float32)))
 
     @staticmethod
     def _bind_input(binding: Any, name: str, data: Array, shape: tuple[int, ...]) -> None:
@@ -185,26 +207,29 @@ class Segment:
 
         Args:
             slot: the first slot.
-            positions: where each slot's new positions begin; more than one only with a ``count`` of 1.
+            positions: where each slot's new positions begin; more than one only with a ``count`` of 1, and not where
+                runs have dummies behind them.
             count: positions per slot; the input buffer holds len(positions) x count rows.
             logits: last stage: how many of each slot's last positions need logits, ``MAX_LOGITS`` at most.
 
         Returns the hidden states (rows, width_out) or, on the last stage, the logits (slots x logits, vocabulary).
 
         Raises:
-            SegmentUnusable: ONNX Runtime failed, for want of memory for example.
+            SegmentUnusable: ONNX Runtime failed, for want of memory for example; or the run is none that it can do.
         """
-        slots = len(positions)
+        slots, rows, attended = len(positions), self.runs.rows(count), self.runs.attended(count)
+        if slots > 1 and attended > 1:
+            raise SegmentUnusable("several positions of several requests can't be computed in one run")
         kept = self._bound(slot, slots, count, logits)
         for index, position in enumerate(positions):
-            self.lengths_view[index] = position + count - 1  # as GroupQueryAttention wants them: less one
-        self.total_view[0] = max(positions) + count
+            self.lengths_view[index] = position + attended - 1  # as GroupQueryAttention wants them: less one
+        self.total_view[0] = max(positions) + attended
         if self._has_mask:
-            self._bind_mask(kept.binding, positions, count)
+            self._bind_mask(kept.binding, positions, attended)
         if self._has_positions:
             for index, position in enumerate(positions):
-                self._positions[index * count : (index + 1) * count] = np.arange(position, position + count)
-            self._bind_input(kept.binding, tensors.POSITIONS, self._positions, (slots, count))
+                self._positions[index * rows : (index + 1) * rows] = np.arange(position, position + rows)
+            self._bind_input(kept.binding, tensors.POSITIONS, self._positions, (slots, rows))
         started = time.perf_counter()
         cpu_started = self._clock() if self._speed < 1.0 else 0.0
         try:
@@ -215,11 +240,12 @@ class Segment:
             # A device of speed S needs 1/S of the time: the rest is waited, not computed.
             time.sleep((1.0 / self._speed - 1.0) * (self._clock() - cpu_started))
         compute_s = time.perf_counter() - started
-        rows = slots * (logits if self.spec.is_last else count)
-        return RunResult(self.exit.rows(rows), compute_s)
+        wanted = slots * (logits if self.spec.is_last else count)
+        return RunResult(self.exit.rows(wanted), compute_s)
 
     def get_ready(self, slot: int) -> None:
-        """Set ``ready`` to a binding that runs one position of a slot; before a run, only lengths have to be written.
+        """Set ``ready`` to a binding that runs one position of a slot; before a run, only lengths have to be written,
+        dummies included.
 
         It stays None where there is more to do in each run (a mask, positions, an emulated speed).
         """
@@ -227,16 +253,28 @@ class Segment:
             self.ready = self._bound(slot, 1, 1, 1).binding
 
     def _bound(self, slot: int, slots: int, count: int, logits: int) -> _Binding:
-        """The binding of neighbouring slots, with these shapes."""
+        """The binding of neighbouring slots, with these shapes, and dummies where there have to be more positions."""
         self.ready = None
         kept = self._bindings.get((slot, slots)) or self._new_binding(slot, slots)
-        if kept.count != count or kept.logits != logits:
-            self._bind_shapes(kept.binding, slots, count, logits)
-            kept.count, kept.logits = count, logits
-        if self.spec.is_last and self._selected != (count, logits):
-            self._selected = count, logits
+        rows, logit_rows = shapes = self.runs.rows(count), self.runs.rows(logits)
+        if (kept.count, kept.logits) != shapes:
+            self._bind_shapes(kept.binding, slots, *shapes)
+            kept.count, kept.logits = shapes
+        if self.spec.is_last and self._selected != (count, logits, logit_rows):
+            self._selected = count, logits, logit_rows
             self._logit_positions[:logits] = self._range[count - logits : count]
+            self._logit_positions[logits:logit_rows] = 0  # behind those that are wanted, any position does
+        if count < rows:
+            self._put_dummies(count, rows)
+        self._pads[4], self._attention_end[0] = self.runs.attended(count) - rows, rows
         return kept
+
+    def _put_dummies(self, begin: int, end: int) -> None:
+        """Put something finite into rows [begin, end) of the input: what is not a number would spread to others."""
+        if self.spec.is_first:
+            self._ids[begin:end] = 0
+        else:
+            self.entry.clear(begin, end)
 
     def _bind_mask(self, binding: Any, positions: Sequence[int], count: int) -> None:
         """Ones over each slot's valid length, in a row as long as the longest of them."""
@@ -268,11 +306,16 @@ class Segment:
         self.ready = None
 
     def warm_up(self) -> None:
-        """Run once in both shapes, so that the first request does not pay for allocations.
+        """Run once in both shapes, so that the first request does not pay for allocations; find out what runs need.
 
         The rows go to a cache of their own: the real one may be in use already, by the stage this one is the heir of.
+
+        Raises:
+            SegmentUnusable: no dummies make this processor give the same bits in any run, though that is wanted.
         """
         spec = self.spec
+        if spec.same_bits:
+            choose_runs(self)
         with self.aside(spec.context_tokens):
             for length in (min(spec.chunk_tokens, spec.context_tokens), 1):
                 self.run(0, (0,), length)
@@ -281,7 +324,8 @@ class Segment:
     def aside(self, context_tokens: int) -> Iterator[None]:
         """Send runs to a KV cache of their own, of one slot: rows of requests are neither read nor written."""
         kept = self.kv, self._bindings
-        self.kv = KvCache(self.spec.kv_layers, slots=1, context_tokens=context_tokens, dtypes=self._dtypes)
+        rows = context_tokens + self.spec.spare_positions
+        self.kv = KvCache(self.spec.kv_layers, slots=1, context_tokens=rows, dtypes=self._dtypes)
         self._bindings, self.ready = {}, None
         try:
             yield

@@ -83,6 +83,7 @@ def _measure_part(
         context_tokens=2 * PROBE_CHUNK_TOKENS,
         slots=PROBE_BATCH,
         chunk_tokens=PROBE_CHUNK_TOKENS,
+        same_bits=command.same_bits,
         wire=WIRE_DTYPES[command.wire_dtype],
         is_first=part.kind == EMBED,
         is_last=part.kind == HEAD,

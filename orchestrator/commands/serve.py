@@ -75,7 +75,7 @@ def _wire_or_auto(_context: click.Context, _parameter: click.Parameter, value: s
     "--guess",
     type=click.IntRange(0, limits.MAX_GUESSED_TOKENS),
     help="Tokens to guess per round trip; pays on slow links. The last stage's node is then told the prompt. "
-    "[default: 8 for models in the exact profile, 0 for fast ones]",
+    "[default: 8 for models in the steady or exact profile, 0 for fast ones]",
 )
 @click.option("--blob-host", default="127.0.0.1", show_default=True, help="Address to serve model parts to nodes on.")
 @click.option("--blob-port", type=click.IntRange(0, 65535), default=0, help="Its port. [default: a free one]")

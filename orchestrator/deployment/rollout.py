@@ -197,6 +197,7 @@ def prepare_commands(
             context_tokens=plan.context_tokens,
             slots=plan.slots,
             chunk_tokens=plan.chunk_tokens,
+            same_bits=plan.model.manifest.numerics.same_bits,
             wire_dtype=plan.wire_dtype,
             batches=plan.batches,
             basis=basis,

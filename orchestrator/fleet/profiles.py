@@ -82,6 +82,7 @@ class Profiles:
                 vocab_size=model.manifest.vocab_size,
                 width=model.manifest.width,
                 wire_dtype=wire,
+                same_bits=model.manifest.numerics.same_bits,
                 time_limit_s=PROBE_TIME_LIMIT_S,
             )
             effects.append(Publish(NODE_COMMAND.format(node=birth.node), probe))

@@ -9,6 +9,8 @@ A segment's interface (B batch, S new tokens, P past, T = total, W the boundary'
                                              if it has blocks with GroupQueryAttention: each T - 1, and the largest T
              attention_mask [B, T] int64     if its blocks need it for something else
              position_ids [B, S] int64       if its blocks need it
+             attention_pads [6] int64, attention_end [1] int64
+                                             of a graph with dummies in attention: (0, 0, 0, 0, their number, 0), and S
              past_key_values.N.key|value     of its own layers, N counted over the whole model
              logit_positions [n] int64       if it has the head: indices into S, the head runs for these only
     outputs  hidden_out [B, S, W]            if it does not have the head (of a graph that gives halves, also
@@ -25,6 +27,9 @@ again the cuts make no difference; only the graph as it was converted rounds dif
 GroupQueryAttention wants the lengths of its rows, which a converted graph computes from ``attention_mask``. Here they
 are inputs, since every segment would compute them again in each step, from a mask whose shape changes in each step.
 
+Dummies are positions of zeros behind the S new ones, in attention alone (`schemas.run_lengths`). With them T counts
+them, too; B is 1.
+
 Hidden states that travel as halves are converted in the graph where that costs least. The scale is a power of two, so
 the product has the very bits that a node would compute; the squares tell it whether the halves will do as they are.
 """
@@ -35,6 +40,7 @@ import dataclasses
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from orchestrator.model.attention import dummies_inputs, is_attention, with_dummies
 from orchestrator.model.errors import UnsplittableGraph
 from orchestrator.model.graph import PAST_NAME, SEQUENCE_INPUTS, Decoder, Step, node_inputs
 from orchestrator.model.shapes import FLOAT, FLOAT16
@@ -89,26 +95,35 @@ def outside_inputs(decoder: Decoder, steps: Iterable[Step]) -> list[str]:
 
 
 def assemble(
-    plan: SplitPlan, start: int, stop: int, accuracy_level: int | None = None, *, halves: bool = False
+    plan: SplitPlan,
+    start: int,
+    stop: int,
+    accuracy_level: int | None = None,
+    *,
+    halves: bool = False,
+    dummies: bool = False,
 ) -> bytes:
     """The segment's graph as bytes, the same for the same arguments; weights stay references.
 
     Args:
         accuracy_level: set on every MatMulNBits node (4: int8 activations, 1: float32); None leaves them.
         halves: hidden states in float32 come in and go out as halves.
+        dummies: in attention there may be dummies behind the new positions.
 
     Raises:
         ValueError: [start, stop) is empty or outside the model.
+        UnsupportedModel: there can't be dummies in this model's attention.
         UnsplittableGraph: the segment would need something that only another segment has.
     """
     if not 0 <= start < stop <= plan.num_units:
         raise ValueError(f"no such segment: [{start}, {stop}) of {plan.num_units} units")
-    graph: bytes = _Assembly(plan, start, stop, halves).build(accuracy_level).SerializeToString(deterministic=True)
+    made = _Assembly(plan, start, stop, halves, dummies).build(accuracy_level)
+    graph: bytes = made.SerializeToString(deterministic=True)
     return graph
 
 
 class _Assembly:
-    def __init__(self, plan: SplitPlan, start: int, stop: int, halves: bool) -> None:
+    def __init__(self, plan: SplitPlan, start: int, stop: int, halves: bool, dummies: bool) -> None:
         self.plan, self.start, self.stop = plan, start, stop
         self.decoder = plan.decoder
         self.source = plan.decoder.model.graph
@@ -119,6 +134,7 @@ class _Assembly:
         self.has_head = stop == plan.num_units
         self.takes_halves = halves and start > 0 and plan.boundary(start).elem_type == FLOAT
         self.gives_halves = halves and not self.has_head and plan.boundary(stop).elem_type == FLOAT
+        self.has_dummies = dummies and any(is_attention(self.source.node[s.node]) for s in self.steps)
         self.nodes: list[NodeProto] = []
         self.rename: dict[str, str] = {}
         self.gathered: dict[str, str] = {}
@@ -126,7 +142,7 @@ class _Assembly:
 
     def _length_inputs(self, node: NodeProto) -> dict[int, str]:
         """Which inputs of a node become ``LENGTHS``: those that depend on no token."""
-        if node.op_type != "GroupQueryAttention":
+        if not is_attention(node):
             return {}
         return {i: name for i, name in LENGTHS.items() if node.input[i] in self.decoder.cheap_producer}
 
@@ -268,7 +284,7 @@ class _Assembly:
         for index, name in self._length_inputs(node).items():
             node.input[index] = name
         node.input[:] = [self._here(n, unit) for n in node.input]
-        self.nodes.append(node)
+        self.nodes += with_dummies(node) if self.has_dummies and is_attention(node) else [node]
 
     def _stays_fused(self, node: int) -> bool:
         if (node, "add") not in self.unit or (node, "norm") not in self.unit:
@@ -326,6 +342,7 @@ class _Assembly:
         if self.needs_lengths:
             infos.append(helper.make_tensor_value_info(LENGTHS[5], TensorProto.INT32, ["batch_size"]))
             infos.append(helper.make_tensor_value_info(LENGTHS[6], TensorProto.INT32, []))
+        infos += dummies_inputs() if self.has_dummies else []
         infos += [declared[tensors.past(n, kind)] for n in self.layers for kind in KV_PARTS]
         if self.has_head:
             infos.append(helper.make_tensor_value_info(LOGIT_POSITIONS, TensorProto.INT64, ["num_logits"]))

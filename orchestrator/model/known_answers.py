@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.model.assemble import ASSEMBLY
 from orchestrator.model.errors import CannotRun, MissingDependency
 from orchestrator.model.model import SEGMENTS_FOLDER, BlobRef, Model, SegmentSpec, write_file
+from orchestrator.model.precision import PROFILES
 from orchestrator.model.segment_run import SegmentRun, open_graph
 from schemas.known_answer import MAX_VALUES, POSITIONS, KnownAnswer, encode_known_answer, places
 
@@ -104,7 +105,7 @@ class KnownAnswers:
 
     def _tolerance(self, units: int, profile: str) -> float:
         tolerance = EXACT_TOLERANCE
-        if profile == "fast" and self._model.manifest.precision != "fp32":
+        if PROFILES[profile].rounds_activations and self._model.manifest.precision != "fp32":
             tolerance = max(FAST_TOLERANCE * math.sqrt(units), LEAST_FAST_TOLERANCE)
         return max(tolerance, HALF_TOLERANCE) if self._model.manifest.hidden_dtype == "float16" else tolerance
 
@@ -142,7 +143,8 @@ class KnownAnswers:
         import numpy as np
 
         folder = self._model.blobs_folder
-        run = SegmentRun(open_graph(folder / spec.graph.sha256, folder), self._model.manifest.layers)
+        session = open_graph(folder / spec.graph.sha256, folder)
+        run = SegmentRun(session, self._model.manifest.layers, PROFILES[spec.profile].run_lengths[0])
         parts = (slice(0, POSITIONS - 1), slice(POSITIONS - 1, POSITIONS))
         return np.concatenate(
             [run.step(ids[part].tolist(), None if hidden is None else hidden[None, part])[0] for part in parts]

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.model.errors import ManifestError
+from orchestrator.model.precision import PROFILES, NumericProfile
 from schemas.names import is_sha256
 from schemas.units import kinds_of
 
@@ -119,6 +120,11 @@ class Manifest:
     has_chat_template: bool
 
     @property
+    def numerics(self) -> NumericProfile:
+        """What the numeric profile means."""
+        return PROFILES[self.profile]
+
+    @property
     def num_units(self) -> int:
         return len(self.units)
 
@@ -213,6 +219,8 @@ def _build(kind: Any, raw: Any, where: str) -> Any:
 
 
 def _contradiction(m: Manifest) -> str | None:
+    if m.profile not in PROFILES:
+        return f"there is no numeric profile {m.profile!r}"
     count = len(m.units)
     if count < 3 or len(m.layers) != count - 2 or len(m.boundaries) != count - 1:
         return f"{count} units, {len(m.layers)} layers and {len(m.boundaries)} boundaries do not fit together"

@@ -116,7 +116,7 @@ class Model:
         """The segment of units [start, stop), 0 <= start < stop <= manifest.num_units; assembled once, then kept.
 
         Args:
-            profile: "fast" or "exact"; None for the model's own.
+            profile: a key of `PROFILES`; None for the model's own.
             wire: how hidden states travel; the graph converts those in float32 to and from halves itself.
 
         Raises:
@@ -156,7 +156,10 @@ class Model:
     def _assemble(self, start: int, stop: int, profile: str, halves: bool, kept: Path) -> SegmentSpec:
         if self._plan is None:
             self._plan = plan_split(resolve(read_model(self.folder / GRAPH_FILE), self.blobs_folder))
-        graph = assemble(self._plan, start, stop, PROFILES[profile], halves=halves)
+        numerics = PROFILES[profile]
+        graph = assemble(
+            self._plan, start, stop, numerics.accuracy_level, halves=halves, dummies=numerics.same_bits
+        )  # fmt: skip
         sha256 = hashlib.sha256(graph).hexdigest()
         spec = self._spec(start, stop, profile, BlobRef(sha256, len(graph)), _parse(graph))
         kept.parent.mkdir(exist_ok=True)
@@ -186,6 +189,11 @@ class Model:
             inputs += [
                 TensorSpec(tensors.LENGTHS, "int32", ("batch_size",)),
                 TensorSpec(tensors.TOTAL_LENGTH, "int32", ()),
+            ]
+        if tensors.ATTENTION_PADS in names:
+            inputs += [
+                TensorSpec(tensors.ATTENTION_PADS, "int64", ("6",)),
+                TensorSpec(tensors.ATTENTION_END, "int64", ("1",)),
             ]
         if tensors.POSITIONS in names:
             inputs.append(TensorSpec(tensors.POSITIONS, "int64", tokens))

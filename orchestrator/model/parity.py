@@ -38,7 +38,7 @@ PREFILL_TOKENS = 28
 PREFILL_CHUNK = 512
 """Of a longer text: attention over all of it at once would take memory for every pair of positions."""
 MOST_TOKENS, MOST_BLOCKS = 4224, 8
-EXACT = PROFILES["exact"]
+EXACT = PROFILES["exact"].accuracy_level
 
 
 def probe_ids(text_ids: Sequence[int], vocab_size: int) -> list[int]:
@@ -196,7 +196,7 @@ class _Comparison:
         import numpy as np
 
         plan, head = self.subject.plan, self.subject.plan.num_units - 1
-        level = PROFILES[self.manifest.profile]
+        level = self.manifest.numerics.accuracy_level
         width = self.hidden.shape[-1]
         comparable = all(len(b.tensors) == 1 and b.width == width for b in plan.boundaries)
         if not comparable:

@@ -3,16 +3,55 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from orchestrator.model.errors import UnsupportedModel
+from schemas.run_lengths import AS_WANTED, CANDIDATES, SPARE_POSITIONS, RunLengths
 
 AUTO = "auto"
 QUANTISED = ("int4", "mixed", "int8")
 """Precisions of weights in blocks of codes, from the smallest; mixed: of four and eight bits."""
 PRECISIONS = (*QUANTISED, "fp16", "fp32")
 """Of weights on disk."""
-PROFILES = {"fast": 4, "exact": 1}
-"""Numeric profiles: accuracy_level of MatMulNBits, int8 or float32 activations."""
+
+
+@dataclass(frozen=True)
+class NumericProfile:
+    """How a model's weights are computed with.
+
+    Attributes:
+        accuracy_level: of MatMulNBits; 4 rounds activations to int8, 1 leaves them in float32.
+        same_bits: does a position get the same bits in any run? Then runs have dummies behind them.
+        keeps_text: is the text the same whatever runs it is computed in (chunks, single steps, with guesses)?
+    """
+
+    accuracy_level: int
+    same_bits: bool
+    keeps_text: bool
+
+    @property
+    def spare_positions(self) -> int:
+        """Most dummies behind a run."""
+        return SPARE_POSITIONS if self.same_bits else 0
+
+    @property
+    def run_lengths(self) -> tuple[RunLengths, ...]:
+        """How many positions a run may compute; where there are several, the processor decides."""
+        return CANDIDATES if self.same_bits else (AS_WANTED,)
+
+    @property
+    def rounds_activations(self) -> bool:
+        """Are activations rounded to int8, if weights are quantised?"""
+        return self.accuracy_level == 4
+
+
+STEADY = "steady"
+PROFILES = {
+    "fast": NumericProfile(accuracy_level=4, same_bits=False, keeps_text=False),
+    STEADY: NumericProfile(accuracy_level=4, same_bits=True, keeps_text=True),
+    "exact": NumericProfile(accuracy_level=1, same_bits=False, keeps_text=True),
+}
+"""Numeric profiles, the quickest first."""
 
 
 def check_precision(precision: str) -> None:

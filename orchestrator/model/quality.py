@@ -106,7 +106,7 @@ def predict(
     found: dict[str, Predictions] = {}
     for unit in range(units):
         progress("quality", unit, units)
-        session = subject.open(unit, PROFILES[profile])
+        session = subject.open(unit, PROFILES[profile].accuracy_level)
         if unit in cuts:
             whole = hidden[UNROUNDED]
             hidden |= {name: _rounded(hidden.get(name, whole), rounding) for name, rounding in roundings.items()}

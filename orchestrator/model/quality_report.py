@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.model.manifest import parse_json
+from orchestrator.model.precision import PROFILES
 from schemas.messages import WireDtype
 
 ROWS_FILE, QUALITY_FILE = "source-rows.json", "quality.json"
@@ -92,8 +93,11 @@ class QualityReport:
     def wire(self) -> WireDtype:
         """What hidden states travel as unless somebody chooses: fp16 where that changes little, else fp32.
 
-        int8 changes more than fp16 in every model, and saves less than it seems beside the time of a hop.
+        int8 changes more than fp16 in every model, and saves less than it seems beside the time of a hop. A profile
+        that promises the same bits keeps them over a change of layout with fp32 only.
         """
+        if PROFILES[self.profile].same_bits:
+            return "fp32"
         most = MOST_PERPLEXITY * self.model.perplexity
         halves = next(wire for wire in self.wires if wire.wire == "fp16")
         return "fp16" if halves.argmax_agreement >= LEAST_AGREEMENT and halves.perplexity <= most else "fp32"

@@ -10,6 +10,7 @@ from orchestrator.model.errors import MissingDependency, UnsupportedModel
 from orchestrator.model.manifest import LayerCache
 from orchestrator.model.wire import halves_of
 from schemas import segment_tensors as tensors
+from schemas.run_lengths import AS_WANTED, RunLengths
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -42,18 +43,27 @@ class SegmentRun:
 
     Args:
         layers: the shapes of the model's caches.
+        run_lengths: how many positions are computed at once; behind fewer tokens stand dummies, as on nodes.
     """
 
-    def __init__(self, session: InferenceSession, layers: Sequence[LayerCache]) -> None:
-        import numpy as np
-
+    def __init__(
+        self, session: InferenceSession, layers: Sequence[LayerCache], run_lengths: RunLengths = AS_WANTED
+    ) -> None:  # fmt: skip
         self._session = session
+        self._layers = layers
+        self._run_lengths = run_lengths
         self._inputs = [i.name for i in session.get_inputs()]
         self._outputs = [o.name for o in session.get_outputs()]
-        self._cache: dict[str, NDArray[Any]] = {}
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget the text: begin another one."""
+        import numpy as np
+
         self.length = 0
         """Tokens in the cache."""
-        for layer in layers:
+        self._cache: dict[str, NDArray[Any]] = {}
+        for layer in self._layers:
             for part, dim in zip(tensors.KV_PARTS, (layer.key_dim, layer.value_dim), strict=True):
                 name = tensors.past(layer.layer, part)
                 if name in self._inputs:
@@ -81,18 +91,27 @@ class SegmentRun:
         """
         import numpy as np
 
-        total = self.length + len(ids)
-        positions = [len(ids) - 1] if logit_positions is None else list(logit_positions)
+        count = len(ids)
+        rows, attended = self._run_lengths.rows(count), self._run_lengths.attended(count)
+        dummies = rows - count
+        total = self.length + attended
+        positions = [count - 1] if logit_positions is None else list(logit_positions)
+        wanted = len(positions)
+        positions += [0] * (self._run_lengths.rows(wanted) - wanted)
         feeds: dict[str, NDArray[Any]] = {
-            tensors.IDS: np.array([ids], np.int64),
+            tensors.IDS: np.array([[*ids, *[0] * dummies]], np.int64),
             tensors.MASK: np.ones((1, total), np.int64),
             tensors.LENGTHS: np.array([total - 1], np.int32),
             tensors.TOTAL_LENGTH: np.array(total, np.int32),
-            tensors.POSITIONS: np.arange(self.length, total, dtype=np.int64)[None],
+            tensors.POSITIONS: np.arange(self.length, self.length + rows, dtype=np.int64)[None],
+            tensors.ATTENTION_PADS: np.array([0, 0, 0, 0, attended - rows, 0], np.int64),
+            tensors.ATTENTION_END: np.array([rows], np.int64),
             tensors.LOGIT_POSITIONS: np.array(positions, np.int64),
             **self._cache,
             **(others or {}),
         }
+        if hidden is not None and dummies:
+            hidden = np.pad(hidden, ((0, 0), (0, dummies), (0, 0)))
         if hidden is not None and tensors.HALVES_IN in self._inputs:
             feeds[tensors.HALVES_IN], feeds[tensors.SCALE_IN] = halves_of(hidden)
         elif hidden is not None:
@@ -102,8 +121,8 @@ class SegmentRun:
         except Exception as error:  # it has a class for each status, with no base of their own
             raise UnsupportedModel(f"ONNX Runtime can't compute this model: {str(error).splitlines()[0]}") from error
         named = dict(zip(self._outputs, results, strict=True))
+        self.length += count
         for name in self._cache:
-            self._cache[name] = named[name.replace(tensors.PAST, tensors.PRESENT)]
-        self.length = total
+            self._cache[name] = named[name.replace(tensors.PAST, tensors.PRESENT)][:, :, : self.length]
         result: NDArray[Any] = named[tensors.LOGITS if tensors.LOGITS in named else tensors.HIDDEN_OUT]
-        return result
+        return result[:, : wanted if tensors.LOGIT_POSITIONS in self._inputs else count]

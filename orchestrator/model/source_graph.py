@@ -28,7 +28,7 @@ def compute(graph: Path, out: Path, request: Path) -> None:
     layers = [LayerCache(**layer) for layer in asked["layers"]]
     model = read_model(graph)
     for node in model.graph.node:
-        set_accuracy_level(node, PROFILES["exact"])
+        set_accuracy_level(node, PROFILES["exact"].accuracy_level)
     run = SegmentRun(open_graph(model.SerializeToString(), graph.parent, asked["threads"]), layers)
     embed = open_graph(embedding_file(graph), graph.parent) if takes_embedded(model) else None
     logits = []

@@ -42,6 +42,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from orchestrator.model.assemble import assemble
 from orchestrator.model.describe import Identity
 from orchestrator.model.errors import (
     BlobCorrupt,
@@ -53,17 +54,19 @@ from orchestrator.model.errors import (
     UnsupportedModel,
 )
 from orchestrator.model.extras import missing
+from orchestrator.model.graph import read_model, resolve
 from orchestrator.model.intake import compare_again, measure_again, take_in
 from orchestrator.model.known_answers import KnownAnswers
 from orchestrator.model.lock import exclusive, is_held, owned_folder
 from orchestrator.model.manifest import Manifest, read_manifest
-from orchestrator.model.model import SEGMENTS_FOLDER, Model
+from orchestrator.model.model import GRAPH_FILE, SEGMENTS_FOLDER, Model
 from orchestrator.model.onnx_files import onnx_file
 from orchestrator.model.parity_report import CHECK_FILE, ParityReport, read_check
-from orchestrator.model.precision import AUTO, check_precision, check_profile
+from orchestrator.model.precision import AUTO, PROFILES, check_precision, check_profile
 from orchestrator.model.progress import Progress, silent
 from orchestrator.model.quality_report import QUALITY_FILE, ROWS_FILE, QualityReport, read_quality
 from orchestrator.model.source import Source, resolve_source
+from orchestrator.model.split import plan_split
 
 _MADE = ("graph", "answer")
 """Members of the descriptions in a model's segments folder that name blobs made of the model."""
@@ -95,9 +98,9 @@ class ModelStore:
 
         Args:
             source: a Hugging Face id, a Hugging Face folder, a ``.gguf`` file or an ONNX decoder folder.
-            name: None for the source's name with precision (and "exact") appended.
+            name: None for the source's name with precision (and profile, unless "fast") appended.
             precision: "auto" or one of `PRECISIONS`; an ONNX decoder keeps its own.
-            profile: "fast" or "exact".
+            profile: a key of `PROFILES`.
 
         Raises:
             ModelError: by kind; see `orchestrator.model.errors`.
@@ -121,6 +124,7 @@ class ModelStore:
                 self._check_new(name)
                 manifest = dataclasses.replace(manifest, name=name)
             ready = partial / "model"
+            _check_fit(ready, self.blobs_folder if twin else partial / "blobs", profile)
             (ready / "manifest.json").write_text(manifest.to_json(), "utf-8")
             self._commit(partial, ready, name)
         return manifest
@@ -344,8 +348,15 @@ def _extras_for(source: str) -> tuple[str, ...]:
     return ("orchestrator",) if onnx_file(folder) is not None else ("orchestrator", "convert")
 
 
+def _check_fit(folder: Path, blobs_folder: Path, profile: str) -> None:
+    """Check that a model's graph can be computed in a profile; raises `UnsupportedModel`."""
+    if PROFILES[profile].same_bits:
+        plan = plan_split(resolve(read_model(folder / GRAPH_FILE), blobs_folder))
+        assemble(plan, 0, plan.num_units, dummies=True)
+
+
 def _default_name(base: str, precision: str, profile: str) -> str:
-    return f"{base}-{precision}" + ("-exact" if profile == "exact" else "")
+    return f"{base}-{precision}" + ("" if profile == "fast" else f"-{profile}")
 
 
 def _version() -> str:

@@ -6,16 +6,18 @@ This is for checking, not for serving: past and present are separate arrays that
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.model.differences import relative_differences
 from orchestrator.model.model import Model
+from orchestrator.model.precision import PROFILES
 from orchestrator.model.progress import Progress, silent
 from orchestrator.model.segment_run import SegmentRun, open_graph
 from orchestrator.model.wire import as_received
 from schemas.messages import WireDtype
+from schemas.run_lengths import RunLengths
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 
 PROMPT_TOKENS = 12
 DECODE_STEPS = 4
+RUNS: tuple[tuple[int, ...], ...] = ((2,), (3,), (5, 7, 4), (1,))
+"""Ways to cut a text into runs: lengths that are taken in turn until it ends."""
 
 
 @dataclass(frozen=True)
@@ -60,11 +64,27 @@ class WireLoss:
     argmax_agreement: float
 
 
+@dataclass(frozen=True)
+class RunsComparison:
+    """A text in one run against the same text in chunks and in single steps.
+
+    Attributes:
+        compared: number of logit rows compared.
+        max_abs_difference: the largest absolute difference of any logit.
+        bitwise_equal: no bit differs.
+    """
+
+    compared: int
+    max_abs_difference: float
+    bitwise_equal: bool
+
+
 class Chain:
     """A model as consecutive sessions in this process; ``cuts=()`` is the unsplit model.
 
     Args:
         wire: what hidden states are rounded to between segments; those in float16 stay as they are.
+        run_lengths: how many positions are computed at once; None for the first that the profile knows.
 
     Raises:
         ValueError: the cuts are not increasing or not inside the model.
@@ -72,17 +92,27 @@ class Chain:
     """
 
     def __init__(
-        self, model: Model, cuts: Sequence[int] = (), profile: str | None = None, *, wire: WireDtype = "fp32"
+        self,
+        model: Model,
+        cuts: Sequence[int] = (),
+        profile: str | None = None,
+        *,
+        wire: WireDtype = "fp32",
+        run_lengths: RunLengths | None = None,
     ) -> None:
         edges = [0, *cuts, model.manifest.num_units]
         if any(a >= b for a, b in itertools.pairwise(edges)):
             raise ValueError(f"cuts {list(cuts)} must increase and lie between 1 and {model.manifest.num_units - 1}")
         self._wire: WireDtype = wire if model.manifest.hidden_dtype == "float32" else "fp32"
         specs = [model.segment(a, b, profile, wire=wire) for a, b in itertools.pairwise(edges)]
-        folder = model.blobs_folder
-        self._runs = [
-            SegmentRun(open_graph(folder / spec.graph.sha256, folder), model.manifest.layers) for spec in specs
-        ]
+        folder, layers = model.blobs_folder, model.manifest.layers
+        lengths = run_lengths or PROFILES[specs[0].profile].run_lengths[0]
+        self._runs = [SegmentRun(open_graph(folder / spec.graph.sha256, folder), layers, lengths) for spec in specs]
+
+    def restart(self) -> None:
+        """Forget the text: begin another one."""
+        for run in self._runs:
+            run.restart()
 
     def run(self, ids: Sequence[int], logit_positions: Sequence[int] | None = None) -> NDArray[np.floating[Any]]:
         """Feed tokens after those fed before.
@@ -148,6 +178,52 @@ def verify(
     return Verification(cuts, profile or model.manifest.profile, compared, largest, equal, same)
 
 
+def compare_runs(
+    model: Model, ids: Sequence[int] | None = None, *, profile: str | None = None, progress: Progress = silent
+) -> RunsComparison:
+    """Compare the logits of a text in one run with those of the same text in chunks and in single steps.
+
+    Of the run lengths that the profile knows, the first under which no bit differs, as on nodes; else the last.
+
+    Args:
+        ids: the text; None for a fixed mix of ids.
+
+    Raises:
+        MissingDependency: onnxruntime is not installed.
+    """
+    text = _ids(model, PROMPT_TOKENS + DECODE_STEPS) if ids is None else list(ids)
+    candidates = PROFILES[profile or model.manifest.profile].run_lengths
+    for number, run_lengths in enumerate(candidates):
+        progress("runs", number, len(candidates))
+        found = _compare_runs(Chain(model, (), profile, run_lengths=run_lengths), text)
+        if found.bitwise_equal:
+            break
+    progress("runs", len(candidates), len(candidates))
+    return found
+
+
+def _compare_runs(chain: Chain, text: Sequence[int]) -> RunsComparison:
+    import numpy as np
+
+    expected = chain.run(text, range(len(text)))
+    largest, equal = 0.0, True
+    for lengths in RUNS:
+        chain.restart()
+        found = np.concatenate([chain.run(part, range(len(part))) for part in _parts(text, lengths)])
+        largest = max(largest, float(np.abs(expected.astype(np.float64) - found.astype(np.float64)).max()))
+        equal = equal and expected.tobytes() == found.tobytes()
+    return RunsComparison(len(RUNS) * len(text), largest, equal)
+
+
+def _parts(text: Sequence[int], lengths: Sequence[int]) -> Iterator[Sequence[int]]:
+    start = 0
+    for length in itertools.cycle(lengths):
+        if start >= len(text):
+            return
+        yield text[start : start + length]
+        start += length
+
+
 def wire_loss(
     model: Model,
     wire: WireDtype,
@@ -185,4 +261,8 @@ def _cuts(model: Model, cuts: Sequence[int] | None) -> tuple[int, ...]:
 
 
 def _prompt(model: Model, ids: Sequence[int] | None) -> list[int]:
-    return list(ids) if ids is not None else [(7 + 37 * i) % model.manifest.vocab_size for i in range(PROMPT_TOKENS)]
+    return list(ids) if ids is not None else _ids(model, PROMPT_TOKENS)
+
+
+def _ids(model: Model, count: int) -> list[int]:
+    return [(7 + 37 * i) % model.manifest.vocab_size for i in range(count)]

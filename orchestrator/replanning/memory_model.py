@@ -8,9 +8,9 @@ takes is the sum of
   more where a node has two sessions, for both ends of a ring;
 * activations of the longest prefill chunk;
 * weights, by kind of unit: int4 and int8 kernels keep a pre-packed copy beside (or instead of) the mapped file, and
-  `accuracy_level=4` (profile "fast") packs larger; the head's matrix is by far the largest of the model, and while it
-  is packed the original is still there. The file of an embedding is mapped and counted in full, though only the rows
-  of tokens that occur are ever read;
+  `accuracy_level=4` (profiles "fast" and "steady", whose graphs are the same) packs larger; the head's matrix is by
+  far the largest of the model, and while it is packed the original is still there. The file of an embedding is mapped
+  and counted in full, though only the rows of tokens that occur are ever read;
 * the KV cache, counted as full.
 
 Sharing of tied weights saves disk only: each of two sessions keeps its own copy.
@@ -47,6 +47,7 @@ class ResidentFactors:
 
 FACTORS = {
     ("int4", "fast"): ResidentFactors(embed=1.05, block=1.62, head=1.9),
+    ("int4", "steady"): ResidentFactors(embed=1.05, block=1.62, head=1.9),
     ("mixed", "fast"): ResidentFactors(embed=1.05, block=1.62, head=1.9),
     ("int4", "exact"): ResidentFactors(embed=1.05, block=1.1, head=1.12),
     ("int8", "fast"): ResidentFactors(embed=1.05, block=1.4, head=1.9),
@@ -69,11 +70,13 @@ def workspace_bytes(manifest: Manifest, *, chunk_tokens: int, context_tokens: in
 
     The outputs of all matrices of a block have together (FLOPs per token / 2) / width values per position.
     """
-    chunk = min(chunk_tokens, context_tokens)
+    spare = manifest.numerics.spare_positions
+    chunk = min(chunk_tokens, context_tokens) + spare
     width = manifest.width
     block = max(manifest.units[1:-1], key=lambda unit: unit.flops_per_token)
     projected = block.flops_per_token / 2 / width
     heads = max((width / max(cache.key_dim, 1) for cache in manifest.layers), default=1.0)
     activations = 4 * chunk * (projected + heads * context_tokens)
     logits = 4 * manifest.vocab_size * (slots + 1)
-    return SESSION_BYTES + math.ceil(ACTIVATION_COPIES * activations) + logits
+    spare_kv = slots * spare * manifest.kv_bytes_per_token  # of all layers: a node has some
+    return SESSION_BYTES + math.ceil(ACTIVATION_COPIES * activations) + logits + spare_kv

@@ -32,7 +32,8 @@ MIN_SPEED_FLOPS = 1e6
 
 def context_of(manifest: Manifest, asked_tokens: int | None) -> int:
     """Positions per request: what was asked for, else 2048, never more than the model can."""
-    return min(manifest.max_context, asked_tokens or DEFAULT_CONTEXT_TOKENS)
+    longest = manifest.max_context - manifest.numerics.spare_positions  # tables of positions end there
+    return min(longest, asked_tokens or DEFAULT_CONTEXT_TOKENS)
 
 
 def build_problem(

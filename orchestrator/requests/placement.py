@@ -42,7 +42,7 @@ class Placement:
         if draft_tokens is None:
             # In the fast profile a verified token may differ in its last bits from one computed alone, and when
             # guesses are made depends on timing: the same question would not always get the same answer.
-            draft_tokens = _DRAFT_TOKENS if plan.model.manifest.profile == "exact" else 0
+            draft_tokens = _DRAFT_TOKENS if plan.model.manifest.numerics.keeps_text else 0
         return cls(
             epoch=plan.epoch,
             ring=plan.nodes,

@@ -44,8 +44,8 @@ class RequestScheduler:
         draft_tokens: int | None = None,
         service: str | None = None,
     ) -> None:
-        """``draft_tokens``: most tokens to guess per round trip; None guesses in the exact profile only. ``service``:
-        the name that clients ask, where it is not the pipeline's."""
+        """``draft_tokens``: most tokens to guess per round trip; None guesses in profiles that keep the text.
+        ``service``: the name that clients ask, where it is not the pipeline's."""
         self._pipeline = pipeline
         self._service = service or pipeline
         self._draft_tokens = draft_tokens

@@ -45,7 +45,7 @@ class ServiceConfig:
     """Type of hidden states on the wire; None: what the model's figures speak for."""
     chunk_tokens: int = DEFAULT_CHUNK_TOKENS
     draft_tokens: int | None = None
-    """Most tokens to guess per round trip; None guesses 8 in the exact profile and none in the fast one."""
+    """Most tokens to guess per round trip; None guesses 8 in the steady and exact profiles, none in the fast one."""
     blob_host: str = "127.0.0.1"
     blob_port: int = 0
     advertised_urls: tuple[str, ...] = ()

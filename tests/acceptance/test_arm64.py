@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import pickle
 import platform
 import signal
+import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,7 +31,9 @@ from tests.support.arm64 import CHIPS, Chip, arm64_python
 from tests.support.live_move import move
 from tests.support.nodes import NodeProcess, running_nodes, start_node
 from tests.support.polling import collect, subscribe
+from tests.support.repository import ROOT
 from tests.support.ring import Ring
+from tests.support.segments import segment_spec
 from tests.support.services import apply, patient_client, running_service, wait_until_serving
 from tests.support.tiny_models import make_checkpoint
 
@@ -203,6 +208,24 @@ def test_sigterm_in_mid_answer_hands_the_layers_over(store: ModelStore, mosquitt
         assert "it holds no layers: it ends" in nodes["phone"].log()
         assert answer.end
         assert [stage.node for stage in answer.end.stages] == ["here"]
+
+
+@pytest.mark.parametrize("precision", ["int4", "fp32"])
+@pytest.mark.parametrize("chip", CHIPS, ids=lambda chip: chip.name)
+def test_steady_gives_the_same_bits_in_any_runs(store: ModelStore, chip: Chip, precision: str, tmp_path: Path) -> None:
+    """On each chip by itself: one run, chunks, single steps with a dummy behind them; without dummies it is seen."""
+    model = store.open(precision)
+    units = model.manifest.num_units
+    python = arm64_python(chip, tmp_path)
+    found = {}
+    for profile in ("steady", "fast"):
+        spec = segment_spec(model, 0, units, profile=profile, chunk_tokens=32)
+        (tmp_path / "spec").write_bytes(pickle.dumps(spec))
+        command = [python, "-m", "tests.support.equal_runs", tmp_path / "spec", model.blobs_folder / spec.graph.sha256]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        found[profile] = json.loads(done.stdout)
+    print(found)
+    assert set(found["steady"].values()) == {0}, found
 
 
 def hidden_states(fleet: Fleet, order: tuple[str, str]) -> NDArray[np.float32]:

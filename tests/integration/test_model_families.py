@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edge_node.runtime.segment import Segment
 from orchestrator.model.model import Model
 from orchestrator.model.store import ModelStore
-from orchestrator.model.verify import Chain, verify
+from orchestrator.model.verify import Chain, compare_runs, verify
+from tests.support.equal_runs import differing_logits
 from tests.support.in_process import converting_here
 from tests.support.known_answers import check
-from tests.support.segments import open_segment
+from tests.support.segments import open_segment, segment_spec
 from tests.support.tiny_models import FAMILIES, VOCABULARY, make_checkpoint
 
 PROMPT = [3 + (5 + 11 * i) % (VOCABULARY - 3) for i in range(24)]
@@ -64,6 +66,17 @@ def test_fp32_computes_what_transformers_computes(
     model = opened(store, family)
     assert np.abs(Chain(model).run(PROMPT, range(len(PROMPT))) - expected).max() < 1e-3
     assert Chain(model, [2, 4]).greedy(PROMPT, 16) == answer[0, len(PROMPT) :].tolist()
+
+
+@pytest.mark.parametrize(("family", "precision"), [*((family, "fp32") for family in FAMILIES), *QUANTISED])
+def test_steady_gives_the_same_bits_in_any_runs(store: ModelStore, family: str, precision: str) -> None:
+    """Here and on nodes, past the window of attention too, where the text is longer than that."""
+    model = opened(store, family, precision)
+    assert compare_runs(model, PROMPT, profile="steady").bitwise_equal
+    spec = segment_spec(model, 0, model.manifest.num_units, profile="steady", chunk_tokens=32)
+    segment = Segment(spec, model.blobs_folder / spec.graph.sha256, threads=1)
+    segment.warm_up()
+    assert set(differing_logits(segment).values()) == {0}
 
 
 @pytest.mark.parametrize(("family", "precision"), [*((family, "fp32") for family in FAMILIES), *QUANTISED])

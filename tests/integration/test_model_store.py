@@ -14,7 +14,7 @@ import onnx
 import pytest
 from safetensors.numpy import save_file
 
-from orchestrator.model import parity
+from orchestrator.model import attention, parity
 from orchestrator.model import store as store_module
 from orchestrator.model.errors import (
     BlobCorrupt,
@@ -77,7 +77,7 @@ def test_a_name_is_given_once(store: ModelStore, tmp_path: Path) -> None:
 def test_unknown_precisions_and_profiles_are_refused(store: ModelStore) -> None:
     with pytest.raises(UnsupportedModel, match="auto, int4, mixed, int8, fp16, fp32"):
         store.add("anything", precision="int3")
-    with pytest.raises(UnsupportedModel, match="fast, exact"):
+    with pytest.raises(UnsupportedModel, match="fast, steady, exact"):
         store.add("anything", profile="quick")
 
 
@@ -91,9 +91,31 @@ def test_the_same_source_in_another_profile_is_not_converted_again(
         raise AssertionError("converted again")
 
     monkeypatch.setattr(store_module, "take_in", take_in)
-    exact = store.add(path, profile="exact")
-    assert (exact.name, exact.profile, exact.blobs) == ("one-fp32-exact", "exact", fast.blobs)
-    assert store.open(exact.name).segment(0, 2).profile == "exact"
+    for profile in ("exact", "steady"):
+        other = store.add(path, profile=profile)
+        assert (other.name, other.profile, other.blobs) == (f"one-fp32-{profile}", profile, fast.blobs)
+        assert store.open(other.name).segment(0, 2).profile == profile
+
+
+def test_a_model_that_a_profile_does_not_suit_is_refused(
+    store: ModelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether it is converted or here already: as if its attention took what dummies have not."""
+    monkeypatch.setattr(attention, "_PER_POSITION", (0,))
+    with pytest.raises(UnsupportedModel, match="take --profile exact"):
+        store.add(source(tmp_path / "one"), profile="steady")
+    assert store.names() == ()
+    store.add(source(tmp_path / "one"))
+    with pytest.raises(UnsupportedModel, match="take --profile exact"):
+        store.add(source(tmp_path / "one"), profile="steady")
+
+
+def test_a_profile_that_nobody_knows_is_a_damaged_manifest(store: ModelStore, tmp_path: Path) -> None:
+    name = store.add(source(tmp_path / "one")).name
+    path = store.home / "models" / name / "manifest.json"
+    path.write_text(path.read_text().replace('"profile": "fast"', '"profile": "quick"'))
+    with pytest.raises(ManifestError, match="no numeric profile 'quick'; run: linguabus model rm"):
+        store.open(name)
 
 
 def test_removing_frees_what_no_other_model_needs(store: ModelStore, tmp_path: Path) -> None:

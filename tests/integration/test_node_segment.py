@@ -68,6 +68,7 @@ def specification(model: Model, cuts: Sequence[int], stage: int, **changes: Any)
         "context_tokens": 64,
         "slots": 3,
         "chunk_tokens": 16,
+        "same_bits": model.manifest.numerics.same_bits,
         "wire_dtype": "fp32",
         "planned_bytes": 0,
     }

@@ -9,7 +9,7 @@ from typing import Any
 
 from schemas.codec import request_number
 from schemas.handover import kv_copies
-from schemas.messages import Basis, CopyKv, FinishKv, HoldRequests, KvTarget
+from schemas.messages import Basis, CopyKv, FinishKv, HoldRequests, KvTarget, Plan
 from tests.support.ring import PIPELINE, Ring
 
 
@@ -23,13 +23,26 @@ def move(
     **options: Any,
 ) -> None:
     """Move the ring's plan to other nodes or boundaries; ``options`` are those of the plan."""
+    switch(ring, prepare(ring, homes, nodes, cuts, **options), before_hold=before_hold)
+
+
+def prepare(
+    ring: Ring, homes: Mapping[str, Path], nodes: Sequence[str], cuts: Sequence[int], **options: Any
+) -> Plan:  # fmt: skip
+    """Have the layers loaded where they are to go."""
     assert ring.plan
     basis = Basis(epoch=ring.plan.epoch, ring=ring.plan.ring)
+    return ring.prepare(homes, cuts, order=nodes, basis=basis, **options)
+
+
+def switch(ring: Ring, plan: Plan, *, before_hold: Callable[[], None] = lambda: None) -> None:
+    """Go on in a plan that is prepared, with the KV rows of all requests."""
+    assert ring.plan
+    basis = ring.plan
     ring.copied.clear()
     ring.held.clear()
-    plan = ring.prepare(homes, cuts, order=nodes, basis=basis, **options)
     targets: dict[int, list[KvTarget]] = defaultdict(list)
-    for copy in kv_copies(basis.ring, plan.ring, cuts[-1]):
+    for copy in kv_copies(basis.ring, plan.ring, plan.ring[-1].stop):
         node = plan.ring[copy.target].node
         targets[copy.source].append(KvTarget(stage=copy.target, node=node, start=copy.start, stop=copy.stop))
     for source, wanted in targets.items():

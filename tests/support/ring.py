@@ -251,6 +251,7 @@ class Ring:
                 context_tokens=context_tokens,
                 slots=slots,
                 chunk_tokens=chunk_tokens,
+                same_bits=manifest.numerics.same_bits,
                 wire_dtype=wire,  # type: ignore[arg-type]
                 planned_bytes=0,
                 basis=basis,

@@ -9,6 +9,7 @@ from typing import Any
 from edge_node.runtime.segment import Segment
 from edge_node.stage_spec import SegmentSpec
 from orchestrator.model.model import Model
+from orchestrator.model.precision import PROFILES
 from schemas.codec import WIRE_DTYPES
 from schemas.messages import BlobRef, KvLayer, WireDtype
 
@@ -24,9 +25,18 @@ def open_segment(
     **changes: Any,
 ) -> Segment:
     """The segment [start, stop); ``folder``: where its files are, if not in the store."""
+    spec = segment_spec(model, start, stop, wire=wire, **changes)
+    graph = (folder or model.blobs_folder) / spec.graph.sha256
+    return Segment(spec, graph, threads=1, emulated_speed=emulated_speed)
+
+
+def segment_spec(
+    model: Model, start: int, stop: int, *, profile: str | None = None, wire: WireDtype = "fp32", **changes: Any
+) -> SegmentSpec:
+    """The segment [start, stop) as nodes are told of it."""
     manifest = model.manifest
-    spec = model.segment(start, stop, wire=wire)
-    opened = SegmentSpec(
+    spec = model.segment(start, stop, profile, wire=wire)
+    wanted = SegmentSpec(
         graph=BlobRef(sha256=spec.graph.sha256, size_bytes=spec.graph.size_bytes),
         blobs=(),
         kv_layers=tuple(
@@ -40,9 +50,9 @@ def open_segment(
         context_tokens=64,
         slots=2,
         chunk_tokens=16,
+        same_bits=PROFILES[spec.profile].same_bits,
         wire=WIRE_DTYPES[wire],
         is_first=start == 0,
         is_last=stop == manifest.num_units,
     )
-    graph = (folder or model.blobs_folder) / spec.graph.sha256
-    return Segment(dataclasses.replace(opened, **changes), graph, threads=1, emulated_speed=emulated_speed)
+    return dataclasses.replace(wanted, **changes)

@@ -1,7 +1,7 @@
 """A ring of node cores in memory: simulated time, a network that may lose, double and delay, and a fake model.
 
 The fake model's token depends on every row of every stage's KV cache, so that a row computed from the wrong input, or
-not at all, gives a wrong token.
+not at all, gives a wrong token. Runs have dummies behind them, whose rows are wrong.
 """
 
 from __future__ import annotations
@@ -56,6 +56,7 @@ from schemas.messages import (
     StageRef,
     StageTiming,
 )
+from schemas.run_lengths import SPARE_POSITIONS
 from schemas.topics import SEGMENT, TOKEN
 
 PIPELINE = "main"
@@ -271,6 +272,9 @@ class SimulatedNode:
         if row.frame is not None:
             inputs = [_WORD.unpack_from(row.frame.payload, 4 * index)[0] for index in range(row.count)]
         outputs = []
+        for parts in (cache[row.slot] for cache in self.caches[key].values()):
+            for position in range(row.position + row.count, row.position + row.count + SPARE_POSITIONS):
+                parts[0][position] = parts[1][position] = _GARBAGE
         for position, token in enumerate(inputs, row.position):
             value = token
             for layer, cache in self.caches[key].items():

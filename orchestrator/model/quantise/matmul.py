@@ -81,5 +81,5 @@ def multiply_by_codes(maker: NodeMaker, x: str, matrix: StoredMatrix, bits: int)
         N=matrix.rows,
         bits=bits,
         block_size=matrix.form.block,
-        accuracy_level=PROFILES["fast"],
+        accuracy_level=PROFILES["fast"].accuracy_level,
     )

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.effects import SaveProfile
+from orchestrator.effects import Publish, SaveProfile
 from orchestrator.events import ModelOpened, NodeSaid
 from orchestrator.fleet.profiles import PROBE_PATIENCE_S, Profiles, fingerprint_of
 from orchestrator.model.served import ServedModel
@@ -105,6 +105,19 @@ def test_nodes_are_asked_before_the_first_plan_and_their_refusal_is_enough() -> 
     assert world.plan.ring, "scripted nodes refuse, and are planned with what they reported"
     world.wait(30.0)
     assert all(len(world.commands(node, ProbeNode)) == 1 for node in "abc")
+
+
+def test_nodes_measure_steps_as_the_profile_has_them() -> None:
+    births = [make_birth("a")]
+    steady = replace(MANIFEST, profile="steady")
+    asked = [
+        effect.message
+        for manifest in (MANIFEST, steady)
+        for effect in Profiles().ask(births, ServedModel(manifest, Letters(), PARTS), (), "fp16", 0.0)
+        if isinstance(effect, Publish) and isinstance(effect.message, ProbeNode)
+    ]
+    assert [probe.same_bits for probe in asked] == [False, True]
+    assert asked[0].fingerprint != asked[1].fingerprint, "they are measured apart"
 
 
 def test_a_node_that_hangs_does_not_stop_the_fleet() -> None:

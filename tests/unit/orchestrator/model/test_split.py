@@ -10,7 +10,7 @@ import pytest
 from onnx import ModelProto, TensorProto
 
 from orchestrator.model.assemble import assemble
-from orchestrator.model.errors import BrokenModel, UnsplittableGraph
+from orchestrator.model.errors import BrokenModel, UnsplittableGraph, UnsupportedModel
 from orchestrator.model.graph import read_model, require_shared_caches, resolve
 from orchestrator.model.split import SplitPlan, plan_split
 from orchestrator.model.store import ModelStore
@@ -110,6 +110,32 @@ def test_states_that_are_halves_already_are_not_converted() -> None:
     halves = tuple(replace(boundary, elem_type=TensorProto.FLOAT16) for boundary in found.boundaries)
     small = replace(found, boundaries=halves)
     assert assemble(small, 2, 4, halves=True) == assemble(small, 2, 4)
+
+
+def test_dummies_are_put_behind_what_goes_into_attention_and_cut_off() -> None:
+    found = plan(plain())
+    for start, stop in ((0, 3), (2, 4), (3, 6)):
+        graph = ModelProto.FromString(assemble(found, start, stop, dummies=True)).graph
+        assert {"attention_pads", "attention_end"} <= {info.name for info in graph.input}
+        made = {name: node for node in graph.node for name in node.output}
+        attentions = [node for node in graph.node if node.op_type == "GroupQueryAttention"]
+        assert attentions
+        for node in attentions:
+            assert [made[name].op_type for name in node.input[:3]] == ["Pad"] * 3
+            assert [made[name].input[1] for name in node.input[:3]] == ["attention_pads"] * 3
+            (reader,) = [other for other in graph.node if node.output[0] in other.input]
+            assert (reader.op_type, reader.input[2]) == ("Slice", "attention_end")
+    assert assemble(found, 0, 1, dummies=True) == assemble(found, 0, 1), "no attention"
+
+
+def test_dummies_where_something_is_told_of_each_position_are_refused() -> None:
+    decoder = plain()
+    attention = next(node for node in decoder.graph.node if node.op_type == "GroupQueryAttention")
+    attention.input.extend(["", "", "attention_mask"])
+    found = plan(decoder)
+    assemble(found, 0, 6)
+    with pytest.raises(UnsupportedModel, match=r"'attend0'.*--profile exact"):
+        assemble(found, 0, 6, dummies=True)
 
 
 @pytest.mark.parametrize(("start", "stop"), [(2, 2), (3, 1), (-1, 2), (0, 7)])

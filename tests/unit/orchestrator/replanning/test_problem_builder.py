@@ -14,6 +14,7 @@ from orchestrator.planning.solution import Infeasible
 from orchestrator.replanning.memory_model import CAUTIOUS, resident_factors, workspace_bytes
 from orchestrator.replanning.problem_builder import MIN_SPEED_FLOPS, build_problem, context_of
 from schemas.messages import StreamError
+from schemas.run_lengths import SPARE_POSITIONS
 from tests.support.orchestrating import World, plan_quickly
 from tests.support.scripted_nodes import MB, make_birth, make_manifest
 
@@ -47,6 +48,7 @@ def test_shared_weights_are_counted_where_they_are() -> None:
 def test_an_unknown_precision_is_planned_with_caution() -> None:
     assert resident_factors(replace(MANIFEST, precision="int3")) is CAUTIOUS
     assert resident_factors(replace(MANIFEST, profile="exact")) != FACTORS
+    assert resident_factors(replace(MANIFEST, profile="steady")) == FACTORS, "the graphs are the same"
 
 
 def test_blocks_that_differ_count_as_the_largest() -> None:
@@ -78,6 +80,16 @@ def test_activations_have_the_size_of_the_wire(wire: str, expected: int) -> None
 @pytest.mark.parametrize(("asked", "model_max", "expected"), [(None, 8192, 2048), (None, 256, 256), (4096, 8192, 4096)])
 def test_the_context_is_what_was_asked_for_within_the_models(asked: int | None, model_max: int, expected: int) -> None:
     assert context_of(make_manifest(max_context=model_max), asked) == expected
+
+
+def test_dummies_have_room_behind_the_context() -> None:
+    """In tables of positions, which end with the model's context, and in KV caches, buffers and their plan."""
+    steady = replace(MANIFEST, profile="steady", max_context=256)
+    assert context_of(steady, None) == 256 - SPARE_POSITIONS
+    assert context_of(steady, 100) == 100
+    room = {"chunk_tokens": 128, "context_tokens": 200}
+    more = [workspace_bytes(steady, slots=n, **room) - workspace_bytes(MANIFEST, slots=n, **room) for n in (1, 3)]
+    assert more[1] - more[0] == 2 * SPARE_POSITIONS * MANIFEST.kv_bytes_per_token
 
 
 @given(

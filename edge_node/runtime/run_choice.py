@@ -1,0 +1,89 @@
+"""Which dummies behind runs make a segment give each position the same bits in any run, on this processor: tried."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+import numpy as np
+
+from edge_node.errors import SegmentUnusable
+from edge_node.runtime.attention_trial import keeps_bits
+from edge_node.stage_spec import SegmentSpec
+from edge_node.wire.activations import quiet
+from schemas.codec import Dtype
+from schemas.run_lengths import CANDIDATES, RunLengths
+
+_POSITIONS = 16
+"""Of the text that is tried."""
+_LENGTHS = ((11, *[1] * 5), (5, 3))
+"""Of the runs it is computed in, taken in turn, against one run."""
+
+
+class TriedSegment(Protocol):
+    """What is needed of a segment."""
+
+    spec: SegmentSpec
+    threads: int
+    runs: RunLengths
+
+    @property
+    def kv_dtype(self) -> str: ...
+
+    def aside(self, context_tokens: int) -> AbstractContextManager[None]: ...
+
+    def ids_input(self, rows: int) -> Any: ...
+
+    def take_in(self, payload: bytes, dtype: Dtype, count: int) -> None: ...
+
+    def run(self, slot: int, positions: Sequence[int], count: int, *, logits: int) -> Any: ...
+
+
+def choose_runs(segment: TriedSegment) -> None:
+    """Set the segment's ``runs`` to the first of the candidates under which no bit depends on the run.
+
+    Attention is tried by itself, too; the segment's other matrices show in what it gives.
+
+    Raises:
+        SegmentUnusable: there is none.
+    """
+    # Halves are computed with as floats on some processors, and may hide what differs.
+    kinds = set(itertools.product((layer.key_dim for layer in segment.spec.kv_layers), ("float32", segment.kv_dtype)))
+    longest = min(_POSITIONS, segment.spec.chunk_tokens, segment.spec.context_tokens)
+    for runs in CANDIDATES:
+        if not all(keeps_bits(runs, *kind, segment.threads) for kind in kinds):
+            continue
+        segment.runs = runs
+        expected = _outputs(segment, (longest,))
+        shorter = ([min(length, longest) for length in lengths] for lengths in _LENGTHS)
+        if all(_outputs(segment, lengths) == expected for lengths in shorter):
+            return
+    raise SegmentUnusable(
+        "this processor gives other bits in other runs, whatever stands behind them: have the orchestrator serve the"
+        " model in another profile (linguabus model add --profile exact)"
+    )
+
+
+def _outputs(segment: TriedSegment, lengths: Sequence[int]) -> list[bytes]:
+    """What the segment gives for each position of a text that comes in runs of these lengths."""
+    spec = segment.spec
+    end = min(_POSITIONS, spec.context_tokens)
+    ids = [(7 + 37 * index) % spec.vocab_size for index in range(end)]
+    hidden = np.random.default_rng(0).standard_normal((end, max(spec.width_in, 1))).astype(np.float32)
+    rows: list[bytes] = []
+    start = 0
+    with segment.aside(end), quiet():
+        for length in itertools.cycle(lengths):
+            stop = min(start + length, end)
+            count = stop - start
+            if spec.is_first:
+                segment.ids_input(count)[:] = ids[start:stop]
+            else:
+                segment.take_in(hidden[start:stop].tobytes(), Dtype.FP32, count)
+            rows += [row.tobytes() for row in segment.run(0, (start,), count, logits=count).output]
+            start = stop
+            if start == end:
+                break
+    return rows
