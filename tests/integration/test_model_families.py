@@ -151,8 +151,9 @@ def test_int4_is_smaller_than_fp32(store: ModelStore) -> None:
 
 
 def test_flops_count_every_matrix_of_a_block(store: ModelStore) -> None:
-    for precision, sums in (("fp32", 0), ("fp16", 0), ("int4", 2)):  # columns for the sums of a block of 32 inputs
-        width, inner = 64 + 64 // 32 * sums, 96 + 96 // 32 * sums
+    for precision in ("fp32", "fp16", "int4"):
+        # Behind the inputs there are the sums of their blocks of 32, twice, the first time filled up to a block.
+        width, inner = (64 + 32 + 64 // 32, 96 + 32 + 96 // 32) if precision == "int4" else (64, 96)
         attention = width * 64 * 2 + 2 * width * 32  # query and output, key and value
         expected = 2 * (attention + 2 * width * 96 + 64 * inner)
         manifest = opened(store, "llama", precision).manifest

@@ -68,7 +68,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
     folder = tmp_path_factory.mktemp("steady")
     store = ModelStore(folder / "home")
     with converting_here():
-        manifest = store.add(str(make_checkpoint("llama", folder / "tiny")), profile="steady")
+        manifest = store.add(str(make_checkpoint("llama", folder / "tiny")), precision="int4", profile="steady")
     assert manifest.name == "tiny-int4-steady"
     return store.open(manifest.name)
 
