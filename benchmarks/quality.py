@@ -10,13 +10,13 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from gguf_models import fetch_all, open_gguf
+from gguf_models import fetch_all, open_builders_int4, open_gguf
 from harness import Result, main, median_result, note
 from prompts import PROMPTS
 from resident import resident_of
@@ -25,19 +25,20 @@ from smollm2 import open_smollm2
 
 from orchestrator.commands.settings import default_cache
 from orchestrator.demo.model import demo_checkpoint
-from orchestrator.model import precision as precisions
 from orchestrator.model.model import Model
 from orchestrator.model.parity_report import read_check
+from orchestrator.model.precision import AUTO
 
 ANSWER_TOKENS = 40
 NODES = 3
 TIMED_TOKENS, REPEATS = 128, 5
+ROUNDS, DECODES, LEAST_SPEED = 15, 15, 0.9
 LEAST_AGREEMENT = {"SmolLM2-135M-Instruct.Q4_1": 0.97}
 LEAST_AGREEMENT_OF_OTHERS = 0.95
 LEAST_SPLIT_AGREEMENT = 0.97
 MOST_DISK, MOST_RESIDENT, MOST_REFERENCE_DIFFERENCE = 1.25, 1.4, 1e-4
-DEFAULT = "auto" if hasattr(precisions, "AUTO") else "int4"
-PRECISIONS = tuple(dict.fromkeys((DEFAULT, "int4", "int8", "fp16")))
+DEFAULT = AUTO
+PRECISIONS = (DEFAULT, "int4", "int8", "fp16")
 
 
 @dataclass(frozen=True)
@@ -60,9 +61,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Which files are measured besides the demo's."""
     parser.add_argument("--gguf", type=Path, nargs="+", default=[], metavar="FILE", help="measure these files, too")
     parser.add_argument("--fetch", action="store_true", help="fetch and measure Gemma 3 270M and Qwen2.5 Coder 0.5B")
+    parser.add_argument("--precision", nargs="+", choices=PRECISIONS, default=PRECISIONS, help="measure these only")
 
 
-def measure(quick: bool, gguf: list[Path], fetch: bool) -> list[Result]:
+def measure(quick: bool, gguf: list[Path], fetch: bool, precision: Sequence[str]) -> list[Result]:
     """Argmax agreement, KL divergence, disk, memory and speed of each precision against float32 of the same file."""
     path = demo_checkpoint(default_cache())
     if quick:
@@ -70,10 +72,12 @@ def measure(quick: bool, gguf: list[Path], fetch: bool) -> list[Result]:
         return _measure_file(path, open_smollm2("exact"), "exact", {"int4": model}, PROMPTS[:1], 4)
     results = []
     for file in (path, *gguf, *(fetch_all() if fetch else [])):
-        models = {name: open_gguf(file, name) for name in PRECISIONS}
+        models = {name: open_gguf(file, name) for name in precision}
         reference = open_gguf(file, "fp32")
         results += [_reference_difference(file, reference)]
         results += _measure_file(file, reference, "fp32", models, PROMPTS, ANSWER_TOKENS)
+        if file == path and DEFAULT in models:
+            results += _speed_against(file.stem, models[DEFAULT], open_builders_int4(file))
     return results
 
 
@@ -190,6 +194,32 @@ def _speed(prefix: str, model: Model, repeats: int) -> list[Result]:
         median_result(f"{prefix}: a token behind {TIMED_TOKENS}", decode_ms, "ms"),
         median_result(f"{prefix}: prefill of {TIMED_TOKENS}", prefill_ms, "ms"),
     ]
+
+
+def _speed_against(prefix: str, model: Model, builders: Model) -> list[Result]:
+    """Times of the builder's int4 over the default's, taken in turn, one thread, in one piece."""
+    chains = [LocalChain(one, chunk_tokens=TIMED_TOKENS) for one in (builders, model)]
+    ids = [(7 + 37 * i) % model.manifest.vocab_size for i in range(TIMED_TOKENS)]
+    prefill, decode = [], []
+    for number in range(ROUNDS + 1):
+        of_prefill = [_seconds(chain, ids, 0) for chain in chains]
+        of_decode = [
+            sorted(_seconds(chain, ids[:1], TIMED_TOKENS) for _ in range(DECODES))[DECODES // 2] for chain in chains
+        ]
+        if number:  # the first round takes memory
+            prefill.append(of_prefill[0] / of_prefill[1])
+            decode.append(of_decode[0] / of_decode[1])
+    name = f"{prefix} {DEFAULT}: speed over that of the builder's int4"
+    return [
+        median_result(f"{name}, a token behind {TIMED_TOKENS}", decode, "times", at_least=LEAST_SPEED),
+        median_result(f"{name}, prefill of {TIMED_TOKENS}", prefill, "times", at_least=LEAST_SPEED),
+    ]
+
+
+def _seconds(chain: LocalChain, ids: list[int], position: int) -> float:
+    begun_s = time.perf_counter()
+    chain.last_logits(ids, position)
+    return time.perf_counter() - begun_s
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -26,9 +28,14 @@ def fitted(weights: NDArray[np.float32], form: Form) -> BlockMatrix:
     fitted, and so again.
     """
     matrix = empty_matrix(weights.shape, form)
-    for piece in row_pieces(weights.shape):
-        blocks = np.array(weights[piece]).reshape(-1, form.block)
-        matrix.fill(piece, *(_lines if form.corrected else _through_zero)(blocks, form))
+    fit = _lines if form.corrected else _through_zero
+
+    def fill(piece: slice) -> None:
+        matrix.fill(piece, *fit(np.array(weights[piece]).reshape(-1, form.block), form))
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # NumPy lets go of the interpreter in loops over so much
+        for _ in pool.map(fill, row_pieces(weights.shape)):
+            pass
     return matrix
 
 
