@@ -18,8 +18,9 @@ from schemas.messages import WireDtype
 ROWS_FILE, QUALITY_FILE = "source-rows.json", "quality.json"
 LARGEST_LOSS = 100.0
 """In nats: no token costs more, so that figures stay finite."""
-LEAST_AGREEMENT, MOST_PERPLEXITY = 0.97, 1.01
-"""What a type on the wire keeps of the same model with fp32 if it is to be used where nobody chose one."""
+LEAST_AGREEMENT, MOST_PERPLEXITY = 0.98, 1.01
+"""What a type on the wire keeps of the same model with fp32 if it is to be used where nobody chose one: so that other
+texts keep 0.97, too, since 500 rows are off by 0.006."""
 UNJUDGED_WIRE: WireDtype = "fp16"
 """Of models without figures."""
 
