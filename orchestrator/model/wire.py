@@ -43,7 +43,8 @@ def as_received(hidden: NDArray[Any], wire: WireDtype) -> NDArray[Any]:
         padded[..., :width] = hidden
         blocks = padded.reshape(*rows, -1, INT8_BLOCK)
         smallest = np.finfo(np.float16).smallest_subnormal
-        scales = np.maximum(np.abs(blocks).max(axis=-1, keepdims=True) / 127, smallest).astype(np.float16)
-        rounded = np.clip(np.rint(blocks / scales.astype(np.float32)), -127, 127) * scales.astype(np.float32)
+        with np.errstate(over="ignore", invalid="ignore"):  # what scales can't hold does not arrive: not a number
+            scales = np.maximum(np.abs(blocks).max(axis=-1, keepdims=True) / 127, smallest).astype(np.float16)
+            rounded = np.clip(np.rint(blocks / scales.astype(np.float32)), -127, 127) * scales.astype(np.float32)
         received = rounded.reshape(padded.shape)[..., :width].astype(np.float32)
     return received

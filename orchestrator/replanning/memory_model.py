@@ -9,8 +9,8 @@ takes is the sum of
 * activations of the longest prefill chunk;
 * weights, by kind of unit: int4 and int8 kernels keep a pre-packed copy beside (or instead of) the mapped file, and
   `accuracy_level=4` (profiles "fast" and "steady", whose graphs are the same) packs larger; the head's matrix is by
-  far the largest of the model, and while it is packed the original is still there. The file of an embedding is mapped
-  and counted in full, though only the rows of tokens that occur are ever read;
+  far the largest of the model, and while it is packed the original is still there. The file of an embedding is mapped,
+  and only pages with rows of tokens that occur are ever read: of quantised ones, a dozen rows a page, half is counted;
 * the KV cache, counted as full.
 
 Sharing of tied weights saves disk only: each of two sessions keeps its own copy.
@@ -46,11 +46,11 @@ class ResidentFactors:
 
 
 FACTORS = {
-    ("int4", "fast"): ResidentFactors(embed=1.05, block=1.62, head=1.9),
-    ("int4", "steady"): ResidentFactors(embed=1.05, block=1.62, head=1.9),
-    ("mixed", "fast"): ResidentFactors(embed=1.05, block=1.62, head=1.9),
-    ("int4", "exact"): ResidentFactors(embed=1.05, block=1.1, head=1.12),
-    ("int8", "fast"): ResidentFactors(embed=1.05, block=1.4, head=1.9),
+    ("int4", "fast"): ResidentFactors(embed=0.5, block=1.62, head=1.85),
+    ("int4", "steady"): ResidentFactors(embed=0.5, block=1.62, head=1.85),
+    ("mixed", "fast"): ResidentFactors(embed=0.5, block=1.62, head=1.85),
+    ("int4", "exact"): ResidentFactors(embed=0.5, block=1.2, head=1.6),
+    ("int8", "fast"): ResidentFactors(embed=0.5, block=1.4, head=1.85),
     ("fp16", "fast"): ResidentFactors(embed=1.05, block=3.1, head=4.1),
     ("fp32", "fast"): ResidentFactors(embed=1.05, block=1.05, head=2.0),
 }
