@@ -8,7 +8,9 @@ of matrices that were joined; and what is found is right because it gives the sa
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -48,12 +50,15 @@ def on_a_grid(weights: NDArray[np.float32]) -> BlockMatrix | None:
 
 def _whole(weights: NDArray[np.float32], form: Form) -> BlockMatrix | None:
     matrix = empty_matrix(weights.shape, form)
-    for piece in row_pieces(weights.shape):
+
+    def fill(piece: slice) -> bool:
         found = _codes(np.array(weights[piece]).reshape(-1, form.block), form)
-        if found is None:
-            return None
-        matrix.fill(piece, *found)
-    return matrix
+        if found is not None:
+            matrix.fill(piece, *found)
+        return found is not None
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # NumPy lets go of the interpreter in loops over so much
+        return matrix if all(pool.map(fill, row_pieces(weights.shape))) else None
 
 
 def _codes(
