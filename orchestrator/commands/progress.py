@@ -17,6 +17,7 @@ LABELS = {
     "read": "reading the checkpoint",
     "convert": "converting to ONNX",
     "save": "writing what was converted",
+    "quantise": "rounding weights, or carrying them over",
     "split": "splitting",
     "reference": "computing what the source computes",
     "compare": "comparing every unit with the source",
@@ -29,7 +30,7 @@ LABELS = {
 }
 _UNITS = {
     "read": " written", "convert": " layers", "reference": " layers", "compare": " units", "build": " written",
-    "quality": " units",
+    "quality": " units", "quantise": " matrices",
 }  # fmt: skip
 _EVERY_S = 10.0
 """Where lines stay, there is one at the beginning of a step; for one that takes longer than this, one each time that so
