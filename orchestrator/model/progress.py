@@ -11,6 +11,7 @@ STEPS = {
     "read": "bytes",
     "convert": "layers",
     "save": "bytes",
+    "quantise": "matrices",
     "split": "bytes",
     "reference": "layers",
     "compare": "units",
