@@ -14,8 +14,10 @@ import ctypes
 import gc
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+_MADV_DONTNEED = 4
 _TUNABLES = "GLIBC_TUNABLES"
 _HUGE_PAGES = "glibc.malloc.hugetlb"
 _WANTED = f"{_HUGE_PAGES}=1:glibc.malloc.arena_max=1"
@@ -50,6 +52,33 @@ def _glibc() -> tuple[int, ...]:
         return tuple(map(int, version.split("."))) if name == "glibc" else ()
     except (ValueError, AttributeError):
         return ()
+
+
+def let_go_of_file_pages(folder: Path) -> None:
+    """Drop the resident pages of files of ``folder`` that are mapped and were only read; who reads them gets them again.
+
+    ONNX Runtime packs most weights into memory of its own when it opens a graph. It keeps the file mapped where rows
+    are looked up, too, with all pages that it has read once. Linux only.
+    """
+    with contextlib.suppress(OSError, AttributeError, ValueError):
+        advise = ctypes.CDLL(None, use_errno=True).madvise
+        for start, stop in _unwritten_mappings(Path("/proc/self/smaps").read_text("utf-8", "replace"), folder):
+            advise(ctypes.c_void_p(start), ctypes.c_size_t(stop - start), _MADV_DONTNEED)
+
+
+def _unwritten_mappings(smaps: str, folder: Path) -> Iterator[tuple[int, int]]:
+    """Addresses of mappings of files in ``folder`` none of whose pages is a copy that this process has changed."""
+    prefix, place, clean = f"{folder.resolve()}/", None, True
+    for line in [*smaps.splitlines(), "0-0"]:
+        first, *rest = line.split(maxsplit=5) or [""]
+        if not first.endswith(":"):
+            if place is not None and clean:
+                yield place
+            start, _, stop = first.partition("-")
+            of_folder = len(rest) == 5 and rest[4].startswith(prefix)
+            place, clean = (int(start, 16), int(stop, 16)) if of_folder else None, True
+        elif first in ("Private_Dirty:", "Anonymous:"):
+            clean = clean and rest[0] == "0"
 
 
 def give_back() -> None:

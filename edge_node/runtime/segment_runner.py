@@ -151,6 +151,7 @@ class SegmentRunner:
         if spec.segment.answer:
             self._self_checks[segment] = SelfCheck(segment, self._store.path(spec.segment.answer.sha256))
         process_heap.give_back()  # what opening it took on the way
+        process_heap.let_go_of_file_pages(self._store.path(spec.segment.graph.sha256).parent)
         return segment, downloaded_bytes
 
     def wrong_answers(self) -> list[LoadFailed]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -67,3 +69,34 @@ def test_what_the_user_set_stays(started_again: list[list[str]], monkeypatch: py
     process_heap.ask_for_huge_pages()
     assert not started_again
     assert os.environ["GLIBC_TUNABLES"] == "glibc.malloc.hugetlb=0"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc/self/smaps")
+def test_pages_of_files_that_were_only_read_are_let_go_and_changed_ones_kept(tmp_path: Path) -> None:
+    size = 1 << 20
+    for name in ("read", "changed"):
+        (tmp_path / name).write_bytes(b"x" * size)
+    with ExitStack() as stack:
+        maps = {}
+        for name in ("read", "changed"):
+            file = stack.enter_context((tmp_path / name).open("rb"))
+            maps[name] = stack.enter_context(mmap.mmap(file.fileno(), size, flags=mmap.MAP_PRIVATE, prot=3))
+            assert maps[name][::4096] == b"x" * (size // 4096)
+        maps["changed"][5] = ord("y")
+        process_heap.let_go_of_file_pages(tmp_path)
+        resident = _resident_bytes(tmp_path)
+        assert resident[tmp_path / "read"] == 0
+        assert resident[tmp_path / "changed"] == size
+        assert maps["read"][:] == b"x" * size
+        assert maps["changed"][:7] == b"xxxxxyx"
+
+
+def _resident_bytes(folder: Path) -> dict[Path, int]:
+    found, path = {}, None
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        words = line.split()
+        if not words[0].endswith(":"):
+            path = Path(words[-1])
+        elif words[0] == "Rss:" and path is not None and path.parent == folder:
+            found[path] = int(words[1]) * 1024
+    return found
