@@ -55,7 +55,7 @@ def _glibc() -> tuple[int, ...]:
 
 
 def let_go_of_file_pages(folder: Path) -> None:
-    """Drop the resident pages of files of ``folder`` that are mapped and were only read; who reads them gets them again.
+    """Drop the resident pages of mapped files of ``folder`` that were only read; who reads them gets them again.
 
     ONNX Runtime packs most weights into memory of its own when it opens a graph. It keeps the file mapped where rows
     are looked up, too, with all pages that it has read once. Linux only.
@@ -77,7 +77,7 @@ def _unwritten_mappings(smaps: str, folder: Path) -> Iterator[tuple[int, int]]:
             start, _, stop = first.partition("-")
             of_folder = len(rest) == 5 and rest[4].startswith(prefix)
             place, clean = (int(start, 16), int(stop, 16)) if of_folder else None, True
-        elif first in ("Private_Dirty:", "Anonymous:"):
+        elif first == "Anonymous:":
             clean = clean and rest[0] == "0"
 
 
