@@ -114,7 +114,7 @@ class ModelStore:
         found = resolve_source(source, progress)
         identity = Identity(name or "", source, found.fingerprint, profile, _version(), precision)
         with owned_folder(self._partial_folder(), "add-", self.home / "lock") as partial:
-            twin = self._twin(found, precision)
+            twin = self._twin(found, precision, progress)
             if twin is not None:
                 manifest = self._copy_twin(twin, partial, identity, progress)
             else:
@@ -252,14 +252,19 @@ class ModelStore:
         """The folder with a locked folder for each service that has the model open."""
         return self.home / "in-use" / name
 
-    def _twin(self, source: Source, precision: str) -> Path | None:
-        """A model here that came from the same source in the same precision by the same version, and was compared."""
+    def _twin(self, source: Source, precision: str, progress: Progress) -> Path | None:
+        """A model here that came from the same source in the same precision by the same version, and was compared.
+
+        One with a damaged blob is not taken: adding the model again is what mends it.
+        """
         for name in self.names():
-            with contextlib.suppress(ManifestError):
+            with contextlib.suppress(ManifestError, BlobCorrupt):
                 m = read_manifest(self._models / name / "manifest.json")
-                same_precision = m.asked == precision or source.kind == "onnx"
+                same_weights = m.carried == 1 and m.precision == precision  # nothing was left to choose
+                same_precision = m.asked == precision or same_weights or source.kind == "onnx"
                 is_same = (m.fingerprint, m.version) == (source.fingerprint, _version()) and same_precision
                 if is_same and (self._models / name / QUALITY_FILE).is_file():
+                    self.check(name, progress)
                     return self._models / name
         return None
 

@@ -97,6 +97,18 @@ def test_the_same_source_in_another_profile_is_not_converted_again(
         assert store.open(other.name).segment(0, 2).profile == profile
 
 
+def test_a_model_with_a_damaged_blob_is_mended_by_adding_it_again(store: ModelStore, tmp_path: Path) -> None:
+    path = source(tmp_path / "one")
+    first = store.add(path, name="first")
+    victim = store.blobs_folder / first.blobs[0].sha256
+    victim.write_bytes(victim.read_bytes()[::-1])
+    with pytest.raises(BlobCorrupt):
+        store.check("first")
+    assert store.add(path, name="second").blobs == first.blobs
+    for name in ("first", "second"):
+        store.check(name)
+
+
 def test_a_model_that_a_profile_does_not_suit_is_refused(
     store: ModelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
