@@ -14,7 +14,7 @@ import onnx
 import pytest
 from safetensors.numpy import save_file
 
-from orchestrator.model import attention, parity
+from orchestrator.model import attention, parity, weights
 from orchestrator.model import store as store_module
 from orchestrator.model.errors import (
     BlobCorrupt,
@@ -97,7 +97,10 @@ def test_the_same_source_in_another_profile_is_not_converted_again(
         assert store.open(other.name).segment(0, 2).profile == profile
 
 
-def test_a_model_with_a_damaged_blob_is_mended_by_adding_it_again(store: ModelStore, tmp_path: Path) -> None:
+def test_a_model_with_a_damaged_blob_is_mended_by_adding_it_again(
+    store: ModelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(weights, "INLINE_BYTES", 16)  # this small model's weights would be inside its graph
     path = source(tmp_path / "one")
     first = store.add(path, name="first")
     victim = store.blobs_folder / first.blobs[0].sha256
