@@ -115,7 +115,7 @@ def test_plans_cover_all_units_within_the_memory_of_their_nodes(memories: list[i
 def small_fleet(**options: Any) -> World:
     """Three nodes that can hold the model with short KV caches only."""
     world = World(models={"tiny": make_manifest(max_context=2048)}, **options).up()
-    world.join("a", "b", "c", memory_mb=232)
+    world.join("a", "b", "c", memory_mb=231)
     world.wait(3.0)
     return world
 
