@@ -32,7 +32,12 @@ _WORTH = 0.4
 
 
 def outlying_channels(values: NDArray[np.float32], block: int = 32) -> NDArray[np.int64] | None:
-    """The channels of inputs [rows, K] that are worth being kept out, sorted; None if that would not help."""
+    """The channels of inputs [rows, K] that are worth being kept out, sorted; None if that would not help.
+
+    Nor is there anything to keep out of where K is no multiple of a block: such matrices have no blocks.
+    """
+    if values.shape[1] % block:
+        return None
     size = np.square(values).mean(axis=0)
     channels = np.sort(np.argsort(-size)[:CHANNELS])
     rest = values.copy()

@@ -165,3 +165,9 @@ def test_channels_kept_out_leave_the_product_as_it_was(tmp_path: Path) -> None:
 
 def test_even_inputs_have_no_channels_worth_keeping_out() -> None:
     assert outlying_channels(inputs(32)[0]) is None
+
+
+def test_inputs_that_are_no_whole_blocks_have_none_either() -> None:
+    values = inputs(32)[0, :, :40].copy()
+    values[:, 3] = 50
+    assert outlying_channels(values) is None
