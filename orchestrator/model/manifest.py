@@ -155,7 +155,7 @@ class Manifest:
         return tuple(b for b in self.blobs if any(start <= u < stop for u in b.units))
 
     def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True) + "\n"
+        return to_json(self)
 
     @staticmethod
     def from_json(text: str, where: str) -> Manifest:
@@ -178,6 +178,20 @@ def read_manifest(path: Path) -> Manifest:
     except (OSError, UnicodeDecodeError) as error:
         raise ManifestError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
     return Manifest.from_json(text, str(path))
+
+
+def to_json(record: Any) -> str:
+    """A dataclass as people may read it in a file; `parse_json` reads it."""
+    return json.dumps(dataclasses.asdict(record), indent=1, sort_keys=True) + "\n"
+
+
+def read_optional_record(kind: type[Any], path: Path) -> Any:
+    """The dataclass ``kind`` from a file, None if there is none.
+
+    Raises:
+        ManifestError: it is damaged, or another version's.
+    """
+    return parse_json(kind, path.read_text("utf-8"), str(path)) if path.is_file() else None
 
 
 def parse_json(kind: type[Any], text: str, where: str) -> Any:

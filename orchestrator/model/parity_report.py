@@ -5,13 +5,11 @@ Kept as ``check.json`` beside the manifest.
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.model.manifest import parse_json
+from orchestrator.model.manifest import read_optional_record, to_json
 
 CHECK_FILE = "check.json"
 
@@ -131,7 +129,7 @@ class ParityReport:
         return f"against {self.reference}: {', '.join(parts)}"
 
     def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True) + "\n"
+        return to_json(self)
 
 
 def read_check(folder: Path) -> ParityReport | None:
@@ -140,10 +138,7 @@ def read_check(folder: Path) -> ParityReport | None:
     Raises:
         ManifestError: it is damaged, or another version's.
     """
-    path = folder / CHECK_FILE
-    if not path.is_file():
-        return None
-    report: ParityReport = parse_json(ParityReport, path.read_text("utf-8"), str(path))
+    report: ParityReport | None = read_optional_record(ParityReport, folder / CHECK_FILE)
     return report
 
 

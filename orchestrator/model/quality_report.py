@@ -11,7 +11,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.model.manifest import parse_json
+from orchestrator.model.manifest import parse_json, read_optional_record, to_json
 from orchestrator.model.precision import PROFILES
 from schemas.messages import WireDtype
 
@@ -104,7 +104,7 @@ class QualityReport:
         return "fp16" if halves.argmax_agreement >= LEAST_AGREEMENT and halves.perplexity <= most else "fp32"
 
     def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True) + "\n"
+        return to_json(self)
 
 
 def read_rows(path: Path) -> SourceRows:
@@ -119,8 +119,5 @@ def read_quality(folder: Path) -> QualityReport | None:
     Raises:
         ManifestError: it is damaged, or another version's.
     """
-    path = folder / QUALITY_FILE
-    if not path.is_file():
-        return None
-    report: QualityReport = parse_json(QualityReport, path.read_text("utf-8"), str(path))
+    report: QualityReport | None = read_optional_record(QualityReport, folder / QUALITY_FILE)
     return report

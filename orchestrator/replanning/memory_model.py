@@ -47,7 +47,6 @@ class ResidentFactors:
 
 FACTORS = {
     ("int4", "fast"): ResidentFactors(embed=0.5, block=1.62, head=1.65),
-    ("int4", "steady"): ResidentFactors(embed=0.5, block=1.62, head=1.65),
     ("mixed", "fast"): ResidentFactors(embed=0.5, block=1.62, head=1.85),
     ("int4", "exact"): ResidentFactors(embed=0.5, block=1.2, head=1.6),
     ("int8", "fast"): ResidentFactors(embed=0.5, block=1.4, head=1.85),
