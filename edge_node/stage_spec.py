@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from schemas.codec import WIRE_DTYPES, Dtype
 from schemas.messages import Basis, BlobRef, Epoch, KvLayer, PrepareSegment, StageRef
-from schemas.run_lengths import SPARE_POSITIONS
+from schemas.run_lengths import spare_positions
 
 StageKey = tuple[str, Epoch, int]
 """(pipeline, epoch, stage): a node may have several stages of a ring, the first and the last above all."""
@@ -45,7 +45,7 @@ class SegmentSpec:
     @property
     def spare_positions(self) -> int:
         """Most dummies behind a run."""
-        return SPARE_POSITIONS if self.same_bits else 0
+        return spare_positions(self.same_bits)
 
     @property
     def files(self) -> tuple[BlobRef, ...]:

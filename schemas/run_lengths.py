@@ -8,6 +8,8 @@ matrices, so most dummies are in attention only. Which of `CANDIDATES` will do, 
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 
@@ -39,3 +41,18 @@ attention take rows and columns in fours. Matrices need a second row where weigh
 """
 SPARE_POSITIONS = max(lengths.attended(count) - count for lengths in CANDIDATES for count in range(1, 5))
 """Most dummies behind a run: so many rows KV caches have more than the context, and rotary tables have to have them."""
+
+
+def spare_positions(same_bits: bool) -> int:
+    """Most dummies behind a run where every position is to get the same bits in any run; none elsewhere."""
+    return SPARE_POSITIONS if same_bits else 0
+
+
+def cut_into_runs(tokens: int, lengths: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """The runs [start, stop) that a text comes in: of these lengths, taken in turn, the last as long as is left."""
+    start = 0
+    for length in itertools.cycle(lengths):
+        if start >= tokens:
+            return
+        yield start, min(start + length, tokens)
+        start += length

@@ -7,14 +7,13 @@ attention is tried alone, in a graph of that one node, which is put together her
 from __future__ import annotations
 
 import functools
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from schemas.run_lengths import RunLengths
+from schemas.run_lengths import RunLengths, cut_into_runs
 
 _POSITIONS = 48
 _LENGTHS = ((1,), (2,), (3,), (5,), (7,), (17,), (31,))
@@ -49,7 +48,7 @@ def _attend(
     """What comes out for each position of queries, keys and values (3, 1, positions, width)."""
     past = [np.zeros((1, _HEADS, 0, head_dim), text.dtype)] * 2
     rows = []
-    for start, stop in _parts(lengths):
+    for start, stop in cut_into_runs(_POSITIONS, lengths):
         attended = runs.attended(stop - start)
         given = np.zeros((3, 1, attended, text.shape[3]), text.dtype)
         given[:, :, : stop - start] = text[:, :, start:stop]
@@ -59,16 +58,6 @@ def _attend(
         past = [part[:, :, :stop] for part in present]
         rows.append(output[:, : stop - start])
     return np.concatenate(rows, axis=1).tobytes()
-
-
-def _parts(lengths: Sequence[int]) -> Iterator[tuple[int, int]]:
-    start = 0
-    for length in itertools.cycle(lengths):
-        stop = min(start + length, _POSITIONS)
-        yield start, stop
-        if stop == _POSITIONS:
-            return
-        start = stop
 
 
 # --- the graph, in ONNX's protocol buffers (the numbers of fields are those of onnx.proto) ----------------------------

@@ -14,7 +14,7 @@ from edge_node.runtime.attention_trial import keeps_bits
 from edge_node.stage_spec import SegmentSpec
 from edge_node.wire.activations import quiet
 from schemas.codec import Dtype
-from schemas.run_lengths import CANDIDATES, RunLengths
+from schemas.run_lengths import CANDIDATES, RunLengths, cut_into_runs
 
 _POSITIONS = 16
 """Of the text that is tried."""
@@ -73,17 +73,12 @@ def _outputs(segment: TriedSegment, lengths: Sequence[int]) -> list[bytes]:
     ids = [(7 + 37 * index) % spec.vocab_size for index in range(end)]
     hidden = np.random.default_rng(0).standard_normal((end, max(spec.width_in, 1))).astype(np.float32)
     rows: list[bytes] = []
-    start = 0
     with segment.aside(end), quiet():
-        for length in itertools.cycle(lengths):
-            stop = min(start + length, end)
+        for start, stop in cut_into_runs(end, lengths):
             count = stop - start
             if spec.is_first:
                 segment.ids_input(count)[:] = ids[start:stop]
             else:
                 segment.take_in(hidden[start:stop].tobytes(), Dtype.FP32, count)
             rows += [row.tobytes() for row in segment.run(0, (start,), count, logits=count).output]
-            start = stop
-            if start == end:
-                break
     return rows

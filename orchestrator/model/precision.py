@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from orchestrator.model.errors import UnsupportedModel
-from schemas.run_lengths import AS_WANTED, CANDIDATES, SPARE_POSITIONS, RunLengths
+from schemas.run_lengths import AS_WANTED, CANDIDATES, RunLengths, spare_positions
 
 AUTO = "auto"
 QUANTISED = ("int4", "mixed", "int8")
@@ -32,7 +32,7 @@ class NumericProfile:
     @property
     def spare_positions(self) -> int:
         """Most dummies behind a run."""
-        return SPARE_POSITIONS if self.same_bits else 0
+        return spare_positions(self.same_bits)
 
     @property
     def run_lengths(self) -> tuple[RunLengths, ...]:

@@ -6,7 +6,7 @@ This is for checking, not for serving: past and present are separate arrays that
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from orchestrator.model.progress import Progress, silent
 from orchestrator.model.segment_run import SegmentRun, open_graph
 from orchestrator.model.wire import as_received
 from schemas.messages import WireDtype
-from schemas.run_lengths import RunLengths
+from schemas.run_lengths import RunLengths, cut_into_runs
 
 if TYPE_CHECKING:
     import numpy as np
@@ -209,19 +209,10 @@ def _compare_runs(chain: Chain, text: Sequence[int]) -> RunsComparison:
     largest, equal = 0.0, True
     for lengths in RUNS:
         chain.restart()
-        found = np.concatenate([chain.run(part, range(len(part))) for part in _parts(text, lengths)])
+        found = np.concatenate([chain.run(text[a:b], range(b - a)) for a, b in cut_into_runs(len(text), lengths)])
         largest = max(largest, float(np.abs(expected.astype(np.float64) - found.astype(np.float64)).max()))
         equal = equal and expected.tobytes() == found.tobytes()
     return RunsComparison(len(RUNS) * len(text), largest, equal)
-
-
-def _parts(text: Sequence[int], lengths: Sequence[int]) -> Iterator[Sequence[int]]:
-    start = 0
-    for length in itertools.cycle(lengths):
-        if start >= len(text):
-            return
-        yield text[start : start + length]
-        start += length
 
 
 def wire_loss(

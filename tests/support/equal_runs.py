@@ -6,7 +6,6 @@ prints a JSON object: differing logits by the lengths of runs, which are taken i
 
 from __future__ import annotations
 
-import itertools
 import json
 import pickle
 import sys
@@ -16,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from edge_node.runtime.segment import Segment
+from schemas.run_lengths import cut_into_runs
 
 RUNS = ((2,), (3,), (5, 7, 12), (16, 15, 1), (1,), (1, 2))
 TOKENS = 32
@@ -33,14 +33,10 @@ def differing_logits(segment: Segment) -> dict[str, int]:
 
 def _logits(segment: Segment, ids: Sequence[int], lengths: Sequence[int]) -> np.ndarray:
     rows = []
-    start = 0
-    for length in itertools.cycle(lengths):
-        part = ids[start : start + length]
-        if not part:
-            break
-        segment.ids_input(len(part))[:] = part
-        rows.append(segment.run(0, (start,), len(part), logits=len(part)).output.astype(np.float32))
-        start += len(part)
+    for start, stop in cut_into_runs(len(ids), lengths):
+        count = stop - start
+        segment.ids_input(count)[:] = ids[start:stop]
+        rows.append(segment.run(0, (start,), count, logits=count).output.astype(np.float32))
     return np.concatenate(rows)
 
 
