@@ -29,7 +29,7 @@ from orchestrator.model.reference import ANY_LAYER, ReferenceReport, ReferenceRe
 from orchestrator.model.split import SplitPlan
 from orchestrator.model.subject import DECODE_TOKENS, THREADS, Subject, steps_of
 from orchestrator.model.subproc import run_module
-from orchestrator.model.weights import Source as WeightSource
+from orchestrator.model.weights import float32_values
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -306,13 +306,7 @@ class _Comparison:
         return found
 
     def _values(self, name: str) -> NDArray[Any]:
-        import numpy as np
-        from onnx import helper
-
-        tensor = self.subject.plan.decoder.initializers[name]
-        dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
-        raw = b"".join(WeightSource.read(tensor, self.subject.folder).pieces())
-        return np.frombuffer(raw, dtype).reshape(tuple(tensor.dims)).astype(np.float32)
+        return float32_values(self.subject.plan.decoder.initializers[name], self.subject.folder)
 
 
 def rotary_tables(plan: SplitPlan) -> Iterator[tuple[int, tuple[str, str]]]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from orchestrator.model.errors import ConversionFailed
 from orchestrator.model.shapes import FLOAT, FLOAT16
-from orchestrator.model.weights import INLINE_BYTES, Source
+from orchestrator.model.weights import INLINE_BYTES, Source, refer
 from schemas.segment_tensors import IDS
 
 if TYPE_CHECKING:
@@ -90,7 +90,6 @@ def store_as_half(model: ModelProto, folder: Path, path: Path, names: Iterable[s
     Raises:
         ConversionFailed: a value is beyond float16's range.
     """
-    from onnx import TensorProto
 
     wanted = set(names)
     position = 0
@@ -102,9 +101,7 @@ def store_as_half(model: ModelProto, folder: Path, path: Path, names: Iterable[s
             for field in ("raw_data", "float_data", "external_data"):
                 tensor.ClearField(field)
             tensor.data_type = FLOAT16
-            tensor.data_location = TensorProto.EXTERNAL
-            for key, value in (("location", path.name), ("offset", position), ("length", length)):
-                tensor.external_data.add(key=key, value=str(value))
+            refer(tensor, path.name, position, length)
             position += length
     _cast_back(model.graph, wanted)
 

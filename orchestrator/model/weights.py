@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.model.assemble import cheap_cone, outside_inputs
 from orchestrator.model.errors import BrokenModel
@@ -22,6 +22,7 @@ from orchestrator.model.shapes import FLOAT_NAMES
 from orchestrator.model.split import SplitPlan
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from onnx import TensorProto
 
 INLINE_BYTES = 1024  # smaller tensors stay in the graph
@@ -138,12 +139,29 @@ def refer_to_blobs(plan: SplitPlan, places: dict[str, Place]) -> bytes:
         if place is None:
             stored.raw_data = b"".join(Source.read(tensor, plan.decoder.folder).pieces())
         else:
-            stored.data_location = TensorProto.EXTERNAL
-            for key, value in (("location", place.sha256), ("offset", place.offset), ("length", place.length)):
-                stored.external_data.add(key=key, value=str(value))
+            refer(stored, place.sha256, place.offset, place.length)
         model.graph.initializer.append(stored)
     graph: bytes = model.SerializeToString(deterministic=True)
     return graph
+
+
+def refer(tensor: TensorProto, location: str, offset: int, length: int) -> None:
+    """Have a tensor's bytes in a file, ``location`` in the folder of the graph's weights."""
+    from onnx import TensorProto
+
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, value in (("location", location), ("offset", offset), ("length", length)):
+        tensor.external_data.add(key=key, value=str(value))
+
+
+def float32_values(tensor: TensorProto, folder: Path) -> NDArray[Any]:
+    """The values of a tensor of floats, in its shape, as float32; external files are in ``folder``."""
+    import numpy as np
+    from onnx import helper
+
+    raw = b"".join(Source.read(tensor, folder).pieces())
+    values = np.frombuffer(raw, helper.tensor_dtype_to_np_dtype(tensor.data_type))
+    return values.reshape(tuple(tensor.dims)).astype(np.float32)
 
 
 @dataclass(frozen=True)

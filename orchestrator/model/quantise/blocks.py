@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+Found: TypeAlias = "tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32]]"
+"""Codes [M, block], scales [M] and corrections [M] of blocks; zeros where there are no corrections."""
 _PIECE_WEIGHTS = 1 << 20
 
 
@@ -97,6 +101,27 @@ def row_pieces(shape: tuple[int, ...]) -> Iterator[slice]:
     rows, columns = shape
     step = max(1, _PIECE_WEIGHTS // columns)
     return (slice(begin, min(begin + step, rows)) for begin in range(0, rows, step))
+
+
+def filled_in_pieces(
+    weights: NDArray[np.float32], form: Form, find: Callable[[NDArray[np.float32], Form], Found | None]
+) -> BlockMatrix | None:
+    """The matrix that ``find`` makes of ``weights`` [N, K], some rows at a time, on all cores.
+
+    Args:
+        weights: may be a view of a file; K is a multiple of the block.
+        find: codes, scales and corrections of blocks [M, block], None if they can't be had: then there is no matrix.
+    """
+    matrix = empty_matrix(weights.shape, form)
+
+    def fill(piece: slice) -> bool:
+        found = find(np.array(weights[piece]).reshape(-1, form.block), form)
+        if found is not None:
+            matrix.fill(piece, *found)
+        return found is not None
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # NumPy lets go of the interpreter in loops over so much
+        return matrix if all(pool.map(fill, row_pieces(weights.shape))) else None
 
 
 def pack_codes(codes: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:

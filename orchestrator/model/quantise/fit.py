@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from orchestrator.model.quantise.blocks import BlockMatrix, Form, empty_matrix, row_pieces
+from orchestrator.model.quantise.blocks import BlockMatrix, Form, Found, filled_in_pieces
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -18,7 +16,6 @@ INT4 = Form(4, 32, corrected=True)
 _SHRINKS = (1.0, 0.92, 0.84)
 """Parts of a block's range that the levels are laid over at first: its outermost values may be worth giving up."""
 _ROUNDS = 2
-_Found: TypeAlias = "tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32]]"
 
 
 def fitted(weights: NDArray[np.float32], form: Form) -> BlockMatrix:
@@ -27,19 +24,12 @@ def fitted(weights: NDArray[np.float32], form: Form) -> BlockMatrix:
     The fit is alternating least squares: values are rounded to levels, then the line that maps levels to values is
     fitted, and so again.
     """
-    matrix = empty_matrix(weights.shape, form)
-    fit = _lines if form.corrected else _through_zero
-
-    def fill(piece: slice) -> None:
-        matrix.fill(piece, *fit(np.array(weights[piece]).reshape(-1, form.block), form))
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # NumPy lets go of the interpreter in loops over so much
-        for _ in pool.map(fill, row_pieces(weights.shape)):
-            pass
+    matrix = filled_in_pieces(weights, form, _lines if form.corrected else _through_zero)
+    assert matrix is not None
     return matrix
 
 
-def _through_zero(blocks: NDArray[np.float32], form: Form) -> _Found:
+def _through_zero(blocks: NDArray[np.float32], form: Form) -> Found:
     low, high = blocks.min(axis=1), blocks.max(axis=1)
     largest = np.where(-low > high, low, high)
     scales = (largest / np.float32(-form.zero if form.bits == 4 else 1 - form.zero)).astype(np.float32)
@@ -48,7 +38,7 @@ def _through_zero(blocks: NDArray[np.float32], form: Form) -> _Found:
     return codes.astype(np.uint8), scales, np.zeros_like(scales)
 
 
-def _lines(blocks: NDArray[np.float32], form: Form) -> _Found:
+def _lines(blocks: NDArray[np.float32], form: Form) -> Found:
     most = np.float32((1 << form.bits) - 1)
     low, high = blocks.min(axis=1, keepdims=True), blocks.max(axis=1, keepdims=True)
     middle, mean = (low + high) / 2, blocks.mean(axis=1, keepdims=True)

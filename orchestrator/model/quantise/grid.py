@@ -8,14 +8,12 @@ of matrices that were joined; and what is found is right because it gives the sa
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from orchestrator.model.quantise.blocks import BlockMatrix, Form, empty_matrix, row_pieces
+from orchestrator.model.quantise.blocks import BlockMatrix, Form, Found, filled_in_pieces
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -42,29 +40,14 @@ def on_a_grid(weights: NDArray[np.float32]) -> BlockMatrix | None:
             continue
         sample = np.array(weights[:: max(1, len(weights) // _SAMPLE_ROWS)])
         if _codes(sample.reshape(-1, form.block), form) is not None:
-            found = _whole(weights, form)
+            found = filled_in_pieces(weights, form, _codes)
             if found is not None:
                 return found
     return None
 
 
-def _whole(weights: NDArray[np.float32], form: Form) -> BlockMatrix | None:
-    matrix = empty_matrix(weights.shape, form)
-
-    def fill(piece: slice) -> bool:
-        found = _codes(np.array(weights[piece]).reshape(-1, form.block), form)
-        if found is not None:
-            matrix.fill(piece, *found)
-        return found is not None
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # NumPy lets go of the interpreter in loops over so much
-        return matrix if all(pool.map(fill, row_pieces(weights.shape))) else None
-
-
-def _codes(
-    blocks: NDArray[np.float32], form: Form
-) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32]] | None:
-    """Codes [M, block], scales [M] and corrections [M] (zeros where there are none) of all blocks, or None."""
+def _codes(blocks: NDArray[np.float32], form: Form) -> Found | None:
+    """Of all blocks [M, block], or None if one has none."""
     count = len(blocks)
     codes = np.full(blocks.shape, form.zero, np.uint8)
     scales, corrections = np.zeros(count, np.float32), np.zeros(count, np.float32)

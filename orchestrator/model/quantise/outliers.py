@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from orchestrator.model.split import SplitPlan
-from orchestrator.model.weights import Source
+from orchestrator.model.weights import float32_values
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -59,7 +59,7 @@ def find_outliers(plan: SplitPlan, folder: Path, hidden: NDArray[np.float32]) ->
         tensor = plan.decoder.initializers.get(node.input[weight_index(node)])
         if x not in unit_of or tensor is None or tuple(tensor.dims) != hidden.shape[2:]:
             continue
-        weight = np.frombuffer(b"".join(Source.read(tensor, folder).pieces()), np.float32)
+        weight = float32_values(tensor, folder)
         unit = unit_of[x]
         # The first position is left out: what many models leave there is like nothing that comes after it.
         states = np.concatenate([hidden[unit - 1][1:], hidden[min(unit, len(hidden) - 1)][1:]])

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from orchestrator.model.weights import refer
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx import GraphProto
@@ -46,9 +48,7 @@ class WeightFile:
 
         values = np.ascontiguousarray(values)
         tensor = TensorProto(name=name, data_type=helper.np_dtype_to_tensor_dtype(values.dtype), dims=values.shape)
-        tensor.data_location = TensorProto.EXTERNAL
-        for key, value in (("location", self._path.name), ("offset", self._file.tell()), ("length", values.nbytes)):
-            tensor.external_data.add(key=key, value=str(value))
+        refer(tensor, self._path.name, self._file.tell(), values.nbytes)
         self._file.write(values.data)
         self._graph.initializer.append(tensor)
         return name
