@@ -15,7 +15,6 @@ share these files: they differ in attributes that are set when a segment is asse
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -66,23 +65,17 @@ def choose(
         BrokenModel: a weight is NaN or infinite, or a weight file is missing or too short.
         ConversionFailed: a value is beyond float16's range.
     """
-    found = _in(precision, source, outliers, progress) if precision != AUTO else None
-    for candidate in _smallest_first(source, outliers, progress) if found is None else ():
-        found = candidate
-        if candidate.carried == 1 or candidate.precision not in QUANTISED:
-            break  # there is nothing that would be nearer to the source
+    if precision != AUTO:
+        return _in(precision, source, outliers, progress)
+    for rounded in QUANTISED:  # from the smallest
+        candidate = _quantised(source, rounded, 8, outliers, progress)
+        if candidate.carried == 1:
+            return candidate  # there is nothing that would be nearer to the source
         subject = Subject(plan_split(resolve(candidate.model, source.folder)), source.folder, source.layers)
         agreement = measure_quality(subject, profile, rows, progress).argmax_agreement
         if agreement is None or agreement >= PROMISE:
-            break
-    assert found is not None
-    return found
-
-
-def _smallest_first(source: Subject, outliers: Outliers, progress: Progress) -> Iterator[Candidate]:
-    for rounded in QUANTISED:
-        yield _quantised(source, rounded, 8, outliers, progress)
-    yield _in("fp16", source, outliers, progress)
+            return candidate
+    return _in("fp16", source, outliers, progress)
 
 
 def _in(precision: str, source: Subject, outliers: Outliers, progress: Progress) -> Candidate:

@@ -99,7 +99,8 @@ def take_in(source: Source, precision: str, partial: Path, identity: Identity, p
     manifest = _keep(chosen, graph.parent, tokenizer, partial, identity, progress)
     subject = _subject(partial / "model", partial / "blobs", manifest)
     report = compare_with_checkpoint(reference, subject, manifest, probe.ids, progress, lambda _: in_float32)
-    return _accept(source, subject, manifest, report, rows, partial, progress)
+    _accept(source, subject, manifest, report, rows, progress).save(partial / "model")
+    return manifest
 
 
 def _take_in_graph(source: Source, partial: Path, identity: Identity, progress: Progress) -> Manifest:
@@ -112,7 +113,9 @@ def _take_in_graph(source: Source, partial: Path, identity: Identity, progress: 
     subject = _subject(partial / "model", partial / "blobs", manifest)
     probe = _Probe.of(tokenizer, manifest)
     report = compare_with_graph(source.text, graph, subject, manifest, probe.ids, partial, progress)
-    return _accept(source, subject, manifest, report, SourceRows(probe.passages, (), ()), partial, progress)
+    rows = SourceRows(probe.passages, (), ())
+    _accept(source, subject, manifest, report, rows, progress).save(partial / "model")
+    return manifest
 
 
 def compare_again(source: Source, model: Model, scratch: Path, progress: Progress) -> Judgement:
@@ -127,7 +130,7 @@ def compare_again(source: Source, model: Model, scratch: Path, progress: Progres
     if source.kind == "onnx":
         rows = SourceRows(probe.passages, (), ())
         report = compare_with_graph(source.text, _graph_of(source), subject, manifest, probe.ids, scratch, progress)
-        return Judgement(report, measure_with_wires(subject, manifest.profile, rows, source.size_bytes, progress), rows)
+        return _judge(source, subject, manifest, report, rows, progress)
     checkpoint = checkpoint_of(source, scratch, progress)
     reference = _reference(source, checkpoint, probe, manifest, scratch, progress)
     rows = read_rows(reference / ROWS_FILE)
@@ -139,7 +142,7 @@ def compare_again(source: Source, model: Model, scratch: Path, progress: Progres
         return Subject(plan_split(resolve(model, graph.parent)), graph.parent, manifest.layers[:count])
 
     report = compare_with_checkpoint(reference, subject, manifest, probe.ids, progress, first_blocks)
-    return Judgement(report, measure_with_wires(subject, manifest.profile, rows, source.size_bytes, progress), rows)
+    return _judge(source, subject, manifest, report, rows, progress)
 
 
 def measure_again(folder: Path, blobs_folder: Path, manifest: Manifest, progress: Progress) -> None:
@@ -185,14 +188,8 @@ def _keep(
 
 
 def _accept(
-    source: Source,
-    subject: Subject,
-    manifest: Manifest,
-    report: ParityReport,
-    rows: SourceRows,
-    partial: Path,
-    progress: Progress,
-) -> Manifest:
+    source: Source, subject: Subject, manifest: Manifest, report: ParityReport, rows: SourceRows, progress: Progress
+) -> Judgement:
     """Measure a model that computes what its source does.
 
     Raises:
@@ -201,9 +198,15 @@ def _accept(
     problems = report.problems()
     if problems:
         raise WrongConversion(source.text, problems)
+    return _judge(source, subject, manifest, report, rows, progress)
+
+
+def _judge(
+    source: Source, subject: Subject, manifest: Manifest, report: ParityReport, rows: SourceRows, progress: Progress
+) -> Judgement:
+    """Measure a model that was compared with its source."""
     quality = measure_with_wires(subject, manifest.profile, rows, source.size_bytes, progress)
-    Judgement(report, quality, rows).save(partial / "model")
-    return manifest
+    return Judgement(report, quality, rows)
 
 
 def _subject(folder: Path, blobs_folder: Path, manifest: Manifest) -> Subject:
