@@ -7,7 +7,9 @@ kept in the user's cache.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
+import statistics
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -17,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 from gguf_models import fetch_all, open_builders_int4, open_gguf
-from harness import Result, main, median_result, note
+from harness import Result, alternate, main, median_result, note
 from prompts import PROMPTS
 from resident import resident_of
 from rings import LocalChain
@@ -183,13 +185,8 @@ def _speed(prefix: str, model: Model, repeats: int) -> list[Result]:
     chain.last_logits(ids, 0)  # the first run takes its memory
     prefill_ms, decode_ms = [], []
     for _ in range(repeats):
-        begun_s = time.perf_counter()
-        chain.last_logits(ids, 0)
-        prefill_ms.append(1e3 * (time.perf_counter() - begun_s))
-        for _ in range(repeats):
-            begun_s = time.perf_counter()
-            chain.last_logits(ids[:1], TIMED_TOKENS)
-            decode_ms.append(1e3 * (time.perf_counter() - begun_s))
+        prefill_ms.append(1e3 * _seconds(chain, ids, 0))
+        decode_ms += [1e3 * _seconds(chain, ids[:1], TIMED_TOKENS) for _ in range(repeats)]
     return [
         median_result(f"{prefix}: a token behind {TIMED_TOKENS}", decode_ms, "ms"),
         median_result(f"{prefix}: prefill of {TIMED_TOKENS}", prefill_ms, "ms"),
@@ -200,20 +197,22 @@ def _speed_against(prefix: str, model: Model, builders: Model) -> list[Result]:
     """Times of the builder's int4 over the default's, taken in turn, one thread, in one piece."""
     chains = [LocalChain(one, chunk_tokens=TIMED_TOKENS) for one in (builders, model)]
     ids = [(7 + 37 * i) % model.manifest.vocab_size for i in range(TIMED_TOKENS)]
-    prefill, decode = [], []
-    for number in range(ROUNDS + 1):
-        of_prefill = [_seconds(chain, ids, 0) for chain in chains]
-        of_decode = [
-            sorted(_seconds(chain, ids[:1], TIMED_TOKENS) for _ in range(DECODES))[DECODES // 2] for chain in chains
-        ]
-        if number:  # the first round takes memory
-            prefill.append(of_prefill[0] / of_prefill[1])
-            decode.append(of_decode[0] / of_decode[1])
+    by_prefill = [functools.partial(_seconds, chain, ids, 0) for chain in chains]
+    by_decode = [functools.partial(_decode_s, chain, ids[:1]) for chain in chains]
+    for chain in chains:  # the first run takes its memory
+        chain.last_logits(ids, 0)
+    prefill = [old / new for old, new in alternate(*by_prefill, ROUNDS)]
+    decode = [old / new for old, new in alternate(*by_decode, ROUNDS)]
     name = f"{prefix} {DEFAULT}: speed over that of the builder's int4"
     return [
         median_result(f"{name}, a token behind {TIMED_TOKENS}", decode, "times", at_least=LEAST_SPEED),
         median_result(f"{name}, prefill of {TIMED_TOKENS}", prefill, "times", at_least=LEAST_SPEED),
     ]
+
+
+def _decode_s(chain: LocalChain, ids: list[int]) -> float:
+    """The median of some steps behind ``TIMED_TOKENS``."""
+    return statistics.median(_seconds(chain, ids, TIMED_TOKENS) for _ in range(DECODES))
 
 
 def _seconds(chain: LocalChain, ids: list[int], position: int) -> float:
