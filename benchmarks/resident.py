@@ -11,7 +11,7 @@ from pathlib import Path
 import harness  # noqa: F401  (puts the repository on the path)
 from rings import LocalChain
 
-from edge_node.runtime.process_heap import ask_for_huge_pages, give_back, let_go_of_file_pages
+from edge_node.runtime.process_heap import ask_for_huge_pages, let_go_of_file_pages, trim
 from orchestrator.model.model import Model
 
 
@@ -54,7 +54,7 @@ def _measure(folder: Path, blobs_folder: Path) -> Resident:
     model.segment(0, model.manifest.num_units)  # assembled before: that is the orchestrator's work
     before = _now()
     chain = LocalChain(model, context_tokens=64)
-    give_back()  # as a node does when it has opened a segment
+    trim()  # as a node does when it has opened a segment
     let_go_of_file_pages(model.blobs_folder)
     chain.logits([1, 2, 3, 4], 0)
     after = _now()

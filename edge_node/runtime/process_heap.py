@@ -82,8 +82,13 @@ def _unwritten_mappings(smaps: str, folder: Path) -> Iterator[tuple[int, int]]:
 
 
 def give_back() -> None:
-    """Collect garbage and trim the heap: a phone needs it. C libraries other than glibc have no malloc_trim."""
+    """Collect garbage and trim the heap: a phone needs it."""
     gc.collect()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
+    trim()
+
+
+def trim() -> None:
+    """Give freed memory back; a collection would hold up other threads. C libraries other than glibc can't."""
+    malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if malloc_trim is not None:
+        malloc_trim(0)

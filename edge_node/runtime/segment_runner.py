@@ -150,8 +150,8 @@ class SegmentRunner:
         segment.warm_up()
         if spec.segment.answer:
             self._self_checks[segment] = SelfCheck(segment, self._store.path(spec.segment.answer.sha256))
-        process_heap.give_back()  # what opening it took on the way
-        process_heap.let_go_of_file_pages(self._store.path(spec.segment.graph.sha256).parent)
+        process_heap.trim()  # of what opening it took on the way
+        process_heap.let_go_of_file_pages(self._store.directory)
         return segment, downloaded_bytes
 
     def wrong_answers(self) -> list[LoadFailed]:
