@@ -20,7 +20,7 @@ from orchestrator.commands.settings import Settings, bus_options, pass_settings
 from orchestrator.text.table import table
 from schemas.messages import PlanReply
 
-_SAMPLE_WORDS = 24
+_SAMPLE_WORDS = 40
 
 
 def _counts(most: int) -> Callable[[click.Context, click.Parameter, str], tuple[int, ...]]:
