@@ -1,4 +1,8 @@
-"""Memory that a model takes in a process of its own: one session of all of it, opened and run once (Linux)."""
+"""Memory that a model takes in a process of its own: one session of all of it, opened and run (Linux).
+
+What ONNX Runtime takes itself is not the model's: it has run another graph before. Pages of files that are mapped count where
+they were touched since the session was opened; each answer touches more of them, which the system may take back.
+"""
 
 from __future__ import annotations
 

@@ -96,6 +96,8 @@ class BuildSegments:
     model: str
     ring: tuple[StageRef, ...]
     wire_dtype: WireDtype
+    positions: int
+    """That a text may have, dummies behind it included."""
 
 
 @dataclass(frozen=True)

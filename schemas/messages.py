@@ -101,6 +101,7 @@ from schemas.operator_requests import (
 from schemas.parts import (
     PROBE_BATCH,
     PROBE_CHUNK_TOKENS,
+    PROBE_CONTEXT_TOKENS,
     Basis,
     BlobRef,
     ChatMessage,
@@ -156,6 +157,7 @@ __all__ = [
     "MOST_STORY_ENTRIES",
     "PROBE_BATCH",
     "PROBE_CHUNK_TOKENS",
+    "PROBE_CONTEXT_TOKENS",
     "SCHEMA_VERSION",
     "ApplyConstraints",
     "ApplyReply",

@@ -36,6 +36,8 @@ PROBE_BATCH = 4
 """Requests that decode together where a node measures a batch."""
 PROBE_CHUNK_TOKENS = 64
 """Positions of the prompt chunk that a node measures."""
+PROBE_CONTEXT_TOKENS = 2 * PROBE_CHUNK_TOKENS
+"""Positions of a text where a node measures."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, order=True)

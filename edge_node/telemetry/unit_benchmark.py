@@ -16,7 +16,7 @@ from edge_node.storage.blob_store import BlobStore
 from edge_node.telemetry import device
 from edge_node.telemetry.spread import spread_s
 from schemas.codec import WIRE_DTYPES
-from schemas.messages import PROBE_BATCH, PROBE_CHUNK_TOKENS, ProbeNode, ProbePart, UnitProfile
+from schemas.messages import PROBE_BATCH, PROBE_CHUNK_TOKENS, PROBE_CONTEXT_TOKENS, ProbeNode, ProbePart, UnitProfile
 from schemas.units import EMBED, HEAD
 
 _log = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ def _measure_part(
         width_in=part.width_in,
         width_out=part.width_out,
         vocab_size=command.vocab_size,
-        context_tokens=2 * PROBE_CHUNK_TOKENS,
+        context_tokens=PROBE_CONTEXT_TOKENS,
         slots=PROBE_BATCH,
         chunk_tokens=PROBE_CHUNK_TOKENS,
         same_bits=command.same_bits,

@@ -150,7 +150,8 @@ class Switchover:
         """Bring a solved plan into force, in the upcoming epoch."""
         plan = replace(plan, epoch=self.epochs.next())
         self.next = Building(job, plan, forced=forced)
-        return [SaveEpoch(plan.epoch), BuildSegments(job, plan.model.name, plan.ring, plan.wire_dtype)]
+        positions = plan.context_tokens + plan.model.manifest.numerics.spare_positions
+        return [SaveEpoch(plan.epoch), BuildSegments(job, plan.model.name, plan.ring, plan.wire_dtype, positions)]
 
     def built(self, job: int, segments: tuple[BuiltSegment, ...]) -> str:
         """Take in the next plan's graphs; ``advance`` starts the roll-out. Returns why it can't; empty when it can."""

@@ -37,12 +37,13 @@ the product has the very bits that a node would compute; the squares tell it whe
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from orchestrator.model.attention import dummies_inputs, is_attention, with_dummies
+from orchestrator.model.cone import cheap_cone, outside_inputs
 from orchestrator.model.errors import UnsplittableGraph
-from orchestrator.model.graph import PAST_NAME, SEQUENCE_INPUTS, Decoder, Step, node_inputs
+from orchestrator.model.graph import PAST_NAME, SEQUENCE_INPUTS, Step
+from orchestrator.model.rotary import limit_tables
 from orchestrator.model.shapes import FLOAT, FLOAT16
 from orchestrator.model.split import Boundary, SplitPlan
 from schemas import segment_tensors as tensors
@@ -66,32 +67,8 @@ LENGTHS = {5: tensors.LENGTHS, 6: tensors.TOTAL_LENGTH}
 """The inputs of GroupQueryAttention, by index, that are inputs of a segment."""
 AXES_ARE_INPUTS = 18
 """From this version of ONNX on, reductions take their axes as an input."""
-ASSEMBLY = 3
+ASSEMBLY = 4
 """Changes whenever the same arguments give another graph than before."""
-
-
-def cheap_cone(decoder: Decoder, names: Iterable[str]) -> tuple[list[int], list[str]]:
-    """What recomputing ``names`` takes: cheap nodes in topological order, and the weights and graph inputs read."""
-    nodes: dict[int, None] = {}
-    leaves: dict[str, None] = {}
-    stack: list[tuple[str, bool]] = [(n, False) for n in reversed(list(names))]
-    while stack:
-        name, inputs_done = stack.pop()
-        node = decoder.cheap_producer.get(name)
-        if node is None:
-            leaves[name] = None
-        elif inputs_done:
-            nodes[node] = None
-        elif node not in nodes:
-            stack.append((name, True))
-            stack.extend((n, False) for n in reversed(node_inputs(decoder.model.graph.node[node])))
-    return list(nodes), list(leaves)
-
-
-def outside_inputs(decoder: Decoder, steps: Iterable[Step]) -> list[str]:
-    """Names the steps read that no core step makes: weights, graph inputs and the cheap cone's results."""
-    core = {n for step in decoder.core for n in step.outputs}
-    return list(dict.fromkeys(n for step in steps for n in step.inputs if n not in core))
 
 
 def assemble(
@@ -102,6 +79,7 @@ def assemble(
     *,
     halves: bool = False,
     dummies: bool = False,
+    positions: int | None = None,
 ) -> bytes:
     """The segment's graph as bytes, the same for the same arguments; weights stay references.
 
@@ -109,6 +87,7 @@ def assemble(
         accuracy_level: set on every MatMulNBits node (4: int8 activations, 1: float32); None leaves them.
         halves: hidden states in float32 come in and go out as halves.
         dummies: in attention there may be dummies behind the new positions.
+        positions: that computed tables have rows for; None: all that the model knows.
 
     Raises:
         ValueError: [start, stop) is empty or outside the model.
@@ -118,6 +97,8 @@ def assemble(
     if not 0 <= start < stop <= plan.num_units:
         raise ValueError(f"no such segment: [{start}, {stop}) of {plan.num_units} units")
     made = _Assembly(plan, start, stop, halves, dummies).build(accuracy_level)
+    if positions is not None:
+        limit_tables(made.graph.initializer, positions)
     graph: bytes = made.SerializeToString(deterministic=True)
     return graph
 

@@ -12,6 +12,7 @@ from orchestrator.model.errors import UnsplittableGraph
 from orchestrator.model.graph import PAST_NAME, SEQUENCE_INPUTS, Decoder
 from orchestrator.model.json_file import read_optional
 from orchestrator.model.manifest import FORMAT, Blob, BoundaryInfo, LayerCache, Manifest, SamplingDefaults, Unit
+from orchestrator.model.rotary import computed_rows, row_bytes, table_pairs
 from orchestrator.model.shapes import FLOAT_NAMES
 from orchestrator.model.split import SplitPlan
 from orchestrator.model.tokenizer import ModelTokenizer
@@ -78,6 +79,7 @@ def describe(plan: SplitPlan, blobs: tuple[Blob, ...], folder: Path, identity: I
         layers=layers,
         units=_units(plan, blobs, layers),
         blobs=blobs,
+        position_bytes=row_bytes(decoder.initializers),
         bos_id=tokenizer.bos_id,
         eos_ids=tuple(sorted(tokenizer.eos_ids)),
         sampling=_sampling(folder),
@@ -170,9 +172,11 @@ def _layer_cache(decoder: Decoder, layer: int, config: Mapping[str, Any], genai:
 
 
 def _rotary_rows(decoder: Decoder) -> list[int]:
-    """Rows of the cos tables that attention reads; a text cannot be longer."""
-    nodes = [n for n in decoder.model.graph.node if n.op_type == "GroupQueryAttention" and len(n.input) > 7]
-    return [decoder.weight_shape(n.input[7])[0] for n in nodes if decoder.weight_shape(n.input[7])]
+    """Rows of the tables that attention turns vectors by; a text cannot be longer."""
+    rows = []
+    for cos in {cos for cos, _ in table_pairs(decoder.model.graph.node)}:
+        rows += [computed_rows(decoder.initializers, cos), *decoder.weight_shape(cos)[:1]]
+    return [count for count in rows if count]
 
 
 def _attention(decoder: Decoder, layer: int) -> NodeProto | None:

@@ -29,6 +29,7 @@ from orchestrator.model.quality_report import (
 from orchestrator.model.quantise.outliers import find_outliers
 from orchestrator.model.reference import read_hidden
 from orchestrator.model.rewrite import settle_table_choice, untranspose_embedding
+from orchestrator.model.rotary import compute_tables
 from orchestrator.model.source import Source
 from orchestrator.model.split import plan_split
 from orchestrator.model.subject import Subject
@@ -179,6 +180,7 @@ def _keep(
     chosen: Candidate, folder: Path, tokenizer: Path, partial: Path, identity: Identity, progress: Progress
 ) -> Manifest:
     """Pack the weights of a graph, which are in files of ``folder``; the manifest of what came out."""
+    compute_tables(chosen.model, folder)
     decoder = resolve(chosen.model, folder)
     require_shared_caches(decoder)
     plan = plan_split(decoder)

@@ -19,7 +19,7 @@ from orchestrator.model.precision import PROFILES, NumericProfile
 from schemas.names import is_sha256
 from schemas.units import kinds_of
 
-FORMAT = 2
+FORMAT = 3
 DTYPE_BYTES = {"float32": 4, "float16": 2}
 
 
@@ -93,6 +93,7 @@ class Manifest:
         precision: of its weights; ``asked``: what was asked for, which may be "auto".
         carried: the share of the weights of its matrices that have the very values of the source.
         profile: the numeric profile used unless asked otherwise.
+        position_bytes: what tables that are computed when a segment is opened take for each position.
     """
 
     format: int
@@ -114,6 +115,7 @@ class Manifest:
     layers: tuple[LayerCache, ...]
     units: tuple[Unit, ...]
     blobs: tuple[Blob, ...]
+    position_bytes: int
     bos_id: int | None
     eos_ids: tuple[int, ...]
     sampling: SamplingDefaults

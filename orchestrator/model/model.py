@@ -112,12 +112,21 @@ class Model:
         report = read_quality(self.folder)
         return UNJUDGED_WIRE if report is None else report.wire
 
-    def segment(self, start: int, stop: int, profile: str | None = None, *, wire: WireDtype = "fp32") -> SegmentSpec:
+    def segment(
+        self,
+        start: int,
+        stop: int,
+        profile: str | None = None,
+        *,
+        wire: WireDtype = "fp32",
+        positions: int | None = None,
+    ) -> SegmentSpec:
         """The segment of units [start, stop), 0 <= start < stop <= manifest.num_units; assembled once, then kept.
 
         Args:
             profile: a key of `PROFILES`; None for the model's own.
             wire: how hidden states travel; the graph converts those in float32 to and from halves itself.
+            positions: that a text may have, dummies behind it included; None: as many as the model knows.
 
         Raises:
             ValueError: no such units.
@@ -130,10 +139,12 @@ class Model:
             raise ValueError(f"no such segment: [{start}, {stop}) of {self.manifest.num_units} units")
         has_boundaries = start > 0 or stop < self.manifest.num_units
         halves = wire == "fp16" and self.manifest.hidden_dtype == "float32" and has_boundaries
-        kept = self.folder / SEGMENTS_FOLDER / f"{start}-{stop}-{profile}{'-halves' if halves else ''}.json"
+        rows = positions if self.manifest.position_bytes else None
+        variant = f"{profile}{'-halves' if halves else ''}{f'-{rows}' if rows else ''}"
+        kept = self.folder / SEGMENTS_FOLDER / f"{start}-{stop}-{variant}.json"
         try:
             self._check_files(start, stop)
-            return self._read_kept(kept) or self._assemble(start, stop, profile, halves, kept)
+            return self._read_kept(kept) or self._assemble(start, stop, profile, halves, rows, kept)
         except FileNotFoundError as error:
             raise ModelFilesLost(self.manifest.name, Path(error.filename).name) from error
 
@@ -153,13 +164,21 @@ class Model:
             return None  # written by another version: it costs little to make it again
         return spec if spec.assembly == ASSEMBLY and (self.blobs_folder / spec.graph.sha256).is_file() else None
 
-    def _assemble(self, start: int, stop: int, profile: str, halves: bool, kept: Path) -> SegmentSpec:
+    def _assemble(
+        self, start: int, stop: int, profile: str, halves: bool, positions: int | None, kept: Path
+    ) -> SegmentSpec:
         if self._plan is None:
             self._plan = plan_split(resolve(read_model(self.folder / GRAPH_FILE), self.blobs_folder))
         numerics = PROFILES[profile]
         graph = assemble(
-            self._plan, start, stop, numerics.accuracy_level, halves=halves, dummies=numerics.same_bits
-        )  # fmt: skip
+            self._plan,
+            start,
+            stop,
+            numerics.accuracy_level,
+            halves=halves,
+            dummies=numerics.same_bits,
+            positions=positions,
+        )
         sha256 = hashlib.sha256(graph).hexdigest()
         spec = self._spec(start, stop, profile, BlobRef(sha256, len(graph)), _parse(graph))
         kept.parent.mkdir(exist_ok=True)

@@ -26,6 +26,7 @@ from orchestrator.model.parity_report import ROPE_LIMIT, ParityReport
 from orchestrator.model.precision import PROFILES, QUANTISED
 from orchestrator.model.progress import Progress
 from orchestrator.model.reference import ANY_LAYER, ReferenceReport, ReferenceRequest, read_report
+from orchestrator.model.rotary import computed_rows, table_pairs, table_values
 from orchestrator.model.split import SplitPlan
 from orchestrator.model.subject import DECODE_TOKENS, THREADS, Subject, steps_of
 from orchestrator.model.subproc import run_module
@@ -284,8 +285,9 @@ class _Comparison:
                 continue
             seen.add((kind, tables))
             wanted = np.load(self.out / f"rope-{kind}.npy")
-            for name, expected in zip(tables, wanted, strict=True):
-                found = self._values(name)[positions]
+            values = table_values(self.subject.plan.decoder.model.graph, tables, self.subject.folder)
+            for value, expected in zip(values, wanted, strict=True):
+                found = value[positions]
                 if found.shape != expected.shape:
                     return float("inf"), int(positions[-1]) + 1
                 largest = max(largest or 0.0, float((np.abs(found - expected) / limit).max()))
@@ -316,9 +318,9 @@ def rotary_tables(plan: SplitPlan) -> Iterator[tuple[int, tuple[str, str]]]:
         node = graph.node[step.node]
         turns = any(a.name == "do_rotary" and a.i for a in node.attribute)
         if node.op_type == "GroupQueryAttention" and turns and unit > 0:
-            cos, sin = node.input[7], node.input[8]
-            if cos in weights and sin in weights:
-                yield unit - 1, (cos, sin)
+            for cos, sin in table_pairs([node]):
+                if computed_rows(weights, cos) or (cos in weights and sin in weights):
+                    yield unit - 1, (cos, sin)
 
 
 def _rope_positions(context: int) -> list[int]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.model.assemble import cheap_cone, outside_inputs
+from orchestrator.model.cone import cheap_cone, outside_inputs
 from orchestrator.model.errors import BrokenModel
 from orchestrator.model.manifest import Blob
 from orchestrator.model.shapes import FLOAT_NAMES

@@ -11,6 +11,7 @@ takes is the sum of
   `accuracy_level=4` (profiles "fast" and "steady", whose graphs are the same) packs larger; the head's matrix is by
   far the largest of the model, and while it is packed the original is still there. The file of an embedding is mapped,
   and only pages with rows of tokens that occur are ever read: of quantised ones, a dozen rows a page, half is counted;
+* tables of positions that it computes, for as many as are served;
 * the KV cache, counted as full.
 
 Sharing of tied weights saves disk only: each of two sessions keeps its own copy.
@@ -78,4 +79,5 @@ def workspace_bytes(manifest: Manifest, *, chunk_tokens: int, context_tokens: in
     activations = 4 * chunk * (projected + heads * context_tokens)
     logits = 4 * manifest.vocab_size * (slots + 1)
     spare_kv = slots * spare * manifest.kv_bytes_per_token  # of all layers: a node has some
-    return SESSION_BYTES + math.ceil(ACTIVATION_COPIES * activations) + logits + spare_kv
+    tables = manifest.position_bytes * (context_tokens + spare)
+    return SESSION_BYTES + math.ceil(ACTIVATION_COPIES * activations) + logits + spare_kv + tables

@@ -42,6 +42,7 @@ from orchestrator.planning.problem import Problem
 from orchestrator.planning.solution import Infeasible, Solution
 from schemas.errors import LinguabusError
 from schemas.messages import (
+    PROBE_CONTEXT_TOKENS,
     BlobRef,
     KvLayer,
     NoPlanExplanation,
@@ -186,16 +187,16 @@ class Worker:
 
                 division = divide(problem, kept, pipelines=pipelines, margin=margin)
                 return FleetDivided(number, division.groups, division.tokens_per_s)
-            case BuildSegments(number, name, ring, wire):
-                return SegmentsBuilt(number, tuple(self._build(name, stage, wire) for stage in ring))
+            case BuildSegments(number, name, ring, wire, positions):
+                return SegmentsBuilt(number, tuple(self._build(name, stage, wire, positions) for stage in ring))
             case PlanStandby(pipeline, epoch, problem, stages):
                 from orchestrator.planning.standby.plan_standby import plan_standby
 
                 return StandbyPlanned(pipeline, epoch, plan_standby(problem, stages, disk_only=True).standby)
 
-    def _build(self, name: str, stage: StageRef, wire: WireDtype) -> BuiltSegment:
+    def _build(self, name: str, stage: StageRef, wire: WireDtype, positions: int) -> BuiltSegment:
         """A stage's segment, with what its node has to compute to be believed."""
-        built = build_segment(self._models[name], stage, wire)
+        built = build_segment(self._models[name], stage, wire, positions)
         try:
             answer = self._answers[name].of(stage.start, stage.stop)
         except (MissingDependency, CannotRun) as error:
@@ -250,7 +251,8 @@ def probe_parts(model: Model) -> tuple[ProbePart, ...]:
 
 
 def _probe_part(model: Model, kind: UnitKind, start: int, stop: int) -> ProbePart:
-    built = build_segment(model, StageRef(node="any", start=start, stop=stop))
+    positions = PROBE_CONTEXT_TOKENS + model.manifest.numerics.spare_positions
+    built = build_segment(model, StageRef(node="any", start=start, stop=stop), positions=positions)
     return ProbePart(
         kind=kind,
         units=stop - start,
@@ -262,9 +264,11 @@ def _probe_part(model: Model, kind: UnitKind, start: int, stop: int) -> ProbePar
     )
 
 
-def build_segment(model: Model, stage: StageRef, wire: WireDtype = "fp32") -> BuiltSegment:
-    """A stage's graph and weights as the nodes are told of them."""
-    spec = model.segment(stage.start, stage.stop, wire=wire)
+def build_segment(
+    model: Model, stage: StageRef, wire: WireDtype = "fp32", positions: int | None = None
+) -> BuiltSegment:  # fmt: skip
+    """A stage's graph and weights as the nodes are told of them, for texts of so many positions."""
+    spec = model.segment(stage.start, stage.stop, wire=wire, positions=positions)
     caches = {cache.layer: cache for cache in model.manifest.layers}
     return BuiltSegment(
         graph=BlobRef(sha256=spec.graph.sha256, size_bytes=spec.graph.size_bytes),

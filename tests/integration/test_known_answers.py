@@ -177,7 +177,7 @@ def test_a_model_that_can_not_be_run_here_is_served_unchecked(
     try:
         worker.submit(OpenModel("tiny"))
         assert isinstance(worker.results.get(timeout=DEADLINE_S), ModelOpened)
-        worker.submit(BuildSegments(1, "tiny", (StageRef(node="a", start=0, stop=6),), "fp32"))
+        worker.submit(BuildSegments(1, "tiny", (StageRef(node="a", start=0, stop=6),), "fp32", 64))
         built = worker.results.get(timeout=DEADLINE_S)
     finally:
         worker.close()

@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from onnx import numpy_helper
 
 from edge_node.runtime.segment import Segment
+from orchestrator.model.graph import read_model
 from orchestrator.model.model import Model
 from orchestrator.model.store import ModelStore
 from orchestrator.model.verify import Chain, compare_runs, verify
@@ -141,9 +143,13 @@ def test_tied_embeddings_are_stored_once(store: ModelStore) -> None:
 
 
 def test_tables_of_two_kinds_of_attention_go_where_they_are_used(store: ModelStore) -> None:
-    blobs = opened(store, "gemma3").manifest.blobs
-    assert {(1, 2, 4, 5), (3, 6)} <= {b.units for b in blobs}
-    assert len(opened(store, "gemma3").segment(3, 4).blobs) == 2  # its own weights and the global table
+    model = opened(store, "gemma3")
+    head_dim = model.manifest.layers[0].key_dim
+    assert model.manifest.position_bytes == 2 * 2 * 4 * head_dim // 2
+    for start, stop, tables in ((2, 3, 1), (3, 4, 1), (2, 4, 2), (0, 1, 0)):
+        graph = read_model(model.blobs_folder / model.segment(start, stop, positions=24).graph.sha256).graph
+        limits = [t for t in graph.initializer if t.name.endswith("/positions")]
+        assert [float(numpy_helper.to_array(t)) for t in limits] == [24] * tables
 
 
 def test_int4_is_smaller_than_fp32(store: ModelStore) -> None:
@@ -152,7 +158,7 @@ def test_int4_is_smaller_than_fp32(store: ModelStore) -> None:
 
 def test_flops_count_every_matrix_of_a_block(store: ModelStore) -> None:
     for precision in ("fp32", "fp16", "int4"):
-        # Behind the inputs there are the sums of their blocks of 32, twice, the first time filled up to a block.
+        # Behind the inputs there are the means of their blocks of 32, twice, the first time filled up to a block.
         width, inner = (64 + 32 + 64 // 32, 96 + 32 + 96 // 32) if precision == "int4" else (64, 96)
         attention = width * 64 * 2 + 2 * width * 32  # query and output, key and value
         expected = 2 * (attention + 2 * width * 96 + 64 * inner)

@@ -97,7 +97,7 @@ def make_manifest(
     units.append(Unit(last, "head", None, (head * 64,), 20 * MB, 40_000_000, 0))
     return Manifest(
         format=FORMAT, version="0", name=name, source="test", fingerprint="0", family="llama", precision="int4",
-        asked="auto", carried=1.0, profile="fast",
+        asked="auto", carried=1.0, position_bytes=0, profile="fast",
         vocab_size=1_114_112, max_context=max_context, logits_dtype="float32", kv_dtype="float32",
         inputs=("input_ids", "attention_mask"),
         boundaries=tuple(BoundaryInfo(unit, 64, "float32", 1) for unit in range(1, last + 1)),

@@ -5,7 +5,7 @@ upper four bits of their codes, and then, the few that came out as the most like
 planes of one matrix, which may be the embeddings' too: nothing is kept twice.
 
 The upper bits alone take every code for the least one that has them. On average that is short of half a step of the
-upper bits times the sum of the input's block; for these sums the upper plane has blocks behind those of the weights.
+upper bits times the sum of the input's block; for the blocks' means the upper plane has weights behind its own.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from orchestrator.model.quantise.look_up import rows
-from orchestrator.model.quantise.matmul import block_sums, multiply_by_codes
+from orchestrator.model.quantise.matmul import block_means, multiply_by_codes
 from orchestrator.model.quantise.nodes import NodeMaker
 from orchestrator.model.quantise.stored import UPPER_BITS, StoredMatrix
 
@@ -27,10 +27,10 @@ SHORTLIST = 64
 
 
 def multiply_in_two_passes(x: str, matrix: StoredMatrix, y: str) -> list[NodeProto]:
-    """Nodes that make logits ``y`` [B, n, V] of ``x`` [B, n, K] and a matrix in planes with weights for sums."""
+    """Nodes that make logits ``y`` [B, n, V] of ``x`` [B, n, K] and a matrix in planes with weights for means."""
     maker = NodeMaker(y)
     stretched = maker.make("Mul", [x, maker.constant(np.float32(1 << matrix.lower_bits))])
-    both = maker.make("Concat", [stretched, block_sums(x, matrix.form.block, maker)], axis=-1)
+    both = maker.make("Concat", [stretched, block_means(x, matrix.form.block, maker)], axis=-1)
     rough = multiply_by_codes(maker, both, matrix, UPPER_BITS)
     best = maker.make("TopK", [rough, maker.indices(SHORTLIST)], outputs=2, sorted=0)
     column = maker.make("Unsqueeze", [x, maker.indices(-1)])

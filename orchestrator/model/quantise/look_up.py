@@ -24,7 +24,7 @@ def look_up(matrix: StoredMatrix, ids: str, y: str) -> list[NodeProto]:
 def rows(maker: NodeMaker, matrix: StoredMatrix, ids: str) -> str:
     """Append what makes rows [..., K] of indices [...]; returns their name."""
     upper = maker.make("Gather", [matrix.upper, ids], axis=0)
-    if matrix.sum_copies:
+    if matrix.means:
         upper = maker.make("Slice", [upper, maker.indices(0), maker.indices(matrix.blocks), maker.indices(-2)])
     codes = _unpacked(maker, upper, matrix.bits - matrix.lower_bits, matrix.form.block)
     zero = 1 << matrix.bits - 1

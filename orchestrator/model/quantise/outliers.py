@@ -8,6 +8,7 @@ that takes away.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,18 +24,21 @@ if TYPE_CHECKING:
 
 Outliers = Mapping[str, "NDArray[np.int64]"]
 """Channels to keep out, by the name of the input."""
-CHANNELS = 8
+CHANNELS = 4
 """So many are kept out, of each input where it helps."""
 SHRINK = 64
 _WEIGHT_OF_NORM = {"SimplifiedLayerNormalization": 1, "RMSNormalization": 1, "SkipSimplifiedLayerNormalization": 2}
 _WORTH = 0.4
-"""Where the rounding error's square falls at least to this part."""
+"""Where the rounding error's square falls at least to this part, for each matrix that gets another product."""
 
 
-def outlying_channels(values: NDArray[np.float32], block: int = 32) -> NDArray[np.int64] | None:
-    """The channels of inputs [rows, K] that are worth being kept out, sorted; None if that would not help.
+def outlying_channels(values: NDArray[np.float32], products: int, block: int = 32) -> NDArray[np.int64] | None:
+    """The channels of inputs [rows, K] that are worth being kept out, sorted; None if that would help too little.
 
     Nor is there anything to keep out of where K is no multiple of a block: such matrices have no blocks.
+
+    Args:
+        products: how many matrices read the inputs. Each gets two operators more.
     """
     if values.shape[1] % block:
         return None
@@ -43,7 +47,7 @@ def outlying_channels(values: NDArray[np.float32], block: int = 32) -> NDArray[n
     rest = values.copy()
     rest[:, channels] = 0
     before, after = (np.square(np.abs(v.reshape(len(v), -1, block)).max(axis=2)).mean() for v in (values, rest))
-    return channels if after <= _WORTH * before else None
+    return channels if products * after <= _WORTH * before else None
 
 
 def find_outliers(plan: SplitPlan, folder: Path, hidden: NDArray[np.float32]) -> Outliers:
@@ -55,7 +59,9 @@ def find_outliers(plan: SplitPlan, folder: Path, hidden: NDArray[np.float32]) ->
     """
     unit_of = {name: unit for step, unit in zip(plan.decoder.core, plan.unit_of, strict=True) for name in step.outputs}
     found = {}
-    for x, node in norms_before_products(plan.decoder.model.graph).items():
+    graph = plan.decoder.model.graph
+    products = Counter(name for node in graph.node if node.op_type == "MatMul" for name in node.input)
+    for x, node in norms_before_products(graph).items():
         tensor = plan.decoder.initializers.get(node.input[weight_index(node)])
         if x not in unit_of or tensor is None or tuple(tensor.dims) != hidden.shape[2:]:
             continue
@@ -64,7 +70,7 @@ def find_outliers(plan: SplitPlan, folder: Path, hidden: NDArray[np.float32]) ->
         # The first position is left out: what many models leave there is like nothing that comes after it.
         states = np.concatenate([hidden[unit - 1][1:], hidden[min(unit, len(hidden) - 1)][1:]])
         sizes = np.sqrt(np.square(states).mean(axis=1, keepdims=True)) + np.float32(1e-30)
-        channels = outlying_channels(states / sizes * weight)
+        channels = outlying_channels(states / sizes * weight, products[x])
         if channels is not None:
             found[x] = channels
     return found

@@ -1,8 +1,9 @@
 """A matrix in blocks as weights of a graph.
 
-**Sums.** A block that is not centred on zero adds its correction times the sum of its inputs. These sums are further
-inputs, and corrections further weights behind those of the matrix; where those have four bits, twice: corrections, and
-what rounding them left, in blocks of their own. So a correction takes no operator, and few bytes.
+**Means.** A block that is not centred on zero adds its correction times the sum of its inputs. Means of blocks are
+further inputs, and corrections, times a block's length, further weights behind those of the matrix; where those have
+four bits, twice: corrections, and what rounding them left, in blocks of their own. To get there, the means are filled
+up with zeros to whole blocks, or repeated once more where that takes no more blocks.
 
 **Planes.** Codes of five to eight bits may be kept in two planes, the upper four bits and the rest: that is how a head
 is multiplied in two passes (`orchestrator.model.quantise.head`) and looked up all the same, and how five bits take no
@@ -24,6 +25,20 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 UPPER_BITS = 4
+_MOST_COPIES = 3
+"""To copy more is slower than to fill up with zeros."""
+
+
+@dataclass(frozen=True)
+class Means:
+    """Means of blocks as inputs: ``copies`` of them, with so many zeros (``fill``) behind all but the last."""
+
+    copies: int
+    fill: int
+
+    def columns(self, blocks: int) -> int:
+        """How many inputs they are, where there are so many means."""
+        return self.copies * (blocks + self.fill) - self.fill
 
 
 @dataclass(frozen=True)
@@ -34,12 +49,12 @@ class StoredMatrix:
         form: of its blocks.
         bits: of a code, around ``1 << bits - 1`` as zero.
         rows, columns: N, K.
-        upper: [N, blocks + sum_blocks, bytes]: codes, or their upper four bits if there is a ``lower`` plane; then the
-            weights of sums.
+        upper: [N, blocks + mean_blocks, bytes]: codes, or their upper four bits if there is a ``lower`` plane; then the
+            weights of means.
         lower: [N, blocks, bytes]: the other bits; None where there are none.
-        scales: [N, blocks]; with those of the sums behind, unless these are in ``sum_scales``.
-        sum_copies: how many times ``upper`` has weights for sums, each time filled up to whole blocks.
-        sum_scales: [N, sum_blocks], of a matrix whose rows are looked up; None without.
+        scales: [N, blocks]; with those of the means behind, unless these are in ``mean_scales``.
+        means: how the means of the inputs' blocks are inputs themselves; None if they are not.
+        mean_scales: [N, mean_blocks], of a matrix whose rows are looked up; None without.
         corrections: [N, blocks], of a matrix whose rows are looked up; None without.
     """
 
@@ -50,8 +65,8 @@ class StoredMatrix:
     upper: str
     lower: str | None
     scales: Floats
-    sum_copies: int
-    sum_scales: Floats | None
+    means: Means | None
+    mean_scales: Floats | None
     corrections: Floats | None
 
     @property
@@ -59,11 +74,9 @@ class StoredMatrix:
         return self.columns // self.form.block
 
     @property
-    def sum_columns(self) -> int:
-        """Inputs behind those of the matrix: of the last copy only the sums themselves."""
-        if not self.sum_copies:
-            return 0
-        return (self.sum_copies - 1) * filled_columns(self.blocks, self.form.block) + self.blocks
+    def mean_columns(self) -> int:
+        """Inputs behind those of the matrix."""
+        return self.means.columns(self.blocks) if self.means else 0
 
     @property
     def lower_bits(self) -> int:
@@ -72,10 +85,13 @@ class StoredMatrix:
 
 def store(matrix: BlockMatrix, name: str, file: WeightFile, *, looked_up: bool) -> StoredMatrix:
     """Write a matrix with its codes in one plane."""
-    sums = [] if matrix.corrections is None else _weights_of_sums(matrix.corrections, matrix.form)
-    codes = np.concatenate([matrix.packed(), *(part.packed() for part in sums)], axis=1)
+    weights, means = None, None
+    codes = matrix.packed()
+    if matrix.corrections is not None:
+        weights, means = _weights_of_means(matrix.corrections, matrix.form)
+        codes = np.concatenate([codes, weights.packed()], axis=1)
     upper = file.add(f"{name}.codes", codes)
-    return _stored(matrix, matrix.form.bits, name, upper, None, sums, file, looked_up=looked_up)
+    return _stored(matrix, matrix.form.bits, name, upper, None, weights, means, file, looked_up=looked_up)
 
 
 def store_in_planes(matrix: BlockMatrix, name: str, file: WeightFile, *, multiplied: bool) -> StoredMatrix:
@@ -89,15 +105,15 @@ def store_in_planes(matrix: BlockMatrix, name: str, file: WeightFile, *, multipl
     codes = (matrix.codes - np.uint8(matrix.form.zero - (1 << bits - 1))).reshape(matrix.rows, -1, matrix.form.block)
     lower = file.add(f"{name}.lower", pack_codes(codes & np.uint8((1 << lower_bits) - 1), lower_bits))
     upper = pack_codes(codes >> np.uint8(lower_bits), UPPER_BITS)
-    sums: list[BlockMatrix] = []
+    weights, means = None, None
     if multiplied:
         missing = matrix.scales * np.float32(((1 << lower_bits) - 1) / 2)
         if matrix.corrections is not None:
             missing += matrix.corrections
-        sums = [fitted(_filled(missing, matrix.form.block), Form(UPPER_BITS, matrix.form.block, corrected=False))]
-        upper = np.concatenate([upper, sums[0].packed()], axis=1)
+        weights, means = _once(missing, Form(UPPER_BITS, matrix.form.block, corrected=False))
+        upper = np.concatenate([upper, weights.packed()], axis=1)
     upper_name = file.add(f"{name}.upper", upper)
-    return _stored(matrix, bits, name, upper_name, lower, sums, file, looked_up=True)
+    return _stored(matrix, bits, name, upper_name, lower, weights, means, file, looked_up=True)
 
 
 def needed_bits(matrix: BlockMatrix) -> int:
@@ -106,29 +122,24 @@ def needed_bits(matrix: BlockMatrix) -> int:
     return next(bits for bits in (5, 6, 8) if below <= 1 << bits - 1 and above < 1 << bits - 1)
 
 
-def filled_columns(columns: int, block: int) -> int:
-    """``columns`` rounded up to whole blocks."""
-    return -(-columns // block) * block
-
-
 def _stored(
     matrix: BlockMatrix,
     bits: int,
     name: str,
     upper: str,
     lower: str | None,
-    sums: list[BlockMatrix],
+    weights: BlockMatrix | None,
+    means: Means | None,
     file: WeightFile,
     *,
     looked_up: bool,
 ) -> StoredMatrix:
     scales, apart = matrix.scales, None
-    if sums:
-        of_sums = np.concatenate([part.scales for part in sums], axis=1)
+    if weights is not None:
         if looked_up:  # by block, so that the others must not be in between
-            apart = file.add_halves(f"{name}.sum_scales", of_sums)
+            apart = file.add_halves(f"{name}.mean_scales", weights.scales)
         else:
-            scales = np.concatenate([scales, of_sums], axis=1)
+            scales = np.concatenate([scales, weights.scales], axis=1)
     # Of small codes scales are so large a part that a second copy in memory costs more than halves spare on disk.
     add = file.add_halves if looked_up or matrix.form.bits > UPPER_BITS else file.add_floats
     return StoredMatrix(
@@ -139,8 +150,8 @@ def _stored(
         upper=upper,
         lower=lower,
         scales=add(f"{name}.scales", scales),
-        sum_copies=len(sums),
-        sum_scales=apart,
+        means=means,
+        mean_scales=apart,
         corrections=(
             file.add_halves(f"{name}.corrections", matrix.corrections)
             if looked_up and matrix.corrections is not None
@@ -149,17 +160,44 @@ def _stored(
     )
 
 
-def _weights_of_sums(corrections: NDArray[np.float32], form: Form) -> list[BlockMatrix]:
-    """Corrections [N, blocks], and what is left of them where they are rounded to four bits."""
+def _weights_of_means(corrections: NDArray[np.float32], form: Form) -> tuple[BlockMatrix, Means]:
+    """Weights of means, from corrections [N, blocks], and how the means are inputs.
+
+    In four bits corrections are rounded too coarsely. What is missing then has weights of its own: for each mean those
+    of its first copy that is behind the blocks of the first weights.
+    """
     plain = Form(form.bits, form.block, corrected=False)
-    wanted = _filled(corrections, form.block)
-    parts = [fitted(wanted, plain)]
-    if form.bits == UPPER_BITS:
-        parts.append(fitted(wanted - parts[0].dequantised(), plain))
-    return parts
+    first, once = _once(corrections, plain)
+    if form.bits > UPPER_BITS:
+        return first, once
+    blocks = corrections.shape[1]
+    means = _twice(blocks, form.block)
+    stride = blocks + means.fill
+    copy = -(-(first.columns - np.arange(blocks)) // stride)
+    left = np.zeros((len(corrections), means.columns(blocks) - first.columns), np.float32)
+    missing = corrections * np.float32(form.block) - first.dequantised()[:, :blocks]
+    left[:, copy * stride + np.arange(blocks) - first.columns] = missing
+    second = _rounded(left, plain)
+    codes = np.concatenate([first.codes, second.codes], axis=1)
+    scales = np.concatenate([first.scales, second.scales], axis=1)
+    return BlockMatrix(plain, codes, scales, None), means
 
 
-def _filled(values: NDArray[np.float32], block: int) -> NDArray[np.float32]:
-    """With columns of zeros, so that there are whole blocks."""
-    spare = filled_columns(values.shape[1], block) - values.shape[1]
-    return np.pad(values, ((0, 0), (0, spare)))
+def _once(corrections: NDArray[np.float32], form: Form) -> tuple[BlockMatrix, Means]:
+    """Weights of means that are inputs once."""
+    return _rounded(corrections * np.float32(form.block), form), Means(1, 0)
+
+
+def _twice(blocks: int, block: int) -> Means:
+    """The way that takes the fewest blocks to have all means once more behind the blocks that they begin in."""
+    filled = -(-blocks // block) * block
+    repeated, with_zeros = Means(-(-filled // blocks) + 1, 0), Means(2, filled - blocks)
+    if repeated.copies > _MOST_COPIES:
+        return with_zeros
+    return min(repeated, with_zeros, key=lambda means: -(-means.columns(blocks) // block))
+
+
+def _rounded(values: NDArray[np.float32], form: Form) -> BlockMatrix:
+    """``values`` [N, n] in blocks, with columns of zeros behind, so that there are whole blocks."""
+    spare = -values.shape[1] % form.block
+    return fitted(np.pad(values, ((0, 0), (0, spare))), form)

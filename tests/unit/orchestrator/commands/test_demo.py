@@ -36,7 +36,7 @@ def manifest() -> Manifest:
     )
     return Manifest(
         format=FORMAT, version="0", name="demo", source="", fingerprint="", family="llama", precision="int4",
-        asked="auto", carried=1.0, profile="fast",
+        asked="auto", carried=1.0, position_bytes=0, profile="fast",
         vocab_size=49152, max_context=8192, logits_dtype="float32", kv_dtype="float32", inputs=("input_ids",),
         boundaries=tuple(BoundaryInfo(before=i, width=576, dtype="float32", tensors=1) for i in range(1, last + 1)),
         layers=layers, units=units, bos_id=1, eos_ids=(2,), sampling=SamplingDefaults(), has_chat_template=True,

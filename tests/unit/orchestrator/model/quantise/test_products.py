@@ -26,8 +26,10 @@ WIDTH, VOCABULARY = 64, 320
 EXACT = 1
 
 
-def graph(weights: dict[str, NDArray[np.float32]], nodes: list[tuple[str, list[str], str]], output: str) -> ModelProto:
-    inputs = [helper.make_tensor_value_info(IDS, 7, [1, "S"]), helper.make_tensor_value_info("x", 1, [1, "S", WIDTH])]
+def graph(
+    weights: dict[str, NDArray[np.float32]], nodes: list[tuple[str, list[str], str]], output: str, width: int = WIDTH
+) -> ModelProto:
+    inputs = [helper.make_tensor_value_info(IDS, 7, [1, "S"]), helper.make_tensor_value_info("x", 1, [1, "S", width])]
     made = helper.make_graph(
         [helper.make_node(kind, inputs, [y]) for kind, inputs, y in nodes],
         "test",
@@ -78,7 +80,7 @@ def test_products_are_those_of_the_weights(tmp_path: Path, kind: str) -> None:
     np.testing.assert_allclose(run(made, tmp_path, x=x), wanted, atol=np.abs(wanted).max() * 3e-3)
 
 
-def test_sums_of_an_input_are_made_once_for_all_that_read_it(tmp_path: Path) -> None:
+def test_means_of_an_input_are_made_once_for_all_that_read_it(tmp_path: Path) -> None:
     gate, up = rounded("Q4_1", WIDTH, WIDTH), rounded("Q4_1", WIDTH, WIDTH, seed=1)
     model = graph(
         {"gate": gate.T, "up": up.T, "head": floats(8, WIDTH).T},
@@ -91,7 +93,7 @@ def test_sums_of_an_input_are_made_once_for_all_that_read_it(tmp_path: Path) -> 
         "y",
     )
     made = quantised(model, tmp_path)
-    assert [n.op_type for n in made.graph.node].count("ReduceSum") == 1
+    assert [n.op_type for n in made.graph.node].count("ReduceMean") == 1
     wanted = inputs() @ (gate + up).T
     np.testing.assert_allclose(run(made, tmp_path, x=inputs()), wanted, atol=np.abs(wanted).max() * 2e-3)
 
@@ -152,7 +154,7 @@ def test_channels_kept_out_leave_the_product_as_it_was(tmp_path: Path) -> None:
     ]
     x = inputs(16)
     normed = x[0] / np.sqrt(np.square(x[0]).mean(axis=1, keepdims=True)) * gain
-    channels = outlying_channels(normed)
+    channels = outlying_channels(normed, products=1)
     assert channels is not None
     assert {5, 40} <= set(channels)
     made = quantised(
@@ -164,10 +166,32 @@ def test_channels_kept_out_leave_the_product_as_it_was(tmp_path: Path) -> None:
 
 
 def test_even_inputs_have_no_channels_worth_keeping_out() -> None:
-    assert outlying_channels(inputs(32)[0]) is None
+    assert outlying_channels(inputs(32)[0], products=1) is None
+
+
+def test_the_more_matrices_read_an_input_the_more_keeping_channels_out_has_to_gain() -> None:
+    values = inputs(32)[0].copy()
+    values[:, 5] *= 6
+    assert outlying_channels(values, products=1) is not None
+    assert outlying_channels(values, products=3) is None
+    values[:, 5] *= 12
+    assert outlying_channels(values, products=3) is not None
+
+
+@pytest.mark.parametrize(("columns", "is_filled"), [(64, True), (576, False), (896, True), (1024, False), (1536, True)])
+def test_zeros_are_put_between_means_where_that_takes_fewer_blocks(
+    tmp_path: Path, columns: int, is_filled: bool
+) -> None:
+    weights, x = rounded("Q4_1", 32, columns), np.random.default_rng(1).standard_normal((1, 3, columns), np.float32)
+    nodes = [("MatMul", ["x", "w"], "y"), ("MatMul", ["y", "head"], "z")]
+    model = graph({"w": weights.T, "head": floats(8, 32).T}, nodes, "y", width=columns)
+    made = quantised(model, tmp_path)
+    assert ("Pad" in {n.op_type for n in made.graph.node}) == is_filled
+    wanted = x @ weights.T
+    np.testing.assert_allclose(run(made, tmp_path, x=x), wanted, atol=np.abs(wanted).max() * 5e-3)
 
 
 def test_inputs_that_are_no_whole_blocks_have_none_either() -> None:
     values = inputs(32)[0, :, :40].copy()
     values[:, 3] = 50
-    assert outlying_channels(values) is None
+    assert outlying_channels(values, products=1) is None
