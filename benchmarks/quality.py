@@ -21,6 +21,7 @@ import numpy as np
 from gguf_models import fetch_all, open_builders_int4, open_gguf
 from harness import Result, alternate, main, median_result, note
 from prompts import PROMPTS
+from resident import ANSWER_TOKENS as ANSWERED_TOKENS
 from resident import resident_of
 from rings import LocalChain
 from smollm2 import open_smollm2
@@ -169,12 +170,18 @@ def _log_shares(logits: np.ndarray) -> np.ndarray:
 
 def _sizes(prefix: str, model: Model, file_bytes: int, *, has_targets: bool) -> list[Result]:
     held = resident_of(model)
-    shares = {"anonymous": held.anonymous_bytes, "file-backed": held.file_bytes}
+    shares = {
+        "own memory of the process": held.own_bytes,
+        "session without weights": held.session_bytes,
+        "file-backed": held.file_bytes,
+        f"file-backed after an answer of {ANSWERED_TOKENS}": held.answered_file_bytes,
+    }
     disk, resident = ({"at_most": most} if has_targets else {} for most in (MOST_DISK, MOST_RESIDENT))
+    over, stored, weights = "over the file's bytes", model.manifest.weight_bytes, held.weight_bytes
     return [
-        Result(f"{prefix}: bytes on disk over the file's", model.manifest.weight_bytes / file_bytes, "times", **disk),
-        Result(f"{prefix}: resident bytes over the file's", held.all_bytes / file_bytes, "times", **resident),
-        *(Result(f"{prefix}: {kind} of these", share / file_bytes, "times") for kind, share in shares.items()),
+        Result(f"{prefix}: bytes on disk {over}", stored / file_bytes, "times", **disk),
+        Result(f"{prefix}: resident weights {over}", weights / file_bytes, "times", **resident),
+        *(Result(f"{prefix}: {kind} {over}", share / file_bytes, "times") for kind, share in shares.items()),
     ]
 
 

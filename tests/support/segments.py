@@ -35,7 +35,10 @@ def segment_spec(
 ) -> SegmentSpec:
     """The segment [start, stop) as nodes are told of it."""
     manifest = model.manifest
-    spec = model.segment(start, stop, profile, wire=wire)
+    context_tokens = changes.pop("context_tokens", 64)
+    numerics = PROFILES[profile or manifest.profile]
+    positions = context_tokens + numerics.spare_positions
+    spec = model.segment(start, stop, profile, wire=wire, positions=positions)
     wanted = SegmentSpec(
         graph=BlobRef(sha256=spec.graph.sha256, size_bytes=spec.graph.size_bytes),
         blobs=(),
@@ -47,10 +50,10 @@ def segment_spec(
         width_in=spec.width_in or 0,
         width_out=spec.width_out or 0,
         vocab_size=manifest.vocab_size,
-        context_tokens=64,
+        context_tokens=context_tokens,
         slots=2,
         chunk_tokens=16,
-        same_bits=PROFILES[spec.profile].same_bits,
+        same_bits=numerics.same_bits,
         wire=WIRE_DTYPES[wire],
         is_first=start == 0,
         is_last=stop == manifest.num_units,

@@ -123,7 +123,8 @@ class _Quantiser:
         if in_two_passes or (blocks.form.bits > 4 and not used.products):
             stored = store_in_planes(blocks, name, self.file, multiplied=in_two_passes)
         else:
-            stored = store(blocks, name, self.file, looked_up=bool(used.look_ups))
+            looked_up, multiplied = bool(used.look_ups), bool(used.products)
+            stored = store(blocks, name, self.file, looked_up=looked_up, multiplied=multiplied)
         replaced = {}
         for index in used.products:
             x, y = self.graph.node[index].input[0], self.graph.node[index].output[0]

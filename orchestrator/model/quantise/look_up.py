@@ -24,8 +24,9 @@ def look_up(matrix: StoredMatrix, ids: str, y: str) -> list[NodeProto]:
 def rows(maker: NodeMaker, matrix: StoredMatrix, ids: str) -> str:
     """Append what makes rows [..., K] of indices [...]; returns their name."""
     upper = maker.make("Gather", [matrix.upper, ids], axis=0)
+    scales = _of_blocks(maker, matrix.scales, ids)
     if matrix.means:
-        upper = maker.make("Slice", [upper, maker.indices(0), maker.indices(matrix.blocks), maker.indices(-2)])
+        upper, scales = (_without_means(maker, values, matrix) for values in (upper, scales))
     codes = _unpacked(maker, upper, matrix.bits - matrix.lower_bits, matrix.form.block)
     zero = 1 << matrix.bits - 1
     if matrix.lower is not None:
@@ -35,7 +36,7 @@ def rows(maker: NodeMaker, matrix: StoredMatrix, ids: str) -> str:
         codes = maker.make("Mul", [codes, maker.constant(np.float32(1 << matrix.lower_bits))])
         codes = maker.make("Add", [codes, lower])
     values = maker.make("Sub", [codes, maker.constant(np.float32(zero))])
-    values = maker.make("Mul", [values, _of_blocks(maker, matrix.scales, ids)])
+    values = maker.make("Mul", [values, scales])
     if matrix.corrections is not None:
         values = maker.make("Add", [values, _of_blocks(maker, matrix.corrections, ids)])
     shape = maker.make("Concat", [maker.make("Shape", [ids]), maker.indices(matrix.columns)], axis=0)
@@ -48,6 +49,11 @@ def _unpacked(maker: NodeMaker, packed: str, bits: int, block: int) -> str:
     codes = maker.make("Gather", [maker.constant(table.astype(np.float32)), maker.make("Cast", [packed], to=INT32)])
     outer = maker.make("Shape", [codes], start=0, end=-2)
     return maker.make("Reshape", [codes, maker.make("Concat", [outer, maker.indices(block)], axis=0)])
+
+
+def _without_means(maker: NodeMaker, values: str, matrix: StoredMatrix) -> str:
+    """What belongs to the blocks of the matrix, of values [..., blocks + mean_blocks, n]."""
+    return maker.make("Slice", [values, maker.indices(0), maker.indices(matrix.blocks), maker.indices(-2)])
 
 
 def _of_blocks(maker: NodeMaker, values: Floats, ids: str) -> str:

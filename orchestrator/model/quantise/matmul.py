@@ -68,12 +68,9 @@ def multiply(x: str, matrix: StoredMatrix, y: str, inputs: Inputs, kept_out: Flo
 
 def multiply_by_codes(maker: NodeMaker, x: str, matrix: StoredMatrix, bits: int) -> str:
     """Append the MatMulNBits of ``x``, means included, with codes of so many bits; returns its output."""
-    scales = maker.widened(matrix.scales)
-    if matrix.mean_scales is not None:
-        scales = maker.make("Concat", [scales, maker.widened(matrix.mean_scales)], axis=-1)
     return maker.make(
         "MatMulNBits",
-        [x, matrix.upper, scales],
+        [x, matrix.upper, maker.widened(matrix.scales)],
         domain=CONTRIB,
         K=matrix.columns + matrix.mean_columns,
         N=matrix.rows,

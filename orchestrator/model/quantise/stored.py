@@ -52,9 +52,8 @@ class StoredMatrix:
         upper: [N, blocks + mean_blocks, bytes]: codes, or their upper four bits if there is a ``lower`` plane; then the
             weights of means.
         lower: [N, blocks, bytes]: the other bits; None where there are none.
-        scales: [N, blocks]; with those of the means behind, unless these are in ``mean_scales``.
+        scales: [N, blocks + mean_blocks]: of the codes, then of the weights of means.
         means: how the means of the inputs' blocks are inputs themselves; None if they are not.
-        mean_scales: [N, mean_blocks], of a matrix whose rows are looked up; None without.
         corrections: [N, blocks], of a matrix whose rows are looked up; None without.
     """
 
@@ -66,7 +65,6 @@ class StoredMatrix:
     lower: str | None
     scales: Floats
     means: Means | None
-    mean_scales: Floats | None
     corrections: Floats | None
 
     @property
@@ -83,7 +81,9 @@ class StoredMatrix:
         return self.bits - UPPER_BITS if self.lower else 0
 
 
-def store(matrix: BlockMatrix, name: str, file: WeightFile, *, looked_up: bool) -> StoredMatrix:
+def store(
+    matrix: BlockMatrix, name: str, file: WeightFile, *, looked_up: bool, multiplied: bool
+) -> StoredMatrix:  # fmt: skip
     """Write a matrix with its codes in one plane."""
     weights, means = None, None
     codes = matrix.packed()
@@ -91,7 +91,9 @@ def store(matrix: BlockMatrix, name: str, file: WeightFile, *, looked_up: bool) 
         weights, means = _weights_of_means(matrix.corrections, matrix.form)
         codes = np.concatenate([codes, weights.packed()], axis=1)
     upper = file.add(f"{name}.codes", codes)
-    return _stored(matrix, matrix.form.bits, name, upper, None, weights, means, file, looked_up=looked_up)
+    return _stored(
+        matrix, matrix.form.bits, name, upper, None, weights, means, file, looked_up=looked_up, multiplied=multiplied
+    )
 
 
 def store_in_planes(matrix: BlockMatrix, name: str, file: WeightFile, *, multiplied: bool) -> StoredMatrix:
@@ -113,7 +115,7 @@ def store_in_planes(matrix: BlockMatrix, name: str, file: WeightFile, *, multipl
         weights, means = _once(missing, Form(UPPER_BITS, matrix.form.block, corrected=False))
         upper = np.concatenate([upper, weights.packed()], axis=1)
     upper_name = file.add(f"{name}.upper", upper)
-    return _stored(matrix, bits, name, upper_name, lower, weights, means, file, looked_up=True)
+    return _stored(matrix, bits, name, upper_name, lower, weights, means, file, looked_up=True, multiplied=multiplied)
 
 
 def needed_bits(matrix: BlockMatrix) -> int:
@@ -133,15 +135,12 @@ def _stored(
     file: WeightFile,
     *,
     looked_up: bool,
+    multiplied: bool,
 ) -> StoredMatrix:
-    scales, apart = matrix.scales, None
-    if weights is not None:
-        if looked_up:  # by block, so that the others must not be in between
-            apart = file.add_halves(f"{name}.mean_scales", weights.scales)
-        else:
-            scales = np.concatenate([scales, weights.scales], axis=1)
-    # Of small codes scales are so large a part that a second copy in memory costs more than halves spare on disk.
-    add = file.add_halves if looked_up or matrix.form.bits > UPPER_BITS else file.add_floats
+    scales = matrix.scales if weights is None else np.concatenate([matrix.scales, weights.scales], axis=1)
+    # Where four bits are multiplied, scales are so large a part that floats in memory beside halves cost too much.
+    is_floats = multiplied and (bits == UPPER_BITS or lower is not None)
+    add = file.add_floats if is_floats else file.add_halves
     return StoredMatrix(
         form=matrix.form,
         bits=bits,
@@ -151,7 +150,6 @@ def _stored(
         lower=lower,
         scales=add(f"{name}.scales", scales),
         means=means,
-        mean_scales=apart,
         corrections=(
             file.add_halves(f"{name}.corrections", matrix.corrections)
             if looked_up and matrix.corrections is not None
