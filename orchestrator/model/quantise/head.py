@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from orchestrator.model.quantise.look_up import rows
+from orchestrator.model.quantise.look_up import strided_rows
 from orchestrator.model.quantise.matmul import block_means, multiply_by_codes
 from orchestrator.model.quantise.nodes import NodeMaker
-from orchestrator.model.quantise.stored import UPPER_BITS, StoredMatrix
+from orchestrator.model.quantise.stored import STRIDE, UPPER_BITS, StoredMatrix
 
 if TYPE_CHECKING:
     from onnx import NodeProto
@@ -33,7 +33,15 @@ def multiply_in_two_passes(x: str, matrix: StoredMatrix, y: str) -> list[NodePro
     both = maker.make("Concat", [stretched, block_means(x, matrix.form.block, maker)], axis=-1)
     rough = multiply_by_codes(maker, both, matrix, UPPER_BITS)
     best = maker.make("TopK", [rough, maker.indices(SHORTLIST)], outputs=2, sorted=0)
-    column = maker.make("Unsqueeze", [x, maker.indices(-1)])
-    fine = maker.make("Squeeze", [maker.make("MatMul", [rows(maker, matrix, best), column]), maker.indices(-1)])
+    weights = maker.make("Reshape", [strided_rows(maker, matrix, best), maker.indices(0, 0, 0, matrix.columns)])
+    product = maker.make("MatMul", [weights, _strided_column(maker, x, matrix)])
+    fine = maker.make("Squeeze", [product, maker.indices(-1)])
     maker.make("ScatterElements", [rough, best, fine], axis=-1)
     return maker.rename(y)
+
+
+def _strided_column(maker: NodeMaker, x: str, matrix: StoredMatrix) -> str:
+    """``x`` [B, n, K] as [B, n, K, 1], in the order that rows come in."""
+    blocks = maker.make("Reshape", [x, maker.indices(0, 0, matrix.blocks, matrix.form.block // STRIDE, STRIDE)])
+    strided = maker.make("Transpose", [blocks], perm=[0, 1, 2, 4, 3])
+    return maker.make("Reshape", [strided, maker.indices(0, 0, matrix.columns, 1)])

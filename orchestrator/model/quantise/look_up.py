@@ -1,4 +1,8 @@
-"""Rows of a matrix in blocks, by index: embeddings of tokens, and the head's rows of the likely ones."""
+"""Rows of a matrix in blocks, by index: embeddings of tokens, and the head's rows of the likely ones.
+
+Codes are taken out of bytes all at once, first those in the lower bits of each byte, then those in the next: so they
+come **strided**, in a block of 32 four-bit codes the even columns before the odd ones.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from orchestrator.model.quantise.nodes import INT32, NodeMaker
-from orchestrator.model.quantise.stored import StoredMatrix
+from orchestrator.model.quantise.nodes import FLOAT, NodeMaker
+from orchestrator.model.quantise.stored import STRIDE, StoredMatrix
 from orchestrator.model.quantise.weight_file import Floats
 
 if TYPE_CHECKING:
@@ -15,40 +19,46 @@ if TYPE_CHECKING:
 
 
 def look_up(matrix: StoredMatrix, ids: str, y: str) -> list[NodeProto]:
-    """Nodes that make rows ``y`` [..., K] of indices [...]."""
+    """Nodes that make rows ``y`` [B, S, K] of indices [B, S]."""
     maker = NodeMaker(y)
-    rows(maker, matrix, ids)
+    places = maker.indices(0, 0, matrix.blocks, STRIDE, matrix.form.block // STRIDE)
+    strided = maker.make("Reshape", [strided_rows(maker, matrix, ids), places])
+    in_order = maker.make("Transpose", [strided], perm=[0, 1, 2, 4, 3])
+    maker.make("Reshape", [in_order, maker.indices(0, 0, matrix.columns)])
     return maker.rename(y)
 
 
-def rows(maker: NodeMaker, matrix: StoredMatrix, ids: str) -> str:
-    """Append what makes rows [..., K] of indices [...]; returns their name."""
-    upper = maker.make("Gather", [matrix.upper, ids], axis=0)
-    scales = _of_blocks(maker, matrix.scales, ids)
+def strided_rows(maker: NodeMaker, matrix: StoredMatrix, ids: str) -> str:
+    """Append what makes rows [..., blocks, block] of indices [...], strided; returns their name."""
+    upper, scales = maker.make("Gather", [matrix.upper, ids], axis=0), _of_blocks(maker, matrix.scales, ids)
     if matrix.means:
         upper, scales = (_without_means(maker, values, matrix) for values in (upper, scales))
-    codes = _unpacked(maker, upper, matrix.bits - matrix.lower_bits, matrix.form.block)
-    zero = 1 << matrix.bits - 1
+    codes = _unpacked(maker, upper, matrix.bits - matrix.lower_bits)
     if matrix.lower is not None:
-        lower = _unpacked(
-            maker, maker.make("Gather", [matrix.lower, ids], axis=0), matrix.lower_bits, matrix.form.block
-        )
-        codes = maker.make("Mul", [codes, maker.constant(np.float32(1 << matrix.lower_bits))])
-        codes = maker.make("Add", [codes, lower])
-    values = maker.make("Sub", [codes, maker.constant(np.float32(zero))])
-    values = maker.make("Mul", [values, scales])
+        lower = _unpacked(maker, maker.make("Gather", [matrix.lower, ids], axis=0), matrix.lower_bits)
+        codes = maker.make("BitwiseOr", [_shifted(maker, codes, matrix.lower_bits, "LEFT"), lower])
+    centred = maker.make("Sub", [maker.make("Cast", [codes], to=FLOAT), maker.constant(np.float32(matrix.zero))])
+    values = maker.make("Mul", [centred, scales])
     if matrix.corrections is not None:
         values = maker.make("Add", [values, _of_blocks(maker, matrix.corrections, ids)])
-    shape = maker.make("Concat", [maker.make("Shape", [ids]), maker.indices(matrix.columns)], axis=0)
-    return maker.make("Reshape", [values, shape])
+    return values
 
 
-def _unpacked(maker: NodeMaker, packed: str, bits: int, block: int) -> str:
-    """Codes [..., blocks, block] float32 of bytes [..., blocks, block * bits / 8]: each byte's are looked up."""
-    table = np.arange(256)[:, None] >> np.arange(0, 8, bits) & (1 << bits) - 1
-    codes = maker.make("Gather", [maker.constant(table.astype(np.float32)), maker.make("Cast", [packed], to=INT32)])
-    outer = maker.make("Shape", [codes], start=0, end=-2)
-    return maker.make("Reshape", [codes, maker.make("Concat", [outer, maker.indices(block)], axis=0)])
+def _unpacked(maker: NodeMaker, packed: str, bits: int) -> str:
+    """Codes [..., blocks, block] uint8 of bytes [..., blocks, block * bits / 8], those in the lower bits first."""
+    if bits == 8:
+        return packed
+    pieces = []
+    for place in range(0, 8, bits):
+        piece = _shifted(maker, packed, place, "RIGHT") if place else packed
+        if place + bits < 8:
+            piece = maker.make("BitwiseAnd", [piece, maker.constant(np.uint8((1 << bits) - 1))])
+        pieces.append(piece)
+    return maker.make("Concat", pieces, axis=-1)
+
+
+def _shifted(maker: NodeMaker, codes: str, bits: int, direction: str) -> str:
+    return maker.make("BitShift", [codes, maker.constant(np.uint8(bits))], direction=direction)
 
 
 def _without_means(maker: NodeMaker, values: str, matrix: StoredMatrix) -> str:

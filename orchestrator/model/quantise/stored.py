@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 UPPER_BITS = 4
+STRIDE = 8 // UPPER_BITS
+"""Codes of four bits in a byte: those of a block that come from the same bits of bytes are so many columns apart."""
 _MOST_COPIES = 3
 """To copy more is slower than to fill up with zeros."""
 
@@ -51,7 +53,8 @@ class StoredMatrix:
         rows, columns: N, K.
         upper: [N, blocks + mean_blocks, bytes]: codes, or their upper four bits if there is a ``lower`` plane; then the
             weights of means.
-        lower: [N, blocks, bytes]: the other bits; None where there are none.
+        lower: [N, blocks, bytes]: the other bits, packed so that they are taken out in the order of the upper ones;
+            None where there are none.
         scales: [N, blocks + mean_blocks]: of the codes, then of the weights of means.
         means: how the means of the inputs' blocks are inputs themselves; None if they are not.
         corrections: [N, blocks], of a matrix whose rows are looked up; None without.
@@ -75,6 +78,11 @@ class StoredMatrix:
     def mean_columns(self) -> int:
         """Inputs behind those of the matrix."""
         return self.means.columns(self.blocks) if self.means else 0
+
+    @property
+    def zero(self) -> int:
+        """The code that stands for zero, but for a correction."""
+        return 1 << self.bits - 1
 
     @property
     def lower_bits(self) -> int:
@@ -105,7 +113,7 @@ def store_in_planes(matrix: BlockMatrix, name: str, file: WeightFile, *, multipl
     bits = needed_bits(matrix)
     lower_bits = bits - UPPER_BITS
     codes = (matrix.codes - np.uint8(matrix.form.zero - (1 << bits - 1))).reshape(matrix.rows, -1, matrix.form.block)
-    lower = file.add(f"{name}.lower", pack_codes(codes & np.uint8((1 << lower_bits) - 1), lower_bits))
+    lower = file.add(f"{name}.lower", _packed_for_stride(codes & np.uint8((1 << lower_bits) - 1), lower_bits))
     upper = pack_codes(codes >> np.uint8(lower_bits), UPPER_BITS)
     weights, means = None, None
     if multiplied:
@@ -116,6 +124,14 @@ def store_in_planes(matrix: BlockMatrix, name: str, file: WeightFile, *, multipl
         upper = np.concatenate([upper, weights.packed()], axis=1)
     upper_name = file.add(f"{name}.upper", upper)
     return _stored(matrix, bits, name, upper_name, lower, weights, means, file, looked_up=True, multiplied=multiplied)
+
+
+def _packed_for_stride(codes: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
+    """Lower bits [N, blocks, block] in bytes: taken out of these, they come ``STRIDE`` columns apart as well."""
+    strided = np.concatenate([codes[..., place::STRIDE] for place in range(STRIDE)], axis=-1)
+    each = 8 // bits
+    by_place = strided.reshape(*strided.shape[:-1], each, -1)
+    return pack_codes(np.ascontiguousarray(by_place.swapaxes(-1, -2)).reshape(strided.shape), bits)
 
 
 def needed_bits(matrix: BlockMatrix) -> int:
