@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from orchestrator.model.quantise.nodes import FLOAT, NodeMaker
-from orchestrator.model.quantise.stored import STRIDE, StoredMatrix
+from orchestrator.model.quantise.stored import StoredMatrix
 from orchestrator.model.quantise.weight_file import Floats
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def look_up(matrix: StoredMatrix, ids: str, y: str) -> list[NodeProto]:
     """Nodes that make rows ``y`` [B, S, K] of indices [B, S]."""
     maker = NodeMaker(y)
-    places = maker.indices(0, 0, matrix.blocks, STRIDE, matrix.form.block // STRIDE)
+    places = maker.indices(0, 0, matrix.blocks, matrix.stride, matrix.form.block // matrix.stride)
     strided = maker.make("Reshape", [strided_rows(maker, matrix, ids), places])
     in_order = maker.make("Transpose", [strided], perm=[0, 1, 2, 4, 3])
     maker.make("Reshape", [in_order, maker.indices(0, 0, matrix.columns)])

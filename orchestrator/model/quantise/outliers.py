@@ -28,7 +28,7 @@ CHANNELS = 4
 """So many are kept out, of each input where it helps."""
 SHRINK = 64
 _WEIGHT_OF_NORM = {"SimplifiedLayerNormalization": 1, "RMSNormalization": 1, "SkipSimplifiedLayerNormalization": 2}
-_WORTH = 0.4
+_WORTH = 0.15
 """Where the rounding error's square falls at least to this part, for each matrix that gets another product."""
 
 

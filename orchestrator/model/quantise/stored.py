@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 UPPER_BITS = 4
 STRIDE = 8 // UPPER_BITS
-"""Codes of four bits in a byte: those of a block that come from the same bits of bytes are so many columns apart."""
+"""Codes of an upper plane in a byte: those of a block that come from the same bits of bytes are so many columns apart."""
 _MOST_COPIES = 3
 """To copy more is slower than to fill up with zeros."""
 
@@ -83,6 +83,11 @@ class StoredMatrix:
     def zero(self) -> int:
         """The code that stands for zero, but for a correction."""
         return 1 << self.bits - 1
+
+    @property
+    def stride(self) -> int:
+        """How many columns apart the codes of a block are that come one after the other."""
+        return 8 // (self.bits - self.lower_bits)
 
     @property
     def lower_bits(self) -> int:

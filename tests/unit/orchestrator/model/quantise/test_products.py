@@ -106,6 +106,15 @@ def test_rows_that_are_looked_up_are_exact(tmp_path: Path, kind: str) -> None:
     np.testing.assert_allclose(rows, table[[7, 0, 319]], atol=np.abs(table).max() * 1e-3)
 
 
+@pytest.mark.parametrize("kind", ["Q4_1", "Q5_1", "Q8_0"])
+def test_rows_of_a_small_tied_table_are_those_that_are_multiplied(tmp_path: Path, kind: str) -> None:
+    table = rounded(kind, VOCABULARY, WIDTH)
+    nodes = [("Transpose", ["w"], "t"), ("Gather", ["t", IDS], "e"), ("MatMul", ["e", "w"], "y")]
+    made = quantised(graph({"w": table.T}, nodes, "y"), tmp_path)
+    wanted = table[[7, 0, 319]] @ table.T
+    np.testing.assert_allclose(run(made, tmp_path, ids=[7, 0, 319])[0], wanted, atol=np.abs(wanted).max() * 5e-3)
+
+
 def test_five_bits_take_five(tmp_path: Path) -> None:
     sizes = {}
     for kind in ("Q5_0", "Q6_K", "Q8_0"):
@@ -171,7 +180,7 @@ def test_even_inputs_have_no_channels_worth_keeping_out() -> None:
 
 def test_the_more_matrices_read_an_input_the_more_keeping_channels_out_has_to_gain() -> None:
     values = inputs(32)[0].copy()
-    values[:, 5] *= 6
+    values[:, 5] *= 12
     assert outlying_channels(values, products=1) is not None
     assert outlying_channels(values, products=3) is None
     values[:, 5] *= 12
