@@ -148,11 +148,18 @@ def compare_again(source: Source, model: Model, scratch: Path, progress: Progres
 
 def measure_again(folder: Path, blobs_folder: Path, manifest: Manifest, progress: Progress) -> None:
     """Write anew how good the model in ``folder`` is, which has another profile now; its source is not needed."""
-    before, rows = read_quality(folder), read_rows(folder / ROWS_FILE)
-    assert before is not None
-    subject = _subject(folder, blobs_folder, manifest)
-    report = measure_with_wires(subject, manifest.profile, rows, before.source_bytes, progress)
+    report = measure_here(folder, blobs_folder, manifest, progress)
+    assert report is not None
     (folder / QUALITY_FILE).write_text(report.to_json(), "utf-8")
+
+
+def measure_here(folder: Path, blobs_folder: Path, manifest: Manifest, progress: Progress) -> QualityReport | None:
+    """How good the model in ``folder`` is on this machine, by what its source made of passages; None without that."""
+    before = read_quality(folder)
+    if before is None or not (folder / ROWS_FILE).is_file():
+        return None
+    subject = _subject(folder, blobs_folder, manifest)
+    return measure_with_wires(subject, manifest.profile, read_rows(folder / ROWS_FILE), before.source_bytes, progress)
 
 
 def _copy_tokenizer(folder: Path, graph: Path, partial: Path) -> Path:
