@@ -197,7 +197,7 @@ def verify(settings: Settings, name: str | None) -> int:
         except ModelError as error:
             is_lost = model.manifest.came_from_archive and isinstance(error, NoSuchModel)
             reason = f"{model.manifest.source} did not come with the archive" if is_lost else str(error)
-            here = measure_here(model.folder, model.blobs_folder, model.manifest, progress)
+            here = measure_here(model, progress)
     click.echo(f"files: all {len(model.manifest.blobs)} are what they were when the model was added")
     click.echo(
         f"split at {len(result.cuts)} places against unsplit ({result.profile}): {result.compared} rows of logits, "
