@@ -213,7 +213,7 @@ def results_of(name: str, source: Path, parameters: int, precision: str) -> list
 
 def measure(quick: bool, shape: list[str], precision: list[str], gguf: list[Path]) -> list[Result]:
     """How much memory converting a model takes."""
-    shape, precision = shape or ["0.5b"], precision or ["int4"]
+    shape, precision = shape or ([] if gguf else ["0.5b"]), precision or ["int4"]
     results: list[Result] = []
     with tempfile.TemporaryDirectory(prefix="linguabus-bench-") as folder:
         for name in ["tiny"] if quick else shape:

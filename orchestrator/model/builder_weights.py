@@ -20,7 +20,7 @@ class InRows(ir.LazyTensor):
     """A tensor as float32 whose rows are converted when they are written."""
 
     def __init__(self, rows: torch.Tensor, name: str) -> None:
-        def whole() -> ir.Tensor:
+        def whole() -> Any:
             return ir.Tensor(rows.float().contiguous().numpy(), name=name)
 
         super().__init__(whole, dtype=ir.DataType.FLOAT, shape=ir.Shape(rows.shape), name=name)
@@ -31,7 +31,7 @@ class InRows(ir.LazyTensor):
         count = max(1, PIECE_VALUES // (self._rows[0].numel() or 1))
         for start in range(0, len(self._rows), count):
             piece = self._rows[start : start + count].detach().float().contiguous()
-            file.write(memoryview(piece.numpy()).cast("B"))
+            file.write(piece.numpy().tobytes())
 
 
 def write_in_rows(model: Any) -> None:

@@ -58,7 +58,8 @@ def check_finite(model: Any) -> None:
     import torch
 
     def is_finite(weight: torch.Tensor) -> bool:
-        return all(bool(torch.isfinite(piece).all()) for piece in weight.detach().flatten().split(_PIECE_VALUES))
+        pieces: Any = weight.detach().flatten().split(_PIECE_VALUES)  # type: ignore[no-untyped-call]
+        return all(bool(torch.isfinite(piece).all()) for piece in pieces)
 
     not_finite = (name for name, weight in model.named_parameters() if not is_finite(weight))
     _refuse(not_finite, "has NaN or infinity in its weights")

@@ -18,6 +18,7 @@ from orchestrator.model.checkpoint_weights import refuse_by_report
 from orchestrator.model.errors import BrokenModel, UnsupportedModel
 from orchestrator.model.gguf_config import overlooked
 from orchestrator.model.gguf_header import all_parts, read_header
+from orchestrator.model.gguf_reader import compact_reader
 from orchestrator.model.gguf_rope import ROPE_TENSORS, rope_scaling
 from orchestrator.model.gguf_weights import dequantised, dequantised_whole, hugging_face_shape
 from orchestrator.model.safetensors_file import SafetensorsFile
@@ -47,7 +48,7 @@ def convert(source: Path, target: Path) -> None:
 
     @functools.cache  # transformers parses the header, seconds of Python for a large vocabulary, for each question
     def read_all(_: str) -> Any:
-        first, *others = [read_one(str(part)) for part in parts]
+        first, *others = [compact_reader()(str(part)) for part in parts]
         for other in others:
             first.tensors.extend(other.tensors)
         return first
