@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -52,16 +53,15 @@ def _store(settings: Settings) -> ModelStore:
 @click.option(
     "--profile",
     type=click.Choice(list(PROFILES)),
-    default="fast",
-    show_default=True,
-    help="fast computes int4 layers with 8-bit activations; steady too, but the same text whatever steps it is "
-    "computed in; exact with 32-bit ones, the slowest and nearest to the weights.",
+    help="fast (the default) computes int4 layers with 8-bit activations; steady too, but the same text whatever "
+    "steps it is computed in; exact with 32-bit ones, the slowest and nearest to the weights.",
 )
 @pass_settings
-def add(settings: Settings, source: str, name: str | None, precision: str, profile: str) -> None:
+def add(settings: Settings, source: str, name: str | None, precision: str, profile: str | None) -> None:
     """Convert, split and check a model: SOURCE is a Hugging Face id or folder, a .gguf file, an ONNX decoder or "demo".
 
-    What was converted is compared with its source, and refused if it computes something else.
+    What was converted is compared with its source, and refused if it computes something else. SOURCE may also be what
+    "linguabus model export" wrote elsewhere: that is converted already, and taken as it is.
     """
     from orchestrator.demo.model import demo_checkpoint
 
@@ -73,6 +73,8 @@ def add(settings: Settings, source: str, name: str | None, precision: str, profi
         problem = store.open(manifest.name).tokenizer().check_template()
         checked, quality = store.compared(manifest.name), store.quality(manifest.name)
     click.echo(f"{manifest.name}: {_summary(manifest)}")
+    if manifest.came_from_archive and checked is not None:
+        click.echo("as it was measured where it was converted (linguabus model verify measures here):")
     if checked is not None:
         _tell(checked, quality, manifest)
     if problem:
@@ -128,6 +130,28 @@ def show(settings: Settings, name: str | None, as_json: bool) -> None:
     click.echo(table(("units", "kind", "weights each", "MFLOP/token", "KV bytes/token"), rows))
 
 
+@command.command("export", epilog="Example: linguabus model export smollm2-135m-instruct-int4 smollm2.tar")
+@click.argument("name")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--force", is_flag=True, help="Replace FILE if it is there.")
+@pass_settings
+def export(settings: Settings, name: str, file: Path, force: bool) -> None:
+    """Write the model NAME into FILE, for "linguabus model add FILE" on machines that can't convert, as a Raspberry Pi.
+
+    All of it goes along but the place of its source on this machine.
+    """
+    from orchestrator.model.archive.export import without_places
+
+    store = _store(settings)
+    with leave_on_signals(), ProgressLines() as progress:
+        size_bytes = store.export(name, file, force=force, progress=progress)
+        manifest = store.show(name)
+    click.echo(f"{name} is in {file}, {megabytes(size_bytes)}: linguabus model add {file.name} takes it in elsewhere")
+    left = without_places(manifest).source
+    if left != manifest.source:
+        click.echo(f"left out: {manifest.source}, of which only the name {left} goes along")
+
+
 @command.command("use", epilog="Example: linguabus model use smollm2-135m-instruct-int4")
 @click.argument("name")
 @bus_options
@@ -155,7 +179,8 @@ def verify(settings: Settings, name: str | None) -> int:
 
     In the profile steady also whether a text has the same logits in one run, in chunks and in single steps.
     """
-    from orchestrator.model.errors import ModelError
+    from orchestrator.model.errors import ModelError, NoSuchModel
+    from orchestrator.model.intake import measure_here
     from orchestrator.model.verify import compare_runs, wire_loss
     from orchestrator.model.verify import verify as compare
 
@@ -166,11 +191,13 @@ def verify(settings: Settings, name: str | None) -> int:
         result = compare(model, progress=progress)
         runs = compare_runs(model, progress=progress) if model.manifest.profile == STEADY else None
         losses = [wire_loss(model, wire, progress=progress) for wire in _ROUNDING_WIRES]
-        report, reason = None, ""
+        report, here, reason = None, None, ""
         try:
             report = store.compare(name, progress)
         except ModelError as error:
-            reason = str(error)
+            is_lost = model.manifest.came_from_archive and isinstance(error, NoSuchModel)
+            reason = f"{model.manifest.source} did not come with the archive" if is_lost else str(error)
+            here = measure_here(model, progress)
     click.echo(f"files: all {len(model.manifest.blobs)} are what they were when the model was added")
     click.echo(
         f"split at {len(result.cuts)} places against unsplit ({result.profile}): {result.compared} rows of logits, "
@@ -192,6 +219,10 @@ def verify(settings: Settings, name: str | None) -> int:
         problems.append(f"on this machine {STEADY} does not keep the text: add the model again with --profile exact")
     if report is None:
         click.echo(f"NOT compared with its source: {reason}", err=True)
+        if here is not None:
+            click.echo("compared with what its source made of a text when it was converted:")
+            for line in _quality_lines(here, model.manifest):
+                click.echo(line)
     else:
         _tell(report, store.quality(name), model.manifest)
         problems += report.problems()

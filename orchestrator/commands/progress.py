@@ -25,6 +25,8 @@ LABELS = {
     "structure": "comparing the first blocks with the source",
     "quality": "measuring how good it is",
     "check": "checking files",
+    "export": "writing the archive",
+    "unpack": "reading the archive",
     "verify": "comparing split with unsplit",
     "wire": "comparing types on the wire",
 }

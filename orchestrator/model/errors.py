@@ -16,6 +16,14 @@ class ModelExists(ModelError):
     """A model of that name is already in the store."""
 
 
+class ArchiveExists(ModelError):
+    """There is a file already where an archive was to be written."""
+
+
+class NoRoom(ModelError):
+    """The disk is too full for what is to be written."""
+
+
 class ModelInUse(ModelError):
     """The model is being served."""
 

@@ -1,7 +1,7 @@
 """Runs onnxruntime-genai's model builder with what it needs to understand the configurations transformers 5 gives it.
 
 Run as ``python -m orchestrator.model.genai_builder HF_FOLDER OUT CACHE PRECISION [KEY=VALUE ...]``, in a process of its
-own because it holds the whole checkpoint in memory.
+own, whose memory comes back.
 
 Scaled rotary embeddings are the reason for half of it: the builder knows some kinds, for some architectures, and makes
 an unscaled one of the others without a word. Here transformers itself computes the frequencies, the builder is told
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.model.builder_weights import write_in_rows
 from orchestrator.model.checkpoint_weights import check_names_and_shapes
 from orchestrator.model.errors import UnsupportedModel
 
@@ -159,6 +160,7 @@ def build(checkpoint: str, out: str, cache: str, precision: str, options: list[s
             use_frequencies(builder.Model, frequencies)
         center_norms(builder)
         leave_unrotated(builder)
+        write_in_rows(builder.Model)
         builder.create_model(None, checkpoint, out, precision, "cpu", cache, **parsed)
     finally:
         for (kind, name), function in patched.items():
@@ -170,6 +172,7 @@ def _patched(builder: Any) -> list[tuple[Any, str]]:
     return [
         (builder.Model, "make_rotary_embedding_caches"),
         (builder.Model, "make_rotary_embedding_caches_from_scratch"),
+        (builder.Model, "make_initializer"),
         (builder.OLMoModel, "make_layernorm"),
         (builder.SmolLM3Model, "make_attention"),
     ]

@@ -99,7 +99,8 @@ def take_in(source: Source, precision: str, partial: Path, identity: Identity, p
     chosen = choose(in_float32, precision, identity.profile, outliers, rows, progress)
     manifest = _keep(chosen, graph.parent, tokenizer, partial, identity, progress)
     subject = _subject(partial / "model", partial / "blobs", manifest)
-    report = compare_with_checkpoint(reference, subject, manifest, probe.ids, progress, lambda _: in_float32)
+    first_blocks = _with_columns_looked_up(in_float32)
+    report = compare_with_checkpoint(reference, subject, manifest, probe.ids, progress, lambda _: first_blocks)
     _accept(source, subject, manifest, report, rows, progress).save(partial / "model")
     return manifest
 
@@ -140,6 +141,7 @@ def compare_again(source: Source, model: Model, scratch: Path, progress: Progres
         graph = convert_first_blocks(source.text, checkpoint, count, scratch, progress)
         model = read_model(graph)
         settle_table_choice(model)
+        untranspose_embedding(model)
         return Subject(plan_split(resolve(model, graph.parent)), graph.parent, manifest.layers[:count])
 
     report = compare_with_checkpoint(reference, subject, manifest, probe.ids, progress, first_blocks)
@@ -150,9 +152,32 @@ def measure_again(folder: Path, blobs_folder: Path, manifest: Manifest, progress
     """Write anew how good the model in ``folder`` is, which has another profile now; its source is not needed."""
     before, rows = read_quality(folder), read_rows(folder / ROWS_FILE)
     assert before is not None
-    subject = _subject(folder, blobs_folder, manifest)
-    report = measure_with_wires(subject, manifest.profile, rows, before.source_bytes, progress)
+    report = _measure(folder, blobs_folder, manifest, rows, before, progress)
     (folder / QUALITY_FILE).write_text(report.to_json(), "utf-8")
+
+
+def measure_here(model: Model, progress: Progress) -> QualityReport | None:
+    """How good a model is on this machine, by what its source made of passages; None if that is not known."""
+    before = read_quality(model.folder)
+    if before is None or not (model.folder / ROWS_FILE).is_file():
+        return None
+    rows = read_rows(model.folder / ROWS_FILE)
+    return _measure(model.folder, model.blobs_folder, model.manifest, rows, before, progress) if rows.best else None
+
+
+def _measure(
+    folder: Path, blobs_folder: Path, manifest: Manifest, rows: SourceRows, before: QualityReport, progress: Progress
+) -> QualityReport:
+    subject = _subject(folder, blobs_folder, manifest)
+    return measure_with_wires(subject, manifest.profile, rows, before.source_bytes, progress)
+
+
+def _with_columns_looked_up(subject: Subject) -> Subject:
+    """The same decoder, its embedding without a transposed copy of the table in memory when it is run."""
+    model = type(subject.plan.decoder.model)()
+    model.CopyFrom(subject.plan.decoder.model)
+    untranspose_embedding(model)
+    return Subject(plan_split(resolve(model, subject.folder)), subject.folder, subject.layers)
 
 
 def _copy_tokenizer(folder: Path, graph: Path, partial: Path) -> Path:

@@ -20,6 +20,9 @@ from schemas.names import is_sha256
 from schemas.units import kinds_of
 
 FORMAT = 3
+_FROM_ARCHIVE = "archive:"
+"""Begins the fingerprints of models that came in an archive: nobody here has seen that they are their source's, so
+that they are never taken for it."""
 DTYPE_BYTES = {"float32": 4, "float16": 2}
 
 
@@ -125,6 +128,20 @@ class Manifest:
     def numerics(self) -> NumericProfile:
         """What the numeric profile means."""
         return PROFILES[self.profile]
+
+    @property
+    def came_from_archive(self) -> bool:
+        """Was it converted elsewhere, and its source never here?"""
+        return self.fingerprint.startswith(_FROM_ARCHIVE)
+
+    @property
+    def source_fingerprint(self) -> str:
+        """The source's fingerprint; of a model from an archive what that claims."""
+        return self.fingerprint.removeprefix(_FROM_ARCHIVE)
+
+    def as_from_archive(self, name: str) -> Manifest:
+        """The manifest of a model that came in an archive, under the name that it has here."""
+        return dataclasses.replace(self, name=name, fingerprint=f"{_FROM_ARCHIVE}{self.source_fingerprint}")
 
     @property
     def num_units(self) -> int:

@@ -19,6 +19,8 @@ STEPS = {
     "structure": "units",
     "quality": "units",
     "check": "bytes",
+    "export": "bytes",
+    "unpack": "bytes",
     "verify": "runs",
     "wire": "runs",
 }

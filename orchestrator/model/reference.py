@@ -1,8 +1,8 @@
 """What transformers computes from a checkpoint, in float32: the truth that a converted model is compared with.
 
-Run as ``python -m orchestrator.model.reference CHECKPOINT OUT REQUEST``, in a process of its own because it holds the
-checkpoint in memory: as it is stored, and as float32 one weight at a time. ``REQUEST`` is a JSON file with a
-`ReferenceRequest`; ``OUT`` becomes a folder with
+Run as ``python -m orchestrator.model.reference CHECKPOINT OUT REQUEST``, in a process of its own whose memory comes
+back: the checkpoint is a mapped file, one weight at a time is float32, embedding and head in pieces. ``REQUEST`` is a
+JSON file with a `ReferenceRequest`; ``OUT`` becomes a folder with
 
 * ``report.json``: a `ReferenceReport`;
 * ``short.npy`` [L + 1, S, W]: the hidden states before block 0, .. L - 1, and after the last one;
@@ -37,6 +37,7 @@ MARGIN_TOKENS = 8
 WITHOUT_LIMIT = ("default", "dynamic", "longrope")
 """Kinds of rotary embedding that have nothing to show past a length: the last two end there once converted."""
 ANY_LAYER = "any"
+HEAD_PIECE_VALUES = 8 << 20
 
 
 @dataclass(frozen=True)
@@ -142,8 +143,15 @@ class _Run:
         self.layers_run = 0
         self.rope_calls: dict[str, tuple[Any, dict[str, Any]]] = {}
         self.rotary: Any = None
+        head = model.get_output_embeddings()
+        if head.weight.dtype != torch.float32:
+            _multiply_in_float32(head)
         for module in model.modules():
-            if any(p.dtype != torch.float32 for p in module.parameters(recurse=False)):
+            if module is head:
+                continue
+            if isinstance(module, torch.nn.Embedding) and module.weight.dtype != torch.float32:
+                _look_up_in_float32(module)
+            elif any(p.dtype != torch.float32 for p in module.parameters(recurse=False)):
                 _compute_in_float32(module)
             if type(module).__name__.endswith("RotaryEmbedding"):
                 self.rotary = module
@@ -269,6 +277,39 @@ def _compute_in_float32(module: Any) -> None:
 
     module.register_forward_pre_hook(before)
     module.register_forward_hook(after)
+
+
+def _look_up_in_float32(module: Any) -> None:
+    """Let an embedding see no rows but those that are looked up, in float32."""
+    import torch
+
+    stored, padding = module.weight, module.padding_idx
+
+    def before(_module: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        ids, places = torch.unique(args[0], return_inverse=True)
+        module._parameters["weight"] = torch.nn.Parameter(stored[ids].float(), requires_grad=False)
+        module.padding_idx = None  # it numbers a row of the whole table, and matters to training only
+        return (places, *args[1:])
+
+    def after(*_: Any) -> None:
+        module._parameters["weight"], module.padding_idx = stored, padding
+
+    module.register_forward_pre_hook(before)
+    module.register_forward_hook(after)
+
+
+def _multiply_in_float32(head: Any) -> None:
+    """Let the head multiply by some rows at a time, in float32; it has one for each token of the vocabulary."""
+    import torch
+
+    rows = max(1, HEAD_PIECE_VALUES // head.in_features)
+
+    def forward(hidden: torch.Tensor) -> torch.Tensor:
+        made = [torch.nn.functional.linear(hidden, weight.float()) for weight in head.weight.split(rows)]
+        logits = torch.cat(made, dim=-1)
+        return logits if head.bias is None else logits + head.bias.float()
+
+    head.forward = forward
 
 
 def layer_kinds(config: Any) -> list[str]:

@@ -19,8 +19,12 @@ if TYPE_CHECKING:
 _FOLDER_OPTION = "session.model_external_initializers_file_folder_path"
 
 
-def open_graph(graph: Path | bytes, folder: Path, threads: int = 1) -> InferenceSession:
+def open_graph(graph: Path | bytes, folder: Path, threads: int = 1, *, prepack: bool = True) -> InferenceSession:
     """A session on the CPU of a graph whose weights are in files of ``folder``.
+
+    Args:
+        prepack: keep a copy of large weights in the kernels' own order. Without it those in float32 stay in mapped
+            files and are ordered in each run; quantised ones can't be computed with at any speed.
 
     Raises:
         MissingDependency: onnxruntime is not installed.
@@ -34,6 +38,8 @@ def open_graph(graph: Path | bytes, folder: Path, threads: int = 1) -> Inference
     options.intra_op_num_threads = threads
     options.log_severity_level = 4  # errors are raised, and told then
     options.add_session_config_entry(_FOLDER_OPTION, str(folder))
+    if not prepack:
+        options.add_session_config_entry("session.disable_prepacking", "1")
     given = graph if isinstance(graph, bytes) else str(graph)
     return onnxruntime.InferenceSession(given, options, providers=["CPUExecutionProvider"])
 

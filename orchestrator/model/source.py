@@ -84,7 +84,9 @@ def _file(text: str, path: Path) -> Source:
         if not is_decoder(path):
             raise UnsupportedModel(f"{path} is not named like a decoder (model.onnx, decoder_model_merged_q4.onnx)")
         return _onnx(text, path.resolve())
-    raise UnsupportedModel(f"{path}: a model file must be a .gguf; for other formats give their folder")
+    raise UnsupportedModel(
+        f"{path}: a model file must be a .gguf or from linguabus model export; for other formats give their folder"
+    )
 
 
 def _folder(text: str, path: Path) -> Source:

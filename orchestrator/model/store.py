@@ -20,7 +20,7 @@ Use::
     manifest = store.add("HuggingFaceTB/SmolLM2-135M-Instruct", precision="int4", profile="fast", progress=show)
     model = store.open(manifest.name)       # or store.open() for the active one
     model.segment(0, 12); model.tokenizer()
-    store.list(); store.use(name); store.check(name); store.compare(name); store.rm(name)
+    store.list(); store.use(name); store.check(name); store.compare(name); store.export(name, path); store.rm(name)
 
 A model appears at once, by one rename, when all of it is there. Adding and removing from several processes at the
 same time is safe: what makes files visible or deletes them holds a lock on ``HOME/lock``.
@@ -42,6 +42,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from orchestrator.model.archive.export import export
+from orchestrator.model.archive.unpack import archive_file, check_wanted, unpack
 from orchestrator.model.assemble import assemble
 from orchestrator.model.describe import Identity
 from orchestrator.model.errors import (
@@ -89,7 +91,7 @@ class ModelStore:
         name: str | None = None,
         *,
         precision: str = AUTO,
-        profile: str = "fast",
+        profile: str | None = None,
         progress: Progress = silent,
     ) -> Manifest:
         """Convert, split and keep a model; the first one becomes the active one.
@@ -97,20 +99,24 @@ class ModelStore:
         A source that is here already in this precision is not converted again (a profile is no other weights).
 
         Args:
-            source: a Hugging Face id, a Hugging Face folder, a ``.gguf`` file or an ONNX decoder folder.
-            name: None for the source's name with precision (and profile, unless "fast") appended.
+            source: a Hugging Face id, a Hugging Face folder, a ``.gguf`` file, an ONNX decoder folder or an archive.
+            name: None for the source's name with precision (and profile, unless "fast") appended, or the archive's.
             precision: "auto" or one of `PRECISIONS`; an ONNX decoder keeps its own.
-            profile: a key of `PROFILES`.
+            profile: a key of `PROFILES`; None for "fast", or the archive's.
 
         Raises:
             ModelError: by kind; see `orchestrator.model.errors`.
         """
         check_precision(precision)
-        check_profile(profile)
+        check_profile(profile or "fast")
         if name is not None:
             self._check_new(name)
         if missing(_NEEDED):
             raise MissingDependency(f"{source} can't be added", *_extras_for(source))
+        archive = archive_file(source)
+        if archive is not None:
+            return self._add_archive(archive, name, precision, profile, progress)
+        profile = profile or "fast"
         found = resolve_source(source, progress)
         identity = Identity(name or "", source, found.fingerprint, profile, _version(), precision)
         with owned_folder(self._partial_folder(), "add-", self.home / "lock") as partial:
@@ -128,6 +134,12 @@ class ModelStore:
             (ready / "manifest.json").write_text(manifest.to_json(), "utf-8")
             self._commit(partial, ready, name)
         return manifest
+
+    def export(self, name: str | None, path: Path, *, force: bool = False, progress: Progress = silent) -> int:
+        """Write an archive of a model, by default the active one, for other stores to add; see `archive.export`."""
+        model = self.open(name)
+        with self.in_use(model.manifest.name):
+            return export(model, path, force=force, progress=progress)
 
     def list(self) -> tuple[Manifest, ...]:
         """All models by name; raises `ManifestError` for a damaged one."""
@@ -230,7 +242,7 @@ class ModelStore:
         model = self.open(name)
         manifest = model.manifest
         source = resolve_source(manifest.source, progress, fetch=False)
-        if source.fingerprint != manifest.fingerprint:
+        if source.fingerprint != manifest.source_fingerprint:
             raise NoSuchModel(f"{manifest.source} is not what it was when {manifest.name} was made of it")
         with owned_folder(self._partial_folder(), "compare-", self.home / "lock") as scratch:
             judgement = compare_again(source, model, scratch, progress)
@@ -247,6 +259,19 @@ class ModelStore:
     def quality(self, name: str | None = None) -> QualityReport | None:
         """How good a model was when it was last compared with its source, None if it never was."""
         return read_quality(self.open(name).folder)
+
+    def _add_archive(
+        self, path: Path, name: str | None, precision: str, profile: str | None, progress: Progress
+    ) -> Manifest:
+        def accept(manifest: Manifest) -> Manifest:
+            check_wanted(manifest, path, precision, profile)
+            self._check_new(name or manifest.name)
+            return manifest.as_from_archive(name or manifest.name)
+
+        with owned_folder(self._partial_folder(), "add-", self.home / "lock") as partial:
+            manifest = unpack(path, partial, self.blobs_folder, accept, progress)
+            self._commit(partial, partial / "model", manifest.name)
+        return manifest
 
     def _users(self, name: str) -> Path:
         """The folder with a locked folder for each service that has the model open."""
@@ -349,6 +374,8 @@ class ModelStore:
 def _extras_for(source: str) -> tuple[str, ...]:
     """The extras whose packages adding this source takes."""
     folder = Path(source).expanduser()
+    if archive_file(source) is not None:
+        return ("orchestrator",)
     folder = folder.parent if folder.suffix.lower() == ".onnx" else folder
     return ("orchestrator",) if onnx_file(folder) is not None else ("orchestrator", "convert")
 

@@ -31,8 +31,14 @@ class Subject:
     layers: tuple[LayerCache, ...]
 
     def open(self, unit: int, accuracy_level: int | None) -> InferenceSession:
-        """A session of one unit."""
-        return open_graph(assemble(self.plan, unit, unit + 1, accuracy_level), self.folder, THREADS)
+        """A session of one unit; of embedding and head in float32 without a copy, as they are run a few times."""
+        prepack = 0 < unit < self.plan.num_units - 1 or self._is_quantised(unit)
+        graph = assemble(self.plan, unit, unit + 1, accuracy_level)
+        return open_graph(graph, self.folder, THREADS, prepack=prepack)
+
+    def _is_quantised(self, unit: int) -> bool:
+        steps = zip(self.plan.decoder.core, self.plan.unit_of, strict=True)
+        return any(self.plan.decoder.op(step) == "MatMulNBits" for step, own in steps if own == unit)
 
     def through(
         self, session: InferenceSession, ids: Sequence[int], hidden: NDArray[Any] | None, prefill: int

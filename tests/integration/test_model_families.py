@@ -10,6 +10,7 @@ import pytest
 from onnx import numpy_helper
 
 from edge_node.runtime.segment import Segment
+from orchestrator.model.archive.examine import examine
 from orchestrator.model.graph import read_model
 from orchestrator.model.model import Model
 from orchestrator.model.store import ModelStore
@@ -68,6 +69,14 @@ def test_fp32_computes_what_transformers_computes(
     model = opened(store, family)
     assert np.abs(Chain(model).run(PROMPT, range(len(PROMPT))) - expected).max() < 1e-3
     assert Chain(model, [2, 4]).greedy(PROMPT, 16) == answer[0, len(PROMPT) :].tolist()
+
+
+@pytest.mark.parametrize(("family", "precision"), [*((family, "fp32") for family in FAMILIES), *QUANTISED])
+def test_its_files_alone_tell_what_its_manifest_says(store: ModelStore, family: str, precision: str) -> None:
+    """So that it passes where it comes in an archive."""
+    model = opened(store, family, precision)
+    sizes = {blob.sha256: blob.size_bytes for blob in model.manifest.blobs}
+    assert examine(model.folder, sizes) == model.manifest
 
 
 @pytest.mark.parametrize(("family", "precision"), [*((family, "fp32") for family in FAMILIES), *QUANTISED])

@@ -128,7 +128,10 @@ def of_the_hub(folder: Path, ending: str = "") -> Path:
 
 def add(source: Path, home: Path) -> np.ndarray:
     store = ModelStore(home)
-    store.add(str(source))
+    there = store.add(str(source))
+    store.export(there.name, home / "model.tar")  # whatever was added passes as an archive, too
+    elsewhere = ModelStore(home / "elsewhere")
+    assert elsewhere.add(str(home / "model.tar")).blobs == there.blobs
     return Chain(store.open()).run(IDS, range(len(IDS)))
 
 
