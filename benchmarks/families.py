@@ -6,8 +6,6 @@ A family is supported if its rows hold. ``--table FILE`` makes the table of docs
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
 import json
 import sys
 import tempfile
@@ -25,7 +23,7 @@ from orchestrator.model.model import Model
 from orchestrator.model.parity_report import LIMITS
 from orchestrator.model.store import ModelStore
 from orchestrator.model.verify import Chain, compare_runs, verify
-from tests.support.family_checkpoints import ROWS, make_family
+from tests.support.family_checkpoints import ROWS, make_family, silence, source_logits
 from tests.support.in_process import converting_here
 from tests.support.tiny_models import VOCABULARY
 
@@ -86,9 +84,9 @@ def _row(name: str, folder: Path, quick: bool) -> Iterator[Result]:
         label = f"{name}: {HEADINGS[figure]}"
         return FamilyResult(label, value, unit, None, None, at_most, name, architecture, figure)
 
-    with _silence():
+    with silence():
         checkpoint = make_family(name, folder / "checkpoint")
-        expected = _expected(checkpoint, architecture, row.context)
+        expected = source_logits(name, checkpoint, TEXT[: row.context])
         store = ModelStore(folder / "home")
         models = {precision: _added(store, checkpoint, precision) for precision in ("fp32", "int8", "int4")}
     assert models["fp32"].manifest.max_context == row.context
@@ -106,17 +104,6 @@ def _row(name: str, folder: Path, quick: bool) -> Iterator[Result]:
     yield result("cut", sum(_changed_by_cuts(models[p]) for p in precisions), "cuts", at_most=0)
     changed = [p for p in precisions if not compare_runs(models[p], TEXT[:40], profile="steady").bitwise_equal]
     yield result("steady", len(changed), "precisions", at_most=0)
-
-
-def _expected(checkpoint: Path, architecture: str, context: int) -> Any:
-    """transformers' logits [S, V] of the text, in float32."""
-    import torch
-    import transformers
-
-    model = getattr(transformers, architecture).from_pretrained(str(checkpoint), dtype=torch.float32).eval()
-    with torch.no_grad():
-        logits = model(input_ids=torch.tensor([TEXT[:context]]), use_cache=False).logits
-    return logits[0].numpy()
 
 
 def _added(store: ModelStore, checkpoint: Path, precision: str) -> Model:
@@ -165,17 +152,6 @@ def _refusal(architecture: str, folder: Path) -> FamilyResult:
     lines = len(said.splitlines())
     label = f"{architecture}: refused"
     return FamilyResult(label, lines, "line", None, 1, 1, architecture, architecture, "refused", said)
-
-
-@contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """What libraries print goes nowhere; they are told to print as little as they can."""
-    import transformers
-
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        yield
 
 
 def table(document: dict[str, Any]) -> str:

@@ -12,7 +12,7 @@ from orchestrator.model.differences import relative_differences
 from orchestrator.model.errors import ModelError
 from orchestrator.model.store import ModelStore
 from orchestrator.model.verify import Chain, verify
-from tests.support.family_checkpoints import ROWS, make_family
+from tests.support.family_checkpoints import ROWS, make_family, source_logits
 from tests.support.in_process import converting_here
 from tests.support.tiny_models import VOCABULARY
 
@@ -33,17 +33,12 @@ def in_this_process() -> Iterator[None]:
 
 @pytest.mark.parametrize("name", OURS)
 def test_what_is_added_is_what_transformers_computes(tmp_path: Path, name: str) -> None:
-    import torch
-    import transformers
-
     row = ROWS[name]
     checkpoint = make_family(name, tmp_path / "checkpoint")
     model = ModelStore(tmp_path / "home").add(str(checkpoint), precision="fp32")
     assert model.max_context == row.context
     ids = TEXT[: row.context]
-    with torch.no_grad():
-        source = getattr(transformers, row.model_class).from_pretrained(str(checkpoint), dtype=torch.float32).eval()
-        expected = source(input_ids=torch.tensor([ids]), use_cache=False).logits[0].numpy()
+    expected = source_logits(name, checkpoint, ids)
     chain = Chain(ModelStore(tmp_path / "home").open())
     made = [chain.run(ids[:30], range(30)), *(chain.run([token], [0]) for token in ids[30:])]
     assert relative_differences(np.concatenate(made), expected).max() < 3e-5

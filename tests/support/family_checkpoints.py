@@ -7,10 +7,16 @@ width is a whole number.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from tests.support.tiny_models import CONTEXT, VOCABULARY, make_tokenizer
 
@@ -220,3 +226,25 @@ def make_family(name: str, folder: Path, seed: int = 0) -> Path:
     model.save_pretrained(str(folder))
     make_tokenizer(folder)
     return folder
+
+
+def source_logits(name: str, checkpoint: Path, ids: Sequence[int]) -> NDArray[np.float32]:
+    """What transformers computes of a row's checkpoint in float32: logits [S, V]."""
+    import torch
+    import transformers
+
+    source = getattr(transformers, ROWS[name].model_class).from_pretrained(str(checkpoint), dtype=torch.float32).eval()
+    with torch.no_grad():
+        logits: NDArray[np.float32] = source(input_ids=torch.tensor([ids]), use_cache=False).logits[0].numpy()
+    return logits
+
+
+@contextlib.contextmanager
+def silence() -> Iterator[None]:
+    """What libraries print in the block goes nowhere; transformers is told to print as little as it can."""
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        yield

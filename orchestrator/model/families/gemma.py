@@ -8,12 +8,12 @@ from typing import Any
 from onnxruntime_genai.models import builder
 
 
-class _ExactScale:
+class _ExactScale(builder.Model):  # type: ignore[misc]
     """The factor of embeddings as float32 has it, which is what transformers multiplies by in float32."""
 
     def __init__(self, config: Any, *args: Any) -> None:
         super().__init__(config, *args)
-        self.embed_attrs["scale"] = math.sqrt(config.hidden_size)  # type: ignore[attr-defined]
+        self.embed_attrs["scale"] = math.sqrt(config.hidden_size)
 
 
 class Gemma(_ExactScale, builder.GemmaModel):  # type: ignore[misc]
