@@ -55,27 +55,31 @@ SUPPORTED: dict[str, Family] = {
 """By the name in config.json's ``architectures``."""
 
 
-_DENSE = "take a dense model of its family, such as"
+_CODE = "transformers has no code for it; take"
+_EXPERTS = "mixtures of experts are not built; take"
 _STATE = "its blocks keep a state that is not a KV cache; take"
+_SENSES = "it reads more than text; take"
 INSTEAD: dict[str, str] = {
-    "ChatGLMForConditionalGeneration": "its code is not in transformers; take a Qwen3 or a Llama of its size",
-    "ChatGLMModel": "its code is not in transformers; take a Qwen3 or a Llama of its size",
-    "InternLM2ForCausalLM": "its code is not in transformers; take a Qwen2.5 or a Llama of its size",
-    "DeepseekV3ForCausalLM": f"{_DENSE} DeepSeek-R1-Distill (Qwen2 or Llama)",
-    "Gemma3nForConditionalGeneration": "its blocks read embeddings of their own; take a Gemma 3",
-    "Gemma4ForConditionalGeneration": "its blocks read embeddings of their own; take a Gemma 3",
-    "GptOssForCausalLM": f"mixtures of experts are not; {_DENSE} Qwen3 or Phi-4-mini",
+    "ChatGLMForConditionalGeneration": f"{_CODE} a Qwen3 or a Llama of its size",
+    "ChatGLMModel": f"{_CODE} a Qwen3 or a Llama of its size",
+    "DeepseekV3ForCausalLM": f"{_EXPERTS} one of DeepSeek-R1-Distill (Qwen2, Llama)",
+    "Gemma3nForConditionalGeneration": "its blocks read embeddings of their own; take Gemma 3",
+    "Gemma4ForConditionalGeneration": "its blocks read embeddings of their own; take Gemma 3",
+    "GptOssForCausalLM": f"{_EXPERTS} Qwen3 or Phi-4-mini",
+    "GraniteMoeForCausalLM": f"{_EXPERTS} Granite 3 (2b, 8b)",
     "GraniteMoeHybridForCausalLM": f"{_STATE} Granite 3",
+    "InternLM2ForCausalLM": f"{_CODE} a Qwen2.5 or a Llama of its size",
     "Lfm2ForCausalLM": f"{_STATE} a Qwen3 or a SmolLM3 of its size",
     "MambaForCausalLM": f"{_STATE} a Pythia of its size",
-    "MixtralForCausalLM": f"mixtures of experts are not; {_DENSE} Mistral",
-    "Phi4MMForCausalLM": "it reads images and sound too; take Phi-4-mini",
-    "PhiMoEForCausalLM": f"mixtures of experts are not; {_DENSE} Phi-3",
-    "Qwen2MoeForCausalLM": f"mixtures of experts are not; {_DENSE} Qwen2",
-    "Qwen2_5_VLForConditionalGeneration": "it reads images too; take Qwen2.5 or Qwen3",
-    "Qwen3MoeForCausalLM": f"mixtures of experts are not; {_DENSE} Qwen3",
+    "MixtralForCausalLM": f"{_EXPERTS} Mistral",
+    "OlmoeForCausalLM": f"{_EXPERTS} OLMo 2",
+    "Phi4MMForCausalLM": f"{_SENSES} Phi-4-mini",
+    "PhiMoEForCausalLM": f"{_EXPERTS} Phi-3",
+    "Qwen2MoeForCausalLM": f"{_EXPERTS} Qwen2.5",
+    "Qwen2_5_VLForConditionalGeneration": f"{_SENSES} Qwen2.5",
+    "Qwen3MoeForCausalLM": f"{_EXPERTS} Qwen3",
     "Qwen3NextForCausalLM": f"{_STATE} Qwen3",
-    "Qwen3VLForConditionalGeneration": "it reads images too; take Qwen3",
+    "Qwen3VLForConditionalGeneration": f"{_SENSES} Qwen3",
     "Qwen3_5ForCausalLM": f"{_STATE} Qwen3",
     "Qwen3_5ForConditionalGeneration": f"{_STATE} Qwen3",
 }
