@@ -37,7 +37,7 @@ HEADINGS = {
     "int8 fast": "int8, fast",
     "int8 exact": "int8, exact",
     "int4 fast": "same token, int4, fast",
-    "int4 exact": "int4, exact",
+    "int4 exact": "same token, int4, exact",
     "int4 block": "worst block of int4",
     "cut": "cuts that change a bit",
     "steady": "runs that change a bit in steady",
