@@ -216,7 +216,7 @@ def make_family(name: str, folder: Path, seed: int = 0) -> Path:
     torch.manual_seed(seed)
     model = getattr(transformers, row.model_class)(config).eval()
     embedding = 0.01 if row.prefix.startswith("Gemma") else 0.1  # Gemma multiplies it by sqrt(hidden_size)
-    spread = 1.5 / math.sqrt(config.get_text_config().hidden_size)  # enough that logits are not flat
+    spread = 0.15 * math.sqrt(_COMMON["hidden_size"] / config.get_text_config().hidden_size)  # logits aren't flat
     with torch.no_grad():
         for key, weight in model.named_parameters():
             if "norm" in key or ".ln_" in key:
