@@ -15,7 +15,6 @@ from pathlib import Path
 
 import harness  # noqa: F401  (puts the repository on the path)
 import numpy as np
-import onnxruntime as ort
 from onnx import TensorProto, helper
 from rings import LocalChain
 
@@ -94,9 +93,7 @@ def _measure(folder: Path, blobs_folder: Path, what: str) -> list[int]:
     _run_something()
     own_bytes, file_bytes = _now()
     if what == "session":
-        options = ort.SessionOptions()
-        options.add_session_config_entry("session.disable_prepacking", "1")
-        session = ort.InferenceSession(str(blobs_folder / spec.graph.sha256), options, ["CPUExecutionProvider"])
+        session = open_graph(blobs_folder / spec.graph.sha256, blobs_folder, prepack=False)
         trim()
         grown = [_now()[0] - own_bytes]
         del session

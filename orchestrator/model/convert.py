@@ -11,8 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from orchestrator.model.checkpoint_files import check_checkpoint
-from orchestrator.model.errors import MissingDependency, UnsupportedModel
+from orchestrator.model.errors import MissingDependency
 from orchestrator.model.extras import MODULES, missing
+from orchestrator.model.families.table import check_supported
+from orchestrator.model.families.text_part import text_architecture, text_part
 from orchestrator.model.growth import watch_growth
 from orchestrator.model.json_file import read_object
 from orchestrator.model.progress import Progress
@@ -21,11 +23,6 @@ from orchestrator.model.subproc import run_module
 
 GRAPH = "model.onnx"
 OPTIONS = {"windowed_kv_cache": "false", "hf_token": "false"}
-ARCHITECTURES = {
-    "LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM", "MistralForCausalLM", "Phi3ForCausalLM",
-    "Gemma3ForCausalLM", "GemmaForCausalLM", "Gemma2ForCausalLM", "SmolLM3ForCausalLM", "GraniteForCausalLM",
-    "OlmoForCausalLM", "NemotronForCausalLM", "Ernie4_5ForCausalLM",
-}  # fmt: skip
 
 
 def checkpoint_of(source: Source, scratch: Path, progress: Progress) -> Path:
@@ -46,14 +43,9 @@ def checkpoint_of(source: Source, scratch: Path, progress: Progress) -> Path:
         what = f"reading {source.path.name}"
         with watch_growth(folder, lambda done: progress("read", done, 0)):
             run_module("orchestrator.model.gguf", [str(source.path), str(folder)], what, lambda _: None, scratch)
-    architecture = str((read_object(folder / "config.json").get("architectures") or ["none"])[0])
-    if architecture not in ARCHITECTURES:
-        raise UnsupportedModel(
-            f"{source.text}: architecture {architecture} is not supported; "
-            f"supported are {', '.join(sorted(ARCHITECTURES))}"
-        )
+    check_supported(text_architecture(folder), source.text)
     check_checkpoint(folder)
-    return folder
+    return text_part(folder, scratch / "text", source.text)
 
 
 def convert(what: str, checkpoint: Path, scratch: Path, progress: Progress) -> Path:
@@ -67,7 +59,8 @@ def convert(what: str, checkpoint: Path, scratch: Path, progress: Progress) -> P
         MissingDependency: packages that it needs are not there.
     """
     out = scratch / "onnx"
-    layers = int(read_object(checkpoint / "config.json").get("num_hidden_layers", 0))
+    config = read_object(checkpoint / "config.json")
+    layers = int(config.get("num_hidden_layers") or config.get("n_layer") or 0)
     reading = re.compile(r"Reading layer (\d+)")
 
     writing = False

@@ -19,11 +19,14 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.model.builder_weights import write_in_rows
 from orchestrator.model.checkpoint_weights import check_names_and_shapes
 from orchestrator.model.errors import UnsupportedModel
+from orchestrator.model.families.settings import name_epsilon
+from orchestrator.model.families.table import builder_class
 
 if TYPE_CHECKING:
     import torch
 
-WINDOW_ON_ALL_LAYERS = ("mistral", "phi3")
+ANY_FAMILY, BUILDER_OF_ANY = "LlamaForCausalLM", "LlamaModel"
+"""The builder is told of this architecture whatever the model is, and given the family's class in this one's place."""
 CHANGING = ("dynamic", "longrope")
 
 
@@ -77,25 +80,6 @@ def flatten_rope(config: Any) -> None:
     config.rope_theta = config.rope_parameters.get("rope_theta", 1_000_000.0)
 
 
-def spell_out_windows(config: Any) -> None:
-    """Name the sliding-window layers where the model takes them as understood (Mistral, Phi-3: all of them)."""
-    window = getattr(config, "sliding_window", None)
-    if config.model_type in WINDOW_ON_ALL_LAYERS and window and getattr(config, "layer_types", None) is None:
-        config.layer_types = ["sliding_attention"] * config.num_hidden_layers
-
-
-def name_epsilon(config: Any) -> None:
-    """Nemotron's epsilon of norms under the name that the builder looks for; else it takes one of its own."""
-    if not hasattr(config, "rms_norm_eps") and hasattr(config, "norm_eps"):
-        config.rms_norm_eps = config.norm_eps
-
-
-def settle_long_context(config: Any) -> None:
-    """Keep the builder from taking a Phi-3 for a LongRoPE one: there is none left of that kind."""
-    if hasattr(config, "original_max_position_embeddings"):
-        config.original_max_position_embeddings = config.max_position_embeddings
-
-
 def use_frequencies(model: Any, frequencies: Frequencies) -> None:
     """Have the builder's class ``model`` make its rotary tables of these; not those of Gemma 3's sliding windows."""
     import torch
@@ -118,31 +102,6 @@ def use_frequencies(model: Any, frequencies: Frequencies) -> None:
     model.make_rotary_embedding_caches_from_scratch = make_scaled
 
 
-def center_norms(builder: Any) -> None:
-    """OLMo's norms subtract the mean, which the builder leaves out; their epsilon is in no configuration."""
-    make = builder.OLMoModel.make_layernorm
-
-    def make_centered(self: Any, *args: Any, **others: Any) -> Any:
-        self.layernorm_attrs["epsilon"] = 1e-5
-        return make(self, *args, **(others | {"simple": False}))
-
-    builder.OLMoModel.make_layernorm = make_centered
-
-
-def leave_unrotated(builder: Any) -> None:
-    """SmolLM3 has layers without rotary embedding; the builder would add one outside of attention."""
-    make = builder.SmolLM3Model.make_attention
-
-    def make_as_it_is(self: Any, layer_id: int, attention: Any, root_input: str, **others: Any) -> Any:
-        rotates, self.attention_attrs["rope"] = self.attention_attrs["rope"], bool(self.no_rope_layers[layer_id])
-        try:
-            return make(self, layer_id, attention, root_input, **others)
-        finally:
-            self.attention_attrs["rope"] = rotates
-
-    builder.SmolLM3Model.make_attention = make_as_it_is
-
-
 def build(checkpoint: str, out: str, cache: str, precision: str, options: list[str]) -> None:
     """Convert the Hugging Face folder ``checkpoint`` into an ONNX decoder for the CPU in the folder ``out``."""
     from onnxruntime_genai.models import builder
@@ -150,16 +109,16 @@ def build(checkpoint: str, out: str, cache: str, precision: str, options: list[s
     check_names_and_shapes(Path(checkpoint))
     parsed = builder.parse_extra_options(None, checkpoint, out, precision, "cpu", cache, options)
     config = parsed["hf_details"]["hf_config"]
+    family = builder_class(config.architectures[0])
+    getattr(family, "prepare", lambda _: None)(config)
     frequencies = settle_rope(config)
-    spell_out_windows(config)
     name_epsilon(config)
-    settle_long_context(config)
+    config.architectures = [ANY_FAMILY]
     patched = {(kind, name): getattr(kind, name) for kind, name in _patched(builder)}
     try:
+        setattr(builder, BUILDER_OF_ANY, family)
         if frequencies is not None:
             use_frequencies(builder.Model, frequencies)
-        center_norms(builder)
-        leave_unrotated(builder)
         write_in_rows(builder.Model)
         builder.create_model(None, checkpoint, out, precision, "cpu", cache, **parsed)
     finally:
@@ -170,11 +129,10 @@ def build(checkpoint: str, out: str, cache: str, precision: str, options: list[s
 def _patched(builder: Any) -> list[tuple[Any, str]]:
     """What is changed for one model and put back, since tests build many in one process."""
     return [
+        (builder, BUILDER_OF_ANY),
         (builder.Model, "make_rotary_embedding_caches"),
         (builder.Model, "make_rotary_embedding_caches_from_scratch"),
         (builder.Model, "make_initializer"),
-        (builder.OLMoModel, "make_layernorm"),
-        (builder.SmolLM3Model, "make_attention"),
     ]
 
 

@@ -312,12 +312,12 @@ class _Comparison:
 
 
 def rotary_tables(plan: SplitPlan) -> Iterator[tuple[int, tuple[str, str]]]:
-    """(layer, names of its cosines and sines) for each layer whose attention turns queries and keys itself."""
+    """(layer, names of its cosines and sines) for each node that turns queries and keys of a layer."""
     graph, weights = plan.decoder.model.graph, plan.decoder.initializers
     for step, unit in zip(plan.decoder.core, plan.unit_of, strict=True):
         node = graph.node[step.node]
-        turns = any(a.name == "do_rotary" and a.i for a in node.attribute)
-        if node.op_type == "GroupQueryAttention" and turns and unit > 0:
+        told = any(a.name == "do_rotary" and a.i for a in node.attribute)
+        if (told or node.op_type == "RotaryEmbedding") and unit > 0:
             for cos, sin in table_pairs([node]):
                 if computed_rows(weights, cos) or (cos in weights and sin in weights):
                     yield unit - 1, (cos, sin)

@@ -219,19 +219,19 @@ class _Run:
     def _save_rows(self, passages: list[list[int]]) -> None:
         """Hidden states of all passages at once, then logits of one at a time, of which two figures a row are kept."""
         import torch
-        from transformers.modeling_outputs import BaseModelOutputWithPast
 
         longest = max(map(len, passages), default=0)
         # Nothing looks ahead, so it doesn't matter what stands behind a passage.
         ids = torch.tensor([[*passage, *[0] * (longest - len(passage))] for passage in passages])
         base = self.model.base_model
-        hidden = base(input_ids=ids, use_cache=False).last_hidden_state if passages else ids
+        whole: Any = base(input_ids=ids, use_cache=False) if passages else None
         self.hidden.clear()
         best: list[int] = []
         losses: list[float] = []
-        for passage, states in zip(passages, hidden, strict=True):
+        for number, passage in enumerate(passages):
             # What makes logits of hidden states is in the model's own forward, with its soft caps and scales.
-            known = BaseModelOutputWithPast(last_hidden_state=states[None, : len(passage) - 1])
+            states = whole.last_hidden_state[number : number + 1, : len(passage) - 1]
+            known = type(whole)(last_hidden_state=states)
             base.forward = lambda *_, known=known, **__: known
             logits = self.model(input_ids=torch.tensor([passage[:-1]]), use_cache=False).logits[0].float()
             del base.forward
@@ -242,7 +242,7 @@ class _Run:
         (self.out / ROWS_FILE).write_text(rows.to_json(), "utf-8")
 
     def _save_rope(self, positions: list[int]) -> list[str]:
-        """Cosines and sines as the model itself computes them; a half of each, since the halves are equal."""
+        """Cosines and sines as the model itself computes them; one of two equal ones each."""
         import numpy as np
         import torch
 
@@ -250,8 +250,9 @@ class _Run:
         for kind, (args, kwargs) in self.rope_calls.items():
             swapped = [wanted if _is_positions(a) else a for a in args]
             cos, sin = self.rotary(*swapped, **{k: wanted if _is_positions(v) else v for k, v in kwargs.items()})
-            half = cos.shape[-1] // 2
-            np.save(self.out / f"rope-{kind}.npy", torch.stack([cos[0, :, :half], sin[0, :, :half]]).float().numpy())
+            both = torch.stack([cos[0], sin[0]]).float()  # [2, P, D]
+            first, second = both.chunk(2, dim=-1)
+            np.save(self.out / f"rope-{kind}.npy", (first if first.equal(second) else both[..., ::2]).numpy())
         return sorted(self.rope_calls)
 
 
@@ -337,7 +338,7 @@ def long_tokens(config: Any, request: ReferenceRequest) -> tuple[int, list[str]]
         original = rope.get("original_max_position_embeddings") if isinstance(rope, dict) else None
         if original and rope.get("rope_type", "default") not in WITHOUT_LIMIT:
             marks[f"the {original} positions that the rotary embedding was trained with"] = original
-    context = config.max_position_embeddings
+    context = 1 + max(request.positions)
     wanted = {what: mark + MARGIN_TOKENS for what, mark in marks.items() if mark + MARGIN_TOKENS <= context}
     affordable = [tokens for tokens in wanted.values() if tokens <= request.most_tokens]
     left_out = [f"a text past {what}" for what, tokens in wanted.items() if tokens > request.most_tokens]

@@ -62,7 +62,7 @@ def test_kinds_of_rope_and_architectures_are_converted_right(
     assert report is not None
     assert report.problems() == []
     assert report.structure_difference < 1e-5
-    assert report.rope_difference == 0
+    assert report.rope_difference < 1e-3
     assert report.rope_positions == manifest.max_context
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 UPPER_BITS = 4
 STRIDE = 8 // UPPER_BITS
-"""Codes of an upper plane in a byte: those of a block that come from the same bits of bytes are so many columns apart."""
+"""Codes of an upper plane in a byte; those of a block that come from the same bits are so many columns apart."""
 _MOST_COPIES = 3
 """To copy more is slower than to fill up with zeros."""
 
