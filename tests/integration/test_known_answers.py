@@ -21,7 +21,7 @@ from schemas.known_answer import decode_known_answer
 from schemas.messages import StageRef, WireDtype
 from tests.support.known_answers import check
 from tests.support.polling import DEADLINE_S
-from tests.support.segments import open_segment
+from tests.support.segments import open_segment, segment_spec
 
 
 def ranges(model: Model) -> list[tuple[int, int]]:
@@ -101,7 +101,7 @@ def test_damaged_weights_are_found_at_load(
     tiny_model: Model, tmp_path: Path, damage: Callable[[np.ndarray], None], cut: Sequence[int]
 ) -> None:
     start, stop = cut
-    tiny_model.segment(start, stop)
+    segment_spec(tiny_model, start, stop)
     folder = damaged_copy(tiny_model, tmp_path / "blobs", damage)
     with pytest.raises(WrongAnswers, match=r"its answer to a known input is wrong: row \d is off by"):
         check(tiny_model, open_segment(tiny_model, start, stop, folder=folder), start, stop)
@@ -110,7 +110,7 @@ def test_damaged_weights_are_found_at_load(
 def test_a_single_bit_is_found_later(tiny_model: Model, tmp_path: Path) -> None:
     """The lowest bit of one weight, in a file that is mapped: the answer is not the first any more, to the bit."""
     folder = tmp_path / "blobs"
-    tiny_model.segment(0, 1)
+    segment_spec(tiny_model, 0, 1)
     shutil.copytree(tiny_model.blobs_folder, folder)
     segment = open_segment(tiny_model, 0, 1, folder=folder)
     made = check(tiny_model, segment, 0, 1)

@@ -347,7 +347,7 @@ def test_a_model_that_lost_files_is_a_clear_state(
 ) -> None:
     whole, lost = TinyStore._segment, threading.Event()
 
-    def segment(start: int, stop: int, *, wire: str = "fp32") -> Any:
+    def segment(start: int, stop: int, *, wire: str = "fp32", positions: int | None = None) -> Any:
         if lost.is_set():
             raise ModelFilesLost("tiny", "decoder.onnx")
         return whole(start, stop, wire=wire)

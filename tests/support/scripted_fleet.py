@@ -57,7 +57,7 @@ class TinyStore:
         self.active = name
 
     @staticmethod
-    def _segment(start: int, stop: int, *, wire: str) -> Any:
+    def _segment(start: int, stop: int, *, wire: str, positions: int | None = None) -> Any:
         graph = SimpleNamespace(sha256=f"{start:032x}{stop:032x}", size_bytes=stop - start)
         layers = tuple(range(max(start - 1, 0), min(stop - 1, 4)))
         return SimpleNamespace(graph=graph, blobs=(graph,), layers=layers, width_in=64 if start else None, width_out=64)
