@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from harness import Result, main, median_result
-from rings import open_segment
+from rings import CONTEXT_TOKENS, open_segment
 from smollm2 import open_smollm2
 
 from edge_node.runtime.known_answers import SelfCheck, answer, shares
@@ -20,12 +20,18 @@ from orchestrator.model.known_answers import KnownAnswers
 from orchestrator.model.model import Model
 from schemas.known_answer import KnownAnswer, decode_known_answer
 from schemas.messages import BlobRef
+from tests.support.segments import segment_spec
 
 PROFILES = ("exact", "fast")
 CUTS = ((0, 32), (8, 16), (15, 16))
 """The whole of SmolLM2, eight of its blocks, one."""
 DAMAGED = 15
 REPEATS = 5
+
+
+def _graph(model: Model, start: int, stop: int) -> str:
+    """The name of the graph that `open_segment` opens."""
+    return segment_spec(model, start, stop, context_tokens=CONTEXT_TOKENS).graph.sha256
 
 
 def _known(model: Model, start: int, stop: int) -> tuple[Path, KnownAnswer]:
@@ -91,11 +97,11 @@ def _bit(weights: np.ndarray) -> None:
 def _damage(model: Model, start: int, stop: int, how: Callable[[np.ndarray], None], what: str) -> list[Result]:
     """How far off a segment is whose block ``DAMAGED`` has been damaged, and whether a later check would find it."""
     _, known = _known(model, start, stop)
-    spec = model.segment(start, stop)
+    blobs = [blob.sha256 for blob in model.manifest.blobs_of(start, stop)]
     (blob,) = [blob for blob in model.manifest.blobs if blob.units == (DAMAGED,)]
     with tempfile.TemporaryDirectory(prefix="linguabus-bench-") as name:
-        for ref in spec.files:
-            shutil.copy(model.blobs_folder / ref.sha256, name)
+        for sha256 in (_graph(model, start, stop), *blobs):
+            shutil.copy(model.blobs_folder / sha256, name)
         weights = np.fromfile(Path(name) / blob.sha256, np.uint8)
         how(weights)
         weights.tofile(Path(name) / blob.sha256)

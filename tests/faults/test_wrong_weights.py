@@ -85,7 +85,8 @@ def flip_a_bit_on_disk(world: World, node: str) -> None:
 
 
 def one_bit(row: np.ndarray) -> None:
-    row[3:4].view(np.uint32)[:] ^= 1
+    """Not the last one, which may be lost when a product is rounded: then nothing has changed."""
+    row[3:4].view(np.uint32)[:] ^= 1 << 8
 
 
 def zeros(row: np.ndarray) -> None:
