@@ -21,6 +21,9 @@ from pathlib import Path
 
 from harness import ROOT, Result, main, note
 
+from orchestrator.model.safetensors_file import encode_header
+from tests.support.tiny_models import make_tokenizer
+
 MOST = 1.5
 """Times the size in 16 bits."""
 _EVERY_S = 0.05
@@ -80,16 +83,14 @@ def write_checkpoint(shape: Shape, folder: Path) -> Path:
 
     folder.mkdir(parents=True)
     tensors = shape.tensors()
-    header, position = {}, 0
+    entries, position = {}, 0
     for name, dims in tensors.items():
         end = position + 2 * math.prod(dims)
-        header[name] = {"dtype": "BF16", "shape": dims, "data_offsets": [position, end]}
+        entries[name] = {"dtype": "BF16", "shape": dims, "data_offsets": [position, end]}
         position = end
-    raw = json.dumps(header).encode()
-    raw += b" " * (-len(raw) % 8)
     random = np.random.default_rng(0)
     with (folder / "model.safetensors").open("wb") as file:
-        file.write(len(raw).to_bytes(8, "little") + raw)
+        file.write(encode_header(entries))
         for dims in tensors.values():
             for row in range(dims[0]) if len(dims) > 1 else [None]:
                 values = np.ones(dims[0], np.float32) if row is None else random.standard_normal(dims[1], np.float32)
@@ -100,23 +101,11 @@ def write_checkpoint(shape: Shape, folder: Path) -> Path:
         "hidden_size": shape.hidden, "intermediate_size": shape.middle, "num_hidden_layers": shape.layers,
         "num_attention_heads": shape.heads, "num_key_value_heads": shape.kv_heads, "vocab_size": shape.vocabulary,
         "max_position_embeddings": 2048, "rms_norm_eps": 1e-5, "rope_theta": 10_000.0, "tie_word_embeddings": True,
-        "bos_token_id": 0, "eos_token_id": 1,
+        "bos_token_id": 1, "eos_token_id": 2,
     }  # fmt: skip
     (folder / "config.json").write_text(json.dumps(config), "utf-8")
-    _write_tokenizer(folder)
+    make_tokenizer(folder)
     return folder
-
-
-def _write_tokenizer(folder: Path) -> None:
-    """One token for each byte."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE({letter: number for number, letter in enumerate(letters)}, []))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.save(str(folder / "tokenizer.json"))
-    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}), "utf-8")
 
 
 @dataclass

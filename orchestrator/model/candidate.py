@@ -18,7 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from orchestrator.model.graph import resolve
+from orchestrator.model.graph import copied
 from orchestrator.model.precision import AUTO, QUANTISED
 from orchestrator.model.progress import Progress
 from orchestrator.model.quality import measure_quality
@@ -27,7 +27,6 @@ from orchestrator.model.quantise.choice import Chooser
 from orchestrator.model.quantise.decoder import quantise
 from orchestrator.model.quantise.outliers import Outliers
 from orchestrator.model.rewrite import matrices, store_as_half, untranspose_embedding
-from orchestrator.model.split import plan_split
 from orchestrator.model.subject import Subject
 
 if TYPE_CHECKING:
@@ -71,7 +70,7 @@ def choose(
         candidate = _quantised(source, rounded, 8, outliers, progress)
         if candidate.carried == 1:
             return candidate  # there is nothing that would be nearer to the source
-        subject = Subject(plan_split(resolve(candidate.model, source.folder)), source.folder, source.layers)
+        subject = Subject.of(candidate.model, source.folder, source.layers)
         agreement = measure_quality(subject, profile, rows, progress).argmax_agreement
         if agreement is None or agreement >= PROMISE:
             return candidate
@@ -81,7 +80,7 @@ def choose(
 def _in(precision: str, source: Subject, outliers: Outliers, progress: Progress) -> Candidate:
     if precision in QUANTISED:
         return _quantised(source, precision, 4 if precision == "int4" else 8, outliers, progress)
-    copy = _copy(source.plan.decoder.model)
+    copy = copied(source.plan.decoder.model)
     untranspose_embedding(copy)
     if precision == "fp16":
         store_as_half(copy, source.folder, source.folder / "half.data", matrices(copy))
@@ -90,16 +89,10 @@ def _in(precision: str, source: Subject, outliers: Outliers, progress: Progress)
 
 def _quantised(source: Subject, precision: str, most_bits: int, outliers: Outliers, progress: Progress) -> Candidate:
     """With matrices that were rounded before carried over if they have at most ``most_bits``."""
-    copy, folder = _copy(source.plan.decoder.model), source.folder
+    copy, folder = copied(source.plan.decoder.model), source.folder
     chooser = Chooser(precision, len(source.layers) - 1, most_bits)
     path = folder / f"{precision}.data"
     quantise(copy, folder, path, chooser, outliers, lambda done, total: progress("quantise", done, total))
     untranspose_embedding(copy)
     store_as_half(copy, folder, folder / f"{precision}-rest.data", matrices(copy))
     return Candidate(copy, chooser.found_precision(), chooser.carried / max(1, chooser.weights))
-
-
-def _copy(model: ModelProto) -> ModelProto:
-    copy = type(model)()
-    copy.CopyFrom(model)
-    return copy

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import re
-import struct
 from pathlib import Path
 
 from orchestrator.model.errors import BrokenModel, UnsupportedModel
 from orchestrator.model.json_file import read_object
+from orchestrator.model.safetensors_file import read_header
 
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})(\.safetensors|\.bin)$")
 _POINTER = b"version https://git-lfs"
-_LONGEST_HEADER = 100 << 20
+LONGEST_HEADER_BYTES = 100 << 20
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -77,17 +76,13 @@ def check_checkpoint(folder: Path) -> None:
 
 
 def _check_safetensors(file: Path) -> None:
-    """Header length u64, header as JSON with the place of each tensor, then their bytes."""
+    """Its header has to be one, and its last tensor has to end in it."""
     size = file.stat().st_size
     try:
         with file.open("rb") as stream:
-            (length,) = struct.unpack("<Q", stream.read(8))
-            if length > min(size, _LONGEST_HEADER):
-                raise ValueError(f"a header of {length} bytes")
-            header = json.loads(stream.read(length))
-        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-        end = 8 + length + max(ends, default=0)
-    except (struct.error, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+            entries, begin = read_header(stream, min(size, LONGEST_HEADER_BYTES))
+        end = begin + max((entry["data_offsets"][1] for entry in entries.values()), default=0)
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise BrokenModel(f"{file} is not a safetensors file, or damaged; download it again") from error
     if end > size:
         raise BrokenModel(f"{file} ends before its last tensor ({size} of {end} bytes); download it again")

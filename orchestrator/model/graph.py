@@ -98,6 +98,13 @@ def read_model(path: Path) -> ModelProto:
     return model
 
 
+def copied(model: ModelProto) -> ModelProto:
+    """A copy that can be changed; weights in files stay where they are."""
+    copy = type(model)()
+    copy.CopyFrom(model)
+    return copy
+
+
 def resolve(model: ModelProto, folder: Path) -> Decoder:
     """Build a `Decoder` from a parsed model whose external weights lie in ``folder``.
 

@@ -9,7 +9,7 @@ from orchestrator.model.candidate import Candidate, choose
 from orchestrator.model.convert import checkpoint_of, convert, convert_first_blocks
 from orchestrator.model.describe import Identity, describe
 from orchestrator.model.errors import WrongConversion
-from orchestrator.model.graph import read_model, require_shared_caches, resolve
+from orchestrator.model.graph import copied, read_model, require_shared_caches, resolve
 from orchestrator.model.manifest import Manifest
 from orchestrator.model.model import GRAPH_FILE, TOKENIZER_FOLDER, Model
 from orchestrator.model.onnx_files import read_decoder
@@ -99,8 +99,13 @@ def take_in(source: Source, precision: str, partial: Path, identity: Identity, p
     chosen = choose(in_float32, precision, identity.profile, outliers, rows, progress)
     manifest = _keep(chosen, graph.parent, tokenizer, partial, identity, progress)
     subject = _subject(partial / "model", partial / "blobs", manifest)
-    first_blocks = _with_columns_looked_up(in_float32)
-    report = compare_with_checkpoint(reference, subject, manifest, probe.ids, progress, lambda _: first_blocks)
+
+    def first_blocks(_: int) -> Subject:
+        looked_up = copied(model)
+        untranspose_embedding(looked_up)  # else it makes a transposed copy of the table when it is run
+        return Subject.of(looked_up, graph.parent, draft.layers)
+
+    report = compare_with_checkpoint(reference, subject, manifest, probe.ids, progress, first_blocks)
     _accept(source, subject, manifest, report, rows, progress).save(partial / "model")
     return manifest
 
@@ -142,7 +147,7 @@ def compare_again(source: Source, model: Model, scratch: Path, progress: Progres
         model = read_model(graph)
         settle_table_choice(model)
         untranspose_embedding(model)
-        return Subject(plan_split(resolve(model, graph.parent)), graph.parent, manifest.layers[:count])
+        return Subject.of(model, graph.parent, manifest.layers[:count])
 
     report = compare_with_checkpoint(reference, subject, manifest, probe.ids, progress, first_blocks)
     return _judge(source, subject, manifest, report, rows, progress)
@@ -170,14 +175,6 @@ def _measure(
 ) -> QualityReport:
     subject = _subject(folder, blobs_folder, manifest)
     return measure_with_wires(subject, manifest.profile, rows, before.source_bytes, progress)
-
-
-def _with_columns_looked_up(subject: Subject) -> Subject:
-    """The same decoder, its embedding without a transposed copy of the table in memory when it is run."""
-    model = type(subject.plan.decoder.model)()
-    model.CopyFrom(subject.plan.decoder.model)
-    untranspose_embedding(model)
-    return Subject(plan_split(resolve(model, subject.folder)), subject.folder, subject.layers)
 
 
 def _copy_tokenizer(folder: Path, graph: Path, partial: Path) -> Path:
@@ -237,8 +234,7 @@ def _judge(
 
 
 def _subject(folder: Path, blobs_folder: Path, manifest: Manifest) -> Subject:
-    plan = plan_split(resolve(read_model(folder / GRAPH_FILE), blobs_folder))
-    return Subject(plan, blobs_folder, manifest.layers)
+    return Subject.of(read_model(folder / GRAPH_FILE), blobs_folder, manifest.layers)
 
 
 def _graph_of(source: Source) -> Path:

@@ -1,4 +1,4 @@
-"""A safetensors file that is written tensor by tensor, with no more in memory than is being written.
+"""Safetensors files: their header, and one that is written with no more in memory than is being written.
 
 Layout: the length of the header as u64, the header as JSON with each tensor's type, shape and place, then their bytes.
 """
@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import json
 import math
+import struct
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from schemas.closing import Closing
 
@@ -19,25 +20,52 @@ if TYPE_CHECKING:
 
 _VALUE_BYTES = 4
 _ALIGN = 8
+_LENGTH = struct.Struct("<Q")
+_METADATA = "__metadata__"
+
+
+def read_header(file: BinaryIO, most_bytes: int) -> tuple[dict[str, dict[str, Any]], int]:
+    """Each tensor's entry by name, and where in the file their bytes begin.
+
+    Raises:
+        ValueError: it is no header, or longer than ``most_bytes``.
+    """
+    raw = file.read(_LENGTH.size)
+    if len(raw) < _LENGTH.size:
+        raise ValueError("no header")
+    (length,) = _LENGTH.unpack(raw)
+    if length > most_bytes:
+        raise ValueError(f"a header of {length} bytes")
+    entries: dict[str, dict[str, Any]] = json.loads(file.read(length))
+    if not isinstance(entries, dict):
+        raise ValueError("a header that is no object")
+    entries.pop(_METADATA, None)
+    return entries, _LENGTH.size + length
+
+
+def encode_header(entries: Mapping[str, Mapping[str, Any]]) -> bytes:
+    """What a file with these entries begins with."""
+    raw = json.dumps({_METADATA: {"format": "pt"}, **entries}).encode()
+    raw += b" " * (-len(raw) % _ALIGN)
+    return _LENGTH.pack(len(raw)) + raw
 
 
 class SafetensorsFile(Closing):
     """Float32 tensors of the given shapes, by name; each is to be written once, in any order."""
 
     def __init__(self, path: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+        entries: dict[str, dict[str, Any]] = {}
         self._places: dict[str, tuple[int, int]] = {}
         position = 0
         for name, shape in shapes.items():
             end = position + _VALUE_BYTES * math.prod(shape)
-            header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [position, end]}
+            entries[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [position, end]}
             self._places[name] = (position, end)
             position = end
-        raw = json.dumps(header).encode()
-        raw += b" " * (-len(raw) % _ALIGN)
-        self._begin = 8 + len(raw)
+        header = encode_header(entries)
+        self._begin = len(header)
         self._file = path.open("wb")
-        self._file.write(len(raw).to_bytes(8, "little") + raw)
+        self._file.write(header)
 
     def write(self, name: str, pieces: Iterable[NDArray[np.float32]]) -> None:
         """Write a tensor, given in pieces that follow each other."""

@@ -31,7 +31,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import hashlib
 import importlib.metadata
 import json
 import os
@@ -69,6 +68,7 @@ from orchestrator.model.progress import Progress, silent
 from orchestrator.model.quality_report import QUALITY_FILE, ROWS_FILE, QualityReport, read_quality
 from orchestrator.model.source import Source, resolve_source
 from orchestrator.model.split import plan_split
+from orchestrator.model.weights import checked_pieces
 
 _MADE = ("graph", "answer")
 """Members of the descriptions in a model's segments folder that name blobs made of the model."""
@@ -215,18 +215,13 @@ class ModelStore:
         manifest = self.show(name)
         done, total = 0, manifest.weight_bytes
         for blob in manifest.blobs:
-            what = f"blob {blob.sha256[:12]} of {manifest.name}"
-            digest = hashlib.sha256()
             try:
-                with (self.blobs_folder / blob.sha256).open("rb") as file:
-                    while piece := file.read(4 << 20):
-                        digest.update(piece)
-                        done += len(piece)
-                        progress("check", done, total)
+                for piece in checked_pieces(self.blobs_folder, blob.sha256, blob.size_bytes, manifest.name):
+                    done += len(piece)
+                    progress("check", done, total)
             except OSError as error:
+                what = f"blob {blob.sha256[:12]} of {manifest.name}"
                 raise BlobCorrupt(f"{what} cannot be read: {error.strerror}; remove the model, add it again") from error
-            if digest.hexdigest() != blob.sha256:
-                raise BlobCorrupt(f"{what} is damaged; remove the model, add it again")
 
     def known_answers(self, model: Model) -> KnownAnswers:
         """What segments of an opened model have to compute, from weights that are checked first."""

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.model.assemble import assemble
+from orchestrator.model.graph import resolve
 from orchestrator.model.manifest import LayerCache
 from orchestrator.model.segment_run import SegmentRun, open_graph
-from orchestrator.model.split import SplitPlan
+from orchestrator.model.split import SplitPlan, plan_split
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from onnx import ModelProto
     from onnxruntime import InferenceSession
 
 DECODE_TOKENS = 4
@@ -29,6 +31,11 @@ class Subject:
     plan: SplitPlan
     folder: Path
     layers: tuple[LayerCache, ...]
+
+    @staticmethod
+    def of(model: ModelProto, folder: Path, layers: tuple[LayerCache, ...]) -> Subject:
+        """Of a parsed decoder, which is cut here; raises `UnsplittableGraph`."""
+        return Subject(plan_split(resolve(model, folder)), folder, layers)
 
     def open(self, unit: int, accuracy_level: int | None) -> InferenceSession:
         """A session of one unit; of embedding and head in float32 without a copy, as they are run a few times."""

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.model.cone import cheap_cone, outside_inputs
-from orchestrator.model.errors import BrokenModel
+from orchestrator.model.errors import BlobCorrupt, BrokenModel
+from orchestrator.model.graph import copied
 from orchestrator.model.manifest import Blob
 from orchestrator.model.shapes import FLOAT_NAMES
 from orchestrator.model.split import SplitPlan
@@ -108,6 +109,24 @@ def pack(
     return tuple(sorted(blobs, key=lambda b: b.units)), places
 
 
+def checked_pieces(folder: Path, sha256: str, size_bytes: int, model: str) -> Iterator[bytes]:
+    """The bytes of a blob of the model of that name; at their end it is known whether they are what they should be.
+
+    Raises:
+        BlobCorrupt: they are not.
+        OSError: the file can't be read.
+    """
+    digest, left = hashlib.sha256(), size_bytes
+    with (folder / sha256).open("rb") as file:
+        while piece := file.read(min(left, PIECE_BYTES)):
+            digest.update(piece)
+            left -= len(piece)
+            yield piece
+        is_longer = file.read(1) != b""
+    if is_longer or digest.hexdigest() != sha256:
+        raise BlobCorrupt(f"blob {sha256[:12]} of {model} is damaged; remove the model, add it again")
+
+
 def _check_finite(tensor: TensorProto, raw: bytes) -> None:
     """Refuse NaN and infinity in weights and in the scales of quantised ones; a single value may be a mask's."""
     import numpy as np
@@ -126,10 +145,9 @@ def _check_finite(tensor: TensorProto, raw: bytes) -> None:
 
 def refer_to_blobs(plan: SplitPlan, places: dict[str, Place]) -> bytes:
     """The decoder's graph with its weights replaced by references to blobs; small ones inline, unused ones gone."""
-    from onnx import ModelProto, TensorProto
+    from onnx import TensorProto
 
-    model = ModelProto()
-    model.CopyFrom(plan.decoder.model)
+    model = copied(plan.decoder.model)
     used = {n for names in weight_groups(plan).values() for n in names}
     tensors = [t for t in plan.decoder.model.graph.initializer if t.name in used]
     del model.graph.initializer[:]

@@ -196,7 +196,7 @@ class Worker:
 
     def _build(self, name: str, stage: StageRef, wire: WireDtype, positions: int) -> BuiltSegment:
         """A stage's segment, with what its node has to compute to be believed."""
-        built = build_segment(self._models[name], stage, wire, positions)
+        built = build_segment(self._models[name], stage, positions, wire)
         try:
             answer = self._answers[name].of(stage.start, stage.stop)
         except (MissingDependency, CannotRun) as error:
@@ -252,7 +252,7 @@ def probe_parts(model: Model) -> tuple[ProbePart, ...]:
 
 def _probe_part(model: Model, kind: UnitKind, start: int, stop: int) -> ProbePart:
     positions = PROBE_CONTEXT_TOKENS + model.manifest.numerics.spare_positions
-    built = build_segment(model, StageRef(node="any", start=start, stop=stop), positions=positions)
+    built = build_segment(model, StageRef(node="any", start=start, stop=stop), positions)
     return ProbePart(
         kind=kind,
         units=stop - start,
@@ -264,9 +264,7 @@ def _probe_part(model: Model, kind: UnitKind, start: int, stop: int) -> ProbePar
     )
 
 
-def build_segment(
-    model: Model, stage: StageRef, wire: WireDtype = "fp32", positions: int | None = None
-) -> BuiltSegment:  # fmt: skip
+def build_segment(model: Model, stage: StageRef, positions: int, wire: WireDtype = "fp32") -> BuiltSegment:
     """A stage's graph and weights as the nodes are told of them, for texts of so many positions."""
     spec = model.segment(stage.start, stage.stop, wire=wire, positions=positions)
     caches = {cache.layer: cache for cache in model.manifest.layers}

@@ -43,6 +43,13 @@ _TWO_ROPES = {
     "full_attention": {"rope_type": "linear", "factor": 4.0, "rope_theta": 1e6},
     "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
 }
+_GEMMA_3 = _TIED | {
+    "head_dim": 32,
+    "num_hidden_layers": 6,
+    "query_pre_attn_scalar": 24,
+    "sliding_window": WINDOW,
+    "rope_parameters": _TWO_ROPES,
+}
 _YARN_IN_FULL = {
     "full_attention": {"rope_type": "yarn", "factor": 4.0, "rope_theta": 5e5, **_TRAINED},
     "sliding_attention": {"rope_type": "default", "rope_theta": 5e5},
@@ -123,28 +130,13 @@ ROWS: dict[str, FamilyRow] = {
     "Gemma 2": FamilyRow("Gemma2", _TIED | {"head_dim": 32, "query_pre_attn_scalar": 24, "sliding_window": WINDOW}),
     "Gemma 3": FamilyRow(
         "Gemma3Text",
-        _TIED
-        | {
-            "head_dim": 32,
-            "num_hidden_layers": 6,
-            "query_pre_attn_scalar": 24,
-            "sliding_window": WINDOW,
-            "rope_parameters": _TWO_ROPES,
-        },
+        _GEMMA_3,
         "Gemma3ForCausalLM",
     ),
     "Gemma 3, text of a model that sees": FamilyRow(
         "Gemma3",
         {
-            "text_config": _COMMON
-            | _TIED
-            | {
-                "head_dim": 32,
-                "num_hidden_layers": 6,
-                "query_pre_attn_scalar": 24,
-                "sliding_window": WINDOW,
-                "rope_parameters": _TWO_ROPES,
-            },
+            "text_config": _COMMON | _GEMMA_3,
             "vision_config": _EYES | {"image_size": 28, "vision_use_head": False},
             "mm_tokens_per_image": 4,
         },

@@ -11,12 +11,13 @@ from pathlib import Path
 
 from orchestrator.model.archive.index import BLOBS, INDEX_FILE, MODEL, MODEL_FILES, Index, Member
 from orchestrator.model.archive.room import require_room
-from orchestrator.model.archive.tar import END, PIECE_BYTES, header, padding, size_of
-from orchestrator.model.errors import ArchiveExists, BlobCorrupt, ModelFilesLost, NoSuchModel
+from orchestrator.model.archive.tar import END, header, padding, size_of
+from orchestrator.model.errors import ArchiveExists, ModelFilesLost, NoSuchModel
 from orchestrator.model.manifest import Manifest
 from orchestrator.model.model import MANIFEST_FILE, Model
 from orchestrator.model.progress import Progress, silent
 from orchestrator.model.source import HUB_ID
+from orchestrator.model.weights import checked_pieces
 
 
 def export(model: Model, path: Path, *, force: bool = False, progress: Progress = silent) -> int:
@@ -89,17 +90,7 @@ def _small_files(model: Model) -> dict[str, bytes]:
 
 
 def _checked_pieces(model: Model, blob: Member) -> Iterator[bytes]:
-    """A blob's bytes; raises at its end if they are not what its name says."""
-    name = model.manifest.name
-    digest, left = hashlib.sha256(), blob.size_bytes
     try:
-        with (model.blobs_folder / blob.sha256).open("rb") as file:
-            while piece := file.read(min(left, PIECE_BYTES)):
-                digest.update(piece)
-                left -= len(piece)
-                yield piece
-            is_longer = file.read(1) != b""
+        yield from checked_pieces(model.blobs_folder, blob.sha256, blob.size_bytes, model.manifest.name)
     except FileNotFoundError as error:
-        raise ModelFilesLost(name, blob.sha256) from error
-    if is_longer or digest.hexdigest() != blob.sha256:
-        raise BlobCorrupt(f"blob {blob.sha256[:12]} of {name} is damaged; remove the model, add it again")
+        raise ModelFilesLost(model.manifest.name, blob.sha256) from error

@@ -8,7 +8,17 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from onnxruntime_genai.models import builder
+
+
+def linear(weight: torch.Tensor, bias: torch.Tensor | None) -> torch.nn.Linear:
+    """A layer with this weight [out, in] and bias [out]."""
+    layer = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+    layer.weight = torch.nn.Parameter(weight, requires_grad=False)
+    if bias is not None:
+        layer.bias = torch.nn.Parameter(bias, requires_grad=False)
+    return layer
 
 
 class Blocks(builder.Model):  # type: ignore[misc]
@@ -16,9 +26,15 @@ class Blocks(builder.Model):  # type: ignore[misc]
 
     Attributes:
         LAYER: what names of classes of blocks end with.
+        CENTRED: do norms subtract the mean?
     """
 
     LAYER = "DecoderLayer"
+    CENTRED = False
+
+    def __init__(self, *args: Any, **others: Any) -> None:
+        super().__init__(*args, **others)
+        self.layernorm_attrs["simple"] = not self.CENTRED
 
     def make_block(self, layer_id: int, layer: Any, hidden: str) -> str:
         """Make the nodes of a block of the hidden state [B, S, W]; the tensor with the next one."""
@@ -80,7 +96,8 @@ class Blocks(builder.Model):  # type: ignore[misc]
 class PlainNorms(Blocks):
     """With norms that subtract the mean and have a bias, and wide layers ``fc1`` and ``fc2`` without a gate."""
 
+    CENTRED = True
+
     def __init__(self, *args: Any, **others: Any) -> None:
         super().__init__(*args, **others)
-        self.layernorm_attrs["simple"] = False
         self.mlp_attrs["use_proj"], self.mlp_attrs["use_fc"] = False, True

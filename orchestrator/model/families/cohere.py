@@ -13,6 +13,8 @@ from orchestrator.model.families.blocks import Blocks
 class Cohere(Blocks):
     """Attention and wide layers side by side, behind one norm without bias; rotary embeddings turn neighbours."""
 
+    CENTRED = True
+
     @staticmethod
     def prepare(config: Any) -> None:
         if config.use_qk_norm:
@@ -20,7 +22,6 @@ class Cohere(Blocks):
 
     def __init__(self, config: Any, *args: Any) -> None:
         super().__init__(config, *args)
-        self.layernorm_attrs["simple"] = False
         self.lm_head_attrs["scale"] = config.logit_scale
         self.rope_attrs["interleaved"] = 1
 

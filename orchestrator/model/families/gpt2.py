@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from orchestrator.model.errors import UnsupportedModel
-from orchestrator.model.families.blocks import PlainNorms
-from orchestrator.model.families.gpt_neox import linear
+from orchestrator.model.families.blocks import PlainNorms, linear
 
 
 class GPT2(PlainNorms):

@@ -4,18 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
-from orchestrator.model.families.blocks import PlainNorms
-
-
-def linear(weight: torch.Tensor, bias: torch.Tensor | None) -> torch.nn.Linear:
-    """A layer with this weight [out, in] and bias [out]."""
-    layer = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
-    layer.weight = torch.nn.Parameter(weight, requires_grad=False)
-    if bias is not None:
-        layer.bias = torch.nn.Parameter(bias, requires_grad=False)
-    return layer
+from orchestrator.model.families.blocks import PlainNorms, linear
 
 
 class GPTNeoX(PlainNorms):

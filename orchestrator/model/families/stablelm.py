@@ -11,14 +11,12 @@ from orchestrator.model.families.blocks import Blocks
 class StableLm(Blocks):
     """Norms that subtract the mean around attention and gated layers, one after the other or side by side."""
 
+    CENTRED = True
+
     @staticmethod
     def prepare(config: Any) -> None:
         if config.qk_layernorm:
             raise UnsupportedModel("a StableLM with norms of queries and keys (qk_layernorm) is not supported")
-
-    def __init__(self, config: Any, *args: Any) -> None:
-        super().__init__(config, *args)
-        self.layernorm_attrs["simple"] = False
 
     def make_block(self, layer_id: int, layer: Any, hidden: str) -> str:
         normed = self.norm(layer_id, layer.input_layernorm, hidden, "input")

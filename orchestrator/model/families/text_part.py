@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 import shutil
-import struct
 from pathlib import Path
-from typing import Any, BinaryIO
 
-from orchestrator.model.checkpoint_files import INDEXES, weight_files
+from orchestrator.model.checkpoint_files import INDEXES, LONGEST_HEADER_BYTES, weight_files
 from orchestrator.model.errors import UnsupportedModel
 from orchestrator.model.json_file import read_object
+from orchestrator.model.safetensors_file import encode_header, read_header
+from orchestrator.model.weights import Source
 
 TEXT_MODELS = {
     ("Gemma3ForConditionalGeneration", "gemma3_text"): "Gemma3ForCausalLM",
@@ -52,9 +52,10 @@ def text_part(checkpoint: Path, folder: Path, what: str) -> Path:
     for file in checkpoint.iterdir():
         if file.suffix in _SUFFIXES and "safetensors" not in file.name:
             shutil.copyfile(file, folder / file.name)
+    places: dict[str, str] = {}
     for index, file in enumerate(files):
-        _copy_text_weights(file, folder / f"model-text-{index:05d}.safetensors")
-    places = _places(folder)
+        target = folder / f"model-text-{index:05d}.safetensors"
+        places |= dict.fromkeys(_copy_text_weights(file, target), target.name)
     (folder / INDEXES[0]).write_text(json.dumps({"metadata": {}, "weight_map": places}), "utf-8")
     # The two configurations may differ in this; the weights tell.
     tied = {"tie_word_embeddings": "lm_head.weight" not in places}
@@ -63,42 +64,23 @@ def text_part(checkpoint: Path, folder: Path, what: str) -> Path:
     return folder
 
 
-def _copy_text_weights(file: Path, target: Path) -> None:
-    """Header length u64, header as JSON with the place of each tensor, then their bytes."""
-    with file.open("rb") as source, target.open("wb") as out:
-        (length,) = struct.unpack("<Q", source.read(8))
-        header: dict[str, dict[str, Any]] = json.loads(source.read(length))
-        header.pop("__metadata__", None)
-        kept = {new: entry for name, entry in header.items() if (new := _text_name(name)) is not None}
-        places, position = [], 0
-        for entry in kept.values():
-            begin, end = entry["data_offsets"]
-            places.append((8 + length + begin, end - begin))
-            entry["data_offsets"] = [position, position + end - begin]
-            position += end - begin
-        written = json.dumps({"__metadata__": {"format": "pt"}, **kept}).encode()
-        out.write(struct.pack("<Q", len(written)) + written)
-        for begin, size in places:
-            source.seek(begin)
-            _copy(source, out, size)
-
-
-def _copy(source: BinaryIO, out: BinaryIO, size_bytes: int) -> None:
-    while size_bytes:
-        piece = source.read(min(size_bytes, 16 << 20))
-        out.write(piece)
-        size_bytes -= len(piece)
+def _copy_text_weights(file: Path, target: Path) -> list[str]:
+    """Write the weights of the text part into ``target``; returns their names there."""
+    with file.open("rb") as source:
+        entries, begin = read_header(source, LONGEST_HEADER_BYTES)
+    kept = {new: entry for name, entry in entries.items() if (new := _text_name(name)) is not None}
+    places, position = [], 0
+    for name, entry in kept.items():
+        start, end = entry["data_offsets"]
+        places.append(Source(name, file, begin + start, end - start, b""))
+        entry["data_offsets"] = [position, position + end - start]
+        position += end - start
+    with target.open("wb") as out:
+        out.write(encode_header(kept))
+        for place in places:
+            out.writelines(place.pieces())
+    return list(kept)
 
 
 def _text_name(name: str) -> str | None:
     return next((new + name.removeprefix(old) for old, new in _PREFIXES if name.startswith(old)), None)
-
-
-def _places(folder: Path) -> dict[str, str]:
-    """The file of each weight."""
-    names: dict[str, str] = {}
-    for file in sorted(folder.glob("*.safetensors")):
-        with file.open("rb") as source:
-            (length,) = struct.unpack("<Q", source.read(8))
-            names |= dict.fromkeys(json.loads(source.read(length)).keys() - {"__metadata__"}, file.name)
-    return names

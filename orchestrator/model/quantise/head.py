@@ -17,7 +17,7 @@ import numpy as np
 from orchestrator.model.quantise.look_up import strided_rows
 from orchestrator.model.quantise.matmul import block_means, multiply_by_codes
 from orchestrator.model.quantise.nodes import NodeMaker
-from orchestrator.model.quantise.stored import STRIDE, UPPER_BITS, StoredMatrix
+from orchestrator.model.quantise.stored import UPPER_BITS, StoredMatrix
 
 if TYPE_CHECKING:
     from onnx import NodeProto
@@ -42,6 +42,7 @@ def multiply_in_two_passes(x: str, matrix: StoredMatrix, y: str) -> list[NodePro
 
 def _strided_column(maker: NodeMaker, x: str, matrix: StoredMatrix) -> str:
     """``x`` [B, n, K] as [B, n, K, 1], in the order that rows come in."""
-    blocks = maker.make("Reshape", [x, maker.indices(0, 0, matrix.blocks, matrix.form.block // STRIDE, STRIDE)])
+    stride = matrix.stride
+    blocks = maker.make("Reshape", [x, maker.indices(0, 0, matrix.blocks, matrix.form.block // stride, stride)])
     strided = maker.make("Transpose", [blocks], perm=[0, 1, 2, 4, 3])
     return maker.make("Reshape", [strided, maker.indices(0, 0, matrix.columns, 1)])
