@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors import numpy as safetensors
 
 from orchestrator.model.errors import UnsupportedModel
 from orchestrator.model.families.text_part import text_architecture, text_part
 
-safetensors = pytest.importorskip("safetensors.numpy")
 ROWS = np.arange(12, dtype=np.float32).reshape(3, 4)
 
 
