@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from schemas.codec import WIRE_DTYPES, Dtype
 from schemas.messages import Basis, BlobRef, Epoch, KvLayer, PrepareSegment, StageRef
-from schemas.run_lengths import spare_positions
+from schemas.run_lengths import spare_positions, spare_rows
 
 StageKey = tuple[str, Epoch, int]
 """(pipeline, epoch, stage): a node may have several stages of a ring, the first and the last above all."""
@@ -46,6 +46,11 @@ class SegmentSpec:
     def spare_positions(self) -> int:
         """Most dummies behind a run."""
         return spare_positions(self.same_bits)
+
+    @property
+    def spare_rows(self) -> int:
+        """Most dummies of a run in matrices outside attention."""
+        return spare_rows(self.same_bits)
 
     @property
     def files(self) -> tuple[BlobRef, ...]:

@@ -103,7 +103,8 @@ class Segment:
         self._input_names = {node.name for node in self.session.get_inputs()}
         self.runs = CANDIDATES[0] if spec.same_bits else AS_WANTED
         """How many positions a run computes; a segment that was warmed up has those that this processor needs."""
-        rows = max(spec.chunk_tokens, spec.slots)
+        rows = max(spec.chunk_tokens + spec.spare_rows, spec.slots)
+        logit_rows = MAX_LOGITS + spec.spare_rows
         self.entry = entry_for(self._dtypes, rows, max(spec.width_in, 1))
         self._check_inputs()
         self._output_name = next(
@@ -131,12 +132,12 @@ class Segment:
         self._pads = np.zeros(6, np.int64)
         """What is put before and behind each axis of attention's inputs; dummies are behind the second."""
         self._attention_end = np.zeros(1, np.int64)
-        self._logit_positions = np.zeros(MAX_LOGITS, np.int64)
+        self._logit_positions = np.zeros(logit_rows, np.int64)
         self._selected = (0, 0, 0)
         """What ``_logit_positions`` begins with: the last so many (second) of so many positions (first), then some to
         make so many in all (third)."""
         output_shape = (
-            (max(spec.slots, MAX_LOGITS), spec.vocab_size) if spec.is_last else (rows, max(spec.width_out, 1))
+            (max(spec.slots, logit_rows), spec.vocab_size) if spec.is_last else (rows, max(spec.width_out, 1))
         )
         output = np.zeros(output_shape, output_dtype)
         self.exit = exit_for(self._dtypes, self._output_name, output, spec.wire)

@@ -229,6 +229,18 @@ def test_a_bad_row_does_not_fail_the_others_of_its_batch(model: Model) -> None:
     assert [result.failure_code if result.failure else None for result in results] == [None, "not_finite", None]
 
 
+@pytest.mark.parametrize("wire", ["fp32", "fp16"])
+@pytest.mark.parametrize("run_lengths", CANDIDATES, ids=str)
+def test_dummies_fit_behind_the_longest_chunk(model: Model, run_lengths: RunLengths, wire: WireDtype) -> None:
+    """One of an odd number of positions, all of whose logits are wanted; also those that only other processors need."""
+    chain = Chain(model, 2, wire)
+    for segment in chain.segments:
+        segment.runs = run_lengths
+    expected = chain.text(0, WHOLE)
+    for lengths in ((5, 7, 12), (2,)):
+        assert chain.text(1, lengths).tobytes() == expected.tobytes()
+
+
 @pytest.mark.parametrize("run_lengths", CANDIDATES, ids=str)
 def test_dummies_fit_behind_the_whole_context(model: Model, run_lengths: RunLengths) -> None:
     """Of each slot, without a trace in the next one's rows."""
