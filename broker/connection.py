@@ -170,8 +170,9 @@ class Connection:
 
     def _wait(self, until_s: float, now_s: float) -> None:
         """Wait until `until_s` for one of the sockets, then read and write what is possible."""
-        self._watch()
         client = self.client
+        if client.has_news:  # asked here, because it is on the way of every token
+            self._watch()
         # What the last turn read and did not take in, the readiness of the socket does not announce.
         is_behind = client.may_have_more and client.has_more_to_read()
         for fd, mask in self._poller.poll(0.0 if is_behind else max(0.0, until_s - now_s) * 1e3):
@@ -207,6 +208,7 @@ class Connection:
 
     def _watch(self) -> None:
         """Let the poller know of a new or closed socket and of the wish to write."""
+        self.client.has_news = False
         sock = self.client.socket()
         if sock is not self._watched:
             if self._watched is not None:

@@ -75,6 +75,8 @@ class SocketClient(paho.Client):
         """There is a socket. As `may_have_more` no method or property: asked in every turn."""
         self.may_have_more = False
         """False: the last `loop_read` surely read all there was."""
+        self.has_news = True
+        """The socket is another, or what waits to be written, since the owner set this to False."""
         self._stats = stats
         self._events = events
         self._is_v5 = protocol == MQTTProtocolVersion.MQTTv5
@@ -205,11 +207,12 @@ class SocketClient(paho.Client):
         sock, self._handed = self._handed, None
         if sock is None:
             raise RuntimeError("reconnect() without adopt()")
-        self.is_open, self._is_tls = True, isinstance(sock, ssl.SSLSocket)
+        self.is_open = self.has_news = True
+        self._is_tls = isinstance(sock, ssl.SSLSocket)
         return sock
 
     def _sock_close(self) -> None:
-        self.is_open = False
+        self.is_open, self.has_news = False, True
         # Nobody could acknowledge it any more, and who waits until all is read would wait for ever.
         self._read, self._read_at, self._filled = b"", 0, False
         super()._sock_close()
@@ -234,10 +237,12 @@ class SocketClient(paho.Client):
         sent = super()._sock_send(buf)
         self._stats.bytes_out += sent
         self.buffered_bytes -= sent
+        self.has_news = True
         return sent
 
     def _packet_queue(self, command: int, packet: bytes | bytearray, *args: Any, **options: Any) -> MQTTErrorCode:
         self.buffered_bytes += len(packet)
+        self.has_news = True
         return super()._packet_queue(command, packet, *args, **options)
 
     def _handle_pubackcomp(self, cmd: Any) -> MQTTErrorCode:

@@ -62,6 +62,9 @@ class NodeCore:
         """The same by pipeline, stage and the two numbers of the epoch: keys whose hash is no Python function."""
         self._by_input: dict[str, Stage] = {}
         """The same by the topic that the stage's input comes on, but for stages that are a whole ring."""
+        self.kept_topics: set[str] = set()
+        """Those of tokens to first stages of this node. A node with both ends of a ring hands them over to itself,
+        which saves the way to the broker and back, and has not subscribed to them."""
         self._stepping: tuple[Stage, int] | None = None
         """Whose step came last, alone and maybe on the fast path: the next one is probably of the same answer."""
         self._ending: set[StageKey] = set()
@@ -124,6 +127,8 @@ class NodeCore:
         self._stages[spec.key] = self._by_place[_place(spec.key)] = stage
         if len(spec.ring) > 1:
             self._by_input[stage.topics.input] = stage
+            if spec.is_first:
+                self.kept_topics.add(stage.topics.input)
         return [Subscribe(stage.patterns), load]
 
     def _prepare_failed(
@@ -184,6 +189,7 @@ class NodeCore:
             return []
         del self._by_place[_place(key)]
         self._by_input.pop(stage.topics.input, None)
+        self.kept_topics.discard(stage.topics.input)
         stage.release()
         if any(other.slots is stage.slots and other.spec.epoch > stage.spec.epoch for other in self._stages.values()):
             stage.slots.forget_parked()
@@ -314,15 +320,6 @@ class NodeCore:
         self._stepping = stage, number
         fast_path = stage.fast_path(number)
         return fast_path if fast_path is not None and fast_path.takes(data, now_s) else None
-
-    def keeps(self, topic: str) -> bool:
-        """Are tokens on this topic from this node to its own first stage?
-
-        A node with both ends of a ring hands them over to itself, which saves the way to the broker and back, and has
-        not subscribed to them.
-        """
-        stage = self._by_input.get(topic)
-        return stage is not None and stage.spec.is_first
 
     @property
     def has_work(self) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -106,7 +105,7 @@ class NodeService:
         )
         self._rejected: Counter[str] = Counter()
         self._birth: NodeBirth | None = None
-        self._stopping = threading.Event()
+        self._stopping = False
         self._refusal: str | None = None
         self._drain = Drain(config.drain_timeout_s)
         self._due_s = 0.0
@@ -118,7 +117,7 @@ class NodeService:
 
     def stop(self) -> None:
         """End ``run`` soon; may be called from a signal handler or another thread."""
-        self._stopping.set()
+        self._stopping = True
         self._bus.wake()
 
     def leave(self, reason: str) -> None:
@@ -138,7 +137,7 @@ class NodeService:
     @property
     def stays_until_s(self) -> float:
         """When the node ends at the latest once it was asked to leave (monotonic clock); 0.0: at once."""
-        return 0.0 if self._stopping.is_set() else self._drain.ends_by_s or 0.0
+        return 0.0 if self._stopping else self._drain.ends_by_s or 0.0
 
     def run(self, on_connected: Callable[[], None] = lambda: None) -> None:
         """Serve until ``stop``. ``on_connected`` is called once there is somebody to say good-bye to.
@@ -183,7 +182,7 @@ class NodeService:
         except PayloadTooLarge as error:
             self._outbox.fail_requests(data, error)
             return
-        if self._core.keeps(topic):
+        if topic in self._core.kept_topics:
             self._own.append(Delivery(topic, data, 0, False))
 
     def _leave(self, now_s: float, polled_s: float) -> None:
@@ -199,7 +198,7 @@ class NodeService:
         if step.announces:
             self._outbox.say_online(self._drain.reason)
         if step.ends:
-            self._stopping.set()
+            self._stopping = True
 
     # --- the loop ---------------------------------------------------------------------------------------------
 
@@ -207,7 +206,7 @@ class NodeService:
         next_heartbeat_s = 0.0
         for event in self._kept:
             self._event(event)
-        while not self._stopping.is_set():
+        while not self._stopping:
             patience_s = self._due_s - time.monotonic()
             events = self._bus.poll(0.0 if self._own else max(0.0, patience_s))
             if self._own:
@@ -254,7 +253,7 @@ class NodeService:
         else:
             fast_path.settle(compute_s, now_s)
             self._due_s = min(self._due_s, fast_path.due_s)
-        self._link.computed()
+        self._link.disturbed = True
         return True
 
     def _long_way(self, events: Sequence[Event]) -> None:
@@ -263,7 +262,7 @@ class NodeService:
         work, effects = self._core.next_work()
         self._do(effects)
         if work:
-            self._link.computed()
+            self._link.disturbed = True
             result = self._runner.run(work)
             if any(row.failure is not None and row.failure_code == "not_finite" for row in result.rows):
                 self._check_answers()  # if it is this node's fault, the answers go on elsewhere

@@ -38,6 +38,16 @@ class RequestStats:
         if decode:
             self.decode_bytes_out += size_bytes
 
+    def stepped(self, compute_s: float, size_bytes: int) -> None:
+        """Count a decode step that was alone in its run, and its frame: ``computed`` and ``sent`` in one call."""
+        self.positions += 1
+        self.busy_s += compute_s
+        self.decode_s += compute_s
+        self.decode_steps += 1
+        self.frames_out += 1
+        self.bytes_out += size_bytes
+        self.decode_bytes_out += size_bytes
+
     def timing(self, node: str, stage: int) -> StageTiming:
         """The figures as a message."""
         return StageTiming(

@@ -59,6 +59,9 @@ class FastPathStage(Protocol):
 class DecodeFastPath:
     """The fast path of one request through a stage in the middle of a ring, under one attempt."""
 
+    _ahead = 0
+    """Positions from that which a step computes to that of the frame it sends."""
+
     def __init__(self, stage: FastPathStage, state: StageRequest) -> None:
         self.key = stage.spec.key
         self.input, self.topic = stage.topics.input, stage.topics.next
@@ -131,17 +134,15 @@ class DecodeFastPath:
 
     def settle(self, compute_s: float, now_s: float) -> None:
         """Note down the step after its frame has been sent."""
-        state = self._state
-        self._stage.stats.computed(1, 1, compute_s)
-        state.computed(1, compute_s, 1, verified=False, decode=True)
-        state.stats.sent(len(self._data), decode=True)
-        self.due_s = 0.0 if self._stage.move.is_copying else math.inf
-        self._look_ahead()
-
-    def _look_ahead(self) -> None:
-        """Prepare the headers of the next step's frames."""
+        state, stage = self._state, self._stage
+        stage.stats.computed(1, 1, compute_s)
+        self._rule.computed(1)
+        state.guessed = False
+        state.stats.stepped(compute_s, len(self._data))
+        self.due_s = 0.0 if stage.move.is_copying else math.inf
+        # The headers of the next step's frames, while nobody waits for them.
         self._expected.at(self.position + 1)
-        self._answer.at(self.position + 1)
+        self._answer.at(self.position + 1 + self._ahead)
 
     def failed(self, error: NodeError) -> list[Effect]:
         """Report that the step can't be computed; a stage that is gone reports nothing."""
@@ -212,6 +213,8 @@ class FirstStageFastPath(DecodeFastPath):
 class LastStageFastPath(DecodeFastPath):
     """The fast path through the last stage, where a token goes out."""
 
+    _ahead = 1
+
     def _prepare_answer(self) -> FrameTemplate:
         return self._tokens()
 
@@ -232,10 +235,6 @@ class LastStageFastPath(DecodeFastPath):
             data = answer.pack(_TOKEN.pack(result))
         self._data = data
         return data
-
-    def _look_ahead(self) -> None:
-        self._expected.at(self.position + 1)
-        self._answer.at(self.position + 2)
 
 
 def fast_path_of(stage: FastPathStage, state: StageRequest) -> DecodeFastPath:

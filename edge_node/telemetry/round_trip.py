@@ -20,7 +20,8 @@ class RoundTripMeter:
         self._payload = b""
         """Of the echo on its way; empty when there is none."""
         self._sent_s = 0.0
-        self._disturbed = False
+        self.disturbed = False
+        """Was the thread that reads the echo busy since it was sent?"""
         self.silent_since_s: float | None = None
         """Since when an echo has been asked for and nothing has come; None when none is on its way."""
 
@@ -29,7 +30,7 @@ class RoundTripMeter:
         if self._payload and now_s - self._sent_s < PATIENCE_S:
             return None
         self._sent += 1
-        self._payload, self._sent_s, self._disturbed = b"rtt %d" % self._sent, now_s, False
+        self._payload, self._sent_s, self.disturbed = b"rtt %d" % self._sent, now_s, False
         if self.silent_since_s is None:
             self.silent_since_s = now_s
         return self._payload
@@ -39,16 +40,12 @@ class RoundTripMeter:
         if self.silent_since_s is not None:
             self.silent_since_s = now_s
 
-    def computed(self) -> None:
-        """The thread that reads the echo was busy."""
-        self._disturbed = True
-
     def echo(self, payload: bytes, now_s: float) -> None:
         """Take in a message to oneself; one that is not the echo awaited is left to others."""
         if not self._payload or payload != self._payload:
             return
         self._payload, self.silent_since_s = b"", None
-        if self._disturbed:
+        if self.disturbed:
             return
         sample_s = now_s - self._sent_s
         self.rtt_s = ewma(self.rtt_s, sample_s, WEIGHT)

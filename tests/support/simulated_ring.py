@@ -457,7 +457,7 @@ class SimulatedRing:
     def _publish(self, sender: str, topic: str, data: bytes) -> None:
         assert (SEGMENT.match(topic) or TOKEN.match(topic) or {})["sender"] == sender
         self.longest_message_bytes = max(self.longest_message_bytes, len(data))
-        if self.nodes[sender].core.keeps(topic):
+        if topic in self.nodes[sender].core.kept_topics:
             self.nodes[sender].inbox.extend((topic, 0, sender, frame) for frame in decode_frames(data))
             self.after(0.0, lambda: None)
         for frame in decode_frames(data):

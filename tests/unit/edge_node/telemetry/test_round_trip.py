@@ -35,7 +35,7 @@ def test_a_sample_beside_work_is_dropped() -> None:
     meter = RoundTripMeter()
     payload = meter.next_message(0.0)
     assert payload
-    meter.computed()
+    meter.disturbed = True
     meter.echo(payload, 0.3)
     assert meter.rtt_s is None
     payload = meter.next_message(1.0)
