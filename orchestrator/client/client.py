@@ -204,9 +204,12 @@ class Client(Closing):
             ControlRefused: it says no.
             MessageError: the command can't be sent, or the answer is none of the contract.
         """
+        wait_s = self._control_timeout_s if timeout_s is None else timeout_s
+        if wait_s > self._control_timeout_s:
+            self.status()  # what takes long is not awaited where nobody is
         request = secrets.token_hex(8)
         self._bus.publish(CONTROL_SUBMIT.format(client=self._name, request=request), encode(command), qos=1)
-        deadline_s = time.monotonic() + (self._control_timeout_s if timeout_s is None else timeout_s)
+        deadline_s = time.monotonic() + wait_s
         while request not in self._replies:
             remaining_s = deadline_s - time.monotonic()
             if remaining_s <= 0:

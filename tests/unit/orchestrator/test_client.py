@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -13,12 +13,14 @@ from orchestrator.client import (
     RENEW_S,
     AnswerFailed,
     AnswerIncomplete,
+    Client,
     ControlRefused,
     NoOrchestrator,
     QuestionTooLong,
 )
 from schemas.errors import MessageError
 from schemas.messages import ChatMessage, RenewRequest, Sampling, StreamError, SubmitRequest
+from schemas.operator_requests import PlanConstraints
 from tests.support.fake_orchestrator import FakeOrchestrator, StreamMessage, end, paris, piece
 
 QUESTION = [ChatMessage(role="user", content="What is the capital of France?")]
@@ -189,7 +191,7 @@ def test_a_lost_last_piece_is_noticed_by_the_end(fake: FakeOrchestrator) -> None
 
 
 def test_control_returns_the_result_or_says_no(fake: FakeOrchestrator) -> None:
-    fake.control = {"plan": {"state": "serving"}, "use_model": "there is no model 'x'"}
+    fake.control |= {"plan": {"state": "serving"}, "use_model": "there is no model 'x'"}
     with fake.connect() as client:
         assert client.plan().state == "serving"
         with pytest.raises(ControlRefused, match="no model 'x'"):
@@ -209,6 +211,20 @@ def test_no_orchestrator_is_said_with_the_line_that_helps(fake: FakeOrchestrator
     fake.control = {}
     with fake.connect() as client, pytest.raises(NoOrchestrator, match="linguabus serve --broker mqtt://memory:1883"):
         client.status(timeout_s=0.05)
+
+
+def test_commands_that_take_long_are_not_awaited_where_nobody_is() -> None:
+    commands: list[Callable[[Client], object]] = [
+        lambda client: client.use_model("x"),
+        Client.replan,
+        Client.rebalance,
+        lambda client: client.preview(PlanConstraints()),
+        lambda client: client.apply(PlanConstraints()),
+    ]
+    with FakeOrchestrator(control={}, patience_s=0.05) as fake, fake.connect() as client:
+        for command in commands:
+            with pytest.raises(NoOrchestrator):
+                command(client)
 
 
 def test_what_the_contract_forbids_is_not_sent(fake: FakeOrchestrator) -> None:

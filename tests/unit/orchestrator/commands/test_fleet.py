@@ -157,7 +157,7 @@ def test_plan_shows_what_is_on_its_way(fake: FakeOrchestrator, capsys: pytest.Ca
 def test_plan_again_replans_first(fake: FakeOrchestrator) -> None:
     fake.control |= {"plan": PLAN, "replan": {"changed": False}}
     assert cli.run(["plan", "--again"]) == 0
-    assert [command.operation for command in fake.commanded] == ["replan", "plan"]
+    assert [command.operation for command in fake.commanded] == ["status", "replan", "plan"]
 
 
 def test_no_plan_says_why(fake: FakeOrchestrator, capsys: pytest.CaptureFixture[str]) -> None:
@@ -180,7 +180,7 @@ def test_model_use_tells_a_running_orchestrator(
     fake.control["use_model"] = {"model": "tiny"}
     assert cli.run(["--home", str(tmp_path), "model", "use", "tiny"]) == 0
     assert chosen == ["tiny"]
-    assert fake.commanded[0].arguments == {"model": "tiny"}
+    assert fake.commanded[-1].arguments == {"model": "tiny"}
     assert capsys.readouterr().out == "tiny is active and served\n"
 
 
