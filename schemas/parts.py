@@ -114,12 +114,13 @@ class HeldRequest:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class KvLayer:
-    """Shape of one decoder block's KV cache."""
+    """Shape of what one decoder block keeps of each position: a KV cache, or inputs of a short convolution."""
 
     layer: Index = about("Index of the decoder block in the whole model.")
     kv_heads: Index = about("Key/value heads.")
     key_dim: Index = about("Values of a key per head.")
     value_dim: Index = about("Values of a value per head.")
+    conv_dim: Index = about("Values of a convolution's input; not 0 where there are no keys and values.", default=0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

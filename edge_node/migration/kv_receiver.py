@@ -14,8 +14,7 @@ from edge_node.wire.frames import kv_ack_frame
 from edge_node.wire.topics import StageTopics
 from schemas.codec import Frame, KvRowsHeader, unpack_kv_header
 from schemas.messages import Epoch, KvLayer
-
-_PARTS = (0, 1)
+from schemas.segment_tensors import cache_parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +27,10 @@ class Supplier:
 
     def sends(self, header: KvRowsHeader) -> bool:
         """Are the rows of the layer's shape?"""
-        width = self.layer.value_dim if header.part else self.layer.key_dim
-        return (header.heads, header.head_dim) == (self.layer.kv_heads, width)
+        parts = cache_parts(self.layer)
+        if header.part >= len(parts):
+            return False
+        return (header.heads, header.head_dim) == (parts[header.part].heads, parts[header.part].dim)
 
 
 @dataclass(slots=True)
@@ -142,7 +143,11 @@ class KvReceiver:
     def length(self, request: int) -> int:
         """Positions whose rows are here, of every layer that is sent."""
         lengths = self._lengths.get(request, {})
-        return min(lengths.get((layer, part), 0) for layer in self._suppliers for part in _PARTS)
+        return min(
+            lengths.get((number, part), 0)
+            for number, supplier in self._suppliers.items()
+            for part in range(len(cache_parts(supplier.layer)))
+        )
 
     def close(self) -> None:
         """Free all slots of requests that are not open: the epoch is in force, so they have ended."""

@@ -18,6 +18,7 @@ from edge_node.stage_spec import StageSpec
 from edge_node.wire.topics import StageTopics
 from schemas.codec import HEADER_BYTES, KV_HEADER_BYTES, request_number
 from schemas.messages import CopyKv, Epoch, FinishKv, KvCopied, KvTarget
+from schemas.segment_tensors import cache_parts
 from schemas.units import has_layer
 
 _MESSAGE_BYTES = 64 * 1024
@@ -35,7 +36,7 @@ _FEW_POSITIONS = 4
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """Keys or values of a layer."""
+    """A part of what a layer keeps of each position: its keys, for example."""
 
     layer: int
     part: int
@@ -240,10 +241,10 @@ class KvSender:
 
 
 def _parts(target: KvTarget, spec: StageSpec, value_bytes: int) -> tuple[_Part, ...]:
-    """Keys and values of the target's layers that this stage has."""
+    """What the target's layers keep, as far as this stage has them."""
     return tuple(
-        _Part(layer.layer, part, layer.kv_heads * width * value_bytes)
+        _Part(layer.layer, number, part.heads * part.dim * value_bytes)
         for layer in spec.segment.kv_layers
         if has_layer(target, layer.layer)
-        for part, width in enumerate((layer.key_dim, layer.value_dim))
+        for number, part in enumerate(cache_parts(layer))
     )

@@ -144,7 +144,9 @@ class Segment:
         self._bindings: dict[tuple[int, int], _Binding] = {}
 
     def _check_inputs(self) -> None:
-        past = {tensors.past(layer.layer, part) for layer in self.spec.kv_layers for part in tensors.KV_PARTS}
+        past = {
+            tensors.past(layer.layer, part.name) for layer in self.spec.kv_layers for part in tensors.cache_parts(layer)
+        }
         source = {tensors.IDS} if self.spec.is_first else {tensor.name for tensor in self.entry.tensors}
         unknown = self._input_names - past - source - _OPTIONAL_INPUTS
         unknown |= {name for name, dtype in self._dtypes.items() if dtype is None}
@@ -169,6 +171,11 @@ class Segment:
             self._bind_input(binding, tensors.ATTENTION_END, self._attention_end, self._attention_end.shape)
         self._bindings[slot, slots] = made = _Binding(binding)
         return made
+
+    @property
+    def step_positions(self) -> memoryview:
+        """Position ids of a step, its dummies' too; empty where the graph takes none."""
+        return self._positions[: self.runs.rows(1) if self._has_positions else 0].data
 
     @property
     def kv_dtype(self) -> str:
@@ -230,7 +237,6 @@ class Segment:
         if self._has_positions:
             for index, position in enumerate(positions):
                 self._positions[index * rows : (index + 1) * rows] = np.arange(position, position + rows)
-            self._bind_input(kept.binding, tensors.POSITIONS, self._positions, (slots, rows))
         started = time.perf_counter()
         cpu_started = self._clock() if self._speed < 1.0 else 0.0
         try:
@@ -245,12 +251,12 @@ class Segment:
         return RunResult(self.exit.rows(wanted), compute_s)
 
     def get_ready(self, slot: int) -> None:
-        """Set ``ready`` to a binding that runs one position of a slot; before a run, only lengths have to be written,
-        dummies included.
+        """Set ``ready`` to a binding that runs one position of a slot; before a run, only lengths and position ids have
+        to be written, dummies included.
 
-        It stays None where there is more to do in each run (a mask, positions, an emulated speed).
+        It stays None where there is more to do in each run (a mask, an emulated speed).
         """
-        if not (self._has_mask or self._has_positions or self._speed < 1.0):
+        if not (self._has_mask or self._speed < 1.0):
             self.ready = self._bound(slot, 1, 1, 1).binding
 
     def _bound(self, slot: int, slots: int, count: int, logits: int) -> _Binding:
@@ -292,6 +298,8 @@ class Segment:
                 self._bind_input(binding, name, data, (slots, count, data.shape[1]))
         if self.spec.is_last:
             self._bind_input(binding, tensors.LOGIT_POSITIONS, self._logit_positions, (logits,))
+        if self._has_positions:
+            self._bind_input(binding, tensors.POSITIONS, self._positions, (slots, count))
         height = logits if self.spec.is_last else count
         for name, data in self.exit.tensors:
             self._bind_output(binding, name, data, (slots, height, data.shape[1]))

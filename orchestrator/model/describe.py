@@ -16,7 +16,7 @@ from orchestrator.model.rotary import computed_rows, row_bytes, table_pairs
 from orchestrator.model.shapes import FLOAT_NAMES
 from orchestrator.model.split import SplitPlan
 from orchestrator.model.tokenizer import ModelTokenizer
-from schemas.segment_tensors import KV_PARTS, LOGITS, past
+from schemas.segment_tensors import CONV_PART, KV_PARTS, LOGITS, past
 from schemas.units import kinds_of
 
 if TYPE_CHECKING:
@@ -154,6 +154,12 @@ def _precision(decoder: Decoder) -> str:
 
 def _layer_cache(decoder: Decoder, layer: int, config: Mapping[str, Any], genai: Mapping[str, Any]) -> LayerCache:
     inputs = {i.name: i for i in decoder.model.graph.input}
+    if decoder.parts[layer] == (CONV_PART,):
+        rows = inputs[past(layer, CONV_PART)]
+        width = _last_dim(rows)
+        if not width:
+            raise UnsplittableGraph(f"the width of {rows.name} is unknown")
+        return LayerCache(layer, 0, 0, 0, width, _dtype(rows), None)
     key, value = (inputs[past(layer, kind)] for kind in KV_PARTS)
     attention = _attention(decoder, layer)
     attributes = {a.name: a.i for a in attention.attribute} if attention is not None else {}
@@ -168,7 +174,7 @@ def _layer_cache(decoder: Decoder, layer: int, config: Mapping[str, Any], genai:
     if not heads or not key_dim or not value_dim:
         raise UnsplittableGraph(f"the shape of past_key_values.{layer} is unknown (heads {heads}, dimension {key_dim})")
     window = attributes.get("local_window_size", -1)
-    return LayerCache(layer, heads, key_dim, value_dim, _dtype(key), window if window > 0 else None)
+    return LayerCache(layer, heads, key_dim, value_dim, 0, _dtype(key), window if window > 0 else None)
 
 
 def _rotary_rows(decoder: Decoder) -> list[int]:

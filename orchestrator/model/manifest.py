@@ -16,10 +16,12 @@ from typing import Any
 
 from orchestrator.model.errors import ManifestError
 from orchestrator.model.precision import PROFILES, NumericProfile
+from schemas.messages import KvLayer
 from schemas.names import is_sha256
+from schemas.segment_tensors import cache_parts
 from schemas.units import kinds_of
 
-FORMAT = 3
+FORMAT = 4
 _FROM_ARCHIVE = "archive:"
 """Begins the fingerprints of models that came in an archive: nobody here has seen that they are their source's, so
 that they are never taken for it."""
@@ -28,21 +30,32 @@ DTYPE_BYTES = {"float32": 4, "float16": 2}
 
 @dataclass(frozen=True)
 class LayerCache:
-    """The KV cache of one block: key [B, kv_heads, tokens, key_dim], value [B, kv_heads, tokens, value_dim].
+    """What one block keeps of each position: key [B, kv_heads, tokens, key_dim], value [B, kv_heads, tokens, value_dim].
 
-    ``window`` is the number of positions a sliding-window layer looks back, None for full attention.
+    A block with a short convolution has none of them: it keeps inputs of that, [B, 1, tokens, conv_dim]. ``window`` is the number of positions a sliding-window layer looks back, None for full attention.
     """
 
     layer: int
     kv_heads: int
     key_dim: int
     value_dim: int
+    conv_dim: int
     dtype: str
     window: int | None
 
     @property
     def bytes_per_token(self) -> int:
-        return self.kv_heads * (self.key_dim + self.value_dim) * DTYPE_BYTES[self.dtype]
+        return sum(part.heads * part.dim for part in cache_parts(self)) * DTYPE_BYTES[self.dtype]
+
+    def as_told(self) -> KvLayer:
+        """The shape of it as nodes are told."""
+        return KvLayer(
+            layer=self.layer,
+            kv_heads=self.kv_heads,
+            key_dim=self.key_dim,
+            value_dim=self.value_dim,
+            conv_dim=self.conv_dim,
+        )
 
 
 @dataclass(frozen=True)

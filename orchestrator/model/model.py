@@ -225,8 +225,8 @@ class Model:
             outputs.append(TensorSpec(tensors.HALVES_OUT, "float16", (*tokens, str(width_out))))
             outputs.append(TensorSpec(tensors.SQUARES_OUT, "float32", (*tokens, "1")))
         for cache in layers:
-            for kind, dim in zip(tensors.KV_PARTS, (cache.key_dim, cache.value_dim), strict=True):
-                heads = str(cache.kv_heads)
+            for kind, count, dim in tensors.cache_parts(cache):
+                heads = str(count)
                 past = ("batch_size", heads, "past_sequence_length", str(dim))
                 present = ("batch_size", heads, "total_sequence_length", str(dim))
                 inputs.append(TensorSpec(tensors.past(cache.layer, kind), cache.dtype, past))

@@ -44,7 +44,6 @@ from schemas.errors import LinguabusError
 from schemas.messages import (
     PROBE_CONTEXT_TOKENS,
     BlobRef,
-    KvLayer,
     NoPlanExplanation,
     PlanExplanation,
     ProbePart,
@@ -271,15 +270,7 @@ def build_segment(model: Model, stage: StageRef, positions: int, wire: WireDtype
     return BuiltSegment(
         graph=BlobRef(sha256=spec.graph.sha256, size_bytes=spec.graph.size_bytes),
         blobs=tuple(BlobRef(sha256=blob.sha256, size_bytes=blob.size_bytes) for blob in spec.blobs),
-        kv_layers=tuple(
-            KvLayer(
-                layer=layer,
-                kv_heads=caches[layer].kv_heads,
-                key_dim=caches[layer].key_dim,
-                value_dim=caches[layer].value_dim,
-            )
-            for layer in spec.layers
-        ),
+        kv_layers=tuple(caches[layer].as_told() for layer in spec.layers),
         width_in=spec.width_in or 0,
         width_out=spec.width_out or 0,
     )

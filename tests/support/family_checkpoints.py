@@ -152,6 +152,11 @@ ROWS: dict[str, FamilyRow] = {
         context=TRAINED_TOKENS,
     ),
     "SmolLM3": FamilyRow("SmolLM3", _TIED | {"no_rope_layers": [1, 1, 0, 1]}),
+    "LFM2": FamilyRow("Lfm2", _TIED | {"layer_types": ["conv", "full_attention"] * 2, "block_multiple_of": 32}),
+    "LFM2, biases": FamilyRow(
+        "Lfm2",
+        _TIED | {"layer_types": ["full_attention", "conv", "conv", "conv"], "conv_bias": True, "conv_L_cache": 4},
+    ),
     "Granite 3": FamilyRow(
         "Granite",
         _TIED
