@@ -30,9 +30,10 @@ DTYPE_BYTES = {"float32": 4, "float16": 2}
 
 @dataclass(frozen=True)
 class LayerCache:
-    """What one block keeps of each position: key [B, kv_heads, tokens, key_dim], value [B, kv_heads, tokens, value_dim].
+    """Kept by one block of each position: key [B, kv_heads, tokens, key_dim], value [B, kv_heads, tokens, value_dim].
 
-    A block with a short convolution has none of them: it keeps inputs of that, [B, 1, tokens, conv_dim]. ``window`` is the number of positions a sliding-window layer looks back, None for full attention.
+    A block with a short convolution keeps that one's inputs instead, [B, 1, tokens, conv_dim]; the other sizes are 0.
+    ``window`` is the number of positions a sliding-window layer looks back, None for full attention.
     """
 
     layer: int

@@ -22,7 +22,14 @@ from tests.support.segments import open_segment, segment_spec
 from tests.support.tiny_models import FAMILIES, VOCABULARY, make_checkpoint
 
 PROMPT = [3 + (5 + 11 * i) % (VOCABULARY - 3) for i in range(24)]
-QUANTISED = [("llama", "int4"), ("llama", "int8"), ("llama", "fp16"), ("gemma3", "int4"), ("phi3", "int8")]
+QUANTISED = [
+    ("llama", "int4"),
+    ("llama", "int8"),
+    ("llama", "fp16"),
+    ("gemma3", "int4"),
+    ("phi3", "int8"),
+    ("lfm2", "int4"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +142,12 @@ def test_the_manifest_says_what_the_family_is(store: ModelStore, family: str) ->
     assert [c.window for c in manifest.layers] == [None if c.layer in full else window for c in manifest.layers]
     assert {b.width for b in manifest.boundaries} == {64}
     assert {b.tensors for b in manifest.boundaries} == {1}
-    assert all(c.kv_heads == 2 and c.dtype == "float32" for c in manifest.layers)
+    convolutions = {0, 2} if family == "lfm2" else set()
+    for cache, unit in zip(manifest.layers, manifest.units[1:-1], strict=True):
+        is_convolution = cache.layer in convolutions
+        assert (cache.kv_heads, cache.conv_dim) == ((0, 64) if is_convolution else (2, 0))
+        assert unit.kv_bytes_per_token == 4 * (64 if is_convolution else 2 * (cache.key_dim + cache.value_dim))
+    assert {c.dtype for c in manifest.layers} == {"float32"}
     assert (manifest.vocab_size, manifest.bos_id, manifest.eos_ids) == (VOCABULARY, 1, (2,))
     assert manifest.max_context == (64 if family == "phi3-long" else 256)
     assert manifest.family == {"gemma3": "gemma3_text"}.get(family.split("-")[0], family.split("-")[0])

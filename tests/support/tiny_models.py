@@ -60,6 +60,14 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
             "tie_word_embeddings": True,
         },
     ),
+    "lfm2": (
+        "Lfm2",
+        {
+            "tie_word_embeddings": True,
+            "layer_types": ["conv", "full_attention", "conv", "full_attention"],
+            "block_auto_adjust_ff_dim": False,
+        },
+    ),
     "gemma3-linear": (
         "Gemma3",
         {
@@ -136,8 +144,11 @@ MORE_FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 """Kinds of rotary embedding, and architectures, that are tried in float32 alone."""
 
 
-def make_checkpoint(family: str, folder: Path, seed: int = 0) -> Path:
-    """Write a random checkpoint of ``family``, a key of one of the tables, with its tokenizer; returns ``folder``."""
+def make_checkpoint(family: str, folder: Path, seed: int = 0, *, spread: float = 0.15) -> Path:
+    """Write a random checkpoint of ``family``, a key of one of the tables, with its tokenizer; returns ``folder``.
+
+    ``spread`` is the standard deviation of weights; with less the text repeats itself.
+    """
     import torch
     import transformers
 
@@ -152,7 +163,7 @@ def make_checkpoint(family: str, folder: Path, seed: int = 0) -> Path:
             if "norm" in name:
                 parameter.add_(0.1 * torch.randn_like(parameter))
             else:
-                parameter.copy_(torch.randn_like(parameter) * (embedding if "embed" in name else 0.15))
+                parameter.copy_(torch.randn_like(parameter) * (embedding if "embed" in name else spread))
     model.save_pretrained(str(folder))
     make_tokenizer(folder)
     return folder
