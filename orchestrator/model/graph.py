@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 PAST_NAME = re.compile(rf"{re.escape(PAST)}(\d+)\.({'|'.join((*KV_PARTS, CONV_PART))})$")
 SEQUENCE_INPUTS = (IDS, MASK, POSITIONS)
-_SHARING = ("GroupQueryAttention", "GatherND", "ScatterND")
-"""What may read a cache: they write new rows only, or read old rows only, into the buffer that they are in."""
+_READERS = dict.fromkeys(KV_PARTS, ("GroupQueryAttention", "Shape")) | {CONV_PART: ("GatherND", "ScatterND", "Shape")}
+"""What may read a part of a cache: it leaves old rows where they are, and writes new ones behind them."""
 FUSED_SKIP_NORMS = ("SkipSimplifiedLayerNormalization", "SkipLayerNormalization")
 NORMS = (*FUSED_SKIP_NORMS, "SimplifiedLayerNormalization", "LayerNormalization", "RMSNormalization")
 
@@ -144,10 +144,10 @@ def require_shared_caches(decoder: Decoder) -> None:
         UnsplittableGraph: a KV cache is read by something else than GroupQueryAttention; names the node.
     """
     for node in decoder.model.graph.node:
-        cache = next((n for n in node_inputs(node) if PAST_NAME.match(n)), None)
-        if cache is not None and node.op_type not in (*_SHARING, "Shape"):
+        cache = next((found for n in node_inputs(node) if (found := PAST_NAME.match(n))), None)
+        if cache is not None and node.op_type not in _READERS[cache[2]]:
             raise UnsplittableGraph(
-                f"node {node.name or node.output[0]!r} ({node.op_type}) reads {cache}: nodes run attention by"
+                f"node {node.name or node.output[0]!r} ({node.op_type}) reads {cache[0]}: nodes run attention by"
                 " GroupQueryAttention only; add the checkpoint that the graph was exported from, or another export"
             )
 
@@ -186,7 +186,9 @@ def _check_interface(graph: GraphProto, initializers: dict[str, TensorProto]) ->
             raise UnsplittableGraph(f"the graph has an input {name!r} that is not known")
     if not seen:
         raise UnsplittableGraph("the graph has no KV cache inputs past_key_values.N.key and .value")
-    parts = {layer: (CONV_PART,) if CONV_PART in seen[layer] else KV_PARTS for layer in sorted(seen)}
+    parts: dict[int, tuple[str, ...]] = {
+        layer: (CONV_PART,) if CONV_PART in seen[layer] else KV_PARTS for layer in sorted(seen)
+    }
     for layer, kinds in parts.items():
         for kind in kinds:
             if kind not in seen[layer]:

@@ -5,16 +5,21 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from broker.local_broker import LocalBroker
+from edge_node.runtime.fast_decode_runner import FastDecodeRunner
 from edge_node.runtime.segment import Segment
+from edge_node.work import Draw
 from orchestrator.model.model import Model
 from orchestrator.model.store import ModelStore
 from orchestrator.model.verify import Chain
+from schemas.messages import Sampling
 from tests.support.in_process import converting_here
 from tests.support.live_move import move
 from tests.support.nodes import NodeProcess, running_nodes
@@ -101,6 +106,17 @@ def test_a_prefix_is_copied_up_to_any_position(model: Model, segment: Segment) -
         segment.copy_prefix(0, 2, count)
         text = [*PROMPT[:count], *OTHER[:3]]
         np.testing.assert_allclose(feed(segment, 2, count, text[count:]), expected(model, text)[count:], atol=1e-4)
+
+
+def test_decode_steps_take_the_short_way(model: Model, segment: Segment) -> None:
+    draw = Draw(Sampling(), 0, ())
+    token = int(feed(segment, 1, 0, OTHER)[-1].argmax())
+    got, runner = [token], FastDecodeRunner(segment, 1)
+    for position in range(len(OTHER), len(OTHER) + 40):
+        step: Any = SimpleNamespace(position=position, given=got[-1], draw=lambda: draw)
+        got.append(int(runner.step(step)[0]))
+    assert segment.ready is not None
+    assert got == Chain(model).greedy(OTHER, 41)
 
 
 @pytest.fixture

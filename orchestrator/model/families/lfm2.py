@@ -11,6 +11,7 @@ from onnxruntime_genai.models import builder
 from schemas.segment_tensors import CONV_PART, POSITIONS, past, present
 
 _ANY_END = 2**31 - 1
+Shape = list[int | str]
 
 
 class Lfm2(builder.LFM2Model):  # type: ignore[misc]
@@ -37,7 +38,7 @@ class Lfm2(builder.LFM2Model):  # type: ignore[misc]
 
     def make_short_conv(self, layer_id: int, conv_module: Any, root_input: str) -> str:
         base = f"/model/layers.{layer_id}/conv"
-        rows = ["batch_size", "sequence_length", self.hidden_size]
+        rows: Shape = ["batch_size", "sequence_length", self.hidden_size]
         projected = self._project(conv_module.in_proj, f"{base}/in_proj", root_input, 3 * self.hidden_size)
         gate, out_gate, given = (f"{base}/Split/output_{index}" for index in range(3))
         self.make_split(
@@ -62,7 +63,7 @@ class Lfm2(builder.LFM2Model):  # type: ignore[misc]
 
     def _convolve(self, layer_id: int, conv: Any, window: str, base: str) -> str:
         """Of the inputs [B, L - 1 + S, W] each output's weighted sum of L: [B, S, W]."""
-        rows = ["batch_size", "sequence_length", self.hidden_size]
+        rows: Shape = ["batch_size", "sequence_length", self.hidden_size]
         total = ""
         for tap in range(self.conv_L_cache):
             weight = f"model.layers.{layer_id}.conv.conv.weight.{tap}"
@@ -82,14 +83,14 @@ class Lfm2(builder.LFM2Model):  # type: ignore[misc]
         product = f"{self.make_matmul(module, f'{name}/MatMul', given)}/output_0"
         if module.bias is None:
             return product
-        rows = ["batch_size", "sequence_length", width]
+        rows: Shape = ["batch_size", "sequence_length", width]
         bias = f"{name[1:].replace('/', '.')}.bias"
         self.make_initializer(module.bias, bias, to=self.io_dtype)
         return self._op("Add", f"{name}/Add", [product, bias], self.io_dtype, rows)
 
     def _rows_before(self, layer_id: int, base: str) -> str:
         """The inputs [B, L - 1, W] of the positions before the new ones, zeros before the text."""
-        shape = ["batch_size", self.conv_L_cache - 1]
+        shape: Shape = ["batch_size", self.conv_L_cache - 1]
         common, int64 = "/model/conv/before", ir.DataType.INT64
         offsets = f"/model/constants/INT64/{list(range(1 - self.conv_L_cache, 0))}"
         zero, first, one, two = (f"/model/constants/INT64/{n}" for n in (0, [0], [1], [2]))
@@ -101,7 +102,7 @@ class Lfm2(builder.LFM2Model):  # type: ignore[misc]
         places = self._op("Concat", f"{common}/Concat", [head, place], int64, [*shape, 2], axis=2)
         is_there = self._op("GreaterOrEqual", f"{common}/GreaterOrEqual", [before, zero], ir.DataType.BOOL, shape)
         is_there = self._op("Unsqueeze", f"{common}/is_there", [is_there, two], ir.DataType.BOOL, [*shape, 1])
-        rows = [*shape, self.hidden_size]
+        rows: Shape = [*shape, self.hidden_size]
         given = [past(layer_id, CONV_PART), places]
         found = self._op("GatherND", f"{base}/GatherND", given, self.io_dtype, rows, batch_dims=1)
         nothing = f"/model/constants/{self.io_dtype.name}/0.0"
@@ -109,7 +110,8 @@ class Lfm2(builder.LFM2Model):  # type: ignore[misc]
 
     def _places(self) -> str:
         """Where the new rows belong, [B, S, 3]: text, 0, position."""
-        common, int64, shape = "/model/conv/new", ir.DataType.INT64, ["batch_size", "sequence_length", 1]
+        common, int64 = "/model/conv/new", ir.DataType.INT64
+        shape: Shape = ["batch_size", "sequence_length", 1]
         zero, one, two = (f"/model/constants/INT64/{n}" for n in (0, 1, [2]))
         place = self._op("Unsqueeze", f"{common}/places", [POSITIONS, two], int64, shape)
         head = self._op("Mul", f"{common}/Mul", [place, zero], int64, shape)
@@ -121,11 +123,9 @@ class Lfm2(builder.LFM2Model):  # type: ignore[misc]
         text = self._op("Add", f"{common}/Add", [head, texts], int64, shape)
         return self._op("Concat", f"{common}/Concat", [text, head, place], int64, [*shape[:2], 3], axis=2)
 
-    def _op(
-        self, kind: str, name: str, inputs: Sequence[str], dtype: Any, shape: Sequence[int | str] | None, **others: Any
-    ) -> str:
+    def _op(self, kind: str, name: str, inputs: Sequence[str], dtype: Any, shape: Shape | None, **others: Any) -> str:
         """Make a node with one output, whose name is returned; one that is there already stays."""
         output = f"{name}/output_0"
         self.make_node(kind, inputs=list(inputs), outputs=[output], name=name, **others)
-        self.make_value(output, dtype, shape=None if shape is None else list(shape))
+        self.make_value(output, dtype, shape=shape)
         return output
