@@ -5,6 +5,7 @@ Those of a whole decoder (ids, mask, positions, KV cache, logits) are the ones t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final, NamedTuple, Protocol
 
 IDS: Final = "input_ids"
@@ -26,11 +27,27 @@ KV_PARTS: Final = ("key", "value")
 """What attention keeps of each position, by part."""
 CONV_PART: Final = "conv"
 """What a short convolution keeps of each position: its input, since the next outputs look back at it."""
+STATE_PARTS = ("conv_state", "recurrent_state")
+"""What a gated delta rule keeps of all positions together: the last inputs of its convolution, and its own state."""
+STATE_COPIES = 3
+"""A node keeps the state of a text as it was at so many positions."""
 PAST, PRESENT = "past_key_values.", "present."
 
 
+class StateShape(Protocol):
+    """A state of a text, into which all of its positions are folded."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+
 class CacheShape(Protocol):
-    """What a decoder block keeps of each position: keys and values, or with a ``conv_dim`` a convolution's input."""
+    """What a decoder block keeps: of each position keys and values, or with a ``conv_dim`` a convolution's input; with
+    ``states`` nothing of a position, but these of all of them together.
+    """
 
     @property
     def kv_heads(self) -> int: ...
@@ -44,6 +61,9 @@ class CacheShape(Protocol):
     @property
     def conv_dim(self) -> int: ...
 
+    @property
+    def states(self) -> Sequence[StateShape]: ...
+
 
 class CachePart(NamedTuple):
     """One of the tensors [B, heads, positions, dim] that a block keeps."""
@@ -54,7 +74,9 @@ class CachePart(NamedTuple):
 
 
 def cache_parts(layer: CacheShape) -> tuple[CachePart, ...]:
-    """The tensors that a block keeps, by the number that they have on the wire."""
+    """The tensors that a block keeps of each position, by the number that they have on the wire."""
+    if layer.states:
+        return ()
     if layer.conv_dim:
         return (CachePart(CONV_PART, 1, layer.conv_dim),)
     key, value = KV_PARTS

@@ -4,8 +4,9 @@ Expected layout (what the onnxruntime-genai builder and the exports on the Huggi
 
     inputs   input_ids [B, S]   attention_mask [B, T]   position_ids [B, S] (optional)
              past_key_values.N.key|value [B, heads, past, head_dim], of a block with a short convolution
-             past_key_values.N.conv [B, 1, past, W]
-    outputs  logits [B, S, V]   present.N.key|value or .conv
+             past_key_values.N.conv [B, 1, past, W], of one with a gated delta rule
+             past_key_values.N.conv_state [B, C, K - 1] and .recurrent_state [B, heads, key_dim, value_dim]
+    outputs  logits [B, S, V]   present.N.* of the same names
 
 Two ideas carry the analysis:
 
@@ -26,15 +27,30 @@ from typing import TYPE_CHECKING
 
 from orchestrator.model.errors import BrokenModel, UnsplittableGraph
 from orchestrator.model.shapes import TensorType, tensor_types
-from schemas.segment_tensors import CONV_PART, IDS, KV_PARTS, LOGITS, MASK, PAST, POSITIONS, past, present
+from schemas.segment_tensors import (
+    CONV_PART,
+    IDS,
+    KV_PARTS,
+    LOGITS,
+    MASK,
+    PAST,
+    POSITIONS,
+    STATE_PARTS,
+    past,
+    present,
+)
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
-PAST_NAME = re.compile(rf"{re.escape(PAST)}(\d+)\.({'|'.join((*KV_PARTS, CONV_PART))})$")
+PAST_NAME = re.compile(rf"{re.escape(PAST)}(\d+)\.({'|'.join((*KV_PARTS, CONV_PART, *STATE_PARTS))})$")
 SEQUENCE_INPUTS = (IDS, MASK, POSITIONS)
-_READERS = dict.fromkeys(KV_PARTS, ("GroupQueryAttention", "Shape")) | {CONV_PART: ("GatherND", "ScatterND", "Shape")}
-"""What may read a part of a cache: it leaves old rows where they are, and writes new ones behind them."""
+_READERS = dict.fromkeys(KV_PARTS, ("GroupQueryAttention", "Shape")) | {
+    CONV_PART: ("GatherND", "ScatterND", "Shape"),
+    STATE_PARTS[0]: ("CausalConvWithState",),
+    STATE_PARTS[1]: ("LinearAttention",),
+}
+"""What may read a part of a cache: rows stay where they are, new ones are written behind them, states become others."""
 FUSED_SKIP_NORMS = ("SkipSimplifiedLayerNormalization", "SkipLayerNormalization")
 NORMS = (*FUSED_SKIP_NORMS, "SimplifiedLayerNormalization", "LayerNormalization", "RMSNormalization")
 
@@ -63,7 +79,7 @@ class Decoder:
 
     @property
     def layers(self) -> tuple[int, ...]:
-        """The layers that keep something of each position."""
+        """The layers that keep something of each position, or of all."""
         return tuple(self.parts)
 
     def op(self, step: Step) -> str:
@@ -187,7 +203,8 @@ def _check_interface(graph: GraphProto, initializers: dict[str, TensorProto]) ->
     if not seen:
         raise UnsplittableGraph("the graph has no KV cache inputs past_key_values.N.key and .value")
     parts: dict[int, tuple[str, ...]] = {
-        layer: (CONV_PART,) if CONV_PART in seen[layer] else KV_PARTS for layer in sorted(seen)
+        layer: next((parts for parts in ((CONV_PART,), STATE_PARTS) if parts[0] in seen[layer]), KV_PARTS)
+        for layer in sorted(seen)
     }
     for layer, kinds in parts.items():
         for kind in kinds:

@@ -231,6 +231,10 @@ class Model:
                 present = ("batch_size", heads, "total_sequence_length", str(dim))
                 inputs.append(TensorSpec(tensors.past(cache.layer, kind), cache.dtype, past))
                 outputs.append(TensorSpec(tensors.present(cache.layer, kind), cache.dtype, present))
+            for state in cache.states:
+                shape = ("batch_size", *map(str, state.shape))
+                inputs.append(TensorSpec(tensors.past(cache.layer, state.name), cache.dtype, shape))
+                outputs.append(TensorSpec(tensors.present(cache.layer, state.name), cache.dtype, shape))
         if has_head:
             inputs.append(TensorSpec(tensors.LOGIT_POSITIONS, "int64", ("num_logits",)))
         return SegmentSpec(

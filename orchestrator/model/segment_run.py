@@ -69,11 +69,16 @@ class SegmentRun:
         self.length = 0
         """Tokens in the cache."""
         self._cache: dict[str, NDArray[Any]] = {}
+        self._states: dict[str, NDArray[Any]] = {}
         for layer in self._layers:
             for part, heads, dim in tensors.cache_parts(layer):
                 name = tensors.past(layer.layer, part)
                 if name in self._inputs:
                     self._cache[name] = np.zeros((1, heads, 0, dim), np.dtype(layer.dtype))
+            for state in layer.states:
+                name = tensors.past(layer.layer, state.name)
+                if name in self._inputs:
+                    self._states[name] = np.zeros((1, *state.shape), np.float32)
 
     def step(
         self,
@@ -114,6 +119,7 @@ class SegmentRun:
             tensors.ATTENTION_END: np.array([rows], np.int64),
             tensors.LOGIT_POSITIONS: np.array(positions, np.int64),
             **{name: self._with_room(name, rows) for name in self._cache},
+            **self._states,
             **(others or {}),
         }
         if hidden is not None and dummies:
@@ -130,6 +136,8 @@ class SegmentRun:
         self.length += count
         for name in self._cache:
             self._cache[name] = named[name.replace(tensors.PAST, tensors.PRESENT)][:, :, : self.length]
+        for name in self._states:
+            self._states[name] = named[name.replace(tensors.PAST, tensors.PRESENT)]
         result: NDArray[Any] = named[tensors.LOGITS if tensors.LOGITS in named else tensors.HIDDEN_OUT]
         return result[:, : wanted if tensors.LOGIT_POSITIONS in self._inputs else count]
 

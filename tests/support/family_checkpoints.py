@@ -61,6 +61,22 @@ _EYES = {
     "num_attention_heads": 2,
     "patch_size": 14,
 }
+_SMALL_EYES = {"depth": 1, "hidden_size": 32, "intermediate_size": 32, "num_heads": 2, "out_hidden_size": 96}
+_DELTA_RULES = _TIED | {
+    "head_dim": 64,
+    "layer_types": ["linear_attention", "linear_attention", "linear_attention", "full_attention"],
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 16,
+    "linear_value_head_dim": 24,
+    "rope_parameters": {
+        "rope_type": "default",
+        "rope_theta": 1e4,
+        "partial_rotary_factor": 0.25,
+        "mrope_section": [4, 2, 2],
+        "mrope_interleaved": True,
+    },
+}
 _MIXED_LAYERS = ["sliding_attention", "full_attention"] * 2
 
 
@@ -156,6 +172,15 @@ ROWS: dict[str, FamilyRow] = {
     "LFM2, biases": FamilyRow(
         "Lfm2",
         _TIED | {"layer_types": ["full_attention", "conv", "conv", "conv"], "conv_bias": True, "conv_L_cache": 4},
+    ),
+    "Qwen3.5": FamilyRow("Qwen3_5Text", _DELTA_RULES, "Qwen3_5ForCausalLM"),
+    "Qwen3.5, text of a model that sees": FamilyRow(
+        "Qwen3_5",
+        {
+            "text_config": _COMMON | _DELTA_RULES | {"model_type": "qwen3_5_text"},
+            "vision_config": _SMALL_EYES,
+        },
+        "Qwen3_5ForConditionalGeneration",
     ),
     "Granite 3": FamilyRow(
         "Granite",

@@ -68,6 +68,18 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
             "block_auto_adjust_ff_dim": False,
         },
     ),
+    "qwen3_5": (
+        "Qwen3_5",
+        {
+            "tie_word_embeddings": True,
+            "head_dim": 64,
+            "layer_types": ["linear_attention", "full_attention", "linear_attention", "linear_attention"],
+            "linear_num_key_heads": 2,
+            "linear_num_value_heads": 4,
+            "linear_key_head_dim": 16,
+            "linear_value_head_dim": 16,
+        },
+    ),
     "gemma3-linear": (
         "Gemma3",
         {
@@ -153,7 +165,7 @@ def make_checkpoint(family: str, folder: Path, seed: int = 0, *, spread: float =
     import transformers
 
     kind, extra = (FAMILIES | MORE_FAMILIES)[family]
-    prefix = "Gemma3Text" if kind == "Gemma3" else kind
+    prefix = f"{kind}Text" if kind in ("Gemma3", "Qwen3_5") else kind
     config = getattr(transformers, f"{prefix}Config")(**(_COMMON | extra))
     torch.manual_seed(seed)
     embedding = 0.01 if kind.startswith("Gemma") else 0.1  # Gemma multiplies it by sqrt(hidden_size)

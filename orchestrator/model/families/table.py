@@ -48,6 +48,7 @@ SUPPORTED: dict[str, Family] = {
     "PhiForCausalLM": Family("Phi-1, Phi-2", f"{_OURS}.phi:Phi"),
     "Qwen2ForCausalLM": Family("Qwen2, Qwen2.5", f"{_THEIRS}:QwenModel"),
     "Qwen3ForCausalLM": Family("Qwen3", f"{_THEIRS}:Qwen3Model"),
+    "Qwen3_5ForCausalLM": Family("Qwen3.5", f"{_OURS}.qwen3_5:Qwen35"),
     "SeedOssForCausalLM": Family("Seed-OSS", f"{_THEIRS}:LlamaModel"),
     "SmolLM3ForCausalLM": Family("SmolLM3", f"{_OURS}.smollm3:SmolLM3"),
     "StableLmForCausalLM": Family("StableLM", f"{_OURS}.stablelm:StableLm"),
@@ -80,8 +81,6 @@ INSTEAD: dict[str, str] = {
     "Qwen3MoeForCausalLM": f"{_EXPERTS} Qwen3",
     "Qwen3NextForCausalLM": f"{_STATE} Qwen3",
     "Qwen3VLForConditionalGeneration": f"{_SENSES} Qwen3",
-    "Qwen3_5ForCausalLM": f"{_STATE} Qwen3",
-    "Qwen3_5ForConditionalGeneration": f"{_STATE} Qwen3",
 }
 """What is not supported and why, and what is nearest to it."""
 
