@@ -46,12 +46,16 @@ class UnloadSegment:
 
 @dataclass(frozen=True, slots=True)
 class CopyPrefix:
-    """Copy the first ``count`` positions of one slot's KV cache to another's."""
+    """Copy the first ``count`` positions of one slot's KV cache to another's.
+
+    ``copies``: where positions are folded into a state, which copy of it goes to which.
+    """
 
     key: StageKey
     source: int
     target: int
     count: int
+    copies: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from edge_node.migration.kv_receiver import KvReceiver, Supplier
+from edge_node.requests.checkpoints import Checkpoints
 from edge_node.requests.kv_slots import SlotTable
 from edge_node.requests.request import StageRequest
 from edge_node.stage_spec import SegmentSpec, StageKey, StageSpec
@@ -37,13 +38,15 @@ class Taken:
     """A request taken over by a new stage: ``valid_length`` of its positions are here.
 
     ``slot`` is None where the request has none yet, ``before``, its state on the old stage, where the node did nothing
-    for it so far; ``waits``: the old stage has not computed all of these positions yet.
+    for it so far; ``waits``: the old stage has not computed all of these positions yet; ``states``: where there are
+    folded states of all layers that have one.
     """
 
     valid_length: int
     slot: int | None = None
     before: StageRequest | None = None
     waits: bool = False
+    states: Checkpoints | None = None
 
 
 @dataclass(slots=True)
@@ -69,6 +72,7 @@ class Handover:
         self._patience_s = patience_s
         here = set(old.spec.segment.kv_layers) if old else set()
         self._inherits = not here.isdisjoint(segment.kv_layers)
+        self._inherits_states = here.issuperset(layer for layer in segment.kv_layers if layer.states)
         suppliers = {
             layer.layer: Supplier(stage, ref.node, layer)
             for layer in segment.kv_layers
@@ -112,7 +116,7 @@ class Handover:
             self._waiting[number] = _Wait(length)
         else:
             self.old.give_up(number)
-        return Taken(length, before.slot, before, waits)
+        return Taken(length, before.slot, before, waits, before.states if self._inherits_states else None)
 
     def settled(self, now_s: float) -> list[tuple[int, int]]:
         """Settle the requests that wait no longer: (number, how many of its positions are valid now) of each."""

@@ -141,13 +141,14 @@ class KvReceiver:
         return pending.slot if pending else None
 
     def length(self, request: int) -> int:
-        """Positions whose rows are here, of every layer that is sent."""
+        """Positions whose rows are here, of every layer that is sent; all where none has rows."""
         lengths = self._lengths.get(request, {})
-        return min(
+        reached = (
             lengths.get((number, part), 0)
             for number, supplier in self._suppliers.items()
             for part in range(len(cache_parts(supplier.layer)))
         )
+        return min(reached, default=self._spec.segment.context_tokens)
 
     def close(self) -> None:
         """Free all slots of requests that are not open: the epoch is in force, so they have ended."""

@@ -78,7 +78,7 @@ class KvCache:
                 kept = heir_of.buffer(layer.layer, part) if heir_of else None
                 if kept is not None and (kept.data.shape, kept.data.dtype) != (shape, dtype):
                     raise SegmentUnusable(f"layer {layer.layer} has another KV cache than in the epoch before")
-                self._by_part[layer.layer, part] = kept or KvBuffer(past_name, present_name, _zeros(shape, dtype))
+                self._by_part[layer.layer, part] = kept or KvBuffer(past_name, present_name, zeros(shape, dtype))
         self.buffers = tuple(self._by_part.values())
 
     def buffer(self, layer: int, part: int) -> KvBuffer | None:
@@ -119,7 +119,7 @@ class KvCache:
         data[rows.slot, :, frame.position : frame.position + frame.count] = values.transpose(1, 0, 2)
 
 
-def _zeros(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+def zeros(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
     """An array of small pages from the system, none of which is there before it is written to; NumPy's come from the
     heap, whose huge pages may be there in full (``edge_node.runtime.process_heap``).
     """

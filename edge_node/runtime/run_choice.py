@@ -49,6 +49,8 @@ def choose_runs(segment: TriedSegment) -> None:
     Raises:
         SegmentUnusable: there is none.
     """
+    if segment.spec.folds_positions:
+        raise SegmentUnusable("dummies would go into folded states: serve the model in the profile exact")
     # Halves are computed with as floats on some processors, and may hide what differs.
     head_dims = (layer.key_dim for layer in segment.spec.kv_layers if layer.key_dim)
     kinds = set(itertools.product(head_dims, ("float32", segment.kv_dtype)))

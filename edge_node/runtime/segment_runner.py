@@ -181,7 +181,7 @@ class SegmentRunner:
 
     def copy_prefix(self, copy: CopyPrefix) -> None:
         """Copy KV rows between slots."""
-        self._segments[copy.key].copy_prefix(copy.source, copy.target, copy.count)
+        self._segments[copy.key].copy_prefix(copy.source, copy.target, copy.count, copy.copies)
 
     def kv_rows(self, message: SendKvRows) -> bytes:
         """The frames of a message of KV rows."""
