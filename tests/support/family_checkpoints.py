@@ -243,6 +243,8 @@ def make_family(name: str, folder: Path, seed: int = 0) -> Path:
         for key, weight in model.named_parameters():
             if "norm" in key or ".ln_" in key:
                 weight.add_(0.1 * torch.randn_like(weight))
+            elif key.endswith("A_log"):
+                weight.copy_(torch.randn_like(weight) - 3)  # a delta rule that remembers: else its result is a sign
             else:
                 weight.copy_(torch.randn_like(weight) * (embedding if "embed" in key or "wte" in key else spread))
     model.save_pretrained(str(folder))
