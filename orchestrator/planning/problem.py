@@ -15,6 +15,7 @@ from functools import cached_property
 
 from orchestrator.planning.errors import PlanningError
 from schemas.limits import MAX_PAYLOAD_BYTES
+from schemas.segment_tensors import STATE_COPIES
 from schemas.units import KINDS
 
 
@@ -36,8 +37,8 @@ class UnitRun:
     """Neighbouring units that are alike.
 
     `weight_bytes` is what one loaded unit takes resident (after pre-packing), `disk_bytes` its blob on disk
-    (the same when None), `kv_bytes_per_token` its KV cache per token of context and slot, `state_bytes` what it keeps
-    per slot instead, where it folds all positions into a state; of a run with units of both kinds each has the dearer.
+    (the same when None), `kv_bytes_per_token` its KV cache per token of context and slot, `state_bytes` its state of
+    a text, of which nodes have copies, where it folds all positions into one; in a run of both kinds it may be either.
     """
 
     kind: str
@@ -273,7 +274,7 @@ class Problem:
 
     def unit_cache_bytes(self, run: UnitRun) -> int:
         """What one unit keeps of all texts: KV caches, or folded states."""
-        return max(run.kv_bytes_per_token * self.context_tokens, run.state_bytes) * self.slots
+        return max(run.kv_bytes_per_token * self.context_tokens, run.state_bytes * STATE_COPIES) * self.slots
 
     @property
     def chain_bytes(self) -> int:

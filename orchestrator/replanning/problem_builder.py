@@ -21,7 +21,6 @@ from orchestrator.timing import DEFAULT_CONTEXT_TOKENS
 from schemas.codec import WIRE_DTYPES, activation_payload_bytes
 from schemas.limits import MAX_PAYLOAD_BYTES
 from schemas.messages import NodeBirth, PlanConstraints, UnitKind, WireDtype
-from schemas.segment_tensors import STATE_COPIES
 from schemas.units import BLOCK, EMBED, HEAD
 
 PREFILL_GAIN = 4.0
@@ -117,7 +116,7 @@ def _run(kind: UnitKind, manifest: Manifest, units: Sequence[Unit], resident: Re
         kv_bytes_per_token=max(unit.kv_bytes_per_token for unit in units),
         flops_per_token=float(max(unit.flops_per_token for unit in units)),
         disk_bytes=max(sizes),
-        state_bytes=max(unit.state_bytes for unit in units) * STATE_COPIES,
+        state_bytes=max(unit.state_bytes for unit in units),
     )
 
 

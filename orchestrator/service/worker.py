@@ -165,6 +165,8 @@ class Worker:
                 fault = tokenizer.check_template()  # which also gets it ready for the first question
                 if fault:
                     logger.warning("model %s answers raw prompts only: %s", name, fault)
+                if model.manifest.folds_positions:
+                    logger.info("model %s: answers are computed one after the other, as each has a state", name)
                 served = ServedModel(model.manifest, tokenizer, probe_parts(model), model.wire)
                 self._models[name], self._tokenizers[name] = model, tokenizer
                 self._answers[name] = self._store.known_answers(model)
