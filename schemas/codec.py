@@ -145,7 +145,10 @@ class Frame:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class KvRowsHeader:
-    """Which rows of which cache a KV_ROWS frame carries; ``part`` is 0 for keys, 1 for values."""
+    """Which rows of which cache a KV_ROWS frame carries; ``part`` is 0 for keys, 1 for values.
+
+    Of a layer that folds all positions into states it is the number of a piece of these, as they are at ``position``.
+    """
 
     layer: int
     part: int

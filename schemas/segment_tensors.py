@@ -5,6 +5,7 @@ Those of a whole decoder (ids, mask, positions, KV cache, logits) are the ones t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Final, NamedTuple, Protocol
 
@@ -31,6 +32,8 @@ STATE_PARTS = ("conv_state", "recurrent_state")
 """What a gated delta rule keeps of all positions together: the last inputs of its convolution, and its own state."""
 STATE_COPIES = 3
 """A node keeps the state of a text as it was at so many positions."""
+STATE_PIECE_VALUES = 1024
+"""States travel in pieces of so many values."""
 PAST, PRESENT = "past_key_values.", "present."
 
 
@@ -81,6 +84,13 @@ def cache_parts(layer: CacheShape) -> tuple[CachePart, ...]:
         return (CachePart(CONV_PART, 1, layer.conv_dim),)
     key, value = KV_PARTS
     return CachePart(key, layer.kv_heads, layer.key_dim), CachePart(value, layer.kv_heads, layer.value_dim)
+
+
+def state_pieces(layer: CacheShape) -> list[int]:
+    """How many values the pieces have that a block's states travel in, one behind the other, by number on the wire."""
+    left = sum(math.prod(state.shape) for state in layer.states)
+    whole, rest = divmod(left, STATE_PIECE_VALUES)
+    return [STATE_PIECE_VALUES] * whole + ([rest] if rest else [])
 
 
 def past(layer: int, part: str) -> str:

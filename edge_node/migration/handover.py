@@ -72,7 +72,8 @@ class Handover:
         self._patience_s = patience_s
         here = set(old.spec.segment.kv_layers) if old else set()
         self._inherits = not here.isdisjoint(segment.kv_layers)
-        self._inherits_states = here.issuperset(layer for layer in segment.kv_layers if layer.states)
+        folded = {layer for layer in segment.kv_layers if layer.states}
+        self._has_all_states = folded <= here
         suppliers = {
             layer.layer: Supplier(stage, ref.node, layer)
             for layer in segment.kv_layers
@@ -81,7 +82,11 @@ class Handover:
         }
         self._is_complete = all(layer in here or layer.layer in suppliers for layer in segment.kv_layers)
         known = old.requests if old else None
-        self.incoming = KvReceiver(spec, basis.epoch, suppliers, self.slots, known) if suppliers else None
+        self.incoming = (
+            KvReceiver(spec, basis.epoch, suppliers, self.slots, known, inherits_states=not folded.isdisjoint(here))
+            if suppliers
+            else None
+        )
         self.same_segment = old is not None and old.spec.segment == segment
         """Nothing has to be loaded: the old stage's segment is the new one's, too."""
         self._waiting: dict[int, _Wait] = {}
@@ -109,14 +114,22 @@ class Handover:
         before = self.old.requests.get(number) if self.old and not self.old.released else None
         if self.old is None or before is None:
             slot = self.incoming.claim(number) if self.incoming else None
-            return Taken(0 if self._inherits else length, slot)
+            return Taken(0 if self._inherits else length, slot, states=self._states(number, None))
         waits = self._inherits and before.rule.valid_length < length
         if waits:
             before.moved = True
             self._waiting[number] = _Wait(length)
         else:
             self.old.give_up(number)
-        return Taken(length, before.slot, before, waits, before.states if self._inherits_states else None)
+        # While it waits the old stage's states go on changing: they are shared, or else none of it can be told yet.
+        states = self._states(number, before) if self._has_all_states or not waits else None
+        return Taken(length, before.slot, before, waits, states)
+
+    def _states(self, number: int, before: StageRequest | None) -> Checkpoints | None:
+        """Where a request has folded states of all layers: those of the old stage, or of one position what was sent."""
+        if self._has_all_states:
+            return before.states if before else None
+        return self.incoming.state(number) if self.incoming else None
 
     def settled(self, now_s: float) -> list[tuple[int, int]]:
         """Settle the requests that wait no longer: (number, how many of its positions are valid now) of each."""

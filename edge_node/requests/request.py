@@ -97,7 +97,19 @@ class StageRequest:
         rows, again = [row], 0 if self.states.has(row.position) else self._again(row.position)
         if again:
             assert self.verified
-            rows.insert(0, replace(self.verified, attempt=row.attempt, count=again, verify=False, again=True))
+            rows.insert(
+                0,
+                replace(
+                    self.verified,
+                    attempt=row.attempt,
+                    count=again,
+                    sample=False,
+                    verify=False,
+                    draw=None,
+                    guess=(),
+                    again=True,
+                ),
+            )
         for each in rows:
             end = each.position + each.count
             each.copies = self.states.run(each.position, end, self.open.prompt_tokens)

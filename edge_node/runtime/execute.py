@@ -53,6 +53,7 @@ def _take_in(segment: Segment, row: Row, first_slot: int) -> RowResult | None:
     """Put a row's input into its place in the segment's buffer."""
     begin = (row.slot - first_slot) * row.count
     if row.frame is None:
+        assert row.ids is not None
         segment.ids_input(row.count, begin)[:] = row.ids[: row.count]
         return None
     try:

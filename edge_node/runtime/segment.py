@@ -118,7 +118,9 @@ class Segment:
             dtypes=self._dtypes,
             heir_of=heir_of.kv if heir_of else None,
         )
-        self.states = StateCache(spec.kv_layers, slots=spec.slots, heir_of=heir_of.states if heir_of else None)
+        self.states: StateCache = StateCache(
+            spec.kv_layers, slots=spec.slots, heir_of=heir_of.states if heir_of else None
+        )
         output_dtype = self._dtypes[self._output_name]
         self._ids = np.zeros(rows, np.int64)
         self._has_mask = tensors.MASK in self._input_names
@@ -146,11 +148,10 @@ class Segment:
         self._bindings: dict[tuple[int, int, StateCopies | None], _Binding] = {}
 
     def _check_inputs(self) -> None:
-        past = {
-            tensors.past(layer.layer, part.name)
-            for layer in self.spec.kv_layers
-            for part in (*tensors.cache_parts(layer), *layer.states)
-        }
+        past = set()
+        for layer in self.spec.kv_layers:
+            past |= {tensors.past(layer.layer, part.name) for part in tensors.cache_parts(layer)}
+            past |= {tensors.past(layer.layer, state.name) for state in layer.states}
         source = {tensors.IDS} if self.spec.is_first else {tensor.name for tensor in self.entry.tensors}
         unknown = self._input_names - past - source - _OPTIONAL_INPUTS
         unknown |= {name for name, dtype in self._dtypes.items() if dtype is None}
@@ -167,10 +168,11 @@ class Segment:
             place = (_DEVICE, 0, buffer.data.dtype, buffer.shape_of(slots), buffer.slot_pointer(slot))
             binding.bind_input(buffer.past_name, *place)
             binding.bind_output(buffer.present_name, *place)
-        for state in self.states.buffers if copies else ():
-            before, after = state.place(slot, copies.source), state.place(slot, copies.target)
-            self._bind_input(binding, state.past_name, before, (1, *before.shape))
-            self._bind_output(binding, state.present_name, after, (1, *after.shape))
+        if copies:
+            for state in self.states.buffers:
+                before, after = state.place(slot, copies.source), state.place(slot, copies.target)
+                self._bind_input(binding, state.past_name, before, (1, *before.shape))
+                self._bind_output(binding, state.present_name, after, (1, *after.shape))
         if tensors.LENGTHS in self._input_names:
             self._bind_input(binding, tensors.LENGTHS, self._lengths, (slots,))
             self._bind_input(binding, tensors.TOTAL_LENGTH, self._total_length, ())

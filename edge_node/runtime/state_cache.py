@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_node.effects import SendKvRows, WriteKvRows
 from edge_node.errors import SegmentUnusable
 from edge_node.runtime.kv_cache import zeros
+from edge_node.wire.frames import kv_rows_frame
 from edge_node.work import StateCopies
+from schemas.codec import KV_HEADER_BYTES, Dtype
 from schemas.messages import KvLayer
-from schemas.segment_tensors import STATE_COPIES, past, present
+from schemas.segment_tensors import STATE_COPIES, STATE_PIECE_VALUES, past, present
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +81,46 @@ class StateCache:
         for buffer in self.buffers:
             buffer.data[target] = buffer.data[source]
             buffer.positions[target] = buffer.positions[source]
+
+    def read(self, message: SendKvRows) -> bytes:
+        """Pieces of states as frames, each with the position that its state is of by now."""
+        frames = []
+        for block in message.blocks:
+            assert block.copy is not None
+            buffers = self._by_layer[block.layer]
+            begin = block.part * STATE_PIECE_VALUES
+            values = _flat(buffers, block.slot, block.copy)[begin : begin + STATE_PIECE_VALUES]
+            frames.append(
+                kv_rows_frame(
+                    replace(block, position=int(buffers[0].positions[block.slot, block.copy])),
+                    message.epoch,
+                    message.number,
+                    heads=1,
+                    head_dim=len(values),
+                    dtype=Dtype.FP32,
+                    rows=values.tobytes(),
+                )
+            )
+        return b"".join(frames)
+
+    def write(self, piece: WriteKvRows) -> None:
+        """Write a piece that arrived into a copy of its slot."""
+        assert piece.copy is not None
+        buffers = self._by_layer[piece.header.layer]
+        values = np.frombuffer(piece.frame.payload, np.float32, offset=KV_HEADER_BYTES)
+        begin = piece.header.part * STATE_PIECE_VALUES
+        for buffer in buffers:
+            buffer.positions[piece.slot, piece.copy] = piece.frame.position
+            place = buffer.data[piece.slot, piece.copy].reshape(-1)
+            start, stop = max(begin, 0), min(begin + len(values), place.size)
+            if start < stop:
+                place[start:stop] = values[start - begin : stop - begin]
+            begin -= place.size
+
+
+def _flat(buffers: Sequence[StateBuffer], slot: int, copy: int) -> NDArray[np.float32]:
+    """A layer's states one behind the other."""
+    return np.concatenate([buffer.data[slot, copy].reshape(-1) for buffer in buffers])
 
 
 def _buffers(layer: KvLayer, slots: int) -> tuple[StateBuffer, ...]:

@@ -106,8 +106,6 @@ class Stage:
         state = self.give_up(number)
         if state is None or state.moved:
             return []
-        if state.states:
-            state.states.forget_behind(state.final_length)
         self.slots.park(number, state.slot, state.rule.valid_length, state.states)
         return [Reply(RequestClosed(request=request, timing=state.stats.timing(self.spec.node, self.spec.stage)))]
 

@@ -15,7 +15,7 @@ from schemas.codec import (
     activation_positions,
 )
 from schemas.messages import WireDtype
-from schemas.segment_tensors import cache_parts
+from schemas.segment_tensors import cache_parts, state_pieces
 
 LEAST_CHUNK_TOKENS = 2
 """One position alone takes another path through attention and gives other last bits."""
@@ -43,7 +43,7 @@ def message_fit(
     dtype = WIRE_DTYPES[wire_dtype]
     rows = [
         part.heads * part.dim * DTYPE_BYTES[cache.dtype] for cache in manifest.layers for part in cache_parts(cache)
-    ]
+    ] + [4 * values for cache in manifest.layers for values in state_pieces(cache)[:1]]
     needed_bytes = max(
         HEADER_BYTES + activation_payload_bytes(dtype, LEAST_CHUNK_TOKENS, manifest.width),
         HEADER_BYTES + KV_HEADER_BYTES + max(rows, default=0),

@@ -164,6 +164,8 @@ def test_three_nodes_give_the_text_of_one_session(
         for answer in moved:
             ring.finish(answer)
             assert answer.ids == whole[len(answer.prompt_ids)]
+        most = len(PROMPT) + 100 - 1
+        assert all(timing.positions <= most for timing in moved[0].timings.values()), "a position was computed again"
 
 
 def test_an_answer_is_replayed_after_a_loss(
