@@ -19,8 +19,11 @@ from orchestrator.model.errors import UnsupportedModel
 from orchestrator.model.model import Model
 from orchestrator.model.store import ModelStore
 from orchestrator.model.verify import Chain
+from orchestrator.planning.moves import kv_migration
+from schemas.messages import Sampling
 from tests.support.in_process import converting_here
 from tests.support.live_move import move
+from tests.support.moves import PLANS, moving
 from tests.support.nodes import NodeProcess, running_nodes
 from tests.support.ring import Ring
 from tests.support.segments import open_segment
@@ -36,6 +39,7 @@ MOVED = {
 }
 PROMPT = list(range(7, 40))
 OTHER = list(range(201, 214))
+SAMPLINGS = [Sampling(), Sampling(temperature=3.0, seed=1), Sampling(repetition_penalty=1.3)]
 
 
 @pytest.fixture(scope="module")
@@ -166,6 +170,22 @@ def test_three_nodes_give_the_text_of_one_session(
             assert answer.ids == whole[len(answer.prompt_ids)]
         most = len(PROMPT) + 100 - 1
         assert all(timing.positions <= most for timing in moved[0].timings.values()), "a position was computed again"
+
+
+def test_the_orchestrator_moves_answers_with_their_states(
+    store: ModelStore, mosquitto: LocalBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Measured, planned, guessed and moved as a service does."""
+    monkeypatch.setattr(kv_migration, "HOLD_S", -100.0)  # copies what could as well be computed again
+    with moving(store, mosquitto, tmp_path, "abc", "--emulate-speed", "0.03", model="qwen3_5") as (fleet, _):
+        fleet.apply(PLANS[0])
+        undisturbed = fleet.read(SAMPLINGS, 80)
+        moved = fleet.read_while_moving(SAMPLINGS, 80, 4)
+        moves = fleet.moves()
+    assert [ids for ids, _ in moved] == [ids for ids, _ in undisturbed]
+    assert moves.last
+    assert (moves.failed, moves.last.mode) == (0, "copy")
+    assert moves.done >= 2
 
 
 def test_an_answer_is_replayed_after_a_loss(
