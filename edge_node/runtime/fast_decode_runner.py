@@ -54,7 +54,7 @@ class FastDecodeRunner:
         if segment.ready is not self._binding:
             segment.get_ready(self._slot)
             if segment.ready is None:
-                compute_s = segment.run(self._slot, (position,), 1).compute_s
+                compute_s = segment.run(self._slot, (position,), 1, copies=fast_path.copies).compute_s
                 return self._choose(fast_path) if self._is_last else self._give(0, 1), compute_s
             self._binding = segment.ready
         last = position + self._behind

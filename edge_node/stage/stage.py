@@ -200,7 +200,7 @@ class Stage:
     def fast_path(self, number: int) -> DecodeFastPath | None:
         """The fast path of a request, under its present attempt; None for a request that is not here."""
         state = self.requests.get(number)
-        if state is None or state.states:  # copies of folded states take turns, which is for the long way
+        if state is None:
             return None
         fast_path = self.fast_paths.get(number)
         if fast_path is None or fast_path.attempt != state.rule.attempt:

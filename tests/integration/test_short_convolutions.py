@@ -113,7 +113,7 @@ def test_decode_steps_take_the_short_way(model: Model, segment: Segment) -> None
     token = int(feed(segment, 1, 0, OTHER)[-1].argmax())
     got, runner = [token], FastDecodeRunner(segment, 1)
     for position in range(len(OTHER), len(OTHER) + 40):
-        step: Any = SimpleNamespace(position=position, given=got[-1], draw=lambda: draw)
+        step: Any = SimpleNamespace(position=position, given=got[-1], copies=None, draw=lambda: draw)
         got.append(int(runner.step(step)[0]))
     assert segment.ready is not None
     assert got == Chain(model).greedy(OTHER, 41)

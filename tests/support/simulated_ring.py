@@ -237,6 +237,7 @@ class SimulatedNode:
     def step(self, fast_path: DecodeFastPath) -> tuple[bytes | int, float]:
         """Run the fake model for the step of a lane."""
         row = Row(fast_path.request, fast_path.slot, fast_path.attempt, fast_path.position, 1, sample=True)
+        row.copies = fast_path.copies
         if isinstance(fast_path.given, int):
             row.ids = (fast_path.given,)
         else:

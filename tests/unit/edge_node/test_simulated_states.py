@@ -48,6 +48,14 @@ def test_requests_are_computed_one_after_the_other() -> None:
     assert set(ring.computed().values()) == {1}
 
 
+def test_steps_of_one_answer_take_the_short_way() -> None:
+    ring = three()
+    answer = ring.open(1, prompt(20), 30)
+    ring.run(lambda: answer.complete)
+    expect(answer)
+    assert all(node.short_steps == 29 for node in ring.nodes.values() if node.runs)
+
+
 @given(
     FOLDED,
     st.integers(0, 10**9),
