@@ -198,7 +198,7 @@ def test_moves_while_tokens_are_guessed(
 
 
 @given(st.lists(splits(), min_size=2, max_size=3), FOLDED, st.integers(0, 10**6))
-@examples(150)
+@examples(80)
 def test_states_and_frames_lost_doubled_and_late(
     rings: list[tuple[list[str], list[int]]], folded: set[int], seed: int
 ) -> None:
