@@ -73,7 +73,7 @@ class Handover:
         here = set(old.spec.segment.kv_layers) if old else set()
         self._inherits = not here.isdisjoint(segment.kv_layers)
         folded = {layer for layer in segment.kv_layers if layer.states}
-        self._has_all_states = folded <= here
+        self._has_all_states, self._has_some_states = folded <= here, not folded.isdisjoint(here)
         suppliers = {
             layer.layer: Supplier(stage, ref.node, layer)
             for layer in segment.kv_layers
@@ -83,7 +83,7 @@ class Handover:
         self._is_complete = all(layer in here or layer.layer in suppliers for layer in segment.kv_layers)
         known = old.requests if old else None
         self.incoming = (
-            KvReceiver(spec, basis.epoch, suppliers, self.slots, known, inherits_states=not folded.isdisjoint(here))
+            KvReceiver(spec, basis.epoch, suppliers, self.slots, known, inherits_states=self._has_some_states)
             if suppliers
             else None
         )
@@ -129,7 +129,11 @@ class Handover:
         """Where a request has folded states of all layers: those of the old stage, or of one position what was sent."""
         if self._has_all_states:
             return before.states if before else None
-        return self.incoming.state(number) if self.incoming else None
+        sent = self.incoming.state(number) if self.incoming else None
+        if sent is None or not self._has_some_states:
+            return sent
+        # Where a hold ran out the old stage may have gone on, and written another state over this one.
+        return sent if before and before.states and before.states.includes(sent) else None
 
     def settled(self, now_s: float) -> list[tuple[int, int]]:
         """Settle the requests that wait no longer: (number, how many of its positions are valid now) of each."""

@@ -30,6 +30,10 @@ class Checkpoints:
         """The copy with the state at a position; None if there is none."""
         return self._copies.get(position)
 
+    def includes(self, other: Checkpoints) -> bool:
+        """Are all copies of another one here, each at the same position?"""
+        return other._copies.items() <= self._copies.items()
+
     def forget_behind(self, position: int) -> None:
         """Forget the states at later positions: they may be of another text."""
         self._copies = {known: copy for known, copy in self._copies.items() if known <= position}

@@ -120,7 +120,8 @@ class RingDriver:
         self.frames.append((step.position, frame))
         self._steps_asked += 1
         self._compute_s += compute_s
-        if step.sample:
+        is_known = step.position + len(step.ids) < len(self.ids)  # the token: it came from an older attempt meanwhile
+        if step.sample and not is_known:
             self._asked_s[self.attempt] = now_s
             self.deadline_s = now_s + self._patience_s()
 

@@ -221,7 +221,7 @@ def test_states_and_frames_lost_doubled_and_late(
             live.hold()
             held = live.await_hold()
             if luck.random() < 0.5:
-                live.finish(held, limit_s=3000)
+                live.finish(held, limit_s=3000)  # it takes so long, now and then, that the hold runs out
             ring.settle(luck.random() * 0.05)
             live.switch(held)  # without waiting for what is sent
         ring.run(lambda: all(answer.complete for answer in answers), limit_s=3000)
