@@ -46,17 +46,25 @@ class UnloadSegment:
 
 @dataclass(frozen=True, slots=True)
 class CopyPrefix:
-    """Copy the first ``count`` positions of one slot's KV cache to another's."""
+    """Copy the first ``count`` positions of one slot's KV cache to another's.
+
+    ``copies``: where positions are folded into a state, which copy of it goes to which.
+    """
 
     key: StageKey
     source: int
     target: int
     count: int
+    copies: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class KvBlock:
-    """Rows [position, position + count) of one request and layer; ``part`` is 0 for keys, 1 for values."""
+    """Rows [position, position + count) of one request and layer; ``part`` is 0 for keys, 1 for values.
+
+    With a ``copy`` it is a piece of that copy of the layer's folded states, which are those at ``position``, and
+    ``part`` is its number.
+    """
 
     request: int
     slot: int
@@ -64,6 +72,7 @@ class KvBlock:
     part: int
     position: int
     count: int
+    copy: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +89,13 @@ class SendKvRows:
 
 @dataclass(frozen=True, slots=True)
 class WriteKvRows:
-    """Write the rows of a frame into a slot of the KV cache."""
+    """Write the rows of a frame into a slot of the KV cache, or a piece of folded states into a ``copy`` of them."""
 
     key: StageKey
     slot: int
     header: KvRowsHeader
     frame: Frame
+    copy: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,6 +43,11 @@ class SegmentSpec:
     is_last: bool
 
     @property
+    def folds_positions(self) -> bool:
+        """Does a layer keep one state for all positions of a text?"""
+        return any(layer.states for layer in self.kv_layers)
+
+    @property
     def spare_positions(self) -> int:
         """Most dummies behind a run."""
         return spare_positions(self.same_bits)

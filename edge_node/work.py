@@ -22,6 +22,15 @@ MAX_LOGITS = MAX_GUESSED_TOKENS + 1
 FailureCode = Literal["busy", "too_long", "no_progress", "not_finite", "internal"]
 
 
+@dataclass(frozen=True, slots=True)
+class StateCopies:
+    """The copies of a slot's folded states that a run goes on from (None at position 0, where there is nothing to go on
+    from), and that it writes."""
+
+    source: int | None
+    target: int
+
+
 @dataclass(slots=True)
 class Draw:
     """How to choose the token at ``position``."""
@@ -48,6 +57,11 @@ class Row:
     draw: Draw | None = None
     guess: Sequence[int] = ()
     """Last stage: the guesses to verify."""
+    copies: StateCopies | None = None
+    """Of the slot's folded states."""
+    again: bool = False
+    """The first positions of a run whose results went out before, with guesses behind them that were wrong: they are
+    computed once more, for their state."""
 
     @property
     def logits(self) -> int:

@@ -12,8 +12,8 @@ of values per position. Payload layouts, with n = count x width:
 * ACTIVATION fp32: n floats. fp16: n halves, then one int8 exponent e per position (value = half x 2**e).
   int8: n int8, then ceil(width / 64) fp16 scales per position.
 * TOKENS: count int32 ids, then width int32 ids that are a guess of what follows (speculation).
-* KV_ROWS: layer u16, part u16 (0 key, 1 value), heads u16, head_dim u16, then n fp32 or fp16 values; ``attempt`` is the
-  number of the message in its copy, from 1.
+* KV_ROWS: layer u16, part u16 (0 key or a convolution's input, 1 value), heads u16, head_dim u16, then n fp32 or fp16
+  values; ``attempt`` is the number of the message in its copy, from 1.
 * REPLAY: nothing; ``position`` is where the sender's valid KV cache ends.
 * KV_ACK: nothing; ``attempt`` is the number of the newest message that was taken in by the stage ``position`` of the
   epoch to be.
@@ -145,7 +145,10 @@ class Frame:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class KvRowsHeader:
-    """Which rows of which cache a KV_ROWS frame carries; ``part`` is 0 for keys, 1 for values."""
+    """Which rows of which cache a KV_ROWS frame carries; ``part`` is 0 for keys, 1 for values.
+
+    Of a layer that folds all positions into states it is the number of a piece of these, as they are at ``position``.
+    """
 
     layer: int
     part: int

@@ -113,13 +113,25 @@ class HeldRequest:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class FoldedState:
+    """A state of one text in float32, into which a decoder block folds all positions."""
+
+    name: Label = about("Last part of the names of its input and output: conv_state or recurrent_state.")
+    shape: Annotated[tuple[Index, ...], Items(4, 1)] = about("Its dimensions, without the batch.")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class KvLayer:
-    """Shape of one decoder block's KV cache."""
+    """Shape of what one decoder block keeps: of each position a KV cache or a short convolution's input, or states."""
 
     layer: Index = about("Index of the decoder block in the whole model.")
     kv_heads: Index = about("Key/value heads.")
     key_dim: Index = about("Values of a key per head.")
     value_dim: Index = about("Values of a value per head.")
+    conv_dim: Index = about("Values of a convolution's input; not 0 where there are no keys and values.", default=0)
+    states: Annotated[tuple[FoldedState, ...], Items(4)] = about(
+        "What is kept of all positions together; then nothing is kept of each.", default=()
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from edge_node.migration.kv_receiver import KvReceiver, Supplier
+from edge_node.requests.checkpoints import Checkpoints
 from edge_node.requests.kv_slots import SlotTable
 from edge_node.requests.request import StageRequest
 from edge_node.stage_spec import SegmentSpec, StageKey, StageSpec
@@ -37,13 +38,15 @@ class Taken:
     """A request taken over by a new stage: ``valid_length`` of its positions are here.
 
     ``slot`` is None where the request has none yet, ``before``, its state on the old stage, where the node did nothing
-    for it so far; ``waits``: the old stage has not computed all of these positions yet.
+    for it so far; ``waits``: the old stage has not computed all of these positions yet; ``states``: where there are
+    folded states of all layers that have one.
     """
 
     valid_length: int
     slot: int | None = None
     before: StageRequest | None = None
     waits: bool = False
+    states: Checkpoints | None = None
 
 
 @dataclass(slots=True)
@@ -69,6 +72,8 @@ class Handover:
         self._patience_s = patience_s
         here = set(old.spec.segment.kv_layers) if old else set()
         self._inherits = not here.isdisjoint(segment.kv_layers)
+        folded = {layer for layer in segment.kv_layers if layer.states}
+        self._has_all_states, self._has_some_states = folded <= here, not folded.isdisjoint(here)
         suppliers = {
             layer.layer: Supplier(stage, ref.node, layer)
             for layer in segment.kv_layers
@@ -77,7 +82,11 @@ class Handover:
         }
         self._is_complete = all(layer in here or layer.layer in suppliers for layer in segment.kv_layers)
         known = old.requests if old else None
-        self.incoming = KvReceiver(spec, basis.epoch, suppliers, self.slots, known) if suppliers else None
+        self.incoming = (
+            KvReceiver(spec, basis.epoch, suppliers, self.slots, known, inherits_states=self._has_some_states)
+            if suppliers
+            else None
+        )
         self.same_segment = old is not None and old.spec.segment == segment
         """Nothing has to be loaded: the old stage's segment is the new one's, too."""
         self._waiting: dict[int, _Wait] = {}
@@ -105,14 +114,26 @@ class Handover:
         before = self.old.requests.get(number) if self.old and not self.old.released else None
         if self.old is None or before is None:
             slot = self.incoming.claim(number) if self.incoming else None
-            return Taken(0 if self._inherits else length, slot)
+            return Taken(0 if self._inherits else length, slot, states=self._states(number, None))
         waits = self._inherits and before.rule.valid_length < length
         if waits:
             before.moved = True
             self._waiting[number] = _Wait(length)
         else:
             self.old.give_up(number)
-        return Taken(length, before.slot, before, waits)
+        # While it waits the old stage's states go on changing: they are shared, or else none of it can be told yet.
+        states = self._states(number, before) if self._has_all_states or not waits else None
+        return Taken(length, before.slot, before, waits, states)
+
+    def _states(self, number: int, before: StageRequest | None) -> Checkpoints | None:
+        """Where a request has folded states of all layers: those of the old stage, or of one position what was sent."""
+        if self._has_all_states:
+            return before.states if before else None
+        sent = self.incoming.state(number) if self.incoming else None
+        if sent is None or not self._has_some_states:
+            return sent
+        # Where a hold ran out the old stage may have gone on, and written another state over this one.
+        return sent if before and before.states and before.states.includes(sent) else None
 
     def settled(self, now_s: float) -> list[tuple[int, int]]:
         """Settle the requests that wait no longer: (number, how many of its positions are valid now) of each."""

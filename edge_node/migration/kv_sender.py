@@ -2,7 +2,8 @@
 
 Rows are sent in order, block by block: some positions of one request, of every layer and part that a target wants.
 Only rows that will not be written again are sent; where the stage goes back nevertheless (a replay), they are sent
-again. Each message has a number, which the target acknowledges, so that a slow link holds a few messages at most and
+again. Folded states change with each step, so they follow when decoding is held: of the last position that a run can
+begin at. Each message has a number, which the target acknowledges, so that a slow link holds a few messages at most and
 frames of tokens do not wait behind many. The order on a connection makes a later acknowledgement stand for a lost one.
 """
 
@@ -17,7 +18,8 @@ from edge_node.requests.request import StageRequest
 from edge_node.stage_spec import StageSpec
 from edge_node.wire.topics import StageTopics
 from schemas.codec import HEADER_BYTES, KV_HEADER_BYTES, request_number
-from schemas.messages import CopyKv, Epoch, FinishKv, KvCopied, KvTarget
+from schemas.messages import CopyKv, Epoch, FinishKv, KvCopied, KvLayer, KvTarget
+from schemas.segment_tensors import STATE_PIECE_VALUES, cache_parts, state_pieces
 from schemas.units import has_layer
 
 _MESSAGE_BYTES = 64 * 1024
@@ -31,11 +33,12 @@ _QUICK_S = 0.2
 _MESSAGES_PER_TURN = 4
 _BLOCK_POSITIONS = 256
 _FEW_POSITIONS = 4
+_PIECE_BYTES = 4 * STATE_PIECE_VALUES
 
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """Keys or values of a layer."""
+    """A part of what a layer keeps of each position: its keys, for example."""
 
     layer: int
     part: int
@@ -65,6 +68,8 @@ class _Copy:
     messages: int = 0
     window: int = _SMALLEST_WINDOW
     cursor: _Cursor | None = None
+    pieces: deque[KvBlock] = field(default_factory=deque)
+    """Of folded states, to be sent."""
     _sent_s: deque[float] = field(default_factory=deque)
     """When the messages that are not acknowledged were sent."""
 
@@ -91,7 +96,9 @@ class _Copy:
             self.cursor = None
 
     def behind(self, lengths: Mapping[int, int]) -> int:
-        """The most positions by which the target lacks rows of one request."""
+        """The most positions by which the target lacks rows of one request; 0 where it wants none."""
+        if not self.parts:
+            return 0
         return max((length - self.sent[request] for request, length in lengths.items()), default=0)
 
     def next_blocks(self, lengths: Mapping[int, int], slots: Mapping[int, int]) -> tuple[KvBlock, ...]:
@@ -113,6 +120,11 @@ class _Copy:
             room_bytes -= count * part.row_bytes
             self._advance(cursor, count)
         return tuple(blocks)
+
+    def next_pieces(self) -> tuple[KvBlock, ...]:
+        """The pieces of states of the next message."""
+        fits = max(1, self.message_bytes // (HEADER_BYTES + KV_HEADER_BYTES + _PIECE_BYTES))
+        return tuple(self.pieces.popleft() for _ in range(min(fits, len(self.pieces))))
 
     def _begin(self, lengths: Mapping[int, int]) -> _Cursor | None:
         """Begin a block of the request that is furthest behind; None where none is."""
@@ -140,7 +152,11 @@ class KvSender:
         self._topics = StageTopics(spec)
         message_bytes = min(_MESSAGE_BYTES, spec.max_message_bytes)
         copies = [_Copy(target, _parts(target, spec, value_bytes), message_bytes) for target in command.targets]
-        self._copies = [copy for copy in copies if copy.parts]
+        self._copies = [copy for copy in copies if copy.parts or _folded(copy.target, spec)]
+        self._wanted = [(copy, _folded(copy.target, spec)) for copy in self._copies]
+        """The layers whose folded states each target wants."""
+        self._queued: set[int] = set()
+        """The requests whose states have been sent, or are about to be."""
         self._held: dict[int, int] | None = None
         """How far to send each request, once decoding is held."""
         self._told = False
@@ -180,14 +196,34 @@ class KvSender:
 
     def is_due(self, requests: Mapping[int, StageRequest]) -> bool:
         """Is there something to send, or to report?"""
+        self._queue_states(requests)
         lengths = self._lengths(requests)
         return self._next_copy(lengths) is not None or self._has_news(lengths)
+
+    def _queue_states(self, requests: Mapping[int, StageRequest]) -> None:
+        """Note what is to be sent of requests that are held and have come to where they are."""
+        for number in self._held.keys() - self._queued if self._held else ():
+            state = requests.get(number)
+            assert self._held
+            if state is None or state.states is None or state.rule.valid_length < self._held[number]:
+                continue
+            self._queued.add(number)
+            position = state.states.before(self._held[number])
+            number_of_copy = state.states.copy_at(position)
+            if number_of_copy is None:
+                continue
+            for copy, layers in self._wanted:
+                copy.pieces.extend(
+                    KvBlock(number, state.slot, layer.layer, piece, position, 1, number_of_copy)
+                    for layer in layers
+                    for piece in range(len(state_pieces(layer)))
+                )
 
     def _next_copy(self, lengths: Mapping[int, int]) -> _Copy | None:
         """The target that has waited longest of those with something to send and room for it."""
         for copy in self._copies:
             copy.follow(lengths)
-        ready = [copy for copy in self._copies if copy.has_room and copy.behind(lengths)]
+        ready = [copy for copy in self._copies if copy.has_room and (copy.behind(lengths) or copy.pieces)]
         return min(ready, key=lambda copy: copy.messages, default=None)
 
     def _has_news(self, lengths: Mapping[int, int]) -> bool:
@@ -196,13 +232,14 @@ class KvSender:
         if self._held is None:
             return all(copy.has_room and copy.behind(lengths) <= _FEW_POSITIONS for copy in self._copies)
         complete = all(length == self._held[request] for request, length in lengths.items())
-        return complete and not any(copy.behind(lengths) for copy in self._copies)
+        return complete and not any(copy.behind(lengths) or copy.pieces for copy in self._copies)
 
     def next_effects(self, requests: Mapping[int, StageRequest], now_s: float) -> list[Effect]:
         """A few messages of rows, and a report when one is due."""
         if self._began_s is None:
             self._began_s = now_s
         effects: list[Effect] = []
+        self._queue_states(requests)
         lengths = self._lengths(requests)
         while len(effects) < _MESSAGES_PER_TURN and (copy := self._next_copy(lengths)) is not None:
             effects.append(self._message(copy, lengths, requests))
@@ -215,9 +252,13 @@ class KvSender:
     def _message(self, copy: _Copy, lengths: Mapping[int, int], requests: Mapping[int, StageRequest]) -> SendKvRows:
         command, target = self._command, copy.target
         slots = {number: requests[number].slot for number in lengths}
-        blocks = copy.next_blocks(lengths, slots)
-        row_bytes = {(part.layer, part.part): part.row_bytes for part in copy.parts}
-        self._sent_bytes += sum(block.count * row_bytes[block.layer, block.part] for block in blocks)
+        if copy.behind(lengths):
+            blocks = copy.next_blocks(lengths, slots)
+            row_bytes = {(part.layer, part.part): part.row_bytes for part in copy.parts}
+            self._sent_bytes += sum(block.count * row_bytes[block.layer, block.part] for block in blocks)
+        else:
+            blocks = copy.next_pieces()
+            self._sent_bytes += len(blocks) * _PIECE_BYTES
         return SendKvRows(
             self._spec.key,
             self._topics.of(command.to_epoch, target.stage, target.node),
@@ -239,11 +280,16 @@ class KvSender:
         )
 
 
+def _folded(target: KvTarget, spec: StageSpec) -> list[KvLayer]:
+    """The target's layers with folded states, as far as this stage has them."""
+    return [layer for layer in spec.segment.kv_layers if layer.states and has_layer(target, layer.layer)]
+
+
 def _parts(target: KvTarget, spec: StageSpec, value_bytes: int) -> tuple[_Part, ...]:
-    """Keys and values of the target's layers that this stage has."""
+    """What the target's layers keep, as far as this stage has them."""
     return tuple(
-        _Part(layer.layer, part, layer.kv_heads * width * value_bytes)
+        _Part(layer.layer, number, part.heads * part.dim * value_bytes)
         for layer in spec.segment.kv_layers
         if has_layer(target, layer.layer)
-        for part, width in enumerate((layer.key_dim, layer.value_dim))
+        for number, part in enumerate(cache_parts(layer))
     )

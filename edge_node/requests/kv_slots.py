@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from edge_node.requests.checkpoints import Checkpoints
 from edge_node.requests.position_rule import PositionRule
 
 
@@ -16,18 +17,22 @@ from edge_node.requests.position_rule import PositionRule
 class Grant:
     """A slot for a request: its first ``valid_length`` positions hold the prefix.
 
-    ``copy_from`` is the slot to copy them from; None where they are in place already.
+    ``copy_from`` is the slot to copy them from; None where they are in place already. ``states``: where it has folded
+    states of them, if the stage has any; ``copies``: which of these is to be copied to which.
     """
 
     slot: int
     valid_length: int = 0
     copy_from: int | None = None
+    states: Checkpoints | None = None
+    copies: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class _Parked:
     slot: int
     valid_length: int
+    states: Checkpoints | None
 
 
 class SlotTable:
@@ -48,13 +53,18 @@ class SlotTable:
         if parked is None:
             slot = self._vacate()
             return None if slot is None else Grant(slot)
-        length = min(parked.valid_length, prefix_tokens)
+        length, states = min(parked.valid_length, prefix_tokens), parked.states
+        if states:
+            length = states.before(length)  # a request goes on where there is a state
         slot = None if length == parked.valid_length else self._vacate()
         if slot is None:
-            return Grant(parked.slot, length)
+            return Grant(parked.slot, length, states=states)
         assert prefix_request is not None
         self._parked[prefix_request] = parked
-        return Grant(slot, length, copy_from=parked.slot)
+        copy = states.copy_at(length) if states else None
+        if copy is None:
+            return Grant(slot, length, copy_from=parked.slot)
+        return Grant(slot, length, parked.slot, Checkpoints({length: 0}), (copy, 0))
 
     def _vacate(self) -> int | None:
         if self._free:
@@ -73,14 +83,14 @@ class SlotTable:
         lengths.update((slot, rule.valid_length) for slot, rule in self._used.items())
         return lengths
 
-    def park(self, request: int, slot: int, valid_length: int) -> None:
+    def park(self, request: int, slot: int, valid_length: int, states: Checkpoints | None = None) -> None:
         """Keep the rows of a request that ended until its slot is needed."""
         self._used.pop(slot, None)
         before = self._parked.pop(request, None)
         if before is not None:
             self._free.append(before.slot)
         if valid_length > 0:
-            self._parked[request] = _Parked(slot, valid_length)
+            self._parked[request] = _Parked(slot, valid_length, states)
         else:
             self._free.append(slot)
 

@@ -19,7 +19,8 @@ class Verdict(enum.Enum):
     STALE = "stale"
     """An older attempt, or a position that is computed already: drop and count."""
     GAP = "gap"
-    """Positions before it are missing: ask for a replay from the valid length."""
+    """Positions before it, or the state that they are folded into, are missing: ask for a replay from where a run can
+    begin."""
 
 
 @dataclass(slots=True)
@@ -33,16 +34,17 @@ class PositionRule:
     so a frame that begins later is new, also where it goes back behind positions that were guessed wrongly or
     reused from an earlier request."""
 
-    def judge(self, attempt: int, position: int) -> Verdict:
-        """Decide about a frame and, where a newer attempt begins, go back to its position."""
-        if attempt < self.attempt:
+    def judge(self, attempt: int, position: int, *, can_begin: bool = True) -> Verdict:
+        """Decide about a frame and, where a newer attempt begins, go back to its position.
+
+        ``can_begin``: the state at the position is here, where positions are folded into one.
+        """
+        if attempt < self.attempt or (attempt == self.attempt and position <= self.last_start):
             return Verdict.STALE
-        if position > self.valid_length:
+        if position > self.valid_length or not can_begin:
             return Verdict.GAP
         if attempt > self.attempt:
             self.go_back(attempt, position)
-        elif position <= self.last_start:
-            return Verdict.STALE
         self.valid_length = position
         return Verdict.COMPUTE
 

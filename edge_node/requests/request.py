@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from edge_node.requests.checkpoints import Checkpoints
 from edge_node.requests.position_rule import PositionRule
 from edge_node.requests.prompt_lookup import PromptLookup
 from edge_node.requests.request_stats import RequestStats
@@ -40,6 +41,11 @@ class StageRequest:
     """Computes nothing for now."""
     guessed: bool = False
     """The last run verified guesses."""
+    states: Checkpoints | None = None
+    """Where it has its folded states, on a stage that has any."""
+    verified: Row | None = None
+    """With folded states: the last run, if it verified guesses. Those that were right are run again, for their state.
+    """
     sampling: Sampling = field(init=False)
     moved: bool = False
     """The next epoch's stage has it already; what is still on its way here is computed for that one."""
@@ -66,6 +72,49 @@ class StageRequest:
         self.rule.computed(count)
         self.guessed = verified
         self.stats.computed(count, compute_s, rows, decode=decode)
+
+    def can_begin(self, position: int) -> bool:
+        """Is the state at a position here, or can it be had?"""
+        return self.states is None or self.states.has(position) or self._again(position) > 0
+
+    def _again(self, position: int) -> int:
+        """How many positions of the last run have to be run again before one at ``position``; 0 where that won't do."""
+        verified = self.verified
+        if verified is None or self.states is None or not self.states.has(verified.position):
+            return 0
+        count = position - verified.position
+        return count if 0 < count < verified.count else 0
+
+    def replay_from(self, position: int) -> int:
+        """Where the replay is to begin that leads to a frame at ``position``."""
+        length = self.rule.valid_length
+        return length if self.states is None else self.states.before(min(position, length))
+
+    def rows_of(self, row: Row) -> list[Row]:
+        """A run, and before it what has to be run again, with the copies of the states that they take."""
+        if self.states is None:
+            return [row]
+        rows, again = [row], 0 if self.states.has(row.position) else self._again(row.position)
+        if again:
+            assert self.verified
+            rows.insert(
+                0,
+                replace(
+                    self.verified,
+                    attempt=row.attempt,
+                    count=again,
+                    sample=False,
+                    verify=False,
+                    draw=None,
+                    guess=(),
+                    again=True,
+                ),
+            )
+        for each in rows:
+            end = each.position + each.count
+            each.copies = self.states.run(each.position, end, self.open.prompt_tokens)
+        self.verified = row if row.verify else None
+        return rows
 
     @property
     def final_length(self) -> int:

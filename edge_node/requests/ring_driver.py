@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from edge_node.requests.checkpoints import Checkpoints
 from schemas.back_off import back_off_s
 from schemas.codec import restamp
 from schemas.ewma import ewma
@@ -66,6 +67,8 @@ class RingDriver:
     """The prompt and all tokens so far."""
     prefix_tokens: int = 0
     """Where the first chunk of the prompt begins: positions before it were there already."""
+    states: Checkpoints | None = None
+    """Where stage 0 has its folded states, if it has any: what it computes begins there."""
     attempt: int = 0
     steps: deque[Step] = field(default_factory=deque)
     finished: bool = False
@@ -94,7 +97,10 @@ class RingDriver:
         return self.deadline_s is not None
 
     def _steps_from(self, position: int) -> list[Step]:
-        """Steps that compute [position, len(ids)), with the boundaries the first computation had."""
+        """Steps that compute [position, len(ids)), with the boundaries the first computation had.
+
+        With folded states they begin at an earlier position, where there is one.
+        """
         if position < self.prefix_tokens:
             self.prefix_tokens = 0  # somebody no longer has the prefix
         steps = []
@@ -105,6 +111,8 @@ class RingDriver:
             if stop > position:
                 steps.append(Step(start, self.ids[start:stop], sample=stop == len(self.ids)))
             start = stop
+        if steps and self.states and not self.states.has(steps[0].position):
+            return self._steps_from(self.states.before(steps[0].position))
         return steps
 
     def published(self, step: Step, frame: bytes, compute_s: float, now_s: float) -> None:
@@ -112,7 +120,8 @@ class RingDriver:
         self.frames.append((step.position, frame))
         self._steps_asked += 1
         self._compute_s += compute_s
-        if step.sample:
+        is_known = step.position + len(step.ids) < len(self.ids)  # the token: it came from an older attempt meanwhile
+        if step.sample and not is_known:
             self._asked_s[self.attempt] = now_s
             self.deadline_s = now_s + self._patience_s()
 

@@ -12,11 +12,11 @@ def execute(segment: Segment, work: Work) -> Computed:
     """Do one run. What is wrong with one row fails that row alone.
 
     Where runs have dummies behind them, rows are computed one after the other: attention takes several positions of one
-    request only.
+    request only. So they are where positions are folded into a state, since each request has one of its own.
     """
     if len(work.rows) == 1:
         return _execute_one(segment, work.rows[0])
-    if segment.spec.same_bits:
+    if segment.spec.same_bits or segment.spec.folds_positions:
         each = [_execute_one(segment, row) for row in work.rows]
         return Computed(sum(one.compute_s for one in each), tuple(result for one in each for result in one.rows))
     places = {row.slot: row.position for row in work.rows} | dict(work.idle)
@@ -41,9 +41,11 @@ def _execute_one(segment: Segment, row: Row) -> Computed:
     if failure is not None:
         return Computed(0.0, (failure,))
     try:
-        run = segment.run(row.slot, (row.position,), row.count, logits=row.logits)
+        run = segment.run(row.slot, (row.position,), row.count, logits=row.logits, copies=row.copies)
     except SegmentUnusable as error:
         return Computed(0.0, (RowResult(failure=str(error)),))
+    if row.again:
+        return Computed(run.compute_s, (RowResult(),))
     return Computed(run.compute_s, (_give_out(segment, row, run.output, 0),))
 
 
@@ -51,10 +53,11 @@ def _take_in(segment: Segment, row: Row, first_slot: int) -> RowResult | None:
     """Put a row's input into its place in the segment's buffer."""
     begin = (row.slot - first_slot) * row.count
     if row.frame is None:
-        segment.ids_input(row.count, begin)[:] = row.ids
+        assert row.ids is not None
+        segment.ids_input(row.count, begin)[:] = row.ids[: row.count]
         return None
     try:
-        segment.take_in(row.frame.payload, row.frame.dtype, row.count, begin)
+        segment.take_in(row.frame.payload, row.frame.dtype, row.frame.count, begin)
     except NotFinite as error:
         return RowResult(failure=str(error), failure_code="not_finite")
     return None

@@ -20,8 +20,8 @@ class FastDecodeRunner:
     """Runs the decode steps of one slot. Keeps its segment in memory."""
 
     __slots__ = (
-        "_behind", "_binding", "_dtype", "_give", "_ids", "_is_last", "_lengths", "_run", "_segment", "_slot", "_take",
-        "_total",
+        "_behind", "_binding", "_dtype", "_give", "_ids", "_is_last", "_lengths", "_positions", "_run", "_segment",
+        "_slot", "_take", "_total",
     )  # fmt: skip
 
     def __init__(self, segment: Segment, slot: int) -> None:
@@ -33,6 +33,7 @@ class FastDecodeRunner:
         self._take, self._give = segment.entry.take, segment.exit.give
         self._lengths, self._total = segment.lengths_view, segment.total_view
         self._behind = segment.runs.attended(1) - 1  # so many dummies
+        self._positions = segment.step_positions
         self._run = segment.session.run_with_iobinding
         self._binding: Any = _UNBOUND
 
@@ -53,11 +54,13 @@ class FastDecodeRunner:
         if segment.ready is not self._binding:
             segment.get_ready(self._slot)
             if segment.ready is None:
-                compute_s = segment.run(self._slot, (position,), 1).compute_s
+                compute_s = segment.run(self._slot, (position,), 1, copies=fast_path.copies).compute_s
                 return self._choose(fast_path) if self._is_last else self._give(0, 1), compute_s
             self._binding = segment.ready
         last = position + self._behind
         self._lengths[0], self._total[0] = last, last + 1
+        for index in range(len(self._positions)):
+            self._positions[index] = position + index
         started = time.perf_counter()
         try:
             self._run(self._binding)

@@ -1,5 +1,7 @@
 """The KV cache of a segment: one preallocated buffer per layer and part, shared by past and present.
 
+Blocks with a short convolution keep its inputs in place of keys and values, one row for each position, too.
+
 GroupQueryAttention writes new rows in place when past and present are the same buffer, so a decode step copies
 nothing. Pages of a slot become resident only when rows are written to them.
 """
@@ -20,14 +22,14 @@ from edge_node.errors import SegmentUnusable
 from edge_node.wire.frames import kv_rows_frame
 from schemas.codec import KV_HEADER_BYTES, Dtype
 from schemas.messages import KvLayer
-from schemas.segment_tensors import KV_PARTS, past, present
+from schemas.segment_tensors import cache_parts, past, present
 
 _WIRE = {np.dtype(np.float32): Dtype.FP32, np.dtype(np.float16): Dtype.FP16}
 
 
 @dataclass(frozen=True, slots=True)
 class KvBuffer:
-    """One layer's keys or values: ``data`` is (slots, kv_heads, context, head_dim)."""
+    """One layer's keys, values or inputs of its convolution: ``data`` is (slots, kv_heads, context, head_dim)."""
 
     past_name: str
     present_name: str
@@ -48,7 +50,7 @@ class KvBuffer:
 
 
 class KvCache:
-    """The KV cache of a segment: a buffer for the keys and one for the values of each layer."""
+    """The KV cache of a segment: a buffer for each part of what a layer keeps."""
 
     def __init__(
         self,
@@ -69,19 +71,18 @@ class KvCache:
         """
         self._by_part: dict[tuple[int, int], KvBuffer] = {}
         for layer in layers:
-            for part, width in enumerate((layer.key_dim, layer.value_dim)):
-                name = KV_PARTS[part]
+            for part, (name, heads, width) in enumerate(cache_parts(layer)):
                 past_name, present_name = past(layer.layer, name), present(layer.layer, name)
-                shape = (slots, layer.kv_heads, context_tokens, width)
+                shape = (slots, heads, context_tokens, width)
                 dtype = np.dtype(dtypes[past_name])
                 kept = heir_of.buffer(layer.layer, part) if heir_of else None
                 if kept is not None and (kept.data.shape, kept.data.dtype) != (shape, dtype):
                     raise SegmentUnusable(f"layer {layer.layer} has another KV cache than in the epoch before")
-                self._by_part[layer.layer, part] = kept or KvBuffer(past_name, present_name, _zeros(shape, dtype))
+                self._by_part[layer.layer, part] = kept or KvBuffer(past_name, present_name, zeros(shape, dtype))
         self.buffers = tuple(self._by_part.values())
 
     def buffer(self, layer: int, part: int) -> KvBuffer | None:
-        """Keys (part 0) or values (1) of a layer, if it is here."""
+        """A part of what a layer keeps (of keys and values 0 and 1), if it is here."""
         return self._by_part.get((layer, part))
 
     @property
@@ -118,7 +119,7 @@ class KvCache:
         data[rows.slot, :, frame.position : frame.position + frame.count] = values.transpose(1, 0, 2)
 
 
-def _zeros(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+def zeros(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
     """An array of small pages from the system, none of which is there before it is written to; NumPy's come from the
     heap, whose huge pages may be there in full (``edge_node.runtime.process_heap``).
     """

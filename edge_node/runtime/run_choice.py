@@ -49,8 +49,11 @@ def choose_runs(segment: TriedSegment) -> None:
     Raises:
         SegmentUnusable: there is none.
     """
+    if segment.spec.folds_positions:
+        raise SegmentUnusable("dummies would go into folded states: serve the model in the profile exact")
     # Halves are computed with as floats on some processors, and may hide what differs.
-    kinds = set(itertools.product((layer.key_dim for layer in segment.spec.kv_layers), ("float32", segment.kv_dtype)))
+    head_dims = (layer.key_dim for layer in segment.spec.kv_layers if layer.key_dim)
+    kinds = set(itertools.product(head_dims, ("float32", segment.kv_dtype)))
     longest = min(_POSITIONS, segment.spec.chunk_tokens, segment.spec.context_tokens)
     for runs in CANDIDATES:
         if not all(keeps_bits(runs, *kind, segment.threads) for kind in kinds):

@@ -25,8 +25,9 @@ from edge_node.errors import SegmentUnusable
 from edge_node.runtime.hidden_buffers import Payload, entry_for, exit_for
 from edge_node.runtime.kv_cache import KvCache
 from edge_node.runtime.run_choice import choose_runs
+from edge_node.runtime.state_cache import StateCache
 from edge_node.stage_spec import SegmentSpec
-from edge_node.work import MAX_LOGITS
+from edge_node.work import MAX_LOGITS, StateCopies
 from schemas import segment_tensors as tensors
 from schemas.codec import Dtype
 from schemas.run_lengths import AS_WANTED, CANDIDATES
@@ -117,6 +118,9 @@ class Segment:
             dtypes=self._dtypes,
             heir_of=heir_of.kv if heir_of else None,
         )
+        self.states: StateCache = StateCache(
+            spec.kv_layers, slots=spec.slots, heir_of=heir_of.states if heir_of else None
+        )
         output_dtype = self._dtypes[self._output_name]
         self._ids = np.zeros(rows, np.int64)
         self._has_mask = tensors.MASK in self._input_names
@@ -141,10 +145,13 @@ class Segment:
         )
         output = np.zeros(output_shape, output_dtype)
         self.exit = exit_for(self._dtypes, self._output_name, output, spec.wire)
-        self._bindings: dict[tuple[int, int], _Binding] = {}
+        self._bindings: dict[tuple[int, int, StateCopies | None], _Binding] = {}
 
     def _check_inputs(self) -> None:
-        past = {tensors.past(layer.layer, part) for layer in self.spec.kv_layers for part in tensors.KV_PARTS}
+        past = set()
+        for layer in self.spec.kv_layers:
+            past |= {tensors.past(layer.layer, part.name) for part in tensors.cache_parts(layer)}
+            past |= {tensors.past(layer.layer, state.name) for state in layer.states}
         source = {tensors.IDS} if self.spec.is_first else {tensor.name for tensor in self.entry.tensors}
         unknown = self._input_names - past - source - _OPTIONAL_INPUTS
         unknown |= {name for name, dtype in self._dtypes.items() if dtype is None}
@@ -152,7 +159,7 @@ class Segment:
         if unknown or missing:
             raise SegmentUnusable(f"the segment's inputs are not the plan's: {sorted(unknown | missing)[:3]}")
 
-    def _new_binding(self, slot: int, slots: int) -> _Binding:
+    def _new_binding(self, slot: int, slots: int, copies: StateCopies | None) -> _Binding:
         """The binding of neighbouring slots; kept, because binding every layer's cache takes a while."""
         if len(self._bindings) >= _MAX_BINDINGS:
             del self._bindings[next(iter(self._bindings))]
@@ -161,14 +168,24 @@ class Segment:
             place = (_DEVICE, 0, buffer.data.dtype, buffer.shape_of(slots), buffer.slot_pointer(slot))
             binding.bind_input(buffer.past_name, *place)
             binding.bind_output(buffer.present_name, *place)
+        if copies:
+            for state in self.states.buffers:
+                before, after = state.place(slot, copies.source), state.place(slot, copies.target)
+                self._bind_input(binding, state.past_name, before, (1, *before.shape))
+                self._bind_output(binding, state.present_name, after, (1, *after.shape))
         if tensors.LENGTHS in self._input_names:
             self._bind_input(binding, tensors.LENGTHS, self._lengths, (slots,))
             self._bind_input(binding, tensors.TOTAL_LENGTH, self._total_length, ())
         if tensors.ATTENTION_PADS in self._input_names:
             self._bind_input(binding, tensors.ATTENTION_PADS, self._pads, self._pads.shape)
             self._bind_input(binding, tensors.ATTENTION_END, self._attention_end, self._attention_end.shape)
-        self._bindings[slot, slots] = made = _Binding(binding)
+        self._bindings[slot, slots, copies] = made = _Binding(binding)
         return made
+
+    @property
+    def step_positions(self) -> memoryview:
+        """Position ids of a step, its dummies' too; empty where the graph takes none."""
+        return self._positions[: self.runs.rows(1) if self._has_positions else 0].data
 
     @property
     def kv_dtype(self) -> str:
@@ -203,7 +220,9 @@ class Segment:
         """The buffer to write token ids to: (rows,), from row ``begin`` on."""
         return self._ids[begin : begin + rows]
 
-    def run(self, slot: int, positions: Sequence[int], count: int, *, logits: int = 1) -> RunResult:
+    def run(
+        self, slot: int, positions: Sequence[int], count: int, *, logits: int = 1, copies: StateCopies | None = None
+    ) -> RunResult:
         """Compute ``count`` positions of each of the slots [slot, slot + len(positions)) from the input buffer.
 
         Args:
@@ -212,6 +231,7 @@ class Segment:
                 runs have dummies behind them.
             count: positions per slot; the input buffer holds len(positions) x count rows.
             logits: last stage: how many of each slot's last positions need logits, ``MAX_LOGITS`` at most.
+            copies: of the slot's folded states; None for a run that goes on where the slot's last one ended.
 
         Returns the hidden states (rows, width_out) or, on the last stage, the logits (slots x logits, vocabulary).
 
@@ -221,7 +241,15 @@ class Segment:
         slots, rows, attended = len(positions), self.runs.rows(count), self.runs.attended(count)
         if slots > 1 and attended > 1:
             raise SegmentUnusable("several positions of several requests can't be computed in one run")
-        kept = self._bound(slot, slots, count, logits)
+        if not self.states.buffers:
+            copies = None
+        elif slots > 1:
+            raise SegmentUnusable("several requests can't be computed in one run, as each has a state of its own")
+        elif copies is None:
+            copies = self.states.on_from_last(slot, positions[0])
+        else:
+            self.states.check(slot, positions[0], copies)
+        kept = self._bound(slot, slots, count, logits, copies)
         for index, position in enumerate(positions):
             self.lengths_view[index] = position + attended - 1  # as GroupQueryAttention wants them: less one
         self.total_view[0] = max(positions) + attended
@@ -230,7 +258,6 @@ class Segment:
         if self._has_positions:
             for index, position in enumerate(positions):
                 self._positions[index * rows : (index + 1) * rows] = np.arange(position, position + rows)
-            self._bind_input(kept.binding, tensors.POSITIONS, self._positions, (slots, rows))
         started = time.perf_counter()
         cpu_started = self._clock() if self._speed < 1.0 else 0.0
         try:
@@ -241,22 +268,24 @@ class Segment:
             # A device of speed S needs 1/S of the time: the rest is waited, not computed.
             time.sleep((1.0 / self._speed - 1.0) * (self._clock() - cpu_started))
         compute_s = time.perf_counter() - started
+        if copies:
+            self.states.written(slot, positions[0] + count, copies)
         wanted = slots * (logits if self.spec.is_last else count)
         return RunResult(self.exit.rows(wanted), compute_s)
 
     def get_ready(self, slot: int) -> None:
-        """Set ``ready`` to a binding that runs one position of a slot; before a run, only lengths have to be written,
-        dummies included.
+        """Set ``ready`` to a binding that runs one position of a slot; before a run, only lengths and position ids have
+        to be written, dummies included.
 
-        It stays None where there is more to do in each run (a mask, positions, an emulated speed).
+        It stays None where there is more to do in each run (a mask, an emulated speed, folded states).
         """
-        if not (self._has_mask or self._has_positions or self._speed < 1.0):
-            self.ready = self._bound(slot, 1, 1, 1).binding
+        if not (self._has_mask or self._speed < 1.0 or self.states.buffers):
+            self.ready = self._bound(slot, 1, 1, 1, None).binding
 
-    def _bound(self, slot: int, slots: int, count: int, logits: int) -> _Binding:
+    def _bound(self, slot: int, slots: int, count: int, logits: int, copies: StateCopies | None) -> _Binding:
         """The binding of neighbouring slots, with these shapes, and dummies where there have to be more positions."""
         self.ready = None
-        kept = self._bindings.get((slot, slots)) or self._new_binding(slot, slots)
+        kept = self._bindings.get((slot, slots, copies)) or self._new_binding(slot, slots, copies)
         rows, logit_rows = shapes = self.runs.rows(count), self.runs.rows(logits)
         if (kept.count, kept.logits) != shapes:
             self._bind_shapes(kept.binding, slots, *shapes)
@@ -292,12 +321,16 @@ class Segment:
                 self._bind_input(binding, name, data, (slots, count, data.shape[1]))
         if self.spec.is_last:
             self._bind_input(binding, tensors.LOGIT_POSITIONS, self._logit_positions, (logits,))
+        if self._has_positions:
+            self._bind_input(binding, tensors.POSITIONS, self._positions, (slots, count))
         height = logits if self.spec.is_last else count
         for name, data in self.exit.tensors:
             self._bind_output(binding, name, data, (slots, height, data.shape[1]))
 
-    def copy_prefix(self, source: int, target: int, count: int) -> None:
-        """Copy the first ``count`` positions of a slot to another."""
+    def copy_prefix(self, source: int, target: int, count: int, copies: tuple[int, int] | None = None) -> None:
+        """Copy the first ``count`` positions of a slot to another, and of its folded states one copy to one there."""
+        if copies:
+            self.states.copy((source, copies[0]), (target, copies[1]))
         for buffer in self.kv.buffers:
             buffer.data[target, :, :count] = buffer.data[source, :, :count]
 
@@ -323,15 +356,16 @@ class Segment:
 
     @contextmanager
     def aside(self, context_tokens: int) -> Iterator[None]:
-        """Send runs to a KV cache of their own, of one slot: rows of requests are neither read nor written."""
-        kept = self.kv, self._bindings
+        """Send runs to caches of their own, of one slot: rows and states of requests are neither read nor written."""
+        kept = self.kv, self.states, self._bindings
         rows = context_tokens + self.spec.spare_positions
         self.kv = KvCache(self.spec.kv_layers, slots=1, context_tokens=rows, dtypes=self._dtypes)
+        self.states = StateCache(self.spec.kv_layers, slots=1)
         self._bindings, self.ready = {}, None
         try:
             yield
         finally:
-            (self.kv, self._bindings), self.ready = kept, None
+            (self.kv, self.states, self._bindings), self.ready = kept, None
 
 
 def cannot_run(error: Exception) -> SegmentUnusable:

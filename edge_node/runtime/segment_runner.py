@@ -181,15 +181,18 @@ class SegmentRunner:
 
     def copy_prefix(self, copy: CopyPrefix) -> None:
         """Copy KV rows between slots."""
-        self._segments[copy.key].copy_prefix(copy.source, copy.target, copy.count)
+        self._segments[copy.key].copy_prefix(copy.source, copy.target, copy.count, copy.copies)
 
     def kv_rows(self, message: SendKvRows) -> bytes:
         """The frames of a message of KV rows."""
-        return self._segments[message.key].kv.read(message)
+        segment = self._segments[message.key]
+        is_state = message.blocks[0].copy is not None
+        return segment.states.read(message) if is_state else segment.kv.read(message)
 
     def write_kv_rows(self, rows: WriteKvRows) -> None:
         """Take KV rows in that arrived."""
-        self._segments[rows.key].kv.write(rows)
+        segment = self._segments[rows.key]
+        (segment.kv if rows.copy is None else segment.states).write(rows)
 
     def fast_runner(self, fast_path: DecodeFastPath) -> FastDecodeRunner:
         """Make a runner for the steps of a fast path, in place of that of any earlier fast path of its slot."""

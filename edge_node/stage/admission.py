@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from edge_node.migration.handover import Taken
+from edge_node.requests.checkpoints import Checkpoints
 from edge_node.requests.kv_slots import Grant, SlotTable
 from edge_node.requests.prompt_lookup import PromptLookup
 from edge_node.requests.request import StageRequest
@@ -39,25 +41,27 @@ def find_slot(message: OpenRequest, taken: Taken, slots: SlotTable, make_room: C
     ``make_room`` frees the slot of a request that was sent rows but is not open.
     """
     if taken.slot is not None:
-        return Grant(taken.slot, taken.valid_length)
+        return Grant(taken.slot, taken.valid_length, states=taken.states)
     prefix = request_number(message.prefix_request) if message.prefix_request else None
     # At least two positions are left to compute: one alone would take another path through attention.
     grant = slots.take(prefix, min(message.prefix_tokens, max(message.prompt_tokens - 2, 0)))
     if grant is None and make_room():
         grant = slots.take(None, 0)
-    return grant and Grant(grant.slot, max(grant.valid_length, taken.valid_length), grant.copy_from)
+    return grant and replace(grant, valid_length=max(grant.valid_length, taken.valid_length))
 
 
 def new_request(
     message: OpenRequest,
     spec: StageSpec,
-    slot: int,
+    grant: Grant,
     *,
     before: StageRequest | None,
     watchdog_min_s: float,
 ) -> StageRequest:
     """The state of a request on this stage; ``before`` is its state on the old stage, where it goes on from one."""
-    request = before.in_next_epoch(message) if before else StageRequest(message, slot)
+    request = before.in_next_epoch(message) if before else StageRequest(message, grant.slot)
+    if spec.segment.folds_positions:
+        request.states = grant.states or Checkpoints()
     if spec.is_first:
         request.driver = RingDriver(
             prompt_tokens=message.prompt_tokens,
@@ -65,6 +69,7 @@ def new_request(
             stages=len(spec.ring),
             watchdog_min_s=watchdog_min_s,
             ids=list(message.prompt_ids or ()),
+            states=request.states,
         )
     if not (spec.is_last and not spec.is_first and message.draft_tokens):
         request.prompt_lookup = None

@@ -18,13 +18,14 @@ from typing import Any, Protocol
 
 from edge_node.effects import Effect
 from edge_node.errors import NodeError, NotFinite
+from edge_node.requests.checkpoints import Checkpoints
 from edge_node.requests.request import StageRequest
 from edge_node.requests.ring_driver import RingDriver, Step
 from edge_node.stage.stage_stats import StageStats
 from edge_node.stage_spec import StageSpec
 from edge_node.wire.frames import tokens_frame
 from edge_node.wire.topics import StageTopics
-from edge_node.work import Draw, FailureCode
+from edge_node.work import Draw, FailureCode, StateCopies
 from schemas.codec import SAMPLE, Dtype, Kind, activation_payload_bytes, request_number
 from schemas.frame_template import FrameTemplate
 
@@ -73,6 +74,8 @@ class DecodeFastPath:
         """Of the step under way."""
         self.given: Any = None
         """What the step is computed from: the token on the first stage, the payload with the hidden state on others."""
+        self.copies: StateCopies | None = None
+        """Of the slot's folded states, for the step."""
         self._stage = stage
         self._state = state
         self._rule = state.rule
@@ -122,6 +125,15 @@ class DecodeFastPath:
         ):
             return False
         self.position, self.given = position, payload
+        return state.states is None or self._goes_on_from(state.states)
+
+    def _goes_on_from(self, states: Checkpoints) -> bool:
+        """Is there a folded state for the step to go on from? If so it has its copies."""
+        position = self.position
+        if not states.has(position):
+            return False
+        self.copies = states.run(position, position + 1, self._first)
+        self._state.verified = None
         return True
 
     def frame(self, result: Any, now_s: float) -> bytes:
@@ -184,7 +196,7 @@ class FirstStageFastPath(DecodeFastPath):
         if not 0 <= token < self._vocab_size:
             return False
         self.position, self.given, self._arrived_s = position, token, now_s
-        return True
+        return state.states is None or self._goes_on_from(state.states)
 
     def _begun(self, driver: RingDriver) -> Step:
         """Take the token in and issue its step, which ``takes`` puts off until the frame is out."""

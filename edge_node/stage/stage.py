@@ -75,7 +75,7 @@ class Stage:
         if grant is None:
             return [self.failed(message.request, "busy", f"{self.spec.node} has no free KV slot")]
         self.requests[number] = request = new_request(
-            message, self.spec, grant.slot, before=taken.before, watchdog_min_s=self._watchdog_min_s
+            message, self.spec, grant, before=taken.before, watchdog_min_s=self._watchdog_min_s
         )
         self._regroup()
         if taken.waits:
@@ -85,7 +85,7 @@ class Stage:
             self.begin(number, grant.valid_length)
         if grant.copy_from is None:
             return []
-        return [CopyPrefix(self.spec.key, grant.copy_from, grant.slot, grant.valid_length)]
+        return [CopyPrefix(self.spec.key, grant.copy_from, grant.slot, grant.valid_length, grant.copies)]
 
     def begin(self, number: int, valid_length: int) -> None:
         """Begin a request behind its first ``valid_length`` positions, which are here."""
@@ -106,7 +106,7 @@ class Stage:
         state = self.give_up(number)
         if state is None or state.moved:
             return []
-        self.slots.park(number, state.slot, state.rule.valid_length)
+        self.slots.park(number, state.slot, state.rule.valid_length, state.states)
         return [Reply(RequestClosed(request=request, timing=state.stats.timing(self.spec.node, self.spec.stage)))]
 
     def give_up(self, number: int) -> StageRequest | None:
@@ -234,7 +234,7 @@ class Stage:
             if state.has_input and (len(turns) == 1 or state.next_count == 1):
                 row = self._issue(number, state) if state.driver else self._accept(number, state, effects)
                 if row:
-                    rows.append(row)
+                    rows += state.rows_of(row)
             self._take_turn(number, state)
         if len(rows) == 1:
             return Work(self.spec.key, (rows[0],)), effects
@@ -257,13 +257,13 @@ class Stage:
     def _accept(self, number: int, state: StageRequest, effects: list[Effect]) -> Row | None:
         """Later stages: the row for the next frame, if the position rule lets it through."""
         frame = state.frames.popleft()
-        verdict = state.rule.judge(frame.attempt, frame.position)
+        verdict = state.rule.judge(frame.attempt, frame.position, can_begin=state.can_begin(frame.position))
         if verdict is Verdict.COMPUTE:
             sample, verify = bool(frame.flags & SAMPLE), bool(frame.flags & VERIFY)
             return self._row(number, state, frame.position, frame.count, sample, verify, frame=frame)
         self._dropped(state)
         if verdict is Verdict.GAP:
-            effects.append(SendFrame(self.topics.segment(0), replay_frame(frame, state.rule.valid_length)))
+            effects.append(SendFrame(self.topics.segment(0), replay_frame(frame, state.replay_from(frame.position))))
         return None
 
     def _row(
@@ -295,6 +295,9 @@ class Stage:
                 continue
             if row_result.failure is not None:
                 failures.append(self.failed(request_id(row.request), row_result.failure_code, row_result.failure))
+                continue
+            if row.again:
+                state.stats.positions += row.count
                 continue
             decode = state.is_decode(row)
             state.computed(row.count, result.compute_s, len(work.rows), verified=row.verify, decode=decode)

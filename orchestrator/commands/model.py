@@ -271,9 +271,10 @@ def _quality_lines(quality: QualityReport, manifest: Manifest) -> list[str]:
 
 
 def _summary(manifest: Manifest) -> str:
+    state = f", {manifest.state_bytes:,} bytes of state per text" if manifest.folds_positions else ""
     return (
         f"{manifest.family}, {manifest.num_layers} blocks, {manifest.precision} {manifest.profile}, "
-        f"{megabytes(manifest.weight_bytes)} of weights, {manifest.kv_bytes_per_token:,} KV bytes per token"
+        f"{megabytes(manifest.weight_bytes)} of weights, {manifest.kv_bytes_per_token:,} KV bytes per token{state}"
     )
 
 

@@ -50,13 +50,15 @@ def migration_of(
     plan: DeployedPlan, running: DeployedPlan, work: OpenWork, rates: Mapping[str, float], *, limit_s: float
 ) -> Migration:
     """What moving open requests from a running plan to another takes."""
-    unit_kv_bytes = [unit.kv_bytes_per_token for unit in plan.model.manifest.units]
+    units = plan.model.manifest.units
+    unit_kv_bytes, unit_state_bytes = [u.kv_bytes_per_token for u in units], [u.state_bytes for u in units]
     return estimate(
-        transfers_between(running.ring, plan.ring, unit_kv_bytes),
+        transfers_between(running.ring, plan.ring, unit_kv_bytes, unit_state_bytes),
         work.positions,
         rates,
         plan.solution.predicted,
         chunk_tokens=plan.chunk_tokens,
         limit_s=limit_s,
         answer_tokens=work.answer_tokens,
+        requests=work.requests,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from orchestrator.model.manifest import Manifest
+from orchestrator.model.manifest import DTYPE_BYTES, Manifest
 from orchestrator.planning.errors import PlanningError
 from orchestrator.timing import LEAST_CONTEXT_TOKENS
 from schemas.codec import (
@@ -15,6 +15,7 @@ from schemas.codec import (
     activation_positions,
 )
 from schemas.messages import WireDtype
+from schemas.segment_tensors import cache_parts, state_pieces
 
 LEAST_CHUNK_TOKENS = 2
 """One position alone takes another path through attention and gives other last bits."""
@@ -41,9 +42,8 @@ def message_fit(
     """
     dtype = WIRE_DTYPES[wire_dtype]
     rows = [
-        cache.kv_heads * max(cache.key_dim, cache.value_dim) * (4 if cache.dtype == "float32" else 2)
-        for cache in manifest.layers
-    ]
+        part.heads * part.dim * DTYPE_BYTES[cache.dtype] for cache in manifest.layers for part in cache_parts(cache)
+    ] + [4 * values for cache in manifest.layers for values in state_pieces(cache)[:1]]
     needed_bytes = max(
         HEADER_BYTES + activation_payload_bytes(dtype, LEAST_CHUNK_TOKENS, manifest.width),
         HEADER_BYTES + KV_HEADER_BYTES + max(rows, default=0),

@@ -11,12 +11,14 @@ A segment's interface (B batch, S new tokens, P past, T = total, W the boundary'
              position_ids [B, S] int64       if its blocks need it
              attention_pads [6] int64, attention_end [1] int64
                                              of a graph with dummies in attention: (0, 0, 0, 0, their number, 0), and S
-             past_key_values.N.key|value     of its own layers, N counted over the whole model
+             past_key_values.N.key|value     of its own layers, N counted over the whole model; .conv where they have
+                                             a short convolution: [B, 1, P, W] of room for the S new rows, too;
+                                             .conv_state and .recurrent_state where they have a gated delta rule
              logit_positions [n] int64       if it has the head: indices into S, the head runs for these only
     outputs  hidden_out [B, S, W]            if it does not have the head (of a graph that gives halves, also
              halves_out [B, S, W] float16, squares_out [B, S, 1] float32: the sum of squares of each position), else
              logits [B, n, V]
-             present.N.key|value             of its own layers
+             present.N.*                     of its own layers, of the same names as those of the past
 
 A fused skip-normalisation is taken apart only where a boundary runs through it: upstream ``h = Add(a, b)``, downstream
 the same kernel as ``SkipNorm(h, h - h)``. That equals the fused node to the bit, whereas a plain norm of ``h`` differs
@@ -41,7 +43,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.model.attention import dummies_inputs, is_attention, with_dummies
 from orchestrator.model.cone import cheap_cone, outside_inputs
-from orchestrator.model.errors import UnsplittableGraph
+from orchestrator.model.errors import UnsplittableGraph, UnsupportedModel
 from orchestrator.model.graph import PAST_NAME, SEQUENCE_INPUTS, Step
 from orchestrator.model.rotary import limit_tables
 from orchestrator.model.shapes import FLOAT, FLOAT16
@@ -53,7 +55,6 @@ from schemas.segment_tensors import (
     HIDDEN_IN,
     HIDDEN_OUT,
     IDS,
-    KV_PARTS,
     LOGIT_POSITIONS,
     LOGITS,
     SCALE_IN,
@@ -96,6 +97,10 @@ def assemble(
     """
     if not 0 <= start < stop <= plan.num_units:
         raise ValueError(f"no such segment: [{start}, {stop}) of {plan.num_units} units")
+    if dummies and any(parts == tensors.STATE_PARTS for parts in plan.decoder.parts.values()):
+        raise UnsupportedModel(
+            "its blocks fold all positions into a state, into which dummies would go, too: take --profile exact"
+        )
     made = _Assembly(plan, start, stop, halves, dummies).build(accuracy_level)
     if positions is not None:
         limit_tables(made.graph.initializer, positions)
@@ -324,7 +329,7 @@ class _Assembly:
             infos.append(helper.make_tensor_value_info(LENGTHS[5], TensorProto.INT32, ["batch_size"]))
             infos.append(helper.make_tensor_value_info(LENGTHS[6], TensorProto.INT32, []))
         infos += dummies_inputs() if self.has_dummies else []
-        infos += [declared[tensors.past(n, kind)] for n in self.layers for kind in KV_PARTS]
+        infos += [declared[tensors.past(n, kind)] for n in self.layers for kind in self.decoder.parts[n]]
         if self.has_head:
             infos.append(helper.make_tensor_value_info(LOGIT_POSITIONS, TensorProto.INT64, ["num_logits"]))
         return infos
@@ -343,7 +348,7 @@ class _Assembly:
             infos = [_hidden_info(HIDDEN_OUT, boundary.elem_type, boundary.width)]
         if self.gives_halves:
             infos += [_hidden_info(HALVES_OUT, FLOAT16, boundary.width), _hidden_info(SQUARES_OUT, FLOAT, 1)]
-        return infos + [declared[tensors.present(n, kind)] for n in self.layers for kind in KV_PARTS]
+        return infos + [declared[tensors.present(n, kind)] for n in self.layers for kind in self.decoder.parts[n]]
 
 
 def _hidden_info(name: str, elem_type: int, width: int) -> ValueInfoProto:

@@ -16,7 +16,8 @@ from orchestrator.model.rotary import computed_rows, row_bytes, table_pairs
 from orchestrator.model.shapes import FLOAT_NAMES
 from orchestrator.model.split import SplitPlan
 from orchestrator.model.tokenizer import ModelTokenizer
-from schemas.segment_tensors import KV_PARTS, LOGITS, past
+from schemas.messages import FoldedState
+from schemas.segment_tensors import CONV_PART, KV_PARTS, LOGITS, STATE_PARTS, past
 from schemas.units import kinds_of
 
 if TYPE_CHECKING:
@@ -128,6 +129,7 @@ def _units(plan: SplitPlan, blobs: tuple[Blob, ...], layers: tuple[LayerCache, .
                 weight_bytes=sum(b.size_bytes for b in own),
                 flops_per_token=flops[index],
                 kv_bytes_per_token=cache.bytes_per_token if cache else 0,
+                state_bytes=cache.state_bytes if cache else 0,
             )
         )
     return tuple(units)
@@ -154,6 +156,15 @@ def _precision(decoder: Decoder) -> str:
 
 def _layer_cache(decoder: Decoder, layer: int, config: Mapping[str, Any], genai: Mapping[str, Any]) -> LayerCache:
     inputs = {i.name: i for i in decoder.model.graph.input}
+    if decoder.parts[layer] == (CONV_PART,):
+        rows = inputs[past(layer, CONV_PART)]
+        width = _last_dim(rows)
+        if not width:
+            raise UnsplittableGraph(f"the width of {rows.name} is unknown")
+        return LayerCache(layer, 0, 0, 0, width, _dtype(rows), None)
+    if decoder.parts[layer] == STATE_PARTS:
+        states = tuple(_state(inputs[past(layer, part)], part) for part in STATE_PARTS)
+        return LayerCache(layer, 0, 0, 0, 0, _dtype(inputs[past(layer, STATE_PARTS[0])]), None, states)
     key, value = (inputs[past(layer, kind)] for kind in KV_PARTS)
     attention = _attention(decoder, layer)
     attributes = {a.name: a.i for a in attention.attribute} if attention is not None else {}
@@ -168,7 +179,14 @@ def _layer_cache(decoder: Decoder, layer: int, config: Mapping[str, Any], genai:
     if not heads or not key_dim or not value_dim:
         raise UnsplittableGraph(f"the shape of past_key_values.{layer} is unknown (heads {heads}, dimension {key_dim})")
     window = attributes.get("local_window_size", -1)
-    return LayerCache(layer, heads, key_dim, value_dim, _dtype(key), window if window > 0 else None)
+    return LayerCache(layer, heads, key_dim, value_dim, 0, _dtype(key), window if window > 0 else None)
+
+
+def _state(info: ValueInfoProto, part: str) -> FoldedState:
+    shape = tuple(dim.dim_value for dim in info.type.tensor_type.shape.dim)[1:]
+    if not shape or not all(shape) or _dtype(info) != "float32":
+        raise UnsplittableGraph(f"{info.name} is not a state in float32 whose shape is known")
+    return FoldedState(name=part, shape=shape)
 
 
 def _rotary_rows(decoder: Decoder) -> list[int]:

@@ -3,8 +3,10 @@
 Expected layout (what the onnxruntime-genai builder and the exports on the Hugging Face hub share)::
 
     inputs   input_ids [B, S]   attention_mask [B, T]   position_ids [B, S] (optional)
-             past_key_values.N.key|value [B, heads, past, head_dim]
-    outputs  logits [B, S, V]   present.N.key|value
+             past_key_values.N.key|value [B, heads, past, head_dim], of a block with a short convolution
+             past_key_values.N.conv [B, 1, past, W], of one with a gated delta rule
+             past_key_values.N.conv_state [B, C, K - 1] and .recurrent_state [B, heads, key_dim, value_dim]
+    outputs  logits [B, S, V]   present.N.* of the same names
 
 Two ideas carry the analysis:
 
@@ -25,13 +27,30 @@ from typing import TYPE_CHECKING
 
 from orchestrator.model.errors import BrokenModel, UnsplittableGraph
 from orchestrator.model.shapes import TensorType, tensor_types
-from schemas.segment_tensors import IDS, KV_PARTS, LOGITS, MASK, PAST, POSITIONS, past, present
+from schemas.segment_tensors import (
+    CONV_PART,
+    IDS,
+    KV_PARTS,
+    LOGITS,
+    MASK,
+    PAST,
+    POSITIONS,
+    STATE_PARTS,
+    past,
+    present,
+)
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
-PAST_NAME = re.compile(rf"{re.escape(PAST)}(\d+)\.({'|'.join(KV_PARTS)})$")
+PAST_NAME = re.compile(rf"{re.escape(PAST)}(\d+)\.({'|'.join((*KV_PARTS, CONV_PART, *STATE_PARTS))})$")
 SEQUENCE_INPUTS = (IDS, MASK, POSITIONS)
+_READERS = dict.fromkeys(KV_PARTS, ("GroupQueryAttention", "Shape")) | {
+    CONV_PART: ("GatherND", "ScatterND", "Shape"),
+    STATE_PARTS[0]: ("CausalConvWithState",),
+    STATE_PARTS[1]: ("LinearAttention",),
+}
+"""What may read a part of a cache: rows stay where they are, new ones are written behind them, states become others."""
 FUSED_SKIP_NORMS = ("SkipSimplifiedLayerNormalization", "SkipLayerNormalization")
 NORMS = (*FUSED_SKIP_NORMS, "SimplifiedLayerNormalization", "LayerNormalization", "RMSNormalization")
 
@@ -56,7 +75,12 @@ class Decoder:
     types: dict[str, TensorType]
     core: tuple[Step, ...]  # in a tight topological order: each step as late as its layer allows
     cheap_producer: dict[str, int]  # tensor -> node, for the cheap cone
-    layers: tuple[int, ...]
+    parts: dict[int, tuple[str, ...]]  # what each layer keeps, by name, in order of layers
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The layers that keep something of each position, or of all."""
+        return tuple(self.parts)
 
     def op(self, step: Step) -> str:
         """The operator type of the step's node."""
@@ -113,7 +137,7 @@ def resolve(model: ModelProto, folder: Path) -> Decoder:
     """
     graph = model.graph
     initializers = {t.name: t for t in graph.initializer}
-    layers = _check_interface(graph, initializers)
+    parts = _check_interface(graph, initializers)
     types = tensor_types(model)
     steps = [step for index in range(len(graph.node)) for step in _steps_of(graph, index)]
     producer = {name: i for i, step in enumerate(steps) for name in step.outputs}
@@ -125,8 +149,8 @@ def resolve(model: ModelProto, folder: Path) -> Decoder:
             types[step.outputs[0]] = types[step.inputs[0]]
     core_names = {n for s in steps if _is_core(graph, s, tainted) for n in s.outputs}
     cheap = {n: s.node for s in steps if not _is_core(graph, s, tainted) for n in s.outputs}
-    order = _order_by_layer(steps, producer, core_names, layers)
-    return Decoder(model, folder, initializers, types, tuple(order), cheap, layers)
+    order = _order_by_layer(steps, producer, core_names, parts)
+    return Decoder(model, folder, initializers, types, tuple(order), cheap, parts)
 
 
 def require_shared_caches(decoder: Decoder) -> None:
@@ -136,10 +160,10 @@ def require_shared_caches(decoder: Decoder) -> None:
         UnsplittableGraph: a KV cache is read by something else than GroupQueryAttention; names the node.
     """
     for node in decoder.model.graph.node:
-        cache = next((n for n in node_inputs(node) if PAST_NAME.match(n)), None)
-        if cache is not None and node.op_type not in ("GroupQueryAttention", "Shape"):
+        cache = next((found for n in node_inputs(node) if (found := PAST_NAME.match(n))), None)
+        if cache is not None and node.op_type not in _READERS[cache[2]]:
             raise UnsplittableGraph(
-                f"node {node.name or node.output[0]!r} ({node.op_type}) reads {cache}: nodes run attention by"
+                f"node {node.name or node.output[0]!r} ({node.op_type}) reads {cache[0]}: nodes run attention by"
                 " GroupQueryAttention only; add the checkpoint that the graph was exported from, or another export"
             )
 
@@ -161,7 +185,7 @@ def _captured(graph: GraphProto) -> Iterator[str]:
     yield from (o.name for o in graph.output if o.name not in local)
 
 
-def _check_interface(graph: GraphProto, initializers: dict[str, TensorProto]) -> tuple[int, ...]:
+def _check_interface(graph: GraphProto, initializers: dict[str, TensorProto]) -> dict[int, tuple[str, ...]]:
     inputs = [i.name for i in graph.input if i.name not in initializers]
     outputs = {o.name for o in graph.output}
     for name in (IDS, MASK):
@@ -176,16 +200,19 @@ def _check_interface(graph: GraphProto, initializers: dict[str, TensorProto]) ->
             seen.setdefault(int(match[1]), set()).add(match[2])
         elif name not in SEQUENCE_INPUTS:
             raise UnsplittableGraph(f"the graph has an input {name!r} that is not known")
-    layers = tuple(sorted(seen))
-    if not layers:
+    if not seen:
         raise UnsplittableGraph("the graph has no KV cache inputs past_key_values.N.key and .value")
-    for layer in layers:
-        for kind in KV_PARTS:
+    parts: dict[int, tuple[str, ...]] = {
+        layer: next((parts for parts in ((CONV_PART,), STATE_PARTS) if parts[0] in seen[layer]), KV_PARTS)
+        for layer in sorted(seen)
+    }
+    for layer, kinds in parts.items():
+        for kind in kinds:
             if kind not in seen[layer]:
                 raise UnsplittableGraph(f"the graph has no input {past(layer, kind)}")
             if present(layer, kind) not in outputs:
                 raise UnsplittableGraph(f"the graph has no output {present(layer, kind)}")
-    return layers
+    return parts
 
 
 def _steps_of(graph: GraphProto, index: int) -> tuple[Step, ...]:
@@ -256,7 +283,7 @@ def _visit(root: int, steps: list[Step], producer: dict[str, int], state: bytear
 
 
 def _order_by_layer(
-    steps: list[Step], producer: dict[str, int], core_names: set[str], layers: tuple[int, ...]
+    steps: list[Step], producer: dict[str, int], core_names: set[str], parts: dict[int, tuple[str, ...]]
 ) -> list[Step]:
     """Core steps, layer by layer: first what present.0 needs, then what present.1 needs on top, ... then logits.
 
@@ -264,7 +291,7 @@ def _order_by_layer(
     """
     order: list[int] = []
     state = bytearray(len(steps))
-    roots = [present(layer, kind) for layer in layers for kind in KV_PARTS]
+    roots = [present(layer, kind) for layer, kinds in parts.items() for kind in kinds]
     for name in (*roots, LOGITS):
         if name not in producer:
             raise UnsplittableGraph(f"the output {name!r} is computed by no node")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import types
 import typing
 from dataclasses import dataclass
@@ -16,10 +17,12 @@ from typing import Any
 
 from orchestrator.model.errors import ManifestError
 from orchestrator.model.precision import PROFILES, NumericProfile
+from schemas.messages import FoldedState, KvLayer
 from schemas.names import is_sha256
+from schemas.segment_tensors import cache_parts
 from schemas.units import kinds_of
 
-FORMAT = 3
+FORMAT = 4
 _FROM_ARCHIVE = "archive:"
 """Begins the fingerprints of models that came in an archive: nobody here has seen that they are their source's, so
 that they are never taken for it."""
@@ -28,8 +31,10 @@ DTYPE_BYTES = {"float32": 4, "float16": 2}
 
 @dataclass(frozen=True)
 class LayerCache:
-    """The KV cache of one block: key [B, kv_heads, tokens, key_dim], value [B, kv_heads, tokens, value_dim].
+    """Kept by one block of each position: key [B, kv_heads, tokens, key_dim], value [B, kv_heads, tokens, value_dim].
 
+    A block with a short convolution keeps that one's inputs instead, [B, 1, tokens, conv_dim]; the other sizes are 0.
+    A block with ``states`` keeps these alone, [B, *shape], one for all positions of a text.
     ``window`` is the number of positions a sliding-window layer looks back, None for full attention.
     """
 
@@ -37,12 +42,30 @@ class LayerCache:
     kv_heads: int
     key_dim: int
     value_dim: int
+    conv_dim: int
     dtype: str
     window: int | None
+    states: tuple[FoldedState, ...] = ()
 
     @property
     def bytes_per_token(self) -> int:
-        return self.kv_heads * (self.key_dim + self.value_dim) * DTYPE_BYTES[self.dtype]
+        return sum(part.heads * part.dim for part in cache_parts(self)) * DTYPE_BYTES[self.dtype]
+
+    @property
+    def state_bytes(self) -> int:
+        """Of the states of one text at one position."""
+        return sum(math.prod(state.shape) for state in self.states) * DTYPE_BYTES[self.dtype]
+
+    def as_told(self) -> KvLayer:
+        """The shape of it as nodes are told."""
+        return KvLayer(
+            layer=self.layer,
+            kv_heads=self.kv_heads,
+            key_dim=self.key_dim,
+            value_dim=self.value_dim,
+            conv_dim=self.conv_dim,
+            states=self.states,
+        )
 
 
 @dataclass(frozen=True)
@@ -56,6 +79,7 @@ class Unit:
     weight_bytes: int
     flops_per_token: int
     kv_bytes_per_token: int
+    state_bytes: int = 0  # of a text at one position
 
 
 @dataclass(frozen=True)
@@ -166,8 +190,18 @@ class Manifest:
         return sum(blob.size_bytes for blob in self.blobs)
 
     @property
+    def folds_positions(self) -> bool:
+        """Are there blocks that keep one state for all positions?"""
+        return any(layer.states for layer in self.layers)
+
+    @property
     def kv_bytes_per_token(self) -> int:
         return sum(layer.bytes_per_token for layer in self.layers)
+
+    @property
+    def state_bytes(self) -> int:
+        """Of all states of a text at one position."""
+        return sum(layer.state_bytes for layer in self.layers)
 
     def blobs_of(self, start: int, stop: int) -> tuple[Blob, ...]:
         """The blobs that the units [start, stop) need, each once."""

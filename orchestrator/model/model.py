@@ -225,12 +225,16 @@ class Model:
             outputs.append(TensorSpec(tensors.HALVES_OUT, "float16", (*tokens, str(width_out))))
             outputs.append(TensorSpec(tensors.SQUARES_OUT, "float32", (*tokens, "1")))
         for cache in layers:
-            for kind, dim in zip(tensors.KV_PARTS, (cache.key_dim, cache.value_dim), strict=True):
-                heads = str(cache.kv_heads)
+            for kind, count, dim in tensors.cache_parts(cache):
+                heads = str(count)
                 past = ("batch_size", heads, "past_sequence_length", str(dim))
                 present = ("batch_size", heads, "total_sequence_length", str(dim))
                 inputs.append(TensorSpec(tensors.past(cache.layer, kind), cache.dtype, past))
                 outputs.append(TensorSpec(tensors.present(cache.layer, kind), cache.dtype, present))
+            for state in cache.states:
+                shape = ("batch_size", *map(str, state.shape))
+                inputs.append(TensorSpec(tensors.past(cache.layer, state.name), cache.dtype, shape))
+                outputs.append(TensorSpec(tensors.present(cache.layer, state.name), cache.dtype, shape))
         if has_head:
             inputs.append(TensorSpec(tensors.LOGIT_POSITIONS, "int64", ("num_logits",)))
         return SegmentSpec(

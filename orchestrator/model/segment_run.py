@@ -69,11 +69,16 @@ class SegmentRun:
         self.length = 0
         """Tokens in the cache."""
         self._cache: dict[str, NDArray[Any]] = {}
+        self._states: dict[str, NDArray[Any]] = {}
         for layer in self._layers:
-            for part, dim in zip(tensors.KV_PARTS, (layer.key_dim, layer.value_dim), strict=True):
+            for part, heads, dim in tensors.cache_parts(layer):
                 name = tensors.past(layer.layer, part)
                 if name in self._inputs:
-                    self._cache[name] = np.zeros((1, layer.kv_heads, 0, dim), np.dtype(layer.dtype))
+                    self._cache[name] = np.zeros((1, heads, 0, dim), np.dtype(layer.dtype))
+            for state in layer.states:
+                name = tensors.past(layer.layer, state.name)
+                if name in self._inputs:
+                    self._states[name] = np.zeros((1, *state.shape), np.float32)
 
     def step(
         self,
@@ -113,7 +118,8 @@ class SegmentRun:
             tensors.ATTENTION_PADS: np.array([0, 0, 0, 0, attended - rows, 0], np.int64),
             tensors.ATTENTION_END: np.array([rows], np.int64),
             tensors.LOGIT_POSITIONS: np.array(positions, np.int64),
-            **self._cache,
+            **{name: self._with_room(name, rows) for name in self._cache},
+            **self._states,
             **(others or {}),
         }
         if hidden is not None and dummies:
@@ -130,5 +136,15 @@ class SegmentRun:
         self.length += count
         for name in self._cache:
             self._cache[name] = named[name.replace(tensors.PAST, tensors.PRESENT)][:, :, : self.length]
+        for name in self._states:
+            self._states[name] = named[name.replace(tensors.PAST, tensors.PRESENT)]
         result: NDArray[Any] = named[tensors.LOGITS if tensors.LOGITS in named else tensors.HIDDEN_OUT]
         return result[:, : wanted if tensors.LOGIT_POSITIONS in self._inputs else count]
+
+    def _with_room(self, name: str, rows: int) -> NDArray[Any]:
+        """A cache as it goes into a run: a convolution writes new rows into it, attention makes a longer one."""
+        import numpy as np
+
+        kept = self._cache[name]
+        is_longer = name.endswith(f".{tensors.CONV_PART}")
+        return np.pad(kept, ((0, 0), (0, 0), (0, rows), (0, 0))) if is_longer else kept

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from orchestrator.model.assemble import set_accuracy_level
 from orchestrator.model.graph import read_model
-from orchestrator.model.manifest import LayerCache
+from orchestrator.model.manifest import LayerCache, parse_json
 from orchestrator.model.onnx_files import EMBEDDED, embedding_file, takes_embedded
 from orchestrator.model.precision import PROFILES
 from orchestrator.model.segment_run import SegmentRun, open_graph
@@ -25,7 +25,7 @@ def compute(graph: Path, out: Path, request: Path) -> None:
     import numpy as np
 
     asked = json.loads(request.read_text("utf-8"))
-    layers = [LayerCache(**layer) for layer in asked["layers"]]
+    layers = [parse_json(LayerCache, json.dumps(layer), str(request)) for layer in asked["layers"]]
     model = read_model(graph)
     for node in model.graph.node:
         set_accuracy_level(node, PROFILES["exact"].accuracy_level)

@@ -195,7 +195,6 @@ def _stage_figures(problem: Problem, stages: Sequence[Stage], index: int) -> Sta
     device = problem.device_by_name[stage.node]
     body, head = stage_counts(problem, stage)
     counts = unit_counts(problem, stage)
-    kv_bytes = sum(count * run.kv_bytes_per_token for count, run in zip(counts, problem.runs, strict=True))
     return StageFigures(
         node=stage.node,
         start=stage.start,
@@ -204,7 +203,7 @@ def _stage_figures(problem: Problem, stages: Sequence[Stage], index: int) -> Sta
         hop_s=device.hop_s if leaves(stages, index) else 0.0,
         prefill_s=problem.prompt_tokens * weighted(body, device.prefill_s) + weighted(head, device.decode_s),
         weight_bytes=sum(count * run.weight_bytes for count, run in zip(counts, problem.runs, strict=True)),
-        kv_bytes=kv_bytes * problem.context_tokens * problem.slots,
+        kv_bytes=sum(count * problem.unit_cache_bytes(run) for count, run in zip(counts, problem.runs, strict=True)),
     )
 
 

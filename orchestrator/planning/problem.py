@@ -15,6 +15,7 @@ from functools import cached_property
 
 from orchestrator.planning.errors import PlanningError
 from schemas.limits import MAX_PAYLOAD_BYTES
+from schemas.segment_tensors import STATE_COPIES
 from schemas.units import KINDS
 
 
@@ -36,7 +37,8 @@ class UnitRun:
     """Neighbouring units that are alike.
 
     `weight_bytes` is what one loaded unit takes resident (after pre-packing), `disk_bytes` its blob on disk
-    (the same when None), `kv_bytes_per_token` its KV cache per token of context and slot.
+    (the same when None), `kv_bytes_per_token` its KV cache per token of context and slot, `state_bytes` its state of
+    a text, of which nodes have copies, where it folds all positions into one; in a run of both kinds it may be either.
     """
 
     kind: str
@@ -46,6 +48,7 @@ class UnitRun:
     kv_bytes_per_token: int = 0
     flops_per_token: float = 0.0
     disk_bytes: int | None = None
+    state_bytes: int = 0
 
     @property
     def stop(self) -> int:
@@ -267,7 +270,11 @@ class Problem:
 
     def unit_memory_bytes(self, run: UnitRun) -> int:
         """Resident bytes of one unit with its KV caches."""
-        return run.weight_bytes + run.kv_bytes_per_token * self.context_tokens * self.slots
+        return run.weight_bytes + self.unit_cache_bytes(run)
+
+    def unit_cache_bytes(self, run: UnitRun) -> int:
+        """What one unit keeps of all texts: KV caches, or folded states."""
+        return max(run.kv_bytes_per_token * self.context_tokens, run.state_bytes * STATE_COPIES) * self.slots
 
     @property
     def chain_bytes(self) -> int:
@@ -351,7 +358,7 @@ def _check_runs(runs: Sequence[UnitRun]) -> None:
             raise PlanningError(f"run kind {run.kind!r} is unknown: use one of {', '.join(KINDS)}")
         if run.start != at or run.count < 1:
             raise PlanningError(f"runs must follow each other: expected one that starts at unit {at}, got {run.start}")
-        if min(run.weight_bytes, run.kv_bytes_per_token, run.stored_bytes) < 0:
+        if min(run.weight_bytes, run.kv_bytes_per_token, run.state_bytes, run.stored_bytes) < 0:
             raise PlanningError(f"the {run.kind} run at unit {run.start} has a negative size")
         at = run.stop
 

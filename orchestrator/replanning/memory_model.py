@@ -75,7 +75,7 @@ def workspace_bytes(manifest: Manifest, *, chunk_tokens: int, context_tokens: in
     width = manifest.width
     block = max(manifest.units[1:-1], key=lambda unit: unit.flops_per_token)
     projected = block.flops_per_token / 2 / width
-    heads = max((width / max(cache.key_dim, 1) for cache in manifest.layers), default=1.0)
+    heads = max((width / cache.key_dim for cache in manifest.layers if cache.key_dim), default=1.0)
     activations = 4 * chunk * (projected + heads * context_tokens)
     logits = 4 * manifest.vocab_size * (slots + 1)
     spare_kv = slots * spare * manifest.kv_bytes_per_token  # of all layers: a node has some

@@ -116,6 +116,7 @@ def _run(kind: UnitKind, manifest: Manifest, units: Sequence[Unit], resident: Re
         kv_bytes_per_token=max(unit.kv_bytes_per_token for unit in units),
         flops_per_token=float(max(unit.flops_per_token for unit in units)),
         disk_bytes=max(sizes),
+        state_bytes=max(unit.state_bytes for unit in units),
     )
 
 

@@ -44,7 +44,6 @@ from schemas.errors import LinguabusError
 from schemas.messages import (
     PROBE_CONTEXT_TOKENS,
     BlobRef,
-    KvLayer,
     NoPlanExplanation,
     PlanExplanation,
     ProbePart,
@@ -166,6 +165,8 @@ class Worker:
                 fault = tokenizer.check_template()  # which also gets it ready for the first question
                 if fault:
                     logger.warning("model %s answers raw prompts only: %s", name, fault)
+                if model.manifest.folds_positions:
+                    logger.info("model %s: answers are computed one after the other, as each has a state", name)
                 served = ServedModel(model.manifest, tokenizer, probe_parts(model), model.wire)
                 self._models[name], self._tokenizers[name] = model, tokenizer
                 self._answers[name] = self._store.known_answers(model)
@@ -271,15 +272,7 @@ def build_segment(model: Model, stage: StageRef, positions: int, wire: WireDtype
     return BuiltSegment(
         graph=BlobRef(sha256=spec.graph.sha256, size_bytes=spec.graph.size_bytes),
         blobs=tuple(BlobRef(sha256=blob.sha256, size_bytes=blob.size_bytes) for blob in spec.blobs),
-        kv_layers=tuple(
-            KvLayer(
-                layer=layer,
-                kv_heads=caches[layer].kv_heads,
-                key_dim=caches[layer].key_dim,
-                value_dim=caches[layer].value_dim,
-            )
-            for layer in spec.layers
-        ),
+        kv_layers=tuple(caches[layer].as_told() for layer in spec.layers),
         width_in=spec.width_in or 0,
         width_out=spec.width_out or 0,
     )

@@ -21,7 +21,7 @@ TEXT = [3 + (5 + 11 * i) % (VOCABULARY - 3) for i in range(72)]
 OURS = [
     "Gemma", "Gemma 2", "Gemma 3", "Gemma 3, text of a model that sees", "Ministral 3, text of a model that sees",
     "Phi-2", "Phi-4-mini", "OLMo 2", "OLMo 3", "HunYuan dense", "StarCoder2", "GPT-NeoX", "Pythia, one after the other",
-    "GPT-2", "Cohere Command R", "StableLM", "StableLM, side by side", "Arcee",
+    "GPT-2", "Cohere Command R", "StableLM", "StableLM, side by side", "Arcee", "LFM2, biases",
 ]  # fmt: skip
 
 

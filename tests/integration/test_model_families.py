@@ -22,7 +22,19 @@ from tests.support.segments import open_segment, segment_spec
 from tests.support.tiny_models import FAMILIES, VOCABULARY, make_checkpoint
 
 PROMPT = [3 + (5 + 11 * i) % (VOCABULARY - 3) for i in range(24)]
-QUANTISED = [("llama", "int4"), ("llama", "int8"), ("llama", "fp16"), ("gemma3", "int4"), ("phi3", "int8")]
+QUANTISED = [
+    ("llama", "int4"),
+    ("llama", "int8"),
+    ("llama", "fp16"),
+    ("gemma3", "int4"),
+    ("phi3", "int8"),
+    ("lfm2", "int4"),
+    ("qwen3_5", "int4"),
+    ("qwen3_5", "int8"),
+]
+MADE = [*((family, "fp32") for family in FAMILIES), *QUANTISED]
+FOLDED = "qwen3_5"
+"""Its blocks keep a state, which rules the profile steady out."""
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +46,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> ModelStore:
     with converting_here():
         for family in FAMILIES:
             make_checkpoint(family, folder / family)
-        for family, precision in [*((family, "fp32") for family in FAMILIES), *QUANTISED]:
+        for family, precision in MADE:
             store.add(str(folder / family), precision=precision)
     return store
 
@@ -71,7 +83,7 @@ def test_fp32_computes_what_transformers_computes(
     assert Chain(model, [2, 4]).greedy(PROMPT, 16) == answer[0, len(PROMPT) :].tolist()
 
 
-@pytest.mark.parametrize(("family", "precision"), [*((family, "fp32") for family in FAMILIES), *QUANTISED])
+@pytest.mark.parametrize(("family", "precision"), MADE)
 def test_its_files_alone_tell_what_its_manifest_says(store: ModelStore, family: str, precision: str) -> None:
     """So that it passes where it comes in an archive."""
     model = opened(store, family, precision)
@@ -79,7 +91,7 @@ def test_its_files_alone_tell_what_its_manifest_says(store: ModelStore, family: 
     assert examine(model.folder, sizes) == model.manifest
 
 
-@pytest.mark.parametrize(("family", "precision"), [*((family, "fp32") for family in FAMILIES), *QUANTISED])
+@pytest.mark.parametrize(("family", "precision"), [made for made in MADE if made[0] != FOLDED])
 def test_steady_gives_the_same_bits_in_any_runs(store: ModelStore, family: str, precision: str) -> None:
     """Here and on nodes, past the window of attention too, where the text is longer than that."""
     model = opened(store, family, precision)
@@ -90,7 +102,7 @@ def test_steady_gives_the_same_bits_in_any_runs(store: ModelStore, family: str, 
     assert set(differing_logits(segment).values()) == {0}
 
 
-@pytest.mark.parametrize(("family", "precision"), [*((family, "fp32") for family in FAMILIES), *QUANTISED])
+@pytest.mark.parametrize(("family", "precision"), MADE)
 def test_segments_give_their_known_answers(store: ModelStore, family: str, precision: str) -> None:
     model = opened(store, family, precision)
     units = model.manifest.num_units
@@ -135,10 +147,22 @@ def test_the_manifest_says_what_the_family_is(store: ModelStore, family: str) ->
     assert [c.window for c in manifest.layers] == [None if c.layer in full else window for c in manifest.layers]
     assert {b.width for b in manifest.boundaries} == {64}
     assert {b.tensors for b in manifest.boundaries} == {1}
-    assert all(c.kv_heads == 2 and c.dtype == "float32" for c in manifest.layers)
+    convolutions = {0, 2} if family == "lfm2" else set()
+    rules = {0, 2, 3} if family == FOLDED else set()
+    for cache, unit in zip(manifest.layers, manifest.units[1:-1], strict=True):
+        if cache.layer in rules:
+            assert [state.shape for state in cache.states] == [(2 * 2 * 16 + 4 * 16, 3), (4, 16, 16)]
+            assert (unit.kv_bytes_per_token, unit.state_bytes) == (0, 4 * (128 * 3 + 4 * 16 * 16))
+            continue
+        is_convolution = cache.layer in convolutions
+        assert (cache.kv_heads, cache.conv_dim) == ((0, 64) if is_convolution else (2, 0))
+        assert unit.kv_bytes_per_token == 4 * (64 if is_convolution else 2 * (cache.key_dim + cache.value_dim))
+    assert {c.dtype for c in manifest.layers} == {"float32"}
     assert (manifest.vocab_size, manifest.bos_id, manifest.eos_ids) == (VOCABULARY, 1, (2,))
     assert manifest.max_context == (64 if family == "phi3-long" else 256)
-    assert manifest.family == {"gemma3": "gemma3_text"}.get(family.split("-")[0], family.split("-")[0])
+    assert manifest.family == {"gemma3": "gemma3_text", FOLDED: "qwen3_5_text"}.get(
+        family.split("-")[0], family.split("-")[0]
+    )
     assert manifest.has_chat_template
 
 

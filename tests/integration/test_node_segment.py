@@ -33,7 +33,7 @@ from orchestrator.model.known_answers import KnownAnswers
 from orchestrator.model.model import GRAPH_FILE, Model
 from orchestrator.model.split import plan_split
 from schemas.codec import Dtype, Frame, Kind, decode_frames, unpack_kv_header
-from schemas.messages import BlobRef, Epoch, KvLayer, PrepareSegment, Sampling, StageRef
+from schemas.messages import BlobRef, Epoch, PrepareSegment, Sampling, StageRef
 from tests.support.polling import DEADLINE_S
 from tests.support.ring import even_cuts
 
@@ -57,11 +57,7 @@ def specification(model: Model, cuts: Sequence[int], stage: int, **changes: Any)
         "graph": BlobRef(sha256=segment.graph.sha256, size_bytes=segment.graph.size_bytes),
         "blobs": tuple(BlobRef(sha256=blob.sha256, size_bytes=blob.size_bytes) for blob in segment.blobs),
         "blob_urls": ("http://127.0.0.1:9/blobs",),
-        "kv_layers": tuple(
-            KvLayer(layer=kv.layer, kv_heads=kv.kv_heads, key_dim=kv.key_dim, value_dim=kv.value_dim)
-            for kv in model.manifest.layers
-            if kv.layer in segment.layers
-        ),
+        "kv_layers": tuple(kv.as_told() for kv in model.manifest.layers if kv.layer in segment.layers),
         "width_in": segment.width_in or 0,
         "width_out": segment.width_out or 0,
         "vocab_size": model.manifest.vocab_size,

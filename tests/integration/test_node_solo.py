@@ -60,6 +60,7 @@ class Step:
 
     position: int
     given: Any
+    copies: None = None
 
     def draw(self) -> Draw:
         return Draw(Sampling(temperature=0.9, seed=5), self.position + 1, ())

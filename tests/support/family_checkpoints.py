@@ -61,6 +61,22 @@ _EYES = {
     "num_attention_heads": 2,
     "patch_size": 14,
 }
+_SMALL_EYES = {"depth": 1, "hidden_size": 32, "intermediate_size": 32, "num_heads": 2, "out_hidden_size": 96}
+_DELTA_RULES = _TIED | {
+    "head_dim": 64,
+    "layer_types": ["linear_attention", "linear_attention", "linear_attention", "full_attention"],
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 16,
+    "linear_value_head_dim": 24,
+    "rope_parameters": {
+        "rope_type": "default",
+        "rope_theta": 1e4,
+        "partial_rotary_factor": 0.25,
+        "mrope_section": [4, 2, 2],
+        "mrope_interleaved": True,
+    },
+}
 _MIXED_LAYERS = ["sliding_attention", "full_attention"] * 2
 
 
@@ -152,6 +168,20 @@ ROWS: dict[str, FamilyRow] = {
         context=TRAINED_TOKENS,
     ),
     "SmolLM3": FamilyRow("SmolLM3", _TIED | {"no_rope_layers": [1, 1, 0, 1]}),
+    "LFM2": FamilyRow("Lfm2", _TIED | {"layer_types": ["conv", "full_attention"] * 2, "block_multiple_of": 32}),
+    "LFM2, biases": FamilyRow(
+        "Lfm2",
+        _TIED | {"layer_types": ["full_attention", "conv", "conv", "conv"], "conv_bias": True, "conv_L_cache": 4},
+    ),
+    "Qwen3.5": FamilyRow("Qwen3_5Text", _DELTA_RULES, "Qwen3_5ForCausalLM"),
+    "Qwen3.5, text of a model that sees": FamilyRow(
+        "Qwen3_5",
+        {
+            "text_config": _COMMON | _DELTA_RULES | {"model_type": "qwen3_5_text"},
+            "vision_config": _SMALL_EYES,
+        },
+        "Qwen3_5ForConditionalGeneration",
+    ),
     "Granite 3": FamilyRow(
         "Granite",
         _TIED
@@ -213,6 +243,8 @@ def make_family(name: str, folder: Path, seed: int = 0) -> Path:
         for key, weight in model.named_parameters():
             if "norm" in key or ".ln_" in key:
                 weight.add_(0.1 * torch.randn_like(weight))
+            elif key.endswith("A_log"):
+                weight.copy_(torch.randn_like(weight) - 3)  # a delta rule that remembers: else its result is a sign
             else:
                 weight.copy_(torch.randn_like(weight) * (embedding if "embed" in key or "wte" in key else spread))
     model.save_pretrained(str(folder))

@@ -77,12 +77,18 @@ class Moving:
 
 @contextmanager
 def moving(
-    store: ModelStore, broker: LocalBroker, folder: Path, names: Sequence[str], *node_options: str, slots: int = 4
+    store: ModelStore,
+    broker: LocalBroker,
+    folder: Path,
+    names: Sequence[str],
+    *node_options: str,
+    slots: int = 4,
+    model: str = "tiny",
 ) -> Iterator[tuple[Moving, dict[str, NodeProcess]]]:
-    """Nodes that serve the store's model ``tiny`` together."""
+    """Nodes that serve a model of the store together; it has four blocks."""
     config = ServiceConfig(
         broker_url=broker.url, data_dir=folder, models_dir=store.home, timing=_QUICK, wire_dtype="fp32",
-        slots=slots, model="tiny", min_nodes=len(names),
+        slots=slots, model=model, min_nodes=len(names),
     )  # fmt: skip
     with ExitStack() as stack:
         watcher = stack.enter_context(MqttBus(broker.url, client_id="watcher"))

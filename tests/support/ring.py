@@ -25,7 +25,6 @@ from schemas.messages import (
     Epoch,
     Heartbeat,
     KvCopied,
-    KvLayer,
     NodeBirth,
     NodeProfile,
     NodeStatus,
@@ -238,13 +237,7 @@ class Ring:
                 graph=graph,
                 blobs=blobs,
                 blob_urls=(blob_url or _UNREACHABLE,),
-                kv_layers=tuple(
-                    KvLayer(
-                        layer=layer.layer, kv_heads=layer.kv_heads, key_dim=layer.key_dim, value_dim=layer.value_dim
-                    )
-                    for layer in manifest.layers
-                    if layer.layer in spec.layers
-                ),
+                kv_layers=tuple(layer.as_told() for layer in manifest.layers if layer.layer in spec.layers),
                 width_in=spec.width_in or 0,
                 width_out=spec.width_out or 0,
                 vocab_size=manifest.vocab_size,

@@ -101,7 +101,7 @@ def make_manifest(
         vocab_size=1_114_112, max_context=max_context, logits_dtype="float32", kv_dtype="float32",
         inputs=("input_ids", "attention_mask"),
         boundaries=tuple(BoundaryInfo(unit, 64, "float32", 1) for unit in range(1, last + 1)),
-        layers=tuple(LayerCache(layer, 2, 16, 16, "float32", None) for layer in range(blocks)),
+        layers=tuple(LayerCache(layer, 2, 16, 16, 0, "float32", None) for layer in range(blocks)),
         units=tuple(units), blobs=tuple(blobs), bos_id=None, eos_ids=(EOS,), sampling=SamplingDefaults(),
         has_chat_template=True,
     )  # fmt: skip

@@ -11,7 +11,7 @@ from edge_node.stage_spec import SegmentSpec
 from orchestrator.model.model import Model
 from orchestrator.model.precision import PROFILES
 from schemas.codec import WIRE_DTYPES
-from schemas.messages import BlobRef, KvLayer, WireDtype
+from schemas.messages import BlobRef, WireDtype
 
 
 def open_segment(
@@ -42,11 +42,7 @@ def segment_spec(
     wanted = SegmentSpec(
         graph=BlobRef(sha256=spec.graph.sha256, size_bytes=spec.graph.size_bytes),
         blobs=(),
-        kv_layers=tuple(
-            KvLayer(layer=layer.layer, kv_heads=layer.kv_heads, key_dim=layer.key_dim, value_dim=layer.value_dim)
-            for layer in manifest.layers
-            if layer.layer in spec.layers
-        ),
+        kv_layers=tuple(layer.as_told() for layer in manifest.layers if layer.layer in spec.layers),
         width_in=spec.width_in or 0,
         width_out=spec.width_out or 0,
         vocab_size=manifest.vocab_size,

@@ -90,7 +90,7 @@ class SimulatedMove:
         """
         refs = self._specs[0].ring
         answers = [(self._ring.answers[request_number(request.request)], request) for request in held]
-        answers = [(answer, request) for answer, request in answers if not answer.closed]
+        answers = [(answer, request) for answer, request in answers if not (answer.closed or answer.complete)]
         going_on = [answer for answer, _ in answers]
         ended = [answer for answer in self._ring.answers.values() if answer not in going_on and not answer.closed]
         self._ring.run(

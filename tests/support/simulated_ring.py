@@ -1,7 +1,8 @@
 """A ring of node cores in memory: simulated time, a network that may lose, double and delay, and a fake model.
 
 The fake model's token depends on every row of every stage's KV cache, so that a row computed from the wrong input, or
-not at all, gives a wrong token. Runs have dummies behind them, whose rows are wrong.
+not at all, gives a wrong token. Runs have dummies behind them, whose rows are wrong. Layers that fold positions keep
+one number of all of them.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import struct
 import zlib
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from broker.topic_filters import matches
@@ -41,6 +42,7 @@ from schemas.messages import (
     BlobRef,
     CloseRequest,
     Epoch,
+    FoldedState,
     KvCopied,
     KvLayer,
     OpenRequest,
@@ -114,11 +116,13 @@ def prepare_segment(
     slots: int = 4,
     context_tokens: int = 64,
     chunk_tokens: int = 8,
+    folded: Sequence[int] = (),
     **changes: Any,
 ) -> PrepareSegment:
     """The command for one stage; the fake model's hidden state is one value wide, and so are its keys and values.
 
-    ``cuts``: unit boundaries; without them each stage has one layer. The first and the last unit have none.
+    ``cuts``: unit boundaries; without them each stage has one layer. The first and the last unit have none. ``folded``:
+    the layers that fold all positions into a state.
     """
     cuts = cuts or [0, *range(2, len(ring) + 1), len(ring) + 2]
     layers = range(max(cuts[stage], 1) - 1, min(cuts[stage + 1], cuts[-1] - 1) - 1)
@@ -133,7 +137,7 @@ def prepare_segment(
         "graph": _BLOB,
         "blobs": (),
         "blob_urls": ("http://127.0.0.1:9/blobs",),
-        "kv_layers": tuple(KvLayer(layer=layer, kv_heads=1, key_dim=1, value_dim=1) for layer in layers),
+        "kv_layers": tuple(_layer(layer, is_folded=layer in folded) for layer in layers),
         "width_in": 0 if stage == 0 else 1,
         "width_out": 0 if stage == len(ring) - 1 else 1,
         "vocab_size": VOCABULARY,
@@ -144,6 +148,13 @@ def prepare_segment(
         "planned_bytes": 0,
     }
     return PrepareSegment(**(fields | changes))
+
+
+def _layer(layer: int, *, is_folded: bool) -> KvLayer:
+    if is_folded:
+        state = FoldedState(name="recurrent_state", shape=(1,))
+        return KvLayer(layer=layer, kv_heads=0, key_dim=0, value_dim=0, states=(state,))
+    return KvLayer(layer=layer, kv_heads=1, key_dim=1, value_dim=1)
 
 
 @dataclass
@@ -182,6 +193,8 @@ class SimulatedAnswer:
 
 Rows = tuple[dict[int, int], dict[int, int]]
 """Keys and values by position."""
+States = dict[tuple[int, int], tuple[int, int]]
+"""Of a layer that folds positions, by slot and copy: the position and the number that all before it are folded into."""
 
 
 def no_rows() -> defaultdict[int, Rows]:
@@ -205,6 +218,8 @@ class SimulatedNode:
         self.busy = False
         self.caches: dict[StageKey, dict[int, defaultdict[int, Rows]]] = {}
         """By layer and slot."""
+        self.states: dict[StageKey, dict[int, States]] = {}
+        """Of the layers that fold positions."""
         self.runs: list[Work] = []
         self.computed: Counter[tuple[int, int, int]] = Counter()
         """How often (request, layer, position) was computed."""
@@ -222,6 +237,7 @@ class SimulatedNode:
     def step(self, fast_path: DecodeFastPath) -> tuple[bytes | int, float]:
         """Run the fake model for the step of a lane."""
         row = Row(fast_path.request, fast_path.slot, fast_path.attempt, fast_path.position, 1, sample=True)
+        row.copies = fast_path.copies
         if isinstance(fast_path.given, int):
             row.ids = (fast_path.given,)
         else:
@@ -243,12 +259,25 @@ class SimulatedNode:
         old = self.caches.get(effect.heir_of, {}) if effect.heir_of else {}
         new = {layer.layer: old.get(layer.layer, no_rows()) for layer in spec.segment.kv_layers}
         assert not effect.same_segment or list(old) == list(new)
+        states = self.states.get(effect.heir_of, {}) if effect.heir_of else {}
+        self.states[spec.key] = {
+            layer.layer: states.get(layer.layer, {}) for layer in spec.segment.kv_layers if layer.states
+        }
         self.caches[spec.key] = new
 
     def read_rows(self, message: SendKvRows) -> bytes:
         """Rows as frames."""
         frames = []
         for block in message.blocks:
+            if block.copy is not None:
+                position, number = self.states[message.key][block.layer][block.slot, block.copy]
+                block, data = replace(block, position=position), _WORD.pack(number)
+                frames.append(
+                    kv_rows_frame(
+                        block, message.epoch, message.number, heads=1, head_dim=1, dtype=Dtype.FP32, rows=data
+                    )
+                )
+                continue
             rows = self.caches[message.key][block.layer][block.slot][block.part]
             data = b"".join(_WORD.pack(rows[block.position + index]) for index in range(block.count))
             frames.append(
@@ -258,6 +287,10 @@ class SimulatedNode:
 
     def write_rows(self, write: WriteKvRows) -> None:
         """Rows of a frame."""
+        if write.copy is not None:
+            (number,) = _WORD.unpack_from(write.frame.payload, KV_HEADER_BYTES)
+            self.states[write.key][write.header.layer][write.slot, write.copy] = write.frame.position, number
+            return
         rows = self.caches[write.key][write.header.layer][write.slot][write.header.part]
         for index in range(write.frame.count):
             (rows[write.frame.position + index],) = _WORD.unpack_from(write.frame.payload, KV_HEADER_BYTES + 4 * index)
@@ -268,7 +301,13 @@ class SimulatedNode:
         return [row for work in self.runs for row in work.rows]
 
     def _compute_row(self, key: StageKey, row: Row) -> RowResult:
-        inputs = list(row.ids or ())
+        inputs = list(row.ids or ())[: row.count]
+        folded = {}
+        for layer, states in self.states[key].items():
+            assert row.copies, "a run of folded states is told which"
+            source = row.copies.source
+            position, folded[layer] = (0, layer) if source is None else states[row.slot, source]
+            assert position == row.position, "a run begins at another position than its state"
         if row.frame is not None:
             inputs = [_WORD.unpack_from(row.frame.payload, 4 * index)[0] for index in range(row.count)]
         outputs = []
@@ -281,8 +320,16 @@ class SimulatedNode:
                 parts = cache[row.slot]
                 parts[0][position] = parts[1][position] = value
                 self.computed[row.request, layer, position] += 1
+                if layer in folded:
+                    value = folded[layer] = zlib.crc32(_WORD.pack(value), folded[layer])
+                    continue
                 value = mix(layer, [parts[index & 1][index] for index in range(position + 1)])
             outputs.append(value)
+        for layer, number in folded.items():
+            assert row.copies
+            self.states[key][layer][row.slot, row.copies.target] = row.position + row.count, number
+        if row.again:
+            return RowResult()
         chosen: list[int] = []
         for index, output in enumerate(outputs[-row.logits :] if row.draw else ()):
             chosen.append(output % VOCABULARY)
@@ -435,6 +482,9 @@ class SimulatedRing:
                 case Unsubscribe():
                     node.patterns.difference_update(effect.patterns)
                 case CopyPrefix():
+                    for states in node.states[effect.key].values() if effect.copies else ():
+                        assert effect.copies
+                        states[effect.target, effect.copies[1]] = states[effect.source, effect.copies[0]]
                     for rows in node.caches[effect.key].values():
                         for source, target in zip(rows[effect.source], rows[effect.target], strict=True):
                             target.clear()
@@ -445,7 +495,7 @@ class SimulatedRing:
                     node.write_rows(effect)
                 case UnloadSegment():
                     self.unloaded.append((node.name, effect.key))
-                    del node.caches[effect.key]
+                    del node.caches[effect.key], node.states[effect.key]
 
     def _subscribed(self, node: SimulatedNode, patterns: tuple[str, ...]) -> None:
         self._do(node, node.core.subscribed(patterns))

@@ -60,6 +60,26 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
             "tie_word_embeddings": True,
         },
     ),
+    "lfm2": (
+        "Lfm2",
+        {
+            "tie_word_embeddings": True,
+            "layer_types": ["conv", "full_attention", "conv", "full_attention"],
+            "block_auto_adjust_ff_dim": False,
+        },
+    ),
+    "qwen3_5": (
+        "Qwen3_5",
+        {
+            "tie_word_embeddings": True,
+            "head_dim": 64,
+            "layer_types": ["linear_attention", "full_attention", "linear_attention", "linear_attention"],
+            "linear_num_key_heads": 2,
+            "linear_num_value_heads": 4,
+            "linear_key_head_dim": 16,
+            "linear_value_head_dim": 16,
+        },
+    ),
     "gemma3-linear": (
         "Gemma3",
         {
@@ -136,13 +156,16 @@ MORE_FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 """Kinds of rotary embedding, and architectures, that are tried in float32 alone."""
 
 
-def make_checkpoint(family: str, folder: Path, seed: int = 0) -> Path:
-    """Write a random checkpoint of ``family``, a key of one of the tables, with its tokenizer; returns ``folder``."""
+def make_checkpoint(family: str, folder: Path, seed: int = 0, *, spread: float = 0.15) -> Path:
+    """Write a random checkpoint of ``family``, a key of one of the tables, with its tokenizer; returns ``folder``.
+
+    ``spread`` is the standard deviation of weights; with less the text repeats itself.
+    """
     import torch
     import transformers
 
     kind, extra = (FAMILIES | MORE_FAMILIES)[family]
-    prefix = "Gemma3Text" if kind == "Gemma3" else kind
+    prefix = f"{kind}Text" if kind in ("Gemma3", "Qwen3_5") else kind
     config = getattr(transformers, f"{prefix}Config")(**(_COMMON | extra))
     torch.manual_seed(seed)
     embedding = 0.01 if kind.startswith("Gemma") else 0.1  # Gemma multiplies it by sqrt(hidden_size)
@@ -152,7 +175,7 @@ def make_checkpoint(family: str, folder: Path, seed: int = 0) -> Path:
             if "norm" in name:
                 parameter.add_(0.1 * torch.randn_like(parameter))
             else:
-                parameter.copy_(torch.randn_like(parameter) * (embedding if "embed" in name else 0.15))
+                parameter.copy_(torch.randn_like(parameter) * (embedding if "embed" in name else spread))
     model.save_pretrained(str(folder))
     make_tokenizer(folder)
     return folder

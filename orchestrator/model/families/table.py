@@ -35,6 +35,7 @@ SUPPORTED: dict[str, Family] = {
     "GemmaForCausalLM": Family("Gemma", f"{_OURS}.gemma:Gemma"),
     "GraniteForCausalLM": Family("Granite 3", f"{_THEIRS}:GraniteModel"),
     "HunYuanDenseV1ForCausalLM": Family("HunYuan dense", f"{_OURS}.hunyuan:HunYuan"),
+    "Lfm2ForCausalLM": Family("LFM2", f"{_OURS}.lfm2:Lfm2"),
     "LlamaForCausalLM": Family("Llama 2, 3", f"{_THEIRS}:LlamaModel"),
     "Ministral3ForCausalLM": Family("Ministral 3", f"{_OURS}.mistral:Ministral3"),
     "MinistralForCausalLM": Family("Ministral", f"{_THEIRS}:MistralModel"),
@@ -47,6 +48,7 @@ SUPPORTED: dict[str, Family] = {
     "PhiForCausalLM": Family("Phi-1, Phi-2", f"{_OURS}.phi:Phi"),
     "Qwen2ForCausalLM": Family("Qwen2, Qwen2.5", f"{_THEIRS}:QwenModel"),
     "Qwen3ForCausalLM": Family("Qwen3", f"{_THEIRS}:Qwen3Model"),
+    "Qwen3_5ForCausalLM": Family("Qwen3.5", f"{_OURS}.qwen3_5:Qwen35"),
     "SeedOssForCausalLM": Family("Seed-OSS", f"{_THEIRS}:LlamaModel"),
     "SmolLM3ForCausalLM": Family("SmolLM3", f"{_OURS}.smollm3:SmolLM3"),
     "StableLmForCausalLM": Family("StableLM", f"{_OURS}.stablelm:StableLm"),
@@ -69,7 +71,6 @@ INSTEAD: dict[str, str] = {
     "GraniteMoeForCausalLM": f"{_EXPERTS} Granite 3 (2b, 8b)",
     "GraniteMoeHybridForCausalLM": f"{_STATE} Granite 3",
     "InternLM2ForCausalLM": f"{_CODE} a Qwen2.5 or a Llama of its size",
-    "Lfm2ForCausalLM": f"{_STATE} a Qwen3 or a SmolLM3 of its size",
     "MambaForCausalLM": f"{_STATE} a Pythia of its size",
     "MixtralForCausalLM": f"{_EXPERTS} Mistral",
     "OlmoeForCausalLM": f"{_EXPERTS} OLMo 2",
@@ -80,8 +81,6 @@ INSTEAD: dict[str, str] = {
     "Qwen3MoeForCausalLM": f"{_EXPERTS} Qwen3",
     "Qwen3NextForCausalLM": f"{_STATE} Qwen3",
     "Qwen3VLForConditionalGeneration": f"{_SENSES} Qwen3",
-    "Qwen3_5ForCausalLM": f"{_STATE} Qwen3",
-    "Qwen3_5ForConditionalGeneration": f"{_STATE} Qwen3",
 }
 """What is not supported and why, and what is nearest to it."""
 

@@ -3,7 +3,7 @@
 Matrices whose weights were rounded before are carried over in the form they have. The others are rounded here, to four
 bits or eight: tables (embeddings and head) always to eight, since a head is read by few tokens in full
 (`orchestrator.model.quantise.head`), and, in between, those that cost most when they are rounded: what leads back from
-the wide middle of a block, and the first and the last block.
+the wide middle of a block, and the first and the last block. Gates of a delta rule have eight bits always.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from orchestrator.model.quantise.fit import INT4, INT8, fitted
 from orchestrator.model.quantise.grid import on_a_grid
 
 _LAYER = re.compile(r"layers\.(\d+)\.")
+_GATE = re.compile(r"linear_attn\.[ab]_proj\.")
+"""Of a delta rule, whose errors add up over a text: decay and step, a thousandth of a model's weights."""
 
 
 @dataclass
@@ -40,15 +42,16 @@ class Chooser:
 
     def __call__(self, matrix: Matrix) -> BlockMatrix | None:
         self.weights += matrix.weights.size
+        is_gate = bool(_GATE.search(matrix.name))
         found = on_a_grid(matrix.weights)
         if found is not None and (matrix.is_table or found.form.bits <= self.most_bits):
             self.carried += matrix.weights.size
         else:
-            form = INT8 if matrix.is_table or self._needs_eight(matrix) else INT4
+            form = INT8 if matrix.is_table or is_gate or self._needs_eight(matrix) else INT4
             if matrix.weights.shape[1] % form.block:
                 return None
             found = fitted(matrix.weights, form)
-        if not matrix.is_table:
+        if not (matrix.is_table or is_gate):
             self.bits.add(found.form.bits)
         return found
 

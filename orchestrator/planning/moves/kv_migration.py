@@ -8,7 +8,9 @@ All links work at the same time, so the busiest node decides. Decoding goes on m
 rows has less time for it; SLOWDOWN is the share of the copying time that readers lose, and HOLD_S how much longer
 than without copying everything stands still, for the last rows:
 
-    copy_lost_s = SLOWDOWN * copy_s + HOLD_S
+    copy_lost_s = SLOWDOWN * copy_s + HOLD_S + max over n of s_n / r_n
+
+Folded states change with each step, so their bytes s_n of all requests travel while everything stands still.
 
 **Re-prefill.** No reader gets a token before the new ring has computed all P positions of the open requests again, in
 chunks of c positions. The chunks flow through the stages like jobs of one size through a flow shop; with p_i seconds
@@ -42,11 +44,12 @@ DEFAULT_RATE_BYTES_PER_S = 10e6
 
 @dataclass(frozen=True)
 class Transfer:
-    """KV rows that travel from one node to another."""
+    """KV rows that travel from one node to another, and the folded states of each request."""
 
     sender: str
     receiver: str
     bytes_per_position: int
+    state_bytes: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,10 +73,17 @@ class Migration:
         return self.copy_lost_s if self.copies else self.prefill_lost_s
 
 
-def transfers_between(old: Sequence[Held], new: Sequence[Held], unit_kv_bytes: Sequence[int]) -> list[Transfer]:
-    """The KV rows that have to travel from one ring to another; ``unit_kv_bytes``: bytes per position, by unit."""
+def transfers_between(
+    old: Sequence[Held], new: Sequence[Held], unit_kv_bytes: Sequence[int], unit_state_bytes: Sequence[int]
+) -> list[Transfer]:
+    """What has to travel from one ring to another; of each unit bytes per position, and of states per request."""
     return [
-        Transfer(old[copy.source].node, new[copy.target].node, sum(unit_kv_bytes[copy.start : copy.stop]))
+        Transfer(
+            old[copy.source].node,
+            new[copy.target].node,
+            sum(unit_kv_bytes[copy.start : copy.stop]),
+            sum(unit_state_bytes[copy.start : copy.stop]),
+        )
         for copy in kv_copies(old, new, len(unit_kv_bytes))
     ]
 
@@ -87,6 +97,7 @@ def estimate(
     chunk_tokens: int,
     limit_s: float,
     answer_tokens: int = 0,
+    requests: int = 1,
 ) -> Migration:
     """Predict a move.
 
@@ -98,22 +109,30 @@ def estimate(
         chunk_tokens: positions of a prefill chunk.
         limit_s: copying that takes longer is given up.
         answer_tokens: how many of the positions are tokens of answers.
+        requests: open ones, each with states of its own.
     """
     node_bytes: defaultdict[str, int] = defaultdict(int)
+    held_bytes: defaultdict[str, int] = defaultdict(int)
     for transfer in transfers:
         for node in (transfer.sender, transfer.receiver):
             node_bytes[node] += transfer.bytes_per_position * positions
-    copy_s = max((b / rates.get(n, DEFAULT_RATE_BYTES_PER_S) for n, b in node_bytes.items()), default=0.0)
-    copy_lost_s = SLOWDOWN * copy_s + HOLD_S
+            held_bytes[node] += transfer.state_bytes * requests
+    rows_s, states_s = _longest_s(node_bytes, rates), _longest_s(held_bytes, rates)
+    copy_s = rows_s + states_s
+    copy_lost_s = SLOWDOWN * rows_s + HOLD_S + states_s
     one_by_one_s = answer_tokens * max(stage.decode_s for stage in ring.stages)
     prefill_lost_s = _prefill_s(positions - answer_tokens, ring, chunk_tokens) + one_by_one_s
     return Migration(
-        copy_bytes=sum(transfer.bytes_per_position for transfer in transfers) * positions,
+        copy_bytes=sum(t.bytes_per_position * positions + t.state_bytes * requests for t in transfers),
         copy_s=copy_s,
         copy_lost_s=copy_lost_s,
         prefill_lost_s=prefill_lost_s,
         copies=copy_lost_s <= prefill_lost_s and copy_s <= limit_s,
     )
+
+
+def _longest_s(node_bytes: Mapping[str, int], rates: Mapping[str, float]) -> float:
+    return max((b / rates.get(n, DEFAULT_RATE_BYTES_PER_S) for n, b in node_bytes.items()), default=0.0)
 
 
 def _prefill_s(positions: int, ring: Prediction, chunk_tokens: int) -> float:

@@ -50,10 +50,11 @@ def move_cost(
         standby: units that nodes keep ready: they are not downloaded.
         rates: bytes/s of nodes' links as seen in moves; else what the devices say.
     """
-    unit_kv_bytes = [problem.runs[run].kv_bytes_per_token for run in problem.run_of_unit]
+    runs = [problem.runs[run] for run in problem.run_of_unit]
+    unit_kv_bytes, unit_state_bytes = [run.kv_bytes_per_token for run in runs], [run.state_bytes for run in runs]
     links = {device.name: device.link_bytes_per_s for device in problem.devices} | dict(rates or {})
     migration = estimate(
-        transfers_between(running, found, unit_kv_bytes),
+        transfers_between(running, found, unit_kv_bytes, unit_state_bytes),
         positions,
         links,
         predict(problem, found),

@@ -32,7 +32,8 @@ def manifest() -> Manifest:
         for i, kind in enumerate(kinds)
     )  # fmt: skip
     layers = tuple(
-        LayerCache(layer=i, kv_heads=3, key_dim=64, value_dim=64, dtype="float32", window=None) for i in range(BLOCKS)
+        LayerCache(layer=i, kv_heads=3, key_dim=64, value_dim=64, conv_dim=0, dtype="float32", window=None)
+        for i in range(BLOCKS)
     )
     return Manifest(
         format=FORMAT, version="0", name="demo", source="", fingerprint="", family="llama", precision="int4",

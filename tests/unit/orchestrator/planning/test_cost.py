@@ -66,6 +66,15 @@ def test_memory_counts_units_their_kv_caches_what_is_fixed_and_tied_ends_once() 
     assert predict(problem, RING).of_node("a").stored_bytes == 90 + 2 * 40 + 90 - 60
 
 
+def test_a_unit_with_a_folded_state_keeps_copies_of_it_or_else_rows() -> None:
+    """A run may have units of both kinds: each may be the dearer one."""
+    embed, blocks, head = PROBLEM.runs
+    for state_bytes, kept in ((1, 2 * 10 * 2), (20, 3 * 20 * 2)):
+        problem = replace(PROBLEM, runs=(embed, replace(blocks, state_bytes=state_bytes), head))
+        assert problem.unit_memory_bytes(problem.runs[1]) == 50 + kept
+        assert predict(problem, SPLIT).stages[0].kv_bytes == 2 * kept
+
+
 def test_few_streams_are_bounded_by_latency_many_by_the_bottleneck() -> None:
     one = predict(replace(PROBLEM, streams=1), SPLIT)
     assert one.tokens_per_s_many == pytest.approx(one.tokens_per_s)

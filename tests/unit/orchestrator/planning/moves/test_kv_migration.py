@@ -45,6 +45,14 @@ def test_the_busiest_link_decides_how_long_copying_takes() -> None:
     assert found.copy_lost_s == pytest.approx(SLOWDOWN * 0.2 + HOLD_S)
 
 
+def test_states_of_all_requests_travel_while_everything_stands_still() -> None:
+    transfer = Transfer("a", "b", 1000, state_bytes=50_000)
+    found = estimate([transfer], 100, {"a": 1e6}, ring(0.001, 0.002), chunk_tokens=32, limit_s=60.0, requests=4)
+    assert found.copy_bytes == 300_000
+    assert found.copy_s == pytest.approx(0.3)
+    assert found.copy_lost_s == pytest.approx(SLOWDOWN * 0.1 + HOLD_S + 0.2)
+
+
 def test_an_unknown_link_is_slow() -> None:
     assert moved(100, Transfer("a", "b", 1000)).copy_s == pytest.approx(100_000 / DEFAULT_RATE_BYTES_PER_S)
 
