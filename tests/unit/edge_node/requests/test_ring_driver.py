@@ -203,3 +203,18 @@ def test_progress_resets_the_patience() -> None:
     publish_all(ring, 10.0)
     assert ring.deadline_s == pytest.approx(11.0)
     assert not ring.gave_up
+
+
+def test_a_token_that_came_from_an_older_attempt_meanwhile_is_not_awaited_again() -> None:
+    """A replay computes everything again, and its last step asks for what is known by then."""
+    ring = driver(prompt_tokens=8)
+    publish_all(ring, 1.0)
+    ring.frames.clear()
+    ring.replay(0, 1.1)
+    (again,) = ring.steps
+    ring.steps.clear()
+    assert ring.token(0, 8, (7,), (), last=False, now_s=1.2)
+    ring.published(again, encoded(again, ring.attempt), 0.0, 1.3)
+    assert not ring.is_owed
+    publish_all(ring, 1.4)
+    assert ring.is_owed
