@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,22 +20,16 @@ from orchestrator.model.store import ModelStore
 from orchestrator.model.verify import Chain
 from schemas.messages import Sampling
 from tests.support.in_process import converting_here
-from tests.support.live_move import move
 from tests.support.nodes import NodeProcess, running_nodes
-from tests.support.ring import Ring
 from tests.support.segments import open_segment
+from tests.support.texts_on_nodes import (
+    NAMES,
+    OTHER,
+    PROMPT,
+    expect_a_replay_after_a_loss,
+    expect_the_text_of_one_session,
+)
 from tests.support.tiny_models import make_checkpoint
-
-NAMES = ("alfa", "bravo", "charlie")
-PLAN = {"context_tokens": 256, "chunk_tokens": 8}
-CUTS = (0, 2, 4, 6)
-MOVED = {
-    "boundaries shift": (NAMES, (0, 1, 3, 6)),
-    "a node is left out": (("charlie", "bravo"), (0, 4, 6)),
-    "all change": (("bravo", "charlie", "alfa"), (0, 2, 5, 6)),
-}
-PROMPT = list(range(7, 40))
-OTHER = list(range(201, 214))
 
 
 @pytest.fixture(scope="module")
@@ -129,50 +122,10 @@ def nodes(mosquitto: LocalBroker, tmp_path: Path) -> Iterator[dict[str, NodeProc
 def test_three_nodes_give_the_text_of_one_session(
     mosquitto: LocalBroker, nodes: dict[str, NodeProcess], model: Model
 ) -> None:
-    homes = {name: node.home for name, node in nodes.items()}
-    repeating = OTHER * 3
-    longer = [*PROMPT, *OTHER]
-    whole = {len(prompt): Chain(model).greedy(prompt, 100) for prompt in (PROMPT, OTHER, repeating, longer)}
-    assert len(set(whole[len(PROMPT)])) > 3, "the model says something"
-    with Ring(mosquitto.url, model) as ring:
-        ring.deploy(homes, CUTS, **PLAN)
-        together = [ring.open(prompt, 40) for prompt in (PROMPT, OTHER)]
-        for answer in together:
-            ring.finish(answer)
-            assert answer.ids == whole[len(answer.prompt_ids)][:40]
-        guessed = ring.ask(PROMPT, 100, draft_tokens=6)
-        assert guessed.ids == whole[len(PROMPT)]
-        assert guessed.timings[1].positions > len(PROMPT) + 100 - 1, "no guess was refused"
-        assert guessed.timings[1].decode_steps < 100 - 1, "no guess was right"
-        reused = ring.ask(longer, 20, prefix=together[0], prefix_tokens=len(PROMPT))
-        assert reused.ids == whole[len(longer)][:20]
-        assert reused.timings[1].positions == len(OTHER) + 20 - 1, "the prefix was computed again"
-
-        moved = [ring.open(PROMPT, 100), ring.open(repeating, 100, draft_tokens=6)]
-        for number, (order, cuts) in enumerate(MOVED.values()):
-            count = 10 * (number + 1)
-            ring.wait("tokens", lambda: min(len(answer.ids) for answer in moved) >= count)  # noqa: B023
-            move(ring, homes, order, cuts, **PLAN)
-            assert not any(answer.finish for answer in moved), "an answer was over before the move"
-        for answer in moved:
-            ring.finish(answer)
-            assert answer.ids == whole[len(answer.prompt_ids)]
-        most = len(PROMPT) + 100 - 1
-        assert all(timing.positions <= most for timing in moved[0].timings.values()), "a position was computed again"
+    expect_the_text_of_one_session(mosquitto.url, nodes, model)
 
 
 def test_an_answer_is_replayed_after_a_loss(
     mosquitto: LocalBroker, nodes: dict[str, NodeProcess], model: Model
 ) -> None:
-    homes = {name: node.home for name, node in nodes.items()}
-    with Ring(mosquitto.url, model) as ring:
-        ring.deploy(homes, CUTS, **PLAN)
-        answer = ring.open(PROMPT, 60)
-        ring.wait("tokens", lambda: len(answer.ids) >= 10)
-        nodes["bravo"].end(signal.SIGKILL)
-        left = {name: homes[name] for name in ("alfa", "charlie")}
-        plan = ring.prepare(left, (0, 3, 6), **PLAN)
-        ring.open_stages(answer, plan, [*answer.prompt_ids, *answer.ids])
-        ring.commit(plan)
-        ring.finish(answer)
-        assert answer.ids == Chain(model).greedy(PROMPT, 60)
+    expect_a_replay_after_a_loss(mosquitto.url, nodes, model)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from schemas.codec import request_number
 from schemas.handover import kv_copies
@@ -119,6 +119,21 @@ class SimulatedMove:
             self._ring.command(ref.node, GoOn(pipeline=PIPELINE, epoch=self._basis.epoch))
         for node in dict.fromkeys(self._nodes):
             self._ring.command(node, ReleaseSegment(pipeline=PIPELINE, epoch=self._specs[0].epoch))
+
+    def go_slowly(self, pause: Callable[[], None], *, wait: bool, missed: int = 0) -> None:
+        """All of it with pauses; if ``wait`` nothing is held before the targets have caught up."""
+        self.prepare()
+        self.copy()
+        pause()
+        if wait:
+            self._ring.run(lambda: self.has_caught_up)
+        self.hold()
+        held = self.await_hold()
+        pause()
+        self.finish(held)
+        pause()
+        self.switch(held, missed=missed)
+        pause()
 
     def go(self) -> None:
         """All of it."""

@@ -11,11 +11,20 @@ from hypothesis import strategies as st
 
 from edge_node.migration import kv_sender
 from edge_node.requests.prompt_lookup import PromptLookup
-from schemas.codec import Frame, Kind
+from schemas.codec import Kind
 from tests.support.simulated_move import SimulatedMove
-from tests.support.simulated_ring import SimulatedAnswer, SimulatedRing, prompt, reference_tokens
+from tests.support.simulated_ring import SimulatedRing, prompt, reference_tokens
 from tests.support.strategies import examples
-from tests.unit.edge_node.migration.test_live_move import LAYERS, MOVES, guess_of, splits
+from tests.unit.edge_node.migration.test_live_move import (
+    LAYERS,
+    MOVES,
+    close_ended,
+    expect,
+    fate_of,
+    guess_of,
+    ring_of,
+    splits,
+)
 from tests.unit.edge_node.test_simulated_faults import LoseOnce, Unreliable
 
 FOLDED = st.sets(st.integers(0, LAYERS - 1), min_size=1)
@@ -24,27 +33,15 @@ MIXED = (0, 1, 3)
 """As in a real model: most layers fold positions, some have attention."""
 
 
-def ring_of(nodes: Sequence[str], cuts: Sequence[int], folded: Sequence[int], **options: object) -> SimulatedRing:
-    ring = SimulatedRing(4, folded=folded, **options)  # type: ignore[arg-type]
-    ring.deploy(nodes, cuts=cuts)
-    return ring
-
-
 def three(folded: Sequence[int] = MIXED, **options: object) -> SimulatedRing:
-    return ring_of(("node0", "node1", "node2"), CUTS, folded, **options)
-
-
-def expect(*answers: SimulatedAnswer) -> None:
-    for answer in answers:
-        assert answer.ids == reference_tokens(answer.prompt_ids, answer.max_tokens, LAYERS)
-        assert answer.failures == []
+    return ring_of(("node0", "node1", "node2"), CUTS, folded=folded, **options)
 
 
 def test_requests_are_computed_one_after_the_other() -> None:
     ring = three(position_s=0.001)
     answers = [ring.open(number, prompt(9 + number, number), 20) for number in range(4)]
     ring.run(lambda: all(answer.complete for answer in answers))
-    expect(*answers)
+    expect(answers)
     assert set(ring.computed().values()) == {1}
 
 
@@ -52,7 +49,7 @@ def test_steps_of_one_answer_take_the_short_way() -> None:
     ring = three()
     answer = ring.open(1, prompt(20), 30)
     ring.run(lambda: answer.complete)
-    expect(answer)
+    expect([answer])
     assert all(node.short_steps == 29 for node in ring.nodes.values() if node.runs)
 
 
@@ -71,7 +68,7 @@ def test_loss_duplicates_and_delays(
     ring = three(sorted(folded), fate=Unreliable(seed, lost=lost, doubled=doubled, late=late, late_s=3.0))
     answers = [ring.open(number, prompt(length, number), count) for number, (length, count) in enumerate(requests)]
     ring.run(lambda: all(answer.complete for answer in answers), limit_s=3000)
-    expect(*answers)
+    expect(answers)
     for answer in answers:
         ring.close(answer)
     assert ring.open_requests() == 0
@@ -84,7 +81,7 @@ def test_a_lost_chunk_takes_a_stage_that_is_ahead_back_to_a_state_that_it_has(re
     ring.fate = network = LoseOnce(lambda frame, topic: frame.position == 16 and topic.endswith(receiver))
     answer = ring.open(1, prompt(40), 5)
     ring.run(lambda: answer.complete)
-    expect(answer)
+    expect([answer])
     assert network.lost == 1
     assert ring.replays_taken
 
@@ -100,7 +97,7 @@ def test_wrong_guesses_are_rolled_back(folded: set[int], seed: int, right: float
         ring = three(sorted(folded), fate=Unreliable(seed, lost=lost))
         answers = [ring.open(number, ids, 24, draft_tokens=4) for number, ids in enumerate(prompts)]
         ring.run(lambda: all(answer.complete for answer in answers), limit_s=3000)
-    expect(*answers)
+    expect(answers)
     if not lost:
         assert ring.frames[Kind.REPLAY] == 0, "positions were run again where they were"
 
@@ -116,7 +113,7 @@ def test_a_prefix_ends_where_there_is_a_state() -> None:
         ids = [*text[:shared], *prompt(10, number)]
         again = ring.open(number, ids, 10, prefix_request=1, prefix_tokens=shared)
         ring.run(lambda: again.complete)  # noqa: B023
-        expect(again)
+        expect([again])
         ring.close(again)
         assert {timing.positions for timing in again.timings.values()} == {len(ids) + 9 - reused}
 
@@ -125,12 +122,12 @@ def test_a_prefix_ends_where_there_is_a_state() -> None:
 def test_states_move_with_their_layers(move: str) -> None:
     """Of a request in the middle of its answer, and of one in its prompt."""
     before, cuts, after, new_cuts = MOVES[move]
-    ring = ring_of(before, cuts, MIXED)
+    ring = ring_of(before, cuts, folded=MIXED)
     answers = [ring.open(1, prompt(9, 1), 40), ring.open(2, prompt(17, 2), 40)]
     ring.run(lambda: all(len(answer.ids) >= 8 for answer in answers))
     SimulatedMove(ring, after, new_cuts).go()
     ring.run(lambda: all(answer.complete for answer in answers))
-    expect(*answers)
+    expect(answers)
     assert set(ring.computed().values()) == {1}, "a position was computed again"
     assert ring.frames[Kind.REPLAY] == 0
 
@@ -155,27 +152,16 @@ def test_any_move_at_any_time(
     pause_s = iter(pauses_s)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kv_sender, "_MESSAGE_BYTES", message_bytes)
-        ring = ring_of(*rings[0], sorted(folded))
+        ring = ring_of(*rings[0], folded=sorted(folded))
         answers = []
         for number, (length, count) in enumerate(requests):
             answers.append(ring.open(number, prompt(length, number), count))
             ring.settle(next(pause_s))
         for nodes, cuts in rings[1:]:
             live = SimulatedMove(ring, nodes, cuts)
-            live.prepare()
-            live.copy()
-            ring.settle(next(pause_s))
-            if wait:
-                ring.run(lambda: live.has_caught_up)  # noqa: B023
-            live.hold()
-            held = live.await_hold()
-            ring.settle(next(pause_s))
-            live.finish(held)
-            ring.settle(next(pause_s))
-            live.switch(held, missed=len(nodes) % 2)
-            ring.settle(next(pause_s))
+            live.go_slowly(lambda: ring.settle(next(pause_s)), wait=wait, missed=len(nodes) % 2)
         ring.run(lambda: all(answer.complete for answer in answers))
-    expect(*answers)
+    expect(answers)
 
 
 @given(st.lists(splits(), min_size=2, max_size=4), FOLDED, st.integers(0, 10**6), st.floats(0.2, 1.0))
@@ -188,13 +174,13 @@ def test_moves_while_tokens_are_guessed(
     expected = {tuple(ids): reference_tokens(ids, 24, LAYERS) for ids in prompts}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(PromptLookup, "guess", guess_of(expected, luck, right))
-        ring = ring_of(*rings[0], sorted(folded))
+        ring = ring_of(*rings[0], folded=sorted(folded))
         answers = [ring.open(number, ids, 24, draft_tokens=4) for number, ids in enumerate(prompts)]
         for nodes, cuts in rings[1:]:
             ring.settle(luck.random() * 0.03)
             SimulatedMove(ring, nodes, cuts).go()
         ring.run(lambda: all(answer.complete for answer in answers))
-    expect(*answers)
+    expect(answers)
 
 
 @given(st.lists(splits(), min_size=2, max_size=3), FOLDED, st.integers(0, 10**6))
@@ -204,14 +190,10 @@ def test_states_and_frames_lost_doubled_and_late(
 ) -> None:
     luck = random.Random(seed)
 
-    def fate(frame: Frame, topic: str) -> Sequence[float]:
-        copies: list[Sequence[float]] = [(), (0.0,), (0.0, 0.0), (1.5,), (0.0, 1.5)]
-        return luck.choices(copies, [1, 12, 4, 1, 1])[0]
-
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kv_sender, "_MESSAGE_BYTES", 60)  # pieces of states come one by one
         patch.setattr(kv_sender, "_PIECE_BYTES", 4)
-        ring = ring_of(*rings[0], sorted(folded), fate=fate)
+        ring = ring_of(*rings[0], folded=sorted(folded), fate=fate_of(luck))
         answers = [ring.open(number, prompt(20, number), 12) for number in range(3)]
         for nodes, cuts in rings[1:]:
             live = SimulatedMove(ring, nodes, cuts)
@@ -225,7 +207,7 @@ def test_states_and_frames_lost_doubled_and_late(
             ring.settle(luck.random() * 0.05)
             live.switch(held)  # without waiting for what is sent
         ring.run(lambda: all(answer.complete for answer in answers), limit_s=3000)
-    expect(*answers)
+    expect(answers)
 
 
 @given(splits(), splits(), splits(), FOLDED, st.floats(0.0, 0.03))
@@ -237,7 +219,7 @@ def test_a_move_given_up_after_states_were_sent_changes_nothing(
     folded: set[int],
     pause_s: float,
 ) -> None:
-    ring = ring_of(*first, sorted(folded))
+    ring = ring_of(*first, folded=sorted(folded))
     answers = [ring.open(number, prompt(9 + 8 * number, number), 20) for number in range(3)]
     ring.settle(pause_s)
     live = SimulatedMove(ring, *given_up)
@@ -247,9 +229,7 @@ def test_a_move_given_up_after_states_were_sent_changes_nothing(
     live.finish(live.await_hold())
     live.roll_back()
     ring.settle(0.01)
-    for answer in answers:
-        if answer.complete and not answer.closed:
-            ring.close(answer)
+    close_ended(ring)
     SimulatedMove(ring, *then).go()
     ring.run(lambda: all(answer.complete for answer in answers))
-    expect(*answers)
+    expect(answers)

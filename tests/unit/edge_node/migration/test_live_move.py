@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 from hypothesis import given
@@ -218,19 +218,7 @@ def test_any_move_at_any_time(
             answers.append(ring.open(number, prompt(length, number), count))
             ring.settle(next(pause_s))
         for nodes, cuts in rings[1:]:
-            live = SimulatedMove(ring, nodes, cuts)
-            live.prepare()
-            live.copy()
-            ring.settle(next(pause_s))
-            if wait:
-                ring.run(lambda: live.has_caught_up)  # noqa: B023
-            live.hold()
-            held = live.await_hold()
-            ring.settle(next(pause_s))
-            live.finish(held)
-            ring.settle(next(pause_s))
-            live.switch(held)
-            ring.settle(next(pause_s))
+            SimulatedMove(ring, nodes, cuts).go_slowly(lambda: ring.settle(next(pause_s)), wait=wait)
         ring.run(lambda: all(answer.complete for answer in answers))
         expect(answers)
         expect_no_position_twice(ring)
@@ -266,18 +254,24 @@ def test_moves_while_tokens_are_guessed(rings: list[tuple[list[str], list[int]]]
     assert ring.frames[Kind.REPLAY] == 0
 
 
-@given(st.lists(splits(), min_size=2, max_size=3), st.integers(0, 10**6))
-@examples(100)
-def test_rows_and_frames_lost_doubled_and_late(rings: list[tuple[list[str], list[int]]], seed: int) -> None:
-    luck = random.Random(seed)
+def fate_of(luck: random.Random) -> Callable[[Frame, str], Sequence[float]]:
+    """Most frames arrive once; some twice, late, late once more, or never."""
 
     def fate(frame: Frame, topic: str) -> Sequence[float]:
         copies: list[Sequence[float]] = [(), (0.0,), (0.0, 0.0), (1.5,), (0.0, 1.5)]
         return luck.choices(copies, [1, 12, 4, 1, 1])[0]
 
+    return fate
+
+
+@given(st.lists(splits(), min_size=2, max_size=3), st.integers(0, 10**6))
+@examples(100)
+def test_rows_and_frames_lost_doubled_and_late(rings: list[tuple[list[str], list[int]]], seed: int) -> None:
+    luck = random.Random(seed)
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kv_sender, "_MESSAGE_BYTES", 300)
-        ring = ring_of(*rings[0], fate=fate)
+        ring = ring_of(*rings[0], fate=fate_of(luck))
         answers = [ring.open(number, prompt(20, number), 12) for number in range(3)]
         for nodes, cuts in rings[1:]:
             live = SimulatedMove(ring, nodes, cuts)
