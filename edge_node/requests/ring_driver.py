@@ -120,8 +120,8 @@ class RingDriver:
         self.frames.append((step.position, frame))
         self._steps_asked += 1
         self._compute_s += compute_s
-        is_known = step.position + len(step.ids) < len(self.ids)  # the token: it came from an older attempt meanwhile
-        if step.sample and not is_known:
+        # A token that came from an older attempt meanwhile is not awaited again.
+        if step.sample and step.position + len(step.ids) >= len(self.ids):
             self._asked_s[self.attempt] = now_s
             self.deadline_s = now_s + self._patience_s()
 

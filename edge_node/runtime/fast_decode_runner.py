@@ -20,8 +20,8 @@ class FastDecodeRunner:
     """Runs the decode steps of one slot. Keeps its segment in memory."""
 
     __slots__ = (
-        "_behind", "_binding", "_dtype", "_give", "_ids", "_is_last", "_lengths", "_positions", "_run", "_segment",
-        "_slot", "_take", "_total",
+        "_behind", "_binding", "_dtype", "_give", "_ids", "_is_last", "_lengths", "_offsets", "_positions", "_run",
+        "_segment", "_slot", "_take", "_total",
     )  # fmt: skip
 
     def __init__(self, segment: Segment, slot: int) -> None:
@@ -34,6 +34,7 @@ class FastDecodeRunner:
         self._lengths, self._total = segment.lengths_view, segment.total_view
         self._behind = segment.runs.attended(1) - 1  # so many dummies
         self._positions = segment.step_positions
+        self._offsets = range(len(self._positions))
         self._run = segment.session.run_with_iobinding
         self._binding: Any = _UNBOUND
 
@@ -59,7 +60,7 @@ class FastDecodeRunner:
             self._binding = segment.ready
         last = position + self._behind
         self._lengths[0], self._total[0] = last, last + 1
-        for index in range(len(self._positions)):
+        for index in self._offsets:
             self._positions[index] = position + index
         started = time.perf_counter()
         try:
