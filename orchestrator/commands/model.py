@@ -77,6 +77,8 @@ def add(settings: Settings, source: str, name: str | None, precision: str, profi
         click.echo("as it was measured where it was converted (linguabus model verify measures here):")
     if checked is not None:
         _tell(checked, quality, manifest)
+    if store.active != manifest.name:
+        click.echo(f"{store.active} stays the active model: linguabus model use {manifest.name} changes that")
     if problem:
         click.echo(f"Warning: a conversation with it will fail: {problem}", err=True)
 

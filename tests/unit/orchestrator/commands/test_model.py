@@ -49,6 +49,14 @@ def home(tmp_path: Path) -> Path:
     return tmp_path / "home"
 
 
+def test_a_second_model_says_that_the_first_one_stays_active(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "stays the active model" not in capsys.readouterr().out
+    source = str(home.parent / "decoder")
+    assert cli.run(["--home", str(home), "model", "add", source, "--name", "other"]) == 0
+    assert capsys.readouterr().out.endswith("tiny stays the active model: linguabus model use other changes that\n")
+    assert ModelStore(home / "models").active == "tiny"
+
+
 def test_the_list_is_short_unless_all_of_it_is_wanted(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     listing = ["--home", str(home), "model", "list"]
     capsys.readouterr()
