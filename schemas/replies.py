@@ -38,6 +38,9 @@ class NodeProfile:
     incarnation: Count = about("Which start of the node this is.")
     fingerprint: Label = about("The command's.")
     failure: Line = about("Why there are no figures; empty when there are.", default="")
+    code: LoadFailureCode = about(
+        "The same for programs; unusable: it can't run the model's units.", default="internal"
+    )
     units: Annotated[tuple[UnitProfile, ...], Items(16)] = about("One entry per part.", default=())
     hop_s: Seconds = about("One decode activation: encoded, through the broker and decoded.", default=0.0)
     hop_spread_s: Seconds = about("From the quickest to the slowest of the middle half.", default=0.0)

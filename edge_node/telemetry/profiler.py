@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from edge_node.errors import NodeError, reason_of
+from edge_node.errors import NodeError, failure_code, reason_of
 from edge_node.stage_spec import SegmentSpec
 from edge_node.storage.blob_store import BlobStore
 from edge_node.telemetry import device
@@ -122,7 +122,7 @@ class Profiler:
                 storage_bytes=self._store.limit_bytes,
             )
         except NodeError as error:
-            answer = replace(answer, failure=reason_of(error))
+            answer = replace(answer, failure=reason_of(error), code=failure_code(error))
         except Exception as error:  # the orchestrator must hear of it, whatever it was
             _log.exception("measuring %s failed", command.model)
             answer = replace(answer, failure=reason_of(error))

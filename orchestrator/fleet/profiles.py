@@ -95,9 +95,13 @@ class Profiles:
         return max((until_s for until_s in due if until_s > now_s), default=-math.inf)
 
     def answer(self, birth: NodeBirth, measured: NodeProfile, now_s: float) -> list[Effect]:
-        """Take in a node's figures, or why it has none."""
+        """Take in a node's figures, or why it has none; one that can't run the model is asked again when it is to."""
         key = (birth.node, measured.fingerprint)
         self._awaited.pop(key, None)
+        if cant_run(measured):
+            self._asked.discard((birth.node, birth.incarnation, measured.fingerprint))
+            text = f"{birth.node} can't run the model and is left out: {measured.failure}"
+            return [Note(text, warning=True, kind="set_apart", node=birth.node)]
         problem = measured.failure or _incomplete(measured)
         if problem:
             return [Note(f"{birth.node} did not measure itself: {problem}; its reported speed is used", warning=True)]
@@ -140,6 +144,11 @@ def _view(birth: NodeBirth, profile: Profile | None, now_s: float) -> ProfileVie
         hop_spread_ms=profile.measured.hop_spread_s * 1e3,
         drift=profile.drift,
     )
+
+
+def cant_run(measured: NodeProfile) -> bool:
+    """Did a node find, with some of its units, that its ONNX Runtime lacks what the model needs?"""
+    return bool(measured.failure) and measured.code == "unusable"
 
 
 def _incomplete(measured: NodeProfile) -> str:

@@ -233,6 +233,8 @@ class PipelinePool:
         """A node's message about a segment, a request or itself."""
         if isinstance(message, NodeProfile):
             self.touch_all()
+            for pipeline in self.all:
+                pipeline.eligibility.measured(message, now_s)
             return self.lead.node_said(node, message, now_s)  # profiles are shared
         effects: list[Effect] = []
         for pipeline in self._all.values():

@@ -5,9 +5,10 @@ from __future__ import annotations
 from orchestrator.deployment.plan import DeployedPlan
 from orchestrator.effects import Effect, Note
 from orchestrator.fleet.fleet_view import FleetView
+from orchestrator.fleet.profiles import cant_run
 from orchestrator.replanning.constraints import refusal
 from orchestrator.replanning.exclusions import Exclusions
-from schemas.messages import LoadFailureCode, NodeBirth, PlanConstraints
+from schemas.messages import LoadFailureCode, NodeBirth, NodeProfile, PlanConstraints
 
 
 class Eligibility:
@@ -44,6 +45,11 @@ class Eligibility:
             return []
         text = f"node {node} is set apart: {self._exclusions.reason(node)}"
         return [Note(text, warning=True, kind="set_apart", node=node, pipeline=plan.pipeline)]
+
+    def measured(self, answer: NodeProfile, now_s: float) -> None:
+        """Leave a node out that found out, when it measured itself, that it can't run the model."""
+        if cant_run(answer):
+            self._exclusions.add(answer.node, answer.incarnation, answer.failure, answer.code, now_s)
 
     def worked(self, plan: DeployedPlan) -> None:
         """Count the failures of a plan's nodes anew: each has come to hold its part."""

@@ -178,6 +178,8 @@ class ScriptedNode:
 
     birth: NodeBirth
     alive: bool = True
+    cant_run: str = ""
+    """What it says it lacks when it is to measure itself."""
     refuses: str = ""
     """Why it can't load segments; empty when it can."""
     refuses_as: LoadFailureCode = "internal"
@@ -207,7 +209,8 @@ class ScriptedNode:
                         node=self.name,
                         incarnation=self.birth.incarnation,
                         fingerprint=command.fingerprint,
-                        failure="it follows a script",
+                        failure=self.cant_run or "it follows a script",
+                        code="unusable" if self.cant_run else "internal",
                     )
                 ]
             case PrepareSegment() if self.refuses:

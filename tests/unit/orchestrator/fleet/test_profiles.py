@@ -5,15 +5,25 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.effects import Publish, SaveProfile
+from orchestrator.effects import Note, Publish, SaveProfile
 from orchestrator.events import ModelOpened, NodeSaid
 from orchestrator.fleet.profiles import PROBE_PATIENCE_S, Profiles, fingerprint_of
 from orchestrator.model.served import ServedModel
 from orchestrator.planning.profile import Profile
+from orchestrator.replanning.exclusions import TRIES
 from orchestrator.replanning.problem_builder import build_problem
 from orchestrator.service.database import Database
 from schemas.contract import dump
-from schemas.messages import BlobRef, NodeProfile, PlanConstraints, ProbeNode, ProbePart, StageMetrics, UnitProfile
+from schemas.messages import (
+    BlobRef,
+    NodeProfile,
+    PlanConstraints,
+    PrepareSegment,
+    ProbeNode,
+    ProbePart,
+    StageMetrics,
+    UnitProfile,
+)
 from tests.support.orchestrating import World
 from tests.support.scripted_nodes import Letters, make_birth, make_manifest
 
@@ -131,6 +141,33 @@ def test_a_node_that_hangs_does_not_stop_the_fleet() -> None:
     assert world.solves == 0
     world.wait(PROBE_PATIENCE_S)
     assert world.plan.ring
+
+
+def test_a_node_that_lacks_an_operator_is_left_out_before_anything_is_planned() -> None:
+    world = Measuring().world
+    world.join("a", "b", "c", "d")
+    world.nodes["b"].cant_run = "Foo(-1) is not a registered function/op"
+    world.wait(5.0)
+    assert {stage.node for stage in world.plan.ring} == {"a", "c", "d"}
+    assert not world.commands("b", PrepareSegment)
+    said = [effect.text for effect in world.effects if isinstance(effect, Note) and effect.kind == "set_apart"]
+    assert said == ["b can't run the model and is left out: Foo(-1) is not a registered function/op"]
+    status = world.control("status")
+    assert status
+    assert status.result["left_out"] == "b: Foo(-1) is not a registered function/op"
+    world.wait(3600.0)
+    assert len(world.commands("b", ProbeNode)) == TRIES, "it is not asked for ever"
+    assert not world.commands("b", PrepareSegment)
+
+
+def test_a_node_that_was_updated_is_planned_with() -> None:
+    world = Measuring().world
+    world.join("a", "b", "c")
+    world.nodes["b"].cant_run = "Foo(-1) is not a registered function/op"
+    world.wait(5.0)
+    world.join("b", incarnation=2)
+    world.wait(5.0)
+    assert {stage.node for stage in world.plan.ring} == {"a", "b", "c"}
 
 
 def test_a_profile_is_saved_and_not_asked_for_again() -> None:
