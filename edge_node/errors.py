@@ -1,8 +1,20 @@
 """Errors of a node."""
 
+import re
+
 from schemas.errors import LinguabusError
 from schemas.limits import MAX_LINE
 from schemas.messages import LoadFailureCode
+
+_RUNTIME_NOISE = re.compile(
+    r"\[ONNXRuntimeError\] : \d+ : \w+ : |Load model from .+? failed: ?|"
+    r"\S+\.(?:h|cc|cpp):\d+ [^()]*\(.*?\)(?: const)?(?: \[with [^\]]*\])? "
+)
+"""What ONNX Runtime says of itself in its errors: kind, file, line and signature of the function that failed."""
+_LACKING = re.compile(
+    r"[Oo]pset|not a registered function|[Cc]ould not find an implementation|[Uu]nrecognized attribute"
+)
+_MAX_REASON = 300
 
 
 class NodeError(LinguabusError):
@@ -64,3 +76,9 @@ def failure_code(error: Exception) -> LoadFailureCode:
 def reason_of(error: Exception) -> str:
     """An error as a line for the orchestrator: the text of one of ours; of any other, its type too."""
     return (str(error) if isinstance(error, NodeError) else f"{type(error).__name__}: {error}")[:MAX_LINE]
+
+
+def runtime_reason(error: Exception) -> str:
+    """What ONNX Runtime raised, in a line without its own files and functions; with what helps, if that is known."""
+    line = _RUNTIME_NOISE.sub("", (str(error).splitlines() or [""])[0]).strip()[:_MAX_REASON] or type(error).__name__
+    return f"{line.rstrip('.')}: a newer ONNX Runtime may have it" if _LACKING.search(line) else line

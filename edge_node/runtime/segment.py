@@ -21,7 +21,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from edge_node.errors import SegmentUnusable
+from edge_node.errors import SegmentUnusable, runtime_reason
 from edge_node.runtime.hidden_buffers import Payload, entry_for, exit_for
 from edge_node.runtime.kv_cache import KvCache
 from edge_node.runtime.run_choice import choose_runs
@@ -97,7 +97,9 @@ class Segment:
         try:
             self.session = ort.InferenceSession(str(graph_path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime raises many unrelated types
-            raise SegmentUnusable(f"ONNX Runtime can't open the segment: {_first_line(error)}") from error
+            raise SegmentUnusable(
+                f"ONNX Runtime {ort.__version__} can't open the segment: {runtime_reason(error)}"
+            ) from error
         self._dtypes = {
             node.name: _NUMPY_TYPES.get(node.type) for node in (*self.session.get_inputs(), *self.session.get_outputs())
         }
@@ -370,8 +372,4 @@ class Segment:
 
 def cannot_run(error: Exception) -> SegmentUnusable:
     """What ONNX Runtime raised in a run, as an error of ours."""
-    return SegmentUnusable(f"ONNX Runtime can't run the segment: {_first_line(error)}")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:300]
+    return SegmentUnusable(f"ONNX Runtime can't run the segment: {runtime_reason(error)}")
