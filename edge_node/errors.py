@@ -14,7 +14,7 @@ _RUNTIME_NOISE = re.compile(
 _LACKING = re.compile(
     r"[Oo]pset|not a registered function|[Cc]ould not find an implementation|[Uu]nrecognized attribute"
 )
-_MAX_REASON = 300
+_MAX_REASON = 200
 
 
 class NodeError(LinguabusError):
@@ -80,5 +80,6 @@ def reason_of(error: Exception) -> str:
 
 def runtime_reason(error: Exception) -> str:
     """What ONNX Runtime raised, in a line without its own files and functions; with what helps, if that is known."""
-    line = _RUNTIME_NOISE.sub("", (str(error).splitlines() or [""])[0]).strip()[:_MAX_REASON] or type(error).__name__
+    line = _RUNTIME_NOISE.sub("", (str(error).splitlines() or [""])[0]).strip() or type(error).__name__
+    line = line if len(line) <= _MAX_REASON else f"{line[:_MAX_REASON]} ..."
     return f"{line.rstrip('.')}: a newer ONNX Runtime may have it" if _LACKING.search(line) else line

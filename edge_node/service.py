@@ -31,6 +31,7 @@ from edge_node.effects import (
     WriteKvRows,
 )
 from edge_node.errors import NodeError, NodeRefused, NotFinite
+from edge_node.notices import Notices
 from edge_node.runtime.check_schedule import CheckSchedule
 from edge_node.runtime.segment_runner import SegmentRunner
 from edge_node.storage.blob_store import BlobStore
@@ -48,7 +49,7 @@ from edge_node.wire.topics import data_route
 from schemas import messages
 from schemas.codec import decode_frames
 from schemas.errors import ContractError
-from schemas.messages import NodeBirth, ProbeNode
+from schemas.messages import NodeBirth, Plan, ProbeNode
 from schemas.topics import NODE_COMMAND, NODE_ECHO, NODE_HEARTBEAT, PLAN
 
 _log = logging.getLogger(__name__)
@@ -63,7 +64,7 @@ class NodeService:
     ) -> None:
         """``tell`` is given lines for whoever started the node."""
         self._config = config
-        self._tell = tell
+        self._notices = Notices(config.name, tell)
         self._incarnation = new_incarnation()
         will = will_of(config.name, self._incarnation)
         client_id = f"node-{config.name}-{self._incarnation}"
@@ -174,7 +175,7 @@ class NodeService:
         self._core.max_message_bytes = max_bytes = self._limit.max_message_bytes
         self._birth = replace(self._birth, max_message_bytes=max_bytes)
         self._outbox.register(self._birth, leaving=self._drain.reason)
-        _log.info("%s is registered at %s", self._birth.node, self._config.broker_url.rsplit("@", 1)[-1])
+        self._notices.registered()
 
     def _send(self, topic: str, data: bytes) -> None:
         try:
@@ -194,7 +195,7 @@ class NodeService:
         silent_s = 0.0 if since_s is None else polled_s - since_s
         step = self._drain.step(self._core.has_stages, now_s, silent_s=silent_s)
         if step.line:
-            self._tell(step.line)
+            self._notices.say(step.line)
         if step.announces:
             self._outbox.say_online(self._drain.reason)
         if step.ends:
@@ -313,8 +314,10 @@ class NodeService:
             elif NODE_COMMAND.match(delivery.topic):
                 self._command(messages.decode(delivery.payload, *NODE_COMMAND.messages))
             elif PLAN.match(delivery.topic) and delivery.payload:
-                self._do(self._core.message(messages.decode(delivery.payload, *PLAN.messages)))
+                plan: Plan = messages.decode(delivery.payload, *PLAN.messages)
+                self._do(self._core.message(plan))
                 self._profiler.plan_committed()
+                self._notices.plan(plan)
             elif NODE_ECHO.match(delivery.topic):
                 self._link.echo(delivery.payload, time.monotonic())
                 self._profiler.echo(delivery.payload)

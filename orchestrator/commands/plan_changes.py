@@ -6,8 +6,8 @@ from typing import Any
 
 from orchestrator.text.figures import megabytes
 from orchestrator.text.table import table
-from orchestrator.text.units import describe_units
 from schemas.messages import PlanView
+from schemas.units_text import describe_units
 
 FIGURES = (
     ("time per token", "predicted_decode_ms", "ms"),

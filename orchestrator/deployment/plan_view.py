@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from orchestrator.deployment.plan import DeployedPlan
-from orchestrator.text.units import describe_units
 from schemas.messages import PlanOnItsWay, PlanView, SegmentReady, StageView, UnitsOnNode
+from schemas.units_text import describe_units
 
 
 def plan_view(plan: DeployedPlan, ready: dict[int, SegmentReady]) -> PlanView:

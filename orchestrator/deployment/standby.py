@@ -16,10 +16,10 @@ from orchestrator.fleet.fleet import Node
 from orchestrator.planning.errors import BadConstraint, PlanningError
 from orchestrator.planning.problem import Problem
 from orchestrator.planning.solution import Standby
-from orchestrator.text.units import describe_units
 from schemas.limits import MAX_BLOBS
 from schemas.messages import BlobRef, Epoch, KeepBlobs, StandbyView
 from schemas.topics import NODE_COMMAND
+from schemas.units_text import describe_units
 
 TIME_LIMIT_S = 2.0
 """A ring that is lost meanwhile waits for the solver."""

@@ -12,7 +12,6 @@ from orchestrator.planning.moves.kv_migration import Migration
 from orchestrator.planning.problem import Problem, Stage
 from orchestrator.planning.solution import Solution
 from orchestrator.planning.solver.solve import evaluate
-from orchestrator.text.units import describe_units
 from schemas.messages import (
     ComparedFigures,
     ComparedStage,
@@ -21,6 +20,7 @@ from schemas.messages import (
     PlanComparison,
     PlanExplanation,
 )
+from schemas.units_text import describe_units
 
 
 def comparison(

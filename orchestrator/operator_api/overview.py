@@ -6,8 +6,8 @@ from orchestrator.control_plane import ControlPlane
 from orchestrator.deployment.plan import DeployedPlan
 from orchestrator.fleet.fleet import FleetState
 from orchestrator.pipelines.pipeline import Pipeline
-from orchestrator.text.units import describe_units
 from schemas.messages import OverviewReply, PipelineAtWork, StageAtWork, StageMetrics
+from schemas.units_text import describe_units
 
 
 def overview(plane: ControlPlane, now_s: float) -> OverviewReply:

@@ -12,7 +12,6 @@ from orchestrator.planning.explain.reasons import baseline_worth_s, devices_said
 from orchestrator.planning.problem import Problem
 from orchestrator.planning.solution import Infeasible, Solution, Standby
 from orchestrator.text.figures import as_ms
-from orchestrator.text.units import units_text
 from schemas.messages import (
     ComparedPlan,
     ExplainedFigures,
@@ -22,6 +21,7 @@ from schemas.messages import (
     NoPlanExplanation,
     PlanExplanation,
 )
+from schemas.units_text import units_text
 
 
 def explain(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.text.units import describe_units, units_text
+from schemas.units_text import describe_units, units_text
 
 
 @pytest.mark.parametrize(
