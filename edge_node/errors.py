@@ -25,6 +25,10 @@ class BlobUnavailable(NodeError):
     """No blob server gave the blob, or what it gave has another SHA-256."""
 
 
+class BlobDamaged(BlobUnavailable):
+    """The orchestrator's own file is not what it was."""
+
+
 class StorageFull(NodeError):
     """The blobs do not fit into the storage the node may use."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import http.client
@@ -11,10 +12,10 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from edge_node.errors import BlobUnavailable, StorageFull
+from edge_node.errors import BlobDamaged, BlobUnavailable, StorageFull
 from schemas.back_off import back_off_s, out_of_step
 from schemas.messages import BlobRef
 
@@ -161,6 +162,8 @@ class BlobStore:
             for url in urls:
                 try:
                     return self._download(blob, f"{url}/{blob.sha256}", on_progress)
+                except BlobDamaged:
+                    raise  # trying again does not mend it
                 except (OSError, http.client.HTTPException, BlobUnavailable) as error:
                     problem = f"{url}: {error}"
                     _log.log(level, "blob %s try %d: %s", blob.sha256[:12], attempt + 1, problem)
@@ -186,7 +189,7 @@ class BlobStore:
     def _transfer(self, blob: BlobRef, url: str, part: Path, offset: int, on_progress: Callable[[int], None]) -> int:
         request = urllib.request.Request(url, headers={"Range": f"bytes={offset}-"} if offset else {})
         fetched = 0
-        with _without_proxy.open(request, timeout=_TIMEOUT_S) as response:
+        with _opened(request) as response:
             resumed = response.status == http.client.PARTIAL_CONTENT
             with part.open("ab" if resumed else "wb") as file:
                 length = file.tell()
@@ -200,6 +203,23 @@ class BlobStore:
         if length < blob.size_bytes:
             raise BlobUnavailable(f"the connection ended after {length} of {blob.size_bytes} bytes")
         return fetched
+
+
+@contextlib.contextmanager
+def _opened(request: urllib.request.Request) -> Iterator[http.client.HTTPResponse]:
+    """The answer of a blob server; raises `BlobDamaged` where it says so."""
+    try:
+        response = _without_proxy.open(request, timeout=_TIMEOUT_S)
+    except urllib.error.HTTPError as error:
+        with error:
+            if error.code != http.client.GONE:
+                raise
+        raise BlobDamaged(
+            f"the orchestrator's file {request.selector.rpartition('/')[2][:12]} is damaged: 'linguabus model verify'"
+            " there says what to do"
+        ) from None
+    with response:
+        yield response
 
 
 def _report(on_progress: Callable[[int, int], None], before: int, total: int, part: int) -> None:

@@ -28,6 +28,7 @@ LABELS = {
     "export": "writing the archive",
     "unpack": "reading the archive",
     "verify": "comparing split with unsplit",
+    "runs": "comparing chunks and single steps with one run",
     "wire": "comparing types on the wire",
 }
 _UNITS = {

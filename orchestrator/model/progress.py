@@ -22,6 +22,7 @@ STEPS = {
     "export": "bytes",
     "unpack": "bytes",
     "verify": "runs",
+    "runs": "runs",
     "wire": "runs",
 }
 """What each is counted in."""

@@ -118,6 +118,8 @@ class ModelStore:
             return self._add_archive(archive, name, precision, profile, progress)
         profile = profile or "fast"
         found = resolve_source(source, progress)
+        if name is None:
+            self._check_not_here(found, precision, profile)
         identity = Identity(name or "", source, found.fingerprint, profile, _version(), precision)
         with owned_folder(self._partial_folder(), "add-", self.home / "lock") as partial:
             twin = self._twin(found, precision, progress)
@@ -338,8 +340,7 @@ class ModelStore:
         return freed
 
     def _partial_folder(self) -> Path:
-        folder = self.home / "partial"
-        folder.mkdir(parents=True, exist_ok=True)
+        (folder := self.home / "partial").mkdir(parents=True, exist_ok=True)
         return folder
 
     def _check_new(self, name: str) -> None:
@@ -347,6 +348,12 @@ class ModelStore:
             raise UnsupportedModel(f"{name!r} cannot name a model; use letters, digits, '.', '_' and '-'")
         if (self._models / name).exists():
             raise ModelExists(f"there is a model {name!r}; give another --name, or run: linguabus model rm {name}")
+
+    def _check_not_here(self, source: Source, precision: str, profile: str) -> None:
+        """Find out before converting that a model would be called like the one that was made in the same way before."""
+        for m in self.list():
+            if (m.fingerprint, m.asked, m.profile) == (source.fingerprint, precision, profile):
+                self._check_new(_default_name(source.name, m.precision, profile))
 
     def _folder(self, name: str) -> Path:
         if name not in self.names():

@@ -275,8 +275,7 @@ class Replanner:
         if given_up:
             effects += self._given_up(given_up, now_s)
         elif self._active and self._active is not before:
-            self._report.begins()
-            self._report.succeeded(changed=True)
+            self._report.replaced()
             self._eligibility.worked(self._active.plan)
         if self._eligibility.expire(now_s):
             self.joined(now_s)
@@ -359,12 +358,12 @@ class Replanner:
     def _no_plan(self, code: NoPlanCode, reason: str) -> list[Effect]:
         """No new plan for now; a working one stays."""
         left_out = self._eligibility.left_out()
-        why = NoPlan(code, f"{reason} (left out: {left_out})" if left_out else reason)
+        why = NoPlan(code, f"left out: {left_out}. Without: {reason}" if left_out else reason)
         self._report.failed(why.reason)
         if self._active is None:
             return self._report.there_is_none(why)
         self._target.model = self._active.plan.model
-        return [self._report.stays(self._active.plan, why.reason)]
+        return self._report.stays(self._active.plan, why.reason)
 
     def _given_up(self, given_up: GivenUp, now_s: float) -> list[Effect]:
         self._report.last_failure = failure = f"{given_up.node}: {given_up.reason}"
@@ -378,4 +377,4 @@ class Replanner:
         if self._has_to_shed():
             wait_s = self._timing.settle_s if given_up.is_nodes_fault else self._timing.exclude_s
             self._schedule.ask(now_s + wait_s, forced=True)
-        return [*told, self._report.stays(self._active.plan, failure)]
+        return [*told, *self._report.stays(self._active.plan, failure)]

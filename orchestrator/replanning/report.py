@@ -19,6 +19,7 @@ class PlanningReport:
         """Why the last attempt to replace the plan in force came to nothing; empty when none was made or it worked."""
         self.decisions = DecisionLog()
         """Which solutions replaced the plan in force, which did not, and why."""
+        self._told_that_it_stays = ""
         self._pipeline = pipeline
         self._outcomes: list[ReplanDone] = []
         self._smaller_caches: tuple[int, int] | None = None
@@ -32,6 +33,12 @@ class PlanningReport:
     def begins(self) -> None:
         """Forget why the plan in force stays, as another attempt is made, or one has worked."""
         self.why_it_stays = ""
+
+    def replaced(self) -> None:
+        """Another plan is in force; what kept one before it from working is over."""
+        self.begins()
+        self.last_failure = ""
+        self.succeeded(changed=True)
 
     def no_model(self, reason: str) -> None:
         """There is no plan because there is nothing to serve."""
@@ -61,10 +68,12 @@ class PlanningReport:
         text = f"{serving} instead of {asked.slots} with {asked.context_tokens}: that {why}"
         return [] if told else [Note(text, kind="smaller", pipeline=self._pipeline)]
 
-    def stays(self, plan: DeployedPlan, reason: str) -> Note:
-        """Tell that a plan stays in force, because nothing came of the attempt to replace it."""
+    def stays(self, plan: DeployedPlan, reason: str) -> list[Effect]:
+        """Tell that a plan stays in force, because nothing came of the attempt to replace it; not twice in a row."""
         self.why_it_stays = reason
-        return Note(f"epoch {plan.epoch} stays: {reason}", kind="stays", pipeline=self._pipeline)
+        text = f"epoch {plan.epoch} stays: {reason}"
+        told, self._told_that_it_stays = self._told_that_it_stays == text, text
+        return [] if told else [Note(text, kind="stays", pipeline=self._pipeline)]
 
     def there_is_none(self, why: NoPlan) -> list[Effect]:
         """Tell, once, that no plan is in force, and none can be made for now."""

@@ -1,7 +1,13 @@
-"""Weights and graphs over HTTP: ``GET`` and ``HEAD /v1/blobs/{sha256}``, with Range. Nothing can be listed."""
+"""Weights and graphs over HTTP: ``GET`` and ``HEAD /v1/blobs/{sha256}``, with Range. Nothing can be listed.
+
+A file that is not what its name says is not given out: nodes would fetch it again and again. 410 tells them so.
+"""
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +19,8 @@ if TYPE_CHECKING:
     from starlette.routing import BaseRoute
 
 BLOBS_PATH = "/v1/blobs"
+_REMEMBERED = 4096
+_log = logging.getLogger(__name__)
 
 
 def blob_routes(folder: Path) -> list[BaseRoute]:
@@ -25,8 +33,20 @@ def blob_routes(folder: Path) -> list[BaseRoute]:
         name = request.path_params["sha256"]
         if not is_sha256(name) or not (folder / name).is_file():
             raise HTTPException(404)
+        if not _is_whole(folder / name, (folder / name).stat().st_mtime_ns):
+            raise HTTPException(410)
         # The name says what the content is, so a resumed download can't mix two contents.
         headers = {"etag": f'"{name}"', "cache-control": "public, max-age=31536000, immutable"}
         return FileResponse(folder / name, headers=headers, media_type="application/octet-stream")
 
     return [Route(BLOBS_PATH + "/{sha256}", get_blob, methods=["GET"])]
+
+
+@functools.lru_cache(maxsize=_REMEMBERED)
+def _is_whole(path: Path, _changed_ns: int) -> bool:
+    """Is the content of a file what its name says? It is read once after each change."""
+    with path.open("rb") as file:
+        whole = hashlib.file_digest(file, "sha256").hexdigest() == path.name
+    if not whole:
+        _log.error("%s is damaged, and not given to nodes: 'linguabus model verify' says what to do", path)
+    return whole

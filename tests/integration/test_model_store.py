@@ -65,6 +65,21 @@ def test_the_first_model_becomes_active_and_use_changes_it(store: ModelStore, tm
         store.use("third")
 
 
+def test_a_model_that_is_here_is_not_converted_only_to_be_refused(
+    store: ModelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(weights, "INLINE_BYTES", 16)  # as below
+    (blob, *_) = store.add(source(tmp_path / "one")).blobs
+    damaged = store.blobs_folder / blob.sha256
+    damaged.write_bytes(damaged.read_bytes()[::-1])
+
+    def progress(step: str, done: int, total: int) -> None:
+        pytest.fail(f"it begins with {step!r}")
+
+    with pytest.raises(ModelExists, match="linguabus model rm one-fp32"):
+        store.add(source(tmp_path / "one"), progress=progress)
+
+
 def test_a_name_is_given_once(store: ModelStore, tmp_path: Path) -> None:
     store.add(source(tmp_path / "one"), name="mine")
     with pytest.raises(ModelExists, match="--name"):

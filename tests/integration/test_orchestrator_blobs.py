@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import http.client
+import os
 import re
 import socket
 import subprocess
@@ -12,9 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from edge_node.errors import BlobDamaged
+from edge_node.storage.blob_store import BlobStore
 from orchestrator.errors import AddressInUse
 from orchestrator.service.blobs import BLOBS_PATH, blob_routes
 from orchestrator.service.http_server import HttpServer, reachable_urls
+from schemas.messages import BlobRef
 from tests.support.polling import DEADLINE_S
 from tests.support.repository import ROOT
 
@@ -163,3 +167,19 @@ def test_connections_that_have_to_wait_are_said_once_and_served_later(tmp_path: 
         _, more = process.communicate()
     assert re.fullmatch(r"connections have to wait: Too many open files; run `ulimit -n \d+` before .*\n", said)
     assert (process.returncode, more) == (0, "")
+
+
+def test_a_damaged_file_is_not_given_out_until_it_is_mended(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / NAME
+    path.write_bytes(CONTENT[:-1] + b"x")
+    store = BlobStore(tmp_path / "node", limit_bytes=1 << 30, sleep=lambda _: pytest.fail("it tries again"))
+    blob = BlobRef(sha256=NAME, size_bytes=len(CONTENT))
+    with HttpServer(blob_routes(tmp_path), host="127.0.0.1") as server:
+        assert fetch(server, f"{BLOBS_PATH}/{NAME}")[0] == 410
+        assert fetch(server, f"{BLOBS_PATH}/{NAME}", Range="bytes=10-")[0] == 410
+        with pytest.raises(BlobDamaged, match=f"file {NAME[:12]} is damaged: 'linguabus model verify' there says"):
+            store.fetch([blob], [f"http://127.0.0.1:{server.port}{BLOBS_PATH}"], on_progress=lambda *_: None)
+        assert [record.message.count("is damaged") for record in caplog.records if record.levelname == "ERROR"] == [1]
+        path.write_bytes(CONTENT)
+        os.utime(path, (1, 1))
+        assert store.fetch([blob], [f"http://127.0.0.1:{server.port}{BLOBS_PATH}"], on_progress=lambda *_: None)

@@ -160,6 +160,15 @@ def test_a_node_that_lacks_an_operator_is_left_out_before_anything_is_planned() 
     assert not world.commands("b", PrepareSegment)
 
 
+def test_who_is_left_out_is_said_before_what_is_missing_without_it() -> None:
+    world = Measuring().world
+    world.join("a", "b", "c")
+    world.nodes["b"].cant_run = "Foo(-1) is not a registered function/op"
+    world.wait(5.0)
+    (said,) = [effect.text for effect in world.effects if isinstance(effect, Note) and effect.kind == "no_plan"]
+    assert said.startswith("no plan: left out: b: Foo(-1) is not a registered function/op. Without: needs ")
+
+
 def test_a_node_that_was_updated_is_planned_with() -> None:
     world = Measuring().world
     world.join("a", "b", "c")
