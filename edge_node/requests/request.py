@@ -146,7 +146,11 @@ class StageRequest:
         return Draw(self.sampling, position, history)
 
     def take(self, first: int, tokens: Sequence[int], context_tokens: int) -> Sequence[int]:
-        """Note the tokens that a run gave from position ``first`` on, up to the end of the answer, and return those."""
+        """Note the tokens that a run gave from position ``first`` on, up to the end of the answer, and return those.
+
+        What was known behind them is forgotten: a run that was repeated, or one after it, has written other rows there, and
+        stage 0 would go on behind these.
+        """
         self.finish = Flag.NONE  # a run repeated after the end comes to the same end again
         limit = min(context_tokens, self.open.prompt_tokens + self.open.max_tokens)
         for index, token in enumerate(tokens):
@@ -158,6 +162,10 @@ class StageRequest:
                 self.finish = Flag.LENGTH
             if self.finish:
                 return tokens[: index + 1]
+        following = first + len(tokens)
+        while following in self.tokens:
+            del self.tokens[following]
+            following += 1
         return tokens
 
     def guess_after(

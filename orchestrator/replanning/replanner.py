@@ -358,7 +358,11 @@ class Replanner:
     def _no_plan(self, code: NoPlanCode, reason: str) -> list[Effect]:
         """No new plan for now; a working one stays."""
         left_out = self._eligibility.left_out()
-        why = NoPlan(code, f"left out: {left_out}. Without: {reason}" if left_out else reason)
+        if self._eligibility.failures():  # to be mended first: what is missing without them is no advice
+            reason = f"left out: {left_out}. Without: {reason}"
+        elif left_out:
+            reason = f"{reason} (left out: {left_out})"
+        why = NoPlan(code, reason)
         self._report.failed(why.reason)
         if self._active is None:
             return self._report.there_is_none(why)

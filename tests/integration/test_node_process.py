@@ -142,7 +142,10 @@ def test_a_node_with_layers_says_that_it_leaves_and_ends_without_them(
         assert (status.node, status.reason) == ("alfa", "stopped")
         said = [line for line in nodes["alfa"].log().splitlines() if line.startswith("node alfa: ")]
         assert [line.partition(", ")[0] for line in said] == [
+            "node alfa: registered: it waits for layers",
+            "node alfa: runs embed",
             "node alfa: hands its layers to others and ends",
+            "node alfa: it has no layers now",
             "node alfa: it holds no layers: it ends",
         ]
 

@@ -6,7 +6,7 @@ import itertools
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from edge_node.requests.kv_slots import SlotTable
@@ -92,6 +92,8 @@ def test_guesses_are_for_nodes_that_would_be_idle(
 
 
 @given(seed=st.integers(0, 10**6))
+@example(seed=17784)  # tokens are asked for again that an older run knew, behind wrong guesses of a newer one
+@example(seed=790)  # the same while the run that would put it right is lost
 @examples(40)
 def test_guesses_over_a_bad_network(seed: int) -> None:
     luck = random.Random(seed)

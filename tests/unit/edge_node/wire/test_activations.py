@@ -92,7 +92,7 @@ def test_fp16_scale_is_a_power_of_two_and_changes_no_half() -> None:
 @given(SHAPES, st.sampled_from([1e-3, 1.0, 300.0, 4e4]), st.integers(0, 10**6))
 @examples(150)
 def test_int8_error_is_half_a_step_of_its_block(shape: tuple[int, int], scale: float, seed: int) -> None:
-    values = hidden(shape, scale, seed)
+    values = np.clip(hidden(shape, scale, seed), -8e6, 8e6)  # more is refused: its scale is no half
     out = round_trip(values, Dtype.INT8)
     for start in range(0, shape[1], INT8_BLOCK):
         block = slice(start, start + INT8_BLOCK)
