@@ -20,7 +20,7 @@ from pathlib import Path
 import gguf_models
 import harness
 from harness import Result, main, note
-from services import Installation, until
+from services import until
 from smollm2 import open_smollm2
 
 from broker.local_broker import LocalBroker
@@ -35,7 +35,7 @@ from orchestrator.timing import Timing
 from schemas.limits import MB
 from schemas.messages import PlanConstraints
 from tests.support.nodes import NodeProcess, running_nodes
-from tests.support.services import running_service
+from tests.support.services import patient_client, running_service
 
 MODELS = {
     "SmolLM2": ("", ("auto", "fp32", "fp16")),
@@ -125,12 +125,14 @@ def measure_layout(model: Model, layout: Layout) -> list[NodeMemory]:
             min_nodes=len(NODES), context_tokens=layout.context_tokens, slots=1,
             draft_tokens=0, pipelines=1, balance=False, timing=Timing(settle_s=0.5, start_s=1.5),
         )  # fmt: skip
-        with running_nodes(NODES, broker.url, Path(folder)) as nodes, running_service(config):
-            installation = Installation(broker.url)
-            until("the plan", lambda: bool(installation.stages()), every_s=0.2)
-            with installation.operator() as client:
-                _fill(client, model, layout.context_tokens)
-            return _memory(installation, nodes)
+        with (
+            running_nodes(NODES, broker.url, Path(folder)) as nodes,
+            running_service(config),
+            patient_client(broker.url) as client,  # a large vocabulary is read for seconds
+        ):
+            until("the plan", lambda: client.status().state == "serving", every_s=0.2)
+            _fill(client, model, layout.context_tokens)
+            return _memory(client, nodes)
 
 
 def _fill(client: Client, model: Model, context_tokens: int) -> None:
@@ -144,10 +146,9 @@ def _fill(client: Client, model: Model, context_tokens: int) -> None:
         pass
 
 
-def _memory(installation: Installation, nodes: dict[str, NodeProcess]) -> list[NodeMemory]:
-    with installation.operator() as client:
-        planned = {stage.node: stage.planned_bytes for stage in client.plan().stages}
-        before = {view.node: view.overhead_bytes for view in client.nodes().nodes}
+def _memory(client: Client, nodes: dict[str, NodeProcess]) -> list[NodeMemory]:
+    planned = {stage.node: stage.planned_bytes for stage in client.plan().stages}
+    before = {view.node: view.overhead_bytes for view in client.nodes().nodes}
     return [
         NodeMemory(name, planned[name] - before[name], _peak_bytes(node.pid) - before[name])
         for name, node in nodes.items()
