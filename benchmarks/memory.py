@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import random
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 
 import gguf_models
-import harness
 from harness import Result, main, note
 from services import until
 from smollm2 import open_smollm2
@@ -27,13 +28,14 @@ from broker.local_broker import LocalBroker
 from orchestrator.client import Client
 from orchestrator.commands.settings import default_cache
 from orchestrator.demo.model import demo_checkpoint
+from orchestrator.fleet import profiles
 from orchestrator.model.model import Model
 from orchestrator.model.progress import silent
 from orchestrator.service.config import ServiceConfig
 from orchestrator.service.database import Database
 from orchestrator.timing import Timing
 from schemas.limits import MB
-from schemas.messages import PlanConstraints
+from schemas.messages import PlanConstraints, Sampling
 from tests.support.nodes import NodeProcess, running_nodes
 from tests.support.services import patient_client, running_service
 
@@ -45,9 +47,11 @@ MODELS = {
 LONGEST = (("SmolLM2", "auto", "apart"), ("SmolLM2", "fp16", "together"), ("Gemma 3 270M", "auto", "apart"))
 """Layouts with 8192 positions: minutes each."""
 NODES = ("node-0", "node-1")
-ANSWER_TOKENS = 8
-SPARE_TOKENS = 64
-"""Positions left free: what the text of a prompt is encoded to differs by a few from the ids that it was made of."""
+ANSWER_TOKENS = 16
+SPARE_TOKENS = 8
+"""Positions left free, for tokens that begin a text."""
+PATIENCE_S = 600.0
+"""The plan waits so long until the nodes have measured themselves with the model."""
 FULL_SHARE = 0.85
 """Less found than this share of what is planned: layers would have fitted that the plan did not give."""
 
@@ -113,6 +117,8 @@ def measure_layout(model: Model, layout: Layout) -> list[NodeMemory]:
     """Plan a layout by the real orchestrator, serve one request that fills its context, read the nodes' peaks."""
     constraints = layout.constraints(model.manifest.num_units - 2)
     with (
+        # What is measured beside a stage would count, or be forgotten with the peak.
+        mock.patch.object(profiles, "PROBE_PATIENCE_S", PATIENCE_S),
         tempfile.TemporaryDirectory(prefix="linguabus-bench-", dir=model.blobs_folder.parent) as folder,
         LocalBroker(kind="mosquitto") as broker,
     ):
@@ -136,13 +142,17 @@ def measure_layout(model: Model, layout: Layout) -> list[NodeMemory]:
 
 
 def _fill(client: Client, model: Model, context_tokens: int) -> None:
-    """One greedy answer to this project's licence and decisions, as often and as far as there is room."""
-    files = [harness.ROOT / "LICENSE", *sorted((harness.ROOT / "docs" / "decisions").glob("*.md"))]
-    tokenizer = model.tokenizer()
-    ids = list(tokenizer.encode("\n".join(file.read_text("utf-8") for file in files)))
-    length = context_tokens - ANSWER_TOKENS - SPARE_TOKENS
-    prompt = tokenizer.decode((ids * (length // len(ids) + 1))[:length])
-    for _ in client.ask(prompt=prompt, max_tokens=ANSWER_TOKENS):
+    """An answer of unlikely tokens, to as many as there is room for, drawn from the whole vocabulary.
+
+    Which pages of an embedding become resident depends on the text, and no text has more of them.
+    """
+    tokenizer, room = model.tokenizer(), context_tokens - ANSWER_TOKENS - SPARE_TOKENS
+    vocabulary = range(model.manifest.vocab_size)
+    ids = random.Random(context_tokens).sample(vocabulary, min(room, len(vocabulary)))
+    while len(encoded := list(tokenizer.encode(tokenizer.decode(ids)))) > room:
+        del ids[len(ids) * room // len(encoded) - 1 :]
+    prompt = tokenizer.decode(ids)
+    for _ in client.ask(prompt=prompt, max_tokens=ANSWER_TOKENS, sampling=Sampling(temperature=2.0)):
         pass
 
 

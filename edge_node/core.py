@@ -287,6 +287,11 @@ class NodeCore:
         return bool(self._stages)
 
     @property
+    def planned_bytes(self) -> int:
+        """Memory that the node is expected to need in all; 0 without a stage."""
+        return max((stage.spec.planned_bytes for stage in self._stages.values()), default=0)
+
+    @property
     def has_requests(self) -> bool:
         """Is a request open on one of its stages?"""
         return any(stage.requests for stage in self._stages.values())

@@ -33,6 +33,7 @@ from edge_node.effects import (
 from edge_node.errors import NodeError, NodeRefused, NotFinite
 from edge_node.notices import Notices
 from edge_node.runtime.check_schedule import CheckSchedule
+from edge_node.runtime.process_heap import let_go_of_file_pages
 from edge_node.runtime.segment_runner import SegmentRunner
 from edge_node.storage.blob_store import BlobStore
 from edge_node.storage.standby_fetcher import StandbyFetcher
@@ -391,6 +392,8 @@ class NodeService:
             reconnects=self._bus.stats.reconnects,
         )
         self._outbox.publish(NODE_HEARTBEAT.format(node=self._config.name), heartbeat, qos=0)
+        if 0 < self._core.planned_bytes < heartbeat.rss_bytes:  # rows of tables, as time goes by
+            let_go_of_file_pages(self._store.directory)
         # One small echo, unless the link is being probed.
         payload = None if self._profiler.measures_link else self._link.next_message(time.monotonic())
         if payload is not None:

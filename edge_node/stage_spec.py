@@ -89,6 +89,8 @@ class StageSpec:
     """The epoch that open requests come from."""
     max_message_bytes: int
     """The longest payload that the broker passes on for all nodes of the ring."""
+    planned_bytes: int
+    """Memory that the plan expects the node to need in all."""
 
     @classmethod
     def of(cls, command: PrepareSegment) -> StageSpec:
@@ -126,4 +128,5 @@ class StageSpec:
             batches=command.batches,
             basis=command.basis,
             max_message_bytes=command.max_message_bytes,
+            planned_bytes=command.planned_bytes,
         )

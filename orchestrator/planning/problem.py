@@ -36,9 +36,10 @@ class Objective(enum.Enum):
 class UnitRun:
     """Neighbouring units that are alike.
 
-    `weight_bytes` is what one loaded unit takes resident (after pre-packing), `disk_bytes` its blob on disk
-    (the same when None), `kv_bytes_per_token` its KV cache per token of context and slot, `state_bytes` its state of
-    a text, of which nodes have copies, where it folds all positions into one; in a run of both kinds it may be either.
+    `weight_bytes` is what one loaded unit takes resident (after pre-packing), `loading_bytes` what it takes while it is
+    loaded, where that is more, `disk_bytes` its blob on disk (as `weight_bytes` when None), `kv_bytes_per_token` its KV
+    cache per token of context and slot, `state_bytes` its state of a text, of which nodes have copies, where it folds
+    all positions into one; in a run of both kinds it may be either.
     """
 
     kind: str
@@ -48,6 +49,7 @@ class UnitRun:
     kv_bytes_per_token: int = 0
     flops_per_token: float = 0.0
     disk_bytes: int | None = None
+    loading_bytes: int = 0
     state_bytes: int = 0
 
     @property
@@ -269,8 +271,8 @@ class Problem:
         return replace(self, context_tokens=context_tokens, slots=slots, workspace_bytes=workspace)
 
     def unit_memory_bytes(self, run: UnitRun) -> int:
-        """Resident bytes of one unit with its KV caches."""
-        return run.weight_bytes + self.unit_cache_bytes(run)
+        """Most resident bytes of one unit: with full caches, or while it is loaded, when they are empty."""
+        return max(run.loading_bytes, run.weight_bytes + self.unit_cache_bytes(run))
 
     def unit_cache_bytes(self, run: UnitRun) -> int:
         """What one unit keeps of all texts: KV caches, or folded states."""

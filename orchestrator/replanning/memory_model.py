@@ -1,74 +1,166 @@
 """How much memory a loaded segment takes at its peak (pure).
 
-Measured with SmolLM2-135M on Linux, x86-64, ONNX Runtime 1.32, as the difference of resident memory before opening a
-segment and the largest value until its KV cache was full, for ranges of 1, 3, 10, 12 and all units. What a session
-takes is the sum of
+What a node takes beside what it held when it came is the sum of
 
-* a fixed part: the pages of ONNX Runtime's own code that the first session touches, and what allocators keep, which is
-  more where a node has two sessions, for both ends of a ring;
-* activations of the longest prefill chunk;
-* weights, by kind of unit: int4 and int8 kernels keep a pre-packed copy beside (or instead of) the mapped file, and
-  `accuracy_level=4` (profiles "fast" and "steady", whose graphs are the same) packs larger; the head's matrix is by
-  far the largest of the model, and while it is packed the original is still there. The file of an embedding is mapped,
-  and only pages with rows of tokens that occur are ever read: of quantised ones, a dozen rows a page, half is counted;
-* tables of positions that it computes, for as many as are served;
+* a session: the pages of ONNX Runtime's own code that it touches, and what the heap keeps;
+* activations of the longest prefill chunk, logits, and tables of positions, for as many as are served;
+* weights, by kind of unit. Of a quantised matrix ONNX Runtime packs a copy, with a scale and a sum in float32 for each
+  block of weights, and lets go of the file after that; an fp16 matrix is widened to float32 first. The head's matrix is
+  by far the largest: while it is packed, it is there twice;
+* rows of mapped tables that were looked up, of the embedding and of the head's second pass: the kernel maps 64 KiB
+  around each. A node that holds more than was planned lets go of them (`edge_node.service`);
 * the KV cache, counted as full.
 
-Sharing of tied weights saves disk only: each of two sessions keeps its own copy.
+Sharing of tied weights saves disk only: each of two sessions keeps its own copy. Its constants are
+for x86-64 and ONNX Runtime 1.32; `benchmarks/memory.py` compares what is planned with what nodes take.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
-from orchestrator.model.manifest import Manifest
-from schemas.messages import UnitKind
-from schemas.units import BLOCK, EMBED, HEAD
+from orchestrator.model.manifest import DTYPE_BYTES, Manifest, Unit
+from schemas.limits import MB
 
-SESSION_BYTES = 21 << 20
-"""11 MiB of code, and what allocators keep of transfers and loading."""
-SECOND_SESSION_BYTES = 12 << 20
-"""Of a node with two stages: what allocators keep once more. The code is there, and only one of them runs at a time."""
+SESSION_BYTES = 19 * MB
+"""13.5 MB of code, and what the heap keeps of transfers and loading."""
+SECOND_SESSION_BYTES = 6 * MB
+"""Of a node with two stages: what the heap keeps once more. The code is there."""
 ACTIVATION_COPIES = 1.25
 """ONNX Runtime's arena rounds up what a run needs."""
+WINDOW_BYTES = 64 << 10
+"""So much of a mapped file becomes resident with one row."""
+LOOKED_UP_ROWS = 512
+"""Of a head's second pass, which looks up 64 for each token: of an answer of a few, before a node lets go of them."""
 
 
 @dataclass(frozen=True)
-class ResidentFactors:
-    """Bytes at the peak per byte of weights on disk, by kind of unit."""
+class Resident:
+    """Resident bytes of weights: so many per byte on disk, and so many per number in their matrices."""
 
-    embed: float
-    block: float
-    head: float
+    per_byte: float = 0.0
+    per_weight: float = 0.0
 
-    def of(self, kind: UnitKind) -> float:
-        return {EMBED: self.embed, BLOCK: self.block, HEAD: self.head}[kind]
+    def of(self, disk_bytes: int, weights: int) -> int:
+        return math.ceil(self.per_byte * disk_bytes + self.per_weight * weights)
 
 
-FACTORS = {
-    ("int4", "fast"): ResidentFactors(embed=0.5, block=1.62, head=1.65),
-    ("mixed", "fast"): ResidentFactors(embed=0.5, block=1.62, head=1.85),
-    ("int4", "exact"): ResidentFactors(embed=0.5, block=1.2, head=1.6),
-    ("int8", "fast"): ResidentFactors(embed=0.5, block=1.4, head=1.85),
-    ("fp16", "fast"): ResidentFactors(embed=1.05, block=2.55, head=4.1),
-    ("fp32", "fast"): ResidentFactors(embed=1.05, block=1.05, head=2.0),
+@dataclass(frozen=True)
+class WeightRule:
+    """How weights become resident: blocks and head, while they are loaded and packed and while they serve.
+
+    ``row_windows``: windows that a row of an embedding is in, one for each of its tables.
+    """
+
+    block_loading: Resident
+    block_serving: Resident
+    head_loading: Resident
+    head_serving: Resident
+    row_windows: float
+    quantised: bool
+
+
+_TWO_PASSES = Resident(per_weight=1.65), Resident(per_weight=0.93)
+"""Of a head in four bits: packed, and scales in float32; while it is loaded the file, and the scales twice."""
+_MIXED = WeightRule(Resident(1, 0.46), Resident(1, 0.335), *_TWO_PASSES, row_windows=3, quantised=True)
+"""Blocks of 16 or 32 weights in four or eight bits, scales in fp16 that are widened."""
+RULES = {
+    # Packed: half a byte a weight and 8 bytes per block of 32; of the file, 4 bytes per block stay mapped at first.
+    ("int4", "fast"): WeightRule(Resident(1, 0.28), Resident(1, 0.125), *_TWO_PASSES, row_windows=3, quantised=True),
+    # Packed without sums; scales stay in the mapped file.
+    ("int4", "exact"): WeightRule(
+        Resident(1), Resident(1), Resident(per_weight=1.25), Resident(per_weight=0.67), row_windows=3, quantised=True
+    ),
+    ("mixed", "fast"): _MIXED,
+    ("int8", "fast"): _MIXED,
+    ("fp16", "fast"): WeightRule(
+        Resident(2.3), Resident(2.1), Resident(4), Resident(2.02), row_windows=1.25, quantised=False
+    ),
+    ("fp32", "fast"): WeightRule(
+        Resident(1.015), Resident(1.015), Resident(2), Resident(1.01), row_windows=1.25, quantised=False
+    ),
 }
-"""By the manifest's precision and profile. On a CPU fp16 weights are widened to fp32: `benchmarks/memory.py` found 2.5
-times their file for SmolLM2's blocks and 2.1 for Gemma 3's, beside what a session takes, and up to 3.9 times for
-a head (Gemma 3's)."""
-CAUTIOUS = ResidentFactors(embed=1.05, block=2.1, head=2.1)
+"""By the manifest's precision and profile; other profiles as "fast"."""
+UNKNOWN = WeightRule(Resident(2.1), Resident(2.1), Resident(4.1), Resident(2.1), row_windows=3, quantised=False)
 """For what was not measured."""
+BLOCK_BYTES = round(0.5 * MB)
+"""Of a quantised block: what the heap keeps beside its matrices."""
+WIDENED_BLOCKS = 1.1
+"""Blocks in fp16 that are there a second time while they are widened."""
+TRIED_LOGITS = 200
+"""Rows of logits that trying run lengths leaves behind, where all runs have to give the same bits."""
 
 
-def resident_factors(manifest: Manifest) -> ResidentFactors:
-    """The factors of a model."""
-    known = FACTORS.get((manifest.precision, manifest.profile))
-    return known or FACTORS.get((manifest.precision, "fast"), CAUTIOUS)
+@dataclass(frozen=True)
+class PeakBytes:
+    """Most resident bytes of a unit's weights while it is loaded, and while it serves."""
+
+    loading: int
+    serving: int
+
+    @property
+    def most(self) -> int:
+        return max(self.loading, self.serving)
+
+
+def rule_of(manifest: Manifest) -> WeightRule:
+    """How the weights of a model become resident."""
+    known = RULES.get((manifest.precision, manifest.profile))
+    return known or RULES.get((manifest.precision, "fast"), UNKNOWN)
+
+
+def block_bytes(manifest: Manifest, unit: Unit, disk_bytes: int) -> PeakBytes:
+    """Resident bytes of a block, of so many on disk, without its KV cache."""
+    rule, weights = rule_of(manifest), _weights(unit)
+    heap = BLOCK_BYTES if rule.quantised else 0
+    return PeakBytes(
+        heap + rule.block_loading.of(disk_bytes, weights), heap + rule.block_serving.of(disk_bytes, weights)
+    )
+
+
+def head_bytes(manifest: Manifest, disk_bytes: int, *, slots: int) -> PeakBytes:
+    """Resident bytes of a head, of so many on disk, and of the logits of so many requests."""
+    rule, weights = rule_of(manifest), _weights(manifest.units[-1])
+    rows = slots + (TRIED_LOGITS if manifest.numerics.same_bits else 0)
+    logits = rows * manifest.vocab_size * DTYPE_BYTES[manifest.logits_dtype]
+    looked_up = touched_bytes(disk_bytes, LOOKED_UP_ROWS, rule.row_windows) if rule.quantised else 0
+    return PeakBytes(
+        rule.head_loading.of(disk_bytes, weights) + logits,
+        rule.head_serving.of(disk_bytes, weights) + looked_up + logits,
+    )
+
+
+def embedding_bytes(manifest: Manifest, disk_bytes: int, *, tied: bool, positions: int) -> int:
+    """Resident bytes of an embedding, of so many on disk, after a text of so many positions.
+
+    A table in floats that is shared with the head is the head's matrix: a token is a column, which is in all rows.
+    """
+    rule = rule_of(manifest)
+    if tied and not rule.quantised:
+        return disk_bytes
+    return touched_bytes(disk_bytes, positions, rule.row_windows)
+
+
+def touched_bytes(table_bytes: int, rows: int, row_windows: float) -> int:
+    """Bytes of mapped tables that are resident once so many rows were looked up, drawn at random from all of them."""
+    if not table_bytes:
+        return 0
+    return math.ceil(table_bytes * -math.expm1(-rows * row_windows * WINDOW_BYTES / table_bytes))
+
+
+def spread_bytes(sizes: Sequence[int]) -> int:
+    """How much more than the mean of all any neighbouring ones take together."""
+    mean = sum(sizes) / len(sizes)
+    sums = list(accumulate((size - mean for size in sizes), initial=0.0))
+    lowest = accumulate(sums, min)
+    return math.ceil(max(now - low for now, low in zip(sums, lowest, strict=True)))
 
 
 def workspace_bytes(manifest: Manifest, *, chunk_tokens: int, context_tokens: int, slots: int) -> int:
-    """What a session takes beside weights and KV cache: code, activations of a chunk, attention scores, logits.
+    """What a session takes beside weights and KV cache: code, activations of a chunk, attention scores, dummies.
 
     The outputs of all matrices of a block have together (FLOPs per token / 2) / width values per position.
     """
@@ -79,7 +171,16 @@ def workspace_bytes(manifest: Manifest, *, chunk_tokens: int, context_tokens: in
     projected = block.flops_per_token / 2 / width
     heads = max((width / cache.key_dim for cache in manifest.layers if cache.key_dim), default=1.0)
     activations = 4 * chunk * (projected + heads * context_tokens)
-    logits = 4 * manifest.vocab_size * (slots + 1)
     spare_kv = slots * spare * manifest.kv_bytes_per_token  # of all layers: a node has some
     tables = manifest.position_bytes * (context_tokens + spare)
-    return SESSION_BYTES + math.ceil(ACTIVATION_COPIES * activations) + logits + spare_kv + tables
+    return SESSION_BYTES + math.ceil(ACTIVATION_COPIES * activations) + spare_kv + tables
+
+
+def transient_bytes(manifest: Manifest, block_disk_bytes: int) -> int:
+    """Resident bytes of matrices on their way from one form to another, while blocks are loaded."""
+    return math.ceil(WIDENED_BLOCKS * block_disk_bytes) if manifest.precision == "fp16" else 0
+
+
+def _weights(unit: Unit) -> int:
+    """Numbers in a unit's matrices: each is multiplied and added once per token."""
+    return unit.flops_per_token // 2

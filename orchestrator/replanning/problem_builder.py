@@ -13,8 +13,12 @@ from orchestrator.planning.profile import Profile
 from orchestrator.replanning.constraints import planner_constraints
 from orchestrator.replanning.memory_model import (
     SECOND_SESSION_BYTES,
-    ResidentFactors,
-    resident_factors,
+    PeakBytes,
+    block_bytes,
+    embedding_bytes,
+    head_bytes,
+    spread_bytes,
+    transient_bytes,
     workspace_bytes,
 )
 from orchestrator.timing import DEFAULT_CONTEXT_TOKENS
@@ -52,7 +56,8 @@ def build_problem(
 ) -> Problem:
     """The planner's question. Nodes with a profile are planned with what they measured, others with what they reported.
 
-    Blocks that differ (a window, another quantisation) count as the largest of them, so that a plan always fits.
+    Blocks that differ (another quantisation) count as their mean, and each node as having those neighbours that take
+    most, so that a plan always fits.
 
     Raises:
         PlanningError: no nodes, or figures that contradict each other.
@@ -60,13 +65,21 @@ def build_problem(
     """
     constraints = constraints or PlanConstraints()
     profiles, conditions = profiles or {}, conditions or {}
-    resident = resident_factors(manifest)
     units = manifest.units
-    runs = (
-        _run(EMBED, manifest, units[:1], resident),
-        _run(BLOCK, manifest, units[1:-1], resident),
-        _run(HEAD, manifest, units[-1:], resident),
+    disk_bytes = [_own_disk_bytes(manifest, unit) for unit in units]
+    blocks = [block_bytes(manifest, unit, disk_bytes[unit.index]) for unit in units[1:-1]]
+    head = head_bytes(manifest, disk_bytes[-1], slots=slots)
+    embedding = embedding_bytes(
+        manifest, disk_bytes[0], tied=set(units[0].blobs) <= set(units[-1].blobs), positions=context_tokens * slots
     )
+    runs = (
+        _run(EMBED, units[:1], disk_bytes, [PeakBytes(0, embedding)]),
+        _run(BLOCK, units[1:-1], disk_bytes, blocks),
+        _run(HEAD, units[-1:], disk_bytes, [head]),
+    )
+    spread = max(spread_bytes([block.loading for block in blocks]), spread_bytes([block.serving for block in blocks]))
+    transient = transient_bytes(manifest, max(disk_bytes[1:-1]))
+    both_ends = max(head.loading, head.serving + embedding)
     tied = sum(blob.size_bytes for blob in manifest.blobs if _ties_ends(manifest, blob))
     common = sum(blob.size_bytes for blob in manifest.blobs if _is_common(manifest, blob))
     workspace = workspace_bytes(manifest, chunk_tokens=chunk_tokens, context_tokens=context_tokens, slots=slots)
@@ -82,8 +95,8 @@ def build_problem(
         objective=Objective(constraints.objective),
         constraints=planner_constraints(constraints, manifest.num_units),
         activation_bytes=activation_payload_bytes(WIRE_DTYPES[wire_dtype], 1, manifest.width),
-        workspace_bytes=workspace + common,
-        second_stage_bytes=SECOND_SESSION_BYTES,
+        workspace_bytes=workspace + common + spread + transient,
+        second_stage_bytes=SECOND_SESSION_BYTES + both_ends - head.most - embedding,
         workspace_bytes_per_token=longer - workspace,
         workspace_bytes_per_slot=wider - workspace,
         tied_disk_bytes=tied,
@@ -103,21 +116,27 @@ def _is_common(manifest: Manifest, blob: Blob) -> bool:
     return len(blob.units) > 1 and not _ties_ends(manifest, blob)
 
 
-def _run(kind: UnitKind, manifest: Manifest, units: Sequence[Unit], resident: ResidentFactors) -> UnitRun:
-    sizes = []
-    for unit in units:
-        own = [b for b in manifest.blobs if unit.index in b.units and not _is_common(manifest, b)]
-        sizes.append(sum(blob.size_bytes for blob in own))
+def _own_disk_bytes(manifest: Manifest, unit: Unit) -> int:
+    own = [blob for blob in manifest.blobs if unit.index in blob.units and not _is_common(manifest, blob)]
+    return sum(blob.size_bytes for blob in own)
+
+
+def _run(kind: UnitKind, units: Sequence[Unit], disk_bytes: Sequence[int], peaks: Sequence[PeakBytes]) -> UnitRun:
     return UnitRun(
         kind=kind,
         start=units[0].index,
         count=len(units),
-        weight_bytes=math.ceil(max(sizes) * resident.of(kind)),
+        weight_bytes=_mean([peak.serving for peak in peaks]),
+        loading_bytes=_mean([peak.loading for peak in peaks]),
         kv_bytes_per_token=max(unit.kv_bytes_per_token for unit in units),
         flops_per_token=float(max(unit.flops_per_token for unit in units)),
-        disk_bytes=max(sizes),
+        disk_bytes=max(disk_bytes[unit.index] for unit in units),
         state_bytes=max(unit.state_bytes for unit in units),
     )
+
+
+def _mean(sizes: Sequence[int]) -> int:
+    return math.ceil(sum(sizes) / len(sizes))
 
 
 def _device(birth: NodeBirth, runs: Sequence[UnitRun], profile: Profile | None, condition: Condition) -> Device:

@@ -94,7 +94,7 @@ def make_manifest(
     units += [
         Unit(u, "block", u - 1, (f"{u:064x}", "7" * 64), block_bytes + MB, 20_000_000, 1024) for u in range(1, last)
     ]
-    units.append(Unit(last, "head", None, (head * 64,), 20 * MB, 40_000_000, 0))
+    units.append(Unit(last, "head", None, (head * 64,), 20 * MB, 34_000_000, 0))
     return Manifest(
         format=FORMAT, version="0", name=name, source="test", fingerprint="0", family="llama", precision="int4",
         asked="auto", carried=1.0, position_bytes=0, profile="fast",
@@ -141,7 +141,7 @@ def room_for(*, embed: int = 0, block: float = 0, head: int = 0) -> int:
 def _third_of_a_model(birth: NodeBirth) -> int:
     problem = build_problem(make_manifest(), [birth], context_tokens=256, slots=2, wire_dtype="fp16", chunk_tokens=128)
     _, block, head = (problem.unit_memory_bytes(run) for run in problem.runs)
-    return problem.fixed_bytes(problem.devices[0]) + head + block + block // 8
+    return problem.fixed_bytes(problem.devices[0]) + head + block + MB // 4
 
 
 def make_heartbeat(node: str, incarnation: int = 1) -> Heartbeat:

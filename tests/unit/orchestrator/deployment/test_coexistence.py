@@ -1,6 +1,5 @@
 """What a node holds of two plans at once, and when a new plan is worth a move."""
 
-import math
 from dataclasses import replace
 from typing import Any
 
@@ -16,22 +15,20 @@ from orchestrator.planning.cost import predict
 from orchestrator.planning.moves.kv_migration import Migration
 from orchestrator.planning.problem import Objective, Stage
 from orchestrator.planning.solution import Solution, Status
-from orchestrator.replanning.memory_model import SECOND_SESSION_BYTES, resident_factors, workspace_bytes
 from orchestrator.replanning.problem_builder import build_problem
 from schemas.messages import Epoch, Plan
-from tests.support.scripted_nodes import MB, Letters, make_birth, make_manifest
+from tests.support.scripted_nodes import Letters, make_birth, make_manifest
 
 MODEL = ServedModel(make_manifest(), Letters())
 FLEET = {name: make_birth(name, memory_mb=1000) for name in "abc"}
-FACTORS = resident_factors(MODEL.manifest)
-BLOCK_WEIGHTS = math.ceil(10 * MB * FACTORS.block)
-EMBED_WEIGHTS = math.ceil(20 * MB * FACTORS.embed)
-HEAD_WEIGHTS = math.ceil(20 * MB * FACTORS.head)
 BLOCK_KV = 1024 * 256 * 2
-WORKSPACE = workspace_bytes(MODEL.manifest, chunk_tokens=128, context_tokens=256, slots=2) + MB
 PROBLEM = build_problem(
     MODEL.manifest, list(FLEET.values()), context_tokens=256, slots=2, wire_dtype="fp16", chunk_tokens=128
 )
+WORKSPACE = PROBLEM.workspace_bytes
+EMBED, BLOCK, HEAD = map(PROBLEM.unit_memory_bytes, PROBLEM.runs)
+LOADED = BLOCK - PROBLEM.runs[1].weight_bytes - BLOCK_KV
+"""What a block takes more while it is loaded than when it serves."""
 
 
 def plan(*stages: tuple[str, int, int], model: ServedModel = MODEL, **changes: Any) -> DeployedPlan:
@@ -65,30 +62,29 @@ def test_a_stage_that_stays_as_it_is_needs_nothing_more() -> None:
 
 def test_an_heir_shares_the_rows_that_both_hold() -> None:
     held = beside(plan(("a", 0, 2), ("c", 2, 4), ("b", 4, 6)))
-    assert held["a"] == WORKSPACE + EMBED_WEIGHTS + 2 * BLOCK_WEIGHTS + BLOCK_KV, "block 1's rows go to c"
-    assert held["b"] == WORKSPACE + 2 * BLOCK_WEIGHTS + HEAD_WEIGHTS + BLOCK_KV
+    assert held["a"] == WORKSPACE + EMBED + 2 * BLOCK - BLOCK_KV, "block 1's rows go to c"
+    assert held["b"] == WORKSPACE + 2 * BLOCK + HEAD - BLOCK_KV
     assert "c" not in held
     grown = beside(plan(("a", 0, 4), ("b", 4, 6)))
-    assert grown["a"] == WORKSPACE + EMBED_WEIGHTS + 2 * BLOCK_WEIGHTS, "all of the old stage's rows are the new one's"
+    assert grown["a"] == WORKSPACE + EMBED + 2 * (BLOCK - BLOCK_KV), "all of the old stage's rows are the new one's"
 
 
 def test_a_node_that_takes_other_units_shares_nothing() -> None:
     held = beside(plan(("b", 0, 3), ("a", 3, 6)))
-    assert held["a"] == WORKSPACE + EMBED_WEIGHTS + 2 * (BLOCK_WEIGHTS + BLOCK_KV)
+    assert held["a"] == WORKSPACE + EMBED + 2 * BLOCK
 
 
 def test_what_a_node_needs_for_both_plans_is_exact() -> None:
     new = plan(("a", 0, 4), ("b", 4, 6))
     both = new.planned_bytes("a") + beside(new)["a"]
     overhead = FLEET["a"].overhead_bytes
-    weights = 2 * EMBED_WEIGHTS + (2 + 3) * BLOCK_WEIGHTS
-    assert both == overhead + 2 * WORKSPACE + weights + 3 * BLOCK_KV
+    assert both == overhead + 2 * WORKSPACE + 2 * EMBED + (2 + 3) * BLOCK - 2 * BLOCK_KV
 
 
 def test_of_two_stages_on_a_node_one_may_stay() -> None:
     running = plan(("a", 0, 2), ("b", 2, 4), ("a", 4, 6))
     held = beside(plan(("a", 0, 2), ("b", 2, 5), ("a", 5, 6)), running)
-    assert held["a"] == WORKSPACE + SECOND_SESSION_BYTES + BLOCK_WEIGHTS + HEAD_WEIGHTS + BLOCK_KV
+    assert held["a"] == WORKSPACE + PROBLEM.both_ends_bytes + LOADED + BLOCK + HEAD
 
 
 @pytest.mark.parametrize(
@@ -98,7 +94,7 @@ def test_of_two_stages_on_a_node_one_may_stay() -> None:
 def test_a_plan_that_cannot_take_over_shares_nothing(change: dict[str, Any]) -> None:
     new = plan(("a", 0, 3), ("b", 3, 6), **change)
     assert not new.can_take_over(RUNNING)
-    assert beside(new)["a"] == WORKSPACE + EMBED_WEIGHTS + 2 * (BLOCK_WEIGHTS + BLOCK_KV)
+    assert beside(new)["a"] == WORKSPACE + EMBED + 2 * BLOCK
 
 
 def test_a_plan_with_other_batches_takes_over_and_its_stages_stay() -> None:

@@ -98,7 +98,7 @@ def test_hidden_states_travel_as_the_model_wants_unless_somebody_chose(
 )
 def test_nodes_are_told_what_the_profile_means(profile: str, same_bits: bool, guesses: int) -> None:
     """Whether positions get the same bits in any run; and guesses are made where they leave the text as it is."""
-    world = World(models={"tiny": replace(make_manifest(), profile=profile)}).serve("a", "b", "c")
+    world = World(models={"tiny": replace(make_manifest(), profile=profile, vocab_size=1024)}).serve("a", "b", "c")
     for node in world.plan_nodes():
         assert world.commands(node, PrepareSegment)[0].same_bits == same_bits
     world.ask()

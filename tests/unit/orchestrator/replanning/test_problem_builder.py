@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 
 from orchestrator.effects import Note
 from orchestrator.planning.solution import Infeasible
-from orchestrator.replanning.memory_model import CAUTIOUS, resident_factors, workspace_bytes
+from orchestrator.replanning.memory_model import (
+    SECOND_SESSION_BYTES,
+    block_bytes,
+    embedding_bytes,
+    head_bytes,
+    spread_bytes,
+    workspace_bytes,
+)
 from orchestrator.replanning.problem_builder import MIN_SPEED_FLOPS, build_problem, context_of
 from schemas.messages import StreamError
 from schemas.run_lengths import SPARE_POSITIONS
@@ -19,7 +26,6 @@ from tests.support.orchestrating import World, plan_quickly
 from tests.support.scripted_nodes import MB, make_birth, make_manifest
 
 MANIFEST = make_manifest(tied=True)
-FACTORS = resident_factors(MANIFEST)
 SETTINGS = {"context_tokens": 256, "slots": 2, "wire_dtype": "fp16", "chunk_tokens": 128}
 
 
@@ -30,9 +36,11 @@ def problem_for(*births: object, **changes: object):  # type: ignore[no-untyped-
 def test_runs_are_embedding_blocks_head_with_resident_bytes() -> None:
     runs = problem_for(make_birth("a")).runs
     assert [(run.kind, run.start, run.count) for run in runs] == [("embed", 0, 1), ("block", 1, 4), ("head", 5, 1)]
-    assert [run.weight_bytes for run in runs] == [
-        math.ceil(20 * MB * FACTORS.embed), math.ceil(10 * MB * FACTORS.block), math.ceil(20 * MB * FACTORS.head)
-    ]  # fmt: skip
+    blocks = block_bytes(MANIFEST, MANIFEST.units[1], 10 * MB)
+    head = head_bytes(MANIFEST, 20 * MB, slots=2)
+    embedding = embedding_bytes(MANIFEST, 20 * MB, tied=True, positions=512)
+    assert [run.weight_bytes for run in runs] == [embedding, blocks.serving, head.serving]
+    assert [run.loading_bytes for run in runs] == [0, blocks.loading, head.loading]
     assert [run.disk_bytes for run in runs] == [20 * MB, 10 * MB, 20 * MB]
     assert runs[1].kv_bytes_per_token == 1024
 
@@ -45,30 +53,25 @@ def test_shared_weights_are_counted_where_they_are() -> None:
     assert tables == MB, "the blocks' common table is on every node"
 
 
-def test_an_unknown_precision_is_planned_with_caution() -> None:
-    assert resident_factors(replace(MANIFEST, precision="int3")) is CAUTIOUS
-    assert resident_factors(replace(MANIFEST, profile="exact")) != FACTORS
-    assert resident_factors(replace(MANIFEST, profile="steady")) == FACTORS, "the graphs are the same"
-
-
-@pytest.mark.parametrize(
-    ("blocks_mb", "beside_mb", "found_mb"),
-    [(212.6, 53.0, 572.2), (200.9, 50.5, 469.0)],
-    ids=["SmolLM2", "Gemma 3 270M"],
-)
-def test_blocks_in_fp16_are_planned_close_to_what_a_node_takes(
-    blocks_mb: float, beside_mb: float, found_mb: float
-) -> None:
-    """All blocks on a node, context 512: files, planned workspace and KV caches; found by benchmarks/memory.py."""
-    planned_mb = resident_factors(replace(MANIFEST, precision="fp16")).block * blocks_mb + beside_mb
-    assert 0.82 * planned_mb <= found_mb <= planned_mb
-
-
-def test_blocks_that_differ_count_as_the_largest() -> None:
+def test_blocks_that_differ_count_as_their_mean_and_nodes_as_with_those_that_take_most() -> None:
     bigger = replace(MANIFEST.blobs[3], size_bytes=15 * MB)
     manifest = replace(MANIFEST, blobs=(*MANIFEST.blobs[:3], bigger, *MANIFEST.blobs[4:]))
     problem = build_problem(manifest, [make_birth("a")], **SETTINGS)  # type: ignore[arg-type]
+    alike = problem_for(make_birth("a"))
+    sizes = [block_bytes(manifest, unit, 15 * MB if unit.index == 2 else 10 * MB) for unit in manifest.units[1:-1]]
     assert problem.runs[1].disk_bytes == 15 * MB
+    assert problem.runs[1].weight_bytes == math.ceil(sum(size.serving for size in sizes) / 4)
+    spread = problem.workspace_bytes - alike.workspace_bytes
+    assert spread == spread_bytes([size.serving for size in sizes]) > 3 * MB
+    alone = sizes[1].loading
+    assert problem.unit_memory_bytes(problem.runs[1]) + spread >= alone, "the largest fits on a node by itself"
+
+
+def test_a_node_with_both_ends_is_planned_with_the_larger_of_two_peaks_that_come_one_after_the_other() -> None:
+    problem = problem_for(make_birth("a"))
+    embedding, _, head = problem.runs
+    both = sum(map(problem.unit_memory_bytes, (embedding, head))) + problem.both_ends_bytes
+    assert both - SECOND_SESSION_BYTES == max(head.loading_bytes, head.weight_bytes + embedding.weight_bytes)
 
 
 def test_devices_are_what_the_nodes_reported() -> None:
@@ -76,7 +79,7 @@ def test_devices_are_what_the_nodes_reported() -> None:
     assert device.name == "a"
     assert device.memory_bytes == 300 * MB
     assert device.runtime_overhead_bytes == 50 * MB
-    assert device.decode_s == (0.0, 0.02, 0.04)
+    assert device.decode_s == (0.0, 0.02, 0.034)
     assert device.hop_s == 0.0003
 
 
@@ -127,18 +130,18 @@ def test_plans_cover_all_units_within_the_memory_of_their_nodes(memories: list[i
 
 def small_fleet(**options: Any) -> World:
     """Three nodes that can hold the model with short KV caches only."""
-    world = World(models={"tiny": make_manifest(max_context=2048)}, **options).up()
-    world.join("a", "b", "c", memory_mb=231)
+    world = World(models={"tiny": replace(make_manifest(max_context=2048), vocab_size=1024)}, **options).up()
+    world.join("a", "b", "c", memory_mb=211)
     world.wait(3.0)
     return world
 
 
 def test_caches_are_as_large_as_fit_where_nobody_has_said_how_large() -> None:
     world = small_fleet(slots=None)
-    assert (world.plan.context_tokens, world.plan.slots) == (1024, 2)
+    assert (world.plan.context_tokens, world.plan.slots) == (1024, 3)
     notes = [note.text for note in world.effects if isinstance(note, Note) and note.kind == "smaller"]
     assert len(notes) == 1
-    assert notes[0].startswith("serving 2 at once with 1024 tokens of context instead of 4 with 2048: that needs ")
+    assert notes[0].startswith("serving 3 at once with 1024 tokens of context instead of 4 with 2048: that needs ")
     assert "; short by " in notes[0]
     world.join("d", memory_mb=500)
     world.wait(3.0)
@@ -147,7 +150,7 @@ def test_caches_are_as_large_as_fit_where_nobody_has_said_how_large() -> None:
 
 @pytest.mark.parametrize(
     ("options", "expected"),
-    [({"slots": None, "context_tokens": 256}, (256, 3)), ({"slots": 1}, (2048, 1)), ({"slots": 2}, (1024, 2))],
+    [({"slots": None, "context_tokens": 256}, (256, 4)), ({"slots": 1}, (2048, 1)), ({"slots": 2}, (1024, 2))],
 )
 def test_what_somebody_has_said_stays(options: dict[str, Any], expected: tuple[int, int]) -> None:
     world = small_fleet(**options)
