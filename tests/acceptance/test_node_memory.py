@@ -60,7 +60,7 @@ def test_a_node_with_both_ends_takes_no_more_than_planned(mosquitto: LocalBroker
     ):
         homes = {name: node.home for name, node in nodes.items()}
         ring.deploy(homes, [0, 1, units - 1, units], wire="fp16", order=["ends", "middle", "ends"], **caches)
-        ring.ask([7] * 470, 30)
+        ring.ask([index * 101 % model.manifest.vocab_size for index in range(470)], 30)  # all over the embedding
         ring.heartbeats.clear()
         ring.wait("heartbeat", lambda: "ends" in ring.heartbeats)
     problem = build_problem(model.manifest, [ring.births[node] for node in homes], wire_dtype="fp16", **caches)
