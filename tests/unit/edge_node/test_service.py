@@ -2,25 +2,38 @@
 
 from __future__ import annotations
 
+import mmap
+import sys
 import threading
 from pathlib import Path
+
+import pytest
 
 from broker.bus import Event
 from broker.memory import MemoryBroker, MemoryBus
 from edge_node.config import NodeConfig
+from edge_node.core import NodeCore
 from edge_node.service import NodeService
+from tests.support.mapped_files import resident_bytes
 from tests.support.polling import DEADLINE_S
 
 NEVER_S = 3_600.0
 
 
-class Decoding(NodeService):
-    """Every message is an answer's step, and each token comes back to the node itself."""
+class Alone(NodeService):
+    """A node that nobody hears."""
 
     def __init__(self, home: Path) -> None:
         broker = MemoryBroker()
         config = NodeConfig(name="n", broker_url="mqtt://nowhere", home=home, heartbeat_interval_s=NEVER_S)
         super().__init__(config, make_bus=lambda client_id, will: MemoryBus(broker, client_id=client_id, will=will))
+
+
+class Decoding(Alone):
+    """Every message is an answer's step, and each token comes back to the node itself."""
+
+    def __init__(self, home: Path) -> None:
+        super().__init__(home)
         self.steps = 0
 
     def _short_way(self, event: Event) -> bool:
@@ -42,3 +55,22 @@ def test_a_call_from_another_thread_is_heard_between_a_nodes_own_tokens(tmp_path
     finally:
         node.stop()
         thread.join()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc/self/smaps")
+def test_a_node_that_holds_more_than_was_planned_lets_go_of_pages_of_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node, size_bytes = Alone(tmp_path), 1 << 20
+    folder = node._store.directory.resolve()
+    table = folder / "table"
+    table.write_bytes(b"x" * size_bytes)
+    node._bus.connect(DEADLINE_S)
+    with table.open("rb") as file, mmap.mmap(file.fileno(), size_bytes, access=mmap.ACCESS_READ) as mapped:
+        for planned_bytes, kept_bytes in ((0, size_bytes), (1 << 50, size_bytes), (1, 0)):
+            assert mapped[::4096] == b"x" * (size_bytes // 4096)
+            monkeypatch.setattr(NodeCore, "planned_bytes", planned_bytes)
+            node._heartbeat()
+            assert resident_bytes(folder) == {table: kept_bytes}
+    node._bus.close()
+    node._heartbeat_builder.close()

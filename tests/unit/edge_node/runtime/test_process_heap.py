@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from edge_node.runtime import process_heap
+from tests.support.mapped_files import resident_bytes
 
 
 @pytest.fixture
@@ -84,19 +85,8 @@ def test_pages_of_files_that_were_only_read_are_let_go_and_changed_ones_kept(tmp
             assert maps[name][::4096] == b"x" * (size // 4096)
         maps["changed"][5] = ord("y")
         process_heap.let_go_of_file_pages(tmp_path)
-        resident = _resident_bytes(tmp_path)
+        resident = resident_bytes(tmp_path)
         assert resident[tmp_path / "read"] == 0
         assert resident[tmp_path / "changed"] == size
         assert maps["read"][:] == b"x" * size
         assert maps["changed"][:7] == b"xxxxxyx"
-
-
-def _resident_bytes(folder: Path) -> dict[Path, int]:
-    found, path = {}, None
-    for line in Path("/proc/self/smaps").read_text().splitlines():
-        words = line.split()
-        if not words[0].endswith(":"):
-            path = Path(words[-1])
-        elif words[0] == "Rss:" and path is not None and path.parent == folder:
-            found[path] = int(words[1]) * 1024
-    return found
