@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from orchestrator.model.manifest import DTYPE_BYTES, Manifest, Unit
+from orchestrator.model.manifest import DTYPE_BYTES, Blob, Manifest, Unit
 from schemas.limits import MB
 
 SESSION_BYTES = 19 * MB
@@ -110,6 +110,22 @@ def rule_of(manifest: Manifest) -> WeightRule:
     """How the weights of a model become resident."""
     known = RULES.get((manifest.precision, manifest.profile))
     return known or RULES.get((manifest.precision, "fast"), UNKNOWN)
+
+
+def ties_ends(manifest: Manifest, blob: Blob) -> bool:
+    """Do embedding and head share this blob, and nobody else?"""
+    return set(blob.units) == {0, manifest.num_units - 1}
+
+
+def is_common(manifest: Manifest, blob: Blob) -> bool:
+    """Is this blob (tables of positions, mostly) wanted by several units, wherever they are?"""
+    return len(blob.units) > 1 and not ties_ends(manifest, blob)
+
+
+def own_disk_bytes(manifest: Manifest, unit: Unit) -> int:
+    """Bytes on disk of a unit's blobs, what all nodes have left out."""
+    own = [blob for blob in manifest.blobs if unit.index in blob.units and not is_common(manifest, blob)]
+    return sum(blob.size_bytes for blob in own)
 
 
 def block_bytes(manifest: Manifest, unit: Unit, disk_bytes: int) -> PeakBytes:

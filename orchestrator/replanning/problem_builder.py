@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from orchestrator.fleet.health import Condition
-from orchestrator.model.manifest import Blob, Manifest, Unit
+from orchestrator.model.manifest import Manifest, Unit
 from orchestrator.planning.problem import Device, Objective, Problem, Stage, UnitRun
 from orchestrator.planning.profile import Profile
 from orchestrator.replanning.constraints import planner_constraints
@@ -17,7 +17,10 @@ from orchestrator.replanning.memory_model import (
     block_bytes,
     embedding_bytes,
     head_bytes,
+    is_common,
+    own_disk_bytes,
     spread_bytes,
+    ties_ends,
     transient_bytes,
     workspace_bytes,
 )
@@ -53,11 +56,12 @@ def build_problem(
     profiles: Mapping[str, Profile] | None = None,
     constraints: PlanConstraints | None = None,
     conditions: Mapping[str, Condition] | None = None,
+    memory_margin: float = 0.0,
 ) -> Problem:
     """The planner's question. Nodes with a profile are planned with what they measured, others with what they reported.
 
     Blocks that differ (another quantisation) count as their mean, and each node as having those neighbours that take
-    most, so that a plan always fits.
+    most, so that a plan always fits. ``memory_margin``: share of what each node may use that is left free.
 
     Raises:
         PlanningError: no nodes, or figures that contradict each other.
@@ -66,7 +70,7 @@ def build_problem(
     constraints = constraints or PlanConstraints()
     profiles, conditions = profiles or {}, conditions or {}
     units = manifest.units
-    disk_bytes = [_own_disk_bytes(manifest, unit) for unit in units]
+    disk_bytes = [own_disk_bytes(manifest, unit) for unit in units]
     blocks = [block_bytes(manifest, unit, disk_bytes[unit.index]) for unit in units[1:-1]]
     head = head_bytes(manifest, disk_bytes[-1], slots=slots)
     embedding = embedding_bytes(
@@ -80,15 +84,16 @@ def build_problem(
     spread = max(spread_bytes([block.loading for block in blocks]), spread_bytes([block.serving for block in blocks]))
     transient = transient_bytes(manifest, max(disk_bytes[1:-1]))
     both_ends = max(head.loading, head.serving + embedding)
-    tied = sum(blob.size_bytes for blob in manifest.blobs if _ties_ends(manifest, blob))
-    common = sum(blob.size_bytes for blob in manifest.blobs if _is_common(manifest, blob))
+    tied = sum(blob.size_bytes for blob in manifest.blobs if ties_ends(manifest, blob))
+    common = sum(blob.size_bytes for blob in manifest.blobs if is_common(manifest, blob))
     workspace = workspace_bytes(manifest, chunk_tokens=chunk_tokens, context_tokens=context_tokens, slots=slots)
     longer = workspace_bytes(manifest, chunk_tokens=chunk_tokens, context_tokens=context_tokens + 1, slots=slots)
     wider = workspace_bytes(manifest, chunk_tokens=chunk_tokens, context_tokens=context_tokens, slots=slots + 1)
     return Problem(
         runs=runs,
         devices=tuple(
-            _device(birth, runs, profiles.get(birth.node), conditions.get(birth.node, Condition())) for birth in fleet
+            _device(birth, runs, profiles.get(birth.node), conditions.get(birth.node, Condition()), memory_margin)
+            for birth in fleet
         ),
         context_tokens=context_tokens,
         slots=slots,
@@ -104,21 +109,6 @@ def build_problem(
         max_message_bytes=max_message_bytes,
         incumbent=incumbent,
     )
-
-
-def _ties_ends(manifest: Manifest, blob: Blob) -> bool:
-    """Do embedding and head share this blob, and nobody else?"""
-    return set(blob.units) == {0, manifest.num_units - 1}
-
-
-def _is_common(manifest: Manifest, blob: Blob) -> bool:
-    """Is this blob (tables of positions, mostly) wanted by several units, wherever they are?"""
-    return len(blob.units) > 1 and not _ties_ends(manifest, blob)
-
-
-def _own_disk_bytes(manifest: Manifest, unit: Unit) -> int:
-    own = [blob for blob in manifest.blobs if unit.index in blob.units and not _is_common(manifest, blob)]
-    return sum(blob.size_bytes for blob in own)
 
 
 def _run(kind: UnitKind, units: Sequence[Unit], disk_bytes: Sequence[int], peaks: Sequence[PeakBytes]) -> UnitRun:
@@ -139,10 +129,13 @@ def _mean(sizes: Sequence[int]) -> int:
     return math.ceil(sum(sizes) / len(sizes))
 
 
-def _device(birth: NodeBirth, runs: Sequence[UnitRun], profile: Profile | None, condition: Condition) -> Device:
+def _device(
+    birth: NodeBirth, runs: Sequence[UnitRun], profile: Profile | None, condition: Condition, memory_margin: float
+) -> Device:
     device = _measured(birth, runs, profile)
     return replace(
         device,
+        memory_bytes=math.floor((1 - memory_margin) * birth.memory_bytes),
         battery_percent=condition.battery_percent,
         charging=condition.charging,
         cost_factor=condition.cost_factor,
