@@ -12,6 +12,8 @@ MAX_BATCHES = 64
 """That go round a ring at the same time."""
 MAX_BLOBS = 4096
 """Of a segment, and of what a node keeps on standby."""
+MAX_MEMORY_MARGIN = 0.9
+"""Share of the memory that a node may use."""
 MIN_CHUNK_TOKENS, MAX_CHUNK_TOKENS = 2, 4096
 """Of the longest chunk of a prompt."""
 MAX_GUESSED_TOKENS = 32

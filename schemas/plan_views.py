@@ -40,7 +40,7 @@ class StageView(RingStage):
     weight_bytes: Bytes = about("Weights in memory.")
     kv_bytes: Bytes = about("KV caches in memory.")
     planned_bytes: Bytes = about("Memory of the node in all: all its stages, its own overhead included.")
-    memory_limit_bytes: Bytes = about("Memory that the node may use.")
+    memory_limit_bytes: Bytes = about("Memory that the plan may give it: what the node may use, less the margin.")
     stored_bytes: Bytes = about("Files of all the node's stages.")
     rss_bytes: Bytes | None = about("Resident memory of the node once it was ready.")
     peak_rss_bytes: Bytes | None = about("Its largest until then.")
@@ -62,6 +62,9 @@ class PlanView:
     )
     wire_dtype: WireDtype = about("Type of hidden states on the wire.")
     chunk_tokens: Tokens = about("Most tokens of a prompt in one run.")
+    memory_margin: Annotated[float, Number(0, limits.MAX_MEMORY_MARGIN)] = about(
+        "Share of what each node may use that is left free.", default=0.0
+    )
     unit_count: Index = about("Units of the model.")
     stages: Annotated[tuple[StageView, ...], Items(limits.MAX_STAGES)] = about("The ring.")
     objective: ObjectiveName = about("What it is best at.")

@@ -227,11 +227,12 @@ def describe(plan: PlanInForce) -> str:
     batches = plan.batches[-1]
     note = f"\n{plan.solver_note}" if plan.solver_note else ""
     left_out = f"\nleft out: {plan.left_out}" if plan.left_out else ""
+    margin = f"memory limits leave {plan.memory_margin:.0%} of each node's memory free\n" if plan.memory_margin else ""
     before = "" if plan.in_force else "This plan was in force until now; another one is on its way.\n"
     return (
         f"{before}{plan.model} in epoch {plan.epoch}: {plan.context_tokens} tokens of context, {plan.slots} "
         f"requests at once in {batches} {'batch' if batches == 1 else 'batches'}, {plan.wire_dtype} on the wire\n"
-        f"{table(HEADINGS, rows)}\n{_standby(plan)}"
+        f"{table(HEADINGS, rows)}\n{margin}{_standby(plan)}"
         f"predicted {plan.predicted_tokens_per_s:.1f} tokens/s for one request "
         f"({plan.predicted_decode_ms:.1f} ms per token), bottleneck {plan.bottleneck_node}; "
         f"{plan.objective} plan, {plan.status}, by {plan.solver} in {plan.solve_ms:.0f} ms"

@@ -110,6 +110,14 @@ def _wire_or_auto(_context: click.Context, _parameter: click.Parameter, value: s
     metavar="MB",
     help="A node whose system has less memory left than this gives up its layers. 0: never.",
 )
+@click.option(
+    "--memory-margin",
+    type=FiniteRange(0, limits.MAX_MEMORY_MARGIN),
+    default=0.0,
+    show_default=True,
+    metavar="SHARE",
+    help="Share of the memory that each node may use that plans leave free, such as 0.1.",
+)
 @click.option("--no-balance", is_flag=True, help="Leave layers where they are when nodes become slower or quicker.")
 @bus_options
 @pass_settings
@@ -129,6 +137,7 @@ def command(
     battery_low: float,
     hot: float,
     memory_low: int,
+    memory_margin: float,
     no_balance: bool,
 ) -> None:
     """Run the orchestrator: it plans which node runs what, hands out the parts and answers questions."""
@@ -171,6 +180,7 @@ def command(
             advertised_urls=advertise,
             insecure=settings.insecure,
             health=HealthLimits(battery_low_percent=battery_low, hot_c=hot, memory_low_bytes=memory_low * limits.MB),
+            memory_margin=memory_margin,
             balance=not no_balance,
         )
         run_service(config, stop=stop, on_connected=lambda: end_on_signals(stop.set), on_ready=_announce)

@@ -42,8 +42,10 @@ def bytes_beside(plan: DeployedPlan, running: DeployedPlan, fleet: dict[str, Nod
 
 def fits_beside(plan: DeployedPlan, running: DeployedPlan, fleet: dict[str, NodeBirth]) -> bool:
     """Can every node load its new segment while the old one still runs?"""
-    held = bytes_beside(plan, running, fleet)
-    return all(plan.planned_bytes(n) + held.get(n, 0) <= fleet[n].memory_bytes for n in plan.nodes if n in fleet)
+    held, share = bytes_beside(plan, running, fleet), 1 - plan.memory_margin
+    return all(
+        plan.planned_bytes(n) + held.get(n, 0) <= share * fleet[n].memory_bytes for n in plan.nodes if n in fleet
+    )
 
 
 def migration_of(

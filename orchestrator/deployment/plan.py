@@ -30,7 +30,8 @@ class ServingSettings:
     """The settings that every plan of a pipeline has in common.
 
     ``context_tokens`` and ``slots`` None: as many as fit, up to `problem_builder.context_of` and DEFAULT_SLOTS.
-    ``wire_dtype`` None: what each model's figures speak for.
+    ``wire_dtype`` None: what each model's figures speak for. ``memory_margin``: share of what each node may use that
+    plans leave free.
     """
 
     pipeline: str
@@ -39,6 +40,7 @@ class ServingSettings:
     wire_dtype: WireDtype | None
     chunk_tokens: int
     draft_tokens: int | None = None
+    memory_margin: float = 0.0
 
     def wire_of(self, model: ServedModel) -> WireDtype:
         """The type of hidden states on the wire of a model."""
@@ -55,6 +57,7 @@ class ServingSettings:
             wire_dtype=self.wire_of(solving.model),
             chunk_tokens=solving.problem.prefill_chunk_tokens,
             max_message_bytes=solving.problem.max_message_bytes,
+            memory_margin=self.memory_margin,
             solution=solution,
             incarnations={b.node: b.incarnation for b in solving.births if b.node in solution.nodes},
         )
@@ -76,6 +79,8 @@ class DeployedPlan:
     """Which start of each node of the ring the plan counts on."""
     max_message_bytes: int = MAX_PAYLOAD_BYTES
     """What the broker passes on at once, for all nodes it was made with."""
+    memory_margin: float = 0.0
+    """Share of what each node may use that it leaves free."""
     batches: tuple[int, ...] = ()
     """How many go round the ring at once, for 1, 2, ... open requests."""
     segments: tuple[BuiltSegment, ...] = ()

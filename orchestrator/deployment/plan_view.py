@@ -45,6 +45,7 @@ def plan_view(plan: DeployedPlan, ready: dict[int, SegmentReady]) -> PlanView:
         batches=plan.batches,
         wire_dtype=plan.wire_dtype,
         chunk_tokens=plan.chunk_tokens,
+        memory_margin=plan.memory_margin,
         unit_count=unit_count,
         stages=tuple(stages),
         objective=plan.solution.objective.value,

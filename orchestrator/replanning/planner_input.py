@@ -86,6 +86,7 @@ class PlannerInput:
             incumbent=tuple(stage for stage in last_stages if stage.node in here),
             constraints=constraints,
             conditions=self._fleet.conditions(),
+            memory_margin=settings.memory_margin,
         )
         return replace(
             problem,

@@ -50,6 +50,8 @@ class ServiceConfig:
     blob_port: int = 0
     advertised_urls: tuple[str, ...] = ()
     """Where nodes reach the blob server (``http://host:port``), instead of the addresses found out."""
+    memory_margin: float = 0.0
+    """Share of what each node may use that plans leave free."""
     insecure: bool = False
     """Allow plain connections to and from other machines."""
     timing: Timing = Timing()
@@ -71,6 +73,7 @@ class ServiceConfig:
         if self.context_tokens is not None:
             _check_range("--context", self.context_tokens, limits.MIN_CONTEXT_TOKENS, limits.MAX_CONTEXT_TOKENS)
         _check_range("--battery-low", self.health.battery_low_percent, 0, 100)
+        _check_range("--memory-margin", self.memory_margin, 0, limits.MAX_MEMORY_MARGIN)
         _check_range("--hot", self.health.hot_c, 0, 200)
         for url in self.advertised_urls:
             if not _HTTP_URL.fullmatch(url):

@@ -136,6 +136,7 @@ class Service:
             wire_dtype=config.wire_dtype,
             chunk_tokens=config.chunk_tokens,
             draft_tokens=config.draft_tokens,
+            memory_margin=config.memory_margin,
         )
         self.core = Core(
             ControlPlane(

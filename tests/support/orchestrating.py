@@ -115,13 +115,15 @@ class World:
         context_tokens: int | None = None,
         slots: int = 2,
         wire: WireDtype | None = None,
+        memory_margin: float = 0.0,
         **options: Any,
     ) -> None:
         self.now_s = 100.0
         self.models = dict(models or {"tiny": make_manifest()})
         settings = ServingSettings(
-            pipeline="main", context_tokens=context_tokens, slots=slots, wire_dtype=wire, chunk_tokens=128
-        )
+            pipeline="main", context_tokens=context_tokens, slots=slots, wire_dtype=wire, chunk_tokens=128,
+            memory_margin=memory_margin,
+        )  # fmt: skip
         self.core = Core(
             ControlPlane(settings, generation=1, model=model, blob_urls=(BLOB_URL,), timing=timing, **options)
         )

@@ -99,6 +99,9 @@ def test_plan_shows_stages_and_prediction(fake: FakeOrchestrator, capsys: pytest
     assert stage.split()[-8:] == ["200", "MB", "1,500", "MB", "190", "MB", "42", "MB"]
     assert "129.0 tokens/s" in summary
     assert [command.operation for command in fake.commanded] == ["plan"]
+    fake.control["plan"] = {**PLAN, "memory_margin": 0.1}
+    assert cli.run(["plan"]) == 0
+    assert "memory limits leave 10% of each node's memory free" in capsys.readouterr().out
 
 
 def test_plan_shows_standby_units(fake: FakeOrchestrator, capsys: pytest.CaptureFixture[str]) -> None:

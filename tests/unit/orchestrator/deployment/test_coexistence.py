@@ -109,6 +109,9 @@ def test_both_must_fit() -> None:
     for spare, fits in ((0, True), (-1, False)):
         fleet = {**FLEET, "a": replace(FLEET["a"], memory_bytes=needed + spare)}
         assert fits_beside(new, RUNNING, fleet) is fits
+    fleet = {**FLEET, "a": replace(FLEET["a"], memory_bytes=needed + needed // 9 + 1)}
+    assert fits_beside(replace(new, memory_margin=0.1), RUNNING, fleet), "a tenth is left free"
+    assert not fits_beside(replace(new, memory_margin=0.11), RUNNING, fleet)
 
 
 def test_the_rows_that_travel_are_those_of_blocks_that_change_their_node() -> None:

@@ -128,6 +128,17 @@ def test_plans_cover_all_units_within_the_memory_of_their_nodes(memories: list[i
             assert outcome.predicted.of_node(birth.node).memory_bytes <= birth.memory_bytes
 
 
+def test_a_margin_leaves_a_share_of_what_each_node_may_use_free() -> None:
+    """Plans are made for less, and operators see how much."""
+    (device,) = problem_for(make_birth("a", memory_mb=300), memory_margin=0.1).devices
+    assert device.memory_bytes == 270 * MB
+    world = World(memory_margin=0.1).serve("a", "b", "c", memory_mb=300)
+    answer = world.control("plan")
+    assert answer is not None
+    assert answer.result["memory_margin"] == 0.1
+    assert {stage["memory_limit_bytes"] for stage in answer.result["stages"]} == {270 * MB}
+
+
 def small_fleet(**options: Any) -> World:
     """Three nodes that can hold the model with short KV caches only."""
     world = World(models={"tiny": replace(make_manifest(max_context=2048), vocab_size=1024)}, **options).up()

@@ -33,8 +33,12 @@ def test_the_brokers_address_must_be_one() -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"min_nodes": 0}, {"slots": 0}, {"chunk_tokens": 1}, {"blob_port": 70_000}, {"context_tokens": 1}]
-)
-def test_numbers_outside_their_limits(changes: dict[str, int]) -> None:
+    "changes",
+    [
+        {"min_nodes": 0}, {"slots": 0}, {"chunk_tokens": 1}, {"blob_port": 70_000}, {"context_tokens": 1},
+        {"memory_margin": 0.95},
+    ],
+)  # fmt: skip
+def test_numbers_outside_their_limits(changes: dict[str, float]) -> None:
     with pytest.raises(BadSetting, match="use a number from"):
         config(**changes)
