@@ -210,5 +210,4 @@ class UnitProfile:
     decode_spread_s: Seconds = about("From the quickest to the slowest of the middle half.")
     decode_batched_s: Seconds | None = about(f"Share of one request in a decode step of {PROBE_BATCH}.", default=None)
     prefill_s: Seconds = about(f"One position of a chunk of {PROBE_CHUNK_TOKENS}.")
-    resident_bytes: Bytes = about("Resident memory that opening and running it took.")
     weight_bytes: Bytes = about("Size of its weights on disk.")

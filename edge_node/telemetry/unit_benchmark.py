@@ -32,12 +32,11 @@ _PAUSE_S = 0.002
 
 @dataclass(slots=True)
 class _Runs:
-    """The runs of one part: their times in seconds, and the memory that the part took."""
+    """Times of the runs of one part, in seconds."""
 
     prefill_s: list[float] = field(default_factory=list)
     decode_s: list[float] = field(default_factory=list)
     batched_s: list[float] = field(default_factory=list)
-    resident_bytes: int = 0
 
 
 def measure_parts(command: ProbeNode, store: BlobStore, threads: int, speed: float) -> tuple[UnitProfile, ...]:
@@ -65,7 +64,6 @@ def _unit_profile(part: ProbePart, runs: _Runs) -> UnitProfile:
         decode_spread_s=spread_s(runs.decode_s),
         decode_batched_s=statistics.median(runs.batched_s) / PROBE_BATCH if runs.batched_s else None,
         prefill_s=statistics.median(runs.prefill_s) / PROBE_CHUNK_TOKENS,
-        resident_bytes=runs.resident_bytes,
         weight_bytes=sum(blob.size_bytes for blob in part.blobs),
     )
 
@@ -88,11 +86,8 @@ def _measure_part(
         is_first=part.kind == EMBED,
         is_last=part.kind == HEAD,
     )
-    before_bytes = device.memory_bytes()[0]
     segment = Segment(spec, store.path(part.graph.sha256), threads=threads, emulated_speed=speed)
     segment.warm_up()
-    after_bytes = device.memory_bytes()[0]
-    runs.resident_bytes = runs.resident_bytes or max(0, after_bytes - before_bytes)
     deadline_s = time.monotonic() + command.time_limit_s / len(command.parts)
     runs.prefill_s += _times(segment, (0,), PROBE_CHUNK_TOKENS, _PREFILL_RUNS, deadline_s)
     runs.decode_s += _times(segment, (PROBE_CHUNK_TOKENS,), 1, _DECODE_RUNS, deadline_s)

@@ -39,7 +39,7 @@ PARTS = tuple(
 def unit(kind: str, units: int, decode_s: float, batched_s: float | None = None) -> UnitProfile:
     return UnitProfile(
         kind=kind, units=units, decode_s=decode_s, decode_spread_s=0.0, decode_batched_s=batched_s,  # type: ignore[arg-type]
-        prefill_s=decode_s / 4, resident_bytes=1, weight_bytes=1,
+        prefill_s=decode_s / 4, weight_bytes=1,
     )  # fmt: skip
 
 
