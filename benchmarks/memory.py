@@ -47,7 +47,7 @@ MODELS = {
 LONGEST = (("SmolLM2", "auto", "apart"), ("SmolLM2", "fp16", "together"), ("Gemma 3 270M", "auto", "apart"))
 """Layouts with 8192 positions: minutes each."""
 NODES = ("node-0", "node-1")
-ANSWER_TOKENS = 16
+ANSWER_TOKENS = 64
 SPARE_TOKENS = 8
 """Positions left free, for tokens that begin a text."""
 PATIENCE_S = 600.0

@@ -288,8 +288,9 @@ class NodeCore:
 
     @property
     def planned_bytes(self) -> int:
-        """Memory that the node is expected to need in all; 0 without a stage."""
-        return max((stage.spec.planned_bytes for stage in self._stages.values()), default=0)
+        """Memory that the node is expected to need in all; 0 without a stage that looks up rows of tables."""
+        specs = (stage.spec for stage in self._stages.values())
+        return max((spec.planned_bytes for spec in specs if spec.segment.is_first or spec.segment.is_last), default=0)
 
     @property
     def has_requests(self) -> bool:

@@ -54,6 +54,8 @@ from schemas.messages import NodeBirth, Plan, ProbeNode
 from schemas.topics import NODE_COMMAND, NODE_ECHO, NODE_HEARTBEAT, PLAN
 
 _log = logging.getLogger(__name__)
+NEAR_PLANNED = 0.95
+"""A node that holds more than this share of what was planned lets go of pages that can be read from files again."""
 BusFactory = Callable[[str, Will], Bus]
 
 
@@ -392,7 +394,7 @@ class NodeService:
             reconnects=self._bus.stats.reconnects,
         )
         self._outbox.publish(NODE_HEARTBEAT.format(node=self._config.name), heartbeat, qos=0)
-        if 0 < self._core.planned_bytes < heartbeat.rss_bytes:  # rows of tables, as time goes by
+        if 0 < NEAR_PLANNED * self._core.planned_bytes < heartbeat.rss_bytes:  # rows of tables, as time goes by
             let_go_of_file_pages(self._store.directory)
         # One small echo, unless the link is being probed.
         payload = None if self._profiler.measures_link else self._link.next_message(time.monotonic())

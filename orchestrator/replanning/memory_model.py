@@ -8,7 +8,7 @@ What a node takes beside what it held when it came is the sum of
   block of weights, and lets go of the file after that; an fp16 matrix is widened to float32 first. The head's matrix is
   by far the largest: while it is packed, it is there twice;
 * rows of mapped tables that were looked up, of the embedding and of the head's second pass: the kernel maps 64 KiB
-  around each. A node that holds more than was planned lets go of them (`edge_node.service`);
+  around each. A node that comes near what was planned lets go of them (`edge_node.service`);
 * the KV cache, counted as full.
 
 Sharing of tied weights saves disk only: each of two sessions keeps its own copy. Its constants are
@@ -25,16 +25,18 @@ from itertools import accumulate
 from orchestrator.model.manifest import DTYPE_BYTES, Blob, Manifest, Unit
 from schemas.limits import MB
 
-SESSION_BYTES = 19 * MB
+SESSION_BYTES = 18 * MB
 """13.5 MB of code, and what the heap keeps of transfers and loading."""
-SECOND_SESSION_BYTES = 6 * MB
+SECOND_SESSION_BYTES = 5 * MB
 """Of a node with two stages: what the heap keeps once more. The code is there."""
 ACTIVATION_COPIES = 1.25
 """ONNX Runtime's arena rounds up what a run needs."""
 WINDOW_BYTES = 64 << 10
 """So much of a mapped file becomes resident with one row."""
-LOOKED_UP_ROWS = 512
-"""Of a head's second pass, which looks up 64 for each token: of an answer of a few, before a node lets go of them."""
+LOOKED_UP_ROWS = 1024
+"""Of a head's second pass, which looks up 64 for each token: of those between two heartbeats."""
+LOOKED_UP_SHARE = 0.75
+"""Of a head's tables: tokens that are likely at all are neighbours there."""
 
 
 @dataclass(frozen=True)
@@ -52,39 +54,47 @@ class Resident:
 class WeightRule:
     """How weights become resident: blocks and head, while they are loaded and packed and while they serve.
 
-    ``row_windows``: windows that a row of an embedding is in, one for each of its tables.
+    ``tables``: what an embedding consists of, in shares of its bytes: each has a part of each row.
     """
 
     block_loading: Resident
     block_serving: Resident
     head_loading: Resident
     head_serving: Resident
-    row_windows: float
+    tables: tuple[float, ...]
     quantised: bool
 
 
+_QUANTISED = (0.46, 0.48, 0.06)
+"""Two halves of each number, and scales."""
+_FLOATS = (1.0,)
 _TWO_PASSES = Resident(per_weight=1.65), Resident(per_weight=0.93)
 """Of a head in four bits: packed, and scales in float32; while it is loaded the file, and the scales twice."""
-_MIXED = WeightRule(Resident(1, 0.46), Resident(1, 0.335), *_TWO_PASSES, row_windows=3, quantised=True)
+_MIXED = WeightRule(Resident(1, 0.51), Resident(1, 0.38), *_TWO_PASSES, tables=_QUANTISED, quantised=True)
 """Blocks of 16 or 32 weights in four or eight bits, scales in fp16 that are widened."""
 RULES = {
     # Packed: half a byte a weight and 8 bytes per block of 32; of the file, 4 bytes per block stay mapped at first.
-    ("int4", "fast"): WeightRule(Resident(1, 0.28), Resident(1, 0.125), *_TWO_PASSES, row_windows=3, quantised=True),
+    ("int4", "fast"): WeightRule(Resident(1, 0.32), Resident(1, 0.16), *_TWO_PASSES, tables=_QUANTISED, quantised=True),
     # Packed without sums; scales stay in the mapped file.
     ("int4", "exact"): WeightRule(
-        Resident(1), Resident(1), Resident(per_weight=1.25), Resident(per_weight=0.67), row_windows=3, quantised=True
+        Resident(1),
+        Resident(1),
+        Resident(per_weight=1.25),
+        Resident(per_weight=0.67),
+        tables=_QUANTISED,
+        quantised=True,
     ),
     ("mixed", "fast"): _MIXED,
     ("int8", "fast"): _MIXED,
     ("fp16", "fast"): WeightRule(
-        Resident(2.3), Resident(2.1), Resident(4), Resident(2.02), row_windows=1.25, quantised=False
+        Resident(2.3), Resident(2.1), Resident(4), Resident(2.02), tables=_FLOATS, quantised=False
     ),
     ("fp32", "fast"): WeightRule(
-        Resident(1.015), Resident(1.015), Resident(2), Resident(1.01), row_windows=1.25, quantised=False
+        Resident(1.02), Resident(1.02), Resident(2), Resident(1.01), tables=_FLOATS, quantised=False
     ),
 }
 """By the manifest's precision and profile; other profiles as "fast"."""
-UNKNOWN = WeightRule(Resident(2.1), Resident(2.1), Resident(4.1), Resident(2.1), row_windows=3, quantised=False)
+UNKNOWN = WeightRule(Resident(2.1), Resident(2.1), Resident(4.1), Resident(2.1), tables=_QUANTISED, quantised=False)
 """For what was not measured."""
 BLOCK_BYTES = round(0.5 * MB)
 """Of a quantised block: what the heap keeps beside its matrices."""
@@ -142,7 +152,7 @@ def head_bytes(manifest: Manifest, disk_bytes: int, *, slots: int) -> PeakBytes:
     rule, weights = rule_of(manifest), _weights(manifest.units[-1])
     rows = slots + (TRIED_LOGITS if manifest.numerics.same_bits else 0)
     logits = rows * manifest.vocab_size * DTYPE_BYTES[manifest.logits_dtype]
-    looked_up = touched_bytes(disk_bytes, LOOKED_UP_ROWS, rule.row_windows) if rule.quantised else 0
+    looked_up = touched_bytes(round(LOOKED_UP_SHARE * disk_bytes), LOOKED_UP_ROWS, rule.tables) if rule.quantised else 0
     return PeakBytes(
         rule.head_loading.of(disk_bytes, weights) + logits,
         rule.head_serving.of(disk_bytes, weights) + looked_up + logits,
@@ -157,14 +167,13 @@ def embedding_bytes(manifest: Manifest, disk_bytes: int, *, tied: bool, position
     rule = rule_of(manifest)
     if tied and not rule.quantised:
         return disk_bytes
-    return touched_bytes(disk_bytes, positions, rule.row_windows)
+    return touched_bytes(disk_bytes, positions, rule.tables)
 
 
-def touched_bytes(table_bytes: int, rows: int, row_windows: float) -> int:
+def touched_bytes(disk_bytes: int, rows: int, tables: Sequence[float]) -> int:
     """Bytes of mapped tables that are resident once so many rows were looked up, drawn at random from all of them."""
-    if not table_bytes:
-        return 0
-    return math.ceil(table_bytes * -math.expm1(-rows * row_windows * WINDOW_BYTES / table_bytes))
+    sizes = [share * disk_bytes for share in tables if disk_bytes]
+    return math.ceil(sum(size * -math.expm1(-rows * WINDOW_BYTES / size) for size in sizes))
 
 
 def spread_bytes(sizes: Sequence[int]) -> int:

@@ -75,7 +75,7 @@ def test_tables_become_resident_row_by_row_but_columns_all_at_once() -> None:
     floats = replace(MANIFEST, precision="fp16")
     assert embedding_bytes(floats, 180 * MB, tied=True, positions=1) == 180 * MB
     assert embedding_bytes(floats, 180 * MB, tied=False, positions=1) < 0.2 * MB
-    assert touched_bytes(0, 10, 3) == 0
+    assert touched_bytes(0, 10, (1.0,)) == 0
 
 
 def test_what_is_unknown_is_planned_with_caution() -> None:
