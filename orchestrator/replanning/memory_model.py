@@ -31,6 +31,8 @@ SECOND_SESSION_BYTES = 5 * MB
 """Of a node with two stages: what the heap keeps once more. The code is there."""
 ACTIVATION_COPIES = 1.25
 """ONNX Runtime's arena rounds up what a run needs."""
+LEAST_HEADS = 4
+"""Of attention: as many as hidden states are wide for, but small models have more."""
 WINDOW_BYTES = 64 << 10
 """So much of a mapped file becomes resident with one row."""
 LOOKED_UP_ROWS = 1024
@@ -194,7 +196,7 @@ def workspace_bytes(manifest: Manifest, *, chunk_tokens: int, context_tokens: in
     width = manifest.width
     block = max(manifest.units[1:-1], key=lambda unit: unit.flops_per_token)
     projected = block.flops_per_token / 2 / width
-    heads = max((width / cache.key_dim for cache in manifest.layers if cache.key_dim), default=1.0)
+    heads = max([LEAST_HEADS, *(width / cache.key_dim for cache in manifest.layers if cache.key_dim)])
     activations = 4 * chunk * (projected + heads * context_tokens)
     spare_kv = slots * spare * manifest.kv_bytes_per_token  # of all layers: a node has some
     tables = manifest.position_bytes * (context_tokens + spare)
