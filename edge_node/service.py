@@ -33,8 +33,8 @@ from edge_node.effects import (
 from edge_node.errors import NodeError, NodeRefused, NotFinite
 from edge_node.notices import Notices
 from edge_node.runtime.check_schedule import CheckSchedule
-from edge_node.runtime.process_heap import let_go_of_file_pages
 from edge_node.runtime.segment_runner import SegmentRunner
+from edge_node.runtime.table_pages import TablePages
 from edge_node.storage.blob_store import BlobStore
 from edge_node.storage.standby_fetcher import StandbyFetcher
 from edge_node.telemetry import device
@@ -54,8 +54,6 @@ from schemas.messages import NodeBirth, Plan, ProbeNode
 from schemas.topics import NODE_COMMAND, NODE_ECHO, NODE_HEARTBEAT, PLAN
 
 _log = logging.getLogger(__name__)
-NEAR_PLANNED = 0.95
-"""A node that holds more than this share of what was planned lets go of pages that can be read from files again."""
 BusFactory = Callable[[str, Will], Bus]
 
 
@@ -88,6 +86,7 @@ class NodeService:
             emulated_speed=config.emulated_speed,
             on_load_event=self._call,
         )
+        self._table_pages = TablePages(self._store.directory, lambda: device.memory_bytes()[0])
         self._checks = CheckSchedule(config.check_interval_s)
         self._standby = StandbyFetcher(self._store)
         self._core = NodeCore(
@@ -271,6 +270,7 @@ class NodeService:
             if any(row.failure is not None and row.failure_code == "not_finite" for row in result.rows):
                 self._check_answers()  # if it is this node's fault, the answers go on elsewhere
             self._do(self._core.computed(work, result, time.monotonic()))
+            self._table_pages.check(self._core.planned_bytes)
 
     def _check_answers(self) -> None:
         """Check that every segment still computes what it should; one that does not is no longer used."""
@@ -394,8 +394,7 @@ class NodeService:
             reconnects=self._bus.stats.reconnects,
         )
         self._outbox.publish(NODE_HEARTBEAT.format(node=self._config.name), heartbeat, qos=0)
-        if 0 < NEAR_PLANNED * self._core.planned_bytes < heartbeat.rss_bytes:  # rows of tables, as time goes by
-            let_go_of_file_pages(self._store.directory)
+        self._table_pages.check(self._core.planned_bytes)
         # One small echo, unless the link is being probed.
         payload = None if self._profiler.measures_link else self._link.next_message(time.monotonic())
         if payload is not None:

@@ -8,7 +8,7 @@ What a node takes beside what it held when it came is the sum of
   block of weights, and lets go of the file after that; an fp16 matrix is widened to float32 first. The head's matrix is
   by far the largest: while it is packed, it is there twice;
 * rows of mapped tables that were looked up, of the embedding and of the head's second pass: the kernel maps 64 KiB
-  around each. A node that comes near what was planned lets go of them (`edge_node.service`);
+  around each. A node that comes near what was planned lets go of them (`edge_node.runtime.table_pages`);
 * the KV cache, counted as full.
 
 Sharing of tied weights saves disk only: each of two sessions keeps its own copy. Its constants are
@@ -70,7 +70,7 @@ class WeightRule:
 _QUANTISED = (0.46, 0.48, 0.06)
 """Two halves of each number, and scales."""
 _FLOATS = (1.0,)
-_TWO_PASSES = Resident(per_weight=1.65), Resident(per_weight=0.93)
+_TWO_PASSES = Resident(per_weight=1.72), Resident(per_weight=0.93)
 """Of a head in four bits: packed, and scales in float32; while it is loaded the file, and the scales twice."""
 _MIXED = WeightRule(Resident(1, 0.51), Resident(1, 0.38), *_TWO_PASSES, tables=_QUANTISED, quantised=True)
 """Blocks of 16 or 32 weights in four or eight bits, scales in fp16 that are widened."""

@@ -62,17 +62,21 @@ def test_a_call_from_another_thread_is_heard_between_a_nodes_own_tokens(tmp_path
 def test_a_node_that_comes_near_what_was_planned_lets_go_of_pages_of_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(device, "memory_bytes", lambda: (100, 100))
+    resident = {"now": 100}
+    monkeypatch.setattr(device, "memory_bytes", lambda: (resident["now"], resident["now"]))
     node, size_bytes = Alone(tmp_path), 1 << 20
     folder = node._store.directory.resolve()
     table = folder / "table"
     table.write_bytes(b"x" * size_bytes)
     node._bus.connect(DEADLINE_S)
     with table.open("rb") as file, mmap.mmap(file.fileno(), size_bytes, access=mmap.ACCESS_READ) as mapped:
-        for planned_bytes, kept_bytes in ((0, size_bytes), (106, size_bytes), (105, 0)):
+        steps = [(0, 100, size_bytes), (106, 100, size_bytes), (105, 100, 0)]
+        steps += [(105, 102, size_bytes), (105, 103, 0)]  # what is not of files stays: only a growth is looked at again
+        for planned_bytes, resident_bytes_now, kept_bytes in steps:
             assert mapped[::4096] == b"x" * (size_bytes // 4096)
             monkeypatch.setattr(NodeCore, "planned_bytes", planned_bytes)
+            resident["now"] = resident_bytes_now
             node._heartbeat()
-            assert resident_bytes(folder) == {table: kept_bytes}
+            assert resident_bytes(folder) == {table: kept_bytes}, (planned_bytes, resident_bytes_now)
     node._bus.close()
     node._heartbeat_builder.close()
