@@ -14,10 +14,12 @@ import ctypes
 import gc
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 _MADV_DONTNEED = 4
+_TRIM_INTERVAL_S = 0.1
 _TUNABLES = "GLIBC_TUNABLES"
 _HUGE_PAGES = "glibc.malloc.hugetlb"
 _WANTED = f"{_HUGE_PAGES}=1:glibc.malloc.arena_max=1"
@@ -79,6 +81,28 @@ def _unwritten_mappings(smaps: str, folder: Path) -> Iterator[tuple[int, int]]:
             place, clean = (int(start, 16), int(stop, 16)) if of_folder else None, True
         elif first == "Anonymous:":
             clean = clean and rest[0] == "0"
+
+
+@contextlib.contextmanager
+def trimming() -> Iterator[None]:
+    """Give freed memory back again and again meanwhile.
+
+    Where ONNX Runtime brings matrices from one form to another, what is freed is between what is kept, and not always
+    fits for the next: of blocks in halves up to a fifth of all.
+    """
+    over = threading.Event()
+
+    def trim_often() -> None:
+        while not over.wait(_TRIM_INTERVAL_S):
+            trim()
+
+    thread = threading.Thread(target=trim_often, name="trim", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def give_back() -> None:

@@ -140,13 +140,14 @@ class SegmentRunner:
                 self._post(LoadProgress(spec.key, done_bytes, total_bytes))
 
         downloaded_bytes = self._store.fetch(spec.segment.files, spec.blob_urls, on_progress=report)
-        segment = Segment(
-            spec.segment,
-            self._store.path(spec.segment.graph.sha256),
-            threads=self._threads,
-            emulated_speed=self._emulated_speed,
-            heir_of=old,
-        )
+        with process_heap.trimming():
+            segment = Segment(
+                spec.segment,
+                self._store.path(spec.segment.graph.sha256),
+                threads=self._threads,
+                emulated_speed=self._emulated_speed,
+                heir_of=old,
+            )
         segment.warm_up()
         if spec.segment.answer:
             self._self_checks[segment] = SelfCheck(segment, self._store.path(spec.segment.answer.sha256))

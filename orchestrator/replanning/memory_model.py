@@ -89,7 +89,7 @@ RULES = {
     ("mixed", "fast"): _MIXED,
     ("int8", "fast"): _MIXED,
     ("fp16", "fast"): WeightRule(
-        Resident(2.3), Resident(2.1), Resident(4), Resident(2.02), tables=_FLOATS, quantised=False
+        Resident(2.2), Resident(2.1), Resident(4), Resident(2.02), tables=_FLOATS, quantised=False
     ),
     ("fp32", "fast"): WeightRule(
         Resident(1.02), Resident(1.02), Resident(2), Resident(1.01), tables=_FLOATS, quantised=False
