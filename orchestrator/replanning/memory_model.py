@@ -70,9 +70,9 @@ class WeightRule:
 _QUANTISED = (0.46, 0.48, 0.06)
 """Two halves of each number, and scales."""
 _FLOATS = (1.0,)
-_TWO_PASSES = Resident(per_weight=1.72), Resident(per_weight=0.93)
+_TWO_PASSES = Resident(per_weight=1.68), Resident(per_weight=0.93)
 """Of a head in four bits: packed, and scales in float32; while it is loaded the file, and the scales twice."""
-_MIXED = WeightRule(Resident(1, 0.51), Resident(1, 0.38), *_TWO_PASSES, tables=_QUANTISED, quantised=True)
+_MIXED = WeightRule(Resident(1, 0.54), Resident(1, 0.4), *_TWO_PASSES, tables=_QUANTISED, quantised=True)
 """Blocks of 16 or 32 weights in four or eight bits, scales in fp16 that are widened."""
 RULES = {
     # Packed: half a byte a weight and 8 bytes per block of 32; of the file, 4 bytes per block stay mapped at first.
@@ -92,7 +92,7 @@ RULES = {
         Resident(2.2), Resident(2.1), Resident(4), Resident(2.02), tables=_FLOATS, quantised=False
     ),
     ("fp32", "fast"): WeightRule(
-        Resident(1.02), Resident(1.02), Resident(2), Resident(1.01), tables=_FLOATS, quantised=False
+        Resident(1.02), Resident(1.02), Resident(2.03), Resident(1.01), tables=_FLOATS, quantised=False
     ),
 }
 """By the manifest's precision and profile; other profiles as "fast"."""

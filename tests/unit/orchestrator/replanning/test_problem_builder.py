@@ -149,10 +149,10 @@ def small_fleet(**options: Any) -> World:
 
 def test_caches_are_as_large_as_fit_where_nobody_has_said_how_large() -> None:
     world = small_fleet(slots=None)
-    assert (world.plan.context_tokens, world.plan.slots) == (1024, 3)
+    assert (world.plan.context_tokens, world.plan.slots) == (1024, 2)
     notes = [note.text for note in world.effects if isinstance(note, Note) and note.kind == "smaller"]
     assert len(notes) == 1
-    assert notes[0].startswith("serving 3 at once with 1024 tokens of context instead of 4 with 2048: that needs ")
+    assert notes[0].startswith("serving 2 at once with 1024 tokens of context instead of 4 with 2048: that needs ")
     assert "; short by " in notes[0]
     world.join("d", memory_mb=500)
     world.wait(3.0)
