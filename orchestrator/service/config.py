@@ -91,6 +91,6 @@ class ServiceConfig:
             )
 
 
-def _check_range(option: str, value: float, minimum: int, maximum: int) -> None:
+def _check_range(option: str, value: float, minimum: float, maximum: float) -> None:
     if not minimum <= value <= maximum:
         raise BadSetting(f"{option} is {value}: use a number from {minimum} to {maximum}")

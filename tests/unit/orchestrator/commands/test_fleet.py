@@ -34,7 +34,8 @@ STAGE: dict[str, Any] = {
 IN_FORCE: dict[str, Any] = {
     "state": "serving", "in_force": True, "next": None,
     "pipeline": "main", "epoch": "3-1", "model": "tiny", "context_tokens": 512, "slots": 2,
-    "batches": [1, 2], "wire_dtype": "fp16", "chunk_tokens": 128, "memory_margin": 0.0, "unit_count": 12, "stages": [STAGE],
+    "batches": [1, 2], "wire_dtype": "fp16", "chunk_tokens": 128, "memory_margin": 0.0, "unit_count": 12,
+    "stages": [STAGE],
     "objective": "latency", "status": "optimal", "gap": 0.0, "solver": "glpk", "solver_gap": 0.0, "solve_ms": 81.0,
     "predicted_decode_ms": 7.75, "predicted_tokens_per_s": 129.0, "predicted_tokens_per_s_many": 222.2,
     "predicted_ttft_ms": 110.0, "predicted_prompt_tokens": 128, "bottleneck_node": "kitchen-phone", "standby": [],
