@@ -81,10 +81,7 @@ class NodeService:
         storage_bytes = device.storage_budget_bytes(config.blob_directory, config.storage_limit_bytes)
         self._store = BlobStore(config.blob_directory, limit_bytes=storage_bytes)
         self._runner = SegmentRunner(
-            self._store,
-            threads=config.threads,
-            emulated_speed=config.emulated_speed,
-            on_load_event=self._call,
+            self._store, threads=config.threads, emulated_speed=config.emulated_speed, on_load_event=self._call
         )
         self._table_pages = TablePages(self._store.directory, lambda: device.memory_bytes()[0])
         self._checks = CheckSchedule(config.check_interval_s)
