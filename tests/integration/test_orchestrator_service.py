@@ -67,7 +67,7 @@ def broker() -> MemoryBroker:
 
 @pytest.fixture
 def fleet(broker: MemoryBroker) -> Iterator[ScriptedFleet]:
-    with ScriptedFleet(connected(broker, "nodes"), [make_birth(name, memory_mb=216) for name in "abcd"]) as nodes:
+    with ScriptedFleet(connected(broker, "nodes"), [make_birth(name, memory_mb=190) for name in "abcd"]) as nodes:
         yield nodes
 
 
