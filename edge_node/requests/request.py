@@ -148,8 +148,8 @@ class StageRequest:
     def take(self, first: int, tokens: Sequence[int], context_tokens: int) -> Sequence[int]:
         """Note the tokens that a run gave from position ``first`` on, up to the end of the answer, and return those.
 
-        What was known behind them is forgotten: a run that was repeated, or one after it, has written other rows there, and
-        stage 0 would go on behind these.
+        What was known behind them is forgotten: a run that was repeated, or one after it, has written other rows there,
+        and stage 0 would go on behind these.
         """
         self.finish = Flag.NONE  # a run repeated after the end comes to the same end again
         limit = min(context_tokens, self.open.prompt_tokens + self.open.max_tokens)
