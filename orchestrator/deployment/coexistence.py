@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from orchestrator.deployment.open_requests import OpenWork
-from orchestrator.deployment.plan import DeployedPlan
+from orchestrator.deployment.plan import DeployedPlan, usable_bytes
 from orchestrator.planning.moves.kv_migration import Migration, estimate, transfers_between
 from schemas.handover import heirs, unchanged
 from schemas.messages import NodeBirth
@@ -42,9 +42,11 @@ def bytes_beside(plan: DeployedPlan, running: DeployedPlan, fleet: dict[str, Nod
 
 def fits_beside(plan: DeployedPlan, running: DeployedPlan, fleet: dict[str, NodeBirth]) -> bool:
     """Can every node load its new segment while the old one still runs?"""
-    held, share = bytes_beside(plan, running, fleet), 1 - plan.memory_margin
+    held = bytes_beside(plan, running, fleet)
     return all(
-        plan.planned_bytes(n) + held.get(n, 0) <= share * fleet[n].memory_bytes for n in plan.nodes if n in fleet
+        plan.planned_bytes(node) + held.get(node, 0) <= usable_bytes(fleet[node], plan.memory_margin)
+        for node in plan.nodes
+        if node in fleet
     )
 
 

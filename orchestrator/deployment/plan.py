@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,6 +24,11 @@ class NoPlan:
 
     code: NoPlanCode
     reason: str
+
+
+def usable_bytes(birth: NodeBirth, memory_margin: float) -> int:
+    """Memory that plans may give a node: what it may use, less a share that is left free."""
+    return math.floor((1 - memory_margin) * birth.memory_bytes)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,11 +6,13 @@ Unit 0 is the embedding, 1..L are decoder blocks, L+1 is the head; ranges of uni
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
 import types
 import typing
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -231,6 +233,13 @@ def read_manifest(path: Path) -> Manifest:
     except (OSError, UnicodeDecodeError) as error:
         raise ManifestError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
     return Manifest.from_json(text, str(path))
+
+
+def readable_manifests(paths: Iterable[Path]) -> Iterator[Manifest]:
+    """The manifests in files; those that are damaged are passed over."""
+    for path in paths:
+        with contextlib.suppress(ManifestError):
+            yield read_manifest(path)
 
 
 def to_json(record: Any) -> str:

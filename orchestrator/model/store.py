@@ -59,7 +59,7 @@ from orchestrator.model.graph import read_model, resolve
 from orchestrator.model.intake import compare_again, measure_again, take_in
 from orchestrator.model.known_answers import KnownAnswers
 from orchestrator.model.lock import exclusive, is_held, owned_folder
-from orchestrator.model.manifest import Manifest, read_manifest
+from orchestrator.model.manifest import Manifest, read_manifest, readable_manifests
 from orchestrator.model.model import GRAPH_FILE, SEGMENTS_FOLDER, Model
 from orchestrator.model.onnx_files import onnx_file
 from orchestrator.model.parity_report import CHECK_FILE, ParityReport, read_check
@@ -118,8 +118,10 @@ class ModelStore:
             return self._add_archive(archive, name, precision, profile, progress)
         profile = profile or "fast"
         found = resolve_source(source, progress)
-        if name is None:
-            self._check_not_here(found, precision, profile)
+        if name is None:  # what was made in the same way before has the name that this would get
+            for m in self._made_from(found):
+                if (m.asked, m.profile) == (precision, profile):
+                    self._check_new(_default_name(found.name, m.precision, profile))
         identity = Identity(name or "", source, found.fingerprint, profile, _version(), precision)
         with owned_folder(self._partial_folder(), "add-", self.home / "lock") as partial:
             twin = self._twin(found, precision, progress)
@@ -279,16 +281,19 @@ class ModelStore:
 
         One with a damaged blob is not taken: adding the model again is what mends it.
         """
-        for name in self.names():
-            with contextlib.suppress(ManifestError, BlobCorrupt):
-                m = read_manifest(self._models / name / "manifest.json")
-                same_weights = m.carried == 1 and m.precision == precision  # nothing was left to choose
-                same_precision = m.asked == precision or same_weights or source.kind == "onnx"
-                is_same = (m.fingerprint, m.version) == (source.fingerprint, _version()) and same_precision
-                if is_same and (self._models / name / QUALITY_FILE).is_file():
-                    self.check(name, progress)
-                    return self._models / name
+        for m in self._made_from(source):
+            same_weights = m.carried == 1 and m.precision == precision  # nothing was left to choose
+            same_precision = m.asked == precision or same_weights or source.kind == "onnx"
+            if m.version == _version() and same_precision and (self._models / m.name / QUALITY_FILE).is_file():
+                with contextlib.suppress(BlobCorrupt):
+                    self.check(m.name, progress)
+                    return self._models / m.name
         return None
+
+    def _made_from(self, source: Source) -> Iterator[Manifest]:
+        """The models here that came from a source; those with a damaged manifest are passed over."""
+        known = readable_manifests(self._models / name / "manifest.json" for name in self.names())
+        return (manifest for manifest in known if manifest.fingerprint == source.fingerprint)
 
     def _copy_twin(self, twin: Path, partial: Path, identity: Identity, progress: Progress) -> Manifest:
         ready = partial / "model"
@@ -340,7 +345,8 @@ class ModelStore:
         return freed
 
     def _partial_folder(self) -> Path:
-        (folder := self.home / "partial").mkdir(parents=True, exist_ok=True)
+        folder = self.home / "partial"
+        folder.mkdir(parents=True, exist_ok=True)
         return folder
 
     def _check_new(self, name: str) -> None:
@@ -348,12 +354,6 @@ class ModelStore:
             raise UnsupportedModel(f"{name!r} cannot name a model; use letters, digits, '.', '_' and '-'")
         if (self._models / name).exists():
             raise ModelExists(f"there is a model {name!r}; give another --name, or run: linguabus model rm {name}")
-
-    def _check_not_here(self, source: Source, precision: str, profile: str) -> None:
-        """Find out before converting that a model would be called like the one that was made in the same way before."""
-        for m in self.list():
-            if (m.fingerprint, m.asked, m.profile) == (source.fingerprint, precision, profile):
-                self._check_new(_default_name(source.name, m.precision, profile))
 
     def _folder(self, name: str) -> Path:
         if name not in self.names():

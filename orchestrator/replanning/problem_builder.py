@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from orchestrator.deployment.plan import usable_bytes
 from orchestrator.fleet.health import Condition
 from orchestrator.model.manifest import Manifest, Unit
 from orchestrator.planning.problem import Device, Objective, Problem, Stage, UnitRun
@@ -135,7 +136,7 @@ def _device(
     device = _measured(birth, runs, profile)
     return replace(
         device,
-        memory_bytes=math.floor((1 - memory_margin) * birth.memory_bytes),
+        memory_bytes=usable_bytes(birth, memory_margin),
         battery_percent=condition.battery_percent,
         charging=condition.charging,
         cost_factor=condition.cost_factor,

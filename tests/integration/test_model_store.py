@@ -80,6 +80,12 @@ def test_a_model_that_is_here_is_not_converted_only_to_be_refused(
         store.add(source(tmp_path / "one"), progress=progress)
 
 
+def test_a_model_of_another_version_does_not_keep_others_from_being_added(store: ModelStore, tmp_path: Path) -> None:
+    store.add(source(tmp_path / "one"))
+    (store.home / "models" / "one-fp32" / "manifest.json").write_text("{}", "utf-8")
+    assert store.add(source(tmp_path / "two", seed=1)).name == "two-fp32"
+
+
 def test_a_name_is_given_once(store: ModelStore, tmp_path: Path) -> None:
     store.add(source(tmp_path / "one"), name="mine")
     with pytest.raises(ModelExists, match="--name"):
