@@ -14,9 +14,11 @@ import ctypes
 import gc
 import os
 import sys
-import threading
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
+
+from broker.repeating import repeating
 
 _MADV_DONTNEED = 4
 _TRIM_INTERVAL_S = 0.1
@@ -83,26 +85,13 @@ def _unwritten_mappings(smaps: str, folder: Path) -> Iterator[tuple[int, int]]:
             clean = clean and rest[0] == "0"
 
 
-@contextlib.contextmanager
-def trimming() -> Iterator[None]:
+def trimming() -> AbstractContextManager[None]:
     """Give freed memory back again and again meanwhile.
 
     Where ONNX Runtime brings matrices from one form to another, what is freed is between what is kept, and not always
     fits for the next: of blocks in halves up to a fifth of all.
     """
-    over = threading.Event()
-
-    def trim_often() -> None:
-        while not over.wait(_TRIM_INTERVAL_S):
-            trim()
-
-    thread = threading.Thread(target=trim_often, name="trim", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
+    return repeating(trim, every_s=_TRIM_INTERVAL_S, name="trim")
 
 
 def give_back() -> None:

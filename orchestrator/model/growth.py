@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+from broker.repeating import repeating
 
 _EVERY_S = 0.5
 
@@ -17,19 +18,8 @@ def watch_growth(folder: Path, tell: Callable[[int], None]) -> Iterator[None]:
 
     ``tell`` is called from another thread. The folder need not be there yet.
     """
-    over = threading.Event()
-
-    def watch() -> None:
-        while not over.wait(_EVERY_S):
-            tell(_bytes_in(folder))
-
-    watcher = threading.Thread(target=watch, name="growth", daemon=True)
-    watcher.start()
-    try:
+    with repeating(lambda: tell(_bytes_in(folder)), every_s=_EVERY_S, name="growth"):
         yield
-    finally:
-        over.set()
-        watcher.join()
     tell(_bytes_in(folder))
 
 
