@@ -37,10 +37,10 @@ class Timing:
     """Stage 0 may take this long to come to a token boundary."""
     move_finish_s: float = 5.0
     """The last KV rows may take this long, while everything stands still."""
-    recovery_s: float = 5.0
-    """A request whose ring broke waits this long for a fleet that can go on."""
     queue_s: float = 120.0
-    """A request waits this long for its turn."""
+    """A request waits this long for its turn, or as long as its patience lasts if that is longer."""
+    tell_s: float = 1.0
+    """A request that has waited this long has its reader told for what, and so long lies between two such messages."""
     resend_s: float = 2.0
     """Silence of an open request before the last stage is asked for missed tokens; doubles up to ten times."""
     stall_s: float = 600.0

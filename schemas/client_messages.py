@@ -22,6 +22,10 @@ from schemas.parts import (
 )
 from schemas.registry import message
 
+ErrorCode = Literal[
+    "no_model", "no_nodes", "no_memory", "not_ready", "too_long", "busy", "bad_request", "failed", "unknown"
+]
+
 
 @message("request.submit")
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,6 +44,14 @@ class SubmitRequest:
         "The request ends when its client does not renew it for so long; without, it lasts until it is answered.",
         default=None,
     )
+    patience_s: Annotated[float, Number(0, limits.MAX_PATIENCE_S)] = about(
+        "The request waits so long for what is missing, without progress, before it fails; 0: it fails at once.",
+        default=limits.DEFAULT_PATIENCE_S,
+    )
+    answer_ids: TokenIds = about(
+        "Submitted again, to an orchestrator that does not know the request: the answer's tokens so far.", default=()
+    )
+    answer_model: Name | None = about("Submitted again: the model that has made them.", default=None)
 
 
 @message("request.renew")
@@ -48,8 +60,9 @@ class RenewRequest:
     """The client still reads the answer."""
 
     request: RequestId = about("The request.")
-    repeat_from: Count | None = about(
-        "Send the pieces from this one on once more, and the end: the client has missed them.", default=None
+    answer_tokens: Tokens = about("How many of the answer's tokens the client has.", default=0)
+    repeat: bool = about(
+        "Send what follows them once more, and the end: the client has missed something.", default=False
     )
 
 
@@ -75,7 +88,8 @@ class StreamText:
     """A piece of the answer."""
 
     request: RequestId = about("The request.")
-    sequence: Count = about("Counts the pieces from 0.")
+    first_token: Tokens = about("How many tokens of the answer come before the piece.")
+    first_character: Count = about("How many characters of the text come before it.")
     text: Prose = about("The piece; whole characters only.")
     token_ids: TokenIds = about("The tokens behind it.")
 
@@ -94,7 +108,18 @@ class StreamEnd:
     stages: Annotated[tuple[StageTiming, ...], Items(limits.MAX_STAGES)] = about(
         "Per-stage figures when asked for.", default=()
     )
-    pieces: Count = about("How many pieces came before it.", default=0)
+    text_tokens: Tokens = about("How many tokens the pieces have in all.", default=0)
+    text_characters: Count = about("How many characters they have.", default=0)
+
+
+@message("stream.status")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StreamStatus:
+    """What the answer waits for, or that it goes on. Sent when that changes."""
+
+    request: RequestId = about("The request.")
+    waits_for: Line = about("What is missing, for people; empty when the answer is being computed.", default="")
+    model: Name | None = about("The model that computes it, once that is known.", default=None)
 
 
 @message("stream.error")
@@ -103,9 +128,7 @@ class StreamError:
     """There will be no (more) answer."""
 
     request: RequestId = about("The request.")
-    code: Literal["no_model", "no_nodes", "no_memory", "not_ready", "too_long", "busy", "bad_request", "failed"] = (
-        about("Why, for programs.")
-    )
+    code: ErrorCode = about("Why, for programs; unknown: the orchestrator has never heard of it, or forgotten it.")
     reason: Line = about("One line that says what to do.")
 
 

@@ -22,6 +22,8 @@ MIN_CONTEXT_TOKENS = 2
 MAX_CONTEXT_TOKENS = 10_000_000
 """Prompt and answer together, and so the end of all positions."""
 MAX_ANSWER_TOKENS = 1_000_000
+DEFAULT_PATIENCE_S, MAX_PATIENCE_S = 120.0, 86_400.0
+"""A request waits so long for what is missing: a phone that dozes for a minute, a router that starts again."""
 MAX_LINE = 1_000
 """Characters of what is said in a line."""
 MAX_PAYLOAD_BYTES = 1_800_000

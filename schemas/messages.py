@@ -5,10 +5,12 @@ from __future__ import annotations
 from schemas.client_messages import (
     CancelRequest,
     ClientWill,
+    ErrorCode,
     FleetEvent,
     RenewRequest,
     StreamEnd,
     StreamError,
+    StreamStatus,
     StreamText,
     SubmitRequest,
 )
@@ -179,6 +181,7 @@ __all__ = [
     "DrainNode",
     "DrainReply",
     "Epoch",
+    "ErrorCode",
     "EventsReply",
     "ExpectedMove",
     "ExplainedFigures",
@@ -272,6 +275,7 @@ __all__ = [
     "StoryView",
     "StreamEnd",
     "StreamError",
+    "StreamStatus",
     "StreamText",
     "SubmitRequest",
     "UnitKind",

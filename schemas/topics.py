@@ -121,7 +121,7 @@ TOKEN = Topic("token/{pipeline}/{epoch}/from/{sender}/to/{receiver}", (), qos=0,
 """To the node of stage 0; the orchestrator reads it too."""
 REQUEST_SUBMIT = Topic("request/submit/{client}", (m.SubmitRequest,), qos=1, retain=False)
 REQUEST_STREAM = Topic(
-    "request/{client}/{request}/stream", (m.StreamText, m.StreamEnd, m.StreamError), qos=1, retain=False
+    "request/{client}/{request}/stream", (m.StreamText, m.StreamStatus, m.StreamEnd, m.StreamError), qos=1, retain=False
 )
 REQUEST_CANCEL = Topic("request/{client}/{request}/cancel", (m.CancelRequest,), qos=1, retain=False)
 REQUEST_RENEW = Topic("request/{client}/{request}/renew", (m.RenewRequest,), qos=1, retain=False)

@@ -1,7 +1,8 @@
 """A small synchronous client of a running orchestrator."""
 
 from orchestrator.client.answer import Answer
-from orchestrator.client.client import LEASE_S, RENEW_S, Client
+from orchestrator.client.answer_reader import RENEW_S, Waiting
+from orchestrator.client.client import LEASE_S, Client
 from orchestrator.client.errors import (
     AnswerFailed,
     AnswerIncomplete,
@@ -26,4 +27,5 @@ __all__ = [
     "NodeKeepsLayers",
     "NodeStillHolds",
     "QuestionTooLong",
+    "Waiting",
 ]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
+from orchestrator.client.answer_reader import Waiting
 from orchestrator.client.answer_stream import StreamMessage
-from orchestrator.client.errors import AnswerFailed
+from orchestrator.client.errors import AnswerFailed, AnswerIncomplete
 from schemas.messages import StreamEnd, StreamText
 
 
@@ -14,7 +15,10 @@ class Connection(Protocol):
     """What an answer needs of the client that asked."""
 
     def receive(self, request: str) -> list[StreamMessage]:
-        """Wait for something and return what has arrived for this request; nothing after `wake`."""
+        """Wait for something, a second at the most, and return what has arrived for this request."""
+
+    def waiting(self, request: str) -> Waiting | None:
+        """What an answer waits for; None while it is being computed."""
 
     def wake(self) -> None:
         """End a wait in `receive` early."""
@@ -32,7 +36,10 @@ class Answer:
     def __init__(self, client: Connection, request: str) -> None:
         self._client = client
         self._cancel_wanted = False
+        self._was_waiting = False
         self.request = request
+        self.on_waiting: Callable[[Waiting | None], None] = lambda _: None
+        """Called about once a second while the answer waits for something, and with None when it goes on."""
         self.text = ""
         self.token_ids: list[int] = []
         self.end: StreamEnd | None = None
@@ -54,7 +61,10 @@ class Answer:
                 if self._cancel_wanted:
                     self._cancel_wanted = False
                     self._client.send_cancel(self.request)
-                for message in self._client.receive(self.request):
+                    self._check_cancelled()
+                messages = self._client.receive(self.request)
+                self._tell_waiting()
+                for message in messages:
                     if isinstance(message, StreamText):
                         self.text += message.text
                         self.token_ids.extend(message.token_ids)
@@ -66,3 +76,15 @@ class Answer:
                         raise AnswerFailed(message.code, message.reason)
         finally:
             self._client.leave(self.request)
+
+    def _check_cancelled(self) -> None:
+        """End at once where nobody is there to confirm it."""
+        waiting = self._client.waiting(self.request)
+        if waiting and waiting.is_for_orchestrator:
+            raise AnswerIncomplete(f"cancelled while it waited for {waiting.text}")
+
+    def _tell_waiting(self) -> None:
+        waiting = self._client.waiting(self.request)
+        if waiting or self._was_waiting:
+            self.on_waiting(waiting)
+        self._was_waiting = waiting is not None

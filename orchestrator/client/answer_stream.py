@@ -2,44 +2,74 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from schemas.messages import StreamEnd, StreamError, StreamText
+from schemas.messages import RenewRequest, StreamEnd, StreamError, StreamStatus, StreamText, SubmitRequest
 
 StreamMessage = StreamText | StreamEnd | StreamError
 
 
 @dataclass
 class AnswerStream:
-    """The pieces of one answer that have come, in order and each once."""
+    """The pieces of one answer that have come, in order and each once. ``submit`` is what asked for it."""
 
+    submit: SubmitRequest
     question_bytes: int = 0
     """Length of the message that asked for it."""
     waiting: list[StreamMessage] = field(default_factory=list)
     """Not taken yet."""
-    pieces: int = 0
-    """So many have come, one after the other."""
-    has_hole: bool = False
-    """Something came after a piece that is missing."""
+    token_ids: list[int] = field(default_factory=list)
+    """Behind the pieces that have come."""
+    characters: int = 0
+    """Of the text that has come."""
     unsure: bool = False
     """Something may have been missed: it is asked for until something comes."""
+    waits_for: str = ""
+    """What the answer waits for, as the orchestrator said last."""
+    model: str | None = None
+    """The model that computes the answer, once that was said."""
+    unknown: bool = False
+    """The orchestrator does not know the request: it is to be submitted again."""
 
     def refused(self, size_bytes: int, why: StreamError) -> None:
         """Take in that the broker refused a question of this length, if it may be this answer's."""
-        if size_bytes == self.question_bytes and not self.pieces:
+        if size_bytes == self.question_bytes and not self.token_ids:
             self.waiting.append(why)
 
-    def take(self, message: StreamMessage) -> None:
+    def take(self, message: StreamMessage | StreamStatus) -> None:
         """Take in a message unless one before it is missing; it will come again with that one."""
-        if isinstance(message, StreamText):
-            if message.sequence > self.pieces:
-                self.has_hole = self.unsure = True
-                return
-            if message.sequence < self.pieces:  # QoS 1 may deliver twice
-                return
-            self.pieces += 1
-        elif isinstance(message, StreamEnd) and (self.has_hole or message.pieces > self.pieces):
-            self.has_hole = self.unsure = True
+        if isinstance(message, StreamStatus):
+            self.unsure = False
+            self.waits_for, self.model = message.waits_for, message.model or self.model
             return
-        self.has_hole = self.unsure = False
+        if isinstance(message, StreamError) and message.code == "unknown":
+            self.unknown = True
+            return
+        if isinstance(message, StreamText):
+            here, comes = self._place, (message.first_token, message.first_character)
+            if comes > here:
+                self.unsure = True
+                return
+            if comes < here:  # QoS 1 may deliver twice
+                return
+            self.token_ids += message.token_ids
+            self.characters += len(message.text)
+            self.waits_for = ""
+        elif isinstance(message, StreamEnd) and (message.text_tokens, message.text_characters) > self._place:
+            self.unsure = True
+            return
+        self.unsure = False
         self.waiting.append(message)
+
+    @property
+    def _place(self) -> tuple[int, int]:
+        return len(self.token_ids), self.characters
+
+    def renewal(self) -> RenewRequest:
+        """The message that says how much has come, and that more may have been missed."""
+        return RenewRequest(request=self.submit.request, answer_tokens=len(self.token_ids), repeat=self.unsure)
+
+    def submit_again(self) -> SubmitRequest:
+        """The question for an orchestrator that does not know it, with what has come of the answer."""
+        self.unknown = False
+        return replace(self.submit, answer_ids=tuple(self.token_ids), answer_model=self.model)

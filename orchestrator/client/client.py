@@ -9,20 +9,20 @@ cancels what it leaves. The broker says when its connection was lost.
 
 from __future__ import annotations
 
-import math
 import secrets
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Self, TypeVar
 
-from broker.bus import Bus, Connected, Delivery, Refused, Will
-from broker.errors import PayloadTooLarge
+from broker.bus import Bus, Connected, Delivery, Disconnected, Refused, Will
 from orchestrator.client.answer import Answer
-from orchestrator.client.answer_stream import AnswerStream, StreamMessage
+from orchestrator.client.answer_reader import SILENCE_S, AnswerReader, Waiting
+from orchestrator.client.answer_stream import StreamMessage
 from orchestrator.client.errors import AnswerIncomplete, ControlRefused, NoOrchestrator, QuestionTooLong
 from schemas.closing import Closing
 from schemas.errors import ContractError
+from schemas.limits import DEFAULT_PATIENCE_S
 from schemas.messages import (
     MOST_EVENTS,
     ApplyConstraints,
@@ -47,7 +47,6 @@ from schemas.messages import (
     PreviewReply,
     Rebalance,
     RebalanceReply,
-    RenewRequest,
     Replan,
     ReplanReply,
     Sampling,
@@ -76,7 +75,6 @@ from schemas.topics import (
     EVENT,
     LONGEST_TOPIC_BYTES,
     REQUEST_CANCEL,
-    REQUEST_RENEW,
     REQUEST_STREAM,
     REQUEST_SUBMIT,
 )
@@ -85,11 +83,10 @@ CONTROL_TIMEOUT_S = 3.0
 SOLVE_TIMEOUT_S = 60.0
 REPLAN_TIMEOUT_S = 600.0
 """Nodes may have to fetch their parts before a new plan is in force."""
-SILENCE_S = 10.0
-"""After this long without a piece of the answer, the client looks whether the orchestrator is still there."""
 LEASE_S = 4.0
 """A client that is not heard of for this long counts as gone, and what it has asked for ends."""
-RENEW_S = 0.5
+_LOOK_S = 1.0
+"""Who reads an answer sees at least so often what it waits for."""
 SURE_BYTES = 4_096
 """Questions up to this length are sent without asking whether the broker takes them: nodes need as much themselves."""
 
@@ -120,9 +117,7 @@ class Client(Closing):
         self._control_timeout_s = control_timeout_s
         self._replies: dict[str, bytes] = {}
         self._lease_s = lease_s
-        self._streams: dict[str, AnswerStream] = {}
-        """Of answers that have not ended, by request."""
-        self._renew_due_s = math.inf
+        self._reader = AnswerReader(bus, name=name, broker=broker, silence_s=silence_s)
         self._woken = False
         self._events: list[FleetEvent] = []
         # The broker handles one connection's packets in order, so answers can't be missed after this.
@@ -149,7 +144,7 @@ class Client(Closing):
 
     def close(self) -> None:
         """Cancel what is open and close the bus."""
-        for request in tuple(self._streams):
+        for request in self._reader.requests:
             self.leave(request)
         self._bus.close()
 
@@ -162,8 +157,11 @@ class Client(Closing):
         sampling: Sampling | None = None,
         pipeline: str = "main",
         stats: bool = False,
+        patience_s: float = DEFAULT_PATIENCE_S,
     ) -> Answer:
         """Submit a conversation, or raw text as ``prompt``, and return the answer to come.
+
+        ``patience_s``: how long it waits for a broker, an orchestrator, nodes or memory that are missing.
 
         Raises:
             MessageError: too long, or outside the limits of `SubmitRequest`.
@@ -173,17 +171,13 @@ class Client(Closing):
         submit = SubmitRequest(
             client=self._name, request=request, pipeline=pipeline, messages=tuple(messages), prompt=prompt,
             max_tokens=max_tokens, sampling=sampling or Sampling(), stats=stats, lease_s=self._lease_s,
+            patience_s=patience_s,
         )  # fmt: skip
         payload = encode(submit)
         decode(payload, SubmitRequest)  # the orchestrator drops what is outside the contract's limits, without a word
         if len(payload) > SURE_BYTES:
             self._check_length(len(payload))
-        try:
-            self._bus.publish(REQUEST_SUBMIT.format(client=self._name), payload, qos=1)
-        except PayloadTooLarge as error:
-            raise QuestionTooLong(error.size_bytes, error.limit_bytes) from None
-        self._streams[request] = AnswerStream(question_bytes=len(payload))
-        self._renew_due_s = min(self._renew_due_s, time.monotonic() + RENEW_S)
+        self._reader.submit(submit)
         return Answer(self, request)
 
     def _check_length(self, size_bytes: int) -> None:
@@ -304,83 +298,57 @@ class Client(Closing):
 
     def leave(self, request: str) -> None:
         """Read no more of an answer, and cancel it unless it has ended."""
-        if self._streams.pop(request, None) and self._bus.connected:
+        if self._reader.leave(request) and self._bus.connected:
             self.send_cancel(request)
 
     def receive(self, request: str) -> list[StreamMessage]:
-        """Wait for something and return what has arrived for this request; nothing after `wake`.
+        """Wait for something, a second at the most, and return what has arrived for this request.
 
         Raises:
-            AnswerIncomplete: the answer was left, or silence, and something is missing or the orchestrator is gone.
+            AnswerIncomplete: the answer was left, or what it needs was missing for longer than its patience.
         """
-        stream = self._streams.get(request)
+        stream = self._reader.get(request)
         if stream is None:
             raise AnswerIncomplete("the answer was left before its end: ask again")
-        if not stream.waiting and not self._poll(self._silence_s):
-            if stream.has_hole:
-                raise AnswerIncomplete("a part of the answer was lost between the orchestrator and here: ask again")
-            stream.unsure = True
-            try:
-                self.status()
-            except NoOrchestrator:
-                raise AnswerIncomplete("the orchestrator went away while it answered: ask again later") from None
+        if not stream.waiting and not self._poll(_LOOK_S):
+            self._reader.check(request)
         messages, stream.waiting = stream.waiting, []
         if any(isinstance(message, StreamEnd | StreamError) for message in messages):
-            del self._streams[request]
+            self._reader.leave(request)
         return messages
+
+    def waiting(self, request: str) -> Waiting | None:
+        """What an answer waits for; None while it is being computed."""
+        return self._reader.waiting(request)
 
     def _poll(self, timeout_s: float) -> bool:
         """Sort what arrives; False when time ran out. What is being read is renewed meanwhile."""
         deadline_s = time.monotonic() + timeout_s
         while True:
-            if time.monotonic() >= self._renew_due_s:
-                self._renew()
-            events = self._bus.poll(max(0.0, min(deadline_s, self._renew_due_s) - time.monotonic()))
+            if time.monotonic() >= self._reader.due_s:
+                self._reader.act()
+            events = self._bus.poll(max(0.0, min(deadline_s, self._reader.due_s) - time.monotonic()))
             for event in events:
                 if isinstance(event, Delivery):
                     self._sort(event)
+                elif isinstance(event, Disconnected):
+                    self._reader.lost()
                 elif isinstance(event, Connected) and event.reconnect:
-                    self._reconnected()
+                    self._reader.reconnected()
                 elif isinstance(event, Refused) and REQUEST_SUBMIT.match(event.topic):
-                    self._refused(event)
+                    self._reader.refused(event)
             if events or self._woken or time.monotonic() >= deadline_s:
                 self._woken = False
                 return time.monotonic() < deadline_s
-
-    def _refused(self, refused: Refused) -> None:
-        """Tell the answers whose question it may be that the broker did not take it."""
-        reason = f"the broker does not take the question, a message of {refused.size_bytes:,} bytes: {refused.reason}"
-        for request, stream in self._streams.items():
-            stream.refused(refused.size_bytes, StreamError(request=request, code="failed", reason=reason))
-
-    def _reconnected(self) -> None:
-        """Ask again for what may be lost: a broker keeps nothing for who is away."""
-        for stream in self._streams.values():
-            stream.unsure = True
-        self._renew()
-
-    def _renew(self) -> None:
-        """Tell the orchestrator which answers are still read, and what may be missing of them."""
-        self._renew_due_s = time.monotonic() + RENEW_S if self._streams else math.inf
-        if not self._bus.connected:
-            return
-        for request, stream in self._streams.items():
-            renew = RenewRequest(request=request, repeat_from=stream.pieces if stream.unsure else None)
-            self._bus.publish(REQUEST_RENEW.format(client=self._name, request=request), encode(renew), qos=1)
 
     def _sort(self, delivery: Delivery) -> None:
         try:
             if place := CONTROL_REPLY.match(delivery.topic):
                 self._replies[place["request"]] = delivery.payload
+                self._reader.heard()
             elif EVENT.match(delivery.topic):
                 self._events.append(decode(delivery.payload, FleetEvent))
             elif REQUEST_STREAM.match(delivery.topic):
-                message: StreamMessage = decode(delivery.payload, *REQUEST_STREAM.messages)
-                stream = self._streams.get(message.request)
-                if stream is not None:
-                    was_unsure = stream.unsure
-                    stream.take(message)
-                    if stream.unsure and not was_unsure:
-                        self._renew()
+                self._reader.take(decode(delivery.payload, *REQUEST_STREAM.messages))
         except ContractError:
-            return  # not ours to judge; the sequence numbers show what is missing
+            return  # not ours to judge; the places of pieces show what is missing

@@ -19,9 +19,9 @@ from orchestrator.commands.answers import (
 from orchestrator.commands.connection import connect
 from orchestrator.commands.exits import INTERRUPTED
 from orchestrator.commands.output import print_json
-from orchestrator.commands.readiness import await_plan, wait_option
 from orchestrator.commands.settings import Settings, bus_options, pass_settings
 from orchestrator.commands.terminal import as_typed
+from orchestrator.commands.waiting_line import patience_option, told_waiting
 from schemas.messages import ChatMessage, StreamEnd
 
 
@@ -36,7 +36,7 @@ from schemas.messages import ChatMessage, StreamEnd
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end instead of text as it comes.")
 @click.option("--stats", is_flag=True, help="Print times and sizes on stderr: TTFT, tokens/s, each stage's share.")
-@wait_option
+@patience_option
 @bus_options
 @pass_settings
 def command(
@@ -46,12 +46,12 @@ def command(
     raw: bool,
     as_json: bool,
     stats: bool,
-    wait_s: float,
+    patience_s: float,
 ) -> int:
     """Ask the model a question and print the answer as it comes.
 
     Without PROMPT the question is what comes from standard input, unless that is a terminal; PROMPT - reads it from
-    there in any case. An answer that is not whole is marked on stderr.
+    there in any case. An answer that is not whole is marked on stderr; what it waits for is said there, too.
     """
     if prompt is None or prompt == "-":
         prompt = _read_stdin(wanted=prompt == "-")
@@ -63,16 +63,16 @@ def command(
     sampling = wanted.sampling()
     messages = [*wanted.opening(), ChatMessage(role="user", content=prompt)]
     with connect(settings) as client:
-        await_plan(client, wait_s)
         answer = client.ask(
             () if raw else messages,
             prompt=prompt if raw else None,
             max_tokens=wanted.max_tokens,
             sampling=sampling,
             stats=stats,
+            patience_s=patience_s,
         )
         try:
-            with cancel_on_interrupt(answer) as cancellation:
+            with cancel_on_interrupt(answer) as cancellation, told_waiting(answer):
                 for piece in answer:
                     if not as_json:
                         click.echo(piece, nl=False)

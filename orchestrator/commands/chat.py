@@ -19,8 +19,8 @@ from orchestrator.commands.answers import (
 )
 from orchestrator.commands.connection import connect
 from orchestrator.commands.exits import INTERRUPTED
-from orchestrator.commands.readiness import await_plan, wait_option
 from orchestrator.commands.settings import Settings, bus_options, pass_settings
+from orchestrator.commands.waiting_line import patience_option, told_waiting
 from schemas.errors import MessageError
 from schemas.messages import ChatMessage
 
@@ -37,7 +37,7 @@ _Ask = Callable[[list[ChatMessage]], Answer]
 @answer_options
 @click.option("--keep-all", is_flag=True, help="Refuse what the context has no room for, instead of dropping turns.")
 @click.option("--stats", is_flag=True, help="Print times and sizes on stderr after each answer.")
-@wait_option
+@patience_option
 @bus_options
 @pass_settings
 def command(
@@ -45,7 +45,7 @@ def command(
     wanted: AnswerOptions,
     keep_all: bool,
     stats: bool,
-    wait_s: float,
+    patience_s: float,
 ) -> int:
     """Talk with the model. /help lists what else can be typed; Ctrl-C cancels an answer, Ctrl-D leaves.
 
@@ -54,10 +54,15 @@ def command(
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401  (gives input() editing and history)
     with connect(settings) as client:
-        await_plan(client, wait_s)
 
         def ask(messages: list[ChatMessage]) -> Answer:
-            return client.ask(messages, max_tokens=wanted.max_tokens, sampling=wanted.sampling(), stats=stats)
+            return client.ask(
+                messages,
+                max_tokens=wanted.max_tokens,
+                sampling=wanted.sampling(),
+                stats=stats,
+                patience_s=patience_s,
+            )
 
         return _talk(Conversation(ask, wanted.opening(), wanted.max_tokens, keep_all=keep_all, stats=stats))
 
@@ -132,7 +137,7 @@ class Conversation:
             earlier = [message for turn in self._turns for message in turn]
             try:
                 answer = self._ask([*self._opening, *earlier, question])
-                with cancel_on_interrupt(answer):
+                with cancel_on_interrupt(answer), told_waiting(answer):
                     for piece in answer:
                         click.echo(piece, nl=False)
                 break

@@ -82,6 +82,11 @@ class Switchover:
         """The stages of the newest committed plan: who is left keeps its place, and so what it has on disk."""
         return self.newest.plan.solution.stages if self.newest else ()
 
+    def lost_nodes(self) -> list[str]:
+        """Nodes of the newest committed plan that are not here, or not as they were."""
+        starts = self.newest.plan.incarnations if self.newest else {}
+        return [node for node, start in starts.items() if not self._fleet.is_usable(node, start)]
+
     @property
     def draining(self) -> bool:
         """Must no request be opened on the working plan, because another one is about to follow?"""

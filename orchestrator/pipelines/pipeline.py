@@ -12,7 +12,7 @@ from typing import Any
 
 from orchestrator.balancing.pipeline_balancer import PipelineBalancer
 from orchestrator.deployment.epochs import Epochs
-from orchestrator.deployment.plan import ReadyPlan, ServingSettings
+from orchestrator.deployment.plan import NoPlan, ReadyPlan, ServingSettings
 from orchestrator.deployment.plan_view import plan_view
 from orchestrator.deployment.standby import StandbyUnits
 from orchestrator.deployment.switchover import Switchover
@@ -24,6 +24,7 @@ from orchestrator.model.served import BuiltSegment, ServedModel
 from orchestrator.pipelines.allocation_state import AllocationState, NodeAllocation
 from orchestrator.pipelines.partition import Group
 from orchestrator.pipelines.pipeline_nodes import PipelineNodes
+from orchestrator.pipelines.waiting import tell_silent, waits_for
 from orchestrator.planning.problem import Problem
 from orchestrator.planning.solution import Infeasible, Solution
 from orchestrator.replanning.eligibility import Eligibility
@@ -71,6 +72,7 @@ class Pipeline:
         """``service``: the name that clients ask, the first pipeline's. ``is_dividing``: whether it is being decided
         which pipeline has which nodes. ``resting``: it has none as yet, or else all."""
         self.name = settings.pipeline
+        self._timing = timing
         self._allocation = NodeAllocation(resting=resting)
         self._nodes = PipelineNodes(fleet, self._allocation, min_nodes=min_nodes, is_dividing=is_dividing)
         self.requests = RequestScheduler(
@@ -347,6 +349,7 @@ class Pipeline:
         """Act on time: time-outs, plans that are due, standby units."""
         effects = self.requests.tick(now_s)
         effects += self._replanner.advance(now_s)
+        effects += tell_silent(self.requests.sessions, self._nodes, self._timing, now_s)
         if self.active and not self.busy:
             effects += self.standby.ask(self.active.plan, self.preview)
         elif self.is_resting and not self.active:
@@ -358,9 +361,13 @@ class Pipeline:
         assert self.active
         return self.requests.admit(self.active, now_s)
 
-    def next_deadline_s(self, *, refusing: bool) -> float:
-        """When ``advance`` or ``serve`` (or, with ``refusing``, refusing what waits) next have something to do."""
-        return min(self.requests.next_deadline_s(refusing=refusing), self._replanner.next_deadline_s())
+    def wait(self, why_none: NoPlan | None, now_s: float) -> list[Effect]:
+        """Let requests wait that have no ring; ``why_none``: why there is no plan, and none on its way."""
+        return self.requests.wait(waits_for(self, self._switchover.lost_nodes(), why_none), now_s)
+
+    def next_deadline_s(self, *, missing: bool) -> float:
+        """When ``advance``, ``serve`` or ``wait`` next have something to do; ``missing`` as in `WaitsFor`."""
+        return min(self.requests.next_deadline_s(missing=missing), self._replanner.next_deadline_s())
 
     # --- what operators see -----------------------------------------------------------------------------------
 

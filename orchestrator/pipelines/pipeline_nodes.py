@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping, Set
 from typing import Any
 
 from orchestrator.fleet.fleet import FleetState, Node
 from orchestrator.fleet.health import Condition
 from orchestrator.pipelines.allocation_state import AllocationState, NodeAllocation
 from schemas.messages import NodeBirth
+
+_SILENT_S = 2.5
+"""Two heartbeats are missing."""
 
 
 class PipelineNodes:
@@ -73,6 +76,10 @@ class PipelineNodes:
     def is_weak(self, node: str) -> bool:
         """Is a node's own state, such as its battery, the only reason why it should be given no layers?"""
         return self._fleet.is_weak(node)
+
+    def silent(self, names: Iterable[str], now_s: float) -> list[str]:
+        """Which of these nodes are not heard of, though they say how they are once a second."""
+        return [name for name in dict.fromkeys(names) if now_s - self._fleet.nodes[name].heard_s >= _SILENT_S]
 
     def outline(self) -> tuple[Any, ...]:
         """A value that is equal as long as which nodes the pipeline may plan with, and when, has not changed."""

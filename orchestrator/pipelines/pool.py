@@ -370,7 +370,7 @@ class PipelinePool:
         return [*listen, *effects]
 
     def serve(self, now_s: float, *, opening: bool) -> list[Effect]:
-        """Open requests that wait, or refuse them when there is no hope. ``opening``: a model is being opened."""
+        """Open requests that wait, and tell the others for what. ``opening``: a model is being opened."""
         touched = self._advancing | even_out(self.all)
         effects: list[Effect] = []
         hopeless = self.is_hopeless and not opening
@@ -379,10 +379,10 @@ class PipelinePool:
                 continue
             if pipeline.is_serving:
                 effects += pipeline.serve(now_s)
-            elif hopeless:
-                effects += pipeline.requests.refuse_waiting(self.lead.report.why_none, now_s)
+            missing = hopeless and not pipeline.is_serving
+            effects += pipeline.wait(self.lead.report.why_none if missing else None, now_s)
             pipeline.requests.changed = False
-            self._due.put_off(pipeline.name, pipeline.next_deadline_s(refusing=hopeless))
+            self._due.put_off(pipeline.name, pipeline.next_deadline_s(missing=missing))
         if self._changed():
             self.touch_all()  # what became of one may be what others have waited for
         return effects

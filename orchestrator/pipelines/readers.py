@@ -13,10 +13,10 @@ from orchestrator.effects import Effect, Publish
 from orchestrator.events import Malformed
 from orchestrator.pipelines.pipeline import Pipeline
 from orchestrator.pipelines.pool import PipelinePool
-from orchestrator.requests.session import ErrorCode, Phase, Session
+from orchestrator.requests.session import Phase, Session
 from orchestrator.timing import Timing
 from schemas.limits import MAX_LINE
-from schemas.messages import RenewRequest, StreamError, SubmitRequest
+from schemas.messages import ErrorCode, RenewRequest, StreamError, SubmitRequest
 from schemas.topics import REQUEST_STREAM
 
 NO_REQUEST = "0" * 16
@@ -59,18 +59,13 @@ class Readers:
         session = next((known for table in tables if (known := table.get(request))), None)
         if session and session.client == client:
             session.renew(now_s)
-            sent = tuple(session.sent)
-        elif renew.repeat_from is None and any(table.was_submitted(request) for table in tables):
+            return list(session.told_after(renew.answer_tokens)) if renew.repeat else []
+        if not renew.repeat and any(table.was_submitted(request) for table in tables):
             return []  # the end is on its way
-        else:
-            sent = tuple(message for table in tables for message in table.ended.sent_to(client, request))
-            if not sent:
-                return [_error(client, request, "failed", "nobody works on this answer any more: ask again")]
-        if renew.repeat_from is None:
-            return []
-        # The end is told whatever its reader has counted.
-        again = sent[renew.repeat_from :] or (sent[-1:] if session is None else ())
-        return [Publish(REQUEST_STREAM.format(client=client, request=request), message) for message in again]
+        for table in tables:
+            if told := table.ended.told_after(renew.answer_tokens, client=client, request=request):
+                return [Publish(REQUEST_STREAM.format(client=client, request=request), message) for message in told]
+        return [_error(client, request, "unknown", "nobody works on this answer any more: ask again")]
 
     def refuse(self, malformed: Malformed) -> list[Effect]:
         """Answer a message that breaks the contract, and end the request it is about: its client can't be followed."""
@@ -102,7 +97,8 @@ class Readers:
         for pipeline, session in self._read():
             if now_s >= session.reader_due_s:
                 reason = f"nothing is heard of its reader, {session.client}, any more: ask again"
-                effects += self._end(pipeline, session, "failed", reason)
+                effects += self._end(pipeline, session, "unknown", reason)
+                pipeline.requests.sessions.ended.forget(session.request)  # he may be back, and ask again
         self._reckon()
         return effects
 

@@ -6,7 +6,7 @@ dropped, what comes too early shows that something is missing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -18,6 +18,8 @@ from schemas.messages import StreamText
 
 FinishReason = Literal["stop", "length", "cancelled"]
 _STOP, _LENGTH = int(Flag.STOP), int(Flag.LENGTH)
+_REPEATED_TOKENS = 512
+"""Behind one piece, at the most, of what is sent once more."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +34,6 @@ class EncodedPrompt:
 
         ``longer``: what would make the context longer.
 
-        ``longer``: what would make the context so.
-
         Raises:
             PromptRefused: there is no room for any.
         """
@@ -47,18 +47,64 @@ class EncodedPrompt:
 
 
 @dataclass
+class AnswerText:
+    """The text of one answer in pieces, each with its place in the whole."""
+
+    request: str
+    stream: TextStream
+    tokens: int = 0
+    """Behind all pieces so far."""
+    characters: int = 0
+    _pending_ids: list[int] = field(default_factory=list)
+
+    def push(self, ids: Sequence[int]) -> list[StreamText]:
+        """The piece that these tokens complete; none while a character is incomplete.
+
+        It ends with the last token that has completed a character, so that its place does not depend on how tokens
+        came.
+        """
+        text, ends = "", len(self._pending_ids)
+        self._pending_ids += ids
+        for number, token_id in enumerate(ids, ends + 1):
+            if completed := self.stream.push(token_id):
+                text, ends = text + completed, number
+        return self._piece(text, ends) if text else []
+
+    def finish(self) -> list[StreamText]:
+        """The piece that is left at the end of the answer, if there is one."""
+        text = self.stream.finish()
+        return self._piece(text, len(self._pending_ids)) if text or self._pending_ids else []
+
+    def _piece(self, text: str, tokens: int) -> list[StreamText]:
+        piece = StreamText(
+            request=self.request,
+            first_token=self.tokens,
+            first_character=self.characters,
+            text=text,
+            token_ids=tuple(self._pending_ids[:tokens]),
+        )
+        self.tokens += tokens
+        self.characters += len(text)
+        del self._pending_ids[:tokens]
+        return [piece]
+
+
+@dataclass
 class Answer:
-    """Tokens by position, and their text in pieces."""
+    """Tokens by position, and their text in pieces. ``new_text`` makes the stream that turns tokens into text."""
 
     request: str
     prompt: EncodedPrompt
     max_tokens: int
-    text: TextStream
+    new_text: Callable[[], TextStream]
     tokens: list[int] = field(default_factory=list)
     finish: FinishReason | None = None
     dropped_tokens: int = 0
-    _sequence: int = 0
-    _pending_ids: list[int] = field(default_factory=list)
+    text: AnswerText = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.text = AnswerText(self.request, self.new_text())
+        self.text.push(self.tokens)
 
     @property
     def prompt_tokens(self) -> int:
@@ -91,31 +137,26 @@ class Answer:
             return [], False
         fresh = list(ids[known - position :])
         self.dropped_tokens += len(ids) - len(fresh)
-        stop = bool(flags & _STOP)
         fresh = fresh[: self.max_tokens - len(self.tokens)]
         self.tokens += fresh
-        pieces = self._detokenize(fresh[:-1] if stop and fresh else fresh)
-        if stop:
+        if flags & _STOP:
             self.finish = "stop"
         elif flags & _LENGTH or len(self.tokens) >= self.max_tokens:
             self.finish = "length"
-        if self.finish:
-            pieces += self._rest()
-        return pieces, False
+        pieces = self.text.push(self._shown(fresh))
+        return pieces + (self.text.finish() if self.finish else []), False
 
-    def _detokenize(self, ids: Sequence[int]) -> list[StreamText]:
-        text = ""
-        for token_id in ids:
-            self._pending_ids.append(token_id)
-            text += self.text.push(token_id)
-        return self._piece(text) if text else []
+    def _shown(self, ids: Sequence[int]) -> Sequence[int]:
+        """Of an answer's newest tokens those that are text: the one that ended it is none."""
+        return ids[:-1] if self.finish == "stop" else ids
 
-    def _rest(self) -> list[StreamText]:
-        text = self.text.finish()
-        return self._piece(text) if text or self._pending_ids else []
-
-    def _piece(self, text: str) -> list[StreamText]:
-        piece = StreamText(request=self.request, sequence=self._sequence, text=text, token_ids=tuple(self._pending_ids))
-        self._sequence += 1
-        self._pending_ids.clear()
-        return [piece]
+    def text_after(self, tokens: int) -> list[StreamText]:
+        """The text behind the first ``tokens`` tokens once more, for a reader who has missed it."""
+        text, shown = AnswerText(self.request, self.new_text()), self._shown(self.tokens)
+        text.push(shown[:tokens])
+        pieces = [
+            piece
+            for first in range(tokens, len(shown), _REPEATED_TOKENS)
+            for piece in text.push(shown[first : first + _REPEATED_TOKENS])
+        ]
+        return pieces + (text.finish() if self.finish else [])

@@ -3,35 +3,79 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+
+from orchestrator.requests.answer import Answer
+from schemas.messages import StreamEnd, StreamError
 
 _MOST = 1000
-_MOST_MESSAGES = 20_000
+_MOST_TOKENS = 100_000
 """All together; those of the oldest are dropped first."""
+
+
+@dataclass(frozen=True)
+class EndedRequest:
+    """A request that has ended. ``answer``: what there is of it."""
+
+    client: str
+    answer: Answer | None
+    end: StreamEnd | StreamError
+
+    @property
+    def tokens(self) -> int:
+        """How many the answer has."""
+        return len(self.answer.tokens) if self.answer else 0
+
+    def told_after(self, tokens: int) -> Sequence[object]:
+        """What its reader was told behind the first ``tokens`` tokens, the end last."""
+        return (*(self.answer.text_after(tokens) if self.answer else ()), self.end)
 
 
 class EndedRequests:
     """Requests that ended lately: a QoS 1 submission may arrive twice, and a reader may have been away at the end."""
 
     def __init__(self) -> None:
-        self._clients: dict[str, str] = {}
-        self._sent: dict[str, Sequence[object]] = {}
-        self._messages = 0
+        self._requests: dict[str, EndedRequest | None] = {}
+        """None where only the name is left."""
+        self._tokens = 0
 
     def __contains__(self, request: str) -> bool:
-        return request in self._clients
+        return request in self._requests
 
-    def add(self, request: str, client: str, sent: Sequence[object]) -> None:
-        """Remember a request that has ended; ``sent`` is all that the client was told."""
-        self._clients[request] = client
-        self._sent[request] = sent
-        self._messages += len(sent)
-        while self._messages > _MOST_MESSAGES and len(self._sent) > 1:
-            self._messages -= len(self._sent.pop(next(iter(self._sent))))
-        if len(self._clients) > _MOST:
-            oldest = next(iter(self._clients))
-            del self._clients[oldest]
-            self._messages -= len(self._sent.pop(oldest, ()))
+    def add(self, request: str, ended: EndedRequest) -> None:
+        """Remember a request that has ended."""
+        self._requests[request] = ended
+        self._tokens += ended.tokens
+        if self._tokens > _MOST_TOKENS:
+            self._make_room()
+        if len(self._requests) > _MOST:
+            oldest = next(iter(self._requests))
+            self._drop(oldest)
+            del self._requests[oldest]
 
-    def sent_to(self, client: str, request: str) -> Sequence[object]:
-        """All that this client was told of a request, the end last; nothing where that is not known any more."""
-        return self._sent.get(request, ()) if self._clients.get(request) == client else ()
+    def forget(self, request: str) -> None:
+        """Forget a request, as if it had never been here."""
+        if request in self._requests:
+            self._drop(request)
+            del self._requests[request]
+
+    def _make_room(self) -> None:
+        kept = [request for request, known in self._requests.items() if known is not None]
+        for oldest in kept[:-1]:
+            self._drop(oldest)
+            if self._tokens <= _MOST_TOKENS:
+                return
+
+    def _drop(self, request: str) -> None:
+        known = self._requests[request]
+        if known is not None:
+            self._tokens -= known.tokens
+            self._requests[request] = None
+
+    def told_after(self, tokens: int, *, client: str, request: str) -> Sequence[object]:
+        """What this client was told of a request behind the first ``tokens`` tokens of its answer, the end last.
+
+        Nothing where that is not known any more.
+        """
+        known = self._requests.get(request)
+        return known.told_after(tokens) if known is not None and known.client == client else ()

@@ -6,22 +6,24 @@ import math
 from collections.abc import Mapping
 
 from orchestrator.deployment.open_requests import OpenWork
-from orchestrator.deployment.plan import NoPlan, ReadyPlan
+from orchestrator.deployment.plan import ReadyPlan
 from orchestrator.effects import Effect, ForgetRequest, Note, Publish, SaveRequest, command
 from orchestrator.events import PromptEncoded, PromptUnusable, TokensHeard
 from orchestrator.model.prompt import PromptRefused
 from orchestrator.requests.answer import EncodedPrompt, FinishReason
+from orchestrator.requests.patience import WaitsFor, end_of, is_at_end
 from orchestrator.requests.pending_closes import PendingCloses
 from orchestrator.requests.placement import Placement
 from orchestrator.requests.prefix_index import PrefixIndex
 from orchestrator.requests.retry_after import RetryAfter
-from orchestrator.requests.session import ErrorCode, Phase, Session
+from orchestrator.requests.session import Phase, Session
 from orchestrator.requests.session_table import SessionTable
 from orchestrator.requests.waiting_queue import WaitingQueue
 from orchestrator.timing import Timing
 from schemas.messages import (
     CancelRequest,
     Epoch,
+    ErrorCode,
     RequestClosed,
     RequestFailed,
     ResendTokens,
@@ -93,7 +95,8 @@ class RequestScheduler:
         """Take in a client's request."""
         if self.sessions.was_submitted(request.request):
             return []  # the same submission again
-        session = Session(request, submitted_s=now_s, queued_s=now_s)
+        session = Session(request, submitted_s=now_s)
+        session.wait(now_s, self._timing)
         session.renew(now_s)
         if request.pipeline != self._service:
             reason = f"there is no pipeline {request.pipeline}: this orchestrator serves {self._service}"
@@ -167,7 +170,7 @@ class RequestScheduler:
             self._progressed(session, now_s)
         if session.first_token_s is None and session.answer.tokens:
             session.first_token_s = now_s
-        session.sent += pieces
+        session.waits_for = ""
         effects: list[Effect] = [Publish(session.stream_topic, piece) for piece in pieces]
         if session.answer.finish:
             effects += self._finish(session, session.answer.finish, now_s)
@@ -269,7 +272,8 @@ class RequestScheduler:
         again = f", goes on after {len(answer.tokens)} tokens" if answer.tokens else ""
         again += f" with {moved_tokens} KV rows" if moved_tokens else ""
         text = f"{session.request} opened in epoch {plan.epoch}: prompt of {answer.prompt_tokens} tokens{again}"
-        return [Note(text), *self._open_stages(session)]
+        session.waits_for = ""
+        return [Note(text), session.status(), *self._open_stages(session)]
 
     def _open_stages(self, session: Session) -> list[Effect]:
         return [command(node, message) for node, message in session.open_messages(pipeline=self._pipeline)]
@@ -283,7 +287,7 @@ class RequestScheduler:
         effects: list[Effect] = []
         broken = list(self.sessions.in_phase(Phase.OPEN))
         for session in reversed(broken):
-            session.interrupt(now_s)
+            session.interrupt(now_s, self._timing)
             self._queue.put_first(session)
             assert session.answer
             text = f"{session.request} interrupted after {len(session.answer.tokens)} tokens"
@@ -296,14 +300,14 @@ class RequestScheduler:
         """Ask for what open requests may have missed, after a while without a connection."""
         return [effect for session in self.sessions.in_phase(Phase.OPEN) for effect in self._ask_resend(session, now_s)]
 
-    def refuse_waiting(self, why: NoPlan, now_s: float) -> list[Effect]:
-        """End what waits, because there is no plan in sight; interrupted requests after a while."""
+    def wait(self, waits_for: WaitsFor, now_s: float) -> list[Effect]:
+        """Tell the readers of what waits for a ring what it waits for; end what has waited long enough."""
         effects: list[Effect] = []
         for session in self._queue:
-            if session.interrupted_s is None:
-                effects += self._fail(session, why.code, why.reason)
-            elif now_s >= session.interrupted_s + self._timing.recovery_s:
-                effects += self._fail(session, "failed", f"a node was lost and the others can't go on: {why.reason}")
+            if is_at_end(session, waits_for, self._timing, now_s):
+                effects += self._fail(session, *end_of(session, waits_for, self._pace.advice(), now_s))
+            else:
+                effects += session.tell_waiting(waits_for.text, now_s, self._timing)
         return effects
 
     # --- time -------------------------------------------------------------------------------------------------
@@ -314,9 +318,6 @@ class RequestScheduler:
         for session in self.sessions.in_phase(Phase.CLOSING):
             if session.ending and now_s >= session.ending.due_s:
                 effects += self._end(session)
-        for session in self._queue:
-            if now_s >= session.queued_s + self._timing.queue_s:
-                effects += self._fail(session, "busy", f"no turn in {self._timing.queue_s:g} s: {self._pace.advice()}")
         for session in self.sessions.in_phase(Phase.OPEN):
             if now_s >= session.resend.progress_s + self._timing.stall_s:
                 reason = f"no token for {self._timing.stall_s:g} s: see `linguabus nodes`"
@@ -325,9 +326,9 @@ class RequestScheduler:
                 effects += self._ask_resend(session, now_s)
         return effects
 
-    def next_deadline_s(self, *, refusing: bool) -> float:
-        """When ``tick`` (or, with ``refusing``, ``refuse_waiting``) next has something to do."""
-        return min((s.next_deadline_s(self._timing, refusing=refusing) for s in self.sessions), default=math.inf)
+    def next_deadline_s(self, *, missing: bool) -> float:
+        """When ``tick`` or ``wait`` next has something to do; ``missing`` as in `WaitsFor`."""
+        return min((s.next_deadline_s(self._timing, missing=missing) for s in self.sessions), default=math.inf)
 
     def _progressed(self, session: Session, now_s: float) -> None:
         if session.resend.progressed(now_s, wait_s=self._timing.resend_s):
@@ -385,7 +386,7 @@ class RequestScheduler:
             f"{session.request} ended ({end.finish_reason}): {end.completion_tokens} tokens,"
             f" first after {end.ttft_s:.3f} s, all after {end.total_s:.3f} s"
         )
-        return [session.tell(end), Note(note), *self._forget(session)]
+        return [session.tell_end(end), Note(note), *self._forget(session)]
 
     def _fail(self, session: Session, code: ErrorCode, reason: str, summary: str = "") -> list[Effect]:
         """End a request with an error; ``summary`` is for the log where ``reason`` may have people's text in it."""

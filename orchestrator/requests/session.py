@@ -5,7 +5,6 @@ from __future__ import annotations
 import enum
 import math
 from dataclasses import dataclass, field
-from typing import Literal
 
 from orchestrator.deployment.plan import LONGER
 from orchestrator.effects import EncodePrompt, Publish
@@ -16,10 +15,16 @@ from orchestrator.requests.placement import Placement
 from orchestrator.requests.resend_timer import ResendTimer
 from orchestrator.timing import Timing
 from schemas.limits import MAX_LINE
-from schemas.messages import OpenRequest, StageTiming, StreamEnd, StreamError, SubmitRequest
+from schemas.messages import (
+    ErrorCode,
+    OpenRequest,
+    StageTiming,
+    StreamEnd,
+    StreamError,
+    StreamStatus,
+    SubmitRequest,
+)
 from schemas.topics import REQUEST_STREAM
-
-ErrorCode = Literal["no_model", "no_nodes", "no_memory", "not_ready", "too_long", "busy", "bad_request", "failed"]
 
 
 class Phase(enum.Enum):
@@ -66,8 +71,16 @@ class Session:
     """In the phase CLOSING."""
     reader_due_s: float = math.inf
     """When its reader counts as gone."""
-    sent: list[object] = field(default_factory=list)
-    """All that its reader was told, in order: pieces by their sequence, then the end."""
+    missing_since_s: float | None = None
+    """Since when there is neither a plan for it nor one on its way; None while there is."""
+    waits_for: str = ""
+    """What its reader was last told that it waits for; empty: that it is being computed, or nothing yet."""
+    tell_due_s: float = math.inf
+    """When its reader is to be told next."""
+    known_ids: tuple[int, ...] = ()
+    """Tokens of the answer from before this orchestrator knew the request, until there is an ``answer``."""
+    end_told: StreamEnd | StreamError | None = None
+    """The end, once its reader was told."""
     request: str = field(init=False)
     client: str = field(init=False)
     stream_topic: str = field(init=False)
@@ -75,6 +88,7 @@ class Session:
 
     def __post_init__(self) -> None:
         self.request, self.client = self.submit.request, self.submit.client
+        self.known_ids = self.known_ids or self.submit.answer_ids
         self.stream_topic = REQUEST_STREAM.format(client=self.client, request=self.request)
 
     def ask_prompt(self, model: ServedModel) -> list[EncodePrompt]:
@@ -98,12 +112,16 @@ class Session:
         """Has the request a ring that has made no token for it yet?"""
         return bool(self.answer and self.placement and self.answer.next_position == self.placement.begun_at)
 
+    def overdue(self) -> str:
+        """What an open request waits for that has stood still for a while, in words."""
+        if self.in_prefill:
+            return f"its first token: a prompt of {len(self.prompt_ids)} tokens is being computed"
+        return "the next token, which is overdue"
+
     def fit(self, model: ServedModel, context_tokens: int, *, longer: str = LONGER) -> bool:
         """Bound the answer by the context of a model that is about to serve the request.
 
         ``longer``: what would make the context longer.
-
-        ``longer``: what would make the context so.
 
         Returns:
             Whether its prompt is encoded for that model; if not, see `ask_prompt`.
@@ -111,22 +129,29 @@ class Session:
         Raises:
             PromptRefused: too long, or begun with another model.
         """
+        begun_with = self.answer.prompt.model if self.answer else self.submit.answer_model
+        if self.tokens_known and begun_with not in (None, model.name):
+            raise PromptRefused("bad_request", "the model was changed during the answer: ask again")
         if self.prompt is None or self.prompt.model != model.name:
-            if self.answer and self.answer.tokens:
-                raise PromptRefused("bad_request", "the model was changed during the answer: ask again")
             return False
         most_tokens = self.prompt.fit(context_tokens, self.submit.max_tokens, longer)
         if self.answer is None:
-            self.answer = Answer(self.request, self.prompt, most_tokens, model.tokenizer.stream())
+            known = list(self.known_ids[:most_tokens])
+            self.answer = Answer(self.request, self.prompt, most_tokens, model.tokenizer.stream, known)
         else:
             self.answer.max_tokens = most_tokens
         return True
+
+    @property
+    def tokens_known(self) -> int:
+        """How many tokens of the answer are known."""
+        return len(self.answer.tokens) if self.answer else len(self.known_ids)
 
     def open(self, placement: Placement) -> None:
         """Note that the stages of this ring are told of the request, and serve it from here on."""
         self.phase = Phase.OPEN
         self.placement = placement
-        self.interrupted_s = None
+        self.interrupted_s = self.missing_since_s = None
 
     def open_messages(self, *, pipeline: str) -> list[tuple[str, OpenRequest]]:
         """The commands to open the request: (node, command) for every stage of its ring; see `Placement`."""
@@ -134,37 +159,73 @@ class Session:
         assert self.placement
         return self.placement.open_messages(self.submit, self.answer, pipeline=pipeline)
 
-    def interrupt(self, now_s: float) -> None:
+    def interrupt(self, now_s: float, timing: Timing) -> None:
         """Let the request, whose ring is gone, wait to go on in another."""
         self.phase = Phase.QUEUED
-        self.interrupted_s = self.queued_s = now_s
+        self.interrupted_s = now_s
+        self.wait(now_s, timing)
 
     def end(self, finish: FinishReason, now_s: float, *, due_s: float) -> None:
         """Begin the end: the answer is complete, or nobody wants more of it."""
         self.phase = Phase.CLOSING
         self.ending = Ending(finish, now_s, due_s)
 
-    def next_deadline_s(self, timing: Timing, *, refusing: bool) -> float:
-        """When time alone changes something for the request; ``refusing``: what waits is being refused."""
+    def next_deadline_s(self, timing: Timing, *, missing: bool) -> float:
+        """When time alone changes something for the request; ``missing`` as in `gives_up_s`."""
         if self.ending:
             return self.ending.due_s
         if self.phase is Phase.OPEN:
             return min(self.resend.due_s, self.resend.progress_s + timing.stall_s)
-        recovery_s = timing.recovery_s if refusing and self.interrupted_s is not None else math.inf
-        return min(self.queued_s + timing.queue_s, (self.interrupted_s or 0.0) + recovery_s)
+        return min(self.gives_up_s(timing, missing=missing), self.tell_due_s)
+
+    def gives_up_s(self, timing: Timing, *, missing: bool) -> float:
+        """When a waiting request ends for want of patience.
+
+        ``missing``: there is no plan, and none on its way. Else it waits for its turn, which nobody is to blame for.
+        """
+        turn_s = self.queued_s + max(self.submit.patience_s, timing.queue_s)
+        if not missing:
+            return turn_s
+        since_s = -math.inf if self.missing_since_s is None else self.missing_since_s
+        return min(since_s + self.submit.patience_s, turn_s)
 
     def renew(self, now_s: float) -> None:
         """Note that the request's reader is there."""
         self.reader_due_s = now_s + (self.submit.lease_s or math.inf)
 
-    def tell(self, message: object) -> Publish:
-        """A message to the one who asked."""
-        self.sent.append(message)
-        return Publish(self.stream_topic, message)
+    def wait(self, now_s: float, timing: Timing) -> None:
+        """Begin to wait in the queue."""
+        self.queued_s, self.tell_due_s = now_s, now_s + timing.tell_s
+
+    def tell_waiting(self, waits_for: str, now_s: float, timing: Timing) -> list[Publish]:
+        """Tell the one who asked what the answer waits for, if that is news and he was not told a moment ago."""
+        if waits_for == self.waits_for:
+            self.tell_due_s = math.inf
+            return []
+        if now_s < self.tell_due_s < math.inf:
+            return []
+        self.waits_for, self.tell_due_s = waits_for, now_s + timing.tell_s
+        return [self.status()]
+
+    def status(self) -> Publish:
+        """The message about what the answer waits for."""
+        model = self.prompt.model if self.prompt else None
+        status = StreamStatus(request=self.request, waits_for=self.waits_for[:MAX_LINE], model=model)
+        return Publish(self.stream_topic, status)
+
+    def tell_end(self, end: StreamEnd | StreamError) -> Publish:
+        """Tell the one who asked that there is nothing more to come."""
+        self.end_told = end
+        return Publish(self.stream_topic, end)
 
     def tell_error(self, code: ErrorCode, reason: str) -> Publish:
         """Tell the one who asked that there will be no (more) answer."""
-        return self.tell(StreamError(request=self.request, code=code, reason=reason[:MAX_LINE]))
+        return self.tell_end(StreamError(request=self.request, code=code, reason=reason[:MAX_LINE]))
+
+    def told_after(self, tokens: int) -> list[Publish]:
+        """Once more what the one who asked was told behind the first ``tokens`` tokens, and how the answer is."""
+        pieces = self.answer.text_after(tokens) if self.answer else []
+        return [self.status(), *(Publish(self.stream_topic, piece) for piece in pieces)]
 
     def end_message(self) -> StreamEnd:
         """The message that ends the answer."""
@@ -180,5 +241,6 @@ class Session:
             ttft_s=max(0.0, first_s - self.submitted_s),
             total_s=max(0.0, ending.ended_s - self.submitted_s),
             stages=timings if self.submit.stats else (),
-            pieces=len(self.sent),
+            text_tokens=self.answer.text.tokens if self.answer else 0,
+            text_characters=self.answer.text.characters if self.answer else 0,
         )

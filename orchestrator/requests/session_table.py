@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from orchestrator.deployment.open_requests import OpenWork
-from orchestrator.requests.ended_requests import EndedRequests
+from orchestrator.requests.ended_requests import EndedRequest, EndedRequests
 from orchestrator.requests.session import Phase, Session
 
 
@@ -31,7 +31,8 @@ class SessionTable:
     def forget(self, request: str) -> None:
         """Forget a session that has ended; what its client was told is remembered for a while."""
         session = self._sessions.pop(request)
-        self.ended.add(request, session.client, session.sent)
+        if session.end_told:
+            self.ended.add(request, EndedRequest(session.client, session.answer, session.end_told))
 
     def take(self, request: str) -> Session:
         """Give a session away, as if it had never been here."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -22,6 +22,7 @@ from schemas.messages import (
     StageTiming,
     StreamEnd,
     StreamError,
+    StreamStatus,
     StreamText,
     SubmitRequest,
     decode,
@@ -32,22 +33,38 @@ from schemas.topics import CONTROL_REPLY, CONTROL_SUBMIT, REQUEST_CANCEL, REQUES
 from tests.support.polling import DEADLINE_S
 
 EXAMPLES = Path(schemas.__file__).parent / "examples" / "good"
-StreamMessage = StreamText | StreamEnd | StreamError
+StreamMessage = StreamText | StreamStatus | StreamEnd | StreamError
 Script = Callable[[SubmitRequest], list[StreamMessage]]
 
 
-def piece(request: str, sequence: int, text: str) -> StreamText:
-    """A piece of an answer."""
-    return StreamText(request=request, sequence=sequence, text=text, token_ids=(sequence,))
+def piece(request: str, text: str, before: Sequence[str] = ()) -> StreamText:
+    """A piece of an answer, behind others; each is of one token."""
+    return StreamText(
+        request=request,
+        first_token=len(before),
+        first_character=len("".join(before)),
+        text=text,
+        token_ids=(len(before),),
+    )
+
+
+def pieces(request: str, texts: Sequence[str]) -> list[StreamMessage]:
+    """The pieces of an answer."""
+    return [piece(request, text, texts[:number]) for number, text in enumerate(texts)]
 
 
 def end(
-    request: str, reason: Any = "stop", *, tokens: int = 2, stages: tuple[StageTiming, ...] = (), pieces: int = 0
+    request: str,
+    reason: Any = "stop",
+    *,
+    tokens: int = 2,
+    stages: tuple[StageTiming, ...] = (),
+    before: Sequence[str] = (),
 ) -> StreamEnd:
-    """The end of an answer."""
+    """The end of an answer, behind all of its pieces."""
     return StreamEnd(
         request=request, finish_reason=reason, prompt_tokens=5, completion_tokens=tokens, ttft_s=0.25, total_s=0.75,
-        stages=stages, pieces=pieces,
+        stages=stages, text_tokens=len(before), text_characters=len("".join(before)),
     )  # fmt: skip
 
 
@@ -57,7 +74,12 @@ def paris(submit: SubmitRequest) -> list[StreamMessage]:
         node="phone", stage=0, prefill_s=0.1, decode_s=0.02, decode_steps=4, positions=9, decode_bytes_out=4608
     )
     stages = (timing,) if submit.stats else ()
-    return [piece(submit.request, 0, "Par"), piece(submit.request, 1, "is."), end(submit.request, stages=stages)]
+    return [*pieces(submit.request, ("Par", "is.")), end(submit.request, stages=stages)]
+
+
+def goes_on(renew: RenewRequest) -> list[StreamMessage]:
+    """Somebody is there, and there is nothing new."""
+    return [StreamStatus(request=renew.request)] if renew.repeat else []
 
 
 @dataclass(frozen=True)
@@ -100,9 +122,11 @@ class FakeOrchestrator:
     """Called in the orchestrator's thread after the answer's messages were sent."""
     patience_s: float = DEADLINE_S
     """How long clients wait for the reply to a command."""
+    silence_s: float = 0.2
+    """How long they take silence for granted."""
     on_commanded: Callable[[], None] = lambda: None
     """Called in the orchestrator's thread before a command is answered."""
-    on_renewed: Callable[[RenewRequest], list[StreamMessage]] = lambda renew: []
+    on_renewed: Callable[[RenewRequest], list[StreamMessage]] = goes_on
     """What a renewal is answered with."""
     submitted: list[SubmitRequest] = field(default_factory=list)
     commanded: list[Command] = field(default_factory=list)
@@ -129,7 +153,13 @@ class FakeOrchestrator:
         """Stands in for `Client.connect`."""
         bus = MemoryBus(self.broker, client_id="client")
         bus.connect()
-        return Client(bus, name="client", broker="mqtt://memory:1883", silence_s=0.2, control_timeout_s=self.patience_s)
+        return Client(
+            bus,
+            name="client",
+            broker="mqtt://memory:1883",
+            silence_s=self.silence_s,
+            control_timeout_s=self.patience_s,
+        )
 
     def settle(self) -> None:
         """Return when all that was sent to it so far has been handled."""

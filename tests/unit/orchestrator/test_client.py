@@ -17,11 +17,12 @@ from orchestrator.client import (
     ControlRefused,
     NoOrchestrator,
     QuestionTooLong,
+    Waiting,
 )
 from schemas.errors import MessageError
-from schemas.messages import ChatMessage, RenewRequest, Sampling, StreamError, SubmitRequest
+from schemas.messages import ChatMessage, RenewRequest, Sampling, StreamError, StreamStatus, SubmitRequest
 from schemas.operator_requests import PlanConstraints
-from tests.support.fake_orchestrator import FakeOrchestrator, StreamMessage, end, paris, piece
+from tests.support.fake_orchestrator import FakeOrchestrator, StreamMessage, end, goes_on, paris, piece, pieces
 
 QUESTION = [ChatMessage(role="user", content="What is the capital of France?")]
 
@@ -52,7 +53,7 @@ def test_messages_that_arrive_twice_count_once(fake: FakeOrchestrator) -> None:
 
 
 def test_two_answers_at_once_are_kept_apart(fake: FakeOrchestrator) -> None:
-    fake.answer = lambda submit: [piece(submit.request, 0, submit.messages[0].content), end(submit.request)]
+    fake.answer = lambda submit: [piece(submit.request, submit.messages[0].content), end(submit.request)]
     with fake.connect() as client:
         one = client.ask([ChatMessage(role="user", content="one")])
         two = client.ask([ChatMessage(role="user", content="two")])
@@ -60,10 +61,18 @@ def test_two_answers_at_once_are_kept_apart(fake: FakeOrchestrator) -> None:
         assert "".join(one) == "one"
 
 
-def test_a_lost_piece_is_an_error_not_a_hole(fake: FakeOrchestrator) -> None:
-    fake.answer = lambda submit: [piece(submit.request, 0, "a"), piece(submit.request, 2, "c"), end(submit.request)]
-    with fake.connect() as client, pytest.raises(AnswerIncomplete, match="lost"):
-        list(client.ask(QUESTION))
+def test_an_answer_never_has_a_hole(fake: FakeOrchestrator) -> None:
+    """What is missing is asked for again and again; nobody sends it, until patience is at its end."""
+    fake.silence_s = 0.1
+    fake.answer = lambda submit: [
+        piece(submit.request, "a"),
+        piece(submit.request, "c", "ab"),
+        end(submit.request, before="abc"),
+    ]
+    fake.on_renewed = lambda renew: []
+    with fake.connect() as client, pytest.raises(AnswerIncomplete, match="no orchestrator answers"):
+        list(client.ask(QUESTION, patience_s=0.0))
+    assert next(renew.answer_tokens for renew in fake.renewed if renew.repeat) == 1
 
 
 def test_a_failed_answer_says_why(fake: FakeOrchestrator) -> None:
@@ -77,7 +86,7 @@ def test_a_failed_answer_says_why(fake: FakeOrchestrator) -> None:
 
 
 def test_cancel_ends_the_answer_and_is_confirmed(fake: FakeOrchestrator) -> None:
-    fake.answer = lambda submit: [piece(submit.request, 0, "Once")]
+    fake.answer = lambda submit: [piece(submit.request, "Once")]
     with fake.connect() as client:
         answer = client.ask(QUESTION)
         pieces = []
@@ -91,23 +100,90 @@ def test_cancel_ends_the_answer_and_is_confirmed(fake: FakeOrchestrator) -> None
 
 
 def test_silence_is_fine_as_long_as_somebody_is_there(fake: FakeOrchestrator) -> None:
+    """The client asks for a word after a while, and is told that the answer is being computed."""
+    fake.silence_s = 0.1
     fake.answer = lambda submit: []
+    asked: list[RenewRequest] = []
+
+    def repeat(renew: RenewRequest) -> list[StreamMessage]:
+        asked.append(renew)
+        if len(asked) == 3:
+            threading.Thread(target=answer.cancel).start()
+        return goes_on(renew)
+
+    fake.on_renewed = repeat
+    with fake.connect() as client:
+        answer = client.ask(QUESTION, patience_s=0.0)
+        assert list(answer) == []
+    assert any(renew.repeat for renew in asked)
+    assert answer.end is not None
+
+
+def test_an_orchestrator_that_vanishes_is_waited_for_and_missed() -> None:
+    fake = FakeOrchestrator(control={}, silence_s=0.05)
+    fake.answer = lambda submit: [piece(submit.request, "Once")]
+    fake.on_renewed = lambda renew: []
+    told: list[str] = []
+    with fake, fake.connect() as client:
+        answer = client.ask(QUESTION, patience_s=1.5)
+        answer.on_waiting = lambda waiting: told.append(waiting.text if waiting else "")
+        with pytest.raises(AnswerIncomplete, match=r"no orchestrator answers on mqtt://memory:1883 \(waited [12] s\)"):
+            list(answer)
+    assert set(told) == {"the orchestrator: start one with 'linguabus serve --broker mqtt://memory:1883'"}
+
+
+def test_a_broker_that_vanishes_is_waited_for_and_missed(fake: FakeOrchestrator) -> None:
+    fake.answer = lambda submit: [piece(submit.request, "Once")]
+    with fake.connect() as client:
+        answer = client.ask(QUESTION, patience_s=0.0)
+        pieces = iter(answer)
+        assert next(pieces) == "Once"
+        fake.broker.stop()
+        with pytest.raises(AnswerIncomplete, match="the broker mqtt://memory:1883 can't be reached"):
+            next(pieces)
+
+
+def test_an_orchestrator_that_knows_nothing_of_an_answer_is_asked_again(fake: FakeOrchestrator) -> None:
+    """It has lost its database: the question comes again with the tokens that have come, and the answer goes on."""
+    texts = ("Par", "is", ".")
+
+    def answered(submit: SubmitRequest) -> list[StreamMessage]:
+        known = len(submit.answer_ids)
+        begun = StreamStatus(request=submit.request, model="smollm2")
+        told = pieces(submit.request, texts)
+        return [begun, *told[known:], end(submit.request, before=texts)] if known else [begun, *told[:2]]
+
+    fake.answer = answered
+    fake.on_renewed = lambda renew: [StreamError(request=renew.request, code="unknown", reason="who?")]
     with fake.connect() as client:
         answer = client.ask(QUESTION)
-        fake.on_commanded = answer.cancel  # the client asks for the status after a while of silence
-        assert list(answer) == []
-    assert fake.commanded[0].operation == "status"
+        assert list(answer) == list(texts)
+        assert answer.token_ids == [0, 1, 2]
+    first, again = fake.submitted
+    assert (again.request, again.answer_ids, again.answer_model) == (first.request, (0, 1), "smollm2")
 
 
-def test_an_orchestrator_that_vanishes_is_noticed() -> None:
-    fake = FakeOrchestrator(control={}, patience_s=0.1)
-    fake.answer = lambda submit: [piece(submit.request, 0, "Once")]
-    with fake, fake.connect() as client, pytest.raises(AnswerIncomplete, match="went away"):
-        list(client.ask(QUESTION))
+def test_what_an_answer_waits_for_is_told_until_it_goes_on(fake: FakeOrchestrator) -> None:
+    fake.answer = lambda submit: [StreamStatus(request=submit.request, waits_for="node tablet: 1 of 3 is here")]
+    told: list[str] = []
+
+    def waits(waiting: Waiting | None) -> None:
+        told.append(waiting.text if waiting else "goes on")
+        if len(told) == 1:
+            fake.on_renewed = lambda renew: [
+                *pieces(renew.request, ("Paris.",)),
+                end(renew.request, before=("Paris.",)),
+            ]
+
+    with fake.connect() as client:
+        answer = client.ask(QUESTION)
+        answer.on_waiting = waits
+        assert "".join(answer) == "Paris."
+    assert told == ["node tablet: 1 of 3 is here", "goes on"]
 
 
 def test_an_answer_that_is_left_early_is_cancelled(fake: FakeOrchestrator) -> None:
-    fake.answer = lambda submit: [piece(submit.request, 0, "Once"), piece(submit.request, 1, " upon")]
+    fake.answer = lambda submit: pieces(submit.request, ("Once", " upon"))
     with fake.connect() as client:
         answer = client.ask(QUESTION)
         for _ in answer:
@@ -119,7 +195,7 @@ def test_an_answer_that_is_left_early_is_cancelled(fake: FakeOrchestrator) -> No
 
 
 def test_a_client_that_leaves_cancels_all_that_is_open(fake: FakeOrchestrator) -> None:
-    fake.answer = lambda submit: [piece(submit.request, 0, "Once")] if submit.max_tokens > 1 else paris(submit)
+    fake.answer = lambda submit: [piece(submit.request, "Once")] if submit.max_tokens > 1 else paris(submit)
     with fake.connect() as client:
         list(client.ask(QUESTION, max_tokens=1))
         begun, unread = client.ask(QUESTION), client.ask(QUESTION)
@@ -131,6 +207,7 @@ def test_a_client_that_leaves_cancels_all_that_is_open(fake: FakeOrchestrator) -
 
 
 def test_what_is_read_is_renewed_while_the_client_waits_for_anything(fake: FakeOrchestrator) -> None:
+    fake.silence_s = 60.0
     fake.answer = lambda submit: []
     fake.control = {"status": {}}
     with fake.connect() as client:
@@ -139,7 +216,7 @@ def test_what_is_read_is_renewed_while_the_client_waits_for_anything(fake: FakeO
         while renewed != {answer.request for answer in answers}:
             client.events(1.0)
             renewed = {renew.request for renew in fake.renewed}
-        assert all(renew.repeat_from is None for renew in fake.renewed)
+        assert not any(renew.repeat for renew in fake.renewed)
         assert all(submit.lease_s == LEASE_S for submit in fake.submitted)
         for answer in answers:
             client.leave(answer.request)
@@ -150,44 +227,45 @@ def test_what_is_read_is_renewed_while_the_client_waits_for_anything(fake: FakeO
 
 def test_what_was_sent_while_the_client_was_away_is_asked_for_until_it_comes(fake: FakeOrchestrator) -> None:
     """The connection is lost after the first piece; the first time it is asked, nobody hears."""
-    fake.answer = lambda submit: [piece(submit.request, 0, "Par")]
+    fake.answer = lambda submit: [piece(submit.request, "Par")]
     rest: list[StreamMessage] = []
 
     def repeat(renew: RenewRequest) -> list[StreamMessage]:
-        asked.append(renew.repeat_from)
+        asked.append((renew.repeat, renew.answer_tokens))
         return [message for message in rest if len(asked) > 1]
 
-    asked: list[int | None] = []
+    asked: list[tuple[bool, int]] = []
     with fake.connect() as client:
         answer = client.ask(QUESTION)
-        rest += [piece(answer.request, 1, "is"), piece(answer.request, 2, "."), end(answer.request, pieces=3)]
-        pieces = iter(answer)
-        assert next(pieces) == "Par"
+        texts = ("Par", "is", ".")
+        rest += [*pieces(answer.request, texts)[1:], end(answer.request, before=texts)]
+        answered = iter(answer)
+        assert next(answered) == "Par"
         fake.on_renewed = repeat
         fake.broker.drop("client")
-        assert list(pieces) == ["is", "."]
-    assert asked == [1, 1]
+        assert list(answered) == ["is", "."]
+    assert asked == [(True, 1), (True, 1)]
 
 
 def test_an_end_that_comes_before_what_was_lost_is_no_end(fake: FakeOrchestrator) -> None:
     whole: list[StreamMessage] = []
 
     def lossy(submit: SubmitRequest) -> list[StreamMessage]:
-        whole.extend(
-            [*(piece(submit.request, n, text) for n, text in enumerate("abcd")), end(submit.request, pieces=4)]
-        )
+        whole.extend([*pieces(submit.request, "abcd"), end(submit.request, before="abcd")])
         return [whole[0], whole[2], whole[4]]
 
     fake.answer = lossy
-    fake.on_renewed = lambda renew: whole[renew.repeat_from :] if renew.repeat_from is not None else []
+    fake.on_renewed = lambda renew: whole[renew.answer_tokens :] if renew.repeat else []
     with fake.connect() as client:
         assert "".join(client.ask(QUESTION)) == "abcd"
 
 
 def test_a_lost_last_piece_is_noticed_by_the_end(fake: FakeOrchestrator) -> None:
-    fake.answer = lambda submit: [piece(submit.request, 0, "a"), end(submit.request, pieces=2)]
-    with fake.connect() as client, pytest.raises(AnswerIncomplete, match="lost"):
-        list(client.ask(QUESTION))
+    fake.answer = lambda submit: [piece(submit.request, "a"), end(submit.request, before="ab")]
+    fake.on_renewed = lambda renew: [piece(renew.request, "b", "a"), end(renew.request, before="ab")]
+    with fake.connect() as client:
+        assert "".join(client.ask(QUESTION)) == "ab"
+    assert fake.renewed[0].repeat
 
 
 def test_control_returns_the_result_or_says_no(fake: FakeOrchestrator) -> None:
@@ -252,7 +330,7 @@ def test_a_question_that_the_broker_refuses_fails_at_once(
     fake.broker.lose = lambda message: "/submit/" in message.topic
     with fake.connect() as client:
         answer = client.ask(prompt="x" * 100)
-        size_bytes = client._streams[answer.request].question_bytes
+        size_bytes = client._reader.get(answer.request).question_bytes  # type: ignore[union-attr]
         refused = Refused("linguabus/v1/request/submit/client", size_bytes, "packet too large")
         monkeypatch.setattr(client._bus, "poll", lambda _: [refused])
         with pytest.raises(AnswerFailed, match=f"does not take the question, a message of {size_bytes} bytes: packet"):

@@ -148,7 +148,7 @@ def test_the_longest_prompt_fits_and_the_size_limit_holds() -> None:
 @pytest.mark.parametrize("text", ["\ud800", "half a tower \udd00"])
 def test_what_json_cannot_carry_is_not_sent(text: str) -> None:
     with pytest.raises(MessageError, match=r"stream\.text can't be sent"):
-        messages.encode(StreamText(request=REQUEST, sequence=0, text=text, token_ids=()))
+        messages.encode(StreamText(request=REQUEST, first_token=0, first_character=0, text=text, token_ids=()))
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), struct.unpack("<e", b"\0\xfc")[0]])

@@ -13,7 +13,7 @@ import pytest
 
 from orchestrator import cli
 from orchestrator.client import Client
-from schemas.messages import ChatMessage, StreamError, SubmitRequest
+from schemas.messages import ChatMessage, RenewRequest, StreamError, StreamStatus, SubmitRequest
 from tests.support.fake_orchestrator import FakeOrchestrator, StreamMessage, end, paris, piece
 
 
@@ -35,7 +35,7 @@ def press_ctrl_c() -> None:
 def fail(code: str) -> object:
     def answer(submit: SubmitRequest) -> list[StreamMessage]:
         return [
-            piece(submit.request, 0, "Par"),
+            piece(submit.request, "Par"),
             StreamError(request=submit.request, code=code, reason="the reason"),  # type: ignore[arg-type]
         ]
 
@@ -107,14 +107,14 @@ def test_ask_that_fails_in_the_middle(
 
 
 def test_ask_without_an_orchestrator(fake: FakeOrchestrator, capsys: pytest.CaptureFixture[str]) -> None:
-    fake.control, fake.patience_s = {}, 0.1
-    assert cli.run(["ask", "Hello"]) == 2
-    assert "start one with 'linguabus serve" in capsys.readouterr().err
-    assert fake.submitted == []
+    fake.silence_s = 0.1
+    fake.answer = fake.on_renewed = lambda _: []
+    assert cli.run(["ask", "Hello", "--patience", "0"]) == 1
+    assert "Error: no orchestrator answers on mqtt://memory:1883" in capsys.readouterr().err
 
 
 def test_ctrl_c_cancels_on_the_nodes_too(fake: FakeOrchestrator, capsys: pytest.CaptureFixture[str]) -> None:
-    fake.answer = lambda submit: [piece(submit.request, 0, "Once")]
+    fake.answer = lambda submit: [piece(submit.request, "Once")]
     fake.on_submitted = press_ctrl_c
     assert cli.run(["ask", "A story, please"]) == 130
     assert [cancel.request for cancel in fake.cancelled] == [fake.submitted[0].request]
@@ -124,7 +124,7 @@ def test_ctrl_c_cancels_on_the_nodes_too(fake: FakeOrchestrator, capsys: pytest.
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_cancels_the_answer_and_leaves_at_once(fake: FakeOrchestrator, number: signal.Signals) -> None:
     """Without waiting for anybody: the orchestrator does not answer any more."""
-    fake.answer = lambda submit: [piece(submit.request, 0, "Once")]
+    fake.answer = lambda submit: [piece(submit.request, "Once")]
     fake.on_submitted = lambda: os.kill(os.getpid(), number)
     before = signal.getsignal(number)
     assert cli.run(["ask", "A story, please"]) == 128 + number
@@ -171,7 +171,7 @@ def test_a_pipe_that_nobody_reads_any_more_cancels_the_answer(fake: FakeOrchestr
 def test_an_answer_that_is_not_whole_is_marked(
     fake: FakeOrchestrator, capsys: pytest.CaptureFixture[str], reason: str, max_tokens: int, mark: str, code: int
 ) -> None:
-    fake.answer = lambda submit: [piece(submit.request, 0, "Par"), end(submit.request, reason)]
+    fake.answer = lambda submit: [piece(submit.request, "Par"), end(submit.request, reason)]
     assert cli.run(["ask", "Capital of France?", "--max-tokens", str(max_tokens)]) == code
     assert capsys.readouterr() == ("Par\n", mark)
     assert cli.run(["ask", "Capital of France?", "--json"]) == code
@@ -193,42 +193,33 @@ def test_ask_without_a_prompt_reads_stdin_unless_that_is_a_terminal(
     assert len(fake.submitted) == 1
 
 
-ROLLING_OUT = {
-    "epoch": None, "reason": "", "state": "rolling out", "last_failure": "", "nodes": 2,
-    "progress": {"phone": {"done_bytes": 4_000_000, "total_bytes": 9_000_000}},
-}  # fmt: skip
-
-
-def test_ask_waits_for_a_plan_that_is_being_made(
+def test_ask_says_on_stderr_what_it_waits_for(
     fake: FakeOrchestrator, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def commanded() -> None:
-        fake.control["status"] = ROLLING_OUT if len(fake.commanded) < 3 else {"epoch": "1-1"}
+    """A line when that changes, though not for every megabyte; on a terminal one line that counts."""
+    monkeypatch.setattr("orchestrator.commands.waiting_line._TELL_AFTER_S", 0.0)
+    waits = [f"a plan: rolling out, phone has {done} of 9 MB" for done in (4, 5)]
 
-    for name in ("_ASK_AGAIN_S", "_TELL_AFTER_S"):
-        monkeypatch.setattr(f"orchestrator.commands.readiness.{name}", 0.0)
-    fake.on_commanded = commanded
+    def goes_on(renew: RenewRequest) -> list[StreamMessage]:
+        if waits:
+            return [StreamStatus(request=renew.request, waits_for=waits.pop(0))]
+        return [piece(renew.request, "Paris."), end(renew.request, before=("Paris.",))]
+
+    fake.answer = lambda submit: []
+    fake.on_renewed = goes_on
     assert cli.run(["ask", "Capital of France?"]) == 0
-    assert capsys.readouterr() == ("Paris.\n", "waiting for a plan: rolling out, phone has 4 of 9 MB\n")
-    assert len(fake.commanded) == 3
+    out, err = capsys.readouterr()
+    assert (out, err) == ("Paris.\n", "waiting for a plan: rolling out, phone has 4 of 9 MB, 0 s\n")
 
 
-def test_ask_waits_for_a_plan_no_longer_than_told(fake: FakeOrchestrator, capsys: pytest.CaptureFixture[str]) -> None:
-    fake.control["status"] = {**ROLLING_OUT, "last_failure": "phone: it has no room"}
-    assert cli.run(["ask", "Capital of France?", "--wait", "0"]) == 2
-    said = capsys.readouterr().err.splitlines()[-1]
-    missing = "rolling out, phone has 4 of 9 MB, last failure: phone: it has no room"
-    assert said == f"Error: no plan after 0 s: {missing} (to wait longer: --wait SECONDS)"
-    fake.control["status"] = {**ROLLING_OUT, "state": "waiting", "progress": {}}
-    assert cli.run(["chat", "--wait", "0"]) == 2
-    assert "no plan after 0 s: nodes so far: 2 (to" in capsys.readouterr().err
-    assert fake.submitted == []
-
-
-def test_ask_does_not_wait_where_no_plan_is_to_come(fake: FakeOrchestrator) -> None:
-    fake.control["status"] = {**ROLLING_OUT, "state": "waiting", "reason": "no nodes", "progress": {}}
-    assert cli.run(["ask", "Capital of France?"]) == 0
-    assert len(fake.commanded) == 1
+@pytest.mark.parametrize("command", [["ask", "Capital of France?"], ["chat"]])
+def test_patience_goes_to_the_orchestrator(
+    fake: FakeOrchestrator, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    typed = iter(["Capital of France?", "/exit"])
+    monkeypatch.setattr("builtins.input", lambda _prompt: next(typed))
+    assert cli.run([*command, "--patience", "7"]) == 0
+    assert [submit.patience_s for submit in fake.submitted] == [7.0]
 
 
 def test_chat_keeps_the_history(
@@ -311,7 +302,7 @@ def test_chat_makes_room_after_an_answer_that_the_context_cut(
     fake: FakeOrchestrator, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def answer(submit: SubmitRequest) -> list[StreamMessage]:
-        return [piece(submit.request, 0, "Par"), end(submit.request, "length" if "two" in contents(submit) else "stop")]
+        return [piece(submit.request, "Par"), end(submit.request, "length" if "two" in contents(submit) else "stop")]
 
     fake.answer = answer
     type_lines(monkeypatch, "one", "two", "three")
@@ -408,7 +399,7 @@ def test_letters_that_the_terminal_does_not_have_are_replaced(
     fake: FakeOrchestrator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = "né à 東京 🙂"
-    fake.answer = lambda submit: [piece(submit.request, 0, text), end(submit.request)]
+    fake.answer = lambda submit: [piece(submit.request, text), end(submit.request)]
     printed = io.BytesIO()
     monkeypatch.setattr("sys.stdout", io.TextIOWrapper(printed, encoding="latin-1", write_through=True))
     assert cli.run(["ask", "Where?"]) == 0
@@ -422,9 +413,9 @@ def test_chat_ctrl_c_cancels_the_answer_not_the_session(
 ) -> None:
     def answer(submit: SubmitRequest) -> list[StreamMessage]:
         if len(fake.submitted) == 1:
-            return [piece(submit.request, 0, "Once")]
+            return [piece(submit.request, "Once")]
         fake.on_submitted = lambda: None
-        return [piece(submit.request, 0, "Yes."), end(submit.request)]
+        return [piece(submit.request, "Yes."), end(submit.request)]
 
     fake.answer, fake.on_submitted = answer, press_ctrl_c
     type_lines(monkeypatch, "A story, please", "Are you still there?")

@@ -189,7 +189,7 @@ def test_an_answer_that_fails_ends_all_streams(
             return good(submit)
         if len(fake.submitted) == 7:
             return [StreamError(request=submit.request, code=code, reason="the reason")]  # type: ignore[arg-type]
-        return [piece(submit.request, 0, "Once")]  # goes on for ever
+        return [piece(submit.request, "Once")]  # goes on for ever
 
     fake.answer = answer
     assert cli.run(["bench", "--prompt-tokens", "20", "--concurrency", "1,3", "--repeat", "2"]) == expected
@@ -204,7 +204,7 @@ def test_a_signal_cancels_every_stream(
     fake: FakeOrchestrator, capsys: pytest.CaptureFixture[str], number: signal.Signals, code: int
 ) -> None:
     def answer(submit: SubmitRequest) -> list[StreamMessage]:
-        pieces: list[StreamMessage] = [piece(submit.request, 0, "Once")]
+        pieces: list[StreamMessage] = [piece(submit.request, "Once")]
         return [*pieces, end(submit.request)] if len(fake.submitted) == 1 else pieces
 
     def send_signal() -> None:

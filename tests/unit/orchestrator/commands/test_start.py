@@ -92,7 +92,7 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         (["ask", "Hello", "--temperature", "-1"], "--temperature"),
         (["ask", "Hello", "--top-p", "2"], "--top-p"),
         (["ask", "Hello", "--temperature", "nan"], "Invalid value for '--temperature': 'nan' is not a number"),
-        (["ask", "Hello", "--wait", "nan"], "'nan' is not a number"),
+        (["ask", "Hello", "--patience", "nan"], "'nan' is not a number"),
         (["top", "--interval", "nan"], "'nan' is not a number"),
         (["ask", "Hello", "--max-tokens", "0"], "--max-tokens"),
         (["ask", "Hello", "--colour", "red"], "--colour"),

@@ -9,12 +9,13 @@ import pytest
 
 from orchestrator.effects import Note
 from orchestrator.events import BusDown, BusUp, ClientGone, Malformed, NodeSaid, Renewed, Tick
-from orchestrator.requests.ended_requests import EndedRequests
+from orchestrator.requests.answer import Answer, EncodedPrompt
+from orchestrator.requests.ended_requests import EndedRequest, EndedRequests
 from schemas.codec import Flag
-from schemas.messages import CloseRequest, RenewRequest, StreamEnd, StreamError, StreamText
+from schemas.messages import CloseRequest, RenewRequest, StreamEnd, StreamError, StreamStatus, StreamText
 from schemas.topics import REQUEST_STREAM
 from tests.support.orchestrating import World
-from tests.support.scripted_nodes import make_heartbeat, make_submit
+from tests.support.scripted_nodes import LetterStream, answer_text, letter, make_heartbeat, make_submit
 
 LEASE_S = 4.0
 
@@ -28,9 +29,10 @@ def ask(world: World, number: int = 1, **changes: Any) -> str:
     return world.ask(make_submit(number, **{"lease_s": LEASE_S, "max_tokens": 50, **changes}))
 
 
-def renew(world: World, request: str, repeat_from: int | None = None, client: str = "cli") -> list[Any]:
-    """Messages that the renewal was answered with."""
-    effects = world.event(Renewed(client, RenewRequest(request=request, repeat_from=repeat_from)))
+def renew(world: World, request: str, known_tokens: int | None = None, client: str = "cli") -> list[Any]:
+    """Messages that the renewal was answered with; ``known_tokens``: something was missed behind so many."""
+    message = RenewRequest(request=request, answer_tokens=known_tokens or 0, repeat=known_tokens is not None)
+    effects = world.event(Renewed(client, message))
     topic = REQUEST_STREAM.format(client=client, request=request)
     return [getattr(effect, "message", None) for effect in effects if getattr(effect, "topic", None) == topic]
 
@@ -64,7 +66,7 @@ def test_a_request_ends_on_the_nodes_when_its_lease_is_over(world: World) -> Non
     world.wait(0.2)
     assert not is_open(world, request)
     assert all(world.commands(name, CloseRequest) for name in world.plan_nodes())
-    assert error_of(world, request).code == "failed"
+    assert error_of(world, request).code == "unknown"
     assert "nothing is heard of its reader, cli" in error_of(world, request).reason
 
 
@@ -81,7 +83,7 @@ def test_a_request_that_waits_for_its_turn_has_a_reader_too(world: World) -> Non
     opened = [ask(world, number) for number in (1, 2)]
     waiting = ask(world, 3)
     wait(world, LEASE_S, *opened)
-    assert error_of(world, waiting).code == "failed"
+    assert error_of(world, waiting).code == "unknown"
     assert all(is_open(world, request) for request in opened)
 
 
@@ -123,7 +125,7 @@ def test_a_will_ends_all_requests_of_its_client_within_a_second(world: World) ->
     world.event(ClientGone("cli"))
     world.wait(1.5)
     assert not any(is_open(world, request) for request in mine)
-    assert [error_of(world, request).code for request in mine] == ["failed", "failed"]
+    assert [error_of(world, request).code for request in mine] == ["unknown", "unknown"]
     assert is_open(world, other)
 
 
@@ -167,38 +169,52 @@ def test_what_a_reader_has_missed_is_sent_again(world: World) -> None:
     request = ask(world)
     for _ in range(4):
         world.generate(request, 1)
-    told = [message for message in world.stream(request) if isinstance(message, StreamText)]
+    told = "".join(message.text for message in world.stream(request) if isinstance(message, StreamText))
     assert renew(world, request) == []
-    assert renew(world, request, 1) == told[1:]
-    assert renew(world, request, 4) == []
+    status, piece = renew(world, request, 1)
+    assert status == StreamStatus(request=request, model="tiny"), "somebody is there"
+    assert (piece.first_token, piece.first_character, piece.text) == (1, 1, told[1:])
+    assert renew(world, request, 4) == [status]
 
 
 def test_an_answer_that_ended_meanwhile_is_sent_again_with_its_end(world: World) -> None:
     request = ask(world, max_tokens=6)
     world.generate(request, 3)
     world.generate(request, 3, flags=Flag.LENGTH)
-    told = world.stream(request)
-    assert isinstance(told[-1], StreamEnd)
-    assert told[-1].pieces == len(told) - 1 == 2
-    assert renew(world, request, 1) == told[1:]
-    assert renew(world, request, 2) == told[2:]
-    assert renew(world, request, 99) == told[2:], "the end at least"
+    *_, last, end = world.stream(request)
+    assert isinstance(end, StreamEnd)
+    assert (end.text_tokens, end.text_characters) == (6, 6)
+    assert renew(world, request, 3) == [last, end]
+    assert renew(world, request, 6) == [end]
+    assert renew(world, request, 99) == [end]
     assert renew(world, request) == [], "it is on its way"
 
 
-def test_a_reader_that_comes_back_too_late_is_told_so(world: World) -> None:
+@pytest.mark.parametrize("known_tokens", [None, 1])
+def test_a_reader_that_comes_back_too_late_asks_again(world: World, known_tokens: int | None) -> None:
+    """What he has of the answer, he brings along; it goes on behind that."""
     request = ask(world)
     world.generate(request, 2)
     world.wait(LEASE_S + 1.0)
-    again = renew(world, request, 0)
-    assert [type(message) for message in again] == [StreamText, StreamError]
-    assert "nothing is heard of its reader" in again[-1].reason
+    (error,) = renew(world, request, known_tokens)
+    assert error.code == "unknown"
+    ids = tuple(letter(position) for position in (5, 6))
+    assert world.ask(make_submit(1, lease_s=LEASE_S, max_tokens=4, answer_ids=ids, answer_model="tiny")) == request
+    world.generate(request, 2, flags=Flag.LENGTH)
+    *_, last, end = world.stream(request)
+    assert (last.first_token, last.text) == (2, answer_text(5, 4)[2:])
+    assert isinstance(end, StreamEnd)
 
 
-@pytest.mark.parametrize("repeat_from", [None, 3])
-def test_a_request_that_nobody_knows_is_said_to_be_over(world: World, repeat_from: int | None) -> None:
-    (error,) = renew(world, "00000000000000ff", repeat_from)
-    assert (error.code, error.reason) == ("failed", "nobody works on this answer any more: ask again")
+def test_an_answer_of_another_model_does_not_go_on(world: World) -> None:
+    request = world.ask(make_submit(1, answer_ids=(letter(5),), answer_model="another"))
+    assert error_of(world, request).reason == "the model was changed during the answer: ask again"
+
+
+@pytest.mark.parametrize("known_tokens", [None, 3])
+def test_a_request_that_nobody_knows_is_said_to_be_so(world: World, known_tokens: int | None) -> None:
+    (error,) = renew(world, "00000000000000ff", known_tokens)
+    assert (error.code, error.reason) == ("unknown", "nobody works on this answer any more: ask again")
 
 
 def test_one_client_is_not_told_what_another_has_read(world: World) -> None:
@@ -209,17 +225,22 @@ def test_one_client_is_not_told_what_another_has_read(world: World) -> None:
 
 
 def test_ended_requests_have_a_bound() -> None:
-    ended = EndedRequests()
-    for number in range(2_000):
-        ended.add(str(number), "cli", ["piece"] * 30)
-    kept = [number for number in range(2_000) if ended.sent_to("cli", str(number))]
-    assert kept == list(range(2_000 - 20_000 // 30, 2_000))
-    assert [number for number in range(2_000) if str(number) in ended] == list(range(1_000, 2_000))
-    ended.add("long", "cli", ["piece"] * 50_000)
-    assert len(ended.sent_to("cli", "long")) == 50_000
-    assert not ended.sent_to("cli", "1999")
-    ended.add("next", "cli", ["piece"])
-    assert (len(ended.sent_to("cli", "long")), len(ended.sent_to("cli", "next"))) == (0, 1)
+    def ended(tokens: int) -> EndedRequest:
+        answer = Answer("0" * 16, EncodedPrompt("tiny", ()), tokens, LetterStream, [letter(n) for n in range(tokens)])
+        return EndedRequest("cli", answer, StreamError(request="0" * 16, code="failed", reason="the end"))
+
+    def is_kept(request: str) -> bool:
+        return bool(table.told_after(0, client="cli", request=request))
+
+    table = EndedRequests()
+    for number in range(1_200):
+        table.add(str(number), ended(200))
+    assert [number for number in range(1_200) if is_kept(str(number))] == list(range(1_200 - 100_000 // 200, 1_200))
+    assert [number for number in range(1_200) if str(number) in table] == list(range(200, 1_200))
+    table.add("long", ended(150_000))
+    assert (is_kept("long"), is_kept("1199")) == (True, False)
+    table.add("next", ended(1))
+    assert (is_kept("long"), is_kept("next")) == (False, True)
 
 
 # --- what breaks the contract -----------------------------------------------------------------------------------

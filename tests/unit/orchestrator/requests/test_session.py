@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orchestrator.client.answer_stream import AnswerStream
 from orchestrator.errors import OrchestratorError
 from orchestrator.model.prompt import PromptRefused, encode_prompt
 from orchestrator.model.served import ServedModel
@@ -22,7 +23,7 @@ MODEL = ServedModel(make_manifest(), Letters())
 
 
 def make_answer(max_tokens: int = 100) -> Answer:
-    return Answer("0" * 16, EncodedPrompt("tiny", (0,) * 10), max_tokens, LetterStream())
+    return Answer("0" * 16, EncodedPrompt("tiny", (0,) * 10), max_tokens, LetterStream)
 
 
 def ids(start: int, stop: int) -> list[int]:
@@ -38,7 +39,7 @@ def test_tokens_become_text_in_order() -> None:
     first, _ = answer.take(10, ids(10, 12), 0)
     second, _ = answer.take(12, ids(12, 13), 0)
     assert text_of([*first, *second]) == answer_text(10, 3)
-    assert [piece.sequence for piece in [*first, *second]] == [0, 1]
+    assert [(piece.first_token, piece.first_character) for piece in [*first, *second]] == [(0, 0), (2, 2)]
     assert second[0].token_ids == (letter(12),)
 
 
@@ -101,7 +102,7 @@ class Halves:
 
 
 def test_pieces_carry_the_tokens_behind_them_whole_characters_only() -> None:
-    answer = Answer("0" * 16, EncodedPrompt("tiny", ()), 100, Halves())
+    answer = Answer("0" * 16, EncodedPrompt("tiny", ()), 100, Halves)
     assert answer.take(0, [97], 0) == ([], False)
     (piece,), _ = answer.take(1, [98], 0)
     assert (piece.text, piece.token_ids) == ("ab", (97, 98))
@@ -119,7 +120,51 @@ def test_any_order_repetition_and_loss_gives_a_prefix_of_the_text(frames: list[t
         assert gap == (start > missing_before)
         pieces += got
     assert text_of(pieces) == answer_text(10, len(answer.tokens))
-    assert [piece.sequence for piece in pieces] == list(range(len(pieces)))
+    lengths = [len(piece.text) for piece in pieces]
+    assert [piece.first_character for piece in pieces] == [sum(lengths[:number]) for number in range(len(lengths))]
+
+
+@given(
+    frames=st.lists(st.lists(st.integers(97, 122), min_size=1, max_size=4), min_size=1, max_size=20),
+    known=st.integers(0, 20),
+    begins=st.integers(0, 10),
+    flags=st.sampled_from([0, Flag.LENGTH, Flag.STOP]),
+)
+def test_text_that_is_told_again_begins_where_the_reader_is(
+    frames: list[list[int]], known: int, begins: int, flags: int
+) -> None:
+    """Two tokens make a character. The reader has ``known`` pieces when another orchestrator tells him the rest, one
+    that knew ``begins`` frames from the start; the last frames come as usual."""
+    submit = make_submit()
+
+    def told(answer: Answer, first: int) -> list[StreamText]:
+        pieces: list[StreamText] = []
+        for number, frame in enumerate(frames[first:], first):
+            last = number == len(frames) - 1
+            pieces += answer.take(answer.next_position, frame, flags if last else 0)[0]
+        return pieces
+
+    prompt = EncodedPrompt("tiny", ())
+    whole = told(Answer(submit.request, prompt, 1000, Halves), 0)
+    reader = AnswerStream(submit)
+    for piece in whole[:known]:
+        reader.take(piece)
+    other = Answer(submit.request, prompt, 1000, Halves, [token for frame in frames[:begins] for token in frame])
+    missed = other.text_after(len(reader.token_ids))
+    later = told(other, begins)
+    for piece in [*missed, *later, *other.text_after(len(reader.token_ids) if not missed else 0)]:
+        reader.take(piece)
+    assert text_of([piece for piece in reader.waiting if isinstance(piece, StreamText)]) == text_of(whole)
+    assert reader.token_ids == [token for piece in whole for token in piece.token_ids]
+
+
+def test_an_answer_goes_on_behind_tokens_that_were_known_before() -> None:
+    answer = make_answer()
+    whole = text_of(answer.take(10, ids(10, 20), Flag.LENGTH)[0])
+    later = Answer("0" * 16, EncodedPrompt("tiny", (0,) * 10), 100, LetterStream, ids(10, 14))
+    assert later.next_position == 14
+    (piece,), _ = later.take(14, ids(14, 20), Flag.LENGTH)
+    assert (piece.first_token, whole[: piece.first_character] + piece.text) == (4, whole)
 
 
 def encoded(submit: SubmitRequest) -> Session:

@@ -1,0 +1,81 @@
+"""What an answer waits for, on stderr: one line that counts on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import click
+
+from broker.option_types import FiniteRange
+from orchestrator.client import Answer, Waiting
+from schemas.limits import DEFAULT_PATIENCE_S, MAX_PATIENCE_S
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+_TELL_AFTER_S = 1.0
+"""Most waits are over sooner: nothing is said of those."""
+_LINE_EVERY_S = 10.0
+_CLEAR_LINE = "\r\033[K"
+
+
+def patience_option(function: _F) -> _F:
+    """Add ``--patience``, which `Client.ask` takes."""
+    option = click.option(
+        "--patience",
+        "patience_s",
+        type=FiniteRange(0, MAX_PATIENCE_S),
+        default=DEFAULT_PATIENCE_S,
+        show_default=True,
+        metavar="SECONDS",
+        help="Wait so long, without progress, for a broker, an orchestrator, nodes or memory that are missing; 0 fails "
+        "at once.",
+    )
+    return option(function)
+
+
+class WaitingLine:
+    """Tells on stderr what an answer waits for."""
+
+    def __init__(self) -> None:
+        self._on_terminal = sys.stderr.isatty()
+        self._told_s = -math.inf
+        self._told = ""
+
+    def tell(self, waiting: Waiting | None) -> None:
+        """Say what is waited for now; None: the answer goes on."""
+        now_s = time.monotonic()
+        if waiting is None:
+            self.close()
+            return
+        waited_s = now_s - waiting.since_s
+        if waited_s < _TELL_AFTER_S and not self._told:
+            return
+        text, begins = f"waiting for {waiting.text}, {waited_s:.0f} s", waiting.text.partition(":")[0]
+        if self._on_terminal:
+            click.echo(("" if self._told else "\n") + _CLEAR_LINE + text, nl=False, err=True)
+        elif begins != self._told or now_s >= self._told_s + _LINE_EVERY_S:
+            click.echo(text, err=True)
+        else:
+            return
+        self._told, self._told_s = begins, now_s
+
+    def close(self) -> None:
+        """Leave nothing of it on a terminal."""
+        if self._told and self._on_terminal:
+            click.echo(_CLEAR_LINE, nl=False, err=True)
+        self._told, self._told_s = "", -math.inf
+
+
+@contextlib.contextmanager
+def told_waiting(answer: Answer) -> Iterator[None]:
+    """Tell what an answer waits for while it is read."""
+    line = WaitingLine()
+    answer.on_waiting = line.tell
+    try:
+        yield
+    finally:
+        line.close()

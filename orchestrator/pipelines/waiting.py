@@ -1,0 +1,68 @@
+"""What the requests of a pipeline wait for, in words for their readers (pure)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol
+
+from orchestrator.deployment.plan import NoPlan
+from orchestrator.effects import Effect
+from orchestrator.pipelines.pipeline_nodes import PipelineNodes
+from orchestrator.replanning.report import PlanningReport
+from orchestrator.requests.patience import WaitsFor
+from orchestrator.requests.scheduler import RequestScheduler
+from orchestrator.requests.session import Phase
+from orchestrator.requests.session_table import SessionTable
+from orchestrator.text.figures import progress_text
+from orchestrator.timing import Timing
+from schemas.messages import FetchProgress
+
+
+class Waiting(Protocol):
+    """A pipeline whose requests wait."""
+
+    requests: RequestScheduler
+    report: PlanningReport
+
+    @property
+    def is_serving(self) -> bool:
+        """May a request be opened now, as soon as a slot is free?"""
+
+    def state(self) -> str:
+        """The state in a word or two for people."""
+
+    def progress(self) -> dict[str, FetchProgress]:
+        """Bytes of the segments on their way to its nodes."""
+
+
+def waits_for(pipeline: Waiting, lost: Iterable[str], why_none: NoPlan | None) -> WaitsFor:
+    """What requests without a ring wait for.
+
+    ``lost``: nodes of the last plan that are not here. ``why_none``: why there is no plan, and none on its way.
+    """
+    nodes = ", ".join(lost)
+    if why_none:
+        return WaitsFor(f"node {nodes}: {why_none.reason}" if nodes else why_none.reason, why_none.code, missing=True)
+    if pipeline.is_serving:
+        return WaitsFor(f"its turn: {pipeline.requests.open_count} answers are being computed", "busy")
+    fetching = [
+        f"{node} has {progress_text(part.done_bytes, part.total_bytes)}"
+        for node, part in sorted(pipeline.progress().items())
+        if part.done_bytes < part.total_bytes
+    ]
+    failure = pipeline.report.last_failure
+    last = [f"last failure: {failure}"] if failure else []
+    state = ", ".join((pipeline.state(), *fetching, *last))
+    return WaitsFor(f"a plan without {nodes}: {state}" if nodes else f"a plan: {state}", "not_ready")
+
+
+def tell_silent(sessions: SessionTable, nodes: PipelineNodes, timing: Timing, now_s: float) -> list[Effect]:
+    """Tell the readers of open requests that have stood still for a while why."""
+    effects: list[Effect] = []
+    for session in sessions.in_phase(Phase.OPEN):
+        if now_s >= session.resend.progress_s + timing.resend_s:
+            assert session.placement
+            silent = nodes.silent(session.placement.ring, now_s)
+            text = f"node {', '.join(silent)}, of which nothing is heard" if silent else session.overdue()
+            effects += session.tell_waiting(text, now_s, timing)
+    return effects
