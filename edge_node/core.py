@@ -20,6 +20,7 @@ from schemas.codec import (
     REQUEST_OFFSET,
     Frame,
     activation_payload_bytes,
+    request_id,
 )
 from schemas.limits import MAX_PAYLOAD_BYTES
 from schemas.messages import (
@@ -30,6 +31,7 @@ from schemas.messages import (
     GoOn,
     HoldRequests,
     KeepBlobs,
+    KeepRequests,
     LoadFailureCode,
     OpenRequest,
     Plan,
@@ -85,6 +87,8 @@ class NodeCore:
                 return self._open(message)
             case CloseRequest():
                 return self._each(lambda stage: stage.close(message.request))
+            case KeepRequests():
+                return self._keep_requests(message)
             case ResendTokens():
                 return self._each(lambda stage: stage.resend(message.request, message.position))
             case CopyKv() | FinishKv() | HoldRequests() | GoOn():
@@ -96,6 +100,14 @@ class NodeCore:
             case RefuseNode() if message.incarnation == self.incarnation:
                 return [Stop(message.reason)]
         return []
+
+    def _keep_requests(self, message: KeepRequests) -> list[Effect]:
+        effects: list[Effect] = []
+        for stage in self._of_epoch(message.pipeline, message.epoch):
+            for number in tuple(stage.requests):
+                if (request := request_id(number)) not in message.requests:
+                    effects += stage.close(request)
+        return effects
 
     def _each(self, action: Any) -> list[Effect]:
         return [effect for stage in self._stages.values() for effect in action(stage)]

@@ -10,6 +10,7 @@ from orchestrator.fleet.fleet import Drained, Flagged, FleetChange, FleetState, 
 from orchestrator.fleet.health import HealthLimits
 from orchestrator.pipelines.options import PipelineOptions
 from orchestrator.pipelines.pipeline import Pipeline
+from orchestrator.pipelines.pipeline_status import status_of
 from orchestrator.pipelines.pool import PipelinePool
 from orchestrator.pipelines.readers import Readers
 from orchestrator.requests.scheduler import RequestScheduler
@@ -148,5 +149,5 @@ class ControlPlane:
             generation=self.pipelines.generation,
             progress=self.pipelines.progress(),
             moves=pipeline.moves_view(),
-            pipelines=tuple(one.status() for one in self.pipelines.working()),
+            pipelines=tuple(status_of(one) for one in self.pipelines.working()),
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 
 from orchestrator.control_plane import ControlPlane
-from orchestrator.effects import Effect, Halt, LimitMessages, Note, OpenModel, Publish
+from orchestrator.effects import Effect, Halt, LimitMessages, Note, OpenModel
 from orchestrator.events import (
     BusDown,
     BusUp,
@@ -19,18 +19,19 @@ from orchestrator.events import (
     CommandUnreadable,
     Event,
     FleetDivided,
-    Interrupted,
     JobFailed,
     Malformed,
     ModelOpened,
     ModelUnusable,
     NodeSaid,
+    PlanEvaluated,
     PlanHeard,
     PlanPreviewed,
     PlanSolved,
     PromptEncoded,
     PromptUnusable,
     Renewed,
+    Restored,
     SegmentsBuilt,
     StandbyPlanned,
     Stopping,
@@ -39,8 +40,7 @@ from orchestrator.events import (
 )
 from orchestrator.operator_api.handler import OperatorHandler
 from schemas.limits import MAX_PAYLOAD_BYTES
-from schemas.messages import Heartbeat, NodeBirth, StreamError
-from schemas.topics import REQUEST_STREAM
+from schemas.messages import Heartbeat, NodeBirth
 
 _MOST_PASSES = 10
 """What becomes of one pipeline may be what another has waited for; after so many rounds the next event goes on."""
@@ -97,20 +97,12 @@ class Core:
                 return self._operator.handle(event.asker, event.command, self.plane, now_s)
             case CommandUnreadable():
                 return self._operator.unreadable(event.asker, event.error)
-            case PlanSolved():
-                return self.plane.pipelines.solved(event.job, event.outcome, now_s)
             case PlanPreviewed():
                 return self._operator.previewed(event.job, event.explanation, self.plane.pipelines, now_s)
-            case SegmentsBuilt():
-                return self.plane.pipelines.built(event.job, event.segments)
-            case StandbyPlanned():
-                return self.plane.pipelines.standby_planned(event)
-            case FleetDivided():
-                return self.plane.pipelines.divided(event, now_s)
-            case JobFailed():
-                if event.job < 0:
-                    return self._operator.preview_failed(event.job, event.reason)
-                return self.plane.pipelines.job_failed(event.job, event.reason, now_s)
+            case JobFailed() if event.job < 0:
+                return self._operator.preview_failed(event.job, event.reason)
+            case PlanSolved() | PlanEvaluated() | SegmentsBuilt() | StandbyPlanned() | FleetDivided() | JobFailed():
+                return self.plane.pipelines.answered(event, now_s)
             case ModelOpened() | ModelUnusable():
                 return self._model(event, now_s)
             case PlanHeard():
@@ -120,8 +112,8 @@ class Core:
             case BusDown():
                 self._bus_is_up, self._silence_due_s = False, math.inf
                 return [Note("the broker is out of reach", warning=True, kind="broker")]
-            case Interrupted():
-                return self._interrupted(event)
+            case Restored():
+                self.plane.pipelines.restore(event.requests, now_s)
             case Stopping():
                 return self.plane.pipelines.stop()
         return []
@@ -173,16 +165,6 @@ class Core:
             reason = f"another orchestrator has taken over pipeline {name} on this broker: run only one of them"
             return [*effects, Halt(reason)]
         return effects
-
-    def _interrupted(self, event: Interrupted) -> list[Effect]:
-        reason = "the orchestrator was restarted during the answer: ask again"
-        return [
-            Publish(
-                REQUEST_STREAM.format(client=client, request=request),
-                StreamError(request=request, code="failed", reason=reason),
-            )
-            for client, request in event.requests
-        ]
 
     # --- nodes ------------------------------------------------------------------------------------------------
 

@@ -101,6 +101,15 @@ class BuildSegments:
 
 
 @dataclass(frozen=True)
+class EvaluatePlan:
+    """Work out the figures of a plan that is given, on nodes as they are."""
+
+    job: int
+    problem: Problem
+    stages: tuple[Stage, ...]
+
+
+@dataclass(frozen=True)
 class PlanStandby:
     """Ask the planner which units of its neighbours each node should keep on its disk, for a plan in force."""
 
@@ -179,10 +188,28 @@ class SaveModelChoice:
 
 @dataclass(frozen=True)
 class SaveRequest:
-    """Remember an open request, so that a start after a crash knows whom to tell."""
+    """Remember a request, so that the orchestrator's next start can go on with it."""
 
-    client: str
+    submit: SubmitRequest
+
+
+@dataclass(frozen=True)
+class SaveOpened:
+    """Remember the prompt with which a request was opened, and in which epoch."""
+
     request: str
+    model: str
+    prompt_ids: tuple[int, ...]
+    epoch: str
+
+
+@dataclass(frozen=True)
+class SaveTokens:
+    """Remember tokens of an answer, from the ``first`` on."""
+
+    request: str
+    first: int
+    ids: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -219,6 +246,7 @@ Effect = (
     | PreviewPlan
     | BuildSegments
     | PlanStandby
+    | EvaluatePlan
     | DivideFleet
     | Listen
     | LimitMessages
@@ -231,6 +259,8 @@ Effect = (
     | TellEvents
     | SaveModelChoice
     | SaveRequest
+    | SaveOpened
+    | SaveTokens
     | ForgetRequest
     | Note
     | Halt

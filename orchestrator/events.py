@@ -187,6 +187,14 @@ class SegmentsBuilt:
 
 
 @dataclass(frozen=True)
+class PlanEvaluated:
+    """Answer to ``EvaluatePlan``."""
+
+    job: int
+    solution: Solution
+
+
+@dataclass(frozen=True)
 class StandbyPlanned:
     """Answer to ``PlanStandby``; ``failure`` says why there is none."""
 
@@ -214,10 +222,26 @@ class JobFailed:
 
 
 @dataclass(frozen=True)
-class Interrupted:
-    """Requests that were open when the orchestrator last ended: (client, request)."""
+class SavedRequest:
+    """What was kept of a request that had not ended. ``epoch``: of the plan it was opened in last; empty: in none.
 
-    requests: tuple[tuple[str, str], ...]
+    The prompt is what it was opened with: encoded once more it could be another, since templates may have the date.
+    """
+
+    submit: SubmitRequest
+    age_s: float
+    model: str = ""
+    prompt_ids: tuple[int, ...] = ()
+    epoch: str = ""
+    tokens: tuple[int, ...] = ()
+    """Of the answer."""
+
+
+@dataclass(frozen=True)
+class Restored:
+    """Requests that had not ended when the orchestrator last ended."""
+
+    requests: tuple[SavedRequest, ...]
 
 
 @dataclass(frozen=True)
@@ -251,9 +275,10 @@ Event = (
     | PlanPreviewed
     | SegmentsBuilt
     | StandbyPlanned
+    | PlanEvaluated
     | FleetDivided
     | JobFailed
-    | Interrupted
+    | Restored
     | Tick
     | Stopping
 )

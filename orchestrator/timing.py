@@ -25,6 +25,9 @@ class Timing:
     start_s: float = 1.5
     """From the start until the fleet is believed to be complete; nodes heard of only by retained messages need
     one heartbeat to count."""
+    adopt_s: float = 3.0
+    """From the start until every node of a ring that an earlier start has left must have been heard of: three
+    heartbeats."""
     prepare_silence_s: float = 60.0
     """A node that prepares its segment and reports no progress for this long has failed."""
     exclude_s: float = 30.0

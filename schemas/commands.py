@@ -142,6 +142,16 @@ class CloseRequest:
     request: RequestId = about("The request.")
 
 
+@message("command.keep_requests")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KeepRequests:
+    """End all requests of an epoch but these: an orchestrator that has adopted its plan knows no others."""
+
+    pipeline: Name = about("The pipeline.")
+    epoch: Epoch = about("The epoch in force.")
+    requests: Annotated[tuple[RequestId, ...], Items(limits.MAX_SLOTS)] = about("Those that go on.", default=())
+
+
 @message("command.resend")
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ResendTokens:

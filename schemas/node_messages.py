@@ -107,3 +107,11 @@ class Plan:
     ring: Annotated[tuple[StageRef, ...], Items(limits.MAX_STAGES)] = about(
         "All stages in order; empty when the pipeline is down."
     )
+    starts: Annotated[tuple[Count, ...], Items(limits.MAX_STAGES)] = about(
+        "The incarnation of each stage's node that the plan counts on.", default=()
+    )
+    chunk_tokens: Tokens = about("Most tokens of a prompt in one run.", default=0)
+    batches: Annotated[tuple[Count, ...], Items(limits.MAX_SLOTS)] = about(
+        "Batches that go round at once, for 1, 2, ... open requests.", default=()
+    )
+    max_message_bytes: Bytes = about("Longest payload that the ring was made for.", default=MAX_PAYLOAD_BYTES)

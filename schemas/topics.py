@@ -90,6 +90,7 @@ NODE_COMMAND = Topic(
         m.ReleaseSegment,
         m.OpenRequest,
         m.CloseRequest,
+        m.KeepRequests,
         m.ResendTokens,
         m.CopyKv,
         m.HoldRequests,

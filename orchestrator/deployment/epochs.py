@@ -19,6 +19,11 @@ class Epochs:
         """The epoch that ``next`` would hand out."""
         return Epoch(generation=self.generation, counter=self._counter + 1)
 
+    @property
+    def latest(self) -> Epoch:
+        """The epoch that was handed out last; counter 0 where none was."""
+        return Epoch(generation=self.generation, counter=self._counter)
+
     def next(self) -> Epoch:
         """Hand out an epoch above all earlier ones."""
         epoch = self.upcoming

@@ -50,3 +50,6 @@ class OpenRequests(Protocol):
 
     def move(self, active: ReadyPlan, held: Mapping[str, int], now_s: float) -> list[Effect]:
         """Open requests go on in the next ring, which holds so many of each one's positions."""
+
+    def go_on(self, active: ReadyPlan, now_s: float) -> list[Effect]:
+        """Go on with the requests that an earlier start of the orchestrator has opened in a plan that is adopted."""

@@ -139,6 +139,10 @@ class DeployedPlan:
             slots=self.slots,
             wire_dtype=self.wire_dtype,
             ring=self.ring,
+            starts=tuple(self.incarnations[node] for node in self.nodes),
+            chunk_tokens=self.chunk_tokens,
+            batches=self.batches,
+            max_message_bytes=self.max_message_bytes,
         )
 
 

@@ -138,16 +138,13 @@ class Switchover:
         work = self._requests.open_work
         return migration_of(plan, running, work, rates, limit_s=self._timing.move_copy_s)
 
-    def heard_plan(self, plan: Plan, *, retained: bool) -> tuple[list[Effect], bool]:
-        """Take in a plan that was heard on the bus.
-
-        Returns:
-            Effects, and whether another orchestrator has taken over.
-        """
-        if not self.epochs.go_above(plan):
-            return [], self.epochs.is_superseded_by(plan)
-        # The nodes of an old ring may hold segments whose requests nobody follows any more.
-        return (self._take_down(plan) if plan.ring and retained else []), False
+    def adopt(self, plan: DeployedPlan, now_s: float) -> list[Effect]:
+        """Go on with a plan that an earlier start has left in force, and with what is open in it."""
+        self.active = self.newest = ReadyPlan(plan, {})
+        self.epochs.published(plan.pipeline, plan.epoch)
+        text = f"epoch {plan.epoch} of {plan.pipeline} goes on: {plan.model.name} on {', '.join(plan.solution.nodes)}"
+        note = Note(text, kind="plan", pipeline=plan.pipeline)
+        return [SaveEpoch(self.epochs.latest), note, *self._requests.go_on(self.active, now_s)]
 
     # --- the way of a plan ------------------------------------------------------------------------------------
 
@@ -344,10 +341,14 @@ class Switchover:
         self._end_move()
         return effects
 
+    def take_down(self, left: Plan) -> list[Effect]:
+        """Let nodes unload what an earlier start has left: they may hold requests that nobody follows any more."""
+        return self._take_down(left)
+
     def _take_down(self, like: Plan) -> list[Effect]:
         """Publish an empty ring in a new epoch: nodes release everything older."""
         self.active = None
-        down = replace(like, epoch=self.epochs.next(), ring=())
+        down = replace(like, epoch=self.epochs.next(), ring=(), starts=())
         self.epochs.published(down.pipeline, down.epoch)
         return [SaveEpoch(down.epoch), _publish(down)]
 

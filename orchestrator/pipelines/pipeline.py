@@ -27,6 +27,7 @@ from orchestrator.pipelines.pipeline_nodes import PipelineNodes
 from orchestrator.pipelines.waiting import tell_silent, waits_for
 from orchestrator.planning.problem import Problem
 from orchestrator.planning.solution import Infeasible, Solution
+from orchestrator.replanning.adopter import Adopter
 from orchestrator.replanning.eligibility import Eligibility
 from orchestrator.replanning.jobs import Jobs
 from orchestrator.replanning.planner_input import PlannerInput
@@ -40,8 +41,6 @@ from schemas.messages import (
     FetchProgress,
     MovesView,
     NodeBirth,
-    PipelineStatus,
-    Plan,
     PlanConstraints,
     PlanInForce,
     RequestClosed,
@@ -90,6 +89,16 @@ class Pipeline:
         self._switchover = Switchover(self._nodes, self.requests, profiles, timing, epochs, blob_urls=blob_urls)
         self.migration_to = self._switchover.migration_to
         self.balancing = PipelineBalancer(self._nodes, profiles, self.migration_to, self.report.decisions)
+        planner_input = PlannerInput(settings, fleet, profiles, blob_urls)
+        self.adopter = Adopter(
+            self._nodes,
+            settings,
+            timing,
+            target=self._target,
+            planner_input=planner_input,
+            jobs=jobs,
+            switchover=self._switchover,
+        )
         self._replanner = Replanner(
             self._nodes,
             self.requests,
@@ -99,8 +108,9 @@ class Pipeline:
             target=self._target,
             eligibility=self.eligibility,
             report=self.report,
-            planner_input=PlannerInput(settings, fleet, profiles, blob_urls),
+            planner_input=planner_input,
             jobs=jobs,
+            adopter=self.adopter,
             balancing=self.balancing if balance else None,
         )
         self.standby = StandbyUnits(settings.pipeline, blob_urls)
@@ -331,10 +341,6 @@ class Pipeline:
         """Take in the planner's answer about which units of its neighbours each node should keep."""
         return self.standby.planned(answer, self.active.plan if self.active else None)
 
-    def heard_plan(self, plan: Plan, *, retained: bool) -> tuple[list[Effect], bool]:
-        """Take in one of its plans on the bus; see `Switchover.heard_plan`."""
-        return self._switchover.heard_plan(plan, retained=retained)
-
     def republish(self, now_s: float) -> list[Effect]:
         """Say again what may be lost, after a while without a connection."""
         return [*self._switchover.republish(), *self.requests.missed_messages(now_s)]
@@ -385,20 +391,4 @@ class Pipeline:
             standby=self.standby.view(shown.plan, self._nodes.nodes),
             moves=self.moves_view(),
             left_out=self.eligibility.left_out(),
-        )
-
-    def status(self) -> PipelineStatus:
-        """The status of the pipeline, for operators."""
-        active = self.active
-        return PipelineStatus(
-            pipeline=self.name,
-            state=self.state(),
-            model=active.plan.model.name if active else None,
-            epoch=str(active.plan.epoch) if active else None,
-            nodes=tuple(dict.fromkeys(active.plan.nodes)) if active else (),
-            open_requests=self.requests.open_count,
-            queued_requests=self.requests.queued_count,
-            moves=self.moves_view(),
-            predicted_tokens_per_s=active.plan.solution.predicted.tokens_per_s if active else None,
-            predicted_tokens_per_s_many=active.plan.solution.predicted.tokens_per_s_many if active else None,
         )

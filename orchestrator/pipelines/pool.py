@@ -8,17 +8,17 @@ nodes; a request goes where it will be answered first (`routing`). Otherwise the
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
 from orchestrator.deployment.epochs import Epochs
 from orchestrator.deployment.plan import ReplanDone, ServingSettings
 from orchestrator.effects import Effect, Listen
-from orchestrator.events import FleetDivided, PromptEncoded, PromptUnusable, StandbyPlanned, TokensHeard
+from orchestrator.events import PromptEncoded, PromptUnusable, SavedRequest, TokensHeard
 from orchestrator.fleet.fleet import FleetState
 from orchestrator.fleet.profiles import Profiles
-from orchestrator.model.served import BuiltSegment, ServedModel
+from orchestrator.model.served import ServedModel
 from orchestrator.pipelines.allocation import AllocationRules, NodeAllocator
 from orchestrator.pipelines.due import DuePipelines
 from orchestrator.pipelines.options import PipelineOptions
@@ -27,8 +27,8 @@ from orchestrator.pipelines.partition import pipeline_names
 from orchestrator.pipelines.pipeline import Pipeline
 from orchestrator.pipelines.routing import even_out, place
 from orchestrator.pipelines.token_rate import RateMeter
+from orchestrator.pipelines.worker_answers import WorkerAnswers, WorkerEvent
 from orchestrator.planning.problem import Problem
-from orchestrator.planning.solution import Infeasible, Solution
 from orchestrator.replanning.jobs import Jobs
 from orchestrator.replanning.planner_input import PlannerInput
 from orchestrator.timing import Timing
@@ -68,6 +68,7 @@ class PipelinePool:
         rules = AllocationRules(wanted=options.wanted, min_nodes=options.min_nodes, settle_s=timing.settle_s)
         planner_input = PlannerInput(settings, fleet, self.profiles, options.blob_urls)
         self._allocator = NodeAllocator(fleet, self._all, self._add, settings, rules, planner_input, self._jobs)
+        self._answers = WorkerAnswers(self._all, self._jobs, self._allocator, self._due)
         self._all[settings.pipeline] = self._make(settings.pipeline)
         self.touch_all()
 
@@ -244,59 +245,36 @@ class PipelinePool:
                 self._due.touch((pipeline.name,))
         return effects + self._tell_again(node) if isinstance(message, NodeBirth) else effects
 
-    # --- the worker -------------------------------------------------------------------------------------------
-
-    def solved(self, job: int, outcome: Solution | Infeasible, now_s: float) -> list[Effect]:
-        """The planner's answer, for the pipeline that asked."""
-        asker = self._asker(job)
-        return asker.solved(job, outcome, now_s) if asker else []
-
-    def _asker(self, job: int) -> Pipeline | None:
-        """The pipeline that a job's result is for, which counts as touched; None when nobody waits for the result."""
-        asker = self._all.get(self._jobs.owner(job) or "")
-        if asker:
-            self._due.touch((asker.name,))
-        return asker
-
-    def divided(self, event: FleetDivided, now_s: float) -> list[Effect]:
-        """The planner has dealt the fleet out."""
-        self.touch_all()
-        return self._allocator.divided(event, now_s)
-
-    def built(self, job: int, segments: tuple[BuiltSegment, ...]) -> list[Effect]:
-        """The graphs of a plan are there, for the pipeline that asked."""
-        asker = self._asker(job)
-        return asker.built(job, segments) if asker else []
-
-    def standby_planned(self, answer: StandbyPlanned) -> list[Effect]:
-        """Take in the standby units that the planner has found for one of the plans."""
-        pipeline = self._all.get(answer.pipeline)
-        if pipeline is None:
-            return []
-        self._due.touch((pipeline.name,))
-        return pipeline.standby_planned(answer)
-
-    def job_failed(self, job: int, reason: str, now_s: float) -> list[Effect]:
-        """The worker could not do what a pipeline, or the division of the fleet, needs."""
-        asker = self._asker(job)
-        if asker:
-            return asker.job_failed(job, reason)
-        self.touch_all()
-        return self._allocator.failed(job, reason, now_s)
+    def answered(self, event: WorkerEvent, now_s: float) -> list[Effect]:
+        """Take in what the worker has found, for the pipeline that asked."""
+        return self._answers.take(event, now_s)
 
     # --- the bus ----------------------------------------------------------------------------------------------
 
     def heard_plan(self, plan: Plan, *, retained: bool) -> tuple[list[Effect], bool]:
-        """Take in a plan on the bus: one of ours that an earlier start has left is taken down, whatever its pipeline.
+        """Take in a plan on the bus. One that an earlier start has left is adopted or taken down.
 
         Returns:
             Effects, and whether another orchestrator has taken over.
         """
         if plan.pipeline not in self._names:
             return [], False
+        if not self._epochs.go_above(plan):
+            return [], self._epochs.is_superseded_by(plan)
         self.touch_all()
         pipeline = self._all.get(plan.pipeline) or self._add(plan.pipeline)
-        return pipeline.heard_plan(plan, retained=retained)
+        if plan.ring and retained:
+            pipeline.adopter.found(plan)
+        left = [one for one in self.all if one.adopter.plan]
+        if len(left) > 1 or self._allocator.wants_several:
+            for one in left:
+                one.adopter.refuse("the fleet is to be divided anew")
+        return [], False
+
+    def restore(self, saved: Sequence[SavedRequest], now_s: float) -> None:
+        """Go on with the requests of an earlier start, as soon as a plan is in force."""
+        self.touch_all()
+        self.all[0].requests.restore(saved, now_s)
 
     def republish(self, now_s: float) -> list[Effect]:
         """Say again what may be lost, after a while without a connection."""
@@ -311,8 +289,9 @@ class PipelinePool:
 
     def submit(self, request: SubmitRequest, now_s: float) -> list[Effect]:
         """Take in a client's request."""
-        if any(pipeline.requests.knows(request.request) for pipeline in self.all):
-            return []  # the same submission again
+        for pipeline in self.all:
+            if pipeline.requests.knows(request.request):
+                return pipeline.requests.submit(request, now_s)  # the same submission again
         lead = min(
             [pipeline for pipeline in self.all if pipeline.is_serving] or [self.lead],
             key=lambda pipeline: pipeline.requests.queued_count,

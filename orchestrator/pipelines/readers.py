@@ -59,6 +59,8 @@ class Readers:
         session = next((known for table in tables if (known := table.get(request))), None)
         if session and session.client == client:
             session.renew(now_s)
+            if session.is_behind and renew.answer_tokens > session.tokens_known:
+                return [_error(client, request, "unknown", "the reader has more of the answer: ask again with that")]
             return list(session.told_after(renew.answer_tokens)) if renew.repeat else []
         if not renew.repeat and any(table.was_submitted(request) for table in tables):
             return []  # the end is on its way

@@ -16,7 +16,7 @@ from orchestrator.planning.problem import Problem, Stage
 from orchestrator.replanning.problem_builder import build_problem, context_of
 from orchestrator.timing import DEFAULT_SLOTS, LEAST_CONTEXT_TOKENS
 from schemas.limits import MAX_PAYLOAD_BYTES
-from schemas.messages import NodeBirth, NodeProfile, PlanConstraints
+from schemas.messages import NodeBirth, NodeProfile, Plan, PlanConstraints
 
 
 class Conditions(Protocol):
@@ -92,4 +92,24 @@ class PlannerInput:
             problem,
             least_context_tokens=LEAST_CONTEXT_TOKENS if asked_tokens is None else None,
             least_slots=1 if settings.slots is None else None,
+        )
+
+    def given(self, model: ServedModel, births: Sequence[NodeBirth], plan: Plan) -> Problem:
+        """The question whose answer a plan is that was left in force, on the nodes of its ring.
+
+        Raises:
+            PlanningError, BadConstraint: as `build_problem`.
+        """
+        return build_problem(
+            model.manifest,
+            births,
+            context_tokens=plan.context_tokens,
+            slots=plan.slots,
+            wire_dtype=plan.wire_dtype,
+            chunk_tokens=plan.chunk_tokens,
+            max_message_bytes=plan.max_message_bytes,
+            profiles=self._profiles.of(births, model.manifest),
+            constraints=PlanConstraints(),
+            conditions=self._fleet.conditions(),
+            memory_margin=self._settings.memory_margin,
         )

@@ -31,6 +31,7 @@ from orchestrator.planning.errors import PlanningError
 from orchestrator.planning.problem import Problem
 from orchestrator.planning.solution import Infeasible, Solution
 from orchestrator.planning.solver.infeasible import shortage_text
+from orchestrator.replanning.adopter import Adopter
 from orchestrator.replanning.eligibility import Eligibility
 from orchestrator.replanning.jobs import Jobs
 from orchestrator.replanning.planner_input import PlannerInput
@@ -57,6 +58,7 @@ class Replanner:
         report: PlanningReport,
         planner_input: PlannerInput,
         jobs: Jobs,
+        adopter: Adopter,
         balancing: PipelineBalancer | None = None,
     ) -> None:
         """Make a replanner. ``jobs`` are shared by all pipelines.
@@ -73,6 +75,7 @@ class Replanner:
         self._report = report
         self._input = planner_input
         self._jobs = jobs
+        self._adopter = adopter
         self._balancing = balancing
         self._judge: Judge = balancing.judge if balancing else judge
         self._eligibility = eligibility
@@ -84,7 +87,8 @@ class Replanner:
     @property
     def busy(self) -> bool:
         """Is a plan on its way, or due?"""
-        return self._work is not None or (self._schedule.is_set and not self._waits_for_idle)
+        is_due = self._schedule.is_set and not self._waits_for_idle
+        return self._work is not None or is_due or self._adopter.plan is not None
 
     @property
     def _active(self) -> ReadyPlan | None:
@@ -101,13 +105,13 @@ class Replanner:
 
     @property
     def _may_plan(self) -> bool:
-        return self._work is None and not self._fleet.on_hold and not self._waits_for_idle
+        waits = self._fleet.on_hold or self._waits_for_idle or self._adopter.plan is not None
+        return self._work is None and not waits
 
     def nodes_in_use(self) -> set[str]:
         """Names of the nodes of the plan in force, and of the one on its way."""
-        plans = [self._active.plan] if self._active else []
-        plans += [self._switchover.next.plan] if self._switchover.next else []
-        nodes = {node for plan in plans for node in plan.nodes}
+        plans = [one.plan for one in (self._active, self._switchover.next) if one]
+        nodes = {node for plan in plans for node in plan.nodes} | self._adopter.nodes
         return nodes | {birth.node for birth in self._solving.births} if self._solving else nodes
 
     @property
@@ -117,8 +121,8 @@ class Replanner:
 
     def state(self) -> str:
         """The state in a word or two for people."""
-        if self._solving:
-            return "planning"
+        if self._solving or self._adopter.plan:
+            return "planning" if self._solving else "taking over"
         return self._switchover.state() or ("serving" if self._active else "waiting")
 
     # --- what is wanted ---------------------------------------------------------------------------------------
@@ -126,10 +130,12 @@ class Replanner:
     def start(self, now_s: float) -> None:
         """Begin to plan, a moment from now, when the fleet is believed to be complete."""
         self._schedule.start(now_s + self._timing.start_s)
+        self._adopter.start(now_s)
 
     def no_model(self, reason: str) -> None:
         """There is no model that could be served."""
         if self._target.model is None:
+            self._adopter.refuse(reason)
             self._report.no_model(reason)
             self._schedule.clear()
 
@@ -215,6 +221,8 @@ class Replanner:
 
     def job_failed(self, job: int, reason: str) -> list[Effect]:
         """Planning or assembling ended with an error."""
+        if self._adopter.failed(job, reason):
+            return []
         if self._solving and self._solving.job == job:
             self._solving = None
         elif not self._switchover.build_failed(job):
@@ -226,6 +234,7 @@ class Replanner:
         if isinstance(message, NodeProfile):
             return self._profiled(node, message, now_s)
         if isinstance(message, Heartbeat):
+            self._adopter.heard(message)
             if self._eligibility.rules_changed(node, self._target.constraints):
                 self._rules_changed(node, now_s)
             return self._observe(message, now_s)
@@ -268,7 +277,12 @@ class Replanner:
 
     def advance(self, now_s: float) -> list[Effect]:
         """Do what is due."""
-        effects = self._drop_ring(now_s) if now_s >= self._switchover.ring_breaks_s() else []
+        effects, adopted = self._adopter.advance(now_s)
+        if adopted:  # whatever was asked for before it was there; nodes may have come since it was made
+            self._schedule.take()
+            self.joined(now_s)
+        if now_s >= self._switchover.ring_breaks_s():
+            effects += self._drop_ring(now_s)
         before = self._active
         switched, given_up = self._switchover.advance(now_s)
         effects += switched
@@ -303,7 +317,8 @@ class Replanner:
     def next_deadline_s(self) -> float:
         """When ``advance`` next has something to do by time alone."""
         switchover = self._switchover
-        due = [self._eligibility.next_deadline_s(), switchover.ring_breaks_s(), switchover.next_deadline_s()]
+        due = [switchover.ring_breaks_s()]
+        due += [one.next_deadline_s() for one in (self._eligibility, self._adopter, switchover)]
         if self._may_plan:
             due.append(self._schedule.due_s)
         return min(due)

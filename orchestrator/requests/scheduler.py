@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from orchestrator.deployment.open_requests import OpenWork
 from orchestrator.deployment.plan import ReadyPlan
-from orchestrator.effects import Effect, ForgetRequest, Note, Publish, SaveRequest, command
-from orchestrator.events import PromptEncoded, PromptUnusable, TokensHeard
+from orchestrator.effects import Effect, ForgetRequest, Note, Publish, SaveRequest, SaveTokens, command
+from orchestrator.events import PromptEncoded, PromptUnusable, SavedRequest, TokensHeard
 from orchestrator.model.prompt import PromptRefused
 from orchestrator.requests.answer import EncodedPrompt, FinishReason
+from orchestrator.requests.opening import ask_again, open_on
 from orchestrator.requests.patience import WaitsFor, end_of, is_at_end
 from orchestrator.requests.pending_closes import PendingCloses
-from orchestrator.requests.placement import Placement
 from orchestrator.requests.prefix_index import PrefixIndex
 from orchestrator.requests.retry_after import RetryAfter
 from orchestrator.requests.session import Phase, Session
@@ -24,9 +24,9 @@ from schemas.messages import (
     CancelRequest,
     Epoch,
     ErrorCode,
+    KeepRequests,
     RequestClosed,
     RequestFailed,
-    ResendTokens,
     SubmitRequest,
 )
 
@@ -93,11 +93,11 @@ class RequestScheduler:
 
     def submit(self, request: SubmitRequest, now_s: float) -> list[Effect]:
         """Take in a client's request."""
+        if known := self.sessions.get(request.request):
+            known.learn(request.answer_ids)
         if self.sessions.was_submitted(request.request):
             return []  # the same submission again
-        session = Session(request, submitted_s=now_s)
-        session.wait(now_s, self._timing)
-        session.renew(now_s)
+        session = Session.asked(request, self._timing, now_s)
         if request.pipeline != self._service:
             reason = f"there is no pipeline {request.pipeline}: this orchestrator serves {self._service}"
             return [session.tell_error("bad_request", reason)]
@@ -105,7 +105,7 @@ class RequestScheduler:
             return [session.tell_error("busy", f"{len(self._queue)} requests wait already: {self._pace.advice()}")]
         self.sessions.add(session)
         self._queue.add(session)
-        return [SaveRequest(session.client, session.request)]
+        return [SaveRequest(request)]
 
     def cancel(self, client: str, cancel: CancelRequest, now_s: float) -> list[Effect]:
         """End a request that its client has lost interest in."""
@@ -164,14 +164,16 @@ class RequestScheduler:
             self.changed = True
         if gap:
             session.resend.found_gap()
-            return self._ask_resend(session, now_s) if session.resend.due_s <= now_s else []
+            return ask_again(session, self._pipeline, now_s) if session.resend.due_s <= now_s else []
         self.tokens_taken += len(session.answer.tokens) - before
+        effects: list[Effect] = []
         if len(session.answer.tokens) > before:
             self._progressed(session, now_s)
+            effects.append(SaveTokens(session.request, before, tuple(session.answer.tokens[before:])))
         if session.first_token_s is None and session.answer.tokens:
             session.first_token_s = now_s
         session.waits_for = ""
-        effects: list[Effect] = [Publish(session.stream_topic, piece) for piece in pieces]
+        effects += [Publish(session.stream_topic, piece) for piece in pieces]
         if session.answer.finish:
             effects += self._finish(session, session.answer.finish, now_s)
         return effects
@@ -258,25 +260,29 @@ class RequestScheduler:
         return effects
 
     def _open(self, session: Session, active: ReadyPlan, now_s: float, moved_tokens: int = 0) -> list[Effect]:
-        plan, answer = active.plan, session.answer
-        assert answer
-        placement = Placement.on(
-            plan,
-            answer,
-            draft_tokens=self._draft_tokens,
-            prefix=self._prefixes.find(plan.epoch, answer.prompt.ids),
-            moved_tokens=moved_tokens,
-        )
-        session.open(placement)
+        plan = active.plan
+        prefix = self._prefixes.find(plan.epoch, session.prompt_ids)
+        effects = open_on(session, plan, draft_tokens=self._draft_tokens, prefix=prefix, moved_tokens=moved_tokens)
         self._progressed(session, now_s)
-        again = f", goes on after {len(answer.tokens)} tokens" if answer.tokens else ""
-        again += f" with {moved_tokens} KV rows" if moved_tokens else ""
-        text = f"{session.request} opened in epoch {plan.epoch}: prompt of {answer.prompt_tokens} tokens{again}"
-        session.waits_for = ""
-        return [Note(text), session.status(), *self._open_stages(session)]
+        return effects
 
-    def _open_stages(self, session: Session) -> list[Effect]:
-        return [command(node, message) for node, message in session.open_messages(pipeline=self._pipeline)]
+    def restore(self, saved: Sequence[SavedRequest], now_s: float) -> None:
+        """Take in the requests of an earlier start."""
+        for one in saved:
+            self.adopt(Session.restored(one, self._timing, now_s))
+
+    def go_on(self, active: ReadyPlan, now_s: float) -> list[Effect]:
+        """Go on with the requests that an earlier start has opened in a plan that is adopted; the nodes end others."""
+        plan = active.plan
+        mine = [session for session in self._queue if session.opened_in == str(plan.epoch) and session.fit_on(plan)]
+        kept = tuple(session.request for session in mine)
+        keep = KeepRequests(pipeline=plan.pipeline, epoch=plan.epoch, requests=kept)
+        effects: list[Effect] = [command(node, keep) for node in dict.fromkeys(plan.nodes)]
+        for session in mine:
+            self._queue.leave(session)
+            effects += self._open(session, active, now_s)
+            effects += ask_again(session, self._pipeline, now_s)
+        return effects
 
     def prepare_move(self, nodes: tuple[str, ...]) -> None:
         """Open requests are being moved to these nodes, or to none any more."""
@@ -298,7 +304,11 @@ class RequestScheduler:
 
     def missed_messages(self, now_s: float) -> list[Effect]:
         """Ask for what open requests may have missed, after a while without a connection."""
-        return [effect for session in self.sessions.in_phase(Phase.OPEN) for effect in self._ask_resend(session, now_s)]
+        return [
+            effect
+            for session in self.sessions.in_phase(Phase.OPEN)
+            for effect in ask_again(session, self._pipeline, now_s)
+        ]
 
     def wait(self, waits_for: WaitsFor, now_s: float) -> list[Effect]:
         """Tell the readers of what waits for a ring what it waits for; end what has waited long enough."""
@@ -323,7 +333,7 @@ class RequestScheduler:
                 reason = f"no token for {self._timing.stall_s:g} s: see `linguabus nodes`"
                 effects += self.abandon(session, "failed", reason)
             elif now_s >= session.resend.due_s:
-                effects += self._ask_resend(session, now_s)
+                effects += ask_again(session, self._pipeline, now_s)
         return effects
 
     def next_deadline_s(self, *, missing: bool) -> float:
@@ -333,15 +343,6 @@ class RequestScheduler:
     def _progressed(self, session: Session, now_s: float) -> None:
         if session.resend.progressed(now_s, wait_s=self._timing.resend_s):
             self.changed = True  # after a silence it is asked sooner again
-
-    def _ask_resend(self, session: Session, now_s: float) -> list[Effect]:
-        assert session.answer
-        assert session.placement
-        session.resend.asked(now_s)
-        # Nothing has come yet: a stage that was away may have missed the request. The others ignore the repetition.
-        effects = self._open_stages(session) if session.in_prefill else []
-        ask = ResendTokens(request=session.request, position=session.answer.next_position)
-        return [*effects, command(session.placement.ring[-1], ask)]
 
     # --- ends -------------------------------------------------------------------------------------------------
 

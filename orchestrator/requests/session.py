@@ -6,8 +6,9 @@ import enum
 import math
 from dataclasses import dataclass, field
 
-from orchestrator.deployment.plan import LONGER
+from orchestrator.deployment.plan import LONGER, DeployedPlan
 from orchestrator.effects import EncodePrompt, Publish
+from orchestrator.events import SavedRequest
 from orchestrator.model.prompt import PromptRefused
 from orchestrator.model.served import ServedModel
 from orchestrator.requests.answer import Answer, EncodedPrompt, FinishReason
@@ -79,6 +80,8 @@ class Session:
     """When its reader is to be told next."""
     known_ids: tuple[int, ...] = ()
     """Tokens of the answer from before this orchestrator knew the request, until there is an ``answer``."""
+    opened_in: str = ""
+    """The epoch in which an earlier start of the orchestrator opened it; empty unless it was."""
     end_told: StreamEnd | StreamError | None = None
     """The end, once its reader was told."""
     request: str = field(init=False)
@@ -88,8 +91,34 @@ class Session:
 
     def __post_init__(self) -> None:
         self.request, self.client = self.submit.request, self.submit.client
-        self.known_ids = self.known_ids or self.submit.answer_ids
+        if len(self.submit.answer_ids) > len(self.known_ids):
+            self.known_ids = self.submit.answer_ids
         self.stream_topic = REQUEST_STREAM.format(client=self.client, request=self.request)
+
+    @classmethod
+    def asked(cls, submit: SubmitRequest, timing: Timing, now_s: float) -> Session:
+        """A request that has just come in."""
+        session = cls(submit, submitted_s=now_s)
+        session.wait(now_s, timing)
+        session.renew(now_s)
+        return session
+
+    @classmethod
+    def restored(cls, saved: SavedRequest, timing: Timing, now_s: float) -> Session:
+        """A request of an earlier start of the orchestrator, which waits to go on."""
+        session = cls(
+            saved.submit,
+            submitted_s=now_s - saved.age_s,
+            asked_model=saved.model,
+            prompt=EncodedPrompt(saved.model, saved.prompt_ids) if saved.model else None,
+            known_ids=saved.tokens,
+            opened_in=saved.epoch,
+        )
+        session.interrupted_s = now_s if saved.epoch else None
+        session.wait(now_s, timing)
+        session.renew(now_s)
+        session.reader_due_s = max(session.reader_due_s, now_s + timing.reader_return_s)
+        return session
 
     def ask_prompt(self, model: ServedModel) -> list[EncodePrompt]:
         """Let the prompt be encoded for a model, unless that is on its way."""
@@ -111,6 +140,16 @@ class Session:
     def in_prefill(self) -> bool:
         """Has the request a ring that has made no token for it yet?"""
         return bool(self.answer and self.placement and self.answer.next_position == self.placement.begun_at)
+
+    def learn(self, ids: tuple[int, ...]) -> None:
+        """Take in tokens that the reader has and that are not known here, while no ring makes others."""
+        if self.phase is Phase.QUEUED and len(ids) > self.tokens_known:
+            self.answer, self.known_ids = None, ids
+
+    @property
+    def is_behind(self) -> bool:
+        """Has the answer begun, and waits to go on? Then its reader may have more of it than is known here."""
+        return self.phase is Phase.QUEUED and self.interrupted_s is not None
 
     def overdue(self) -> str:
         """What an open request waits for that has stood still for a while, in words."""
@@ -137,10 +176,19 @@ class Session:
         most_tokens = self.prompt.fit(context_tokens, self.submit.max_tokens, longer)
         if self.answer is None:
             known = list(self.known_ids[:most_tokens])
+            if known and known[-1] in model.manifest.eos_ids:
+                known.pop()  # made once more, it ends the answer
             self.answer = Answer(self.request, self.prompt, most_tokens, model.tokenizer.stream, known)
         else:
             self.answer.max_tokens = most_tokens
         return True
+
+    def fit_on(self, plan: DeployedPlan) -> bool:
+        """Can the request go on in this plan, as it is?"""
+        try:
+            return self.fit(plan.model, plan.context_tokens)
+        except PromptRefused:
+            return False
 
     @property
     def tokens_known(self) -> int:
@@ -152,6 +200,7 @@ class Session:
         self.phase = Phase.OPEN
         self.placement = placement
         self.interrupted_s = self.missing_since_s = None
+        self.waits_for = ""
 
     def open_messages(self, *, pipeline: str) -> list[tuple[str, OpenRequest]]:
         """The commands to open the request: (node, command) for every stage of its ring; see `Placement`."""

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import struct
 import time
+from collections.abc import Iterable, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 
 from orchestrator.errors import StateUnreadable
+from orchestrator.events import SavedRequest
 from orchestrator.planning.profile import Profile
 from schemas import contract
 from schemas.closing import Closing
@@ -23,6 +26,7 @@ from schemas.messages import (
     NodeProfile,
     PlanConstraints,
     PlanView,
+    SubmitRequest,
     decode,
     encode,
 )
@@ -56,6 +60,16 @@ DROP TABLE IF EXISTS nodes
 """,
     """
 ALTER TABLE constraints RENAME COLUMN wishes TO constraints
+""",
+    """
+DROP TABLE requests;
+CREATE TABLE requests (
+    request TEXT PRIMARY KEY, pipeline TEXT NOT NULL, begun_at REAL NOT NULL, submit BLOB NOT NULL,
+    model TEXT, prompt BLOB, epoch TEXT
+);
+CREATE TABLE tokens (
+    request TEXT NOT NULL, first INTEGER NOT NULL, ids BLOB NOT NULL, PRIMARY KEY (request, first)
+)
 """,
 )
 """What each version changed."""
@@ -233,16 +247,71 @@ class Database(Closing):
 
     # --- requests ---------------------------------------------------------------------------------------------
 
-    def begin_request(self, pipeline: str, client: str, request: str) -> None:
-        """Remember that a request began."""
-        row = (request, pipeline, client, time.time())
-        self._db.execute("INSERT OR REPLACE INTO requests VALUES (?, ?, ?, ?)", row)
+    def begin_request(self, pipeline: str, submit: SubmitRequest) -> None:
+        """Remember a request, with the tokens that its client has of the answer."""
+        row = (submit.request, pipeline, time.time(), encode(submit))
+        self._db.execute("INSERT OR REPLACE INTO requests VALUES (?, ?, ?, ?, NULL, NULL, NULL)", row)
+
+    def open_request(self, request: str, *, model: str, prompt_ids: Sequence[int], epoch: str) -> None:
+        """Remember what a request was opened with; unknown ones are ignored."""
+        row = (model, _packed(prompt_ids), epoch, request)
+        self._db.execute("UPDATE requests SET model = ?, prompt = ?, epoch = ? WHERE request = ?", row)
+
+    def add_tokens(self, added: Iterable[tuple[str, int, Sequence[int]]]) -> None:
+        """Remember tokens of answers: (request, number of the first, ids), in one transaction."""
+        rows = [(request, first, _packed(ids)) for request, first, ids in added]
+        self._db.execute("BEGIN")
+        self._db.executemany("INSERT OR REPLACE INTO tokens VALUES (?, ?, ?)", rows)
+        self._db.execute("COMMIT")
 
     def end_request(self, request: str) -> None:
         """A request ended; unknown ones are ignored."""
         self._db.execute("DELETE FROM requests WHERE request = ?", (request,))
+        self._db.execute("DELETE FROM tokens WHERE request = ?", (request,))
 
-    def take_interrupted(self, pipeline: str) -> tuple[tuple[str, str], ...]:
-        """(client, request) of what was going on when the orchestrator last ended; forgotten by this call."""
-        rows = self._db.execute("DELETE FROM requests WHERE pipeline = ? RETURNING client, request", (pipeline,))
-        return tuple((client, request) for client, request in rows.fetchall())
+    def requests(self, pipeline: str) -> tuple[SavedRequest, ...]:
+        """What had not ended when the orchestrator last ended, in order of submission.
+
+        What another version wrote and this one can't read is forgotten: its reader will ask again.
+        """
+        found = []
+        rows = self._db.execute(
+            "SELECT request, begun_at, submit, model, prompt, epoch FROM requests WHERE pipeline = ? ORDER BY begun_at",
+            (pipeline,),
+        )
+        for request, begun_at, submit, model, prompt, epoch in rows.fetchall():
+            try:
+                asked = decode(bytes(submit), SubmitRequest)
+            except ContractError:
+                self.end_request(request)
+                continue
+            found.append(
+                SavedRequest(
+                    submit=asked,
+                    age_s=max(0.0, time.time() - begun_at),
+                    model=model or "",
+                    prompt_ids=_unpacked(prompt) if prompt else (),
+                    epoch=epoch or "",
+                    tokens=self._tokens(request, asked.answer_ids),
+                )
+            )
+        return tuple(found)
+
+    def _tokens(self, request: str, known: Sequence[int]) -> tuple[int, ...]:
+        """The tokens of an answer up to the first that is missing, behind those that its client had."""
+        ids = list(known)
+        rows = self._db.execute("SELECT first, ids FROM tokens WHERE request = ? ORDER BY first", (request,))
+        for first, packed in rows.fetchall():
+            if first > len(ids):
+                break
+            ids[first:] = _unpacked(packed)
+        self._db.execute("DELETE FROM tokens WHERE request = ? AND first > ?", (request, len(ids)))
+        return tuple(ids)
+
+
+def _packed(ids: Sequence[int]) -> bytes:
+    return struct.pack(f"<{len(ids)}i", *ids)
+
+
+def _unpacked(packed: bytes) -> tuple[int, ...]:
+    return struct.unpack(f"<{len(packed) // 4}i", packed)

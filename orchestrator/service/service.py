@@ -25,6 +25,7 @@ from orchestrator.effects import (
     DivideFleet,
     Effect,
     EncodePrompt,
+    EvaluatePlan,
     ForgetRequest,
     Halt,
     LimitMessages,
@@ -38,9 +39,11 @@ from orchestrator.effects import (
     SaveDrained,
     SaveEpoch,
     SaveModelChoice,
+    SaveOpened,
     SavePlan,
     SaveProfile,
     SaveRequest,
+    SaveTokens,
     SolvePlan,
     TellEvents,
     TellHistory,
@@ -50,7 +53,7 @@ from orchestrator.events import (
     BusDown,
     BusUp,
     Event,
-    Interrupted,
+    Restored,
     Stopping,
     Tick,
 )
@@ -63,6 +66,7 @@ from orchestrator.service.config import ServiceConfig
 from orchestrator.service.database import Database
 from orchestrator.service.http_server import HttpServer, reachable_urls
 from orchestrator.service.inbox import Inbox
+from orchestrator.service.request_journal import RequestJournal
 from orchestrator.service.worker import Solver, Worker, default_solver
 from schemas.errors import MemberError, MessageError
 from schemas.limits import MAX_PAYLOAD_BYTES
@@ -125,6 +129,7 @@ class Service:
         self._bus = bus
         self._store = store
         self._state = state
+        self._requests = RequestJournal(state, config.pipeline)
         self._worker = Worker(store, wake=bus.wake, solve=solve)
         self._subscribed = False
         self._journal = EventLog(config.pipeline)
@@ -182,6 +187,7 @@ class Service:
                     self._subscribed = True
                     on_ready()
             self._do(self.core.handle(Stopping(), time.monotonic()))
+            self._requests.write()
             self._bus.flush(_STOP_FLUSH_S)
         finally:
             self._worker.close()
@@ -209,6 +215,8 @@ class Service:
             self._handle(self._worker.results.get())
         if self.core.next_deadline_s() <= time.monotonic():
             self._handle(Tick())
+        if self._requests.due_s <= time.monotonic():
+            self._requests.write()
         return not self._waiting_for
 
     def _on_subscribed(self, patterns: tuple[str, ...]) -> None:
@@ -216,7 +224,7 @@ class Service:
             return
         self._waiting_for.difference_update(patterns)
         if not self._waiting_for:
-            self._handle(Interrupted(self._state.take_interrupted(self._pipeline)))
+            self._handle(Restored(self._state.requests(self._pipeline)))
             self._handle(self._bus_up(reconnect=False))
 
     def _bus_up(self, *, reconnect: bool) -> BusUp:
@@ -241,6 +249,7 @@ class Service:
                     | DivideFleet()
                     | BuildSegments()
                     | PlanStandby()
+                    | EvaluatePlan()
                 ):
                     self._worker.submit(effect)
                 case LimitMessages(max_bytes):
@@ -296,10 +305,8 @@ class Service:
                     self._store.use(model)
                 except ModelError as error:
                     logger.error("model %s will not be active after a restart: %s", model, error)
-            case SaveRequest(client, request):
-                self._state.begin_request(self._pipeline, client, request)
-            case ForgetRequest(request):
-                self._state.end_request(request)
+            case SaveRequest() | SaveOpened() | SaveTokens() | ForgetRequest():
+                self._requests.save(effect, time.monotonic())
 
 
 def _why_not_answered(error: Exception) -> str:

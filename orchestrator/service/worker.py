@@ -14,6 +14,7 @@ from orchestrator.effects import (
     BuildSegments,
     DivideFleet,
     EncodePrompt,
+    EvaluatePlan,
     OpenModel,
     PlanStandby,
     PreviewPlan,
@@ -25,6 +26,7 @@ from orchestrator.events import (
     JobFailed,
     ModelOpened,
     ModelUnusable,
+    PlanEvaluated,
     PlanPreviewed,
     PlanSolved,
     PromptEncoded,
@@ -59,7 +61,7 @@ PROBED_BLOCKS = 3
 CLOSE_S = 0.5
 """A job may take this long to end by itself. What it writes is complete or not there, so that it can be left behind."""
 
-Job = OpenModel | EncodePrompt | SolvePlan | PreviewPlan | DivideFleet | BuildSegments | PlanStandby
+Job = OpenModel | EncodePrompt | SolvePlan | PreviewPlan | DivideFleet | BuildSegments | PlanStandby | EvaluatePlan
 Solver = Callable[[Problem], Solution | Infeasible]
 
 
@@ -188,6 +190,10 @@ class Worker:
 
                 division = divide(problem, kept, pipelines=pipelines, margin=margin)
                 return FleetDivided(number, division.groups, division.tokens_per_s)
+            case EvaluatePlan(number, problem, stages):
+                from orchestrator.planning.solver.solve import evaluate
+
+                return PlanEvaluated(number, evaluate(problem, stages))
             case BuildSegments(number, name, ring, wire, positions):
                 return SegmentsBuilt(number, tuple(self._build(name, stage, wire, positions) for stage in ring))
             case PlanStandby(pipeline, epoch, problem, stages):

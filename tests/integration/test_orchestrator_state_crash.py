@@ -15,6 +15,7 @@ from pathlib import Path
 from orchestrator.service.database import Database
 from schemas.messages import Epoch
 from tests.support.plans import plan_of
+from tests.support.scripted_nodes import make_submit
 
 state = Database(Path(sys.argv[1]))
 generation = state.next_generation("main")
@@ -22,7 +23,8 @@ for counter in range(1, 1_000_000):
     epoch = Epoch(generation=generation, counter=counter)
     state.save_epoch("main", epoch)
     state.save_plan(epoch, plan_of("main", epoch))
-    state.begin_request("main", "cli", f"{generation * 1_000_000 + counter:016x}")
+    state.begin_request("main", make_submit(generation * 1_000_000 + counter))
+    state.add_tokens([(f"{generation * 1_000_000 + counter:016x}", 0, (1, 2, 3))])
     print(generation, counter, flush=True)
 """
 
@@ -50,5 +52,7 @@ def test_killed_writers_lose_nothing_that_was_acknowledged(tmp_path: Path, lines
             assert saved >= Epoch(generation=generation, counter=counter)
             assert len(state.plans("main", limit=10_000)) >= min(counter, 1000)
     with Database(path) as state:
-        assert len(state.take_interrupted("main")) >= requests
+        kept = state.requests("main")
+        assert len(kept) >= requests
+        assert sum(request.tokens == (1, 2, 3) for request in kept) >= requests
         assert state.next_generation("main") == 3

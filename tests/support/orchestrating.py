@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,10 +18,15 @@ from orchestrator.effects import (
     DivideFleet,
     Effect,
     EncodePrompt,
+    EvaluatePlan,
+    ForgetRequest,
     OpenModel,
     PlanStandby,
     PreviewPlan,
     Publish,
+    SaveOpened,
+    SaveRequest,
+    SaveTokens,
     SolvePlan,
 )
 from orchestrator.events import (
@@ -34,10 +39,14 @@ from orchestrator.events import (
     ModelOpened,
     ModelUnusable,
     NodeSaid,
+    PlanEvaluated,
+    PlanHeard,
     PlanPreviewed,
     PlanSolved,
     PromptEncoded,
     PromptUnusable,
+    Restored,
+    SavedRequest,
     SegmentsBuilt,
     StandbyPlanned,
     Submitted,
@@ -48,9 +57,10 @@ from orchestrator.model.manifest import Manifest
 from orchestrator.model.prompt import PromptRefused, encode_prompt
 from orchestrator.model.served import BuiltSegment, ServedModel
 from orchestrator.pipelines.partition import divide
+from orchestrator.planning.errors import PlanningError
 from orchestrator.planning.problem import Problem, Stage
 from orchestrator.planning.solution import Standby
-from orchestrator.planning.solver.solve import solve
+from orchestrator.planning.solver.solve import evaluate, solve
 from orchestrator.service.worker import preview
 from orchestrator.timing import Timing
 from schemas.codec import Flag
@@ -120,13 +130,13 @@ class World:
     ) -> None:
         self.now_s = 100.0
         self.models = dict(models or {"tiny": make_manifest()})
-        settings = ServingSettings(
+        self._settings = ServingSettings(
             pipeline="main", context_tokens=context_tokens, slots=slots, wire_dtype=wire, chunk_tokens=128,
             memory_margin=memory_margin,
         )  # fmt: skip
-        self.core = Core(
-            ControlPlane(settings, generation=1, model=model, blob_urls=(BLOB_URL,), timing=timing, **options)
-        )
+        self._options = {"model": model, "blob_urls": (BLOB_URL,), "timing": timing, **options}
+        self._generation = 0
+        self.core = self._new_core()
         self.model_wire: WireDtype = "fp16"
         """Of every model that is opened."""
         self.nodes: dict[str, ScriptedNode] = {}
@@ -138,6 +148,40 @@ class World:
         self.condition: dict[str, dict[str, Any]] = {}
         """What a node's heartbeats say besides."""
         self._heartbeat_due_s = 0.0
+
+    def _new_core(self) -> Core:
+        self._generation += 1
+        return Core(ControlPlane(self._settings, generation=self._generation, **self._options))
+
+    def restart(self, *, database: bool = True, missing: Sequence[str] = ()) -> None:
+        """Another start of the orchestrator; ``missing``: nodes that the broker knows nothing of."""
+        plans = {plan.pipeline: plan for plan in self.published(Plan)}
+        saved = self.saved() if database else ()
+        self.core = self._new_core()
+        for name, node in self.nodes.items():
+            if name not in missing:
+                start = node.birth.incarnation
+                self.event(NodeSaid(name, node.birth, retained=True))
+                self.event(NodeSaid(name, NodeStatus(node=name, incarnation=start, online=node.alive), retained=True))
+        for plan in plans.values():
+            self.event(PlanHeard(plan, retained=True))
+        self.event(Restored(saved))
+        self.up()
+
+    def saved(self) -> tuple[SavedRequest, ...]:
+        """What the database would have of requests that have not ended."""
+        found: dict[str, SavedRequest] = {}
+        for effect in self.effects:
+            match effect:
+                case SaveRequest(submit):
+                    found[submit.request] = SavedRequest(submit, 1.0, tokens=submit.answer_ids)
+                case SaveOpened(request, model, prompt_ids, epoch):
+                    found[request] = replace(found[request], model=model, prompt_ids=prompt_ids, epoch=epoch)
+                case SaveTokens(request, first, ids):
+                    found[request] = replace(found[request], tokens=(*found[request].tokens[:first], *ids))
+                case ForgetRequest(request):
+                    found.pop(request, None)
+        return tuple(found.values())
 
     # --- time and events --------------------------------------------------------------------------------------
 
@@ -181,6 +225,11 @@ class World:
                 return [FleetDivided(job, division.groups, division.tokens_per_s)]
             case PlanStandby(pipeline, epoch, problem, stages):
                 return [StandbyPlanned(pipeline, epoch, self.standby_solver(problem, stages))]
+            case EvaluatePlan(job, problem, stages):
+                try:
+                    return [PlanEvaluated(job, evaluate(problem, stages))]
+                except PlanningError as error:
+                    return [JobFailed(job, str(error))]
             case BuildSegments(job, name, ring):
                 if any(stage.stop > self.models[name].num_units for stage in ring):
                     return [JobFailed(job, "no such unit")]
@@ -207,7 +256,7 @@ class World:
                 self._heartbeat_due_s = self.now_s + 1.0
                 for node in self.nodes.values():
                     if node.alive:
-                        beat = make_heartbeat(node.name, node.birth.incarnation)
+                        beat = replace(make_heartbeat(node.name, node.birth.incarnation), stages=node.held())
                         self.event(NodeSaid(node.name, replace(beat, **self.condition.get(node.name, {}))))
             before = self.core.next_deadline_s()
             self.event(Tick())
@@ -272,7 +321,8 @@ class World:
     def position(self, request: str) -> int:
         """Where the request's next token goes."""
         last = self.nodes[self.plan_of(self.pipeline_of(request)).ring[-1].node].open[request]
-        return last.prompt_tokens + len("".join(p.text for p in self.stream(request) if isinstance(p, StreamText)))
+        told = [piece for piece in self.stream(request) if isinstance(piece, StreamText)]
+        return last.prompt_tokens + max((piece.first_token + len(piece.token_ids) for piece in told), default=0)
 
     # --- the first pipeline's parts ---------------------------------------------------------------------------
 

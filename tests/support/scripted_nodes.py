@@ -23,6 +23,7 @@ from schemas.messages import (
     Heartbeat,
     HeldRequest,
     HoldRequests,
+    KeepRequests,
     KvCopied,
     LoadFailureCode,
     NodeBirth,
@@ -35,6 +36,7 @@ from schemas.messages import (
     RequestsHeld,
     SegmentFailed,
     SegmentReady,
+    StageMetrics,
     StageTiming,
     SubmitRequest,
 )
@@ -159,7 +161,7 @@ def make_heartbeat(node: str, incarnation: int = 1) -> Heartbeat:
 def make_submit(request: int = 1, prompt: str = "hello", **changes: Any) -> SubmitRequest:
     submit = SubmitRequest(
         client="cli", request=f"{request:016x}", messages=(ChatMessage(role="user", content=prompt),), max_tokens=8,
-        patience_s=5.0,
+        patience_s=0.0,
     )  # fmt: skip
     return replace(submit, **changes)
 
@@ -231,6 +233,9 @@ class ScriptedNode:
                     self.stages[command.request] = set()
                 self.open[command.request] = command
                 self.stages[command.request].add(command.stage)
+            case KeepRequests():
+                gone = [request for request in self.open if request not in command.requests]
+                return [reply for request in gone for reply in self.react(CloseRequest(request=request))]
             case CloseRequest() if command.request in self.open:
                 del self.open[command.request]
                 return [
@@ -262,6 +267,14 @@ class ScriptedNode:
             node=self.name, pipeline=command.pipeline, epoch=command.epoch, stage=command.stage,
             final=isinstance(command, FinishKv), sent_bytes=MB, took_s=0.1,
         )  # fmt: skip
+
+    def held(self) -> tuple[StageMetrics, ...]:
+        """The stages that it holds, for its heartbeat."""
+        return tuple(
+            StageMetrics(pipeline=command.pipeline, epoch=epoch, stage=stage)
+            for epoch, stages in self.prepared.items()
+            for stage, command in stages.items()
+        )
 
     def follow(self, plan: Plan) -> None:
         """A plan is in force: forget older epochs of its pipeline and their requests."""

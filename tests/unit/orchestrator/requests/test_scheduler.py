@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from orchestrator.effects import BuildSegments, ForgetRequest, SaveRequest
-from orchestrator.events import BusUp, Cancelled, Interrupted, NodeSaid, Submitted, TokensHeard
+from orchestrator.events import BusUp, Cancelled, NodeSaid, Submitted, TokensHeard
 from orchestrator.timing import Timing
 from schemas.codec import Flag
 from schemas.messages import (
@@ -202,16 +202,10 @@ def test_a_prompt_longer_than_the_context_is_refused_and_others_go_on() -> None:
 
 def test_requests_are_remembered_while_they_run(world: World) -> None:
     request = world.ask()
-    assert SaveRequest("cli", request) in world.effects
+    assert SaveRequest(make_submit()) in world.effects
     assert ForgetRequest(request) not in world.effects
     world.generate(request, 8, flags=Flag.LENGTH)
     assert ForgetRequest(request) in world.effects
-
-
-def test_clients_of_an_earlier_start_are_told() -> None:
-    world = World().up()
-    world.event(Interrupted((("cli", "0" * 15 + "7"),)))
-    assert "restarted" in error_of(world, "0" * 15 + "7").reason
 
 
 # --- tokens that are missed -------------------------------------------------------------------------------------

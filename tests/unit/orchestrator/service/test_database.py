@@ -1,6 +1,7 @@
 """The database: epochs only grow, history, nodes, interrupted requests, and files that are not ours."""
 
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from orchestrator.service.database import SCHEMA_VERSION, Database
 from schemas.errors import MemberError
 from schemas.messages import Epoch, PlanConstraints
 from tests.support.plans import plan_of
+from tests.support.scripted_nodes import make_submit
 
 
 @pytest.fixture
@@ -74,16 +76,44 @@ def test_the_history_has_a_bound(path: Path, monkeypatch: pytest.MonkeyPatch) ->
         assert [plan.epoch for plan in state.plans("main")] == ["1-9", "1-8", "1-7"]
 
 
-def test_interrupted_requests_are_handed_out_once(path: Path) -> None:
+def test_open_requests_are_kept_with_their_prompt_and_their_tokens(path: Path) -> None:
+    begun = [make_submit(number) for number in (1, 2, 3)]
     with Database(path) as state:
-        state.begin_request("main", "cli", "1" * 16)
-        state.begin_request("main", "cli", "2" * 16)
-        state.begin_request("other", "cli", "3" * 16)
-        state.end_request("1" * 16)
+        for submit in begun:
+            state.begin_request("main", submit)
+        state.begin_request("other", make_submit(4))
+        state.open_request(begun[0].request, model="tiny", prompt_ids=(7, 8), epoch="3-1")
+        state.open_request("unknown", model="tiny", prompt_ids=(7, 8), epoch="3-1")
+        state.add_tokens([(begun[0].request, 0, (1, 2)), (begun[0].request, 2, (3,)), (begun[1].request, 0, (9,))])
+        state.end_request(begun[1].request)
         state.end_request("unknown")
     with Database(path) as state:
-        assert state.take_interrupted("main") == (("cli", "2" * 16),)
-        assert state.take_interrupted("main") == ()
+        for _ in range(2):
+            first, second = state.requests("main")
+            assert (first.submit, first.model, first.prompt_ids, first.epoch) == (begun[0], "tiny", (7, 8), "3-1")
+            assert first.tokens == (1, 2, 3)
+            assert first.age_s >= 0
+            assert second == replace(second, submit=begun[2], model="", prompt_ids=(), epoch="", tokens=())
+
+
+def test_tokens_behind_a_gap_are_made_once_more(path: Path) -> None:
+    """They may be others then: what was kept of them is gone. Those that the client had come first."""
+    submit = make_submit(answer_ids=(1, 2), answer_model="tiny")
+    with Database(path) as state:
+        state.begin_request("main", submit)
+        state.add_tokens([(submit.request, 2, (3,)), (submit.request, 4, (5, 6))])
+    with Database(path) as state:
+        assert state.requests("main")[0].tokens == (1, 2, 3)
+        state.add_tokens([(submit.request, 3, (4,))])
+        assert state.requests("main")[0].tokens == (1, 2, 3, 4)
+
+
+def test_a_request_that_this_version_can_not_read_is_forgotten(path: Path) -> None:
+    with Database(path) as state:
+        state.begin_request("main", make_submit())
+        state._db.execute("UPDATE requests SET submit = ?", (b'{"type": "request.submit", "v": 2}',))
+        assert state.requests("main") == ()
+        assert state._db.execute("SELECT count(*) FROM requests").fetchone() == (0,)
 
 
 def test_a_damaged_file_is_one_line(path: Path) -> None:
@@ -125,6 +155,7 @@ def test_a_file_of_an_earlier_version_gets_what_it_lacks(path: Path) -> None:
         state.save_epoch("main", epoch(5, 7))
         with sqlite3.connect(path) as db:
             db.execute("DROP TABLE drained")
+            db.execute("DROP TABLE tokens")
             db.execute("ALTER TABLE constraints RENAME COLUMN constraints TO wishes")
             db.execute("""INSERT INTO constraints VALUES ('main', 0, '{"exclude": ["a"], "context_tokens": null}')""")
             db.execute("PRAGMA user_version = 2")

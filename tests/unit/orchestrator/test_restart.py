@@ -1,0 +1,174 @@
+"""Another start of the orchestrator: the plan that was left goes on, and so do the requests."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from orchestrator.events import NodeSaid, Renewed
+from schemas.codec import Flag
+from schemas.messages import (
+    KeepRequests,
+    OpenRequest,
+    Plan,
+    PrepareSegment,
+    RenewRequest,
+    ResendTokens,
+    StreamEnd,
+    StreamError,
+    StreamText,
+)
+from schemas.topics import REQUEST_STREAM
+from tests.support.orchestrating import World
+from tests.support.scripted_nodes import answer_text, letter, make_birth, make_submit
+
+
+@pytest.fixture
+def world() -> World:
+    return World().serve("a", "b", "c")
+
+
+def whole_text(world: World, request: str) -> str:
+    """What a reader has who takes each piece once."""
+    text = ""
+    for piece in world.stream(request):
+        if isinstance(piece, StreamText):
+            assert piece.first_character <= len(text), "a hole"
+            text = text[: piece.first_character] + piece.text
+    return text
+
+
+def plans_in_force(world: World) -> list[Plan]:
+    newest = {plan.pipeline: plan for plan in world.published(Plan)}
+    return [plan for plan in newest.values() if plan.ring]
+
+
+def prepared(world: World) -> int:
+    return len(world.published(PrepareSegment))
+
+
+def test_a_running_plan_is_adopted_and_its_requests_go_on(world: World) -> None:
+    request = world.ask()
+    world.generate(request, 3)
+    epoch, before = world.plan.epoch, prepared(world)
+    world.restart()
+    world.wait(1.5)
+    assert (world.plan.epoch, prepared(world)) == (epoch, before), "nothing was loaded anew"
+    assert world.core.plane.pipeline.state() == "serving"
+    last = world.plan.ring[-1].node
+    assert world.commands(last, ResendTokens)[-1] == ResendTokens(request=request, position=5 + 3)
+    assert all(keep.requests == (request,) for keep in world.published(KeepRequests))
+    world.generate(request, 5, flags=Flag.LENGTH)
+    assert whole_text(world, request) == answer_text(5, 8)
+    assert isinstance(world.end(request), StreamEnd)
+
+
+def test_tokens_that_were_made_meanwhile_are_asked_for(world: World) -> None:
+    request = world.ask()
+    world.generate(request, 3)
+    world.restart()
+    world.wait(1.5)
+    world.generate(request, 8, start=5, flags=Flag.LENGTH)  # the last stage says all of it once more
+    assert whole_text(world, request) == answer_text(5, 8)
+
+
+def test_requests_that_wait_for_their_turn_are_kept_too(world: World) -> None:
+    running = [world.ask(make_submit(number)) for number in (1, 2)]
+    waiting = world.ask(make_submit(3))
+    world.restart()
+    world.wait(1.5)
+    for request in running:
+        world.generate(request, 8, flags=Flag.LENGTH)
+    world.generate(waiting, 8, flags=Flag.LENGTH)
+    assert [whole_text(world, request) for request in (*running, waiting)] == 3 * [answer_text(5, 8)]
+
+
+def test_a_ring_that_broke_meanwhile_is_replaced_and_requests_go_on_behind_what_was_saved(world: World) -> None:
+    request = world.ask()
+    world.generate(request, 3)
+    gone = world.plan.ring[1].node
+    world.nodes[gone].alive = False
+    before = world.plan.epoch
+    world.join("d")
+    world.restart()
+    world.wait(8.0)
+    assert world.plan.epoch > before
+    assert gone not in {stage.node for stage in world.plan.ring}
+    opened = [command for command in world.published(OpenRequest) if command.epoch == world.plan.epoch]
+    ids = tuple(letter(position) for position in range(5, 8))
+    assert opened[-1].prompt_ids[-3:] == ids
+    world.generate(request, 5, flags=Flag.LENGTH)
+    assert whole_text(world, request) == answer_text(5, 8)
+
+
+def test_a_node_that_started_again_meanwhile_is_no_part_of_the_old_plan(world: World) -> None:
+    name = world.plan.ring[0].node
+    before = world.plan.epoch
+    world.nodes[name].birth = make_birth(name, incarnation=2)
+    world.nodes[name].prepared.clear()
+    world.restart()
+    world.wait(8.0)
+    assert world.plan.epoch > before
+    assert world.plan.ring
+
+
+def test_a_plan_for_another_model_is_not_adopted(world: World) -> None:
+    before = world.plan.epoch
+    world.models["other"] = replace(world.models["tiny"], name="other")
+    world._options["model"] = "other"
+    world.restart()
+    world.wait(5.0)
+    assert world.plan.epoch > before
+    assert world.plan.model == "other"
+
+
+def test_an_orchestrator_without_its_database_goes_on_with_what_readers_bring(world: World) -> None:
+    request = world.ask()
+    world.generate(request, 3)
+    world.restart(database=False)
+    effects = world.event(Renewed("cli", RenewRequest(request=request, answer_tokens=3)))
+    topic = REQUEST_STREAM.format(client="cli", request=request)
+    (error,) = [effect.message for effect in effects if getattr(effect, "topic", None) == topic]
+    assert isinstance(error, StreamError)
+    assert error.code == "unknown"
+    ids = tuple(letter(position) for position in range(5, 8))
+    world.ask(make_submit(answer_ids=ids, answer_model="tiny"))
+    world.wait(1.5)
+    world.generate(request, 5, flags=Flag.LENGTH)
+    assert whole_text(world, request) == answer_text(5, 8)
+
+
+def test_a_reader_with_more_of_the_answer_than_was_saved_brings_it(world: World) -> None:
+    request = world.ask()
+    world.generate(request, 3)
+    for name in world.nodes:
+        world.kill(name)
+    world.restart()
+    effects = world.event(Renewed("cli", RenewRequest(request=request, answer_tokens=4)))
+    assert [getattr(effect, "message", None).code for effect in effects] == ["unknown"]  # type: ignore[union-attr]
+    ids = tuple(letter(position) for position in range(5, 9))
+    world.ask(make_submit(answer_ids=ids, answer_model="tiny"))
+    world.join("d", "e", "f")
+    world.wait(4.0)
+    assert world.published(OpenRequest)[-1].prompt_ids[-4:] == ids
+
+
+def test_two_plans_that_were_left_are_both_taken_down() -> None:
+    world = World(pipelines=2).up()
+    world.join("a", "b", "c", "d", memory_mb=300)
+    world.wait(3.0)
+    left = {plan.pipeline: plan.epoch for plan in plans_in_force(world)}
+    assert len(left) == 2
+    world.restart()
+    world.wait(5.0)
+    assert all(plan.epoch.generation == 2 for plan in plans_in_force(world))
+
+
+def test_a_live_rivals_plan_is_no_plan_that_was_left(world: World) -> None:
+    """Only what the broker kept is."""
+    plan = world.plan
+    world.core = world._new_core()
+    world.event(NodeSaid("a", world.nodes["a"].birth))
+    assert not world.core.plane.pipelines.heard_plan(plan, retained=False)[1]
+    assert world.core.plane.pipeline.adopter.plan is None
