@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Protocol
 
@@ -60,9 +61,11 @@ def tell_silent(sessions: SessionTable, nodes: PipelineNodes, timing: Timing, no
     """Tell the readers of open requests that have stood still for a while why."""
     effects: list[Effect] = []
     for session in sessions.in_phase(Phase.OPEN):
-        if now_s >= session.resend.progress_s + timing.resend_s:
+        if now_s >= session.tell_due_s:
             assert session.placement
+            session.tell_due_s = -math.inf  # looked at once a second, told when that is news
             silent = nodes.silent(session.placement.ring, now_s)
             text = f"node {', '.join(silent)}, of which nothing is heard" if silent else session.overdue()
             effects += session.tell_waiting(text, now_s, timing)
+            session.tell_due_s = now_s + timing.tell_s
     return effects

@@ -172,7 +172,6 @@ class RequestScheduler:
             effects.append(SaveTokens(session.request, before, tuple(session.answer.tokens[before:])))
         if session.first_token_s is None and session.answer.tokens:
             session.first_token_s = now_s
-        session.waits_for = ""
         effects += [Publish(session.stream_topic, piece) for piece in pieces]
         if session.answer.finish:
             effects += self._finish(session, session.answer.finish, now_s)
@@ -341,6 +340,7 @@ class RequestScheduler:
         return min((s.next_deadline_s(self._timing, missing=missing) for s in self.sessions), default=math.inf)
 
     def _progressed(self, session: Session, now_s: float) -> None:
+        session.waits_for, session.tell_due_s = "", now_s + self._timing.resend_s
         if session.resend.progressed(now_s, wait_s=self._timing.resend_s):
             self.changed = True  # after a silence it is asked sooner again
 

@@ -224,7 +224,7 @@ class Session:
         if self.ending:
             return self.ending.due_s
         if self.phase is Phase.OPEN:
-            return min(self.resend.due_s, self.resend.progress_s + timing.stall_s)
+            return min(self.resend.due_s, self.resend.progress_s + timing.stall_s, self.tell_due_s)
         return min(self.gives_up_s(timing, missing=missing), self.tell_due_s)
 
     def gives_up_s(self, timing: Timing, *, missing: bool) -> float:

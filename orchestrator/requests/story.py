@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from orchestrator.effects import Effect, Note, Publish
+from orchestrator.effects import Effect, Note, Publish, SaveTokens
 from orchestrator.events import (
     BusDown,
     BusUp,
@@ -109,7 +109,7 @@ class Stories:
             story = self._of.get(event.request)
             if story is not None:
                 story.heard_tokens(event.sender, len(event.ids), now_s)
-            if len(effects) <= 1:
+            if len(effects) <= 1 or (len(effects) == 2 and isinstance(effects[0], SaveTokens)):
                 return  # a piece of the answer
         elif isinstance(event, Submitted):
             self._begin(event.request.request)

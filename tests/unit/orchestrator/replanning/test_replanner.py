@@ -65,7 +65,7 @@ def test_a_node_that_started_again_breaks_the_ring_at_once() -> None:
 
 def test_without_enough_nodes_open_requests_end_after_a_while() -> None:
     world = World().serve("a", "b", "c")
-    request = world.ask()
+    request = world.ask(make_submit(patience_s=5.0))
     world.generate(request, 2)
     world.kill("b")
     world.wait(3.0)
@@ -79,7 +79,7 @@ def test_without_enough_nodes_open_requests_end_after_a_while() -> None:
 
 def test_a_node_that_returns_in_time_saves_the_answer() -> None:
     world = World().serve("a", "b", "c")
-    request = world.ask()
+    request = world.ask(make_submit(patience_s=5.0))
     world.generate(request, 2)
     world.kill("b")
     world.wait(2.0)
