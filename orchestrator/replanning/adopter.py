@@ -39,6 +39,8 @@ class Adopter:
     ) -> None:
         self.plan: Plan | None = None
         """The plan that was left; None when there is none, or no more."""
+        self.was_found = False
+        """Was a plan left, whatever became of it?"""
         self._fleet = fleet
         self._settings = settings
         self._timing = timing
@@ -62,6 +64,7 @@ class Adopter:
     def found(self, plan: Plan) -> None:
         """A plan was left; the newest counts."""
         self.plan, self._held, self._job, self._solution = plan, set(), None, None
+        self.was_found = True
 
     def start(self, now_s: float) -> None:
         """The fleet can be heard from now on."""

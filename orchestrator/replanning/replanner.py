@@ -335,7 +335,8 @@ class Replanner:
         births = self._eligibility.births(last_resort=last_resort or not (self._fleet.plannable() or self._active))
         if not usable:
             return self._no_plan("no_nodes", "no nodes: start one with linguabus-node --broker URL")
-        if not self._switchover.last_stages and len(usable) < self._fleet.min_nodes:
+        is_first = not (self._switchover.last_stages or self._adopter.was_found)
+        if is_first and len(usable) < self._fleet.min_nodes:
             return self._no_plan("not_ready", f"waiting for {self._fleet.min_nodes} nodes, {len(usable)} here so far")
         if not births:
             return self._no_plan("no_nodes", "no node can be given layers")

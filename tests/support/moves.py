@@ -30,7 +30,7 @@ PLANS = (
     [["embed", "b"], ["0", "b"], ["1-3", "a"], ["head", "a"]],
 )
 """Pins of all units: a plan for each."""
-_QUICK = Timing(settle_s=0.1, start_s=0.5, recovery_s=20.0)
+_QUICK = Timing(settle_s=0.1, start_s=0.5)
 
 
 class Moving:

@@ -158,9 +158,9 @@ def make_heartbeat(node: str, incarnation: int = 1) -> Heartbeat:
     )
 
 
-def make_submit(request: int = 1, prompt: str = "hello", **changes: Any) -> SubmitRequest:
+def make_submit(number: int = 1, prompt: str = "hello", **changes: Any) -> SubmitRequest:
     submit = SubmitRequest(
-        client="cli", request=f"{request:016x}", messages=(ChatMessage(role="user", content=prompt),), max_tokens=8,
+        client="cli", request=f"{number:016x}", messages=(ChatMessage(role="user", content=prompt),), max_tokens=8,
         patience_s=0.0,
     )  # fmt: skip
     return replace(submit, **changes)

@@ -15,7 +15,7 @@ from tests.support.orchestrating import BLOB_URL, plan_quickly
 from tests.support.polling import DEADLINE_S
 from tests.support.scripted_fleet import TinyStore
 
-QUICK = Timing(settle_s=0.1, start_s=0.5, loss_settle_s=0.05, resend_s=0.1, recovery_s=0.3)
+QUICK = Timing(settle_s=0.1, start_s=0.5, loss_settle_s=0.05, resend_s=0.1)
 
 
 class ScriptedService:

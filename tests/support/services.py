@@ -61,7 +61,7 @@ def await_plan(broker: str) -> None:
 @contextmanager
 def running_orchestrator(broker_url: str, store: ModelStore, home: Path, *options: str) -> Iterator[NodeProcess]:
     """``linguabus serve`` as a process of its own that answers; ``options`` are further command-line options."""
-    home.mkdir(parents=True)
+    home.mkdir(parents=True, exist_ok=True)
     (home / "models").symlink_to(store.home)
     log_path = home / "orchestrator.log"
     command = [sys.executable, "-m", "orchestrator.cli", "--home", str(home), "serve", "--broker", broker_url, *options]

@@ -1,0 +1,144 @@
+"""An orchestrator that is killed and starts again in the middle of answers: readers get what they would have got."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from broker.local_broker import LocalBroker
+from orchestrator.client import Answer, Client
+from orchestrator.model.store import ModelStore
+from schemas.messages import Sampling
+from tests.support.mqtt_proxy import MqttProxy
+from tests.support.nodes import NodeProcess, running_nodes
+from tests.support.services import apply, running_orchestrator, wait_until_serving
+
+NODES = ("a", "b", "c")
+PINS = [["embed", "a"], ["0-1", "b"], ["2-3", "c"], ["head", "a"]]
+PROMPTS = ("The capital of France", "Once upon a time")
+TOKENS = 90
+DELAY_S = 0.008
+"""Of each message on its way to a node: an answer takes seconds, so that there is a middle of it."""
+SERVE = ("--model", "tiny", "--min-nodes", "3", "--context", "128", "--slots", "2", "--wire", "fp32", "--no-balance")
+
+
+@dataclass
+class World:
+    """Nodes that stay, and an orchestrator that comes and goes."""
+
+    broker: LocalBroker
+    store: ModelStore
+    folder: Path
+    stack: ExitStack
+    nodes: dict[str, NodeProcess] = field(default_factory=dict)
+    starts: list[NodeProcess] = field(default_factory=list)
+    undisturbed: list[list[int]] = field(default_factory=list)
+
+    @property
+    def home(self) -> Path:
+        return self.folder / "orchestrator"
+
+    def start(self) -> None:
+        """Start an orchestrator, on what the last one has left in its folder."""
+        (self.home / "models").unlink(missing_ok=True)
+        started = running_orchestrator(self.broker.url, self.store, self.home, *SERVE)
+        self.starts.append(self.stack.enter_context(started))
+
+    def kill(self) -> None:
+        """End the orchestrator as a power cut would."""
+        self.starts[-1].end(signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def world(tiny_store: ModelStore, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    folder = tmp_path_factory.mktemp("restarts")
+    with ExitStack() as stack:
+        broker = stack.enter_context(LocalBroker(kind="mosquitto"))
+        world = World(broker, tiny_store, folder, stack)
+        world.start()
+        proxy = stack.enter_context(MqttProxy(broker.url))
+        world.nodes = stack.enter_context(running_nodes(NODES, proxy.url, folder))
+        with Client.connect(broker.url) as client:
+            wait_until_serving(client)
+            apply(client, pins=PINS)
+        proxy.down.delay_s = DELAY_S
+        world.undisturbed = answers(world, lambda: None)
+        assert all(len(ids) > TOKENS // 2 for ids in world.undisturbed), [len(ids) for ids in world.undisturbed]
+        yield world
+
+
+def ask(client: Client, prompt: str, temperature: float) -> Answer:
+    return client.ask(prompt=prompt, max_tokens=TOKENS, sampling=Sampling(temperature=temperature, seed=11))
+
+
+def answers(world: World, fault: Callable[[], None]) -> list[list[int]]:
+    """Tokens of two answers, one greedy and one drawn; the fault comes when both have begun."""
+    found: list[list[int]] = [[], []]
+    begun = threading.Barrier(3)
+
+    def read(number: int) -> None:
+        with Client.connect(world.broker.url) as client:
+            answer = ask(client, PROMPTS[number], float(number))
+            pieces = iter(answer)
+            next(pieces)
+            begun.wait(60.0)
+            for _ in pieces:
+                pass
+            found[number] = answer.token_ids
+
+    readers = [threading.Thread(target=read, args=(number,)) for number in range(2)]
+    for reader in readers:
+        reader.start()
+    begun.wait(60.0)
+    fault()
+    for reader in readers:
+        reader.join(60.0)
+    return found
+
+
+def test_answers_go_on_and_the_running_plan_stays(world: World) -> None:
+    with Client.connect(world.broker.url) as client:
+        epoch = client.status().epoch
+
+    def restart() -> None:
+        world.kill()
+        world.start()
+
+    assert answers(world, restart) == world.undisturbed
+    with Client.connect(world.broker.url) as client:
+        assert client.status().epoch == epoch, "nothing was loaded anew"
+
+
+def test_answers_go_on_without_the_database(world: World) -> None:
+    def restart() -> None:
+        world.kill()
+        shutil.rmtree(world.home)
+        world.start()
+
+    assert answers(world, restart) == world.undisturbed
+
+
+def test_answers_go_on_where_a_node_was_lost_meanwhile(world: World) -> None:
+    """The fewest nodes of a first plan are no reason to wait: there was one."""
+    with Client.connect(world.broker.url) as client:
+        apply(client)
+        lost = client.plan().stages[0].node
+
+    def restart() -> None:
+        world.kill()
+        world.nodes[lost].end(signal.SIGKILL)
+        world.start()
+
+    assert answers(world, restart) == world.undisturbed
+    world.nodes[lost] = world.stack.enter_context(running_nodes([lost], world.broker.url, world.folder))[lost]
+    with Client.connect(world.broker.url) as client:
+        while not all(node.state == "online" for node in client.nodes().nodes):
+            client.events(0.1)
+        apply(client, pins=PINS)
