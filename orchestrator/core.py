@@ -115,7 +115,7 @@ class Core:
             case Restored():
                 self.plane.pipelines.restore(event.requests, now_s)
             case Stopping():
-                return self.plane.pipelines.stop()
+                return self.plane.pipelines.stop(now_s)
         return []
 
     def _advance(self, now_s: float) -> list[Effect]:

@@ -29,3 +29,7 @@ class StateUnreadable(OrchestratorError):
 
 class Superseded(OrchestratorError):
     """Another orchestrator took the pipeline over."""
+
+
+class PipelineTaken(OrchestratorError):
+    """Another orchestrator serves the pipeline on this broker."""

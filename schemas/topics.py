@@ -131,6 +131,7 @@ CONTROL_SUBMIT = Topic("control/{client}/{request}/submit", get_args(m.OperatorR
 """Messages here and on the next have no member for who asks and in which request: both are in the topic, so that
 whoever sends what can't be read is answered too."""
 CONTROL_REPLY = Topic("control/{client}/{request}/reply", get_args(m.OperatorReply), qos=1, retain=False)
+ORCHESTRATOR_STATUS = Topic("orchestrator/{pipeline}/status", (m.OrchestratorStatus,), qos=1, retain=True)
 EVENT = Topic("event/{pipeline}", (m.FleetEvent,), qos=0, retain=False)
 
 TOPICS = (
@@ -150,6 +151,7 @@ TOPICS = (
     CLIENT_WILL,
     CONTROL_SUBMIT,
     CONTROL_REPLY,
+    ORCHESTRATOR_STATUS,
     EVENT,
 )
 LONGEST_TOPIC_BYTES = max(topic.longest_bytes for topic in TOPICS)

@@ -18,7 +18,7 @@ from schemas import limits
 from schemas.messages import WireDtype
 
 if TYPE_CHECKING:
-    from orchestrator.service.service import ServiceInfo
+    from orchestrator.service.run import ServiceInfo
 
 HEALTH = HealthLimits()
 AUTO_WIRE = "auto"
@@ -118,6 +118,9 @@ def _wire_or_auto(_context: click.Context, _parameter: click.Parameter, value: s
     metavar="SHARE",
     help="Share of the memory that each node may use that plans leave free, such as 0.1.",
 )
+@click.option(
+    "--take-over", is_flag=True, help="Serve instead of an orchestrator that serves on this broker: that one ends."
+)
 @click.option("--no-balance", is_flag=True, help="Leave layers where they are when nodes become slower or quicker.")
 @bus_options
 @pass_settings
@@ -138,6 +141,7 @@ def command(
     hot: float,
     memory_low: int,
     memory_margin: float,
+    take_over: bool,
     no_balance: bool,
 ) -> None:
     """Run the orchestrator: it plans which node runs what, hands out the parts and answers questions."""
@@ -145,7 +149,7 @@ def command(
     from broker.local_broker import LocalBroker
     from orchestrator.model.store import ModelStore
     from orchestrator.service.config import ServiceConfig
-    from orchestrator.service.service import run_service
+    from orchestrator.service.run import run_service
 
     warn_of_few_files()
     if not settings.verbose:
@@ -181,6 +185,7 @@ def command(
             insecure=settings.insecure,
             health=HealthLimits(battery_low_percent=battery_low, hot_c=hot, memory_low_bytes=memory_low * limits.MB),
             memory_margin=memory_margin,
+            take_over=take_over,
             balance=not no_balance,
         )
         run_service(config, stop=stop, on_connected=lambda: end_on_signals(stop.set), on_ready=_announce)

@@ -345,9 +345,9 @@ class Pipeline:
         """Say again what may be lost, after a while without a connection."""
         return [*self._switchover.republish(), *self.requests.missed_messages(now_s)]
 
-    def stop(self) -> list[Effect]:
-        """End requests first, then let nodes unload: the orchestrator ends."""
-        return [*self.requests.stop(), *self._replanner.stop()]
+    def stop(self, now_s: float) -> list[Effect]:
+        """See to the requests first, then let nodes unload: the orchestrator ends."""
+        return [*self.requests.stop(now_s), *self._replanner.stop()]
 
     # --- time -------------------------------------------------------------------------------------------------
 

@@ -281,9 +281,9 @@ class PipelinePool:
         self.touch_all()
         return [effect for pipeline in self.all for effect in pipeline.republish(now_s)]
 
-    def stop(self) -> list[Effect]:
+    def stop(self, now_s: float) -> list[Effect]:
         """Stop all pipelines: the orchestrator ends."""
-        return [effect for pipeline in self.all for effect in pipeline.stop()]
+        return [effect for pipeline in self.all for effect in pipeline.stop(now_s)]
 
     # --- requests ---------------------------------------------------------------------------------------------
 

@@ -346,12 +346,14 @@ class RequestScheduler:
 
     # --- ends -------------------------------------------------------------------------------------------------
 
-    def stop(self) -> list[Effect]:
-        """End all requests: every client is told, every slot freed."""
+    def stop(self, now_s: float) -> list[Effect]:
+        """Leave off: the next start goes on with requests that have patience; the others end."""
         effects: list[Effect] = []
         for session in self.sessions:
             if session.phase is Phase.CLOSING:
                 effects += self._end(session)
+            elif session.submit.patience_s:
+                effects += session.tell_waiting("the orchestrator, which was stopped", now_s, self._timing)
             else:
                 effects += self.abandon(session, "failed", "the orchestrator was stopped: start it and ask again")
         return effects

@@ -52,6 +52,8 @@ class ServiceConfig:
     """Where nodes reach the blob server (``http://host:port``), instead of the addresses found out."""
     memory_margin: float = 0.0
     """Share of what each node may use that plans leave free."""
+    take_over: bool = False
+    """Another orchestrator that serves the pipeline is to end."""
     insecure: bool = False
     """Allow plain connections to and from other machines."""
     timing: Timing = Timing()

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import logging
 import secrets
+import socket
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 from broker.bus import Bus, Connected, Delivery, Disconnected, Refused, Subscribed
@@ -61,20 +62,21 @@ from orchestrator.model.errors import ModelError
 from orchestrator.model.store import ModelStore
 from orchestrator.operator_api.event_log import EventLog
 from orchestrator.operator_api.replies import reply
-from orchestrator.service.blobs import BLOBS_PATH, blob_routes
 from orchestrator.service.config import ServiceConfig
 from orchestrator.service.database import Database
-from orchestrator.service.http_server import HttpServer, reachable_urls
 from orchestrator.service.inbox import Inbox
 from orchestrator.service.request_journal import RequestJournal
+from orchestrator.service.tenure import Claim, Tenure, superseded
 from orchestrator.service.worker import Solver, Worker, default_solver
-from schemas.errors import MemberError, MessageError
+from schemas.errors import ContractError, MemberError, MessageError
 from schemas.limits import MAX_PAYLOAD_BYTES
 from schemas.messages import (
     EventsReply,
     HistoryReply,
     OperatorRefusal,
     OperatorReply,
+    OrchestratorStatus,
+    decode,
     encode,
 )
 from schemas.topics import (
@@ -87,6 +89,7 @@ from schemas.topics import (
     NODE_HEARTBEAT,
     NODE_REPLY,
     NODE_STATUS,
+    ORCHESTRATOR_STATUS,
     PLAN,
     REQUEST_CANCEL,
     REQUEST_RENEW,
@@ -101,17 +104,6 @@ _MAX_POLL_S = 0.25
 _STOP_FLUSH_S = 1.0
 
 
-@dataclass(frozen=True)
-class ServiceInfo:
-    """What ``on_ready`` gets: messages flow and blobs can be fetched."""
-
-    broker: str
-    blob_urls: tuple[str, ...]
-    pipeline: str
-    model: str | None
-    generation: int
-
-
 class Service:
     """The core with its adapters, on a connected bus."""
 
@@ -124,7 +116,11 @@ class Service:
         *,
         blob_urls: tuple[str, ...],
         solve: Solver = default_solver,
+        orchestrator: str = "",
+        least_generation: int = 0,
     ) -> None:
+        """``orchestrator``: what tells this start from others, as in the will of the bus; ``least_generation``: see
+        `ask_for_incumbent`."""
         self._pipeline = config.pipeline
         self._bus = bus
         self._store = store
@@ -143,10 +139,20 @@ class Service:
             draft_tokens=config.draft_tokens,
             memory_margin=config.memory_margin,
         )
+        generation = max(state.next_generation(config.pipeline), least_generation)
+        self._tenure = Tenure.begin(
+            config.pipeline,
+            orchestrator or secrets.token_hex(4),
+            generation=generation,
+            host=socket.gethostname(),
+        )
+        self._status_topic = ORCHESTRATOR_STATUS.format(pipeline=config.pipeline)
+        self._asks = False
+        """After a reconnection: whether another one serves meanwhile is not known yet."""
         self.core = Core(
             ControlPlane(
                 settings,
-                generation=state.next_generation(config.pipeline),
+                generation=generation,
                 model=config.model or store.active,
                 min_nodes=config.min_nodes,
                 max_queued=config.max_queued,
@@ -178,6 +184,7 @@ class Service:
         client_topics = (REQUEST_SUBMIT, REQUEST_CANCEL, REQUEST_RENEW, CLIENT_WILL, CONTROL_SUBMIT)
         # Plans of all pipelines: an earlier start may have left some that this one does not have.
         patterns = [PLAN.filter(), *(topic.filter() for topic in (*node_topics, *client_topics))]
+        patterns.append(self._status_topic)
         self._bus.subscribe([*token_patterns, NODE_HEARTBEAT.filter()], qos=0)
         self._bus.subscribe(patterns, qos=1)
         self._waiting_for = {*token_patterns, NODE_HEARTBEAT.filter(), *patterns}
@@ -188,6 +195,7 @@ class Service:
                     on_ready()
             self._do(self.core.handle(Stopping(), time.monotonic()))
             self._requests.write()
+            self._say_status(self._tenure.gone)
             self._bus.flush(_STOP_FLUSH_S)
         finally:
             self._worker.close()
@@ -199,6 +207,8 @@ class Service:
         heard_until_s = time.monotonic()
         for bus_event in bus_events:
             match bus_event:
+                case Delivery(topic) if topic == self._status_topic:
+                    self._on_status(bus_event)
                 case Delivery():
                     for event in self.inbox.events(bus_event):
                         self._handle(event)
@@ -207,7 +217,8 @@ class Service:
                 case Disconnected():
                     self._handle(BusDown())
                 case Connected(reconnect=True):
-                    self._handle(self._bus_up(reconnect=True))
+                    self._asks = True
+                    self._say_status(replace(self._tenure.own, state="asks"))
                 case Refused(topic, size_bytes, reason):
                     logger.error("the broker did not take %d bytes on %s: %s", size_bytes, topic, reason)
         self.core.heard_until_s = heard_until_s
@@ -215,6 +226,10 @@ class Service:
             self._handle(self._worker.results.get())
         if self.core.next_deadline_s() <= time.monotonic():
             self._handle(Tick())
+        generation = self.core.plane.pipelines.generation
+        if generation != self._tenure.own.generation:  # it went above a plan that was left
+            self._tenure = self._tenure.raised(generation)
+            self._say_status(self._tenure.own)
         if self._requests.due_s <= time.monotonic():
             self._requests.write()
         return not self._waiting_for
@@ -226,6 +241,27 @@ class Service:
         if not self._waiting_for:
             self._handle(Restored(self._state.requests(self._pipeline)))
             self._handle(self._bus_up(reconnect=False))
+            self._say_status(self._tenure.own)
+
+    def _on_status(self, delivery: Delivery) -> None:
+        try:
+            said = decode(delivery.payload, OrchestratorStatus)
+        except ContractError as error:
+            logger.warning("rejected a message on %s: %s", delivery.topic, error)
+            return
+        match self._tenure.heard(said):
+            case Claim.YIELD:
+                raise Superseded(superseded(said))
+            case Claim.ASSERT:
+                self._say_status(self._tenure.own)
+            case Claim.NOTHING if said.state == "asks" and self._asks:  # whoever else serves was heard before this
+                self._asks = False
+                self._handle(self._bus_up(reconnect=True))
+                self._say_status(self._tenure.own)
+
+    def _say_status(self, status: OrchestratorStatus) -> None:
+        retain = ORCHESTRATOR_STATUS.retain and status.state != "asks"
+        self._publish(self._status_topic, status, ORCHESTRATOR_STATUS.qos, retain)
 
     def _bus_up(self, *, reconnect: bool) -> BusUp:
         announced_bytes = self._bus.announced_payload_bytes - LONGEST_TOPIC_BYTES
@@ -314,38 +350,3 @@ def _why_not_answered(error: Exception) -> str:
         return f"the answer can't be sent: {error}"
     sizes = f"{error.size_bytes:,} bytes, and the broker passes on {error.limit_bytes:,} bytes at most"
     return f"the answer takes a message of {sizes}: {RAISE_IT}"
-
-
-def run_service(
-    config: ServiceConfig,
-    *,
-    stop: threading.Event,
-    on_connected: Callable[[], None] = lambda: None,
-    on_ready: Callable[[ServiceInfo], None] | None = None,
-) -> None:
-    """Run an orchestrator until ``stop`` is set; the caller maps signals to it, when it is connected or before.
-
-    Raises:
-        LinguabusError: no broker, the address is taken, the database can't be used, another orchestrator took over.
-    """
-    from broker.mqtt import MqttBus
-
-    store = ModelStore(config.models_dir or config.data_dir / "models")
-    with (
-        Database(config.data_dir / "state.sqlite3") as state,
-        MqttBus(config.broker_url, client_id=f"orchestrator-{config.pipeline}-{secrets.token_hex(4)}") as bus,
-        HttpServer(blob_routes(store.blobs_folder), host=config.blob_host, port=config.blob_port) as http,
-    ):
-        bus.connect()
-        on_connected()
-        own_urls = reachable_urls(config.blob_host, http.port, (bus.address.host, bus.address.port))
-        blob_urls = tuple(f"{url.rstrip('/')}{BLOBS_PATH}" for url in config.advertised_urls or own_urls)
-        service = Service(config, bus, store, state, blob_urls=blob_urls)
-        info = ServiceInfo(
-            broker=str(bus.address),
-            blob_urls=blob_urls,
-            pipeline=config.pipeline,
-            model=service.core.plane.opening,
-            generation=service.core.plane.pipelines.generation,
-        )
-        service.run(stop, lambda: on_ready(info) if on_ready else None)

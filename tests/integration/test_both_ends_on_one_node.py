@@ -16,7 +16,7 @@ from broker.mqtt import MqttBus
 from orchestrator.client import Client
 from orchestrator.model.store import ModelStore
 from orchestrator.service.config import ServiceConfig
-from orchestrator.service.service import run_service
+from orchestrator.service.run import run_service
 from schemas.codec import Kind, decode_frames
 from schemas.messages import OpenRequest, decode
 from schemas.topics import NODE_COMMAND, REQUEST_STREAM, SEGMENT, TOKEN

@@ -21,7 +21,7 @@ from orchestrator.errors import AddressInUse, Superseded
 from orchestrator.model.errors import ModelFilesLost
 from orchestrator.service.config import ServiceConfig
 from orchestrator.service.database import Database
-from orchestrator.service.service import ServiceInfo, run_service
+from orchestrator.service.run import ServiceInfo, run_service
 from orchestrator.timing import Timing
 from schemas.messages import (
     ChatMessage,

@@ -18,7 +18,7 @@ from broker.mqtt import MqttBus
 from orchestrator.client import Client
 from orchestrator.model.store import ModelStore
 from orchestrator.service.config import ServiceConfig
-from orchestrator.service.service import ServiceInfo, run_service
+from orchestrator.service.run import ServiceInfo, run_service
 from schemas.contract import load
 from schemas.messages import Plan, PlanConstraints, decode
 from schemas.topics import PLAN
