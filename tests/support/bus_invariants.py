@@ -40,6 +40,8 @@ class BusInvariants:
     violations: list[str] = field(default_factory=list)
     rings: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """The nodes of the plan in force, by pipeline."""
+    online: set[str] = field(default_factory=set)
+    """Nodes that are there, as far as the broker knows."""
     messages: int = 0
     _plans: dict[str, Plan] = field(default_factory=dict)
     """The newest by pipeline."""
@@ -116,7 +118,10 @@ class BusInvariants:
         self._open[heartbeat.node] = sum(stage.open_requests for stage in heartbeat.stages)
 
     def _status(self, status: NodeStatus) -> None:
-        if not status.online:
+        if status.online:
+            self.online.add(status.node)
+        else:
+            self.online.discard(status.node)
             self._open.pop(status.node, None)
 
     def _told(self, message: StreamText | StreamEnd | StreamError) -> None:

@@ -52,6 +52,11 @@ class BusRecorder:
         with self._changed:
             return self._seen.rings.get(pipeline, ())
 
+    def online(self) -> set[str]:
+        """The nodes that are there, as far as the broker knows."""
+        with self._changed:
+            return set(self._seen.online)
+
     def take_violations(self) -> list[str]:
         """What should never have been, since this was last asked."""
         with self._changed:
