@@ -121,7 +121,7 @@ class FaultWorld:
         self.parts: dict[str, Part] = {}
         self.proxies: dict[str, MqttProxy] = {}
         self._model = model
-        self._limit_mb = memory_limit_mb(store.open(model).manifest)
+        self.limit_mb = memory_limit_mb(store.open(model).manifest)
         self._node_options = node_options
         self._serve_options = serve_options
         home = folder / ORCHESTRATOR
@@ -145,7 +145,7 @@ class FaultWorld:
             for name in self.node_names:
                 node = [
                     "-m", "edge_node", "--name", name, "--home", str(self.folder / name), "-v", "--drain-timeout", "0",
-                    "--memory-limit-mb", str(self._limit_mb), *self._node_options,
+                    "--memory-limit-mb", str(self.limit_mb), *self._node_options,
                 ]  # fmt: skip
                 self._add(name, node)
             self.wait_until_serving()

@@ -202,7 +202,7 @@ class MqttProxy:
             self._silent = True
 
     def speak(self) -> None:
-        """Let pass what was held back since `fall_silent`; connections that were asked for meanwhile come to nothing."""
+        """Let pass what was held back since `fall_silent`. Connections asked for meanwhile come to nothing."""
         with self._lock:
             self._silent = False
             connections, unheard, self._unheard = list(self._open), self._unheard, []
