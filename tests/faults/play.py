@@ -11,6 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,12 +31,12 @@ from tests.support.polling import DEADLINE_S
 from tests.support.readers import Outcome, Question, Readers, ask
 
 QUESTIONS = (
-    Question("The capital of France is", 32),
-    Question("Why is the sky blue? Because", 24),
-    Question("def fibonacci(n):", 32, Sampling(repetition_penalty=1.2)),
-    Question("Once upon a time there was a", 32, Sampling(temperature=0.9, seed=7)),
-    Question("A recipe for bread:", 32, Sampling(temperature=0.7, top_p=0.9, seed=3)),
-    Question("The largest cities of Germany are Berlin,", 24, Sampling(temperature=1.2, seed=11)),
+    Question("The capital of France is", 24),
+    Question("Why is the sky blue? Because", 20),
+    Question("def fibonacci(n):", 24, Sampling(repetition_penalty=1.2)),
+    Question("Once upon a time there was a", 24, Sampling(temperature=0.9, seed=7)),
+    Question("A recipe for bread:", 24, Sampling(temperature=0.7, top_p=0.9, seed=3)),
+    Question("The largest cities of Germany are Berlin,", 20, Sampling(temperature=1.2, seed=11)),
 )
 SHRUNK_SHARE = 0.75
 """Of its memory limit, what a node whose layers are to move away may use for the model."""
@@ -44,6 +45,10 @@ MESSAGES = ("linguabus/v1/node/+/command", "linguabus/v1/node/+/reply", "linguab
 LATE_S = 0.3
 ANSWER_S = 150.0
 """Whoever waits for an answer is answered by then: requests wait for 120 s."""
+
+
+Answers = dict[int, tuple[str, tuple[int, ...]]]
+"""Text and tokens, by the question's number."""
 
 
 @dataclass
@@ -63,18 +68,21 @@ class Report:
 
 
 @contextmanager
-def undisturbed(
-    store: ModelStore, model: str, folder: Path, **options: object
-) -> Iterator[tuple[FaultWorld, dict[int, tuple[str, tuple[int, ...]]]]]:
+def undisturbed(store: ModelStore, model: str, folder: Path, **options: object) -> Iterator[tuple[FaultWorld, Answers]]:
     """A world, and the answers that it gives as long as nothing happens."""
     with FaultWorld(folder, store, model, clients=CLIENTS, **options) as world:  # type: ignore[arg-type]
         yield world, answers_of(world)
 
 
-def answers_of(world: FaultWorld) -> dict[int, tuple[str, tuple[int, ...]]]:
-    """What the questions are answered, one after the other."""
-    with world.operator() as client:
-        outcomes = [ask(client, QUESTIONS, index) for index in range(len(QUESTIONS))]
+def answers_of(world: FaultWorld) -> Answers:
+    """What the questions are answered."""
+
+    def answer(index: int) -> Outcome:
+        with world.operator() as client:
+            return ask(client, QUESTIONS, index)
+
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        outcomes = list(pool.map(answer, range(len(QUESTIONS))))
     assert not any(outcome.error for outcome in outcomes), outcomes
     return {outcome.question: outcome.said for outcome in outcomes}
 
@@ -253,7 +261,7 @@ def _action(kind: Kind, chance: random.Random) -> Callable[[Publish], Sequence[S
     return cut_short if kind is Kind.MESSAGES_ALTERED else twice
 
 
-def play(world: FaultWorld, schedule: Schedule, expected: dict[int, tuple[str, tuple[int, ...]]]) -> Report:
+def play(world: FaultWorld, schedule: Schedule, expected: Answers) -> Report:
     """Play a schedule while readers keep asking, and look at everything afterwards."""
     readers = Readers(world.addresses, QUESTIONS, schedule.seed)
     player = Player(world, schedule)
@@ -262,7 +270,8 @@ def play(world: FaultWorld, schedule: Schedule, expected: dict[int, tuple[str, t
     wrong = [f"{name} waits for ever" for name in readers.stop(ANSWER_S)]
     wrong += [line for outcome in readers.outcomes if (line := _mistake(world, outcome, expected, player._begin_s))]
     try:
-        _forget_constraints(world)
+        if any(fault.kind is Kind.LAYERS_MOVED for fault in schedule.faults):
+            _forget_constraints(world)
         world.wait_until_idle()
     except AssertionError as error:
         wrong.append(f"afterwards: {error}")
@@ -282,9 +291,7 @@ def _forget_constraints(world: FaultWorld) -> None:
     until("an operator who is heard", forgotten)
 
 
-def _mistake(
-    world: FaultWorld, outcome: Outcome, expected: dict[int, tuple[str, tuple[int, ...]]], begin_s: float
-) -> str:
+def _mistake(world: FaultWorld, outcome: Outcome, expected: Answers, begin_s: float) -> str:
     """What is wrong with an answer; empty if nothing is."""
     when = f"{outcome.began_s - begin_s:.1f} s to {outcome.ended_s - begin_s:.1f} s"
     if outcome.error:
