@@ -22,7 +22,18 @@ from orchestrator.commands.settings import default_cache
 from orchestrator.demo.model import demo_model
 from orchestrator.model.store import ModelStore
 from schemas.messages import PlanConstraints, Sampling
-from tests.faults.schedule import CLIENTS, HOLD_TODAY, ON_ALL, ON_RING, SHAPES, Fault, Kind, Schedule, make_schedule
+from tests.faults.schedule import (
+    CLIENTS,
+    HOLD_TODAY,
+    MOST_TODAY_S,
+    ON_ALL,
+    ON_RING,
+    SHAPES,
+    Fault,
+    Kind,
+    Schedule,
+    make_schedule,
+)
 from tests.support.bus_recorder import until
 from tests.support.fault_world import ORCHESTRATOR, FaultWorld
 from tests.support.mqtt_packets import Publish
@@ -313,7 +324,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1, help="the schedule to play")
     parser.add_argument("--count", type=int, default=1, help="how many, from this seed on")
     parser.add_argument("--shape", choices=sorted(SHAPES), default="short")
-    parser.add_argument("--kinds", help="of these kinds alone, with commas; 'all' for all. Default: those that hold")
+    parser.add_argument(
+        "--kinds", help="of these kinds alone, with commas, however long; 'all' for all. Default: what holds today"
+    )
     parser.add_argument("--folder", type=Path, help="where homes and logs go, and stay")
     parser.add_argument("--print", action="store_true", help="print the schedules, and play nothing")
     options = parser.parse_args()
@@ -321,7 +334,8 @@ def main() -> None:
     if options.kinds not in (None, "all"):
         kinds = frozenset(Kind[name.strip().upper()] for name in options.kinds.split(","))
     seeds = range(options.seed, options.seed + options.count)
-    schedules = [make_schedule(seed, SHAPES[options.shape], kinds) for seed in seeds]
+    most_s = {} if options.kinds else MOST_TODAY_S
+    schedules = [make_schedule(seed, SHAPES[options.shape], kinds, most_s) for seed in seeds]
     if options.print:
         print(*schedules, sep="\n")
         return

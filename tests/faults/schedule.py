@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
+import math
 import random
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
@@ -36,25 +37,20 @@ class Kind(Enum):
     REBALANCED = "an operator asks for the best plan"
 
 
-HOLD_TODAY = frozenset(
-    {
-        Kind.NODE_KILLED,
-        Kind.NODE_FROZEN,
-        Kind.NODE_CUT,
-        Kind.NODE_SILENT,
-        Kind.BROKER_RESTARTED,
-        Kind.CLIENT_RECONNECTS,
-        Kind.ORCHESTRATOR_FROZEN,
-        Kind.ORCHESTRATOR_CUT,
-        Kind.ORCHESTRATOR_SILENT,
-        Kind.FRAMES_ALTERED,
-        Kind.FRAMES_REPEATED,
-        Kind.MESSAGES_REPEATED,
-        Kind.LAYERS_MOVED,
-        Kind.REBALANCED,
-    }
-)
-"""The kinds that schedules of the tests are made of. The others lose requests still."""
+LOSE_TODAY = frozenset({Kind.ORCHESTRATOR_KILLED})
+"""The kinds that lose requests still. Whoever mends one takes it out."""
+MOST_TODAY_S = {
+    Kind.BROKER_AWAY: 3.0,
+    Kind.CLIENT_CUT: 0.3,
+    Kind.CLIENT_SILENT: 1.5,
+    Kind.NODES_KILLED: 1.0,
+    Kind.ORCHESTRATOR_CUT: 2.0,
+    Kind.ORCHESTRATOR_FROZEN: 2.0,
+    Kind.ORCHESTRATOR_SILENT: 2.0,
+}
+"""The kinds that lose requests when they last for longer. Whoever mends one takes it out."""
+HOLD_TODAY = frozenset(Kind) - LOSE_TODAY
+"""The kinds that schedules of the tests are made of."""
 
 ON_RING = frozenset({Kind.NODE_KILLED, Kind.NODE_FROZEN, Kind.NODE_CUT, Kind.NODE_SILENT})
 """Take one node away: they wait until all are there, so that the others can hold the model."""
@@ -98,8 +94,9 @@ LONG = Shape(faults=(3, 6), span_s=15.0, lasts_s=(0.0, 12.0))
 WHOLE = Shape(faults=(4, 8), span_s=60.0, lasts_s=(0.0, 60.0))
 SHAPES = {"short": SHORT, "long": LONG, "whole": WHOLE}
 
+STARTED_AGAIN = frozenset({Kind.NODE_KILLED, Kind.NODES_KILLED, Kind.BROKER_AWAY, Kind.ORCHESTRATOR_KILLED})
 FREEZE_S = 30.0
-"""A link is cut or silent, and a process stands still, no longer than this."""
+"""The others: a link is cut or silent, and a process stands still, no longer than this."""
 
 
 @dataclass(frozen=True)
@@ -113,8 +110,10 @@ class Schedule:
         return "\n".join((f"schedule of seed {self.seed}", *map(str, self.faults)))
 
 
-def make_schedule(seed: int, shape: Shape, kinds: Collection[Kind] = HOLD_TODAY) -> Schedule:
-    """The schedule of a seed, of some kinds of faults."""
+def make_schedule(
+    seed: int, shape: Shape, kinds: Collection[Kind] = HOLD_TODAY, most_s: Mapping[Kind, float] = MOST_TODAY_S
+) -> Schedule:
+    """The schedule of a seed, of some kinds of faults; some of them last so long at the most."""
     chance = random.Random(seed)
     among = sorted(kinds, key=lambda kind: kind.name)
     faults = []
@@ -124,8 +123,7 @@ def make_schedule(seed: int, shape: Shape, kinds: Collection[Kind] = HOLD_TODAY)
         lasts_s = 0.0 if kind in AT_ONCE else round(chance.uniform(*shape.lasts_s), 2)
         if kind in ON_ALL:
             at_s, lasts_s = 0.0, shape.span_s
-        if kind not in (Kind.NODE_KILLED, Kind.NODES_KILLED, Kind.BROKER_AWAY, Kind.ORCHESTRATOR_KILLED):
-            lasts_s = min(lasts_s, FREEZE_S)
+        lasts_s = min(lasts_s, math.inf if kind in STARTED_AGAIN else FREEZE_S, most_s.get(kind, math.inf))
         place = ""
         if kind in ON_RING:
             place = chance.choice(PLACES)
