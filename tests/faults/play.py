@@ -10,17 +10,18 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
 
 from broker.errors import BusError
 from orchestrator.client import ClientError
 from orchestrator.commands.settings import default_cache
 from orchestrator.demo.model import demo_model
-from orchestrator.model.store import ModelStore
 from schemas.messages import PlanConstraints, Sampling
 from tests.faults.schedule import (
     CLIENTS,
@@ -78,11 +79,44 @@ class Report:
         return "\n".join([str(self.schedule), *self.log, f"{self.answered} answers", *found])
 
 
-@contextmanager
-def undisturbed(store: ModelStore, model: str, folder: Path, **options: object) -> Iterator[tuple[FaultWorld, Answers]]:
-    """A world, and the answers that it gives as long as nothing happens."""
-    with FaultWorld(folder, store, model, clients=CLIENTS, **options) as world:  # type: ignore[arg-type]
-        yield world, answers_of(world)
+class Worlds:
+    """A world for schedules that are played one after the other; a new one after something went wrong.
+
+    A context manager: leaving it ends the world.
+    """
+
+    def __init__(self, folder: Path, **options: Any) -> None:
+        """``options`` are those of `FaultWorld`."""
+        self._folder = folder
+        self._options = options
+        self._numbers = itertools.count(1)
+        self._stack = ExitStack()
+        self._current: tuple[FaultWorld, Answers] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def current(self) -> tuple[FaultWorld, Answers]:
+        """The world, and the answers that it gives as long as nothing happens."""
+        if self._current is None:
+            store, model = demo_model(default_cache(), "steady")
+            folder = self._folder / f"world-{next(self._numbers)}"
+            world = self._stack.enter_context(FaultWorld(folder, store, model, clients=CLIENTS, **self._options))
+            self._current = world, answers_of(world)
+        return self._current
+
+    def play(self, schedule: Schedule) -> Report:
+        """Play a schedule in the world, which ends if anything was lost: what is left of it proves nothing."""
+        report = play(*self.current(), schedule)
+        if report.wrong:
+            self._stack.close()
+            self._current = None
+        return report
 
 
 def answers_of(world: FaultWorld) -> Answers:
@@ -272,7 +306,7 @@ def _action(kind: Kind, chance: random.Random) -> Callable[[Publish], Sequence[S
     return cut_short if kind is Kind.MESSAGES_ALTERED else twice
 
 
-def play(world: FaultWorld, schedule: Schedule, expected: Answers) -> Report:
+def play(world: FaultWorld, expected: Answers, schedule: Schedule) -> Report:
     """Play a schedule while readers keep asking, and look at everything afterwards."""
     readers = Readers(world.addresses, QUESTIONS, schedule.seed)
     player = Player(world, schedule)
@@ -339,14 +373,11 @@ def main() -> None:
     if options.print:
         print(*schedules, sep="\n")
         return
-    store, model = demo_model(default_cache(), "steady")
     lost = 0
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = options.folder or Path(temporary) / "world"
-        with undisturbed(store, model, folder) as (world, expected):
-            for schedule in schedules:
-                report = play(world, schedule, expected)
-                print(report, flush=True)
-                lost += bool(report.wrong)
+    with tempfile.TemporaryDirectory() as temporary, Worlds(options.folder or Path(temporary)) as worlds:
+        for schedule in schedules:
+            report = worlds.play(schedule)
+            print(report, flush=True)
+            lost += bool(report.wrong)
     print(f"{len(schedules) - lost} of {len(schedules)} schedules lost nothing")
     sys.exit(bool(lost))

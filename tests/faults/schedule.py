@@ -37,14 +37,13 @@ class Kind(Enum):
     REBALANCED = "an operator asks for the best plan"
 
 
-LOSE_TODAY = frozenset({Kind.ORCHESTRATOR_KILLED})
+LOSE_TODAY = frozenset({Kind.MESSAGES_ALTERED, Kind.ORCHESTRATOR_CUT, Kind.ORCHESTRATOR_KILLED})
 """The kinds that lose requests still. Whoever mends one takes it out."""
 MOST_TODAY_S = {
     Kind.BROKER_AWAY: 3.0,
     Kind.CLIENT_CUT: 0.3,
     Kind.CLIENT_SILENT: 1.5,
     Kind.NODES_KILLED: 1.0,
-    Kind.ORCHESTRATOR_CUT: 2.0,
     Kind.ORCHESTRATOR_FROZEN: 2.0,
     Kind.ORCHESTRATOR_SILENT: 2.0,
 }
@@ -115,10 +114,11 @@ def make_schedule(
 ) -> Schedule:
     """The schedule of a seed, of some kinds of faults; some of them last so long at the most."""
     chance = random.Random(seed)
-    among = sorted(kinds, key=lambda kind: kind.name)
     faults = []
     for _ in range(chance.randint(*shape.faults)):
-        kind = chance.choice(among)
+        kind = chance.choice(tuple(Kind))
+        while kind not in kinds:  # so that one more kind leaves most schedules as they are
+            kind = chance.choice(tuple(Kind))
         at_s = round(chance.uniform(0.1, shape.span_s), 2)
         lasts_s = 0.0 if kind in AT_ONCE else round(chance.uniform(*shape.lasts_s), 2)
         if kind in ON_ALL:
