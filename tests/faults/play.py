@@ -362,6 +362,7 @@ def main() -> None:
         "--kinds", help="of these kinds alone, with commas, however long; 'all' for all. Default: what holds today"
     )
     parser.add_argument("--folder", type=Path, help="where homes and logs go, and stay")
+    parser.add_argument("--forgetful", action="store_true", help="the broker loses what is retained when it is killed")
     parser.add_argument("--print", action="store_true", help="print the schedules, and play nothing")
     options = parser.parse_args()
     kinds = frozenset(Kind) if options.kinds == "all" else HOLD_TODAY
@@ -374,7 +375,10 @@ def main() -> None:
         print(*schedules, sep="\n")
         return
     lost = 0
-    with tempfile.TemporaryDirectory() as temporary, Worlds(options.folder or Path(temporary)) as worlds:
+    with (
+        tempfile.TemporaryDirectory() as temporary,
+        Worlds(options.folder or Path(temporary), retains=not options.forgetful) as worlds,
+    ):
         for schedule in schedules:
             report = worlds.play(schedule)
             print(report, flush=True)
