@@ -253,14 +253,15 @@ class Player:
 
     def _disturb(self, kind: Kind) -> Callable[[], None]:
         """Damage or repeat what arrives, at everybody."""
-        share = 0.05 if kind in (Kind.FRAMES_REPEATED, Kind.MESSAGES_REPEATED) else 0.01
+        shape = self._schedule.shape
+        share = shape.repeated if kind in (Kind.FRAMES_REPEATED, Kind.MESSAGES_REPEATED) else shape.altered
         patterns = FRAMES if kind in (Kind.FRAMES_ALTERED, Kind.FRAMES_REPEATED) else MESSAGES
         rules: list[tuple[MqttProxy, Rule]] = []
         for name, proxy in self._world.proxies.items():
             chance = random.Random(f"{self._schedule.seed} {kind.name} {name}")
             for pattern in patterns:
                 action = _action(kind, chance)
-                when = _one_in(share, chance)
+                when = _now_and_then(share, chance)
                 rules.append((proxy, proxy.rule(pattern, action, side=Side.DOWN, when=when)))
 
         def end() -> None:
@@ -284,7 +285,7 @@ class Player:
         self._operators[-1].start()
 
 
-def _one_in(share: float, chance: random.Random) -> Callable[[Publish], bool]:
+def _now_and_then(share: float, chance: random.Random) -> Callable[[Publish], bool]:
     return lambda _: chance.random() < share
 
 

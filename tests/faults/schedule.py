@@ -29,10 +29,10 @@ class Kind(Enum):
     CLIENT_RECONNECTS = "a client loses its connection, and may have another one at once"
     CLIENT_CUT = "a client loses its connection, and gets no other one for a while"
     CLIENT_SILENT = "nothing passes between a client and the broker"
-    FRAMES_ALTERED = "one in a hundred frames arrives damaged"
-    FRAMES_REPEATED = "one in twenty frames arrives twice, the second time late"
-    MESSAGES_ALTERED = "one in a hundred JSON messages arrives damaged, so that it can't be read"
-    MESSAGES_REPEATED = "one in twenty JSON messages arrives twice"
+    FRAMES_ALTERED = "some frames arrive damaged"
+    FRAMES_REPEATED = "some frames arrive twice, the second time late"
+    MESSAGES_ALTERED = "some JSON messages arrive damaged, so that they can't be read"
+    MESSAGES_REPEATED = "some JSON messages arrive twice, the second time late"
     LAYERS_MOVED = "an operator has layers moved"
     REBALANCED = "an operator asks for the best plan"
 
@@ -86,9 +86,12 @@ class Shape:
     faults: tuple[int, int]
     span_s: float
     lasts_s: tuple[float, float]
+    altered: float = 0.01
+    """Share of what is altered, where that is a fault."""
+    repeated: float = 0.05
 
 
-SHORT = Shape(faults=(1, 2), span_s=1.5, lasts_s=(0.2, 1.5))
+SHORT = Shape(faults=(1, 2), span_s=1.5, lasts_s=(0.2, 2.5), altered=0.1, repeated=0.5)
 LONG = Shape(faults=(3, 6), span_s=15.0, lasts_s=(0.0, 12.0))
 WHOLE = Shape(faults=(4, 8), span_s=60.0, lasts_s=(0.0, 60.0))
 SHAPES = {"short": SHORT, "long": LONG, "whole": WHOLE}
@@ -103,6 +106,7 @@ class Schedule:
     """Faults in order of their beginnings."""
 
     seed: int
+    shape: Shape
     faults: tuple[Fault, ...]
 
     def __str__(self) -> str:
@@ -132,7 +136,7 @@ def make_schedule(
         elif kind is Kind.LAYERS_MOVED:
             place = chance.choice(PLACES)
         faults.append(Fault(at_s, kind, place, lasts_s))
-    return Schedule(seed, tuple(sorted(faults, key=lambda fault: fault.at_s)))
+    return Schedule(seed, shape, tuple(sorted(faults, key=lambda fault: fault.at_s)))
 
 
 if __name__ == "__main__":
