@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.play import Worlds
-from tests.faults.schedule import LONG, SHORT, WHOLE, Schedule, make_schedule
+from tests.faults.schedule import FREEZE_S, LONG, SHORT, WHOLE, Kind, Schedule, make_schedule
 
 SEEDS = (76, 93, 3053, 4976, 5666, 5793)
 """Chosen so that most kinds of faults come up, in the middle of answers."""
@@ -37,3 +37,18 @@ def test_long_schedules(first: int, tmp_path: Path) -> None:
     shapes = [LONG] * (TOGETHER - 1) + [WHOLE]
     schedules = (make_schedule(first + number, shape) for number, shape in enumerate(shapes))
     expect_nothing_lost(tmp_path, schedules, retains=bool(first // TOGETHER % 2))
+
+
+def test_a_seed_makes_one_schedule() -> None:
+    assert make_schedule(7, LONG) == make_schedule(7, LONG) != make_schedule(8, LONG)
+
+
+def test_schedules_keep_within_what_is_asked_for() -> None:
+    kinds = {Kind.NODE_SILENT, Kind.NODE_KILLED, Kind.BROKER_AWAY, Kind.REBALANCED}
+    faults = [
+        fault for seed in range(100) for fault in make_schedule(seed, WHOLE, kinds, {Kind.BROKER_AWAY: 2.0}).faults
+    ]
+    longest_s = {kind: max(fault.lasts_s for fault in faults if fault.kind is kind) for kind in kinds}
+    assert longest_s.pop(Kind.NODE_KILLED) > FREEZE_S
+    assert longest_s == {Kind.NODE_SILENT: FREEZE_S, Kind.BROKER_AWAY: 2.0, Kind.REBALANCED: 0.0}
+    assert {fault.kind for fault in faults} == kinds
