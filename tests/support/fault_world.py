@@ -61,6 +61,7 @@ class Part:
         self._command = command
         self._process: ChildProcess | None = None
         self._frozen = False
+        self._read_bytes = 0
 
     @property
     def running(self) -> bool:
@@ -70,6 +71,14 @@ class Part:
     def pid(self) -> int:
         assert self._process
         return self._process.pid
+
+    def new_lines(self) -> list[str]:
+        """What it has logged since this was last asked, over all its starts."""
+        with self.log.open("rb") as log:
+            log.seek(self._read_bytes)
+            data = log.read()
+        self._read_bytes += len(data)
+        return data.decode("utf-8", "replace").splitlines()
 
     def start(self) -> None:
         """Start it unless it runs."""
