@@ -14,7 +14,8 @@ from broker.errors import BusError
 from orchestrator.client import ClientError
 from schemas.messages import PlanConstraints
 from tests.faults.schedule import ON_ALL, ON_RING, Fault, Kind, Schedule
-from tests.support.fault_world import ORCHESTRATOR, FaultWorld
+from tests.support.bus_recorder import until
+from tests.support.fault_world import ORCHESTRATOR, FaultWorld, Part
 from tests.support.mqtt_packets import Publish
 from tests.support.mqtt_proxy import MqttProxy, Rule, Send, Side
 from tests.support.polling import DEADLINE_S
@@ -38,6 +39,7 @@ class Player:
         self._order = itertools.count()
         self._away: set[str] = set()
         self._operators: list[threading.Thread] = []
+        self._replaced: list[Part] = []
         self.begin_s = time.monotonic()
         self.log: list[str] = []
 
@@ -53,6 +55,8 @@ class Player:
                 self._wait_until(self._due[0][0])
             for operator in self._operators:
                 operator.join(DEADLINE_S)
+            for orchestrator in self._replaced:
+                until("the end of an orchestrator that another one has replaced", lambda: not orchestrator.running)  # noqa: B023
         finally:
             self._world.repair()
 
@@ -98,6 +102,11 @@ class Player:
         match kind:
             case Kind.NODE_KILLED | Kind.ORCHESTRATOR_KILLED:
                 return self._kill(target)
+            case Kind.ORCHESTRATOR_REPLACED:
+                part = world.parts[target]
+                part.freeze()
+                self._replaced.append(world.replace_orchestrator())
+                return part.thaw
             case Kind.NODES_KILLED:
                 ring = list(dict.fromkeys(world.recorder.ring() or world.node_names))
                 again = [self._kill(node) for node in ring[:2]]

@@ -26,6 +26,7 @@ class Kind(Enum):
     ORCHESTRATOR_FROZEN = "the orchestrator stands still, and goes on"
     ORCHESTRATOR_CUT = "the orchestrator loses its connection, and gets no other one for a while"
     ORCHESTRATOR_SILENT = "nothing passes between the orchestrator and the broker"
+    ORCHESTRATOR_REPLACED = "the orchestrator stands still, another one is started in its place, and then it goes on"
     CLIENT_RECONNECTS = "a client loses its connection, and may have another one at once"
     CLIENT_CUT = "a client loses its connection, and gets no other one for a while"
     CLIENT_SILENT = "nothing passes between a client and the broker"
@@ -37,13 +38,20 @@ class Kind(Enum):
     REBALANCED = "an operator asks for the best plan"
 
 
-LOSE_TODAY = frozenset({Kind.MESSAGES_ALTERED, Kind.ORCHESTRATOR_CUT, Kind.ORCHESTRATOR_KILLED})
+LOSE_TODAY = frozenset(
+    {
+        Kind.MESSAGES_ALTERED,
+        Kind.NODES_KILLED,
+        Kind.ORCHESTRATOR_CUT,
+        Kind.ORCHESTRATOR_KILLED,
+        Kind.ORCHESTRATOR_REPLACED,
+    }
+)
 """The kinds that lose requests still. Whoever mends one takes it out."""
 MOST_TODAY_S = {
     Kind.BROKER_AWAY: 3.0,
     Kind.CLIENT_CUT: 0.3,
     Kind.CLIENT_SILENT: 1.5,
-    Kind.NODES_KILLED: 1.0,
     Kind.ORCHESTRATOR_FROZEN: 2.0,
     Kind.ORCHESTRATOR_SILENT: 2.0,
 }

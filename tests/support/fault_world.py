@@ -128,6 +128,8 @@ class FaultWorld:
             PersistentBroker(folder / "broker") if retains else LocalBroker("mosquitto", folder=folder / "broker")
         )
         self.parts: dict[str, Part] = {}
+        self.replaced: list[Part] = []
+        """Orchestrators in whose place another one was started."""
         self.proxies: dict[str, MqttProxy] = {}
         self._model = model
         self.limit_mb = memory_limit_mb(store.open(model).manifest)
@@ -150,6 +152,7 @@ class FaultWorld:
                 "--min-nodes", "3", "--context", str(CONTEXT_TOKENS), "--slots", str(SLOTS), "--wire", "fp32",
                 *self._serve_options,
             ]  # fmt: skip
+            self._serve = serve
             self._add(ORCHESTRATOR, serve)
             for name in self.node_names:
                 node = [
@@ -168,12 +171,21 @@ class FaultWorld:
 
     def _add(self, name: str, arguments: Sequence[str]) -> None:
         command = [sys.executable, *arguments, "--broker", self.proxies[name].url]
-        self.parts[name] = Part(name, command, self.proxies[name], self.folder / f"{name}.log")
+        number = f"-{len(self.replaced) + 1}" if name == ORCHESTRATOR and self.replaced else ""
+        self.parts[name] = Part(name, command, self.proxies[name], self.folder / f"{name}{number}.log")
         self.parts[name].start()
 
     def _end_parts(self) -> None:
-        for part in self.parts.values():
+        for part in (*self.parts.values(), *self.replaced):
             part.end()
+
+    def replace_orchestrator(self) -> Part:
+        """Start another orchestrator from the same home, over a link of its own; returns the one before it."""
+        before = self.parts[ORCHESTRATOR]
+        self.replaced.append(before)
+        self.proxies[ORCHESTRATOR] = self._stack.enter_context(MqttProxy(self.broker.url))
+        self._add(ORCHESTRATOR, self._serve)
+        return before
 
     @property
     def addresses(self) -> list[str]:
