@@ -42,14 +42,14 @@ class BusInvariants:
     """The nodes of the plan in force, by pipeline."""
     online: set[str] = field(default_factory=set)
     """Nodes that are there, as far as the broker knows."""
+    open_requests: dict[str, int] = field(default_factory=dict)
+    """Requests with a KV slot, by node, as its newest heartbeat says."""
     messages: int = 0
     _plans: dict[str, Plan] = field(default_factory=dict)
     """The newest by pipeline."""
     _issued: set[tuple[str, str, int, int, int]] = field(default_factory=set)
     """(pipeline, epoch, request, attempt, position) of stage 0's steps."""
     _streams: dict[str, _Stream] = field(default_factory=dict)
-    _open: dict[str, int] = field(default_factory=dict)
-    """Requests with a KV slot, by node, as its newest heartbeat says."""
 
     def take(self, topic: str, payload: bytes, *, retained: bool = False) -> None:
         """Look at a message; ``retained``: it was said earlier and comes from the broker's memory."""
@@ -72,10 +72,6 @@ class BusInvariants:
                 self._told(decode(payload, *REQUEST_STREAM.messages))
         except ContractError as error:
             self._broken(f"{topic} is against the contract: {error}")
-
-    def open_requests(self) -> dict[str, int]:
-        """Nodes that say they hold requests, and how many."""
-        return {node: count for node, count in self._open.items() if count}
 
     def _broken(self, what: str) -> None:
         self.violations.append(what)
@@ -115,14 +111,14 @@ class BusInvariants:
             self._broken(f"an orchestrator prepares {command.epoch} though {newest} is in force")
 
     def _heartbeat(self, heartbeat: Heartbeat) -> None:
-        self._open[heartbeat.node] = sum(stage.open_requests for stage in heartbeat.stages)
+        self.open_requests[heartbeat.node] = sum(stage.open_requests for stage in heartbeat.stages)
 
     def _status(self, status: NodeStatus) -> None:
         if status.online:
             self.online.add(status.node)
         else:
             self.online.discard(status.node)
-            self._open.pop(status.node, None)
+            self.open_requests.pop(status.node, None)
 
     def _told(self, message: StreamText | StreamEnd | StreamError) -> None:
         """What a reader is told twice is the same both times, and the end counts what came before it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from types import TracebackType
 from typing import Self
 
@@ -41,11 +41,13 @@ class BusRecorder:
         self._thread.join()
         self._bus.close()
 
-    def wait(self, what: str, until: Callable[[BusInvariants], bool], timeout_s: float = DEADLINE_S) -> None:
-        """Return once something holds of all that was heard; AssertionError when it takes too long."""
+    def wait_for_free_slots(self, nodes: Collection[str], timeout_s: float = DEADLINE_S) -> None:
+        """Return once all nodes have said, from now on, that they hold no request; AssertionError if one does not."""
         with self._changed:
-            held = self._changed.wait_for(lambda: until(self._seen), timeout_s)
-        assert held, f"waited {timeout_s:g} s in vain for {what}"
+            told = self._seen.open_requests
+            told.clear()
+            free = self._changed.wait_for(lambda: all(told.get(node) == 0 for node in nodes), timeout_s)
+            assert free, f"after {timeout_s:g} s nodes still hold requests, or say nothing: {told}"
 
     def ring(self, pipeline: str = "main") -> tuple[str, ...]:
         """The nodes of the plan in force."""

@@ -222,7 +222,7 @@ class FaultWorld:
         """Return when all nodes are there, a plan is in force, and nobody holds a request."""
         self.wait_until_serving()
         self._until_answer("no open requests", lambda client: self._is_idle(client))
-        self.recorder.wait("nodes without open requests", lambda seen: not seen.open_requests())
+        self.recorder.wait_for_free_slots(self.node_names)
 
     @staticmethod
     def _is_idle(client: Client) -> bool:

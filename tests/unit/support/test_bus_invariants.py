@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from schemas.codec import Dtype, Flag, Frame, Kind, encode_frame
-from schemas.messages import Epoch, Plan, StageRef, StreamEnd, StreamError, StreamText, encode
-from schemas.topics import PLAN, REQUEST_STREAM, SEGMENT
+from schemas.messages import Epoch, NodeStatus, Plan, StageRef, StreamEnd, StreamError, StreamText, encode
+from schemas.topics import NODE_HEARTBEAT, NODE_STATUS, PLAN, REQUEST_STREAM, SEGMENT
 from tests.support.bus_invariants import BusInvariants
+from tests.support.scripted_nodes import make_heartbeat
 
 REQUEST = "00000000000000ab"
 RING = (StageRef(node="a", start=0, stop=2), StageRef(node="b", start=2, stop=4))
@@ -75,6 +76,15 @@ def test_nothing_is_wrong_with_what_may_be() -> None:
     good(seen)
     assert seen.violations == []
     assert seen.rings["main"] == ("a", "b")
+
+
+def test_open_requests_are_those_of_the_newest_heartbeat() -> None:
+    seen = BusInvariants()
+    seen.take(NODE_HEARTBEAT.format(node="a"), encode(make_heartbeat("a")))
+    assert seen.open_requests == {"a": 0}
+    offline = NodeStatus(node="a", incarnation=1, online=False)
+    seen.take(NODE_STATUS.format(node="a"), encode(offline))
+    assert seen.open_requests == {}
 
 
 def test_a_token_that_ends_the_answer_is_not_sent() -> None:
