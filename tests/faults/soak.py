@@ -17,9 +17,11 @@ from pathlib import Path
 
 import psutil
 
+from schemas.messages import PlanConstraints
 from tests.faults.play import Worlds
 from tests.faults.schedule import HOLD_TODAY, LONG, STARTED_AGAIN, Kind, make_schedule
 from tests.support.fault_world import FaultWorld
+from tests.support.polling import DEADLINE_S
 
 KINDS = HOLD_TODAY - STARTED_AGAIN - {Kind.BROKER_RESTARTED}
 """All processes live on."""
@@ -40,6 +42,18 @@ class Held:
     rss_bytes: int
     threads: int
     handles: int
+
+
+def at_rest(world: FaultWorld) -> dict[str, Held]:
+    """What all processes hold with the layers in the same places each time, and nothing to do."""
+    first, middle, last, _ = world.node_names
+    pins = (("embed", first), ("0-9", first), ("10-19", middle), ("20-29", last), ("head", last))
+    with world.operator() as client:
+        client.apply(PlanConstraints(pins=pins), timeout_s=DEADLINE_S)
+        world.wait_until_idle()
+        found = held(world)
+        client.apply(PlanConstraints(), timeout_s=DEADLINE_S)
+    return found
 
 
 def held(world: FaultWorld) -> dict[str, Held]:
@@ -83,7 +97,7 @@ def soak(folder: Path, minutes: float, first_seed: int = 1) -> list[str]:
     wrong: list[str] = []
     with Worlds(folder) as worlds:
         world, _ = worlds.current()
-        at_first, warm = held(world), None
+        at_first, warm = at_rest(world), None
         begin_s = time.monotonic()
         played = answered = 0
         for seed in itertools.count(first_seed):
@@ -93,11 +107,11 @@ def soak(folder: Path, minutes: float, first_seed: int = 1) -> list[str]:
                 return [str(report)]
             passed = (time.monotonic() - begin_s) / (60 * minutes)
             if warm is None and passed >= WARM_UP:
-                warm = held(world)
+                warm = at_rest(world)
             if passed >= 1:
                 break
         assert warm
-        at_last = held(world)
+        at_last = at_rest(world)
         wrong += growth(warm, at_last)
     print(table(("at first", at_first), ("warm", warm), ("at last", at_last)))
     print(f"{played} schedules, {answered} answers in {(time.monotonic() - begin_s) / 60:.1f} minutes")

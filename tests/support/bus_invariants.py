@@ -73,6 +73,11 @@ class BusInvariants:
         except ContractError as error:
             self._broken(f"{topic} is against the contract: {error}")
 
+    def forget_requests(self) -> None:
+        """Keep nothing of requests that are over."""
+        self._issued.clear()
+        self._streams.clear()
+
     def _broken(self, what: str) -> None:
         self.violations.append(what)
 

@@ -60,8 +60,9 @@ class BusRecorder:
             return set(self._seen.online)
 
     def take_violations(self) -> list[str]:
-        """What should never have been, since this was last asked."""
+        """What should never have been, since this was last asked. The requests until now are over, and forgotten."""
         with self._changed:
+            self._seen.forget_requests()
             found, self._seen.violations = self._seen.violations, []
             return found
 
