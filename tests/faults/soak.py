@@ -46,8 +46,7 @@ class Held:
 
 def at_rest(world: FaultWorld) -> dict[str, Held]:
     """What all processes hold with the layers in the same places each time, and nothing to do."""
-    first, middle, last, _ = world.node_names
-    pins = (("embed", first), ("0-9", first), ("10-19", middle), ("20-29", last), ("head", last))
+    pins = tuple(zip(("embed", "0-14", "15-29", "head"), world.node_names, strict=True))
     with world.operator() as client:
         client.apply(PlanConstraints(pins=pins), timeout_s=DEADLINE_S)
         world.wait_until_idle()
