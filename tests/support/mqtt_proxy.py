@@ -237,14 +237,16 @@ class MqttProxy:
                 client, _ = self._listener.accept()
             except OSError:
                 return
-            self.connections += 1
+            with self._lock:
+                self.connections += 1
+                silent = self._silent and not self.refuse_new
+                if silent:
+                    self._unheard.append(client)
+            if silent:
+                continue
             if self.refuse_new:
                 client.close()
                 continue
-            with self._lock:
-                if self._silent:
-                    self._unheard.append(client)
-                    continue
             try:
                 broker = socket.create_connection(self._broker, timeout=DEADLINE_S)
             except OSError:

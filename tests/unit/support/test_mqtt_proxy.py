@@ -16,6 +16,7 @@ from broker.bus import Connected, Disconnected, Will
 from broker.errors import BrokerUnreachable
 from broker.local_broker import LocalBroker
 from broker.mqtt import MqttBus, ProtocolChoice
+from tests.support.bus_recorder import until
 from tests.support.mqtt_packets import Framer, MalformedPacket, Publish
 from tests.support.mqtt_proxy import MqttProxy, Send, Side, every
 from tests.support.polling import DEADLINE_S, collect, collect_deliveries, subscribe
@@ -168,6 +169,7 @@ def test_a_silent_link_loses_nothing_and_tells_nobody(pair: Pair, proxy: MqttPro
     proxy.fall_silent()
     pair.send(b"one", b"two")
     with socket.create_connection(("127.0.0.1", proxy.port), timeout=DEADLINE_S) as newcomer:
+        until("a connection that is asked for", lambda: proxy.connections == 2)
         pair.reader.publish("t/mark", b"mark")
         assert pair.receive(1) == [b"mark"]
         proxy.speak()
