@@ -157,7 +157,7 @@ class Player:
     def _disturb(self, kind: Kind) -> Callable[[], None]:
         """Damage or repeat what arrives, at everybody."""
         shape = self._schedule.shape
-        share = shape.repeated if kind in (Kind.FRAMES_REPEATED, Kind.MESSAGES_REPEATED) else shape.altered
+        share = shape.altered if kind in (Kind.FRAMES_ALTERED, Kind.MESSAGES_ALTERED) else shape.repeated
         patterns = FRAMES if kind in (Kind.FRAMES_ALTERED, Kind.FRAMES_REPEATED) else MESSAGES
         rules: list[tuple[MqttProxy, Rule]] = []
         for name, proxy in self._world.proxies.items():
@@ -203,8 +203,15 @@ def _action(kind: Kind, chance: random.Random) -> Callable[[Publish], Sequence[S
         return [Send(publish.with_payload(publish.payload[: len(publish.payload) // 2]))]
 
     def twice(publish: Publish) -> Sequence[Send]:
+        return [Send(publish)] * 2
+
+    def twice_and_late(publish: Publish) -> Sequence[Send]:
         return [Send(publish), Send(publish, LATE_S * chance.random(), overtake=True)]
 
-    if kind is Kind.FRAMES_ALTERED:
-        return damaged  # frames have a CRC
-    return cut_short if kind is Kind.MESSAGES_ALTERED else twice
+    return {
+        Kind.FRAMES_ALTERED: damaged,  # frames have a CRC
+        Kind.FRAMES_REPEATED: twice_and_late,
+        Kind.MESSAGES_ALTERED: cut_short,
+        Kind.MESSAGES_REPEATED: twice,
+        Kind.MESSAGES_LATE: twice_and_late,
+    }[kind]
