@@ -33,11 +33,11 @@ class Player:
     def __init__(self, world: FaultWorld, schedule: Schedule) -> None:
         self._world = world
         self._schedule = schedule
-        self._chance = random.Random(schedule.seed)
         self._due: list[tuple[float, int, str, Callable[[], None]]] = []
         """What ends when: (monotonic clock, order, what it is, how)."""
         self._order = itertools.count()
         self._away: set[str] = set()
+        """Whom a fault has taken away that is not over."""
         self._operators: list[threading.Thread] = []
         self._replaced: list[Part] = []
         self.begin_s = time.monotonic()
@@ -71,8 +71,8 @@ class Player:
 
     def _wait_for_a_spare(self) -> None:
         end_s = time.monotonic() + DEADLINE_S
-        while self._away or not self._world.is_whole():
-            assert time.monotonic() < end_s, f"{self._away or 'nodes'} did not come back"
+        while self._away & {*self._world.node_names} or not self._world.is_whole():
+            assert time.monotonic() < end_s, f"nodes did not come back: {self._world.recorder.online()} are here"
             self._wait_until(time.monotonic() + 0.05)
 
     def _note(self, what: str) -> None:
