@@ -16,6 +16,7 @@ from broker.bus import Connected, Disconnected, Will
 from broker.errors import BrokerUnreachable
 from broker.local_broker import LocalBroker
 from broker.mqtt import MqttBus, ProtocolChoice
+from tests.support.bus_recorder import until
 from tests.support.mqtt_packets import Framer, MalformedPacket, Publish
 from tests.support.mqtt_proxy import MqttProxy, Send, Side, every
 from tests.support.polling import DEADLINE_S, collect, collect_deliveries, subscribe
@@ -162,6 +163,28 @@ def test_cut_loses_the_connection_without_a_goodbye(pair: Pair, proxy: MqttProxy
     assert pair.receive(1) == [b"back"]
     assert proxy.cut() == 1
     assert pair.receive(1) == [b"gone"]
+
+
+def test_a_silent_link_loses_nothing_and_tells_nobody(pair: Pair, proxy: MqttProxy) -> None:
+    proxy.fall_silent()
+    pair.send(b"one", b"two")
+    with socket.create_connection(("127.0.0.1", proxy.port), timeout=DEADLINE_S) as newcomer:
+        until("a connection that is asked for", lambda: proxy.connections == 2)
+        pair.reader.publish("t/mark", b"mark")
+        assert pair.receive(1) == [b"mark"]
+        proxy.speak()
+        assert newcomer.recv(1) == b"", "it came to nothing"
+    assert pair.receive(2) == [b"one", b"two"]
+
+
+def test_the_end_of_a_connection_does_not_pass_a_silent_link(pair: Pair, proxy: MqttProxy) -> None:
+    proxy.fall_silent()
+    pair.send(b"last")
+    pair.sender.close()
+    pair.reader.publish("t/mark", b"mark")
+    assert pair.receive(1) == [b"mark"]
+    proxy.speak()
+    assert pair.receive(1) == [b"last"]
 
 
 def test_refuse_new_connections(proxy: MqttProxy) -> None:

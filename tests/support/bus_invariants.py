@@ -1,0 +1,149 @@
+"""What holds of all messages on the bus, whatever dies (pure): a checker that is shown one message after the other.
+
+Whoever shows them may have missed some, so nothing is concluded from what did not come.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from schemas.codec import Kind, decode_frames, request_id
+from schemas.errors import ContractError
+from schemas.messages import (
+    Heartbeat,
+    NodeStatus,
+    Plan,
+    PrepareSegment,
+    StreamEnd,
+    StreamError,
+    StreamText,
+    decode,
+)
+from schemas.topics import NODE_COMMAND, NODE_HEARTBEAT, NODE_STATUS, PLAN, REQUEST_STREAM, SEGMENT
+
+_FIRST_HOP = "1"
+"""Stage 0 issues steps to this stage."""
+
+
+@dataclass
+class _Stream:
+    """What one reader was told."""
+
+    pieces: dict[int, StreamText] = field(default_factory=dict)
+    end: StreamEnd | StreamError | None = None
+
+
+@dataclass
+class BusInvariants:
+    """Takes in messages as they come and collects what should never be."""
+
+    violations: list[str] = field(default_factory=list)
+    rings: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """The nodes of the plan in force, by pipeline."""
+    online: set[str] = field(default_factory=set)
+    """Nodes that are there, as far as the broker knows."""
+    open_requests: dict[str, int] = field(default_factory=dict)
+    """Requests with a KV slot, by node, as its newest heartbeat says."""
+    messages: int = 0
+    _plans: dict[str, Plan] = field(default_factory=dict)
+    """The newest by pipeline."""
+    _issued: set[tuple[str, str, int, int, int]] = field(default_factory=set)
+    """(pipeline, epoch, request, attempt, position) of stage 0's steps."""
+    _streams: dict[str, _Stream] = field(default_factory=dict)
+
+    def take(self, topic: str, payload: bytes, *, retained: bool = False) -> None:
+        """Look at a message; ``retained``: it was said earlier and comes from the broker's memory."""
+        self.messages += 1
+        try:
+            if place := SEGMENT.match(topic):
+                if place["stage"] == _FIRST_HOP:
+                    self._steps(place["pipeline"], place["epoch"], payload)
+            elif NODE_HEARTBEAT.match(topic):
+                self._heartbeat(decode(payload, Heartbeat))
+            elif NODE_STATUS.match(topic):
+                self._status(decode(payload, NodeStatus))
+            elif PLAN.match(topic):
+                self._plan(decode(payload, Plan), retained=retained)
+            elif NODE_COMMAND.match(topic):
+                command = decode(payload, *NODE_COMMAND.messages)
+                if isinstance(command, PrepareSegment):
+                    self._prepared(command)
+            elif REQUEST_STREAM.match(topic):
+                self._told(decode(payload, *REQUEST_STREAM.messages))
+        except ContractError as error:
+            self._broken(f"{topic} is against the contract: {error}")
+
+    def forget_requests(self) -> None:
+        """Keep nothing of requests that are over."""
+        self._issued.clear()
+        self._streams.clear()
+
+    def _broken(self, what: str) -> None:
+        self.violations.append(what)
+
+    def _steps(self, pipeline: str, epoch: str, payload: bytes) -> None:
+        """Stage 0 issues each (attempt, position) of a request once."""
+        for frame in decode_frames(payload):
+            if frame.kind is not Kind.ACTIVATION:
+                continue
+            step = (pipeline, epoch, frame.request, frame.attempt, frame.position)
+            if step in self._issued:
+                self._broken(
+                    f"stage 0 of {pipeline} {epoch} issued position {frame.position} of {request_id(frame.request)}"
+                    f" twice in attempt {frame.attempt}"
+                )
+            self._issued.add(step)
+
+    def _plan(self, plan: Plan, *, retained: bool) -> None:
+        """Epochs of a pipeline grow, whoever publishes; a plan that was said again is the same."""
+        newest = self._plans.get(plan.pipeline)
+        if newest and plan.epoch < newest.epoch:
+            if not retained:  # a broker that was killed may remember an older one
+                self._broken(f"plan {plan.pipeline} {plan.epoch} came after {newest.epoch}")
+            return
+        if newest and plan.epoch == newest.epoch and plan.ring and newest.ring and plan != newest:
+            self._broken(f"plan {plan.pipeline} {plan.epoch} was published in two versions")
+        others = [other.epoch for other in self._plans.values() if other.epoch.generation > plan.epoch.generation]
+        if others and not retained:
+            self._broken(f"plan {plan.pipeline} {plan.epoch} is of an orchestrator that {max(others)} has replaced")
+        self._plans[plan.pipeline] = plan
+        self.rings[plan.pipeline] = tuple(stage.node for stage in plan.ring)
+
+    def _prepared(self, command: PrepareSegment) -> None:
+        """Nobody prepares plans once a later orchestrator has published one."""
+        newest = max((plan.epoch for plan in self._plans.values()), default=command.epoch)
+        if command.epoch.generation < newest.generation:
+            self._broken(f"an orchestrator prepares {command.epoch} though {newest} is in force")
+
+    def _heartbeat(self, heartbeat: Heartbeat) -> None:
+        self.open_requests[heartbeat.node] = sum(stage.open_requests for stage in heartbeat.stages)
+
+    def _status(self, status: NodeStatus) -> None:
+        if status.online:
+            self.online.add(status.node)
+        else:
+            self.online.discard(status.node)
+            self.open_requests.pop(status.node, None)
+
+    def _told(self, message: StreamText | StreamEnd | StreamError) -> None:
+        """What a reader is told twice is the same both times, and the end counts what came before it."""
+        stream = self._streams.setdefault(message.request, _Stream())
+        if isinstance(message, StreamText):
+            known = stream.pieces.setdefault(message.sequence, message)
+            if known != message:
+                self._broken(f"piece {message.sequence} of {message.request} came in two versions")
+            return
+        if stream.end is not None and type(stream.end) is not type(message):
+            self._broken(f"{message.request} ended twice: {stream.end} and {message}")
+        stream.end = message
+        if isinstance(message, StreamEnd) and set(range(message.pieces)) <= stream.pieces.keys():
+            tokens = sum(len(stream.pieces[index].token_ids) for index in range(message.pieces))
+            unsaid = message.completion_tokens - tokens  # a token that ends the answer is counted and not sent
+            if (
+                unsaid not in ((0, 1) if message.finish_reason == "stop" else (0,))
+                or len(stream.pieces) != message.pieces
+            ):
+                self._broken(
+                    f"{message.request} ended after {message.completion_tokens} tokens in {message.pieces} pieces;"
+                    f" there were {tokens} in {len(stream.pieces)}"
+                )
