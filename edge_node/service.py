@@ -30,7 +30,7 @@ from edge_node.effects import (
     Unsubscribe,
     WriteKvRows,
 )
-from edge_node.errors import NodeError, NodeRefused, NotFinite
+from edge_node.errors import NodeError, NodeRefused
 from edge_node.notices import Notices
 from edge_node.runtime.check_schedule import CheckSchedule
 from edge_node.runtime.segment_runner import SegmentRunner
@@ -247,12 +247,10 @@ class NodeService:
             now_s += compute_s
             self._send(fast_path.topic, fast_path.frame(result, now_s))
         except NodeError as error:
-            if isinstance(error, NotFinite):
-                self._check_answers()
-            self._do(fast_path.failed(error))
-        else:
-            fast_path.settle(compute_s, now_s)
-            self._due_s = min(self._due_s, fast_path.due_s)
+            _log.warning("a step of %s could not be computed: %s", fast_path.topic, error)
+            return False  # the long way tries it once more
+        fast_path.settle(compute_s, now_s)
+        self._due_s = min(self._due_s, fast_path.due_s)
         self._link.disturbed = True
         return True
 

@@ -27,6 +27,7 @@ from orchestrator.pipelines.pipeline_nodes import PipelineNodes
 from orchestrator.planning.problem import Problem
 from orchestrator.planning.solution import Infeasible, Solution
 from orchestrator.replanning.eligibility import Eligibility
+from orchestrator.replanning.exclusions import STEP_FAILURES
 from orchestrator.replanning.jobs import Jobs
 from orchestrator.replanning.planner_input import PlannerInput
 from orchestrator.replanning.replanner import Replanner
@@ -36,6 +37,7 @@ from orchestrator.requests.scheduler import RequestScheduler
 from orchestrator.timing import Timing
 from schemas.contract import members
 from schemas.messages import (
+    Epoch,
     FetchProgress,
     MovesView,
     NodeBirth,
@@ -307,10 +309,30 @@ class Pipeline:
             case NodeBirth() if self.active and self.active.plan.is_too_long_for(message):
                 self.force(now_s)
             case RequestFailed():
-                effects += self.requests.failed(message)
+                effects += self._request_failed(message, now_s)
             case RequestClosed() if message.timing.node == node:
                 effects += self.requests.closed(message)
         return effects
+
+    def _request_failed(self, failure: RequestFailed, now_s: float) -> list[Effect]:
+        """Let another ring go on with what a node can't compute; end what none can, and what is nobody's fault."""
+        session = self.requests.concerned(failure)
+        if session is None:
+            return []
+        if failure.code not in STEP_FAILURES or session.answer is None or not self._is_in_force(failure.epoch):
+            return self.requests.failed(session, failure)
+        session.failures.add(failure, session.answer.next_position)
+        why = session.failures.verdict(failure)
+        if not why:
+            return self._replanner.go_on_without(failure, now_s)
+        if session.failures.is_models_fault:
+            for node in session.failures.nodes:
+                if self.eligibility.forgive(node):
+                    self.joined(now_s)
+        return self.requests.failed(session, failure, why)
+
+    def _is_in_force(self, epoch: Epoch) -> bool:
+        return self.active is not None and self.active.plan.epoch == epoch
 
     def solved(self, job: int, outcome: Solution | Infeasible, now_s: float) -> list[Effect]:
         """The planner's answer."""

@@ -7,9 +7,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from schemas.back_off import back_off_s
-from schemas.messages import LoadFailureCode
+from schemas.messages import LoadFailureCode, RequestFailureCode
 
-STAYING: frozenset[LoadFailureCode] = frozenset({"wrong_answers", "unusable"})
+FailureCode = LoadFailureCode | RequestFailureCode
+STEP_FAILURES: frozenset[RequestFailureCode] = frozenset({"not_finite", "bad_input", "cannot_run", "internal"})
+"""Failures after which another ring may go on with a request."""
+AT_WORK: frozenset[FailureCode] = frozenset({"wrong_answers", "not_finite", "bad_input", "cannot_run"})
+"""Failures of nodes whose ring was at work."""
+STAYING: frozenset[FailureCode] = frozenset({"wrong_answers", "unusable"})
 """Failures that waiting does not mend."""
 TRIES = 3
 """So many of them in a row, and nothing but another start of the node or an operator ends it."""
@@ -20,7 +25,7 @@ _MAX_GROWTH = 10
 class _Exclusion:
     incarnation: int
     reason: str
-    code: LoadFailureCode
+    code: FailureCode
     times: int
     alike: int
     """Times in a row with this code."""
@@ -39,7 +44,7 @@ class Exclusions:
         self._base_s = base_s
         self._of: dict[str, _Exclusion] = {}
 
-    def add(self, node: str, incarnation: int, reason: str, code: LoadFailureCode, now_s: float) -> None:
+    def add(self, node: str, incarnation: int, reason: str, code: FailureCode, now_s: float) -> None:
         """Leave the node out, longer with each time; for good after `TRIES` failures of a kind that stays."""
         known = self._of.get(node)
         before = known if known and known.incarnation == incarnation else None
@@ -58,6 +63,13 @@ class Exclusions:
     def stays_out(self, node: str, incarnation: int) -> bool:
         """Is it left out for as long as it runs, unless an operator says otherwise?"""
         return self.excludes(node, incarnation) and self._of[node].stays
+
+    def may_be_models_fault(self, node: str) -> bool:
+        """Is the node left out for a result that the model's weights may be the cause of?
+
+        Its known answers were right: it would have been left out for these.
+        """
+        return self._of[node].code == "not_finite"
 
     def reason(self, node: str) -> str:
         """Why the node is, or last was, left out, and what ends that."""

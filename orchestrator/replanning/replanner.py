@@ -38,7 +38,7 @@ from orchestrator.replanning.report import PlanningReport
 from orchestrator.replanning.schedule import ReplanSchedule
 from orchestrator.replanning.target import PlanTarget
 from orchestrator.timing import Timing
-from schemas.messages import Heartbeat, NodeProfile, PlanConstraints, SegmentFailed
+from schemas.messages import Heartbeat, NodeProfile, PlanConstraints, RequestFailed, SegmentFailed
 
 
 class Replanner:
@@ -290,6 +290,17 @@ class Replanner:
         told = self._eligibility.failed(self._active.plan, node, message.reason, message.code, now_s)
         return [*told, *self._drop_ring(now_s, without=node, why=message.reason)]
 
+    def go_on_without(self, failure: RequestFailed, now_s: float) -> list[Effect]:
+        """Go on in another ring after a failure of the working one, and without the node at fault, if one is."""
+        assert self._active
+        suspect = failure.suspect if failure.suspect in self._active.plan.nodes else ""
+        why = f"it sent {failure.node} what is not finite" if failure.code == "bad_input" else failure.reason
+        self._report.last_failure = f"{suspect or failure.node}: {why}"
+        told: list[Effect] = []
+        if suspect:
+            told = self._eligibility.failed(self._active.plan, suspect, why, failure.code, now_s)
+        return [*told, *self._drop_ring(now_s, without=suspect or failure.node, why=why)]
+
     def _drop_ring(self, now_s: float, *, without: str = "", why: str = "") -> list[Effect]:
         """Give up the working ring, a node of which is gone for good. Unless another is ready, plan again at once."""
         effects = self._switchover.drop_ring(now_s, without=without, why=why)
@@ -317,7 +328,9 @@ class Replanner:
             return []
         self._eligibility.use_model(model.name)
         usable = self._fleet.usable()
-        births = self._eligibility.births(last_resort=last_resort or not (self._fleet.plannable() or self._active))
+        births = self._eligibility.births(last_resort=last_resort)
+        if not births and not self._active:
+            births = self._eligibility.births(last_resort=True)
         if not usable:
             return self._no_plan("no_nodes", "no nodes: start one with linguabus-node --broker URL")
         if not self._switchover.last_stages and len(usable) < self._fleet.min_nodes:

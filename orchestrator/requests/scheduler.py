@@ -173,15 +173,18 @@ class RequestScheduler:
             effects += self._finish(session, session.answer.finish, now_s)
         return effects
 
-    def failed(self, failure: RequestFailed) -> list[Effect]:
-        """End a request that a stage can't go on with."""
+    def concerned(self, failure: RequestFailed) -> Session | None:
+        """The session of the request that a stage can't go on with; None when it has moved on."""
         session = self.sessions.get(failure.request)
         if session is None or session.phase is not Phase.OPEN or session.placement is None:
-            return []
-        if failure.node not in session.placement.ring or failure.epoch != session.placement.epoch:
-            return []  # it has moved on
+            return None
+        is_its = failure.node in session.placement.ring and failure.epoch == session.placement.epoch
+        return session if is_its else None
+
+    def failed(self, session: Session, failure: RequestFailed, why: str = "") -> list[Effect]:
+        """End a request that no ring can go on with; ``why``: in other words than the stage's."""
         code = _FAILURE_CODES.get(failure.code, "failed")
-        return self.abandon(session, code, f"{failure.node}: {failure.reason}")
+        return self.abandon(session, code, f"{failure.node}: {why or failure.reason}")
 
     def closed(self, closed: RequestClosed) -> list[Effect]:
         """Take in a stage's report about what it did for a request."""

@@ -14,6 +14,7 @@ from orchestrator.model.served import ServedModel
 from orchestrator.requests.answer import Answer, EncodedPrompt, FinishReason
 from orchestrator.requests.placement import Placement
 from orchestrator.requests.resend_timer import ResendTimer
+from orchestrator.requests.step_failures import StepFailures
 from orchestrator.timing import Timing
 from schemas.limits import MAX_LINE
 from schemas.messages import OpenRequest, StageTiming, StreamEnd, StreamError, SubmitRequest
@@ -59,6 +60,7 @@ class Session:
     placement: Placement | None = None
     """The newest: of one that waits to go on, the ring that broke."""
     resend: ResendTimer = field(default_factory=ResendTimer)
+    failures: StepFailures = field(default_factory=StepFailures)
     interrupted_s: float | None = None
     """When its ring broke; None unless it waits to go on."""
     first_token_s: float | None = None
