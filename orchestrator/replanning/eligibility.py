@@ -42,13 +42,23 @@ class Eligibility:
         return self._exclusions.excludes(birth.node, birth.incarnation)
 
     def failed(self, plan: DeployedPlan, node: str, reason: str, code: FailureCode, now_s: float) -> list[Effect]:
-        """Leave a node out that could not hold its part of a plan, unless it went away."""
+        """Leave a node out that could not hold its part of a plan. One that went away is left out, when it comes back,
+        if its starts do so one after the other; not one that said that it would."""
         incarnation = plan.incarnations[node]
         if not self._fleet.is_usable(node, incarnation):
-            return []
+            return self._vanished(plan, node, now_s)
         self._exclusions.add(node, incarnation, reason, code, now_s)
-        if code not in AT_WORK and not self._exclusions.stays_out(node, incarnation):
+        is_news = code in AT_WORK or self._exclusions.stays_out(node, incarnation)
+        return self._told(plan, node) if is_news else []
+
+    def _vanished(self, plan: DeployedPlan, node: str, now_s: float) -> list[Effect]:
+        known, incarnation = self._fleet.nodes[node], plan.incarnations[node]
+        if known.birth.incarnation == incarnation and (known.leaving or known.refused):
             return []
+        self._exclusions.vanished(node, incarnation, now_s)
+        return self._told(plan, node) if self._exclusions.is_left_out(node) else []
+
+    def _told(self, plan: DeployedPlan, node: str) -> list[Effect]:
         text = f"node {node} is set apart: {self._exclusions.reason(node)}"
         return [Note(text, warning=True, kind="set_apart", node=node, pipeline=plan.pipeline)]
 

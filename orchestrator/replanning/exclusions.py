@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 from schemas.back_off import back_off_s
 from schemas.messages import LoadFailureCode, RequestFailureCode
 
-FailureCode = LoadFailureCode | RequestFailureCode
+FailureCode = LoadFailureCode | RequestFailureCode | Literal["crashed"]
+"""Why a node is left out. crashed: one start after the other ended while it loaded a segment."""
 STEP_FAILURES: frozenset[RequestFailureCode] = frozenset({"not_finite", "bad_input", "cannot_run", "internal"})
 """Failures after which another ring may go on with a request."""
 AT_WORK: frozenset[FailureCode] = frozenset({"wrong_answers", "not_finite", "bad_input", "cannot_run"})
@@ -38,7 +40,8 @@ class _Exclusion:
 
 
 class Exclusions:
-    """Nodes that are left out, by name; another start of a node is given another chance at once."""
+    """Nodes that are left out, by name; another start of a node is given another chance at once, unless it is starts
+    that end while they load."""
 
     def __init__(self, *, base_s: float) -> None:
         self._base_s = base_s
@@ -55,10 +58,26 @@ class Exclusions:
             until_s = math.inf
         self._of[node] = _Exclusion(incarnation, reason, code, times, alike, until_s)
 
+    def vanished(self, node: str, incarnation: int, now_s: float) -> None:
+        """Note that a node went away while it loaded a segment. If it comes back as it was, only its link was cut; from
+        the second start on that ends so, the next one is left out."""
+        known = self._of.get(node)
+        before = known if known and known.code == "crashed" and known.incarnation != incarnation else None
+        times = before.times + 1 if before else 1
+        reason = f"its process ended {times} times while it loaded a segment"
+        until_s = now_s + back_off_s(self._base_s, max(0, times - 2), _MAX_GROWTH * self._base_s)
+        self._of[node] = _Exclusion(incarnation, reason, "crashed", times, times, until_s, in_force=times > 1)
+
     def excludes(self, node: str, incarnation: int) -> bool:
         """Is this start of the node left out now?"""
         known = self._of.get(node)
-        return known is not None and known.incarnation == incarnation and known.in_force
+        if known is None or not known.in_force:
+            return False
+        return (known.incarnation == incarnation) is not (known.code == "crashed")
+
+    def is_left_out(self, node: str) -> bool:
+        """Is the node left out, or its next start?"""
+        return node in self._of and self._of[node].in_force
 
     def stays_out(self, node: str, incarnation: int) -> bool:
         """Is it left out for as long as it runs, unless an operator says otherwise?"""
@@ -91,7 +110,9 @@ class Exclusions:
         """
         for node in nodes:
             known = self._of.get(node)
-            if known and known.code != "wrong_answers":
+            if known and known.code == "crashed":
+                del self._of[node]
+            elif known and known.code != "wrong_answers":
                 known.alike = 0
 
     def forget_unusable(self) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -13,8 +15,9 @@ from orchestrator.client import Client
 from orchestrator.model.store import ModelStore
 from orchestrator.service.config import ServiceConfig
 from orchestrator.service.database import Database
+from orchestrator.timing import Timing
 from schemas.messages import PlanConstraints
-from tests.support.nodes import running_nodes, start_node
+from tests.support.nodes import NodeProcess, running_nodes, start_node
 from tests.support.services import patient_client, running_service, wait_until_serving
 
 PROMPT = "The capital of France"
@@ -80,3 +83,44 @@ def test_requests_go_on_without_a_node_whose_results_are_no_numbers(
         wait_until_serving(client)
         assert SICK not in ring(client)
         assert ask(client) == token_ids
+
+
+def test_a_node_that_crashes_whenever_it_loads_is_left_out(
+    mosquitto: LocalBroker, tiny_store: ModelStore, tmp_path: Path
+) -> None:
+    """Somebody starts it again each time. The others serve, and `nodes` says what is wrong with it."""
+    stop = threading.Event()
+    starts: list[NodeProcess] = []
+
+    def keep_running() -> None:
+        while not stop.is_set():
+            node = start_node(
+                SICK, mosquitto.url, tmp_path / SICK, module=("tests.support.sick_node", "crashes_on_load")
+            )
+            starts.append(node)
+            while node.process.poll() is None and not stop.is_set():
+                stop.wait(0.1)
+            node.end()
+
+    config = ServiceConfig(
+        broker_url=mosquitto.url, data_dir=tmp_path, models_dir=tiny_store.home, model="tiny",
+        min_nodes=2, context_tokens=128, slots=2, timing=Timing(start_s=0.5, settle_s=0.2),
+    )  # fmt: skip
+    keeper = threading.Thread(target=keep_running)
+    with (
+        running_nodes("a", mosquitto.url, tmp_path, "--emulate-speed", "0.05"),
+        running_service(config),
+        patient_client(mosquitto.url) as client,
+    ):
+        keeper.start()
+        try:
+            reason = await_set_apart(client)
+            assert reason == "its process ended 2 times while it loaded a segment"
+            wait_until_serving(client)
+            assert ring(client) == ["a"]
+            assert len(ask(client)) == TOKENS
+            crashed = [node for node in starts if node.process.returncode == -signal.SIGSEGV]
+            assert 2 <= len(crashed) <= 4
+        finally:
+            stop.set()
+            keeper.join()
