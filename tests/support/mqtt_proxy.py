@@ -1,7 +1,7 @@
 """A TCP proxy that understands MQTT packets: a bad link, on demand.
 
-It stands between clients and a broker and can delay, limit the rate, cut, and change, drop, repeat or hold back
-single PUBLISH packets by topic; the framing stays intact whatever it does. Use one proxy per emulated link.
+It stands between clients and a broker and can delay, limit the rate, cut, fall silent, and change, drop, repeat or
+hold back single PUBLISH packets by topic; the framing stays intact whatever it does. Use one proxy per emulated link.
 
     with MqttProxy(broker.url) as proxy:
         proxy.up.delay_s = 0.010
@@ -127,6 +127,9 @@ class MqttProxy:
         self._lock = threading.Lock()
         self._rules: list[Rule] = []
         self._open: set[_Connection] = set()
+        self._silent = False
+        self._unheard: list[socket.socket] = []
+        """Connections that were asked for while the link was silent."""
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._acceptor = threading.Thread(target=self._accept, name="mqtt proxy", daemon=True)
         self.port: int = self._listener.getsockname()[1]
@@ -193,9 +196,25 @@ class MqttProxy:
             connection.close()
         return len(connections)
 
+    def fall_silent(self) -> None:
+        """Let nothing pass in either direction, the end of a connection neither, until `speak`: a half-open link."""
+        with self._lock:
+            self._silent = True
+
+    def speak(self) -> None:
+        """Let pass what was held back since `fall_silent`. Connections asked for meanwhile come to nothing."""
+        with self._lock:
+            self._silent = False
+            connections, unheard, self._unheard = list(self._open), self._unheard, []
+        for sock in unheard:
+            sock.close()
+        for connection in connections:
+            connection.link_changed()
+
     def close(self) -> None:
         """Cut everything and stop listening. Idempotent."""
         self.refuse_new = True
+        self.speak()
         with suppress(OSError):  # closed before, or a platform where close() ends accept()
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
@@ -222,6 +241,10 @@ class MqttProxy:
             if self.refuse_new:
                 client.close()
                 continue
+            with self._lock:
+                if self._silent:
+                    self._unheard.append(client)
+                    continue
             try:
                 broker = socket.create_connection(self._broker, timeout=DEADLINE_S)
             except OSError:
@@ -265,6 +288,11 @@ class _Connection:
         for pump in self._pumps:
             pump.start()
 
+    def link_changed(self) -> None:
+        """Look again at what may pass."""
+        for pump in self._pumps:
+            pump.link_changed()
+
     def close(self) -> None:
         """Close both sides now. Idempotent."""
         for sock in self._sockets:
@@ -305,6 +333,10 @@ class _Pump:
             self._stopped = True
             self._changed.notify_all()
 
+    def link_changed(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
+
     def _read(self) -> None:
         framer = Framer()
         try:
@@ -315,9 +347,9 @@ class _Pump:
             self._proxy.malformed += 1
             self._connection.close()
         except OSError:
-            self._connection.close()
+            pass  # reset, or closed from here
         with self._changed:
-            self._ended = True  # what is queued, a DISCONNECT perhaps, still goes out
+            self._ended = True  # what is queued, a DISCONNECT perhaps, still goes out, once the link lets it
             self._changed.notify_all()
 
     def _take(self, packet: Packet) -> None:
@@ -340,7 +372,7 @@ class _Pump:
         with self._changed:
             if not overtake:
                 due_s = self._last_due_s = max(due_s, self._last_due_s)
-            if due_s > now_s or self._due or self._sending:
+            if due_s > now_s or self._due or self._sending or self._proxy._silent:
                 heapq.heappush(self._due, (due_s, next(self._order), data))
                 self._queued_bytes += len(data)
                 self._changed.notify_all()
@@ -371,6 +403,9 @@ class _Pump:
         """Wait for the next packet to be due; None at the end of the stream."""
         with self._changed:
             while not self._stopped:
+                if self._proxy._silent:
+                    self._changed.wait()
+                    continue
                 wait_s = self._due[0][0] - time.monotonic() if self._due else None
                 if wait_s is not None and wait_s <= 0 and not self._sending:
                     self._sending = True

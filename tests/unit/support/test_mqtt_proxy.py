@@ -164,6 +164,27 @@ def test_cut_loses_the_connection_without_a_goodbye(pair: Pair, proxy: MqttProxy
     assert pair.receive(1) == [b"gone"]
 
 
+def test_a_silent_link_loses_nothing_and_tells_nobody(pair: Pair, proxy: MqttProxy) -> None:
+    proxy.fall_silent()
+    pair.send(b"one", b"two")
+    with socket.create_connection(("127.0.0.1", proxy.port), timeout=DEADLINE_S) as newcomer:
+        pair.reader.publish("t/mark", b"mark")
+        assert pair.receive(1) == [b"mark"]
+        proxy.speak()
+        assert newcomer.recv(1) == b"", "it came to nothing"
+    assert pair.receive(2) == [b"one", b"two"]
+
+
+def test_the_end_of_a_connection_does_not_pass_a_silent_link(pair: Pair, proxy: MqttProxy) -> None:
+    proxy.fall_silent()
+    pair.send(b"last")
+    pair.sender.close()
+    pair.reader.publish("t/mark", b"mark")
+    assert pair.receive(1) == [b"mark"]
+    proxy.speak()
+    assert pair.receive(1) == [b"last"]
+
+
 def test_refuse_new_connections(proxy: MqttProxy) -> None:
     proxy.refuse_new = True
     with MqttBus(proxy.url, client_id="x") as bus, pytest.raises(BrokerUnreachable):
