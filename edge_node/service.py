@@ -39,6 +39,7 @@ from edge_node.storage.blob_store import BlobStore
 from edge_node.storage.standby_fetcher import StandbyFetcher
 from edge_node.telemetry import device
 from edge_node.telemetry.birth import birth_of, new_incarnation
+from edge_node.telemetry.busy import WORTH_TELLING_S, busy_s
 from edge_node.telemetry.heartbeat import HeartbeatBuilder
 from edge_node.telemetry.load_report import load_effects
 from edge_node.telemetry.message_limit import MessageLimit
@@ -112,6 +113,8 @@ class NodeService:
         """When there is more to do than what arrives."""
         self._own: list[Event] = []
         """Tokens for this node's own first stage."""
+        self._is_slow = False
+        """A step takes so long that it is announced, which the short way has no time for."""
         self._called = False
         """Another thread has something for the loop."""
 
@@ -213,7 +216,8 @@ class NodeService:
                 events = [*self._own, *events]
                 self._own.clear()
             # After a step of an answer there is nothing else to do before something is due, or another thread calls.
-            if len(events) == 1 and patience_s > 0.0 and not self._called and self._short_way(events[0]):
+            is_quick = len(events) == 1 and patience_s > 0.0 and not self._called and not self._is_slow
+            if is_quick and self._short_way(events[0]):
                 continue
             self._called = False  # before what it is about is looked at: it may be set again meanwhile
             polled_s = time.monotonic()
@@ -229,7 +233,7 @@ class NodeService:
             if self.leaving:
                 self._leave(now_s, polled_s)
             if now_s >= next_heartbeat_s:
-                next_heartbeat_s = now_s + self._config.heartbeat_interval_s
+                next_heartbeat_s = now_s + self._config.heartbeat_interval_s / (1 + self._core.has_requests)
                 self._heartbeat()
             self._due_s = self._next_due_s(next_heartbeat_s)
 
@@ -250,6 +254,7 @@ class NodeService:
             _log.warning("a step of %s could not be computed: %s", fast_path.topic, error)
             return False  # the long way tries it once more
         fast_path.settle(compute_s, now_s)
+        self._is_slow = compute_s >= WORTH_TELLING_S
         self._due_s = min(self._due_s, fast_path.due_s)
         self._link.disturbed = True
         return True
@@ -261,6 +266,8 @@ class NodeService:
         self._do(effects)
         if work:
             self._link.disturbed = True
+            if silent_s := busy_s(self._core.expected_s(work)):
+                self._say_how_it_is(silent_s)
             result = self._runner.run(work)
             if any(row.failure is not None and row.failure_code == "not_finite" for row in result.rows):
                 self._check_answers()  # if it is this node's fault, the answers go on elsewhere
@@ -382,15 +389,20 @@ class NodeService:
         if self._config.emulated_speed_file:
             self._speed = read_speed(self._config.emulated_speed_file, self._speed)
             self._runner.emulate(self._speed)
-        heartbeat = self._heartbeat_builder.heartbeat(
-            self._core,
-            rtt_s=self._link.rtt_s,
-            frames_rejected=self._rejected.total(),
-            reconnects=self._bus.stats.reconnects,
-        )
-        self._outbox.publish(NODE_HEARTBEAT.format(node=self._config.name), heartbeat, qos=0)
+        self._say_how_it_is()
         self._table_pages.check(self._core.planned_bytes)
         # One small echo, unless the link is being probed.
         payload = None if self._profiler.measures_link else self._link.next_message(time.monotonic())
         if payload is not None:
             self._bus.publish(self._echo_topic, payload)
+
+    def _say_how_it_is(self, silent_s: float = 0.0) -> None:
+        """Publish a heartbeat; ``silent_s``: the next one may come so late."""
+        heartbeat = self._heartbeat_builder.heartbeat(
+            self._core,
+            rtt_s=self._link.rtt_s,
+            frames_rejected=self._rejected.total(),
+            reconnects=self._bus.stats.reconnects,
+            busy_s=silent_s,
+        )
+        self._outbox.publish(NODE_HEARTBEAT.format(node=self._config.name), heartbeat, qos=0)

@@ -8,6 +8,7 @@ from orchestrator.deployment.plan import ServingSettings
 from orchestrator.effects import Effect, Note, OpenModel, command
 from orchestrator.fleet.fleet import Drained, Flagged, FleetChange, FleetState, Joined, Left, Restored, Tell, Trusted
 from orchestrator.fleet.health import HealthLimits
+from orchestrator.fleet.silence import SilenceLimits
 from orchestrator.pipelines.options import PipelineOptions
 from orchestrator.pipelines.pipeline import Pipeline
 from orchestrator.pipelines.pool import PipelinePool
@@ -38,7 +39,7 @@ class ControlPlane:
         """``model`` is opened at the start; None waits for ``use_model``. ``pipelines``: how many a person wants; None
         takes as many as give most. ``balance``: move layers when nodes become slower or quicker."""
         timing = timing or Timing()
-        self.fleet = FleetState(heartbeat_timeout_s=timing.heartbeat_timeout_s, limits=limits)
+        self.fleet = FleetState(silence=SilenceLimits(timing.heartbeat_timeout_s, timing.silence_s), limits=limits)
         options = PipelineOptions(
             generation=generation,
             min_nodes=min_nodes,

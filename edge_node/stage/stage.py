@@ -137,6 +137,13 @@ class Stage:
         frame = self._tokens_frame(number, state, position, ids, finish, ()) if ids else None
         return [SendFrame(self.topics.token, frame)] if frame else []
 
+    def ask_again(self, request: str) -> list[Effect]:
+        """On the first stage: repeat at once what the ring still owes, as nodes of it had lost their connection."""
+        state = self.requests.get(request_number(request))
+        if state is not None and state.driver:
+            state.driver.hurry()
+        return []
+
     def hold(self) -> None:
         """Begin no new step."""
         for state in self.requests.values():
@@ -392,6 +399,10 @@ class Stage:
         """When ``tick`` next has something to do."""
         deadlines = (*self._watchdog.deadlines_s(), *self.move.deadlines_s())
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
+
+    def expected_s(self, work: Work) -> float | None:
+        """How long a run will take; None for the first of its kind."""
+        return self.stats.expected_s(len(work.rows), work.rows[0].count)
 
     def metrics(self) -> StageMetrics:
         """The stage's figures, for the heartbeat."""

@@ -21,8 +21,10 @@ class HeartbeatBuilder:
         self._battery = device.BatteryMonitor()
         self._started_s = time.monotonic()
 
-    def heartbeat(self, core: NodeCore, *, rtt_s: float | None, frames_rejected: int, reconnects: int) -> Heartbeat:
-        """The heartbeat of this moment."""
+    def heartbeat(
+        self, core: NodeCore, *, rtt_s: float | None, frames_rejected: int, reconnects: int, busy_s: float
+    ) -> Heartbeat:
+        """The heartbeat of this moment; ``busy_s``: the next may come so late."""
         rss_bytes, peak_rss_bytes = device.memory_bytes()
         battery = self._battery.read()
         return Heartbeat(
@@ -44,6 +46,7 @@ class HeartbeatBuilder:
             frames_rejected=frames_rejected,
             frames_dropped=core.total_frames_dropped,
             reconnects=reconnects,
+            busy_s=busy_s,
         )
 
     def close(self) -> None:

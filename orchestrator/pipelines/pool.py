@@ -156,6 +156,16 @@ class PipelinePool:
         """Tokens per second that a pipeline generates now, over all its requests."""
         return self._rates[pipeline].per_s(now_s) if pipeline in self._rates else 0.0
 
+    def needed(self) -> frozenset[str]:
+        """Names of the nodes whose rings have requests open."""
+        rings = (one.active.plan.nodes for one in self.all if one.active and one.requests.open_count)
+        return frozenset(node for ring in rings for node in ring)
+
+    def signs_of_life(self) -> list[tuple[tuple[str, ...], float]]:
+        """The nodes of each ring that gives tokens, and when the newest came: all had a part in it."""
+        rings = ((one.active.plan.nodes, self._rates.get(one.name)) for one in self.all if one.active)
+        return [(tuple(nodes), rate.newest_s) for nodes, rate in rings if rate]
+
     # --- orders -----------------------------------------------------------------------------------------------
 
     def touch_all(self) -> None:

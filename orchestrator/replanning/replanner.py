@@ -91,6 +91,11 @@ class Replanner:
         return self._switchover.active
 
     @property
+    def _works(self) -> bool:
+        """Is there a plan in force whose nodes are all here?"""
+        return self._active is not None and not self._switchover.awaited
+
+    @property
     def _work(self) -> Solving | Building | Rollout | LiveMigration | None:
         """What is on its way to replace the plan in force."""
         return self._solving or self._switchover.next
@@ -176,7 +181,7 @@ class Replanner:
         if isinstance(outcome, Infeasible) and outcome.fits:
             return self._solve_smaller(solving, outcome.fits, outcome.reason)
         if isinstance(outcome, Infeasible):
-            if not solving.last_resort and not self._active and (weak := self._eligibility.weak()):
+            if not solving.last_resort and not self._works and (weak := self._eligibility.weak()):
                 text = f"there is no plan without {', '.join(birth.node for birth in weak)}: planning with them too"
                 note = Note(text, warning=True, kind="last_resort", pipeline=self._settings.pipeline)
                 return [note, *self._solve(now_s, last_resort=True)]
@@ -186,6 +191,8 @@ class Replanner:
             self._schedule.ask(now_s, forced=solving.forced)
             return [Note("a node went away while the plan was made: planning again")]
         plan = self._settings.candidate(self._switchover.epochs.upcoming, solving, outcome)
+        if self._switchover.awaited:
+            return [*self._switchover.drop_ring(now_s), *self._begin(plan, solving)]
         if not self._active:
             return self._begin(plan, solving)
         verdict = self._decide(plan, solving, now_s)
@@ -268,7 +275,9 @@ class Replanner:
 
     def advance(self, now_s: float) -> list[Effect]:
         """Do what is due."""
-        effects = self._drop_ring(now_s) if now_s >= self._switchover.ring_breaks_s() else []
+        effects = self._lost_nodes(now_s) if now_s >= self._switchover.ring_breaks_s() else []
+        if back := self._switchover.returned():
+            effects += self._back(back, now_s)
         before = self._active
         switched, given_up = self._switchover.advance(now_s)
         effects += switched
@@ -282,6 +291,24 @@ class Replanner:
         if now_s >= self._schedule.due_s and self._may_plan:
             effects += self._solve(now_s)
         return effects
+
+    def _lost_nodes(self, now_s: float) -> list[Effect]:
+        """Look for a plan without nodes of the ring that are gone; the ring is kept until there is one, if it may work
+        again."""
+        if not self._switchover.await_return(now_s):
+            return self._drop_ring(now_s)
+        given_up = self._switchover.give_up_next()
+        if self._switchover.next:  # which is ready
+            return self._drop_ring(now_s)
+        self._solving = None
+        self._schedule.ask(now_s)
+        return given_up
+
+    def _back(self, nodes: frozenset[str], now_s: float) -> list[Effect]:
+        """Let the ring go on with nodes that were awaited, with all that they knew."""
+        text = f"{', '.join(sorted(nodes))} is back: the ring goes on"
+        told = Note(text, kind="returned", pipeline=self._settings.pipeline)
+        return [told, *self._requests.ring_returned(now_s)] if not self._switchover.awaited else [told]
 
     def _broken_by(self, node: str, message: SegmentFailed, now_s: float) -> list[Effect]:
         """Go on without a node of the working ring that is here, but can't be used for it any more."""
@@ -329,7 +356,7 @@ class Replanner:
         self._eligibility.use_model(model.name)
         usable = self._fleet.usable()
         births = self._eligibility.births(last_resort=last_resort)
-        if not births and not self._active:
+        if not births and not self._works:
             births = self._eligibility.births(last_resort=True)
         if not usable:
             return self._no_plan("no_nodes", "no nodes: start one with linguabus-node --broker URL")

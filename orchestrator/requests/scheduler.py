@@ -295,6 +295,16 @@ class RequestScheduler:
             effects += self._end(session)
         return effects
 
+    def ring_returned(self, now_s: float) -> list[Effect]:
+        """Have stage 0 repeat at once what got lost, and the last stage what was missed: nodes are back."""
+        effects = self.missed_messages(now_s)
+        for session in self.sessions.in_phase(Phase.OPEN):
+            if session.placement and session.answer and len(session.placement.ring) > 1:
+                position = session.answer.next_position
+                ask = ResendTokens(request=session.request, position=position, first_stage=True)
+                effects.append(command(session.placement.ring[0], ask))
+        return effects
+
     def missed_messages(self, now_s: float) -> list[Effect]:
         """Ask for what open requests may have missed, after a while without a connection."""
         return [effect for session in self.sessions.in_phase(Phase.OPEN) for effect in self._ask_resend(session, now_s)]
