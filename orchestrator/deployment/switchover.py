@@ -220,7 +220,7 @@ class Switchover:
             if fits_beside(plan, running, births):
                 beside = bytes_beside(plan, running, births)
                 basis = Basis(epoch=running.epoch, ring=running.ring) if goes_on else None
-            elif self._requests.open_count and not (goes_on and building.forced):
+            elif self._requests.open_count and not self.awaited and not (goes_on and building.forced):
                 return []
             else:
                 if self._requests.open_count:
@@ -235,6 +235,8 @@ class Switchover:
 
     def _take_over(self, rollout: Rollout, now_s: float) -> list[Effect]:
         """Commit a plan whose stages are all ready, or begin to move what is open."""
+        if self.awaited:
+            return self.drop_ring(now_s)
         if not self.active or not self._requests.open_count:
             return self._commit(rollout)
         running = self.active.plan

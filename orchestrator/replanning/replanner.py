@@ -191,10 +191,9 @@ class Replanner:
             self._schedule.ask(now_s, forced=solving.forced)
             return [Note("a node went away while the plan was made: planning again")]
         plan = self._settings.candidate(self._switchover.epochs.upcoming, solving, outcome)
-        if self._switchover.awaited:
-            return [*self._switchover.drop_ring(now_s), *self._begin(plan, solving)]
-        if not self._active:
+        if not self._works:
             return self._begin(plan, solving)
+        assert self._active
         verdict = self._decide(plan, solving, now_s)
         if verdict.answer is not Acceptance.NOW:
             return []
@@ -418,6 +417,8 @@ class Replanner:
             self.force(now_s)
             return told
         self._report.failed(failure)
+        if self._switchover.awaited:
+            self._schedule.ask(now_s)
         if self._has_to_shed():
             wait_s = self._timing.settle_s if given_up.is_nodes_fault else self._timing.exclude_s
             self._schedule.ask(now_s + wait_s, forced=True)
