@@ -304,10 +304,12 @@ class Replanner:
         return given_up
 
     def _back(self, nodes: frozenset[str], now_s: float) -> list[Effect]:
-        """Let the ring go on with nodes that were awaited, with all that they knew."""
-        text = f"{', '.join(sorted(nodes))} is back: the ring goes on"
-        told = Note(text, kind="returned", pipeline=self._settings.pipeline)
-        return [told, *self._requests.ring_returned(now_s)] if not self._switchover.awaited else [told]
+        """Let the ring go on, with all that its nodes knew, once all that were awaited are back."""
+        text = f"{', '.join(sorted(nodes))} is back in time"
+        told: list[Effect] = [Note(text, kind="returned", pipeline=self._settings.pipeline)]
+        if self._switchover.awaited:
+            return told
+        return [*told, *self._switchover.give_up_next(), *self._requests.ring_returned(now_s)]
 
     def _broken_by(self, node: str, message: SegmentFailed, now_s: float) -> list[Effect]:
         """Go on without a node of the working ring that is here, but can't be used for it any more."""
