@@ -16,12 +16,12 @@ from orchestrator.deployment.coexistence import bytes_beside, fits_beside, migra
 from orchestrator.deployment.epochs import Epochs
 from orchestrator.deployment.live_migration import LiveMigration, MigrationPhase
 from orchestrator.deployment.migration_log import MigrationLog, describe_move
+from orchestrator.deployment.missing_nodes import MissingNodes
 from orchestrator.deployment.open_requests import OpenRequests
 from orchestrator.deployment.plan import Building, DeployedPlan, ReadyPlan
 from orchestrator.deployment.plan_view import plan_view, successor_view
 from orchestrator.deployment.rollout import Rollout, RolloutState, prepare_commands, why_too_long
 from orchestrator.effects import BuildSegments, Effect, Note, Publish, SaveEpoch, SavePlan
-from orchestrator.fleet.fleet import Node
 from orchestrator.fleet.fleet_view import FleetView
 from orchestrator.fleet.profiles import Profiles
 from orchestrator.model.served import BuiltSegment
@@ -68,9 +68,7 @@ class Switchover:
         self.next: Building | Rollout | LiveMigration | None = None
         self.epochs = epochs
         self.moves = MigrationLog()
-        self.awaited: frozenset[str] = frozenset()
-        """Nodes of the working ring that are gone and may come back as they were: it is kept until there is a plan
-        without them."""
+        self.missing = MissingNodes(fleet, requests, timing)
         self.newest: ReadyPlan | None = None
         """The plan that was committed last, also once it is taken down."""
         self._fleet = fleet
@@ -220,7 +218,7 @@ class Switchover:
             if fits_beside(plan, running, births):
                 beside = bytes_beside(plan, running, births)
                 basis = Basis(epoch=running.epoch, ring=running.ring) if goes_on else None
-            elif self._requests.open_count and not self.awaited and not (goes_on and building.forced):
+            elif self._requests.open_count and not self.missing.awaited and not (goes_on and building.forced):
                 return []
             else:
                 if self._requests.open_count:
@@ -235,7 +233,7 @@ class Switchover:
 
     def _take_over(self, rollout: Rollout, now_s: float) -> list[Effect]:
         """Commit a plan whose stages are all ready, or begin to move what is open."""
-        if self.awaited:
+        if self.missing.awaited:
             return self.drop_ring(now_s)
         if not self.active or not self._requests.open_count:
             return self._commit(rollout)
@@ -263,7 +261,7 @@ class Switchover:
     def _commit(self, rollout: Rollout) -> list[Effect]:
         plan = rollout.plan
         self.active = self.newest = ReadyPlan(plan, rollout.ready)
-        self.awaited = frozenset()
+        self.missing.forget()
         self.next = None
         self.epochs.published(plan.pipeline, plan.epoch)
         predicted = plan.solution.predicted
@@ -282,53 +280,24 @@ class Switchover:
     # --- the end of a plan ------------------------------------------------------------------------------------
 
     def ring_breaks_s(self) -> float:
-        """When something has to be done about nodes of the ring that are gone.
+        """When something has to be done about nodes that are missing from the ring."""
+        return self.missing.due_s(self.active.plan if self.active else None)
 
-        At once for one that started again or said good-bye, after a moment for one that fell silent or was cut off,
-        after a long while for one that is awaited.
+    def keep_ring(self, now_s: float) -> tuple[list[Effect], bool]:
+        """Keep the ring, some of whose nodes are missing, until there is a plan without them or they are back.
+
+        Returns:
+            Effects, and false where it has to be given up, or its successor is ready.
         """
-        return min((self._breaks_s(node) for node in self._gone()), default=math.inf)
-
-    def _gone(self) -> dict[str, Node]:
-        starts = self.active.plan.incarnations if self.active else {}
-        return {
-            name: self._fleet.nodes[name] for name, start in starts.items() if not self._fleet.is_usable(name, start)
-        }
-
-    def _breaks_s(self, name: str) -> float:
-        if not self._may_return(name):
-            return -math.inf
-        awaits = name in self.awaited and self._may_await
-        patience_s = self._timing.await_s if awaits else self._timing.loss_settle_s
-        return self._fleet.nodes[name].offline_since_s + patience_s
-
-    @property
-    def _may_await(self) -> bool:
-        """Is there something to lose with the ring, and no other pipeline that could go on with it?"""
-        return self._requests.open_count > 0 and not self._fleet.is_divided
-
-    def _may_return(self, name: str) -> bool:
         assert self.active
-        node = self._fleet.nodes[name]
-        is_same = node.birth.incarnation == self.active.plan.incarnations[name]
-        return is_same and not node.refused and not node.leaving
-
-    def await_return(self, now_s: float) -> bool:
-        """Keep the ring until there is a plan without the nodes that are gone; false when they will not be back, or
-        were awaited for long enough."""
-        gone = self._gone()
-        if not self._may_await:
-            return False
-        if any(not self._may_return(name) or (name in self.awaited and now_s >= self._breaks_s(name)) for name in gone):
-            return False
-        self.awaited = frozenset(gone)
-        return True
+        if not self.missing.await_return(self.active.plan, now_s):
+            return [], False
+        effects = self.give_up_next()
+        return effects, self.next is None
 
     def returned(self) -> frozenset[str]:
         """Take the nodes that were awaited and are back."""
-        back = self.awaited - self._gone().keys()
-        self.awaited -= back
-        return back
+        return self.missing.returned(self.active.plan if self.active else None)
 
     def is_broken_by(self, node: str, message: SegmentFailed) -> bool:
         """Does a node of the working ring say that it can't go on with its part?"""
@@ -344,17 +313,16 @@ class Switchover:
         ``without`` is a node that is here but computes what is wrong, and ``why`` what it says.
         """
         assert self.active
-        self.awaited = frozenset()
         interrupted = self._requests.ring_broken(now_s)
         plan = self.active.plan
-        lost = [node for node, start in plan.incarnations.items() if not self._fleet.is_usable(node, start)]
-        note = f"epoch {plan.epoch} lost {f'{without} ({why})' if without else ', '.join(lost)}"
+        lost = f"{without} ({why})" if without else ", ".join(sorted(self.missing.of(plan)))
+        note = f"epoch {plan.epoch} lost {lost}"
         rollout = self.next.rollout if isinstance(self.next, LiveMigration) else self.next
         is_ready = isinstance(rollout, Rollout) and rollout.state is RolloutState.READY
         if isinstance(rollout, Rollout) and is_ready and self._is_here(rollout.plan, without):
             self._end_move()
             return [*interrupted, self._lost(f"{note}: its successor is ready"), *self._commit(rollout)]
-        effects = self.give_up_next()
+        effects = self._give_up_next()
         # The down plan's epoch lies above that of the plan that was given up.
         told = self._lost(f"{note}: planning with what is left")
         return [*interrupted, *effects, told, *self._take_down(plan.message())]
@@ -381,11 +349,14 @@ class Switchover:
         return [*effects, *self._take_down(self.active.plan.message())] if self.active else effects
 
     def give_up_next(self) -> list[Effect]:
-        """Give up the plan that is to follow, unless it could at once: the working ring has lost a node."""
+        """Give up the plan that is to follow, unless it could at once: nodes of the ring are missing, or back."""
         rollout = self.next.rollout if isinstance(self.next, LiveMigration) else self.next
-        if isinstance(rollout, Rollout) and rollout.state is RolloutState.READY and self._is_here(rollout.plan, ""):
-            return []
-        return self._give_up(", ".join(rollout.plan.solution.nodes) if rollout else "", "the working ring broke")
+        is_ready = isinstance(rollout, Rollout) and rollout.state is RolloutState.READY
+        return [] if rollout and is_ready and self._is_here(rollout.plan, "") else self._give_up_next()
+
+    def _give_up_next(self) -> list[Effect]:
+        nodes = ", ".join(self.next.plan.solution.nodes) if self.next else ""
+        return self._give_up(nodes, "the working ring broke")
 
     def _give_up(self, node: str, reason: str) -> list[Effect]:
         effects = self.next.fail(node, reason) if isinstance(self.next, Rollout | LiveMigration) else []
@@ -394,7 +365,8 @@ class Switchover:
 
     def _take_down(self, like: Plan) -> list[Effect]:
         """Publish an empty ring in a new epoch: nodes release everything older."""
-        self.active, self.awaited = None, frozenset()
+        self.active = None
+        self.missing.forget()
         down = replace(like, epoch=self.epochs.next(), ring=())
         self.epochs.published(down.pipeline, down.epoch)
         return [SaveEpoch(down.epoch), _publish(down)]

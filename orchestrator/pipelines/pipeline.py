@@ -132,7 +132,7 @@ class Pipeline:
         """May a request be opened now, as soon as a slot is free?"""
         if self.active is None or self.active.plan.model is not self.model:
             return False  # a plan for another model is to follow
-        if self._switchover.awaited:
+        if self._switchover.missing.awaited:
             return False
         return not self._switchover.draining and not self.allocation_state.goes_down
 

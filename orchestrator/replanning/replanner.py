@@ -93,7 +93,7 @@ class Replanner:
     @property
     def _works(self) -> bool:
         """Is there a plan in force whose nodes are all here?"""
-        return self._active is not None and not self._switchover.awaited
+        return self._active is not None and not self._switchover.missing.awaited
 
     @property
     def _work(self) -> Solving | Building | Rollout | LiveMigration | None:
@@ -294,11 +294,9 @@ class Replanner:
     def _lost_nodes(self, now_s: float) -> list[Effect]:
         """Look for a plan without nodes of the ring that are gone; the ring is kept until there is one, if it may work
         again."""
-        if not self._switchover.await_return(now_s):
-            return self._drop_ring(now_s)
-        given_up = self._switchover.give_up_next()
-        if self._switchover.next:  # which is ready
-            return self._drop_ring(now_s)
+        given_up, is_kept = self._switchover.keep_ring(now_s)
+        if not is_kept:
+            return [*given_up, *self._drop_ring(now_s)]
         self._solving = None
         self._schedule.ask(now_s)
         return given_up
@@ -307,7 +305,7 @@ class Replanner:
         """Let the ring go on, with all that its nodes knew, once all that were awaited are back."""
         text = f"{', '.join(sorted(nodes))} is back in time"
         told: list[Effect] = [Note(text, kind="returned", pipeline=self._settings.pipeline)]
-        if self._switchover.awaited:
+        if self._switchover.missing.awaited:
             return told
         return [*told, *self._switchover.give_up_next(), *self._requests.ring_returned(now_s)]
 
@@ -419,7 +417,7 @@ class Replanner:
             self.force(now_s)
             return told
         self._report.failed(failure)
-        if self._switchover.awaited:
+        if self._switchover.missing.awaited:
             self._schedule.ask(now_s)
         if self._has_to_shed():
             wait_s = self._timing.settle_s if given_up.is_nodes_fault else self._timing.exclude_s
