@@ -352,7 +352,7 @@ class NodeCore:
     def expected_s(self, work: Work) -> float | None:
         """How long a run will take; None where that is not known yet."""
         stage = self._by_place.get(_place(work.key))
-        return stage.expected_s(work) if stage else None
+        return stage.stats.expected_s(len(work.rows), work.rows[0].count) if stage else None
 
     def computed(self, work: Work, result: Computed, now_s: float) -> list[Effect]:
         """Take in the result of a run, and send on what came of it."""

@@ -94,7 +94,10 @@ class NodeService:
             watchdog_min_s=config.watchdog_min_s,
         )
         self._link = RoundTripMeter()
-        self._heartbeat_builder = HeartbeatBuilder(node=config.name, incarnation=self._incarnation, store=self._store)
+        self._rejected: Counter[str] = Counter()
+        self._heartbeat_builder = HeartbeatBuilder(
+            node=config.name, incarnation=self._incarnation, store=self._store, link=self._link, rejected=self._rejected
+        )
         self._kept: list[Event] = []
         self._profiler = Profiler(
             self._store,
@@ -104,7 +107,6 @@ class NodeService:
             emulated_speed=config.emulated_speed,
             wake=self._call,
         )
-        self._rejected: Counter[str] = Counter()
         self._birth: NodeBirth | None = None
         self._stopping = False
         self._refusal: str | None = None
@@ -113,8 +115,7 @@ class NodeService:
         """When there is more to do than what arrives."""
         self._own: list[Event] = []
         """Tokens for this node's own first stage."""
-        self._is_slow = False
-        """A step takes so long that it is announced, which the short way has no time for."""
+        self._is_slow = False  # a step takes so long that it is announced, for which the short way has no time
         self._called = False
         """Another thread has something for the loop."""
 
@@ -389,6 +390,7 @@ class NodeService:
         if self._config.emulated_speed_file:
             self._speed = read_speed(self._config.emulated_speed_file, self._speed)
             self._runner.emulate(self._speed)
+        self._is_slow = False
         self._say_how_it_is()
         self._table_pages.check(self._core.planned_bytes)
         # One small echo, unless the link is being probed.
@@ -398,11 +400,5 @@ class NodeService:
 
     def _say_how_it_is(self, silent_s: float = 0.0) -> None:
         """Publish a heartbeat; ``silent_s``: the next one may come so late."""
-        heartbeat = self._heartbeat_builder.heartbeat(
-            self._core,
-            rtt_s=self._link.rtt_s,
-            frames_rejected=self._rejected.total(),
-            reconnects=self._bus.stats.reconnects,
-            busy_s=silent_s,
-        )
+        heartbeat = self._heartbeat_builder.heartbeat(self._core, self._bus.stats.reconnects, busy_s=silent_s)
         self._outbox.publish(NODE_HEARTBEAT.format(node=self._config.name), heartbeat, qos=0)

@@ -317,23 +317,18 @@ class Stage:
         return [*failures, SendFrame(self.topics.next, b"".join(frames))]
 
     def _step_failed(self, row: Row, reason: str, code: RequestFailureCode, state: StageRequest) -> list[Effect]:
-        """Say that a step can't be computed, and whose fault it is; the first that fails here is tried once more.
-
-        What arrived as it should not be stays so, and states that positions are folded into have gone on.
-        """
+        """Say that a step can't be computed, and whose fault it is; the first that fails here is tried once more, unless
+        it is what arrived that is wrong, or there are states that positions are folded into: these have gone on."""
+        request = request_id(row.request)
         if code == "bad_input":
             sender = self.spec.upstream
-            return [self.failed(request_id(row.request), code, f"{reason} from {sender}", suspect=sender)]
+            return [self.failed(request, code, f"{reason} from {sender}", suspect=sender)]
         self._steps_failed += 1
-        if self._steps_failed > 1 or state.states is not None:
-            times = f" ({self._steps_failed} steps failed)"
-            return [self.failed(request_id(row.request), code, reason + times, suspect=self.spec.node)]
-        if state.driver and row.ids is not None:
-            state.driver.steps.appendleft(Step(row.position, row.ids, row.sample, row.verify))
-        elif row.frame is not None:
-            state.frames.appendleft(row.frame)
-        self._take_turn(row.request, state)
-        return []
+        if self._steps_failed == 1 and state.states is None:
+            state.put_back(row)
+            self._take_turn(row.request, state)
+            return []
+        return [self.failed(request, code, f"{reason} ({self._steps_failed} steps failed)", suspect=self.spec.node)]
 
     def _advance(
         self, row: Row, result: RowResult, state: StageRequest, compute_s: float, now_s: float
@@ -399,10 +394,6 @@ class Stage:
         """When ``tick`` next has something to do."""
         deadlines = (*self._watchdog.deadlines_s(), *self.move.deadlines_s())
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
-
-    def expected_s(self, work: Work) -> float | None:
-        """How long a run will take; None for the first of its kind."""
-        return self.stats.expected_s(len(work.rows), work.rows[0].count)
 
     def metrics(self) -> StageMetrics:
         """The stage's figures, for the heartbeat."""

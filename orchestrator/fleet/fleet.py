@@ -281,11 +281,9 @@ class FleetState:
             if now_s < node.signs.lost_s(self._silence) and not self._is_alone_silent(node):
                 node.signs.recheck_s = now_s + RECHECK_S
                 continue
-            was_usable = node.usable
-            reason = f"no heartbeat for {now_s - node.heard_s:.3g} s"
-            self._take_offline(node, reason, node.heard_s)
-            if was_usable:
-                changes.append(Left(name, node.offline_reason))
+            if node.usable:
+                changes.append(Left(name, f"no heartbeat for {now_s - node.heard_s:.3g} s"))
+            self._take_offline(node, f"no heartbeat for {now_s - node.heard_s:.3g} s", node.heard_s)
         return changes
 
     def _is_alone_silent(self, silent: Node) -> bool:

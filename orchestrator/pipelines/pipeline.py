@@ -22,12 +22,12 @@ from orchestrator.fleet.fleet import FleetState
 from orchestrator.fleet.profiles import Profiles
 from orchestrator.model.served import BuiltSegment, ServedModel
 from orchestrator.pipelines.allocation_state import AllocationState, NodeAllocation
+from orchestrator.pipelines.failed_requests import request_failed
 from orchestrator.pipelines.partition import Group
 from orchestrator.pipelines.pipeline_nodes import PipelineNodes
 from orchestrator.planning.problem import Problem
 from orchestrator.planning.solution import Infeasible, Solution
 from orchestrator.replanning.eligibility import Eligibility
-from orchestrator.replanning.exclusions import STEP_FAILURES
 from orchestrator.replanning.jobs import Jobs
 from orchestrator.replanning.planner_input import PlannerInput
 from orchestrator.replanning.replanner import Replanner
@@ -37,7 +37,6 @@ from orchestrator.requests.scheduler import RequestScheduler
 from orchestrator.timing import Timing
 from schemas.contract import members
 from schemas.messages import (
-    Epoch,
     FetchProgress,
     MovesView,
     NodeBirth,
@@ -132,9 +131,8 @@ class Pipeline:
         """May a request be opened now, as soon as a slot is free?"""
         if self.active is None or self.active.plan.model is not self.model:
             return False  # a plan for another model is to follow
-        if self._switchover.missing.awaited:
-            return False
-        return not self._switchover.draining and not self.allocation_state.goes_down
+        is_held = self._switchover.draining or self._switchover.missing.awaited or self.allocation_state.goes_down
+        return not is_held
 
     @property
     def is_planning(self) -> bool:
@@ -317,24 +315,11 @@ class Pipeline:
         return effects
 
     def _request_failed(self, failure: RequestFailed, now_s: float) -> list[Effect]:
-        """Let another ring go on with what a node can't compute; end what none can, and what is nobody's fault."""
-        session = self.requests.concerned(failure)
-        if session is None:
-            return []
-        if failure.code not in STEP_FAILURES or session.answer is None or not self._is_in_force(failure.epoch):
-            return self.requests.failed(session, failure)
-        session.failures.add(failure, session.answer.next_position)
-        why = session.failures.verdict(failure)
-        if not why:
-            return self._replanner.go_on_without(failure, now_s)
-        if session.failures.is_models_fault:
-            for node in session.failures.nodes:
-                if self.eligibility.forgive(node):
-                    self.joined(now_s)
-        return self.requests.failed(session, failure, why)
-
-    def _is_in_force(self, epoch: Epoch) -> bool:
-        return self.active is not None and self.active.plan.epoch == epoch
+        losses = self._replanner.losses
+        effects, forgiven = request_failed(failure, self.active, self.requests, losses, self.eligibility, now_s)
+        if forgiven:
+            self.joined(now_s)
+        return effects
 
     def solved(self, job: int, outcome: Solution | Infeasible, now_s: float) -> list[Effect]:
         """The planner's answer."""

@@ -55,7 +55,7 @@ class PipelinePool:
         self._names = frozenset(pipeline_names(settings.pipeline))
         self._jobs = Jobs()
         self._due = DuePipelines()
-        self._rates: dict[str, RateMeter] = {}
+        self.rates: dict[str, RateMeter] = {}
         self._division_due_s = math.inf
         self._advancing: set[str] = set()
         """Between ``advance`` and ``serve``: those that have something to do."""
@@ -154,17 +154,7 @@ class PipelinePool:
 
     def tokens_per_s(self, pipeline: str, now_s: float) -> float:
         """Tokens per second that a pipeline generates now, over all its requests."""
-        return self._rates[pipeline].per_s(now_s) if pipeline in self._rates else 0.0
-
-    def needed(self) -> frozenset[str]:
-        """Names of the nodes whose rings have requests open."""
-        rings = (one.active.plan.nodes for one in self.all if one.active and one.requests.open_count)
-        return frozenset(node for ring in rings for node in ring)
-
-    def signs_of_life(self) -> list[tuple[tuple[str, ...], float]]:
-        """The nodes of each ring that gives tokens, and when the newest came: all had a part in it."""
-        rings = ((one.active.plan.nodes, self._rates.get(one.name)) for one in self.all if one.active)
-        return [(tuple(nodes), rate.newest_s) for nodes, rate in rings if rate]
+        return self.rates[pipeline].per_s(now_s) if pipeline in self.rates else 0.0
 
     # --- orders -----------------------------------------------------------------------------------------------
 
@@ -353,7 +343,7 @@ class PipelinePool:
         before = pipeline.requests.tokens_taken
         effects = pipeline.requests.tokens(heard, now_s)
         if taken := pipeline.requests.tokens_taken - before:  # the others came twice, or of a plan before
-            self._rates.setdefault(pipeline.name, RateMeter()).add(taken, now_s)
+            self.rates.setdefault(pipeline.name, RateMeter()).add(taken, now_s)
         if pipeline.requests.changed:
             self._due.touch((pipeline.name,))
         return effects

@@ -35,10 +35,11 @@ from orchestrator.replanning.eligibility import Eligibility
 from orchestrator.replanning.jobs import Jobs
 from orchestrator.replanning.planner_input import PlannerInput
 from orchestrator.replanning.report import PlanningReport
+from orchestrator.replanning.ring_losses import RingLosses
 from orchestrator.replanning.schedule import ReplanSchedule
 from orchestrator.replanning.target import PlanTarget
 from orchestrator.timing import Timing
-from schemas.messages import Heartbeat, NodeProfile, PlanConstraints, RequestFailed, SegmentFailed
+from schemas.messages import Heartbeat, NodeProfile, PlanConstraints, SegmentFailed
 
 
 class Replanner:
@@ -78,6 +79,9 @@ class Replanner:
         self._eligibility = eligibility
         self._schedule = ReplanSchedule()
         self._solving: Solving | None = None
+        self.losses = RingLosses(
+            switchover, requests, eligibility, report, pipeline=settings.pipeline, plan_anew=self._plan_anew
+        )
 
     # --- what others ask --------------------------------------------------------------------------------------
 
@@ -236,7 +240,7 @@ class Replanner:
                 self._rules_changed(node, now_s)
             return self._observe(message, now_s)
         if isinstance(message, SegmentFailed) and self._switchover.is_broken_by(node, message):
-            return self._broken_by(node, message, now_s)
+            return self.losses.broken_by(node, message, now_s)
         return self._switchover.reply(node, message, now_s)
 
     # --- what nodes measure -----------------------------------------------------------------------------------
@@ -274,9 +278,7 @@ class Replanner:
 
     def advance(self, now_s: float) -> list[Effect]:
         """Do what is due."""
-        effects = self._lost_nodes(now_s) if now_s >= self._switchover.ring_breaks_s() else []
-        if back := self._switchover.returned():
-            effects += self._back(back, now_s)
+        effects = self.losses.advance(now_s)
         before = self._active
         switched, given_up = self._switchover.advance(now_s)
         effects += switched
@@ -291,51 +293,9 @@ class Replanner:
             effects += self._solve(now_s)
         return effects
 
-    def _lost_nodes(self, now_s: float) -> list[Effect]:
-        """Look for a plan without nodes of the ring that are gone; the ring is kept until there is one, if it may work
-        again."""
-        given_up, is_kept = self._switchover.keep_ring(now_s)
-        if not is_kept:
-            return [*given_up, *self._drop_ring(now_s)]
+    def _plan_anew(self, now_s: float) -> None:
         self._solving = None
         self._schedule.ask(now_s)
-        return given_up
-
-    def _back(self, nodes: frozenset[str], now_s: float) -> list[Effect]:
-        """Let the ring go on, with all that its nodes knew, once all that were awaited are back."""
-        text = f"{', '.join(sorted(nodes))} is back in time"
-        told: list[Effect] = [Note(text, kind="returned", pipeline=self._settings.pipeline)]
-        if self._switchover.missing.awaited:
-            return told
-        return [*told, *self._switchover.give_up_next(), *self._requests.ring_returned(now_s)]
-
-    def _broken_by(self, node: str, message: SegmentFailed, now_s: float) -> list[Effect]:
-        """Go on without a node of the working ring that is here, but can't be used for it any more."""
-        assert self._active
-        self._report.last_failure = f"{node}: {message.reason}"
-        told = self._eligibility.failed(self._active.plan, node, message.reason, message.code, now_s)
-        return [*told, *self._drop_ring(now_s, without=node, why=message.reason)]
-
-    def go_on_without(self, failure: RequestFailed, now_s: float) -> list[Effect]:
-        """Go on in another ring after a failure of the working one, and without the node at fault, if one is."""
-        assert self._active
-        suspect = failure.suspect if failure.suspect in self._active.plan.nodes else ""
-        why = f"it sent {failure.node} what is not finite" if failure.code == "bad_input" else failure.reason
-        self._report.last_failure = f"{suspect or failure.node}: {why}"
-        told: list[Effect] = []
-        if suspect:
-            told = self._eligibility.failed(self._active.plan, suspect, why, failure.code, now_s)
-        return [*told, *self._drop_ring(now_s, without=suspect or failure.node, why=why)]
-
-    def _drop_ring(self, now_s: float, *, without: str = "", why: str = "") -> list[Effect]:
-        """Give up the working ring, a node of which is gone for good. Unless another is ready, plan again at once."""
-        effects = self._switchover.drop_ring(now_s, without=without, why=why)
-        if self._active:
-            self._report.succeeded(changed=True)
-        else:
-            self._solving = None
-            self._schedule.ask(now_s)
-        return effects
 
     def next_deadline_s(self) -> float:
         """When ``advance`` next has something to do by time alone."""

@@ -19,14 +19,7 @@ from orchestrator.requests.session import ErrorCode, Phase, Session
 from orchestrator.requests.session_table import SessionTable
 from orchestrator.requests.waiting_queue import WaitingQueue
 from orchestrator.timing import Timing
-from schemas.messages import (
-    CancelRequest,
-    Epoch,
-    RequestClosed,
-    RequestFailed,
-    ResendTokens,
-    SubmitRequest,
-)
+from schemas.messages import CancelRequest, Epoch, RequestClosed, RequestFailed, ResendTokens, SubmitRequest
 
 _FAILURE_CODES: dict[str, ErrorCode] = {"busy": "busy", "too_long": "too_long"}
 _REMEMBERED_PREFIXES = 64
@@ -173,14 +166,6 @@ class RequestScheduler:
             effects += self._finish(session, session.answer.finish, now_s)
         return effects
 
-    def concerned(self, failure: RequestFailed) -> Session | None:
-        """The session of the request that a stage can't go on with; None when it has moved on."""
-        session = self.sessions.get(failure.request)
-        if session is None or session.phase is not Phase.OPEN or session.placement is None:
-            return None
-        is_its = failure.node in session.placement.ring and failure.epoch == session.placement.epoch
-        return session if is_its else None
-
     def failed(self, session: Session, failure: RequestFailed, why: str = "") -> list[Effect]:
         """End a request that no ring can go on with; ``why``: in other words than the stage's."""
         code = _FAILURE_CODES.get(failure.code, "failed")
@@ -297,13 +282,8 @@ class RequestScheduler:
 
     def ring_returned(self, now_s: float) -> list[Effect]:
         """Have stage 0 repeat at once what got lost, and the last stage what was missed: nodes are back."""
-        effects = self.missed_messages(now_s)
-        for session in self.sessions.in_phase(Phase.OPEN):
-            if session.placement and session.answer and len(session.placement.ring) > 1:
-                position = session.answer.next_position
-                ask = ResendTokens(request=session.request, position=position, first_stage=True)
-                effects.append(command(session.placement.ring[0], ask))
-        return effects
+        sessions = self.sessions.in_phase(Phase.OPEN)
+        return [*self.missed_messages(now_s), *(ask for session in sessions for ask in session.ask_first_stage())]
 
     def missed_messages(self, now_s: float) -> list[Effect]:
         """Ask for what open requests may have missed, after a while without a connection."""

@@ -8,16 +8,24 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from orchestrator.deployment.plan import LONGER
-from orchestrator.effects import EncodePrompt, Publish
+from orchestrator.effects import EncodePrompt, Publish, command
 from orchestrator.model.prompt import PromptRefused
 from orchestrator.model.served import ServedModel
 from orchestrator.requests.answer import Answer, EncodedPrompt, FinishReason
 from orchestrator.requests.placement import Placement
 from orchestrator.requests.resend_timer import ResendTimer
-from orchestrator.requests.step_failures import StepFailures
+from orchestrator.requests.step_failures import StepFailures, StepVerdict
 from orchestrator.timing import Timing
 from schemas.limits import MAX_LINE
-from schemas.messages import OpenRequest, StageTiming, StreamEnd, StreamError, SubmitRequest
+from schemas.messages import (
+    OpenRequest,
+    RequestFailed,
+    ResendTokens,
+    StageTiming,
+    StreamEnd,
+    StreamError,
+    SubmitRequest,
+)
 from schemas.topics import REQUEST_STREAM
 
 ErrorCode = Literal["no_model", "no_nodes", "no_memory", "not_ready", "too_long", "busy", "bad_request", "failed"]
@@ -135,6 +143,18 @@ class Session:
         assert self.answer
         assert self.placement
         return self.placement.open_messages(self.submit, self.answer, pipeline=pipeline)
+
+    def step_failed(self, failure: RequestFailed) -> StepVerdict:
+        """Note that a node can't compute the next token."""
+        assert self.answer
+        return self.failures.add(failure, self.answer.next_position)
+
+    def ask_first_stage(self) -> list[Publish]:
+        """The command to repeat what the ring owes, to the first of several stages."""
+        if self.placement is None or self.answer is None or len(self.placement.ring) == 1:
+            return []
+        ask = ResendTokens(request=self.request, position=self.answer.next_position, first_stage=True)
+        return [command(self.placement.ring[0], ask)]
 
     def interrupt(self, now_s: float) -> None:
         """Let the request, whose ring is gone, wait to go on in another."""
