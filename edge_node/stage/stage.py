@@ -317,8 +317,8 @@ class Stage:
         return [*failures, SendFrame(self.topics.next, b"".join(frames))]
 
     def _step_failed(self, row: Row, reason: str, code: RequestFailureCode, state: StageRequest) -> list[Effect]:
-        """Say that a step can't be computed, and whose fault it is; the first that fails here is tried once more, unless
-        it is what arrived that is wrong, or there are states that positions are folded into: these have gone on."""
+        """Say that a step can't be computed, and whose fault it is. The first that fails here is tried once more; not
+        where what arrived is wrong, nor where there are states that positions are folded into, which have gone on."""
         request = request_id(row.request)
         if code == "bad_input":
             sender = self.spec.upstream
