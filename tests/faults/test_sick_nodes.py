@@ -19,6 +19,7 @@ from orchestrator.timing import Timing
 from schemas.messages import PlanConstraints
 from tests.support.nodes import NodeProcess, running_nodes, start_node
 from tests.support.services import patient_client, running_service, wait_until_serving
+from tests.support.sick_node import CHUNK_S, CHUNK_TOKENS
 
 PROMPT = "The capital of France"
 TOKENS = 40
@@ -33,7 +34,7 @@ def fleet(mosquitto: LocalBroker, store: ModelStore, folder: Path, kind: str) ->
         state.save_constraints("main", ENDS)
     config = ServiceConfig(
         broker_url=mosquitto.url, data_dir=folder, models_dir=store.home, model="tiny",
-        min_nodes=3, context_tokens=128, slots=2, wire_dtype="fp32",
+        min_nodes=3, context_tokens=128, slots=2, wire_dtype="fp32", chunk_tokens=CHUNK_TOKENS,
     )  # fmt: skip
     with ExitStack() as stack:
         stack.enter_context(running_nodes("ab", mosquitto.url, folder, "--emulate-speed", "0.05"))
@@ -124,3 +125,17 @@ def test_a_node_that_crashes_whenever_it_loads_is_left_out(
         finally:
             stop.set()
             keeper.join()
+
+
+def test_a_node_that_computes_for_seconds_is_not_missed(
+    mosquitto: LocalBroker, tiny_store: ModelStore, tmp_path: Path
+) -> None:
+    """It says beforehand that it will be silent."""
+    with fleet(mosquitto, tiny_store, tmp_path, "computes_for_long") as client:
+        answer = client.ask(prompt=PROMPT * 2, max_tokens=3, stats=True)
+        for _ in answer:
+            pass
+        assert answer.end
+        assert max(stage.prefill_s for stage in answer.end.stages) > CHUNK_S > 2 * Timing().silence_s
+        assert "lost" not in {event.kind for event in client.past_events().events}
+        assert SICK in ring(client)

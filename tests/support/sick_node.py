@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,6 +19,7 @@ from edge_node.runtime.segment_runner import SegmentRunner
 
 EVERY = 5
 """One of so many runs goes wrong."""
+CHUNK_TOKENS, CHUNK_S = 24, 3.5
 
 
 def _some_runs(spoil: Callable[[RunResult], None]) -> None:
@@ -61,6 +63,20 @@ def sends_nan() -> None:
     FloatsOut.give = give  # type: ignore[method-assign]
 
 
+def computes_for_long() -> None:
+    """Chunks of a prompt take it seconds."""
+    run = Segment.run
+
+    def slow_run(self: Segment, slot: int, positions: Sequence[int], count: int, **options: Any) -> RunResult:
+        result = run(self, slot, positions, count, **options)
+        if count == CHUNK_TOKENS:  # that of requests, not that of known answers
+            time.sleep(CHUNK_S)
+            result = RunResult(result.output, result.compute_s + CHUNK_S)
+        return result
+
+    Segment.run = slow_run  # type: ignore[method-assign]
+
+
 def crashes_on_load() -> None:
     """Its process dies of a signal whenever it opens a segment."""
 
@@ -70,7 +86,7 @@ def crashes_on_load() -> None:
     SegmentRunner._open = crash  # type: ignore[method-assign,assignment]
 
 
-KINDS = {kind.__name__: kind for kind in (computes_nan, sends_nan, crashes_on_load)}
+KINDS = {kind.__name__: kind for kind in (computes_nan, sends_nan, computes_for_long, crashes_on_load)}
 
 if __name__ == "__main__":
     KINDS[sys.argv.pop(1)]()
