@@ -218,7 +218,7 @@ class Switchover:
             if fits_beside(plan, running, births):
                 beside = bytes_beside(plan, running, births)
                 basis = Basis(epoch=running.epoch, ring=running.ring) if goes_on else None
-            elif self._requests.open_count and not self.missing.awaited and not (goes_on and building.forced):
+            elif self._requests.open_count and not self._replaces(plan) and not (goes_on and building.forced):
                 return []
             else:
                 if self._requests.open_count:
@@ -231,9 +231,13 @@ class Switchover:
         commands = prepare_commands(plan, self._blob_urls, beside, basis)
         return [*effects, *self.next.start(commands, now_s)]
 
+    def _replaces(self, plan: DeployedPlan) -> bool:
+        """Is a plan to follow a ring that stands still? Requests go on in it, if it is of their model."""
+        return self.active is not None and bool(self.missing.awaited) and plan.model is self.active.plan.model
+
     def _take_over(self, rollout: Rollout, now_s: float) -> list[Effect]:
         """Commit a plan whose stages are all ready, or begin to move what is open."""
-        if self.missing.awaited:
+        if self._replaces(rollout.plan):
             return self.drop_ring(now_s)
         if not self.active or not self._requests.open_count:
             return self._commit(rollout)

@@ -446,6 +446,20 @@ def test_the_first_stage_takes_tokens_and_replays_only_from_whom_it_may() -> Non
     assert node.row()[1].ids == (9,)
 
 
+def test_the_first_stage_repeats_at_once_what_it_is_owed() -> None:
+    """When it is asked to, as nodes had lost their connection; a stage that is owed nothing does nothing."""
+    node = Node("alfa")
+    node.open()
+    ask = ResendTokens(request=REQUEST, position=5, first_stage=True)
+    assert node.core.message(ask) == []
+    assert node.core.tick(1.0) == []
+    node.compute()
+    assert node.core.tick(1.0) == []
+    assert node.core.message(ask) == []
+    assert [frame.attempt for _, frame in sent(node.core.tick(1.0))] == [1]
+    assert node.core.tick(1.0) == [], "once"
+
+
 def test_tokens_beyond_the_context_are_refused() -> None:
     """No step may be issued whose position the KV cache does not have."""
     node = Node("alfa", context_tokens=6)

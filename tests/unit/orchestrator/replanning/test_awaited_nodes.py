@@ -20,7 +20,7 @@ from schemas.messages import (
     StreamError,
 )
 from tests.support.orchestrating import World
-from tests.support.scripted_nodes import answer_text, make_heartbeat, make_submit
+from tests.support.scripted_nodes import answer_text, make_heartbeat, make_manifest, make_submit
 from tests.unit.orchestrator.replanning.test_exclusions import notes, ring
 
 TIMING = Timing()
@@ -161,6 +161,23 @@ def test_a_second_node_that_falls_silent_is_awaited_too() -> None:
     assert world.plan.epoch > epoch, "it takes its place without the second"
     assert second not in ring(world)
     ends_well(world, request)
+
+
+def test_another_model_waits_for_what_is_open() -> None:
+    """Though there is a plan for it, as it is smaller."""
+    models = {"tiny": make_manifest(), "other": make_manifest("other", blocks=1)}
+    world = World(models=models, timing=TIMING).serve("a", "b", "c")
+    request, epoch, silent = asked(world), world.plan.epoch, middle(world)
+    freeze(world, silent)
+    world.wait(10.0)
+    world.control("use_model", model="other")
+    world.wait(5.0)
+    assert world.underway
+    assert world.plan.epoch == epoch
+    thaw(world, silent)
+    ends_well(world, request)
+    world.wait(5.0)
+    assert world.plan.model == "other"
 
 
 # --- who is missed --------------------------------------------------------------------------------------------------
