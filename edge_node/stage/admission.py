@@ -70,6 +70,7 @@ def new_request(
             watchdog_min_s=watchdog_min_s,
             ids=list(message.prompt_ids or ()),
             states=request.states,
+            same_bits=spec.segment.same_bits,
         )
     if not (spec.is_last and not spec.is_first and message.draft_tokens):
         request.prompt_lookup = None
