@@ -111,13 +111,10 @@ class NodeService:
         self._stopping = False
         self._refusal: str | None = None
         self._drain = Drain(config.drain_timeout_s)
-        self._due_s = 0.0
-        """When there is more to do than what arrives."""
-        self._own: list[Event] = []
-        """Tokens for this node's own first stage."""
+        self._due_s = 0.0  # when there is more to do than what arrives
+        self._own: list[Event] = []  # tokens for this node's own first stage
         self._is_slow = False  # a step takes so long that it is announced, for which the short way has no time
-        self._called = False
-        """Another thread has something for the loop."""
+        self._called = False  # another thread has something for the loop
 
     def stop(self) -> None:
         """End ``run`` soon; may be called from a signal handler or another thread."""
@@ -217,8 +214,8 @@ class NodeService:
                 events = [*self._own, *events]
                 self._own.clear()
             # After a step of an answer there is nothing else to do before something is due, or another thread calls.
-            is_quick = len(events) == 1 and patience_s > 0.0 and not self._called and not self._is_slow
-            if is_quick and self._short_way(events[0]):
+            is_alone = len(events) == 1 and patience_s > 0.0 and not self._called
+            if is_alone and not self._is_slow and self._short_way(events[0]):
                 continue
             self._called = False  # before what it is about is looked at: it may be set again meanwhile
             polled_s = time.monotonic()

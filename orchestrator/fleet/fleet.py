@@ -259,13 +259,10 @@ class FleetState:
 
     def need(self, nodes: frozenset[str], now_s: float) -> bool:
         """Note which nodes open requests need; true when these are others than before."""
-        if nodes == self._needed:
-            return False
-        for name in nodes ^ self._needed:
-            if name in self.nodes:
-                self.nodes[name].signs.needed_since_s = now_s if name in nodes else None
-        self._needed = nodes
-        return True
+        others, self._needed = nodes ^ self._needed, nodes
+        for name in others & self.nodes.keys():
+            self.nodes[name].signs.needed_since_s = now_s if name in nodes else None
+        return bool(others)
 
     def worked(self, nodes: Iterable[str], at_s: float) -> None:
         """Note that something came in which all these nodes had a part."""
@@ -281,9 +278,9 @@ class FleetState:
             if now_s < node.signs.lost_s(self._silence) and not self._is_alone_silent(node):
                 node.signs.recheck_s = now_s + RECHECK_S
                 continue
-            if node.usable:
-                changes.append(Left(name, f"no heartbeat for {now_s - node.heard_s:.3g} s"))
-            self._take_offline(node, f"no heartbeat for {now_s - node.heard_s:.3g} s", node.heard_s)
+            reason = f"no heartbeat for {now_s - node.heard_s:.3g} s"
+            changes += [Left(name, reason)] if node.usable else []
+            self._take_offline(node, reason, node.heard_s)
         return changes
 
     def _is_alone_silent(self, silent: Node) -> bool:
