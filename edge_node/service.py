@@ -192,8 +192,7 @@ class NodeService:
         ``polled_s``: when the bus was read last.
         """
         since_s = self._link.silent_since_s
-        silent_s = 0.0 if since_s is None else polled_s - since_s
-        step = self._drain.step(self._core.has_stages, now_s, silent_s=silent_s)
+        step = self._drain.step(self._core.has_stages, now_s, silent_s=polled_s - since_s if since_s else 0.0)
         if step.line:
             self._notices.say(step.line)
         if step.announces:
