@@ -197,12 +197,12 @@ class Fleet:
         self._speed = speed
         self.nodes: dict[str, NodeProcess] = {}
 
-    def start(self, node: str, broker_url: str | None = None) -> NodeProcess:
+    def start(self, node: str, broker_url: str | None = None, *, watchdog_s: float = 20.0) -> NodeProcess:
         """Start a node, over another address of the broker if it is given."""
         speed_file(self.folder, node).write_text(f"{self._speed}\n")
         options = ("--memory-limit-mb", str(self._memory_mb), "--emulate-speed", f"@{speed_file(self.folder, node)}")
         url = broker_url or self.broker_url
-        process = start_node(node, url, self.folder / node, *options, "--watchdog-s", "20")
+        process = start_node(node, url, self.folder / node, *options, "--watchdog-s", f"{watchdog_s}")
         self.nodes[node] = process
         return process
 

@@ -90,6 +90,8 @@ class NodeCore:
             case KeepRequests():
                 return self._keep_requests(message)
             case ResendTokens():
+                if message.first_stage:
+                    return self._each(lambda stage: stage.ask_again(message.request))
                 return self._each(lambda stage: stage.resend(message.request, message.position))
             case CopyKv() | FinishKv() | HoldRequests() | GoOn():
                 self._move(message)
@@ -358,6 +360,11 @@ class NodeCore:
             if work:
                 return work, effects
         return None, effects
+
+    def expected_s(self, work: Work) -> float | None:
+        """How long a run will take; None where that is not known yet."""
+        stage = self._by_place.get(_place(work.key))
+        return stage.stats.expected_s(len(work.rows), work.rows[0].count) if stage else None
 
     def computed(self, work: Work, result: Computed, now_s: float) -> list[Effect]:
         """Take in the result of a run, and send on what came of it."""

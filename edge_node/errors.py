@@ -46,7 +46,11 @@ class WrongAnswers(NodeError):
 
 
 class NotFinite(NodeError):
-    """A hidden state or logit is NaN or infinite."""
+    """A hidden state or logit that this node computed is NaN or infinite."""
+
+
+class BadInput(NotFinite):
+    """A hidden state is NaN or infinite as it arrived: whoever sent it is at fault."""
 
 
 class NodeRefused(NodeError):

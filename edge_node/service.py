@@ -30,7 +30,7 @@ from edge_node.effects import (
     Unsubscribe,
     WriteKvRows,
 )
-from edge_node.errors import NodeError, NodeRefused, NotFinite
+from edge_node.errors import NodeError, NodeRefused
 from edge_node.notices import Notices
 from edge_node.runtime.check_schedule import CheckSchedule
 from edge_node.runtime.segment_runner import SegmentRunner
@@ -39,6 +39,7 @@ from edge_node.storage.blob_store import BlobStore
 from edge_node.storage.standby_fetcher import StandbyFetcher
 from edge_node.telemetry import device
 from edge_node.telemetry.birth import birth_of, new_incarnation
+from edge_node.telemetry.busy import WORTH_TELLING_S, busy_s
 from edge_node.telemetry.heartbeat import HeartbeatBuilder
 from edge_node.telemetry.load_report import load_effects
 from edge_node.telemetry.message_limit import MessageLimit
@@ -93,7 +94,10 @@ class NodeService:
             watchdog_min_s=config.watchdog_min_s,
         )
         self._link = RoundTripMeter()
-        self._heartbeat_builder = HeartbeatBuilder(node=config.name, incarnation=self._incarnation, store=self._store)
+        self._rejected: Counter[str] = Counter()
+        self._heartbeat_builder = HeartbeatBuilder(
+            node=config.name, incarnation=self._incarnation, store=self._store, link=self._link, rejected=self._rejected
+        )
         self._kept: list[Event] = []
         self._profiler = Profiler(
             self._store,
@@ -103,17 +107,14 @@ class NodeService:
             emulated_speed=config.emulated_speed,
             wake=self._call,
         )
-        self._rejected: Counter[str] = Counter()
         self._birth: NodeBirth | None = None
         self._stopping = False
         self._refusal: str | None = None
         self._drain = Drain(config.drain_timeout_s)
-        self._due_s = 0.0
-        """When there is more to do than what arrives."""
-        self._own: list[Event] = []
-        """Tokens for this node's own first stage."""
-        self._called = False
-        """Another thread has something for the loop."""
+        self._due_s = 0.0  # when there is more to do than what arrives
+        self._own: list[Event] = []  # tokens for this node's own first stage
+        self._is_slow = False  # a step takes so long that it is announced, for which the short way has no time
+        self._called = False  # another thread has something for the loop
 
     def stop(self) -> None:
         """End ``run`` soon; may be called from a signal handler or another thread."""
@@ -191,8 +192,7 @@ class NodeService:
         ``polled_s``: when the bus was read last.
         """
         since_s = self._link.silent_since_s
-        silent_s = 0.0 if since_s is None else polled_s - since_s
-        step = self._drain.step(self._core.has_stages, now_s, silent_s=silent_s)
+        step = self._drain.step(self._core.has_stages, now_s, silent_s=polled_s - since_s if since_s else 0.0)
         if step.line:
             self._notices.say(step.line)
         if step.announces:
@@ -213,7 +213,8 @@ class NodeService:
                 events = [*self._own, *events]
                 self._own.clear()
             # After a step of an answer there is nothing else to do before something is due, or another thread calls.
-            if len(events) == 1 and patience_s > 0.0 and not self._called and self._short_way(events[0]):
+            is_alone = len(events) == 1 and patience_s > 0.0 and not self._called
+            if is_alone and not self._is_slow and self._short_way(events[0]):
                 continue
             self._called = False  # before what it is about is looked at: it may be set again meanwhile
             polled_s = time.monotonic()
@@ -229,7 +230,7 @@ class NodeService:
             if self.leaving:
                 self._leave(now_s, polled_s)
             if now_s >= next_heartbeat_s:
-                next_heartbeat_s = now_s + self._config.heartbeat_interval_s
+                next_heartbeat_s = now_s + self._config.heartbeat_interval_s / (1 + self._core.has_requests)
                 self._heartbeat()
             self._due_s = self._next_due_s(next_heartbeat_s)
 
@@ -247,12 +248,11 @@ class NodeService:
             now_s += compute_s
             self._send(fast_path.topic, fast_path.frame(result, now_s))
         except NodeError as error:
-            if isinstance(error, NotFinite):
-                self._check_answers()
-            self._do(fast_path.failed(error))
-        else:
-            fast_path.settle(compute_s, now_s)
-            self._due_s = min(self._due_s, fast_path.due_s)
+            _log.warning("a step of %s could not be computed: %s", fast_path.topic, error)
+            return False  # the long way tries it once more
+        fast_path.settle(compute_s, now_s)
+        self._is_slow = compute_s >= WORTH_TELLING_S
+        self._due_s = min(self._due_s, fast_path.due_s)
         self._link.disturbed = True
         return True
 
@@ -263,6 +263,8 @@ class NodeService:
         self._do(effects)
         if work:
             self._link.disturbed = True
+            if silent_s := busy_s(self._core.expected_s(work)):
+                self._say_how_it_is(silent_s)
             result = self._runner.run(work)
             if any(row.failure is not None and row.failure_code == "not_finite" for row in result.rows):
                 self._check_answers()  # if it is this node's fault, the answers go on elsewhere
@@ -384,15 +386,15 @@ class NodeService:
         if self._config.emulated_speed_file:
             self._speed = read_speed(self._config.emulated_speed_file, self._speed)
             self._runner.emulate(self._speed)
-        heartbeat = self._heartbeat_builder.heartbeat(
-            self._core,
-            rtt_s=self._link.rtt_s,
-            frames_rejected=self._rejected.total(),
-            reconnects=self._bus.stats.reconnects,
-        )
-        self._outbox.publish(NODE_HEARTBEAT.format(node=self._config.name), heartbeat, qos=0)
+        self._is_slow = False
+        self._say_how_it_is()
         self._table_pages.check(self._core.planned_bytes)
         # One small echo, unless the link is being probed.
         payload = None if self._profiler.measures_link else self._link.next_message(time.monotonic())
         if payload is not None:
             self._bus.publish(self._echo_topic, payload)
+
+    def _say_how_it_is(self, silent_s: float = 0.0) -> None:
+        """Publish a heartbeat; ``silent_s``: the next one may come so late."""
+        heartbeat = self._heartbeat_builder.heartbeat(self._core, self._bus.stats.reconnects, busy_s=silent_s)
+        self._outbox.publish(NODE_HEARTBEAT.format(node=self._config.name), heartbeat, qos=0)

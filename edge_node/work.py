@@ -10,16 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from edge_node.stage_spec import StageKey
 from schemas.codec import Frame
 from schemas.limits import MAX_GUESSED_TOKENS
-from schemas.messages import Sampling
+from schemas.messages import RequestFailureCode, Sampling
 
 MAX_LOGITS = MAX_GUESSED_TOKENS + 1
 """Logits per request and run: one more than the longest guess that is verified."""
-FailureCode = Literal["busy", "too_long", "no_progress", "not_finite", "internal"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +101,7 @@ class RowResult:
     payload: bytes | None = None
     tokens: tuple[int, ...] = ()
     failure: str | None = None
-    failure_code: FailureCode = "internal"
+    failure_code: RequestFailureCode = "cannot_run"
 
 
 @dataclass(slots=True)

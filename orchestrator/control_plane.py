@@ -8,6 +8,8 @@ from orchestrator.deployment.plan import ServingSettings
 from orchestrator.effects import Effect, Note, OpenModel, command
 from orchestrator.fleet.fleet import Drained, Flagged, FleetChange, FleetState, Joined, Left, Restored, Tell, Trusted
 from orchestrator.fleet.health import HealthLimits
+from orchestrator.fleet.silence import SilenceLimits
+from orchestrator.pipelines.life_signs import at_work, needed
 from orchestrator.pipelines.options import PipelineOptions
 from orchestrator.pipelines.pipeline import Pipeline
 from orchestrator.pipelines.pipeline_status import status_of
@@ -39,7 +41,7 @@ class ControlPlane:
         """``model`` is opened at the start; None waits for ``use_model``. ``pipelines``: how many a person wants; None
         takes as many as give most. ``balance``: move layers when nodes become slower or quicker."""
         timing = timing or Timing()
-        self.fleet = FleetState(heartbeat_timeout_s=timing.heartbeat_timeout_s, limits=limits)
+        self.fleet = FleetState(silence=SilenceLimits(timing.heartbeat_timeout_s, timing.silence_s), limits=limits)
         options = PipelineOptions(
             generation=generation,
             min_nodes=min_nodes,
@@ -118,6 +120,16 @@ class ControlPlane:
                 case Tell(node, order):
                     effects.append(command(node, order))
         return effects
+
+    def miss_silent_nodes(self, heard_until_s: float, now_s: float) -> list[Effect]:
+        """Count nodes as lost that were silent for too long, by the time until which all is handled that was heard."""
+        for nodes, newest_s in at_work(self.pipelines.all, self.pipelines.rates):
+            self.fleet.worked(nodes, newest_s)
+        return self.fleet_changes(self.fleet.expire(heard_until_s), now_s)
+
+    def needs_others(self, now_s: float) -> bool:
+        """Do open requests need other nodes than when this was last asked? Those are missed sooner."""
+        return self.fleet.need(needed(self.pipelines.all), now_s)
 
     def open_model(self, name: str) -> list[Effect]:
         """Open a model to serve it as soon as its plan is rolled out."""

@@ -123,7 +123,7 @@ class Core:
         effects: list[Effect] = []
         pipelines, heard_until_s = self.plane.pipelines, min(now_s, self.heard_until_s)
         if heard_until_s >= self._silence_due_s:
-            effects += self.plane.fleet_changes(self.plane.fleet.expire(heard_until_s), now_s)
+            effects += self.plane.miss_silent_nodes(heard_until_s, now_s)
             self._silence_due_s = self.plane.fleet.next_expiry_s()
         if self._bus_is_up and heard_until_s >= self.plane.readers.due_s:
             effects += self.plane.readers.expire(heard_until_s)
@@ -133,6 +133,8 @@ class Core:
             effects += pipelines.advance(now_s)
             effects += self._operator.plan_outcomes(pipelines)
             effects += pipelines.serve(now_s, opening=self.plane.opening is not None)
+            if self.plane.needs_others(now_s) and self._bus_is_up:
+                self._silence_due_s = self.plane.fleet.next_expiry_s()
         return effects
 
     # --- the bus ----------------------------------------------------------------------------------------------

@@ -21,7 +21,13 @@ class Timing:
     """After the last node joined, before a plan is made: nodes that start together give one plan."""
     loss_settle_s: float = 0.5
     """A node of the ring that reconnects within this time is not lost."""
+    await_s: float = 120.0
+    """A ring that no plan can replace waits this long for a node of it that fell silent."""
+    silence_s: float = 1.5
+    """A node that open requests need counts as lost after this, while others are heard; it says how it is twice a
+    second, and when it is about to compute for long."""
     heartbeat_timeout_s: float = 10.0
+    """Any other node counts as lost after this."""
     start_s: float = 1.5
     """From the start until the fleet is believed to be complete; nodes heard of only by retained messages need
     one heartbeat to count."""

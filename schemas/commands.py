@@ -159,6 +159,9 @@ class ResendTokens:
 
     request: RequestId = about("The request.")
     position: Tokens = about("Position of the first token that is missing.")
+    first_stage: bool = about(
+        "Is it the first stage that is asked, which repeats what the ring owes it? Else it is the last.", default=False
+    )
 
 
 @message("command.probe")

@@ -71,7 +71,7 @@ class NodeStatus:
 @message("node.heartbeat")
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Heartbeat:
-    """Once a second: how the node is doing."""
+    """How the node is doing: once a second, twice while requests are open, and before it computes for long."""
 
     node: Name = about("The node's name.")
     incarnation: Count = about("Which start of the node this is.")
@@ -91,6 +91,7 @@ class Heartbeat:
     frames_rejected: Count = about("Frames that were malformed.", default=0)
     frames_dropped: Count = about("Frames of another epoch, sender, attempt or position.", default=0)
     reconnects: Count = about("Reconnections to the broker.", default=0)
+    busy_s: Seconds = about("The node may now compute, and say nothing, for so long; 0: it does not.", default=0.0)
 
 
 @message("plan")

@@ -27,6 +27,9 @@ from schemas.registry import message
 LoadFailureCode = Literal["wrong_answers", "unusable", "no_files", "no_room", "refused", "internal"]
 """Why a stage can't be loaded: it computes what is wrong, ONNX Runtime can't run it, its files or the room for them are
 not to be had, the command asks for what the node can't do, or something else."""
+RequestFailureCode = Literal["busy", "too_long", "no_progress", "not_finite", "bad_input", "cannot_run", "internal"]
+"""Why a stage can't go on with a request. not_finite: what the node computed is NaN or infinite; bad_input: what it was
+sent is; cannot_run: ONNX Runtime can't compute the step."""
 
 
 @message("reply.profile")
@@ -110,8 +113,11 @@ class RequestFailed:
     node: Name = about("The node.")
     epoch: Epoch = about("The epoch of the stage: a request that has moved on to another one is not concerned.")
     request: RequestId = about("The request.")
-    code: Literal["busy", "too_long", "no_progress", "not_finite", "internal"] = about("Why, for programs.")
+    code: RequestFailureCode = about("Why, for programs.")
     reason: Line = about("Why, for people.")
+    suspect: Name | None = about(
+        "The node that computed or sent what is of no use; none where it is nobody's fault.", default=None
+    )
 
 
 @message("reply.kv_copied")

@@ -10,7 +10,7 @@ from edge_node.requests.checkpoints import Checkpoints
 from edge_node.requests.position_rule import PositionRule
 from edge_node.requests.prompt_lookup import PromptLookup
 from edge_node.requests.request_stats import RequestStats
-from edge_node.requests.ring_driver import RingDriver
+from edge_node.requests.ring_driver import RingDriver, Step
 from edge_node.work import Draw, Row
 from schemas.codec import Flag, Frame
 from schemas.messages import OpenRequest, Sampling
@@ -57,6 +57,13 @@ class StageRequest:
     def has_input(self) -> bool:
         """Is there something to compute?"""
         return not self.held and bool(self.driver.steps if self.driver else self.frames)
+
+    def put_back(self, row: Row) -> None:
+        """Put the input of a row back, which is to be computed again before all others."""
+        if self.driver and row.ids is not None:
+            self.driver.steps.appendleft(Step(row.position, row.ids, row.sample, row.verify))
+        elif row.frame is not None:
+            self.frames.appendleft(row.frame)
 
     @property
     def next_count(self) -> int:

@@ -69,6 +69,8 @@ class RingDriver:
     """Where the first chunk of the prompt begins: positions before it were there already."""
     states: Checkpoints | None = None
     """Where stage 0 has its folded states, if it has any: what it computes begins there."""
+    same_bits: bool = False
+    """What is computed again may be computed in chunks, generated tokens too: the bits are the same in any run."""
     attempt: int = 0
     steps: deque[Step] = field(default_factory=deque)
     finished: bool = False
@@ -97,7 +99,7 @@ class RingDriver:
         return self.deadline_s is not None
 
     def _steps_from(self, position: int) -> list[Step]:
-        """Steps that compute [position, len(ids)), with the boundaries the first computation had.
+        """Steps that compute [position, len(ids)), with the boundaries the first computation had where these matter.
 
         With folded states they begin at an earlier position, where there is one.
         """
@@ -105,8 +107,9 @@ class RingDriver:
             self.prefix_tokens = 0  # somebody no longer has the prefix
         steps = []
         start = self.prefix_tokens
-        lengths = chunk_lengths(self.prompt_tokens - start, self.chunk_tokens)
-        for length in lengths + [1] * (len(self.ids) - self.prompt_tokens):
+        in_chunks = len(self.ids) if self.same_bits and not self.states else self.prompt_tokens
+        lengths = chunk_lengths(in_chunks - start, self.chunk_tokens)
+        for length in lengths + [1] * (len(self.ids) - in_chunks):
             stop = start + length
             if stop > position:
                 steps.append(Step(start, self.ids[start:stop], sample=stop == len(self.ids)))
@@ -160,6 +163,11 @@ class RingDriver:
     def overdue(self, now_s: float) -> bool:
         """Has the ring been silent for too long?"""
         return self.deadline_s is not None and now_s >= self.deadline_s
+
+    def hurry(self) -> None:
+        """Have what the ring owes be overdue at once: something may have got lost."""
+        if self.deadline_s is not None:
+            self.deadline_s = 0.0
 
     @property
     def gave_up(self) -> bool:

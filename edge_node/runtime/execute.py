@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from edge_node.errors import NotFinite, SegmentUnusable
+from edge_node.errors import BadInput, NotFinite, SegmentUnusable
 from edge_node.runtime.sampling import choose_token
 from edge_node.runtime.segment import Array, Segment
+from edge_node.wire.activations import check_finite
 from edge_node.work import Computed, Row, RowResult, Work
+from schemas.messages import RequestFailureCode
 
 
 def execute(segment: Segment, work: Work) -> Computed:
@@ -59,7 +61,7 @@ def _take_in(segment: Segment, row: Row, first_slot: int) -> RowResult | None:
     try:
         segment.take_in(row.frame.payload, row.frame.dtype, row.frame.count, begin)
     except NotFinite as error:
-        return RowResult(failure=str(error), failure_code="not_finite")
+        return _not_finite(error)
     return None
 
 
@@ -70,7 +72,18 @@ def _give_out(segment: Segment, row: Row, output: Array, begin: int) -> RowResul
             return RowResult(payload=segment.give_out(row.count, begin))
         return RowResult(tokens=_choose(row, output[begin : begin + row.logits]) if row.draw else ())
     except NotFinite as error:
-        return RowResult(failure=str(error), failure_code="not_finite")
+        frame = row.frame
+        try:
+            if frame is not None:  # a graph that takes halves has not looked at them
+                check_finite(frame.payload, frame.dtype, frame.count, segment.spec.width_in)
+        except BadInput as arrived:
+            return _not_finite(arrived)
+        return _not_finite(error)
+
+
+def _not_finite(error: NotFinite) -> RowResult:
+    code: RequestFailureCode = "bad_input" if isinstance(error, BadInput) else "not_finite"
+    return RowResult(failure=str(error), failure_code=code)
 
 
 def _choose(row: Row, logits: Array) -> tuple[int, ...]:

@@ -41,7 +41,7 @@ class FloatsIn:
         """Put a payload into rows [begin, begin + count).
 
         Raises:
-            NotFinite: a value is NaN or infinite.
+            BadInput: a value is NaN or infinite.
         """
         out = self._data[begin : begin + count] if begin or count != 1 else self._first
         decode_activation(payload, dtype, out)

@@ -41,7 +41,7 @@ def choose_token(logits: NDArray[Any], sampling: Sampling, position: int, histor
         logits = _penalised(logits, sampling.repetition_penalty, history)
     best = int(logits.argmax())  # NaN wins argmax, so looking at the winner is enough
     if not math.isfinite(logits[best]):
-        raise NotFinite("a logit is NaN or infinite: the model's weights do not suit this precision")
+        raise NotFinite("a logit that it computed is NaN or infinite")
     if sampling.temperature == 0:
         return best
     return _draw(logits, sampling, draw_uniform(sampling.seed, position))

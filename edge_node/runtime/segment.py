@@ -206,7 +206,7 @@ class Segment:
         """Put hidden states that arrived into rows [begin, begin + count) of the input.
 
         Raises:
-            NotFinite: a value is NaN or infinite; a segment that takes halves may find it only in what it gives.
+            BadInput: a value is NaN or infinite; a segment that takes halves may find it only in what it gives.
         """
         self.entry.take(payload, dtype, begin, count)
 

@@ -12,15 +12,15 @@ from edge_node.requests.prompt_lookup import PromptLookup
 from edge_node.requests.request import StageRequest
 from edge_node.requests.ring_driver import RingDriver
 from edge_node.stage_spec import SegmentSpec, StageSpec
-from edge_node.work import MAX_LOGITS, FailureCode
+from edge_node.work import MAX_LOGITS
 from schemas.codec import HEADER_BYTES, VERIFY, Frame, frames_per_message, request_number, rows_per_message
-from schemas.messages import OpenRequest
+from schemas.messages import OpenRequest, RequestFailureCode
 
 _MAX_RESENT_TOKENS = 4096
 _TOKEN_BYTES = 4
 
 
-def refuse(message: OpenRequest, spec: StageSpec) -> tuple[FailureCode, str] | None:
+def refuse(message: OpenRequest, spec: StageSpec) -> tuple[RequestFailureCode, str] | None:
     """Why the stage can't serve a request, for programs and for people; None where it can."""
     known = len(message.prompt_ids or ())
     context_tokens, vocab_size = spec.segment.context_tokens, spec.segment.vocab_size
@@ -70,6 +70,7 @@ def new_request(
             watchdog_min_s=watchdog_min_s,
             ids=list(message.prompt_ids or ()),
             states=request.states,
+            same_bits=spec.segment.same_bits,
         )
     if not (spec.is_last and not spec.is_first and message.draft_tokens):
         request.prompt_lookup = None

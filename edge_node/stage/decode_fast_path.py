@@ -16,8 +16,6 @@ import struct
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from edge_node.effects import Effect
-from edge_node.errors import NodeError, NotFinite
 from edge_node.requests.checkpoints import Checkpoints
 from edge_node.requests.request import StageRequest
 from edge_node.requests.ring_driver import RingDriver, Step
@@ -25,7 +23,7 @@ from edge_node.stage.stage_stats import StageStats
 from edge_node.stage_spec import StageSpec
 from edge_node.wire.frames import tokens_frame
 from edge_node.wire.topics import StageTopics
-from edge_node.work import Draw, FailureCode, StateCopies
+from edge_node.work import Draw, StateCopies
 from schemas.codec import SAMPLE, Dtype, Kind, activation_payload_bytes, request_number
 from schemas.frame_template import FrameTemplate
 
@@ -53,8 +51,6 @@ class FastPathStage(Protocol):
     def choose(
         self, state: StageRequest, position: int, tokens: Sequence[int], guessed: int, now_s: float
     ) -> tuple[Sequence[int], Sequence[int]]: ...
-
-    def failed(self, request: str, code: FailureCode, reason: str) -> Effect: ...
 
 
 class DecodeFastPath:
@@ -156,13 +152,6 @@ class DecodeFastPath:
         self._expected.at(self.position + 1)
         self._answer.at(self.position + 1 + self._ahead)
 
-    def failed(self, error: NodeError) -> list[Effect]:
-        """Report that the step can't be computed; a stage that is gone reports nothing."""
-        if self._stage.released:
-            return []
-        code: FailureCode = "not_finite" if isinstance(error, NotFinite) else "internal"
-        return [self._stage.failed(self._state.open.request, code, str(error))]
-
 
 class FirstStageFastPath(DecodeFastPath):
     """The fast path through the first stage, where a token comes in."""
@@ -214,12 +203,6 @@ class FirstStageFastPath(DecodeFastPath):
         driver.published(step, self._data, compute_s, now_s)
         assert driver.deadline_s is not None
         self.due_s = min(self.due_s, driver.deadline_s)
-
-    def failed(self, error: NodeError) -> list[Effect]:
-        """Report that the step can't be computed; it counts as issued."""
-        assert self._state.driver
-        self._begun(self._state.driver)
-        return super().failed(error)
 
 
 class LastStageFastPath(DecodeFastPath):

@@ -23,9 +23,9 @@ from edge_node.stage.watchdog import Watchdog
 from edge_node.stage_spec import StageSpec
 from edge_node.wire.frames import activation_frame, replay_frame, token_ids, tokens_frame
 from edge_node.wire.topics import StageTopics
-from edge_node.work import Computed, FailureCode, Row, RowResult, Work, batch
+from edge_node.work import Computed, Row, RowResult, Work, batch
 from schemas.codec import SAMPLE, VERIFY, Flag, Frame, Kind, request_id, request_number
-from schemas.messages import OpenRequest, RequestClosed, RequestFailed, SegmentReady, StageMetrics
+from schemas.messages import OpenRequest, RequestClosed, RequestFailed, RequestFailureCode, SegmentReady, StageMetrics
 
 _MAX_QUEUED_FRAMES = 512
 
@@ -51,6 +51,7 @@ class Stage:
         self.topics = StageTopics(spec)
         self.patterns = self.topics.patterns
         self.stats = StageStats()
+        self._steps_failed = 0
         self._watchdog_min_s = watchdog_min_s
         self._watchdog = Watchdog(self)
         self._scheduler = BatchScheduler()
@@ -135,6 +136,13 @@ class Stage:
         ids, finish = state.tokens_from(position, most_tokens(self.spec))
         frame = self._tokens_frame(number, state, position, ids, finish, ()) if ids else None
         return [SendFrame(self.topics.token, frame)] if frame else []
+
+    def ask_again(self, request: str) -> list[Effect]:
+        """On the first stage: repeat at once what the ring still owes, as nodes of it had lost their connection."""
+        state = self.requests.get(request_number(request))
+        if state is not None and state.driver:
+            state.driver.hurry()
+        return []
 
     def hold(self) -> None:
         """Begin no new step."""
@@ -294,7 +302,7 @@ class Stage:
             if state is None or state.rule.attempt != row.attempt:
                 continue
             if row_result.failure is not None:
-                failures.append(self.failed(request_id(row.request), row_result.failure_code, row_result.failure))
+                failures += self._step_failed(row, row_result.failure, row_result.failure_code, state)
                 continue
             if row.again:
                 state.stats.positions += row.count
@@ -307,6 +315,20 @@ class Stage:
         if not frames:
             return failures
         return [*failures, SendFrame(self.topics.next, b"".join(frames))]
+
+    def _step_failed(self, row: Row, reason: str, code: RequestFailureCode, state: StageRequest) -> list[Effect]:
+        """Say that a step can't be computed, and whose fault it is. The first that fails here is tried once more; not
+        where what arrived is wrong, nor where there are states that positions are folded into, which have gone on."""
+        request = request_id(row.request)
+        if code == "bad_input":
+            sender = self.spec.upstream
+            return [self.failed(request, code, f"{reason} from {sender}", suspect=sender)]
+        self._steps_failed += 1
+        if self._steps_failed == 1 and state.states is None:
+            state.put_back(row)
+            self._take_turn(row.request, state)
+            return []
+        return [self.failed(request, code, f"{reason} ({self._steps_failed} steps failed)", suspect=self.spec.node)]
 
     def _advance(
         self, row: Row, result: RowResult, state: StageRequest, compute_s: float, now_s: float
@@ -349,10 +371,13 @@ class Stage:
         state.stats.sent(len(data), decode=True)
         return data
 
-    def failed(self, request: str, code: FailureCode, reason: str) -> Effect:
-        """The report that a request can't go on."""
+    def failed(self, request: str, code: RequestFailureCode, reason: str, *, suspect: str | None = None) -> Effect:
+        """The report that a request can't go on; ``suspect``: the node whose fault it is."""
         spec = self.spec
-        return Reply(RequestFailed(node=spec.node, epoch=spec.epoch, request=request, code=code, reason=reason))
+        failed = RequestFailed(
+            node=spec.node, epoch=spec.epoch, request=request, code=code, reason=reason, suspect=suspect
+        )
+        return Reply(failed)
 
     @property
     def is_prefilling(self) -> bool:

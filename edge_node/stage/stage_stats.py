@@ -17,11 +17,15 @@ class StageStats:
     """Figures of all runs since the stage was loaded. Runs are noted as they come and smoothed once a heartbeat: the
     first is on the way of every token."""
 
-    __slots__ = ("_busy_s", "_decode_rows", "_decode_s", "_decoded", "_positions")
+    __slots__ = ("_busy_s", "_decode_rows", "_decode_s", "_decoded", "_position_s", "_positions", "_row_s")
 
     def __init__(self) -> None:
         self._busy_s = 0.0
         self._positions = 0
+        self._position_s: float | None = None
+        """Time per position of the last run of several positions."""
+        self._row_s: float | None = None
+        """Time per row of the last run of one position."""
         self._decode_s: float | None = None
         """Smoothed time of a run of one position per row."""
         self._decode_rows: float | None = None
@@ -35,6 +39,14 @@ class StageStats:
         self._positions += rows * count
         if count == 1:
             self._decoded.append((rows, compute_s))
+            self._row_s = compute_s / rows
+        else:
+            self._position_s = compute_s / (rows * count)
+
+    def expected_s(self, rows: int, count: int) -> float | None:
+        """How long a run will take, by the last of its kind; None before the first."""
+        each_s = self._row_s if count == 1 else self._position_s
+        return None if each_s is None else each_s * rows * count
 
     def metrics(self, spec: StageSpec, *, queue: int, open_requests: int) -> StageMetrics:
         """The figures as a message, for the heartbeat."""

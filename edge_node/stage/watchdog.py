@@ -8,8 +8,8 @@ from typing import Protocol
 from edge_node.effects import Effect, SendFrame
 from edge_node.requests.request import StageRequest
 from edge_node.wire.topics import StageTopics
-from edge_node.work import FailureCode
 from schemas.codec import Frame, request_id
+from schemas.messages import RequestFailureCode
 
 
 class WatchedStage(Protocol):
@@ -18,7 +18,7 @@ class WatchedStage(Protocol):
     topics: StageTopics
     requests: dict[int, StageRequest]
 
-    def failed(self, request: str, code: FailureCode, reason: str) -> Effect: ...
+    def failed(self, request: str, code: RequestFailureCode, reason: str) -> Effect: ...
 
 
 class Watchdog:

@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 
 from edge_node.core import NodeCore
 from edge_node.storage.blob_store import BlobStore
 from edge_node.telemetry import device
+from edge_node.telemetry.round_trip import RoundTripMeter
 from schemas.messages import Heartbeat
 
 
 class HeartbeatBuilder:
     """Makes heartbeats. What the device does not show is None in them."""
 
-    def __init__(self, *, node: str, incarnation: int, store: BlobStore) -> None:
+    def __init__(
+        self, *, node: str, incarnation: int, store: BlobStore, link: RoundTripMeter, rejected: Counter[str]
+    ) -> None:
+        """``rejected`` counts frames that were malformed, by kind."""
         self._node = node
         self._incarnation = incarnation
         self._store = store
+        self._link, self._rejected = link, rejected
         self._cpu = device.CpuMeter()
         self._battery = device.BatteryMonitor()
         self._started_s = time.monotonic()
 
-    def heartbeat(self, core: NodeCore, *, rtt_s: float | None, frames_rejected: int, reconnects: int) -> Heartbeat:
-        """The heartbeat of this moment."""
+    def heartbeat(self, core: NodeCore, reconnects: int, *, busy_s: float) -> Heartbeat:
+        """The heartbeat of this moment; ``busy_s``: the next may come so late."""
         rss_bytes, peak_rss_bytes = device.memory_bytes()
         battery = self._battery.read()
         return Heartbeat(
@@ -39,11 +45,12 @@ class HeartbeatBuilder:
             charging=battery.charging if battery else None,
             temperature_c=device.temperature_c(),
             battery_temperature_c=battery.temperature_c if battery else None,
-            rtt_s=rtt_s,
+            rtt_s=self._link.rtt_s,
             stages=core.metrics(),
-            frames_rejected=frames_rejected,
+            frames_rejected=self._rejected.total(),
             frames_dropped=core.total_frames_dropped,
             reconnects=reconnects,
+            busy_s=busy_s,
         )
 
     def close(self) -> None:

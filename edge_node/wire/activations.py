@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_node.errors import NotFinite
+from edge_node.errors import BadInput, NotFinite
 from schemas.codec import INT8_BLOCK, Dtype
 
 _HALF_EXPONENT = 15
@@ -30,7 +30,7 @@ LEAST_MEAN_SQUARE = 2.0
 _INT8_MAX = 127.0
 _SMALLEST_HALF = 2.0**-24
 
-_NOT_FINITE = "a hidden state is NaN or infinite: the model's weights do not suit this precision"
+_NOT_FINITE = "a hidden state that it computed is NaN or infinite"
 
 Array = NDArray[Any]
 _POWERS = np.ldexp(np.float32(1), np.arange(-128, 128))
@@ -102,7 +102,7 @@ def decode_activation(payload: bytes | bytearray | memoryview, dtype: Dtype, out
     """Write the hidden states of a payload, its length checked by the codec, to ``out`` (count, width), C-contiguous.
 
     Raises:
-        NotFinite: a value is NaN or infinite.
+        BadInput: a value is NaN or infinite.
     """
     if dtype is Dtype.FP16 and payload[-1] == 0 and (len(out) == 1 or not any(payload[2 * out.size :])):
         values = out[0] if len(out) == 1 else out.reshape(-1)
@@ -127,4 +127,13 @@ def _decode(payload: bytes | bytearray | memoryview, dtype: Dtype, out: Array) -
         scales = np.frombuffer(payload, np.float16, offset=count * width).reshape(count, blocks)
         out[...] = values * np.repeat(scales.astype(np.float32), INT8_BLOCK, axis=1)[:, :width]
     if not np.isfinite(out).all():
-        raise NotFinite("a hidden state that arrived is NaN or infinite")
+        raise BadInput("a hidden state that arrived is NaN or infinite")
+
+
+def check_finite(payload: bytes | bytearray | memoryview, dtype: Dtype, count: int, width: int) -> None:
+    """Look whether the hidden states of a payload are finite, for a result that is not.
+
+    Raises:
+        BadInput: they are not.
+    """
+    decode_activation(payload, dtype, np.empty((count, width), np.float32))

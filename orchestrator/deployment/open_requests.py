@@ -48,6 +48,9 @@ class OpenRequests(Protocol):
     def ring_broken(self, now_s: float) -> list[Effect]:
         """Interrupt the open requests, whose ring is gone: they wait, before all others, to go on in the next one."""
 
+    def ring_returned(self, now_s: float) -> list[Effect]:
+        """Have the ring go on at once with what is open: nodes of it that were cut off are back."""
+
     def move(self, active: ReadyPlan, held: Mapping[str, int], now_s: float) -> list[Effect]:
         """Open requests go on in the next ring, which holds so many of each one's positions."""
 

@@ -16,6 +16,7 @@ from orchestrator.deployment.coexistence import bytes_beside, fits_beside, migra
 from orchestrator.deployment.epochs import Epochs
 from orchestrator.deployment.live_migration import LiveMigration, MigrationPhase
 from orchestrator.deployment.migration_log import MigrationLog, describe_move
+from orchestrator.deployment.missing_nodes import MissingNodes
 from orchestrator.deployment.open_requests import OpenRequests
 from orchestrator.deployment.plan import Building, DeployedPlan, ReadyPlan
 from orchestrator.deployment.plan_view import plan_view, successor_view
@@ -67,6 +68,7 @@ class Switchover:
         self.next: Building | Rollout | LiveMigration | None = None
         self.epochs = epochs
         self.moves = MigrationLog()
+        self.missing = MissingNodes(fleet, requests, timing)
         self.newest: ReadyPlan | None = None
         """The plan that was committed last, also once it is taken down."""
         self._fleet = fleet
@@ -81,11 +83,6 @@ class Switchover:
     def last_stages(self) -> tuple[Stage, ...]:
         """The stages of the newest committed plan: who is left keeps its place, and so what it has on disk."""
         return self.newest.plan.solution.stages if self.newest else ()
-
-    def lost_nodes(self) -> list[str]:
-        """Nodes of the newest committed plan that are not here, or not as they were."""
-        starts = self.newest.plan.incarnations if self.newest else {}
-        return [node for node, start in starts.items() if not self._fleet.is_usable(node, start)]
 
     @property
     def draining(self) -> bool:
@@ -218,7 +215,7 @@ class Switchover:
             if fits_beside(plan, running, births):
                 beside = bytes_beside(plan, running, births)
                 basis = Basis(epoch=running.epoch, ring=running.ring) if goes_on else None
-            elif self._requests.open_count and not (goes_on and building.forced):
+            elif self._requests.open_count and not self._replaces(plan) and not (goes_on and building.forced):
                 return []
             else:
                 if self._requests.open_count:
@@ -231,8 +228,14 @@ class Switchover:
         commands = prepare_commands(plan, self._blob_urls, beside, basis)
         return [*effects, *self.next.start(commands, now_s)]
 
+    def _replaces(self, plan: DeployedPlan) -> bool:
+        """Is a plan to follow a ring that stands still? Requests go on in it, if it is of their model."""
+        return self.active is not None and bool(self.missing.awaited) and plan.model is self.active.plan.model
+
     def _take_over(self, rollout: Rollout, now_s: float) -> list[Effect]:
         """Commit a plan whose stages are all ready, or begin to move what is open."""
+        if self._replaces(rollout.plan):
+            return self.drop_ring(now_s)
         if not self.active or not self._requests.open_count:
             return self._commit(rollout)
         running = self.active.plan
@@ -259,6 +262,7 @@ class Switchover:
     def _commit(self, rollout: Rollout) -> list[Effect]:
         plan = rollout.plan
         self.active = self.newest = ReadyPlan(plan, rollout.ready)
+        self.missing.forget()
         self.next = None
         self.epochs.published(plan.pipeline, plan.epoch)
         predicted = plan.solution.predicted
@@ -277,15 +281,24 @@ class Switchover:
     # --- the end of a plan ------------------------------------------------------------------------------------
 
     def ring_breaks_s(self) -> float:
-        """When the ring counts as broken: at once for a node that started again, after a moment for one cut off."""
-        breaks_s = math.inf
-        for name, incarnation in self.active.plan.incarnations.items() if self.active else ():
-            if not self._fleet.is_usable(name, incarnation):
-                node = self._fleet.nodes[name]
-                may_return = node.birth.incarnation == incarnation and not node.refused
-                since_s = node.offline_since_s + self._timing.loss_settle_s if may_return else -math.inf
-                breaks_s = min(breaks_s, since_s)
-        return breaks_s
+        """When something has to be done about nodes that are missing from the ring."""
+        return self.missing.due_s(self.active.plan if self.active else None)
+
+    def keep_ring(self, now_s: float) -> tuple[list[Effect], bool]:
+        """Keep the ring, some of whose nodes are missing, until there is a plan without them or they are back.
+
+        Returns:
+            Effects, and false where it has to be given up, or its successor is ready.
+        """
+        assert self.active
+        if not self.missing.await_return(self.active.plan, now_s):
+            return [], False
+        effects = self.give_up_next()
+        return effects, self.next is None
+
+    def returned(self) -> frozenset[str]:
+        """Take the nodes that were awaited and are back."""
+        return self.missing.returned(self.active.plan if self.active else None)
 
     def is_broken_by(self, node: str, message: SegmentFailed) -> bool:
         """Does a node of the working ring say that it can't go on with its part?"""
@@ -303,14 +316,14 @@ class Switchover:
         assert self.active
         interrupted = self._requests.ring_broken(now_s)
         plan = self.active.plan
-        lost = [node for node, start in plan.incarnations.items() if not self._fleet.is_usable(node, start)]
-        note = f"epoch {plan.epoch} lost {f'{without} ({why})' if without else ', '.join(lost)}"
+        lost = f"{without} ({why})" if without else ", ".join(sorted(self.missing.of(plan)))
+        note = f"epoch {plan.epoch} lost {lost}"
         rollout = self.next.rollout if isinstance(self.next, LiveMigration) else self.next
         is_ready = isinstance(rollout, Rollout) and rollout.state is RolloutState.READY
         if isinstance(rollout, Rollout) and is_ready and self._is_here(rollout.plan, without):
             self._end_move()
             return [*interrupted, self._lost(f"{note}: its successor is ready"), *self._commit(rollout)]
-        effects = self._give_up(", ".join(rollout.plan.solution.nodes) if rollout else "", "the working ring broke")
+        effects = self._give_up_next()
         # The down plan's epoch lies above that of the plan that was given up.
         told = self._lost(f"{note}: planning with what is left")
         return [*interrupted, *effects, told, *self._take_down(plan.message())]
@@ -336,6 +349,16 @@ class Switchover:
         effects = self._give_up("the orchestrator", "it was stopped")
         return [*effects, *self._take_down(self.active.plan.message())] if self.active else effects
 
+    def give_up_next(self) -> list[Effect]:
+        """Give up the plan that is to follow, unless it could at once: nodes of the ring are missing, or back."""
+        rollout = self.next.rollout if isinstance(self.next, LiveMigration) else self.next
+        is_ready = isinstance(rollout, Rollout) and rollout.state is RolloutState.READY
+        return [] if rollout and is_ready and self._is_here(rollout.plan, "") else self._give_up_next()
+
+    def _give_up_next(self) -> list[Effect]:
+        nodes = ", ".join(self.next.plan.solution.nodes) if self.next else ""
+        return self._give_up(nodes, "the working ring broke")
+
     def _give_up(self, node: str, reason: str) -> list[Effect]:
         effects = self.next.fail(node, reason) if isinstance(self.next, Rollout | LiveMigration) else []
         self._end_move()
@@ -348,6 +371,7 @@ class Switchover:
     def _take_down(self, like: Plan) -> list[Effect]:
         """Publish an empty ring in a new epoch: nodes release everything older."""
         self.active = None
+        self.missing.forget()
         down = replace(like, epoch=self.epochs.next(), ring=(), starts=())
         self.epochs.published(down.pipeline, down.epoch)
         return [SaveEpoch(down.epoch), _publish(down)]

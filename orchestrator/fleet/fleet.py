@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from orchestrator.fleet.health import Condition, HealthLimits, NodeHealth
+from orchestrator.fleet.silence import RECHECK_S, LifeSigns, SilenceLimits
 from schemas import PACKAGE_VERSION, PROTOCOL_VERSION
 from schemas.limits import MAX_PAYLOAD_BYTES
 from schemas.messages import Heartbeat, HeldStage, NodeBirth, NodeStatus, NodeView, RefuseNode, RegisterAgain
@@ -74,7 +76,7 @@ class Node:
     """One node as last heard of. Usable when it is online, was heard live and was not refused."""
 
     birth: NodeBirth
-    heard_s: float
+    signs: LifeSigns
     health: NodeHealth
     online: bool = False
     live: bool = False
@@ -92,6 +94,10 @@ class Node:
     def usable(self) -> bool:
         return self.online and self.live and not self.refused
 
+    @property
+    def heard_s(self) -> float:
+        return self.signs.heard_s
+
 
 _KEPT_ELDERS = 16
 
@@ -104,12 +110,13 @@ class FleetState:
     keeps nobody out. What a start other than the present one says never changes whether the node is there.
     """
 
-    def __init__(self, *, heartbeat_timeout_s: float = 10.0, limits: HealthLimits | None = None) -> None:
+    def __init__(self, *, silence: SilenceLimits | None = None, limits: HealthLimits | None = None) -> None:
         self.nodes: dict[str, Node] = {}
         self.drained: set[str] = set()
         """Nodes that an operator wants to be empty, whether they are here or not."""
         self._max_message_bytes = MAX_PAYLOAD_BYTES
-        self._timeout_s = heartbeat_timeout_s
+        self._silence = silence or SilenceLimits()
+        self._needed: frozenset[str] = frozenset()
         self._limits = limits or HealthLimits()
 
     def apply(self, node: str, message: Any, now_s: float, *, retained: bool = False) -> list[FleetChange]:
@@ -197,9 +204,10 @@ class FleetState:
             health = NodeHealth(self._limits)
             earlier = (*known.elders, known.birth.incarnation)[-_KEPT_ELDERS:] if known else ()
             elders = tuple(incarnation for incarnation in earlier if incarnation != birth.incarnation)
-            known = Node(birth, now_s, health, online=live, refused=_mismatch(birth), elders=elders)
+            signs = LifeSigns(now_s, needed_since_s=now_s if birth.node in self._needed else None)
+            known = Node(birth, signs, health, online=live, refused=_mismatch(birth), elders=elders)
             self.nodes[birth.node] = known
-        known.heard_s = now_s
+        known.signs.heard_s = now_s
         if live:
             known.live = known.online = True
         return self._refusal(known)
@@ -212,7 +220,7 @@ class FleetState:
         if status.online:
             known.online = True
             known.live = known.live or live
-            known.heard_s = now_s
+            known.signs.heard_s = now_s
         else:
             self._take_offline(known, status.reason or "it went away", now_s)
         return []
@@ -222,7 +230,7 @@ class FleetState:
             return [self._stranger(beat.node, beat.incarnation, known)]
         known.heartbeat = beat
         known.health.heard(beat, now_s)
-        known.heard_s = now_s
+        known.signs.heartbeat(beat.busy_s, now_s, was_here=known.online)
         known.live = known.online = True
         return self._refusal(known)
 
@@ -249,26 +257,46 @@ class FleetState:
         if node.online:
             node.online, node.offline_since_s, node.offline_reason = False, now_s, reason
 
+    def need(self, nodes: frozenset[str], now_s: float) -> bool:
+        """Note which nodes open requests need; true when these are others than before."""
+        others, self._needed = nodes ^ self._needed, nodes
+        for name in others & self.nodes.keys():
+            self.nodes[name].signs.needed_since_s = now_s if name in nodes else None
+        return bool(others)
+
+    def worked(self, nodes: Iterable[str], at_s: float) -> None:
+        """Note that something came in which all these nodes had a part."""
+        for name in nodes:
+            self.nodes[name].signs.worked_s = max(self.nodes[name].signs.worked_s, at_s)
+
     def expire(self, now_s: float) -> list[FleetChange]:
         """Take nodes offline that were silent for too long."""
         changes: list[FleetChange] = []
         for name, node in self.nodes.items():
-            if node.online and now_s - node.heard_s >= self._timeout_s:
-                was_usable = node.usable
-                self._take_offline(node, f"no heartbeat for {self._timeout_s:g} s", now_s)
-                if was_usable:
-                    changes.append(Left(name, node.offline_reason))
+            if not node.online or now_s < node.signs.suspect_s(self._silence):
+                continue
+            if now_s < node.signs.lost_s(self._silence) and not self._is_alone_silent(node):
+                node.signs.recheck_s = now_s + RECHECK_S
+                continue
+            reason = f"no heartbeat for {now_s - node.heard_s:.3g} s"
+            changes += [Left(name, reason)] if node.usable else []
+            self._take_offline(node, reason, node.heard_s)
         return changes
+
+    def _is_alone_silent(self, silent: Node) -> bool:
+        """Was another node heard meanwhile? If not, it may be the broker that is silent."""
+        others = (node for node in self.nodes.values() if node is not silent and node.online)
+        return any(other.signs.is_heard_after(silent.signs, self._silence) for other in others)
 
     def hold_clock(self, now_s: float) -> None:
         """Count silence from now on: we were cut off, so silence until now says nothing about the nodes."""
         for node in self.nodes.values():
-            node.heard_s = now_s
+            node.signs.heard_s = now_s
 
     def expires_s(self, node: str) -> float:
         """When ``expire`` finds this node if it stays silent; infinity for one that is not online."""
         known = self.nodes.get(node)
-        return known.heard_s + self._timeout_s if known and known.online else math.inf
+        return known.signs.suspect_s(self._silence) if known and known.online else math.inf
 
     def next_expiry_s(self) -> float:
         """When ``expire`` may next find something; infinity with nobody online."""

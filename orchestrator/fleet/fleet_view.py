@@ -22,6 +22,10 @@ class FleetView(Protocol):
         """The number of nodes that the first plan waits for."""
 
     @property
+    def is_divided(self) -> bool:
+        """Are there other pipelines with nodes of the fleet, or are there to be?"""
+
+    @property
     def on_hold(self) -> bool:
         """Is it being decided which nodes the pipeline gets? No plan is begun meanwhile."""
 

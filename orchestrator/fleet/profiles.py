@@ -7,6 +7,7 @@ before it is first planned with; one that does not answer in time is planned wit
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
@@ -21,6 +22,8 @@ from schemas.units import BLOCK, EMBED, HEAD
 
 PROBE_TIME_LIMIT_S = 1.5
 """Longest computing of a node that measures itself."""
+MOST_UNANSWERED = 2
+"""Starts of a node in a row that are asked and do not answer: measuring may be what ends them."""
 PROBE_PATIENCE_S = 8.0
 """A plan waits this long for the figures of a node that says nothing; downloads are part of it."""
 SAVED_DRIFT = 0.1
@@ -42,6 +45,8 @@ class Profiles:
         """Until when."""
         self._asked: set[tuple[str, int, str]] = set()
         """(node, incarnation, fingerprint): asked once, however it ended."""
+        self._unanswered: Counter[tuple[str, str]] = Counter()
+        """Starts that were asked, by node and model, since one answered."""
 
     def load(self, profiles: Iterable[Profile]) -> None:
         """Take in profiles that an earlier start has kept."""
@@ -70,10 +75,12 @@ class Profiles:
         effects: list[Effect] = []
         for birth in births if model.probe_parts else ():
             asked = (birth.node, birth.incarnation, fingerprint)
-            if birth.node in known or asked in self._asked:
+            key = (birth.node, fingerprint)
+            if birth.node in known or asked in self._asked or self._unanswered[key] >= MOST_UNANSWERED:
                 continue
             self._asked.add(asked)
-            self._awaited[birth.node, fingerprint] = now_s + PROBE_PATIENCE_S
+            self._unanswered[key] += 1
+            self._awaited[key] = now_s + PROBE_PATIENCE_S
             probe = ProbeNode(
                 model=model.name,
                 fingerprint=fingerprint,
@@ -98,6 +105,7 @@ class Profiles:
         """Take in a node's figures, or why it has none; one that can't run the model is asked again when it is to."""
         key = (birth.node, measured.fingerprint)
         self._awaited.pop(key, None)
+        self._unanswered.pop(key, None)
         if cant_run(measured):
             self._asked.discard((birth.node, birth.incarnation, measured.fingerprint))
             text = f"{birth.node} can't run the model and is left out: {measured.failure}"

@@ -9,6 +9,7 @@ from orchestrator.effects import Asker, Effect, SaveDrained, TellEvents, TellHis
 from orchestrator.operator_api.overview import overview
 from orchestrator.operator_api.replies import refuse, reply
 from orchestrator.pipelines.pipeline import Pipeline
+from orchestrator.pipelines.pipeline_status import plan_in_force
 from orchestrator.requests.story import KEPT_REQUESTS
 from schemas.contract import members
 from schemas.messages import (
@@ -62,7 +63,7 @@ def answer(asker: Asker, question: Question, plane: ControlPlane, now_s: float) 
 
 def _plan(asker: Asker, plane: ControlPlane) -> Effect:
     """Show the plan in force, or the one that was until now, and what goes on beside it; of all pipelines."""
-    views = tuple(view for pipeline in plane.pipelines.all if (view := pipeline.plan_view()))
+    views = tuple(view for pipeline in plane.pipelines.all if (view := plan_in_force(pipeline, plane.fleet.nodes)))
     if not views:
         lead = plane.pipeline
         return refuse(asker, f"{lead.state()}, no plan yet" if lead.is_planning else lead.report.why_none.reason)

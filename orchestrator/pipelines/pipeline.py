@@ -13,7 +13,6 @@ from typing import Any
 from orchestrator.balancing.pipeline_balancer import PipelineBalancer
 from orchestrator.deployment.epochs import Epochs
 from orchestrator.deployment.plan import NoPlan, ReadyPlan, ServingSettings
-from orchestrator.deployment.plan_view import plan_view
 from orchestrator.deployment.standby import StandbyUnits
 from orchestrator.deployment.switchover import Switchover
 from orchestrator.effects import Effect, Note
@@ -22,6 +21,7 @@ from orchestrator.fleet.fleet import FleetState
 from orchestrator.fleet.profiles import Profiles
 from orchestrator.model.served import BuiltSegment, ServedModel
 from orchestrator.pipelines.allocation_state import AllocationState, NodeAllocation
+from orchestrator.pipelines.failed_requests import request_failed
 from orchestrator.pipelines.partition import Group
 from orchestrator.pipelines.pipeline_nodes import PipelineNodes
 from orchestrator.pipelines.waiting import tell_silent, waits_for
@@ -36,13 +36,12 @@ from orchestrator.replanning.report import PlanningReport
 from orchestrator.replanning.target import PlanTarget
 from orchestrator.requests.scheduler import RequestScheduler
 from orchestrator.timing import Timing
-from schemas.contract import members
 from schemas.messages import (
     FetchProgress,
     MovesView,
     NodeBirth,
     PlanConstraints,
-    PlanInForce,
+    PlanOnItsWay,
     RequestClosed,
     RequestFailed,
 )
@@ -142,7 +141,8 @@ class Pipeline:
         """May a request be opened now, as soon as a slot is free?"""
         if self.active is None or self.active.plan.model is not self.model:
             return False  # a plan for another model is to follow
-        return not self._switchover.draining and not self.allocation_state.goes_down
+        is_held = self._switchover.draining or self._switchover.missing.awaited or self.allocation_state.goes_down
+        return not is_held
 
     @property
     def is_planning(self) -> bool:
@@ -319,9 +319,16 @@ class Pipeline:
             case NodeBirth() if self.active and self.active.plan.is_too_long_for(message):
                 self.force(now_s)
             case RequestFailed():
-                effects += self.requests.failed(message)
+                effects += self._request_failed(message, now_s)
             case RequestClosed() if message.timing.node == node:
                 effects += self.requests.closed(message)
+        return effects
+
+    def _request_failed(self, failure: RequestFailed, now_s: float) -> list[Effect]:
+        losses = self._replanner.losses
+        effects, forgiven = request_failed(failure, self.active, self.requests, losses, self.eligibility, now_s)
+        if forgiven:
+            self.joined(now_s)
         return effects
 
     def solved(self, job: int, outcome: Solution | Infeasible, now_s: float) -> list[Effect]:
@@ -369,26 +376,23 @@ class Pipeline:
 
     def wait(self, why_none: NoPlan | None, now_s: float) -> list[Effect]:
         """Let requests wait that have no ring; ``why_none``: why there is no plan, and none on its way."""
-        return self.requests.wait(waits_for(self, self._switchover.lost_nodes(), why_none), now_s)
+        switchover = self._switchover
+        if switchover.missing.awaited and not self.busy:
+            why_none = NoPlan("not_ready", self.report.why_it_stays or "nothing is heard of it")
+        lost = switchover.missing.of(switchover.newest.plan if switchover.newest else None)
+        return self.requests.wait(waits_for(self, sorted(lost), why_none), now_s)
 
     def next_deadline_s(self, *, missing: bool) -> float:
         """When ``advance``, ``serve`` or ``wait`` next have something to do; ``missing`` as in `WaitsFor`."""
+        missing = missing or bool(self._switchover.missing.awaited and not self.busy)
         return min(self.requests.next_deadline_s(missing=missing), self._replanner.next_deadline_s())
 
     # --- what operators see -----------------------------------------------------------------------------------
 
-    def plan_view(self) -> PlanInForce | None:
-        """What ``linguabus plan`` shows of the plan in force, or of the one that was until now while another is on its
-        way, and of that one; None where there is neither."""
-        shown = self.active or (self._switchover.newest if self.busy and not self.is_resting else None)
-        if shown is None:
-            return None
-        return PlanInForce(
-            **members(plan_view(shown.plan, shown.ready)),
-            state=self.state(),
-            in_force=self.active is not None,
-            next=self._switchover.next_view(),
-            standby=self.standby.view(shown.plan, self._nodes.nodes),
-            moves=self.moves_view(),
-            left_out=self.eligibility.left_out(),
-        )
+    def shown_plan(self) -> ReadyPlan | None:
+        """The plan in force, or the one that was until now while another is on its way."""
+        return self.active or (self._switchover.newest if self.busy and not self.is_resting else None)
+
+    def next_view(self) -> PlanOnItsWay | None:
+        """The plan that is to follow."""
+        return self._switchover.next_view()

@@ -39,6 +39,11 @@ class PipelineNodes:
         return self._min_nodes if self._allocation.state is AllocationState.UNDIVIDED else 1
 
     @property
+    def is_divided(self) -> bool:
+        """Are there other pipelines with nodes of the fleet, or are there to be?"""
+        return self._allocation.state is not AllocationState.UNDIVIDED
+
+    @property
     def on_hold(self) -> bool:
         """Must the pipeline begin no plan, because it is being decided which nodes it gets?"""
         return self._allocation.state.on_hold or self._is_dividing()

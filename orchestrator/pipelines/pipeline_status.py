@@ -1,9 +1,14 @@
-"""The status of a pipeline, for operators (pure)."""
+"""What operators are shown of a pipeline (pure)."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from orchestrator.deployment.plan_view import plan_view
+from orchestrator.fleet.fleet import Node
 from orchestrator.pipelines.pipeline import Pipeline
-from schemas.messages import PipelineStatus
+from schemas.contract import members
+from schemas.messages import PipelineStatus, PlanInForce
 
 
 def status_of(pipeline: Pipeline) -> PipelineStatus:
@@ -21,4 +26,20 @@ def status_of(pipeline: Pipeline) -> PipelineStatus:
         moves=pipeline.moves_view(),
         predicted_tokens_per_s=predicted.tokens_per_s if predicted else None,
         predicted_tokens_per_s_many=predicted.tokens_per_s_many if predicted else None,
+    )
+
+
+def plan_in_force(pipeline: Pipeline, nodes: Mapping[str, Node]) -> PlanInForce | None:
+    """What ``linguabus plan`` shows of a pipeline's plan, and of the one on its way; None where there is neither."""
+    shown = pipeline.shown_plan()
+    if shown is None:
+        return None
+    return PlanInForce(
+        **members(plan_view(shown.plan, shown.ready)),
+        state=pipeline.state(),
+        in_force=pipeline.active is not None,
+        next=pipeline.next_view(),
+        standby=pipeline.standby.view(shown.plan, nodes),
+        moves=pipeline.moves_view(),
+        left_out=pipeline.eligibility.left_out(),
     )

@@ -55,7 +55,7 @@ class PipelinePool:
         self._names = frozenset(pipeline_names(settings.pipeline))
         self._jobs = Jobs()
         self._due = DuePipelines()
-        self._rates: dict[str, RateMeter] = {}
+        self.rates: dict[str, RateMeter] = {}
         self._division_due_s = math.inf
         self._advancing: set[str] = set()
         """Between ``advance`` and ``serve``: those that have something to do."""
@@ -155,7 +155,7 @@ class PipelinePool:
 
     def tokens_per_s(self, pipeline: str, now_s: float) -> float:
         """Tokens per second that a pipeline generates now, over all its requests."""
-        return self._rates[pipeline].per_s(now_s) if pipeline in self._rates else 0.0
+        return self.rates[pipeline].per_s(now_s) if pipeline in self.rates else 0.0
 
     # --- orders -----------------------------------------------------------------------------------------------
 
@@ -322,7 +322,7 @@ class PipelinePool:
         before = pipeline.requests.tokens_taken
         effects = pipeline.requests.tokens(heard, now_s)
         if taken := pipeline.requests.tokens_taken - before:  # the others came twice, or of a plan before
-            self._rates.setdefault(pipeline.name, RateMeter()).add(taken, now_s)
+            self.rates.setdefault(pipeline.name, RateMeter()).add(taken, now_s)
         if pipeline.requests.changed:
             self._due.touch((pipeline.name,))
         return effects

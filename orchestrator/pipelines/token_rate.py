@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 
 
@@ -12,10 +13,13 @@ class RateMeter:
         self._window_s = window_s
         self._counts: deque[tuple[float, int]] = deque()
         self._sum = 0
+        self.newest_s = -math.inf
+        """When something was last counted."""
 
     def add(self, count: int, now_s: float) -> None:
         """Count so many more."""
         self._sum += count
+        self.newest_s = now_s
         if self._counts and now_s - self._counts[-1][0] < self._window_s / 50:
             at_s, before = self._counts.pop()
             self._counts.append((at_s, before + count))

@@ -7,8 +7,8 @@ from orchestrator.effects import Effect, Note
 from orchestrator.fleet.fleet_view import FleetView
 from orchestrator.fleet.profiles import cant_run
 from orchestrator.replanning.constraints import refusal
-from orchestrator.replanning.exclusions import Exclusions
-from schemas.messages import LoadFailureCode, NodeBirth, NodeProfile, PlanConstraints
+from orchestrator.replanning.exclusions import AT_WORK, Exclusions, FailureCode
+from schemas.messages import NodeBirth, NodeProfile, PlanConstraints
 
 
 class Eligibility:
@@ -24,25 +24,41 @@ class Eligibility:
 
     def births(self, *, last_resort: bool = False) -> tuple[NodeBirth, ...]:
         """Births of nodes that a new plan may use; as a ``last_resort`` with those that had better have no layers."""
-        here = (*self._fleet.plannable(), *(self.weak() if last_resort else ()))
-        return tuple(birth for birth in here if not self.excludes(birth))
+        fit = tuple(birth for birth in self._fleet.plannable() if not self.excludes(birth))
+        return (*fit, *self.weak()) if last_resort else fit
 
     def weak(self) -> tuple[NodeBirth, ...]:
         """Nodes that had better have no layers, but are better than no plan."""
-        return tuple(birth for birth in self._fleet.usable() if self._fleet.is_weak(birth.node))
+        return tuple(birth for birth in self._fleet.usable() if self._is_weak(birth))
+
+    def _is_weak(self, birth: NodeBirth) -> bool:
+        """Is a node's state the only reason to spare it, or a failure that may be the model's?"""
+        if self.excludes(birth) and not self._exclusions.may_be_models_fault(birth.node):
+            return False
+        return self._fleet.is_weak(birth.node) or (self.excludes(birth) and not self._fleet.why_drained(birth.node))
 
     def excludes(self, birth: NodeBirth) -> bool:
-        """Is this start of a node left out, because it failed to load a segment?"""
+        """Is this start of a node left out, because it failed?"""
         return self._exclusions.excludes(birth.node, birth.incarnation)
 
-    def failed(self, plan: DeployedPlan, node: str, reason: str, code: LoadFailureCode, now_s: float) -> list[Effect]:
-        """Leave a node out that could not hold its part of a plan, unless it went away."""
+    def failed(self, plan: DeployedPlan, node: str, reason: str, code: FailureCode, now_s: float) -> list[Effect]:
+        """Leave a node out that could not hold its part of a plan. One that went away is left out, when it comes back,
+        if its starts do so one after the other; not one that said that it would."""
         incarnation = plan.incarnations[node]
         if not self._fleet.is_usable(node, incarnation):
-            return []
+            return self._vanished(plan, node, now_s)
         self._exclusions.add(node, incarnation, reason, code, now_s)
-        if code != "wrong_answers" and not self._exclusions.stays_out(node, incarnation):
+        is_news = code in AT_WORK or self._exclusions.stays_out(node, incarnation)
+        return self._told(plan, node) if is_news else []
+
+    def _vanished(self, plan: DeployedPlan, node: str, now_s: float) -> list[Effect]:
+        known, incarnation = self._fleet.nodes[node], plan.incarnations[node]
+        if known.birth.incarnation == incarnation and (known.leaving or known.refused):
             return []
+        self._exclusions.vanished(node, incarnation, now_s)
+        return self._told(plan, node) if self._exclusions.is_left_out(node) else []
+
+    def _told(self, plan: DeployedPlan, node: str) -> list[Effect]:
         text = f"node {node} is set apart: {self._exclusions.reason(node)}"
         return [Note(text, warning=True, kind="set_apart", node=node, pipeline=plan.pipeline)]
 

@@ -36,6 +36,7 @@ from orchestrator.replanning.eligibility import Eligibility
 from orchestrator.replanning.jobs import Jobs
 from orchestrator.replanning.planner_input import PlannerInput
 from orchestrator.replanning.report import PlanningReport
+from orchestrator.replanning.ring_losses import RingLosses
 from orchestrator.replanning.schedule import ReplanSchedule
 from orchestrator.replanning.target import PlanTarget
 from orchestrator.timing import Timing
@@ -81,6 +82,9 @@ class Replanner:
         self._eligibility = eligibility
         self._schedule = ReplanSchedule()
         self._solving: Solving | None = None
+        self.losses = RingLosses(
+            switchover, requests, eligibility, report, pipeline=settings.pipeline, plan_anew=self._plan_anew
+        )
 
     # --- what others ask --------------------------------------------------------------------------------------
 
@@ -93,6 +97,11 @@ class Replanner:
     @property
     def _active(self) -> ReadyPlan | None:
         return self._switchover.active
+
+    @property
+    def _works(self) -> bool:
+        """Is there a plan in force whose nodes are all here?"""
+        return self._active is not None and not self._switchover.missing.awaited
 
     @property
     def _work(self) -> Solving | Building | Rollout | LiveMigration | None:
@@ -182,7 +191,7 @@ class Replanner:
         if isinstance(outcome, Infeasible) and outcome.fits:
             return self._solve_smaller(solving, outcome.fits, outcome.reason)
         if isinstance(outcome, Infeasible):
-            if not solving.last_resort and not self._active and (weak := self._eligibility.weak()):
+            if not solving.last_resort and not self._works and (weak := self._eligibility.weak()):
                 text = f"there is no plan without {', '.join(birth.node for birth in weak)}: planning with them too"
                 note = Note(text, warning=True, kind="last_resort", pipeline=self._settings.pipeline)
                 return [note, *self._solve(now_s, last_resort=True)]
@@ -192,8 +201,9 @@ class Replanner:
             self._schedule.ask(now_s, forced=solving.forced)
             return [Note("a node went away while the plan was made: planning again")]
         plan = self._settings.candidate(self._switchover.epochs.upcoming, solving, outcome)
-        if not self._active:
+        if not self._works:
             return self._begin(plan, solving)
+        assert self._active
         verdict = self._decide(plan, solving, now_s)
         if verdict.answer is not Acceptance.NOW:
             return []
@@ -239,7 +249,7 @@ class Replanner:
                 self._rules_changed(node, now_s)
             return self._observe(message, now_s)
         if isinstance(message, SegmentFailed) and self._switchover.is_broken_by(node, message):
-            return self._broken_by(node, message, now_s)
+            return self.losses.broken_by(node, message, now_s)
         return self._switchover.reply(node, message, now_s)
 
     # --- what nodes measure -----------------------------------------------------------------------------------
@@ -281,8 +291,7 @@ class Replanner:
         if adopted:  # whatever was asked for before it was there; nodes may have come since it was made
             self._schedule.take()
             self.joined(now_s)
-        if now_s >= self._switchover.ring_breaks_s():
-            effects += self._drop_ring(now_s)
+        effects += self.losses.advance(now_s)
         before = self._active
         switched, given_up = self._switchover.advance(now_s)
         effects += switched
@@ -297,22 +306,9 @@ class Replanner:
             effects += self._solve(now_s)
         return effects
 
-    def _broken_by(self, node: str, message: SegmentFailed, now_s: float) -> list[Effect]:
-        """Go on without a node of the working ring that is here, but can't be used for it any more."""
-        assert self._active
-        self._report.last_failure = f"{node}: {message.reason}"
-        told = self._eligibility.failed(self._active.plan, node, message.reason, message.code, now_s)
-        return [*told, *self._drop_ring(now_s, without=node, why=message.reason)]
-
-    def _drop_ring(self, now_s: float, *, without: str = "", why: str = "") -> list[Effect]:
-        """Give up the working ring, a node of which is gone for good. Unless another is ready, plan again at once."""
-        effects = self._switchover.drop_ring(now_s, without=without, why=why)
-        if self._active:
-            self._report.succeeded(changed=True)
-        else:
-            self._solving = None
-            self._schedule.ask(now_s)
-        return effects
+    def _plan_anew(self, now_s: float) -> None:
+        self._solving = None
+        self._schedule.ask(now_s)
 
     def next_deadline_s(self) -> float:
         """When ``advance`` next has something to do by time alone."""
@@ -332,7 +328,9 @@ class Replanner:
             return []
         self._eligibility.use_model(model.name)
         usable = self._fleet.usable()
-        births = self._eligibility.births(last_resort=last_resort or not (self._fleet.plannable() or self._active))
+        births = self._eligibility.births(last_resort=last_resort)
+        if not births and not self._works:
+            births = self._eligibility.births(last_resort=True)
         if not usable:
             return self._no_plan("no_nodes", "no nodes: start one with linguabus-node --broker URL")
         is_first = not (self._switchover.last_stages or self._adopter.was_found)
@@ -394,6 +392,8 @@ class Replanner:
             self.force(now_s)
             return told
         self._report.failed(failure)
+        if self._switchover.missing.awaited:
+            self._schedule.ask(now_s)
         if self._has_to_shed():
             wait_s = self._timing.settle_s if given_up.is_nodes_fault else self._timing.exclude_s
             self._schedule.ask(now_s + wait_s, forced=True)

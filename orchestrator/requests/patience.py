@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from orchestrator.requests.session import Session
+from orchestrator.requests.session import Phase, Session
 from orchestrator.timing import Timing
 from schemas.messages import ErrorCode
 
@@ -43,6 +43,6 @@ def end_of(session: Session, waits_for: WaitsFor, advice: str, now_s: float) -> 
     if waits_for.code == "busy":
         return "busy", f"no turn in {waited_s:.0f} s: {advice}"
     waited = f" (waited {waited_s:.0f} s)" if waited_s >= 1.0 else ""
-    if session.interrupted_s is None:
+    if session.interrupted_s is None and session.phase is Phase.QUEUED:
         return waits_for.code, f"{waits_for.text}{waited}"
     return "failed", f"a node was lost and the others can't go on: {waits_for.text}{waited}"

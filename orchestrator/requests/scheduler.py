@@ -101,10 +101,9 @@ class RequestScheduler:
         if request.pipeline != self._service:
             reason = f"there is no pipeline {request.pipeline}: this orchestrator serves {self._service}"
             return [session.tell_error("bad_request", reason)]
-        if len(self._queue) >= self._max_queued:
-            return [session.tell_error("busy", f"{len(self._queue)} requests wait already: {self._pace.advice()}")]
-        self.sessions.add(session)
-        self._queue.add(session)
+        if (waiting := len(self._queue)) >= self._max_queued:
+            return [session.tell_error("busy", f"{waiting} requests wait already: {self._pace.advice()}")]
+        self.adopt(session)
         return [SaveRequest(request)]
 
     def cancel(self, client: str, cancel: CancelRequest, now_s: float) -> list[Effect]:
@@ -177,15 +176,10 @@ class RequestScheduler:
             effects += self._finish(session, session.answer.finish, now_s)
         return effects
 
-    def failed(self, failure: RequestFailed) -> list[Effect]:
-        """End a request that a stage can't go on with."""
-        session = self.sessions.get(failure.request)
-        if session is None or session.phase is not Phase.OPEN or session.placement is None:
-            return []
-        if failure.node not in session.placement.ring or failure.epoch != session.placement.epoch:
-            return []  # it has moved on
+    def failed(self, session: Session, failure: RequestFailed, why: str = "") -> list[Effect]:
+        """End a request that no ring can go on with; ``why``: in other words than the stage's."""
         code = _FAILURE_CODES.get(failure.code, "failed")
-        return self.abandon(session, code, f"{failure.node}: {failure.reason}")
+        return self.abandon(session, code, f"{failure.node}: {why or failure.reason}")
 
     def closed(self, closed: RequestClosed) -> list[Effect]:
         """Take in a stage's report about what it did for a request."""
@@ -301,21 +295,25 @@ class RequestScheduler:
             effects += self._end(session)
         return effects
 
+    def ring_returned(self, now_s: float) -> list[Effect]:
+        """Have stage 0 repeat at once what got lost, and the last stage what was missed: nodes are back."""
+        sessions = self.sessions.in_phase(Phase.OPEN)
+        return [*self.missed_messages(now_s), *(ask for session in sessions for ask in session.ask_first_stage())]
+
     def missed_messages(self, now_s: float) -> list[Effect]:
         """Ask for what open requests may have missed, after a while without a connection."""
-        return [
-            effect
-            for session in self.sessions.in_phase(Phase.OPEN)
-            for effect in ask_again(session, self._pipeline, now_s)
-        ]
+        sessions = self.sessions.in_phase(Phase.OPEN)
+        return [effect for session in sessions for effect in ask_again(session, self._pipeline, now_s)]
 
     def wait(self, waits_for: WaitsFor, now_s: float) -> list[Effect]:
-        """Tell the readers of what waits for a ring what it waits for; end what has waited long enough."""
+        """Tell the readers of what waits for a ring, or for nodes of its ring, for what; end what has waited enough."""
         effects: list[Effect] = []
-        for session in self._queue:
+        for session in self.sessions:
+            if session.phase is Phase.CLOSING:
+                continue
             if is_at_end(session, waits_for, self._timing, now_s):
-                effects += self._fail(session, *end_of(session, waits_for, self._pace.advice(), now_s))
-            else:
+                effects += self.abandon(session, *end_of(session, waits_for, self._pace.advice(), now_s))
+            elif session.phase is Phase.QUEUED or waits_for.missing:
                 effects += session.tell_waiting(waits_for.text, now_s, self._timing)
         return effects
 

@@ -7,18 +7,21 @@ import math
 from dataclasses import dataclass, field
 
 from orchestrator.deployment.plan import LONGER, DeployedPlan
-from orchestrator.effects import EncodePrompt, Publish
+from orchestrator.effects import EncodePrompt, Publish, command
 from orchestrator.events import SavedRequest
 from orchestrator.model.prompt import PromptRefused
 from orchestrator.model.served import ServedModel
 from orchestrator.requests.answer import Answer, EncodedPrompt, FinishReason
 from orchestrator.requests.placement import Placement
 from orchestrator.requests.resend_timer import ResendTimer
+from orchestrator.requests.step_failures import StepFailures, StepVerdict
 from orchestrator.timing import Timing
 from schemas.limits import MAX_LINE
 from schemas.messages import (
     ErrorCode,
     OpenRequest,
+    RequestFailed,
+    ResendTokens,
     StageTiming,
     StreamEnd,
     StreamError,
@@ -65,6 +68,7 @@ class Session:
     placement: Placement | None = None
     """The newest: of one that waits to go on, the ring that broke."""
     resend: ResendTimer = field(default_factory=ResendTimer)
+    failures: StepFailures = field(default_factory=StepFailures)
     interrupted_s: float | None = None
     """When its ring broke; None unless it waits to go on."""
     first_token_s: float | None = None
@@ -208,6 +212,18 @@ class Session:
         assert self.placement
         return self.placement.open_messages(self.submit, self.answer, pipeline=pipeline)
 
+    def step_failed(self, failure: RequestFailed) -> StepVerdict:
+        """Note that a node can't compute the next token."""
+        assert self.answer
+        return self.failures.add(failure, self.answer.next_position)
+
+    def ask_first_stage(self) -> list[Publish]:
+        """The command to repeat what the ring owes, to the first of several stages."""
+        if self.placement is None or self.answer is None or len(self.placement.ring) == 1:
+            return []
+        ask = ResendTokens(request=self.request, position=self.answer.next_position, first_stage=True)
+        return [command(self.placement.ring[0], ask)]
+
     def interrupt(self, now_s: float, timing: Timing) -> None:
         """Let the request, whose ring is gone, wait to go on in another."""
         self.phase = Phase.QUEUED
@@ -224,7 +240,8 @@ class Session:
         if self.ending:
             return self.ending.due_s
         if self.phase is Phase.OPEN:
-            return min(self.resend.due_s, self.resend.progress_s + timing.stall_s, self.tell_due_s)
+            stalls_s = min(self.resend.progress_s + timing.stall_s, self.gives_up_s(timing, missing=missing))
+            return min(self.resend.due_s, self.tell_due_s, stalls_s)
         return min(self.gives_up_s(timing, missing=missing), self.tell_due_s)
 
     def gives_up_s(self, timing: Timing, *, missing: bool) -> float:
@@ -232,7 +249,9 @@ class Session:
 
         ``missing``: there is no plan, and none on its way. Else it waits for its turn, which nobody is to blame for.
         """
-        turn_s = self.queued_s + max(self.submit.patience_s, timing.queue_s)
+        turn_s = math.inf
+        if self.phase is Phase.QUEUED:
+            turn_s = self.queued_s + max(self.submit.patience_s, timing.queue_s)
         if not missing:
             return turn_s
         since_s = -math.inf if self.missing_since_s is None else self.missing_since_s

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from orchestrator.deployment.open_requests import OpenWork
 from orchestrator.requests.ended_requests import EndedRequest, EndedRequests
 from orchestrator.requests.session import Phase, Session
+from schemas.messages import RequestFailed
 
 
 class SessionTable:
@@ -41,6 +42,14 @@ class SessionTable:
     def was_submitted(self, request: str) -> bool:
         """Is this request here, or has it ended lately?"""
         return request in self._sessions or request in self.ended
+
+    def concerned(self, failure: RequestFailed) -> Session | None:
+        """The session of the request that a stage can't go on with; None when it has moved on."""
+        session = self.get(failure.request)
+        if session is None or session.phase is not Phase.OPEN or session.placement is None:
+            return None
+        is_its = failure.node in session.placement.ring and failure.epoch == session.placement.epoch
+        return session if is_its else None
 
     def in_phase(self, phase: Phase) -> Iterator[Session]:
         return (session for session in self if session.phase is phase)

@@ -218,7 +218,7 @@ def test_a_state_that_is_not_finite_fails_its_request_only(tiny_model: Model, st
         )  # fmt: skip
 
     failed = execute(segment, rows(0, payloads)).rows
-    assert [result.failure_code if result.failure else None for result in failed] == [None, "not_finite", None]
+    assert [result.failure_code if result.failure else None for result in failed] == [None, "bad_input", None]
     kept = execute(fresh, rows(0, [payloads[0], payloads[0], payloads[2]])).rows
     assert [failed[0], failed[2]] == [kept[0], kept[2]]
     for position in (0, 1):

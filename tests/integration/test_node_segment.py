@@ -286,7 +286,7 @@ def test_what_is_not_finite_fails_the_request_only(tiny_model: Model, runner: Ru
     runner.next_result()
     bad = np.full((2, spec.segment.width_in), np.nan, np.float32).tobytes()
     result = run_row(runner.runner, 1, 0, 2, frame=activation(bad, 2, spec.segment.width_in, Dtype.FP32))
-    assert result.failure_code == "not_finite"
+    assert result.failure_code == "bad_input"
     assert "NaN" in str(result.failure)
     good = np.ones((2, spec.segment.width_in), np.float32).tobytes()
     frame = activation(good, 2, spec.segment.width_in, Dtype.FP32)
@@ -325,7 +325,7 @@ def test_a_bad_row_does_not_fail_the_others_of_its_batch(tiny_model: Model, runn
     frames = [activation(value, 1, spec.segment.width_in, Dtype.FP32) for value in values]
     rows = tuple(row(0, 1, request=slot, slot=slot, frame=frame) for slot, frame in enumerate(frames))
     results = runner.runner.run(Work(("main", EPOCH, 1), rows)).rows
-    assert [result.failure_code if result.failure else None for result in results] == [None, "not_finite", None]
+    assert [result.failure_code if result.failure else None for result in results] == [None, "bad_input", None]
     again = run_row(runner.runner, 1, 0, 1, slot=2, frame=frames[2])
     assert again.payload is not None
     assert results[2].payload is not None
@@ -339,7 +339,7 @@ def test_what_onnx_runtime_refuses_fails_the_request_only(tiny_model: Model, run
     runner.runner.load(spec)
     runner.next_result()
     result = run_row(runner.runner, 0, 0, 2, ids=[1, 10**6])
-    assert result.failure_code == "internal"
+    assert result.failure_code == "cannot_run"
     assert "ONNX Runtime" in str(result.failure)
     assert run_row(runner.runner, 0, 0, 2, ids=[1, 2]).failure is None
 

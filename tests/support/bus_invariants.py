@@ -16,6 +16,7 @@ from schemas.messages import (
     PrepareSegment,
     StreamEnd,
     StreamError,
+    StreamStatus,
     StreamText,
     decode,
 )
@@ -29,7 +30,10 @@ _FIRST_HOP = "1"
 class _Stream:
     """What one reader was told."""
 
-    pieces: dict[int, StreamText] = field(default_factory=dict)
+    ids: dict[int, int] = field(default_factory=dict)
+    """Token by its place in the answer."""
+    characters: dict[int, str] = field(default_factory=dict)
+    """By place in the text."""
     end: StreamEnd | StreamError | None = None
 
 
@@ -125,25 +129,31 @@ class BusInvariants:
             self.online.discard(status.node)
             self.open_requests.pop(status.node, None)
 
-    def _told(self, message: StreamText | StreamEnd | StreamError) -> None:
+    def _told(self, message: StreamText | StreamStatus | StreamEnd | StreamError) -> None:
         """What a reader is told twice is the same both times, and the end counts what came before it."""
         stream = self._streams.setdefault(message.request, _Stream())
         if isinstance(message, StreamText):
-            known = stream.pieces.setdefault(message.sequence, message)
-            if known != message:
-                self._broken(f"piece {message.sequence} of {message.request} came in two versions")
+            ids, text = (
+                dict(enumerate(message.token_ids, message.first_token)),
+                dict(enumerate(message.text, message.first_character)),
+            )
+            same = all(stream.ids.setdefault(place, token) == token for place, token in ids.items())
+            if not same or not all(stream.characters.setdefault(place, c) == c for place, c in text.items()):
+                self._broken(f"the text of {message.request} from token {message.first_token} came in two versions")
             return
+        if isinstance(message, StreamStatus) or (isinstance(message, StreamError) and message.code == "unknown"):
+            return  # it goes on
         if stream.end is not None and type(stream.end) is not type(message):
             self._broken(f"{message.request} ended twice: {stream.end} and {message}")
         stream.end = message
-        if isinstance(message, StreamEnd) and set(range(message.pieces)) <= stream.pieces.keys():
-            tokens = sum(len(stream.pieces[index].token_ids) for index in range(message.pieces))
-            unsaid = message.completion_tokens - tokens  # a token that ends the answer is counted and not sent
+        if isinstance(message, StreamEnd):
+            unsaid = message.completion_tokens - message.text_tokens  # a token that ends the answer is not sent
             if (
                 unsaid not in ((0, 1) if message.finish_reason == "stop" else (0,))
-                or len(stream.pieces) != message.pieces
+                or len(stream.ids) > message.text_tokens
+                or len(stream.characters) > message.text_characters
             ):
                 self._broken(
-                    f"{message.request} ended after {message.completion_tokens} tokens in {message.pieces} pieces;"
-                    f" there were {tokens} in {len(stream.pieces)}"
+                    f"{message.request} ended after {message.completion_tokens} tokens, {message.text_tokens} of them"
+                    f" said; there were {len(stream.ids)}"
                 )

@@ -247,6 +247,10 @@ class MqttProxy:
             if self.refuse_new:
                 client.close()
                 continue
+            with self._lock:
+                if self._silent:
+                    self._unheard.append(client)
+                    continue
             try:
                 broker = socket.create_connection(self._broker, timeout=DEADLINE_S)
             except OSError:

@@ -44,13 +44,22 @@ class NodeProcess:
 
 
 def start_node(
-    name: str, broker_url: str, home: Path, *options: str, python: str = sys.executable, cwd: Path = ROOT
+    name: str,
+    broker_url: str,
+    home: Path,
+    *options: str,
+    python: str = sys.executable,
+    cwd: Path = ROOT,
+    module: Sequence[str] = ("edge_node",),
 ) -> NodeProcess:
-    """Start a node that ends at once when asked to; ``options`` are further command-line options."""
+    """Start a node that ends at once when asked to; ``options`` are further command-line options.
+
+    ``module``: what to run in place of a node, and its arguments before a node's options.
+    """
     home.mkdir(parents=True, exist_ok=True)
     log_path = home / "node.log"
     command = [
-        python, "-m", "edge_node", "--broker", broker_url, "--name", name, "--home", str(home), "-v",
+        python, "-m", *module, "--broker", broker_url, "--name", name, "--home", str(home), "-v",
         "--drain-timeout", "0", *options,
     ]  # fmt: skip
     with log_path.open("ab") as log:

@@ -446,6 +446,20 @@ def test_the_first_stage_takes_tokens_and_replays_only_from_whom_it_may() -> Non
     assert node.row()[1].ids == (9,)
 
 
+def test_the_first_stage_repeats_at_once_what_it_is_owed() -> None:
+    """When it is asked to, as nodes had lost their connection; a stage that is owed nothing does nothing."""
+    node = Node("alfa")
+    node.open()
+    ask = ResendTokens(request=REQUEST, position=5, first_stage=True)
+    assert node.core.message(ask) == []
+    assert node.core.tick(1.0) == []
+    node.compute()
+    assert node.core.tick(1.0) == []
+    assert node.core.message(ask) == []
+    assert [frame.attempt for _, frame in sent(node.core.tick(1.0))] == [1]
+    assert node.core.tick(1.0) == [], "once"
+
+
 def test_tokens_beyond_the_context_are_refused() -> None:
     """No step may be issued whose position the KV cache does not have."""
     node = Node("alfa", context_tokens=6)
@@ -457,12 +471,31 @@ def test_tokens_beyond_the_context_are_refused() -> None:
     assert not node.core.has_work
 
 
-def test_a_failed_run_fails_the_request() -> None:
-    node = Node("bravo")
+@pytest.mark.parametrize("name", RING)
+def test_the_first_step_that_fails_is_tried_again_and_the_second_is_reported(name: str) -> None:
+    node = Node(name)
     node.open()
-    node.frame("alfa")
-    (failed,) = replies(node.compute(failure="a hidden state is NaN"), RequestFailed)
-    assert (failed.code, failed.request) == ("not_finite", REQUEST)
+    if name != "alfa":
+        node.frame(node.spec.ring[node.stage - 1].node)
+    first = node.core.next_work()[0]
+    assert first
+    result = RowResult(failure="a hidden state is NaN", failure_code="not_finite")
+    assert node.core.computed(first, Computed(0.1, (result,)), 1.0) == []
+    again = node.work()
+    assert (again.rows[0].position, again.rows[0].count) == (0, first.rows[0].count)
+    (failed,) = replies(node.core.computed(again, Computed(0.1, (result,)), 1.0), RequestFailed)
+    assert (failed.code, failed.request, failed.suspect) == ("not_finite", REQUEST, name)
+    assert failed.reason == "a hidden state is NaN (2 steps failed)"
+
+
+def test_what_arrives_not_finite_names_its_sender() -> None:
+    node = Node("charlie")
+    node.open()
+    node.frame("bravo")
+    result = RowResult(failure="a hidden state that arrived is NaN", failure_code="bad_input")
+    (failed,) = replies(node.core.computed(node.work(), Computed(0.0, (result,)), 1.0), RequestFailed)
+    assert (failed.node, failed.suspect, failed.code) == ("charlie", "bravo", "bad_input")
+    assert failed.reason == "a hidden state that arrived is NaN from bravo"
 
 
 def test_a_result_for_a_request_or_segment_that_is_gone_is_ignored() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from schemas.codec import Dtype, Flag, Frame, Kind, encode_frame
-from schemas.messages import Epoch, NodeStatus, Plan, StageRef, StreamEnd, StreamError, StreamText, encode
+from schemas.messages import Epoch, NodeStatus, Plan, StageRef, StreamEnd, StreamError, StreamStatus, StreamText, encode
 from schemas.topics import NODE_HEARTBEAT, NODE_STATUS, PLAN, REQUEST_STREAM, SEGMENT
 from tests.support.bus_invariants import BusInvariants
 from tests.support.scripted_nodes import make_heartbeat
@@ -39,14 +39,16 @@ def told(seen: BusInvariants, message: StreamText | StreamEnd | StreamError) -> 
     seen.take(REQUEST_STREAM.format(client="c", request=REQUEST), encode(message))
 
 
-def piece(sequence: int, *token_ids: int) -> StreamText:
-    return StreamText(request=REQUEST, sequence=sequence, text="x" * len(token_ids), token_ids=token_ids)
+def piece(first: int, *token_ids: int) -> StreamText:
+    """Each token is a character."""
+    text = "".join(map(chr, token_ids))
+    return StreamText(request=REQUEST, first_token=first, first_character=first, text=text, token_ids=token_ids)
 
 
-def end(tokens: int, pieces: int, reason: Any = "length") -> StreamEnd:
+def end(tokens: int, said: int, reason: Any = "length") -> StreamEnd:
     return StreamEnd(
         request=REQUEST, finish_reason=reason, prompt_tokens=3, completion_tokens=tokens, ttft_s=0.1, total_s=0.2,
-        pieces=pieces,
+        text_tokens=said, text_characters=said,
     )  # fmt: skip
 
 
@@ -67,8 +69,11 @@ def good(seen: BusInvariants) -> None:
     told(seen, piece(0, 5))
     told(seen, piece(1, 6, 7))
     told(seen, piece(0, 5))
-    told(seen, end(3, 2))
-    told(seen, end(3, 2))
+    told(seen, piece(1, 6))
+    told(seen, StreamStatus(request=REQUEST, waits_for="its turn"))
+    told(seen, StreamError(request=REQUEST, code="unknown", reason="who?"))
+    told(seen, end(3, 3))
+    told(seen, end(3, 3))
 
 
 def test_nothing_is_wrong_with_what_may_be() -> None:
@@ -103,7 +108,7 @@ def test_a_token_that_ends_the_answer_is_not_sent() -> None:
         (lambda seen: plan(seen, 2, 1, slots=3), "in two versions"),
         (lambda seen: told(seen, piece(1, 6, 8)), "came in two versions"),
         (lambda seen: told(seen, StreamError(request=REQUEST, code="failed", reason="x")), "ended twice"),
-        (lambda seen: told(seen, end(4, 2)), "there were 3 in 2"),
+        (lambda seen: told(seen, end(4, 3)), "ended after 4 tokens, 3 of them said; there were 3"),
         (lambda seen: seen.take(PLAN.format(pipeline="main"), b"{"), "against the contract"),
     ],
 )

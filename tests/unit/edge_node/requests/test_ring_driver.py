@@ -218,3 +218,17 @@ def test_a_token_that_came_from_an_older_attempt_meanwhile_is_not_awaited_again(
     assert not ring.is_owed
     publish_all(ring, 1.4)
     assert ring.is_owed
+
+
+@pytest.mark.parametrize("position", [0, 7, 8, 21, 33])
+def test_where_bits_are_the_same_in_any_run_tokens_are_repeated_in_chunks(position: int) -> None:
+    ids = list(range(35))
+    again = RingDriver(
+        prompt_tokens=20, chunk_tokens=8, stages=3, watchdog_min_s=1.0, ids=ids, same_bits=True
+    )  # fmt: skip
+    again.start(position)
+    steps = list(again.steps)
+    assert steps[0].position <= position
+    assert [token for step in steps for token in step.ids] == ids[steps[0].position :]
+    assert all(2 <= len(step.ids) <= 8 for step in steps)
+    assert [step.sample for step in steps] == [False] * (len(steps) - 1) + [True]

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.fleet.fleet import FleetState, Joined, Left, Tell
+from orchestrator.fleet.silence import SilenceLimits
 from schemas.messages import Heartbeat, NodeBirth, NodeStatus, RefuseNode, RegisterAgain
 from tests.support.scripted_nodes import make_birth, make_heartbeat
 
@@ -16,7 +17,7 @@ def status(incarnation: int, *, online: bool) -> NodeStatus:
 
 
 def fleet_with(incarnation: int = 5) -> FleetState:
-    fleet = FleetState(heartbeat_timeout_s=10.0)
+    fleet = FleetState(silence=SilenceLimits(10.0))
     fleet.apply("a", make_birth("a", incarnation=incarnation), 0.0)
     return fleet
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from orchestrator.fleet.fleet import FleetState
+from orchestrator.fleet.silence import SilenceLimits
 from orchestrator.pipelines.allocation_state import AllocationState, IllegalTransition, NodeAllocation
 from orchestrator.pipelines.pipeline_nodes import PipelineNodes
 from tests.support.scripted_nodes import make_birth
@@ -146,7 +147,7 @@ def test_what_a_state_means(
 
 
 def fleet() -> FleetState:
-    state = FleetState(heartbeat_timeout_s=5.0)
+    state = FleetState(silence=SilenceLimits(5.0))
     for name in "abc":
         state.apply(name, make_birth(name), 0.0, retained=False)
     return state

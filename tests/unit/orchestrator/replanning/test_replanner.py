@@ -68,9 +68,9 @@ def test_without_enough_nodes_open_requests_end_after_a_while() -> None:
     request = world.ask(make_submit(patience_s=5.0))
     world.generate(request, 2)
     world.kill("b")
-    world.wait(3.0)
+    world.wait(4.0)
     assert world.end(request) is None
-    world.wait(5.0)
+    world.wait(4.0)
     error = world.end(request)
     assert isinstance(error, StreamError)
     assert "a node was lost" in error.reason

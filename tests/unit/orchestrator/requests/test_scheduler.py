@@ -356,7 +356,7 @@ def test_nobody_cancels_for_another_client(world: World) -> None:
 
 @pytest.mark.parametrize(
     ("code", "expected"),
-    [("busy", "busy"), ("too_long", "too_long"), ("no_progress", "failed"), ("internal", "failed")],
+    [("busy", "busy"), ("too_long", "too_long"), ("no_progress", "failed")],
 )
 def test_a_stage_that_gives_up_ends_the_request(world: World, code: str, expected: str) -> None:
     request = world.ask()

@@ -42,8 +42,8 @@ def test_a_lost_node_s_chain_of_causes_is_told_in_order() -> None:
         f"3 tokens from {last} over 0.300 s",
         f"{second} said that it is gone: lost",
         "interrupted after 3 tokens",
-        f"epoch 1-1 lost {second}: planning with what is left",
-        "opened in epoch 1-3: prompt of 5 tokens, goes on after 3 tokens",
+        f"epoch 1-1 lost {second}: its successor is ready",
+        "opened in epoch 1-2: prompt of 5 tokens, goes on after 3 tokens",
         "told the client: stop, 5 tokens",
     ]
     assert [line for line in said if line in expected] == expected
