@@ -10,6 +10,7 @@ from typing import Any
 
 from edge_node.effects import Effect, LoadSegment, Register, Reply, StandBy, Stop, Subscribe, UnloadSegment, Unsubscribe
 from edge_node.migration.handover import Handover
+from edge_node.stage.closing import close, close_others
 from edge_node.stage.decode_fast_path import DecodeFastPath
 from edge_node.stage.stage import Stage
 from edge_node.stage_spec import StageKey, StageSpec
@@ -20,7 +21,6 @@ from schemas.codec import (
     REQUEST_OFFSET,
     Frame,
     activation_payload_bytes,
-    request_id,
 )
 from schemas.limits import MAX_PAYLOAD_BYTES
 from schemas.messages import (
@@ -86,9 +86,9 @@ class NodeCore:
             case OpenRequest():
                 return self._open(message)
             case CloseRequest():
-                return self._each(lambda stage: stage.close(message.request))
+                return close(message.request, self._stages.values(), self.node)
             case KeepRequests():
-                return self._keep_requests(message)
+                return close_others(message.requests, self._of_epoch(message.pipeline, message.epoch))
             case ResendTokens():
                 if message.first_stage:
                     return self._each(lambda stage: stage.ask_again(message.request))
@@ -102,14 +102,6 @@ class NodeCore:
             case RefuseNode() if message.incarnation == self.incarnation:
                 return [Stop(message.reason)]
         return []
-
-    def _keep_requests(self, message: KeepRequests) -> list[Effect]:
-        effects: list[Effect] = []
-        for stage in self._of_epoch(message.pipeline, message.epoch):
-            for number in tuple(stage.requests):
-                if (request := request_id(number)) not in message.requests:
-                    effects += stage.close(request)
-        return effects
 
     def _each(self, action: Any) -> list[Effect]:
         return [effect for stage in self._stages.values() for effect in action(stage)]

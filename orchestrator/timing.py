@@ -50,6 +50,8 @@ class Timing:
     """A request waits this long for its turn, or as long as its patience lasts if that is longer."""
     tell_s: float = 1.0
     """A request that has waited this long has its reader told for what, and so long lies between two such messages."""
+    retry_s: float = 1.0
+    """A request for which a node had no KV slot, though one was counted free, is opened again after this."""
     resend_s: float = 2.0
     """Silence of an open request before the last stage is asked for missed tokens; doubles up to ten times."""
     stall_s: float = 600.0

@@ -25,7 +25,16 @@ from schemas.parts import (
 from schemas.registry import message
 
 ErrorCode = Literal[
-    "no_model", "no_nodes", "no_memory", "not_ready", "too_long", "busy", "bad_request", "failed", "unknown"
+    "no_model",
+    "no_nodes",
+    "no_memory",
+    "not_ready",
+    "too_long",
+    "busy",
+    "bad_request",
+    "failed",
+    "unknown",
+    "malformed",
 ]
 
 
@@ -130,7 +139,10 @@ class StreamError:
     """There will be no (more) answer."""
 
     request: RequestId = about("The request.")
-    code: ErrorCode = about("Why, for programs; unknown: the orchestrator has never heard of it, or forgotten it.")
+    code: ErrorCode = about(
+        "Why, for programs. No ends are unknown: the orchestrator has never heard of the request, or has forgotten it;"
+        " and malformed: a message about it can't be read."
+    )
     reason: Line = about("One line that says what to do.")
 
 

@@ -8,6 +8,9 @@ from schemas.messages import RenewRequest, StreamEnd, StreamError, StreamStatus,
 
 StreamMessage = StreamText | StreamEnd | StreamError
 
+_MOST_DAMAGED = 5
+"""If no message about an answer can be read, it is not the network that is to blame."""
+
 
 @dataclass
 class AnswerStream:
@@ -28,6 +31,8 @@ class AnswerStream:
     """What the answer waits for, as the orchestrator said last."""
     model: str | None = None
     """The model that computes the answer, once that was said."""
+    damaged: int = 0
+    """Messages about it that came to the orchestrator so that it could not read them, one after the other."""
     unknown: bool = False
     """The orchestrator does not know the request: it is to be submitted again."""
 
@@ -39,10 +44,10 @@ class AnswerStream:
     def take(self, message: StreamMessage | StreamStatus) -> None:
         """Take in a message unless one before it is missing; it will come again with that one."""
         if isinstance(message, StreamStatus):
-            self.unsure = False
+            self.unsure, self.damaged = False, 0
             self.waits_for, self.model = message.waits_for, message.model or self.model
             return
-        if isinstance(message, StreamError) and message.code == "unknown":
+        if isinstance(message, StreamError) and self._asks_again(message):
             self.unknown = True
             return
         if isinstance(message, StreamText):
@@ -54,12 +59,17 @@ class AnswerStream:
                 return
             self.token_ids += message.token_ids
             self.characters += len(message.text)
-            self.waits_for = ""
+            self.waits_for, self.damaged = "", 0
         elif isinstance(message, StreamEnd) and (message.text_tokens, message.text_characters) > self._place:
             self.unsure = True
             return
         self.unsure = False
         self.waiting.append(message)
+
+    def _asks_again(self, error: StreamError) -> bool:
+        """Is this no end, because the question may be asked once more?"""
+        self.damaged += error.code == "malformed"
+        return error.code == "unknown" or (error.code == "malformed" and self.damaged < _MOST_DAMAGED)
 
     @property
     def _place(self) -> tuple[int, int]:

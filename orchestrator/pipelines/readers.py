@@ -39,9 +39,9 @@ class Readers:
                 if session.phase is not Phase.CLOSING:
                     yield pipeline, session
 
-    def _end(self, pipeline: Pipeline, session: Session, code: ErrorCode, reason: str) -> list[Effect]:
+    def _end(self, pipeline: Pipeline, session: Session, code: ErrorCode, reason: str, now_s: float) -> list[Effect]:
         self._pipelines.touch_all()
-        return pipeline.requests.abandon(session, code, reason)
+        return pipeline.requests.abandon(session, code, reason, now_s)
 
     def _reckon(self) -> None:
         self.due_s = min((session.reader_due_s for _, session in self._read()), default=math.inf)
@@ -70,12 +70,9 @@ class Readers:
         return [_error(client, request, "unknown", "nobody works on this answer any more: ask again")]
 
     def refuse(self, malformed: Malformed) -> list[Effect]:
-        """Answer a message that breaks the contract, and end the request it is about: its client can't be followed."""
-        client, reason = malformed.client, f"the message breaks the contract: {malformed.reason}"
-        for pipeline, session in self._read():
-            if (session.request, session.client) == (malformed.request, client):
-                return self._end(pipeline, session, "bad_request", reason)
-        return [_error(client, malformed.request or NO_REQUEST, "bad_request", reason)]
+        """Answer a message that breaks the contract. It may be damaged: the request that it is about goes on."""
+        reason = f"the message breaks the contract: {malformed.reason}"
+        return [_error(malformed.client, malformed.request or NO_REQUEST, "malformed", reason)]
 
     # --- who is gone ------------------------------------------------------------------------------------------
 
@@ -99,7 +96,7 @@ class Readers:
         for pipeline, session in self._read():
             if now_s >= session.reader_due_s:
                 reason = f"nothing is heard of its reader, {session.client}, any more: ask again"
-                effects += self._end(pipeline, session, "unknown", reason)
+                effects += self._end(pipeline, session, "unknown", reason, now_s)
                 pipeline.requests.sessions.ended.forget(session.request)  # he may be back, and ask again
         self._reckon()
         return effects

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from orchestrator.requests.session import Phase, Session
@@ -29,6 +30,8 @@ class WaitsFor:
 
 def is_at_end(session: Session, waits_for: WaitsFor, timing: Timing, now_s: float) -> bool:
     """Has a request waited long enough?"""
+    if session.retry_s <= now_s:
+        session.retry_s = -math.inf
     if not waits_for.missing:
         session.missing_since_s = None
     elif session.missing_since_s is None:

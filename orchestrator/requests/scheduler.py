@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 from orchestrator.deployment.open_requests import OpenWork
@@ -16,7 +15,7 @@ from orchestrator.requests.patience import WaitsFor, end_of, is_at_end
 from orchestrator.requests.pending_closes import PendingCloses
 from orchestrator.requests.prefix_index import PrefixIndex
 from orchestrator.requests.retry_after import RetryAfter
-from orchestrator.requests.session import Phase, Session
+from orchestrator.requests.session import Phase, Session, ended_text
 from orchestrator.requests.session_table import SessionTable
 from orchestrator.requests.waiting_queue import WaitingQueue
 from orchestrator.timing import Timing
@@ -26,11 +25,9 @@ from schemas.messages import (
     ErrorCode,
     KeepRequests,
     RequestClosed,
-    RequestFailed,
     SubmitRequest,
 )
 
-_FAILURE_CODES: dict[str, ErrorCode] = {"busy": "busy", "too_long": "too_long"}
 _REMEMBERED_PREFIXES = 64
 
 
@@ -56,7 +53,7 @@ class RequestScheduler:
         self._timing = timing
         self.sessions = SessionTable()
         self._queue = WaitingQueue()
-        self._closings = PendingCloses()
+        self.closings = PendingCloses()
         self._pace = RetryAfter()
         self._next_nodes: tuple[str, ...] = ()
         """Of the ring that open requests are being moved to: they are told of ends too, for they may hold KV rows."""
@@ -176,14 +173,17 @@ class RequestScheduler:
             effects += self._finish(session, session.answer.finish, now_s)
         return effects
 
-    def failed(self, session: Session, failure: RequestFailed, why: str = "") -> list[Effect]:
-        """End a request that no ring can go on with; ``why``: in other words than the stage's."""
-        code = _FAILURE_CODES.get(failure.code, "failed")
-        return self.abandon(session, code, f"{failure.node}: {why or failure.reason}")
+    def put_back(self, session: Session, now_s: float) -> list[Effect]:
+        """Let an open request wait for which a node has no room: what is counted free here will soon be."""
+        effects = self._close_stages(session, now_s)
+        session.interrupt(now_s, self._timing)
+        session.retry_s = now_s + self._timing.retry_s
+        self._queue.put_first(session)
+        return effects
 
     def closed(self, closed: RequestClosed) -> list[Effect]:
         """Take in a stage's report about what it did for a request."""
-        self._closings.confirm(closed)
+        self.closings.confirm(closed)
         session = self.sessions.get(closed.request)
         stage = closed.timing.stage
         if session is None or session.ending is None or session.placement is None:
@@ -196,7 +196,7 @@ class RequestScheduler:
 
     def node_returned(self, node: str) -> list[Effect]:
         """Tell a node that is back what it missed."""
-        return self._closings.again(node)
+        return self.closings.again(node)
 
     # --- the pipeline -----------------------------------------------------------------------------------------
 
@@ -206,7 +206,7 @@ class RequestScheduler:
         free = active.plan.slots - self.open_count
         model = active.plan.model
         for session in self._queue:
-            if free <= 0 and session.asked_model == model.name:
+            if (free <= 0 and session.asked_model == model.name) or now_s < session.retry_s:
                 continue
             try:
                 is_encoded = session.fit(model, active.plan.context_tokens, longer=active.plan.longer)
@@ -254,6 +254,7 @@ class RequestScheduler:
 
     def _open(self, session: Session, active: ReadyPlan, now_s: float, moved_tokens: int = 0) -> list[Effect]:
         plan = active.plan
+        self.closings.reopened(session.request)
         prefix = self._prefixes.find(plan.epoch, session.prompt_ids)
         effects = open_on(session, plan, draft_tokens=self._draft_tokens, prefix=prefix, moved_tokens=moved_tokens)
         self._progressed(session, now_s)
@@ -312,7 +313,7 @@ class RequestScheduler:
             if session.phase is Phase.CLOSING:
                 continue
             if is_at_end(session, waits_for, self._timing, now_s):
-                effects += self.abandon(session, *end_of(session, waits_for, self._pace.advice(), now_s))
+                effects += self.abandon(session, *end_of(session, waits_for, self._pace.advice(), now_s), now_s)
             elif session.phase is Phase.QUEUED or waits_for.missing:
                 effects += session.tell_waiting(waits_for.text, now_s, self._timing)
         return effects
@@ -321,21 +322,22 @@ class RequestScheduler:
 
     def tick(self, now_s: float) -> list[Effect]:
         """Let time-outs act."""
-        effects: list[Effect] = []
+        effects = self.closings.repeat(now_s)
         for session in self.sessions.in_phase(Phase.CLOSING):
             if session.ending and now_s >= session.ending.due_s:
                 effects += self._end(session)
         for session in self.sessions.in_phase(Phase.OPEN):
             if now_s >= session.resend.progress_s + self._timing.stall_s:
                 reason = f"no token for {self._timing.stall_s:g} s: see `linguabus nodes`"
-                effects += self.abandon(session, "failed", reason)
+                effects += self.abandon(session, "failed", reason, now_s)
             elif now_s >= session.resend.due_s:
                 effects += ask_again(session, self._pipeline, now_s)
         return effects
 
     def next_deadline_s(self, *, missing: bool) -> float:
         """When ``tick`` or ``wait`` next has something to do; ``missing`` as in `WaitsFor`."""
-        return min((s.next_deadline_s(self._timing, missing=missing) for s in self.sessions), default=math.inf)
+        due = [session.next_deadline_s(self._timing, missing=missing) for session in self.sessions]
+        return min([*due, self.closings.next_deadline_s()])
 
     def _progressed(self, session: Session, now_s: float) -> None:
         session.waits_for, session.tell_due_s = "", now_s + self._timing.resend_s
@@ -353,12 +355,14 @@ class RequestScheduler:
             elif session.submit.patience_s:
                 effects += session.tell_waiting("the orchestrator, which was stopped", now_s, self._timing)
             else:
-                effects += self.abandon(session, "failed", "the orchestrator was stopped: start it and ask again")
+                effects += self.abandon(
+                    session, "failed", "the orchestrator was stopped: start it and ask again", now_s
+                )
         return effects
 
-    def abandon(self, session: Session, code: ErrorCode, reason: str) -> list[Effect]:
+    def abandon(self, session: Session, code: ErrorCode, reason: str, now_s: float) -> list[Effect]:
         """Make no more of an answer, and free what it holds."""
-        effects = self._close_stages(session) if session.phase is Phase.OPEN else []
+        effects = self._close_stages(session, now_s) if session.phase is Phase.OPEN else []
         return [*effects, *self._fail(session, code, reason)]
 
     def _finish(self, session: Session, reason: FinishReason, now_s: float) -> list[Effect]:
@@ -372,22 +376,18 @@ class RequestScheduler:
         if session.answer and session.placement:
             ids = (*session.answer.prompt.ids, *session.answer.tokens)
             self._prefixes.remember(session.request, session.placement.epoch, ids)
-        effects = self._close_stages(session)
+        effects = self._close_stages(session, now_s)
         if not session.submit.stats:
             effects += self._end(session)
         return effects
 
-    def _close_stages(self, session: Session) -> list[Effect]:
+    def _close_stages(self, session: Session, now_s: float) -> list[Effect]:
         assert session.placement
-        return self._closings.close(session.request, (*session.placement.ring, *self._next_nodes))
+        return self.closings.close(session.request, (*session.placement.ring, *self._next_nodes), now_s)
 
     def _end(self, session: Session) -> list[Effect]:
         end = session.end_message()
-        note = (
-            f"{session.request} ended ({end.finish_reason}): {end.completion_tokens} tokens,"
-            f" first after {end.ttft_s:.3f} s, all after {end.total_s:.3f} s"
-        )
-        return [session.tell_end(end), Note(note), *self._forget(session)]
+        return [session.tell_end(end), Note(ended_text(end)), *self._forget(session)]
 
     def _fail(self, session: Session, code: ErrorCode, reason: str, summary: str = "") -> list[Effect]:
         """End a request with an error; ``summary`` is for the log where ``reason`` may have people's text in it."""

@@ -76,6 +76,8 @@ class Session:
     """In the phase CLOSING."""
     reader_due_s: float = math.inf
     """When its reader counts as gone."""
+    retry_s: float = -math.inf
+    """It is not opened before this: a node had no room for it."""
     missing_since_s: float | None = None
     """Since when there is neither a plan for it nor one on its way; None while there is."""
     waits_for: str = ""
@@ -242,7 +244,8 @@ class Session:
         if self.phase is Phase.OPEN:
             stalls_s = min(self.resend.progress_s + timing.stall_s, self.gives_up_s(timing, missing=missing))
             return min(self.resend.due_s, self.tell_due_s, stalls_s)
-        return min(self.gives_up_s(timing, missing=missing), self.tell_due_s)
+        waits_s = min(self.gives_up_s(timing, missing=missing), self.tell_due_s)
+        return waits_s if self.retry_s == -math.inf else min(waits_s, self.retry_s)
 
     def gives_up_s(self, timing: Timing, *, missing: bool) -> float:
         """When a waiting request ends for want of patience.
@@ -312,3 +315,11 @@ class Session:
             text_tokens=self.answer.text.tokens if self.answer else 0,
             text_characters=self.answer.text.characters if self.answer else 0,
         )
+
+
+def ended_text(end: StreamEnd) -> str:
+    """A line for the log about the end of a request."""
+    return (
+        f"{end.request} ended ({end.finish_reason}): {end.completion_tokens} tokens, first after {end.ttft_s:.3f} s,"
+        f" all after {end.total_s:.3f} s"
+    )

@@ -39,24 +39,9 @@ class Kind(Enum):
     REBALANCED = "an operator asks for the best plan"
 
 
-LOSE_TODAY = frozenset(
-    {
-        Kind.MESSAGES_ALTERED,
-        Kind.MESSAGES_LATE,
-        Kind.NODES_KILLED,
-        Kind.ORCHESTRATOR_CUT,
-        Kind.ORCHESTRATOR_KILLED,
-        Kind.ORCHESTRATOR_REPLACED,
-    }
-)
+LOSE_TODAY = frozenset({Kind.MESSAGES_LATE})
 """The kinds that lose requests still. Whoever mends one takes it out."""
-MOST_TODAY_S = {
-    Kind.BROKER_AWAY: 3.0,
-    Kind.CLIENT_CUT: 0.3,
-    Kind.CLIENT_SILENT: 1.5,
-    Kind.ORCHESTRATOR_FROZEN: 2.0,
-    Kind.ORCHESTRATOR_SILENT: 2.0,
-}
+MOST_TODAY_S: dict[Kind, float] = {}
 """The kinds that lose requests when they last for longer. Whoever mends one takes it out."""
 HOLD_TODAY = frozenset(Kind) - LOSE_TODAY
 """The kinds that schedules of the tests are made of."""

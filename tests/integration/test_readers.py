@@ -131,7 +131,7 @@ def test_malformed_messages_are_answered(world: World, payload: bytes) -> None:
         (delivery,) = collect_deliveries(sender, 1)
         assert delivery.topic == REQUEST_STREAM.format(client="sender", request=said_of)
         error = decode(delivery.payload, StreamError)
-        assert (error.request, error.code) == (said_of, "bad_request")
+        assert (error.request, error.code) == (said_of, "malformed")
         assert error.reason.startswith("the message breaks the contract: ")
 
 

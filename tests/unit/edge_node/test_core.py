@@ -27,6 +27,7 @@ from schemas.messages import (
     CloseRequest,
     Epoch,
     KeepBlobs,
+    KeepRequests,
     OpenRequest,
     Plan,
     PrepareSegment,
@@ -39,6 +40,7 @@ from schemas.messages import (
     Sampling,
     SegmentFailed,
     SegmentReady,
+    StageTiming,
 )
 from tests.support.simulated_ring import PIPELINE, VOCABULARY, prepare_segment
 
@@ -347,7 +349,7 @@ def test_no_slot_left_is_busy_until_one_is_freed() -> None:
     assert node.open(request=other) == []
 
 
-def test_close_is_answered_once_and_late_frames_are_counted() -> None:
+def test_close_is_answered_each_time_and_late_frames_are_counted() -> None:
     node = Node("bravo")
     node.open()
     node.frame("alfa")
@@ -355,9 +357,23 @@ def test_close_is_answered_once_and_late_frames_are_counted() -> None:
     node.core.message(CloseRequest(request=REQUEST))
     assert node.core.next_work() == (None, [])
     assert not node.core.has_work
-    assert node.core.message(CloseRequest(request=REQUEST)) == []
+    (again,) = node.core.message(CloseRequest(request=REQUEST))
+    assert isinstance(again, Reply)
+    assert again.message.timing == StageTiming(node="bravo", stage=0), "there was nothing any more"
     assert node.frame("alfa") == []
     assert node.core.total_frames_dropped == 1
+
+
+def test_an_orchestrator_that_adopts_a_plan_ends_what_it_does_not_know() -> None:
+    node = Node("bravo")
+    node.open()
+    keep = KeepRequests(pipeline=PIPELINE, epoch=epoch(1), requests=(REQUEST,))
+    assert node.core.message(dataclasses.replace(keep, epoch=epoch(9), requests=())) == []
+    assert node.core.message(keep) == []
+    (closed,) = node.core.message(dataclasses.replace(keep, requests=()))
+    assert isinstance(closed, Reply)
+    assert isinstance(closed.message, RequestClosed)
+    assert not node.core.has_requests
 
 
 def test_timing_counts_what_was_done() -> None:

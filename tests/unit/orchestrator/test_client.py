@@ -163,6 +163,20 @@ def test_an_orchestrator_that_knows_nothing_of_an_answer_is_asked_again(fake: Fa
     assert (again.request, again.answer_ids, again.answer_model) == (first.request, (0, 1), "smollm2")
 
 
+def test_a_question_that_was_damaged_on_its_way_is_asked_again_a_few_times(fake: FakeOrchestrator) -> None:
+    def unreadable(submit: SubmitRequest) -> list[StreamMessage]:
+        return [StreamError(request=submit.request, code="malformed", reason="the message breaks the contract")]
+
+    fake.answer = lambda submit: unreadable(submit) if len(fake.submitted) == 1 else paris(submit)
+    with fake.connect() as client:
+        assert "".join(client.ask(QUESTION)) == "Paris."
+    assert len(fake.submitted) == 2
+    fake.answer = unreadable
+    fake.on_renewed = lambda renew: [StreamError(request=renew.request, code="malformed", reason="always")]
+    with fake.connect() as client, pytest.raises(AnswerFailed, match=r"always|breaks the contract"):
+        list(client.ask(QUESTION))
+
+
 def test_what_an_answer_waits_for_is_told_until_it_goes_on(fake: FakeOrchestrator) -> None:
     fake.answer = lambda submit: [StreamStatus(request=submit.request, waits_for="node tablet: 1 of 3 is here")]
     told: list[str] = []
