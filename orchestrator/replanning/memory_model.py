@@ -92,7 +92,7 @@ RULES = {
         Resident(2.2), Resident(2.1), Resident(4), Resident(2.02), tables=_FLOATS, quantised=False
     ),
     ("fp32", "fast"): WeightRule(
-        Resident(1.02), Resident(1.02), Resident(2.03), Resident(1.01), tables=_FLOATS, quantised=False
+        Resident(1.04), Resident(1.04), Resident(2.03), Resident(1.01), tables=_FLOATS, quantised=False
     ),
 }
 """By the manifest's precision and profile; other profiles as "fast"."""

@@ -54,9 +54,9 @@ def world(mosquitto: LocalBroker, tiny_store: ModelStore, tmp_path: Path) -> Ite
         yield World(client, nodes, mosquitto.url, model, ask(client))
 
 
-def ask(client: Client, meanwhile: Callable[[], None] = lambda: None) -> list[int]:
+def ask(client: Client, meanwhile: Callable[[], None] = lambda: None, patience_s: float = 120.0) -> list[int]:
     """The answer's tokens; ``meanwhile`` is done when it has begun."""
-    answer = client.ask(prompt=PROMPT, max_tokens=TOKENS)
+    answer = client.ask(prompt=PROMPT, max_tokens=TOKENS, patience_s=patience_s)
     for index, _ in enumerate(answer):
         if index == 2:
             meanwhile()
@@ -150,5 +150,5 @@ def test_readers_see_nothing_of_damaged_weights(world: World) -> None:
 
     # It looks only when something is not a number. No plan is possible without it: who asks is told why.
     with pytest.raises(AnswerFailed) as failed:
-        ask(client, lambda: damage(world, again.name, not_a_number))
+        ask(client, lambda: damage(world, again.name, not_a_number), patience_s=0.0)
     assert f"{again.name}: its answer to a known input has changed" in str(failed.value)

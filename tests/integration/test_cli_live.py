@@ -175,7 +175,7 @@ def test_the_model_in_use_is_changed_over_to(served: Served, home: Path) -> None
 
 
 def test_no_nodes_is_one_line(served: Served) -> None:
-    done = served.run("ask", "Hello")
+    done = served.run("ask", "Hello", "--patience", "0")
     assert (done.returncode, done.stdout) == (2, "")
     assert re.fullmatch(r"(waiting for a plan: .*\n)?Error: no nodes.*\n", done.stderr)
     assert served.run("nodes").stdout.startswith("no nodes yet")
@@ -187,6 +187,6 @@ def test_not_enough_memory_says_how_much_is_missing(served: Served, tmp_path: Pa
         while "red" not in (nodes := served.run("nodes").stdout):
             pass
         assert "  64 MB  " in nodes
-        done = served.run("ask", "Hello")
+        done = served.run("ask", "Hello", "--patience", "0")
     assert (done.returncode, done.stdout) == (2, "")
     assert re.fullmatch(r"(waiting for a plan: .*\n)?Error: .*\d+(\.\d+)? [MG]B.*\n", done.stderr), done.stderr

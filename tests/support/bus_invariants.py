@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from schemas.codec import Kind, decode_frames, request_id
+from schemas.codec import Kind, decode_frames, request_id, request_number
 from schemas.errors import ContractError
 from schemas.messages import (
+    CloseRequest,
     Heartbeat,
     NodeStatus,
+    OpenRequest,
     Plan,
     PrepareSegment,
     StreamEnd,
@@ -53,6 +55,8 @@ class BusInvariants:
     """The newest by pipeline."""
     _issued: set[tuple[str, str, int, int, int]] = field(default_factory=set)
     """(pipeline, epoch, request, attempt, position) of stage 0's steps."""
+    _closed: set[str] = field(default_factory=set)
+    """Requests whose end the nodes were told of, unless they were opened again."""
     _streams: dict[str, _Stream] = field(default_factory=dict)
 
     def take(self, topic: str, payload: bytes, *, retained: bool = False) -> None:
@@ -72,6 +76,10 @@ class BusInvariants:
                 command = decode(payload, *NODE_COMMAND.messages)
                 if isinstance(command, PrepareSegment):
                     self._prepared(command)
+                elif isinstance(command, CloseRequest):
+                    self._closed.add(command.request)
+                elif isinstance(command, OpenRequest) and command.stage == 0:
+                    self._opened(command)
             elif REQUEST_STREAM.match(topic):
                 self._told(decode(payload, *REQUEST_STREAM.messages))
         except ContractError as error:
@@ -80,6 +88,7 @@ class BusInvariants:
     def forget_requests(self) -> None:
         """Keep nothing of requests that are over."""
         self._issued.clear()
+        self._closed.clear()
         self._streams.clear()
 
     def _broken(self, what: str) -> None:
@@ -112,6 +121,13 @@ class BusInvariants:
             self._broken(f"plan {plan.pipeline} {plan.epoch} is of an orchestrator that {max(others)} has replaced")
         self._plans[plan.pipeline] = plan
         self.rings[plan.pipeline] = tuple(stage.node for stage in plan.ring)
+
+    def _opened(self, command: OpenRequest) -> None:
+        """A request that was closed and is opened again begins afresh, in the same epoch too."""
+        if command.request in self._closed:
+            self._closed.discard(command.request)
+            number = request_number(command.request)
+            self._issued = {step for step in self._issued if step[2] != number}
 
     def _prepared(self, command: PrepareSegment) -> None:
         """Nobody prepares plans once a later orchestrator has published one."""

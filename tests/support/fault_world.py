@@ -184,7 +184,7 @@ class FaultWorld:
         before = self.parts[ORCHESTRATOR]
         self.replaced.append(before)
         self.proxies[ORCHESTRATOR] = self._stack.enter_context(MqttProxy(self.broker.url))
-        self._add(ORCHESTRATOR, self._serve)
+        self._add(ORCHESTRATOR, [*self._serve, "--take-over"])
         return before
 
     @property
