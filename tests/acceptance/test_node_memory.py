@@ -60,29 +60,18 @@ def test_nodes_take_what_was_planned(mosquitto: LocalBroker) -> None:
         Ring(mosquitto.url, model) as ring,
     ):
         homes = {name: node.home for name, node in nodes.items()}
-        ring.deploy(homes, [0, 1, units - 1, units], wire="fp16", order=["ends", "middle", "ends"], **caches)
+
+        def planned() -> dict[str, int]:
+            problem = build_problem(model.manifest, [ring.births[node] for node in homes], wire_dtype="fp16", **caches)
+            stages = (Stage("ends", 0, 1), Stage("middle", 1, units - 1), Stage("ends", units - 1, units))
+            return {node: predict(problem, stages).of_node(node).memory_bytes for node in homes}
+
+        cuts, order = [0, 1, units - 1, units], ["ends", "middle", "ends"]
+        ring.deploy(homes, cuts, wire="fp16", order=order, planned=planned, **caches)
         ring.ask([index * 101 % model.manifest.vocab_size for index in range(440)], 60)  # all over the embedding
         ring.heartbeats.clear()
         ring.wait("heartbeats", lambda: ring.heartbeats.keys() >= homes.keys())
-    problem = build_problem(model.manifest, [ring.births[node] for node in homes], wire_dtype="fp16", **caches)
-    stages = (Stage("ends", 0, 1), Stage("middle", 1, units - 1), Stage("ends", units - 1, units))
-    for node in homes:
+    for node, total_bytes in planned().items():
         before_bytes = ring.births[node].overhead_bytes
-        planned_bytes = predict(problem, stages).of_node(node).memory_bytes - before_bytes
+        planned_bytes = total_bytes - before_bytes
         assert 0.85 * planned_bytes <= ring.heartbeats[node].peak_rss_bytes - before_bytes <= planned_bytes, node
-
-
-def test_eight_at_once_come_out_as_they_do_alone(mosquitto: LocalBroker, tiny_model: Model, tmp_path: Path) -> None:
-    prompts = [[(7 * index + offset) % 300 for offset in range(3 + 5 * index)] for index in range(8)]
-    names = [f"node-{index}" for index in range(STAGES)]
-    with running_nodes(names, mosquitto.url, tmp_path) as nodes, Ring(mosquitto.url, tiny_model) as ring:
-        cuts = even_cuts(tiny_model.manifest.num_units, STAGES)
-        ring.deploy({name: nodes[name].home for name in names}, cuts, context_tokens=128, slots=8, chunk_tokens=16)
-        alone = [ring.ask(prompt, 30).ids for prompt in prompts]
-        together = [ring.open(prompt, 30) for prompt in prompts]
-        for answer in together:
-            ring.finish(answer)
-        batches = [answer.timings[1].decode_steps for answer in together]
-
-    assert [answer.ids for answer in together] == alone
-    assert batches == [29] * 8

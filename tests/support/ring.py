@@ -203,6 +203,7 @@ class Ring:
         order: Sequence[str] | None = None,
         blob_url: str | None = None,
         basis: Basis | None = None,
+        planned: Callable[[], Mapping[str, int]] = dict,
     ) -> Plan:
         """Have the segments of a plan loaded and return when all are ready.
 
@@ -211,6 +212,7 @@ class Ring:
             cuts: unit boundaries.
             blob_url: where nodes fetch blobs; None puts them into their stores.
             basis: the plan it goes on from, in a live move.
+            planned: bytes that are reckoned for each node, by name, once they have registered.
         """
         manifest = self._model.manifest
         names = list(order or homes)
@@ -246,7 +248,7 @@ class Ring:
                 chunk_tokens=chunk_tokens,
                 same_bits=manifest.numerics.same_bits,
                 wire_dtype=wire,  # type: ignore[arg-type]
-                planned_bytes=0,
+                planned_bytes=planned().get(ref.node, 0),
                 basis=basis,
             )
             self.command(ref.node, prepare)
