@@ -157,7 +157,9 @@ class BusInvariants:
             if not same or not all(stream.characters.setdefault(place, c) == c for place, c in text.items()):
                 self._broken(f"the text of {message.request} from token {message.first_token} came in two versions")
             return
-        if isinstance(message, StreamStatus) or (isinstance(message, StreamError) and message.code == "unknown"):
+        if isinstance(message, StreamStatus) or (
+            isinstance(message, StreamError) and message.code in ("unknown", "malformed")
+        ):
             return  # it goes on
         if stream.end is not None and type(stream.end) is not type(message):
             self._broken(f"{message.request} ended twice: {stream.end} and {message}")

@@ -101,6 +101,7 @@ def test_topics_on_the_wire() -> None:
         "client/cli-1/will",
         "control/cli-1/5f0c3a9e81d7b264/submit",
         "control/cli-1/5f0c3a9e81d7b264/reply",
+        "orchestrator/main/status",
         "event/main",
     ]
 
@@ -120,7 +121,12 @@ def test_every_message_travels_on_one_topic() -> None:
 
 
 def test_what_is_retained_and_what_must_arrive() -> None:
-    assert {t.pattern for t in TOPICS if t.retain} == {"node/{node}/birth", "node/{node}/status", "plan/{pipeline}"}
+    assert {t.pattern for t in TOPICS if t.retain} == {
+        "node/{node}/birth",
+        "node/{node}/status",
+        "plan/{pipeline}",
+        "orchestrator/{pipeline}/status",
+    }
     assert all(t.qos == 1 for t in TOPICS if t.messages and t not in (topics.NODE_HEARTBEAT, topics.EVENT))
 
 

@@ -71,7 +71,8 @@ def good(seen: BusInvariants) -> None:
     told(seen, piece(0, 5))
     told(seen, piece(1, 6))
     told(seen, StreamStatus(request=REQUEST, waits_for="its turn"))
-    told(seen, StreamError(request=REQUEST, code="unknown", reason="who?"))
+    for code in ("unknown", "malformed"):
+        told(seen, StreamError(request=REQUEST, code=code, reason="it goes on"))  # type: ignore[arg-type]
     told(seen, end(3, 3))
     told(seen, end(3, 3))
 

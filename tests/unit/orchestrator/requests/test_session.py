@@ -135,7 +135,7 @@ def test_text_that_is_told_again_begins_where_the_reader_is(
 ) -> None:
     """Two tokens make a character. The reader has ``known`` pieces when another orchestrator tells him the rest, one
     that knew ``begins`` frames from the start; the last frames come as usual."""
-    submit = make_submit()
+    submit, begins = make_submit(), min(begins, len(frames) - 1)
 
     def told(answer: Answer, first: int) -> list[StreamText]:
         pieces: list[StreamText] = []
