@@ -90,7 +90,7 @@ class RequestScheduler:
 
     def submit(self, request: SubmitRequest, now_s: float) -> list[Effect]:
         """Take in a client's request."""
-        if known := self.sessions.get(request.request):
+        if (known := self.sessions.get(request.request)) and known.client == request.client:
             known.learn(request.answer_ids)
         if self.sessions.was_submitted(request.request):
             return []  # the same submission again

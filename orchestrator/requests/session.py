@@ -84,6 +84,8 @@ class Session:
     """What its reader was last told that it waits for; empty: that it is being computed, or nothing yet."""
     tell_due_s: float = math.inf
     """When its reader is to be told next."""
+    begun_with: str | None = None
+    """The model that made ``known_ids``; None where that was not said."""
     known_ids: tuple[int, ...] = ()
     """Tokens of the answer from before this orchestrator knew the request, until there is an ``answer``."""
     opened_in: str = ""
@@ -97,6 +99,7 @@ class Session:
 
     def __post_init__(self) -> None:
         self.request, self.client = self.submit.request, self.submit.client
+        self.begun_with = self.begun_with or self.submit.answer_model
         if len(self.submit.answer_ids) > len(self.known_ids):
             self.known_ids = self.submit.answer_ids
         self.stream_topic = REQUEST_STREAM.format(client=self.client, request=self.request)
@@ -117,6 +120,7 @@ class Session:
             submitted_s=now_s - saved.age_s,
             asked_model=saved.model,
             prompt=EncodedPrompt(saved.model, saved.prompt_ids) if saved.model else None,
+            begun_with=saved.model or None,
             known_ids=saved.tokens,
             opened_in=saved.epoch,
         )
@@ -150,6 +154,7 @@ class Session:
     def learn(self, ids: tuple[int, ...]) -> None:
         """Take in tokens that the reader has and that are not known here, while no ring makes others."""
         if self.phase is Phase.QUEUED and len(ids) > self.tokens_known:
+            self.begun_with = self.answer.prompt.model if self.answer else self.begun_with
             self.answer, self.known_ids = None, ids
 
     @property
@@ -174,7 +179,7 @@ class Session:
         Raises:
             PromptRefused: too long, or begun with another model.
         """
-        begun_with = self.answer.prompt.model if self.answer else self.submit.answer_model
+        begun_with = self.answer.prompt.model if self.answer else self.begun_with
         if self.tokens_known and begun_with not in (None, model.name):
             raise PromptRefused("bad_request", "the model was changed during the answer: ask again")
         if self.prompt is None or self.prompt.model != model.name:

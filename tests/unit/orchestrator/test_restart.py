@@ -154,6 +154,32 @@ def test_a_reader_with_more_of_the_answer_than_was_saved_brings_it(world: World)
     assert world.published(OpenRequest)[-1].prompt_ids[-4:] == ids
 
 
+def test_an_answer_does_not_go_on_with_another_model_than_it_was_begun_with(world: World) -> None:
+    request = world.ask()
+    world.generate(request, 3)
+    world.models["other"] = replace(world.models["tiny"], name="other")
+    world._options["model"] = "other"
+    world.restart()
+    world.wait(5.0)
+    error = world.end(request)
+    assert isinstance(error, StreamError)
+    assert error.reason == "the model was changed during the answer: ask again"
+
+
+def test_nobody_else_says_what_a_reader_has(world: World) -> None:
+    request = world.ask()
+    world.generate(request, 3)
+    for name in world.nodes:
+        world.kill(name)
+    world.restart()
+    ids = tuple(letter(position) for position in range(5, 9))
+    world.ask(make_submit(client="mallory", answer_ids=ids, answer_model="tiny"))
+    world.join("d", "e", "f")
+    world.wait(4.0)
+    opened = [command for command in world.published(OpenRequest) if command.request == request]
+    assert opened[-1].prompt_ids[-3:] == ids[:3]
+
+
 def test_two_plans_that_were_left_are_both_taken_down() -> None:
     world = World(pipelines=2).up()
     world.join("a", "b", "c", "d", memory_mb=300)
