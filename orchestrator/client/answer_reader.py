@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from broker.bus import Bus, Refused
 from broker.errors import PayloadTooLarge
 from orchestrator.client.answer_stream import AnswerStream, StreamMessage
-from orchestrator.client.errors import AnswerIncomplete, QuestionTooLong
+from orchestrator.client.errors import AnswerIncomplete, QuestionTooLong, start_one
 from schemas.messages import StreamError, StreamStatus, SubmitRequest, encode
 from schemas.topics import REQUEST_RENEW, REQUEST_SUBMIT
 
@@ -168,7 +168,7 @@ class AnswerReader:
         if self._cut_s is not None:
             text, since_s = f"the broker {self._broker}", self._cut_s
         elif self._is_orchestrator_missing(now_s):
-            text, since_s = f"the orchestrator: start one with 'linguabus serve --broker {self._broker}'", self._heard_s
+            text, since_s = f"the orchestrator: {start_one(self._broker)}", self._heard_s
         else:
             is_alone = False
         if not text:
@@ -192,8 +192,8 @@ class AnswerReader:
             )
         if self._cut_s is None and self._is_orchestrator_missing(now_s) and now_s >= self._heard_s + patience_s:
             raise AnswerIncomplete(
-                f"no orchestrator answers on {self._broker} (waited {now_s - self._heard_s:.0f} s): start one with"
-                f" 'linguabus serve --broker {self._broker}'"
+                f"no orchestrator answers on {self._broker} (waited {now_s - self._heard_s:.0f} s):"
+                f" {start_one(self._broker)}"
             )
 
 

@@ -11,11 +11,16 @@ class ClientError(OrchestratorError):
     """Base of what goes wrong between a client and the orchestrator."""
 
 
+def start_one(broker: str) -> str:
+    """What to do where nobody answers on a broker."""
+    return f"start one with 'linguabus serve --broker {broker}'"
+
+
 class NoOrchestrator(ClientError):
     """Nobody answers control requests on this broker."""
 
     def __init__(self, broker: str) -> None:
-        super().__init__(f"no orchestrator answers on {broker}: start one with 'linguabus serve --broker {broker}'")
+        super().__init__(f"no orchestrator answers on {broker}: {start_one(broker)}")
 
 
 class ControlRefused(ClientError):

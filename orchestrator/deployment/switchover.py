@@ -220,7 +220,7 @@ class Switchover:
             else:
                 if self._requests.open_count:
                     effects += self._requests.ring_broken(now_s)
-                effects += self._take_down(running.message())
+                effects += self.take_down(running.message())
                 # Down plans release every epoch below their own.
                 plan = replace(plan, epoch=self.epochs.next())
                 effects.append(SaveEpoch(plan.epoch))
@@ -318,22 +318,27 @@ class Switchover:
         plan = self.active.plan
         lost = f"{without} ({why})" if without else ", ".join(sorted(self.missing.of(plan)))
         note = f"epoch {plan.epoch} lost {lost}"
-        rollout = self.next.rollout if isinstance(self.next, LiveMigration) else self.next
-        is_ready = isinstance(rollout, Rollout) and rollout.state is RolloutState.READY
-        if isinstance(rollout, Rollout) and is_ready and self._is_here(rollout.plan, without):
+        if successor := self._ready_successor(without):
             self._end_move()
-            return [*interrupted, self._lost(f"{note}: its successor is ready"), *self._commit(rollout)]
+            return [*interrupted, self._lost(f"{note}: its successor is ready"), *self._commit(successor)]
         effects = self._give_up_next()
         # The down plan's epoch lies above that of the plan that was given up.
         told = self._lost(f"{note}: planning with what is left")
-        return [*interrupted, *effects, told, *self._take_down(plan.message())]
+        return [*interrupted, *effects, told, *self.take_down(plan.message())]
 
     def _lost(self, text: str) -> Note:
         assert self.active
         return Note(text, warning=True, kind="broken", pipeline=self.active.plan.pipeline)
 
-    def _is_here(self, plan: DeployedPlan, without: str) -> bool:
-        return all(node != without and self._fleet.is_usable(node, start) for node, start in plan.incarnations.items())
+    def _ready_successor(self, without: str = "") -> Rollout | None:
+        """The roll-out that could follow at once: ready, and all of its nodes are here, but not ``without``."""
+        rollout = self.next.rollout if isinstance(self.next, LiveMigration) else self.next
+        if not isinstance(rollout, Rollout) or rollout.state is not RolloutState.READY:
+            return None
+        starts = rollout.plan.incarnations.items()
+        return (
+            rollout if all(name != without and self._fleet.is_usable(name, start) for name, start in starts) else None
+        )
 
     def republish(self) -> list[Effect]:
         """Say again what may be lost with the connection to the broker: replies, and perhaps the retained plan."""
@@ -347,13 +352,11 @@ class Switchover:
     def stop(self) -> list[Effect]:
         """Take the plan down, so that nodes unload."""
         effects = self._give_up("the orchestrator", "it was stopped")
-        return [*effects, *self._take_down(self.active.plan.message())] if self.active else effects
+        return [*effects, *self.take_down(self.active.plan.message())] if self.active else effects
 
     def give_up_next(self) -> list[Effect]:
         """Give up the plan that is to follow, unless it could at once: nodes of the ring are missing, or back."""
-        rollout = self.next.rollout if isinstance(self.next, LiveMigration) else self.next
-        is_ready = isinstance(rollout, Rollout) and rollout.state is RolloutState.READY
-        return [] if rollout and is_ready and self._is_here(rollout.plan, "") else self._give_up_next()
+        return [] if self._ready_successor() else self._give_up_next()
 
     def _give_up_next(self) -> list[Effect]:
         nodes = ", ".join(self.next.plan.solution.nodes) if self.next else ""
@@ -364,12 +367,8 @@ class Switchover:
         self._end_move()
         return effects
 
-    def take_down(self, left: Plan) -> list[Effect]:
-        """Let nodes unload what an earlier start has left: they may hold requests that nobody follows any more."""
-        return self._take_down(left)
-
-    def _take_down(self, like: Plan) -> list[Effect]:
-        """Publish an empty ring in a new epoch: nodes release everything older."""
+    def take_down(self, like: Plan) -> list[Effect]:
+        """Publish an empty ring in a new epoch: nodes release everything older, an earlier start's too."""
         self.active = None
         self.missing.forget()
         down = replace(like, epoch=self.epochs.next(), ring=(), starts=())

@@ -39,10 +39,6 @@ class Readers:
                 if session.phase is not Phase.CLOSING:
                     yield pipeline, session
 
-    def _end(self, pipeline: Pipeline, session: Session, code: ErrorCode, reason: str, now_s: float) -> list[Effect]:
-        self._pipelines.touch_all()
-        return pipeline.requests.abandon(session, code, reason, now_s)
-
     def _reckon(self) -> None:
         self.due_s = min((session.reader_due_s for _, session in self._read()), default=math.inf)
 
@@ -96,7 +92,8 @@ class Readers:
         for pipeline, session in self._read():
             if now_s >= session.reader_due_s:
                 reason = f"nothing is heard of its reader, {session.client}, any more: ask again"
-                effects += self._end(pipeline, session, "unknown", reason, now_s)
+                self._pipelines.touch_all()
+                effects += pipeline.requests.abandon(session, "unknown", reason, now_s)
                 pipeline.requests.sessions.ended.forget(session.request)  # he may be back, and ask again
         self._reckon()
         return effects

@@ -59,12 +59,16 @@ class Inbox:
             event = _parse(delivery)
             return () if event is None else (event,)
         except ContractError as error:
-            self.rejected += 1
-            kind = (delivery.topic, type(error))
-            if kind not in self._logged and len(self._logged) < _MOST_LOGGED:
-                self._logged.add(kind)
-                logger.warning("rejected a message on %s: %s", delivery.topic, error)
+            self.reject(delivery, error)
             return malformed(delivery, error)
+
+    def reject(self, delivery: Delivery, error: ContractError) -> None:
+        """Count a message that breaks the contract, and log the first of its kind on its topic."""
+        self.rejected += 1
+        kind = (delivery.topic, type(error))
+        if kind not in self._logged and len(self._logged) < _MOST_LOGGED:
+            self._logged.add(kind)
+            logger.warning("rejected a message on %s: %s", delivery.topic, error)
 
 
 def _parse(delivery: Delivery) -> Event | None:

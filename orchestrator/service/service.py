@@ -247,7 +247,7 @@ class Service:
         try:
             said = decode(delivery.payload, OrchestratorStatus)
         except ContractError as error:
-            logger.warning("rejected a message on %s: %s", delivery.topic, error)
+            self.inbox.reject(delivery, error)
             return
         match self._tenure.heard(said):
             case Claim.YIELD:

@@ -88,6 +88,7 @@ from tests.support.scripted_nodes import (
     EOS,
     Letters,
     ScriptedNode,
+    answer_text,
     letter,
     make_birth,
     make_heartbeat,
@@ -410,6 +411,21 @@ class World:
 
     def resends(self) -> list[ResendTokens]:
         return self.published(ResendTokens)
+
+
+def begun(world: World, tokens: int = 7, *, patience_s: float = 600.0) -> str:
+    """A request for 20 tokens, of which so many are there."""
+    request = world.ask(make_submit(max_tokens=20, patience_s=patience_s))
+    world.generate(request, tokens)
+    return request
+
+
+def ends_well(world: World, request: str, tokens: int = 7) -> None:
+    """Generate what is left of a request that was `begun`: its text is right."""
+    assert world.end(request) is None
+    world.generate(request, 20 - tokens, flags=Flag.LENGTH)
+    assert world.text(request) == answer_text(5, 20)
+    assert isinstance(world.end(request), StreamEnd)
 
 
 def _segment(start: int) -> BuiltSegment:

@@ -19,26 +19,13 @@ from schemas.messages import (
     StreamEnd,
     StreamError,
 )
-from tests.support.orchestrating import World
-from tests.support.scripted_nodes import answer_text, make_heartbeat, make_manifest, make_submit
+from tests.support.orchestrating import World, begun, ends_well
+from tests.support.scripted_nodes import make_heartbeat, make_manifest, make_submit
 from tests.unit.orchestrator.replanning.test_exclusions import notes, ring
 
 TIMING = Timing()
 SOON_S = TIMING.silence_s + 1.0
 """From the last heartbeat on; there is one a second in these tests."""
-
-
-def asked(world: World, tokens: int = 7) -> str:
-    request = world.ask(make_submit(max_tokens=20, patience_s=600.0))
-    world.generate(request, tokens)
-    return request
-
-
-def ends_well(world: World, request: str, tokens: int = 7) -> None:
-    assert world.end(request) is None
-    world.generate(request, 20 - tokens, flags=Flag.LENGTH)
-    assert world.text(request) == answer_text(5, 20)
-    assert isinstance(world.end(request), StreamEnd)
 
 
 def freeze(world: World, node: str) -> None:
@@ -57,7 +44,7 @@ def middle(world: World) -> str:
 
 def test_a_silent_node_is_replaced_soon_and_what_stays_is_kept_loaded() -> None:
     world = World(timing=TIMING).serve("a", "b", "c", "d")
-    request, epoch, silent = asked(world), world.plan.epoch, middle(world)
+    request, epoch, silent = begun(world), world.plan.epoch, middle(world)
     freeze(world, silent)
     world.wait(SOON_S)
     assert silent not in ring(world)
@@ -72,7 +59,7 @@ def test_a_silent_node_is_replaced_soon_and_what_stays_is_kept_loaded() -> None:
 
 def test_it_is_awaited_where_no_plan_does_without_it_and_goes_on_with_what_it_knew() -> None:
     world = World(timing=TIMING).serve("a", "b", "c")
-    request, epoch, silent = asked(world), world.plan.epoch, middle(world)
+    request, epoch, silent = begun(world), world.plan.epoch, middle(world)
     freeze(world, silent)
     world.wait(60.0)
     assert world.plan.epoch == epoch
@@ -92,7 +79,7 @@ def test_it_is_awaited_where_no_plan_does_without_it_and_goes_on_with_what_it_kn
 
 def test_a_node_that_joins_takes_its_place() -> None:
     world = World(timing=TIMING).serve("a", "b", "c")
-    request, silent = asked(world), middle(world)
+    request, silent = begun(world), middle(world)
     freeze(world, silent)
     world.wait(20.0)
     world.join("d")
@@ -103,7 +90,7 @@ def test_a_node_that_joins_takes_its_place() -> None:
 
 def test_it_is_not_awaited_for_ever() -> None:
     world = World(timing=TIMING).serve("a", "b", "c")
-    request, silent = asked(world), middle(world)
+    request, silent = begun(world), middle(world)
     freeze(world, silent)
     world.wait(TIMING.await_s + 10.0)
     assert not world.plan.ring
@@ -114,7 +101,7 @@ def test_it_is_not_awaited_for_ever() -> None:
 
 def test_one_that_started_again_has_nothing_to_go_on_with() -> None:
     world = World(timing=TIMING).serve("a", "b", "c")
-    request, epoch, lost = asked(world), world.plan.epoch, middle(world)
+    request, epoch, lost = begun(world), world.plan.epoch, middle(world)
     world.kill(lost)
     world.wait(5.0)
     world.join(lost, incarnation=2)
@@ -125,7 +112,7 @@ def test_one_that_started_again_has_nothing_to_go_on_with() -> None:
 
 def test_once_nobody_waits_the_ring_is_given_up() -> None:
     world = World(timing=TIMING).serve("a", "b", "c")
-    request, silent = asked(world), middle(world)
+    request, silent = begun(world), middle(world)
     freeze(world, silent)
     world.wait(5.0)
     world.event(Cancelled("cli", CancelRequest(request=request)))
@@ -135,7 +122,7 @@ def test_once_nobody_waits_the_ring_is_given_up() -> None:
 
 def test_a_node_that_is_back_before_its_successor_is_ready_stays() -> None:
     world = World(timing=TIMING).serve("a", "b", "c", "d")
-    request, epoch, silent = asked(world), world.plan.epoch, middle(world)
+    request, epoch, silent = begun(world), world.plan.epoch, middle(world)
     world.hold = (BuildSegments,)
     freeze(world, silent)
     world.wait(SOON_S)
@@ -149,7 +136,7 @@ def test_a_node_that_is_back_before_its_successor_is_ready_stays() -> None:
 
 def test_a_second_node_that_falls_silent_is_awaited_too() -> None:
     world = World(timing=TIMING).serve("a", "b", "c", "d")
-    request, epoch = asked(world), world.plan.epoch
+    request, epoch = begun(world), world.plan.epoch
     first, second = (stage.node for stage in world.plan.ring[:2])
     world.hold = (BuildSegments,)
     freeze(world, first)
@@ -169,7 +156,7 @@ def test_another_model_waits_for_what_is_open() -> None:
     """Though there is a plan for it, as it is smaller."""
     models = {"tiny": make_manifest(), "other": make_manifest("other", blocks=1)}
     world = World(models=models, timing=TIMING).serve("a", "b", "c")
-    request, epoch, silent = asked(world), world.plan.epoch, middle(world)
+    request, epoch, silent = begun(world), world.plan.epoch, middle(world)
     freeze(world, silent)
     world.wait(10.0)
     world.control("use_model", model="other")
@@ -191,7 +178,7 @@ def lost(world: World) -> list[str]:
 
 def test_a_node_that_nobody_needs_is_missed_later() -> None:
     world = World(timing=TIMING).serve("a", "b", "c", "d")
-    asked(world)
+    begun(world)
     (spare,) = set(world.nodes) - ring(world)
     freeze(world, spare)
     world.wait(8.0)
@@ -215,7 +202,7 @@ def test_a_ring_without_requests_is_not_watched_so_closely() -> None:
 @pytest.mark.parametrize("busy_s", [5.0, 60.0])
 def test_a_node_that_said_that_it_computes_is_not_missed_meanwhile(busy_s: float) -> None:
     world = World(timing=TIMING).serve("a", "b", "c", "d")
-    asked(world)
+    begun(world)
     busy = middle(world)
     world.event(NodeSaid(busy, replace(make_heartbeat(busy), busy_s=busy_s)))
     freeze(world, busy)
@@ -227,7 +214,7 @@ def test_a_node_that_said_that_it_computes_is_not_missed_meanwhile(busy_s: float
 
 def test_tokens_show_that_all_nodes_of_the_ring_work() -> None:
     world = World(timing=TIMING).serve("a", "b", "c", "d")
-    request = asked(world, 1)
+    request = begun(world, 1)
     freeze(world, middle(world))
     for _ in range(6):
         world.wait(1.0)
@@ -239,7 +226,7 @@ def test_tokens_show_that_all_nodes_of_the_ring_work() -> None:
 
 def test_when_all_are_silent_it_may_be_the_broker() -> None:
     world = World(timing=TIMING).serve("a", "b", "c", "d")
-    request, epoch = asked(world), world.plan.epoch
+    request, epoch = begun(world), world.plan.epoch
     for node in world.nodes:
         freeze(world, node)
     world.wait(8.0)
@@ -252,7 +239,7 @@ def test_when_all_are_silent_it_may_be_the_broker() -> None:
 
 def test_who_is_heard_seldom_is_missed_later() -> None:
     world = World(timing=TIMING).serve("a", "b", "c", "d")
-    asked(world)
+    begun(world)
     slow = middle(world)
     freeze(world, slow)
     for _ in range(4):
@@ -266,7 +253,7 @@ def test_who_is_heard_seldom_is_missed_later() -> None:
 
 def test_a_link_that_is_cut_for_a_moment_changes_nothing() -> None:
     world = World(timing=TIMING).serve("a", "b", "c", "d")
-    request, epoch, node = asked(world), world.plan.epoch, middle(world)
+    request, epoch, node = begun(world), world.plan.epoch, middle(world)
     for online in (False, True):
         world.event(NodeSaid(node, NodeStatus(node=node, incarnation=1, online=online, reason="lost")))
         world.wait(TIMING.loss_settle_s / 2)

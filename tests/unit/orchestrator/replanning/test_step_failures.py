@@ -9,10 +9,9 @@ import pytest
 from orchestrator.events import NodeSaid
 from orchestrator.requests.step_failures import MOST_TRIES
 from orchestrator.timing import Timing
-from schemas.codec import Flag
-from schemas.messages import RequestFailed, RequestFailureCode, StreamEnd, StreamError
-from tests.support.orchestrating import World
-from tests.support.scripted_nodes import answer_text, make_submit
+from schemas.messages import RequestFailed, RequestFailureCode, StreamError
+from tests.support.orchestrating import World, begun, ends_well
+from tests.support.scripted_nodes import make_submit
 from tests.unit.orchestrator.replanning.test_exclusions import drained, notes, ring
 
 NAN = "a hidden state that it computed is NaN or infinite"
@@ -26,19 +25,6 @@ def fails(world: World, request: str, node: str, code: RequestFailureCode = "not
     world.wait(1.0)
 
 
-def asked(world: World, tokens: int = 7) -> str:
-    request = world.ask(make_submit(max_tokens=20))
-    world.generate(request, tokens)
-    return request
-
-
-def ends_well(world: World, request: str, tokens: int = 7) -> None:
-    assert world.end(request) is None
-    world.generate(request, 20 - tokens, flags=Flag.LENGTH)
-    assert world.text(request) == answer_text(5, 20)
-    assert isinstance(world.end(request), StreamEnd)
-
-
 def reason(world: World, request: str) -> str:
     end = world.end(request)
     assert isinstance(end, StreamError)
@@ -49,7 +35,7 @@ def reason(world: World, request: str) -> str:
 @pytest.mark.parametrize("code", ["not_finite", "cannot_run"])
 def test_the_request_goes_on_without_the_node_that_fails(code: RequestFailureCode) -> None:
     world = World(timing=Timing()).serve("a", "b", "c", "d")
-    request = asked(world)
+    request = begun(world, patience_s=0.0)
     sick = world.plan.ring[1].node
     fails(world, request, sick, code)
     assert world.plan.ring
@@ -63,7 +49,7 @@ def test_the_request_goes_on_without_the_node_that_fails(code: RequestFailureCod
 
 def test_who_sent_what_is_not_finite_is_set_apart_not_who_says_so() -> None:
     world = World(timing=Timing()).serve("a", "b", "c", "d")
-    request = asked(world)
+    request = begun(world, patience_s=0.0)
     sender, receiver = world.plan.ring[1].node, world.plan.ring[2].node
     fails(world, request, receiver, "bad_input", suspect=sender)
     assert sender not in ring(world)
@@ -74,7 +60,7 @@ def test_who_sent_what_is_not_finite_is_set_apart_not_who_says_so() -> None:
 
 def test_nobody_is_set_apart_for_what_may_be_the_orchestrators_fault() -> None:
     world = World(timing=Timing()).serve("a", "b", "c")
-    request = asked(world)
+    request = begun(world, patience_s=0.0)
     epoch = world.plan.epoch
     fails(world, request, world.plan.ring[0].node, "internal", suspect=None)
     assert world.plan.ring
@@ -85,7 +71,7 @@ def test_nobody_is_set_apart_for_what_may_be_the_orchestrators_fault() -> None:
 
 def test_a_name_that_is_not_in_the_ring_is_not_set_apart() -> None:
     world = World(timing=Timing()).serve("a", "b", "c", "d")
-    request = asked(world)
+    request = begun(world, patience_s=0.0)
     (spare,) = set(world.nodes) - ring(world)
     fails(world, request, world.plan.ring[0].node, suspect=spare)
     assert drained(world) == {}
@@ -94,7 +80,7 @@ def test_a_name_that_is_not_in_the_ring_is_not_set_apart() -> None:
 
 def test_the_same_on_another_node_is_the_models_fault() -> None:
     world = World(timing=Timing()).serve("a", "b", "c", "d")
-    request, other = asked(world), asked_another(world)
+    request, other = begun(world, patience_s=0.0), asked_another(world)
     first = world.plan.ring[1].node
     fails(world, request, first)
     (second,) = [stage.node for stage in world.plan.ring if stage.node != first][:1]
@@ -112,7 +98,7 @@ def asked_another(world: World) -> str:
 def test_a_node_that_no_plan_does_without_tries_again() -> None:
     """Its known answers are right: it may be the model's fault."""
     world = World(timing=Timing()).serve("a", "b", "c")
-    request = asked(world)
+    request = begun(world, patience_s=0.0)
     sick = world.plan.ring[1].node
     fails(world, request, sick)
     assert sick in ring(world)
@@ -130,7 +116,7 @@ def test_a_node_that_no_plan_does_without_tries_again() -> None:
 
 def test_a_node_that_sends_what_is_not_finite_is_no_last_resort() -> None:
     world = World(timing=Timing()).serve("a", "b", "c")
-    request = asked(world)
+    request = begun(world, patience_s=0.0)
     ring_before = [stage.node for stage in world.plan.ring]
     fails(world, request, ring_before[2], "bad_input", suspect=ring_before[1])
     assert not world.plan.ring
@@ -138,7 +124,7 @@ def test_a_node_that_sends_what_is_not_finite_is_no_last_resort() -> None:
 
 def test_rings_are_not_tried_for_ever() -> None:
     world = World(timing=Timing()).serve("a", "b", "c")
-    request = asked(world)
+    request = begun(world, patience_s=0.0)
     for _ in range(MOST_TRIES):
         assert world.end(request) is None
         fails(world, request, world.plan.ring[0].node, "internal", suspect=None)
