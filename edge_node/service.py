@@ -269,6 +269,8 @@ class NodeService:
             if any(row.failure is not None and row.failure_code == "not_finite" for row in result.rows):
                 self._check_answers()  # if it is this node's fault, the answers go on elsewhere
             self._do(self._core.computed(work, result, time.monotonic()))
+            if silent_s:
+                self._say_how_it_is()  # it may be missed sooner again
             self._table_pages.check(self._core.planned_bytes)
 
     def _check_answers(self) -> None:
@@ -305,13 +307,11 @@ class NodeService:
     def _delivery(self, delivery: Delivery) -> None:
         self._link.heard(time.monotonic())
         try:
-            route = data_route(delivery.topic)
-            if route is not None:
+            if route := data_route(delivery.topic):
                 pipeline, stage, sender = route
                 now_s = time.monotonic()
                 for frame in decode_frames(delivery.payload):
-                    effects = self._core.frame(pipeline, stage, sender, frame, now_s)
-                    if effects:
+                    if effects := self._core.frame(pipeline, stage, sender, frame, now_s):
                         self._do(effects)
             elif NODE_COMMAND.match(delivery.topic):
                 self._command(messages.decode(delivery.payload, *NODE_COMMAND.messages))

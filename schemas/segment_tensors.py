@@ -35,6 +35,9 @@ STATE_COPIES = 3
 STATE_PIECE_VALUES = 1024
 """States travel in pieces of so many values."""
 PAST, PRESENT = "past_key_values.", "present."
+KERNELS: Final = "kernels"
+"""Of the graph's metadata: names of the kernels that it has ONNX Runtime use."""
+KERNELS_BETWEEN: Final = ","
 
 
 class StateShape(Protocol):

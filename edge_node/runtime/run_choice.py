@@ -1,4 +1,8 @@
-"""Which dummies behind runs make a segment give each position the same bits in any run, on this processor: tried."""
+"""Which dummies behind runs make a segment give each position the same bits in any run, on this processor: tried.
+
+What was found holds for a kernel in any segment, so a segment of kernels that this process has tried is not tried: most
+have been when a model's units were measured.
+"""
 
 from __future__ import annotations
 
@@ -22,12 +26,19 @@ _LENGTHS = ((11, *[1] * 5), (5, 3))
 """Of the runs it is computed in, taken in turn, against one run."""
 
 
+_held: dict[tuple[str, int], set[RunLengths]] = {}
+"""By kernel and threads: the run lengths under which segments with that kernel kept their bits in all trials."""
+
+
 class TriedSegment(Protocol):
     """What is needed of a segment."""
 
     spec: SegmentSpec
     threads: int
     runs: RunLengths
+
+    @property
+    def kernels(self) -> frozenset[str]: ...
 
     @property
     def kv_dtype(self) -> str: ...
@@ -44,13 +55,18 @@ class TriedSegment(Protocol):
 def choose_runs(segment: TriedSegment) -> None:
     """Set the segment's ``runs`` to the first of the candidates under which no bit depends on the run.
 
-    Attention is tried by itself, too; the segment's other matrices show in what it gives.
+    Attention is tried by itself, too; the segment's other matrices show in what it gives, unless all are known.
 
     Raises:
         SegmentUnusable: there is none.
     """
     if segment.spec.folds_positions:
         raise SegmentUnusable("dummies would go into folded states: serve the model in the profile exact")
+    kernels = [(kernel, segment.threads) for kernel in segment.kernels]
+    known = [runs for runs in CANDIDATES if kernels and all(runs in _held.get(kernel, ()) for kernel in kernels)]
+    if known:
+        segment.runs = known[0]
+        return
     # Halves are computed with as floats on some processors, and may hide what differs.
     head_dims = (layer.key_dim for layer in segment.spec.kv_layers if layer.key_dim)
     kinds = set(itertools.product(head_dims, ("float32", segment.kv_dtype)))
@@ -62,6 +78,8 @@ def choose_runs(segment: TriedSegment) -> None:
         expected = _outputs(segment, (longest,))
         shorter = ([min(length, longest) for length in lengths] for lengths in _LENGTHS)
         if all(_outputs(segment, lengths) == expected for lengths in shorter):
+            for kernel in kernels if longest == _POSITIONS else ():
+                _held.setdefault(kernel, set()).add(runs)
             return
     raise SegmentUnusable(
         "this processor gives other bits in other runs, whatever stands behind them: have the orchestrator serve the"

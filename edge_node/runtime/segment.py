@@ -190,6 +190,12 @@ class Segment:
         return self._positions[: self.runs.rows(1) if self._has_positions else 0].data
 
     @property
+    def kernels(self) -> frozenset[str]:
+        """Names of the kernels that the graph needs; empty where it does not tell."""
+        told = self.session.get_modelmeta().custom_metadata_map.get(tensors.KERNELS, "")
+        return frozenset(told.split(tensors.KERNELS_BETWEEN)) if told else frozenset()
+
+    @property
     def kv_dtype(self) -> str:
         """The element type of keys and values, and so of attention, by its name in NumPy."""
         return str(next((buffer.data.dtype for buffer in self.kv.buffers), np.dtype(np.float32)))

@@ -45,6 +45,7 @@ from orchestrator.model.attention import dummies_inputs, is_attention, with_dumm
 from orchestrator.model.cone import cheap_cone, outside_inputs
 from orchestrator.model.errors import UnsplittableGraph, UnsupportedModel
 from orchestrator.model.graph import PAST_NAME, SEQUENCE_INPUTS, Step
+from orchestrator.model.kernels import tell_kernels
 from orchestrator.model.rotary import limit_tables
 from orchestrator.model.shapes import FLOAT, FLOAT16
 from orchestrator.model.split import Boundary, SplitPlan
@@ -68,7 +69,7 @@ LENGTHS = {5: tensors.LENGTHS, 6: tensors.TOTAL_LENGTH}
 """The inputs of GroupQueryAttention, by index, that are inputs of a segment."""
 AXES_ARE_INPUTS = 18
 """From this version of ONNX on, reductions take their axes as an input."""
-ASSEMBLY = 4
+ASSEMBLY = 5
 """Changes whenever the same arguments give another graph than before."""
 
 
@@ -104,6 +105,7 @@ def assemble(
     made = _Assembly(plan, start, stop, halves, dummies).build(accuracy_level)
     if positions is not None:
         limit_tables(made.graph.initializer, positions)
+    tell_kernels(made)
     graph: bytes = made.SerializeToString(deterministic=True)
     return graph
 

@@ -260,13 +260,16 @@ def test_dummies_fit_behind_the_whole_context(model: Model, run_lengths: RunLeng
 
 def test_a_processor_that_needs_more_dummies_gets_them(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     """And one for which none are enough says so. Such kernels are played by runs without dummies."""
+    monkeypatch.setattr(run_choice, "_held", {})
     segment = Chain(model, 2).segments[1]
     monkeypatch.setattr(run_choice, "CANDIDATES", (AS_WANTED, RunLengths(4, 3, 2)))
     for trial in (keeps_bits, lambda *_: True):  # the segment itself would tell, too
         monkeypatch.setattr(run_choice, "keeps_bits", trial)
+        run_choice._held.clear()
         segment.warm_up()
         assert segment.runs == RunLengths(4, 3, 2)
     monkeypatch.setattr(run_choice, "keeps_bits", lambda runs, *_: runs.dummies > 3)
+    run_choice._held.clear()
     with pytest.raises(SegmentUnusable, match=r"other bits in other runs.*--profile exact"):
         segment.warm_up()
 
@@ -279,11 +282,31 @@ def test_attention_alone_shows_what_it_needs(head_dim: int) -> None:
 
 
 @pytest.mark.parametrize("chunk_tokens", [2, 3, 16])
-def test_what_this_processor_needs_is_found(model: Model, chunk_tokens: int) -> None:
+def test_what_this_processor_needs_is_found(model: Model, chunk_tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_choice, "_held", {})
     for start, stop in ((0, 6), (0, 1), (0, 3), (2, 4), (3, 6), (5, 6)):
         segment = open_segment(model, start, stop, chunk_tokens=chunk_tokens, context_tokens=chunk_tokens)
         segment.warm_up()
         assert segment.runs in CANDIDATES[:2]
+
+
+def test_kernels_are_tried_once(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever segment they are in; with other threads they are others."""
+    monkeypatch.setattr(run_choice, "_held", {})
+    trials: list[object] = []
+    monkeypatch.setattr(run_choice, "_outputs", lambda *trial: trials.append(trial))
+    for start, stop in ((0, 2), (2, 3), (3, 6)):
+        open_segment(model, start, stop, chunk_tokens=16, context_tokens=16).warm_up()
+    assert trials
+    trials.clear()
+    for start, stop in ((0, 6), (0, 3), (1, 4), (4, 6)):
+        segment = open_segment(model, start, stop, chunk_tokens=16, context_tokens=64)
+        segment.warm_up()
+        assert segment.runs in CANDIDATES[:2]
+    assert not trials
+    segment.threads = 2
+    segment.warm_up()
+    assert trials
 
 
 @pytest.mark.parametrize("wire", ["fp32", "fp16"])
