@@ -5,7 +5,7 @@ lengths in buffers of this object, keys and values in the ``KvCache``, so that a
 the shapes of steps are bound, binds nothing.
 
 Where the plan wants every position to get the same bits in any run, runs have dummies behind them, hidden states of
-zeros or tokens 0 (`schemas.run_lengths`). ``warm_up`` finds out how many this processor needs.
+zeros or tokens 0 (`schemas.run_lengths`). ``choose_runs`` finds out how many this processor needs.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class Segment:
         }
         self._input_names = {node.name for node in self.session.get_inputs()}
         self.runs = CANDIDATES[0] if spec.same_bits else AS_WANTED
-        """How many positions a run computes; a segment that was warmed up has those that this processor needs."""
+        """How many positions a run computes; ``choose_runs`` sets what this processor needs."""
         rows = max(spec.chunk_tokens + spec.spare_rows, spec.slots)
         logit_rows = MAX_LOGITS + spec.spare_rows
         self.entry = entry_for(self._dtypes, rows, max(spec.width_in, 1))
@@ -347,17 +347,25 @@ class Segment:
         self._speed = speed
         self.ready = None
 
+    def choose_runs(self) -> None:
+        """Find out how many dummies runs need, if they do.
+
+        Raises:
+            SegmentUnusable: none make this processor give the same bits in any run, though that is wanted.
+        """
+        if self.spec.same_bits:
+            choose_runs(self)
+
     def warm_up(self) -> None:
         """Run once in both shapes, so that the first request does not pay for allocations; find out what runs need.
 
         The rows go to a cache of their own: the real one may be in use already, by the stage this one is the heir of.
 
         Raises:
-            SegmentUnusable: no dummies make this processor give the same bits in any run, though that is wanted.
+            SegmentUnusable: as ``choose_runs``.
         """
         spec = self.spec
-        if spec.same_bits:
-            choose_runs(self)
+        self.choose_runs()
         with self.aside(spec.context_tokens):
             for length in (min(spec.chunk_tokens, spec.context_tokens), 1):
                 self.run(0, (0,), length)

@@ -148,8 +148,10 @@ class SegmentRunner:
                 emulated_speed=self._emulated_speed,
                 heir_of=old,
             )
-        segment.warm_up()
-        if spec.segment.answer:
+        if spec.segment.answer is None:
+            segment.warm_up()
+        else:  # to answer warms it up, too
+            segment.choose_runs()
             self._self_checks[segment] = SelfCheck(segment, self._store.path(spec.segment.answer.sha256))
         process_heap.trim()  # of what opening it took on the way
         process_heap.let_go_of_file_pages(self._store.directory)
