@@ -32,6 +32,9 @@ NOTICED_S = 4.0
 FOREVER_S = 3_600.0
 MOVE_S = 5.0
 """How long the operator waits for the move that does not end."""
+FROM = (("embed", "a"), ("0-1", "a"), ("2-3", "b"), ("head", "b"))
+TO = (("embed", "b"), ("0-1", "b"), ("2-3", "a"), ("head", "a"))
+"""Blocks move, too: otherwise there would be no rows to copy."""
 BLOB = BlobRef(sha256="0" * 64, size_bytes=1_000_000)
 
 
@@ -101,7 +104,7 @@ def moving(broker: LocalBroker, proxy: MqttProxy) -> Iterator[None]:
 
     def move() -> None:
         with suppress(ClientError), Client.connect(broker.url) as operator:
-            operator.apply(PlanConstraints(pins=(("embed", "b"), ("head", "a"))), timeout_s=MOVE_S)
+            operator.apply(PlanConstraints(pins=TO), timeout_s=MOVE_S)
 
     mover = threading.Thread(target=move)
     with Client.connect(broker.url, lease_s=None) as client:
@@ -158,7 +161,7 @@ def test_all_end_in_time(
     ):
         with Client.connect(mosquitto.url) as client:
             wait_until_serving(client)
-            client.apply(PlanConstraints(objective="throughput", pins=(("embed", "a"), ("head", "b"))), timeout_s=60.0)
+            client.apply(PlanConstraints(objective="throughput", pins=FROM), timeout_s=60.0)
         with (
             moving(mosquitto, proxy),
             running_nodes(["loader"], proxy.url, tmp_path, "--memory-limit-mb", "64") as loaders,
