@@ -179,18 +179,10 @@ class Service:
         Raises:
             Superseded: another orchestrator took over.
         """
-        token_patterns = [TOKEN.filter(pipeline=self._pipeline)]
-        node_topics = (NODE_BIRTH, NODE_STATUS, NODE_REPLY)
-        client_topics = (REQUEST_SUBMIT, REQUEST_CANCEL, REQUEST_RENEW, CLIENT_WILL, CONTROL_SUBMIT)
-        # Plans of all pipelines: an earlier start may have left some that this one does not have.
-        patterns = [PLAN.filter(), *(topic.filter() for topic in (*node_topics, *client_topics))]
-        patterns.append(self._status_topic)
-        self._bus.subscribe([*token_patterns, NODE_HEARTBEAT.filter()], qos=0)
-        self._bus.subscribe(patterns, qos=1)
-        self._waiting_for = {*token_patterns, NODE_HEARTBEAT.filter(), *patterns}
+        self.begin()
         try:
             while not stop.is_set():
-                if self._turn() and not self._subscribed:
+                if self.turn() and not self._subscribed:
                     self._subscribed = True
                     on_ready()
             self._do(self.core.handle(Stopping(), time.monotonic()))
@@ -200,9 +192,26 @@ class Service:
         finally:
             self._worker.close()
 
-    def _turn(self) -> bool:
+    def begin(self) -> None:
+        """Ask for all messages; each ``turn`` serves from then on."""
+        token_patterns = [TOKEN.filter(pipeline=self._pipeline)]
+        node_topics = (NODE_BIRTH, NODE_STATUS, NODE_REPLY)
+        client_topics = (REQUEST_SUBMIT, REQUEST_CANCEL, REQUEST_RENEW, CLIENT_WILL, CONTROL_SUBMIT)
+        # Plans of all pipelines: an earlier start may have left some that this one does not have.
+        patterns = [PLAN.filter(), *(topic.filter() for topic in (*node_topics, *client_topics))]
+        patterns.append(self._status_topic)
+        self._bus.subscribe([*token_patterns, NODE_HEARTBEAT.filter()], qos=0)
+        self._bus.subscribe(patterns, qos=1)
+        self._waiting_for = {*token_patterns, NODE_HEARTBEAT.filter(), *patterns}
+
+    @property
+    def due_s(self) -> float:
+        """When ``turn`` has something to do even if nothing arrives."""
+        return min(self.core.next_deadline_s(), self._requests.due_s)
+
+    def turn(self) -> bool:
         """One poll and all that follows from it; true once the subscriptions are in force."""
-        wait_s = min(self.core.next_deadline_s() - time.monotonic(), _MAX_POLL_S)
+        wait_s = min(self.due_s - time.monotonic(), _MAX_POLL_S)
         bus_events = self._bus.poll(max(wait_s, 0.0))
         heard_until_s = time.monotonic()
         for bus_event in bus_events:

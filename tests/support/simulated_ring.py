@@ -91,7 +91,14 @@ def prompt(length: int, seed: int = 0) -> list[int]:
     return random.Random(seed).choices(range(1000), k=length)
 
 
-def reference_tokens(prompt_ids: Sequence[int], count: int, layers: int) -> list[int]:
+def any_token(output: int) -> int:
+    """The token that follows from what the last layer makes of a position."""
+    return output % VOCABULARY
+
+
+def reference_tokens(
+    prompt_ids: Sequence[int], count: int, layers: int, token_of: Callable[[int], int] = any_token
+) -> list[int]:
     """The right answer, computed without a ring."""
     rows: list[list[int]] = [[] for _ in range(layers)]
     pending = list(prompt_ids)
@@ -102,7 +109,7 @@ def reference_tokens(prompt_ids: Sequence[int], count: int, layers: int) -> list
             for layer in range(layers):
                 rows[layer].append(value)
                 value = mix(layer, rows[layer])
-        pending = [value % VOCABULARY]
+        pending = [token_of(value)]
         tokens += pending
     return tokens
 
@@ -205,9 +212,21 @@ def no_rows() -> defaultdict[int, Rows]:
 class SimulatedNode:
     """A core, its fake segments and its place in time: one run at a time, as the service does it."""
 
-    def __init__(self, name: str, *, position_s: float, watchdog_min_s: float) -> None:
-        self.core = NodeCore(node=name, incarnation=1, memory_bytes=1 << 30, watchdog_min_s=watchdog_min_s)
+    def __init__(
+        self,
+        name: str,
+        *,
+        position_s: float,
+        watchdog_min_s: float,
+        incarnation: int = 1,
+        memory_bytes: int = 1 << 30,
+        token_of: Callable[[int], int] = any_token,
+    ) -> None:
+        self.core = NodeCore(
+            node=name, incarnation=incarnation, memory_bytes=memory_bytes, watchdog_min_s=watchdog_min_s
+        )
         self.name = name
+        self._token_of = token_of
         self.position_s = position_s
         """Compute time of one position."""
         self.patterns: set[str] = set()
@@ -264,6 +283,21 @@ class SimulatedNode:
             layer.layer: states.get(layer.layer, {}) for layer in spec.segment.kv_layers if layer.states
         }
         self.caches[spec.key] = new
+
+    def unload(self, key: StageKey) -> None:
+        """Forget a segment."""
+        self.caches.pop(key, None)
+        self.states.pop(key, None)
+
+    def copy_prefix(self, effect: CopyPrefix) -> None:
+        """Copy rows and states between slots."""
+        for states in self.states[effect.key].values() if effect.copies else ():
+            assert effect.copies
+            states[effect.target, effect.copies[1]] = states[effect.source, effect.copies[0]]
+        for rows in self.caches[effect.key].values():
+            for source, target in zip(rows[effect.source], rows[effect.target], strict=True):
+                target.clear()
+                target.update((index, source[index]) for index in range(effect.count))
 
     def read_rows(self, message: SendKvRows) -> bytes:
         """Rows as frames."""
@@ -332,7 +366,7 @@ class SimulatedNode:
             return RowResult()
         chosen: list[int] = []
         for index, output in enumerate(outputs[-row.logits :] if row.draw else ()):
-            chosen.append(output % VOCABULARY)
+            chosen.append(self._token_of(output))
             if index >= len(row.guess) or chosen[-1] != row.guess[index]:
                 break
         return RowResult(payload=b"".join(map(_WORD.pack, outputs)), tokens=tuple(chosen))
@@ -482,20 +516,14 @@ class SimulatedRing:
                 case Unsubscribe():
                     node.patterns.difference_update(effect.patterns)
                 case CopyPrefix():
-                    for states in node.states[effect.key].values() if effect.copies else ():
-                        assert effect.copies
-                        states[effect.target, effect.copies[1]] = states[effect.source, effect.copies[0]]
-                    for rows in node.caches[effect.key].values():
-                        for source, target in zip(rows[effect.source], rows[effect.target], strict=True):
-                            target.clear()
-                            target.update((index, source[index]) for index in range(effect.count))
+                    node.copy_prefix(effect)
                 case SendKvRows():
                     self._publish(node.name, effect.topic, node.read_rows(effect))
                 case WriteKvRows():
                     node.write_rows(effect)
                 case UnloadSegment():
                     self.unloaded.append((node.name, effect.key))
-                    del node.caches[effect.key], node.states[effect.key]
+                    node.unload(effect.key)
 
     def _subscribed(self, node: SimulatedNode, patterns: tuple[str, ...]) -> None:
         self._do(node, node.core.subscribed(patterns))
