@@ -135,9 +135,11 @@ def measure(quick: bool) -> list[Result]:
     """Batching, pipelining and chunked prefill over node processes of one thread (`fast`, fp16)."""
     model = open_smollm2("fast")
     pairs = 1 if quick else harness.PAIRS
-    results = _streams(model, pairs, 4, 0.1) if quick else _streams(model, pairs, STREAM_TOKENS, PROFILED_S)
+    if quick:
+        return _streams(model, pairs, 4, 0.1)
+    results = _streams(model, pairs, STREAM_TOKENS, PROFILED_S)
     note(f"streams: {results[0].value:.2f}")
-    return results + _prefill(model, pairs, 64 if quick else PREFILL_TOKENS)
+    return results + _prefill(model, pairs, PREFILL_TOKENS)
 
 
 if __name__ == "__main__":

@@ -52,28 +52,22 @@ class Effort:
     before_s: float = 5.0
     settled_s: float = 15.0
     counted_s: float = 12.0
-    moves: int = GAP_MOVES
-    fetched: int = 2
-    """Of the two plans that layers move between."""
-    moving_speed: float = 1.0
     profiled_s: float = PROBE_TIME_LIMIT_S
 
 
-QUICK = Effort(
-    pairs=1, before_s=0.5, settled_s=1.0, counted_s=1.0, moves=1, fetched=1, moving_speed=0.3, profiled_s=0.1
-)
+QUICK = Effort(pairs=1, before_s=0.5, settled_s=1.0, counted_s=1.0, profiled_s=0.1)
 
 
 def measure(quick: bool) -> list[Result]:
     """Throughput with the balancer over without when a device slows down; gaps, joins and drains on the way."""
     model = open_smollm2("fast")
     if quick:
-        return [_gain(model, 1, "latency", 1.32, QUICK), _gaps(model, 1, 64, QUICK)]
+        return [_gain(model, 1, "latency", 1.32, QUICK)]
     return [
         _gain(model, 1, "latency", 1.32, Effort()),
         _gain(model, STREAMS, "throughput", 1.5, Effort()),
-        _gaps(model, 1, 64, Effort()),
-        _gaps(model, STREAMS, LONG_PROMPT, Effort()),
+        _gaps(model, 1, 64),
+        _gaps(model, STREAMS, LONG_PROMPT),
         *_restless(model),
         *_join_and_drain(open_smollm2("exact")),
     ]
@@ -149,7 +143,7 @@ def _restless(model: Model) -> list[Result]:
 # --- gaps -----------------------------------------------------------------------------------------------------
 
 
-def _gaps(model: Model, streams: int, prompt_tokens: int, effort: Effort) -> Result:
+def _gaps(model: Model, streams: int, prompt_tokens: int) -> Result:
     """The longest time without a token, over all streams, while a boundary goes back and forth over standby units."""
     caches = {"context_tokens": LONG_CONTEXT, "slots": STREAMS, "wire": "fp16"}
     blocks = model.manifest.num_units - 2
@@ -157,15 +151,15 @@ def _gaps(model: Model, streams: int, prompt_tokens: int, effort: Effort) -> Res
     plans = [_pins(third + shift, 2 * third, blocks) for shift in (0, 3)]
     gaps_ms = []
     with (
-        fleet_of(model, NODES, share=ROOM, speed=effort.moving_speed, **caches) as fleet,
-        installed(fleet, model, balance=False, profiled_s=effort.profiled_s, **caches) as running,  # type: ignore[arg-type]
+        fleet_of(model, NODES, share=ROOM, speed=1.0, **caches) as fleet,
+        installed(fleet, model, balance=False, **caches) as running,  # type: ignore[arg-type]
     ):
-        for plan in reversed(plans[: effort.fetched]):  # so that units are on the disks of those who will need them
+        for plan in reversed(plans):  # so that units are on the disks of those who will need them
             running.apply(pins=plan)
         until("standby units", lambda: running.is_idle(), every_s=0.2)
         answer = LONG_CONTEXT - prompt_tokens - 64
         with reading(running.broker_url, streams, prompt_tokens=prompt_tokens, max_tokens=answer) as readers:
-            for plan in itertools.islice(itertools.cycle(reversed(plans)), effort.moves):
+            for plan in itertools.islice(itertools.cycle(reversed(plans)), GAP_MOVES):
                 usual_s = statistics.median(
                     reader.longest_gap_s(time.monotonic() - 1.0, time.monotonic()) for reader in readers
                 )

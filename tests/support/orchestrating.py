@@ -98,6 +98,8 @@ from tests.support.scripted_nodes import (
 )
 
 BLOB_URL = "http://127.0.0.1:1/v1/blobs"
+_LONG_WAIT_S, _SELDOM_S = 60.0, 4.0
+"""In waits of more than a minute heartbeats are as seldom as a node that is here may send them."""
 
 
 @dataclass(frozen=True)
@@ -246,15 +248,16 @@ class World:
         return []
 
     def wait(self, seconds: float) -> None:
-        """Let time pass: deadlines come due, living nodes send heartbeats each second."""
+        """Let time pass: deadlines come due, living nodes send heartbeats, each second or in a long wait less often."""
         end_s = self.now_s + seconds
+        heartbeat_s = 1.0 if seconds <= _LONG_WAIT_S else _SELDOM_S
         while True:
             due_s = min(self.core.next_deadline_s(), self._heartbeat_due_s)
             if due_s > end_s:
                 break
             self.now_s = max(self.now_s, due_s)
             if self.now_s >= self._heartbeat_due_s:
-                self._heartbeat_due_s = self.now_s + 1.0
+                self._heartbeat_due_s = self.now_s + heartbeat_s
                 for node in self.nodes.values():
                     if node.alive:
                         beat = replace(make_heartbeat(node.name, node.birth.incarnation), stages=node.held())

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from schemas.messages import ApplyConstraints, ChatMessage, PlanConstraints, Rebalance, SubmitRequest, encode
+from schemas.messages import ApplyConstraints, PlanConstraints, Rebalance, SubmitRequest, encode
 from schemas.topics import CONTROL_SUBMIT
 from tests.faults.schedule import CLIENTS, ON_ALL, ON_RING, Fault, Kind, Schedule
 from tests.support.bus_invariants import BusInvariants
@@ -134,11 +134,10 @@ class SimulatedFleet:
         return f"{waiting} wait; the orchestrator is {pipeline.state if pipeline else 'gone'}"
 
     def _wait(self, until_s: float) -> None:
-        while self.clock.now_s < until_s:
-            passed: list[bool] = []
-            self.clock.at(until_s, lambda: passed.append(True))
-            while not passed:
-                self.clock.step()
+        passed: list[bool] = []
+        self.clock.at(until_s, lambda: passed.append(True))
+        while not passed:
+            self.clock.step()
 
     def _play_faults(self) -> None:
         end_s = self.clock.now_s

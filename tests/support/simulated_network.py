@@ -12,6 +12,7 @@ import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
+from broker import topic_filters
 from broker.bus import (
     DEFAULT_MAX_PAYLOAD_BYTES,
     BusStats,
@@ -23,7 +24,6 @@ from broker.bus import (
     Subscribed,
     Will,
 )
-from broker import topic_filters
 
 LATENCY_S = 0.001
 RECONNECT_S = 0.3

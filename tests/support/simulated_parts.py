@@ -5,7 +5,6 @@ clients around their real readers. The model is fake, and time is simulated.
 from __future__ import annotations
 
 import functools
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -42,6 +41,7 @@ from orchestrator.model.manifest import LayerCache, Manifest
 from orchestrator.planning.problem import Problem
 from orchestrator.replanning.problem_builder import build_problem
 from orchestrator.service import service as service_module
+from orchestrator.service import tenure
 from orchestrator.service import worker as worker_module
 from orchestrator.service.config import ServiceConfig
 from orchestrator.service.database import Database
@@ -50,7 +50,7 @@ from orchestrator.service.incumbent import will_of as orchestrator_will
 from orchestrator.service.run import KEEPALIVE_S
 from orchestrator.service.service import Service
 from orchestrator.service.worker import Worker
-from schemas.codec import decode_frames, encode_frame
+from schemas.codec import decode_frames
 from schemas.errors import ContractError
 from schemas.messages import (
     ClientWill,
@@ -137,9 +137,7 @@ class Node:
             return
         self.is_alive, self.is_frozen = True, False
         self._starts += 1
-        self.birth: NodeBirth = make_birth(
-            self.name, incarnation=self._starts, memory_mb=node_memory_mb()
-        )
+        self.birth: NodeBirth = make_birth(self.name, incarnation=self._starts, memory_mb=node_memory_mb())
         self._part = SimulatedNode(
             self.name, position_s=POSITION_S, watchdog_min_s=WATCHDOG_S, incarnation=self._starts,
             memory_bytes=self.birth.memory_bytes, token_of=letter_of,
@@ -270,9 +268,7 @@ class Node:
             return
         result = self._part.compute(work)
         self._part.busy = True
-        self._after_computing(
-            result.compute_s, lambda: self._do(self.core.computed(work, result, self._clock.now_s))
-        )
+        self._after_computing(result.compute_s, lambda: self._do(self.core.computed(work, result, self._clock.now_s)))
 
     def _after_computing(self, compute_s: float, finish: Callable[[], None]) -> None:
         start = self._starts
@@ -392,7 +388,8 @@ class Orchestrator:
         self._database = Database(folder / "state.sqlite3")
         self._config = ServiceConfig(
             broker_url="mqtt://127.0.0.1", data_dir=folder, context_tokens=CONTEXT_TOKENS, slots=SLOTS,
-            wire_dtype="fp32", chunk_tokens=CHUNK_TOKENS, draft_tokens=draft_tokens, pipelines=1, balance=False, min_nodes=3,
+            wire_dtype="fp32", chunk_tokens=CHUNK_TOKENS, draft_tokens=draft_tokens, pipelines=1, balance=False,
+            min_nodes=3,
         )  # fmt: skip
         self.bus: SimulatedBus | None = None
         self.service: Service | None = None
@@ -405,8 +402,9 @@ class Orchestrator:
         _Worker.clock = self._clock
         with (
             mock.patch.object(service_module, "time", now),
+            mock.patch.object(tenure, "time", now),
             mock.patch.object(service_module, "Worker", _Worker),
-            mock.patch.object(worker_module, "probe_parts", lambda model: ()),
+            mock.patch.object(worker_module, "probe_parts", return_value=()),
         ):
             yield
 

@@ -234,6 +234,7 @@ def test_what_is_read_is_renewed_while_the_client_waits_for_anything(fake: FakeO
         assert all(submit.lease_s == LEASE_S for submit in fake.submitted)
         for answer in answers:
             client.leave(answer.request)
+        client.status()  # what was sent before has been heard
         fake.renewed.clear()
         client.events(3 * RENEW_S)
         assert fake.renewed == []

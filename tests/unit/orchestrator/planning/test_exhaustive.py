@@ -37,7 +37,7 @@ def assert_is_best(problem: Problem, answer: Solution | Infeasible, best: Best |
         assert tie_break_of(answer) == pytest.approx(best.tie_break_s, rel=1e-8), (seed, problem.objective)
 
 
-@pytest.mark.parametrize("batch", range(BATCHES))
+@pytest.mark.parametrize("batch", [0, 1, 2, *(pytest.param(n, marks=pytest.mark.long) for n in range(3, BATCHES))])
 def test_the_plan_equals_exhaustive_search(batch: int) -> None:
     """300 instances of up to 5 devices and 10 units, every objective on each, proven by GLPK."""
     for seed in range(batch, INSTANCES, BATCHES):
@@ -62,7 +62,7 @@ def test_the_order_of_like_blocks_is_free() -> None:
             assert_is_best(asked, solve(asked, prove=False), best_of(problem, objective, tried), seed)
 
 
-@pytest.mark.parametrize("batch", range(4))
+@pytest.mark.parametrize("batch", [0, *(pytest.param(number, marks=pytest.mark.long) for number in (1, 2, 3))])
 def test_chains_of_unlike_units_equal_exhaustive_search(batch: int) -> None:
     """Every order, partition and subset of devices; pins in the middle of the chain too."""
     for seed in range(2000 + batch, 2120, 4):
