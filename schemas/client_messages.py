@@ -10,7 +10,6 @@ from schemas.contract import Items, Number, about
 from schemas.parts import (
     ChatMessage,
     Count,
-    Label,
     Line,
     Name,
     Prose,
@@ -20,7 +19,6 @@ from schemas.parts import (
     StageTiming,
     TokenIds,
     Tokens,
-    UnsignedInt32,
 )
 from schemas.registry import message
 
@@ -158,17 +156,3 @@ class FleetEvent:
     node: Name | None = about("The node it concerns most.", default=None)
     text: Line = about("What happened, for people.")
     warning: bool = about("Should somebody look?", default=False)
-
-
-@message("orchestrator.status")
-@dataclass(frozen=True, kw_only=True, slots=True)
-class OrchestratorStatus:
-    """Who serves a pipeline. Retained; ``gone`` is the orchestrator's will, and ``asks`` is never retained."""
-
-    pipeline: Name = about("The pipeline.")
-    orchestrator: Name = about("Which start of an orchestrator it is; drawn at random.")
-    state: Literal["here", "gone", "asks"] = about("It serves, it does not any more, or it asks whether anybody does.")
-    generation: UnsignedInt32 = about("That of its epochs: of two the higher one serves.", default=0)
-    host: Line = about("The machine it runs on.", default="")
-    package_version: Label = about("Version of the installed distribution.", default="")
-    since: Annotated[float, Number(0, 1e12)] = about("When it began to serve, in seconds since 1970.", default=0.0)

@@ -7,7 +7,6 @@ from schemas.client_messages import (
     ClientWill,
     ErrorCode,
     FleetEvent,
-    OrchestratorStatus,
     RenewRequest,
     StreamEnd,
     StreamError,
@@ -102,6 +101,7 @@ from schemas.operator_requests import (
     ShowStory,
     UseModel,
 )
+from schemas.orchestrator_messages import OperatorWishes, OrchestratorStatus
 from schemas.parts import (
     PROBE_BATCH,
     PROBE_CHUNK_TOKENS,
@@ -224,6 +224,7 @@ __all__ = [
     "OperatorRefusal",
     "OperatorReply",
     "OperatorRequest",
+    "OperatorWishes",
     "OrchestratorStatus",
     "OverviewReply",
     "PipelineAtWork",

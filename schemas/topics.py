@@ -132,6 +132,7 @@ CONTROL_SUBMIT = Topic("control/{client}/{request}/submit", get_args(m.OperatorR
 whoever sends what can't be read is answered too."""
 CONTROL_REPLY = Topic("control/{client}/{request}/reply", get_args(m.OperatorReply), qos=1, retain=False)
 ORCHESTRATOR_STATUS = Topic("orchestrator/{pipeline}/status", (m.OrchestratorStatus,), qos=1, retain=True)
+OPERATOR_WISHES = Topic("orchestrator/{pipeline}/wishes", (m.OperatorWishes,), qos=1, retain=True)
 EVENT = Topic("event/{pipeline}", (m.FleetEvent,), qos=0, retain=False)
 
 TOPICS = (
@@ -152,6 +153,7 @@ TOPICS = (
     CONTROL_SUBMIT,
     CONTROL_REPLY,
     ORCHESTRATOR_STATUS,
+    OPERATOR_WISHES,
     EVENT,
 )
 LONGEST_TOPIC_BYTES = max(topic.longest_bytes for topic in TOPICS)

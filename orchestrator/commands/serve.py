@@ -121,6 +121,11 @@ def _wire_or_auto(_context: click.Context, _parameter: click.Parameter, value: s
 @click.option(
     "--take-over", is_flag=True, help="Serve instead of an orchestrator that serves on this broker: that one ends."
 )
+@click.option(
+    "--standby",
+    is_flag=True,
+    help="Wait while another orchestrator serves on this broker, and serve as soon as it is gone.",
+)
 @click.option("--no-balance", is_flag=True, help="Leave layers where they are when nodes become slower or quicker.")
 @bus_options
 @pass_settings
@@ -142,6 +147,7 @@ def command(
     memory_low: int,
     memory_margin: float,
     take_over: bool,
+    standby: bool,
     no_balance: bool,
 ) -> None:
     """Run the orchestrator: it plans which node runs what, hands out the parts and answers questions."""
@@ -156,6 +162,9 @@ def command(
         logging.getLogger("orchestrator").setLevel(logging.INFO)  # nodes that come and go, plans: what it does
     if model is not None:
         ModelStore(settings.models_dir).show(model)  # refused now, not by every plan
+    if standby and (take_over or with_broker):
+        other = "--take-over" if take_over else "--with-broker"
+        raise click.UsageError(f"--standby waits for another orchestrator on a broker: leave {other} out")
     stop = threading.Event()
     with contextlib.ExitStack() as stack:
         broker = settings.broker
@@ -186,10 +195,21 @@ def command(
             health=HealthLimits(battery_low_percent=battery_low, hot_c=hot, memory_low_bytes=memory_low * limits.MB),
             memory_margin=memory_margin,
             take_over=take_over,
+            standby=standby,
             balance=not no_balance,
         )
-        run_service(config, stop=stop, on_connected=lambda: end_on_signals(stop.set), on_ready=_announce)
+        run_service(
+            config,
+            stop=stop,
+            on_connected=lambda: end_on_signals(stop.set),
+            on_standby=_announce_standby,
+            on_ready=_announce,
+        )
     click.echo("stopped")
+
+
+def _announce_standby(broker: str) -> None:
+    click.echo(f"standing by on {broker}: this orchestrator serves as soon as nobody else does   (stop with Ctrl-C)")
 
 
 def _announce(info: ServiceInfo) -> None:

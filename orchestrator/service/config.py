@@ -54,6 +54,8 @@ class ServiceConfig:
     """Share of what each node may use that plans leave free."""
     take_over: bool = False
     """Another orchestrator that serves the pipeline is to end."""
+    standby: bool = False
+    """Wait while another orchestrator serves the pipeline, and serve when it does not any more."""
     insecure: bool = False
     """Allow plain connections to and from other machines."""
     timing: Timing = Timing()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from broker.mqtt import MqttBus
+from orchestrator.errors import PipelineTaken, Superseded
 from orchestrator.model.store import ModelStore
 from orchestrator.service.blobs import BLOBS_PATH, blob_routes
 from orchestrator.service.config import ServiceConfig
@@ -14,6 +17,9 @@ from orchestrator.service.database import Database
 from orchestrator.service.http_server import HttpServer, reachable_urls
 from orchestrator.service.incumbent import ask_for_incumbent, will_of
 from orchestrator.service.service import Service
+from orchestrator.service.standby import stand_by
+
+logger = logging.getLogger(__name__)
 
 KEEPALIVE_S = 5
 """The broker gives up a connection without a word for 1.5 times as long: readers, and another start, hear of it."""
@@ -35,26 +41,67 @@ def run_service(
     *,
     stop: threading.Event,
     on_connected: Callable[[], None] = lambda: None,
+    on_standby: Callable[[str], None] | None = None,
     on_ready: Callable[[ServiceInfo], None] | None = None,
 ) -> None:
     """Run an orchestrator until ``stop`` is set; the caller maps signals to it, when it is connected or before.
 
+    One that stands by serves whenever nobody else does; ``on_standby`` is told the broker's address each time it
+    begins to wait.
+
     Raises:
         LinguabusError: no broker, the address is taken, the database can't be used, another orchestrator took over.
     """
-    from broker.mqtt import MqttBus
-
     store = ModelStore(config.models_dir or config.data_dir / "models")
+    with Database(config.data_dir / "state.sqlite3") as state:
+        while not config.standby or _is_needed(config, store, state, stop, on_connected, on_standby):
+            try:
+                _serve(config, store, state, stop, on_connected, on_ready)
+            except (PipelineTaken, Superseded) as error:
+                if not config.standby:
+                    raise
+                logger.warning("%s", error)
+            else:
+                return
+
+
+def _is_needed(
+    config: ServiceConfig,
+    store: ModelStore,
+    state: Database,
+    stop: threading.Event,
+    on_connected: Callable[[], None],
+    on_standby: Callable[[str], None] | None,
+) -> bool:
+    """Stand by; false once ``stop`` is set."""
+    orchestrator = secrets.token_hex(4)
+    # A bus of its own, without a will: that of who only waits would say that nobody serves.
+    with MqttBus(config.broker_url, client_id=f"standby-{config.pipeline}-{orchestrator}") as bus:
+        bus.connect()
+        on_connected()
+        if on_standby:
+            on_standby(str(bus.address))
+        return stand_by(bus, config.pipeline, orchestrator, state, store, stop)
+
+
+def _serve(
+    config: ServiceConfig,
+    store: ModelStore,
+    state: Database,
+    stop: threading.Event,
+    on_connected: Callable[[], None],
+    on_ready: Callable[[ServiceInfo], None] | None,
+) -> None:
     orchestrator = secrets.token_hex(4)
     client_id, will = f"orchestrator-{config.pipeline}-{orchestrator}", will_of(config.pipeline, orchestrator)
     with (
-        Database(config.data_dir / "state.sqlite3") as state,
         MqttBus(config.broker_url, client_id=client_id, will=will, keepalive_s=KEEPALIVE_S) as bus,
         HttpServer(blob_routes(store.blobs_folder), host=config.blob_host, port=config.blob_port) as http,
     ):
         bus.connect()
         on_connected()
-        least = ask_for_incumbent(bus, config.pipeline, orchestrator, take_over=config.take_over)
+        take_over = config.take_over or config.standby  # who stands by has seen that nobody answers
+        least = ask_for_incumbent(bus, config.pipeline, orchestrator, take_over=take_over)
         own_urls = reachable_urls(config.blob_host, http.port, (bus.address.host, bus.address.port))
         blob_urls = tuple(f"{url.rstrip('/')}{BLOBS_PATH}" for url in config.advertised_urls or own_urls)
         service = Service(

@@ -67,6 +67,7 @@ from orchestrator.service.database import Database
 from orchestrator.service.inbox import Inbox
 from orchestrator.service.request_journal import RequestJournal
 from orchestrator.service.tenure import Claim, Tenure, superseded
+from orchestrator.service.wishes import wishes_of
 from orchestrator.service.worker import Solver, Worker, default_solver
 from schemas.errors import ContractError, MemberError, MessageError
 from schemas.limits import MAX_PAYLOAD_BYTES
@@ -89,6 +90,7 @@ from schemas.topics import (
     NODE_HEARTBEAT,
     NODE_REPLY,
     NODE_STATUS,
+    OPERATOR_WISHES,
     ORCHESTRATOR_STATUS,
     PLAN,
     REQUEST_CANCEL,
@@ -251,6 +253,7 @@ class Service:
             self._handle(Restored(self._state.requests(self._pipeline)))
             self._handle(self._bus_up(reconnect=False))
             self._say_status(self._tenure.own)
+            self._say_wishes()
 
     def _on_status(self, delivery: Delivery) -> None:
         try:
@@ -271,6 +274,12 @@ class Service:
     def _say_status(self, status: OrchestratorStatus) -> None:
         retain = ORCHESTRATOR_STATUS.retain and status.state != "asks"
         self._publish(self._status_topic, status, ORCHESTRATOR_STATUS.qos, retain)
+
+    def _say_wishes(self) -> None:
+        """Tell one that stands by what operators want."""
+        wishes = wishes_of(self._state, self._store, self._pipeline)
+        topic = OPERATOR_WISHES.format(pipeline=self._pipeline)
+        self._publish(topic, wishes, OPERATOR_WISHES.qos, OPERATOR_WISHES.retain)
 
     def _bus_up(self, *, reconnect: bool) -> BusUp:
         announced_bytes = self._bus.announced_payload_bytes - LONGEST_TOPIC_BYTES
@@ -336,18 +345,21 @@ class Service:
                 self._state.save_plan(epoch, plan)
             case SaveConstraints(constraints):
                 self._state.save_constraints(self._pipeline, constraints)
+                self._say_wishes()
             case TellHistory(asker, limit):
                 self._answer(asker, HistoryReply(plans=self._state.plans(self._pipeline, limit=limit)))
             case TellEvents(asker, limit):
                 self._answer(asker, EventsReply(events=self._journal.view(limit)))
             case SaveDrained(node, drained):
                 self._state.save_drained(node, drained)
+                self._say_wishes()
             case SaveProfile(profile):
                 age_s = time.monotonic() - profile.measured_s
                 self._state.save_profile(profile, time.time() - age_s)
             case SaveModelChoice(model):
                 try:
                     self._store.use(model)
+                    self._say_wishes()
                 except ModelError as error:
                     logger.error("model %s will not be active after a restart: %s", model, error)
             case SaveRequest() | SaveOpened() | SaveTokens() | ForgetRequest():

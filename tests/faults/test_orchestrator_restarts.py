@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -15,7 +16,9 @@ import pytest
 from broker.local_broker import LocalBroker
 from orchestrator.client import Answer, Client
 from orchestrator.model.store import ModelStore
+from orchestrator.service.database import Database
 from schemas.messages import Sampling
+from tests.support.bus_recorder import until
 from tests.support.mqtt_proxy import MqttProxy
 from tests.support.nodes import NodeProcess, running_nodes
 from tests.support.services import apply, running_orchestrator, wait_until_serving
@@ -40,15 +43,17 @@ class World:
     nodes: dict[str, NodeProcess] = field(default_factory=dict)
     starts: list[NodeProcess] = field(default_factory=list)
     undisturbed: list[list[int]] = field(default_factory=list)
+    machine: str = "orchestrator"
+    """Where the orchestrator runs."""
 
     @property
     def home(self) -> Path:
-        return self.folder / "orchestrator"
+        return self.folder / self.machine
 
-    def start(self) -> None:
+    def start(self, *options: str) -> None:
         """Start an orchestrator, on what the last one has left in its folder."""
         (self.home / "models").unlink(missing_ok=True)
-        started = running_orchestrator(self.broker.url, self.store, self.home, *SERVE)
+        started = running_orchestrator(self.broker.url, self.store, self.home, *SERVE, *options)
         self.starts.append(self.stack.enter_context(started))
 
     def kill(self) -> None:
@@ -142,3 +147,26 @@ def test_answers_go_on_where_a_node_was_lost_meanwhile(world: World) -> None:
         while not all(node.state == "online" for node in client.nodes().nodes):
             client.events(0.1)
         apply(client, pins=PINS)
+
+
+def test_one_that_stands_by_goes_on(world: World) -> None:
+    """On another machine, with what operators want; and the first one stands by when it comes back."""
+    with Client.connect(world.broker.url) as client:
+        epoch = client.status().epoch
+    incumbent, first_machine = world.starts[-1], world.machine
+    world.machine = "another machine"
+    world.start("--standby")
+    with Database(world.home / "state.sqlite3") as state:
+        until("what operators want", lambda: bool(state.constraints("main").pins))
+    assert answers(world, lambda: incumbent.end(signal.SIGKILL) and None) == world.undisturbed
+    with Client.connect(world.broker.url) as client:
+        status = client.status()
+        assert status.epoch == epoch, "nothing was loaded anew"
+    world.machine, serves = first_machine, world.starts[-1]
+    world.start("--standby")
+    assert serves.process.poll() is None
+    began_s = time.monotonic()
+    assert serves.end() == 0
+    with Client.connect(world.broker.url) as client:
+        wait_until_serving(client)
+    assert time.monotonic() - began_s < 10.0, "who ends of its own accord is replaced at once"

@@ -102,6 +102,7 @@ def test_topics_on_the_wire() -> None:
         "control/cli-1/5f0c3a9e81d7b264/submit",
         "control/cli-1/5f0c3a9e81d7b264/reply",
         "orchestrator/main/status",
+        "orchestrator/main/wishes",
         "event/main",
     ]
 
@@ -126,6 +127,7 @@ def test_what_is_retained_and_what_must_arrive() -> None:
         "node/{node}/status",
         "plan/{pipeline}",
         "orchestrator/{pipeline}/status",
+        "orchestrator/{pipeline}/wishes",
     }
     assert all(t.qos == 1 for t in TOPICS if t.messages and t not in (topics.NODE_HEARTBEAT, topics.EVENT))
 
