@@ -54,8 +54,12 @@ class Timing:
     """A request for which a node had no KV slot, though one was counted free, is opened again after this."""
     resend_s: float = 2.0
     """Silence of an open request before the last stage is asked for missed tokens; doubles up to ten times."""
-    stall_s: float = 600.0
-    """Silence after which an open request fails. Stage 0's watchdog speaks up much earlier."""
+    stall_s: float = 60.0
+    """Silence after which nodes begin anew with an open request, and the second time it fails. Stage 0's watchdog
+    speaks up much earlier."""
+    prefill_token_s: float = 0.5
+    """So much longer that is for each position that may have to be computed before the next token."""
+    prefill_most_s: float = 540.0
     reader_grace_s: float = 1.0
     """A client whose connection was lost may renew its requests this long: it may be back already."""
     reader_return_s: float = 10.0

@@ -185,14 +185,7 @@ class RequestScheduler:
         """Take in a stage's report about what it did for a request."""
         self.closings.confirm(closed)
         session = self.sessions.get(closed.request)
-        stage = closed.timing.stage
-        if session is None or session.ending is None or session.placement is None:
-            return []
-        ring, timings = session.placement.ring, session.ending.timings
-        if stage >= len(ring) or closed.timing.node != ring[stage]:
-            return []
-        timings[stage] = closed.timing
-        return self._end(session) if len(timings) == len(ring) else []
+        return self._end(session) if session and session.closed(closed) else []
 
     def node_returned(self, node: str) -> list[Effect]:
         """Tell a node that is back what it missed."""
@@ -320,19 +313,25 @@ class RequestScheduler:
 
     # --- time -------------------------------------------------------------------------------------------------
 
-    def tick(self, now_s: float) -> list[Effect]:
-        """Let time-outs act."""
+    def tick(self, now_s: float, *, missing: bool = False) -> list[Effect]:
+        """Let time-outs act; ``missing``: nodes of the ring are awaited, without which nothing can come."""
         effects = self.closings.repeat(now_s)
         for session in self.sessions.in_phase(Phase.CLOSING):
             if session.ending and now_s >= session.ending.due_s:
                 effects += self._end(session)
         for session in self.sessions.in_phase(Phase.OPEN):
-            if now_s >= session.resend.progress_s + self._timing.stall_s:
-                reason = f"no token for {self._timing.stall_s:g} s: see `linguabus nodes`"
-                effects += self.abandon(session, "failed", reason, now_s)
+            if not missing and now_s >= session.stalls_s(self._timing):
+                effects += self._stalled(session, now_s)
             elif now_s >= session.resend.due_s:
                 effects += ask_again(session, self._pipeline, now_s)
         return effects
+
+    def _stalled(self, session: Session, now_s: float) -> list[Effect]:
+        """Have nodes begin anew with a request of which nothing comes any more; end it the second time."""
+        said = f"no token for {now_s - session.resend.progress_s:.0f} s"
+        if session.stalls_again():
+            return self.abandon(session, "failed", f"{said}, twice: see `linguabus nodes`", now_s)
+        return [Note(f"{session.request}: {said}", warning=True), *self.put_back(session, now_s)]
 
     def next_deadline_s(self, *, missing: bool) -> float:
         """When ``tick`` or ``wait`` next has something to do; ``missing`` as in `WaitsFor`."""

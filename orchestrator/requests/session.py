@@ -20,6 +20,7 @@ from schemas.limits import MAX_LINE
 from schemas.messages import (
     ErrorCode,
     OpenRequest,
+    RequestClosed,
     RequestFailed,
     ResendTokens,
     StageTiming,
@@ -78,6 +79,8 @@ class Session:
     """When its reader counts as gone."""
     retry_s: float = -math.inf
     """It is not opened before this: a node had no room for it."""
+    stalled_at: int | None = None
+    """The position of the token that did not come, the last time it stalled."""
     missing_since_s: float | None = None
     """Since when there is neither a plan for it nor one on its way; None while there is."""
     waits_for: str = ""
@@ -242,15 +245,38 @@ class Session:
         self.phase = Phase.CLOSING
         self.ending = Ending(finish, now_s, due_s)
 
+    def closed(self, closed: RequestClosed) -> bool:
+        """Take in a stage's report about what it did for the request; was it the last one?"""
+        stage = closed.timing.stage
+        if self.ending is None or self.placement is None:
+            return False
+        ring, timings = self.placement.ring, self.ending.timings
+        if stage >= len(ring) or closed.timing.node != ring[stage]:
+            return False
+        timings[stage] = closed.timing
+        return len(timings) == len(ring)
+
     def next_deadline_s(self, timing: Timing, *, missing: bool) -> float:
         """When time alone changes something for the request; ``missing`` as in `gives_up_s`."""
         if self.ending:
             return self.ending.due_s
         if self.phase is Phase.OPEN:
-            stalls_s = min(self.resend.progress_s + timing.stall_s, self.gives_up_s(timing, missing=missing))
-            return min(self.resend.due_s, self.tell_due_s, stalls_s)
+            stalls_s = math.inf if missing else self.stalls_s(timing)
+            return min(self.resend.due_s, self.tell_due_s, stalls_s, self.gives_up_s(timing, missing=missing))
         waits_s = min(self.gives_up_s(timing, missing=missing), self.tell_due_s)
         return waits_s if self.retry_s == -math.inf else min(waits_s, self.retry_s)
+
+    def stalls_s(self, timing: Timing) -> float:
+        """When nothing will come of the open request any more, though no node says so: a long prompt takes long."""
+        assert self.answer
+        prefill_s = min(timing.prefill_most_s, timing.prefill_token_s * self.answer.next_position)
+        return self.resend.progress_s + timing.stall_s + prefill_s
+
+    def stalls_again(self) -> bool:
+        """Note that nothing comes of the open request; did it stall at this token before?"""
+        assert self.answer
+        before, self.stalled_at = self.stalled_at, self.answer.next_position
+        return before == self.stalled_at
 
     def gives_up_s(self, timing: Timing, *, missing: bool) -> float:
         """When a waiting request ends for want of patience.

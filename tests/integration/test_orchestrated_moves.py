@@ -32,7 +32,8 @@ def test_the_text_is_that_of_an_undisturbed_run(
     assert (moves.failed, moves.last.mode) == (0, mode)
     computed = max(stage.positions for _, stages in moved for stage in stages)
     if mode == "copy":
-        assert computed <= PROMPT_TOKENS + TOKENS + moves.done, "at most a token that was not heard yet, per move"
+        most = PROMPT_TOKENS + TOKENS + 2 * moves.done
+        assert computed <= most, "a token or two that were not heard yet, per move"
     else:
         assert moves.last.copied_bytes == 0
 

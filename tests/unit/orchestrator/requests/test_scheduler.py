@@ -305,9 +305,27 @@ def test_repeated_and_stray_tokens_change_nothing(world: World) -> None:
     assert world.core.plane.requests.tokens_dropped == 4
 
 
-def test_a_stalled_request_fails_and_frees_its_slots() -> None:
-    world = World(timing=Timing(stall_s=30.0)).serve("a", "b", "c")
+def test_a_stalled_request_is_begun_anew() -> None:
+    """And goes on behind its tokens. For a token that comes it may stall again."""
+    world = World(timing=Timing(stall_s=30.0, prefill_token_s=1.0)).serve("a", "b", "c")
+    request = world.ask(make_submit(max_tokens=20))
+    for tokens in (0, 3, 6):
+        if tokens:
+            world.generate(request, 3)
+        closed = len(world.commands(ring(world)[0], CloseRequest))
+        world.wait(30.0 + 5.0 + tokens - 0.5)
+        assert len(world.commands(ring(world)[0], CloseRequest)) == closed
+        world.wait(2.0)
+        assert len(world.commands(ring(world)[0], CloseRequest)) == closed + 1
+    world.generate(request, 14, flags=Flag.LENGTH)
+    assert world.text(request) == answer_text(5, 20)
+
+
+def test_a_request_that_stalls_twice_fails_and_frees_its_slots() -> None:
+    world = World(timing=Timing(stall_s=30.0, prefill_token_s=0.0)).serve("a", "b", "c")
     request = world.ask()
+    world.wait(31.5)
+    assert world.end(request) is None
     world.wait(31.0)
     assert error_of(world, request).code == "failed"
     assert all(request not in node.open for node in world.nodes.values())
