@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import hashlib
 import http.client
@@ -25,6 +26,8 @@ _TIMEOUT_S = 20.0
 _TRIES_PER_URL = 5
 _FIRST_PAUSE_S = 0.25
 _LONGEST_PAUSE_S = 2.0
+_IN_USE = 2
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _without_proxy = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 """A proxy that the environment names is for the world, not for the fleet: it is not to know what devices do."""
 
@@ -49,8 +52,11 @@ class BlobStore:
         return self.directory / sha256
 
     def used_bytes(self) -> int:
-        """Size of all files, partial ones included."""
-        return sum(_size_bytes(Path(entry)) for entry in os.scandir(self.directory))
+        """Size of all files, partial ones included; 0 where somebody has removed the directory."""
+        try:
+            return sum(_size_bytes(Path(entry)) for entry in os.scandir(self.directory))
+        except FileNotFoundError:
+            return 0
 
     def use(self, user: Hashable, blobs: Iterable[BlobRef]) -> None:
         """Note that ``user`` needs these blobs, and no others any more; blobs in use are deleted last."""
@@ -106,12 +112,18 @@ class BlobStore:
                 done += blob.size_bytes
             else:
                 missing.append(blob)
+        self.directory.mkdir(parents=True, exist_ok=True)  # somebody may have removed it
         self._make_room(missing, wanted.keys(), only_spare=background)
         on_progress(done, total)
         fetched = 0
         for blob in missing:
             report = functools.partial(_report, on_progress, done, total)
-            fetched += self._fetch_one(blob, urls, report, tries=1 if background else _TRIES_PER_URL)
+            try:
+                fetched += self._fetch_one(blob, urls, report, tries=1 if background else _TRIES_PER_URL)
+            except StorageFull:  # others fill the disk: what nobody needs may be enough room
+                if background or not self._delete(wanted.keys()):
+                    raise
+                fetched += self._fetch_one(blob, urls, report, tries=_TRIES_PER_URL)
             done += blob.size_bytes
         return fetched
 
@@ -134,23 +146,36 @@ class BlobStore:
     def _make_room(self, missing: Iterable[BlobRef], wanted: Collection[str], *, only_spare: bool) -> None:
         needed = sum(blob.size_bytes - _size_bytes(self._part(blob)) for blob in missing)
         excess = self.used_bytes() + needed - self.limit_bytes
-        removable = []
-        for entry in self.directory.iterdir():
-            sha256 = entry.name.removesuffix(".part")
-            worth = self._worth(sha256)
-            if sha256 not in wanted and not (only_spare and worth):
-                removable.append((worth, entry.stat().st_atime, entry))
-        for _, _, entry in sorted(removable):
+        for worth, _, entry in self._removable(wanted):
             if excess <= 0:
                 return
-            excess -= entry.stat().st_size
-            entry.unlink()
+            if not (only_spare and worth):
+                excess -= entry.stat().st_size
+                entry.unlink()
         if excess > 0:
             raise StorageFull(f"the blobs need {excess} bytes more than the storage limit of {self.limit_bytes} bytes")
 
+    def _removable(self, wanted: Collection[str]) -> list[tuple[int, float, Path]]:
+        """Files that may be deleted, those that are needed least first: (worth, last use, path)."""
+        found = []
+        for entry in self.directory.iterdir():
+            sha256 = entry.name.removesuffix(".part")
+            if sha256 not in wanted:
+                found.append((self._worth(sha256), entry.stat().st_atime, entry))
+        return sorted(found)
+
+    def _delete(self, wanted: Collection[str]) -> int:
+        """Delete all that no segment needs; how many bytes that were."""
+        freed = 0
+        for worth, _, entry in self._removable(wanted):
+            if worth < _IN_USE:
+                freed += entry.stat().st_size
+                entry.unlink()
+        return freed
+
     def _worth(self, sha256: str) -> int:
         """The rank of a blob: the higher, the later it is deleted."""
-        return 2 if any(sha256 in used for used in self._used.values()) else int(self.is_standby(sha256))
+        return _IN_USE if any(sha256 in used for used in self._used.values()) else int(self.is_standby(sha256))
 
     def _fetch_one(self, blob: BlobRef, urls: Sequence[str], on_progress: Callable[[int], None], *, tries: int) -> int:
         problem = "no blob server was named"
@@ -165,6 +190,11 @@ class BlobStore:
                 except BlobDamaged:
                     raise  # trying again does not mend it
                 except (OSError, http.client.HTTPException, BlobUnavailable) as error:
+                    if isinstance(error, OSError) and error.errno in _NO_SPACE:
+                        raise StorageFull(
+                            f"{self.directory} can't be written ({error.strerror}): make room there, or choose another"
+                            " folder with --home"
+                        ) from error
                     problem = f"{url}: {error}"
                     _log.log(level, "blob %s try %d: %s", blob.sha256[:12], attempt + 1, problem)
         raise BlobUnavailable(f"blob {blob.sha256[:12]} can't be fetched: {problem}")

@@ -2,17 +2,22 @@
 
 Every write is one transaction, so a kill at any moment loses nothing that a method has returned from. (After a power
 cut the last writes may be missing; epochs are safe even then, because a start also goes above the retained plan.)
+
+A write that fails, on a full disk for example, does not stop the service: ``failure`` says so until one succeeds again.
+What was not written, the next start does not know; readers bring along what they have.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import sqlite3
 import struct
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
+from typing import Concatenate, ParamSpec
 
 from orchestrator.errors import StateUnreadable
 from orchestrator.events import SavedRequest
@@ -30,6 +35,8 @@ from schemas.messages import (
     decode,
     encode,
 )
+
+_Arguments = ParamSpec("_Arguments")
 
 _BUSY_TIMEOUT_S = 5.0
 _KEPT_PLANS = 1000
@@ -76,6 +83,24 @@ CREATE TABLE tokens (
 SCHEMA_VERSION = len(_SCHEMAS)
 
 
+def _write(
+    method: Callable[Concatenate[Database, _Arguments], None],
+) -> Callable[Concatenate[Database, _Arguments], None]:
+    """A method whose failure is kept in ``failure``, and raised to nobody."""
+
+    @functools.wraps(method)
+    def write(self: Database, /, *args: _Arguments.args, **kwargs: _Arguments.kwargs) -> None:
+        try:
+            method(self, *args, **kwargs)
+        except sqlite3.Error as error:
+            self._undo()
+            self.failure = f"{self.path} can't be written: {error}"
+        else:
+            self.failure = "" if self.path.exists() else f"{self.path} was removed: a restart will know of no request"
+
+    return write
+
+
 class Database(Closing):
     """The database. Times are seconds since 1970. Owned by one thread; a context manager."""
 
@@ -86,6 +111,8 @@ class Database(Closing):
             StateUnreadable: the file is damaged, not writable, locked, or of a newer version.
         """
         self.path = path
+        self.failure = ""
+        """Why the last write came to nothing; empty if it did not."""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
@@ -125,18 +152,31 @@ class Database(Closing):
         """Close the file. Idempotent."""
         self._db.close()
 
+    def _undo(self) -> None:
+        """Leave no transaction open behind a write that failed."""
+        with suppress(sqlite3.Error):
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+
     # --- epochs and plans -------------------------------------------------------------------------------------
 
     def next_generation(self, pipeline: str) -> int:
-        """A generation that no start of this database has had; remembered before it is returned."""
+        """A generation that no start of this database has had; remembered before it is returned, if that can be."""
         sql = """
             INSERT INTO epochs VALUES (?, 1, 0)
             ON CONFLICT (pipeline) DO UPDATE SET generation = generation + 1, counter = 0
             RETURNING generation
         """
-        with closing(self._db.execute(sql, (pipeline,))) as cursor:
-            return int(cursor.fetchone()[0])
+        try:
+            with closing(self._db.execute(sql, (pipeline,))) as cursor:
+                return int(cursor.fetchone()[0])
+        except sqlite3.Error as error:
+            self._undo()
+            self.failure = f"{self.path} can't be written: {error}"
+            newest = self.epoch(pipeline)
+            return newest.generation + 1 if newest else 1
 
+    @_write
     def save_epoch(self, pipeline: str, epoch: Epoch) -> None:
         """Remember that an epoch was used; an older one changes nothing."""
         self._db.execute(
@@ -152,6 +192,7 @@ class Database(Closing):
         row = self._db.execute("SELECT generation, counter FROM epochs WHERE pipeline = ?", (pipeline,)).fetchone()
         return Epoch(generation=row[0], counter=row[1]) if row else None
 
+    @_write
     def save_plan(self, epoch: Epoch, plan: PlanView) -> None:
         """Add a committed plan to the history, which keeps the newest 1000."""
         row = (plan.pipeline, epoch.generation, epoch.counter, plan.model, time.time(), json.dumps(contract.dump(plan)))
@@ -181,6 +222,7 @@ class Database(Closing):
 
     # --- nodes ------------------------------------------------------------------------------------------------
 
+    @_write
     def save_drained(self, node: str, drained: bool) -> None:
         """Remember that an operator wants a node to be empty, or no longer."""
         if drained:
@@ -194,6 +236,7 @@ class Database(Closing):
 
     # --- what nodes measured ----------------------------------------------------------------------------------
 
+    @_write
     def save_profile(self, profile: Profile, measured_at: float) -> None:
         """Remember a node's figures for a model, with the time at which they were measured."""
         row = (
@@ -230,6 +273,7 @@ class Database(Closing):
 
     # --- what an operator wants of plans ----------------------------------------------------------------------
 
+    @_write
     def save_constraints(self, pipeline: str, constraints: PlanConstraints) -> None:
         """Remember the constraints that plans of a pipeline are to respect."""
         row = (pipeline, time.time(), json.dumps(contract.dump(constraints)))
@@ -247,16 +291,19 @@ class Database(Closing):
 
     # --- requests ---------------------------------------------------------------------------------------------
 
+    @_write
     def begin_request(self, pipeline: str, submit: SubmitRequest) -> None:
         """Remember a request, with the tokens that its client has of the answer."""
         row = (submit.request, pipeline, time.time(), encode(submit))
         self._db.execute("INSERT OR REPLACE INTO requests VALUES (?, ?, ?, ?, NULL, NULL, NULL)", row)
 
+    @_write
     def open_request(self, request: str, *, model: str, prompt_ids: Sequence[int], epoch: str) -> None:
         """Remember what a request was opened with; unknown ones are ignored."""
         row = (model, _packed(prompt_ids), epoch, request)
         self._db.execute("UPDATE requests SET model = ?, prompt = ?, epoch = ? WHERE request = ?", row)
 
+    @_write
     def add_tokens(self, added: Iterable[tuple[str, int, Sequence[int]]]) -> None:
         """Remember tokens of answers: (request, number of the first, ids), in one transaction."""
         rows = [(request, first, _packed(ids)) for request, first, ids in added]
@@ -264,6 +311,7 @@ class Database(Closing):
         self._db.executemany("INSERT OR REPLACE INTO tokens VALUES (?, ?, ?)", rows)
         self._db.execute("COMMIT")
 
+    @_write
     def end_request(self, request: str) -> None:
         """A request ended; unknown ones are ignored."""
         self._db.execute("DELETE FROM requests WHERE request = ?", (request,))

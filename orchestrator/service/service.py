@@ -149,6 +149,8 @@ class Service:
             host=socket.gethostname(),
         )
         self._status_topic = ORCHESTRATOR_STATUS.format(pipeline=config.pipeline)
+        self._told_failure = ""
+        """Of the database, as operators were last told."""
         self._asks = False
         """After a reconnection: whether another one serves meanwhile is not known yet."""
         self.core = Core(
@@ -243,6 +245,10 @@ class Service:
             self._say_status(self._tenure.own)
         if self._requests.due_s <= time.monotonic():
             self._requests.write()
+        if self._state.failure != self._told_failure:
+            self._told_failure = self._state.failure
+            text = self._told_failure or f"{self._state.path} is written again"
+            self._do([Note(text, warning=bool(self._told_failure), kind="storage")])
         return not self._waiting_for
 
     def _on_subscribed(self, patterns: tuple[str, ...]) -> None:
@@ -360,7 +366,7 @@ class Service:
                 try:
                     self._store.use(model)
                     self._say_wishes()
-                except ModelError as error:
+                except (ModelError, OSError) as error:
                     logger.error("model %s will not be active after a restart: %s", model, error)
             case SaveRequest() | SaveOpened() | SaveTokens() | ForgetRequest():
                 self._requests.save(effect, time.monotonic())

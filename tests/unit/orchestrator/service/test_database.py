@@ -175,3 +175,28 @@ def test_what_another_version_wrote_and_this_one_can_not_read_is_left_out_or_sai
         assert [plan.epoch for plan in state.plans("main")] == ["1-1"]
         with pytest.raises(MemberError, match="exclude: must be a list"):
             state.constraints("main")
+
+
+def test_what_cant_be_written_is_told_and_stops_nobody(tmp_path: Path) -> None:
+    """SQLite's own limit plays the full disk."""
+    with Database(tmp_path / "state.sqlite3") as state:
+        generation = state.next_generation("main")
+        (pages,) = state._db.execute("PRAGMA page_count").fetchone()
+        state._db.execute(f"PRAGMA max_page_count = {pages}")
+        submit = make_submit(prompt="x" * 20_000)
+        state.begin_request("main", submit)
+        assert state.failure == f"{state.path} can't be written: database or disk is full"
+        state.add_tokens([(submit.request, 0, range(10_000))])
+        assert state.failure
+        assert not state._db.in_transaction
+        assert state.requests("main") == ()
+        state._db.execute(f"PRAGMA max_page_count = {100 * pages}")
+        state.begin_request("main", submit)
+        assert state.failure == ""
+        assert [saved.submit for saved in state.requests("main")] == [submit]
+        state.path.unlink()
+        state.end_request(submit.request)
+        assert "was removed" in state.failure
+        state._db.execute("PRAGMA query_only = ON")
+        assert state.next_generation("main") == generation + 1
+        assert "readonly" in state.failure
