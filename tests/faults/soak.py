@@ -27,9 +27,8 @@ KINDS = HOLD_TODAY - STARTED_AGAIN - {Kind.BROKER_RESTARTED}
 """All processes live on."""
 WARM_UP = 0.3
 """Share of the time after which nothing is to grow any more."""
-MOST_GROWTH = 0.10
-MOST_GROWTH_BYTES = 15_000_000
-"""Memory may grow by the larger of these: allocators keep what they had once."""
+MOST_GROWTH = 0.05
+"""Of memory."""
 MOST_HANDLES = 4
 MOST_THREADS = 2
 OURSELVES = "readers, proxies"
@@ -71,7 +70,7 @@ def growth(before: Mapping[str, Held], after: Mapping[str, Held]) -> list[str]:
     for name in before.keys() & after.keys():
         old, new = before[name], after[name]
         # Our own memory is scattered over what hundreds of short threads had: no object is left of them.
-        if name != OURSELVES and new.rss_bytes > old.rss_bytes + max(MOST_GROWTH * old.rss_bytes, MOST_GROWTH_BYTES):
+        if name != OURSELVES and new.rss_bytes > (1 + MOST_GROWTH) * old.rss_bytes:
             found.append(f"{name}: memory grew from {old.rss_bytes / 1e6:.0f} to {new.rss_bytes / 1e6:.0f} MB")
         if new.threads > old.threads + MOST_THREADS:
             found.append(f"{name}: threads grew from {old.threads} to {new.threads}")
