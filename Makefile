@@ -25,6 +25,8 @@ test-long test-arm64 test-compose: .venv/.ready-test ## tests that take minutes,
 
 test-long: HOW := -n auto --hypothesis-profile=explore
 
+test-long: .venv/.ready-long
+
 test-arm64: .venv/.ready-arm64
 
 test-compose: .venv/.ready-compose
@@ -47,6 +49,9 @@ clean: ## remove .venv, caches and build output (models in the user's cache stay
 
 .venv/.ready-test: $(SETUP_INPUTS)
 	@.ci/setup test
+
+.venv/.ready-long: $(SETUP_INPUTS) | .venv/.ready-test
+	@.ci/setup long
 
 .venv/.ready-arm64: $(SETUP_INPUTS) | .venv/.ready-test
 	@.ci/setup arm64
