@@ -103,6 +103,8 @@ class Player:
             case Kind.NODE_KILLED | Kind.ORCHESTRATOR_KILLED:
                 return self._kill(target)
             case Kind.ORCHESTRATOR_REPLACED:
+                if any(before.running for before in self._replaced):
+                    return None  # one at a time: one that stands still before it serves takes over when it goes on
                 part = world.parts[target]
                 part.freeze()
                 self._replaced.append(world.replace_orchestrator())
