@@ -68,7 +68,9 @@ def test_the_compose_files_nodes_can_hold_the_model_together_and_two_can_not(
     assert isinstance(solve(problem, prove=False), Solution) == feasible
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.long), signal.SIGKILL]
+)
 def test_stopping_the_demo_stops_everything(number: signal.Signals) -> None:
     with subprocess.Popen([*DEMO, "--keep"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

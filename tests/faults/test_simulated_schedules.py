@@ -18,7 +18,7 @@ from tests.faults.simulation import SIMULATED
 from tests.support.simulated_fleet import SimulatedFleet, play
 from tests.support.simulated_ring import SimulatedNode
 
-SHORT_SEEDS, LONG_SEEDS = 24, 4
+SHORT_SEEDS, LONG_SEEDS = 16, 2
 MANY_SEEDS, TOGETHER = 20_000, 500
 """In all, and of one test."""
 

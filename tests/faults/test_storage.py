@@ -19,6 +19,7 @@ from tests.support.nodes import running_nodes
 from tests.support.services import apply, wait_until_serving
 from tests.support.small_disk import fill, small_disk
 
+pytestmark = pytest.mark.long
 ORCHESTRATOR_BYTES, NODE_BYTES = 4_000_000, 16_000_000
 OTHER_PINS = [["embed", "a"], ["0", "b"], ["1-3", "c"], ["head", "a"]]
 FEWER_PINS = [["embed", "a"], ["0-2", "b"], ["3", "c"], ["head", "a"]]
