@@ -53,6 +53,8 @@ class BusInvariants:
     messages: int = 0
     _plans: dict[str, Plan] = field(default_factory=dict)
     """The newest by pipeline."""
+    _said: list[Plan] = field(default_factory=list)
+    """All plans that were published."""
     _issued: set[tuple[str, str, int, int, int]] = field(default_factory=set)
     """(pipeline, epoch, request, attempt, position) of stage 0's steps."""
     _closed: set[str] = field(default_factory=set)
@@ -110,6 +112,9 @@ class BusInvariants:
     def _plan(self, plan: Plan, *, retained: bool) -> None:
         """Epochs of a pipeline grow, whoever publishes; a plan that was said again is the same."""
         newest = self._plans.get(plan.pipeline)
+        if not retained and plan in self._said:
+            return  # whoever lost its connection sends all again that was not acknowledged, in order
+        self._said.append(plan)
         if newest and plan.epoch < newest.epoch:
             if not retained:  # a broker that was killed may remember an older one
                 self._broken(f"plan {plan.pipeline} {plan.epoch} came after {newest.epoch}")
