@@ -6,6 +6,7 @@ One thread polls the bus, hands events to the core and does what its effects say
 from __future__ import annotations
 
 import logging
+import math
 import secrets
 import socket
 import threading
@@ -104,6 +105,8 @@ logger = logging.getLogger(__name__)
 _MAX_POLL_S = 0.25
 """A stop event set by another thread is seen within this time."""
 _STOP_FLUSH_S = 1.0
+_STOOD_STILL_S = 2.0
+"""Between two turns: a process that was suspended, or a machine that slept."""
 
 
 class Service:
@@ -153,6 +156,10 @@ class Service:
         """Of the database, as operators were last told."""
         self._asks = False
         """After a reconnection: whether another one serves meanwhile is not known yet."""
+        self._turned_s = math.inf
+        """When the last turn ended."""
+        self._held: list[Delivery] | None = None
+        """What is not looked at until that is known: this process stood still."""
         self.core = Core(
             ControlPlane(
                 settings,
@@ -218,16 +225,21 @@ class Service:
         wait_s = min(self.due_s - time.monotonic(), _MAX_POLL_S)
         bus_events = self._bus.poll(max(wait_s, 0.0))
         heard_until_s = time.monotonic()
+        if heard_until_s > self._turned_s + _STOOD_STILL_S and not self._waiting_for:
+            self._stood_still()
         for bus_event in bus_events:
             match bus_event:
                 case Delivery(topic) if topic == self._status_topic:
                     self._on_status(bus_event)
+                case Delivery() if self._held is not None:
+                    self._held.append(bus_event)
                 case Delivery():
                     for event in self.inbox.events(bus_event):
                         self._handle(event)
                 case Subscribed(patterns):
                     self._on_subscribed(patterns)
                 case Disconnected():
+                    self._held = None
                     self._handle(BusDown())
                 case Connected(reconnect=True):
                     self._asks = True
@@ -235,9 +247,9 @@ class Service:
                 case Refused(topic, size_bytes, reason):
                     logger.error("the broker did not take %d bytes on %s: %s", size_bytes, topic, reason)
         self.core.heard_until_s = heard_until_s
-        while not self._worker.results.empty():
+        while self._held is None and not self._worker.results.empty():
             self._handle(self._worker.results.get())
-        if self.core.next_deadline_s() <= time.monotonic():
+        if self._held is None and self.core.next_deadline_s() <= time.monotonic():
             self._handle(Tick())
         generation = self.core.plane.pipelines.generation
         if generation != self._tenure.own.generation:  # it went above a plan that was left
@@ -245,11 +257,16 @@ class Service:
             self._say_status(self._tenure.own)
         if self._requests.due_s <= time.monotonic():
             self._requests.write()
-        if self._state.failure != self._told_failure:
-            self._told_failure = self._state.failure
-            text = self._told_failure or f"{self._state.path} is written again"
-            self._do([Note(text, warning=bool(self._told_failure), kind="storage")])
+        if (failure := self._state.failure) != self._told_failure:
+            self._told_failure, text = failure, failure or f"{self._state.path} is written again"
+            self._do([Note(text, warning=bool(failure), kind="storage")])
+        self._turned_s = time.monotonic()
         return not self._waiting_for
+
+    def _stood_still(self) -> None:
+        """Decide nothing until it is known who serves: another one may have taken over while this process stood."""
+        self._asks, self._held = True, self._held or []
+        self._say_status(replace(self._tenure.own, state="asks"))
 
     def _on_subscribed(self, patterns: tuple[str, ...]) -> None:
         if not self._waiting_for:
@@ -276,6 +293,10 @@ class Service:
                 self._asks = False
                 self._handle(self._bus_up(reconnect=True))
                 self._say_status(self._tenure.own)
+                held, self._held = self._held or [], None
+                for earlier in held:
+                    for event in self.inbox.events(earlier):
+                        self._handle(event)
 
     def _say_status(self, status: OrchestratorStatus) -> None:
         retain = ORCHESTRATOR_STATUS.retain and status.state != "asks"

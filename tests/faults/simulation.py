@@ -11,9 +11,6 @@ from pathlib import Path
 from tests.faults.schedule import HOLD_TODAY, SHAPES, Kind, make_schedule
 from tests.support.simulated_fleet import play
 
-SIMULATED = HOLD_TODAY - {Kind.ORCHESTRATOR_REPLACED}
-"""The kinds that simulated fleets know."""
-
 
 def main() -> None:
     """Print and play schedules."""
@@ -25,7 +22,7 @@ def main() -> None:
     parser.add_argument("--forgetful", action="store_true", help="the broker loses what is retained when it is killed")
     parser.add_argument("--log", action="store_true", help="print what the orchestrator logs, too")
     options = parser.parse_args()
-    kinds = {Kind[name.strip().upper()] for name in options.kinds.split(",")} if options.kinds else SIMULATED
+    kinds = {Kind[name.strip().upper()] for name in options.kinds.split(",")} if options.kinds else HOLD_TODAY
     logging.basicConfig(level=logging.INFO if options.log else logging.CRITICAL, format="%(message)s")
     lost = 0
     with tempfile.TemporaryDirectory() as temporary:

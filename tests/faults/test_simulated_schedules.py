@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 
 from edge_node.effects import WriteKvRows
-from tests.faults.schedule import LONG, SHORT, Kind, Shape, make_schedule
-from tests.faults.simulation import SIMULATED
+from tests.faults.schedule import HOLD_TODAY, LONG, SHORT, Kind, Shape, make_schedule
 from tests.support.simulated_fleet import SimulatedFleet, play
 from tests.support.simulated_ring import SimulatedNode
 
@@ -34,7 +33,7 @@ def expect_nothing_lost(folder: Path, seeds: range, shape: Shape) -> None:
     """Play the schedules of some seeds; every other broker forgets what it was told to retain."""
     lost = []
     for seed in seeds:
-        report = play(folder / str(seed), make_schedule(seed, shape, SIMULATED), retains=bool(seed % 2))
+        report = play(folder / str(seed), make_schedule(seed, shape, HOLD_TODAY), retains=bool(seed % 2))
         lost += [str(report)] if report.wrong else []
     assert not lost, "\n".join(lost)
 
@@ -59,7 +58,7 @@ def test_many_schedules(first: int, tmp_path: Path) -> None:
 def test_a_seed_is_played_in_the_same_way_each_time(tmp_path: Path) -> None:
     def messages(folder: Path) -> str:
         known = hashlib.sha256()
-        fleet = SimulatedFleet(folder, make_schedule(11, SHORT, SIMULATED))
+        fleet = SimulatedFleet(folder, make_schedule(11, SHORT, HOLD_TODAY))
         see = fleet.broker.seen
         fleet.broker.seen = lambda topic, payload: (known.update(topic.encode() + payload), see(topic, payload))[1]
         fleet.play()

@@ -12,6 +12,7 @@ from schemas.errors import ContractError
 from schemas.messages import (
     CloseRequest,
     Heartbeat,
+    KeepRequests,
     NodeStatus,
     OpenRequest,
     Plan,
@@ -59,6 +60,8 @@ class BusInvariants:
     """(pipeline, epoch, request, attempt, position) of stage 0's steps."""
     _closed: set[str] = field(default_factory=set)
     """Requests whose end the nodes were told of, unless they were opened again."""
+    _open: set[str] = field(default_factory=set)
+    """Requests that were ever opened."""
     _streams: dict[str, _Stream] = field(default_factory=dict)
 
     def take(self, topic: str, payload: bytes, *, retained: bool = False) -> None:
@@ -80,6 +83,8 @@ class BusInvariants:
                     self._prepared(command)
                 elif isinstance(command, CloseRequest):
                     self._closed.add(command.request)
+                elif isinstance(command, KeepRequests):
+                    self._closed |= self._open - {*command.requests}
                 elif isinstance(command, OpenRequest) and command.stage == 0:
                     self._opened(command)
             elif REQUEST_STREAM.match(topic):
@@ -91,6 +96,7 @@ class BusInvariants:
         """Keep nothing of requests that are over."""
         self._issued.clear()
         self._closed.clear()
+        self._open.clear()
         self._streams.clear()
 
     def _broken(self, what: str) -> None:
@@ -129,6 +135,7 @@ class BusInvariants:
 
     def _opened(self, command: OpenRequest) -> None:
         """A request that was closed and is opened again begins afresh, in the same epoch too."""
+        self._open.add(command.request)
         if command.request in self._closed:
             self._closed.discard(command.request)
             number = request_number(command.request)

@@ -73,7 +73,9 @@ class SimulatedFleet:
         self._disturbances: list[Callable[[str, bytes], list[tuple[bytes, float]] | None]] = []
         self.broker.seen = self._see
         self.nodes = {name: Node(name, self.clock, self.broker) for name in NODES}
-        self.orchestrator = Orchestrator(self.clock, self.broker, folder, draft_tokens=schedule.seed % 3 * 2)
+        self._folder, self._draft_tokens = folder, schedule.seed % 3 * 2
+        self.orchestrator = Orchestrator(self.clock, self.broker, folder, self._draft_tokens)
+        self.replaced: list[Orchestrator] = []
         self.clients = [
             Client(f"client-{number}", self.clock, self.broker, self._next_question) for number in range(CLIENTS)
         ]
@@ -81,7 +83,8 @@ class SimulatedFleet:
 
     def close(self) -> None:
         """Let go of files."""
-        self.orchestrator.close()
+        for orchestrator in (*self.replaced, self.orchestrator):
+            orchestrator.close()
 
     def _see(self, topic: str, payload: bytes) -> None:
         self.report.messages += 1
@@ -173,6 +176,8 @@ class SimulatedFleet:
         return bus
 
     def _happen(self, fault: Fault) -> None:
+        if fault.kind is Kind.ORCHESTRATOR_REPLACED and not self.orchestrator.serves:
+            return  # who does not serve yet would take over when it does
         target, kind = self._target(fault), fault.kind
         self._note(f"{kind.name.lower()} {target}".rstrip())
         match kind:
@@ -186,6 +191,14 @@ class SimulatedFleet:
                     self._away_for(name, fault.lasts_s, self.nodes[name].kill, self.nodes[name].start)
             case Kind.ORCHESTRATOR_KILLED:
                 self._away_for("orchestrator", fault.lasts_s, self.orchestrator.kill, self.orchestrator.start)
+            case Kind.ORCHESTRATOR_REPLACED:
+                before = self.orchestrator
+                self.replaced.append(before)
+                self.orchestrator = Orchestrator(
+                    self.clock, self.broker, self._folder, self._draft_tokens, takes_over=len(self.replaced)
+                )
+                self._away_for("replaced", fault.lasts_s, before.freeze, before.thaw)
+                self.orchestrator.start()
             case Kind.ORCHESTRATOR_FROZEN:
                 self._away_for("orchestrator", fault.lasts_s, self.orchestrator.freeze, self.orchestrator.thaw)
             case Kind.NODE_CUT | Kind.ORCHESTRATOR_CUT | Kind.CLIENT_CUT:
@@ -263,6 +276,7 @@ class SimulatedFleet:
             and not service.core.plane.pipeline.requests.open_count
             and not any(self.checker.open_requests.values())
             and self._is_whole()
+            and not any(orchestrator.is_alive for orchestrator in self.replaced)
         )
 
     def _judge(self) -> None:
@@ -278,7 +292,7 @@ class SimulatedFleet:
                 self.report.answered += not one.error
         wrong += self.checker.violations
         if self.orchestrator.superseded:
-            wrong.append("the only orchestrator has yielded")
+            wrong.append("the newest orchestrator has yielded")
 
 
 def play(folder: Path, schedule: Schedule, *, retains: bool = True) -> Report:

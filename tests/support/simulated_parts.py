@@ -378,8 +378,11 @@ class _Worker(Worker):
 class Orchestrator:
     """The orchestrator's process, and those that came before it."""
 
-    def __init__(self, clock: Clock, broker: SimulatedBroker, folder: Path, draft_tokens: int) -> None:
-        self.name = "orchestrator"
+    def __init__(
+        self, clock: Clock, broker: SimulatedBroker, folder: Path, draft_tokens: int, *, takes_over: int = 0
+    ) -> None:
+        """``takes_over``: from how many orchestrators before it, none of which has ended."""
+        self._takes_over = takes_over
         self.is_alive = self.is_frozen = False
         self.superseded = False
         self._clock = clock
@@ -415,7 +418,7 @@ class Orchestrator:
         self.is_alive, self.is_frozen = True, False
         self._starts += 1
         start = self._starts
-        name = f"{start:08x}"
+        name = f"{self._takes_over:04x}{start:04x}"
         self.bus = SimulatedBus(
             self._broker, f"orchestrator-{name}", will=orchestrator_will("main", name), keepalive_s=KEEPALIVE_S,
             wake=lambda: self._clock.after(0.0, lambda: self._turn(start)),
@@ -432,7 +435,7 @@ class Orchestrator:
             return
         said = self._broker.retained.get(ORCHESTRATOR_STATUS.format(pipeline="main"))
         last = decode(said, OrchestratorStatus) if said else None
-        wait_s = PROOF_S if last and last.state == "here" else 0.0
+        wait_s = PROOF_S if last and last.state == "here" and not self._takes_over else 0.0
         self._clock.after(wait_s, lambda: self._begin(start, name, last.generation + 1 if last else 0))
 
     def _begin(self, start: int, name: str, least_generation: int) -> None:
@@ -450,6 +453,11 @@ class Orchestrator:
 
     def _is_same(self, start: int) -> bool:
         return self.is_alive and start == self._starts
+
+    @property
+    def serves(self) -> bool:
+        """Is it awake, and does it serve?"""
+        return self.is_alive and not self.is_frozen and self.service is not None
 
     def kill(self) -> None:
         """End it as if the power failed: what it has not written is lost."""
