@@ -54,6 +54,8 @@ class Readers:
         tables = [pipeline.requests.sessions for pipeline in self._pipelines.all]
         session = next((known for table in tables if (known := table.get(request))), None)
         if session and session.client == client:
+            if session.awaits_reader:
+                self._pipelines.touch_all()  # it may be opened now
             session.renew(now_s)
             if session.is_behind and renew.answer_tokens > session.tokens_known:
                 return [_error(client, request, "unknown", "the reader has more of the answer: ask again with that")]

@@ -199,7 +199,8 @@ class RequestScheduler:
         free = active.plan.slots - self.open_count
         model = active.plan.model
         for session in self._queue:
-            if (free <= 0 and session.asked_model == model.name) or now_s < session.retry_s:
+            is_early = session.awaits_reader or now_s < session.retry_s
+            if is_early or (free <= 0 and session.asked_model == model.name):
                 continue
             try:
                 is_encoded = session.fit(model, active.plan.context_tokens, longer=active.plan.longer)

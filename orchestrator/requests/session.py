@@ -77,6 +77,8 @@ class Session:
     """In the phase CLOSING."""
     reader_due_s: float = math.inf
     """When its reader counts as gone."""
+    awaits_reader: bool = False
+    """It is not opened before its reader is heard: another orchestrator may have answered it meanwhile."""
     retry_s: float = -math.inf
     """It is not opened before this: a node had no room for it."""
     stalled_at: int | None = None
@@ -131,6 +133,7 @@ class Session:
         session.wait(now_s, timing)
         session.renew(now_s)
         session.reader_due_s = max(session.reader_due_s, now_s + timing.reader_return_s)
+        session.awaits_reader = saved.submit.lease_s is not None
         return session
 
     def ask_prompt(self, model: ServedModel) -> list[EncodePrompt]:
@@ -167,6 +170,8 @@ class Session:
 
     def overdue(self) -> str:
         """What an open request waits for that has stood still for a while, in words."""
+        if self.in_prefill and self.tokens_known:
+            return "its next token: those before it are being computed anew"
         if self.in_prefill:
             return f"its first token: a prompt of {len(self.prompt_ids)} tokens is being computed"
         return "the next token, which is overdue"
@@ -293,6 +298,7 @@ class Session:
 
     def renew(self, now_s: float) -> None:
         """Note that the request's reader is there."""
+        self.awaits_reader = False
         self.reader_due_s = now_s + (self.submit.lease_s or math.inf)
 
     def wait(self, now_s: float, timing: Timing) -> None:

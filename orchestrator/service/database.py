@@ -124,12 +124,18 @@ class Database(Closing):
             self._migrate()
         except sqlite3.Error as error:
             self._db.close()
-            raise StateUnreadable(f"{path} cannot be used: {error}; move it away to start afresh") from error
+            what = f"{path} cannot be used: {error}"
+            if getattr(error, "sqlite_errorcode", None) in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE):
+                raise StateUnreadable(f"{what}; make room in {path.parent}") from error
+            raise StateUnreadable(f"{what}; move it away to start afresh") from error
         except StateUnreadable:
             self._db.close()
             raise
 
     def _migrate(self) -> None:
+        (version,) = self._db.execute("PRAGMA user_version").fetchone()
+        if version == SCHEMA_VERSION:
+            return  # nothing is to be written, for which there may be no room
         # IMMEDIATE: two processes that start on a new file must not both create the tables.
         self._db.execute("BEGIN IMMEDIATE")
         try:
@@ -145,7 +151,7 @@ class Database(Closing):
             self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
             self._db.execute("COMMIT")
         except BaseException:
-            self._db.execute("ROLLBACK")
+            self._undo()
             raise
 
     def close(self) -> None:

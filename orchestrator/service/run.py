@@ -57,10 +57,10 @@ def run_service(
         while not config.standby or _is_needed(config, store, state, stop, on_connected, on_standby):
             try:
                 _serve(config, store, state, stop, on_connected, on_ready)
-            except (PipelineTaken, Superseded) as error:
+            except (PipelineTaken, Superseded):
                 if not config.standby:
                     raise
-                logger.warning("%s", error)
+                logger.info("another orchestrator serves pipeline %s: this one stands by again", config.pipeline)
             else:
                 return
 
@@ -92,6 +92,8 @@ def _serve(
     on_connected: Callable[[], None],
     on_ready: Callable[[ServiceInfo], None] | None,
 ) -> None:
+    if config.standby:
+        logger.info("no orchestrator serves pipeline %s any more: this one does from now on", config.pipeline)
     orchestrator = secrets.token_hex(4)
     client_id, will = f"orchestrator-{config.pipeline}-{orchestrator}", will_of(config.pipeline, orchestrator)
     with (

@@ -67,6 +67,7 @@ from orchestrator.service.config import ServiceConfig
 from orchestrator.service.database import Database
 from orchestrator.service.inbox import Inbox
 from orchestrator.service.request_journal import RequestJournal
+from orchestrator.service.storage_watch import StorageWatch
 from orchestrator.service.tenure import Claim, Tenure, superseded
 from orchestrator.service.wishes import wishes_of
 from orchestrator.service.worker import Solver, Worker, default_solver
@@ -152,8 +153,7 @@ class Service:
             host=socket.gethostname(),
         )
         self._status_topic = ORCHESTRATOR_STATUS.format(pipeline=config.pipeline)
-        self._told_failure = ""
-        """Of the database, as operators were last told."""
+        self._storage = StorageWatch(f"{state.path} is written again")
         self._asks = False
         """After a reconnection: whether another one serves meanwhile is not known yet."""
         self._turned_s = math.inf
@@ -257,9 +257,7 @@ class Service:
             self._say_status(self._tenure.own)
         if self._requests.due_s <= time.monotonic():
             self._requests.write()
-        if (failure := self._state.failure) != self._told_failure:
-            self._told_failure, text = failure, failure or f"{self._state.path} is written again"
-            self._do([Note(text, warning=bool(failure), kind="storage")])
+        self._do(self._storage.look(self._state.failure, time.monotonic()))
         self._turned_s = time.monotonic()
         return not self._waiting_for
 

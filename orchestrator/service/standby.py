@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from orchestrator.service.wishes import take_over
 from schemas.errors import ContractError
 from schemas.messages import OperatorWishes, OrchestratorStatus, decode, encode
 from schemas.topics import OPERATOR_WISHES, ORCHESTRATOR_STATUS
+
+logger = logging.getLogger(__name__)
 
 ASK_S = 1.0
 """So often the one that serves is asked for a word."""
@@ -55,6 +58,8 @@ def stand_by(
 ) -> bool:
     """Wait on a connected bus until the pipeline needs another orchestrator, and learn what operators want meanwhile.
 
+    While the model that was served is not in the store it goes on waiting: another one that stands by may have it.
+
     Returns:
         Whether it does; false once ``stop`` is set.
     """
@@ -62,9 +67,10 @@ def stand_by(
     bus.subscribe([status, wishes], qos=1)
     asks = encode(OrchestratorStatus(pipeline=pipeline, orchestrator=orchestrator, state="asks"))
     incumbent, ask_s = Incumbent(time.monotonic()), 0.0
+    served: str | None = None
     while not stop.is_set():
         now_s = time.monotonic()
-        if bus.connected and incumbent.is_missing(now_s):
+        if bus.connected and incumbent.is_missing(now_s) and served in (None, *store.names()):
             return True
         if now_s >= ask_s:
             ask_s = now_s + ASK_S
@@ -73,7 +79,7 @@ def stand_by(
         for event in bus.poll(min(ASK_S, 0.25)):
             match event:
                 case Delivery(topic) if topic == wishes and event.payload:
-                    _learn(event.payload, state, store)
+                    served = _learn(event.payload, served, state, store)
                 case Delivery():
                     said = _read(event.payload)
                     if said and said.orchestrator != orchestrator:
@@ -91,8 +97,16 @@ def _read(payload: bytes) -> OrchestratorStatus | None:
     return said
 
 
-def _learn(payload: bytes, state: Database, store: ModelStore) -> None:
+def _learn(payload: bytes, served: str | None, state: Database, store: ModelStore) -> str | None:
+    """Learn what operators want; the model that is served, which was ``served`` before."""
     try:
-        take_over(decode(payload, OperatorWishes), state, store)
+        model = take_over(decode(payload, OperatorWishes), state, store)
     except ContractError:
-        return
+        return served
+    if model not in (None, served, *store.names()):
+        logger.warning(
+            "model %s is served and not in this store: until it is, this orchestrator waits even when nobody serves;"
+            " bring it over with linguabus model export there, and model add FILE here",
+            model,
+        )
+    return model

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import logging
+from contextlib import suppress
 
 from orchestrator.model.errors import ModelError
 from orchestrator.model.store import ModelStore
 from orchestrator.service.database import Database
 from schemas.errors import MemberError
 from schemas.messages import OperatorWishes, PlanConstraints
-
-logger = logging.getLogger(__name__)
 
 
 def wishes_of(state: Database, store: ModelStore, pipeline: str) -> OperatorWishes:
@@ -23,19 +21,13 @@ def wishes_of(state: Database, store: ModelStore, pipeline: str) -> OperatorWish
     return OperatorWishes(pipeline=pipeline, constraints=constraints, drained=drained, model=store.active)
 
 
-def take_over(wishes: OperatorWishes, state: Database, store: ModelStore) -> None:
-    """Remember another orchestrator's wishes as one's own; a model that is not in the store is told of."""
+def take_over(wishes: OperatorWishes, state: Database, store: ModelStore) -> str | None:
+    """Remember another orchestrator's wishes as one's own; the name of the model that it serves."""
     state.save_constraints(wishes.pipeline, wishes.constraints)
     drained, wanted = state.drained(), frozenset(wishes.drained)
     for node in drained ^ wanted:
         state.save_drained(node, node in wanted)
-    if wishes.model is None or wishes.model == store.active:
-        return
-    try:
-        store.use(wishes.model)
-    except ModelError:
-        logger.warning(
-            "model %s is served and not in this store, so it can't be served from here: bring it over with linguabus"
-            " model export and model add",
-            wishes.model,
-        )
+    if wishes.model is not None and wishes.model != store.active:
+        with suppress(ModelError, OSError):
+            store.use(wishes.model)
+    return wishes.model

@@ -152,6 +152,7 @@ def test_answers_go_on_where_a_node_was_lost_meanwhile(world: World) -> None:
 def test_one_that_stands_by_goes_on(world: World) -> None:
     """On another machine, with what operators want; and the first one stands by when it comes back."""
     with Client.connect(world.broker.url) as client:
+        apply(client, pins=PINS)
         epoch = client.status().epoch
     incumbent, first_machine = world.starts[-1], world.machine
     world.machine = "another machine"

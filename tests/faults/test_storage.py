@@ -56,7 +56,7 @@ def test_answers_go_on_while_the_orchestrators_disk_is_full(world: World) -> Non
         until("that it is said", lambda: told(client, "state.sqlite3 can't be written: "))
         filler[0].unlink()
         assert answers(world, lambda: None) == world.undisturbed
-        until("that it is over", lambda: told(client, "state.sqlite3 is written again"))
+        until("that it is over", lambda: told(client, "state.sqlite3 is written again"), 30.0)
 
 
 def test_a_node_goes_on_without_its_home(world: World) -> None:

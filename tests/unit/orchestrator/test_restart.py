@@ -198,3 +198,32 @@ def test_a_live_rivals_plan_is_no_plan_that_was_left(world: World) -> None:
     world.event(NodeSaid("a", world.nodes["a"].birth))
     assert not world.core.plane.pipelines.heard_plan(plan, retained=False)[1]
     assert world.core.plane.pipeline.adopter.plan is None
+
+
+def test_what_another_orchestrator_may_have_answered_is_not_begun_before_its_reader_is_heard(world: World) -> None:
+    """The plan that it was opened in is no longer in force: somebody else has served since."""
+    request = world.ask(make_submit(max_tokens=20, patience_s=600.0, lease_s=4.0))
+    world.generate(request, 3)
+    for name in world.plan_nodes():
+        world.nodes[name].prepared.clear()
+    saved = world.saved()
+    assert saved[0].epoch
+    world.restart()
+    opened = len(world.commands(world.plan_nodes()[0], OpenRequest))
+    world.wait(8.0)
+    assert world.plan.ring
+    assert len(world.commands(world.plan_nodes()[0], OpenRequest)) == opened
+    world.event(Renewed("cli", RenewRequest(request=request, answer_tokens=3)))
+    assert len(world.commands(world.plan_nodes()[0], OpenRequest)) == opened + 1
+
+
+def test_a_request_whose_reader_is_not_heard_ends_without_a_step(world: World) -> None:
+    request = world.ask(make_submit(max_tokens=20, patience_s=600.0, lease_s=4.0))
+    world.generate(request, 3)
+    for name in world.plan_nodes():
+        world.nodes[name].prepared.clear()
+    world.restart()
+    opened = len(world.published(OpenRequest))
+    world.wait(20.0)
+    assert len(world.published(OpenRequest)) == opened
+    assert isinstance(world.end(request), StreamError)

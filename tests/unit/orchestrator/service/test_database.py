@@ -200,3 +200,13 @@ def test_what_cant_be_written_is_told_and_stops_nobody(tmp_path: Path) -> None:
         state._db.execute("PRAGMA query_only = ON")
         assert state.next_generation("main") == generation + 1
         assert "readonly" in state.failure
+
+
+def test_a_full_disk_keeps_no_orchestrator_from_starting(path: Path) -> None:
+    """Whose database is of this version; the generation goes on even so."""
+    with Database(path) as state:
+        generation = state.next_generation("main")
+    with Database(path) as state:
+        state._db.execute("PRAGMA query_only = ON")
+        assert state.next_generation("main") == generation + 1
+        assert state.failure
