@@ -107,7 +107,8 @@ class Player:
                     return None  # one at a time: one that stands still before it serves takes over when it goes on
                 part = world.parts[target]
                 part.freeze()
-                self._replaced.append(world.replace_orchestrator())
+                before = world.replace_orchestrator()
+                self._replaced += [before] if world.parts[target].running else []
                 return part.thaw
             case Kind.NODES_KILLED:
                 ring = list(dict.fromkeys(world.recorder.ring() or world.node_names))

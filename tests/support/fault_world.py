@@ -180,11 +180,17 @@ class FaultWorld:
             part.end()
 
     def replace_orchestrator(self) -> Part:
-        """Start another orchestrator from the same home, over a link of its own; returns the one before it."""
+        """Start another orchestrator from the same home, over a link of its own, and wait until it serves, or has ended
+        because it can't; returns the one before it."""
         before = self.parts[ORCHESTRATOR]
         self.replaced.append(before)
         self.proxies[ORCHESTRATOR] = self._stack.enter_context(MqttProxy(self.broker.url))
         self._add(ORCHESTRATOR, [*self._serve, "--take-over"])
+        serves = self.parts[ORCHESTRATOR]
+        until(
+            "the orchestrator that takes over",
+            lambda: b"model parts: " in serves.log.read_bytes() or not serves.running,
+        )
         return before
 
     @property
