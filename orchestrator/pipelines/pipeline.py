@@ -360,7 +360,7 @@ class Pipeline:
 
     def advance(self, now_s: float) -> list[Effect]:
         """Act on time: time-outs, plans that are due, standby units."""
-        effects = self.requests.tick(now_s, missing=bool(self._switchover.missing.awaited and not self.busy))
+        effects = self.requests.tick(now_s, missing=bool(self._switchover.missing.awaited))
         effects += self._replanner.advance(now_s)
         effects += tell_silent(self.requests.sessions, self._nodes, self._timing, now_s)
         if self.active and not self.busy:

@@ -199,8 +199,7 @@ class RequestScheduler:
         free = active.plan.slots - self.open_count
         model = active.plan.model
         for session in self._queue:
-            is_early = session.awaits_reader or now_s < session.retry_s
-            if is_early or (free <= 0 and session.asked_model == model.name):
+            if session.awaits_reader or now_s < session.retry_s or (free <= 0 and session.asked_model == model.name):
                 continue
             try:
                 is_encoded = session.fit(model, active.plan.context_tokens, longer=active.plan.longer)
@@ -321,7 +320,8 @@ class RequestScheduler:
             if session.ending and now_s >= session.ending.due_s:
                 effects += self._end(session)
         for session in self.sessions.in_phase(Phase.OPEN):
-            if not missing and now_s >= session.stalls_s(self._timing):
+            session.resend.progress_s = now_s if missing else session.resend.progress_s  # that time does not count
+            if now_s >= session.stalls_s(self._timing):
                 effects += self._stalled(session, now_s)
             elif now_s >= session.resend.due_s:
                 effects += ask_again(session, self._pipeline, now_s)

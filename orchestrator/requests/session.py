@@ -266,8 +266,8 @@ class Session:
         if self.ending:
             return self.ending.due_s
         if self.phase is Phase.OPEN:
-            stalls_s = math.inf if missing else self.stalls_s(timing)
-            return min(self.resend.due_s, self.tell_due_s, stalls_s, self.gives_up_s(timing, missing=missing))
+            waits_s = min(self.stalls_s(timing), self.gives_up_s(timing, missing=missing))
+            return min(self.resend.due_s, self.tell_due_s, waits_s)
         waits_s = min(self.gives_up_s(timing, missing=missing), self.tell_due_s)
         return waits_s if self.retry_s == -math.inf else min(waits_s, self.retry_s)
 

@@ -12,10 +12,15 @@ from tests.support.repository import ROOT
 
 BENCHMARKS = ROOT / "benchmarks"
 HELPERS = {"gguf_models", "harness", "measured", "prompts", "resident", "rings", "services", "smollm2"}
+LONG = {
+    "convert_memory", "data_plane", "families", "features", "identity", "kv_handover", "long_prompts",
+    "planned_vs_even", "quality", "rebalance", "restarts", "segment_memory", "speculation", "steady",
+}  # fmt: skip
+"""Their short form takes a quarter of a minute and more, and other tests run what they measure."""
 NAMES = sorted(path.stem for path in BENCHMARKS.glob("*.py") if path.stem not in HELPERS)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.long if n in LONG else ()) for n in NAMES])
 def test_the_short_form_prints_one_object(name: str) -> None:
     done = subprocess.run(
         [sys.executable, str(BENCHMARKS / f"{name}.py"), "--quick", "--json"],
