@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ from orchestrator.service.database import Database
 from orchestrator.timing import Timing
 from schemas.messages import PlanConstraints
 from tests.support.nodes import NodeProcess, running_nodes, start_node
+from tests.support.polling import DEADLINE_S
 from tests.support.services import patient_client, running_service, wait_until_serving
 from tests.support.sick_node import CHUNK_S, CHUNK_TOKENS
 
@@ -60,11 +62,14 @@ def ask(client: Client) -> list[int]:
 
 
 def await_set_apart(client: Client) -> str:
-    """Wait until the sick node is given no layers; why."""
-    while not (reasons := [view.drained for view in client.nodes().nodes if view.node == SICK and view.drained]):
-        pass
-    assert "set_apart" in {event.kind for event in client.past_events().events if event.node == SICK}
-    return reasons[0]
+    """Wait until the sick node was set apart, which may be over again; what was told of it."""
+    end_s = time.monotonic() + DEADLINE_S
+    while not (
+        told := [one.text for one in client.past_events().events if (one.node, one.kind) == (SICK, "set_apart")]
+    ):
+        assert time.monotonic() < end_s, client.nodes()
+    reasons = [view.drained for view in client.nodes().nodes if view.node == SICK and view.drained]
+    return " ".join((*told, *reasons))
 
 
 @pytest.mark.parametrize(
