@@ -121,7 +121,7 @@ def test_a_node_that_crashes_whenever_it_loads_is_left_out(
         keeper.start()
         try:
             reason = await_set_apart(client)
-            assert reason == "its process ended 2 times while it loaded a segment"
+            assert reason.endswith("its process ended 2 times while it loaded a segment")
             wait_until_serving(client)
             assert ring(client) == ["a"]
             assert len(ask(client)) == TOKENS
