@@ -93,8 +93,7 @@ def _write(
         try:
             method(self, *args, **kwargs)
         except sqlite3.Error as error:
-            self._undo()
-            self.failure = f"{self.path} can't be written: {error}"
+            self._failed(error)
         else:
             self.failure = "" if self.path.exists() else f"{self.path} was removed: a restart will know of no request"
 
@@ -158,6 +157,10 @@ class Database(Closing):
         """Close the file. Idempotent."""
         self._db.close()
 
+    def _failed(self, error: sqlite3.Error) -> None:
+        self._undo()
+        self.failure = f"{self.path} can't be written: {error}"
+
     def _undo(self) -> None:
         """Leave no transaction open behind a write that failed."""
         with suppress(sqlite3.Error):
@@ -177,8 +180,7 @@ class Database(Closing):
             with closing(self._db.execute(sql, (pipeline,))) as cursor:
                 return int(cursor.fetchone()[0])
         except sqlite3.Error as error:
-            self._undo()
-            self.failure = f"{self.path} can't be written: {error}"
+            self._failed(error)
             newest = self.epoch(pipeline)
             return newest.generation + 1 if newest else 1
 

@@ -159,7 +159,7 @@ class Service:
         self._turned_s = math.inf
         """When the last turn ended."""
         self._held: list[Delivery] | None = None
-        """What is not looked at until that is known: this process stood still."""
+        """Not looked at until that is known: this process stood still."""
         self.core = Core(
             ControlPlane(
                 settings,
@@ -218,7 +218,8 @@ class Service:
     @property
     def due_s(self) -> float:
         """When ``turn`` has something to do even if nothing arrives."""
-        return min(self.core.next_deadline_s(), self._requests.due_s)
+        core_s = self.core.next_deadline_s() if self._held is None else math.inf
+        return min(core_s, self._requests.due_s)
 
     def turn(self) -> bool:
         """One poll and all that follows from it; true once the subscriptions are in force."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,7 @@ from orchestrator.model.store import ModelStore
 from schemas.messages import Sampling
 from tests.support.nats_cluster import NatsCluster
 from tests.support.nodes import running_nodes
+from tests.support.readers import Question, read_through
 from tests.support.services import apply, running_orchestrator, wait_until_serving
 
 PINS = [["embed", "a"], ["0-1", "b"], ["2-3", "c"], ["head", "a"]]
@@ -25,28 +25,11 @@ SLOW = ("--emulate-speed", "0.05")
 
 def answers(cluster: NatsCluster, fault: Callable[[], None]) -> list[list[int]]:
     """Tokens of four answers, greedy and drawn, by clients of two servers; the fault comes when all have begun."""
-    found: list[list[int]] = [[] for _ in range(4)]
-    begun = threading.Barrier(5)
-
-    def read(number: int) -> None:
-        with Client.connect(cluster.url(number % 2)) as client:
-            sampling = Sampling(temperature=0.8 * (number % 2), seed=number)
-            answer = client.ask(prompt=f"Once upon {number} times", max_tokens=TOKENS, sampling=sampling)
-            pieces = iter(answer)
-            next(pieces)
-            begun.wait(60.0)
-            for _ in pieces:
-                pass
-            found[number] = answer.token_ids
-
-    readers = [threading.Thread(target=read, args=(number,)) for number in range(4)]
-    for reader in readers:
-        reader.start()
-    begun.wait(60.0)
-    fault()
-    for reader in readers:
-        reader.join(120.0)
-    return found
+    questions = [
+        Question(f"Once upon {number} times", TOKENS, Sampling(temperature=0.8 * (number % 2), seed=number))
+        for number in range(4)
+    ]
+    return read_through([cluster.url(number % 2) for number in range(4)], questions, fault, 120.0)
 
 
 @pytest.mark.long

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -14,13 +13,14 @@ from pathlib import Path
 import pytest
 
 from broker.local_broker import LocalBroker
-from orchestrator.client import Answer, Client
+from orchestrator.client import Client
 from orchestrator.model.store import ModelStore
 from orchestrator.service.database import Database
 from schemas.messages import Sampling
 from tests.support.bus_recorder import until
 from tests.support.mqtt_proxy import MqttProxy
 from tests.support.nodes import NodeProcess, running_nodes
+from tests.support.readers import Question, read_through
 from tests.support.services import apply, running_orchestrator, wait_until_serving
 
 NODES = ("a", "b", "c")
@@ -56,6 +56,18 @@ class World:
         started = running_orchestrator(self.broker.url, self.store, self.home, *SERVE, *options)
         self.starts.append(self.stack.enter_context(started))
 
+    def begin(self) -> None:
+        """Start all and note what is answered as long as nothing happens."""
+        self.start()
+        proxy = self.stack.enter_context(MqttProxy(self.broker.url))
+        self.nodes = self.stack.enter_context(running_nodes(NODES, proxy.url, self.folder))
+        with Client.connect(self.broker.url) as client:
+            wait_until_serving(client)
+            apply(client, pins=PINS)
+        proxy.down.delay_s = DELAY_S
+        self.undisturbed = answers(self, lambda: None)
+        assert all(len(ids) > TOKENS // 2 for ids in self.undisturbed), [len(ids) for ids in self.undisturbed]
+
     def kill(self) -> None:
         """End the orchestrator as a power cut would."""
         self.starts[-1].end(signal.SIGKILL)
@@ -67,45 +79,16 @@ def world(tiny_store: ModelStore, tmp_path_factory: pytest.TempPathFactory) -> I
     with ExitStack() as stack:
         broker = stack.enter_context(LocalBroker(kind="mosquitto"))
         world = World(broker, tiny_store, folder, stack)
-        world.start()
-        proxy = stack.enter_context(MqttProxy(broker.url))
-        world.nodes = stack.enter_context(running_nodes(NODES, proxy.url, folder))
-        with Client.connect(broker.url) as client:
-            wait_until_serving(client)
-            apply(client, pins=PINS)
-        proxy.down.delay_s = DELAY_S
-        world.undisturbed = answers(world, lambda: None)
-        assert all(len(ids) > TOKENS // 2 for ids in world.undisturbed), [len(ids) for ids in world.undisturbed]
+        world.begin()
         yield world
-
-
-def ask(client: Client, prompt: str, temperature: float) -> Answer:
-    return client.ask(prompt=prompt, max_tokens=TOKENS, sampling=Sampling(temperature=temperature, seed=11))
 
 
 def answers(world: World, fault: Callable[[], None]) -> list[list[int]]:
     """Tokens of two answers, one greedy and one drawn; the fault comes when both have begun."""
-    found: list[list[int]] = [[], []]
-    begun = threading.Barrier(3)
-
-    def read(number: int) -> None:
-        with Client.connect(world.broker.url) as client:
-            answer = ask(client, PROMPTS[number], float(number))
-            pieces = iter(answer)
-            next(pieces)
-            begun.wait(60.0)
-            for _ in pieces:
-                pass
-            found[number] = answer.token_ids
-
-    readers = [threading.Thread(target=read, args=(number,)) for number in range(2)]
-    for reader in readers:
-        reader.start()
-    begun.wait(60.0)
-    fault()
-    for reader in readers:
-        reader.join(60.0)
-    return found
+    questions = [
+        Question(prompt, TOKENS, Sampling(temperature=float(number), seed=11)) for number, prompt in enumerate(PROMPTS)
+    ]
+    return read_through([world.broker.url] * len(questions), questions, fault)
 
 
 def test_answers_go_on_and_the_running_plan_stays(world: World) -> None:

@@ -12,11 +12,9 @@ import pytest
 from broker.local_broker import LocalBroker
 from orchestrator.client import Client, ControlRefused
 from orchestrator.model.store import ModelStore
-from tests.faults.test_orchestrator_restarts import NODES, PINS, World, answers
+from tests.faults.test_orchestrator_restarts import PINS, World, answers
 from tests.support.bus_recorder import until
-from tests.support.mqtt_proxy import MqttProxy
-from tests.support.nodes import running_nodes
-from tests.support.services import apply, wait_until_serving
+from tests.support.services import apply
 from tests.support.small_disk import fill, small_disk
 
 pytestmark = pytest.mark.long
@@ -34,14 +32,7 @@ def world(tiny_store: ModelStore, tmp_path_factory: pytest.TempPathFactory) -> I
         world = World(broker, tiny_store, folder, stack)
         stack.enter_context(small_disk(world.home, ORCHESTRATOR_BYTES))
         stack.enter_context(small_disk(folder / "c", NODE_BYTES))
-        world.start()
-        proxy = stack.enter_context(MqttProxy(broker.url))
-        world.nodes = stack.enter_context(running_nodes(NODES, proxy.url, folder))
-        with Client.connect(broker.url) as client:
-            wait_until_serving(client)
-            apply(client, pins=PINS)
-        proxy.down.delay_s = 0.008
-        world.undisturbed = answers(world, lambda: None)
+        world.begin()
         yield world
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from broker.errors import BusError
@@ -53,6 +53,34 @@ def ask(client: Client, questions: Sequence[Question], index: int) -> Outcome:
     except (ClientError, BusError) as failure:
         error = f"{type(failure).__name__}: {failure}"
     return Outcome(index, answer.request, answer.text, tuple(answer.token_ids), began_s, time.monotonic(), error)
+
+
+def read_through(
+    addresses: Sequence[str], questions: Sequence[Question], fault: Callable[[], None], timeout_s: float = 60.0
+) -> list[list[int]]:
+    """Tokens of the answers, each question asked at its address; the fault comes when all answers have begun."""
+    found: list[list[int]] = [[] for _ in questions]
+    begun = threading.Barrier(len(questions) + 1)
+
+    def read(number: int) -> None:
+        asked = questions[number]
+        with Client.connect(addresses[number]) as client:
+            answer = client.ask(prompt=asked.prompt, max_tokens=asked.max_tokens, sampling=asked.sampling)
+            pieces = iter(answer)
+            next(pieces)
+            begun.wait(60.0)
+            for _ in pieces:
+                pass
+            found[number] = answer.token_ids
+
+    readers = [threading.Thread(target=read, args=(number,)) for number in range(len(questions))]
+    for reader in readers:
+        reader.start()
+    begun.wait(60.0)
+    fault()
+    for reader in readers:
+        reader.join(timeout_s)
+    return found
 
 
 class Readers:

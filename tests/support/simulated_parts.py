@@ -120,16 +120,44 @@ def node_memory_mb() -> int:
 # --- a node ---------------------------------------------------------------------------------------------------
 
 
-class Node:
-    """A node's process: it can be killed, frozen and started again."""
+class Process:
+    """A process with a connection of its own: it can be killed, frozen and started again."""
 
-    def __init__(self, name: str, clock: Clock, broker: SimulatedBroker) -> None:
-        self.name = name
+    def __init__(self, clock: Clock, broker: SimulatedBroker) -> None:
         self.is_alive = self.is_frozen = False
+        self.bus: SimulatedBus | None = None
         self._clock = clock
         self._broker = broker
         self._starts = 0
-        self.bus: SimulatedBus | None = None
+
+    def kill(self) -> None:
+        """End it as if the power failed."""
+        if self.is_alive and self.bus:
+            self.is_alive = False
+            self.bus.kill()
+
+    def freeze(self) -> None:
+        """Stop it where it is."""
+        if self.is_alive and self.bus:
+            self.is_frozen = True
+            self.bus.freeze()
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        if self.is_frozen and self.bus:
+            self.is_frozen = False
+            self.bus.thaw()
+
+    def _is_same(self, start: int) -> bool:
+        return self.is_alive and start == self._starts
+
+
+class Node(Process):
+    """A node's process: it can be killed, frozen and started again."""
+
+    def __init__(self, name: str, clock: Clock, broker: SimulatedBroker) -> None:
+        super().__init__(clock, broker)
+        self.name = name
 
     def start(self) -> None:
         """Start it, unless it runs."""
@@ -153,27 +181,6 @@ class Node:
         self._next_heartbeat_s = 0.0
         self._wakes: set[float] = set()
         self._clock.after(START_S, lambda: self._begin(start))
-
-    def kill(self) -> None:
-        """End it as if the power failed."""
-        if self.is_alive and self.bus:
-            self.is_alive = False
-            self.bus.kill()
-
-    def freeze(self) -> None:
-        """Stop it where it is."""
-        if self.is_alive and self.bus:
-            self.is_frozen = True
-            self.bus.freeze()
-
-    def thaw(self) -> None:
-        """Let it go on."""
-        if self.is_frozen and self.bus:
-            self.is_frozen = False
-            self.bus.thaw()
-
-    def _is_same(self, start: int) -> bool:
-        return self.is_alive and start == self._starts
 
     def _begin(self, start: int) -> None:
         if not self._is_same(start):
@@ -375,26 +382,22 @@ class _Worker(Worker):
         pass
 
 
-class Orchestrator:
+class Orchestrator(Process):
     """The orchestrator's process, and those that came before it."""
 
     def __init__(
         self, clock: Clock, broker: SimulatedBroker, folder: Path, draft_tokens: int, *, takes_over: int = 0
     ) -> None:
         """``takes_over``: from how many orchestrators before it, none of which has ended."""
+        super().__init__(clock, broker)
         self._takes_over = takes_over
-        self.is_alive = self.is_frozen = False
         self.superseded = False
-        self._clock = clock
-        self._broker = broker
-        self._starts = 0
         self._database = Database(folder / "state.sqlite3")
         self._config = ServiceConfig(
             broker_url="mqtt://127.0.0.1", data_dir=folder, context_tokens=CONTEXT_TOKENS, slots=SLOTS,
             wire_dtype="fp32", chunk_tokens=CHUNK_TOKENS, draft_tokens=draft_tokens, pipelines=1, balance=False,
             min_nodes=3,
         )  # fmt: skip
-        self.bus: SimulatedBus | None = None
         self.service: Service | None = None
         self._wake_s = 0.0
 
@@ -451,30 +454,15 @@ class Orchestrator:
         self.service.begin()
         self._turn(start)
 
-    def _is_same(self, start: int) -> bool:
-        return self.is_alive and start == self._starts
-
     @property
     def serves(self) -> bool:
         """Is it awake, and does it serve?"""
         return self.is_alive and not self.is_frozen and self.service is not None
 
     def kill(self) -> None:
-        """End it as if the power failed: what it has not written is lost."""
-        if self.is_alive and self.bus:
-            self.is_alive = False
-            self.service = None
-            self.bus.kill()
-
-    def freeze(self) -> None:
-        if self.is_alive and self.bus:
-            self.is_frozen = True
-            self.bus.freeze()
-
-    def thaw(self) -> None:
-        if self.is_frozen and self.bus:
-            self.is_frozen = False
-            self.bus.thaw()
+        """End it: what it has not written is lost."""
+        super().kill()
+        self.service = None
 
     def close(self) -> None:
         """Let go of the database."""

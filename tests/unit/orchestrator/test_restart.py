@@ -200,12 +200,18 @@ def test_a_live_rivals_plan_is_no_plan_that_was_left(world: World) -> None:
     assert world.core.plane.pipeline.adopter.plan is None
 
 
-def test_what_another_orchestrator_may_have_answered_is_not_begun_before_its_reader_is_heard(world: World) -> None:
-    """The plan that it was opened in is no longer in force: somebody else has served since."""
+def left_in_a_plan_that_is_gone(world: World) -> str:
+    """A request with a part of its answer; no node holds its stage any more."""
     request = world.ask(make_submit(max_tokens=20, patience_s=600.0, lease_s=4.0))
     world.generate(request, 3)
     for name in world.plan_nodes():
         world.nodes[name].prepared.clear()
+    return request
+
+
+def test_what_another_orchestrator_may_have_answered_is_not_begun_before_its_reader_is_heard(world: World) -> None:
+    """The plan that it was opened in is no longer in force: somebody else has served since."""
+    request = left_in_a_plan_that_is_gone(world)
     saved = world.saved()
     assert saved[0].epoch
     world.restart()
@@ -218,10 +224,7 @@ def test_what_another_orchestrator_may_have_answered_is_not_begun_before_its_rea
 
 
 def test_a_request_whose_reader_is_not_heard_ends_without_a_step(world: World) -> None:
-    request = world.ask(make_submit(max_tokens=20, patience_s=600.0, lease_s=4.0))
-    world.generate(request, 3)
-    for name in world.plan_nodes():
-        world.nodes[name].prepared.clear()
+    request = left_in_a_plan_that_is_gone(world)
     world.restart()
     opened = len(world.published(OpenRequest))
     world.wait(20.0)
