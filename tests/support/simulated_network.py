@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import heapq
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from broker import topic_filters
@@ -100,6 +100,8 @@ class SimulatedBroker:
         self.fate: Fate = intact
         self.seen: Callable[[str, bytes], None] = lambda topic, payload: None
         """Is shown every message."""
+        self._receivers: dict[str, list[tuple[_Connection, int]]] = {}
+        """Who has subscribed to a topic, until somebody comes, goes or subscribes."""
 
     def stop(self, *, forget: bool) -> None:
         """End as if the power failed: nobody's will is published."""
@@ -115,6 +117,7 @@ class SimulatedBroker:
         if older:
             self._end(older, has_will=True)
         connection = self.connections[bus.client_id] = _Connection(bus)
+        self._receivers.clear()
         return connection
 
     def lose(self, bus: SimulatedBus) -> None:
@@ -132,6 +135,7 @@ class SimulatedBroker:
     def _end(self, connection: _Connection, *, has_will: bool) -> None:
         connection.is_open = False
         del self.connections[connection.bus.client_id]
+        self._receivers.clear()
         connection.bus.lost(connection)
         will = connection.bus.will
         if has_will and will:
@@ -140,11 +144,18 @@ class SimulatedBroker:
     def subscribe(self, connection: _Connection, patterns: tuple[str, ...], qos: int) -> None:
         """Take a SUBSCRIBE: the acknowledgement, then what is retained."""
         connection.patterns.update(dict.fromkeys(patterns, qos))
+        self._receivers.clear()
         connection.send(lambda: connection.bus.receive(Subscribed(patterns)))
         for topic, payload in self.retained.items():
             if any(matches(pattern, topic) for pattern in patterns):
                 delivery = Delivery(topic, payload, qos, True)
                 connection.send(functools.partial(connection.bus.receive, delivery))
+
+    def unsubscribe(self, connection: _Connection, patterns: Iterable[str]) -> None:
+        """Take an UNSUBSCRIBE."""
+        for pattern in patterns:
+            connection.patterns.pop(pattern, None)
+        self._receivers.clear()
 
     def route(self, topic: str, payload: bytes, qos: int, retain: bool) -> None:
         """Hand a message to whoever has subscribed to it."""
@@ -153,12 +164,18 @@ class SimulatedBroker:
             self.retained[topic] = payload
         elif retain:
             self.retained.pop(topic, None)
-        for connection in list(self.connections.values()):
+        if topic not in self._receivers:
+            self._receivers[topic] = list(self._find_receivers(topic))
+        for connection, granted in self._receivers[topic]:
+            for arrives, extra_s in self.fate(topic, payload):
+                delivery = Delivery(topic, arrives, min(qos, granted), False)
+                connection.send(functools.partial(connection.bus.receive, delivery), extra_s)
+
+    def _find_receivers(self, topic: str) -> Iterator[tuple[_Connection, int]]:
+        for connection in self.connections.values():
             granted = [limit for pattern, limit in connection.patterns.items() if matches(pattern, topic)]
             if granted:
-                for arrives, extra_s in self.fate(topic, payload):
-                    delivery = Delivery(topic, arrives, min(qos, max(granted)), False)
-                    connection.send(functools.partial(connection.bus.receive, delivery), extra_s)
+                yield connection, max(granted)
 
 
 class SimulatedBus:
@@ -244,7 +261,7 @@ class SimulatedBus:
         known = [pattern for pattern in patterns if self._patterns.pop(pattern, None) is not None]
         connection = self._connection
         if connection:
-            connection.send(lambda: [connection.patterns.pop(pattern, None) for pattern in known] and None)
+            connection.send(lambda: self.network.unsubscribe(connection, known))
 
     def poll(self, timeout_s: float | None = 0.0) -> list[Event]:
         events, self._events = self._events, []
