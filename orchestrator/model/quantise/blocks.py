@@ -82,10 +82,14 @@ class BlockMatrix:
         if self.corrections is not None:
             self.corrections[rows] = corrections.reshape(-1, self.scales.shape[1])
 
-    def packed(self) -> NDArray[np.uint8]:
-        """[N, K / block, block * bits / 8] uint8, as MatMulNBits reads it: of two codes in a byte the first is low."""
-        codes = self.codes.reshape(len(self.codes), -1, self.form.block)
-        return pack_codes(codes, self.form.bits)
+    def codes_of(self, rows: slice) -> NDArray[np.uint8]:
+        """Codes [rows, K / block, block]."""
+        codes = self.codes[rows]
+        return codes.reshape(len(codes), -1, self.form.block)
+
+    def packed(self, rows: slice) -> NDArray[np.uint8]:
+        """[rows, K / block, block * bits / 8], as MatMulNBits reads it: of two codes in a byte the first is low."""
+        return pack_codes(self.codes_of(rows), self.form.bits)
 
 
 def empty_matrix(shape: tuple[int, ...], form: Form) -> BlockMatrix:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from orchestrator.model.quantise.blocks import BlockMatrix, Form, pack_codes
+from orchestrator.model.quantise.blocks import BlockMatrix, Form, pack_codes, row_pieces
 from orchestrator.model.quantise.fit import fitted
 from orchestrator.model.quantise.weight_file import Floats, WeightFile
 
@@ -99,11 +99,10 @@ def store(
 ) -> StoredMatrix:  # fmt: skip
     """Write a matrix with its codes in one plane."""
     weights, means = None, None
-    codes = matrix.packed()
     if matrix.corrections is not None:
         weights, means = _weights_of_means(matrix.corrections, matrix.form)
-        codes = np.concatenate([codes, weights.packed()], axis=1)
-    upper = file.add(f"{name}.codes", codes)
+    pieces = row_pieces(matrix.codes.shape)
+    upper = file.add_rows(f"{name}.codes", (_with_means(matrix.packed(piece), weights, piece) for piece in pieces))
     return _stored(
         matrix, matrix.form.bits, name, upper, None, weights, means, file, looked_up=looked_up, multiplied=multiplied
     )
@@ -117,18 +116,32 @@ def store_in_planes(matrix: BlockMatrix, name: str, file: WeightFile, *, multipl
     """
     bits = needed_bits(matrix)
     lower_bits = bits - UPPER_BITS
-    codes = (matrix.codes - np.uint8(matrix.form.zero - (1 << bits - 1))).reshape(matrix.rows, -1, matrix.form.block)
-    lower = file.add(f"{name}.lower", _packed_for_stride(codes & np.uint8((1 << lower_bits) - 1), lower_bits))
-    upper = pack_codes(codes >> np.uint8(lower_bits), UPPER_BITS)
+    less = np.uint8(matrix.form.zero - (1 << bits - 1))
     weights, means = None, None
     if multiplied:
         missing = matrix.scales * np.float32(((1 << lower_bits) - 1) / 2)
         if matrix.corrections is not None:
             missing += matrix.corrections
         weights, means = _once(missing, Form(UPPER_BITS, matrix.form.block, corrected=False))
-        upper = np.concatenate([upper, weights.packed()], axis=1)
-    upper_name = file.add(f"{name}.upper", upper)
-    return _stored(matrix, bits, name, upper_name, lower, weights, means, file, looked_up=True, multiplied=multiplied)
+
+    def lower(piece: slice) -> NDArray[np.uint8]:
+        return _packed_for_stride(matrix.codes_of(piece) - less & np.uint8((1 << lower_bits) - 1), lower_bits)
+
+    def upper(piece: slice) -> NDArray[np.uint8]:
+        codes = pack_codes(matrix.codes_of(piece) - less >> np.uint8(lower_bits), UPPER_BITS)
+        return _with_means(codes, weights, piece)
+
+    pieces = list(row_pieces(matrix.codes.shape))
+    lower_name = file.add_rows(f"{name}.lower", map(lower, pieces))
+    upper_name = file.add_rows(f"{name}.upper", map(upper, pieces))
+    return _stored(
+        matrix, bits, name, upper_name, lower_name, weights, means, file, looked_up=True, multiplied=multiplied
+    )
+
+
+def _with_means(packed: NDArray[np.uint8], weights: BlockMatrix | None, rows: slice) -> NDArray[np.uint8]:
+    """Packed codes of some rows, those of the weights of means behind them."""
+    return packed if weights is None else np.concatenate([packed, weights.packed(rows)], axis=1)
 
 
 def _packed_for_stride(codes: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -44,12 +45,19 @@ class WeightFile:
 
     def add(self, name: str, values: NDArray[Any]) -> str:
         """Add a weight and return its name."""
+        return self.add_rows(name, [values])
+
+    def add_rows(self, name: str, pieces: Iterable[NDArray[Any]]) -> str:
+        """Add a weight of at least one row, some of its rows after the other; returns its name."""
         from onnx import TensorProto, helper
 
-        values = np.ascontiguousarray(values)
-        tensor = TensorProto(name=name, data_type=helper.np_dtype_to_tensor_dtype(values.dtype), dims=values.shape)
-        refer(tensor, self._path.name, self._file.tell(), values.nbytes)
-        self._file.write(values.data)
+        begin, rows = self._file.tell(), 0
+        for piece in pieces:
+            self._file.write(np.ascontiguousarray(piece).data)
+            rows += len(piece)
+        shape = rows, *piece.shape[1:]
+        tensor = TensorProto(name=name, data_type=helper.np_dtype_to_tensor_dtype(piece.dtype), dims=shape)
+        refer(tensor, self._path.name, begin, self._file.tell() - begin)
         self._graph.initializer.append(tensor)
         return name
 
