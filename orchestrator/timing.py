@@ -60,6 +60,8 @@ class Timing:
     prefill_token_s: float = 0.5
     """So much longer that is for each position that may have to be computed before the next token."""
     prefill_most_s: float = 540.0
+    leftover_s: float = 10.0
+    """A node that holds more requests than are open is told which these are after this."""
     reader_grace_s: float = 1.0
     """A client whose connection was lost may renew its requests this long: it may be back already."""
     reader_return_s: float = 10.0

@@ -34,10 +34,12 @@ from orchestrator.replanning.planner_input import PlannerInput
 from orchestrator.replanning.replanner import Replanner
 from orchestrator.replanning.report import PlanningReport
 from orchestrator.replanning.target import PlanTarget
+from orchestrator.requests.leftovers import Leftovers
 from orchestrator.requests.scheduler import RequestScheduler
 from orchestrator.timing import Timing
 from schemas.messages import (
     FetchProgress,
+    Heartbeat,
     MovesView,
     NodeBirth,
     PlanConstraints,
@@ -90,14 +92,9 @@ class Pipeline:
         self.balancing = PipelineBalancer(self._nodes, profiles, self.migration_to, self.report.decisions)
         planner_input = PlannerInput(settings, fleet, profiles, blob_urls)
         self.adopter = Adopter(
-            self._nodes,
-            settings,
-            timing,
-            target=self._target,
-            planner_input=planner_input,
-            jobs=jobs,
+            self._nodes, settings, timing, target=self._target, planner_input=planner_input, jobs=jobs,
             switchover=self._switchover,
-        )
+        )  # fmt: skip
         self._replanner = Replanner(
             self._nodes,
             self.requests,
@@ -113,6 +110,7 @@ class Pipeline:
             balancing=self.balancing if balance else None,
         )
         self.standby = StandbyUnits(settings.pipeline, blob_urls)
+        self._leftovers = Leftovers(timing.leftover_s)
 
     # --- its plan ---------------------------------------------------------------------------------------------
 
@@ -318,6 +316,8 @@ class Pipeline:
         match message:
             case NodeBirth() if self.active and self.active.plan.is_too_long_for(message):
                 self.force(now_s)
+            case Heartbeat() if self.active:
+                effects += self._leftovers.heard(message, self.active.plan, self.requests.sessions, now_s)
             case RequestFailed():
                 effects += self._request_failed(message, now_s)
             case RequestClosed() if message.timing.node == node:
