@@ -1,4 +1,4 @@
-"""The process's heap: huge pages for the weights, and freed memory back to the system.
+"""The process's heap: huge pages for the weights, and pages of mapped files that were only read back to the system.
 
 Every token reads all weights of a segment. In pages of 4 KiB that is a page walk every 4 KiB, and it leaves the tables
 of what Python and the kernel do between two runs out of the caches. Measured: 10 to 20 % of both.
@@ -11,17 +11,12 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import gc
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from pathlib import Path
 
-from broker.repeating import repeating
-
 _MADV_DONTNEED = 4
-_TRIM_INTERVAL_S = 0.1
 _TUNABLES = "GLIBC_TUNABLES"
 _HUGE_PAGES = "glibc.malloc.hugetlb"
 _WANTED = f"{_HUGE_PAGES}=1:glibc.malloc.arena_max=1"
@@ -83,25 +78,3 @@ def _unwritten_mappings(smaps: str, folder: Path) -> Iterator[tuple[int, int]]:
             place, clean = (int(start, 16), int(stop, 16)) if of_folder else None, True
         elif first == "Anonymous:":
             clean = clean and rest[0] == "0"
-
-
-def trimming() -> AbstractContextManager[None]:
-    """Give freed memory back again and again meanwhile.
-
-    Where ONNX Runtime brings matrices from one form to another, what is freed is between what is kept, and not always
-    fits for the next: of blocks in halves up to a fifth of all.
-    """
-    return repeating(trim, every_s=_TRIM_INTERVAL_S, name="trim")
-
-
-def give_back() -> None:
-    """Collect garbage and trim the heap: a phone needs it."""
-    gc.collect()
-    trim()
-
-
-def trim() -> None:
-    """Give freed memory back; a collection would hold up other threads. C libraries other than glibc can't."""
-    malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if malloc_trim is not None:
-        malloc_trim(0)

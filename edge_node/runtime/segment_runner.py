@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from broker import heap
 from edge_node.effects import CopyPrefix, SendKvRows, WriteKvRows
 from edge_node.errors import LoadCancelled, NodeError, failure_code, reason_of
 from edge_node.runtime import process_heap
@@ -140,7 +141,7 @@ class SegmentRunner:
                 self._post(LoadProgress(spec.key, done_bytes, total_bytes))
 
         downloaded_bytes = self._store.fetch(spec.segment.files, spec.blob_urls, on_progress=report)
-        with process_heap.trimming():
+        with heap.trimming():
             segment = Segment(
                 spec.segment,
                 self._store.path(spec.segment.graph.sha256),
@@ -153,7 +154,7 @@ class SegmentRunner:
         else:  # to answer warms it up, too
             segment.choose_runs()
             self._self_checks[segment] = SelfCheck(segment, self._store.path(spec.segment.answer.sha256))
-        process_heap.trim()  # of what opening it took on the way
+        heap.trim()  # of what opening it took on the way
         process_heap.let_go_of_file_pages(self._store.directory)
         return segment, downloaded_bytes
 
@@ -180,7 +181,7 @@ class SegmentRunner:
         if segment is not None and segment not in self._segments.values():  # the next epoch may have it, too
             self._self_checks.pop(segment, None)
             del segment
-            process_heap.give_back()
+            heap.give_back()
 
     def copy_prefix(self, copy: CopyPrefix) -> None:
         """Copy KV rows between slots."""

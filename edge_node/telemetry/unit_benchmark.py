@@ -8,8 +8,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from broker import heap
 from edge_node.errors import NodeError
-from edge_node.runtime import process_heap
 from edge_node.runtime.segment import Segment
 from edge_node.stage_spec import SegmentSpec
 from edge_node.storage.blob_store import BlobStore
@@ -96,7 +96,7 @@ def _measure_part(
     except NodeError as error:
         _log.info("%s runs one request at a time: %s", part.kind, error)
     del segment
-    process_heap.give_back()
+    heap.give_back()
 
 
 def _times(segment: Segment, positions: Sequence[int], count: int, runs: int, deadline_s: float) -> list[float]:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from broker.heap import trimming
 from orchestrator.model.builder_weights import write_in_rows
 from orchestrator.model.checkpoint_weights import check_names_and_shapes
 from orchestrator.model.errors import UnsupportedModel
@@ -137,4 +138,5 @@ def _patched(builder: Any) -> list[tuple[Any, str]]:
 
 
 if __name__ == "__main__":
-    build(sys.argv[1], sys.argv[2], sys.argv[3], sys.argv[4], sys.argv[5:])
+    with trimming():
+        build(sys.argv[1], sys.argv[2], sys.argv[3], sys.argv[4], sys.argv[5:])

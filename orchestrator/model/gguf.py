@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from broker.heap import trimming
 from orchestrator.model.checkpoint_weights import refuse_by_report
 from orchestrator.model.errors import BrokenModel, UnsupportedModel
 from orchestrator.model.gguf_config import overlooked
@@ -127,4 +128,5 @@ def _scale_rope(
 
 
 if __name__ == "__main__":
-    convert(Path(sys.argv[1]), Path(sys.argv[2]))
+    with trimming():
+        convert(Path(sys.argv[1]), Path(sys.argv[2]))

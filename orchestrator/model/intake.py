@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from broker.heap import trimming
 from orchestrator.model.candidate import Candidate, choose
 from orchestrator.model.convert import checkpoint_of, convert, convert_first_blocks
 from orchestrator.model.describe import Identity, describe
@@ -82,8 +83,15 @@ def take_in(source: Source, precision: str, partial: Path, identity: Identity, p
         WrongConversion: the result computes something else than the source.
         ModelError: by kind; see `orchestrator.model.errors`.
     """
-    if source.kind == "onnx":
-        return _take_in_graph(source, partial, identity, progress)
+    with trimming():
+        if source.kind == "onnx":
+            return _take_in_graph(source, partial, identity, progress)
+        return _take_in_checkpoint(source, precision, partial, identity, progress)
+
+
+def _take_in_checkpoint(
+    source: Source, precision: str, partial: Path, identity: Identity, progress: Progress
+) -> Manifest:
     checkpoint = checkpoint_of(source, partial, progress)
     graph = convert(source.text, checkpoint, partial, progress)
     tokenizer = _copy_tokenizer(checkpoint, graph, partial)

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from broker.heap import trimming
 from orchestrator.model.checkpoint_weights import check_finite
 from orchestrator.model.quality_report import LARGEST_LOSS, ROWS_FILE, SourceRows
 
@@ -346,4 +347,6 @@ def long_tokens(config: Any, request: ReferenceRequest) -> tuple[int, list[str]]
 
 
 if __name__ == "__main__":
-    compute(Path(sys.argv[1]), Path(sys.argv[2]), ReferenceRequest(**json.loads(Path(sys.argv[3]).read_text("utf-8"))))
+    request = ReferenceRequest(**json.loads(Path(sys.argv[3]).read_text("utf-8")))
+    with trimming():
+        compute(Path(sys.argv[1]), Path(sys.argv[2]), request)
