@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from broker.heap import trimming
+from orchestrator.model.builder_tokenizer import read_tokenizer_once
 from orchestrator.model.builder_weights import write_in_rows
 from orchestrator.model.checkpoint_weights import check_names_and_shapes
 from orchestrator.model.errors import UnsupportedModel
@@ -108,6 +109,16 @@ def build(checkpoint: str, out: str, cache: str, precision: str, options: list[s
     from onnxruntime_genai.models import builder
 
     check_names_and_shapes(Path(checkpoint))
+    patched = {(kind, name): getattr(kind, name) for kind, name in _patched(builder)}
+    try:
+        read_tokenizer_once(Path(checkpoint), builder, sys.modules[builder.Model.__module__])
+        _build(builder, checkpoint, out, cache, precision, options)
+    finally:
+        for (kind, name), function in patched.items():
+            setattr(kind, name, function)
+
+
+def _build(builder: Any, checkpoint: str, out: str, cache: str, precision: str, options: list[str]) -> None:
     parsed = builder.parse_extra_options(None, checkpoint, out, precision, "cpu", cache, options)
     config = parsed["hf_details"]["hf_config"]
     family = builder_class(config.architectures[0])
@@ -115,22 +126,20 @@ def build(checkpoint: str, out: str, cache: str, precision: str, options: list[s
     frequencies = settle_rope(config)
     name_epsilon(config)
     config.architectures = [ANY_FAMILY]
-    patched = {(kind, name): getattr(kind, name) for kind, name in _patched(builder)}
-    try:
-        setattr(builder, BUILDER_OF_ANY, family)
-        if frequencies is not None:
-            use_frequencies(builder.Model, frequencies)
-        write_in_rows(builder.Model)
-        builder.create_model(None, checkpoint, out, precision, "cpu", cache, **parsed)
-    finally:
-        for (kind, name), function in patched.items():
-            setattr(kind, name, function)
+    setattr(builder, BUILDER_OF_ANY, family)
+    if frequencies is not None:
+        use_frequencies(builder.Model, frequencies)
+    write_in_rows(builder.Model)
+    builder.create_model(None, checkpoint, out, precision, "cpu", cache, **parsed)
 
 
 def _patched(builder: Any) -> list[tuple[Any, str]]:
     """What is changed for one model and put back, since tests build many in one process."""
     return [
         (builder, BUILDER_OF_ANY),
+        (builder, "AutoTokenizer"),
+        (sys.modules[builder.Model.__module__], "AutoTokenizer"),
+        (builder.Model, "save_processing"),
         (builder.Model, "make_rotary_embedding_caches"),
         (builder.Model, "make_rotary_embedding_caches_from_scratch"),
         (builder.Model, "make_initializer"),
