@@ -21,6 +21,10 @@ class BrokerAddress:
     tls: bool = False
     username: str | None = None
     password: str | None = field(default=None, repr=False)
+    authority: str | None = field(default=None, repr=False)
+    """The certificate, as PEM, of the only authority that is believed; None: those that the system believes."""
+    other_hosts: tuple[str, ...] = ()
+    """Where the same broker may be found, too."""
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host

@@ -15,30 +15,47 @@ from broker.errors import BrokerUnreachable
 def dial(address: BrokerAddress, tls: ssl.SSLContext | None, timeout_s: float) -> socket.socket:
     """Return a connected socket with TCP_NODELAY set, its TLS handshake done when `tls` is given.
 
-    Without TCP_NODELAY Nagle's algorithm holds small messages back for up to 40 ms.
+    Of several hosts the first that answers. Without TCP_NODELAY Nagle's algorithm holds small messages back for up to
+    40 ms.
 
     Raises:
-        BrokerUnreachable: name not found, refused, timed out, or the TLS handshake failed.
+        BrokerUnreachable: name not found, refused, timed out, or the TLS handshake failed; of the first host.
     """
-    deadline = time.monotonic() + timeout_s
-    try:
-        sock = socket.create_connection((address.host, address.port), timeout=timeout_s)
-    except (OSError, UnicodeError) as error:  # the latter of what can't be a host's name
-        raise BrokerUnreachable(str(address), _reason(error)) from error
+    deadline_s = time.monotonic() + timeout_s
+    hosts = (address.host, *address.other_hosts)
+    failure: BrokerUnreachable | None = None
+    for number, host in enumerate(hosts):
+        left_s = max(0.1, deadline_s - time.monotonic()) / (len(hosts) - number)
+        try:
+            return _dial_host(host, address.port, tls, left_s)
+        except (
+            OSError,
+            UnicodeError,
+        ) as error:  # of TLS too; of what can't be a host's name
+            failure = failure or BrokerUnreachable(str(address), _reason(error))
+    assert failure
+    raise failure
+
+
+def _dial_host(host: str, port: int, tls: ssl.SSLContext | None, timeout_s: float) -> socket.socket:
+    deadline_s = time.monotonic() + timeout_s
+    sock = socket.create_connection((host, port), timeout=timeout_s)
     try:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if tls is not None:
-            sock.settimeout(max(0.1, deadline - time.monotonic()))
-            sock = tls.wrap_socket(sock, server_hostname=address.host)
-    except OSError as error:  # ssl.SSLError is one
+            sock.settimeout(max(0.1, deadline_s - time.monotonic()))
+            sock = tls.wrap_socket(sock, server_hostname=host)
+    except BaseException:
         sock.close()
-        raise BrokerUnreachable(str(address), _reason(error)) from error
+        raise
     return sock
 
 
 def _reason(error: OSError | UnicodeError) -> str:
     if isinstance(error, UnicodeError):
         return "that is no host name"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not believed ({error.verify_message})"
     if isinstance(error, ssl.SSLError):
         return f"TLS handshake failed ({error.reason or error})"
     if isinstance(error, TimeoutError):

@@ -20,6 +20,13 @@ class BadBrokerUrl(BusError):
         self.reason = reason
 
 
+class CredentialUnusable(BusError):
+    """The file with a member's credential can't be read, or is damaged."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"{path} can't be used: {reason}; remove it, and join the fleet again")
+
+
 class BrokerUnreachable(BusError):
     """No MQTT broker answered at this address within the time-out."""
 

@@ -32,6 +32,7 @@ from broker.bus import (
 from broker.connection import CLOSE_S, VERSIONS, Connection, ConnectionState
 from broker.errors import BusClosed, PayloadTooLarge, QueueFull, SubscribeRefused
 from broker.paho_client import SocketClient, pack_topic
+from broker.tls import client_context
 from broker.topic_filters import check_pattern
 from schemas.closing import Closing
 
@@ -58,6 +59,10 @@ class _Queued(NamedTuple):
     retain: bool
 
 
+def _context_for(address: BrokerAddress) -> ssl.SSLContext:
+    return client_context(address.authority) if address.authority else ssl.create_default_context()
+
+
 class MqttBus(Closing):
     """A `broker.bus.Bus` over paho-mqtt. See the port for the contract of each method."""
 
@@ -81,7 +86,7 @@ class MqttBus(Closing):
 
         Args:
             address: a broker URL or a parsed one; its user name and password yield to the arguments.
-            tls: the context for `mqtts://`; by default one that trusts the system's authorities.
+            tls: the context for `mqtts://`; by default one that trusts the address' authority, or the system's.
             connect_timeout_s: bound of one reconnect attempt.
             max_payload_bytes: see `DEFAULT_MAX_PAYLOAD_BYTES`.
             max_queued: QoS 1 messages that may wait for their PUBACK.
@@ -122,7 +127,7 @@ class MqttBus(Closing):
             self._make_client,
             self._events,
             on_lost=self._on_lost,
-            tls=tls if tls is not None or not self.address.tls else ssl.create_default_context(),
+            tls=tls if tls is not None or not self.address.tls else _context_for(self.address),
             keepalive_s=keepalive_s,
             connect_timeout_s=connect_timeout_s,
         )

@@ -90,7 +90,7 @@ class Core:
             case Renewed():
                 return self.plane.readers.renewed(event.client, event.renew, now_s)
             case ClientGone():
-                self.plane.readers.gone(event.client, now_s)
+                self.plane.readers.gone(event, now_s)
             case Malformed():
                 return self.plane.readers.refuse(event)
             case Commanded():

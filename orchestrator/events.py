@@ -119,6 +119,8 @@ class ClientGone:
     """A client's connection was lost, as its will says."""
 
     client: str
+    connection: str | None = None
+    """Which one, of a client that has several."""
 
 
 @dataclass(frozen=True)

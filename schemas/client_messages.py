@@ -61,6 +61,7 @@ class SubmitRequest:
         "Submitted again, to an orchestrator that does not know the request: the answer's tokens so far.", default=()
     )
     answer_model: Name | None = about("Submitted again: the model that has made them.", default=None)
+    connection: Name | None = about("Which of the client's connections reads the answer; random.", default=None)
 
 
 @message("request.renew")
@@ -81,6 +82,7 @@ class ClientWill:
     """The client's connection is lost: its requests end, unless it is back and renews them within a second."""
 
     client: Name = about("Whose will it is.")
+    connection: Name | None = about("Which of its connections: only requests that it has submitted end.", default=None)
 
 
 @message("request.cancel")

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Self, TypeVar
 
+from broker.address import BrokerAddress, parse_broker_url
 from broker.bus import Bus, Connected, Delivery, Disconnected, Refused, Will
 from orchestrator.client.answer import Answer
 from orchestrator.client.answer_reader import SILENCE_S, AnswerReader, Waiting
@@ -101,6 +102,7 @@ class Client(Closing):
         bus: Bus,
         *,
         name: str,
+        connection: str | None = None,
         broker: str,
         silence_s: float = SILENCE_S,
         control_timeout_s: float = CONTROL_TIMEOUT_S,
@@ -108,14 +110,19 @@ class Client(Closing):
     ) -> None:
         """Make a client called ``name`` in topics; ``broker`` is the address for error messages.
 
+        ``connection`` tells it from others of the same name, as a member of a fleet may have several.
+
         ``lease_s`` None is for clients that may read nothing for longer and still want their answers.
         """
         self._bus = bus
-        self._name = name
+        self._name, self._connection = name, connection
+        self._refused: dict[str, str] = {}
+        """Why the broker did not take a command, by request."""
         self._broker = broker
         self._silence_s = silence_s
         self._control_timeout_s = control_timeout_s
-        self._replies: dict[str, bytes] = {}
+        self._replies: dict[str, bytes | None] = {}
+        """Of commands by request; None until it has come."""
         self._lease_s = lease_s
         self._reader = AnswerReader(bus, name=name, broker=broker, silence_s=silence_s)
         self._woken = False
@@ -124,20 +131,25 @@ class Client(Closing):
         bus.subscribe([REQUEST_STREAM.filter(client=name), CONTROL_REPLY.filter(client=name)], qos=1)
 
     @classmethod
-    def connect(cls, broker: str, *, timeout_s: float = 5.0, lease_s: float | None = LEASE_S) -> Self:
-        """Connect to the broker at this URL. The broker tells the orchestrator when the connection is lost.
+    def connect(cls, broker: str | BrokerAddress, *, timeout_s: float = 5.0, lease_s: float | None = LEASE_S) -> Self:
+        """Connect to this broker. It tells the orchestrator when the connection is lost.
+
+        A member of a fleet has its own name in topics, whoever has none a random one.
 
         Raises:
             BadBrokerUrl, BrokerUnreachable, BrokerRefused
         """
         from broker.mqtt import MqttBus
 
-        name = f"client-{secrets.token_hex(4)}"
-        will = Will(CLIENT_WILL.format(client=name), encode(ClientWill(client=name)), qos=1, retain=False)
-        bus = MqttBus(broker, client_id=name, will=will)
+        address = parse_broker_url(broker) if isinstance(broker, str) else broker
+        connection = f"client-{secrets.token_hex(4)}"
+        name = address.username or connection
+        last_words = encode(ClientWill(client=name, connection=connection))
+        will = Will(CLIENT_WILL.format(client=name), last_words, qos=1, retain=False)
+        bus = MqttBus(address, client_id=connection, will=will)
         try:
             bus.connect(timeout_s)
-            return cls(bus, name=name, broker=str(bus.address), lease_s=lease_s)
+            return cls(bus, name=name, connection=connection, broker=str(bus.address), lease_s=lease_s)
         except BaseException:
             bus.close()
             raise
@@ -169,7 +181,8 @@ class Client(Closing):
         """
         request = secrets.token_hex(8)
         submit = SubmitRequest(
-            client=self._name, request=request, pipeline=pipeline, messages=tuple(messages), prompt=prompt,
+            client=self._name, connection=self._connection, request=request, pipeline=pipeline,
+            messages=tuple(messages), prompt=prompt,
             max_tokens=max_tokens, sampling=sampling or Sampling(), stats=stats, lease_s=self._lease_s,
             patience_s=patience_s,
         )  # fmt: skip
@@ -183,7 +196,8 @@ class Client(Closing):
     def _check_length(self, size_bytes: int) -> None:
         """Refuse a question that some broker limit forbids; the orchestrator knows of limits that nodes have found."""
         limit_bytes = self._bus.max_payload_bytes - LONGEST_TOPIC_BYTES
-        with suppress(NoOrchestrator):  # nobody is there to answer either, which the silence after it shows
+        # Nobody is there to answer either, which the silence after it shows; or it is not ours to ask.
+        with suppress(NoOrchestrator, ControlRefused):
             limit_bytes = min(limit_bytes, self.status().max_message_bytes)
         if size_bytes > limit_bytes:
             raise QuestionTooLong(size_bytes, limit_bytes)
@@ -195,25 +209,34 @@ class Client(Closing):
 
         Raises:
             NoOrchestrator: no answer in time.
-            ControlRefused: it says no.
+            ControlRefused: it says no, or the broker does.
             MessageError: the command can't be sent, or the answer is none of the contract.
         """
         wait_s = self._control_timeout_s if timeout_s is None else timeout_s
         if wait_s > self._control_timeout_s:
             self.status()  # what takes long is not awaited where nobody is
         request = secrets.token_hex(8)
-        self._bus.publish(CONTROL_SUBMIT.format(client=self._name, request=request), encode(command), qos=1)
-        deadline_s = time.monotonic() + wait_s
-        while request not in self._replies:
-            remaining_s = deadline_s - time.monotonic()
-            if remaining_s <= 0:
-                raise NoOrchestrator(self._broker)
-            self._poll(remaining_s)
-        reply: Any = decode(self._replies.pop(request), *answers, OperatorRefusal)
+        self._replies[request] = None
+        try:
+            self._bus.publish(CONTROL_SUBMIT.format(client=self._name, request=request), encode(command), qos=1)
+            payload = self._reply(request, time.monotonic() + wait_s)
+        finally:
+            del self._replies[request]
+        reply: Any = decode(payload, *answers, OperatorRefusal)
         if isinstance(reply, OperatorRefusal):
             raise ControlRefused(reply.reason)
         answer: _Reply = reply
         return answer
+
+    def _reply(self, request: str, deadline_s: float) -> bytes:
+        while (payload := self._replies[request]) is None:
+            if refusal := self._refused.pop(request, ""):
+                raise ControlRefused(refusal)
+            remaining_s = deadline_s - time.monotonic()
+            if remaining_s <= 0:
+                raise NoOrchestrator(self._broker)
+            self._poll(remaining_s)
+        return payload
 
     def nodes(self) -> NodesReply:
         """All nodes, and how they are doing."""
@@ -335,16 +358,23 @@ class Client(Closing):
                     self._reader.lost()
                 elif isinstance(event, Connected) and event.reconnect:
                     self._reader.reconnected()
-                elif isinstance(event, Refused) and REQUEST_SUBMIT.match(event.topic):
-                    self._reader.refused(event)
+                elif isinstance(event, Refused):
+                    self._on_refused(event)
             if events or self._woken or time.monotonic() >= deadline_s:
                 self._woken = False
                 return time.monotonic() < deadline_s
 
+    def _on_refused(self, refused: Refused) -> None:
+        if place := CONTROL_SUBMIT.match(refused.topic):
+            self._refused[place["request"]] = f"the broker refuses this to {self._name}: {refused.reason}"
+        elif REQUEST_SUBMIT.match(refused.topic):
+            self._reader.refused(refused)
+
     def _sort(self, delivery: Delivery) -> None:
         try:
             if place := CONTROL_REPLY.match(delivery.topic):
-                self._replies[place["request"]] = delivery.payload
+                if place["request"] in self._replies:  # else it is for another process of the same name
+                    self._replies[place["request"]] = delivery.payload
                 self._reader.heard()
             elif EVENT.match(delivery.topic):
                 self._events.append(decode(delivery.payload, FleetEvent))

@@ -15,7 +15,7 @@ FILE = "tokenizer.json"
 
 @dataclass(frozen=True)
 class SpecialTokens:
-    """What the builder asks of a tokenizer when it is done."""
+    """What the builder asks of a tokenizer."""
 
     bos_token_id: int | None
     eos_token_id: int | None
@@ -27,30 +27,24 @@ class SpecialTokens:
         assert token == self.eos_token
         return self.eos_token_id
 
+    def get_vocab(self) -> dict[str, int]:
+        """Where it looks for tokens of tool calls, which nobody reads here."""
+        return {}
 
-class _First:
-    """Takes the place of transformers' class the first time."""
+
+class _Once:
+    """Takes the place of transformers' class: has it read the tokenizer once, and keeps what is asked of it."""
 
     def __init__(self, auto: Any) -> None:
         self._auto = auto
-        self.special: SpecialTokens | None = None
-
-    def from_pretrained(self, *args: Any, **options: Any) -> Any:
-        tokenizer = self._auto.from_pretrained(*args, **options)
-        names = ("bos_token_id", "eos_token_id", "pad_token_id", "eos_token")
-        self.special = SpecialTokens(*(getattr(tokenizer, name, None) for name in names))
-        return tokenizer
-
-
-class _Later:
-    """And the other times."""
-
-    def __init__(self, first: _First) -> None:
-        self._first = first
+        self._special: SpecialTokens | None = None
 
     def from_pretrained(self, *args: Any, **options: Any) -> SpecialTokens:
-        assert self._first.special, "the builder looks at the tokenizer before it makes the model"
-        return self._first.special
+        if self._special is None:
+            tokenizer = self._auto.from_pretrained(*args, **options)
+            names = ("bos_token_id", "eos_token_id", "pad_token_id", "eos_token")
+            self._special = SpecialTokens(*(getattr(tokenizer, name, None) for name in names))
+        return self._special
 
 
 def read_tokenizer_once(checkpoint: Path, builder: Any, base: Any) -> None:
@@ -62,6 +56,5 @@ def read_tokenizer_once(checkpoint: Path, builder: Any, base: Any) -> None:
     """
     if not (checkpoint / FILE).is_file():
         return
-    first = _First(builder.AutoTokenizer)
-    builder.AutoTokenizer, base.AutoTokenizer = first, _Later(first)
+    builder.AutoTokenizer = base.AutoTokenizer = _Once(builder.AutoTokenizer)
     base.Model.save_processing = lambda *_: None

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator
 
 from orchestrator.effects import Effect, Publish
-from orchestrator.events import Malformed
+from orchestrator.events import ClientGone, Malformed
 from orchestrator.pipelines.pipeline import Pipeline
 from orchestrator.pipelines.pool import PipelinePool
 from orchestrator.requests.session import Phase, Session
@@ -74,10 +74,10 @@ class Readers:
 
     # --- who is gone ------------------------------------------------------------------------------------------
 
-    def gone(self, client: str, now_s: float) -> None:
+    def gone(self, gone: ClientGone, now_s: float) -> None:
         """Note that a client's connection was lost; maybe the client is about to be back."""
         for _, session in self._read():
-            if session.client == client:
+            if (session.client, session.submit.connection) == (gone.client, gone.connection):
                 session.reader_due_s = min(session.reader_due_s, now_s + self._timing.reader_grace_s)
         self._reckon()
 

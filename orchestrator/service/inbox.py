@@ -85,7 +85,8 @@ def _parse(delivery: Delivery) -> Event | None:
     if place := REQUEST_RENEW.match(topic):
         return Renewed(place["client"], same(decode(payload, RenewRequest), place))
     if place := CLIENT_WILL.match(topic):
-        return ClientGone(same(decode(payload, ClientWill), place).client)
+        will = same(decode(payload, ClientWill), place)
+        return ClientGone(will.client, will.connection)
     if place := CONTROL_SUBMIT.match(topic):
         return Commanded(Asker(**place), decode(payload, *CONTROL_SUBMIT.messages))
     return None

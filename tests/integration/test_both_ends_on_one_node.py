@@ -58,7 +58,9 @@ def port(tiny_store: ModelStore, tmp_path: Path) -> Iterator[int]:
     names = [OWNER, *OTHERS]
     with ExitStack() as stack:
         port = stack.enter_context(
-            guarded_broker(tmp_path, nodes=names, operators=["reader"], orchestrators=["orchestrator"])
+            guarded_broker(
+                tmp_path, {"reader": "operator", "orchestrator": "orchestrator"} | dict.fromkeys(names, "node")
+            )
         )
         stop, ready = threading.Event(), threading.Event()
         config = ServiceConfig(
@@ -131,7 +133,7 @@ def test_a_node_can_speak_for_nobody_else(tmp_path: Path) -> None:
     forged = SEGMENT.format(pipeline="main", epoch="1-1", stage=0, sender="helper", receiver=OWNER)
     honest = SEGMENT.format(pipeline="main", epoch="1-1", stage=0, sender="bystander", receiver=OWNER)
     with (
-        guarded_broker(tmp_path, nodes=[OWNER, *OTHERS], orchestrators=["orchestrator"]) as port,
+        guarded_broker(tmp_path, {"orchestrator": "orchestrator"} | dict.fromkeys([OWNER, *OTHERS], "node")) as port,
         MqttBus(url(port, "orchestrator"), client_id="watcher") as watcher,
         MqttBus(url(port, "bystander"), client_id="forger") as forger,
     ):

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.support.broker_roles import acl_text
+from broker.roles import Role, acl_text
 from tests.support.configured_broker import configured_broker
 
 
 @contextmanager
-def guarded_broker(folder: Path, **names: list[str]) -> Iterator[int]:
-    """Its port on this machine; ``names`` are `acl_text`'s."""
+def guarded_broker(folder: Path, members: Mapping[str, Role]) -> Iterator[int]:
+    """Its port on this machine; members' roles by name."""
     acl = folder / "roles.acl"
-    acl.write_text(acl_text(**names))
+    acl.write_text(acl_text(members.items()))
     acl.chmod(0o600)
     if shutil.which("chown"):
         subprocess.run(["chown", "mosquitto", str(acl)], stderr=subprocess.DEVNULL, check=False)

@@ -1,0 +1,115 @@
+"""Who may publish and read what: one fixed role per kind of participant, in the terms of the topic table (pure).
+
+A name in a topic says who speaks and who reads, so a role never changes with a plan. `acl_text` writes the roles as a
+Mosquitto ``acl_file``; docs/security.md has them as a table, which `python -m broker.roles` prints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from schemas import topics as t
+from schemas.topics import PREFIX, TOPICS, Topic
+
+Role = Literal["node", "client", "operator", "orchestrator"]
+ROLES: tuple[Role, ...] = get_args(Role)
+Access = Literal["read", "write"]
+
+
+@dataclass(frozen=True)
+class Right:
+    """``me`` is the placeholder that must be the participant's own name; all others may be anything."""
+
+    access: Literal["read", "write", "readwrite"]
+    topic: Topic
+    me: str = ""
+
+    def line(self, name: str) -> str:
+        """One line of an ``acl_file``."""
+        own = {self.me: name} if self.me else {}
+        return f"topic {self.access} {self.topic.filter(**own)}"
+
+
+NODE = (
+    Right("write", t.NODE_BIRTH, "node"),
+    Right("write", t.NODE_STATUS, "node"),
+    Right("write", t.NODE_HEARTBEAT, "node"),
+    Right("readwrite", t.NODE_ECHO, "node"),
+    Right("read", t.NODE_COMMAND, "node"),
+    Right("write", t.NODE_REPLY, "node"),
+    Right("read", t.PLAN),
+    Right("write", t.SEGMENT, "sender"),
+    Right("read", t.SEGMENT, "receiver"),
+    Right("write", t.TOKEN, "sender"),
+    Right("read", t.TOKEN, "receiver"),
+)
+CLIENT = (
+    Right("write", t.REQUEST_SUBMIT, "client"),
+    Right("write", t.REQUEST_CANCEL, "client"),
+    Right("write", t.REQUEST_RENEW, "client"),
+    Right("write", t.CLIENT_WILL, "client"),
+    Right("read", t.REQUEST_STREAM, "client"),
+)
+OPERATOR = (
+    *CLIENT,
+    Right("write", t.CONTROL_SUBMIT, "client"),
+    Right("read", t.CONTROL_REPLY, "client"),
+    Right("read", t.EVENT),
+)
+
+
+RIGHTS: Mapping[Role, tuple[Right, ...]] = {
+    "node": NODE,
+    "client": CLIENT,
+    "operator": OPERATOR,
+    "orchestrator": tuple(Right("readwrite", topic) for topic in TOPICS),
+}
+
+
+def acl_text(members: Iterable[tuple[str, Role]]) -> str:
+    """An ``acl_file`` for user names and their roles; who is not named may do nothing.
+
+    Raises:
+        TopicError: a name that can't be part of a topic.
+    """
+    return "\n\n".join(_section(name, role) for name, role in members) + "\n"
+
+
+def _section(name: str, role: Role) -> str:
+    is_orchestrator = role == "orchestrator"
+    lines = [f"topic readwrite {PREFIX}/#"] if is_orchestrator else [right.line(name) for right in RIGHTS[role]]
+    return "\n".join([f"user {name}", *lines])
+
+
+def may(role: Role, access: Access, topic: Topic, *, own: bool) -> bool:
+    """May a participant of this role do this with a topic?
+
+    Args:
+        own: the topic has its own name where the role's right has ``me``; else somebody else's.
+    """
+    rights = [right for right in RIGHTS[role] if right.topic is topic and access in right.access]
+    return any(own or not right.me for right in rights)
+
+
+def rights_table() -> str:
+    """Every topic and what each role may do with it, as a table in Markdown: w publish, r read, of which names."""
+    lines = ["| topic | " + " | ".join(ROLES) + " |", "|---" * (len(ROLES) + 1) + "|"]
+    for topic in TOPICS:
+        cells = [_cell(role, topic) for role in ROLES]
+        lines.append(f"| `{topic.pattern}` | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _cell(role: Role, topic: Topic) -> str:
+    said = []
+    for right in RIGHTS[role]:
+        if right.topic is topic:
+            what = {"read": "reads", "write": "publishes", "readwrite": "both"}[right.access]
+            said.append(f"{what}, {{{right.me}}} is its own name" if right.me else what)
+    return "; ".join(said) or "-"
+
+
+if __name__ == "__main__":
+    print(rights_table())  # noqa: T201

@@ -1,0 +1,29 @@
+"""TLS towards the servers of a fleet, whose private authority is the only one that is believed."""
+
+from __future__ import annotations
+
+import hashlib
+import ssl
+
+FINGERPRINT_BYTES = 32
+
+
+def client_context(authority_pem: str) -> ssl.SSLContext:
+    """A context that believes certificates of this authority, for the host that was asked, and no others.
+
+    Raises:
+        ssl.SSLError: that is no certificate.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # with host names checked, and certificates required
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_verify_locations(cadata=authority_pem)
+    return context
+
+
+def fingerprint(authority_pem: str) -> bytes:
+    """The SHA-256 of a certificate.
+
+    Raises:
+        ValueError: that is no certificate.
+    """
+    return hashlib.sha256(ssl.PEM_cert_to_DER_cert(authority_pem)).digest()
