@@ -57,6 +57,7 @@ class Player:
                 operator.join(DEADLINE_S)
             for orchestrator in self._replaced:
                 until("the end of an orchestrator that another one has replaced", lambda: not orchestrator.running)  # noqa: B023
+                self._world.forget(orchestrator)
         finally:
             self._world.repair()
 

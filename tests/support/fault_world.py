@@ -193,6 +193,11 @@ class FaultWorld:
         )
         return before
 
+    def forget(self, part: Part) -> None:
+        """Let go of what a replaced orchestrator leaves behind: its link, and the pipes to its process."""
+        part.end()
+        part.proxy.close()
+
     @property
     def addresses(self) -> list[str]:
         """Where the clients find the broker, each over a link of its own."""
