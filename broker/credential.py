@@ -5,20 +5,18 @@ It is in a file that only its owner can read. The key never stands on a command 
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import secrets
 import ssl
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self, get_args
+from typing import Any, Self
 
 from broker.address import DEFAULT_TLS_PORT, BrokerAddress
 from broker.errors import CredentialUnusable
-from broker.roles import Role
+from broker.private_file import write_private
 from broker.tls import client_context
 from schemas.names import is_name
+from schemas.roles import ROLES, Role
 
 FILE = "credential.json"
 _MOST_BYTES = 64 << 10
@@ -70,16 +68,7 @@ class Credential:
             OSError: it can't be written.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
-        try:
-            with os.fdopen(
-                os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8"
-            ) as file:
-                json.dump(asdict(self), file, indent=1)
-            partial.replace(path)
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                partial.unlink()
+        write_private(path, json.dumps(asdict(self), indent=1))
 
     @classmethod
     def load(cls, path: Path) -> Self | None:
@@ -112,7 +101,7 @@ class Credential:
         addresses = given.get("addresses")
         texts = [given.get(key) for key in ("name", "role", "key", "authority")]
         ports = [given.get(key) for key in ("broker_port", "http_port")]
-        if not all(isinstance(text, str) and text for text in texts) or given["role"] not in get_args(Role):
+        if not all(isinstance(text, str) and text for text in texts) or given["role"] not in ROLES:
             raise ValueError("it has no name, role, key or authority")
         if not is_name(given["name"]) or not all(type(port) is int and 0 < port < 65536 for port in ports):
             raise ValueError("its name or a port is none")

@@ -27,6 +27,10 @@ class CredentialUnusable(BusError):
         super().__init__(f"{path} can't be used: {reason}; remove it, and join the fleet again")
 
 
+class JoiningFailed(BusError):
+    """A device did not become a member of a fleet."""
+
+
 class BrokerUnreachable(BusError):
     """No MQTT broker answered at this address within the time-out."""
 

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 from schemas import topics as t
+from schemas.roles import ROLES, Role
 from schemas.topics import PREFIX, TOPICS, Topic
 
-Role = Literal["node", "client", "operator", "orchestrator"]
-ROLES: tuple[Role, ...] = get_args(Role)
 Access = Literal["read", "write"]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import ssl
+from pathlib import Path
 
 FINGERPRINT_BYTES = 32
 
@@ -27,3 +28,15 @@ def fingerprint(authority_pem: str) -> bytes:
         ValueError: that is no certificate.
     """
     return hashlib.sha256(ssl.PEM_cert_to_DER_cert(authority_pem)).digest()
+
+
+def server_context(server_file: Path) -> ssl.SSLContext:
+    """A context for a server with key and certificate in this file.
+
+    Raises:
+        OSError, ssl.SSLError: there are none.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(server_file)
+    return context

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from broker.address import DEFAULT_URL, parse_broker_url
+from broker.credential import FILE, Credential
 from broker.exit_deadline import end_on_signals
 from broker.option_types import FiniteRange
 from broker.security import is_exposed
@@ -37,8 +38,8 @@ def _default_home() -> Path:
     return Path(data) / "linguabus" / "node"
 
 
-def _check_name(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
-    if not names.is_name(value):
+def _check_name(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
+    if value is not None and not names.is_name(value):
         raise click.BadParameter(names.RULE)
     return value
 
@@ -63,12 +64,13 @@ def _check_speed(context: click.Context, parameter: click.Parameter, value: str)
 @click.option(
     "--broker",
     envvar="LINGUABUS_BROKER",
-    default=DEFAULT_URL,
-    show_default=True,
     metavar="URL",
-    help="The broker: mqtt://host[:port] or mqtts://host[:port].",
+    help="The broker: mqtt://host[:port] or mqtts://host[:port]. [default: the fleet that was joined, or"
+    f" {DEFAULT_URL}]",
 )
-@click.option("--name", default=_default_name, show_default="host name", callback=_check_name, help="This node's name.")
+@click.option(
+    "--name", callback=_check_name, help="This node's name. [default: the one that it has joined with, or the host's]"
+)
 @click.option(
     "--home",
     type=click.Path(path_type=Path, file_okay=False),
@@ -125,8 +127,8 @@ def _check_speed(context: click.Context, parameter: click.Parameter, value: str)
 @click.option("-v", "--verbose", count=True, help="Log more; twice for debugging.")
 @click.version_option(PACKAGE_VERSION, prog_name="linguabus-node")
 def node(
-    broker: str,
-    name: str,
+    broker: str | None,
+    name: str | None,
     home: Path,
     memory_limit_mb: int | None,
     storage_limit_mb: int | None,
@@ -142,16 +144,25 @@ def node(
     log_to_stderr(verbose, home)
     # Before NumPy is imported: its BLAS would start a thread per core.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    address = parse_broker_url(broker)
-    if is_exposed(address) and not insecure:
-        raise click.UsageError(f"{address.host} is another machine: use mqtts://, or --insecure in a network you trust")
+    credential = Credential.load(home / FILE) if broker is None else None
+    if credential and name not in (None, credential.name):
+        raise click.UsageError(f"this device has joined as {credential.name}: leave --name out")
+    name = credential.name if credential else name or _default_name()
+    address = credential.broker() if credential else parse_broker_url(broker or DEFAULT_URL)
+    if is_exposed(address):
+        if not insecure:
+            raise click.UsageError(
+                f"{address.host} is another machine: join its fleet ('linguabus invite' there), or use --insecure in a"
+                " network you trust"
+            )
+        click.echo(f"node {name}: warning: whoever reaches {address.host} can read and command this node", err=True)
     try:
         from edge_node.service import NodeService
     except ImportError as error:
         raise click.ClickException(f"{error.name} is missing: pip install 'linguabus[edge]'") from None
     config = NodeConfig(
         name=name,
-        broker_url=broker,
+        broker_url=address,
         home=home,
         memory_limit_bytes=memory_limit_mb and memory_limit_mb * _MB,
         storage_limit_bytes=storage_limit_mb and storage_limit_mb * _MB,

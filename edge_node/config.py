@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from broker.address import BrokerAddress
+
 SPEEDS = (0.01, 1.0)
 """Least and greatest speed that can be emulated."""
 
@@ -14,7 +16,7 @@ class NodeConfig:
     """Settings of a node. Limits are in bytes; ``None`` means: find out from the machine."""
 
     name: str
-    broker_url: str
+    broker_url: str | BrokerAddress
     home: Path
     memory_limit_bytes: int | None = None
     storage_limit_bytes: int | None = None

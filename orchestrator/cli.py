@@ -22,6 +22,11 @@ COMMANDS = {
     "demo": "orchestrator.commands.demo",
     "serve": "orchestrator.commands.serve",
     "node": "orchestrator.commands.node",
+    "init": "orchestrator.commands.init",
+    "invite": "orchestrator.commands.invite",
+    "join": "orchestrator.commands.join",
+    "members": "orchestrator.commands.members",
+    "revoke": "orchestrator.commands.revoke",
     "ask": "orchestrator.commands.ask",
     "chat": "orchestrator.commands.chat",
     "nodes": "orchestrator.commands.nodes",
@@ -80,7 +85,7 @@ def run(arguments: list[str] | None = None) -> int:
     settle_streams()
     settings = Settings()
     if os.environ.get("LINGUABUS_BROKER"):
-        settings.broker = os.environ["LINGUABUS_BROKER"]
+        settings.broker, settings.broker_is_named = os.environ["LINGUABUS_BROKER"], True
     try:
         result = cli.main(args=arguments, prog_name="linguabus", standalone_mode=False, obj=settings)
     except click.UsageError as error:

@@ -77,3 +77,10 @@ class FrameShapeMismatch(FrameError):
 
 class FrameChecksumMismatch(FrameError):
     """The CRC-32 does not match: the bytes changed on the way."""
+
+
+class BadInvitation(LinguabusError):
+    """A text is no invitation."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"that is no invitation: {reason}; paste all of the line that 'linguabus invite' has printed")

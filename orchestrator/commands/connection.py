@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
+import click
+
 from orchestrator.client import Client
 from orchestrator.commands.interrupts import leave_on_signals
 from orchestrator.commands.settings import Settings
@@ -19,11 +21,14 @@ def connect(settings: Settings) -> Iterator[Client]:
         InsecureAddress: prompts and answers would cross the network unencrypted, and nobody allowed that.
         BadBrokerUrl, BrokerUnreachable, BrokerRefused
     """
-    from broker.address import parse_broker_url
     from broker.security import is_exposed
 
-    address = parse_broker_url(settings.broker)
-    if is_exposed(address) and not settings.insecure:
-        raise InsecureAddress(f"what you ask {address.host} would not be encrypted: use mqtts://, or add --insecure")
-    with Client.connect(settings.broker) as client, leave_on_signals():
+    address = settings.address
+    if is_exposed(address):
+        if not settings.insecure:
+            raise InsecureAddress(
+                f"what you ask {address.host} would not be encrypted: join its fleet, or add --insecure"
+            )
+        click.echo(f"warning: everybody between here and {address.host} can read what you ask", err=True)
+    with Client.connect(address) as client, leave_on_signals():
         yield client

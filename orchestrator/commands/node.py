@@ -40,7 +40,9 @@ def command(context: click.Context, settings: Settings) -> None:
     """Lend this device to a fleet; OPTIONS are those of linguabus-node (see: linguabus node --help)."""
     if context.invoked_subcommand is not None:
         return
-    environment = {**os.environ, "LINGUABUS_BROKER": settings.broker}
+    environment = dict(os.environ)
+    if settings.broker_is_named:
+        environment["LINGUABUS_BROKER"] = settings.broker
     if settings.given_home is not None:
         environment["LINGUABUS_HOME"] = str(settings.given_home)
     flags = ["--insecure"] * settings.insecure + ["-v"] * settings.verbose

@@ -30,7 +30,13 @@ def command(settings: Settings, as_json: bool) -> None:
     elif result.nodes:
         click.echo(describe(result.nodes))
     else:
-        click.echo(f"no nodes yet: start one with 'linguabus node --broker {settings.broker}'")
+        click.echo(f"no nodes yet: {_how_to_add(settings)}")
+
+
+def _how_to_add(settings: Settings) -> str:
+    if settings.address.username:
+        return "invite one with 'linguabus invite NAME'"
+    return f"start one with 'linguabus node --broker {settings.address}'"
 
 
 def describe(nodes: Sequence[NodeView]) -> str:

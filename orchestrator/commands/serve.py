@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import threading
 from typing import TYPE_CHECKING, get_args
 
 import click
 
+from broker.address import BrokerAddress, parse_broker_url
 from broker.option_types import FiniteRange
 from orchestrator.commands.output import describe_broker, warn_of_few_files
 from orchestrator.commands.settings import Settings, bus_options, pass_settings
@@ -18,11 +20,12 @@ from schemas import limits
 from schemas.messages import WireDtype
 
 if TYPE_CHECKING:
+    from orchestrator.identity.membership import Membership
     from orchestrator.service.run import ServiceInfo
 
 HEALTH = HealthLimits()
 AUTO_WIRE = "auto"
-EXAMPLE = "Example: linguabus serve --broker mqtt://192.168.1.5 --blob-host 0.0.0.0 --insecure"
+EXAMPLE = "Example: linguabus serve --with-broker"
 
 
 def _number_or_auto(_context: click.Context, parameter: click.Parameter, value: str) -> int | None:
@@ -38,7 +41,11 @@ def _wire_or_auto(_context: click.Context, _parameter: click.Parameter, value: s
 
 
 @click.command("serve", epilog=EXAMPLE)
-@click.option("--with-broker", is_flag=True, help="Start a broker on this machine too, for this machine only.")
+@click.option(
+    "--with-broker",
+    is_flag=True,
+    help="Start a broker too: for the fleet that 'linguabus init' has made, or else for this machine only.",
+)
 @click.option("--model", metavar="NAME", help="The model to serve. [default: the active one]")
 @click.option(
     "--min-nodes", type=click.IntRange(1, limits.MAX_STAGES), default=1, show_default=True, help="Nodes to wait for."
@@ -153,8 +160,12 @@ def command(
     """Run the orchestrator: it plans which node runs what, hands out the parts and answers questions."""
     from broker.exit_deadline import end_on_signals
     from broker.local_broker import LocalBroker
+    from orchestrator.identity.fleet_broker import FleetBroker
+    from orchestrator.identity.fleet_folder import FleetFolder
+    from orchestrator.identity.membership import Membership
     from orchestrator.model.store import ModelStore
     from orchestrator.service.config import ServiceConfig
+    from orchestrator.service.http_server import interface_addresses
     from orchestrator.service.run import run_service
 
     warn_of_few_files()
@@ -167,15 +178,25 @@ def command(
         raise click.UsageError(f"--standby waits for another orchestrator on a broker: leave {other} out")
     stop = threading.Event()
     with contextlib.ExitStack() as stack:
-        broker = settings.broker
-        if with_broker:
+        membership = None
+        broker: str | BrokerAddress = settings.address
+        if FleetFolder.exists(settings.home) and not settings.broker_is_named:
+            fleet = FleetFolder.of(settings.home)
+            membership = stack.enter_context(Membership(fleet, interface_addresses))
+            own = fleet.own_credential()
+            broker = own.broker()
+            blob_host, blob_port = fleet.settings.listen or "0.0.0.0", fleet.settings.http_port
+            if with_broker:
+                stack.enter_context(FleetBroker(fleet, own))
+                click.echo(f"broker: Mosquitto with TLS and roles, at {broker}")
+        elif with_broker:
             if settings.broker_is_given:
                 raise click.UsageError(
                     "--with-broker starts a broker of its own: leave --broker out, or start one there and leave"
                     " --with-broker out"
                 )
             local = stack.enter_context(LocalBroker(folder=settings.home / "broker"))
-            broker = local.url
+            broker = parse_broker_url(local.url)
             click.echo(f"broker: {describe_broker(local)}")
         config = ServiceConfig(
             broker_url=broker,
@@ -191,6 +212,7 @@ def command(
             blob_host=blob_host,
             blob_port=blob_port,
             advertised_urls=advertise,
+            is_guarded=membership is not None,
             insecure=settings.insecure,
             health=HealthLimits(battery_low_percent=battery_low, hot_c=hot, memory_low_bytes=memory_low * limits.MB),
             memory_margin=memory_margin,
@@ -201,9 +223,10 @@ def command(
         run_service(
             config,
             stop=stop,
+            membership=membership,
             on_connected=lambda: end_on_signals(stop.set),
             on_standby=_announce_standby,
-            on_ready=_announce,
+            on_ready=functools.partial(_announce, membership),
         )
     click.echo("stopped")
 
@@ -212,9 +235,14 @@ def _announce_standby(broker: str) -> None:
     click.echo(f"standing by on {broker}: this orchestrator serves as soon as nobody else does   (stop with Ctrl-C)")
 
 
-def _announce(info: ServiceInfo) -> None:
+def _announce(membership: Membership | None, info: ServiceInfo) -> None:
     click.echo(f"orchestrator: pipeline {info.pipeline} on {info.broker}, model {info.model or 'none yet'}")
     click.echo(f"model parts: {' '.join(info.blob_urls)}")
     if not info.model:
         click.echo("next: linguabus model add SOURCE, in another terminal, then: linguabus model use NAME")
-    click.echo(f"next: linguabus node --broker {info.broker}   (stop with Ctrl-C)")
+    if membership:
+        click.echo(
+            "next: linguabus invite NAME, in another terminal, for each device that is to join   (stop with Ctrl-C)"
+        )
+    else:
+        click.echo(f"next: linguabus node --broker {info.broker}   (stop with Ctrl-C)")

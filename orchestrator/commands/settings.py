@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 
 import click
 
-from broker.address import DEFAULT_URL
+from broker.address import DEFAULT_URL, BrokerAddress, parse_broker_url
+from broker.credential import FILE, Credential
 from orchestrator.errors import NoHome
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -51,6 +52,8 @@ class Settings:
     broker: str = DEFAULT_URL
     broker_is_given: bool = False
     """By an option."""
+    broker_is_named: bool = False
+    """By an option or by the environment: then this home's fleet is not asked."""
     given_home: Path | None = None
     insecure: bool = False
     verbose: int = 0
@@ -76,6 +79,18 @@ class Settings:
             return None
 
     @property
+    def address(self) -> BrokerAddress:
+        """The broker that was named, or that of the fleet that this home has joined, or the default one.
+
+        Raises:
+            BadBrokerUrl: what was named is none.
+            CredentialUnusable: the fleet's credential can't be read.
+        """
+        home = None if self.broker_is_named else self.home_if_any
+        credential = Credential.load(home / FILE) if home else None
+        return credential.broker() if credential else parse_broker_url(self.broker)
+
+    @property
     def models_dir(self) -> Path:
         """The folder of the `ModelStore`."""
         return self.home / "models"
@@ -94,7 +109,7 @@ pass_settings = click.make_pass_decorator(Settings)
 def _set_broker(context: click.Context, _parameter: click.Parameter, value: str | None) -> None:
     if value is not None:
         settings = context.ensure_object(Settings)
-        settings.broker, settings.broker_is_given = value, True
+        settings.broker, settings.broker_is_given, settings.broker_is_named = value, True, True
 
 
 def _set_insecure(context: click.Context, _parameter: click.Parameter, value: bool) -> None:
@@ -109,7 +124,8 @@ def bus_options(function: _F) -> _F:
         metavar="URL",
         expose_value=False,
         callback=_set_broker,
-        help=f"The broker: mqtt://host[:port] or mqtts://host[:port]. [default: LINGUABUS_BROKER or {DEFAULT_URL}]",
+        help="The broker: mqtt://host[:port] or mqtts://host[:port]. [default: LINGUABUS_BROKER, the fleet that was"
+        f" joined, or {DEFAULT_URL}]",
     )
     insecure = click.option(
         "--insecure",

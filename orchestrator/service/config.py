@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from broker.address import parse_broker_url
+from broker.address import BrokerAddress, parse_broker_url
 from broker.security import is_exposed, is_loopback
 from orchestrator.errors import BadSetting, InsecureAddress
 from orchestrator.fleet.health import HealthLimits
@@ -25,7 +25,7 @@ class ServiceConfig:
         BadSetting, InsecureAddress, BadBrokerUrl: one line that says what to change.
     """
 
-    broker_url: str
+    broker_url: str | BrokerAddress
     data_dir: Path
     """Holds ``state.sqlite3``; ``models_dir`` is beside it unless given."""
     models_dir: Path | None = None
@@ -56,6 +56,8 @@ class ServiceConfig:
     """Another orchestrator that serves the pipeline is to end."""
     standby: bool = False
     """Wait while another orchestrator serves the pipeline, and serve when it does not any more."""
+    is_guarded: bool = False
+    """Models are served to members of a fleet alone, over TLS."""
     insecure: bool = False
     """Allow plain connections to and from other machines."""
     timing: Timing = Timing()
@@ -84,11 +86,11 @@ class ServiceConfig:
                 raise BadSetting(f"--advertise is {url}: use an address such as http://192.168.1.5:8765")
         if self.insecure:
             return
-        if not is_loopback(self.blob_host):
+        if not is_loopback(self.blob_host) and not self.is_guarded:
             raise InsecureAddress(
                 f"serving models on {self.blob_host} is open to the whole network: use 127.0.0.1, or add --insecure"
             )
-        address = parse_broker_url(self.broker_url)
+        address = self.broker_url if isinstance(self.broker_url, BrokerAddress) else parse_broker_url(self.broker_url)
         if is_exposed(address):
             raise InsecureAddress(
                 f"the connection to the broker at {address.host} is not encrypted: use mqtts://, or add --insecure"

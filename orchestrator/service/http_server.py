@@ -94,7 +94,7 @@ def reachable_urls(host: str, port: int, towards: tuple[str, int]) -> tuple[str,
     wildcards = ("0.0.0.0", "::")
     if host not in wildcards:
         return (_url(host, port),)
-    found = [_own_address(*towards), *_interface_addresses()]
+    found = [_own_address(*towards), *interface_addresses()]
     addresses = [address for address in dict.fromkeys(found) if address and not is_loopback(address)]
     return tuple(_url(address, port) for address in (*addresses, "127.0.0.1"))
 
@@ -111,7 +111,7 @@ def _own_address(host: str, port: int) -> str | None:
         return None
 
 
-def _interface_addresses() -> list[str]:
+def interface_addresses() -> list[str]:
     """IPv4 addresses of this machine, asked of the system; empty where it keeps them to itself, as Android does."""
     import psutil
 

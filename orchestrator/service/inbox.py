@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from broker.bus import Delivery
 from orchestrator.effects import Asker
@@ -46,6 +46,8 @@ class Inbox:
 
     def __init__(self) -> None:
         self.rejected = 0
+        self.on_heard: Callable[[str], None] = lambda name: None
+        """Is called with the name of each node and client that says something."""
         self._logged: set[tuple[str, type[ContractError]]] = set()
 
     def events(self, delivery: Delivery) -> Sequence[Event]:
@@ -57,6 +59,11 @@ class Inbox:
             if place := TOKEN.match(delivery.topic):
                 return _tokens(place, delivery.payload)
             event = _parse(delivery)
+            match event:
+                case NodeSaid(name) if not delivery.retain:
+                    self.on_heard(name)
+                case Submitted(submit):
+                    self.on_heard(submit.client)
             return () if event is None else (event,)
         except ContractError as error:
             self.reject(delivery, error)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from broker.mqtt import MqttBus
 from orchestrator.errors import PipelineTaken, Superseded
+from orchestrator.identity.membership import Membership
 from orchestrator.model.store import ModelStore
 from orchestrator.service.blobs import BLOBS_PATH, blob_routes
 from orchestrator.service.config import ServiceConfig
@@ -40,6 +41,7 @@ def run_service(
     config: ServiceConfig,
     *,
     stop: threading.Event,
+    membership: Membership | None = None,
     on_connected: Callable[[], None] = lambda: None,
     on_standby: Callable[[str], None] | None = None,
     on_ready: Callable[[ServiceInfo], None] | None = None,
@@ -47,7 +49,7 @@ def run_service(
     """Run an orchestrator until ``stop`` is set; the caller maps signals to it, when it is connected or before.
 
     One that stands by serves whenever nobody else does; ``on_standby`` is told the broker's address each time it
-    begins to wait.
+    begins to wait. ``membership``: of the fleet that is served, to whose members alone models are given.
 
     Raises:
         LinguabusError: no broker, the address is taken, the database can't be used, another orchestrator took over.
@@ -56,7 +58,7 @@ def run_service(
     with Database(config.data_dir / "state.sqlite3") as state:
         while not config.standby or _is_needed(config, store, state, stop, on_connected, on_standby):
             try:
-                _serve(config, store, state, stop, on_connected, on_ready)
+                _serve(config, store, state, stop, membership, on_connected, on_ready)
             except (PipelineTaken, Superseded):
                 if not config.standby:
                     raise
@@ -84,11 +86,19 @@ def _is_needed(
         return stand_by(bus, config.pipeline, orchestrator, state, store, stop)
 
 
+def _http_server(config: ServiceConfig, store: ModelStore, membership: Membership | None) -> HttpServer:
+    admit = membership.admits if membership else None
+    routes = [*blob_routes(store.blobs_folder, admit), *(membership.enrolment.routes() if membership else ())]
+    tls = membership.tls if membership else None
+    return HttpServer(routes, host=config.blob_host, port=config.blob_port, tls=tls)
+
+
 def _serve(
     config: ServiceConfig,
     store: ModelStore,
     state: Database,
     stop: threading.Event,
+    membership: Membership | None,
     on_connected: Callable[[], None],
     on_ready: Callable[[ServiceInfo], None] | None,
 ) -> None:
@@ -98,17 +108,22 @@ def _serve(
     client_id, will = f"orchestrator-{config.pipeline}-{orchestrator}", will_of(config.pipeline, orchestrator)
     with (
         MqttBus(config.broker_url, client_id=client_id, will=will, keepalive_s=KEEPALIVE_S) as bus,
-        HttpServer(blob_routes(store.blobs_folder), host=config.blob_host, port=config.blob_port) as http,
+        _http_server(config, store, membership) as http,
     ):
         bus.connect()
         on_connected()
         take_over = config.take_over or config.standby  # who stands by has seen that nobody answers
         least = ask_for_incumbent(bus, config.pipeline, orchestrator, take_over=take_over)
-        own_urls = reachable_urls(config.blob_host, http.port, (bus.address.host, bus.address.port))
+        if membership:
+            own_urls = membership.urls(http.port)
+        else:
+            own_urls = reachable_urls(config.blob_host, http.port, (bus.address.host, bus.address.port))
         blob_urls = tuple(f"{url.rstrip('/')}{BLOBS_PATH}" for url in config.advertised_urls or own_urls)
         service = Service(
             config, bus, store, state, blob_urls=blob_urls, orchestrator=orchestrator, least_generation=least
         )
+        if membership:
+            service.inbox.on_heard = membership.saw
         info = ServiceInfo(
             broker=str(bus.address),
             blob_urls=blob_urls,

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from broker.roles import Role, acl_text
+from broker.roles import acl_text
+from schemas.roles import Role
 from tests.support.configured_broker import configured_broker
 
 

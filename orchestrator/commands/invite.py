@@ -1,0 +1,85 @@
+"""``linguabus invite``: one line that lets a device join the fleet."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+
+import click
+
+from orchestrator.commands.output import print_json
+from orchestrator.commands.settings import Settings, pass_settings
+from schemas import names
+from schemas.roles import Role
+
+_SPAN = re.compile(r"(\d{1,4})([smhd])")
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+_LONGEST_S = 30 * 86_400
+
+
+def _seconds(_context: click.Context, parameter: click.Parameter, value: str) -> float:
+    found = _SPAN.fullmatch(value)
+    seconds = int(found[1]) * _SECONDS[found[2]] if found else 0
+    if not 1 <= seconds <= _LONGEST_S:
+        raise click.BadParameter("write a time such as 30s, 15m, 2h or 1d, 30d at most", param=parameter)
+    return seconds
+
+
+@click.command("invite", epilog="Example: linguabus invite kitchen-phone --qr")
+@click.argument("name")
+@click.option("--client", "role", flag_value="client", help="It asks questions; it lends nothing and commands nothing.")
+@click.option("--operator", "role", flag_value="operator", help="It asks, and commands: plans, models, drains.")
+@click.option("--node", "role", flag_value="node", default="node", help="It lends itself to the fleet. [default]")
+@click.option(
+    "--expires", "expires_s", metavar="TIME", default="15m", show_default=True, callback=_seconds, help="When it ends."
+)
+@click.option("--again", is_flag=True, help="Of a member that has lost its key: the old one is good until it joins.")
+@click.option("--qr", is_flag=True, help="Print it as a QR code, too.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@pass_settings
+def command(settings: Settings, name: str, role: Role, expires_s: float, again: bool, qr: bool, as_json: bool) -> None:
+    """Invite one device, for one use: run what this prints on the device.
+
+    Whoever has the line can join under this name. This runs on the machine that serves the fleet.
+    """
+    from broker.tls import fingerprint
+    from orchestrator.identity.fleet_folder import FleetFolder
+    from orchestrator.service.http_server import interface_addresses
+    from schemas.invitation import TOKEN_BYTES, Invitation
+
+    if not names.is_name(name):
+        raise click.BadParameter(names.RULE, param_hint="NAME")
+    fleet = FleetFolder.of(settings.home)
+    invitation = Invitation(
+        name=name,
+        role=role,
+        addresses=fleet.addresses(interface_addresses()),
+        port=fleet.settings.http_port,
+        fingerprint=fingerprint(fleet.authority),
+        token=secrets.token_bytes(TOKEN_BYTES),
+    )
+    with fleet.register() as register:
+        register.invite(name, role, invitation.token, expires_s, again=again)
+    if as_json:
+        print_json({"name": name, "role": role, "expires_at": time.time() + expires_s, "invitation": str(invitation)})
+        return
+    click.echo(f"on {name}, within {_said(expires_s)}:", err=True)
+    click.echo(f"linguabus join {invitation}")
+    if qr:
+        import segno
+
+        click.echo(_drawn(segno.make(f"linguabus join {invitation}", error="l")))
+
+
+def _drawn(code: object) -> str:
+    import io
+
+    out = io.StringIO()
+    code.terminal(out, compact=True)  # type: ignore[attr-defined]  # segno has no types
+    return out.getvalue()
+
+
+def _said(seconds: float) -> str:
+    unit = next(letter for letter in "dhms" if seconds % _SECONDS[letter] == 0)
+    return f"{seconds // _SECONDS[unit]:.0f} {unit}"

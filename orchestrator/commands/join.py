@@ -1,0 +1,60 @@
+"""``linguabus join``: become a member of a fleet; a device that is invited to lend itself begins to."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import click
+
+from broker.credential import FILE, Credential
+from orchestrator.commands.settings import Settings, pass_settings
+
+
+@click.command(
+    "join",
+    epilog="Example: linguabus join linguabus://kitchen-phone@192.168.1.5:8765/node/...",
+    context_settings={"ignore_unknown_options": True},
+)
+@click.argument("invitation")
+@click.option("--no-run", is_flag=True, help="Of a node: join, but do not run it now.")
+@click.argument("options", nargs=-1, type=click.UNPROCESSED)
+@pass_settings
+def command(settings: Settings, invitation: str, no_run: bool, options: tuple[str, ...]) -> None:
+    """Join the fleet that has invited this device: paste the line that 'linguabus invite' has printed there.
+
+    A node then runs, with OPTIONS for 'linguabus node'; later on 'linguabus node' is enough. The key that the device is
+    known by is made here and kept here.
+    """
+    from broker.joining import join
+    from schemas.invitation import Invitation
+
+    invited = Invitation.parse(invitation)
+    is_node = invited.role == "node"
+    home = settings.home / "node" if is_node else settings.home
+    path = home / FILE
+    known = Credential.load(path)
+    if known and (known.name, known.role) == (invited.name, invited.role) and _is_of(known, invited.fingerprint):
+        click.echo(f"this device has joined as {known.name} already")
+    else:
+        if known:
+            raise click.UsageError(
+                f"this device has joined a fleet as {known.name}: remove {path} to leave it, then join"
+            )
+        joined = join(invited, path)
+        click.echo(f"joined as {joined.name}, a {joined.role}; the fleet is at {joined.broker()}")
+    if not is_node:
+        click.echo("next: linguabus ask 'What is the capital of France?'")
+    elif no_run:
+        click.echo("next: linguabus node")
+    else:
+        sys.stdout.flush()
+        flags = ["-v"] * settings.verbose
+        command_line = [sys.executable, "-m", "edge_node", "--home", str(home), *flags, *options]
+        os.execve(sys.executable, command_line, {k: v for k, v in os.environ.items() if k != "LINGUABUS_BROKER"})
+
+
+def _is_of(credential: Credential, fingerprint: bytes) -> bool:
+    from broker import tls
+
+    return tls.fingerprint(credential.authority) == fingerprint

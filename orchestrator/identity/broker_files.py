@@ -1,0 +1,106 @@
+"""What Mosquitto reads of a fleet: its configuration, hashes of keys, and roles.
+
+A change of members is a change of two files and one signal. Who is no longer in the password file is disconnected by
+it; nobody else notices.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import os
+import signal
+from pathlib import Path
+
+from broker.private_file import write_private
+from broker.roles import acl_text
+from orchestrator.identity.fleet_folder import FleetFolder
+from orchestrator.identity.register import Register
+from schemas.limits import MAX_PAYLOAD_BYTES
+
+MOST_CONNECTIONS = 1024
+MOST_QUEUED_MESSAGES = 20_000
+"""Of one slow reader; the default of 1000 drops messages that a quick one would have taken."""
+_PACKET_ROOM_BYTES = 64 << 10
+
+_CONFIGURATION = """\
+# Written by linguabus; changes are lost.
+per_listener_settings false
+{user}listener {port}{address}
+max_connections {connections}
+# Key and certificate are in one file, so that they always fit.
+certfile {server}
+keyfile {server}
+tls_version tlsv1.2
+allow_anonymous false
+password_file {passwords}
+acl_file {roles}
+# Nagle's algorithm would hold small messages back for up to 40 ms.
+set_tcp_nodelay true
+max_packet_size {packet}
+max_queued_messages {queued}
+# Retained messages (births, plans) are renewed by those who own them.
+persistence false
+pid_file {pid}
+log_dest stderr
+log_type error
+log_type warning
+log_type notice
+connection_messages true
+"""
+
+
+def configuration_file(fleet: FleetFolder) -> Path:
+    """Mosquitto's configuration."""
+    return fleet.broker_folder / "mosquitto.conf"
+
+
+def write_broker_files(fleet: FleetFolder, register: Register) -> bool:
+    """Write what has changed; has the broker to be told?
+
+    Raises:
+        OSError: they can't be written.
+    """
+    folder = fleet.broker_folder
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    members = register.key_hashes()
+    listen = fleet.settings.listen
+    texts = {
+        "passwords": "".join(f"{name}:{key_hash}\n" for name, _, key_hash in members),
+        "roles": acl_text((name, role) for name, role, _ in members),
+        "server.pem": fleet.server_file.read_text("utf-8"),
+        "mosquitto.conf": _CONFIGURATION.format(
+            # Mosquitto would become another user, who may not read what is its owner's alone.
+            user=f"user {getpass.getuser()}\n" if hasattr(os, "getuid") and os.getuid() == 0 else "",
+            port=fleet.settings.broker_port,
+            address=f" {listen}" if listen else "",
+            connections=MOST_CONNECTIONS,
+            server=folder / "server.pem",
+            passwords=folder / "passwords",
+            roles=folder / "roles",
+            packet=MAX_PAYLOAD_BYTES + _PACKET_ROOM_BYTES,
+            queued=MOST_QUEUED_MESSAGES,
+            pid=folder / "mosquitto.pid",
+        ),
+    }
+    changed = [name for name, text in texts.items() if _read(folder / name) != text]
+    for name in changed:
+        write_private(folder / name, texts[name])
+    return bool(changed)
+
+
+def tell_broker(fleet: FleetFolder) -> bool:
+    """Have Mosquitto read its files again; false where it does not run on this machine, or is somebody else's."""
+    with contextlib.suppress(OSError, ValueError):
+        pid = int((fleet.broker_folder / "mosquitto.pid").read_text())
+        if "mosquitto" in Path(f"/proc/{pid}/comm").read_text():  # the number may be another's by now
+            os.kill(pid, signal.SIGHUP)
+            return True
+    return False
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text("utf-8")
+    except OSError:
+        return None

@@ -1,0 +1,133 @@
+"""Enrolment over HTTPS: whoever has an invitation's token becomes a member.
+
+``GET /v1/authority`` gives the authority's certificate, which a device compares with the fingerprint of its invitation
+before it sends anything. ``POST /v1/enrol`` takes a token and the hash of a key that the device has made, and gives
+what else a member has to know. Nobody is told why a token is not good.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from broker.member_key import is_hash
+from orchestrator.identity.errors import InvitationOver
+from orchestrator.identity.fleet_folder import FleetFolder
+from orchestrator.identity.register import Register
+from schemas.invitation import TOKEN_BYTES
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.responses import Response
+    from starlette.routing import BaseRoute
+
+AUTHORITY_PATH, ENROL_PATH = "/v1/authority", "/v1/enrol"
+_MOST_BYTES = 4096
+_log = logging.getLogger(__name__)
+
+
+class FailureLimit:
+    """Counts what goes wrong, and says when it is too much: guesses are slow then, whoever makes them."""
+
+    def __init__(self, most: int = 20, within_s: float = 60.0, now: Callable[[], float] = time.monotonic) -> None:
+        self._most, self._within_s, self._now = most, within_s, now
+        self._failed_s: list[float] = []
+
+    def is_reached(self) -> bool:
+        """Have there been too many a short while ago?"""
+        self._failed_s = [at_s for at_s in self._failed_s if at_s > self._now() - self._within_s]
+        return len(self._failed_s) >= self._most
+
+    def failed(self) -> None:
+        """Count one."""
+        self._failed_s.append(self._now())
+
+
+class Enrolment:
+    """Makes members of who is invited."""
+
+    def __init__(
+        self,
+        fleet: FleetFolder,
+        register: Register,
+        addresses: Callable[[], Sequence[str]],
+        joined: Callable[[], None],
+    ) -> None:
+        """``addresses``: of this machine, as members may know it. ``joined`` is called after each new member: the
+        broker has to know it."""
+        self._fleet = fleet
+        self._register = register
+        self._addresses = addresses
+        self._joined = joined
+        self._limit = FailureLimit()
+        self._turn = threading.Lock()
+
+    def routes(self) -> list[BaseRoute]:
+        """The two routes."""
+        from starlette.routing import Route
+
+        return [
+            Route(AUTHORITY_PATH, self._get_authority, methods=["GET"]),
+            Route(ENROL_PATH, self._post_enrol, methods=["POST"]),
+        ]
+
+    async def _get_authority(self, _: Request) -> Response:
+        from starlette.responses import PlainTextResponse
+
+        return PlainTextResponse(self._fleet.authority, media_type="application/x-pem-file")
+
+    async def _post_enrol(self, request: Request) -> Response:
+        from starlette.concurrency import run_in_threadpool
+        from starlette.responses import JSONResponse
+
+        body = b""
+        async for piece in request.stream():
+            body += piece
+            if len(body) > _MOST_BYTES:
+                return JSONResponse({"error": "too long"}, 413)
+        status, answer = await run_in_threadpool(self.enrol, body)
+        return JSONResponse(answer, status, headers={"cache-control": "no-store"})
+
+    def enrol(self, body: bytes) -> tuple[int, dict[str, Any]]:
+        """HTTP status and answer to a request."""
+        with self._turn:
+            if self._limit.is_reached():
+                return 429, {"error": "too many attempts that went wrong: wait a minute"}
+            try:
+                token, key_hash = _read(body)
+                member = self._register.enrol(token, key_hash)
+            except (ValueError, RecursionError):
+                self._limit.failed()
+                return 400, {"error": "that is no request to join"}
+            except InvitationOver as over:
+                self._limit.failed()
+                _log.warning("somebody tried to join with an invitation that is not good")
+                return 403, {"error": str(over)}
+            self._joined()
+        _log.info("%s has joined as a %s", member.name, member.role)
+        addresses = self._fleet.addresses(self._addresses())
+        credential = self._fleet.credential(member.name, member.role, "", addresses)
+        given = {name: getattr(credential, name) for name in ("name", "role", "authority", "broker_port", "http_port")}
+        return 200, given | {"addresses": list(credential.addresses)}
+
+
+def _read(body: bytes) -> tuple[bytes, str]:
+    """Token and hash of a key; raises ValueError."""
+    given = json.loads(body)
+    if not isinstance(given, dict) or set(given) != {"token", "key_hash"}:
+        raise ValueError
+    if not all(isinstance(value, str) for value in given.values()) or not is_hash(given["key_hash"]):
+        raise ValueError
+    try:
+        token = base64.b64decode(given["token"], validate=True)
+    except binascii.Error:
+        raise ValueError from None
+    if len(token) != TOKEN_BYTES:
+        raise ValueError
+    return token, given["key_hash"]

@@ -1,0 +1,42 @@
+"""Errors about members. ``str(error)`` is one line: what is wrong and what to do next."""
+
+from __future__ import annotations
+
+from orchestrator.errors import OrchestratorError
+
+
+class NoFleet(OrchestratorError):
+    """There is no fleet in this home."""
+
+    def __init__(self, home: str) -> None:
+        super().__init__(f"there is no fleet in {home}: make one with 'linguabus init', on the machine that serves")
+
+
+class FleetExists(OrchestratorError):
+    """There is a fleet already."""
+
+    def __init__(self, folder: str) -> None:
+        super().__init__(f"there is a fleet in {folder} already: see 'linguabus members' and 'linguabus invite'")
+
+
+class UnknownMember(OrchestratorError):
+    """Nobody of that name is a member, or invited."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"there is no member {name}: see 'linguabus members'")
+
+
+class AlreadyMember(OrchestratorError):
+    """Somebody of that name is a member."""
+
+    def __init__(self, name: str, is_full: bool) -> None:
+        there = "the fleet has as many members as it can" if is_full else f"{name} is a member already"
+        remedy = "revoke one first" if is_full else "choose another name, or add --again if it has lost its key"
+        super().__init__(f"{there}: {remedy}")
+
+
+class InvitationOver(OrchestratorError):
+    """A token is good for nothing."""
+
+    def __init__(self) -> None:
+        super().__init__("this invitation is not good, or not any more: ask for a new one")

@@ -1,0 +1,122 @@
+"""Keeps what depends on a fleet's members up to date while it is served: the broker's files, the servers' certificate.
+
+Whoever changes the register, in this process or another, the broker knows within a second.
+"""
+
+from __future__ import annotations
+
+import logging
+import ssl
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Self
+
+from broker.tls import server_context
+from orchestrator.errors import StateUnreadable
+from orchestrator.identity.broker_files import tell_broker, write_broker_files
+from orchestrator.identity.enrolment import Enrolment
+from orchestrator.identity.fleet_folder import FleetFolder
+from schemas.closing import Closing
+
+_LOOK_S = 0.25
+"""A revoked member is gone within two seconds."""
+_RENEW_S = 3600.0
+_SEEN_S = 30.0
+_log = logging.getLogger(__name__)
+
+
+class Membership(Closing):
+    """A fleet as it is being served. A context manager."""
+
+    def __init__(self, fleet: FleetFolder, addresses: Callable[[], Sequence[str]]) -> None:
+        """Have all files as they should be.
+
+        Args:
+            addresses: of this machine, as members may know it.
+
+        Raises:
+            StateUnreadable: the register or the authority can't be used.
+            OSError: the broker's files can't be written.
+        """
+        self.fleet = fleet
+        self._addresses = addresses
+        self._register = fleet.register()
+        self._shown = fleet.register()
+        """Of the thread that looks for changes: those of ``_register`` are others' to it."""
+        fleet.renew_server(addresses())
+        write_broker_files(fleet, self._shown)
+        self._version = self._shown.version
+        self.tls: ssl.SSLContext = server_context(fleet.server_file)
+        """For the orchestrator's server; gets new certificates as they are made."""
+        self.enrolment = Enrolment(fleet, self._register, addresses, self._look_now)
+        self._seen: set[str] = set()
+        self._changed, self._applied, self._over = threading.Event(), threading.Event(), False
+        self._thread = threading.Thread(target=self._run, name="membership", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def close(self) -> None:
+        """Stop looking. Idempotent."""
+        self._over = True
+        self._changed.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        self._register.close()
+        self._shown.close()
+
+    def urls(self, port: int) -> tuple[str, ...]:
+        """Where members find the orchestrator's server, the best first."""
+        hosts = self.fleet.addresses(self._addresses())
+        return tuple(f"https://{f'[{host}]' if ':' in host else host}:{port}" for host in hosts)
+
+    def admits(self, name: str, key: str) -> bool:
+        """Is this a member's key?"""
+        return self._register.admits(name, key)
+
+    def saw(self, name: str) -> None:
+        """Note that somebody of this name was heard."""
+        self._seen.add(name)
+
+    def _look_now(self) -> None:
+        """Have the broker know a new member before that one tries to connect."""
+        self._applied.clear()
+        self._changed.set()
+        self._applied.wait(2.0)
+
+    def _run(self) -> None:
+        renew_due_s = time.monotonic() + _RENEW_S
+        seen_due_s = time.monotonic() + _SEEN_S
+        while not self._over:
+            self._changed.wait(_LOOK_S)
+            self._changed.clear()
+            try:
+                now_s = time.monotonic()
+                if now_s >= renew_due_s:
+                    renew_due_s = now_s + _RENEW_S
+                    if self.fleet.renew_server(self._addresses()):
+                        self.tls.load_cert_chain(self.fleet.server_file)
+                        self._apply()
+                if now_s >= seen_due_s:
+                    seen_due_s = now_s + _SEEN_S
+                    seen, self._seen = self._seen, set()
+                    self._shown.saw(sorted(seen))
+                version = self._shown.version
+                if version != self._version:
+                    self._version = version
+                    self._apply()
+            except (OSError, StateUnreadable) as error:
+                _log.error("members are not kept up to date: %s", error)
+            self._applied.set()
+
+    def _apply(self) -> None:
+        if write_broker_files(self.fleet, self._shown):
+            if tell_broker(self.fleet):
+                _log.info("the broker knows of a change of members")
+            else:
+                _log.warning(
+                    "have the broker read %s again: members have changed (mosquitto does on SIGHUP)",
+                    self.fleet.broker_folder,
+                )

@@ -1,0 +1,201 @@
+"""The register of a fleet: its members, and who is invited. One SQLite file, which several processes may open.
+
+Keys and tokens are here as hashes only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sqlite3
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from broker.member_key import is_key
+from orchestrator.errors import StateUnreadable
+from orchestrator.identity.errors import AlreadyMember, InvitationOver, UnknownMember
+from schemas.closing import Closing
+from schemas.roles import Role
+
+MOST_MEMBERS = 1000
+_BUSY_TIMEOUT_S = 5.0
+_SCHEMAS = (
+    """
+CREATE TABLE members (
+    name TEXT PRIMARY KEY, role TEXT NOT NULL, key_hash TEXT NOT NULL, joined_at REAL NOT NULL, seen_at REAL
+);
+CREATE TABLE invitations (
+    token_hash BLOB PRIMARY KEY, name TEXT NOT NULL UNIQUE, role TEXT NOT NULL, expires_at REAL NOT NULL, key_hash TEXT
+);
+""",
+)
+"""What each version changed. ``key_hash`` of an invitation: of who has used it, and may have missed the answer."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """A member. Times are seconds since 1970; ``seen_at`` None: never since it joined."""
+
+    name: str
+    role: Role
+    joined_at: float
+    seen_at: float | None
+
+
+@dataclass(frozen=True)
+class Invited:
+    """Somebody who may join until ``expires_at``."""
+
+    name: str
+    role: Role
+    expires_at: float
+
+
+class Register(Closing):
+    """The register. For one thread, or for several that take turns."""
+
+    def __init__(self, path: Path, *, now: Callable[[], float] = time.time) -> None:
+        """Open it, or make a new one that only its owner can read.
+
+        Raises:
+            StateUnreadable: it is damaged, locked, of a newer version, or can't be written.
+        """
+        self._now = now
+        try:
+            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+            self._db = sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+            self._migrate()
+        except (OSError, sqlite3.Error) as error:
+            raise StateUnreadable(f"{path} cannot be used: {error}; restore it from a backup of the fleet") from error
+
+    def _migrate(self) -> None:
+        self._db.execute("BEGIN IMMEDIATE")
+        (version,) = self._db.execute("PRAGMA user_version").fetchone()
+        if version > len(_SCHEMAS):
+            raise sqlite3.DatabaseError("it is of a newer linguabus")
+        for schema in _SCHEMAS[version:]:
+            for statement in filter(str.strip, schema.split(";")):
+                self._db.execute(statement)
+        self._db.execute(f"PRAGMA user_version = {len(_SCHEMAS)}")
+        self._db.execute("COMMIT")
+
+    def close(self) -> None:
+        """Close the file. Idempotent."""
+        self._db.close()
+
+    @property
+    def version(self) -> int:
+        """Changes whenever another process or another `Register` has changed something."""
+        (version,) = self._db.execute("PRAGMA data_version").fetchone()
+        return int(version)
+
+    # --- members ----------------------------------------------------------------------------------------------
+
+    def members(self) -> list[Member]:
+        """All members by name."""
+        rows = self._db.execute("SELECT name, role, joined_at, seen_at FROM members ORDER BY name")
+        return [Member(*row) for row in rows]
+
+    def key_hashes(self) -> list[tuple[str, Role, str]]:
+        """Name, role and hash of the key, of all members by name."""
+        return list(self._db.execute("SELECT name, role, key_hash FROM members ORDER BY name"))
+
+    def add(self, name: str, role: Role, key_hash: str) -> None:
+        """Make somebody a member, again if it is one."""
+        self._db.execute(
+            "INSERT OR REPLACE INTO members VALUES (?, ?, ?, ?, NULL)", (name, role, key_hash, self._now())
+        )
+
+    def admits(self, name: str, key: str) -> bool:
+        """Is this a member's key? Takes as long where there is no such member."""
+        found = self._db.execute("SELECT key_hash FROM members WHERE name = ?", (name,)).fetchone()
+        return is_key(key, found[0] if found else _NOBODY) and found is not None
+
+    def saw(self, names: list[str]) -> None:
+        """Note that these members are there."""
+        now_s = self._now()
+        self._db.executemany("UPDATE members SET seen_at = ? WHERE name = ?", [(now_s, name) for name in names])
+
+    def revoke(self, name: str) -> None:
+        """End a membership, and an invitation of that name.
+
+        Raises:
+            UnknownMember: there is neither.
+        """
+        with closing(self._db.cursor()) as cursor:
+            cursor.execute("BEGIN IMMEDIATE")
+            gone = cursor.execute("DELETE FROM members WHERE name = ?", (name,)).rowcount
+            gone += cursor.execute("DELETE FROM invitations WHERE name = ?", (name,)).rowcount
+            cursor.execute("COMMIT")
+        if not gone:
+            raise UnknownMember(name)
+
+    # --- invitations ------------------------------------------------------------------------------------------
+
+    def invite(self, name: str, role: Role, token: bytes, expires_s: float, *, again: bool = False) -> None:
+        """Let who has the token join for so long; an older invitation of that name is over.
+
+        Args:
+            again: somebody who is a member already, who then has another key.
+
+        Raises:
+            AlreadyMember: it is one.
+        """
+        self._forget_over()
+        members = {member.name for member in self.members()}
+        if (name in members and not again) or len(members) >= MOST_MEMBERS:
+            raise AlreadyMember(name, len(members) >= MOST_MEMBERS)
+        self._db.execute("DELETE FROM invitations WHERE name = ?", (name,))
+        row = (_hashed(token), name, role, self._now() + expires_s)
+        self._db.execute("INSERT INTO invitations VALUES (?, ?, ?, ?, NULL)", row)
+
+    def invited(self) -> list[Invited]:
+        """Who may still join."""
+        self._forget_over()
+        rows = self._db.execute("SELECT name, role, expires_at FROM invitations WHERE key_hash IS NULL ORDER BY name")
+        return [Invited(*row) for row in rows]
+
+    @property
+    def is_open(self) -> bool:
+        """Is anybody invited? Nobody else is listened to."""
+        self._forget_over()
+        return self._db.execute("SELECT 1 FROM invitations LIMIT 1").fetchone() is not None
+
+    def enrol(self, token: bytes, key_hash: str) -> Member:
+        """Make who has a token a member. The same one may ask again with the same key: the answer may be lost.
+
+        Raises:
+            InvitationOver: the token is unknown, used or too old; which of these, nobody is told.
+        """
+        self._forget_over()
+        with closing(self._db.cursor()) as cursor:
+            cursor.execute("BEGIN IMMEDIATE")
+            try:
+                found = cursor.execute(
+                    "SELECT name, role, key_hash FROM invitations WHERE token_hash = ?", (_hashed(token),)
+                ).fetchone()
+                if found is None or found[2] not in (None, key_hash):
+                    raise InvitationOver
+                name, role, known = found
+                joined_at = self._now()
+                if known is None:
+                    cursor.execute("UPDATE invitations SET key_hash = ? WHERE name = ?", (key_hash, name))
+                    row = (name, role, key_hash, joined_at)
+                    cursor.execute("INSERT OR REPLACE INTO members VALUES (?, ?, ?, ?, NULL)", row)
+            finally:
+                cursor.execute("COMMIT")
+        return Member(name, role, joined_at, None)
+
+    def _forget_over(self) -> None:
+        self._db.execute("DELETE FROM invitations WHERE expires_at <= ?", (self._now(),))
+
+
+def _hashed(token: bytes) -> bytes:
+    """A token has 128 random bits: nobody finds it from its hash, nor from how long it takes to look the hash up."""
+    return hashlib.sha256(token).digest()
+
+
+_NOBODY = "$7$101$" + "A" * 16 + "$" + "A" * 86 + "=="
