@@ -46,7 +46,7 @@ class Inbox:
 
     def __init__(self) -> None:
         self.rejected = 0
-        self.on_heard: Callable[[str], None] = lambda name: None
+        self.on_heard: Callable[[str], None] = lambda _: None
         """Is called with the name of each node and client that says something."""
         self._logged: set[tuple[str, type[ContractError]]] = set()
 

@@ -1,0 +1,131 @@
+"""The register of a fleet: members, invitations, and that tokens are good once."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from broker.member_key import hash_of, new_key
+from orchestrator.errors import StateUnreadable
+from orchestrator.identity.errors import AlreadyMember, InvitationOver, UnknownMember
+from orchestrator.identity.register import Register
+
+TOKEN, OTHER = b"t" * 16, b"o" * 16
+
+
+class Clock:
+    now_s = 1000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def register(tmp_path: Path, clock: Clock) -> Register:
+    return Register(tmp_path / "register.sqlite3", now=clock)
+
+
+def test_who_is_invited_joins_once(register: Register) -> None:
+    register.invite("phone", "node", TOKEN, 900)
+    key = new_key()
+    assert register.enrol(TOKEN, hash_of(key)).name == "phone"
+    assert register.admits("phone", key)
+    with pytest.raises(InvitationOver):
+        register.enrol(TOKEN, hash_of(new_key()))
+    assert register.admits("phone", key)
+
+
+def test_who_has_missed_the_answer_asks_again(register: Register) -> None:
+    register.invite("phone", "node", TOKEN, 900)
+    key_hash = hash_of(new_key())
+    assert register.enrol(TOKEN, key_hash) == register.enrol(TOKEN, key_hash)
+
+
+def test_a_token_ends(register: Register, clock: Clock) -> None:
+    register.invite("phone", "node", TOKEN, 900)
+    assert register.is_open
+    clock.now_s += 900
+    with pytest.raises(InvitationOver):
+        register.enrol(TOKEN, hash_of("k"))
+    assert (register.is_open, register.invited(), register.members()) == (False, [], [])
+
+
+def test_a_wrong_token_is_good_for_nothing(register: Register) -> None:
+    register.invite("phone", "node", TOKEN, 900)
+    with pytest.raises(InvitationOver):
+        register.enrol(OTHER, hash_of("k"))
+
+
+def test_a_second_invitation_ends_the_first(register: Register) -> None:
+    register.invite("phone", "node", TOKEN, 900)
+    register.invite("phone", "node", OTHER, 900)
+    with pytest.raises(InvitationOver):
+        register.enrol(TOKEN, hash_of("k"))
+    assert register.enrol(OTHER, hash_of("k")).name == "phone"
+
+
+def test_a_member_is_not_invited_by_mistake(register: Register) -> None:
+    key = new_key()
+    register.add("phone", "node", hash_of(key))
+    with pytest.raises(AlreadyMember):
+        register.invite("phone", "client", TOKEN, 900)
+    register.invite("phone", "node", TOKEN, 900, again=True)
+    assert register.admits("phone", key), "until it joins again"
+    other = new_key()
+    register.enrol(TOKEN, hash_of(other))
+    assert (register.admits("phone", key), register.admits("phone", other)) == (False, True)
+
+
+def test_who_is_revoked_is_nobody(register: Register) -> None:
+    key = new_key()
+    register.add("phone", "node", hash_of(key))
+    register.invite("laptop", "client", TOKEN, 900)
+    register.revoke("phone")
+    register.revoke("laptop")
+    assert not register.admits("phone", key)
+    assert not register.is_open
+    with pytest.raises(UnknownMember):
+        register.revoke("phone")
+
+
+def test_nobody_has_a_key(register: Register) -> None:
+    assert not register.admits("nobody", "")
+    assert not register.admits("", "")
+
+
+def test_another_process_sees_a_change(tmp_path: Path, register: Register) -> None:
+    with Register(tmp_path / "register.sqlite3") as other:
+        before = other.version
+        register.add("phone", "node", hash_of("k"))
+        assert other.version != before
+        assert other.admits("phone", "k")
+
+
+def test_only_its_owner_reads_it_and_no_secret_is_in_it(tmp_path: Path, register: Register) -> None:
+    path, key = tmp_path / "register.sqlite3", new_key()
+    assert path.stat().st_mode & 0o777 == 0o600
+    register.invite("phone", "node", TOKEN, 900)
+    register.enrol(TOKEN, hash_of(key))
+    assert key.encode() not in path.read_bytes()
+    assert TOKEN not in path.read_bytes()
+
+
+def test_what_cant_be_read_is_said(tmp_path: Path) -> None:
+    (tmp_path / "register.sqlite3").write_bytes(b"not a database at all" * 100)
+    with pytest.raises(StateUnreadable):
+        Register(tmp_path / "register.sqlite3")
+
+
+def test_a_newer_one_is_refused(tmp_path: Path, register: Register) -> None:
+    register.close()
+    with sqlite3.connect(tmp_path / "register.sqlite3") as db:
+        db.execute("PRAGMA user_version = 99")
+    with pytest.raises(StateUnreadable, match="newer"):
+        Register(tmp_path / "register.sqlite3")
