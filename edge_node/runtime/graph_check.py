@@ -128,6 +128,8 @@ class _GraphCheck:
                 outputs.append(data[start:stop])
             elif key == onnx.ATTRIBUTE:
                 name, where = self._attribute((start, stop))
+                if name in attributes:
+                    raise GraphRefused(f"a node has the attribute {onnx.readable(name)!r} twice")
                 attributes[name] = where
             elif key in onnx.NODE_KIND.once and key not in once:
                 once[key] = data[start:stop]
@@ -152,6 +154,8 @@ class _GraphCheck:
         known = self._attributes.get(content)
         if known is None:
             found = onnx.read(onnx.ATTRIBUTE_KIND, self._data, *place)
+            if len(onnx.ATTRIBUTE_VALUES.intersection(found)) > 1:
+                raise GraphRefused("an attribute has two kinds of values")
             for tensor in found.get(onnx.ATTRIBUTE_TENSOR, ()):
                 if check_tensor(self._data, tensor, self._blob_size).is_external:
                     raise GraphRefused("the values of a constant are in a file")

@@ -25,8 +25,8 @@ LOAD_LIMIT_S = 900.0
 """For all runs of a load: a slow phone takes two minutes for its longest chunk, and a known answer is a few chunks."""
 _PLANS = 3
 """While it is opened, weights are there as a file, packed, and on the way from one to the other."""
-_SPARE_BYTES = 256 * MB
-"""For what has not to do with weights: stacks of threads, and address space that the heap asks for and leaves empty."""
+_SPARE_BYTES = 512 * MB
+"""For what has not to do with weights: stacks of threads, 8 MB each, and what the heap asks for and leaves empty."""
 _NO_ROOM = re.compile(r"alloc|out of memory", re.IGNORECASE)
 
 

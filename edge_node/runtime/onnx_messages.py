@@ -45,6 +45,10 @@ NODE_KIND = MessageKind("node", _texts(3, 4, 6, 7), _texts(1, 2, 5, 9))
 ATTRIBUTE_NAME, ATTRIBUTE_TENSOR = tag(1, LENGTH), tag(5, LENGTH)
 ATTRIBUTE_FLOAT, ATTRIBUTE_INT, ATTRIBUTE_FLOATS, ATTRIBUTE_INTS = 2, 3, 7, 8
 """Numbers of fields."""
+ATTRIBUTE_VALUES = frozenset(
+    tag(number, kind) for number in (2, 3, 4, 5, 7, 8, 9) for kind in (VARINT, LENGTH, FIXED32)
+)
+"""Of which an attribute has one, whatever its type says."""
 ATTRIBUTE_KIND = MessageKind(
     "attribute",
     _texts(1, 4, 5, 13) | _numbers(3, 20) | {tag(2, FIXED32)},

@@ -159,6 +159,15 @@ def test_what_no_segment_has_is_refused(make: Callable[[], ModelProto], words: s
     assert words in refusal(make())
 
 
+def test_an_attribute_has_one_value() -> None:
+    node = constant("n", 600_000_000)
+    node.attribute[0].ints.append(1)
+    assert "two kinds of values" in refusal(model(node))
+    node = helper.make_node("Conv", ["x", "w"], ["y"], pads=[0, 1])
+    node.attribute.add().CopyFrom(node.attribute[0])
+    assert "attribute 'pads' twice" in refusal(model(node))
+
+
 def test_too_many_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(graph_check, "MAX_NODES", 3)
     assert "it has 4 nodes" in refusal(model(*[helper.make_node("Identity", ["x"], [f"y{i}"]) for i in range(4)]))

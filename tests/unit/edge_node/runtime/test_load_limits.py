@@ -33,7 +33,7 @@ def test_what_asks_for_far_more_than_planned_is_told_so_and_the_limit_goes() -> 
     before = limit()
     with MemoryFence().around(10 * MB, 0):
         assert bytearray(150 * MB)
-    words = "10 MB were, and it asks for more than 286 MB"
+    words = "10 MB were, and it asks for more than 542 MB"
     with pytest.raises(MemoryExceeded, match=words) as error, MemoryFence().around(10 * MB, 0):
         bytearray(2_600 * MB)
     assert failure_code(error.value) == "no_room"
