@@ -18,6 +18,8 @@ class NodeConfig:
     name: str
     broker_url: str | BrokerAddress
     home: Path
+    blob_hosts: tuple[str, ...] | None = None
+    """Hosts, or host:port, that blobs are fetched from; ``None``: any, as on a broker that anybody may use."""
     memory_limit_bytes: int | None = None
     storage_limit_bytes: int | None = None
     threads: int = 1

@@ -41,6 +41,18 @@ class SegmentUnusable(NodeError):
     """ONNX Runtime can't open the segment, or it is not what the plan says."""
 
 
+class GraphRefused(SegmentUnusable):
+    """A graph has something that no graph of linguabus has: ONNX Runtime does not see it."""
+
+
+class NotProtobuf(NodeError):
+    """Bytes are not what protocol buffers look like."""
+
+
+class MemoryExceeded(NodeError):
+    """A segment takes far more memory than the plan says."""
+
+
 class WrongAnswers(NodeError):
     """A segment does not compute what it should."""
 
@@ -76,7 +88,7 @@ def failure_code(error: Exception) -> LoadFailureCode:
             return "unusable"
         case BlobUnavailable():
             return "no_files"
-        case StorageFull() | MemoryError():
+        case StorageFull() | MemoryExceeded() | MemoryError():
             return "no_room"
     return "internal"
 

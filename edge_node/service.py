@@ -35,6 +35,7 @@ from edge_node.notices import Notices
 from edge_node.runtime.check_schedule import CheckSchedule
 from edge_node.runtime.segment_runner import SegmentRunner
 from edge_node.runtime.table_pages import TablePages
+from edge_node.storage.blob_access import BlobAccess
 from edge_node.storage.blob_store import BlobStore
 from edge_node.storage.standby_fetcher import StandbyFetcher
 from edge_node.telemetry import device
@@ -80,10 +81,12 @@ class NodeService:
         self._speed = config.emulated_speed
         config.blob_directory.mkdir(parents=True, exist_ok=True)
         storage_bytes = device.storage_budget_bytes(config.blob_directory, config.storage_limit_bytes)
-        self._store = BlobStore(config.blob_directory, limit_bytes=storage_bytes)
+        access = BlobAccess(hosts=config.blob_hosts)
+        self._store = BlobStore(config.blob_directory, limit_bytes=storage_bytes, access=access)
         self._runner = SegmentRunner(
-            self._store, threads=config.threads, emulated_speed=config.emulated_speed, on_load_event=self._call
-        )
+            self._store, threads=config.threads, emulated_speed=config.emulated_speed, on_load_event=self._call,
+            memory_bytes=self._memory_bytes,
+        )  # fmt: skip
         self._table_pages = TablePages(self._store.directory, lambda: device.memory_bytes()[0])
         self._checks = CheckSchedule(config.check_interval_s)
         self._standby = StandbyFetcher(self._store)
@@ -100,13 +103,9 @@ class NodeService:
         )
         self._kept: list[Event] = []
         self._profiler = Profiler(
-            self._store,
-            node=config.name,
-            incarnation=self._incarnation,
-            threads=config.threads,
-            emulated_speed=config.emulated_speed,
-            wake=self._call,
-        )
+            self._store, node=config.name, incarnation=self._incarnation, threads=config.threads,
+            emulated_speed=config.emulated_speed, wake=self._call, memory_bytes=self._memory_bytes,
+        )  # fmt: skip
         self._birth: NodeBirth | None = None
         self._stopping = False
         self._refusal: str | None = None

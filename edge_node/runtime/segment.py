@@ -22,6 +22,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from edge_node.errors import SegmentUnusable, runtime_reason
+from edge_node.runtime.graph_check import check_graph
 from edge_node.runtime.hidden_buffers import Payload, entry_for, exit_for
 from edge_node.runtime.kv_cache import KvCache
 from edge_node.runtime.run_choice import choose_runs
@@ -76,18 +77,24 @@ class Segment:
         threads: int,
         emulated_speed: float = 1.0,
         heir_of: Segment | None = None,
+        limit_bytes: int | None = None,
     ) -> None:
         """Open the graph; KV caches of layers that ``heir_of`` has, too, are shared with it.
 
+        Args:
+            limit_bytes: of its weights; see `edge_node.runtime.graph_check`.
+
         Raises:
+            GraphRefused: it has what no graph of linguabus has; ONNX Runtime has not seen it.
             SegmentUnusable: ONNX Runtime refuses it, or its inputs are not the expected ones.
         """
-        self.spec = spec
-        self.threads = threads
+        check_graph(graph_path, limit_bytes)
+        self.spec, self.threads = spec, threads
         self.ready: Any = None
         """The binding that could run one position of its slot next without a look at shapes; see ``get_ready``."""
         self.emulate(emulated_speed)
         self._clock = time.thread_time if threads == 1 else time.process_time
+        self._run_options = ort.RunOptions()
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -269,7 +276,7 @@ class Segment:
         started = time.perf_counter()
         cpu_started = self._clock() if self._speed < 1.0 else 0.0
         try:
-            self.session.run_with_iobinding(kept.binding)
+            self.session.run_with_iobinding(kept.binding, self._run_options)
         except Exception as error:  # as above
             raise cannot_run(error) from error
         if self._speed < 1.0:
@@ -346,6 +353,10 @@ class Segment:
         """Behave like a device of this relative speed."""
         self._speed = speed
         self.ready = None
+
+    def stop(self) -> None:
+        """End the run that goes on before the graph's next node, and all later ones; from any thread."""
+        self._run_options.terminate = True
 
     def choose_runs(self) -> None:
         """Find out how many dummies runs need, if they do.

@@ -16,9 +16,10 @@ from edge_node.runtime import process_heap
 from edge_node.runtime.execute import execute
 from edge_node.runtime.fast_decode_runner import FastDecodeRunner
 from edge_node.runtime.known_answers import SelfCheck
+from edge_node.runtime.load_limits import memory_fence, time_limit
 from edge_node.runtime.segment import Segment
 from edge_node.stage.decode_fast_path import DecodeFastPath
-from edge_node.stage_spec import StageKey, StageSpec
+from edge_node.stage_spec import SegmentSpec, StageKey, StageSpec
 from edge_node.storage.blob_store import BlobStore
 from edge_node.work import Computed, Work
 from schemas.messages import LoadFailureCode
@@ -67,11 +68,19 @@ class SegmentRunner:
     """
 
     def __init__(
-        self, store: BlobStore, *, threads: int, emulated_speed: float, on_load_event: Callable[[], None]
+        self,
+        store: BlobStore,
+        *,
+        threads: int,
+        emulated_speed: float,
+        on_load_event: Callable[[], None],
+        memory_bytes: int | None = None,
     ) -> None:
+        """``memory_bytes``: what this node may use; what a plan without a figure for its memory goes by."""
         self.events: queue.SimpleQueue[LoadEvent] = queue.SimpleQueue()
         self._store = store
         self._threads = threads
+        self._memory_bytes = memory_bytes
         self._emulated_speed = emulated_speed
         self._on_load_event = on_load_event
         self._segments: dict[StageKey, Segment] = {}
@@ -141,22 +150,34 @@ class SegmentRunner:
                 self._post(LoadProgress(spec.key, done_bytes, total_bytes))
 
         downloaded_bytes = self._store.fetch(spec.segment.files, spec.blob_urls, on_progress=report)
-        with heap.trimming():
-            segment = Segment(
-                spec.segment,
-                self._store.path(spec.segment.graph.sha256),
-                threads=self._threads,
-                emulated_speed=self._emulated_speed,
-                heir_of=old,
-            )
-        if spec.segment.answer is None:
-            segment.warm_up()
-        else:  # to answer warms it up, too
-            segment.choose_runs()
-            self._self_checks[segment] = SelfCheck(segment, self._store.path(spec.segment.answer.sha256))
+        planned_bytes = spec.planned_bytes or self._memory_bytes
+        with memory_fence.around(planned_bytes, sum(blob.size_bytes for blob in spec.segment.files)):
+            segment = self._opened(spec.segment, old, planned_bytes)
         heap.trim()  # of what opening it took on the way
         process_heap.let_go_of_file_pages(self._store.directory)
         return segment, downloaded_bytes
+
+    def _opened(self, spec: SegmentSpec, old: Segment | None, planned_bytes: int | None) -> Segment:
+        """Open a segment and have it run."""
+        with heap.trimming():
+            segment = Segment(
+                spec,
+                self._store.path(spec.graph.sha256),
+                threads=self._threads,
+                emulated_speed=self._emulated_speed,
+                heir_of=old,
+                limit_bytes=planned_bytes,
+            )
+        check = None
+        with time_limit(segment):
+            if spec.answer is None:
+                segment.warm_up()
+            else:  # to answer warms it up, too
+                segment.choose_runs()
+                check = SelfCheck(segment, self._store.path(spec.answer.sha256))
+        if check:
+            self._self_checks[segment] = check
+        return segment
 
     def wrong_answers(self) -> list[LoadFailed]:
         """Have every segment answer its known input again, and return those that are wrong now, by stage."""

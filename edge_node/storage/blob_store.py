@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import functools
 import hashlib
@@ -11,25 +10,23 @@ import logging
 import os
 import threading
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from pathlib import Path
 
 from edge_node.errors import BlobDamaged, BlobUnavailable, StorageFull
+from edge_node.storage.blob_access import BlobAccess
 from schemas.back_off import back_off_s, out_of_step
 from schemas.messages import BlobRef
 
 _log = logging.getLogger(__name__)
 _CHUNK_BYTES = 1 << 20
-_TIMEOUT_S = 20.0
+_GRACE_S, _LEAST_RATE = 30.0, 4_000.0
+"""A server has to send so many bytes a second, but for the first seconds. What has arrived stays for the next try."""
 _TRIES_PER_URL = 5
 _FIRST_PAUSE_S = 0.25
 _LONGEST_PAUSE_S = 2.0
 _IN_USE = 2
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-_without_proxy = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-"""A proxy that the environment names is for the world, not for the fleet: it is not to know what devices do."""
 
 
 class BlobStore:
@@ -38,8 +35,17 @@ class BlobStore:
     One transfer at a time: two would write to the same files.
     """
 
-    def __init__(self, directory: Path, *, limit_bytes: int, sleep: Callable[[float], None] = time.sleep) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        limit_bytes: int,
+        access: BlobAccess | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """``access``: to blob servers; any, without TLS, where it is None."""
         self.directory = directory
+        self._access = access or BlobAccess()
         self.limit_bytes = limit_bytes
         self._sleep = sleep
         self._transferring = threading.Lock()
@@ -187,8 +193,11 @@ class BlobStore:
             for url in urls:
                 try:
                     return self._download(blob, f"{url}/{blob.sha256}", on_progress)
-                except BlobDamaged:
-                    raise  # trying again does not mend it
+                except BlobDamaged as error:  # trying again does not mend it
+                    raise BlobDamaged(
+                        f"the orchestrator's file {blob.sha256[:12]} is damaged: 'linguabus model verify' there says"
+                        " what to do"
+                    ) from error
                 except (OSError, http.client.HTTPException, BlobUnavailable) as error:
                     if isinstance(error, OSError) and error.errno in _NO_SPACE:
                         raise StorageFull(
@@ -217,39 +226,25 @@ class BlobStore:
         return fetched
 
     def _transfer(self, blob: BlobRef, url: str, part: Path, offset: int, on_progress: Callable[[int], None]) -> int:
-        request = urllib.request.Request(url, headers={"Range": f"bytes={offset}-"} if offset else {})
-        fetched = 0
-        with _opened(request) as response:
-            resumed = response.status == http.client.PARTIAL_CONTENT
-            with part.open("ab" if resumed else "wb") as file:
-                length = file.tell()
-                while data := response.read1(_CHUNK_BYTES):
-                    length += len(data)
-                    if length > blob.size_bytes:
-                        raise BlobUnavailable(f"the server sends more than {blob.size_bytes} bytes")
-                    file.write(data)
-                    fetched += len(data)
-                    on_progress(length)
-        if length < blob.size_bytes:
-            raise BlobUnavailable(f"the connection ended after {length} of {blob.size_bytes} bytes")
+        fetched, waited_s = 0, 0.0
+        with (
+            self._access.open(url, offset, blob.size_bytes) as (response, begin),
+            part.open("ab" if begin else "wb") as file,
+        ):
+            length = file.tell()
+            while length < blob.size_bytes:
+                asked_s = time.monotonic()
+                data = response.read1(min(_CHUNK_BYTES, blob.size_bytes - length))
+                waited_s += time.monotonic() - asked_s
+                if not data:
+                    raise BlobUnavailable(f"the connection ended after {length} of {blob.size_bytes} bytes")
+                file.write(data)
+                length += len(data)
+                fetched += len(data)
+                on_progress(length)
+                if waited_s > _GRACE_S + fetched / _LEAST_RATE:
+                    raise BlobUnavailable(f"the server sent {fetched} bytes in {waited_s:.0f} s")
         return fetched
-
-
-@contextlib.contextmanager
-def _opened(request: urllib.request.Request) -> Iterator[http.client.HTTPResponse]:
-    """The answer of a blob server; raises `BlobDamaged` where it says so."""
-    try:
-        response = _without_proxy.open(request, timeout=_TIMEOUT_S)
-    except urllib.error.HTTPError as error:
-        with error:
-            if error.code != http.client.GONE:
-                raise
-        raise BlobDamaged(
-            f"the orchestrator's file {request.selector.rpartition('/')[2][:12]} is damaged: 'linguabus model verify'"
-            " there says what to do"
-        ) from None
-    with response:
-        yield response
 
 
 def _report(on_progress: Callable[[int, int], None], before: int, total: int, part: int) -> None:

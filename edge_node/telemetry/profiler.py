@@ -36,11 +36,13 @@ class Profiler:
         threads: int,
         emulated_speed: float,
         wake: Callable[[], None],
+        memory_bytes: int | None = None,
     ) -> None:
         self._store = store
         self._blank = NodeProfile(node=node, incarnation=incarnation, fingerprint="")
         self._threads = threads
         self._speed = emulated_speed
+        self._memory_bytes = memory_bytes
         self._wake = wake
         self._command: ProbeNode | None = None
         self._started_s = 0.0
@@ -114,7 +116,7 @@ class Profiler:
                 blobs = (part.graph, *part.blobs)
                 self._only_probed |= {blob.sha256 for blob in blobs if not self._store.path(blob.sha256).exists()}
                 self._store.fetch(blobs, command.blob_urls, on_progress=lambda *_: None)
-            units = measure_parts(command, self._store, self._threads, self._speed)
+            units = measure_parts(command, self._store, self._threads, self._speed, self._memory_bytes)
             answer = replace(
                 answer,
                 units=units,

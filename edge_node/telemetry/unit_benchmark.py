@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from broker import heap
 from edge_node.errors import NodeError
+from edge_node.runtime.load_limits import memory_fence, time_limit
 from edge_node.runtime.segment import Segment
 from edge_node.stage_spec import SegmentSpec
 from edge_node.storage.blob_store import BlobStore
@@ -39,8 +40,10 @@ class _Runs:
     batched_s: list[float] = field(default_factory=list)
 
 
-def measure_parts(command: ProbeNode, store: BlobStore, threads: int, speed: float) -> tuple[UnitProfile, ...]:
-    """How fast this node runs each part.
+def measure_parts(
+    command: ProbeNode, store: BlobStore, threads: int, speed: float, memory_bytes: int | None = None
+) -> tuple[UnitProfile, ...]:
+    """How fast this node, which may use so much memory, runs each part.
 
     One part is in memory at a time; a further round only if it would be over in time, going by the one before.
     """
@@ -49,7 +52,8 @@ def measure_parts(command: ProbeNode, store: BlobStore, threads: int, speed: flo
     for _ in range(_ROUNDS):
         began_s = time.monotonic()
         for part, runs in zip(command.parts, found, strict=True):
-            _measure_part(command, part, store, threads, speed, runs)
+            with memory_fence.around(memory_bytes, sum(blob.size_bytes for blob in (part.graph, *part.blobs))):
+                _measure_part(command, part, store, threads, speed, runs)
         if 2 * time.monotonic() - began_s > ends_s:
             break
     device.forget_peak()  # of single units side by side with nothing: no plan has that
@@ -87,7 +91,8 @@ def _measure_part(
         is_last=part.kind == HEAD,
     )
     segment = Segment(spec, store.path(part.graph.sha256), threads=threads, emulated_speed=speed)
-    segment.warm_up()
+    with time_limit(segment):
+        segment.warm_up()
     deadline_s = time.monotonic() + command.time_limit_s / len(command.parts)
     runs.prefill_s += _times(segment, (0,), PROBE_CHUNK_TOKENS, _PREFILL_RUNS, deadline_s)
     runs.decode_s += _times(segment, (PROBE_CHUNK_TOKENS,), 1, _DECODE_RUNS, deadline_s)

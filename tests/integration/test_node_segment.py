@@ -201,7 +201,7 @@ def test_a_graph_that_is_not_the_plans(tiny_model: Model, changes: dict[str, Any
 def test_a_file_that_is_no_graph(tiny_model: Model, tmp_path: Path) -> None:
     spec = specification(tiny_model, even_cuts(tiny_model.manifest.num_units, 2), 0).segment
     (tmp_path / "graph").write_bytes(b"no graph")
-    with pytest.raises(SegmentUnusable, match="can't open the segment"):
+    with pytest.raises(SegmentUnusable, match="no model in ONNX's format"):
         Segment(spec, tmp_path / "graph", threads=1)
 
 
@@ -361,7 +361,7 @@ def test_what_is_no_graph_is_reported(tiny_model: Model, runner: Runner) -> None
     event = runner.next_result()
     assert isinstance(event, LoadFailed)
     assert event.code == "unusable"
-    assert "can't open the segment" in event.reason
+    assert "no model in ONNX's format" in event.reason
 
 
 def with_answer(model: Model, cuts: Sequence[int], stage: int, of: Sequence[int]) -> StageSpec:

@@ -13,8 +13,10 @@ from broker.bus import Event
 from broker.memory import MemoryBroker, MemoryBus
 from edge_node.config import NodeConfig
 from edge_node.core import NodeCore
+from edge_node.errors import BlobUnavailable
 from edge_node.service import NodeService
 from edge_node.telemetry import device
+from schemas.messages import BlobRef
 from tests.support.mapped_files import resident_bytes
 from tests.support.polling import DEADLINE_S
 
@@ -24,10 +26,18 @@ NEVER_S = 3_600.0
 class Alone(NodeService):
     """A node that nobody hears."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, blob_hosts: tuple[str, ...] | None = None) -> None:
         broker = MemoryBroker()
-        config = NodeConfig(name="n", broker_url="mqtt://nowhere", home=home, heartbeat_interval_s=NEVER_S)
+        config = NodeConfig(
+            name="n", broker_url="mqtt://nowhere", home=home, heartbeat_interval_s=NEVER_S, blob_hosts=blob_hosts
+        )
         super().__init__(config, make_bus=lambda client_id, will: MemoryBus(broker, client_id=client_id, will=will))
+
+
+def test_a_node_asks_no_hosts_but_those_it_is_told_of(tmp_path: Path) -> None:
+    node, blob = Alone(tmp_path, ("orchestrator.local",)), BlobRef(sha256="0" * 64, size_bytes=1)
+    with pytest.raises(BlobUnavailable, match=r"127\.0\.0\.1 is none of the hosts"):
+        node._store.fetch([blob], ["http://127.0.0.1:9"], on_progress=lambda *_: None, background=True)
 
 
 class Decoding(Alone):
