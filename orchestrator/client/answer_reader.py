@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from broker.bus import Bus, Refused
 from broker.errors import PayloadTooLarge
 from orchestrator.client.answer_stream import AnswerStream, StreamMessage
+from orchestrator.client.answer_times import AnswerTimes
 from orchestrator.client.errors import AnswerIncomplete, QuestionTooLong, start_one
 from schemas.messages import StreamError, StreamStatus, SubmitRequest, encode
 from schemas.topics import REQUEST_RENEW, REQUEST_SUBMIT
@@ -66,8 +67,8 @@ class AnswerReader:
 
     # --- orders -----------------------------------------------------------------------------------------------
 
-    def submit(self, submit: SubmitRequest) -> None:
-        """Ask a question, and read its answer from now on.
+    def submit(self, submit: SubmitRequest) -> AnswerTimes:
+        """Ask a question, and read its answer from now on; when that comes is noted in what is returned.
 
         Raises:
             QuestionTooLong: the broker does not pass it on.
@@ -75,10 +76,11 @@ class AnswerReader:
         now_s = time.monotonic()
         if not self._streams:
             self.heard()
-        stream = AnswerStream(submit)
+        stream = AnswerStream(submit, AnswerTimes(now_s))
         self._publish(stream, submit)
         self._streams[submit.request] = stream
         self.due_s = min(self.due_s, now_s + RENEW_S)
+        return stream.times
 
     def leave(self, request: str) -> bool:
         """Read no more of an answer; was it being read?"""
@@ -96,7 +98,7 @@ class AnswerReader:
         self._submitted_s[submit.request] = time.monotonic()
 
     def _submit_again(self, stream: AnswerStream) -> None:
-        again = stream.submit_again()
+        again = stream.submit_again(time.monotonic())
         try:
             self._publish(stream, again)
         except QuestionTooLong:  # the same tokens are made once more, if the profile keeps the text
@@ -110,8 +112,12 @@ class AnswerReader:
         stream = self._streams.get(message.request)
         if stream is None:
             return
-        was_unsure = stream.unsure
+        was_unsure, tokens = stream.unsure, len(stream.token_ids)
         stream.take(message)
+        if len(stream.token_ids) > tokens:
+            stream.times.piece_came(self._heard_s)
+        else:
+            stream.times.disturbed()
         if (stream.unsure and not was_unsure) or stream.unknown:
             self.due_s = self._heard_s
 
@@ -129,6 +135,7 @@ class AnswerReader:
         self.heard()
         for stream in self._streams.values():
             stream.unsure = True
+            stream.times.disturbed()
         self.due_s = self._heard_s
 
     def refused(self, refused: Refused) -> None:

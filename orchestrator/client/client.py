@@ -177,8 +177,7 @@ class Client(Closing):
         decode(payload, SubmitRequest)  # the orchestrator drops what is outside the contract's limits, without a word
         if len(payload) > SURE_BYTES:
             self._check_length(len(payload))
-        self._reader.submit(submit)
-        return Answer(self, request)
+        return Answer(self, request, self._reader.submit(submit))
 
     def _check_length(self, size_bytes: int) -> None:
         """Refuse a question that some broker limit forbids; the orchestrator knows of limits that nodes have found."""

@@ -161,6 +161,9 @@ def test_an_orchestrator_that_knows_nothing_of_an_answer_is_asked_again(fake: Fa
         assert answer.token_ids == [0, 1, 2]
     first, again = fake.submitted
     assert (again.request, again.answer_ids, again.answer_model) == (first.request, (0, 1), "smollm2")
+    assert (first.age_s, first.ttft_s) == (0.0, None)
+    assert again.ttft_s is not None
+    assert 0 < again.ttft_s < again.age_s
 
 
 def test_a_question_that_was_damaged_on_its_way_is_asked_again_a_few_times(fake: FakeOrchestrator) -> None:
