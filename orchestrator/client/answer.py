@@ -16,7 +16,7 @@ class Connection(Protocol):
     """What an answer needs of the client that asked."""
 
     def receive(self, request: str) -> list[StreamMessage]:
-        """Wait for something, a second at the most, and return what has arrived for this request."""
+        """Wait for something, half a second at the most, and return what has arrived for this request."""
 
     def waiting(self, request: str) -> Waiting | None:
         """What an answer waits for; None while it is being computed."""
@@ -41,7 +41,7 @@ class Answer:
         self.request = request
         self.times = times
         self.on_waiting: Callable[[Waiting | None], None] = lambda _: None
-        """Called about once a second while the answer waits for something, and with None when it goes on."""
+        """Called about twice a second while the answer waits for something, and with None when it goes on."""
         self.text = ""
         self.token_ids: list[int] = []
         self.end: StreamEnd | None = None

@@ -44,6 +44,8 @@ class AnswerReader:
         self._name = name
         self._broker = broker
         self._silence_s = silence_s
+        self._first_word_s = silence_s / 3
+        """Whoever has taken a question says so at once when asked: that is not waited for as long."""
         self._streams: dict[str, AnswerStream] = {}
         self._waiting: dict[str, Waiting] = {}
         self._submitted_s: dict[str, float] = {}
@@ -162,6 +164,8 @@ class AnswerReader:
                 if now_s >= self._submitted_s[request] + _SUBMIT_AGAIN_S:
                     self._submit_again(stream)
                 continue
+            if not stream.heard and stream.asked_s is None:
+                stream.unsure, stream.asked_s = True, now_s
             stream.unsure = stream.unsure or is_silent
             topic = REQUEST_RENEW.format(client=self._name, request=request)
             self._bus.publish(topic, encode(stream.renewal()), qos=1)
@@ -176,6 +180,8 @@ class AnswerReader:
             text, since_s = f"the broker {self._broker}", self._cut_s
         elif self._is_orchestrator_missing(now_s):
             text, since_s = f"the orchestrator: {start_one(self._broker)}", self._heard_s
+        elif not stream.heard and stream.asked_s is not None and now_s >= stream.asked_s + self._first_word_s:
+            text, since_s = "an orchestrator to answer", self._heard_s
         else:
             is_alone = False
         if not text:

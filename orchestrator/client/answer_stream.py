@@ -27,6 +27,10 @@ class AnswerStream:
     """Behind the pieces that have come."""
     characters: int = 0
     """Of the text that has come."""
+    heard: bool = False
+    """Was anything said of it yet?"""
+    asked_s: float | None = None
+    """When a first word of it was asked for; None unless that was."""
     unsure: bool = False
     """Something may have been missed: it is asked for until something comes."""
     waits_for: str = ""
@@ -45,6 +49,7 @@ class AnswerStream:
 
     def take(self, message: StreamMessage | StreamStatus) -> None:
         """Take in a message unless one before it is missing; it will come again with that one."""
+        self.heard = True
         if isinstance(message, StreamStatus):
             self.unsure, self.damaged = False, 0
             self.waits_for, self.model = message.waits_for, message.model or self.model

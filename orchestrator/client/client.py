@@ -85,7 +85,7 @@ REPLAN_TIMEOUT_S = 600.0
 """Nodes may have to fetch their parts before a new plan is in force."""
 LEASE_S = 4.0
 """A client that is not heard of for this long counts as gone, and what it has asked for ends."""
-_LOOK_S = 1.0
+_LOOK_S = 0.5
 """Who reads an answer sees at least so often what it waits for."""
 SURE_BYTES = 4_096
 """Questions up to this length are sent without asking whether the broker takes them: nodes need as much themselves."""
@@ -301,7 +301,7 @@ class Client(Closing):
             self.send_cancel(request)
 
     def receive(self, request: str) -> list[StreamMessage]:
-        """Wait for something, a second at the most, and return what has arrived for this request.
+        """Wait for something, half a second at the most, and return what has arrived for this request.
 
         Raises:
             AnswerIncomplete: the answer was left, or what it needs was missing for longer than its patience.
