@@ -205,11 +205,12 @@ class SaveOpened:
 
 @dataclass(frozen=True)
 class SaveTokens:
-    """Remember tokens of an answer, from the ``first`` on."""
+    """Remember tokens of an answer, from the ``first`` on, and how long it took until there was one."""
 
     request: str
     first: int
     ids: tuple[int, ...]
+    ttft_s: float
 
 
 @dataclass(frozen=True)

@@ -237,6 +237,8 @@ class SavedRequest:
     epoch: str = ""
     tokens: tuple[int, ...] = ()
     """Of the answer."""
+    ttft_s: float | None = None
+    """From the submission to the first of them."""
 
 
 @dataclass(frozen=True)

@@ -62,6 +62,10 @@ class SubmitRequest:
     )
     answer_model: Name | None = about("Submitted again: the model that has made them.", default=None)
     connection: Name | None = about("Which of the client's connections reads the answer; random.", default=None)
+    age_s: Seconds = about("Submitted again: how long ago it was submitted first.", default=0.0)
+    ttft_s: Seconds | None = about(
+        "Submitted again: how long after that the answer's first token came, if one has.", default=None
+    )
 
 
 @message("request.renew")
@@ -114,8 +118,8 @@ class StreamEnd:
     finish_reason: Literal["stop", "length", "cancelled"] = about("Why it ended.")
     prompt_tokens: Tokens = about("Tokens of the prompt.")
     completion_tokens: Tokens = about("Tokens generated.")
-    ttft_s: Seconds = about("From submission to the first token, seen at the orchestrator.")
-    total_s: Seconds = about("From submission to the end.")
+    ttft_s: Seconds = about("From the first submission to the first token, seen at the orchestrator.")
+    total_s: Seconds = about("From the first submission to the end.")
     stages: Annotated[tuple[StageTiming, ...], Items(limits.MAX_STAGES)] = about(
         "Per-stage figures when asked for.", default=()
     )

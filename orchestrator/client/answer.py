@@ -7,6 +7,7 @@ from typing import Protocol
 
 from orchestrator.client.answer_reader import Waiting
 from orchestrator.client.answer_stream import StreamMessage
+from orchestrator.client.answer_times import AnswerTimes
 from orchestrator.client.errors import AnswerFailed, AnswerIncomplete
 from schemas.messages import StreamEnd, StreamText
 
@@ -15,7 +16,7 @@ class Connection(Protocol):
     """What an answer needs of the client that asked."""
 
     def receive(self, request: str) -> list[StreamMessage]:
-        """Wait for something, a second at the most, and return what has arrived for this request."""
+        """Wait for something, half a second at the most, and return what has arrived for this request."""
 
     def waiting(self, request: str) -> Waiting | None:
         """What an answer waits for; None while it is being computed."""
@@ -33,13 +34,14 @@ class Connection(Protocol):
 class Answer:
     """One answer on its way. Iterate over the object for the text; then ``end`` says how the answer ended."""
 
-    def __init__(self, client: Connection, request: str) -> None:
+    def __init__(self, client: Connection, request: str, times: AnswerTimes) -> None:
         self._client = client
         self._cancel_wanted = False
         self._was_waiting = False
         self.request = request
+        self.times = times
         self.on_waiting: Callable[[Waiting | None], None] = lambda _: None
-        """Called about once a second while the answer waits for something, and with None when it goes on."""
+        """Called about twice a second while the answer waits for something, and with None when it goes on."""
         self.text = ""
         self.token_ids: list[int] = []
         self.end: StreamEnd | None = None

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from broker.bus import Bus, Refused
 from broker.errors import PayloadTooLarge
 from orchestrator.client.answer_stream import AnswerStream, StreamMessage
+from orchestrator.client.answer_times import AnswerTimes
 from orchestrator.client.errors import AnswerIncomplete, QuestionTooLong, start_one
 from schemas.messages import StreamError, StreamStatus, SubmitRequest, encode
 from schemas.topics import REQUEST_RENEW, REQUEST_SUBMIT
@@ -43,6 +44,8 @@ class AnswerReader:
         self._name = name
         self._broker = broker
         self._silence_s = silence_s
+        self._first_word_s = silence_s / 3
+        """Whoever has taken a question says so at once when asked: that is not waited for as long."""
         self._streams: dict[str, AnswerStream] = {}
         self._waiting: dict[str, Waiting] = {}
         self._submitted_s: dict[str, float] = {}
@@ -66,8 +69,8 @@ class AnswerReader:
 
     # --- orders -----------------------------------------------------------------------------------------------
 
-    def submit(self, submit: SubmitRequest) -> None:
-        """Ask a question, and read its answer from now on.
+    def submit(self, submit: SubmitRequest) -> AnswerTimes:
+        """Ask a question, and read its answer from now on; when that comes is noted in what is returned.
 
         Raises:
             QuestionTooLong: the broker does not pass it on.
@@ -75,10 +78,11 @@ class AnswerReader:
         now_s = time.monotonic()
         if not self._streams:
             self.heard()
-        stream = AnswerStream(submit)
+        stream = AnswerStream(submit, AnswerTimes(now_s))
         self._publish(stream, submit)
         self._streams[submit.request] = stream
         self.due_s = min(self.due_s, now_s + RENEW_S)
+        return stream.times
 
     def leave(self, request: str) -> bool:
         """Read no more of an answer; was it being read?"""
@@ -96,7 +100,7 @@ class AnswerReader:
         self._submitted_s[submit.request] = time.monotonic()
 
     def _submit_again(self, stream: AnswerStream) -> None:
-        again = stream.submit_again()
+        again = stream.submit_again(time.monotonic())
         try:
             self._publish(stream, again)
         except QuestionTooLong:  # the same tokens are made once more, if the profile keeps the text
@@ -110,8 +114,12 @@ class AnswerReader:
         stream = self._streams.get(message.request)
         if stream is None:
             return
-        was_unsure = stream.unsure
+        was_unsure, tokens = stream.unsure, len(stream.token_ids)
         stream.take(message)
+        if len(stream.token_ids) > tokens:
+            stream.times.piece_came(self._heard_s)
+        else:
+            stream.times.disturbed()
         if (stream.unsure and not was_unsure) or stream.unknown:
             self.due_s = self._heard_s
 
@@ -129,6 +137,7 @@ class AnswerReader:
         self.heard()
         for stream in self._streams.values():
             stream.unsure = True
+            stream.times.disturbed()
         self.due_s = self._heard_s
 
     def refused(self, refused: Refused) -> None:
@@ -155,6 +164,8 @@ class AnswerReader:
                 if now_s >= self._submitted_s[request] + _SUBMIT_AGAIN_S:
                     self._submit_again(stream)
                 continue
+            if not stream.heard and stream.asked_s is None:
+                stream.unsure, stream.asked_s = True, now_s
             stream.unsure = stream.unsure or is_silent
             topic = REQUEST_RENEW.format(client=self._name, request=request)
             self._bus.publish(topic, encode(stream.renewal()), qos=1)
@@ -169,6 +180,8 @@ class AnswerReader:
             text, since_s = f"the broker {self._broker}", self._cut_s
         elif self._is_orchestrator_missing(now_s):
             text, since_s = f"the orchestrator: {start_one(self._broker)}", self._heard_s
+        elif not stream.heard and stream.asked_s is not None and now_s >= stream.asked_s + self._first_word_s:
+            text, since_s = "an orchestrator to answer", self._heard_s
         else:
             is_alone = False
         if not text:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+from orchestrator.client.answer_times import AnswerTimes
 from schemas.messages import RenewRequest, StreamEnd, StreamError, StreamStatus, StreamText, SubmitRequest
 
 StreamMessage = StreamText | StreamEnd | StreamError
@@ -17,6 +18,7 @@ class AnswerStream:
     """The pieces of one answer that have come, in order and each once. ``submit`` is what asked for it."""
 
     submit: SubmitRequest
+    times: AnswerTimes = field(default_factory=lambda: AnswerTimes(0.0))
     question_bytes: int = 0
     """Length of the message that asked for it."""
     waiting: list[StreamMessage] = field(default_factory=list)
@@ -25,6 +27,10 @@ class AnswerStream:
     """Behind the pieces that have come."""
     characters: int = 0
     """Of the text that has come."""
+    heard: bool = False
+    """Was anything said of it yet?"""
+    asked_s: float | None = None
+    """When a first word of it was asked for; None unless that was."""
     unsure: bool = False
     """Something may have been missed: it is asked for until something comes."""
     waits_for: str = ""
@@ -43,6 +49,7 @@ class AnswerStream:
 
     def take(self, message: StreamMessage | StreamStatus) -> None:
         """Take in a message unless one before it is missing; it will come again with that one."""
+        self.heard = True
         if isinstance(message, StreamStatus):
             self.unsure, self.damaged = False, 0
             self.waits_for, self.model = message.waits_for, message.model or self.model
@@ -79,7 +86,13 @@ class AnswerStream:
         """The message that says how much has come, and that more may have been missed."""
         return RenewRequest(request=self.submit.request, answer_tokens=len(self.token_ids), repeat=self.unsure)
 
-    def submit_again(self) -> SubmitRequest:
+    def submit_again(self, now_s: float) -> SubmitRequest:
         """The question for an orchestrator that does not know it, with what has come of the answer."""
         self.unknown = False
-        return replace(self.submit, answer_ids=tuple(self.token_ids), answer_model=self.model)
+        return replace(
+            self.submit,
+            answer_ids=tuple(self.token_ids),
+            answer_model=self.model,
+            age_s=now_s - self.times.asked_s,
+            ttft_s=self.times.ttft_s,
+        )

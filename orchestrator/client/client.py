@@ -86,7 +86,7 @@ REPLAN_TIMEOUT_S = 600.0
 """Nodes may have to fetch their parts before a new plan is in force."""
 LEASE_S = 4.0
 """A client that is not heard of for this long counts as gone, and what it has asked for ends."""
-_LOOK_S = 1.0
+_LOOK_S = 0.5
 """Who reads an answer sees at least so often what it waits for."""
 SURE_BYTES = 4_096
 """Questions up to this length are sent without asking whether the broker takes them: nodes need as much themselves."""
@@ -190,8 +190,7 @@ class Client(Closing):
         decode(payload, SubmitRequest)  # the orchestrator drops what is outside the contract's limits, without a word
         if len(payload) > SURE_BYTES:
             self._check_length(len(payload))
-        self._reader.submit(submit)
-        return Answer(self, request)
+        return Answer(self, request, self._reader.submit(submit))
 
     def _check_length(self, size_bytes: int) -> None:
         """Refuse a question that some broker limit forbids; the orchestrator knows of limits that nodes have found."""
@@ -325,7 +324,7 @@ class Client(Closing):
             self.send_cancel(request)
 
     def receive(self, request: str) -> list[StreamMessage]:
-        """Wait for something, a second at the most, and return what has arrived for this request.
+        """Wait for something, half a second at the most, and return what has arrived for this request.
 
         Raises:
             AnswerIncomplete: the answer was left, or what it needs was missing for longer than its patience.

@@ -121,11 +121,12 @@ def cut_by_context(end: StreamEnd, max_tokens: int) -> bool:
     return end.finish_reason == "length" and end.completion_tokens < max_tokens
 
 
-def statistics(end: StreamEnd) -> str:
-    """The figures of ``--stats``, for people."""
+def statistics(end: StreamEnd, interrupted_s: float) -> str:
+    """The figures of ``--stats``, for people; ``interrupted_s``: how long the answer stood still."""
+    pause = f"{interrupted_s:.1f} s of it interrupted, " if interrupted_s else ""
     summary = (
         f"TTFT {end.ttft_s:.3f} s for {end.prompt_tokens} prompt tokens; {end.completion_tokens} tokens in "
-        f"{end.total_s:.3f} s, {tokens_per_s(end):.1f} tokens/s ({end.finish_reason})"
+        f"{end.total_s:.3f} s, {pause}{tokens_per_s(end):.1f} tokens/s ({end.finish_reason})"
     )
     rows = [_stage_row(stage) for stage in end.stages]
     if not rows:

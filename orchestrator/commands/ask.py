@@ -86,7 +86,7 @@ def command(
     elif mark := cut_mark(end, wanted.max_tokens):
         click.echo(mark, err=True)
     if stats:
-        click.echo(statistics(end), err=True)
+        click.echo(statistics(end, answer.times.interrupted_s), err=True)
     return INTERRUPTED if cancellation.stopped or end.finish_reason == "cancelled" else 0
 
 
@@ -111,5 +111,6 @@ def _report(answer: Answer, end: StreamEnd, seed: int) -> dict[str, object]:
         "text": answer.text,
         "token_ids": answer.token_ids,
         "tokens_per_s": round(tokens_per_s(end), 2),
+        "interrupted_s": round(answer.times.interrupted_s, 3),
         "seed": seed,
     }

@@ -156,7 +156,7 @@ class Conversation:
         if mark := cut_mark(answer.end, self._max_tokens):
             click.echo(mark, err=True)
         if self._stats:
-            click.echo(statistics(answer.end), err=True)
+            click.echo(statistics(answer.end, answer.times.interrupted_s), err=True)
         self._turns.append((question, ChatMessage(role="assistant", content=answer.text)))
         if cut_by_context(answer.end, self._max_tokens) and not self._keep_all:
             self._drop_turns()

@@ -91,7 +91,7 @@ class RequestScheduler:
     def submit(self, request: SubmitRequest, now_s: float) -> list[Effect]:
         """Take in a client's request."""
         if (known := self.sessions.get(request.request)) and known.client == request.client:
-            known.learn(request.answer_ids)
+            known.learn(request)
         if self.sessions.was_submitted(request.request):
             return []  # the same submission again
         session = Session.asked(request, self._timing, now_s)
@@ -165,9 +165,9 @@ class RequestScheduler:
         effects: list[Effect] = []
         if len(session.answer.tokens) > before:
             self._progressed(session, now_s)
-            effects.append(SaveTokens(session.request, before, tuple(session.answer.tokens[before:])))
-        if session.first_token_s is None and session.answer.tokens:
-            session.first_token_s = now_s
+            if session.ttft_s is None:
+                session.ttft_s = now_s - session.submitted_s
+            effects.append(SaveTokens(session.request, before, tuple(session.answer.tokens[before:]), session.ttft_s))
         effects += [Publish(session.stream_topic, piece) for piece in pieces]
         if session.answer.finish:
             effects += self._finish(session, session.answer.finish, now_s)

@@ -59,6 +59,7 @@ class Session:
 
     submit: SubmitRequest
     submitted_s: float
+    """The first time, perhaps to another orchestrator."""
     queued_s: float = 0.0
     phase: Phase = Phase.QUEUED
     asked_model: str = ""
@@ -72,7 +73,8 @@ class Session:
     failures: StepFailures = field(default_factory=StepFailures)
     interrupted_s: float | None = None
     """When its ring broke; None unless it waits to go on."""
-    first_token_s: float | None = None
+    ttft_s: float | None = None
+    """From the submission to the first token; None until that has come."""
     ending: Ending | None = None
     """In the phase CLOSING."""
     reader_due_s: float = math.inf
@@ -112,7 +114,7 @@ class Session:
     @classmethod
     def asked(cls, submit: SubmitRequest, timing: Timing, now_s: float) -> Session:
         """A request that has just come in."""
-        session = cls(submit, submitted_s=now_s)
+        session = cls(submit, submitted_s=now_s - submit.age_s, ttft_s=submit.ttft_s)
         session.wait(now_s, timing)
         session.renew(now_s)
         return session
@@ -128,6 +130,7 @@ class Session:
             begun_with=saved.model or None,
             known_ids=saved.tokens,
             opened_in=saved.epoch,
+            ttft_s=saved.ttft_s,
         )
         session.interrupted_s = now_s if saved.epoch else None
         session.wait(now_s, timing)
@@ -157,11 +160,12 @@ class Session:
         """Has the request a ring that has made no token for it yet?"""
         return bool(self.answer and self.placement and self.answer.next_position == self.placement.begun_at)
 
-    def learn(self, ids: tuple[int, ...]) -> None:
+    def learn(self, again: SubmitRequest) -> None:
         """Take in tokens that the reader has and that are not known here, while no ring makes others."""
-        if self.phase is Phase.QUEUED and len(ids) > self.tokens_known:
+        if self.phase is Phase.QUEUED and len(again.answer_ids) > self.tokens_known:
             self.begun_with = self.answer.prompt.model if self.answer else self.begun_with
-            self.answer, self.known_ids = None, ids
+            self.answer, self.known_ids = None, again.answer_ids
+            self.ttft_s = again.ttft_s if self.ttft_s is None else self.ttft_s
 
     @property
     def is_behind(self) -> bool:
@@ -339,15 +343,15 @@ class Session:
         """The message that ends the answer."""
         ending = self.ending
         assert ending
-        first_s = self.first_token_s if self.first_token_s is not None else ending.ended_s
+        total_s = max(0.0, ending.ended_s - self.submitted_s)
         timings = tuple(ending.timings[stage] for stage in sorted(ending.timings))
         return StreamEnd(
             request=self.request,
             finish_reason=ending.finish,
             prompt_tokens=len(self.prompt_ids),
             completion_tokens=len(self.answer.tokens) if self.answer else 0,
-            ttft_s=max(0.0, first_s - self.submitted_s),
-            total_s=max(0.0, ending.ended_s - self.submitted_s),
+            ttft_s=total_s if self.ttft_s is None else min(self.ttft_s, total_s),
+            total_s=total_s,
             stages=timings if self.submit.stats else (),
             text_tokens=self.answer.text.tokens if self.answer else 0,
             text_characters=self.answer.text.characters if self.answer else 0,

@@ -19,6 +19,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Concatenate, ParamSpec
 
+from orchestrator.effects import SaveTokens
 from orchestrator.errors import StateUnreadable
 from orchestrator.events import SavedRequest
 from orchestrator.planning.profile import Profile
@@ -77,6 +78,9 @@ CREATE TABLE requests (
 CREATE TABLE tokens (
     request TEXT NOT NULL, first INTEGER NOT NULL, ids BLOB NOT NULL, PRIMARY KEY (request, first)
 )
+""",
+    """
+ALTER TABLE requests ADD COLUMN ttft_s REAL
 """,
 )
 """What each version changed."""
@@ -302,8 +306,8 @@ class Database(Closing):
     @_write
     def begin_request(self, pipeline: str, submit: SubmitRequest) -> None:
         """Remember a request, with the tokens that its client has of the answer."""
-        row = (submit.request, pipeline, time.time(), encode(submit))
-        self._db.execute("INSERT OR REPLACE INTO requests VALUES (?, ?, ?, ?, NULL, NULL, NULL)", row)
+        row = (submit.request, pipeline, time.time(), encode(submit), submit.ttft_s)
+        self._db.execute("INSERT OR REPLACE INTO requests VALUES (?, ?, ?, ?, NULL, NULL, NULL, ?)", row)
 
     @_write
     def open_request(self, request: str, *, model: str, prompt_ids: Sequence[int], epoch: str) -> None:
@@ -312,11 +316,15 @@ class Database(Closing):
         self._db.execute("UPDATE requests SET model = ?, prompt = ?, epoch = ? WHERE request = ?", row)
 
     @_write
-    def add_tokens(self, added: Iterable[tuple[str, int, Sequence[int]]]) -> None:
-        """Remember tokens of answers: (request, number of the first, ids), in one transaction."""
-        rows = [(request, first, _packed(ids)) for request, first, ids in added]
+    def add_tokens(self, added: Iterable[SaveTokens]) -> None:
+        """Remember tokens of answers, and when the first ones came, in one transaction."""
+        tokens, times = [], []
+        for one in added:
+            tokens.append((one.request, one.first, _packed(one.ids)))
+            times.append((one.ttft_s, one.request))
         self._db.execute("BEGIN")
-        self._db.executemany("INSERT OR REPLACE INTO tokens VALUES (?, ?, ?)", rows)
+        self._db.executemany("INSERT OR REPLACE INTO tokens VALUES (?, ?, ?)", tokens)
+        self._db.executemany("UPDATE requests SET ttft_s = ? WHERE request = ? AND ttft_s IS NULL", times)
         self._db.execute("COMMIT")
 
     @_write
@@ -332,10 +340,13 @@ class Database(Closing):
         """
         found = []
         rows = self._db.execute(
-            "SELECT request, begun_at, submit, model, prompt, epoch FROM requests WHERE pipeline = ? ORDER BY begun_at",
+            """
+            SELECT request, begun_at, submit, model, prompt, epoch, ttft_s FROM requests
+            WHERE pipeline = ? ORDER BY begun_at
+            """,
             (pipeline,),
         )
-        for request, begun_at, submit, model, prompt, epoch in rows.fetchall():
+        for request, begun_at, submit, model, prompt, epoch, ttft_s in rows.fetchall():
             try:
                 asked = decode(bytes(submit), SubmitRequest)
             except ContractError:
@@ -344,11 +355,12 @@ class Database(Closing):
             found.append(
                 SavedRequest(
                     submit=asked,
-                    age_s=max(0.0, time.time() - begun_at),
+                    age_s=max(0.0, time.time() - begun_at) + asked.age_s,
                     model=model or "",
                     prompt_ids=_unpacked(prompt) if prompt else (),
                     epoch=epoch or "",
                     tokens=self._tokens(request, asked.answer_ids),
+                    ttft_s=ttft_s,
                 )
             )
         return tuple(found)

@@ -18,7 +18,7 @@ class RequestJournal:
     def __init__(self, state: Database, pipeline: str) -> None:
         self._state = state
         self._pipeline = pipeline
-        self._tokens: dict[tuple[str, int], tuple[int, ...]] = {}
+        self._tokens: dict[tuple[str, int], SaveTokens] = {}
         """By request and number of the first, not written yet."""
         self.due_s = math.inf
         """When ``write`` is to be called."""
@@ -30,15 +30,15 @@ class RequestJournal:
                 self._state.begin_request(self._pipeline, submit)
             case SaveOpened(request, model, prompt_ids, epoch):
                 self._state.open_request(request, model=model, prompt_ids=prompt_ids, epoch=epoch)
-            case SaveTokens(request, first, ids):
-                self._tokens[request, first] = ids
+            case SaveTokens(request, first):
+                self._tokens[request, first] = effect
                 self.due_s = min(self.due_s, now_s + _WRITE_S)
             case ForgetRequest(request):
-                self._tokens = {key: ids for key, ids in self._tokens.items() if key[0] != request}
+                self._tokens = {key: kept for key, kept in self._tokens.items() if key[0] != request}
                 self._state.end_request(request)
 
     def write(self) -> None:
         """Write the tokens that have come."""
-        self._state.add_tokens((request, first, ids) for (request, first), ids in self._tokens.items())
+        self._state.add_tokens(self._tokens.values())
         self._tokens.clear()
         self.due_s = math.inf

@@ -12,6 +12,7 @@ from schemas.messages import Epoch
 WRITER = """
 import sys
 from pathlib import Path
+from orchestrator.effects import SaveTokens
 from orchestrator.service.database import Database
 from schemas.messages import Epoch
 from tests.support.plans import plan_of
@@ -24,7 +25,7 @@ for counter in range(1, 1_000_000):
     state.save_epoch("main", epoch)
     state.save_plan(epoch, plan_of("main", epoch))
     state.begin_request("main", make_submit(generation * 1_000_000 + counter))
-    state.add_tokens([(f"{generation * 1_000_000 + counter:016x}", 0, (1, 2, 3))])
+    state.add_tokens([SaveTokens(f"{generation * 1_000_000 + counter:016x}", 0, (1, 2, 3), 0.5)])
     print(generation, counter, flush=True)
 """
 

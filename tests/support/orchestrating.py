@@ -152,6 +152,8 @@ class World:
         self.condition: dict[str, dict[str, Any]] = {}
         """What a node's heartbeats say besides."""
         self._heartbeat_due_s = 0.0
+        self._asked_s: dict[str, float] = {}
+        """When each request was submitted."""
 
     def _new_core(self) -> Core:
         self._generation += 1
@@ -178,11 +180,14 @@ class World:
         for effect in self.effects:
             match effect:
                 case SaveRequest(submit):
-                    found[submit.request] = SavedRequest(submit, 1.0, tokens=submit.answer_ids)
+                    age_s = self.now_s - self._asked_s[submit.request]
+                    found[submit.request] = SavedRequest(submit, age_s, tokens=submit.answer_ids, ttft_s=submit.ttft_s)
                 case SaveOpened(request, model, prompt_ids, epoch):
                     found[request] = replace(found[request], model=model, prompt_ids=prompt_ids, epoch=epoch)
-                case SaveTokens(request, first, ids):
-                    found[request] = replace(found[request], tokens=(*found[request].tokens[:first], *ids))
+                case SaveTokens(request, first, ids, ttft_s):
+                    before = found[request]
+                    first_s = ttft_s if before.ttft_s is None else before.ttft_s
+                    found[request] = replace(before, tokens=(*before.tokens[:first], *ids), ttft_s=first_s)
                 case ForgetRequest(request):
                     found.pop(request, None)
         return tuple(found.values())
@@ -197,6 +202,8 @@ class World:
     def event(self, event: Event) -> list[Effect]:
         """Handle an event and all that follows from it at this moment; returns the effects."""
         effects: list[Effect] = []
+        if isinstance(event, Submitted):
+            self._asked_s.setdefault(event.request.request, self.now_s - event.request.age_s)
         events = deque([event])
         while events:
             decided = self.core.handle(events.popleft(), self.now_s)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -132,6 +133,47 @@ def test_an_orchestrator_that_vanishes_is_waited_for_and_missed() -> None:
     assert set(told) == {"the orchestrator: start one with 'linguabus serve --broker mqtt://memory:1883'"}
 
 
+def test_who_has_no_orchestrator_is_told_so_soon() -> None:
+    """Long before that counts as missing."""
+    fake = FakeOrchestrator(control={}, silence_s=3.0)
+    fake.answer = fake.on_renewed = lambda _: []
+    told: list[tuple[str, float]] = []
+
+    def tell(waiting: Waiting | None) -> None:
+        if waiting:
+            told.append((waiting.text, time.monotonic() - waiting.since_s))
+            answer.cancel()
+
+    with fake, fake.connect() as client:
+        answer = client.ask(QUESTION, patience_s=60.0)
+        answer.on_waiting = tell
+        with pytest.raises(AnswerIncomplete, match="cancelled while it waited for an orchestrator to answer"):
+            list(answer)
+    ((text, waited_s),) = told
+    assert text == "an orchestrator to answer"
+    assert 1.5 <= waited_s < 6.0
+
+
+def test_an_orchestrator_that_computes_for_long_is_not_waited_for(fake: FakeOrchestrator) -> None:
+    """It says so when it is asked."""
+    fake.silence_s = 0.8
+    fake.answer = lambda submit: []
+    told: list[Waiting | None] = []
+
+    def repeat(renew: RenewRequest) -> list[StreamMessage]:
+        if len(fake.renewed) == 3:
+            threading.Thread(target=answer.cancel).start()
+        return goes_on(renew)
+
+    fake.on_renewed = repeat
+    with fake.connect() as client:
+        answer = client.ask(QUESTION)
+        answer.on_waiting = told.append
+        assert list(answer) == []
+    assert fake.renewed[0].repeat
+    assert told == []
+
+
 def test_a_broker_that_vanishes_is_waited_for_and_missed(fake: FakeOrchestrator) -> None:
     fake.answer = lambda submit: [piece(submit.request, "Once")]
     with fake.connect() as client:
@@ -161,6 +203,9 @@ def test_an_orchestrator_that_knows_nothing_of_an_answer_is_asked_again(fake: Fa
         assert answer.token_ids == [0, 1, 2]
     first, again = fake.submitted
     assert (again.request, again.answer_ids, again.answer_model) == (first.request, (0, 1), "smollm2")
+    assert (first.age_s, first.ttft_s) == (0.0, None)
+    assert again.ttft_s is not None
+    assert 0 < again.ttft_s < again.age_s
 
 
 def test_a_question_that_was_damaged_on_its_way_is_asked_again_a_few_times(fake: FakeOrchestrator) -> None:
@@ -222,7 +267,7 @@ def test_a_client_that_leaves_cancels_all_that_is_open(fake: FakeOrchestrator) -
 
 def test_what_is_read_is_renewed_while_the_client_waits_for_anything(fake: FakeOrchestrator) -> None:
     fake.silence_s = 60.0
-    fake.answer = lambda submit: []
+    fake.answer = lambda submit: [StreamStatus(request=submit.request)]
     fake.control = {"status": {}}
     with fake.connect() as client:
         answers = [client.ask(QUESTION), client.ask(QUESTION)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -137,6 +138,49 @@ def test_an_orchestrator_without_its_database_goes_on_with_what_readers_bring(wo
     world.wait(1.5)
     world.generate(request, 5, flags=Flag.LENGTH)
     assert whole_text(world, request) == answer_text(5, 8)
+
+
+def asked_and_begun(world: World, **changes: Any) -> str:
+    """A request whose first three tokens came after 2 s, and the newest of them 3 s ago."""
+    request = world.ask(make_submit(**changes))
+    world.wait(2.0)
+    world.generate(request, 3)
+    world.wait(3.0)
+    return request
+
+
+def times_of(world: World, request: str) -> tuple[float, float]:
+    """Time to the first token and in all, as the reader is told at the end; the rest of the answer comes now."""
+    world.generate(request, 5, flags=Flag.LENGTH)
+    end = world.end(request)
+    assert isinstance(end, StreamEnd)
+    return end.ttft_s, end.total_s
+
+
+def test_the_times_of_an_answer_begin_with_its_question_not_with_the_restart(world: World) -> None:
+    request = asked_and_begun(world)
+    world.restart()
+    world.wait(1.5)
+    assert times_of(world, request) == pytest.approx((2.0, 6.5))
+
+
+def test_an_orchestrator_without_its_database_takes_the_times_of_readers(world: World) -> None:
+    request = asked_and_begun(world)
+    world.restart(database=False)
+    ids = tuple(letter(position) for position in range(5, 8))
+    world.ask(make_submit(answer_ids=ids, answer_model="tiny", age_s=5.0, ttft_s=2.0))
+    world.wait(1.5)
+    assert times_of(world, request) == pytest.approx((2.0, 6.5))
+
+
+def test_a_first_token_does_not_come_after_the_last(world: World) -> None:
+    """Whatever a reader says."""
+    request = asked_and_begun(world)
+    world.restart(database=False)
+    ids = tuple(letter(position) for position in range(5, 8))
+    world.ask(make_submit(answer_ids=ids, answer_model="tiny", age_s=5.0, ttft_s=1e9))
+    world.wait(1.5)
+    assert times_of(world, request) == pytest.approx((6.5, 6.5))
 
 
 def test_a_reader_with_more_of_the_answer_than_was_saved_brings_it(world: World) -> None:

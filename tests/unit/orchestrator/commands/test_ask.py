@@ -84,6 +84,7 @@ def test_ask_json_is_one_object(fake: FakeOrchestrator, capsys: pytest.CaptureFi
     report = json.loads(capsys.readouterr().out)
     assert (report["text"], report["finish_reason"], report["seed"]) == ("Paris.", "stop", 1)
     assert (report["ttft_s"], report["completion_tokens"], report["tokens_per_s"]) == (0.25, 2, 2.0)
+    assert report["interrupted_s"] == 0.0
 
 
 def test_ask_stats_go_to_stderr(fake: FakeOrchestrator, capsys: pytest.CaptureFixture[str]) -> None:
@@ -92,7 +93,7 @@ def test_ask_stats_go_to_stderr(fake: FakeOrchestrator, capsys: pytest.CaptureFi
     assert printed.out == "Paris.\n"
     summary, headings, stage = printed.err.splitlines()
     assert "TTFT 0.250 s" in summary
-    assert "2.0 tokens/s" in summary
+    assert "2 tokens in 0.750 s, 2.0 tokens/s" in summary
     assert headings.split()[:2] == ["stage", "node"]
     assert stage.split() == ["0", "phone", "100.0", "5.00", "4", "1152", "0"]
 

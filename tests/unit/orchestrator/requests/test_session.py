@@ -254,7 +254,7 @@ def test_stages_come_in_order_and_only_when_asked_for() -> None:
     for stats, expected in ((True, [0, 1]), (False, [])):
         session = opened(stats=stats)
         timings = {1: StageTiming(node="b", stage=1), 0: StageTiming(node="a", stage=0)}
-        session.first_token_s, session.ending = 1.5, Ending("stop", 3.0, 3.0, timings)
+        session.ttft_s, session.ending = 0.5, Ending("stop", 3.0, 3.0, timings)
         end = session.end_message()
         assert [timing.stage for timing in end.stages] == expected
         assert (end.ttft_s, end.total_s, end.prompt_tokens) == (0.5, 2.0, 5)

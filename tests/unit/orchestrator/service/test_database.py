@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.effects import SaveTokens
 from orchestrator.errors import StateUnreadable
 from orchestrator.service.database import SCHEMA_VERSION, Database
 from schemas.errors import MemberError
@@ -84,16 +85,25 @@ def test_open_requests_are_kept_with_their_prompt_and_their_tokens(path: Path) -
         state.begin_request("other", make_submit(4))
         state.open_request(begun[0].request, model="tiny", prompt_ids=(7, 8), epoch="3-1")
         state.open_request("unknown", model="tiny", prompt_ids=(7, 8), epoch="3-1")
-        state.add_tokens([(begun[0].request, 0, (1, 2)), (begun[0].request, 2, (3,)), (begun[1].request, 0, (9,))])
+        tokens = [(begun[0], 0, (1, 2), 0.5), (begun[0], 2, (3,), 0.9), (begun[1], 0, (9,), 0.7)]
+        state.add_tokens(SaveTokens(submit.request, *rest) for submit, *rest in tokens)
         state.end_request(begun[1].request)
         state.end_request("unknown")
     with Database(path) as state:
         for _ in range(2):
             first, second = state.requests("main")
             assert (first.submit, first.model, first.prompt_ids, first.epoch) == (begun[0], "tiny", (7, 8), "3-1")
-            assert first.tokens == (1, 2, 3)
+            assert (first.tokens, first.ttft_s) == ((1, 2, 3), 0.5), "the first to be kept is the first token's"
             assert first.age_s >= 0
-            assert second == replace(second, submit=begun[2], model="", prompt_ids=(), epoch="", tokens=())
+            assert second == replace(second, submit=begun[2], model="", prompt_ids=(), epoch="", tokens=(), ttft_s=None)
+
+
+def test_what_a_client_says_of_a_request_s_age_is_part_of_it(path: Path) -> None:
+    with Database(path) as state:
+        state.begin_request("main", make_submit(age_s=40.0, ttft_s=3.0))
+        (saved,) = state.requests("main")
+        assert 40.0 <= saved.age_s < 70.0
+        assert saved.ttft_s == 3.0
 
 
 def test_tokens_behind_a_gap_are_made_once_more(path: Path) -> None:
@@ -101,10 +111,10 @@ def test_tokens_behind_a_gap_are_made_once_more(path: Path) -> None:
     submit = make_submit(answer_ids=(1, 2), answer_model="tiny")
     with Database(path) as state:
         state.begin_request("main", submit)
-        state.add_tokens([(submit.request, 2, (3,)), (submit.request, 4, (5, 6))])
+        state.add_tokens([SaveTokens(submit.request, 2, (3,), 0.5), SaveTokens(submit.request, 4, (5, 6), 0.5)])
     with Database(path) as state:
         assert state.requests("main")[0].tokens == (1, 2, 3)
-        state.add_tokens([(submit.request, 3, (4,))])
+        state.add_tokens([SaveTokens(submit.request, 3, (4,), 0.5)])
         assert state.requests("main")[0].tokens == (1, 2, 3, 4)
 
 
@@ -165,6 +175,17 @@ def test_a_file_of_an_earlier_version_gets_what_it_lacks(path: Path) -> None:
         assert state.constraints("main") == PlanConstraints(exclude=("a",))
 
 
+def test_a_request_that_an_earlier_version_has_kept_goes_on(path: Path) -> None:
+    with Database(path) as state:
+        state.begin_request("main", make_submit())
+        state._db.execute("ALTER TABLE requests DROP COLUMN ttft_s")
+        state._db.execute("PRAGMA user_version = 6")
+    with Database(path) as state:
+        state.add_tokens([SaveTokens(make_submit().request, 0, (1,), 0.5)])
+        (saved,) = state.requests("main")
+        assert (saved.submit, saved.tokens, saved.ttft_s) == (make_submit(), (1,), 0.5)
+
+
 def test_what_another_version_wrote_and_this_one_can_not_read_is_left_out_or_said(path: Path) -> None:
     with Database(path) as state:
         for counter in (1, 2):
@@ -186,7 +207,7 @@ def test_what_cant_be_written_is_told_and_stops_nobody(tmp_path: Path) -> None:
         submit = make_submit(prompt="x" * 20_000)
         state.begin_request("main", submit)
         assert state.failure == f"{state.path} can't be written: database or disk is full"
-        state.add_tokens([(submit.request, 0, range(10_000))])
+        state.add_tokens([SaveTokens(submit.request, 0, tuple(range(10_000)), 0.5)])
         assert state.failure
         assert not state._db.in_transaction
         assert state.requests("main") == ()
