@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from broker.address import BrokerAddress
+from broker.address import BrokerAddress, parse_broker_url
 
 SPEEDS = (0.01, 1.0)
 """Least and greatest speed that can be emulated."""
@@ -18,8 +18,6 @@ class NodeConfig:
     name: str
     broker_url: str | BrokerAddress
     home: Path
-    blob_hosts: tuple[str, ...] | None = None
-    """Hosts, or host:port, that blobs are fetched from; ``None``: any, as on a broker that anybody may use."""
     memory_limit_bytes: int | None = None
     storage_limit_bytes: int | None = None
     threads: int = 1
@@ -33,6 +31,11 @@ class NodeConfig:
     """Between two looks whether an idle node still computes what it should; 0: only when it loads or wakes up."""
     drain_timeout_s: float = 20.0
     """How long a node that was asked to stop waits for others to take its layers over; 0: not at all."""
+
+    @property
+    def broker(self) -> BrokerAddress:
+        """The broker's address."""
+        return self.broker_url if isinstance(self.broker_url, BrokerAddress) else parse_broker_url(self.broker_url)
 
     @property
     def blob_directory(self) -> Path:

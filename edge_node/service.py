@@ -81,7 +81,7 @@ class NodeService:
         self._speed = config.emulated_speed
         config.blob_directory.mkdir(parents=True, exist_ok=True)
         storage_bytes = device.storage_budget_bytes(config.blob_directory, config.storage_limit_bytes)
-        access = BlobAccess(hosts=config.blob_hosts)
+        access = BlobAccess.by(config.broker)
         self._store = BlobStore(config.blob_directory, limit_bytes=storage_bytes, access=access)
         self._runner = SegmentRunner(
             self._store, threads=config.threads, emulated_speed=config.emulated_speed, on_load_event=self._call,

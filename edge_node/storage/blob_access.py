@@ -6,6 +6,7 @@ an answer that sends on to another address is an error, and what comes has to ha
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import functools
 import http.client
@@ -14,9 +15,12 @@ import socket
 import ssl
 import threading
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Self
 from urllib.parse import SplitResult, urlsplit
 
+from broker.address import BrokerAddress
+from broker.tls import client_context
 from edge_node.errors import BlobDamaged, BlobUnavailable
 
 CONNECT_TIMEOUT_S = 20.0
@@ -36,8 +40,20 @@ class BlobAccess:
     """Hosts, or host:port, that may be asked; None: any, as on a broker that anybody may use."""
     tls: ssl.SSLContext | None = None
     """With it only https:// is asked, without it only http://."""
-    authorization: str | None = None
+    authorization: str | None = field(default=None, repr=False)
     """The header of this name; it is sent to no other host, since no answer sends on to one."""
+
+    @classmethod
+    def by(cls, broker: BrokerAddress) -> Self:
+        """How a node asks that is connected to this broker: a member of a fleet the fleet's host alone."""
+        if broker.authority is None:
+            return cls()
+        credential = base64.b64encode(f"{broker.username}:{broker.password}".encode()).decode()
+        return cls(
+            hosts=(broker.host, *broker.other_hosts),
+            tls=client_context(broker.authority),
+            authorization=f"Basic {credential}",
+        )
 
     def check(self, url: str) -> SplitResult:
         """The parts of a URL that may be asked.

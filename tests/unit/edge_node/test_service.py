@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from broker.address import BrokerAddress
 from broker.bus import Event
 from broker.memory import MemoryBroker, MemoryBus
 from edge_node.config import NodeConfig
@@ -16,6 +17,7 @@ from edge_node.core import NodeCore
 from edge_node.errors import BlobUnavailable
 from edge_node.service import NodeService
 from edge_node.telemetry import device
+from orchestrator.identity.authority import make_authority
 from schemas.messages import BlobRef
 from tests.support.mapped_files import resident_bytes
 from tests.support.polling import DEADLINE_S
@@ -26,18 +28,19 @@ NEVER_S = 3_600.0
 class Alone(NodeService):
     """A node that nobody hears."""
 
-    def __init__(self, home: Path, blob_hosts: tuple[str, ...] | None = None) -> None:
+    def __init__(self, home: Path, address: str | BrokerAddress = "mqtt://nowhere") -> None:
         broker = MemoryBroker()
-        config = NodeConfig(
-            name="n", broker_url="mqtt://nowhere", home=home, heartbeat_interval_s=NEVER_S, blob_hosts=blob_hosts
-        )
+        config = NodeConfig(name="n", broker_url=address, home=home, heartbeat_interval_s=NEVER_S)
         super().__init__(config, make_bus=lambda client_id, will: MemoryBus(broker, client_id=client_id, will=will))
 
 
-def test_a_node_asks_no_hosts_but_those_it_is_told_of(tmp_path: Path) -> None:
-    node, blob = Alone(tmp_path, ("orchestrator.local",)), BlobRef(sha256="0" * 64, size_bytes=1)
+def test_a_member_fetches_blobs_from_its_fleet_alone(tmp_path: Path) -> None:
+    fleet = BrokerAddress("orchestrator.local", 8883, True, "n", "key", authority=make_authority()[1])
+    node, blob = Alone(tmp_path, fleet), BlobRef(sha256="0" * 64, size_bytes=1)
     with pytest.raises(BlobUnavailable, match=r"127\.0\.0\.1 is none of the hosts"):
-        node._store.fetch([blob], ["http://127.0.0.1:9"], on_progress=lambda *_: None, background=True)
+        node._store.fetch([blob], ["https://127.0.0.1:9"], on_progress=lambda *_: None, background=True)
+    with pytest.raises(BlobUnavailable, match="https:// only"):
+        node._store.fetch([blob], ["http://orchestrator.local:9"], on_progress=lambda *_: None, background=True)
 
 
 class Decoding(Alone):
