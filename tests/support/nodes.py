@@ -45,7 +45,7 @@ class NodeProcess:
 
 def start_node(
     name: str,
-    broker_url: str,
+    broker_url: str | None,
     home: Path,
     *options: str,
     python: str = sys.executable,
@@ -54,13 +54,15 @@ def start_node(
 ) -> NodeProcess:
     """Start a node that ends at once when asked to; ``options`` are further command-line options.
 
+    Without a broker it is a member, whose credential is in its home.
+
     ``module``: what to run in place of a node, and its arguments before a node's options.
     """
     home.mkdir(parents=True, exist_ok=True)
     log_path = home / "node.log"
+    broker = [] if broker_url is None else ["--broker", broker_url]
     command = [
-        python, "-m", *module, "--broker", broker_url, "--name", name, "--home", str(home), "-v",
-        "--drain-timeout", "0", *options,
+        python, "-m", *module, *broker, "--name", name, "--home", str(home), "-v", "--drain-timeout", "0", *options,
     ]  # fmt: skip
     with log_path.open("ab") as log:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=cwd, env=os.environ)
@@ -69,7 +71,11 @@ def start_node(
 
 @contextmanager
 def running_nodes(
-    names: Sequence[str], broker_url: str, home: Path, *options: str, each: dict[str, Sequence[str]] | None = None
+    names: Sequence[str],
+    broker_url: str | None,
+    home: Path,
+    *options: str,
+    each: dict[str, Sequence[str]] | None = None,
 ) -> Iterator[dict[str, NodeProcess]]:
     """Nodes by name, ended at the end; ``each`` gives further options by name."""
     nodes: dict[str, NodeProcess] = {}

@@ -59,12 +59,16 @@ def await_plan(broker: str) -> None:
 
 
 @contextmanager
-def running_orchestrator(broker_url: str, store: ModelStore, home: Path, *options: str) -> Iterator[NodeProcess]:
-    """``linguabus serve`` as a process of its own that answers; ``options`` are further command-line options."""
+def running_orchestrator(broker_url: str | None, store: ModelStore, home: Path, *options: str) -> Iterator[NodeProcess]:
+    """``linguabus serve`` as a process of its own that answers; ``options`` are further command-line options.
+
+    Without a broker it serves the fleet of its home, with the fleet's own broker.
+    """
     home.mkdir(parents=True, exist_ok=True)
     (home / "models").symlink_to(store.home)
     log_path = home / "orchestrator.log"
-    command = [sys.executable, "-m", "orchestrator.cli", "--home", str(home), "serve", "--broker", broker_url, *options]
+    broker = ["--with-broker"] if broker_url is None else ["--broker", broker_url]
+    command = [sys.executable, "-m", "orchestrator.cli", "--home", str(home), "serve", *broker, *options]
     with log_path.open("wb") as log:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, cwd=ROOT, env=os.environ
@@ -73,7 +77,7 @@ def running_orchestrator(broker_url: str, store: ModelStore, home: Path, *option
     assert process.stdout
     with process.stdout:
         try:
-            assert process.stdout.readline(), orchestrator.log()
+            assert any(line.startswith(b"orchestrator: ") for line in process.stdout), orchestrator.log()
             yield orchestrator
         finally:
             orchestrator.end()
