@@ -36,7 +36,7 @@ class FleetWorld:
 
 def make_fleet(home: Path) -> FleetFolder:
     """A fleet on loopback, on ports that are free now."""
-    return FleetFolder.make(home, FleetSettings(listen=HOST, broker_port=_free_port(), http_port=_free_port()))
+    return FleetFolder.make(home, FleetSettings(listen=HOST, broker_port=free_port(), http_port=free_port()))
 
 
 def enrol(fleet: FleetFolder, name: str, role: Role) -> Credential:
@@ -58,7 +58,8 @@ def fleet_world(home: Path, roles: Mapping[str, Role]) -> Iterator[FleetWorld]:
         yield FleetWorld(fleet, {**members, own.name: own})
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of loopback that nobody listens on now."""
     with socket.socket() as free:
         free.bind((HOST, 0))
         return int(free.getsockname()[1])

@@ -1,0 +1,99 @@
+"""From ``linguabus init`` to an answer over two devices that have joined by a line each, as the README says it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from orchestrator.model.store import ModelStore
+from tests.support.fleet_world import HOST, free_port
+from tests.support.polling import DEADLINE_S
+from tests.support.repository import ROOT
+
+LINGUABUS = (sys.executable, "-m", "orchestrator.cli")
+
+
+def run(home: Path, *arguments: str, fails: bool = False) -> str:
+    """What a command prints; where it fails, on stderr."""
+    done = subprocess.run(
+        [*LINGUABUS, "--home", str(home), *arguments], capture_output=True, text=True, cwd=ROOT, timeout=DEADLINE_S,
+        check=False,
+    )  # fmt: skip
+    assert bool(done.returncode) == fails, done.stderr
+    return done.stderr if fails else done.stdout
+
+
+@contextmanager
+def running(home: Path, *arguments: str, until: str) -> Iterator[subprocess.Popen[str]]:
+    """A command that goes on, once it has printed a line that begins with ``until``."""
+    home.mkdir(parents=True, exist_ok=True)
+    process = subprocess.Popen(
+        [*LINGUABUS, "--home", str(home), *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        cwd=ROOT, env=os.environ,
+    )  # fmt: skip
+    assert process.stdout
+    try:
+        lines = []
+        for line in process.stdout:
+            lines.append(line)
+            if line.startswith(until):
+                break
+        else:
+            pytest.fail("".join(lines))
+        yield process
+    finally:
+        process.terminate()
+        process.communicate(timeout=DEADLINE_S)
+
+
+def line_of(home: Path, name: str, *options: str) -> str:
+    """The invitation that ``invite`` prints."""
+    command, word, line = run(home, "invite", name, *options).split()
+    assert (command, word) == ("linguabus", "join")
+    return line
+
+
+def test_from_nothing_to_an_answer(tmp_path: Path, tiny_store: ModelStore) -> None:
+    host = tmp_path / "host"
+    host.mkdir()
+    (host / "models").symlink_to(tiny_store.home)
+    run(host, "init", "--listen", HOST, "--broker-port", str(free_port()), "--http-port", str(free_port()))
+    with ExitStack() as stack:
+        serve = ("serve", "--with-broker", "--model", "tiny", "--min-nodes", "2", "--context", "128")
+        stack.enter_context(running(host, *serve, until="orchestrator: "))
+        for name in ("phone", "tablet"):
+            join = ("join", line_of(host, name), "--memory-limit-mb", "400", "--drain-timeout", "0")
+            stack.enter_context(running(tmp_path / name, *join, until=f"node {name}: registered"))
+        assert run(host, "ask", "--max-tokens", "4", "--raw", "hello")
+        assert {node["node"] for node in json.loads(run(host, "nodes", "--json"))["nodes"]} == {"phone", "tablet"}
+
+        laptop = tmp_path / "laptop"
+        line = line_of(host, "laptop", "--client")
+        assert "joined as laptop" in run(laptop, "join", line)
+        assert "already" in run(laptop, "join", line)
+        assert run(laptop, "ask", "--max-tokens", "4", "--raw", "hello")
+        assert "laptop" in run(laptop, "nodes", fails=True)
+        assert "is not good" in run(tmp_path / "thief", "join", line, fails=True)
+
+        run(host, "revoke", "laptop")
+        assert "ot authorized" in run(laptop, "ask", "hello", fails=True)
+        members = {one["name"]: one["role"] for one in json.loads(run(host, "members", "--json"))["members"]}
+        assert members.items() >= {"phone": "node", "tablet": "node"}.items()
+        assert "laptop" not in members
+
+
+def test_what_is_wrong_is_said_in_a_line(tmp_path: Path) -> None:
+    assert "linguabus init" in run(tmp_path, "invite", "phone", fails=True)
+    assert "linguabus init" in run(tmp_path, "members", fails=True)
+    run(tmp_path, "init", "--listen", HOST)
+    assert "already" in run(tmp_path, "init", fails=True)
+    assert "no member phone" in run(tmp_path, "revoke", "phone", fails=True)
+    assert "15m" in run(tmp_path, "invite", "phone", "--expires", "soon", fails=True)
+    assert "no invitation" in run(tmp_path / "other", "join", "linguabus://nonsense", fails=True)
