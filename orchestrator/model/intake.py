@@ -33,7 +33,7 @@ from orchestrator.model.rotary import compute_tables
 from orchestrator.model.source import Source
 from orchestrator.model.split import plan_split
 from orchestrator.model.subject import Subject
-from orchestrator.model.tokenizer import ModelTokenizer, copy_tokenizer
+from orchestrator.model.tokenizer import ModelTokenizer, copy_tokenizer, require_tokenizer
 from orchestrator.model.weights import pack, refer_to_blobs
 
 PROBE_TEXT = (
@@ -85,6 +85,8 @@ def take_in(source: Source, precision: str, partial: Path, identity: Identity, p
     if source.kind == "onnx":
         return _take_in_graph(source, partial, identity, progress)
     checkpoint = checkpoint_of(source, partial, progress)
+    if source.kind == "hf":
+        require_tokenizer(source.path)
     graph = convert(source.text, checkpoint, partial, progress)
     tokenizer = _copy_tokenizer(checkpoint, graph, partial)
     model = read_decoder(graph)
