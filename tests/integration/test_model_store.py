@@ -382,6 +382,7 @@ def test_a_conversion_that_fails_gives_one_line(store: ModelStore, tmp_path: Pat
     folder.mkdir()
     config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "num_attention_heads": 0}
     (folder / "config.json").write_text(json.dumps(config))
+    (folder / "tokenizer.json").write_text("{}")
     save_file({"any": np.zeros(2, np.float32)}, folder / "model.safetensors")
     with pytest.raises(ConversionFailed) as caught:
         store.add(str(folder))
