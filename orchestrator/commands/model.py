@@ -16,7 +16,7 @@ from orchestrator.commands.output import print_json
 from orchestrator.commands.progress import ProgressLines
 from orchestrator.commands.settings import HelpGroup, Settings, bus_options, default_cache, pass_settings
 from orchestrator.model.precision import AUTO, PRECISIONS, PROFILES, STEADY
-from orchestrator.text.figures import megabytes
+from orchestrator.text.figures import megabytes, size_text
 from orchestrator.text.table import table
 from schemas.messages import WireDtype
 
@@ -148,7 +148,7 @@ def export(settings: Settings, name: str, file: Path, force: bool) -> None:
     with leave_on_signals(), ProgressLines() as progress:
         size_bytes = store.export(name, file, force=force, progress=progress)
         manifest = store.show(name)
-    click.echo(f"{name} is in {file}, {megabytes(size_bytes)}: linguabus model add {file.name} takes it in elsewhere")
+    click.echo(f"{name} is in {file}, {size_text(size_bytes)}: linguabus model add {file.name} takes it in elsewhere")
     left = without_places(manifest).source
     if left != manifest.source:
         click.echo(f"left out: {manifest.source}, of which only the name {left} goes along")
@@ -240,7 +240,7 @@ def verify(settings: Settings, name: str | None) -> int:
 def remove(settings: Settings, name: str, force: bool) -> None:
     """Remove a model and the files that no other model needs; not one that is being served."""
     freed_bytes = _store(settings).rm(name, force=force)
-    click.echo(f"{name} is removed, {megabytes(freed_bytes)} freed")
+    click.echo(f"{name} is removed, {size_text(freed_bytes)} freed")
 
 
 def _equal(bitwise: bool) -> str:
@@ -264,7 +264,7 @@ def _quality_lines(quality: QualityReport, manifest: Manifest) -> list[str]:
             f" (the source in float32: {model.source_perplexity:.4g}), its most likely token the source's in"
             f" {model.argmax_agreement:.1%}"
         )
-    sizes = f"{megabytes(manifest.weight_bytes)} on disk, the source {megabytes(quality.source_bytes)}"
+    sizes = f"{size_text(manifest.weight_bytes)} on disk, the source {size_text(quality.source_bytes)}"
     wires = ", ".join(
         f"{wire.wire} keeps {wire.argmax_agreement:.1%} of the most likely tokens (perplexity {wire.perplexity:.4g})"
         for wire in quality.wires
@@ -276,7 +276,7 @@ def _summary(manifest: Manifest) -> str:
     state = f", {manifest.state_bytes:,} bytes of state per text" if manifest.folds_positions else ""
     return (
         f"{manifest.family}, {manifest.num_layers} blocks, {manifest.precision} {manifest.profile}, "
-        f"{megabytes(manifest.weight_bytes)} of weights, {manifest.kv_bytes_per_token:,} KV bytes per token{state}"
+        f"{size_text(manifest.weight_bytes)} of weights, {manifest.kv_bytes_per_token:,} KV bytes per token{state}"
     )
 
 

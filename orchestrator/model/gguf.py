@@ -21,7 +21,7 @@ from orchestrator.model.gguf_config import overlooked
 from orchestrator.model.gguf_header import all_parts, read_header
 from orchestrator.model.gguf_reader import compact_reader
 from orchestrator.model.gguf_rope import ROPE_TENSORS, rope_scaling
-from orchestrator.model.gguf_weights import dequantised, dequantised_whole, hugging_face_shape
+from orchestrator.model.gguf_weights import dequantised, dequantised_whole, finite, hugging_face_shape
 from orchestrator.model.safetensors_file import SafetensorsFile
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def convert(source: Path, target: Path) -> None:
     """Write the Hugging Face folder ``target`` from the GGUF file ``source``, or from all parts if it is the first.
 
     Raises:
-        BrokenModel: tensors are missing, or of another shape than the header says.
+        BrokenModel: tensors are missing, of another shape than the header says, or have NaN or infinity in them.
         UnsupportedModel: there are tensors, or scaled rotary embeddings, that transformers has no place for.
     """
     import gguf
@@ -99,10 +99,10 @@ def _write_weights(model: Any, tensors: list[ReaderTensor], path: Path) -> None:
     with SafetensorsFile(path, shapes) as file:
         for name, tensor in placed.items():
             if tensor.name in TABLES:
-                file.write(name, dequantised(tensor))
+                file.write(name, finite(tensor, dequantised(tensor)))
             else:
                 processed = processor.process(weights=dequantised_whole(tensor), name=tensor.name)
-                file.write(name, [processed.weights])
+                file.write(name, finite(tensor, [processed.weights]))
 
 
 def _refuse_left_over(places: dict[str, str], tensors: list[str]) -> None:

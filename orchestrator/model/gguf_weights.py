@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
+
+from orchestrator.model.errors import BrokenModel
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,6 +29,20 @@ def dequantised(tensor: ReaderTensor) -> Iterator[NDArray[np.float32]]:
     rows = max(1, PIECE_VALUES // math.prod(shape[1:]))
     for start in range(0, shape[0], rows):
         yield dequantize(tensor.data[start : start + rows], tensor.tensor_type)
+
+
+def finite(tensor: ReaderTensor, pieces: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
+    """The same pieces of a tensor, looked at while they are read: a model with NaN in it is refused at once.
+
+    Raises:
+        BrokenModel: a value is NaN or infinite.
+    """
+    import numpy as np
+
+    for piece in pieces:
+        if not np.isfinite(piece).all():
+            raise BrokenModel(f"tensor {tensor.name} has NaN or infinity in it: get the model anew, from its authors")
+        yield piece
 
 
 def dequantised_whole(tensor: ReaderTensor) -> NDArray[np.float32]:

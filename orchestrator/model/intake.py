@@ -34,7 +34,7 @@ from orchestrator.model.rotary import compute_tables
 from orchestrator.model.source import Source
 from orchestrator.model.split import plan_split
 from orchestrator.model.subject import Subject
-from orchestrator.model.tokenizer import ModelTokenizer, copy_tokenizer
+from orchestrator.model.tokenizer import ModelTokenizer, copy_tokenizer, require_tokenizer
 from orchestrator.model.weights import pack, refer_to_blobs
 
 PROBE_TEXT = (
@@ -93,6 +93,8 @@ def _take_in_checkpoint(
     source: Source, precision: str, partial: Path, identity: Identity, progress: Progress
 ) -> Manifest:
     checkpoint = checkpoint_of(source, partial, progress)
+    if source.kind == "hf":
+        require_tokenizer(source.path)
     graph = convert(source.text, checkpoint, partial, progress)
     tokenizer = _copy_tokenizer(checkpoint, graph, partial)
     model = read_decoder(graph)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import sys
 import tempfile
@@ -26,9 +27,20 @@ else:
 def exclusive(path: Path) -> Iterator[None]:
     """Hold the lock file ``path``; waits for whoever has it. A process that dies lets go of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+b") as file:
-        _lock(file, wait=True)
-        yield  # closing the file lets go
+    while True:
+        with path.open("a+b") as file:
+            _lock(file, wait=True)
+            if _is_at(path, file):
+                yield  # closing the file lets go
+                return
+
+
+def _is_at(path: Path, file: IO[bytes]) -> bool:
+    """Is this file still there, or was it removed by whoever held it before?"""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
 
 
 def is_held(path: Path) -> bool:
@@ -47,15 +59,36 @@ def is_held(path: Path) -> bool:
 def owned_folder(parent: Path, prefix: str, lock: Path) -> Iterator[Path]:
     """A new folder in ``parent``, removed at the end; what processes that died left there is removed at the start.
 
-    Everybody who makes folders there names the same lock file, which is held for a moment.
+    Everybody who makes folders there names the same lock file, which is held for a moment. Who leaves with an error
+    takes along the lock file and the folders that were not there before, unless others have put something in.
     """
-    with contextlib.ExitStack() as stack:
+    made = [path for path in (lock, parent, *parent.parents) if not path.exists()]
+    try:
+        with contextlib.ExitStack() as stack:
+            with exclusive(lock):
+                parent.mkdir(parents=True, exist_ok=True)
+                for left in parent.iterdir():
+                    if not is_held(left / "lock"):
+                        shutil.rmtree(left, ignore_errors=True)
+                folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+                stack.callback(shutil.rmtree, folder, ignore_errors=True)
+                stack.enter_context(exclusive(folder / "lock"))
+            yield folder
+    except BaseException:
+        if lock in made:
+            _remove_empty(lock, made)
+        raise
+
+
+def _remove_empty(lock: Path, made: list[Path]) -> None:
+    """Remove a lock file that nobody needs any more, and those folders of ``made`` that are empty, inner ones first."""
+    folders = [path for path in made if path != lock]
+    with contextlib.suppress(OSError):  # one has files in it; or, on Windows, an open one can't be removed
         with exclusive(lock):
-            parent.mkdir(parents=True, exist_ok=True)
-            for left in parent.iterdir():
-                if not is_held(left / "lock"):
-                    shutil.rmtree(left, ignore_errors=True)
-            folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
-            stack.callback(shutil.rmtree, folder, ignore_errors=True)
-            stack.enter_context(exclusive(folder / "lock"))
-        yield folder
+            inner = [folder for folder in folders if lock.parent in folder.parents]
+            for folder in inner:
+                folder.rmdir()
+            if list(lock.parent.iterdir()) == [lock]:
+                lock.unlink()
+        for folder in folders[len(inner) :]:
+            folder.rmdir()

@@ -39,6 +39,8 @@ PREFILL_TOKENS = 28
 PREFILL_CHUNK = 512
 """Of a longer text: attention over all of it at once would take memory for every pair of positions."""
 MOST_TOKENS, MOST_BLOCKS = 4224, 8
+_RUNS = 2
+"""Through all layers of the source: one of the short text, and one of the passages."""
 EXACT = PROFILES["exact"].accuracy_level
 
 
@@ -75,14 +77,14 @@ def compute_reference(
     """
     positions = _rope_positions(max_context)
     request = ReferenceRequest(ids, [list(p) for p in passages], positions, MOST_TOKENS, MOST_BLOCKS)
-    out, asked, total = scratch / "reference", scratch / "request.json", 2 * layers
+    out, asked = scratch / "reference", scratch / "request.json"
     asked.write_text(json.dumps(asdict(request)), "utf-8")
 
     def on_line(line: str) -> None:
         if line.startswith("layer "):
-            progress("reference", min(int(line.split()[1]), total), total)
+            progress("reference", min(int(line.split()[1]) // _RUNS, layers), layers)
 
-    progress("reference", 0, total)
+    progress("reference", 0, layers)
     arguments = [str(checkpoint), str(out), str(asked)]
     run_module("orchestrator.model.reference", arguments, f"computing {what} with transformers", on_line, scratch)
     return out

@@ -66,6 +66,7 @@ from orchestrator.model.parity_report import CHECK_FILE, ParityReport, read_chec
 from orchestrator.model.precision import AUTO, PROFILES, check_precision, check_profile
 from orchestrator.model.progress import Progress, silent
 from orchestrator.model.quality_report import QUALITY_FILE, ROWS_FILE, QualityReport, read_quality
+from orchestrator.model.room import told_when_full
 from orchestrator.model.source import Source, resolve_source
 from orchestrator.model.split import plan_split
 from orchestrator.model.weights import checked_pieces
@@ -84,6 +85,7 @@ class ModelStore:
         self.home = home
         self.blobs_folder = home / "blobs"
         self._models = home / "models"
+        self._partial = home / "partial"
 
     def add(
         self,
@@ -111,8 +113,9 @@ class ModelStore:
         check_profile(profile or "fast")
         if name is not None:
             self._check_new(name)
+        not_added = f"{source} can't be added"
         if missing(_NEEDED):
-            raise MissingDependency(f"{source} can't be added", *_extras_for(source))
+            raise MissingDependency(not_added, *_extras_for(source))
         archive = archive_file(source)
         if archive is not None:
             return self._add_archive(archive, name, precision, profile, progress)
@@ -123,7 +126,7 @@ class ModelStore:
                 if (m.asked, m.profile) == (precision, profile):
                     self._check_new(_default_name(found.name, m.precision, profile))
         identity = Identity(name or "", source, found.fingerprint, profile, _version(), precision)
-        with owned_folder(self._partial_folder(), "add-", self.home / "lock") as partial:
+        with owned_folder(self._partial, "add-", self.home / "lock") as partial, told_when_full(partial, not_added):
             twin = self._twin(found, precision, progress)
             if twin is not None:
                 manifest = self._copy_twin(twin, partial, identity, progress)
@@ -203,7 +206,8 @@ class ModelStore:
             if not is_in_use:
                 shutil.rmtree(self._users(name), ignore_errors=True)
             was_active = self.active == name
-            doomed = Path(tempfile.mkdtemp(dir=self._partial_folder()))
+            self._partial.mkdir(exist_ok=True)
+            doomed = Path(tempfile.mkdtemp(dir=self._partial))
             folder.replace(doomed / "model")
             shutil.rmtree(doomed)
             freed = self._collect()
@@ -243,7 +247,7 @@ class ModelStore:
         source = resolve_source(manifest.source, progress, fetch=False)
         if source.fingerprint != manifest.source_fingerprint:
             raise NoSuchModel(f"{manifest.source} is not what it was when {manifest.name} was made of it")
-        with owned_folder(self._partial_folder(), "compare-", self.home / "lock") as scratch:
+        with owned_folder(self._partial, "compare-", self.home / "lock") as scratch:
             judgement = compare_again(source, model, scratch, progress)
             judgement.save(scratch)
             with exclusive(self.home / "lock"):
@@ -267,7 +271,7 @@ class ModelStore:
             self._check_new(name or manifest.name)
             return manifest.as_from_archive(name or manifest.name)
 
-        with owned_folder(self._partial_folder(), "add-", self.home / "lock") as partial:
+        with owned_folder(self._partial, "add-", self.home / "lock") as partial:
             manifest = unpack(path, partial, self.blobs_folder, accept, progress)
             self._commit(partial, partial / "model", manifest.name)
         return manifest
@@ -343,11 +347,6 @@ class ModelStore:
                 freed += blob.stat().st_size
                 blob.unlink()
         return freed
-
-    def _partial_folder(self) -> Path:
-        folder = self.home / "partial"
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
 
     def _check_new(self, name: str) -> None:
         if not NAME.match(name):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,6 +12,7 @@ from pathlib import Path
 
 from broker.child_process import ChildProcess, our_environment
 from orchestrator.model.errors import BrokenModel, ConversionFailed, MissingDependency, UnsupportedModel
+from orchestrator.model.room import disk_full
 
 _log = logging.getLogger(__name__)
 
@@ -27,6 +30,7 @@ def run_module(module: str, arguments: list[str], what: str, on_line: Callable[[
         ConversionFailed: it ended with an error; the message carries its last telling line.
         MissingDependency: a package that it needs is not installed.
         BrokenModel, UnsupportedModel: it was ended by one of these.
+        NoRoom: the disk is too full.
     """
     tail: list[str] = []
     command = [sys.executable, "-m", module, *arguments]
@@ -44,6 +48,8 @@ def run_module(module: str, arguments: list[str], what: str, on_line: Callable[[
         raised, _, message = reason.partition(": ")
         if raised == f"{kind.__module__}.{kind.__name__}":
             raise kind(f"{what} failed: {message}")
+    if os.strerror(errno.ENOSPC) in reason:
+        raise disk_full(scratch, f"{what} failed")
     if "No module named " in reason:
         raise MissingDependency(f"{what} failed ({reason.split(': ', 1)[-1]})", "orchestrator", "convert")
     raise ConversionFailed(f"{what} failed: {reason or f'exit code {code}'}")

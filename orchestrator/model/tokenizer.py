@@ -21,6 +21,8 @@ FILES = (
     "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "chat_template.json", "special_tokens_map.json",
     "generation_config.json", "genai_config.json", "config.json",
 )  # fmt: skip
+SOURCES = ("tokenizer.json", "*.model", "vocab.*", "tekken.json", "*.tiktoken")
+"""What transformers makes a tokenizer of."""
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
@@ -38,6 +40,16 @@ def copy_tokenizer(folders: Iterable[Path], target: Path) -> None:
             shutil.copyfile(found, target / name)
     if not (target / "tokenizer.json").is_file():
         raise BrokenModel(f"{places[-1]} has no tokenizer.json: a model needs its (fast) tokenizer beside it")
+
+
+def require_tokenizer(folder: Path) -> None:
+    """Check, before anything is converted, that a checkpoint has a tokenizer that transformers can read.
+
+    Raises:
+        BrokenModel: there is none.
+    """
+    if not any(path.is_file() for pattern in SOURCES for path in folder.glob(pattern)):
+        raise BrokenModel(f"{folder} has no tokenizer.json: download the tokenizer's files too")
 
 
 class ModelTokenizer:

@@ -160,7 +160,7 @@ ROOMS = {
         "errors": "",
         "timing": "",
         "text": "",
-        "model": "errors",
+        "model": "errors text",
         "planning": "text",
         "planning.solver": "planning text",
         "planning.moves": "planning planning.solver",

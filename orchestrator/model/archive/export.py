@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from orchestrator.model.archive.index import BLOBS, INDEX_FILE, MODEL, MODEL_FILES, Index, Member
-from orchestrator.model.archive.room import require_room
 from orchestrator.model.archive.tar import END, header, padding, size_of
 from orchestrator.model.errors import ArchiveExists, ModelFilesLost, NoSuchModel
 from orchestrator.model.manifest import Manifest
 from orchestrator.model.model import MANIFEST_FILE, Model
 from orchestrator.model.progress import Progress, silent
+from orchestrator.model.room import require_room
 from orchestrator.model.source import HUB_ID
 from orchestrator.model.weights import checked_pieces
 

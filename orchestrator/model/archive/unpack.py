@@ -11,12 +11,12 @@ from typing import IO
 from orchestrator.model.archive import tar
 from orchestrator.model.archive.examine import examine
 from orchestrator.model.archive.index import BLOBS, INDEX_FILE, MODEL, MOST_INDEX_BYTES, Index, Member
-from orchestrator.model.archive.room import require_room
 from orchestrator.model.errors import BrokenModel, UnsplittableGraph, UnsupportedModel
 from orchestrator.model.manifest import Manifest
 from orchestrator.model.model import MANIFEST_FILE
 from orchestrator.model.precision import AUTO
 from orchestrator.model.progress import Progress
+from orchestrator.model.room import require_room
 
 SUFFIX = ".tar"
 

