@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,7 +15,9 @@ from pathlib import Path
 import pytest
 
 from orchestrator.model.store import ModelStore
+from schemas.codec import FRAME_VERSION, MAGIC, Kind
 from tests.support.fleet_world import HOST, free_port
+from tests.support.packet_capture import PacketCapture, can_capture
 from tests.support.polling import DEADLINE_S
 from tests.support.repository import ROOT
 
@@ -60,6 +64,24 @@ def line_of(home: Path, name: str, *options: str) -> str:
     return line
 
 
+def nothing_is_in_the_clear(host: Path) -> None:
+    """A question, its answer and what nodes send each other: somebody who sees every packet reads none of it."""
+    if not can_capture():
+        return
+    question, marker = f"the secret is {secrets.token_hex(16)}", secrets.token_bytes(16)
+    with PacketCapture() as capture:
+        answer = run(host, "ask", "--max-tokens", "60", "--raw", question)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as speaker:
+            speaker.sendto(marker, (HOST, 9))
+    seen = capture.bytes
+    assert marker in seen, "nothing was captured"
+    assert len(answer) > 10
+    for text in (question.encode(), question[:12].encode(), answer[:12].encode(), b"linguabus/v1/", b"MQTT"):
+        assert text not in seen
+    # Frames of hidden states begin with a magic, a version and a kind.
+    assert MAGIC + bytes([FRAME_VERSION, Kind.ACTIVATION]) not in seen
+
+
 def test_from_nothing_to_an_answer(tmp_path: Path, tiny_store: ModelStore) -> None:
     host = tmp_path / "host"
     host.mkdir()
@@ -72,6 +94,7 @@ def test_from_nothing_to_an_answer(tmp_path: Path, tiny_store: ModelStore) -> No
             join = ("join", line_of(host, name), "--memory-limit-mb", "400", "--drain-timeout", "0")
             stack.enter_context(running(tmp_path / name, *join, until=f"node {name}: registered"))
         assert run(host, "ask", "--max-tokens", "4", "--raw", "hello")
+        nothing_is_in_the_clear(host)
         assert {node["node"] for node in json.loads(run(host, "nodes", "--json"))["nodes"]} == {"phone", "tablet"}
 
         laptop = tmp_path / "laptop"
