@@ -62,3 +62,13 @@ def allow_many_files() -> str | None:
     if allowed < LEAST_FILES:
         raise TooFewFiles(f"{said}, and needs {LEAST_FILES}: {_RAISE}")
     return None if allowed >= ENOUGH_FILES else f"{said}, too few for many peers: {_RAISE}"
+
+
+def files_allowed() -> int:
+    """How many files and connections this process may have open."""
+    if sys.platform == "win32":
+        return _RAISED_FILES
+    import resource
+
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if soft == resource.RLIM_INFINITY else soft

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 
 MODULES = {
     "orchestrator": (
-        "amqtt", "highspy", "jinja2", "numpy", "onnx", "onnxruntime", "psutil", "pyomo", "starlette", "tokenizers",
-        "uvicorn",
+        "amqtt", "cryptography", "h11", "highspy", "jinja2", "numpy", "onnx", "onnxruntime", "psutil", "pyomo",
+        "starlette", "tokenizers", "uvicorn",
     ),
     "convert": (
         "accelerate", "gguf", "google.protobuf", "huggingface_hub", "onnx_ir", "onnxruntime_genai", "safetensors",

@@ -1,0 +1,48 @@
+"""Requests that no route gets to see: heads that are too large or ambiguous, bodies that are too long."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from orchestrator.service.http_limits import HttpLimits
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+_LINE_EXTRA = 4
+"""Bytes of a header line beside its name and value."""
+
+
+class RequestFilter:
+    """ASGI middleware that refuses in a few bytes, and ends the connection: what follows on it can't be trusted."""
+
+    def __init__(self, app: ASGIApp, limits: HttpLimits) -> None:
+        self._app = app
+        self._limits = limits
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer, or pass on."""
+        from starlette.responses import Response
+
+        status = _refusal(scope, self._limits)
+        if status is None:
+            await self._app(scope, receive, send)
+        else:
+            await Response(status_code=status, headers={"connection": "close"})(scope, receive, send)
+
+
+def _refusal(scope: Scope, limits: HttpLimits) -> int | None:
+    """The status to refuse a request with. h11 has refused what is no HTTP, and several or foreign lengths."""
+    headers: list[tuple[bytes, bytes]] = scope["headers"]
+    size = sum(len(name) + len(value) + _LINE_EXTRA for name, value in headers)
+    # h11 measures only heads that arrive in parts.
+    if size + len(scope["raw_path"]) + len(scope["query_string"]) > limits.head_bytes or len(headers) > limits.headers:
+        return 431
+    if not scope["raw_path"].startswith(b"/"):
+        return 400  # this is no proxy
+    framing = {name: value for name, value in headers if name in (b"content-length", b"transfer-encoding")}
+    if b"transfer-encoding" in framing and (len(framing) > 1 or scope["http_version"] < "1.1"):
+        return 400  # where a body ends would depend on who reads it
+    if int(framing.get(b"content-length", b"0")) > limits.body_bytes:
+        return 413
+    return None
