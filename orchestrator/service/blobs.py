@@ -1,4 +1,4 @@
-"""Weights and graphs over HTTP: ``GET`` and ``HEAD /v1/blobs/{sha256}``, with Range. Nothing can be listed.
+"""Weights and graphs over HTTP: ``GET`` and ``HEAD /v1/blobs/{sha256}``, with one range. Nothing can be listed.
 
 A file that is not what its name says is not given out: nodes would fetch it again and again. 410 tells them so.
 """
@@ -8,9 +8,11 @@ from __future__ import annotations
 import functools
 import hashlib
 import logging
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from orchestrator.service.http_access import Access, Admit
 from schemas.names import is_sha256
 
 if TYPE_CHECKING:
@@ -20,26 +22,56 @@ if TYPE_CHECKING:
 
 BLOBS_PATH = "/v1/blobs"
 _REMEMBERED = 4096
+_ONE_RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})", re.IGNORECASE)
 _log = logging.getLogger(__name__)
 
 
-def blob_routes(folder: Path) -> list[BaseRoute]:
-    """Routes that serve the files of ``folder`` that are named by a SHA-256."""
+def blob_routes(folder: Path, admit: Admit | None = None) -> list[BaseRoute]:
+    """Routes that serve the files of ``folder`` that are named by a SHA-256.
+
+    Args:
+        admit: says who may fetch; None lets everybody, which is for loopback.
+    """
     from starlette.exceptions import HTTPException
     from starlette.responses import FileResponse
     from starlette.routing import Route
 
+    access = Access(admit) if admit else None
+
     def get_blob(request: Request) -> Response:
+        if access:
+            access.check(request)
         name = request.path_params["sha256"]
-        if not is_sha256(name) or not (folder / name).is_file():
+        path = folder / name
+        if not is_sha256(name) or not path.is_file() or not path.resolve().is_relative_to(folder.resolve()):
             raise HTTPException(404)
-        if not _is_whole(folder / name, (folder / name).stat().st_mtime_ns):
+        status = path.stat()
+        if not _is_whole(path, status.st_mtime_ns):
             raise HTTPException(410)
+        _keep_one_range(request)
         # The name says what the content is, so a resumed download can't mix two contents.
         headers = {"etag": f'"{name}"', "cache-control": "public, max-age=31536000, immutable"}
-        return FileResponse(folder / name, headers=headers, media_type="application/octet-stream")
+        return FileResponse(path, headers=headers, media_type="application/octet-stream", stat_result=status)
 
     return [Route(BLOBS_PATH + "/{sha256}", get_blob, methods=["GET"])]
+
+
+def _keep_one_range(request: Request) -> None:
+    """Drop a Range that is not one range of bytes, or not of a GET; the answer is the whole file then (RFC 9110, 14.2).
+
+    Starlette would answer up to 100 ranges, read numbers as Python does, and refuse what is to be ignored.
+    """
+    asked = request.headers.getlist("range")
+    if request.method != "GET" or len(asked) != 1 or not _is_one_range(asked[0]):
+        request.scope["headers"] = [header for header in request.scope["headers"] if header[0] != b"range"]
+
+
+def _is_one_range(asked: str) -> bool:
+    match = _ONE_RANGE.fullmatch(asked)
+    if not match or not any(match.groups()):
+        return False
+    first, last = match.groups()
+    return not (first and last) or int(first) <= int(last)
 
 
 @functools.lru_cache(maxsize=_REMEMBERED)

@@ -1,0 +1,116 @@
+"""Who may fetch: names and keys in ``Authorization: Basic``, and not too many wrong ones."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+import secrets
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.service.http_connections import peer_of
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+Admit = Callable[[str, str], bool]
+"""Is this the key of that name? Called in one thread at a time, though not always the same one.
+
+It has to compare in constant time, and to take as long for a name that it does not know.
+"""
+MOST_FAILURES = 20
+WINDOW_S = 60.0
+_REMEMBERED = 4096
+_CHALLENGE = {"www-authenticate": 'Basic realm="linguabus"'}
+
+
+@dataclass(slots=True)
+class _Failures:
+    since_s: float
+    count: int = 0
+
+
+class Access:
+    """Lets those in whom ``admit`` knows.
+
+    After ``MOST_FAILURES`` wrong attempts from an address nothing is tried from there until ``WINDOW_S`` after the
+    first of them, right or not: otherwise guessing would go on. Many nodes can share an address, so who was right from
+    there before is let in all the same.
+    """
+
+    def __init__(self, admit: Admit, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._admit = admit
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._failures: OrderedDict[str, _Failures] = OrderedDict()
+        self._known: OrderedDict[bytes, None] = OrderedDict()
+        self._secret = secrets.token_bytes(32)
+
+    def check(self, request: Request) -> None:
+        """Return if the request may be answered.
+
+        Raises:
+            HTTPException: 401, with the same answer whatever is wrong, or 429 after too many of those.
+        """
+        from starlette.exceptions import HTTPException
+
+        given = request.headers.getlist("authorization")
+        if not given:
+            raise HTTPException(401, "", _CHALLENGE)
+        peer = peer_of(request.client.host if request.client else "")
+        with self._lock:  # one attempt at a time, so that twenty are twenty
+            wait_s = self._try(peer, given)
+        if wait_s is None:
+            return
+        if wait_s > 0:
+            raise HTTPException(429, "", {"retry-after": str(math.ceil(wait_s))})
+        raise HTTPException(401, "", _CHALLENGE)
+
+    def _try(self, peer: str, given: list[str]) -> float | None:
+        """Seconds until the next attempt makes sense, 0 after a wrong one; None after the right one."""
+        now_s = self._clock()
+        attempt = hashlib.blake2b("\n".join([peer, *given]).encode(), key=self._secret).digest()
+        known = attempt in self._known
+        failures = self._failures.get(peer)
+        if failures and now_s - failures.since_s >= WINDOW_S:
+            del self._failures[peer]
+            failures = None
+        if failures and failures.count >= MOST_FAILURES and not known:
+            return failures.since_s + WINDOW_S - now_s
+        pair = _credentials(given)
+        if pair and self._admit(*pair):
+            self._known[attempt] = None
+            self._known.move_to_end(attempt)
+            _shorten(self._known)
+            return None
+        self._known.pop(attempt, None)
+        if failures is None:
+            failures = self._failures[peer] = _Failures(now_s)
+            _shorten(self._failures)
+        failures.count += 1
+        return 0
+
+
+def _shorten(table: OrderedDict[Any, Any]) -> None:
+    """Forget the oldest entry of a full table: whoever has many addresses could let it grow for ever."""
+    if len(table) > _REMEMBERED:
+        table.popitem(last=False)
+
+
+def _credentials(given: list[str]) -> tuple[str, str] | None:
+    """Name and key of an ``Authorization: Basic``; None where it is something else."""
+    if len(given) != 1:
+        return None
+    scheme, _, encoded = given[0].partition(" ")
+    if scheme.lower() != "basic":
+        return None
+    try:
+        name, colon, key = base64.b64decode(encoded.strip(), validate=True).decode().partition(":")
+    except ValueError:
+        return None
+    return (name, key) if colon else None
