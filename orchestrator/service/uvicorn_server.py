@@ -17,7 +17,8 @@ from orchestrator.service.http_limits import HttpLimits
 from orchestrator.service.http_protocol import LimitedProtocol
 from orchestrator.service.http_requests import RequestFilter
 
-BACKLOG = 128
+BACKLOG = 1024
+"""A node's connection waits among those of a flood, and would be tried again after seconds where it found no room."""
 STOP_TIMEOUT_S = 1
 
 
