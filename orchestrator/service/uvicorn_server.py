@@ -17,7 +17,8 @@ from orchestrator.service.http_limits import HttpLimits
 from orchestrator.service.http_protocol import LimitedProtocol
 from orchestrator.service.http_requests import RequestFilter
 
-BACKLOG = 128
+BACKLOG = 1024
+"""A node's connection waits among those of a flood, and would be tried again after seconds where it found no room."""
 STOP_TIMEOUT_S = 1
 
 
@@ -49,7 +50,7 @@ class UvicornServer(uvicorn.Server):
         """Listen as uvicorn does, with what it can't be told.
 
         It passes asyncio no time limits for TLS (60 s for handshakes, and nothing is known of them before), and takes
-        a ready context by way of a factory, since version 0.47 or so only.
+        a ready context only by way of a factory that version 0.30 has not.
         """
         await self.lifespan.startup()
         protocol = functools.partial(
