@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 
 import click
 
 from broker.credential import FILE, Credential
 from orchestrator.commands.settings import Settings, pass_settings
+
+_BROKER_S = 5.0
 
 
 @click.command(
@@ -42,6 +45,7 @@ def command(settings: Settings, invitation: str, no_run: bool, options: tuple[st
                 f"this device has joined a fleet as {known.name}: remove {path} to leave it, then join"
             )
         joined = join(invited, path)
+        _await_broker(joined)
         click.echo(f"joined as {joined.name}, a {joined.role}; the fleet is at {joined.broker()}")
     if not is_node:
         click.echo("next: linguabus ask 'What is the capital of France?'")
@@ -52,6 +56,27 @@ def command(settings: Settings, invitation: str, no_run: bool, options: tuple[st
         flags = ["-v"] * settings.verbose
         command_line = [sys.executable, "-m", "edge_node", "--home", str(home), *flags, *options]
         os.execve(sys.executable, command_line, {k: v for k, v in os.environ.items() if k != "LINGUABUS_BROKER"})
+
+
+def _await_broker(credential: Credential) -> None:
+    """Return when the broker takes the new member, which it may hear of a moment later.
+
+    Raises:
+        BusError: it does not, or can't be reached.
+    """
+    from broker.errors import BrokerRefused
+    from broker.mqtt import MqttBus
+
+    end_s = time.monotonic() + _BROKER_S
+    while True:
+        try:
+            with MqttBus(credential.broker(), client_id=f"{credential.name}-joins") as bus:
+                bus.connect(_BROKER_S)
+                return
+        except BrokerRefused:
+            if time.monotonic() >= end_s:
+                raise
+            time.sleep(0.1)  # nothing to wait on: a broker does not say when it has read its files
 
 
 def _is_of(credential: Credential, fingerprint: bytes) -> bool:

@@ -10,6 +10,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Self
 
 from broker.tls import server_context
@@ -17,6 +18,7 @@ from orchestrator.errors import StateUnreadable
 from orchestrator.identity.broker_files import tell_broker, write_broker_files
 from orchestrator.identity.enrolment import Enrolment
 from orchestrator.identity.fleet_folder import FleetFolder
+from orchestrator.identity.register import Register
 from schemas.closing import Closing
 
 _LOOK_S = 0.25
@@ -42,16 +44,20 @@ class Membership(Closing):
         self.fleet = fleet
         self._addresses = addresses
         self._register = fleet.register()
+        self._gate = fleet.register()
         self._shown = fleet.register()
-        """Of the thread that looks for changes: those of ``_register`` are others' to it."""
+        """Of the thread that looks for changes: those of the others are news to it."""
         fleet.renew_server(addresses())
         write_broker_files(fleet, self._shown)
         self._version = self._shown.version
         self.tls: ssl.SSLContext = server_context(fleet.server_file)
         """For the orchestrator's server; gets new certificates as they are made."""
-        self.enrolment = Enrolment(fleet, self._register, addresses, self._look_now)
+        self.on_certificate: Callable[[Path], None] = self._load
+        """Is given the file of a new certificate, for a server that is running."""
+        self.enrolment = Enrolment(fleet, self._register, addresses, lambda: self._apply(self._register))
         self._seen: set[str] = set()
-        self._changed, self._applied, self._over = threading.Event(), threading.Event(), False
+        self._over = threading.Event()
+        self._applying = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="membership", daemon=True)
 
     def __enter__(self) -> Self:
@@ -60,12 +66,11 @@ class Membership(Closing):
 
     def close(self) -> None:
         """Stop looking. Idempotent."""
-        self._over = True
-        self._changed.set()
+        self._over.set()
         if self._thread.is_alive():
             self._thread.join()
-        self._register.close()
-        self._shown.close()
+        for register in (self._register, self._gate, self._shown):
+            register.close()
 
     def urls(self, port: int) -> tuple[str, ...]:
         """Where members find the orchestrator's server, the best first."""
@@ -74,31 +79,26 @@ class Membership(Closing):
 
     def admits(self, name: str, key: str) -> bool:
         """Is this a member's key?"""
-        return self._register.admits(name, key)
+        return self._gate.admits(name, key)
 
     def saw(self, name: str) -> None:
         """Note that somebody of this name was heard."""
         self._seen.add(name)
 
-    def _look_now(self) -> None:
-        """Have the broker know a new member before that one tries to connect."""
-        self._applied.clear()
-        self._changed.set()
-        self._applied.wait(2.0)
+    def _load(self, file: Path) -> None:
+        self.tls.load_cert_chain(file)
 
     def _run(self) -> None:
         renew_due_s = time.monotonic() + _RENEW_S
         seen_due_s = time.monotonic() + _SEEN_S
-        while not self._over:
-            self._changed.wait(_LOOK_S)
-            self._changed.clear()
+        while not self._over.wait(_LOOK_S):
             try:
                 now_s = time.monotonic()
                 if now_s >= renew_due_s:
                     renew_due_s = now_s + _RENEW_S
                     if self.fleet.renew_server(self._addresses()):
-                        self.tls.load_cert_chain(self.fleet.server_file)
-                        self._apply()
+                        self.on_certificate(self.fleet.server_file)
+                        self._apply(self._shown)
                 if now_s >= seen_due_s:
                     seen_due_s = now_s + _SEEN_S
                     seen, self._seen = self._seen, set()
@@ -106,13 +106,15 @@ class Membership(Closing):
                 version = self._shown.version
                 if version != self._version:
                     self._version = version
-                    self._apply()
+                    self._apply(self._shown)
             except (OSError, StateUnreadable) as error:
                 _log.error("members are not kept up to date: %s", error)
-            self._applied.set()
 
-    def _apply(self) -> None:
-        if write_broker_files(self.fleet, self._shown):
+    def _apply(self, register: Register) -> None:
+        """Have the broker know of a change."""
+        with self._applying:
+            if not write_broker_files(self.fleet, register):
+                return
             if tell_broker(self.fleet):
                 _log.info("the broker knows of a change of members")
             else:

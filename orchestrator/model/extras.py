@@ -8,7 +8,7 @@ from collections.abc import Iterable
 MODULES = {
     "orchestrator": (
         "amqtt", "cryptography", "h11", "highspy", "jinja2", "numpy", "onnx", "onnxruntime", "psutil", "pyomo",
-        "starlette", "tokenizers", "uvicorn",
+        "segno", "starlette", "tokenizers", "uvicorn",
     ),
     "convert": (
         "accelerate", "gguf", "google.protobuf", "huggingface_hub", "onnx_ir", "onnxruntime_genai", "safetensors",

@@ -135,7 +135,7 @@ def reachable_urls(host: str, port: int, towards: tuple[str, int], *, tls: bool 
     wildcards = ("0.0.0.0", "::")
     if host not in wildcards:
         return (_url(host, port, tls),)
-    found = [_own_address(*towards), *_interface_addresses()]
+    found = [_own_address(*towards), *interface_addresses()]
     addresses = [address for address in dict.fromkeys(found) if address and not is_loopback(address)]
     return tuple(_url(address, port, tls) for address in (*addresses, "127.0.0.1"))
 

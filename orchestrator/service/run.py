@@ -124,6 +124,7 @@ def _serve(
         )
         if membership:
             service.inbox.on_heard = membership.saw
+            membership.on_certificate = lambda file: http.load_certificate(file, file)
         info = ServiceInfo(
             broker=str(bus.address),
             blob_urls=blob_urls,

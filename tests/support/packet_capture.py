@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import struct
 import threading
 from types import TracebackType
 from typing import Self
@@ -11,6 +12,9 @@ from typing import Self
 _ALL_PROTOCOLS = 3
 _LONGEST_BYTES = 1 << 17
 _BUFFER_BYTES = 1 << 25
+_ETHERNET_BYTES = 14
+_IPV4 = b"\x08\x00"
+_DISCARD = 9
 
 
 def can_capture() -> bool:
@@ -23,11 +27,13 @@ def can_capture() -> bool:
 
 
 class PacketCapture:
-    """Keeps the bytes of all packets on loopback while the context lasts."""
+    """Keeps all packets from and to some ports on loopback, over IPv4, while the context lasts."""
 
-    def __init__(self) -> None:
+    def __init__(self, *ports: int) -> None:
+        self._ports = frozenset(ports)
         self._socket = _socket()
         self._packets: list[bytes] = []
+        self._last = os.urandom(32)
         self._thread = threading.Thread(target=self._listen, name="capture", daemon=True)
 
     def __enter__(self) -> Self:
@@ -37,24 +43,32 @@ class PacketCapture:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        marker = os.urandom(32)
-        self._socket.settimeout(0.5)  # the last packets are there when the marker is
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as speaker:
-            speaker.sendto(marker, ("127.0.0.1", 9))
-        self._thread.join()
+            while self._thread.is_alive():  # a full buffer may have lost one
+                speaker.sendto(self._last, ("127.0.0.1", _DISCARD))
+                self._thread.join(0.1)
         self._socket.close()
 
     def _listen(self) -> None:
         while True:
-            try:
-                self._packets.append(self._socket.recv(_LONGEST_BYTES))
-            except TimeoutError:
+            packet = self._socket.recv(_LONGEST_BYTES)
+            if self._last in packet:
                 return
+            if self._ports & set(_ports(packet)):
+                self._packets.append(packet)
 
     @property
     def bytes(self) -> bytes:
         """Everything that was seen."""
         return b"".join(self._packets)
+
+
+def _ports(packet: bytes) -> tuple[int, ...]:
+    """Source and target of a packet of IPv4 in an Ethernet frame."""
+    if packet[12:14] != _IPV4:
+        return ()
+    begin = _ETHERNET_BYTES + 4 * (packet[_ETHERNET_BYTES] & 15)
+    return struct.unpack_from(">HH", packet, begin) if len(packet) >= begin + 4 else ()
 
 
 def _socket() -> socket.socket:
