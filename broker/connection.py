@@ -124,7 +124,8 @@ class Connection:
             if greeting is not None and greeting.code.value not in UNSUPPORTED_PROTOCOL_VERSION:
                 break
         if greeting is None:
-            raise BrokerUnreachable(str(self._address), "no CONNACK (is it an MQTT broker?)")
+            doubt = "is it an MQTT broker" if self._address.tls else "is it an MQTT broker, and one without TLS"
+            raise BrokerUnreachable(str(self._address), f"no CONNACK ({doubt}?)")
         if greeting.code.is_failure:
             raise BrokerRefused(str(self._address), str(greeting.code))
         self._go_online(greeting, reconnect=False)

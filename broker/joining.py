@@ -100,7 +100,8 @@ def _enrol(invitation: Invitation, authority: str, address: str, key_hash: str) 
         raise JoiningFailed(f"{address} broke off: {_reason(error)}; try again with the same invitation") from error
     if status != 200 or not isinstance(answer, dict):
         said = answer.get("error") if isinstance(answer, dict) else None
-        raise JoiningFailed(str(said or f"the fleet answers with HTTP status {status}")[:300])
+        line = said if isinstance(said, str) and said.isprintable() else f"the fleet answers with HTTP status {status}"
+        raise JoiningFailed(line[:300])
     return answer
 
 
@@ -124,4 +125,6 @@ def _reason(error: Exception) -> str:
         return "no answer"
     if isinstance(error, socket.gaierror):
         return "no such name"
+    if isinstance(error, http.client.HTTPException):
+        return "it does not speak HTTP"  # what it said instead may be meant for the terminal
     return (getattr(error, "strerror", None) or str(error) or type(error).__name__).lower()

@@ -8,12 +8,13 @@ import sys
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from broker.address import DEFAULT_URL, parse_broker_url
 from broker.credential import FILE, Credential
 from broker.exit_deadline import end_on_signals
 from broker.option_types import FiniteRange
-from broker.security import is_exposed
+from broker.security import is_exposed, password_warning
 from edge_node.config import SPEEDS, NodeConfig, read_speed
 from edge_node.runtime.process_heap import ask_for_huge_pages
 from schemas import PACKAGE_VERSION, names
@@ -148,6 +149,9 @@ def node(
     if credential and name not in (None, credential.name):
         raise click.UsageError(f"this device has joined as {credential.name}: leave --name out")
     name = credential.name if credential else name or _default_name()
+    is_option = click.get_current_context().get_parameter_source("broker") is ParameterSource.COMMANDLINE
+    if broker and is_option and (password_line := password_warning(broker)):
+        click.echo(f"node {name}: warning: {password_line}", err=True)
     address = credential.broker() if credential else parse_broker_url(broker or DEFAULT_URL)
     if is_exposed(address):
         if not insecure:
@@ -194,6 +198,7 @@ def node(
 
 def main() -> None:
     """The console script: errors of ours are one line, exit code 2."""
+    os.umask(0o077)  # what a node keeps is its owner's alone
     ask_for_huge_pages()
     try:
         node.main(standalone_mode=True)

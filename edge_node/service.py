@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -70,7 +71,8 @@ class NodeService:
         self._notices = Notices(config.name, tell)
         self._incarnation = new_incarnation()
         will = will_of(config.name, self._incarnation)
-        client_id = f"node-{config.name}-{self._incarnation}"
+        # The broker ends the connection of who has the same client id, whoever connects: nobody is to guess this one.
+        client_id = f"node-{config.name}-{self._incarnation}-{secrets.token_hex(8)}"
         self._bus = (
             make_bus(client_id, will) if make_bus else MqttBus(config.broker_url, client_id=client_id, will=will)
         )

@@ -128,6 +128,7 @@ def _fail(message: str, code: int) -> int:
 
 def main() -> None:
     """The console script."""
+    os.umask(0o077)  # keys, prompts in the orchestrator's state: what is kept is its owner's alone
     sys.exit(run())
 
 

@@ -142,7 +142,7 @@ class Client(Closing):
         from broker.mqtt import MqttBus
 
         address = parse_broker_url(broker) if isinstance(broker, str) else broker
-        connection = f"client-{secrets.token_hex(4)}"
+        connection = f"client-{secrets.token_hex(8)}"
         name = address.username or connection
         last_words = encode(ClientWill(client=name, connection=connection))
         will = Will(CLIENT_WILL.format(client=name), last_words, qos=1, retain=False)

@@ -12,6 +12,7 @@ import click
 
 from broker.address import DEFAULT_URL, BrokerAddress, parse_broker_url
 from broker.credential import FILE, Credential
+from broker.security import password_warning
 from orchestrator.errors import NoHome
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -110,6 +111,8 @@ def _set_broker(context: click.Context, _parameter: click.Parameter, value: str 
     if value is not None:
         settings = context.ensure_object(Settings)
         settings.broker, settings.broker_is_given, settings.broker_is_named = value, True, True
+        if warning := password_warning(value):
+            click.echo(f"warning: {warning}", err=True)
 
 
 def _set_insecure(context: click.Context, _parameter: click.Parameter, value: bool) -> None:

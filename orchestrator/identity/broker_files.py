@@ -21,6 +21,8 @@ from schemas.limits import MAX_PAYLOAD_BYTES
 MOST_CONNECTIONS = 1024
 MOST_QUEUED_MESSAGES = 20_000
 """Of one slow reader; the default of 1000 drops messages that a quick one would have taken."""
+MOST_QUEUED_BYTES = 64 << 20
+"""Of one reader that does not read; without it messages of full size would fill this machine's memory."""
 _PACKET_ROOM_BYTES = 64 << 10
 
 _CONFIGURATION = """\
@@ -39,6 +41,9 @@ acl_file {roles}
 set_tcp_nodelay true
 max_packet_size {packet}
 max_queued_messages {queued}
+max_queued_bytes {queued_bytes}
+# Of sessions that outlive their connection, which no program of linguabus makes.
+persistent_client_expiration 1h
 # Retained messages (births, plans) are renewed by those who own them.
 persistence false
 pid_file {pid}
@@ -80,6 +85,7 @@ def write_broker_files(fleet: FleetFolder, register: Register) -> bool:
             roles=folder / "roles",
             packet=MAX_PAYLOAD_BYTES + _PACKET_ROOM_BYTES,
             queued=MOST_QUEUED_MESSAGES,
+            queued_bytes=MOST_QUEUED_BYTES,
             pid=folder / "mosquitto.pid",
         ),
     }

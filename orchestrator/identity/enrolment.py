@@ -13,6 +13,7 @@ import json
 import logging
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from broker.member_key import is_hash
 from orchestrator.identity.errors import InvitationOver
 from orchestrator.identity.fleet_folder import FleetFolder
 from orchestrator.identity.register import Register
+from orchestrator.service.http_connections import peer_of
 from schemas.invitation import TOKEN_BYTES
 
 if TYPE_CHECKING:
@@ -29,24 +31,32 @@ if TYPE_CHECKING:
 
 AUTHORITY_PATH, ENROL_PATH = "/v1/authority", "/v1/enrol"
 _MOST_BYTES = 4096
+_MOST_PEERS = 4096
 _log = logging.getLogger(__name__)
 
 
 class FailureLimit:
-    """Counts what goes wrong, and says when it is too much: guesses are slow then, whoever makes them."""
+    """Counts what goes wrong from each address, and says when it is too much: guesses from there are slow then.
+
+    Counted together, one who guesses would keep everybody else from joining.
+    """
 
     def __init__(self, most: int = 20, within_s: float = 60.0, now: Callable[[], float] = time.monotonic) -> None:
         self._most, self._within_s, self._now = most, within_s, now
-        self._failed_s: list[float] = []
+        self._failed_s: OrderedDict[str, list[float]] = OrderedDict()
 
-    def is_reached(self) -> bool:
+    def is_reached(self, peer: str) -> bool:
         """Have there been too many a short while ago?"""
-        self._failed_s = [at_s for at_s in self._failed_s if at_s > self._now() - self._within_s]
-        return len(self._failed_s) >= self._most
+        late = [at_s for at_s in self._failed_s.pop(peer, ()) if at_s > self._now() - self._within_s]
+        if late:
+            self._failed_s[peer] = late
+        return len(late) >= self._most
 
-    def failed(self) -> None:
-        """Count one."""
-        self._failed_s.append(self._now())
+    def failed(self, peer: str) -> None:
+        """Count one; of many addresses the oldest are forgotten."""
+        self._failed_s.setdefault(peer, []).append(self._now())
+        if len(self._failed_s) > _MOST_PEERS:
+            self._failed_s.popitem(last=False)
 
 
 class Enrolment:
@@ -91,23 +101,25 @@ class Enrolment:
             body += piece
             if len(body) > _MOST_BYTES:
                 return JSONResponse({"error": "too long"}, 413)
-        status, answer = await run_in_threadpool(self.enrol, body)
+        status, answer = await run_in_threadpool(
+            self.enrol, body, peer_of(request.client.host if request.client else "")
+        )
         return JSONResponse(answer, status, headers={"cache-control": "no-store"})
 
-    def enrol(self, body: bytes) -> tuple[int, dict[str, Any]]:
-        """HTTP status and answer to a request."""
+    def enrol(self, body: bytes, peer: str) -> tuple[int, dict[str, Any]]:
+        """HTTP status and answer to a request from an address."""
         with self._turn:
-            if self._limit.is_reached():
+            if self._limit.is_reached(peer):
                 return 429, {"error": "too many attempts that went wrong: wait a minute"}
             try:
                 token, key_hash = _read(body)
                 member = self._register.enrol(token, key_hash)
             except (ValueError, RecursionError):
-                self._limit.failed()
+                self._limit.failed(peer)
                 return 400, {"error": "that is no request to join"}
             except InvitationOver as over:
-                self._limit.failed()
-                _log.warning("somebody tried to join with an invitation that is not good")
+                self._limit.failed(peer)
+                _log.warning("somebody at %s tried to join with an invitation that is not good", peer)
                 return 403, {"error": str(over)}
             self._joined()
         _log.info("%s has joined as a %s", member.name, member.role)

@@ -105,7 +105,9 @@ def _serve(
     if config.standby:
         logger.info("no orchestrator serves pipeline %s any more: this one does from now on", config.pipeline)
     orchestrator = secrets.token_hex(4)
-    client_id, will = f"orchestrator-{config.pipeline}-{orchestrator}", will_of(config.pipeline, orchestrator)
+    # The broker ends the connection of who has the same client id, whoever connects: nobody is to guess this one.
+    client_id = f"orchestrator-{config.pipeline}-{orchestrator}-{secrets.token_hex(8)}"
+    will = will_of(config.pipeline, orchestrator)
     with (
         MqttBus(config.broker_url, client_id=client_id, will=will, keepalive_s=KEEPALIVE_S) as bus,
         _http_server(config, store, membership) as http,
