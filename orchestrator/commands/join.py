@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 
 import click
 
 from broker.credential import FILE, Credential
 from orchestrator.commands.settings import Settings, pass_settings
+
+_MOST_CHARACTERS = 4096
 
 
 @click.command(
@@ -23,13 +26,14 @@ from orchestrator.commands.settings import Settings, pass_settings
 def command(settings: Settings, invitation: str, no_run: bool, options: tuple[str, ...]) -> None:
     """Join the fleet that has invited this device: paste the line that 'linguabus invite' has printed there.
 
-    A node then runs, with OPTIONS for 'linguabus node'; later on 'linguabus node' is enough. The key that the device is
-    known by is made here and kept here.
+    INVITATION may be @FILE: the line is in a file, and on no command line then. A node then runs, with OPTIONS for
+    'linguabus node'; later on 'linguabus node' is enough. The key that the device is known by is made here and kept
+    here.
     """
     from broker.joining import join
     from schemas.invitation import Invitation
 
-    invited = Invitation.parse(invitation)
+    invited = Invitation.parse(_read(Path(invitation[1:])) if invitation.startswith("@") else invitation)
     is_node = invited.role == "node"
     home = settings.home / "node" if is_node else settings.home
     path = home / FILE
@@ -52,6 +56,15 @@ def command(settings: Settings, invitation: str, no_run: bool, options: tuple[st
         flags = ["-v"] * settings.verbose
         command_line = [sys.executable, "-m", "edge_node", "--home", str(home), *flags, *options]
         os.execve(sys.executable, command_line, {k: v for k, v in os.environ.items() if k != "LINGUABUS_BROKER"})
+
+
+def _read(path: Path) -> str:
+    """The invitation in a file, as 'linguabus invite' prints it: behind the words of a command, or alone."""
+    try:
+        with path.open(encoding="ascii", errors="replace") as file:
+            return file.read(_MOST_CHARACTERS).strip().removeprefix("linguabus join ")
+    except OSError as error:
+        raise click.BadParameter(f"{path} can't be read: {error.strerror}", param_hint="INVITATION") from None
 
 
 def _is_of(credential: Credential, fingerprint: bytes) -> bool:
