@@ -80,7 +80,7 @@ class Credential:
         try:
             with path.open("rb") as file:
                 data = file.read(_MOST_BYTES + 1)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
             raise CredentialUnusable(str(path), (error.strerror or str(error)).lower()) from error

@@ -1,4 +1,4 @@
-"""Which addresses only this machine can reach, and to which brokers others could read what is sent."""
+"""Which addresses only this machine can reach, which count as one, and to which brokers others read what is sent."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import ipaddress
 
 from broker.address import BrokerAddress, parse_broker_url
 from broker.errors import BadBrokerUrl
+
+_ONE_HOME = 64
+"""Bits of an IPv6 address that are one customer's: who has one such address has 2**64 of them."""
 
 
 def is_loopback(host: str) -> bool:
@@ -32,3 +35,14 @@ def password_warning(broker_option: str) -> str | None:
     if not has_password:
         return None
     return "everybody on this machine can read a command line, and the password in --broker: put it in LINGUABUS_BROKER"
+
+
+def peer_of(host: str) -> str:
+    """What counts as one address: an IPv4 address, or an IPv6 network of 64 bits."""
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return host
+    if address.version == 4:
+        return host
+    return str(ipaddress.ip_network((address, _ONE_HOME), strict=False))

@@ -48,6 +48,7 @@ from edge_node.telemetry.message_limit import MessageLimit
 from edge_node.telemetry.profiler import Profiler
 from edge_node.telemetry.round_trip import RoundTripMeter
 from edge_node.wire.activations import quiet
+from edge_node.wire.first_connection import connect_patiently
 from edge_node.wire.outbox import Outbox, will_of
 from edge_node.wire.topics import data_route
 from schemas import messages
@@ -73,18 +74,17 @@ class NodeService:
         will = will_of(config.name, self._incarnation)
         # The broker ends the connection of who has the same client id, whoever connects: nobody is to guess this one.
         client_id = f"node-{config.name}-{self._incarnation}-{secrets.token_hex(8)}"
-        self._bus = (
-            make_bus(client_id, will) if make_bus else MqttBus(config.broker_url, client_id=client_id, will=will)
-        )
+        make_bus = make_bus or (lambda name, will: MqttBus(config.broker, client_id=name, will=will))
+        self._bus = make_bus(client_id, will)
         self._outbox = Outbox(self._bus, node=config.name, incarnation=self._incarnation)
         self._echo_topic = NODE_ECHO.format(node=config.name)
         self._limit = MessageLimit(self._bus, self._echo_topic)
         self._memory_bytes = device.memory_budget_bytes(config.memory_limit_bytes)
         self._speed = config.emulated_speed
-        config.blob_directory.mkdir(parents=True, exist_ok=True)
-        storage_bytes = device.storage_budget_bytes(config.blob_directory, config.storage_limit_bytes)
-        access = BlobAccess.by(config.broker)
-        self._store = BlobStore(config.blob_directory, limit_bytes=storage_bytes, access=access)
+        blobs = config.blob_directory
+        blobs.mkdir(parents=True, exist_ok=True)
+        storage_bytes = device.storage_budget_bytes(blobs, config.storage_limit_bytes)
+        self._store = BlobStore(blobs, limit_bytes=storage_bytes, access=BlobAccess.by(config.broker))
         self._runner = SegmentRunner(
             self._store, threads=config.threads, emulated_speed=config.emulated_speed, on_load_event=self._call,
             memory_bytes=self._memory_bytes,
@@ -93,11 +93,9 @@ class NodeService:
         self._checks = CheckSchedule(config.check_interval_s)
         self._standby = StandbyFetcher(self._store)
         self._core = NodeCore(
-            node=config.name,
-            incarnation=self._incarnation,
-            memory_bytes=self._memory_bytes,
+            node=config.name, incarnation=self._incarnation, memory_bytes=self._memory_bytes,
             watchdog_min_s=config.watchdog_min_s,
-        )
+        )  # fmt: skip
         self._link = RoundTripMeter()
         self._rejected: Counter[str] = Counter()
         self._heartbeat_builder = HeartbeatBuilder(
@@ -149,7 +147,9 @@ class NodeService:
             NodeRefused: the orchestrator does not take this node.
         """
         try:
-            self._bus.connect(self._config.connect_timeout_s)
+            is_member, limit_s = self._config.broker.authority is not None, self._config.connect_timeout_s
+            ends = lambda: self._stopping or not is_member  # noqa: E731 - a member knows that there is a broker
+            connect_patiently(self._bus, limit_s, tell=self._notices.say, is_over=ends)
             on_connected()
             self._subscribe()
             self._birth = birth_of(

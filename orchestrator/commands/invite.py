@@ -35,10 +35,20 @@ def _seconds(_context: click.Context, parameter: click.Parameter, value: str) ->
     "--expires", "expires_s", metavar="TIME", default="15m", show_default=True, callback=_seconds, help="When it ends."
 )
 @click.option("--again", is_flag=True, help="Of a member that has lost its key: the old one is good until it joins.")
+@click.option("--inside", is_flag=True, help="Of a container beside the fleet's own: it finds them by their name.")
 @click.option("--qr", is_flag=True, help="Print it as a QR code, too.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @pass_settings
-def command(settings: Settings, name: str, role: Role, expires_s: float, again: bool, qr: bool, as_json: bool) -> None:
+def command(
+    settings: Settings,
+    name: str,
+    role: Role,
+    expires_s: float,
+    again: bool,
+    inside: bool,
+    qr: bool,
+    as_json: bool,
+) -> None:
     """Invite one device, for one use: run what this prints on the device.
 
     Whoever has the line can join under this name. This runs on the machine that serves the fleet.
@@ -51,10 +61,15 @@ def command(settings: Settings, name: str, role: Role, expires_s: float, again: 
     if not names.is_name(name):
         raise click.BadParameter(names.RULE, param_hint="NAME")
     fleet = FleetFolder.of(settings.home)
+    if fleet.settings.inside and not fleet.settings.addresses and not inside:
+        raise click.UsageError(
+            "containers don't know their host's address: run 'LINGUABUS_ADDRESS=192.168.1.5 docker compose up -d' with"
+            " yours, or write it into .env"
+        )
     invitation = Invitation(
         name=name,
         role=role,
-        addresses=fleet.addresses(interface_addresses()),
+        addresses=fleet.own_addresses() if inside else fleet.addresses(interface_addresses()),
         port=fleet.settings.http_port,
         fingerprint=fingerprint(fleet.authority),
         token=secrets.token_bytes(TOKEN_BYTES),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import secrets
 import sys
 import time
+from pathlib import Path
 
 import click
 
@@ -12,6 +14,7 @@ from broker.credential import FILE, Credential
 from orchestrator.commands.settings import Settings, pass_settings
 
 _BROKER_S = 5.0
+_MOST_CHARACTERS = 4096
 
 
 @click.command(
@@ -26,13 +29,14 @@ _BROKER_S = 5.0
 def command(settings: Settings, invitation: str, no_run: bool, options: tuple[str, ...]) -> None:
     """Join the fleet that has invited this device: paste the line that 'linguabus invite' has printed there.
 
-    A node then runs, with OPTIONS for 'linguabus node'; later on 'linguabus node' is enough. The key that the device is
-    known by is made here and kept here.
+    INVITATION may be @FILE: the line is in a file, and on no command line then. A node then runs, with OPTIONS for
+    'linguabus node'; later on 'linguabus node' is enough. The key that the device is known by is made here and kept
+    here.
     """
     from broker.joining import join
     from schemas.invitation import Invitation
 
-    invited = Invitation.parse(invitation)
+    invited = Invitation.parse(_read(Path(invitation[1:])) if invitation.startswith("@") else invitation)
     is_node = invited.role == "node"
     home = settings.home / "node" if is_node else settings.home
     path = home / FILE
@@ -70,13 +74,22 @@ def _await_broker(credential: Credential) -> None:
     end_s = time.monotonic() + _BROKER_S
     while True:
         try:
-            with MqttBus(credential.broker(), client_id=f"{credential.name}-joins") as bus:
+            with MqttBus(credential.broker(), client_id=f"joins-{secrets.token_hex(8)}") as bus:
                 bus.connect(_BROKER_S)
                 return
         except BrokerRefused:
             if time.monotonic() >= end_s:
                 raise
             time.sleep(0.1)  # nothing to wait on: a broker does not say when it has read its files
+
+
+def _read(path: Path) -> str:
+    """The invitation in a file, as 'linguabus invite' prints it: behind the words of a command, or alone."""
+    try:
+        with path.open(encoding="ascii", errors="replace") as file:
+            return file.read(_MOST_CHARACTERS).strip().removeprefix("linguabus join ")
+    except OSError as error:
+        raise click.BadParameter(f"{path} can't be read: {error.strerror}", param_hint="INVITATION") from None
 
 
 def _is_of(credential: Credential, fingerprint: bytes) -> bool:

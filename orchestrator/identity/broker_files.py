@@ -10,6 +10,7 @@ import contextlib
 import getpass
 import os
 import signal
+import time
 from pathlib import Path
 
 from broker.private_file import write_private
@@ -24,6 +25,8 @@ MOST_QUEUED_MESSAGES = 20_000
 MOST_QUEUED_BYTES = 64 << 20
 """Of one reader that does not read; without it messages of full size would fill this machine's memory."""
 _PACKET_ROOM_BYTES = 64 << 10
+_BROKER_LOOKS_S = 1.0
+"""broker/mosquitto/entrypoint.sh looks twice a second."""
 
 _CONFIGURATION = """\
 # Written by linguabus; changes are lost.
@@ -46,8 +49,7 @@ max_queued_bytes {queued_bytes}
 persistent_client_expiration 1h
 # Retained messages (births, plans) are renewed by those who own them.
 persistence false
-pid_file {pid}
-log_dest stderr
+{pid}log_dest stderr
 log_type error
 log_type warning
 log_type notice
@@ -86,7 +88,8 @@ def write_broker_files(fleet: FleetFolder, register: Register) -> bool:
             packet=MAX_PAYLOAD_BYTES + _PACKET_ROOM_BYTES,
             queued=MOST_QUEUED_MESSAGES,
             queued_bytes=MOST_QUEUED_BYTES,
-            pid=folder / "mosquitto.pid",
+            # Of no use on another machine, where the files are not to be written to either.
+            pid="" if fleet.settings.broker_files else f"pid_file {folder / 'mosquitto.pid'}\n",
         ),
     }
     changed = [name for name, text in texts.items() if _read(folder / name) != text]
@@ -96,7 +99,13 @@ def write_broker_files(fleet: FleetFolder, register: Register) -> bool:
 
 
 def tell_broker(fleet: FleetFolder) -> bool:
-    """Have Mosquitto read its files again; false where it does not run on this machine, or is somebody else's."""
+    """Have Mosquitto read its files again; false where it does not run on this machine, or is somebody else's.
+
+    One that looks for changes itself is given the time that it takes to.
+    """
+    if fleet.settings.broker_files:
+        time.sleep(_BROKER_LOOKS_S)
+        return True
     with contextlib.suppress(OSError, ValueError):
         pid = int((fleet.broker_folder / "mosquitto.pid").read_text())
         if "mosquitto" in Path(f"/proc/{pid}/comm").read_text():  # the number may be another's by now

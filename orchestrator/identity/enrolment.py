@@ -18,10 +18,10 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from broker.member_key import is_hash
+from broker.security import peer_of
 from orchestrator.identity.errors import InvitationOver
 from orchestrator.identity.fleet_folder import FleetFolder
 from orchestrator.identity.register import Register
-from orchestrator.service.http_connections import peer_of
 from schemas.invitation import TOKEN_BYTES
 
 if TYPE_CHECKING:

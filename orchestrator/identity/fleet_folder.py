@@ -36,10 +36,16 @@ class FleetSettings:
         addresses: names and addresses of the host that people have given, in front of those that are found.
         listen: the address to listen on; empty: all.
         broker_port, http_port: of the broker, and of the orchestrator's server.
+        inside: in containers, the name of both servers in the containers' own network; empty: no containers. What such
+            a host finds of addresses of its own is of no use to others.
+        broker_files: the folder of what the broker reads, where a broker that this machine can't send a signal to
+            reads it, again whenever it changes; empty: the broker runs on this machine.
     """
 
     addresses: tuple[str, ...] = ()
     listen: str = ""
+    inside: str = ""
+    broker_files: str = ""
     broker_port: int
     http_port: int
 
@@ -90,7 +96,7 @@ class FleetFolder:
         key, authority = make_authority()
         write_private(path / "authority.key", key)
         write_private(path / "authority.crt", authority)
-        write_private(path / "fleet.json", json.dumps(asdict(settings), indent=1))
+        _write_settings(path, settings)
         fleet = cls(path)
         fleet.renew_server()
         with fleet.register() as register:
@@ -102,6 +108,22 @@ class FleetFolder:
                 own_key = new_key()
                 register.add(name, role, hash_of(own_key))
                 fleet.credential(name, role, own_key, fleet.own_addresses()).save(file)
+        return fleet
+
+    @classmethod
+    def update(cls, home: Path, settings: FleetSettings) -> Self:
+        """Give a fleet other settings: its authority and its members stay, its own credentials follow.
+
+        Raises:
+            NoFleet, StateUnreadable, CredentialUnusable
+            OSError: its files can't be written.
+        """
+        _write_settings(cls.of(home).path, settings)
+        fleet = cls.of(home)
+        for file in (fleet.credential_file, home / FILE):
+            if own := Credential.load(file):
+                fleet.credential(own.name, own.role, own.key, fleet.own_addresses()).save(file)
+        fleet.renew_server()
         return fleet
 
     # --- files ------------------------------------------------------------------------------------------------
@@ -119,7 +141,7 @@ class FleetFolder:
     @property
     def broker_folder(self) -> Path:
         """What the broker reads."""
-        return self.path / "broker"
+        return Path(self.settings.broker_files or self.path / "broker")
 
     def own_credential(self) -> Credential:
         """The orchestrator's own; raises `CredentialUnusable`."""
@@ -136,6 +158,8 @@ class FleetFolder:
 
     def own_addresses(self) -> tuple[str, ...]:
         """Where this machine finds the fleet's servers itself."""
+        if self.settings.inside:
+            return (self.settings.inside,)
         listen = self.settings.listen
         return (listen,) if listen and listen not in ("0.0.0.0", "::") else LOOPBACK[:1]
 
@@ -144,8 +168,8 @@ class FleetFolder:
         listen = self.settings.listen
         if listen and listen not in ("0.0.0.0", "::"):
             return tuple(dict.fromkeys((*self.settings.addresses, listen)))
-        others = [address for address in found if not is_loopback(address)]
-        return tuple(dict.fromkeys((*self.settings.addresses, *others))) or LOOPBACK[:1]
+        others = [] if self.settings.inside else [address for address in found if not is_loopback(address)]
+        return tuple(dict.fromkeys((*self.settings.addresses, *others))) or self.own_addresses()
 
     def credential(self, name: str, role: Role, key: str, addresses: tuple[str, ...]) -> Credential:
         """A credential for a member of this fleet."""
@@ -165,7 +189,7 @@ class FleetFolder:
         Raises:
             StateUnreadable: the authority's key can't be read.
         """
-        hosts = dict.fromkeys((*self.addresses(found), *LOOPBACK, socket.gethostname()))
+        hosts = dict.fromkeys((*self.addresses(found), *self.own_addresses(), *LOOPBACK, socket.gethostname()))
         names = [host for host in hosts if host.isascii() and len(host) < 64]
         with contextlib.suppress(OSError):
             if is_good_for(self.server_file.read_text("utf-8"), names):
@@ -176,6 +200,10 @@ class FleetFolder:
         except (OSError, ValueError) as error:
             raise StateUnreadable(f"no certificate can be made in {self.path}: {error}") from error
         return True
+
+
+def _write_settings(path: Path, settings: FleetSettings) -> None:
+    write_private(path / "fleet.json", json.dumps(asdict(settings), indent=1))
 
 
 def _operator_name() -> str:

@@ -74,7 +74,9 @@ class Membership(Closing):
 
     def urls(self, port: int) -> tuple[str, ...]:
         """Where members find the orchestrator's server, the best first."""
-        hosts = self.fleet.addresses(self._addresses())
+        # The one of a network of containers first: others' nodes pass it over without a look, as they do not know it.
+        inside = filter(None, [self.fleet.settings.inside])
+        hosts = dict.fromkeys((*inside, *self.fleet.addresses(self._addresses())))
         return tuple(f"https://{f'[{host}]' if ':' in host else host}:{port}" for host in hosts)
 
     def admits(self, name: str, key: str) -> bool:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.service.http_connections import peer_of
+from broker.security import peer_of
 
 if TYPE_CHECKING:
     from starlette.requests import Request

@@ -2,24 +2,11 @@
 
 from __future__ import annotations
 
-import ipaddress
 import socket
 from collections import Counter
 from typing import Any
 
-_ONE_HOME = 64
-"""Bits of an IPv6 address that are one customer's: who has one such address has 2**64 of them."""
-
-
-def peer_of(host: str) -> str:
-    """What counts as one address: an IPv4 address, or an IPv6 network of 64 bits."""
-    try:
-        address = ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
-        return host
-    if address.version == 4:
-        return host
-    return str(ipaddress.ip_network((address, _ONE_HOME), strict=False))
+from broker.security import peer_of
 
 
 class LimitedListener(socket.socket):

@@ -11,14 +11,21 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tests.support.container_engine import Engine, Project, composes, engine, free_port
+from broker.address import BrokerAddress
+from broker.credential import FILE, Credential
+from broker.errors import BrokerRefused, BrokerUnreachable
+from broker.mqtt import MqttBus
+from tests.support.container_engine import HOST, Engine, Project, composes, engine, free_ports
 from tests.support.container_images import MOSQUITTO, debian, demo_model_wheel, import_image, served, wheels
 from tests.support.repository import ROOT
 
@@ -68,21 +75,23 @@ def files(running_engine: Engine) -> Iterator[list[Path]]:
             build = {"build": {"network": "host", "args": {"PYTHON": python}}}
             pip = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "/wheels"}
             changes = {
-                "orchestrator": build,
+                "init": build,
                 "node-1": build,
                 "model": {"environment": pip, "volumes": [f"{find}:/wheels:ro"]},
             }
             (folder / "here.yml").write_text(json.dumps({"services": changes}))  # JSON is YAML
             both = [ROOT / "docker-compose.yml", folder / "here.yml"]
             newest = max(composes().items())[1]
-            Project(running_engine, newest, "linguabus-build", both, free_port())("--profile", "demo", "build")
+            Project(running_engine, newest, "linguabus-build", both, free_ports())("--profile", "demo", "build")
         yield both
     running_engine.docker("image", "rm", "--force", *made, *IMAGES)
 
 
 @pytest.fixture(params=sorted(composes()), ids=lambda major: f"v{major}")
 def project(request: pytest.FixtureRequest, running_engine: Engine, files: list[Path]) -> Iterator[Project]:
-    project = Project(running_engine, composes()[request.param], f"linguabus-test-v{request.param}", files, free_port())
+    project = Project(
+        running_engine, composes()[request.param], f"linguabus-test-v{request.param}", files, free_ports()
+    )
     try:
         yield project
     finally:
@@ -90,29 +99,70 @@ def project(request: pytest.FixtureRequest, running_engine: Engine, files: list[
         assert running_engine.leftovers(project.name) == []
 
 
-def test_the_fleet_answers_and_leaves_nothing(project: Project) -> None:
+def answer_to(address: BrokerAddress) -> type[Exception] | None:
+    """What becomes of an attempt to connect: an error, or None."""
+    try:
+        with MqttBus(address, client_id="attempt") as bus:
+            bus.connect(timeout_s=10.0)
+    except (BrokerRefused, BrokerUnreachable) as error:
+        return type(error)
+    return None
+
+
+def test_the_fleet_answers_and_leaves_nothing(project: Project, tmp_path: Path) -> None:
     def state(service: str, what: str) -> str:
         (container,) = project("--profile", "demo", "ps", "--all", "--quiet", service).split()
         return project.engine.docker("inspect", "--format", f"{{{{.State.{what}}}}}", container).strip()
 
     def linguabus(*arguments: str) -> str:
-        return project("exec", "-T", "orchestrator", "linguabus", "--insecure", *arguments)
+        return project("exec", "-T", "orchestrator", "linguabus", *arguments)
+
+    def nodes() -> set[str]:
+        return {node["node"] for node in json.loads(linguabus("nodes", "--json"))["nodes"]}
 
     project("up", "--detach")
     until(lambda: state("orchestrator", "Health.Status") == "healthy")
     assert state("broker", "Health.Status") == "healthy"
-    assert json.loads(linguabus("nodes", "--json"))["nodes"] == []
+    assert nodes() == set()
+
+    # A device outside: this machine itself, by the address and the ports that the containers publish.
+    (line,) = linguabus("invite", "phone").splitlines()
+    join = [str(Path(sys.executable).with_name("linguabus")), *line.split()[1:]]
+    with subprocess.Popen(join, env={**os.environ, "LINGUABUS_HOME": str(tmp_path)}) as phone:
+        try:
+            until(lambda: nodes() == {"phone"})
+        finally:
+            phone.terminate()
+    member = Credential.load(tmp_path / "node" / FILE)
+    assert member
+    assert (member.addresses[0], member.broker_port, member.http_port) == (HOST, *project.ports)
+    assert answer_to(member.broker()) is None
+    assert answer_to(replace(member.broker(), username=None, password=None)) is BrokerRefused
+    assert answer_to(replace(member.broker(), password="guessed")) is BrokerRefused
+    assert answer_to(BrokerAddress(HOST, project.ports[0])) is BrokerUnreachable  # no TLS
+    linguabus("revoke", "phone")
+    assert answer_to(member.broker()) is BrokerRefused
 
     project("--profile", "demo", "up", "--detach")
-    assert state("model", "ExitCode") == "0"
-    until(lambda: {node["node"] for node in json.loads(linguabus("nodes", "--json"))["nodes"]} == NODES)
+    assert {state(service, "ExitCode") for service in ("init", "invitations", "model")} == {"0"}
+    until(lambda: nodes() == NODES)
     assert "Paris" in linguabus("ask", "What is the capital of France?")
     assert {stage["node"] for stage in json.loads(linguabus("plan", "--json"))["stages"]} == NODES
-    for service in ("orchestrator", "node-1"):
+    for service in ("broker", "orchestrator", "node-1"):
         status = project("--profile", "demo", "exec", "-T", service, "cat", "/proc/1/status").splitlines()
         values = {line.split(":")[0]: line.split(":")[1].split() for line in status}
         assert "0" not in values["Uid"]
         assert int(values["CapBnd"][0], 16) == 0
+
+    # The fleet and its members are the same at the next start.
+    members = linguabus("members", "--json")
+    project("--profile", "demo", "stop")
+    project("--profile", "demo", "up", "--detach")
+    until(lambda: nodes() == NODES)
+    assert "Paris" in linguabus("ask", "What is the capital of France?")
+    joined = [[(one["name"], one["joined_at"]) for one in json.loads(text)["members"]]
+              for text in (members, linguabus("members", "--json"))]  # fmt: skip
+    assert joined[0] == joined[1]
 
     project("--profile", "demo", "stop")
     assert {state(service, "ExitCode") for service in ("broker", "orchestrator", *NODES)} == {"0"}

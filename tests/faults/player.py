@@ -73,6 +73,7 @@ class Player:
     def _wait_for_a_spare(self) -> None:
         end_s = time.monotonic() + DEADLINE_S
         while self._away & {*self._world.node_names} or not self._world.is_whole():
+            self._world.restart_ended(self._away)
             assert time.monotonic() < end_s, f"nodes did not come back: {self._world.recorder.online()} are here"
             self._wait_until(time.monotonic() + 0.05)
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+HOST = "127.0.0.1"
 START_TIMEOUT_S = 60.0
 COMMAND_TIMEOUT_S = 1800.0
 
@@ -56,11 +57,14 @@ class Project:
     compose: Sequence[str]
     name: str
     files: Sequence[Path]
-    port: int
+    ports: tuple[int, int]
+    """The broker's and the orchestrator's, on the loopback."""
 
     def __call__(self, *arguments: str) -> str:
         files = [word for file in self.files for word in ("--file", str(file))]
-        there = Engine({**self.engine.environment, "MQTT_PORT": str(self.port)})
+        mqtt, http = self.ports
+        variables = {"LINGUABUS_ADDRESS": HOST, "LISTEN_ADDRESS": HOST, "MQTT_PORT": str(mqtt), "HTTP_PORT": str(http)}
+        there = Engine({**self.engine.environment, **variables})
         return there.run(*self.compose, "--project-name", self.name, *files, *arguments)
 
 
@@ -113,11 +117,12 @@ def engine() -> Iterator[Engine]:
         shutil.rmtree(folder)
 
 
-def free_port() -> int:
-    """A TCP port on the loopback that nobody uses."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
+def free_ports() -> tuple[int, int]:
+    """Two TCP ports on the loopback that nobody uses."""
+    with socket.socket() as one, socket.socket() as other:
+        one.bind((HOST, 0))
+        other.bind((HOST, 0))
+        return one.getsockname()[1], other.getsockname()[1]
 
 
 def _unmount(folder: Path) -> None:

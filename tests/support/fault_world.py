@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -192,6 +192,12 @@ class FaultWorld:
             lambda: b"model parts: " in serves.log.read_bytes() or not serves.running,
         )
         return before
+
+    def restart_ended(self, away: Collection[str]) -> None:
+        """Start nodes again that have ended, since the broker was away when they started, as a service manager does."""
+        for name in self.node_names:
+            if name not in away and not self.parts[name].running:
+                self.parts[name].start()
 
     def forget(self, part: Part) -> None:
         """Let go of what a replaced orchestrator leaves behind: its link, and the pipes to its process."""

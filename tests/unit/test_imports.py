@@ -180,11 +180,12 @@ ROOMS = {
         "operator_api": "control_plane deployment effects fleet pipelines planning planning.moves planning.solver"
         " replanning requests text",
         "core": "control_plane effects events operator_api",
-        "service": "control_plane core deployment effects errors events fleet model operator_api pipelines planning"
-        " planning.explain planning.simulation planning.solver planning.standby replanning timing",
+        "identity": "errors",
+        "service": "control_plane core deployment effects errors events fleet identity model operator_api pipelines"
+        " planning planning.explain planning.simulation planning.solver planning.standby replanning timing",
         "client": "errors",
         "demo": "client errors model replanning text",
-        "commands": "balancing client demo errors fleet model planning planning.explain planning.simulation"
+        "commands": "balancing client demo errors fleet identity model planning planning.explain planning.simulation"
         " service text timing",
         "cli": "commands",
     },

@@ -15,7 +15,7 @@ from tests.support.repository import ROOT
 
 TOP_LEVEL = {
     "pyproject.toml", "README.md", "broker", "orchestrator", "edge_node", "schemas", "tests", "docker-compose.yml",
-    "Makefile", "LICENSE", "CHANGELOG.md", "docs", "benchmarks",
+    "Makefile", "LICENSE", "CHANGELOG.md", "SECURITY.md", "docs", "benchmarks",
 }  # fmt: skip
 
 
@@ -90,31 +90,51 @@ def test_torch_is_only_for_conversion(project: dict[str, Any]) -> None:
 
 def test_compose_starts_broker_and_orchestrator_by_default(compose: dict[str, Any]) -> None:
     services = compose["services"]
-    assert {name for name, service in services.items() if "profiles" not in service} == {"broker", "orchestrator"}
+    assert {name for name, service in services.items() if "profiles" not in service} == {
+        "init",
+        "broker",
+        "orchestrator",
+    }
     demo = {name for name, service in services.items() if service.get("profiles") == ["demo"]}
-    assert demo == {"model", "node-1", "node-2", "node-3"}
+    assert demo == {"model", "invitations", "node-1", "node-2", "node-3"}
 
 
 def test_compose_says_nothing_that_only_one_of_its_two_readers_knows(compose: dict[str, Any]) -> None:
     # docker-compose 1.29 knows no "name", Compose v2 warns about "version".
-    assert set(compose) == {"x-confined", "x-node", "services", "volumes"}
+    assert set(compose) == {"x-confined", "x-orchestrator", "x-node", "x-fleet", "services", "volumes"}
 
 
 def test_compose_waits_for_what_is_needed(compose: dict[str, Any]) -> None:
     services = compose["services"]
     for service in services.values():
         for name, wait in service.get("depends_on", {}).items():
-            if name == "model":  # runs to its end
+            if name in ("init", "invitations", "model"):  # they run to their end
                 assert wait == {"condition": "service_completed_successfully"}
             else:
                 assert wait == {"condition": "service_healthy"}
                 assert services[name]["healthcheck"]["test"][0] == "CMD"
 
 
-def test_compose_opens_ports_on_this_machine_only(compose: dict[str, Any]) -> None:
+def test_compose_opens_the_fleets_two_ports_where_it_is_told_to(compose: dict[str, Any]) -> None:
     ports = [port for service in compose["services"].values() for port in service.get("ports", ())]
-    assert ports
-    assert all(port.startswith("127.0.0.1:") for port in ports)
+    assert len(ports) == 2
+    assert all(port.startswith("${LISTEN_ADDRESS:-0.0.0.0}:") for port in ports)
+
+
+def test_nothing_in_the_compose_file_is_insecure_or_secret() -> None:
+    text = (ROOT / "docker-compose.yml").read_text("utf-8")
+    assert "insecure" not in text
+    assert "mqtt://" not in text
+    assert "linguabus://" not in text
+
+
+def test_the_containers_broker_sees_its_own_files_only_and_changes_none(compose: dict[str, Any]) -> None:
+    volumes = [volume for volume in compose["services"]["broker"]["volumes"] if not volume.startswith("./")]
+    assert volumes == ["broker:/broker:ro"]
+    assert "--broker-files=/broker" in compose["services"]["init"]["command"]
+    uid = compose["services"]["broker"]["user"].split(":")[0]
+    assert f"--uid {uid} " in (ROOT / "orchestrator/Dockerfile").read_text("utf-8")
+    assert f"--uid {uid} " in (ROOT / "edge_node/Dockerfile").read_text("utf-8")
 
 
 def test_compose_names_files_and_volumes_that_exist(compose: dict[str, Any]) -> None:
@@ -129,4 +149,5 @@ def test_compose_names_files_and_volumes_that_exist(compose: dict[str, Any]) -> 
 def test_nodes_of_the_compose_demo_are_told_apart(compose: dict[str, Any]) -> None:
     for name in ("node-1", "node-2", "node-3"):
         command = compose["services"][name]["command"]
-        assert command[command.index("--name") + 1] == name
+        assert command[:2] == ["join", f"@/invitations/{name}"]
+        assert f"{name}:/data" in compose["services"][name]["volumes"]

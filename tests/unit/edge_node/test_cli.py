@@ -39,7 +39,7 @@ def run(*arguments: str, **environment: str) -> tuple[int, list[str]]:
         (("--watchdog-s", "fast"), "--watchdog-s"),
         (("--drain-timeout", "-1"), "--drain-timeout"),
         (("--broker", "http://127.0.0.1"), "mqtt://"),
-        (("--broker", "mqtt://192.0.2.1"), "use mqtts://, or --insecure"),
+        (("--broker", "mqtt://192.0.2.1"), "join its fleet"),
         (("--home", "/etc/hosts"), "--home"),
         (("--home", "/dev/null"), "/dev/null can't be used"),
         (("--home", "/dev/null/node"), "/dev/null/node can't be used: Not a directory"),

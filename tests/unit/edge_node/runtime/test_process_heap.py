@@ -5,7 +5,6 @@ from __future__ import annotations
 import mmap
 import os
 import sys
-import threading
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -13,7 +12,6 @@ import pytest
 
 from edge_node.runtime import process_heap
 from tests.support.mapped_files import resident_bytes
-from tests.support.polling import DEADLINE_S
 
 
 @pytest.fixture
@@ -92,12 +90,3 @@ def test_pages_of_files_that_were_only_read_are_let_go_and_changed_ones_kept(tmp
         assert resident[tmp_path / "changed"] == size
         assert maps["read"][:] == b"x" * size
         assert maps["changed"][:7] == b"xxxxxyx"
-
-
-def test_freed_memory_is_given_back_again_and_again_until_it_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    trimmed = threading.Semaphore(0)
-    monkeypatch.setattr(process_heap, "trim", trimmed.release)
-    with process_heap.trimming():
-        assert trimmed.acquire(timeout=DEADLINE_S)
-        assert trimmed.acquire(timeout=DEADLINE_S)
-    assert "trim" not in {thread.name for thread in threading.enumerate()}

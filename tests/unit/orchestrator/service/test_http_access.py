@@ -8,8 +8,8 @@ import pytest
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
+from broker.security import peer_of
 from orchestrator.service.http_access import MOST_FAILURES, WINDOW_S, Access
-from orchestrator.service.http_connections import peer_of
 
 
 class Clock:

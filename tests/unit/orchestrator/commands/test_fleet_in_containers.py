@@ -1,0 +1,122 @@
+"""A fleet whose broker and orchestrator are containers: where they find each other, and what devices are told."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from broker.credential import FILE, Credential
+from orchestrator.cli import cli
+from orchestrator.commands.settings import Settings
+from orchestrator.identity import broker_files
+from orchestrator.identity.fleet_folder import FleetFolder
+from orchestrator.identity.membership import Membership
+from schemas.invitation import Invitation
+
+FOUND = ("172.18.0.3",)
+"""What a container finds of addresses of its own."""
+
+
+def run(home: Path, *arguments: str) -> Result:
+    return CliRunner().invoke(cli, ["--home", str(home), *arguments], obj=Settings())
+
+
+def init(home: Path, *arguments: str) -> Result:
+    return run(home, "init", "--update", "--inside", "fleet", "--broker-files", str(home / "read"), *arguments)
+
+
+def invited(home: Path, *arguments: str) -> Invitation:
+    result = run(home, "invite", "phone", "--json", *arguments)
+    assert result.exit_code == 0, result.output
+    return Invitation.parse(json.loads(result.stdout)["invitation"])
+
+
+def own(home: Path) -> Credential:
+    found = Credential.load(home / FILE)
+    assert found
+    return found
+
+
+def test_a_second_init_keeps_members_and_authority(tmp_path: Path) -> None:
+    assert init(tmp_path).exit_code == 0
+    before, authority, key = (
+        FleetFolder.of(tmp_path).own_credential(),
+        FleetFolder.of(tmp_path).authority,
+        own(tmp_path),
+    )
+    passwords = (tmp_path / "read" / "passwords").read_text()
+
+    assert init(tmp_path, "--broker-port", "9001", "--address", "192.0.2.5").exit_code == 0
+
+    fleet = FleetFolder.of(tmp_path)
+    assert fleet.authority == authority
+    assert (fleet.own_credential().key, fleet.own_credential().broker_port) == (before.key, 9001)
+    assert (own(tmp_path).key, own(tmp_path).broker_port) == (key.key, 9001)
+    assert (tmp_path / "read" / "passwords").read_text() == passwords
+    assert "listener 9001" in (tmp_path / "read" / "mosquitto.conf").read_text()
+
+
+def test_without_update_a_fleet_is_never_overwritten(tmp_path: Path) -> None:
+    assert run(tmp_path, "init").exit_code == 0
+    assert run(tmp_path, "init").exit_code != 0
+
+
+def test_a_device_is_told_the_hosts_address_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LINGUABUS_ADDRESS", "192.0.2.5")
+    assert init(tmp_path).exit_code == 0
+    assert own(tmp_path).addresses == ("fleet",)
+    assert invited(tmp_path).addresses == ("192.0.2.5",)
+    assert invited(tmp_path, "--inside").addresses == ("fleet",)
+    assert FleetFolder.of(tmp_path).addresses(FOUND) == ("192.0.2.5",)
+
+
+def test_without_an_address_only_containers_are_invited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LINGUABUS_ADDRESS", "")
+    assert init(tmp_path).exit_code == 0
+    refused = run(tmp_path, "invite", "phone")
+    assert refused.exit_code != 0
+    assert "LINGUABUS_ADDRESS" in refused.output
+    assert invited(tmp_path, "--inside").addresses == ("fleet",)
+
+
+def test_model_parts_are_offered_under_both_names(tmp_path: Path) -> None:
+    assert init(tmp_path, "--address", "192.0.2.5").exit_code == 0
+    with Membership(FleetFolder.of(tmp_path), lambda: FOUND) as membership:
+        assert membership.urls(8765) == ("https://fleet:8765", "https://192.0.2.5:8765")
+
+
+def test_a_broker_that_looks_itself_gets_no_signal_and_keeps_no_pid(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr(broker_files.time, "sleep", waited.append)
+    assert init(tmp_path).exit_code == 0
+    assert "pid_file" not in (tmp_path / "read" / "mosquitto.conf").read_text()
+    assert broker_files.tell_broker(FleetFolder.of(tmp_path))
+    assert waited
+
+
+@pytest.mark.parametrize("text", ["{}\n", "linguabus join {}\n"])
+def test_an_invitation_may_be_in_a_file(tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert init(tmp_path, "--address", "192.0.2.5").exit_code == 0
+    line = str(invited(tmp_path, "--client"))
+    (tmp_path / "line").write_text(text.format(line))
+    joined: list[Invitation] = []
+
+    def join(invitation: Invitation, path: Path) -> Credential:
+        joined.append(invitation)
+        return own(tmp_path)
+
+    monkeypatch.setattr("broker.joining.join", join)
+    result = run(tmp_path / "device", "join", f"@{tmp_path / 'line'}")
+    assert result.exit_code == 0, result.output
+    assert [str(one) for one in joined] == [line]
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    result = run(tmp_path, "join", f"@{tmp_path / 'nothing'}")
+    assert result.exit_code == 2
+    assert "nothing can't be read" in result.output
