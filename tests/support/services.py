@@ -16,6 +16,7 @@ from typing import Any
 
 from broker.mqtt import MqttBus
 from orchestrator.client import Client
+from orchestrator.identity.membership import Membership
 from orchestrator.model.store import ModelStore
 from orchestrator.service.config import ServiceConfig
 from orchestrator.service.run import ServiceInfo, run_service
@@ -84,7 +85,7 @@ def running_orchestrator(broker_url: str | None, store: ModelStore, home: Path, 
 
 
 @contextmanager
-def running_service(config: ServiceConfig) -> Iterator[ServiceInfo]:
+def running_service(config: ServiceConfig, *, membership: Membership | None = None) -> Iterator[ServiceInfo]:
     """Runs until the context is left; an error that ended it is raised there."""
     stop, ready = threading.Event(), threading.Event()
     infos: list[ServiceInfo] = []
@@ -96,7 +97,7 @@ def running_service(config: ServiceConfig) -> Iterator[ServiceInfo]:
 
     def run() -> None:
         try:
-            run_service(config, stop=stop, on_ready=on_ready)
+            run_service(config, stop=stop, membership=membership, on_ready=on_ready)
         except Exception as error:
             errors.append(error)
             ready.set()
