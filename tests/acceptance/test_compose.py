@@ -118,7 +118,8 @@ def test_the_fleet_answers_and_leaves_nothing(project: Project, tmp_path: Path) 
         return project("exec", "-T", "orchestrator", "linguabus", *arguments)
 
     def nodes() -> set[str]:
-        return {node["node"] for node in json.loads(linguabus("nodes", "--json"))["nodes"]}
+        found = json.loads(linguabus("nodes", "--json"))["nodes"]
+        return {node["node"] for node in found if node["state"] == "online"}
 
     project("up", "--detach")
     until(lambda: state("orchestrator", "Health.Status") == "healthy")
