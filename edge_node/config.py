@@ -38,6 +38,11 @@ class NodeConfig:
         return self.broker_url if isinstance(self.broker_url, BrokerAddress) else parse_broker_url(self.broker_url)
 
     @property
+    def is_member(self) -> bool:
+        """Has it joined a fleet? Then there is a broker, even if it is away."""
+        return self.broker.authority is not None
+
+    @property
     def blob_directory(self) -> Path:
         """Where blobs are kept."""
         return self.home / "blobs"

@@ -147,9 +147,8 @@ class NodeService:
             NodeRefused: the orchestrator does not take this node.
         """
         try:
-            is_member, limit_s = self._config.broker.authority is not None, self._config.connect_timeout_s
-            ends = lambda: self._stopping or not is_member  # noqa: E731 - a member knows that there is a broker
-            connect_patiently(self._bus, limit_s, tell=self._notices.say, is_over=ends)
+            late_s, say = self._config.connect_timeout_s, self._notices.say
+            connect_patiently(self._bus, late_s, tell=say, is_over=lambda: self._stopping or not self._config.is_member)
             on_connected()
             self._subscribe()
             self._birth = birth_of(
