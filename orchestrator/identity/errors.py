@@ -35,6 +35,13 @@ class AlreadyMember(OrchestratorError):
         super().__init__(f"{there}: {remedy}")
 
 
+class OwnMember(OrchestratorError):
+    """The orchestrator itself can't be revoked or invited."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"{name} is the name of the orchestrator itself: it is no device's")
+
+
 class InvitationOver(OrchestratorError):
     """A token is good for nothing."""
 

@@ -21,7 +21,7 @@ from broker.security import is_loopback
 from orchestrator.errors import StateUnreadable
 from orchestrator.identity.authority import is_good_for, make_authority, make_server
 from orchestrator.identity.errors import FleetExists, NoFleet
-from orchestrator.identity.register import Register
+from orchestrator.identity.register import ORCHESTRATOR, Register
 from schemas.names import name_from
 from schemas.roles import Role
 
@@ -101,7 +101,7 @@ class FleetFolder:
         fleet.renew_server()
         with fleet.register() as register:
             own: tuple[tuple[str, Role, Path], ...] = (
-                ("orchestrator", "orchestrator", fleet.credential_file),
+                (ORCHESTRATOR, "orchestrator", fleet.credential_file),
                 (_operator_name(), "operator", home / FILE),
             )
             for name, role, file in own:

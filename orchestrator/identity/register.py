@@ -16,11 +16,13 @@ from pathlib import Path
 
 from broker.member_key import is_key
 from orchestrator.errors import StateUnreadable
-from orchestrator.identity.errors import AlreadyMember, InvitationOver, UnknownMember
+from orchestrator.identity.errors import AlreadyMember, InvitationOver, OwnMember, UnknownMember
 from schemas.closing import Closing
 from schemas.roles import Role
 
 MOST_MEMBERS = 1000
+ORCHESTRATOR = "orchestrator"
+"""The name of the orchestrator itself."""
 _BUSY_TIMEOUT_S = 5.0
 _SCHEMAS = (
     """
@@ -124,7 +126,10 @@ class Register(Closing):
 
         Raises:
             UnknownMember: there is neither.
+            OwnMember: it is the orchestrator's own.
         """
+        if name == ORCHESTRATOR:
+            raise OwnMember(name)
         with closing(self._db.cursor()) as cursor:
             cursor.execute("BEGIN IMMEDIATE")
             gone = cursor.execute("DELETE FROM members WHERE name = ?", (name,)).rowcount
@@ -143,7 +148,10 @@ class Register(Closing):
 
         Raises:
             AlreadyMember: it is one.
+            OwnMember: it is the orchestrator's own.
         """
+        if name == ORCHESTRATOR:
+            raise OwnMember(name)
         self._forget_over()
         members = {member.name for member in self.members()}
         if (name in members and not again) or len(members) >= MOST_MEMBERS:

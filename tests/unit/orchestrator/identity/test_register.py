@@ -9,7 +9,7 @@ import pytest
 
 from broker.member_key import hash_of, new_key
 from orchestrator.errors import StateUnreadable
-from orchestrator.identity.errors import AlreadyMember, InvitationOver, UnknownMember
+from orchestrator.identity.errors import AlreadyMember, InvitationOver, OwnMember, UnknownMember
 from orchestrator.identity.register import Register
 
 TOKEN, OTHER = b"t" * 16, b"o" * 16
@@ -93,6 +93,14 @@ def test_who_is_revoked_is_nobody(register: Register) -> None:
     assert not register.is_open
     with pytest.raises(UnknownMember):
         register.revoke("phone")
+
+
+def test_the_orchestrator_is_nobody_else(register: Register) -> None:
+    register.add("orchestrator", "orchestrator", hash_of("k"))
+    with pytest.raises(OwnMember):
+        register.revoke("orchestrator")
+    with pytest.raises(OwnMember):
+        register.invite("orchestrator", "node", TOKEN, 900, again=True)
 
 
 def test_nobody_has_a_key(register: Register) -> None:
