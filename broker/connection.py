@@ -127,7 +127,8 @@ class Connection:
             doubt = "is it an MQTT broker" if self._address.tls else "is it an MQTT broker, and one without TLS"
             raise BrokerUnreachable(str(self._address), f"no CONNACK ({doubt}?)")
         if greeting.code.is_failure:
-            raise BrokerRefused(str(self._address), str(greeting.code))
+            member = self._address.username if self._address.authority else None
+            raise BrokerRefused(str(self._address), str(greeting.code), member or "")
         self._go_online(greeting, reconnect=False)
 
     def turn(self, until_s: float | None) -> bool:

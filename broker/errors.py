@@ -43,8 +43,10 @@ class BrokerUnreachable(BusError):
 class BrokerRefused(BusError):
     """The broker answered CONNECT with a refusal (credentials, rights, client id, ...)."""
 
-    def __init__(self, address: str, reason: str) -> None:
-        super().__init__(f"broker {address} refused the connection: {reason}; check user name, password and rights")
+    def __init__(self, address: str, reason: str, member: str = "") -> None:
+        """``member``: of a fleet, who was refused."""
+        remedy = f"is {member} a member still?" if member else "check user name, password and rights"
+        super().__init__(f"broker {address} refused {member or 'the connection'}: {reason}; {remedy}")
         self.address = address
         self.reason = reason
 
