@@ -214,7 +214,7 @@ def test_verify_says_what_it_compared_with_what(tmp_path: Path, capsys: pytest.C
     assert source.startswith(
         "against the same graph in one piece, run by ONNX Runtime: 32 rows of logits (exact) off by up to"
     )
-    assert re.fullmatch(r"quality over \d+ tokens of text \(fast\): perplexity [\d.e+]+; \d+ MB on disk, .*", quality)
+    assert re.fullmatch(r"quality over \d+ tokens of text \(fast\): perplexity [\d.e+]+; \d+ \w+ on disk, .*", quality)
     assert wires.startswith("on the wire between three nodes fp16 keeps 100.0% of the most likely tokens")
     assert left_out == "not compared: the graph with the checkpoint that it was exported from"
     assert cli.run([*home, "model", "show", "--json"]) == 0

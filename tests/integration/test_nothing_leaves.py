@@ -28,9 +28,14 @@ simulate home
 top --once
 trace
 version
+init
+invite tablet
+members
+revoke tablet
 """
-LEFT_OUT = {"demo"}
-"""It runs `serve` and `node`, and fetches a model first, as it says."""
+LEFT_OUT = {"demo", "join"}
+"""The first runs `serve` and `node`, and fetches a model first, as it says; the other connects to the fleet that has
+invited, as it says."""
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="strace is Linux's")

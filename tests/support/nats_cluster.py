@@ -11,7 +11,7 @@ from typing import Self
 
 from broker.child_process import ChildProcess, our_environment
 from tests.support.bus_recorder import until
-from tests.support.container_engine import free_port
+from tests.support.fleet_world import free_port
 
 SERVERS = 3
 _CONFIGURATION = """

@@ -78,7 +78,8 @@ def running_orchestrator(broker_url: str | None, store: ModelStore, home: Path, 
     assert process.stdout
     with process.stdout:
         try:
-            assert any(line.startswith(b"orchestrator: ") for line in process.stdout), orchestrator.log()
+            ready = (b"orchestrator: ", b"standing by ")
+            assert any(line.startswith(ready) for line in process.stdout), orchestrator.log()
             yield orchestrator
         finally:
             orchestrator.end()
