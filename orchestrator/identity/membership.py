@@ -6,6 +6,7 @@ Whoever changes the register, in this process or another, the broker knows withi
 from __future__ import annotations
 
 import logging
+import sqlite3
 import ssl
 import threading
 import time
@@ -109,7 +110,7 @@ class Membership(Closing):
                 if version != self._version:
                     self._version = version
                     self._apply(self._shown)
-            except (OSError, StateUnreadable) as error:
+            except (OSError, sqlite3.Error, StateUnreadable) as error:
                 _log.error("members are not kept up to date: %s", error)
 
     def _apply(self, register: Register) -> None:
