@@ -26,6 +26,7 @@ _LOOK_S = 0.25
 """A revoked member is gone within two seconds."""
 _RENEW_S = 3600.0
 _SEEN_S = 30.0
+_AFTER_FAILURE_S = 5.0
 _log = logging.getLogger(__name__)
 
 
@@ -108,10 +109,11 @@ class Membership(Closing):
                     self._shown.saw(sorted(seen))
                 version = self._shown.version
                 if version != self._version:
-                    self._version = version
                     self._apply(self._shown)
+                    self._version = version
             except (OSError, sqlite3.Error, StateUnreadable) as error:
-                _log.error("members are not kept up to date: %s", error)
+                _log.error("members are not kept up to date, and it is tried again: %s", error)
+                self._over.wait(_AFTER_FAILURE_S)
 
     def _apply(self, register: Register) -> None:
         """Have the broker know of a change."""
