@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from broker.heap import trimming
-from orchestrator.model.builder_tokenizer import read_tokenizer_once
+from orchestrator.model.builder_tokenizer import leave_tokenizer_out
 from orchestrator.model.builder_weights import write_in_rows
 from orchestrator.model.checkpoint_weights import check_names_and_shapes
 from orchestrator.model.errors import UnsupportedModel
@@ -111,7 +111,7 @@ def build(checkpoint: str, out: str, cache: str, precision: str, options: list[s
     check_names_and_shapes(Path(checkpoint))
     patched = {(kind, name): getattr(kind, name) for kind, name in _patched(builder)}
     try:
-        read_tokenizer_once(Path(checkpoint), builder, sys.modules[builder.Model.__module__])
+        leave_tokenizer_out(Path(checkpoint), builder, sys.modules[builder.Model.__module__])
         _build(builder, checkpoint, out, cache, precision, options)
     finally:
         for (kind, name), function in patched.items():
