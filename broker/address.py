@@ -27,8 +27,17 @@ class BrokerAddress:
     """Where the same broker may be found, too."""
 
     def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{'mqtts' if self.tls else 'mqtt'}://{host}:{self.port}"
+        return f"{'mqtts' if self.tls else 'mqtt'}://{bracketed(self.host)}:{self.port}"
+
+
+def bracketed(host: str) -> str:
+    """A host as it stands in a URL."""
+    return f"[{host}]" if ":" in host else host
+
+
+def as_address(broker: str | BrokerAddress) -> BrokerAddress:
+    """A broker's address, whose URL it may be; raises as `parse_broker_url`."""
+    return parse_broker_url(broker) if isinstance(broker, str) else broker
 
 
 def parse_broker_url(url: str) -> BrokerAddress:

@@ -28,10 +28,7 @@ def dial(address: BrokerAddress, tls: ssl.SSLContext | None, timeout_s: float) -
         left_s = max(0.1, deadline_s - time.monotonic()) / (len(hosts) - number)
         try:
             return _dial_host(host, address.port, tls, left_s)
-        except (
-            OSError,
-            UnicodeError,
-        ) as error:  # of TLS too; of what can't be a host's name
+        except (OSError, UnicodeError) as error:  # ssl.SSLError is the former; of what is no host's name the latter
             failure = failure or BrokerUnreachable(str(address), _reason(error))
     assert failure
     raise failure

@@ -18,7 +18,7 @@ from paho.mqtt.enums import MQTTProtocolVersion
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from broker.address import BrokerAddress, parse_broker_url
+from broker.address import BrokerAddress, as_address
 from broker.bus import (
     DEFAULT_MAX_PAYLOAD_BYTES,
     DEFAULT_MAX_QUEUED,
@@ -96,7 +96,7 @@ class MqttBus(Closing):
         Raises:
             BadBrokerUrl: `address` is not a broker URL.
         """
-        self.address = parse_broker_url(address) if isinstance(address, str) else address
+        self.address = as_address(address)
         self.client_id = client_id
         self._will = will
         self._protocol_choice = protocol

@@ -93,7 +93,7 @@ def may(role: Role, access: Access, topic: Topic, *, own: bool) -> bool:
 
 
 def rights_table() -> str:
-    """Every topic and what each role may do with it, as a table in Markdown: w publish, r read, of which names."""
+    """Every topic and what each role may do with it, as a table in Markdown."""
     lines = ["| topic | " + " | ".join(ROLES) + " |", "|---" * (len(ROLES) + 1) + "|"]
     for topic in TOPICS:
         cells = [_cell(role, topic) for role in ROLES]

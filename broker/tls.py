@@ -6,8 +6,6 @@ import hashlib
 import ssl
 from pathlib import Path
 
-FINGERPRINT_BYTES = 32
-
 
 def client_context(authority_pem: str) -> ssl.SSLContext:
     """A context that believes certificates of this authority, for the host that was asked, and no others.

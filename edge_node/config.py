@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from broker.address import BrokerAddress, parse_broker_url
+from broker.address import BrokerAddress, as_address
 
 SPEEDS = (0.01, 1.0)
 """Least and greatest speed that can be emulated."""
@@ -35,7 +35,7 @@ class NodeConfig:
     @property
     def broker(self) -> BrokerAddress:
         """The broker's address."""
-        return self.broker_url if isinstance(self.broker_url, BrokerAddress) else parse_broker_url(self.broker_url)
+        return as_address(self.broker_url)
 
     @property
     def is_member(self) -> bool:

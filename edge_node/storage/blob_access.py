@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Self
 from urllib.parse import SplitResult, urlsplit
 
-from broker.address import BrokerAddress
+from broker.address import BrokerAddress, bracketed
 from broker.tls import client_context
 from edge_node.errors import BlobDamaged, BlobUnavailable
 
@@ -71,7 +71,7 @@ class BlobAccess:
             raise BlobUnavailable(f"blobs are fetched by {scheme}:// only")
         if not host or parts.username is not None or parts.query or parts.fragment:
             raise BlobUnavailable("the address of a blob server is a host, a port and a path, no more")
-        named = f"[{host}]" if ":" in host else host
+        named = bracketed(host)
         names = {host, named, f"{named}:{port or (443 if self.tls else 80)}"}
         if self.hosts is not None and names.isdisjoint(self.hosts):
             raise BlobUnavailable(f"{host} is none of the hosts that this node fetches blobs from")

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Self, TypeVar
 
-from broker.address import BrokerAddress, parse_broker_url
+from broker.address import BrokerAddress, as_address
 from broker.bus import Bus, Connected, Delivery, Disconnected, Refused, Will
 from orchestrator.client.answer import Answer
 from orchestrator.client.answer_reader import SILENCE_S, AnswerReader, Waiting
@@ -116,13 +116,11 @@ class Client(Closing):
         """
         self._bus = bus
         self._name, self._connection = name, connection
-        self._refused: dict[str, str] = {}
-        """Why the broker did not take a command, by request."""
         self._broker = broker
         self._silence_s = silence_s
         self._control_timeout_s = control_timeout_s
-        self._replies: dict[str, bytes | None] = {}
-        """Of commands by request; None until it has come."""
+        self._replies: dict[str, bytes | ControlRefused | None] = {}
+        """Of commands by request: from the orchestrator, or the broker's refusal; None until there is one."""
         self._lease_s = lease_s
         self._reader = AnswerReader(bus, name=name, broker=broker, silence_s=silence_s)
         self._woken = False
@@ -141,7 +139,7 @@ class Client(Closing):
         """
         from broker.mqtt import MqttBus
 
-        address = parse_broker_url(broker) if isinstance(broker, str) else broker
+        address = as_address(broker)
         connection = f"client-{secrets.token_hex(8)}"
         name = address.username or connection
         last_words = encode(ClientWill(client=name, connection=connection))
@@ -228,14 +226,14 @@ class Client(Closing):
         return answer
 
     def _reply(self, request: str, deadline_s: float) -> bytes:
-        while (payload := self._replies[request]) is None:
-            if refusal := self._refused.pop(request, ""):
-                raise ControlRefused(refusal)
+        while (reply := self._replies[request]) is None:
             remaining_s = deadline_s - time.monotonic()
             if remaining_s <= 0:
                 raise NoOrchestrator(self._broker)
             self._poll(remaining_s)
-        return payload
+        if isinstance(reply, ControlRefused):
+            raise reply
+        return reply
 
     def nodes(self) -> NodesReply:
         """All nodes, and how they are doing."""
@@ -365,7 +363,9 @@ class Client(Closing):
 
     def _on_refused(self, refused: Refused) -> None:
         if place := CONTROL_SUBMIT.match(refused.topic):
-            self._refused[place["request"]] = f"the broker refuses this to {self._name}: {refused.reason}"
+            if place["request"] in self._replies:  # else nobody waits for it any more
+                why = f"the broker refuses this to {self._name}: {refused.reason}"
+                self._replies[place["request"]] = ControlRefused(why)
         elif REQUEST_SUBMIT.match(refused.topic):
             self._reader.refused(refused)
 

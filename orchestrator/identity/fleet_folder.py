@@ -49,6 +49,11 @@ class FleetSettings:
     broker_port: int
     http_port: int
 
+    @property
+    def only_address(self) -> str:
+        """The one address to listen on; empty where that is all of them."""
+        return "" if self.listen in ("0.0.0.0", "::") else self.listen
+
 
 class FleetFolder:
     """The folder of a fleet."""
@@ -160,14 +165,12 @@ class FleetFolder:
         """Where this machine finds the fleet's servers itself."""
         if self.settings.inside:
             return (self.settings.inside,)
-        listen = self.settings.listen
-        return (listen,) if listen and listen not in ("0.0.0.0", "::") else LOOPBACK[:1]
+        return (self.settings.only_address or LOOPBACK[0],)
 
     def addresses(self, found: Iterable[str]) -> tuple[str, ...]:
         """Where members find the fleet's servers, the best first; ``found``: this machine's own addresses."""
-        listen = self.settings.listen
-        if listen and listen not in ("0.0.0.0", "::"):
-            return tuple(dict.fromkeys((*self.settings.addresses, listen)))
+        if self.settings.only_address:
+            return tuple(dict.fromkeys((*self.settings.addresses, self.settings.only_address)))
         others = [] if self.settings.inside else [address for address in found if not is_loopback(address)]
         return tuple(dict.fromkeys((*self.settings.addresses, *others))) or self.own_addresses()
 

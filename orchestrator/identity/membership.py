@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self
 
+from broker.address import bracketed
 from broker.tls import server_context
 from orchestrator.errors import StateUnreadable
 from orchestrator.identity.broker_files import tell_broker, write_broker_files
@@ -79,7 +80,7 @@ class Membership(Closing):
         # The one of a network of containers first: others' nodes pass it over without a look, as they do not know it.
         inside = filter(None, [self.fleet.settings.inside])
         hosts = dict.fromkeys((*inside, *self.fleet.addresses(self._addresses())))
-        return tuple(f"https://{f'[{host}]' if ':' in host else host}:{port}" for host in hosts)
+        return tuple(f"https://{bracketed(host)}:{port}" for host in hosts)
 
     def admits(self, name: str, key: str) -> bool:
         """Is this a member's key?"""

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from broker.address import BrokerAddress, parse_broker_url
+from broker.address import BrokerAddress, as_address
 from broker.security import is_exposed, is_loopback
 from orchestrator.errors import BadSetting, InsecureAddress
 from orchestrator.fleet.health import HealthLimits
@@ -90,7 +90,7 @@ class ServiceConfig:
             raise InsecureAddress(
                 f"serving models on {self.blob_host} is open to the whole network: use 127.0.0.1, or add --insecure"
             )
-        address = self.broker_url if isinstance(self.broker_url, BrokerAddress) else parse_broker_url(self.broker_url)
+        address = as_address(self.broker_url)
         if is_exposed(address):
             raise InsecureAddress(
                 f"the connection to the broker at {address.host} is not encrypted: use mqtts://, or add --insecure"

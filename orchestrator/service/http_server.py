@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from broker.address import bracketed
 from broker.security import is_loopback
 from orchestrator.errors import AddressInUse
 from orchestrator.service.http_connections import LimitedListener
@@ -165,4 +166,4 @@ def interface_addresses() -> list[str]:
 
 
 def _url(host: str, port: int, tls: bool) -> str:
-    return f"{'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
+    return f"{'https' if tls else 'http'}://{bracketed(host)}:{port}"
