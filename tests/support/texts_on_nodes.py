@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Mapping
 
+from edge_node.requests.prompt_lookup import PromptLookup
 from orchestrator.model.model import Model
 from orchestrator.model.verify import Chain
 from tests.support.live_move import move
@@ -23,6 +24,22 @@ PROMPT = list(range(7, 40))
 OTHER = list(range(201, 214))
 
 
+def prompt_with_a_first_guess(model: Model, *, right: bool) -> tuple[list[int], list[int]]:
+    """A prompt, and its text, whose first guess is right or wrong; whether later ones are made is a matter of times."""
+    for start in range(100):
+        prompt = list(range(start, start + len(PROMPT)))
+        text = Chain(model).greedy(prompt, 100)
+        lookup = PromptLookup(6, list(prompt))
+        for position, token in enumerate(text[:-6]):
+            lookup.chosen(len(prompt) + position, [token], 0, None)
+            guess = list(lookup.guess())
+            if guess and (guess[0] == text[position + 1]) is right:
+                return prompt, text
+            if guess:
+                break
+    raise AssertionError("no such prompt")
+
+
 def expect_the_text_of_one_session(broker_url: str, nodes: Mapping[str, NodeProcess], model: Model) -> None:
     """On three nodes: beside another text, with guesses, from a prefix, and moved in mid-answer."""
     homes = {name: node.home for name, node in nodes.items()}
@@ -36,10 +53,14 @@ def expect_the_text_of_one_session(broker_url: str, nodes: Mapping[str, NodeProc
         for answer in together:
             ring.finish(answer)
             assert answer.ids == whole[len(answer.prompt_ids)][:40]
-        guessed = ring.ask(PROMPT, 100, draft_tokens=6)
-        assert guessed.ids == whole[len(PROMPT)]
-        assert guessed.timings[1].positions > len(PROMPT) + 100 - 1, "no guess was refused"
-        assert guessed.timings[1].decode_steps < 100 - 1, "no guess was right"
+        for right in (True, False):
+            prompt, text = prompt_with_a_first_guess(model, right=right)
+            guessed = ring.ask(prompt, len(text), draft_tokens=6)
+            assert guessed.ids == text
+            if right:
+                assert guessed.timings[1].decode_steps < len(text) - 1, "no guess was right"
+            else:
+                assert guessed.timings[1].positions > len(prompt) + len(text) - 1, "no guess was refused"
         reused = ring.ask(longer, 20, prefix=together[0], prefix_tokens=len(PROMPT))
         assert reused.ids == whole[len(longer)][:20]
         assert reused.timings[1].positions == len(OTHER) + 20 - 1, "the prefix was computed again"
