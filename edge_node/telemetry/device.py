@@ -1,22 +1,15 @@
-"""The device that a node runs on: memory, CPU, battery, temperature. Never on the token path, never fatal."""
+"""The device that a node runs on: memory, CPU, temperature. Never on the token path, never fatal."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import resource
 import shutil
-import subprocess
 import sys
-import threading
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
-_BATTERY_TIMEOUT_S = 10.0
-_BATTERY_INTERVAL_S = 30.0
-_PLUGGED_IN = ("charging", "full")
 _COLDEST_C = -50
 _HOTTEST_C = 200
 _MEMORY_SHARE = 0.75
@@ -76,7 +69,7 @@ def temperature_c() -> float | None:
     readings: list[float | None] = []
     for zone in Path("/sys/class/thermal").glob("thermal_zone*/temp"):
         try:
-            readings.append(_plausible(int(zone.read_text()) / 1000))
+            readings.append(plausible(int(zone.read_text()) / 1000))
         except (OSError, ValueError):
             continue
     return max((reading for reading in readings if reading is not None), default=None)
@@ -96,74 +89,6 @@ class CpuMeter:
         return 100 * (cpu_s - last_cpu_s) / max(wall_s - last_wall_s, 1e-3)
 
 
-@dataclass(frozen=True, slots=True)
-class Battery:
-    """Charge, whether it is being charged, and its temperature where that is known."""
-
-    percent: float
-    charging: bool
-    temperature_c: float | None = None
-
-
-class BatteryMonitor:
-    """Reads the battery, from the kernel or from Termux, whose command can hang: so a thread does, twice a minute."""
-
-    def __init__(self) -> None:
-        self._battery: Battery | None = _kernel_battery()
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
-        if shutil.which("termux-battery-status"):
-            self._thread = threading.Thread(target=self._ask_termux, name="battery", daemon=True)
-            self._thread.start()
-
-    def read(self) -> Battery | None:
-        """The last known state; None where there is no battery."""
-        if self._thread is None:
-            self._battery = _kernel_battery()
-        return self._battery
-
-    def close(self) -> None:
-        """Stop reading the battery."""
-        self._stop.set()
-
-    def _ask_termux(self) -> None:
-        while not self._stop.is_set():
-            try:
-                answer = subprocess.run(
-                    ["termux-battery-status"], capture_output=True, timeout=_BATTERY_TIMEOUT_S, check=True
-                )
-                status = json.loads(answer.stdout)
-                charging = str(status["status"]).lower() in _PLUGGED_IN
-                temperature = status.get("temperature")
-                self._battery = Battery(
-                    min(max(float(status["percentage"]), 0.0), 100.0),
-                    charging,
-                    None if temperature is None else _plausible(float(temperature)),
-                )
-            except (OSError, subprocess.SubprocessError, ValueError, KeyError, TypeError):
-                pass  # keep the last known state
-            self._stop.wait(_BATTERY_INTERVAL_S)
-
-
-def _kernel_battery() -> Battery | None:
-    for supply in Path("/sys/class/power_supply").glob("*"):
-        try:
-            if (supply / "type").read_text().strip() != "Battery":
-                continue
-            percent = float((supply / "capacity").read_text())
-            charging = (supply / "status").read_text().strip().lower() in _PLUGGED_IN
-            return Battery(min(max(percent, 0.0), 100.0), charging, _kernel_battery_c(supply))
-        except (OSError, ValueError):
-            continue
-    return None
-
-
-def _kernel_battery_c(supply: Path) -> float | None:
-    try:
-        return _plausible(int((supply / "temp").read_text()) / 10)
-    except (OSError, ValueError):
-        return None
-
-
-def _plausible(reading_c: float) -> float | None:
+def plausible(reading_c: float) -> float | None:
+    """A temperature that some device may have; None for what a broken sensor says."""
     return reading_c if _COLDEST_C < reading_c < _HOTTEST_C else None

@@ -8,6 +8,7 @@ from collections import Counter
 from edge_node.core import NodeCore
 from edge_node.storage.blob_store import BlobStore
 from edge_node.telemetry import device
+from edge_node.telemetry.battery import BatteryMonitor
 from edge_node.telemetry.round_trip import RoundTripMeter
 from schemas.messages import Heartbeat
 
@@ -24,7 +25,7 @@ class HeartbeatBuilder:
         self._store = store
         self._link, self._rejected = link, rejected
         self._cpu = device.CpuMeter()
-        self._battery = device.BatteryMonitor()
+        self._battery = BatteryMonitor()
         self._started_s = time.monotonic()
 
     def heartbeat(self, core: NodeCore, reconnects: int, *, busy_s: float) -> Heartbeat:

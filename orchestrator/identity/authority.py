@@ -73,6 +73,19 @@ def ends_at(certificate: str) -> datetime.datetime:
     return x509.load_pem_x509_certificate(certificate.encode()).not_valid_after_utc
 
 
+def fits(key: str, certificate: str) -> bool:
+    """Is this the private key of that certificate?
+
+    Raises:
+        ValueError: one of the two is none.
+    """
+    from cryptography import x509
+    from cryptography.hazmat.primitives import serialization
+
+    of_key = serialization.load_pem_private_key(key.encode(), None).public_key()
+    return of_key == x509.load_pem_x509_certificate(certificate.encode()).public_key()
+
+
 def is_good_for(certificate: str, hosts: Iterable[str]) -> bool:
     """Does a server's certificate name all these, and is it good for some time to come?"""
     from cryptography import x509

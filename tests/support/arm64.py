@@ -85,7 +85,7 @@ def _root() -> Path:
     # The same ONNX Runtime as here: the architecture is what differs.
     wanted = [
         *project["dependencies"],
-        *(line for line in project["optional-dependencies"]["edge"] if line != "onnxruntime"),
+        *(line for line in project["optional-dependencies"]["edge"] if not line.startswith("onnxruntime")),
         f"onnxruntime=={version('onnxruntime')}",
     ]
     key = hashlib.sha256("\n".join((*_SYSTEM, *wanted)).encode()).hexdigest()[:12]

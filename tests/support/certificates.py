@@ -21,14 +21,18 @@ class CertificateFiles(NamedTuple):
     key: Path
 
 
-def write_certificate(folder: Path, name: str) -> CertificateFiles:
-    """A new key, and a certificate for it that is valid today."""
+def write_certificate(
+    folder: Path, name: str, *, days: tuple[float, float] = (-1, 1), host: str = "127.0.0.1"
+) -> CertificateFiles:
+    """A new key, and a certificate for it that is valid today, or between these days from now on."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
     now = datetime.datetime.now(datetime.UTC)
     certificate = (
-        x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number(), now - _DAY, now + _DAY)
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        x509.CertificateBuilder(
+            subject, subject, key.public_key(), x509.random_serial_number(), *(now + day * _DAY for day in days)
+        )
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(host))]), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .sign(key, hashes.SHA256())
     )

@@ -153,6 +153,7 @@ ROOMS = {
         "notices": "",
         "telemetry": "config core effects errors runtime stage_spec storage wire",
         "service": "config core drain effects errors notices runtime storage telemetry wire",
+        "doctor": "telemetry",
         "cli": "config errors runtime service telemetry",
         "__main__": "cli",
     },
@@ -186,7 +187,7 @@ ROOMS = {
         "client": "errors",
         "demo": "client errors model replanning text",
         "commands": "balancing client demo errors fleet identity model planning planning.explain planning.simulation"
-        " service text timing",
+        " planning.solver service text timing",
         "cli": "commands",
     },
 }

@@ -80,7 +80,7 @@ def test_console_scripts_exist(project: dict[str, Any]) -> None:
 def test_a_node_needs_nothing_heavy(project: dict[str, Any]) -> None:
     base = {distribution(line) for line in project["project"]["dependencies"]}
     assert base == {"click", "paho-mqtt", "pyyaml"}
-    assert project["project"]["optional-dependencies"]["edge"] == ["numpy", "onnxruntime"]
+    assert project["project"]["optional-dependencies"]["edge"] == ["numpy", "onnxruntime>=1.24.4"]
 
 
 def test_torch_is_only_for_conversion(project: dict[str, Any]) -> None:

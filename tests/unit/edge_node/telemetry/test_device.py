@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from edge_node.telemetry import device
-from tests.support.polling import DEADLINE_S
 
 MEBI = 1 << 20
 
@@ -24,20 +22,12 @@ def fake_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         return tmp_path / path.removeprefix("/")
 
     monkeypatch.setattr(device, "Path", redirected)
-    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     return tmp_path
 
 
 def write(root: Path, path: str, text: str) -> None:
     (root / path).parent.mkdir(parents=True, exist_ok=True)
     (root / path).write_text(text)
-
-
-def write_battery(root: Path, capacity: str, status: str) -> None:
-    write(root, "sys/class/power_supply/AC/type", "Mains\n")
-    write(root, "sys/class/power_supply/BAT0/type", "Battery\n")
-    write(root, "sys/class/power_supply/BAT0/capacity", capacity)
-    write(root, "sys/class/power_supply/BAT0/status", status)
 
 
 def test_memory_of_this_process() -> None:
@@ -84,75 +74,6 @@ def test_temperature(fake_root: Path, zones: tuple[str, ...], expected: float | 
     for index, text in enumerate(zones):
         write(fake_root, f"sys/class/thermal/thermal_zone{index}/temp", text)
     assert device.temperature_c() == expected
-
-
-@pytest.mark.parametrize(
-    ("capacity", "status", "expected"),
-    [
-        ("81\n", "Discharging\n", device.Battery(81.0, charging=False)),
-        ("100", "Full", device.Battery(100.0, charging=True)),
-        ("104", "Charging", device.Battery(100.0, charging=True)),
-        ("unknown", "Charging", None),
-    ],
-)
-def test_battery_of_the_kernel(fake_root: Path, capacity: str, status: str, expected: device.Battery | None) -> None:
-    write_battery(fake_root, capacity, status)
-    monitor = device.BatteryMonitor()
-    assert monitor.read() == expected
-    write_battery(fake_root, "5", "Discharging")
-    assert monitor.read() == device.Battery(5.0, charging=False)
-
-
-@pytest.mark.parametrize(("temp", "expected"), [("412\n", 41.2), ("-2740\n", None), ("warm", None)])
-def test_temperature_of_the_battery(fake_root: Path, temp: str, expected: float | None) -> None:
-    write_battery(fake_root, "50", "Discharging")
-    write(fake_root, "sys/class/power_supply/BAT0/temp", temp)
-    assert device.BatteryMonitor().read() == device.Battery(50.0, charging=False, temperature_c=expected)
-
-
-def test_no_battery(fake_root: Path) -> None:
-    write(fake_root, "sys/class/power_supply/AC/type", "Mains\n")
-    assert device.BatteryMonitor().read() is None
-
-
-@pytest.mark.parametrize(
-    ("script", "expected"),
-    [
-        ('echo \'{"percentage": 64, "status": "DISCHARGING"}\'', device.Battery(64.0, charging=False)),
-        (
-            'echo \'{"percentage": 64, "status": "CHARGING", "temperature": 45.5}\'',
-            device.Battery(64.0, charging=True, temperature_c=45.5),
-        ),
-        (
-            'echo \'{"percentage": 64, "status": "CHARGING", "temperature": 4550}\'',
-            device.Battery(64.0, charging=True),
-        ),
-        ("echo no; exit 1", None),
-        ("echo '{}'", None),
-        ("echo '[]'", None),
-    ],
-)
-def test_battery_of_termux(
-    fake_root: Path, monkeypatch: pytest.MonkeyPatch, script: str, expected: device.Battery | None
-) -> None:
-    command = fake_root / "bin" / "termux-battery-status"
-    write(fake_root, "bin/termux-battery-status", f"#!/bin/sh\n{script}\n")
-    command.chmod(0o755)
-    asked = threading.Event()
-    wait = threading.Event.wait
-
-    def note_then_wait(event: threading.Event, timeout: float | None = None) -> bool:
-        if timeout == device._BATTERY_INTERVAL_S:
-            asked.set()
-        return wait(event, timeout)
-
-    monkeypatch.setattr(device.threading.Event, "wait", note_then_wait)
-    monitor = device.BatteryMonitor()
-    try:
-        assert asked.wait(DEADLINE_S)
-        assert monitor.read() == expected
-    finally:
-        monitor.close()
 
 
 def test_memory_a_node_may_use() -> None:
