@@ -8,9 +8,11 @@ import time
 
 import click
 
+from broker.address import bracketed
 from orchestrator.commands.output import print_json
 from orchestrator.commands.settings import Settings, pass_settings
 from schemas import names
+from schemas.invitation import TOKEN_BYTES, Invitation
 from schemas.roles import Role
 
 _SPAN = re.compile(r"(\d{1,4})([smhd])")
@@ -36,6 +38,7 @@ def _seconds(_context: click.Context, parameter: click.Parameter, value: str) ->
 )
 @click.option("--again", is_flag=True, help="Of a member that has lost its key: the old one is good until it joins.")
 @click.option("--inside", is_flag=True, help="Of a container beside the fleet's own: it finds them by their name.")
+@click.option("--phone", is_flag=True, help="Of a phone with nothing but Termux: a line that installs linguabus, too.")
 @click.option("--qr", is_flag=True, help="Print it as a QR code, too.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @pass_settings
@@ -46,6 +49,7 @@ def command(
     expires_s: float,
     again: bool,
     inside: bool,
+    phone: bool,
     qr: bool,
     as_json: bool,
 ) -> None:
@@ -54,9 +58,9 @@ def command(
     Whoever has the line can join under this name. This runs on the machine that serves the fleet.
     """
     from broker.tls import fingerprint
+    from orchestrator.identity.authority import public_key_pin
     from orchestrator.identity.fleet_folder import FleetFolder
     from orchestrator.service.http_server import interface_addresses
-    from schemas.invitation import TOKEN_BYTES, Invitation
 
     if not names.is_name(name):
         raise click.BadParameter(names.RULE, param_hint="NAME")
@@ -74,17 +78,29 @@ def command(
         fingerprint=fingerprint(fleet.authority),
         token=secrets.token_bytes(TOKEN_BYTES),
     )
+    if phone and role != "node":
+        raise click.UsageError("--phone is for one that lends itself: leave --client and --operator out")
+    line = f"linguabus join {invitation}"
+    if phone:
+        line = _line_for_phone(invitation, public_key_pin(fleet.server_file.read_text("utf-8")))
     with fleet.register() as register:
         register.invite(name, role, invitation.token, expires_s, again=again)
     if as_json:
-        print_json({"name": name, "role": role, "expires_at": time.time() + expires_s, "invitation": str(invitation)})
+        said = {"name": name, "role": role, "expires_at": time.time() + expires_s, "invitation": str(invitation)}
+        print_json({**said, "line": line})
         return
     click.echo(f"on {name}, within {_said(expires_s)}:", err=True)
-    click.echo(f"linguabus join {invitation}")
+    click.echo(line)
     if qr:
         import segno
 
-        click.echo(_drawn(segno.make(f"linguabus join {invitation}", error="l")))
+        click.echo(_drawn(segno.make(line, error="l")))
+
+
+def _line_for_phone(invitation: Invitation, pin: str) -> str:
+    """A line for a shell: the script comes from who has the pinned key, or not at all."""
+    url = f"https://{bracketed(invitation.addresses[0])}:{invitation.port}/join.sh"
+    return f"curl -sSfk --pinnedpubkey {pin} {url} | sh -s {invitation}"
 
 
 def _drawn(code: object) -> str:

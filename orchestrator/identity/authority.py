@@ -6,7 +6,9 @@ world believes is no use to who pretends to be the fleet.
 
 from __future__ import annotations
 
+import base64
 import datetime
+import hashlib
 import ipaddress
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -97,6 +99,16 @@ def is_good_for(certificate: str, hosts: Iterable[str]) -> bool:
         return False
     left = loaded.not_valid_after_utc - datetime.datetime.now(datetime.UTC)
     return left > datetime.timedelta(days=RENEW_DAYS) and {_host(host) for host in hosts} <= set(named)
+
+
+def public_key_pin(certificate: str) -> str:
+    """The SHA-256 of a certificate's public key, as ``curl --pinnedpubkey`` takes it."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+    key = x509.load_pem_x509_certificate(certificate.encode()).public_key()
+    digest = hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).digest()
+    return f"sha256//{base64.b64encode(digest).decode()}"
 
 
 def fingerprint_text(authority: str) -> str:

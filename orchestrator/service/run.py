@@ -17,6 +17,7 @@ from orchestrator.service.config import ServiceConfig
 from orchestrator.service.database import Database
 from orchestrator.service.http_server import HttpServer, reachable_urls
 from orchestrator.service.incumbent import ask_for_incumbent, will_of
+from orchestrator.service.phone_files import phone_routes
 from orchestrator.service.service import Service
 from orchestrator.service.standby import stand_by
 
@@ -88,7 +89,9 @@ def _is_needed(
 
 def _http_server(config: ServiceConfig, store: ModelStore, membership: Membership | None) -> HttpServer:
     admit = membership.admits if membership else None
-    routes = [*blob_routes(store.blobs_folder, admit), *(membership.enrolment.routes() if membership else ())]
+    routes = blob_routes(store.blobs_folder, admit)
+    if membership:
+        routes += [*membership.enrolment.routes(), *phone_routes()]
     tls = membership.tls if membership else None
     return HttpServer(routes, host=config.blob_host, port=config.blob_port, tls=tls)
 

@@ -1,0 +1,184 @@
+#!/bin/sh
+# Lends this phone to a linguabus fleet, in Termux: installs what a node needs, joins, and starts a node that stays.
+#
+#   sh join.sh INVITATION    what `linguabus invite NAME --phone` prints pipes this file here. Again after an
+#                            interruption: what is done already is left alone.
+#   sh join.sh --uninstall   stops the node, and removes all that this has put here but Termux's packages.
+set -eu
+
+# The orchestrator that gives this file out fills these in.
+WHEEL=''
+WHEEL_SHA256=''
+
+SERVICE=linguabus-node
+PACKAGES='python python-pip python-numpy python-onnxruntime python-psutil termux-services termux-api'
+# Commands of Termux's apps wait for ever where the app is missing.
+PATIENCE_S=${LINGUABUS_PATIENCE_S:-15}
+
+say() { printf '==> %s\n' "$*"; }
+fail() {
+    printf 'linguabus: %s\n' "$*" >&2
+    exit 1
+}
+have() { command -v "$1" >/dev/null 2>&1; }
+
+# Where nobody reads it yet, then in its place: whole, or not at all.
+put() { # put FILE MODE, the text on stdin
+    mkdir -p "$(dirname "$1")"
+    cat >"$1.new"
+    chmod "$2" "$1.new"
+    mv -f "$1.new" "$1"
+}
+
+check_termux() {
+    case ${PREFIX-} in
+    */com.termux/files/usr) ;;
+    *) fail "this is not Termux: elsewhere, pip install 'linguabus[edge]' and 'linguabus join INVITATION'" ;;
+    esac
+    data=$HOME/.local/share/linguabus
+    services=$PREFIX/var/service
+    boot=$HOME/.termux/boot/$SERVICE
+    umask 077
+}
+
+check_invitation() {
+    case $1 in
+    linguabus://*@*:*/node/*) ;;
+    linguabus://*) fail 'that invitation is not for a node: linguabus invite NAME --phone' ;;
+    *) fail 'paste the whole line that linguabus invite NAME --phone has printed' ;;
+    esac
+    hosts=${1#linguabus://*@}
+    hosts=${hosts%%/*}
+    port=${hosts##*:}
+    hosts=${hosts%:*}
+}
+
+packages_are_there() {
+    have python && have pip && have sv-enable && python -c 'import numpy, onnxruntime, psutil' >/dev/null 2>&1
+}
+
+install_packages() {
+    packages_are_there && return
+    say "packages of Termux: $PACKAGES"
+    # Of a fresh Termux the libraries may be older than those that new packages were linked with.
+    have python || DEBIAN_FRONTEND=noninteractive pkg upgrade -y -o Dpkg::Options::=--force-confold </dev/null ||
+        fail "pkg upgrade failed: run it by hand ('termux-change-repo' chooses another mirror), then paste the line again"
+    # shellcheck disable=SC2086  # a list
+    DEBIAN_FRONTEND=noninteractive pkg install -y $PACKAGES </dev/null ||
+        fail "pkg install failed: run 'pkg install $PACKAGES' by hand, then paste the line again"
+    packages_are_there || fail "Python can't import numpy, onnxruntime and psutil: run 'pkg upgrade', then paste the line again"
+}
+
+fetch() { # fetch PATH FILE: from the first of the fleet's addresses that answers
+    rest=$hosts,
+    while [ -n "$rest" ]; do
+        host=${rest%%,*}
+        rest=${rest#*,}
+        # Whoever answers: what comes is compared with the hash that stands above.
+        curl -fsSk --connect-timeout "$PATIENCE_S" -o "$2" "https://$host:$port/$1" </dev/null && return
+    done
+    fail "the fleet's host gives no $1: is 'linguabus serve' running there, and this phone in the same Wi-Fi?"
+}
+
+pip_install() { pip install --quiet --disable-pip-version-check --no-input "$@" </dev/null; }
+
+install_linguabus() {
+    mkdir -p "$data"
+    if have linguabus && [ "$(cat "$data/wheel.sha256" 2>/dev/null)" = "$WHEEL_SHA256" ]; then
+        return
+    fi
+    [ -n "$WHEEL" ] || fail 'this file comes from an orchestrator, whose linguabus it then installs'
+    say "linguabus: $WHEEL"
+    fetch "$WHEEL" "$data/$WHEEL"
+    printf '%s  %s\n' "$WHEEL_SHA256" "$data/$WHEEL" | sha256sum -c - >/dev/null 2>&1 ||
+        fail "$WHEEL is not what the fleet's host has announced: do not trust this network"
+    # First what it needs; then itself, though the version may be the same.
+    { pip_install "$data/$WHEEL" && pip_install --force-reinstall --no-deps "$data/$WHEEL"; } ||
+        fail "pip could not install $WHEEL: is there a way to the Internet? Then paste the line again"
+    rm -f "$data/$WHEEL"
+    printf '%s\n' "$WHEEL_SHA256" | put "$data/wheel.sha256" 600
+}
+
+join_fleet() {
+    printf '%s\n' "$1" | put "$data/invitation" 600
+    # The line stays on no command line longer than this script runs.
+    linguabus --home "$data" join --no-run "@$data/invitation" </dev/null || {
+        rm -f "$data/invitation"
+        fail 'the phone has not joined: see above; a new invitation is a new line'
+    }
+    rm -f "$data/invitation"
+}
+
+write_service() {
+    put "$services/$SERVICE/run" 700 <<RUN
+#!$PREFIX/bin/sh
+# Written by linguabus; removed by: sh $data/install.sh --uninstall
+exec 2>&1
+timeout $PATIENCE_S termux-wake-lock </dev/null
+exec linguabus --home $data node -v
+RUN
+    mkdir -p "$services/$SERVICE/log"
+    [ -e "$services/$SERVICE/log/run" ] ||
+        ln -s "$PREFIX/share/termux-services/svlogger" "$services/$SERVICE/log/run"
+    put "$boot" 700 <<BOOT
+#!$PREFIX/bin/sh
+# Run by the app Termux:Boot when the phone has started: the service of linguabus follows.
+timeout $PATIENCE_S termux-wake-lock </dev/null
+. $PREFIX/etc/profile.d/start-services.sh
+BOOT
+}
+
+start() {
+    timeout "$PATIENCE_S" termux-wake-lock </dev/null >/dev/null 2>&1 ||
+        say 'no wake lock: Android may stop the node when the screen is off (is Termux itself up to date?)'
+    # The daemon is started by the next session's profile, and is needed in this one.
+    # shellcheck disable=SC2016  # it is that shell's
+    timeout "$PATIENCE_S" sh -c '. "$PREFIX/etc/profile.d/start-services.sh"' </dev/null >/dev/null 2>&1 || true
+    if timeout "$PATIENCE_S" sv-enable "$SERVICE" </dev/null && timeout "$PATIENCE_S" sv up "$SERVICE" </dev/null; then
+        say "the node runs, and starts with Termux; with the app Termux:Boot, with the phone"
+        say "what it says: tail -f $PREFIX/var/log/sv/$SERVICE/current; what is wrong: linguabus doctor"
+        say "to remove it: sh $data/install.sh --uninstall"
+        return
+    fi
+    say "termux-services does not answer: the node runs here, until this window is closed"
+    exec linguabus --home "$data" node </dev/null
+}
+
+keep_this_file() {
+    # Read from a pipe, so it is fetched once more; without it nothing but the way to remove all is missing.
+    [ -e "$data/install.sh" ] ||
+        { (fetch join.sh "$data/install.sh.new") && mv -f "$data/install.sh.new" "$data/install.sh"; } || true
+}
+
+uninstall() {
+    say 'stopping the node'
+    # It gives its layers to others first, where there are others.
+    ! have sv || timeout 60 sv -w 30 force-down "$SERVICE" </dev/null || true
+    ! have sv-disable || timeout "$PATIENCE_S" sv-disable "$SERVICE" </dev/null || true
+    rm -rf "${services:?}/$SERVICE" "$boot"
+    ! have pip || pip uninstall --quiet --yes linguabus </dev/null || true
+    rm -rf "$data"
+    timeout "$PATIENCE_S" termux-wake-unlock </dev/null >/dev/null 2>&1 || true
+    say "all is removed but Termux's packages; on the fleet's host: linguabus revoke NAME"
+}
+
+main() {
+    check_termux
+    case ${1-} in
+    --uninstall) uninstall ;;
+    '') fail "usage: sh join.sh INVITATION | --uninstall" ;;
+    *)
+        check_invitation "$1"
+        install_packages
+        install_linguabus
+        join_fleet "$1"
+        keep_this_file
+        write_service
+        start
+        ;;
+    esac
+}
+
+# Nothing above does anything: who gets half of this file runs nothing.
+main "$@"
+exit
