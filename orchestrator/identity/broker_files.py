@@ -30,7 +30,6 @@ _BROKER_LOOKS_S = 1.0
 
 _CONFIGURATION = """\
 # Written by linguabus; changes are lost.
-per_listener_settings false
 {user}listener {port}{address}
 max_connections {connections}
 # Key and certificate are in one file, so that they always fit.
