@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ import pytest
 from orchestrator.identity.fleet_folder import FleetFolder
 from orchestrator.model.store import ModelStore
 from schemas.codec import FRAME_VERSION, MAGIC, Kind
-from tests.support.fleet_world import HOST, free_port
+from tests.support.fleet_world import HOST, free_ports
 from tests.support.packet_capture import PacketCapture, can_capture
 from tests.support.polling import DEADLINE_S
 from tests.support.repository import ROOT
@@ -86,7 +87,8 @@ def test_from_nothing_to_an_answer(tmp_path: Path, tiny_store: ModelStore) -> No
     host = tmp_path / "host"
     host.mkdir()
     (host / "models").symlink_to(tiny_store.home)
-    run(host, "init", "--listen", HOST, "--broker-port", str(free_port()), "--http-port", str(free_port()))
+    ports = zip(("--broker-port", "--http-port", "--host-port"), map(str, free_ports(3)), strict=True)
+    run(host, "init", "--listen", HOST, *chain.from_iterable(ports))
     with ExitStack() as stack:
         serve = ("serve", "--with-broker", "--model", "tiny", "--min-nodes", "2", "--context", "128")
         stack.enter_context(running(host, *serve, until="orchestrator: "))
