@@ -44,6 +44,8 @@ ROLES: dict[str, Role] = {
     "stranger": "client",
     "owner": "operator",
 }
+BLOB = f"/v1/blobs/{'0' * 64}"
+"""Members hear that there is no such."""
 
 
 @pytest.fixture(scope="module")
@@ -65,11 +67,11 @@ def cli(home: Path, *arguments: str, **environment: str) -> subprocess.Completed
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=kept | environment, timeout=60)
 
 
-def invite(world: FleetWorld, name: str, *, expires_s: float = 60.0) -> Invitation:
+def invite(world: FleetWorld, name: str, *, expires_s: float = 60.0, again: bool = False) -> Invitation:
     fleet = world.fleet
     token = secrets.token_bytes(TOKEN_BYTES)
     with fleet.register() as register:
-        register.invite(name, "client", token, expires_s)
+        register.invite(name, "client", token, expires_s, again=again)
     return Invitation(
         name=name, role="client", addresses=(HOST,), port=fleet.settings.http_port,
         fingerprint=fingerprint(fleet.authority), token=token,
@@ -272,15 +274,55 @@ def test_a_revoked_session_ends_and_nobody_else_notices(world: FleetWorld, tmp_p
     assert blob_status(world, leaver) == 401
 
 
+def test_a_connection_that_is_kept_open_is_asked_for_its_key_each_time(world: FleetWorld, tmp_path: Path) -> None:
+    leaver = join(invite(world, "keeps-open"), tmp_path / "c.json")
+    context = client_context(world.fleet.authority)
+    port = world.fleet.settings.http_port
+    with contextlib.closing(
+        HTTPSConnection(HOST, port, timeout=10, context=context, source_address=("127.0.0.4", 0))
+    ) as kept:
+        assert kept_status(kept, leaver) == 404
+        before = kept.sock
+        with world.fleet.register() as register:
+            register.revoke("keeps-open")
+        assert kept_status(kept, leaver) == 401
+        assert kept.sock is before
+
+
+def test_a_key_that_was_replaced_is_good_for_nothing_at_once(world: FleetWorld, tmp_path: Path) -> None:
+    lost = join(invite(world, "lost-it"), tmp_path / "lost.json")
+    with MqttBus(lost.broker(), client_id="lost-it") as bus:
+        bus.connect(DEADLINE_S)
+        found = join(invite(world, "lost-it", again=True), tmp_path / "found.json")
+        assert found.key != lost.key
+        collect(bus, lambda events: any(isinstance(event, Disconnected) for event in events), 2.0)
+    with MqttBus(lost.broker(), client_id="back") as back, pytest.raises(BrokerRefused):
+        back.connect(DEADLINE_S)
+    assert blob_status(world, lost) == 401
+    assert blob_status(world, found) == 404
+    with MqttBus(found.broker(), client_id="found") as bus:
+        bus.connect(DEADLINE_S)
+
+
 # --- the blob server --------------------------------------------------------------------------------------------
 
 
+def authorization(credential: Credential) -> dict[str, str]:
+    pair = base64.b64encode(f"{credential.name}:{credential.key}".encode()).decode()
+    return {"Authorization": f"Basic {pair}"}
+
+
 def blob_status(world: FleetWorld, credential: Credential | None) -> int:
-    headers = {}
-    if credential:
-        pair = base64.b64encode(f"{credential.name}:{credential.key}".encode()).decode()
-        headers["Authorization"] = f"Basic {pair}"
-    return ask(world, "GET", f"/v1/blobs/{'0' * 64}", None, "127.0.0.3", **headers)
+    headers = authorization(credential) if credential else {}
+    return ask(world, "GET", BLOB, None, "127.0.0.3", **headers)
+
+
+def kept_status(connection: HTTPSConnection, credential: Credential) -> int:
+    """As `blob_status`, over a connection that stays open."""
+    connection.request("GET", BLOB, headers=authorization(credential))
+    with connection.getresponse() as response:
+        response.read()
+        return response.status
 
 
 def test_models_are_for_members(world: FleetWorld) -> None:
