@@ -2,34 +2,56 @@
 
 from __future__ import annotations
 
+import signal
 import ssl
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
+from broker.bus import Delivery, Refused
 from broker.credential import FILE
 from broker.errors import BrokerUnreachable
 from broker.mqtt import MqttBus
+from orchestrator.client import Client
 from orchestrator.identity.authority import make_authority, make_server
 from orchestrator.model.store import ModelStore
+from schemas.codec import Dtype, Flag, Frame, Kind, encode_frame, request_number
+from schemas.messages import CancelRequest, ClientWill, Heartbeat, Plan, RenewRequest, decode, encode
 from schemas.roles import Role
+from schemas.topics import (
+    CLIENT_WILL,
+    NODE_HEARTBEAT,
+    PLAN,
+    REQUEST_CANCEL,
+    REQUEST_RENEW,
+    REQUEST_STREAM,
+    SEGMENT,
+    TOKEN,
+)
 from tests.support.certificates import write_certificate
 from tests.support.false_hosts import false_host, tls_of
 from tests.support.fleet_world import HOST, FleetWorld
-from tests.support.nodes import start_node
-from tests.support.polling import DEADLINE_S
+from tests.support.nodes import NodeProcess, start_node
+from tests.support.polling import DEADLINE_S, collect, deliveries, subscribe
 from tests.support.served_fleet import served_fleet
+from tests.support.services import apply, wait_until_serving
 
-ROLES: dict[str, Role] = {"phone": "node", "reader": "client"}
+ROLES: dict[str, Role] = {
+    "phone": "node", "tablet": "node", "thief": "node", "reader": "client", "stranger": "client", "owner": "operator",
+}  # fmt: skip
+PROMPT = "The capital of France"
+MODEL = {"model": "tiny", "min_nodes": 2, "context_tokens": 128, "slots": 2, "wire_dtype": "fp32", "balance": False}
+WIDTH, TOKENS = 64, 60
 CONNACK = b"\x20\x03\0\0\0"
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory, tiny_store: ModelStore) -> Iterator[FleetWorld]:
-    with served_fleet(tmp_path_factory.mktemp("attacked"), tiny_store, ROLES) as served:
+    with served_fleet(tmp_path_factory.mktemp("attacked"), tiny_store, ROLES, **MODEL) as served:
         yield served
 
 
@@ -108,3 +130,137 @@ def test_a_node_says_in_a_line_why_it_does_not_believe_a_host(world: FleetWorld,
     assert waits.startswith("node phone: waits for the broker: ")
     assert "not valid for '127.0.0.1'" in waits
     assert host.all == b""
+
+
+# --- an answer that is being computed ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Ring:
+    """The tiny model on two nodes, and who asks."""
+
+    nodes: dict[str, NodeProcess]
+    client: Client
+    plan: Plan
+
+    @property
+    def ends(self) -> tuple[str, str]:
+        """The nodes of the first stage and of the last."""
+        return self.plan.ring[0].node, self.plan.ring[-1].node
+
+    def ask(self, begun: Callable[[str], None] = lambda request: None) -> str:
+        """An answer; ``begun`` is called with its request, and nodes compute nothing more before that is done."""
+        answer = self.client.ask(prompt=PROMPT, max_tokens=TOKENS)
+        pieces = iter(answer)
+        next(pieces)
+        for node in self.nodes.values():
+            node.process.send_signal(signal.SIGSTOP)
+        try:
+            begun(answer.request)
+        finally:
+            for node in self.nodes.values():
+                node.process.send_signal(signal.SIGCONT)
+        for _ in pieces:
+            pass
+        assert answer.end
+        assert answer.end.finish_reason == "length"
+        return answer.text
+
+
+@pytest.fixture(scope="module")
+def ring(world: FleetWorld, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ring]:
+    nodes = {}
+    with ExitStack() as stack:
+        for name in ("phone", "tablet"):
+            home = tmp_path_factory.mktemp(name)
+            world.members[name].save(home / FILE)
+            nodes[name] = start_node(name, None, home, "--memory-limit-mb", "400")
+            stack.callback(nodes[name].end)
+        with Client.connect(world.members["owner"].broker()) as operator:
+            wait_until_serving(operator)
+            apply(operator, pins=[["embed", "phone"], ["0-1", "phone"], ["2-3", "tablet"], ["head", "tablet"]])
+        bus = stack.enter_context(world.bus("reader"))
+        client = stack.enter_context(Client(bus, name="reader", broker="", control_timeout_s=DEADLINE_S))
+        with world.bus("phone", "looks") as looks:
+            looks.subscribe([PLAN.filter()], qos=1)
+            plans = collect(looks, lambda events: any(len(plan_of(said).ring) == 2 for said in deliveries(events)))
+        yield Ring(nodes, client, plan_of(deliveries(plans)[-1]))
+
+
+def plan_of(said: Delivery) -> Plan:
+    return decode(said.payload, Plan)
+
+
+def frames(ring: Ring, request: str, receiver: str) -> Iterator[bytes]:
+    """What would end the answer, or make another one of it, if it came from the plan's predecessor."""
+    told = {"request": request_number(request), "epoch": ring.plan.epoch, "attempt": 0, "count": 1}
+    for position in range(8, 100):
+        if receiver == ring.ends[0]:
+            said = {"kind": Kind.TOKENS, "dtype": Dtype.INT32, "flags": Flag.LENGTH, "payload": bytes([9, 0, 0, 0])}
+        else:
+            said = {"kind": Kind.ACTIVATION, "dtype": Dtype.FP32, "width": WIDTH, "payload": bytes(4 * WIDTH)}
+        yield bytes(encode_frame(Frame(**told, **said, position=position)))
+
+
+def injections(ring: Ring, name: str) -> Iterator[tuple[str, str]]:
+    """All topics of the answer's frames, in the name of whoever, and for whom they are."""
+    first, last = ring.ends
+    names = {"pipeline": "main", "epoch": ring.plan.epoch}
+    for sender in sorted({name, first, last, "thief"}):
+        yield TOKEN.format(**names, sender=sender, receiver=first), first
+        yield SEGMENT.format(**names, stage=0, sender=sender, receiver=first), first
+        yield SEGMENT.format(**names, stage=1, sender=sender, receiver=last), last
+
+
+@pytest.mark.parametrize("name", ["thief", "stranger", "owner"])
+def test_nobody_puts_tokens_or_states_into_an_answer(world: FleetWorld, ring: Ring, name: str) -> None:
+    honest = ring.ask()
+    with world.bus(name, "injects") as bus, world.bus("orchestrator", "watcher") as watcher:
+        subscribe(watcher, NODE_HEARTBEAT.filter())
+
+        def inject(request: str) -> None:
+            for topic, receiver in injections(ring, name):
+                for frame in frames(ring, request, receiver):
+                    bus.publish(topic, frame, qos=1)
+            assert bus.flush(DEADLINE_S)
+
+        before = {node: heartbeat(watcher, node).frames_dropped for node in ring.ends}
+        assert ring.ask(inject) == honest
+        if (
+            name == "thief"
+        ):  # whose role lets him say such things in his own name: nodes listen to the plan's names alone
+            for node in ring.ends:
+                while heartbeat(watcher, node).frames_dropped < before[node] + 92:
+                    pass
+        assert len([event for event in bus.poll(0.0) if isinstance(event, Refused)]) > 0
+
+
+def test_nobody_ends_renews_or_repeats_somebody_elses_request(world: FleetWorld, ring: Ring) -> None:
+    honest = ring.ask()
+    for name in ("thief", "stranger", "owner"):
+        with world.bus(name, "ends") as bus:
+            if name != "thief":
+                subscribe(bus, REQUEST_STREAM.filter(client=name), qos=1)
+
+            def end(request: str, bus: MqttBus = bus, name: str = name) -> None:
+                ended, renewed = CancelRequest(request=request), RenewRequest(request=request, repeat=True)
+                for client in (name, "reader"):
+                    bus.publish(REQUEST_CANCEL.format(client=client, request=request), encode(ended), qos=1)
+                    bus.publish(REQUEST_RENEW.format(client=client, request=request), encode(renewed), qos=1)
+                bus.publish(
+                    CLIENT_WILL.format(client="reader"),
+                    encode(ClientWill(client="reader", connection=ring.client._connection)),
+                    qos=1,
+                )
+                assert bus.flush(DEADLINE_S)
+
+            assert ring.ask(end) == honest
+            said = deliveries(bus.poll(0.0))
+            assert not [delivery for delivery in said if b"stream.text" in delivery.payload]
+
+
+def heartbeat(bus: MqttBus, node: str) -> Heartbeat:
+    """The next one."""
+    wanted = NODE_HEARTBEAT.format(node=node)
+    found = collect(bus, lambda events: any(delivery.topic == wanted for delivery in deliveries(events)))
+    return decode([delivery for delivery in deliveries(found) if delivery.topic == wanted][-1].payload, Heartbeat)
