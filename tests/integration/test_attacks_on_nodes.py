@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import signal
 import ssl
 import time
@@ -11,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from onnx import NodeProto, TensorProto, helper
 
 from broker.bus import Delivery, Refused
 from broker.credential import FILE
@@ -20,11 +22,26 @@ from orchestrator.client import Client
 from orchestrator.identity.authority import make_authority, make_server
 from orchestrator.model.store import ModelStore
 from schemas.codec import Dtype, Flag, Frame, Kind, encode_frame, request_number
-from schemas.messages import CancelRequest, ClientWill, Heartbeat, Plan, RenewRequest, decode, encode
+from schemas.messages import (
+    BlobRef,
+    CancelRequest,
+    ClientWill,
+    Epoch,
+    Heartbeat,
+    Plan,
+    PrepareSegment,
+    RenewRequest,
+    SegmentFailed,
+    StageRef,
+    decode,
+    encode,
+)
 from schemas.roles import Role
 from schemas.topics import (
     CLIENT_WILL,
+    NODE_COMMAND,
     NODE_HEARTBEAT,
+    NODE_REPLY,
     PLAN,
     REQUEST_CANCEL,
     REQUEST_RENEW,
@@ -46,6 +63,7 @@ ROLES: dict[str, Role] = {
 PROMPT = "The capital of France"
 MODEL = {"model": "tiny", "min_nodes": 2, "context_tokens": 128, "slots": 2, "wire_dtype": "fp32", "balance": False}
 WIDTH, TOKENS = 64, 60
+POSITIONS = range(8, 100)
 CONNACK = b"\x20\x03\0\0\0"
 
 
@@ -174,7 +192,7 @@ def ring(world: FleetWorld, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         for name in ("phone", "tablet"):
             home = tmp_path_factory.mktemp(name)
             world.members[name].save(home / FILE)
-            nodes[name] = start_node(name, None, home, "--memory-limit-mb", "400")
+            nodes[name] = start_node(name, None, home, "--memory-limit-mb", "400", "--storage-limit-mb", "64")
             stack.callback(nodes[name].end)
         with Client.connect(world.members["owner"].broker()) as operator:
             wait_until_serving(operator)
@@ -194,7 +212,7 @@ def plan_of(said: Delivery) -> Plan:
 def frames(ring: Ring, request: str, receiver: str) -> Iterator[bytes]:
     """What would end the answer, or make another one of it, if it came from the plan's predecessor."""
     told = {"request": request_number(request), "epoch": ring.plan.epoch, "attempt": 0, "count": 1}
-    for position in range(8, 100):
+    for position in POSITIONS:
         if receiver == ring.ends[0]:
             said = {"kind": Kind.TOKENS, "dtype": Dtype.INT32, "flags": Flag.LENGTH, "payload": bytes([9, 0, 0, 0])}
         else:
@@ -230,8 +248,10 @@ def test_nobody_puts_tokens_or_states_into_an_answer(world: FleetWorld, ring: Ri
             name == "thief"
         ):  # whose role lets him say such things in his own name: nodes listen to the plan's names alone
             for node in ring.ends:
-                while heartbeat(watcher, node).frames_dropped < before[node] + 92:
-                    pass
+                until(
+                    lambda node=node: heartbeat(watcher, node).frames_dropped >= before[node] + len(POSITIONS),
+                    lambda: "frames of others are not dropped",
+                )
         assert len([event for event in bus.poll(0.0) if isinstance(event, Refused)]) > 0
 
 
@@ -264,3 +284,94 @@ def heartbeat(bus: MqttBus, node: str) -> Heartbeat:
     wanted = NODE_HEARTBEAT.format(node=node)
     found = collect(bus, lambda events: any(delivery.topic == wanted for delivery in deliveries(events)))
     return decode([delivery for delivery in deliveries(found) if delivery.topic == wanted][-1].payload, Heartbeat)
+
+
+# --- one who may command it -------------------------------------------------------------------------------------
+
+
+def refusal(world: FleetWorld, *urls: str, graph: bytes = b"graph", size_bytes: int = 0) -> str:
+    """What the phone says to a command that has it load a graph."""
+    command = PrepareSegment(
+        pipeline="other", epoch=Epoch(generation=9, counter=1), stage=0,
+        ring=(StageRef(node="phone", start=0, stop=1), StageRef(node="tablet", start=1, stop=6)), model="tiny",
+        graph=BlobRef(sha256=hashlib.sha256(graph).hexdigest(), size_bytes=size_bytes or len(graph)), blobs=(),
+        blob_urls=urls, kv_layers=(), width_in=0, width_out=WIDTH, vocab_size=256, context_tokens=64, slots=1,
+        chunk_tokens=16, wire_dtype="fp32", planned_bytes=10**7,
+    )  # fmt: skip
+    with world.bus("orchestrator", "commands") as bus:
+        subscribe(bus, NODE_REPLY.format(node="phone"), qos=1)
+        bus.publish(NODE_COMMAND.format(node="phone"), encode(command), qos=1)
+        failed: list[SegmentFailed] = []
+        while not failed:
+            said = collect(bus, lambda events: bool(deliveries(events)))
+            replies = [decode(delivery.payload, *NODE_REPLY.messages) for delivery in deliveries(said)]
+            failed += [reply for reply in replies if isinstance(reply, SegmentFailed) and reply.pipeline == "other"]
+    assert failed[0].reason.isprintable()
+    return failed[0].reason
+
+
+def test_a_node_asks_no_other_host_and_takes_nothing_else_than_it_was_told(
+    world: FleetWorld, ring: Ring, tmp_path: Path
+) -> None:
+    tls = tls_of(world.fleet.server_file)
+    too_long = b"HTTP/1.1 200 OK\r\ncontent-length: 1500000000\r\n\r\n" + bytes(10**6)
+    with ExitStack() as stack:
+        never, plain = stack.enter_context(false_host(tls, b"")), stack.enter_context(false_host(None, b""))
+        moved = f"HTTP/1.1 302 Found\r\nlocation: https://{HOST}:{never.port}/x\r\ncontent-length: 0\r\n\r\n"
+        sends_on = stack.enter_context(false_host(tls, moved.encode()))
+        sends_more = stack.enter_context(false_host(tls, too_long))
+        unknown = stack.enter_context(false_host(server_of("another authority", world, tmp_path), b""))
+        said = refusal(
+            world,
+            f"https://localhost:{never.port}/x",
+            f"https://127.0.0.2:{never.port}/x",
+            f"http://{HOST}:{plain.port}/x",
+            *(f"https://{HOST}:{host.port}/x" for host in (sends_on, sends_more, unknown)),
+        )
+        assert "can't be fetched" in said
+        assert never.tried == plain.tried == 0
+        assert sends_on.tried == sends_more.tried == unknown.tried > 0
+        assert unknown.all == b""
+        assert "storage limit" in refusal(world, f"https://{HOST}:{never.port}/x", size_bytes=1_500_000_000)
+        assert never.tried == 0
+    assert world.members["phone"].key not in ring.nodes["phone"].log()
+
+
+def graph(*nodes: NodeProto, weights: tuple[TensorProto, ...] = ()) -> bytes:
+    value = helper.make_tensor_value_info
+    made = helper.make_graph(
+        nodes, "graph", [value("x", TensorProto.FLOAT, ["B", 32])], [value("y", TensorProto.FLOAT, None)], weights
+    )
+    return helper.make_model(made, opset_imports=[helper.make_opsetid("", 21)], ir_version=10).SerializeToString()
+
+
+def weights_in(file: str) -> TensorProto:
+    tensor = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=(32, 32), data_location=TensorProto.EXTERNAL)
+    for key, value in {"location": file, "offset": "0", "length": "4096"}.items():
+        tensor.external_data.add(key=key, value=value)
+    return tensor
+
+
+GRAPHS = {
+    "/etc/passwd": graph(helper.make_node("MatMul", ["x", "w"], ["y"]), weights=(weights_in("/etc/passwd"),)),
+    "600000000 values": graph(
+        helper.make_node("Constant", [], ["size"], value_ints=[600_000_000]),
+        helper.make_node("ConstantOfShape", ["size"], ["y"]),
+    ),
+    "the operator Loop": graph(helper.make_node("Loop", ["", "x"], ["y"])),
+    "com.example": graph(helper.make_node("Add", ["x", "x"], ["y"], domain="com.example")),
+}
+
+
+def test_a_node_that_serves_refuses_what_is_no_segment_and_serves_on(world: FleetWorld, ring: Ring) -> None:
+    honest = ring.ask()
+    for words, data in GRAPHS.items():
+        answer = f"HTTP/1.1 200 OK\r\ncontent-length: {len(data)}\r\n\r\n".encode() + data
+        with false_host(tls_of(world.fleet.server_file), answer) as host:
+            said = refusal(world, f"https://{HOST}:{host.port}/x", graph=data)
+        assert said.startswith("the graph is refused: ")
+        assert words in said
+    assert ring.ask() == honest
+    phone = ring.nodes["phone"]
+    assert phone.process.poll() is None
+    assert "Traceback" not in phone.log()
