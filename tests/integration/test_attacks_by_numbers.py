@@ -44,17 +44,22 @@ def test_who_fills_the_broker_locks_neither_orchestrator_nor_operator_out(world:
     settings = world.fleet.settings
     own = Credential.load(world.fleet.path.parent / FILE)
     assert own
-    with ExitStack() as stack:
+    topic = NODE_ECHO.format(node="phone")
+    with world.bus("phone", "was-there-before") as member, ExitStack() as stack:
+        subscribe(member, topic, qos=1)
         strangers = [
             stack.enter_context(socket.create_connection((HOST, settings.broker_port), DEADLINE_S))
-            for _ in range(MOST_CONNECTIONS + 20)
+            for _ in range(MOST_CONNECTIONS + 19)
         ]
-        for stranger in strangers[MOST_CONNECTIONS:]:
+        for stranger in strangers[MOST_CONNECTIONS - 1 :]:
             assert stranger.recv(1) == b""  # the broker has had enough of them
         with MqttBus(world.members["phone"].broker(), client_id="phone") as bus, pytest.raises(BrokerUnreachable):
             bus.connect(DEADLINE_S)
         with Client.connect(own.broker()) as operator:
             assert operator.nodes().nodes == ()
+        member.publish(topic, b"still there", qos=1)
+        events = collect(member, lambda events: bool(deliveries(events)))
+        assert not [event for event in events if isinstance(event, Disconnected)]
     until_broker_takes(world, "phone")  # it may have taken some of those for alive a moment ago
 
 
