@@ -8,8 +8,10 @@ export PYTHON TORCH_INDEX
 BIN := .venv/bin
 SETUP_INPUTS := pyproject.toml .ci/setup
 BENCHMARKS = $(shell grep -l __main__ benchmarks/*.py)
+BROKER_TESTS = $(wildcard tests/integration/test_attacks*.py tests/integration/test_fleet_*.py) \
+	tests/integration/test_first_fleet.py tests/contract
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench test-long test-arm64 test-compose docs clean
+.PHONY: help demo test check bench test-long test-arm64 test-compose test-mosquitto docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z].*## / { printf "  make %-36s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,6 +24,10 @@ test: .venv/.ready-test ## all tests except the marked ones below, a few at once
 
 test-long test-arm64 test-compose: .venv/.ready-test ## tests that take minutes, 64-bit ARM or containers
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -m $(@:test-%=%) $(HOW) $(ARGS)
+
+test-mosquitto: .venv/.ready-mosquitto ## roles, members and attacks on them, with the installed Mosquitto and with 2.1
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n auto $(BROKER_TESTS) $(ARGS)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n auto --newer-mosquitto $(BROKER_TESTS) $(ARGS)
 
 test-long: HOW := -n auto --hypothesis-profile=explore
 
@@ -55,6 +61,9 @@ clean: ## remove .venv, caches and build output (models in the user's cache stay
 
 .venv/.ready-arm64: $(SETUP_INPUTS) | .venv/.ready-test
 	@.ci/setup arm64
+
+.venv/.ready-mosquitto: $(SETUP_INPUTS) | .venv/.ready-test
+	@.ci/setup mosquitto
 
 .venv/.ready-compose: $(SETUP_INPUTS)
 	@.ci/setup compose

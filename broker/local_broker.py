@@ -79,7 +79,7 @@ class LocalBroker(Closing):
             )
         self._mosquitto = mosquitto
         self.kind: Literal["mosquitto", "embedded"] = "embedded" if mosquitto is None else "mosquitto"
-        self.version = _mosquitto_version(mosquitto) if mosquitto is not None else metadata.version("amqtt")
+        self.version = mosquitto_version(mosquitto) if mosquitto is not None else metadata.version("amqtt")
         self.port = 0
         self.pid = 0
         self._process: ChildProcess | None = None
@@ -202,7 +202,7 @@ def _answers(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def _mosquitto_version(path: str) -> str:
+def mosquitto_version(path: str) -> str:
     """ "2.0.11" from the first line of `mosquitto -h`, whose exit code differs between versions."""
     done = subprocess.run([path, "-h"], capture_output=True, text=True, errors="replace", check=False)
     words = done.stdout.split()

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, is_hypothesis_test, settings
 
-from broker.local_broker import LocalBroker
+from broker.local_broker import LocalBroker, find_mosquitto, mosquitto_version
 from orchestrator.model.lock import exclusive
 from orchestrator.model.model import Model
 from orchestrator.model.store import ModelStore
@@ -27,6 +27,25 @@ _ON_ANY_MACHINE = settings(deadline=None, suppress_health_check=[HealthCheck.too
 settings.register_profile("same", _ON_ANY_MACHINE, derandomize=True, max_examples=50)
 settings.register_profile(EXPLORE, _ON_ANY_MACHINE, max_examples=1000, print_blob=True)
 settings.load_profile("same")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--newer-mosquitto``: as `make test-mosquitto` does the second time."""
+    parser.addoption("--newer-mosquitto", action="store_true", help="tests use Mosquitto 2.1, fetched where need be")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Have all tests find the broker that is asked for; what can't be had ends the run."""
+    if config.getoption("newer_mosquitto"):
+        from tests.support.newer_mosquitto import use_newer_mosquitto
+
+        use_newer_mosquitto()
+
+
+def pytest_report_header() -> str:
+    """Which broker the tests use."""
+    found = find_mosquitto()
+    return f"mosquitto {mosquitto_version(found)} ({found})" if found else "mosquitto is not installed"
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -10,6 +10,7 @@ from broker.address import DEFAULT_TLS_PORT
 from orchestrator.commands.settings import Settings, pass_settings
 
 HTTP_PORT = 8765
+HOST_PORT = DEFAULT_TLS_PORT + 1
 
 
 @click.command("init", epilog="Example: linguabus init")
@@ -38,6 +39,13 @@ HTTP_PORT = 8765
     help="The port for invitations and model parts.",
 )
 @click.option(
+    "--host-port",
+    type=click.IntRange(1, 65535),
+    default=HOST_PORT,
+    show_default=True,
+    help="The broker's port for programs of this machine, which others can't fill with connections.",
+)
+@click.option(
     "--inside",
     metavar="HOST",
     default="",
@@ -59,6 +67,7 @@ def command(
     listen: str,
     broker_port: int,
     http_port: int,
+    host_port: int,
     inside: str,
     broker_files: str,
     update: bool,
@@ -74,11 +83,14 @@ def command(
     for host in (*addresses, *filter(None, [listen, inside])):
         if not host.isascii() or set(host) & set(" /@,\\") or len(host) > 253:
             raise click.BadParameter(f"{host} is no host's name or address")
+    if len({broker_port, http_port, host_port}) < 3:
+        raise click.UsageError("--broker-port, --http-port and --host-port have to be three ports")
     given = FleetSettings(
         addresses=addresses,
         listen=listen,
         broker_port=broker_port,
         http_port=http_port,
+        host_port=host_port,
         inside=inside,
         broker_files=broker_files and str(Path(broker_files).absolute()),
     )

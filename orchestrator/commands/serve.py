@@ -188,7 +188,7 @@ def command(
             blob_host, blob_port = fleet.settings.listen or "0.0.0.0", fleet.settings.http_port
             if with_broker:
                 stack.enter_context(FleetBroker(fleet, own))
-                click.echo(f"broker: Mosquitto with TLS and roles, at {broker}")
+                click.echo(f"broker: Mosquitto with TLS and roles, on port {fleet.settings.broker_port}")
         elif with_broker:
             if settings.broker_is_given:
                 raise click.UsageError(

@@ -15,11 +15,14 @@ from pathlib import Path
 
 from broker.private_file import write_private
 from broker.roles import acl_text
-from orchestrator.identity.fleet_folder import FleetFolder
+from orchestrator.identity.fleet_folder import LOOPBACK, FleetFolder
 from orchestrator.identity.register import Register
 from schemas.limits import MAX_PAYLOAD_BYTES
 
-MOST_CONNECTIONS = 1024
+MOST_CONNECTIONS = 900
+"""Of members and of strangers, who may be in the middle of a handshake."""
+MOST_OF_HOST = 100
+"""For programs of this machine. Both together are fewer than the 1024 files that most systems let Mosquitto have."""
 MOST_QUEUED_MESSAGES = 20_000
 """Of one slow reader; the default of 1000 drops messages that a quick one would have taken."""
 MOST_QUEUED_BYTES = 64 << 20
@@ -30,14 +33,7 @@ _BROKER_LOOKS_S = 1.0
 
 _CONFIGURATION = """\
 # Written by linguabus; changes are lost.
-per_listener_settings false
-{user}listener {port}{address}
-max_connections {connections}
-# Key and certificate are in one file, so that they always fit.
-certfile {server}
-keyfile {server}
-tls_version tlsv1.2
-allow_anonymous false
+{user}{listeners}allow_anonymous false
 password_file {passwords}
 acl_file {roles}
 # Nagle's algorithm would hold small messages back for up to 40 ms.
@@ -55,6 +51,14 @@ log_type warning
 log_type notice
 connection_messages true
 """
+_LISTENER = """\
+listener {port}{address}
+max_connections {connections}
+# Key and certificate are in one file, so that they always fit.
+certfile {server}
+keyfile {server}
+tls_version tlsv1.2
+"""
 
 
 def configuration_file(fleet: FleetFolder) -> Path:
@@ -71,7 +75,6 @@ def write_broker_files(fleet: FleetFolder, register: Register) -> bool:
     folder = fleet.broker_folder
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     members = register.key_hashes()
-    listen = fleet.settings.listen
     texts = {
         "passwords": "".join(f"{name}:{key_hash}\n" for name, _, key_hash in members),
         "roles": acl_text((name, role) for name, role, _ in members),
@@ -79,10 +82,7 @@ def write_broker_files(fleet: FleetFolder, register: Register) -> bool:
         "mosquitto.conf": _CONFIGURATION.format(
             # Mosquitto would become another user, who may not read what is its owner's alone.
             user=f"user {getpass.getuser()}\n" if hasattr(os, "getuid") and os.getuid() == 0 else "",
-            port=fleet.settings.broker_port,
-            address=f" {listen}" if listen else "",
-            connections=MOST_CONNECTIONS,
-            server=folder / "server.pem",
+            listeners=_listeners(fleet),
             passwords=folder / "passwords",
             roles=folder / "roles",
             packet=MAX_PAYLOAD_BYTES + _PACKET_ROOM_BYTES,
@@ -96,6 +96,25 @@ def write_broker_files(fleet: FleetFolder, register: Register) -> bool:
     for name in changed:
         write_private(folder / name, texts[name])
     return bool(changed)
+
+
+def _listeners(fleet: FleetFolder) -> str:
+    """One for members, and one for this machine; in containers on their own network, which publishes no port of it."""
+    settings = fleet.settings
+    host = "" if settings.inside or settings.broker_files else LOOPBACK[0]
+    listeners = (
+        (settings.broker_port, settings.listen, MOST_CONNECTIONS),
+        (settings.host_port, host, MOST_OF_HOST),
+    )
+    return "".join(
+        _LISTENER.format(
+            port=port,
+            address=f" {address}" if address else "",
+            connections=connections,
+            server=fleet.broker_folder / "server.pem",
+        )
+        for port, address, connections in listeners
+    )
 
 
 def tell_broker(fleet: FleetFolder) -> bool:

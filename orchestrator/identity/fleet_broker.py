@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import time
 from pathlib import Path
 from typing import Self
@@ -11,11 +13,16 @@ from broker.credential import Credential
 from broker.errors import BrokerDidNotStart, BrokerNotFound, BusError
 from broker.local_broker import STOP_S, find_mosquitto
 from broker.mqtt import MqttBus
+from broker.repeating import repeating
 from orchestrator.identity.broker_files import configuration_file
 from orchestrator.identity.fleet_folder import FleetFolder
 from schemas.closing import Closing
 
 _START_S = 15.0
+_MOST_LOG_BYTES = 8 << 20
+"""Each stranger who connects leaves two lines in the log, and may do that a thousand times a second."""
+_KEPT_LOG_BYTES = 1 << 20
+_LOOK_S = 2.0
 
 
 class FleetBroker(Closing):
@@ -34,6 +41,7 @@ class FleetBroker(Closing):
         self._credential = credential
         self._log = fleet.broker_folder / "broker.log"
         self._process: ChildProcess | None = None
+        self._watch = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
         """Start it, and wait until it answers.
@@ -41,10 +49,12 @@ class FleetBroker(Closing):
         Raises:
             BrokerDidNotStart: it ended, or stayed silent; carries the last line of its log.
         """
-        with self._log.open("wb") as log:
+        self._log.write_bytes(b"")
+        with self._log.open("ab") as log:  # what is appended goes to the end of a log that was cut, too
             self._process = ChildProcess(self._command, output=log, environment=our_environment())
         try:
             self._wait_until_ready(self._process)
+            self._watch.enter_context(repeating(self._cut_log, every_s=_LOOK_S, name="broker's log"))
         except BaseException:
             self.close()
             raise
@@ -64,8 +74,23 @@ class FleetBroker(Closing):
                 time.sleep(0.05)  # nothing to wait on: the port is not open yet
         raise BrokerDidNotStart("mosquitto", _last_line(self._log) or last)
 
+    def _cut_log(self) -> None:
+        """Begin a long log anew, and keep its end beside it."""
+        with contextlib.suppress(OSError):  # such as a full disk; it is tried again
+            size_bytes = self._log.stat().st_size
+            if size_bytes <= _MOST_LOG_BYTES:
+                return
+            with self._log.open("rb") as log:
+                log.seek(-min(size_bytes, _KEPT_LOG_BYTES), os.SEEK_END)
+                end = log.read(_KEPT_LOG_BYTES)
+            try:
+                self._log.with_suffix(".log.1").write_bytes(end)
+            finally:
+                os.truncate(self._log, 0)
+
     def close(self) -> None:
         """End it. Idempotent."""
+        self._watch.close()
         process, self._process = self._process, None
         if process is not None:
             process.end(STOP_S)

@@ -9,7 +9,7 @@ import contextlib
 import json
 import socket
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -36,6 +36,8 @@ class FleetSettings:
         addresses: names and addresses of the host that people have given, in front of those that are found.
         listen: the address to listen on; empty: all.
         broker_port, http_port: of the broker, and of the orchestrator's server.
+        host_port: the broker's for programs of this machine alone, so that whoever fills the other one with connections
+            locks neither orchestrator nor operator out.
         inside: in containers, the name of both servers in the containers' own network; empty: no containers. What such
             a host finds of addresses of its own is of no use to others.
         broker_files: the folder of what the broker reads, where a broker that this machine can't send a signal to
@@ -48,6 +50,7 @@ class FleetSettings:
     broker_files: str = ""
     broker_port: int
     http_port: int
+    host_port: int
 
     @property
     def only_address(self) -> str:
@@ -112,7 +115,7 @@ class FleetFolder:
             for name, role, file in own:
                 own_key = new_key()
                 register.add(name, role, hash_of(own_key))
-                fleet.credential(name, role, own_key, fleet.own_addresses()).save(file)
+                fleet._own(name, role, own_key).save(file)
         return fleet
 
     @classmethod
@@ -123,11 +126,13 @@ class FleetFolder:
             NoFleet, StateUnreadable, CredentialUnusable
             OSError: its files can't be written.
         """
-        _write_settings(cls.of(home).path, settings)
+        if not cls.exists(home):
+            raise NoFleet(str(home))
+        _write_settings(home / "fleet", settings)
         fleet = cls.of(home)
         for file in (fleet.credential_file, home / FILE):
             if own := Credential.load(file):
-                fleet.credential(own.name, own.role, own.key, fleet.own_addresses()).save(file)
+                fleet._own(own.name, own.role, own.key).save(file)
         fleet.renew_server()
         return fleet
 
@@ -185,6 +190,11 @@ class FleetFolder:
             broker_port=self.settings.broker_port,
             http_port=self.settings.http_port,
         )
+
+    def _own(self, name: str, role: Role, key: str) -> Credential:
+        """A credential for a program of this machine."""
+        credential = self.credential(name, role, key, (self.settings.inside or LOOPBACK[0],))
+        return replace(credential, broker_port=self.settings.host_port)
 
     def renew_server(self, found: Iterable[str] = ()) -> bool:
         """Have a server's certificate that is good for a while and names all addresses; was a new one made?

@@ -11,10 +11,8 @@ import socket
 import ssl
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from http.client import HTTPSConnection
 from pathlib import Path
@@ -32,6 +30,7 @@ from orchestrator.identity.authority import make_authority, make_server
 from orchestrator.model.store import ModelStore
 from schemas.invitation import TOKEN_BYTES, Invitation
 from schemas.roles import Role
+from tests.support.false_hosts import false_host, tls_of
 from tests.support.fleet_world import HOST, FleetWorld
 from tests.support.polling import DEADLINE_S, collect
 from tests.support.repository import ROOT
@@ -44,6 +43,8 @@ ROLES: dict[str, Role] = {
     "stranger": "client",
     "owner": "operator",
 }
+BLOB = f"/v1/blobs/{'0' * 64}"
+"""Members hear that there is no such."""
 
 
 @pytest.fixture(scope="module")
@@ -65,11 +66,11 @@ def cli(home: Path, *arguments: str, **environment: str) -> subprocess.Completed
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=kept | environment, timeout=60)
 
 
-def invite(world: FleetWorld, name: str, *, expires_s: float = 60.0) -> Invitation:
+def invite(world: FleetWorld, name: str, *, expires_s: float = 60.0, again: bool = False) -> Invitation:
     fleet = world.fleet
     token = secrets.token_bytes(TOKEN_BYTES)
     with fleet.register() as register:
-        register.invite(name, "client", token, expires_s)
+        register.invite(name, "client", token, expires_s, again=again)
     return Invitation(
         name=name, role="client", addresses=(HOST,), port=fleet.settings.http_port,
         fingerprint=fingerprint(fleet.authority), token=token,
@@ -109,37 +110,6 @@ def test_who_has_no_key_of_that_name_is_refused(world: FleetWorld, given: tuple[
         time.sleep(0.02)
 
 
-@contextmanager
-def false_host(server_file: Path, answer: bytes) -> Iterator[tuple[int, list[bytes]]]:
-    """A TLS server with this certificate: its port, and all that it was told."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(server_file)
-    heard: list[bytes] = []
-    with socket.create_server((HOST, 0)) as listening:
-
-        def serve() -> None:
-            while True:
-                try:
-                    accepted, _ = listening.accept()
-                except OSError:
-                    return
-                try:
-                    with context.wrap_socket(accepted, server_side=True) as connection:
-                        connection.settimeout(5)
-                        heard.append(connection.recv(65536))
-                        connection.sendall(answer)
-                except OSError:
-                    accepted.close()
-
-        thread = threading.Thread(target=serve)
-        thread.start()
-        try:
-            yield listening.getsockname()[1], heard
-        finally:
-            listening.shutdown(socket.SHUT_RDWR)
-            thread.join()
-
-
 @pytest.fixture
 def foreign(tmp_path: Path) -> tuple[Path, str]:
     """A server's certificate of another authority, and that authority."""
@@ -152,26 +122,18 @@ def http_answer(body: str) -> bytes:
     return f"HTTP/1.1 200 OK\r\ncontent-length: {len(body)}\r\n\r\n{body}".encode()
 
 
-def test_a_server_of_another_authority_hears_no_key(world: FleetWorld, foreign: tuple[Path, str]) -> None:
-    with false_host(foreign[0], b"") as (port, heard):
-        address = replace(world.members["phone"].broker(), port=port)
-        with MqttBus(address, client_id="n") as bus, pytest.raises(BrokerUnreachable, match="not believed"):
-            bus.connect(10)
-        assert heard in ([], [b""])
-
-
 def test_an_expired_server_is_not_believed(world: FleetWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("orchestrator.identity.authority.SERVER_DAYS", -0.5)
     key = (world.fleet.path / "authority.key").read_text()
     (tmp_path / "old.pem").write_text("".join(make_server(key, world.fleet.authority, [HOST])))
-    with false_host(tmp_path / "old.pem", http_answer(world.fleet.authority)) as (port, heard):
-        address = replace(world.members["phone"].broker(), port=port)
+    with false_host(tls_of(tmp_path / "old.pem"), http_answer(world.fleet.authority)) as host:
+        address = replace(world.members["phone"].broker(), port=host.port)
         with MqttBus(address, client_id="n") as bus, pytest.raises(BrokerUnreachable, match="expired"):
             bus.connect(10)
-        invitation = replace(invite(world, "late"), port=port)
+        invitation = replace(invite(world, "late"), port=host.port)
         with pytest.raises(JoiningFailed, match="expired"):
             join(invitation, tmp_path / "c.json")
-        assert not any(b"token" in said for said in heard)
+        assert b"token" not in host.all
 
 
 @pytest.mark.parametrize("gives_real_authority", [True, False])
@@ -179,11 +141,11 @@ def test_a_false_host_does_not_get_the_token(
     world: FleetWorld, foreign: tuple[Path, str], tmp_path: Path, gives_real_authority: bool
 ) -> None:
     authority = world.fleet.authority if gives_real_authority else foreign[1]
-    with false_host(foreign[0], http_answer(authority)) as (port, heard):
-        invitation = replace(invite(world, "lured"), port=port)
+    with false_host(tls_of(foreign[0]), http_answer(authority)) as host:
+        invitation = replace(invite(world, "lured"), port=host.port)
         with pytest.raises(JoiningFailed) as failed:
             join(invitation, tmp_path / "c.json")
-    told = b"".join(heard)
+    told = host.all
     assert b"GET /v1/authority" in told
     assert b"POST" not in told
     assert base64.b64encode(invitation.token) not in told
@@ -195,8 +157,8 @@ def test_what_a_false_host_says_does_not_reach_the_terminal(
     world: FleetWorld, foreign: tuple[Path, str], tmp_path: Path
 ) -> None:
     rude = b"\x1b]0;owned\x07 no http\r\n\r\n"
-    with false_host(foreign[0], rude) as (port, _), pytest.raises(JoiningFailed) as failed:
-        join(replace(invite(world, "shown"), port=port), tmp_path / "c.json")
+    with false_host(tls_of(foreign[0]), rude) as host, pytest.raises(JoiningFailed) as failed:
+        join(replace(invite(world, "shown"), port=host.port), tmp_path / "c.json")
     assert str(failed.value).isprintable()
 
 
@@ -272,15 +234,55 @@ def test_a_revoked_session_ends_and_nobody_else_notices(world: FleetWorld, tmp_p
     assert blob_status(world, leaver) == 401
 
 
+def test_a_connection_that_is_kept_open_is_asked_for_its_key_each_time(world: FleetWorld, tmp_path: Path) -> None:
+    leaver = join(invite(world, "keeps-open"), tmp_path / "c.json")
+    context = client_context(world.fleet.authority)
+    port = world.fleet.settings.http_port
+    with contextlib.closing(
+        HTTPSConnection(HOST, port, timeout=10, context=context, source_address=("127.0.0.4", 0))
+    ) as kept:
+        assert kept_status(kept, leaver) == 404
+        before = kept.sock
+        with world.fleet.register() as register:
+            register.revoke("keeps-open")
+        assert kept_status(kept, leaver) == 401
+        assert kept.sock is before
+
+
+def test_a_key_that_was_replaced_is_good_for_nothing_at_once(world: FleetWorld, tmp_path: Path) -> None:
+    lost = join(invite(world, "lost-it"), tmp_path / "lost.json")
+    with MqttBus(lost.broker(), client_id="lost-it") as bus:
+        bus.connect(DEADLINE_S)
+        found = join(invite(world, "lost-it", again=True), tmp_path / "found.json")
+        assert found.key != lost.key
+        collect(bus, lambda events: any(isinstance(event, Disconnected) for event in events), 2.0)
+    with MqttBus(lost.broker(), client_id="back") as back, pytest.raises(BrokerRefused):
+        back.connect(DEADLINE_S)
+    assert blob_status(world, lost) == 401
+    assert blob_status(world, found) == 404
+    with MqttBus(found.broker(), client_id="found") as bus:
+        bus.connect(DEADLINE_S)
+
+
 # --- the blob server --------------------------------------------------------------------------------------------
 
 
+def authorization(credential: Credential) -> dict[str, str]:
+    pair = base64.b64encode(f"{credential.name}:{credential.key}".encode()).decode()
+    return {"Authorization": f"Basic {pair}"}
+
+
 def blob_status(world: FleetWorld, credential: Credential | None) -> int:
-    headers = {}
-    if credential:
-        pair = base64.b64encode(f"{credential.name}:{credential.key}".encode()).decode()
-        headers["Authorization"] = f"Basic {pair}"
-    return ask(world, "GET", f"/v1/blobs/{'0' * 64}", None, "127.0.0.3", **headers)
+    headers = authorization(credential) if credential else {}
+    return ask(world, "GET", BLOB, None, "127.0.0.3", **headers)
+
+
+def kept_status(connection: HTTPSConnection, credential: Credential) -> int:
+    """As `blob_status`, over a connection that stays open."""
+    connection.request("GET", BLOB, headers=authorization(credential))
+    with connection.getresponse() as response:
+        response.read()
+        return response.status
 
 
 def test_models_are_for_members(world: FleetWorld) -> None:

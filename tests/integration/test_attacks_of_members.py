@@ -11,14 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from broker.bus import Disconnected, Refused
+from broker.bus import Disconnected, Refused, Will
 from broker.credential import FILE
+from broker.mqtt import MqttBus
 from orchestrator.client import Client
 from orchestrator.model.store import ModelStore
 from schemas.fleet_views import NodeView
 from schemas.messages import SubmitRequest, encode
 from schemas.roles import Role
-from schemas.topics import NODE_BIRTH, PLAN, PREFIX, REQUEST_STREAM, REQUEST_SUBMIT
+from schemas.topics import NODE_BIRTH, NODE_STATUS, PLAN, PREFIX, REQUEST_STREAM, REQUEST_SUBMIT, Topic
 from tests.integration.test_attacks import broker_log, cli
 from tests.support.fleet_world import FleetWorld
 from tests.support.nodes import NodeProcess
@@ -49,6 +50,13 @@ FORBIDDEN = {
         "request/stranger/0000000000000000/stream", "control/stranger/0000000000000000/submit",
         "control/owner/0000000000000000/submit",
     ],
+    "owner": [
+        "node/phone/birth", "node/phone/status", "node/phone/command", "plan/main", SEGMENT_OF_PHONE,
+        "token/main/1-1/from/owner/to/pi", "orchestrator/main/status", "orchestrator/main/wishes", "event/main",
+        "request/submit/reader", "request/reader/0000000000000000/stream", "request/reader/0000000000000000/cancel",
+        "request/reader/0000000000000000/renew", "client/reader/will", "control/reader/0000000000000000/submit",
+        "control/owner/0000000000000000/reply",
+    ],
 }  # fmt: skip
 
 
@@ -74,15 +82,67 @@ def test_what_a_role_has_not_is_refused_and_heard_by_nobody(world: FleetWorld, n
     broker_log(world)
 
 
-@pytest.mark.parametrize("wanted", ["#", "+/v1/node/+/command", "$share/g/linguabus/v1/node/phone/command", "$SYS/#"])
-def test_what_is_for_others_is_not_delivered(world: FleetWorld, wanted: str) -> None:
-    last = PLAN.format(pipeline="last")
-    with world.bus("orchestrator", "speaker") as speaker, world.bus("thief") as bus:
-        subscribe(bus, wanted, last, qos=1)
-        for topic in ("node/phone/command", SEGMENT_OF_PHONE, "request/submit/reader", "node/phone/birth"):
-            speaker.publish(f"{PREFIX}/{topic}", PROMPT.encode(), qos=1)
+@pytest.mark.parametrize("name", FORBIDDEN)
+def test_a_will_on_a_topic_that_a_role_has_not_is_heard_by_nobody(world: FleetWorld, name: str) -> None:
+    address = world.members[name].broker()
+    with world.bus("orchestrator", "watcher") as watcher:
+        subscribe(watcher, f"{PREFIX}/#", qos=1)
+        for topic in FORBIDDEN[name]:
+            will = Will(f"{PREFIX}/{topic}", b"forged", qos=1, retain=True)
+            # The same client id again: the broker ends the first connection without a good-bye, so its will is due.
+            with MqttBus(address, client_id="dies", will=will) as bus, MqttBus(address, client_id="dies") as again:
+                bus.connect(DEADLINE_S)
+                again.connect(DEADLINE_S)
+        watcher.publish(f"{PREFIX}/event/end", b"end", qos=1)
+        heard = collect(watcher, lambda events: any(d.payload == b"end" for d in deliveries(events)))
+        assert not [d for d in deliveries(heard) if d.payload == b"forged"]
+
+
+@pytest.mark.parametrize("kept", [False, True])
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("thief", "#"),
+        ("thief", "+/v1/node/+/command"),
+        ("thief", "$share/g/linguabus/v1/node/phone/command"),
+        ("thief", "$share/g/linguabus/v1/#"),
+        ("thief", "$SYS/#"),
+        ("stranger", "#"),
+        ("stranger", f"{PREFIX}/request/+/+/stream"),
+        ("stranger", f"$share/g/{PREFIX}/request/reader/+/stream"),
+        ("stranger", "$SYS/#"),
+        ("owner", "#"),
+        ("owner", f"{PREFIX}/request/#"),
+        ("owner", f"$share/g/{PREFIX}/request/submit/reader"),
+        ("owner", "$SYS/#"),
+    ],
+)
+def test_what_is_for_others_is_not_delivered(world: FleetWorld, name: str, wanted: str, kept: bool) -> None:
+    """Nor what the broker keeps for those who subscribe later."""
+    last = {"thief": PLAN.format(pipeline="last"), "owner": f"{PREFIX}/event/last"}.get(
+        name, REQUEST_STREAM.format(client=name, request="0" * 16)
+    )
+    topics = [
+        f"{PREFIX}/{topic}"
+        for topic in (
+            "node/phone/command", SEGMENT_OF_PHONE, "request/submit/reader", "node/phone/birth",
+            "request/reader/0000000000000000/stream", "client/reader/will",
+        )
+    ]  # fmt: skip
+    with world.bus("orchestrator", "speaker") as speaker, world.bus(name) as bus:
+        if not kept:
+            subscribe(bus, wanted, last, qos=1)
+        for topic in topics:
+            speaker.publish(topic, PROMPT.encode(), qos=1, retain=kept)
+        assert speaker.flush(DEADLINE_S)
+        if kept:
+            subscribe(bus, wanted, last, qos=1)
         speaker.publish(last, b"end", qos=1)
         heard = collect(bus, lambda events: any(d.payload == b"end" for d in deliveries(events)))
+        if kept:
+            for topic in topics:
+                speaker.publish(topic, b"", qos=1, retain=True)
+            assert speaker.flush(DEADLINE_S)
         assert not [d for d in deliveries(heard) if PROMPT.encode() in d.payload or d.topic.startswith("$")]
 
 
@@ -114,6 +174,21 @@ def test_a_birth_with_another_name_inside_makes_no_other_node(
         bus.publish(NODE_BIRTH.format(node="thief"), encode(make_birth("phone")), qos=1)
         assert bus.flush(DEADLINE_S)
         assert "phone" not in {node.node for node in owner.nodes().nodes}
+
+
+@pytest.mark.parametrize("topic", [NODE_BIRTH, NODE_STATUS])
+def test_junk_that_is_kept_in_its_own_name_does_no_harm(
+    world: FleetWorld, caplog: pytest.LogCaptureFixture, topic: Topic
+) -> None:
+    with world.bus("thief") as bus, Client.connect(world.members["owner"].broker()) as owner:
+        for junk in (PROMPT.encode(), b"[" * 100_000, encode(make_birth("thief"))[:-1]):
+            bus.publish(topic.format(node="thief"), junk, qos=1, retain=True)
+        assert bus.flush(DEADLINE_S)
+        assert "thief" not in {node.node for node in owner.nodes().nodes}
+        bus.publish(topic.format(node="thief"), b"", qos=1, retain=True)
+        assert bus.flush(DEADLINE_S)
+    assert "rejected a message on" in caplog.text
+    assert PROMPT not in caplog.text
 
 
 def test_too_large_a_packet_ends_its_senders_connection_alone(world: FleetWorld) -> None:

@@ -1,6 +1,6 @@
 """A 64-bit ARM machine: Debian's Python for it, the wheels that a node gets there, and a chip that QEMU plays.
 
-The root file system and the wheels are made once, in the user's cache; apt is asked beside the system, not for it.
+The root file system and the wheels are made once, in the user's cache.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import platform
 import shutil
 import subprocess
 import sys
-import tempfile
 import tomllib
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 from orchestrator.commands.settings import default_cache
+from tests.support.debian_packages import made_once, unpack_packages
 from tests.support.repository import ROOT
 
 _WHEELS = "wheels"
@@ -89,36 +89,14 @@ def _root() -> Path:
         f"onnxruntime=={version('onnxruntime')}",
     ]
     key = hashlib.sha256("\n".join((*_SYSTEM, *wanted)).encode()).hexdigest()[:12]
-    root = default_cache() / "arm64" / key
-    if not root.exists():
-        root.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=root.parent, prefix="unfinished-") as unfinished:
-            made = Path(unfinished) / "root"
-            made.mkdir()
-            _unpack_system(made, Path(unfinished))
-            _unpack_wheels(made, wanted)
-            made.rename(root)
-    return root
 
+    def make(root: Path) -> None:
+        unpack_packages(_SYSTEM, root, architecture="arm64")
+        if not (root / "lib").exists():  # as of Debian 13 a package of its own makes this link
+            (root / "lib").symlink_to("usr/lib")
+        _unpack_wheels(root, wanted)
 
-def _unpack_system(root: Path, folder: Path) -> None:
-    """Debian's packages with all that they depend on, of the release that this machine has."""
-    archives = folder / "archives"
-    for needed in (folder / "lists" / "partial", archives / "partial"):
-        needed.mkdir(parents=True)
-    (folder / "status").touch()
-    settings = (
-        "APT::Architecture=arm64", "APT::Architectures=arm64", "APT::Install-Recommends=false",
-        "APT::Sandbox::User=root", f"Dir::State={folder}", f"Dir::State::status={folder}/status",
-        f"Dir::State::lists={folder}/lists", f"Dir::Cache={folder}", f"Dir::Cache::archives={archives}",
-    )  # fmt: skip
-    apt = ["apt-get", "-qq", *(word for setting in settings for word in ("-o", setting))]
-    subprocess.run([*apt, "update"], check=True)
-    subprocess.run([*apt, "install", "--yes", "--download-only", *_SYSTEM], check=True)
-    for package in archives.glob("*.deb"):
-        subprocess.run(["dpkg-deb", "--extract", package, root], check=True)
-    if not (root / "lib").exists():  # as of Debian 13 a package of its own makes this link
-        (root / "lib").symlink_to("usr/lib")
+    return made_once(default_cache() / "arm64" / key, make)
 
 
 def _unpack_wheels(root: Path, wanted: list[str]) -> None:

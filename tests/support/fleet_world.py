@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,7 +36,9 @@ class FleetWorld:
 
 def make_fleet(home: Path) -> FleetFolder:
     """A fleet on loopback, on ports that are free now."""
-    return FleetFolder.make(home, FleetSettings(listen=HOST, broker_port=free_port(), http_port=free_port()))
+    broker_port, http_port, host_port = free_ports(3)
+    settings = FleetSettings(listen=HOST, broker_port=broker_port, http_port=http_port, host_port=host_port)
+    return FleetFolder.make(home, settings)
 
 
 def enrol(fleet: FleetFolder, name: str, role: Role) -> Credential:
@@ -58,8 +60,15 @@ def fleet_world(home: Path, roles: Mapping[str, Role]) -> Iterator[FleetWorld]:
         yield FleetWorld(fleet, {**members, own.name: own})
 
 
+def free_ports(count: int) -> list[int]:
+    """Ports of loopback that nobody listens on now."""
+    with ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind((HOST, 0))
+        return [probe.getsockname()[1] for probe in probes]
+
+
 def free_port() -> int:
-    """A port of loopback that nobody listens on now."""
-    with socket.socket() as free:
-        free.bind((HOST, 0))
-        return int(free.getsockname()[1])
+    """One of them."""
+    return free_ports(1)[0]

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import struct
+import subprocess
 import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -61,6 +66,36 @@ class PacketCapture:
     def bytes(self) -> bytes:
         """Everything that was seen."""
         return b"".join(self._packets)
+
+
+@contextmanager
+def tshark_writing(file: Path, ports: Iterable[int]) -> Iterator[None]:
+    """Wireshark's program writes all packets from and to some ports on loopback into a file while the context lasts."""
+    wanted = " or ".join(f"tcp port {port}" for port in ports)
+    command = ["tshark", "-i", "lo", "-f", wanted, "-w", str(file)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr
+        try:
+            said = []
+            for line in process.stderr:
+                said.append(line)
+                if "Capture started" in line:
+                    break
+            else:
+                raise AssertionError("".join(said))
+            yield
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.communicate()
+
+
+def tshark(file: Path, ports: Iterable[int], wanted: str, field: str) -> list[str]:
+    """A field of all packets of a file that a display filter wants, with what goes over some ports read as TLS."""
+    as_tls = [word for port in ports for word in ("-d", f"tcp.port=={port},tls")]
+    command = ["tshark", "-r", str(file), *as_tls, "-Y", wanted, "-T", "fields", "-e", field]
+    return subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True
+    ).stdout.split()
 
 
 def _ports(packet: bytes) -> tuple[int, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from orchestrator.identity.fleet_broker import FleetBroker
 from orchestrator.identity.membership import Membership
@@ -16,8 +17,8 @@ from tests.support.services import running_service
 
 
 @contextmanager
-def served_fleet(home: Path, store: ModelStore, roles: Mapping[str, Role]) -> Iterator[FleetWorld]:
-    """As `fleet_world`, with an orchestrator that serves the models of a store."""
+def served_fleet(home: Path, store: ModelStore, roles: Mapping[str, Role], **settings: Any) -> Iterator[FleetWorld]:
+    """As `fleet_world`, with an orchestrator that serves the models of a store; ``settings`` are further ones of it."""
     fleet = make_fleet(home)
     members = {name: enrol(fleet, name, role) for name, role in roles.items()}
     own = fleet.own_credential()
@@ -28,6 +29,7 @@ def served_fleet(home: Path, store: ModelStore, roles: Mapping[str, Role]) -> It
         blob_host=HOST,
         blob_port=fleet.settings.http_port,
         is_guarded=True,
+        **settings,
     )
     with (
         Membership(fleet, lambda: ()) as membership,

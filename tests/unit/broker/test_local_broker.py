@@ -37,6 +37,24 @@ def test_it_runs_and_ends(kind: local_broker.BrokerKind) -> None:
 
 
 @KINDS
+def test_it_listens_on_loopback_alone(kind: local_broker.BrokerKind) -> None:
+    with LocalBroker(kind) as broker:
+        listening = {
+            (connection.laddr.ip, connection.laddr.port)
+            for connection in psutil.Process(broker.pid).net_connections("inet")
+            if connection.status == psutil.CONN_LISTEN
+        }
+        assert listening == {("127.0.0.1", broker.port)}
+
+
+def test_the_embedded_broker_takes_no_other_address() -> None:
+    command = [sys.executable, "-m", "broker.embedded_broker", "--port", "1", "--host", "0.0.0.0"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False, timeout=DEADLINE_S)
+    assert done.returncode == 2
+    assert "unrecognized arguments: --host" in done.stderr
+
+
+@KINDS
 def test_it_restarts_on_its_port(kind: local_broker.BrokerKind) -> None:
     with LocalBroker(kind) as broker:
         port, pid = broker.port, broker.pid

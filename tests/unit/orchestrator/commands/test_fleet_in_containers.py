@@ -49,14 +49,22 @@ def test_a_second_init_keeps_members_and_authority(tmp_path: Path) -> None:
     )
     passwords = (tmp_path / "read" / "passwords").read_text()
 
-    assert init(tmp_path, "--broker-port", "9001", "--address", "192.0.2.5").exit_code == 0
+    assert init(tmp_path, "--broker-port", "9000", "--host-port", "9001", "--address", "192.0.2.5").exit_code == 0
 
     fleet = FleetFolder.of(tmp_path)
     assert fleet.authority == authority
     assert (fleet.own_credential().key, fleet.own_credential().broker_port) == (before.key, 9001)
     assert (own(tmp_path).key, own(tmp_path).broker_port) == (key.key, 9001)
     assert (tmp_path / "read" / "passwords").read_text() == passwords
-    assert "listener 9001" in (tmp_path / "read" / "mosquitto.conf").read_text()
+    configuration = (tmp_path / "read" / "mosquitto.conf").read_text()
+    assert "listener 9000\n" in configuration
+    assert "listener 9001\n" in configuration  # of all addresses: the orchestrator is another container
+
+
+def test_one_port_is_not_for_two_things(tmp_path: Path) -> None:
+    refused = init(tmp_path, "--http-port", "8884")
+    assert refused.exit_code == 2
+    assert "three ports" in refused.stderr
 
 
 def test_without_update_a_fleet_is_never_overwritten(tmp_path: Path) -> None:
