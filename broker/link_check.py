@@ -34,12 +34,17 @@ _OTHER_HOST = (62, 63, 64)
 
 
 def check_link(
-    address: BrokerAddress, *, http_port: int | None = None, now: Callable[[], float] = time.time
+    address: BrokerAddress,
+    *,
+    http_port: int | None = None,
+    http_host: str = "",
+    now: Callable[[], float] = time.time,
 ) -> Iterator[Finding]:
     """Look at the way from this device to a broker.
 
     Args:
-        http_port: of the fleet's orchestrator, at the same host; None: of no fleet.
+        http_port: of the fleet's orchestrator; None: of no fleet.
+        http_host: where that is, if not at the broker's address.
         now: this device's clock, in seconds since 1970.
     """
     reached, finding = _reach(address)
@@ -51,7 +56,7 @@ def check_link(
         findings = list(_check_encryption(address, host, connection, now))
     yield from findings
     if http_port is not None:
-        yield from _check_server(address, host, http_port, now)
+        yield from _check_server(address, http_host or host, http_port, now)
     if all(finding.state != "failed" for finding in findings):
         yield _check_membership(address)
 

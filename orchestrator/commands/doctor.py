@@ -94,11 +94,15 @@ def _findings(role: str, settings: Settings) -> Iterator[Finding]:
     if role == "node":
         yield from _look_at_node(settings)
         return
+    host = ""
     if role == "host":
         from orchestrator.commands.doctor_host import check_host
+        from orchestrator.identity.fleet_folder import FleetFolder
         from orchestrator.service.http_server import interface_addresses
 
         yield from check_host(settings.home, interface_addresses())
+        if FleetFolder.exists(settings.home):
+            host = FleetFolder.of(settings.home).own_addresses()[0]
     elif not settings.broker_is_named:
         yield _check_credential(settings.home / FILE)
     try:
@@ -111,7 +115,7 @@ def _findings(role: str, settings: Settings) -> Iterator[Finding]:
             )
         return
     if member or settings.broker_is_named:
-        yield from check_link(address, http_port=member.http_port if member else None)
+        yield from check_link(address, http_port=member.http_port if member else None, http_host=host)
 
 
 def _check_credential(path: Path) -> Finding:

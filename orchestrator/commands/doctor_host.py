@@ -13,7 +13,7 @@ from broker.local_broker import find_mosquitto
 from broker.tls import client_context
 from orchestrator.errors import StateUnreadable
 from orchestrator.identity.authority import ends_at, fits
-from orchestrator.identity.fleet_folder import FleetFolder
+from orchestrator.identity.fleet_folder import LOOPBACK, FleetFolder
 from orchestrator.model.errors import ModelError
 from orchestrator.model.store import ModelStore
 from orchestrator.planning.solver.pyomo_solver import complaints, solver_name
@@ -139,16 +139,20 @@ def _check_addresses(fleet: FleetFolder, found: Sequence[str]) -> Finding:
 
 def _check_ports(fleet: FleetFolder) -> Iterator[Finding]:
     """Is another program where the broker or the server should be?"""
-    host = fleet.own_addresses()[0]
-    options = {"broker": "--broker-port", "http": "--http-port"}
-    for what, port in (("broker", fleet.settings.broker_port), ("http", fleet.settings.http_port)):
+    settings = fleet.settings
+    listens = fleet.own_addresses()[0]
+    for option, host, port in (
+        ("--broker-port", listens, settings.broker_port),
+        ("--host-port", settings.inside or LOOPBACK[0], settings.host_port),
+        ("--http-port", listens, settings.http_port),
+    ):
         try:
             with socket.create_connection((host, port), _TIMEOUT_S) as connection:
                 client_context(fleet.authority).wrap_socket(connection, server_hostname=host).close()
         except ConnectionRefusedError:
             yield ok("port", f"{port} is free")
         except OSError:  # of TLS, too
-            remedy = f"end that, or take another port: linguabus init --update {options[what]} PORT"
+            remedy = f"end that, or take another port: linguabus init --update {option} PORT"
             yield failed("port", f"{port} is another program's", remedy)
         else:
-            yield ok("port", f"{port} is this fleet's {what} port")
+            yield ok("port", f"{port} is this fleet's")

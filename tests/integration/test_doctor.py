@@ -292,6 +292,7 @@ def test_a_host_with_much_wrong_with_it(
     assert one(found, "model", "ok").said == "tiny is the active one"
     assert fleet.server_file.name in one(found, "files", "failed").said
     assert "another one's" in one(found, "authority", "failed").said
+    assert [finding.state for finding in found if finding.check == "port"] == ["failed", "ok", "ok"]
     assert "--broker-port" in one(found, "port", "failed").remedy
     assert "--address" in one(found, "addresses", "warning").remedy
 
