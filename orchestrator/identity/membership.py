@@ -75,11 +75,15 @@ class Membership(Closing):
         for register in (self._register, self._gate, self._shown):
             register.close()
 
+    def addresses(self) -> tuple[str, ...]:
+        """Where members find this host now, the best first."""
+        return self.fleet.addresses(self._addresses())
+
     def urls(self, port: int) -> tuple[str, ...]:
         """Where members find the orchestrator's server, the best first."""
         # The one of a network of containers first: others' nodes pass it over without a look, as they do not know it.
         inside = filter(None, [self.fleet.settings.inside])
-        hosts = dict.fromkeys((*inside, *self.fleet.addresses(self._addresses())))
+        hosts = dict.fromkeys((*inside, *self.addresses()))
         return tuple(f"https://{bracketed(host)}:{port}" for host in hosts)
 
     def admits(self, name: str, key: str) -> bool:

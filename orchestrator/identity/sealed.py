@@ -1,4 +1,4 @@
-"""Bytes that only a passphrase opens: scrypt and AES-256-GCM behind a header that says which version and how hard (pure).
+"""Bytes that only a passphrase opens: scrypt and AES-256-GCM behind a header with version and cost (pure).
 
 Whatever is changed in a sealed file, header included, it does not open any more.
 """
