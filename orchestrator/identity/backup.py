@@ -35,6 +35,7 @@ _NEEDED = ("fleet/authority.key", "fleet/authority.crt", "fleet/fleet.json", "fl
 _OPTIONAL = (FILE, STATE)
 _DATABASES = (REGISTER, STATE)
 _COPY_S = 30.0
+_WAIT_S = 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,7 +166,7 @@ def _copy(path: Path) -> bytes:
             raise sqlite3.OperationalError(f"{path} is locked")
 
     with (
-        contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True)) as source,
+        contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=_WAIT_S)) as source,
         contextlib.closing(sqlite3.connect(":memory:")) as copy,
     ):
         source.backup(copy, progress=check_time)
