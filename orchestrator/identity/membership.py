@@ -25,7 +25,8 @@ from schemas.closing import Closing
 
 _LOOK_S = 0.25
 """A revoked member is gone within two seconds."""
-_RENEW_S = 3600.0
+_RENEW_S = 60.0
+"""Members that learn of an address of this machine are to find it in the certificate."""
 _SEEN_S = 30.0
 _AFTER_FAILURE_S = 5.0
 _log = logging.getLogger(__name__)
