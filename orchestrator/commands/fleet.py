@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from orchestrator.commands.host_options import HostName
+from orchestrator.commands.host_options import check_host
 from orchestrator.commands.settings import HelpGroup, Settings, pass_settings
 
 PASSPHRASE = "LINGUABUS_PASSPHRASE"
@@ -60,12 +60,12 @@ def backup(settings: Settings, file: Path, passphrase_file: Path | None, force: 
 @click.option(
     "--address",
     "addresses",
-    type=HostName(),
+    callback=check_host,
     metavar="HOST",
     multiple=True,
     help="A name or address under which devices find this machine, as of 'linguabus init'. [default: as before]",
 )
-@click.option("--listen", type=HostName(), metavar="ADDRESS", help="Where to listen. [default: as before]")
+@click.option("--listen", callback=check_host, metavar="ADDRESS", help="Where to listen. [default: as before]")
 @click.option("--replace", "is_replacing", is_flag=True, help="Lose the fleet, and the requests, of this --home.")
 @pass_settings
 def restore(

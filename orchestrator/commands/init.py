@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from broker.address import DEFAULT_TLS_PORT
-from orchestrator.commands.host_options import HostName
+from orchestrator.commands.host_options import check_host
 from orchestrator.commands.settings import Settings, pass_settings
 
 HTTP_PORT = 8765
@@ -21,14 +21,14 @@ ADDRESS = "LINGUABUS_ADDRESS"
 @click.option(
     "--address",
     "addresses",
-    type=HostName(),
+    callback=check_host,
     metavar="HOST",
     multiple=True,
     envvar=ADDRESS,
     help="A name or address under which devices find this machine, in front of those that are found."
     f" [default: {ADDRESS}]",
 )
-@click.option("--listen", type=HostName(), metavar="ADDRESS", help="Where to listen. [default: everywhere]")
+@click.option("--listen", callback=check_host, metavar="ADDRESS", help="Where to listen. [default: everywhere]")
 @click.option(
     "--broker-port",
     type=click.IntRange(1, 65535),
@@ -41,7 +41,7 @@ ADDRESS = "LINGUABUS_ADDRESS"
 )
 @click.option(
     "--inside",
-    type=HostName(),
+    callback=check_host,
     metavar="HOST",
     help="In containers: the name that broker and orchestrator share in the containers' network. Then only --address is"
     " told to devices.",

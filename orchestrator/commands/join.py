@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from broker.credential import FILE, Credential
-from orchestrator.commands.host_options import HostName
+from orchestrator.commands.host_options import check_host
 from orchestrator.commands.settings import Settings, pass_settings
 
 _BROKER_S = 5.0
@@ -27,7 +27,7 @@ _MOST_CHARACTERS = 4096
 @click.option(
     "--address",
     "addresses",
-    type=HostName(),
+    callback=check_host,
     metavar="HOST",
     multiple=True,
     help="Of a device that has joined, without an invitation: where the fleet's host is now.",

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import time
-from pathlib import Path
 from typing import Self
 
 from broker.child_process import ChildProcess, our_environment
 from broker.credential import Credential
-from broker.errors import BrokerDidNotStart, BrokerNotFound, BusError
+from broker.errors import BrokerNotFound
 from broker.local_broker import STOP_S, find_mosquitto
-from broker.mqtt import MqttBus
+from broker.readiness import require_free_port, wait_until_ready
 from orchestrator.identity.broker_files import configuration_file
 from orchestrator.identity.fleet_folder import FleetFolder
 from schemas.closing import Closing
 
-_START_S = 15.0
+_KIND = "mosquitto"
 
 
 class FleetBroker(Closing):
@@ -39,38 +37,21 @@ class FleetBroker(Closing):
         """Start it, and wait until it answers.
 
         Raises:
-            BrokerDidNotStart: it ended, or stayed silent; carries the last line of its log.
+            BrokerDidNotStart: its port is in use, it ended, or it stayed silent; says why.
         """
+        address = self._credential.broker()
+        require_free_port(_KIND, address.host, address.port)
         with self._log.open("wb") as log:
             self._process = ChildProcess(self._command, output=log, environment=our_environment())
         try:
-            self._wait_until_ready(self._process)
+            wait_until_ready(_KIND, self._process, address, self._log)
         except BaseException:
             self.close()
             raise
         return self
-
-    def _wait_until_ready(self, process: ChildProcess) -> None:
-        end_s, last = time.monotonic() + _START_S, ""
-        while process.running and time.monotonic() < end_s:
-            try:
-                with MqttBus(self._credential.broker(), client_id="ready") as bus:
-                    bus.connect(timeout_s=2.0)
-                time.sleep(0.05)  # one that could not bind has ended by now, and somebody else answered
-                if process.running:
-                    return
-            except BusError as error:
-                last = str(error)
-                time.sleep(0.05)  # nothing to wait on: the port is not open yet
-        raise BrokerDidNotStart("mosquitto", _last_line(self._log) or last)
 
     def close(self) -> None:
         """End it. Idempotent."""
         process, self._process = self._process, None
         if process is not None:
             process.end(STOP_S)
-
-
-def _last_line(log: Path) -> str:
-    lines = log.read_text("utf-8", "replace").strip().splitlines()
-    return next((line for line in reversed(lines) if "rror" in line), lines[-1] if lines else "")
