@@ -81,6 +81,7 @@ def restore(
     Members stay members. Those that have an address or a name of this machine find it by themselves; the others need
     'linguabus join --address HOST' once.
     """
+    from broker.security import is_loopback
     from orchestrator.identity import backup as backups
     from orchestrator.identity.authority import fingerprint_text
     from orchestrator.identity.broker_files import write_broker_files
@@ -103,6 +104,9 @@ def restore(
             f"members know the fleet at {', '.join(found.addresses)}, and this machine is {', '.join(here)}: give it an"
             f" address or a name that they know, or run 'linguabus join --address {here[0]}' on each"
         )
+    listens = fleet.settings.only_address
+    if listens and not is_loopback(listens) and listens not in interface_addresses():
+        click.echo(f"{listens}, where it listened, is not of this machine: linguabus init --update --listen ADDRESS")
     click.echo("next: linguabus model add FILE, for each model, then: linguabus serve --with-broker")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -61,6 +62,21 @@ def test_a_member_learns_where_the_host_is_found(world: FleetWorld, tmp_path: Pa
     before = path.stat().st_ino
     assert whereabouts.learn()
     assert path.stat().st_ino == before, "nothing was new, and nothing was written"
+
+
+def test_a_command_asks_once_a_day(world: FleetWorld, tmp_path: Path) -> None:
+    path, laptop = tmp_path / FILE, world.members["laptop"].at("localhost")
+    assert kept(laptop, path).learn_daily() is None
+    os.utime(path, (0, 0))
+    asks = Whereabouts(path, laptop).learn_daily()
+    assert asks
+    asks.join()
+    assert addresses(path) == ("localhost", HOST)
+    os.utime(path, (0, 0))
+    again = Whereabouts(path, laptop.at(*addresses(path))).learn_daily()
+    assert again
+    again.join()
+    assert Whereabouts(path, laptop.at(*addresses(path))).learn_daily() is None, "nothing was new, and it was asked"
 
 
 def test_nobody_else_tells_a_member_where_to_go(world: FleetWorld, tmp_path: Path) -> None:

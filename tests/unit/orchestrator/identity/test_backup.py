@@ -236,3 +236,8 @@ def test_the_command_line(home: Path, tmp_path: Path) -> None:
     assert json.loads((other / "fleet" / "fleet.json").read_text())["addresses"] == ["host.example"]
     assert "linguabus init" in run(tmp_path / "none", "fleet", "backup", str(file), LINGUABUS_PASSPHRASE="x")[1]
     assert (other / "fleet" / "broker" / "passwords").exists()
+    moved = run(
+        tmp_path / "third", "fleet", "restore", str(file), "--listen", "192.0.2.9", LINGUABUS_PASSPHRASE=PASSPHRASE
+    )
+    assert (moved[0], "192.0.2.9, where it listened, is not of this machine" in moved[1]) == (0, True)
+    assert "where it listened" not in said
