@@ -81,12 +81,14 @@ class Connection:
         tls: ssl.SSLContext | None,
         keepalive_s: int,
         connect_timeout_s: float,
+        find: Callable[[], BrokerAddress] | None,
     ) -> None:
         self.state = ConnectionState.NEW
         self.woken = False
         self.reconnects = 0
         self.greeting: Greeting | None = None
         self._address = address
+        self._find = find or (lambda: address)
         self._make_client = make_client
         self._events = events
         self._on_lost = on_lost
@@ -273,7 +275,7 @@ class Connection:
         return dialled.take()
 
     def _start_dial(self, timeout_s: float) -> BackgroundDial:
-        return BackgroundDial(self._address, self._tls, timeout_s, lambda: self._signal(_DIALLED))
+        return BackgroundDial(self._find(), self._tls, timeout_s, lambda: self._signal(_DIALLED))
 
     def _on_connect(
         self, client: Any, userdata: Any, flags: ConnectFlags, code: ReasonCode, properties: Properties | None

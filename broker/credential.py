@@ -20,7 +20,7 @@ from schemas.roles import ROLES, Role
 
 FILE = "credential.json"
 _MOST_BYTES = 64 << 10
-_MOST_ADDRESSES = 16
+MOST_ADDRESSES = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +58,8 @@ class Credential:
         )
 
     def at(self, *addresses: str) -> Self:
-        """The same for other addresses of the fleet's host."""
-        return replace(self, addresses=addresses)
+        """The same for other addresses of the fleet's host, the best first; `MOST_ADDRESSES` of them."""
+        return replace(self, addresses=addresses[:MOST_ADDRESSES])
 
     def save(self, path: Path) -> None:
         """Write it where only its owner can read it; whole, or not at all.
@@ -105,9 +105,9 @@ class Credential:
             raise ValueError("it has no name, role, key or authority")
         if not is_name(given["name"]) or not all(type(port) is int and 0 < port < 65536 for port in ports):
             raise ValueError("its name or a port is none")
-        if not isinstance(addresses, list | tuple) or not 1 <= len(addresses) <= _MOST_ADDRESSES:
+        if not isinstance(addresses, list | tuple) or not 1 <= len(addresses) <= MOST_ADDRESSES:
             raise ValueError("it has no addresses")
-        if not all(isinstance(one, str) and one and not set(one) & set(" /@\\") for one in addresses):
+        if not all(is_address(one) for one in addresses):
             raise ValueError("an address is none")
         try:
             client_context(given["authority"])
@@ -122,3 +122,8 @@ class Credential:
             broker_port=given["broker_port"],
             http_port=given["http_port"],
         )
+
+
+def is_address(given: Any) -> bool:
+    """Is this a host's name or address, and not more of a URL?"""
+    return isinstance(given, str) and 0 < len(given) < 256 and given.isprintable() and not set(given) & set(" /@\\")

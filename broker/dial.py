@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 
 from broker.address import BrokerAddress
+from broker.connection_words import why
 from broker.errors import BrokerUnreachable
 
 
@@ -29,7 +30,7 @@ def dial(address: BrokerAddress, tls: ssl.SSLContext | None, timeout_s: float) -
         try:
             return _dial_host(host, address.port, tls, left_s)
         except (OSError, UnicodeError) as error:  # ssl.SSLError is the former; of what is no host's name the latter
-            failure = failure or BrokerUnreachable(str(address), _reason(error))
+            failure = failure or BrokerUnreachable(str(address), why(error))
     assert failure
     raise failure
 
@@ -46,18 +47,6 @@ def _dial_host(host: str, port: int, tls: ssl.SSLContext | None, timeout_s: floa
         sock.close()
         raise
     return sock
-
-
-def _reason(error: OSError | UnicodeError) -> str:
-    if isinstance(error, UnicodeError):
-        return "that is no host name"
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"its certificate is not believed ({error.verify_message})"
-    if isinstance(error, ssl.SSLError):
-        return f"TLS handshake failed ({error.reason or error})"
-    if isinstance(error, TimeoutError):
-        return "timed out"
-    return (error.strerror or str(error)).lower()
 
 
 class BackgroundDial:

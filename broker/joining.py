@@ -12,19 +12,17 @@ import contextlib
 import hmac
 import http.client
 import json
-import socket
 import ssl
 from pathlib import Path
 
+from broker.connection_words import why
 from broker.credential import Credential
 from broker.errors import JoiningFailed
+from broker.https import ask
 from broker.member_key import hash_of, is_key, new_key
 from broker.private_file import write_private
 from broker.tls import client_context, fingerprint
 from schemas.invitation import Invitation
-
-TIMEOUT_S = 10.0
-_MOST_BYTES = 64 << 10
 
 
 def join(invitation: Invitation, path: Path) -> Credential:
@@ -75,7 +73,7 @@ def _authority(invitation: Invitation) -> tuple[str, str]:
     problem = ""
     for address in invitation.addresses:
         try:
-            status, body = _ask(address, invitation.port, anybody, "GET", "/v1/authority")
+            status, body = ask(address, invitation.port, anybody, "GET", "/v1/authority")
         except (OSError, http.client.HTTPException, ValueError) as error:
             problem = problem or f"{address} port {invitation.port}: {_reason(error)}"
             continue
@@ -92,7 +90,10 @@ def _authority(invitation: Invitation) -> tuple[str, str]:
 def _enrol(invitation: Invitation, authority: str, address: str, key_hash: str) -> dict[str, object]:
     asked = json.dumps({"token": base64.b64encode(invitation.token).decode(), "key_hash": key_hash})
     try:
-        status, body = _ask(address, invitation.port, client_context(authority), "POST", "/v1/enrol", asked.encode())
+        status, body = ask(
+            address, invitation.port, client_context(authority), "POST", "/v1/enrol", asked.encode(),
+            {"content-type": "application/json"},
+        )  # fmt: skip
         answer = json.loads(body)
     except ssl.SSLError as error:
         raise JoiningFailed(f"{address} can't prove that it is the fleet ({_reason(error)})") from error
@@ -105,26 +106,7 @@ def _enrol(invitation: Invitation, authority: str, address: str, key_hash: str) 
     return answer
 
 
-def _ask(
-    address: str, port: int, context: ssl.SSLContext, method: str, path: str, body: bytes | None = None
-) -> tuple[int, bytes]:
-    """HTTP status and body, of a server that is asked over TLS, and no proxy."""
-    connection = http.client.HTTPSConnection(address, port, timeout=TIMEOUT_S, context=context)
-    try:
-        connection.request(method, path, body, {"content-type": "application/json"} if body else {})
-        response = connection.getresponse()
-        return response.status, response.read(_MOST_BYTES)
-    finally:
-        connection.close()
-
-
 def _reason(error: Exception) -> str:
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"its certificate is not believed: {error.verify_message}"
-    if isinstance(error, TimeoutError):
-        return "no answer"
-    if isinstance(error, socket.gaierror):
-        return "no such name"
-    if isinstance(error, http.client.HTTPException):
-        return "it does not speak HTTP"  # what it said instead may be meant for the terminal
-    return (getattr(error, "strerror", None) or str(error) or type(error).__name__).lower()
+    if isinstance(error, OSError | UnicodeError):
+        return why(error)
+    return "it does not speak HTTP"  # what it said instead may be meant for the terminal

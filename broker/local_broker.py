@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
-import time
 from importlib import metadata, util
 from pathlib import Path
 from typing import Literal, Self
 
+from broker.address import as_address
 from broker.child_process import ChildProcess, our_environment
-from broker.errors import BrokerDidNotStart, BrokerNotFound, BusError
-from broker.mqtt import MqttBus
+from broker.errors import BrokerDidNotStart, BrokerNotFound
+from broker.readiness import START_S, require_free_port, wait_until_ready
 from schemas.closing import Closing
 
 BrokerKind = Literal["auto", "mosquitto", "embedded"]
 
 START_ATTEMPTS = 3
+_HOST = "127.0.0.1"
 STOP_S = 1.0
 """From SIGTERM to SIGKILL: there is nothing on disk that could be lost."""
 
@@ -61,7 +61,9 @@ class LocalBroker(Closing):
     that started it. `restart` starts it again on the same port, with no memory of the one before.
     """
 
-    def __init__(self, kind: BrokerKind = "auto", *, folder: Path | None = None, start_timeout_s: float = 15.0) -> None:
+    def __init__(
+        self, kind: BrokerKind = "auto", *, folder: Path | None = None, start_timeout_s: float = START_S
+    ) -> None:
         """Choose the broker; it is started by `start` or on entering the context.
 
         Its settings and its log go to `folder`, and stay there; where none is named, to a temporary one.
@@ -89,7 +91,7 @@ class LocalBroker(Closing):
     @property
     def url(self) -> str:
         """The address for `MqttBus`."""
-        return f"mqtt://127.0.0.1:{self.port}"
+        return f"mqtt://{_HOST}:{self.port}"
 
     @property
     def running(self) -> bool:
@@ -151,14 +153,20 @@ class LocalBroker(Closing):
 
     def _launch(self, port: int) -> None:
         assert self._folder is not None
-        if _answers(port):  # else that one would answer our CONNECT while ours fails to start
-            raise BrokerDidNotStart(self.kind, f"port {port} is in use")
+        require_free_port(self.kind, _HOST, port)
         log_path = self._folder / "broker.log"
         with log_path.open("wb") as log:
             self._process = ChildProcess(self._command(port), output=log, environment=our_environment())
         self.pid = self._process.pid
         self.port = port
-        self._wait_until_ready(log_path)
+        try:
+            wait_until_ready(
+                self.kind, self._process, as_address(self.url), log_path, timeout_s=self._start_timeout_s,
+                protocol="3.1.1",
+            )  # fmt: skip
+        except BrokerDidNotStart:
+            self._end_process()
+            raise
 
     def _command(self, port: int) -> list[str]:
         if self._mosquitto is None:
@@ -168,22 +176,6 @@ class LocalBroker(Closing):
         configuration.write_text(_MOSQUITTO_CONF.format(port=port), encoding="utf-8")
         return [self._mosquitto, "-c", str(configuration)]
 
-    def _wait_until_ready(self, log_path: Path) -> None:
-        deadline_s = time.monotonic() + self._start_timeout_s
-        last = ""
-        while self.running and time.monotonic() < deadline_s:
-            try:
-                with MqttBus(self.url, client_id=f"ready-{os.getpid()}", protocol="3.1.1") as bus:
-                    bus.connect(timeout_s=2.0)
-            except BusError as error:
-                last = str(error)
-                time.sleep(0.02)  # nothing to wait on: the port is not open yet
-            else:
-                return
-        lines = log_path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        self._end_process()
-        raise BrokerDidNotStart(self.kind, lines[-1] if lines else last)
-
     def _end_process(self, how: signal.Signals = signal.SIGTERM) -> None:
         process, self._process = self._process, None
         if process is not None:
@@ -192,14 +184,8 @@ class LocalBroker(Closing):
 
 def _free_port() -> int:
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind((_HOST, 0))
         return int(probe.getsockname()[1])
-
-
-def _answers(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.settimeout(1.0)
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def mosquitto_version(path: str) -> str:

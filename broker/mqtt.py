@@ -10,7 +10,7 @@ import logging
 import ssl
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal, NamedTuple
 
 from paho.mqtt.client import MQTTv5
@@ -81,6 +81,7 @@ class MqttBus(Closing):
         max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES,
         max_queued: int = DEFAULT_MAX_QUEUED,
         max_inflight: int = 20,
+        find: Callable[[], BrokerAddress] | None = None,
     ) -> None:
         """Nothing is sent before `connect`.
 
@@ -92,6 +93,7 @@ class MqttBus(Closing):
             max_queued: QoS 1 messages that may wait for their PUBACK.
             max_inflight: QoS 1 messages on their way at once, or the broker's receive maximum if that is lower.
                 A connection keeps their order at any number; 1 would make each wait for the PUBACK before it.
+            find: says before each attempt to connect again where the broker is by now; it is the same one.
 
         Raises:
             BadBrokerUrl: `address` is not a broker URL.
@@ -130,6 +132,7 @@ class MqttBus(Closing):
             tls=tls if tls is not None or not self.address.tls else _context_for(self.address),
             keepalive_s=keepalive_s,
             connect_timeout_s=connect_timeout_s,
+            find=find,
         )
 
     @property

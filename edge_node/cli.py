@@ -15,6 +15,7 @@ from broker.credential import FILE, Credential
 from broker.exit_deadline import end_on_signals
 from broker.option_types import FiniteRange
 from broker.security import is_exposed, password_warning
+from broker.whereabouts import Whereabouts
 from edge_node.config import SPEEDS, NodeConfig, read_speed
 from edge_node.runtime.process_heap import ask_for_huge_pages
 from schemas import PACKAGE_VERSION, names
@@ -148,6 +149,7 @@ def node(
     credential = Credential.load(home / FILE) if broker is None else None
     if credential and name not in (None, credential.name):
         raise click.UsageError(f"this device has joined as {credential.name}: leave --name out")
+    whereabouts = Whereabouts(home / FILE, credential) if credential else None
     name = credential.name if credential else name or _default_name()
     is_option = click.get_current_context().get_parameter_source("broker") is ParameterSource.COMMANDLINE
     if broker and is_option and (password_line := password_warning(broker)):
@@ -168,6 +170,7 @@ def node(
         name=name,
         broker_url=address,
         home=home,
+        whereabouts=whereabouts,
         memory_limit_bytes=memory_limit_mb and memory_limit_mb * _MB,
         storage_limit_bytes=storage_limit_mb and storage_limit_mb * _MB,
         threads=threads,
@@ -192,6 +195,8 @@ def node(
     warning = allow_many_files()
     if warning is not None:
         click.echo(f"node {name}: warning: {warning}", err=True)
+    if whereabouts:
+        whereabouts.keep_learning()
     click.echo(f"node {name} at {address}: stop with Ctrl-C", err=True)
     service.run(lambda: end_on_signals(asked_to_stop, until_s=lambda: service.stays_until_s))
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from broker.address import BrokerAddress, as_address
+from broker.whereabouts import Whereabouts
 
 SPEEDS = (0.01, 1.0)
 """Least and greatest speed that can be emulated."""
@@ -18,6 +19,8 @@ class NodeConfig:
     name: str
     broker_url: str | BrokerAddress
     home: Path
+    whereabouts: Whereabouts | None = None
+    """Of a member: where it finds its fleet's host by now."""
     memory_limit_bytes: int | None = None
     storage_limit_bytes: int | None = None
     threads: int = 1
@@ -36,6 +39,10 @@ class NodeConfig:
     def broker(self) -> BrokerAddress:
         """The broker's address."""
         return as_address(self.broker_url)
+
+    def find(self) -> BrokerAddress:
+        """The broker's address by now."""
+        return self.whereabouts.broker() if self.whereabouts else self.broker
 
     @property
     def is_member(self) -> bool:

@@ -74,7 +74,7 @@ class NodeService:
         will = will_of(config.name, self._incarnation)
         # The broker ends the connection of who has the same client id, whoever connects: nobody is to guess this one.
         client_id = f"node-{config.name}-{self._incarnation}-{secrets.token_hex(8)}"
-        make_bus = make_bus or (lambda name, will: MqttBus(config.broker, client_id=name, will=will))
+        make_bus = make_bus or (lambda name, will: MqttBus(config.broker, client_id=name, will=will, find=config.find))
         self._bus = make_bus(client_id, will)
         self._outbox = Outbox(self._bus, node=config.name, incarnation=self._incarnation)
         self._echo_topic = NODE_ECHO.format(node=config.name)
@@ -83,8 +83,8 @@ class NodeService:
         self._speed = config.emulated_speed
         blobs = config.blob_directory
         blobs.mkdir(parents=True, exist_ok=True)
-        storage_bytes = device.storage_budget_bytes(blobs, config.storage_limit_bytes)
-        self._store = BlobStore(blobs, limit_bytes=storage_bytes, access=BlobAccess.by(config.broker))
+        most_bytes = device.storage_budget_bytes(blobs, config.storage_limit_bytes)
+        self._store = BlobStore(blobs, limit_bytes=most_bytes, access=BlobAccess.by(config.broker, config.whereabouts))
         self._runner = SegmentRunner(
             self._store, threads=config.threads, emulated_speed=config.emulated_speed, on_load_event=self._call,
             memory_bytes=self._memory_bytes,

@@ -28,6 +28,7 @@ COMMANDS = {
     "members": "orchestrator.commands.members",
     "revoke": "orchestrator.commands.revoke",
     "doctor": "orchestrator.commands.doctor",
+    "fleet": "orchestrator.commands.fleet",
     "ask": "orchestrator.commands.ask",
     "chat": "orchestrator.commands.chat",
     "nodes": "orchestrator.commands.nodes",

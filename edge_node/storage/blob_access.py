@@ -44,13 +44,16 @@ class BlobAccess:
     """The header of this name; it is sent to no other host, since no answer sends on to one."""
 
     @classmethod
-    def by(cls, broker: BrokerAddress) -> Self:
-        """How a node asks that is connected to this broker: a member of a fleet the fleet's host alone."""
+    def by(cls, broker: BrokerAddress, hosts: Collection[str] | None = None) -> Self:
+        """How a node asks that is connected to this broker: a member of a fleet the fleet's host alone.
+
+        ``hosts``: where that is by now, if it may change.
+        """
         if broker.authority is None:
             return cls()
         credential = base64.b64encode(f"{broker.username}:{broker.password}".encode()).decode()
         return cls(
-            hosts=(broker.host, *broker.other_hosts),
+            hosts=(broker.host, *broker.other_hosts) if hosts is None else hosts,
             tls=client_context(broker.authority),
             authorization=f"Basic {credential}",
         )

@@ -12,6 +12,9 @@ from orchestrator.commands.interrupts import leave_on_signals
 from orchestrator.commands.settings import Settings
 from orchestrator.errors import InsecureAddress
 
+_LEARN_S = 1.0
+"""A command that is over waits so long for the present addresses of the fleet's host."""
+
 
 @contextlib.contextmanager
 def connect(settings: Settings) -> Iterator[Client]:
@@ -23,7 +26,8 @@ def connect(settings: Settings) -> Iterator[Client]:
     """
     from broker.security import is_exposed
 
-    address = settings.address
+    membership = settings.membership
+    address = membership.broker() if membership else settings.address
     if is_exposed(address):
         if not settings.insecure:
             raise InsecureAddress(
@@ -31,4 +35,7 @@ def connect(settings: Settings) -> Iterator[Client]:
             )
         click.echo(f"warning: everybody between here and {address.host} can read what you ask", err=True)
     with Client.connect(address) as client, leave_on_signals():
+        learns = membership.learn_daily() if membership else None
         yield client
+    if learns:
+        learns.join(_LEARN_S)

@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from broker.credential import FILE, Credential
+from orchestrator.commands.host_options import check_host
 from orchestrator.commands.settings import Settings, pass_settings
 
 _BROKER_S = 5.0
@@ -22,17 +23,34 @@ _MOST_CHARACTERS = 4096
     epilog="Example: linguabus join linguabus://kitchen-phone@192.168.1.5:8765/node/...",
     context_settings={"ignore_unknown_options": True},
 )
-@click.argument("invitation")
+@click.argument("invitation", required=False)
+@click.option(
+    "--address",
+    "addresses",
+    callback=check_host,
+    metavar="HOST",
+    multiple=True,
+    help="Of a device that has joined, without an invitation: where the fleet's host is now.",
+)
 @click.option("--no-run", is_flag=True, help="Of a node: join, but do not run it now.")
 @click.argument("options", nargs=-1, type=click.UNPROCESSED)
 @pass_settings
-def command(settings: Settings, invitation: str, no_run: bool, options: tuple[str, ...]) -> None:
+def command(
+    settings: Settings, invitation: str | None, addresses: tuple[str, ...], no_run: bool, options: tuple[str, ...]
+) -> None:
     """Join the fleet that has invited this device: paste the line that 'linguabus invite' has printed there.
 
     INVITATION may be @FILE: the line is in a file, and on no command line then. A node then runs, with OPTIONS for
-    'linguabus node'; later on 'linguabus node' is enough. The key that the device is known by is made here and kept
-    here.
+    'linguabus node'; later on 'linguabus node' is enough. The key that the device is known by is made and kept here.
+
+    A device that has joined needs no other invitation when the fleet's host has moved: --address says where to. Key and
+    authority stay; a node that is running goes on there by itself.
     """
+    if addresses or invitation is None:
+        if invitation is not None or not addresses:
+            raise click.UsageError("give the line of an invitation, or, on a device that has joined, --address HOST")
+        _follow(settings.home, addresses)
+        return
     from broker.joining import join
     from schemas.invitation import Invitation
 
@@ -81,6 +99,27 @@ def _await_broker(credential: Credential) -> None:
             if time.monotonic() >= end_s:
                 raise
             time.sleep(0.1)  # nothing to wait on: a broker does not say when it has read its files
+
+
+def _follow(home: Path, addresses: tuple[str, ...]) -> None:
+    """Keep where the fleet's host is now, once it has shown there that it is the one.
+
+    Raises:
+        BusError: it has not.
+    """
+    from broker.mqtt import MqttBus
+    from orchestrator.identity.fleet_folder import FleetFolder
+
+    if FleetFolder.exists(home):
+        raise click.UsageError("this is the fleet's host itself: see 'linguabus init --update --address HOST'")
+    known = {path: found for path in (home / "node" / FILE, home / FILE) if (found := Credential.load(path))}
+    if not known:
+        raise click.UsageError(f"nobody in {home} has joined a fleet: ask for an invitation, on its host")
+    for path, credential in known.items():
+        with MqttBus(credential.at(*addresses).broker(), client_id=f"moves-{secrets.token_hex(8)}") as bus:
+            bus.connect(_BROKER_S)
+        credential.at(*dict.fromkeys((*addresses, *credential.addresses))).save(path)
+        click.echo(f"{credential.name} finds the fleet at {', '.join(addresses)} now")
 
 
 def _read(path: Path) -> str:

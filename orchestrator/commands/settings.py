@@ -13,6 +13,7 @@ import click
 from broker.address import DEFAULT_URL, BrokerAddress, parse_broker_url
 from broker.credential import FILE, Credential
 from broker.security import password_warning
+from broker.whereabouts import Whereabouts
 from orchestrator.errors import NoHome
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -87,9 +88,15 @@ class Settings:
             BadBrokerUrl: what was named is none.
             CredentialUnusable: the fleet's credential can't be read.
         """
+        membership = self.membership
+        return membership.broker() if membership else parse_broker_url(self.broker)
+
+    @property
+    def membership(self) -> Whereabouts | None:
+        """The fleet that this home has joined, unless another broker was named; raises `CredentialUnusable`."""
         home = None if self.broker_is_named else self.home_if_any
         credential = Credential.load(home / FILE) if home else None
-        return credential.broker() if credential else parse_broker_url(self.broker)
+        return Whereabouts(home / FILE, credential) if home and credential else None
 
     @property
     def models_dir(self) -> Path:

@@ -47,3 +47,39 @@ class InvitationOver(OrchestratorError):
 
     def __init__(self) -> None:
         super().__init__("this invitation is not good, or not any more: ask for a new one")
+
+
+class NoSealedFile(OrchestratorError):
+    """A file is no backup, or of another version."""
+
+
+class NotOpened(OrchestratorError):
+    """A passphrase does not open a backup."""
+
+    def __init__(self) -> None:
+        super().__init__("the passphrase is another one, or the file is damaged: try again, or take another copy of it")
+
+
+class BackupFailed(OrchestratorError):
+    """A fleet can't be written into a backup as a whole."""
+
+
+class BackupUnusable(OrchestratorError):
+    """A backup was opened, and what is in it can't be used."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"what is in this backup can't be used: {reason}; take another one, or upgrade linguabus")
+
+
+class HomeTaken(OrchestratorError):
+    """A fleet is to be restored where there is something already."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what} is there already: choose another --home, or add --replace to lose it")
+
+
+class OrchestratorRuns(OrchestratorError):
+    """What is to be replaced is in use."""
+
+    def __init__(self, home: str) -> None:
+        super().__init__(f"an orchestrator is running on {home}: stop it first, then restore")

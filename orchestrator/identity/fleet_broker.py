@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
-from pathlib import Path
 from typing import Self
 
 from broker.child_process import ChildProcess, our_environment
 from broker.credential import Credential
-from broker.errors import BrokerDidNotStart, BrokerNotFound, BusError
+from broker.errors import BrokerNotFound
 from broker.local_broker import STOP_S, find_mosquitto
-from broker.mqtt import MqttBus
+from broker.readiness import require_free_port, wait_until_ready
 from broker.repeating import repeating
 from orchestrator.identity.broker_files import configuration_file
 from orchestrator.identity.fleet_folder import FleetFolder
 from schemas.closing import Closing
 
-_START_S = 15.0
+_KIND = "mosquitto"
 _MOST_LOG_BYTES = 8 << 20
 """Each stranger who connects leaves two lines in the log, and may do that a thousand times a second."""
 _KEPT_LOG_BYTES = 1 << 20
@@ -47,32 +45,20 @@ class FleetBroker(Closing):
         """Start it, and wait until it answers.
 
         Raises:
-            BrokerDidNotStart: it ended, or stayed silent; carries the last line of its log.
+            BrokerDidNotStart: its port is in use, it ended, or it stayed silent; says why.
         """
+        address = self._credential.broker()
+        require_free_port(_KIND, address.host, address.port)
         self._log.write_bytes(b"")
         with self._log.open("ab") as log:  # what is appended goes to the end of a log that was cut, too
             self._process = ChildProcess(self._command, output=log, environment=our_environment())
         try:
-            self._wait_until_ready(self._process)
+            wait_until_ready(_KIND, self._process, address, self._log)
             self._watch.enter_context(repeating(self._cut_log, every_s=_LOOK_S, name="broker's log"))
         except BaseException:
             self.close()
             raise
         return self
-
-    def _wait_until_ready(self, process: ChildProcess) -> None:
-        end_s, last = time.monotonic() + _START_S, ""
-        while process.running and time.monotonic() < end_s:
-            try:
-                with MqttBus(self._credential.broker(), client_id="ready") as bus:
-                    bus.connect(timeout_s=2.0)
-                time.sleep(0.05)  # one that could not bind has ended by now, and somebody else answered
-                if process.running:
-                    return
-            except BusError as error:
-                last = str(error)
-                time.sleep(0.05)  # nothing to wait on: the port is not open yet
-        raise BrokerDidNotStart("mosquitto", _last_line(self._log) or last)
 
     def _cut_log(self) -> None:
         """Begin a long log anew, and keep its end beside it."""
@@ -94,8 +80,3 @@ class FleetBroker(Closing):
         process, self._process = self._process, None
         if process is not None:
             process.end(STOP_S)
-
-
-def _last_line(log: Path) -> str:
-    lines = log.read_text("utf-8", "replace").strip().splitlines()
-    return next((line for line in reversed(lines) if "rror" in line), lines[-1] if lines else "")

@@ -25,7 +25,8 @@ from schemas.closing import Closing
 
 _LOOK_S = 0.25
 """A revoked member is gone within two seconds."""
-_RENEW_S = 3600.0
+_RENEW_S = 60.0
+"""Members that learn of an address of this machine are to find it in the certificate."""
 _SEEN_S = 30.0
 _AFTER_FAILURE_S = 5.0
 _log = logging.getLogger(__name__)
@@ -75,11 +76,15 @@ class Membership(Closing):
         for register in (self._register, self._gate, self._shown):
             register.close()
 
+    def addresses(self) -> tuple[str, ...]:
+        """Where members find this host now, the best first."""
+        return self.fleet.addresses(self._addresses())
+
     def urls(self, port: int) -> tuple[str, ...]:
         """Where members find the orchestrator's server, the best first."""
         # The one of a network of containers first: others' nodes pass it over without a look, as they do not know it.
         inside = filter(None, [self.fleet.settings.inside])
-        hosts = dict.fromkeys((*inside, *self.fleet.addresses(self._addresses())))
+        hosts = dict.fromkeys((*inside, *self.addresses()))
         return tuple(f"https://{bracketed(host)}:{port}" for host in hosts)
 
     def admits(self, name: str, key: str) -> bool:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
+import zipfile
 from pathlib import Path
 
 from orchestrator.model.errors import BrokenModel, UnsupportedModel
-from orchestrator.model.json_file import read_object
-from orchestrator.model.safetensors_file import read_header
+from orchestrator.model.json_file import check_readable, read_object
+from orchestrator.model.safetensors_file import check_entries, read_header
 
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})(\.safetensors|\.bin)$")
+_FILE = re.compile(r"[\w-][\w. -]{0,200}(\.safetensors|\.bin)", re.ASCII)
 _POINTER = b"version https://git-lfs"
 LONGEST_HEADER_BYTES = 100 << 20
 
@@ -29,7 +31,10 @@ def weight_files(folder: Path) -> list[Path]:
             named = read_object(path).get("weight_map")
             if not isinstance(named, dict) or not named:
                 raise BrokenModel(f"{path} names no weights; download it again")
-            return _all_there(folder, {str(name) for name in named.values()})
+            names = {str(name) for name in named.values()}
+            if not all(_FILE.fullmatch(name) for name in names):
+                raise BrokenModel(f"{path} names files that are not a model's: get it anew, from its authors")
+            return _all_there(folder, names)
     for pattern in ("model*.safetensors", "*.safetensors", "pytorch_model*.bin"):
         found = sorted(folder.glob(pattern))
         parts = [match for file in found if (match := _PART.match(file.name))]
@@ -60,6 +65,7 @@ def check_checkpoint(folder: Path) -> None:
         BrokenModel: a weight file is not whole.
         UnsupportedModel: the weights are quantised in a way of their own.
     """
+    check_readable(folder)
     quantised = read_object(folder / "config.json").get("quantization_config")
     if quantised:
         method = quantised.get("quant_method", "unknown") if isinstance(quantised, dict) else quantised
@@ -73,6 +79,8 @@ def check_checkpoint(folder: Path) -> None:
             raise BrokenModel(f"{file} is a Git LFS pointer, not the weights: run git lfs pull in its folder")
         if file.suffix == ".safetensors":
             _check_safetensors(file)
+        else:
+            _check_pickle(file)
 
 
 def _check_safetensors(file: Path) -> None:
@@ -81,8 +89,22 @@ def _check_safetensors(file: Path) -> None:
     try:
         with file.open("rb") as stream:
             entries, begin = read_header(stream, min(size, LONGEST_HEADER_BYTES))
+        check_entries(entries, size - begin)
         end = begin + max((entry["data_offsets"][1] for entry in entries.values()), default=0)
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
         raise BrokenModel(f"{file} is not a safetensors file, or damaged; download it again") from error
     if end > size:
         raise BrokenModel(f"{file} ends before its last tensor ({size} of {end} bytes); download it again")
+
+
+def _check_pickle(file: Path) -> None:
+    """Torch writes its archives as they are; what is compressed could be any size."""
+    if not zipfile.is_zipfile(file):
+        return
+    try:
+        with zipfile.ZipFile(file) as archive:
+            is_plain = all(member.compress_type == zipfile.ZIP_STORED for member in archive.infolist())
+    except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError) as error:
+        raise BrokenModel(f"{file} is not a file of torch's, or damaged; download it again") from error
+    if not is_plain:
+        raise BrokenModel(f"{file} is compressed, as torch does not write it: take another form of this model")

@@ -5,6 +5,7 @@ Libraries that load checkpoints fill in what is missing at random, skip what the
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -24,14 +25,19 @@ def check_names_and_shapes(checkpoint: Path) -> None:
     import transformers
 
     auto: Any = transformers.AutoModelForCausalLM
-    _, told = auto.from_pretrained(
-        str(checkpoint),
-        device_map="meta",
-        dtype="auto",
-        local_files_only=True,
-        ignore_mismatched_sizes=True,
-        output_loading_info=True,
-    )
+    try:
+        _, told = auto.from_pretrained(
+            str(checkpoint),
+            device_map="meta",
+            dtype="auto",
+            local_files_only=True,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    except pickle.UnpicklingError as error:  # torch reads weights and nothing else; its words say how to let it
+        raise BrokenModel(
+            f"{checkpoint} has *.bin files with more in them than weights, and none of it was run: take its safetensors"
+        ) from error
     refuse_by_report(told)
 
 

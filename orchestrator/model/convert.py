@@ -22,7 +22,8 @@ from orchestrator.model.source import Source
 from orchestrator.model.subproc import run_module
 
 GRAPH = "model.onnx"
-OPTIONS = {"windowed_kv_cache": "false", "hf_token": "false"}
+OPTIONS = {"windowed_kv_cache": "false", "hf_token": "false", "hf_remote": "false"}
+"""The last: code that lies beside a model is not run, as older versions would."""
 
 
 def checkpoint_of(source: Source, scratch: Path, progress: Progress) -> Path:

@@ -21,6 +21,10 @@ _NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: 
 _STRING, _ARRAY = 8, 9
 _LIMIT = 1 << 24  # entries, tensors, array items: more is damage, not a model
 _LONGEST_KEPT = 1000
+_MOST_DIMENSIONS = 8
+_MOST_PARTS = 1000
+_MOST_ALIGNMENT = 1 << 20
+_PART_KEYS = ("split.no", "split.count", "split.tensors.count")
 _END_KEYS = {f"tokenizer.ggml.{end}_token_id" for end in ("eos", "eot", "eom")}
 BLOCKS = {
     0: (1, 4), 1: (1, 2), 2: (32, 18), 3: (32, 20), 6: (32, 22), 7: (32, 24), 8: (32, 34), 9: (32, 40), 10: (256, 84),
@@ -74,7 +78,7 @@ def read_header(path: Path) -> GgufHeader:
                 raise UnsupportedModel(f"{path} is a big-endian GGUF file; get the little-endian one")
             try:
                 header = _Reader(data, str(path)).header()
-            except (struct.error, IndexError, KeyError, ValueError, RecursionError) as error:
+            except (struct.error, IndexError, KeyError, ValueError, OverflowError, RecursionError) as error:
                 raise BrokenModel(f"{path} has a damaged or incomplete GGUF header; download it again") from error
     if header.end > size:
         raise BrokenModel(f"{path} ends before its last tensor ({size} of {header.end} bytes); download it again")
@@ -100,10 +104,13 @@ def all_parts(path: Path) -> tuple[Path, ...]:
             )
         return (path,)
     count = int(match[3])
+    if count > _MOST_PARTS:
+        raise BrokenModel(f"{path} is one of {count} parts by its name, and no model has so many")
     parts = tuple(path.with_name(f"{match[1]}-{n:05d}-of-{count:05d}.gguf") for n in range(1, count + 1))
     missing = [part.name for part in parts if not part.is_file()]
     if missing:
-        raise BrokenModel(f"{path} is one of {count} parts and {', '.join(missing)} is missing: download all of them")
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise BrokenModel(f"{path} is one of {count} parts and {missing[0]}{more} is missing: download all of them")
     headers = [read_header(part) for part in parts]
     for number, (part, found) in enumerate(zip(parts, headers, strict=True)):
         if (found.entries.get("split.no", 0), found.entries.get("split.count", 1)) != (number, count):
@@ -185,11 +192,18 @@ class _Reader:
         names, last = [], 0
         for _ in range(tensors):
             names.append(self.string())
-            shape = [self.number("Q") for _ in range(self.number("I"))]
+            dimensions = self.number("I")
+            if dimensions > _MOST_DIMENSIONS:
+                raise ValueError(f"a tensor of {dimensions} dimensions")
+            shape = [self.number("Q") for _ in range(dimensions)]
             kind = self.number("I")
             if kind not in BLOCKS:
                 raise UnsupportedModel(f"{self.name} has tensors of a type that is not known ({kind}); get another one")
             per_block, block_bytes = BLOCKS[kind]
             last = max(last, self.number("Q") + -(-math.prod(shape) // per_block) * block_bytes)
         alignment = int(found.get("general.alignment", 32))
+        if not 0 < alignment <= _MOST_ALIGNMENT:
+            raise ValueError(f"an alignment of {alignment}")
+        if not all(isinstance(found.get(key, 0), int) for key in (*_PART_KEYS, *_END_KEYS)):
+            raise ValueError("texts in place of numbers")
         return GgufHeader(version, found, tuple(names), -(-self.at // alignment) * alignment + last)

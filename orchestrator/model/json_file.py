@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.model.errors import BrokenModel
+from orchestrator.model.source_files import check_size
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -27,8 +28,18 @@ def read_optional(path: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+def check_readable(folder: Path) -> None:
+    """Check the small JSON files of a folder, which others may trip over; raises `BrokenModel`."""
+    for path in sorted(folder.glob("*.json")):
+        if path.name != "tokenizer.json":  # large, and read by a library that minds depth itself
+            read_optional(path)
+
+
 def _read(path: Path) -> Any:
+    check_size(path)
     try:
         return json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise BrokenModel(f"{path} cannot be read: {error}") from error
+    except RecursionError as error:
+        raise BrokenModel(f"{path} cannot be read: it is too deep") from error

@@ -17,6 +17,7 @@ from schemas.segment_tensors import IDS
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto
 
+ONNX_FOLDER = "onnx"
 STEMS = ("model", "decoder_model_merged")
 EMBEDDING_STEM = "embed_tokens"
 EMBEDDED = "inputs_embeds"
@@ -29,7 +30,7 @@ def onnx_file(folder: Path) -> Path | None:
     Raises:
         UnsupportedModel: there are several, and none of them has the plain name.
     """
-    for place in (folder, folder / "onnx"):
+    for place in (folder, folder / ONNX_FOLDER):
         for stem in STEMS:
             if (place / f"{stem}.onnx").is_file():
                 return place / f"{stem}.onnx"

@@ -21,6 +21,14 @@ if TYPE_CHECKING:
 _VALUE_BYTES = 4
 _ALIGN = 8
 _LENGTH = struct.Struct("<Q")
+_MOST_DIMENSIONS = 16
+_BITS = {
+    "BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8,
+    "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
+    "U16": 16, "I16": 16, "F16": 16, "BF16": 16, "U32": 32, "I32": 32, "F32": 32, "U64": 64, "I64": 64, "F64": 64,
+    "C64": 64,
+}  # fmt: skip
+"""Of a value, by type."""
 _METADATA = "__metadata__"
 
 
@@ -41,6 +49,25 @@ def read_header(file: BinaryIO, most_bytes: int) -> tuple[dict[str, dict[str, An
         raise ValueError("a header that is no object")
     entries.pop(_METADATA, None)
     return entries, _LENGTH.size + length
+
+
+def check_entries(entries: Mapping[str, Mapping[str, Any]], data_bytes: int) -> None:
+    """Check that tensors lie one behind the other, each as long as its shape, in so many bytes.
+
+    Raises:
+        ValueError, KeyError, TypeError: they do not.
+    """
+    position = 0
+    for name, entry in sorted(entries.items(), key=lambda item: item[1]["data_offsets"]):
+        begin, end = entry["data_offsets"]
+        shape = entry["shape"]
+        if len(shape) > _MOST_DIMENSIONS or not all(type(size) is int and 0 <= size < 1 << 63 for size in shape):
+            raise ValueError(f"{name} has a shape that is none")
+        if begin != position or end - begin != -(-math.prod(shape) * _BITS[entry["dtype"]] // 8):
+            raise ValueError(f"{name} is not where it should be, or not as long as its shape")
+        position = end
+    if position < data_bytes:
+        raise ValueError("more behind the last tensor")
 
 
 def encode_header(entries: Mapping[str, Mapping[str, Any]]) -> bytes:

@@ -16,8 +16,9 @@ from orchestrator.model.extras import MODULES, missing
 from orchestrator.model.gguf_header import all_parts, read_header, whole_name
 from orchestrator.model.growth import watch_growth
 from orchestrator.model.json_file import read_object
-from orchestrator.model.onnx_files import embedding_file, is_decoder, onnx_file
+from orchestrator.model.onnx_files import ONNX_FOLDER, embedding_file, is_decoder, onnx_file
 from orchestrator.model.progress import Progress, silent
+from orchestrator.model.source_files import check_folder
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
 HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
@@ -91,6 +92,7 @@ def _file(text: str, path: Path) -> Source:
 
 def _folder(text: str, path: Path) -> Source:
     path = path.resolve()
+    check_folder(path, path / ONNX_FOLDER)
     onnx = onnx_file(path)
     if onnx is not None:
         return _onnx(text, onnx)
@@ -108,7 +110,8 @@ def _folder(text: str, path: Path) -> Source:
 
 def _onnx(text: str, graph: Path) -> Source:
     """A decoder and what is beside it; where it has a folder to itself, the model is the folder above."""
-    folder = graph.parent.parent if graph.parent.name == "onnx" else graph.parent
+    folder = graph.parent.parent if graph.parent.name == ONNX_FOLDER else graph.parent
+    check_folder(folder, graph.parent)
     parts = (graph.stem, embedding_file(graph).stem)
     files = sorted(f for f in graph.parent.iterdir() if f.name.startswith(tuple(f"{part}.onnx" for part in parts)))
     return Source(text, "onnx", folder, _tidy(folder.name), _fingerprint(files), _size_bytes(files), graph)

@@ -20,6 +20,7 @@ from orchestrator.model.errors import BlobCorrupt, BrokenModel
 from orchestrator.model.graph import copied
 from orchestrator.model.manifest import Blob
 from orchestrator.model.shapes import FLOAT_NAMES
+from orchestrator.model.source_files import leads_out
 from orchestrator.model.split import SplitPlan
 
 if TYPE_CHECKING:
@@ -205,8 +206,15 @@ class Source:
         path = folder / entries.get("location", "")
         if not path.is_file():
             raise BrokenModel(f"the weight file {path} of tensor {name!r} is missing")
-        offset = int(entries.get("offset", 0))
-        length = int(entries.get("length", path.stat().st_size - offset))
+        if path.is_symlink() and leads_out(path, [folder]):
+            raise BrokenModel(f"the weight file {path} of tensor {name!r} is a link to a file elsewhere")
+        try:
+            offset = int(entries.get("offset", 0))
+            length = int(entries.get("length", path.stat().st_size - offset))
+        except ValueError:
+            offset = length = -1
+        if offset < 0 or length < 0:
+            raise BrokenModel(f"{path}: where tensor {name!r} lies is said in no numbers: get the model anew")
         if offset + length > path.stat().st_size:
             raise BrokenModel(f"{path} is too short for tensor {name!r}: it was not downloaded or written in full")
         return Source(name, path, offset, length, b"")

@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator.service.http_access import Access, Admit
+from orchestrator.service.http_access import Access
 from schemas.names import is_sha256
 
 if TYPE_CHECKING:
@@ -26,17 +26,15 @@ _ONE_RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})", re.IGNORECASE)
 _log = logging.getLogger(__name__)
 
 
-def blob_routes(folder: Path, admit: Admit | None = None) -> list[BaseRoute]:
+def blob_routes(folder: Path, access: Access | None = None) -> list[BaseRoute]:
     """Routes that serve the files of ``folder`` that are named by a SHA-256.
 
     Args:
-        admit: says who may fetch; None lets everybody, which is for loopback.
+        access: says who may fetch; None lets everybody, which is for loopback.
     """
     from starlette.exceptions import HTTPException
     from starlette.responses import FileResponse
     from starlette.routing import Route
-
-    access = Access(admit) if admit else None
 
     def get_blob(request: Request) -> Response:
         if access:

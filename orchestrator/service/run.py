@@ -15,8 +15,10 @@ from orchestrator.model.store import ModelStore
 from orchestrator.service.blobs import BLOBS_PATH, blob_routes
 from orchestrator.service.config import ServiceConfig
 from orchestrator.service.database import Database
+from orchestrator.service.http_access import Access
 from orchestrator.service.http_server import HttpServer, reachable_urls
 from orchestrator.service.incumbent import ask_for_incumbent, will_of
+from orchestrator.service.member_addresses import address_route
 from orchestrator.service.phone_files import phone_routes
 from orchestrator.service.service import Service
 from orchestrator.service.standby import stand_by
@@ -88,10 +90,10 @@ def _is_needed(
 
 
 def _http_server(config: ServiceConfig, store: ModelStore, membership: Membership | None) -> HttpServer:
-    admit = membership.admits if membership else None
-    routes = blob_routes(store.blobs_folder, admit)
-    if membership:
-        routes += [*membership.enrolment.routes(), *phone_routes()]
+    access = Access(membership.admits) if membership else None
+    routes = blob_routes(store.blobs_folder, access)
+    if membership and access:
+        routes += [*membership.enrolment.routes(), *phone_routes(), address_route(membership, access)]
     tls = membership.tls if membership else None
     return HttpServer(routes, host=config.blob_host, port=config.blob_port, tls=tls)
 

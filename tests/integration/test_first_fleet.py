@@ -1,148 +1,129 @@
-"""From ``linguabus init`` to an answer over two devices that have joined by a line each, as the README says it."""
+"""From ``linguabus init`` to an answer over two devices that have joined by a line each, as the README says it, and on
+to another host that goes on with the fleet; and none of its secrets is where it does not belong."""
 
 from __future__ import annotations
 
 import json
-import os
 import secrets
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
 
-import pytest
-
+from broker.credential import FILE, Credential
+from broker.mqtt import MqttBus
+from broker.private_file import write_private
 from orchestrator.identity.fleet_folder import FleetFolder
 from orchestrator.model.store import ModelStore
-from schemas.codec import FRAME_VERSION, MAGIC, Kind
+from schemas.invitation import Invitation
+from schemas.topics import PREFIX
+from tests.support.fleet_commands import FleetCommands
 from tests.support.fleet_world import HOST, free_ports
-from tests.support.packet_capture import PacketCapture, can_capture, tshark, tshark_writing
-from tests.support.polling import DEADLINE_S
-from tests.support.repository import ROOT
+from tests.support.polling import collect, deliveries
+from tests.support.secret_hunt import processes, readable_files, secrets_in
 
-APPLICATION_DATA = b"\x17\x03\x03"
-"""Begins a record of TLS."""
-LINGUABUS = (sys.executable, "-m", "orchestrator.cli")
-
-
-def run(home: Path, *arguments: str, fails: bool = False) -> str:
-    """What a command prints; where it fails, on stderr."""
-    done = subprocess.run(
-        [*LINGUABUS, "--home", str(home), *arguments], capture_output=True, text=True, cwd=ROOT, timeout=DEADLINE_S,
-        check=False,
-    )  # fmt: skip
-    assert bool(done.returncode) == fails, done.stderr
-    return done.stderr if fails else done.stdout
+OTHER_HOST = "127.0.0.2"
+SERVE = ("serve", "--with-broker", "--model", "tiny", "--min-nodes", "2", "--context", "128")
+QUESTION = ("ask", "--max-tokens", "12", "--raw", "hello")
+DATA = ("members", "nodes", "plan", "top --once", "events")
+"""Commands with --json."""
+run = FleetCommands().run
 
 
-@contextmanager
-def running(home: Path, *arguments: str, until: str) -> Iterator[subprocess.Popen[str]]:
-    """A command that goes on, once it has printed a line that begins with ``until``."""
-    home.mkdir(parents=True, exist_ok=True)
-    process = subprocess.Popen(
-        [*LINGUABUS, "--home", str(home), *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        cwd=ROOT, env=os.environ,
-    )  # fmt: skip
-    assert process.stdout
-    try:
-        lines = []
-        for line in process.stdout:
-            lines.append(line)
-            if line.startswith(until):
-                break
-        else:
-            pytest.fail("".join(lines))
-        yield process
-    finally:
-        process.terminate()
-        process.communicate(timeout=DEADLINE_S)
+def invitation(commands: FleetCommands, home: Path, name: str, *options: str) -> tuple[str, bytes]:
+    """The file with the line that ``invite`` prints, for ``join``, and the secret in it."""
+    line = run(home, "invite", name, *options)
+    assert line.startswith("linguabus join linguabus://")
+    path = home.parent / f"{name}.invitation"
+    write_private(path, line)
+    return f"@{path}", Invitation.parse(line.removeprefix("linguabus join ")).token
 
 
-def line_of(home: Path, name: str, *options: str) -> str:
-    """The invitation that ``invite`` prints."""
-    command, word, line = run(home, "invite", name, *options).split()
-    assert (command, word) == ("linguabus", "join")
-    return line
+def key_of(home: Path) -> bytes:
+    found = Credential.load(home / FILE)
+    assert found
+    return found.key.encode()
 
 
-@pytest.fixture(scope="module")
-def host(tmp_path_factory: pytest.TempPathFactory, tiny_store: ModelStore) -> Iterator[Path]:
-    """The home of a fleet that is served, with the nodes phone and tablet."""
-    base = tmp_path_factory.mktemp("fleet")
-    host = base / "host"
-    host.mkdir()
-    (host / "models").symlink_to(tiny_store.home)
+def what_the_broker_passes_on(host: Path, commands: FleetCommands) -> bytes:
+    """Everything that the orchestrator may read, retained and while a question is answered."""
+    own = FleetFolder.of(host).own_credential()
+    with MqttBus(own.broker(), client_id="listener") as bus:
+        bus.connect()
+        bus.subscribe([f"{PREFIX}/#"], qos=1)
+        commands.run(host, *QUESTION)
+        done = "/stream"
+        events = collect(
+            bus, lambda events: any(d.topic.endswith(done) and b"end" in d.payload for d in deliveries(events))
+        )
+    heard = deliveries(events)
+    assert {d.topic.rpartition("/")[2] for d in heard} >= {"birth", "status", "stream", "command"}
+    return b"\n".join(d.topic.encode() + d.payload for d in heard)
+
+
+def test_from_nothing_to_an_answer_and_to_another_host(tmp_path: Path, tiny_store: ModelStore) -> None:
+    commands = FleetCommands(("-vv",))
+    host, other, laptop = tmp_path / "host", tmp_path / "other", tmp_path / "laptop"
+    passphrase = secrets.token_urlsafe(16)
+    hidden = {"passphrase": passphrase.encode()}
+    for home in (host, other):
+        home.mkdir()
+        (home / "models").symlink_to(tiny_store.home)
     ports = zip(("--broker-port", "--http-port", "--host-port"), map(str, free_ports(3)), strict=True)
-    run(host, "init", "--listen", HOST, *chain.from_iterable(ports))
-    with ExitStack() as stack:
-        serve = ("serve", "--with-broker", "--model", "tiny", "--min-nodes", "2", "--context", "128")
-        stack.enter_context(running(host, *serve, until="orchestrator: "))
-        for name in ("phone", "tablet"):
-            join = ("join", line_of(host, name), "--memory-limit-mb", "400", "--drain-timeout", "0")
-            stack.enter_context(running(base / name, *join, until=f"node {name}: registered"))
-        yield host
+    commands.run(host, "init", "--listen", HOST, *chain.from_iterable(ports))
+    with ExitStack() as nodes:
+        with ExitStack() as served:
+            roots = [served.enter_context(commands.running(host, *SERVE, until="orchestrator: ")).process.pid]
+            for name in ("phone", "tablet"):
+                file, hidden[f"invitation of {name}"] = invitation(commands, host, name)
+                join = ("join", file, "--memory-limit-mb", "400", "--drain-timeout", "0")
+                node = commands.running(tmp_path / name, *join, until=f"node {name}: registered")
+                roots.append(nodes.enter_context(node).process.pid)
+                hidden[f"key of {name}"] = key_of(tmp_path / name / "node")
+            answer = commands.run(host, *QUESTION)
+            assert len(answer) > 10
 
+            file, hidden["invitation of laptop"] = invitation(commands, host, "laptop", "--client")
+            assert "joined as laptop" in commands.run(laptop, "join", file)
+            assert "already" in commands.run(laptop, "join", file)
+            assert commands.run(laptop, *QUESTION) == answer
+            assert "laptop" in commands.run(laptop, "nodes", fails=True)
+            assert "is not good" in commands.run(tmp_path / "thief", "join", file, fails=True)
 
-def test_from_nothing_to_an_answer(host: Path, tmp_path: Path) -> None:
-    assert run(host, "ask", "--max-tokens", "4", "--raw", "hello")
-    assert {node["node"] for node in json.loads(run(host, "nodes", "--json"))["nodes"]} == {"phone", "tablet"}
+            _, hidden["invitation of a guest"] = invitation(commands, host, "guest", "--client")
+            seen = what_the_broker_passes_on(host, commands)
+            told = {name: commands.run(host, *name.split(), "--json") for name in DATA}
+            assert {node["node"] for node in json.loads(told["nodes"])["nodes"]} == {"phone", "tablet"}
+            commands.run(host, "fleet", "backup", str(tmp_path / "fleet.backup"), LINGUABUS_PASSPHRASE=passphrase)
+            at_work = list(processes(roots))
 
-    laptop = tmp_path / "laptop"
-    line = line_of(host, "laptop", "--client")
-    assert "joined as laptop" in run(laptop, "join", line)
-    assert "already" in run(laptop, "join", line)
-    assert run(laptop, "ask", "--max-tokens", "4", "--raw", "hello")
-    assert "laptop" in run(laptop, "nodes", fails=True)
-    assert "is not good" in run(tmp_path / "thief", "join", line, fails=True)
+        # Another host, whose broker is found at another address: nobody is invited again.
+        commands.run(other, "fleet", "restore", str(tmp_path / "fleet.backup"), "--listen", OTHER_HOST, fails=True)
+        restore = ("fleet", "restore", str(tmp_path / "fleet.backup"), "--listen", OTHER_HOST)
+        assert f"join --address {OTHER_HOST}" in commands.run(other, *restore, LINGUABUS_PASSPHRASE=passphrase)
+        with commands.running(other, *SERVE, until="orchestrator: "):
+            for name in ("phone", "tablet", "laptop"):
+                assert OTHER_HOST in commands.run(tmp_path / name, "join", "--address", OTHER_HOST)
+            assert commands.run(laptop, *QUESTION) == answer
+            commands.run(other, "revoke", "laptop")
+            assert "ot authorized" in commands.run(laptop, "ask", "hello", fails=True)
+            members = {one["name"]: one["role"] for one in json.loads(run(other, "members", "--json"))["members"]}
+            assert members.items() >= {"phone": "node", "tablet": "node"}.items()
+            assert "laptop" not in members
 
-    run(host, "revoke", "laptop")
-    assert "ot authorized" in run(laptop, "ask", "hello", fails=True)
-    members = {one["name"]: one["role"] for one in json.loads(run(host, "members", "--json"))["members"]}
-    assert members.items() >= {"phone": "node", "tablet": "node"}.items()
-    assert "laptop" not in members
-
-
-@pytest.mark.skipif(not can_capture(), reason="packets are seen by root or with CAP_NET_RAW, on Linux")
-def test_who_sees_every_packet_reads_nothing(host: Path) -> None:
-    question = a_question()
-    with PacketCapture(*ports_of(host)) as capture:
-        answer = run(host, "ask", "--max-tokens", "60", "--raw", question)
-    assert capture.bytes.count(APPLICATION_DATA) > 60, "nothing was captured"
-    nothing_is_in_the_clear(capture.bytes, question, answer)
-
-
-@pytest.mark.long
-@pytest.mark.skipif(not can_capture(), reason="packets are seen by root or with CAP_NET_RAW, on Linux")
-def test_wireshark_sees_tls_and_nothing_else(host: Path, tmp_path: Path) -> None:
-    seen = tmp_path / "seen.pcapng"
-    question = a_question()
-    with tshark_writing(seen, ports_of(host)):
-        answer = run(host, "ask", "--max-tokens", "60", "--raw", question)
-    nothing_is_in_the_clear(seen.read_bytes(), question, answer)
-    assert len(tshark(seen, ports_of(host), "tls.app_data", "frame.number")) > 60
-    assert set(
-        tshark(seen, ports_of(host), "tls.handshake.type == 2", "tls.handshake.extensions.supported_version")
-    ) == {"0x0304"}
-
-
-def a_question() -> str:
-    return f"the secret is {secrets.token_hex(16)}"
-
-
-def ports_of(host: Path) -> tuple[int, ...]:
-    settings = FleetFolder.of(host).settings
-    return settings.broker_port, settings.http_port, settings.host_port
-
-
-def nothing_is_in_the_clear(seen: bytes, question: str, answer: str) -> None:
-    """Of a question, its answer, and what nodes send each other."""
-    assert len(answer) > 10
-    for text in (question.encode(), question[:12].encode(), answer[:12].encode(), b"linguabus/v1/", b"MQTT"):
-        assert text not in seen
-    # Frames of hidden states begin with a magic, a version and a kind.
-    assert MAGIC + bytes([FRAME_VERSION, Kind.ACTIVATION]) not in seen
+    hidden |= {"key of the operator": key_of(host), "key of laptop": key_of(laptop)}
+    hidden["key of the orchestrator"] = FleetFolder.of(host).own_credential().key.encode()
+    for home in (host, other):
+        for file in ("authority.key", "server.pem"):
+            # The second line of 64 letters has the secret number.
+            hidden[f"{file} of {home.name}"] = (home / "fleet" / file).read_bytes().splitlines()[2]
+    found = [
+        *(what for what, data in at_work if secrets_in(data, hidden)),
+        *secrets_in("".join(commands.said).encode(), hidden),
+        *secrets_in(seen, hidden),
+        *secrets_in((tmp_path / "fleet.backup").read_bytes(), hidden),
+        *(str(path) for path in readable_files([tmp_path]) if secrets_in(path.read_bytes(), hidden)),
+    ]
+    assert found == []
 
 
 def test_what_is_wrong_is_said_in_a_line(tmp_path: Path) -> None:

@@ -353,11 +353,13 @@ def test_damage_is_found(archive: Path, content: Members, store: ModelStore, tmp
     refused(store, write(path, content, b"{"), "not JSON")
     refused(store, write(path, content, b"[]"), "no archive_format")
     refused(store, write(path, content, raw_index(right, members=3)), "expected a list")
-    link = tarfile.TarInfo(right.members[0].name)
-    link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
-    start = whole(INDEX_FILE, right.to_json().encode())
-    path.write_bytes(start + link.tobuf(tarfile.GNU_FORMAT) + END)
-    refused(store, path, "not a plain file")
+    kinds = (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE)
+    for kind in (*kinds, tarfile.GNUTYPE_SPARSE, tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE):
+        other = tarfile.TarInfo(right.members[0].name)
+        other.type, other.linkname = kind, "/etc/passwd"
+        start = whole(INDEX_FILE, right.to_json().encode())
+        path.write_bytes(start + other.tobuf(tarfile.GNU_FORMAT) + END)
+        refused(store, path, "not a plain file")
 
 
 def test_other_formats_are_told_from_damage(content: Members, store: ModelStore, tmp_path: Path) -> None:

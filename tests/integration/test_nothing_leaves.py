@@ -32,6 +32,7 @@ init
 invite tablet
 members
 revoke tablet
+fleet backup HOME/.local/share/linguabus/my.fleet
 """
 LEFT_OUT = {"demo", "join"}
 """The first runs `serve` and `node`, and fetches a model first, as it says; the other connects to the fleet that has
@@ -62,7 +63,9 @@ def test_broker_and_blob_server_are_all_that_is_connected_to(added_model: AddedM
         await_plan(broker.group())
         for line in filter(None, COMMAND_LINES.split("\n")):
             # Of what a random model says, Latin-1 has no letters for some.
-            code, out, errors = recorder.run(*client, *line.split(), PYTHONIOENCODING="latin-1", **proxies)
+            words = line.replace("HOME", str(recorder.home)).split()
+            given = {"PYTHONIOENCODING": "latin-1", "LINGUABUS_PASSPHRASE": "of this test", **proxies}
+            code, out, errors = recorder.run(*client, *words, **given)
             assert (code, "Traceback" in errors) == (0, False), (line, out, errors)
             assert out.strip(), line
     finally:

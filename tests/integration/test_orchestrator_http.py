@@ -20,6 +20,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 from orchestrator.service.blobs import BLOBS_PATH, blob_routes
+from orchestrator.service.http_access import Access
 from orchestrator.service.http_limits import HttpLimits
 from orchestrator.service.http_server import HttpServer, reachable_urls
 from schemas.system_limits import allow_many_files
@@ -64,7 +65,7 @@ def server(folder: Path) -> Iterator[HttpServer]:
 
 @pytest.fixture(scope="module")
 def guarded(folder: Path) -> Iterator[HttpServer]:
-    with HttpServer(blob_routes(folder, admit), host="127.0.0.1") as running:
+    with HttpServer(blob_routes(folder, Access(admit)), host="127.0.0.1") as running:
         yield running
 
 
