@@ -133,7 +133,7 @@ def _check_credential(path: Path) -> Finding:
 
 def _look_at_node(settings: Settings) -> Iterator[Finding]:
     """What the node's own program finds, as it comes."""
-    command = [sys.executable, "-m", "edge_node.doctor", "--home", str(settings.home / "node")]
+    command = [sys.executable, "-m", "edge_node.telemetry.doctor", "--home", str(settings.home / "node")]
     if settings.broker_is_named:
         command += ["--broker", settings.broker]
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
@@ -147,7 +147,7 @@ def _look_at_node(settings: Settings) -> Iterator[Finding]:
             process.terminate()
         process.wait()
     if process.returncode:
-        said = f"python -m edge_node.doctor ended with {process.returncode}"
+        said = f"python -m edge_node.telemetry.doctor ended with {process.returncode}"
         yield failed("node", said, "pip install 'linguabus[edge]'")
 
 

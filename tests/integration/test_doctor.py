@@ -263,7 +263,15 @@ def test_a_slow_broker_that_passes_on_little(tmp_path: Path) -> None:
             bus.connect()
             bus.publish(topic, b'{"state":"online"}', qos=1, retain=True)
             bus.poll(0.1)
-            command = [sys.executable, "-m", "edge_node.doctor", "--home", str(tmp_path), "--broker", proxy.url]
+            command = [
+                sys.executable,
+                "-m",
+                "edge_node.telemetry.doctor",
+                "--home",
+                str(tmp_path),
+                "--broker",
+                proxy.url,
+            ]
             done = subprocess.run([*command, "--name", "alfa"], capture_output=True, text=True, cwd=ROOT, check=True)
     found = [Finding(**json.loads(line)) for line in done.stdout.splitlines()]
     assert "--name" in one(found, "name", "warning").remedy

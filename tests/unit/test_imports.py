@@ -153,7 +153,6 @@ ROOMS = {
         "notices": "",
         "telemetry": "config core effects errors runtime stage_spec storage wire",
         "service": "config core drain effects errors notices runtime storage telemetry wire",
-        "doctor": "telemetry",
         "cli": "config errors runtime service telemetry",
         "__main__": "cli",
     },

@@ -1,4 +1,4 @@
-"""``python -m edge_node.doctor``: what there is to say of this device, each finding a line of JSON."""
+"""``python -m edge_node.telemetry.doctor``: what there is to say of this device, each finding a line of JSON."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from broker.address import BrokerAddress, as_address
 from broker.credential import FILE, Credential
 from broker.errors import BusError
 from broker.link_check import check_link
-from edge_node.doctor.device_check import check_device
+from edge_node.telemetry.device_check import check_device
 from schemas.finding import Finding
 
 
@@ -42,7 +42,7 @@ def findings(home: Path, broker: BrokerAddress | None, name: str) -> Iterator[Fi
         may_speak = may_speak and not (finding.check != "orchestrator" and finding.state == "failed")
         yield finding
     if may_speak and libraries:
-        from edge_node.doctor.echo_check import check_echo
+        from edge_node.telemetry.echo_check import check_echo
 
         yield from check_echo(address, member.name if member else name, member=member is not None)
 
