@@ -19,6 +19,7 @@ from orchestrator.pipelines.pipeline import Pipeline
 from orchestrator.pipelines.pool import PipelinePool
 from orchestrator.planning.errors import PlanningError
 from orchestrator.planning.problem import Problem
+from orchestrator.rates import Rate, Rates
 from schemas.errors import MessageError, UnexpectedType
 from schemas.messages import (
     ApplyConstraints,
@@ -44,6 +45,11 @@ from schemas.topics import CONTROL_SUBMIT
 
 _PREFIX = "control."
 """Of the names of all operations."""
+
+COMMANDS = Rate(burst=100, per_s=20.0)
+"""Of one operator."""
+MOST_PREVIEWS = 8
+"""That the planner is at work on for operators; it has the fleet's own plans to make as well."""
 
 Explanation = PlanExplanation | NoPlanExplanation
 
@@ -105,9 +111,17 @@ class OperatorHandler:
         self._rebalances: dict[int, _Rebalance] = {}
         """By the planner's job."""
         self._previewed = 0
+        self._commands = Rates(COMMANDS)
 
     def handle(self, asker: Asker, command: OperatorRequest, plane: ControlPlane, now_s: float) -> list[Effect]:
         """Answer, or begin what the command asks for."""
+        if not self._commands.take(asker.client, now_s):
+            return [
+                refuse(asker, f"{asker.client} commands more than {COMMANDS.per_s:g} times a second: ask again later")
+            ]
+        asks_planner = isinstance(command, PreviewConstraints | ApplyConstraints | Rebalance)
+        if asks_planner and len(self._previews) + len(self._rebalances) >= MOST_PREVIEWS:
+            return [refuse(asker, f"the planner is asked {MOST_PREVIEWS} things already: ask again in a moment")]
         match command:
             case PreviewConstraints() | ApplyConstraints():
                 return self._preview(_Preview(asker, command), plane.pipelines)

@@ -51,18 +51,12 @@ from orchestrator.effects import (
     TellHistory,
 )
 from orchestrator.errors import Superseded
-from orchestrator.events import (
-    BusDown,
-    BusUp,
-    Event,
-    Restored,
-    Stopping,
-    Tick,
-)
+from orchestrator.events import BusDown, BusUp, Event, NodeRevoked, Restored, Stopping, Tick
 from orchestrator.model.errors import ModelError
 from orchestrator.model.store import ModelStore
 from orchestrator.operator_api.event_log import EventLog
 from orchestrator.operator_api.replies import reply
+from orchestrator.pipelines.partition import pipeline_names
 from orchestrator.service.config import ServiceConfig
 from orchestrator.service.database import Database
 from orchestrator.service.inbox import Inbox
@@ -82,6 +76,7 @@ from schemas.messages import (
     decode,
     encode,
 )
+from schemas.names import is_name
 from schemas.topics import (
     CLIENT_WILL,
     CONTROL_REPLY,
@@ -208,12 +203,18 @@ class Service:
         token_patterns = [TOKEN.filter(pipeline=self._pipeline)]
         node_topics = (NODE_BIRTH, NODE_STATUS, NODE_REPLY)
         client_topics = (REQUEST_SUBMIT, REQUEST_CANCEL, REQUEST_RENEW, CLIENT_WILL, CONTROL_SUBMIT)
-        # Plans of all pipelines: an earlier start may have left some that this one does not have.
-        patterns = [PLAN.filter(), *(topic.filter() for topic in (*node_topics, *client_topics))]
-        patterns.append(self._status_topic)
+        # Plans of all pipelines that there can be: an earlier start may have left some that this one does not have. They
+        # come before what anybody may have stored any number of, of which a broker drops what is too much.
+        patterns = [PLAN.format(pipeline=name) for name in pipeline_names(self._pipeline) if is_name(name)]
+        patterns += [self._status_topic, *(topic.filter() for topic in (*node_topics, *client_topics))]
         self._bus.subscribe([*token_patterns, NODE_HEARTBEAT.filter()], qos=0)
         self._bus.subscribe(patterns, qos=1)
         self._waiting_for = {*token_patterns, NODE_HEARTBEAT.filter(), *patterns}
+
+    def revoked(self, node: str) -> None:
+        """Note that a node's membership has ended. For any thread."""
+        self._worker.results.put(NodeRevoked(node))
+        self._bus.wake()
 
     @property
     def due_s(self) -> float:
