@@ -203,8 +203,8 @@ class Service:
         token_patterns = [TOKEN.filter(pipeline=self._pipeline)]
         node_topics = (NODE_BIRTH, NODE_STATUS, NODE_REPLY)
         client_topics = (REQUEST_SUBMIT, REQUEST_CANCEL, REQUEST_RENEW, CLIENT_WILL, CONTROL_SUBMIT)
-        # Plans of all pipelines that there can be: an earlier start may have left some that this one does not have. They
-        # come before what anybody may have stored any number of, of which a broker drops what is too much.
+        # Plans of all pipelines that there can be: an earlier start may have left some that this one does not have.
+        # First, because anybody may have stored any number of other things, and a broker drops what is too much.
         patterns = [PLAN.format(pipeline=name) for name in pipeline_names(self._pipeline) if is_name(name)]
         patterns += [self._status_topic, *(topic.filter() for topic in (*node_topics, *client_topics))]
         self._bus.subscribe([*token_patterns, NODE_HEARTBEAT.filter()], qos=0)

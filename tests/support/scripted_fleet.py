@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from types import SimpleNamespace, TracebackType
 from typing import Any, Self
 
@@ -96,7 +97,7 @@ class ScriptedFleet:
         while not self._stop.is_set():
             for node in self.nodes.values():
                 if node.alive:
-                    beat = make_heartbeat(node.name, node.birth.incarnation)
+                    beat = replace(make_heartbeat(node.name, node.birth.incarnation), stages=node.held())
                     self._bus.publish(NODE_HEARTBEAT.format(node=node.name), encode(beat))
             for event in self._bus.poll(_HEARTBEAT_S):
                 if isinstance(event, Delivery):
@@ -116,9 +117,9 @@ class ScriptedFleet:
             return
         place = NODE_COMMAND.match(event.topic)
         assert place
-        node = self.nodes[place["node"]]
+        node = self.nodes.get(place["node"])
         command = decode(event.payload, *NODE_COMMAND.messages)
-        if not node.alive:
+        if node is None or not node.alive:
             return
         if isinstance(command, RegisterAgain):
             self._register(node)

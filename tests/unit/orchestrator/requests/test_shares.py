@@ -10,7 +10,6 @@ from schemas.messages import RenewRequest, StreamError
 from tests.support.orchestrating import World
 from tests.support.scripted_nodes import make_submit
 
-
 PREFIX = {"loud": "1", "quiet": "2", "third": "3"}
 """Of each client's requests."""
 
