@@ -27,6 +27,7 @@ COMMANDS = {
     "join": "orchestrator.commands.join",
     "members": "orchestrator.commands.members",
     "revoke": "orchestrator.commands.revoke",
+    "permit-join": "orchestrator.commands.permit_join",
     "ask": "orchestrator.commands.ask",
     "chat": "orchestrator.commands.chat",
     "nodes": "orchestrator.commands.nodes",

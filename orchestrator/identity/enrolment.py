@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from broker.member_key import is_hash
 from broker.security import peer_of
-from orchestrator.identity.errors import InvitationOver
+from orchestrator.identity.errors import DoorShut, InvitationOver
 from orchestrator.identity.fleet_folder import FleetFolder
 from orchestrator.identity.register import Register
 from orchestrator.identity.wrong_attempts import WrongAttempts
@@ -95,7 +95,11 @@ class Enrolment:
                 return 400, {"error": "that is no request to join"}, {}
             except InvitationOver as over:
                 self._wrong.add(peer)
-                _log.warning("somebody at %s tried to join with an invitation that is not good", peer)
+                if isinstance(over, DoorShut):
+                    text = "%s at %s has an invitation, and the door is closed: 'linguabus permit-join 15m' opens it"
+                    _log.warning(text, over.name, peer)
+                else:
+                    _log.warning("somebody at %s tried to join with an invitation that is not good", peer)
                 return 403, {"error": str(over)}, {}
             self._joined()
         _log.info("%s has joined as a %s", member.name, member.role)

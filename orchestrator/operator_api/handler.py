@@ -46,8 +46,8 @@ from schemas.topics import CONTROL_SUBMIT
 _PREFIX = "control."
 """Of the names of all operations."""
 
-COMMANDS = Rate(burst=100, per_s=20.0)
-"""Of one operator."""
+COMMANDS = Rate(burst=2000, per_s=500.0)
+"""Of one operator; a program that asks as soon as it is answered stays below."""
 MOST_PREVIEWS = 8
 """That the planner is at work on for operators; it has the fleet's own plans to make as well."""
 

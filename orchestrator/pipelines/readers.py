@@ -23,7 +23,7 @@ from schemas.topics import REQUEST_STREAM
 
 NO_REQUEST = "0" * 16
 """Stands for the request in the answer to a message that does not say which one it is about."""
-QUESTIONS = Rate(burst=100, per_s=10.0)
+QUESTIONS = Rate(burst=200, per_s=50.0)
 """Of one client; what waits has a limit of its own."""
 REPEATS = Rate(burst=100, per_s=10.0)
 """Of one client, of what it has missed or what can't be read: a short message that a long one may answer."""
