@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import Self
 
 from broker.child_process import ChildProcess, our_environment
@@ -11,6 +10,7 @@ from broker.credential import Credential
 from broker.errors import BrokerDidNotStart, BrokerNotFound, BusError
 from broker.local_broker import STOP_S, find_mosquitto
 from broker.mqtt import MqttBus
+from orchestrator.identity.bounded_log import BoundedLog
 from orchestrator.identity.broker_files import configuration_file
 from orchestrator.identity.fleet_folder import FleetFolder
 from schemas.closing import Closing
@@ -32,7 +32,7 @@ class FleetBroker(Closing):
             raise BrokerNotFound("Mosquitto", "install it (apt install mosquitto): a fleet needs its TLS and roles")
         self._command = [found, "-c", str(configuration_file(fleet))]
         self._credential = credential
-        self._log = fleet.broker_folder / "broker.log"
+        self._log = BoundedLog(fleet.broker_folder / "broker.log")
         self._process: ChildProcess | None = None
 
     def __enter__(self) -> Self:
@@ -41,9 +41,9 @@ class FleetBroker(Closing):
         Raises:
             BrokerDidNotStart: it ended, or stayed silent; carries the last line of its log.
         """
-        with self._log.open("wb") as log:
-            self._process = ChildProcess(self._command, output=log, environment=our_environment())
         try:
+            with self._log.open() as log:
+                self._process = ChildProcess(self._command, output=log, environment=our_environment())
             self._wait_until_ready(self._process)
         except BaseException:
             self.close()
@@ -62,15 +62,11 @@ class FleetBroker(Closing):
             except BusError as error:
                 last = str(error)
                 time.sleep(0.05)  # nothing to wait on: the port is not open yet
-        raise BrokerDidNotStart("mosquitto", _last_line(self._log) or last)
+        raise BrokerDidNotStart("mosquitto", self._log.last_line() or last)
 
     def close(self) -> None:
         """End it. Idempotent."""
         process, self._process = self._process, None
         if process is not None:
             process.end(STOP_S)
-
-
-def _last_line(log: Path) -> str:
-    lines = log.read_text("utf-8", "replace").strip().splitlines()
-    return next((line for line in reversed(lines) if "rror" in line), lines[-1] if lines else "")
+        self._log.close()
