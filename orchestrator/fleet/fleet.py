@@ -55,6 +55,8 @@ class Node:
 
 
 _KEPT_ELDERS = 16
+LEAST_MESSAGE_BYTES = 2_048
+"""A node that can be told less would keep everybody from being told more: messages are as short as all can take."""
 
 
 class FleetState:
@@ -153,7 +155,7 @@ class FleetState:
     def _birth(self, birth: NodeBirth, known: Node | None, now_s: float, *, live: bool) -> list[FleetChange]:
         birth = self._within_limit(birth)
         if known and birth.incarnation == known.birth.incarnation:
-            known.birth = birth
+            known.birth, known.refused = birth, _mismatch(birth)
         elif known and known.online and (birth.incarnation in known.elders or (known.live and not live)):
             return [self._refuse_elder(birth.node, birth.incarnation)] if live else []
         elif reason := self.arrivals.refusal(birth.node, self.nodes, now_s, live=live):
@@ -295,7 +297,10 @@ def _register(node: str) -> Tell:
 
 
 def _mismatch(birth: NodeBirth) -> str:
-    """Why this node's version can't take part, with the line that helps; empty when it can."""
+    """Why this node can't take part, with the line that helps; empty when it can."""
+    if birth.max_message_bytes < LEAST_MESSAGE_BYTES:
+        said = f"{birth.node} says that the broker passes on {birth.max_message_bytes} bytes at most"
+        return f"{said}, which is too little for any request: raise the broker's limit of a message"
     if birth.protocol == PROTOCOL_VERSION and birth.package_version == PACKAGE_VERSION:
         return ""
     return (

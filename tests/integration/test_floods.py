@@ -106,6 +106,7 @@ def world(tmp_path: Path) -> Iterator[World]:
 
 
 def test_a_thousand_false_births_of_many_names_and_of_one(world: World) -> None:
+    world.flood(NODE_BIRTH.format(node="deaf"), make_birth("deaf", max_message_bytes=0))
     for number in range(1000):
         name = f"false-{number}"
         world.flood(NODE_BIRTH.format(node=name), make_birth(name, memory_mb=100_000, speed_flops=1e15))

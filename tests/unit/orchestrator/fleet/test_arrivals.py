@@ -5,7 +5,7 @@ import pytest
 from orchestrator.fleet.arrivals import MOST_NODES, NEW_NODES, STARTS
 from orchestrator.fleet.changes import Crowded, Joined, Tell
 from orchestrator.fleet.fleet import FleetState
-from schemas.messages import RegisterAgain
+from schemas.messages import RefuseNode, RegisterAgain
 from tests.support.scripted_nodes import make_birth, make_heartbeat
 
 
@@ -71,3 +71,16 @@ def test_those_that_are_here_give_way_to_nobody() -> None:
     assert isinstance(said, Crowded)
     assert str(MOST_NODES) in said.reason
     assert "one-more" not in fleet.nodes
+
+
+def test_a_node_that_can_be_told_nothing_shortens_nobodys_messages() -> None:
+    fleet = FleetState()
+    fleet.apply("real", make_birth("real"), 0.0)
+    before = fleet.max_message_bytes()
+    (told,) = fleet.apply("false", make_birth("false", max_message_bytes=100), 0.0)
+    assert isinstance(told, Tell)
+    assert isinstance(told.command, RefuseNode)
+    assert "100 bytes at most" in told.command.reason
+    fleet.apply("later", make_birth("later"), 0.0)
+    fleet.apply("later", make_birth("later", max_message_bytes=0), 0.0)
+    assert fleet.max_message_bytes() == before
