@@ -250,7 +250,7 @@ class Connection:
         client.on_disconnect = self._on_disconnect
         options: dict[str, Any] = {}
         if version == MQTTv5:
-            properties = Properties(PacketTypes.CONNECT)
+            properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
             properties.MaximumPacketSize = MAX_RECEIVED_BYTES
             options = {"clean_start": True, "properties": properties}
         client.connect_async(self._address.host, self._address.port, self._keepalive_s, **options)

@@ -175,7 +175,7 @@ class Register(Closing):
         now_s = self._now()
         columns = "name, role, expires_at, open_until, open_until <= ?"
         rows = self._db.execute(f"SELECT {columns} FROM invitations WHERE key_hash IS NULL ORDER BY name", (now_s,))
-        return [Invited(*row[:4], is_shut=bool(row[4])) for row in rows]
+        return [Invited(name, role, ends, until, bool(shut)) for name, role, ends, until, shut in rows]
 
     def shut(self) -> None:
         """Let nobody join with an invitation of today, until `permit`."""

@@ -200,16 +200,16 @@ class Service:
 
     def begin(self) -> None:
         """Ask for all messages; each ``turn`` serves from then on."""
-        token_patterns = [TOKEN.filter(pipeline=self._pipeline)]
-        node_topics = (NODE_BIRTH, NODE_STATUS, NODE_REPLY)
-        client_topics = (REQUEST_SUBMIT, REQUEST_CANCEL, REQUEST_RENEW, CLIENT_WILL, CONTROL_SUBMIT)
         # Plans of all pipelines that there can be: an earlier start may have left some that this one does not have.
-        # First, because anybody may have stored any number of other things, and a broker drops what is too much.
-        patterns = [PLAN.format(pipeline=name) for name in pipeline_names(self._pipeline) if is_name(name)]
-        patterns += [self._status_topic, *(topic.filter() for topic in (*node_topics, *client_topics))]
-        self._bus.subscribe([*token_patterns, NODE_HEARTBEAT.filter()], qos=0)
-        self._bus.subscribe(patterns, qos=1)
-        self._waiting_for = {*token_patterns, NODE_HEARTBEAT.filter(), *patterns}
+        stored = [PLAN.format(pipeline=name) for name in pipeline_names(self._pipeline) if is_name(name)]
+        stored += [self._status_topic, NODE_BIRTH.filter(), NODE_STATUS.filter()]
+        frames = [TOKEN.filter(pipeline=self._pipeline), NODE_HEARTBEAT.filter()]
+        client_topics = (REQUEST_SUBMIT, REQUEST_CANCEL, REQUEST_RENEW, CLIENT_WILL, CONTROL_SUBMIT)
+        others = [topic.filter() for topic in (NODE_REPLY, *client_topics)]
+        self._bus.subscribe(stored, qos=1)
+        self._bus.subscribe(frames, qos=0, stored=False)
+        self._bus.subscribe(others, qos=1, stored=False)
+        self._waiting_for = {*stored, *frames, *others}
 
     def revoked(self, node: str) -> None:
         """Note that a node's membership has ended. For any thread."""
@@ -336,7 +336,7 @@ class Service:
                 case LimitMessages(max_bytes):
                     self._bus.limit_payload(max_bytes)
                 case Listen(pipeline):
-                    self._bus.subscribe([TOKEN.filter(pipeline=pipeline)], qos=0)
+                    self._bus.subscribe([TOKEN.filter(pipeline=pipeline)], qos=0, stored=False)
                 case Note(text, warning):
                     logger.log(logging.WARNING if warning else logging.INFO, "%s", text)
                     self._tell(effect)
