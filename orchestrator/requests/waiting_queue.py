@@ -33,8 +33,8 @@ class WaitingQueue:
     def refusal(self, submit: SubmitRequest) -> str:
         """Why a question can't wait here; empty when it can.
 
-        A client may have as much waiting as is left free for others: alone half of the queue, together with another one
-        like it two thirds. So who asks much never fills it, and there is room for a client that has nothing there.
+        A client may have as much waiting as is left free for others: half of the queue, the next one like it half of
+        the rest. So who asks much never fills it, and there is room for a client that has nothing there.
         """
         mine = [waiting for waiting in self._sessions if waiting.client == submit.client]
         if len(self) >= self._most:
