@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
-from orchestrator.rates import Rate, Rates, TokenBucket
+from schemas.rates import Rate, Rates, TokenBucket
 
 MOST_NODES = 1000
 """That are known; of more, those that are not here give way to one that is."""

@@ -19,7 +19,6 @@ from orchestrator.pipelines.pipeline import Pipeline
 from orchestrator.pipelines.pool import PipelinePool
 from orchestrator.planning.errors import PlanningError
 from orchestrator.planning.problem import Problem
-from orchestrator.rates import Rate, Rates
 from schemas.errors import MessageError, UnexpectedType
 from schemas.messages import (
     ApplyConstraints,
@@ -41,6 +40,7 @@ from schemas.messages import (
     UseModelReply,
     name_of,
 )
+from schemas.rates import Rate, Rates
 from schemas.topics import CONTROL_SUBMIT
 
 _PREFIX = "control."

@@ -14,11 +14,11 @@ from orchestrator.effects import Effect, Publish
 from orchestrator.events import ClientGone, Malformed
 from orchestrator.pipelines.pipeline import Pipeline
 from orchestrator.pipelines.pool import PipelinePool
-from orchestrator.rates import Rate, Rates
 from orchestrator.requests.session import Phase, Session
 from orchestrator.timing import Timing
 from schemas.limits import MAX_LINE
 from schemas.messages import ErrorCode, RenewRequest, StreamError, SubmitRequest
+from schemas.rates import Rate, Rates
 from schemas.topics import REQUEST_STREAM
 
 NO_REQUEST = "0" * 16

@@ -158,7 +158,6 @@ ROOMS = {
     },
     "orchestrator": {
         "errors": "",
-        "rates": "",
         "timing": "",
         "text": "",
         "model": "errors text",
@@ -170,16 +169,16 @@ ROOMS = {
         "planning.simulation": "planning planning.explain planning.solver planning.standby text",
         "effects": "planning",
         "events": "effects model planning",
-        "fleet": "effects model planning rates text",
+        "fleet": "effects model planning text",
         "deployment": "effects events fleet model planning planning.moves text timing",
         "requests": "deployment effects events model timing",
         "balancing": "deployment effects fleet planning planning.moves planning.simulation planning.solver",
         "replanning": "balancing deployment effects fleet model planning planning.solver timing",
-        "pipelines": "balancing deployment effects events fleet model planning planning.solver rates"
+        "pipelines": "balancing deployment effects events fleet model planning planning.solver"
         " replanning requests text timing",
         "control_plane": "deployment effects fleet pipelines replanning requests timing",
         "operator_api": "control_plane deployment effects fleet pipelines planning planning.moves planning.solver"
-        " rates replanning requests text",
+        " replanning requests text",
         "core": "control_plane effects events operator_api",
         "identity": "errors",
         "service": "control_plane core deployment effects errors events fleet identity model operator_api pipelines"

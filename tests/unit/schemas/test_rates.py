@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.rates import Rate, Rates, TokenBucket
+from schemas.rates import Rate, Rates, TokenBucket
 
 RATE = Rate(burst=3, per_s=2.0)
 
