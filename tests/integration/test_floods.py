@@ -64,7 +64,7 @@ class World:
     def __init__(self, url: str, folder: Path, stack: ExitStack) -> None:
         self.url = url
         self.fleet = stack.enter_context(ScriptedFleet(connected(url, "nodes"), [make_birth(name) for name in REAL]))
-        self.fleet.most_tokens = 4
+        self.fleet.most_tokens, self.fleet.tells_stages = 4, True
         self._folder = folder
         self.serve()
         stack.callback(lambda: self.service.end())

@@ -73,6 +73,8 @@ class ScriptedFleet:
         """Lose token frames until somebody asks for them again."""
         self.most_tokens: int | None = None
         """No answer comes further than this."""
+        self.tells_stages = False
+        """Heartbeats say what the nodes hold, so that another start of the orchestrator can adopt it."""
         self._tokens_per_frame = tokens_per_frame
         self._bus = bus
         self._stop = threading.Event()
@@ -97,7 +99,9 @@ class ScriptedFleet:
         while not self._stop.is_set():
             for node in self.nodes.values():
                 if node.alive:
-                    beat = replace(make_heartbeat(node.name, node.birth.incarnation), stages=node.held())
+                    beat = make_heartbeat(node.name, node.birth.incarnation)
+                    if self.tells_stages:
+                        beat = replace(beat, stages=node.held())
                     self._bus.publish(NODE_HEARTBEAT.format(node=node.name), encode(beat))
             for event in self._bus.poll(_HEARTBEAT_S):
                 if isinstance(event, Delivery):
