@@ -55,7 +55,7 @@ class Node:
 
 
 _KEPT_ELDERS = 16
-LEAST_MESSAGE_BYTES = 2_048
+LEAST_MESSAGE_BYTES = 1_024
 """A node that can be told less would keep everybody from being told more: messages are as short as all can take."""
 
 
