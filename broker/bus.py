@@ -138,9 +138,10 @@ class Bus(Protocol):
             BusClosed: before `connect` or after `close`.
         """
 
-    def subscribe(self, patterns: Iterable[str], qos: int = 0) -> None:
+    def subscribe(self, patterns: Iterable[str], qos: int = 0, *, stored: bool = True) -> None:
         """Ask for messages on these patterns (`+`, `#`); remembered and renewed at each reconnect.
 
+        `stored=False`: not for those that were stored before. Only a broker that speaks MQTT 5 can leave them out.
         The SUBACK arrives as one `Subscribed` event with these patterns. If the broker refuses any of them
         the next `poll` raises `SubscribeRefused` and the refused ones are forgotten.
 

@@ -34,6 +34,9 @@ logger = logging.getLogger(__name__)
 MAX_EVENTS_PER_TURN = 1_000
 MAX_READS_PER_TURN = 1_000
 """Bounds of one `turn`: what came meanwhile is read in the next one, after the owner and the clock had their say."""
+MAX_RECEIVED_BYTES = 2_000_000
+"""Longest packet that the broker is to pass on to us: nothing of the contract is longer, and a longer one would have to
+be read to its end before it could be thrown away. Only MQTT 5 can say so."""
 MALFORMED = (MalformedPacket, struct.error, ValueError, IndexError, KeyError)
 """What paho lets escape when a packet does not add up: the peer is no broker, or a broken one."""
 RECONNECT_MIN_S = 0.2
@@ -247,7 +250,11 @@ class Connection:
         client = self._make_client(version)
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
-        options: dict[str, Any] = {"clean_start": True} if version == MQTTv5 else {}
+        options: dict[str, Any] = {}
+        if version == MQTTv5:
+            properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+            properties.MaximumPacketSize = MAX_RECEIVED_BYTES
+            options = {"clean_start": True, "properties": properties}
         client.connect_async(self._address.host, self._address.port, self._keepalive_s, **options)
         return client
 

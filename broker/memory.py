@@ -161,6 +161,8 @@ class MemoryBus(Closing):
         self._woken = False
         self._inbox: list[Event] = []
         self._patterns: dict[str, int] = {}
+        self._live_only: frozenset[str] = frozenset()
+        """Patterns on which stored messages are not wanted."""
         self._backlog: deque[_Queued] = deque()
         self._refused: SubscribeRefused | None = None
 
@@ -197,7 +199,7 @@ class MemoryBus(Closing):
             else:
                 self._send(topic, bytes(payload), qos, retain)
 
-    def subscribe(self, patterns: Iterable[str], qos: int = 0) -> None:
+    def subscribe(self, patterns: Iterable[str], qos: int = 0, *, stored: bool = True) -> None:
         """Subscribe at once; while offline, at the reconnect."""
         wanted = tuple(dict.fromkeys(patterns))
         for pattern in wanted:
@@ -205,6 +207,7 @@ class MemoryBus(Closing):
         with self._changed:
             self._require_open("subscribe")
             self._patterns.update(dict.fromkeys(wanted, qos))
+            self._live_only = self._live_only - {*wanted} if stored else self._live_only | {*wanted}
             if self._online:
                 self._subscribe_now(wanted)
 
@@ -277,7 +280,7 @@ class MemoryBus(Closing):
             self._refused = SubscribeRefused(refused, "not authorized")
         if granted:
             self._inbox.append(Subscribed(granted))
-            self._broker._send_retained(self, granted)
+            self._broker._send_retained(self, [pattern for pattern in granted if pattern not in self._live_only])
 
     def _recover(self) -> None:
         """Reconnect, resubscribe and send what was queued, if the connection was lost and the broker is there."""

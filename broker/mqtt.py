@@ -114,6 +114,8 @@ class MqttBus(Closing):
         self._events: list[Event] = []
         self._stats = BusStats()
         self._patterns: dict[str, int] = {}
+        self._live_only: frozenset[str] = frozenset()
+        """Patterns on which stored messages are not wanted."""
         self._suback_of: dict[int, tuple[str, ...]] = {}
         self._refused: SubscribeRefused | None = None
         self._backlog: deque[_Queued] = deque()
@@ -204,13 +206,14 @@ class MqttBus(Closing):
         self._backlog.append(message)
         self._send_backlog()
 
-    def subscribe(self, patterns: Iterable[str], qos: int = 0) -> None:
+    def subscribe(self, patterns: Iterable[str], qos: int = 0, *, stored: bool = True) -> None:
         """Subscribe with one SUBSCRIBE packet; while offline it is sent after the reconnect."""
         wanted = tuple(dict.fromkeys(patterns))
         for pattern in wanted:
             check_pattern(pattern)
         self._require_open("subscribe")
         self._patterns.update(dict.fromkeys(wanted, qos))
+        self._live_only = self._live_only - {*wanted} if stored else self._live_only | {*wanted}
         self._send_subscribe(wanted)
 
     def unsubscribe(self, patterns: Iterable[str]) -> None:
@@ -335,12 +338,16 @@ class MqttBus(Closing):
             return
         topics: list[Any]
         if self._client.protocol == MQTTv5:
-            topics = [(pattern, SubscribeOptions(self._patterns[pattern])) for pattern in patterns]
+            topics = [(pattern, self._options(pattern)) for pattern in patterns]
         else:
             topics = [(pattern, self._patterns[pattern]) for pattern in patterns]
         _, mid = self._client.subscribe(topics)
         if mid is not None:
             self._suback_of[mid] = patterns
+
+    def _options(self, pattern: str) -> SubscribeOptions:
+        handling = SubscribeOptions.RETAIN_DO_NOT_SEND if pattern in self._live_only else 0
+        return SubscribeOptions(self._patterns[pattern], retainHandling=handling)
 
     def _on_suback(self, client: Any, userdata: Any, mid: int, codes: list[ReasonCode], properties: Any) -> None:
         patterns = self._suback_of.pop(mid, ())

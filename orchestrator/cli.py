@@ -29,6 +29,7 @@ COMMANDS = {
     "revoke": "orchestrator.commands.revoke",
     "doctor": "orchestrator.commands.doctor",
     "fleet": "orchestrator.commands.fleet",
+    "permit-join": "orchestrator.commands.permit_join",
     "ask": "orchestrator.commands.ask",
     "chat": "orchestrator.commands.chat",
     "nodes": "orchestrator.commands.nodes",

@@ -6,7 +6,18 @@ from dataclasses import replace
 
 from orchestrator.deployment.plan import ServingSettings
 from orchestrator.effects import Effect, Note, OpenModel, command
-from orchestrator.fleet.fleet import Drained, Flagged, FleetChange, FleetState, Joined, Left, Restored, Tell, Trusted
+from orchestrator.fleet.changes import (
+    Crowded,
+    Drained,
+    Flagged,
+    FleetChange,
+    Joined,
+    Left,
+    Restored,
+    Tell,
+    Trusted,
+)
+from orchestrator.fleet.fleet import FleetState
 from orchestrator.fleet.health import HealthLimits
 from orchestrator.fleet.silence import SilenceLimits
 from orchestrator.pipelines.life_signs import at_work, needed
@@ -52,6 +63,7 @@ class ControlPlane:
         )
         self.name = settings.pipeline
         self.pipelines = PipelinePool(self.fleet, settings, timing, options)
+        self.fleet.arrivals.in_use = self.pipelines.nodes_in_use
         self.readers = Readers(self.pipelines, timing)
         self.opening: str | None = model
         """The model that is being opened."""
@@ -117,6 +129,9 @@ class ControlPlane:
                     effects.append(Note(text, warning=True, kind="flagged", node=node))
                 case Trusted(node):
                     effects.append(Note(f"node {node} is believed again", kind="trusted", node=node))
+                case Crowded(node, reason):
+                    text = f"node {node} is not let in yet: {reason}; others may be kept waiting, too"
+                    effects.append(Note(text, warning=True, kind="crowded", node=node))
                 case Tell(node, order):
                     effects.append(command(node, order))
         return effects

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 
 from orchestrator.control_plane import ControlPlane
-from orchestrator.effects import Effect, Halt, LimitMessages, Note, OpenModel
+from orchestrator.effects import Effect, Halt, LimitMessages, Note, OpenModel, Publish
 from orchestrator.events import (
     BusDown,
     BusUp,
@@ -23,6 +23,7 @@ from orchestrator.events import (
     Malformed,
     ModelOpened,
     ModelUnusable,
+    NodeRevoked,
     NodeSaid,
     PlanEvaluated,
     PlanHeard,
@@ -40,7 +41,8 @@ from orchestrator.events import (
 )
 from orchestrator.operator_api.handler import OperatorHandler
 from schemas.limits import MAX_PAYLOAD_BYTES
-from schemas.messages import Heartbeat, NodeBirth
+from schemas.messages import Heartbeat, NodeBirth, NodeStatus
+from schemas.topics import NODE_STATUS
 
 _MOST_PASSES = 10
 """What becomes of one pipeline may be what another has waited for; after so many rounds the next event goes on."""
@@ -62,7 +64,8 @@ class Core:
     def handle(self, event: Event, now_s: float) -> list[Effect]:
         """Take in one event; ``now_s`` is a monotonic clock's."""
         effects = self._dispatch(event, now_s)
-        if isinstance(event, BusUp) or (isinstance(event, NodeSaid) and isinstance(event.message, NodeBirth)):
+        is_birth = isinstance(event, NodeSaid) and isinstance(event.message, NodeBirth) and not event.retained
+        if isinstance(event, BusUp) or is_birth:
             effects = self._limit_messages() + effects
         if not isinstance(event, Stopping):
             effects += self._advance(now_s)
@@ -78,9 +81,13 @@ class Core:
         match event:
             case NodeSaid():
                 return self._node_said(event, now_s)
+            case NodeRevoked():
+                return self._node_revoked(event.node, now_s)
             case TokensHeard():
                 return self.plane.pipelines.tokens(event, now_s)
             case Submitted():
+                if refusal := self.plane.readers.refusal(event.request, now_s):
+                    return refusal
                 self.plane.readers.asked(event.request, now_s)
                 return self.plane.pipelines.submit(event.request, now_s)
             case PromptEncoded() | PromptUnusable():
@@ -92,7 +99,7 @@ class Core:
             case ClientGone():
                 self.plane.readers.gone(event, now_s)
             case Malformed():
-                return self.plane.readers.refuse(event)
+                return self.plane.readers.refuse(event, now_s)
             case Commanded():
                 return self._operator.handle(event.asker, event.command, self.plane, now_s)
             case CommandUnreadable():
@@ -180,6 +187,16 @@ class Core:
         if isinstance(event.message, Heartbeat) and not self.plane.fleet.is_believed(event.node):
             return effects
         return effects + self.plane.pipelines.node_said(event.node, event.message, now_s)
+
+    def _node_revoked(self, node: str, now_s: float) -> list[Effect]:
+        """Say for a node that it has left: the broker does not pass on the will of who may say nothing any more."""
+        known = self.plane.fleet.nodes.get(node)
+        if known is None:
+            return []
+        reason = "its membership has ended"
+        gone = NodeStatus(node=node, incarnation=known.birth.incarnation, online=False, reason=reason, leaving=True)
+        said = Publish(NODE_STATUS.format(node=node), gone, NODE_STATUS.qos, NODE_STATUS.retain)
+        return [said, *self._node_said(NodeSaid(node, gone), now_s)]
 
     # --- the model --------------------------------------------------------------------------------------------
 

@@ -48,6 +48,13 @@ class NodeSaid:
 
 
 @dataclass(frozen=True)
+class NodeRevoked:
+    """A node's membership has ended: the broker lets it in no more."""
+
+    node: str
+
+
+@dataclass(frozen=True)
 class PlanHeard:
     """A plan on the bus: our own, one left by an earlier start, or a rival's."""
 
@@ -262,6 +269,7 @@ Event = (
     BusUp
     | BusDown
     | NodeSaid
+    | NodeRevoked
     | PlanHeard
     | TokensHeard
     | Submitted

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import secrets
 import time
 
@@ -11,21 +10,10 @@ import click
 from broker.address import bracketed
 from orchestrator.commands.output import print_json
 from orchestrator.commands.settings import Settings, pass_settings
+from orchestrator.commands.time_span import seconds_of, span_text
 from schemas import names
 from schemas.invitation import TOKEN_BYTES, Invitation
 from schemas.roles import Role
-
-_SPAN = re.compile(r"(\d{1,4})([smhd])")
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-_LONGEST_S = 30 * 86_400
-
-
-def _seconds(_context: click.Context, parameter: click.Parameter, value: str) -> float:
-    found = _SPAN.fullmatch(value)
-    seconds = int(found[1]) * _SECONDS[found[2]] if found else 0
-    if not 1 <= seconds <= _LONGEST_S:
-        raise click.BadParameter("write a time such as 30s, 15m, 2h or 1d, 30d at most", param=parameter)
-    return seconds
 
 
 @click.command("invite", epilog="Example: linguabus invite kitchen-phone --qr")
@@ -34,7 +22,13 @@ def _seconds(_context: click.Context, parameter: click.Parameter, value: str) ->
 @click.option("--operator", "role", flag_value="operator", help="It asks, and commands: plans, models, drains.")
 @click.option("--node", "role", flag_value="node", default="node", help="It lends itself to the fleet. [default]")
 @click.option(
-    "--expires", "expires_s", metavar="TIME", default="15m", show_default=True, callback=_seconds, help="When it ends."
+    "--expires",
+    "expires_s",
+    metavar="TIME",
+    default="15m",
+    show_default=True,
+    callback=seconds_of,
+    help="When it ends.",
 )
 @click.option("--again", is_flag=True, help="Of a member that has lost its key: the old one is good until it joins.")
 @click.option("--inside", is_flag=True, help="Of a container beside the fleet's own: it finds them by their name.")
@@ -55,7 +49,8 @@ def command(
 ) -> None:
     """Invite one device, for one use: run what this prints on the device.
 
-    Whoever has the line can join under this name. This runs on the machine that serves the fleet.
+    Whoever has the line can join under this name: it opens the fleet's door for that time, and 'linguabus permit-join
+    off' shuts it sooner. This runs on the machine that serves the fleet.
     """
     from broker.tls import fingerprint
     from orchestrator.identity.authority import public_key_pin
@@ -89,7 +84,7 @@ def command(
         said = {"name": name, "role": role, "expires_at": time.time() + expires_s, "invitation": str(invitation)}
         print_json({**said, "line": line})
         return
-    click.echo(f"on {name}, within {_said(expires_s)}:", err=True)
+    click.echo(f"on {name}, within {span_text(expires_s)}:", err=True)
     click.echo(line)
     if qr:
         import segno
@@ -109,8 +104,3 @@ def _drawn(code: object) -> str:
     out = io.StringIO()
     code.terminal(out, compact=True)  # type: ignore[attr-defined]  # segno has no types
     return out.getvalue()
-
-
-def _said(seconds: float) -> str:
-    unit = next(letter for letter in "dhms" if seconds % _SECONDS[letter] == 0)
-    return f"{seconds // _SECONDS[unit]:.0f} {unit}"

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import datetime
 import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from orchestrator.commands.output import print_json
 from orchestrator.commands.settings import Settings, pass_settings
 from orchestrator.text.table import table
+
+if TYPE_CHECKING:
+    from orchestrator.identity.register import Invited
 
 HEADINGS = ("member", "role", "joined", "last seen")
 
@@ -32,15 +37,21 @@ def command(settings: Settings, as_json: bool) -> None:
                 "members": [
                     {"name": m.name, "role": m.role, "joined_at": m.joined_at, "seen_at": m.seen_at} for m in members
                 ],
-                "invited": [{"name": i.name, "role": i.role, "expires_at": i.expires_at} for i in invited],
+                "invited": [
+                    {"name": i.name, "role": i.role, "expires_at": i.expires_at, "waits": i.is_shut} for i in invited
+                ],
+                "door": door_json(invited),
                 "authority": fingerprint_text(fleet.authority),
                 "certificate_ends_at": ends.timestamp(),
             }
         )
         return
     rows = [(m.name, m.role, _day(m.joined_at), _ago(m.seen_at)) for m in members]
-    rows += [(i.name, i.role, "invited", f"until {_clock(i.expires_at)}") for i in invited]
+    rows += [
+        (i.name, i.role, "waits" if i.is_shut else "invited", f"until {clock_text(i.expires_at)}") for i in invited
+    ]
     click.echo(table(HEADINGS, rows))
+    click.echo(door_text(invited))
     click.echo(f"servers' certificate: until {ends:%Y-%m-%d}, made anew by 'linguabus serve' in time")
 
 
@@ -48,7 +59,27 @@ def _day(at_s: float) -> str:
     return datetime.datetime.fromtimestamp(at_s).strftime("%Y-%m-%d")
 
 
-def _clock(at_s: float) -> str:
+def door_json(invited: Sequence[Invited]) -> dict[str, Any]:
+    """The state of the door for programs."""
+    until_s = _open_until(invited)
+    return {"open": until_s is not None, "open_until": until_s}
+
+
+def door_text(invited: Sequence[Invited]) -> str:
+    """The state of the door in a line."""
+    until_s = _open_until(invited)
+    if until_s is not None:
+        return f"door: open until {clock_text(until_s)}, for who is invited"
+    waiting = any(one.is_shut for one in invited)
+    return f"door: closed; 'linguabus {'permit-join 15m' if waiting else 'invite NAME'}' opens it"
+
+
+def _open_until(invited: Sequence[Invited]) -> float | None:
+    return max((one.open_until for one in invited if not one.is_shut), default=None)
+
+
+def clock_text(at_s: float) -> str:
+    """Day and time."""
     return datetime.datetime.fromtimestamp(at_s).strftime("%Y-%m-%d %H:%M")
 
 

@@ -7,68 +7,23 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from orchestrator.fleet.arrivals import Arrivals
+from orchestrator.fleet.changes import (
+    Crowded,
+    Drained,
+    Flagged,
+    FleetChange,
+    Joined,
+    Left,
+    Restored,
+    Tell,
+    Trusted,
+)
 from orchestrator.fleet.health import Condition, HealthLimits, NodeHealth
 from orchestrator.fleet.silence import RECHECK_S, LifeSigns, SilenceLimits
 from schemas import PACKAGE_VERSION, PROTOCOL_VERSION
 from schemas.limits import MAX_PAYLOAD_BYTES
 from schemas.messages import Heartbeat, HeldStage, NodeBirth, NodeStatus, NodeView, RefuseNode, RegisterAgain
-
-
-@dataclass(frozen=True)
-class Joined:
-    """A node can be used from now on."""
-
-    birth: NodeBirth
-
-
-@dataclass(frozen=True)
-class Left:
-    """A node can't be used any more. ``leaving``: it said so itself."""
-
-    node: str
-    reason: str
-    leaving: bool = False
-
-
-@dataclass(frozen=True)
-class Tell:
-    """A command is to be sent to a node."""
-
-    node: str
-    command: RegisterAgain | RefuseNode
-
-
-@dataclass(frozen=True)
-class Drained:
-    """A node should give up its layers: no new plan may use it."""
-
-    node: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class Restored:
-    """A node may be given layers again."""
-
-    node: str
-
-
-@dataclass(frozen=True)
-class Flagged:
-    """A node reports what can't be true: its numbers are not used."""
-
-    node: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class Trusted:
-    """A node's numbers make sense again."""
-
-    node: str
-
-
-FleetChange = Joined | Left | Tell | Drained | Restored | Flagged | Trusted
 
 
 @dataclass
@@ -100,6 +55,8 @@ class Node:
 
 
 _KEPT_ELDERS = 16
+LEAST_MESSAGE_BYTES = 1_024
+"""A node that can be told less would keep everybody from being told more: messages are as short as all can take."""
 
 
 class FleetState:
@@ -118,6 +75,7 @@ class FleetState:
         self._silence = silence or SilenceLimits()
         self._needed: frozenset[str] = frozenset()
         self._limits = limits or HealthLimits()
+        self.arrivals = Arrivals()
 
     def apply(self, node: str, message: Any, now_s: float, *, retained: bool = False) -> list[FleetChange]:
         """Take in what arrived on a node's birth, status or heartbeat topic; other messages change nothing."""
@@ -197,10 +155,14 @@ class FleetState:
     def _birth(self, birth: NodeBirth, known: Node | None, now_s: float, *, live: bool) -> list[FleetChange]:
         birth = self._within_limit(birth)
         if known and birth.incarnation == known.birth.incarnation:
-            known.birth = birth
+            known.birth, known.refused = birth, _mismatch(birth)
         elif known and known.online and (birth.incarnation in known.elders or (known.live and not live)):
             return [self._refuse_elder(birth.node, birth.incarnation)] if live else []
+        elif reason := self.arrivals.refusal(birth.node, self.nodes, now_s, live=live):
+            return [Crowded(birth.node, reason)] if self.arrivals.is_news(now_s) else []
         else:
+            if known is None and (gone := self.arrivals.gives_way(self.nodes)):
+                del self.nodes[gone]
             health = NodeHealth(self._limits)
             earlier = (*known.elders, known.birth.incarnation)[-_KEPT_ELDERS:] if known else ()
             elders = tuple(incarnation for incarnation in earlier if incarnation != birth.incarnation)
@@ -215,7 +177,8 @@ class FleetState:
     def _status(self, status: NodeStatus, known: Node | None, now_s: float, *, live: bool) -> list[FleetChange]:
         if known is None or status.incarnation != known.birth.incarnation:
             # The late will of an earlier start says nothing of the present one.
-            return [self._stranger(status.node, status.incarnation, known)] if status.online and live else []
+            is_here = status.online and live
+            return self._stranger(status.node, status.incarnation, known, now_s) if is_here else []
         known.leaving = (status.reason or "it was asked to stop") if status.leaving else ""
         if status.online:
             known.online = True
@@ -227,7 +190,7 @@ class FleetState:
 
     def _heartbeat(self, beat: Heartbeat, known: Node | None, now_s: float) -> list[FleetChange]:
         if known is None or beat.incarnation != known.birth.incarnation:
-            return [self._stranger(beat.node, beat.incarnation, known)]
+            return self._stranger(beat.node, beat.incarnation, known, now_s)
         known.heartbeat = beat
         known.health.heard(beat, now_s)
         known.signs.heartbeat(beat.busy_s, now_s, was_here=known.online)
@@ -241,11 +204,11 @@ class FleetState:
             [Tell(birth.node, RefuseNode(incarnation=birth.incarnation, reason=known.refused))] if known.refused else []
         )
 
-    def _stranger(self, node: str, incarnation: int, known: Node | None) -> Tell:
-        """The answer to another start of a node than the present one."""
+    def _stranger(self, node: str, incarnation: int, known: Node | None, now_s: float) -> list[FleetChange]:
+        """The answer to another start of a node than the present one; none where it would not be let in."""
         if known and known.online and incarnation in known.elders:
-            return self._refuse_elder(node, incarnation)
-        return _register(node)
+            return [self._refuse_elder(node, incarnation)]
+        return [] if known is None and self.arrivals.is_crowded(now_s) else [_register(node)]
 
     @staticmethod
     def _refuse_elder(node: str, incarnation: int) -> Tell:
@@ -334,7 +297,10 @@ def _register(node: str) -> Tell:
 
 
 def _mismatch(birth: NodeBirth) -> str:
-    """Why this node's version can't take part, with the line that helps; empty when it can."""
+    """Why this node can't take part, with the line that helps; empty when it can."""
+    if birth.max_message_bytes < LEAST_MESSAGE_BYTES:
+        said = f"{birth.node} says that the broker passes on {birth.max_message_bytes} bytes at most"
+        return f"{said}, which is too little for any request: raise the broker's limit of a message"
     if birth.protocol == PROTOCOL_VERSION and birth.package_version == PACKAGE_VERSION:
         return ""
     return (

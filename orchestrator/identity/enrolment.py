@@ -11,17 +11,17 @@ import base64
 import binascii
 import json
 import logging
+import math
 import threading
-import time
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from broker.member_key import is_hash
 from broker.security import peer_of
-from orchestrator.identity.errors import InvitationOver
+from orchestrator.identity.errors import DoorShut, InvitationOver
 from orchestrator.identity.fleet_folder import FleetFolder
 from orchestrator.identity.register import Register
+from orchestrator.identity.wrong_attempts import WrongAttempts
 from schemas.invitation import TOKEN_BYTES
 
 if TYPE_CHECKING:
@@ -31,32 +31,7 @@ if TYPE_CHECKING:
 
 AUTHORITY_PATH, ENROL_PATH = "/v1/authority", "/v1/enrol"
 _MOST_BYTES = 4096
-_MOST_PEERS = 4096
 _log = logging.getLogger(__name__)
-
-
-class FailureLimit:
-    """Counts what goes wrong from each address, and says when it is too much: guesses from there are slow then.
-
-    Counted together, one who guesses would keep everybody else from joining.
-    """
-
-    def __init__(self, most: int = 20, within_s: float = 60.0, now: Callable[[], float] = time.monotonic) -> None:
-        self._most, self._within_s, self._now = most, within_s, now
-        self._failed_s: OrderedDict[str, list[float]] = OrderedDict()
-
-    def is_reached(self, peer: str) -> bool:
-        """Have there been too many a short while ago?"""
-        late = [at_s for at_s in self._failed_s.pop(peer, ()) if at_s > self._now() - self._within_s]
-        if late:
-            self._failed_s[peer] = late
-        return len(late) >= self._most
-
-    def failed(self, peer: str) -> None:
-        """Count one; of many addresses the oldest are forgotten."""
-        self._failed_s.setdefault(peer, []).append(self._now())
-        if len(self._failed_s) > _MOST_PEERS:
-            self._failed_s.popitem(last=False)
 
 
 class Enrolment:
@@ -75,7 +50,7 @@ class Enrolment:
         self._register = register
         self._addresses = addresses
         self._joined = joined
-        self._limit = FailureLimit()
+        self._wrong = WrongAttempts()
         self._turn = threading.Lock()
 
     def routes(self) -> list[BaseRoute]:
@@ -101,32 +76,37 @@ class Enrolment:
             body += piece
             if len(body) > _MOST_BYTES:
                 return JSONResponse({"error": "too long"}, 413)
-        status, answer = await run_in_threadpool(
+        status, answer, headers = await run_in_threadpool(
             self.enrol, body, peer_of(request.client.host if request.client else "")
         )
-        return JSONResponse(answer, status, headers={"cache-control": "no-store"})
+        return JSONResponse(answer, status, headers={"cache-control": "no-store", **headers})
 
-    def enrol(self, body: bytes, peer: str) -> tuple[int, dict[str, Any]]:
-        """HTTP status and answer to a request from an address."""
+    def enrol(self, body: bytes, peer: str) -> tuple[int, dict[str, Any], dict[str, str]]:
+        """HTTP status, answer and headers of it to a request from an address."""
         with self._turn:
-            if self._limit.is_reached(peer):
-                return 429, {"error": "too many attempts that went wrong: wait a minute"}
+            if wait_s := math.ceil(self._wrong.wait_s(peer)):
+                error = f"too many attempts that went wrong: try again in {wait_s} s"
+                return 429, {"error": error}, {"retry-after": str(wait_s)}
             try:
                 token, key_hash = _read(body)
                 member = self._register.enrol(token, key_hash)
             except (ValueError, RecursionError):
-                self._limit.failed(peer)
-                return 400, {"error": "that is no request to join"}
+                self._wrong.add(peer)
+                return 400, {"error": "that is no request to join"}, {}
             except InvitationOver as over:
-                self._limit.failed(peer)
-                _log.warning("somebody at %s tried to join with an invitation that is not good", peer)
-                return 403, {"error": str(over)}
+                self._wrong.add(peer)
+                if isinstance(over, DoorShut):
+                    text = "%s at %s has an invitation, and the door is closed: 'linguabus permit-join 15m' opens it"
+                    _log.warning(text, over.name, peer)
+                else:
+                    _log.warning("somebody at %s tried to join with an invitation that is not good", peer)
+                return 403, {"error": str(over)}, {}
             self._joined()
         _log.info("%s has joined as a %s", member.name, member.role)
         addresses = self._fleet.addresses(self._addresses())
         credential = self._fleet.credential(member.name, member.role, "", addresses)
         given = {name: getattr(credential, name) for name in ("name", "role", "authority", "broker_port", "http_port")}
-        return 200, given | {"addresses": list(credential.addresses)}
+        return 200, given | {"addresses": list(credential.addresses)}, {}
 
 
 def _read(body: bytes) -> tuple[bytes, str]:

@@ -42,6 +42,13 @@ class OwnMember(OrchestratorError):
         super().__init__(f"{name} is the name of the orchestrator itself: it is no device's")
 
 
+class NobodyInvited(OrchestratorError):
+    """There is nobody to open the door for."""
+
+    def __init__(self) -> None:
+        super().__init__("nobody is invited: 'linguabus invite NAME' opens the door for one device")
+
+
 class InvitationOver(OrchestratorError):
     """A token is good for nothing."""
 
@@ -83,3 +90,11 @@ class OrchestratorRuns(OrchestratorError):
 
     def __init__(self, home: str) -> None:
         super().__init__(f"an orchestrator is running on {home}: stop it first, then restore")
+
+
+class DoorShut(InvitationOver):
+    """A token is good, and the door is closed; it reads as if the token were not good."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name

@@ -59,6 +59,10 @@ class Membership(Closing):
         self.on_certificate: Callable[[Path], None] = self._load
         """Is given the file of a new certificate, for a server that is running."""
         self.enrolment = Enrolment(fleet, self._register, addresses, lambda: self._apply(self._register))
+        self._names = _names(self._shown)
+        """Of all members. Replaced, never changed: other threads read it."""
+        self.on_gone: Callable[[str], None] = lambda _: None
+        """Is given the name of each member that is revoked, in another thread than the one that serves."""
         self._seen: set[str] = set()
         self._over = threading.Event()
         self._applying = threading.Lock()
@@ -91,6 +95,10 @@ class Membership(Closing):
         """Is this a member's key?"""
         return self._gate.admits(name, key)
 
+    def is_member(self, name: str) -> bool:
+        """Is somebody of this name a member? For any thread."""
+        return name in self._names
+
     def saw(self, name: str) -> None:
         """Note that somebody of this name was heard."""
         self._seen.add(name)
@@ -122,8 +130,12 @@ class Membership(Closing):
                 self._over.wait(_AFTER_FAILURE_S)
 
     def _apply(self, register: Register) -> None:
-        """Have the broker know of a change."""
+        """Have the broker know of a change, and first of all those who have to do with who is gone."""
         with self._applying:
+            names = _names(register)
+            gone, self._names = self._names - names, names
+            for name in sorted(gone):
+                self.on_gone(name)
             if not write_broker_files(self.fleet, register):
                 return
             if tell_broker(self.fleet):
@@ -133,3 +145,7 @@ class Membership(Closing):
                     "have the broker read %s again: members have changed (mosquitto does on SIGHUP)",
                     self.fleet.broker_folder,
                 )
+
+
+def _names(register: Register) -> frozenset[str]:
+    return frozenset(name for name, _, _ in register.key_hashes())

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from broker.member_key import is_key
 from orchestrator.errors import StateUnreadable
-from orchestrator.identity.errors import AlreadyMember, InvitationOver, OwnMember, UnknownMember
+from orchestrator.identity.errors import AlreadyMember, DoorShut, InvitationOver, OwnMember, UnknownMember
 from schemas.closing import Closing
 from schemas.roles import Role
 
@@ -33,8 +33,13 @@ CREATE TABLE invitations (
     token_hash BLOB PRIMARY KEY, name TEXT NOT NULL UNIQUE, role TEXT NOT NULL, expires_at REAL NOT NULL, key_hash TEXT
 );
 """,
+    """
+ALTER TABLE invitations ADD COLUMN open_until REAL NOT NULL DEFAULT 0;
+UPDATE invitations SET open_until = expires_at;
+""",
 )
-"""What each version changed. ``key_hash`` of an invitation: of who has used it, and may have missed the answer."""
+"""What each version changed. ``key_hash`` of an invitation: of who has used it, and may have missed the answer;
+``open_until``: how long the door is open for it."""
 
 
 @dataclass(frozen=True)
@@ -49,11 +54,14 @@ class Member:
 
 @dataclass(frozen=True)
 class Invited:
-    """Somebody who may join until ``expires_at``."""
+    """Somebody whose invitation ends at ``expires_at``. Until ``open_until`` the door is open."""
 
     name: str
     role: Role
     expires_at: float
+    open_until: float
+    is_shut: bool
+    """The door is closed for it now."""
 
 
 class Register(Closing):
@@ -141,7 +149,7 @@ class Register(Closing):
     # --- invitations ------------------------------------------------------------------------------------------
 
     def invite(self, name: str, role: Role, token: bytes, expires_s: float, *, again: bool = False) -> None:
-        """Let who has the token join for so long; an older invitation of that name is over.
+        """Open the door to who has the token, for so long; an older invitation of that name is over.
 
         Args:
             again: somebody who is a member already, who then has another key.
@@ -157,37 +165,46 @@ class Register(Closing):
         if (name in members and not again) or len(members) >= MOST_MEMBERS:
             raise AlreadyMember(name, len(members) >= MOST_MEMBERS)
         self._db.execute("DELETE FROM invitations WHERE name = ?", (name,))
-        row = (_hashed(token), name, role, self._now() + expires_s)
-        self._db.execute("INSERT INTO invitations VALUES (?, ?, ?, ?, NULL)", row)
+        expires_at = self._now() + expires_s
+        row = (_hashed(token), name, role, expires_at, expires_at)
+        self._db.execute("INSERT INTO invitations VALUES (?, ?, ?, ?, NULL, ?)", row)
 
     def invited(self) -> list[Invited]:
-        """Who may still join."""
+        """Whose invitations are neither used nor over."""
         self._forget_over()
-        rows = self._db.execute("SELECT name, role, expires_at FROM invitations WHERE key_hash IS NULL ORDER BY name")
-        return [Invited(*row) for row in rows]
+        now_s = self._now()
+        columns = "name, role, expires_at, open_until, open_until <= ?"
+        rows = self._db.execute(f"SELECT {columns} FROM invitations WHERE key_hash IS NULL ORDER BY name", (now_s,))
+        return [Invited(name, role, ends, until, bool(shut)) for name, role, ends, until, shut in rows]
 
-    @property
-    def is_open(self) -> bool:
-        """Is anybody invited? Nobody else is listened to."""
-        self._forget_over()
-        return self._db.execute("SELECT 1 FROM invitations LIMIT 1").fetchone() is not None
+    def shut(self) -> None:
+        """Let nobody join with an invitation of today, until `permit`."""
+        self._db.execute("UPDATE invitations SET open_until = 0")
+
+    def permit(self, for_s: float) -> None:
+        """Open the door for so long, or as long as it is open already, to all whose invitations are not over."""
+        until_s = self._now() + for_s
+        self._db.execute("UPDATE invitations SET open_until = MAX(open_until, MIN(expires_at, ?))", (until_s,))
 
     def enrol(self, token: bytes, key_hash: str) -> Member:
         """Make who has a token a member. The same one may ask again with the same key: the answer may be lost.
 
         Raises:
             InvitationOver: the token is unknown, used or too old; which of these, nobody is told.
+            DoorShut: it is good, and the door is closed; neither is that told.
         """
         self._forget_over()
         with closing(self._db.cursor()) as cursor:
             cursor.execute("BEGIN IMMEDIATE")
             try:
                 found = cursor.execute(
-                    "SELECT name, role, key_hash FROM invitations WHERE token_hash = ?", (_hashed(token),)
+                    "SELECT name, role, key_hash, open_until FROM invitations WHERE token_hash = ?", (_hashed(token),)
                 ).fetchone()
                 if found is None or found[2] not in (None, key_hash):
                     raise InvitationOver
-                name, role, known = found
+                name, role, known, open_until = found
+                if open_until <= self._now():
+                    raise DoorShut(name)
                 joined_at = self._now()
                 if known is None:
                     cursor.execute("UPDATE invitations SET key_hash = ? WHERE name = ?", (key_hash, name))

@@ -40,10 +40,16 @@ from schemas.messages import (
     UseModelReply,
     name_of,
 )
+from schemas.rates import Rate, Rates
 from schemas.topics import CONTROL_SUBMIT
 
 _PREFIX = "control."
 """Of the names of all operations."""
+
+COMMANDS = Rate(burst=2000, per_s=500.0)
+"""Of one operator; a program that asks as soon as it is answered stays below."""
+MOST_PREVIEWS = 8
+"""That the planner is at work on for operators; it has the fleet's own plans to make as well."""
 
 Explanation = PlanExplanation | NoPlanExplanation
 
@@ -105,9 +111,17 @@ class OperatorHandler:
         self._rebalances: dict[int, _Rebalance] = {}
         """By the planner's job."""
         self._previewed = 0
+        self._commands = Rates(COMMANDS)
 
     def handle(self, asker: Asker, command: OperatorRequest, plane: ControlPlane, now_s: float) -> list[Effect]:
         """Answer, or begin what the command asks for."""
+        if not self._commands.take(asker.client, now_s):
+            return [
+                refuse(asker, f"{asker.client} commands more than {COMMANDS.per_s:g} times a second: ask again later")
+            ]
+        asks_planner = isinstance(command, PreviewConstraints | ApplyConstraints | Rebalance)
+        if asks_planner and len(self._previews) + len(self._rebalances) >= MOST_PREVIEWS:
+            return [refuse(asker, f"the planner is asked {MOST_PREVIEWS} things already: ask again in a moment")]
         match command:
             case PreviewConstraints() | ApplyConstraints():
                 return self._preview(_Preview(asker, command), plane.pipelines)

@@ -127,6 +127,10 @@ class PipelinePool:
         """The pipelines that have nodes or requests."""
         return [one for one in self.all if not one.is_unused]
 
+    def nodes_in_use(self) -> frozenset[str]:
+        """Names of the nodes of all plans, in force or on their way."""
+        return frozenset().union(*(one.nodes_in_use() for one in self.all))
+
     def progress(self) -> dict[str, FetchProgress]:
         """Bytes of the segments on their way to the nodes."""
         return {node: done for pipeline in self.all for node, done in pipeline.progress().items()}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 from orchestrator.effects import Effect, Publish
 from orchestrator.events import ClientGone, Malformed
@@ -17,10 +18,15 @@ from orchestrator.requests.session import Phase, Session
 from orchestrator.timing import Timing
 from schemas.limits import MAX_LINE
 from schemas.messages import ErrorCode, RenewRequest, StreamError, SubmitRequest
+from schemas.rates import Rate, Rates
 from schemas.topics import REQUEST_STREAM
 
 NO_REQUEST = "0" * 16
 """Stands for the request in the answer to a message that does not say which one it is about."""
+QUESTIONS = Rate(burst=200, per_s=50.0)
+"""Of one client; what waits has a limit of its own."""
+REPEATS = Rate(burst=100, per_s=10.0)
+"""Of one client, of what it has missed or what can't be read: a short message that a long one may answer."""
 
 
 class Readers:
@@ -31,6 +37,7 @@ class Readers:
         self._timing = timing
         self.due_s = math.inf
         """Nobody can count as gone before this."""
+        self._questions, self._repeats = Rates(QUESTIONS), Rates(REPEATS)
 
     def _read(self) -> Iterator[tuple[Pipeline, Session]]:
         """Requests that somebody should be reading, each with its pipeline."""
@@ -48,9 +55,21 @@ class Readers:
 
     # --- what clients say -------------------------------------------------------------------------------------
 
+    def refusal(self, submit: SubmitRequest, now_s: float) -> list[Effect]:
+        """The answer to a client that asks too often; none where the question may be taken in."""
+        client, request = submit.client, submit.request
+        is_known = any(pipeline.requests.knows(request) for pipeline in self._pipelines.all)
+        if is_known or self._questions.take(client, now_s):
+            return []
+        wait_s = math.ceil(self._questions.wait_s(client, now_s))
+        reason = f"{client} asks more than {QUESTIONS.per_s:g} questions a second: ask again in {wait_s} s"
+        return [_error(client, request, "busy", reason)]
+
     def renewed(self, client: str, renew: RenewRequest, now_s: float) -> list[Effect]:
         """Note that a client still reads an answer; tell it what it has missed, or that there is no more to come."""
         request = renew.request
+        if renew.repeat and not self._repeats.take(client, now_s):
+            renew = replace(renew, repeat=False)  # the reader asks again
         tables = [pipeline.requests.sessions for pipeline in self._pipelines.all]
         session = next((known for table in tables if (known := table.get(request))), None)
         if session and session.client == client:
@@ -67,8 +86,10 @@ class Readers:
                 return [Publish(REQUEST_STREAM.format(client=client, request=request), message) for message in told]
         return [_error(client, request, "unknown", "nobody works on this answer any more: ask again")]
 
-    def refuse(self, malformed: Malformed) -> list[Effect]:
+    def refuse(self, malformed: Malformed, now_s: float) -> list[Effect]:
         """Answer a message that breaks the contract. It may be damaged: the request that it is about goes on."""
+        if not self._repeats.take(malformed.client, now_s):
+            return []
         reason = f"the message breaks the contract: {malformed.reason}"
         return [_error(malformed.client, malformed.request or NO_REQUEST, "malformed", reason)]
 

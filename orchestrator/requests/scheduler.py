@@ -49,10 +49,9 @@ class RequestScheduler:
         self._service = service or pipeline
         self._draft_tokens = draft_tokens
         self._prefixes = PrefixIndex(_REMEMBERED_PREFIXES)
-        self._max_queued = max_queued
         self._timing = timing
         self.sessions = SessionTable()
-        self._queue = WaitingQueue()
+        self._queue = WaitingQueue(max_queued)
         self.closings = PendingCloses()
         self._pace = RetryAfter()
         self._next_nodes: tuple[str, ...] = ()
@@ -98,8 +97,8 @@ class RequestScheduler:
         if request.pipeline != self._service:
             reason = f"there is no pipeline {request.pipeline}: this orchestrator serves {self._service}"
             return [session.tell_error("bad_request", reason)]
-        if (waiting := len(self._queue)) >= self._max_queued:
-            return [session.tell_error("busy", f"{waiting} requests wait already: {self._pace.advice()}")]
+        if refusal := self._queue.refusal(request):
+            return [session.tell_error("busy", f"{refusal}: {self._pace.advice()}")]
         self.adopt(session)
         return [SaveRequest(request)]
 

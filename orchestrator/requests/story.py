@@ -129,7 +129,8 @@ class Stories:
         if request not in self._of:
             self._of[request] = Story(request)
         while len(self._of) > KEPT_REQUESTS:
-            self._of.popitem(last=False)
+            ended = (known for known, story in self._of.items() if story.ended)
+            del self._of[next(ended, next(iter(self._of)))]
 
     def _decisions(self, effects: Iterable[Effect]) -> dict[str, list[str]]:
         """What was decided about each request, by its id."""

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Iterator
 
 from orchestrator.requests.session import Session
+from schemas.messages import SubmitRequest
+
+MOST_WAITING_BYTES = 32 << 20
+"""Of all questions that wait in a queue."""
+_TOKEN_BYTES = 40
+"""A number and the reference to it."""
 
 
 class WaitingQueue:
     """Sessions that wait, in order; one whose answer has begun goes before those that have not."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int) -> None:
+        """``most``: how many may wait, those aside that had begun."""
+        self._most = most
         self._sessions: deque[Session] = deque()
 
     def __len__(self) -> int:
@@ -20,6 +29,23 @@ class WaitingQueue:
     def __iter__(self) -> Iterator[Session]:
         """Iterate over the sessions that wait now, whatever becomes of them meanwhile."""
         return iter(tuple(self._sessions))
+
+    def refusal(self, submit: SubmitRequest) -> str:
+        """Why a question can't wait here; empty when it can.
+
+        A client may have as much waiting as is left free for others: half of the queue, the next one like it half of
+        the rest. So who asks much never fills it, and there is room for a client that has nothing there.
+        """
+        mine = [waiting for waiting in self._sessions if waiting.client == submit.client]
+        if len(self) >= self._most:
+            return f"{len(self)} requests wait already"
+        if len(mine) >= self._most - len(self):
+            return f"{len(mine)} requests of {submit.client} wait already, and what is left is for others"
+        held = sum(_size_bytes(waiting.submit) for waiting in self._sessions)
+        own = sum(_size_bytes(waiting.submit) for waiting in mine) + _size_bytes(submit)
+        if own > MOST_WAITING_BYTES - held:
+            return f"{held / 1e6:.0f} MB of questions wait already"
+        return ""
 
     def add(self, session: Session) -> None:
         """A request that came in, here or in another pipeline."""
@@ -33,3 +59,9 @@ class WaitingQueue:
     def leave(self, session: Session) -> None:
         """Take a session out of the queue, if it is there."""
         self._sessions = deque(waiting for waiting in self._sessions if waiting is not session)
+
+
+def _size_bytes(submit: SubmitRequest) -> int:
+    """Memory that a question takes, about."""
+    texts = (*(turn.content for turn in submit.messages), submit.prompt or "")
+    return sum(map(sys.getsizeof, texts)) + _TOKEN_BYTES * len(submit.answer_ids)

@@ -10,10 +10,10 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from broker.security import peer_of
+from orchestrator.identity.wrong_attempts import WrongAttempts
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -23,31 +23,22 @@ Admit = Callable[[str, str], bool]
 
 It has to compare in constant time, and to take as long for a name that it does not know.
 """
-MOST_FAILURES = 20
-WINDOW_S = 60.0
 _REMEMBERED = 4096
+"""Of more that were right the oldest are forgotten."""
 _CHALLENGE = {"www-authenticate": 'Basic realm="linguabus"'}
-
-
-@dataclass(slots=True)
-class _Failures:
-    since_s: float
-    count: int = 0
 
 
 class Access:
     """Lets those in whom ``admit`` knows.
 
-    After ``MOST_FAILURES`` wrong attempts from an address nothing is tried from there until ``WINDOW_S`` after the
-    first of them, right or not: otherwise guessing would go on. Many nodes can share an address, so who was right from
-    there before is let in all the same.
+    After too many wrong attempts from an address nothing is tried from there for a while. Many nodes can share an
+    address, so who was right from there before is let in all the same.
     """
 
     def __init__(self, admit: Admit, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._admit = admit
-        self._clock = clock
         self._lock = threading.Lock()
-        self._failures: OrderedDict[str, _Failures] = OrderedDict()
+        self.wrong = WrongAttempts(clock)
         self._known: OrderedDict[bytes, None] = OrderedDict()
         self._secret = secrets.token_bytes(32)
 
@@ -73,33 +64,20 @@ class Access:
 
     def _try(self, peer: str, given: list[str]) -> float | None:
         """Seconds until the next attempt makes sense, 0 after a wrong one; None after the right one."""
-        now_s = self._clock()
         attempt = hashlib.blake2b("\n".join([peer, *given]).encode(), key=self._secret).digest()
-        known = attempt in self._known
-        failures = self._failures.get(peer)
-        if failures and now_s - failures.since_s >= WINDOW_S:
-            del self._failures[peer]
-            failures = None
-        if failures and failures.count >= MOST_FAILURES and not known:
-            return failures.since_s + WINDOW_S - now_s
+        wait_s = self.wrong.wait_s(peer)
+        if wait_s and attempt not in self._known:
+            return wait_s
         pair = _credentials(given)
         if pair and self._admit(*pair):
             self._known[attempt] = None
             self._known.move_to_end(attempt)
-            _shorten(self._known)
+            if len(self._known) > _REMEMBERED:
+                self._known.popitem(last=False)
             return None
         self._known.pop(attempt, None)
-        if failures is None:
-            failures = self._failures[peer] = _Failures(now_s)
-            _shorten(self._failures)
-        failures.count += 1
+        self.wrong.add(peer)
         return 0
-
-
-def _shorten(table: OrderedDict[Any, Any]) -> None:
-    """Forget the oldest entry of a full table: whoever has many addresses could let it grow for ever."""
-    if len(table) > _REMEMBERED:
-        table.popitem(last=False)
 
 
 def _credentials(given: list[str]) -> tuple[str, str] | None:

@@ -25,6 +25,7 @@ from schemas.messages import CancelRequest, ClientWill, Plan, RenewRequest, Subm
 from schemas.topics import (
     CLIENT_WILL,
     CONTROL_SUBMIT,
+    LONGEST_TOPIC_BYTES,
     NODE_BIRTH,
     NODE_HEARTBEAT,
     NODE_REPLY,
@@ -39,6 +40,8 @@ from schemas.topics import (
 logger = logging.getLogger(__name__)
 
 _MOST_LOGGED = 1000
+_STORED = (NODE_BIRTH, NODE_STATUS, PLAN)
+"""What may have been said before anybody listened; who stores anything else does not follow the contract."""
 
 
 class Inbox:
@@ -48,6 +51,8 @@ class Inbox:
         self.rejected = 0
         self.on_heard: Callable[[str], None] = lambda _: None
         """Is called with the name of each node and client that says something."""
+        self.is_member: Callable[[str], bool] = lambda _: True
+        """May a node of this name be here? What others have said is not looked at: it was on its way, or is kept."""
         self._logged: set[tuple[str, type[ContractError]]] = set()
 
     def events(self, delivery: Delivery) -> Sequence[Event]:
@@ -55,11 +60,16 @@ class Inbox:
 
         A message that breaks the contract is counted and logged once; of a command, whoever gave it is told.
         """
+        if delivery.retain and not any(row.match(delivery.topic) for row in _STORED):
+            self.rejected += 1
+            return ()
         try:
             if place := TOKEN.match(delivery.topic):
                 return _tokens(place, delivery.payload)
             event = _parse(delivery)
             match event:
+                case NodeSaid(name) if not self.is_member(name):
+                    return ()
                 case NodeSaid(name) if not delivery.retain:
                     self.on_heard(name)
                 case Submitted(submit):
@@ -72,10 +82,11 @@ class Inbox:
     def reject(self, delivery: Delivery, error: ContractError) -> None:
         """Count a message that breaks the contract, and log the first of its kind on its topic."""
         self.rejected += 1
-        kind = (delivery.topic, type(error))
+        topic = delivery.topic[:LONGEST_TOPIC_BYTES]  # a name of anybody's choice may have 64 KiB
+        kind = (topic, type(error))
         if kind not in self._logged and len(self._logged) < _MOST_LOGGED:
             self._logged.add(kind)
-            logger.warning("rejected a message on %s: %s", delivery.topic, error)
+            logger.warning("rejected a message on %s: %s", topic, error)
 
 
 def _parse(delivery: Delivery) -> Event | None:

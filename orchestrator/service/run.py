@@ -131,6 +131,8 @@ def _serve(
         )
         if membership:
             service.inbox.on_heard = membership.saw
+            service.inbox.is_member = membership.is_member
+            membership.on_gone = service.revoked
             membership.on_certificate = lambda file: http.load_certificate(file, file)
         info = ServiceInfo(
             broker=str(bus.address),

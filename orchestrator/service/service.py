@@ -51,18 +51,12 @@ from orchestrator.effects import (
     TellHistory,
 )
 from orchestrator.errors import Superseded
-from orchestrator.events import (
-    BusDown,
-    BusUp,
-    Event,
-    Restored,
-    Stopping,
-    Tick,
-)
+from orchestrator.events import BusDown, BusUp, Event, NodeRevoked, Restored, Stopping, Tick
 from orchestrator.model.errors import ModelError
 from orchestrator.model.store import ModelStore
 from orchestrator.operator_api.event_log import EventLog
 from orchestrator.operator_api.replies import reply
+from orchestrator.pipelines.partition import pipeline_names
 from orchestrator.service.config import ServiceConfig
 from orchestrator.service.database import Database
 from orchestrator.service.inbox import Inbox
@@ -82,6 +76,7 @@ from schemas.messages import (
     decode,
     encode,
 )
+from schemas.names import is_name
 from schemas.topics import (
     CLIENT_WILL,
     CONTROL_REPLY,
@@ -205,15 +200,21 @@ class Service:
 
     def begin(self) -> None:
         """Ask for all messages; each ``turn`` serves from then on."""
-        token_patterns = [TOKEN.filter(pipeline=self._pipeline)]
-        node_topics = (NODE_BIRTH, NODE_STATUS, NODE_REPLY)
+        # Plans of all pipelines that there can be: an earlier start may have left some that this one does not have.
+        stored = [PLAN.format(pipeline=name) for name in pipeline_names(self._pipeline) if is_name(name)]
+        stored += [self._status_topic, NODE_BIRTH.filter(), NODE_STATUS.filter()]
+        frames = [TOKEN.filter(pipeline=self._pipeline), NODE_HEARTBEAT.filter()]
         client_topics = (REQUEST_SUBMIT, REQUEST_CANCEL, REQUEST_RENEW, CLIENT_WILL, CONTROL_SUBMIT)
-        # Plans of all pipelines: an earlier start may have left some that this one does not have.
-        patterns = [PLAN.filter(), *(topic.filter() for topic in (*node_topics, *client_topics))]
-        patterns.append(self._status_topic)
-        self._bus.subscribe([*token_patterns, NODE_HEARTBEAT.filter()], qos=0)
-        self._bus.subscribe(patterns, qos=1)
-        self._waiting_for = {*token_patterns, NODE_HEARTBEAT.filter(), *patterns}
+        others = [topic.filter() for topic in (NODE_REPLY, *client_topics)]
+        self._bus.subscribe(stored, qos=1)
+        self._bus.subscribe(frames, qos=0, stored=False)
+        self._bus.subscribe(others, qos=1, stored=False)
+        self._waiting_for = {*stored, *frames, *others}
+
+    def revoked(self, node: str) -> None:
+        """Note that a node's membership has ended. For any thread."""
+        self._worker.results.put(NodeRevoked(node))
+        self._bus.wake()
 
     @property
     def due_s(self) -> float:
@@ -335,7 +336,7 @@ class Service:
                 case LimitMessages(max_bytes):
                     self._bus.limit_payload(max_bytes)
                 case Listen(pipeline):
-                    self._bus.subscribe([TOKEN.filter(pipeline=pipeline)], qos=0)
+                    self._bus.subscribe([TOKEN.filter(pipeline=pipeline)], qos=0, stored=False)
                 case Note(text, warning):
                     logger.log(logging.WARNING if warning else logging.INFO, "%s", text)
                     self._tell(effect)

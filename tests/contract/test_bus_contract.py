@@ -85,6 +85,22 @@ def test_messages_that_look_alike_are_told_apart(connect: Connect, base: str) ->
     assert [event.payload for event in collect_deliveries(late, 1)] == [b"c"]
 
 
+def test_what_was_stored_is_left_out_where_it_is_not_wanted_and_the_broker_can(connect: Connect, base: str) -> None:
+    early = connect()
+    early.publish(f"{base}/state", b"on", qos=1, retain=True)
+    assert early.flush(10)
+    late = connect()
+    subscribed = f"{base}/+"
+    late.subscribe([subscribed], qos=1, stored=False)
+    late.publish(f"{base}/end", b"end", qos=1)
+    events = collect(late, lambda events: any(event.payload == b"end" for event in deliveries(events)))
+    assert Subscribed((subscribed,)) in events
+    leaves_out = getattr(late, "protocol", "5") == "5"
+    assert [event.payload for event in deliveries(events)] == ([b"end"] if leaves_out else [b"on", b"end"])
+    late.subscribe([subscribed], qos=1)
+    assert b"on" in [event.payload for event in collect_deliveries(late, 1)]
+
+
 def test_an_empty_retained_message_clears_the_stored_one(connect: Connect, base: str) -> None:
     bus = connect()
     bus.publish(f"{base}/a", b"old", qos=1, retain=True)

@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from http.client import HTTPSConnection
+from http.client import HTTPResponse, HTTPSConnection
 from pathlib import Path
 
 import pytest
@@ -77,17 +77,21 @@ def invite(world: FleetWorld, name: str, *, expires_s: float = 60.0, again: bool
     )  # fmt: skip
 
 
-def ask(
+def asked(
     world: FleetWorld, method: str, path: str, body: bytes | None = None, source: str = HOST, **headers: str
-) -> int:
+) -> HTTPResponse:
     context = client_context(world.fleet.authority)
     port = world.fleet.settings.http_port
     connection = HTTPSConnection(HOST, port, timeout=10, context=context, source_address=(source, 0))
     try:
         connection.request(method, path, body, headers)
-        return connection.getresponse().status
+        return connection.getresponse()
     finally:
         connection.close()
+
+
+def ask(world: FleetWorld, method: str, path: str, body: bytes, source: str) -> int:
+    return asked(world, method, path, body, source).status
 
 
 # --- connecting -------------------------------------------------------------------------------------------------
@@ -213,7 +217,31 @@ def test_guesses_are_slowed_down_and_others_can_join(world: FleetWorld, tmp_path
         ask(world, "POST", "/v1/enrol", enrolling(secrets.token_bytes(TOKEN_BYTES)), "127.0.0.9") for _ in range(25)
     ]
     assert statuses == [403] * 20 + [429] * 5
+    assert 0 < int(asked(world, "POST", "/v1/enrol", b"", "127.0.0.9").headers["retry-after"]) <= 60
     assert join(invite(world, "meanwhile"), tmp_path / "c.json").name == "meanwhile"
+
+
+def test_a_shut_door_answers_as_to_a_wrong_token_until_it_is_opened_again(
+    world: FleetWorld, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    home = world.fleet.path.parent
+    invitation = invite(world, "late-comer")
+    said = cli(home, "permit-join", "off")
+    assert said.stdout.startswith("door: closed; 'linguabus permit-join 15m' opens it\n"), said.stderr
+    with pytest.raises(JoiningFailed) as shut:
+        join(invitation, tmp_path / "c.json")
+    with pytest.raises(JoiningFailed) as unknown:
+        join(replace(invitation, token=bytes(TOKEN_BYTES)), tmp_path / "c.json")
+    assert str(shut.value) == str(unknown.value)
+    assert "late-comer at 127.0.0.1 has an invitation, and the door is closed" in caplog.text
+    waiting = json.loads(cli(home, "members", "--json").stdout)
+    assert waiting["door"] == {"open": False, "open_until": None}
+    assert [one["waits"] for one in waiting["invited"] if one["name"] == "late-comer"] == [True]
+    rows = [line.split() for line in cli(home, "members").stdout.splitlines()]
+    assert ["late-comer", "client", "waits"] in [row[:3] for row in rows]
+    opened = json.loads(cli(home, "permit-join", "1m", "--json").stdout)
+    assert opened["door"]["open"]
+    assert join(invitation, tmp_path / "c.json").name == "late-comer"
 
 
 # --- revoking ---------------------------------------------------------------------------------------------------
@@ -274,7 +302,7 @@ def authorization(credential: Credential) -> dict[str, str]:
 
 def blob_status(world: FleetWorld, credential: Credential | None) -> int:
     headers = authorization(credential) if credential else {}
-    return ask(world, "GET", BLOB, None, "127.0.0.3", **headers)
+    return asked(world, "GET", BLOB, None, "127.0.0.3", **headers).status
 
 
 def kept_status(connection: HTTPSConnection, credential: Credential) -> int:

@@ -9,7 +9,6 @@ import ssl
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from pathlib import Path
 
 import pytest
 
@@ -19,11 +18,10 @@ from broker.errors import BrokerUnreachable
 from broker.mqtt import MqttBus
 from broker.tls import client_context
 from orchestrator.client import Client
-from orchestrator.identity import fleet_broker
 from orchestrator.model.store import ModelStore
 from schemas.roles import Role
 from schemas.topics import NODE_ECHO, REQUEST_SUBMIT
-from tests.support.fleet_world import HOST, FleetWorld, fleet_world
+from tests.support.fleet_world import HOST, FleetWorld
 from tests.support.mqtt_packets import CONNECT, PUBLISH, encode_length
 from tests.support.polling import DEADLINE_S, collect, deliveries, subscribe
 from tests.support.served_fleet import served_fleet
@@ -73,25 +71,6 @@ def until_broker_takes(world: FleetWorld, name: str) -> None:
                 return
         except BrokerUnreachable:
             assert time.monotonic() < end_s
-
-
-def test_who_connects_again_and_again_fills_no_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fleet_broker, "_MOST_LOG_BYTES", 4000)
-    monkeypatch.setattr(fleet_broker, "_KEPT_LOG_BYTES", 1000)
-    monkeypatch.setattr(fleet_broker, "_LOOK_S", 0.02)
-    with fleet_world(tmp_path, ROLES) as world:
-        log = world.fleet.broker_folder / "broker.log"
-        end_s = time.monotonic() + DEADLINE_S
-        while not (kept := log.with_suffix(".log.1")).exists():
-            assert time.monotonic() < end_s
-            socket.create_connection((HOST, world.fleet.settings.broker_port), DEADLINE_S).close()
-        while log.stat().st_size > 4000:
-            assert time.monotonic() < end_s
-        with world.bus("orchestrator", "seen-in-the-log"):
-            while b"seen-in-the-log" not in kept.read_bytes() + log.read_bytes():
-                assert time.monotonic() < end_s
-        assert b"\0" not in log.read_bytes()
-        assert len(kept.read_bytes()) <= 1000
 
 
 # --- packets ----------------------------------------------------------------------------------------------------

@@ -17,13 +17,13 @@ from broker.mqtt import MqttBus
 from orchestrator.client import Client
 from orchestrator.model.store import ModelStore
 from schemas.fleet_views import NodeView
-from schemas.messages import SubmitRequest, encode
+from schemas.messages import NodeStatus, SubmitRequest, decode, encode
 from schemas.roles import Role
 from schemas.topics import NODE_BIRTH, NODE_STATUS, PLAN, PREFIX, REQUEST_STREAM, REQUEST_SUBMIT, Topic
 from tests.integration.test_attacks import broker_log, cli
 from tests.support.fleet_world import FleetWorld
 from tests.support.nodes import NodeProcess
-from tests.support.polling import DEADLINE_S, collect, deliveries, subscribe
+from tests.support.polling import DEADLINE_S, collect, collect_deliveries, deliveries, subscribe
 from tests.support.repository import ROOT
 from tests.support.scripted_nodes import make_birth
 from tests.support.served_fleet import served_fleet
@@ -31,6 +31,7 @@ from tests.support.served_fleet import served_fleet
 ROLES: dict[str, Role] = {
     "phone": "node",
     "thief": "node",
+    "leaver": "node",
     "reader": "client",
     "stranger": "client",
     "owner": "operator",
@@ -229,6 +230,21 @@ def test_who_takes_a_known_connections_name_ends_no_node_or_orchestrator(world: 
     assert world.members["phone"].key not in node.log()
 
 
+def test_a_revoked_node_is_away_at_once(world: FleetWorld, tmp_path: Path) -> None:
+    node = start_member(world, "leaver", tmp_path / "node")
+    try:
+        with Client.connect(world.members["owner"].broker()) as owner, world.bus("orchestrator", "late") as late:
+            await_node(owner, "leaver")
+            assert cli(world.fleet.path.parent, "revoke", "leaver").returncode == 0
+            gone = await_node(owner, "leaver", state="offline")
+            assert gone.reason == "its membership has ended"  # not that nothing is heard of it
+            late.subscribe([NODE_STATUS.format(node="leaver")], qos=1)
+            (kept,) = collect_deliveries(late, 1)
+            assert not decode(kept.payload, NodeStatus).online, "the next orchestrator finds it, too"
+    finally:
+        node.end()
+
+
 @pytest.mark.parametrize("mask", [0o022, 0o000])
 def test_files_are_their_owners_alone_and_show_no_key(world: FleetWorld, tmp_path: Path, mask: int) -> None:
     home = tmp_path / "home"
@@ -251,10 +267,10 @@ def test_a_password_on_a_command_line_is_warned_of_and_shown_nowhere(world: Flee
     assert "sesame" not in node.stdout + node.stderr
 
 
-def await_node(owner: Client, name: str) -> NodeView:
+def await_node(owner: Client, name: str, state: str = "online") -> NodeView:
     end_s = time.monotonic() + DEADLINE_S
     while time.monotonic() < end_s:
-        if found := [node for node in owner.nodes().nodes if node.node == name and node.state == "online"]:
+        if found := [node for node in owner.nodes().nodes if node.node == name and node.state == state]:
             return found[0]
     raise AssertionError(name)
 

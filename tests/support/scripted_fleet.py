@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from types import SimpleNamespace, TracebackType
 from typing import Any, Self
 
@@ -72,6 +73,8 @@ class ScriptedFleet:
         """Lose token frames until somebody asks for them again."""
         self.most_tokens: int | None = None
         """No answer comes further than this."""
+        self.tells_stages = False
+        """Heartbeats say what the nodes hold, so that another start of the orchestrator can adopt it."""
         self._tokens_per_frame = tokens_per_frame
         self._bus = bus
         self._stop = threading.Event()
@@ -97,6 +100,8 @@ class ScriptedFleet:
             for node in self.nodes.values():
                 if node.alive:
                     beat = make_heartbeat(node.name, node.birth.incarnation)
+                    if self.tells_stages:
+                        beat = replace(beat, stages=node.held())
                     self._bus.publish(NODE_HEARTBEAT.format(node=node.name), encode(beat))
             for event in self._bus.poll(_HEARTBEAT_S):
                 if isinstance(event, Delivery):
@@ -116,9 +121,9 @@ class ScriptedFleet:
             return
         place = NODE_COMMAND.match(event.topic)
         assert place
-        node = self.nodes[place["node"]]
+        node = self.nodes.get(place["node"])
         command = decode(event.payload, *NODE_COMMAND.messages)
-        if not node.alive:
+        if node is None or not node.alive:
             return
         if isinstance(command, RegisterAgain):
             self._register(node)

@@ -39,6 +39,18 @@ class ScriptedService:
         except OrchestratorError as error:
             self.error = error
 
+    def crash(self) -> None:
+        """End in the middle of things: nobody is told, and nothing is taken down."""
+
+        def turn() -> bool:
+            raise OrchestratorError("it crashed")
+
+        self.service.turn = turn  # type: ignore[method-assign]
+        self.bus.wake()
+        self.thread.join(DEADLINE_S)
+        self.error = None
+        self.end()
+
     def end(self) -> None:
         self.stop.set()
         self.thread.join(DEADLINE_S)

@@ -247,7 +247,7 @@ class SimulatedBus:
 
         connection.send(arrive)
 
-    def subscribe(self, patterns: Iterable[str], qos: int = 0) -> None:
+    def subscribe(self, patterns: Iterable[str], qos: int = 0, *, stored: bool = True) -> None:
         wanted = tuple(dict.fromkeys(patterns))
         self._patterns.update(dict.fromkeys(wanted, qos))
         self._ask_for(wanted, qos)

@@ -174,8 +174,8 @@ ROOMS = {
         "requests": "deployment effects events model timing",
         "balancing": "deployment effects fleet planning planning.moves planning.simulation planning.solver",
         "replanning": "balancing deployment effects fleet model planning planning.solver timing",
-        "pipelines": "balancing deployment effects events fleet model planning planning.solver replanning"
-        " requests text timing",
+        "pipelines": "balancing deployment effects events fleet model planning planning.solver"
+        " replanning requests text timing",
         "control_plane": "deployment effects fleet pipelines replanning requests timing",
         "operator_api": "control_plane deployment effects fleet pipelines planning planning.moves planning.solver"
         " replanning requests text",

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.fleet.fleet import FleetState, Joined, Left, Tell
+from orchestrator.fleet.changes import Joined, Left, Tell
+from orchestrator.fleet.fleet import FleetState
 from orchestrator.fleet.silence import SilenceLimits
 from schemas.messages import Heartbeat, NodeBirth, NodeStatus, RefuseNode, RegisterAgain
 from tests.support.scripted_nodes import make_birth, make_heartbeat

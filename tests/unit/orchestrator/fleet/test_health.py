@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.fleet.fleet import Drained, Flagged, FleetState, Joined, Restored, Trusted
+from orchestrator.fleet.changes import Drained, Flagged, Joined, Restored, Trusted
+from orchestrator.fleet.fleet import FleetState
 from orchestrator.fleet.health import TRUST_S, BatteryTrend, Condition, HealthLimits, NodeHealth, cost_factor, troubles
 from orchestrator.fleet.plausibility import oddities
 from schemas.messages import Epoch, Heartbeat, NodeStatus, StageMetrics

@@ -9,8 +9,8 @@ import pytest
 
 from broker.member_key import hash_of, new_key
 from orchestrator.errors import StateUnreadable
-from orchestrator.identity.errors import AlreadyMember, InvitationOver, OwnMember, UnknownMember
-from orchestrator.identity.register import Register
+from orchestrator.identity.errors import AlreadyMember, DoorShut, InvitationOver, OwnMember, UnknownMember
+from orchestrator.identity.register import _SCHEMAS, Register, _hashed
 
 TOKEN, OTHER = b"t" * 16, b"o" * 16
 
@@ -50,11 +50,40 @@ def test_who_has_missed_the_answer_asks_again(register: Register) -> None:
 
 def test_a_token_ends(register: Register, clock: Clock) -> None:
     register.invite("phone", "node", TOKEN, 900)
-    assert register.is_open
+    assert [one.is_shut for one in register.invited()] == [False]
     clock.now_s += 900
     with pytest.raises(InvitationOver):
         register.enrol(TOKEN, hash_of("k"))
-    assert (register.is_open, register.invited(), register.members()) == (False, [], [])
+    assert (register.invited(), register.members()) == ([], [])
+
+
+def test_the_door_is_shut_for_all_and_opened_again_for_those_who_wait(register: Register, clock: Clock) -> None:
+    register.invite("phone", "node", TOKEN, 900)
+    register.shut()
+    with pytest.raises(DoorShut) as shut:
+        register.enrol(TOKEN, hash_of("k"))
+    assert (str(shut.value), shut.value.name) == (str(InvitationOver()), "phone")
+    assert [(one.name, one.is_shut) for one in register.invited()] == [("phone", True)]
+    register.invite("tablet", "node", OTHER, 900)
+    assert [(one.name, one.is_shut) for one in register.invited()] == [("phone", True), ("tablet", False)]
+    register.permit(60)
+    assert [one.open_until - clock.now_s for one in register.invited()] == [60, 900]
+    clock.now_s += 60
+    with pytest.raises(DoorShut):
+        register.enrol(TOKEN, hash_of("k"))
+    register.permit(100_000)
+    assert [one.open_until - clock.now_s for one in register.invited()] == [840, 840]
+    assert register.enrol(TOKEN, hash_of("k")).name == "phone"
+
+
+def test_an_open_invitation_of_an_older_version_stays_open(tmp_path: Path, clock: Clock) -> None:
+    path = tmp_path / "older.sqlite3"
+    with sqlite3.connect(path) as db:
+        db.executescript(f"{_SCHEMAS[0]} PRAGMA user_version = 1;")
+        db.execute("INSERT INTO invitations VALUES (?, 'phone', 'node', 1900, NULL)", (_hashed(TOKEN),))
+    db.close()
+    with Register(path, now=clock) as register:
+        assert register.enrol(TOKEN, hash_of("k")).name == "phone"
 
 
 def test_a_wrong_token_is_good_for_nothing(register: Register) -> None:
@@ -90,7 +119,7 @@ def test_who_is_revoked_is_nobody(register: Register) -> None:
     register.revoke("phone")
     register.revoke("laptop")
     assert not register.admits("phone", key)
-    assert not register.is_open
+    assert not register.invited()
     with pytest.raises(UnknownMember):
         register.revoke("phone")
 

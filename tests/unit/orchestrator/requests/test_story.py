@@ -83,7 +83,7 @@ def test_a_refused_request_says_why() -> None:
 
 def test_only_so_many_are_kept_and_long_ones_are_cut_in_the_middle() -> None:
     world = World(max_queued=KEPT_REQUESTS + 10).up()
-    requests = [world.ask(make_submit(number)) for number in range(1, KEPT_REQUESTS + 6)]
+    requests = [world.ask(make_submit(number, client=f"cli-{number}")) for number in range(1, KEPT_REQUESTS + 6)]
     stories = world.core.plane.stories
     assert stories.story(requests[4]) is None
     assert [story.request for story in stories.newest(2)] == [requests[-1], requests[-2]]

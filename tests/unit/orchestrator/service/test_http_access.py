@@ -9,7 +9,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from broker.security import peer_of
-from orchestrator.service.http_access import MOST_FAILURES, WINDOW_S, Access
+from orchestrator.identity.wrong_attempts import MOST_ATTEMPTS, WINDOW_S
+from orchestrator.service.http_access import Access
 
 
 class Clock:
@@ -45,7 +46,7 @@ def status(access: Access, name: str, key: str, host: str = "192.0.2.1") -> int:
 
 
 def test_an_address_is_held_up_for_a_minute_and_no_longer(access: Access, clock: Clock) -> None:
-    assert [status(access, "phone", "x") for _ in range(MOST_FAILURES)] == [401] * MOST_FAILURES
+    assert [status(access, "phone", "x") for _ in range(MOST_ATTEMPTS)] == [401] * MOST_ATTEMPTS
     for _ in range(5):
         clock.now_s += WINDOW_S / 6
         assert (status(access, "phone", "x"), status(access, "tablet", "b")) == (429, 429)
@@ -55,7 +56,7 @@ def test_an_address_is_held_up_for_a_minute_and_no_longer(access: Access, clock:
 
 def test_a_key_that_is_withdrawn_loses_its_privilege(access: Access, keys: dict[str, str]) -> None:
     assert status(access, "phone", "a") == 200
-    for _ in range(MOST_FAILURES):
+    for _ in range(MOST_ATTEMPTS):
         status(access, "phone", "x")
     assert status(access, "phone", "a") == 200
     del keys["phone"]
@@ -64,8 +65,8 @@ def test_a_key_that_is_withdrawn_loses_its_privilege(access: Access, keys: dict[
 
 
 def test_right_attempts_are_not_counted_and_addresses_are_apart(access: Access) -> None:
-    assert {status(access, "phone", "a") for _ in range(MOST_FAILURES * 2)} == {200}
-    for _ in range(MOST_FAILURES):
+    assert {status(access, "phone", "a") for _ in range(MOST_ATTEMPTS * 2)} == {200}
+    for _ in range(MOST_ATTEMPTS):
         status(access, "phone", "x", "2001:db8::1")
     assert status(access, "tablet", "b", "2001:db8::2") == 429
     assert status(access, "tablet", "b", "2001:db8:0:1::2") == 200
@@ -74,7 +75,7 @@ def test_right_attempts_are_not_counted_and_addresses_are_apart(access: Access) 
 def test_many_addresses_fill_no_memory(access: Access) -> None:
     for number in range(5000):
         status(access, "phone", "x", f"10.0.{number >> 8}.{number & 255}")
-    assert len(access._failures) < 5000
+    assert len(access.wrong) < 5000
 
 
 @pytest.mark.parametrize(
