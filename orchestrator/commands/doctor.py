@@ -14,7 +14,6 @@ import click
 
 from broker.credential import FILE, Credential
 from broker.errors import CredentialUnusable
-from broker.link_check import check_link
 from orchestrator.commands.exits import FAILURE
 from orchestrator.commands.output import print_json
 from orchestrator.commands.settings import Settings, bus_options, pass_settings
@@ -105,6 +104,8 @@ def _findings(role: str, settings: Settings) -> Iterator[Finding]:
             host = FleetFolder.of(settings.home).own_addresses()[0]
     elif not settings.broker_is_named:
         yield _check_credential(settings.home / FILE)
+    from broker.link_check import check_link
+
     try:
         address = settings.address
         member = None if settings.broker_is_named else Credential.load(settings.home / FILE)

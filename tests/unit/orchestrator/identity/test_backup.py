@@ -66,10 +66,7 @@ def test_a_fleet_comes_back_as_it_was(home: Path, tmp_path: Path) -> None:
     before = FleetFolder.of(home)
     assert fleet.authority == before.authority
     assert (fleet.settings.listen, fleet.settings.broker_port) == ("127.0.0.2", before.settings.broker_port)
-    assert (fleet.own_credential().key, fleet.own_credential().addresses) == (
-        before.own_credential().key,
-        ("127.0.0.2",),
-    )
+    assert fleet.own_credential() == before.own_credential()  # by the port that is for this machine alone
     with fleet.register() as register, before.register() as old:
         assert register.key_hashes() == old.key_hashes()
     with Database(other / backups.STATE) as state:
