@@ -14,6 +14,7 @@ from importlib import metadata, util
 from pathlib import Path
 from typing import Literal, Self
 
+from broker.address import BrokerAddress
 from broker.child_process import ChildProcess, our_environment
 from broker.errors import BrokerDidNotStart, BrokerNotFound, BusError
 from broker.mqtt import MqttBus
@@ -90,6 +91,11 @@ class LocalBroker(Closing):
     def url(self) -> str:
         """The address for `MqttBus`."""
         return f"mqtt://127.0.0.1:{self.port}"
+
+    @property
+    def _address(self) -> str | BrokerAddress:
+        """Where it is asked whether it answers."""
+        return self.url
 
     @property
     def running(self) -> bool:
@@ -173,7 +179,7 @@ class LocalBroker(Closing):
         last = ""
         while self.running and time.monotonic() < deadline_s:
             try:
-                with MqttBus(self.url, client_id=f"ready-{os.getpid()}", protocol="3.1.1") as bus:
+                with MqttBus(self._address, client_id=f"ready-{os.getpid()}", protocol="3.1.1") as bus:
                     bus.connect(timeout_s=2.0)
             except BusError as error:
                 last = str(error)
