@@ -183,6 +183,13 @@ def test_the_model_in_use_is_changed_over_to(served: Served) -> None:
     assert done.stderr.startswith("Error: tiny is being served: ")
 
 
+def test_a_second_orchestrator_is_told_of_the_first(served: Served) -> None:
+    """Not of the port, which only says that somebody has it."""
+    done = served.run("serve")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(r"Error: .* serves .*--take-over\n", done.stderr), done.stderr
+
+
 def test_no_nodes_is_one_line(served: Served) -> None:
     done = served.run("ask", "Hello", "--patience", "0")
     assert (done.returncode, done.stdout) == (2, "")
