@@ -12,7 +12,7 @@ from importlib import metadata, util
 from pathlib import Path
 from typing import Literal, Self
 
-from broker.address import as_address
+from broker.address import BrokerAddress, as_address
 from broker.child_process import ChildProcess, our_environment
 from broker.errors import BrokerDidNotStart, BrokerNotFound
 from broker.readiness import START_S, require_free_port, wait_until_ready
@@ -94,6 +94,11 @@ class LocalBroker(Closing):
         return f"mqtt://{_HOST}:{self.port}"
 
     @property
+    def _address(self) -> str | BrokerAddress:
+        """Where it is asked whether it answers."""
+        return self.url
+
+    @property
     def running(self) -> bool:
         """True while the broker process lives."""
         return self._process is not None and self._process.running
@@ -161,7 +166,7 @@ class LocalBroker(Closing):
         self.port = port
         try:
             wait_until_ready(
-                self.kind, self._process, as_address(self.url), log_path, timeout_s=self._start_timeout_s,
+                self.kind, self._process, as_address(self._address), log_path, timeout_s=self._start_timeout_s,
                 protocol="3.1.1",
             )  # fmt: skip
         except BrokerDidNotStart:

@@ -21,6 +21,7 @@ contract with the oldest and the newest version that may be installed.
 
 from __future__ import annotations
 
+import select
 import socket
 import ssl
 import struct
@@ -84,6 +85,8 @@ class SocketClient(paho.Client):
         self._read = b""
         self._read_at = 0
         self._filled = self._is_tls = False
+        self._arrived = select.poll()
+        """Says whether there is anything to read from the socket."""
         self._topics: dict[bytes, str] = {}
         self._alike = _Alike()
         """Of the last packet that came alone: the next one is probably like it, and need not be parsed."""
@@ -172,10 +175,13 @@ class SocketClient(paho.Client):
             self._alike = _Alike(event.topic, data[:head_bytes], head_bytes, len(data))
 
     def has_more_to_read(self) -> bool:
-        """True when another `loop_read` finds bytes that the readiness of the socket does not announce."""
+        """True when another `loop_read` finds bytes: those that the readiness of the socket does not announce.
+
+        Over TLS also those that it does: a read gives one record, and brokers make one of each message.
+        """
         if self._read_at < len(self._read) or self._filled:
             return True
-        return isinstance(self._sock, ssl.SSLSocket) and self._sock.pending() > 0
+        return isinstance(self._sock, ssl.SSLSocket) and (self._sock.pending() > 0 or bool(self._arrived.poll(0)))
 
     def publish_head(self, packed_topic: bytes, size_bytes: int, retain: bool) -> bytes:
         """The part of a QoS 0 PUBLISH before its payload."""
@@ -209,6 +215,8 @@ class SocketClient(paho.Client):
             raise RuntimeError("reconnect() without adopt()")
         self.is_open = self.has_news = True
         self._is_tls = isinstance(sock, ssl.SSLSocket)
+        self._arrived = select.poll()
+        self._arrived.register(sock, select.POLLIN)
         return sock
 
     def _sock_close(self) -> None:

@@ -18,6 +18,7 @@ from orchestrator.model.lock import exclusive
 from orchestrator.model.model import Model
 from orchestrator.model.store import ModelStore
 from tests.support.in_process import converting_here
+from tests.support.secured_broker import SecuredBroker
 from tests.support.tiny_models import make_checkpoint
 
 EXPLORE = "explore"
@@ -103,7 +104,14 @@ def tiny_model(tiny_store: ModelStore) -> Model:
 
 
 @pytest.fixture
-def mosquitto() -> Iterator[LocalBroker]:
-    """A Mosquitto of the test's own."""
+def mosquitto() -> Iterator[SecuredBroker]:
+    """A Mosquitto of the test's own, for members of its fleet."""
+    with SecuredBroker() as broker:
+        yield broker
+
+
+@pytest.fixture
+def open_mosquitto() -> Iterator[LocalBroker]:
+    """A Mosquitto of the test's own that lets in anybody, without TLS: for what is about such a broker."""
     with LocalBroker(kind="mosquitto") as broker:
         yield broker

@@ -84,8 +84,15 @@ def _wire_or_auto(_context: click.Context, _parameter: click.Parameter, value: s
     help="Tokens to guess per round trip; pays on slow links. The last stage's node is then told the prompt. "
     "[default: 8 for models in the steady or exact profile, 0 for fast ones]",
 )
-@click.option("--blob-host", default="127.0.0.1", show_default=True, help="Address to serve model parts to nodes on.")
-@click.option("--blob-port", type=click.IntRange(0, 65535), default=0, help="Its port. [default: a free one]")
+@click.option(
+    "--blob-host",
+    help="Address to serve model parts to nodes on. [default: the one that the fleet was made with, or 127.0.0.1]",
+)
+@click.option(
+    "--blob-port",
+    type=click.IntRange(0, 65535),
+    help="Its port; 0: a free one. [default: the one that the fleet was made with, or a free one]",
+)
 @click.option(
     "--advertise",
     metavar="URL",
@@ -146,8 +153,8 @@ def command(
     slots: int | None,
     wire: WireDtype | None,
     guess: int | None,
-    blob_host: str,
-    blob_port: int,
+    blob_host: str | None,
+    blob_port: int | None,
     advertise: tuple[str, ...],
     battery_low: float,
     hot: float,
@@ -185,7 +192,8 @@ def command(
             membership = stack.enter_context(Membership(fleet, interface_addresses))
             own = fleet.own_credential()
             broker = own.broker()
-            blob_host, blob_port = fleet.settings.listen or "0.0.0.0", fleet.settings.http_port
+            blob_host = blob_host or fleet.settings.listen or "0.0.0.0"
+            blob_port = fleet.settings.http_port if blob_port is None else blob_port
             if with_broker:
                 stack.enter_context(FleetBroker(fleet, own))
                 click.echo(f"broker: Mosquitto with TLS and roles, on port {fleet.settings.broker_port}")
@@ -209,8 +217,8 @@ def command(
             slots=slots,
             wire_dtype=wire,
             draft_tokens=guess,
-            blob_host=blob_host,
-            blob_port=blob_port,
+            blob_host=blob_host or "127.0.0.1",
+            blob_port=blob_port or 0,
             advertised_urls=advertise,
             is_guarded=membership is not None,
             insecure=settings.insecure,

@@ -11,6 +11,7 @@ import getpass
 import os
 import signal
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from broker.private_file import write_private
@@ -18,6 +19,7 @@ from broker.roles import acl_text
 from orchestrator.identity.fleet_folder import LOOPBACK, FleetFolder
 from orchestrator.identity.register import Register
 from schemas.limits import MAX_PAYLOAD_BYTES
+from schemas.roles import Role
 
 MOST_CONNECTIONS = 900
 """Of members and of strangers, who may be in the middle of a handshake."""
@@ -69,12 +71,19 @@ def configuration_file(fleet: FleetFolder) -> Path:
 def write_broker_files(fleet: FleetFolder, register: Register) -> bool:
     """Write what has changed; has the broker to be told?
 
+    One process at a time: else one that was slow would write over what another has read later.
+
     Raises:
         OSError: they can't be written.
+        sqlite3.Error: the register can't be read.
     """
+    with register.held():
+        return _write_changed(fleet, register.key_hashes())
+
+
+def _write_changed(fleet: FleetFolder, members: Sequence[tuple[str, Role, str]]) -> bool:
     folder = fleet.broker_folder
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    members = register.key_hashes()
     texts = {
         "passwords": "".join(f"{name}:{key_hash}\n" for name, _, key_hash in members),
         "roles": acl_text((name, role) for name, role, _ in members),

@@ -9,8 +9,8 @@ import hashlib
 import os
 import sqlite3
 import time
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,6 +101,15 @@ class Register(Closing):
         """Changes whenever another process or another `Register` has changed something."""
         (version,) = self._db.execute("PRAGMA data_version").fetchone()
         return int(version)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Nobody else changes the register meanwhile, in no process, or holds it."""
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        finally:
+            self._db.execute("COMMIT")
 
     # --- members ----------------------------------------------------------------------------------------------
 

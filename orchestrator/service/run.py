@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import secrets
 import threading
@@ -113,14 +114,14 @@ def _serve(
     # The broker ends the connection of who has the same client id, whoever connects: nobody is to guess this one.
     client_id = f"orchestrator-{config.pipeline}-{orchestrator}-{secrets.token_hex(8)}"
     will = will_of(config.pipeline, orchestrator)
-    with (
-        MqttBus(config.broker_url, client_id=client_id, will=will, keepalive_s=KEEPALIVE_S) as bus,
-        _http_server(config, store, membership) as http,
-    ):
+    with contextlib.ExitStack() as stack:
+        bus = stack.enter_context(MqttBus(config.broker_url, client_id=client_id, will=will, keepalive_s=KEEPALIVE_S))
         bus.connect()
         on_connected()
         take_over = config.take_over or config.standby  # who stands by has seen that nobody answers
         least = ask_for_incumbent(bus, config.pipeline, orchestrator, take_over=take_over)
+        # Only now: whoever serves the fleet on this machine has its port, and that it serves is what is to be said.
+        http = stack.enter_context(_http_server(config, store, membership))
         if membership:
             own_urls = membership.urls(http.port)
         else:

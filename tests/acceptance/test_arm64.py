@@ -29,10 +29,12 @@ from schemas.messages import Heartbeat
 from schemas.topics import SEGMENT
 from tests.support.arm64 import CHIPS, Chip, arm64_python
 from tests.support.live_move import move
+from tests.support.members import as_orchestrator
 from tests.support.nodes import NodeProcess, running_nodes, start_node
 from tests.support.polling import collect, subscribe
 from tests.support.repository import ROOT
 from tests.support.ring import Ring
+from tests.support.secured_broker import SecuredBroker
 from tests.support.segments import segment_spec
 from tests.support.services import apply, patient_client, running_service, wait_until_serving
 from tests.support.tiny_models import make_checkpoint
@@ -101,7 +103,7 @@ def fleet(
 ) -> Iterator[Fleet]:
     chip, precision = request.param
     with (
-        LocalBroker(kind="mosquitto") as broker,
+        SecuredBroker() as broker,
         started(broker.url, chip, tmp_path_factory.mktemp("fleet")) as nodes,
         Ring(broker.url, store.open(precision)) as ring,
     ):
@@ -232,7 +234,7 @@ def hidden_states(fleet: Fleet, order: tuple[str, str]) -> NDArray[np.float32]:
     """What the first of two nodes tells the second: (positions, width)."""
     fleet.ring.deploy(fleet.homes, [0, 3, 6], order=order, **PLAN)
     count = len(PROMPT) + TOKENS - 1
-    with MqttBus(fleet.broker.url, client_id="listener") as listener:
+    with MqttBus(as_orchestrator(fleet.broker.url), client_id="listener") as listener:
         listener.connect()
         subscribe(listener, SEGMENT.filter())
         fleet.ring.ask(PROMPT, TOKENS)

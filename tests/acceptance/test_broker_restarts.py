@@ -16,10 +16,10 @@ import pytest
 
 from broker.errors import BusError
 from broker.local_broker import LocalBroker
-from orchestrator.client import Client, ClientError
+from orchestrator.client import ClientError
 from orchestrator.model.store import ModelStore
 from tests.support.nodes import NodeProcess, running_nodes
-from tests.support.services import running_orchestrator, wait_until_serving
+from tests.support.services import operator, running_orchestrator, wait_until_serving
 
 RESTARTS = 20
 STREAMS = 3
@@ -52,7 +52,7 @@ class Load:
     def _ask_on(self) -> None:
         while not self._over.is_set():
             try:
-                client = Client.connect(self._url)
+                client = operator(self._url)
                 client._silence_s = 1.0
                 with client:
                     while not self._over.is_set():
@@ -102,7 +102,7 @@ def test_twenty_restarts_of_the_broker_under_load(
         running_orchestrator(mosquitto.url, tiny_store, tmp_path / "orchestrator", *serve) as orchestrator,
     ):
         processes = [orchestrator, *nodes.values()]
-        with Client.connect(mosquitto.url) as client:
+        with operator(mosquitto.url) as client:
             wait_until_serving(client)
         with Load(mosquitto.url) as load:
             for number in range(RESTARTS):

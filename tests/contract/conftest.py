@@ -11,11 +11,20 @@ import pytest
 
 from broker.bus import Bus, Connected
 from broker.local_broker import LocalBroker
+from schemas.topics import PREFIX
 from tests.support.bus_worlds import Connect, MemoryWorld, MqttWorld, World
 from tests.support.polling import collect
+from tests.support.secured_broker import SecuredBroker
 
 _numbers = itertools.count(1)
-KINDS = ("memory", "mosquitto-5", "mosquitto-3.1.1", "embedded")
+KINDS = ("memory", "mosquitto-5", "mosquitto-3.1.1", "embedded", "secured")
+"""In plain text and over TLS: bytes come another way."""
+
+BROKERS: dict[str, Callable[[], LocalBroker]] = {
+    "mosquitto": lambda: LocalBroker("mosquitto"),
+    "embedded": lambda: LocalBroker("embedded"),
+    "secured": SecuredBroker,
+}
 
 
 @pytest.fixture(scope="module")
@@ -26,8 +35,7 @@ def broker_processes() -> Iterator[Callable[[str], LocalBroker]]:
 
         def get(kind: str) -> LocalBroker:
             if kind not in started:
-                choice = LocalBroker("embedded" if kind == "embedded" else "mosquitto")
-                started[kind] = stack.enter_context(choice)
+                started[kind] = stack.enter_context(BROKERS[kind]())
             return started[kind]
 
         yield get
@@ -58,5 +66,5 @@ def connect(world: World) -> Iterator[Connect]:
 
 @pytest.fixture
 def base() -> str:
-    """A topic prefix of this test alone."""
-    return f"test/{next(_numbers)}"
+    """A topic prefix of this test alone, which the role of the orchestrator has."""
+    return f"{PREFIX}/test/{next(_numbers)}"

@@ -17,14 +17,15 @@ import pytest
 
 from broker.local_broker import LocalBroker
 from broker.mqtt import MqttBus
-from orchestrator.client import Client, ClientError
+from orchestrator.client import ClientError
 from orchestrator.model.store import ModelStore
 from schemas.messages import BlobRef, Epoch, PlanConstraints, PrepareSegment, StageRef, encode
 from schemas.topics import NODE_COMMAND, NODE_REPLY
+from tests.support.members import as_orchestrator
 from tests.support.mqtt_proxy import MqttProxy
 from tests.support.nodes import NodeProcess, running_nodes
 from tests.support.polling import DEADLINE_S
-from tests.support.services import running_orchestrator, wait_until_serving
+from tests.support.services import operator, running_orchestrator, wait_until_serving
 
 END_S = 5.0
 NOTICED_S = 4.0
@@ -70,7 +71,7 @@ def silent_server() -> Iterator[tuple[str, threading.Event]]:
     thread = threading.Thread(target=accept)
     thread.start()
     try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}", asked
+        yield f"https://127.0.0.1:{listener.getsockname()[1]}", asked
     finally:
         with suppress(OSError):
             listener.shutdown(socket.SHUT_RDWR)
@@ -82,7 +83,7 @@ def silent_server() -> Iterator[tuple[str, threading.Event]]:
 
 def begin_to_load(broker: LocalBroker, node: str, blob_url: str, asked: threading.Event) -> None:
     """Have a node download what never comes, as soon as it is there."""
-    with Client.connect(broker.url) as client:
+    with operator(broker.url) as client:
         while node not in [known.node for known in client.nodes().nodes]:
             pass
     prepare = PrepareSegment(
@@ -90,7 +91,7 @@ def begin_to_load(broker: LocalBroker, node: str, blob_url: str, asked: threadin
         model="none", graph=BLOB, blobs=(), blob_urls=(blob_url,), kv_layers=(), width_in=0, width_out=0,
         vocab_size=10, context_tokens=16, slots=1, chunk_tokens=2, wire_dtype="fp32", planned_bytes=0,
     )  # fmt: skip
-    with MqttBus(broker.url, client_id="operator") as bus:
+    with MqttBus(as_orchestrator(broker.url), client_id="operator") as bus:
         bus.connect()
         bus.publish(NODE_COMMAND.format(node=node), encode(prepare), qos=1)
         assert bus.flush(DEADLINE_S)
@@ -103,11 +104,11 @@ def moving(broker: LocalBroker, proxy: MqttProxy) -> Iterator[None]:
     proxy.drop(NODE_REPLY.filter(), when=lambda publish: b"reply.kv_copied" in publish.payload)
 
     def move() -> None:
-        with suppress(ClientError), Client.connect(broker.url) as operator:
-            operator.apply(PlanConstraints(pins=TO), timeout_s=MOVE_S)
+        with suppress(ClientError), operator(broker.url) as client:
+            client.apply(PlanConstraints(pins=TO), timeout_s=MOVE_S)
 
     mover = threading.Thread(target=move)
-    with Client.connect(broker.url, lease_s=None) as client:
+    with operator(broker.url, lease_s=None) as client:
         pieces = iter(client.ask(prompt="one two three", max_tokens=240))
         next(pieces)  # the others are not read, and it is not left
         mover.start()
@@ -159,7 +160,7 @@ def test_all_end_in_time(
         running_nodes(["a", "b"], proxy.url, tmp_path, *slow) as nodes,
         running_orchestrator(proxy.url, tiny_store, tmp_path / "orchestrator", *serve) as orchestrator,
     ):
-        with Client.connect(mosquitto.url) as client:
+        with operator(mosquitto.url) as client:
             wait_until_serving(client)
             client.apply(PlanConstraints(objective="throughput", pins=FROM), timeout_s=60.0)
         with (
@@ -167,7 +168,7 @@ def test_all_end_in_time(
             running_nodes(["loader"], proxy.url, tmp_path, "--memory-limit-mb", "64") as loaders,
         ):
             begin_to_load(mosquitto, "loader", blob_url, asked)
-            with Client.connect(mosquitto.url) as client:
+            with operator(mosquitto.url) as client:
                 assert client.status().moves.now is not None
             breaks(mosquitto, proxy)
             if later:

@@ -1,4 +1,7 @@
-"""Where one broker is not enough: a cluster of NATS servers, one of which is killed in the middle of answers."""
+"""Where one broker is not enough: a cluster of NATS servers, one of which is killed in the middle of answers.
+
+In plain text: roles are written for Mosquitto, and no fleet has such a broker.
+"""
 
 from __future__ import annotations
 

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from broker.local_broker import LocalBroker
-from orchestrator.client import Client
 from orchestrator.model.store import ModelStore
 from orchestrator.service.database import Database
 from schemas.messages import Sampling
@@ -21,7 +20,8 @@ from tests.support.bus_recorder import until
 from tests.support.mqtt_proxy import MqttProxy
 from tests.support.nodes import NodeProcess, running_nodes
 from tests.support.readers import Question, read_through
-from tests.support.services import apply, running_orchestrator, wait_until_serving
+from tests.support.secured_broker import SecuredBroker
+from tests.support.services import apply, operator, running_orchestrator, wait_until_serving
 
 NODES = ("a", "b", "c")
 PINS = [["embed", "a"], ["0-1", "b"], ["2-3", "c"], ["head", "a"]]
@@ -61,7 +61,7 @@ class World:
         self.start()
         proxy = self.stack.enter_context(MqttProxy(self.broker.url))
         self.nodes = self.stack.enter_context(running_nodes(NODES, proxy.url, self.folder))
-        with Client.connect(self.broker.url) as client:
+        with operator(self.broker.url) as client:
             wait_until_serving(client)
             apply(client, pins=PINS)
         proxy.down.delay_s = DELAY_S
@@ -77,7 +77,7 @@ class World:
 def world(tiny_store: ModelStore, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("restarts")
     with ExitStack() as stack:
-        broker = stack.enter_context(LocalBroker(kind="mosquitto"))
+        broker = stack.enter_context(SecuredBroker())
         world = World(broker, tiny_store, folder, stack)
         world.begin()
         yield world
@@ -92,7 +92,7 @@ def answers(world: World, fault: Callable[[], None]) -> list[list[int]]:
 
 
 def test_answers_go_on_and_the_running_plan_stays(world: World) -> None:
-    with Client.connect(world.broker.url) as client:
+    with operator(world.broker.url) as client:
         epoch = client.status().epoch
 
     def restart() -> None:
@@ -100,7 +100,7 @@ def test_answers_go_on_and_the_running_plan_stays(world: World) -> None:
         world.start()
 
     assert answers(world, restart) == world.undisturbed
-    with Client.connect(world.broker.url) as client:
+    with operator(world.broker.url) as client:
         assert client.status().epoch == epoch, "nothing was loaded anew"
 
 
@@ -115,7 +115,7 @@ def test_answers_go_on_without_the_database(world: World) -> None:
 
 def test_answers_go_on_where_a_node_was_lost_meanwhile(world: World) -> None:
     """The fewest nodes of a first plan are no reason to wait: there was one."""
-    with Client.connect(world.broker.url) as client:
+    with operator(world.broker.url) as client:
         apply(client)
         lost = client.plan().stages[0].node
 
@@ -126,7 +126,7 @@ def test_answers_go_on_where_a_node_was_lost_meanwhile(world: World) -> None:
 
     assert answers(world, restart) == world.undisturbed
     world.nodes[lost] = world.stack.enter_context(running_nodes([lost], world.broker.url, world.folder))[lost]
-    with Client.connect(world.broker.url) as client:
+    with operator(world.broker.url) as client:
         while not all(node.state == "online" for node in client.nodes().nodes):
             client.events(0.1)
         apply(client, pins=PINS)
@@ -134,7 +134,7 @@ def test_answers_go_on_where_a_node_was_lost_meanwhile(world: World) -> None:
 
 def test_one_that_stands_by_goes_on(world: World) -> None:
     """On another machine, with what operators want; and the first one stands by when it comes back."""
-    with Client.connect(world.broker.url) as client:
+    with operator(world.broker.url) as client:
         apply(client, pins=PINS)
         epoch = client.status().epoch
     incumbent, first_machine = world.starts[-1], world.machine
@@ -143,7 +143,7 @@ def test_one_that_stands_by_goes_on(world: World) -> None:
     with Database(world.home / "state.sqlite3") as state:
         until("what operators want", lambda: bool(state.constraints("main").pins))
     assert answers(world, lambda: incumbent.end(signal.SIGKILL) and None) == world.undisturbed
-    with Client.connect(world.broker.url) as client:
+    with operator(world.broker.url) as client:
         status = client.status()
         assert status.epoch == epoch, "nothing was loaded anew"
     world.machine, serves = first_machine, world.starts[-1]
@@ -151,6 +151,6 @@ def test_one_that_stands_by_goes_on(world: World) -> None:
     assert serves.process.poll() is None
     began_s = time.monotonic()
     assert serves.end() == 0
-    with Client.connect(world.broker.url) as client:
+    with operator(world.broker.url) as client:
         wait_until_serving(client)
     assert time.monotonic() - began_s < 10.0, "who ends of its own accord is replaced at once"

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from broker.local_broker import LocalBroker
 from orchestrator.client import Client, ControlRefused
 from orchestrator.model.store import ModelStore
 from tests.faults.test_orchestrator_restarts import PINS, World, answers
 from tests.support.bus_recorder import until
-from tests.support.services import apply
+from tests.support.secured_broker import SecuredBroker
+from tests.support.services import apply, operator
 from tests.support.small_disk import fill, small_disk
 
 pytestmark = pytest.mark.long
@@ -28,7 +28,7 @@ def world(tiny_store: ModelStore, tmp_path_factory: pytest.TempPathFactory) -> I
     """An orchestrator and three nodes, two of whose homes are on small disks."""
     folder = tmp_path_factory.mktemp("storage")
     with ExitStack() as stack:
-        broker = stack.enter_context(LocalBroker(kind="mosquitto"))
+        broker = stack.enter_context(SecuredBroker())
         world = World(broker, tiny_store, folder, stack)
         stack.enter_context(small_disk(world.home, ORCHESTRATOR_BYTES))
         stack.enter_context(small_disk(folder / "c", NODE_BYTES))
@@ -43,7 +43,7 @@ def told(client: Client, text: str) -> bool:
 def test_answers_go_on_while_the_orchestrators_disk_is_full(world: World) -> None:
     filler: list[Path] = []
     assert answers(world, lambda: filler.append(fill(world.home))) == world.undisturbed
-    with Client.connect(world.broker.url) as client:
+    with operator(world.broker.url) as client:
         until("that it is said", lambda: told(client, "state.sqlite3 can't be written: "))
         filler[0].unlink()
         assert answers(world, lambda: None) == world.undisturbed
@@ -54,7 +54,7 @@ def test_a_node_goes_on_without_its_home(world: World) -> None:
     """What is loaded stays; what the next plan needs is fetched into a new folder."""
     home = world.nodes["b"].home
     assert answers(world, lambda: shutil.rmtree(home)) == world.undisturbed
-    with Client.connect(world.broker.url) as client:
+    with operator(world.broker.url) as client:
         apply(client, pins=OTHER_PINS)
         assert answers(world, lambda: None) == world.undisturbed
         assert any((home / "blobs").iterdir())
@@ -66,7 +66,7 @@ def test_a_node_whose_disk_is_full_makes_room_or_says_so(world: World) -> None:
     home = world.nodes["c"].home
     spare = {path.name for path in (home / "blobs").iterdir()}
     filler = fill(home)
-    with Client.connect(world.broker.url) as client:
+    with operator(world.broker.url) as client:
         apply(client, pins=FEWER_PINS)
         assert spare - {path.name for path in (home / "blobs").iterdir()}
         fill(home)

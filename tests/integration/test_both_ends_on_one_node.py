@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -12,18 +11,17 @@ from pathlib import Path
 import pytest
 
 from broker.bus import Delivery, Subscribed
+from broker.local_broker import LocalBroker
 from broker.mqtt import MqttBus
-from orchestrator.client import Client
 from orchestrator.model.store import ModelStore
 from orchestrator.service.config import ServiceConfig
-from orchestrator.service.run import run_service
 from schemas.codec import Kind, decode_frames
 from schemas.messages import OpenRequest, decode
 from schemas.topics import NODE_COMMAND, REQUEST_STREAM, SEGMENT, TOKEN
-from tests.support.guarded_broker import guarded_broker
+from tests.support.members import as_member, as_orchestrator
 from tests.support.nodes import running_nodes
 from tests.support.polling import DEADLINE_S, collect, deliveries
-from tests.support.services import apply, wait_until_serving
+from tests.support.services import apply, patient_client, running_service, wait_until_serving
 
 OWNER, OTHERS = "owner", ("helper", "bystander")
 PROMPT = "The capital of France"
@@ -48,42 +46,20 @@ class Spy:
         return self.heard
 
 
-def url(port: int, user: str) -> str:
-    return f"mqtt://{user}:any@127.0.0.1:{port}"
-
-
 @pytest.fixture
-def port(tiny_store: ModelStore, tmp_path: Path) -> Iterator[int]:
-    """A guarded broker with an orchestrator that serves the tiny model on three nodes."""
-    names = [OWNER, *OTHERS]
-    with ExitStack() as stack:
-        port = stack.enter_context(
-            guarded_broker(
-                tmp_path, {"reader": "operator", "orchestrator": "orchestrator"} | dict.fromkeys(names, "node")
-            )
-        )
-        stop, ready = threading.Event(), threading.Event()
-        config = ServiceConfig(
-            broker_url=url(port, "orchestrator"), data_dir=tmp_path / "data", models_dir=tiny_store.home,
-            model="tiny", min_nodes=3, context_tokens=128, slots=2, wire_dtype="fp32",
-        )  # fmt: skip
-        service = threading.Thread(
-            target=run_service, args=(config,), kwargs={"stop": stop, "on_ready": lambda _: ready.set()}
-        )
-        service.start()
-        stack.callback(service.join)
-        stack.callback(stop.set)
-        assert ready.wait(DEADLINE_S)
-        for name in names:
-            stack.enter_context(running_nodes([name], url(port, name), tmp_path))
-        yield port
+def url(mosquitto: LocalBroker, tiny_store: ModelStore, tmp_path: Path) -> Iterator[str]:
+    """A broker with an orchestrator that serves the tiny model on three nodes."""
+    config = ServiceConfig(
+        broker_url=mosquitto.url, data_dir=tmp_path / "data", models_dir=tiny_store.home,
+        model="tiny", min_nodes=3, context_tokens=128, slots=2, wire_dtype="fp32",
+    )  # fmt: skip
+    with running_service(config), running_nodes([OWNER, *OTHERS], mosquitto.url, tmp_path):
+        yield mosquitto.url
 
 
-def test_nobody_else_reads_tokens_or_text_and_the_text_is_the_same(port: int) -> None:
+def test_nobody_else_reads_tokens_or_text_and_the_text_is_the_same(url: str) -> None:
     with ExitStack() as stack:
-        bus = MqttBus(url(port, "reader"), client_id="reader")
-        bus.connect()
-        client = stack.enter_context(Client(bus, name="reader", broker="the guarded one", control_timeout_s=DEADLINE_S))
+        client = stack.enter_context(patient_client(url))
         wait_until_serving(client)
         plain = client.ask(prompt=PROMPT, max_tokens=24)
         plain_text = "".join(plain)
@@ -95,7 +71,9 @@ def test_nobody_else_reads_tokens_or_text_and_the_text_is_the_same(port: int) ->
 
         spies = {}
         for name in OTHERS:
-            spy = Spy(stack.enter_context(MqttBus(url(port, name), client_id=f"spy-{secrets.token_hex(4)}")))
+            spy = Spy(
+                stack.enter_context(MqttBus(as_member(url, name, "node"), client_id=f"spy-{secrets.token_hex(4)}"))
+            )
             spy.bus.connect()
             spy.bus.subscribe(["linguabus/v1/#", "#"], qos=1)
             spies[name] = spy
@@ -129,13 +107,12 @@ def check_ignorance(name: str, heard: list[Delivery], text: str) -> None:
             assert not isinstance(command, OpenRequest) or command.prompt_ids is None
 
 
-def test_a_node_can_speak_for_nobody_else(tmp_path: Path) -> None:
+def test_a_node_can_speak_for_nobody_else(mosquitto: LocalBroker) -> None:
     forged = SEGMENT.format(pipeline="main", epoch="1-1", stage=0, sender="helper", receiver=OWNER)
     honest = SEGMENT.format(pipeline="main", epoch="1-1", stage=0, sender="bystander", receiver=OWNER)
     with (
-        guarded_broker(tmp_path, {"orchestrator": "orchestrator"} | dict.fromkeys([OWNER, *OTHERS], "node")) as port,
-        MqttBus(url(port, "orchestrator"), client_id="watcher") as watcher,
-        MqttBus(url(port, "bystander"), client_id="forger") as forger,
+        MqttBus(as_orchestrator(mosquitto.url), client_id="watcher") as watcher,
+        MqttBus(as_member(mosquitto.url, "bystander", "node"), client_id="forger") as forger,
     ):
         watcher.connect()
         watcher.subscribe([SEGMENT.filter()], qos=1)

@@ -1,4 +1,4 @@
-"""The command line against a real broker, orchestrator and nodes, with a tiny model that it added itself."""
+"""The command line in a fleet: its broker, orchestrator and nodes, with a tiny model that it added itself."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ import pytest
 
 from orchestrator import cli
 from tests.support.added_model import AddedModel
+from tests.support.fleet_world import free_port
+from tests.support.members import FleetUrl, Members
 from tests.support.nodes import running_nodes
 from tests.support.polling import DEADLINE_S
 from tests.support.services import await_plan, patient_client
@@ -24,11 +26,16 @@ CONTEXT_TOKENS = 200
 
 
 @pytest.fixture(scope="module")
-def home(added_model: AddedModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home of this module's own with one model, ``tiny``, added by ``model add``."""
-    folder = tmp_path_factory.mktemp("cli") / "home"
-    shutil.copytree(added_model.home / "models", folder / "models")
-    return folder
+def members(added_model: AddedModel, tmp_path_factory: pytest.TempPathFactory) -> Members:
+    """A fleet of this module's own, in whose home is one model, ``tiny``, added by ``model add``."""
+    members = Members(tmp_path_factory.mktemp("cli") / "home", free_port())
+    shutil.copytree(added_model.home / "models", members.home / "models")
+    return members
+
+
+@pytest.fixture(scope="module")
+def home(members: Members) -> Path:
+    return members.home
 
 
 @dataclass
@@ -36,10 +43,11 @@ class Served:
     """A running ``linguabus serve --with-broker``."""
 
     process: subprocess.Popen[str]
-    broker: str
+    home: Path
+    broker: FleetUrl
 
     def command(self, *arguments: str) -> list[str]:
-        return [sys.executable, "-m", "orchestrator.cli", "--broker", self.broker, *arguments]
+        return [sys.executable, "-m", "orchestrator.cli", "--home", str(self.home), *arguments]
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run a command to its end."""
@@ -50,20 +58,21 @@ class Served:
 
 
 @pytest.fixture
-def served(home: Path, tmp_path: Path) -> Iterator[Served]:
+def served(members: Members, tmp_path: Path) -> Iterator[Served]:
     serve = ["serve", "--with-broker", "--context", str(CONTEXT_TOKENS), "--slots", "2"]
     with (
         (tmp_path / "serve.log").open("wb") as log,
         subprocess.Popen(
-            [sys.executable, "-u", "-m", "orchestrator.cli", "--home", str(home), *serve],
+            [sys.executable, "-u", "-m", "orchestrator.cli", "--home", str(members.home), *serve],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True,
         ) as process,
     ):  # fmt: skip
         assert process.stdout is not None
         lines = [process.stdout.readline() for _ in range(4)]
-        address = re.search(r"mqtt://\S+", lines[0])
-        assert address, (lines, (tmp_path / "serve.log").read_text())
-        yield Served(process, address.group())
+        url = FleetUrl(members.fleet.settings.broker_port, members)
+        said = f"broker: Mosquitto with TLS and roles, at {url}\n"
+        assert lines[0] == said, (lines, (tmp_path / "serve.log").read_text())
+        yield Served(process, members.home, url)
         process.terminate()
         rest, _ = process.communicate(timeout=DEADLINE_S)
         assert (process.returncode, rest) == (0, "stopped\n")
@@ -166,12 +175,19 @@ def test_a_reader_that_goes_away_frees_the_nodes(served: Served, tmp_path: Path)
     assert log.count("ended (cancelled)") == 3
 
 
-def test_the_model_in_use_is_changed_over_to(served: Served, home: Path) -> None:
-    done = served.run("--home", str(home), "model", "use", "tiny")
+def test_the_model_in_use_is_changed_over_to(served: Served) -> None:
+    done = served.run("model", "use", "tiny")
     assert (done.returncode, done.stdout) == (0, "tiny is active and served\n"), done.stderr
-    done = served.run("--home", str(home), "model", "rm", "tiny")
+    done = served.run("model", "rm", "tiny")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("Error: tiny is being served: ")
+
+
+def test_a_second_orchestrator_is_told_of_the_first(served: Served) -> None:
+    """Not of the port, which only says that somebody has it."""
+    done = served.run("serve")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(r"Error: .* serves .*--take-over\n", done.stderr), done.stderr
 
 
 def test_no_nodes_is_one_line(served: Served) -> None:

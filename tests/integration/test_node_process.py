@@ -21,6 +21,7 @@ from schemas import PACKAGE_VERSION, PROTOCOL_VERSION, messages
 from schemas.codec import Dtype, Flag, Frame, Kind, encode_frame, request_number
 from schemas.messages import CloseRequest, Heartbeat, NodeBirth, NodeStatus, Plan, RefuseNode, RegisterAgain
 from schemas.topics import NODE_BIRTH, NODE_COMMAND, NODE_HEARTBEAT, NODE_STATUS, PLAN, SEGMENT, TOKEN
+from tests.support.members import as_orchestrator
 from tests.support.nodes import NodeProcess, running_nodes
 from tests.support.polling import DEADLINE_S
 from tests.support.ring import PIPELINE, Ring, even_cuts
@@ -34,7 +35,7 @@ class Listener:
     """Hears births, status messages and heartbeats; may say anything."""
 
     def __init__(self, broker_url: str) -> None:
-        self.bus = MqttBus(broker_url, client_id=f"listener-{secrets.token_hex(4)}")
+        self.bus = MqttBus(as_orchestrator(broker_url), client_id=f"listener-{secrets.token_hex(4)}")
         self.heard: list[Any] = []
 
     def __enter__(self) -> Listener:

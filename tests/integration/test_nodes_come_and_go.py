@@ -21,6 +21,7 @@ from orchestrator.timing import Timing
 from schemas.messages import PlanConstraints
 from tests.support.nodes import NodeProcess, running_nodes
 from tests.support.polling import DEADLINE_S
+from tests.support.secured_broker import SecuredBroker
 from tests.support.services import apply, patient_client, running_service, wait_until_serving
 
 NAMES = ("alfa", "bravo", "charlie")
@@ -138,19 +139,20 @@ def test_a_phone_with_a_low_battery_gets_no_layers(
 
 
 def test_node_drain_empties_a_node_that_stays_and_may_come_back(
-    mosquitto: LocalBroker,
+    mosquitto: SecuredBroker,
     nodes: dict[str, NodeProcess],
     tiny_store: ModelStore,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    home = ("--home", str(mosquitto.members.home))
     with serving(mosquitto, tiny_store, tmp_path) as client:
         use_all(client)
         expected = "".join(ask(client))
         answer = ask(client)
         pieces = iter(answer)
         begun = "".join(next(pieces) for _ in range(10))
-        assert cli.run(["node", "drain", "bravo", "--broker", mosquitto.url]) == 0
+        assert cli.run([*home, "node", "drain", "bravo"]) == 0
         assert capsys.readouterr().out.startswith("bravo holds no layers")
         assert ring(client) == ["alfa", "charlie"]
         assert begun + "".join(pieces) == expected
@@ -159,6 +161,6 @@ def test_node_drain_empties_a_node_that_stays_and_may_come_back(
         assert bravo.rtt_ms
     with serving(mosquitto, tiny_store, tmp_path) as client:
         assert ring(client) == ["alfa", "charlie"], "remembered over a restart"
-        assert cli.run(["node", "drain", "bravo", "--undo", "--broker", mosquitto.url]) == 0
+        assert cli.run([*home, "node", "drain", "bravo", "--undo"]) == 0
         assert client.rebalance(timeout_s=DEADLINE_S).changed
         assert ring(client) == list(NAMES)

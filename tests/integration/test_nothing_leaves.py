@@ -1,4 +1,7 @@
-"""Nothing leaves the devices: what every command, conversion and its processes included, connects to and writes."""
+"""Nothing leaves the devices: what every command, conversion and its processes included, connects to and writes.
+
+An open broker on loopback serves here, the one of who tries linguabus on one machine.
+"""
 
 from __future__ import annotations
 

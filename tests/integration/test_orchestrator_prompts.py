@@ -18,9 +18,10 @@ from orchestrator.service.config import ServiceConfig
 from orchestrator.timing import Timing
 from schemas.messages import ChatMessage, OpenRequest, decode
 from schemas.topics import NODE_COMMAND
+from tests.support.members import as_orchestrator
 from tests.support.scripted_fleet import ScriptedFleet
 from tests.support.scripted_nodes import make_birth
-from tests.support.services import running_service, wait_until_serving
+from tests.support.services import operator, running_service, wait_until_serving
 
 TEMPLATE = (
     "{% for m in messages %}"
@@ -46,10 +47,10 @@ def store(tiny_store: ModelStore, tmp_path: Path) -> ModelStore:
 def client(mosquitto: LocalBroker, store: ModelStore, tmp_path: Path) -> Iterator[Client]:
     """Of an orchestrator that serves it on scripted nodes."""
     config = ServiceConfig(broker_url=mosquitto.url, data_dir=tmp_path, models_dir=store.home, timing=QUICK)
-    bus = MqttBus(mosquitto.url, client_id="nodes")
+    bus = MqttBus(as_orchestrator(mosquitto.url), client_id="nodes")
     bus.connect()
     births = [make_birth(name) for name in "ab"]
-    with ScriptedFleet(bus, births), running_service(config), Client.connect(mosquitto.url) as client:
+    with ScriptedFleet(bus, births), running_service(config), operator(mosquitto.url) as client:
         wait_until_serving(client)
         yield client
 
@@ -60,7 +61,7 @@ def ask(client: Client, content: str) -> str:
 
 def test_what_is_typed_reaches_the_nodes_as_text(mosquitto: LocalBroker, store: ModelStore, client: Client) -> None:
     tokenizer = store.open().tokenizer()
-    with MqttBus(mosquitto.url, client_id="listener") as bus:
+    with MqttBus(as_orchestrator(mosquitto.url), client_id="listener") as bus:
         bus.connect()
         bus.subscribe([NODE_COMMAND.filter()], qos=1)
         client.status()  # a round trip later the subscription is in force

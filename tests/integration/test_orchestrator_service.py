@@ -21,7 +21,7 @@ from orchestrator.errors import AddressInUse, Superseded
 from orchestrator.model.errors import ModelFilesLost
 from orchestrator.service.config import ServiceConfig
 from orchestrator.service.database import Database
-from orchestrator.service.run import ServiceInfo, run_service
+from orchestrator.service.run import run_service
 from orchestrator.timing import Timing
 from schemas.messages import (
     ChatMessage,
@@ -40,7 +40,8 @@ from tests.support.polling import DEADLINE_S
 from tests.support.scripted_fleet import ScriptedFleet, TinyStore, prepared
 from tests.support.scripted_nodes import answer_text, make_birth, make_manifest, make_submit
 from tests.support.scripted_service import QUICK, ScriptedService
-from tests.support.services import patient_client
+from tests.support.secured_broker import SecuredBroker
+from tests.support.services import patient_client, running_service
 
 
 def connected(broker: MemoryBroker, client_id: str, **options: Any) -> MemoryBus:
@@ -378,49 +379,34 @@ def test_a_worker_that_breaks_is_an_answer_not_a_crash(
 
 
 @pytest.fixture(scope="module")
-def mosquitto() -> Iterator[LocalBroker]:
-    with LocalBroker("mosquitto") as local:
-        yield local
-
-
-def start(config: ServiceConfig) -> tuple[threading.Event, threading.Thread, ServiceInfo]:
-    stop, ready = threading.Event(), threading.Event()
-    infos: list[ServiceInfo] = []
-
-    def on_ready(info: ServiceInfo) -> None:
-        infos.append(info)
-        ready.set()
-
-    thread = threading.Thread(target=run_service, args=(config,), kwargs={"stop": stop, "on_ready": on_ready})
-    thread.start()
-    assert ready.wait(DEADLINE_S)
-    return stop, thread, infos[0]
+def mosquitto() -> Iterator[SecuredBroker]:
+    with SecuredBroker() as broker:
+        yield broker
 
 
 def test_the_service_starts_without_a_model_answers_and_stops(mosquitto: LocalBroker, tmp_path: Path) -> None:
     config = ServiceConfig(broker_url=mosquitto.url, data_dir=tmp_path, timing=QUICK)
-    stop, thread, info = start(config)
-    try:
+    with running_service(config) as info:
         assert info.model is None
-        assert info.blob_urls[0].startswith("http://127.0.0.1:")
+        assert info.blob_urls[0].startswith("https://127.0.0.1:")
         assert info.blob_urls[0].endswith("/v1/blobs")
         with patient_client(mosquitto.url) as client:
             with pytest.raises(AnswerFailed, match="no model is active") as error:
                 hello(client)
             assert error.value.code == "no_model"
             assert client.status().generation == info.generation == 1
-    finally:
-        stop.set()
-        thread.join(DEADLINE_S)
-    assert not thread.is_alive()
+
+
+def test_who_serves_no_fleet_serves_model_parts_by_http(open_mosquitto: LocalBroker, tmp_path: Path) -> None:
+    """On a broker that lets in anybody nobody has a key, nor knows an authority."""
+    with running_service(ServiceConfig(broker_url=open_mosquitto.url, data_dir=tmp_path)) as info:
+        assert info.blob_urls[0].startswith("http://127.0.0.1:")
 
 
 def test_advertised_urls_replace_those_found_out(mosquitto: LocalBroker, tmp_path: Path) -> None:
     config = ServiceConfig(broker_url=mosquitto.url, data_dir=tmp_path, advertised_urls=("http://orchestrator:8470/",))
-    stop, thread, info = start(config)
-    stop.set()
-    thread.join(DEADLINE_S)
-    assert info.blob_urls == ("http://orchestrator:8470/v1/blobs",)
+    with running_service(config) as info:
+        assert info.blob_urls == ("http://orchestrator:8470/v1/blobs",)
 
 
 def test_no_broker_is_one_line(tmp_path: Path) -> None:
@@ -434,5 +420,5 @@ def test_no_broker_is_one_line(tmp_path: Path) -> None:
 def test_a_taken_blob_port_is_one_line(mosquitto: LocalBroker, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         config = ServiceConfig(broker_url=mosquitto.url, data_dir=tmp_path, blob_port=taken.getsockname()[1])
-        with pytest.raises(AddressInUse):
-            run_service(config, stop=threading.Event())
+        with pytest.raises(AddressInUse), running_service(config):
+            pass

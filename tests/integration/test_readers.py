@@ -15,20 +15,24 @@ from broker.local_broker import LocalBroker
 from broker.mqtt import MqttBus
 from orchestrator.client import Answer, Client, NoOrchestrator
 from schemas.messages import ChatMessage, StreamError, decode
+from schemas.roles import Role
 from schemas.topics import REQUEST_CANCEL, REQUEST_STREAM, REQUEST_SUBMIT
+from tests.support.members import as_member, as_orchestrator
 from tests.support.mqtt_proxy import MqttProxy
 from tests.support.polling import DEADLINE_S, collect_deliveries, subscribe
 from tests.support.scripted_fleet import ScriptedFleet, TinyStore
 from tests.support.scripted_nodes import answer_text, make_birth
 from tests.support.scripted_service import ScriptedService
+from tests.support.secured_broker import SecuredBroker
+from tests.support.services import operator
 
 TOKENS = 40
 
 
 @pytest.fixture(scope="module")
-def mosquitto() -> Iterator[LocalBroker]:
-    with LocalBroker("mosquitto") as local:
-        yield local
+def mosquitto() -> Iterator[SecuredBroker]:
+    with SecuredBroker() as broker:
+        yield broker
 
 
 class World:
@@ -38,14 +42,18 @@ class World:
         self.mosquitto = mosquitto
         self.stack = stack
         births = [make_birth(name) for name in "abcd"]
-        self.fleet = stack.enter_context(ScriptedFleet(self.connect("nodes"), births))
+        self.fleet = stack.enter_context(ScriptedFleet(self.connect("nodes", "orchestrator"), births))
         self.fleet.most_tokens = 4
-        service = ScriptedService(stack.enter_context(self.connect("orchestrator")), folder, TinyStore())
+        service = ScriptedService(
+            stack.enter_context(self.connect("orchestrator", "orchestrator")), folder, TinyStore()
+        )
         stack.callback(service.end)
-        self.operator = stack.enter_context(Client.connect(mosquitto.url))
+        self.operator = stack.enter_context(operator(mosquitto.url))
 
-    def connect(self, client_id: str) -> Bus:
-        bus = MqttBus(self.mosquitto.url, client_id=client_id)
+    def connect(self, client_id: str, role: Role = "client") -> Bus:
+        url = self.mosquitto.url
+        address = as_orchestrator(url) if role == "orchestrator" else as_member(url, client_id, role)
+        bus = MqttBus(address, client_id=client_id)
         bus.connect()
         return bus
 
@@ -73,7 +81,7 @@ def begin(client: Client) -> tuple[Answer, Iterator[str], str]:
 
 def test_a_broker_that_restarts_costs_no_reader_his_answer(world: World) -> None:
     """The reader is back last: everything from the second piece on, the end too, is sent while he is away."""
-    with Client.connect(world.mosquitto.url, lease_s=DEADLINE_S) as client:
+    with operator(world.mosquitto.url, lease_s=DEADLINE_S) as client:
         answer, pieces, begun = begin(client)
         world.mosquitto.restart()
         world.fleet.most_tokens = None
@@ -84,9 +92,9 @@ def test_a_broker_that_restarts_costs_no_reader_his_answer(world: World) -> None
 def test_a_reader_whose_connection_breaks_is_back_before_his_answer_ends(world: World) -> None:
     """The broker publishes his will; he renews what he has asked for."""
     proxy = world.stack.enter_context(MqttProxy(world.mosquitto.url))
-    wills = world.stack.enter_context(world.connect("wills"))
+    wills = world.stack.enter_context(world.connect("wills", "orchestrator"))
     subscribe(wills, "linguabus/v1/client/+/will", qos=1)
-    with Client.connect(proxy.url) as client:
+    with operator(proxy.url) as client:
         answer, pieces, begun = begin(client)
         proxy.cut()
         assert len(collect_deliveries(wills, 1)) == 1
@@ -99,7 +107,7 @@ def test_a_reader_whose_connection_breaks_is_back_before_his_answer_ends(world: 
 
 def test_all_answers_of_a_client_that_is_cut_off_end_until_it_is_back(world: World) -> None:
     proxy = world.stack.enter_context(MqttProxy(world.mosquitto.url))
-    with Client.connect(proxy.url, lease_s=None) as client:
+    with operator(proxy.url, lease_s=None) as client:
         begun = [begin(client) for _ in range(2)]
         proxy.cut()  # and nobody reconnects: this client is not polled
         world.until_nothing_is_open()
@@ -136,7 +144,7 @@ def test_malformed_messages_are_answered(world: World, payload: bytes) -> None:
 
 
 def test_who_speaks_for_somebody_else_is_told_so(world: World) -> None:
-    with Client.connect(world.mosquitto.url) as client:
+    with operator(world.mosquitto.url) as client:
         answer, pieces, _ = begin(client)
         sender = world.stack.enter_context(world.connect("sender"))
         subscribe(sender, REQUEST_STREAM.filter(client="sender"), qos=1)

@@ -1,4 +1,7 @@
-"""Brokers with a small limit, announced or not: nodes and orchestrator work within it, and the text is the same."""
+"""Brokers with a small limit, announced or not: nodes and orchestrator work within it, and the text is the same.
+
+In plain text: such limits are those of brokers that somebody else has set up. A fleet's own has none so small.
+"""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ import pytest
 
 from broker.local_broker import LocalBroker
 from orchestrator.client import Client
+from orchestrator.identity.membership import Membership
 from orchestrator.model.model import Model
 from orchestrator.model.store import ModelStore
 from orchestrator.service.blobs import BLOBS_PATH, blob_routes
@@ -18,6 +19,7 @@ from schemas.messages import BlobRef, KeepBlobs
 from tests.support import services
 from tests.support.nodes import NodeProcess, running_nodes
 from tests.support.ring import PIPELINE, Ring
+from tests.support.secured_broker import SecuredBroker
 from tests.support.services import patient_client, running_service
 
 NAMES = ("alfa", "bravo")
@@ -25,9 +27,13 @@ PROMPT = list(range(7, 40))
 
 
 @pytest.fixture
-def blob_url(tiny_model: Model) -> Iterator[str]:
-    with HttpServer(blob_routes(tiny_model.blobs_folder), host="127.0.0.1", port=0) as http:
-        yield f"http://127.0.0.1:{http.port}{BLOBS_PATH}"
+def blob_url(mosquitto: SecuredBroker, tiny_model: Model) -> Iterator[str]:
+    """Of a server for members of the fleet."""
+    fleet = mosquitto.members.fleet
+    with Membership(fleet, fleet.own_addresses) as membership:
+        routes = blob_routes(tiny_model.blobs_folder, membership.admits)
+        with HttpServer(routes, host="127.0.0.1", port=0, tls=membership.tls) as http:
+            yield f"https://127.0.0.1:{http.port}{BLOBS_PATH}"
 
 
 @pytest.fixture
@@ -74,7 +80,7 @@ def test_a_server_that_is_away_disturbs_nobody(
     units = tiny_model.manifest.num_units
     with Ring(mosquitto.url, tiny_model) as ring:
         ring.deploy(homes, [0, 2, units], context_tokens=128, chunk_tokens=16, blob_url=blob_url)
-        ring.command("alfa", keep(tiny_model, 2, 4, "http://127.0.0.1:9/blobs"))
+        ring.command("alfa", keep(tiny_model, 2, 4, "https://127.0.0.1:9/blobs"))
         assert len(ring.ask(PROMPT, 8).ids) == 8
         ring.command("alfa", keep(tiny_model, 2, 4, blob_url))
         ring.wait("standby units", lambda: ring.heartbeats["alfa"].standby_bytes > 0)

@@ -12,6 +12,7 @@ from broker.bus import Delivery
 from broker.mqtt import MqttBus
 from schemas.topics import PREFIX
 from tests.support.bus_invariants import BusInvariants
+from tests.support.members import as_orchestrator
 from tests.support.polling import DEADLINE_S
 
 TURN_S = 0.5
@@ -21,7 +22,7 @@ class BusRecorder:
     """Shows all messages to the checker of invariants, in a thread of its own. A context manager."""
 
     def __init__(self, broker_url: str) -> None:
-        self._bus = MqttBus(broker_url, client_id="recorder")
+        self._bus = MqttBus(as_orchestrator(broker_url), client_id="recorder")
         self._seen = BusInvariants()
         self._changed = threading.Condition()
         self._over = threading.Event()

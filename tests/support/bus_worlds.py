@@ -10,6 +10,7 @@ from broker.bus import Bus
 from broker.local_broker import LocalBroker
 from broker.memory import MemoryBroker, MemoryBus
 from broker.mqtt import MqttBus, ProtocolChoice
+from tests.support.members import as_orchestrator
 from tests.support.mqtt_proxy import MqttProxy
 
 Connect = Callable[..., Bus]
@@ -66,7 +67,7 @@ class MqttWorld:
     def make(self, client_id: str, **options: Any) -> Bus:
         proxy = self.stack.enter_context(MqttProxy(self.broker.url))
         self.proxies[client_id] = proxy
-        return MqttBus(proxy.url, client_id=client_id, protocol=self.protocol, **options)
+        return MqttBus(as_orchestrator(proxy.url), client_id=client_id, protocol=self.protocol, **options)
 
     def cut(self, bus: Bus) -> None:
         assert self.proxies[bus.client_id].cut() >= 1  # the refused MQTT 5 attempt may still be closing

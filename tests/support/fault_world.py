@@ -17,8 +17,8 @@ from types import TracebackType
 from typing import Self
 
 from broker.child_process import ChildProcess, our_environment
+from broker.credential import FILE
 from broker.errors import BusError
-from broker.local_broker import LocalBroker
 from orchestrator.client import Client, ClientError
 from orchestrator.demo.local_fleet import node_overhead_bytes
 from orchestrator.model.manifest import Manifest
@@ -27,9 +27,11 @@ from orchestrator.replanning.problem_builder import build_problem
 from schemas import PACKAGE_VERSION, PROTOCOL_VERSION
 from schemas.messages import NodeBirth
 from tests.support.bus_recorder import BusRecorder, until
+from tests.support.members import FleetUrl, credential_at
 from tests.support.mqtt_proxy import MqttProxy
-from tests.support.persistent_broker import PersistentBroker
 from tests.support.polling import DEADLINE_S
+from tests.support.secured_broker import SecuredBroker
+from tests.support.services import operator
 
 ORCHESTRATOR = "orchestrator"
 CONTEXT_TOKENS = 256
@@ -124,9 +126,7 @@ class FaultWorld:
         self.folder = folder
         self.node_names = tuple(f"node-{number}" for number in range(1, nodes + 1))
         self.client_names = tuple(f"client-{number}" for number in range(1, clients + 1))
-        self.broker: LocalBroker = (
-            PersistentBroker(folder / "broker") if retains else LocalBroker("mosquitto", folder=folder / "broker")
-        )
+        self.broker = SecuredBroker(folder=folder / "broker", remembers=retains)
         self.parts: dict[str, Part] = {}
         self.replaced: list[Part] = []
         """Orchestrators in whose place another one was started."""
@@ -170,7 +170,13 @@ class FaultWorld:
         self._stack.close()
 
     def _add(self, name: str, arguments: Sequence[str]) -> None:
-        command = [sys.executable, *arguments, "--broker", self.proxies[name].url]
+        url, home = self.proxies[name].url, self.folder / name
+        assert isinstance(url, FleetUrl)
+        if name == ORCHESTRATOR:
+            url.members.serve_from(home, url.port)
+        else:
+            credential_at(url, name, "node").save(home / FILE)
+        command = [sys.executable, *arguments]
         number = f"-{len(self.replaced) + 1}" if name == ORCHESTRATOR and self.replaced else ""
         self.parts[name] = Part(name, command, self.proxies[name], self.folder / f"{name}{number}.log")
         self.parts[name].start()
@@ -212,7 +218,7 @@ class FaultWorld:
     @contextmanager
     def operator(self) -> Iterator[Client]:
         """A client with nothing between it and the broker, for commands."""
-        with Client.connect(self.broker.url, timeout_s=DEADLINE_S) as client:
+        with operator(self.broker.url, timeout_s=DEADLINE_S) as client:
             yield client
 
     def repair(self) -> None:

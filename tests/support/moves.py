@@ -17,6 +17,7 @@ from orchestrator.service.config import ServiceConfig
 from orchestrator.timing import Timing
 from schemas.messages import MovesView, Plan, Sampling, StageTiming, decode
 from schemas.topics import PLAN
+from tests.support.members import as_orchestrator
 from tests.support.nodes import NodeProcess, running_nodes
 from tests.support.polling import DEADLINE_S, collect
 from tests.support.services import apply, patient_client, running_service
@@ -91,7 +92,7 @@ def moving(
         slots=slots, model=model, min_nodes=len(names),
     )  # fmt: skip
     with ExitStack() as stack:
-        watcher = stack.enter_context(MqttBus(broker.url, client_id="watcher"))
+        watcher = stack.enter_context(MqttBus(as_orchestrator(broker.url), client_id="watcher"))
         watcher.connect()
         watcher.subscribe([PLAN.filter()], qos=1)
         stack.enter_context(running_service(config))

@@ -2,6 +2,7 @@
 
 It stands between clients and a broker and can delay, limit the rate, cut, fall silent, and change, drop, repeat or
 hold back single PUBLISH packets by topic; the framing stays intact whatever it does. Use one proxy per emulated link.
+In front of a fleet's broker it ends TLS with the fleet's own certificate, and speaks TLS to the broker.
 
     with MqttProxy(broker.url) as proxy:
         proxy.up.delay_s = 0.010
@@ -24,9 +25,12 @@ from types import TracebackType
 from typing import Self
 
 from broker.address import parse_broker_url
+from broker.tls import client_context, server_context
 from broker.topic_filters import matches
+from tests.support.members import FleetUrl
 from tests.support.mqtt_packets import CONNECT, PUBLISH, Framer, MalformedPacket, Packet, Publish
 from tests.support.polling import DEADLINE_S
+from tests.support.tls_stream import Stream, TlsStream
 
 QUEUE_BYTES = 4_000_000
 """Bytes that one direction of one connection may hold; then the sender feels the slow link."""
@@ -124,6 +128,10 @@ class MqttProxy:
         self.malformed = 0
         """Connections closed because what came was not MQTT."""
         self._broker = (address.host, address.port)
+        self._members = broker_url.members if isinstance(broker_url, FleetUrl) else None
+        if self._members:
+            self._as_server = server_context(self._members.fleet.server_file)
+            self._as_client = client_context(self._members.fleet.authority)
         self._lock = threading.Lock()
         self._rules: list[Rule] = []
         self._open: set[_Connection] = set()
@@ -137,7 +145,7 @@ class MqttProxy:
     @property
     def url(self) -> str:
         """The address for clients."""
-        return f"mqtt://127.0.0.1:{self.port}"
+        return FleetUrl(self.port, self._members) if self._members else f"mqtt://127.0.0.1:{self.port}"
 
     def rule(self, pattern: str, action: Action, *, side: Side | None = Side.UP, when: When = always) -> Rule:
         """Let `action` decide what becomes of matching PUBLISH packets; `side` None means both directions."""
@@ -257,10 +265,17 @@ class MqttProxy:
                 client.close()
                 continue
             broker.settimeout(None)
-            connection = _Connection(self, client, broker)
+            for sock in (client, broker):
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connection = _Connection(self, *self._streams(client, broker))
             with self._lock:
                 self._open.add(connection)
             connection.start()
+
+    def _streams(self, client: socket.socket, broker: socket.socket) -> tuple[Stream, Stream]:
+        if not self._members:
+            return client, broker
+        return TlsStream(client, self._as_server), TlsStream(broker, self._as_client, self._broker[0])
 
     def _decide(self, publish: Publish, side: Side) -> Iterable[Send] | None:
         """What to send instead of this packet; None: the packet as it is."""
@@ -279,16 +294,14 @@ class MqttProxy:
 class _Connection:
     """A client's connection and the one to the broker that belongs to it: two pumps."""
 
-    def __init__(self, proxy: MqttProxy, client: socket.socket, broker: socket.socket) -> None:
+    def __init__(self, proxy: MqttProxy, client: Stream, broker: Stream) -> None:
         self.is_v5 = False
         self._proxy = proxy
-        self._sockets = (client, broker)
+        self._streams = (client, broker)
         self._pumps = (
             _Pump(self, proxy, proxy.up, client, broker),
             _Pump(self, proxy, proxy.down, broker, client),
         )
-        for sock in self._sockets:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def start(self) -> None:
         for pump in self._pumps:
@@ -301,10 +314,10 @@ class _Connection:
 
     def close(self) -> None:
         """Close both sides now. Idempotent."""
-        for sock in self._sockets:
+        for stream in self._streams:
             with suppress(OSError):  # the peer was faster
-                sock.shutdown(socket.SHUT_RDWR)  # wakes the threads that wait in recv and send
-            sock.close()
+                stream.shutdown(socket.SHUT_RDWR)  # wakes the threads that wait in recv and send
+            stream.close()
         for pump in self._pumps:
             pump.stop()
         self._proxy._forget(self)
@@ -313,9 +326,7 @@ class _Connection:
 class _Pump:
     """One direction of one connection: a thread that reads packets and one that sends them when they are due."""
 
-    def __init__(
-        self, connection: _Connection, proxy: MqttProxy, link: Link, source: socket.socket, target: socket.socket
-    ) -> None:
+    def __init__(self, connection: _Connection, proxy: MqttProxy, link: Link, source: Stream, target: Stream) -> None:
         self._connection = connection
         self._proxy = proxy
         self._link = link

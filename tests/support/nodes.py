@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from broker.credential import FILE
+from tests.support.members import FleetUrl, credential_at
 from tests.support.polling import DEADLINE_S
 from tests.support.repository import ROOT
 
@@ -54,12 +56,15 @@ def start_node(
 ) -> NodeProcess:
     """Start a node that ends at once when asked to; ``options`` are further command-line options.
 
-    Without a broker it is a member, whose credential is in its home.
+    Without a broker it is a member, whose credential is in its home. It becomes one for a fleet's broker.
 
     ``module``: what to run in place of a node, and its arguments before a node's options.
     """
     home.mkdir(parents=True, exist_ok=True)
     log_path = home / "node.log"
+    if isinstance(broker_url, FleetUrl):
+        credential_at(broker_url, name, "node").save(home / FILE)
+        broker_url = None
     broker = [] if broker_url is None else ["--broker", broker_url]
     command = [
         python, "-m", *module, *broker, "--name", name, "--home", str(home), "-v", "--drain-timeout", "0", *options,
@@ -79,6 +84,8 @@ def running_nodes(
 ) -> Iterator[dict[str, NodeProcess]]:
     """Nodes by name, ended at the end; ``each`` gives further options by name."""
     nodes: dict[str, NodeProcess] = {}
+    if isinstance(broker_url, FleetUrl):
+        broker_url.members.enrol(names, "node")  # all at once
     try:
         for name in names:
             extra = (each or {}).get(name, ())

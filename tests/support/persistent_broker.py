@@ -8,7 +8,6 @@ from pathlib import Path
 from broker.local_broker import LocalBroker
 
 _LINES = """
-user {user}
 persistence true
 persistence_location {folder}/
 # Saves each change, a moment later.
@@ -25,8 +24,15 @@ class PersistentBroker(LocalBroker):
         self._database = folder
 
     def _command(self, port: int) -> list[str]:
-        command = super()._command(port)
-        configuration = Path(command[-1])
-        lines = _LINES.format(user=getpass.getuser(), folder=self._database)
-        configuration.write_text(configuration.read_text().replace("persistence false\n", "") + lines)
-        return command
+        *command, configuration = super()._command(port)
+        return [*command, str(remembering(Path(configuration), self._database))]
+
+
+def remembering(configuration: Path, database: Path) -> Path:
+    """The same configuration with a database in a folder, in a file of its own."""
+    text = configuration.read_text().replace("persistence false\n", "") + _LINES.format(folder=database)
+    if "\nuser " not in text:
+        text += f"user {getpass.getuser()}\n"  # who may write there
+    changed = configuration.with_name("remembering.conf")
+    changed.write_text(text)
+    return changed

@@ -8,9 +8,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from broker.address import BrokerAddress
 from broker.errors import BusError
 from orchestrator.client import Client, ClientError
 from schemas.messages import Sampling
+from tests.support.members import as_member
 
 RETRY_S = 0.2
 
@@ -60,6 +62,7 @@ def read_through(
 ) -> list[list[int]]:
     """Tokens of the answers, each question asked at its address; the fault comes when all answers have begun."""
     found: list[list[int]] = [[] for _ in questions]
+    addresses = _as_readers(addresses)
     begun = threading.Barrier(len(questions) + 1)
 
     def read(number: int) -> None:
@@ -83,6 +86,11 @@ def read_through(
     return found
 
 
+def _as_readers(addresses: Sequence[str]) -> list[str | BrokerAddress]:
+    """Each is a member of its own, of a fleet."""
+    return [as_member(address, f"reader-{number}", "client") for number, address in enumerate(addresses, 1)]
+
+
 class Readers:
     """One reader for each address; each has one request open at all times until ``stop``."""
 
@@ -97,7 +105,7 @@ class Readers:
                 target=self._read_on, args=(address, random.Random(f"{seed}-{number}")), name=f"reader {number}",
                 daemon=True,
             )
-            for number, address in enumerate(addresses, 1)
+            for number, address in enumerate(_as_readers(addresses), 1)
         ]  # fmt: skip
 
     def start(self) -> None:
@@ -119,7 +127,7 @@ class Readers:
         with self._lock:
             return list(self._outcomes)
 
-    def _read_on(self, address: str, chance: random.Random) -> None:
+    def _read_on(self, address: str | BrokerAddress, chance: random.Random) -> None:
         has_begun = False
         while not (has_begun and self._over.is_set()):
             try:

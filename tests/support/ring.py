@@ -41,6 +41,7 @@ from schemas.messages import (
     StageTiming,
 )
 from schemas.topics import NODE_BIRTH, NODE_COMMAND, NODE_HEARTBEAT, NODE_REPLY, NODE_STATUS, PLAN, TOKEN
+from tests.support.members import as_orchestrator
 
 PIPELINE = "main"
 _UNREACHABLE = "http://127.0.0.1:9/blobs"
@@ -89,7 +90,7 @@ class Ring:
 
     def __init__(self, broker_url: str, model: Model) -> None:
         self._model = model
-        self.bus = MqttBus(broker_url, client_id=f"ring-{secrets.token_hex(4)}")
+        self.bus = MqttBus(as_orchestrator(broker_url), client_id=f"ring-{secrets.token_hex(4)}")
         self.bus.connect(10.0)
         node_topics = (NODE_BIRTH, NODE_STATUS, NODE_REPLY, NODE_HEARTBEAT)
         self.bus.subscribe([*(topic.filter() for topic in node_topics), TOKEN.filter()])

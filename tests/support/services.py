@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from orchestrator.service.run import ServiceInfo, run_service
 from schemas.contract import load
 from schemas.messages import Plan, PlanConstraints, decode
 from schemas.topics import PLAN
+from tests.support.members import FleetUrl, as_operator, as_orchestrator
 from tests.support.nodes import NodeProcess
 from tests.support.polling import DEADLINE_S, collect, deliveries
 from tests.support.repository import ROOT
@@ -31,10 +33,18 @@ from tests.support.repository import ROOT
 @contextmanager
 def patient_client(broker_url: str) -> Iterator[Client]:
     """A client that does not take an orchestrator on a busy machine for one that is away."""
-    name = f"client-{secrets.token_hex(4)}"
-    with MqttBus(broker_url, client_id=name) as bus:
+    connection = f"client-{secrets.token_hex(4)}"
+    with MqttBus(as_operator(broker_url), client_id=connection) as bus:
         bus.connect(DEADLINE_S)
-        yield Client(bus, name=name, broker=broker_url, control_timeout_s=DEADLINE_S, lease_s=DEADLINE_S)
+        yield Client(
+            bus, name=bus.address.username or connection, connection=connection, broker=broker_url,
+            control_timeout_s=DEADLINE_S, lease_s=DEADLINE_S,
+        )  # fmt: skip
+
+
+def operator(broker_url: str, **options: Any) -> Client:
+    """A client that asks and commands; the options are those of `Client.connect`."""
+    return Client.connect(as_operator(broker_url), **options)
 
 
 def wait_until_serving(client: Client) -> None:
@@ -53,7 +63,7 @@ def apply(client: Client, *, timeout_s: float = DEADLINE_S, **constraints: Any) 
 
 def await_plan(broker: str) -> None:
     """Return when a plan is in force."""
-    with MqttBus(broker, client_id="watcher") as bus:
+    with MqttBus(as_orchestrator(broker), client_id="watcher") as bus:
         bus.connect()
         bus.subscribe([PLAN.filter()], qos=1)
         collect(bus, lambda events: any(decode(d.payload, Plan).ring for d in deliveries(events)), DEADLINE_S)
@@ -63,12 +73,17 @@ def await_plan(broker: str) -> None:
 def running_orchestrator(broker_url: str | None, store: ModelStore, home: Path, *options: str) -> Iterator[NodeProcess]:
     """``linguabus serve`` as a process of its own that answers; ``options`` are further command-line options.
 
-    Without a broker it serves the fleet of its home, with the fleet's own broker.
+    Without a broker it serves the fleet of its home, with the fleet's own broker. For a fleet's broker that runs it
+    serves that fleet.
     """
     home.mkdir(parents=True, exist_ok=True)
     (home / "models").symlink_to(store.home)
     log_path = home / "orchestrator.log"
-    broker = ["--with-broker"] if broker_url is None else ["--broker", broker_url]
+    if isinstance(broker_url, FleetUrl):
+        broker_url.members.serve_from(home, broker_url.port)
+        broker = []
+    else:
+        broker = ["--with-broker"] if broker_url is None else ["--broker", broker_url]
     command = [sys.executable, "-m", "orchestrator.cli", "--home", str(home), "serve", *broker, *options]
     with log_path.open("wb") as log:
         process = subprocess.Popen(
@@ -87,7 +102,19 @@ def running_orchestrator(broker_url: str | None, store: ModelStore, home: Path, 
 
 @contextmanager
 def running_service(config: ServiceConfig, *, membership: Membership | None = None) -> Iterator[ServiceInfo]:
-    """Runs until the context is left; an error that ended it is raised there."""
+    """Runs until the context is left; an error that ended it is raised there.
+
+    On a fleet's broker it serves that fleet.
+    """
+    if isinstance(config.broker_url, FleetUrl):
+        fleet = config.broker_url.members.fleet
+        config = replace(config, broker_url=as_orchestrator(config.broker_url), is_guarded=True)
+        with (
+            Membership(fleet, fleet.own_addresses) as membership,
+            running_service(config, membership=membership) as info,
+        ):
+            yield info
+        return
     stop, ready = threading.Event(), threading.Event()
     infos: list[ServiceInfo] = []
     errors: list[Exception] = []
