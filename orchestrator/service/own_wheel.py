@@ -69,8 +69,9 @@ def _package_files() -> Iterator[tuple[str, bytes]]:
 
 def _metadata_files(info: str) -> Iterator[tuple[str, bytes]]:
     installed = metadata.distribution("linguabus")
-    for name in ("METADATA", "entry_points.txt"):
-        text = installed.read_text(name)
+    # The metadata beside sources that are installed where they are has another name.
+    for name, others in (("METADATA", ("PKG-INFO",)), ("entry_points.txt", ())):
+        text = next((text for one in (name, *others) if (text := installed.read_text(one))), None)
         if text is None:
             raise metadata.PackageNotFoundError("linguabus")
         yield f"{info}/{name}", text.encode()

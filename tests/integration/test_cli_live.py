@@ -67,14 +67,16 @@ def served(members: Members, tmp_path: Path) -> Iterator[Served]:
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True,
         ) as process,
     ):  # fmt: skip
-        assert process.stdout is not None
-        lines = [process.stdout.readline() for _ in range(4)]
-        url = FleetUrl(members.fleet.settings.broker_port, members)
-        said = f"broker: Mosquitto with TLS and roles, at {url}\n"
-        assert lines[0] == said, (lines, (tmp_path / "serve.log").read_text())
-        yield Served(process, members.home, url)
-        process.terminate()
-        rest, _ = process.communicate(timeout=DEADLINE_S)
+        try:
+            assert process.stdout is not None
+            lines = [process.stdout.readline() for _ in range(4)]
+            port = members.fleet.settings.broker_port
+            said = f"broker: Mosquitto with TLS and roles, on port {port}\n"
+            assert lines[0] == said, (lines, (tmp_path / "serve.log").read_text())
+            yield Served(process, members.home, FleetUrl(port, members))
+        finally:
+            process.terminate()
+            rest, _ = process.communicate(timeout=DEADLINE_S)
         assert (process.returncode, rest) == (0, "stopped\n")
 
 

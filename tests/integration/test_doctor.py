@@ -133,10 +133,10 @@ def test_another_fleet(world: FleetWorld) -> None:
     assert "do not trust this network" in one(found, "encryption", "failed").remedy
 
 
-def test_a_broker_without_encryption(world: FleetWorld, mosquitto: LocalBroker) -> None:
+def test_a_broker_without_encryption(world: FleetWorld, open_mosquitto: LocalBroker) -> None:
     assert (
         "broker without encryption"
-        in one(look(world.members["alfa"], port=mosquitto.port), "encryption", "failed").remedy
+        in one(look(world.members["alfa"], port=open_mosquitto.port), "encryption", "failed").remedy
     )
 
 

@@ -34,12 +34,13 @@ version
 init
 invite tablet
 members
+permit-join off
 revoke tablet
 fleet backup HOME/.local/share/linguabus/my.fleet
 """
-LEFT_OUT = {"demo", "join"}
-"""The first runs `serve` and `node`, and fetches a model first, as it says; the other connects to the fleet that has
-invited, as it says."""
+LEFT_OUT = {"demo", "join", "doctor"}
+"""The first runs `serve` and `node`, and fetches a model first, as it says; the second connects to the fleet that has
+invited, as it says; the last looks who answers at the fleet's addresses and ports."""
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="strace is Linux's")

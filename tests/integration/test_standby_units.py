@@ -14,6 +14,7 @@ from orchestrator.model.model import Model
 from orchestrator.model.store import ModelStore
 from orchestrator.service.blobs import BLOBS_PATH, blob_routes
 from orchestrator.service.config import ServiceConfig
+from orchestrator.service.http_access import Access
 from orchestrator.service.http_server import HttpServer
 from schemas.messages import BlobRef, KeepBlobs
 from tests.support import services
@@ -31,7 +32,7 @@ def blob_url(mosquitto: SecuredBroker, tiny_model: Model) -> Iterator[str]:
     """Of a server for members of the fleet."""
     fleet = mosquitto.members.fleet
     with Membership(fleet, fleet.own_addresses) as membership:
-        routes = blob_routes(tiny_model.blobs_folder, membership.admits)
+        routes = blob_routes(tiny_model.blobs_folder, Access(membership.admits))
         with HttpServer(routes, host="127.0.0.1", port=0, tls=membership.tls) as http:
             yield f"https://127.0.0.1:{http.port}{BLOBS_PATH}"
 
