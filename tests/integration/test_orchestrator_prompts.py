@@ -21,6 +21,7 @@ from schemas.topics import NODE_COMMAND
 from tests.support.members import as_orchestrator
 from tests.support.scripted_fleet import ScriptedFleet
 from tests.support.scripted_nodes import make_birth
+from tests.support.secured_broker import SecuredBroker
 from tests.support.services import operator, running_service, wait_until_serving
 
 TEMPLATE = (
@@ -44,12 +45,13 @@ def store(tiny_store: ModelStore, tmp_path: Path) -> ModelStore:
 
 
 @pytest.fixture
-def client(mosquitto: LocalBroker, store: ModelStore, tmp_path: Path) -> Iterator[Client]:
+def client(mosquitto: SecuredBroker, store: ModelStore, tmp_path: Path) -> Iterator[Client]:
     """Of an orchestrator that serves it on scripted nodes."""
     config = ServiceConfig(broker_url=mosquitto.url, data_dir=tmp_path, models_dir=store.home, timing=QUICK)
     bus = MqttBus(as_orchestrator(mosquitto.url), client_id="nodes")
     bus.connect()
     births = [make_birth(name) for name in "ab"]
+    mosquitto.members.enrol("ab", "node")  # of others nothing is heard
     with ScriptedFleet(bus, births), running_service(config), operator(mosquitto.url) as client:
         wait_until_serving(client)
         yield client
