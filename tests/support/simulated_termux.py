@@ -172,7 +172,11 @@ class SimulatedTermux:
         """The process of the service, if one runs."""
         path = self.folder / "service"
         pid = int(path.read_text()) if path.exists() and re.fullmatch(r"\d+\s*", path.read_text()) else None
-        return pid if pid and Path(f"/proc/{pid}").exists() else None
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            return None
+        return None if state == "Z" else pid  # which nobody has asked for yet
 
     def close(self) -> None:
         """End the service."""
