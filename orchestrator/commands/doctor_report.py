@@ -132,5 +132,5 @@ def _private_words(home: Path) -> dict[str, str]:
 
 def _without(text: str, hidden: dict[str, str]) -> str:
     for word in sorted(hidden, key=len, reverse=True):
-        text = text.replace(word, hidden[word])
+        text = re.sub(rf"(?<!\w){re.escape(word)}(?!\w)", hidden[word], text)
     return _ADDRESS.sub("ADDRESS", text)

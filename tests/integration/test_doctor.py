@@ -28,7 +28,7 @@ from broker.local_broker import LocalBroker
 from broker.mqtt import MqttBus
 from orchestrator.commands import doctor_host
 from orchestrator.commands.doctor_host import check_host
-from orchestrator.commands.doctor_report import QUESTIONS
+from orchestrator.commands.doctor_report import QUESTIONS, write_report
 from orchestrator.identity.authority import make_authority
 from orchestrator.model.store import ModelStore
 from schemas.finding import Finding, ok
@@ -90,6 +90,14 @@ def test_all_is_well(world: FleetWorld, tmp_path: Path) -> None:
     assert len(report["findings"]) == len(found)
     for word in (world.members["alfa"].key, "alfa", HOST, socket.gethostname()):
         assert word not in text
+
+
+def test_a_report_leaves_out_names_and_not_parts_of_words(world: FleetWorld, tmp_path: Path) -> None:
+    named = enrol(world.fleet, "cli", "client")
+    named.save(tmp_path / FILE)
+    write_report(tmp_path / "report.yaml", [("client", ok("credential", "a client by the name of cli"))], tmp_path)
+    report = yaml.safe_load((tmp_path / "report.yaml").read_text())
+    assert report["findings"][0]["said"] == "a client by the name of NAME"
 
 
 # --- the link -------------------------------------------------------------------------------------------------
