@@ -77,7 +77,7 @@ class Heartbeat:
     incarnation: Count = about("Which start of the node this is.")
     uptime_s: Seconds = about("Since the node started.")
     rss_bytes: Bytes = about("Resident memory now.")
-    peak_rss_bytes: Bytes = about("Largest resident memory since start, or since the node last measured itself.")
+    peak_rss_bytes: Bytes = about("Its largest since the node started, last released a stage or measured itself.")
     available_bytes: Bytes = about("Memory the system could still give.")
     blob_bytes: Bytes = about("Blobs on disk.")
     standby_bytes: Bytes = about("Those of command.keep among them.", default=0)

@@ -163,14 +163,16 @@ def use(settings: Settings, name: str) -> None:
     from broker.errors import BusError
     from orchestrator.client import NoOrchestrator
 
-    _store(settings).use(name)
+    store = _store(settings)
+    store.show(name)
+    said = f"{name} is active and served"
     try:
         with connect(settings) as client:
             client.use_model(name)
     except (BusError, NoOrchestrator):  # nobody to tell
-        click.echo(f"{name} is active from the next 'linguabus serve' on")
-    else:
-        click.echo(f"{name} is active and served")
+        said = f"{name} is active from the next 'linguabus serve' on"
+    store.use(name)  # not before: an orchestrator may refuse it
+    click.echo(said)
 
 
 @command.command("verify", epilog="Example: linguabus model verify smollm2-135m-instruct-int4")

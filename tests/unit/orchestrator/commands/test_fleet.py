@@ -180,7 +180,12 @@ def test_model_use_tells_a_running_orchestrator(
     fake: FakeOrchestrator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     chosen: list[str] = []
+    monkeypatch.setattr("orchestrator.model.store.ModelStore.show", lambda self, name: None)
     monkeypatch.setattr("orchestrator.model.store.ModelStore.use", lambda self, name: chosen.append(name))
+    fake.control["use_model"] = "--pin 4-5=n1: there are no blocks 4-5"
+    assert cli.run(["--home", str(tmp_path), "model", "use", "tiny"]) == 2
+    assert capsys.readouterr().err == "Error: --pin 4-5=n1: there are no blocks 4-5\n"
+    assert chosen == []
     fake.control["use_model"] = {"model": "tiny"}
     assert cli.run(["--home", str(tmp_path), "model", "use", "tiny"]) == 0
     assert chosen == ["tiny"]
