@@ -153,3 +153,13 @@ def test_equal_content_has_an_equal_fingerprint(tmp_path: Path) -> None:
         (folder / "model.safetensors").write_bytes(weights)
         marks.append(resolve_source(str(folder)).fingerprint)
     assert marks[0] == marks[1] != marks[2]
+
+
+def test_a_profile_that_a_checkpoint_does_not_suit_is_refused_by_its_configuration(tmp_path: Path) -> None:
+    """Its weights, which are none, are not looked at."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"architectures": ["Qwen3_5ForCausalLM"]}))
+    (folder / "model.safetensors").write_bytes(b"x")
+    with pytest.raises(UnsupportedModel, match="take --profile exact"):
+        ModelStore(tmp_path / "home").add(str(folder), profile="steady")
