@@ -30,6 +30,7 @@ from orchestrator.model.quality_report import (
 from orchestrator.model.quantise.outliers import find_outliers
 from orchestrator.model.reference import read_hidden
 from orchestrator.model.rewrite import settle_table_choice, untranspose_embedding
+from orchestrator.model.room import require_room
 from orchestrator.model.rotary import compute_tables
 from orchestrator.model.source import Source
 from orchestrator.model.split import plan_split
@@ -92,6 +93,8 @@ def take_in(source: Source, precision: str, partial: Path, identity: Identity, p
 def _take_in_checkpoint(
     source: Source, precision: str, partial: Path, identity: Identity, progress: Progress
 ) -> Manifest:
+    if source.conversion_bytes:
+        require_room(partial, source.conversion_bytes, f"{source.text} can't be converted")
     checkpoint = checkpoint_of(source, partial, identity.profile, progress)
     if source.kind == "hf":
         require_tokenizer(source.path)

@@ -125,7 +125,7 @@ class ModelStore:
             for m in self._made_from(found):
                 if (m.asked, m.profile) == (precision, profile):
                     self._check_new(_default_name(found.name, m.precision, profile))
-        identity = Identity(name or "", source, found.fingerprint, profile, _version(), precision)
+        identity = Identity(name or "", found.place, found.fingerprint, profile, _version(), precision)
         with owned_folder(self._partial, "add-", self.home / "lock") as partial, told_when_full(partial, not_added):
             twin = self._twin(found, precision, progress)
             if twin is not None:
