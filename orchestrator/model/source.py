@@ -68,6 +68,8 @@ def resolve_source(text: str, progress: Progress = silent, *, fetch: bool = True
         BrokenModel: there is, but it is damaged or incomplete.
         UnsupportedModel: it is something else.
     """
+    if not text.strip():
+        raise NoSuchModel("SOURCE is empty: give a Hugging Face id, a folder or a file")
     try:
         path = Path(text).expanduser()
     except RuntimeError:  # the system knows no such user

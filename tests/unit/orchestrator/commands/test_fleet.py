@@ -249,6 +249,8 @@ def test_constraints_that_can_not_be_read(words: str, capsys: pytest.CaptureFixt
 
 def test_apply_shows_the_plan_that_came_of_it(fake: FakeOrchestrator, capsys: pytest.CaptureFixture[str]) -> None:
     fake.control |= {"apply": {"changed": False}, "plan": PLAN}
+    assert cli.run(["plan", "apply", "--context", "100000"]) == 0
+    assert capsys.readouterr().err == "note: tiny takes no more than 512 tokens, which are its context now\n"
     assert cli.run(["plan", "apply"]) == 0
     assert capsys.readouterr().out.startswith("This is the plan in force already.")
 
