@@ -47,6 +47,7 @@ class NodeBirth:
     python: Label = about("Python version.", default="")
     onnxruntime: Label = about("ONNX Runtime version.", default="")
     emulated_speed: Annotated[float, Number(0, 1)] = about("Relative speed the node pretends to have.", default=1.0)
+    memory_is_limited: bool = about("Is it the node's owner who set the memory it may use?", default=False)
     max_message_bytes: Bytes = about(
         "Longest payload that the broker passes on for this node, as far as it says or was found.",
         default=MAX_PAYLOAD_BYTES,
