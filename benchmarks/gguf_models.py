@@ -72,7 +72,7 @@ def open_builders_int4(path: Path) -> Model:
     def add(store: ModelStore, name: str) -> None:
         with tempfile.TemporaryDirectory(dir=store.home) as folder:
             scratch, options = Path(folder), [f"{key}={value}" for key, value in OPTIONS.items()]
-            checkpoint = checkpoint_of(resolve_source(str(path), silent), scratch, silent)
+            checkpoint = checkpoint_of(resolve_source(str(path), silent), scratch, "fast", silent)
             places = [str(checkpoint), str(scratch / "onnx"), str(scratch / "cache")]
             arguments = [*places, "int4", "int4_accuracy_level=4", *options]
             run_module("orchestrator.model.genai_builder", arguments, "building int4", lambda _: None, scratch)

@@ -18,7 +18,8 @@ from pathlib import Path
 from harness import Result, main, note
 from memory import MODELS, open_model
 
-from edge_node.runtime.process_heap import ask_for_huge_pages, let_go_of_file_pages, trim
+from broker.heap import trim
+from edge_node.runtime import process_heap
 from edge_node.runtime.segment import Segment
 from edge_node.telemetry import device
 from orchestrator.model.model import Model
@@ -105,19 +106,19 @@ def _peaks(model: Model, start: int, stop: int) -> PeakBytes:
 
 def _measure_segment(folder: str, blobs_folder: str, start: str, stop: str) -> None:
     """Print both peaks of one segment."""
-    ask_for_huge_pages()
+    process_heap.ask_for_huge_pages()
     model = Model(Path(folder), Path(blobs_folder))
     limits = {"context_tokens": CONTEXT_TOKENS, "slots": 1, "chunk_tokens": CHUNK_TOKENS}
     spec = segment_spec(model, int(start), int(stop), wire=model.wire, **limits)
     trim()  # of what making the graph took
-    device.forget_peak()
+    process_heap.forget_peak()
     before_bytes = device.memory_bytes()[0]
     segment = Segment(spec, model.blobs_folder / spec.graph.sha256, threads=1)
     segment.warm_up()
     loading_bytes = device.memory_bytes()[1] - before_bytes
     trim()
-    let_go_of_file_pages(model.blobs_folder)
-    device.forget_peak()
+    process_heap.let_go_of_file_pages(model.blobs_folder)
+    process_heap.forget_peak()
     for position in range(0, CONTEXT_TOKENS, CHUNK_TOKENS):
         segment.run(0, (position,), CHUNK_TOKENS)
     segment.run(0, (CONTEXT_TOKENS - 1,), 1)

@@ -60,7 +60,7 @@ class NodeView:
     max_message_bytes: Bytes = about("The longest payload that the broker passes on from and to it.")
     uptime_s: Seconds | None = about("Since it started.")
     rss_bytes: Bytes | None = about("Resident memory now.")
-    peak_rss_bytes: Bytes | None = about("Largest resident memory since its start.")
+    peak_rss_bytes: Bytes | None = about("Its largest since it started, last released a stage or measured itself.")
     available_bytes: Bytes | None = about("Memory that its system could still give.")
     blob_bytes: Bytes | None = about("Blobs on disk.")
     standby_bytes: Bytes | None = about("Blobs of standby units among them.")

@@ -38,15 +38,24 @@ def name_from(text: str) -> str:
 
 def nearest(name: str, known: Collection[str]) -> str:
     """The known name that somebody may have meant by ``name``; empty where none is like it."""
+    return next(iter(_alike(name, known, 1)), "")
+
+
+def suggestion(name: str, known: Collection[str], otherwise: str, *, most: int = 1) -> str:
+    """Which known names somebody may have meant by ``name``; ``otherwise`` where none is like it."""
+    near = _alike(name, known, most)
+    return f"did you mean {' or '.join(near)}?" if near else otherwise
+
+
+def _alike(name: str, known: Collection[str], most: int) -> list[str]:
     import difflib
 
-    return next(iter(difflib.get_close_matches(name, sorted(known), n=1, cutoff=_LIKENESS)), "")
+    return difflib.get_close_matches(name, sorted(known), n=most, cutoff=_LIKENESS)
 
 
 def unknown_node(names: Iterable[str], known: Collection[str]) -> str:
     """A line about the first of the names that no node has; empty where all are known."""
     for name in names:
         if name not in known:
-            near = nearest(name, known)
-            return f"there is no node {name[:MAX_LENGTH]}: {f'did you mean {near}?' if near else 'see linguabus nodes'}"
+            return f"there is no node {name[:MAX_LENGTH]}: {suggestion(name, known, 'see linguabus nodes')}"
     return ""

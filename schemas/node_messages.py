@@ -47,6 +47,7 @@ class NodeBirth:
     python: Label = about("Python version.", default="")
     onnxruntime: Label = about("ONNX Runtime version.", default="")
     emulated_speed: Annotated[float, Number(0, 1)] = about("Relative speed the node pretends to have.", default=1.0)
+    memory_is_limited: bool = about("Is it the node's owner who set the memory it may use?", default=False)
     max_message_bytes: Bytes = about(
         "Longest payload that the broker passes on for this node, as far as it says or was found.",
         default=MAX_PAYLOAD_BYTES,
@@ -77,7 +78,7 @@ class Heartbeat:
     incarnation: Count = about("Which start of the node this is.")
     uptime_s: Seconds = about("Since the node started.")
     rss_bytes: Bytes = about("Resident memory now.")
-    peak_rss_bytes: Bytes = about("Largest resident memory since start, or since the node last measured itself.")
+    peak_rss_bytes: Bytes = about("Its largest since the node started, last released a stage or measured itself.")
     available_bytes: Bytes = about("Memory the system could still give.")
     blob_bytes: Bytes = about("Blobs on disk.")
     standby_bytes: Bytes = about("Those of command.keep among them.", default=0)

@@ -42,8 +42,8 @@ class StageView(RingStage):
     planned_bytes: Bytes = about("Memory of the node in all: all its stages, its own overhead included.")
     memory_limit_bytes: Bytes = about("Memory that the plan may give it: what the node may use, less the margin.")
     stored_bytes: Bytes = about("Files of all the node's stages.")
-    rss_bytes: Bytes | None = about("Resident memory of the node once it was ready.")
-    peak_rss_bytes: Bytes | None = about("Its largest until then.")
+    rss_bytes: Bytes | None = about("Resident memory of the node: now; in the history, once it was ready.")
+    peak_rss_bytes: Bytes | None = about("Its largest until then, since it last released a stage or measured itself.")
     downloaded_bytes: Bytes | None = about("What it fetched for the stage.")
     load_s: Seconds | None = about("How long it took to load the stage.")
 

@@ -78,7 +78,7 @@ class SegmentReady:
     epoch: Epoch = about("The epoch.")
     stage: Index = about("Place in the ring.")
     rss_bytes: Bytes = about("Resident memory with the segment loaded.")
-    peak_rss_bytes: Bytes = about("Largest resident memory since start, or since the node last measured itself.")
+    peak_rss_bytes: Bytes = about("Its largest since the node started, last released a stage or measured itself.")
     downloaded_bytes: Bytes = about("Bytes fetched for it; the rest was in the cache.")
     load_s: Seconds = about("Time from command to ready.")
 

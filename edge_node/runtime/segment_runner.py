@@ -203,6 +203,7 @@ class SegmentRunner:
             self._self_checks.pop(segment, None)
             del segment
             heap.give_back()
+            process_heap.forget_peak()  # of plans that are gone
 
     def copy_prefix(self, copy: CopyPrefix) -> None:
         """Copy KV rows between slots."""

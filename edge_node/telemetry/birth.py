@@ -48,6 +48,7 @@ def birth_of(
         protocol=PROTOCOL_VERSION,
         package_version=PACKAGE_VERSION,
         memory_bytes=memory_bytes,
+        memory_is_limited=config.memory_limit_bytes is not None,
         overhead_bytes=device.memory_bytes()[0],
         storage_bytes=store.limit_bytes,
         threads=config.threads,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import resource
 import shutil
@@ -23,12 +22,6 @@ def memory_bytes() -> tuple[int, int]:
     if "VmRSS" in fields:
         return fields["VmRSS"], max(fields.get("VmHWM", 0), fields["VmRSS"])
     return peak, peak
-
-
-def forget_peak() -> None:
-    """Count the largest resident memory from now on, where the system lets a process do that (Linux)."""
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
 
 
 def available_bytes() -> int:

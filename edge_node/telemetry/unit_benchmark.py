@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 
 from broker import heap
 from edge_node.errors import NodeError
+from edge_node.runtime import process_heap
 from edge_node.runtime.load_limits import memory_fence, time_limit
 from edge_node.runtime.segment import Segment
 from edge_node.stage_spec import SegmentSpec
 from edge_node.storage.blob_store import BlobStore
-from edge_node.telemetry import device
 from edge_node.telemetry.spread import spread_s
 from schemas.codec import WIRE_DTYPES
 from schemas.messages import PROBE_BATCH, PROBE_CHUNK_TOKENS, PROBE_CONTEXT_TOKENS, ProbeNode, ProbePart, UnitProfile
@@ -56,7 +56,7 @@ def measure_parts(
                 _measure_part(command, part, store, threads, speed, runs)
         if 2 * time.monotonic() - began_s > ends_s:
             break
-    device.forget_peak()  # of single units side by side with nothing: no plan has that
+    process_heap.forget_peak()  # of single units side by side with nothing: no plan has that
     return tuple(_unit_profile(part, runs) for part, runs in zip(command.parts, found, strict=True))
 
 

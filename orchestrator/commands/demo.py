@@ -81,8 +81,7 @@ def _ask(client: Client, question: str) -> int:
 
 def _holdings(client: Client, fleet: Fleet) -> str:
     """The table of what each node holds, as planned and as found."""
-    beats = {node.node: node for node in client.nodes().nodes}
-    on_disk = {node: fleet.blob_bytes(node) for node in beats}
+    on_disk = {node.node: fleet.blob_bytes(node.node) for node in client.nodes().nodes}
     plan = client.plan()  # asked for last: standby units may be arriving
     standby = {kept.node: kept.node_bytes for kept in plan.standby}
     stages: dict[str, list[StageView]] = {}
@@ -95,7 +94,7 @@ def _holdings(client: Client, fleet: Fleet) -> str:
             " and ".join(part.units for part in (stage, *others)),
             megabytes(stage.memory_limit_bytes),
             megabytes(stage.planned_bytes),
-            megabytes(max(beats[node].peak_rss_bytes or 0, stage.peak_rss_bytes or 0)),
+            megabytes(stage.peak_rss_bytes or 0),
             megabytes(stage.stored_bytes),
             megabytes(standby.get(node, 0)),
             megabytes(on_disk[node]),

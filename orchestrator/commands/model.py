@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from orchestrator.commands.connection import connect
-from orchestrator.commands.exits import FAILURE
+from orchestrator.commands.exits import FAILURE, INTERRUPTED
 from orchestrator.commands.interrupts import leave_on_signals
 from orchestrator.commands.output import print_json
 from orchestrator.commands.progress import ProgressLines
@@ -57,7 +57,7 @@ def _store(settings: Settings) -> ModelStore:
     "steps it is computed in; exact with 32-bit ones, the slowest and nearest to the weights.",
 )
 @pass_settings
-def add(settings: Settings, source: str, name: str | None, precision: str, profile: str | None) -> None:
+def add(settings: Settings, source: str, name: str | None, precision: str, profile: str | None) -> int:
     """Convert, split and check a model: SOURCE is a Hugging Face id or folder, a .gguf file, an ONNX decoder or "demo".
 
     What was converted is compared with its source, and refused if it computes something else. SOURCE may also be what
@@ -65,13 +65,17 @@ def add(settings: Settings, source: str, name: str | None, precision: str, profi
     """
     from orchestrator.demo.model import demo_checkpoint
 
-    with leave_on_signals(), ProgressLines() as progress:
-        if source == "demo":
-            source = str(demo_checkpoint(default_cache(), progress))
-        store = _store(settings)
-        manifest = store.add(source, name, precision=precision, profile=profile, progress=progress)
-        problem = store.open(manifest.name).tokenizer().check_template()
-        checked, quality = store.compared(manifest.name), store.quality(manifest.name)
+    store = _store(settings)
+    try:
+        with leave_on_signals(), ProgressLines() as progress:
+            if source == "demo":
+                source = str(demo_checkpoint(default_cache(), progress))
+            manifest = store.add(source, name, precision=precision, profile=profile, progress=progress)
+    except KeyboardInterrupt:
+        click.echo("interrupted: nothing was added", err=True)
+        return INTERRUPTED
+    problem = store.open(manifest.name).tokenizer().check_template()
+    checked, quality = store.compared(manifest.name), store.quality(manifest.name)
     click.echo(f"{manifest.name}: {_summary(manifest)}")
     if manifest.came_from_archive and checked is not None:
         click.echo("as it was measured where it was converted (linguabus model verify measures here):")
@@ -81,6 +85,7 @@ def add(settings: Settings, source: str, name: str | None, precision: str, profi
         click.echo(f"{store.active} stays the active model: linguabus model use {manifest.name} changes that")
     if problem:
         click.echo(f"Warning: a conversation with it will fail: {problem}", err=True)
+    return 0
 
 
 @command.command("list", epilog="Example: linguabus model list --json")
@@ -163,14 +168,16 @@ def use(settings: Settings, name: str) -> None:
     from broker.errors import BusError
     from orchestrator.client import NoOrchestrator
 
-    _store(settings).use(name)
+    store = _store(settings)
+    store.show(name)
+    said = f"{name} is active and served"
     try:
         with connect(settings) as client:
             client.use_model(name)
     except (BusError, NoOrchestrator):  # nobody to tell
-        click.echo(f"{name} is active from the next 'linguabus serve' on")
-    else:
-        click.echo(f"{name} is active and served")
+        said = f"{name} is active from the next 'linguabus serve' on"
+    store.use(name)  # not before: an orchestrator may refuse it
+    click.echo(said)
 
 
 @command.command("verify", epilog="Example: linguabus model verify smollm2-135m-instruct-int4")

@@ -152,9 +152,13 @@ def apply(settings: Settings, as_json: bool, **constraints: Any) -> None:
 
     Without any, earlier constraints are forgotten.
     """
+    wanted = _constraints(constraints)
     with connect(settings) as client:
-        changed = client.apply(_constraints(constraints)).changed
+        changed = client.apply(wanted).changed
         plan = client.plan()
+    if (wanted.context_tokens or 0) > plan.context_tokens:
+        text = f"note: {plan.model} takes no more than {plan.context_tokens} tokens, which are its context now"
+        click.echo(text, err=True)
     if as_json:
         print_json({"changed": changed, "plan": dump(plan)})
     else:

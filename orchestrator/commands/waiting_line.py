@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -44,9 +46,10 @@ class WaitingLine:
         self._on_terminal = sys.stderr.isatty()
         self._told_s = -math.inf
         self._told = ""
+        """What was told last, in whole."""
 
     def tell(self, waiting: Waiting | None) -> None:
-        """Say what is waited for now; None: the answer goes on."""
+        """Say what is waited for now, in whole when that is news and else for how long; None: the answer goes on."""
         now_s = time.monotonic()
         if waiting is None:
             self.close()
@@ -54,20 +57,31 @@ class WaitingLine:
         waited_s = now_s - waiting.since_s
         if waited_s < _TELL_AFTER_S and not self._told:
             return
-        text, begins = f"waiting for {waiting.text}, {waited_s:.0f} s", waiting.text.partition(":")[0]
+        line, short = f"waiting for {waiting.text}, {waited_s:.0f} s", f"still waiting, {waited_s:.0f} s"
+        is_news = _without_figures(waiting.text) != _without_figures(self._told)
         if self._on_terminal:
-            click.echo(("" if self._told else "\n") + _CLEAR_LINE + text, nl=False, err=True)
-        elif begins != self._told or now_s >= self._told_s + _LINE_EVERY_S:
-            click.echo(text, err=True)
+            lead = _CLEAR_LINE if self._told else f"\n{_CLEAR_LINE}"
+            fits = len(line) < shutil.get_terminal_size().columns
+            if is_news and not fits:
+                click.echo(lead + line, err=True)
+            else:
+                click.echo(lead + (line if fits else short), nl=False, err=True)
+        elif is_news or now_s >= self._told_s + _LINE_EVERY_S:
+            click.echo(short if waiting.text == self._told else line, err=True)
         else:
             return
-        self._told, self._told_s = begins, now_s
+        self._told, self._told_s = waiting.text, now_s
 
     def close(self) -> None:
         """Leave nothing of it on a terminal."""
         if self._told and self._on_terminal:
             click.echo(_CLEAR_LINE, nl=False, err=True)
         self._told, self._told_s = "", -math.inf
+
+
+def _without_figures(text: str) -> str:
+    """What stays of a text while what it tells of goes on."""
+    return re.sub(r"\d[\d.,]*", "0", text)
 
 
 @contextlib.contextmanager

@@ -41,7 +41,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-from orchestrator.model.attention import dummies_inputs, is_attention, with_dummies
+from orchestrator.model.attention import FOLDS, dummies_inputs, is_attention, with_dummies
 from orchestrator.model.cone import cheap_cone, outside_inputs
 from orchestrator.model.errors import UnsplittableGraph, UnsupportedModel
 from orchestrator.model.graph import PAST_NAME, SEQUENCE_INPUTS, Step
@@ -99,9 +99,7 @@ def assemble(
     if not 0 <= start < stop <= plan.num_units:
         raise ValueError(f"no such segment: [{start}, {stop}) of {plan.num_units} units")
     if dummies and any(parts == tensors.STATE_PARTS for parts in plan.decoder.parts.values()):
-        raise UnsupportedModel(
-            "its blocks fold all positions into a state, into which dummies would go, too: take --profile exact"
-        )
+        raise UnsupportedModel(FOLDS)
     made = _Assembly(plan, start, stop, halves, dummies).build(accuracy_level)
     if positions is not None:
         limit_tables(made.graph.initializer, positions)

@@ -16,6 +16,22 @@ _PER_POSITION = (9, 10)
 """Those with position ids and a bias of scores."""
 
 
+HEAD_STEP, TURNED_STEP = 8, 16
+"""ONNX Runtime's attention takes heads of a multiple of so many values, and where it turns them itself of so many."""
+FOLDS = "its blocks fold all positions into a state, into which dummies would go, too: take --profile exact"
+"""Why a model can't have dummies."""
+
+
+def check_head_size(size: int, what: str, *, turned: bool = False) -> None:
+    """Check that attention takes heads of so many values, which it turns itself or not; raises `UnsupportedModel`."""
+    step = TURNED_STEP if turned else HEAD_STEP
+    if size % step:
+        raise UnsupportedModel(
+            f"{what}: its heads have {size} values (head_dim), and ONNX Runtime's attention takes multiples of {step}:"
+            " take a model with such heads, as most have (64, 128)"
+        )
+
+
 def is_attention(node: NodeProto) -> bool:
     """Is it the attention that segments have?"""
     return bool(node.op_type == "GroupQueryAttention")

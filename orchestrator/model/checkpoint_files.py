@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 import zipfile
 from pathlib import Path
+from typing import Any
 
+from orchestrator.model.attention import check_head_size
 from orchestrator.model.errors import BrokenModel, UnsupportedModel
 from orchestrator.model.json_file import check_readable, read_object
 from orchestrator.model.safetensors_file import check_entries, read_header
@@ -63,10 +65,12 @@ def check_checkpoint(folder: Path) -> None:
 
     Raises:
         BrokenModel: a weight file is not whole.
-        UnsupportedModel: the weights are quantised in a way of their own.
+        UnsupportedModel: the weights are quantised in a way of their own, or heads have a size that nobody computes.
     """
     check_readable(folder)
-    quantised = read_object(folder / "config.json").get("quantization_config")
+    config = read_object(folder / "config.json")
+    check_head_size(_head_size(config | (config.get("text_config") or {})), str(folder))
+    quantised = config.get("quantization_config")
     if quantised:
         method = quantised.get("quant_method", "unknown") if isinstance(quantised, dict) else quantised
         raise UnsupportedModel(
@@ -81,6 +85,15 @@ def check_checkpoint(folder: Path) -> None:
             _check_safetensors(file)
         else:
             _check_pickle(file)
+
+
+def _head_size(config: dict[str, Any]) -> int:
+    """Values of a head, 0 where the configuration does not say."""
+    told, width = config.get("head_dim"), config.get("hidden_size") or config.get("n_embd")
+    heads = config.get("num_attention_heads") or config.get("n_head")
+    if isinstance(told, int):
+        return told
+    return width // heads if isinstance(width, int) and isinstance(heads, int) and heads > 0 else 0
 
 
 def _check_safetensors(file: Path) -> None:

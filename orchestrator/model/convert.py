@@ -26,12 +26,13 @@ OPTIONS = {"windowed_kv_cache": "false", "hf_token": "false", "hf_remote": "fals
 """The last: code that lies beside a model is not run, as older versions would."""
 
 
-def checkpoint_of(source: Source, scratch: Path, progress: Progress) -> Path:
+def checkpoint_of(source: Source, scratch: Path, profile: str, progress: Progress) -> Path:
     """The Hugging Face folder to convert: the source itself, or what is made of a GGUF file in ``scratch``.
 
     Raises:
         BrokenModel: weight files or tensors are missing or damaged.
-        UnsupportedModel: the architecture is not one the builder knows, or weights are in a form it doesn't.
+        UnsupportedModel: the architecture is not one the builder knows, weights are in a form it doesn't, or the
+            profile does not suit it.
         ConversionFailed: a GGUF file could not be read.
         MissingDependency: the packages of linguabus[convert] are not there.
     """
@@ -44,7 +45,7 @@ def checkpoint_of(source: Source, scratch: Path, progress: Progress) -> Path:
         what = f"reading {source.path.name}"
         with watch_growth(folder, lambda done: progress("read", done, 0)):
             run_module("orchestrator.model.gguf", [str(source.path), str(folder)], what, lambda _: None, scratch)
-    check_supported(text_architecture(folder), source.text)
+    check_supported(text_architecture(folder), source.text, profile)
     check_checkpoint(folder)
     return text_part(folder, scratch / "text", source.text)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.model.attention import check_head_size
 from orchestrator.model.candidate import Candidate
 from orchestrator.model.errors import UnsplittableGraph
 from orchestrator.model.graph import PAST_NAME, SEQUENCE_INPUTS, Decoder
@@ -178,6 +179,8 @@ def _layer_cache(decoder: Decoder, layer: int, config: Mapping[str, Any], genai:
     value_dim = _last_dim(value) or _projected_dim(decoder, attention, heads, 2) or dim
     if not heads or not key_dim or not value_dim:
         raise UnsplittableGraph(f"the shape of past_key_values.{layer} is unknown (heads {heads}, dimension {key_dim})")
+    if attention is not None:
+        check_head_size(key_dim, f"block {layer}", turned=bool(attributes.get("do_rotary")))
     window = attributes.get("local_window_size", -1)
     return LayerCache(layer, heads, key_dim, value_dim, 0, _dtype(key), window if window > 0 else None)
 

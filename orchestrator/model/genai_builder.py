@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from broker.heap import trimming
+from orchestrator.model.attention import TURNED_STEP
 from orchestrator.model.builder_tokenizer import leave_tokenizer_out
 from orchestrator.model.builder_weights import write_in_rows
 from orchestrator.model.checkpoint_weights import check_names_and_shapes
@@ -104,6 +105,23 @@ def use_frequencies(model: Any, frequencies: Frequencies) -> None:
     model.make_rotary_embedding_caches_from_scratch = make_scaled
 
 
+def for_heads_of_any_size(family: Any) -> Any:
+    """The builder's class ``family`` for heads of all sizes that attention takes.
+
+    ONNX Runtime's attention turns no vectors of heads of an odd multiple of 8 values: these are turned before it.
+    """
+
+    class OfAnySize(family):  # type: ignore[misc]
+        def is_fused_rope_supported(self) -> bool:
+            return bool(self.head_size % TURNED_STEP == 0 and super().is_fused_rope_supported())
+
+        def is_packed_matmul_supported(self) -> bool:
+            turns = self.head_size % TURNED_STEP == 0
+            return bool(turns and super().is_packed_matmul_supported())
+
+    return OfAnySize
+
+
 def build(checkpoint: str, out: str, cache: str, precision: str, options: list[str]) -> None:
     """Convert the Hugging Face folder ``checkpoint`` into an ONNX decoder for the CPU in the folder ``out``."""
     from onnxruntime_genai.models import builder
@@ -126,7 +144,7 @@ def _build(builder: Any, checkpoint: str, out: str, cache: str, precision: str, 
     frequencies = settle_rope(config)
     name_epsilon(config)
     config.architectures = [ANY_FAMILY]
-    setattr(builder, BUILDER_OF_ANY, family)
+    setattr(builder, BUILDER_OF_ANY, for_heads_of_any_size(family))
     if frequencies is not None:
         use_frequencies(builder.Model, frequencies)
     write_in_rows(builder.Model)

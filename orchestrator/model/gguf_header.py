@@ -44,12 +44,14 @@ class GgufHeader:
     Attributes:
         entries: those that are one number or a short text, by key.
         tensors: their names.
+        values: how many all of them have.
         end: where the last tensor ends, from the beginning of the file.
     """
 
     version: int
     entries: dict[str, int | float | str]
     tensors: tuple[str, ...]
+    values: int
     end: int
 
     @property
@@ -189,7 +191,7 @@ class _Reader:
             value = self.value(kind)
             if value is not None:
                 found[key] = value
-        names, last = [], 0
+        names, values, last = [], 0, 0
         for _ in range(tensors):
             names.append(self.string())
             dimensions = self.number("I")
@@ -200,10 +202,11 @@ class _Reader:
             if kind not in BLOCKS:
                 raise UnsupportedModel(f"{self.name} has tensors of a type that is not known ({kind}); get another one")
             per_block, block_bytes = BLOCKS[kind]
+            values += math.prod(shape)
             last = max(last, self.number("Q") + -(-math.prod(shape) // per_block) * block_bytes)
         alignment = int(found.get("general.alignment", 32))
         if not 0 < alignment <= _MOST_ALIGNMENT:
             raise ValueError(f"an alignment of {alignment}")
         if not all(isinstance(found.get(key, 0), int) for key in (*_PART_KEYS, *_END_KEYS)):
             raise ValueError("texts in place of numbers")
-        return GgufHeader(version, found, tuple(names), -(-self.at // alignment) * alignment + last)
+        return GgufHeader(version, found, tuple(names), values, -(-self.at // alignment) * alignment + last)

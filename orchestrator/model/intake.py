@@ -30,6 +30,7 @@ from orchestrator.model.quality_report import (
 from orchestrator.model.quantise.outliers import find_outliers
 from orchestrator.model.reference import read_hidden
 from orchestrator.model.rewrite import settle_table_choice, untranspose_embedding
+from orchestrator.model.room import require_room
 from orchestrator.model.rotary import compute_tables
 from orchestrator.model.source import Source
 from orchestrator.model.split import plan_split
@@ -92,7 +93,9 @@ def take_in(source: Source, precision: str, partial: Path, identity: Identity, p
 def _take_in_checkpoint(
     source: Source, precision: str, partial: Path, identity: Identity, progress: Progress
 ) -> Manifest:
-    checkpoint = checkpoint_of(source, partial, progress)
+    if source.conversion_bytes:
+        require_room(partial, source.conversion_bytes, f"{source.text} can't be converted")
+    checkpoint = checkpoint_of(source, partial, identity.profile, progress)
     if source.kind == "hf":
         require_tokenizer(source.path)
     graph = convert(source.text, checkpoint, partial, progress)
@@ -148,7 +151,7 @@ def compare_again(source: Source, model: Model, scratch: Path, progress: Progres
         rows = SourceRows(probe.passages, (), ())
         report = compare_with_graph(source.text, _graph_of(source), subject, manifest, probe.ids, scratch, progress)
         return _judge(source, subject, manifest, report, rows, progress)
-    checkpoint = checkpoint_of(source, scratch, progress)
+    checkpoint = checkpoint_of(source, scratch, manifest.profile, progress)
     reference = _reference(source, checkpoint, probe, manifest, scratch, progress)
     rows = read_rows(reference / ROWS_FILE)
 

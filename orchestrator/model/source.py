@@ -21,6 +21,7 @@ from orchestrator.model.progress import Progress, silent
 from orchestrator.model.source_files import check_folder
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
+_OF_HUB = "hub:"
 HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
 GGUF_ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3", "phi3", "gemma2", "gemma3")
 
@@ -30,7 +31,8 @@ class Source:
     """A model found on this machine. ``kind`` is "hf" or "onnx" (folders) or "gguf" (a file).
 
     ``fingerprint`` is equal for equal content, as far as can be told without reading gigabytes; ``size_bytes`` is that
-    of the files with weights; ``graph`` is the file with the decoder of an ONNX one.
+    of the files with weights; ``graph`` is the file with the decoder of an ONNX one; ``conversion_bytes`` is what a
+    GGUF one takes on disk while it is converted: in float32, as a checkpoint and as a graph.
     """
 
     text: str
@@ -40,6 +42,17 @@ class Source:
     fingerprint: str
     size_bytes: int
     graph: Path | None = None
+    conversion_bytes: int = 0
+
+    @property
+    def place(self) -> str:
+        """What leads to it from any folder: its text, or the whole path."""
+        if self.fingerprint.startswith(_OF_HUB):
+            return self.text
+        path = Path(self.text).expanduser()
+        if path.name in ("", ".."):
+            return str(path.resolve())
+        return str(path.parent.resolve() / path.name)  # a link to a file may have another ending
 
 
 def resolve_source(text: str, progress: Progress = silent, *, fetch: bool = True) -> Source:
@@ -55,6 +68,8 @@ def resolve_source(text: str, progress: Progress = silent, *, fetch: bool = True
         BrokenModel: there is, but it is damaged or incomplete.
         UnsupportedModel: it is something else.
     """
+    if not text.strip():
+        raise NoSuchModel("SOURCE is empty: give a Hugging Face id, a folder or a file")
     try:
         path = Path(text).expanduser()
     except RuntimeError:  # the system knows no such user
@@ -73,14 +88,18 @@ def resolve_source(text: str, progress: Progress = silent, *, fetch: bool = True
 def _file(text: str, path: Path) -> Source:
     if path.suffix.lower() == ".gguf":
         parts = all_parts(path)
-        architecture = read_header(parts[0]).architecture
+        headers = [read_header(part) for part in parts]
+        architecture = headers[0].architecture
         if architecture not in GGUF_ARCHITECTURES:
             raise UnsupportedModel(
                 f"{path}: GGUF architecture {architecture!r} is not supported; "
                 f"supported are {', '.join(GGUF_ARCHITECTURES)}"
             )
         name = re.sub(r"[.-](I?Q\d\w*|BF16|F16|F32)$", "", whole_name(path), flags=re.IGNORECASE)
-        return Source(text, "gguf", parts[0].resolve(), _tidy(name), _fingerprint(list(parts)), _size_bytes(parts))
+        values, fingerprint = sum(header.values for header in headers), _fingerprint(list(parts))
+        return Source(
+            text, "gguf", parts[0].resolve(), _tidy(name), fingerprint, _size_bytes(parts), conversion_bytes=8 * values
+        )
     if path.suffix.lower() == ".onnx":
         if not is_decoder(path):
             raise UnsupportedModel(f"{path} is not named like a decoder (model.onnx, decoder_model_merged_q4.onnx)")
@@ -142,7 +161,7 @@ def _hub(text: str, progress: Progress, fetch: bool) -> Source:
     except (OSError, errors.HfHubHTTPError) as error:
         raise NoSuchModel(f"{text} could not be downloaded: {error}".splitlines()[0]) from error
     found = _folder(text, folder)
-    name, fingerprint = _tidy(text.split("/")[1]), f"hub:{text}@{folder.name}"
+    name, fingerprint = _tidy(text.split("/")[1]), f"{_OF_HUB}{text}@{folder.name}"
     return Source(text, found.kind, folder, name, fingerprint, found.size_bytes, found.graph)
 
 

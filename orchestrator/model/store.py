@@ -70,6 +70,7 @@ from orchestrator.model.room import told_when_full
 from orchestrator.model.source import Source, resolve_source
 from orchestrator.model.split import plan_split
 from orchestrator.model.weights import checked_pieces
+from schemas.names import suggestion
 
 _MADE = ("graph", "answer")
 """Members of the descriptions in a model's segments folder that name blobs made of the model."""
@@ -125,7 +126,7 @@ class ModelStore:
             for m in self._made_from(found):
                 if (m.asked, m.profile) == (precision, profile):
                     self._check_new(_default_name(found.name, m.precision, profile))
-        identity = Identity(name or "", source, found.fingerprint, profile, _version(), precision)
+        identity = Identity(name or "", found.place, found.fingerprint, profile, _version(), precision)
         with owned_folder(self._partial, "add-", self.home / "lock") as partial, told_when_full(partial, not_added):
             twin = self._twin(found, precision, progress)
             if twin is not None:
@@ -356,8 +357,8 @@ class ModelStore:
 
     def _folder(self, name: str) -> Path:
         if name not in self.names():
-            have = ", ".join(self.names()) or "none yet; run: linguabus model add SOURCE"
-            raise NoSuchModel(f"there is no model {name!r}; the store has: {have}")
+            otherwise = "see linguabus model list" if self.names() else "add one with linguabus model add SOURCE"
+            raise NoSuchModel(f"there is no model {name!r}: {suggestion(name, self.names(), otherwise, most=3)}")
         return self._models / name
 
     def _require_active(self) -> str:

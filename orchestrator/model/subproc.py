@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import logging
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,7 +10,7 @@ from pathlib import Path
 
 from broker.child_process import ChildProcess, our_environment
 from orchestrator.model.errors import BrokenModel, ConversionFailed, MissingDependency, UnsupportedModel
-from orchestrator.model.room import disk_full
+from orchestrator.model.room import disk_full, tells_of_full_disk
 
 _log = logging.getLogger(__name__)
 
@@ -48,7 +46,7 @@ def run_module(module: str, arguments: list[str], what: str, on_line: Callable[[
         raised, _, message = reason.partition(": ")
         if raised == f"{kind.__module__}.{kind.__name__}":
             raise kind(f"{what} failed: {message}")
-    if os.strerror(errno.ENOSPC) in reason:
+    if tells_of_full_disk(reason):
         raise disk_full(scratch, f"{what} failed")
     if "No module named " in reason:
         raise MissingDependency(f"{what} failed ({reason.split(': ', 1)[-1]})", "orchestrator", "convert")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
+from orchestrator.deployment.plan import DeployedPlan
 from orchestrator.deployment.plan_view import plan_view
 from orchestrator.fleet.fleet import Node
 from orchestrator.pipelines.pipeline import Pipeline
 from schemas.contract import members
-from schemas.messages import PipelineStatus, PlanInForce
+from schemas.messages import PipelineStatus, PlanInForce, StageView
 
 
 def status_of(pipeline: Pipeline) -> PipelineStatus:
@@ -34,8 +36,10 @@ def plan_in_force(pipeline: Pipeline, nodes: Mapping[str, Node]) -> PlanInForce 
     shown = pipeline.shown_plan()
     if shown is None:
         return None
+    view = plan_view(shown.plan, shown.ready)
+    stages = tuple(_found_now(stage, shown.plan, nodes.get(stage.node)) for stage in view.stages)
     return PlanInForce(
-        **members(plan_view(shown.plan, shown.ready)),
+        **members(replace(view, stages=stages)),
         state=pipeline.state(),
         in_force=pipeline.active is not None,
         next=pipeline.next_view(),
@@ -43,3 +47,11 @@ def plan_in_force(pipeline: Pipeline, nodes: Mapping[str, Node]) -> PlanInForce 
         moves=pipeline.moves_view(),
         left_out=pipeline.eligibility.left_out(),
     )
+
+
+def _found_now(stage: StageView, plan: DeployedPlan, node: Node | None) -> StageView:
+    """A stage with its node's memory of now; as it was when the stage was ready, until a heartbeat tells of it."""
+    beat = node.heartbeat if node else None
+    if beat is None or (plan.pipeline, plan.epoch) not in ((held.pipeline, held.epoch) for held in beat.stages):
+        return stage
+    return replace(stage, rss_bytes=beat.rss_bytes, peak_rss_bytes=beat.peak_rss_bytes)

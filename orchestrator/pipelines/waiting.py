@@ -43,7 +43,9 @@ def waits_for(pipeline: Waiting, lost: Iterable[str], why_none: NoPlan | None) -
     """
     nodes = ", ".join(lost)
     if why_none:
-        return WaitsFor(f"node {nodes}: {why_none.reason}" if nodes else why_none.reason, why_none.code, missing=True)
+        if nodes:
+            return WaitsFor(f"node {nodes}: {why_none.reason}", why_none.code, missing=True)
+        return WaitsFor(why_none.reason, why_none.code, missing=True, noun="a plan")
     if pipeline.is_serving:
         return WaitsFor(f"its turn: {pipeline.requests.open_count} answers are being computed", "busy")
     fetching = [

@@ -13,3 +13,9 @@ class BadConstraint(PlanningError):
 
 class SolverFailed(PlanningError):
     """A MILP solver does not run, runs for ever, or gives no answer. Others, and the planner's own methods, do."""
+
+
+def remembered(error: PlanningError) -> str:
+    """The text of an error; where a constraint is its cause, as one that nobody has just given."""
+    forget = "this constraint is remembered: linguabus plan apply without it forgets it"
+    return f"{error}; {forget}" if isinstance(error, BadConstraint) else str(error)

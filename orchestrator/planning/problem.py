@@ -69,8 +69,9 @@ class Device:
     a batch (None: no gain), `prefill_s` seconds per unit and prompt token. `hop_s` is the way of one decode
     activation from this device through the broker to the next, `hop_busy_s` the part of it that keeps the device
     from computing, `link_bytes_per_s` the rate for larger payloads. `memory_bytes` and `storage_bytes` are what
-    may be used, not what is built in. `battery_percent` None means mains power. `cost_factor` is what its times count
-    as when plans are compared (above 1: to be spared); what is predicted is not changed by it.
+    may be used, not what is built in; where `memory_is_limited`, its owner set that. `battery_percent` None means mains
+    power. `cost_factor` is what its times count as when plans are compared (above 1: to be spared); what is predicted
+    is not changed by it.
     """
 
     name: str
@@ -88,6 +89,7 @@ class Device:
     battery_percent: float | None = None
     charging: bool = True
     cost_factor: float = 1.0
+    memory_is_limited: bool = False
 
     @property
     def batched_s(self) -> tuple[float, ...]:

@@ -21,9 +21,16 @@ def planner_constraints(wanted: PlanConstraints, unit_count: int) -> Constraints
     Raises:
         BadConstraint: a pin names units that the model does not have.
     """
-    pins = [Pin(node, *units) for text, node in wanted.pins for units in parse_units(text, unit_count)]
+    pins = [Pin(node, *units) for text, node in wanted.pins for units in _pinned(text, node, unit_count)]
     limits = (NodeLimit(node, max_memory_bytes=mb * MB) for node, mb in wanted.max_memory_mb)
     return replace(_battery_rules(wanted), pins=tuple(pins), exclude=frozenset(wanted.exclude), limits=tuple(limits))
+
+
+def _pinned(text: str, node: str, unit_count: int) -> list[tuple[int, int]]:
+    try:
+        return parse_units(text, unit_count)
+    except BadConstraint as error:
+        raise BadConstraint(f"--pin {text}={node}: {error}") from None
 
 
 def named_nodes(wanted: PlanConstraints) -> tuple[str, ...]:

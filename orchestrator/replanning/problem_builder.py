@@ -137,6 +137,7 @@ def _device(
     return replace(
         device,
         memory_bytes=usable_bytes(birth, memory_margin),
+        memory_is_limited=birth.memory_is_limited,
         battery_percent=condition.battery_percent,
         charging=condition.charging,
         cost_factor=condition.cost_factor,

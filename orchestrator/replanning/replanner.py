@@ -27,7 +27,7 @@ from orchestrator.deployment.switchover import GivenUp, Switchover
 from orchestrator.effects import Effect, Note, SolvePlan
 from orchestrator.fleet.fleet_view import FleetView
 from orchestrator.planning.batches_in_flight import batches_in_flight
-from orchestrator.planning.errors import PlanningError
+from orchestrator.planning.errors import PlanningError, remembered
 from orchestrator.planning.problem import Problem
 from orchestrator.planning.solution import Infeasible, Solution
 from orchestrator.planning.solver.infeasible import shortage_text
@@ -346,7 +346,7 @@ class Replanner:
         try:
             problem = self._input.problem(model, births, constraints, self._switchover.last_stages)
         except PlanningError as error:
-            return self._no_plan("not_ready", str(error))
+            return self._no_plan("not_ready", remembered(error))
         job = self._jobs.begin(self._settings.pipeline)
         self._solving = Solving(job, model, births, problem.context_tokens, forced, problem, last_resort)
         return [SolvePlan(job, problem)]

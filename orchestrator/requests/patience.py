@@ -15,12 +15,19 @@ class WaitsFor:
     """What the requests of a pipeline wait for that have no ring.
 
     ``missing``: nobody works on it, so that somebody has to come or to do something. Else it is their turn, or a plan
-    on its way. ``code`` is that of the error with which patience ends.
+    on its way. ``code`` is that of the error with which patience ends. ``noun`` is what ``text`` is about, where that
+    does not begin with it.
     """
 
     text: str
     code: ErrorCode
     missing: bool = False
+    noun: str = ""
+
+    @property
+    def told(self) -> str:
+        """What stands behind "waiting for"."""
+        return f"{self.noun}: {self.text}" if self.noun else self.text
 
     @property
     def is_hopeless(self) -> bool:

@@ -307,7 +307,7 @@ class RequestScheduler:
             if is_at_end(session, waits_for, self._timing, now_s):
                 effects += self.abandon(session, *end_of(session, waits_for, self._pace.advice(), now_s), now_s)
             elif session.phase is Phase.QUEUED or waits_for.missing:
-                effects += session.tell_waiting(waits_for.text, now_s, self._timing)
+                effects += session.tell_waiting(waits_for.told, now_s, self._timing)
         return effects
 
     # --- time -------------------------------------------------------------------------------------------------

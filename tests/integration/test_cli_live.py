@@ -208,3 +208,4 @@ def test_not_enough_memory_says_how_much_is_missing(served: Served, tmp_path: Pa
         done = served.run("ask", "Hello", "--patience", "0")
     assert (done.returncode, done.stdout) == (2, "")
     assert re.fullmatch(r"(waiting for a plan: .*\n)?Error: .*\d+(\.\d+)? [MG]B.*\n", done.stderr), done.stderr
+    assert "raise the --memory-limit-mb of 'red' by " in done.stderr

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from onnx import ModelProto, TensorProto, helper
 
+from orchestrator.model import convert
 from orchestrator.model.errors import ModelError
 from orchestrator.model.source import resolve_source
 from orchestrator.model.store import ModelStore
@@ -108,6 +109,32 @@ def test_what_is_quantised_already_is_refused(tmp_path: Path, checkpoint: Path) 
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "gptq"}}))
     assert "quantised already (gptq)" in failure(folder, tmp_path / "home")
+
+
+def with_heads_of(checkpoint: Path, folder: Path, size: int) -> Path:
+    import torch
+    import transformers
+
+    config = transformers.AutoConfig.from_pretrained(str(checkpoint), head_dim=size)
+    shutil.copytree(checkpoint, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    torch.manual_seed(0)
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(str(folder))
+    return folder
+
+
+def test_heads_that_attention_does_not_turn_are_turned_before_it(tmp_path: Path, checkpoint: Path) -> None:
+    logits(with_heads_of(checkpoint, tmp_path / "heads", 24), tmp_path / "home")
+
+
+def test_heads_that_attention_does_not_take_are_refused_before_anything_is_converted(
+    tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = with_heads_of(checkpoint, tmp_path / "heads", 20)
+    monkeypatch.setattr(convert, "run_module", None)
+    said = failure(folder, tmp_path / "home")
+    assert (
+        "its heads have 20 values (head_dim), and ONNX Runtime's attention takes multiples of 8: take a model" in said
+    )
 
 
 def of_the_hub(folder: Path, ending: str = "") -> Path:

@@ -154,6 +154,16 @@ def test_a_profile_that_nobody_knows_is_a_damaged_manifest(store: ModelStore, tm
         store.open(name)
 
 
+def test_a_source_that_was_named_from_one_folder_is_found_from_another(
+    store: ModelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = source(tmp_path / "one")
+    monkeypatch.chdir(tmp_path)
+    assert store.add("one").source == path
+    monkeypatch.chdir("/")
+    assert store.compare() is not None
+
+
 def test_removing_frees_what_no_other_model_needs(store: ModelStore, tmp_path: Path) -> None:
     path = source(tmp_path / "one")
     store.add(path, name="a")

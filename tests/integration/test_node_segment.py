@@ -8,6 +8,7 @@ import hashlib
 import http.server
 import itertools
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -26,6 +27,7 @@ from edge_node.runtime.segment import Segment
 from edge_node.runtime.segment_runner import Loaded, LoadEvent, LoadFailed, LoadProgress, SegmentRunner
 from edge_node.stage_spec import StageSpec
 from edge_node.storage.blob_store import BlobStore
+from edge_node.telemetry import device
 from edge_node.work import Draw, Row, RowResult, Work
 from orchestrator.model.assemble import assemble
 from orchestrator.model.graph import read_model, resolve
@@ -502,6 +504,20 @@ def test_a_segment_can_be_unloaded_and_loaded_again(tiny_model: Model, runner: R
         payloads.append(run_row(runner.runner, 0, 0, 16, ids=PROMPT[:16]).payload)
         runner.runner.unload(("main", EPOCH, 0))
     assert payloads[0] == payloads[1]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a peak is for ever")
+def test_the_peak_of_a_segment_is_forgotten_with_it(tiny_model: Model, runner: Runner) -> None:
+    spec = specification(tiny_model, even_cuts(tiny_model.manifest.num_units, 2), 0)
+    runner.put(tiny_model, spec)
+    runner.runner.load(spec)
+    assert isinstance(runner.next_result(), Loaded)
+    ballast = bytearray(b"x") * (64 << 20)
+    peak_bytes = device.memory_bytes()[1]
+    del ballast
+    assert device.memory_bytes()[1] > peak_bytes - (1 << 20)  # the kernel counts by the page and the CPU
+    runner.runner.unload(spec.key)
+    assert device.memory_bytes()[1] < peak_bytes - (32 << 20)
 
 
 # --- live moves -------------------------------------------------------------------------------------------------------

@@ -106,6 +106,7 @@ class FamilyRow:
 
 ROWS: dict[str, FamilyRow] = {
     "Llama 2": FamilyRow("Llama"),
+    "Llama 2, heads of 24": FamilyRow("Llama", {"head_dim": 24}),
     "Llama 2, linear": FamilyRow("Llama", _rope("linear", factor=4.0)),
     "Llama 2, dynamic": FamilyRow("Llama", _rope("dynamic", factor=4.0)),
     "Llama, yarn": FamilyRow("Llama", _rope("yarn", factor=4.0, **_TRAINED)),

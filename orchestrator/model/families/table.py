@@ -11,17 +11,21 @@ import importlib
 from dataclasses import dataclass
 from typing import Any
 
+from orchestrator.model.attention import FOLDS
 from orchestrator.model.errors import UnsupportedModel
+from orchestrator.model.precision import PROFILES
 
 _THEIRS, _OURS = "onnxruntime_genai.models.builder", "orchestrator.model.families"
 
 
 @dataclass(frozen=True)
 class Family:
-    """An architecture: its name for people, and its builder as ``module:class``."""
+    """An architecture: its name for people, its builder as ``module:class``, and do its blocks fold all positions into
+    a state?"""
 
     title: str
     builder: str
+    folds_positions: bool = False
 
 
 SUPPORTED: dict[str, Family] = {
@@ -48,7 +52,7 @@ SUPPORTED: dict[str, Family] = {
     "PhiForCausalLM": Family("Phi-1, Phi-2", f"{_OURS}.phi:Phi"),
     "Qwen2ForCausalLM": Family("Qwen2, Qwen2.5", f"{_THEIRS}:QwenModel"),
     "Qwen3ForCausalLM": Family("Qwen3", f"{_THEIRS}:Qwen3Model"),
-    "Qwen3_5ForCausalLM": Family("Qwen3.5", f"{_OURS}.qwen3_5:Qwen35"),
+    "Qwen3_5ForCausalLM": Family("Qwen3.5", f"{_OURS}.qwen3_5:Qwen35", folds_positions=True),
     "SeedOssForCausalLM": Family("Seed-OSS", f"{_THEIRS}:LlamaModel"),
     "SmolLM3ForCausalLM": Family("SmolLM3", f"{_OURS}.smollm3:SmolLM3"),
     "StableLmForCausalLM": Family("StableLM", f"{_OURS}.stablelm:StableLm"),
@@ -61,7 +65,10 @@ _CODE = "transformers has no code for it; take"
 _EXPERTS = "mixtures of experts are not built; take"
 _STATE = "its blocks keep a state that is not a KV cache; take"
 _SENSES = "it reads more than text; take"
+_ENCODER = "it has an encoder, or is one; take"
 INSTEAD: dict[str, str] = {
+    "BertForMaskedLM": f"{_ENCODER} a Qwen3 or a Llama of its size",
+    "BertModel": f"{_ENCODER} a Qwen3 or a Llama of its size",
     "ChatGLMForConditionalGeneration": f"{_CODE} a Qwen3 or a Llama of its size",
     "ChatGLMModel": f"{_CODE} a Qwen3 or a Llama of its size",
     "DeepseekV3ForCausalLM": f"{_EXPERTS} one of DeepSeek-R1-Distill (Qwen2, Llama)",
@@ -74,6 +81,7 @@ INSTEAD: dict[str, str] = {
     "MambaForCausalLM": f"{_STATE} a Pythia of its size",
     "MixtralForCausalLM": f"{_EXPERTS} Mistral",
     "OlmoeForCausalLM": f"{_EXPERTS} OLMo 2",
+    "OPTForCausalLM": "no builder knows its blocks; take a Pythia of its size",
     "Phi4MMForCausalLM": f"{_SENSES} Phi-4-mini",
     "PhiMoEForCausalLM": f"{_EXPERTS} Phi-3",
     "Qwen2MoeForCausalLM": f"{_EXPERTS} Qwen2.5",
@@ -81,20 +89,23 @@ INSTEAD: dict[str, str] = {
     "Qwen3MoeForCausalLM": f"{_EXPERTS} Qwen3",
     "Qwen3NextForCausalLM": f"{_STATE} Qwen3",
     "Qwen3VLForConditionalGeneration": f"{_SENSES} Qwen3",
+    "T5ForConditionalGeneration": f"{_ENCODER} a Qwen3 or a Llama of its size",
 }
 """What is not supported and why, and what is nearest to it."""
 
 
-def check_supported(architecture: str, what: str) -> None:
-    """Refuse what can't be converted, with the nearest thing that can.
+def check_supported(architecture: str, what: str, profile: str) -> None:
+    """Refuse what can't be converted, with the nearest thing that can, and what can't be computed in a profile.
 
     Args:
         what: the source, for the message.
 
     Raises:
-        UnsupportedModel: it isn't one of `SUPPORTED`.
+        UnsupportedModel: it isn't one of `SUPPORTED`, or another profile will do.
     """
     if architecture in SUPPORTED:
+        if PROFILES[profile].same_bits and SUPPORTED[architecture].folds_positions:
+            raise UnsupportedModel(f"{what}: {FOLDS}")
         return
     titles = ", ".join(dict.fromkeys(family.title for family in SUPPORTED.values()))
     advice = INSTEAD.get(architecture) or f"take an ONNX export of it with GroupQueryAttention, or one of {titles}"

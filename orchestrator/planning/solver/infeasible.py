@@ -33,9 +33,8 @@ def explain_infeasible(problem: Problem) -> Infeasible:
     reason = _reason(problem)
     fixes = list(itertools.islice(_lifted_constraints(problem), 3))
     device, missing = _least_extra(problem, _with_memory)
-    if device is not None and missing <= device.memory_bytes:
-        total = size_text(device.memory_bytes + missing)
-        fixes.append(f"free {size_text(missing)} of memory on {device.name!r} ({total} in all)")
+    if device is not None and (missing <= device.memory_bytes or device.memory_is_limited):
+        fixes.append(_more_memory(device, missing))
     elif device is not None:  # more than it has now: no device is twice as large as it looks
         fixes += _more_for_all(problem)
     fixes += _smaller_cache(problem)
@@ -48,6 +47,13 @@ def explain_infeasible(problem: Problem) -> Infeasible:
     smallest = fixes[0] if fixes else "choose a smaller model or a lower precision"
     missing_bytes = missing if device is not None else max(0, _short_bytes(problem))
     return Infeasible(reason, missing_bytes, smallest, tuple(fixes), _rooms(problem), fits)
+
+
+def _more_memory(device: Device, missing_bytes: int) -> str:
+    more, total = size_text(missing_bytes), size_text(device.memory_bytes + missing_bytes)
+    if device.memory_is_limited:
+        return f"raise the --memory-limit-mb of {device.name!r} by {more} ({total} in all)"
+    return f"free {more} of memory on {device.name!r} ({total} in all)"
 
 
 def _explain_smallest(problem: Problem) -> Infeasible:

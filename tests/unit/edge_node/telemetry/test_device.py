@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from edge_node.runtime import process_heap
 from edge_node.telemetry import device
 
 MEBI = 1 << 20
@@ -40,7 +41,7 @@ def test_memory_of_this_process() -> None:
     assert device.available_bytes() > 0
     if sys.platform == "linux":
         del ballast
-        device.forget_peak()
+        process_heap.forget_peak()
         assert device.memory_bytes()[1] < grown_bytes - 48 * MEBI
 
 

@@ -8,11 +8,13 @@ import json
 import os
 import signal
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 
 from orchestrator import cli
-from orchestrator.client import Client
+from orchestrator.client import Client, Waiting
+from orchestrator.commands import waiting_line
 from schemas.messages import ChatMessage, RenewRequest, StreamError, StreamStatus, SubmitRequest
 from tests.support.fake_orchestrator import FakeOrchestrator, StreamMessage, end, paris, piece
 
@@ -211,6 +213,29 @@ def test_ask_says_on_stderr_what_it_waits_for(
     assert cli.run(["ask", "Capital of France?"]) == 0
     out, err = capsys.readouterr()
     assert (out, err) == ("Paris.\n", "waiting for a plan: rolling out, phone has 4 of 9 MB, 0 s\n")
+
+
+@pytest.mark.parametrize("is_terminal", [False, True])
+def test_what_is_waited_for_is_said_once_and_then_for_how_long(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], is_terminal: bool
+) -> None:
+    """A long one wraps on a terminal, where a line that wraps can't be taken back."""
+    clock = SimpleNamespace(now_s=0.0, monotonic=lambda: clock.now_s)
+    monkeypatch.setattr(waiting_line, "time", clock)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: is_terminal)
+    monkeypatch.setenv("COLUMNS", "80")
+    line = waiting_line.WaitingLine()
+    memory = f"a plan: needs 378 MB, the fleet has 200 MB{', or more' * 9}"
+    for now_s, text in ((2.0, memory), (8.0, memory), (12.0, memory), (13.0, "a plan: rolling out")):
+        clock.now_s = now_s
+        line.tell(Waiting(text, 0.0))
+    said = capsys.readouterr().err.replace("\r\033[K", "|")
+    if is_terminal:
+        short = "|still waiting, 8 s|still waiting, 12 s|waiting for a plan: rolling out, 13 s"
+        assert said == f"\n|waiting for {memory}, 2 s\n{short}"
+    else:
+        last = "waiting for a plan: rolling out, 13 s"
+        assert said.splitlines() == [f"waiting for {memory}, 2 s", "still waiting, 12 s", last]
 
 
 @pytest.mark.parametrize("command", [["ask", "Capital of France?"], ["chat"]])

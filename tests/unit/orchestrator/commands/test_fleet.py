@@ -180,7 +180,12 @@ def test_model_use_tells_a_running_orchestrator(
     fake: FakeOrchestrator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     chosen: list[str] = []
+    monkeypatch.setattr("orchestrator.model.store.ModelStore.show", lambda self, name: None)
     monkeypatch.setattr("orchestrator.model.store.ModelStore.use", lambda self, name: chosen.append(name))
+    fake.control["use_model"] = "--pin 4-5=n1: there are no blocks 4-5"
+    assert cli.run(["--home", str(tmp_path), "model", "use", "tiny"]) == 2
+    assert capsys.readouterr().err == "Error: --pin 4-5=n1: there are no blocks 4-5\n"
+    assert chosen == []
     fake.control["use_model"] = {"model": "tiny"}
     assert cli.run(["--home", str(tmp_path), "model", "use", "tiny"]) == 0
     assert chosen == ["tiny"]
@@ -244,6 +249,8 @@ def test_constraints_that_can_not_be_read(words: str, capsys: pytest.CaptureFixt
 
 def test_apply_shows_the_plan_that_came_of_it(fake: FakeOrchestrator, capsys: pytest.CaptureFixture[str]) -> None:
     fake.control |= {"apply": {"changed": False}, "plan": PLAN}
+    assert cli.run(["plan", "apply", "--context", "100000"]) == 0
+    assert capsys.readouterr().err == "note: tiny takes no more than 512 tokens, which are its context now\n"
     assert cli.run(["plan", "apply"]) == 0
     assert capsys.readouterr().out.startswith("This is the plan in force already.")
 

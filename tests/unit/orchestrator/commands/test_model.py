@@ -57,6 +57,29 @@ def test_a_second_model_says_that_the_first_one_stays_active(home: Path, capsys:
     assert ModelStore(home / "models").active == "tiny"
 
 
+def test_ctrl_c_says_that_nothing_was_added(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("orchestrator.model.store.take_in", interrupted)
+    other = save(DecoderMaker().head(DecoderMaker().block("embedded")), home.parent / "another")
+    capsys.readouterr()
+    assert cli.run(["--home", str(home), "model", "add", str(other), "--precision", "fp32"]) == 130
+    assert capsys.readouterr().err == "interrupted: nothing was added\n"
+    assert ModelStore(home / "models").names() == ("tiny",)
+
+
+def test_a_name_that_is_not_there_is_told_what_may_be_meant(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("qwen-int4", "qwen-int8"):
+        (home / "models" / "models" / name).mkdir()
+        (home / "models" / "models" / name / "manifest.json").write_text("{}")
+    for name, said in (("qwen-int", "did you mean qwen-int8 or qwen-int4?"), ("zzz", "see linguabus model list")):
+        assert cli.run(["--home", str(home), "model", "show", name]) == 2
+        assert capsys.readouterr().err == f"Error: there is no model '{name}': {said}\n"
+
+
 def test_the_list_is_short_unless_all_of_it_is_wanted(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     listing = ["--home", str(home), "model", "list"]
     capsys.readouterr()

@@ -19,11 +19,20 @@ from schemas.messages import (
     PrepareSegment,
     ReleaseSegment,
     StreamError,
+    StreamStatus,
     WireDtype,
 )
 from schemas.topics import PLAN
 from tests.support.orchestrating import World, plan_quickly
-from tests.support.scripted_nodes import MB, ScriptedNode, answer_text, make_birth, make_heartbeat, make_manifest
+from tests.support.scripted_nodes import (
+    MB,
+    ScriptedNode,
+    answer_text,
+    make_birth,
+    make_heartbeat,
+    make_manifest,
+    make_submit,
+)
 
 # --- the first plan ---------------------------------------------------------------------------------------------
 
@@ -168,6 +177,16 @@ def test_too_little_memory_says_how_much_is_missing() -> None:
     assert isinstance(error, StreamError)
     assert error.code == "no_memory"
     assert "short by" in error.reason
+
+
+def test_who_waits_for_memory_is_told_that_a_plan_is_missing_and_why() -> None:
+    world = World().up()
+    world.join("a", memory_mb=10)
+    world.wait(2.0)
+    request = world.ask(make_submit(patience_s=60.0))
+    world.wait(1.0)
+    told = [message.waits_for for message in world.stream(request) if isinstance(message, StreamStatus)]
+    assert told[-1].startswith("a plan: one embed unit needs ")
 
 
 def test_no_model_is_said() -> None:

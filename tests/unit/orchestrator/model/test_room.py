@@ -7,6 +7,7 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from orchestrator.model import room
@@ -34,8 +35,26 @@ def test_other_errors_stay_what_they_are(tmp_path: Path) -> None:
         raise PermissionError(errno.EACCES, "no")
 
 
-def test_a_full_disk_is_named_by_a_conversion_step_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "a_step.py").write_text("import errno, os; raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))")
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no disk that is always full")
+def test_a_full_disk_is_named_where_numpy_leaves_its_number_out(tmp_path: Path) -> None:
+    with (
+        pytest.raises(NoRoom, match=f"the disk of {tmp_path} is full"),
+        told_when_full(tmp_path, "tiny can't be added"),
+    ):
+        np.zeros(9999).tofile("/dev/full")
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        "import errno, os; raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))",
+        "raise OSError('20480 requested and 2016 written')",
+    ],
+)
+def test_a_full_disk_is_named_by_a_conversion_step_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    (tmp_path / "a_step.py").write_text(step)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with pytest.raises(NoRoom, match=f"converting tiny failed: the disk of {tmp_path} is full"):
         run_module("a_step", [], "converting tiny", lambda _: None, tmp_path)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from orchestrator.model.errors import BrokenModel, ModelError, NoSuchModel, UnsupportedModel
+from orchestrator.model import convert, room
+from orchestrator.model.errors import BrokenModel, ModelError, NoRoom, NoSuchModel, UnsupportedModel
 from orchestrator.model.gguf_header import read_header
 from orchestrator.model.source import resolve_source
 from orchestrator.model.store import ModelStore
@@ -153,3 +155,35 @@ def test_equal_content_has_an_equal_fingerprint(tmp_path: Path) -> None:
         (folder / "model.safetensors").write_bytes(weights)
         marks.append(resolve_source(str(folder)).fingerprint)
     assert marks[0] == marks[1] != marks[2]
+
+
+def test_a_profile_that_a_checkpoint_does_not_suit_is_refused_by_its_configuration(tmp_path: Path) -> None:
+    """Its weights, which are none, are not looked at."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"architectures": ["Qwen3_5ForCausalLM"]}))
+    (folder / "model.safetensors").write_bytes(b"x")
+    with pytest.raises(UnsupportedModel, match="take --profile exact"):
+        ModelStore(tmp_path / "home").add(str(folder), profile="steady")
+
+
+def test_a_gguf_is_not_begun_with_where_the_disk_has_too_little_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_gguf(tmp_path / "tiny.gguf", "llama")
+    usage = shutil._ntuple_diskusage(10**9, 10**9, 2 * 32 * 32 * 8 - 1)
+    monkeypatch.setattr(room.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(convert, "run_module", None)
+    with pytest.raises(
+        NoRoom, match=rf"{path} can't be converted: it takes 16\.4 kB, and the disk of .* make room there"
+    ):
+        ModelStore(tmp_path / "home").add(str(path))
+
+
+def test_a_place_is_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_gguf(tmp_path / "blob.gguf", "llama")
+    (tmp_path / "tiny.gguf").symlink_to("blob.gguf")
+    (tmp_path / "below").mkdir()
+    monkeypatch.chdir(tmp_path / "below")
+    for text in ("../tiny.gguf", "./../below/../tiny.gguf", str(tmp_path / "tiny.gguf")):
+        assert resolve_source(text).place == str(tmp_path / "tiny.gguf")

@@ -1,5 +1,7 @@
 """The end of an orchestrator, versions, and what an operator may ask."""
 
+from dataclasses import replace
+
 import pytest
 
 from orchestrator.effects import (
@@ -14,7 +16,16 @@ from orchestrator.effects import (
 from orchestrator.events import JobFailed, NodeSaid, Stopping
 from orchestrator.planning.solution import Infeasible
 from schemas.codec import Flag
-from schemas.messages import PrepareSegment, RefuseNode, RegisterAgain, ReleaseSegment, StreamError, name_of
+from schemas.messages import (
+    Epoch,
+    PrepareSegment,
+    RefuseNode,
+    RegisterAgain,
+    ReleaseSegment,
+    StageMetrics,
+    StreamError,
+    name_of,
+)
 from schemas.topics import CONTROL_REPLY, CONTROL_SUBMIT
 from tests.support.orchestrating import World
 from tests.support.scripted_nodes import MB, make_birth, make_heartbeat, make_manifest
@@ -65,6 +76,23 @@ def test_control_shows_nodes_plan_and_status() -> None:
     assert plan.result["predicted_tokens_per_s"] > 0
     assert status
     assert (status.result["state"], status.result["nodes"], status.result["model"]) == ("serving", 3, "tiny")
+
+
+def test_a_plan_is_shown_with_the_present_memory_of_nodes_that_have_its_stages() -> None:
+    world = World().serve("a", "b", "c")
+    first, *others = (stage.node for stage in world.plan.ring)
+
+    def peaks(number: int) -> dict[str, int]:
+        plan = world.control("plan", number)
+        assert plan
+        return {stage["node"]: stage["peak_rss_bytes"] for stage in plan.result["stages"]}
+
+    held = StageMetrics(pipeline="main", epoch=world.plan.epoch, stage=0)
+    beat = replace(make_heartbeat(first), rss_bytes=5 * MB, peak_rss_bytes=7 * MB)
+    world.event(NodeSaid(first, replace(beat, stages=(replace(held, epoch=Epoch(generation=0, counter=1)),))))
+    assert peaks(1)[first] == MB  # of another plan's stages
+    world.event(NodeSaid(first, replace(beat, stages=(held,))))
+    assert peaks(2) == {first: 7 * MB, **dict.fromkeys(others, MB)}
 
 
 def test_control_without_a_plan_says_why() -> None:
@@ -208,6 +236,26 @@ def test_a_model_that_does_not_fit_leaves_the_one_that_serves() -> None:
     request = world.ask()
     assert request in world.nodes[world.plan.ring[0].node].open
     assert world.plan.model == "tiny"
+
+
+def test_a_model_without_the_blocks_of_a_remembered_pin_is_refused_with_the_pin_and_the_cure() -> None:
+    models = {"tiny": make_manifest(), "small": make_manifest("small", blocks=2)}
+    world = World(models=models).serve("a", "b", "c")
+    world.control("apply", pins=[["2-3", "b"]])
+    world.wait(2.0)
+    world.control("use_model", 98, model="small")
+    world.wait(2.0)
+    reply = world.reply(98)
+    assert reply
+    assert not reply.ok
+    assert "--pin 2-3=b: there are no blocks 2-3: the model has blocks 0-1" in reply.reason
+    assert "remembered: linguabus plan apply without it" in reply.reason
+    assert not [e for e in world.effects if isinstance(e, SaveModelChoice)]
+    world.control("apply", 97)
+    world.wait(2.0)
+    assert world.control("use_model", 96, model="small")
+    world.wait(2.0)
+    assert world.plan.model == "small"
 
 
 def test_whoever_asks_after_use_model_is_answered_by_that_model() -> None:

@@ -45,6 +45,11 @@ def test_runs_are_embedding_blocks_head_with_resident_bytes() -> None:
     assert runs[1].kv_bytes_per_token == 1024
 
 
+def test_who_set_a_devices_memory_is_kept() -> None:
+    free, limited = make_birth("a"), replace(make_birth("b"), memory_is_limited=True)
+    assert [device.memory_is_limited for device in problem_for(free, limited).devices] == [False, True]
+
+
 def test_shared_weights_are_counted_where_they_are() -> None:
     problem = problem_for(make_birth("a"))
     assert problem.tied_bytes == 0, "two sessions keep two copies"

@@ -44,14 +44,22 @@ def test_what_is_not_supported_has_its_line() -> None:
     assert not INSTEAD.keys() & (SUPPORTED.keys() | WITH_TEXT)
     for architecture, advice in INSTEAD.items():
         with pytest.raises(UnsupportedModel, match=f"^it: .*{re.escape(architecture)} is not .*{re.escape(advice)}$"):
-            check_supported(architecture, "it")
+            check_supported(architecture, "it", "fast")
 
 
 def test_what_nobody_thought_of_is_told_what_there_is() -> None:
     with pytest.raises(UnsupportedModel, match=r"ONNX export.*, Llama 2, 3, .*StarCoder2$"):
-        check_supported("NeverSeenForCausalLM", "it")
+        check_supported("NeverSeenForCausalLM", "it", "fast")
+
+
+def test_states_and_the_steady_profile_do_not_go_together() -> None:
+    check_supported("Qwen3_5ForCausalLM", "it", "exact")
+    with pytest.raises(UnsupportedModel, match=r"^it: its blocks fold all positions into a state.*--profile exact$"):
+        check_supported("Qwen3_5ForCausalLM", "it", "steady")
+    folding = {architecture for architecture, family in SUPPORTED.items() if family.folds_positions}
+    assert folding == {"Qwen3_5ForCausalLM"}
 
 
 def test_what_is_supported_passes() -> None:
     for architecture in SUPPORTED:
-        check_supported(architecture, "it")
+        check_supported(architecture, "it", "fast")

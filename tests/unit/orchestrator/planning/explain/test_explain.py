@@ -138,6 +138,9 @@ def test_not_enough_memory_says_how_much_is_missing_and_the_smallest_fix() -> No
     assert answer.reason == "needs 1.2 GB, the fleet has 960 MB; short by 240 MB"
     assert answer.missing_bytes == 240 * MB
     assert answer.smallest_fix == "free 240 MB of memory on 'b' (700 MB in all)"
+    a, b = problem.devices
+    limited = unsolved(replace(problem, devices=(a, replace(b, memory_is_limited=True))))
+    assert limited.smallest_fix == "raise the --memory-limit-mb of 'b' by 240 MB (700 MB in all)"
     text = as_text(explain(problem, answer))
     assert text.startswith("No plan: needs 1.2 GB")
     assert "or: add a device with 300 MB of usable memory" in text
