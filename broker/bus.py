@@ -23,7 +23,10 @@ DEFAULT_MAX_QUEUED = 10_000
 
 
 class Delivery(NamedTuple):
-    """A message on one of our patterns. `retain` is true only for one that was stored before we subscribed."""
+    """A message on one of our patterns. `retain`: it was stored before we subscribed.
+
+    On a pattern that is not for those, it is being stored now.
+    """
 
     topic: str
     payload: bytes

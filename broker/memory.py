@@ -112,9 +112,10 @@ class MemoryBroker:
         elif retain:
             self._retained.pop(topic, None)
         for bus in self._clients.values():
-            granted = [limit for pattern, limit in bus._patterns.items() if matches(pattern, topic)]
+            granted = {pattern: limit for pattern, limit in bus._patterns.items() if matches(pattern, topic)}
             if granted:
-                self._deliver(bus, Delivery(topic, payload, min(qos, max(granted)), False))
+                is_stored = retain and not bus._live_only.isdisjoint(granted)
+                self._deliver(bus, Delivery(topic, payload, min(qos, max(granted.values())), is_stored))
         self._changed.notify_all()
 
     def _deliver(self, bus: MemoryBus, delivery: Delivery) -> None:

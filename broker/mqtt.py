@@ -346,8 +346,9 @@ class MqttBus(Closing):
             self._suback_of[mid] = patterns
 
     def _options(self, pattern: str) -> SubscribeOptions:
-        handling = SubscribeOptions.RETAIN_DO_NOT_SEND if pattern in self._live_only else 0
-        return SubscribeOptions(self._patterns[pattern], retainHandling=handling)
+        live_only = pattern in self._live_only
+        handling = SubscribeOptions.RETAIN_DO_NOT_SEND if live_only else 0
+        return SubscribeOptions(self._patterns[pattern], retainAsPublished=live_only, retainHandling=handling)
 
     def _on_suback(self, client: Any, userdata: Any, mid: int, codes: list[ReasonCode], properties: Any) -> None:
         patterns = self._suback_of.pop(mid, ())

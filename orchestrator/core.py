@@ -23,6 +23,7 @@ from orchestrator.events import (
     Malformed,
     ModelOpened,
     ModelUnusable,
+    NodeForgotten,
     NodeRevoked,
     NodeSaid,
     PlanEvaluated,
@@ -83,6 +84,8 @@ class Core:
                 return self._node_said(event, now_s)
             case NodeRevoked():
                 return self._node_revoked(event.node, now_s)
+            case NodeForgotten():
+                self.plane.fleet.forget(event.node)
             case TokensHeard():
                 return self.plane.pipelines.tokens(event, now_s)
             case Submitted():

@@ -55,6 +55,13 @@ class NodeRevoked:
 
 
 @dataclass(frozen=True)
+class NodeForgotten:
+    """That a node's membership has ended was shown long enough."""
+
+    node: str
+
+
+@dataclass(frozen=True)
 class PlanHeard:
     """A plan on the bus: our own, one left by an earlier start, or a rival's."""
 
@@ -270,6 +277,7 @@ Event = (
     | BusDown
     | NodeSaid
     | NodeRevoked
+    | NodeForgotten
     | PlanHeard
     | TokensHeard
     | Submitted

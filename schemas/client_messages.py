@@ -12,13 +12,13 @@ from schemas.parts import (
     Count,
     Line,
     Name,
-    Prose,
     RequestId,
     Sampling,
     Seconds,
     StageTiming,
     TokenIds,
     Tokens,
+    Verbatim,
 )
 from schemas.registry import message
 
@@ -45,7 +45,7 @@ class SubmitRequest:
     request: RequestId = about("Chosen by the client, random.")
     pipeline: Name = about("The pipeline to ask.", default="main")
     messages: Annotated[tuple[ChatMessage, ...], Items(10_000)] = about("The conversation so far.", default=())
-    prompt: Prose | None = about("Raw text instead of a conversation.", default=None)
+    prompt: Verbatim | None = about("Raw text instead of a conversation.", default=None)
     max_tokens: Annotated[int, Number(1, limits.MAX_ANSWER_TOKENS)] = about("Most tokens to generate.", default=256)
     sampling: Sampling = about("How tokens are chosen.", default=Sampling())
     stats: bool = about("Send per-stage figures with the end of the answer.", default=False)
@@ -105,7 +105,7 @@ class StreamText:
     request: RequestId = about("The request.")
     first_token: Tokens = about("How many tokens of the answer come before the piece.")
     first_character: Count = about("How many characters of the text come before it.")
-    text: Prose = about("The piece; whole characters only.")
+    text: Verbatim = about("The piece; whole characters only.")
     token_ids: TokenIds = about("The tokens behind it.")
 
 

@@ -19,17 +19,23 @@ from collections.abc import Callable
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from schemas.errors import MemberError, UnknownMember
+from schemas.shown_text import on_one_line
 
 Loader = Callable[[Any, str], Any]
 
 
 @dataclasses.dataclass(frozen=True)
 class Text:
-    """Limits of a string; lengths in Unicode code points."""
+    """Limits of a string; lengths in Unicode code points.
+
+    Without a pattern it is shown to people: what is not printable in it is replaced, see `shown_text.on_one_line`.
+    ``verbatim``: it is not, as every character counts.
+    """
 
     max_length: int
     min_length: int = 0
     pattern: str | None = None
+    verbatim: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,7 +165,8 @@ def _text_loader(limit: Text) -> Loader:
             _fail(path, f"has {len(value)} characters, allowed are {limit.min_length} to {limit.max_length}")
         if matches and not matches(value):
             _fail(path, f"does not match {limit.pattern}")
-        return value
+        # Replaced, not refused: a node's last words are to be read even so.
+        return value if matches or limit.verbatim else on_one_line(value)
 
     return load_text
 

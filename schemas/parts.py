@@ -14,6 +14,8 @@ Sha256 = Annotated[str, Text(pattern=f"^{names.SHA256_PATTERN}$", min_length=64,
 Line = Annotated[str, Text(max_length=limits.MAX_LINE)]
 Label = Annotated[str, Text(max_length=200)]
 Prose = Annotated[str, Text(max_length=1_000_000)]
+Verbatim = Annotated[str, Text(max_length=1_000_000, verbatim=True)]
+"""What a model is given and what it answers."""
 Url = Annotated[str, Text(pattern="^https?://[!-~]+$", min_length=8, max_length=500)]
 Bytes = Annotated[int, Number(0, 2**50)]
 Count = Annotated[int, Number(0, 2**53)]
@@ -152,7 +154,7 @@ class ChatMessage:
     """One turn of a conversation."""
 
     role: Literal["system", "user", "assistant"] = about("Who speaks.")
-    content: Prose = about("What was said.")
+    content: Verbatim = about("What was said.")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -20,7 +20,7 @@ from orchestrator.commands.connection import connect
 from orchestrator.commands.exits import INTERRUPTED
 from orchestrator.commands.output import print_json
 from orchestrator.commands.settings import Settings, bus_options, pass_settings
-from orchestrator.commands.terminal import as_typed
+from orchestrator.commands.terminal import as_typed, show_piece
 from orchestrator.commands.waiting_line import patience_option, told_waiting
 from schemas.messages import ChatMessage, StreamEnd
 
@@ -75,7 +75,7 @@ def command(
             with cancel_on_interrupt(answer) as cancellation, told_waiting(answer):
                 for piece in answer:
                     if not as_json:
-                        click.echo(piece, nl=False)
+                        show_piece(piece)
         finally:
             if answer.text and not as_json:
                 click.echo()

@@ -20,6 +20,7 @@ from orchestrator.commands.answers import (
 from orchestrator.commands.connection import connect
 from orchestrator.commands.exits import INTERRUPTED
 from orchestrator.commands.settings import Settings, bus_options, pass_settings
+from orchestrator.commands.terminal import show_piece
 from orchestrator.commands.waiting_line import patience_option, told_waiting
 from schemas.errors import MessageError
 from schemas.messages import ChatMessage
@@ -139,7 +140,7 @@ class Conversation:
                 answer = self._ask([*self._opening, *earlier, question])
                 with cancel_on_interrupt(answer), told_waiting(answer):
                     for piece in answer:
-                        click.echo(piece, nl=False)
+                        show_piece(piece)
                 break
             except AnswerFailed as error:
                 is_full = error.code == "too_long" and bool(self._turns)

@@ -15,6 +15,7 @@ from orchestrator.commands.exits import INTERRUPTED
 from orchestrator.commands.output import describe_broker, warn_of_few_files
 from orchestrator.commands.progress import ProgressLines
 from orchestrator.commands.settings import default_cache
+from orchestrator.commands.terminal import show_piece
 from orchestrator.text.figures import megabytes
 from orchestrator.text.table import table
 from schemas.messages import ChatMessage, StageView
@@ -70,7 +71,7 @@ def _ask(client: Client, question: str) -> int:
     answer = client.ask(messages, max_tokens=MAX_TOKENS)
     with cancel_on_interrupt(answer) as cancellation:
         for piece in answer:
-            click.echo(piece, nl=False)
+            show_piece(piece)
     assert answer.end is not None
     end = answer.end
     speed = f"{tokens_per_s(end):.1f} tokens/s, the first after {end.ttft_s:.2f} s"

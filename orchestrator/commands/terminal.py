@@ -6,6 +6,10 @@ import codecs
 import io
 import sys
 
+import click
+
+from schemas.shown_text import without_controls
+
 
 def settle_streams() -> None:
     """Set the standard streams up so that no text ends a command.
@@ -25,3 +29,8 @@ def settle_streams() -> None:
 def as_typed(argument: str) -> str:
     """The text of an argument, in which the system's encoding may have left bytes for letters that it does not have."""
     return argument.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")
+
+
+def show_piece(piece: str) -> None:
+    """Print a piece of an answer. A terminal gets no control sequences; files and pipes get the text as it is."""
+    click.echo(without_controls(piece) if sys.stdout.isatty() else piece, nl=False)

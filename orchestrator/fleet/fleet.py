@@ -220,6 +220,12 @@ class FleetState:
         if node.online:
             node.online, node.offline_since_s, node.offline_reason = False, now_s, reason
 
+    def forget(self, node: str) -> None:
+        """Know nothing of a node any more, unless it is here again or a plan has it."""
+        known = self.nodes.get(node)
+        if known and not known.usable and node not in self.arrivals.in_use():
+            del self.nodes[node]
+
     def need(self, nodes: frozenset[str], now_s: float) -> bool:
         """Note which nodes open requests need; true when these are others than before."""
         others, self._needed = nodes ^ self._needed, nodes

@@ -29,6 +29,8 @@ MOST_QUEUED_MESSAGES = 20_000
 """Of one slow reader; the default of 1000 drops messages that a quick one would have taken."""
 MOST_QUEUED_BYTES = 64 << 20
 """Of one reader that does not read; without it messages of full size would fill this machine's memory."""
+MOST_MEMORY_BYTES = 512 << 20
+"""Of the broker in all; what members store has no limit of its own. Who sends what has no room is disconnected."""
 _PACKET_ROOM_BYTES = 64 << 10
 _BROKER_LOOKS_S = 1.0
 """broker/mosquitto/entrypoint.sh looks twice a second."""
@@ -43,6 +45,7 @@ set_tcp_nodelay true
 max_packet_size {packet}
 max_queued_messages {queued}
 max_queued_bytes {queued_bytes}
+memory_limit {memory}
 # Of sessions that outlive their connection, which no program of linguabus makes.
 persistent_client_expiration 1h
 # Retained messages (births, plans) are renewed by those who own them.
@@ -97,6 +100,7 @@ def _write_changed(fleet: FleetFolder, members: Sequence[tuple[str, Role, str]])
             packet=MAX_PAYLOAD_BYTES + _PACKET_ROOM_BYTES,
             queued=MOST_QUEUED_MESSAGES,
             queued_bytes=MOST_QUEUED_BYTES,
+            memory=MOST_MEMORY_BYTES,
             # Of no use on another machine, where the files are not to be written to either.
             pid="" if fleet.settings.broker_files else f"pid_file {folder / 'mosquitto.pid'}\n",
         ),

@@ -48,7 +48,7 @@ def blob_routes(folder: Path, access: Access | None = None) -> list[BaseRoute]:
             raise HTTPException(410)
         _keep_one_range(request)
         # The name says what the content is, so a resumed download can't mix two contents.
-        headers = {"etag": f'"{name}"', "cache-control": "public, max-age=31536000, immutable"}
+        headers = {"etag": f'"{name}"', "cache-control": "private, max-age=31536000, immutable"}
         return FileResponse(path, headers=headers, media_type="application/octet-stream", stat_result=status)
 
     return [Route(BLOBS_PATH + "/{sha256}", get_blob, methods=["GET"])]

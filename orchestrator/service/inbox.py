@@ -35,8 +35,13 @@ from schemas.topics import (
     REQUEST_RENEW,
     REQUEST_SUBMIT,
     TOKEN,
+    TOPICS,
 )
 
+OTHERS = tuple(
+    topic.filter() for topic in (NODE_REPLY, REQUEST_SUBMIT, REQUEST_CANCEL, REQUEST_RENEW, CLIENT_WILL, CONTROL_SUBMIT)
+)
+"""What is said to the orchestrator, besides what may be stored and what goes without an acknowledgement."""
 logger = logging.getLogger(__name__)
 
 _MOST_LOGGED = 1000
@@ -53,7 +58,9 @@ class Inbox:
         """Is called with the name of each node and client that says something."""
         self.is_member: Callable[[str], bool] = lambda _: True
         """May a node of this name be here? What others have said is not looked at: it was on its way, or is kept."""
-        self._logged: set[tuple[str, type[ContractError]]] = set()
+        self.clear: Callable[[str], None] = lambda _: None
+        """Is called with the topic of each message that the broker keeps and should not."""
+        self._logged: set[tuple[str, str, type[ContractError]]] = set()
 
     def events(self, delivery: Delivery) -> Sequence[Event]:
         """The events that a delivery stands for.
@@ -62,6 +69,7 @@ class Inbox:
         """
         if delivery.retain and not any(row.match(delivery.topic) for row in _STORED):
             self.rejected += 1
+            self._clear(delivery)
             return ()
         try:
             if place := TOKEN.match(delivery.topic):
@@ -69,6 +77,7 @@ class Inbox:
             event = _parse(delivery)
             match event:
                 case NodeSaid(name) if not self.is_member(name):
+                    self._clear(delivery)
                     return ()
                 case NodeSaid(name) if not delivery.retain:
                     self.on_heard(name)
@@ -79,11 +88,15 @@ class Inbox:
             self.reject(delivery, error)
             return malformed(delivery, error)
 
+    def _clear(self, delivery: Delivery) -> None:
+        if delivery.retain and delivery.payload:  # an empty one has just cleared it
+            self.clear(delivery.topic)
+
     def reject(self, delivery: Delivery, error: ContractError) -> None:
-        """Count a message that breaks the contract, and log the first of its kind on its topic."""
+        """Count a message that breaks the contract, and log the first of its kind of a sender."""
         self.rejected += 1
         topic = delivery.topic[:LONGEST_TOPIC_BYTES]  # a name of anybody's choice may have 64 KiB
-        kind = (topic, type(error))
+        kind = (*_sender(delivery.topic), type(error))
         if kind not in self._logged and len(self._logged) < _MOST_LOGGED:
             self._logged.add(kind)
             logger.warning("rejected a message on %s: %s", topic, error)
@@ -117,3 +130,11 @@ def _tokens(place: dict[str, str], payload: bytes) -> Sequence[Event]:
         for frame in decode_frames(payload)
         if frame.kind is Kind.TOKENS and str(frame.epoch) == place["epoch"]
     ]
+
+
+def _sender(topic: str) -> tuple[str, str]:
+    """The row of a topic and who speaks there: the rest of a topic is the speaker's choice, and has no end."""
+    for row in TOPICS:
+        if place := row.match(topic):
+            return row.pattern, place.get("sender") or place.get("client") or place.get("node") or ""
+    return "", ""

@@ -51,7 +51,7 @@ from orchestrator.effects import (
     TellHistory,
 )
 from orchestrator.errors import Superseded
-from orchestrator.events import BusDown, BusUp, Event, NodeRevoked, Restored, Stopping, Tick
+from orchestrator.events import BusDown, BusUp, Event, NodeForgotten, NodeRevoked, Restored, Stopping, Tick
 from orchestrator.model.errors import ModelError
 from orchestrator.model.store import ModelStore
 from orchestrator.operator_api.event_log import EventLog
@@ -59,9 +59,10 @@ from orchestrator.operator_api.replies import reply
 from orchestrator.pipelines.partition import pipeline_names
 from orchestrator.service.config import ServiceConfig
 from orchestrator.service.database import Database
-from orchestrator.service.inbox import Inbox
+from orchestrator.service.inbox import OTHERS, Inbox
 from orchestrator.service.request_journal import RequestJournal
 from orchestrator.service.storage_watch import StorageWatch
+from orchestrator.service.sweeper import Sweeper
 from orchestrator.service.tenure import Claim, Tenure, superseded
 from orchestrator.service.wishes import wishes_of
 from orchestrator.service.worker import Solver, Worker, default_solver
@@ -78,21 +79,15 @@ from schemas.messages import (
 )
 from schemas.names import is_name
 from schemas.topics import (
-    CLIENT_WILL,
     CONTROL_REPLY,
-    CONTROL_SUBMIT,
     EVENT,
     LONGEST_TOPIC_BYTES,
     NODE_BIRTH,
     NODE_HEARTBEAT,
-    NODE_REPLY,
     NODE_STATUS,
     OPERATOR_WISHES,
     ORCHESTRATOR_STATUS,
     PLAN,
-    REQUEST_CANCEL,
-    REQUEST_RENEW,
-    REQUEST_SUBMIT,
     TOKEN,
 )
 
@@ -131,6 +126,8 @@ class Service:
         self._subscribed = False
         self._journal = EventLog(config.pipeline)
         self.inbox = Inbox()
+        self._sweeper = Sweeper(bus, lambda name: self.inbox.is_member(name))
+        self.inbox.clear = self._sweeper.clear
         settings = ServingSettings(
             pipeline=config.pipeline,
             context_tokens=config.context_tokens,
@@ -204,16 +201,15 @@ class Service:
         stored = [PLAN.format(pipeline=name) for name in pipeline_names(self._pipeline) if is_name(name)]
         stored += [self._status_topic, NODE_BIRTH.filter(), NODE_STATUS.filter()]
         frames = [TOKEN.filter(pipeline=self._pipeline), NODE_HEARTBEAT.filter()]
-        client_topics = (REQUEST_SUBMIT, REQUEST_CANCEL, REQUEST_RENEW, CLIENT_WILL, CONTROL_SUBMIT)
-        others = [topic.filter() for topic in (NODE_REPLY, *client_topics)]
         self._bus.subscribe(stored, qos=1)
         self._bus.subscribe(frames, qos=0, stored=False)
-        self._bus.subscribe(others, qos=1, stored=False)
-        self._waiting_for = {*stored, *frames, *others}
+        self._bus.subscribe(OTHERS, qos=1, stored=False)
+        self._waiting_for = {*stored, *frames, *OTHERS}
 
     def revoked(self, node: str) -> None:
         """Note that a node's membership has ended. For any thread."""
         self._worker.results.put(NodeRevoked(node))
+        self._sweeper.revoked(node)
         self._bus.wake()
 
     @property
@@ -259,6 +255,8 @@ class Service:
             self._say_status(self._tenure.own)
         if self._requests.due_s <= time.monotonic():
             self._requests.write()
+        for name in self._sweeper.look(time.monotonic()):
+            self._handle(NodeForgotten(name))
         self._do(self._storage.look(self._state.failure, time.monotonic()))
         self._turned_s = time.monotonic()
         return not self._waiting_for

@@ -20,7 +20,7 @@ from broker.tls import client_context
 from orchestrator.client import Client
 from orchestrator.model.store import ModelStore
 from schemas.roles import Role
-from schemas.topics import NODE_ECHO, REQUEST_SUBMIT
+from schemas.topics import NODE_ECHO, REQUEST_SUBMIT, SEGMENT
 from tests.support.fleet_world import HOST, FleetWorld
 from tests.support.mqtt_packets import CONNECT, PUBLISH, encode_length
 from tests.support.polling import DEADLINE_S, collect, deliveries, subscribe
@@ -36,6 +36,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FleetWorld]:
     home = tmp_path_factory.mktemp("flooded")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("orchestrator.identity.broker_files.MOST_CONNECTIONS", MOST_CONNECTIONS)
+        patch.setattr("orchestrator.identity.broker_files.MOST_MEMORY_BYTES", 32 << 20)
         with served_fleet(home, ModelStore(home / "models"), ROLES) as served:
             yield served
 
@@ -71,6 +72,18 @@ def until_broker_takes(world: FleetWorld, name: str) -> None:
                 return
         except BrokerUnreachable:
             assert time.monotonic() < end_s
+
+
+def test_who_fills_the_brokers_memory_is_disconnected_and_others_go_on(world: FleetWorld) -> None:
+    topics = [SEGMENT.format(pipeline="x", epoch="1-1", stage=n, sender="phone", receiver="phone") for n in range(30)]
+    with other_that_goes_on(world), world.bus("orchestrator", "cleaner") as cleaner:
+        with world.bus("phone", "greedy") as greedy:
+            for topic in topics:
+                greedy.publish(topic, b"x" * 1_700_000, retain=True)
+            collect(greedy, lambda events: any(isinstance(event, Disconnected) for event in events))
+        for topic in topics:
+            cleaner.publish(topic, b"", qos=1, retain=True)
+        assert cleaner.flush(DEADLINE_S)
 
 
 # --- packets ----------------------------------------------------------------------------------------------------

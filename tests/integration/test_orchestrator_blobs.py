@@ -53,6 +53,7 @@ def test_a_whole_blob(server: HttpServer) -> None:
     assert (status, body) == (200, CONTENT)
     assert headers["accept-ranges"] == "bytes"
     assert headers["etag"] == f'"{NAME}"'
+    assert headers["cache-control"].startswith("private,"), "no shared cache may keep what needs a key"
     assert "server" not in headers
 
 

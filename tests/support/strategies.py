@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from schemas import codec, contract
 from schemas.messages import MESSAGES, Epoch
+from schemas.shown_text import on_one_line
 
 MOST_ITEMS = 4
 """Arrays and objects stay this short: what depends on their limits has tests of its own."""
@@ -92,7 +93,8 @@ def _limited(base: Any, limit: object) -> st.SearchStrategy[Any]:
         if limit.pattern:
             fits = functools.partial(_has_length, limit)
             return st.from_regex(limit.pattern, fullmatch=True).filter(fits)
-        return unicode_text(min(limit.max_length, 20), limit.min_length)
+        text = unicode_text(min(limit.max_length, 20), limit.min_length)
+        return text if limit.verbatim else text.map(on_one_line)
     if isinstance(limit, contract.Number):
         if base is int:
             return st.integers(int(limit.minimum), int(limit.maximum))

@@ -1,6 +1,6 @@
 """A node that is no member any more: it is gone for good, and others take its layers at once."""
 
-from orchestrator.events import NodeRevoked
+from orchestrator.events import NodeForgotten, NodeRevoked
 from schemas.messages import NodeStatus
 from tests.support.orchestrating import World
 from tests.support.scripted_nodes import answer_text, make_submit
@@ -30,3 +30,16 @@ def test_it_is_said_for_the_next_start_to_hear() -> None:
 
 def test_who_was_never_here_is_no_news() -> None:
     assert World().serve("a", "b", "c").event(NodeRevoked("laptop")) == []
+
+
+def test_it_is_shown_for_a_while_and_not_for_ever() -> None:
+    world = World().serve("a", "b", "c", "d")
+    leaver = world.plan.ring[1].node
+    world.nodes[leaver].alive = False
+    world.event(NodeRevoked(leaver))
+    world.wait(0.1)
+    assert not world.core.plane.fleet.nodes[leaver].usable
+    for node in (leaver, world.plan.ring[0].node):
+        world.event(NodeForgotten(node))
+    assert leaver not in world.core.plane.fleet.nodes
+    assert world.plan.ring[0].node in world.core.plane.fleet.nodes, "it is here"

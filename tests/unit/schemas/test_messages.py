@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import struct
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from schemas import messages
 from schemas.errors import MessageError
-from schemas.messages import MESSAGES, Epoch, Heartbeat, OpenRequest, StreamText
+from schemas.messages import MESSAGES, Epoch, Heartbeat, NodeStatus, OpenRequest, StreamText
 from tests.support.json_schema import parse, validator
 from tests.support.strategies import examples, instances, json_values, mutated
 from tests.support.strategies import messages as any_message
@@ -58,6 +59,54 @@ def test_mutated_message_is_judged_as_jsonschema_does(name: str, data: st.DataOb
     result = decode_or_refusal(to_json(document), MESSAGES[name])
     reasons = [error.message for error in validator(name).iter_errors(document)]
     assert isinstance(result, MessageError) is bool(reasons), (result, reasons)
+
+
+EVIL = "\x1b[31mEVIL\x1b]0;pwn\x07\r\nFAKE INFO line \u2028\u202e\x9b\x85\u200b"
+VERBATIM = {"content", "prompt", "text"}
+"""Of conversations and answers: each character counts. Everything else is shown to people."""
+
+
+def with_evil(document: Any, is_taken: Callable[[], bool]) -> None:
+    """Put EVIL wherever a whole message that has it there is taken."""
+    for place, value in list(document.items() if isinstance(document, dict) else enumerate(document)):
+        if isinstance(value, dict | list):
+            with_evil(value, is_taken)
+        elif isinstance(value, str):
+            document[place] = EVIL
+            if not is_taken():
+                document[place] = value
+
+
+def unprintable(value: Any, member: str = "") -> Iterator[str]:
+    """The names of members with text that is not printable."""
+    if dataclasses.is_dataclass(value):
+        for field in dataclasses.fields(value):
+            yield from unprintable(getattr(value, field.name), field.name)
+    elif isinstance(value, tuple | list):
+        for item in value:
+            yield from unprintable(item, member)
+    elif isinstance(value, dict):
+        yield from unprintable([*value, *value.values()], member)
+    elif isinstance(value, str) and not value.isprintable():
+        yield member
+
+
+@EVERY_MESSAGE
+@given(data=st.data())
+@examples(6)
+def test_what_is_shown_to_people_is_printable(name: str, data: st.DataObject) -> None:
+    cls = MESSAGES[name]
+    document = parse(messages.encode(data.draw(instances(cls))))
+    with_evil(document, lambda: not isinstance(decode_or_refusal(to_json(document), cls), MessageError))
+    assert set(unprintable(messages.decode(to_json(document), cls))) <= VERBATIM
+
+
+def test_last_words_are_read_without_what_they_do_to_a_terminal() -> None:
+    status = {"type": "node.status", "v": 1, "node": "a", "incarnation": 0, "online": False, "reason": EVIL}
+    reason = messages.decode(to_json(status), NodeStatus).reason
+    assert reason == "\ufffd[31mEVIL\ufffd]0;pwn\ufffd  FAKE INFO line  \ufffd\ufffd \ufffd"
+    piece = StreamText(request=REQUEST, first_token=0, first_character=0, text=EVIL, token_ids=())
+    assert messages.decode(messages.encode(piece), StreamText).text == EVIL
 
 
 @given(document=json_values(), name=st.sampled_from(list(MESSAGES)), wrapped=st.booleans())

@@ -16,7 +16,7 @@ from orchestrator import cli
 from orchestrator.client import Client, Waiting
 from orchestrator.commands import waiting_line
 from schemas.messages import ChatMessage, RenewRequest, StreamError, StreamStatus, SubmitRequest
-from tests.support.fake_orchestrator import FakeOrchestrator, StreamMessage, end, paris, piece
+from tests.support.fake_orchestrator import FakeOrchestrator, StreamMessage, end, paris, piece, pieces
 
 
 @pytest.fixture
@@ -47,6 +47,31 @@ def fail(code: str) -> object:
 def test_ask_prints_the_answer_and_nothing_else(fake: FakeOrchestrator, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["ask", "Capital of France?"]) == 0
     assert capsys.readouterr() == ("Paris.\n", "")
+
+
+SEQUENCE = ("a\tb\n\x1b", "[31mred\x9b", "0m\r\x07 \u05d0\u200d.")
+"""Split behind the character that begins it."""
+
+
+def sequence(submit: SubmitRequest) -> list[StreamMessage]:
+    return [*pieces(submit.request, SEQUENCE), end(submit.request, before=SEQUENCE)]
+
+
+@pytest.mark.parametrize("command", [["ask", "Hello"], ["chat"]])
+@pytest.mark.parametrize("is_terminal", [False, True])
+def test_an_answer_does_nothing_to_a_terminal_and_is_whole_in_a_file(
+    fake: FakeOrchestrator,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    command: list[str],
+    is_terminal: bool,
+) -> None:
+    fake.answer = sequence
+    type_lines(monkeypatch, "Hello")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: is_terminal, raising=False)
+    assert cli.run(command) == 0
+    shown = "a\tb\n\\x1b[31mred\\x9b0m\\r\\x07 \u05d0\u200d."
+    assert (shown if is_terminal else "".join(SEQUENCE)) in capsys.readouterr().out
 
 
 def test_ask_passes_its_options_on(fake: FakeOrchestrator) -> None:

@@ -20,7 +20,7 @@ from orchestrator.commands.exits import exit_code
 from orchestrator.model.errors import BlobCorrupt, BrokenModel, ConversionFailed, NoSuchModel
 from orchestrator.model.extras import MODULES
 from schemas import PACKAGE_VERSION
-from schemas.logs import HomeFormatter
+from schemas.logs import LineFormatter
 from tests.support.polling import DEADLINE_S
 from tests.support.repository import ROOT
 
@@ -253,7 +253,19 @@ def test_the_packages_of_the_extras_are_those_that_are_looked_for() -> None:
 
 def test_log_lines_do_not_repeat_the_home(home: Path) -> None:
     line = logging.LogRecord("x", logging.INFO, "", 0, "%s is gone", (home / "models" / "a",), None)
-    assert HomeFormatter(home).format(line).endswith(f"INFO x: {Path('models', 'a')} is gone")
+    assert LineFormatter(home).format(line).endswith(f"INFO x: {Path('models', 'a')} is gone")
+
+
+def test_a_record_is_one_log_line_whatever_others_have_put_into_it(home: Path) -> None:
+    try:
+        raise ValueError("bad\nFAKE INFO x: \x1b[2J")
+    except ValueError:
+        error = sys.exc_info()
+    line = logging.LogRecord("x", logging.INFO, "", 0, "%s is gone", ("\x1b[31ma\r\nFAKE \u202e",), error)
+    first, *traceback = LineFormatter(home).format(line).split("\n")
+    assert first.endswith(r"INFO x: \x1b[31ma\r\nFAKE \u202e is gone")
+    assert all(one.startswith("  ") and one.isprintable() for one in traceback)
+    assert traceback[-1] == r"  FAKE INFO x: \x1b[2J"
 
 
 def test_the_reference_is_what_the_commands_say() -> None:
