@@ -144,6 +144,7 @@ class NodeService:
 
         Raises:
             BrokerUnreachable, BrokerRefused: no connection at the start; later ones are made again.
+            MemberRefused: its membership has ended.
             NodeRefused: the orchestrator does not take this node.
         """
         try:

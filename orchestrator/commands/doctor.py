@@ -18,6 +18,7 @@ from orchestrator.commands.exits import FAILURE
 from orchestrator.commands.output import print_json
 from orchestrator.commands.settings import Settings, bus_options, pass_settings
 from schemas.finding import Finding, failed, ok
+from schemas.roles import with_article
 
 ROLES = ("host", "node", "client")
 _WORDS = {"ok": ("ok", "green"), "warning": ("warning", "yellow"), "failed": ("FAILED", "red")}
@@ -129,7 +130,7 @@ def _check_credential(path: Path) -> Finding:
         return failed("credential", "this machine has joined no fleet", remedy)
     if path.stat().st_mode & 0o077:
         return failed("credential", f"others on this machine can read {path}", f"chmod 600 {path}")
-    return ok("credential", f"a {credential.role} by the name of {credential.name}")
+    return ok("credential", f"{with_article(credential.role)} by the name of {credential.name}")
 
 
 def _look_at_node(settings: Settings) -> Iterator[Finding]:
