@@ -117,7 +117,13 @@ def _findings(role: str, settings: Settings) -> Iterator[Finding]:
             )
         return
     if member or settings.broker_is_named:
-        yield from check_link(address, http_port=member.http_port if member else None, http_host=host)
+        yield from check_link(
+            address,
+            http_port=member.http_port if member else None,
+            http_host=host,
+            role=member.role if member else "client",
+            file=settings.home / FILE,
+        )
 
 
 def _check_credential(path: Path) -> Finding:

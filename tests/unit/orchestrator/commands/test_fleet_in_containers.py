@@ -12,6 +12,7 @@ from broker.credential import FILE, Credential
 from orchestrator.cli import cli
 from orchestrator.commands.settings import Settings
 from orchestrator.identity import broker_files
+from orchestrator.identity.errors import OwnMember
 from orchestrator.identity.fleet_folder import FleetFolder
 from orchestrator.identity.membership import Membership
 from schemas.invitation import Invitation
@@ -123,6 +124,26 @@ def test_an_invitation_may_be_in_a_file(tmp_path: Path, text: str, monkeypatch: 
     result = run(tmp_path / "device", "join", f"@{tmp_path / 'line'}")
     assert result.exit_code == 0, result.output
     assert [str(one) for one in joined] == [line]
+
+
+def test_the_operator_of_the_host_stays(tmp_path: Path) -> None:
+    assert init(tmp_path).exit_code == 0
+    result = run(tmp_path, "revoke", own(tmp_path).name)
+    assert isinstance(result.exception, OwnMember)
+    assert "this host's own operator" in str(result.exception)
+    with FleetFolder.of(tmp_path).register() as register:
+        assert own(tmp_path).name in {member.name for member in register.members()}
+
+
+def test_a_member_has_one_role(tmp_path: Path) -> None:
+    assert init(tmp_path, "--address", "192.0.2.5").exit_code == 0
+    for roles in (("--client", "--operator"), ("--node", "--client")):
+        result = run(tmp_path, "invite", "phone", *roles)
+        assert (result.exit_code, "one role" in result.output) == (2, True), result.output
+    assert [invited(tmp_path, option).role for option in ("--client", "--operator", "--node")] == [
+        "client", "operator", "node",
+    ]  # fmt: skip
+    assert invited(tmp_path).role == "node"
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
