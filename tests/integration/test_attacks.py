@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import logging
 import os
 import secrets
 import socket
@@ -33,6 +34,7 @@ from orchestrator.identity.authority import make_authority, make_server
 from orchestrator.model.store import ModelStore
 from schemas.invitation import TOKEN_BYTES, Invitation
 from schemas.roles import Role
+from tests.support.bus_recorder import until
 from tests.support.false_hosts import false_host, tls_of
 from tests.support.fleet_commands import FleetCommands
 from tests.support.fleet_world import HOST, FleetWorld
@@ -299,6 +301,21 @@ def test_who_was_revoked_joins_again_by_a_new_invitation(world: FleetWorld, tmp_
     second.at("127.0.0.3").save(tmp_path / FILE)
     assert "can't be found out" in joins(tmp_path, replace(again, addresses=("127.0.0.3",)))
     assert Credential.load(tmp_path / FILE) == second.at("127.0.0.3")
+
+
+def test_the_log_has_a_line_for_each_change_of_members(
+    world: FleetWorld, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    join(invite(world, "logged"), tmp_path / "first.json")
+    again = join(invite(world, "logged", again=True), tmp_path / "again.json")
+    revoke(world, again)
+    until("a line", lambda: "logged is no member" in caplog.text)
+    said = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert [line for line in said if line.startswith("logged ")] == [
+        "logged has joined as a client",
+        "logged has joined again, with another key, as a client",
+        "logged is no member any more",
+    ]
 
 
 def test_a_node_that_was_revoked_says_so_and_ends(world: FleetWorld, tmp_path: Path) -> None:
