@@ -17,6 +17,7 @@ from broker.option_types import FiniteRange
 from broker.security import is_exposed, password_warning
 from broker.whereabouts import Whereabouts
 from edge_node.config import SPEEDS, NodeConfig, read_speed
+from edge_node.home_lock import only_node
 from edge_node.runtime.process_heap import ask_for_huge_pages
 from schemas import PACKAGE_VERSION, names
 from schemas.errors import LinguabusError
@@ -182,6 +183,7 @@ def node(
     )
     try:
         config.blob_directory.mkdir(parents=True, exist_ok=True)
+        click.get_current_context().with_resource(only_node(home))
     except OSError as error:
         raise click.UsageError(f"--home {home} can't be used: {error.strerror}") from None
     service = NodeService(config, tell=lambda line: click.echo(f"node {name}: {line}", err=True))

@@ -12,8 +12,13 @@ import pytest
 
 from edge_node.cli import node
 from edge_node.config import read_speed
+from edge_node.errors import HomeInUse
+from edge_node.home_lock import only_node
+from tests.support.bus_recorder import until
+from tests.support.nodes import start_node
 from tests.support.polling import DEADLINE_S
 from tests.support.repository import ROOT
+from tests.support.secured_broker import SecuredBroker
 
 
 def run(*arguments: str, **environment: str) -> tuple[int, list[str]]:
@@ -51,6 +56,21 @@ def test_wrong_options(arguments: tuple[str, ...], words: str) -> None:
     assert code == 2
     assert words in lines[-1]
     assert lines[-1].startswith("Error: ")
+
+
+def test_a_home_has_one_node(tmp_path: Path, mosquitto: SecuredBroker) -> None:
+    first = start_node("first", mosquitto.url, tmp_path)
+    try:
+        until("it has registered", lambda: "registered" in first.log())
+        code, lines = run("--home", str(tmp_path))
+        assert (code, len(lines)) == (2, 1)
+        assert lines[0].startswith(f"Error: a node runs on {tmp_path} already (process {first.process.pid}): ")
+    finally:
+        first.process.kill()
+        first.process.wait()
+    # Nothing is left of who was killed.
+    with only_node(tmp_path), pytest.raises(HomeInUse, match=str(os.getpid())), only_node(tmp_path):
+        pass
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2"])
