@@ -15,12 +15,13 @@ class WaitsFor:
     """What the requests of a pipeline wait for that have no ring.
 
     ``missing``: nobody works on it, so that somebody has to come or to do something. Else it is their turn, or a plan
-    on its way. ``code`` is that of the error with which patience ends.
+    on its way. ``code`` is that of the error with which patience ends, ``reason`` what it says, if not ``text``.
     """
 
     text: str
     code: ErrorCode
     missing: bool = False
+    reason: str = ""
 
     @property
     def is_hopeless(self) -> bool:
@@ -45,7 +46,8 @@ def end_of(session: Session, waits_for: WaitsFor, advice: str, now_s: float) -> 
     waited_s = now_s - since_s
     if waits_for.code == "busy":
         return "busy", f"no turn in {waited_s:.0f} s: {advice}"
+    why = waits_for.reason or waits_for.text
     waited = f" (waited {waited_s:.0f} s)" if waited_s >= 1.0 else ""
     if session.interrupted_s is None and session.phase is Phase.QUEUED:
-        return waits_for.code, f"{waits_for.text}{waited}"
-    return "failed", f"a node was lost and the others can't go on: {waits_for.text}{waited}"
+        return waits_for.code, f"{why}{waited}"
+    return "failed", f"a node was lost and the others can't go on: {why}{waited}"

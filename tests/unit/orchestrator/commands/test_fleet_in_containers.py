@@ -160,6 +160,13 @@ def test_the_operator_of_the_host_stays(tmp_path: Path) -> None:
         assert own(tmp_path).name in {member.name for member in register.members()}
 
 
+def test_the_door_says_what_to_write(tmp_path: Path) -> None:
+    assert init(tmp_path).exit_code == 0
+    result = run(tmp_path, "permit-join", "on")
+    assert result.exit_code == 2
+    assert "write a time such as 30s, 15m, 2h or 1d, 30d at most, or off" in result.output
+
+
 def test_a_member_has_one_role(tmp_path: Path) -> None:
     assert init(tmp_path, "--address", "192.0.2.5").exit_code == 0
     for roles in (("--client", "--operator"), ("--node", "--client")):
