@@ -17,8 +17,8 @@ from broker.option_types import FiniteRange
 from broker.security import is_exposed, password_warning
 from broker.whereabouts import Whereabouts
 from edge_node.config import SPEEDS, NodeConfig, read_speed
-from edge_node.home_lock import only_node
 from edge_node.runtime.process_heap import ask_for_huge_pages
+from edge_node.storage.home_lock import only_node
 from schemas import PACKAGE_VERSION, names
 from schemas.errors import LinguabusError
 from schemas.logs import log_to_stderr

@@ -143,8 +143,7 @@ class NodeService:
         """Serve until ``stop``. ``on_connected`` is called once there is somebody to say good-bye to.
 
         Raises:
-            BrokerUnreachable, BrokerRefused: no connection at the start; later ones are made again.
-            MemberRefused: its membership has ended.
+            BrokerUnreachable, BrokerRefused: no connection at the start, or its membership has ended.
             NodeRefused: the orchestrator does not take this node.
         """
         try:

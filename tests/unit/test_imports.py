@@ -149,12 +149,11 @@ ROOMS = {
         "runtime": "effects errors stage stage_spec storage wire work",
         "core": "effects migration stage stage_spec work",
         "config": "",
-        "home_lock": "errors",
         "drain": "",
         "notices": "",
         "telemetry": "config core effects errors runtime stage_spec storage wire",
         "service": "config core drain effects errors notices runtime storage telemetry wire",
-        "cli": "config errors home_lock runtime service telemetry",
+        "cli": "config errors runtime service storage telemetry",
         "__main__": "cli",
     },
     "orchestrator": {

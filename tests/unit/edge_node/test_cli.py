@@ -14,7 +14,7 @@ from broker.credential import FILE, Credential
 from edge_node.cli import node
 from edge_node.config import read_speed
 from edge_node.errors import HomeInUse
-from edge_node.home_lock import only_node
+from edge_node.storage.home_lock import only_node
 from orchestrator.identity.authority import make_authority
 from tests.support.bus_recorder import until
 from tests.support.nodes import start_node
