@@ -164,6 +164,8 @@ class Bus(Protocol):
 
         Raises:
             SubscribeRefused: see `subscribe`.
+            MemberRefused: the connection is lost, and the broker does not take this member's key any more. Who polls on
+                nevertheless tries again every few minutes.
             BusClosed: before `connect` or after `close`.
         """
 

@@ -25,7 +25,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 from broker.address import BrokerAddress
 from broker.bus import Connected, Disconnected, Event
 from broker.dial import BackgroundDial
-from broker.errors import BrokerRefused, BrokerUnreachable, BusClosed
+from broker.errors import BrokerRefused, BrokerUnreachable, BusClosed, MemberRefused
 from broker.paho_client import SocketClient
 from schemas.back_off import back_off_s, out_of_step
 
@@ -43,9 +43,12 @@ RECONNECT_MIN_S = 0.2
 RECONNECT_MAX_S = 8.0
 STABLE_S = 5.0
 """A connection that lived this long resets the back-off; a broker that accepts and kicks is not hammered."""
+REFUSED_S = 300.0
+"""Between two attempts of a member whose key is refused: nothing but a word on the fleet's host changes that."""
 CLOSE_S = 1.0
 _READABLE, _WRITABLE = select.POLLIN, select.POLLOUT
 UNSUPPORTED_PROTOCOL_VERSION = (0x01, 0x84)  # in CONNACK of MQTT 3.1.1 and of MQTT 5
+UNKNOWN_KEY = (0x04, 0x05, 0x86, 0x87)
 
 _WOKEN = b"w"
 _DIALLED = b"d"
@@ -101,6 +104,8 @@ class Connection:
         self._connack: Greeting | None = None
         self._lost_reason = ""
         self._dial: BackgroundDial | None = None
+        self.refused: MemberRefused | None = None
+        """Why the connection is not made again, until somebody has read it."""
         self._failures = 0
         self._online_since_s = 0.0
         self._due_s = 0.0  # by state: next keep-alive check, next attempt, end of the greeting
@@ -132,9 +137,13 @@ class Connection:
             doubt = "is it an MQTT broker" if self._address.tls else "is it an MQTT broker, and one without TLS"
             raise BrokerUnreachable(str(self._address), f"no CONNACK ({doubt}?)")
         if greeting.code.is_failure:
-            member = self._address.username if self._address.authority else None
-            raise BrokerRefused(str(self._address), str(greeting.code), member or "")
+            raise self._refusal(greeting.code)
         self._go_online(greeting, reconnect=False)
+
+    def _refusal(self, code: ReasonCode) -> BrokerRefused:
+        if self._address.authority and code.value in UNKNOWN_KEY:
+            return MemberRefused(str(self._address), str(code), self._address.username or "this device")
+        return BrokerRefused(str(self._address), str(code))
 
     def turn(self, until_s: float | None) -> bool:
         """Wait for the socket, a wake, `until_s` (monotonic clock; None: no limit) or the next timer.
@@ -366,10 +375,14 @@ class Connection:
             self._go_online(self._connack, reconnect=True)
             return True
         if self._connack is not None or self.client.socket() is None or now_s >= self._due_s:
-            refusal = "no answer" if self._connack is None else str(self._connack.code)
-            logger.warning("%s does not take the connection back: %s", self._address, refusal)
+            refusal = None if self._connack is None else self._refusal(self._connack.code)
             self.client.drop()
             self._schedule_attempt()
+            if isinstance(refusal, MemberRefused):
+                self.refused = refusal
+                self._due_s = now_s + out_of_step(REFUSED_S)
+            else:
+                logger.warning("%s does not take the connection back: %s", self._address, refusal or "no answer")
         return False
 
 

@@ -43,12 +43,22 @@ class BrokerUnreachable(BusError):
 class BrokerRefused(BusError):
     """The broker answered CONNECT with a refusal (credentials, rights, client id, ...)."""
 
-    def __init__(self, address: str, reason: str, member: str = "") -> None:
-        """``member``: of a fleet, who was refused."""
-        remedy = f"is {member} a member still?" if member else "check user name, password and rights"
-        super().__init__(f"broker {address} refused {member or 'the connection'}: {reason}; {remedy}")
+    def __init__(self, address: str, reason: str, remedy: str = "check user name, password and rights") -> None:
+        super().__init__(f"broker {address} refused the connection: {reason}; {remedy}")
         self.address = address
         self.reason = reason
+
+
+class MemberRefused(BrokerRefused):
+    """A fleet's broker does not take the key of who was a member: it was revoked, or has another key by now."""
+
+    def __init__(self, address: str, reason: str, member: str) -> None:
+        super().__init__(
+            address,
+            reason,
+            f"{member} is no member any more, or has another key: ask for an invitation (linguabus invite {member}, on"
+            " the fleet's host), then join by it",
+        )
 
 
 class SubscribeRefused(BusError):

@@ -15,6 +15,7 @@ import ssl
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from pathlib import Path
 
 from broker.address import BrokerAddress, bracketed
 from broker.errors import BrokerRefused, BusError
@@ -22,6 +23,7 @@ from broker.mqtt import MqttBus
 from broker.security import is_exposed, is_loopback
 from broker.tls import client_context
 from schemas.finding import Finding, failed, ok, warning
+from schemas.roles import Role
 
 TIMEOUT_S = 4.0
 SKEW_S, WRONG_CLOCK_S = 60.0, 3600.0
@@ -38,6 +40,8 @@ def check_link(
     *,
     http_port: int | None = None,
     http_host: str = "",
+    role: Role = "client",
+    file: Path | None = None,
     now: Callable[[], float] = time.time,
 ) -> Iterator[Finding]:
     """Look at the way from this device to a broker.
@@ -45,6 +49,7 @@ def check_link(
     Args:
         http_port: of the fleet's orchestrator; None: of no fleet.
         http_host: where that is, if not at the broker's address.
+        role, file: of a member: what it is, and where its credential is kept.
         now: this device's clock, in seconds since 1970.
     """
     reached, finding = _reach(address)
@@ -58,7 +63,7 @@ def check_link(
     if http_port is not None:
         yield from _check_server(address, http_host or host, http_port, now)
     if all(finding.state != "failed" for finding in findings):
-        yield _check_membership(address)
+        yield _check_membership(address, role, file)
 
 
 def _reach(address: BrokerAddress) -> tuple[tuple[str, socket.socket] | None, Finding]:
@@ -244,7 +249,7 @@ def _span(seconds: float) -> str:
 # --- membership -----------------------------------------------------------------------------------------------
 
 
-def _check_membership(address: BrokerAddress) -> Finding:
+def _check_membership(address: BrokerAddress, role: Role, file: Path | None) -> Finding:
     who = address.username or "anybody"
     try:
         with MqttBus(address, client_id=f"doctor-{secrets.token_hex(8)}") as bus:
@@ -257,7 +262,8 @@ def _check_membership(address: BrokerAddress) -> Finding:
         return failed(
             "membership",
             f"the broker does not know {who}, or its key: {refused.reason}",
-            f"was {who} revoked? On the host: linguabus invite {who}; here: remove the credential, then join",
+            f"was {who} revoked? On the host: linguabus invite {who} --{role}; here: remove {file or 'the credential'},"
+            " then paste the line that it prints",
         )
     except BusError as error:
         return failed("membership", str(error), "is that an MQTT broker? Look at its log")

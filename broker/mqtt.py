@@ -232,13 +232,16 @@ class MqttBus(Closing):
             self._require_open("poll")
         deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
-            if link.turn(0.0 if self._events or self._refused or link.woken else deadline_s):
+            if link.turn(0.0 if self._events or self._refused or link.refused or link.woken else deadline_s):
                 self._on_online()
             if self._backlog:
                 self._send_backlog()
             if self._refused is not None:
                 refused, self._refused = self._refused, None
                 raise refused
+            if link.refused is not None:
+                no_member, link.refused = link.refused, None
+                raise no_member
             if self._events or link.woken or (deadline_s is not None and time.monotonic() >= deadline_s):
                 link.woken = False
                 events = self._events[:]

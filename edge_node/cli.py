@@ -18,9 +18,11 @@ from broker.security import is_exposed, password_warning
 from broker.whereabouts import Whereabouts
 from edge_node.config import SPEEDS, NodeConfig, read_speed
 from edge_node.runtime.process_heap import ask_for_huge_pages
+from edge_node.storage.home_lock import only_node
 from schemas import PACKAGE_VERSION, names
 from schemas.errors import LinguabusError
 from schemas.logs import log_to_stderr
+from schemas.roles import with_article
 from schemas.system_limits import allow_many_files, describe
 
 _MB = 10**6
@@ -147,6 +149,11 @@ def node(
     # Before NumPy is imported: its BLAS would start a thread per core.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     credential = Credential.load(home / FILE) if broker is None else None
+    if broker is None and credential is None and (other := Credential.load(home.parent / FILE)):
+        raise click.UsageError(
+            f"this device has joined as {other.name}, {with_article(other.role)}, and lends nothing as that: get an"
+            " invitation for a node (linguabus invite NAME, on the fleet's host), and join by it"
+        )
     if credential and name not in (None, credential.name):
         raise click.UsageError(f"this device has joined as {credential.name}: leave --name out")
     whereabouts = Whereabouts(home / FILE, credential) if credential else None
@@ -182,6 +189,7 @@ def node(
     )
     try:
         config.blob_directory.mkdir(parents=True, exist_ok=True)
+        click.get_current_context().with_resource(only_node(home))
     except OSError as error:
         raise click.UsageError(f"--home {home} can't be used: {error.strerror}") from None
     service = NodeService(config, tell=lambda line: click.echo(f"node {name}: {line}", err=True))

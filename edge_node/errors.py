@@ -21,6 +21,16 @@ class NodeError(LinguabusError):
     """Base of a node's own errors."""
 
 
+class HomeInUse(NodeError):
+    """Another node runs on this home."""
+
+    def __init__(self, home: str, pid: str) -> None:
+        process = f" (process {pid})" if pid else ""
+        super().__init__(
+            f"a node runs on {home} already{process}: stop that one first, or give this one another --home"
+        )
+
+
 class BlobUnavailable(NodeError):
     """No blob server gave the blob, or what it gave has another SHA-256."""
 

@@ -143,7 +143,7 @@ class NodeService:
         """Serve until ``stop``. ``on_connected`` is called once there is somebody to say good-bye to.
 
         Raises:
-            BrokerUnreachable, BrokerRefused: no connection at the start; later ones are made again.
+            BrokerUnreachable, BrokerRefused: no connection at the start, or its membership has ended.
             NodeRefused: the orchestrator does not take this node.
         """
         try:

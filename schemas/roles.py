@@ -7,3 +7,8 @@ from typing import Literal, get_args
 Role = Literal["node", "client", "operator", "orchestrator"]
 """Lends its device; asks; commands, too; serves."""
 ROLES: tuple[Role, ...] = get_args(Role)
+
+
+def with_article(role: Role) -> str:
+    """As it stands in a sentence."""
+    return f"{'an' if role[0] in 'aeiou' else 'a'} {role}"

@@ -117,6 +117,11 @@ exec 2>&1
 timeout $PATIENCE_S termux-wake-lock </dev/null
 exec linguabus --home $data node -v
 RUN
+    put "$services/$SERVICE/finish" 700 <<FINISH
+#!$PREFIX/bin/sh
+# What ends with 2, such as a node that is no member any more, waits for people: it is not tried again all the time.
+[ "\$1" != 2 ] || sleep 60
+FINISH
     mkdir -p "$services/$SERVICE/log"
     [ -e "$services/$SERVICE/log/run" ] ||
         ln -s "$PREFIX/share/termux-services/svlogger" "$services/$SERVICE/log/run"

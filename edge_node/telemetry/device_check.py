@@ -18,6 +18,7 @@ from edge_node.telemetry import device
 from edge_node.telemetry.battery import TERMUX_COMMAND, kernel_battery, termux_battery
 from edge_node.telemetry.system_command import NoReading, output_of
 from schemas.finding import Finding, failed, ok, warning
+from schemas.roles import with_article
 from schemas.system_limits import TooFewFiles, allow_many_files, describe
 
 OLDEST_PYTHON = (3, 11)
@@ -167,7 +168,9 @@ def _check_credential(path: Path) -> Finding:
         )
     if credential.role != "node":
         return failed(
-            "credential", f"{credential.name} is a {credential.role}", "join as a node: linguabus invite NAME"
+            "credential",
+            f"{credential.name} is {with_article(credential.role)}",
+            "join as a node: linguabus invite NAME",
         )
     if path.stat().st_mode & 0o077:
         return failed("credential", f"others on this device can read {path}", f"chmod 600 {path}")

@@ -38,7 +38,8 @@ def findings(home: Path, broker: BrokerAddress | None, name: str) -> Iterator[Fi
     if address is None:
         return
     may_speak = True
-    for finding in check_link(address, http_port=member.http_port if member else None):
+    http_port = member.http_port if member else None
+    for finding in check_link(address, http_port=http_port, role="node", file=home / FILE):
         may_speak = may_speak and not (finding.check != "orchestrator" and finding.state == "failed")
         yield finding
     if may_speak and libraries:

@@ -18,6 +18,7 @@ from orchestrator.commands.exits import FAILURE
 from orchestrator.commands.output import print_json
 from orchestrator.commands.settings import Settings, bus_options, pass_settings
 from schemas.finding import Finding, failed, ok
+from schemas.roles import with_article
 
 ROLES = ("host", "node", "client")
 _WORDS = {"ok": ("ok", "green"), "warning": ("warning", "yellow"), "failed": ("FAILED", "red")}
@@ -116,7 +117,13 @@ def _findings(role: str, settings: Settings) -> Iterator[Finding]:
             )
         return
     if member or settings.broker_is_named:
-        yield from check_link(address, http_port=member.http_port if member else None, http_host=host)
+        yield from check_link(
+            address,
+            http_port=member.http_port if member else None,
+            http_host=host,
+            role=member.role if member else "client",
+            file=settings.home / FILE,
+        )
 
 
 def _check_credential(path: Path) -> Finding:
@@ -129,7 +136,7 @@ def _check_credential(path: Path) -> Finding:
         return failed("credential", "this machine has joined no fleet", remedy)
     if path.stat().st_mode & 0o077:
         return failed("credential", f"others on this machine can read {path}", f"chmod 600 {path}")
-    return ok("credential", f"a {credential.role} by the name of {credential.name}")
+    return ok("credential", f"{with_article(credential.role)} by the name of {credential.name}")
 
 
 def _look_at_node(settings: Settings) -> Iterator[Finding]:

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import click
 
-from orchestrator.commands.host_options import check_host
+from orchestrator.commands.host_options import check_host, check_own
 from orchestrator.commands.settings import HelpGroup, Settings, pass_settings
 
 PASSPHRASE = "LINGUABUS_PASSPHRASE"
+_LEAST_CHARACTERS = 8
 _MOST_CHARACTERS = 1024
 _passphrase_file = click.option(
     "--passphrase-file",
@@ -65,7 +66,7 @@ def backup(settings: Settings, file: Path, passphrase_file: Path | None, force: 
     multiple=True,
     help="A name or address under which devices find this machine, as of 'linguabus init'. [default: as before]",
 )
-@click.option("--listen", callback=check_host, metavar="ADDRESS", help="Where to listen. [default: as before]")
+@click.option("--listen", callback=check_own, metavar="ADDRESS", help="Where to listen. [default: as before]")
 @click.option("--replace", "is_replacing", is_flag=True, help="Lose the fleet, and the requests, of this --home.")
 @pass_settings
 def restore(
@@ -122,6 +123,10 @@ def _passphrase(file: Path | None, *, is_new: bool) -> str:
         raise click.UsageError(f"nobody is here to be asked for the passphrase: use --passphrase-file or {PASSPHRASE}")
     if not text or len(text) > _MOST_CHARACTERS:
         raise click.UsageError(f"the passphrase is empty, or longer than {_MOST_CHARACTERS} characters")
+    if is_new and len(text) < _LEAST_CHARACTERS:
+        raise click.UsageError(
+            f"a passphrase has {_LEAST_CHARACTERS} characters or more: who has the file can guess for years"
+        )
     return text
 
 

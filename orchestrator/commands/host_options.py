@@ -2,14 +2,51 @@
 
 from __future__ import annotations
 
+import ipaddress
+import re
+import socket
 from typing import Any
 
 import click
+
+_LONGEST = 253
+_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9_.])?")
+"""Or an IPv4 address."""
 
 
 def check_host(_context: click.Context, parameter: click.Parameter, given: Any) -> Any:
     """A callback: a name or an address, or several, that may stand in a certificate and in an invitation."""
     for host in (given,) if isinstance(given, str) else given or ():
-        if not host.isascii() or set(host) & set(" /@,\\") or len(host) > 253:
-            raise click.BadParameter(f"{host} is no host's name or address", param=parameter)
+        if not _is_host(host):
+            raise click.BadParameter(f"{host!r} is no host's name or address", param=parameter)
     return given
+
+
+def check_own(context: click.Context, parameter: click.Parameter, given: str | None) -> str | None:
+    """A callback: a name or an address of this machine; empty for all of them."""
+    if not given:
+        return given
+    check_host(context, parameter, given)
+    try:
+        found = socket.getaddrinfo(given, 0, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        raise click.BadParameter(f"no host is known by the name {given}", param=parameter) from None
+    for family, kind, protocol, _, address in found:
+        try:
+            with socket.socket(family, kind, protocol) as probe:
+                probe.bind(address)
+        except OSError:
+            raise click.BadParameter(
+                f"{given} is no address of this machine: give one that it has, or leave the option out", param=parameter
+            ) from None
+    return given
+
+
+def _is_host(text: str) -> bool:
+    if ":" not in text:
+        return len(text) <= _LONGEST and _NAME.fullmatch(text) is not None
+    try:
+        ipaddress.IPv6Address(text)
+    except ValueError:
+        return False
+    return text.isascii() and text.isprintable() and not set(text) & set(" /@,\\")

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from broker.address import DEFAULT_TLS_PORT
-from orchestrator.commands.host_options import check_host
+from orchestrator.commands.host_options import check_host, check_own
 from orchestrator.commands.settings import Settings, pass_settings
 
 HTTP_PORT = 8765
@@ -29,7 +29,7 @@ ADDRESS = "LINGUABUS_ADDRESS"
     help="A name or address under which devices find this machine, in front of those that are found."
     f" [default: {ADDRESS}]",
 )
-@click.option("--listen", callback=check_host, metavar="ADDRESS", help="Where to listen. [default: everywhere]")
+@click.option("--listen", callback=check_own, metavar="ADDRESS", help="Where to listen. [default: everywhere]")
 @click.option(
     "--broker-port",
     type=click.IntRange(1, 65535),

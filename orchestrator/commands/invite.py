@@ -18,9 +18,9 @@ from schemas.roles import Role
 
 @click.command("invite", epilog="Example: linguabus invite kitchen-phone --qr")
 @click.argument("name")
-@click.option("--client", "role", flag_value="client", help="It asks questions; it lends nothing and commands nothing.")
-@click.option("--operator", "role", flag_value="operator", help="It asks, and commands: plans, models, drains.")
-@click.option("--node", "role", flag_value="node", default="node", help="It lends itself to the fleet. [default]")
+@click.option("--client", is_flag=True, help="It asks questions; it lends nothing and commands nothing.")
+@click.option("--operator", is_flag=True, help="It asks, and commands: plans, models, drains.")
+@click.option("--node", is_flag=True, help="It lends itself to the fleet. [default]")
 @click.option(
     "--expires",
     "expires_s",
@@ -39,7 +39,9 @@ from schemas.roles import Role
 def command(
     settings: Settings,
     name: str,
-    role: Role,
+    client: bool,
+    operator: bool,
+    node: bool,
     expires_s: float,
     again: bool,
     inside: bool,
@@ -57,6 +59,9 @@ def command(
     from orchestrator.identity.fleet_folder import FleetFolder
     from orchestrator.service.http_server import interface_addresses
 
+    if client + operator + node > 1:
+        raise click.UsageError("a member has one role: give one of --client, --operator and --node")
+    role: Role = "client" if client else "operator" if operator else "node"
     if not names.is_name(name):
         raise click.BadParameter(names.RULE, param_hint="NAME")
     fleet = FleetFolder.of(settings.home)

@@ -13,6 +13,7 @@ import click
 from broker.credential import FILE, Credential
 from orchestrator.commands.host_options import check_host
 from orchestrator.commands.settings import Settings, pass_settings
+from schemas.roles import with_article
 
 _BROKER_S = 5.0
 _MOST_CHARACTERS = 4096
@@ -59,16 +60,13 @@ def command(
     home = settings.home / "node" if is_node else settings.home
     path = home / FILE
     known = Credential.load(path)
-    if known and (known.name, known.role) == (invited.name, invited.role) and _is_of(known, invited.fingerprint):
-        click.echo(f"this device has joined as {known.name} already")
-    else:
-        if known:
-            raise click.UsageError(
-                f"this device has joined a fleet as {known.name}: remove {path} to leave it, then join"
-            )
+    is_same = known and (known.name, known.role) == (invited.name, invited.role) and _is_of(known, invited.fingerprint)
+    if known and not is_same:
+        raise click.UsageError(f"this device has joined a fleet as {known.name}: remove {path} to leave it, then join")
+    if known is None or not _is_member(known.at(*dict.fromkeys((*invited.addresses, *known.addresses)))):
         joined = join(invited, path)
         _await_broker(joined)
-        click.echo(f"joined as {joined.name}, a {joined.role}; the fleet is at {joined.broker()}")
+        click.echo(f"joined as {joined.name}, {with_article(joined.role)}; the fleet is at {joined.broker()}")
     if not is_node:
         click.echo("next: linguabus ask 'What is the capital of France?'")
     elif no_run:
@@ -78,6 +76,25 @@ def command(
         flags = ["-v"] * settings.verbose
         command_line = [sys.executable, "-m", "edge_node", "--home", str(home), *flags, *options]
         os.execve(sys.executable, command_line, {k: v for k, v in os.environ.items() if k != "LINGUABUS_BROKER"})
+
+
+def _is_member(credential: Credential) -> bool:
+    """Does the broker take this key? Where that can't be found out, the key is kept."""
+    from broker.errors import BusError, MemberRefused
+    from broker.mqtt import MqttBus
+
+    said = f"this device has joined as {credential.name} already"
+    try:
+        with MqttBus(credential.broker(), client_id=f"joins-{secrets.token_hex(8)}") as bus:
+            bus.connect(_BROKER_S)
+    except MemberRefused:
+        click.echo(f"{credential.name} was a member, and its key is not taken any more: it joins again", err=True)
+        return False
+    except BusError as error:
+        click.echo(f"{said}, and whether it is a member still can't be found out: {error}", err=True)
+    else:
+        click.echo(said)
+    return True
 
 
 def _await_broker(credential: Credential) -> None:

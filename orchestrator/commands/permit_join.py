@@ -13,7 +13,12 @@ OFF = "off"
 
 
 def _seconds_or_off(context: click.Context, parameter: click.Parameter, value: str) -> float | None:
-    return None if value == OFF else seconds_of(context, parameter, value)
+    if value == OFF:
+        return None
+    try:
+        return seconds_of(context, parameter, value)
+    except click.BadParameter as error:
+        raise click.BadParameter(f"{error.message}, or off", param=parameter) from None
 
 
 @click.command("permit-join", epilog="Example: linguabus permit-join off")

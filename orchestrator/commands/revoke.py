@@ -19,6 +19,7 @@ def command(settings: Settings, name: str) -> None:
     from orchestrator.identity.fleet_folder import FleetFolder
 
     fleet = FleetFolder.of(settings.home)
+    fleet.check_revocable(name)
     with fleet.register() as register:
         register.revoke(name)
         if write_broker_files(fleet, register):

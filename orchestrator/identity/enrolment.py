@@ -102,7 +102,6 @@ class Enrolment:
                     _log.warning("somebody at %s tried to join with an invitation that is not good", peer)
                 return 403, {"error": str(over)}, {}
             self._joined()
-        _log.info("%s has joined as a %s", member.name, member.role)
         addresses = self._fleet.addresses(self._addresses())
         credential = self._fleet.credential(member.name, member.role, "", addresses)
         given = {name: getattr(credential, name) for name in ("name", "role", "authority", "broker_port", "http_port")}

@@ -36,10 +36,10 @@ class AlreadyMember(OrchestratorError):
 
 
 class OwnMember(OrchestratorError):
-    """The orchestrator itself can't be revoked or invited."""
+    """A name of the fleet's host itself: nobody else's, and it stays as long as the fleet."""
 
-    def __init__(self, name: str) -> None:
-        super().__init__(f"{name} is the name of the orchestrator itself: it is no device's")
+    def __init__(self, name: str, is_of: str = "the orchestrator itself") -> None:
+        super().__init__(f"{name} is the name of {is_of}: it is no device's")
 
 
 class NobodyInvited(OrchestratorError):

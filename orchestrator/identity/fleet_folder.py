@@ -20,7 +20,7 @@ from broker.private_file import write_private
 from broker.security import is_loopback
 from orchestrator.errors import StateUnreadable
 from orchestrator.identity.authority import is_good_for, make_authority, make_server
-from orchestrator.identity.errors import FleetExists, NoFleet
+from orchestrator.identity.errors import FleetExists, NoFleet, OwnMember
 from orchestrator.identity.register import ORCHESTRATOR, Register
 from schemas.names import name_from
 from schemas.roles import Role
@@ -159,6 +159,17 @@ class FleetFolder:
         if found is None:
             raise CredentialUnusable(str(self.credential_file), "it is not there")
         return found
+
+    def check_revocable(self, name: str) -> None:
+        """The operator of this machine, as whom the commands here ask, stays.
+
+        Raises:
+            OwnMember: that is its name.
+        """
+        with contextlib.suppress(CredentialUnusable):
+            own = Credential.load(self.path.parent / FILE)
+            if own and (own.name, own.authority) == (name, self.authority):
+                raise OwnMember(name, "this host's own operator, as whom its commands ask")
 
     def register(self) -> Register:
         """The register, opened; raises `StateUnreadable`."""

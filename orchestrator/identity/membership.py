@@ -10,7 +10,7 @@ import sqlite3
 import ssl
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -22,6 +22,7 @@ from orchestrator.identity.enrolment import Enrolment
 from orchestrator.identity.fleet_folder import FleetFolder
 from orchestrator.identity.register import Register
 from schemas.closing import Closing
+from schemas.roles import Role, with_article
 
 _LOOK_S = 0.25
 """A revoked member is gone within two seconds."""
@@ -59,8 +60,8 @@ class Membership(Closing):
         self.on_certificate: Callable[[Path], None] = self._load
         """Is given the file of a new certificate, for a server that is running."""
         self.enrolment = Enrolment(fleet, self._register, addresses, lambda: self._apply(self._register))
-        self._names = _names(self._shown)
-        """Of all members. Replaced, never changed: other threads read it."""
+        self._members = _members(self._shown)
+        """Role and hash of the key by name. Replaced, never changed: other threads read it."""
         self.on_gone: Callable[[str], None] = lambda _: None
         """Is given the name of each member that is revoked, in another thread than the one that serves."""
         self._seen: set[str] = set()
@@ -97,7 +98,7 @@ class Membership(Closing):
 
     def is_member(self, name: str) -> bool:
         """Is somebody of this name a member? For any thread."""
-        return name in self._names
+        return name in self._members
 
     def saw(self, name: str) -> None:
         """Note that somebody of this name was heard."""
@@ -132,9 +133,9 @@ class Membership(Closing):
     def _apply(self, register: Register) -> None:
         """Have the broker know of a change, and first of all those who have to do with who is gone."""
         with self._applying:
-            names = _names(register)
-            gone, self._names = self._names - names, names
-            for name in sorted(gone):
+            before, self._members = self._members, _members(register)
+            _tell_changes(before, self._members)
+            for name in sorted(before.keys() - self._members.keys()):
                 self.on_gone(name)
             if not write_broker_files(self.fleet, register):
                 return
@@ -147,5 +148,16 @@ class Membership(Closing):
                 )
 
 
-def _names(register: Register) -> frozenset[str]:
-    return frozenset(name for name, _, _ in register.key_hashes())
+def _members(register: Register) -> dict[str, tuple[Role, str]]:
+    return {name: (role, key_hash) for name, role, key_hash in register.key_hashes()}
+
+
+def _tell_changes(before: Mapping[str, tuple[Role, str]], after: Mapping[str, tuple[Role, str]]) -> None:
+    """A line for each member that is new, gone, or has another key; as warnings, so that each log has them."""
+    for name in sorted(before.keys() | after.keys()):
+        if name not in after:
+            _log.warning("%s is no member any more", name)
+        elif name not in before:
+            _log.warning("%s has joined as %s", name, with_article(after[name][0]))
+        elif after[name] != before[name]:
+            _log.warning("%s has joined again, with another key, as %s", name, with_article(after[name][0]))

@@ -42,12 +42,12 @@ def waits_for(pipeline: Waiting, lost: Iterable[str], why_none: NoPlan | None) -
     ``lost``: nodes of the last plan that are not here. ``why_none``: why there is no plan, and none on its way.
     """
     nodes = ", ".join(lost)
+    if why_none and nodes:
+        return WaitsFor(f"node {nodes}: {why_none.reason}", why_none.code, missing=True)
     if why_none:
-        if nodes:
-            return WaitsFor(f"node {nodes}: {why_none.reason}", why_none.code, missing=True)
         return WaitsFor(why_none.reason, why_none.code, missing=True, noun="a plan")
     if pipeline.is_serving:
-        return WaitsFor(f"its turn: {pipeline.requests.open_count} answers are being computed", "busy")
+        return WaitsFor(_turn_text(pipeline.requests.open_count), "busy")
     fetching = [
         f"{node} has {progress_text(part.done_bytes, part.total_bytes)}"
         for node, part in sorted(pipeline.progress().items())
@@ -57,6 +57,12 @@ def waits_for(pipeline: Waiting, lost: Iterable[str], why_none: NoPlan | None) -
     last = [f"last failure: {failure}"] if failure else []
     state = ", ".join((pipeline.state(), *fetching, *last))
     return WaitsFor(f"a plan without {nodes}: {state}" if nodes else f"a plan: {state}", "not_ready")
+
+
+def _turn_text(before: int) -> str:
+    if not before:
+        return "its turn"
+    return "its turn: " + ("1 answer is being computed" if before == 1 else f"{before} answers are being computed")
 
 
 def tell_silent(sessions: SessionTable, nodes: PipelineNodes, timing: Timing, now_s: float) -> list[Effect]:

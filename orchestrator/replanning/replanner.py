@@ -332,7 +332,7 @@ class Replanner:
         if not births and not self._works:
             births = self._eligibility.births(last_resort=True)
         if not usable:
-            return self._no_plan("no_nodes", "no nodes: start one with linguabus-node --broker URL")
+            return self._no_plan("no_nodes", "no nodes: start one (linguabus node), or linguabus invite NAME")
         is_first = not (self._switchover.last_stages or self._adopter.was_found)
         if is_first and len(usable) < self._fleet.min_nodes:
             return self._no_plan("not_ready", f"waiting for {self._fleet.min_nodes} nodes, {len(usable)} here so far")

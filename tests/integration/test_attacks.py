@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import logging
 import os
 import secrets
 import socket
@@ -18,19 +19,24 @@ from http.client import HTTPResponse, HTTPSConnection
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from broker.bus import Disconnected
-from broker.credential import Credential
+from broker.credential import FILE, Credential
 from broker.errors import BrokerRefused, BrokerUnreachable, JoiningFailed
 from broker.joining import join
 from broker.member_key import hash_of, new_key
 from broker.mqtt import MqttBus
 from broker.tls import client_context, fingerprint
+from orchestrator.cli import cli as app
+from orchestrator.commands.settings import Settings
 from orchestrator.identity.authority import make_authority, make_server
 from orchestrator.model.store import ModelStore
 from schemas.invitation import TOKEN_BYTES, Invitation
 from schemas.roles import Role
+from tests.support.bus_recorder import until
 from tests.support.false_hosts import false_host, tls_of
+from tests.support.fleet_commands import FleetCommands
 from tests.support.fleet_world import HOST, FleetWorld
 from tests.support.polling import DEADLINE_S, collect
 from tests.support.repository import ROOT
@@ -39,6 +45,7 @@ from tests.support.served_fleet import served_fleet
 ROLES: dict[str, Role] = {
     "phone": "node",
     "thief": "node",
+    "gone": "node",
     "reader": "client",
     "stranger": "client",
     "owner": "operator",
@@ -260,6 +267,64 @@ def test_a_revoked_session_ends_and_nobody_else_notices(world: FleetWorld, tmp_p
         with MqttBus(leaver.broker(), client_id="back") as back, pytest.raises(BrokerRefused):
             back.connect(DEADLINE_S)
     assert blob_status(world, leaver) == 401
+
+
+def joins(home: Path, invitation: Invitation) -> str:
+    result = CliRunner().invoke(app, ["--home", str(home), "join", str(invitation)], obj=Settings())
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def revoke(world: FleetWorld, member: Credential) -> None:
+    """Return once the broker knows it."""
+    with MqttBus(member.broker(), client_id="seen-off") as bus:
+        bus.connect(DEADLINE_S)
+        with world.fleet.register() as register:
+            register.revoke(member.name)
+        collect(bus, lambda events: any(isinstance(event, Disconnected) for event in events))
+
+
+def test_who_was_revoked_joins_again_by_a_new_invitation(world: FleetWorld, tmp_path: Path) -> None:
+    assert "joined as comes-back, a client" in joins(tmp_path, invite(world, "comes-back"))
+    first = Credential.load(tmp_path / FILE)
+    assert first
+    revoke(world, first)
+    again = invite(world, "comes-back")
+    assert "joined as comes-back, a client" in joins(tmp_path, again)
+    second = Credential.load(tmp_path / FILE)
+    assert second
+    assert second.key != first.key
+    with MqttBus(second.broker(), client_id="comes-back") as bus:
+        bus.connect(DEADLINE_S)
+    assert "already" in joins(tmp_path, again)
+    # Where nobody answers, nobody can tell.
+    second.at("127.0.0.3").save(tmp_path / FILE)
+    assert "can't be found out" in joins(tmp_path, replace(again, addresses=("127.0.0.3",)))
+    assert Credential.load(tmp_path / FILE) == second.at("127.0.0.3")
+
+
+def test_the_log_has_a_line_for_each_change_of_members(
+    world: FleetWorld, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    join(invite(world, "logged"), tmp_path / "first.json")
+    again = join(invite(world, "logged", again=True), tmp_path / "again.json")
+    revoke(world, again)
+    until("a line", lambda: "logged is no member" in caplog.text)
+    said = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert [line for line in said if line.startswith("logged ")] == [
+        "logged has joined as a client",
+        "logged has joined again, with another key, as a client",
+        "logged is no member any more",
+    ]
+
+
+def test_a_node_that_was_revoked_says_so_and_ends(world: FleetWorld, tmp_path: Path) -> None:
+    gone = world.members["gone"]
+    gone.save(tmp_path / "node" / FILE)
+    with FleetCommands().running(tmp_path, "node", until="node gone: registered") as node:
+        revoke(world, gone)
+        assert node.process.wait(DEADLINE_S) == 2
+        node.wait_for(f"Error: broker {gone.broker()} refused the connection: Not authorized; gone is no member any")
 
 
 def test_a_connection_that_is_kept_open_is_asked_for_its_key_each_time(world: FleetWorld, tmp_path: Path) -> None:

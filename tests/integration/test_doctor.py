@@ -25,6 +25,7 @@ from broker.address import BrokerAddress
 from broker.credential import FILE, Credential
 from broker.link_check import check_link
 from broker.local_broker import LocalBroker
+from broker.member_key import new_key
 from broker.mqtt import MqttBus
 from orchestrator.commands import doctor_host
 from orchestrator.commands.doctor_host import check_host
@@ -32,6 +33,7 @@ from orchestrator.commands.doctor_report import QUESTIONS, write_report
 from orchestrator.identity.authority import make_authority
 from orchestrator.model.store import ModelStore
 from schemas.finding import Finding, ok
+from schemas.roles import Role
 from schemas.topics import NODE_ECHO, NODE_STATUS
 from tests.support.certificates import write_certificate
 from tests.support.configured_broker import configured_broker
@@ -198,6 +200,15 @@ def test_somebody_who_was_revoked(world: FleetWorld) -> None:
     while ok("membership", "the broker lets gone in") in (found := look(gone)):
         assert time.monotonic() < end_s, "it is still let in"
     assert "was gone revoked?" in one(found, "membership", "failed").remedy
+
+
+@pytest.mark.parametrize(("role", "folder"), [("node", "node"), ("client", "."), ("operator", ".")])
+def test_how_somebody_who_was_revoked_comes_back(world: FleetWorld, tmp_path: Path, role: Role, folder: str) -> None:
+    file = tmp_path / folder / FILE
+    replace(world.members["alfa"], role=role, key=new_key()).save(file)
+    with doctor(tmp_path) as found:
+        remedy = one(found, "membership", "failed").remedy
+    assert f"linguabus invite alfa --{role}; here: remove {file}, then" in remedy
 
 
 # --- the device -----------------------------------------------------------------------------------------------

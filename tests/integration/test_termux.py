@@ -71,6 +71,8 @@ def test_from_nothing_to_an_answer_and_twice(termux: SimulatedTermux, world: Fle
     assert "FAILED" not in doctor
     assert "80 %, charging" in doctor
 
+    finish = "sleep() { echo waits; }; set -- %d; . $PREFIX/var/service/linguabus-node/finish"
+    assert [termux.run(finish % code) for code in (0, 2)] == ["", "waits\n"]
     termux.run("sh ~/.local/share/linguabus/install.sh --uninstall")
     assert termux.service_pid is None
     assert not list(termux.home.rglob("*linguabus*"))

@@ -153,7 +153,7 @@ ROOMS = {
         "notices": "",
         "telemetry": "config core effects errors runtime stage_spec storage wire",
         "service": "config core drain effects errors notices runtime storage telemetry wire",
-        "cli": "config errors runtime service telemetry",
+        "cli": "config errors runtime service storage telemetry",
         "__main__": "cli",
     },
     "orchestrator": {

@@ -6,14 +6,23 @@ import itertools
 import socket
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 from paho.mqtt import client as paho
 
 from broker import mqtt
+from broker.address import as_address
 from broker.bus import Connected, Disconnected, Event, Subscribed, Will
-from broker.connection import MAX_EVENTS_PER_TURN
-from broker.errors import BadBrokerUrl, BrokerRefused, BrokerUnreachable, PayloadTooLarge, SubscribeRefused
+from broker.connection import MAX_EVENTS_PER_TURN, REFUSED_S
+from broker.errors import (
+    BadBrokerUrl,
+    BrokerRefused,
+    BrokerUnreachable,
+    MemberRefused,
+    PayloadTooLarge,
+    SubscribeRefused,
+)
 from broker.local_broker import BrokerKind, LocalBroker
 from broker.mqtt import MqttBus, ProtocolChoice
 from tests.support.fake_broker import CONNACK_OK_5, CONNACK_OK_311, FakeBroker
@@ -146,6 +155,27 @@ def test_credentials_that_are_revoked_later() -> None:
         assert events[1] == Disconnected("the broker ended the connection: Session taken over")
         assert [type(event) for event in events] == [Connected, Disconnected, Connected]
         assert len(broker.packets) == 3
+
+
+def test_a_member_whose_key_is_not_taken_back_is_told_and_tries_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = bytes([0x20, 3, 0, 0x87, 0])
+    answers = itertools.chain([CONNACK_OK_5, refused, refused], itertools.repeat(CONNACK_OK_5))
+    waits: list[float] = []
+    monkeypatch.setattr("broker.connection.out_of_step", lambda wait_s: waits.append(wait_s) or 0.0)
+
+    def answer(packet: Packet) -> bytes | None:
+        return next(answers) if packet.kind == CONNECT else None
+
+    with FakeBroker(answer) as broker:
+        address = replace(as_address(broker.url), authority="of a fleet", username="phone")
+        with MqttBus(address, client_id="x") as bus:
+            bus.connect()
+            broker.send(bytes([0xE0, 0]))
+            for _ in range(2):
+                with pytest.raises(MemberRefused, match="phone is no member any more"):
+                    collect(bus, lambda _: False)
+            assert waits.count(REFUSED_S) == 2
+            collect(bus, lambda events: Connected(session_present=False, reconnect=True) in events)
 
 
 def test_garbage_in_mid_stream_is_a_lost_connection() -> None:

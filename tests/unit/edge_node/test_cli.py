@@ -10,10 +10,17 @@ from pathlib import Path
 import click
 import pytest
 
+from broker.credential import FILE, Credential
 from edge_node.cli import node
 from edge_node.config import read_speed
+from edge_node.errors import HomeInUse
+from edge_node.storage.home_lock import only_node
+from orchestrator.identity.authority import make_authority
+from tests.support.bus_recorder import until
+from tests.support.nodes import start_node
 from tests.support.polling import DEADLINE_S
 from tests.support.repository import ROOT
+from tests.support.secured_broker import SecuredBroker
 
 
 def run(*arguments: str, **environment: str) -> tuple[int, list[str]]:
@@ -51,6 +58,32 @@ def test_wrong_options(arguments: tuple[str, ...], words: str) -> None:
     assert code == 2
     assert words in lines[-1]
     assert lines[-1].startswith("Error: ")
+
+
+def test_who_has_joined_as_a_client_lends_nothing(tmp_path: Path) -> None:
+    _, authority = make_authority()
+    client = Credential(
+        name="laptop", role="operator", key="k", authority=authority, addresses=("127.0.0.1",), http_port=8765
+    )
+    client.save(tmp_path / FILE)
+    code, lines = run(LINGUABUS_HOME=str(tmp_path))
+    assert code == 2
+    assert lines[-1].startswith("Error: this device has joined as laptop, an operator, and lends nothing as that: ")
+
+
+def test_a_home_has_one_node(tmp_path: Path, mosquitto: SecuredBroker) -> None:
+    first = start_node("first", mosquitto.url, tmp_path)
+    try:
+        until("it has registered", lambda: "registered" in first.log())
+        code, lines = run("--home", str(tmp_path))
+        assert (code, len(lines)) == (2, 1)
+        assert lines[0].startswith(f"Error: a node runs on {tmp_path} already (process {first.process.pid}): ")
+    finally:
+        first.process.kill()
+        first.process.wait()
+    # Nothing is left of who was killed.
+    with only_node(tmp_path), pytest.raises(HomeInUse, match=str(os.getpid())), only_node(tmp_path):
+        pass
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2"])

@@ -12,6 +12,7 @@ from broker.credential import FILE, Credential
 from orchestrator.cli import cli
 from orchestrator.commands.settings import Settings
 from orchestrator.identity import broker_files
+from orchestrator.identity.errors import OwnMember
 from orchestrator.identity.fleet_folder import FleetFolder
 from orchestrator.identity.membership import Membership
 from schemas.invitation import Invitation
@@ -123,6 +124,58 @@ def test_an_invitation_may_be_in_a_file(tmp_path: Path, text: str, monkeypatch: 
     result = run(tmp_path / "device", "join", f"@{tmp_path / 'line'}")
     assert result.exit_code == 0, result.output
     assert [str(one) for one in joined] == [line]
+
+
+@pytest.mark.parametrize("host", ["a\x1b[31m", "a b", "host:8883", "-x", "[::1]", "h\u00f6st", "::1%\x1b", "x" * 300])
+def test_what_is_no_host_is_not_told_to_devices(tmp_path: Path, host: str) -> None:
+    result = run(tmp_path, "init", f"--address={host}")
+    assert (result.exit_code, "no host's name or address" in result.output) == (2, True), result.output
+    assert "\x1b" not in result.output
+    assert not (tmp_path / "fleet").exists()
+
+
+def test_hosts_are_names_and_addresses(tmp_path: Path) -> None:
+    hosts = ("192.0.2.5", "2001:db8::1", "fe80::1%eth0", "living-room.local", "my_host")
+    assert run(tmp_path, "init", *(f"--address={host}" for host in hosts)).exit_code == 0
+    assert FleetFolder.of(tmp_path).settings.addresses == hosts
+
+
+@pytest.mark.parametrize(
+    ("address", "said"), [("192.0.2.1", "no address of this machine"), ("nohost.invalid", "no host is known")]
+)
+def test_a_fleet_listens_where_this_machine_is(tmp_path: Path, address: str, said: str) -> None:
+    result = run(tmp_path, "init", "--listen", address)
+    assert (result.exit_code, said in result.output) == (2, True), result.output
+    assert not (tmp_path / "fleet").exists()
+    for own in ("127.0.0.1", "0.0.0.0", ""):
+        assert run(tmp_path, "init", "--update", "--listen", own).exit_code == 0
+
+
+def test_the_operator_of_the_host_stays(tmp_path: Path) -> None:
+    assert init(tmp_path).exit_code == 0
+    result = run(tmp_path, "revoke", own(tmp_path).name)
+    assert isinstance(result.exception, OwnMember)
+    assert "this host's own operator" in str(result.exception)
+    with FleetFolder.of(tmp_path).register() as register:
+        assert own(tmp_path).name in {member.name for member in register.members()}
+
+
+def test_the_door_says_what_to_write(tmp_path: Path) -> None:
+    assert init(tmp_path).exit_code == 0
+    result = run(tmp_path, "permit-join", "on")
+    assert result.exit_code == 2
+    assert "write a time such as 30s, 15m, 2h or 1d, 30d at most, or off" in result.output
+
+
+def test_a_member_has_one_role(tmp_path: Path) -> None:
+    assert init(tmp_path, "--address", "192.0.2.5").exit_code == 0
+    for roles in (("--client", "--operator"), ("--node", "--client")):
+        result = run(tmp_path, "invite", "phone", *roles)
+        assert (result.exit_code, "one role" in result.output) == (2, True), result.output
+    assert [invited(tmp_path, option).role for option in ("--client", "--operator", "--node")] == [
+        "client", "operator", "node",
+    ]  # fmt: skip
+    assert invited(tmp_path).role == "node"
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -166,7 +166,7 @@ def test_no_nodes_is_said() -> None:
     error = world.end(world.ask())
     assert isinstance(error, StreamError)
     assert error.code == "no_nodes"
-    assert error.reason == "no nodes: start one with linguabus-node --broker URL"
+    assert error.reason == "no nodes: start one (linguabus node), or linguabus invite NAME"
 
 
 def test_too_little_memory_says_how_much_is_missing() -> None:

@@ -6,6 +6,7 @@ import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -233,8 +234,12 @@ def test_the_command_line(home: Path, tmp_path: Path) -> None:
     assert json.loads((other / "fleet" / "fleet.json").read_text())["addresses"] == ["host.example"]
     assert "linguabus init" in run(tmp_path / "none", "fleet", "backup", str(file), LINGUABUS_PASSPHRASE="x")[1]
     assert (other / "fleet" / "broker" / "passwords").exists()
-    moved = run(
-        tmp_path / "third", "fleet", "restore", str(file), "--listen", "192.0.2.9", LINGUABUS_PASSPHRASE=PASSPHRASE
-    )
+    third = ("fleet", "restore", str(file), "--listen", "192.0.2.9")
+    assert "no address of this machine" in run(tmp_path / "third", *third, LINGUABUS_PASSPHRASE=PASSPHRASE)[1]
+    FleetFolder.update(home, replace(FleetFolder.of(home).settings, listen="192.0.2.9"))
+    short = run(home, "fleet", "backup", str(file), "--force", LINGUABUS_PASSPHRASE="1234567")
+    assert (short[0], "8 characters" in short[1]) == (2, True)
+    assert run(home, "fleet", "backup", str(file), "--force", LINGUABUS_PASSPHRASE=PASSPHRASE)[0] == 0
+    moved = run(tmp_path / "third", *third[:3], LINGUABUS_PASSPHRASE=PASSPHRASE)
     assert (moved[0], "192.0.2.9, where it listened, is not of this machine" in moved[1]) == (0, True)
     assert "where it listened" not in said
