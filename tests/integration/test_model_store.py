@@ -61,7 +61,7 @@ def test_the_first_model_becomes_active_and_use_changes_it(store: ModelStore, tm
     assert [m.name for m in store.list()] == ["one-fp32", "second"]
     store.use("second")
     assert store.open().manifest == store.show("second") == two
-    with pytest.raises(NoSuchModel, match="one-fp32, second"):
+    with pytest.raises(NoSuchModel, match="no model 'third': see linguabus model list"):
         store.use("third")
 
 

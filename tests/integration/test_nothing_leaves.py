@@ -62,7 +62,8 @@ def test_broker_and_blob_server_are_all_that_is_connected_to(added_model: AddedM
         assert blobs, said
         client = [*CLI, "--broker", broker.group()]
         for name in ("red", "blue"):
-            node = [*client, "node", "--name", name, "--drain-timeout", "0"]
+            home = recorder.home / ".local" / name
+            node = [*client, "node", "--name", name, "--home", str(home), "--drain-timeout", "0"]
             started.append(recorder.start(node, tmp_path / f"{name}.log", **proxies))
         await_plan(broker.group())
         for line in filter(None, COMMAND_LINES.split("\n")):
