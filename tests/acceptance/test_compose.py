@@ -104,8 +104,10 @@ def answer_to(address: BrokerAddress) -> type[Exception] | None:
     try:
         with MqttBus(address, client_id="attempt") as bus:
             bus.connect(timeout_s=10.0)
-    except (BrokerRefused, BrokerUnreachable) as error:
-        return type(error)
+    except BrokerRefused:  # a member in words of its own
+        return BrokerRefused
+    except BrokerUnreachable:
+        return BrokerUnreachable
     return None
 
 
