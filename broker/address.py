@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit
 
@@ -25,6 +26,11 @@ class BrokerAddress:
     """The certificate, as PEM, of the only authority that is believed; None: those that the system believes."""
     other_hosts: tuple[str, ...] = ()
     """Where the same broker may be found, too."""
+
+    @property
+    def authorization(self) -> str:
+        """What proves the same name and key to an HTTP server."""
+        return f"Basic {base64.b64encode(f'{self.username}:{self.password}'.encode()).decode()}"
 
     def __str__(self) -> str:
         return f"{'mqtts' if self.tls else 'mqtt'}://{bracketed(self.host)}:{self.port}"

@@ -21,8 +21,10 @@ from broker.errors import JoiningFailed
 from broker.https import ask
 from broker.member_key import hash_of, is_key, new_key
 from broker.private_file import write_private
-from broker.tls import client_context, fingerprint
+from broker.tls import client_context, fingerprint, unverified_context
 from schemas.invitation import Invitation
+
+AUTHORITY_PATH, ENROL_PATH = "/v1/authority", "/v1/enrol"
 
 
 def join(invitation: Invitation, path: Path) -> Credential:
@@ -68,12 +70,11 @@ def _kept_key(path: Path) -> tuple[str, str]:
 
 def _authority(invitation: Invitation) -> tuple[str, str]:
     """The authority's certificate, and the address that gave it."""
-    anybody = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    anybody.check_hostname, anybody.verify_mode = False, ssl.CERT_NONE  # what comes is compared, and nothing is told
+    anybody = unverified_context()  # what comes is compared, and nothing is told
     problem = ""
     for address in invitation.addresses:
         try:
-            status, body = ask(address, invitation.port, anybody, "GET", "/v1/authority")
+            status, body, _ = ask(address, invitation.port, anybody, "GET", AUTHORITY_PATH)
         except (OSError, http.client.HTTPException, ValueError) as error:
             problem = problem or f"{address} port {invitation.port}: {_reason(error)}"
             continue
@@ -90,8 +91,8 @@ def _authority(invitation: Invitation) -> tuple[str, str]:
 def _enrol(invitation: Invitation, authority: str, address: str, key_hash: str) -> dict[str, object]:
     asked = json.dumps({"token": base64.b64encode(invitation.token).decode(), "key_hash": key_hash})
     try:
-        status, body = ask(
-            address, invitation.port, client_context(authority), "POST", "/v1/enrol", asked.encode(),
+        status, body, _ = ask(
+            address, invitation.port, client_context(authority), "POST", ENROL_PATH, asked.encode(),
             {"content-type": "application/json"},
         )  # fmt: skip
         answer = json.loads(body)

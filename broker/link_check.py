@@ -18,17 +18,23 @@ from contextlib import closing
 from pathlib import Path
 
 from broker.address import BrokerAddress, bracketed
+from broker.connection_words import why
 from broker.errors import BrokerRefused, BusError
+from broker.https import ask
+from broker.joining import AUTHORITY_PATH
 from broker.mqtt import MqttBus
+from broker.own_address import own_address
 from broker.security import is_exposed, is_loopback
-from broker.tls import client_context
+from broker.tls import client_context, unverified_context
 from schemas.finding import Finding, failed, ok, warning
 from schemas.roles import Role
+from schemas.span_text import rough_span
 
 TIMEOUT_S = 4.0
 SKEW_S, WRONG_CLOCK_S = 60.0, 3600.0
 """A clock that is off by this much is worth a word; by that much, certificates are not believed some day."""
 _DAY_S = 86_400.0
+_ANY_PORT = 9
 _ENDS_SOON_S = 7 * _DAY_S
 _NOT_YET, _OVER = 9, 10
 _OTHER_HOST = (62, 63, 64)
@@ -80,7 +86,7 @@ def _reach(address: BrokerAddress) -> tuple[tuple[str, socket.socket] | None, Fi
     return None, failed("broker", said, problems[0][1])
 
 
-def _why_not(host: str, port: int, error: Exception) -> tuple[str, str]:
+def _why_not(host: str, port: int, error: OSError | UnicodeError) -> tuple[str, str]:
     """What is wrong with a host, and what to do."""
     where = f"{bracketed(host)}:{port}"
     if isinstance(error, socket.gaierror | UnicodeError):
@@ -91,11 +97,11 @@ def _why_not(host: str, port: int, error: Exception) -> tuple[str, str]:
         return f"no answer from {where}", _silent_remedy(host)
     if getattr(error, "errno", None) == errno.ENETUNREACH:
         return f"this device has no way to {where}", "is its Wi-Fi on, and the one of that host?"
-    return f"{where}: {(getattr(error, 'strerror', None) or str(error)).lower()}", "is this device in a network?"
+    return f"{where}: {why(error)}", "is this device in a network?"
 
 
 def _silent_remedy(host: str) -> str:
-    own = _own_address(host)
+    own = own_address(host, _ANY_PORT) if ":" not in host else None  # of IPv6 nothing is known of neighbours
     try:
         together = ipaddress.ip_address(host) in ipaddress.ip_network((own, 24), strict=False) if own else False
     except ValueError:
@@ -108,16 +114,6 @@ def _silent_remedy(host: str) -> str:
     if own and not is_loopback(host):
         return f"is it on, with that port open in its firewall? This device is {own}: join that host's Wi-Fi"
     return "is it on, with that port open in its firewall?"
-
-
-def _own_address(host: str) -> str | None:
-    """This device's address in the network of an IPv4 host. Nothing is sent."""
-    try:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            probe.connect((host, 9))
-            return str(probe.getsockname()[0])
-    except (OSError, UnicodeError):
-        return None
 
 
 # --- encryption -----------------------------------------------------------------------------------------------
@@ -151,7 +147,7 @@ def _check_encryption(
     except OSError as error:
         yield failed(
             "encryption",
-            f"{host}:{address.port} does not begin TLS ({(error.strerror or str(error)).lower()})",
+            f"{host}:{address.port} does not begin TLS ({why(error)})",
             f"is another program at port {address.port} of that host, or a broker without encryption?",
         )
     else:
@@ -193,14 +189,9 @@ def _check_end(not_after: str, now_s: float) -> Finding:
 
 def _check_server(address: BrokerAddress, host: str, port: int, now: Callable[[], float]) -> Iterator[Finding]:
     """Its clock too, which is told by anybody: it is compared, and not believed."""
-    anybody = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    anybody.check_hostname, anybody.verify_mode = False, ssl.CERT_NONE  # nothing is sent but the question
     where = f"{bracketed(host)}:{port}"
-    connection = http.client.HTTPSConnection(host, port, timeout=TIMEOUT_S, context=anybody)
     try:
-        connection.request("GET", "/v1/authority")
-        answer = connection.getresponse()
-        body, told = answer.read(1 << 16).decode("ascii", "replace"), answer.headers.get("date")
+        answer = ask(host, port, unverified_context(), "GET", AUTHORITY_PATH, timeout_s=TIMEOUT_S)
     except ConnectionRefusedError:
         yield failed(
             "orchestrator", f"nothing listens at {where}, though the broker is there", "start 'linguabus serve' there"
@@ -213,9 +204,7 @@ def _check_server(address: BrokerAddress, host: str, port: int, now: Callable[[]
             f"open port {port} in that host's firewall, too, and look whether 'linguabus serve' runs there",
         )
         return
-    finally:
-        connection.close()
-    if answer.status != 200 or body.strip() != (address.authority or "").strip():
+    if answer.status != 200 or answer.body.decode("ascii", "replace").strip() != (address.authority or "").strip():
         yield failed(
             "orchestrator",
             f"{where} is another program, or the orchestrator of another fleet",
@@ -223,7 +212,7 @@ def _check_server(address: BrokerAddress, host: str, port: int, now: Callable[[]
         )
     else:
         yield ok("orchestrator", f"{where} answers")
-    yield from _check_clock(told, now())
+    yield from _check_clock(answer.headers.get("date"), now())
 
 
 def _check_clock(told: str | None, now_s: float) -> Iterator[Finding]:
@@ -234,16 +223,9 @@ def _check_clock(told: str | None, now_s: float) -> Iterator[Finding]:
     if abs(skew_s) < SKEW_S:
         yield ok("clock", "as that of the fleet's host")
         return
-    said = f"{_span(abs(skew_s))} {'ahead of' if skew_s > 0 else 'behind'} that of the fleet's host"
+    said = f"{rough_span(abs(skew_s))} {'ahead of' if skew_s > 0 else 'behind'} that of the fleet's host"
     remedy = "have both set their clocks by the network (date and time: automatic)"
     yield (warning if abs(skew_s) < WRONG_CLOCK_S else failed)("clock", said, remedy)
-
-
-def _span(seconds: float) -> str:
-    for size_s, unit in ((_DAY_S, "d"), (3600.0, "h"), (60.0, "min")):
-        if seconds >= size_s:
-            return f"{seconds / size_s:.0f} {unit}"
-    return f"{seconds:.0f} s"
 
 
 # --- membership -----------------------------------------------------------------------------------------------

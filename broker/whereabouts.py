@@ -5,7 +5,6 @@ It is asked over TLS, and believed because the fleet's authority has signed for 
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import http.client
 import json
@@ -110,11 +109,10 @@ def _changed_ns(path: Path) -> int | None:
 
 def _asked(member: Credential, address: str) -> list[str] | None:
     """What the host at an address says of its addresses; None: it is not there, or says nothing."""
-    proof = base64.b64encode(f"{member.name}:{member.key}".encode()).decode()
     try:
-        status, body = ask(
+        status, body, _ = ask(
             address, member.http_port, client_context(member.authority), "GET", PATH,
-            headers={"Authorization": f"Basic {proof}"},
+            headers={"Authorization": member.broker().authorization},
         )  # fmt: skip
         found = json.loads(body)["addresses"] if status == http.client.OK else None
     except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError, RecursionError) as error:

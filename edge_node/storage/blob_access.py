@@ -6,7 +6,6 @@ an answer that sends on to another address is an error, and what comes has to ha
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import functools
 import http.client
@@ -51,11 +50,10 @@ class BlobAccess:
         """
         if broker.authority is None:
             return cls()
-        credential = base64.b64encode(f"{broker.username}:{broker.password}".encode()).decode()
         return cls(
             hosts=(broker.host, *broker.other_hosts) if hosts is None else hosts,
             tls=client_context(broker.authority),
-            authorization=f"Basic {credential}",
+            authorization=broker.authorization,
         )
 
     def check(self, url: str) -> SplitResult:

@@ -7,19 +7,19 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from broker.credential import FILE, Credential
+from broker.disk_check import check_disk
 from broker.errors import CredentialUnusable
 from edge_node.telemetry import device
 from edge_node.telemetry.battery import TERMUX_COMMAND, kernel_battery, termux_battery
 from edge_node.telemetry.system_command import NoReading, output_of
 from schemas.finding import Finding, failed, ok, warning
 from schemas.roles import with_article
-from schemas.system_limits import TooFewFiles, allow_many_files, describe
+from schemas.system_limits import TooFewFiles, allow_many_files
 
 OLDEST_PYTHON = (3, 11)
 LEAST_ONNXRUNTIME = (1, 24, 4)
@@ -55,7 +55,13 @@ def check_device(home: Path, *, member: bool) -> Iterator[Finding]:
     """
     yield _check_python()
     yield from check_libraries()
-    yield _check_home(home)
+    yield check_disk(
+        home,
+        least_bytes=LEAST_DISK_BYTES,
+        low_bytes=LOW_DISK_BYTES,
+        low_remedy="parts of small models only: make room, or give another folder with --home",
+        failed_remedy="see what it says",
+    )
     if member:
         yield _check_credential(home / FILE)
     yield _check_memory()
@@ -136,23 +142,6 @@ def _import(name: str, program: str, package: str) -> tuple[list[Any] | None, Fi
         said = "is missing" if missing else f"can't be imported ({(lines or ['no reason given'])[-1][:200]})"
         return None, failed(name, said, _install(package))
     return facts, ok(name, str(facts[0]))
-
-
-def _check_home(home: Path) -> Finding:
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=home) as file:
-            file.write(bytes(4096))
-        free_bytes = shutil.disk_usage(home).free
-    except OSError as error:
-        # Of a file without a name, so the folder's is given.
-        return failed("disk", f"{home}: {describe(OSError(error.errno, error.strerror))}", "see what it says")
-    said = f"{free_bytes / 1e6:,.0f} MB free in {home}"
-    if free_bytes < LEAST_DISK_BYTES:
-        return failed("disk", said, "make room there, or give another folder with --home")
-    if free_bytes < LOW_DISK_BYTES:
-        return warning("disk", said, "parts of small models only: make room, or give another folder with --home")
-    return ok("disk", said)
 
 
 def _check_credential(path: Path) -> Finding:

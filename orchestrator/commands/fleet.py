@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from orchestrator.commands.host_options import check_host, check_own
+from orchestrator.commands.host_options import address_option, check_own
 from orchestrator.commands.settings import HelpGroup, Settings, pass_settings
 
 PASSPHRASE = "LINGUABUS_PASSPHRASE"
@@ -58,14 +58,7 @@ def backup(settings: Settings, file: Path, passphrase_file: Path | None, force: 
 @command.command("restore", epilog="Example: linguabus fleet restore fleet.backup")
 @click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @_passphrase_file
-@click.option(
-    "--address",
-    "addresses",
-    callback=check_host,
-    metavar="HOST",
-    multiple=True,
-    help="A name or address under which devices find this machine, as of 'linguabus init'. [default: as before]",
-)
+@address_option("A name or address under which devices find this machine, as of 'linguabus init'. [default: as before]")
 @click.option("--listen", callback=check_own, metavar="ADDRESS", help="Where to listen. [default: as before]")
 @click.option("--replace", "is_replacing", is_flag=True, help="Lose the fleet, and the requests, of this --home.")
 @pass_settings

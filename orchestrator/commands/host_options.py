@@ -5,10 +5,12 @@ from __future__ import annotations
 import ipaddress
 import re
 import socket
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import click
 
+_F = TypeVar("_F", bound=Callable[..., Any])
 _LONGEST = 253
 _NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9_.])?")
 """Or an IPv4 address."""
@@ -20,6 +22,13 @@ def check_host(_context: click.Context, parameter: click.Parameter, given: Any) 
         if not _is_host(host):
             raise click.BadParameter(f"{host!r} is no host's name or address", param=parameter)
     return given
+
+
+def address_option(text: str, *, envvar: str | None = None) -> Callable[[_F], _F]:
+    """``--address``, which may be given several times; ``text`` is its help."""
+    return click.option(
+        "--address", "addresses", callback=check_host, metavar="HOST", multiple=True, envvar=envvar, help=text
+    )
 
 
 def check_own(context: click.Context, parameter: click.Parameter, given: str | None) -> str | None:

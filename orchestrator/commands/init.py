@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from broker.address import DEFAULT_TLS_PORT
-from orchestrator.commands.host_options import check_host, check_own
+from orchestrator.commands.host_options import address_option, check_host, check_own
 from orchestrator.commands.settings import Settings, pass_settings
 
 HTTP_PORT = 8765
@@ -19,15 +19,9 @@ ADDRESS = "LINGUABUS_ADDRESS"
 
 
 @click.command("init", epilog="Example: linguabus init")
-@click.option(
-    "--address",
-    "addresses",
-    callback=check_host,
-    metavar="HOST",
-    multiple=True,
+@address_option(
+    f"A name or address under which devices find this machine, in front of those that are found. [default: {ADDRESS}]",
     envvar=ADDRESS,
-    help="A name or address under which devices find this machine, in front of those that are found."
-    f" [default: {ADDRESS}]",
 )
 @click.option("--listen", callback=check_own, metavar="ADDRESS", help="Where to listen. [default: everywhere]")
 @click.option(

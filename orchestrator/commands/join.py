@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from broker.credential import FILE, Credential
-from orchestrator.commands.host_options import check_host
+from orchestrator.commands.host_options import address_option
 from orchestrator.commands.settings import Settings, pass_settings
 from schemas.roles import with_article
 
@@ -25,14 +25,7 @@ _MOST_CHARACTERS = 4096
     context_settings={"ignore_unknown_options": True},
 )
 @click.argument("invitation", required=False)
-@click.option(
-    "--address",
-    "addresses",
-    callback=check_host,
-    metavar="HOST",
-    multiple=True,
-    help="Of a device that has joined, without an invitation: where the fleet's host is now.",
-)
+@address_option("Of a device that has joined, without an invitation: where the fleet's host is now.")
 @click.option("--no-run", is_flag=True, help="Of a node: join, but do not run it now.")
 @click.argument("options", nargs=-1, type=click.UNPROCESSED)
 @pass_settings
@@ -78,15 +71,21 @@ def command(
         os.execve(sys.executable, command_line, {k: v for k, v in os.environ.items() if k != "LINGUABUS_BROKER"})
 
 
+def _connect(credential: Credential) -> None:
+    """Return when the broker has taken this member once; raises `BusError`."""
+    from broker.mqtt import MqttBus
+
+    with MqttBus(credential.broker(), client_id=f"joins-{secrets.token_hex(8)}") as bus:
+        bus.connect(_BROKER_S)
+
+
 def _is_member(credential: Credential) -> bool:
     """Does the broker take this key? Where that can't be found out, the key is kept."""
     from broker.errors import BusError, MemberRefused
-    from broker.mqtt import MqttBus
 
     said = f"this device has joined as {credential.name} already"
     try:
-        with MqttBus(credential.broker(), client_id=f"joins-{secrets.token_hex(8)}") as bus:
-            bus.connect(_BROKER_S)
+        _connect(credential)
     except MemberRefused:
         click.echo(f"{credential.name} was a member, and its key is not taken any more: it joins again", err=True)
         return False
@@ -104,14 +103,12 @@ def _await_broker(credential: Credential) -> None:
         BusError: it does not, or can't be reached.
     """
     from broker.errors import BrokerRefused
-    from broker.mqtt import MqttBus
 
     end_s = time.monotonic() + _BROKER_S
     while True:
         try:
-            with MqttBus(credential.broker(), client_id=f"joins-{secrets.token_hex(8)}") as bus:
-                bus.connect(_BROKER_S)
-                return
+            _connect(credential)
+            return
         except BrokerRefused:
             if time.monotonic() >= end_s:
                 raise
@@ -124,7 +121,6 @@ def _follow(home: Path, addresses: tuple[str, ...]) -> None:
     Raises:
         BusError: it has not.
     """
-    from broker.mqtt import MqttBus
     from orchestrator.identity.fleet_folder import FleetFolder
 
     if FleetFolder.exists(home):
@@ -133,8 +129,7 @@ def _follow(home: Path, addresses: tuple[str, ...]) -> None:
     if not known:
         raise click.UsageError(f"nobody in {home} has joined a fleet: ask for an invitation, on its host")
     for path, credential in known.items():
-        with MqttBus(credential.at(*addresses).broker(), client_id=f"moves-{secrets.token_hex(8)}") as bus:
-            bus.connect(_BROKER_S)
+        _connect(credential.at(*addresses))
         credential.at(*dict.fromkeys((*addresses, *credential.addresses))).save(path)
         click.echo(f"{credential.name} finds the fleet at {', '.join(addresses)} now")
 

@@ -12,6 +12,7 @@ import click
 from orchestrator.commands.output import print_json
 from orchestrator.commands.settings import Settings, pass_settings
 from orchestrator.text.table import table
+from schemas.span_text import rough_span
 
 if TYPE_CHECKING:
     from orchestrator.identity.register import Invited
@@ -87,7 +88,4 @@ def _ago(at_s: float | None) -> str:
     if at_s is None:
         return "-"
     seconds = max(0.0, time.time() - at_s)
-    for size_s, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= size_s:
-            return f"{seconds / size_s:.0f} {unit} ago"
-    return "a moment ago"
+    return f"{rough_span(seconds)} ago" if seconds >= 60 else "a moment ago"

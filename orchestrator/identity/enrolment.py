@@ -16,6 +16,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from broker.joining import AUTHORITY_PATH, ENROL_PATH
 from broker.member_key import is_hash
 from broker.security import peer_of
 from orchestrator.identity.errors import DoorShut, InvitationOver
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from starlette.responses import Response
     from starlette.routing import BaseRoute
 
-AUTHORITY_PATH, ENROL_PATH = "/v1/authority", "/v1/enrol"
 _MOST_BYTES = 4096
 _log = logging.getLogger(__name__)
 

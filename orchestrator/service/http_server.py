@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from broker.address import bracketed
+from broker.own_address import own_address
 from broker.security import is_loopback
 from orchestrator.errors import AddressInUse
 from orchestrator.service.http_connections import LimitedListener
@@ -136,21 +137,9 @@ def reachable_urls(host: str, port: int, towards: tuple[str, int], *, tls: bool 
     wildcards = ("0.0.0.0", "::")
     if host not in wildcards:
         return (_url(host, port, tls),)
-    found = [_own_address(*towards), *interface_addresses()]
+    found = [own_address(*towards), *interface_addresses()]
     addresses = [address for address in dict.fromkeys(found) if address and not is_loopback(address)]
     return tuple(_url(address, port, tls) for address in (*addresses, "127.0.0.1"))
-
-
-def _own_address(host: str, port: int) -> str | None:
-    """This machine's address on the way to ``host``. Nothing is sent: UDP's connect only picks a route."""
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.connect(address)
-            name: str = probe.getsockname()[0]
-            return name
-    except OSError:
-        return None
 
 
 def interface_addresses() -> list[str]:

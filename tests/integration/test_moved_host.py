@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import replace
+from http.client import HTTPMessage
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from click.testing import CliRunner
 
 from broker.bus import Connected, Disconnected
 from broker.credential import FILE, MOST_ADDRESSES, Credential
+from broker.https import Answer
 from broker.mqtt import MqttBus
 from broker.whereabouts import Whereabouts
 from edge_node.storage.blob_access import BlobAccess
@@ -92,11 +94,11 @@ def test_nobody_else_tells_a_member_where_to_go(world: FleetWorld, tmp_path: Pat
 def test_what_a_host_says_is_looked_at(world: FleetWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, phone = tmp_path / FILE, world.members["phone"]
     for said in (b"", b"[]", b'{"addresses": []}', b'{"addresses": ["a b"]}', b'{"addresses": [1]}', b"[" * 60_000):
-        monkeypatch.setattr("broker.whereabouts.ask", lambda *_, said=said, **__: (200, said))
+        monkeypatch.setattr("broker.whereabouts.ask", lambda *_, said=said, **__: Answer(200, said, HTTPMessage()))
         assert not kept(phone, path).learn()
         assert addresses(path) == phone.addresses
     many = b'{"addresses": [%s]}' % b",".join(b'"10.0.0.%d"' % number for number in range(200))
-    monkeypatch.setattr("broker.whereabouts.ask", lambda *_, **__: (200, many))
+    monkeypatch.setattr("broker.whereabouts.ask", lambda *_, **__: Answer(200, many, HTTPMessage()))
     assert kept(phone, path).learn()
     assert (addresses(path)[:2], len(addresses(path))) == ((HOST, "10.0.0.0"), MOST_ADDRESSES)
 
