@@ -1,11 +1,11 @@
-"""Requests that a node holds for nobody are ended."""
+"""What a node holds for nobody is ended: requests, and layers of an epoch that is over."""
 
 from __future__ import annotations
 
 import pytest
 
 from orchestrator.timing import Timing
-from schemas.messages import KeepRequests, StageMetrics
+from schemas.messages import KeepRequests, ReleaseSegment, StageMetrics
 from tests.support.orchestrating import World
 
 LEFTOVER_S = Timing().leftover_s
@@ -55,3 +55,20 @@ def test_what_lasts_a_moment_is_none(world: World) -> None:
 def test_it_is_told_again_while_it_holds_them(world: World) -> None:
     holds(world, 1, 3 * LEFTOVER_S + 1)
     assert len(told(world)) == 3
+
+
+def test_layers_of_an_epoch_that_is_over_are_let_go(world: World) -> None:
+    """The message that has put the next plan in force could not be read, and the node has no part in that."""
+    over = world.plan.epoch
+    world.kill("b")
+    world.join("d")
+    world.wait(5)
+    assert over < world.plan.epoch
+    stage = StageMetrics(pipeline=world.plan.pipeline, epoch=over, stage=1, open_requests=2)
+    world.join("e")
+    world.condition["e"] = {"stages": (stage,)}
+    before = len(world.published(ReleaseSegment))
+    world.wait(LEFTOVER_S + 1)
+    assert [release.epoch for release in world.published(ReleaseSegment)[before:]] == [over]
+    assert world.commands("e", ReleaseSegment)
+    assert not told(world)
