@@ -1,0 +1,32 @@
+"""``/health`` and ``/ready``: is the gateway there, and can it answer?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter
+
+from orchestrator.gateway.errors import RETRY_AFTER_S, ApiError
+from orchestrator.gateway.gateway import Gateway
+from schemas import PACKAGE_VERSION
+
+
+def state_routes(gateway: Gateway) -> APIRouter:
+    """The routes of a gateway; no key is asked for, and nothing of the fleet is told but whether it serves."""
+    router = APIRouter(tags=["State"])
+
+    @router.get("/health")
+    async def health() -> dict[str, Any]:
+        """The gateway is there."""
+        return {"status": "ok", "version": PACKAGE_VERSION}
+
+    @router.get("/ready")
+    async def ready() -> dict[str, Any]:
+        """A question would be answered now; 503 if not, with what is missing."""
+        status = await gateway.client.status()
+        if status.state != "serving":
+            why = status.reason or status.state
+            raise ApiError(503, f"not serving: {why}", code="not_ready", retry_after_s=RETRY_AFTER_S)
+        return {"status": "ok", "model": status.model}
+
+    return router
