@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from fastapi import FastAPI, Request, Response
+from fastapi import Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from orchestrator.gateway.access import known_caller
 from orchestrator.gateway.errors import ApiError, as_api_error, ollama_body, openai_body
 from orchestrator.gateway.gateway import Gateway
+from orchestrator.gateway.ollama_routes import ollama_routes
 from orchestrator.gateway.openai_routes import openai_routes
 from orchestrator.gateway.state_routes import state_routes
 from orchestrator.gateway.streams import HungUp
@@ -40,7 +42,8 @@ def make_app(gateway: Gateway, *, access: Access | None) -> FastAPI:
         responses={code: {"description": "See the body's message."} for code in (400, 401, 404, 413, 422, 429, 503)},
     )
     app.state.access = access
-    app.include_router(openai_routes(gateway))
+    for routes in (openai_routes(gateway), ollama_routes(gateway)):
+        app.include_router(routes, dependencies=[Depends(known_caller)])
     app.include_router(state_routes(gateway))
     app.add_exception_handler(LinguabusError, _ours)
     app.add_exception_handler(RequestValidationError, _invalid)

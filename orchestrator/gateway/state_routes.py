@@ -5,15 +5,29 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import APIRouter
+from fastapi.responses import PlainTextResponse
 
 from orchestrator.gateway.errors import RETRY_AFTER_S, ApiError
 from orchestrator.gateway.gateway import Gateway
 from schemas import PACKAGE_VERSION
 
+OLLAMA_VERSION = "0.9.0"
+"""Some clients ask for 0.6.4 at least."""
+
 
 def state_routes(gateway: Gateway) -> APIRouter:
     """The routes of a gateway; no key is asked for, and nothing of the fleet is told but whether it serves."""
     router = APIRouter(tags=["State"])
+
+    @router.api_route("/", methods=["GET", "HEAD"], response_class=PlainTextResponse, include_in_schema=False)
+    async def root() -> str:
+        """Something is here; Ollama's clients ask before they ask for more."""
+        return "linguabus is running"
+
+    @router.get("/api/version")
+    async def version() -> dict[str, str]:
+        """The version of Ollama's interface that is spoken here."""
+        return {"version": OLLAMA_VERSION}
 
     @router.get("/health")
     async def health() -> dict[str, Any]:

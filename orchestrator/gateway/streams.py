@@ -51,11 +51,11 @@ async def numbered_pieces(
     try:
         ended = 0
         while ended < len(answers):
-            number, piece = await arrived.get()
-            if isinstance(piece, LinguabusError):
-                raise piece
-            ended += piece is None
-            yield number, piece
+            number, came = await arrived.get()
+            if isinstance(came, LinguabusError):
+                raise came
+            ended += came is None
+            yield number, came
     finally:
         for task in tasks:
             task.cancel()
