@@ -23,7 +23,9 @@ from orchestrator.client.control_calls import Reply
 from orchestrator.client.errors import AnswerFailed, AnswerIncomplete, NoOrchestrator
 from schemas.limits import DEFAULT_PATIENCE_S
 from schemas.messages import (
+    MOST_EVENTS,
     ChatMessage,
+    FleetEvent,
     NodesReply,
     OperatorRequest,
     OverviewReply,
@@ -132,6 +134,8 @@ class AsyncClient:
         """The thread's open commands: what may answer them, until when, who waits."""
         self._told_s: dict[str, float] = {}
         """The thread's: when a request was last told that it waits; none that does not."""
+        self._listeners: set[asyncio.Queue[FleetEvent]] = set()
+        self._is_listening = False
         self._closing = False
         self._failure: Exception | None = None
         self._thread = threading.Thread(target=self._run, name="client", daemon=True)
@@ -240,6 +244,29 @@ class AsyncClient:
         """All pipelines and nodes as they are at this moment."""
         return await self.command(ShowOverview(), OverviewReply)
 
+    async def events(self) -> AsyncGenerator[FleetEvent, None]:
+        """Events from now on; of a reader who takes none the oldest are dropped."""
+        heard: asyncio.Queue[FleetEvent] = asyncio.Queue()
+        self._listeners.add(heard)
+        try:
+            if not self._is_listening:
+                self._is_listening = True
+                await self._listen()
+            while True:
+                yield await heard.get()
+        finally:
+            self._listeners.discard(heard)
+
+    async def _listen(self) -> None:
+        listening: asyncio.Future[None] = self._loop.create_future()
+
+        def listen() -> None:
+            self._client.listen()
+            self._settle(listening, None, None)
+
+        self._order(listen, listening)
+        await listening
+
     # --- the thread -------------------------------------------------------------------------------------------
 
     def _order(self, function: Callable[[], None], awaited: asyncio.Future[Any]) -> None:
@@ -292,6 +319,8 @@ class AsyncClient:
         arrived += self._waits()
         if arrived:
             self._loop.call_soon_threadsafe(_hand_over, arrived)
+        if events := self._client.heard_events():
+            self._loop.call_soon_threadsafe(self._hear, events)
         for request in list(self._calls):
             self._look_for_reply(request)
 
@@ -307,6 +336,13 @@ class AsyncClient:
             elif waiting is None and self._told_s.pop(request, None) is not None:
                 told.append((answer, None))
         return told
+
+    def _hear(self, events: Sequence[FleetEvent]) -> None:
+        for heard in self._listeners:
+            for event in events:
+                if heard.qsize() >= MOST_EVENTS:
+                    heard.get_nowait()
+                heard.put_nowait(event)
 
     def _look_for_reply(self, request: str) -> None:
         answers, until_s, answered = self._calls[request]

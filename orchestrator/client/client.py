@@ -290,6 +290,10 @@ class Client(Closing):
         """Wait for something and return the events since the last call."""
         if not self._events:
             self._poll(self._silence_s if timeout_s is None else timeout_s)
+        return self.heard_events()
+
+    def heard_events(self) -> list[FleetEvent]:
+        """The events since the last call, without waiting."""
         heard, self._events = self._events, []
         return heard
 

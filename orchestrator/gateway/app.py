@@ -11,7 +11,9 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from orchestrator.gateway.access import known_caller
+from orchestrator.gateway.counted import Counted
 from orchestrator.gateway.errors import ApiError, as_api_error, ollama_body, openai_body
+from orchestrator.gateway.fleet_routes import fleet_routes
 from orchestrator.gateway.gateway import Gateway
 from orchestrator.gateway.ollama_routes import ollama_routes
 from orchestrator.gateway.openai_routes import openai_routes
@@ -42,7 +44,8 @@ def make_app(gateway: Gateway, *, access: Access | None) -> FastAPI:
         responses={code: {"description": "See the body's message."} for code in (400, 401, 404, 413, 422, 429, 503)},
     )
     app.state.access = access
-    for routes in (openai_routes(gateway), ollama_routes(gateway)):
+    app.add_middleware(Counted, metrics=gateway.metrics)
+    for routes in (openai_routes(gateway), ollama_routes(gateway), fleet_routes(gateway)):
         app.include_router(routes, dependencies=[Depends(known_caller)])
     app.include_router(state_routes(gateway))
     app.add_exception_handler(LinguabusError, _ours)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from orchestrator.client.async_client import AsyncAnswer, AsyncClient
 from orchestrator.client.errors import NoOrchestrator
 from orchestrator.gateway.errors import RETRY_AFTER_S, ApiError
+from orchestrator.gateway.metrics import AnswerMetrics
 from orchestrator.gateway.question import Question
 
 STATUS_S = 2.0
@@ -37,6 +38,7 @@ class Gateway:
         self.client = client
         self.limits = limits or GatewayLimits()
         self.started_at = int(time.time())
+        self.metrics = AnswerMetrics()
         self._open: Counter[str] = Counter()
         self._models: tuple[str, ...] = ()
         self._looked_s = float("-inf")
@@ -100,10 +102,12 @@ class Gateway:
                 retry_after_s=RETRY_AFTER_S,
             )  # fmt: skip
         self._open[caller] += answers
+        self.metrics.open.inc(answers)
         try:
             yield
         finally:
             self._open[caller] -= answers
+            self.metrics.open.dec(answers)
             self._open += Counter()  # forgets who has none open
 
     async def ask(self, question: Question) -> AsyncAnswer:
@@ -115,3 +119,8 @@ class Gateway:
             sampling=question.sampling,
             patience_s=question.patience_s,
         )
+
+    def leave(self, answer: AsyncAnswer) -> None:
+        """Read no more of an answer, and cancel it unless it has ended; it counts from now on."""
+        answer.leave()
+        self.metrics.ended(answer.end)

@@ -97,7 +97,7 @@ async def _answer(
     with ExitStack() as held:
         held.enter_context(gateway.room(caller))
         answer = await gateway.ask(question)
-        held.callback(answer.leave)
+        held.callback(gateway.leave, answer)
         if asked.stream:
             lines = _lines(answer, question.model, said, gateway.limits.quiet_s)
             return LineStream(lines, held.pop_all(), "application/x-ndjson")

@@ -81,7 +81,7 @@ async def _answer(
         answers: list[AsyncAnswer] = []
         for number in range(asked.answers):
             answer = await gateway.ask(question.varied(number))
-            held.callback(answer.leave)
+            held.callback(gateway.leave, answer)
             answers.append(answer)
         shape.begin(answers[0].request)
         if asked.stream:

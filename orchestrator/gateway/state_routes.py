@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Response
 from fastapi.responses import PlainTextResponse
 
 from orchestrator.gateway.errors import RETRY_AFTER_S, ApiError
 from orchestrator.gateway.gateway import Gateway
 from schemas import PACKAGE_VERSION
+from schemas.errors import LinguabusError
 
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+"""Of the format that every Prometheus reads."""
 OLLAMA_VERSION = "0.9.0"
 """Some clients ask for 0.6.4 at least."""
 
@@ -33,6 +37,14 @@ def state_routes(gateway: Gateway) -> APIRouter:
     async def health() -> dict[str, Any]:
         """The gateway is there."""
         return {"status": "ok", "version": PACKAGE_VERSION}
+
+    @router.get("/metrics", response_class=PlainTextResponse)
+    async def metrics() -> Response:
+        """Prometheus metrics. The names of nodes are in them, and nothing that anybody has asked."""
+        overview = None
+        with contextlib.suppress(LinguabusError):
+            overview = await gateway.client.overview()
+        return Response(gateway.metrics.text(overview), media_type=CONTENT_TYPE)
 
     @router.get("/ready")
     async def ready() -> dict[str, Any]:
