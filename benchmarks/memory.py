@@ -26,8 +26,8 @@ from smollm2 import open_smollm2
 
 from broker.local_broker import LocalBroker
 from orchestrator.client import Client
+from orchestrator.commands.demo_model import demo_checkpoint
 from orchestrator.commands.settings import default_cache
-from orchestrator.demo.model import demo_checkpoint
 from orchestrator.fleet import profiles
 from orchestrator.model.model import Model
 from orchestrator.model.progress import silent

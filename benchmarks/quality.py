@@ -26,8 +26,8 @@ from resident import resident_of
 from rings import LocalChain
 from smollm2 import open_smollm2
 
+from orchestrator.commands.demo_model import demo_checkpoint
 from orchestrator.commands.settings import default_cache
-from orchestrator.demo.model import demo_checkpoint
 from orchestrator.model.model import Model
 from orchestrator.model.parity_report import read_check
 from orchestrator.model.precision import AUTO

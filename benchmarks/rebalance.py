@@ -20,7 +20,7 @@ from harness import PAIRS, Result, main, median_result, note
 from services import Fleet, Installation, Reader, fleet_of, installed, parts_bytes, reading, until
 from smollm2 import open_smollm2
 
-from orchestrator.demo.local_fleet import node_overhead_bytes
+from orchestrator.commands.demo_fleet import node_overhead_bytes
 from orchestrator.fleet.profiles import PROBE_TIME_LIMIT_S
 from orchestrator.model.model import Model
 

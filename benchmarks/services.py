@@ -16,7 +16,7 @@ from harness import note
 from broker.local_broker import LocalBroker
 from orchestrator.client import AnswerFailed, Client, ControlRefused, NoOrchestrator
 from orchestrator.commands.bench_report import make_prompt
-from orchestrator.demo.local_fleet import node_overhead_bytes
+from orchestrator.commands.demo_fleet import node_overhead_bytes
 from orchestrator.fleet import profiles
 from orchestrator.model.model import Model
 from orchestrator.replanning.problem_builder import build_problem

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import harness  # noqa: F401  (puts the repository on the path)
 
+from orchestrator.commands.demo_model import demo_model
 from orchestrator.commands.settings import default_cache
-from orchestrator.demo.model import demo_model
 from orchestrator.model.model import Model
 
 QUESTION = "What is the capital of France?"

@@ -16,7 +16,7 @@ from broker.errors import CredentialUnusable
 from broker.private_file import write_private
 from broker.tls import client_context
 from schemas.names import is_name
-from schemas.roles import ROLES, Role
+from schemas.roles import ON_BROKER, Role
 
 FILE = "credential.json"
 _MOST_BYTES = 64 << 10
@@ -101,7 +101,7 @@ class Credential:
         addresses = given.get("addresses")
         texts = [given.get(key) for key in ("name", "role", "key", "authority")]
         ports = [given.get(key) for key in ("broker_port", "http_port")]
-        if not all(isinstance(text, str) and text for text in texts) or given["role"] not in ROLES:
+        if not all(isinstance(text, str) and text for text in texts) or given["role"] not in ON_BROKER:
             raise ValueError("it has no name, role, key or authority")
         if not is_name(given["name"]) or not all(type(port) is int and 0 < port < 65536 for port in ports):
             raise ValueError("its name or a port is none")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from schemas import topics as t
-from schemas.roles import ROLES, Role
+from schemas.roles import ON_BROKER, Role
 from schemas.topics import PREFIX, TOPICS, Topic
 
 Access = Literal["read", "write"]
@@ -94,9 +94,9 @@ def may(role: Role, access: Access, topic: Topic, *, own: bool) -> bool:
 
 def rights_table() -> str:
     """Every topic and what each role may do with it, as a table in Markdown."""
-    lines = ["| topic | " + " | ".join(ROLES) + " |", "|---" * (len(ROLES) + 1) + "|"]
+    lines = ["| topic | " + " | ".join(ON_BROKER) + " |", "|---" * (len(ON_BROKER) + 1) + "|"]
     for topic in TOPICS:
-        cells = [_cell(role, topic) for role in ROLES]
+        cells = [_cell(role, topic) for role in ON_BROKER]
         lines.append(f"| `{topic.pattern}` | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

@@ -30,6 +30,8 @@ COMMANDS = {
     "doctor": "orchestrator.commands.doctor",
     "fleet": "orchestrator.commands.fleet",
     "permit-join": "orchestrator.commands.permit_join",
+    "api": "orchestrator.commands.api",
+    "key": "orchestrator.commands.key",
     "ask": "orchestrator.commands.ask",
     "chat": "orchestrator.commands.chat",
     "nodes": "orchestrator.commands.nodes",

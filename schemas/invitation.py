@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from schemas.errors import BadInvitation
 from schemas.names import is_name
-from schemas.roles import ROLES, Role
+from schemas.roles import ON_BROKER, Role
 
 SCHEME = "linguabus://"
 TOKEN_BYTES = 16
@@ -59,7 +59,7 @@ class Invitation:
         addresses = found["addresses"].split(",")
         if not is_name(found["name"]) or not all(_ADDRESS.fullmatch(one) for one in addresses):
             raise BadInvitation("its name or an address is none")
-        role = next((known for known in ROLES if known == found["role"]), None)
+        role = next((known for known in ON_BROKER if known == found["role"]), None)
         fingerprint, token = _decoded(found["fingerprint"]), _decoded(found["token"])
         if role is None or not 0 < int(found["port"]) < 65536:
             raise BadInvitation("its role or port is none")

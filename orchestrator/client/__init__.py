@@ -1,7 +1,8 @@
-"""A small synchronous client of a running orchestrator."""
+"""Clients of a running orchestrator: `Client` for one thread, `AsyncClient` for an event loop."""
 
 from orchestrator.client.answer import Answer
 from orchestrator.client.answer_reader import RENEW_S, Waiting
+from orchestrator.client.async_client import AsyncAnswer, AsyncClient
 from orchestrator.client.client import LEASE_S, Client
 from orchestrator.client.errors import (
     AnswerFailed,
@@ -20,6 +21,8 @@ __all__ = [
     "Answer",
     "AnswerFailed",
     "AnswerIncomplete",
+    "AsyncAnswer",
+    "AsyncClient",
     "Client",
     "ClientError",
     "ControlRefused",

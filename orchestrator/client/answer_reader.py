@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from broker.bus import Bus, Refused
@@ -62,6 +63,11 @@ class AnswerReader:
     def requests(self) -> tuple[str, ...]:
         """The requests that have not ended."""
         return tuple(self._streams)
+
+    @property
+    def streams(self) -> Collection[AnswerStream]:
+        """Those of the requests that have not ended."""
+        return self._streams.values()
 
     def get(self, request: str) -> AnswerStream | None:
         """An answer's stream; None once it has ended or was left."""

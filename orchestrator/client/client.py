@@ -13,13 +13,14 @@ import secrets
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, Self, TypeVar
+from typing import Self
 
 from broker.address import BrokerAddress, as_address
 from broker.bus import Bus, Connected, Delivery, Disconnected, Refused, Will
 from orchestrator.client.answer import Answer
 from orchestrator.client.answer_reader import SILENCE_S, AnswerReader, Waiting
 from orchestrator.client.answer_stream import StreamMessage
+from orchestrator.client.control_calls import ControlCalls, Reply
 from orchestrator.client.errors import AnswerIncomplete, ControlRefused, NoOrchestrator, QuestionTooLong
 from schemas.closing import Closing
 from schemas.errors import ContractError
@@ -39,7 +40,6 @@ from schemas.messages import (
     HistoryReply,
     NodesReply,
     NoPlanReply,
-    OperatorRefusal,
     OperatorRequest,
     OverviewReply,
     PlanConstraints,
@@ -91,8 +91,6 @@ _LOOK_S = 0.5
 SURE_BYTES = 4_096
 """Questions up to this length are sent without asking whether the broker takes them: nodes need as much themselves."""
 
-_Reply = TypeVar("_Reply")
-
 
 class Client(Closing):
     """A client of the orchestrator, over a connected bus. Leaving the context cancels what is open, closes the bus."""
@@ -116,11 +114,11 @@ class Client(Closing):
         """
         self._bus = bus
         self._name, self._connection = name, connection
-        self._broker = broker
+        self.broker = broker
         self._silence_s = silence_s
         self._control_timeout_s = control_timeout_s
-        self._replies: dict[str, bytes | ControlRefused | None] = {}
-        """Of commands by request: from the orchestrator, or the broker's refusal; None until there is one."""
+        self.calls = ControlCalls(bus, name=name)
+        """The commands that are not answered yet, for who waits for several things at once."""
         self._lease_s = lease_s
         self._reader = AnswerReader(bus, name=name, broker=broker, silence_s=silence_s)
         self._woken = False
@@ -201,7 +199,7 @@ class Client(Closing):
 
     # --- commands ---------------------------------------------------------------------------------------------
 
-    def command(self, command: OperatorRequest, *answers: type[_Reply], timeout_s: float | None = None) -> _Reply:
+    def command(self, command: OperatorRequest, *answers: type[Reply], timeout_s: float | None = None) -> Reply:
         """Give the orchestrator a command and return its answer, which is of one of the types ``answers``.
 
         Raises:
@@ -212,28 +210,17 @@ class Client(Closing):
         wait_s = self._control_timeout_s if timeout_s is None else timeout_s
         if wait_s > self._control_timeout_s:
             self.status()  # what takes long is not awaited where nobody is
-        request = secrets.token_hex(8)
-        self._replies[request] = None
+        request = self.calls.begin(command)
         try:
-            self._bus.publish(CONTROL_SUBMIT.format(client=self._name, request=request), encode(command), qos=1)
-            payload = self._reply(request, time.monotonic() + wait_s)
+            deadline_s = time.monotonic() + wait_s
+            while not self.calls.is_answered(request):
+                remaining_s = deadline_s - time.monotonic()
+                if remaining_s <= 0:
+                    raise NoOrchestrator(self.broker)
+                self._poll(remaining_s)
+            return self.calls.take(request, *answers)
         finally:
-            del self._replies[request]
-        reply: Any = decode(payload, *answers, OperatorRefusal)
-        if isinstance(reply, OperatorRefusal):
-            raise ControlRefused(reply.reason)
-        answer: _Reply = reply
-        return answer
-
-    def _reply(self, request: str, deadline_s: float) -> bytes:
-        while (reply := self._replies[request]) is None:
-            remaining_s = deadline_s - time.monotonic()
-            if remaining_s <= 0:
-                raise NoOrchestrator(self._broker)
-            self._poll(remaining_s)
-        if isinstance(reply, ControlRefused):
-            raise reply
-        return reply
+            self.calls.forget(request)
 
     def nodes(self) -> NodesReply:
         """All nodes, and how they are doing."""
@@ -303,6 +290,10 @@ class Client(Closing):
         """Wait for something and return the events since the last call."""
         if not self._events:
             self._poll(self._silence_s if timeout_s is None else timeout_s)
+        return self.heard_events()
+
+    def heard_events(self) -> list[FleetEvent]:
+        """The events since the last call, without waiting."""
         heard, self._events = self._events, []
         return heard
 
@@ -332,10 +323,34 @@ class Client(Closing):
             raise AnswerIncomplete("the answer was left before its end: ask again")
         if not stream.waiting and not self._poll(_LOOK_S):
             self._reader.check(request)
+        return self._taken(request)
+
+    def _taken(self, request: str) -> list[StreamMessage]:
+        stream = self._reader.get(request)
+        assert stream
         messages, stream.waiting = stream.waiting, []
         if any(isinstance(message, StreamEnd | StreamError) for message in messages):
             self._reader.leave(request)
         return messages
+
+    def receive_all(self) -> dict[str, list[StreamMessage] | AnswerIncomplete]:
+        """Wait for something, half a second at the most, and return what has arrived of all answers, by request.
+
+        An answer that needs what was missing for longer than its patience has the error instead, and is left.
+        """
+        if not any(stream.waiting for stream in self._reader.streams):
+            self._poll(_LOOK_S)
+        arrived: dict[str, list[StreamMessage] | AnswerIncomplete] = {}
+        for request in self._reader.requests:
+            try:
+                if messages := self._taken(request):
+                    arrived[request] = messages
+                else:
+                    self._reader.check(request)
+            except AnswerIncomplete as error:
+                arrived[request] = error
+                self.leave(request)
+        return arrived
 
     def waiting(self, request: str) -> Waiting | None:
         """What an answer waits for; None while it is being computed."""
@@ -363,17 +378,14 @@ class Client(Closing):
 
     def _on_refused(self, refused: Refused) -> None:
         if place := CONTROL_SUBMIT.match(refused.topic):
-            if place["request"] in self._replies:  # else nobody waits for it any more
-                why = f"the broker refuses this to {self._name}: {refused.reason}"
-                self._replies[place["request"]] = ControlRefused(why)
+            self.calls.refused(place["request"], refused)
         elif REQUEST_SUBMIT.match(refused.topic):
             self._reader.refused(refused)
 
     def _sort(self, delivery: Delivery) -> None:
         try:
             if place := CONTROL_REPLY.match(delivery.topic):
-                if place["request"] in self._replies:  # else it is for another process of the same name
-                    self._replies[place["request"]] = delivery.payload
+                self.calls.heard(place["request"], delivery.payload)
                 self._reader.heard()
             elif EVENT.match(delivery.topic):
                 self._events.append(decode(delivery.payload, FleetEvent))

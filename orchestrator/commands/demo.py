@@ -21,7 +21,7 @@ from orchestrator.text.table import table
 from schemas.messages import ChatMessage, StageView
 
 if TYPE_CHECKING:
-    from orchestrator.demo.local_fleet import Fleet
+    from orchestrator.commands.demo_fleet import Fleet
 
 QUESTION = "What is the capital of France?"
 SYSTEM = "Answer in one short sentence."
@@ -34,8 +34,8 @@ MAX_TOKENS = 48
 @click.option("--keep", is_flag=True, help="Leave everything running until Ctrl-C, for questions of your own.")
 def command(question: str, nodes: int, keep: bool) -> int:
     """Start a broker, an orchestrator and nodes that are each too small for the model, and ask it something."""
-    from orchestrator.demo.local_fleet import memory_plan, node_overhead_bytes, running_fleet
-    from orchestrator.demo.model import demo_model
+    from orchestrator.commands.demo_fleet import memory_plan, node_overhead_bytes, running_fleet
+    from orchestrator.commands.demo_model import demo_model
 
     warn_of_few_files()
     signal.signal(signal.SIGTERM, _leave)

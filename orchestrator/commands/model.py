@@ -63,7 +63,7 @@ def add(settings: Settings, source: str, name: str | None, precision: str, profi
     What was converted is compared with its source, and refused if it computes something else. SOURCE may also be what
     "linguabus model export" wrote elsewhere: that is converted already, and taken as it is.
     """
-    from orchestrator.demo.model import demo_checkpoint
+    from orchestrator.commands.demo_model import demo_checkpoint
 
     store = _store(settings)
     try:

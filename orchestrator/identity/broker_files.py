@@ -19,7 +19,7 @@ from broker.roles import acl_text
 from orchestrator.identity.fleet_folder import LOOPBACK, FleetFolder
 from orchestrator.identity.register import Register
 from schemas.limits import MAX_PAYLOAD_BYTES
-from schemas.roles import Role
+from schemas.roles import ON_BROKER, Role
 
 MOST_CONNECTIONS = 900
 """Of members and of strangers, who may be in the middle of a handshake."""
@@ -81,7 +81,7 @@ def write_broker_files(fleet: FleetFolder, register: Register) -> bool:
         sqlite3.Error: the register can't be read.
     """
     with register.held():
-        return _write_changed(fleet, register.key_hashes())
+        return _write_changed(fleet, [known for known in register.key_hashes() if known[1] in ON_BROKER])
 
 
 def _write_changed(fleet: FleetFolder, members: Sequence[tuple[str, Role, str]]) -> bool:

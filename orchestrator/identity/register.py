@@ -9,7 +9,7 @@ import hashlib
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from broker.member_key import is_key
 from orchestrator.errors import StateUnreadable
 from orchestrator.identity.errors import AlreadyMember, DoorShut, InvitationOver, OwnMember, UnknownMember
 from schemas.closing import Closing
-from schemas.roles import Role
+from schemas.roles import ON_BROKER, Role
 
 MOST_MEMBERS = 1000
 ORCHESTRATOR = "orchestrator"
@@ -128,10 +128,10 @@ class Register(Closing):
             "INSERT OR REPLACE INTO members VALUES (?, ?, ?, ?, NULL)", (name, role, key_hash, self._now())
         )
 
-    def admits(self, name: str, key: str) -> bool:
-        """Is this a member's key? Takes as long where there is no such member."""
-        found = self._db.execute("SELECT key_hash FROM members WHERE name = ?", (name,)).fetchone()
-        return is_key(key, found[0] if found else _NOBODY) and found is not None
+    def admits(self, name: str, key: str, roles: Collection[Role] = ON_BROKER) -> bool:
+        """Is this the key of a member of one of these roles? Takes as long where there is no such member."""
+        found = self._db.execute("SELECT key_hash, role FROM members WHERE name = ?", (name,)).fetchone()
+        return is_key(key, found[0] if found else _NOBODY) and found is not None and found[1] in roles
 
     def saw(self, names: list[str]) -> None:
         """Note that these members are there."""

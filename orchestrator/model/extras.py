@@ -7,7 +7,8 @@ from collections.abc import Iterable
 
 MODULES = {
     "orchestrator": (
-        "amqtt", "cryptography", "h11", "highspy", "jinja2", "numpy", "onnx", "onnxruntime", "psutil", "pyomo",
+        "amqtt", "cryptography", "fastapi", "h11", "highspy", "jinja2", "numpy", "onnx", "onnxruntime",
+        "prometheus_client", "psutil", "pydantic", "pyomo",
         "segno", "starlette", "tokenizers", "uvicorn",
     ),
     "convert": (

@@ -1,4 +1,4 @@
-"""Who may fetch: names and keys in ``Authorization: Basic``, and not too many wrong ones."""
+"""Who may ask: names and keys in ``Authorization``, and not too many wrong ones."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ It has to compare in constant time, and to take as long for a name that it does 
 """
 _REMEMBERED = 4096
 """Of more that were right the oldest are forgotten."""
-_CHALLENGE = {"www-authenticate": 'Basic realm="linguabus"'}
+Read = Callable[[list[str]], tuple[str, str] | None]
+"""Name and key of a request's ``Authorization`` headers; None where they are something else."""
 
 
 class Access:
@@ -35,8 +36,18 @@ class Access:
     address, so who was right from there before is let in all the same.
     """
 
-    def __init__(self, admit: Admit, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        admit: Admit,
+        *,
+        read: Read | None = None,
+        scheme: str = "Basic",
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """``read`` is for others than ``Authorization: Basic``, and ``scheme`` what these are called."""
         self._admit = admit
+        self._read = read or _credentials
+        self._challenge = {"www-authenticate": f'{scheme} realm="linguabus"'}
         self._lock = threading.Lock()
         self.wrong = WrongAttempts(clock)
         self._known: OrderedDict[bytes, None] = OrderedDict()
@@ -52,7 +63,7 @@ class Access:
 
         given = request.headers.getlist("authorization")
         if not given:
-            raise HTTPException(401, "", _CHALLENGE)
+            raise HTTPException(401, "", self._challenge)
         peer = peer_of(request.client.host if request.client else "")
         with self._lock:  # one attempt at a time, so that twenty are twenty
             wait_s = self._try(peer, given)
@@ -60,7 +71,7 @@ class Access:
             return
         if wait_s > 0:
             raise HTTPException(429, "", {"retry-after": str(math.ceil(wait_s))})
-        raise HTTPException(401, "", _CHALLENGE)
+        raise HTTPException(401, "", self._challenge)
 
     def _try(self, peer: str, given: list[str]) -> float | None:
         """Seconds until the next attempt makes sense, 0 after a wrong one; None after the right one."""
@@ -68,7 +79,7 @@ class Access:
         wait_s = self.wrong.wait_s(peer)
         if wait_s and attempt not in self._known:
             return wait_s
-        pair = _credentials(given)
+        pair = self._read(given)
         if pair and self._admit(*pair):
             self._known[attempt] = None
             self._known.move_to_end(attempt)

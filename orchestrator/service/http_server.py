@@ -7,9 +7,9 @@ import logging
 import socket
 import ssl
 import threading
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from broker.address import bracketed
 from broker.own_address import own_address
@@ -23,7 +23,9 @@ from schemas.system_limits import describe
 if TYPE_CHECKING:
     from starlette.routing import BaseRoute
 
+_T = TypeVar("_T")
 _log = logging.getLogger(__name__)
+_START_S = 10.0
 _STOP_TIMEOUT_S = 1.5
 """uvicorn gives open connections a second."""
 
@@ -65,6 +67,7 @@ class HttpServer(Closing):
             tls.options |= ssl.OP_NO_RENEGOTIATION  # a client would make the server compute at no cost of its own
         self._server = UvicornServer(routes, limits, tls)
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._is_up = threading.Event()
         self._said: set[str] = set()
         self._thread = threading.Thread(target=self._run, name="http", daemon=True)
 
@@ -73,6 +76,7 @@ class HttpServer(Closing):
 
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
+        self._is_up.set()
         self._loop.set_exception_handler(self._failed)
         await self._server.serve(sockets=[self._socket])
 
@@ -84,6 +88,12 @@ class HttpServer(Closing):
         elif str(error) not in self._said:
             self._said.add(str(error))
             _log.warning("connections have to wait: %s (not logged again)", describe(error))
+
+    def call(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
+        """Run a coroutine in the server's event loop, once it was started, and return what comes of it."""
+        assert self._is_up.wait(_START_S), "the server has not been started"
+        assert self._loop
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
     def start(self) -> None:
         """Answer requests; those that came since construction first."""

@@ -12,8 +12,8 @@ import psutil
 import pytest
 import yaml
 
+from orchestrator.commands.demo_model import demo_model
 from orchestrator.commands.settings import default_cache
-from orchestrator.demo.model import demo_model
 from orchestrator.planning.solution import Solution
 from orchestrator.planning.solver.solve import solve
 from orchestrator.replanning.problem_builder import build_problem

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from broker.local_broker import LocalBroker
+from orchestrator.commands.demo_model import demo_model
 from orchestrator.commands.settings import default_cache
-from orchestrator.demo.model import demo_model
 from orchestrator.model.model import Model
 from orchestrator.planning.cost import predict
 from orchestrator.planning.problem import Stage

@@ -16,8 +16,8 @@ from typing import Any, Self
 
 from broker.errors import BusError
 from orchestrator.client import ClientError
+from orchestrator.commands.demo_model import demo_model
 from orchestrator.commands.settings import default_cache
-from orchestrator.demo.model import demo_model
 from schemas.messages import PlanConstraints, Sampling
 from tests.faults.player import Player
 from tests.faults.schedule import (

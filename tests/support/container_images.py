@@ -20,7 +20,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
-from orchestrator.demo.model import PACKAGE
+from orchestrator.commands.demo_model import PACKAGE
 from tests.support.container_engine import Engine
 from tests.support.repository import ROOT
 

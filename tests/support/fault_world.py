@@ -20,7 +20,7 @@ from broker.child_process import ChildProcess, our_environment
 from broker.credential import FILE
 from broker.errors import BusError
 from orchestrator.client import Client, ClientError
-from orchestrator.demo.local_fleet import node_overhead_bytes
+from orchestrator.commands.demo_fleet import node_overhead_bytes
 from orchestrator.model.manifest import Manifest
 from orchestrator.model.store import ModelStore
 from orchestrator.replanning.problem_builder import build_problem

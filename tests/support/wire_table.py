@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from orchestrator.commands.demo_model import demo_model
 from orchestrator.commands.settings import default_cache
-from orchestrator.demo.model import demo_model
 from orchestrator.model.graph import read_model, resolve
 from orchestrator.model.model import GRAPH_FILE
 from orchestrator.model.passages import encode_passages

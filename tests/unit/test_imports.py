@@ -28,7 +28,7 @@ NODE_LIBRARIES = {"paho", "click", "yaml", "numpy", "onnxruntime", "psutil"}
 EMBEDDED_BROKER = "broker.embedded_broker"
 """A program of its own, run where the orchestrator's extra is installed; no other module imports it."""
 HEAVY = {
-    "torch", "pyomo", "onnx", "pydantic", "transformers", "tokenizers", "starlette", "uvicorn", "amqtt",
+    "torch", "pyomo", "onnx", "pydantic", "transformers", "tokenizers", "starlette", "fastapi", "uvicorn", "amqtt",
     "huggingface_hub", "gguf", "onnxruntime_genai", "onnx_ir", "jinja2", "highspy", "scipy", "orchestrator",
 }  # fmt: skip
 
@@ -184,9 +184,9 @@ ROOMS = {
         "service": "control_plane core deployment effects errors events fleet identity model operator_api pipelines"
         " planning planning.explain planning.simulation planning.solver planning.standby replanning timing",
         "client": "errors",
-        "demo": "client errors model replanning text",
-        "commands": "balancing client demo errors fleet identity model planning planning.explain planning.simulation"
-        " planning.solver service text timing",
+        "gateway": "client errors service",
+        "commands": "balancing client errors fleet gateway identity model planning planning.explain"
+        " planning.simulation planning.solver replanning service text timing",
         "cli": "commands",
     },
 }

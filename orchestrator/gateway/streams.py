@@ -1,0 +1,86 @@
+"""Several answers as one stream, in the order in which their pieces come; and what ends when its caller is gone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from orchestrator.client.async_client import AsyncAnswer, StillThere
+from schemas.errors import LinguabusError
+from schemas.messages import StreamText
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+_T = TypeVar("_T")
+
+
+class HungUp(Exception):
+    """The caller is gone: there is nobody to answer."""
+
+
+async def numbered_pieces(
+    answers: Sequence[AsyncAnswer], *, quiet_s: float
+) -> AsyncIterator[tuple[int, StreamText | StillThere | None]]:
+    """(number of the answer, its next piece) as they come; None at an answer's end. Leaving ends all that are open.
+
+    Raises:
+        AnswerFailed, AnswerIncomplete: of the first answer that has no (more) text.
+    """
+    if len(answers) == 1:
+        async with aclosing(answers[0].pieces(quiet_s=quiet_s)) as pieces:
+            async for piece in pieces:
+                yield 0, piece
+        yield 0, None
+        return
+    arrived: asyncio.Queue[tuple[int, StreamText | StillThere | LinguabusError | None]] = asyncio.Queue(len(answers))
+
+    async def forward(number: int, answer: AsyncAnswer) -> None:
+        try:
+            async with aclosing(answer.pieces(quiet_s=quiet_s)) as pieces:
+                async for said in pieces:
+                    await arrived.put((number, said))
+        except LinguabusError as error:
+            await arrived.put((number, error))
+        else:
+            await arrived.put((number, None))
+
+    tasks = [asyncio.create_task(forward(*pair)) for pair in enumerate(answers)]
+    try:
+        ended = 0
+        while ended < len(answers):
+            number, came = await arrived.get()
+            if isinstance(came, LinguabusError):
+                raise came
+            ended += came is None
+            yield number, came
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def unless_hung_up(request: Request, work: Coroutine[Any, Any, _T]) -> _T:
+    """Do some work as long as the caller is there.
+
+    Raises:
+        HungUp: he is gone; the work was cancelled.
+    """
+    working, gone = asyncio.create_task(work), asyncio.create_task(_hung_up(request))
+    try:
+        await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise HungUp
+        return await working
+    finally:
+        gone.cancel()
+        working.cancel()
+        await asyncio.gather(working, gone, return_exceptions=True)
+
+
+async def _hung_up(request: Request) -> None:
+    """Return when the caller is gone. To be asked once his request is read."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

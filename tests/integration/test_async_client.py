@@ -1,0 +1,162 @@
+"""The client for event loops: many answers and commands at once over one connection."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing, asynccontextmanager
+
+import pytest
+
+from orchestrator.client import AnswerFailed, AnswerIncomplete
+from orchestrator.client.async_client import AsyncAnswer, AsyncClient, StillThere
+from schemas.errors import ContractError
+from schemas.messages import ChatMessage, ShowHistory, StatusReply, StreamText
+from tests.support.gateway_world import GatewayWorld, gateway_world
+from tests.support.members import as_operator
+from tests.support.polling import DEADLINE_S
+from tests.support.scripted_nodes import answer_text
+
+HELLO = [ChatMessage(role="user", content="hello")]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayWorld]:
+    with gateway_world(tmp_path_factory.mktemp("world")) as world:
+        yield world
+
+
+@asynccontextmanager
+async def connected(world: GatewayWorld) -> AsyncIterator[AsyncClient]:
+    async with asyncio.timeout(DEADLINE_S), await AsyncClient.connect(as_operator(world.url)) as client:
+        yield client
+
+
+def test_many_answers_at_once(world: GatewayWorld) -> None:
+    async def ask() -> list[str]:
+        async with connected(world) as client:
+            answers = await asyncio.gather(*(client.ask(HELLO, max_tokens=5 + number) for number in range(12)))
+            texts = await asyncio.gather(*(answer.whole() for answer in answers))
+            assert all(answer.end and answer.end.completion_tokens == len(answer.text) for answer in answers)
+            return texts
+
+    assert asyncio.run(ask()) == [answer_text(5, 5 + number) for number in range(12)]
+
+
+def test_commands_beside_answers(world: GatewayWorld) -> None:
+    async def ask() -> None:
+        async with connected(world) as client:
+            answer = await client.ask(HELLO, max_tokens=20)
+            text, nodes, plan, status = await asyncio.gather(
+                answer.whole(), client.nodes(), client.plan(), client.status()
+            )
+            assert text == answer_text(5, 20)
+            assert [node.node for node in nodes.nodes] == ["a", "b", "c", "d"]
+            assert plan.pipelines
+            assert status.state == "serving"
+            assert (await client.overview()).nodes
+
+    asyncio.run(ask())
+
+
+def test_what_is_wrong_is_told_to_who_asks(world: GatewayWorld) -> None:
+    async def ask() -> None:
+        async with connected(world) as client:
+            with pytest.raises(ContractError):
+                await client.ask(HELLO, max_tokens=0)
+            with pytest.raises(ContractError):
+                await client.command(ShowHistory(limit=1), StatusReply)
+            with pytest.raises(AnswerFailed, match="the context is"):
+                await (await client.ask(prompt="a" * 300)).whole()
+            assert await (await client.ask(HELLO, max_tokens=3)).whole() == answer_text(5, 3)
+
+    asyncio.run(ask())
+
+
+@pytest.fixture
+def endless(world: GatewayWorld) -> Iterator[None]:
+    """Answers stop after four tokens, and stay open."""
+    world.fleet.most_tokens = 4
+    yield
+    world.fleet.most_tokens = None
+    world.until_nothing_is_open()
+
+
+async def begun(client: AsyncClient) -> AsyncAnswer:
+    """An answer of which something has come."""
+    answer = await client.ask(HELLO, max_tokens=40)
+    async with aclosing(answer.pieces()) as pieces:
+        piece = await anext(pieces)
+        assert isinstance(piece, StreamText)
+    return answer
+
+
+@pytest.mark.usefixtures("endless")
+def test_an_answer_that_is_left_ends(world: GatewayWorld) -> None:
+    async def ask() -> None:
+        async with connected(world) as client:
+            await begun(client)
+            await asyncio.to_thread(world.until_nothing_is_open)
+
+    asyncio.run(ask())
+
+
+@pytest.mark.usefixtures("endless")
+def test_who_is_cancelled_leaves_nothing_open(world: GatewayWorld) -> None:
+    async def ask() -> None:
+        async with connected(world) as client:
+            task = asyncio.create_task((await client.ask(HELLO, max_tokens=40)).whole())
+            asking = asyncio.create_task(client.ask(HELLO, max_tokens=40))
+            await asyncio.sleep(0)
+            task.cancel()
+            asking.cancel()
+            await asyncio.gather(task, asking, return_exceptions=True)
+            await asyncio.to_thread(world.until_nothing_is_open)
+
+    asyncio.run(ask())
+
+
+@pytest.mark.usefixtures("endless")
+def test_closing_ends_what_is_open_and_says_so(world: GatewayWorld) -> None:
+    async def ask() -> None:
+        async with connected(world) as client:
+            answer = await client.ask(HELLO, max_tokens=40)
+            reading = asyncio.create_task(answer.whole())
+            while not answer.text:
+                await asyncio.sleep(0)
+            await client.close()
+            with pytest.raises(AnswerIncomplete, match="closed"):
+                await reading
+            with pytest.raises(AnswerIncomplete, match="closed"):
+                await client.ask(HELLO)
+            with pytest.raises(AnswerIncomplete, match="closed"):
+                await client.nodes()
+        world.until_nothing_is_open()
+
+    asyncio.run(ask())
+
+
+@pytest.mark.usefixtures("endless")
+def test_silence_is_said(world: GatewayWorld) -> None:
+    async def ask() -> None:
+        async with connected(world) as client:
+            answer = await client.ask(HELLO, max_tokens=40)
+            async with aclosing(answer.pieces(quiet_s=0.05)) as pieces:
+                while not isinstance(await anext(pieces), StillThere):
+                    pass
+
+    asyncio.run(ask())
+
+
+def test_events(world: GatewayWorld) -> None:
+    async def listen() -> None:
+        async with connected(world) as client, aclosing(client.events()) as events:
+            first = asyncio.ensure_future(anext(events))
+            await asyncio.sleep(0)
+            while not first.done():  # the subscription is on its way
+                await asyncio.to_thread(world.operator.drain, "d")
+                await asyncio.to_thread(world.operator.drain, "d", undo=True)
+                await asyncio.wait({first}, timeout=0.1)
+            assert first.result().node == "d"
+
+    asyncio.run(listen())

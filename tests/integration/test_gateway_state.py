@@ -1,0 +1,125 @@
+"""The gateway's metrics and its view of the fleet."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from orchestrator.gateway.access import key_access
+from tests.support.gateway_world import GatewayWorld, gateway_world
+from tests.support.polling import DEADLINE_S
+
+QUESTION = {"model": "tiny", "messages": [{"role": "user", "content": "a secret"}], "max_tokens": 6}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayWorld]:
+    with gateway_world(tmp_path_factory.mktemp("gateway")) as world:
+        yield world
+
+
+@pytest.fixture(scope="module")
+def root(world: GatewayWorld) -> Iterator[str]:
+    with world.gateway(quiet_s=0.1) as root:
+        yield root
+
+
+def scraped(root: str) -> dict[str, float]:
+    """Samples by name and labels."""
+    text = httpx.get(f"{root}/metrics", timeout=DEADLINE_S).text
+    assert "secret" not in text
+    return {
+        sample.name + "".join(f",{key}={value}" for key, value in sorted(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def test_metrics_count_what_is_answered(root: str) -> None:
+    before = scraped(root)
+    assert httpx.post(f"{root}/v1/chat/completions", json=QUESTION, timeout=DEADLINE_S).status_code == 200
+    assert httpx.post(f"{root}/v1/chat/completions", json={}, timeout=DEADLINE_S).status_code == 422
+    assert httpx.get(f"{root}/nothing/of/the/kind").status_code == 404
+    now = scraped(root)
+
+    def grown(name: str) -> float:
+        return now.get(name, 0.0) - before.get(name, 0.0)
+
+    assert grown("linguabus_tokens_generated_total") == 6
+    assert grown("linguabus_prompt_tokens_total") == len("a secret")
+    assert grown("linguabus_answers_total,outcome=length") == 1
+    assert grown("linguabus_time_to_first_token_seconds_count") == 1
+    assert grown("linguabus_time_per_output_token_seconds_count") == 1
+    assert grown("linguabus_http_requests_total,route=/v1/chat/completions,status=200") == 1
+    assert grown("linguabus_http_requests_total,route=/v1/chat/completions,status=422") == 1
+    assert grown("linguabus_http_requests_total,route=none,status=404") == 1
+    assert now["linguabus_answers_open"] == 0
+
+
+def test_metrics_show_the_fleet(root: str) -> None:
+    shown = scraped(root)
+    assert shown["linguabus_up"] == 1
+    assert shown["linguabus_pipeline_serving,model=tiny,pipeline=main"] == 1
+    assert sum(value for name, value in shown.items() if name.startswith("linguabus_node_online")) == 4
+    assert any(name.startswith("linguabus_stage_predicted_seconds,node=") for name in shown)
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
+def test_prometheus_own_check_has_nothing_to_say(root: str) -> None:
+    text = httpx.get(f"{root}/metrics").content
+    done = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
+def test_the_fleet_by_http(root: str) -> None:
+    def got(path: str) -> dict[str, object]:
+        response = httpx.get(f"{root}/api/fleet/{path}", timeout=DEADLINE_S)
+        assert response.status_code == 200, response.text
+        found: dict[str, object] = response.json()
+        return found
+
+    assert got("status")["state"] == "serving"
+    assert len(got("nodes")["nodes"]) == 4  # type: ignore[arg-type]
+    assert got("plan")["pipelines"]
+    assert got("overview")["pipelines"]
+    assert "pipelines" in got("moves")
+    assert got("plans")["plans"]
+
+
+def test_a_preview_changes_nothing(root: str) -> None:
+    url = f"{root}/api/fleet/preview"
+    preview = httpx.post(url, json={"exclude": ["a"]}, timeout=DEADLINE_S)
+    assert preview.status_code == 200
+    assert "a" not in {stage["node"] for stage in preview.json()["explanation"]["stages"]}
+    wrong = httpx.post(url, json={"exclude": 5})
+    assert (wrong.status_code, "exclude" in wrong.json()["error"]) == (422, True)
+    assert httpx.post(url, content=b"{", headers={"content-type": "application/json"}).status_code == 400
+
+
+def test_events_as_they_happen(world: GatewayWorld, root: str) -> None:
+    with httpx.stream("GET", f"{root}/api/fleet/events", timeout=DEADLINE_S) as response:
+        lines = response.iter_lines()
+        kinds = []
+        for line in lines:
+            if line == ": still there":
+                break
+            if line.startswith("data: "):
+                kinds.append(json.loads(line.removeprefix("data: "))["kind"])
+        assert "joined" in kinds
+        world.operator.drain("a")
+        drained = next(json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: "))
+        assert (drained["kind"], drained["node"]) == ("drained", "a")
+    world.operator.drain("a", undo=True)
+
+
+def test_only_who_has_a_key_sees_the_fleet(world: GatewayWorld) -> None:
+    with world.gateway(access=key_access(lambda *_: False)) as root:
+        for path in ("nodes", "events", "status"):
+            refused = httpx.get(f"{root}/api/fleet/{path}")
+            assert (refused.status_code, refused.headers["www-authenticate"]) == (401, 'Bearer realm="linguabus"')

@@ -1,0 +1,112 @@
+"""Ollama's own client holds conversations with the gateway."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import ollama
+import pytest
+
+from tests.support.gateway_world import GatewayWorld, gateway_world
+from tests.support.scripted_nodes import answer_text
+
+HELLO: list[Any] = [{"role": "user", "content": "hello"}]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayWorld]:
+    with gateway_world(tmp_path_factory.mktemp("gateway")) as world:
+        yield world
+
+
+@pytest.fixture(scope="module")
+def root(world: GatewayWorld) -> Iterator[str]:
+    with world.gateway(quiet_s=0.1) as root:
+        yield root
+
+
+@pytest.fixture
+def client(root: str) -> Iterator[ollama.Client]:
+    with ollama.Client(host=root) as client:
+        yield client
+
+
+def test_what_is_there(client: ollama.Client, root: str) -> None:
+    """As Home Assistant asks before it asks anything."""
+    assert httpx.get(root).status_code == 200
+    version = httpx.get(f"{root}/api/version").json()["version"]
+    assert tuple(map(int, version.split("."))) >= (0, 6, 4)
+    (model,) = client.list().models
+    assert model.model == "tiny"
+    assert client.ps().models[0].model == "tiny"
+    assert client.show("tiny:latest").capabilities == ["completion"]
+
+
+def test_a_conversation(client: ollama.Client) -> None:
+    said = client.chat("tiny", messages=HELLO, options={"num_predict": 8, "num_ctx": 8192}, keep_alive=-1)
+    assert said.message.content == answer_text(5, 8)
+    assert (said.done, said.done_reason, said.prompt_eval_count, said.eval_count) == (True, "length", 5, 8)
+    assert said.total_duration
+    assert said.total_duration > 0
+
+
+def test_a_stream(client: ollama.Client) -> None:
+    parts = list(client.chat("tiny", messages=HELLO, options={"num_predict": 8}, stream=True))
+    assert "".join(part.message.content or "" for part in parts) == answer_text(5, 8)
+    assert [part.done for part in parts] == [False] * (len(parts) - 1) + [True]
+
+
+def test_a_prompt(client: ollama.Client) -> None:
+    assert client.generate("tiny", "hello", options={"num_predict": 4}).response == answer_text(5, 4)
+    raw = client.generate("tiny", "hi", raw=True, options={"num_predict": 4}, stream=True)
+    assert "".join(part.response for part in raw) == answer_text(2, 4)
+    with_system = client.generate("tiny", "hello", system="be brief", options={"num_predict": 4})
+    assert with_system.response == answer_text(5 + len("be brief"), 4)
+
+
+def test_a_model_is_loaded_before_it_is_asked(client: ollama.Client) -> None:
+    assert client.chat("tiny", messages=[]).done_reason == "load"
+    assert client.generate("tiny", "").done_reason == "load"
+
+
+def test_a_model_that_is_served_is_pulled_already(client: ollama.Client) -> None:
+    assert client.pull("tiny").status == "success"
+    with pytest.raises(ollama.ResponseError, match="linguabus model add") as refused:
+        client.pull("llama3")
+    assert refused.value.status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("wrong", "status", "said"),
+    [
+        ({"model": "llama3"}, 404, "served: tiny"),
+        ({"options": {"temperature": -1}}, 422, "options.temperature"),
+        ({"messages": [{"role": "user", "content": "a", "images": ["QQ=="]}]}, 422, "images"),
+        ({"think": True}, 400, "think"),
+        ({"format": "json"}, 422, "format"),
+        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, 400, "tools"),
+    ],
+)
+def test_what_is_not_done_is_refused_by_name(root: str, wrong: dict[str, Any], status: int, said: str) -> None:
+    response = httpx.post(f"{root}/api/chat", json={"model": "tiny", "messages": HELLO} | wrong)
+    assert response.status_code == status
+    assert said in response.json()["error"]
+
+
+def test_a_question_that_fails_in_mid_stream_says_so(client: ollama.Client) -> None:
+    with pytest.raises(ollama.ResponseError, match="the context is"):
+        list(client.generate("tiny", "a" * 300, raw=True, stream=True))
+
+
+def test_an_answer_ends_when_its_reader_hangs_up(world: GatewayWorld, root: str) -> None:
+    world.fleet.most_tokens = 4
+    try:
+        body = {"model": "tiny", "messages": HELLO, "options": {"num_predict": 40}}
+        with httpx.stream("POST", f"{root}/api/chat", json=body) as response:
+            next(response.iter_lines())
+            assert world.operator.status().open_requests == 1
+        world.until_nothing_is_open()
+    finally:
+        world.fleet.most_tokens = None

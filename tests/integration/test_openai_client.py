@@ -1,0 +1,263 @@
+"""OpenAI's own client holds conversations with the gateway."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from orchestrator.gateway.access import key_access
+from orchestrator.gateway.access_key import key_text
+from orchestrator.service.http_access import Access
+from tests.support.gateway_world import GatewayWorld, gateway_world, openai_client
+from tests.support.polling import DEADLINE_S
+from tests.support.scripted_nodes import answer_text
+
+HELLO: list[Any] = [{"role": "user", "content": "hello"}]
+"""Five tokens here: letters."""
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayWorld]:
+    with gateway_world(tmp_path_factory.mktemp("gateway")) as world:
+        yield world
+
+
+@pytest.fixture(scope="module")
+def root(world: GatewayWorld) -> Iterator[str]:
+    with world.gateway(quiet_s=0.1) as root:
+        yield root
+
+
+@pytest.fixture
+def client(root: str) -> Iterator[openai.OpenAI]:
+    with openai_client(root) as client:
+        yield client
+
+
+def post(root: str, path: str, body: Any) -> httpx.Response:
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    headers = {"content-type": "application/json"}
+    return httpx.post(f"{root}{path}", content=data, headers=headers, timeout=DEADLINE_S)
+
+
+def test_the_models_that_are_served(client: openai.OpenAI) -> None:
+    assert [model.id for model in client.models.list()] == ["tiny"]
+    assert client.models.retrieve("tiny").owned_by == "linguabus"
+    with pytest.raises(openai.NotFoundError, match="served: tiny"):
+        client.models.retrieve("gpt-4o")
+
+
+def test_a_conversation(client: openai.OpenAI) -> None:
+    said = client.chat.completions.create(model="tiny", messages=HELLO, max_completion_tokens=8)
+    assert said.choices[0].message.content == answer_text(5, 8)
+    assert said.choices[0].finish_reason == "length"
+    assert said.usage
+    assert (said.usage.prompt_tokens, said.usage.completion_tokens, said.usage.total_tokens) == (5, 8, 13)
+
+
+def test_parts_of_text_are_one_text(client: openai.OpenAI) -> None:
+    parts: list[Any] = [
+        {"role": "developer", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}
+    ]
+    said = client.chat.completions.create(model="default", messages=parts, max_tokens=3)
+    assert said.choices[0].message.content == answer_text(2, 3)
+
+
+def test_a_stream(client: openai.OpenAI) -> None:
+    options: Any = {"include_usage": True}
+    stream = client.chat.completions.create(
+        model="tiny", messages=HELLO, max_tokens=10, stream=True, stream_options=options
+    )
+    chunks = list(stream)
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks[:-1]) == answer_text(5, 10)
+    assert chunks[0].choices[0].delta.role == "assistant"
+    assert chunks[-2].choices[0].finish_reason == "length"
+    assert not chunks[-1].choices
+    assert chunks[-1].usage
+    assert chunks[-1].usage.completion_tokens == 10
+
+
+def test_several_answers_to_a_question(client: openai.OpenAI) -> None:
+    said = client.chat.completions.create(model="tiny", messages=HELLO, max_tokens=6, n=3)
+    assert [choice.message.content for choice in said.choices] == [answer_text(5, 6)] * 3
+    assert said.usage
+    assert (said.usage.prompt_tokens, said.usage.completion_tokens) == (5, 18)
+    texts = ["", ""]
+    for chunk in client.chat.completions.create(model="tiny", messages=HELLO, max_tokens=6, n=2, stream=True):
+        texts[chunk.choices[0].index] += chunk.choices[0].delta.content or ""
+    assert texts == [answer_text(5, 6)] * 2
+
+
+def test_raw_text_goes_on(client: openai.OpenAI) -> None:
+    said = client.completions.create(model="tiny", prompt="abc", max_tokens=4, echo=True)
+    assert said.choices[0].text == "abc" + answer_text(3, 4)
+    stream = client.completions.create(model="tiny", prompt="abc", max_tokens=4, stream=True)
+    assert "".join(chunk.choices[0].text for chunk in stream) == answer_text(3, 4)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "field"),
+    [
+        ({"temperature": -1}, "temperature"),
+        ({"temperature": "warm"}, "temperature"),
+        ({"top_p": 2}, "top_p"),
+        ({"n": 0}, "n"),
+        ({"n": 1000}, "n"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"seed": 2**64}, "seed"),
+        ({"messages": []}, "messages"),
+        ({"messages": [{"role": "wizard", "content": "a"}]}, "messages.0.role"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}, "messages.0"),
+        ({"messages": [{"role": "user"}]}, "messages.0.content"),
+        ({"stream": "perhaps"}, "stream"),
+    ],
+)
+def test_a_wrong_field_is_named(root: str, wrong: dict[str, Any], field: str) -> None:
+    response = post(root, "/v1/chat/completions", {"model": "tiny", "messages": HELLO} | wrong)
+    error = response.json()["error"]
+    assert (response.status_code, error["type"]) == (422, "invalid_request_error")
+    assert error["param"].startswith(field)
+    assert error["message"].startswith(field)
+
+
+@pytest.mark.parametrize("body", [b"{", b"[]", b"\xff", b"null", b'{"messages": 1}'])
+def test_what_is_no_request_is_said_to_be_none(root: str, body: bytes) -> None:
+    response = post(root, "/v1/chat/completions", body)
+    assert response.status_code in (400, 422)
+    assert response.json()["error"]["message"]
+
+
+def test_fields_that_are_not_known_are_passed_over(root: str) -> None:
+    body = {"model": "tiny", "messages": HELLO, "max_tokens": 2, "user": "me", "store": False, "metadata": {"a": "b"}}
+    assert post(root, "/v1/chat/completions", body).status_code == 200
+
+
+def test_a_prompt_longer_than_the_context(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.completions.create(model="tiny", prompt="a" * 300)
+    assert refused.value.code == "context_length_exceeded"
+    stream = client.completions.create(model="tiny", prompt="a" * 300, stream=True)
+    with pytest.raises(openai.APIError, match="the context is"):
+        list(stream)
+
+
+def test_a_body_that_is_too_long(root: str) -> None:
+    body = {"model": "tiny", "messages": [{"role": "user", "content": "a" * (5 << 20)}]}
+    with contextlib.suppress(httpx.TransportError):  # the connection may be ended while the rest is on its way
+        assert post(root, "/v1/chat/completions", body).status_code == 413
+
+
+def test_nothing_is_where_nothing_is(root: str) -> None:
+    missing = httpx.get(f"{root}/v1/nothing")
+    assert (missing.status_code, missing.json()["error"]["type"]) == (404, "not_found_error")
+    assert httpx.get(f"{root}/v1/chat/completions").status_code == 405
+    assert httpx.get(f"{root}/health").json()["status"] == "ok"
+    assert httpx.get(f"{root}/ready").json() == {"status": "ok", "model": "tiny"}
+    assert "/v1/chat/completions" in httpx.get(f"{root}/openapi.json").json()["paths"]
+
+
+@pytest.fixture
+def endless(world: GatewayWorld) -> Iterator[None]:
+    """Answers stop after four tokens, and stay open."""
+    world.fleet.most_tokens = 4
+    yield
+    world.fleet.most_tokens = None
+    world.until_nothing_is_open()
+
+
+@pytest.mark.usefixtures("endless")
+def test_an_answer_ends_when_its_reader_hangs_up(world: GatewayWorld, client: openai.OpenAI) -> None:
+    with client.chat.completions.create(model="tiny", messages=HELLO, max_tokens=40, stream=True) as stream:
+        for chunk in stream:
+            if chunk.choices[0].delta.content:
+                break
+        assert world.operator.status().open_requests == 1
+    world.until_nothing_is_open()
+
+
+@pytest.mark.usefixtures("endless")
+def test_an_answer_that_is_awaited_whole_ends_when_its_reader_hangs_up(world: GatewayWorld, root: str) -> None:
+    body = {"model": "tiny", "messages": HELLO, "max_tokens": 40}
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(f"{root}/v1/chat/completions", json=body, timeout=1.0)
+    world.until_nothing_is_open()
+
+
+@pytest.mark.usefixtures("endless")
+def test_a_stream_says_that_it_is_still_there(root: str) -> None:
+    body = {"model": "tiny", "messages": HELLO, "max_tokens": 40, "stream": True}
+    with httpx.stream("POST", f"{root}/v1/chat/completions", json=body, timeout=DEADLINE_S) as response:
+        assert response.headers["content-type"].startswith("text/event-stream")
+        assert any(line == ": still there" for line in response.iter_lines())
+
+
+@pytest.mark.usefixtures("endless")
+def test_who_has_too_many_open_is_told_to_wait(world: GatewayWorld) -> None:
+    with world.gateway(answers_per_caller=1) as root:
+        client = openai_client(root)
+        with client.chat.completions.create(model="tiny", messages=HELLO, max_tokens=40, stream=True) as stream:
+            next(iter(stream))
+            with pytest.raises(openai.RateLimitError) as refused:
+                client.chat.completions.create(model="tiny", messages=HELLO)
+            assert int(refused.value.response.headers["retry-after"]) > 0
+        world.until_nothing_is_open()
+        world.fleet.most_tokens = None
+        assert client.chat.completions.create(model="tiny", messages=HELLO, max_tokens=2).choices
+
+
+def access(keys: dict[str, str]) -> Access:
+    return key_access(lambda name, key: keys.get(name) == key)
+
+
+def test_keys(world: GatewayWorld) -> None:
+    keys = {"notebook": "secret", "a.b": "other"}
+    with world.gateway(access=access(keys)) as root:
+        for name in keys:
+            assert openai_client(root, key_text(name, keys[name])).models.list().data
+        for wrong in ("", "none", "lb-notebook.other", "lb-nobody.secret", "notebook.secret", "lb-.", "lb-notebook."):
+            with pytest.raises(openai.AuthenticationError, match="linguabus key NAME"):
+                openai_client(root, wrong or "x").models.list()
+        for open_path in ("/health", "/", "/api/version"):
+            assert httpx.get(f"{root}{open_path}").status_code == 200
+        del keys["notebook"]
+        with pytest.raises(openai.AuthenticationError):
+            openai_client(root, key_text("notebook", "secret")).models.list()
+
+
+def test_a_question_waits_for_an_orchestrator_and_says_so(world: GatewayWorld, root: str) -> None:
+    assert httpx.get(f"{root}/v1/models").status_code == 200
+    world.end_service()
+    began: threading.Timer | None = None
+    said = ""
+    body = {"model": "default", "messages": HELLO, "max_tokens": 6, "stream": True}
+    with httpx.stream("POST", f"{root}/v1/chat/completions", json=body, timeout=DEADLINE_S) as response:
+        for line in response.iter_lines():
+            if line.startswith(": waiting for") and began is None:
+                began = threading.Timer(0, world.serve)
+                began.start()
+            if line.startswith("data: {"):
+                choices = json.loads(line.removeprefix("data: "))["choices"]
+                said += choices[0]["delta"].get("content", "")
+    assert began
+    began.join()
+    assert said == answer_text(5, 6)
+
+
+def test_without_an_orchestrator_a_gateway_that_knows_of_none_says_so(world: GatewayWorld) -> None:
+    world.end_service()
+    try:
+        with world.gateway() as root:
+            response = httpx.get(f"{root}/v1/models", timeout=DEADLINE_S)
+            assert response.status_code == 503
+            assert response.headers["retry-after"]
+            assert httpx.get(f"{root}/ready", timeout=DEADLINE_S).status_code == 503
+            assert httpx.get(f"{root}/health").status_code == 200
+    finally:
+        world.serve()
