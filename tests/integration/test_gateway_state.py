@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from orchestrator.gateway.access import key_access
 from tests.support.gateway_world import GatewayWorld, gateway_world
 from tests.support.polling import DEADLINE_S
+from tests.support.repository import ROOT
 
 QUESTION = {"model": "tiny", "messages": [{"role": "user", "content": "a secret"}], "max_tokens": 6}
 
@@ -123,3 +125,20 @@ def test_only_who_has_a_key_sees_the_fleet(world: GatewayWorld) -> None:
         for path in ("nodes", "events", "status"):
             refused = httpx.get(f"{root}/api/fleet/{path}")
             assert (refused.status_code, refused.headers["www-authenticate"]) == (401, 'Bearer realm="linguabus"')
+
+
+def test_the_dashboard_shows_metrics_that_there_are(root: str) -> None:
+    text = httpx.get(f"{root}/metrics", timeout=DEADLINE_S).text
+    names = {family.name for family in text_string_to_metric_families(text)}
+    dashboard = json.loads((ROOT / "docs" / "monitoring" / "grafana-dashboard.json").read_text())
+    queries = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    asked = {name for query in queries for name in re.findall(r"linguabus_[a-z_]+", query)}
+    assert len(asked) > 10
+    assert {name.removesuffix("_bucket").removesuffix("_total") for name in asked} <= names
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
+def test_prometheus_takes_the_configuration() -> None:
+    file = ROOT / "docs" / "monitoring" / "prometheus.yml"
+    done = subprocess.run(["promtool", "check", "config", str(file)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
