@@ -33,6 +33,7 @@ from tests.support.services import patient_client, running_orchestrator, wait_un
 NODES = ("node-a", "node-b")
 SERVE = ("--context", "512", "--slots", "8", "--wire", "fp16", "--min-nodes", "2", "--no-balance")
 PINS = (("embed", "node-a"), ("0-14", "node-a"), ("15-29", "node-b"), ("head", "node-b"))
+MEMORY_MB = "900"
 PROMPT = "Once upon a time"
 TOKENS = 100
 STREAMS = (1, 8)
@@ -45,15 +46,15 @@ Read = Callable[[int], Coroutine[Any, Any, Times]]
 
 
 @contextmanager
-def running_gateway(broker_url: str) -> Iterator[str]:
-    """``linguabus api`` on a free port of this machine, as its root's URL."""
+def running_gateway(broker_url: str) -> Iterator[tuple[str, int]]:
+    """``linguabus api`` on a free port of this machine: its root's URL, its process."""
     command = [sys.executable, "-m", "orchestrator.cli", "--broker", broker_url, "api", "--port", "0"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=harness.ROOT)
     assert process.stdout
     with process.stdout:
         try:
             line = process.stdout.readline()
-            yield line.split()[2].removesuffix("/v1")
+            yield line.split()[2].removesuffix("/v1"), process.pid
         finally:
             process.terminate()
             process.wait()
@@ -123,11 +124,11 @@ def measure(quick: bool) -> list[Result]:
         broker = stack.enter_context(LocalBroker(kind="mosquitto"))
         options = ("--model", model.manifest.name, *SERVE)
         stack.enter_context(running_orchestrator(broker.url, ModelStore(parent), folder / "home", *options))
-        stack.enter_context(running_nodes(NODES, broker.url, folder, "--memory-limit-mb", "500"))
+        stack.enter_context(running_nodes(NODES, broker.url, folder, "--memory-limit-mb", MEMORY_MB))
         with patient_client(broker.url) as client:
             wait_until_serving(client)
             client.apply(PlanConstraints(pins=PINS), timeout_s=120.0)
-        root = stack.enter_context(running_gateway(broker.url))
+        root, _ = stack.enter_context(running_gateway(broker.url))
         return asyncio.run(compare(broker.url, root, 8 if quick else TOKENS, 1 if quick else harness.PAIRS))
 
 
