@@ -55,6 +55,10 @@ class Player:
                 self._wait_until(self._due[0][0])
             for operator in self._operators:
                 operator.join(DEADLINE_S)
+            if self._replaced:
+                # The one that took over may have ended since, as its link was cut when it was started again: then the
+                # one before serves on, as it should, until the other is back.
+                self._world.repair()
             for orchestrator in self._replaced:
                 until("the end of an orchestrator that another one has replaced", lambda: not orchestrator.running)  # noqa: B023
                 self._world.forget(orchestrator)
