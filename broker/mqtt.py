@@ -152,6 +152,8 @@ class MqttBus(Closing):
     def stats(self) -> BusStats:
         """Counters since the bus was made."""
         self._stats.reconnects = self._link.reconnects
+        if self._link.state is not ConnectionState.NEW:
+            self._client.count_wire()
         return self._stats
 
     @property

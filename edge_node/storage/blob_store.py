@@ -51,6 +51,8 @@ class BlobStore:
         self._transferring = threading.Lock()
         self._used: dict[Hashable, frozenset[str]] = {}
         self._standby: dict[str, tuple[BlobRef, ...]] = {}
+        self.fetched_bytes = 0
+        """Since it was made, those of transfers that broke included."""
         directory.mkdir(parents=True, exist_ok=True)
 
     def path(self, sha256: str) -> Path:
@@ -241,6 +243,7 @@ class BlobStore:
                 file.write(data)
                 length += len(data)
                 fetched += len(data)
+                self.fetched_bytes += len(data)
                 on_progress(length)
                 if waited_s > _GRACE_S + fetched / _LEAST_RATE:
                     raise BlobUnavailable(f"the server sent {fetched} bytes in {waited_s:.0f} s")
