@@ -20,6 +20,7 @@ from broker.credential import Credential, is_address
 from broker.errors import CredentialUnusable
 from broker.https import ask
 from broker.tls import client_context
+from schemas.back_off import back_off_s, out_of_step
 
 PATH = "/v1/addresses"
 _ASK_AGAIN_S = 900.0
@@ -84,9 +85,12 @@ class Whereabouts(Collection[str]):
         return thread
 
     def _keep_learning(self) -> None:
-        never = threading.Event()
+        never, failures = threading.Event(), 0
         while True:
-            never.wait(_ASK_AGAIN_S if self.learn() else _AFTER_FAILURE_S)
+            failures = 0 if self.learn() else failures + 1
+            never.wait(
+                out_of_step(back_off_s(_AFTER_FAILURE_S, failures - 1, _ASK_AGAIN_S)) if failures else _ASK_AGAIN_S
+            )
 
     def _present(self) -> Credential:
         changed_ns = _changed_ns(self._path)

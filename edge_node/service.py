@@ -47,7 +47,7 @@ from edge_node.telemetry.message_limit import MessageLimit
 from edge_node.telemetry.profiler import Profiler
 from edge_node.telemetry.reporter import Reporter
 from edge_node.wire.activations import quiet
-from edge_node.wire.first_connection import connect_patiently
+from edge_node.wire.first_connection import LONGEST_PAUSE_S, connect_patiently
 from edge_node.wire.outbox import Outbox, will_of
 from edge_node.wire.topics import data_route
 from schemas import messages
@@ -73,7 +73,9 @@ class NodeService:
         will = will_of(config.name, self._incarnation)
         # The broker ends the connection of who has the same client id, whoever connects: nobody is to guess this one.
         client_id = f"node-{config.name}-{self._incarnation}-{secrets.token_hex(8)}"
-        make_bus = make_bus or (lambda name, will: MqttBus(config.broker, client_id=name, will=will, find=config.find))
+        make_bus = make_bus or (lambda name, will: MqttBus(
+            config.broker, client_id=name, will=will, find=config.find, longest_wait_s=LONGEST_PAUSE_S
+        ))  # fmt: skip
         self._bus = make_bus(client_id, will)
         self._outbox = Outbox(self._bus, node=config.name, incarnation=self._incarnation)
         self._echo_topic = NODE_ECHO.format(node=config.name)
@@ -81,9 +83,8 @@ class NodeService:
         self._memory_bytes = device.memory_budget_bytes(config.memory_limit_bytes)
         self._speed = config.emulated_speed
         blobs = config.blob_directory
-        blobs.mkdir(parents=True, exist_ok=True)
-        most_bytes = device.storage_budget_bytes(blobs, config.storage_limit_bytes)
-        self._store = BlobStore(blobs, limit_bytes=most_bytes, access=BlobAccess.by(config.broker, config.whereabouts))
+        access = BlobAccess.by(config.broker, config.whereabouts)
+        self._store = BlobStore(blobs, limit_bytes=config.storage_limit_bytes, access=access)
         self._runner = SegmentRunner(
             self._store, threads=config.threads, emulated_speed=config.emulated_speed, on_load_event=self._call,
             memory_bytes=self._memory_bytes,
@@ -173,7 +174,7 @@ class NodeService:
     def _register(self) -> None:
         assert self._birth
         self._core.max_message_bytes = max_bytes = self._limit.max_message_bytes
-        self._birth = replace(self._birth, max_message_bytes=max_bytes)
+        self._birth = replace(self._birth, max_message_bytes=max_bytes, storage_bytes=self._store.limit_bytes)
         self._outbox.register(self._birth, leaving=self._drain.reason)
         self._notices.registered()
 
@@ -391,5 +392,7 @@ class NodeService:
         self._is_slow = False
         self._reporter.say()
         self._table_pages.check(self._core.planned_bytes)
+        if not self._core.has_requests:
+            self._store.give_back()
         if not self._profiler.measures_link:
             self._reporter.measure_link()
