@@ -23,6 +23,7 @@ from smollm2 import open_smollm2
 
 from broker.address import BrokerAddress
 from broker.credential import FILE, Credential
+from broker.mqtt import MqttBus
 from edge_node.telemetry.pace import LINGER_S, SELDOM_S
 from orchestrator.client import Client
 from orchestrator.model.model import Model
@@ -40,6 +41,8 @@ PINS = (("embed", "node-a"), ("0-14", "node-a"), ("15-29", "node-b"), ("head", "
 MEMORY_MB = "400"
 WINDOW_S, SERVING_S = 600.0, 60.0
 QUICK_S = 2.0
+PATIENCE_S = 60.0
+"""With an orchestrator on a machine that has other things to do."""
 SETTLE_S = LINGER_S + 2 * SELDOM_S
 MOST_BYTES_PER_S, MOST_CPU_PERCENT = 1_000.0, 0.5
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
@@ -115,7 +118,10 @@ def _results(
         sent, received = after.sent_bytes - before.sent_bytes, after.received_bytes - before.received_bytes
         wire = (sent + received) / passed_s
         cpu_percent = 100 * (after.cpu_s - before.cpu_s) / passed_s
-        note(f"  {when}: {name}: {sent / passed_s:.0f} bytes/s sent, {received / passed_s:.0f} received")
+        note(
+            f"  {when}: {name}: {sent / passed_s:.0f} bytes/s sent, {received / passed_s:.0f} received,"
+            f" {cpu_percent:.2f} % of a core"
+        )
         label = f"{when}: {name}{' (no layers)' if name == SPARE else ''}"
         most = (MOST_BYTES_PER_S, MOST_CPU_PERCENT) if with_targets else (None, None)
         results += [
@@ -145,7 +151,11 @@ def _fleet(model: Model) -> Iterator[tuple[Client, BrokerAddress, dict[str, Mete
         running = stack.enter_context(running_nodes(NODES, None, folder, "--memory-limit-mb", MEMORY_MB))
         operator = Credential.load(home / FILE)
         assert operator
-        client = stack.enter_context(Client.connect(operator.broker()))
+        bus = stack.enter_context(MqttBus(operator.broker(), client_id="bench-operator"))
+        bus.connect()
+        client = Client(
+            bus, name=operator.name, connection="bench-operator", broker=str(bus.address), control_timeout_s=PATIENCE_S
+        )
         wait_until_serving(client)
         client.apply(PlanConstraints(pins=PINS), timeout_s=120.0)
         yield client, operator.broker(), {name: Metered(running[name], relays[name]) for name in NODES}

@@ -297,6 +297,8 @@ class NodeService:
                 self._do(self._core.subscribed(event.patterns))
             case Connected(reconnect=True):
                 _log.info("connected again")
+                if self._config.whereabouts:
+                    self._config.whereabouts.ask_soon()
                 self._limit.check()
                 self._register()
             case Disconnected():
