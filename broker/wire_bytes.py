@@ -14,10 +14,10 @@ _AT = 120
 """Where ``struct tcp_info`` has: bytes acknowledged, bytes received, segments sent, segments received (Linux 4.2)."""
 
 
-def wire_bytes(sock: socket.socket) -> tuple[int, int] | None:
+def wire_bytes(sock: object) -> tuple[int, int] | None:
     """Bytes sent and received with all headers and empty acknowledgements; None where the system does not say."""
-    if sys.platform not in ("linux", "android"):  # elsewhere the structure is another one
-        return None
+    if not isinstance(sock, socket.socket) or sys.platform not in ("linux", "android"):
+        return None  # elsewhere the structure is another one
     try:
         info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
         sent, received, segments_out, segments_in = _COUNTERS.unpack_from(info, _AT)

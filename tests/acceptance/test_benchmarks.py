@@ -13,7 +13,7 @@ from tests.support.repository import ROOT
 BENCHMARKS = ROOT / "benchmarks"
 HELPERS = {"gguf_models", "harness", "measured", "prompts", "resident", "rings", "services", "smollm2"}
 LONG = {
-    "convert_memory", "data_plane", "families", "features", "identity", "kv_handover", "long_prompts",
+    "convert_memory", "data_plane", "families", "features", "identity", "idle", "kv_handover", "long_prompts",
     "planned_vs_even", "quality", "rebalance", "restarts", "segment_memory", "speculation", "steady", "tls",
 }  # fmt: skip
 """Their short form takes a quarter of a minute and more, and other tests run what they measure."""

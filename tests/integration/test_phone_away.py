@@ -138,7 +138,6 @@ def test_the_phone_sleeps_and_wakes_up(house: House, phone: NodeProcess) -> None
         before = seen(client, is_here, "the phone")
         phone.process.send_signal(signal.SIGSTOP)
         stack.callback(phone.process.send_signal, signal.SIGCONT)
-        # Until the broker has given its connection up, too.
-        seen(client, lambda node: node.reason == "connection lost", "that it sleeps")
+        seen(client, lambda node: node.state == "offline", "that it sleeps")
         phone.process.send_signal(signal.SIGCONT)
         assert seen(client, is_here, "the phone").incarnation == before.incarnation
