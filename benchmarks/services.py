@@ -13,6 +13,7 @@ from typing import Any
 
 from harness import note
 
+from broker.address import BrokerAddress
 from broker.local_broker import LocalBroker
 from orchestrator.client import AnswerFailed, Client, ControlRefused, NoOrchestrator
 from orchestrator.commands.bench_report import make_prompt
@@ -48,7 +49,7 @@ def parts_bytes(model: Model, *, context_tokens: int, slots: int, wire: WireDtyp
 class Reader(threading.Thread):
     """Somebody who asks again as soon as there is an answer; remembers when each token came."""
 
-    def __init__(self, broker_url: str, prompt: str, max_tokens: int, *, once: bool = False) -> None:
+    def __init__(self, broker_url: str | BrokerAddress, prompt: str, max_tokens: int, *, once: bool = False) -> None:
         super().__init__(daemon=True)
         self.tokens: list[tuple[float, int]] = []
         """When (monotonic clock) and how many at once."""
@@ -101,7 +102,9 @@ class Reader(threading.Thread):
 
 
 @contextmanager
-def reading(broker_url: str, streams: int, *, prompt_tokens: int, max_tokens: int) -> Iterator[list[Reader]]:
+def reading(
+    broker_url: str | BrokerAddress, streams: int, *, prompt_tokens: int, max_tokens: int
+) -> Iterator[list[Reader]]:
     """Readers who are all past their first token."""
     words = max(4, round(WORDS_PER_TOKEN * prompt_tokens))
     readers = [Reader(broker_url, make_prompt(words, f"{stream}"), max_tokens) for stream in range(streams)]

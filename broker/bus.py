@@ -81,7 +81,10 @@ class Will:
 
 @dataclass(slots=True)
 class BusStats:
-    """Counters since the bus was made. Bytes are of MQTT packets with headers; messages are PUBLISH packets."""
+    """Counters since the bus was made. Bytes are of MQTT packets with headers; messages are PUBLISH packets.
+
+    On the wire there are also TLS, TCP and IP: as the system counts them, or else estimated.
+    """
 
     reconnects: int = 0
     dropped_qos0: int = 0
@@ -89,6 +92,8 @@ class BusStats:
     bytes_out: int = 0
     messages_in: int = 0
     messages_out: int = 0
+    wire_in: int = 0
+    wire_out: int = 0
 
 
 class Bus(Protocol):

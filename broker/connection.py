@@ -27,7 +27,7 @@ from broker.bus import Connected, Disconnected, Event
 from broker.dial import BackgroundDial
 from broker.errors import BrokerRefused, BrokerUnreachable, BusClosed, MemberRefused
 from broker.paho_client import SocketClient
-from schemas.back_off import back_off_s, out_of_step
+from schemas.back_off import absence_s, back_off_s, out_of_step
 
 logger = logging.getLogger(__name__)
 
@@ -88,6 +88,7 @@ class Connection:
         keepalive_s: int,
         connect_timeout_s: float,
         find: Callable[[], BrokerAddress] | None,
+        longest_wait_s: float,
     ) -> None:
         self.state = ConnectionState.NEW
         self.woken = False
@@ -107,7 +108,8 @@ class Connection:
         self.refused: MemberRefused | None = None
         """Why the connection is not made again, until somebody has read it."""
         self._failures = 0
-        self._online_since_s = 0.0
+        self._longest_wait_s = longest_wait_s
+        self._online_since_s = self._lost_s = 0.0
         self._due_s = 0.0  # by state: next keep-alive check, next attempt, end of the greeting
 
         self._wake_in, self._wake_out = socket.socketpair()
@@ -331,13 +333,15 @@ class Connection:
         logger.info("%s: %s; reconnecting", self._address, reason)
         self._events.append(Disconnected(reason))
         self._on_lost()
-        if time.monotonic() - self._online_since_s >= STABLE_S:
+        self._lost_s = time.monotonic()
+        if self._lost_s - self._online_since_s >= STABLE_S:
             self._failures = 0
         self._schedule_attempt()
 
     def _schedule_attempt(self) -> None:
-        """Wait between half and all of a delay that doubles with each failure up to RECONNECT_MAX_S."""
-        delay_s = out_of_step(back_off_s(RECONNECT_MIN_S, self._failures, RECONNECT_MAX_S))
+        """Wait between half and all of a delay that doubles with each failure, and grows with the broker's absence."""
+        longest_s = absence_s(time.monotonic() - self._lost_s, RECONNECT_MAX_S, self._longest_wait_s)
+        delay_s = out_of_step(back_off_s(RECONNECT_MIN_S, self._failures, longest_s))
         self._failures += 1
         self._lost_reason = ""
         self.state = ConnectionState.WAITING

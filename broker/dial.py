@@ -12,6 +12,10 @@ from broker.address import BrokerAddress
 from broker.connection_words import why
 from broker.errors import BrokerUnreachable
 
+_UNHEARD_MS = 20_000
+"""Where what was sent is not acknowledged for so long, the system ends the connection: this device's address, or the
+other one's, may be another one by now, which nobody tells a connection. It costs no message, unlike a keep-alive."""
+
 
 def dial(address: BrokerAddress, tls: ssl.SSLContext | None, timeout_s: float) -> socket.socket:
     """Return a connected socket with TCP_NODELAY set, its TLS handshake done when `tls` is given.
@@ -40,6 +44,8 @@ def _dial_host(host: str, port: int, tls: ssl.SSLContext | None, timeout_s: floa
     sock = socket.create_connection((host, port), timeout=timeout_s)
     try:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNHEARD_MS)
         if tls is not None:
             sock.settimeout(max(0.1, deadline_s - time.monotonic()))
             sock = tls.wrap_socket(sock, server_hostname=host)

@@ -29,7 +29,7 @@ from broker.bus import (
     Subscribed,
     Will,
 )
-from broker.connection import CLOSE_S, VERSIONS, Connection, ConnectionState
+from broker.connection import CLOSE_S, RECONNECT_MAX_S, VERSIONS, Connection, ConnectionState
 from broker.errors import BusClosed, PayloadTooLarge, QueueFull, SubscribeRefused
 from broker.paho_client import SocketClient, pack_topic
 from broker.tls import client_context
@@ -82,6 +82,7 @@ class MqttBus(Closing):
         max_queued: int = DEFAULT_MAX_QUEUED,
         max_inflight: int = 20,
         find: Callable[[], BrokerAddress] | None = None,
+        longest_wait_s: float = RECONNECT_MAX_S,
     ) -> None:
         """Nothing is sent before `connect`.
 
@@ -94,6 +95,7 @@ class MqttBus(Closing):
             max_inflight: QoS 1 messages on their way at once, or the broker's receive maximum if that is lower.
                 A connection keeps their order at any number; 1 would make each wait for the PUBACK before it.
             find: says before each attempt to connect again where the broker is by now; it is the same one.
+            longest_wait_s: between two such attempts, once the broker has been away for long; see `absence_s`.
 
         Raises:
             BadBrokerUrl: `address` is not a broker URL.
@@ -135,6 +137,7 @@ class MqttBus(Closing):
             keepalive_s=keepalive_s,
             connect_timeout_s=connect_timeout_s,
             find=find,
+            longest_wait_s=longest_wait_s,
         )
 
     @property
@@ -152,6 +155,8 @@ class MqttBus(Closing):
     def stats(self) -> BusStats:
         """Counters since the bus was made."""
         self._stats.reconnects = self._link.reconnects
+        if self._link.state is not ConnectionState.NEW:
+            self._client.count_wire()
         return self._stats
 
     @property

@@ -37,6 +37,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 from broker.bus import BusStats, Delivery, Event, Payload, Refused
 from broker.topic_filters import check_topic
+from broker.wire_bytes import estimated, wire_bytes
 
 READ_BYTES = 65_536
 MAX_TOPICS, MAX_KEPT_TOPIC_BYTES = 1_024, 512
@@ -80,6 +81,8 @@ class SocketClient(paho.Client):
         """The socket is another, or what waits to be written, since the owner set this to False."""
         self._stats = stats
         self._events = events
+        self._wire_before = (0, 0)
+        """Bytes sent and received on the wire by connections that are over."""
         self._is_v5 = protocol == MQTTProtocolVersion.MQTTv5
         self._handed: socket.socket | None = None
         self._read = b""
@@ -103,6 +106,16 @@ class SocketClient(paho.Client):
     def drop(self) -> None:
         """Close the socket without DISCONNECT; the broker publishes the will."""
         self._sock_close()
+
+    def count_wire(self) -> None:
+        """Bring the count of bytes on the wire up to date."""
+        stats, (sent, received) = self._stats, self._wire_before
+        found = wire_bytes(self._sock) if self._sock is not None else (0, 0)
+        if found is None:
+            stats.wire_out = estimated(stats.bytes_out, stats.messages_out)
+            stats.wire_in = estimated(stats.bytes_in, stats.messages_in)
+        else:
+            stats.wire_out, stats.wire_in = sent + found[0], received + found[1]
 
     @property
     def unacknowledged(self) -> int:
@@ -223,6 +236,8 @@ class SocketClient(paho.Client):
         self.is_open, self.has_news = False, True
         # Nobody could acknowledge it any more, and who waits until all is read would wait for ever.
         self._read, self._read_at, self._filled = b"", 0, False
+        self.count_wire()
+        self._wire_before = self._stats.wire_out, self._stats.wire_in
         super()._sock_close()
 
     def _fill(self, size: int) -> bytes:

@@ -20,6 +20,7 @@ from broker.credential import Credential, is_address
 from broker.errors import CredentialUnusable
 from broker.https import ask
 from broker.tls import client_context
+from schemas.back_off import back_off_s, out_of_step
 
 PATH = "/v1/addresses"
 _ASK_AGAIN_S = 900.0
@@ -36,6 +37,7 @@ class Whereabouts(Collection[str]):
         self._path = path
         self._credential = credential
         self._changed_ns = _changed_ns(path)
+        self._moved = threading.Event()
 
     def broker(self) -> BrokerAddress:
         """The broker, at the addresses that are known now."""
@@ -75,6 +77,10 @@ class Whereabouts(Collection[str]):
         """`learn` now and from time to time, in a thread that ends with the process."""
         threading.Thread(target=self._keep_learning, name="whereabouts", daemon=True).start()
 
+    def ask_soon(self) -> None:
+        """Have `keep_learning` ask now: a connection was lost and made again, perhaps to a host that has moved."""
+        self._moved.set()
+
     def learn_daily(self) -> threading.Thread | None:
         """`learn` in a thread, of a command that ends soon; None if that was done not a day ago."""
         if self._changed_ns is None or time.time() - self._changed_ns / 1e9 < _DAY_S:
@@ -84,9 +90,13 @@ class Whereabouts(Collection[str]):
         return thread
 
     def _keep_learning(self) -> None:
-        never = threading.Event()
+        failures = 0
         while True:
-            never.wait(_ASK_AGAIN_S if self.learn() else _AFTER_FAILURE_S)
+            self._moved.clear()
+            failures = 0 if self.learn() else failures + 1
+            self._moved.wait(
+                out_of_step(back_off_s(_AFTER_FAILURE_S, failures - 1, _ASK_AGAIN_S)) if failures else _ASK_AGAIN_S
+            )
 
     def _present(self) -> Credential:
         changed_ns = _changed_ns(self._path)

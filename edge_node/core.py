@@ -13,6 +13,7 @@ from edge_node.migration.handover import Handover
 from edge_node.stage.closing import close, close_others
 from edge_node.stage.decode_fast_path import DecodeFastPath
 from edge_node.stage.stage import Stage
+from edge_node.stage.tokens import tokens_of
 from edge_node.stage_spec import StageKey, StageSpec
 from edge_node.work import Computed, Work
 from schemas.codec import (
@@ -57,6 +58,8 @@ class NodeCore:
         self.frames_dropped = 0
         self.max_message_bytes = MAX_PAYLOAD_BYTES
         """What the broker passes on for this node."""
+        self._tokens = 0
+        """Of answers, on stages that are gone."""
         self._memory_bytes = memory_bytes
         self._watchdog_min_s = watchdog_min_s
         self._stages: dict[StageKey, Stage] = {}
@@ -196,6 +199,7 @@ class NodeCore:
         del self._by_place[_place(key)]
         self._by_input.pop(stage.topics.input, None)
         self.kept_topics.discard(stage.topics.input)
+        self._tokens += tokens_of(stage)
         stage.release()
         if any(other.slots is stage.slots and other.spec.epoch > stage.spec.epoch for other in self._stages.values()):
             stage.slots.forget_parked()
@@ -378,6 +382,11 @@ class NodeCore:
     def metrics(self) -> tuple[StageMetrics, ...]:
         """Figures of every loaded stage, for the heartbeat."""
         return tuple(stage.metrics() for stage in self._stages.values() if stage.loaded)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of answers that the node has had a part in since it started."""
+        return self._tokens + sum(tokens_of(stage) for stage in self._stages.values())
 
     @property
     def total_frames_dropped(self) -> int:

@@ -42,20 +42,19 @@ from edge_node.storage.standby_fetcher import StandbyFetcher
 from edge_node.telemetry import device
 from edge_node.telemetry.birth import birth_of, new_incarnation
 from edge_node.telemetry.busy import WORTH_TELLING_S, busy_s
-from edge_node.telemetry.heartbeat import HeartbeatBuilder
 from edge_node.telemetry.load_report import load_effects
 from edge_node.telemetry.message_limit import MessageLimit
 from edge_node.telemetry.profiler import Profiler
-from edge_node.telemetry.round_trip import RoundTripMeter
+from edge_node.telemetry.reporter import Reporter
 from edge_node.wire.activations import quiet
-from edge_node.wire.first_connection import connect_patiently
+from edge_node.wire.first_connection import LONGEST_PAUSE_S, connect_patiently
 from edge_node.wire.outbox import Outbox, will_of
 from edge_node.wire.topics import data_route
 from schemas import messages
 from schemas.codec import decode_frames
 from schemas.errors import ContractError
 from schemas.messages import NodeBirth, Plan, ProbeNode
-from schemas.topics import NODE_COMMAND, NODE_ECHO, NODE_HEARTBEAT, PLAN
+from schemas.topics import NODE_COMMAND, NODE_ECHO, PLAN
 
 _log = logging.getLogger(__name__)
 BusFactory = Callable[[str, Will], Bus]
@@ -74,7 +73,9 @@ class NodeService:
         will = will_of(config.name, self._incarnation)
         # The broker ends the connection of who has the same client id, whoever connects: nobody is to guess this one.
         client_id = f"node-{config.name}-{self._incarnation}-{secrets.token_hex(8)}"
-        make_bus = make_bus or (lambda name, will: MqttBus(config.broker, client_id=name, will=will, find=config.find))
+        make_bus = make_bus or (lambda name, will: MqttBus(
+            config.broker, client_id=name, will=will, find=config.find, longest_wait_s=LONGEST_PAUSE_S
+        ))  # fmt: skip
         self._bus = make_bus(client_id, will)
         self._outbox = Outbox(self._bus, node=config.name, incarnation=self._incarnation)
         self._echo_topic = NODE_ECHO.format(node=config.name)
@@ -82,9 +83,8 @@ class NodeService:
         self._memory_bytes = device.memory_budget_bytes(config.memory_limit_bytes)
         self._speed = config.emulated_speed
         blobs = config.blob_directory
-        blobs.mkdir(parents=True, exist_ok=True)
-        most_bytes = device.storage_budget_bytes(blobs, config.storage_limit_bytes)
-        self._store = BlobStore(blobs, limit_bytes=most_bytes, access=BlobAccess.by(config.broker, config.whereabouts))
+        access = BlobAccess.by(config.broker, config.whereabouts)
+        self._store = BlobStore(blobs, limit_bytes=config.storage_limit_bytes, access=access)
         self._runner = SegmentRunner(
             self._store, threads=config.threads, emulated_speed=config.emulated_speed, on_load_event=self._call,
             memory_bytes=self._memory_bytes,
@@ -96,11 +96,12 @@ class NodeService:
             node=config.name, incarnation=self._incarnation, memory_bytes=self._memory_bytes,
             watchdog_min_s=config.watchdog_min_s,
         )  # fmt: skip
-        self._link = RoundTripMeter()
         self._rejected: Counter[str] = Counter()
-        self._heartbeat_builder = HeartbeatBuilder(
-            node=config.name, incarnation=self._incarnation, store=self._store, link=self._link, rejected=self._rejected
-        )
+        self._reporter = Reporter(
+            self._bus, self._outbox, self._core, self._store, interval_s=config.heartbeat_interval_s,
+            rejected=self._rejected,
+        )  # fmt: skip
+        self._link = self._reporter.link
         self._kept: list[Event] = []
         self._profiler = Profiler(
             self._store, node=config.name, incarnation=self._incarnation, threads=config.threads,
@@ -162,7 +163,7 @@ class NodeService:
                 raise NodeRefused(self._refusal)
             self._outbox.say_goodbye()
         finally:
-            self._heartbeat_builder.close()
+            self._reporter.close()
             self._bus.close()
 
     def _subscribe(self) -> None:
@@ -173,7 +174,7 @@ class NodeService:
     def _register(self) -> None:
         assert self._birth
         self._core.max_message_bytes = max_bytes = self._limit.max_message_bytes
-        self._birth = replace(self._birth, max_message_bytes=max_bytes)
+        self._birth = replace(self._birth, max_message_bytes=max_bytes, storage_bytes=self._store.limit_bytes)
         self._outbox.register(self._birth, leaving=self._drain.reason)
         self._notices.registered()
 
@@ -191,6 +192,7 @@ class NodeService:
 
         ``polled_s``: when the bus was read last.
         """
+        self._reporter.stirred()
         since_s = self._link.silent_since_s
         step = self._drain.step(self._core.has_stages, now_s, silent_s=polled_s - since_s if since_s else 0.0)
         if step.line:
@@ -203,7 +205,6 @@ class NodeService:
     # --- the loop ---------------------------------------------------------------------------------------------
 
     def _loop(self) -> None:
-        next_heartbeat_s = 0.0
         for event in self._kept:
             self._event(event)
         while not self._stopping:
@@ -229,10 +230,9 @@ class NodeService:
                 self._check_answers()
             if self.leaving:
                 self._leave(now_s, polled_s)
-            if now_s >= next_heartbeat_s:
-                next_heartbeat_s = now_s + self._config.heartbeat_interval_s / (1 + self._core.has_requests)
+            if now_s >= self._reporter.due_s(now_s):
                 self._heartbeat()
-            self._due_s = self._next_due_s(next_heartbeat_s)
+            self._due_s = self._next_due_s(now_s)
 
     def _short_way(self, event: Event) -> bool:
         """Compute a message that came alone, with nothing else to do, if it is an answer's next step; false if not."""
@@ -264,13 +264,13 @@ class NodeService:
         if work:
             self._link.disturbed = True
             if silent_s := busy_s(self._core.expected_s(work)):
-                self._say_how_it_is(silent_s)
+                self._reporter.say(silent_s)
             result = self._runner.run(work)
             if any(row.failure is not None and row.failure_code == "not_finite" for row in result.rows):
                 self._check_answers()  # if it is this node's fault, the answers go on elsewhere
             self._do(self._core.computed(work, result, time.monotonic()))
             if silent_s:
-                self._say_how_it_is()  # it may be missed sooner again
+                self._reporter.say()  # it may be missed sooner again
             self._table_pages.check(self._core.planned_bytes)
 
     def _check_answers(self) -> None:
@@ -279,10 +279,10 @@ class NodeService:
             self._do(load_effects(failed, self._core))
         self._checks.checked(time.monotonic())
 
-    def _next_due_s(self, next_heartbeat_s: float) -> float:
+    def _next_due_s(self, now_s: float) -> float:
         if self._core.has_work or self._core.has_transfer:
             return 0.0
-        deadlines = [next_heartbeat_s, self._core.next_deadline_s(), self._drain.ends_by_s]
+        deadlines = [self._reporter.due_s(now_s), self._core.next_deadline_s(), self._drain.ends_by_s]
         if self.leaving and self._link.silent_since_s is not None:
             deadlines.append(self._link.silent_since_s + BROKER_PATIENCE_S)
         return min(deadline_s for deadline_s in deadlines if deadline_s is not None)
@@ -297,6 +297,8 @@ class NodeService:
                 self._do(self._core.subscribed(event.patterns))
             case Connected(reconnect=True):
                 _log.info("connected again")
+                if self._config.whereabouts:
+                    self._config.whereabouts.ask_soon()
                 self._limit.check()
                 self._register()
             case Disconnected():
@@ -306,6 +308,8 @@ class NodeService:
 
     def _delivery(self, delivery: Delivery) -> None:
         self._link.heard(time.monotonic())
+        if delivery.topic != self._echo_topic:
+            self._reporter.stirred()
         try:
             if route := data_route(delivery.topic):
                 pipeline, stage, sender = route
@@ -349,6 +353,7 @@ class NodeService:
 
     def _load_events(self) -> None:
         while not self._runner.events.empty():
+            self._reporter.stirred()
             self._do(load_effects(self._runner.events.get(), self._core))
 
     def _do(self, effects: Sequence[Effect]) -> None:
@@ -387,14 +392,9 @@ class NodeService:
             self._speed = read_speed(self._config.emulated_speed_file, self._speed)
             self._runner.emulate(self._speed)
         self._is_slow = False
-        self._say_how_it_is()
+        self._reporter.say()
         self._table_pages.check(self._core.planned_bytes)
-        # One small echo, unless the link is being probed.
-        payload = None if self._profiler.measures_link else self._link.next_message(time.monotonic())
-        if payload is not None:
-            self._bus.publish(self._echo_topic, payload)
-
-    def _say_how_it_is(self, silent_s: float = 0.0) -> None:
-        """Publish a heartbeat; ``silent_s``: the next one may come so late."""
-        heartbeat = self._heartbeat_builder.heartbeat(self._core, self._bus.stats.reconnects, busy_s=silent_s)
-        self._outbox.publish(NODE_HEARTBEAT.format(node=self._config.name), heartbeat, qos=0)
+        if not self._core.has_requests:
+            self._store.give_back()
+        if not self._profiler.measures_link:
+            self._reporter.measure_link()

@@ -38,7 +38,7 @@ from schemas.registry import message
 @message("command.register")
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RegisterAgain:
-    """The orchestrator heard a heartbeat of a node it does not know."""
+    """The orchestrator heard a heartbeat of a node it does not know, or wants to know whether a node is there."""
 
     reason: Line = about("Why it asks.", default="")
 

@@ -67,7 +67,10 @@ class NodeView:
     cpu_percent: Annotated[float, Number(0, 100_000)] | None = about("CPU use of the process.")
     battery_percent: Percent | None = about("Charge, where there is a battery.")
     charging: bool | None = about("On a charger, where there is a battery.")
-    battery_percent_per_hour: Change | None = about("How the charge changes, once that is known.")
+    battery_serving_percent_per_hour: Change | None = about(
+        "How the charge changes while requests are open, once that is known."
+    )
+    battery_idle_percent_per_hour: Change | None = about("How it changes while none are, once that is known.")
     temperature_c: Celsius | None = about("Hottest sensor that can be read.")
     battery_temperature_c: Celsius | None = about("The battery's own.")
     cost_factor: Annotated[float, Number(0, 1e6)] = about("What its times count as in plans; above 1: to be spared.")
@@ -78,6 +81,9 @@ class NodeView:
     frames_rejected: Count | None = about("Frames that were malformed.")
     frames_dropped: Count | None = about("Frames of another epoch, sender, attempt or position.")
     reconnects: Count | None = about("Reconnections to the broker.")
+    sent_bytes: Bytes | None = about("Sent since it started, all headers included.")
+    received_bytes: Bytes | None = about("Received since then, blobs included.")
+    tokens: Count | None = about("Tokens of answers that it had a part in since then.")
     drained: Prose = about("Why no new plan may use it; empty when one may.")
 
 

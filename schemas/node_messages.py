@@ -72,7 +72,8 @@ class NodeStatus:
 @message("node.heartbeat")
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Heartbeat:
-    """How the node is doing: once a second, twice while requests are open, and before it computes for long."""
+    """How the node is doing: once a second while anything happens, twice while requests are open, every few seconds
+    while nothing does, and before it computes for long."""
 
     node: Name = about("The node's name.")
     incarnation: Count = about("Which start of the node this is.")
@@ -93,6 +94,10 @@ class Heartbeat:
     frames_dropped: Count = about("Frames of another epoch, sender, attempt or position.", default=0)
     reconnects: Count = about("Reconnections to the broker.", default=0)
     busy_s: Seconds = about("The node may now compute, and say nothing, for so long; 0: it does not.", default=0.0)
+    next_s: Seconds = about("The next one comes after so long, unless something happens before.", default=1.0)
+    sent_bytes: Bytes = about("Sent since the node started, all headers included.", default=0)
+    received_bytes: Bytes = about("Received since then, blobs included.", default=0)
+    tokens: Count = about("Tokens of answers that it had a part in since then.", default=0)
 
 
 @message("plan")

@@ -46,12 +46,20 @@ class StageRequest:
     verified: Row | None = None
     """With folded states: the last run, if it verified guesses. Those that were right are run again, for their state.
     """
+    begun_at: int = 0
+    """Positions that were here when it was opened, computed before or copied."""
     sampling: Sampling = field(init=False)
     moved: bool = False
     """The next epoch's stage has it already; what is still on its way here is computed for that one."""
 
     def __post_init__(self) -> None:
         self.sampling = self.open.sampling or Sampling()
+
+    @property
+    def tokens_computed(self) -> int:
+        """Tokens of its answer that were computed here: the prompt's last position gives the first one."""
+        answer_at = max(self.begun_at, self.open.prompt_tokens - 1)
+        return max(0, self.rule.valid_length - answer_at)
 
     @property
     def has_input(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-SLEPT_S = 10.0
+SLEPT_S = 15.0
 """So much more than between two heartbeats, by the wall clock: the device, or this process, was stopped."""
 _PATIENCE = 4
 """Intervals without an idle moment after which requests wait for a check."""

@@ -90,10 +90,9 @@ class Stage:
 
     def begin(self, number: int, valid_length: int) -> None:
         """Begin a request behind its first ``valid_length`` positions, which are here."""
-        state = self.requests.get(number)
-        if state is None:
+        if (state := self.requests.get(number)) is None:
             return
-        state.rule.valid_length = valid_length
+        state.rule.valid_length = state.begun_at = valid_length
         state.held = self.move.is_held
         self.slots.use(state.slot, state.rule)
         if state.driver:
@@ -112,8 +111,8 @@ class Stage:
 
     def give_up(self, number: int) -> StageRequest | None:
         """Forget a request, but not its slot."""
-        state = self.requests.pop(number, None)
-        if state is not None:
+        if (state := self.requests.pop(number, None)) is not None:
+            self.stats.tokens += state.tokens_computed
             self.fast_paths.pop(number, None)
             self._regroup()
         return state

@@ -17,9 +17,11 @@ class StageStats:
     """Figures of all runs since the stage was loaded. Runs are noted as they come and smoothed once a heartbeat: the
     first is on the way of every token."""
 
-    __slots__ = ("_busy_s", "_decode_rows", "_decode_s", "_decoded", "_position_s", "_positions", "_row_s")
+    __slots__ = ("_busy_s", "_decode_rows", "_decode_s", "_decoded", "_position_s", "_positions", "_row_s", "tokens")
 
     def __init__(self) -> None:
+        self.tokens = 0
+        """Of the answers of requests that are over."""
         self._busy_s = 0.0
         self._positions = 0
         self._position_s: float | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import hashlib
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from edge_node.errors import BlobDamaged, BlobUnavailable, StorageFull
 from edge_node.storage.blob_access import BlobAccess
+from edge_node.storage.budget import StorageBudget
 from schemas.back_off import back_off_s, out_of_step
 from schemas.messages import BlobRef
 
@@ -25,7 +27,7 @@ _GRACE_S, _LEAST_RATE = 30.0, 4_000.0
 _TRIES_PER_URL = 5
 _FIRST_PAUSE_S = 0.25
 _LONGEST_PAUSE_S = 2.0
-_IN_USE = 2
+_STANDBY, _IN_USE, _NEVER = 1, 2, 3
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
@@ -39,19 +41,26 @@ class BlobStore:
         self,
         directory: Path,
         *,
-        limit_bytes: int,
+        limit_bytes: int | None,
         access: BlobAccess | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """``access``: to blob servers; any, without TLS, where it is None."""
+        """``limit_bytes``: see `StorageBudget`. ``access``: to blob servers; any, without TLS, where it is None."""
         self.directory = directory
+        directory.mkdir(parents=True, exist_ok=True)
+        self._budget = StorageBudget(directory, limit_bytes)
         self._access = access or BlobAccess()
-        self.limit_bytes = limit_bytes
         self._sleep = sleep
         self._transferring = threading.Lock()
         self._used: dict[Hashable, frozenset[str]] = {}
         self._standby: dict[str, tuple[BlobRef, ...]] = {}
-        directory.mkdir(parents=True, exist_ok=True)
+        self.fetched_bytes = 0
+        """Since it was made, those of transfers that broke included."""
+
+    @property
+    def limit_bytes(self) -> int:
+        """How much may be stored, as the disk is now."""
+        return self._budget.limit_bytes(self.used_bytes())
 
     def path(self, sha256: str) -> Path:
         """Where the blob is or will be."""
@@ -67,8 +76,15 @@ class BlobStore:
     def use(self, user: Hashable, blobs: Iterable[BlobRef]) -> None:
         """Note that ``user`` needs these blobs, and no others any more; blobs in use are deleted last."""
         others = {key: used for key, used in self._used.items() if key != user}
-        used = frozenset(blob.sha256 for blob in blobs)
+        used, before = frozenset(blob.sha256 for blob in blobs), self._used.get(user, frozenset())
         self._used = {**others, user: used} if used else others
+        for sha256 in used | before:
+            self._touch(sha256)
+
+    def _touch(self, sha256: str) -> None:
+        """Note that a blob is used: its file's times say when that was last. Systems note no reading, most of them."""
+        with contextlib.suppress(OSError):
+            os.utime(self.path(sha256))
 
     def stand_by(self, pipeline: str, blobs: Iterable[BlobRef]) -> None:
         """Keep these blobs for a pipeline, once they are here, until a segment needs their room."""
@@ -151,15 +167,37 @@ class BlobStore:
 
     def _make_room(self, missing: Iterable[BlobRef], wanted: Collection[str], *, only_spare: bool) -> None:
         needed = sum(blob.size_bytes - _size_bytes(self._part(blob)) for blob in missing)
-        excess = self.used_bytes() + needed - self.limit_bytes
+        stored, limit = self.used_bytes(), self.limit_bytes
+        below, excess = _STANDBY if only_spare else _NEVER, stored + needed - limit
+        spare = sum(entry.stat().st_size for worth, _, entry in self._removable(wanted) if worth < below)
+        if excess <= spare:
+            self._free(excess, wanted, below=below)
+        else:  # and nothing is deleted in vain
+            excess -= spare
+            raise StorageFull(
+                f"the blobs need {excess} bytes more than the storage limit of {limit} bytes: make room at"
+                f" {self.directory}, raise --storage-limit-mb, or choose another folder with --home"
+            )
+
+    def _free(self, size_bytes: int, wanted: Collection[str], *, below: int) -> None:
+        """Delete files worth less than ``below``, those needed least first, until so many bytes are free."""
         for worth, _, entry in self._removable(wanted):
-            if excess <= 0:
-                return
-            if not (only_spare and worth):
-                excess -= entry.stat().st_size
-                entry.unlink()
-        if excess > 0:
-            raise StorageFull(f"the blobs need {excess} bytes more than the storage limit of {self.limit_bytes} bytes")
+            if size_bytes <= 0 or worth >= below:
+                break
+            size_bytes -= entry.stat().st_size
+            entry.unlink()
+
+    def give_back(self) -> None:
+        """Delete files that nobody needs, those used longest ago first, where they are beyond the limit: the owner's,
+        which may be lower than it was, or what is to stay free on a disk that others fill."""
+        if not self._transferring.acquire(blocking=False):
+            return  # it makes room for itself
+        try:
+            self._free(self._budget.excess_bytes(self.used_bytes()), (), below=_STANDBY)
+        except OSError as error:
+            _log.warning("%s can't be tidied up: %s", self.directory, error.strerror)
+        finally:
+            self._transferring.release()
 
     def _removable(self, wanted: Collection[str]) -> list[tuple[int, float, Path]]:
         """Files that may be deleted, those that are needed least first: (worth, last use, path)."""
@@ -167,7 +205,7 @@ class BlobStore:
         for entry in self.directory.iterdir():
             sha256 = entry.name.removesuffix(".part")
             if sha256 not in wanted:
-                found.append((self._worth(sha256), entry.stat().st_atime, entry))
+                found.append((self._worth(sha256), entry.stat().st_mtime, entry))
         return sorted(found)
 
     def _delete(self, wanted: Collection[str]) -> int:
@@ -241,6 +279,7 @@ class BlobStore:
                 file.write(data)
                 length += len(data)
                 fetched += len(data)
+                self.fetched_bytes += len(data)
                 on_progress(length)
                 if waited_s > _GRACE_S + fetched / _LEAST_RATE:
                     raise BlobUnavailable(f"the server sent {fetched} bytes in {waited_s:.0f} s")

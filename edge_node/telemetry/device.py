@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import resource
-import shutil
 import sys
 import time
 from pathlib import Path
@@ -12,7 +11,6 @@ from pathlib import Path
 _COLDEST_C = -50
 _HOTTEST_C = 200
 _MEMORY_SHARE = 0.75
-_STORAGE_SHARE = 0.5
 
 
 def memory_bytes() -> tuple[int, int]:
@@ -37,14 +35,6 @@ def memory_budget_bytes(limit_bytes: int | None) -> int:
     if limit_bytes is not None:
         return limit_bytes
     return memory_bytes()[0] + int(_MEMORY_SHARE * available_bytes())
-
-
-def storage_budget_bytes(directory: Path, limit_bytes: int | None) -> int:
-    """Room for the blobs of a directory: the limit, or what they take already plus half of the free disk."""
-    if limit_bytes is not None:
-        return limit_bytes
-    stored_bytes = sum(path.stat().st_size for path in directory.iterdir())
-    return stored_bytes + int(_STORAGE_SHARE * shutil.disk_usage(directory).free)
 
 
 def _colon_fields(path: Path) -> dict[str, int]:

@@ -1,14 +1,16 @@
-"""What a node tells of itself in every heartbeat: its process, its device, its link, its stages."""
+"""What a node tells of itself in every heartbeat: its process, its device, its link, its stages, what it costs."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
 
+from broker.bus import Bus
 from edge_node.core import NodeCore
 from edge_node.storage.blob_store import BlobStore
 from edge_node.telemetry import device
 from edge_node.telemetry.battery import BatteryMonitor
+from edge_node.telemetry.costs import costs_of
 from edge_node.telemetry.round_trip import RoundTripMeter
 from schemas.messages import Heartbeat
 
@@ -17,24 +19,26 @@ class HeartbeatBuilder:
     """Makes heartbeats. What the device does not show is None in them."""
 
     def __init__(
-        self, *, node: str, incarnation: int, store: BlobStore, link: RoundTripMeter, rejected: Counter[str]
+        self, core: NodeCore, store: BlobStore, link: RoundTripMeter, bus: Bus, rejected: Counter[str]
     ) -> None:
         """``rejected`` counts frames that were malformed, by kind."""
-        self._node = node
-        self._incarnation = incarnation
+        self._core = core
         self._store = store
+        self._bus = bus
         self._link, self._rejected = link, rejected
         self._cpu = device.CpuMeter()
         self._battery = BatteryMonitor()
         self._started_s = time.monotonic()
 
-    def heartbeat(self, core: NodeCore, reconnects: int, *, busy_s: float) -> Heartbeat:
+    def heartbeat(self, *, busy_s: float) -> Heartbeat:
         """The heartbeat of this moment; ``busy_s``: the next may come so late."""
+        core, stats = self._core, self._bus.stats
         rss_bytes, peak_rss_bytes = device.memory_bytes()
         battery = self._battery.read()
+        costs = costs_of(core, self._store, stats)
         return Heartbeat(
-            node=self._node,
-            incarnation=self._incarnation,
+            node=core.node,
+            incarnation=core.incarnation,
             uptime_s=time.monotonic() - self._started_s,
             rss_bytes=rss_bytes,
             peak_rss_bytes=peak_rss_bytes,
@@ -50,8 +54,11 @@ class HeartbeatBuilder:
             stages=core.metrics(),
             frames_rejected=self._rejected.total(),
             frames_dropped=core.total_frames_dropped,
-            reconnects=reconnects,
+            reconnects=stats.reconnects,
             busy_s=busy_s,
+            sent_bytes=costs.sent_bytes,
+            received_bytes=costs.received_bytes,
+            tokens=costs.tokens,
         )
 
     def close(self) -> None:

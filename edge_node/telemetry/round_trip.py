@@ -8,6 +8,8 @@ WEIGHT = 0.2
 """Of a new sample."""
 PATIENCE_S = 5.0
 """An echo that takes longer is lost."""
+SELDOM_S = 30.0
+"""Between two echoes while nothing happens."""
 
 
 class RoundTripMeter:
@@ -25,9 +27,10 @@ class RoundTripMeter:
         self.silent_since_s: float | None = None
         """Since when an echo has been asked for and nothing has come; None when none is on its way."""
 
-    def next_message(self, now_s: float) -> bytes | None:
-        """What to publish to oneself; None while an echo is on its way."""
-        if self._payload and now_s - self._sent_s < PATIENCE_S:
+    def next_message(self, now_s: float, *, seldom: bool = False) -> bytes | None:
+        """What to publish to oneself; None while an echo is on its way, or was just sent and they are to be seldom."""
+        pause_s = SELDOM_S if seldom else PATIENCE_S if self._payload else 0.0
+        if self._sent and now_s - self._sent_s < pause_s:
             return None
         self._sent += 1
         self._payload, self._sent_s, self.disturbed = b"rtt %d" % self._sent, now_s, False

@@ -9,12 +9,15 @@ import click
 from orchestrator.commands.connection import connect
 from orchestrator.commands.output import print_json
 from orchestrator.commands.settings import Settings, bus_options, pass_settings
-from orchestrator.text.figures import megabytes
+from orchestrator.text.figures import megabytes, size_text
 from orchestrator.text.table import table
 from schemas.contract import dump
 from schemas.messages import NodeView
 
-HEADINGS = ("node", "state", "memory", "limit", "blobs", "GFLOP/s", "hop ms", "CPU %", "battery", "platform")
+HEADINGS = (
+    "node", "state", "memory", "limit", "blobs", "GFLOP/s", "hop ms", "CPU %", "battery", "sent", "received", "tokens",
+    "platform",
+)  # fmt: skip
 
 
 @click.command("nodes", epilog="Example: linguabus nodes --json")
@@ -22,7 +25,11 @@ HEADINGS = ("node", "state", "memory", "limit", "blobs", "GFLOP/s", "hop ms", "C
 @bus_options
 @pass_settings
 def command(settings: Settings, as_json: bool) -> None:
-    """List the nodes: memory, speed, battery; with several pipelines, whose layers a node holds."""
+    """List the nodes: memory, speed, what lending them costs; with several pipelines, whose layers a node holds.
+
+    What was sent and received is counted since the node's start, with all headers; tokens are those of answers that it
+    had a part in. A battery's rates are known after ten minutes of work, or of none.
+    """
     with connect(settings) as client:
         result = client.nodes()
     if as_json:
@@ -63,6 +70,18 @@ def _row(node: NodeView) -> tuple[str, ...]:
         f"{node.speed_flops / 1e9:.1f}",
         f"{node.hop_ms:.2f}",
         "-" if node.cpu_percent is None else f"{node.cpu_percent:.0f}",
-        "-" if node.battery_percent is None else f"{node.battery_percent:.0f} %",
+        _battery(node),
+        "-" if node.sent_bytes is None else size_text(node.sent_bytes),
+        "-" if node.received_bytes is None else size_text(node.received_bytes),
+        "-" if node.tokens is None else str(node.tokens),
         node.platform,
     )
+
+
+def _battery(node: NodeView) -> str:
+    """The charge and, once they are known, what it loses or gains in an hour of work and in one without."""
+    if node.battery_percent is None:
+        return "-"
+    rates = {"serving": node.battery_serving_percent_per_hour, "idle": node.battery_idle_percent_per_hour}
+    told = [f"{rate:+.1f}/h {when}" for when, rate in rates.items() if rate is not None]
+    return ", ".join([f"{node.battery_percent:.0f} %", *told])

@@ -85,7 +85,8 @@ def _node(node: NodeView) -> tuple[str, ...]:
 def _battery(node: NodeView) -> str:
     if node.battery_percent is None:
         return "-"
-    trend = node.battery_percent_per_hour
+    rates = node.battery_serving_percent_per_hour, node.battery_idle_percent_per_hour
+    trend = next((rate for rate in rates if rate is not None), None)
     moving = "" if trend is None else f" {trend:+.0f}/h"
     return f"{node.battery_percent:.0f} %{'+' if node.charging else ''}{moving}"
 

@@ -172,6 +172,8 @@ class FleetState:
         known.signs.heard_s = now_s
         if live:
             known.live = known.online = True
+        elif not known.live:  # a ghost's, unless it answers; its next heartbeat may be seconds away
+            return [*self._refusal(known), _register(birth.node, "is it here?")]
         return self._refusal(known)
 
     def _status(self, status: NodeStatus, known: Node | None, now_s: float, *, live: bool) -> list[FleetChange]:
@@ -193,7 +195,7 @@ class FleetState:
             return self._stranger(beat.node, beat.incarnation, known, now_s)
         known.heartbeat = beat
         known.health.heard(beat, now_s)
-        known.signs.heartbeat(beat.busy_s, now_s, was_here=known.online)
+        known.signs.heartbeat(beat.busy_s, beat.next_s, now_s, was_here=known.online)
         known.live = known.online = True
         return self._refusal(known)
 
@@ -245,6 +247,7 @@ class FleetState:
             if not node.online or now_s < node.signs.suspect_s(self._silence):
                 continue
             if now_s < node.signs.lost_s(self._silence) and not self._is_alone_silent(node):
+                changes += self._ask_others(node)
                 node.signs.recheck_s = now_s + RECHECK_S
                 continue
             reason = f"no heartbeat for {now_s - node.heard_s:.3g} s"
@@ -256,6 +259,13 @@ class FleetState:
         """Was another node heard meanwhile? If not, it may be the broker that is silent."""
         others = (node for node in self.nodes.values() if node is not silent and node.online)
         return any(other.signs.is_heard_after(silent.signs, self._silence) for other in others)
+
+    def _ask_others(self, silent: Node) -> list[Tell]:
+        """Have nodes that are heard seldom speak up, once for each silence: it may be the broker that is silent."""
+        if silent.signs.recheck_s > silent.heard_s:
+            return []
+        others = (node for node in self.nodes.values() if node is not silent and node.usable and node.signs.is_quiet)
+        return [_register(other.birth.node, "another node is silent") for other in others]
 
     def hold_clock(self, now_s: float) -> None:
         """Count silence from now on: we were cut off, so silence until now says nothing about the nodes."""
@@ -298,8 +308,8 @@ class FleetState:
         return tuple(_view(self.nodes[name], self.why_drained(name), now_s) for name in sorted(self.nodes))
 
 
-def _register(node: str) -> Tell:
-    return Tell(node, RegisterAgain(reason="this start of the node is not known"))
+def _register(node: str, reason: str = "this start of the node is not known") -> Tell:
+    return Tell(node, RegisterAgain(reason=reason))
 
 
 def _mismatch(birth: NodeBirth) -> str:
@@ -352,7 +362,8 @@ def _view(node: Node, drained: str, now_s: float) -> NodeView:
         cpu_percent=beat.cpu_percent if beat else None,
         battery_percent=beat.battery_percent if beat else None,
         charging=beat.charging if beat else None,
-        battery_percent_per_hour=health.trend.percent_per_hour,
+        battery_serving_percent_per_hour=health.trend.serving_percent_per_hour,
+        battery_idle_percent_per_hour=health.trend.idle_percent_per_hour,
         temperature_c=beat.temperature_c if beat else None,
         battery_temperature_c=beat.battery_temperature_c if beat else None,
         cost_factor=health.condition.cost_factor,
@@ -366,5 +377,8 @@ def _view(node: Node, drained: str, now_s: float) -> NodeView:
         frames_rejected=beat.frames_rejected if beat else None,
         frames_dropped=beat.frames_dropped if beat else None,
         reconnects=beat.reconnects if beat else None,
+        sent_bytes=beat.sent_bytes if beat else None,
+        received_bytes=beat.received_bytes if beat else None,
+        tokens=beat.tokens if beat else None,
         drained=drained,
     )

@@ -6,6 +6,7 @@ import math
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from orchestrator.fleet.battery_trend import BatteryTrend
 from orchestrator.fleet.plausibility import oddities
 from orchestrator.text.figures import megabytes
 from schemas.messages import Heartbeat
@@ -93,24 +94,6 @@ class NodeHealth:
         self._since_s = {kind: self._since_s.get(kind, begun_s) for kind in found}
         lasting = (kind for kind, since_s in self._since_s.items() if now_s - since_s >= self._limits.dwell_s)
         self._in_force = {kind: found[kind] for kind in lasting}
-
-
-class BatteryTrend:
-    """How quickly a battery's charge changes, over the time since it was last plugged in or out."""
-
-    def __init__(self) -> None:
-        self._first: tuple[float, float] | None = None
-        self._charging: bool | None = None
-        self.percent_per_hour: float | None = None
-
-    def heard(self, beat: Heartbeat, now_s: float) -> None:
-        """One more reading."""
-        if beat.battery_percent is None:
-            return
-        if self._first is None or beat.charging is not self._charging:
-            self._first, self._charging, self.percent_per_hour = (now_s, beat.battery_percent), beat.charging, None
-        elif now_s - self._first[0] >= 60.0:
-            self.percent_per_hour = 3600 * (beat.battery_percent - self._first[1]) / (now_s - self._first[0])
 
 
 def troubles(beat: Heartbeat, limits: HealthLimits, known: Collection[str] = ()) -> dict[str, str]:

@@ -13,7 +13,7 @@ from tests.support.repository import ROOT
 BENCHMARKS = ROOT / "benchmarks"
 HELPERS = {"gguf_models", "harness", "measured", "prompts", "resident", "rings", "services", "smollm2"}
 LONG = {
-    "convert_memory", "crowd", "data_plane", "families", "features", "gateway", "identity", "kv_handover",
+    "convert_memory", "crowd", "data_plane", "families", "features", "gateway", "identity", "idle", "kv_handover",
     "long_prompts", "planned_vs_even", "quality", "rebalance", "restarts", "segment_memory", "speculation", "steady",
     "tls",
 }  # fmt: skip

@@ -29,6 +29,7 @@ from edge_node.effects import (
     WriteKvRows,
 )
 from edge_node.stage_spec import StageKey
+from edge_node.telemetry.pace import Pace
 from edge_node.wire.outbox import Outbox
 from edge_node.wire.outbox import will_of as node_will
 from edge_node.wire.topics import data_route
@@ -178,7 +179,7 @@ class Node(Process):
         )  # fmt: skip
         self._outbox = Outbox(self.bus, node=self.name, incarnation=start)
         self._own: list[Event] = []
-        self._next_heartbeat_s = 0.0
+        self._pace = Pace(1.0)
         self._wakes: set[float] = set()
         self._clock.after(START_S, lambda: self._begin(start))
 
@@ -222,14 +223,14 @@ class Node(Process):
         self._do(self.core.next_transfer(now_s))
         if self.core.has_work:
             self._work()
-        if now_s >= self._next_heartbeat_s:
-            self._next_heartbeat_s = now_s + 1.0 / (1 + self.core.has_requests)
+        if now_s >= self._pace.due_s(now_s, serving=self.core.has_requests):
             self._say_how_it_is()
         if not self._part.busy:
             if self._own or self.core.has_work or self.core.has_transfer:
                 self._at(now_s + TURN_S)
             deadline_s = self.core.next_deadline_s()
-            self._at(min(self._next_heartbeat_s, deadline_s or self._next_heartbeat_s))
+            heartbeat_s = self._pace.due_s(now_s, serving=self.core.has_requests)
+            self._at(min(heartbeat_s, deadline_s or heartbeat_s))
 
     def _event(self, event: Event) -> None:
         match event:
@@ -242,6 +243,7 @@ class Node(Process):
                 self._outbox.register(self.birth, leaving="")
 
     def _delivery(self, delivery: Delivery) -> None:
+        self._pace.stirred(self._clock.now_s)
         if route := data_route(delivery.topic):
             pipeline, stage, sender = route
             for frame in decode_frames(delivery.payload):
@@ -293,7 +295,9 @@ class Node(Process):
         self._clock.after(compute_s, done)
 
     def _say_how_it_is(self) -> None:
-        beat = replace(make_heartbeat(self.name, self.birth.incarnation), stages=self.core.metrics())
+        next_s = self._pace.said(None, self._clock.now_s, serving=self.core.has_requests)
+        beat = make_heartbeat(self.name, self.birth.incarnation)
+        beat = replace(beat, stages=self.core.metrics(), next_s=next_s)
         self._outbox.publish(NODE_HEARTBEAT.format(node=self.name), beat, qos=0)
 
     def _do(self, effects: Sequence[Effect]) -> None:

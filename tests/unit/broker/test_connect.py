@@ -275,3 +275,21 @@ def test_close_does_not_wait_for_a_broker_that_stands_still(monkeypatch: pytest.
             bus.connect()
             bus.publish("t", b"never acknowledged", qos=1)
         assert not bus.connected
+
+
+@pytest.mark.parametrize(("away_s", "battery_wait_s"), [(1.0, 8.0), (200.0, 20.0), (86_400.0, 60.0)])
+def test_who_runs_on_a_battery_looks_the_less_often_the_longer_the_broker_is_away(
+    monkeypatch: pytest.MonkeyPatch, away_s: float, battery_wait_s: float
+) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr("broker.connection.out_of_step", lambda wait_s: waits.append(wait_s) or wait_s)
+    for options in ({}, {"longest_wait_s": 60.0}):
+        with FakeBroker(lambda _: CONNACK_OK_5) as broker:
+            bus = MqttBus(broker.url, client_id="x", **options)  # type: ignore[arg-type]
+            bus.connect()
+        with bus:
+            collect(bus, lambda events: any(isinstance(event, Disconnected) for event in events))
+            bus._link._failures, bus._link._lost_s = 1_000, time.monotonic() - away_s
+            bus._link._schedule_attempt()
+    assert waits[1] == 8.0
+    assert waits[-1] == pytest.approx(battery_wait_s, rel=0.01)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import os
 import sys
 import threading
 from pathlib import Path
@@ -28,9 +29,17 @@ NEVER_S = 3_600.0
 class Alone(NodeService):
     """A node that nobody hears."""
 
-    def __init__(self, home: Path, address: str | BrokerAddress = "mqtt://nowhere") -> None:
+    def __init__(
+        self, home: Path, address: str | BrokerAddress = "mqtt://nowhere", storage_limit_bytes: int | None = None
+    ) -> None:
         broker = MemoryBroker()
-        config = NodeConfig(name="n", broker_url=address, home=home, heartbeat_interval_s=NEVER_S)
+        config = NodeConfig(
+            name="n",
+            broker_url=address,
+            home=home,
+            heartbeat_interval_s=NEVER_S,
+            storage_limit_bytes=storage_limit_bytes,
+        )
         super().__init__(config, make_bus=lambda client_id, will: MemoryBus(broker, client_id=client_id, will=will))
 
 
@@ -71,6 +80,20 @@ def test_a_call_from_another_thread_is_heard_between_a_nodes_own_tokens(tmp_path
         thread.join()
 
 
+def test_an_idle_node_gives_back_what_is_beyond_its_limit(tmp_path: Path) -> None:
+    node = Alone(tmp_path, storage_limit_bytes=1500)
+    node._bus.connect()
+    try:
+        for age in range(3):
+            blob = node._store.path(f"{age}" * 64)
+            blob.write_bytes(bytes(1000))
+            os.utime(blob, (age, age))
+        node._heartbeat()
+        assert [path.name[0] for path in node._store.directory.iterdir()] == ["2"]
+    finally:
+        node._reporter.close()
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc/self/smaps")
 def test_a_node_that_comes_near_what_was_planned_lets_go_of_pages_of_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -92,4 +115,4 @@ def test_a_node_that_comes_near_what_was_planned_lets_go_of_pages_of_files(
             node._heartbeat()
             assert resident_bytes(folder) == {table: kept_bytes}, (planned_bytes, resident_bytes_now)
     node._bus.close()
-    node._heartbeat_builder.close()
+    node._reporter.close()

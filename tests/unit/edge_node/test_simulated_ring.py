@@ -33,6 +33,7 @@ def test_a_quiet_network(stages: int, length: int) -> None:
     assert ring.open_requests() == 0
     assert [answer.timings[stage].positions for stage in range(stages)] == [length + 11] * stages
     assert {timing.decode_steps for timing in answer.timings.values()} == {11}
+    assert {node.core.tokens for node in ring.nodes.values()} == {12}, "what each of them has had a part in"
 
 
 @pytest.mark.parametrize("stages", [2, 3, 5])
@@ -46,7 +47,7 @@ def test_the_short_way_and_the_long_way_leave_the_same_behind(stages: int, draft
         answer = ring.open(1, prompt(21), 16, sampling=penalty, draft_tokens=draft_tokens)
         ring.run(lambda answer=answer: answer.complete)
         assert_right(ring, answer)
-        metrics = [node.core.metrics() for node in ring.nodes.values()]
+        metrics = [(node.core.metrics(), node.core.tokens) for node in ring.nodes.values()]
         ring.close(answer)
         traces.append((answer.timings, metrics, ring.frames, ring.computed(), answer.finished_s))
         short_steps = [node.short_steps for node in ring.nodes.values()]
@@ -69,6 +70,7 @@ def test_a_node_with_two_stages(order: Sequence[int]) -> None:
         assert ring.frames[Kind.REPLAY] == 0
         ring.close(answer)
     assert ring.open_requests() == 0
+    assert {ring.nodes[f"node{index}"].core.tokens for index in order} == {3 * 12}, "once for each node"
 
 
 def test_with_both_ends_on_one_node_a_token_needs_no_way_back() -> None:

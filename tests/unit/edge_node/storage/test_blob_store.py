@@ -396,6 +396,51 @@ def test_partial_files_of_other_blobs_make_room_too(server: Server, tmp_path: Pa
     assert names(store) == {blob.sha256}
 
 
+def test_what_was_in_use_last_is_deleted_last(server: Server, tmp_path: Path) -> None:
+    """Not what was fetched last: reading a file leaves no trace on most systems."""
+    store = open_store(tmp_path, 3500)
+    old, new, other, next_one = (server.add(content(1000, seed)) for seed in range(4))
+    fetch(store, [old, new, other], f"{server.url}/good")
+    for age, blob in enumerate((old, new, other)):
+        os.utime(store.path(blob.sha256), (age, age))
+    store.use("segment", [old])
+    store.use("segment", ())
+    fetch(store, [next_one], f"{server.url}/good")
+    assert names(store) == {old.sha256, other.sha256, next_one.sha256}
+
+
+def test_a_limit_that_has_become_lower_is_kept_at_once(server: Server, tmp_path: Path) -> None:
+    blobs = [server.add(content(1000, seed)) for seed in range(4)]
+    store = open_store(tmp_path, 4000)
+    fetch(store, blobs, f"{server.url}/good")
+    for age, blob in enumerate(blobs):
+        os.utime(store.path(blob.sha256), (age, age))
+    store.give_back()
+    assert store.used_bytes() == 4000
+    store = open_store(tmp_path, 2500)
+    store.use("segment", [blobs[0]])
+    store.stand_by("main", [blobs[1]])
+    store.give_back()
+    assert names(store) == {blobs[0].sha256, blobs[1].sha256}, "the oldest that nobody needs"
+    store = open_store(tmp_path, 500)
+    store.use("segment", [blobs[0]])
+    store.stand_by("main", [blobs[1]])
+    store.give_back()
+    assert store.used_bytes() == 2000, "what is needed stays"
+
+
+def test_nothing_is_given_back_while_a_transfer_makes_room_for_itself(server: Server, tmp_path: Path) -> None:
+    fetch(open_store(tmp_path), [server.add(content(1000))], f"{server.url}/good")
+    store, blob = open_store(tmp_path, 500), server.add(content(400, 1))
+
+    def tidy_up(done: int, total: int) -> None:
+        store.give_back()
+        assert names(store) >= {path.name for path in store.directory.glob("*.part")}
+
+    store.fetch([blob], [f"{server.url}/good"], on_progress=tidy_up)
+    assert names(store) == {blob.sha256}
+
+
 def test_used_bytes_while_files_come_and_go(store: BlobStore) -> None:
     """The heartbeat asks while a load renames files."""
     stop = threading.Event()

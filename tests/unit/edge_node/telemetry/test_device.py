@@ -80,12 +80,3 @@ def test_temperature(fake_root: Path, zones: tuple[str, ...], expected: float | 
 def test_memory_a_node_may_use() -> None:
     assert device.memory_budget_bytes(None) > device.memory_bytes()[0]
     assert device.memory_budget_bytes(7) == 7
-
-
-def test_what_is_stored_already_does_not_shrink_the_default_limit(tmp_path: Path) -> None:
-    before = device.storage_budget_bytes(tmp_path, None)
-    assert before > 0
-    (tmp_path / ("0" * 64)).write_bytes(bytes(8 * MEBI))
-    after = device.storage_budget_bytes(tmp_path, None)
-    assert after > before - 256 * MEBI, "other programs write to this disk meanwhile"
-    assert device.storage_budget_bytes(tmp_path, 5) == 5

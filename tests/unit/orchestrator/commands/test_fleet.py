@@ -21,8 +21,9 @@ NODE: dict[str, Any] = {
     "available_bytes": 900_000_000, "blob_bytes": 180_000_000, "cpu_percent": 51.0, "battery_percent": 80.0,
     "charging": False, "temperature_c": 36.5, "frames_rejected": 0, "frames_dropped": 0, "reconnects": 0,
     "drained": "", "stages": [{"pipeline": "main", "epoch": "3-1", "stage": 0}], "standby_bytes": 0,
-    "battery_percent_per_hour": None, "battery_temperature_c": None, "cost_factor": 1.0, "rtt_ms": None, "leaving": "",
-    "flags": [], "max_message_bytes": 1_800_000,
+    "battery_serving_percent_per_hour": -11.7, "battery_idle_percent_per_hour": -1.25, "sent_bytes": 48_000_000,
+    "received_bytes": 131_000_000, "tokens": 5120, "battery_temperature_c": None, "cost_factor": 1.0, "rtt_ms": None,
+    "leaving": "", "flags": [], "max_message_bytes": 1_800_000,
 }  # fmt: skip
 STAGE: dict[str, Any] = {
     "stage": 0, "node": "kitchen-phone", "start": 0, "stop": 12, "units": "embed, blocks 0-10",
@@ -58,7 +59,10 @@ def test_nodes_is_a_table(fake: FakeOrchestrator, capsys: pytest.CaptureFixture[
     fake.control["nodes"] = {"nodes": [NODE, {**silent, "node": "pi", "state": "refused", "reason": "too old"}]}
     assert cli.run(["nodes"]) == 0
     _, phone, pi = capsys.readouterr().out.splitlines()
-    assert phone.split() == ("kitchen-phone online 410 MB 1,500 MB 180 MB 6.5 3.25 51 80 % Linux aarch64".split())
+    assert phone.split() == (
+        "kitchen-phone online 410 MB 1,500 MB 180 MB 6.5 3.25 51 80 %, -11.7/h serving, -1.2/h idle"
+        " 48.0 MB 131 MB 5120 Linux aarch64".split()
+    )
     assert pi.split()[:5] == ["pi", "refused:", "too", "old", "-"]
 
 

@@ -26,8 +26,8 @@ EVENTS: list[dict[str, Any]] = [
      "warning": True},
 ]  # fmt: skip
 PHONE: dict[str, Any] = {
-    **NODE, "battery_percent_per_hour": -12.4, "battery_temperature_c": 41.2, "cost_factor": 1.2, "rtt_ms": 3.75,
-    "leaving": "", "drained": "", "flags": [], "stages": [],
+    **NODE, "battery_serving_percent_per_hour": -12.4, "battery_temperature_c": 41.2, "cost_factor": 1.2,
+    "rtt_ms": 3.75, "leaving": "", "drained": "", "flags": [], "stages": [],
 }  # fmt: skip
 PIPELINE: dict[str, Any] = {
     "pipeline": "main", "state": "serving", "reason": "", "model": "tiny", "epoch": "3-1",

@@ -35,7 +35,9 @@ def test_a_live_birth_joins_once() -> None:
 def test_a_retained_birth_alone_may_be_a_ghost() -> None:
     fleet = FleetState()
     birth = make_birth("a")
-    assert fleet.apply("a", birth, 0.0, retained=True) == []
+    (asked,) = fleet.apply("a", birth, 0.0, retained=True)
+    assert isinstance(asked, Tell)
+    assert isinstance(asked.command, RegisterAgain)
     assert fleet.apply("a", status(1, online=True), 0.0, retained=True) == []
     assert fleet.usable() == ()
     assert fleet.view(0.0)[0].state == "silent"

@@ -9,7 +9,7 @@ import pytest
 
 from orchestrator.fleet.changes import Drained, Flagged, Joined, Restored, Trusted
 from orchestrator.fleet.fleet import FleetState
-from orchestrator.fleet.health import TRUST_S, BatteryTrend, Condition, HealthLimits, NodeHealth, cost_factor, troubles
+from orchestrator.fleet.health import TRUST_S, Condition, HealthLimits, NodeHealth, cost_factor, troubles
 from orchestrator.fleet.plausibility import oddities
 from schemas.messages import Epoch, Heartbeat, NodeStatus, StageMetrics
 from tests.support.scripted_nodes import MB, make_birth, make_heartbeat
@@ -149,17 +149,6 @@ def test_a_nonsense_heartbeat_changes_nothing_else() -> None:
     assert health.condition.battery_percent == 79
     health.heard(beat(13 + TRUST_S), 11.0 + TRUST_S)
     assert not health.oddities
-
-
-def test_the_battery_trend_begins_anew_with_the_charger() -> None:
-    trend = BatteryTrend()
-    for minute, percent in ((0, 80.0), (1, 79.5), (6, 77.0)):
-        trend.heard(beat(battery_percent=percent, charging=False), 60.0 * minute)
-    assert trend.percent_per_hour == pytest.approx(-30.0)
-    trend.heard(beat(battery_percent=77.0, charging=True), 400.0)
-    assert trend.percent_per_hour is None
-    trend.heard(beat(), 500.0)
-    assert trend.percent_per_hour is None
 
 
 # --- the fleet --------------------------------------------------------------------------------------------------
