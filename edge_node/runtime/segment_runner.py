@@ -6,11 +6,11 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from broker import heap
-from edge_node.effects import CopyPrefix, SendKvRows, WriteKvRows
+from edge_node.effects import CopyPrefix, SendKvRows, UnloadSegment, WriteKvRows
 from edge_node.errors import LoadCancelled, NodeError, failure_code, reason_of
 from edge_node.runtime import process_heap
 from edge_node.runtime.execute import execute
@@ -193,6 +193,16 @@ class SegmentRunner:
             if segment in failed
         ]
 
+    def apply(self, effect: UnloadSegment | CopyPrefix | WriteKvRows) -> None:
+        """Do what an effect says."""
+        match effect:
+            case UnloadSegment():
+                self.unload(effect.key)
+            case CopyPrefix():
+                self.copy_prefix(effect)
+            case WriteKvRows():
+                self.write_kv_rows(effect)
+
     def unload(self, key: StageKey) -> None:
         """Forget a segment and give its memory back; if it is being downloaded, stop that."""
         self._wanted.discard(key)
@@ -208,6 +218,11 @@ class SegmentRunner:
     def copy_prefix(self, copy: CopyPrefix) -> None:
         """Copy KV rows between slots."""
         self._segments[copy.key].copy_prefix(copy.source, copy.target, copy.count, copy.copies)
+
+    def forget_rows(self, slots: Mapping[StageKey, Collection[int]]) -> None:
+        """Give back the memory of slots that hold nothing."""
+        for key, free in slots.items():
+            self._segments[key].kv.forget(free)
 
     def kv_rows(self, message: SendKvRows) -> bytes:
         """The frames of a message of KV rows."""

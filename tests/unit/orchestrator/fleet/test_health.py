@@ -15,6 +15,7 @@ from schemas.messages import Epoch, Heartbeat, NodeStatus, StageMetrics
 from tests.support.scripted_nodes import MB, make_birth, make_heartbeat
 
 LIMITS = HealthLimits()
+MEMORY_BYTES = 200 * MB
 EPOCH = Epoch(generation=1, counter=1)
 
 
@@ -24,6 +25,9 @@ def beat(uptime_s: float = 1.0, **changes: Any) -> Heartbeat:
 
 def stage(busy_s: float, positions: int = 10) -> StageMetrics:
     return StageMetrics(pipeline="main", epoch=EPOCH, stage=0, busy_s=busy_s, positions=positions)
+
+
+HOLDS = (stage(0.0),)
 
 
 @pytest.mark.parametrize(
@@ -37,11 +41,16 @@ def stage(busy_s: float, positions: int = 10) -> StageMetrics:
         ({"battery_temperature_c": 45.0}, ("heat",)),
         ({"battery_temperature_c": 44.9, "temperature_c": 80.0}, ()),
         ({"available_bytes": 40 * MB}, ("memory",)),
+        ({"memory_stalled_percent": 20.0}, ("memory",)),
+        ({"memory_stalled_percent": 19.0}, ()),
+        ({"rss_bytes": 221 * MB, "stages": HOLDS}, ("memory",)),
+        ({"rss_bytes": 220 * MB, "stages": HOLDS}, ()),
+        ({"rss_bytes": 221 * MB}, ()),
         ({"available_bytes": 0, "battery_percent": 1, "charging": False}, ("battery", "memory")),
     ],
 )
 def test_what_is_trouble(changes: dict[str, Any], kinds: tuple[str, ...]) -> None:
-    assert tuple(troubles(beat(**changes), LIMITS)) == kinds
+    assert tuple(troubles(beat(**changes), LIMITS, memory_bytes=MEMORY_BYTES)) == kinds
 
 
 @pytest.mark.parametrize(
@@ -53,15 +62,19 @@ def test_what_is_trouble(changes: dict[str, Any], kinds: tuple[str, ...]) -> Non
         ("heat", {"battery_temperature_c": 39.9}, False),
         ("memory", {"available_bytes": 90_000_000}, True),
         ("memory", {"available_bytes": 100_000_000}, False),
+        ("memory", {"memory_stalled_percent": 10.0}, True),
+        ("memory", {"memory_stalled_percent": 9.9}, False),
+        ("memory", {"rss_bytes": 201 * MB, "stages": HOLDS}, True),
+        ("memory", {"rss_bytes": 200 * MB, "stages": HOLDS}, False),
     ],
 )
 def test_trouble_is_over_by_a_margin(kind: str, changes: dict[str, Any], lasts: bool) -> None:
-    assert (kind in troubles(beat(**changes), LIMITS, {kind})) is lasts
+    assert (kind in troubles(beat(**changes), LIMITS, {kind}, memory_bytes=MEMORY_BYTES)) is lasts
 
 
 def test_zero_switches_a_rule_off() -> None:
     off = HealthLimits(battery_low_percent=0, memory_low_bytes=0)
-    assert not troubles(beat(battery_percent=1, charging=False, available_bytes=0), off)
+    assert not troubles(beat(battery_percent=1, charging=False, available_bytes=0), off, memory_bytes=1)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +94,7 @@ def test_what_a_node_costs(changes: dict[str, Any], factor: float) -> None:
 
 
 def test_a_moments_trouble_is_none() -> None:
-    health = NodeHealth(LIMITS)
+    health = NodeHealth(LIMITS, MEMORY_BYTES)
     hot = {"battery_temperature_c": 50.0}
     health.heard(beat(0), 0.0)
     health.heard(beat(1, **hot), 1.0)
@@ -99,7 +112,7 @@ def test_a_moments_trouble_is_none() -> None:
 
 
 def test_what_a_node_comes_with_is_no_moments_trouble() -> None:
-    health = NodeHealth(LIMITS)
+    health = NodeHealth(LIMITS, MEMORY_BYTES)
     health.heard(beat(battery_percent=12, charging=False), 1.0)
     assert health.unfit == "its battery is at 12 %, not charging"
 
@@ -139,7 +152,7 @@ def test_numbers_that_do() -> None:
 
 
 def test_a_nonsense_heartbeat_changes_nothing_else() -> None:
-    health = NodeHealth(LIMITS)
+    health = NodeHealth(LIMITS, MEMORY_BYTES)
     health.heard(beat(10, battery_percent=80, charging=False), 10.0)
     health.heard(beat(9, battery_percent=79, charging=False), 11.0)
     assert health.oddities
