@@ -13,7 +13,7 @@ from click.core import ParameterSource
 from broker.address import DEFAULT_URL, parse_broker_url
 from broker.credential import FILE, Credential
 from broker.exit_deadline import end_on_signals
-from broker.option_types import FiniteRange
+from broker.option_types import FiniteRange, IntOrWord
 from broker.security import is_exposed, password_warning
 from broker.whereabouts import Whereabouts
 from edge_node.config import SPEEDS, NodeConfig, read_speed
@@ -61,6 +61,15 @@ def _check_speed(context: click.Context, parameter: click.Parameter, value: str)
     return path or speed
 
 
+def _take_home(home: Path) -> None:
+    """Make this the only node of its home, for as long as it runs."""
+    try:
+        (home / "blobs").mkdir(parents=True, exist_ok=True)
+        click.get_current_context().with_resource(only_node(home))
+    except OSError as error:
+        raise click.UsageError(f"--home {home} can't be used: {error.strerror}") from None
+
+
 @click.command(
     epilog="Example: linguabus-node --broker mqtt://192.168.1.5 --insecure --name kitchen-phone",
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -94,7 +103,13 @@ def _check_speed(context: click.Context, parameter: click.Parameter, value: str)
     metavar="MB",
     help="Disk to use at most. [default: 1/2 of what is free]",
 )
-@click.option("--threads", type=click.IntRange(1, 64), default=1, show_default=True, help="Compute threads.")
+@click.option(
+    "--threads",
+    type=IntOrWord("auto", 1, 64),
+    default=1,
+    show_default=True,
+    help="Compute threads. auto: tries 1, 2 and 4 on the large cores, once, and takes as few as are as quick.",
+)
 @click.option(
     "--emulate-speed",
     callback=_check_speed,
@@ -136,7 +151,7 @@ def node(
     home: Path,
     memory_limit_mb: int | None,
     storage_limit_mb: int | None,
-    threads: int,
+    threads: int | None,
     emulate_speed: float | Path,
     watchdog_s: float,
     drain_timeout: float,
@@ -170,9 +185,11 @@ def node(
             )
         click.echo(f"node {name}: warning: whoever reaches {address.host} can read and command this node", err=True)
     try:
+        from edge_node.runtime.thread_choice import choose_threads
         from edge_node.service import NodeService
     except ImportError as error:
         raise click.ClickException(f"{error.name} is missing: pip install 'linguabus[edge]'") from None
+    _take_home(home)
     config = NodeConfig(
         name=name,
         broker_url=address,
@@ -180,18 +197,13 @@ def node(
         whereabouts=whereabouts,
         memory_limit_bytes=memory_limit_mb and memory_limit_mb * _MB,
         storage_limit_bytes=storage_limit_mb and storage_limit_mb * _MB,
-        threads=threads,
+        threads=choose_threads(home) if threads is None else threads,
         emulated_speed=read_speed(emulate_speed) if isinstance(emulate_speed, Path) else emulate_speed,
         emulated_speed_file=emulate_speed if isinstance(emulate_speed, Path) else None,
         watchdog_min_s=watchdog_s,
         drain_timeout_s=drain_timeout,
         check_interval_s=check_every,
     )
-    try:
-        config.blob_directory.mkdir(parents=True, exist_ok=True)
-        click.get_current_context().with_resource(only_node(home))
-    except OSError as error:
-        raise click.UsageError(f"--home {home} can't be used: {error.strerror}") from None
     service = NodeService(config, tell=lambda line: click.echo(f"node {name}: {line}", err=True))
 
     def asked_to_stop() -> None:
