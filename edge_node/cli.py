@@ -26,6 +26,7 @@ from schemas.roles import with_article
 from schemas.system_limits import allow_many_files, describe
 
 _MB = 10**6
+_PROVIDER = "ExecutionProvider"
 
 
 def _default_name() -> str:
@@ -59,6 +60,21 @@ def _check_speed(context: click.Context, parameter: click.Parameter, value: str)
         raise click.BadParameter(f"there is no number in {path or repr(value)}") from None
     FiniteRange(*SPEEDS).convert(speed, parameter, context)
     return path or speed
+
+
+def _check_providers(_context: click.Context, _parameter: click.Parameter, value: str) -> tuple[str, ...] | None:
+    """Names of providers as ONNX Runtime has them, by short ones in any case; None: all."""
+    if value == "auto":
+        return None
+    names = [name.strip() for name in value.split(",") if name.strip().lower() != "cpu"]
+    from onnxruntime import get_available_providers
+
+    by_short_name = {name.removesuffix(_PROVIDER).lower(): name for name in get_available_providers()}
+    found = [by_short_name.get(name.removesuffix(_PROVIDER).lower()) for name in names]
+    if None in found:
+        there = ", ".join(sorted(by_short_name))
+        raise click.BadParameter(f"the installed ONNX Runtime has no {names[found.index(None)]!r}, but: {there}")
+    return tuple(name for name in found if name)
 
 
 def _take_home(home: Path) -> None:
@@ -111,6 +127,15 @@ def _take_home(home: Path) -> None:
     help="Compute threads. auto: tries 1, 2 and 4 on the large cores, once, and takes as few as are as quick.",
 )
 @click.option(
+    "--execution-providers",
+    default="auto",
+    show_default=True,
+    metavar="auto|cpu|NAME,...",
+    callback=_check_providers,
+    help="Execution providers of ONNX Runtime that may compute: each is tried on the node's own layers, and used where"
+    " it is right and quicker than the CPU.",
+)
+@click.option(
     "--emulate-speed",
     callback=_check_speed,
     default="1.0",
@@ -152,6 +177,7 @@ def node(
     memory_limit_mb: int | None,
     storage_limit_mb: int | None,
     threads: int | None,
+    execution_providers: tuple[str, ...] | None,
     emulate_speed: float | Path,
     watchdog_s: float,
     drain_timeout: float,
@@ -198,6 +224,7 @@ def node(
         memory_limit_bytes=memory_limit_mb and memory_limit_mb * _MB,
         storage_limit_bytes=storage_limit_mb and storage_limit_mb * _MB,
         threads=choose_threads(home) if threads is None else threads,
+        providers=execution_providers,
         emulated_speed=read_speed(emulate_speed) if isinstance(emulate_speed, Path) else emulate_speed,
         emulated_speed_file=emulate_speed if isinstance(emulate_speed, Path) else None,
         watchdog_min_s=watchdog_s,

@@ -33,6 +33,7 @@ from edge_node.effects import (
 from edge_node.errors import NodeError, NodeRefused
 from edge_node.notices import Notices
 from edge_node.runtime.check_schedule import CheckSchedule
+from edge_node.runtime.provider_choice import ProviderChoice
 from edge_node.runtime.segment_runner import SegmentRunner
 from edge_node.storage.blob_access import BlobAccess
 from edge_node.storage.blob_store import BlobStore
@@ -84,6 +85,7 @@ class NodeService:
         self._runner = SegmentRunner(
             self._store, threads=config.threads, emulated_speed=config.emulated_speed, on_load_event=self._call,
             memory_bytes=self._memory.memory_bytes,
+            providers=ProviderChoice(config.home, config.providers, threads=config.threads),
         )  # fmt: skip
         self._checks = CheckSchedule(config.check_interval_s)
         self._standby = StandbyFetcher(self._store)
