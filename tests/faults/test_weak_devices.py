@@ -28,7 +28,7 @@ from tests.support.polling import DEADLINE_S
 from tests.support.services import patient_client, running_service, wait_until_serving
 
 PROMPT = "one two three four five six seven"
-TOKENS = 150
+TOKENS = 100
 BEGUN = 5
 PHONE = "phone"
 ENDS = PlanConstraints(objective="throughput", pins=(("embed", "a"), ("head", "b")))
@@ -56,7 +56,8 @@ class World:
     def wait(self, condition: Callable[[], object]) -> None:
         end_s = time.monotonic() + DEADLINE_S
         while not condition():
-            assert time.monotonic() < end_s, (self.view(), self.client.past_events(), self.phone.log())
+            told = [event.text for event in self.client.past_events().events]
+            assert time.monotonic() < end_s, "\n".join([*told, *self.phone.log().splitlines()[-20:]])
             time.sleep(0.02)
 
     def ask(self, meanwhile: Callable[[], None] = lambda: None) -> tuple[str, list[str]]:
@@ -82,10 +83,10 @@ def world(
         min_nodes=3, context_tokens=256, slots=2, wire_dtype="fp32", health=HealthLimits(dwell_s=0.1),
     )  # fmt: skip
     with ExitStack() as stack:
-        stack.enter_context(running_nodes("ab", mosquitto.url, folder, "--emulate-speed", "0.02"))
+        stack.enter_context(running_nodes("ab", mosquitto.url, folder, "--emulate-speed", "0.01"))
         with pytest.MonkeyPatch.context() as of_phone:
             of_phone.setenv("PATH", f"{folder / 'termux'}:{os.environ['PATH']}")
-            phone = start_node(PHONE, mosquitto.url, folder / PHONE, "--emulate-speed", "0.2", *options, module=module)
+            phone = start_node(PHONE, mosquitto.url, folder / PHONE, "--emulate-speed", "0.7", *options, module=module)
         stack.callback(phone.end)
         stack.enter_context(running_service(config))
         client = stack.enter_context(patient_client(mosquitto.url))
