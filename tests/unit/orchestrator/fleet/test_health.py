@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.fleet.changes import Drained, Flagged, Joined, Restored, Trusted
+from orchestrator.fleet.changes import Drained, Flagged, Grown, Joined, Restored, Trusted
 from orchestrator.fleet.fleet import FleetState
 from orchestrator.fleet.health import TRUST_S, BatteryTrend, Condition, HealthLimits, NodeHealth, cost_factor, troubles
 from orchestrator.fleet.plausibility import oddities
@@ -229,3 +229,24 @@ def test_flags_come_and_go() -> None:
     assert nodes.apply("a", beat(4), 3.0) == []
     assert nodes.apply("a", beat(20), 3.0 + TRUST_S) == [Trusted("a")]
     assert nodes.is_believed("a")
+
+
+def test_a_node_that_may_use_more_by_now_is_planned_with_again() -> None:
+    state, birth = fleet(), make_birth("a")
+    less = replace(birth, memory_bytes=birth.memory_bytes - 200_000_000)
+    assert state.apply("a", less, 1.0) == []
+    assert state.usable() == (less,)
+    assert state.apply("a", birth, 2.0) == [Grown("a", "200 MB")]
+    assert state.apply("a", birth, 3.0) == []
+
+
+def test_with_less_that_it_may_use_a_node_takes_too_much() -> None:
+    state, birth = fleet(), make_birth("a")
+    resident_bytes = birth.memory_bytes
+    holds = beat(rss_bytes=resident_bytes, peak_rss_bytes=resident_bytes, stages=HOLDS)
+    assert state.apply("a", holds, 1.0) == []
+    state.apply("a", replace(birth, memory_bytes=100_000_000), 2.0)
+    (change,) = state.apply("a", replace(holds, uptime_s=3.0), 3.0)
+    assert isinstance(change, Drained)
+    assert change.reason.endswith("MB of memory, and may use 100 MB")
+    assert state.apply("a", replace(holds, uptime_s=4.0, stages=()), 4.0) == [Restored("a")]
