@@ -20,10 +20,6 @@ class IntOrWord(click.IntRange):
         """Read the number; None for the word."""
         return None if value in (None, self._word) else super().convert(value, param, ctx)
 
-    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
-        """What stands for it in help."""
-        return f"[{self._word}|INTEGER]"
-
 
 class FiniteRange(click.FloatRange):
     """A number within limits. ``nan`` is none, though it is neither above nor below any limit."""

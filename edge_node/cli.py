@@ -124,6 +124,7 @@ def _take_home(home: Path) -> None:
     type=IntOrWord("auto", 1, 64),
     default=1,
     show_default=True,
+    metavar="auto|COUNT",
     help="Compute threads. auto: tries 1, 2 and 4 on the large cores, once, and takes as few as are as quick.",
 )
 @click.option(
