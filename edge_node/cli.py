@@ -111,7 +111,7 @@ def _take_home(home: Path) -> None:
     "--memory-limit-mb",
     type=click.IntRange(64),
     metavar="MB",
-    help="Memory to use at most, in MB of 10^6 bytes as in everything that is printed. [default: 3/4 of what is free]",
+    help="Memory to use at most, in MB of 10^6 bytes as in everything that is printed. [default: 3/4 of what is free, with 100 MB left]",
 )
 @click.option(
     "--storage-limit-mb",
@@ -124,17 +124,17 @@ def _take_home(home: Path) -> None:
     type=IntOrWord("auto", 1, 64),
     default=1,
     show_default=True,
-    metavar="auto|COUNT",
+    metavar="COUNT",
     help="Compute threads. auto: tries 1, 2 and 4 on the large cores, once, and takes as few as are as quick.",
 )
 @click.option(
     "--execution-providers",
     default="auto",
     show_default=True,
-    metavar="auto|cpu|NAME,...",
+    metavar="NAMES",
     callback=_check_providers,
     help="Execution providers of ONNX Runtime that may compute: each is tried on the node's own layers, and used where"
-    " it is right and quicker than the CPU.",
+    " it is right and quicker than the CPU. auto: all that are installed; cpu: none.",
 )
 @click.option(
     "--emulate-speed",
