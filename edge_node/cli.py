@@ -111,7 +111,8 @@ def _take_home(home: Path) -> None:
     "--memory-limit-mb",
     type=click.IntRange(64),
     metavar="MB",
-    help="Memory to use at most, in MB of 10^6 bytes as in everything that is printed. [default: 3/4 of what is free, with 100 MB left]",
+    help="Memory to use at most, in MB of 10^6 bytes as in everything that is printed. [default: 3/4 of what is free,"
+    " with 100 MB left]",
 )
 @click.option(
     "--storage-limit-mb",

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,17 +22,18 @@ from orchestrator.model.store import ModelStore
 from orchestrator.service.config import ServiceConfig
 from orchestrator.service.database import Database
 from orchestrator.timing import Timing
+from schemas.contract import load
 from schemas.messages import NodeView, PlanConstraints
 from tests.support.memory_group import memory_group
 from tests.support.nodes import NodeProcess, running_nodes, start_node
 from tests.support.polling import DEADLINE_S
-from tests.support.services import patient_client, running_service, wait_until_serving
+from tests.support.services import apply, patient_client, running_service, wait_until_serving
 
 PROMPT = "one two three four five six seven"
 TOKENS = 100
 BEGUN = 5
 PHONE = "phone"
-ENDS = PlanConstraints(objective="throughput", pins=(("embed", "a"), ("head", "b")))
+ENDS: dict[str, Any] = {"objective": "throughput", "pins": [["embed", "a"], ["head", "b"]]}
 QUICK = Timing(settle_s=0.2, start_s=1.0, loss_settle_s=0.1, resend_s=0.5, exclude_s=1.0)
 ANSWERS = '{"percentage": %d, "status": "%s", "temperature": %d}'
 WELL = (80, "CHARGING", 30)
@@ -60,6 +62,12 @@ class World:
             assert time.monotonic() < end_s, "\n".join([*told, *self.phone.log().splitlines()[-20:]])
             time.sleep(0.02)
 
+    def await_return(self) -> None:
+        """Wait until the phone may have layers again. It is given some when that is worth it, or somebody wants that."""
+        self.wait(lambda: self.told("restored") and not self.view().drained)
+        apply(self.client, **ENDS)
+        assert self.ring() == ["a", PHONE, "b"]
+
     def ask(self, meanwhile: Callable[[], None] = lambda: None) -> tuple[str, list[str]]:
         """The text of an answer in whose middle something happens, and the nodes that have ended it."""
         answer = self.client.ask(prompt=PROMPT, max_tokens=TOKENS, stats=True)
@@ -77,7 +85,7 @@ def world(
     mosquitto: LocalBroker, store: ModelStore, folder: Path, module: tuple[str, ...], *options: str
 ) -> Iterator[World]:
     with Database(folder / "state.sqlite3") as state:
-        state.save_constraints("main", ENDS)
+        state.save_constraints("main", load(PlanConstraints, ENDS))
     config = ServiceConfig(
         broker_url=mosquitto.url, data_dir=folder, models_dir=store.home, model="tiny", timing=QUICK,
         min_nodes=3, context_tokens=256, slots=2, wire_dtype="fp32", health=HealthLimits(dwell_s=0.1),
@@ -133,7 +141,7 @@ def test_a_hot_or_an_empty_phone_gives_its_layers_up_until_it_is_well(
         assert fleet.told("drained") == [f"node {PHONE} gives up its layers: {reason}"]
         assert not fleet.told("lost")
         say(termux, WELL)
-        fleet.wait(lambda: PHONE in fleet.ring())
+        fleet.await_return()
 
 
 def test_readers_that_hang_cost_no_token(
@@ -172,7 +180,8 @@ def test_a_phone_whose_control_group_shrinks_gives_its_layers_up_until_there_is_
         assert fleet.view().memory_bytes < memory_bytes
         assert told in fleet.phone.log() + json.dumps(fleet.told("drained"))
         group.lift()
-        fleet.wait(lambda: PHONE in fleet.ring() and fleet.view().memory_bytes == memory_bytes)
+        fleet.wait(lambda: fleet.view().memory_bytes > memory_bytes // 2)
+        fleet.await_return()
         assert fleet.ask()[0] == expected
         fleet.phone.end()
 

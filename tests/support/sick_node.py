@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -117,8 +117,9 @@ def readers_hang() -> None:
         return root / path.removeprefix("/")
 
     for path in HANGING:
-        redirected(path).parent.mkdir(parents=True)
-        os.mkfifo(redirected(path))
+        redirected(path).parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileExistsError):  # a node starts this program once more
+            os.mkfifo(redirected(path))
     for module in (battery, control_group, device):
         module.Path = redirected  # type: ignore[attr-defined]
 
