@@ -63,7 +63,7 @@ class World:
             time.sleep(0.02)
 
     def await_return(self) -> None:
-        """Wait until the phone may have layers again. It is given some when that is worth it, or somebody wants that."""
+        """Wait until the phone may have layers again; it is given some when somebody asks for a plan, at the latest."""
         self.wait(lambda: self.told("restored") and not self.view().drained)
         apply(self.client, **ENDS)
         assert self.ring() == ["a", PHONE, "b"]
