@@ -94,7 +94,8 @@ def test_a_smaller_machine_means_a_smaller_budget_until_there_is_more_for_a_whil
     assert node.reads(290).memory_bytes is None
     assert node.reads(180, after_s=WELL_S).memory_bytes is None, "it did not last"
     assert node.reads(290).memory_bytes is None
-    assert node.reads(290, after_s=WELL_S).memory_bytes == 290 * MB
+    assert node.reads(290, after_s=WELL_S / 2).memory_bytes is None
+    assert node.reads(290, after_s=WELL_S / 2).memory_bytes == 290 * MB
     assert node.reads(2000).memory_bytes is None
     assert node.reads(2000, after_s=WELL_S).memory_bytes == 400 * MB, "and never more than it began with"
     assert node.reads(2000, after_s=60.0) == QUIET
