@@ -153,8 +153,8 @@ def test_readers_that_hang_cost_no_token(
         fleet.wait(lambda: (fleet.view().uptime_s or 0.0) > (before.uptime_s or 0.0))
         view = fleet.view()
         assert (view.battery_percent, view.temperature_c) == (None, None)
-        assert (view.frames_dropped, view.drained, view.state) == (0, "", "online")
-        assert not {event.kind for event in fleet.client.past_events().events} & {"lost", "drained", "moved", "broken"}
+        assert (view.drained, view.state) == ("", "online")
+        assert not {event.kind for event in fleet.client.past_events().events} & {"lost", "drained", "broken"}
         assert not (termux / "says").exists(), "it was asked, and has not answered"
 
 
