@@ -8,6 +8,19 @@ from typing import Any
 import click
 
 
+class IntOrWord(click.IntRange):
+    """A whole number within limits, or a word in its place."""
+
+    def __init__(self, word: str, least: int, most: int) -> None:
+        """``word`` stands for no number."""
+        super().__init__(least, most)
+        self._word = word
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Read the number; None for the word."""
+        return None if value in (None, self._word) else super().convert(value, param, ctx)
+
+
 class FiniteRange(click.FloatRange):
     """A number within limits. ``nan`` is none, though it is neither above nor below any limit."""
 

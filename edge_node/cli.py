@@ -13,7 +13,7 @@ from click.core import ParameterSource
 from broker.address import DEFAULT_URL, parse_broker_url
 from broker.credential import FILE, Credential
 from broker.exit_deadline import end_on_signals
-from broker.option_types import FiniteRange
+from broker.option_types import FiniteRange, IntOrWord
 from broker.security import is_exposed, password_warning
 from broker.whereabouts import Whereabouts
 from edge_node.config import SPEEDS, NodeConfig, read_speed
@@ -26,6 +26,7 @@ from schemas.roles import with_article
 from schemas.system_limits import allow_many_files, describe
 
 _MB = 10**6
+_PROVIDER = "ExecutionProvider"
 
 
 def _default_name() -> str:
@@ -61,6 +62,30 @@ def _check_speed(context: click.Context, parameter: click.Parameter, value: str)
     return path or speed
 
 
+def _check_providers(_context: click.Context, _parameter: click.Parameter, value: str) -> tuple[str, ...] | None:
+    """Names of providers as ONNX Runtime has them, by short ones in any case; None: all."""
+    if value == "auto":
+        return None
+    names = [name.strip() for name in value.split(",") if name.strip().lower() != "cpu"]
+    from onnxruntime import get_available_providers
+
+    by_short_name = {name.removesuffix(_PROVIDER).lower(): name for name in get_available_providers()}
+    found = [by_short_name.get(name.removesuffix(_PROVIDER).lower()) for name in names]
+    if None in found:
+        there = ", ".join(sorted(by_short_name))
+        raise click.BadParameter(f"the installed ONNX Runtime has no {names[found.index(None)]!r}, but: {there}")
+    return tuple(name for name in found if name)
+
+
+def _take_home(home: Path) -> None:
+    """Make this the only node of its home, for as long as it runs."""
+    try:
+        (home / "blobs").mkdir(parents=True, exist_ok=True)
+        click.get_current_context().with_resource(only_node(home))
+    except OSError as error:
+        raise click.UsageError(f"--home {home} can't be used: {error.strerror}") from None
+
+
 @click.command(
     epilog="Example: linguabus-node --broker mqtt://192.168.1.5 --insecure --name kitchen-phone",
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -86,7 +111,8 @@ def _check_speed(context: click.Context, parameter: click.Parameter, value: str)
     "--memory-limit-mb",
     type=click.IntRange(64),
     metavar="MB",
-    help="Memory to use at most, in MB of 10^6 bytes as in everything that is printed. [default: 3/4 of what is free]",
+    help="Memory to use at most, in MB of 10^6 bytes as in everything that is printed. [default: 3/4 of what is free,"
+    " with 100 MB left]",
 )
 @click.option(
     "--storage-limit-mb",
@@ -94,7 +120,23 @@ def _check_speed(context: click.Context, parameter: click.Parameter, value: str)
     metavar="MB",
     help="Disk to use at most. [default: 1/2 of what is free]",
 )
-@click.option("--threads", type=click.IntRange(1, 64), default=1, show_default=True, help="Compute threads.")
+@click.option(
+    "--threads",
+    type=IntOrWord("auto", 1, 64),
+    default=1,
+    show_default=True,
+    metavar="COUNT",
+    help="Compute threads. auto: tries 1, 2 and 4 on the large cores, once, and takes as few as are as quick.",
+)
+@click.option(
+    "--execution-providers",
+    default="auto",
+    show_default=True,
+    metavar="NAMES",
+    callback=_check_providers,
+    help="Execution providers of ONNX Runtime that may compute: each is tried on the node's own layers, and used where"
+    " it is right and quicker than the CPU. auto: all that are installed; cpu: none.",
+)
 @click.option(
     "--emulate-speed",
     callback=_check_speed,
@@ -136,7 +178,8 @@ def node(
     home: Path,
     memory_limit_mb: int | None,
     storage_limit_mb: int | None,
-    threads: int,
+    threads: int | None,
+    execution_providers: tuple[str, ...] | None,
     emulate_speed: float | Path,
     watchdog_s: float,
     drain_timeout: float,
@@ -170,9 +213,11 @@ def node(
             )
         click.echo(f"node {name}: warning: whoever reaches {address.host} can read and command this node", err=True)
     try:
+        from edge_node.runtime.thread_choice import choose_threads
         from edge_node.service import NodeService
     except ImportError as error:
         raise click.ClickException(f"{error.name} is missing: pip install 'linguabus[edge]'") from None
+    _take_home(home)
     config = NodeConfig(
         name=name,
         broker_url=address,
@@ -180,18 +225,14 @@ def node(
         whereabouts=whereabouts,
         memory_limit_bytes=memory_limit_mb and memory_limit_mb * _MB,
         storage_limit_bytes=storage_limit_mb and storage_limit_mb * _MB,
-        threads=threads,
+        threads=choose_threads(home) if threads is None else threads,
+        providers=execution_providers,
         emulated_speed=read_speed(emulate_speed) if isinstance(emulate_speed, Path) else emulate_speed,
         emulated_speed_file=emulate_speed if isinstance(emulate_speed, Path) else None,
         watchdog_min_s=watchdog_s,
         drain_timeout_s=drain_timeout,
         check_interval_s=check_every,
     )
-    try:
-        config.blob_directory.mkdir(parents=True, exist_ok=True)
-        click.get_current_context().with_resource(only_node(home))
-    except OSError as error:
-        raise click.UsageError(f"--home {home} can't be used: {error.strerror}") from None
     service = NodeService(config, tell=lambda line: click.echo(f"node {name}: {line}", err=True))
 
     def asked_to_stop() -> None:

@@ -24,6 +24,8 @@ class NodeConfig:
     memory_limit_bytes: int | None = None
     storage_limit_bytes: int | None = None
     threads: int = 1
+    providers: tuple[str, ...] | None = None
+    """Execution providers of ONNX Runtime that may be tried beside the CPU; None: all."""
     emulated_speed: float = 1.0
     emulated_speed_file: Path | None = None
     """Has another speed when it is read again."""

@@ -60,7 +60,8 @@ class NodeCore:
         """What the broker passes on for this node."""
         self._tokens = 0
         """Of answers, on stages that are gone."""
-        self._memory_bytes = memory_bytes
+        self.memory_bytes = memory_bytes
+        """What the node may use in all by now."""
         self._watchdog_min_s = watchdog_min_s
         self._stages: dict[StageKey, Stage] = {}
         self._by_place: dict[tuple[str, int, int, int], Stage] = {}
@@ -113,9 +114,9 @@ class NodeCore:
         spec = StageSpec.of(command) if command.stage < len(command.ring) else None
         if spec is None or spec.node != self.node:
             return [self._prepare_failed(command, f"stage {command.stage} of the ring is not {self.node}'s")]
-        if command.planned_bytes > self._memory_bytes:
-            missing = command.planned_bytes - self._memory_bytes
-            reason = f"{self.node} may use {self._memory_bytes} bytes, the plan needs {missing} more"
+        if command.planned_bytes > self.memory_bytes:
+            missing = command.planned_bytes - self.memory_bytes
+            reason = f"{self.node} may use {self.memory_bytes} bytes, the plan needs {missing} more"
             return [self._prepare_failed(command, reason)]
         if spec.max_message_bytes > self.max_message_bytes:
             limits = f"{spec.max_message_bytes} bytes, the broker passes on {self.max_message_bytes} for {self.node}"
@@ -275,6 +276,15 @@ class NodeCore:
         if stage is None:
             return []
         return [*self._release(key), self._prepare_failed(stage.spec, reason, code)]
+
+    def give_up(self, reason: str, code: LoadFailureCode) -> list[Effect]:
+        """Release all stages at once, and say why; others go on with their requests."""
+        return [effect for key in list(self._stages) for effect in self.segment_failed(key, reason, code)]
+
+    def forget_parked(self) -> dict[StageKey, tuple[int, ...]]:
+        """Forget the rows of ended requests. Returns, by stage, the slots whose rows nobody needs."""
+        loaded = {key: stage.slots for key, stage in self._stages.items() if stage.loaded}
+        return {key: slots.forget_parked() for key, slots in loaded.items()}
 
     def subscribed(self, patterns: Iterable[str]) -> list[Effect]:
         """Note subscriptions that the broker acknowledged, and report stages that are ready by them."""

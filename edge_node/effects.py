@@ -125,6 +125,11 @@ class Register:
 
 
 @dataclass(frozen=True, slots=True)
+class SendHeartbeat:
+    """Say at once how the node is."""
+
+
+@dataclass(frozen=True, slots=True)
 class Stop:
     """End the node with this reason."""
 
@@ -143,5 +148,6 @@ Effect = (
     | Subscribe
     | Unsubscribe
     | Register
+    | SendHeartbeat
     | Stop
 )

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import logging
-import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 from broker.bus import Bus, Connected, Delivery, Disconnected, Event, Refused, Subscribed, Will
@@ -23,6 +21,7 @@ from edge_node.effects import (
     Register,
     Reply,
     SendFrame,
+    SendHeartbeat,
     SendKvRows,
     StandBy,
     Stop,
@@ -34,21 +33,21 @@ from edge_node.effects import (
 from edge_node.errors import NodeError, NodeRefused
 from edge_node.notices import Notices
 from edge_node.runtime.check_schedule import CheckSchedule
+from edge_node.runtime.provider_choice import ProviderChoice
 from edge_node.runtime.segment_runner import SegmentRunner
-from edge_node.runtime.table_pages import TablePages
 from edge_node.storage.blob_access import BlobAccess
 from edge_node.storage.blob_store import BlobStore
 from edge_node.storage.standby_fetcher import StandbyFetcher
-from edge_node.telemetry import device
-from edge_node.telemetry.birth import birth_of, new_incarnation
+from edge_node.telemetry.birth import birth_of, new_incarnation, renewed
 from edge_node.telemetry.busy import WORTH_TELLING_S, busy_s
 from edge_node.telemetry.load_report import load_effects
+from edge_node.telemetry.memory_guard import MemoryGuard
 from edge_node.telemetry.message_limit import MessageLimit
 from edge_node.telemetry.profiler import Profiler
 from edge_node.telemetry.reporter import Reporter
 from edge_node.wire.activations import quiet
 from edge_node.wire.first_connection import LONGEST_PAUSE_S, connect_patiently
-from edge_node.wire.outbox import Outbox, will_of
+from edge_node.wire.outbox import Outbox, client_id_of, will_of
 from edge_node.wire.topics import data_route
 from schemas import messages
 from schemas.codec import decode_frames
@@ -70,42 +69,39 @@ class NodeService:
         self._config = config
         self._notices = Notices(config.name, tell)
         self._incarnation = new_incarnation()
-        will = will_of(config.name, self._incarnation)
-        # The broker ends the connection of who has the same client id, whoever connects: nobody is to guess this one.
-        client_id = f"node-{config.name}-{self._incarnation}-{secrets.token_hex(8)}"
         make_bus = make_bus or (lambda name, will: MqttBus(
             config.broker, client_id=name, will=will, find=config.find, longest_wait_s=LONGEST_PAUSE_S
         ))  # fmt: skip
-        self._bus = make_bus(client_id, will)
+        self._bus = make_bus(client_id_of(config.name, self._incarnation), will_of(config.name, self._incarnation))
         self._outbox = Outbox(self._bus, node=config.name, incarnation=self._incarnation)
         self._echo_topic = NODE_ECHO.format(node=config.name)
         self._limit = MessageLimit(self._bus, self._echo_topic)
-        self._memory_bytes = device.memory_budget_bytes(config.memory_limit_bytes)
         self._speed = config.emulated_speed
         blobs = config.blob_directory
         access = BlobAccess.by(config.broker, config.whereabouts)
         self._store = BlobStore(blobs, limit_bytes=config.storage_limit_bytes, access=access)
+        self._memory = MemoryGuard(config.memory_limit_bytes, self._store, self._call)
         self._runner = SegmentRunner(
             self._store, threads=config.threads, emulated_speed=config.emulated_speed, on_load_event=self._call,
-            memory_bytes=self._memory_bytes,
+            memory_bytes=self._memory.memory_bytes,
+            providers=ProviderChoice(config.home, config.providers, threads=config.threads),
         )  # fmt: skip
-        self._table_pages = TablePages(self._store.directory, lambda: device.memory_bytes()[0])
         self._checks = CheckSchedule(config.check_interval_s)
         self._standby = StandbyFetcher(self._store)
         self._core = NodeCore(
-            node=config.name, incarnation=self._incarnation, memory_bytes=self._memory_bytes,
+            node=config.name, incarnation=self._incarnation, memory_bytes=self._memory.memory_bytes,
             watchdog_min_s=config.watchdog_min_s,
         )  # fmt: skip
         self._rejected: Counter[str] = Counter()
         self._reporter = Reporter(
-            self._bus, self._outbox, self._core, self._store, interval_s=config.heartbeat_interval_s,
+            self._bus, self._outbox, self._core, self._store, self._memory, interval_s=config.heartbeat_interval_s,
             rejected=self._rejected,
         )  # fmt: skip
         self._link = self._reporter.link
         self._kept: list[Event] = []
         self._profiler = Profiler(
             self._store, node=config.name, incarnation=self._incarnation, threads=config.threads,
-            emulated_speed=config.emulated_speed, wake=self._call, memory_bytes=self._memory_bytes,
+            emulated_speed=config.emulated_speed, wake=self._call, memory_bytes=self._memory.memory_bytes,
         )  # fmt: skip
         self._birth: NodeBirth | None = None
         self._stopping = False
@@ -153,7 +149,7 @@ class NodeService:
             on_connected()
             self._subscribe()
             self._birth = birth_of(
-                self._config, self._incarnation, self._memory_bytes, self._store, self._bus, self._limit,
+                self._config, self._incarnation, self._memory, self._store, self._bus, self._limit,
                 self._kept.append,
             )  # fmt: skip
             self._register()
@@ -164,6 +160,7 @@ class NodeService:
             self._outbox.say_goodbye()
         finally:
             self._reporter.close()
+            self._memory.close()
             self._bus.close()
 
     def _subscribe(self) -> None:
@@ -174,7 +171,8 @@ class NodeService:
     def _register(self) -> None:
         assert self._birth
         self._core.max_message_bytes = max_bytes = self._limit.max_message_bytes
-        self._birth = replace(self._birth, max_message_bytes=max_bytes, storage_bytes=self._store.limit_bytes)
+        self._core.memory_bytes = self._memory.memory_bytes
+        self._birth = renewed(self._birth, max_bytes, self._memory, self._store)
         self._outbox.register(self._birth, leaving=self._drain.reason)
         self._notices.registered()
 
@@ -230,7 +228,10 @@ class NodeService:
                 self._check_answers()
             if self.leaving:
                 self._leave(now_s, polled_s)
-            if now_s >= self._reporter.due_s(now_s):
+            is_due = now_s >= self._reporter.due_s(now_s)
+            if self._memory.has_news or is_due:
+                self._do(self._memory.check(self._core, self._runner, now_s))
+            if is_due:
                 self._heartbeat()
             self._due_s = self._next_due_s(now_s)
 
@@ -271,7 +272,7 @@ class NodeService:
             self._do(self._core.computed(work, result, time.monotonic()))
             if silent_s:
                 self._reporter.say()  # it may be missed sooner again
-            self._table_pages.check(self._core.planned_bytes)
+            self._memory.ran(self._core)
 
     def _check_answers(self) -> None:
         """Check that every segment still computes what it should; one that does not is no longer used."""
@@ -366,14 +367,10 @@ class NodeService:
                 case LoadSegment():
                     self._profiler.wanted(effect.spec.segment)
                     self._runner.load(effect.spec, heir_of=effect.heir_of, same_segment=effect.same_segment)
-                case UnloadSegment():
-                    self._runner.unload(effect.key)
-                case CopyPrefix():
-                    self._runner.copy_prefix(effect)
+                case UnloadSegment() | CopyPrefix() | WriteKvRows():
+                    self._runner.apply(effect)
                 case SendKvRows():
                     self._outbox.send_rows(effect.topic, self._runner.kv_rows(effect))
-                case WriteKvRows():
-                    self._runner.write_kv_rows(effect)
                 case StandBy():
                     self._standby.keep(effect.message)
                 case Subscribe():
@@ -382,6 +379,8 @@ class NodeService:
                     self._bus.unsubscribe(effect.patterns)
                 case Register():
                     self._register()
+                case SendHeartbeat():
+                    self._reporter.say()
                 case Stop():
                     self._refusal = effect.reason
                     self.stop()
@@ -393,7 +392,7 @@ class NodeService:
             self._runner.emulate(self._speed)
         self._is_slow = False
         self._reporter.say()
-        self._table_pages.check(self._core.planned_bytes)
+        self._memory.ran(self._core)
         if not self._core.has_requests:
             self._store.give_back()
         if not self._profiler.measures_link:

@@ -11,6 +11,7 @@ from orchestrator.fleet.changes import (
     Drained,
     Flagged,
     FleetChange,
+    Grown,
     Joined,
     Left,
     Restored,
@@ -124,6 +125,9 @@ class ControlPlane:
                 case Restored(node):
                     self.pipelines.restored(now_s)
                     effects.append(Note(f"node {node} may have layers again", kind="restored", node=node))
+                case Grown(node, by):
+                    self.pipelines.restored(now_s)
+                    effects.append(Note(f"node {node} may use {by} of memory more", kind="grown", node=node))
                 case Flagged(node, reason):
                     text = f"node {node} is not believed: {reason}"
                     effects.append(Note(text, warning=True, kind="flagged", node=node))

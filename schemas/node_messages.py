@@ -80,7 +80,10 @@ class Heartbeat:
     uptime_s: Seconds = about("Since the node started.")
     rss_bytes: Bytes = about("Resident memory now.")
     peak_rss_bytes: Bytes = about("Its largest since the node started, last released a stage or measured itself.")
-    available_bytes: Bytes = about("Memory the system could still give.")
+    available_bytes: Bytes = about("Memory that the system, or a control group that has less, could still give.")
+    memory_stalled_percent: Percent | None = about(
+        "Of the last ten seconds, when all work waited for memory, where the kernel tells.", default=None
+    )
     blob_bytes: Bytes = about("Blobs on disk.")
     standby_bytes: Bytes = about("Those of command.keep among them.", default=0)
     cpu_percent: Annotated[float, Number(0, 100_000)] | None = about("CPU use of the process.", default=None)

@@ -94,7 +94,11 @@ class SlotTable:
         else:
             self._free.append(slot)
 
-    def forget_parked(self) -> None:
-        """Forget the rows of ended requests: the stage has got other layers, so they are of no use any more."""
+    def forget_parked(self) -> tuple[int, ...]:
+        """Forget the rows of ended requests: they are of no use any more, or their memory is needed.
+
+        Returns the slots that hold nothing then.
+        """
         self._free.extend(parked.slot for parked in self._parked.values())
         self._parked.clear()
+        return tuple(self._free)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import mmap
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from edge_node.effects import SendKvRows, WriteKvRows
 from edge_node.errors import SegmentUnusable
+from edge_node.runtime import process_heap
 from edge_node.wire.frames import kv_rows_frame
 from schemas.codec import KV_HEADER_BYTES, Dtype
 from schemas.messages import KvLayer
@@ -89,6 +90,12 @@ class KvCache:
     def value_bytes(self) -> int:
         """Size of the largest element."""
         return max((buffer.data.itemsize for buffer in self.buffers), default=1)
+
+    def forget(self, slots: Collection[int]) -> None:
+        """Give back the memory of these slots' rows."""
+        for buffer in self.buffers:
+            for slot in slots:
+                process_heap.drop_pages(buffer.slot_pointer(slot), int(buffer.data.strides[0]))
 
     def read(self, message: SendKvRows) -> bytes:
         """Read the rows of a message as frames, one after the other."""

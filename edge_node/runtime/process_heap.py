@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import mmap
 import os
 import sys
 from collections.abc import Iterator
@@ -68,6 +69,16 @@ def let_go_of_file_pages(folder: Path) -> None:
     with contextlib.suppress(OSError, AttributeError, ValueError):
         advise = ctypes.CDLL(None, use_errno=True).madvise
         for start, stop in _unwritten_mappings(Path("/proc/self/smaps").read_text("utf-8", "replace"), folder):
+            advise(ctypes.c_void_p(start), ctypes.c_size_t(stop - start), _MADV_DONTNEED)
+
+
+def drop_pages(address: int, size_bytes: int) -> None:
+    """Give back the pages that lie wholly in a part of memory that came from the system alone: it is all zeros then."""
+    start = -(-address // mmap.PAGESIZE) * mmap.PAGESIZE
+    stop = (address + size_bytes) // mmap.PAGESIZE * mmap.PAGESIZE
+    if stop > start:
+        with contextlib.suppress(OSError, AttributeError):
+            advise = ctypes.CDLL(None, use_errno=True).madvise
             advise(ctypes.c_void_p(start), ctypes.c_size_t(stop - start), _MADV_DONTNEED)
 
 

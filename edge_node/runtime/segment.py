@@ -26,14 +26,13 @@ from edge_node.runtime.graph_check import check_graph
 from edge_node.runtime.hidden_buffers import Payload, entry_for, exit_for
 from edge_node.runtime.kv_cache import KvCache
 from edge_node.runtime.run_choice import choose_runs
+from edge_node.runtime.session import CPU, open_session
 from edge_node.runtime.state_cache import StateCache
 from edge_node.stage_spec import SegmentSpec
 from edge_node.work import MAX_LOGITS, StateCopies
 from schemas import segment_tensors as tensors
 from schemas.codec import Dtype
 from schemas.run_lengths import AS_WANTED, CANDIDATES
-
-ort.set_default_logger_severity(3)
 
 Array = NDArray[Any]
 _DEVICE = "cpu"
@@ -78,11 +77,13 @@ class Segment:
         emulated_speed: float = 1.0,
         heir_of: Segment | None = None,
         limit_bytes: int | None = None,
+        provider: str = CPU,
     ) -> None:
         """Open the graph; KV caches of layers that ``heir_of`` has, too, are shared with it.
 
         Args:
             limit_bytes: of its weights; see `edge_node.runtime.graph_check`.
+            provider: of ONNX Runtime's, which computes what it can.
 
         Raises:
             GraphRefused: it has what no graph of linguabus has; ONNX Runtime has not seen it.
@@ -95,18 +96,7 @@ class Segment:
         self.emulate(emulated_speed)
         self._clock = time.thread_time if threads == 1 else time.process_time
         self._run_options = ort.RunOptions()
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-        # A node waits for the network between runs: spinning threads would only burn its battery.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        try:
-            self.session = ort.InferenceSession(str(graph_path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # ONNX Runtime raises many unrelated types
-            raise SegmentUnusable(
-                f"ONNX Runtime {ort.__version__} can't open the segment: {runtime_reason(error)}"
-            ) from error
+        self.session = open_session(graph_path, threads, provider)
         self._dtypes = {
             node.name: _NUMPY_TYPES.get(node.type) for node in (*self.session.get_inputs(), *self.session.get_outputs())
         }

@@ -6,18 +6,20 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from broker import heap
-from edge_node.effects import CopyPrefix, SendKvRows, WriteKvRows
-from edge_node.errors import LoadCancelled, NodeError, failure_code, reason_of
+from edge_node.effects import CopyPrefix, SendKvRows, UnloadSegment, WriteKvRows
+from edge_node.errors import LoadCancelled, NodeError, SegmentUnusable, WrongAnswers, failure_code, reason_of
 from edge_node.runtime import process_heap
 from edge_node.runtime.execute import execute
 from edge_node.runtime.fast_decode_runner import FastDecodeRunner
 from edge_node.runtime.known_answers import SelfCheck
 from edge_node.runtime.load_limits import memory_fence, time_limit
+from edge_node.runtime.provider_choice import ProviderChoice
 from edge_node.runtime.segment import Segment
+from edge_node.runtime.session import CPU
 from edge_node.stage.decode_fast_path import DecodeFastPath
 from edge_node.stage_spec import SegmentSpec, StageKey, StageSpec
 from edge_node.storage.blob_store import BlobStore
@@ -75,8 +77,19 @@ class SegmentRunner:
         emulated_speed: float,
         on_load_event: Callable[[], None],
         memory_bytes: int | None = None,
+        providers: ProviderChoice | None = None,
     ) -> None:
-        """``memory_bytes``: what this node may use; what a plan without a figure for its memory goes by."""
+        """Load nothing yet.
+
+        Args:
+            store: of the segments' files.
+            threads: that compute.
+            emulated_speed: of the device.
+            on_load_event: is called by another thread when there is an event.
+            memory_bytes: what this node may use; what a plan without a figure for its memory goes by.
+            providers: chooses ONNX Runtime's execution provider; None: the CPU.
+        """
+        self._providers = providers
         self.events: queue.SimpleQueue[LoadEvent] = queue.SimpleQueue()
         self._store = store
         self._threads = threads
@@ -158,7 +171,20 @@ class SegmentRunner:
         return segment, downloaded_bytes
 
     def _opened(self, spec: SegmentSpec, old: Segment | None, planned_bytes: int | None) -> Segment:
-        """Open a segment and have it run."""
+        """Open a segment and have it run, by the CPU if another provider was no good after all."""
+        if self._providers is None:
+            return self._opened_by(CPU, spec, old, planned_bytes)
+        room_bytes = None if self._memory_bytes is None else self._memory_bytes - (planned_bytes or 0)
+        provider = self._providers.for_segment(spec, self._store, room_bytes)
+        try:
+            return self._opened_by(provider, spec, old, planned_bytes)
+        except (SegmentUnusable, WrongAnswers) as error:
+            if provider == CPU:
+                raise
+            self._providers.failed(provider, spec, str(error))
+        return self._opened_by(CPU, spec, old, planned_bytes)
+
+    def _opened_by(self, provider: str, spec: SegmentSpec, old: Segment | None, planned_bytes: int | None) -> Segment:
         with heap.trimming():
             segment = Segment(
                 spec,
@@ -167,6 +193,7 @@ class SegmentRunner:
                 emulated_speed=self._emulated_speed,
                 heir_of=old,
                 limit_bytes=planned_bytes,
+                provider=provider,
             )
         check = None
         with time_limit(segment):
@@ -193,6 +220,16 @@ class SegmentRunner:
             if segment in failed
         ]
 
+    def apply(self, effect: UnloadSegment | CopyPrefix | WriteKvRows) -> None:
+        """Do what an effect says."""
+        match effect:
+            case UnloadSegment():
+                self.unload(effect.key)
+            case CopyPrefix():
+                self.copy_prefix(effect)
+            case WriteKvRows():
+                self.write_kv_rows(effect)
+
     def unload(self, key: StageKey) -> None:
         """Forget a segment and give its memory back; if it is being downloaded, stop that."""
         self._wanted.discard(key)
@@ -208,6 +245,11 @@ class SegmentRunner:
     def copy_prefix(self, copy: CopyPrefix) -> None:
         """Copy KV rows between slots."""
         self._segments[copy.key].copy_prefix(copy.source, copy.target, copy.count, copy.copies)
+
+    def forget_rows(self, slots: Mapping[StageKey, Collection[int]]) -> None:
+        """Give back the memory of slots that hold nothing."""
+        for key, free in slots.items():
+            self._segments[key].kv.forget(free)
 
     def kv_rows(self, message: SendKvRows) -> bytes:
         """The frames of a message of KV rows."""

@@ -1,20 +1,20 @@
-"""The battery of the device, from the kernel or from Termux, whose command can hang. Never on the token path."""
+"""The battery of the device, from the kernel or from Termux, either of which can hang. Never on the token path."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shutil
-import threading
 from dataclasses import dataclass
 from pathlib import Path
 
 from edge_node.telemetry.device import plausible
+from edge_node.telemetry.reading import Reading
 from edge_node.telemetry.system_command import NoReading, output_of
 
 TERMUX_COMMAND = "termux-battery-status"
 TERMUX_TIMEOUT_S = 10.0
-_INTERVAL_S = 30.0
+TERMUX_INTERVAL_S = 30.0
+KERNEL_INTERVAL_S = 2.0
 _PLUGGED_IN = ("charging", "full")
 
 
@@ -28,31 +28,33 @@ class Battery:
 
 
 class BatteryMonitor:
-    """Reads the battery, from the kernel or from Termux, whose command can hang: so a thread does, twice a minute."""
+    """Reads the battery again and again, from the kernel or by Termux's command."""
 
     def __init__(self) -> None:
-        self._battery: Battery | None = kernel_battery()
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
-        if shutil.which(TERMUX_COMMAND):
-            self._thread = threading.Thread(target=self._ask_termux, name="battery", daemon=True)
-            self._thread.start()
+        by_termux = shutil.which(TERMUX_COMMAND) is not None
+        self._reading: Reading[Battery | None] = Reading(
+            _termux_or_kernel_battery if by_termux else kernel_battery,
+            None,
+            name="battery",
+            every_s=TERMUX_INTERVAL_S if by_termux else KERNEL_INTERVAL_S,
+        )
 
     def read(self) -> Battery | None:
-        """The last known state; None where there is no battery."""
-        if self._thread is None:
-            self._battery = kernel_battery()
-        return self._battery
+        """The last known state; None where there is no battery, or none is known yet."""
+        return self._reading.value
 
     def close(self) -> None:
         """Stop reading the battery."""
-        self._stop.set()
+        self._reading.close()
 
-    def _ask_termux(self) -> None:
-        while not self._stop.is_set():
-            with contextlib.suppress(NoReading):  # else the last known state stays
-                self._battery = termux_battery()
-            self._stop.wait(_INTERVAL_S)
+
+def _termux_or_kernel_battery() -> Battery | None:
+    try:
+        return termux_battery()
+    except NoReading:
+        if (found := kernel_battery()) is None:
+            raise  # the last known state stays
+        return found
 
 
 def termux_battery() -> Battery:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import secrets
 from collections.abc import Callable
+from dataclasses import replace
 
 import onnxruntime
 
@@ -12,6 +13,7 @@ from broker.bus import Bus, Event
 from edge_node.config import NodeConfig
 from edge_node.storage.blob_store import BlobStore
 from edge_node.telemetry import device, startup_benchmark
+from edge_node.telemetry.memory_guard import MemoryGuard
 from edge_node.telemetry.message_limit import MessageLimit
 from schemas import PACKAGE_VERSION, PROTOCOL_VERSION
 from schemas.messages import NodeBirth
@@ -23,10 +25,21 @@ def new_incarnation() -> int:
     return secrets.randbits(52)
 
 
+def renewed(birth: NodeBirth, max_message_bytes: int, memory: MemoryGuard, store: BlobStore) -> NodeBirth:
+    """The birth with what may have changed since."""
+    return replace(
+        birth,
+        max_message_bytes=max_message_bytes,
+        memory_bytes=memory.memory_bytes,
+        memory_is_limited=memory.is_limited,
+        storage_bytes=store.limit_bytes,
+    )
+
+
 def birth_of(
     config: NodeConfig,
     incarnation: int,
-    memory_bytes: int,
+    memory: MemoryGuard,
     store: BlobStore,
     bus: Bus,
     limit: MessageLimit,
@@ -47,8 +60,8 @@ def birth_of(
         incarnation=incarnation,
         protocol=PROTOCOL_VERSION,
         package_version=PACKAGE_VERSION,
-        memory_bytes=memory_bytes,
-        memory_is_limited=config.memory_limit_bytes is not None,
+        memory_bytes=memory.memory_bytes,
+        memory_is_limited=memory.is_limited,
         overhead_bytes=device.memory_bytes()[0],
         storage_bytes=store.limit_bytes,
         threads=config.threads,

@@ -8,9 +8,13 @@ import sys
 import time
 from pathlib import Path
 
+from edge_node.telemetry import control_group
+
 _COLDEST_C = -50
 _HOTTEST_C = 200
-_MEMORY_SHARE = 0.75
+_LEFT_SHARE = 0.25
+LEFT_BYTES = 100_000_000
+"""What a node leaves of the memory that there is: with less, its system is short of it."""
 
 
 def memory_bytes() -> tuple[int, int]:
@@ -23,18 +27,21 @@ def memory_bytes() -> tuple[int, int]:
 
 
 def available_bytes() -> int:
-    """Memory the system could still give without swapping."""
-    available = _colon_fields(Path("/proc/meminfo")).get("MemAvailable")
-    if available is not None:
-        return available
+    """Memory that could still be given without swapping: by the system, or by a control group that has less."""
+    of_system = _colon_fields(Path("/proc/meminfo")).get("MemAvailable", available_of_unknown_bytes())
+    of_groups = control_group.available_bytes()
+    return of_system if of_groups is None else min(of_system, of_groups)
+
+
+def available_of_unknown_bytes() -> int:
+    """What is taken for available where the system does not tell."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
-def memory_budget_bytes(limit_bytes: int | None) -> int:
-    """Memory the node may use in all: the limit, or its own plus most of what the system could give."""
-    if limit_bytes is not None:
-        return limit_bytes
-    return memory_bytes()[0] + int(_MEMORY_SHARE * available_bytes())
+def memory_budget_bytes(limit_bytes: int | None, resident_bytes: int, available: int) -> int:
+    """Memory the node may use in all: what it has and most of what could be given, but no more than the limit."""
+    there = resident_bytes + max(0, available - max(int(_LEFT_SHARE * available), LEFT_BYTES))
+    return there if limit_bytes is None else min(limit_bytes, there)
 
 
 def _colon_fields(path: Path) -> dict[str, int]:

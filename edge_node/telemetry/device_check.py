@@ -168,7 +168,8 @@ def _check_credential(path: Path) -> Finding:
 
 def _check_memory() -> Finding:
     free_bytes = device.available_bytes()
-    said = f"{free_bytes / 1e6:,.0f} MB free, {device.memory_budget_bytes(None) / 1e6:,.0f} MB of them for a node"
+    for_node_bytes = device.memory_budget_bytes(None, 0, free_bytes)
+    said = f"{free_bytes / 1e6:,.0f} MB free, {for_node_bytes / 1e6:,.0f} MB of them for a node"
     if free_bytes < LEAST_MEMORY_BYTES:
         return failed("memory", said, "end other programs")
     if free_bytes < LOW_MEMORY_BYTES:

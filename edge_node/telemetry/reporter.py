@@ -10,6 +10,7 @@ from broker.bus import Bus
 from edge_node.core import NodeCore
 from edge_node.storage.blob_store import BlobStore
 from edge_node.telemetry.heartbeat import HeartbeatBuilder
+from edge_node.telemetry.memory_guard import MemoryGuard
 from edge_node.telemetry.pace import Pace
 from edge_node.telemetry.round_trip import RoundTripMeter
 from edge_node.wire.outbox import Outbox
@@ -20,13 +21,21 @@ class Reporter:
     """Says how a node is. Owned by the thread that owns the bus."""
 
     def __init__(
-        self, bus: Bus, outbox: Outbox, core: NodeCore, store: BlobStore, *, interval_s: float, rejected: Counter[str]
+        self,
+        bus: Bus,
+        outbox: Outbox,
+        core: NodeCore,
+        store: BlobStore,
+        memory: MemoryGuard,
+        *,
+        interval_s: float,
+        rejected: Counter[str],
     ) -> None:
         """``interval_s``: between two heartbeats while something happens; ``rejected``: see `HeartbeatBuilder`."""
         self._bus, self._outbox, self._core = bus, outbox, core
         self.link = RoundTripMeter()
         self._pace = Pace(interval_s)
-        self._builder = HeartbeatBuilder(core, store, self.link, bus, rejected)
+        self._builder = HeartbeatBuilder(core, store, memory, self.link, bus, rejected)
         self._topic, self._echo_topic = (topic.format(node=core.node) for topic in (NODE_HEARTBEAT, NODE_ECHO))
 
     def stirred(self) -> None:

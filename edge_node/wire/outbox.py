@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import secrets
 from typing import Any
 
 from broker.bus import Bus, Will
@@ -14,6 +15,11 @@ from schemas.messages import NodeBirth, NodeStatus, RequestFailed
 from schemas.topics import NODE_BIRTH, NODE_REPLY, NODE_STATUS
 
 _log = logging.getLogger(__name__)
+
+
+def client_id_of(node: str, incarnation: int) -> str:
+    """A name for the node's connection. The broker ends that of who has the same one: nobody is to guess it."""
+    return f"node-{node}-{incarnation}-{secrets.token_hex(8)}"
 
 
 def will_of(node: str, incarnation: int) -> Will:

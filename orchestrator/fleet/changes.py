@@ -47,6 +47,14 @@ class Restored:
 
 
 @dataclass(frozen=True)
+class Grown:
+    """A node may use more memory than before, as its system has more."""
+
+    node: str
+    by: str
+
+
+@dataclass(frozen=True)
 class Flagged:
     """A node reports what can't be true: its numbers are not used."""
 
@@ -69,4 +77,4 @@ class Crowded:
     reason: str
 
 
-FleetChange = Joined | Left | Tell | Drained | Restored | Flagged | Trusted | Crowded
+FleetChange = Joined | Left | Tell | Drained | Restored | Grown | Flagged | Trusted | Crowded

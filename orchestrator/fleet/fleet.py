@@ -13,6 +13,7 @@ from orchestrator.fleet.changes import (
     Drained,
     Flagged,
     FleetChange,
+    Grown,
     Joined,
     Left,
     Restored,
@@ -21,6 +22,7 @@ from orchestrator.fleet.changes import (
 )
 from orchestrator.fleet.health import Condition, HealthLimits, NodeHealth
 from orchestrator.fleet.silence import RECHECK_S, LifeSigns, SilenceLimits
+from orchestrator.text.figures import megabytes
 from schemas import PACKAGE_VERSION, PROTOCOL_VERSION
 from schemas.limits import MAX_PAYLOAD_BYTES
 from schemas.messages import Heartbeat, HeldStage, NodeBirth, NodeStatus, NodeView, RefuseNode, RegisterAgain
@@ -153,9 +155,10 @@ class FleetState:
         return [Drained(node, now) if now else Restored(node)]
 
     def _birth(self, birth: NodeBirth, known: Node | None, now_s: float, *, live: bool) -> list[FleetChange]:
-        birth = self._within_limit(birth)
+        birth, more_bytes = self._within_limit(birth), 0
         if known and birth.incarnation == known.birth.incarnation:
-            known.birth, known.refused = birth, _mismatch(birth)
+            more_bytes = birth.memory_bytes - known.birth.memory_bytes
+            known.birth, known.refused, known.health.memory_bytes = birth, _mismatch(birth), birth.memory_bytes
         elif known and known.online and (birth.incarnation in known.elders or (known.live and not live)):
             return [self._refuse_elder(birth.node, birth.incarnation)] if live else []
         elif reason := self.arrivals.refusal(birth.node, self.nodes, now_s, live=live):
@@ -163,7 +166,7 @@ class FleetState:
         else:
             if known is None and (gone := self.arrivals.gives_way(self.nodes)):
                 del self.nodes[gone]
-            health = NodeHealth(self._limits)
+            health = NodeHealth(self._limits, birth.memory_bytes)
             earlier = (*known.elders, known.birth.incarnation)[-_KEPT_ELDERS:] if known else ()
             elders = tuple(incarnation for incarnation in earlier if incarnation != birth.incarnation)
             signs = LifeSigns(now_s, needed_since_s=now_s if birth.node in self._needed else None)
@@ -174,7 +177,8 @@ class FleetState:
             known.live = known.online = True
         elif not known.live:  # a ghost's, unless it answers; its next heartbeat may be seconds away
             return [*self._refusal(known), _register(birth.node, "is it here?")]
-        return self._refusal(known)
+        grown = [Grown(birth.node, megabytes(more_bytes))] if live and more_bytes > 0 else []
+        return [*self._refusal(known), *grown]
 
     def _status(self, status: NodeStatus, known: Node | None, now_s: float, *, live: bool) -> list[FleetChange]:
         if known is None or status.incarnation != known.birth.incarnation:

@@ -29,6 +29,10 @@ class HealthLimits:
     """It may have some again this much below."""
     memory_low_bytes: int = 50_000_000
     """With less left in its system a node gives up its layers; it may have some again at twice of it. 0: never."""
+    memory_stalled_percent: float = 20.0
+    """At this share of the time in which all its work waits for memory, too; it may have some again at half of it."""
+    memory_over_share: float = 1.1
+    """With layers that take more than this of what it may use, too."""
     dwell_s: float = 3.0
     """How long it must last."""
     battery_saved_percent: float = 50.0
@@ -52,8 +56,10 @@ class Condition:
 class NodeHealth:
     """One start of a node, heartbeat by heartbeat."""
 
-    def __init__(self, limits: HealthLimits) -> None:
+    def __init__(self, limits: HealthLimits, memory_bytes: int) -> None:
         self._limits = limits
+        self.memory_bytes = memory_bytes
+        """What it may use in all."""
         self._since_s: dict[str, float] = {}
         """By kind of trouble: since when."""
         self._in_force: dict[str, str] = {}
@@ -90,14 +96,19 @@ class NodeHealth:
         begun_s = now_s if self.believed else -math.inf
         self.believed, self._believed_s = beat, now_s
         self.trend.heard(beat, now_s)
-        found = troubles(beat, self._limits, self._in_force.keys())
+        found = troubles(beat, self._limits, self._in_force.keys(), memory_bytes=self.memory_bytes)
         self._since_s = {kind: self._since_s.get(kind, begun_s) for kind in found}
         lasting = (kind for kind, since_s in self._since_s.items() if now_s - since_s >= self._limits.dwell_s)
         self._in_force = {kind: found[kind] for kind in lasting}
 
 
-def troubles(beat: Heartbeat, limits: HealthLimits, known: Collection[str] = ()) -> dict[str, str]:
-    """Reasons to give up layers by kind. Kinds that are ``known`` last until they are over by the margin."""
+def troubles(
+    beat: Heartbeat, limits: HealthLimits, known: Collection[str] = (), *, memory_bytes: int
+) -> dict[str, str]:
+    """Reasons to give up layers by kind. Kinds that are ``known`` last until they are over by the margin.
+
+    ``memory_bytes``: what the node may use in all.
+    """
     found: dict[str, str] = {}
     charge, heat = beat.battery_percent, beat.battery_temperature_c
     if charge is not None:
@@ -106,9 +117,22 @@ def troubles(beat: Heartbeat, limits: HealthLimits, known: Collection[str] = ())
             found["battery"] = f"its battery is at {charge:.0f} %, {'charging' if beat.charging else 'not charging'}"
     if heat is not None and heat >= limits.hot_c - ("heat" in known) * limits.heat_margin_c:
         found["heat"] = f"its battery is at {heat:.0f} C"
-    if beat.available_bytes < limits.memory_low_bytes * (1 + ("memory" in known)):
-        found["memory"] = f"its system has {megabytes(beat.available_bytes)} of memory left"
+    if reason := _memory_trouble(beat, limits, memory_bytes, is_known="memory" in known):
+        found["memory"] = reason
     return found
+
+
+def _memory_trouble(beat: Heartbeat, limits: HealthLimits, memory_bytes: int, *, is_known: bool) -> str:
+    if not limits.memory_low_bytes:
+        return ""
+    if beat.available_bytes < limits.memory_low_bytes * (1 + is_known):
+        return f"its system has {megabytes(beat.available_bytes)} of memory left"
+    stalled = beat.memory_stalled_percent
+    if stalled is not None and stalled >= limits.memory_stalled_percent / (1 + is_known):
+        return f"all its work waits for memory, {stalled:.0f} % of the time"
+    if beat.stages and beat.rss_bytes > memory_bytes * (1.0 if is_known else limits.memory_over_share):
+        return f"it takes {megabytes(beat.rss_bytes)} of memory, and may use {megabytes(memory_bytes)}"
+    return ""
 
 
 def cost_factor(beat: Heartbeat, limits: HealthLimits) -> float:

@@ -7,7 +7,8 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,10 +17,16 @@ from edge_node.cli import main
 from edge_node.runtime.hidden_buffers import FloatsOut
 from edge_node.runtime.segment import RunResult, Segment
 from edge_node.runtime.segment_runner import SegmentRunner
+from edge_node.telemetry import battery, control_group, device
 
 EVERY = 5
 """One of so many runs goes wrong."""
 CHUNK_TOKENS, CHUNK_S = 24, 3.5
+HOARD_BYTES = 400_000_000
+HANGING = (
+    "/proc/meminfo", "/proc/pressure/memory", "/proc/self/mountinfo",
+    "/sys/class/thermal/thermal_zone0/temp", "/sys/class/power_supply/battery/type",
+)  # fmt: skip
 
 
 def _some_runs(spoil: Callable[[RunResult], None]) -> None:
@@ -86,7 +93,40 @@ def crashes_on_load() -> None:
     SegmentRunner._open = crash  # type: ignore[method-assign,assignment]
 
 
-KINDS = {kind.__name__: kind for kind in (computes_nan, sends_nan, computes_for_long, crashes_on_load)}
+def takes_more_memory() -> None:
+    """What it computes for requests leaves hundreds of megabytes behind."""
+    kept: list[bytes] = []
+
+    def hoard(_: RunResult) -> None:
+        if not kept:
+            kept.append(b"x" * HOARD_BYTES)
+
+    _some_runs(hoard)
+
+
+def is_asked_often() -> None:
+    """Not sick: what its device says is known soon."""
+    battery.TERMUX_INTERVAL_S = 0.1
+
+
+def readers_hang() -> None:
+    """Files of its device can be opened by nobody: they are pipes, in the folder "device" of its home."""
+    root = Path(sys.argv[sys.argv.index("--home") + 1]) / "device"
+
+    def redirected(path: str) -> Path:
+        return root / path.removeprefix("/")
+
+    for path in HANGING:
+        redirected(path).parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileExistsError):  # a node starts this program once more
+            os.mkfifo(redirected(path))
+    for module in (battery, control_group, device):
+        module.Path = redirected  # type: ignore[attr-defined]
+
+
+KINDS = {kind.__name__: kind for kind in (
+    computes_nan, sends_nan, computes_for_long, crashes_on_load, takes_more_memory, is_asked_often, readers_hang,
+)}  # fmt: skip
 
 if __name__ == "__main__":
     KINDS[sys.argv.pop(1)]()

@@ -234,6 +234,40 @@ def test_a_stage_that_computes_what_is_wrong_answers_nothing_more() -> None:
     assert not node.core.has_stages
 
 
+def test_a_node_without_memory_gives_all_up_at_once() -> None:
+    node = last_stage()
+    node.open()
+    effects = node.core.give_up("its system has 5 MB of memory left", "no_room")
+    assert [type(effect) for effect in effects] == [Unsubscribe, UnloadSegment, Reply]
+    (failed,) = replies(effects, SegmentFailed)
+    assert (failed.code, failed.reason) == ("no_room", "its system has 5 MB of memory left")
+    assert not node.core.has_stages
+    assert node.core.give_up("again", "no_room") == []
+
+
+def test_a_node_that_may_use_less_by_now_refuses_what_it_took_before() -> None:
+    core = NodeCore(node="bravo", incarnation=7, memory_bytes=1000)
+    wanted = dataclasses.replace(prepare_segment(RING, 1, epoch(1)), planned_bytes=900)
+    core.memory_bytes = 800
+    (failed,) = replies(core.message(wanted), SegmentFailed)
+    assert failed.reason == "bravo may use 800 bytes, the plan needs 100 more"
+
+
+def test_rows_of_ended_requests_are_forgotten_where_memory_is_short() -> None:
+    node = last_stage()
+    (stage,) = node.core._stages.values()
+    slots = stage.slots
+    free = set(slots._free)
+    first, second = slots.take(None, 0), slots.take(None, 0)
+    assert first
+    assert second
+    slots.park(1, first.slot, 5)
+    assert set(node.core.forget_parked()[stage.spec.key]) == free - {second.slot}
+    grant = slots.take(1, 5)
+    assert grant
+    assert grant.valid_length == 0
+
+
 def test_a_release_while_loading_unloads_what_arrives_late() -> None:
     core = NodeCore(node="bravo", incarnation=7, memory_bytes=1000)
     core.message(prepare_segment(RING, 1, epoch(1)))

@@ -8,9 +8,11 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from edge_node.runtime import process_heap
+from edge_node.runtime.kv_cache import zeros
 from tests.support.mapped_files import resident_bytes
 
 
@@ -90,3 +92,16 @@ def test_pages_of_files_that_were_only_read_are_let_go_and_changed_ones_kept(tmp
         assert resident[tmp_path / "changed"] == size
         assert maps["read"][:] == b"x" * size
         assert maps["changed"][:7] == b"xxxxxyx"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere pages may come back as they were")
+def test_pages_that_lie_wholly_in_a_part_are_given_back() -> None:
+    page = mmap.PAGESIZE
+    rows = zeros((4 * page,), np.dtype(np.uint8))
+    rows[:] = 7
+    process_heap.drop_pages(rows.ctypes.data + page - 10, 2 * page)
+    assert rows[:page].min() == 7
+    assert rows[page : 2 * page].max() == 0
+    assert rows[2 * page :].min() == 7
+    process_heap.drop_pages(rows.ctypes.data + 10, page - 20)
+    assert rows[:page].min() == 7

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-import threading
+import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from edge_node.telemetry import battery
+from edge_node.telemetry.system_command import NoReading
 from tests.support.polling import DEADLINE_S
 
 
@@ -47,22 +49,21 @@ def write_battery(root: Path, capacity: str, status: str) -> None:
 )
 def test_battery_of_the_kernel(fake_root: Path, capacity: str, status: str, expected: battery.Battery | None) -> None:
     write_battery(fake_root, capacity, status)
-    monitor = battery.BatteryMonitor()
-    assert monitor.read() == expected
+    assert battery.kernel_battery() == expected
     write_battery(fake_root, "5", "Discharging")
-    assert monitor.read() == battery.Battery(5.0, charging=False)
+    assert battery.kernel_battery() == battery.Battery(5.0, charging=False)
 
 
 @pytest.mark.parametrize(("temp", "expected"), [("412\n", 41.2), ("-2740\n", None), ("warm", None)])
 def test_temperature_of_the_battery(fake_root: Path, temp: str, expected: float | None) -> None:
     write_battery(fake_root, "50", "Discharging")
     write(fake_root, "sys/class/power_supply/BAT0/temp", temp)
-    assert battery.BatteryMonitor().read() == battery.Battery(50.0, charging=False, temperature_c=expected)
+    assert battery.kernel_battery() == battery.Battery(50.0, charging=False, temperature_c=expected)
 
 
 def test_no_battery(fake_root: Path) -> None:
     write(fake_root, "sys/class/power_supply/AC/type", "Mains\n")
-    assert battery.BatteryMonitor().read() is None
+    assert battery.kernel_battery() is None
 
 
 @pytest.mark.parametrize(
@@ -90,18 +91,21 @@ def test_battery_of_termux(
     command = fake_root / "bin" / "termux-battery-status"
     write(fake_root, "bin/termux-battery-status", f"#!/bin/sh\n{script}\n")
     command.chmod(0o755)
-    asked = threading.Event()
-    wait = threading.Event.wait
+    if expected is None:
+        with pytest.raises(NoReading):
+            battery.termux_battery()
+    else:
+        assert battery.termux_battery() == expected
 
-    def note_then_wait(event: threading.Event, timeout: float | None = None) -> bool:
-        if timeout == battery._INTERVAL_S:
-            asked.set()
-        return wait(event, timeout)
 
-    monkeypatch.setattr(battery.threading.Event, "wait", note_then_wait)
-    monitor = battery.BatteryMonitor()
-    try:
-        assert asked.wait(DEADLINE_S)
-        assert monitor.read() == expected
-    finally:
-        monitor.close()
+@pytest.mark.parametrize("says", ["no", None])
+def test_the_kernel_is_asked_where_termux_tells_nothing(fake_root: Path, says: str | None) -> None:
+    write_battery(fake_root, "70", "Discharging")
+    if says is not None:
+        write(fake_root, "bin/termux-battery-status", f"#!/bin/sh\necho {says}\n")
+        (fake_root / "bin" / "termux-battery-status").chmod(0o755)
+    with closing(battery.BatteryMonitor()) as monitor:
+        end_s = time.monotonic() + DEADLINE_S
+        while monitor.read() is None and time.monotonic() < end_s:
+            time.sleep(0.01)
+        assert monitor.read() == battery.Battery(70.0, charging=False)

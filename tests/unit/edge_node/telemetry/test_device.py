@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from edge_node.runtime import process_heap
-from edge_node.telemetry import device
+from edge_node.telemetry import control_group, device
 
 MEBI = 1 << 20
 
@@ -23,6 +23,7 @@ def fake_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         return tmp_path / path.removeprefix("/")
 
     monkeypatch.setattr(device, "Path", redirected)
+    monkeypatch.setattr(control_group, "Path", redirected)
     return tmp_path
 
 
@@ -75,8 +76,3 @@ def test_temperature(fake_root: Path, zones: tuple[str, ...], expected: float | 
     for index, text in enumerate(zones):
         write(fake_root, f"sys/class/thermal/thermal_zone{index}/temp", text)
     assert device.temperature_c() == expected
-
-
-def test_memory_a_node_may_use() -> None:
-    assert device.memory_budget_bytes(None) > device.memory_bytes()[0]
-    assert device.memory_budget_bytes(7) == 7

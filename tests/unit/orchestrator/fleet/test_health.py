@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.fleet.changes import Drained, Flagged, Joined, Restored, Trusted
+from orchestrator.fleet.changes import Drained, Flagged, Grown, Joined, Restored, Trusted
 from orchestrator.fleet.fleet import FleetState
 from orchestrator.fleet.health import TRUST_S, Condition, HealthLimits, NodeHealth, cost_factor, troubles
 from orchestrator.fleet.plausibility import oddities
@@ -15,6 +15,7 @@ from schemas.messages import Epoch, Heartbeat, NodeStatus, StageMetrics
 from tests.support.scripted_nodes import MB, make_birth, make_heartbeat
 
 LIMITS = HealthLimits()
+MEMORY_BYTES = 200 * MB
 EPOCH = Epoch(generation=1, counter=1)
 
 
@@ -24,6 +25,9 @@ def beat(uptime_s: float = 1.0, **changes: Any) -> Heartbeat:
 
 def stage(busy_s: float, positions: int = 10) -> StageMetrics:
     return StageMetrics(pipeline="main", epoch=EPOCH, stage=0, busy_s=busy_s, positions=positions)
+
+
+HOLDS = (stage(0.0),)
 
 
 @pytest.mark.parametrize(
@@ -37,11 +41,16 @@ def stage(busy_s: float, positions: int = 10) -> StageMetrics:
         ({"battery_temperature_c": 45.0}, ("heat",)),
         ({"battery_temperature_c": 44.9, "temperature_c": 80.0}, ()),
         ({"available_bytes": 40 * MB}, ("memory",)),
+        ({"memory_stalled_percent": 20.0}, ("memory",)),
+        ({"memory_stalled_percent": 19.0}, ()),
+        ({"rss_bytes": 221 * MB, "stages": HOLDS}, ("memory",)),
+        ({"rss_bytes": 220 * MB, "stages": HOLDS}, ()),
+        ({"rss_bytes": 221 * MB}, ()),
         ({"available_bytes": 0, "battery_percent": 1, "charging": False}, ("battery", "memory")),
     ],
 )
 def test_what_is_trouble(changes: dict[str, Any], kinds: tuple[str, ...]) -> None:
-    assert tuple(troubles(beat(**changes), LIMITS)) == kinds
+    assert tuple(troubles(beat(**changes), LIMITS, memory_bytes=MEMORY_BYTES)) == kinds
 
 
 @pytest.mark.parametrize(
@@ -53,15 +62,19 @@ def test_what_is_trouble(changes: dict[str, Any], kinds: tuple[str, ...]) -> Non
         ("heat", {"battery_temperature_c": 39.9}, False),
         ("memory", {"available_bytes": 90_000_000}, True),
         ("memory", {"available_bytes": 100_000_000}, False),
+        ("memory", {"memory_stalled_percent": 10.0}, True),
+        ("memory", {"memory_stalled_percent": 9.9}, False),
+        ("memory", {"rss_bytes": 201 * MB, "stages": HOLDS}, True),
+        ("memory", {"rss_bytes": 200 * MB, "stages": HOLDS}, False),
     ],
 )
 def test_trouble_is_over_by_a_margin(kind: str, changes: dict[str, Any], lasts: bool) -> None:
-    assert (kind in troubles(beat(**changes), LIMITS, {kind})) is lasts
+    assert (kind in troubles(beat(**changes), LIMITS, {kind}, memory_bytes=MEMORY_BYTES)) is lasts
 
 
 def test_zero_switches_a_rule_off() -> None:
     off = HealthLimits(battery_low_percent=0, memory_low_bytes=0)
-    assert not troubles(beat(battery_percent=1, charging=False, available_bytes=0), off)
+    assert not troubles(beat(battery_percent=1, charging=False, available_bytes=0), off, memory_bytes=1)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +94,7 @@ def test_what_a_node_costs(changes: dict[str, Any], factor: float) -> None:
 
 
 def test_a_moments_trouble_is_none() -> None:
-    health = NodeHealth(LIMITS)
+    health = NodeHealth(LIMITS, MEMORY_BYTES)
     hot = {"battery_temperature_c": 50.0}
     health.heard(beat(0), 0.0)
     health.heard(beat(1, **hot), 1.0)
@@ -99,7 +112,7 @@ def test_a_moments_trouble_is_none() -> None:
 
 
 def test_what_a_node_comes_with_is_no_moments_trouble() -> None:
-    health = NodeHealth(LIMITS)
+    health = NodeHealth(LIMITS, MEMORY_BYTES)
     health.heard(beat(battery_percent=12, charging=False), 1.0)
     assert health.unfit == "its battery is at 12 %, not charging"
 
@@ -139,7 +152,7 @@ def test_numbers_that_do() -> None:
 
 
 def test_a_nonsense_heartbeat_changes_nothing_else() -> None:
-    health = NodeHealth(LIMITS)
+    health = NodeHealth(LIMITS, MEMORY_BYTES)
     health.heard(beat(10, battery_percent=80, charging=False), 10.0)
     health.heard(beat(9, battery_percent=79, charging=False), 11.0)
     assert health.oddities
@@ -205,3 +218,24 @@ def test_flags_come_and_go() -> None:
     assert nodes.apply("a", beat(4), 3.0) == []
     assert nodes.apply("a", beat(20), 3.0 + TRUST_S) == [Trusted("a")]
     assert nodes.is_believed("a")
+
+
+def test_a_node_that_may_use_more_by_now_is_planned_with_again() -> None:
+    state, birth = fleet(), make_birth("a")
+    less = replace(birth, memory_bytes=birth.memory_bytes - 200_000_000)
+    assert state.apply("a", less, 1.0) == []
+    assert state.usable() == (less,)
+    assert state.apply("a", birth, 2.0) == [Grown("a", "200 MB")]
+    assert state.apply("a", birth, 3.0) == []
+
+
+def test_with_less_that_it_may_use_a_node_takes_too_much() -> None:
+    state, birth = fleet(), make_birth("a")
+    resident_bytes = birth.memory_bytes
+    holds = beat(rss_bytes=resident_bytes, peak_rss_bytes=resident_bytes, stages=HOLDS)
+    assert state.apply("a", holds, 1.0) == []
+    state.apply("a", replace(birth, memory_bytes=100_000_000), 2.0)
+    (change,) = state.apply("a", replace(holds, uptime_s=3.0), 3.0)
+    assert isinstance(change, Drained)
+    assert change.reason.endswith("MB of memory, and may use 100 MB")
+    assert state.apply("a", replace(holds, uptime_s=4.0, stages=()), 4.0) == [Restored("a")]
