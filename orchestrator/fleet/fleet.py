@@ -41,6 +41,8 @@ class Node:
     refused: str = ""
     leaving: str = ""
     """Why it wants to end."""
+    resting: str = ""
+    """Why it wants no layers for now."""
     heartbeat: Heartbeat | None = None
     elders: tuple[int, ...] = ()
     """Earlier starts of that name, the newest last."""
@@ -137,6 +139,7 @@ class FleetState:
         """Why no new plan may use this node; empty when one may."""
         known = self.nodes.get(node)
         reasons = [f"it is leaving: {known.leaving}"] if known and known.leaving else []
+        reasons += [f"it rests: {known.resting}"] if known and known.resting else []
         reasons += ["an operator drains it"] if node in self.drained else []
         reasons += [known.health.unfit] if known and known.health.unfit else []
         return "; ".join(reasons)
@@ -144,7 +147,9 @@ class FleetState:
     def is_weak(self, node: str) -> bool:
         """Is a node's own state, such as its battery, the only reason why it should be given no layers?"""
         known = self.nodes.get(node)
-        return known is not None and bool(known.health.unfit) and not known.leaving and node not in self.drained
+        if known is None or known.leaving or known.resting or node in self.drained:
+            return False
+        return bool(known.health.unfit)
 
     def _drain_change(self, node: str, before: str) -> list[FleetChange]:
         now = self.why_drained(node)
@@ -180,6 +185,7 @@ class FleetState:
             is_here = status.online and live
             return self._stranger(status.node, status.incarnation, known, now_s) if is_here else []
         known.leaving = (status.reason or "it was asked to stop") if status.leaving else ""
+        known.resting = (status.reason or "it wants no layers for now") if status.resting and status.online else ""
         if status.online:
             known.online = True
             known.live = known.live or live
