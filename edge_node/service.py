@@ -15,7 +15,7 @@ from broker.errors import PayloadTooLarge
 from broker.mqtt import MqttBus
 from edge_node.config import NodeConfig, read_speed
 from edge_node.core import NodeCore
-from edge_node.drain import BROKER_PATIENCE_S, Drain
+from edge_node.guest.drain import BROKER_PATIENCE_S, Drain
 from edge_node.effects import (
     CopyPrefix,
     Effect,

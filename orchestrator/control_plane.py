@@ -14,6 +14,7 @@ from orchestrator.fleet.changes import (
     Joined,
     Left,
     Restored,
+    Roused,
     Tell,
     Trusted,
 )
@@ -124,6 +125,9 @@ class ControlPlane:
                 case Restored(node):
                     self.pipelines.restored(now_s)
                     effects.append(Note(f"node {node} may have layers again", kind="restored", node=node))
+                case Roused(node, reason):
+                    self.pipelines.restored(now_s)
+                    effects.append(Note(f"node {node} rests no longer; {reason}", kind="restored", node=node))
                 case Flagged(node, reason):
                     text = f"node {node} is not believed: {reason}"
                     effects.append(Note(text, warning=True, kind="flagged", node=node))

@@ -47,6 +47,14 @@ class Restored:
 
 
 @dataclass(frozen=True)
+class Roused:
+    """A node rests no longer, but should have no layers for another reason: it may be a last resort now."""
+
+    node: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class Flagged:
     """A node reports what can't be true: its numbers are not used."""
 
@@ -69,4 +77,4 @@ class Crowded:
     reason: str
 
 
-FleetChange = Joined | Left | Tell | Drained | Restored | Flagged | Trusted | Crowded
+FleetChange = Joined | Left | Tell | Drained | Restored | Roused | Flagged | Trusted | Crowded

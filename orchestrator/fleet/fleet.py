@@ -16,6 +16,7 @@ from orchestrator.fleet.changes import (
     Joined,
     Left,
     Restored,
+    Roused,
     Tell,
     Trusted,
 )
@@ -87,6 +88,7 @@ class FleetState:
         was_usable = known is not None and known.usable
         was_incarnation = known.birth.incarnation if known else None
         was_drained, was_odd = self.why_drained(node), known is not None and bool(known.health.oddities)
+        rested = known is not None and bool(known.resting)
         if isinstance(message, NodeBirth):
             changes = self._birth(message, known, now_s, live=not retained)
         elif isinstance(message, NodeStatus):
@@ -103,7 +105,7 @@ class FleetState:
         if now_known.usable and (again or not was_usable):
             changes.append(Joined(now_known.birth))
         elif now_known.usable:
-            changes += self._drain_change(node, was_drained)
+            changes += self._drain_change(node, was_drained, rested)
         odd = "; ".join(now_known.health.oddities)
         if bool(odd) is not was_odd:
             changes.append(Flagged(node, odd) if odd else Trusted(node))
@@ -128,12 +130,12 @@ class FleetState:
 
     def set_drained(self, node: str, drained: bool) -> list[FleetChange]:
         """An operator wants a node to be empty, or no longer."""
-        was_drained = self.why_drained(node)
+        was_drained, known = self.why_drained(node), self.nodes.get(node)
         if drained:
             self.drained.add(node)
         else:
             self.drained.discard(node)
-        return self._drain_change(node, was_drained)
+        return self._drain_change(node, was_drained, known is not None and bool(known.resting))
 
     def why_drained(self, node: str) -> str:
         """Why no new plan may use this node; empty when one may."""
@@ -151,8 +153,10 @@ class FleetState:
             return False
         return bool(known.health.unfit)
 
-    def _drain_change(self, node: str, before: str) -> list[FleetChange]:
-        now = self.why_drained(node)
+    def _drain_change(self, node: str, before: str, rested: bool) -> list[FleetChange]:
+        now, rests = self.why_drained(node), node in self.nodes and bool(self.nodes[node].resting)
+        if now and before and rests is not rested:
+            return [Drained(node, now) if rests else Roused(node, now)]
         if bool(now) is bool(before):
             return []
         return [Drained(node, now) if now else Restored(node)]

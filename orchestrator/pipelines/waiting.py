@@ -46,7 +46,7 @@ def wanted_back(plan: DeployedPlan | None, missing: Iterable[str], nodes: Pipeli
 def waits_for(pipeline: Waiting, lost: Iterable[str], why_none: NoPlan | None) -> WaitsFor:
     """What requests without a ring wait for.
 
-    ``lost``: nodes of the last plan that are not here, or rest. ``why_none``: why there is no plan, and none on its way.
+    ``lost``: nodes of the last plan that are not here, or rest. ``why_none``: why there is no plan, nor one on its way.
     """
     nodes = ", ".join(lost)
     if why_none and nodes:

@@ -63,7 +63,7 @@ class RingLosses:
         return [*told, *self._drop_ring(now_s, without=node, why=message.reason)]
 
     def heard(self, node: str, beat: Heartbeat, now_s: float) -> list[Effect]:
-        """Go on without a node that rests, once its stages in the working ring are gone: that it said so may be lost."""
+        """Go on without a node that rests, once its part of the working ring is gone: that it said so may be lost."""
         why = self._eligibility.why_rests(node)
         if not why or not self._switchover.has_lost_stage(node, beat):
             return []

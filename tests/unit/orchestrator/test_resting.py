@@ -46,8 +46,9 @@ def test_a_resting_node_is_planned_out_and_comes_back_by_itself() -> None:
 
 def test_it_is_no_last_resort_and_who_waits_is_told_for_whom() -> None:
     world = World().serve("a", "b", "c")
+    world.condition["b"] = {"battery_percent": 12.0, "charging": False}
     rest(world, "b")
-    world.wait(1.0)
+    world.wait(5.0)
     assert ring(world) == {"a", "b", "c"}, "until it lets go"
     request = world.ask(make_submit(patience_s=60.0))
     let_go(world, "b")
