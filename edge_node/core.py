@@ -57,6 +57,8 @@ class NodeCore:
         self.frames_dropped = 0
         self.max_message_bytes = MAX_PAYLOAD_BYTES
         """What the broker passes on for this node."""
+        self.resting = ""
+        """Why it takes no stages for now; empty when it does."""
         self._memory_bytes = memory_bytes
         self._watchdog_min_s = watchdog_min_s
         self._stages: dict[StageKey, Stage] = {}
@@ -124,6 +126,8 @@ class NodeCore:
             return [self._prepare_failed(command, f"{chunk}, allowed are {allowed_bytes}")]
         if spec.key in self._stages:  # repeated, by QoS 1 or by an orchestrator that has heard nothing since
             return self._report_ready(self._stages[spec.key])
+        if self.resting:
+            return [self._prepare_failed(command, f"it rests: {self.resting}")]
         handover, load = None, LoadSegment(spec)
         if spec.basis is not None:
             handover = Handover(spec, spec.basis, self._stages, patience_s=self._watchdog_min_s)
@@ -271,6 +275,10 @@ class NodeCore:
         if stage is None:
             return []
         return [*self._release(key), self._prepare_failed(stage.spec, reason, code)]
+
+    def let_go(self, reason: str) -> list[Effect]:
+        """Release every stage, and say why."""
+        return [effect for key in tuple(self._stages) for effect in self.segment_failed(key, reason, "refused")]
 
     def subscribed(self, patterns: Iterable[str]) -> list[Effect]:
         """Note subscriptions that the broker acknowledged, and report stages that are ready by them."""

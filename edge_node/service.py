@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -15,7 +14,6 @@ from broker.errors import PayloadTooLarge
 from broker.mqtt import MqttBus
 from edge_node.config import NodeConfig, read_speed
 from edge_node.core import NodeCore
-from edge_node.guest.drain import BROKER_PATIENCE_S, Drain
 from edge_node.effects import (
     CopyPrefix,
     Effect,
@@ -32,6 +30,7 @@ from edge_node.effects import (
     WriteKvRows,
 )
 from edge_node.errors import NodeError, NodeRefused
+from edge_node.guest.guest import Guest
 from edge_node.notices import Notices
 from edge_node.runtime.check_schedule import CheckSchedule
 from edge_node.runtime.segment_runner import SegmentRunner
@@ -46,6 +45,7 @@ from edge_node.telemetry.heartbeat import HeartbeatBuilder
 from edge_node.telemetry.load_report import load_effects
 from edge_node.telemetry.message_limit import MessageLimit
 from edge_node.telemetry.profiler import Profiler
+from edge_node.telemetry.rejections import Rejections
 from edge_node.telemetry.round_trip import RoundTripMeter
 from edge_node.wire.activations import quiet
 from edge_node.wire.first_connection import connect_patiently
@@ -96,11 +96,13 @@ class NodeService:
             node=config.name, incarnation=self._incarnation, memory_bytes=self._memory_bytes,
             watchdog_min_s=config.watchdog_min_s,
         )  # fmt: skip
+        self._guest = Guest(config, self._memory_bytes, say=self._notices.say, wake=self._call)
         self._link = RoundTripMeter()
-        self._rejected: Counter[str] = Counter()
+        self._rejected = Rejections()
         self._heartbeat_builder = HeartbeatBuilder(
-            node=config.name, incarnation=self._incarnation, store=self._store, link=self._link, rejected=self._rejected
-        )
+            node=config.name, incarnation=self._incarnation, store=self._store, link=self._link,
+            rejected=self._rejected, battery=self._guest.battery,
+        )  # fmt: skip
         self._kept: list[Event] = []
         self._profiler = Profiler(
             self._store, node=config.name, incarnation=self._incarnation, threads=config.threads,
@@ -109,7 +111,6 @@ class NodeService:
         self._birth: NodeBirth | None = None
         self._stopping = False
         self._refusal: str | None = None
-        self._drain = Drain(config.drain_timeout_s)
         self._due_s = 0.0  # when there is more to do than what arrives
         self._own: list[Event] = []  # tokens for this node's own first stage
         self._is_slow = False  # a step takes so long that it is announced, for which the short way has no time
@@ -122,7 +123,7 @@ class NodeService:
 
     def leave(self, reason: str) -> None:
         """End ``run`` once others have taken the stages over or time is up; may be called from where ``stop`` may."""
-        self._drain.reason = reason
+        self._guest.leave(reason)
         self._call()
 
     def _call(self) -> None:
@@ -132,12 +133,12 @@ class NodeService:
     @property
     def leaving(self) -> bool:
         """Was ``leave`` called?"""
-        return bool(self._drain.reason)
+        return bool(self._guest.leaving)
 
     @property
     def stays_until_s(self) -> float:
         """When the node ends at the latest once it was asked to leave (monotonic clock); 0.0: at once."""
-        return 0.0 if self._stopping else self._drain.ends_by_s or 0.0
+        return 0.0 if self._stopping else self._guest.ends_by_s or 0.0
 
     def run(self, on_connected: Callable[[], None] = lambda: None) -> None:
         """Serve until ``stop``. ``on_connected`` is called once there is somebody to say good-bye to.
@@ -147,6 +148,7 @@ class NodeService:
             NodeRefused: the orchestrator does not take this node.
         """
         try:
+            self._guest.start()
             late_s, say = self._config.connect_timeout_s, self._notices.say
             connect_patiently(self._bus, late_s, tell=say, is_over=lambda: self._stopping or not self._config.is_member)
             on_connected()
@@ -162,8 +164,8 @@ class NodeService:
                 raise NodeRefused(self._refusal)
             self._outbox.say_goodbye()
         finally:
-            self._heartbeat_builder.close()
             self._bus.close()
+            self._guest.close()
 
     def _subscribe(self) -> None:
         name = self._config.name
@@ -174,7 +176,7 @@ class NodeService:
         assert self._birth
         self._core.max_message_bytes = max_bytes = self._limit.max_message_bytes
         self._birth = replace(self._birth, max_message_bytes=max_bytes)
-        self._outbox.register(self._birth, leaving=self._drain.reason)
+        self._outbox.register(self._birth, leaving=self._guest.leaving, resting=self._guest.resting)
         self._notices.registered()
 
     def _send(self, topic: str, data: bytes) -> None:
@@ -186,17 +188,15 @@ class NodeService:
         if topic in self._core.kept_topics:
             self._own.append(Delivery(topic, data, 0, False))
 
-    def _leave(self, now_s: float, polled_s: float) -> None:
-        """Say that others should take over, once; stop when they have, or when it took too long.
-
-        ``polled_s``: when the bus was read last.
-        """
+    def _heed_owner(self, now_s: float, polled_s: float) -> None:
+        """Rest, or stop, once others have taken over or had long enough; ``polled_s``: when the bus was read last."""
         since_s = self._link.silent_since_s
-        step = self._drain.step(self._core.has_stages, now_s, silent_s=polled_s - since_s if since_s else 0.0)
-        if step.line:
-            self._notices.say(step.line)
+        step = self._guest.step(self._core.has_stages, now_s, silent_s=polled_s - since_s if since_s else 0.0)
         if step.announces:
-            self._outbox.say_online(self._drain.reason)
+            self._core.resting = self._guest.resting
+            self._outbox.say_online(leaving=self._guest.leaving, resting=self._guest.resting)
+        if step.lets_go:
+            self._do(self._core.let_go(f"it rests: {self._guest.resting}"))
         if step.ends:
             self._stopping = True
 
@@ -216,7 +216,9 @@ class NodeService:
             is_alone = len(events) == 1 and patience_s > 0.0 and not self._called
             if is_alone and not self._is_slow and self._short_way(events[0]):
                 continue
-            self._called = False  # before what it is about is looked at: it may be set again meanwhile
+            if self._called:
+                self._called = False  # before what it is about is looked at: it may be set again meanwhile
+                self._guest.look(time.monotonic())
             polled_s = time.monotonic()
             self._long_way(events)
             self._load_events()
@@ -224,11 +226,10 @@ class NodeService:
             now_s = time.monotonic()
             self._do(self._core.tick(now_s))
             self._do(self._core.next_transfer(now_s))
-            self._standby.allow(not self._runner.is_loading and not self._core.is_prefilling)
+            self._standby.allow(not (self._runner.is_loading or self._core.is_prefilling or self._core.resting))
             if self._checks.is_due(now_s, idle=not self._core.has_requests):
                 self._check_answers()
-            if self.leaving:
-                self._leave(now_s, polled_s)
+            self._heed_owner(now_s, polled_s)
             if now_s >= next_heartbeat_s:
                 next_heartbeat_s = now_s + self._config.heartbeat_interval_s / (1 + self._core.has_requests)
                 self._heartbeat()
@@ -282,9 +283,8 @@ class NodeService:
     def _next_due_s(self, next_heartbeat_s: float) -> float:
         if self._core.has_work or self._core.has_transfer:
             return 0.0
-        deadlines = [next_heartbeat_s, self._core.next_deadline_s(), self._drain.ends_by_s]
-        if self.leaving and self._link.silent_since_s is not None:
-            deadlines.append(self._link.silent_since_s + BROKER_PATIENCE_S)
+        owner_s = self._guest.due_s(self._core.has_stages, self._link.silent_since_s)
+        deadlines = [next_heartbeat_s, self._core.next_deadline_s(), owner_s]
         return min(deadline_s for deadline_s in deadlines if deadline_s is not None)
 
     def _event(self, event: Event) -> None:
@@ -324,7 +324,7 @@ class NodeService:
                 self._link.echo(delivery.payload, time.monotonic())
                 self._profiler.echo(delivery.payload)
         except ContractError as error:
-            self._reject(delivery.topic, error)
+            self._rejected.add(delivery.topic, error)
 
     def _command(self, command: Any) -> None:
         if isinstance(command, ProbeNode):
@@ -340,12 +340,6 @@ class NodeService:
             self._bus.publish(self._echo_topic, payload)
         for profile in self._profiler.finished():
             self._outbox.reply(profile)
-
-    def _reject(self, topic: str, error: ContractError) -> None:
-        kind = type(error).__name__
-        self._rejected[kind] += 1
-        if self._rejected[kind] == 1:
-            _log.warning("rejected %s on %s: %s (counted from now on, not logged)", kind, topic, error)
 
     def _load_events(self) -> None:
         while not self._runner.events.empty():
@@ -387,6 +381,7 @@ class NodeService:
             self._speed = read_speed(self._config.emulated_speed_file, self._speed)
             self._runner.emulate(self._speed)
         self._is_slow = False
+        self._guest.look(time.monotonic())
         self._say_how_it_is()
         self._table_pages.check(self._core.planned_bytes)
         # One small echo, unless the link is being probed.
@@ -398,3 +393,5 @@ class NodeService:
         """Publish a heartbeat; ``silent_s``: the next one may come so late."""
         heartbeat = self._heartbeat_builder.heartbeat(self._core, self._bus.stats.reconnects, busy_s=silent_s)
         self._outbox.publish(NODE_HEARTBEAT.format(node=self._config.name), heartbeat, qos=0)
+        runs = self._notices.runs if self._core.has_stages else ""
+        self._guest.note(heartbeat, self._bus, runs=runs, silent_since_s=self._link.silent_since_s)

@@ -2,16 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-
-@dataclass(frozen=True, slots=True)
-class RestStep:
-    """What a node has to do about its rest: print a line, say on the bus how it is now, let go of what it holds."""
-
-    line: str = ""
-    announces: bool = False
-    lets_go: bool = False
+from edge_node.guest.step import Step
 
 
 class Rest:
@@ -37,21 +28,21 @@ class Rest:
         else:
             self._reasons.pop(kind, None)
 
-    def step(self, has_layers: bool, now_s: float) -> RestStep:
+    def step(self, has_layers: bool, now_s: float) -> Step:
         """Decide what to do now."""
         reason, before = self.reason, self._said
         if reason != before:
             self._said = reason
             if not reason:
                 self.lets_go_by_s = None
-                return RestStep("it rests no longer: it takes layers again", announces=True)
+                return Step("it rests no longer: it takes layers again", announces=True)
             if not before:
                 self.lets_go_by_s = now_s + self._patience_s
             waits = f": others are to take its layers over within {self._patience_s:g} s" if has_layers else ""
-            return RestStep(f"it rests ({reason}){waits}", announces=True)
+            return Step(f"it rests ({reason}){waits}", announces=True)
         if reason and has_layers and self.lets_go_by_s is not None and now_s >= self.lets_go_by_s:
-            return RestStep(f"it rests ({reason}) and lets its layers go: answers wait for it", lets_go=True)
-        return RestStep()
+            return Step(f"it rests ({reason}) and lets its layers go: answers wait for it", lets_go=True)
+        return Step()
 
     def due_s(self, has_layers: bool) -> float | None:
         """When ``step`` next has something to do by time alone."""

@@ -30,7 +30,9 @@ class Battery:
 class BatteryMonitor:
     """Reads the battery, from the kernel or from Termux, whose command can hang: so a thread does, twice a minute."""
 
-    def __init__(self) -> None:
+    def __init__(self, interval_s: float | None = None) -> None:
+        """``interval_s``: between two questions to Termux, if not as usual."""
+        self._interval_s = _INTERVAL_S if interval_s is None else interval_s
         self._battery: Battery | None = kernel_battery()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -52,7 +54,7 @@ class BatteryMonitor:
         while not self._stop.is_set():
             with contextlib.suppress(NoReading):  # else the last known state stays
                 self._battery = termux_battery()
-            self._stop.wait(_INTERVAL_S)
+            self._stop.wait(self._interval_s)
 
 
 def termux_battery() -> Battery:
@@ -64,7 +66,9 @@ def termux_battery() -> Battery:
     said = output_of(TERMUX_COMMAND, timeout_s=TERMUX_TIMEOUT_S)
     try:
         status = json.loads(said)
-        charging = str(status["status"]).lower() in _PLUGGED_IN
+        # A battery that is kept from being full is on a charger and does not charge.
+        is_plugged = str(status.get("plugged", "")).upper().startswith("PLUGGED")
+        charging = is_plugged or str(status["status"]).lower() in _PLUGGED_IN
         temperature = status.get("temperature")
         return Battery(
             min(max(float(status["percentage"]), 0.0), 100.0),

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 
 from edge_node.core import NodeCore
 from edge_node.storage.blob_store import BlobStore
 from edge_node.telemetry import device
 from edge_node.telemetry.battery import BatteryMonitor
+from edge_node.telemetry.rejections import Rejections
 from edge_node.telemetry.round_trip import RoundTripMeter
 from schemas.messages import Heartbeat
 
@@ -17,15 +17,21 @@ class HeartbeatBuilder:
     """Makes heartbeats. What the device does not show is None in them."""
 
     def __init__(
-        self, *, node: str, incarnation: int, store: BlobStore, link: RoundTripMeter, rejected: Counter[str]
+        self,
+        *,
+        node: str,
+        incarnation: int,
+        store: BlobStore,
+        link: RoundTripMeter,
+        rejected: Rejections,
+        battery: BatteryMonitor,
     ) -> None:
-        """``rejected`` counts frames that were malformed, by kind."""
         self._node = node
         self._incarnation = incarnation
         self._store = store
         self._link, self._rejected = link, rejected
         self._cpu = device.CpuMeter()
-        self._battery = BatteryMonitor()
+        self._battery = battery
         self._started_s = time.monotonic()
 
     def heartbeat(self, core: NodeCore, reconnects: int, *, busy_s: float) -> Heartbeat:
@@ -48,12 +54,8 @@ class HeartbeatBuilder:
             battery_temperature_c=battery.temperature_c if battery else None,
             rtt_s=self._link.rtt_s,
             stages=core.metrics(),
-            frames_rejected=self._rejected.total(),
+            frames_rejected=self._rejected.total,
             frames_dropped=core.total_frames_dropped,
             reconnects=reconnects,
             busy_s=busy_s,
         )
-
-    def close(self) -> None:
-        """Stop reading the battery."""
-        self._battery.close()
