@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-State = Literal["serving", "idle", "resting", "leaving", "no broker", "not running"]
+State = Literal["serving", "idle", "resting", "leaving", "no broker", "not running", "unknown"]
+"""unknown: it runs, and can't be asked."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,0 +1,136 @@
+"""The owner of a device pauses its node: others take over, or what is asked waits, and the text is the same."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from broker.local_broker import LocalBroker
+from orchestrator.client import Client
+from orchestrator.model.store import ModelStore
+from orchestrator.service.config import ServiceConfig
+from orchestrator.timing import Timing
+from tests.support.nodes import running_nodes, start_node
+from tests.support.polling import DEADLINE_S
+from tests.support.repository import ROOT
+from tests.support.services import patient_client, running_service, wait_until_serving
+
+PROMPT = "one two three four five six seven"
+TOKENS = 60
+QUICK = Timing(settle_s=0.2, start_s=1.0, loss_settle_s=0.1, resend_s=0.5)
+WHY = "it rests: paused by its owner"
+
+
+def owner(home: Path, *words: str) -> tuple[int, str]:
+    """Exit code and output of ``linguabus-node WORDS`` on a device."""
+    done = subprocess.run(
+        [sys.executable, "-m", "edge_node", *words, "--home", str(home)],
+        cwd=ROOT, capture_output=True, text=True, check=False, timeout=DEADLINE_S,
+    )  # fmt: skip
+    assert done.stderr == ""
+    return done.returncode, done.stdout
+
+
+def state(home: Path) -> dict[str, object]:
+    found: dict[str, object] = json.loads(owner(home, "status", "--json")[1])
+    return found
+
+
+@contextmanager
+def serving(mosquitto: LocalBroker, store: ModelStore, folder: Path, min_nodes: int) -> Iterator[Client]:
+    config = ServiceConfig(
+        broker_url=mosquitto.url, data_dir=folder, models_dir=store.home, timing=QUICK, wire_dtype="fp32",
+        context_tokens=256, slots=4, model="tiny", min_nodes=min_nodes,
+    )  # fmt: skip
+    with running_service(config), patient_client(mosquitto.url) as client:
+        yield client
+
+
+def kinds(client: Client) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for event in client.past_events().events:
+        found.setdefault(event.kind, []).append(event.text)
+    return found
+
+
+def test_paused_in_mid_answer_others_take_over(mosquitto: LocalBroker, tiny_store: ModelStore, tmp_path: Path) -> None:
+    phone = ("--emulate-speed", "0.2", "--drain-timeout", str(DEADLINE_S))
+    with (
+        running_nodes(["pi", "phone"], mosquitto.url, tmp_path, "--emulate-speed", "0.02", each={"phone": phone}),
+        serving(mosquitto, tiny_store, tmp_path, 2) as client,
+    ):
+        wait_until_serving(client)
+        assert "phone" in {stage.node for stage in client.plan().stages}
+        expected = "".join(client.ask(prompt=PROMPT, max_tokens=TOKENS))
+        pieces = iter(client.ask(prompt=PROMPT, max_tokens=TOKENS))
+        begun = "".join(next(pieces) for _ in range(5))
+        code, said = owner(tmp_path / "phone", "pause", "--for", "2h")
+        assert code == 0
+        assert said.startswith("phone is resting: paused by its owner until ")
+        assert begun + "".join(pieces) == expected
+        wait_until(lambda: {stage.node for stage in client.plan().stages} == {"pi"})
+        shown = next(node for node in client.nodes().nodes if node.node == "phone")
+        assert (shown.state, shown.drained[: len(WHY)]) == ("online", WHY)
+        assert "lost" not in (told := kinds(client))
+        assert "broken" not in told
+        found = state(tmp_path / "phone")
+        assert (found["state"], found["runs"], found["no_broker_s"]) == ("resting", "", None)
+        assert isinstance(found["tokens"], int)
+        assert found["tokens"] > TOKENS
+        assert isinstance(found["bytes_in"], int)
+        assert found["bytes_in"] > 1000
+
+
+def test_paused_without_others_what_is_asked_waits_over_restarts_and_the_text_is_the_same(
+    mosquitto: LocalBroker, tiny_store: ModelStore, tmp_path: Path
+) -> None:
+    home, options = tmp_path / "phone", ("--emulate-speed", "0.2")
+    with running_nodes(["phone"], mosquitto.url, tmp_path, *options) as nodes:
+        with serving(mosquitto, tiny_store, tmp_path, 1) as client:
+            wait_until_serving(client)
+            expected = "".join(client.ask(prompt=PROMPT, max_tokens=TOKENS))
+            pieces = iter(client.ask(prompt=PROMPT, max_tokens=TOKENS, patience_s=DEADLINE_S))
+            begun = "".join(next(pieces) for _ in range(5))
+            code, said = owner(home, "pause")
+            assert code == 0
+            assert said.startswith("phone is resting: paused by its owner")
+            wait_until_left_out(client)
+            nodes["phone"].end()
+            assert owner(home, "status")[0] == 3
+            nodes["phone"] = start_node("phone", mosquitto.url, home, *options)
+            wait_until_left_out(client)
+            owner(home, "resume")
+            assert begun + "".join(pieces) == expected
+            owner(home, "pause")
+            wait_until_left_out(client)
+        with serving(mosquitto, tiny_store, tmp_path, 1) as client:
+            wait_until_left_out(client)
+            answer = client.ask(prompt=PROMPT, max_tokens=TOKENS, patience_s=DEADLINE_S)
+            code, said = owner(home, "resume")
+            assert code == 0
+            assert said.startswith("phone is ")
+            assert "resting" not in said
+            assert "".join(answer) == expected
+
+
+def wait_until_left_out(client: Client) -> None:
+    """Ask until the phone is here, rests, and has no layers."""
+
+    def is_left_out() -> bool:
+        phones = [one for one in client.nodes().nodes if (one.state, one.drained) == ("online", WHY)]
+        return client.status().state != "serving" and bool(phones)
+
+    wait_until(is_left_out)
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    """Ask again and again: an orchestrator tells an operator who asks."""
+    end_s = time.monotonic() + DEADLINE_S
+    while not holds():
+        assert time.monotonic() < end_s
+        time.sleep(0.05)
