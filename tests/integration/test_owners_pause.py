@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 from broker.local_broker import LocalBroker
+from edge_node.config import NodeConfig
+from edge_node.service import NodeService
 from orchestrator.client import Client
 from orchestrator.model.store import ModelStore
 from orchestrator.service.config import ServiceConfig
 from orchestrator.timing import Timing
+from tests.support.members import as_member
 from tests.support.nodes import running_nodes, start_node
 from tests.support.polling import DEADLINE_S
 from tests.support.repository import ROOT
@@ -118,11 +125,61 @@ def test_paused_without_others_what_is_asked_waits_over_restarts_and_the_text_is
             assert "".join(answer) == expected
 
 
-def wait_until_left_out(client: Client) -> None:
+@contextmanager
+def charging_phone(mosquitto: LocalBroker, home: Path) -> Iterator[None]:
+    """A node in this process, quicker to see its charger than one on a phone."""
+    config = NodeConfig(
+        name="phone", broker_url=as_member(mosquitto.url, "phone", "node"), home=home, only_charging=True,
+        drain_timeout_s=0.0, condition_look_s=0.05, condition_off_s=0.1, condition_on_s=0.1, emulated_speed=0.2,
+    )  # fmt: skip
+    service = NodeService(config)
+    thread = threading.Thread(target=service.run)
+    thread.start()
+    try:
+        yield
+    finally:
+        service.stop()
+        thread.join(DEADLINE_S)
+    assert not thread.is_alive()
+
+
+def test_only_charging_it_serves_on_a_charger_and_a_reader_that_hangs_costs_no_token(
+    mosquitto: LocalBroker, tiny_store: ModelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = tmp_path / "bin" / "termux-battery-status"
+    command.parent.mkdir()
+
+    def battery(does: str) -> None:
+        command.with_suffix(".new").write_text(f"#!/bin/sh\n{does}\n")
+        command.with_suffix(".new").chmod(0o755)
+        command.with_suffix(".new").replace(command)
+
+    def plugged(word: str) -> str:
+        said = {"percentage": 80, "status": "NOT_CHARGING", "plugged": word, "temperature": 30}
+        return f"echo '{json.dumps(said)}'"
+
+    battery(plugged("PLUGGED_AC"))
+    monkeypatch.setenv("PATH", f"{command.parent}:{os.environ['PATH']}")
+    with charging_phone(mosquitto, tmp_path / "phone"), serving(mosquitto, tiny_store, tmp_path, 1) as client:
+        wait_until_serving(client)
+        expected = "".join(client.ask(prompt=PROMPT, max_tokens=TOKENS))
+        pieces = iter(client.ask(prompt=PROMPT, max_tokens=TOKENS, patience_s=DEADLINE_S))
+        begun = "".join(next(pieces) for _ in range(5))
+        battery(plugged("UNPLUGGED"))
+        wait_until_left_out(client, "it rests: it is not on a charger")
+        battery(plugged("PLUGGED_USB"))
+        assert begun + "".join(pieces) == expected
+        battery(f"echo >>{tmp_path / 'hangs'}; exec sleep 60")
+        wait_until((tmp_path / "hangs").exists)
+        assert "".join(client.ask(prompt=PROMPT, max_tokens=TOKENS)) == expected
+        assert len((tmp_path / "hangs").read_text()) == 1
+
+
+def wait_until_left_out(client: Client, why: str = WHY) -> None:
     """Ask until the phone is here, rests, and has no layers."""
 
     def is_left_out() -> bool:
-        phones = [one for one in client.nodes().nodes if (one.state, one.drained) == ("online", WHY)]
+        phones = [one for one in client.nodes().nodes if (one.state, one.drained) == ("online", why)]
         return client.status().state != "serving" and bool(phones)
 
     wait_until(is_left_out)
