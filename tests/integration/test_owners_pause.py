@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,8 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from broker.local_broker import LocalBroker
+from edge_node.cli import node
 from edge_node.config import NodeConfig
 from edge_node.service import NodeService
 from orchestrator.client import Client
@@ -24,7 +24,6 @@ from orchestrator.timing import Timing
 from tests.support.members import as_member
 from tests.support.nodes import running_nodes, start_node
 from tests.support.polling import DEADLINE_S
-from tests.support.repository import ROOT
 from tests.support.services import patient_client, running_service, wait_until_serving
 
 PROMPT = "one two three four five six seven"
@@ -34,13 +33,10 @@ WHY = "it rests: paused by its owner"
 
 
 def owner(home: Path, *words: str) -> tuple[int, str]:
-    """Exit code and output of ``linguabus-node WORDS`` on a device."""
-    done = subprocess.run(
-        [sys.executable, "-m", "edge_node", *words, "--home", str(home)],
-        cwd=ROOT, capture_output=True, text=True, check=False, timeout=DEADLINE_S,
-    )  # fmt: skip
+    """Exit code and output of ``linguabus-node WORDS`` on a device; without the start of a process it is in time."""
+    done = CliRunner().invoke(node, [*words, "--home", str(home)])
     assert done.stderr == ""
-    return done.returncode, done.stdout
+    return done.exit_code, done.stdout
 
 
 def state(home: Path) -> dict[str, object]:
@@ -66,7 +62,7 @@ def kinds(client: Client) -> dict[str, list[str]]:
 
 
 def test_paused_in_mid_answer_others_take_over(mosquitto: LocalBroker, tiny_store: ModelStore, tmp_path: Path) -> None:
-    phone = ("--emulate-speed", "0.2", "--drain-timeout", str(DEADLINE_S))
+    phone = ("--emulate-speed", "0.05", "--drain-timeout", str(DEADLINE_S))
     with (
         running_nodes(["pi", "phone"], mosquitto.url, tmp_path, "--emulate-speed", "0.02", each={"phone": phone}),
         serving(mosquitto, tiny_store, tmp_path, 2) as client,
@@ -74,13 +70,15 @@ def test_paused_in_mid_answer_others_take_over(mosquitto: LocalBroker, tiny_stor
         wait_until_serving(client)
         assert "phone" in {stage.node for stage in client.plan().stages}
         expected = "".join(client.ask(prompt=PROMPT, max_tokens=TOKENS))
-        pieces = iter(client.ask(prompt=PROMPT, max_tokens=TOKENS))
+        answer = client.ask(prompt=PROMPT, max_tokens=TOKENS, stats=True)
+        pieces = iter(answer)
         begun = "".join(next(pieces) for _ in range(5))
         code, said = owner(tmp_path / "phone", "pause", "--for", "2h")
         assert code == 0
         assert said.startswith("phone is resting: paused by its owner until ")
         assert begun + "".join(pieces) == expected
-        wait_until(lambda: {stage.node for stage in client.plan().stages} == {"pi"})
+        assert answer.end
+        assert [timing.node for timing in answer.end.stages] == ["pi"]
         shown = next(node for node in client.nodes().nodes if node.node == "phone")
         assert (shown.state, shown.drained[: len(WHY)]) == ("online", WHY)
         assert "lost" not in (told := kinds(client))
@@ -94,9 +92,9 @@ def test_paused_in_mid_answer_others_take_over(mosquitto: LocalBroker, tiny_stor
 
 
 def test_paused_without_others_what_is_asked_waits_over_restarts_and_the_text_is_the_same(
-    mosquitto: LocalBroker, tiny_store: ModelStore, tmp_path: Path
+    mosquitto: LocalBroker, tiny_store: ModelStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    home, options = tmp_path / "phone", ("--emulate-speed", "0.2")
+    home, options = tmp_path / "phone", ("--emulate-speed", "0.05")
     with running_nodes(["phone"], mosquitto.url, tmp_path, *options) as nodes:
         with serving(mosquitto, tiny_store, tmp_path, 1) as client:
             wait_until_serving(client)
@@ -113,6 +111,7 @@ def test_paused_without_others_what_is_asked_waits_over_restarts_and_the_text_is
             wait_until_left_out(client)
             owner(home, "resume")
             assert begun + "".join(pieces) == expected
+            assert "interrupted after" in caplog.text
             owner(home, "pause")
             wait_until_left_out(client)
         with serving(mosquitto, tiny_store, tmp_path, 1) as client:
@@ -130,7 +129,7 @@ def charging_phone(mosquitto: LocalBroker, home: Path) -> Iterator[None]:
     """A node in this process, quicker to see its charger than one on a phone."""
     config = NodeConfig(
         name="phone", broker_url=as_member(mosquitto.url, "phone", "node"), home=home, only_charging=True,
-        drain_timeout_s=0.0, condition_look_s=0.05, condition_off_s=0.1, condition_on_s=0.1, emulated_speed=0.2,
+        drain_timeout_s=0.0, condition_look_s=0.05, condition_off_s=0.1, condition_on_s=0.1, emulated_speed=0.05,
     )  # fmt: skip
     service = NodeService(config)
     thread = threading.Thread(target=service.run)
@@ -144,7 +143,11 @@ def charging_phone(mosquitto: LocalBroker, home: Path) -> Iterator[None]:
 
 
 def test_only_charging_it_serves_on_a_charger_and_a_reader_that_hangs_costs_no_token(
-    mosquitto: LocalBroker, tiny_store: ModelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    mosquitto: LocalBroker,
+    tiny_store: ModelStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     command = tmp_path / "bin" / "termux-battery-status"
     command.parent.mkdir()
@@ -169,6 +172,8 @@ def test_only_charging_it_serves_on_a_charger_and_a_reader_that_hangs_costs_no_t
         wait_until_left_out(client, "it rests: it is not on a charger")
         battery(plugged("PLUGGED_USB"))
         assert begun + "".join(pieces) == expected
+        assert "interrupted after" in caplog.text
+        wait_until_serving(client)
         battery(f"echo >>{tmp_path / 'hangs'}; exec sleep 60")
         wait_until((tmp_path / "hangs").exists)
         assert "".join(client.ask(prompt=PROMPT, max_tokens=TOKENS)) == expected

@@ -79,7 +79,7 @@ def test_from_nothing_to_an_answer_and_twice(termux: SimulatedTermux, world: Fle
     assert not (termux.prefix / "var/service/linguabus-node").exists()
     assert not (termux.prefix / "bin/linguabus").exists()
     with world.fleet.register() as register:
-        register.revoke("phone")
+        assert "phone" not in {member.name for member in register.members()}
 
 
 def killed_and_again(termux: SimulatedTermux, world: FleetWorld, name: str, steps: Sequence[int]) -> None:
