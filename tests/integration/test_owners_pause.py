@@ -24,7 +24,7 @@ from orchestrator.timing import Timing
 from tests.support.members import as_member
 from tests.support.nodes import running_nodes, start_node
 from tests.support.polling import DEADLINE_S
-from tests.support.services import patient_client, running_service, wait_until_serving
+from tests.support.services import apply, patient_client, running_service, wait_until_serving
 
 PROMPT = "one two three four five six seven"
 TOKENS = 60
@@ -62,15 +62,16 @@ def kinds(client: Client) -> dict[str, list[str]]:
 
 
 def test_paused_in_mid_answer_others_take_over(mosquitto: LocalBroker, tiny_store: ModelStore, tmp_path: Path) -> None:
-    phone = ("--emulate-speed", "0.05", "--drain-timeout", str(DEADLINE_S))
+    phone = ("--emulate-speed", "0.2", "--drain-timeout", str(DEADLINE_S))
     with (
         running_nodes(["pi", "phone"], mosquitto.url, tmp_path, "--emulate-speed", "0.02", each={"phone": phone}),
         serving(mosquitto, tiny_store, tmp_path, 2) as client,
     ):
         wait_until_serving(client)
-        assert "phone" in {stage.node for stage in client.plan().stages}
-        expected = "".join(client.ask(prompt=PROMPT, max_tokens=TOKENS))
-        answer = client.ask(prompt=PROMPT, max_tokens=TOKENS, stats=True)
+        apply(client, objective="throughput", pins=[["embed", "pi"], ["head", "pi"]])
+        assert [stage.node for stage in client.plan().stages] == ["pi", "phone", "pi"]
+        expected = "".join(client.ask(prompt=PROMPT, max_tokens=2 * TOKENS))
+        answer = client.ask(prompt=PROMPT, max_tokens=2 * TOKENS, stats=True)
         pieces = iter(answer)
         begun = "".join(next(pieces) for _ in range(5))
         code, said = owner(tmp_path / "phone", "pause", "--for", "2h")
