@@ -17,7 +17,8 @@ from broker.option_types import FiniteRange
 from broker.security import is_exposed, password_warning
 from broker.whereabouts import Whereabouts
 from edge_node.config import SPEEDS, NodeConfig, read_speed
-from edge_node.guest.commands import COMMANDS, home_option
+from edge_node.guest.commands import COMMANDS
+from edge_node.guest.home_option import home_option
 from edge_node.runtime.process_heap import ask_for_huge_pages
 from edge_node.storage.home_lock import only_node
 from schemas import PACKAGE_VERSION, names

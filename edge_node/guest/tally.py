@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from schemas.messages import StageMetrics
+from schemas.messages import Epoch, StageMetrics
 
 
 class Tally:
@@ -13,12 +13,12 @@ class Tally:
     def __init__(self) -> None:
         self.tokens = 0
         """Positions of prompts and answers that went through this node."""
-        self._seen: dict[tuple[object, ...], int] = {}
+        self._seen: dict[tuple[str, Epoch], int] = {}
         """By ring: the positions of its first stage here, as last told."""
 
     def add(self, stages: Iterable[StageMetrics]) -> None:
         """Take in what a heartbeat says."""
-        now: dict[tuple[object, ...], tuple[int, int]] = {}
+        now: dict[tuple[str, Epoch], tuple[int, int]] = {}
         for stage in stages:
             ring = (stage.pipeline, stage.epoch)
             now[ring] = min(now.get(ring, (stage.stage, stage.positions)), (stage.stage, stage.positions))
