@@ -61,6 +61,15 @@ class MemberRefused(BrokerRefused):
         )
 
 
+class LeavingFailed(BusError):
+    """A member could not tell its fleet's host that it leaves."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(
+            f"the fleet's host does not know that {name} has left ({reason}): run 'linguabus revoke {name}' there"
+        )
+
+
 class SubscribeRefused(BusError):
     """The broker refused a subscription. `poll` raises it; events received before it are kept for the next `poll`."""
 

@@ -17,6 +17,8 @@ from broker.option_types import FiniteRange, IntOrWord
 from broker.security import is_exposed, password_warning
 from broker.whereabouts import Whereabouts
 from edge_node.config import SPEEDS, NodeConfig, read_speed
+from edge_node.guest.commands import COMMANDS
+from edge_node.guest.home_option import home_option
 from edge_node.runtime.process_heap import ask_for_huge_pages
 from edge_node.storage.home_lock import only_node
 from schemas import PACKAGE_VERSION, names
@@ -31,16 +33,6 @@ _PROVIDER = "ExecutionProvider"
 
 def _default_name() -> str:
     return names.name_from(socket.gethostname()) or "node"
-
-
-def _default_home() -> Path:
-    if os.environ.get("LINGUABUS_HOME"):
-        return Path(os.environ["LINGUABUS_HOME"]) / "node"
-    try:
-        data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
-    except RuntimeError:  # HOME is not set, and the system does not know the user
-        raise click.UsageError("you have no home directory: give --home DIR, or set HOME") from None
-    return Path(data) / "linguabus" / "node"
 
 
 def _check_name(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
@@ -86,7 +78,10 @@ def _take_home(home: Path) -> None:
         raise click.UsageError(f"--home {home} can't be used: {error.strerror}") from None
 
 
-@click.command(
+@click.group(
+    invoke_without_command=True,
+    options_metavar="[OPTIONS]...",
+    subcommand_metavar="[status | pause | resume | leave]",
     epilog="Example: linguabus-node --broker mqtt://192.168.1.5 --insecure --name kitchen-phone",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -100,13 +95,7 @@ def _take_home(home: Path) -> None:
 @click.option(
     "--name", callback=_check_name, help="This node's name. [default: the one that it has joined with, or the host's]"
 )
-@click.option(
-    "--home",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=_default_home,
-    show_default="~/.local/share/linguabus/node",
-    help="Directory for downloaded model parts.",
-)
+@home_option("Directory for downloaded model parts.")
 @click.option(
     "--memory-limit-mb",
     type=click.IntRange(64),
@@ -169,10 +158,24 @@ def _take_home(home: Path) -> None:
     metavar="SECONDS",
     help="While idle, compute a known answer again so often; 0: only when layers are loaded, and after sleep.",
 )
+@click.option(
+    "--only-charging",
+    is_flag=True,
+    envvar="LINGUABUS_ONLY_CHARGING",
+    help="Rest, without layers, while the device is on no charger ($LINGUABUS_ONLY_CHARGING).",
+)
+@click.option(
+    "--only-wifi",
+    is_flag=True,
+    envvar="LINGUABUS_ONLY_WIFI",
+    help="Rest while the device is neither in a Wi-Fi nor on a cable ($LINGUABUS_ONLY_WIFI).",
+)
 @click.option("--insecure", is_flag=True, help="Allow a broker beyond this machine without TLS.")
 @click.option("-v", "--verbose", count=True, help="Log more; twice for debugging.")
 @click.version_option(PACKAGE_VERSION, prog_name="linguabus-node")
+@click.pass_context
 def node(
+    context: click.Context,
     broker: str | None,
     name: str | None,
     home: Path,
@@ -184,10 +187,17 @@ def node(
     watchdog_s: float,
     drain_timeout: float,
     check_every: float,
+    only_charging: bool,
+    only_wifi: bool,
     insecure: bool,
     verbose: int,
 ) -> None:
-    """Lend this device to a linguabus fleet: it runs the part of a model that the orchestrator gives it."""
+    """Lend this device to a linguabus fleet: it runs the part of a model that the orchestrator gives it.
+
+    With a command, say what the node on this device is to do.
+    """
+    if context.invoked_subcommand is not None:
+        return
     log_to_stderr(verbose, home)
     # Before NumPy is imported: its BLAS would start a thread per core.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -201,7 +211,7 @@ def node(
         raise click.UsageError(f"this device has joined as {credential.name}: leave --name out")
     whereabouts = Whereabouts(home / FILE, credential) if credential else None
     name = credential.name if credential else name or _default_name()
-    is_option = click.get_current_context().get_parameter_source("broker") is ParameterSource.COMMANDLINE
+    is_option = context.get_parameter_source("broker") is ParameterSource.COMMANDLINE
     if broker and is_option and (password_line := password_warning(broker)):
         click.echo(f"node {name}: warning: {password_line}", err=True)
     address = credential.broker() if credential else parse_broker_url(broker or DEFAULT_URL)
@@ -232,6 +242,8 @@ def node(
         watchdog_min_s=watchdog_s,
         drain_timeout_s=drain_timeout,
         check_interval_s=check_every,
+        only_charging=only_charging,
+        only_wifi=only_wifi,
     )
     service = NodeService(config, tell=lambda line: click.echo(f"node {name}: {line}", err=True))
 
@@ -248,6 +260,10 @@ def node(
         whereabouts.keep_learning()
     click.echo(f"node {name} at {address}: stop with Ctrl-C", err=True)
     service.run(lambda: end_on_signals(asked_to_stop, until_s=lambda: service.stays_until_s))
+
+
+for _command in COMMANDS:
+    node.add_command(_command)
 
 
 def main() -> None:

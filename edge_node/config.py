@@ -37,6 +37,17 @@ class NodeConfig:
     drain_timeout_s: float = 20.0
     """How long a node that was asked to stop waits for others to take its layers over; 0: not at all."""
 
+    only_charging: bool = False
+    """Rest while the device is on no charger."""
+    only_wifi: bool = False
+    """Rest while it is neither in a Wi-Fi nor on a cable."""
+    condition_look_s: float = 10.0
+    """Between two looks whether it is, where a command has to be run for that."""
+    condition_off_s: float = 5.0
+    """How long it must not be, until the node rests."""
+    condition_on_s: float = 30.0
+    """How long it must be again, until the node rests no longer."""
+
     @property
     def broker(self) -> BrokerAddress:
         """The broker's address."""

@@ -58,6 +58,8 @@ class NodeCore:
         self.frames_dropped = 0
         self.max_message_bytes = MAX_PAYLOAD_BYTES
         """What the broker passes on for this node."""
+        self.resting = ""
+        """Why it takes no stages for now; empty when it does."""
         self._tokens = 0
         """Of answers, on stages that are gone."""
         self.memory_bytes = memory_bytes
@@ -128,6 +130,8 @@ class NodeCore:
             return [self._prepare_failed(command, f"{chunk}, allowed are {allowed_bytes}")]
         if spec.key in self._stages:  # repeated, by QoS 1 or by an orchestrator that has heard nothing since
             return self._report_ready(self._stages[spec.key])
+        if self.resting:
+            return [self._prepare_failed(command, f"it rests: {self.resting}")]
         handover, load = None, LoadSegment(spec)
         if spec.basis is not None:
             handover = Handover(spec, spec.basis, self._stages, patience_s=self._watchdog_min_s)

@@ -18,6 +18,11 @@ class Notices:
         self._held: dict[str, str] = {}
         """What the node runs, by pipeline."""
 
+    @property
+    def runs(self) -> str:
+        """What the node runs, in a line; empty without layers."""
+        return "; ".join(self._held.values())
+
     def say(self, line: str) -> None:
         """Tell a line, unless it was the last one."""
         if line != self._last:
@@ -40,4 +45,4 @@ class Notices:
             self._held[plan.pipeline] = f"{' and '.join(mine)} of {plan.model}"
         elif self._held.pop(plan.pipeline, None) is None:
             return
-        self.say(f"runs {'; '.join(self._held.values())}" if self._held else "it has no layers now")
+        self.say(f"runs {self.runs}" if self._held else "it has no layers now")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,7 +12,6 @@ from broker.errors import PayloadTooLarge
 from broker.mqtt import MqttBus
 from edge_node.config import NodeConfig, read_speed
 from edge_node.core import NodeCore
-from edge_node.drain import BROKER_PATIENCE_S, Drain
 from edge_node.effects import (
     CopyPrefix,
     Effect,
@@ -31,6 +29,7 @@ from edge_node.effects import (
     WriteKvRows,
 )
 from edge_node.errors import NodeError, NodeRefused
+from edge_node.guest.guest import Guest
 from edge_node.notices import Notices
 from edge_node.runtime.check_schedule import CheckSchedule
 from edge_node.runtime.provider_choice import ProviderChoice
@@ -44,6 +43,7 @@ from edge_node.telemetry.load_report import load_effects
 from edge_node.telemetry.memory_guard import MemoryGuard
 from edge_node.telemetry.message_limit import MessageLimit
 from edge_node.telemetry.profiler import Profiler
+from edge_node.telemetry.rejections import Rejections
 from edge_node.telemetry.reporter import Reporter
 from edge_node.wire.activations import quiet
 from edge_node.wire.first_connection import LONGEST_PAUSE_S, connect_patiently
@@ -92,10 +92,11 @@ class NodeService:
             node=config.name, incarnation=self._incarnation, memory_bytes=self._memory.memory_bytes,
             watchdog_min_s=config.watchdog_min_s,
         )  # fmt: skip
-        self._rejected: Counter[str] = Counter()
+        self._guest = Guest(config, self._memory.memory_bytes, say=self._notices.say, wake=self._call)
+        self._rejected = Rejections()
         self._reporter = Reporter(
-            self._bus, self._outbox, self._core, self._store, self._memory, interval_s=config.heartbeat_interval_s,
-            rejected=self._rejected,
+            self._bus, self._outbox, self._core, self._store, self._memory, self._guest.battery,
+            interval_s=config.heartbeat_interval_s, rejected=self._rejected,
         )  # fmt: skip
         self._link = self._reporter.link
         self._kept: list[Event] = []
@@ -106,7 +107,6 @@ class NodeService:
         self._birth: NodeBirth | None = None
         self._stopping = False
         self._refusal: str | None = None
-        self._drain = Drain(config.drain_timeout_s)
         self._due_s = 0.0  # when there is more to do than what arrives
         self._own: list[Event] = []  # tokens for this node's own first stage
         self._is_slow = False  # a step takes so long that it is announced, for which the short way has no time
@@ -119,7 +119,7 @@ class NodeService:
 
     def leave(self, reason: str) -> None:
         """End ``run`` once others have taken the stages over or time is up; may be called from where ``stop`` may."""
-        self._drain.reason = reason
+        self._guest.leave(reason)
         self._call()
 
     def _call(self) -> None:
@@ -129,12 +129,12 @@ class NodeService:
     @property
     def leaving(self) -> bool:
         """Was ``leave`` called?"""
-        return bool(self._drain.reason)
+        return bool(self._guest.leaving)
 
     @property
     def stays_until_s(self) -> float:
         """When the node ends at the latest once it was asked to leave (monotonic clock); 0.0: at once."""
-        return 0.0 if self._stopping else self._drain.ends_by_s or 0.0
+        return 0.0 if self._stopping else self._guest.ends_by_s or 0.0
 
     def run(self, on_connected: Callable[[], None] = lambda: None) -> None:
         """Serve until ``stop``. ``on_connected`` is called once there is somebody to say good-bye to.
@@ -144,6 +144,7 @@ class NodeService:
             NodeRefused: the orchestrator does not take this node.
         """
         try:
+            self._guest.start()
             late_s, say = self._config.connect_timeout_s, self._notices.say
             connect_patiently(self._bus, late_s, tell=say, is_over=lambda: self._stopping or not self._config.is_member)
             on_connected()
@@ -162,6 +163,7 @@ class NodeService:
             self._reporter.close()
             self._memory.close()
             self._bus.close()
+            self._guest.close()
 
     def _subscribe(self) -> None:
         name = self._config.name
@@ -173,7 +175,7 @@ class NodeService:
         self._core.max_message_bytes = max_bytes = self._limit.max_message_bytes
         self._core.memory_bytes = self._memory.memory_bytes
         self._birth = renewed(self._birth, max_bytes, self._memory, self._store)
-        self._outbox.register(self._birth, leaving=self._drain.reason)
+        self._outbox.register(self._birth, leaving=self._guest.leaving, resting=self._guest.resting)
         self._notices.registered()
 
     def _send(self, topic: str, data: bytes) -> None:
@@ -185,18 +187,17 @@ class NodeService:
         if topic in self._core.kept_topics:
             self._own.append(Delivery(topic, data, 0, False))
 
-    def _leave(self, now_s: float, polled_s: float) -> None:
-        """Say that others should take over, once; stop when they have, or when it took too long.
-
-        ``polled_s``: when the bus was read last.
-        """
-        self._reporter.stirred()
+    def _heed_owner(self, now_s: float, polled_s: float) -> None:
+        """Rest, or stop, once others have taken over or had long enough; ``polled_s``: when the bus was read last."""
+        if self._guest.leaving or self._guest.resting:
+            self._reporter.stirred()
         since_s = self._link.silent_since_s
-        step = self._drain.step(self._core.has_stages, now_s, silent_s=polled_s - since_s if since_s else 0.0)
-        if step.line:
-            self._notices.say(step.line)
+        step = self._guest.step(self._core.has_stages, now_s, silent_s=polled_s - since_s if since_s else 0.0)
         if step.announces:
-            self._outbox.say_online(self._drain.reason)
+            self._core.resting = self._guest.resting
+            self._outbox.say_online(leaving=self._guest.leaving, resting=self._guest.resting)
+        if step.lets_go:
+            self._do(self._core.give_up(f"it rests: {self._guest.resting}", "refused"))
         if step.ends:
             self._stopping = True
 
@@ -215,7 +216,9 @@ class NodeService:
             is_alone = len(events) == 1 and patience_s > 0.0 and not self._called
             if is_alone and not self._is_slow and self._short_way(events[0]):
                 continue
-            self._called = False  # before what it is about is looked at: it may be set again meanwhile
+            if self._called:
+                self._called = False  # before what it is about is looked at: it may be set again meanwhile
+                self._guest.look(time.monotonic())
             polled_s = time.monotonic()
             self._long_way(events)
             self._load_events()
@@ -223,11 +226,10 @@ class NodeService:
             now_s = time.monotonic()
             self._do(self._core.tick(now_s))
             self._do(self._core.next_transfer(now_s))
-            self._standby.allow(not self._runner.is_loading and not self._core.is_prefilling)
+            self._standby.allow(not (self._runner.is_loading or self._core.is_prefilling or self._core.resting))
             if self._checks.is_due(now_s, idle=not self._core.has_requests):
                 self._check_answers()
-            if self.leaving:
-                self._leave(now_s, polled_s)
+            self._heed_owner(now_s, polled_s)
             is_due = now_s >= self._reporter.due_s(now_s)
             if self._memory.has_news or is_due:
                 self._do(self._memory.check(self._core, self._runner, now_s))
@@ -265,13 +267,13 @@ class NodeService:
         if work:
             self._link.disturbed = True
             if silent_s := busy_s(self._core.expected_s(work)):
-                self._reporter.say(silent_s)
+                self._say(silent_s)
             result = self._runner.run(work)
             if any(row.failure is not None and row.failure_code == "not_finite" for row in result.rows):
                 self._check_answers()  # if it is this node's fault, the answers go on elsewhere
             self._do(self._core.computed(work, result, time.monotonic()))
             if silent_s:
-                self._reporter.say()  # it may be missed sooner again
+                self._say()  # it may be missed sooner again
             self._memory.ran(self._core)
 
     def _check_answers(self) -> None:
@@ -283,9 +285,8 @@ class NodeService:
     def _next_due_s(self, now_s: float) -> float:
         if self._core.has_work or self._core.has_transfer:
             return 0.0
-        deadlines = [self._reporter.due_s(now_s), self._core.next_deadline_s(), self._drain.ends_by_s]
-        if self.leaving and self._link.silent_since_s is not None:
-            deadlines.append(self._link.silent_since_s + BROKER_PATIENCE_S)
+        owner_s = self._guest.due_s(self._core.has_stages, self._link.silent_since_s)
+        deadlines = [self._reporter.due_s(now_s), self._core.next_deadline_s(), owner_s]
         return min(deadline_s for deadline_s in deadlines if deadline_s is not None)
 
     def _event(self, event: Event) -> None:
@@ -329,7 +330,7 @@ class NodeService:
                 self._link.echo(delivery.payload, time.monotonic())
                 self._profiler.echo(delivery.payload)
         except ContractError as error:
-            self._reject(delivery.topic, error)
+            self._rejected.add(delivery.topic, error)
 
     def _command(self, command: Any) -> None:
         if isinstance(command, ProbeNode):
@@ -345,12 +346,6 @@ class NodeService:
             self._bus.publish(self._echo_topic, payload)
         for profile in self._profiler.finished():
             self._outbox.reply(profile)
-
-    def _reject(self, topic: str, error: ContractError) -> None:
-        kind = type(error).__name__
-        self._rejected[kind] += 1
-        if self._rejected[kind] == 1:
-            _log.warning("rejected %s on %s: %s (counted from now on, not logged)", kind, topic, error)
 
     def _load_events(self) -> None:
         while not self._runner.events.empty():
@@ -380,7 +375,7 @@ class NodeService:
                 case Register():
                     self._register()
                 case SendHeartbeat():
-                    self._reporter.say()
+                    self._say()
                 case Stop():
                     self._refusal = effect.reason
                     self.stop()
@@ -391,9 +386,15 @@ class NodeService:
             self._speed = read_speed(self._config.emulated_speed_file, self._speed)
             self._runner.emulate(self._speed)
         self._is_slow = False
-        self._reporter.say()
+        self._say()
         self._memory.ran(self._core)
         if not self._core.has_requests:
             self._store.give_back()
         if not self._profiler.measures_link:
             self._reporter.measure_link()
+
+    def _say(self, silent_s: float = 0.0) -> None:
+        """Say how the node is, to the fleet and to its owner; ``silent_s``: the next heartbeat may come so late."""
+        runs = self._notices.runs if self._core.has_stages else ""
+        beat = self._reporter.say(silent_s)
+        self._guest.note(beat, self._bus, runs=runs, silent_since_s=self._link.silent_since_s)

@@ -15,6 +15,7 @@ from orchestrator.fleet.changes import (
     Joined,
     Left,
     Restored,
+    Roused,
     Tell,
     Trusted,
 )
@@ -128,6 +129,9 @@ class ControlPlane:
                 case Grown(node, by):
                     self.pipelines.restored(now_s)
                     effects.append(Note(f"node {node} may use {by} of memory more", kind="grown", node=node))
+                case Roused(node, reason):
+                    self.pipelines.restored(now_s)
+                    effects.append(Note(f"node {node} rests no longer; {reason}", kind="restored", node=node))
                 case Flagged(node, reason):
                     text = f"node {node} is not believed: {reason}"
                     effects.append(Note(text, warning=True, kind="flagged", node=node))

@@ -67,6 +67,9 @@ class NodeStatus:
         "Online: its layers should go to others, it ends once it has none. Offline: it ended of its own accord.",
         default=False,
     )
+    resting: bool = about(
+        "Online: its layers should go to others, and it takes none until it says otherwise.", default=False
+    )
 
 
 @message("node.heartbeat")

@@ -115,6 +115,10 @@ write_service() {
 # Written by linguabus; removed by: sh $data/install.sh --uninstall
 exec 2>&1
 timeout $PATIENCE_S termux-wake-lock </dev/null
+# What its owner has set, such as LINGUABUS_ONLY_CHARGING=1.
+set -a
+[ ! -r $data/node.env ] || . $data/node.env
+set +a
 exec linguabus --home $data node -v
 RUN
     put "$services/$SERVICE/finish" 700 <<FINISH
@@ -161,10 +165,12 @@ uninstall() {
     ! have sv || timeout 60 sv -w 30 force-down "$SERVICE" </dev/null || true
     ! have sv-disable || timeout "$PATIENCE_S" sv-disable "$SERVICE" </dev/null || true
     rm -rf "${services:?}/$SERVICE" "$boot"
+    left='all is removed but Termux'\''s packages'
+    timeout 60 linguabus-node --home "$data/node" leave </dev/null || left="$left; on the fleet's host: linguabus revoke NAME"
     ! have pip || pip uninstall --quiet --yes linguabus </dev/null || true
     rm -rf "$data"
     timeout "$PATIENCE_S" termux-wake-unlock </dev/null >/dev/null 2>&1 || true
-    say "all is removed but Termux's packages; on the fleet's host: linguabus revoke NAME"
+    say "$left"
 }
 
 main() {

@@ -14,6 +14,20 @@ _FILE = "node.lock"
 _PID_BYTES = 20
 
 
+def holder(home: Path) -> int | None:
+    """The process of the node that holds a home; None where none does, or that can't be known."""
+    try:
+        with (home / _FILE).open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                pid = file.read(_PID_BYTES)
+                return int(pid) if pid.isdigit() else None
+    except OSError:
+        pass
+    return None
+
+
 @contextmanager
 def only_node(home: Path) -> Iterator[None]:
     """Hold a home; the system lets go of it when this process ends, however it does.

@@ -30,13 +30,15 @@ class Battery:
 class BatteryMonitor:
     """Reads the battery again and again, from the kernel or by Termux's command."""
 
-    def __init__(self) -> None:
+    def __init__(self, interval_s: float | None = None) -> None:
+        """``interval_s``: between two readings, if not as usual."""
         by_termux = shutil.which(TERMUX_COMMAND) is not None
+        usual_s = TERMUX_INTERVAL_S if by_termux else KERNEL_INTERVAL_S
         self._reading: Reading[Battery | None] = Reading(
             _termux_or_kernel_battery if by_termux else kernel_battery,
             None,
             name="battery",
-            every_s=TERMUX_INTERVAL_S if by_termux else KERNEL_INTERVAL_S,
+            every_s=usual_s if interval_s is None else interval_s,
         )
 
     def read(self) -> Battery | None:
@@ -66,7 +68,9 @@ def termux_battery() -> Battery:
     said = output_of(TERMUX_COMMAND, timeout_s=TERMUX_TIMEOUT_S)
     try:
         status = json.loads(said)
-        charging = str(status["status"]).lower() in _PLUGGED_IN
+        # A battery that is kept from being full is on a charger and does not charge.
+        is_plugged = str(status.get("plugged", "")).upper().startswith("PLUGGED")
+        charging = is_plugged or str(status["status"]).lower() in _PLUGGED_IN
         temperature = status.get("temperature")
         return Battery(
             min(max(float(status["percentage"]), 0.0), 100.0),

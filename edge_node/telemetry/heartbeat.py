@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 
 from broker.bus import Bus
 from edge_node.core import NodeCore
@@ -13,6 +12,7 @@ from edge_node.telemetry.battery import BatteryMonitor
 from edge_node.telemetry.costs import costs_of
 from edge_node.telemetry.memory_guard import MemoryGuard
 from edge_node.telemetry.reading import Reading
+from edge_node.telemetry.rejections import Rejections
 from edge_node.telemetry.round_trip import RoundTripMeter
 from schemas.messages import Heartbeat
 
@@ -27,18 +27,18 @@ class HeartbeatBuilder:
         core: NodeCore,
         store: BlobStore,
         memory: MemoryGuard,
+        battery: BatteryMonitor,
         link: RoundTripMeter,
         bus: Bus,
-        rejected: Counter[str],
+        rejected: Rejections,
     ) -> None:
-        """``rejected`` counts frames that were malformed, by kind."""
         self._core = core
         self._store = store
         self._bus = bus
         self._memory = memory
         self._link, self._rejected = link, rejected
         self._cpu = device.CpuMeter()
-        self._battery = BatteryMonitor()
+        self._battery = battery
         self._temperature_c: Reading[float | None] = Reading(
             device.temperature_c, None, name="temperature", every_s=_TEMPERATURE_INTERVAL_S
         )
@@ -67,7 +67,7 @@ class HeartbeatBuilder:
             battery_temperature_c=battery.temperature_c if battery else None,
             rtt_s=self._link.rtt_s,
             stages=core.metrics(),
-            frames_rejected=self._rejected.total(),
+            frames_rejected=self._rejected.total,
             frames_dropped=core.total_frames_dropped,
             reconnects=stats.reconnects,
             busy_s=busy_s,
@@ -78,5 +78,4 @@ class HeartbeatBuilder:
 
     def close(self) -> None:
         """Read nothing more."""
-        self._battery.close()
         self._temperature_c.close()

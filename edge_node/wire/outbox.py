@@ -64,7 +64,7 @@ class Outbox:
         except (PayloadTooLarge, QueueFull) as error:
             _log.error("a message on %s was not sent: %s", topic, error)
 
-    def register(self, birth: NodeBirth, *, leaving: str) -> None:
+    def register(self, birth: NodeBirth, *, leaving: str = "", resting: str = "") -> None:
         """Say who this node is, and that it is there.
 
         Raises:
@@ -75,12 +75,17 @@ class Outbox:
             self._bus.publish(NODE_BIRTH.format(node=self._node), data, qos=1, retain=True)
         except PayloadTooLarge as error:
             raise BrokerTooTight(error.size_bytes, error.limit_bytes) from None
-        self.say_online(leaving)
+        self.say_online(leaving=leaving, resting=resting)
 
-    def say_online(self, leaving: str) -> None:
-        """Say that the node is there; ``leaving``: why it wants to end, if it does."""
+    def say_online(self, *, leaving: str = "", resting: str = "") -> None:
+        """Say that the node is there; why it wants to end, or else no layers for now, if it does."""
         status = NodeStatus(
-            node=self._node, incarnation=self._incarnation, online=True, leaving=bool(leaving), reason=leaving
+            node=self._node,
+            incarnation=self._incarnation,
+            online=True,
+            leaving=bool(leaving),
+            resting=bool(resting) and not leaving,
+            reason=leaving or resting,
         )
         self.publish(NODE_STATUS.format(node=self._node), status, retain=True)
 

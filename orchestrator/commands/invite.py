@@ -8,9 +8,9 @@ import time
 import click
 
 from broker.address import bracketed
+from broker.time_span import seconds_of, span_text
 from orchestrator.commands.output import print_json
 from orchestrator.commands.settings import Settings, pass_settings
-from orchestrator.commands.time_span import seconds_of, span_text
 from schemas import names
 from schemas.invitation import TOKEN_BYTES, Invitation
 from schemas.roles import Role

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import click
 
+from broker.time_span import seconds_of
 from orchestrator.commands.members import clock_text, door_json, door_text
 from orchestrator.commands.output import print_json
 from orchestrator.commands.settings import Settings, pass_settings
-from orchestrator.commands.time_span import seconds_of
 
 OFF = "off"
 

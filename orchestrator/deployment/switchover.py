@@ -31,6 +31,7 @@ from orchestrator.timing import Timing
 from schemas.messages import (
     Basis,
     FetchProgress,
+    Heartbeat,
     LoadFailureCode,
     MovesView,
     Plan,
@@ -307,6 +308,14 @@ class Switchover:
         plan = self.active.plan
         said = (message.pipeline, message.epoch, message.incarnation)
         return said == (plan.pipeline, plan.epoch, plan.incarnations[node])
+
+    def has_lost_stage(self, node: str, beat: Heartbeat) -> bool:
+        """Does a node of the working ring, as it was when that was made, hold less of it than it should?"""
+        if not self.active or self.active.plan.incarnations.get(node) != beat.incarnation:
+            return False
+        plan = self.active.plan
+        held = {stage.stage for stage in beat.stages if (stage.pipeline, stage.epoch) == (plan.pipeline, plan.epoch)}
+        return any(stage.node == node and number not in held for number, stage in enumerate(plan.ring))
 
     def drop_ring(self, now_s: float, *, without: str = "", why: str = "") -> list[Effect]:
         """Give up the working ring, which is broken: the next one follows at once if it is ready, else none.

@@ -55,6 +55,14 @@ class Grown:
 
 
 @dataclass(frozen=True)
+class Roused:
+    """A node rests no longer, but should have no layers for another reason: it may be a last resort now."""
+
+    node: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class Flagged:
     """A node reports what can't be true: its numbers are not used."""
 
@@ -77,4 +85,4 @@ class Crowded:
     reason: str
 
 
-FleetChange = Joined | Left | Tell | Drained | Restored | Grown | Flagged | Trusted | Crowded
+FleetChange = Joined | Left | Tell | Drained | Restored | Roused | Grown | Flagged | Trusted | Crowded

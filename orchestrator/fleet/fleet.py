@@ -17,6 +17,7 @@ from orchestrator.fleet.changes import (
     Joined,
     Left,
     Restored,
+    Roused,
     Tell,
     Trusted,
 )
@@ -43,6 +44,8 @@ class Node:
     refused: str = ""
     leaving: str = ""
     """Why it wants to end."""
+    resting: str = ""
+    """Why it wants no layers for now."""
     heartbeat: Heartbeat | None = None
     elders: tuple[int, ...] = ()
     """Earlier starts of that name, the newest last."""
@@ -87,6 +90,7 @@ class FleetState:
         was_usable = known is not None and known.usable
         was_incarnation = known.birth.incarnation if known else None
         was_drained, was_odd = self.why_drained(node), known is not None and bool(known.health.oddities)
+        rested = known is not None and bool(known.resting)
         if isinstance(message, NodeBirth):
             changes = self._birth(message, known, now_s, live=not retained)
         elif isinstance(message, NodeStatus):
@@ -103,7 +107,7 @@ class FleetState:
         if now_known.usable and (again or not was_usable):
             changes.append(Joined(now_known.birth))
         elif now_known.usable:
-            changes += self._drain_change(node, was_drained)
+            changes += self._drain_change(node, was_drained, rested)
         odd = "; ".join(now_known.health.oddities)
         if bool(odd) is not was_odd:
             changes.append(Flagged(node, odd) if odd else Trusted(node))
@@ -128,17 +132,18 @@ class FleetState:
 
     def set_drained(self, node: str, drained: bool) -> list[FleetChange]:
         """An operator wants a node to be empty, or no longer."""
-        was_drained = self.why_drained(node)
+        was_drained, known = self.why_drained(node), self.nodes.get(node)
         if drained:
             self.drained.add(node)
         else:
             self.drained.discard(node)
-        return self._drain_change(node, was_drained)
+        return self._drain_change(node, was_drained, known is not None and bool(known.resting))
 
     def why_drained(self, node: str) -> str:
         """Why no new plan may use this node; empty when one may."""
         known = self.nodes.get(node)
         reasons = [f"it is leaving: {known.leaving}"] if known and known.leaving else []
+        reasons += [f"it rests: {known.resting}"] if known and known.resting else []
         reasons += ["an operator drains it"] if node in self.drained else []
         reasons += [known.health.unfit] if known and known.health.unfit else []
         return "; ".join(reasons)
@@ -146,10 +151,14 @@ class FleetState:
     def is_weak(self, node: str) -> bool:
         """Is a node's own state, such as its battery, the only reason why it should be given no layers?"""
         known = self.nodes.get(node)
-        return known is not None and bool(known.health.unfit) and not known.leaving and node not in self.drained
+        if known is None or known.leaving or known.resting or node in self.drained:
+            return False
+        return bool(known.health.unfit)
 
-    def _drain_change(self, node: str, before: str) -> list[FleetChange]:
-        now = self.why_drained(node)
+    def _drain_change(self, node: str, before: str, rested: bool) -> list[FleetChange]:
+        now, rests = self.why_drained(node), node in self.nodes and bool(self.nodes[node].resting)
+        if now and before and rests is not rested:
+            return [Drained(node, now) if rests else Roused(node, now)]
         if bool(now) is bool(before):
             return []
         return [Drained(node, now) if now else Restored(node)]
@@ -186,6 +195,7 @@ class FleetState:
             is_here = status.online and live
             return self._stranger(status.node, status.incarnation, known, now_s) if is_here else []
         known.leaving = (status.reason or "it was asked to stop") if status.leaving else ""
+        known.resting = (status.reason or "it wants no layers for now") if status.resting and status.online else ""
         if status.online:
             known.online = True
             known.live = known.live or live

@@ -100,6 +100,17 @@ class Membership(Closing):
         """Is somebody of this name a member? For any thread."""
         return name in self._members
 
+    def end(self, name: str) -> None:
+        """End a membership, as its member wishes; who has to know hears of it in a moment.
+
+        Raises:
+            UnknownMember: it has ended already.
+            OwnMember: it is one of the host's own.
+        """
+        self.fleet.check_revocable(name)
+        with self.fleet.register() as register:  # of its own, so that the change is news to the others
+            register.revoke(name)
+
     def saw(self, name: str) -> None:
         """Note that somebody of this name was heard."""
         self._seen.add(name)

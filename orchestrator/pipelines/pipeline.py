@@ -24,7 +24,7 @@ from orchestrator.pipelines.allocation_state import AllocationState, NodeAllocat
 from orchestrator.pipelines.failed_requests import request_failed
 from orchestrator.pipelines.partition import Group
 from orchestrator.pipelines.pipeline_nodes import PipelineNodes
-from orchestrator.pipelines.waiting import tell_silent, waits_for
+from orchestrator.pipelines.waiting import tell_silent, waits_for, wanted_back
 from orchestrator.planning.problem import Problem
 from orchestrator.planning.solution import Infeasible, Solution
 from orchestrator.replanning.adopter import Adopter
@@ -379,8 +379,9 @@ class Pipeline:
         switchover = self._switchover
         if switchover.missing.awaited and not self.busy:
             why_none = NoPlan("not_ready", self.report.why_it_stays or "nothing is heard of it")
-        lost = switchover.missing.of(switchover.newest.plan if switchover.newest else None)
-        return self.requests.wait(waits_for(self, sorted(lost), why_none), now_s)
+        last = switchover.newest.plan if switchover.newest else None
+        lost = wanted_back(last, switchover.missing.of(last), self._nodes)
+        return self.requests.wait(waits_for(self, lost, why_none), now_s)
 
     def next_deadline_s(self, *, missing: bool) -> float:
         """When ``advance``, ``serve`` or ``wait`` next have something to do; ``missing`` as in `WaitsFor`."""

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from typing import Protocol
 
-from orchestrator.deployment.plan import NoPlan
+from orchestrator.deployment.plan import DeployedPlan, NoPlan
 from orchestrator.effects import Effect
 from orchestrator.pipelines.pipeline_nodes import PipelineNodes
 from orchestrator.replanning.report import PlanningReport
@@ -36,10 +36,17 @@ class Waiting(Protocol):
         """Bytes of the segments on their way to its nodes."""
 
 
+def wanted_back(plan: DeployedPlan | None, missing: Iterable[str], nodes: PipelineNodes) -> list[str]:
+    """The nodes of the last plan that requests without a ring wait for: those not here, and those that rest."""
+    resting = {name: nodes.nodes[name].resting for name in plan.nodes if name in nodes.nodes} if plan else {}
+    names = sorted({*missing, *(name for name, why in resting.items() if why)})
+    return [f"{name} ({resting[name]})" if resting.get(name) else name for name in names]
+
+
 def waits_for(pipeline: Waiting, lost: Iterable[str], why_none: NoPlan | None) -> WaitsFor:
     """What requests without a ring wait for.
 
-    ``lost``: nodes of the last plan that are not here. ``why_none``: why there is no plan, and none on its way.
+    ``lost``: nodes of the last plan that are not here, or rest. ``why_none``: why there is no plan, nor one on its way.
     """
     nodes = ", ".join(lost)
     if why_none and nodes:

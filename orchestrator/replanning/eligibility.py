@@ -43,10 +43,12 @@ class Eligibility:
 
     def failed(self, plan: DeployedPlan, node: str, reason: str, code: FailureCode, now_s: float) -> list[Effect]:
         """Leave a node out that could not hold its part of a plan. One that went away is left out, when it comes back,
-        if its starts do so one after the other; not one that said that it would."""
+        if its starts do so one after the other; not one that said that it would. One that rests has done no wrong."""
         incarnation = plan.incarnations[node]
         if not self._fleet.is_usable(node, incarnation):
             return self._vanished(plan, node, now_s)
+        if self._fleet.nodes[node].resting:
+            return []
         self._exclusions.add(node, incarnation, reason, code, now_s)
         is_news = code in AT_WORK or self._exclusions.stays_out(node, incarnation)
         return self._told(plan, node) if is_news else []
@@ -80,6 +82,11 @@ class Eligibility:
         if self._model not in ("", name):
             self._exclusions.forget_unusable()
         self._model = name
+
+    def why_rests(self, node: str) -> str:
+        """Why a node wants no layers for now; empty when it does."""
+        known = self._fleet.nodes.get(node)
+        return known.resting if known else ""
 
     def must_go(self, node: str, constraints: PlanConstraints) -> bool:
         """Should this node have no layers, though it is here?"""

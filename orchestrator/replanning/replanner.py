@@ -247,7 +247,7 @@ class Replanner:
             self._adopter.heard(message)
             if self._eligibility.rules_changed(node, self._target.constraints):
                 self._rules_changed(node, now_s)
-            return self._observe(message, now_s)
+            return [*self.losses.heard(node, message, now_s), *self._observe(message, now_s)]
         if isinstance(message, SegmentFailed) and self._switchover.is_broken_by(node, message):
             return self.losses.broken_by(node, message, now_s)
         return self._switchover.reply(node, message, now_s)

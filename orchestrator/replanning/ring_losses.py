@@ -9,7 +9,7 @@ from orchestrator.deployment.switchover import Switchover
 from orchestrator.effects import Effect, Note
 from orchestrator.replanning.eligibility import Eligibility
 from orchestrator.replanning.report import PlanningReport
-from schemas.messages import RequestFailed, SegmentFailed
+from schemas.messages import Heartbeat, RequestFailed, SegmentFailed
 
 
 class RingLosses:
@@ -61,6 +61,14 @@ class RingLosses:
         self._report.last_failure = f"{node}: {message.reason}"
         told = self._eligibility.failed(plan.plan, node, message.reason, message.code, now_s)
         return [*told, *self._drop_ring(now_s, without=node, why=message.reason)]
+
+    def heard(self, node: str, beat: Heartbeat, now_s: float) -> list[Effect]:
+        """Go on without a node that rests, once its part of the working ring is gone: that it said so may be lost."""
+        why = self._eligibility.why_rests(node)
+        if not why or not self._switchover.has_lost_stage(node, beat):
+            return []
+        self._report.last_failure = f"{node}: it rests: {why}"
+        return self._drop_ring(now_s, without=node, why=f"it rests: {why}")
 
     def step_failed(self, failure: RequestFailed, now_s: float) -> list[Effect]:
         """Go on in another ring after a failure of the working one, and without the node at fault, if one is."""

@@ -53,8 +53,8 @@ class Access:
         self._known: OrderedDict[bytes, None] = OrderedDict()
         self._secret = secrets.token_bytes(32)
 
-    def check(self, request: Request) -> None:
-        """Return if the request may be answered.
+    def check(self, request: Request) -> str:
+        """Return the name of who asks if the request may be answered.
 
         Raises:
             HTTPException: 401, with the same answer whatever is wrong, or 429 after too many of those.
@@ -66,15 +66,15 @@ class Access:
             raise HTTPException(401, "", self._challenge)
         peer = peer_of(request.client.host if request.client else "")
         with self._lock:  # one attempt at a time, so that twenty are twenty
-            wait_s = self._try(peer, given)
-        if wait_s is None:
-            return
-        if wait_s > 0:
-            raise HTTPException(429, "", {"retry-after": str(math.ceil(wait_s))})
+            found = self._try(peer, given)
+        if isinstance(found, str):
+            return found
+        if found > 0:
+            raise HTTPException(429, "", {"retry-after": str(math.ceil(found))})
         raise HTTPException(401, "", self._challenge)
 
-    def _try(self, peer: str, given: list[str]) -> float | None:
-        """Seconds until the next attempt makes sense, 0 after a wrong one; None after the right one."""
+    def _try(self, peer: str, given: list[str]) -> str | float:
+        """The name after the right attempt; else seconds until the next one makes sense, 0 after a wrong one."""
         attempt = hashlib.blake2b("\n".join([peer, *given]).encode(), key=self._secret).digest()
         wait_s = self.wrong.wait_s(peer)
         if wait_s and attempt not in self._known:
@@ -85,7 +85,7 @@ class Access:
             self._known.move_to_end(attempt)
             if len(self._known) > _REMEMBERED:
                 self._known.popitem(last=False)
-            return None
+            return pair[0]
         self._known.pop(attempt, None)
         self.wrong.add(peer)
         return 0

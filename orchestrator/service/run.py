@@ -16,6 +16,7 @@ from orchestrator.model.store import ModelStore
 from orchestrator.service.blobs import BLOBS_PATH, blob_routes
 from orchestrator.service.config import ServiceConfig
 from orchestrator.service.database import Database
+from orchestrator.service.departures import departure_route
 from orchestrator.service.http_access import Access
 from orchestrator.service.http_server import HttpServer, reachable_urls
 from orchestrator.service.incumbent import ask_for_incumbent, will_of
@@ -94,7 +95,8 @@ def _http_server(config: ServiceConfig, store: ModelStore, membership: Membershi
     access = Access(membership.admits) if membership else None
     routes = blob_routes(store.blobs_folder, access)
     if membership and access:
-        routes += [*membership.enrolment.routes(), *phone_routes(), address_route(membership, access)]
+        routes += [*membership.enrolment.routes(), *phone_routes()]
+        routes += [address_route(membership, access), departure_route(membership, access)]
     tls = membership.tls if membership else None
     return HttpServer(routes, host=config.blob_host, port=config.blob_port, tls=tls)
 

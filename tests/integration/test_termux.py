@@ -73,13 +73,15 @@ def test_from_nothing_to_an_answer_and_twice(termux: SimulatedTermux, world: Fle
 
     finish = "sleep() { echo waits; }; set -- %d; . $PREFIX/var/service/linguabus-node/finish"
     assert [termux.run(finish % code) for code in (0, 2)] == ["", "waits\n"]
+    button = "--button1 Pause --button1-action /mnt/data/data/com.termux/files/usr/bin/linguabus-node pause --home"
+    assert any(button in shown for shown in termux.notifications())
     termux.run("sh ~/.local/share/linguabus/install.sh --uninstall")
     assert termux.service_pid is None
     assert not list(termux.home.rglob("*linguabus*"))
     assert not (termux.prefix / "var/service/linguabus-node").exists()
     assert not (termux.prefix / "bin/linguabus").exists()
     with world.fleet.register() as register:
-        register.revoke("phone")
+        assert "phone" not in {member.name for member in register.members()}
 
 
 def killed_and_again(termux: SimulatedTermux, world: FleetWorld, name: str, steps: Sequence[int]) -> None:

@@ -51,6 +51,9 @@ fail) exit 1 ;;
 esac
 {body}
 """
+_NOTIFICATION = """#!/mnt/{files}/usr/bin/sh
+echo "{name} $*" >>/mnt/notifications
+"""
 _INSTALL = """
 case $1 in install) ;; *) exit 0 ;; esac
 /mnt/system/python/bin/{python} -m venv --without-pip "$PREFIX"
@@ -111,6 +114,9 @@ class SimulatedTermux:
             ("termux-battery-status", 'echo \'{"percentage": 80, "status": "CHARGING", "temperature": 30}\''),
         ):
             self._stub(name, body, into=packages / "bin")
+        for name in ("termux-notification", "termux-notification-remove"):  # the node's, whenever it likes: not counted
+            (packages / "bin" / name).write_text(_NOTIFICATION.format(files=_FILES, name=name))
+            (packages / "bin" / name).chmod(0o755)
         (packages / "svlogger").write_text("#!/bin/sh\ncat >/dev/null\n")
         self._stub("start-services.sh", "", into=packages)
         for path in (folder, *folder.rglob("*")):
@@ -161,6 +167,11 @@ class SimulatedTermux:
     def calls(self) -> list[str]:
         """Commands with their arguments, as they were called."""
         path = self.folder / "calls"
+        return path.read_text().splitlines() if path.exists() else []
+
+    def notifications(self) -> list[str]:
+        """What the node has shown, and taken away."""
+        path = self.folder / "notifications"
         return path.read_text().splitlines() if path.exists() else []
 
     def called(self) -> list[str]:

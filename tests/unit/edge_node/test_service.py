@@ -116,3 +116,4 @@ def test_a_node_that_comes_near_what_was_planned_lets_go_of_pages_of_files(
             assert resident_bytes(folder) == {table: kept_bytes}, (planned_bytes, resident_bytes_now)
     node._bus.close()
     node._reporter.close()
+    node._guest.close()

@@ -2,19 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from edge_node.guest.step import Step
 
 BROKER_PATIENCE_S = 2.0
 """A leaving node waits this long for a broker that does not answer: without it nobody can take the layers over."""
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """What a node that was asked to stop has to do: print a line, say on the bus that it leaves, end."""
-
-    line: str = ""
-    announces: bool = False
-    ends: bool = False
 
 
 class Drain:

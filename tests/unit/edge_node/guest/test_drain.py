@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from edge_node.drain import BROKER_PATIENCE_S, Drain, Step
+from edge_node.guest.drain import BROKER_PATIENCE_S, Drain
+from edge_node.guest.step import Step
 
 
 def test_a_node_without_layers_ends_at_once() -> None:
