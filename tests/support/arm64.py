@@ -9,7 +9,6 @@ import hashlib
 import os
 import platform
 import shutil
-import subprocess
 import sys
 import tomllib
 from dataclasses import dataclass
@@ -19,11 +18,10 @@ from pathlib import Path
 from orchestrator.commands.settings import default_cache
 from tests.support.debian_packages import made_once, unpack_packages
 from tests.support.repository import ROOT
+from tests.support.wheels import unpack_wheels
 
 _WHEELS = "wheels"
 _SYSTEM = ("python3", "libstdc++6")
-_GLIBC_2 = range(17, 37)
-"""Of the C libraries 2.x that a wheel may be made for; Debian 12 has 2.36."""
 _LAUNCHER = """\
 #!/bin/sh
 exec {qemu} -cpu {chip} -L {machine} -E PYTHONHOME={root}/usr -E PYTHONPATH={root}/{wheels} -0 "$0" \
@@ -94,16 +92,7 @@ def _root() -> Path:
         unpack_packages(_SYSTEM, root, architecture="arm64")
         if not (root / "lib").exists():  # as of Debian 13 a package of its own makes this link
             (root / "lib").symlink_to("usr/lib")
-        _unpack_wheels(root, wanted)
+        python = (root / "usr" / "bin" / "python3").readlink().name.removeprefix("python")
+        unpack_wheels(root / _WHEELS, wanted, python=python, machine="aarch64")
 
     return made_once(default_cache() / "arm64" / key, make)
-
-
-def _unpack_wheels(root: Path, wanted: list[str]) -> None:
-    python = (root / "usr" / "bin" / "python3").readlink().name.removeprefix("python")
-    platforms = [f"--platform=manylinux_2_{minor}_aarch64" for minor in reversed(_GLIBC_2)]
-    command = [
-        sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--only-binary=:all:",
-        "--implementation=cp", f"--python-version={python}", *platforms, f"--target={root / _WHEELS}", *wanted,
-    ]  # fmt: skip
-    subprocess.run(command, check=True)
