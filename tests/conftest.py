@@ -91,7 +91,10 @@ def tiny_store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
     store = ModelStore(folder / "home")
     with exclusive(folder / "lock"):
         if TINY not in store.names():
-            add_tiny(store)
+            from tests.support.in_process import converting_here  # it needs what converts
+
+            with converting_here():
+                add_tiny(store)
     return store
 
 

@@ -1,15 +1,17 @@
-"""Tests with what a phone has: Python 3.14, NumPy, ONNX Runtime and Mosquitto 2.1, as Debian sid has them like Termux.
+"""Tests with the versions that Termux has: Python 3.14 and Mosquitto 2.1, out of Debian sid.
 
-    python -m tests.support.termux_versions [--onnxruntime debian|oldest|newest|VERSION] [PYTEST'S ARGUMENTS]
+    python -m tests.support.termux_versions [--onnxruntime oldest|newest|VERSION] [PYTEST'S ARGUMENTS]
 
 Pytest runs in a Debian of its own, as a user without rights, who can write nothing but a folder for what is passing.
-What an orchestrator and the tests need besides comes as wheels. Without an option they run three times: with Debian's
-ONNX Runtime, and with the oldest and the newest that a node takes.
+Each warning is an error, in the processes that tests start, too. What an orchestrator and the tests need besides comes
+as wheels, ONNX Runtime as well: Debian's own is older than what a node takes. Without an option the tests run twice,
+with the oldest that a node takes and with the newest.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import platform
 import re
 import shutil
@@ -26,11 +28,10 @@ from tests.support.tiny_store import add_tiny
 from tests.support.wheels import unpack_wheels, version_there
 
 PACKAGES = (
-    "ca-certificates", "mosquitto", "procps", "python3", "python3-numpy", "python3-onnxruntime", "python3-psutil",
-    "strace",
+    "ca-certificates", "mosquitto", "procps", "python3", "python3-numpy", "python3-psutil", "strace",
 )  # fmt: skip
 UID = 10_234
-RUNTIMES = ("debian", "oldest", "newest")
+RUNTIMES = ("oldest", "newest")
 _PASSING = "/tmp"
 _WHEELS, _RUNTIMES = "opt/wheels", "opt/onnxruntime"
 _FOR_CHECKS = ("mypy", "ruff", "shellcheck", "types-")
@@ -41,19 +42,22 @@ def termux_versions() -> Path:
     root = debian_system("sid", PACKAGES)
     python = _python_of(root)
 
-    def make(folder: Path) -> None:
-        unpack_wheels(folder, _wanted(), python=python, machine=platform.machine())
+    wanted = _wanted()
+    key = hashlib.sha256("\n".join(wanted).encode()).hexdigest()[:12]
 
-    made_once(root / _WHEELS, make)
+    def make(folder: Path) -> None:
+        unpack_wheels(folder, wanted, python=python, machine=platform.machine())
+
+    wheels = made_once(root / _WHEELS / key, make)
     # Behind Debian's own: those are the ones to be tested.
     here = root / "usr" / "local" / "lib" / f"python{python}" / "dist-packages"
     here.mkdir(parents=True, exist_ok=True)
-    (here / "wheels.pth").write_text(f"/{_WHEELS}\n")
+    (here / "wheels.pth").write_text(f"/{wheels.relative_to(root)}\n")
     return root
 
 
-def run_tests(root: Path, store: Path, runtime: str, arguments: list[str]) -> int:
-    """Pytest's exit code, once all that it has started is gone."""
+def run_tests(root: Path, store: Path, runtime: Path, arguments: list[str]) -> int:
+    """Pytest's exit code, once all that it has started is gone; ``runtime`` is a folder of `onnxruntime_of`."""
     with tempfile.TemporaryDirectory(prefix="lb-termux-") as name:
         passing = Path(name)
         shutil.copytree(store, passing / "tiny")
@@ -62,12 +66,12 @@ def run_tests(root: Path, store: Path, runtime: str, arguments: list[str]) -> in
             shutil.chown(path, UID, UID)
         environment = {
             "HOME": f"{_PASSING}/home", "TMPDIR": _PASSING, "LANG": "C.UTF-8", "PYTHONDONTWRITEBYTECODE": "1",
-            "PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin", "PYTHONPATH": _runtime(root, runtime),
+            "PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin", "PYTHONPATH": f"/{runtime.relative_to(root)}",
             "PYTHONWARNINGS": "error",
         }  # fmt: skip
         command = ["python3", "-m", "pytest", "-p", "no:cacheprovider", f"--tiny-store={_PASSING}/tiny", *arguments]
         system = DebianSystem(root, is_read_only=True, binds={ROOT: "/src", passing: _PASSING})
-        print(f"==> ONNX Runtime: {runtime}", flush=True)
+        print(f"==> Python {_python_of(root)}, ONNX Runtime {runtime.name}", flush=True)
         process = system.start(command, uid=UID, folder="/src", environment=environment)
         try:
             return process.wait()
@@ -75,10 +79,8 @@ def run_tests(root: Path, store: Path, runtime: str, arguments: list[str]) -> in
             end(process)
 
 
-def _runtime(root: Path, which: str) -> str:
-    """Where its ONNX Runtime is imported from, as seen inside; empty: Debian's."""
-    if which == "debian":
-        return ""
+def onnxruntime_of(root: Path, which: str) -> Path:
+    """The folder, made once, from which a version is imported, or the "oldest" or "newest" that a node takes."""
     there = {"python": _python_of(root), "machine": platform.machine()}
     version = which
     if which == "oldest":
@@ -90,8 +92,7 @@ def _runtime(root: Path, which: str) -> str:
     def make(folder: Path) -> None:
         unpack_wheels(folder, [f"onnxruntime=={version}"], needs=False, **there)
 
-    made_once(root / _RUNTIMES / version, make)
-    return f"/{_RUNTIMES}/{version}"
+    return made_once(root / _RUNTIMES / version, make)
 
 
 def _python_of(root: Path) -> str:
@@ -120,7 +121,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="lb-tiny-") as folder:
         store = ModelStore(Path(folder) / "home")
         add_tiny(store)
-        codes = [run_tests(root, store.home, runtime, arguments) for runtime in options.onnxruntime or RUNTIMES]
+        runtimes = [onnxruntime_of(root, which) for which in options.onnxruntime or RUNTIMES]
+        codes = [run_tests(root, store.home, runtime, arguments) for runtime in runtimes]
     sys.exit(next(filter(None, codes), 0))
 
 

@@ -6,7 +6,6 @@ import tempfile
 from pathlib import Path
 
 from orchestrator.model.store import ModelStore
-from tests.support.in_process import converting_here
 from tests.support.tiny_models import make_checkpoint
 
 TINY = "tiny"
@@ -14,6 +13,6 @@ TINY = "tiny"
 
 def add_tiny(store: ModelStore) -> None:
     """Have it in a store."""
-    with tempfile.TemporaryDirectory() as folder, converting_here():
+    with tempfile.TemporaryDirectory() as folder:
         checkpoint = make_checkpoint("llama", Path(folder) / "checkpoint")
         store.add(str(checkpoint), name=TINY, precision="fp32", profile="exact")

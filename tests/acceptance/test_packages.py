@@ -1,0 +1,153 @@
+"""linguabus out of its wheel and its source archive, in environments that have nothing else, as on other devices."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from orchestrator.client import Client
+from orchestrator.model.store import ModelStore
+from tests.support.built_packages import Environment, build_packages
+from tests.support.fleet_world import FleetWorld
+from tests.support.nodes import NodeProcess
+from tests.support.polling import DEADLINE_S
+from tests.support.repository import ROOT
+from tests.support.served_fleet import served_fleet
+from tests.support.services import wait_until_serving
+
+pytestmark = [pytest.mark.packages, pytest.mark.timeout(1800)]
+
+KINDS = ("wheel", "sdist")
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return build_packages(tmp_path_factory.mktemp("built"))
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory, tiny_store: ModelStore) -> Iterator[FleetWorld]:
+    with served_fleet(tmp_path_factory.mktemp("fleet"), tiny_store, {"ann": "operator"}) as served:
+        yield served
+
+
+def line_for(world: FleetWorld, name: str, *options: str) -> list[str]:
+    """The words that the host's owner reads, behind "linguabus"."""
+    command = [
+        sys.executable,
+        "-m",
+        "orchestrator.cli",
+        "--home",
+        str(world.fleet.path.parent),
+        "invite",
+        name,
+        *options,
+    ]
+    said = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True).stdout.split()
+    assert said[0] == "linguabus"
+    return said[1:]
+
+
+@contextmanager
+def running(name: str, command: Sequence[str | Path], home: Path, environment: Mapping[str, str]) -> Iterator[None]:
+    """A node that goes on in the block, and ends well."""
+    log_path = home / "log"
+    with log_path.open("ab") as log:
+        process = subprocess.Popen(
+            command,
+            cwd=home,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env={**environment, "LINGUABUS_HOME": str(home)},
+        )
+    node = NodeProcess(name, home, process, log_path)
+    try:
+        yield
+    finally:
+        code = node.end()
+    assert code == 0, node.log()
+    assert "Traceback" not in node.log()
+
+
+def answers_with(world: FleetWorld, name: str) -> None:
+    """The fleet answers, and this is its only node."""
+    with world.bus("ann") as bus:
+        client = Client(bus, name="ann", broker=str(bus.address))
+        end_s = time.monotonic() + DEADLINE_S
+        while [node.node for node in client.nodes().nodes if node.state == "online"] != [name]:
+            assert time.monotonic() < end_s, client.nodes()
+            time.sleep(0.1)
+        wait_until_serving(client)
+        assert list(client.ask(prompt="def f(x):", max_tokens=4))
+
+
+def revoke(world: FleetWorld, name: str) -> None:
+    with world.fleet.register() as register:
+        register.revoke(name)
+
+
+def bare() -> dict[str, str]:
+    """This process's environment without this repository."""
+    return {
+        name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "LINGUABUS", "VIRTUAL_ENV"))
+    }
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_extras_it_asks_and_says_what_a_node_lacks(
+    built: dict[str, Path], world: FleetWorld, kind: str, tmp_path: Path
+) -> None:
+    environment = Environment.make(tmp_path / "venv")
+    environment.install(str(built[kind]))
+    assert environment.run("linguabus", "version").startswith("linguabus 0.")
+    home = str(tmp_path / "home")
+    environment.run("linguabus", "--home", home, *line_for(world, f"asks-{kind}", "--client"))
+    assert "nodes" in json.loads(environment.run("linguabus", "--home", home, "nodes", "--json"))
+    for program, *arguments in (("linguabus-node",), ("linguabus", "init"), ("linguabus", "model", "add", "demo")):
+        said = environment.run(program, *arguments, fails=True)
+        assert "Traceback" not in said
+        assert "pip install 'linguabus[" in said, said
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_node_out_of_it_joins_and_serves(
+    built: dict[str, Path], world: FleetWorld, kind: str, tmp_path: Path
+) -> None:
+    environment = Environment.make(tmp_path / "venv")
+    environment.install(f"{built[kind]}[edge]")
+    name = f"pi-{kind}"
+    home = tmp_path / "home"
+    home.mkdir()
+    with running(name, [tmp_path / "venv/bin/linguabus", *line_for(world, name)], home, bare()):
+        answers_with(world, name)
+    revoke(world, name)
+
+
+def test_by_pipx(built: dict[str, Path], world: FleetWorld, tmp_path: Path) -> None:
+    """As the README has it for laptops: installed, joined, and started again without an invitation."""
+    pipx = Environment.make(tmp_path / "pipx")
+    pipx.install("pipx")
+    home = tmp_path / "home"
+    home.mkdir()
+    folders = {
+        "PIPX_HOME": str(tmp_path / "apps"),
+        "PIPX_BIN_DIR": str(tmp_path / "bin"),
+        "PIPX_MAN_DIR": str(tmp_path / "man"),
+    }
+    command = [tmp_path / "pipx/bin/pipx", "install", "--quiet", f"{built['wheel']}[edge]"]
+    subprocess.run(command, env={**bare(), **folders}, cwd=tmp_path, check=True, stdin=subprocess.DEVNULL)
+    assert {path.name for path in (tmp_path / "bin").iterdir()} == {"linguabus", "linguabus-node"}
+    with running("laptop", [tmp_path / "bin/linguabus", *line_for(world, "laptop")], home, bare()):
+        answers_with(world, "laptop")
+    with running("laptop", [tmp_path / "bin/linguabus-node"], home, bare()):
+        answers_with(world, "laptop")
+    revoke(world, "laptop")
