@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,7 +13,7 @@ import pytest
 
 from orchestrator.client import Client
 from orchestrator.model.store import ModelStore
-from tests.support.built_packages import Environment, build_packages
+from tests.support.built_packages import Environment, bare, build_packages
 from tests.support.fleet_world import FleetWorld
 from tests.support.nodes import NodeProcess
 from tests.support.polling import DEADLINE_S
@@ -57,7 +55,7 @@ def line_for(world: FleetWorld, name: str, *options: str) -> list[str]:
 
 
 @contextmanager
-def running(name: str, command: Sequence[str | Path], home: Path, environment: Mapping[str, str]) -> Iterator[None]:
+def running(name: str, command: Sequence[str | Path], home: Path) -> Iterator[None]:
     """A node that goes on in the block, and ends well."""
     log_path = home / "log"
     with log_path.open("ab") as log:
@@ -67,7 +65,7 @@ def running(name: str, command: Sequence[str | Path], home: Path, environment: M
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            env={**environment, "LINGUABUS_HOME": str(home)},
+            env=bare(LINGUABUS_HOME=str(home)),
         )
     node = NodeProcess(name, home, process, log_path)
     try:
@@ -95,40 +93,26 @@ def revoke(world: FleetWorld, name: str) -> None:
         register.revoke(name)
 
 
-def bare() -> dict[str, str]:
-    """This process's environment without this repository."""
-    return {
-        name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "LINGUABUS", "VIRTUAL_ENV"))
-    }
-
-
 @pytest.mark.parametrize("kind", KINDS)
-def test_without_extras_it_asks_and_says_what_a_node_lacks(
+def test_without_extras_it_asks_and_with_one_it_serves(
     built: dict[str, Path], world: FleetWorld, kind: str, tmp_path: Path
 ) -> None:
     environment = Environment.make(tmp_path / "venv")
     environment.install(str(built[kind]))
     assert environment.run("linguabus", "version").startswith("linguabus 0.")
-    home = str(tmp_path / "home")
-    environment.run("linguabus", "--home", home, *line_for(world, f"asks-{kind}", "--client"))
-    assert "nodes" in json.loads(environment.run("linguabus", "--home", home, "nodes", "--json"))
+    desk, home = tmp_path / "desk", tmp_path / "home"
+    environment.run("linguabus", "--home", str(desk), *line_for(world, f"desk-{kind}", "--client"))
     for program, *arguments in (("linguabus-node",), ("linguabus", "init"), ("linguabus", "model", "add", "demo")):
-        said = environment.run(program, *arguments, fails=True)
+        said = environment.run(program, *arguments, fails=True, LINGUABUS_HOME=str(tmp_path / "empty"))
         assert "Traceback" not in said
-        assert "pip install 'linguabus[" in said, said
+        assert "pip install 'linguabus[" in said
 
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_node_out_of_it_joins_and_serves(
-    built: dict[str, Path], world: FleetWorld, kind: str, tmp_path: Path
-) -> None:
-    environment = Environment.make(tmp_path / "venv")
     environment.install(f"{built[kind]}[edge]")
     name = f"pi-{kind}"
-    home = tmp_path / "home"
     home.mkdir()
-    with running(name, [tmp_path / "venv/bin/linguabus", *line_for(world, name)], home, bare()):
+    with running(name, [tmp_path / "venv/bin/linguabus", *line_for(world, name)], home):
         answers_with(world, name)
+        assert environment.run("linguabus", "--home", str(desk), "ask", "def f(x):", "--max-tokens", "4").strip()
     revoke(world, name)
 
 
@@ -144,10 +128,10 @@ def test_by_pipx(built: dict[str, Path], world: FleetWorld, tmp_path: Path) -> N
         "PIPX_MAN_DIR": str(tmp_path / "man"),
     }
     command = [tmp_path / "pipx/bin/pipx", "install", "--quiet", f"{built['wheel']}[edge]"]
-    subprocess.run(command, env={**bare(), **folders}, cwd=tmp_path, check=True, stdin=subprocess.DEVNULL)
+    subprocess.run(command, env=bare(**folders), cwd=tmp_path, check=True, stdin=subprocess.DEVNULL)
     assert {path.name for path in (tmp_path / "bin").iterdir()} == {"linguabus", "linguabus-node"}
-    with running("laptop", [tmp_path / "bin/linguabus", *line_for(world, "laptop")], home, bare()):
+    with running("laptop", [tmp_path / "bin/linguabus", *line_for(world, "laptop")], home):
         answers_with(world, "laptop")
-    with running("laptop", [tmp_path / "bin/linguabus-node"], home, bare()):
+    with running("laptop", [tmp_path / "bin/linguabus-node"], home):
         answers_with(world, "laptop")
     revoke(world, "laptop")

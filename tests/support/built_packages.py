@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import tomllib
@@ -13,6 +14,12 @@ from tests.support.repository import ROOT
 
 _BUILT_FROM = ("pyproject.toml", "README.md", "LICENSE", "schemas", "broker", "edge_node", "orchestrator")
 _BUILD = "from setuptools import build_meta; print(build_meta.build_{kind}({target!r}))"
+
+
+def bare(**more: str) -> dict[str, str]:
+    """This process's environment variables without those that lead to this repository, and with some more."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "LINGUABUS"))}
+    return {**kept, **more}
 
 
 @dataclass(frozen=True)
@@ -31,11 +38,13 @@ class Environment:
         """By its pip."""
         self.run("python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *wanted)
 
-    def run(self, program: str, *arguments: str, folder: Path | None = None, fails: bool = False) -> str:
+    def run(
+        self, program: str, *arguments: str, folder: Path | None = None, fails: bool = False, **environment: str
+    ) -> str:
         """What one of its programs prints; where it fails, on stderr."""
         done = subprocess.run(
             [self.folder / "bin" / program, *arguments], cwd=folder or self.folder, stdin=subprocess.DEVNULL,
-            capture_output=True, text=True, check=False,
+            capture_output=True, text=True, check=False, env=bare(**environment),
         )  # fmt: skip
         assert bool(done.returncode) == fails, f"{program} {arguments}: {done.stdout[-2000:]}{done.stderr[-2000:]}"
         return done.stderr if fails else done.stdout
