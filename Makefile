@@ -10,8 +10,9 @@ SETUP_INPUTS := pyproject.toml .ci/setup
 BENCHMARKS = $(shell grep -l __main__ benchmarks/*.py)
 BROKER_TESTS = $(wildcard tests/integration/test_attacks*.py tests/integration/test_fleet_*.py) \
 	tests/integration/test_first_fleet.py tests/contract
-# What runs on a node: its own parts, and nodes beside a real broker. It converts no models.
-NODE_TESTS = tests/unit/schemas tests/unit/broker tests/unit/edge_node tests/contract $(wildcard tests/integration/test_node_*.py) \
+# What runs on a node: its own parts, and nodes beside a real broker. Nothing is converted or installed there.
+NODE_TESTS = tests/unit/schemas tests/unit/broker tests/unit/edge_node tests/contract \
+	$(filter-out %/test_node_environment.py,$(wildcard tests/integration/test_node_*.py)) \
 	tests/integration/test_live_move.py tests/integration/test_first_fleet.py
 .DEFAULT_GOAL := help
 .PHONY: help demo test check bench test-long test-arm64 test-compose test-mosquitto test-termux test-packages docs clean

@@ -17,6 +17,7 @@ from orchestrator.commands.settings import default_cache
 from orchestrator.demo.model import demo_model
 from orchestrator.model.store import ModelStore
 from schemas.fleet_views import NodeView
+from schemas.messages import ChatMessage
 from tests.support.arm64 import CHIPS, arm64_programs, arm64_python, cpuinfo
 from tests.support.container_images import served
 from tests.support.debian_system import DebianSystem, debian_system, end, fresh_copy
@@ -32,8 +33,9 @@ pytestmark = [pytest.mark.arm64, pytest.mark.timeout(3600)]
 CHIP = CHIPS[-1]
 PATIENT = ("--watchdog-s", "60")
 """That a node is slow is no reason to repeat anything."""
-FRESH = ("ca-certificates", "curl")
-"""What a Debian has that somebody has just installed, besides the least that Debian is."""
+QUESTION = ChatMessage(role="user", content="What is the capital of France?")
+FRESH = ("curl",)
+"""What a Debian needs for the line, besides the least that Debian is."""
 RELEASE = "trixie"
 COMPILERS = ("cc", "gcc", "g++", "clang", "rustc", "cargo", "cmake", "make", "ld")
 """Of which such a Debian has none."""
@@ -106,9 +108,9 @@ def test_a_phones_processor_in_a_fleet_that_answers(tmp_path: Path) -> None:
         assert {stage.node for stage in stages} > {"phone"}
         assert nodes_of(client)["phone"].platform == "Linux aarch64"
         begun_s = time.monotonic()
-        answer = client.ask(prompt="What is the capital of France?", max_tokens=8, stats=True)
-        assert "Paris" in "".join(answer)
-        print(f"answered in {time.monotonic() - begun_s:.1f} s by {[stage.node for stage in stages]}")
+        text = "".join(client.ask([QUESTION], max_tokens=12))
+        assert "Paris" in text
+        print(f"{text!r} in {time.monotonic() - begun_s:.1f} s by {[stage.node for stage in stages]}")
 
 
 def test_one_line_on_a_fresh_debian(tiny_store: ModelStore, tmp_path: Path) -> None:
