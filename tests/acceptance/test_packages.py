@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -49,9 +51,8 @@ def line_for(world: FleetWorld, name: str, *options: str) -> list[str]:
         name,
         *options,
     ]
-    said = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True).stdout.split()
-    assert said[0] == "linguabus"
-    return said[1:]
+    said = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True).stdout
+    return said.removeprefix("linguabus ").split()
 
 
 @contextmanager
@@ -135,3 +136,29 @@ def test_by_pipx(built: dict[str, Path], world: FleetWorld, tmp_path: Path) -> N
     with running("laptop", [tmp_path / "bin/linguabus-node"], home):
         answers_with(world, "laptop")
     revoke(world, "laptop")
+
+
+def test_by_the_line_that_installs_it(world: FleetWorld, tmp_path: Path) -> None:
+    """A Linux without linguabus: its Python is left alone, and nothing but one folder is written."""
+    words = line_for(world, "old-laptop", "--phone")
+    folder = tmp_path / ".local/share/linguabus"
+    environment = bare(HOME=str(tmp_path), PIP_NO_CACHE_DIR="1")
+    begun = ["sh", "-c", " ".join(words)]
+    for again in (False, True):
+        log_path = tmp_path / f"log-{again}"
+        with log_path.open("wb") as log:
+            process = subprocess.Popen(
+                begun, cwd=tmp_path, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                start_new_session=True,
+            )  # fmt: skip
+        node = NodeProcess("old-laptop", tmp_path, process, log_path)
+        try:
+            answers_with(world, "old-laptop")
+        finally:
+            os.killpg(process.pid, signal.SIGTERM)
+            node.end()
+        assert ("an environment of its own" in node.log()) != again, node.log()
+        assert str(folder / "environment/bin/linguabus node") in node.log()
+    revoke(world, "old-laptop")
+    subprocess.run(["sh", folder / "install.sh", "--uninstall"], env=environment, check=True)
+    assert not folder.exists()
