@@ -26,6 +26,7 @@ from tests.support.services import wait_until_serving
 pytestmark = [pytest.mark.packages, pytest.mark.timeout(1800)]
 
 KINDS = ("wheel", "sdist")
+INSTALL_S = 900.0
 
 
 @pytest.fixture(scope="module")
@@ -77,11 +78,11 @@ def running(name: str, command: Sequence[str | Path], home: Path) -> Iterator[No
     assert "Traceback" not in node.log()
 
 
-def answers_with(world: FleetWorld, name: str) -> None:
-    """The fleet answers, and this is its only node."""
+def answers_with(world: FleetWorld, name: str, deadline_s: float = DEADLINE_S) -> None:
+    """The fleet answers, and this is its only node, once it is there."""
     with world.bus("ann") as bus:
         client = Client(bus, name="ann", broker=str(bus.address))
-        end_s = time.monotonic() + DEADLINE_S
+        end_s = time.monotonic() + deadline_s
         while [node.node for node in client.nodes().nodes if node.state == "online"] != [name]:
             assert time.monotonic() < end_s, client.nodes()
             time.sleep(0.1)
@@ -153,7 +154,7 @@ def test_by_the_line_that_installs_it(world: FleetWorld, tmp_path: Path) -> None
             )  # fmt: skip
         node = NodeProcess("old-laptop", tmp_path, process, log_path)
         try:
-            answers_with(world, "old-laptop")
+            answers_with(world, "old-laptop", INSTALL_S)
         finally:
             os.killpg(process.pid, signal.SIGTERM)
             node.end()
