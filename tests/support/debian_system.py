@@ -20,7 +20,18 @@ from typing import Any
 from orchestrator.commands.settings import default_cache
 from tests.support.debian_packages import made_once
 
-ALONE = ("unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child")
+# Ended with this process, also where it is killed.
+ALONE = (
+    "setpriv",
+    "--pdeathsig=KILL",
+    "unshare",
+    "--mount",
+    "--propagation",
+    "private",
+    "--pid",
+    "--fork",
+    "--kill-child",
+)
 _WORLD = """
 set -e
 root=$1 user=$2 is_kept=$3
