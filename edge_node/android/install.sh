@@ -127,6 +127,7 @@ install_linguabus() {
     # First what it needs; then itself, though the version may be the same.
     { pip_install "$@" && pip_install --force-reinstall --no-deps "$data/$WHEEL"; } ||
         fail "pip could not install $WHEEL: is there a way to the Internet? Then paste the line again"
+    hash -r # another linguabus, further back in PATH, may be the one that this shell remembers
     rm -f "$data/$WHEEL"
     printf '%s\n' "$WHEEL_SHA256" | put "$data/wheel.sha256" 600
 }
