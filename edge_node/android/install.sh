@@ -85,6 +85,7 @@ make_environment() {
     python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
         fail "$(python3 --version) is too old: linguabus needs Python 3.11 or newer"
     say "an environment of its own: $environment"
+    rm -f "$data/wheel.sha256"
     python3 -m venv --clear "$environment" || fail "python3 could not make $environment: see above"
 }
 
