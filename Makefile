@@ -10,8 +10,12 @@ SETUP_INPUTS := pyproject.toml .ci/setup
 BENCHMARKS = $(shell grep -l __main__ benchmarks/*.py)
 BROKER_TESTS = $(wildcard tests/integration/test_attacks*.py tests/integration/test_fleet_*.py) \
 	tests/integration/test_first_fleet.py tests/contract
+# What runs on a node: its own parts, and nodes beside a real broker. Nothing is converted or installed there.
+NODE_TESTS = tests/unit/schemas tests/unit/broker tests/unit/edge_node tests/contract \
+	$(filter-out %/test_node_environment.py,$(wildcard tests/integration/test_node_*.py)) \
+	tests/integration/test_live_move.py tests/integration/test_first_fleet.py
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench test-long test-arm64 test-compose test-mosquitto docs clean
+.PHONY: help demo test check bench test-long test-arm64 test-compose test-mosquitto test-termux test-packages docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z].*## / { printf "  make %-36s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,12 +26,15 @@ demo: .venv/.ready-demo ## three nodes on this machine answer a question with a 
 test: .venv/.ready-test ## all tests except the marked ones below, a few at once
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n auto $(ARGS)
 
-test-long test-arm64 test-compose: .venv/.ready-test ## tests that take minutes, 64-bit ARM or containers
+test-long test-arm64 test-compose test-packages: .venv/.ready-test ## tests that take minutes, 64-bit ARM, containers, or other installations
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -m $(@:test-%=%) $(HOW) $(ARGS)
 
 test-mosquitto: .venv/.ready-mosquitto ## roles, members and attacks on them, with the installed Mosquitto and with 2.1
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n auto $(BROKER_TESTS) $(ARGS)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n auto --newer-mosquitto $(BROKER_TESTS) $(ARGS)
+
+test-termux: .venv/.ready-termux ## a node's tests on what Termux has: Python 3.14, Mosquitto 2.1, and the oldest and newest ONNX Runtime
+	@$(BIN)/python -m tests.support.termux_versions -n auto $(NODE_TESTS) $(ARGS)
 
 test-long: HOW := -n auto --hypothesis-profile=explore
 
@@ -64,6 +71,9 @@ clean: ## remove .venv, caches and build output (models in the user's cache stay
 
 .venv/.ready-mosquitto: $(SETUP_INPUTS) | .venv/.ready-test
 	@.ci/setup mosquitto
+
+.venv/.ready-termux: $(SETUP_INPUTS) | .venv/.ready-test
+	@.ci/setup termux
 
 .venv/.ready-compose: $(SETUP_INPUTS)
 	@.ci/setup compose

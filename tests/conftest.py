@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,9 +18,8 @@ from broker.local_broker import LocalBroker, find_mosquitto, mosquitto_version
 from orchestrator.model.lock import exclusive
 from orchestrator.model.model import Model
 from orchestrator.model.store import ModelStore
-from tests.support.in_process import converting_here
 from tests.support.secured_broker import SecuredBroker
-from tests.support.tiny_models import make_checkpoint
+from tests.support.tiny_store import TINY, add_tiny
 
 EXPLORE = "explore"
 MOST_WORKERS = 8
@@ -31,8 +31,9 @@ settings.load_profile("same")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """``--newer-mosquitto``: as `make test-mosquitto` does the second time."""
+    """What `make test-mosquitto`, the second time, and `make test-termux` say."""
     parser.addoption("--newer-mosquitto", action="store_true", help="tests use Mosquitto 2.1, fetched where need be")
+    parser.addoption("--tiny-store", metavar="DIR", help="a store that has the model tiny: nothing is converted here")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -81,26 +82,26 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 @pytest.fixture(scope="session")
-def tiny_store(tmp_path_factory: pytest.TempPathFactory) -> ModelStore:
-    """A store with one model, ``tiny``: a random Llama of four blocks, fp32, embedding tied to the head.
-
-    Made once for all workers, whose folders are in one.
-    """
+def tiny_store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ModelStore:
+    """A store with one model, ``tiny``, made once for all workers, whose folders are in one."""
+    if made := request.config.getoption("tiny_store"):
+        return ModelStore(Path(made))
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "tiny"
     store = ModelStore(folder / "home")
     with exclusive(folder / "lock"):
-        if "tiny" not in store.names():
-            checkpoint = make_checkpoint("llama", folder / "checkpoint")
+        if TINY not in store.names():
+            from tests.support.in_process import converting_here  # it needs what converts
+
             with converting_here():
-                store.add(str(checkpoint), name="tiny", precision="fp32", profile="exact")
+                add_tiny(store)
     return store
 
 
 @pytest.fixture(scope="session")
 def tiny_model(tiny_store: ModelStore) -> Model:
     """The tiny model, opened."""
-    return tiny_store.open("tiny")
+    return tiny_store.open(TINY)
 
 
 @pytest.fixture

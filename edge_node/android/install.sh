@@ -1,9 +1,10 @@
 #!/bin/sh
-# Lends this phone to a linguabus fleet, in Termux: installs what a node needs, joins, and starts a node that stays.
+# Lends this device to a linguabus fleet: installs what a node needs, joins, and starts a node. In Termux the node stays; on
+# other Linux (a Raspberry Pi, a laptop, a Debian inside Termux) it runs until its window is closed.
 #
 #   sh join.sh INVITATION    what `linguabus invite NAME --phone` prints pipes this file here. Again after an
 #                            interruption: what is done already is left alone.
-#   sh join.sh --uninstall   stops the node, and removes all that this has put here but Termux's packages.
+#   sh join.sh --uninstall   stops the node, and removes all that this has put here but the system's packages.
 set -eu
 
 # The orchestrator that gives this file out fills these in.
@@ -30,15 +31,23 @@ put() { # put FILE MODE, the text on stdin
     mv -f "$1.new" "$1"
 }
 
-check_termux() {
-    case ${PREFIX-} in
-    */com.termux/files/usr) ;;
-    *) fail "this is not Termux: elsewhere, pip install 'linguabus[edge]' and 'linguabus join INVITATION'" ;;
-    esac
+check_device() {
     data=$HOME/.local/share/linguabus
-    services=$PREFIX/var/service
-    boot=$HOME/.termux/boot/$SERVICE
     umask 077
+    case ${PREFIX-} in
+    */com.termux/files/usr)
+        in_termux=yes
+        services=$PREFIX/var/service
+        boot=$HOME/.termux/boot/$SERVICE
+        ;;
+    *)
+        in_termux=
+        [ "$(uname -s)" = Linux ] || fail "this is neither Termux nor Linux: pip install 'linguabus[edge]', then 'linguabus join INVITATION'"
+        [ ! -e "$data/fleet" ] || fail "this machine is the host of a fleet: for a node of its own, 'linguabus join INVITATION'"
+        environment=$data/environment
+        PATH=$environment/bin:$PATH
+        ;;
+    esac
 }
 
 check_invitation() {
@@ -69,6 +78,27 @@ install_packages() {
     packages_are_there || fail "Python can't import numpy, onnxruntime and psutil: run 'pkg upgrade', then paste the line again"
 }
 
+# Of Debian's own Python nothing is changed: pip is told to leave it alone.
+make_environment() {
+    "$environment/bin/pip" --version >/dev/null 2>&1 && return
+    python3 -c 'import ensurepip' >/dev/null 2>&1 || install_venv
+    python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+        fail "$(python3 --version) is too old: linguabus needs Python 3.11 or newer"
+    say "an environment of its own: $environment"
+    rm -f "$data/wheel.sha256"
+    python3 -m venv --clear "$environment" || fail "python3 could not make $environment: see above"
+}
+
+install_venv() {
+    say 'package of Debian: python3-venv'
+    as_root=
+    [ "$(id -u)" = 0 ] || as_root='sudo -n'
+    apt="$as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0"
+    # The lists of packages may be missing, or older than the packages.
+    { $apt update && $apt install -y --no-install-recommends python3-venv; } </dev/null >/dev/null ||
+        fail "Python with its venv module is missing: run 'sudo apt install python3-venv', then paste the line again"
+}
+
 fetch() { # fetch PATH FILE: from the first of the fleet's addresses that answers
     rest=$hosts,
     while [ -n "$rest" ]; do
@@ -77,7 +107,7 @@ fetch() { # fetch PATH FILE: from the first of the fleet's addresses that answer
         # Whoever answers: what comes is compared with a hash before it is used.
         curl -fsSk --connect-timeout "$PATIENCE_S" -o "$2" "https://$host:$port/$1" </dev/null && return
     done
-    fail "the fleet's host gives no $1: is 'linguabus serve' running there, and this phone in the same Wi-Fi?"
+    fail "the fleet's host gives no $1: is 'linguabus serve' running there, and this device in the same network?"
 }
 
 pip_install() { pip install --quiet --disable-pip-version-check --no-input "$@" </dev/null; }
@@ -92,9 +122,13 @@ install_linguabus() {
     fetch "$WHEEL" "$data/$WHEEL"
     printf '%s  %s\n' "$WHEEL_SHA256" "$data/$WHEEL" | sha256sum -c - >/dev/null 2>&1 ||
         fail "$WHEEL is not what the fleet's host has announced: do not trust this network"
+    set -- "$data/$WHEEL"
+    # What Termux has as packages; with wheels alone, nothing is compiled.
+    [ -n "$in_termux" ] || set -- --only-binary=:all: "$data/${WHEEL}[edge]" psutil
     # First what it needs; then itself, though the version may be the same.
-    { pip_install "$data/$WHEEL" && pip_install --force-reinstall --no-deps "$data/$WHEEL"; } ||
+    { pip_install "$@" && pip_install --force-reinstall --no-deps "$data/$WHEEL"; } ||
         fail "pip could not install $WHEEL: is there a way to the Internet? Then paste the line again"
+    hash -r # another linguabus, further back in PATH, may be the one that this shell remembers
     rm -f "$data/$WHEEL"
     printf '%s\n' "$WHEEL_SHA256" | put "$data/wheel.sha256" 600
 }
@@ -104,7 +138,7 @@ join_fleet() {
     # The line stays on no command line longer than this script runs.
     linguabus --home "$data" join --no-run "@$data/invitation" </dev/null || {
         rm -f "$data/invitation"
-        fail 'the phone has not joined: see above; a new invitation is a new line'
+        fail 'this device has not joined: see above; a new invitation is a new line'
     }
     rm -f "$data/invitation"
 }
@@ -149,7 +183,12 @@ start() {
         say "to remove it: sh $data/install.sh --uninstall"
         return
     fi
-    say "termux-services does not answer: the node runs here, until this window is closed"
+    say 'termux-services does not answer'
+    run_here
+}
+
+run_here() {
+    say "the node runs here, until this window is closed; to run it again: $(command -v linguabus) node"
     exec linguabus --home "$data" node </dev/null
 }
 
@@ -160,30 +199,35 @@ keep_this_file() {
 }
 
 uninstall() {
-    say 'stopping the node'
-    # It gives its layers to others first, where there are others.
-    ! have sv || timeout 60 sv -w 30 force-down "$SERVICE" </dev/null || true
-    ! have sv-disable || timeout "$PATIENCE_S" sv-disable "$SERVICE" </dev/null || true
-    rm -rf "${services:?}/$SERVICE" "$boot"
-    left='all is removed but Termux'\''s packages'
+    left="all is removed but the system's packages"
+    if [ -n "$in_termux" ]; then
+        say 'stopping the node'
+        # It gives its layers to others first, where there are others.
+        ! have sv || timeout 60 sv -w 30 force-down "$SERVICE" </dev/null || true
+        ! have sv-disable || timeout "$PATIENCE_S" sv-disable "$SERVICE" </dev/null || true
+        rm -rf "${services:?}/$SERVICE" "$boot"
+    fi
     timeout 60 linguabus-node --home "$data/node" leave </dev/null || left="$left; on the fleet's host: linguabus revoke NAME"
-    ! have pip || pip uninstall --quiet --yes linguabus </dev/null || true
+    if [ -n "$in_termux" ]; then
+        ! have pip || pip uninstall --quiet --yes linguabus </dev/null || true
+        timeout "$PATIENCE_S" termux-wake-unlock </dev/null >/dev/null 2>&1 || true
+    fi
     rm -rf "$data"
-    timeout "$PATIENCE_S" termux-wake-unlock </dev/null >/dev/null 2>&1 || true
     say "$left"
 }
 
 main() {
-    check_termux
+    check_device
     case ${1-} in
     --uninstall) uninstall ;;
     '') fail "usage: sh join.sh INVITATION | --uninstall" ;;
     *)
         check_invitation "$1"
-        install_packages
+        if [ -n "$in_termux" ]; then install_packages; else make_environment; fi
         install_linguabus
         join_fleet "$1"
         keep_this_file
+        [ -n "$in_termux" ] || run_here
         write_service
         start
         ;;

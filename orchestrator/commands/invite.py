@@ -32,7 +32,9 @@ from schemas.roles import Role
 )
 @click.option("--again", is_flag=True, help="Of a member that has lost its key: the old one is good until it joins.")
 @click.option("--inside", is_flag=True, help="Of a container beside the fleet's own: it finds them by their name.")
-@click.option("--phone", is_flag=True, help="Of a phone with nothing but Termux: a line that installs linguabus, too.")
+@click.option(
+    "--phone", is_flag=True, help="Of a device without linguabus (Termux, Debian): a line that installs it, too."
+)
 @click.option("--qr", is_flag=True, help="Print it as a QR code, too.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @pass_settings

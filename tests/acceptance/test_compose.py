@@ -25,9 +25,12 @@ from broker.address import BrokerAddress
 from broker.credential import FILE, Credential
 from broker.errors import BrokerRefused, BrokerUnreachable
 from broker.mqtt import MqttBus
+from orchestrator.client import Client
+from orchestrator.model.store import ModelStore
 from tests.support.container_engine import HOST, Engine, Project, composes, engine, free_ports
 from tests.support.container_images import MOSQUITTO, debian, demo_model_wheel, import_image, served, wheels
 from tests.support.repository import ROOT
+from tests.support.served_fleet import served_fleet
 
 pytestmark = [pytest.mark.compose, pytest.mark.timeout(3600)]
 
@@ -169,6 +172,34 @@ def test_the_fleet_answers_and_leaves_nothing(project: Project, tmp_path: Path) 
 
     project("--profile", "demo", "stop")
     assert {state(service, "ExitCode") for service in ("broker", "orchestrator", *NODES)} == {"0"}
+
+
+def test_a_node_by_docker_run(
+    running_engine: Engine, files: list[Path], tiny_store: ModelStore, tmp_path: Path
+) -> None:
+    """A device that has Docker alone joins by one line; its volume is all that it needs from then on."""
+    volume = f"linguabus-test-{os.getpid()}"
+    # Without Docker's own bridge, which the test's engine does not make.
+    run = ("run", "--rm", "--detach", "--network=host", "--memory=400m", f"--volume={volume}:/data", "linguabus-node")
+    with (
+        served_fleet(tmp_path / "fleet", tiny_store, {"ann": "operator"}) as world,
+        world.bus("ann") as bus,
+    ):
+        client = Client(bus, name="ann", broker=str(bus.address))
+        invite = [sys.executable, "-m", "orchestrator.cli", "--home", str(world.fleet.path.parent), "invite", "nas"]
+        line = subprocess.run(invite, capture_output=True, text=True, cwd=ROOT, check=True).stdout.split()
+        try:
+            for command in (line[1:], line[1:], []):  # as "--restart" does it, and as somebody else starts it
+                container = running_engine.docker(*run, *command).strip()
+                try:
+                    until(lambda: [one.node for one in client.nodes().nodes if one.state == "online"] == ["nas"])
+                    until(lambda: client.status().state == "serving")
+                    assert list(client.ask(prompt="def f(x):", max_tokens=4))
+                finally:
+                    running_engine.docker("stop", container)
+                until(lambda: [one.state for one in client.nodes().nodes] == ["offline"])
+        finally:
+            running_engine.docker("volume", "rm", "--force", volume)
 
 
 def test_images_hold_what_they_need(running_engine: Engine, files: list[Path]) -> None:

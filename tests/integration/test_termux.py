@@ -143,8 +143,14 @@ def test_it_does_nothing_where_it_should_not(termux: SimulatedTermux, world: Fle
         )
     assert termux.called() == ["curl"]
 
-    elsewhere = subprocess.run(["sh", str(script(text)), "linguabus://x"], capture_output=True, text=True, check=False)
-    assert "this is not Termux" in elsewhere.stderr
+    (tmp_path / ".local/share/linguabus/fleet").mkdir(parents=True)
+    host = {"HOME": str(tmp_path), "PATH": os.environ["PATH"]}
+    for given in ("linguabus://x", "--uninstall"):
+        refused = subprocess.run(
+            ["sh", str(script(text)), given], env=host, capture_output=True, text=True, check=False
+        )
+        assert "this machine is the host of a fleet" in refused.stderr
+    assert (tmp_path / ".local/share/linguabus/fleet").exists()
     assert "paste the whole line" in termux.run("sh join.sh linguabus", succeeds=False)
     client = line_for(world.fleet, "desk", "--client").split()[-1]
     assert "not for a node" in termux.run(f"sh join.sh {client}", succeeds=False)
