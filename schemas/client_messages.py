@@ -16,6 +16,7 @@ from schemas.parts import (
     Sampling,
     Seconds,
     StageTiming,
+    StopText,
     TokenIds,
     Tokens,
     Verbatim,
@@ -48,6 +49,9 @@ class SubmitRequest:
     prompt: Verbatim | None = about("Raw text instead of a conversation.", default=None)
     max_tokens: Annotated[int, Number(1, limits.MAX_ANSWER_TOKENS)] = about("Most tokens to generate.", default=256)
     sampling: Sampling = about("How tokens are chosen.", default=Sampling())
+    stop: Annotated[tuple[StopText, ...], Items(limits.MAX_STOP_STRINGS)] = about(
+        "The answer ends before the first of these texts: the one that is complete first. It is not sent.", default=()
+    )
     stats: bool = about("Send per-stage figures with the end of the answer.", default=False)
     lease_s: Annotated[float, Number(1, 3600)] | None = about(
         "The request ends when its client does not renew it for so long; without, it lasts until it is answered.",

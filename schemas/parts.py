@@ -16,6 +16,8 @@ Label = Annotated[str, Text(max_length=200)]
 Prose = Annotated[str, Text(max_length=1_000_000)]
 Verbatim = Annotated[str, Text(max_length=1_000_000, verbatim=True)]
 """What a model is given and what it answers."""
+StopText = Annotated[str, Text(min_length=1, max_length=limits.MAX_STOP_CHARACTERS, verbatim=True)]
+"""A text before which an answer ends."""
 Url = Annotated[str, Text(pattern="^https?://[!-~]+$", min_length=8, max_length=500)]
 Bytes = Annotated[int, Number(0, 2**50)]
 Count = Annotated[int, Number(0, 2**53)]

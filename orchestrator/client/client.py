@@ -165,12 +165,14 @@ class Client(Closing):
         prompt: str | None = None,
         max_tokens: int = 256,
         sampling: Sampling | None = None,
+        stop: Sequence[str] = (),
         pipeline: str = "main",
         stats: bool = False,
         patience_s: float = DEFAULT_PATIENCE_S,
     ) -> Answer:
         """Submit a conversation, or raw text as ``prompt``, and return the answer to come.
 
+        ``stop``: the answer ends before the first of these texts.
         ``patience_s``: how long it waits for a broker, an orchestrator, nodes or memory that are missing.
 
         Raises:
@@ -181,8 +183,8 @@ class Client(Closing):
         submit = SubmitRequest(
             client=self._name, connection=self._connection, request=request, pipeline=pipeline,
             messages=tuple(messages), prompt=prompt,
-            max_tokens=max_tokens, sampling=sampling or Sampling(), stats=stats, lease_s=self._lease_s,
-            patience_s=patience_s,
+            max_tokens=max_tokens, sampling=sampling or Sampling(), stop=tuple(stop), stats=stats,
+            lease_s=self._lease_s, patience_s=patience_s,
         )  # fmt: skip
         payload = encode(submit)
         decode(payload, SubmitRequest)  # the orchestrator drops what is outside the contract's limits, without a word

@@ -18,7 +18,7 @@ from orchestrator.commands.interrupts import stop_on_interrupt
 from orchestrator.commands.output import on_output_gone
 from orchestrator.commands.terminal import as_typed
 from orchestrator.text.table import table
-from schemas.limits import MAX_ANSWER_TOKENS
+from schemas.limits import MAX_ANSWER_TOKENS, MAX_STOP_CHARACTERS, MAX_STOP_STRINGS
 from schemas.messages import ChatMessage, Sampling, StageTiming, StreamEnd
 
 
@@ -32,6 +32,7 @@ class AnswerOptions:
     top_p: float
     repetition_penalty: float
     seed: int | None
+    stop: tuple[str, ...]
     system: str | None
 
     def sampling(self) -> Sampling:
@@ -47,6 +48,14 @@ class AnswerOptions:
     def opening(self) -> list[ChatMessage]:
         """What a conversation begins with: the system message, if there is one."""
         return [] if self.system is None else [ChatMessage(role="system", content=as_typed(self.system))]
+
+
+def _stop_strings(_context: click.Context, _option: click.Parameter, texts: tuple[str, ...]) -> tuple[str, ...]:
+    if len(texts) > MAX_STOP_STRINGS:
+        raise click.BadParameter(f"{len(texts)} texts, the most are {MAX_STOP_STRINGS}")
+    if any(not 1 <= len(text) <= MAX_STOP_CHARACTERS for text in texts):
+        raise click.BadParameter(f"a text has 1 to {MAX_STOP_CHARACTERS} characters")
+    return tuple(map(as_typed, texts))
 
 
 def answer_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -69,6 +78,8 @@ def answer_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--repetition-penalty", type=FiniteRange(0.1, 10), default=1.0, show_default=True,
                      help="Above 1, tokens that were there already become less likely."),
         click.option("--seed", type=click.IntRange(0, 2**53), help="Same seed, same answer. [default: random]"),
+        click.option("--stop", metavar="TEXT", multiple=True, callback=_stop_strings,
+                     help="End the answer before this text; may be given several times."),
         click.option("--system", metavar="TEXT", help="The system message."),
     )  # fmt: skip
     command: Callable[..., Any] = with_wanted

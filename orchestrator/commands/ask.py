@@ -68,6 +68,7 @@ def command(
             prompt=prompt if raw else None,
             max_tokens=wanted.max_tokens,
             sampling=sampling,
+            stop=wanted.stop,
             stats=stats,
             patience_s=patience_s,
         )

@@ -13,13 +13,13 @@ from typing import Literal
 from orchestrator.deployment.plan import LONGER
 from orchestrator.model.prompt import PromptRefused
 from orchestrator.model.served import TextStream
+from orchestrator.requests.answer_text import AnswerText
+from orchestrator.requests.stop_strings import StopStrings
 from schemas.codec import Flag
 from schemas.messages import StreamText
 
 FinishReason = Literal["stop", "length", "cancelled"]
 _STOP, _LENGTH = int(Flag.STOP), int(Flag.LENGTH)
-_REPEATED_TOKENS = 512
-"""Behind one piece, at the most, of what is sent once more."""
 
 
 @dataclass(frozen=True)
@@ -47,64 +47,34 @@ class EncodedPrompt:
 
 
 @dataclass
-class AnswerText:
-    """The text of one answer in pieces, each with its place in the whole."""
-
-    request: str
-    stream: TextStream
-    tokens: int = 0
-    """Behind all pieces so far."""
-    characters: int = 0
-    _pending_ids: list[int] = field(default_factory=list)
-
-    def push(self, ids: Sequence[int]) -> list[StreamText]:
-        """The piece that these tokens complete; none while a character is incomplete.
-
-        It ends with the last token that has completed a character, so that its place does not depend on how tokens
-        came.
-        """
-        text, ends = "", len(self._pending_ids)
-        self._pending_ids += ids
-        for number, token_id in enumerate(ids, ends + 1):
-            if completed := self.stream.push(token_id):
-                text, ends = text + completed, number
-        return self._piece(text, ends) if text else []
-
-    def finish(self) -> list[StreamText]:
-        """The piece that is left at the end of the answer, if there is one."""
-        text = self.stream.finish()
-        return self._piece(text, len(self._pending_ids)) if text or self._pending_ids else []
-
-    def _piece(self, text: str, tokens: int) -> list[StreamText]:
-        piece = StreamText(
-            request=self.request,
-            first_token=self.tokens,
-            first_character=self.characters,
-            text=text,
-            token_ids=tuple(self._pending_ids[:tokens]),
-        )
-        self.tokens += tokens
-        self.characters += len(text)
-        del self._pending_ids[:tokens]
-        return [piece]
-
-
-@dataclass
 class Answer:
-    """Tokens by position, and their text in pieces. ``new_text`` makes the stream that turns tokens into text."""
+    """Tokens by position, and their text in pieces, up to the first of the ``stop`` strings.
+
+    ``new_text`` makes the stream that turns tokens into text.
+    """
 
     request: str
     prompt: EncodedPrompt
     max_tokens: int
     new_text: Callable[[], TextStream]
     tokens: list[int] = field(default_factory=list)
+    stop: Sequence[str] = ()
     finish: FinishReason | None = None
     dropped_tokens: int = 0
     text: AnswerText = field(init=False)
+    _ended_by_token: bool = False
+    """Is the last token one that ends answers, and no text?"""
 
     def __post_init__(self) -> None:
-        self.text = AnswerText(self.request, self.new_text())
+        self.text = self._begin_text()
         self.text.push(self.tokens)
+        if self.text.stopped_at is not None:  # made once more, the token that completes the stop string ends the answer
+            del self.tokens[self.text.stopped_at - 1 :]
+            self.text = self._begin_text()
+            self.text.push(self.tokens)
+
+    def _begin_text(self) -> AnswerText:
+        return AnswerText(self.request, self.new_text(), StopStrings(self.stop))
 
     @property
     def prompt_tokens(self) -> int:
@@ -140,23 +110,25 @@ class Answer:
         fresh = fresh[: self.max_tokens - len(self.tokens)]
         self.tokens += fresh
         if flags & _STOP:
-            self.finish = "stop"
+            self.finish, self._ended_by_token = "stop", True
         elif flags & _LENGTH or len(self.tokens) >= self.max_tokens:
             self.finish = "length"
         pieces = self.text.push(self._shown(fresh))
-        return pieces + (self.text.finish() if self.finish else []), False
+        pieces += self.text.finish() if self.finish else []
+        if self.text.stopped_at is not None:
+            self.finish, self._ended_by_token = "stop", False
+            del self.tokens[self.text.stopped_at :]
+        return pieces, False
+
+    def cut(self) -> list[StreamText]:
+        """End the answer where it is, for want of room; the piece of text that is left."""
+        self.finish = "length"
+        return self.text.finish()
 
     def _shown(self, ids: Sequence[int]) -> Sequence[int]:
-        """Of an answer's newest tokens those that are text: the one that ended it is none."""
-        return ids[:-1] if self.finish == "stop" else ids
+        """Of an answer's newest tokens those that are text: the one that ended it may be none."""
+        return ids[:-1] if self._ended_by_token else ids
 
     def text_after(self, tokens: int) -> list[StreamText]:
         """The text behind the first ``tokens`` tokens once more, for a reader who has missed it."""
-        text, shown = AnswerText(self.request, self.new_text()), self._shown(self.tokens)
-        text.push(shown[:tokens])
-        pieces = [
-            piece
-            for first in range(tokens, len(shown), _REPEATED_TOKENS)
-            for piece in text.push(shown[first : first + _REPEATED_TOKENS])
-        ]
-        return pieces + (text.finish() if self.finish else [])
+        return self._begin_text().after(tokens, self._shown(self.tokens), is_end=self.finish is not None)

@@ -201,7 +201,8 @@ class Session:
             known = list(self.known_ids[:most_tokens])
             if known and known[-1] in model.manifest.eos_ids:
                 known.pop()  # made once more, it ends the answer
-            self.answer = Answer(self.request, self.prompt, most_tokens, model.tokenizer.stream, known)
+            new_text = model.tokenizer.stream
+            self.answer = Answer(self.request, self.prompt, most_tokens, new_text, known, self.submit.stop)
         else:
             self.answer.max_tokens = most_tokens
         return True

@@ -63,5 +63,5 @@ class WaitingQueue:
 
 def _size_bytes(submit: SubmitRequest) -> int:
     """Memory that a question takes, about."""
-    texts = (*(turn.content for turn in submit.messages), submit.prompt or "")
+    texts = (*(turn.content for turn in submit.messages), submit.prompt or "", *submit.stop)
     return sum(map(sys.getsizeof, texts)) + _TOKEN_BYTES * len(submit.answer_ids)

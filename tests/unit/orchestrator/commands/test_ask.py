@@ -88,6 +88,24 @@ def test_ask_passes_its_options_on(fake: FakeOrchestrator) -> None:
     )
 
 
+@pytest.mark.parametrize("command", [["ask", "Hello"], ["chat"]])
+def test_stop_strings_are_passed_on(
+    fake: FakeOrchestrator, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    type_lines(monkeypatch, "Hello")
+    assert cli.run([*command, "--stop", "\n\n", "--stop", "User:"]) == 0
+    assert fake.submitted[0].stop == ("\n\n", "User:")
+
+
+@pytest.mark.parametrize("stop", [[""], ["x" * 257], ["x"] * 17])
+def test_a_stop_string_outside_the_limits_is_refused_in_a_line(
+    fake: FakeOrchestrator, capsys: pytest.CaptureFixture[str], stop: list[str]
+) -> None:
+    assert cli.run(["ask", "Hello", *(word for text in stop for word in ("--stop", text))]) == 2
+    assert "Invalid value for '--stop': " in capsys.readouterr().err
+    assert fake.submitted == []
+
+
 def test_ask_without_a_seed_takes_another_one_each_time(fake: FakeOrchestrator) -> None:
     for _ in range(2):
         cli.run(["ask", "Hello"])
