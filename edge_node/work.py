@@ -36,6 +36,8 @@ class Draw:
     sampling: Sampling
     position: int
     history: Sequence[int]
+    prompt_tokens: int = 0
+    """How many ids of the history are the prompt's."""
 
 
 @dataclass(slots=True)

@@ -147,8 +147,22 @@ class Sampling:
     top_p: Annotated[float, Number(0, 1)] = about("Keep the smallest set of this probability.", default=1.0)
     seed: Annotated[int, Number(0, 2**53)] = about("Key of every draw of the request.", default=0)
     repetition_penalty: Annotated[float, Number(0.1, 10)] = about(
-        "Divides positive and multiplies negative logits of tokens seen; 1 is off.", default=1.0
+        "Divides positive and multiplies negative logits of tokens seen, in the prompt too; 1 is off.", default=1.0
     )
+    min_p: Annotated[float, Number(0, 1)] = about(
+        "Keep tokens of at least this share of the likeliest one's probability, at the temperature.", default=0.0
+    )
+    presence_penalty: Annotated[float, Number(-2, 2)] = about(
+        "Subtracted from the logits of tokens that the answer has, its prompt left out; 0 is off.", default=0.0
+    )
+    frequency_penalty: Annotated[float, Number(-2, 2)] = about(
+        "Subtracted from the logits of tokens once for each time that the answer has them; 0 is off.", default=0.0
+    )
+
+    @property
+    def looks_back(self) -> bool:
+        """Does the choice depend on the tokens before it?"""
+        return self.repetition_penalty != 1.0 or self.presence_penalty != 0.0 or self.frequency_penalty != 0.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

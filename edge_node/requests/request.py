@@ -47,11 +47,14 @@ class StageRequest:
     """With folded states: the last run, if it verified guesses. Those that were right are run again, for their state.
     """
     sampling: Sampling = field(init=False)
+    looks_back: bool = field(init=False)
+    """Last stage: does the choice of a token depend on those before it?"""
     moved: bool = False
     """The next epoch's stage has it already; what is still on its way here is computed for that one."""
 
     def __post_init__(self) -> None:
         self.sampling = self.open.sampling or Sampling()
+        self.looks_back = self.sampling.looks_back
 
     @property
     def has_input(self) -> bool:
@@ -149,8 +152,8 @@ class StageRequest:
 
     def draw(self, position: int) -> Draw:
         """What is needed to choose tokens from ``position`` on."""
-        history = self.history(position) if self.sampling.repetition_penalty != 1.0 else ()
-        return Draw(self.sampling, position, history)
+        history = self.history(position) if self.looks_back else ()
+        return Draw(self.sampling, position, history, self.open.prompt_tokens)
 
     def take(self, first: int, tokens: Sequence[int], context_tokens: int) -> Sequence[int]:
         """Note the tokens that a run gave from position ``first`` on, up to the end of the answer, and return those.

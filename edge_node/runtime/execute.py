@@ -96,7 +96,7 @@ def _choose(row: Row, logits: Array) -> tuple[int, ...]:
     chosen: list[int] = []
     for index in range(row.logits):
         history = (*draw.history, *chosen) if draw.history else ()
-        chosen.append(choose_token(logits[index], draw.sampling, draw.position + index, history))
+        chosen.append(choose_token(logits[index], draw.sampling, draw.position + index, history, draw.prompt_tokens))
         if index >= len(row.guess) or chosen[-1] != row.guess[index]:
             break
     return tuple(chosen)

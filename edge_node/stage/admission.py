@@ -28,8 +28,8 @@ def refuse(message: OpenRequest, spec: StageSpec) -> tuple[RequestFailureCode, s
         return "too_long", f"the prompt has {message.prompt_tokens} tokens, the plan's context {context_tokens}"
     if any(token >= vocab_size for token in message.prompt_ids or ()):
         return "internal", f"the prompt has a token outside the vocabulary of {vocab_size}"
-    penalty = message.sampling is not None and message.sampling.repetition_penalty != 1.0
-    needs_prompt = spec.is_first or penalty or message.draft_tokens > 0
+    looks_back = message.sampling is not None and message.sampling.looks_back
+    needs_prompt = spec.is_first or looks_back or message.draft_tokens > 0
     if needs_prompt and (not known or known < message.prompt_tokens):
         return "internal", f"stage {spec.stage} was not given the prompt"
     return None

@@ -11,7 +11,7 @@ from schemas.messages import Sampling
 from tests.support.moves import PLANS, moving
 from tests.support.nodes import running_nodes
 
-SAMPLINGS = [Sampling(), Sampling(temperature=3.0, seed=1), Sampling(repetition_penalty=1.3)]
+SAMPLINGS = [Sampling(), Sampling(temperature=3.0, seed=1), Sampling(repetition_penalty=1.3, frequency_penalty=0.5)]
 PROMPT_TOKENS = 6
 TOKENS = 80
 

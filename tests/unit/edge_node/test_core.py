@@ -547,8 +547,9 @@ def test_the_last_stage_samples_where_it_is_asked_to() -> None:
     assert (frame.kind, frame.position, frame.count, bytes(frame.payload)) == (Kind.TOKENS, 13, 1, b"\x4d\0\0\0")
 
 
-def test_the_penalty_sees_prompt_and_tokens_also_in_a_new_epoch() -> None:
-    sampling = Sampling(repetition_penalty=1.2)
+@pytest.mark.parametrize("name", ["repetition_penalty", "presence_penalty", "frequency_penalty"])
+def test_a_penalty_sees_prompt_and_tokens_also_in_a_new_epoch(name: str) -> None:
+    sampling = Sampling(**{name: 1.2})
     node = last_stage(prompt_ids=(1, 2, 3, 4, 5, 60, 70), sampling=sampling)  # two tokens of an earlier epoch
     node.frame("bravo", count=5, flags=0)
     node.compute()
@@ -560,6 +561,7 @@ def test_the_penalty_sees_prompt_and_tokens_also_in_a_new_epoch() -> None:
         work, row = node.row()
         assert row.draw is not None
         histories.append(list(row.draw.history))
+        assert row.draw.prompt_tokens == 5, "what an earlier epoch has made is the answer's own"
         node.core.computed(work, Computed(0.1, (RowResult(tokens=(token,)),)), 1.0)
     assert histories == [[1, 2, 3, 4, 5, 60, 70], [1, 2, 3, 4, 5, 60, 70, 80], [1, 2, 3, 4, 5, 60, 70, 80, 90]]
 

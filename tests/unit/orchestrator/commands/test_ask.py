@@ -76,12 +76,14 @@ def test_an_answer_does_nothing_to_a_terminal_and_is_whole_in_a_file(
 
 def test_ask_passes_its_options_on(fake: FakeOrchestrator) -> None:
     options = "--max-tokens 9 --temperature 0.7 --top-k 40 --top-p 0.9 --repetition-penalty 1.1 --seed 5".split()
+    options += "--min-p 0.05 --presence-penalty -0.5 --frequency-penalty 0.25".split()
     assert cli.run(["ask", "Hello", "--system", "Be brief.", *options]) == 0
     (submit,) = fake.submitted
     assert submit.max_tokens == 9
     sampling = submit.sampling
     assert (sampling.temperature, sampling.top_k, sampling.top_p) == (0.7, 40, 0.9)
     assert (sampling.repetition_penalty, sampling.seed) == (1.1, 5)
+    assert (sampling.min_p, sampling.presence_penalty, sampling.frequency_penalty) == (0.05, -0.5, 0.25)
     assert submit.messages == (
         ChatMessage(role="system", content="Be brief."),
         ChatMessage(role="user", content="Hello"),
