@@ -38,6 +38,8 @@ class Draw:
     history: Sequence[int]
     prompt_tokens: int = 0
     """How many ids of the history are the prompt's."""
+    logprobs: int | None = None
+    """How many likely tokens are to be told beside the one that is chosen; None: nothing is."""
 
 
 @dataclass(slots=True)
@@ -102,6 +104,8 @@ class RowResult:
 
     payload: bytes | None = None
     tokens: tuple[int, ...] = ()
+    logprobs: tuple[bytes, ...] = ()
+    """How likely each of the tokens was, where that is wanted, packed for the wire."""
     failure: str | None = None
     failure_code: RequestFailureCode = "cannot_run"
 

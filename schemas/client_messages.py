@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from schemas import limits
 from schemas.contract import Items, Number, about
 from schemas.parts import (
+    Alternatives,
     ChatMessage,
     Count,
     Line,
@@ -18,6 +19,7 @@ from schemas.parts import (
     StageTiming,
     StopText,
     TokenIds,
+    TokenLogprobs,
     Tokens,
     Verbatim,
 )
@@ -51,6 +53,9 @@ class SubmitRequest:
     sampling: Sampling = about("How tokens are chosen.", default=Sampling())
     stop: Annotated[tuple[StopText, ...], Items(limits.MAX_STOP_STRINGS)] = about(
         "The answer ends before the first of these texts: the one that is complete first. It is not sent.", default=()
+    )
+    logprobs: Alternatives | None = about(
+        "Send with each token how likely it was, and so many of the likeliest tokens at its place.", default=None
     )
     stats: bool = about("Send per-stage figures with the end of the answer.", default=False)
     lease_s: Annotated[float, Number(1, 3600)] | None = about(
@@ -111,6 +116,9 @@ class StreamText:
     first_character: Count = about("How many characters of the text come before it.")
     text: Verbatim = about("The piece; whole characters only.")
     token_ids: TokenIds = about("The tokens behind it.")
+    logprobs: Annotated[tuple[TokenLogprobs, ...], Items(1_000_000)] | None = about(
+        "How likely each of the tokens was, when asked for.", default=None
+    )
 
 
 @message("stream.end")

@@ -24,6 +24,10 @@ MAX_CONTEXT_TOKENS = 10_000_000
 MAX_ANSWER_TOKENS = 1_000_000
 MAX_STOP_STRINGS, MAX_STOP_CHARACTERS = 16, 256
 """Of a request, and of each of them."""
+MAX_ALTERNATIVES = 20
+"""Likely tokens that are told beside the one that was chosen."""
+LEAST_LOGPROB = -9999.0
+"""Of tokens that can't come, whose probability is zero."""
 DEFAULT_PATIENCE_S, MAX_PATIENCE_S = 120.0, 86_400.0
 """A request waits so long for what is missing: a phone that dozes for a minute, a router that starts again."""
 MAX_LINE = 1_000

@@ -25,6 +25,8 @@ Index = Annotated[int, Number(0, 100_000)]
 Tokens = Annotated[int, Number(0, limits.MAX_CONTEXT_TOKENS)]
 TokenId = Annotated[int, Number(0, 2**31 - 1)]
 TokenIds = Annotated[tuple[TokenId, ...], Items(1_000_000)]
+Logprob = Annotated[float, Number(limits.LEAST_LOGPROB, 0)]
+Alternatives = Annotated[int, Number(0, limits.MAX_ALTERNATIVES)]
 Seconds = Annotated[float, Number(0, 1e9)]
 Milliseconds = Annotated[float, Number(0, 1e12)]
 Rate = Annotated[float, Number(0, 1e18)]
@@ -163,6 +165,29 @@ class Sampling:
     def looks_back(self) -> bool:
         """Does the choice depend on the tokens before it?"""
         return self.repetition_penalty != 1.0 or self.presence_penalty != 0.0 or self.frequency_penalty != 0.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LikelyToken:
+    """A token that could have been chosen."""
+
+    token_id: TokenId = about("The token.")
+    text: Verbatim = about("Its text by itself; parts of characters are U+FFFD.")
+    logprob: Logprob = about("Natural logarithm of its probability.")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenLogprobs:
+    """How likely the model found a token of the answer: by its own distribution, before temperature and penalties."""
+
+    text: Verbatim = about("The token's text by itself; parts of characters are U+FFFD.")
+    logprob: Logprob | None = about(
+        "Natural logarithm of its probability; null: it can't be had again, after a restart of the orchestrator.",
+        default=None,
+    )
+    top: Annotated[tuple[LikelyToken, ...], Items(limits.MAX_ALTERNATIVES)] = about(
+        "The likeliest tokens at its place, the likeliest first.", default=()
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

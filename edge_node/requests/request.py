@@ -11,9 +11,11 @@ from edge_node.requests.position_rule import PositionRule
 from edge_node.requests.prompt_lookup import PromptLookup
 from edge_node.requests.request_stats import RequestStats
 from edge_node.requests.ring_driver import RingDriver, Step
+from edge_node.wire.frames import logprobs_frame, tokens_frame
 from edge_node.work import Draw, Row
-from schemas.codec import Flag, Frame
-from schemas.messages import OpenRequest, Sampling
+from schemas.codec import Flag, Frame, request_number
+from schemas.logprobs import unpack_logprobs
+from schemas.messages import Epoch, OpenRequest, Sampling
 
 
 @dataclass(slots=True)
@@ -33,6 +35,8 @@ class StageRequest:
     frames: deque[Frame] = field(default_factory=deque)
     tokens: dict[int, int] = field(default_factory=dict)
     """Last stage: generated tokens by position."""
+    logprobs: dict[int, bytes] = field(default_factory=dict)
+    """Last stage: how likely these were, where that is wanted."""
     finish: Flag = Flag.NONE
     stats: RequestStats = field(default_factory=RequestStats)
     waiting: bool = False
@@ -133,7 +137,14 @@ class StageRequest:
 
     def in_next_epoch(self, message: OpenRequest) -> StageRequest:
         """The request's state on its next stage, this one's heir: with its slot, its tokens and what it has cost."""
-        return StageRequest(message, self.slot, prompt_lookup=self.prompt_lookup, tokens=self.tokens, stats=self.stats)
+        return StageRequest(
+            message,
+            self.slot,
+            prompt_lookup=self.prompt_lookup,
+            tokens=self.tokens,
+            logprobs=self.logprobs,
+            stats=self.stats,
+        )
 
     def history(self, length: int) -> Sequence[int]:
         """Ids of positions [0, length), as far as this stage was told the prompt."""
@@ -150,10 +161,23 @@ class StageRequest:
         reaches_end = position + len(ids) - 1 == max(self.tokens, default=-1)
         return ids, self.finish if reaches_end else Flag.NONE
 
+    def tokens_frame(
+        self, epoch: Epoch, position: int, ids: Sequence[int], finish: Flag, guess: Sequence[int]
+    ) -> bytes:
+        """The frame with these tokens and a guess of what follows; behind it, where wanted, how likely they were."""
+        number, attempt = request_number(self.open.request), self.rule.attempt
+        data = tokens_frame(number, epoch, attempt, position=position, ids=ids, guess=guess, finish=finish)
+        known = [self.logprobs[place] for place in range(position, position + len(ids)) if place in self.logprobs]
+        if known and len(known) == len(ids):
+            alternatives = len(unpack_logprobs(known[0]).ids)
+            data += logprobs_frame(number, epoch, attempt, position=position, alternatives=alternatives, logprobs=known)
+        self.stats.sent(len(data), decode=True)
+        return data
+
     def draw(self, position: int) -> Draw:
         """What is needed to choose tokens from ``position`` on."""
         history = self.history(position) if self.looks_back else ()
-        return Draw(self.sampling, position, history, self.open.prompt_tokens)
+        return Draw(self.sampling, position, history, self.open.prompt_tokens, self.open.logprobs)
 
     def take(self, first: int, tokens: Sequence[int], context_tokens: int) -> Sequence[int]:
         """Note the tokens that a run gave from position ``first`` on, up to the end of the answer, and return those.

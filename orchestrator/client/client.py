@@ -166,13 +166,15 @@ class Client(Closing):
         max_tokens: int = 256,
         sampling: Sampling | None = None,
         stop: Sequence[str] = (),
+        logprobs: int | None = None,
         pipeline: str = "main",
         stats: bool = False,
         patience_s: float = DEFAULT_PATIENCE_S,
     ) -> Answer:
         """Submit a conversation, or raw text as ``prompt``, and return the answer to come.
 
-        ``stop``: the answer ends before the first of these texts.
+        ``stop``: the answer ends before the first of these texts. ``logprobs``: how many likely tokens to tell with
+        each one that was chosen, and how likely all of them were.
         ``patience_s``: how long it waits for a broker, an orchestrator, nodes or memory that are missing.
 
         Raises:
@@ -183,7 +185,7 @@ class Client(Closing):
         submit = SubmitRequest(
             client=self._name, connection=self._connection, request=request, pipeline=pipeline,
             messages=tuple(messages), prompt=prompt,
-            max_tokens=max_tokens, sampling=sampling or Sampling(), stop=tuple(stop), stats=stats,
+            max_tokens=max_tokens, sampling=sampling or Sampling(), stop=tuple(stop), logprobs=logprobs, stats=stats,
             lease_s=self._lease_s, patience_s=patience_s,
         )  # fmt: skip
         payload = encode(submit)

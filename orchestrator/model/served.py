@@ -36,6 +36,9 @@ class Tokenizer(Protocol):
     def check_template(self) -> str:
         """Why the chat template makes no prompt of a plain question; empty if it does."""
 
+    def token_text(self, token_id: int) -> str:
+        """The text of one token by itself, spaces in front of it included; empty for a control token."""
+
     def stream(self) -> TextStream:
         """A fresh decoder for one answer."""
 

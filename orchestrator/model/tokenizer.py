@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -23,6 +24,8 @@ FILES = (
 )  # fmt: skip
 SOURCES = ("tokenizer.json", "*.model", "vocab.*", "tekken.json", "*.tiktoken")
 """What transformers makes a tokenizer of."""
+_KEPT_TEXTS = 10_000
+"""Of single tokens."""
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
@@ -101,6 +104,7 @@ class ModelTokenizer:
             self._tokenizer, named=named_tokens(special, self._config), ids=framing, template=self.chat_template
         )
         self._encoder = PromptEncoder(self._tokenizer, control, framing_ids=framing)
+        self._token_text = functools.lru_cache(maxsize=_KEPT_TEXTS)(self._text_behind_a_letter)
 
     def encode(self, text: str, *, special: bool = True) -> list[int]:
         """Ids of raw ``text``, in which markers are control tokens; ``special`` adds what the tokenizer puts around a
@@ -151,6 +155,21 @@ class ModelTokenizer:
         """Text of ``ids`` without special tokens; bytes that are no UTF-8 become U+FFFD."""
         shown = [number for number in ids if number not in self._encoder.hidden_ids]
         return self._tokenizer.decode(shown, skip_special_tokens=False)
+
+    def token_text(self, token_id: int) -> str:
+        """The text of one token by itself, as it is in the middle of a text; "" for a special one."""
+        return self._token_text(token_id)
+
+    def _text_behind_a_letter(self, token_id: int) -> str:
+        letter = self._letter
+        return self.decode([*letter, token_id]).removeprefix(self.decode(letter))
+
+    @functools.cached_property
+    def _letter(self) -> Sequence[int]:
+        """What single tokens are decoded behind: some tokenizers take away the space that a text begins with."""
+        with contextlib.suppress(BrokenModel):
+            return self._encoder.encode("a")
+        return ()
 
     def stream(self) -> DecodeStream:
         """A decoder for one answer as its tokens arrive."""

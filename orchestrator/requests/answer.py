@@ -13,6 +13,7 @@ from typing import Literal
 from orchestrator.deployment.plan import LONGER
 from orchestrator.model.prompt import PromptRefused
 from orchestrator.model.served import TextStream
+from orchestrator.requests.answer_logprobs import AnswerLogprobs
 from orchestrator.requests.answer_text import AnswerText
 from orchestrator.requests.stop_strings import StopStrings
 from schemas.codec import Flag
@@ -59,6 +60,8 @@ class Answer:
     new_text: Callable[[], TextStream]
     tokens: list[int] = field(default_factory=list)
     stop: Sequence[str] = ()
+    logprobs: AnswerLogprobs | None = None
+    """How likely the tokens were, where that was asked for."""
     finish: FinishReason | None = None
     dropped_tokens: int = 0
     text: AnswerText = field(init=False)
@@ -74,7 +77,7 @@ class Answer:
             self.text.push(self.tokens)
 
     def _begin_text(self) -> AnswerText:
-        return AnswerText(self.request, self.new_text(), StopStrings(self.stop))
+        return AnswerText(self.request, self.new_text(), StopStrings(self.stop), logprobs=self.logprobs)
 
     @property
     def prompt_tokens(self) -> int:
@@ -90,8 +93,10 @@ class Answer:
         """Most tokens that are still to come."""
         return self.max_tokens - len(self.tokens)
 
-    def take(self, position: int, ids: Sequence[int], flags: int) -> tuple[list[StreamText], bool]:
-        """Take a frame's tokens.
+    def take(
+        self, position: int, ids: Sequence[int], flags: int, logprobs: Sequence[bytes] = ()
+    ) -> tuple[list[StreamText], bool]:
+        """Take a frame's tokens; ``logprobs``: how likely they were, packed, if that is known.
 
         Returns:
             Pieces of text to send on, and whether tokens before ``position`` are missing (then nothing was taken).
@@ -108,6 +113,8 @@ class Answer:
         fresh = list(ids[known - position :])
         self.dropped_tokens += len(ids) - len(fresh)
         fresh = fresh[: self.max_tokens - len(self.tokens)]
+        if self.logprobs and len(logprobs) == len(ids):
+            self.logprobs.take(len(self.tokens), logprobs[known - position :])
         self.tokens += fresh
         if flags & _STOP:
             self.finish, self._ended_by_token = "stop", True

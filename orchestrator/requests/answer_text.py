@@ -11,11 +11,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from orchestrator.model.served import TextStream
+from orchestrator.requests.answer_logprobs import AnswerLogprobs
 from orchestrator.requests.stop_strings import StopStrings
 from schemas.messages import StreamText
 
-_REPEATED_TOKENS = 512
-"""Behind one piece, at the most, of what is sent once more."""
+_MOST_TOKENS = 512
+"""Behind one piece; of a token whose alternatives are told each one counts."""
 
 
 @dataclass
@@ -28,11 +29,12 @@ class _Part:
 
 @dataclass
 class AnswerText:
-    """The text of one answer, up to the first of its ``stop`` strings."""
+    """The text of one answer, up to the first of its ``stop`` strings; ``logprobs`` are told with its tokens."""
 
     request: str
     stream: TextStream
     stop: StopStrings = field(default_factory=StopStrings)
+    logprobs: AnswerLogprobs | None = None
     tokens: int = 0
     """Behind all pieces so far."""
     characters: int = 0
@@ -45,9 +47,9 @@ class AnswerText:
     _held_characters: int = 0
 
     def push(self, ids: Iterable[int]) -> list[StreamText]:
-        """The piece that these tokens complete; none while a character is incomplete.
+        """The pieces that these tokens complete, usually one; none while a character is incomplete.
 
-        It ends with a token that has completed a character, so that its place does not depend on how tokens came.
+        A piece ends with a token that has completed a character, so that places do not depend on how tokens came.
         """
         return self._pieces(self._parts(ids))
 
@@ -59,17 +61,11 @@ class AnswerText:
         """Of an answer of these tokens the pieces behind the first ``tokens`` ones; for a text that has none yet."""
         parts = self._parts(ids)
         parts += self._rest() if is_end else []
-        pieces: list[StreamText] = []
-        group: list[_Part] = []
-        for part in parts:
-            if part.ids and not group and self.tokens + len(part.ids) <= tokens:
-                self._count([part])
-                continue
-            group.append(part)
-            if sum(len(one.ids) for one in group) >= _REPEATED_TOKENS:
-                pieces += self._pieces(group)
-                group = []
-        return pieces + self._pieces(group)
+        told = 0
+        while told < len(parts) and parts[told].ids and self.tokens + len(parts[told].ids) <= tokens:
+            self._count(parts[told])
+            told += 1
+        return self._pieces(parts[told:])
 
     def _parts(self, ids: Iterable[int]) -> list[_Part]:
         """The parts that more tokens have settled."""
@@ -119,20 +115,32 @@ class AnswerText:
         return parts
 
     def _pieces(self, parts: Sequence[_Part]) -> list[StreamText]:
-        """The parts as one piece, if there are any."""
-        if not parts:
-            return []
+        """The parts as pieces, one unless there are many."""
+        most = _MOST_TOKENS // (1 + self.logprobs.alternatives) if self.logprobs else _MOST_TOKENS
+        groups: list[list[_Part]] = []
+        count = most
+        for part in parts:
+            if count >= most:
+                groups.append([])
+                count = 0
+            groups[-1].append(part)
+            count += len(part.ids)
+        return [self._piece(group) for group in groups]
+
+    def _piece(self, parts: Sequence[_Part]) -> StreamText:
+        ids = tuple(token for part in parts for token in part.ids)
         piece = StreamText(
             request=self.request,
             first_token=self.tokens,
             first_character=self.characters,
             text="".join(part.text for part in parts),
-            token_ids=tuple(token for part in parts for token in part.ids),
+            token_ids=ids,
+            logprobs=self.logprobs.of(self.tokens, ids) if self.logprobs else None,
         )
-        self._count(parts)
-        return [piece]
-
-    def _count(self, parts: Iterable[_Part]) -> None:
         for part in parts:
-            self.tokens += len(part.ids)
-            self.characters += len(part.text)
+            self._count(part)
+        return piece
+
+    def _count(self, part: _Part) -> None:
+        self.tokens += len(part.ids)
+        self.characters += len(part.text)

@@ -74,6 +74,7 @@ class Placement:
                     sampling=submit.sampling if stage == last else None,
                     eos_ids=self.eos_ids if stage == last else (),
                     draft_tokens=self.draft_tokens if stage == last else 0,
+                    logprobs=submit.logprobs if stage == last else None,
                     prefix_request=self.prefix[0] if self.prefix else None,
                     prefix_tokens=self.prefix[1] if self.prefix else 0,
                     moved_tokens=self.moved_tokens,

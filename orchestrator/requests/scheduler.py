@@ -154,7 +154,7 @@ class RequestScheduler:
             self.tokens_dropped += frame.count
             return []
         before = len(session.answer.tokens)
-        pieces, gap = session.answer.take(frame.position, heard.ids, frame.flags)
+        pieces, gap = session.answer.take(frame.position, heard.ids, frame.flags, heard.logprobs)
         if gap or session.answer.finish or self._next_nodes:
             self.changed = True
         if gap:

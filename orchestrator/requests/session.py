@@ -12,6 +12,7 @@ from orchestrator.events import SavedRequest
 from orchestrator.model.prompt import PromptRefused
 from orchestrator.model.served import ServedModel
 from orchestrator.requests.answer import Answer, EncodedPrompt, FinishReason
+from orchestrator.requests.answer_logprobs import AnswerLogprobs
 from orchestrator.requests.placement import Placement
 from orchestrator.requests.resend_timer import ResendTimer
 from orchestrator.requests.step_failures import StepFailures, StepVerdict
@@ -201,8 +202,11 @@ class Session:
             known = list(self.known_ids[:most_tokens])
             if known and known[-1] in model.manifest.eos_ids:
                 known.pop()  # made once more, it ends the answer
-            new_text = model.tokenizer.stream
-            self.answer = Answer(self.request, self.prompt, most_tokens, new_text, known, self.submit.stop)
+            alternatives = self.submit.logprobs
+            self.answer = Answer(
+                self.request, self.prompt, most_tokens, model.tokenizer.stream, known, self.submit.stop,
+                None if alternatives is None else AnswerLogprobs(model.tokenizer.token_text, alternatives),
+            )  # fmt: skip
         else:
             self.answer.max_tokens = most_tokens
         return True

@@ -57,6 +57,9 @@ class Letters:
     def check_template(self) -> str:
         return ""
 
+    def token_text(self, token_id: int) -> str:
+        return chr(token_id)
+
     def stream(self) -> LetterStream:
         return LetterStream()
 

@@ -8,6 +8,7 @@ import json
 import os
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -15,7 +16,15 @@ import pytest
 from orchestrator import cli
 from orchestrator.client import Client, Waiting
 from orchestrator.commands import waiting_line
-from schemas.messages import ChatMessage, RenewRequest, StreamError, StreamStatus, SubmitRequest
+from schemas.messages import (
+    ChatMessage,
+    LikelyToken,
+    RenewRequest,
+    StreamError,
+    StreamStatus,
+    SubmitRequest,
+    TokenLogprobs,
+)
 from tests.support.fake_orchestrator import FakeOrchestrator, StreamMessage, end, paris, piece, pieces
 
 
@@ -106,6 +115,25 @@ def test_a_stop_string_outside_the_limits_is_refused_in_a_line(
     assert cli.run(["ask", "Hello", *(word for text in stop for word in ("--stop", text))]) == 2
     assert "Invalid value for '--stop': " in capsys.readouterr().err
     assert fake.submitted == []
+
+
+def likely(submit: SubmitRequest) -> list[StreamMessage]:
+    top = (LikelyToken(token_id=0, text="Par", logprob=-0.25),)
+    told = replace(piece(submit.request, "Par"), logprobs=(TokenLogprobs(text="Par", logprob=-0.25, top=top),))
+    return [told, replace(piece(submit.request, "is.", ["Par"]), logprobs=(TokenLogprobs(text="is."),)),
+            end(submit.request)]  # fmt: skip
+
+
+def test_ask_tells_how_likely_tokens_were(fake: FakeOrchestrator, capsys: pytest.CaptureFixture[str]) -> None:
+    fake.answer = likely
+    assert cli.run(["ask", "Hello", "--json", "--logprobs", "1"]) == 0
+    assert fake.submitted[0].logprobs == 1
+    assert json.loads(capsys.readouterr().out)["logprobs"] == [
+        {"text": "Par", "logprob": -0.25, "top": [{"token_id": 0, "text": "Par", "logprob": -0.25}]},
+        {"text": "is.", "logprob": None, "top": []},
+    ]
+    assert cli.run(["ask", "Hello", "--logprobs", "1"]) == 2
+    assert "--logprobs needs --json" in capsys.readouterr().err
 
 
 def test_ask_without_a_seed_takes_another_one_each_time(fake: FakeOrchestrator) -> None:
