@@ -11,11 +11,9 @@ from edge_node.requests.position_rule import PositionRule
 from edge_node.requests.prompt_lookup import PromptLookup
 from edge_node.requests.request_stats import RequestStats
 from edge_node.requests.ring_driver import RingDriver, Step
-from edge_node.wire.frames import logprobs_frame, tokens_frame
 from edge_node.work import Draw, Row
-from schemas.codec import Flag, Frame, request_number
-from schemas.logprobs import unpack_logprobs
-from schemas.messages import Epoch, OpenRequest, Sampling
+from schemas.codec import Flag, Frame
+from schemas.messages import OpenRequest, Sampling
 
 
 @dataclass(slots=True)
@@ -161,18 +159,10 @@ class StageRequest:
         reaches_end = position + len(ids) - 1 == max(self.tokens, default=-1)
         return ids, self.finish if reaches_end else Flag.NONE
 
-    def tokens_frame(
-        self, epoch: Epoch, position: int, ids: Sequence[int], finish: Flag, guess: Sequence[int]
-    ) -> bytes:
-        """The frame with these tokens and a guess of what follows; behind it, where wanted, how likely they were."""
-        number, attempt = request_number(self.open.request), self.rule.attempt
-        data = tokens_frame(number, epoch, attempt, position=position, ids=ids, guess=guess, finish=finish)
-        known = [self.logprobs[place] for place in range(position, position + len(ids)) if place in self.logprobs]
-        if known and len(known) == len(ids):
-            alternatives = len(unpack_logprobs(known[0]).ids)
-            data += logprobs_frame(number, epoch, attempt, position=position, alternatives=alternatives, logprobs=known)
-        self.stats.sent(len(data), decode=True)
-        return data
+    def logprobs_of(self, position: int, count: int) -> list[bytes]:
+        """How likely the tokens from ``position`` on were; nothing unless that is known of all of them."""
+        known = [self.logprobs[place] for place in range(position, position + count) if place in self.logprobs]
+        return known if len(known) == count else []
 
     def draw(self, position: int) -> Draw:
         """What is needed to choose tokens from ``position`` on."""

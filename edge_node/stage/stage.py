@@ -19,6 +19,7 @@ from edge_node.stage.admission import find_slot, fits, most_rows, most_tokens, n
 from edge_node.stage.batch_scheduler import BatchScheduler, batches, batches_in_flight
 from edge_node.stage.decode_fast_path import DecodeFastPath, fast_path_of
 from edge_node.stage.stage_stats import StageStats
+from edge_node.stage.token_frames import token_frames
 from edge_node.stage.watchdog import Watchdog
 from edge_node.stage_spec import StageSpec
 from edge_node.wire.frames import activation_frame, joined_frames, replay_frame, token_ids
@@ -134,7 +135,7 @@ class Stage:
         if state is None or not self.spec.is_last:
             return []
         ids, finish = state.tokens_from(position, most_tokens(self.spec, state.open))
-        frame = state.tokens_frame(self.spec.epoch, position, ids, finish, ()) if ids else None
+        frame = token_frames(state, self.spec.epoch, position, ids, finish, ()) if ids else None
         return [SendFrame(self.topics.token, frame)] if frame else []
 
     def ask_again(self, request: str) -> list[Effect]:
@@ -349,7 +350,7 @@ class Stage:
         if state.driver:  # a ring of one stage: the token need not travel to come back
             state.driver.token(row.attempt, row.first_draw, ids, guess, last=bool(state.finish), now_s=now_s)
             self._take_turn(row.request, state)
-        return state.tokens_frame(self.spec.epoch, row.first_draw, ids, state.finish, guess)
+        return token_frames(state, self.spec.epoch, row.first_draw, ids, state.finish, guess)
 
     def choose(
         self, state: StageRequest, position: int, tokens: Sequence[int], guessed: int, now_s: float
