@@ -14,6 +14,8 @@ from orchestrator.model.control_tokens import control_tokens, named_tokens, toke
 from orchestrator.model.errors import BrokenModel, BrokenTemplate, MissingDependency
 from orchestrator.model.json_file import read_optional
 from orchestrator.model.prompt_encoder import PromptEncoder
+from orchestrator.text.tool_calls import takes_tools, tool_format
+from schemas.messages import ToolFormat
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -115,28 +117,37 @@ class ModelTokenizer:
         """
         return self._encoder.encode_raw(_unicode(text), frame=special)
 
-    def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+    def encode_chat(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()) -> list[int]:
         """Ids of a conversation, ready for the assistant's answer.
 
         Args:
-            messages: ``{"role": "system" | "user" | "assistant", "content": text}`` in order.
+            messages: ``{"role": "system" | "user" | "assistant" | "tool", "content": text, ...}`` in order.
+            tools: functions that may be called, as transformers takes them.
 
         Raises:
-            BrokenTemplate: the chat template refuses the messages or does not work.
+            BrokenTemplate: the chat template refuses the messages, takes no tools, or does not work.
             BrokenModel: the tokenizer can't encode them.
         """
-        messages = _unicode(messages)
+        messages, tools = _unicode(messages), _unicode(tools)
+        speaks_of_tools = tools or any(m.get("tool_calls") or m["role"] == "tool" for m in messages)
+        if speaks_of_tools and not takes_tools(self.chat_template):
+            raise BrokenTemplate("the model's chat template takes no tools", advice="ask without, or use another model")
         if self._template is None:
             return self._encoder.encode("\n".join(m["content"] for m in messages), frame=True)
-        chat = self._template.render(messages)
+        chat = self._template.render(messages, tools)
         if self._encoder.is_touched(chat.text, chat.unknown):
             with contextlib.suppress(BrokenTemplate):
-                chat = self._template.render(messages, opaque=True)
+                chat = self._template.render(messages, tools, opaque=True)
         return self._encoder.encode(chat.text, chat.own)
 
     def render_chat(self, messages: Sequence[Mapping[str, str]]) -> str:
         """The conversation as text by the model's chat template, up to where the answer begins; "" without one."""
         return self._template.render(_unicode(messages)).text if self._template else ""
+
+    @property
+    def tool_format(self) -> ToolFormat | None:
+        """How the model writes tool calls, by its chat template; None where that is not known."""
+        return tool_format(self.chat_template)
 
     def check_template(self) -> str:
         """Why the chat template makes no prompt of a plain question; "" if it does, or if there is no template."""
