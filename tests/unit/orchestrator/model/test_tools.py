@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,16 @@ def test_a_template_without_tools_refuses_them_by_name(folder: Path, turns: tupl
         encode_prompt(submit(*turns, tools=tools), chat)
     assert refused.value.code == "bad_request"
     assert encode_prompt(submit(TURNS[0], tools=()), chat)
+
+
+def test_a_model_may_have_a_template_of_its_own_for_tools(folder: Path, tmp_path: Path) -> None:
+    shutil.copy(folder / "tokenizer.json", tmp_path)
+    named = [{"name": "default", "template": "plain"}, {"name": "tool_use", "template": HERMES}]
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": named}))
+    chat = ModelTokenizer(tmp_path)
+    assert chat.decode(encode_prompt(submit(TURNS[0], tools=()), chat)) == "plain"
+    assert "Hits something." in chat.decode(encode_prompt(submit(TURNS[0]), chat))
+    assert chat.tool_format == "tagged"
 
 
 def deep(levels: int) -> str:
