@@ -97,10 +97,10 @@ class ModelTokenizer:
         own = self._special("eos_token")
         self.eos_ids = frozenset(eos if own is None else eos | {own})
         self.chat_template = self._find_template(folder)
-        own = self._find_template(folder, "tool_use")
+        for_tools = self._find_template(folder, "tool_use")
         self._template = self._as_template(self.chat_template)
-        self._tool_template = self._template if own is None else self._as_template(own)
-        self._tool_source = self.chat_template if own is None else own
+        self._tool_template = self._template if for_tools is None else self._as_template(for_tools)
+        self._tool_source = self.chat_template if for_tools is None else for_tools
         framing = self.eos_ids if self.bos_id is None else self.eos_ids | {self.bos_id}
         control = control_tokens(
             self._tokenizer,
