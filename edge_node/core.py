@@ -21,6 +21,7 @@ from schemas.codec import (
     REQUEST,
     REQUEST_OFFSET,
     Frame,
+    Kind,
     activation_payload_bytes,
 )
 from schemas.limits import MAX_PAYLOAD_BYTES
@@ -325,6 +326,8 @@ class NodeCore:
 
     def frame(self, pipeline: str, stage_index: int, sender: str, frame: Frame, now_s: float) -> list[Effect]:
         """Take in a frame that arrived for one of this node's stages."""
+        if frame.kind is Kind.LOGPROBS:  # of the tokens beside it; it is for the orchestrator
+            return []
         epoch = frame.epoch
         stage = self._by_place.get((pipeline, stage_index, epoch.generation, epoch.counter))
         if stage is None or not stage.loaded:

@@ -36,6 +36,10 @@ class Draw:
     sampling: Sampling
     position: int
     history: Sequence[int]
+    prompt_tokens: int = 0
+    """How many ids of the history are the prompt's."""
+    logprobs: int | None = None
+    """How many likely tokens are to be told beside the one that is chosen; None: nothing is."""
 
 
 @dataclass(slots=True)
@@ -100,6 +104,8 @@ class RowResult:
 
     payload: bytes | None = None
     tokens: tuple[int, ...] = ()
+    logprobs: tuple[bytes, ...] = ()
+    """How likely each of the tokens was, where that is wanted, packed for the wire."""
     failure: str | None = None
     failure_code: RequestFailureCode = "cannot_run"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -76,6 +77,8 @@ class TokensHeard:
     pipeline: str
     sender: str
     frame: Frame
+    logprobs: Sequence[bytes] = ()
+    """How likely its tokens were, packed; empty where that was not said."""
     request: str = field(init=False)
     ids: tuple[int, ...] = field(init=False)
     """The frame's tokens."""

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from schemas import limits
 from schemas.contract import Items, Number, about
 from schemas.parts import (
+    Alternatives,
     ChatMessage,
     Count,
     Line,
@@ -16,8 +17,12 @@ from schemas.parts import (
     Sampling,
     Seconds,
     StageTiming,
+    StopText,
     TokenIds,
+    TokenLogprobs,
     Tokens,
+    Tool,
+    ToolFormat,
     Verbatim,
 )
 from schemas.registry import message
@@ -45,9 +50,18 @@ class SubmitRequest:
     request: RequestId = about("Chosen by the client, random.")
     pipeline: Name = about("The pipeline to ask.", default="main")
     messages: Annotated[tuple[ChatMessage, ...], Items(10_000)] = about("The conversation so far.", default=())
+    tools: Annotated[tuple[Tool, ...], Items(limits.MAX_TOOLS)] = about(
+        "Functions that the model may ask to be called; only with messages.", default=()
+    )
     prompt: Verbatim | None = about("Raw text instead of a conversation.", default=None)
     max_tokens: Annotated[int, Number(1, limits.MAX_ANSWER_TOKENS)] = about("Most tokens to generate.", default=256)
     sampling: Sampling = about("How tokens are chosen.", default=Sampling())
+    stop: Annotated[tuple[StopText, ...], Items(limits.MAX_STOP_STRINGS)] = about(
+        "The answer ends before the first of these texts: the one that is complete first. It is not sent.", default=()
+    )
+    logprobs: Alternatives | None = about(
+        "Send with each token how likely it was, and so many of the likeliest tokens at its place.", default=None
+    )
     stats: bool = about("Send per-stage figures with the end of the answer.", default=False)
     lease_s: Annotated[float, Number(1, 3600)] | None = about(
         "The request ends when its client does not renew it for so long; without, it lasts until it is answered.",
@@ -107,6 +121,9 @@ class StreamText:
     first_character: Count = about("How many characters of the text come before it.")
     text: Verbatim = about("The piece; whole characters only.")
     token_ids: TokenIds = about("The tokens behind it.")
+    logprobs: Annotated[tuple[TokenLogprobs, ...], Items(1_000_000)] | None = about(
+        "How likely each of the tokens was, when asked for.", default=None
+    )
 
 
 @message("stream.end")
@@ -135,6 +152,9 @@ class StreamStatus:
     request: RequestId = about("The request.")
     waits_for: Line = about("What is missing, for people; empty when the answer is being computed.", default="")
     model: Name | None = about("The model that computes it, once that is known.", default=None)
+    tool_format: ToolFormat | None = about(
+        "How the model writes tool calls, where tools were offered and it is known.", default=None
+    )
 
 
 @message("stream.error")

@@ -14,6 +14,8 @@ of values per position. Payload layouts, with n = count x width:
 * TOKENS: count int32 ids, then width int32 ids that are a guess of what follows (speculation).
 * KV_ROWS: layer u16, part u16 (0 key or a convolution's input, 1 value), heads u16, head_dim u16, then n fp32 or fp16
   values; ``attempt`` is the number of the message in its copy, from 1.
+* LOGPROBS fp32, of tokens: for each the logarithm of its probability, then ``width`` int32 ids of the likeliest tokens
+  and ``width`` floats, the logarithms of theirs.
 * REPLAY: nothing; ``position`` is where the sender's valid KV cache ends.
 * KV_ACK: nothing; ``attempt`` is the number of the newest message that was taken in by the stage ``position`` of the
   epoch to be.
@@ -37,7 +39,7 @@ from schemas.errors import (
     FrameTruncated,
     FrameVersionMismatch,
 )
-from schemas.limits import MAX_CONTEXT_TOKENS, MAX_PAYLOAD_BYTES
+from schemas.limits import MAX_ALTERNATIVES, MAX_CONTEXT_TOKENS, MAX_PAYLOAD_BYTES
 from schemas.messages import Epoch, WireDtype
 
 MAGIC: Final = b"LB"
@@ -75,6 +77,7 @@ class Kind(enum.IntEnum):
     KV_ROWS = 3
     REPLAY = 4
     KV_ACK = 5
+    LOGPROBS = 6
 
 
 class Dtype(enum.IntEnum):
@@ -108,6 +111,7 @@ _ALLOWED_DTYPES: Final = {
     Kind.KV_ROWS: (Dtype.FP32, Dtype.FP16),
     Kind.REPLAY: (Dtype.NONE,),
     Kind.KV_ACK: (Dtype.NONE,),
+    Kind.LOGPROBS: (Dtype.FP32,),
 }
 _ALLOWED_FLAGS: Final = {
     Kind.ACTIVATION: int(Flag.SAMPLE | Flag.VERIFY),
@@ -115,11 +119,15 @@ _ALLOWED_FLAGS: Final = {
     Kind.KV_ROWS: 0,
     Kind.REPLAY: 0,
     Kind.KV_ACK: 0,
+    Kind.LOGPROBS: 0,
 }
 _FORBIDDEN_FLAGS: Final = {kind: ~flags for kind, flags in _ALLOWED_FLAGS.items()}
 _NEEDS_COUNT: Final = {kind: kind not in (Kind.REPLAY, Kind.KV_ACK) for kind in Kind}
-_WIDTHS: Final = {kind: (kind in (Kind.ACTIVATION, Kind.KV_ROWS),) for kind in Kind} | {Kind.TOKENS: (False, True)}
-"""Whether a frame of this kind has a width; tokens may have a guess or not."""
+_WIDTHS: Final = {kind: (kind in (Kind.ACTIVATION, Kind.KV_ROWS),) for kind in Kind} | {
+    Kind.TOKENS: (False, True),
+    Kind.LOGPROBS: (False, True),
+}
+"""Whether a frame of this kind has a width; tokens may have a guess or not, and alternatives."""
 _KINDS: Final = {int(kind): kind for kind in Kind}
 _DTYPES: Final = {int(dtype): dtype for dtype in Dtype}
 
@@ -175,6 +183,11 @@ def activation_payload_bytes(dtype: Dtype, count: int, width: int) -> int:
     return count * width + 2 * count * -(-width // INT8_BLOCK)
 
 
+def logprobs_bytes(alternatives: int) -> int:
+    """Length of what is said of one token in a LOGPROBS frame."""
+    return 4 + 8 * alternatives
+
+
 def frames_per_message(payload_bytes: int, max_message_bytes: int = MAX_PAYLOAD_BYTES) -> int:
     """How many frames with payloads of this length fit into one message; at least one."""
     return max(1, max_message_bytes // (HEADER_BYTES + payload_bytes))
@@ -190,6 +203,8 @@ def _expected_payload_bytes(kind: Kind, dtype: Dtype, count: int, width: int) ->
         return 4 * (count + width)
     if kind is Kind.KV_ROWS:
         return KV_HEADER_BYTES + count * width * (4 if dtype is Dtype.FP32 else 2)
+    if kind is Kind.LOGPROBS:
+        return count * logprobs_bytes(width)
     return 0
 
 
@@ -204,6 +219,8 @@ def _check(kind: Kind, dtype: Dtype, flags: int, count: int, width: int, positio
         raise FrameShapeMismatch(f"positions up to {position + count} of {width} values are outside the limits")
     if (count > 0) is not _NEEDS_COUNT[kind] or (width > 0) not in _WIDTHS[kind]:
         raise FrameShapeMismatch(f"{kind.name} frame of {count} positions of {width} values")
+    if kind is Kind.LOGPROBS and width > MAX_ALTERNATIVES:
+        raise FrameShapeMismatch(f"{width} alternatives to a token, allowed are {MAX_ALTERNATIVES}")
     if kind is Kind.ACTIVATION:
         expected = activation_payload_bytes(dtype, count, width)
     else:

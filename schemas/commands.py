@@ -9,6 +9,7 @@ from schemas import limits
 from schemas.contract import Items, Number, about
 from schemas.limits import MAX_PAYLOAD_BYTES
 from schemas.parts import (
+    Alternatives,
     Basis,
     BlobRef,
     Bytes,
@@ -130,6 +131,10 @@ class OpenRequest:
     moved_tokens: Tokens = about(
         "Positions whose KV rows came along from the epoch's basis; where some are missing they are computed again.",
         default=0,
+    )
+    logprobs: Alternatives | None = about(
+        "Last stage: publish with each token how likely it was, and so many of the likeliest at its place.",
+        default=None,
     )
     eos_ids: Annotated[tuple[TokenId, ...], Items(256)] = about("Tokens that end the answer; last stage.", default=())
 

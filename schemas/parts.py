@@ -16,6 +16,12 @@ Label = Annotated[str, Text(max_length=200)]
 Prose = Annotated[str, Text(max_length=1_000_000)]
 Verbatim = Annotated[str, Text(max_length=1_000_000, verbatim=True)]
 """What a model is given and what it answers."""
+StopText = Annotated[str, Text(min_length=1, max_length=limits.MAX_STOP_CHARACTERS, verbatim=True)]
+"""A text before which an answer ends."""
+ToolName = Annotated[str, Text(pattern="^[A-Za-z0-9_.:-]+$", min_length=1, max_length=64)]
+ToolText = Annotated[str, Text(max_length=limits.MAX_TOOL_CHARACTERS, verbatim=True)]
+ToolFormat = Literal["tagged", "bracketed", "bare"]
+"""How a model writes tool calls; see ``orchestrator.text.tool_calls``."""
 Url = Annotated[str, Text(pattern="^https?://[!-~]+$", min_length=8, max_length=500)]
 Bytes = Annotated[int, Number(0, 2**50)]
 Count = Annotated[int, Number(0, 2**53)]
@@ -23,6 +29,8 @@ Index = Annotated[int, Number(0, 100_000)]
 Tokens = Annotated[int, Number(0, limits.MAX_CONTEXT_TOKENS)]
 TokenId = Annotated[int, Number(0, 2**31 - 1)]
 TokenIds = Annotated[tuple[TokenId, ...], Items(1_000_000)]
+Logprob = Annotated[float, Number(limits.LEAST_LOGPROB, 0)]
+Alternatives = Annotated[int, Number(0, limits.MAX_ALTERNATIVES)]
 Seconds = Annotated[float, Number(0, 1e9)]
 Milliseconds = Annotated[float, Number(0, 1e12)]
 Rate = Annotated[float, Number(0, 1e18)]
@@ -145,16 +153,76 @@ class Sampling:
     top_p: Annotated[float, Number(0, 1)] = about("Keep the smallest set of this probability.", default=1.0)
     seed: Annotated[int, Number(0, 2**53)] = about("Key of every draw of the request.", default=0)
     repetition_penalty: Annotated[float, Number(0.1, 10)] = about(
-        "Divides positive and multiplies negative logits of tokens seen; 1 is off.", default=1.0
+        "Divides positive and multiplies negative logits of tokens seen, in the prompt too; 1 is off.", default=1.0
     )
+    min_p: Annotated[float, Number(0, 1)] = about(
+        "Keep tokens of at least this share of the likeliest one's probability, at the temperature.", default=0.0
+    )
+    presence_penalty: Annotated[float, Number(-2, 2)] = about(
+        "Subtracted from the logits of tokens that the answer has, its prompt left out; 0 is off.", default=0.0
+    )
+    frequency_penalty: Annotated[float, Number(-2, 2)] = about(
+        "Subtracted from the logits of tokens once for each time that the answer has them; 0 is off.", default=0.0
+    )
+
+    @property
+    def looks_back(self) -> bool:
+        """Does the choice depend on the tokens before it?"""
+        return self.repetition_penalty != 1.0 or self.presence_penalty != 0.0 or self.frequency_penalty != 0.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LikelyToken:
+    """A token that could have been chosen."""
+
+    token_id: TokenId = about("The token.")
+    text: Verbatim = about("Its text by itself; parts of characters are U+FFFD.")
+    logprob: Logprob = about("Natural logarithm of its probability.")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenLogprobs:
+    """How likely the model found a token of the answer: by its own distribution, before temperature and penalties."""
+
+    text: Verbatim = about("The token's text by itself; parts of characters are U+FFFD.")
+    logprob: Logprob | None = about(
+        "Natural logarithm of its probability; null: it can't be had again, after a restart of the orchestrator.",
+        default=None,
+    )
+    top: Annotated[tuple[LikelyToken, ...], Items(limits.MAX_ALTERNATIVES)] = about(
+        "The likeliest tokens at its place, the likeliest first.", default=()
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tool:
+    """A function that the model may ask to be called."""
+
+    name: ToolName = about("Its name.")
+    description: ToolText = about("What it does, for the model.", default="")
+    parameters: ToolText = about("What it takes: the text of a JSON Schema, which is an object.", default="{}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ToolCall:
+    """A function that the model has asked to be called."""
+
+    name: ToolName = about("Its name.")
+    arguments: Verbatim = about("What it was given: the text of a JSON object.")
+    id: Label | None = about("What the result refers to.", default=None)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ChatMessage:
     """One turn of a conversation."""
 
-    role: Literal["system", "user", "assistant"] = about("Who speaks.")
+    role: Literal["system", "user", "assistant", "tool"] = about("Who speaks; tool: the result of a call.")
     content: Verbatim = about("What was said.")
+    tool_calls: Annotated[tuple[ToolCall, ...], Items(limits.MAX_TOOLS)] = about(
+        "Calls that the assistant asked for in this turn.", default=()
+    )
+    tool_call_id: Label | None = about("Of a tool's turn: the id of the call that it is the result of.", default=None)
+    name: Label | None = about("Of a tool's turn: the function's name; of others: the speaker's.", default=None)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -33,6 +33,8 @@ class StageRequest:
     frames: deque[Frame] = field(default_factory=deque)
     tokens: dict[int, int] = field(default_factory=dict)
     """Last stage: generated tokens by position."""
+    logprobs: dict[int, bytes] = field(default_factory=dict)
+    """Last stage: how likely these were, where that is wanted."""
     finish: Flag = Flag.NONE
     stats: RequestStats = field(default_factory=RequestStats)
     waiting: bool = False
@@ -49,11 +51,14 @@ class StageRequest:
     begun_at: int = 0
     """Positions that were here when it was opened, computed before or copied."""
     sampling: Sampling = field(init=False)
+    looks_back: bool = field(init=False)
+    """Last stage: does the choice of a token depend on those before it?"""
     moved: bool = False
     """The next epoch's stage has it already; what is still on its way here is computed for that one."""
 
     def __post_init__(self) -> None:
         self.sampling = self.open.sampling or Sampling()
+        self.looks_back = self.sampling.looks_back
 
     @property
     def tokens_computed(self) -> int:
@@ -138,7 +143,14 @@ class StageRequest:
 
     def in_next_epoch(self, message: OpenRequest) -> StageRequest:
         """The request's state on its next stage, this one's heir: with its slot, its tokens and what it has cost."""
-        return StageRequest(message, self.slot, prompt_lookup=self.prompt_lookup, tokens=self.tokens, stats=self.stats)
+        return StageRequest(
+            message,
+            self.slot,
+            prompt_lookup=self.prompt_lookup,
+            tokens=self.tokens,
+            logprobs=self.logprobs,
+            stats=self.stats,
+        )
 
     def history(self, length: int) -> Sequence[int]:
         """Ids of positions [0, length), as far as this stage was told the prompt."""
@@ -155,10 +167,15 @@ class StageRequest:
         reaches_end = position + len(ids) - 1 == max(self.tokens, default=-1)
         return ids, self.finish if reaches_end else Flag.NONE
 
+    def logprobs_of(self, position: int, count: int) -> list[bytes]:
+        """How likely the tokens from ``position`` on were; nothing unless that is known of all of them."""
+        known = [self.logprobs[place] for place in range(position, position + count) if place in self.logprobs]
+        return known if len(known) == count else []
+
     def draw(self, position: int) -> Draw:
         """What is needed to choose tokens from ``position`` on."""
-        history = self.history(position) if self.sampling.repetition_penalty != 1.0 else ()
-        return Draw(self.sampling, position, history)
+        history = self.history(position) if self.looks_back else ()
+        return Draw(self.sampling, position, history, self.open.prompt_tokens, self.open.logprobs)
 
     def take(self, first: int, tokens: Sequence[int], context_tokens: int) -> Sequence[int]:
         """Note the tokens that a run gave from position ``first`` on, up to the end of the answer, and return those.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from edge_node.errors import BadInput, NotFinite, SegmentUnusable
+from edge_node.runtime.logprobs import token_logprobs
 from edge_node.runtime.sampling import choose_token
 from edge_node.runtime.segment import Array, Segment
 from edge_node.wire.activations import check_finite
@@ -70,7 +71,7 @@ def _give_out(segment: Segment, row: Row, output: Array, begin: int) -> RowResul
     try:
         if not segment.spec.is_last:
             return RowResult(payload=segment.give_out(row.count, begin))
-        return RowResult(tokens=_choose(row, output[begin : begin + row.logits]) if row.draw else ())
+        return _choose(row, output[begin : begin + row.logits]) if row.draw else RowResult()
     except NotFinite as error:
         frame = row.frame
         try:
@@ -86,7 +87,7 @@ def _not_finite(error: NotFinite) -> RowResult:
     return RowResult(failure=str(error), failure_code=code)
 
 
-def _choose(row: Row, logits: Array) -> tuple[int, ...]:
+def _choose(row: Row, logits: Array) -> RowResult:
     """The token after the row's last position or, where guesses are verified, after each as long as they are right.
 
     A guess counts only if it equals the draw at its position, so the text is that of a run without guesses.
@@ -94,9 +95,12 @@ def _choose(row: Row, logits: Array) -> tuple[int, ...]:
     assert row.draw
     draw = row.draw
     chosen: list[int] = []
+    logprobs: list[bytes] = []
     for index in range(row.logits):
         history = (*draw.history, *chosen) if draw.history else ()
-        chosen.append(choose_token(logits[index], draw.sampling, draw.position + index, history))
+        chosen.append(choose_token(logits[index], draw.sampling, draw.position + index, history, draw.prompt_tokens))
+        if draw.logprobs is not None:
+            logprobs.append(token_logprobs(logits[index], chosen[-1], draw.logprobs))
         if index >= len(row.guess) or chosen[-1] != row.guess[index]:
             break
-    return tuple(chosen)
+    return RowResult(tokens=tuple(chosen), logprobs=tuple(logprobs))

@@ -72,4 +72,5 @@ class FastDecodeRunner:
 
     def _choose(self, fast_path: DecodeFastPath) -> int:
         draw = fast_path.draw()
-        return choose_token(self._segment.exit.rows(1)[0], draw.sampling, draw.position, draw.history)
+        logits = self._segment.exit.rows(1)[0]
+        return choose_token(logits, draw.sampling, draw.position, draw.history, draw.prompt_tokens)

@@ -25,20 +25,23 @@ def draw_uniform(seed: int, position: int) -> float:
     return int(struct.unpack("<Q", digest)[0] >> 11) * 2.0**-53
 
 
-def choose_token(logits: NDArray[Any], sampling: Sampling, position: int, history: Sequence[int]) -> int:
+def choose_token(
+    logits: NDArray[Any], sampling: Sampling, position: int, history: Sequence[int], prompt_tokens: int = 0
+) -> int:
     """The token at ``position``.
 
     Args:
         logits: (vocabulary,), any float type; not changed.
         sampling: temperature 0 is greedy, the lowest id winning a tie.
         position: of the token to choose, in the whole sequence.
-        history: ids before it, for the repetition penalty (CTRL, arXiv 1909.05858); empty when that is off.
+        history: ids before it, for penalties; empty unless the sampling looks back.
+        prompt_tokens: how many of them are the prompt's.
 
     Raises:
         NotFinite: a logit is NaN or +infinity.
     """
-    if sampling.repetition_penalty != 1.0 and history:
-        logits = _penalised(logits, sampling.repetition_penalty, history)
+    if history:
+        logits = _penalised(logits, sampling, np.asarray(history, dtype=np.int64), prompt_tokens)
     best = int(logits.argmax())  # NaN wins argmax, so looking at the winner is enough
     if not math.isfinite(logits[best]):
         raise NotFinite("a logit that it computed is NaN or infinite")
@@ -47,11 +50,19 @@ def choose_token(logits: NDArray[Any], sampling: Sampling, position: int, histor
     return _draw(logits, sampling, draw_uniform(sampling.seed, position))
 
 
-def _penalised(logits: NDArray[Any], penalty: float, history: Sequence[int]) -> NDArray[Any]:
-    seen = np.unique(np.asarray(history, dtype=np.int64))
+def _penalised(
+    logits: NDArray[Any], sampling: Sampling, history: NDArray[np.int64], prompt_tokens: int
+) -> NDArray[np.float32]:
+    """The logits after the repetition penalty (CTRL, arXiv 1909.05858), which counts prompt and answer, and then
+    OpenAI's presence and frequency penalties, which count the answer's own tokens."""
     result = logits.astype(np.float32)
-    values = result[seen]
-    result[seen] = np.where(values > 0, values / penalty, values * penalty)
+    if sampling.repetition_penalty != 1.0:
+        seen = np.unique(history)
+        values, penalty = result[seen], sampling.repetition_penalty
+        result[seen] = np.where(values > 0, values / penalty, values * penalty)
+    if sampling.presence_penalty or sampling.frequency_penalty:
+        own, times = np.unique(history[prompt_tokens:], return_counts=True)
+        result[own] -= np.float32(sampling.presence_penalty) + np.float32(sampling.frequency_penalty) * times
     return result
 
 
@@ -71,6 +82,8 @@ def _draw(logits: NDArray[Any], sampling: Sampling, uniform: float) -> int:
             candidates = _likeliest_first(weights, (1.0 - sampling.top_p) * total / weights.size)
         reached = np.searchsorted(np.cumsum(weights[candidates]), sampling.top_p * total)
         candidates = candidates[: int(reached) + 1]
+    if sampling.min_p > 0:
+        candidates = candidates[weights[candidates] >= sampling.min_p]  # the likeliest token's weight is 1
     cumulative = np.cumsum(weights[candidates])
     drawn = int(np.searchsorted(cumulative, uniform * cumulative[-1], side="right"))
     return int(candidates[min(drawn, candidates.size - 1)])

@@ -13,7 +13,15 @@ from edge_node.requests.request import StageRequest
 from edge_node.requests.ring_driver import RingDriver
 from edge_node.stage_spec import SegmentSpec, StageSpec
 from edge_node.work import MAX_LOGITS
-from schemas.codec import HEADER_BYTES, VERIFY, Frame, frames_per_message, request_number, rows_per_message
+from schemas.codec import (
+    HEADER_BYTES,
+    VERIFY,
+    Frame,
+    frames_per_message,
+    logprobs_bytes,
+    request_number,
+    rows_per_message,
+)
 from schemas.messages import OpenRequest, RequestFailureCode
 
 _MAX_RESENT_TOKENS = 4096
@@ -28,8 +36,8 @@ def refuse(message: OpenRequest, spec: StageSpec) -> tuple[RequestFailureCode, s
         return "too_long", f"the prompt has {message.prompt_tokens} tokens, the plan's context {context_tokens}"
     if any(token >= vocab_size for token in message.prompt_ids or ()):
         return "internal", f"the prompt has a token outside the vocabulary of {vocab_size}"
-    penalty = message.sampling is not None and message.sampling.repetition_penalty != 1.0
-    needs_prompt = spec.is_first or penalty or message.draft_tokens > 0
+    looks_back = message.sampling is not None and message.sampling.looks_back
+    needs_prompt = spec.is_first or looks_back or message.draft_tokens > 0
     if needs_prompt and (not known or known < message.prompt_tokens):
         return "internal", f"stage {spec.stage} was not given the prompt"
     return None
@@ -98,6 +106,7 @@ def most_rows(spec: StageSpec) -> int:
     return rows_per_message(spec.segment.wire, spec.segment.width_out, spec.max_message_bytes)
 
 
-def most_tokens(spec: StageSpec) -> int:
-    """How many tokens are published again in one message."""
-    return max(1, min(_MAX_RESENT_TOKENS, (spec.max_message_bytes - HEADER_BYTES) // _TOKEN_BYTES))
+def most_tokens(spec: StageSpec, message: OpenRequest) -> int:
+    """How many tokens of a request are published again in one message."""
+    each_bytes = _TOKEN_BYTES + (0 if message.logprobs is None else logprobs_bytes(message.logprobs))
+    return max(1, min(_MAX_RESENT_TOKENS, (spec.max_message_bytes - 2 * HEADER_BYTES) // each_bytes))

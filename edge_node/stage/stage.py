@@ -19,12 +19,13 @@ from edge_node.stage.admission import find_slot, fits, most_rows, most_tokens, n
 from edge_node.stage.batch_scheduler import BatchScheduler, batches, batches_in_flight
 from edge_node.stage.decode_fast_path import DecodeFastPath, fast_path_of
 from edge_node.stage.stage_stats import StageStats
+from edge_node.stage.token_frames import token_frames
 from edge_node.stage.watchdog import Watchdog
 from edge_node.stage_spec import StageSpec
-from edge_node.wire.frames import activation_frame, replay_frame, token_ids, tokens_frame
+from edge_node.wire.frames import activation_frame, joined_frames, replay_frame, token_ids
 from edge_node.wire.topics import StageTopics
 from edge_node.work import Computed, Row, RowResult, Work, batch
-from schemas.codec import SAMPLE, VERIFY, Flag, Frame, Kind, request_id, request_number
+from schemas.codec import SAMPLE, VERIFY, Frame, Kind, request_id, request_number
 from schemas.messages import OpenRequest, RequestClosed, RequestFailed, RequestFailureCode, SegmentReady, StageMetrics
 
 _MAX_QUEUED_FRAMES = 512
@@ -132,8 +133,8 @@ class Stage:
         state = self.requests.get(number)
         if state is None or not self.spec.is_last:
             return []
-        ids, finish = state.tokens_from(position, most_tokens(self.spec))
-        frame = self._tokens_frame(number, state, position, ids, finish, ()) if ids else None
+        ids, finish = state.tokens_from(position, most_tokens(self.spec, state.open))
+        frame = token_frames(state, self.spec.epoch, position, ids, finish, ()) if ids else None
         return [SendFrame(self.topics.token, frame)] if frame else []
 
     def ask_again(self, request: str) -> list[Effect]:
@@ -205,9 +206,9 @@ class Stage:
         return effects
 
     def fast_path(self, number: int) -> DecodeFastPath | None:
-        """The fast path of a request, under its present attempt; None for a request that is not here."""
+        """The fast path of a request, under its present attempt; None for one that is not here, or has none."""
         state = self.requests.get(number)
-        if state is None:
+        if state is None or state.open.logprobs is not None:
             return None
         fast_path = self.fast_paths.get(number)
         if fast_path is None or fast_path.attempt != state.rule.attempt:
@@ -311,9 +312,8 @@ class Stage:
             data = self._advance(row, row_result, state, result.compute_s, now_s)
             if data is not None:
                 frames.append(data)
-        if not frames:
-            return failures
-        return [*failures, SendFrame(self.topics.next, b"".join(frames))]
+        messages = joined_frames(frames, self.spec.max_message_bytes)
+        return [*failures, *(SendFrame(self.topics.next, message) for message in messages)]
 
     def _step_failed(self, row: Row, reason: str, code: RequestFailureCode, state: StageRequest) -> list[Effect]:
         """Say that a step can't be computed, and whose fault it is. The first that fails here is tried once more; not
@@ -334,7 +334,7 @@ class Stage:
     ) -> bytes | None:
         """What a row sends: the hidden state to the next stage, or the last stage's token."""
         if self.spec.is_last:
-            return self._chosen(row, result.tokens, state, now_s) if result.tokens else None
+            return self._chosen(row, result, state, now_s) if result.tokens else None
         assert result.payload is not None
         width, dtype = self._segment.width_out, self._segment.wire
         data = activation_frame(row, self.spec.epoch, width=width, dtype=dtype, payload=result.payload)
@@ -343,12 +343,13 @@ class Stage:
         state.stats.sent(len(data), decode=state.is_decode(row))
         return data
 
-    def _chosen(self, row: Row, tokens: Sequence[int], state: StageRequest, now_s: float) -> bytes:
-        ids, guess = self.choose(state, row.first_draw, tokens, len(row.guess), now_s)
+    def _chosen(self, row: Row, result: RowResult, state: StageRequest, now_s: float) -> bytes:
+        state.logprobs.update(enumerate(result.logprobs, row.first_draw))
+        ids, guess = self.choose(state, row.first_draw, result.tokens, len(row.guess), now_s)
         if state.driver:  # a ring of one stage: the token need not travel to come back
             state.driver.token(row.attempt, row.first_draw, ids, guess, last=bool(state.finish), now_s=now_s)
             self._take_turn(row.request, state)
-        return self._tokens_frame(row.request, state, row.first_draw, ids, state.finish, guess)
+        return token_frames(state, self.spec.epoch, row.first_draw, ids, state.finish, guess)
 
     def choose(
         self, state: StageRequest, position: int, tokens: Sequence[int], guessed: int, now_s: float
@@ -360,15 +361,6 @@ class Stage:
         # With more requests than nodes none of them is idle: a wrong guess would cost somebody else's time.
         may_guess = len(self.requests) <= len(self.spec.nodes)
         return ids, state.guess_after(position, ids, guessed, now_s, self._segment.context_tokens if may_guess else 0)
-
-    def _tokens_frame(
-        self, number: int, state: StageRequest, position: int, ids: Sequence[int], finish: Flag, guess: Sequence[int]
-    ) -> bytes:
-        data = tokens_frame(
-            number, self.spec.epoch, state.rule.attempt, position=position, ids=ids, guess=guess, finish=finish
-        )
-        state.stats.sent(len(data), decode=True)
-        return data
 
     def failed(self, request: str, code: RequestFailureCode, reason: str, *, suspect: str | None = None) -> Effect:
         """The report that a request can't go on; ``suspect``: the node whose fault it is."""

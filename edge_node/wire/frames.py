@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from edge_node.effects import KvBlock
 from edge_node.work import Row
 from schemas.codec import (
+    MAX_FRAMES,
     SAMPLE,
     VERIFY,
     Dtype,
@@ -45,6 +46,30 @@ def tokens_frame(
     return pack_frame(
         Kind.TOKENS, Dtype.INT32, int(finish), len(ids), request, epoch, attempt, position, len(guess), payload
     )
+
+
+def logprobs_frame(
+    request: int, epoch: Epoch, attempt: int, *, position: int, alternatives: int, logprobs: Sequence[bytes]
+) -> bytes:
+    """The frame that tells the orchestrator how likely each of the tokens from ``position`` on was."""
+    return pack_frame(
+        Kind.LOGPROBS, Dtype.FP32, 0, len(logprobs), request, epoch, attempt, position, alternatives, b"".join(logprobs)
+    )
+
+
+def joined_frames(parts: Sequence[bytes], max_message_bytes: int) -> list[bytes]:
+    """Messages of what a run's rows send, as few as there can be; a part is a row's, and may be two frames."""
+    if len(parts) == 1:
+        return list(parts)
+    messages: list[list[bytes]] = []
+    size_bytes = 0
+    for part in parts:
+        if not messages or size_bytes + len(part) > max_message_bytes or len(messages[-1]) == MAX_FRAMES // 2:
+            messages.append([])
+            size_bytes = 0
+        messages[-1].append(part)
+        size_bytes += len(part)
+    return [b"".join(message) for message in messages]
 
 
 def token_ids(frame: Frame) -> tuple[tuple[int, ...], tuple[int, ...]]:

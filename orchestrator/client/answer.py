@@ -9,7 +9,7 @@ from orchestrator.client.answer_reader import Waiting
 from orchestrator.client.answer_stream import StreamMessage
 from orchestrator.client.answer_times import AnswerTimes
 from orchestrator.client.errors import AnswerFailed, AnswerIncomplete
-from schemas.messages import StreamEnd, StreamText
+from schemas.messages import StreamEnd, StreamText, TokenLogprobs
 
 
 class Connection(Protocol):
@@ -44,6 +44,8 @@ class Answer:
         """Called about twice a second while the answer waits for something, and with None when it goes on."""
         self.text = ""
         self.token_ids: list[int] = []
+        self.logprobs: list[TokenLogprobs] = []
+        """How likely they were, where that was asked for."""
         self.end: StreamEnd | None = None
 
     def cancel(self) -> None:
@@ -70,6 +72,7 @@ class Answer:
                     if isinstance(message, StreamText):
                         self.text += message.text
                         self.token_ids.extend(message.token_ids)
+                        self.logprobs.extend(message.logprobs or ())
                         if message.text:
                             yield message.text
                     elif isinstance(message, StreamEnd):

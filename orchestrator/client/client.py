@@ -64,6 +64,7 @@ from schemas.messages import (
     StreamEnd,
     StreamError,
     SubmitRequest,
+    Tool,
     UseModel,
     UseModelReply,
     decode,
@@ -160,15 +161,21 @@ class Client(Closing):
         self,
         messages: Sequence[ChatMessage] = (),
         *,
+        tools: Sequence[Tool] = (),
         prompt: str | None = None,
         max_tokens: int = 256,
         sampling: Sampling | None = None,
+        stop: Sequence[str] = (),
+        logprobs: int | None = None,
         pipeline: str = "main",
         stats: bool = False,
         patience_s: float = DEFAULT_PATIENCE_S,
     ) -> Answer:
         """Submit a conversation, or raw text as ``prompt``, and return the answer to come.
 
+        ``tools``: functions that the model may ask to be called; `orchestrator.text.tool_calls` reads its calls.
+        ``stop``: the answer ends before the first of these texts. ``logprobs``: how many likely tokens to tell with
+        each one that was chosen, and how likely all of them were.
         ``patience_s``: how long it waits for a broker, an orchestrator, nodes or memory that are missing.
 
         Raises:
@@ -178,9 +185,9 @@ class Client(Closing):
         request = secrets.token_hex(8)
         submit = SubmitRequest(
             client=self._name, connection=self._connection, request=request, pipeline=pipeline,
-            messages=tuple(messages), prompt=prompt,
-            max_tokens=max_tokens, sampling=sampling or Sampling(), stats=stats, lease_s=self._lease_s,
-            patience_s=patience_s,
+            messages=tuple(messages), tools=tuple(tools), prompt=prompt,
+            max_tokens=max_tokens, sampling=sampling or Sampling(), stop=tuple(stop), logprobs=logprobs, stats=stats,
+            lease_s=self._lease_s, patience_s=patience_s,
         )  # fmt: skip
         payload = encode(submit)
         decode(payload, SubmitRequest)  # the orchestrator drops what is outside the contract's limits, without a word

@@ -18,7 +18,7 @@ from orchestrator.commands.interrupts import stop_on_interrupt
 from orchestrator.commands.output import on_output_gone
 from orchestrator.commands.terminal import as_typed
 from orchestrator.text.table import table
-from schemas.limits import MAX_ANSWER_TOKENS
+from schemas.limits import MAX_ANSWER_TOKENS, MAX_STOP_CHARACTERS, MAX_STOP_STRINGS
 from schemas.messages import ChatMessage, Sampling, StageTiming, StreamEnd
 
 
@@ -30,8 +30,12 @@ class AnswerOptions:
     temperature: float
     top_k: int
     top_p: float
+    min_p: float
     repetition_penalty: float
+    presence_penalty: float
+    frequency_penalty: float
     seed: int | None
+    stop: tuple[str, ...]
     system: str | None
 
     def sampling(self) -> Sampling:
@@ -40,13 +44,24 @@ class AnswerOptions:
             temperature=self.temperature,
             top_k=self.top_k,
             top_p=self.top_p,
+            min_p=self.min_p,
             repetition_penalty=self.repetition_penalty,
+            presence_penalty=self.presence_penalty,
+            frequency_penalty=self.frequency_penalty,
             seed=secrets.randbelow(2**53) if self.seed is None else self.seed,
         )
 
     def opening(self) -> list[ChatMessage]:
         """What a conversation begins with: the system message, if there is one."""
         return [] if self.system is None else [ChatMessage(role="system", content=as_typed(self.system))]
+
+
+def _stop_strings(_context: click.Context, _option: click.Parameter, texts: tuple[str, ...]) -> tuple[str, ...]:
+    if len(texts) > MAX_STOP_STRINGS:
+        raise click.BadParameter(f"{len(texts)} texts, the most are {MAX_STOP_STRINGS}")
+    if any(not 1 <= len(text) <= MAX_STOP_CHARACTERS for text in texts):
+        raise click.BadParameter(f"a text has 1 to {MAX_STOP_CHARACTERS} characters")
+    return tuple(map(as_typed, texts))
 
 
 def answer_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -66,9 +81,17 @@ def answer_options(function: Callable[..., Any]) -> Callable[..., Any]:
                      help="Choose among the K likeliest tokens; 0 is all."),
         click.option("--top-p", type=FiniteRange(0, 1), default=1.0, show_default=True,
                      help="Choose among the likeliest tokens that together have this probability."),
+        click.option("--min-p", type=FiniteRange(0, 1), default=0.0, show_default=True,
+                     help="Choose among tokens at least this many times as likely as the likeliest; 0 is all."),
         click.option("--repetition-penalty", type=FiniteRange(0.1, 10), default=1.0, show_default=True,
                      help="Above 1, tokens that were there already become less likely."),
+        click.option("--presence-penalty", type=FiniteRange(-2, 2), default=0.0, show_default=True,
+                     help="Above 0, tokens that the answer has already become less likely."),
+        click.option("--frequency-penalty", type=FiniteRange(-2, 2), default=0.0, show_default=True,
+                     help="Above 0, the oftener the answer has a token, the less likely it becomes."),
         click.option("--seed", type=click.IntRange(0, 2**53), help="Same seed, same answer. [default: random]"),
+        click.option("--stop", metavar="TEXT", multiple=True, callback=_stop_strings,
+                     help="End the answer before this text; may be given several times."),
         click.option("--system", metavar="TEXT", help="The system message."),
     )  # fmt: skip
     command: Callable[..., Any] = with_wanted

@@ -22,6 +22,7 @@ from orchestrator.commands.output import print_json
 from orchestrator.commands.settings import Settings, bus_options, pass_settings
 from orchestrator.commands.terminal import as_typed, show_piece
 from orchestrator.commands.waiting_line import patience_option, told_waiting
+from schemas.limits import MAX_ALTERNATIVES
 from schemas.messages import ChatMessage, StreamEnd
 
 
@@ -35,6 +36,11 @@ from schemas.messages import ChatMessage, StreamEnd
     "become control tokens; otherwise what you write is text.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end instead of text as it comes.")
+@click.option(
+    "--logprobs",
+    type=click.IntRange(0, MAX_ALTERNATIVES),
+    help="With --json: how likely the model found each token, and so many of the likeliest at its place.",
+)
 @click.option("--stats", is_flag=True, help="Print times and sizes on stderr: TTFT, tokens/s, each stage's share.")
 @patience_option
 @bus_options
@@ -45,6 +51,7 @@ def command(
     wanted: AnswerOptions,
     raw: bool,
     as_json: bool,
+    logprobs: int | None,
     stats: bool,
     patience_s: float,
 ) -> int:
@@ -60,6 +67,8 @@ def command(
         raise click.UsageError("PROMPT is empty")
     if raw and wanted.system is not None:
         raise click.UsageError("--system needs the chat template, which --raw turns off")
+    if logprobs is not None and not as_json:
+        raise click.UsageError("--logprobs needs --json, which has room for them")
     sampling = wanted.sampling()
     messages = [*wanted.opening(), ChatMessage(role="user", content=prompt)]
     with connect(settings) as client:
@@ -68,6 +77,8 @@ def command(
             prompt=prompt if raw else None,
             max_tokens=wanted.max_tokens,
             sampling=sampling,
+            stop=wanted.stop,
+            logprobs=logprobs,
             stats=stats,
             patience_s=patience_s,
         )
@@ -82,7 +93,10 @@ def command(
     end = answer.end
     assert end is not None
     if as_json:
-        print_json(_report(answer, end, sampling.seed))
+        report = _report(answer, end, sampling.seed)
+        if logprobs is not None:
+            report["logprobs"] = [dataclasses.asdict(token) for token in answer.logprobs]
+        print_json(report)
     elif mark := cut_mark(end, wanted.max_tokens):
         click.echo(mark, err=True)
     if stats:

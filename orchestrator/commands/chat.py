@@ -61,6 +61,7 @@ def command(
                 messages,
                 max_tokens=wanted.max_tokens,
                 sampling=wanted.sampling(),
+                stop=wanted.stop,
                 stats=stats,
                 patience_s=patience_s,
             )

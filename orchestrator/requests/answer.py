@@ -2,24 +2,30 @@
 
 Token i of the answer has position ``prompt_tokens + i``. Tokens are taken strictly in that order: what was seen is
 dropped, what comes too early shows that something is missing.
+
+Text and tokens are told together, in parts: the tokens that have completed some characters, and these. What may be the
+beginning of a stop string is held back, whole parts of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from orchestrator.deployment.plan import LONGER
 from orchestrator.model.prompt import PromptRefused
 from orchestrator.model.served import TextStream
+from orchestrator.requests.answer_logprobs import AnswerLogprobs
+from orchestrator.requests.stop_strings import StopStrings
 from schemas.codec import Flag
 from schemas.messages import StreamText
 
 FinishReason = Literal["stop", "length", "cancelled"]
 _STOP, _LENGTH = int(Flag.STOP), int(Flag.LENGTH)
-_REPEATED_TOKENS = 512
-"""Behind one piece, at the most, of what is sent once more."""
+_MOST_TOKENS = 512
+"""Behind one piece; of a token whose alternatives are told each one counts."""
 
 
 @dataclass(frozen=True)
@@ -47,64 +53,163 @@ class EncodedPrompt:
 
 
 @dataclass
+class _Part:
+    """Tokens, and the characters that the last of them has completed."""
+
+    ids: Sequence[int]
+    text: str
+
+
+@dataclass
 class AnswerText:
-    """The text of one answer in pieces, each with its place in the whole."""
+    """The text of one answer, up to the first of its ``stop`` strings; ``logprobs`` are told with its tokens."""
 
     request: str
     stream: TextStream
+    stop: StopStrings | None = None
+    logprobs: AnswerLogprobs | None = None
     tokens: int = 0
     """Behind all pieces so far."""
     characters: int = 0
-    _pending_ids: list[int] = field(default_factory=list)
+    stopped_at: int | None = None
+    """How many tokens it took to complete a stop string; None while there is none."""
+    _taken: int = 0
+    _ids: list[int] = field(default_factory=list)
+    """Of a character that is incomplete."""
+    _held: deque[_Part] = field(default_factory=deque)
+    _held_characters: int = 0
 
-    def push(self, ids: Sequence[int]) -> list[StreamText]:
-        """The piece that these tokens complete; none while a character is incomplete.
+    def push(self, ids: Iterable[int]) -> list[StreamText]:
+        """The pieces that these tokens complete, usually one; none while a character is incomplete.
 
-        It ends with the last token that has completed a character, so that its place does not depend on how tokens
-        came.
+        A piece ends with a token that has completed a character, so that places do not depend on how tokens came.
         """
-        text, ends = "", len(self._pending_ids)
-        self._pending_ids += ids
-        for number, token_id in enumerate(ids, ends + 1):
-            if completed := self.stream.push(token_id):
-                text, ends = text + completed, number
-        return self._piece(text, ends) if text else []
+        return self._pieces(self._parts(ids))
 
     def finish(self) -> list[StreamText]:
         """The piece that is left at the end of the answer, if there is one."""
-        text = self.stream.finish()
-        return self._piece(text, len(self._pending_ids)) if text or self._pending_ids else []
+        return self._pieces(self._rest())
 
-    def _piece(self, text: str, tokens: int) -> list[StreamText]:
+    def after(self, tokens: int, ids: Iterable[int], *, is_end: bool) -> list[StreamText]:
+        """Of an answer of these tokens the pieces behind the first ``tokens`` ones; for a text that has none yet."""
+        parts = self._parts(ids)
+        parts += self._rest() if is_end else []
+        told = 0
+        while told < len(parts) and parts[told].ids and self.tokens + len(parts[told].ids) <= tokens:
+            self._count(parts[told])
+            told += 1
+        return self._pieces(parts[told:])
+
+    def _parts(self, ids: Iterable[int]) -> list[_Part]:
+        """The parts that more tokens have settled."""
+        for token_id in ids:
+            self._taken += 1
+            self._ids.append(token_id)
+            if completed := self.stream.push(token_id):
+                self._add(completed)
+                if self.stopped_at is not None:
+                    break
+        return self._released(self.stop.held if self.stop else 0)
+
+    def _rest(self) -> list[_Part]:
+        """The parts that are left at the end."""
+        if self.stopped_at is None:
+            text = self.stream.finish()
+            if text or self._ids:
+                self._add(text)
+        return self._released(0)
+
+    def _add(self, text: str) -> None:
+        self._held.append(_Part(self._ids, text))
+        self._held_characters += len(text)
+        self._ids = []
+        if self.stop and (beyond := self.stop.find(text)) is not None:
+            self._cut(beyond)
+
+    def _cut(self, characters: int) -> None:
+        """Drop characters at the end, and the tokens that only they came from."""
+        self.stopped_at = self._taken
+        self._held_characters -= characters
+        while characters:
+            last = self._held.pop()
+            left = last.text[: max(0, len(last.text) - characters)]
+            characters -= len(last.text) - len(left)
+            if left:
+                self._held.append(_Part(last.ids, left))
+
+    def _released(self, held: int) -> list[_Part]:
+        """The parts before the last ``held`` characters; once there is a stop string all parts are."""
+        held = held if self.stopped_at is None else 0
+        parts: list[_Part] = []
+        while self._held and self._held_characters - len(self._held[0].text) >= held:
+            parts.append(self._held.popleft())
+            self._held_characters -= len(parts[-1].text)
+        return parts
+
+    def _pieces(self, parts: Sequence[_Part]) -> list[StreamText]:
+        """The parts as pieces, one unless there are many."""
+        most = _MOST_TOKENS // (1 + self.logprobs.alternatives) if self.logprobs else _MOST_TOKENS
+        groups: list[list[_Part]] = []
+        count = most
+        for part in parts:
+            if count >= most:
+                groups.append([])
+                count = 0
+            groups[-1].append(part)
+            count += len(part.ids)
+        return [self._piece(group) for group in groups]
+
+    def _piece(self, parts: Sequence[_Part]) -> StreamText:
+        ids = tuple(token for part in parts for token in part.ids)
         piece = StreamText(
             request=self.request,
             first_token=self.tokens,
             first_character=self.characters,
-            text=text,
-            token_ids=tuple(self._pending_ids[:tokens]),
+            text="".join(part.text for part in parts),
+            token_ids=ids,
+            logprobs=self.logprobs.of(self.tokens, ids) if self.logprobs else None,
         )
-        self.tokens += tokens
-        self.characters += len(text)
-        del self._pending_ids[:tokens]
-        return [piece]
+        for part in parts:
+            self._count(part)
+        return piece
+
+    def _count(self, part: _Part) -> None:
+        self.tokens += len(part.ids)
+        self.characters += len(part.text)
 
 
 @dataclass
 class Answer:
-    """Tokens by position, and their text in pieces. ``new_text`` makes the stream that turns tokens into text."""
+    """Tokens by position, and their text in pieces, up to the first of the ``stop`` strings.
+
+    ``new_text`` makes the stream that turns tokens into text.
+    """
 
     request: str
     prompt: EncodedPrompt
     max_tokens: int
     new_text: Callable[[], TextStream]
     tokens: list[int] = field(default_factory=list)
+    stop: Sequence[str] = ()
+    logprobs: AnswerLogprobs | None = None
+    """How likely the tokens were, where that was asked for."""
     finish: FinishReason | None = None
     dropped_tokens: int = 0
     text: AnswerText = field(init=False)
+    _ended_by_token: bool = False
+    """Is the last token one that ends answers, and no text?"""
 
     def __post_init__(self) -> None:
-        self.text = AnswerText(self.request, self.new_text())
+        self.text = self._begin_text()
         self.text.push(self.tokens)
+        if self.text.stopped_at is not None:  # made once more, the token that completes the stop string ends the answer
+            del self.tokens[self.text.stopped_at - 1 :]
+            self.text = self._begin_text()
+            self.text.push(self.tokens)
+
+    def _begin_text(self) -> AnswerText:
+        stop = StopStrings(self.stop) if self.stop else None
+        return AnswerText(self.request, self.new_text(), stop, self.logprobs)
 
     @property
     def prompt_tokens(self) -> int:
@@ -120,8 +225,10 @@ class Answer:
         """Most tokens that are still to come."""
         return self.max_tokens - len(self.tokens)
 
-    def take(self, position: int, ids: Sequence[int], flags: int) -> tuple[list[StreamText], bool]:
-        """Take a frame's tokens.
+    def take(
+        self, position: int, ids: Sequence[int], flags: int, logprobs: Sequence[bytes] = ()
+    ) -> tuple[list[StreamText], bool]:
+        """Take a frame's tokens; ``logprobs``: how likely they were, packed, if that is known.
 
         Returns:
             Pieces of text to send on, and whether tokens before ``position`` are missing (then nothing was taken).
@@ -138,25 +245,29 @@ class Answer:
         fresh = list(ids[known - position :])
         self.dropped_tokens += len(ids) - len(fresh)
         fresh = fresh[: self.max_tokens - len(self.tokens)]
+        if self.logprobs and len(logprobs) == len(ids):
+            self.logprobs.take(len(self.tokens), logprobs[known - position :])
         self.tokens += fresh
         if flags & _STOP:
-            self.finish = "stop"
+            self.finish, self._ended_by_token = "stop", True
         elif flags & _LENGTH or len(self.tokens) >= self.max_tokens:
             self.finish = "length"
         pieces = self.text.push(self._shown(fresh))
-        return pieces + (self.text.finish() if self.finish else []), False
+        pieces += self.text.finish() if self.finish else []
+        if self.text.stopped_at is not None:
+            self.finish, self._ended_by_token = "stop", False
+            del self.tokens[self.text.stopped_at :]
+        return pieces, False
+
+    def cut(self) -> list[StreamText]:
+        """End the answer where it is, for want of room; the piece of text that is left."""
+        self.finish = "length"
+        return self.text.finish()
 
     def _shown(self, ids: Sequence[int]) -> Sequence[int]:
-        """Of an answer's newest tokens those that are text: the one that ended it is none."""
-        return ids[:-1] if self.finish == "stop" else ids
+        """Of an answer's newest tokens those that are text: the one that ended it may be none."""
+        return ids[:-1] if self._ended_by_token else ids
 
     def text_after(self, tokens: int) -> list[StreamText]:
         """The text behind the first ``tokens`` tokens once more, for a reader who has missed it."""
-        text, shown = AnswerText(self.request, self.new_text()), self._shown(self.tokens)
-        text.push(shown[:tokens])
-        pieces = [
-            piece
-            for first in range(tokens, len(shown), _REPEATED_TOKENS)
-            for piece in text.push(shown[first : first + _REPEATED_TOKENS])
-        ]
-        return pieces + (text.finish() if self.finish else [])
+        return self._begin_text().after(tokens, self._shown(self.tokens), is_end=self.finish is not None)

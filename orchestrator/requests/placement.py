@@ -56,12 +56,11 @@ class Placement:
     def open_messages(self, submit: SubmitRequest, answer: Answer, *, pipeline: str) -> list[tuple[str, OpenRequest]]:
         """(node, command) to open the request, by stage: from the last to the second, then stage 0, which begins at
         once."""
-        penalty = submit.sampling.repetition_penalty != 1.0
         known = (*answer.prompt.ids, *answer.tokens)
         last = len(self.ring) - 1
         commands = []
         for stage in range(last, -1, -1):
-            wants_ids = stage == 0 or (stage == last and (penalty or self.draft_tokens > 0))
+            wants_ids = stage == 0 or (stage == last and (submit.sampling.looks_back or self.draft_tokens > 0))
             commands.append((
                 self.ring[stage],
                 OpenRequest(
@@ -75,6 +74,7 @@ class Placement:
                     sampling=submit.sampling if stage == last else None,
                     eos_ids=self.eos_ids if stage == last else (),
                     draft_tokens=self.draft_tokens if stage == last else 0,
+                    logprobs=submit.logprobs if stage == last else None,
                     prefix_request=self.prefix[0] if self.prefix else None,
                     prefix_tokens=self.prefix[1] if self.prefix else 0,
                     moved_tokens=self.moved_tokens,

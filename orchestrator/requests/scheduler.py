@@ -154,7 +154,7 @@ class RequestScheduler:
             self.tokens_dropped += frame.count
             return []
         before = len(session.answer.tokens)
-        pieces, gap = session.answer.take(frame.position, heard.ids, frame.flags)
+        pieces, gap = session.answer.take(frame.position, heard.ids, frame.flags, heard.logprobs)
         if gap or session.answer.finish or self._next_nodes:
             self.changed = True
         if gap:
@@ -208,6 +208,7 @@ class RequestScheduler:
             if not is_encoded:
                 effects += session.ask_prompt(model)
             elif session.answer and session.answer.remaining_tokens <= 0:
+                effects += [Publish(session.stream_topic, piece) for piece in session.answer.cut()]
                 effects += self._finish(session, "length", now_s)  # the new plan has a smaller context
             elif free > 0:
                 free -= 1

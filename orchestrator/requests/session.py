@@ -12,6 +12,7 @@ from orchestrator.events import SavedRequest
 from orchestrator.model.prompt import PromptRefused
 from orchestrator.model.served import ServedModel
 from orchestrator.requests.answer import Answer, EncodedPrompt, FinishReason
+from orchestrator.requests.answer_logprobs import AnswerLogprobs
 from orchestrator.requests.placement import Placement
 from orchestrator.requests.resend_timer import ResendTimer
 from orchestrator.requests.step_failures import StepFailures, StepVerdict
@@ -28,6 +29,7 @@ from schemas.messages import (
     StreamError,
     StreamStatus,
     SubmitRequest,
+    ToolFormat,
 )
 from schemas.topics import REQUEST_STREAM
 
@@ -97,6 +99,8 @@ class Session:
     """Tokens of the answer from before this orchestrator knew the request, until there is an ``answer``."""
     opened_in: str = ""
     """The epoch in which an earlier start of the orchestrator opened it; empty unless it was."""
+    tool_format: ToolFormat | None = None
+    """How its model writes tool calls, where tools were offered."""
     end_told: StreamEnd | StreamError | None = None
     """The end, once its reader was told."""
     request: str = field(init=False)
@@ -191,6 +195,7 @@ class Session:
         Raises:
             PromptRefused: too long, or begun with another model.
         """
+        self.tool_format = model.tokenizer.tool_format if self.submit.tools else None
         begun_with = self.answer.prompt.model if self.answer else self.begun_with
         if self.tokens_known and begun_with not in (None, model.name):
             raise PromptRefused("bad_request", "the model was changed during the answer: ask again")
@@ -201,7 +206,11 @@ class Session:
             known = list(self.known_ids[:most_tokens])
             if known and known[-1] in model.manifest.eos_ids:
                 known.pop()  # made once more, it ends the answer
-            self.answer = Answer(self.request, self.prompt, most_tokens, model.tokenizer.stream, known)
+            alternatives = self.submit.logprobs
+            self.answer = Answer(
+                self.request, self.prompt, most_tokens, model.tokenizer.stream, known, self.submit.stop,
+                None if alternatives is None else AnswerLogprobs(model.tokenizer.token_text, alternatives),
+            )  # fmt: skip
         else:
             self.answer.max_tokens = most_tokens
         return True
@@ -322,7 +331,8 @@ class Session:
     def status(self) -> Publish:
         """The message about what the answer waits for."""
         model = self.prompt.model if self.prompt else None
-        status = StreamStatus(request=self.request, waits_for=self.waits_for[:MAX_LINE], model=model)
+        waits_for, form = self.waits_for[:MAX_LINE], self.tool_format
+        status = StreamStatus(request=self.request, waits_for=waits_for, model=model, tool_format=form)
         return Publish(self.stream_topic, status)
 
     def tell_end(self, end: StreamEnd | StreamError) -> Publish:

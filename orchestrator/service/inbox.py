@@ -21,6 +21,7 @@ from orchestrator.events import (
 from orchestrator.service.malformed import malformed, same
 from schemas.codec import Kind, decode_frames
 from schemas.errors import ContractError
+from schemas.logprobs import split_logprobs
 from schemas.messages import CancelRequest, ClientWill, Plan, RenewRequest, SubmitRequest, decode
 from schemas.topics import (
     CLIENT_WILL,
@@ -125,10 +126,21 @@ def _parse(delivery: Delivery) -> Event | None:
 
 def _tokens(place: dict[str, str], payload: bytes) -> Sequence[Event]:
     """The events of one message of tokens; a stage sends those of several requests together."""
+    frames = [frame for frame in decode_frames(payload) if str(frame.epoch) == place["epoch"]]
+    logprobs = {
+        (frame.request, frame.position, frame.count): split_logprobs(frame.payload, frame.width)
+        for frame in frames
+        if frame.kind is Kind.LOGPROBS
+    }
     return [
-        TokensHeard(place["pipeline"], place["sender"], frame)
-        for frame in decode_frames(payload)
-        if frame.kind is Kind.TOKENS and str(frame.epoch) == place["epoch"]
+        TokensHeard(
+            place["pipeline"],
+            place["sender"],
+            frame,
+            logprobs.get((frame.request, frame.position, frame.count), ()) if logprobs else (),
+        )
+        for frame in frames
+        if frame.kind is Kind.TOKENS
     ]
 
 

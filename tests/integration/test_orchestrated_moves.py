@@ -11,7 +11,7 @@ from schemas.messages import Sampling
 from tests.support.moves import PLANS, moving
 from tests.support.nodes import running_nodes
 
-SAMPLINGS = [Sampling(), Sampling(temperature=3.0, seed=1), Sampling(repetition_penalty=1.3)]
+SAMPLINGS = [Sampling(), Sampling(temperature=3.0, seed=1), Sampling(repetition_penalty=1.3, frequency_penalty=0.5)]
 PROMPT_TOKENS = 6
 TOKENS = 80
 
@@ -24,9 +24,17 @@ def test_the_text_is_that_of_an_undisturbed_run(
     with moving(tiny_store, mosquitto, tmp_path, "abc", "--emulate-speed", "0.03") as (fleet, _):
         fleet.apply(PLANS[0])
         undisturbed = fleet.read(SAMPLINGS, TOKENS)
+        fleet.logprobs = 3
         moved = fleet.read_while_moving(SAMPLINGS, TOKENS, 4)
         moves = fleet.moves()
     assert [ids for ids, _ in moved] == [ids for ids, _ in undisturbed]
+    for told, (ids, _), sampling in zip(fleet.told, moved, SAMPLINGS, strict=True):
+        assert len(told) == len(ids)
+        for one, token in zip(told, ids, strict=True):
+            assert one.logprob is not None, "told through every move"
+            assert len(one.top) == 3
+            if sampling == Sampling():
+                assert (one.top[0].token_id, one.top[0].logprob) == (token, one.logprob), "the likeliest"
     assert moves.done >= 2
     assert moves.last
     assert (moves.failed, moves.last.mode) == (0, mode)

@@ -15,7 +15,7 @@ from orchestrator.client import Client
 from orchestrator.model.store import ModelStore
 from orchestrator.service.config import ServiceConfig
 from orchestrator.timing import Timing
-from schemas.messages import MovesView, Plan, Sampling, StageTiming, decode
+from schemas.messages import MovesView, Plan, Sampling, StageTiming, TokenLogprobs, decode
 from schemas.topics import PLAN
 from tests.support.members import as_orchestrator
 from tests.support.nodes import NodeProcess, running_nodes
@@ -41,6 +41,10 @@ class Moving:
         self.broker_url = broker_url
         self._reader = reader
         self._operator = operator
+        self.logprobs: int | None = None
+        """What readers ask for."""
+        self.told: list[list[TokenLogprobs]] = []
+        """How likely the tokens of the answers were that were read last."""
 
     def apply(self, pins: Sequence[Sequence[str]]) -> None:
         """Bring a plan into force."""
@@ -53,7 +57,9 @@ class Moving:
     def read(self, samplings: Sequence[Sampling], max_tokens: int) -> list[tuple[list[int], tuple[StageTiming, ...]]]:
         """Answers to as many requests at once: tokens, and what the stages say."""
         answers = [
-            self._reader.ask(prompt=PROMPT, max_tokens=max_tokens, sampling=sampling, stats=True)
+            self._reader.ask(
+                prompt=PROMPT, max_tokens=max_tokens, sampling=sampling, stats=True, logprobs=self.logprobs
+            )
             for sampling in samplings
         ]
         found = []
@@ -61,6 +67,7 @@ class Moving:
             "".join(answer)
             assert answer.end
             found.append((answer.token_ids, answer.end.stages))
+        self.told = [answer.logprobs for answer in answers]
         return found
 
     def read_while_moving(

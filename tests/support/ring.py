@@ -307,7 +307,7 @@ class Ring:
     def open_stages(self, answer: Answer, plan: Plan, ids: Sequence[int], **changes: Any) -> None:
         """Open a request on every stage, the first one last; ``ids``: all that is known of it."""
         last = len(plan.ring) - 1
-        penalty = answer.options["sampling"].repetition_penalty != 1.0
+        penalty = answer.options["sampling"].looks_back
         for stage in range(last, -1, -1):
             needs_ids = stage == 0 or (stage == last and (penalty or answer.options["draft_tokens"] > 0))
             message = OpenRequest(

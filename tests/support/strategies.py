@@ -160,6 +160,7 @@ def frames(draw: st.DrawFn) -> codec.Frame:
                 *((codec.Kind.KV_ROWS, d, 0) for d in (1, 2)),
                 (codec.Kind.REPLAY, 0, 0),
                 (codec.Kind.KV_ACK, 0, 0),
+                (codec.Kind.LOGPROBS, 1, 0),
             ]
         )
     )
@@ -169,6 +170,9 @@ def frames(draw: st.DrawFn) -> codec.Frame:
         count = draw(_COUNTS)
     if kind is codec.Kind.TOKENS:
         payload_bytes = 4 * count
+    if kind is codec.Kind.LOGPROBS:
+        width = draw(st.integers(0, 20))
+        payload_bytes = count * codec.logprobs_bytes(width)
     if kind is codec.Kind.ACTIVATION:
         width = draw(_WIDTHS)
         payload_bytes = codec.activation_payload_bytes(dtype, count, width)

@@ -21,8 +21,10 @@ from edge_node.effects import (
     Unsubscribe,
 )
 from edge_node.stage_spec import StageSpec
+from edge_node.wire.frames import joined_frames
 from edge_node.work import Computed, Row, RowResult, Work
-from schemas.codec import Dtype, Flag, Frame, Kind, decode_frame
+from schemas.codec import Dtype, Flag, Frame, Kind, decode_frame, decode_frames
+from schemas.logprobs import Logprobs, pack_logprobs
 from schemas.messages import (
     CloseRequest,
     Epoch,
@@ -581,8 +583,9 @@ def test_the_last_stage_samples_where_it_is_asked_to() -> None:
     assert (frame.kind, frame.position, frame.count, bytes(frame.payload)) == (Kind.TOKENS, 13, 1, b"\x4d\0\0\0")
 
 
-def test_the_penalty_sees_prompt_and_tokens_also_in_a_new_epoch() -> None:
-    sampling = Sampling(repetition_penalty=1.2)
+@pytest.mark.parametrize("name", ["repetition_penalty", "presence_penalty", "frequency_penalty"])
+def test_a_penalty_sees_prompt_and_tokens_also_in_a_new_epoch(name: str) -> None:
+    sampling = Sampling(**{name: 1.2})
     node = last_stage(prompt_ids=(1, 2, 3, 4, 5, 60, 70), sampling=sampling)  # two tokens of an earlier epoch
     node.frame("bravo", count=5, flags=0)
     node.compute()
@@ -594,8 +597,58 @@ def test_the_penalty_sees_prompt_and_tokens_also_in_a_new_epoch() -> None:
         work, row = node.row()
         assert row.draw is not None
         histories.append(list(row.draw.history))
+        assert row.draw.prompt_tokens == 5, "what an earlier epoch has made is the answer's own"
         node.core.computed(work, Computed(0.1, (RowResult(tokens=(token,)),)), 1.0)
     assert histories == [[1, 2, 3, 4, 5, 60, 70], [1, 2, 3, 4, 5, 60, 70, 80], [1, 2, 3, 4, 5, 60, 70, 80, 90]]
+
+
+def likely(token: int) -> bytes:
+    return pack_logprobs(Logprobs(-0.5, (token, 9), (-0.5, -2.0)))
+
+
+def frames_of(effects: list[Effect]) -> list[Frame]:
+    return [frame for effect in effects if isinstance(effect, SendFrame) for frame in decode_frames(effect.data)]
+
+
+def test_the_last_stage_tells_how_likely_tokens_were_where_that_is_wanted_also_again() -> None:
+    node = last_stage(logprobs=2, max_tokens=3)
+    for position, count, token in ((0, 5, 70), (5, 1, 71)):
+        node.frame("bravo", position=position, count=count)
+        work, row = node.row()
+        assert row.draw is not None
+        assert row.draw.logprobs == 2
+        result = RowResult(tokens=(token,), logprobs=(likely(token),))
+        tokens, logprobs = frames_of(node.core.computed(work, Computed(0.1, (result,)), 1.0))
+        assert (tokens.kind, logprobs.kind, logprobs.position) == (Kind.TOKENS, Kind.LOGPROBS, tokens.position)
+        assert (logprobs.count, logprobs.width, bytes(logprobs.payload)) == (1, 2, likely(token))
+    tokens, logprobs = frames_of(node.core.message(ResendTokens(request=REQUEST, position=5)))
+    assert (tokens.count, logprobs.count, logprobs.position) == (2, 2, 5)
+    assert bytes(logprobs.payload) == likely(70) + likely(71)
+
+
+def test_a_run_that_goes_beyond_the_end_tells_nothing_of_what_is_behind_it() -> None:
+    node = last_stage(logprobs=2, max_tokens=2)
+    node.frame("bravo", count=5)
+    work, _ = node.row()
+    result = RowResult(tokens=(70, 71, 72), logprobs=(likely(70), likely(71), likely(72)))
+    tokens, logprobs = frames_of(node.core.computed(work, Computed(0.1, (result,)), 1.0))
+    assert (tokens.count, logprobs.count) == (2, 2)
+
+
+def test_the_first_stage_leaves_them_to_the_orchestrator() -> None:
+    node = Node("alfa")
+    node.open()
+    node.compute()
+    logprobs = Frame(Kind.LOGPROBS, NUMBER, epoch(1), 0, 5, 1, 2, Dtype.FP32, payload=likely(70))
+    assert node.core.frame(PIPELINE, 0, "charlie", logprobs, 1.0) == []
+    assert node.core.total_frames_dropped == 0
+
+
+def test_a_message_of_many_rows_is_as_long_as_the_broker_lets_it() -> None:
+    parts = [bytes([number]) * 40 for number in range(5)]
+    assert joined_frames(parts, 100) == [parts[0] + parts[1], parts[2] + parts[3], parts[4]]
+    assert joined_frames(parts, 1000) == [b"".join(parts)]
+    assert joined_frames(parts[:1], 10) == parts[:1], "a row's part is never divided"
 
 
 def test_the_answer_ends_at_an_eos_id_or_at_its_length() -> None:

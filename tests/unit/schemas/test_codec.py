@@ -138,7 +138,7 @@ def test_every_flipped_header_bit_and_some_payload_bits(frame: Frame, data: st.D
 WRONG_HEADERS = [
     ("magic", 0, "2s", [b"BL", b"\0\0", b"lb"], errors.FrameVersionMismatch),
     ("version", 2, "B", [0, 2, 255], errors.FrameVersionMismatch),
-    ("kind", 3, "B", [0, 6, 255], errors.FrameKindUnknown),
+    ("kind", 3, "B", [0, 7, 255], errors.FrameKindUnknown),
     ("dtype", 4, "B", [0, 4, 5, 255], errors.FrameDtypeMismatch),
     ("flags", 5, "B", [2, 4, 16, 255], errors.FrameShapeMismatch),
     ("count", 6, "H", [0, 2, 65535], errors.FrameShapeMismatch),
@@ -183,11 +183,25 @@ def test_arbitrary_bytes(data: bytes, header: bool) -> None:
 @pytest.mark.parametrize("kind", list(Kind))
 @pytest.mark.parametrize("dtype", list(Dtype))
 def test_dtypes_a_kind_cannot_carry(kind: Kind, dtype: Dtype) -> None:
-    allowed = {Kind.ACTIVATION: {1, 2, 3}, Kind.TOKENS: {4}, Kind.KV_ROWS: {1, 2}, Kind.REPLAY: {0}, Kind.KV_ACK: {0}}
+    allowed = {
+        Kind.ACTIVATION: {1, 2, 3}, Kind.TOKENS: {4}, Kind.KV_ROWS: {1, 2}, Kind.REPLAY: {0}, Kind.KV_ACK: {0},
+        Kind.LOGPROBS: {1},
+    }  # fmt: skip
     frame = activation(kind=kind, dtype=dtype, flags=0)
     if dtype not in allowed[kind]:
         with pytest.raises(errors.FrameDtypeMismatch):
             encode_frame(frame)
+
+
+def test_most_alternatives_of_a_token() -> None:
+    def logprobs(width: int) -> Frame:
+        payload = bytes(2 * codec.logprobs_bytes(width))
+        return activation(kind=Kind.LOGPROBS, flags=0, count=2, width=width, payload=payload)
+
+    assert decode_frame(encode_frame(logprobs(limits.MAX_ALTERNATIVES))).width == limits.MAX_ALTERNATIVES
+    assert decode_frame(encode_frame(logprobs(0))).width == 0
+    with pytest.raises(errors.FrameShapeMismatch, match="21 alternatives"):
+        encode_frame(logprobs(limits.MAX_ALTERNATIVES + 1))
 
 
 def test_largest_payload() -> None:

@@ -165,6 +165,49 @@ def test_repetition_penalty_against_the_plain_definition(
     assert (array == np.array(logits, np.float32)).all()
 
 
+@given(st.lists(NUMBERS, min_size=3, max_size=30), st.floats(-2, 2), st.floats(-2, 2), st.data())
+@examples(200)
+def test_presence_and_frequency_penalty_against_openais_definition(
+    logits: list[float], presence: float, frequency: float, data: st.DataObject
+) -> None:
+    tokens = st.lists(st.integers(0, len(logits) - 1), max_size=20)
+    prompt, own = data.draw(tokens), data.draw(tokens)
+    sampling = Sampling(presence_penalty=presence, frequency_penalty=frequency)
+    array = np.array(logits, np.float32)
+    reference = [
+        float(value) - own.count(index) * frequency - (own.count(index) > 0) * presence
+        for index, value in enumerate(array)
+    ]
+    chosen = choose_token(array, sampling, 5, [*prompt, *own], len(prompt))
+    assert reference[chosen] == pytest.approx(max(reference), abs=1e-4)
+    assert (array == np.array(logits, np.float32)).all()
+
+
+def test_the_answers_own_tokens_count_and_the_prompts_do_not() -> None:
+    logits = np.array([1.0, 0.9, 0.0], np.float32)
+    sampling = Sampling(presence_penalty=0.5)
+    assert choose_token(logits, sampling, 3, [0, 0, 0], 3) == 0
+    assert choose_token(logits, sampling, 3, [0, 0, 0], 2) == 1
+
+
+def test_frequency_counts_how_often_and_presence_does_not() -> None:
+    logits = np.array([2.0, 0.9, 0.0], np.float32)
+    assert choose_token(logits, Sampling(frequency_penalty=0.5), 4, [0, 0, 0], 0) == 1
+    assert choose_token(logits, Sampling(presence_penalty=0.5), 4, [0, 0, 0], 0) == 0
+
+
+@pytest.mark.parametrize("others", [{}, {"top_k": 6}, {"top_p": 0.99}])
+def test_min_p_keeps_what_is_likely_enough_beside_the_likeliest(others: dict[str, float]) -> None:
+    expected = softmax(LOGITS, 1.5)
+    expected[expected < 0.4 * expected[0]] = 0
+    assert 1 < np.count_nonzero(expected) < 6
+    assert_distribution(frequencies(Sampling(temperature=1.5, min_p=0.4, seed=12, **others)), expected)
+
+
+def test_min_p_of_one_is_greedy() -> None:
+    assert frequencies(Sampling(temperature=5.0, min_p=1.0, seed=1))[0] == DRAWS
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 @pytest.mark.parametrize("sampling", [Sampling(), Sampling(temperature=1.0, top_p=0.9, repetition_penalty=1.2)])
 def test_not_finite_logits_are_an_error(bad: float, sampling: Sampling) -> None:

@@ -112,6 +112,11 @@ def test_a_step_of_the_last_stage(token: int, flags: Flag) -> None:
     assert bytes(frame.payload) == token.to_bytes(4, "little")
 
 
+def test_tokens_whose_probabilities_are_told_go_the_long_way() -> None:
+    assert Node("charlie").fast_path(Node("charlie").activation(5))
+    assert Node("charlie", logprobs=0).fast_path(Node("charlie").activation(5)) is None
+
+
 def test_the_last_token_says_that_the_answer_is_full() -> None:
     node = Node("charlie", max_tokens=2)
     fast_path = node.fast_path(node.activation(5))

@@ -8,6 +8,7 @@ import json
 import os
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -15,7 +16,15 @@ import pytest
 from orchestrator import cli
 from orchestrator.client import Client, Waiting
 from orchestrator.commands import waiting_line
-from schemas.messages import ChatMessage, RenewRequest, StreamError, StreamStatus, SubmitRequest
+from schemas.messages import (
+    ChatMessage,
+    LikelyToken,
+    RenewRequest,
+    StreamError,
+    StreamStatus,
+    SubmitRequest,
+    TokenLogprobs,
+)
 from tests.support.fake_orchestrator import FakeOrchestrator, StreamMessage, end, paris, piece, pieces
 
 
@@ -76,16 +85,55 @@ def test_an_answer_does_nothing_to_a_terminal_and_is_whole_in_a_file(
 
 def test_ask_passes_its_options_on(fake: FakeOrchestrator) -> None:
     options = "--max-tokens 9 --temperature 0.7 --top-k 40 --top-p 0.9 --repetition-penalty 1.1 --seed 5".split()
+    options += "--min-p 0.05 --presence-penalty -0.5 --frequency-penalty 0.25".split()
     assert cli.run(["ask", "Hello", "--system", "Be brief.", *options]) == 0
     (submit,) = fake.submitted
     assert submit.max_tokens == 9
     sampling = submit.sampling
     assert (sampling.temperature, sampling.top_k, sampling.top_p) == (0.7, 40, 0.9)
     assert (sampling.repetition_penalty, sampling.seed) == (1.1, 5)
+    assert (sampling.min_p, sampling.presence_penalty, sampling.frequency_penalty) == (0.05, -0.5, 0.25)
     assert submit.messages == (
         ChatMessage(role="system", content="Be brief."),
         ChatMessage(role="user", content="Hello"),
     )
+
+
+@pytest.mark.parametrize("command", [["ask", "Hello"], ["chat"]])
+def test_stop_strings_are_passed_on(
+    fake: FakeOrchestrator, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    type_lines(monkeypatch, "Hello")
+    assert cli.run([*command, "--stop", "\n\n", "--stop", "User:"]) == 0
+    assert fake.submitted[0].stop == ("\n\n", "User:")
+
+
+@pytest.mark.parametrize("stop", [[""], ["x" * 257], ["x"] * 17])
+def test_a_stop_string_outside_the_limits_is_refused_in_a_line(
+    fake: FakeOrchestrator, capsys: pytest.CaptureFixture[str], stop: list[str]
+) -> None:
+    assert cli.run(["ask", "Hello", *(word for text in stop for word in ("--stop", text))]) == 2
+    assert "Invalid value for '--stop': " in capsys.readouterr().err
+    assert fake.submitted == []
+
+
+def likely(submit: SubmitRequest) -> list[StreamMessage]:
+    top = (LikelyToken(token_id=0, text="Par", logprob=-0.25),)
+    told = replace(piece(submit.request, "Par"), logprobs=(TokenLogprobs(text="Par", logprob=-0.25, top=top),))
+    return [told, replace(piece(submit.request, "is.", ["Par"]), logprobs=(TokenLogprobs(text="is."),)),
+            end(submit.request)]  # fmt: skip
+
+
+def test_ask_tells_how_likely_tokens_were(fake: FakeOrchestrator, capsys: pytest.CaptureFixture[str]) -> None:
+    fake.answer = likely
+    assert cli.run(["ask", "Hello", "--json", "--logprobs", "1"]) == 0
+    assert fake.submitted[0].logprobs == 1
+    assert json.loads(capsys.readouterr().out)["logprobs"] == [
+        {"text": "Par", "logprob": -0.25, "top": [{"token_id": 0, "text": "Par", "logprob": -0.25}]},
+        {"text": "is.", "logprob": None, "top": []},
+    ]
+    assert cli.run(["ask", "Hello", "--logprobs", "1"]) == 2
+    assert "--logprobs needs --json" in capsys.readouterr().err
 
 
 def test_ask_without_a_seed_takes_another_one_each_time(fake: FakeOrchestrator) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import AddedToken, Tokenizer, models
+from tokenizers import AddedToken, Tokenizer, decoders, models
 
 from orchestrator.model.errors import BrokenModel
 from orchestrator.model.tokenizer import REPLACEMENT, ModelTokenizer, copy_tokenizer
@@ -146,3 +146,15 @@ def test_a_missing_or_damaged_tokenizer_is_named(folder: Path, tmp_path: Path) -
     (path / "tokenizer.json").write_text("{")
     with pytest.raises(BrokenModel, match="cannot be read"):
         ModelTokenizer(path)
+
+
+def test_the_text_of_a_single_token_has_the_space_in_front_of_it(tokenizer: ModelTokenizer, tmp_path: Path) -> None:
+    for text in (" Paris is", "a\n\nb 🧭"):
+        ids = tokenizer.encode(text)
+        whole = "".join(tokenizer.token_text(token) for token in ids)
+        assert whole.replace(REPLACEMENT, "") == text.replace("🧭", "")
+    assert tokenizer.token_text(10**6) == ""
+    marked = Tokenizer(models.BPE({"▁Paris": 0, "a": 1, "▁": 2}, []))
+    marked.decoder = decoders.Metaspace()
+    marked.save(str(tmp_path / "tokenizer.json"))
+    assert ModelTokenizer(tmp_path).token_text(0) == " Paris"

@@ -208,7 +208,7 @@ def test_a_request_has_either_messages_or_a_prompt(changes: dict[str, Any]) -> N
 
 def test_a_template_that_refuses_is_the_clients_mistake() -> None:
     class Strict(Letters):
-        def encode_chat(self, messages: object) -> list[int]:
+        def encode_chat(self, messages: object, tools: object = ()) -> list[int]:
             raise OrchestratorError("roles must alternate")
 
     with pytest.raises(PromptRefused, match="roles must alternate"):
@@ -227,8 +227,9 @@ def test_stages_are_opened_from_the_last_to_the_first() -> None:
     assert first.sampling is None
 
 
-def test_a_penalty_needs_the_prompt_on_the_last_stage() -> None:
-    commands = opened(sampling=Sampling(repetition_penalty=1.1)).open_messages(pipeline="main")
+@pytest.mark.parametrize("name", ["repetition_penalty", "presence_penalty", "frequency_penalty"])
+def test_a_penalty_needs_the_prompt_on_the_last_stage(name: str) -> None:
+    commands = opened(sampling=Sampling(**{name: 1.1})).open_messages(pipeline="main")
     assert [message.prompt_ids is not None for _, message in commands] == [True, False, True]
 
 
