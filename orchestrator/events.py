@@ -20,6 +20,7 @@ from schemas.messages import (
     Plan,
     PlanExplanation,
     RenewRequest,
+    ResponseTo,
     SubmitRequest,
 )
 
@@ -144,6 +145,8 @@ class Malformed:
     client: str
     request: str | None
     reason: str
+    response: ResponseTo | None = None
+    """Where else the answer is wanted."""
 
 
 @dataclass(frozen=True)

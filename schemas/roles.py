@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-Role = Literal["node", "client", "operator", "orchestrator"]
-"""Lends its device; asks; commands, too; serves."""
+Role = Literal["node", "client", "operator", "home-assistant", "orchestrator"]
+"""Lends its device; asks; commands, too; shows the fleet in a home; serves."""
 ROLES: tuple[Role, ...] = get_args(Role)
 
 

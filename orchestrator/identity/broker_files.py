@@ -89,7 +89,7 @@ def _write_changed(fleet: FleetFolder, members: Sequence[tuple[str, Role, str]])
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     texts = {
         "passwords": "".join(f"{name}:{key_hash}\n" for name, _, key_hash in members),
-        "roles": acl_text((name, role) for name, role, _ in members),
+        "roles": acl_text(((name, role) for name, role, _ in members), discovery=fleet.settings.home_assistant),
         "server.pem": fleet.server_file.read_text("utf-8"),
         "mosquitto.conf": _CONFIGURATION.format(
             # Mosquitto would become another user, who may not read what is its owner's alone.

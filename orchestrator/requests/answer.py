@@ -8,15 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 from orchestrator.deployment.plan import LONGER
 from orchestrator.model.prompt import PromptRefused
 from orchestrator.model.served import TextStream
 from schemas.codec import Flag
-from schemas.messages import StreamText
+from schemas.messages import FinishReason, RequestAnswer, StreamEnd, StreamError, StreamText
 
-FinishReason = Literal["stop", "length", "cancelled"]
 _STOP, _LENGTH = int(Flag.STOP), int(Flag.LENGTH)
 _REPEATED_TOKENS = 512
 """Behind one piece, at the most, of what is sent once more."""
@@ -160,3 +158,20 @@ class Answer:
             for piece in text.push(shown[first : first + _REPEATED_TOKENS])
         ]
         return pieces + (text.finish() if self.finish else [])
+
+
+def whole_answer(answer: Answer | None, end: StreamEnd | StreamError) -> RequestAnswer | StreamError:
+    """All that was told of an answer that has ended, in one message."""
+    if isinstance(end, StreamError):
+        return end
+    pieces = answer.text_after(0) if answer else []
+    return RequestAnswer(
+        request=end.request,
+        text="".join(piece.text for piece in pieces),
+        finish_reason=end.finish_reason,
+        model=answer.prompt.model if answer else None,
+        prompt_tokens=end.prompt_tokens,
+        completion_tokens=end.completion_tokens,
+        ttft_s=end.ttft_s,
+        total_s=end.total_s,
+    )
