@@ -43,7 +43,7 @@ class FleetSettings:
         broker_files: the folder of what the broker reads, where a broker that this machine can't send a signal to
             reads it, again whenever it changes; empty: the broker runs on this machine.
         home_assistant: the prefix of Home Assistant's discovery, where the fleet announces itself; empty: nowhere.
-        websocket_port: where programs in a browser reach the broker; None: nowhere.
+        websocket_port: the broker's for programs in a browser; 0: none.
     """
 
     addresses: tuple[str, ...] = ()
@@ -54,7 +54,7 @@ class FleetSettings:
     http_port: int
     host_port: int
     home_assistant: str = ""
-    websocket_port: int | None = None
+    websocket_port: int = 0
 
     @property
     def only_address(self) -> str:
