@@ -140,7 +140,7 @@ def _listeners(fleet: FleetFolder) -> str:
 def _websocket_listeners(settings: FleetSettings) -> tuple[tuple[int, str, int, str], ...]:
     """The one for browsers, where it is wanted.
 
-    Mosquitto 2.0 listens for WebSocket everywhere, whatever the address, unless it is one of the family that it is told.
+    Mosquitto 2.0 listens for WebSocket everywhere, whatever the address, unless that is of the family that it is told.
     """
     if not settings.websocket_port:
         return ()
