@@ -11,7 +11,7 @@ BENCHMARKS = $(shell grep -l __main__ benchmarks/*.py)
 BROKER_TESTS = $(wildcard tests/integration/test_attacks*.py tests/integration/test_fleet_*.py) \
 	tests/integration/test_first_fleet.py tests/contract
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench test-long test-arm64 test-compose test-mosquitto docs clean
+.PHONY: help demo test check bench test-long test-arm64 test-compose test-mosquitto test-asyncapi docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z].*## / { printf "  make %-36s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +28,9 @@ test-long test-arm64 test-compose: .venv/.ready-test ## tests that take minutes,
 test-mosquitto: .venv/.ready-mosquitto ## roles, members and attacks on them, with the installed Mosquitto and with 2.1
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n auto $(BROKER_TESTS) $(ARGS)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n auto --newer-mosquitto $(BROKER_TESTS) $(ARGS)
+
+test-asyncapi: .venv/.ready-asyncapi ## schemas/asyncapi.json against AsyncAPI's own parser, which npm fetches
+	@cp .ci/validate_asyncapi.mjs .venv/asyncapi/ && node .venv/asyncapi/validate_asyncapi.mjs schemas/asyncapi.json
 
 test-long: HOW := -n auto --hypothesis-profile=explore
 
@@ -64,6 +67,9 @@ clean: ## remove .venv, caches and build output (models in the user's cache stay
 
 .venv/.ready-mosquitto: $(SETUP_INPUTS) | .venv/.ready-test
 	@.ci/setup mosquitto
+
+.venv/.ready-asyncapi: .venv/.ready-test
+	@npm install --silent --ignore-scripts --prefix .venv/asyncapi @asyncapi/parser@3 && touch $@
 
 .venv/.ready-compose: $(SETUP_INPUTS)
 	@.ci/setup compose
