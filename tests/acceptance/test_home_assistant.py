@@ -1,7 +1,7 @@
 """Home Assistant's own code takes every entity that a fleet announces: the schemas of its MQTT integration.
 
-On Python 3.11 the newest that installs is 2024.3.3, which does not know device-based discovery yet: it reads each entity
-alone, as that was announced before. The rules of the device around them are checked in
+On Python 3.11 the newest that installs is 2024.3.3, which does not know device-based discovery yet: it reads each
+entity alone, as that was announced before. The rules of the device around them are checked in
 `tests/unit/orchestrator/operator_api/test_home_assistant.py`.
 """
 
