@@ -29,8 +29,8 @@ test-mosquitto: .venv/.ready-mosquitto ## roles, members and attacks on them, wi
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n auto $(BROKER_TESTS) $(ARGS)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n auto --newer-mosquitto $(BROKER_TESTS) $(ARGS)
 
-test-asyncapi: .venv/.ready-asyncapi ## schemas/asyncapi.json against AsyncAPI's own parser, which npm fetches
-	@cp .ci/validate_asyncapi.mjs .venv/asyncapi/ && node .venv/asyncapi/validate_asyncapi.mjs schemas/asyncapi.json
+test-asyncapi: .venv/.ready-asyncapi ## docs/asyncapi.json against AsyncAPI's own parser, which npm fetches
+	@cp .ci/validate_asyncapi.mjs .venv/asyncapi/ && node .venv/asyncapi/validate_asyncapi.mjs docs/asyncapi.json
 
 test-long: HOW := -n auto --hypothesis-profile=explore
 

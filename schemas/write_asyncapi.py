@@ -1,4 +1,4 @@
-"""Write ``schemas/asyncapi.json`` from the topics, messages and examples: ``python -m schemas.write_asyncapi``.
+"""Write ``docs/asyncapi.json`` from the topics, messages and examples: ``python -m schemas.write_asyncapi``.
 
 AsyncAPI 3, as the orchestrator sees it: it receives what others send. A test fails when the file and the table differ.
 """
@@ -15,7 +15,7 @@ from schemas.registry import name_of
 from schemas.topics import TOPICS, Topic
 from schemas.write_json_schemas import JSON_DIR
 
-ASYNCAPI = Path(__file__).parent / "asyncapi.json"
+ASYNCAPI = Path(__file__).parents[1] / "docs" / "asyncapi.json"
 EXAMPLES_DIR = JSON_DIR.parent / "examples" / "good"
 
 _RECEIVED = (
