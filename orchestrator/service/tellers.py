@@ -12,6 +12,8 @@ from broker.errors import QueueFull
 from schemas.messages import DoorState, encode
 from schemas.topics import DOOR
 
+LOOK_S = 0.25
+
 
 class Teller(Protocol):
     """Owned by the thread that owns the bus."""
@@ -37,6 +39,7 @@ class Tellers:
 
     def __init__(self) -> None:
         self._all: list[Teller] = []
+        self._due_s = 0.0
 
     def add(self, teller: Teller) -> None:
         """Have one more."""
@@ -52,7 +55,10 @@ class Tellers:
         return any(teller.take(delivery) for teller in self._all)
 
     def look(self, now_s: float) -> None:
-        """Let each say what has changed."""
+        """Let each say what has changed; not with every token."""
+        if now_s < self._due_s:
+            return
+        self._due_s = now_s + LOOK_S
         for teller in self._all:
             try:
                 teller.look(now_s)
@@ -60,7 +66,8 @@ class Tellers:
                 teller.again()
 
     def again(self) -> None:
-        """Let each say everything at the next look."""
+        """Let each say everything at the next look, which is now."""
+        self._due_s = 0.0
         for teller in self._all:
             teller.again()
 
