@@ -15,7 +15,8 @@ NODE_TESTS = tests/unit/schemas tests/unit/broker tests/unit/edge_node tests/con
 	$(filter-out %/test_node_environment.py,$(wildcard tests/integration/test_node_*.py)) \
 	tests/integration/test_live_move.py tests/integration/test_first_fleet.py
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench test-long test-arm64 test-compose test-mosquitto test-termux test-packages docs clean
+.PHONY: help demo test check bench test-long test-arm64 test-compose test-mosquitto test-termux test-packages test-asyncapi
+.PHONY: docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z].*## / { printf "  make %-36s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +36,9 @@ test-mosquitto: .venv/.ready-mosquitto ## roles, members and attacks on them, wi
 
 test-termux: .venv/.ready-termux ## a node's tests on what Termux has: Python 3.14, Mosquitto 2.1, and the oldest and newest ONNX Runtime
 	@$(BIN)/python -m tests.support.termux_versions -n auto $(NODE_TESTS) $(ARGS)
+
+test-asyncapi: .venv/.ready-asyncapi ## docs/asyncapi.json against AsyncAPI's own parser, which npm fetches
+	@cp .ci/validate_asyncapi.mjs .venv/asyncapi/ && node .venv/asyncapi/validate_asyncapi.mjs docs/asyncapi.json
 
 test-long: HOW := -n auto --hypothesis-profile=explore
 
@@ -74,6 +78,9 @@ clean: ## remove .venv, caches and build output (models in the user's cache stay
 
 .venv/.ready-termux: $(SETUP_INPUTS) | .venv/.ready-test
 	@.ci/setup termux
+
+.venv/.ready-asyncapi: .venv/.ready-test
+	@npm install --silent --ignore-scripts --prefix .venv/asyncapi @asyncapi/parser@3 && touch $@
 
 .venv/.ready-compose: $(SETUP_INPUTS)
 	@.ci/setup compose

@@ -22,6 +22,20 @@ DEFAULT_MAX_QUEUED = 10_000
 """QoS 1 messages that may wait for their PUBACK before `publish` raises `QueueFull`."""
 
 
+class Properties(NamedTuple):
+    """What MQTT 5 carries beside a message. A connection of MQTT 3.1.1 has none: they are lost on it, both ways."""
+
+    response_topic: str = ""
+    """Where who sent the message wants its answer; empty: nowhere in particular."""
+    correlation: bytes = b""
+    """Comes back with the answer."""
+    expires_s: int | None = None
+    """The broker gives the message to nobody any more after so long; as it arrives, what is left of that."""
+
+
+NO_PROPERTIES = Properties()
+
+
 class Delivery(NamedTuple):
     """A message on one of our patterns. `retain`: it was stored before we subscribed.
 
@@ -32,6 +46,7 @@ class Delivery(NamedTuple):
     payload: bytes
     qos: int
     retain: bool
+    properties: Properties = NO_PROPERTIES
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +146,18 @@ class Bus(Protocol):
             BrokerRefused: the broker said no (bad credentials, not authorised, ...).
         """
 
-    def publish(self, topic: str, payload: Payload, *, qos: int = 0, retain: bool = False) -> None:
+    def publish(
+        self,
+        topic: str,
+        payload: Payload,
+        *,
+        qos: int = 0,
+        retain: bool = False,
+        properties: Properties = NO_PROPERTIES,
+    ) -> None:
         """Send a message without waiting for the broker. An empty retained payload clears the stored one.
+
+        `properties` are of QoS 1 alone.
 
         QoS 0 while disconnected, or while the send buffer is full, is dropped: see `stats.dropped_qos0`.
         QoS 1 while disconnected is queued and sent, in order, after the reconnect; it may arrive twice. What the

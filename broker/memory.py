@@ -10,17 +10,18 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
 
 from broker.bus import (
     DEFAULT_MAX_PAYLOAD_BYTES,
     DEFAULT_MAX_QUEUED,
+    NO_PROPERTIES,
     BusStats,
     Connected,
     Delivery,
     Disconnected,
     Event,
     Payload,
+    Properties,
     Subscribed,
     Will,
 )
@@ -90,7 +91,7 @@ class MemoryBroker:
 
     def _publish_will(self, bus: MemoryBus) -> None:
         if bus._will is not None:
-            self._route(bus._will.topic, bus._will.payload, bus._will.qos, bus._will.retain)
+            self._route(Delivery(bus._will.topic, bus._will.payload, bus._will.qos, bus._will.retain))
 
     def _admit(self, bus: MemoryBus) -> None:
         """Register a client; one of the same id is thrown out first, as MQTT wants it."""
@@ -104,18 +105,19 @@ class MemoryBroker:
         self._clients[bus.client_id] = bus
         bus._online = True
 
-    def _route(self, topic: str, payload: bytes, qos: int, retain: bool) -> None:
-        if self.lose(Delivery(topic, payload, qos, retain)):
+    def _route(self, sent: Delivery) -> None:
+        topic, payload, qos, retain, _ = sent
+        if self.lose(sent):
             return
         if retain and payload:
-            self._retained[topic] = Delivery(topic, payload, qos, True)
+            self._retained[topic] = sent
         elif retain:
             self._retained.pop(topic, None)
         for bus in self._clients.values():
             granted = {pattern: limit for pattern, limit in bus._patterns.items() if matches(pattern, topic)}
             if granted:
                 is_stored = retain and not bus._live_only.isdisjoint(granted)
-                self._deliver(bus, Delivery(topic, payload, min(qos, max(granted.values())), is_stored))
+                self._deliver(bus, sent._replace(qos=min(qos, max(granted.values())), retain=is_stored))
         self._changed.notify_all()
 
     def _deliver(self, bus: MemoryBus, delivery: Delivery) -> None:
@@ -129,13 +131,7 @@ class MemoryBroker:
             for topic, kept in self._retained.items():
                 if matches(pattern, topic):
                     qos = min(kept.qos, bus._patterns[pattern])
-                    self._deliver(bus, Delivery(topic, kept.payload, qos, True))
-
-
-class _Queued(NamedTuple):
-    topic: str
-    payload: bytes
-    retain: bool
+                    self._deliver(bus, kept._replace(qos=qos))
 
 
 class MemoryBus(Closing):
@@ -164,7 +160,7 @@ class MemoryBus(Closing):
         self._patterns: dict[str, int] = {}
         self._live_only: frozenset[str] = frozenset()
         """Patterns on which stored messages are not wanted."""
-        self._backlog: deque[_Queued] = deque()
+        self._backlog: deque[Delivery] = deque()
         self._refused: SubscribeRefused | None = None
 
     @property
@@ -184,11 +180,20 @@ class MemoryBus(Closing):
             self._open = True
             self._inbox.append(Connected(session_present=False, reconnect=False))
 
-    def publish(self, topic: str, payload: Payload, *, qos: int = 0, retain: bool = False) -> None:
+    def publish(
+        self,
+        topic: str,
+        payload: Payload,
+        *,
+        qos: int = 0,
+        retain: bool = False,
+        properties: Properties = NO_PROPERTIES,
+    ) -> None:
         """Deliver to every matching client before returning."""
         check_topic(topic)
         if len(payload) > self.max_payload_bytes:
             raise PayloadTooLarge(len(payload), self.max_payload_bytes)
+        message = Delivery(topic, bytes(payload), qos, retain, properties)
         with self._changed:
             self._require_open("publish")
             if not self._online and qos == 0:
@@ -196,9 +201,9 @@ class MemoryBus(Closing):
             elif not self._online and len(self._backlog) >= self._max_queued:
                 raise QueueFull(self._max_queued)
             elif not self._online:
-                self._backlog.append(_Queued(topic, bytes(payload), retain))
+                self._backlog.append(message)
             else:
-                self._send(topic, bytes(payload), qos, retain)
+                self._send(message)
 
     def subscribe(self, patterns: Iterable[str], qos: int = 0, *, stored: bool = True) -> None:
         """Subscribe at once; while offline, at the reconnect."""
@@ -267,10 +272,10 @@ class MemoryBus(Closing):
         if not self._open:
             raise BusClosed(action)
 
-    def _send(self, topic: str, payload: bytes, qos: int, retain: bool) -> None:
+    def _send(self, message: Delivery) -> None:
         self.stats.messages_out += 1
-        self.stats.bytes_out += len(topic) + len(payload)
-        self._broker._route(topic, payload, qos, retain)
+        self.stats.bytes_out += len(message.topic) + len(message.payload)
+        self._broker._route(message)
 
     def _subscribe_now(self, patterns: tuple[str, ...]) -> None:
         refused = tuple(pattern for pattern in patterns if self._broker.refuse_pattern(pattern))
@@ -295,5 +300,4 @@ class MemoryBus(Closing):
         self._inbox.append(Connected(session_present=False, reconnect=True))
         self._subscribe_now(tuple(self._patterns))
         while self._backlog:
-            message = self._backlog.popleft()
-            self._send(message.topic, message.payload, 1, message.retain)
+            self._send(self._backlog.popleft())

@@ -22,15 +22,18 @@ from broker.address import BrokerAddress, as_address
 from broker.bus import (
     DEFAULT_MAX_PAYLOAD_BYTES,
     DEFAULT_MAX_QUEUED,
+    NO_PROPERTIES,
     BusStats,
     Event,
     Payload,
+    Properties,
     Refused,
     Subscribed,
     Will,
 )
 from broker.connection import CLOSE_S, RECONNECT_MAX_S, VERSIONS, Connection, ConnectionState
 from broker.errors import BusClosed, PayloadTooLarge, QueueFull, SubscribeRefused
+from broker.message_properties import packed
 from broker.paho_client import SocketClient, pack_topic
 from broker.tls import client_context
 from broker.topic_filters import check_pattern
@@ -57,6 +60,7 @@ class _Queued(NamedTuple):
     topic: str
     payload: bytes
     retain: bool
+    properties: Properties
 
 
 def _context_for(address: BrokerAddress) -> ssl.SSLContext:
@@ -179,7 +183,15 @@ class MqttBus(Closing):
         self._link.connect(VERSIONS[self._protocol_choice], timeout_s)
         self._on_online()
 
-    def publish(self, topic: str, payload: Payload, *, qos: int = 0, retain: bool = False) -> None:
+    def publish(
+        self,
+        topic: str,
+        payload: Payload,
+        *,
+        qos: int = 0,
+        retain: bool = False,
+        properties: Properties = NO_PROPERTIES,
+    ) -> None:
         """Send a message with one write to the socket; see the port."""
         link, size = self._link, len(payload)
         online = link.state is ConnectionState.ONLINE
@@ -191,7 +203,7 @@ class MqttBus(Closing):
             if size > limit_bytes:
                 raise PayloadTooLarge(size, limit_bytes)
             if qos:
-                self._queue(_Queued(topic, bytes(payload), retain))
+                self._queue(_Queued(topic, bytes(payload), retain, properties))
                 return
             self._last_head = link.client.publish_head(packed_topic, size, retain)
             self._last_topic, self._last_bytes = (None if retain else topic), size
@@ -322,7 +334,8 @@ class MqttBus(Closing):
                 reason = f"over the limit of {limit_bytes:,} bytes"
                 self._events.append(Refused(message.topic, len(message.payload), reason))
                 continue
-            client.publish(message.topic, message.payload, 1, message.retain)
+            extra = packed(message.properties) if client.protocol == MQTTv5 else None
+            client.publish(message.topic, message.payload, 1, message.retain, extra)
             self._stats.messages_out += 1
 
     def _on_lost(self) -> None:

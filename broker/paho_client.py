@@ -35,7 +35,8 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersi
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.reasoncodes import ReasonCode
 
-from broker.bus import BusStats, Delivery, Event, Payload, Refused
+from broker.bus import NO_PROPERTIES, BusStats, Delivery, Event, Payload, Refused
+from broker.message_properties import unpacked, variable_length
 from broker.topic_filters import check_topic
 from broker.wire_bytes import estimated, wire_bytes
 
@@ -147,7 +148,7 @@ class SocketClient(paho.Client):
         alike = self._alike
         if size == alike.packet_bytes and data.startswith(alike.head):
             # What Delivery() does, less a function: after a long computation each is some microseconds.
-            self._events.append(_new_tuple(Delivery, (alike.topic, data[alike.head_bytes :], 0, False)))
+            self._events.append(_new_tuple(Delivery, (alike.topic, data[alike.head_bytes :], 0, False, NO_PROPERTIES)))
             self._stats.messages_in += 1
             self._read_at, self._filled = size, False
             self.may_have_more = self._is_tls
@@ -162,7 +163,7 @@ class SocketClient(paho.Client):
                 elif data[at + 2] < 0x80:
                     length = (length & 0x7F) | data[at + 2] << 7
                 else:
-                    length, body_at = _variable_length(data, at + 1)
+                    length, body_at = variable_length(data, at + 1)
             except IndexError:
                 break
             stop = body_at + length
@@ -183,7 +184,7 @@ class SocketClient(paho.Client):
     def _remember(self, data: bytes) -> None:
         """Remember the head of a PUBLISH that came alone and has been taken."""
         event = self._events[-1]
-        if isinstance(event, Delivery) and event.qos == 0 and not event.retain:
+        if isinstance(event, Delivery) and (event.qos, event.retain, event.properties) == (0, False, NO_PROPERTIES):
             head_bytes = len(data) - len(event.payload)
             self._alike = _Alike(event.topic, data[:head_bytes], head_bytes, len(data))
 
@@ -292,20 +293,21 @@ class SocketClient(paho.Client):
         packed = data[topic_at:at]
         topic = self._topics.get(packed) or self._new_topic(packed)
         qos = (command >> 1) & 3
-        mid = 0
+        mid, properties = 0, NO_PROPERTIES
         if qos:
             (mid,) = struct.unpack_from("!H", data, at)
             at += 2
         if self._is_v5:
             if data[at]:
-                size, at = _variable_length(data, at)
+                size, at = variable_length(data, at)
+                properties = unpacked(data[at : min(at + size, stop)])
                 at += size
             else:
                 at += 1
         if at > stop:
             raise ValueError("PUBLISH shorter than its header says")
         self._stats.messages_in += 1
-        self._events.append(Delivery(topic, data[at:stop], qos, bool(command & 1)))
+        self._events.append(Delivery(topic, data[at:stop], qos, bool(command & 1), properties))
         if qos:
             return self._send_puback(mid)  # never QoS 2: nothing is subscribed at it
         return _SUCCESS
@@ -326,18 +328,6 @@ def _reason(code: int) -> str:
         with suppress(KeyError, ValueError):  # the one before paho 2.2
             return str(ReasonCode(kind, identifier=code)).lower()
     return f"reason code {code:#x}"
-
-
-def _variable_length(packet: bytes | memoryview, at: int) -> tuple[int, int]:
-    """The variable byte integer at `at`, and where it ends (MQTT 5, section 1.5.5)."""
-    value = shift = 0
-    while True:
-        byte = packet[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-        shift += 7
 
 
 @lru_cache(maxsize=1_024)

@@ -50,35 +50,56 @@ CLIENT = (
     Right("write", t.REQUEST_RENEW, "client"),
     Right("write", t.CLIENT_WILL, "client"),
     Right("read", t.REQUEST_STREAM, "client"),
+    Right("read", t.RESPONSE, "client"),
+    Right("read", t.ORCHESTRATOR_STATUS),
 )
 OPERATOR = (
     *CLIENT,
     Right("write", t.CONTROL_SUBMIT, "client"),
     Right("read", t.CONTROL_REPLY, "client"),
+    Right("read", t.DOOR),
     Right("read", t.EVENT),
 )
-
+HOME_ASSISTANT = (
+    Right("read", t.ORCHESTRATOR_STATUS),
+    Right("read", t.DOOR),
+    Right("read", t.HOME_FLEET),
+    Right("read", t.HOME_NODE),
+    Right("write", t.HOME_COMMAND),
+    Right("read", t.HOME_REPLY),
+)
 
 RIGHTS: Mapping[Role, tuple[Right, ...]] = {
     "node": NODE,
     "client": CLIENT,
     "operator": OPERATOR,
+    "home-assistant": HOME_ASSISTANT,
     "orchestrator": tuple(Right("readwrite", topic) for topic in TOPICS),
 }
 
+DISCOVERY: Mapping[Role, str] = {
+    "orchestrator": "topic readwrite {prefix}/device/+/config\ntopic read {prefix}/status\n",
+    "home-assistant": "topic read {prefix}/device/+/config\ntopic write {prefix}/status\n",
+}
+"""What is not of the table: the two topics of Home Assistant's discovery. It says on the second that it is there."""
 
-def acl_text(members: Iterable[tuple[str, Role]]) -> str:
+
+def acl_text(members: Iterable[tuple[str, Role]], *, discovery: str = "") -> str:
     """An ``acl_file`` for user names and their roles; who is not named may do nothing.
+
+    ``discovery``: Home Assistant's prefix of topics, of the fleet that announces itself there.
 
     Raises:
         TopicError: a name that can't be part of a topic.
     """
-    return "\n\n".join(_section(name, role) for name, role in members) + "\n"
+    return "\n\n".join(_section(name, role, discovery) for name, role in members) + "\n"
 
 
-def _section(name: str, role: Role) -> str:
+def _section(name: str, role: Role, discovery: str) -> str:
     is_orchestrator = role == "orchestrator"
     lines = [f"topic readwrite {PREFIX}/#"] if is_orchestrator else [right.line(name) for right in RIGHTS[role]]
+    if discovery:
+        lines += DISCOVERY.get(role, "").format(prefix=discovery).splitlines()
     return "\n".join([f"user {name}", *lines])
 
 

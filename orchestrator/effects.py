@@ -7,7 +7,7 @@ from typing import Any
 
 from orchestrator.planning.problem import Problem, Stage
 from orchestrator.planning.profile import Profile
-from schemas.messages import Epoch, PlanConstraints, PlanView, StageRef, SubmitRequest, WireDtype
+from schemas.messages import Epoch, PlanConstraints, PlanView, ResponseTo, StageRef, SubmitRequest, WireDtype
 from schemas.topics import NODE_COMMAND
 
 
@@ -17,6 +17,8 @@ class Asker:
 
     client: str
     request: str
+    response: ResponseTo | None = None
+    """Where it goes instead of the topic that has both names."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,13 @@ class Publish:
     message: Any
     qos: int = 1
     retain: bool = False
+    correlation: str = ""
+    """Comes back to who has asked for it; in hexadecimal."""
+
+
+def respond(response: ResponseTo | None, message: object) -> list[Publish]:
+    """The effect that sends an answer where it was wanted; none where nobody has said that."""
+    return [Publish(response.topic, message, correlation=response.correlation)] if response else []
 
 
 def command(node: str, message: object) -> Publish:

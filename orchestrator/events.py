@@ -21,6 +21,7 @@ from schemas.messages import (
     Plan,
     PlanExplanation,
     RenewRequest,
+    ResponseTo,
     SubmitRequest,
 )
 
@@ -147,6 +148,8 @@ class Malformed:
     client: str
     request: str | None
     reason: str
+    response: ResponseTo | None = None
+    """Where else the answer is wanted."""
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from schemas.parts import (
     Line,
     Name,
     RequestId,
+    ResponseTo,
     Sampling,
     Seconds,
     StageTiming,
@@ -27,6 +28,7 @@ from schemas.parts import (
 )
 from schemas.registry import message
 
+FinishReason = Literal["stop", "length", "cancelled"]
 ErrorCode = Literal[
     "no_model",
     "no_nodes",
@@ -80,6 +82,14 @@ class SubmitRequest:
     ttft_s: Seconds | None = about(
         "Submitted again: how long after that the answer's first token came, if one has.", default=None
     )
+    response: ResponseTo | None = about(
+        "Where the whole answer goes, in one message, besides the stream; MQTT 5's response topic stands for it.",
+        default=None,
+    )
+    expires_s: Seconds | None = about(
+        "The request ends if its answer has not begun so long after it was submitted; MQTT 5's message expiry.",
+        default=None,
+    )
 
 
 @message("request.renew")
@@ -132,7 +142,7 @@ class StreamEnd:
     """The answer is complete."""
 
     request: RequestId = about("The request.")
-    finish_reason: Literal["stop", "length", "cancelled"] = about("Why it ended.")
+    finish_reason: FinishReason = about("Why it ended.")
     prompt_tokens: Tokens = about("Tokens of the prompt.")
     completion_tokens: Tokens = about("Tokens generated.")
     ttft_s: Seconds = about("From the first submission to the first token, seen at the orchestrator.")
@@ -142,6 +152,21 @@ class StreamEnd:
     )
     text_tokens: Tokens = about("How many tokens the pieces have in all.", default=0)
     text_characters: Count = about("How many characters they have.", default=0)
+
+
+@message("request.answer")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RequestAnswer:
+    """A whole answer, for who has asked for it in one message."""
+
+    request: RequestId = about("The request.")
+    text: Verbatim = about("The answer.")
+    finish_reason: FinishReason = about("Why it ended.")
+    model: Name | None = about("The model that has computed it.", default=None)
+    prompt_tokens: Tokens = about("Tokens of the prompt.")
+    completion_tokens: Tokens = about("Tokens generated.")
+    ttft_s: Seconds = about("From the first submission to the first token, seen at the orchestrator.")
+    total_s: Seconds = about("From the first submission to the end.")
 
 
 @message("stream.status")

@@ -21,7 +21,7 @@ _FINGERPRINT_BYTES = 32
 _MOST_CHARACTERS = 1024
 _ADDRESS = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252}[A-Za-z0-9])?|\[[0-9A-Fa-f:]{2,45}\]")
 _LINE = re.compile(
-    r"(?P<name>[^@/]+)@(?P<addresses>[^/]+):(?P<port>[0-9]{1,5})/(?P<role>[a-z]+)"
+    r"(?P<name>[^@/]+)@(?P<addresses>[^/]+):(?P<port>[0-9]{1,5})/(?P<role>[a-z-]+)"
     r"/(?P<fingerprint>[\w-]+)/(?P<token>[\w-]+)/?",
     re.ASCII,
 )

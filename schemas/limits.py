@@ -40,5 +40,7 @@ DEFAULT_PATIENCE_S, MAX_PATIENCE_S = 120.0, 86_400.0
 """A request waits so long for what is missing: a phone that dozes for a minute, a router that starts again."""
 MAX_LINE = 1_000
 """Characters of what is said in a line."""
+MAX_CORRELATION_BYTES = 1024
+"""Of what comes back with an answer."""
 MAX_PAYLOAD_BYTES = 1_800_000
 """Of any message, where the broker has no lower limit: below the 2,000,000 bytes at which Mosquitto 2.1 disconnects."""

@@ -6,8 +6,10 @@ from schemas.client_messages import (
     CancelRequest,
     ClientWill,
     ErrorCode,
+    FinishReason,
     FleetEvent,
     RenewRequest,
+    RequestAnswer,
     StreamEnd,
     StreamError,
     StreamStatus,
@@ -54,6 +56,7 @@ from schemas.fleet_views import (
     StageAtWork,
     StoryView,
 )
+from schemas.home_messages import HomeFleet, HomeNode
 from schemas.node_messages import (
     Heartbeat,
     NodeBirth,
@@ -101,7 +104,7 @@ from schemas.operator_requests import (
     ShowStory,
     UseModel,
 )
-from schemas.orchestrator_messages import OperatorWishes, OrchestratorStatus
+from schemas.orchestrator_messages import DoorState, OperatorWishes, OrchestratorStatus
 from schemas.parts import (
     PROBE_BATCH,
     PROBE_CHUNK_TOKENS,
@@ -116,6 +119,7 @@ from schemas.parts import (
     KvTarget,
     LikelyToken,
     ProbePart,
+    ResponseTo,
     Sampling,
     StageMetrics,
     StageRef,
@@ -186,6 +190,7 @@ __all__ = [
     "DecisionView",
     "DecisionsReply",
     "DeviceRole",
+    "DoorState",
     "DrainNode",
     "DrainReply",
     "Epoch",
@@ -198,6 +203,7 @@ __all__ = [
     "ExplainedStandby",
     "FetchProgress",
     "FinishKv",
+    "FinishReason",
     "FleetDivision",
     "FleetEvent",
     "FoldedState",
@@ -207,6 +213,8 @@ __all__ = [
     "HeldStage",
     "HistoryReply",
     "HoldRequests",
+    "HomeFleet",
+    "HomeNode",
     "KeepBlobs",
     "KeepRequests",
     "KvCopied",
@@ -260,11 +268,13 @@ __all__ = [
     "RenewRequest",
     "Replan",
     "ReplanReply",
+    "RequestAnswer",
     "RequestClosed",
     "RequestFailed",
     "RequestFailureCode",
     "RequestsHeld",
     "ResendTokens",
+    "ResponseTo",
     "Sampling",
     "SegmentFailed",
     "SegmentReady",

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from schemas.contract import Items, Number, about
 from schemas.operator_requests import PlanConstraints
-from schemas.parts import Label, Line, Name, UnsignedInt32
+from schemas.parts import Count, Label, Line, Name, UnsignedInt32
 from schemas.registry import message
 
 
@@ -23,6 +23,19 @@ class OrchestratorStatus:
     host: Line = about("The machine it runs on.", default="")
     package_version: Label = about("Version of the installed distribution.", default="")
     since: Annotated[float, Number(0, 1e12)] = about("When it began to serve, in seconds since 1970.", default=0.0)
+
+
+@message("orchestrator.door")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DoorState:
+    """May devices join the fleet? Retained; nothing of who is invited."""
+
+    pipeline: Name = about("The pipeline of the orchestrator that lets them in.")
+    open: bool = about("Whoever is invited may join.")
+    open_until: Annotated[float, Number(0, 1e12)] | None = about(
+        "When the last open invitation ends, in seconds since 1970; left out while nobody may join.", default=None
+    )
+    invited: Count = about("Invitations that may be used now.")
 
 
 @message("orchestrator.wishes")

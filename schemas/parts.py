@@ -23,6 +23,8 @@ ToolText = Annotated[str, Text(max_length=limits.MAX_TOOL_CHARACTERS, verbatim=T
 ToolFormat = Literal["tagged", "bracketed", "bare"]
 """How a model writes tool calls; see ``orchestrator.text.tool_calls``."""
 Url = Annotated[str, Text(pattern="^https?://[!-~]+$", min_length=8, max_length=500)]
+TopicText = Annotated[str, Text(pattern="^[A-Za-z0-9._/-]+$", min_length=1, max_length=400)]
+HexText = Annotated[str, Text(pattern="^([0-9a-f]{2})*$", max_length=2 * limits.MAX_CORRELATION_BYTES)]
 Bytes = Annotated[int, Number(0, 2**50)]
 Count = Annotated[int, Number(0, 2**53)]
 Index = Annotated[int, Number(0, 100_000)]
@@ -59,6 +61,14 @@ class Epoch:
 
     def __str__(self) -> str:
         return f"{self.generation}-{self.counter}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ResponseTo:
+    """Where an answer is wanted, as MQTT 5 says it with a message's properties."""
+
+    topic: TopicText = about("One of who asks: linguabus/v1/response/{client}/{label}.")
+    correlation: HexText = about("Comes back with the answer, as MQTT 5's correlation data; hexadecimal.", default="")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

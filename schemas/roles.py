@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-Role = Literal["node", "client", "operator", "orchestrator", "api"]
-"""Lends its device; asks; commands, too; serves; asks by HTTP alone, and has no place on the broker."""
+Role = Literal["node", "client", "operator", "home-assistant", "orchestrator", "api"]
+"""Lends its device; asks; commands, too; shows the fleet in a home; serves; asks by HTTP alone, and has no place on the
+broker."""
 ROLES: tuple[Role, ...] = get_args(Role)
 ON_BROKER: tuple[Role, ...] = tuple(role for role in ROLES if role != "api")
 """Those that the broker knows, and that a device can join as."""

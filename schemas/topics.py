@@ -45,6 +45,13 @@ class Topic:
             for part in self._parts
         )
 
+    def shown(self, **values: object) -> str:
+        """The topic for people: placeholders not given stay."""
+        return "/".join(
+            part if part.startswith("{") and part[1:-1] not in values else self._fill(part, values)
+            for part in self._parts
+        )
+
     @functools.cached_property
     def _regex(self) -> re.Pattern[str]:
         return re.compile(
@@ -131,8 +138,21 @@ CONTROL_SUBMIT = Topic("control/{client}/{request}/submit", get_args(m.OperatorR
 """Messages here and on the next have no member for who asks and in which request: both are in the topic, so that
 whoever sends what can't be read is answered too."""
 CONTROL_REPLY = Topic("control/{client}/{request}/reply", get_args(m.OperatorReply), qos=1, retain=False)
+RESPONSE = Topic(
+    "response/{client}/{label}",
+    (m.RequestAnswer, m.StreamError, *get_args(m.OperatorReply)),
+    qos=1,
+    retain=False,
+)
+"""What one has asked with a response topic, in one message each; its reader chooses the label."""
 ORCHESTRATOR_STATUS = Topic("orchestrator/{pipeline}/status", (m.OrchestratorStatus,), qos=1, retain=True)
 OPERATOR_WISHES = Topic("orchestrator/{pipeline}/wishes", (m.OperatorWishes,), qos=1, retain=True)
+DOOR = Topic("orchestrator/{pipeline}/door", (m.DoorState,), qos=1, retain=True)
+HOME_FLEET = Topic("home/{pipeline}/state", (m.HomeFleet,), qos=1, retain=True)
+HOME_NODE = Topic("home/{pipeline}/node/{node}/state", (m.HomeNode,), qos=1, retain=True)
+HOME_COMMAND = Topic("home/{pipeline}/command", (m.DrainNode, m.UseModel), qos=1, retain=False)
+"""What a home-automation system may ask for; answered on the next. Whoever has the right speaks for the home."""
+HOME_REPLY = Topic("home/{pipeline}/reply", (m.DrainReply, m.UseModelReply, m.OperatorRefusal), qos=1, retain=False)
 EVENT = Topic("event/{pipeline}", (m.FleetEvent,), qos=0, retain=False)
 
 TOPICS = (
@@ -152,8 +172,14 @@ TOPICS = (
     CLIENT_WILL,
     CONTROL_SUBMIT,
     CONTROL_REPLY,
+    RESPONSE,
     ORCHESTRATOR_STATUS,
     OPERATOR_WISHES,
+    DOOR,
+    HOME_FLEET,
+    HOME_NODE,
+    HOME_COMMAND,
+    HOME_REPLY,
     EVENT,
 )
 LONGEST_TOPIC_BYTES = max(topic.longest_bytes for topic in TOPICS)

@@ -41,6 +41,12 @@ ADDRESS = "LINGUABUS_ADDRESS"
     f" [default: {HOST_PORT}]",
 )
 @click.option(
+    "--websocket-port",
+    type=click.IntRange(0, 65535),
+    help="A port on which members' programs in a browser reach the broker, over WebSocket and TLS; 0: none."
+    " [default: none]",
+)
+@click.option(
     "--inside",
     callback=check_host,
     metavar="HOST",
@@ -64,6 +70,7 @@ def command(
     broker_port: int | None,
     http_port: int | None,
     host_port: int | None,
+    websocket_port: int | None,
     inside: str | None,
     broker_files: str | None,
     update: bool,
@@ -83,6 +90,7 @@ def command(
         "broker_port": broker_port,
         "http_port": http_port,
         "host_port": host_port,
+        "websocket_port": websocket_port,
         "inside": inside,
         "broker_files": broker_files and str(Path(broker_files).absolute()),
     }
@@ -93,8 +101,11 @@ def command(
     else:
         ports = {"broker_port": DEFAULT_TLS_PORT, "http_port": HTTP_PORT, "host_port": HOST_PORT}
         given = FleetSettings(**{**ports, **changed})
-    if len({given.broker_port, given.http_port, given.host_port}) < 3:
-        raise click.UsageError("--broker-port, --http-port and --host-port have to be three ports")
+    ports_given = [port for port in (given.broker_port, given.http_port, given.host_port, given.websocket_port) if port]
+    if len(set(ports_given)) < len(ports_given):
+        raise click.UsageError(
+            "--broker-port, --http-port, --host-port and --websocket-port have to be different ports"
+        )
     fleet = FleetFolder.update(settings.home, given) if is_update else FleetFolder.make(settings.home, given)
     with fleet.register() as register:
         write_broker_files(fleet, register)  # so that a broker of one's own can start before 'serve' does

@@ -20,6 +20,9 @@ from schemas.roles import Role
 @click.argument("name")
 @click.option("--client", is_flag=True, help="It asks questions; it lends nothing and commands nothing.")
 @click.option("--operator", is_flag=True, help="It asks, and commands: plans, models, drains.")
+@click.option(
+    "--home-assistant", is_flag=True, help="It shows the fleet in a home, drains nodes and chooses the model."
+)
 @click.option("--node", is_flag=True, help="It lends itself to the fleet. [default]")
 @click.option(
     "--expires",
@@ -43,6 +46,7 @@ def command(
     name: str,
     client: bool,
     operator: bool,
+    home_assistant: bool,
     node: bool,
     expires_s: float,
     again: bool,
@@ -61,9 +65,11 @@ def command(
     from orchestrator.identity.fleet_folder import FleetFolder
     from orchestrator.service.http_server import interface_addresses
 
-    if client + operator + node > 1:
-        raise click.UsageError("a member has one role: give one of --client, --operator and --node")
-    role: Role = "client" if client else "operator" if operator else "node"
+    given: dict[Role, bool] = {"client": client, "operator": operator, "home-assistant": home_assistant, "node": node}
+    roles = [role for role, is_given in given.items() if is_given]
+    if len(roles) > 1:
+        raise click.UsageError("a member has one role: give one of --client, --operator, --home-assistant and --node")
+    role: Role = roles[0] if roles else "node"
     if not names.is_name(name):
         raise click.BadParameter(names.RULE, param_hint="NAME")
     fleet = FleetFolder.of(settings.home)
@@ -81,7 +87,7 @@ def command(
         token=secrets.token_bytes(TOKEN_BYTES),
     )
     if phone and role != "node":
-        raise click.UsageError("--phone is for one that lends itself: leave --client and --operator out")
+        raise click.UsageError(f"--phone is for one that lends itself: leave --{role} out")
     line = f"linguabus join {invitation}"
     if phone:
         line = _line_for_phone(invitation, public_key_pin(fleet.server_file.read_text("utf-8")))

@@ -60,7 +60,11 @@ def command(
         joined = join(invited, path)
         _await_broker(joined)
         click.echo(f"joined as {joined.name}, {with_article(joined.role)}; the fleet is at {joined.broker()}")
-    if not is_node:
+    if invited.role == "home-assistant":
+        click.echo(
+            f"next: in Home Assistant, Settings > Devices & services > MQTT; name, key and authority are in {path}"
+        )
+    elif not is_node:
         click.echo("next: linguabus ask 'What is the capital of France?'")
     elif no_run:
         click.echo("next: linguabus node")

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import logging
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING, get_args
 
 import click
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 HEALTH = HealthLimits()
 AUTO_WIRE = "auto"
+DEFAULT_PREFIX = "homeassistant"
 EXAMPLE = "Example: linguabus serve --with-broker"
 
 
@@ -38,6 +40,14 @@ def _number_or_auto(_context: click.Context, parameter: click.Parameter, value: 
 
 def _wire_or_auto(_context: click.Context, _parameter: click.Parameter, value: str) -> str | None:
     return None if value == AUTO_WIRE else value
+
+
+def _prefix(_context: click.Context, parameter: click.Parameter, value: str) -> str:
+    from orchestrator.service.home_teller import is_prefix
+
+    if value and not is_prefix(value):
+        raise click.BadParameter(f"write the prefix of its topics, such as {DEFAULT_PREFIX}", param=parameter)
+    return value
 
 
 @click.command("serve", epilog=EXAMPLE)
@@ -141,6 +151,17 @@ def _wire_or_auto(_context: click.Context, _parameter: click.Parameter, value: s
     help="Wait while another orchestrator serves on this broker, and serve as soon as it is gone.",
 )
 @click.option("--no-balance", is_flag=True, help="Leave layers where they are when nodes become slower or quicker.")
+@click.option(
+    "--home-assistant",
+    metavar="[PREFIX]",
+    is_flag=False,
+    flag_value=DEFAULT_PREFIX,
+    default="",
+    show_default=False,
+    callback=_prefix,
+    help="Show the fleet and its nodes in Home Assistant, by MQTT discovery; PREFIX is that of its topics."
+    f" [default: off; without PREFIX: {DEFAULT_PREFIX}]",
+)
 @bus_options
 @pass_settings
 def command(
@@ -163,6 +184,7 @@ def command(
     take_over: bool,
     standby: bool,
     no_balance: bool,
+    home_assistant: str,
 ) -> None:
     """Run the orchestrator: it plans which node runs what, hands out the parts and answers questions."""
     from broker.exit_deadline import end_on_signals
@@ -189,6 +211,11 @@ def command(
         broker: str | BrokerAddress = settings.address
         if FleetFolder.exists(settings.home) and not settings.broker_is_named:
             fleet = FleetFolder.of(settings.home)
+            if home_assistant not in (
+                "",
+                fleet.settings.home_assistant,
+            ):  # remembered, for whoever writes the broker's roles
+                fleet = FleetFolder.update(settings.home, replace(fleet.settings, home_assistant=home_assistant))
             membership = stack.enter_context(Membership(fleet, interface_addresses))
             own = fleet.own_credential()
             broker = own.broker()
@@ -227,6 +254,7 @@ def command(
             take_over=take_over,
             standby=standby,
             balance=not no_balance,
+            home_assistant=home_assistant,
         )
         run_service(
             config,

@@ -10,21 +10,23 @@ import contextlib
 import getpass
 import os
 import signal
+import socket
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from broker.private_file import write_private
 from broker.roles import acl_text
-from orchestrator.identity.fleet_folder import LOOPBACK, FleetFolder
+from orchestrator.identity.fleet_folder import LOOPBACK, FleetFolder, FleetSettings
 from orchestrator.identity.register import Register
 from schemas.limits import MAX_PAYLOAD_BYTES
 from schemas.roles import ON_BROKER, Role
 
-MOST_CONNECTIONS = 900
+MOST_CONNECTIONS = 800
 """Of members and of strangers, who may be in the middle of a handshake."""
 MOST_OF_HOST = 100
-"""For programs of this machine. Both together are fewer than the 1024 files that most systems let Mosquitto have."""
+"""For programs of this machine. All together are fewer than the 1024 files that most systems let Mosquitto have."""
+MOST_OF_BROWSERS = 100
 MOST_QUEUED_MESSAGES = 20_000
 """Of one slow reader; the default of 1000 drops messages that a quick one would have taken."""
 MOST_QUEUED_BYTES = 64 << 20
@@ -58,7 +60,7 @@ connection_messages true
 """
 _LISTENER = """\
 listener {port}{address}
-max_connections {connections}
+{protocol}max_connections {connections}
 # Key and certificate are in one file, so that they always fit.
 certfile {server}
 keyfile {server}
@@ -89,7 +91,7 @@ def _write_changed(fleet: FleetFolder, members: Sequence[tuple[str, Role, str]])
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     texts = {
         "passwords": "".join(f"{name}:{key_hash}\n" for name, _, key_hash in members),
-        "roles": acl_text((name, role) for name, role, _ in members),
+        "roles": acl_text(((name, role) for name, role, _ in members), discovery=fleet.settings.home_assistant),
         "server.pem": fleet.server_file.read_text("utf-8"),
         "mosquitto.conf": _CONFIGURATION.format(
             # Mosquitto would become another user, who may not read what is its owner's alone.
@@ -112,22 +114,42 @@ def _write_changed(fleet: FleetFolder, members: Sequence[tuple[str, Role, str]])
 
 
 def _listeners(fleet: FleetFolder) -> str:
-    """One for members, and one for this machine; in containers on their own network, which publishes no port of it."""
+    """One for members, and one for this machine; in containers on their own network, which publishes no port of it.
+
+    And one for members' programs in browsers, where that is wanted: the same, inside WebSocket.
+    """
     settings = fleet.settings
     host = "" if settings.inside or settings.broker_files else LOOPBACK[0]
-    listeners = (
-        (settings.broker_port, settings.listen, MOST_CONNECTIONS),
-        (settings.host_port, host, MOST_OF_HOST),
+    listeners: tuple[tuple[int, str, int, str], ...] = (
+        (settings.broker_port, settings.listen, MOST_CONNECTIONS, ""),
+        (settings.host_port, host, MOST_OF_HOST, ""),
     )
+    listeners += _websocket_listeners(settings)
     return "".join(
         _LISTENER.format(
             port=port,
             address=f" {address}" if address else "",
+            protocol=protocol,
             connections=connections,
             server=fleet.broker_folder / "server.pem",
         )
-        for port, address, connections in listeners
+        for port, address, connections, protocol in listeners
     )
+
+
+def _websocket_listeners(settings: FleetSettings) -> tuple[tuple[int, str, int, str], ...]:
+    """The one for browsers, where it is wanted.
+
+    Mosquitto 2.0 listens for WebSocket everywhere, whatever the address, unless that is of the family that it is told.
+    """
+    if not settings.websocket_port:
+        return ()
+    address = family = ""
+    if settings.only_address:
+        found, *_ = socket.getaddrinfo(settings.only_address, settings.websocket_port, type=socket.SOCK_STREAM)
+        address = str(found[4][0])
+        family = f"socket_domain ipv{6 if found[0] == socket.AF_INET6 else 4}\n"
+    return ((settings.websocket_port, address, MOST_OF_BROWSERS, f"{family}protocol websockets\n"),)
 
 
 def tell_broker(fleet: FleetFolder) -> bool:

@@ -42,6 +42,8 @@ class FleetSettings:
             a host finds of addresses of its own is of no use to others.
         broker_files: the folder of what the broker reads, where a broker that this machine can't send a signal to
             reads it, again whenever it changes; empty: the broker runs on this machine.
+        home_assistant: the prefix of Home Assistant's discovery, where the fleet announces itself; empty: nowhere.
+        websocket_port: the broker's for programs in a browser; 0: none.
     """
 
     addresses: tuple[str, ...] = ()
@@ -51,6 +53,8 @@ class FleetSettings:
     broker_port: int
     http_port: int
     host_port: int
+    home_assistant: str = ""
+    websocket_port: int = 0
 
     @property
     def only_address(self) -> str:

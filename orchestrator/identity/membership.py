@@ -62,6 +62,7 @@ class Membership(Closing):
         self.enrolment = Enrolment(fleet, self._register, addresses, lambda: self._apply(self._register))
         self._members = _members(self._shown)
         """Role and hash of the key by name. Replaced, never changed: other threads read it."""
+        self._invited = self._shown.invited()
         self.on_gone: Callable[[str], None] = lambda _: None
         """Is given the name of each member that is revoked, in another thread than the one that serves."""
         self._seen: set[str] = set()
@@ -111,6 +112,10 @@ class Membership(Closing):
         with self.fleet.register() as register:  # of its own, so that the change is news to the others
             register.revoke(name)
 
+    def door(self, at_s: float) -> tuple[float, ...]:
+        """When each invitation ends that is good at this time, in seconds since 1970. For any thread."""
+        return tuple(one.open_until for one in self._invited if one.open_until > at_s)
+
     def saw(self, name: str) -> None:
         """Note that somebody of this name was heard."""
         self._seen.add(name)
@@ -136,6 +141,7 @@ class Membership(Closing):
                 version = self._shown.version
                 if version != self._version:
                     self._apply(self._shown)
+                    self._invited = self._shown.invited()
                     self._version = version
             except (OSError, sqlite3.Error, StateUnreadable) as error:
                 _log.error("members are not kept up to date, and it is tried again: %s", error)

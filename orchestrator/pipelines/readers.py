@@ -10,14 +10,14 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 
-from orchestrator.effects import Effect, Publish
+from orchestrator.effects import Effect, Publish, respond
 from orchestrator.events import ClientGone, Malformed
 from orchestrator.pipelines.pipeline import Pipeline
 from orchestrator.pipelines.pool import PipelinePool
 from orchestrator.requests.session import Phase, Session
 from orchestrator.timing import Timing
 from schemas.limits import MAX_LINE
-from schemas.messages import ErrorCode, RenewRequest, StreamError, SubmitRequest
+from schemas.messages import ErrorCode, RenewRequest, ResponseTo, StreamError, SubmitRequest
 from schemas.rates import Rate, Rates
 from schemas.topics import REQUEST_STREAM
 
@@ -63,7 +63,7 @@ class Readers:
             return []
         wait_s = math.ceil(self._questions.wait_s(client, now_s))
         reason = f"{client} asks more than {QUESTIONS.per_s:g} questions a second: ask again in {wait_s} s"
-        return [_error(client, request, "busy", reason)]
+        return _errors(client, request, "busy", reason, submit.response)
 
     def renewed(self, client: str, renew: RenewRequest, now_s: float) -> list[Effect]:
         """Note that a client still reads an answer; tell it what it has missed, or that there is no more to come."""
@@ -77,21 +77,22 @@ class Readers:
                 self._pipelines.touch_all()  # it may be opened now
             session.renew(now_s)
             if session.is_behind and renew.answer_tokens > session.tokens_known:
-                return [_error(client, request, "unknown", "the reader has more of the answer: ask again with that")]
+                return _errors(client, request, "unknown", "the reader has more of the answer: ask again with that")
             return list(session.told_after(renew.answer_tokens)) if renew.repeat else []
         if not renew.repeat and any(table.was_submitted(request) for table in tables):
             return []  # the end is on its way
         for table in tables:
             if told := table.ended.told_after(renew.answer_tokens, client=client, request=request):
                 return [Publish(REQUEST_STREAM.format(client=client, request=request), message) for message in told]
-        return [_error(client, request, "unknown", "nobody works on this answer any more: ask again")]
+        return _errors(client, request, "unknown", "nobody works on this answer any more: ask again")
 
     def refuse(self, malformed: Malformed, now_s: float) -> list[Effect]:
         """Answer a message that breaks the contract. It may be damaged: the request that it is about goes on."""
         if not self._repeats.take(malformed.client, now_s):
             return []
         reason = f"the message breaks the contract: {malformed.reason}"
-        return [_error(malformed.client, malformed.request or NO_REQUEST, "malformed", reason)]
+        request = malformed.request or NO_REQUEST
+        return _errors(malformed.client, request, "malformed", reason, malformed.response)
 
     # --- who is gone ------------------------------------------------------------------------------------------
 
@@ -122,6 +123,8 @@ class Readers:
         return effects
 
 
-def _error(client: str, request: str, code: ErrorCode, reason: str) -> Publish:
+def _errors(
+    client: str, request: str, code: ErrorCode, reason: str, response: ResponseTo | None = None
+) -> list[Effect]:
     message = StreamError(request=request, code=code, reason=reason[:MAX_LINE])
-    return Publish(REQUEST_STREAM.format(client=client, request=request), message)
+    return [Publish(REQUEST_STREAM.format(client=client, request=request), message), *respond(response, message)]

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 from orchestrator.deployment.plan import LONGER
 from orchestrator.model.prompt import PromptRefused
@@ -20,9 +19,8 @@ from orchestrator.model.served import TextStream
 from orchestrator.requests.answer_logprobs import AnswerLogprobs
 from orchestrator.requests.stop_strings import StopStrings
 from schemas.codec import Flag
-from schemas.messages import StreamText
+from schemas.messages import FinishReason, RequestAnswer, StreamEnd, StreamError, StreamText
 
-FinishReason = Literal["stop", "length", "cancelled"]
 _STOP, _LENGTH = int(Flag.STOP), int(Flag.LENGTH)
 _MOST_TOKENS = 512
 """Behind one piece; of a token whose alternatives are told each one counts."""
@@ -271,3 +269,20 @@ class Answer:
     def text_after(self, tokens: int) -> list[StreamText]:
         """The text behind the first ``tokens`` tokens once more, for a reader who has missed it."""
         return self._begin_text().after(tokens, self._shown(self.tokens), is_end=self.finish is not None)
+
+
+def whole_answer(answer: Answer | None, end: StreamEnd | StreamError) -> RequestAnswer | StreamError:
+    """All that was told of an answer that has ended, in one message."""
+    if isinstance(end, StreamError):
+        return end
+    pieces = answer.text_after(0) if answer else []
+    return RequestAnswer(
+        request=end.request,
+        text="".join(piece.text for piece in pieces),
+        finish_reason=end.finish_reason,
+        model=answer.prompt.model if answer else None,
+        prompt_tokens=end.prompt_tokens,
+        completion_tokens=end.completion_tokens,
+        ttft_s=end.ttft_s,
+        total_s=end.total_s,
+    )

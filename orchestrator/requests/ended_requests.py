@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from orchestrator.requests.answer import Answer
-from schemas.messages import StreamEnd, StreamError
+from orchestrator.effects import Publish, respond
+from orchestrator.requests.answer import Answer, whole_answer
+from schemas.messages import StreamEnd, StreamError, SubmitRequest
 
 _MOST = 1000
 _MOST_TOKENS = 100_000
@@ -41,6 +42,13 @@ class EndedRequests:
 
     def __contains__(self, request: str) -> bool:
         return request in self._requests
+
+    def respond(self, again: SubmitRequest) -> list[Publish]:
+        """The whole answer once more, for who asks the same again and wants it in one message."""
+        known = self._requests.get(again.request)
+        if known is None or known.client != again.client or not again.response:
+            return []
+        return respond(again.response, whole_answer(known.answer, known.end))
 
     def add(self, request: str, ended: EndedRequest) -> None:
         """Remember a request that has ended."""

@@ -50,6 +50,8 @@ def end_of(session: Session, waits_for: WaitsFor, advice: str, now_s: float) -> 
     """The error that ends a request whose patience is at its end; ``advice`` is for one that had no turn."""
     since_s = session.queued_s if session.missing_since_s is None else session.missing_since_s
     waited_s = now_s - since_s
+    if session.phase is Phase.QUEUED and now_s >= session.expires_at_s:
+        return "busy", f"it expired, as asked: no answer had begun in {session.submit.expires_s:g} s; {advice}"
     if waits_for.code == "busy":
         return "busy", f"no turn in {waited_s:.0f} s: {advice}"
     waited = f" (waited {waited_s:.0f} s)" if waited_s >= 1.0 else ""

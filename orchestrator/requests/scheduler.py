@@ -9,7 +9,7 @@ from orchestrator.deployment.plan import ReadyPlan
 from orchestrator.effects import Effect, ForgetRequest, Note, Publish, SaveRequest, SaveTokens, command
 from orchestrator.events import PromptEncoded, PromptUnusable, SavedRequest, TokensHeard
 from orchestrator.model.prompt import PromptRefused
-from orchestrator.requests.answer import EncodedPrompt, FinishReason
+from orchestrator.requests.answer import EncodedPrompt
 from orchestrator.requests.opening import ask_again, open_on
 from orchestrator.requests.patience import WaitsFor, end_of, is_at_end
 from orchestrator.requests.pending_closes import PendingCloses
@@ -23,6 +23,7 @@ from schemas.messages import (
     CancelRequest,
     Epoch,
     ErrorCode,
+    FinishReason,
     KeepRequests,
     RequestClosed,
     SubmitRequest,
@@ -92,13 +93,13 @@ class RequestScheduler:
         if (known := self.sessions.get(request.request)) and known.client == request.client:
             known.learn(request)
         if self.sessions.was_submitted(request.request):
-            return []  # the same submission again
+            return [*self.sessions.ended.respond(request)]  # the same submission again
         session = Session.asked(request, self._timing, now_s)
         if request.pipeline != self._service:
             reason = f"there is no pipeline {request.pipeline}: this orchestrator serves {self._service}"
-            return [session.tell_error("bad_request", reason)]
+            return [*session.tell_error("bad_request", reason)]
         if refusal := self._queue.refusal(request):
-            return [session.tell_error("busy", f"{refusal}: {self._pace.advice()}")]
+            return [*session.tell_error("busy", f"{refusal}: {self._pace.advice()}")]
         self.adopt(session)
         return [SaveRequest(request)]
 
@@ -387,13 +388,13 @@ class RequestScheduler:
 
     def _end(self, session: Session) -> list[Effect]:
         end = session.end_message()
-        return [session.tell_end(end), Note(ended_text(end)), *self._forget(session)]
+        return [*session.tell_end(end), Note(ended_text(end)), *self._forget(session)]
 
     def _fail(self, session: Session, code: ErrorCode, reason: str, summary: str = "") -> list[Effect]:
         """End a request with an error; ``summary`` is for the log where ``reason`` may have people's text in it."""
         self._queue.leave(session)
         note = Note(f"{session.request} failed ({code}): {summary or reason}", warning=True)
-        return [session.tell_error(code, reason), note, *self._forget(session)]
+        return [*session.tell_error(code, reason), note, *self._forget(session)]
 
     def _forget(self, session: Session) -> list[Effect]:
         self.sessions.forget(session.request)

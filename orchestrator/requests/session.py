@@ -7,11 +7,11 @@ import math
 from dataclasses import dataclass, field
 
 from orchestrator.deployment.plan import LONGER, DeployedPlan
-from orchestrator.effects import EncodePrompt, Publish, command
+from orchestrator.effects import EncodePrompt, Publish, command, respond
 from orchestrator.events import SavedRequest
 from orchestrator.model.prompt import PromptRefused
 from orchestrator.model.served import ServedModel
-from orchestrator.requests.answer import Answer, EncodedPrompt, FinishReason
+from orchestrator.requests.answer import Answer, EncodedPrompt, whole_answer
 from orchestrator.requests.answer_logprobs import AnswerLogprobs
 from orchestrator.requests.placement import Placement
 from orchestrator.requests.resend_timer import ResendTimer
@@ -20,6 +20,7 @@ from orchestrator.timing import Timing
 from schemas.limits import MAX_LINE
 from schemas.messages import (
     ErrorCode,
+    FinishReason,
     OpenRequest,
     RequestClosed,
     RequestFailed,
@@ -303,11 +304,18 @@ class Session:
         """
         turn_s = math.inf
         if self.phase is Phase.QUEUED:
-            turn_s = self.queued_s + max(self.submit.patience_s, timing.queue_s)
+            turn_s = min(self.expires_at_s, self.queued_s + max(self.submit.patience_s, timing.queue_s))
         if not missing:
             return turn_s
         since_s = -math.inf if self.missing_since_s is None else self.missing_since_s
         return min(since_s + self.submit.patience_s, turn_s)
+
+    @property
+    def expires_at_s(self) -> float:
+        """When an answer that has not begun is not wanted any more."""
+        if self.submit.expires_s is None or self.tokens_known:
+            return math.inf
+        return self.submitted_s + self.submit.expires_s
 
     def renew(self, now_s: float) -> None:
         """Note that the request's reader is there."""
@@ -335,12 +343,13 @@ class Session:
         status = StreamStatus(request=self.request, waits_for=waits_for, model=model, tool_format=form)
         return Publish(self.stream_topic, status)
 
-    def tell_end(self, end: StreamEnd | StreamError) -> Publish:
-        """Tell the one who asked that there is nothing more to come."""
+    def tell_end(self, end: StreamEnd | StreamError) -> list[Publish]:
+        """Tell the one who asked that there is nothing more to come, and the whole answer if that is wanted."""
         self.end_told = end
-        return Publish(self.stream_topic, end)
+        whole = whole_answer(self.answer, end) if self.submit.response else end
+        return [Publish(self.stream_topic, end), *respond(self.submit.response, whole)]
 
-    def tell_error(self, code: ErrorCode, reason: str) -> Publish:
+    def tell_error(self, code: ErrorCode, reason: str) -> list[Publish]:
         """Tell the one who asked that there will be no (more) answer."""
         return self.tell_end(StreamError(request=self.request, code=code, reason=reason[:MAX_LINE]))
 

@@ -36,7 +36,7 @@ from schemas.messages import (
     StreamEnd,
     StreamError,
 )
-from schemas.topics import NODE_COMMAND
+from schemas.topics import NODE_COMMAND, RESPONSE
 
 KEPT_REQUESTS = 300
 _MOST_ENTRIES = MOST_STORY_ENTRIES
@@ -172,7 +172,7 @@ class Stories:
             case StreamEnd():
                 story.ended = True
                 return f"told the client: {message.finish_reason}, {message.completion_tokens} tokens"
-            case StreamError():
+            case StreamError() if not RESPONSE.match(topic):
                 story.ended = True
                 return f"told the client: {message.code}: {message.reason}"
         return ""

@@ -10,6 +10,7 @@ from broker.address import BrokerAddress, as_address
 from broker.security import is_exposed, is_loopback
 from orchestrator.errors import BadSetting, InsecureAddress
 from orchestrator.fleet.health import HealthLimits
+from orchestrator.service.home_teller import is_prefix
 from orchestrator.timing import DEFAULT_CHUNK_TOKENS, DEFAULT_SLOTS, MOST_PIPELINES, Timing
 from schemas import limits
 from schemas.messages import WireDtype
@@ -64,6 +65,8 @@ class ServiceConfig:
     health: HealthLimits = HealthLimits()
     balance: bool = True
     """Move layers when nodes become slower or quicker."""
+    home_assistant: str = ""
+    """The prefix of Home Assistant's discovery, where the fleet announces itself; empty: nowhere."""
 
     def __post_init__(self) -> None:
         _check_range("--min-nodes", self.min_nodes, 1, limits.MAX_STAGES)
@@ -81,6 +84,8 @@ class ServiceConfig:
         _check_range("--battery-low", self.health.battery_low_percent, 0, 100)
         _check_range("--memory-margin", self.memory_margin, 0, limits.MAX_MEMORY_MARGIN)
         _check_range("--hot", self.health.hot_c, 0, 200)
+        if self.home_assistant and not is_prefix(self.home_assistant):
+            raise BadSetting(f"--home-assistant is {self.home_assistant!a}: use the prefix of its discovery topics")
         for url in self.advertised_urls:
             if not _HTTP_URL.fullmatch(url):
                 raise BadSetting(f"--advertise is {url}: use an address such as http://192.168.1.5:8765")

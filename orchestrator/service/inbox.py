@@ -19,13 +19,16 @@ from orchestrator.events import (
     TokensHeard,
 )
 from orchestrator.service.malformed import malformed, same
+from orchestrator.service.responses import home, wanted, with_properties
 from schemas.codec import Kind, decode_frames
 from schemas.errors import ContractError
 from schemas.logprobs import split_logprobs
 from schemas.messages import CancelRequest, ClientWill, Plan, RenewRequest, SubmitRequest, decode
 from schemas.topics import (
     CLIENT_WILL,
+    CONTROL_REPLY,
     CONTROL_SUBMIT,
+    HOME_COMMAND,
     LONGEST_TOPIC_BYTES,
     NODE_BIRTH,
     NODE_HEARTBEAT,
@@ -111,7 +114,7 @@ def _parse(delivery: Delivery) -> Event | None:
     if payload and PLAN.match(topic):
         return PlanHeard(decode(payload, Plan), delivery.retain)
     if place := REQUEST_SUBMIT.match(topic):
-        return Submitted(same(decode(payload, SubmitRequest), place))
+        return Submitted(with_properties(same(decode(payload, SubmitRequest), place), delivery.properties))
     if place := REQUEST_CANCEL.match(topic):
         return Cancelled(place["client"], same(decode(payload, CancelRequest), place))
     if place := REQUEST_RENEW.match(topic):
@@ -119,8 +122,11 @@ def _parse(delivery: Delivery) -> Event | None:
     if place := CLIENT_WILL.match(topic):
         will = same(decode(payload, ClientWill), place)
         return ClientGone(will.client, will.connection)
+    if place := HOME_COMMAND.match(topic):
+        return Commanded(home(place), decode(payload, *HOME_COMMAND.messages))
     if place := CONTROL_SUBMIT.match(topic):
-        return Commanded(Asker(**place), decode(payload, *CONTROL_SUBMIT.messages))
+        asker = Asker(**place, response=wanted(delivery.properties, place["client"], CONTROL_REPLY))
+        return Commanded(asker, decode(payload, *CONTROL_SUBMIT.messages))
     return None
 
 

@@ -9,8 +9,9 @@ from typing import TypeVar
 from broker.bus import Delivery
 from orchestrator.effects import Asker
 from orchestrator.events import CommandUnreadable, Malformed
+from orchestrator.service.responses import home, if_own
 from schemas.errors import ContractError, MessageError
-from schemas.topics import CONTROL_SUBMIT, REQUEST_CANCEL, REQUEST_RENEW, REQUEST_SUBMIT
+from schemas.topics import CONTROL_REPLY, CONTROL_SUBMIT, HOME_COMMAND, REQUEST_CANCEL, REQUEST_RENEW, REQUEST_SUBMIT
 
 _REQUEST = re.compile(r"[0-9a-f]{16}")
 _SUBMITTED = re.compile(rb'"request"\s*:\s*"([0-9a-f]{16})"')
@@ -33,10 +34,13 @@ def same(message: _Message, place: Mapping[str, str]) -> _Message:
 def malformed(delivery: Delivery, error: ContractError) -> Sequence[Malformed | CommandUnreadable]:
     """The event behind a client's message that breaks the contract; none for other topics."""
     if (place := CONTROL_SUBMIT.match(delivery.topic)) and isinstance(error, MessageError):
-        return (CommandUnreadable(Asker(**place), error),)
+        return (CommandUnreadable(Asker(**place, response=if_own(delivery, place["client"], CONTROL_REPLY)), error),)
+    if (place := HOME_COMMAND.match(delivery.topic)) and isinstance(error, MessageError):
+        return (CommandUnreadable(home(place), error),)
     for row in (REQUEST_SUBMIT, REQUEST_CANCEL, REQUEST_RENEW):
         if place := row.match(delivery.topic):
             said = _SUBMITTED.search(delivery.payload)
             request = place.get("request") or (said[1].decode() if said else "")
-            return (Malformed(place["client"], request if _REQUEST.fullmatch(request) else None, str(error)),)
+            known = request if _REQUEST.fullmatch(request) else None
+            return (Malformed(place["client"], known, str(error), if_own(delivery, place["client"])),)
     return ()

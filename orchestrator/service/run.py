@@ -17,6 +17,7 @@ from orchestrator.service.blobs import BLOBS_PATH, blob_routes
 from orchestrator.service.config import ServiceConfig
 from orchestrator.service.database import Database
 from orchestrator.service.departures import departure_route
+from orchestrator.service.home_teller import HomeTeller
 from orchestrator.service.http_access import Access
 from orchestrator.service.http_server import HttpServer, reachable_urls
 from orchestrator.service.incumbent import ask_for_incumbent, will_of
@@ -24,6 +25,7 @@ from orchestrator.service.member_addresses import address_route
 from orchestrator.service.phone_files import phone_routes
 from orchestrator.service.service import Service
 from orchestrator.service.standby import stand_by
+from orchestrator.service.tellers import DoorTeller
 
 logger = logging.getLogger(__name__)
 
@@ -136,7 +138,18 @@ def _serve(
             service.inbox.on_heard = membership.saw
             service.inbox.is_member = membership.is_member
             membership.on_gone = service.revoked
+            service.tellers.add(DoorTeller(bus, config.pipeline, membership.door))
             membership.on_certificate = lambda file: http.load_certificate(file, file)
+        if config.home_assistant:
+            home = HomeTeller(
+                bus,
+                config.home_assistant,
+                service.core.plane,
+                models=store.names,
+                is_member=service.inbox.is_member,
+                has_door=membership is not None,
+            )
+            service.tellers.add(home)
         info = ServiceInfo(
             broker=str(bus.address),
             blob_urls=blob_urls,

@@ -15,11 +15,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from broker.bus import Bus, Connected, Delivery, Disconnected, Refused, Subscribed
+from broker.bus import Bus, Connected, Delivery, Disconnected, Properties, Refused, Subscribed
 from broker.errors import PayloadTooLarge, QueueFull
 from orchestrator.control_plane import ControlPlane
 from orchestrator.core import Core
-from orchestrator.deployment.message_fit import RAISE_IT
 from orchestrator.deployment.plan import ServingSettings
 from orchestrator.effects import (
     Asker,
@@ -61,8 +60,10 @@ from orchestrator.service.config import ServiceConfig
 from orchestrator.service.database import Database
 from orchestrator.service.inbox import OTHERS, Inbox
 from orchestrator.service.request_journal import RequestJournal
+from orchestrator.service.responses import instead_of
 from orchestrator.service.storage_watch import StorageWatch
 from orchestrator.service.sweeper import Sweeper
+from orchestrator.service.tellers import Tellers
 from orchestrator.service.tenure import Claim, Tenure, superseded
 from orchestrator.service.wishes import wishes_of
 from orchestrator.service.worker import Solver, Worker, default_solver
@@ -71,7 +72,6 @@ from schemas.limits import MAX_PAYLOAD_BYTES
 from schemas.messages import (
     EventsReply,
     HistoryReply,
-    OperatorRefusal,
     OperatorReply,
     OrchestratorStatus,
     decode,
@@ -79,7 +79,6 @@ from schemas.messages import (
 )
 from schemas.names import is_name
 from schemas.topics import (
-    CONTROL_REPLY,
     EVENT,
     LONGEST_TOPIC_BYTES,
     NODE_BIRTH,
@@ -128,6 +127,7 @@ class Service:
         self.inbox = Inbox()
         self._sweeper = Sweeper(bus, lambda name: self.inbox.is_member(name))
         self.inbox.clear = self._sweeper.clear
+        self.tellers = Tellers()
         settings = ServingSettings(
             pipeline=config.pipeline,
             context_tokens=config.context_tokens,
@@ -190,6 +190,7 @@ class Service:
                     on_ready()
             self._do(self.core.handle(Stopping(), time.monotonic()))
             self._requests.write()
+            self.tellers.end()
             self._say_status(self._tenure.gone)
             self._bus.flush(_STOP_FLUSH_S)
         finally:
@@ -205,6 +206,7 @@ class Service:
         self._bus.subscribe(frames, qos=0, stored=False)
         self._bus.subscribe(OTHERS, qos=1, stored=False)
         self._waiting_for = {*stored, *frames, *OTHERS}
+        self.tellers.begin()
 
     def revoked(self, node: str) -> None:
         """Note that a node's membership has ended. For any thread."""
@@ -229,6 +231,8 @@ class Service:
             match bus_event:
                 case Delivery(topic) if topic == self._status_topic:
                     self._on_status(bus_event)
+                case Delivery() if self.tellers.take(bus_event):
+                    pass
                 case Delivery() if self._held is not None:
                     self._held.append(bus_event)
                 case Delivery():
@@ -257,6 +261,8 @@ class Service:
             self._requests.write()
         for name in self._sweeper.look(time.monotonic()):
             self._handle(NodeForgotten(name))
+        if not (self._asks or self._waiting_for):
+            self.tellers.look(time.monotonic())
         self._do(self._storage.look(self._state.failure, time.monotonic()))
         self._turned_s = time.monotonic()
         return not self._waiting_for
@@ -289,6 +295,7 @@ class Service:
                 self._say_status(self._tenure.own)
             case Claim.NOTHING if said.state == "asks" and self._asks:  # whoever else serves was heard before this
                 self._asks = False
+                self.tellers.again()
                 self._handle(self._bus_up(reconnect=True))
                 self._say_status(self._tenure.own)
                 held, self._held = self._held or [], None
@@ -318,8 +325,8 @@ class Service:
     def _do(self, effects: list[Effect]) -> None:
         for effect in effects:
             match effect:
-                case Publish(topic, message, qos, retain):
-                    self._publish(topic, message, qos, retain)
+                case Publish(topic, message, qos, retain, correlation):
+                    self._publish(topic, message, qos, retain, correlation)
                 case (
                     OpenModel()
                     | EncodePrompt()
@@ -343,17 +350,17 @@ class Service:
                 case _:
                     self._save(effect)
 
-    def _publish(self, topic: str, message: Any, qos: int, retain: bool) -> None:
+    def _publish(self, topic: str, message: Any, qos: int, retain: bool, correlation: str = "") -> None:
+        properties = Properties(correlation=bytes.fromhex(correlation))
         try:
-            self._bus.publish(topic, encode(message), qos=qos, retain=retain)
+            self._bus.publish(topic, encode(message), qos=qos, retain=retain, properties=properties)
         except (MessageError, PayloadTooLarge, QueueFull) as error:
             logger.error("a message on %s was not sent: %s", topic, error)
-            if CONTROL_REPLY.match(topic) and not isinstance(message, OperatorRefusal):
-                self._publish(topic, OperatorRefusal(reason=_why_not_answered(error)), qos, retain)
+            if refusal := instead_of(message, error):
+                self._publish(topic, refusal, qos, retain, correlation)
 
     def _answer(self, asker: Asker, answer: OperatorReply) -> None:
-        sent = reply(asker, answer)
-        self._publish(sent.topic, sent.message, sent.qos, sent.retain)
+        self._do([reply(asker, answer)])
 
     def _tell(self, note: Note) -> None:
         """Tell operators of a note, if it is an event."""
@@ -389,10 +396,3 @@ class Service:
                     logger.error("model %s will not be active after a restart: %s", model, error)
             case SaveRequest() | SaveOpened() | SaveTokens() | ForgetRequest():
                 self._requests.save(effect, time.monotonic())
-
-
-def _why_not_answered(error: Exception) -> str:
-    if not isinstance(error, PayloadTooLarge):
-        return f"the answer can't be sent: {error}"
-    sizes = f"{error.size_bytes:,} bytes, and the broker passes on {error.limit_bytes:,} bytes at most"
-    return f"the answer takes a message of {sizes}: {RAISE_IT}"

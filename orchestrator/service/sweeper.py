@@ -71,9 +71,9 @@ class Sweeper:
 def _patterns(name: str) -> list[str]:
     """Where a member of this name could store something, whatever its role was, besides birth and status."""
     rights = {
-        right.topic.filter(**{right.me: name})
-        for role in RIGHTS.values()
-        for right in role
-        if right.me and "write" in right.access and right.topic not in (NODE_BIRTH, NODE_STATUS)
+        right.topic.filter(**({right.me: name} if right.me else {}))
+        for role, rights in RIGHTS.items()
+        for right in rights
+        if role != "orchestrator" and "write" in right.access and right.topic not in (NODE_BIRTH, NODE_STATUS)
     }
     return sorted(rights)

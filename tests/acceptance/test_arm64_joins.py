@@ -11,10 +11,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
+from orchestrator.demo.model import demo_model
 
 from orchestrator.client import Client
 from orchestrator.commands.settings import default_cache
-from orchestrator.demo.model import demo_model
 from orchestrator.model.store import ModelStore
 from schemas.fleet_views import NodeView
 from schemas.messages import ChatMessage

@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 
-from broker.bus import Connected, Delivery, Disconnected, Subscribed, Will
+from broker.bus import NO_PROPERTIES, Connected, Delivery, Disconnected, Properties, Subscribed, Will
 from broker.errors import BadTopic, BrokerUnreachable, BusClosed, PayloadTooLarge, QueueFull
 from tests.support.bus_worlds import Connect, World
 from tests.support.polling import DEADLINE_S, collect, collect_deliveries, deliveries, subscribe
@@ -26,6 +26,16 @@ def test_a_message_reaches_those_who_subscribed(connect: Connect, base: str, qos
     assert sender.stats.messages_out == 2
     assert reader.stats.messages_in == 1
     assert reader.stats.bytes_in > len(b"hello")
+
+
+def test_properties_travel_with_a_message_over_mqtt_5(connect: Connect, base: str) -> None:
+    sender, reader = connect(), connect()
+    subscribe(reader, base, qos=1)
+    asked = Properties(response_topic=f"{base}/answers", correlation=b"\0\xff", expires_s=60)
+    sender.publish(base, b"question", qos=1, properties=asked)
+    sender.publish(base, b"no question", qos=1)
+    got = [delivery.properties for delivery in collect_deliveries(reader, 2)]
+    assert got == [NO_PROPERTIES if getattr(sender, "protocol", "5") == "3.1.1" else asked, NO_PROPERTIES]
 
 
 def test_a_client_gets_what_it_sends_itself(connect: Connect, base: str) -> None:

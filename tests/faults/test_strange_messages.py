@@ -44,7 +44,7 @@ EXAMPLES = {
 }
 ALL = [data for examples in EXAMPLES.values() for data in examples]
 PLACE = {"node": "pi", "pipeline": "main", "epoch": "7-2", "stage": 1, "sender": "pi", "receiver": "laptop",
-         "client": "cli-1", "request": "5f0c3a9e81d7b264"}  # fmt: skip
+         "client": "cli-1", "request": "5f0c3a9e81d7b264", "label": "1"}  # fmt: skip
 FRAMES = (SEGMENT, TOKEN)
 FEW, MANY, TOGETHER = 4_000, 1_000_000, 50_000
 

@@ -14,7 +14,7 @@ from schemas.topics import PREFIX, TOPICS, Topic
 from tests.support.fleet_world import FleetWorld, fleet_world
 from tests.support.polling import DEADLINE_S, collect
 
-ROLES: dict[str, Role] = {"phone": "node", "reader": "client", "owner": "operator"}
+ROLES: dict[str, Role] = {"phone": "node", "reader": "client", "owner": "operator", "hall": "home-assistant"}
 """By the name of who has it."""
 OTHER = "other"
 END = f"{PREFIX}/event/end"

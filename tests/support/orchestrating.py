@@ -318,7 +318,7 @@ class World:
         self.event(Submitted(submit))
         return submit.request
 
-    def generate(self, request: str, count: int, *, start: int | None = None, flags: int = 0) -> None:
+    def generate(self, request: str, count: int, *, start: int | None = None, flags: int = 0) -> list[Effect]:
         """The last stage publishes ``count`` tokens in one frame, by default those after what its ring was given."""
         ring = self.plan_of(self.pipeline_of(request)).ring
         last = self.nodes[ring[-1].node]
@@ -329,7 +329,7 @@ class World:
             ids[-1] = EOS
         self.nodes[ring[0].node].tokens[request] = position + count
         frame = token_frame(request, opened.epoch, position, ids, flags)
-        self.event(TokensHeard(self.pipeline_of(request), last.name, frame))
+        return self.event(TokensHeard(self.pipeline_of(request), last.name, frame))
 
     def position(self, request: str) -> int:
         """Where the request's next token goes."""

@@ -69,7 +69,7 @@ class Letters:
 
 class LetterStream:
     def push(self, token_id: int) -> str:
-        return chr(token_id)
+        return chr(token_id) if token_id < 0xD800 else "\ufffd"  # as a tokenizer does with what it does not know
 
     def finish(self) -> str:
         return ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from broker.bus import Bus
@@ -21,7 +22,15 @@ QUICK = Timing(settle_s=0.1, start_s=0.5, loss_settle_s=0.05, resend_s=0.1)
 class ScriptedService:
     """A service on a connected bus, in a thread, and what it ended with."""
 
-    def __init__(self, bus: Bus, folder: Path, store: TinyStore, timing: Timing = QUICK) -> None:
+    def __init__(
+        self,
+        bus: Bus,
+        folder: Path,
+        store: TinyStore,
+        timing: Timing = QUICK,
+        before: Callable[[ScriptedService], None] = lambda _: None,
+    ) -> None:
+        """``before`` is called when it is made and does not run yet."""
         self.stop = threading.Event()
         self.ready = threading.Event()
         self.error: BaseException | None = None
@@ -29,6 +38,7 @@ class ScriptedService:
         self.bus = bus
         config = ServiceConfig(broker_url="mqtt://127.0.0.1", data_dir=folder, timing=timing, context_tokens=64)
         self.service = Service(config, self.bus, store, self.state, blob_urls=(BLOB_URL,), solve=plan_quickly)  # type: ignore[arg-type]
+        before(self)
         self.thread = threading.Thread(target=self._run)
         self.thread.start()
         assert self.ready.wait(DEADLINE_S)

@@ -15,12 +15,14 @@ from dataclasses import dataclass, field
 from broker import topic_filters
 from broker.bus import (
     DEFAULT_MAX_PAYLOAD_BYTES,
+    NO_PROPERTIES,
     BusStats,
     Connected,
     Delivery,
     Disconnected,
     Event,
     Payload,
+    Properties,
     Subscribed,
     Will,
 )
@@ -225,7 +227,15 @@ class SimulatedBus:
     def limit_payload(self, limit_bytes: int | None) -> None:
         self.max_payload_bytes = limit_bytes or DEFAULT_MAX_PAYLOAD_BYTES
 
-    def publish(self, topic: str, payload: Payload, *, qos: int = 0, retain: bool = False) -> None:
+    def publish(
+        self,
+        topic: str,
+        payload: Payload,
+        *,
+        qos: int = 0,
+        retain: bool = False,
+        properties: Properties = NO_PROPERTIES,  # lost, as on MQTT 3.1.1
+    ) -> None:
         data = bytes(payload)
         if qos == 0:
             if self._connection:

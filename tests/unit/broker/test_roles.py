@@ -9,7 +9,8 @@ import pytest
 from broker.roles import RIGHTS, acl_text, may, rights_table
 from schemas import topics as t
 from schemas.errors import TopicError
-from schemas.roles import ON_BROKER
+from schemas.messages import DrainNode, UseModel
+from schemas.roles import ON_BROKER, Role
 
 SECURITY = Path(__file__).parents[3] / "docs" / "security.md"
 
@@ -20,16 +21,32 @@ def test_only_the_orchestrator_plans_commands_and_answers() -> None:
 
 
 def test_nobody_but_the_orchestrator_does_anything_in_anothers_name() -> None:
+    everybodys = (t.PLAN, t.EVENT, t.ORCHESTRATOR_STATUS, t.DOOR, t.HOME_FLEET, t.HOME_NODE, t.HOME_REPLY)
     for role in ON_BROKER[:-1]:
         for topic in t.TOPICS:
-            assert not may(role, "write", topic, own=False), (role, topic.pattern)
-            assert not may(role, "read", topic, own=False) or topic in (t.PLAN, t.EVENT), (role, topic.pattern)
+            is_homes = (role, topic) == ("home-assistant", t.HOME_COMMAND)
+            assert may(role, "write", topic, own=False) is is_homes, (role, topic.pattern)
+            assert not may(role, "read", topic, own=False) or topic in everybodys, (role, topic.pattern)
+
+
+def test_a_home_may_drain_and_choose_the_model_and_nothing_else() -> None:
+    written = [right.topic for right in RIGHTS["home-assistant"] if right.access != "read"]
+    assert written == [t.HOME_COMMAND]
+    assert set(t.HOME_COMMAND.messages) == {DrainNode, UseModel}
+
+
+def test_discovery_is_announced_by_the_orchestrator_alone_and_not_where_nobody_wants_it() -> None:
+    members: list[tuple[str, Role]] = [("me", role) for role in ON_BROKER]
+    *others, home, orchestrator = acl_text(members, discovery="ha").split("\n\n")
+    assert "topic readwrite ha/device/+/config" in orchestrator
+    assert "topic read ha/device/+/config" in home
+    assert [section for section in others if "ha/" in section] == []
+    assert "device" not in acl_text(members)
 
 
 def test_every_topic_is_somebodys() -> None:
     for topic in t.TOPICS:
         assert any(right.topic is topic for role in ON_BROKER[:-1] for right in RIGHTS[role]) or topic in (
-            t.ORCHESTRATOR_STATUS,
             t.OPERATOR_WISHES,
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shlex
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from schemas.errors import BadInvitation
 from schemas.invitation import Invitation
+from schemas.roles import ROLES
 
 LINE = Invitation(
     name="kitchen-phone", role="node", addresses=("192.168.1.5", "fd00::1", "desk.local"), port=8765,
@@ -21,6 +23,12 @@ LINE = Invitation(
 def test_a_line_says_all() -> None:
     assert Invitation.parse(str(LINE)) == LINE
     assert Invitation.parse(f"  {LINE}\n") == LINE
+
+
+def test_every_role_can_be_invited() -> None:
+    for role in ROLES:
+        invited = replace(LINE, role=role)
+        assert Invitation.parse(str(invited)) == invited
 
 
 def test_a_line_is_one_word_to_a_shell() -> None:

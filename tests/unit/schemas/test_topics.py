@@ -83,7 +83,8 @@ def test_rows_are_disjoint(one: Topic, other: Topic) -> None:
 def test_topics_on_the_wire() -> None:
     """Spelt out: parts of other versions and access rules of brokers depend on them."""
     values = {"node": "pi", "pipeline": "main", "epoch": Epoch(generation=7, counter=2), "stage": 1, "sender": "pi",
-              "receiver": "laptop", "client": "cli-1", "request": "5f0c3a9e81d7b264"}  # fmt: skip
+              "receiver": "laptop", "client": "cli-1", "request": "5f0c3a9e81d7b264",
+              "label": "1"}  # fmt: skip
     assert [topic.format(**values).removeprefix("linguabus/v1/") for topic in TOPICS] == [
         "node/pi/birth",
         "node/pi/status",
@@ -101,8 +102,14 @@ def test_topics_on_the_wire() -> None:
         "client/cli-1/will",
         "control/cli-1/5f0c3a9e81d7b264/submit",
         "control/cli-1/5f0c3a9e81d7b264/reply",
+        "response/cli-1/1",
         "orchestrator/main/status",
         "orchestrator/main/wishes",
+        "orchestrator/main/door",
+        "home/main/state",
+        "home/main/node/pi/state",
+        "home/main/command",
+        "home/main/reply",
         "event/main",
     ]
 
@@ -116,7 +123,10 @@ def test_the_table_lists_every_row_once() -> None:
 
 
 def test_every_message_travels_on_one_topic() -> None:
-    carried = [cls for topic in TOPICS for cls in topic.messages]
+    again = (topics.RESPONSE, topics.HOME_COMMAND, topics.HOME_REPLY)
+    """What they carry is on a topic of its own as well, but for a whole answer."""
+    carried = [cls for topic in TOPICS if topic not in again for cls in topic.messages] + [messages.RequestAnswer]
+    assert {cls for topic in again for cls in topic.messages} <= set(carried)
     assert len(carried) == len(set(carried))
     assert set(carried) == set(MESSAGES.values())
 
@@ -128,6 +138,9 @@ def test_what_is_retained_and_what_must_arrive() -> None:
         "plan/{pipeline}",
         "orchestrator/{pipeline}/status",
         "orchestrator/{pipeline}/wishes",
+        "orchestrator/{pipeline}/door",
+        "home/{pipeline}/state",
+        "home/{pipeline}/node/{node}/state",
     }
     assert all(t.qos == 1 for t in TOPICS if t.messages and t not in (topics.NODE_HEARTBEAT, topics.EVENT))
 

@@ -65,7 +65,9 @@ def test_a_second_init_keeps_members_and_authority(tmp_path: Path) -> None:
 def test_one_port_is_not_for_two_things(tmp_path: Path) -> None:
     refused = init(tmp_path, "--http-port", "8884")
     assert refused.exit_code == 2
-    assert "three ports" in refused.stderr
+    assert "different ports" in refused.stderr
+    assert init(tmp_path, "--websocket-port", "8883").exit_code == 2
+    assert init(tmp_path, "--websocket-port", "0").exit_code == 0
 
 
 def test_without_update_a_fleet_is_never_overwritten(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 from typing import Any
 
@@ -34,6 +35,8 @@ def test_answers_are_counted_as_people_do(open_count: int, text: str) -> None:
 def test_a_plan_is_waited_for_and_its_absence_is_the_reason() -> None:
     waits = waits_for(pipeline(), (), NO_NODES)
     assert waits.told == "a plan: no nodes: start one"
-    session: Any = SimpleNamespace(queued_s=0.0, missing_since_s=0.0, interrupted_s=None, phase=Phase.QUEUED)
+    session: Any = SimpleNamespace(
+        queued_s=0.0, missing_since_s=0.0, interrupted_s=None, expires_at_s=math.inf, phase=Phase.QUEUED
+    )
     assert end_of(session, waits, "", 7.0) == ("no_nodes", "no nodes: start one (waited 7 s)")
     assert waits_for(pipeline(), ("phone",), NO_NODES).text == "node phone: no nodes: start one"

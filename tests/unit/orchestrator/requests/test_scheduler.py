@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from orchestrator.effects import BuildSegments, ForgetRequest, SaveRequest
+from orchestrator.effects import BuildSegments, Effect, ForgetRequest, Publish, SaveRequest
 from orchestrator.events import BusUp, Cancelled, NodeSaid, Submitted, TokensHeard
 from orchestrator.timing import Timing
 from schemas.codec import Flag
@@ -14,8 +14,10 @@ from schemas.messages import (
     Epoch,
     NodeStatus,
     OpenRequest,
+    RequestAnswer,
     RequestClosed,
     RequestFailed,
+    ResponseTo,
     StageTiming,
     StreamEnd,
     StreamError,
@@ -44,6 +46,59 @@ def error_of(world: World, request: str) -> StreamError:
     error = world.end(request)
     assert isinstance(error, StreamError)
     return error
+
+
+# --- an answer in one message ---------------------------------------------------------------------------------------
+
+SHELF = ResponseTo(topic="linguabus/v1/response/cli/shelf", correlation="00ff")
+
+
+def responses(effects: list[Effect]) -> list[object]:
+    said = [effect for effect in effects if isinstance(effect, Publish) and effect.topic == SHELF.topic]
+    assert {effect.correlation for effect in said} <= {SHELF.correlation}
+    return [effect.message for effect in said]
+
+
+def test_who_wants_it_gets_the_whole_answer_besides_the_stream(world: World) -> None:
+    request = world.ask(make_submit(max_tokens=3, response=SHELF))
+    world.generate(request, 2)
+    (answer,) = responses(world.generate(request, 1, flags=Flag.LENGTH))
+    assert isinstance(answer, RequestAnswer)
+    assert (answer.text, answer.finish_reason, answer.completion_tokens) == (world.text(request), "length", 3)
+    assert isinstance(world.end(request), StreamEnd)
+
+
+def test_the_same_question_again_is_answered_again_as_the_first_answer_may_be_lost(world: World) -> None:
+    submit = make_submit(max_tokens=1, response=SHELF)
+    (answer,) = responses(world.generate(world.ask(submit), 1, flags=Flag.LENGTH))
+    assert responses(world.event(Submitted(submit))) == [answer]
+    assert responses(world.event(Submitted(replace(submit, client="thief")))) == []
+
+
+def test_an_error_is_the_answer_too(world: World) -> None:
+    request = make_submit(pipeline="other", response=SHELF)
+    (error,) = responses(world.event(Submitted(request)))
+    assert isinstance(error, StreamError)
+    assert error == world.end(request.request)
+
+
+def test_a_question_that_has_expired_before_its_turn_is_not_answered(world: World) -> None:
+    slots = world.plan.slots
+    for number in range(1, slots + 1):
+        world.ask(make_submit(number, patience_s=600.0))
+    late = world.ask(make_submit(slots + 1, patience_s=600.0, response=SHELF, expires_s=5.0))
+    world.wait(4.0)
+    assert world.end(late) is None
+    world.wait(2.0)
+    error = error_of(world, late)
+    assert (error.code, error.reason.startswith("it expired, as asked: no answer had begun in 5 s")) == ("busy", True)
+
+
+def test_an_answer_that_has_begun_does_not_expire(world: World) -> None:
+    request = world.ask(make_submit(max_tokens=3, patience_s=600.0, expires_s=5.0))
+    world.generate(request, 1)
+    world.wait(6.0)
+    assert world.end(request) is None
 
 
 # --- an answer --------------------------------------------------------------------------------------------------
