@@ -12,6 +12,7 @@ from edge_node.effects import Effect, LoadSegment, Register, Reply, StandBy, Sto
 from edge_node.migration.handover import Handover
 from edge_node.stage.closing import close, close_others
 from edge_node.stage.decode_fast_path import DecodeFastPath
+from edge_node.stage.refusal import refusal
 from edge_node.stage.stage import Stage
 from edge_node.stage.tokens import tokens_of
 from edge_node.stage_spec import StageKey, StageSpec
@@ -22,7 +23,6 @@ from schemas.codec import (
     REQUEST_OFFSET,
     Frame,
     Kind,
-    activation_payload_bytes,
 )
 from schemas.limits import MAX_PAYLOAD_BYTES
 from schemas.messages import (
@@ -114,21 +114,10 @@ class NodeCore:
         return [effect for stage in self._stages.values() for effect in action(stage)]
 
     def _prepare(self, command: PrepareSegment) -> list[Effect]:
-        spec = StageSpec.of(command) if command.stage < len(command.ring) else None
-        if spec is None or spec.node != self.node:
-            return [self._prepare_failed(command, f"stage {command.stage} of the ring is not {self.node}'s")]
-        if command.planned_bytes > self.memory_bytes:
-            missing = command.planned_bytes - self.memory_bytes
-            reason = f"{self.node} may use {self.memory_bytes} bytes, the plan needs {missing} more"
+        limits = {"memory_bytes": self.memory_bytes, "max_message_bytes": self.max_message_bytes}
+        if reason := refusal(command, node=self.node, **limits):
             return [self._prepare_failed(command, reason)]
-        if spec.max_message_bytes > self.max_message_bytes:
-            limits = f"{spec.max_message_bytes} bytes, the broker passes on {self.max_message_bytes} for {self.node}"
-            return [self._prepare_failed(command, f"the plan has messages of up to {limits}")]
-        segment, allowed_bytes = spec.segment, spec.max_message_bytes - HEADER_BYTES
-        chunk_bytes = activation_payload_bytes(segment.wire, segment.chunk_tokens, segment.width_out)
-        if segment.width_out and chunk_bytes > allowed_bytes:
-            chunk = f"a chunk of {segment.chunk_tokens} positions is {chunk_bytes} bytes"
-            return [self._prepare_failed(command, f"{chunk}, allowed are {allowed_bytes}")]
+        spec = StageSpec.of(command)
         if spec.key in self._stages:  # repeated, by QoS 1 or by an orchestrator that has heard nothing since
             return self._report_ready(self._stages[spec.key])
         if self.resting:
@@ -149,16 +138,11 @@ class NodeCore:
     def _prepare_failed(
         self, spec: PrepareSegment | StageSpec, reason: str, code: LoadFailureCode = "refused"
     ) -> Effect:
-        return Reply(
-            SegmentFailed(
-                node=self.node,
-                incarnation=self.incarnation,
-                pipeline=spec.pipeline,
-                epoch=spec.epoch,
-                code=code,
-                reason=reason,
-            )
-        )
+        failed = SegmentFailed(
+            node=self.node, incarnation=self.incarnation, pipeline=spec.pipeline, epoch=spec.epoch, code=code,
+            reason=reason,
+        )  # fmt: skip
+        return Reply(failed)
 
     def _commit(self, plan: Plan) -> list[Effect]:
         """Put a plan in force: older epochs of its pipeline are over."""

@@ -21,16 +21,14 @@ from orchestrator.client.answer_stream import StreamMessage
 from orchestrator.client.client import CONTROL_TIMEOUT_S, Client
 from orchestrator.client.control_calls import Reply
 from orchestrator.client.errors import AnswerFailed, AnswerIncomplete, NoOrchestrator
-from schemas.limits import DEFAULT_PATIENCE_S
+from orchestrator.client.question import Question
 from schemas.messages import (
     MOST_EVENTS,
-    ChatMessage,
     FleetEvent,
     NodesReply,
     OperatorRequest,
     OverviewReply,
     PlanReply,
-    Sampling,
     ShowNodes,
     ShowOverview,
     ShowPlan,
@@ -170,31 +168,20 @@ class AsyncClient:
 
     # --- answers and commands ---------------------------------------------------------------------------------
 
-    async def ask(
-        self,
-        messages: Sequence[ChatMessage] = (),
-        *,
-        prompt: str | None = None,
-        max_tokens: int = 256,
-        sampling: Sampling | None = None,
-        stats: bool = False,
-        patience_s: float = DEFAULT_PATIENCE_S,
-    ) -> AsyncAnswer:
-        """Submit a conversation, or raw text as ``prompt``, and return the answer to come; see `Client.ask`.
+    async def ask(self, question: Question) -> AsyncAnswer:
+        """Ask a question, and return the answer to come; see `Client.submit`.
 
         Raises:
             MessageError, QuestionTooLong
         """
         asked: asyncio.Future[AsyncAnswer] = self._loop.create_future()
 
-        def ask() -> AsyncAnswer:
-            begun = self._client.ask(
-                messages, prompt=prompt, max_tokens=max_tokens, sampling=sampling, stats=stats, patience_s=patience_s
-            )
+        def ask() -> None:
+            begun = self._client.submit(question)
             answer = self._answers[begun.request] = AsyncAnswer(self, begun.request)
-            return answer
+            self._settle(asked, answer, None)
 
-        self._order(lambda: self._settle(asked, ask(), None), asked)
+        self._order(ask, asked)
         try:
             return await asked
         except asyncio.CancelledError:

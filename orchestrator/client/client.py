@@ -22,6 +22,7 @@ from orchestrator.client.answer_reader import SILENCE_S, AnswerReader, Waiting
 from orchestrator.client.answer_stream import StreamMessage
 from orchestrator.client.control_calls import ControlCalls, Reply
 from orchestrator.client.errors import AnswerIncomplete, ControlRefused, NoOrchestrator, QuestionTooLong
+from orchestrator.client.question import Question
 from schemas.closing import Closing
 from schemas.errors import ContractError
 from schemas.limits import DEFAULT_PATIENCE_S
@@ -171,29 +172,27 @@ class Client(Closing):
         stats: bool = False,
         patience_s: float = DEFAULT_PATIENCE_S,
     ) -> Answer:
-        """Submit a conversation, or raw text as ``prompt``, and return the answer to come.
+        """Ask a question, and return the answer to come; see `Question` for the fields, and `submit` for errors."""
+        question = Question(
+            messages=tuple(messages), tools=tuple(tools), prompt=prompt, max_tokens=max_tokens,
+            sampling=sampling or Sampling(), stop=tuple(stop), logprobs=logprobs, pipeline=pipeline, stats=stats,
+            patience_s=patience_s,
+        )  # fmt: skip
+        return self.submit(question)
 
-        ``tools``: functions that the model may ask to be called; `orchestrator.text.tool_calls` reads its calls.
-        ``stop``: the answer ends before the first of these texts. ``logprobs``: how many likely tokens to tell with
-        each one that was chosen, and how likely all of them were.
-        ``patience_s``: how long it waits for a broker, an orchestrator, nodes or memory that are missing.
+    def submit(self, question: Question) -> Answer:
+        """Ask a question, and return the answer to come.
 
         Raises:
             MessageError: too long, or outside the limits of `SubmitRequest`.
             QuestionTooLong: the broker does not pass it on.
         """
-        request = secrets.token_hex(8)
-        submit = SubmitRequest(
-            client=self._name, connection=self._connection, request=request, pipeline=pipeline,
-            messages=tuple(messages), tools=tuple(tools), prompt=prompt,
-            max_tokens=max_tokens, sampling=sampling or Sampling(), stop=tuple(stop), logprobs=logprobs, stats=stats,
-            lease_s=self._lease_s, patience_s=patience_s,
-        )  # fmt: skip
+        submit = question.submit(client=self._name, connection=self._connection, lease_s=self._lease_s)
         payload = encode(submit)
         decode(payload, SubmitRequest)  # the orchestrator drops what is outside the contract's limits, without a word
         if len(payload) > SURE_BYTES:
             self._check_length(len(payload))
-        return Answer(self, request, self._reader.submit(submit))
+        return Answer(self, submit.request, self._reader.submit(submit))
 
     def _check_length(self, size_bytes: int) -> None:
         """Refuse a question that some broker limit forbids; the orchestrator knows of limits that nodes have found."""

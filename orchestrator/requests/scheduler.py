@@ -19,15 +19,7 @@ from orchestrator.requests.session import Phase, Session, ended_text
 from orchestrator.requests.session_table import SessionTable
 from orchestrator.requests.waiting_queue import WaitingQueue
 from orchestrator.timing import Timing
-from schemas.messages import (
-    CancelRequest,
-    Epoch,
-    ErrorCode,
-    FinishReason,
-    KeepRequests,
-    RequestClosed,
-    SubmitRequest,
-)
+from schemas.messages import CancelRequest, Epoch, ErrorCode, FinishReason, KeepRequests, RequestClosed, SubmitRequest
 
 _REMEMBERED_PREFIXES = 64
 

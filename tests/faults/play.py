@@ -127,6 +127,7 @@ def play(world: FaultWorld, expected: Answers, schedule: Schedule) -> Report:
     wrong = []
     try:
         player.play()
+        world.wait_until_serving()
     except AssertionError as error:
         wrong.append(str(error))
     wrong += [f"{name} waits for ever" for name in readers.stop(ANSWER_S)]

@@ -200,8 +200,8 @@ class FaultWorld:
         return before
 
     def restart_ended(self, away: Collection[str]) -> None:
-        """Start nodes again that have ended, since the broker was away when they started, as a service manager does."""
-        for name in self.node_names:
+        """Start again what has ended, since the broker was away when it started, as a service manager does."""
+        for name in (*self.node_names, ORCHESTRATOR):
             if name not in away and not self.parts[name].running:
                 self.parts[name].start()
 
@@ -238,7 +238,12 @@ class FaultWorld:
 
     def wait_until_serving(self) -> None:
         """Return when all nodes are there and a plan is in force."""
-        until("all nodes", self.is_whole)
+
+        def is_whole() -> bool:
+            self.restart_ended(())
+            return self.is_whole()
+
+        until("all nodes", is_whole)
         self._until_answer("a plan in force", lambda client: client.status().state == "serving")
 
     def wait_until_idle(self) -> None:
@@ -255,6 +260,7 @@ class FaultWorld:
     def _until_answer(self, what: str, holds: Callable[[Client], bool]) -> None:
         end_s = time.monotonic() + DEADLINE_S
         while True:
+            self.restart_ended(())
             with suppress(ClientError, BusError), self.operator() as client:
                 while not holds(client):
                     assert time.monotonic() < end_s, f"waited {DEADLINE_S:g} s in vain for {what}"
