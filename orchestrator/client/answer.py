@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from orchestrator.client.answer_reader import Waiting
-from orchestrator.client.answer_stream import StreamMessage
+from orchestrator.client.answer_stream import AnswerStream, StreamMessage
 from orchestrator.client.answer_times import AnswerTimes
 from orchestrator.client.errors import AnswerFailed, AnswerIncomplete
 from schemas.messages import StreamEnd, StreamText, TokenLogprobs
@@ -34,12 +34,12 @@ class Connection(Protocol):
 class Answer:
     """One answer on its way. Iterate over the object for the text; then ``end`` says how the answer ended."""
 
-    def __init__(self, client: Connection, request: str, times: AnswerTimes) -> None:
+    def __init__(self, client: Connection, stream: AnswerStream) -> None:
         self._client = client
         self._cancel_wanted = False
         self._was_waiting = False
-        self.request = request
-        self.times = times
+        self.stream = stream
+        self.request = stream.submit.request
         self.on_waiting: Callable[[Waiting | None], None] = lambda _: None
         """Called about twice a second while the answer waits for something, and with None when it goes on."""
         self.text = ""
@@ -47,6 +47,11 @@ class Answer:
         self.logprobs: list[TokenLogprobs] = []
         """How likely they were, where that was asked for."""
         self.end: StreamEnd | None = None
+
+    @property
+    def times(self) -> AnswerTimes:
+        """When its pieces came."""
+        return self.stream.times
 
     def cancel(self) -> None:
         """Ask for the answer's end; the iteration goes on until the orchestrator confirms. Safe in signal handlers."""

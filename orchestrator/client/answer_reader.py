@@ -75,8 +75,8 @@ class AnswerReader:
 
     # --- orders -----------------------------------------------------------------------------------------------
 
-    def submit(self, submit: SubmitRequest) -> AnswerTimes:
-        """Ask a question, and read its answer from now on; when that comes is noted in what is returned.
+    def submit(self, submit: SubmitRequest) -> AnswerStream:
+        """Ask a question, and read its answer from now on; what comes is noted in what is returned.
 
         Raises:
             QuestionTooLong: the broker does not pass it on.
@@ -88,7 +88,7 @@ class AnswerReader:
         self._publish(stream, submit)
         self._streams[submit.request] = stream
         self.due_s = min(self.due_s, now_s + RENEW_S)
-        return stream.times
+        return stream
 
     def leave(self, request: str) -> bool:
         """Read no more of an answer; was it being read?"""

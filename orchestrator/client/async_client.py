@@ -17,7 +17,7 @@ from typing import Any, Self
 from broker.address import BrokerAddress
 from broker.errors import BusError
 from orchestrator.client.answer_reader import Waiting
-from orchestrator.client.answer_stream import StreamMessage
+from orchestrator.client.answer_stream import AnswerStream, StreamMessage
 from orchestrator.client.client import CONTROL_TIMEOUT_S, Client
 from orchestrator.client.control_calls import Reply
 from orchestrator.client.errors import AnswerFailed, AnswerIncomplete, NoOrchestrator
@@ -36,6 +36,8 @@ from schemas.messages import (
     StatusReply,
     StreamEnd,
     StreamText,
+    TokenLogprobs,
+    ToolFormat,
 )
 
 TELL_S = 1.0
@@ -57,13 +59,21 @@ class StillThere:
 class AsyncAnswer:
     """One answer on its way. Iterate over the object for the text; then ``end`` says how the answer ended."""
 
-    def __init__(self, client: AsyncClient, request: str) -> None:
+    def __init__(self, client: AsyncClient, stream: AnswerStream) -> None:
         self._client = client
+        self._stream = stream
         self._arrived: asyncio.Queue[_Item] = asyncio.Queue()
-        self.request = request
+        self.request = stream.submit.request
         self.text = ""
         self.token_ids: list[int] = []
+        self.logprobs: list[TokenLogprobs] = []
+        """How likely they were, where that was asked for."""
         self.end: StreamEnd | None = None
+
+    @property
+    def tool_format(self) -> ToolFormat | None:
+        """How its model writes calls of tools; known before the first piece."""
+        return self._stream.tool_format
 
     def put(self, item: _Item) -> None:
         """Take in what has arrived; for the client."""
@@ -97,6 +107,7 @@ class AsyncAnswer:
                 elif isinstance(item, StreamText):
                     self.text += item.text
                     self.token_ids.extend(item.token_ids)
+                    self.logprobs.extend(item.logprobs or ())
                     yield item
                 elif item is None or isinstance(item, Waiting):
                     yield StillThere(item)
@@ -178,7 +189,7 @@ class AsyncClient:
 
         def ask() -> None:
             begun = self._client.submit(question)
-            answer = self._answers[begun.request] = AsyncAnswer(self, begun.request)
+            answer = self._answers[begun.request] = AsyncAnswer(self, begun.stream)
             self._settle(asked, answer, None)
 
         self._order(ask, asked)

@@ -173,12 +173,11 @@ class Client(Closing):
         patience_s: float = DEFAULT_PATIENCE_S,
     ) -> Answer:
         """Ask a question, and return the answer to come; see `Question` for the fields, and `submit` for errors."""
-        question = Question(
-            messages=tuple(messages), tools=tuple(tools), prompt=prompt, max_tokens=max_tokens,
-            sampling=sampling or Sampling(), stop=tuple(stop), logprobs=logprobs, pipeline=pipeline, stats=stats,
-            patience_s=patience_s,
-        )  # fmt: skip
-        return self.submit(question)
+        wanted = sampling or Sampling()
+        return self.submit(Question(
+            messages=tuple(messages), tools=tuple(tools), prompt=prompt, max_tokens=max_tokens, sampling=wanted,
+            stop=tuple(stop), logprobs=logprobs, pipeline=pipeline, stats=stats, patience_s=patience_s,
+        ))  # fmt: skip
 
     def submit(self, question: Question) -> Answer:
         """Ask a question, and return the answer to come.
@@ -192,7 +191,7 @@ class Client(Closing):
         decode(payload, SubmitRequest)  # the orchestrator drops what is outside the contract's limits, without a word
         if len(payload) > SURE_BYTES:
             self._check_length(len(payload))
-        return Answer(self, submit.request, self._reader.submit(submit))
+        return Answer(self, self._reader.submit(submit))
 
     def _check_length(self, size_bytes: int) -> None:
         """Refuse a question that some broker limit forbids; the orchestrator knows of limits that nodes have found."""
