@@ -25,8 +25,9 @@ from smollm2 import open_smollm2
 
 from broker.local_broker import LocalBroker
 from orchestrator.client.async_client import AsyncClient
+from orchestrator.client.question import Question
 from orchestrator.model.store import ModelStore
-from schemas.messages import PlanConstraints, Sampling
+from schemas.messages import PlanConstraints
 from tests.support.nodes import running_nodes
 from tests.support.services import patient_client, running_orchestrator, wait_until_serving
 
@@ -63,7 +64,7 @@ def running_gateway(broker_url: str) -> Iterator[tuple[str, int]]:
 async def by_mqtt(client: AsyncClient, tokens: int) -> Times:
     """One answer by the MQTT client."""
     asked_s = time.perf_counter()
-    answer = await client.ask(prompt=PROMPT, max_tokens=tokens, sampling=Sampling())
+    answer = await client.ask(Question(prompt=PROMPT, max_tokens=tokens))
     came_s = [time.perf_counter() async for _ in answer]
     return came_s[0] - asked_s, (came_s[-1] - came_s[0]) / (tokens - 1)
 

@@ -194,7 +194,7 @@ class AsyncClient:
 
         self._order(ask, asked)
         try:
-            return await asked
+            return await asyncio.shield(asked)
         except asyncio.CancelledError:
             asked.add_done_callback(_leave)
             raise

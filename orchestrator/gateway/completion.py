@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from schemas.messages import StreamEnd, StreamText
+from orchestrator.gateway.calls import AnswerCalls
+from orchestrator.gateway.logprobs import chat_logprobs, text_logprobs
+from schemas.messages import StreamEnd, StreamText, TokenLogprobs, Tool, ToolFormat
 
 _REASONS = {"stop": "stop", "length": "length", "cancelled": "stop"}
+_Event = dict[str, Any]
 
 
 class Answered(Protocol):
     """What is read of an answer."""
 
     text: str
+    logprobs: list[TokenLogprobs]
     end: StreamEnd | None
+
+    @property
+    def tool_format(self) -> ToolFormat | None:
+        """How its model writes calls of tools."""
 
 
 class Shape:
-    """The shape of one completion, which may have several choices."""
+    """The shape of one completion, which may have several choices, each with its own number."""
 
     kind = ""
     chunk_kind = ""
@@ -34,58 +42,79 @@ class Shape:
         """Name it by the orchestrator's request, by which its story is found."""
         self._id = f"{self.prefix}{request}"
 
-    def whole(self, answers: Sequence[Answered]) -> dict[str, Any]:
+    def whole(self, answers: Sequence[Answered]) -> _Event:
         """The completion once all its answers have ended."""
-        choices = [
-            self._choice(number, _reason(answer), **self._said(answer.text)) for number, answer in enumerate(answers)
-        ]
+        choices = [self._whole_choice(number, answer) for number, answer in enumerate(answers)]
         return self._frame(self.kind, choices) | {"usage": usage(answers)}
 
-    def opening(self, number: int) -> dict[str, Any] | None:
-        """The event before an answer's first piece."""
-        return None
+    def opening(self, number: int) -> list[_Event]:
+        """The events before an answer's first piece."""
+        return []
 
-    def piece(self, number: int, piece: StreamText) -> dict[str, Any]:
-        """The event of a piece."""
-        return self._frame(self.chunk_kind, [self._choice(number, None, **self._part(piece.text))])
+    def piece(self, number: int, piece: StreamText, answer: Answered) -> list[_Event]:
+        """The events of a piece."""
+        raise NotImplementedError
 
-    def end(self, number: int, answer: Answered) -> dict[str, Any]:
-        """The event of an answer's end."""
-        return self._frame(self.chunk_kind, [self._choice(number, _reason(answer), **self._part(""))])
+    def end(self, number: int, answer: Answered) -> list[_Event]:
+        """The events of an answer's end."""
+        raise NotImplementedError
 
-    def usage_event(self, answers: Sequence[Answered]) -> dict[str, Any]:
+    def usage_event(self, answers: Sequence[Answered]) -> _Event:
         """The event with the numbers of tokens, after all ends."""
         return self._frame(self.chunk_kind, []) | {"usage": usage(answers)}
 
-    def _frame(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
+    def _whole_choice(self, number: int, answer: Answered) -> _Event:
+        raise NotImplementedError
+
+    def _frame(self, kind: str, choices: list[_Event]) -> _Event:
         return {
             "id": self._id, "object": kind, "created": self._created, "model": self._model, "choices": choices,
         }  # fmt: skip
 
-    def _choice(self, number: int, reason: str | None, **said: Any) -> dict[str, Any]:
-        return {"index": number, **said, "logprobs": None, "finish_reason": reason}
-
-    def _said(self, text: str) -> dict[str, Any]:
-        raise NotImplementedError
-
-    def _part(self, text: str) -> dict[str, Any]:
-        raise NotImplementedError
+    def _chunk(self, number: int, said: _Event, *, logprobs: _Event | None = None, reason: str | None = None) -> _Event:
+        return self._frame(self.chunk_kind, [_choice(number, said, logprobs, reason)])
 
 
 class ChatShape(Shape):
-    """An answer in a conversation."""
+    """An answer in a conversation, which may call tools."""
 
     kind, chunk_kind, prefix = "chat.completion", "chat.completion.chunk", "chatcmpl-"
 
-    def opening(self, number: int) -> dict[str, Any]:
+    def __init__(self, model: str, tools: Sequence[Tool] = ()) -> None:
+        super().__init__(model)
+        self._calls: Callable[[], AnswerCalls] = lambda: AnswerCalls([tool.name for tool in tools])
+        self._by_number: dict[int, AnswerCalls] = {}
+
+    def opening(self, number: int) -> list[_Event]:
         """The event that says who speaks."""
-        return self._frame(self.chunk_kind, [self._choice(number, None, delta={"role": "assistant", "content": ""})])
+        return [self._chunk(number, {"delta": {"role": "assistant", "content": ""}})]
 
-    def _said(self, text: str) -> dict[str, Any]:
-        return {"message": {"role": "assistant", "content": text, "refusal": None}}
+    def piece(self, number: int, piece: StreamText, answer: Answered) -> list[_Event]:
+        """Content as it is, calls once they are whole."""
+        calls = self._by_number.setdefault(number, self._calls())
+        deltas = calls.push(piece.text, answer.tool_format)
+        logprobs = chat_logprobs(piece.logprobs)
+        if logprobs and not deltas:
+            deltas = [{}]
+        events = [self._chunk(number, {"delta": delta}) for delta in deltas]
+        if logprobs:
+            events[0]["choices"][0]["logprobs"] = logprobs
+        return events
 
-    def _part(self, text: str) -> dict[str, Any]:
-        return {"delta": {"content": text} if text else {}}
+    def end(self, number: int, answer: Answered) -> list[_Event]:
+        """What was held back, and why the answer has ended."""
+        calls = self._by_number.setdefault(number, self._calls())
+        events = [self._chunk(number, {"delta": delta}) for delta in calls.finish()]
+        return [*events, self._chunk(number, {"delta": {}}, reason=_reason(answer, calls))]
+
+    def _whole_choice(self, number: int, answer: Answered) -> _Event:
+        calls = self._calls()
+        deltas = [*calls.push(answer.text, answer.tool_format), *calls.finish()]
+        content = "".join(delta.get("content", "") for delta in deltas)
+        message: _Event = {"role": "assistant", "content": content, "refusal": None}
+        if calls.found:
+            message |= {"content": content or None, "tool_calls": calls.found}
+        return _choice(number, {"message": message}, chat_logprobs(answer.logprobs), _reason(answer, calls))
 
 
 class TextShape(Shape):
@@ -98,18 +127,25 @@ class TextShape(Shape):
         super().__init__(model)
         self._before = before
 
-    def opening(self, number: int) -> dict[str, Any] | None:
+    def opening(self, number: int) -> list[_Event]:
         """The event of the prompt, where that is to be said again."""
-        return self._frame(self.kind, [self._choice(number, None, text=self._before)]) if self._before else None
+        return [self._chunk(number, {"text": self._before})] if self._before else []
 
-    def _said(self, text: str) -> dict[str, Any]:
-        return {"text": self._before + text}
+    def piece(self, number: int, piece: StreamText, answer: Answered) -> list[_Event]:
+        """The text as it is."""
+        logprobs = text_logprobs(piece.logprobs, len(self._before) + piece.first_character)
+        return [self._chunk(number, {"text": piece.text}, logprobs=logprobs)] if piece.text or logprobs else []
 
-    def _part(self, text: str) -> dict[str, Any]:
-        return {"text": text}
+    def end(self, number: int, answer: Answered) -> list[_Event]:
+        """Why it has ended."""
+        return [self._chunk(number, {"text": ""}, reason=_reason(answer))]
+
+    def _whole_choice(self, number: int, answer: Answered) -> _Event:
+        logprobs = text_logprobs(answer.logprobs, len(self._before))
+        return _choice(number, {"text": self._before + answer.text}, logprobs, _reason(answer))
 
 
-def usage(answers: Sequence[Answered]) -> dict[str, Any]:
+def usage(answers: Sequence[Answered]) -> _Event:
     """The numbers of tokens; the prompt counts once."""
     ends = [answer.end for answer in answers if answer.end]
     prompt = ends[0].prompt_tokens if ends else 0
@@ -117,5 +153,13 @@ def usage(answers: Sequence[Answered]) -> dict[str, Any]:
     return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
 
-def _reason(answer: Answered) -> str | None:
-    return _REASONS[answer.end.finish_reason] if answer.end else None
+def _choice(number: int, said: _Event, logprobs: _Event | None, reason: str | None) -> _Event:
+    return {"index": number, **said, "logprobs": logprobs, "finish_reason": reason}
+
+
+def _reason(answer: Answered, calls: AnswerCalls | None = None) -> str | None:
+    if answer.end is None:
+        return None
+    if calls and calls.found and answer.end.finish_reason == "stop":
+        return "tool_calls"
+    return _REASONS[answer.end.finish_reason]

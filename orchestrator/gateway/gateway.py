@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from orchestrator.client.async_client import AsyncAnswer, AsyncClient
 from orchestrator.client.errors import NoOrchestrator
+from orchestrator.client.question import Question
 from orchestrator.gateway.errors import RETRY_AFTER_S, ApiError
 from orchestrator.gateway.metrics import AnswerMetrics
-from orchestrator.gateway.question import Question
 
 STATUS_S = 2.0
 """What the orchestrator has said of itself counts for so long."""
@@ -112,13 +112,7 @@ class Gateway:
 
     async def ask(self, question: Question) -> AsyncAnswer:
         """Ask the orchestrator; errors as in `AsyncClient.ask`."""
-        return await self.client.ask(
-            question.messages,
-            prompt=question.prompt,
-            max_tokens=question.max_tokens,
-            sampling=question.sampling,
-            patience_s=question.patience_s,
-        )
+        return await self.client.ask(question)
 
     def leave(self, answer: AsyncAnswer) -> None:
         """Read no more of an answer, and cancel it unless it has ended; it counts from now on."""

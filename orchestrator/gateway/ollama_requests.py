@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from orchestrator.client.question import seed_of
 from orchestrator.gateway.errors import ApiError
-from orchestrator.gateway.openai_requests import DEFAULT_MAX_TOKENS, MOST_MESSAGES, Fields
-from orchestrator.gateway.question import seed_of
-from schemas.limits import MAX_ANSWER_TOKENS
-from schemas.messages import ChatMessage, Sampling
+from orchestrator.gateway.openai_requests import DEFAULT_MAX_TOKENS, MOST_MESSAGES, Fields, OfferedTool, Stop
+from schemas import limits
+from schemas.messages import ChatMessage, Sampling, Tool, ToolCall
 
 
 class Options(Fields):
@@ -19,9 +20,19 @@ class Options(Fields):
     temperature: Annotated[float, Field(ge=0, le=100)] = 0.8
     top_k: Annotated[int, Field(ge=0, le=1_000_000)] = 40
     top_p: Annotated[float, Field(ge=0, le=1)] = 0.9
+    min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
     repeat_penalty: Annotated[float, Field(ge=0.1, le=10)] = 1.1
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
+    stop: Annotated[list[Stop], Field(max_length=limits.MAX_STOP_STRINGS)] = Field(default_factory=list)
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
-    num_predict: Annotated[int, Field(ge=-2, le=MAX_ANSWER_TOKENS)] = -1
+    num_predict: Annotated[int, Field(ge=-2, le=limits.MAX_ANSWER_TOKENS)] = -1
+
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _several(cls, value: Any) -> Any:
+        """One text is a list of one."""
+        return [value] if isinstance(value, str) else value or []
 
     def sampling(self) -> Sampling:
         """As the last stage is told."""
@@ -29,7 +40,10 @@ class Options(Fields):
             temperature=self.temperature,
             top_k=self.top_k,
             top_p=self.top_p,
+            min_p=self.min_p,
             repetition_penalty=self.repeat_penalty,
+            presence_penalty=self.presence_penalty,
+            frequency_penalty=self.frequency_penalty,
             seed=seed_of(self.seed),
         )
 
@@ -39,18 +53,41 @@ class Options(Fields):
         return self.num_predict if self.num_predict > 0 else DEFAULT_MAX_TOKENS
 
 
+class FunctionCall(Fields):
+    """A function that was called, with an object."""
+
+    name: str
+    arguments: dict[str, Any] = Field(default_factory=dict)
+
+
+class Call(Fields):
+    """A call in an assistant's turn."""
+
+    function: FunctionCall
+
+
 class Turn(Fields):
     """One turn of a conversation."""
 
-    role: Literal["system", "user", "assistant"]
+    role: Literal["system", "user", "assistant", "tool"]
     content: str = ""
     images: list[Any] | None = None
+    tool_calls: list[Call] | None = None
+    tool_name: str | None = None
 
     def turn(self) -> ChatMessage:
         """As the orchestrator is asked."""
         if self.images:
             raise ApiError(422, "messages.images: pictures can't be looked at here", field="messages.images")
-        return ChatMessage(role=self.role, content=self.content)
+        calls = [call.function for call in self.tool_calls or ()]
+        return ChatMessage(
+            role=self.role,
+            content=self.content,
+            tool_calls=tuple(
+                ToolCall(name=call.name, arguments=json.dumps(call.arguments, ensure_ascii=False)) for call in calls
+            ),
+            name=self.tool_name,
+        )
 
 
 class Asked(Fields):
@@ -78,13 +115,11 @@ class ChatAsked(Asked):
     """``POST /api/chat``."""
 
     messages: Annotated[list[Turn], Field(max_length=MOST_MESSAGES)] = Field(default_factory=list)
-    tools: list[Any] | None = None
+    tools: Annotated[list[OfferedTool], Field(max_length=limits.MAX_TOOLS)] | None = None
 
-    def check(self) -> None:
-        """Refuse what would be wrong if it were passed over."""
-        super().check()
-        if self.tools:
-            raise ApiError(400, f"tools: {self.model} does not support tools", field="tools")
+    def offered(self) -> tuple[Tool, ...]:
+        """The tools that the model is told of."""
+        return tuple(tool.tool() for tool in self.tools or ())
 
 
 class GenerateAsked(Asked):

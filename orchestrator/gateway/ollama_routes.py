@@ -5,22 +5,23 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
+from orchestrator.client.question import Question
 from orchestrator.gateway.access import Caller
+from orchestrator.gateway.calls import AnswerCalls
 from orchestrator.gateway.errors import ApiError, as_api_error, ollama_body
 from orchestrator.gateway.event_stream import LineStream
 from orchestrator.gateway.gateway import Gateway
 from orchestrator.gateway.ollama_requests import Asked, ChatAsked, GenerateAsked, ModelAsked
-from orchestrator.gateway.question import Question
 from orchestrator.gateway.streams import unless_hung_up
 from schemas.errors import LinguabusError
-from schemas.messages import StreamEnd, StreamText
+from schemas.messages import StreamEnd, StreamText, Tool, ToolFormat
 
 if TYPE_CHECKING:
     from orchestrator.client.async_client import AsyncAnswer
@@ -50,7 +51,7 @@ def ollama_routes(gateway: Gateway) -> APIRouter:
         return {
             "modelfile": "", "parameters": "", "template": "", "details": _details(),
             "model_info": {"general.architecture": "linguabus", "general.basename": name},
-            "capabilities": ["completion"], "modified_at": _time(gateway.started_at),
+            "capabilities": ["completion", "tools"], "modified_at": _time(gateway.started_at),
         }  # fmt: skip
 
     @router.post("/api/pull")
@@ -71,8 +72,11 @@ def ollama_routes(gateway: Gateway) -> APIRouter:
         model = await gateway.model(asked.model)
         if not asked.messages:
             return JSONResponse(_part(model, {"message": _message("")}) | {"done": True, "done_reason": "load"})
-        question = _question(asked, model, messages=tuple(turn.turn() for turn in asked.messages))
-        return await _answer(gateway, caller, request, asked, question, lambda text: {"message": _message(text)})
+        messages = tuple(turn.turn() for turn in asked.messages)
+        question = _question(asked, messages=messages, tools=asked.offered())
+        return await _answer(
+            gateway, caller, request, asked, question, _Said(model, is_chat=True, tools=question.tools)
+        )
 
     @router.post("/api/generate")
     async def generate(asked: GenerateAsked, request: Request, caller: Caller) -> Response:
@@ -81,39 +85,86 @@ def ollama_routes(gateway: Gateway) -> APIRouter:
         model = await gateway.model(asked.model)
         if not asked.prompt:
             return JSONResponse(_part(model, {"response": ""}) | {"done": True, "done_reason": "load"})
-        question = _question(asked, model, messages=asked.turns(), prompt=asked.prompt if asked.raw else None)
-        return await _answer(gateway, caller, request, asked, question, lambda text: {"response": text})
+        question = _question(asked, messages=asked.turns(), prompt=asked.prompt if asked.raw else None)
+        return await _answer(gateway, caller, request, asked, question, _Said(model, is_chat=False))
 
     return router
 
 
-def _question(asked: Asked, model: str, **of: Any) -> Question:
-    return Question(model=model, max_tokens=asked.options.most_tokens, sampling=asked.options.sampling(), **of)
+def _question(asked: Asked, **of: Any) -> Question:
+    options = asked.options
+    return Question(max_tokens=options.most_tokens, sampling=options.sampling(), stop=tuple(options.stop), **of)
+
+
+class _Said:
+    """The lines of one answer: a chat's, with calls of tools, or a plain response's."""
+
+    def __init__(self, model: str, *, is_chat: bool, tools: Sequence[Tool] = ()) -> None:
+        self._model = model
+        self._is_chat = is_chat
+        self._calls = AnswerCalls([tool.name for tool in tools])
+
+    def parts(self, text: str, form: ToolFormat | None) -> list[dict[str, Any]]:
+        """Those of a piece of text."""
+        return [self._part(delta) for delta in self._calls.push(text, form)]
+
+    def rest(self) -> list[dict[str, Any]]:
+        """Those of what was held back."""
+        return [self._part(delta) for delta in self._calls.finish()]
+
+    def nothing(self) -> dict[str, Any]:
+        """One without text."""
+        return self._part({})
+
+    def whole(self, text: str, form: ToolFormat | None) -> dict[str, Any]:
+        """The only one of an answer that is told whole."""
+        deltas = [*self._calls.push(text, form), *self._calls.finish()]
+        whole = self._part({"content": "".join(delta.get("content", "") for delta in deltas)})
+        if self._calls.found:
+            whole["message"]["tool_calls"] = [_shown_call(call) for call in self._calls.found]
+        return whole
+
+    def _part(self, delta: dict[str, Any]) -> dict[str, Any]:
+        text = delta.get("content", "")
+        said: dict[str, Any] = {"message": _message(text)} if self._is_chat else {"response": text}
+        if calls := delta.get("tool_calls"):
+            said["message"]["tool_calls"] = [_shown_call(call) for call in calls]
+        return _part(self._model, said)
+
+
+def _shown_call(call: dict[str, Any]) -> dict[str, Any]:
+    """A call with its arguments as an object."""
+    function = call["function"]
+    return {"function": {"name": function["name"], "arguments": json.loads(function["arguments"])}}
 
 
 async def _answer(
-    gateway: Gateway, caller: str, request: Request, asked: Asked, question: Question, said: Any
+    gateway: Gateway, caller: str, request: Request, asked: Asked, question: Question, said: _Said
 ) -> Response:
     with ExitStack() as held:
         held.enter_context(gateway.room(caller))
         answer = await gateway.ask(question)
         held.callback(gateway.leave, answer)
         if asked.stream:
-            lines = _lines(answer, question.model, said, gateway.limits.quiet_s)
-            return LineStream(lines, held.pop_all(), "application/x-ndjson")
+            return LineStream(_lines(answer, said, gateway.limits.quiet_s), held.pop_all(), "application/x-ndjson")
         text = await unless_hung_up(request, answer.whole())
         assert answer.end
-        return JSONResponse(_part(question.model, said(text)) | _end(answer.end))
+        return JSONResponse(said.whole(text, answer.tool_format) | _end(answer.end))
 
 
-async def _lines(answer: AsyncAnswer, model: str, said: Any, quiet_s: float) -> AsyncIterator[bytes]:
+async def _lines(answer: AsyncAnswer, said: _Said, quiet_s: float) -> AsyncIterator[bytes]:
     """The lines of a stream. While nothing comes, empty pieces keep it open: there are no comments here."""
     try:
         async for piece in answer.pieces(quiet_s=quiet_s):
-            text = piece.text if isinstance(piece, StreamText) else ""
-            yield _line(_part(model, said(text)) | {"done": False})
+            parts = [said.nothing()]
+            if isinstance(piece, StreamText):
+                parts = said.parts(piece.text, answer.tool_format)
+            for part in parts:
+                yield _line(part | {"done": False})
+        for part in said.rest():
+            yield _line(part | {"done": False})
         assert answer.end
-        yield _line(_part(model, said("")) | _end(answer.end))
+        yield _line(said.nothing() | _end(answer.end))
     except LinguabusError as error:
         yield _line(ollama_body(as_api_error(error)))
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from orchestrator.gateway.question import seed_of
-from schemas.limits import DEFAULT_PATIENCE_S, MAX_ANSWER_TOKENS, MAX_PATIENCE_S
-from schemas.messages import ChatMessage, Sampling
+from orchestrator.client.question import seed_of
+from orchestrator.gateway.errors import ApiError
+from schemas import limits
+from schemas.messages import ChatMessage, Sampling, Tool, ToolCall
 
 DEFAULT_MAX_TOKENS = 4096
 """An answer ends where the context does, in any case."""
 MOST_MESSAGES = 10_000
 MOST_ANSWERS = 8
+Stop = Annotated[str, Field(min_length=1, max_length=limits.MAX_STOP_CHARACTERS)]
 
 
 class Fields(BaseModel):
@@ -29,17 +32,64 @@ class TextPart(Fields):
     text: str
 
 
+class FunctionCall(Fields):
+    """A function that was called, with the text of a JSON object."""
+
+    name: str
+    arguments: str = "{}"
+
+
+class Call(Fields):
+    """A call in an assistant's turn."""
+
+    id: str | None = None
+    function: FunctionCall
+
+
 class Message(Fields):
     """One turn of a conversation."""
 
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart]
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[TextPart] | None = None
+    tool_calls: list[Call] | None = None
+    tool_call_id: str | None = None
+    name: str | None = None
 
-    def turn(self) -> ChatMessage:
-        """As the orchestrator is asked."""
-        role = "system" if self.role == "developer" else self.role
-        text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
-        return ChatMessage(role=role, content=text)
+    def turn(self, place: str) -> ChatMessage:
+        """As the orchestrator is asked; ``place`` is the message's in the request."""
+        if self.content is None and not self.tool_calls:
+            raise ApiError(422, f"{place}.content: Field required", code="invalid_value", field=f"{place}.content")
+        content = self.content or ""
+        return ChatMessage(
+            role="system" if self.role == "developer" else self.role,
+            content=content if isinstance(content, str) else "".join(part.text for part in content),
+            tool_calls=tuple(
+                ToolCall(name=call.function.name, arguments=call.function.arguments, id=call.id)
+                for call in self.tool_calls or ()
+            ),
+            tool_call_id=self.tool_call_id,
+            name=self.name,
+        )
+
+
+class Function(Fields):
+    """A function that may be called."""
+
+    name: str
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+
+
+class OfferedTool(Fields):
+    """A tool; there are none but functions."""
+
+    type: Literal["function"] = "function"
+    function: Function
+
+    def tool(self) -> Tool:
+        """As the orchestrator is told."""
+        parameters = json.dumps(self.function.parameters or {}, ensure_ascii=False)
+        return Tool(name=self.function.name, description=self.function.description or "", parameters=parameters)
 
 
 class StreamOptions(Fields):
@@ -57,13 +107,23 @@ class SamplingFields(Fields):
     temperature: Annotated[float, Field(ge=0, le=100)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     repetition_penalty: Annotated[float, Field(ge=0.1, le=10)] | None = None
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    stop: Annotated[list[Stop], Field(max_length=limits.MAX_STOP_STRINGS)] | None = None
     n: Annotated[int, Field(ge=1, le=MOST_ANSWERS)] | None = None
-    max_tokens: Annotated[int, Field(ge=1, le=MAX_ANSWER_TOKENS)] | None = None
-    patience_s: Annotated[float, Field(ge=0, le=MAX_PATIENCE_S)] | None = Field(
+    max_tokens: Annotated[int, Field(ge=1, le=limits.MAX_ANSWER_TOKENS)] | None = None
+    patience_s: Annotated[float, Field(ge=0, le=limits.MAX_PATIENCE_S)] | None = Field(
         None, description="The question waits so long for what is missing; not one of OpenAI's fields."
     )
+
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _several(cls, value: Any) -> Any:
+        """One text is a list of one."""
+        return [value] if isinstance(value, str) else value
 
     def sampling(self) -> Sampling:
         """As the last stage is told. What is not said is as with OpenAI: temperature 1."""
@@ -71,19 +131,22 @@ class SamplingFields(Fields):
             temperature=1.0 if self.temperature is None else self.temperature,
             top_p=1.0 if self.top_p is None else self.top_p,
             top_k=self.top_k or 0,
+            min_p=self.min_p or 0.0,
             repetition_penalty=self.repetition_penalty or 1.0,
+            presence_penalty=self.presence_penalty or 0.0,
+            frequency_penalty=self.frequency_penalty or 0.0,
             seed=seed_of(self.seed),
         )
+
+    def common(self) -> dict[str, Any]:
+        """The fields of a `Question` that both kinds have."""
+        patience_s = limits.DEFAULT_PATIENCE_S if self.patience_s is None else self.patience_s
+        return {"sampling": self.sampling(), "stop": tuple(self.stop or ()), "patience_s": patience_s}
 
     @property
     def answers(self) -> int:
         """How many are wanted."""
         return self.n or 1
-
-    @property
-    def patience(self) -> float:
-        """How long the question waits for what is missing, in seconds."""
-        return DEFAULT_PATIENCE_S if self.patience_s is None else self.patience_s
 
     @property
     def wants_usage(self) -> bool:
@@ -95,19 +158,39 @@ class ChatRequest(SamplingFields):
     """``POST /v1/chat/completions``."""
 
     messages: Annotated[list[Message], Field(min_length=1, max_length=MOST_MESSAGES)]
-    max_completion_tokens: Annotated[int, Field(ge=1, le=MAX_ANSWER_TOKENS)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1, le=limits.MAX_ANSWER_TOKENS)] | None = None
+    tools: Annotated[list[OfferedTool], Field(max_length=limits.MAX_TOOLS)] | None = None
+    tool_choice: Literal["none", "auto"] | None = Field(
+        None, description="Whether to offer the tools; a model can't be made to call one."
+    )
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=limits.MAX_ALTERNATIVES)] | None = None
 
     @property
     def most_tokens(self) -> int:
         """Of an answer."""
         return self.max_completion_tokens or self.max_tokens or DEFAULT_MAX_TOKENS
 
+    def turns(self) -> tuple[ChatMessage, ...]:
+        """The conversation."""
+        return tuple(message.turn(f"messages.{number}") for number, message in enumerate(self.messages))
+
+    def offered(self) -> tuple[Tool, ...]:
+        """The tools that the model is told of."""
+        return () if self.tool_choice == "none" else tuple(tool.tool() for tool in self.tools or ())
+
+    @property
+    def alternatives(self) -> int | None:
+        """How many likely tokens to tell beside each; None: no probabilities at all."""
+        return (self.top_logprobs or 0) if self.logprobs else None
+
 
 class CompletionRequest(SamplingFields):
     """``POST /v1/completions``: raw text goes on."""
 
     prompt: str
-    max_tokens: Annotated[int, Field(ge=1, le=MAX_ANSWER_TOKENS)] | None = 16
+    max_tokens: Annotated[int, Field(ge=1, le=limits.MAX_ANSWER_TOKENS)] | None = 16
+    logprobs: Annotated[int, Field(ge=0, le=limits.MAX_ALTERNATIVES)] | None = None
     echo: bool = False
 
     @field_validator("prompt", mode="before")

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
+from orchestrator.client.question import Question
 from orchestrator.gateway.access import Caller
 from orchestrator.gateway.completion import ChatShape, Shape, TextShape
 from orchestrator.gateway.errors import as_api_error, openai_body
 from orchestrator.gateway.event_stream import COMMENT_STARTING, DONE, EventStream, comment, event
 from orchestrator.gateway.gateway import Gateway
 from orchestrator.gateway.openai_requests import ChatRequest, CompletionRequest, SamplingFields
-from orchestrator.gateway.question import Question
 from orchestrator.gateway.streams import numbered_pieces, unless_hung_up
 from schemas.errors import LinguabusError
 from schemas.messages import StreamText
@@ -43,26 +43,23 @@ def openai_routes(gateway: Gateway) -> APIRouter:
     @router.post("/chat/completions")
     async def chat(asked: ChatRequest, request: Request, caller: Caller) -> Response:
         """Answer a conversation."""
+        model = await gateway.model(asked.model)
         question = Question(
-            model=await gateway.model(asked.model),
-            messages=tuple(message.turn() for message in asked.messages),
+            messages=asked.turns(),
+            tools=asked.offered(),
             max_tokens=asked.most_tokens,
-            sampling=asked.sampling(),
-            patience_s=asked.patience,
+            logprobs=asked.alternatives,
+            **asked.common(),
         )
-        return await _answer(gateway, caller, request, asked, question, ChatShape(question.model))
+        return await _answer(gateway, caller, request, asked, question, ChatShape(model, question.tools))
 
     @router.post("/completions")
     async def complete(asked: CompletionRequest, request: Request, caller: Caller) -> Response:
         """Let raw text go on."""
+        shape = TextShape(await gateway.model(asked.model), before=asked.prompt if asked.echo else "")
         question = Question(
-            model=await gateway.model(asked.model),
-            prompt=asked.prompt,
-            max_tokens=asked.most_tokens,
-            sampling=asked.sampling(),
-            patience_s=asked.patience,
+            prompt=asked.prompt, max_tokens=asked.most_tokens, logprobs=asked.logprobs, **asked.common()
         )
-        shape = TextShape(question.model, before=asked.prompt if asked.echo else "")
         return await _answer(gateway, caller, request, asked, question, shape)
 
     return router
@@ -102,14 +99,15 @@ async def _lines(
     yield COMMENT_STARTING
     try:
         for number in range(len(answers)):
-            if opening := shape.opening(number):
+            for opening in shape.opening(number):
                 yield event(opening)
         async for number, piece in numbered_pieces(answers, quiet_s=gateway.limits.quiet_s):
             if isinstance(piece, StreamText):
-                if piece.text:
-                    yield event(shape.piece(number, piece))
+                for part in shape.piece(number, piece, answers[number]):
+                    yield event(part)
             elif piece is None:
-                yield event(shape.end(number, answers[number]))
+                for part in shape.end(number, answers[number]):
+                    yield event(part)
             elif piece.waiting:
                 since_s = time.monotonic() - piece.waiting.since_s
                 yield comment(f"waiting for {piece.waiting.text}, {since_s:.0f} s")

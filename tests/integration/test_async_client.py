@@ -10,6 +10,7 @@ import pytest
 
 from orchestrator.client import AnswerFailed, AnswerIncomplete
 from orchestrator.client.async_client import AsyncAnswer, AsyncClient, StillThere
+from orchestrator.client.question import Question
 from schemas.errors import ContractError
 from schemas.messages import ChatMessage, ShowHistory, StatusReply, StreamText
 from tests.support.gateway_world import GatewayWorld, gateway_world
@@ -17,7 +18,9 @@ from tests.support.members import as_operator
 from tests.support.polling import DEADLINE_S
 from tests.support.scripted_nodes import answer_text
 
-HELLO = [ChatMessage(role="user", content="hello")]
+
+def hello(max_tokens: int) -> Question:
+    return Question(messages=(ChatMessage(role="user", content="hello"),), max_tokens=max_tokens)
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +38,7 @@ async def connected(world: GatewayWorld) -> AsyncIterator[AsyncClient]:
 def test_many_answers_at_once(world: GatewayWorld) -> None:
     async def ask() -> list[str]:
         async with connected(world) as client:
-            answers = await asyncio.gather(*(client.ask(HELLO, max_tokens=5 + number) for number in range(12)))
+            answers = await asyncio.gather(*(client.ask(hello(5 + number)) for number in range(12)))
             texts = await asyncio.gather(*(answer.whole() for answer in answers))
             assert all(answer.end and answer.end.completion_tokens == len(answer.text) for answer in answers)
             return texts
@@ -46,7 +49,7 @@ def test_many_answers_at_once(world: GatewayWorld) -> None:
 def test_commands_beside_answers(world: GatewayWorld) -> None:
     async def ask() -> None:
         async with connected(world) as client:
-            answer = await client.ask(HELLO, max_tokens=20)
+            answer = await client.ask(hello(20))
             text, nodes, plan, status = await asyncio.gather(
                 answer.whole(), client.nodes(), client.plan(), client.status()
             )
@@ -63,12 +66,12 @@ def test_what_is_wrong_is_told_to_who_asks(world: GatewayWorld) -> None:
     async def ask() -> None:
         async with connected(world) as client:
             with pytest.raises(ContractError):
-                await client.ask(HELLO, max_tokens=0)
+                await client.ask(hello(0))
             with pytest.raises(ContractError):
                 await client.command(ShowHistory(limit=1), StatusReply)
             with pytest.raises(AnswerFailed, match="the context is"):
-                await (await client.ask(prompt="a" * 300)).whole()
-            assert await (await client.ask(HELLO, max_tokens=3)).whole() == answer_text(5, 3)
+                await (await client.ask(Question(prompt="a" * 300))).whole()
+            assert await (await client.ask(hello(3))).whole() == answer_text(5, 3)
 
     asyncio.run(ask())
 
@@ -84,7 +87,7 @@ def endless(world: GatewayWorld) -> Iterator[None]:
 
 async def begun(client: AsyncClient) -> AsyncAnswer:
     """An answer of which something has come."""
-    answer = await client.ask(HELLO, max_tokens=40)
+    answer = await client.ask(hello(40))
     async with aclosing(answer.pieces()) as pieces:
         piece = await anext(pieces)
         assert isinstance(piece, StreamText)
@@ -105,8 +108,8 @@ def test_an_answer_that_is_left_ends(world: GatewayWorld) -> None:
 def test_who_is_cancelled_leaves_nothing_open(world: GatewayWorld) -> None:
     async def ask() -> None:
         async with connected(world) as client:
-            task = asyncio.create_task((await client.ask(HELLO, max_tokens=40)).whole())
-            asking = asyncio.create_task(client.ask(HELLO, max_tokens=40))
+            task = asyncio.create_task((await client.ask(hello(40))).whole())
+            asking = asyncio.create_task(client.ask(hello(40)))
             await asyncio.sleep(0)
             task.cancel()
             asking.cancel()
@@ -120,7 +123,7 @@ def test_who_is_cancelled_leaves_nothing_open(world: GatewayWorld) -> None:
 def test_closing_ends_what_is_open_and_says_so(world: GatewayWorld) -> None:
     async def ask() -> None:
         async with connected(world) as client:
-            answer = await client.ask(HELLO, max_tokens=40)
+            answer = await client.ask(hello(40))
             reading = asyncio.create_task(answer.whole())
             while not answer.text:
                 await asyncio.sleep(0)
@@ -128,7 +131,7 @@ def test_closing_ends_what_is_open_and_says_so(world: GatewayWorld) -> None:
             with pytest.raises(AnswerIncomplete, match="closed"):
                 await reading
             with pytest.raises(AnswerIncomplete, match="closed"):
-                await client.ask(HELLO)
+                await client.ask(hello(1))
             with pytest.raises(AnswerIncomplete, match="closed"):
                 await client.nodes()
         world.until_nothing_is_open()
@@ -140,7 +143,7 @@ def test_closing_ends_what_is_open_and_says_so(world: GatewayWorld) -> None:
 def test_silence_is_said(world: GatewayWorld) -> None:
     async def ask() -> None:
         async with connected(world) as client:
-            answer = await client.ask(HELLO, max_tokens=40)
+            answer = await client.ask(hello(40))
             async with aclosing(answer.pieces(quiet_s=0.05)) as pieces:
                 while not isinstance(await anext(pieces), StillThere):
                     pass

@@ -184,7 +184,7 @@ ROOMS = {
         "service": "control_plane core deployment effects errors events fleet identity model operator_api pipelines"
         " planning planning.explain planning.simulation planning.solver planning.standby replanning timing",
         "client": "errors",
-        "gateway": "client errors service",
+        "gateway": "client errors service text",
         "commands": "balancing client errors fleet gateway identity model planning planning.explain"
         " planning.simulation planning.solver replanning service text timing",
         "cli": "commands",
