@@ -102,6 +102,17 @@ def test_raw_text_goes_on(client: openai.OpenAI) -> None:
     assert "".join(chunk.choices[0].text for chunk in stream) == answer_text(3, 4)
 
 
+def test_an_answer_ends_before_a_stop_string(client: openai.OpenAI) -> None:
+    text = answer_text(5, 12)
+    for stop in (text[6], text[5:8], ["nowhere", text[6:8]]):
+        first = stop[-1] if isinstance(stop, list) else stop
+        said = client.chat.completions.create(model="tiny", messages=HELLO, max_tokens=12, stop=stop)
+        assert said.choices[0].message.content == text[: text.index(first)]
+        assert said.choices[0].finish_reason == "stop"
+    stream = client.completions.create(model="tiny", prompt="hello", max_tokens=12, stop=text[5:8], stream=True)
+    assert "".join(chunk.choices[0].text for chunk in stream) == text[:5]
+
+
 @pytest.mark.parametrize(
     ("wrong", "field"),
     [
@@ -117,6 +128,12 @@ def test_raw_text_goes_on(client: openai.OpenAI) -> None:
         ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}, "messages.0"),
         ({"messages": [{"role": "user"}]}, "messages.0.content"),
         ({"stream": "perhaps"}, "stream"),
+        ({"stop": [""]}, "stop.0"),
+        ({"stop": ["a"] * 17}, "stop"),
+        ({"presence_penalty": 3}, "presence_penalty"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+        ({"tools": [{"type": "retrieval"}]}, "tools.0"),
+        ({"tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": "required"}, "tool_choice"),
     ],
 )
 def test_a_wrong_field_is_named(root: str, wrong: dict[str, Any], field: str) -> None:
