@@ -137,6 +137,10 @@ class Adopter:
         missing = [stage.node for number, stage in enumerate(plan.ring) if number not in self._held]
         if missing and now_s >= self._due_s:
             return f"{', '.join(dict.fromkeys(missing))} is not heard of with its part"
+        # It may have said that it holds its part, and have gone since.
+        gone = [node for node, start in _starts(plan).items() if not self._fleet.is_usable(node, start)]
+        if gone and now_s >= self._due_s and self._job is None:
+            return f"{', '.join(gone)} is gone"
         return ""
 
     def _ask(self, plan: Plan, model: ServedModel) -> list[Effect]:

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from orchestrator.events import NodeSaid, Renewed
+from orchestrator.effects import OpenModel
+from orchestrator.events import ModelOpened, NodeSaid, Renewed
+from orchestrator.model.served import ServedModel
 from schemas.codec import Flag
 from schemas.messages import (
     KeepRequests,
@@ -22,7 +24,7 @@ from schemas.messages import (
 )
 from schemas.topics import REQUEST_STREAM
 from tests.support.orchestrating import World
-from tests.support.scripted_nodes import answer_text, letter, make_birth, make_submit
+from tests.support.scripted_nodes import Letters, answer_text, letter, make_birth, make_submit
 
 
 @pytest.fixture
@@ -99,6 +101,25 @@ def test_a_ring_that_broke_meanwhile_is_replaced_and_requests_go_on_behind_what_
     opened = [command for command in world.published(OpenRequest) if command.epoch == world.plan.epoch]
     ids = tuple(letter(position) for position in range(5, 8))
     assert opened[-1].prompt_ids[-3:] == ids
+    world.generate(request, 5, flags=Flag.LENGTH)
+    assert whole_text(world, request) == answer_text(5, 8)
+
+
+def test_a_node_that_goes_before_its_plan_is_adopted_is_replaced(world: World) -> None:
+    """It has said that it holds its part, and is killed while the model is being opened."""
+    request = world.ask()
+    world.generate(request, 3)
+    before, gone = world.plan.epoch, world.plan.ring[1].node
+    world.hold = (OpenModel,)
+    world.restart()
+    world.wait(2.0)
+    world.kill(gone)
+    world.join(gone, incarnation=2)
+    world.wait(2.0)
+    world.hold = ()
+    world.event(ModelOpened("tiny", ServedModel(world.models["tiny"], Letters(), wire=world.model_wire)))
+    world.wait(8.0)
+    assert world.plan.epoch > before
     world.generate(request, 5, flags=Flag.LENGTH)
     assert whole_text(world, request) == answer_text(5, 8)
 
