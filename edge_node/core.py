@@ -25,6 +25,7 @@ from schemas.codec import (
 )
 from schemas.limits import MAX_PAYLOAD_BYTES
 from schemas.messages import (
+    AllowTokens,
     CloseRequest,
     CopyKv,
     Epoch,
@@ -94,6 +95,8 @@ class NodeCore:
                 if message.first_stage:
                     return self._each(lambda stage: stage.ask_again(message.request))
                 return self._each(lambda stage: stage.resend(message.request, message.position))
+            case AllowTokens():
+                return self._each(lambda stage: stage.masks.allow(message))
             case CopyKv() | FinishKv() | HoldRequests() | GoOn():
                 self._move(message)
             case KeepBlobs():

@@ -62,7 +62,7 @@ class RecentMasks(Generic[_Kept]):
     """What is known of the sets used last, by name, up to ``limit_bytes`` of sets."""
 
     def __init__(self, vocab_size: int, limit_bytes: int = REMEMBERED_BYTES) -> None:
-        self._most = max(1, limit_bytes // mask_bytes(vocab_size))
+        self._most = max(1, limit_bytes // max(1, mask_bytes(vocab_size)))
         self._known: OrderedDict[str, _Kept] = OrderedDict()
 
     def use(self, name: str) -> _Kept | None:
