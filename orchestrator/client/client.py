@@ -36,6 +36,7 @@ from schemas.messages import (
     DrainReply,
     EventsReply,
     FleetEvent,
+    Grammar,
     HistoryReply,
     NodesReply,
     NoPlanReply,
@@ -166,6 +167,7 @@ class Client(Closing):
         max_tokens: int = 256,
         sampling: Sampling | None = None,
         stop: Sequence[str] = (),
+        grammar: Grammar | None = None,
         logprobs: int | None = None,
         pipeline: str = "main",
         stats: bool = False,
@@ -173,8 +175,8 @@ class Client(Closing):
     ) -> Answer:
         """Submit a conversation, or raw text as ``prompt``, and return the answer to come.
 
-        ``stop``: the answer ends before the first of these texts. ``logprobs``: how many likely tokens to tell with
-        each one that was chosen, and how likely all of them were.
+        ``stop``: the answer ends before the first of these texts. ``grammar``: the form that it has to have.
+        ``logprobs``: how many likely tokens to tell with each one that was chosen, and how likely all of them were.
         ``patience_s``: how long it waits for a broker, an orchestrator, nodes or memory that are missing.
 
         Raises:
@@ -185,8 +187,8 @@ class Client(Closing):
         submit = SubmitRequest(
             client=self._name, connection=self._connection, request=request, pipeline=pipeline,
             messages=tuple(messages), prompt=prompt,
-            max_tokens=max_tokens, sampling=sampling or Sampling(), stop=tuple(stop), logprobs=logprobs, stats=stats,
-            lease_s=self._lease_s, patience_s=patience_s,
+            max_tokens=max_tokens, sampling=sampling or Sampling(), stop=tuple(stop), grammar=grammar,
+            logprobs=logprobs, stats=stats, lease_s=self._lease_s, patience_s=patience_s,
         )  # fmt: skip
         payload = encode(submit)
         decode(payload, SubmitRequest)  # the orchestrator drops what is outside the contract's limits, without a word

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 
 MODULES = {
     "orchestrator": (
-        "amqtt", "cryptography", "h11", "highspy", "jinja2", "numpy", "onnx", "onnxruntime", "psutil", "pyomo",
-        "segno", "starlette", "tokenizers", "uvicorn",
+        "amqtt", "cryptography", "h11", "highspy", "jinja2", "llguidance", "numpy", "onnx", "onnxruntime", "psutil",
+        "pyomo", "segno", "starlette", "tokenizers", "uvicorn",
     ),
     "convert": (
         "accelerate", "gguf", "google.protobuf", "huggingface_hub", "onnx_ir", "onnxruntime_genai", "safetensors",

@@ -24,6 +24,7 @@ from orchestrator.deployment.plan import ServingSettings
 from orchestrator.effects import (
     Asker,
     BuildSegments,
+    CompileGrammar,
     DivideFleet,
     Effect,
     EncodePrompt,
@@ -323,6 +324,7 @@ class Service:
                 case (
                     OpenModel()
                     | EncodePrompt()
+                    | CompileGrammar()
                     | SolvePlan()
                     | PreviewPlan()
                     | DivideFleet()
