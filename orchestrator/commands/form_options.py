@@ -34,7 +34,7 @@ def form_options(function: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         click.option("--json-object", is_flag=True, help="Answer with a JSON object."),
         click.option("--json-schema", metavar="FILE|TEXT", callback=_schema,
-                     help="Answer with a JSON document that this JSON schema describes. It is whole unless --max-tokens "
+                     help="Answer with a JSON document of this JSON schema. It is whole unless --max-tokens "
                      "cuts it."),
     ):  # fmt: skip
         function = option(function)
