@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 _ANY_OBJECT = '{"type": "object"}'
 _SEPARATORS: JsonCompileOptions = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 """One way to write a document: a model that may put in spaces wherever it likes may do so for ever."""
-_KEPT = 64
-"""Compiled grammars of a model, a few hundred kilobytes each."""
+_KEPT = 16
+"""Compiled grammars of a model, most of them a few hundred kilobytes each."""
 _MOST_TOLD = 300
 _NOUNS = {"json_schema": "the JSON schema", "json_object": "a JSON object", "regex": "the regular expression"}
 
@@ -83,7 +83,7 @@ class GrammarCompiler:
             raise _refused(grammar, fault)
         if self._tokenizer is None:
             self._tokenizer = self._read_tokenizer(llguidance)
-        matcher = llguidance.LLMatcher(self._tokenizer, source, log_level=0)
+        matcher = llguidance.LLMatcher(self._tokenizer, source, log_level=0, limits=grammar_trial.limits())
         if matcher.is_error():
             raise _refused(grammar, matcher.get_error())
         compiled = CompiledGrammar(matcher, self._vocab_size, self._eos_ids)

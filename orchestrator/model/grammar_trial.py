@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import TYPE_CHECKING
 
 from broker.child_process import our_environment
 
+if TYPE_CHECKING:
+    import llguidance
+
 TIME_LIMIT_S = 5.0
 """With the start of the program, which takes a slow board half of it."""
-_MEMORY_LIMIT_BYTES = 1 << 30
+_MEMORY_LIMIT_BYTES = 500_000_000
 TOO_LARGE = "it takes too long or too much memory to prepare: make it simpler"
 
 
@@ -43,6 +47,13 @@ class _Bytes:
         return list(text)
 
 
+def limits() -> llguidance.LLParserLimits:
+    """What a grammar may take while it is compiled, and while an answer is made: a state has a kilobyte or two."""
+    import llguidance
+
+    return llguidance.LLParserLimits(max_lexer_states=50_000, verbose_errors=False)
+
+
 def _limit() -> None:
     try:
         import resource
@@ -59,7 +70,8 @@ def main() -> None:
     import llguidance
 
     tokenizer = llguidance.LLTokenizer(llguidance.TokenizerWrapper(_Bytes()))
-    matcher = llguidance.LLMatcher(tokenizer, sys.stdin.buffer.read().decode(), log_level=0)
+    grammar = sys.stdin.buffer.read().decode()
+    matcher = llguidance.LLMatcher(tokenizer, grammar, log_level=0, limits=limits())
     if not matcher.is_error():
         matcher.compute_bitmask()
     sys.stdout.write(matcher.get_error())
