@@ -64,4 +64,5 @@ class WaitingQueue:
 def _size_bytes(submit: SubmitRequest) -> int:
     """Memory that a question takes, about."""
     texts = (*(turn.content for turn in submit.messages), submit.prompt or "", *submit.stop)
-    return sum(map(sys.getsizeof, texts)) + _TOKEN_BYTES * len(submit.answer_ids)
+    grammar = len(submit.grammar.text) if submit.grammar else 0
+    return sum(map(sys.getsizeof, texts)) + grammar + _TOKEN_BYTES * len(submit.answer_ids)

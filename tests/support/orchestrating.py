@@ -15,6 +15,7 @@ from orchestrator.deployment.plan import ServingSettings
 from orchestrator.effects import (
     Asker,
     BuildSegments,
+    CompileGrammar,
     DivideFleet,
     Effect,
     EncodePrompt,
@@ -35,6 +36,7 @@ from orchestrator.events import (
     CommandUnreadable,
     Event,
     FleetDivided,
+    GrammarCompiled,
     JobFailed,
     ModelOpened,
     ModelUnusable,
@@ -227,6 +229,10 @@ class World:
                     return [PromptEncoded(request, name, encode_prompt(submit, Letters()))]
                 except PromptRefused as refused:
                     return [PromptUnusable(request, name, refused.code, refused.reason, refused.summary)]
+            case CompileGrammar(request, name, asked):
+                if asked.kind == "regex":
+                    return [PromptUnusable(request, name, "bad_request", "no such form", "no such form")]
+                return [GrammarCompiled(request, name, self.grammar)]
             case SolvePlan(job, problem):
                 return [PlanSolved(job, self.solver(problem))]
             case PreviewPlan(job, problem, pipelines):
