@@ -22,6 +22,8 @@ from schemas.parts import (
     TokenIds,
     TokenLogprobs,
     Tokens,
+    Tool,
+    ToolFormat,
     Verbatim,
 )
 from schemas.registry import message
@@ -49,6 +51,9 @@ class SubmitRequest:
     request: RequestId = about("Chosen by the client, random.")
     pipeline: Name = about("The pipeline to ask.", default="main")
     messages: Annotated[tuple[ChatMessage, ...], Items(10_000)] = about("The conversation so far.", default=())
+    tools: Annotated[tuple[Tool, ...], Items(limits.MAX_TOOLS)] = about(
+        "Functions that the model may ask to be called; only with messages.", default=()
+    )
     prompt: Verbatim | None = about("Raw text instead of a conversation.", default=None)
     max_tokens: Annotated[int, Number(1, limits.MAX_ANSWER_TOKENS)] = about("Most tokens to generate.", default=256)
     sampling: Sampling = about("How tokens are chosen.", default=Sampling())
@@ -152,6 +157,9 @@ class StreamStatus:
     request: RequestId = about("The request.")
     waits_for: Line = about("What is missing, for people; empty when the answer is being computed.", default="")
     model: Name | None = about("The model that computes it, once that is known.", default=None)
+    tool_format: ToolFormat | None = about(
+        "How the model writes tool calls, where tools were offered and it is known.", default=None
+    )
 
 
 @message("stream.error")

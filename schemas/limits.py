@@ -34,6 +34,14 @@ MAX_MASK_BYTES = 100_000
 """Of one set of tokens, packed."""
 LEAST_LOGPROB = -9999.0
 """Of tokens that can't come, whose probability is zero."""
+MAX_TOOLS = 128
+"""Of a request, and calls of a turn."""
+MAX_TOOL_CHARACTERS = 100_000
+"""Of a tool's parameters or description."""
+MAX_TOOLS_CHARACTERS = 300_000
+"""Of all tools of a request together."""
+MAX_TOOL_DEPTH = 32
+"""Of objects and arrays inside one another in a tool's parameters and a call's arguments."""
 DEFAULT_PATIENCE_S, MAX_PATIENCE_S = 120.0, 86_400.0
 """A request waits so long for what is missing: a phone that dozes for a minute, a router that starts again."""
 MAX_LINE = 1_000

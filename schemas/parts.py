@@ -18,6 +18,10 @@ Verbatim = Annotated[str, Text(max_length=1_000_000, verbatim=True)]
 """What a model is given and what it answers."""
 StopText = Annotated[str, Text(min_length=1, max_length=limits.MAX_STOP_CHARACTERS, verbatim=True)]
 """A text before which an answer ends."""
+ToolName = Annotated[str, Text(pattern="^[A-Za-z0-9_.:-]+$", min_length=1, max_length=64)]
+ToolText = Annotated[str, Text(max_length=limits.MAX_TOOL_CHARACTERS, verbatim=True)]
+ToolFormat = Literal["tagged", "bracketed", "bare"]
+"""How a model writes tool calls; see ``orchestrator.text.tool_calls``."""
 Url = Annotated[str, Text(pattern="^https?://[!-~]+$", min_length=8, max_length=500)]
 Bytes = Annotated[int, Number(0, 2**50)]
 Count = Annotated[int, Number(0, 2**53)]
@@ -216,11 +220,34 @@ class TokenLogprobs:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Tool:
+    """A function that the model may ask to be called."""
+
+    name: ToolName = about("Its name.")
+    description: ToolText = about("What it does, for the model.", default="")
+    parameters: ToolText = about("What it takes: the text of a JSON Schema, which is an object.", default="{}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ToolCall:
+    """A function that the model has asked to be called."""
+
+    name: ToolName = about("Its name.")
+    arguments: Verbatim = about("What it was given: the text of a JSON object.")
+    id: Label | None = about("What the result refers to.", default=None)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ChatMessage:
     """One turn of a conversation."""
 
-    role: Literal["system", "user", "assistant"] = about("Who speaks.")
+    role: Literal["system", "user", "assistant", "tool"] = about("Who speaks; tool: the result of a call.")
     content: Verbatim = about("What was said.")
+    tool_calls: Annotated[tuple[ToolCall, ...], Items(limits.MAX_TOOLS)] = about(
+        "Calls that the assistant asked for in this turn.", default=()
+    )
+    tool_call_id: Label | None = about("Of a tool's turn: the id of the call that it is the result of.", default=None)
+    name: Label | None = about("Of a tool's turn: the function's name; of others: the speaker's.", default=None)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

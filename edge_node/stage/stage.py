@@ -27,14 +27,7 @@ from edge_node.wire.frames import activation_frame, joined_frames, replay_frame,
 from edge_node.wire.topics import StageTopics
 from edge_node.work import Computed, Row, RowResult, Work, batch
 from schemas.codec import SAMPLE, VERIFY, Frame, Kind, request_id, request_number
-from schemas.messages import (
-    OpenRequest,
-    RequestClosed,
-    RequestFailed,
-    RequestFailureCode,
-    SegmentReady,
-    StageMetrics,
-)
+from schemas.messages import OpenRequest, RequestClosed, RequestFailed, RequestFailureCode, SegmentReady, StageMetrics
 
 _MAX_QUEUED_FRAMES = 512
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from orchestrator.client.answer_times import AnswerTimes
-from schemas.messages import RenewRequest, StreamEnd, StreamError, StreamStatus, StreamText, SubmitRequest
+from schemas.messages import RenewRequest, StreamEnd, StreamError, StreamStatus, StreamText, SubmitRequest, ToolFormat
 
 StreamMessage = StreamText | StreamEnd | StreamError
 
@@ -37,6 +37,8 @@ class AnswerStream:
     """What the answer waits for, as the orchestrator said last."""
     model: str | None = None
     """The model that computes the answer, once that was said."""
+    tool_format: ToolFormat | None = None
+    """How it writes tool calls, where tools were offered and that is known."""
     damaged: int = 0
     """Messages about it that came to the orchestrator so that it could not read them, one after the other."""
     unknown: bool = False
@@ -53,6 +55,7 @@ class AnswerStream:
         if isinstance(message, StreamStatus):
             self.unsure, self.damaged = False, 0
             self.waits_for, self.model = message.waits_for, message.model or self.model
+            self.tool_format = message.tool_format or self.tool_format
             return
         if isinstance(message, StreamError) and self._asks_again(message):
             self.unknown = True

@@ -65,6 +65,7 @@ from schemas.messages import (
     StreamEnd,
     StreamError,
     SubmitRequest,
+    Tool,
     UseModel,
     UseModelReply,
     decode,
@@ -163,6 +164,7 @@ class Client(Closing):
         self,
         messages: Sequence[ChatMessage] = (),
         *,
+        tools: Sequence[Tool] = (),
         prompt: str | None = None,
         max_tokens: int = 256,
         sampling: Sampling | None = None,
@@ -175,6 +177,7 @@ class Client(Closing):
     ) -> Answer:
         """Submit a conversation, or raw text as ``prompt``, and return the answer to come.
 
+        ``tools``: functions that the model may ask to be called; `orchestrator.text.tool_calls` reads its calls.
         ``stop``: the answer ends before the first of these texts. ``grammar``: the form that it has to have.
         ``logprobs``: how many likely tokens to tell with each one that was chosen, and how likely all of them were.
         ``patience_s``: how long it waits for a broker, an orchestrator, nodes or memory that are missing.
@@ -186,7 +189,7 @@ class Client(Closing):
         request = secrets.token_hex(8)
         submit = SubmitRequest(
             client=self._name, connection=self._connection, request=request, pipeline=pipeline,
-            messages=tuple(messages), prompt=prompt,
+            messages=tuple(messages), tools=tuple(tools), prompt=prompt,
             max_tokens=max_tokens, sampling=sampling or Sampling(), stop=tuple(stop), grammar=grammar,
             logprobs=logprobs, stats=stats, lease_s=self._lease_s, patience_s=patience_s,
         )  # fmt: skip

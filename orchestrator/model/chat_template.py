@@ -56,8 +56,10 @@ class ChatTemplate:
         self._stop: Callable[[], object] = lambda: None
         """Ends the process; so does the end of this object."""
 
-    def render(self, messages: Sequence[Mapping[str, Any]], *, opaque: bool = False) -> RenderedChat:
-        """Render the conversation up to where the answer begins.
+    def render(
+        self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = (), *, opaque: bool = False
+    ) -> RenderedChat:
+        """Render the conversation, with the tools that may be called, up to where the answer begins.
 
         ``opaque`` hides from the template what people wrote, all but its spaces: the template can't look into such
         text, and whatever it does to it, the result tells which is which.
@@ -66,7 +68,7 @@ class ChatTemplate:
             BrokenTemplate: the template refuses the conversation, fails, or wants too much time or memory.
             MissingDependency: Jinja is not installed.
         """
-        request = {"messages": list(messages), "tokens": self._tokens, "opaque": opaque}
+        request = {"messages": list(messages), "tools": list(tools), "tokens": self._tokens, "opaque": opaque}
         with self._lock:
             if self._fault:
                 raise _error(self._fault)

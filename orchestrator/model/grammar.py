@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.model import grammar_trial
 from orchestrator.model.errors import MissingDependency
 from orchestrator.model.served import Expectation
+from orchestrator.model.written_numbers import bounded
 from schemas.contract import short
 from schemas.errors import LinguabusError
 from schemas.limits import MAX_EXPECTED_TOKENS, MAX_GRAMMAR_DEPTH
@@ -77,8 +78,11 @@ class GrammarCompiler:
             import llguidance
         except ImportError as error:
             raise MissingDependency("answers can't be bound to a form", "orchestrator") from error
-        source = _source(grammar)
-        fault = grammar_trial.fault_of(source)
+        source, fault = "", ""
+        for source in _sources(grammar):
+            fault = grammar_trial.fault_of(source)
+            if not fault:
+                break
         if fault:
             raise _refused(grammar, fault)
         if self._tokenizer is None:
@@ -178,12 +182,13 @@ def _only(mask: bytes) -> int | None:
     return bits.bit_length() - 1 if bits & (bits - 1) == 0 else None
 
 
-def _source(grammar: Grammar) -> str:
-    """The grammar in the library's form."""
+def _sources(grammar: Grammar) -> Iterator[str]:
+    """The grammar in the library's form: what is to be tried, one after the other."""
     from llguidance import LLMatcher
 
     if grammar.kind == "regex":
-        return LLMatcher.grammar_from_regex(grammar.text)
+        yield LLMatcher.grammar_from_regex(grammar.text)
+        return
     try:
         schema = json.loads(grammar.text if grammar.kind == "json_schema" else _ANY_OBJECT)
     except (ValueError, RecursionError) as error:
@@ -192,9 +197,12 @@ def _source(grammar: Grammar) -> str:
         raise _refused(grammar, f"it has to be a JSON object, not {short(schema)}")
     if _depth(schema) > MAX_GRAMMAR_DEPTH:
         raise _refused(grammar, f"it is nested deeper than {MAX_GRAMMAR_DEPTH} levels")
+    narrower = bounded(schema)
     try:
-        return LLMatcher.grammar_from_json_schema(schema, overrides=_SEPARATORS)
-    except Exception as error:  # the library raises several
+        if narrower != schema:
+            yield LLMatcher.grammar_from_json_schema(narrower, overrides=_SEPARATORS)
+        yield LLMatcher.grammar_from_json_schema(schema, overrides=_SEPARATORS)
+    except ValueError as error:
         raise _refused(grammar, str(error)) from None
 
 

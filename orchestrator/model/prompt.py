@@ -6,6 +6,7 @@ from typing import Literal
 
 from orchestrator.model.errors import BrokenTemplate
 from orchestrator.model.served import Tokenizer
+from orchestrator.model.tools import template_messages, template_tools
 from schemas.errors import LinguabusError
 from schemas.messages import SubmitRequest
 
@@ -32,11 +33,13 @@ def encode_prompt(submit: SubmitRequest, tokenizer: Tokenizer) -> tuple[int, ...
     """
     if (submit.prompt is None) is not bool(submit.messages):
         raise PromptRefused("bad_request", "a request has either messages or a prompt")
+    if submit.tools and submit.prompt is not None:
+        raise PromptRefused("bad_request", "tools need messages: a raw prompt has no chat template")
     try:
         if submit.prompt is not None:
             ids = tokenizer.encode(submit.prompt)
         else:
-            ids = tokenizer.encode_chat([{"role": turn.role, "content": turn.content} for turn in submit.messages])
+            ids = tokenizer.encode_chat(template_messages(submit.messages), template_tools(submit.tools))
     except BrokenTemplate as error:
         raise PromptRefused("bad_request", str(error), error.summary) from error
     except LinguabusError as error:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from orchestrator.model.manifest import Manifest
 from orchestrator.model.quality_report import UNJUDGED_WIRE
-from schemas.messages import BlobRef, KvLayer, ProbePart, WireDtype
+from schemas.messages import BlobRef, KvLayer, ProbePart, ToolFormat, WireDtype
 
 
 class TextStream(Protocol):
@@ -27,11 +27,15 @@ class Tokenizer(Protocol):
     def encode(self, text: str) -> list[int]:
         """Token ids of raw text; markers in it are control tokens."""
 
-    def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+    def encode_chat(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()) -> list[int]:
         """Token ids of a conversation under the chat template, ready for the assistant's turn.
 
-        What stands in messages is text, whatever it looks like.
+        What stands in messages and tools is text, whatever it looks like.
         """
+
+    @property
+    def tool_format(self) -> ToolFormat | None:
+        """How the model writes tool calls; None where that is not known."""
 
     def check_template(self) -> str:
         """Why the chat template makes no prompt of a plain question; empty if it does."""

@@ -37,6 +37,10 @@ CPU_S = 2
 MAX_CHARACTERS = 4_000_000
 ROLES = frozenset({"system", "user", "assistant", "tool", "developer", "function", "model"})
 """Templates make markers of these; any other role is something that somebody wrote."""
+TYPES = frozenset({"function", "object", "array", "string", "number", "integer", "boolean", "null"})
+"""What a call, a tool or a value of a JSON Schema is: templates look at these."""
+WORDS = {"role": ROLES, "type": TYPES}
+"""Words that are none of somebody's, by the member they stand in."""
 _OPAQUE = (*range(0xF0000, 0xFFFFE), *range(0x100000, 0x10FFFE))
 """Code points for private use, which no template writes."""
 
@@ -144,8 +148,9 @@ def _runs(origins: bytes) -> list[tuple[int, int, int]]:
 def _run(template: jinja2.Template, request: Mapping[str, Any], mark: Callable[[str], str]) -> str:
     variables = {name: own(token) for name, token in request["tokens"].items()}
     messages = [_marked(message, mark) for message in request["messages"]]
+    tools = [_marked(tool, mark) for tool in request["tools"]] or None
     context = template.new_context(
-        {"messages": messages, "tools": None, "documents": None, "add_generation_prompt": True, **variables}
+        {"messages": messages, "tools": tools, "documents": None, "add_generation_prompt": True, **variables}
     )
     parts: list[str] = []
     length = 0
@@ -159,7 +164,7 @@ def _run(template: jinja2.Template, request: Mapping[str, Any], mark: Callable[[
 
 def _marked(value: Any, mark: Callable[[str], str], key: str = "") -> Any:
     if isinstance(value, str):
-        return own(value) if key == "role" and value in ROLES else mark(value)
+        return own(value) if value in WORDS.get(key, ()) else mark(value)
     if isinstance(value, dict):
         # Templates ask for members by names; what is none is something that somebody wrote.
         return {n if n.isidentifier() else mark(n): _marked(member, mark, n) for n, member in value.items()}

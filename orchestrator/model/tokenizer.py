@@ -14,6 +14,8 @@ from orchestrator.model.control_tokens import control_tokens, named_tokens, toke
 from orchestrator.model.errors import BrokenModel, BrokenTemplate, MissingDependency
 from orchestrator.model.json_file import read_optional
 from orchestrator.model.prompt_encoder import PromptEncoder
+from orchestrator.text.tool_calls import takes_tools, tool_format
+from schemas.messages import ToolFormat
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -96,13 +98,16 @@ class ModelTokenizer:
         own = self._special("eos_token")
         self.eos_ids = frozenset(eos if own is None else eos | {own})
         self.chat_template = self._find_template(folder)
-        self._template: ChatTemplate | None = None
-        if self.chat_template is not None:
-            tokens = {k: text for k, v in self._config.items() if k.endswith("_token") and (text := token_text(v))}
-            self._template = ChatTemplate(self.chat_template, tokens)
+        for_tools = self._find_template(folder, "tool_use")
+        self._template = self._as_template(self.chat_template)
+        self._tool_template = self._template if for_tools is None else self._as_template(for_tools)
+        self._tool_source = self.chat_template if for_tools is None else for_tools
         framing = self.eos_ids if self.bos_id is None else self.eos_ids | {self.bos_id}
         control = control_tokens(
-            self._tokenizer, named=named_tokens(special, self._config), ids=framing, template=self.chat_template
+            self._tokenizer,
+            named=named_tokens(special, self._config),
+            ids=framing,
+            template="\n".join({self.chat_template or "", self._tool_source or ""}),
         )
         self._encoder = PromptEncoder(self._tokenizer, control, framing_ids=framing)
         self._token_text = functools.lru_cache(maxsize=_KEPT_TEXTS)(self._text_behind_a_letter)
@@ -116,28 +121,38 @@ class ModelTokenizer:
         """
         return self._encoder.encode_raw(_unicode(text), frame=special)
 
-    def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+    def encode_chat(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()) -> list[int]:
         """Ids of a conversation, ready for the assistant's answer.
 
         Args:
-            messages: ``{"role": "system" | "user" | "assistant", "content": text}`` in order.
+            messages: ``{"role": "system" | "user" | "assistant" | "tool", "content": text, ...}`` in order.
+            tools: functions that may be called, as transformers takes them.
 
         Raises:
-            BrokenTemplate: the chat template refuses the messages or does not work.
+            BrokenTemplate: the chat template refuses the messages, takes no tools, or does not work.
             BrokenModel: the tokenizer can't encode them.
         """
-        messages = _unicode(messages)
-        if self._template is None:
+        messages, tools = _unicode(messages), _unicode(tools)
+        speaks_of_tools = tools or any(m.get("tool_calls") or m["role"] == "tool" for m in messages)
+        template = self._tool_template if speaks_of_tools else self._template
+        if speaks_of_tools and not takes_tools(self._tool_source):
+            raise BrokenTemplate("the model's chat template takes no tools", advice="ask without, or use another model")
+        if template is None:
             return self._encoder.encode("\n".join(m["content"] for m in messages), frame=True)
-        chat = self._template.render(messages)
+        chat = template.render(messages, tools)
         if self._encoder.is_touched(chat.text, chat.unknown):
             with contextlib.suppress(BrokenTemplate):
-                chat = self._template.render(messages, opaque=True)
+                chat = template.render(messages, tools, opaque=True)
         return self._encoder.encode(chat.text, chat.own)
 
     def render_chat(self, messages: Sequence[Mapping[str, str]]) -> str:
         """The conversation as text by the model's chat template, up to where the answer begins; "" without one."""
         return self._template.render(_unicode(messages)).text if self._template else ""
+
+    @property
+    def tool_format(self) -> ToolFormat | None:
+        """How the model writes tool calls, by its chat template; None where that is not known."""
+        return tool_format(self._tool_source)
 
     def check_template(self) -> str:
         """Why the chat template makes no prompt of a plain question; "" if it does, or if there is no template."""
@@ -180,12 +195,19 @@ class ModelTokenizer:
         content = token_text(self._config.get(key))
         return self._tokenizer.token_to_id(content) if content else None
 
-    def _find_template(self, folder: Path) -> str | None:
+    def _find_template(self, folder: Path, name: str = "default") -> str | None:
+        """The source of a template; a model may have another one, "tool_use", for conversations with tools."""
         path = folder / "chat_template.jinja"
-        if path.is_file():
+        if path.is_file() and name == "default":
             return path.read_text("utf-8", errors="replace")
         found = (f.get("chat_template") for f in (self._config, read_optional(folder / "chat_template.json")))
-        return next((text for value in found if (text := _default_template(value)) is not None), None)
+        return next((text for value in found if (text := _named_template(value, name)) is not None), None)
+
+    def _as_template(self, source: str | None) -> ChatTemplate | None:
+        if source is None:
+            return None
+        tokens = {k: text for k, v in self._config.items() if k.endswith("_token") and (text := token_text(v))}
+        return ChatTemplate(source, tokens)
 
 
 class DecodeStream:
@@ -225,11 +247,14 @@ def _object(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _default_template(value: Any) -> str | None:
+def _named_template(value: Any, name: str) -> str | None:
+    """The template of a name in what a configuration has; a single one is the default."""
     if isinstance(value, list):  # named templates
         value = {t.get("name"): t.get("template") for t in value if isinstance(t, dict)}
     if isinstance(value, dict):
-        value = value.get("default")
+        value = value.get(name)
+    elif name != "default":
+        return None
     return value if isinstance(value, str) else None
 
 

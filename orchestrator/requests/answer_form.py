@@ -34,9 +34,13 @@ class AnswerForm:
         known = list(form.follow(tokens))
         if known and form.is_complete:
             known.pop()
-            form = cls(grammar)
-            form.follow(known)
+        form.begin(known)
         return form, known
+
+    def begin(self, tokens: Sequence[int]) -> None:
+        """Begin anew, behind these tokens of the answer."""
+        self._state, self._told, self.failure = self._grammar.begin(), None, ""
+        self.follow(tokens)
 
     def follow(self, ids: Sequence[int]) -> Sequence[int]:
         """Go on behind these tokens, the answer's next ones; returns those that belong to it.

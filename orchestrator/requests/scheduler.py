@@ -21,14 +21,7 @@ from orchestrator.requests.session import Phase, Session
 from orchestrator.requests.session_table import SessionTable
 from orchestrator.requests.waiting_queue import WaitingQueue
 from orchestrator.timing import Timing
-from schemas.messages import (
-    CancelRequest,
-    Epoch,
-    ErrorCode,
-    KeepRequests,
-    RequestClosed,
-    SubmitRequest,
-)
+from schemas.messages import CancelRequest, Epoch, ErrorCode, KeepRequests, RequestClosed, SubmitRequest
 
 _REMEMBERED_PREFIXES = 64
 
@@ -145,10 +138,17 @@ class RequestScheduler:
         """Tokens of the last stage."""
         frame = heard.frame
         session = self.sessions.get(heard.request)
-        if session is None or heard.pipeline != self._pipeline or not session.is_answered_by(heard):
+        if (
+            session is None
+            or session.phase is not Phase.OPEN
+            or session.answer is None
+            or session.placement is None
+            or heard.pipeline != self._pipeline
+            or frame.epoch != session.placement.epoch
+            or heard.sender != session.placement.ring[-1]
+        ):
             self.tokens_dropped += frame.count
             return []
-        assert session.answer
         before = len(session.answer.tokens)
         pieces, gap = session.answer.take(frame.position, heard.ids, frame.flags, heard.logprobs)
         if gap or session.answer.finish or self._next_nodes:

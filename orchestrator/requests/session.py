@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from orchestrator.deployment.plan import LONGER, DeployedPlan
 from orchestrator.effects import CompileGrammar, EncodePrompt, Publish, command
-from orchestrator.events import GrammarCompiled, PromptEncoded, PromptUnusable, SavedRequest, TokensHeard
+from orchestrator.events import GrammarCompiled, PromptEncoded, PromptUnusable, SavedRequest
 from orchestrator.model.prompt import PromptRefused
 from orchestrator.model.served import AnswerGrammar, ServedModel
 from orchestrator.requests.answer import Answer, EncodedPrompt, FinishReason
@@ -31,6 +31,7 @@ from schemas.messages import (
     StreamError,
     StreamStatus,
     SubmitRequest,
+    ToolFormat,
 )
 from schemas.topics import REQUEST_STREAM
 
@@ -92,6 +93,8 @@ class Session:
     """Tokens of the answer from before this orchestrator knew the request, until there is an ``answer``."""
     opened_in: str = ""
     """The epoch in which an earlier start of the orchestrator opened it; empty unless it was."""
+    tool_format: ToolFormat | None = None
+    """How its model writes tool calls, where tools were offered."""
     end_told: StreamEnd | StreamError | None = None
     """The end, once its reader was told."""
     request: str = field(init=False)
@@ -198,6 +201,7 @@ class Session:
         Raises:
             PromptRefused: too long, or begun with another model.
         """
+        self.tool_format = model.tokenizer.tool_format if self.submit.tools else None
         begun_with = self.answer.prompt.model if self.answer else self.begun_with
         if self.tokens_known and begun_with not in (None, model.name):
             raise PromptRefused("bad_request", "the model was changed during the answer: ask again")
@@ -247,13 +251,6 @@ class Session:
         assert self.answer
         assert self.placement
         return self.placement.open_messages(self.submit, self.answer, pipeline=pipeline)
-
-    def is_answered_by(self, heard: TokensHeard) -> bool:
-        """Are these tokens of the ring that serves the request now?"""
-        placement = self.placement
-        if self.phase is not Phase.OPEN or self.answer is None or placement is None:
-            return False
-        return heard.frame.epoch == placement.epoch and heard.sender == placement.ring[-1]
 
     def form_messages(self) -> list[AllowTokens]:
         """All that the last stage has to know of what may come next, where the answer is bound to a form."""
@@ -354,7 +351,8 @@ class Session:
     def status(self) -> Publish:
         """The message about what the answer waits for."""
         model = self.prompt.model if self.prompt else None
-        status = StreamStatus(request=self.request, waits_for=self.waits_for[:MAX_LINE], model=model)
+        waits_for, form = self.waits_for[:MAX_LINE], self.tool_format
+        status = StreamStatus(request=self.request, waits_for=waits_for, model=model, tool_format=form)
         return Publish(self.stream_topic, status)
 
     def tell_end(self, end: StreamEnd | StreamError) -> Publish:

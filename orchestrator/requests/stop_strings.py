@@ -17,9 +17,9 @@ class StopStrings:
         held: how many characters at the end of the text so far may be the beginning of one.
     """
 
-    def __init__(self, stop: Sequence[str] = ()) -> None:
+    def __init__(self, stop: Sequence[str]) -> None:
         self._stop = tuple(stop)
-        self._tail_length = max(map(len, self._stop), default=1) - 1
+        self._tail_length = max(map(len, self._stop)) - 1
         self._tail = ""
         beginnings: dict[str, set[str]] = defaultdict(set)
         for text in self._stop:
@@ -31,8 +31,6 @@ class StopStrings:
 
     def find(self, text: str) -> int | None:
         """Take in more text. How far before its end the first stop string begins; None while none is complete."""
-        if not self._stop:
-            return None
         window = self._tail + text
         found = [(start + len(stop), start) for stop in self._stop if (start := window.find(stop)) >= 0]
         if found:

@@ -63,6 +63,8 @@ class WaitingQueue:
 
 def _size_bytes(submit: SubmitRequest) -> int:
     """Memory that a question takes, about."""
-    texts = (*(turn.content for turn in submit.messages), submit.prompt or "", *submit.stop)
+    calls = (call.arguments for turn in submit.messages for call in turn.tool_calls)
+    tools = (text for tool in submit.tools for text in (tool.description, tool.parameters))
+    texts = (*(turn.content for turn in submit.messages), *calls, *tools, submit.prompt or "", *submit.stop)
     grammar = len(submit.grammar.text) if submit.grammar else 0
     return sum(map(sys.getsizeof, texts)) + grammar + _TOKEN_BYTES * len(submit.answer_ids)

@@ -39,6 +39,7 @@ from schemas.messages import (
     StageMetrics,
     StageTiming,
     SubmitRequest,
+    ToolFormat,
 )
 
 MB = 1 << 20
@@ -51,7 +52,9 @@ class Letters:
     def encode(self, text: str) -> list[int]:
         return [ord(letter) for letter in text]
 
-    def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+    tool_format: ToolFormat | None = "tagged"
+
+    def encode_chat(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()) -> list[int]:
         return self.encode("".join(turn["content"] for turn in messages))
 
     def check_template(self) -> str:

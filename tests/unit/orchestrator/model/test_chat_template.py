@@ -26,7 +26,7 @@ def render(source: str, content: str = "hello") -> str:
 
 def render_here(source: str) -> str:
     """Rendered in this process: for templates that do no harm."""
-    request = {"messages": HELLO, "tokens": {"bos_token": "<s>"}, "opaque": False}
+    request = {"messages": HELLO, "tools": [], "tokens": {"bos_token": "<s>"}, "opaque": False}
     text: str = template_sandbox.render(template_sandbox.Sandbox().from_string(source), request)["text"]
     return text
 

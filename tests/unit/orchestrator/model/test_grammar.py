@@ -14,6 +14,7 @@ from orchestrator.model import grammar_trial
 from orchestrator.model.grammar import GrammarCompiler, GrammarRefused, GrammarState
 from orchestrator.model.model import Model
 from orchestrator.model.tokenizer import ModelTokenizer
+from orchestrator.model.written_numbers import bounded
 from schemas.limits import MAX_GRAMMAR_DEPTH
 from schemas.messages import Grammar
 from tests.support.random_schemas import random_schema
@@ -102,6 +103,38 @@ def test_no_control_token_and_no_second_spelling_may_come_as_text(
     assert max(may) < 320
     assert not may & {number for number in hidden if tokenizer.decode([number]) == ""}
     assert set(tiny_model.manifest.eos_ids) <= may
+
+
+@pytest.mark.parametrize("kind", ["number", "integer"])
+def test_a_number_does_not_go_on_for_ever(compiler: GrammarCompiler, tokenizer: ModelTokenizer, kind: str) -> None:
+    state = compiler.compile(schema({"type": "object", "properties": {"a": {"type": kind}}})).begin()
+    taken = tokenizer.encode('{"a": 1234.' if kind == "number" else '{"a": 1', special=False)
+    assert state.take(taken) == len(taken)
+    digits = 0
+    while state.take(tokenizer.encode("5", special=False)):
+        digits += 1
+        assert digits < 20
+    assert digits == (9 if kind == "number" else 14)
+
+
+def test_bounds_that_leave_nothing_are_not_set(compiler: GrammarCompiler) -> None:
+    state = compiler.compile(schema({"type": "number", "exclusiveMinimum": 0, "maximum": 1e-10})).begin()
+    assert not state.expect(()).failure
+
+
+def test_bounds_are_set_to_numbers_that_have_none_wherever_they_are() -> None:
+    number = {"type": "number", "minimum": -(10**15), "maximum": 10**15, "multipleOf": 1e-9}
+    for wrap in (
+        lambda part: {"properties": {"a": part}},
+        lambda part: {"items": {"anyOf": [part, {"type": "null"}]}},
+        lambda part: {"$defs": {"a": {"prefixItems": [part]}}},
+        lambda part: {"additionalProperties": part},
+    ):
+        assert bounded(wrap({"type": "number"})) == wrap(number)
+    for kept in ({"type": "number", "enum": [1e30]}, {"oneOf": [{"type": "number"}]}, {"type": "string"}):
+        assert bounded(kept) == kept
+    small = {"type": "integer", "minimum": 0, "exclusiveMaximum": 3}
+    assert bounded(small) == small
 
 
 @pytest.mark.parametrize(

@@ -108,7 +108,7 @@ def test_another_model_needs_another_prompt(world: World) -> None:
 
 def test_what_a_template_says_is_not_for_the_log() -> None:
     class Strict(Letters):
-        def encode_chat(self, messages: object) -> list[int]:
+        def encode_chat(self, messages: object, tools: object = ()) -> list[int]:
             raise BrokenTemplate("it refuses", "my secret")
 
     with pytest.raises(PromptRefused) as refused:

@@ -210,7 +210,7 @@ def test_a_request_has_either_messages_or_a_prompt(changes: dict[str, Any]) -> N
 
 def test_a_template_that_refuses_is_the_clients_mistake() -> None:
     class Strict(Letters):
-        def encode_chat(self, messages: object) -> list[int]:
+        def encode_chat(self, messages: object, tools: object = ()) -> list[int]:
             raise OrchestratorError("roles must alternate")
 
     with pytest.raises(PromptRefused, match="roles must alternate"):
