@@ -176,3 +176,17 @@ def test_the_fast_path_is_for_answers_without_a_form() -> None:
         node = last_stage(has_grammar=has_grammar)
         stage = node.core._stages[node.spec.pipeline, node.spec.epoch, 2]
         assert (stage.fast_path(0xAA) is None) is has_grammar
+
+
+def test_a_ring_of_one_stage_waits_too() -> None:
+    node = Node("solo", ("solo",))
+    node.open(has_grammar=True, sampling=Sampling())
+    assert not node.core.has_work
+    node.core.message(allow(5, (), told(a_set(3))))
+    work, row = node.row()
+    assert row.draw is not None
+    assert row.draw.allowed == [a_set(3)]
+    node.core.computed(work, Computed(0.1, (RowResult(tokens=(3,)),)), 1.0)
+    assert not node.core.has_work, "the next step is there, and what may come is not known"
+    node.core.message(allow(6, (), told(a_set(4))))
+    assert node.row()[1].position == 5
