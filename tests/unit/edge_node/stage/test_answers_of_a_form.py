@@ -101,7 +101,7 @@ def test_a_frame_that_is_to_be_dropped_holds_nothing_up() -> None:
     node.core.message(allow(6, (), told(a_set(2))))
     node.frame("bravo", position=5, count=1)
     choose(node, 2)
-    for position in (8, 9):
+    for position in (8, 9, 10):
         node.core.message(allow(position, (), told(a_set(1))))
     node.frame("bravo", position=5, count=1)  # once more, by the network
     node.core.message(allow(7, (), told(a_set(4))))
