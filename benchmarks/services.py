@@ -239,7 +239,7 @@ def fleet_of(model: Model, names: Sequence[str], *, share: float, speed: float, 
 @contextmanager
 def installed(
     fleet: Fleet, model: Model, *, balance: bool, context_tokens: int, slots: int, wire: WireDtype,
-    profiled_s: float = profiles.PROBE_TIME_LIMIT_S,
+    profiled_s: float = profiles.PROBE_TIME_LIMIT_S, draft_tokens: int | None = 0,
 ) -> Iterator[Installation]:  # fmt: skip
     """An orchestrator that knows nothing yet, serving on nodes of the fleet, which measure themselves for so long."""
     with ExitStack() as stack:
@@ -250,7 +250,7 @@ def installed(
             broker_url=fleet.broker_url, data_dir=Path(data), models_dir=model.blobs_folder.parent,
             model=model.manifest.name, min_nodes=len(fleet.nodes), context_tokens=context_tokens,
             slots=slots, wire_dtype=wire,
-            chunk_tokens=CHUNK_TOKENS, draft_tokens=0, pipelines=1, balance=balance,
+            chunk_tokens=CHUNK_TOKENS, draft_tokens=draft_tokens, pipelines=1, balance=balance,
             timing=Timing(settle_s=0.5, start_s=1.5),
         )  # fmt: skip
         stack.enter_context(running_service(config))

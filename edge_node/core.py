@@ -17,15 +17,10 @@ from edge_node.stage.stage import Stage
 from edge_node.stage.tokens import tokens_of
 from edge_node.stage_spec import StageKey, StageSpec
 from edge_node.work import Computed, Work
-from schemas.codec import (
-    HEADER_BYTES,
-    REQUEST,
-    REQUEST_OFFSET,
-    Frame,
-    Kind,
-)
+from schemas.codec import HEADER_BYTES, REQUEST, REQUEST_OFFSET, Frame, Kind
 from schemas.limits import MAX_PAYLOAD_BYTES
 from schemas.messages import (
+    AllowTokens,
     CloseRequest,
     CopyKv,
     Epoch,
@@ -100,6 +95,8 @@ class NodeCore:
                 if message.first_stage:
                     return self._each(lambda stage: stage.ask_again(message.request))
                 return self._each(lambda stage: stage.resend(message.request, message.position))
+            case AllowTokens():
+                return self._each(lambda stage: stage.masks.allow(message))
             case CopyKv() | FinishKv() | HoldRequests() | GoOn():
                 self._move(message)
             case KeepBlobs():

@@ -29,6 +29,10 @@ class StateCopies:
     target: int
 
 
+Allowed = bytes | int
+"""The tokens that may come at a position: a set of them as bits, see `schemas.token_mask`, or the only one."""
+
+
 @dataclass(slots=True)
 class Draw:
     """How to choose the token at ``position``."""
@@ -40,6 +44,8 @@ class Draw:
     """How many ids of the history are the prompt's."""
     logprobs: int | None = None
     """How many likely tokens are to be told beside the one that is chosen; None: nothing is."""
+    allowed: Sequence[Allowed] | None = None
+    """What may come at ``position`` and behind it, as far as that is known; None: anything."""
 
 
 @dataclass(slots=True)

@@ -19,6 +19,7 @@ from orchestrator.events import (
     CommandUnreadable,
     Event,
     FleetDivided,
+    GrammarCompiled,
     JobFailed,
     Malformed,
     ModelOpened,
@@ -93,7 +94,7 @@ class Core:
                     return refusal
                 self.plane.readers.asked(event.request, now_s)
                 return self.plane.pipelines.submit(event.request, now_s)
-            case PromptEncoded() | PromptUnusable():
+            case PromptEncoded() | GrammarCompiled() | PromptUnusable():
                 return self.plane.pipelines.prompt_made(event)
             case Cancelled():
                 return self.plane.pipelines.cancel(event.client, event.cancel, now_s)

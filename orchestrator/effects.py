@@ -7,7 +7,7 @@ from typing import Any
 
 from orchestrator.planning.problem import Problem, Stage
 from orchestrator.planning.profile import Profile
-from schemas.messages import Epoch, PlanConstraints, PlanView, ResponseTo, StageRef, SubmitRequest, WireDtype
+from schemas.messages import Epoch, Grammar, PlanConstraints, PlanView, ResponseTo, StageRef, SubmitRequest, WireDtype
 from schemas.topics import NODE_COMMAND
 
 
@@ -57,6 +57,15 @@ class EncodePrompt:
     request: str
     model: str
     submit: SubmitRequest
+
+
+@dataclass(frozen=True)
+class CompileGrammar:
+    """Get the form of an answer ready, for a model."""
+
+    request: str
+    model: str
+    grammar: Grammar
 
 
 @dataclass(frozen=True)
@@ -252,6 +261,7 @@ Effect = (
     Publish
     | OpenModel
     | EncodePrompt
+    | CompileGrammar
     | SolvePlan
     | PreviewPlan
     | BuildSegments

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from orchestrator.effects import Asker
-from orchestrator.model.served import BuiltSegment, ServedModel
+from orchestrator.model.served import AnswerGrammar, BuiltSegment, ServedModel
 from orchestrator.planning.solution import Infeasible, Solution, Standby
 from schemas.codec import Frame, request_id
 from schemas.errors import MessageError
@@ -84,6 +84,11 @@ class TokensHeard:
     ids: tuple[int, ...] = field(init=False)
     """The frame's tokens."""
 
+    @property
+    def guess(self) -> tuple[int, ...]:
+        """What the last stage guesses to follow."""
+        return struct.unpack_from(f"<{self.frame.width}i", self.frame.payload, 4 * self.frame.count)
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "request", request_id(self.frame.request))
         object.__setattr__(self, "ids", struct.unpack_from(f"<{self.frame.count}i", self.frame.payload))
@@ -106,8 +111,20 @@ class PromptEncoded:
 
 
 @dataclass(frozen=True)
+class GrammarCompiled:
+    """Answer to ``CompileGrammar``."""
+
+    request: str
+    model: str
+    grammar: AnswerGrammar
+
+
+@dataclass(frozen=True)
 class PromptUnusable:
-    """Answer to ``EncodePrompt``: there is no prompt. ``summary`` is the reason without anybody's text in it."""
+    """Answer to ``EncodePrompt`` and ``CompileGrammar``: there is no prompt, or no form.
+
+    ``summary`` is the reason without anybody's text in it.
+    """
 
     request: str
     model: str
@@ -288,6 +305,7 @@ Event = (
     | TokensHeard
     | Submitted
     | PromptEncoded
+    | GrammarCompiled
     | PromptUnusable
     | Cancelled
     | Renewed

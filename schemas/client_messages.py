@@ -11,6 +11,7 @@ from schemas.parts import (
     Alternatives,
     ChatMessage,
     Count,
+    Grammar,
     Line,
     Name,
     RequestId,
@@ -60,6 +61,10 @@ class SubmitRequest:
     sampling: Sampling = about("How tokens are chosen.", default=Sampling())
     stop: Annotated[tuple[StopText, ...], Items(limits.MAX_STOP_STRINGS)] = about(
         "The answer ends before the first of these texts: the one that is complete first. It is not sent.", default=()
+    )
+    grammar: Grammar | None = about(
+        "The form that the answer has to have; it ends where nothing can follow, and may be cut by max_tokens.",
+        default=None,
     )
     logprobs: Alternatives | None = about(
         "Send with each token how likely it was, and so many of the likeliest tokens at its place.", default=None

@@ -29,6 +29,7 @@ from schemas.parts import (
     StageRef,
     TokenId,
     TokenIds,
+    TokenMask,
     Tokens,
     Url,
     WireDtype,
@@ -136,7 +137,27 @@ class OpenRequest:
         "Last stage: publish with each token how likely it was, and so many of the likeliest at its place.",
         default=None,
     )
+    has_grammar: bool = about(
+        "Last stage: the answer is bound to a form; no token is chosen before command.allow says which may come.",
+        default=False,
+    )
     eos_ids: Annotated[tuple[TokenId, ...], Items(256)] = about("Tokens that end the answer; last stage.", default=())
+
+
+@message("command.allow")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AllowTokens:
+    """Which tokens may come next in an answer that is bound to a form, for the last stage, which waits for this."""
+
+    request: RequestId = about("The request.")
+    epoch: Epoch = about("The epoch whose last stage it is for.")
+    position: Tokens = about("Of the first token that this is about; the tokens before it are known.")
+    expected: Annotated[tuple[TokenId, ...], Items(limits.MAX_EXPECTED_TOKENS)] = about(
+        "Tokens from there on that nothing else can come for, or that were guessed.", default=()
+    )
+    masks: Annotated[tuple[TokenMask, ...], Items(limits.MAX_EXPECTED_TOKENS + 1, 1)] = about(
+        "What may come at each position, as long as the tokens before it are the expected ones."
+    )
 
 
 @message("command.close")

@@ -79,6 +79,10 @@ class FrameChecksumMismatch(FrameError):
     """The CRC-32 does not match: the bytes changed on the way."""
 
 
+class MaskError(ContractError):
+    """A set of tokens is damaged, or is none of this vocabulary."""
+
+
 class BadInvitation(LinguabusError):
     """A text is no invitation."""
 

@@ -26,6 +26,12 @@ MAX_STOP_STRINGS, MAX_STOP_CHARACTERS = 16, 256
 """Of a request, and of each of them."""
 MAX_ALTERNATIVES = 20
 """Likely tokens that are told beside the one that was chosen."""
+MAX_GRAMMAR_CHARACTERS, MAX_GRAMMAR_DEPTH = 32_000, 64
+"""Of the JSON schema or the regular expression that an answer is to match, and how deep a schema's JSON is nested."""
+MAX_EXPECTED_TOKENS = 64
+"""Of an answer that is bound to a form: those that are known beforehand, or guessed."""
+MAX_MASK_BYTES = 100_000
+"""Of one set of tokens, packed."""
 LEAST_LOGPROB = -9999.0
 """Of tokens that can't come, whose probability is zero."""
 MAX_TOOLS = 128

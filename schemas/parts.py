@@ -33,6 +33,8 @@ TokenId = Annotated[int, Number(0, 2**31 - 1)]
 TokenIds = Annotated[tuple[TokenId, ...], Items(1_000_000)]
 Logprob = Annotated[float, Number(limits.LEAST_LOGPROB, 0)]
 Alternatives = Annotated[int, Number(0, limits.MAX_ALTERNATIVES)]
+MaskId = Annotated[str, Text(pattern="^[0-9a-f]{32}$", min_length=32, max_length=32)]
+Base64 = Annotated[str, Text(pattern="^[A-Za-z0-9+/]+={0,2}$", min_length=4, max_length=limits.MAX_MASK_BYTES)]
 Seconds = Annotated[float, Number(0, 1e9)]
 Milliseconds = Annotated[float, Number(0, 1e12)]
 Rate = Annotated[float, Number(0, 1e18)]
@@ -179,6 +181,29 @@ class Sampling:
     def looks_back(self) -> bool:
         """Does the choice depend on the tokens before it?"""
         return self.repetition_penalty != 1.0 or self.presence_penalty != 0.0 or self.frequency_penalty != 0.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Grammar:
+    """The form that an answer has to have."""
+
+    kind: Literal["json_schema", "json_object", "regex"] = about(
+        "A JSON document that a schema describes, any JSON object, or a text that a regular expression matches."
+    )
+    text: Annotated[str, Text(max_length=limits.MAX_GRAMMAR_CHARACTERS, verbatim=True)] = about(
+        "The JSON schema, as JSON text, or the regular expression; nothing for json_object.", default=""
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenMask:
+    """The tokens that may come at a position."""
+
+    id: MaskId | None = about(
+        "Name of a set of tokens, see `schemas.token_mask`; null: only the token that is expected may come.",
+        default=None,
+    )
+    data: Base64 | None = about("The set, where the stage may not have it: bits, deflated, in base64.", default=None)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

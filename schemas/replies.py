@@ -20,6 +20,7 @@ from schemas.parts import (
     RequestId,
     Seconds,
     StageTiming,
+    Tokens,
     UnitProfile,
 )
 from schemas.registry import message
@@ -118,6 +119,17 @@ class RequestFailed:
     suspect: Name | None = about(
         "The node that computed or sent what is of no use; none where it is nobody's fault.", default=None
     )
+
+
+@message("reply.masks_wanted")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MasksWanted:
+    """The last stage was told of sets of tokens that it does not have."""
+
+    node: Name = about("The node.")
+    epoch: Epoch = about("The epoch of the stage.")
+    request: RequestId = about("The request, which waits for them.")
+    position: Tokens = about("Position of the first token that it can't choose for want of them.")
 
 
 @message("reply.kv_copied")

@@ -48,6 +48,11 @@ class PositionRule:
         self.valid_length = position
         return Verdict.COMPUTE
 
+    def takes(self, attempt: int, position: int) -> bool:
+        """Would a frame be computed, where the state at its position is here?"""
+        is_new = attempt > self.attempt or (attempt == self.attempt and position > self.last_start)
+        return is_new and position <= self.valid_length
+
     def go_back(self, attempt: int, position: int) -> None:
         """Go back to ``position``, where a newer attempt begins."""
         self.attempt = attempt

@@ -6,13 +6,14 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from edge_node.requests.allowed_tokens import AllowedTokens
 from edge_node.requests.checkpoints import Checkpoints
 from edge_node.requests.position_rule import PositionRule
 from edge_node.requests.prompt_lookup import PromptLookup
 from edge_node.requests.request_stats import RequestStats
 from edge_node.requests.ring_driver import RingDriver, Step
 from edge_node.work import Draw, Row
-from schemas.codec import Flag, Frame
+from schemas.codec import SAMPLE, VERIFY, Flag, Frame
 from schemas.messages import OpenRequest, Sampling
 
 
@@ -28,6 +29,8 @@ class StageRequest:
     """Last stage, where guessing is wanted."""
     guesses: dict[int, Sequence[int]] = field(default_factory=dict)
     """Last stage: the newest guess, by the position of its first token."""
+    is_certain: bool = False
+    """Can the newest guess not be wrong?"""
     chosen_s: float | None = None
     """Last stage: when the last token was chosen."""
     frames: deque[Frame] = field(default_factory=deque)
@@ -53,12 +56,16 @@ class StageRequest:
     sampling: Sampling = field(init=False)
     looks_back: bool = field(init=False)
     """Last stage: does the choice of a token depend on those before it?"""
+    allowed: AllowedTokens | None = field(init=False, default=None)
+    """Last stage, where the answer is bound to a form: which tokens may come."""
     moved: bool = False
     """The next epoch's stage has it already; what is still on its way here is computed for that one."""
 
     def __post_init__(self) -> None:
         self.sampling = self.open.sampling or Sampling()
         self.looks_back = self.sampling.looks_back
+        if self.open.has_grammar:
+            self.allowed = AllowedTokens()
 
     @property
     def tokens_computed(self) -> int:
@@ -69,7 +76,23 @@ class StageRequest:
     @property
     def has_input(self) -> bool:
         """Is there something to compute?"""
-        return not self.held and bool(self.driver.steps if self.driver else self.frames)
+        if self.held or not (self.driver.steps if self.driver else self.frames):
+            return False
+        return self.allowed is None or not self._awaits_masks(self.allowed)
+
+    def _awaits_masks(self, allowed: AllowedTokens) -> bool:
+        """Is the next input to end in a token, and not known which may come?"""
+        if self.driver:
+            step = self.driver.steps[0]
+            position, count, sample, verify = step.position, len(step.ids), step.sample, step.verify
+        else:
+            frame = self.frames[0]
+            if not self.rule.takes(frame.attempt, frame.position):
+                return False  # it is to be dropped
+            position, count = frame.position, frame.count
+            sample, verify = bool(frame.flags & SAMPLE), bool(frame.flags & VERIFY)
+        first = position + 1 if verify else position + count
+        return sample and not allowed.known(first, self.tokens)
 
     def put_back(self, row: Row) -> None:
         """Put the input of a row back, which is to be computed again before all others."""
@@ -172,10 +195,11 @@ class StageRequest:
         known = [self.logprobs[place] for place in range(position, position + count) if place in self.logprobs]
         return known if len(known) == count else []
 
-    def draw(self, position: int) -> Draw:
-        """What is needed to choose tokens from ``position`` on."""
+    def draw(self, position: int, guess: Sequence[int] = ()) -> Draw:
+        """What is needed to choose tokens from ``position`` on, as long as the guess is right."""
         history = self.history(position) if self.looks_back else ()
-        return Draw(self.sampling, position, history, self.open.prompt_tokens, self.open.logprobs)
+        allowed = self.allowed.along(position, self.tokens, guess) if self.allowed else None
+        return Draw(self.sampling, position, history, self.open.prompt_tokens, self.open.logprobs, allowed)
 
     def take(self, first: int, tokens: Sequence[int], context_tokens: int) -> Sequence[int]:
         """Note the tokens that a run gave from position ``first`` on, up to the end of the answer, and return those.
@@ -201,19 +225,29 @@ class StageRequest:
         return tokens
 
     def guess_after(
-        self, first: int, tokens: Sequence[int], guessed: int, now_s: float, context_tokens: int
+        self,
+        first: int,
+        tokens: Sequence[int],
+        guessed: int,
+        now_s: float,
+        context_tokens: int,
+        most_certain: int = 0,
     ) -> Sequence[int]:
         """What may follow the tokens that a run gave from position ``first`` on; the run verified ``guessed`` guesses.
 
         A run that is repeated gets the same guess: stage 0 may have either. ``context_tokens`` bounds the guess; 0
-        means that none is wanted now.
+        means that none is wanted now, but where nothing else can come: of such tokens ``most_certain`` are given.
         """
         if self.prompt_lookup is None or self.finish:
             return ()
         following = first + len(tokens)
         if following not in self.guesses:
             step_s = None if self.chosen_s is None else now_s - self.chosen_s
+            if self.is_certain:
+                guessed, step_s = 0, None  # nothing is to be learnt from guesses that could not be wrong
             self.prompt_lookup.chosen(first, tokens, guessed, step_s)
             self.chosen_s = now_s
-            self.guesses = {following: tuple(self.prompt_lookup.guess()[: max(context_tokens - following - 1, 0)])}
+            certain = self.allowed.certain(following, self.tokens, most_certain) if self.allowed else ()
+            guess = certain or self.prompt_lookup.guess()[: max(context_tokens - following - 1, 0)]
+            self.guesses, self.is_certain = {following: tuple(guess)}, bool(certain)
         return self.guesses[following]

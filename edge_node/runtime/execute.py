@@ -90,15 +90,19 @@ def _not_finite(error: NotFinite) -> RowResult:
 def _choose(row: Row, logits: Array) -> RowResult:
     """The token after the row's last position or, where guesses are verified, after each as long as they are right.
 
-    A guess counts only if it equals the draw at its position, so the text is that of a run without guesses.
+    A guess counts only if it equals the draw at its position, so the text is that of a run without guesses. Where it is
+    not known which tokens may come, the run ends as if the next guess were wrong.
     """
     assert row.draw
     draw = row.draw
     chosen: list[int] = []
     logprobs: list[bytes] = []
-    for index in range(row.logits):
+    for index in range(row.logits if draw.allowed is None else min(row.logits, len(draw.allowed))):
         history = (*draw.history, *chosen) if draw.history else ()
-        chosen.append(choose_token(logits[index], draw.sampling, draw.position + index, history, draw.prompt_tokens))
+        allowed = draw.allowed[index] if draw.allowed is not None else None
+        chosen.append(
+            choose_token(logits[index], draw.sampling, draw.position + index, history, draw.prompt_tokens, allowed)
+        )
         if draw.logprobs is not None:
             logprobs.append(token_logprobs(logits[index], chosen[-1], draw.logprobs))
         if index >= len(row.guess) or chosen[-1] != row.guess[index]:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_node.errors import NotFinite
+from edge_node.work import Allowed
 from schemas.messages import Sampling
 
 
@@ -26,7 +27,12 @@ def draw_uniform(seed: int, position: int) -> float:
 
 
 def choose_token(
-    logits: NDArray[Any], sampling: Sampling, position: int, history: Sequence[int], prompt_tokens: int = 0
+    logits: NDArray[Any],
+    sampling: Sampling,
+    position: int,
+    history: Sequence[int],
+    prompt_tokens: int = 0,
+    allowed: Allowed | None = None,
 ) -> int:
     """The token at ``position``.
 
@@ -36,6 +42,7 @@ def choose_token(
         position: of the token to choose, in the whole sequence.
         history: ids before it, for penalties; empty unless the sampling looks back.
         prompt_tokens: how many of them are the prompt's.
+        allowed: the tokens that may come, where not all may.
 
     Raises:
         NotFinite: a logit is NaN or +infinity.
@@ -45,9 +52,24 @@ def choose_token(
     best = int(logits.argmax())  # NaN wins argmax, so looking at the winner is enough
     if not math.isfinite(logits[best]):
         raise NotFinite("a logit that it computed is NaN or infinite")
+    if allowed is not None:
+        return _choose_among(logits, sampling, position, allowed)
     if sampling.temperature == 0:
         return best
     return _draw(logits, sampling, draw_uniform(sampling.seed, position))
+
+
+def _choose_among(logits: NDArray[Any], sampling: Sampling, position: int, allowed: Allowed) -> int:
+    """The choice among some tokens alone, as if there were no others."""
+    if isinstance(allowed, int):
+        return allowed
+    ids = np.flatnonzero(np.unpackbits(np.frombuffer(allowed, np.uint8), bitorder="little"))
+    among = logits[ids]
+    if not np.isfinite(among.max()):
+        raise NotFinite("a logit that it computed is NaN or infinite")
+    if sampling.temperature == 0:
+        return int(ids[among.argmax()])
+    return int(ids[_draw(among, sampling, draw_uniform(sampling.seed, position))])
 
 
 def _penalised(

@@ -18,6 +18,7 @@ from edge_node.requests.ring_driver import Step
 from edge_node.stage.admission import find_slot, fits, most_rows, most_tokens, new_request, refuse
 from edge_node.stage.batch_scheduler import BatchScheduler, batches, batches_in_flight
 from edge_node.stage.decode_fast_path import DecodeFastPath, fast_path_of
+from edge_node.stage.mask_intake import MaskIntake
 from edge_node.stage.stage_stats import StageStats
 from edge_node.stage.token_frames import token_frames
 from edge_node.stage.watchdog import Watchdog
@@ -58,6 +59,7 @@ class Stage:
         self._scheduler = BatchScheduler()
         self._groups: dict[int, int] = {}
         self._rows_per_message = most_rows(spec)
+        self.masks = MaskIntake(self)
 
     # --- requests ---------------------------------------------------------------------------------------------
 
@@ -98,7 +100,7 @@ class Stage:
         self.slots.use(state.slot, state.rule)
         if state.driver:
             state.driver.start(valid_length, state.open.moved_tokens)
-        self._take_turn(number, state)
+        self.take_turn(number, state)
 
     def close(self, request: str) -> list[Effect]:
         """Free the request's slot and report what was done for it."""
@@ -153,7 +155,7 @@ class Stage:
         """Go on with the requests that were held."""
         for number, state in self.requests.items():
             state.held = number in self.move.unsettled
-            self._take_turn(number, state)
+            self.take_turn(number, state)
 
     # --- frames -----------------------------------------------------------------------------------------------
 
@@ -182,7 +184,7 @@ class Stage:
         if not expected or len(state.frames) >= _MAX_QUEUED_FRAMES:
             return self._dropped(state)
         state.frames.append(frame)
-        self._take_turn(frame.request, state)
+        self.take_turn(frame.request, state)
         return []
 
     def _token(self, frame: Frame, state: StageRequest, now_s: float) -> list[Effect]:
@@ -195,20 +197,20 @@ class Stage:
             return self._dropped(state)
         if not driver.token(frame.attempt, frame.position, ids, guess, last=bool(frame.flags), now_s=now_s):
             return self._dropped(state)
-        self._take_turn(frame.request, state)
+        self.take_turn(frame.request, state)
         return []
 
     def _replay(self, frame: Frame, state: StageRequest, now_s: float) -> list[Effect]:
         effects = self._watchdog.replay(frame, state, now_s)
         if effects is None:
             return self._dropped(state)
-        self._take_turn(frame.request, state)
+        self.take_turn(frame.request, state)
         return effects
 
     def fast_path(self, number: int) -> DecodeFastPath | None:
         """The fast path of a request, under its present attempt; None for one that is not here, or has none."""
         state = self.requests.get(number)
-        if state is None or state.open.logprobs is not None:
+        if state is None or state.open.logprobs is not None or state.allowed is not None:
             return None
         fast_path = self.fast_paths.get(number)
         if fast_path is None or fast_path.attempt != state.rule.attempt:
@@ -222,7 +224,7 @@ class Stage:
         """Is there a run to hand out (or a turn to discard)?"""
         return self._scheduler.waiting
 
-    def _take_turn(self, number: int, state: StageRequest) -> None:
+    def take_turn(self, number: int, state: StageRequest) -> None:
         """Requests take turns; each has at most one place in the queues, however much input waits."""
         if state.has_input and not state.waiting:
             state.waiting = True
@@ -243,7 +245,7 @@ class Stage:
                 row = self._issue(number, state) if state.driver else self._accept(number, state, effects)
                 if row:
                     rows += state.rows_of(row)
-            self._take_turn(number, state)
+            self.take_turn(number, state)
         if len(rows) == 1:
             return Work(self.spec.key, (rows[0],)), effects
         if not rows:
@@ -288,8 +290,8 @@ class Stage:
     ) -> Row:
         row = Row(number, state.slot, state.rule.attempt, position, count, sample, verify, ids, frame)
         if self.spec.is_last and sample:
-            row.draw = state.draw(row.first_draw)
             row.guess = state.guesses.get(row.first_draw, ()) if verify else ()
+            row.draw = state.draw(row.first_draw, row.guess)
         return row
 
     def computed(self, work: Work, result: Computed, now_s: float) -> list[Effect]:
@@ -325,7 +327,7 @@ class Stage:
         self._steps_failed += 1
         if self._steps_failed == 1 and state.states is None:
             state.put_back(row)
-            self._take_turn(row.request, state)
+            self.take_turn(row.request, state)
             return []
         return [self.failed(request, code, f"{reason} ({self._steps_failed} steps failed)", suspect=self.spec.node)]
 
@@ -348,7 +350,7 @@ class Stage:
         ids, guess = self.choose(state, row.first_draw, result.tokens, len(row.guess), now_s)
         if state.driver:  # a ring of one stage: the token need not travel to come back
             state.driver.token(row.attempt, row.first_draw, ids, guess, last=bool(state.finish), now_s=now_s)
-            self._take_turn(row.request, state)
+            self.take_turn(row.request, state)
         return token_frames(state, self.spec.epoch, row.first_draw, ids, state.finish, guess)
 
     def choose(
@@ -359,8 +361,9 @@ class Stage:
         if state.prompt_lookup is None:
             return ids, ()
         # With more requests than nodes none of them is idle: a wrong guess would cost somebody else's time.
-        may_guess = len(self.requests) <= len(self.spec.nodes)
-        return ids, state.guess_after(position, ids, guessed, now_s, self._segment.context_tokens if may_guess else 0)
+        context_tokens = self._segment.context_tokens if len(self.requests) <= len(self.spec.nodes) else 0
+        most_certain = self.masks.most_certain(position + len(ids))
+        return ids, state.guess_after(position, ids, guessed, now_s, context_tokens, most_certain)
 
     def failed(self, request: str, code: RequestFailureCode, reason: str, *, suspect: str | None = None) -> Effect:
         """The report that a request can't go on; ``suspect``: the node whose fault it is."""

@@ -18,8 +18,8 @@ from broker.address import BrokerAddress
 from broker.errors import BusError
 from orchestrator.client.answer_reader import Waiting
 from orchestrator.client.answer_stream import AnswerStream, StreamMessage
-from orchestrator.client.client import CONTROL_TIMEOUT_S, Client
-from orchestrator.client.control_calls import Reply
+from orchestrator.client.client import Client
+from orchestrator.client.control_calls import CONTROL_TIMEOUT_S, Reply
 from orchestrator.client.errors import AnswerFailed, AnswerIncomplete, NoOrchestrator
 from orchestrator.client.question import Question
 from schemas.messages import (

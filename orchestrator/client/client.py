@@ -20,7 +20,7 @@ from broker.bus import Bus, Connected, Delivery, Disconnected, Refused, Will
 from orchestrator.client.answer import Answer
 from orchestrator.client.answer_reader import SILENCE_S, AnswerReader, Waiting
 from orchestrator.client.answer_stream import StreamMessage
-from orchestrator.client.control_calls import ControlCalls, Reply
+from orchestrator.client.control_calls import CONTROL_TIMEOUT_S, REPLAN_TIMEOUT_S, SOLVE_TIMEOUT_S, ControlCalls, Reply
 from orchestrator.client.errors import AnswerIncomplete, ControlRefused, NoOrchestrator, QuestionTooLong
 from orchestrator.client.question import Question
 from schemas.closing import Closing
@@ -38,6 +38,7 @@ from schemas.messages import (
     DrainReply,
     EventsReply,
     FleetEvent,
+    Grammar,
     HistoryReply,
     NodesReply,
     NoPlanReply,
@@ -82,10 +83,6 @@ from schemas.topics import (
     REQUEST_SUBMIT,
 )
 
-CONTROL_TIMEOUT_S = 3.0
-SOLVE_TIMEOUT_S = 60.0
-REPLAN_TIMEOUT_S = 600.0
-"""Nodes may have to fetch their parts before a new plan is in force."""
 LEASE_S = 4.0
 """A client that is not heard of for this long counts as gone, and what it has asked for ends."""
 _LOOK_S = 0.5
@@ -167,6 +164,7 @@ class Client(Closing):
         max_tokens: int = 256,
         sampling: Sampling | None = None,
         stop: Sequence[str] = (),
+        grammar: Grammar | None = None,
         logprobs: int | None = None,
         pipeline: str = "main",
         stats: bool = False,
@@ -176,7 +174,8 @@ class Client(Closing):
         wanted = sampling or Sampling()
         return self.submit(Question(
             messages=tuple(messages), tools=tuple(tools), prompt=prompt, max_tokens=max_tokens, sampling=wanted,
-            stop=tuple(stop), logprobs=logprobs, pipeline=pipeline, stats=stats, patience_s=patience_s,
+            stop=tuple(stop), grammar=grammar, logprobs=logprobs, pipeline=pipeline, stats=stats,
+            patience_s=patience_s,
         ))  # fmt: skip
 
     def submit(self, question: Question) -> Answer:

@@ -12,6 +12,11 @@ from schemas.topics import CONTROL_SUBMIT
 
 Reply = TypeVar("Reply")
 
+CONTROL_TIMEOUT_S = 3.0
+SOLVE_TIMEOUT_S = 60.0
+REPLAN_TIMEOUT_S = 600.0
+"""Nodes may have to fetch their parts before a new plan is in force."""
+
 
 class ControlCalls:
     """The open commands of one client, by request."""

@@ -7,7 +7,7 @@ import secrets
 from dataclasses import dataclass
 
 from schemas.limits import DEFAULT_PATIENCE_S
-from schemas.messages import ChatMessage, Sampling, SubmitRequest, Tool
+from schemas.messages import ChatMessage, Grammar, Sampling, SubmitRequest, Tool
 
 SEEDS = 2**53
 
@@ -26,6 +26,8 @@ class Question:
     """The answer ends before the first of these texts."""
     logprobs: int | None = None
     """How many likely tokens to tell with each one that was chosen, and how likely all of them were."""
+    grammar: Grammar | None = None
+    """The form that the answer has to have."""
     pipeline: str = "main"
     stats: bool = False
     patience_s: float = DEFAULT_PATIENCE_S

@@ -18,6 +18,7 @@ from orchestrator.commands.answers import (
 )
 from orchestrator.commands.connection import connect
 from orchestrator.commands.exits import INTERRUPTED
+from orchestrator.commands.form_options import form_options, grammar_of
 from orchestrator.commands.output import print_json
 from orchestrator.commands.settings import Settings, bus_options, pass_settings
 from orchestrator.commands.terminal import as_typed, show_piece
@@ -35,6 +36,7 @@ from schemas.messages import ChatMessage, StreamEnd
     help="Give PROMPT to the model as it is, without the chat template. Only so do markers in it, such as <|im_end|>, "
     "become control tokens; otherwise what you write is text.",
 )
+@form_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end instead of text as it comes.")
 @click.option(
     "--logprobs",
@@ -50,6 +52,8 @@ def command(
     prompt: str | None,
     wanted: AnswerOptions,
     raw: bool,
+    json_schema: str | None,
+    json_object: bool,
     as_json: bool,
     logprobs: int | None,
     stats: bool,
@@ -69,6 +73,7 @@ def command(
         raise click.UsageError("--system needs the chat template, which --raw turns off")
     if logprobs is not None and not as_json:
         raise click.UsageError("--logprobs needs --json, which has room for them")
+    grammar = grammar_of(json_schema, json_object=json_object)
     sampling = wanted.sampling()
     messages = [*wanted.opening(), ChatMessage(role="user", content=prompt)]
     with connect(settings) as client:
@@ -78,6 +83,7 @@ def command(
             max_tokens=wanted.max_tokens,
             sampling=sampling,
             stop=wanted.stop,
+            grammar=grammar,
             logprobs=logprobs,
             stats=stats,
             patience_s=patience_s,

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Response
 
-from orchestrator.client.client import SOLVE_TIMEOUT_S
+from orchestrator.client.control_calls import SOLVE_TIMEOUT_S
 from orchestrator.gateway.event_stream import COMMENT_STARTING, EventStream, comment, event
 from orchestrator.gateway.gateway import Gateway
 from schemas.contract import dump, load

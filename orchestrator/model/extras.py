@@ -7,9 +7,8 @@ from collections.abc import Iterable
 
 MODULES = {
     "orchestrator": (
-        "amqtt", "cryptography", "fastapi", "h11", "highspy", "jinja2", "numpy", "onnx", "onnxruntime",
-        "prometheus_client", "psutil", "pydantic", "pyomo",
-        "segno", "starlette", "tokenizers", "uvicorn",
+        "amqtt", "cryptography", "fastapi", "h11", "highspy", "jinja2", "llguidance", "numpy", "onnx", "onnxruntime",
+        "prometheus_client", "psutil", "pydantic", "pyomo", "segno", "starlette", "tokenizers", "uvicorn",
     ),
     "convert": (
         "accelerate", "gguf", "google.protobuf", "huggingface_hub", "onnx_ir", "onnxruntime_genai", "safetensors",

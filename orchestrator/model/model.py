@@ -29,7 +29,7 @@ from orchestrator.model.manifest import Manifest, parse_json, read_manifest
 from orchestrator.model.precision import PROFILES, check_profile
 from orchestrator.model.quality_report import UNJUDGED_WIRE, read_quality
 from orchestrator.model.split import SplitPlan, plan_split
-from orchestrator.model.tokenizer import ModelTokenizer
+from orchestrator.model.tokenizer import TOKENIZER_FILE, ModelTokenizer
 from schemas import segment_tensors as tensors
 from schemas.messages import WireDtype
 
@@ -101,6 +101,11 @@ class Model:
         self.blobs_folder = blobs_folder
         self.manifest: Manifest = read_manifest(folder / MANIFEST_FILE)
         self._plan: SplitPlan | None = None
+
+    @property
+    def tokenizer_path(self) -> Path:
+        """The model's ``tokenizer.json``."""
+        return self.folder / TOKENIZER_FOLDER / TOKENIZER_FILE
 
     def tokenizer(self) -> ModelTokenizer:
         """The model's tokenizer, chat template and end-of-answer ids."""

@@ -48,6 +48,42 @@ class Tokenizer(Protocol):
 
 
 @dataclass(frozen=True)
+class Expectation:
+    """What may come next in an answer that is bound to a form."""
+
+    expected: tuple[int, ...]
+    """Tokens that nothing else can come for, and guesses that may come."""
+    masks: tuple[bytes | None, ...]
+    """The set of tokens that may come at each position, as in `schemas.token_mask`, or None where only the expected one
+    may; as long as it is the expected tokens that come."""
+    failure: str = ""
+    """Why it can't be told."""
+
+
+class GrammarState(Protocol):
+    """How far an answer is that is bound to a form."""
+
+    def take(self, ids: Sequence[int]) -> int:
+        """Go on behind these tokens; how many of them may come."""
+
+    @property
+    def is_complete(self) -> bool:
+        """Can nothing follow any more?"""
+
+    def expect(self, guess: Sequence[int]) -> Expectation:
+        """What may come next, along a guess as far as it may come."""
+
+
+class AnswerGrammar(Protocol):
+    """A form of answers, compiled for a model; ``orchestrator.model.grammar.CompiledGrammar`` is one."""
+
+    vocab_size: int
+
+    def begin(self) -> GrammarState:
+        """The state at the beginning of an answer."""
+
+
+@dataclass(frozen=True)
 class ServedModel:
     """A model opened for serving."""
 

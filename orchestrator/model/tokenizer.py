@@ -24,6 +24,7 @@ FILES = (
     "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "chat_template.json", "special_tokens_map.json",
     "generation_config.json", "genai_config.json", "config.json",
 )  # fmt: skip
+TOKENIZER_FILE = "tokenizer.json"
 SOURCES = ("tokenizer.json", "*.model", "vocab.*", "tekken.json", "*.tiktoken")
 """What transformers makes a tokenizer of."""
 _KEPT_TEXTS = 10_000

@@ -40,6 +40,7 @@ from orchestrator.timing import Timing
 from schemas.messages import (
     FetchProgress,
     Heartbeat,
+    MasksWanted,
     MovesView,
     NodeBirth,
     PlanConstraints,
@@ -151,9 +152,7 @@ class Pipeline:
     def busy(self) -> bool:
         """Is a plan, or the end of one, on its way or due?"""
         state = self.allocation_state
-        if not state.has_nodes:
-            return state.goes_down
-        return self.is_planning or state.awaits_nodes
+        return self.is_planning or state.awaits_nodes if state.has_nodes else state.goes_down
 
     @property
     def is_hopeless(self) -> bool:
@@ -320,6 +319,8 @@ class Pipeline:
                 effects += self._leftovers.heard(message, self.active.plan, self.requests.sessions, now_s)
             case RequestFailed():
                 effects += self._request_failed(message, now_s)
+            case MasksWanted():
+                effects += self.requests.forms.wanted(self.requests.sessions, node, message)
             case RequestClosed() if message.timing.node == node:
                 effects += self.requests.closed(message)
         return effects

@@ -15,7 +15,7 @@ from typing import Any
 from orchestrator.deployment.epochs import Epochs
 from orchestrator.deployment.plan import ReplanDone, ServingSettings
 from orchestrator.effects import Effect, Listen
-from orchestrator.events import PromptEncoded, PromptUnusable, SavedRequest, TokensHeard
+from orchestrator.events import GrammarCompiled, PromptEncoded, PromptUnusable, SavedRequest, TokensHeard
 from orchestrator.fleet.fleet import FleetState
 from orchestrator.fleet.profiles import Profiles
 from orchestrator.model.served import ServedModel
@@ -305,7 +305,7 @@ class PipelinePool:
         self._place(request.request)
         return effects
 
-    def prompt_made(self, event: PromptEncoded | PromptUnusable) -> list[Effect]:
+    def prompt_made(self, event: PromptEncoded | GrammarCompiled | PromptUnusable) -> list[Effect]:
         """Take in a prompt that the worker has encoded, or could not encode: now its length is known."""
         effects = [effect for pipeline in self.all for effect in pipeline.requests.prompt_made(event)]
         self._place(event.request)

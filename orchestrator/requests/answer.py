@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from orchestrator.deployment.plan import LONGER
 from orchestrator.model.prompt import PromptRefused
 from orchestrator.model.served import TextStream
+from orchestrator.requests.answer_form import AnswerForm
 from orchestrator.requests.answer_logprobs import AnswerLogprobs
 from orchestrator.requests.stop_strings import StopStrings
 from schemas.codec import Flag
@@ -191,6 +192,8 @@ class Answer:
     stop: Sequence[str] = ()
     logprobs: AnswerLogprobs | None = None
     """How likely the tokens were, where that was asked for."""
+    form: AnswerForm | None = None
+    """What the answer is bound to, behind its tokens."""
     finish: FinishReason | None = None
     dropped_tokens: int = 0
     text: AnswerText = field(init=False)
@@ -204,6 +207,8 @@ class Answer:
             del self.tokens[self.text.stopped_at - 1 :]
             self.text = self._begin_text()
             self.text.push(self.tokens)
+            if self.form:
+                self.form.begin(self.tokens)
 
     def _begin_text(self) -> AnswerText:
         stop = StopStrings(self.stop) if self.stop else None
@@ -243,11 +248,17 @@ class Answer:
         fresh = list(ids[known - position :])
         self.dropped_tokens += len(ids) - len(fresh)
         fresh = fresh[: self.max_tokens - len(self.tokens)]
+        if self.form:
+            fresh = list(self.form.follow(fresh))
         if self.logprobs and len(logprobs) == len(ids):
             self.logprobs.take(len(self.tokens), logprobs[known - position :])
         self.tokens += fresh
+        if self.form and self.form.failure:
+            return [], False
         if flags & _STOP:
             self.finish, self._ended_by_token = "stop", True
+        elif self.form and self.form.is_complete:
+            self.finish = "stop"
         elif flags & _LENGTH or len(self.tokens) >= self.max_tokens:
             self.finish = "length"
         pieces = self.text.push(self._shown(fresh))

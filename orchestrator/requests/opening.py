@@ -36,8 +36,9 @@ def ask_again(session: Session, pipeline: str, now_s: float) -> list[Effect]:
     session.resend.asked(now_s)
     # Nothing has come yet: a stage that was away may have missed the request. The others ignore the repetition.
     effects = _open_stages(session, pipeline) if session.in_prefill else []
+    last = session.placement.ring[-1]
     ask = ResendTokens(request=session.request, position=session.answer.next_position)
-    return [*effects, command(session.placement.ring[-1], ask)]
+    return [*effects, command(last, ask), *(command(last, message) for message in session.form_messages())]
 
 
 def _open_stages(session: Session, pipeline: str) -> list[Effect]:

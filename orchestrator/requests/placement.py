@@ -75,6 +75,7 @@ class Placement:
                     eos_ids=self.eos_ids if stage == last else (),
                     draft_tokens=self.draft_tokens if stage == last else 0,
                     logprobs=submit.logprobs if stage == last else None,
+                    has_grammar=submit.grammar is not None and stage == last,
                     prefix_request=self.prefix[0] if self.prefix else None,
                     prefix_tokens=self.prefix[1] if self.prefix else 0,
                     moved_tokens=self.moved_tokens,

@@ -7,15 +7,16 @@ from collections.abc import Mapping, Sequence
 from orchestrator.deployment.open_requests import OpenWork
 from orchestrator.deployment.plan import ReadyPlan
 from orchestrator.effects import Effect, ForgetRequest, Note, Publish, SaveRequest, SaveTokens, command
-from orchestrator.events import PromptEncoded, PromptUnusable, SavedRequest, TokensHeard
+from orchestrator.events import GrammarCompiled, PromptEncoded, PromptUnusable, SavedRequest, TokensHeard
 from orchestrator.model.prompt import PromptRefused
-from orchestrator.requests.answer import EncodedPrompt
+from orchestrator.requests.ending import ended_text
+from orchestrator.requests.form_desk import FormDesk
 from orchestrator.requests.opening import ask_again, open_on
 from orchestrator.requests.patience import WaitsFor, end_of, is_at_end
 from orchestrator.requests.pending_closes import PendingCloses
 from orchestrator.requests.prefix_index import PrefixIndex
 from orchestrator.requests.retry_after import RetryAfter
-from orchestrator.requests.session import Phase, Session, ended_text
+from orchestrator.requests.session import Phase, Session
 from orchestrator.requests.session_table import SessionTable
 from orchestrator.requests.waiting_queue import WaitingQueue
 from orchestrator.timing import Timing
@@ -47,6 +48,7 @@ class RequestScheduler:
         self._queue = WaitingQueue(max_queued)
         self.closings = PendingCloses()
         self._pace = RetryAfter()
+        self.forms = FormDesk()
         self._next_nodes: tuple[str, ...] = ()
         """Of the ring that open requests are being moved to: they are told of ends too, for they may hold KV rows."""
         self.tokens_taken = self.tokens_dropped = 0
@@ -155,6 +157,10 @@ class RequestScheduler:
             return ask_again(session, self._pipeline, now_s) if session.resend.due_s <= now_s else []
         self.tokens_taken += len(session.answer.tokens) - before
         effects: list[Effect] = []
+        if session.answer.form:
+            effects += self.forms.go_on(session, heard)
+            if failure := session.answer.form.failure:
+                return self.abandon(session, "failed", failure, now_s)
         if len(session.answer.tokens) > before:
             self._progressed(session, now_s)
             if session.ttft_s is None:
@@ -209,14 +215,14 @@ class RequestScheduler:
                 effects += self._open(session, active, now_s)
         return effects
 
-    def prompt_made(self, event: PromptEncoded | PromptUnusable) -> list[Effect]:
-        """Take in the prompt that the worker has encoded for a waiting request, or that there is none."""
+    def prompt_made(self, event: PromptEncoded | GrammarCompiled | PromptUnusable) -> list[Effect]:
+        """Take in the prompt or the form that the worker has ready for a waiting request, or that there is none."""
         session = self.sessions.get(event.request)
-        if session is None or session.phase is not Phase.QUEUED or session.asked_model != event.model:
+        if session is None or session.phase is not Phase.QUEUED or not session.awaits(event):
             return []
         if isinstance(event, PromptUnusable):
             return self._fail(session, event.code, event.reason, event.summary)
-        session.take_prompt(EncodedPrompt(event.model, event.ids))
+        session.take(event)
         return []
 
     def move(self, active: ReadyPlan, held: Mapping[str, int], now_s: float) -> list[Effect]:
@@ -244,7 +250,7 @@ class RequestScheduler:
         prefix = self._prefixes.find(plan.epoch, session.prompt_ids)
         effects = open_on(session, plan, draft_tokens=self._draft_tokens, prefix=prefix, moved_tokens=moved_tokens)
         self._progressed(session, now_s)
-        return effects
+        return [*effects, *self.forms.opened(session)]
 
     def restore(self, saved: Sequence[SavedRequest], now_s: float) -> None:
         """Take in the requests of an earlier start."""

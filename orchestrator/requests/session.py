@@ -7,25 +7,27 @@ import math
 from dataclasses import dataclass, field
 
 from orchestrator.deployment.plan import LONGER, DeployedPlan
-from orchestrator.effects import EncodePrompt, Publish, command, respond
-from orchestrator.events import SavedRequest
+from orchestrator.effects import CompileGrammar, EncodePrompt, Publish, command, respond
+from orchestrator.events import GrammarCompiled, PromptEncoded, PromptUnusable, SavedRequest
 from orchestrator.model.prompt import PromptRefused
-from orchestrator.model.served import ServedModel
+from orchestrator.model.served import AnswerGrammar, ServedModel
 from orchestrator.requests.answer import Answer, EncodedPrompt, whole_answer
+from orchestrator.requests.answer_form import AnswerForm
 from orchestrator.requests.answer_logprobs import AnswerLogprobs
+from orchestrator.requests.ending import Ending
 from orchestrator.requests.placement import Placement
 from orchestrator.requests.resend_timer import ResendTimer
 from orchestrator.requests.step_failures import StepFailures, StepVerdict
 from orchestrator.timing import Timing
 from schemas.limits import MAX_LINE
 from schemas.messages import (
+    AllowTokens,
     ErrorCode,
     FinishReason,
     OpenRequest,
     RequestClosed,
     RequestFailed,
     ResendTokens,
-    StageTiming,
     StreamEnd,
     StreamError,
     StreamStatus,
@@ -45,18 +47,6 @@ class Phase(enum.Enum):
 
 
 @dataclass
-class Ending:
-    """How a request has ended, and what its stages report of it."""
-
-    finish: FinishReason
-    ended_s: float
-    due_s: float
-    """The stages' figures are awaited until then."""
-    timings: dict[int, StageTiming] = field(default_factory=dict)
-    """By stage."""
-
-
-@dataclass
 class Session:
     """A request as the orchestrator holds it, with its times."""
 
@@ -67,6 +57,10 @@ class Session:
     phase: Phase = Phase.QUEUED
     asked_model: str = ""
     """Whose tokenizer was last asked for the prompt's ids."""
+    asked_grammar: str = ""
+    """The same for the form that the answer is bound to."""
+    grammar: AnswerGrammar | None = None
+    """That form, for that model; None until it is compiled, and where the answer may be anything."""
     prompt: EncodedPrompt | None = None
     answer: Answer | None = None
     """None until a pipeline has found that the prompt fits."""
@@ -144,16 +138,28 @@ class Session:
         session.awaits_reader = saved.submit.lease_s is not None
         return session
 
-    def ask_prompt(self, model: ServedModel) -> list[EncodePrompt]:
-        """Let the prompt be encoded for a model, unless that is on its way."""
-        if self.asked_model == model.name:
-            return []
-        self.asked_model = model.name
-        return [EncodePrompt(self.request, model.name, self.submit)]
+    def ask_prompt(self, model: ServedModel) -> list[EncodePrompt | CompileGrammar]:
+        """Let the prompt be encoded for a model, and its form compiled, unless that is on its way."""
+        effects: list[EncodePrompt | CompileGrammar] = []
+        if self.submit.grammar and self.asked_grammar != model.name:
+            self.asked_grammar, self.grammar = model.name, None
+            effects.append(CompileGrammar(self.request, model.name, self.submit.grammar))
+        if self.asked_model != model.name:
+            self.asked_model = model.name
+            effects.append(EncodePrompt(self.request, model.name, self.submit))
+        return effects
 
-    def take_prompt(self, prompt: EncodedPrompt) -> None:
-        """Take in the encoded prompt."""
-        self.prompt, self.answer = prompt, None
+    def awaits(self, event: PromptEncoded | GrammarCompiled | PromptUnusable) -> bool:
+        """Is it what the worker was asked for last?"""
+        return event.model == (self.asked_grammar if isinstance(event, GrammarCompiled) else self.asked_model)
+
+    def take(self, event: PromptEncoded | GrammarCompiled) -> None:
+        """Take in the encoded prompt, or the compiled form."""
+        if isinstance(event, GrammarCompiled):
+            self.grammar = event.grammar
+        else:
+            self.prompt = EncodedPrompt(event.model, event.ids)
+        self.answer = None
 
     @property
     def prompt_ids(self) -> tuple[int, ...]:
@@ -191,7 +197,7 @@ class Session:
         ``longer``: what would make the context longer.
 
         Returns:
-            Whether its prompt is encoded for that model; if not, see `ask_prompt`.
+            Whether its prompt and its form are there for that model; if not, see `ask_prompt`.
 
         Raises:
             PromptRefused: too long, or begun with another model.
@@ -202,15 +208,21 @@ class Session:
             raise PromptRefused("bad_request", "the model was changed during the answer: ask again")
         if self.prompt is None or self.prompt.model != model.name:
             return False
+        if self.submit.grammar and (self.grammar is None or self.asked_grammar != model.name):
+            return False
         most_tokens = self.prompt.fit(context_tokens, self.submit.max_tokens, longer)
         if self.answer is None:
             known = list(self.known_ids[:most_tokens])
             if known and known[-1] in model.manifest.eos_ids:
                 known.pop()  # made once more, it ends the answer
+            form = None
+            if self.grammar:
+                form, known = AnswerForm.behind(self.grammar, known)
             alternatives = self.submit.logprobs
             self.answer = Answer(
                 self.request, self.prompt, most_tokens, model.tokenizer.stream, known, self.submit.stop,
                 None if alternatives is None else AnswerLogprobs(model.tokenizer.token_text, alternatives),
+                form,
             )  # fmt: skip
         else:
             self.answer.max_tokens = most_tokens
@@ -240,6 +252,14 @@ class Session:
         assert self.answer
         assert self.placement
         return self.placement.open_messages(self.submit, self.answer, pipeline=pipeline)
+
+    def form_messages(self) -> list[AllowTokens]:
+        """All that the last stage has to know of what may come next, where the answer is bound to a form."""
+        if self.answer is None or self.answer.form is None or self.placement is None:
+            return []
+        answer, epoch = self.answer, self.placement.epoch
+        told = self.answer.form.tell(self.request, epoch, prompt_tokens=answer.prompt_tokens, tokens=answer.tokens)
+        return [told] if told else []
 
     def step_failed(self, failure: RequestFailed) -> StepVerdict:
         """Note that a node can't compute the next token."""
@@ -375,11 +395,3 @@ class Session:
             text_tokens=self.answer.text.tokens if self.answer else 0,
             text_characters=self.answer.text.characters if self.answer else 0,
         )
-
-
-def ended_text(end: StreamEnd) -> str:
-    """A line for the log about the end of a request."""
-    return (
-        f"{end.request} ended ({end.finish_reason}): {end.completion_tokens} tokens, first after {end.ttft_s:.3f} s,"
-        f" all after {end.total_s:.3f} s"
-    )

@@ -66,4 +66,5 @@ def _size_bytes(submit: SubmitRequest) -> int:
     calls = (call.arguments for turn in submit.messages for call in turn.tool_calls)
     tools = (text for tool in submit.tools for text in (tool.description, tool.parameters))
     texts = (*(turn.content for turn in submit.messages), *calls, *tools, submit.prompt or "", *submit.stop)
-    return sum(map(sys.getsizeof, texts)) + _TOKEN_BYTES * len(submit.answer_ids)
+    grammar = len(submit.grammar.text) if submit.grammar else 0
+    return sum(map(sys.getsizeof, texts)) + grammar + _TOKEN_BYTES * len(submit.answer_ids)

@@ -23,6 +23,7 @@ from orchestrator.deployment.plan import ServingSettings
 from orchestrator.effects import (
     Asker,
     BuildSegments,
+    CompileGrammar,
     DivideFleet,
     Effect,
     EncodePrompt,
@@ -330,6 +331,7 @@ class Service:
                 case (
                     OpenModel()
                     | EncodePrompt()
+                    | CompileGrammar()
                     | SolvePlan()
                     | PreviewPlan()
                     | DivideFleet()

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from orchestrator.effects import (
     BuildSegments,
+    CompileGrammar,
     DivideFleet,
     EncodePrompt,
     EvaluatePlan,
@@ -23,6 +24,7 @@ from orchestrator.effects import (
 from orchestrator.events import (
     Event,
     FleetDivided,
+    GrammarCompiled,
     JobFailed,
     ModelOpened,
     ModelUnusable,
@@ -35,6 +37,7 @@ from orchestrator.events import (
     StandbyPlanned,
 )
 from orchestrator.model.errors import CannotRun, MissingDependency
+from orchestrator.model.grammar import GrammarCompiler, GrammarRefused
 from orchestrator.model.known_answers import KnownAnswers
 from orchestrator.model.model import Model
 from orchestrator.model.prompt import PromptRefused, encode_prompt
@@ -61,7 +64,17 @@ PROBED_BLOCKS = 3
 CLOSE_S = 0.5
 """A job may take this long to end by itself. What it writes is complete or not there, so that it can be left behind."""
 
-Job = OpenModel | EncodePrompt | SolvePlan | PreviewPlan | DivideFleet | BuildSegments | PlanStandby | EvaluatePlan
+Job = (
+    OpenModel
+    | EncodePrompt
+    | CompileGrammar
+    | SolvePlan
+    | PreviewPlan
+    | DivideFleet
+    | BuildSegments
+    | PlanStandby
+    | EvaluatePlan
+)
 Solver = Callable[[Problem], Solution | Infeasible]
 
 
@@ -101,7 +114,8 @@ class _JobThread:
 class Worker:
     """Runs jobs one after the other; results wait in ``results``, ``wake`` is called for each.
 
-    Prompts have a thread of their own: they are made in a millisecond, and must not wait for plans.
+    Prompts have a thread of their own: they are made in a millisecond, and must not wait for plans. So have forms that
+    answers are bound to: they may take seconds, and neither plans nor prompts are to wait for them.
     """
 
     def __init__(self, store: ModelStore, *, wake: Callable[[], None], solve: Solver = default_solver) -> None:
@@ -112,22 +126,30 @@ class Worker:
         self._models: dict[str, Model] = {}
         self._answers: dict[str, KnownAnswers] = {}
         self._tokenizers: dict[str, Tokenizer] = {}
+        self._grammars: dict[str, GrammarCompiler] = {}
         self._held: dict[str, contextlib.ExitStack] = {}
         """Models that can't be removed without force meanwhile, and what lets go of them."""
         self._holding = threading.Lock()
         self._jobs = _JobThread(self._run, "worker")
         self._prompts = _JobThread(self._run, "prompts")
+        self._forms = _JobThread(self._run, "forms")
 
     def submit(self, job: Job) -> None:
         """Do a job after those of its kind that were submitted before."""
-        (self._prompts if isinstance(job, EncodePrompt) else self._jobs).submit(job)
+        match job:
+            case EncodePrompt():
+                self._prompts.submit(job)
+            case CompileGrammar():
+                self._forms.submit(job)
+            case _:
+                self._jobs.submit(job)
 
     def close(self) -> None:
         """Drop jobs that have not begun; those that have may take `CLOSE_S` to end."""
         ends_s = time.monotonic() + CLOSE_S
-        for thread in (self._prompts, self._jobs):
+        for thread in (self._prompts, self._forms, self._jobs):
             thread.close()
-        for thread in (self._prompts, self._jobs):
+        for thread in (self._prompts, self._forms, self._jobs):
             thread.join(max(0.0, ends_s - time.monotonic()))
         self.keep(())
 
@@ -151,7 +173,7 @@ class Worker:
         except LinguabusError as error:
             result = _failure(job, str(error))
         except BaseException as error:  # a panic of a library in Rust is no Exception
-            is_private = isinstance(job, EncodePrompt)  # then the error may quote the prompt
+            is_private = isinstance(job, EncodePrompt | CompileGrammar)  # then the error may quote what was asked
             logger.error("%s failed: %s", type(job).__name__, type(error).__name__, exc_info=not is_private)
             what = type(error).__name__ if is_private else str(error)
             result = _failure(job, f"internal error, see the orchestrator's log: {what}"[:900])
@@ -171,6 +193,9 @@ class Worker:
                     logger.info("model %s: answers are computed one after the other, as each has a state", name)
                 served = ServedModel(model.manifest, tokenizer, probe_parts(model), model.wire)
                 self._models[name], self._tokenizers[name] = model, tokenizer
+                self._grammars[name] = GrammarCompiler(
+                    model.tokenizer_path, model.manifest.vocab_size, model.manifest.eos_ids
+                )
                 self._answers[name] = self._store.known_answers(model)
                 return ModelOpened(name, served)
             case EncodePrompt(request, name, submit):
@@ -178,6 +203,11 @@ class Worker:
                     return PromptEncoded(request, name, encode_prompt(submit, self._tokenizers[name]))
                 except PromptRefused as refused:
                     return PromptUnusable(request, name, refused.code, refused.reason, refused.summary)
+            case CompileGrammar(request, name, grammar):
+                try:
+                    return GrammarCompiled(request, name, self._grammars[name].compile(grammar))
+                except GrammarRefused as refused:
+                    return PromptUnusable(request, name, "bad_request", str(refused), refused.summary)
             case SolvePlan(number, problem):
                 return PlanSolved(number, self._solve(problem))
             case PreviewPlan(number, problem, pipelines):
@@ -218,7 +248,7 @@ def _failure(job: Job, reason: str) -> Event:
             return ModelUnusable(name, reason)
         case PlanStandby(pipeline, epoch):
             return StandbyPlanned(pipeline, epoch, (), reason)
-        case EncodePrompt(request, name):
+        case EncodePrompt(request, name) | CompileGrammar(request, name):
             return PromptUnusable(request, name, "failed", reason, "internal error")
     return JobFailed(job.job, reason)
 

@@ -15,6 +15,7 @@ from orchestrator.deployment.plan import ServingSettings
 from orchestrator.effects import (
     Asker,
     BuildSegments,
+    CompileGrammar,
     DivideFleet,
     Effect,
     EncodePrompt,
@@ -35,6 +36,7 @@ from orchestrator.events import (
     CommandUnreadable,
     Event,
     FleetDivided,
+    GrammarCompiled,
     JobFailed,
     ModelOpened,
     ModelUnusable,
@@ -55,7 +57,7 @@ from orchestrator.events import (
 )
 from orchestrator.model.manifest import Manifest
 from orchestrator.model.prompt import PromptRefused, encode_prompt
-from orchestrator.model.served import BuiltSegment, ServedModel
+from orchestrator.model.served import AnswerGrammar, BuiltSegment, ServedModel
 from orchestrator.pipelines.partition import divide
 from orchestrator.planning.errors import PlanningError
 from orchestrator.planning.problem import Problem, Stage
@@ -84,6 +86,7 @@ from schemas.messages import (
 )
 from schemas.topics import CONTROL_REPLY, CONTROL_SUBMIT, NODE_COMMAND, PLAN, REQUEST_STREAM
 from tests.support.invariants import check_core
+from tests.support.scripted_grammar import ScriptedGrammar
 from tests.support.scripted_nodes import (
     EOS,
     Letters,
@@ -117,6 +120,10 @@ def plan_quickly(problem: Problem) -> Any:
     return solve(problem, prove=False)
 
 
+FORMS = [[*(letter(position) for position in range(5, 13)), *end] for end in ((), (ord("x"), ord("y")), (ord("z"),))]
+"""What answers that are bound to a form may be, to a prompt of five tokens: eight letters, and a choice of ends."""
+
+
 class World:
     """The core, scripted nodes and a clock. Everything a test wants to see is recorded."""
 
@@ -141,6 +148,8 @@ class World:
         self._options = {"model": model, "blob_urls": (BLOB_URL,), "timing": timing, **options}
         self._generation = 0
         self.core = self._new_core()
+        self.grammar: AnswerGrammar = ScriptedGrammar(*FORMS, vocab_size=256)
+        """Of every form that is compiled."""
         self.model_wire: WireDtype = "fp16"
         """Of every model that is opened."""
         self.nodes: dict[str, ScriptedNode] = {}
@@ -227,6 +236,10 @@ class World:
                     return [PromptEncoded(request, name, encode_prompt(submit, Letters()))]
                 except PromptRefused as refused:
                     return [PromptUnusable(request, name, refused.code, refused.reason, refused.summary)]
+            case CompileGrammar(request, name, asked):
+                if asked.kind == "regex":
+                    return [PromptUnusable(request, name, "bad_request", "no such form", "no such form")]
+                return [GrammarCompiled(request, name, self.grammar)]
             case SolvePlan(job, problem):
                 return [PlanSolved(job, self.solver(problem))]
             case PreviewPlan(job, problem, pipelines):

@@ -29,7 +29,8 @@ EMBEDDED_BROKER = "broker.embedded_broker"
 """A program of its own, run where the orchestrator's extra is installed; no other module imports it."""
 HEAVY = {
     "torch", "pyomo", "onnx", "pydantic", "transformers", "tokenizers", "starlette", "fastapi", "uvicorn", "amqtt",
-    "huggingface_hub", "gguf", "onnxruntime_genai", "onnx_ir", "jinja2", "highspy", "scipy", "orchestrator",
+    "huggingface_hub", "gguf", "onnxruntime_genai", "onnx_ir", "jinja2", "highspy", "scipy", "llguidance",
+    "orchestrator",
 }  # fmt: skip
 
 REPORTING = {"onnxruntime", "onnxruntime_genai", "huggingface_hub", "transformers", "accelerate"}

@@ -220,3 +220,44 @@ def test_not_finite_logits_are_an_error(bad: float, sampling: Sampling) -> None:
 def test_all_logits_masked_is_an_error() -> None:
     with pytest.raises(NotFinite):
         choose_token(np.full(4, -np.inf, np.float32), Sampling(temperature=1.0), 0, ())
+
+
+# --- answers that are bound to a form -------------------------------------------------------------------------------
+
+
+def bits(*ids: int) -> bytes:
+    return sum(1 << number for number in ids).to_bytes(1, "little")
+
+
+def test_greedy_takes_the_likeliest_of_those_that_may_come() -> None:
+    assert choose_token(LOGITS, Sampling(), 0, (), 0, bits(2, 5, 7)) == 2
+    assert choose_token(LOGITS, Sampling(), 0, (), 0, 6) == 6
+
+
+def test_a_draw_is_as_if_there_were_no_other_tokens() -> None:
+    sampling = Sampling(temperature=1.0, seed=5)
+    ids = [1, 4, 6]
+    counts = np.zeros(LOGITS.size, np.int64)
+    for position in range(DRAWS):
+        token = choose_token(LOGITS, sampling, position, (), 0, bits(*ids))
+        assert token == ids[choose_token(LOGITS[ids], sampling, position, ())]
+        counts[token] += 1
+    expected = softmax(LOGITS)
+    expected[[0, 2, 3, 5, 7]] = 0
+    assert_distribution(counts, expected)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0, 1e-6, 50.0])
+@given(st.sets(st.integers(0, 7), min_size=1), st.lists(NUMBERS, min_size=8, max_size=8), st.integers(0, 1000))
+@examples(40)
+def test_what_may_not_come_never_does(temperature: float, ids: set[int], logits: list[float], position: int) -> None:
+    sampling = Sampling(temperature=temperature, top_k=3, top_p=0.9, min_p=0.01, repetition_penalty=1.5, seed=1)
+    assert choose_token(np.array(logits, np.float32), sampling, position, (1, 2), 1, bits(*ids)) in ids
+
+
+@pytest.mark.parametrize("allowed", [bits(0, 1), 1])
+def test_logits_that_are_no_numbers_are_found_whatever_may_come(allowed: bytes | int) -> None:
+    with pytest.raises(NotFinite):
+        choose_token(np.array([0.0, 1.0, np.nan], np.float32), Sampling(), 0, (), 0, allowed)
+    with pytest.raises(NotFinite):
+        choose_token(np.array([0.0, 1.0, -np.inf], np.float32), Sampling(), 0, (), 0, bits(2))

@@ -9,6 +9,7 @@ import os
 import signal
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -18,6 +19,7 @@ from orchestrator.client import Client, Waiting
 from orchestrator.commands import waiting_line
 from schemas.messages import (
     ChatMessage,
+    Grammar,
     LikelyToken,
     RenewRequest,
     StreamError,
@@ -521,3 +523,32 @@ def test_chat_ctrl_c_cancels_the_answer_not_the_session(
     assert cli.run(["chat"]) == 0
     assert len(fake.cancelled) == 1
     assert [turn.content for turn in fake.submitted[1].messages] == ["A story, please", "Once", "Are you still there?"]
+
+
+# --- forms ------------------------------------------------------------------------------------------------------
+
+
+def test_a_form_is_passed_on(fake: FakeOrchestrator, tmp_path: Path) -> None:
+    schema = tmp_path / "schema.json"
+    schema.write_text('{"type": "array"}')
+    for options in (["--json-schema", '{"type": "array"}'], ["--json-schema", str(schema)], ["--json-object"], []):
+        assert cli.run(["ask", "Hello", *options]) == 0
+    asked = [submit.grammar for submit in fake.submitted]
+    of_schema = Grammar(kind="json_schema", text='{"type": "array"}')
+    assert asked == [of_schema, of_schema, Grammar(kind="json_object"), None]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--json-schema", "/nowhere/schema.json"], "neither a JSON object nor a file that can be read"),
+        (["--json-schema", '{"a": "' + "x" * 32_000 + '"}'], "32,009 characters, the most are 32,000"),
+        (["--json-schema", "{}", "--json-object"], "leave out --json-object"),
+    ],
+)
+def test_what_is_no_form_is_refused_in_a_line(
+    fake: FakeOrchestrator, capsys: pytest.CaptureFixture[str], options: list[str], said: str
+) -> None:
+    assert cli.run(["ask", "Hello", *options]) == 2
+    assert said in " ".join(capsys.readouterr().err.split())
+    assert not fake.submitted

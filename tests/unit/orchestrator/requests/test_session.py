@@ -10,11 +10,13 @@ from hypothesis import strategies as st
 
 from orchestrator.client.answer_stream import AnswerStream
 from orchestrator.errors import OrchestratorError
+from orchestrator.events import PromptEncoded
 from orchestrator.model.prompt import PromptRefused, encode_prompt
 from orchestrator.model.served import ServedModel
 from orchestrator.requests.answer import Answer, EncodedPrompt
+from orchestrator.requests.ending import Ending
 from orchestrator.requests.placement import Placement
-from orchestrator.requests.session import Ending, Session
+from orchestrator.requests.session import Session
 from schemas.codec import Flag
 from schemas.messages import Epoch, Sampling, StageTiming, StreamText, SubmitRequest
 from tests.support.scripted_nodes import EOS, Letters, LetterStream, answer_text, letter, make_manifest, make_submit
@@ -169,7 +171,7 @@ def test_an_answer_goes_on_behind_tokens_that_were_known_before() -> None:
 
 def encoded(submit: SubmitRequest) -> Session:
     session = Session(submit, submitted_s=1.0)
-    session.take_prompt(EncodedPrompt(MODEL.name, encode_prompt(submit, MODEL.tokenizer)))
+    session.take(PromptEncoded(submit.request, MODEL.name, encode_prompt(submit, MODEL.tokenizer)))
     return session
 
 
