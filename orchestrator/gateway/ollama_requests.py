@@ -11,7 +11,7 @@ from orchestrator.client.question import seed_of
 from orchestrator.gateway.errors import ApiError
 from orchestrator.gateway.openai_requests import DEFAULT_MAX_TOKENS, MOST_MESSAGES, Fields, OfferedTool, Stop
 from schemas import limits
-from schemas.messages import ChatMessage, Sampling, Tool, ToolCall
+from schemas.messages import ChatMessage, Grammar, Sampling, Tool, ToolCall
 
 
 class Options(Fields):
@@ -97,7 +97,7 @@ class Asked(Fields):
     stream: bool = True
     options: Options = Field(default_factory=Options)
     think: bool | str | None = None
-    format: Any = None
+    format: Literal["", "json"] | dict[str, Any] | None = None
 
     def check(self) -> None:
         """Refuse what would be wrong if it were passed over.
@@ -107,8 +107,12 @@ class Asked(Fields):
         """
         if self.think:
             raise ApiError(400, "think: the model does not show what it thinks: leave it out", field="think")
-        if self.format not in (None, ""):
-            raise ApiError(422, "format: answers of a given form are not made yet: leave it out", field="format")
+
+    def grammar(self) -> Grammar | None:
+        """The form that the answer has to have."""
+        if isinstance(self.format, dict):
+            return Grammar(kind="json_schema", text=json.dumps(self.format, ensure_ascii=False))
+        return Grammar(kind="json_object") if self.format else None
 
 
 class ChatAsked(Asked):

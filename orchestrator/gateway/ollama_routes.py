@@ -93,7 +93,13 @@ def ollama_routes(gateway: Gateway) -> APIRouter:
 
 def _question(asked: Asked, **of: Any) -> Question:
     options = asked.options
-    return Question(max_tokens=options.most_tokens, sampling=options.sampling(), stop=tuple(options.stop), **of)
+    return Question(
+        max_tokens=options.most_tokens,
+        sampling=options.sampling(),
+        stop=tuple(options.stop),
+        grammar=asked.grammar(),
+        **of,
+    )
 
 
 class _Said:

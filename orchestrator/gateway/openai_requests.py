@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from orchestrator.client.question import seed_of
 from orchestrator.gateway.errors import ApiError
 from schemas import limits
-from schemas.messages import ChatMessage, Sampling, Tool, ToolCall
+from schemas.messages import ChatMessage, Grammar, Sampling, Tool, ToolCall
 
 DEFAULT_MAX_TOKENS = 4096
 """An answer ends where the context does, in any case."""
@@ -92,6 +92,33 @@ class OfferedTool(Fields):
         return Tool(name=self.function.name, description=self.function.description or "", parameters=parameters)
 
 
+class SchemaFormat(Fields):
+    """A JSON schema, as OpenAI wraps it."""
+
+    schema_: dict[str, Any] = Field(alias="schema")
+
+
+class ResponseFormat(Fields):
+    """The form that an answer has to have."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: SchemaFormat | None = None
+
+    @model_validator(mode="after")
+    def _has_schema(self) -> Self:
+        if self.type == "json_schema" and self.json_schema is None:
+            raise ValueError("json_schema is missing")
+        return self
+
+    def grammar(self) -> Grammar | None:
+        """As the orchestrator is asked."""
+        if self.type == "text":
+            return None
+        if self.json_schema is None or self.type == "json_object":
+            return Grammar(kind="json_object")
+        return Grammar(kind="json_schema", text=json.dumps(self.json_schema.schema_, ensure_ascii=False))
+
+
 class StreamOptions(Fields):
     """What a stream has beside its pieces."""
 
@@ -163,6 +190,7 @@ class ChatRequest(SamplingFields):
     tool_choice: Literal["none", "auto"] | None = Field(
         None, description="Whether to offer the tools; a model can't be made to call one."
     )
+    response_format: ResponseFormat | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=limits.MAX_ALTERNATIVES)] | None = None
 

@@ -49,6 +49,7 @@ def openai_routes(gateway: Gateway) -> APIRouter:
             tools=asked.offered(),
             max_tokens=asked.most_tokens,
             logprobs=asked.alternatives,
+            grammar=asked.response_format.grammar() if asked.response_format else None,
             **asked.common(),
         )
         return await _answer(gateway, caller, request, asked, question, ChatShape(model, question.tools))

@@ -85,7 +85,8 @@ def test_a_model_that_is_served_is_pulled_already(client: ollama.Client) -> None
         ({"options": {"temperature": -1}}, 422, "options.temperature"),
         ({"messages": [{"role": "user", "content": "a", "images": ["QQ=="]}]}, 422, "images"),
         ({"think": True}, 400, "think"),
-        ({"format": "json"}, 422, "format"),
+        ({"format": "yaml"}, 422, "format"),
+        ({"format": {"type": "nothing"}, "stream": False}, 400, "type"),
         ({"tools": [{"type": "function", "function": {}}]}, 422, "tools"),
     ],
 )

@@ -6,6 +6,7 @@ import contextlib
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace, TracebackType
 from typing import Any, Self
 
@@ -49,7 +50,10 @@ class TinyStore:
             self.held.remove(name)
 
     def open(self, name: str) -> Any:
-        return SimpleNamespace(manifest=self.models[name], tokenizer=Letters, segment=self._segment, wire=self.wire)
+        return SimpleNamespace(
+            manifest=self.models[name], tokenizer=Letters, segment=self._segment, wire=self.wire,
+            tokenizer_path=Path("no tokenizer.json"),
+        )  # fmt: skip
 
     def known_answers(self, model: Any) -> Any:
         return SimpleNamespace(of=lambda start, stop: SimpleNamespace(sha256=f"{start:032x}{stop:032x}", size_bytes=1))
