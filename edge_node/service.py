@@ -189,10 +189,10 @@ class NodeService:
 
     def _heed_owner(self, now_s: float, polled_s: float) -> None:
         """Rest, or stop, once others have taken over or had long enough; ``polled_s``: when the bus was read last."""
-        if self._guest.leaving or self._guest.resting:
-            self._reporter.stirred()
         since_s = self._link.silent_since_s
         step = self._guest.step(self._core.has_stages, now_s, silent_s=polled_s - since_s if since_s else 0.0)
+        if self._guest.leaving or step.announces or step.lets_go:
+            self._reporter.stirred()
         if step.announces:
             self._core.resting = self._guest.resting
             self._outbox.say_online(leaving=self._guest.leaving, resting=self._guest.resting)
