@@ -11,9 +11,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from orchestrator.demo.model import demo_model
 
 from orchestrator.client import Client
+from orchestrator.commands.demo_model import demo_model
 from orchestrator.commands.settings import default_cache
 from orchestrator.model.store import ModelStore
 from schemas.fleet_views import NodeView

@@ -82,12 +82,16 @@ def answers_with(world: FleetWorld, name: str, deadline_s: float = DEADLINE_S) -
     """The fleet answers, and this is its only node, once it is there."""
     with world.bus("ann") as bus:
         client = Client(bus, name="ann", broker=str(bus.address))
-        end_s = time.monotonic() + deadline_s
-        while [node.node for node in client.nodes().nodes if node.state == "online"] != [name]:
-            assert time.monotonic() < end_s, client.nodes()
-            time.sleep(0.1)
+        await_online(client, [name], deadline_s)
         wait_until_serving(client)
         assert list(client.ask(prompt="def f(x):", max_tokens=4))
+
+
+def await_online(client: Client, names: list[str], deadline_s: float = DEADLINE_S) -> None:
+    end_s = time.monotonic() + deadline_s
+    while [node.node for node in client.nodes().nodes if node.state == "online"] != names:
+        assert time.monotonic() < end_s, client.nodes()
+        time.sleep(0.1)
 
 
 def revoke(world: FleetWorld, name: str) -> None:
