@@ -130,7 +130,7 @@ def test_one_line_on_a_fresh_debian(tiny_store: ModelStore, tmp_path: Path) -> N
             "QEMU_CPU": CHIP.name, "PIP_LOG": "/root/pip.log",
         }  # fmt: skip
 
-        line = line_for(world, "fresh", "--phone")
+        line = line_for(world, "fresh", "--phone", "--expires", "1h")  # an emulated machine takes its time
         begun_s = time.monotonic()
         process = machine.start(
             ["sh", "-c", line], environment=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
