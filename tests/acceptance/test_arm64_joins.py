@@ -135,6 +135,7 @@ def test_one_line_on_a_fresh_debian(tiny_store: ModelStore, tmp_path: Path) -> N
         process = machine.start(
             ["sh", "-c", line], environment=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
+        stack.enter_context(process)
         stack.callback(end, process)
         assert process.stdout
         said: list[tuple[float, str]] = []
