@@ -11,9 +11,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from orchestrator.demo.model import demo_model
 
 from orchestrator.client import Client
+from orchestrator.commands.demo_model import demo_model
 from orchestrator.commands.settings import default_cache
 from orchestrator.model.store import ModelStore
 from schemas.fleet_views import NodeView
@@ -130,11 +130,12 @@ def test_one_line_on_a_fresh_debian(tiny_store: ModelStore, tmp_path: Path) -> N
             "QEMU_CPU": CHIP.name, "PIP_LOG": "/root/pip.log",
         }  # fmt: skip
 
-        line = line_for(world, "fresh", "--phone")
+        line = line_for(world, "fresh", "--phone", "--expires", "1h")  # an emulated machine takes its time
         begun_s = time.monotonic()
         process = machine.start(
             ["sh", "-c", line], environment=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
+        stack.enter_context(process)
         stack.callback(end, process)
         assert process.stdout
         said: list[tuple[float, str]] = []

@@ -180,7 +180,10 @@ def test_a_node_by_docker_run(
     """A device that has Docker alone joins by one line; its volume is all that it needs from then on."""
     volume = f"linguabus-test-{os.getpid()}"
     # Without Docker's own bridge, which the test's engine does not make.
-    run = ("run", "--rm", "--detach", "--network=host", "--memory=400m", f"--volume={volume}:/data", "linguabus-node")
+    run = (
+        "run", "--detach", "--stop-timeout=30", "--network=host", "--memory=400m", f"--volume={volume}:/data",
+        "linguabus-node",
+    )  # fmt: skip
     with (
         served_fleet(tmp_path / "fleet", tiny_store, {"ann": "operator"}) as world,
         world.bus("ann") as bus,
@@ -197,7 +200,8 @@ def test_a_node_by_docker_run(
                     assert list(client.ask(prompt="def f(x):", max_tokens=4))
                 finally:
                     running_engine.docker("stop", container)
-                until(lambda: [one.state for one in client.nodes().nodes] == ["offline"])
+                    running_engine.docker("rm", container)
+                until(lambda: [(one.state, one.reason) for one in client.nodes().nodes] == [("offline", "stopped")])
         finally:
             running_engine.docker("volume", "rm", "--force", volume)
 

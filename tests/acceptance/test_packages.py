@@ -82,12 +82,17 @@ def answers_with(world: FleetWorld, name: str, deadline_s: float = DEADLINE_S) -
     """The fleet answers, and this is its only node, once it is there."""
     with world.bus("ann") as bus:
         client = Client(bus, name="ann", broker=str(bus.address))
-        end_s = time.monotonic() + deadline_s
-        while [node.node for node in client.nodes().nodes if node.state == "online"] != [name]:
-            assert time.monotonic() < end_s, client.nodes()
-            time.sleep(0.1)
+        await_nodes(client, {name: "online"}, deadline_s)
         wait_until_serving(client)
         assert list(client.ask(prompt="def f(x):", max_tokens=4))
+
+
+def await_nodes(client: Client, states: dict[str, str], deadline_s: float = DEADLINE_S) -> None:
+    """These are there, in their states, and no others: one that is silent is not gone."""
+    end_s = time.monotonic() + deadline_s
+    while {node.node: node.state for node in client.nodes().nodes if node.state != "offline"} != states:
+        assert time.monotonic() < end_s, client.nodes()
+        time.sleep(0.1)
 
 
 def revoke(world: FleetWorld, name: str) -> None:
@@ -158,6 +163,9 @@ def test_by_the_line_that_installs_it(world: FleetWorld, tmp_path: Path) -> None
         finally:
             os.killpg(process.pid, signal.SIGTERM)
             node.end()
+            # The shell ends at once; the node behind it leaves in its own time.
+            with world.bus("ann") as bus:
+                await_nodes(Client(bus, name="ann", broker=str(bus.address)), {})
         assert ("an environment of its own" in node.log()) != again, node.log()
         assert str(folder / "environment/bin/linguabus node") in node.log()
     revoke(world, "old-laptop")

@@ -22,6 +22,7 @@ from threading import Thread
 
 from orchestrator.commands.demo_model import PACKAGE
 from tests.support.container_engine import Engine
+from tests.support.debian_system import ALONE
 from tests.support.repository import ROOT
 
 MOSQUITTO = ["/usr/sbin/mosquitto", "-c", "/mosquitto/config/mosquitto.conf"]
@@ -51,7 +52,8 @@ def debian(folder: Path) -> str:
     release = platform.freedesktop_os_release()["VERSION_CODENAME"]
     targets = _run("apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE)", "Created-By: Packages")
     mirror = next(line.split()[0] for line in targets.splitlines() if line.split()[1:] == [release])
-    _run("debootstrap", "--variant=minbase", f"--include={','.join(DEBIAN_PACKAGES)}", release, str(folder), mirror)
+    command = ("debootstrap", "--variant=minbase", f"--include={','.join(DEBIAN_PACKAGES)}")
+    _run(*ALONE, *command, release, str(folder), mirror)
     # What names this machine or its mirror, and what an image has no use for.
     for name in ("var/cache/apt", "var/lib/apt/lists", "var/log", "usr/share/doc", "usr/share/man", "usr/share/locale"):
         shutil.rmtree(folder / name)
