@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import time
@@ -63,9 +64,10 @@ def test_who_leaves_is_no_member_keeps_nothing_and_may_join_again_under_its_name
     try:
         left = owner(tmp_path, "leave", "--forget-weights")
         assert (left.returncode, left.stderr) == (0, "")
-        assert left.stdout.splitlines() == [
-            "phone hands its layers over and ends", "phone is no member any more", "3 MB of model parts are removed"
-        ]  # fmt: skip
+        *told, removed = left.stdout.splitlines()
+        assert told == ["phone hands its layers over and ends", "phone is no member any more"]
+        # What is there and, where a plan was quick, what it has fetched.
+        assert re.fullmatch(r"[3-9] MB of model parts are removed", removed)
         assert node.process.wait(DEADLINE_S) == 0
     finally:
         node.end()

@@ -104,10 +104,10 @@ def test_events_are_published_and_kept_and_drains_are_remembered(
     with running(broker, tmp_path):
         heard: list[FleetEvent] = []
         kinds: Counter[str] = Counter()
-        while kinds["joined"] < 4 or not kinds["plan"]:  # on a busy machine a plan may be made before all have joined
+        # On a busy machine a plan may be made before all have joined, and the model be open after some have.
+        while kinds["joined"] < 4 or not kinds["plan"]:
             heard += client.events()
             kinds = Counter(event.kind for event in heard)
-        assert heard[0].kind == "model"
         assert set(kinds) == {"model", "joined", "plan"}
         assert [event.number for event in heard] == list(range(1, len(heard) + 1))
         assert list(client.past_events().events[: len(heard)]) == heard
@@ -312,7 +312,7 @@ def test_an_answer_that_the_broker_would_not_pass_on_is_a_refusal_with_both_numb
         while client.status().nodes < len(births):
             pass
         assert client.status().max_message_bytes == 2_000
-        with pytest.raises(ControlRefused, match=r"message of 2,\d{3} bytes, .* passes on 2,000 bytes at most"):
+        with pytest.raises(ControlRefused, match=r"message of 3,\d{3} bytes, .* passes on 2,000 bytes at most"):
             client.nodes()
 
 

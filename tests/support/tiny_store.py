@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
-
 from orchestrator.model.store import ModelStore
 from tests.support.tiny_models import make_checkpoint
 
@@ -12,7 +9,6 @@ TINY = "tiny"
 
 
 def add_tiny(store: ModelStore) -> None:
-    """Have it in a store."""
-    with tempfile.TemporaryDirectory() as folder:
-        checkpoint = make_checkpoint("llama", Path(folder) / "checkpoint")
-        store.add(str(checkpoint), name=TINY, precision="fp32", profile="exact")
+    """Have it in a store; its source stays beside that."""
+    checkpoint = make_checkpoint("llama", store.home.parent / "checkpoint")
+    store.add(str(checkpoint), name=TINY, precision="fp32", profile="exact")

@@ -62,8 +62,8 @@ def test_mutated_message_is_judged_as_jsonschema_does(name: str, data: st.DataOb
 
 
 EVIL = "\x1b[31mEVIL\x1b]0;pwn\x07\r\nFAKE INFO line \u2028\u202e\x9b\x85\u200b"
-VERBATIM = {"content", "prompt", "text"}
-"""Of conversations and answers: each character counts. Everything else is shown to people."""
+VERBATIM = {"content", "prompt", "text", "description", "parameters"}
+"""Of conversations, tools and answers: each character counts, for the model. Everything else is shown to people."""
 
 
 def with_evil(document: Any, is_taken: Callable[[], bool]) -> None:
