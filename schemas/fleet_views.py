@@ -154,10 +154,10 @@ class DecisionView:
     times: Count = about("How often in a row.")
     gain: Change = about("Share of the time per token that a move would save.")
     saved_s: Change = about("What a move would save over the work that is expected.")
-    cost_s: Change = about("What the move would cost.")
     stages: Annotated[tuple[StageRef, ...], Items(limits.MAX_STAGES)] = about("Where to move.")
     first_s_ago: Seconds = about("Since the first of them.")
     last_s_ago: Seconds = about("Since the last of them.")
+    cost_s: Change | None = about("What the move would cost; null: open requests can't be moved there.", default=None)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -207,7 +207,7 @@ uninstall() {
         ! have sv-disable || timeout "$PATIENCE_S" sv-disable "$SERVICE" </dev/null || true
         rm -rf "${services:?}/$SERVICE" "$boot"
     fi
-    timeout 60 linguabus-node --home "$data/node" leave </dev/null || left="$left; on the fleet's host: linguabus revoke NAME"
+    timeout 60 linguabus-node --home "$data/node" leave --yes </dev/null || left="$left; on the fleet's host: linguabus revoke NAME"
     if [ -n "$in_termux" ]; then
         ! have pip || pip uninstall --quiet --yes linguabus </dev/null || true
         timeout "$PATIENCE_S" termux-wake-unlock </dev/null >/dev/null 2>&1 || true

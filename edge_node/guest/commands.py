@@ -38,6 +38,13 @@ def _name(home: Path) -> str:
     return member.name if member else ""
 
 
+def _require_node(home: Path) -> None:
+    """Refuse a directory in which no node has ever been: its owner means another one."""
+    if not any((home / name).exists() for name in (FILE, f"{FILE}.leaving", "blobs")):
+        there = f"; there is one in {home / 'node'}" if (home / "node" / FILE).exists() else ""
+        raise click.UsageError(f"there is no node in {home}{there}: give its --home")
+
+
 def _write(home: Path, pause: Pause | None) -> None:
     try:
         if pause:
@@ -54,13 +61,14 @@ def _write(home: Path, pause: Pause | None) -> None:
 def status(home: Path, as_json: bool) -> None:
     """Say how the node on this device is: what it serves, or why not, and what it has cost.
 
-    Exit code 0: it runs, and has a broker; 3: it does not run; 4: it runs, and its broker does not answer.
+    Exit code 0: it runs, and has a broker; 3: it does not run; 4: it runs, and its broker, or it
+    itself, does not answer.
     """
     state = state_of(home, _name(home))
     click.echo(json.dumps(asdict(state), indent=1) if as_json else describe_state(state))
     if state.state == "not running":
         sys.exit(NOT_RUNNING)
-    if state.no_broker_s is not None:
+    if state.no_broker_s is not None or state.state == "unknown":
         sys.exit(NO_BROKER)
 
 
@@ -91,6 +99,7 @@ def pause(home: Path, for_s: float | None) -> None:
     What nobody can take over it lets go after its --drain-timeout; answers that need it wait. The pause holds over
     restarts of the node and of the device.
     """
+    _require_node(home)
     wanted = Pause(None if for_s is None else time.time() + for_s)
     _write(home, wanted)
     _tell(state_of(home, _name(home), "look"), wanted.reason)
@@ -100,6 +109,7 @@ def pause(home: Path, for_s: float | None) -> None:
 @home_option("The node's directory.")
 def resume(home: Path) -> None:
     """End the pause of the node on this device: it takes layers again."""
+    _require_node(home)
     _write(home, None)
     _tell(state_of(home, _name(home), "look"), "it may work again")
 
@@ -109,7 +119,7 @@ def _tell(state: NodeState, done: str) -> None:
     if state.state == "not running":
         click.echo(f"{name}: {done}; it is not running now")
     elif state.state == "unknown":
-        click.echo(f"{name}: {done}; it sees that within a second (it can't be asked here: no socket in its home)")
+        click.echo(f"{name}: {done}; it sees that as soon as it can (it does not answer now)")
     else:
         click.echo(f"{name} is {state.line}")
 
@@ -123,13 +133,14 @@ def leave(home: Path, forget_weights: bool, yes: bool) -> None:
 
     An invitation lets the device join again, under the same name if you like.
     """
+    _require_node(home)
     departure = Departure(home)
     try:
         member = departure.member()
     except CredentialUnusable as error:
         raise click.UsageError(f"{error}; or remove it, and 'linguabus revoke NAME' on the fleet's host") from None
     name = member.name if member else "the node"
-    if not yes and sys.stdin.isatty():
+    if not yes:
         click.confirm(f"{name} leaves its fleet, and needs an invitation to come back. Go on?", abort=True)
     try:
         departure.begin()

@@ -35,8 +35,10 @@ class NodeState:
     def line(self) -> str:
         """The state in a line."""
         if self.state == "no broker":
-            return f"no broker for {self.no_broker_s or 0:.0f} s"
+            return f"without a broker for {self.no_broker_s or 0:.0f} s"
+        if self.state == "unknown":
+            return "not answering" + (f": {self.why}" if self.why else "")
         told = ": ".join(filter(None, (self.state, self.why)))
         if self.runs:
             told += f" {self.runs}" if self.state == "serving" else f" (still has {self.runs})"
-        return told if self.no_broker_s is None else f"{told}; no broker for {self.no_broker_s:.0f} s"
+        return told if self.no_broker_s is None else f"{told}; without a broker for {self.no_broker_s:.0f} s"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -69,7 +70,7 @@ class DecisionLog:
                 times=entry.times,
                 gain=entry.decision.gain,
                 saved_s=entry.decision.saved_s,
-                cost_s=entry.decision.cost_s,
+                cost_s=entry.decision.cost_s if math.isfinite(entry.decision.cost_s) else None,
                 stages=tuple(StageRef(node=one.node, start=one.start, stop=one.stop) for one in entry.decision.stages),
                 first_s_ago=round(now_s - entry.first_s, 3),
                 last_s_ago=round(now_s - entry.last_s, 3),

@@ -9,6 +9,7 @@ from fastapi import Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from orchestrator.gateway.access import known_caller
 from orchestrator.gateway.counted import Counted
@@ -24,6 +25,8 @@ from schemas import PACKAGE_VERSION
 from schemas.errors import LinguabusError
 
 _log = logging.getLogger(__name__)
+OWN_NAMES = ("127.0.0.1", "localhost", "[::1]")
+"""What this machine is asked by where no key is asked for."""
 _CLOSED_BY_CALLER = 499
 _SAID = {
     401: "no valid API key: make one with 'linguabus key NAME' on the fleet's host",
@@ -44,6 +47,10 @@ def make_app(gateway: Gateway, *, access: Access | None) -> FastAPI:
         responses={code: {"description": "See the body's message."} for code in (400, 401, 404, 413, 422, 429, 503)},
     )
     app.state.access = access
+    if (
+        access is None
+    ):  # a page from elsewhere, whose name has come to be this machine's, would ask as if it were from here
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(OWN_NAMES))
     app.add_middleware(Counted, metrics=gateway.metrics)
     for routes in (openai_routes(gateway), ollama_routes(gateway), fleet_routes(gateway)):
         app.include_router(routes, dependencies=[Depends(known_caller)])
@@ -74,6 +81,9 @@ async def _invalid(request: Request, error: Exception) -> Response:
     field = ".".join(place) or None
     if first["type"] == "json_invalid":
         return _respond(request, ApiError(400, "the body is not JSON", code="invalid_json"))
+    if field is None and first["type"] == "model_attributes_type":
+        text = "the body is not a JSON object: send one, with the header content-type: application/json"
+        return _respond(request, ApiError(400, text, code="invalid_json"))
     message = f"{field or 'the body'}: {first['msg']}"
     code = "missing_required_parameter" if first["type"] == "missing" else "invalid_value"
     return _respond(request, ApiError(422, message, code=code, field=field))

@@ -18,7 +18,7 @@ from schemas.errors import ContractError, LinguabusError
 
 RETRY_AFTER_S = 5.0
 """After this it makes sense to ask again where something was missing."""
-_MISSING = ("no_model", "no_nodes", "no_memory", "not_ready", "busy", "unknown", "malformed")
+_MISSING = ("no_model", "no_nodes", "no_memory", "not_ready", "unknown", "malformed")
 """Codes of `StreamError` that another time would not meet."""
 _KINDS = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
 
@@ -65,6 +65,8 @@ def as_api_error(error: LinguabusError) -> ApiError:
             return ApiError(400, text, code="context_length_exceeded", field="messages")
         case AnswerFailed(code="bad_request"):
             return ApiError(400, text, code="bad_request")
+        case AnswerFailed(code="busy"):
+            return ApiError(429, text, code="busy", retry_after_s=RETRY_AFTER_S)
         case AnswerFailed(code=code) if code in _MISSING:
             return ApiError(503, text, code=code, retry_after_s=RETRY_AFTER_S)
         case QuestionTooLong():
@@ -74,7 +76,7 @@ def as_api_error(error: LinguabusError) -> ApiError:
         case ContractError():
             return ApiError(422, text, code="invalid_value")
         case ControlRefused():
-            return ApiError(403, text, code="refused")
+            return ApiError(409, text, code="refused")
         case ClientError():
             return ApiError(502, text, code="failed")
     return ApiError(503, text, code="failed", retry_after_s=RETRY_AFTER_S)

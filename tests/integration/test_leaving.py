@@ -62,7 +62,7 @@ def test_who_leaves_is_no_member_keeps_nothing_and_may_join_again_under_its_name
     (tmp_path / "blobs" / "weights").write_bytes(bytes(3_000_000))
     node = started(tmp_path)
     try:
-        left = owner(tmp_path, "leave", "--forget-weights")
+        left = owner(tmp_path, "leave", "--yes", "--forget-weights")
         assert (left.returncode, left.stderr) == (0, "")
         *told, removed = left.stdout.splitlines()
         assert told == ["phone hands its layers over and ends", "phone is no member any more"]
@@ -85,7 +85,7 @@ def test_a_host_that_is_away_is_told_of_by_its_owner_and_what_is_here_is_removed
 ) -> None:
     member = world.members["ann"]
     replace(member, role="node", http_port=1).save(tmp_path / FILE)
-    left = owner(tmp_path, "leave")
+    left = owner(tmp_path, "leave", "--yes")
     assert left.returncode == 1
     assert "run 'linguabus revoke ann' there" in left.stderr.splitlines()[-1]
     assert not (tmp_path / FILE).exists()

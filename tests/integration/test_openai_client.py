@@ -232,6 +232,18 @@ def test_who_has_too_many_open_is_told_to_wait(world: GatewayWorld) -> None:
         assert client.chat.completions.create(model="tiny", messages=HELLO, max_tokens=2).choices
 
 
+def test_a_page_from_elsewhere_is_not_answered_where_no_key_is_asked_for(root: str) -> None:
+    """Its name may have been made this machine's, for its own scripts to ask here."""
+    assert httpx.get(f"{root}/v1/models", headers={"host": "evil.example"}).status_code == 400
+    assert httpx.get(f"{root}/v1/models", headers={"host": "localhost:1"}).status_code == 200
+
+
+def test_a_body_of_another_kind_is_said_to_be_one(root: str) -> None:
+    body = json.dumps({"model": "tiny", "messages": HELLO})
+    response = httpx.post(f"{root}/v1/chat/completions", content=body, headers={"content-type": "text/plain"})
+    assert (response.status_code, "content-type: application/json" in response.text) == (400, True)
+
+
 def access(keys: dict[str, str]) -> Access:
     return key_access(lambda name, key: keys.get(name) == key)
 

@@ -21,6 +21,7 @@ def run(*words: str) -> Result:
 
 def test_a_pause_is_for_a_node_that_does_not_run_too(tmp_path: Path) -> None:
     home = str(tmp_path / "home")
+    (tmp_path / "home" / "blobs").mkdir(parents=True)
     paused = run("--home", home, "pause")
     assert (paused.exit_code, paused.stdout) == (0, "the node: paused by its owner; it is not running now\n")
     told = run("status", "--home", home)
@@ -33,18 +34,46 @@ def test_a_pause_is_for_a_node_that_does_not_run_too(tmp_path: Path) -> None:
 
 
 def test_without_a_socket_the_file_is_enough_and_that_is_said(tmp_path: Path) -> None:
+    (tmp_path / "blobs").mkdir()
     with only_node(tmp_path):
         said = run("pause", "--for", "2h", "--home", str(tmp_path)).stdout
     assert said.startswith("the node: paused by its owner until ")
-    assert "within a second (it can't be asked here: no socket in its home)" in said
+    assert "it sees that as soon as it can (it does not answer now)" in said
+
+
+def test_a_home_without_a_node_is_refused_and_the_right_one_named(tmp_path: Path) -> None:
+    """What 'linguabus --home' takes is the folder around a node's."""
+    for words in (("pause",), ("resume",), ("leave", "--yes")):
+        refused = run(*words, "--home", str(tmp_path / "nowhere"))
+        assert (refused.exit_code, f"there is no node in {tmp_path / 'nowhere'}" in refused.stderr) == (2, True)
+    assert not (tmp_path / "nowhere").exists()
+    (tmp_path / "node").mkdir()
+    (tmp_path / "node" / "credential.json").write_text("{}")
+    assert f"there is one in {tmp_path / 'node'}" in run("pause", "--home", str(tmp_path)).stderr
+
+
+def test_nobody_leaves_without_a_word(tmp_path: Path) -> None:
+    (tmp_path / "blobs").mkdir()
+    for typed in ("n\n", ""):
+        aborted = CliRunner().invoke(node, ("leave", "--home", str(tmp_path)), input=typed)
+        assert aborted.exit_code == 1
+        assert "belonged to no fleet" not in aborted.stdout
+    assert "belonged to no fleet" in CliRunner().invoke(node, ("leave", "--home", str(tmp_path)), input="y\n").stdout
+
+
+def test_a_node_that_does_not_answer_is_said_to_be_so(tmp_path: Path) -> None:
+    (tmp_path / "blobs").mkdir()
+    with only_node(tmp_path):
+        told = run("status", "--home", str(tmp_path))
+    assert (told.exit_code, told.stdout) == (4, "the node is not answering\n")
 
 
 @pytest.mark.parametrize(
     ("words", "line"),
     [
         (("pause", "--for", "soon"), "30s, 15m, 2h or 1d"),
-        (("pause", "--home", "/dev/null/home"), "can't be used"),
-        (("leave", "--home", "/dev/null"), "can't be used"),
+        (("pause", "--home", "/dev/null/home"), "there is no node in"),
+        (("leave", "--home", "/dev/null"), "there is no node in"),
         (("nap",), "No such command"),
     ],
 )
@@ -85,10 +114,10 @@ def test_all_that_is_known_is_told_in_a_few_lines() -> None:
 @pytest.mark.parametrize(
     ("state", "line"),
     [
-        (NodeState(node="a", state="no broker", no_broker_s=12.2), "no broker for 12 s"),
+        (NodeState(node="a", state="no broker", no_broker_s=12.2), "without a broker for 12 s"),
         (NodeState(node="a", state="idle"), "idle"),
         (NodeState(node="a", state="resting", why="hot", runs="embed of t"), "resting: hot (still has embed of t)"),
-        (NodeState(node="a", state="leaving", why="stopped", no_broker_s=3), "leaving: stopped; no broker for 3 s"),
+        (NodeState(node="a", state="leaving", why="it", no_broker_s=3), "leaving: it; without a broker for 3 s"),
     ],
 )  # fmt: skip
 def test_the_state_is_a_line(state: NodeState, line: str) -> None:
