@@ -47,9 +47,8 @@ def make_app(gateway: Gateway, *, access: Access | None) -> FastAPI:
         responses={code: {"description": "See the body's message."} for code in (400, 401, 404, 413, 422, 429, 503)},
     )
     app.state.access = access
-    if (
-        access is None
-    ):  # a page from elsewhere, whose name has come to be this machine's, would ask as if it were from here
+    if access is None:
+        # A page from elsewhere, whose name was made this machine's, would ask as if it were from here.
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(OWN_NAMES))
     app.add_middleware(Counted, metrics=gateway.metrics)
     for routes in (openai_routes(gateway), ollama_routes(gateway), fleet_routes(gateway)):
