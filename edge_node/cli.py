@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import sys
@@ -270,11 +271,19 @@ def main() -> None:
     """The console script: errors of ours are one line, exit code 2."""
     os.umask(0o077)  # what a node keeps is its owner's alone
     ask_for_huge_pages()
+    code: object = 0
     try:
         node.main(standalone_mode=True)
+    except SystemExit as left:
+        code = left.code
     except LinguabusError as error:
         click.echo(f"Error: {error}", err=True)
-        sys.exit(2)
+        code = 2
     except OSError as error:
         click.echo(f"Error: {describe(error)}", err=True)
-        sys.exit(1)
+        code = 1
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    # Another thread may be in ONNX Runtime, which ends the process by SIGABRT where its objects go meanwhile.
+    os._exit(code if isinstance(code, int) else bool(code))

@@ -22,7 +22,7 @@ from tests.support.scripted_fleet import ScriptedFleet, TinyStore
 from tests.support.scripted_nodes import make_birth
 from tests.support.scripted_service import ScriptedService
 from tests.support.secured_broker import SecuredBroker
-from tests.support.services import operator
+from tests.support.services import operator, wait_until_serving
 
 HOST = "127.0.0.1"
 
@@ -38,6 +38,7 @@ class GatewayWorld:
         self._folder = folder
         self.serve()
         self.operator = stack.enter_context(operator(broker.url))
+        wait_until_serving(self.operator)
 
     def connect(self, name: str) -> Bus:
         """A connection with all rights."""

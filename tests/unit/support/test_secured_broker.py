@@ -86,7 +86,7 @@ def test_a_proxy_in_front_of_it_sees_packets(broker: SecuredBroker, watcher: Mqt
         assert [event.payload for event in collect_deliveries(watcher, 4)] == sent
         assert sender.flush(DEADLINE_S)
         assert (proxy.up.publishes, proxy.down.publishes) == (4, 4)
-        assert proxy.up.bytes == sender.stats.bytes_out
+        until("the last acknowledgement", lambda: proxy.up.bytes == sender.stats.bytes_out)
 
         proxy.alter(TOPIC, bytes.upper, side=Side.DOWN)
         sender.publish(TOPIC, b"quiet", qos=1)
