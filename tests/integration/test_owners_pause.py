@@ -64,7 +64,7 @@ def kinds(client: Client) -> dict[str, list[str]]:
 def test_paused_in_mid_answer_others_take_over(mosquitto: LocalBroker, tiny_store: ModelStore, tmp_path: Path) -> None:
     phone = ("--emulate-speed", "0.2", "--drain-timeout", str(DEADLINE_S))
     with (
-        running_nodes(["pi", "phone"], mosquitto.url, tmp_path, "--emulate-speed", "0.02", each={"phone": phone}),
+        running_nodes(["pi", "phone"], mosquitto.url, tmp_path, "--emulate-speed", "0.01", each={"phone": phone}),
         serving(mosquitto, tiny_store, tmp_path, 2) as client,
     ):
         wait_until_serving(client)
