@@ -20,13 +20,11 @@ def leave(member: Credential) -> bool:
         LeavingFailed: the host can't be reached, or does not let it go.
     """
     problem = ""
-    authorization = member.broker().authorization
-    assert authorization is not None
     for address in member.addresses:
         try:
             status, _, _ = ask(
                 address, member.http_port, client_context(member.authority), "POST", PATH, b"",
-                {"authorization": authorization},
+                {"authorization": member.broker().authorization},
             )  # fmt: skip
         except (OSError, http.client.HTTPException, ValueError) as error:
             reason = why(error) if isinstance(error, OSError | UnicodeError) else "it does not speak HTTP"

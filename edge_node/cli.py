@@ -17,7 +17,7 @@ from broker.exit_deadline import end_on_signals
 from broker.option_types import FiniteRange, IntOrWord
 from broker.security import is_exposed, password_warning
 from broker.whereabouts import Whereabouts
-from edge_node.config import SPEEDS, NodeConfig, read_speed
+from edge_node.config import BLOBS, SPEEDS, NodeConfig, read_speed
 from edge_node.guest.commands import COMMANDS
 from edge_node.guest.home_option import home_option
 from edge_node.runtime.process_heap import ask_for_huge_pages
@@ -73,7 +73,7 @@ def _check_providers(_context: click.Context, _parameter: click.Parameter, value
 def _take_home(home: Path) -> None:
     """Make this the only node of its home, for as long as it runs."""
     try:
-        (home / "blobs").mkdir(parents=True, exist_ok=True)
+        (home / BLOBS).mkdir(parents=True, exist_ok=True)
         click.get_current_context().with_resource(only_node(home))
     except OSError as error:
         raise click.UsageError(f"--home {home} can't be used: {error.strerror}") from None

@@ -8,6 +8,8 @@ from pathlib import Path
 from broker.address import BrokerAddress, as_address
 from broker.whereabouts import Whereabouts
 
+BLOBS = "blobs"
+"""Of a node's home: the folder of model parts."""
 SPEEDS = (0.01, 1.0)
 """Least and greatest speed that can be emulated."""
 
@@ -65,7 +67,7 @@ class NodeConfig:
     @property
     def blob_directory(self) -> Path:
         """Where blobs are kept."""
-        return self.home / "blobs"
+        return self.home / BLOBS
 
 
 def read_speed(path: Path, before: float = 1.0) -> float:

@@ -40,7 +40,7 @@ def _name(home: Path) -> str:
 
 def _require_node(home: Path) -> None:
     """Refuse a directory in which no node has ever been: its owner means another one."""
-    if not any((home / name).exists() for name in (FILE, f"{FILE}.leaving", "blobs")):
+    if not Departure(home).is_possible:
         there = f"; there is one in {home / 'node'}" if (home / "node" / FILE).exists() else ""
         raise click.UsageError(f"there is no node in {home}{there}: give its --home")
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
-import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from edge_node.telemetry.reading import Reading
 from edge_node.telemetry.system_command import NoReading, output_of
 
 TERMUX_WIFI = "termux-wifi-connectioninfo"
@@ -69,26 +69,18 @@ class WifiMonitor:
     """Is the way to the world a Wi-Fi or a cable? From Termux, whose command can hang, in a thread; else the kernel."""
 
     def __init__(self, look_s: float) -> None:
-        self._look_s = look_s
-        self._known: bool | None = None
-        self._stop = threading.Event()
-        self._asks_termux = shutil.which(TERMUX_WIFI) is not None
-        if self._asks_termux:
-            threading.Thread(target=self._ask_termux, name="wifi", daemon=True).start()
+        self._by_termux: Reading[bool | None] | None = None
+        if shutil.which(TERMUX_WIFI):
+            self._by_termux = Reading(termux_wifi, None, name="wifi", every_s=look_s)
 
     def read(self) -> bool | None:
         """As last known; None: unknown."""
-        return self._known if self._asks_termux else default_route_is_lan()
+        return self._by_termux.value if self._by_termux else default_route_is_lan()
 
     def close(self) -> None:
         """Stop asking."""
-        self._stop.set()
-
-    def _ask_termux(self) -> None:
-        while not self._stop.is_set():
-            with suppress(NoReading):  # else the last known state stays
-                self._known = termux_wifi()
-            self._stop.wait(self._look_s)
+        if self._by_termux:
+            self._by_termux.close()
 
 
 def termux_wifi() -> bool:
@@ -131,4 +123,5 @@ def _default_interface(routes: Path) -> str | None:
     return min(found)[1] if found else None
 
 
-Reading = tuple[Condition, Callable[[], bool | None]]
+Watched = tuple[Condition, Callable[[], bool | None]]
+"""A condition, and how it is read."""

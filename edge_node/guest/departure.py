@@ -9,6 +9,7 @@ from pathlib import Path
 
 from broker.credential import FILE, Credential
 from broker.errors import CredentialUnusable
+from edge_node.config import BLOBS
 from edge_node.guest.pause import PauseFile
 from edge_node.telemetry.system_command import NoReading, output_of
 
@@ -23,6 +24,11 @@ class Departure:
         self._home = home
         self._credential = home / FILE
         self._put_away = home / f"{FILE}.leaving"
+
+    @property
+    def is_possible(self) -> bool:
+        """Has there ever been a node in this home?"""
+        return any(path.exists() for path in (self._credential, self._put_away, self._home / BLOBS))
 
     def member(self) -> Credential | None:
         """Who leaves; None where nobody has joined.
@@ -69,7 +75,7 @@ class Departure:
         for name in (FILE, f"{FILE}.joining"):
             (self._home / name).unlink(missing_ok=True)
         PauseFile(self._home).remove()
-        blobs, freed_bytes = self._home / "blobs", 0
+        blobs, freed_bytes = self._home / BLOBS, 0
         if forget_weights and blobs.is_dir():
             freed_bytes = sum(path.stat().st_size for path in blobs.rglob("*") if path.is_file())
             shutil.rmtree(blobs)

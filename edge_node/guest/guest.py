@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from broker.bus import Bus
 from edge_node.config import NodeConfig
-from edge_node.guest.conditions import Condition, Reading, WifiMonitor
+from edge_node.guest.conditions import Condition, Watched, WifiMonitor
 from edge_node.guest.control import ControlServer
 from edge_node.guest.drain import BROKER_PATIENCE_S, Drain
 from edge_node.guest.notification import Notification
@@ -59,9 +59,9 @@ class Guest(Closing):
         self._control: ControlServer | None = None
         self.look(self._started_s)
 
-    def _conditions_of(self, config: NodeConfig) -> list[Reading]:
+    def _conditions_of(self, config: NodeConfig) -> list[Watched]:
         pace = {"off_s": config.condition_off_s, "on_s": config.condition_on_s}
-        found: list[Reading] = []
+        found: list[Watched] = []
         if config.only_charging:
             unknown = "--only-charging: this device does not say whether it is on a charger: it serves all the same"
             found.append((Condition("charging", "it is not on a charger", unknown, **pace), self._is_charging))

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import onnxruntime as ort
 
+from broker.private_file import write_private
 from edge_node.runtime.provider_trial import Found, Trial, run_trial
 from edge_node.runtime.session import CPU
 from edge_node.stage_spec import SegmentSpec
@@ -104,9 +105,7 @@ class ProviderChoice:
 
     def _keep(self, key: str, verdict: str) -> None:
         with contextlib.suppress(OSError):
-            partial = self._path.with_suffix(".partial")
-            partial.write_text(json.dumps({**self._kept(), key: verdict}))
-            partial.replace(self._path)
+            write_private(self._path, json.dumps({**self._kept(), key: verdict}))
 
 
 def judge(found: Found) -> str:

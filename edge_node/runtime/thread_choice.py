@@ -19,7 +19,9 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
+from broker.private_file import write_private
 from edge_node.runtime import graph_writer
+from edge_node.runtime.session import CPU, session_options
 
 CANDIDATES = (1, 2, 4)
 NEAR_BEST = 1.05
@@ -49,9 +51,7 @@ def choose_threads(home: Path) -> int:
     said = ", ".join(f"{count}: {time_s * 1e3:.2f} ms" for count, time_s in times_s.items())
     _log.info("computes with %d threads on %d large cores (a step with so many threads: %s)", threads, len(cores), said)
     with contextlib.suppress(OSError):  # it is tried again next time
-        partial = home / f"{FILE}.partial"
-        partial.write_text(json.dumps({"device": device, "threads": threads}))
-        partial.replace(home / FILE)
+        write_private(home / FILE, json.dumps({"device": device, "threads": threads}))
     return threads
 
 
@@ -102,10 +102,7 @@ def fewest_near_best(times_s: Mapping[int, float]) -> int:
 
 def step_s(threads: int) -> float:
     """The median time of a step with so many threads."""
-    options = ort.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads, options.log_severity_level = threads, 1, 3
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session = ort.InferenceSession(_matrices(), options, providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(_matrices(), session_options(threads), providers=[CPU])
     row = {"x0": np.ones((1, _WIDTH), np.float32)}
     times_s = []
     for _ in range(_STEPS):

@@ -32,6 +32,12 @@ class Decision:
     gain: float = 0.0
     saved_s: float = 0.0
     cost_s: float = 0.0
+    """Infinity: open requests can't be moved there."""
+
+    @property
+    def known_cost_s(self) -> float | None:
+        """The cost as JSON can say it."""
+        return self.cost_s if math.isfinite(self.cost_s) else None
 
 
 @dataclass
@@ -70,7 +76,7 @@ class DecisionLog:
                 times=entry.times,
                 gain=entry.decision.gain,
                 saved_s=entry.decision.saved_s,
-                cost_s=entry.decision.cost_s if math.isfinite(entry.decision.cost_s) else None,
+                cost_s=entry.decision.known_cost_s,
                 stages=tuple(StageRef(node=one.node, start=one.start, stop=one.stop) for one in entry.decision.stages),
                 first_s_ago=round(now_s - entry.first_s, 3),
                 last_s_ago=round(now_s - entry.last_s, 3),
@@ -89,7 +95,7 @@ class DecisionLog:
                 "times": entry.times,
                 "gain": entry.decision.gain,
                 "saved_s": entry.decision.saved_s,
-                "cost_s": entry.decision.cost_s,
+                "cost_s": entry.decision.known_cost_s,
                 "stages": [asdict(stage) for stage in entry.decision.stages],
             }
             for entry in self._entries

@@ -21,7 +21,6 @@ def command(settings: Settings, name: str, again: bool, as_json: bool) -> None:
     """
     from broker.member_key import hash_of, new_key
     from orchestrator.gateway.access_key import key_text
-    from orchestrator.identity.errors import AlreadyMember
     from orchestrator.identity.fleet_folder import FleetFolder
 
     if not names.is_name(name):
@@ -29,10 +28,7 @@ def command(settings: Settings, name: str, again: bool, as_json: bool) -> None:
     fleet = FleetFolder.of(settings.home)
     key = new_key()
     with fleet.register() as register:
-        known = {member.name: member.role for member in register.members()}
-        if name in known and not (again and known[name] == "api"):
-            raise AlreadyMember(name, is_full=False)
-        register.add(name, "api", hash_of(key))
+        register.add_key(name, hash_of(key), again=again)
     text = key_text(name, key)
     if as_json:
         print_json({"name": name, "key": text})

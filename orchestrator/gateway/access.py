@@ -25,12 +25,7 @@ async def known_caller(request: Request) -> str:
         HTTPException: 401, whatever is wrong, or 429 after too many of those.
     """
     access: Access | None = request.app.state.access
-    if access is None:
-        return LOCAL
-    access.check(request)
-    pair = read_key(request.headers.getlist("authorization"))
-    assert pair
-    return pair[0]
+    return LOCAL if access is None else access.check(request)
 
 
 Caller = Annotated[str, Depends(known_caller)]

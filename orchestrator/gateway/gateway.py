@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from orchestrator.client.async_client import AsyncAnswer, AsyncClient
@@ -84,7 +85,7 @@ class Gateway:
     # --- questions --------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def room(self, caller: str, answers: int = 1) -> Iterator[None]:
+    def _room(self, caller: str, answers: int) -> Iterator[None]:
         """Hold the room for a caller's open answers.
 
         Raises:
@@ -110,11 +111,22 @@ class Gateway:
             self.metrics.open.dec(answers)
             self._open += Counter()  # forgets who has none open
 
-    async def ask(self, question: Question) -> AsyncAnswer:
-        """Ask the orchestrator; errors as in `AsyncClient.ask`."""
-        return await self.client.ask(question)
+    async def ask(self, caller: str, questions: Sequence[Question], held: ExitStack) -> list[AsyncAnswer]:
+        """Ask the orchestrator for a caller. Closing ``held`` cancels what has not ended, and gives the room back.
 
-    def leave(self, answer: AsyncAnswer) -> None:
-        """Read no more of an answer, and cancel it unless it has ended; it counts from now on."""
+        Raises:
+            ApiError: the caller has too many open, or all have.
+            MessageError, QuestionTooLong: see `AsyncClient.ask`.
+        """
+        held.enter_context(self._room(caller, len(questions)))
+        answers = []
+        for question in questions:
+            answer = await self.client.ask(question)
+            held.callback(self._leave, answer)
+            answers.append(answer)
+        return answers
+
+    def _leave(self, answer: AsyncAnswer) -> None:
+        """Read no more of an answer; it counts from now on."""
         answer.leave()
         self.metrics.ended(answer.end)

@@ -148,9 +148,7 @@ async def _answer(
     gateway: Gateway, caller: str, request: Request, asked: Asked, question: Question, said: _Said
 ) -> Response:
     with ExitStack() as held:
-        held.enter_context(gateway.room(caller))
-        answer = await gateway.ask(question)
-        held.callback(gateway.leave, answer)
+        (answer,) = await gateway.ask(caller, [question], held)
         if asked.stream:
             return LineStream(_lines(answer, said, gateway.limits.quiet_s), held.pop_all(), "application/x-ndjson")
         text = await unless_hung_up(request, answer.whole())

@@ -75,12 +75,8 @@ async def _answer(
 ) -> Response:
     """Ask as many answers as are wanted, and return them whole or as a stream."""
     with ExitStack() as held:
-        held.enter_context(gateway.room(caller, asked.answers))
-        answers: list[AsyncAnswer] = []
-        for number in range(asked.answers):
-            answer = await gateway.ask(question.varied(number))
-            held.callback(gateway.leave, answer)
-            answers.append(answer)
+        questions = [question.varied(number) for number in range(asked.answers)]
+        answers = await gateway.ask(caller, questions, held)
         shape.begin(answers[0].request)
         if asked.stream:
             return EventStream(_lines(gateway, asked, answers, shape), held.pop_all())

@@ -128,6 +128,25 @@ class Register(Closing):
             "INSERT OR REPLACE INTO members VALUES (?, ?, ?, ?, NULL)", (name, role, key_hash, self._now())
         )
 
+    def add_key(self, name: str, key_hash: str, *, again: bool = False) -> None:
+        """Make a program a member, which asks by HTTP alone; ``again``: one that is, and then has another key.
+
+        Raises:
+            AlreadyMember: it is one, or somebody else is of that name.
+            OwnMember: it is the orchestrator's own.
+        """
+        is_program = any((member.name, member.role) == (name, "api") for member in self.members())
+        self._check_free(name, again=again and is_program)
+        self.add(name, "api", key_hash)
+
+    def _check_free(self, name: str, *, again: bool) -> None:
+        """Check that somebody may become a member of this name; ``again``: also who is one."""
+        if name == ORCHESTRATOR:
+            raise OwnMember(name)
+        members = {member.name for member in self.members()}
+        if (name in members and not again) or len(members) >= MOST_MEMBERS:
+            raise AlreadyMember(name, len(members) >= MOST_MEMBERS)
+
     def admits(self, name: str, key: str, roles: Collection[Role] = ON_BROKER) -> bool:
         """Is this the key of a member of one of these roles? Takes as long where there is no such member."""
         found = self._db.execute("SELECT key_hash, role FROM members WHERE name = ?", (name,)).fetchone()
@@ -167,12 +186,8 @@ class Register(Closing):
             AlreadyMember: it is one.
             OwnMember: it is the orchestrator's own.
         """
-        if name == ORCHESTRATOR:
-            raise OwnMember(name)
         self._forget_over()
-        members = {member.name for member in self.members()}
-        if (name in members and not again) or len(members) >= MOST_MEMBERS:
-            raise AlreadyMember(name, len(members) >= MOST_MEMBERS)
+        self._check_free(name, again=again)
         self._db.execute("DELETE FROM invitations WHERE name = ?", (name,))
         expires_at = self._now() + expires_s
         row = (_hashed(token), name, role, expires_at, expires_at)

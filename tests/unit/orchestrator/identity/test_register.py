@@ -166,3 +166,22 @@ def test_a_newer_one_is_refused(tmp_path: Path, register: Register) -> None:
         db.execute("PRAGMA user_version = 99")
     with pytest.raises(StateUnreadable, match="newer"):
         Register(tmp_path / "register.sqlite3")
+
+
+def test_a_key_is_a_membership_and_is_refused_where_one_is(register: Register, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = new_key()
+    register.add_key("notebook", hash_of(key))
+    assert register.admits("notebook", key, ("api",))
+    assert not register.admits("notebook", key)
+    register.add("phone", "node", hash_of(new_key()))
+    for taken, again in (("notebook", False), ("phone", False), ("phone", True)):
+        with pytest.raises(AlreadyMember):
+            register.add_key(taken, hash_of(new_key()), again=again)
+    other = new_key()
+    register.add_key("notebook", hash_of(other), again=True)
+    assert register.admits("notebook", other, ("api",))
+    with pytest.raises(OwnMember):
+        register.add_key("orchestrator", hash_of(new_key()))
+    monkeypatch.setattr("orchestrator.identity.register.MOST_MEMBERS", 2)
+    with pytest.raises(AlreadyMember, match="as many members"):
+        register.add_key("more", hash_of(new_key()))
