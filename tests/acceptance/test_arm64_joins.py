@@ -21,7 +21,7 @@ from schemas.messages import ChatMessage
 from tests.support.arm64 import CHIPS, arm64_programs, arm64_python, cpuinfo
 from tests.support.container_images import served
 from tests.support.debian_system import DebianSystem, debian_system, end, fresh_copy
-from tests.support.fleet_world import FleetWorld
+from tests.support.fleet_world import FleetWorld, invitation_line
 from tests.support.nodes import NodeProcess
 from tests.support.repository import ROOT
 from tests.support.served_fleet import served_fleet
@@ -41,25 +41,10 @@ COMPILERS = ("cc", "gcc", "g++", "clang", "rustc", "cargo", "cmake", "make", "ld
 """Of which such a Debian has none."""
 
 
-def line_for(world: FleetWorld, name: str, *options: str) -> str:
-    """What the host's owner reads."""
-    command = [
-        sys.executable,
-        "-m",
-        "orchestrator.cli",
-        "--home",
-        str(world.fleet.path.parent),
-        "invite",
-        name,
-        *options,
-    ]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True).stdout.strip()
-
-
 @contextmanager
 def joined(world: FleetWorld, name: str, home: Path, *options: str, python: str = sys.executable) -> Iterator[None]:
     """A device that has run the line, and lends itself."""
-    words = line_for(world, name).split()
+    words = invitation_line(world.fleet, name).split()
     assert words[:2] == ["linguabus", "join"]
     home.mkdir()
     command = [python, "-m", "orchestrator.cli", "--home", str(home), "-v", *words[1:], *PATIENT, *options]
@@ -130,7 +115,7 @@ def test_one_line_on_a_fresh_debian(tiny_store: ModelStore, tmp_path: Path) -> N
             "QEMU_CPU": CHIP.name, "PIP_LOG": "/root/pip.log",
         }  # fmt: skip
 
-        line = line_for(world, "fresh", "--phone", "--expires", "1h")  # an emulated machine takes its time
+        line = invitation_line(world.fleet, "fresh", "--phone", "--expires", "1h")  # an emulated machine takes its time
         begun_s = time.monotonic()
         process = machine.start(
             ["sh", "-c", line], environment=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,10 +15,9 @@ import pytest
 from orchestrator.client import Client
 from orchestrator.model.store import ModelStore
 from tests.support.built_packages import Environment, bare, build_packages
-from tests.support.fleet_world import FleetWorld
+from tests.support.fleet_world import FleetWorld, invitation_line
 from tests.support.nodes import NodeProcess
 from tests.support.polling import DEADLINE_S
-from tests.support.repository import ROOT
 from tests.support.served_fleet import served_fleet
 from tests.support.services import wait_until_serving
 
@@ -40,20 +38,9 @@ def world(tmp_path_factory: pytest.TempPathFactory, tiny_store: ModelStore) -> I
         yield served
 
 
-def line_for(world: FleetWorld, name: str, *options: str) -> list[str]:
-    """The words that the host's owner reads, behind "linguabus"."""
-    command = [
-        sys.executable,
-        "-m",
-        "orchestrator.cli",
-        "--home",
-        str(world.fleet.path.parent),
-        "invite",
-        name,
-        *options,
-    ]
-    said = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True).stdout
-    return said.removeprefix("linguabus ").split()
+def words_for(world: FleetWorld, name: str, *options: str) -> list[str]:
+    """Those of the line that the host's owner reads, behind "linguabus"."""
+    return invitation_line(world.fleet, name, *options).removeprefix("linguabus ").split()
 
 
 @contextmanager
@@ -108,7 +95,7 @@ def test_without_extras_it_asks_and_with_one_it_serves(
     environment.install(str(built[kind]))
     assert environment.run("linguabus", "version").startswith("linguabus 0.")
     desk, home = tmp_path / "desk", tmp_path / "home"
-    environment.run("linguabus", "--home", str(desk), *line_for(world, f"desk-{kind}", "--client"))
+    environment.run("linguabus", "--home", str(desk), *words_for(world, f"desk-{kind}", "--client"))
     for program, *arguments in (("linguabus-node",), ("linguabus", "init"), ("linguabus", "model", "add", "demo")):
         said = environment.run(program, *arguments, fails=True, LINGUABUS_HOME=str(tmp_path / "empty"))
         assert "Traceback" not in said
@@ -117,7 +104,7 @@ def test_without_extras_it_asks_and_with_one_it_serves(
     environment.install(f"{built[kind]}[edge]")
     name = f"pi-{kind}"
     home.mkdir()
-    with running(name, [tmp_path / "venv/bin/linguabus", *line_for(world, name)], home):
+    with running(name, [tmp_path / "venv/bin/linguabus", *words_for(world, name)], home):
         answers_with(world, name)
         assert environment.run("linguabus", "--home", str(desk), "ask", "def f(x):", "--max-tokens", "4").strip()
     revoke(world, name)
@@ -137,7 +124,7 @@ def test_by_pipx(built: dict[str, Path], world: FleetWorld, tmp_path: Path) -> N
     command = [tmp_path / "pipx/bin/pipx", "install", "--quiet", f"{built['wheel']}[edge]"]
     subprocess.run(command, env=bare(**folders), cwd=tmp_path, check=True, stdin=subprocess.DEVNULL)
     assert {path.name for path in (tmp_path / "bin").iterdir()} == {"linguabus", "linguabus-node"}
-    with running("laptop", [tmp_path / "bin/linguabus", *line_for(world, "laptop")], home):
+    with running("laptop", [tmp_path / "bin/linguabus", *words_for(world, "laptop")], home):
         answers_with(world, "laptop")
     with running("laptop", [tmp_path / "bin/linguabus-node"], home):
         answers_with(world, "laptop")
@@ -146,7 +133,7 @@ def test_by_pipx(built: dict[str, Path], world: FleetWorld, tmp_path: Path) -> N
 
 def test_by_the_line_that_installs_it(world: FleetWorld, tmp_path: Path) -> None:
     """A Linux without linguabus: its Python is left alone, and nothing but one folder is written."""
-    words = line_for(world, "old-laptop", "--phone")
+    words = words_for(world, "old-laptop", "--phone")
     folder = tmp_path / ".local/share/linguabus"
     environment = bare(HOME=str(tmp_path), PIP_NO_CACHE_DIR="1")
     begun = ["sh", "-c", " ".join(words)]

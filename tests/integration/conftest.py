@@ -1,15 +1,20 @@
-"""A home with a model that the command line added, under the eyes of a recorder where there is one."""
+"""What several modules share: a home with a model that the command line added, a gateway in front of scripted nodes."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.support.added_model import CLI, AddedModel
 from tests.support.recorder import Recorder
 from tests.support.tiny_models import make_checkpoint
+
+if TYPE_CHECKING:
+    from tests.support.gateway_world import GatewayWorld
 
 
 @pytest.fixture(scope="session")
@@ -25,3 +30,19 @@ def added_model(tmp_path_factory: pytest.TempPathFactory) -> AddedModel:
     code, _, errors = recorder.run(*add, PYTHONOPTIMIZE="2")
     assert code == 0, errors
     return AddedModel(recorder.home / ".local" / "share" / "linguabus", recorder)
+
+
+@pytest.fixture(scope="module")
+def gateway_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayWorld]:
+    """An orchestrator with scripted nodes, for gateways and clients of a module's own."""
+    from tests.support import gateway_world as worlds  # it needs what the orchestrator needs
+
+    with worlds.gateway_world(tmp_path_factory.mktemp("gateway")) as world:
+        yield world
+
+
+@pytest.fixture(scope="module")
+def root(gateway_world: GatewayWorld) -> Iterator[str]:
+    """The root of a gateway that soon says when nothing comes."""
+    with gateway_world.gateway(quiet_s=0.1) as root:
+        yield root

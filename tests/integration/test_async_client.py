@@ -13,7 +13,7 @@ from orchestrator.client.async_client import AsyncAnswer, AsyncClient, StillTher
 from orchestrator.client.question import Question
 from schemas.errors import ContractError
 from schemas.messages import ChatMessage, ShowHistory, StatusReply, StreamText
-from tests.support.gateway_world import GatewayWorld, gateway_world
+from tests.support.gateway_world import GatewayWorld
 from tests.support.members import as_operator
 from tests.support.polling import DEADLINE_S
 from tests.support.scripted_nodes import answer_text
@@ -23,21 +23,15 @@ def hello(max_tokens: int) -> Question:
     return Question(messages=(ChatMessage(role="user", content="hello"),), max_tokens=max_tokens)
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayWorld]:
-    with gateway_world(tmp_path_factory.mktemp("world")) as world:
-        yield world
-
-
 @asynccontextmanager
-async def connected(world: GatewayWorld) -> AsyncIterator[AsyncClient]:
-    async with asyncio.timeout(DEADLINE_S), await AsyncClient.connect(as_operator(world.url)) as client:
+async def connected(gateway_world: GatewayWorld) -> AsyncIterator[AsyncClient]:
+    async with asyncio.timeout(DEADLINE_S), await AsyncClient.connect(as_operator(gateway_world.url)) as client:
         yield client
 
 
-def test_many_answers_at_once(world: GatewayWorld) -> None:
+def test_many_answers_at_once(gateway_world: GatewayWorld) -> None:
     async def ask() -> list[str]:
-        async with connected(world) as client:
+        async with connected(gateway_world) as client:
             answers = await asyncio.gather(*(client.ask(hello(5 + number)) for number in range(12)))
             texts = await asyncio.gather(*(answer.whole() for answer in answers))
             assert all(answer.end and answer.end.completion_tokens == len(answer.text) for answer in answers)
@@ -46,9 +40,9 @@ def test_many_answers_at_once(world: GatewayWorld) -> None:
     assert asyncio.run(ask()) == [answer_text(5, 5 + number) for number in range(12)]
 
 
-def test_commands_beside_answers(world: GatewayWorld) -> None:
+def test_commands_beside_answers(gateway_world: GatewayWorld) -> None:
     async def ask() -> None:
-        async with connected(world) as client:
+        async with connected(gateway_world) as client:
             answer = await client.ask(hello(20))
             text, nodes, plan, status = await asyncio.gather(
                 answer.whole(), client.nodes(), client.plan(), client.status()
@@ -62,9 +56,9 @@ def test_commands_beside_answers(world: GatewayWorld) -> None:
     asyncio.run(ask())
 
 
-def test_what_is_wrong_is_told_to_who_asks(world: GatewayWorld) -> None:
+def test_what_is_wrong_is_told_to_who_asks(gateway_world: GatewayWorld) -> None:
     async def ask() -> None:
-        async with connected(world) as client:
+        async with connected(gateway_world) as client:
             with pytest.raises(ContractError):
                 await client.ask(hello(0))
             with pytest.raises(ContractError):
@@ -77,12 +71,12 @@ def test_what_is_wrong_is_told_to_who_asks(world: GatewayWorld) -> None:
 
 
 @pytest.fixture
-def endless(world: GatewayWorld) -> Iterator[None]:
+def endless(gateway_world: GatewayWorld) -> Iterator[None]:
     """Answers stop after four tokens, and stay open."""
-    world.fleet.most_tokens = 4
+    gateway_world.fleet.most_tokens = 4
     yield
-    world.fleet.most_tokens = None
-    world.until_nothing_is_open()
+    gateway_world.fleet.most_tokens = None
+    gateway_world.until_nothing_is_open()
 
 
 async def begun(client: AsyncClient) -> AsyncAnswer:
@@ -95,34 +89,34 @@ async def begun(client: AsyncClient) -> AsyncAnswer:
 
 
 @pytest.mark.usefixtures("endless")
-def test_an_answer_that_is_left_ends(world: GatewayWorld) -> None:
+def test_an_answer_that_is_left_ends(gateway_world: GatewayWorld) -> None:
     async def ask() -> None:
-        async with connected(world) as client:
+        async with connected(gateway_world) as client:
             await begun(client)
-            await asyncio.to_thread(world.until_nothing_is_open)
+            await asyncio.to_thread(gateway_world.until_nothing_is_open)
 
     asyncio.run(ask())
 
 
 @pytest.mark.usefixtures("endless")
-def test_who_is_cancelled_leaves_nothing_open(world: GatewayWorld) -> None:
+def test_who_is_cancelled_leaves_nothing_open(gateway_world: GatewayWorld) -> None:
     async def ask() -> None:
-        async with connected(world) as client:
+        async with connected(gateway_world) as client:
             task = asyncio.create_task((await client.ask(hello(40))).whole())
             asking = asyncio.create_task(client.ask(hello(40)))
             await asyncio.sleep(0)
             task.cancel()
             asking.cancel()
             await asyncio.gather(task, asking, return_exceptions=True)
-            await asyncio.to_thread(world.until_nothing_is_open)
+            await asyncio.to_thread(gateway_world.until_nothing_is_open)
 
     asyncio.run(ask())
 
 
 @pytest.mark.usefixtures("endless")
-def test_closing_ends_what_is_open_and_says_so(world: GatewayWorld) -> None:
+def test_closing_ends_what_is_open_and_says_so(gateway_world: GatewayWorld) -> None:
     async def ask() -> None:
-        async with connected(world) as client:
+        async with connected(gateway_world) as client:
             answer = await client.ask(hello(40))
             reading = asyncio.create_task(answer.whole())
             while not answer.text:
@@ -134,15 +128,15 @@ def test_closing_ends_what_is_open_and_says_so(world: GatewayWorld) -> None:
                 await client.ask(hello(1))
             with pytest.raises(AnswerIncomplete, match="closed"):
                 await client.nodes()
-        world.until_nothing_is_open()
+        gateway_world.until_nothing_is_open()
 
     asyncio.run(ask())
 
 
 @pytest.mark.usefixtures("endless")
-def test_silence_is_said(world: GatewayWorld) -> None:
+def test_silence_is_said(gateway_world: GatewayWorld) -> None:
     async def ask() -> None:
-        async with connected(world) as client:
+        async with connected(gateway_world) as client:
             answer = await client.ask(hello(40))
             async with aclosing(answer.pieces(quiet_s=0.05)) as pieces:
                 while not isinstance(await anext(pieces), StillThere):
@@ -151,14 +145,14 @@ def test_silence_is_said(world: GatewayWorld) -> None:
     asyncio.run(ask())
 
 
-def test_events(world: GatewayWorld) -> None:
+def test_events(gateway_world: GatewayWorld) -> None:
     async def listen() -> None:
-        async with connected(world) as client, aclosing(client.events()) as events:
+        async with connected(gateway_world) as client, aclosing(client.events()) as events:
             first = asyncio.ensure_future(anext(events))
             await asyncio.sleep(0)
             while not first.done():  # the subscription is on its way
-                await asyncio.to_thread(world.operator.drain, "d")
-                await asyncio.to_thread(world.operator.drain, "d", undo=True)
+                await asyncio.to_thread(gateway_world.operator.drain, "d")
+                await asyncio.to_thread(gateway_world.operator.drain, "d", undo=True)
                 await asyncio.wait({first}, timeout=0.1)
             assert first.result().node == "d"
 

@@ -6,30 +6,17 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
 
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from orchestrator.gateway.access import key_access
-from tests.support.gateway_world import GatewayWorld, gateway_world
+from tests.support.gateway_world import GatewayWorld
 from tests.support.polling import DEADLINE_S
 from tests.support.repository import ROOT
 
 QUESTION = {"model": "tiny", "messages": [{"role": "user", "content": "a secret"}], "max_tokens": 6}
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayWorld]:
-    with gateway_world(tmp_path_factory.mktemp("gateway")) as world:
-        yield world
-
-
-@pytest.fixture(scope="module")
-def root(world: GatewayWorld) -> Iterator[str]:
-    with world.gateway(quiet_s=0.1) as root:
-        yield root
 
 
 def scraped(root: str) -> dict[str, float]:
@@ -104,7 +91,7 @@ def test_a_preview_changes_nothing(root: str) -> None:
     assert httpx.post(url, content=b"{", headers={"content-type": "application/json"}).status_code == 400
 
 
-def test_events_as_they_happen(world: GatewayWorld, root: str) -> None:
+def test_events_as_they_happen(gateway_world: GatewayWorld, root: str) -> None:
     with httpx.stream("GET", f"{root}/api/fleet/events", timeout=DEADLINE_S) as response:
         lines = response.iter_lines()
         kinds = []
@@ -114,14 +101,14 @@ def test_events_as_they_happen(world: GatewayWorld, root: str) -> None:
             if line.startswith("data: "):
                 kinds.append(json.loads(line.removeprefix("data: "))["kind"])
         assert "joined" in kinds
-        world.operator.drain("a")
+        gateway_world.operator.drain("a")
         drained = next(json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: "))
         assert (drained["kind"], drained["node"]) == ("drained", "a")
-    world.operator.drain("a", undo=True)
+    gateway_world.operator.drain("a", undo=True)
 
 
-def test_only_who_has_a_key_sees_the_fleet(world: GatewayWorld) -> None:
-    with world.gateway(access=key_access(lambda *_: False)) as root:
+def test_only_who_has_a_key_sees_the_fleet(gateway_world: GatewayWorld) -> None:
+    with gateway_world.gateway(access=key_access(lambda *_: False)) as root:
         for path in ("nodes", "events", "status"):
             refused = httpx.get(f"{root}/api/fleet/{path}")
             assert (refused.status_code, refused.headers["www-authenticate"]) == (401, 'Bearer realm="linguabus"')

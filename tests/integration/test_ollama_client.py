@@ -9,22 +9,10 @@ import httpx
 import ollama
 import pytest
 
-from tests.support.gateway_world import GatewayWorld, gateway_world
+from tests.support.gateway_world import GatewayWorld
 from tests.support.scripted_nodes import answer_text
 
 HELLO: list[Any] = [{"role": "user", "content": "hello"}]
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayWorld]:
-    with gateway_world(tmp_path_factory.mktemp("gateway")) as world:
-        yield world
-
-
-@pytest.fixture(scope="module")
-def root(world: GatewayWorld) -> Iterator[str]:
-    with world.gateway(quiet_s=0.1) as root:
-        yield root
 
 
 @pytest.fixture
@@ -101,13 +89,13 @@ def test_a_question_that_fails_in_mid_stream_says_so(client: ollama.Client) -> N
         list(client.generate("tiny", "a" * 300, raw=True, stream=True))
 
 
-def test_an_answer_ends_when_its_reader_hangs_up(world: GatewayWorld, root: str) -> None:
-    world.fleet.most_tokens = 4
+def test_an_answer_ends_when_its_reader_hangs_up(gateway_world: GatewayWorld, root: str) -> None:
+    gateway_world.fleet.most_tokens = 4
     try:
         body = {"model": "tiny", "messages": HELLO, "options": {"num_predict": 40}}
         with httpx.stream("POST", f"{root}/api/chat", json=body) as response:
             next(response.iter_lines())
-            assert world.operator.status().open_requests == 1
-        world.until_nothing_is_open()
+            assert gateway_world.operator.status().open_requests == 1
+        gateway_world.until_nothing_is_open()
     finally:
-        world.fleet.most_tokens = None
+        gateway_world.fleet.most_tokens = None

@@ -15,24 +15,12 @@ import pytest
 from orchestrator.gateway.access import key_access
 from orchestrator.gateway.access_key import key_text
 from orchestrator.service.http_access import Access
-from tests.support.gateway_world import GatewayWorld, gateway_world, openai_client
+from tests.support.gateway_world import GatewayWorld, openai_client
 from tests.support.polling import DEADLINE_S
 from tests.support.scripted_nodes import answer_text
 
 HELLO: list[Any] = [{"role": "user", "content": "hello"}]
 """Five tokens here: letters."""
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayWorld]:
-    with gateway_world(tmp_path_factory.mktemp("gateway")) as world:
-        yield world
-
-
-@pytest.fixture(scope="module")
-def root(world: GatewayWorld) -> Iterator[str]:
-    with world.gateway(quiet_s=0.1) as root:
-        yield root
 
 
 @pytest.fixture
@@ -184,30 +172,30 @@ def test_nothing_is_where_nothing_is(root: str) -> None:
 
 
 @pytest.fixture
-def endless(world: GatewayWorld) -> Iterator[None]:
+def endless(gateway_world: GatewayWorld) -> Iterator[None]:
     """Answers stop after four tokens, and stay open."""
-    world.fleet.most_tokens = 4
+    gateway_world.fleet.most_tokens = 4
     yield
-    world.fleet.most_tokens = None
-    world.until_nothing_is_open()
+    gateway_world.fleet.most_tokens = None
+    gateway_world.until_nothing_is_open()
 
 
 @pytest.mark.usefixtures("endless")
-def test_an_answer_ends_when_its_reader_hangs_up(world: GatewayWorld, client: openai.OpenAI) -> None:
+def test_an_answer_ends_when_its_reader_hangs_up(gateway_world: GatewayWorld, client: openai.OpenAI) -> None:
     with client.chat.completions.create(model="tiny", messages=HELLO, max_tokens=40, stream=True) as stream:
         for chunk in stream:
             if chunk.choices[0].delta.content:
                 break
-        assert world.operator.status().open_requests == 1
-    world.until_nothing_is_open()
+        assert gateway_world.operator.status().open_requests == 1
+    gateway_world.until_nothing_is_open()
 
 
 @pytest.mark.usefixtures("endless")
-def test_an_answer_that_is_awaited_whole_ends_when_its_reader_hangs_up(world: GatewayWorld, root: str) -> None:
+def test_an_answer_that_is_awaited_whole_ends_when_its_reader_hangs_up(gateway_world: GatewayWorld, root: str) -> None:
     body = {"model": "tiny", "messages": HELLO, "max_tokens": 40}
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(f"{root}/v1/chat/completions", json=body, timeout=1.0)
-    world.until_nothing_is_open()
+    gateway_world.until_nothing_is_open()
 
 
 @pytest.mark.usefixtures("endless")
@@ -219,16 +207,16 @@ def test_a_stream_says_that_it_is_still_there(root: str) -> None:
 
 
 @pytest.mark.usefixtures("endless")
-def test_who_has_too_many_open_is_told_to_wait(world: GatewayWorld) -> None:
-    with world.gateway(answers_per_caller=1) as root:
+def test_who_has_too_many_open_is_told_to_wait(gateway_world: GatewayWorld) -> None:
+    with gateway_world.gateway(answers_per_caller=1) as root:
         client = openai_client(root)
         with client.chat.completions.create(model="tiny", messages=HELLO, max_tokens=40, stream=True) as stream:
             next(iter(stream))
             with pytest.raises(openai.RateLimitError) as refused:
                 client.chat.completions.create(model="tiny", messages=HELLO)
             assert int(refused.value.response.headers["retry-after"]) > 0
-        world.until_nothing_is_open()
-        world.fleet.most_tokens = None
+        gateway_world.until_nothing_is_open()
+        gateway_world.fleet.most_tokens = None
         assert client.chat.completions.create(model="tiny", messages=HELLO, max_tokens=2).choices
 
 
@@ -248,9 +236,9 @@ def access(keys: dict[str, str]) -> Access:
     return key_access(lambda name, key: keys.get(name) == key)
 
 
-def test_keys(world: GatewayWorld) -> None:
+def test_keys(gateway_world: GatewayWorld) -> None:
     keys = {"notebook": "secret", "a.b": "other"}
-    with world.gateway(access=access(keys)) as root:
+    with gateway_world.gateway(access=access(keys)) as root:
         for name in keys:
             assert openai_client(root, key_text(name, keys[name])).models.list().data
         for wrong in ("", "none", "lb-notebook.other", "lb-nobody.secret", "notebook.secret", "lb-.", "lb-notebook."):
@@ -263,16 +251,16 @@ def test_keys(world: GatewayWorld) -> None:
             openai_client(root, key_text("notebook", "secret")).models.list()
 
 
-def test_a_question_waits_for_an_orchestrator_and_says_so(world: GatewayWorld, root: str) -> None:
+def test_a_question_waits_for_an_orchestrator_and_says_so(gateway_world: GatewayWorld, root: str) -> None:
     assert httpx.get(f"{root}/v1/models").status_code == 200
-    world.end_service()
+    gateway_world.end_service()
     began: threading.Timer | None = None
     said = ""
     body = {"model": "default", "messages": HELLO, "max_tokens": 6, "stream": True}
     with httpx.stream("POST", f"{root}/v1/chat/completions", json=body, timeout=DEADLINE_S) as response:
         for line in response.iter_lines():
             if line.startswith(": waiting for") and began is None:
-                began = threading.Timer(0, world.serve)
+                began = threading.Timer(0, gateway_world.serve)
                 began.start()
             if line.startswith("data: {"):
                 choices = json.loads(line.removeprefix("data: "))["choices"]
@@ -282,14 +270,14 @@ def test_a_question_waits_for_an_orchestrator_and_says_so(world: GatewayWorld, r
     assert said == answer_text(5, 6)
 
 
-def test_without_an_orchestrator_a_gateway_that_knows_of_none_says_so(world: GatewayWorld) -> None:
-    world.end_service()
+def test_without_an_orchestrator_a_gateway_that_knows_of_none_says_so(gateway_world: GatewayWorld) -> None:
+    gateway_world.end_service()
     try:
-        with world.gateway() as root:
+        with gateway_world.gateway() as root:
             response = httpx.get(f"{root}/v1/models", timeout=DEADLINE_S)
             assert response.status_code == 503
             assert response.headers["retry-after"]
             assert httpx.get(f"{root}/ready", timeout=DEADLINE_S).status_code == 503
             assert httpx.get(f"{root}/health").status_code == 200
     finally:
-        world.serve()
+        gateway_world.serve()

@@ -13,11 +13,10 @@ from pathlib import Path
 import pytest
 
 from orchestrator.client import Client
-from orchestrator.identity.fleet_folder import FleetFolder
 from orchestrator.model.store import ModelStore
 from orchestrator.service.own_wheel import Wheel, own_wheel
 from orchestrator.service.phone_files import script_for
-from tests.support.fleet_world import FleetWorld
+from tests.support.fleet_world import FleetWorld, invitation_line
 from tests.support.repository import ROOT
 from tests.support.served_fleet import served_fleet
 from tests.support.services import wait_until_serving
@@ -39,18 +38,13 @@ def world(tmp_path_factory: pytest.TempPathFactory, tiny_store: ModelStore) -> I
         yield served
 
 
-def line_for(fleet: FleetFolder, name: str, *options: str) -> str:
-    command = [sys.executable, "-m", "orchestrator.cli", "--home", str(fleet.path.parent), "invite", name, *options]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True).stdout.strip()
-
-
 def test_shellcheck_has_nothing_to_say() -> None:
     shellcheck = Path(sys.executable).parent / "shellcheck"
     subprocess.run([shellcheck if shellcheck.exists() else "shellcheck", "--shell=sh", SCRIPT], check=True)
 
 
 def test_from_nothing_to_an_answer_and_twice(termux: SimulatedTermux, world: FleetWorld) -> None:
-    line = line_for(world.fleet, "phone", "--phone")
+    line = invitation_line(world.fleet, "phone", "--phone")
     assert line.startswith("curl -sSfk --pinnedpubkey sha256//")
     termux.run(line)
     assert termux.service_pid
@@ -86,7 +80,7 @@ def test_from_nothing_to_an_answer_and_twice(termux: SimulatedTermux, world: Fle
 
 def killed_and_again(termux: SimulatedTermux, world: FleetWorld, name: str, steps: Sequence[int]) -> None:
     """All is killed at so many calls, then the line is pasted again, and killed at so many more."""
-    line = line_for(world.fleet, name, "--phone")
+    line = invitation_line(world.fleet, name, "--phone")
     called = 0
     for step in steps:
         termux.run(line, killed_at=called + step, succeeds=False)
@@ -109,7 +103,7 @@ def test_killed_at_each_step(termux: SimulatedTermux, world: FleetWorld, step: i
 
 def test_commands_that_hang_and_fail(termux: SimulatedTermux, world: FleetWorld) -> None:
     """A mirror that is away is told; without a wake lock and services the node runs in the foreground."""
-    line = line_for(world.fleet, "hangs", "--phone")
+    line = invitation_line(world.fleet, "hangs", "--phone")
     termux.behaves("pkg", "fail")
     assert "termux-change-repo" in termux.run(line, succeeds=False)
     termux.behaves("pkg", "")
@@ -126,7 +120,7 @@ def test_commands_that_hang_and_fail(termux: SimulatedTermux, world: FleetWorld)
 
 
 def test_it_does_nothing_where_it_should_not(termux: SimulatedTermux, world: FleetWorld, tmp_path: Path) -> None:
-    line = line_for(world.fleet, "wary", "--phone")
+    line = invitation_line(world.fleet, "wary", "--phone")
     pin = line.split()[3]
     assert "match pinned public key" in termux.run(line.replace(pin, f"sha256//{'A' * 43}="))
     assert termux.called() == ["curl"]
@@ -152,7 +146,7 @@ def test_it_does_nothing_where_it_should_not(termux: SimulatedTermux, world: Fle
         assert "this machine is the host of a fleet" in refused.stderr
     assert (tmp_path / ".local/share/linguabus/fleet").exists()
     assert "paste the whole line" in termux.run("sh join.sh linguabus", succeeds=False)
-    client = line_for(world.fleet, "desk", "--client").split()[-1]
+    client = invitation_line(world.fleet, "desk", "--client").split()[-1]
     assert "not for a node" in termux.run(f"sh join.sh {client}", succeeds=False)
     script(script_for(Wheel(own_wheel().name, b"another one")))
     assert "do not trust this network" in termux.run(f"sh join.sh {line.split()[-1]}", succeeds=False)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -15,6 +17,7 @@ from orchestrator.identity.broker_files import write_broker_files
 from orchestrator.identity.fleet_broker import FleetBroker
 from orchestrator.identity.fleet_folder import FleetFolder, FleetSettings
 from schemas.roles import Role
+from tests.support.repository import ROOT
 
 HOST = "127.0.0.1"
 
@@ -32,6 +35,12 @@ class FleetWorld:
         with MqttBus(self.members[name].broker(), client_id=connection or f"{name}-test") as bus:
             bus.connect(timeout_s=10.0)
             yield bus
+
+
+def invitation_line(fleet: FleetFolder, name: str, *options: str) -> str:
+    """What the host's owner reads who invites somebody."""
+    command = [sys.executable, "-m", "orchestrator.cli", "--home", str(fleet.path.parent), "invite", name, *options]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True).stdout.strip()
 
 
 def make_fleet(home: Path) -> FleetFolder:
