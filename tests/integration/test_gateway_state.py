@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 
 import httpx
@@ -59,7 +58,7 @@ def test_metrics_show_the_fleet(root: str) -> None:
     assert any(name.startswith("linguabus_stage_predicted_seconds,node=") for name in shown)
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
+@pytest.mark.long
 def test_prometheus_own_check_has_nothing_to_say(root: str) -> None:
     text = httpx.get(f"{root}/metrics").content
     done = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, check=False)
@@ -124,7 +123,7 @@ def test_the_dashboard_shows_metrics_that_there_are(root: str) -> None:
     assert {name.removesuffix("_bucket").removesuffix("_total") for name in asked} <= names
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
+@pytest.mark.long
 def test_prometheus_takes_the_configuration() -> None:
     file = ROOT / "docs" / "monitoring" / "prometheus.yml"
     done = subprocess.run(["promtool", "check", "config", str(file)], capture_output=True, text=True, check=False)
