@@ -68,8 +68,8 @@ def test_paused_in_mid_answer_others_take_over(mosquitto: LocalBroker, tiny_stor
         serving(mosquitto, tiny_store, tmp_path, 2) as client,
     ):
         wait_until_serving(client)
-        apply(client, objective="throughput", pins=[["embed", "pi"], ["head", "pi"]])
-        assert [stage.node for stage in client.plan().stages] == ["pi", "phone", "pi"]
+        apply(client, pins=[["embed", "pi"]])
+        assert [stage.node for stage in client.plan().stages] == ["pi", "phone"], "the quicker one has the rest"
         expected = "".join(client.ask(prompt=PROMPT, max_tokens=2 * TOKENS))
         answer = client.ask(prompt=PROMPT, max_tokens=2 * TOKENS, stats=True)
         pieces = iter(answer)

@@ -93,6 +93,7 @@ def test_a_proxy_in_front_of_it_sees_packets(broker: SecuredBroker, watcher: Mqt
         assert [event.payload for event in collect_deliveries(sender, 1)] == [b"QUIET"]
         assert [event.payload for event in collect_deliveries(watcher, 1)] == [b"quiet"]
 
+        assert sender.flush(DEADLINE_S), "what is not acknowledged is sent again"
         assert proxy.cut() == 1
         collect(sender, lambda events: {Connected, Disconnected} <= {type(event) for event in events})
         sender.publish(TOPIC, b"back", qos=1)
