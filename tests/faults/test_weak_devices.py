@@ -36,12 +36,12 @@ ENDS: dict[str, Any] = {"objective": "throughput", "pins": [["embed", "a"], ["he
 QUICK = Timing(settle_s=0.2, start_s=1.0, loss_settle_s=0.1, resend_s=0.5, exclude_s=1.0)
 ANSWERS = '{"percentage": %d, "status": "%s", "temperature": %d}'
 WELL = (80, "CHARGING", 30)
-ILL = (
-    ((80, "CHARGING", 47), "its battery is at 47 C"),
-    ((14, "DISCHARGING", 30), "its battery is at 14 %, not charging"),
-)
-SHRUNK = ((32_000_000, "of memory left"), (9_000_000, "may end it at any moment"))
-"""What is left, first so that others can take the layers over, then so that there is no time for that; what is said."""
+HOT = ((80, "CHARGING", 47), "its battery is at 47 C")
+EMPTY = ((14, "DISCHARGING", 30), "its battery is at 14 %, not charging")
+IN_TIME = (32_000_000, "of memory left")
+"""What is left, so that others can take the layers over; what is said."""
+AT_ONCE = (9_000_000, "may end it at any moment")
+"""There is no time for that."""
 
 
 class World:
@@ -126,14 +126,21 @@ def termux(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.parametrize(
+    "ills", [pytest.param((HOT,), id="hot"), pytest.param((EMPTY, HOT), id="empty, hot", marks=pytest.mark.long)]
+)
 def test_a_hot_or_an_empty_phone_gives_its_layers_up_until_it_is_well(
-    mosquitto: LocalBroker, tiny_store: ModelStore, tmp_path: Path, termux: Path
+    mosquitto: LocalBroker,
+    tiny_store: ModelStore,
+    tmp_path: Path,
+    termux: Path,
+    ills: tuple[tuple[tuple[int, str, int], str], ...],
 ) -> None:
     say(termux, WELL)
     with world(mosquitto, tiny_store, tmp_path, ("tests.support.sick_node", "is_asked_often")) as fleet:
         expected, by = fleet.ask()
         assert by == ["a", PHONE, "b"]
-        for times, (reading, reason) in enumerate(ILL):
+        for times, (reading, reason) in enumerate(ills):
             text, by = fleet.ask(lambda reading=reading: say(termux, reading))  # type: ignore[misc]
             assert (text, by) == (expected, ["a", "b"])
             assert fleet.told("drained")[times:] == [f"node {PHONE} gives up its layers: {reason}"]
@@ -158,8 +165,12 @@ def test_readers_that_hang_cost_no_token(
         assert not (termux / "says").exists(), "it was asked, and has not answered"
 
 
+@pytest.mark.parametrize(
+    "shrunk",
+    [pytest.param((AT_ONCE,), id="at once"), pytest.param((IN_TIME, AT_ONCE), id="in time", marks=pytest.mark.long)],
+)
 def test_a_phone_whose_control_group_shrinks_gives_its_layers_up_until_there_is_more(
-    mosquitto: LocalBroker, tiny_store: ModelStore, tmp_path: Path
+    mosquitto: LocalBroker, tiny_store: ModelStore, tmp_path: Path, shrunk: tuple[tuple[int, str], ...]
 ) -> None:
     with (
         memory_group("linguabus") as group,
@@ -168,7 +179,7 @@ def test_a_phone_whose_control_group_shrinks_gives_its_layers_up_until_there_is_
         memory_bytes = fleet.view().memory_bytes
         expected, by = fleet.ask()
         assert by == ["a", PHONE, "b"]
-        for times, (left_bytes, told) in enumerate(SHRUNK):
+        for times, (left_bytes, told) in enumerate(shrunk):
             text, by = fleet.ask(lambda left_bytes=left_bytes: group.leave_bytes(left_bytes))  # type: ignore[misc]
             assert (text, by) == (expected, ["a", "b"])
             assert fleet.phone.process.poll() is None
