@@ -4,6 +4,8 @@ PYTHON ?= python3
 TORCH_INDEX ?=
 ARGS ?=
 export PYTHON TORCH_INDEX
+# Tests and demo start many processes, which would each compile every module again.
+unexport PYTHONDONTWRITEBYTECODE
 
 BIN := .venv/bin
 SETUP_INPUTS := pyproject.toml .ci/setup
