@@ -1,7 +1,7 @@
 """Fixtures that many tests share, how examples are drawn, and how many tests run at once.
 
 Property tests draw the same examples in each run: who runs the tests to see whether all is well is not to meet a
-case that nobody has met before. `make test-long` draws twenty times as many, others each time.
+case that nobody has met before. `make test-long` draws thirty times as many, others each time.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ EXPLORE = "explore"
 MOST_WORKERS = 8
 
 _ON_ANY_MACHINE = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.register_profile("same", _ON_ANY_MACHINE, derandomize=True, max_examples=50)
+settings.register_profile("same", _ON_ANY_MACHINE, derandomize=True, max_examples=30)
 settings.register_profile(EXPLORE, _ON_ANY_MACHINE, max_examples=1000, print_blob=True)
 settings.load_profile("same")
 
@@ -62,13 +62,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """For ``-n auto``: three for two cores, as many tests wait for processes that they started.
+    """For ``-n auto``: two for each core, as many tests wait for processes that they started.
 
     None for tests that are named one by one or whose output is to be seen.
     """
     if config.option.capture == "no" or (config.args and all("::" in name for name in config.args)):
         return 0
-    return min(max((os.cpu_count() or 1) * 3 // 2, 2), MOST_WORKERS)
+    return min(max((os.cpu_count() or 1) * 2, 2), MOST_WORKERS)
 
 
 @pytest.hookimpl(optionalhook=True)

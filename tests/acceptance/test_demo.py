@@ -69,7 +69,8 @@ def test_the_compose_files_nodes_can_hold_the_model_together_and_two_can_not(
 
 
 @pytest.mark.parametrize(
-    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.long), signal.SIGKILL]
+    "number",
+    [signal.SIGINT, *(pytest.param(one, marks=pytest.mark.long) for one in (signal.SIGTERM, signal.SIGKILL))],
 )
 def test_stopping_the_demo_stops_everything(number: signal.Signals) -> None:
     with subprocess.Popen([*DEMO, "--keep"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:

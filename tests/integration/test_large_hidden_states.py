@@ -10,6 +10,7 @@ import onnxruntime
 from broker.local_broker import LocalBroker
 from orchestrator.model.model import Model
 from orchestrator.model.store import ModelStore
+from tests.support.in_process import converting_here
 from tests.support.nodes import running_nodes
 from tests.support.ring import Ring
 from tests.support.tiny_models import make_checkpoint
@@ -53,7 +54,8 @@ def test_states_beyond_the_largest_half_travel_as_halves(mosquitto: LocalBroker,
     checkpoint = make_checkpoint("gemma3", tmp_path / "gemma")
     _scale_residual_stream(checkpoint)
     store = ModelStore(tmp_path / "home")
-    store.add(str(checkpoint), name="huge", precision="fp32", profile="exact")
+    with converting_here():
+        store.add(str(checkpoint), name="huge", precision="fp32", profile="exact")
     model = store.open("huge")
     assert _largest_hidden_state(model, 4) > LARGEST_HALF
     with running_nodes(["a", "b"], mosquitto.url, tmp_path) as nodes, Ring(mosquitto.url, model) as ring:

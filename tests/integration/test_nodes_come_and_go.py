@@ -162,5 +162,4 @@ def test_node_drain_empties_a_node_that_stays_and_may_come_back(
     with serving(mosquitto, tiny_store, tmp_path) as client:
         assert ring(client) == ["alfa", "charlie"], "remembered over a restart"
         assert cli.run([*home, "node", "drain", "bravo", "--undo"]) == 0
-        assert client.rebalance(timeout_s=DEADLINE_S).changed
-        assert ring(client) == list(NAMES)
+        use_all(client)

@@ -31,3 +31,14 @@ def test_errors_of_ours_stay_what_they_are(
         run_module("a_step", [], "reading tiny", lambda _: None, tmp_path)
     assert type(caught.value) is kind
     assert str(caught.value) == f"reading tiny failed: {words}"
+
+
+def test_a_step_keeps_its_docstrings_whatever_pythons_optimiser_is_set_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a_step.py").write_text("'Said.'; print(__doc__)")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONOPTIMIZE", "2")
+    said: list[str] = []
+    run_module("a_step", [], "reading tiny", said.append, tmp_path)
+    assert said == ["Said."]
