@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from orchestrator.model.store import ModelStore
+from tests.support.bus_recorder import until
 from tests.support.fleet_world import FleetWorld
 from tests.support.polling import DEADLINE_S
 from tests.support.repository import ROOT
@@ -61,7 +62,7 @@ def models(root: str, key: str | None = None, **options: object) -> httpx.Respon
 def test_programs_of_this_machine_need_no_key(world: FleetWorld, home: Path) -> None:
     world.members["owner"].save(home / "credential.json")
     with api(home) as root:
-        assert [model["id"] for model in models(root).json()["data"]] == ["tiny"]
+        until("a plan", lambda: [model["id"] for model in models(root).json()["data"]] == ["tiny"])
 
 
 def test_a_key_is_good_until_it_is_revoked(world: FleetWorld, home: Path) -> None:
