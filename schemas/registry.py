@@ -6,11 +6,10 @@ On the wire a message is a JSON object with two members more than its dataclass:
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from schemas import contract
+from schemas import contract, json_text
 from schemas.errors import MessageError, UnexpectedType
 
 MAX_MESSAGE_BYTES = 1_500_000
@@ -47,7 +46,7 @@ def encode(value: Any) -> bytes:
     """
     document = {"type": _NAMES[type(value)], "v": SCHEMA_VERSION, **contract.dump(value)}
     try:
-        payload = json.dumps(document, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+        payload = json_text.compact(document).encode()
     except UnicodeEncodeError:
         problem = "can't be sent: it has bytes that are no UTF-8 text, leave them out"
         raise MessageError(f"{document['type']} {problem}") from None
@@ -66,7 +65,7 @@ def decode(payload: bytes, *expected: type[_T]) -> _T:
     _check_size(payload)
     try:
         # Decoded here because json.loads would also guess UTF-16, UTF-32 and a byte order mark.
-        document = json.loads(str(payload, "utf-8"), parse_constant=_refuse_constant)
+        document = json_text.read(str(payload, "utf-8"))
     except (ValueError, RecursionError) as error:
         raise MessageError(f"not JSON: {error}") from None
     if not isinstance(document, dict):
@@ -84,7 +83,3 @@ def decode(payload: bytes, *expected: type[_T]) -> _T:
 def _check_size(payload: bytes) -> None:
     if len(payload) > MAX_MESSAGE_BYTES:
         raise MessageError(f"message of {len(payload)} bytes, allowed are {MAX_MESSAGE_BYTES}")
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not a JSON number")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from starlette.responses import StreamingResponse
+
+from schemas import json_text
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
@@ -18,7 +19,7 @@ HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
 def event(value: dict[str, Any]) -> bytes:
     """A line with a value."""
-    return b"data: " + json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+    return b"data: " + json_text.compact(value).encode() + b"\n\n"
 
 
 def comment(text: str) -> bytes:

@@ -20,6 +20,7 @@ from orchestrator.gateway.event_stream import LineStream
 from orchestrator.gateway.gateway import Gateway
 from orchestrator.gateway.ollama_requests import Asked, ChatAsked, GenerateAsked, ModelAsked
 from orchestrator.gateway.streams import unless_hung_up
+from schemas import json_text
 from schemas.errors import LinguabusError
 from schemas.messages import StreamEnd, StreamText, Tool, ToolFormat
 
@@ -174,7 +175,7 @@ async def _lines(answer: AsyncAnswer, said: _Said, quiet_s: float) -> AsyncItera
 
 
 def _line(value: dict[str, Any]) -> bytes:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+    return json_text.compact(value).encode() + b"\n"
 
 
 def _part(model: str, said: dict[str, Any]) -> dict[str, Any]:

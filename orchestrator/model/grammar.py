@@ -17,6 +17,7 @@ from orchestrator.model import grammar_trial
 from orchestrator.model.errors import MissingDependency
 from orchestrator.model.served import Expectation
 from orchestrator.model.written_numbers import bounded
+from schemas import json_text
 from schemas.contract import short
 from schemas.errors import LinguabusError
 from schemas.limits import MAX_EXPECTED_TOKENS, MAX_GRAMMAR_DEPTH
@@ -195,7 +196,7 @@ def _sources(grammar: Grammar) -> Iterator[str]:
         raise _refused(grammar, f"it is not JSON ({error})") from None
     if not isinstance(schema, dict):
         raise _refused(grammar, f"it has to be a JSON object, not {short(schema)}")
-    if _depth(schema) > MAX_GRAMMAR_DEPTH:
+    if json_text.depth(schema) > MAX_GRAMMAR_DEPTH:
         raise _refused(grammar, f"it is nested deeper than {MAX_GRAMMAR_DEPTH} levels")
     narrower = bounded(schema)
     try:
@@ -204,15 +205,6 @@ def _sources(grammar: Grammar) -> Iterator[str]:
         yield LLMatcher.grammar_from_json_schema(schema, overrides=_SEPARATORS)
     except ValueError as error:
         raise _refused(grammar, str(error)) from None
-
-
-def _depth(value: Any) -> int:
-    """How deep lists and objects are nested, without recursion."""
-    depth, level = 0, [value]
-    while level := [item for item in level if isinstance(item, dict | list)]:
-        depth += 1
-        level = [child for item in level for child in (item.values() if isinstance(item, dict) else item)]
-    return depth
 
 
 def _refused(grammar: Grammar, fault: str) -> GrammarRefused:

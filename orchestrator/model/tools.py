@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any
 
+from schemas import json_text
 from schemas.errors import LinguabusError
 from schemas.limits import MAX_TOOL_DEPTH, MAX_TOOLS_CHARACTERS
 from schemas.messages import ChatMessage, Tool
@@ -70,25 +70,14 @@ def _call(call_id: str | None, name: str, arguments: dict[str, Any]) -> dict[str
 
 def _object(text: str, place: str) -> dict[str, Any]:
     try:
-        value = json.loads(text, parse_constant=_refuse)
+        value = json_text.read(text)
+        is_too_deep = json_text.depth(value) > MAX_TOOL_DEPTH
     except RecursionError:
-        raise BadTools(f"{place}: objects and arrays go deeper than {MAX_TOOL_DEPTH}") from None
+        is_too_deep = True
     except ValueError:
         raise BadTools(f"{place}: is no JSON") from None
+    if is_too_deep:
+        raise BadTools(f"{place}: objects and arrays go deeper than {MAX_TOOL_DEPTH}")
     if not isinstance(value, dict):
         raise BadTools(f"{place}: must be a JSON object")
-    _check_depth([value], place)
     return value
-
-
-def _check_depth(layer: list[Any], place: str) -> None:
-    for _ in range(MAX_TOOL_DEPTH):
-        members = [list(one.values()) if isinstance(one, dict) else one for one in layer]
-        layer = [one for each in members for one in each if isinstance(one, dict | list)]
-        if not layer:
-            return
-    raise BadTools(f"{place}: objects and arrays go deeper than {MAX_TOOL_DEPTH}")
-
-
-def _refuse(constant: str) -> NoReturn:
-    raise ValueError(constant)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Sequence
 
@@ -17,6 +16,7 @@ from orchestrator.operator_api.home_assistant import (
     status_topic,
 )
 from orchestrator.operator_api.home_states import home_states
+from schemas import json_text
 from schemas.messages import HomeNode, encode
 from schemas.topics import HOME_COMMAND, HOME_FLEET, HOME_NODE
 
@@ -120,8 +120,7 @@ class HomeTeller:
         self._found.discard(node)
 
     def _announce(self, device: str, document: dict[str, object]) -> None:
-        text = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
-        self._tell(config_topic(self._prefix, device), text.encode())
+        self._tell(config_topic(self._prefix, device), json_text.compact(document).encode())
 
     def _tell(self, topic: str, payload: bytes) -> None:
         if self._told.get(topic) != payload:

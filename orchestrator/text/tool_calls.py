@@ -10,8 +10,9 @@ import json
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
+from schemas import json_text
 from schemas.messages import ToolFormat
 
 
@@ -178,7 +179,7 @@ class _JsonScan:
 def _calls(text: str, names: Collection[str], *, is_marked: bool) -> list[FoundCall] | None:
     """The calls in JSON, one or a list of them; None if one of them is none."""
     try:
-        value = json.loads(text, parse_constant=_refuse)
+        value = json_text.read(text)
         entries = value if isinstance(value, list) else [value]
         calls = [_found(entry, names, is_marked=is_marked) for entry in entries]
     except (ValueError, RecursionError):
@@ -191,13 +192,9 @@ def _found(entry: Any, names: Collection[str], *, is_marked: bool) -> FoundCall:
     if not isinstance(entry, dict) or not isinstance(name := entry.get("name"), str):
         raise ValueError("no call")
     given = entry.get("arguments", entry.get("parameters", {} if is_marked else None))
-    arguments = json.loads(given, parse_constant=_refuse) if isinstance(given, str) else given
+    arguments = json_text.read(given) if isinstance(given, str) else given
     if not isinstance(arguments, dict) or not name or (names and name not in names):
         raise ValueError("no call")
     shown = json.dumps(arguments, ensure_ascii=False)
     (name + shown).encode()  # half of a surrogate pair is no text
     return FoundCall(name, shown)
-
-
-def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is no JSON")
