@@ -8,14 +8,15 @@ import click
 
 _SPAN = re.compile(r"(\d{1,4})([smhd])")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-_LONGEST_S = 30 * 86_400
+LONGEST_S = 30 * 86_400
+"""Longer ones nobody means."""
 
 
 def seconds_of(_context: click.Context, parameter: click.Parameter, value: str) -> float:
     """The seconds that an option or an argument means."""
     found = _SPAN.fullmatch(value)
     seconds = int(found[1]) * _SECONDS[found[2]] if found else 0
-    if not 1 <= seconds <= _LONGEST_S:
+    if not 1 <= seconds <= LONGEST_S:
         raise click.BadParameter("write a time such as 30s, 15m, 2h or 1d, 30d at most", param=parameter)
     return seconds
 

@@ -14,6 +14,12 @@ MAX_BLOBS = 4096
 """Of a segment, and of what a node keeps on standby."""
 MAX_MEMORY_MARGIN = 0.9
 """Share of the memory that a node may use."""
+LOW_MEMORY_BYTES = 50 * MB
+"""A node whose system has less left is short of it; so is one of which the next two are true."""
+STALLED_MEMORY_PERCENT = 20.0
+"""All its work waits for memory for so much of the time."""
+OVER_MEMORY_SHARE = 1.1
+"""It takes more than this of what it may use."""
 MIN_CHUNK_TOKENS, MAX_CHUNK_TOKENS = 2, 4096
 """Of the longest chunk of a prompt."""
 MAX_GUESSED_TOKENS = 32

@@ -9,11 +9,10 @@ from datetime import datetime
 from pathlib import Path
 
 from broker.private_file import write_private
+from broker.time_span import LONGEST_S
 
 _FILE = "pause.json"
 _MOST_BYTES = 4096
-MAX_S = 30 * 86_400.0
-"""Of a pause that ends by itself. One that seems to be longer was written by another clock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +22,8 @@ class Pause:
     until: float | None = None
 
     def is_over(self, now: float) -> bool:
-        """Has it ended by itself?"""
-        return self.until is not None and not now < self.until <= now + MAX_S
+        """Has it ended by itself? One that seems to be longer than can be asked for was written by another clock."""
+        return self.until is not None and not now < self.until <= now + LONGEST_S
 
     @property
     def reason(self) -> str:

@@ -14,7 +14,7 @@ import ctypes
 import mmap
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 _MADV_DONTNEED = 4
@@ -66,10 +66,8 @@ def let_go_of_file_pages(folder: Path) -> None:
     ONNX Runtime packs most weights into memory of its own when it opens a graph. It keeps the file mapped where rows
     are looked up, too, with all pages that it has read once. Linux only.
     """
-    with contextlib.suppress(OSError, AttributeError, ValueError):
-        advise = ctypes.CDLL(None, use_errno=True).madvise
-        for start, stop in _unwritten_mappings(Path("/proc/self/smaps").read_text("utf-8", "replace"), folder):
-            advise(ctypes.c_void_p(start), ctypes.c_size_t(stop - start), _MADV_DONTNEED)
+    with contextlib.suppress(OSError, ValueError):
+        _let_go(_unwritten_mappings(Path("/proc/self/smaps").read_text("utf-8", "replace"), folder))
 
 
 def drop_pages(address: int, size_bytes: int) -> None:
@@ -77,8 +75,14 @@ def drop_pages(address: int, size_bytes: int) -> None:
     start = -(-address // mmap.PAGESIZE) * mmap.PAGESIZE
     stop = (address + size_bytes) // mmap.PAGESIZE * mmap.PAGESIZE
     if stop > start:
-        with contextlib.suppress(OSError, AttributeError):
-            advise = ctypes.CDLL(None, use_errno=True).madvise
+        _let_go([(start, stop)])
+
+
+def _let_go(ranges: Iterable[tuple[int, int]]) -> None:
+    """Give the pages at these addresses back, where the system has a way to."""
+    with contextlib.suppress(OSError, AttributeError):
+        advise = ctypes.CDLL(None, use_errno=True).madvise
+        for start, stop in ranges:
             advise(ctypes.c_void_p(start), ctypes.c_size_t(stop - start), _MADV_DONTNEED)
 
 

@@ -169,9 +169,12 @@ class BlobStore:
         needed = sum(blob.size_bytes - _size_bytes(self._part(blob)) for blob in missing)
         stored, limit = self.used_bytes(), self.limit_bytes
         below, excess = _STANDBY if only_spare else _NEVER, stored + needed - limit
-        spare = sum(entry.stat().st_size for worth, _, entry in self._removable(wanted) if worth < below)
+        if excess <= 0:
+            return
+        removable = self._removable(wanted, below=below)
+        spare = sum(path.stat().st_size for path in removable)
         if excess <= spare:
-            self._free(excess, wanted, below=below)
+            self._free(excess, removable)
         else:  # and nothing is deleted in vain
             excess -= spare
             raise StorageFull(
@@ -179,13 +182,13 @@ class BlobStore:
                 f" {self.directory}, raise --storage-limit-mb, or choose another folder with --home"
             )
 
-    def _free(self, size_bytes: int, wanted: Collection[str], *, below: int) -> None:
-        """Delete files worth less than ``below``, those needed least first, until so many bytes are free."""
-        for worth, _, entry in self._removable(wanted):
-            if size_bytes <= 0 or worth >= below:
+    def _free(self, size_bytes: int, paths: Sequence[Path]) -> None:
+        """Delete files, the first ones first, until so many bytes are free."""
+        for path in paths:
+            if size_bytes <= 0:
                 break
-            size_bytes -= entry.stat().st_size
-            entry.unlink()
+            size_bytes -= path.stat().st_size
+            path.unlink()
 
     def give_back(self) -> None:
         """Delete files that nobody needs, those used longest ago first, where they are beyond the limit: the owner's,
@@ -193,28 +196,28 @@ class BlobStore:
         if not self._transferring.acquire(blocking=False):
             return  # it makes room for itself
         try:
-            self._free(self._budget.excess_bytes(self.used_bytes()), (), below=_STANDBY)
+            if (excess := self._budget.excess_bytes(self.used_bytes())) > 0:
+                self._free(excess, self._removable((), below=_STANDBY))
         except OSError as error:
             _log.warning("%s can't be tidied up: %s", self.directory, error.strerror)
         finally:
             self._transferring.release()
 
-    def _removable(self, wanted: Collection[str]) -> list[tuple[int, float, Path]]:
-        """Files that may be deleted, those that are needed least first: (worth, last use, path)."""
+    def _removable(self, wanted: Collection[str], *, below: int) -> list[Path]:
+        """Files worth less than ``below`` that are not ``wanted``, those that are needed least first."""
         found = []
-        for entry in self.directory.iterdir():
-            sha256 = entry.name.removesuffix(".part")
-            if sha256 not in wanted:
-                found.append((self._worth(sha256), entry.stat().st_mtime, entry))
-        return sorted(found)
+        for path in self.directory.iterdir():
+            sha256 = path.name.removesuffix(".part")
+            if sha256 not in wanted and (worth := self._worth(sha256)) < below:
+                found.append((worth, path.stat().st_mtime, path))
+        return [path for _, _, path in sorted(found)]
 
     def _delete(self, wanted: Collection[str]) -> int:
         """Delete all that no segment needs; how many bytes that were."""
         freed = 0
-        for worth, _, entry in self._removable(wanted):
-            if worth < _IN_USE:
-                freed += entry.stat().st_size
-                entry.unlink()
+        for path in self._removable(wanted, below=_IN_USE):
+            freed += path.stat().st_size
+            path.unlink()
         return freed
 
     def _worth(self, sha256: str) -> int:

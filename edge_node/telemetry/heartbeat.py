@@ -9,7 +9,6 @@ from edge_node.core import NodeCore
 from edge_node.storage.blob_store import BlobStore
 from edge_node.telemetry import device
 from edge_node.telemetry.battery import BatteryMonitor
-from edge_node.telemetry.costs import costs_of
 from edge_node.telemetry.memory_guard import MemoryGuard
 from edge_node.telemetry.reading import Reading
 from edge_node.telemetry.rejections import Rejections
@@ -49,7 +48,6 @@ class HeartbeatBuilder:
         core, stats = self._core, self._bus.stats
         rss_bytes, peak_rss_bytes = device.memory_bytes()
         battery, memory = self._battery.read(), self._memory.reading
-        costs = costs_of(core, self._store, stats)
         return Heartbeat(
             node=core.node,
             incarnation=core.incarnation,
@@ -71,9 +69,9 @@ class HeartbeatBuilder:
             frames_dropped=core.total_frames_dropped,
             reconnects=stats.reconnects,
             busy_s=busy_s,
-            sent_bytes=costs.sent_bytes,
-            received_bytes=costs.received_bytes,
-            tokens=costs.tokens,
+            sent_bytes=stats.wire_out,
+            received_bytes=stats.wire_in + self._store.fetched_bytes,
+            tokens=core.tokens,
         )
 
     def close(self) -> None:

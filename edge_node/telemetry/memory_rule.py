@@ -7,13 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from edge_node.telemetry.device import LEFT_BYTES
-from schemas.limits import MB
+from schemas.limits import LOW_MEMORY_BYTES, MB, OVER_MEMORY_SHARE, STALLED_MEMORY_PERCENT
 
-LOW_BYTES, LEAST_BYTES = 50_000_000, 16_000_000
-"""With less than the least left the kernel may end the node at any moment: it waits for nobody."""
-STALLED_PERCENT = 20.0
-OVER_SHARE = 1.1
-"""Of what it may use: with more, a node is over its limit."""
+LEAST_BYTES = 16_000_000
+"""With less left the kernel may end the node at any moment: it waits for nobody."""
 RELIEF_INTERVAL_S = 10.0
 """Letting go costs reads of the disk later."""
 WELL_S = 3.0
@@ -36,8 +33,8 @@ class MemoryReading:
     @property
     def level(self) -> int:
         """From 0, well, to `_LEAST`."""
-        by_room = sum(self.available_bytes < limit for limit in (LEFT_BYTES, LOW_BYTES, LEAST_BYTES))
-        return max(by_room, int((self.stalled_percent or 0.0) >= STALLED_PERCENT))
+        by_room = sum(self.available_bytes < limit for limit in (LEFT_BYTES, LOW_MEMORY_BYTES, LEAST_BYTES))
+        return max(by_room, int((self.stalled_percent or 0.0) >= STALLED_MEMORY_PERCENT))
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +77,7 @@ class MemoryRule:
             return Verdict()
         before, was_over = self._level, self._is_over
         self._level = reading.level
-        self._is_over = has_stages and resident_bytes > OVER_SHARE * self._memory_bytes
+        self._is_over = has_stages and resident_bytes > OVER_MEMORY_SHARE * self._memory_bytes
         if self._relieved is not None:
             self._relieved = None
             return self._after_relief(reading, resident_bytes, has_stages=has_stages)

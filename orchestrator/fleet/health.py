@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from orchestrator.fleet.battery_trend import BatteryTrend
 from orchestrator.fleet.plausibility import oddities
 from orchestrator.text.figures import megabytes
+from schemas.limits import LOW_MEMORY_BYTES, OVER_MEMORY_SHARE, STALLED_MEMORY_PERCENT
 from schemas.messages import Heartbeat
 
 TRUST_S = 10.0
@@ -27,11 +28,11 @@ class HealthLimits:
     """At this temperature of its battery a node gives up its layers. Chips are hotter, and slow down by themselves."""
     heat_margin_c: float = 5.0
     """It may have some again this much below."""
-    memory_low_bytes: int = 50_000_000
+    memory_low_bytes: int = LOW_MEMORY_BYTES
     """With less left in its system a node gives up its layers; it may have some again at twice of it. 0: never."""
-    memory_stalled_percent: float = 20.0
+    memory_stalled_percent: float = STALLED_MEMORY_PERCENT
     """At this share of the time in which all its work waits for memory, too; it may have some again at half of it."""
-    memory_over_share: float = 1.1
+    memory_over_share: float = OVER_MEMORY_SHARE
     """With layers that take more than this of what it may use, too."""
     dwell_s: float = 3.0
     """How long it must last."""
