@@ -16,6 +16,7 @@ from services import fleet_of, installed
 from smollm2 import open_smollm2
 
 from orchestrator.client import Client
+from orchestrator.commands.answers import tokens_per_s
 from schemas.messages import ChatMessage, Grammar, Sampling
 from tests.support.random_schemas import random_schema
 
@@ -54,7 +55,7 @@ def _speed(client: Client, grammar: Grammar | None, tokens: int) -> float:
     )  # fmt: skip
     "".join(answer)
     assert answer.end
-    return (answer.end.completion_tokens - 1) / (answer.end.total_s - answer.end.ttft_s)
+    return tokens_per_s(answer.end)
 
 
 def _cost(client: Client, quick: bool) -> list[Result]:
@@ -85,10 +86,10 @@ def measure(quick: bool) -> list[Result]:
         ):
             made = [_document(client, seed) for seed in range(documents)]
             took_s = sum(seconds for _, _, seconds in made)
-            tokens_per_s = sum(tokens for _, tokens, _ in made) / took_s
+            speed = sum(tokens for _, tokens, _ in made) / took_s
             valid = sum(is_valid for is_valid, _, _ in made)
             results.append(Result(f"valid documents, {profile}", valid, f"of {documents}", at_least=documents))
-            results.append(Result(f"documents, {profile}, with prompts and ends", tokens_per_s, "tokens/s"))
+            results.append(Result(f"documents, {profile}, with prompts and ends", speed, "tokens/s"))
             if profile == "fast":
                 results += _cost(client, quick)
     return results

@@ -40,15 +40,16 @@ class Topic:
 
     def filter(self, **values: object) -> str:
         """The subscription filter: placeholders not given become ``+``."""
-        return "/".join(
-            "+" if part.startswith("{") and part[1:-1] not in values else self._fill(part, values)
-            for part in self._parts
-        )
+        return self._filled(values, "+")
 
     def shown(self, **values: object) -> str:
         """The topic for people: placeholders not given stay."""
+        return self._filled(values, None)
+
+    def _filled(self, values: dict[str, object], instead: str | None) -> str:
+        """``instead``: what stands for each placeholder that is not given; None: itself."""
         return "/".join(
-            part if part.startswith("{") and part[1:-1] not in values else self._fill(part, values)
+            (instead or part) if part.startswith("{") and part[1:-1] not in values else self._fill(part, values)
             for part in self._parts
         )
 

@@ -60,8 +60,7 @@ which topic: docs/security.md."""
 
 def document() -> dict[str, Any]:
     """The whole document."""
-    names = {id(value): name.lower() for name, value in vars(topics).items() if isinstance(value, Topic)}
-    by_row = {topic: names[id(topic)] for topic in TOPICS}
+    names = {value: name.lower() for name, value in vars(topics).items() if isinstance(value, Topic)}
     carried = {name_of(cls) for topic in TOPICS for cls in topic.messages}
     schemas: dict[str, Any] = {}
     for name in sorted(carried):
@@ -85,8 +84,8 @@ def document() -> dict[str, Any]:
                 "security": [{"$ref": "#/components/securitySchemes/member"}],
             }
         },
-        "channels": {name: _channel(topic) for topic, name in by_row.items()},
-        "operations": dict(_operation(topic, by_row) for topic in TOPICS if topic not in _AMONG_NODES),
+        "channels": {name: _channel(topic) for topic, name in names.items()},
+        "operations": dict(_operation(topic, names) for topic in TOPICS if topic not in _AMONG_NODES),
         "components": {
             "messages": {**{name: _message(name, schemas[name]) for name in sorted(carried)}, _FRAME: _frame()},
             "schemas": dict(sorted(schemas.items())),
@@ -110,8 +109,8 @@ def _channel(topic: Topic) -> dict[str, Any]:
     return channel
 
 
-def _operation(topic: Topic, by_row: dict[Topic, str]) -> tuple[str, dict[str, Any]]:
-    name = by_row[topic]
+def _operation(topic: Topic, names: dict[Topic, str]) -> tuple[str, dict[str, Any]]:
+    name = names[topic]
     action = "receive" if topic in _RECEIVED else "send"
     operation: dict[str, Any] = {
         "action": action,
@@ -120,7 +119,7 @@ def _operation(topic: Topic, by_row: dict[Topic, str]) -> tuple[str, dict[str, A
         "bindings": {"mqtt": {"qos": topic.qos, "retain": topic.retain, "bindingVersion": "0.2.0"}},
     }
     if answered := _REPLIES.get(topic):
-        operation["reply"] = {"channel": {"$ref": f"#/channels/{by_row[answered]}"}}
+        operation["reply"] = {"channel": {"$ref": f"#/channels/{names[answered]}"}}
     return f"{action}_{name}", operation
 
 

@@ -31,22 +31,34 @@ class Connection(Protocol):
         """Read no more of an answer."""
 
 
-class Answer:
-    """One answer on its way. Iterate over the object for the text; then ``end`` says how the answer ended."""
+class AnswerSoFar:
+    """What has come of an answer; then ``end`` says how it ended."""
 
-    def __init__(self, client: Connection, stream: AnswerStream) -> None:
-        self._client = client
-        self._cancel_wanted = False
-        self._was_waiting = False
+    def __init__(self, stream: AnswerStream) -> None:
         self.stream = stream
         self.request = stream.submit.request
-        self.on_waiting: Callable[[Waiting | None], None] = lambda _: None
-        """Called about twice a second while the answer waits for something, and with None when it goes on."""
         self.text = ""
         self.token_ids: list[int] = []
         self.logprobs: list[TokenLogprobs] = []
         """How likely they were, where that was asked for."""
         self.end: StreamEnd | None = None
+
+    def _add(self, piece: StreamText) -> None:
+        self.text += piece.text
+        self.token_ids.extend(piece.token_ids)
+        self.logprobs.extend(piece.logprobs or ())
+
+
+class Answer(AnswerSoFar):
+    """One answer on its way. Iterate over the object for the text."""
+
+    def __init__(self, client: Connection, stream: AnswerStream) -> None:
+        super().__init__(stream)
+        self._client = client
+        self._cancel_wanted = False
+        self._was_waiting = False
+        self.on_waiting: Callable[[Waiting | None], None] = lambda _: None
+        """Called about twice a second while the answer waits for something, and with None when it goes on."""
 
     @property
     def times(self) -> AnswerTimes:
@@ -75,9 +87,7 @@ class Answer:
                 self._tell_waiting()
                 for message in messages:
                     if isinstance(message, StreamText):
-                        self.text += message.text
-                        self.token_ids.extend(message.token_ids)
-                        self.logprobs.extend(message.logprobs or ())
+                        self._add(message)
                         if message.text:
                             yield message.text
                     elif isinstance(message, StreamEnd):

@@ -16,6 +16,7 @@ from typing import Any, Self
 
 from broker.address import BrokerAddress
 from broker.errors import BusError
+from orchestrator.client.answer import AnswerSoFar
 from orchestrator.client.answer_reader import Waiting
 from orchestrator.client.answer_stream import AnswerStream, StreamMessage
 from orchestrator.client.client import Client
@@ -36,7 +37,6 @@ from schemas.messages import (
     StatusReply,
     StreamEnd,
     StreamText,
-    TokenLogprobs,
     ToolFormat,
 )
 
@@ -56,24 +56,18 @@ class StillThere:
     waiting: Waiting | None = None
 
 
-class AsyncAnswer:
-    """One answer on its way. Iterate over the object for the text; then ``end`` says how the answer ended."""
+class AsyncAnswer(AnswerSoFar):
+    """One answer on its way. Iterate over the object for the text."""
 
     def __init__(self, client: AsyncClient, stream: AnswerStream) -> None:
+        super().__init__(stream)
         self._client = client
-        self._stream = stream
         self._arrived: asyncio.Queue[_Item] = asyncio.Queue()
-        self.request = stream.submit.request
-        self.text = ""
-        self.token_ids: list[int] = []
-        self.logprobs: list[TokenLogprobs] = []
-        """How likely they were, where that was asked for."""
-        self.end: StreamEnd | None = None
 
     @property
     def tool_format(self) -> ToolFormat | None:
         """How its model writes calls of tools; known before the first piece."""
-        return self._stream.tool_format
+        return self.stream.tool_format
 
     def put(self, item: _Item) -> None:
         """Take in what has arrived; for the client."""
@@ -105,9 +99,7 @@ class AsyncAnswer:
                 if isinstance(item, StreamEnd):
                     self.end = item
                 elif isinstance(item, StreamText):
-                    self.text += item.text
-                    self.token_ids.extend(item.token_ids)
-                    self.logprobs.extend(item.logprobs or ())
+                    self._add(item)
                     yield item
                 elif item is None or isinstance(item, Waiting):
                     yield StillThere(item)

@@ -46,6 +46,11 @@ class Question:
         return dataclasses.replace(self, sampling=dataclasses.replace(self.sampling, seed=seed))
 
 
+def random_seed() -> int:
+    """A seed for an answer that nobody wants twice."""
+    return secrets.randbelow(SEEDS)
+
+
 def seed_of(wanted: int | None) -> int:
     """A seed of the caller's, brought into the range of ours; a random one where he has none."""
-    return secrets.randbelow(SEEDS) if wanted is None else wanted % SEEDS
+    return random_seed() if wanted is None else wanted % SEEDS

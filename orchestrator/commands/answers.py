@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +13,7 @@ import click
 
 from broker.option_types import FiniteRange
 from orchestrator.client import Answer
+from orchestrator.client.question import random_seed
 from orchestrator.commands.interrupts import stop_on_interrupt
 from orchestrator.commands.output import on_output_gone
 from orchestrator.commands.terminal import as_typed
@@ -48,7 +48,7 @@ class AnswerOptions:
             repetition_penalty=self.repetition_penalty,
             presence_penalty=self.presence_penalty,
             frequency_penalty=self.frequency_penalty,
-            seed=secrets.randbelow(2**53) if self.seed is None else self.seed,
+            seed=random_seed() if self.seed is None else self.seed,
         )
 
     def opening(self) -> list[ChatMessage]:

@@ -211,10 +211,8 @@ def command(
         broker: str | BrokerAddress = settings.address
         if FleetFolder.exists(settings.home) and not settings.broker_is_named:
             fleet = FleetFolder.of(settings.home)
-            if home_assistant not in (
-                "",
-                fleet.settings.home_assistant,
-            ):  # remembered, for whoever writes the broker's roles
+            # Remembered, for whoever writes the broker's roles.
+            if home_assistant and home_assistant != fleet.settings.home_assistant:
                 fleet = FleetFolder.update(settings.home, replace(fleet.settings, home_assistant=home_assistant))
             membership = stack.enter_context(Membership(fleet, interface_addresses))
             own = fleet.own_credential()

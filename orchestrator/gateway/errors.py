@@ -51,8 +51,7 @@ class ApiError(OrchestratorError):
     @property
     def headers(self) -> dict[str, str]:
         """Those that go with the status."""
-        headers = {} if self.retry_after_s is None else {"retry-after": str(math.ceil(self.retry_after_s))}
-        return headers | ({"www-authenticate": 'Bearer realm="linguabus"'} if self.status == 401 else {})
+        return {} if self.retry_after_s is None else {"retry-after": str(math.ceil(self.retry_after_s))}
 
 
 def as_api_error(error: LinguabusError) -> ApiError:

@@ -27,7 +27,6 @@ class GatewayLimits:
 
     answers: int = 128
     answers_per_caller: int = 64
-    answers_per_question: int = 8
     quiet_s: float = 10.0
     """In a stream something is said so often, so that nothing between here and the caller ends it."""
 

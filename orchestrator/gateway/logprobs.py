@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from schemas.limits import LEAST_LOGPROB
 from schemas.messages import TokenLogprobs
-
-_UNKNOWN = -9999.0
-"""OpenAI's own number for what is hardly likely, and here for what can't be had again."""
 
 
 def chat_logprobs(tokens: Sequence[TokenLogprobs] | None) -> dict[str, Any] | None:
@@ -41,4 +39,5 @@ def text_logprobs(tokens: Sequence[TokenLogprobs] | None, offset: int) -> dict[s
 
 
 def _entry(text: str, logprob: float | None) -> dict[str, Any]:
-    return {"token": text, "logprob": _UNKNOWN if logprob is None else logprob, "bytes": list(text.encode())}
+    """What can't be had again has OpenAI's own number for what is hardly likely."""
+    return {"token": text, "logprob": LEAST_LOGPROB if logprob is None else logprob, "bytes": list(text.encode())}

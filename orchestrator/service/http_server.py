@@ -90,9 +90,15 @@ class HttpServer(Closing):
             _log.warning("connections have to wait: %s (not logged again)", describe(error))
 
     def call(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
-        """Run a coroutine in the server's event loop, once it was started, and return what comes of it."""
-        assert self._is_up.wait(_START_S), "the server has not been started"
-        assert self._loop
+        """Run a coroutine in the server's event loop, once it was started, and return what comes of it.
+
+        Raises:
+            RuntimeError: the server has not been started.
+        """
+        self._is_up.wait(_START_S)
+        if self._loop is None:
+            coroutine.close()
+            raise RuntimeError("the server has not been started")
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
     def start(self) -> None:
