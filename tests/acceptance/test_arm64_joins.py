@@ -22,7 +22,7 @@ from tests.support.arm64 import CHIPS, arm64_programs, arm64_python, cpuinfo
 from tests.support.container_images import served
 from tests.support.debian_system import DebianSystem, debian_system, end, fresh_copy
 from tests.support.fleet_world import FleetWorld, invitation_line
-from tests.support.nodes import NodeProcess
+from tests.support.nodes import running_node
 from tests.support.repository import ROOT
 from tests.support.served_fleet import served_fleet
 from tests.support.services import apply, wait_until_serving
@@ -48,15 +48,8 @@ def joined(world: FleetWorld, name: str, home: Path, *options: str, python: str 
     assert words[:2] == ["linguabus", "join"]
     home.mkdir()
     command = [python, "-m", "orchestrator.cli", "--home", str(home), "-v", *words[1:], *PATIENT, *options]
-    with (home / "log").open("wb") as log:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=ROOT)
-    node = NodeProcess(name, home, process, home / "log")
-    try:
+    with running_node(name, command, home):
         yield
-    finally:
-        code = node.end()
-    assert code == 0, node.log()
-    assert "Traceback" not in node.log()
 
 
 def nodes_of(client: Client) -> dict[str, NodeView]:

@@ -16,7 +16,7 @@ from orchestrator.client import Client
 from orchestrator.model.store import ModelStore
 from tests.support.built_packages import Environment, bare, build_packages
 from tests.support.fleet_world import FleetWorld, invitation_line
-from tests.support.nodes import NodeProcess
+from tests.support.nodes import NodeProcess, running_node
 from tests.support.polling import DEADLINE_S
 from tests.support.served_fleet import served_fleet
 from tests.support.services import wait_until_serving
@@ -46,23 +46,8 @@ def words_for(world: FleetWorld, name: str, *options: str) -> list[str]:
 @contextmanager
 def running(name: str, command: Sequence[str | Path], home: Path) -> Iterator[None]:
     """A node that goes on in the block, and ends well."""
-    log_path = home / "log"
-    with log_path.open("ab") as log:
-        process = subprocess.Popen(
-            command,
-            cwd=home,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            env=bare(LINGUABUS_HOME=str(home)),
-        )
-    node = NodeProcess(name, home, process, log_path)
-    try:
+    with running_node(name, command, home, cwd=home, env=bare(LINGUABUS_HOME=str(home))):
         yield
-    finally:
-        code = node.end()
-    assert code == 0, node.log()
-    assert "Traceback" not in node.log()
 
 
 def answers_with(world: FleetWorld, name: str, deadline_s: float = DEADLINE_S) -> None:

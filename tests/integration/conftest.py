@@ -46,3 +46,12 @@ def root(gateway_world: GatewayWorld) -> Iterator[str]:
     """The root of a gateway that soon says when nothing comes."""
     with gateway_world.gateway(quiet_s=0.1) as root:
         yield root
+
+
+@pytest.fixture
+def endless(gateway_world: GatewayWorld) -> Iterator[None]:
+    """Answers stop after four tokens, and stay open."""
+    gateway_world.fleet.most_tokens = 4
+    yield
+    gateway_world.fleet.most_tokens = None
+    gateway_world.until_nothing_is_open()

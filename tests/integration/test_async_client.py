@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 
 import pytest
@@ -68,15 +68,6 @@ def test_what_is_wrong_is_told_to_who_asks(gateway_world: GatewayWorld) -> None:
             assert await (await client.ask(hello(3))).whole() == answer_text(5, 3)
 
     asyncio.run(ask())
-
-
-@pytest.fixture
-def endless(gateway_world: GatewayWorld) -> Iterator[None]:
-    """Answers stop after four tokens, and stay open."""
-    gateway_world.fleet.most_tokens = 4
-    yield
-    gateway_world.fleet.most_tokens = None
-    gateway_world.until_nothing_is_open()
 
 
 async def begun(client: AsyncClient) -> AsyncAnswer:

@@ -9,10 +9,8 @@ import httpx
 import ollama
 import pytest
 
-from tests.support.gateway_world import GatewayWorld
+from tests.support.gateway_world import HELLO, GatewayWorld
 from tests.support.scripted_nodes import answer_text
-
-HELLO: list[Any] = [{"role": "user", "content": "hello"}]
 
 
 @pytest.fixture

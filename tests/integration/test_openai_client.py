@@ -15,12 +15,9 @@ import pytest
 from orchestrator.gateway.access import key_access
 from orchestrator.gateway.access_key import key_text
 from orchestrator.service.http_access import Access
-from tests.support.gateway_world import GatewayWorld, openai_client
+from tests.support.gateway_world import HELLO, GatewayWorld, openai_client
 from tests.support.polling import DEADLINE_S
 from tests.support.scripted_nodes import answer_text
-
-HELLO: list[Any] = [{"role": "user", "content": "hello"}]
-"""Five tokens here: letters."""
 
 
 @pytest.fixture
@@ -169,15 +166,6 @@ def test_nothing_is_where_nothing_is(root: str) -> None:
     assert httpx.get(f"{root}/health").json()["status"] == "ok"
     assert httpx.get(f"{root}/ready").json() == {"status": "ok", "model": "tiny"}
     assert "/v1/chat/completions" in httpx.get(f"{root}/openapi.json").json()["paths"]
-
-
-@pytest.fixture
-def endless(gateway_world: GatewayWorld) -> Iterator[None]:
-    """Answers stop after four tokens, and stay open."""
-    gateway_world.fleet.most_tokens = 4
-    yield
-    gateway_world.fleet.most_tokens = None
-    gateway_world.until_nothing_is_open()
 
 
 @pytest.mark.usefixtures("endless")

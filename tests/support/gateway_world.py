@@ -25,6 +25,8 @@ from tests.support.secured_broker import SecuredBroker
 from tests.support.services import operator, wait_until_serving
 
 HOST = "127.0.0.1"
+HELLO: list[Any] = [{"role": "user", "content": "hello"}]
+"""Five tokens here: letters."""
 
 
 class GatewayWorld:

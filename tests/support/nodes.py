@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,6 +72,23 @@ def start_node(
     with log_path.open("ab") as log:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=cwd, env=os.environ)
     return NodeProcess(name, home, process, log_path)
+
+
+@contextmanager
+def running_node(
+    name: str, command: Sequence[str | Path], home: Path, *, cwd: Path = ROOT, env: Mapping[str, str] | None = None
+) -> Iterator[None]:
+    """A node that another command starts: it goes on in the block, and ends well."""
+    log_path = home / "log"
+    with log_path.open("ab") as log:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=cwd, env=env)
+    node = NodeProcess(name, home, process, log_path)
+    try:
+        yield
+    finally:
+        code = node.end()
+    assert code == 0, node.log()
+    assert "Traceback" not in node.log()
 
 
 @contextmanager
