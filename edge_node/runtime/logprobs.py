@@ -18,13 +18,13 @@ def token_logprobs(logits: NDArray[Any], token: int, alternatives: int) -> bytes
         logits: (vocabulary,), any float type, all that are not masked finite; not changed.
         alternatives: how many of the likeliest tokens are wanted; of equal ones the lowest ids.
     """
-    shifted = logits.astype(np.float32)
-    shifted -= shifted.max()
+    wide = logits.astype(np.float32)
+    shifted = wide - wide.max()
     shifted -= np.log(np.exp(shifted).sum())
-    count = min(alternatives, shifted.size)
+    count = min(alternatives, wide.size)
     ids = np.empty(0, np.int64)
-    if count:
-        likely = np.flatnonzero(shifted >= np.partition(shifted, -count)[-count])
-        ids = likely[np.argsort(-shifted[likely], kind="stable")][:count]
+    if count:  # by the logits themselves: shifted ones may have become equal
+        likely = np.flatnonzero(wide >= np.partition(wide, -count)[-count])
+        ids = likely[np.argsort(-wide[likely], kind="stable")][:count]
     values = np.clip(shifted[[token, *ids]], LEAST_LOGPROB, 0.0)
     return pack_logprobs(Logprobs(float(values[0]), ids.tolist(), values[1:].tolist()))

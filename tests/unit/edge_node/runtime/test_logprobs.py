@@ -41,6 +41,11 @@ def test_logarithms_of_probabilities_against_the_plain_definition(
     assert (logits == before).all()
 
 
+def test_what_is_hardly_likelier_is_likelier() -> None:
+    logits = np.array([0.0, 6e-8, 3.0], np.float16)
+    assert list(told(logits, 0, 3).ids) == [2, 1, 0]
+
+
 def test_what_can_not_come_has_the_least_logarithm() -> None:
     found = told(np.array([1.0, -np.inf], np.float32), 1, 2)
     assert (found.token, list(found.ids), list(found.values)) == (LEAST_LOGPROB, [0, 1], [0.0, LEAST_LOGPROB])
