@@ -22,6 +22,7 @@ from orchestrator.events import (
     GrammarCompiled,
     JobFailed,
     Malformed,
+    ModelAdded,
     ModelOpened,
     ModelUnusable,
     NodeForgotten,
@@ -114,6 +115,9 @@ class Core:
                 return self._operator.preview_failed(event.job, event.reason)
             case PlanSolved() | PlanEvaluated() | SegmentsBuilt() | StandbyPlanned() | FleetDivided() | JobFailed():
                 return self.plane.pipelines.answered(event, now_s)
+            case ModelAdded():
+                if self.plane.opening is None and self.plane.pipeline.model is None:
+                    return self.plane.open_model(event.name)
             case ModelOpened() | ModelUnusable():
                 return self._model(event, now_s)
             case PlanHeard():
@@ -166,9 +170,7 @@ class Core:
         self.plane.pipelines.start(now_s)
         if self.plane.opening:
             return [OpenModel(self.plane.opening)]
-        self.plane.pipelines.no_model(
-            "no model is active: run linguabus model add SOURCE, then linguabus model use NAME"
-        )
+        self.plane.pipelines.no_model("no model is active: run linguabus model add SOURCE where linguabus serve runs")
         return []
 
     def _plan_heard(self, event: PlanHeard) -> list[Effect]:

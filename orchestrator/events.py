@@ -186,6 +186,13 @@ class CommandUnreadable:
 
 
 @dataclass(frozen=True)
+class ModelAdded:
+    """A model has become the active one of this machine, where none was."""
+
+    name: str
+
+
+@dataclass(frozen=True)
 class ModelOpened:
     """Answer to ``OpenModel``."""
 
@@ -301,6 +308,7 @@ Event = (
     | NodeSaid
     | NodeRevoked
     | NodeForgotten
+    | ModelAdded
     | PlanHeard
     | TokensHeard
     | Submitted

@@ -273,7 +273,7 @@ def _announce(membership: Membership | None, info: ServiceInfo) -> None:
     click.echo(f"orchestrator: pipeline {info.pipeline} on {info.broker}, model {info.model or 'none yet'}")
     click.echo(f"model parts: {' '.join(info.blob_urls)}")
     if not info.model:
-        click.echo("next: linguabus model add SOURCE, in another terminal, then: linguabus model use NAME")
+        click.echo("next: linguabus model add SOURCE, in another terminal; it is served as soon as it is there")
     if membership:
         click.echo(
             "next: linguabus invite NAME, in another terminal, for each device that is to join   (stop with Ctrl-C)"

@@ -22,20 +22,12 @@ from orchestrator.core import Core
 from orchestrator.deployment.plan import ServingSettings
 from orchestrator.effects import (
     Asker,
-    BuildSegments,
-    CompileGrammar,
-    DivideFleet,
     Effect,
-    EncodePrompt,
-    EvaluatePlan,
     ForgetRequest,
     Halt,
     LimitMessages,
     Listen,
     Note,
-    OpenModel,
-    PlanStandby,
-    PreviewPlan,
     Publish,
     SaveConstraints,
     SaveDrained,
@@ -46,12 +38,11 @@ from orchestrator.effects import (
     SaveProfile,
     SaveRequest,
     SaveTokens,
-    SolvePlan,
     TellEvents,
     TellHistory,
 )
 from orchestrator.errors import Superseded
-from orchestrator.events import BusDown, BusUp, Event, NodeForgotten, NodeRevoked, Restored, Stopping, Tick
+from orchestrator.events import BusDown, BusUp, Event, ModelAdded, NodeForgotten, NodeRevoked, Restored, Stopping, Tick
 from orchestrator.model.errors import ModelError
 from orchestrator.model.store import ModelStore
 from orchestrator.operator_api.event_log import EventLog
@@ -60,6 +51,7 @@ from orchestrator.pipelines.partition import pipeline_names
 from orchestrator.service.config import ServiceConfig
 from orchestrator.service.database import Database
 from orchestrator.service.inbox import OTHERS, Inbox
+from orchestrator.service.model_watch import ModelWatch
 from orchestrator.service.request_journal import RequestJournal
 from orchestrator.service.responses import instead_of
 from orchestrator.service.storage_watch import StorageWatch
@@ -67,7 +59,7 @@ from orchestrator.service.sweeper import Sweeper
 from orchestrator.service.tellers import Tellers
 from orchestrator.service.tenure import Claim, Tenure, superseded
 from orchestrator.service.wishes import wishes_of
-from orchestrator.service.worker import Solver, Worker, default_solver
+from orchestrator.service.worker import Job, Solver, Worker, default_solver
 from schemas.errors import ContractError, MemberError, MessageError
 from schemas.limits import MAX_PAYLOAD_BYTES
 from schemas.messages import (
@@ -129,6 +121,8 @@ class Service:
         self._sweeper = Sweeper(bus, lambda name: self.inbox.is_member(name))
         self.inbox.clear = self._sweeper.clear
         self.tellers = Tellers()
+        active = config.model or store.active
+        self._model_watch = ModelWatch(store, active)
         settings = ServingSettings(
             pipeline=config.pipeline,
             context_tokens=config.context_tokens,
@@ -157,7 +151,7 @@ class Service:
             ControlPlane(
                 settings,
                 generation=generation,
-                model=config.model or store.active,
+                model=active,
                 min_nodes=config.min_nodes,
                 max_queued=config.max_queued,
                 blob_urls=blob_urls,
@@ -264,6 +258,8 @@ class Service:
             self._handle(NodeForgotten(name))
         if not (self._asks or self._waiting_for):
             self.tellers.look(time.monotonic())
+            if added := self._model_watch.look(time.monotonic()):
+                self._handle(ModelAdded(added))
         self._do(self._storage.look(self._state.failure, time.monotonic()))
         self._turned_s = time.monotonic()
         return not self._waiting_for
@@ -328,17 +324,7 @@ class Service:
             match effect:
                 case Publish(topic, message, qos, retain, correlation):
                     self._publish(topic, message, qos, retain, correlation)
-                case (
-                    OpenModel()
-                    | EncodePrompt()
-                    | CompileGrammar()
-                    | SolvePlan()
-                    | PreviewPlan()
-                    | DivideFleet()
-                    | BuildSegments()
-                    | PlanStandby()
-                    | EvaluatePlan()
-                ):
+                case _ if isinstance(effect, Job):
                     self._worker.submit(effect)
                 case LimitMessages(max_bytes):
                     self._bus.limit_payload(max_bytes)

@@ -19,6 +19,7 @@ from broker.memory import MemoryBroker, MemoryBus
 from orchestrator.client import AnswerFailed, Client, ControlRefused
 from orchestrator.errors import AddressInUse, Superseded
 from orchestrator.model.errors import ModelFilesLost
+from orchestrator.model.store import ModelStore
 from orchestrator.service.config import ServiceConfig
 from orchestrator.service.database import Database
 from orchestrator.service.run import run_service
@@ -36,6 +37,7 @@ from schemas.messages import (
     encode,
 )
 from schemas.topics import CONTROL_REPLY, CONTROL_SUBMIT, NODE_STATUS, PLAN, REQUEST_SUBMIT, TOKEN
+from tests.support.added_model import AddedModel
 from tests.support.polling import DEADLINE_S
 from tests.support.scripted_fleet import ScriptedFleet, TinyStore, prepared
 from tests.support.scripted_nodes import answer_text, make_birth, make_manifest, make_submit
@@ -395,6 +397,20 @@ def test_the_service_starts_without_a_model_answers_and_stops(mosquitto: LocalBr
                 hello(client)
             assert error.value.code == "no_model"
             assert client.status().generation == info.generation == 1
+
+
+def test_the_first_model_is_served_as_soon_as_it_is_added(
+    mosquitto: LocalBroker, tmp_path: Path, added_model: AddedModel
+) -> None:
+    config = ServiceConfig(broker_url=mosquitto.url, data_dir=tmp_path, timing=QUICK)
+    with running_service(config), patient_client(mosquitto.url) as client:
+        assert client.status().model is None
+        client.listen()
+        archive = tmp_path / "tiny.tar"
+        ModelStore(added_model.home / "models").export("tiny", archive)
+        ModelStore(tmp_path / "models").add(str(archive))
+        while client.status().model != "tiny":
+            client.events(DEADLINE_S)
 
 
 def test_who_serves_no_fleet_serves_model_parts_by_http(open_mosquitto: LocalBroker, tmp_path: Path) -> None:
