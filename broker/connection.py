@@ -25,7 +25,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 from broker.address import BrokerAddress
 from broker.bus import Connected, Disconnected, Event
 from broker.dial import BackgroundDial
-from broker.errors import BrokerRefused, BrokerUnreachable, BusClosed, MemberRefused
+from broker.errors import HOW_TO_JOIN, BrokerRefused, BrokerUnreachable, BusClosed, MemberRefused
 from broker.paho_client import SocketClient
 from schemas.back_off import absence_s, back_off_s, out_of_step
 
@@ -143,6 +143,8 @@ class Connection:
         self._go_online(greeting, reconnect=False)
 
     def _refusal(self, code: ReasonCode) -> BrokerRefused:
+        if self._address.tls and not self._address.username:
+            return BrokerRefused(str(self._address), str(code), f"this device is no member there: {HOW_TO_JOIN}")
         if self._address.authority and code.value in UNKNOWN_KEY:
             return MemberRefused(str(self._address), str(code), self._address.username or "this device")
         return BrokerRefused(str(self._address), str(code))

@@ -6,6 +6,11 @@ from collections.abc import Iterable
 
 from schemas.errors import LinguabusError
 
+HOW_TO_JOIN = (
+    "join the fleet by the line that 'linguabus invite NAME' prints on its host, or say where to connect with --broker"
+)
+"""For who has no credential."""
+
 
 class BusError(LinguabusError):
     """Base of everything this package raises on purpose."""

@@ -13,11 +13,13 @@ from click.core import ParameterSource
 
 from broker.address import DEFAULT_URL, parse_broker_url
 from broker.credential import FILE, Credential
+from broker.errors import BrokerRefused, BrokerUnreachable
 from broker.exit_deadline import end_on_signals
 from broker.option_types import FiniteRange, IntOrWord
 from broker.security import is_exposed, password_warning
 from broker.whereabouts import Whereabouts
 from edge_node.config import BLOBS, SPEEDS, NodeConfig, read_speed
+from edge_node.errors import NotJoined
 from edge_node.guest.commands import COMMANDS
 from edge_node.guest.home_option import home_option
 from edge_node.runtime.process_heap import ask_for_huge_pages
@@ -108,7 +110,9 @@ def _take_home(home: Path) -> None:
     "--storage-limit-mb",
     type=click.IntRange(16),
     metavar="MB",
-    help="Disk to use at most. [default: 1/2 of what is free]",
+    help="Disk that model parts may take, in MB of 10^6 bytes. Where room is needed, parts that nobody needs leave"
+    " first, the longest unused ones before others, then those on standby, then those in use. [default: 1/2 of what"
+    " is free]",
 )
 @click.option(
     "--threads",
@@ -260,7 +264,12 @@ def node(
     if whereabouts:
         whereabouts.keep_learning()
     click.echo(f"node {name} at {address}: stop with Ctrl-C", err=True)
-    service.run(lambda: end_on_signals(asked_to_stop, until_s=lambda: service.stays_until_s))
+    try:
+        service.run(lambda: end_on_signals(asked_to_stop, until_s=lambda: service.stays_until_s))
+    except (BrokerRefused, BrokerUnreachable) as error:
+        if credential or broker:
+            raise
+        raise NotJoined(error.address, error.reason) from error
 
 
 for _command in COMMANDS:

@@ -2,6 +2,7 @@
 
 import re
 
+from broker.errors import HOW_TO_JOIN
 from schemas.errors import LinguabusError
 from schemas.limits import MAX_LINE
 from schemas.messages import LoadFailureCode
@@ -29,6 +30,14 @@ class HomeInUse(NodeError):
         super().__init__(
             f"a node runs on {home} already{process}: stop that one first, or give this one another --home"
         )
+
+
+class NotJoined(NodeError):
+    """A device that is no member of a fleet was not told of another broker, and has none that lets it in."""
+
+    def __init__(self, address: str, reason: str) -> None:
+        own = f"no broker of its own lets it in ({address}: {reason})"
+        super().__init__(f"this device has joined no fleet, and {own}: {HOW_TO_JOIN}")
 
 
 class BlobUnavailable(NodeError):

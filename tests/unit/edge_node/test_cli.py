@@ -5,18 +5,22 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import click
 import pytest
 
 from broker.credential import FILE, Credential
+from broker.errors import BrokerRefused
+from broker.mqtt import MqttBus
 from edge_node.cli import node
 from edge_node.config import read_speed
 from edge_node.errors import HomeInUse
 from edge_node.storage.home_lock import only_node
 from orchestrator.identity.authority import make_authority
 from tests.support.bus_recorder import until
+from tests.support.members import as_orchestrator
 from tests.support.nodes import start_node
 from tests.support.polling import DEADLINE_S
 from tests.support.repository import ROOT
@@ -69,6 +73,27 @@ def test_who_has_joined_as_a_client_lends_nothing(tmp_path: Path) -> None:
     code, lines = run(LINGUABUS_HOME=str(tmp_path))
     assert code == 2
     assert lines[-1].startswith("Error: this device has joined as laptop, an operator, and lends nothing as that: ")
+
+
+def test_who_has_joined_no_fleet_is_told_how(tmp_path: Path) -> None:
+    """Here with another default address, where nobody is: this machine may have a broker."""
+    script = "from edge_node import cli; cli.DEFAULT_URL = 'mqtt://127.0.0.1:9'; cli.main()"
+    command = [sys.executable, "-c", script, "--home", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=DEADLINE_S)
+    assert done.returncode == 2
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(
+        "Error: this device has joined no fleet, and no broker of its own lets it in (mqtt://127.0.0.1:9: "
+    )
+    assert "join the fleet by the line that 'linguabus invite NAME' prints on its host" in last
+
+
+def test_who_has_no_key_for_a_fleets_broker_is_told_how_to_join(mosquitto: SecuredBroker) -> None:
+    ours = as_orchestrator(mosquitto.url)
+    stranger = replace(ours, username=None, password=None)
+    said = "this device is no member there: join the fleet by the line that"
+    with MqttBus(stranger, client_id="stranger") as bus, pytest.raises(BrokerRefused, match=said):
+        bus.connect()
 
 
 def test_a_home_has_one_node(tmp_path: Path, mosquitto: SecuredBroker) -> None:
