@@ -16,12 +16,14 @@ from broker.errors import PayloadTooLarge
 from orchestrator.client.answer_stream import AnswerStream, StreamMessage
 from orchestrator.client.answer_times import AnswerTimes
 from orchestrator.client.errors import AnswerIncomplete, QuestionTooLong, start_one
-from schemas.messages import StreamError, StreamStatus, SubmitRequest, encode
-from schemas.topics import REQUEST_RENEW, REQUEST_SUBMIT
+from schemas.messages import CancelRequest, OrchestratorStatus, StreamError, StreamStatus, SubmitRequest, decode, encode
+from schemas.topics import REQUEST_CANCEL, REQUEST_RENEW, REQUEST_SUBMIT
 
 RENEW_S = 0.5
 SILENCE_S = 3.0
 """After this long without a word of the orchestrator it is asked for one; after as long again it counts as missing."""
+_MOST_GONE = 256
+"""Pipelines of which that is remembered."""
 _SUBMIT_AGAIN_S = 2.0
 """Between two submissions of the same question."""
 
@@ -58,6 +60,8 @@ class AnswerReader:
         """When the connection to the broker was lost; None while there is one."""
         self.due_s = math.inf
         """When `act` next has something to do."""
+        self._gone: set[str] = set()
+        """Pipelines whose orchestrator has said, or the broker for it, that it is gone."""
 
     @property
     def requests(self) -> tuple[str, ...]:
@@ -72,6 +76,10 @@ class AnswerReader:
     def get(self, request: str) -> AnswerStream | None:
         """An answer's stream; None once it has ended or was left."""
         return self._streams.get(request)
+
+    def is_gone(self, pipeline: str) -> bool:
+        """Is it known that nobody serves this pipeline? For any thread."""
+        return pipeline in self._gone
 
     # --- orders -----------------------------------------------------------------------------------------------
 
@@ -89,6 +97,11 @@ class AnswerReader:
         self._streams[submit.request] = stream
         self.due_s = min(self.due_s, now_s + RENEW_S)
         return stream
+
+    def cancel(self, request: str) -> None:
+        """Tell the orchestrator that nobody wants this answer any more."""
+        topic = REQUEST_CANCEL.format(client=self._name, request=request)
+        self._bus.publish(topic, encode(CancelRequest(request=request)), qos=1)
 
     def leave(self, request: str) -> bool:
         """Read no more of an answer; was it being read?"""
@@ -132,6 +145,14 @@ class AnswerReader:
     def heard(self) -> None:
         """Note that the orchestrator has said something."""
         self._heard_s, self._asked_s = time.monotonic(), None
+
+    def heard_status(self, payload: bytes) -> None:
+        """Note who serves a pipeline; raises `ContractError` for what does not say that."""
+        status = decode(payload, OrchestratorStatus)
+        if status.state == "gone" and len(self._gone) < _MOST_GONE:
+            self._gone.add(status.pipeline)
+        elif status.state == "here":
+            self._gone.discard(status.pipeline)
 
     def lost(self) -> None:
         """Note that the connection to the broker is lost."""
@@ -209,10 +230,12 @@ class AnswerReader:
             raise AnswerIncomplete(
                 f"the broker {self._broker} can't be reached (waited {now_s - self._cut_s:.0f} s): ask again later"
             )
-        if self._cut_s is None and self._is_orchestrator_missing(now_s) and now_s >= self._heard_s + patience_s:
+        is_missing = self._is_orchestrator_missing(now_s) and now_s >= self._heard_s + patience_s
+        has_gone = self.is_gone(stream.submit.pipeline) and not stream.heard
+        if self._cut_s is None and (is_missing or (has_gone and now_s >= stream.times.asked_s + patience_s)):
+            since_s = self._heard_s if is_missing else stream.times.asked_s
             raise AnswerIncomplete(
-                f"no orchestrator answers on {self._broker} (waited {now_s - self._heard_s:.0f} s):"
-                f" {start_one(self._broker)}"
+                f"no orchestrator answers on {self._broker} (waited {now_s - since_s:.0f} s): {start_one(self._broker)}"
             )
 
 

@@ -63,6 +63,8 @@ class AsyncAnswer(AnswerSoFar):
         super().__init__(stream)
         self._client = client
         self._arrived: asyncio.Queue[_Item] = asyncio.Queue()
+        self.is_refused = False
+        """Has the orchestrator said, before anything came, that nothing will?"""
 
     @property
     def tool_format(self) -> ToolFormat | None:
@@ -106,6 +108,7 @@ class AsyncAnswer(AnswerSoFar):
                 elif isinstance(item, Exception):
                     raise item
                 else:
+                    self.is_refused = not self.token_ids
                     raise AnswerFailed(item.code, item.reason)
         finally:
             self.leave()
@@ -131,11 +134,13 @@ class AsyncClient:
         self._answers: dict[str, AsyncAnswer] = {}
         self._orders: deque[Callable[[], None]] = deque()
         """For the thread."""
+        self._ordered: set[asyncio.Future[Any]] = set()
+        """What is awaited of those, and of commands."""
         self._calls: dict[str, tuple[tuple[type[Any], ...], float, asyncio.Future[Any]]] = {}
         """The thread's open commands: what may answer them, until when, who waits."""
         self._told_s: dict[str, float] = {}
         """The thread's: when a request was last told that it waits; none that does not."""
-        self._listeners: set[asyncio.Queue[FleetEvent]] = set()
+        self._listeners: set[asyncio.Queue[FleetEvent | Exception]] = set()
         self._is_listening = False
         self._closing = False
         self._failure: Exception | None = None
@@ -191,6 +196,15 @@ class AsyncClient:
             asked.add_done_callback(_leave)
             raise
 
+    @property
+    def broker(self) -> str:
+        """The broker's address, for people."""
+        return self._client.broker
+
+    def is_gone(self, pipeline: str) -> bool:
+        """Is it known that nobody serves this pipeline?"""
+        return self._client.reader.is_gone(pipeline)
+
     def leave(self, answer: AsyncAnswer) -> None:
         """Read no more of an answer, and cancel it unless it has ended."""
 
@@ -235,15 +249,21 @@ class AsyncClient:
         return await self.command(ShowOverview(), OverviewReply)
 
     async def events(self) -> AsyncGenerator[FleetEvent, None]:
-        """Events from now on; of a reader who takes none the oldest are dropped."""
-        heard: asyncio.Queue[FleetEvent] = asyncio.Queue()
+        """Events from now on; of a reader who takes none the oldest are dropped.
+
+        Raises:
+            AnswerIncomplete, BusError: the client is closed, or its connection has failed.
+        """
+        self._check_open()
+        heard: asyncio.Queue[FleetEvent | Exception] = asyncio.Queue()
         self._listeners.add(heard)
         try:
             if not self._is_listening:
                 self._is_listening = True
                 await self._listen()
-            while True:
-                yield await heard.get()
+            while isinstance(item := await heard.get(), FleetEvent):
+                yield item
+            raise item
         finally:
             self._listeners.discard(heard)
 
@@ -268,10 +288,15 @@ class AsyncClient:
             except Exception as error:
                 self._settle(awaited, None, error)
 
+        self._check_open()
+        self._orders.append(run)
+        self._ordered.add(awaited)
+        awaited.add_done_callback(self._ordered.discard)
+        self._client.wake()
+
+    def _check_open(self) -> None:
         if self._failure or not self._thread.is_alive():
             raise self._failure or AnswerIncomplete(_CLOSED)
-        self._orders.append(run)
-        self._client.wake()
 
     def _settle(self, future: asyncio.Future[Any], result: Any, error: Exception | None) -> None:
         def settle() -> None:
@@ -286,17 +311,17 @@ class AsyncClient:
 
     def _run(self) -> None:
         try:
-            with self._client:
-                while not self._closing:
-                    self._turn()
-        except (BusError, OSError) as error:
-            self._failure = error
-            self._end(error)
+            try:
+                with self._client:
+                    while not self._closing:
+                        self._turn()
+                self._failure = AnswerIncomplete(_CLOSED)
+            except (BusError, OSError) as error:
+                self._failure = error
+            self._loop.call_soon_threadsafe(self._end, self._failure)
         except RuntimeError:  # the event loop is closed
             if not self._loop.is_closed():
                 raise
-        else:
-            self._end(AnswerIncomplete(_CLOSED))
 
     def _turn(self) -> None:
         while self._orders:
@@ -327,7 +352,7 @@ class AsyncClient:
                 told.append((answer, None))
         return told
 
-    def _hear(self, events: Sequence[FleetEvent]) -> None:
+    def _hear(self, events: Sequence[FleetEvent | Exception]) -> None:
         for heard in self._listeners:
             for event in events:
                 if heard.qsize() >= MOST_EVENTS:
@@ -350,10 +375,12 @@ class AsyncClient:
         del self._calls[request]
 
     def _end(self, error: Exception) -> None:
-        """Tell all who wait that there is nothing more to come."""
-        self._loop.call_soon_threadsafe(_hand_over, [(answer, error) for answer in self._answers.values()])
-        for _, _, answered in self._calls.values():
-            self._settle(answered, None, error)
+        """Tell all who wait that there is nothing more to come. In the event loop, where no more can be ordered."""
+        _hand_over([(answer, error) for answer in self._answers.values()])
+        self._hear([error])
+        for awaited in list(self._ordered):
+            if not awaited.done():
+                awaited.set_exception(error)
 
 
 def _hand_over(arrived: Sequence[tuple[AsyncAnswer, _Item]]) -> None:

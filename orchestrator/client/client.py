@@ -22,7 +22,7 @@ from orchestrator.client.answer_reader import SILENCE_S, AnswerReader, Waiting
 from orchestrator.client.answer_stream import StreamMessage
 from orchestrator.client.control_calls import CONTROL_TIMEOUT_S, REPLAN_TIMEOUT_S, SOLVE_TIMEOUT_S, ControlCalls, Reply
 from orchestrator.client.errors import AnswerIncomplete, ControlRefused, NoOrchestrator, QuestionTooLong
-from orchestrator.client.question import Question
+from orchestrator.client.question import PIPELINE, Question
 from schemas.closing import Closing
 from schemas.errors import ContractError
 from schemas.limits import DEFAULT_PATIENCE_S
@@ -30,7 +30,6 @@ from schemas.messages import (
     MOST_EVENTS,
     ApplyConstraints,
     ApplyReply,
-    CancelRequest,
     ChatMessage,
     ClientWill,
     DecisionsReply,
@@ -78,7 +77,7 @@ from schemas.topics import (
     CONTROL_SUBMIT,
     EVENT,
     LONGEST_TOPIC_BYTES,
-    REQUEST_CANCEL,
+    ORCHESTRATOR_STATUS,
     REQUEST_STREAM,
     REQUEST_SUBMIT,
 )
@@ -107,9 +106,8 @@ class Client(Closing):
     ) -> None:
         """Make a client called ``name`` in topics; ``broker`` is the address for error messages.
 
-        ``connection`` tells it from others of the same name, as a member of a fleet may have several.
-
-        ``lease_s`` None is for clients that may read nothing for longer and still want their answers.
+        ``connection`` tells it from others of the same name, as a member of a fleet may have several. ``lease_s`` None
+        is for clients that may read nothing for longer and still want their answers.
         """
         self._bus = bus
         self._name, self._connection = name, connection
@@ -119,11 +117,12 @@ class Client(Closing):
         self.calls = ControlCalls(bus, name=name)
         """The commands that are not answered yet, for who waits for several things at once."""
         self._lease_s = lease_s
-        self._reader = AnswerReader(bus, name=name, broker=broker, silence_s=silence_s)
-        self._woken = False
-        self._events: list[FleetEvent] = []
+        self.reader = AnswerReader(bus, name=name, broker=broker, silence_s=silence_s)
+        """The answers that are not whole yet."""
+        self._woken, self._events = False, list[FleetEvent]()
         # The broker handles one connection's packets in order, so answers can't be missed after this.
-        bus.subscribe([REQUEST_STREAM.filter(client=name), CONTROL_REPLY.filter(client=name)], qos=1)
+        patterns = (REQUEST_STREAM.filter(client=name), CONTROL_REPLY.filter(client=name), ORCHESTRATOR_STATUS.filter())
+        bus.subscribe(patterns, qos=1)
 
     @classmethod
     def connect(cls, broker: str | BrokerAddress, *, timeout_s: float = 5.0, lease_s: float | None = LEASE_S) -> Self:
@@ -151,7 +150,7 @@ class Client(Closing):
 
     def close(self) -> None:
         """Cancel what is open and close the bus."""
-        for request in self._reader.requests:
+        for request in self.reader.requests:
             self.leave(request)
         self._bus.close()
 
@@ -166,7 +165,7 @@ class Client(Closing):
         stop: Sequence[str] = (),
         grammar: Grammar | None = None,
         logprobs: int | None = None,
-        pipeline: str = "main",
+        pipeline: str = PIPELINE,
         stats: bool = False,
         patience_s: float = DEFAULT_PATIENCE_S,
     ) -> Answer:
@@ -190,7 +189,7 @@ class Client(Closing):
         decode(payload, SubmitRequest)  # the orchestrator drops what is outside the contract's limits, without a word
         if len(payload) > SURE_BYTES:
             self._check_length(len(payload))
-        return Answer(self, self._reader.submit(submit))
+        return Answer(self, self.reader.submit(submit))
 
     def _check_length(self, size_bytes: int) -> None:
         """Refuse a question that some broker limit forbids; the orchestrator knows of limits that nodes have found."""
@@ -308,12 +307,11 @@ class Client(Closing):
 
     def send_cancel(self, request: str) -> None:
         """Tell the orchestrator that nobody wants this answer any more."""
-        topic = REQUEST_CANCEL.format(client=self._name, request=request)
-        self._bus.publish(topic, encode(CancelRequest(request=request)), qos=1)
+        self.reader.cancel(request)
 
     def leave(self, request: str) -> None:
         """Read no more of an answer, and cancel it unless it has ended."""
-        if self._reader.leave(request) and self._bus.connected:
+        if self.reader.leave(request) and self._bus.connected:
             self.send_cancel(request)
 
     def receive(self, request: str) -> list[StreamMessage]:
@@ -322,19 +320,19 @@ class Client(Closing):
         Raises:
             AnswerIncomplete: the answer was left, or what it needs was missing for longer than its patience.
         """
-        stream = self._reader.get(request)
+        stream = self.reader.get(request)
         if stream is None:
             raise AnswerIncomplete("the answer was left before its end: ask again")
         if not stream.waiting and not self._poll(_LOOK_S):
-            self._reader.check(request)
+            self.reader.check(request)
         return self._taken(request)
 
     def _taken(self, request: str) -> list[StreamMessage]:
-        stream = self._reader.get(request)
+        stream = self.reader.get(request)
         assert stream
         messages, stream.waiting = stream.waiting, []
         if any(isinstance(message, StreamEnd | StreamError) for message in messages):
-            self._reader.leave(request)
+            self.reader.leave(request)
         return messages
 
     def receive_all(self) -> dict[str, list[StreamMessage] | AnswerIncomplete]:
@@ -342,15 +340,15 @@ class Client(Closing):
 
         An answer that needs what was missing for longer than its patience has the error instead, and is left.
         """
-        if not any(stream.waiting for stream in self._reader.streams):
+        if not any(stream.waiting for stream in self.reader.streams):
             self._poll(_LOOK_S)
         arrived: dict[str, list[StreamMessage] | AnswerIncomplete] = {}
-        for request in self._reader.requests:
+        for request in self.reader.requests:
             try:
                 if messages := self._taken(request):
                     arrived[request] = messages
                 else:
-                    self._reader.check(request)
+                    self.reader.check(request)
             except AnswerIncomplete as error:
                 arrived[request] = error
                 self.leave(request)
@@ -358,22 +356,22 @@ class Client(Closing):
 
     def waiting(self, request: str) -> Waiting | None:
         """What an answer waits for; None while it is being computed."""
-        return self._reader.waiting(request)
+        return self.reader.waiting(request)
 
     def _poll(self, timeout_s: float) -> bool:
         """Sort what arrives; False when time ran out. What is being read is renewed meanwhile."""
         deadline_s = time.monotonic() + timeout_s
         while True:
-            if time.monotonic() >= self._reader.due_s:
-                self._reader.act()
-            events = self._bus.poll(max(0.0, min(deadline_s, self._reader.due_s) - time.monotonic()))
+            if time.monotonic() >= self.reader.due_s:
+                self.reader.act()
+            events = self._bus.poll(max(0.0, min(deadline_s, self.reader.due_s) - time.monotonic()))
             for event in events:
                 if isinstance(event, Delivery):
                     self._sort(event)
                 elif isinstance(event, Disconnected):
-                    self._reader.lost()
+                    self.reader.lost()
                 elif isinstance(event, Connected) and event.reconnect:
-                    self._reader.reconnected()
+                    self.reader.reconnected()
                 elif isinstance(event, Refused):
                     self._on_refused(event)
             if events or self._woken or time.monotonic() >= deadline_s:
@@ -384,16 +382,18 @@ class Client(Closing):
         if place := CONTROL_SUBMIT.match(refused.topic):
             self.calls.refused(place["request"], refused)
         elif REQUEST_SUBMIT.match(refused.topic):
-            self._reader.refused(refused)
+            self.reader.refused(refused)
 
     def _sort(self, delivery: Delivery) -> None:
         try:
             if place := CONTROL_REPLY.match(delivery.topic):
                 self.calls.heard(place["request"], delivery.payload)
-                self._reader.heard()
+                self.reader.heard()
+            elif ORCHESTRATOR_STATUS.match(delivery.topic):
+                self.reader.heard_status(delivery.payload)
             elif EVENT.match(delivery.topic):
                 self._events.append(decode(delivery.payload, FleetEvent))
             elif REQUEST_STREAM.match(delivery.topic):
-                self._reader.take(decode(delivery.payload, *REQUEST_STREAM.messages))
+                self.reader.take(decode(delivery.payload, *REQUEST_STREAM.messages))
         except ContractError:
             return  # not ours to judge; the places of pieces show what is missing

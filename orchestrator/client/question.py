@@ -10,6 +10,8 @@ from schemas.limits import DEFAULT_PATIENCE_S
 from schemas.messages import ChatMessage, Grammar, Sampling, SubmitRequest, Tool
 
 SEEDS = 2**53
+PIPELINE = "main"
+"""The service that is asked unless another one is named."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +30,7 @@ class Question:
     """How many likely tokens to tell with each one that was chosen, and how likely all of them were."""
     grammar: Grammar | None = None
     """The form that the answer has to have."""
-    pipeline: str = "main"
+    pipeline: str = PIPELINE
     stats: bool = False
     patience_s: float = DEFAULT_PATIENCE_S
     """How long it waits for a broker, an orchestrator, nodes or memory that are missing."""

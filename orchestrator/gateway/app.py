@@ -29,10 +29,13 @@ OWN_NAMES = ("127.0.0.1", "localhost", "[::1]")
 """What this machine is asked by where no key is asked for."""
 _CLOSED_BY_CALLER = 499
 _SAID = {
+    400: "the request is none that this server reads",
     401: "no valid API key: make one with 'linguabus key NAME' on the fleet's host",
     404: "there is nothing at this address; see /openapi.json",
     405: "this address does not take that method; see /openapi.json",
+    413: "the body is too long: send a shorter conversation",
     429: "too many wrong keys from your address",
+    431: "the headers are too long",
 }
 
 
@@ -62,8 +65,17 @@ def make_app(gateway: Gateway, *, access: Access | None) -> FastAPI:
     return app
 
 
+def refusal(path: str, status: int) -> Response:
+    """What is said of a request that no route gets to see."""
+    return _response(path, ApiError(status, _SAID[status], code="too_long" if status == 413 else None))
+
+
 def _respond(request: Request, error: ApiError) -> Response:
-    body = ollama_body(error) if request.url.path.startswith("/api/") else openai_body(error)
+    return _response(request.url.path, error)
+
+
+def _response(path: str, error: ApiError) -> Response:
+    body = ollama_body(error) if path.startswith("/api/") else openai_body(error)
     return JSONResponse(body, status_code=error.status, headers=error.headers)
 
 

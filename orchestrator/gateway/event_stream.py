@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import ExitStack
+from collections.abc import AsyncGenerator
+from contextlib import ExitStack, aclosing
 from typing import TYPE_CHECKING, Any
 
 from starlette.responses import StreamingResponse
@@ -34,18 +34,20 @@ COMMENT_STARTING = comment("linguabus")
 class LineStream(StreamingResponse):
     """Sends lines as they come, and lets go what was held for them, however it ends."""
 
-    def __init__(self, lines: AsyncIterator[bytes], held: ExitStack, media_type: str) -> None:
+    def __init__(self, lines: AsyncGenerator[bytes, None], held: ExitStack, media_type: str) -> None:
         super().__init__(lines, media_type=media_type, headers=HEADERS)
+        self._lines = lines
         self._held = held
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send them. When the caller is gone, this is cancelled."""
         with self._held:
-            await super().__call__(scope, receive, send)
+            async with aclosing(self._lines):  # who is cancelled while a line is sent leaves them in the middle
+                await super().__call__(scope, receive, send)
 
 
 class EventStream(LineStream):
     """Lines of server-sent events."""
 
-    def __init__(self, lines: AsyncIterator[bytes], held: ExitStack) -> None:
+    def __init__(self, lines: AsyncGenerator[bytes, None], held: ExitStack) -> None:
         super().__init__(lines, held, "text/event-stream")

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import ExitStack, aclosing
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Response
 
+from broker.errors import BusError
 from orchestrator.client.control_calls import SOLVE_TIMEOUT_S
+from orchestrator.client.errors import ClientError, NoOrchestrator
 from orchestrator.gateway.event_stream import COMMENT_STARTING, EventStream, comment, event
 from orchestrator.gateway.gateway import Gateway
 from schemas.contract import dump, load
 from schemas.messages import (
     DecisionsReply,
     EventsReply,
+    FleetEvent,
     HistoryReply,
     NoPlanReply,
     PlanConstraints,
@@ -79,15 +82,14 @@ def fleet_routes(gateway: Gateway) -> APIRouter:
     return router
 
 
-async def _events(gateway: Gateway, past: bool) -> AsyncIterator[bytes]:
+async def _events(gateway: Gateway, past: bool) -> AsyncGenerator[bytes, None]:
+    """The lines of a stream, which ends with the gateway's connection to the broker."""
     yield COMMENT_STARTING
     async with aclosing(gateway.client.events()) as coming:
         next_one = asyncio.ensure_future(anext(coming))
         try:
-            if past:
-                known = await gateway.client.command(ShowEvents(limit=MOST_PAST_EVENTS), EventsReply)
-                for one in known.events:
-                    yield event(dump(one))
+            if past:  # at once: asyncio warns of each piece that it can't send any more
+                yield b"".join([event(dump(one)) for one in await _past_events(gateway)])
             while True:
                 done, _ = await asyncio.wait({next_one}, timeout=gateway.limits.quiet_s)
                 if not done:
@@ -95,9 +97,20 @@ async def _events(gateway: Gateway, past: bool) -> AsyncIterator[bytes]:
                     continue
                 yield event(dump(next_one.result()))
                 next_one = asyncio.ensure_future(anext(coming))
+        except (BusError, ClientError):
+            return
         finally:
             next_one.cancel()
             await asyncio.gather(next_one, return_exceptions=True)
+
+
+async def _past_events(gateway: Gateway) -> tuple[FleetEvent, ...]:
+    """The newest events; none where nobody is there who knows them."""
+    try:
+        known = await gateway.client.command(ShowEvents(limit=MOST_PAST_EVENTS), EventsReply)
+    except NoOrchestrator:
+        return ()
+    return known.events
 
 
 def _json(reply: object) -> dict[str, Any]:

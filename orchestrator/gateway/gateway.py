@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 from orchestrator.client.async_client import AsyncAnswer, AsyncClient
 from orchestrator.client.errors import NoOrchestrator
-from orchestrator.client.question import Question
+from orchestrator.client.question import PIPELINE, Question
 from orchestrator.gateway.errors import RETRY_AFTER_S, ApiError
 from orchestrator.gateway.metrics import AnswerMetrics
+from schemas.limits import DEFAULT_PATIENCE_S
 
 STATUS_S = 2.0
 """What the orchestrator has said of itself counts for so long."""
@@ -45,12 +46,14 @@ class Gateway:
 
     # --- models -----------------------------------------------------------------------------------------------
 
-    async def models(self) -> tuple[str, ...]:
-        """The models that are served, by name.
+    async def models(self, *, patience_s: float = DEFAULT_PATIENCE_S) -> tuple[str, ...]:
+        """The models that are served, by name; ``patience_s``: how long who asks would wait for somebody who knows.
 
         Raises:
-            ApiError: nobody is there who knows.
+            NoOrchestrator: nobody is there who knows.
         """
+        if not patience_s and self.client.is_gone(PIPELINE):
+            raise NoOrchestrator(self.client.broker)
         if time.monotonic() < self._looked_s + STATUS_S:
             return self._models
         try:
@@ -63,13 +66,14 @@ class Gateway:
         self._looked_s = time.monotonic()
         return self._models
 
-    async def model(self, wanted: str) -> str:
-        """The model that a caller means.
+    async def model(self, wanted: str, *, patience_s: float = DEFAULT_PATIENCE_S) -> str:
+        """The model that a caller means; ``patience_s`` as in `models`.
 
         Raises:
             ApiError: it is not served, or none is.
+            NoOrchestrator: nobody is there who knows.
         """
-        models = await self.models()
+        models = await self.models(patience_s=patience_s)
         if not models:
             raise ApiError(503, "no model is served yet", code="no_model", retry_after_s=RETRY_AFTER_S)
         if wanted in AUTO_MODELS:
@@ -118,14 +122,19 @@ class Gateway:
             MessageError, QuestionTooLong: see `AsyncClient.ask`.
         """
         held.enter_context(self._room(caller, len(questions)))
-        answers = []
+        answers: list[AsyncAnswer] = []
+        held.callback(self._leave, answers)
         for question in questions:
             answer = await self.client.ask(question)
-            held.callback(self._leave, answer)
             answers.append(answer)
         return answers
 
-    def _leave(self, answer: AsyncAnswer) -> None:
-        """Read no more of an answer; it counts from now on."""
-        answer.leave()
-        self.metrics.ended(answer.end)
+    def _leave(self, answers: Sequence[AsyncAnswer]) -> None:
+        """Read no more of the answers to a question; they count from now on."""
+        is_refused = any(answer.is_refused for answer in answers)
+        for answer in answers:
+            answer.leave()
+            if answer.end:
+                self.metrics.ended(answer.end)
+            else:
+                self.metrics.broken_off(is_refused=is_refused)

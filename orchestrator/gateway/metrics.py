@@ -39,11 +39,13 @@ class AnswerMetrics:
         """Count a request; ``route`` is its pattern, and never what a caller wrote."""
         self._requests.labels(route, str(status)).inc()
 
-    def ended(self, end: StreamEnd | None) -> None:
-        """Count an answer; None: it failed, or its reader left."""
-        self._answers.labels(end.finish_reason if end else "broken_off").inc()
-        if end is None:
-            return
+    def broken_off(self, *, is_refused: bool) -> None:
+        """Count an answer that failed, or that its reader left; a question that is refused never had one."""
+        self._answers.labels("refused" if is_refused else "broken_off").inc()
+
+    def ended(self, end: StreamEnd) -> None:
+        """Count an answer that came to its end."""
+        self._answers.labels(end.finish_reason).inc()
         self._prompt.inc(end.prompt_tokens)
         self._made.inc(end.completion_tokens)
         if end.completion_tokens:

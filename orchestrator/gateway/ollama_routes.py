@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -157,7 +157,7 @@ async def _answer(
         return JSONResponse(said.whole(text, answer.tool_format) | _end(answer.end))
 
 
-async def _lines(answer: AsyncAnswer, said: _Said, quiet_s: float) -> AsyncIterator[bytes]:
+async def _lines(answer: AsyncAnswer, said: _Said, quiet_s: float) -> AsyncGenerator[bytes, None]:
     """The lines of a stream. While nothing comes, empty pieces keep it open: there are no comments here."""
     try:
         async for piece in answer.pieces(quiet_s=quiet_s):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from orchestrator.client.question import seed_of
 from orchestrator.gateway.errors import ApiError
@@ -25,10 +26,20 @@ class Fields(BaseModel):
     model_config = ConfigDict(extra="ignore", strict=False)
 
 
+TextType = Literal["text", "input_text", "output_text"]
+_NO_TEXT = {
+    "image_url": "pictures can't be looked at",
+    "input_image": "pictures can't be looked at",
+    "input_audio": "sound can't be listened to",
+    "file": "files can't be opened",
+    "input_file": "files can't be opened",
+}
+
+
 class TextPart(Fields):
     """A part of a message that is text; there are no others here."""
 
-    type: Literal["text", "input_text", "output_text"]
+    type: TextType
     text: str
 
 
@@ -54,6 +65,17 @@ class Message(Fields):
     tool_calls: list[Call] | None = None
     tool_call_id: str | None = None
     name: str | None = None
+
+    @field_validator("content", mode="before")
+    @classmethod
+    def _is_text(cls, value: Any) -> Any:
+        """Name a part that is no text: the model could not be told of it."""
+        for number, part in enumerate(value if isinstance(value, list) else ()):
+            kind = part.get("type") if isinstance(part, dict) else None
+            if isinstance(kind, str) and kind not in get_args(TextType):
+                why = _NO_TEXT.get(kind, "there are no parts of its type")
+                raise PydanticCustomError("no_text", f"part {number} is no text, and {why} here: leave it out")
+        return value
 
     def turn(self, place: str) -> ChatMessage:
         """As the orchestrator is asked; ``place`` is the message's in the request."""
@@ -167,8 +189,12 @@ class SamplingFields(Fields):
 
     def common(self) -> dict[str, Any]:
         """The fields of a `Question` that both kinds have."""
-        patience_s = limits.DEFAULT_PATIENCE_S if self.patience_s is None else self.patience_s
-        return {"sampling": self.sampling(), "stop": tuple(self.stop or ()), "patience_s": patience_s}
+        return {"sampling": self.sampling(), "stop": tuple(self.stop or ()), "patience_s": self.wait_s}
+
+    @property
+    def wait_s(self) -> float:
+        """How long the question waits for what is missing."""
+        return limits.DEFAULT_PATIENCE_S if self.patience_s is None else self.patience_s
 
     @property
     def answers(self) -> int:

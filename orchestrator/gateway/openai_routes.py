@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +43,7 @@ def openai_routes(gateway: Gateway) -> APIRouter:
     @router.post("/chat/completions")
     async def chat(asked: ChatRequest, request: Request, caller: Caller) -> Response:
         """Answer a conversation."""
-        model = await gateway.model(asked.model)
+        model = await gateway.model(asked.model, patience_s=asked.wait_s)
         question = Question(
             messages=asked.turns(),
             tools=asked.offered(),
@@ -57,7 +57,8 @@ def openai_routes(gateway: Gateway) -> APIRouter:
     @router.post("/completions")
     async def complete(asked: CompletionRequest, request: Request, caller: Caller) -> Response:
         """Let raw text go on."""
-        shape = TextShape(await gateway.model(asked.model), before=asked.prompt if asked.echo else "")
+        model = await gateway.model(asked.model, patience_s=asked.wait_s)
+        shape = TextShape(model, before=asked.prompt if asked.echo else "")
         question = Question(
             prompt=asked.prompt, max_tokens=asked.most_tokens, logprobs=asked.logprobs, **asked.common()
         )
@@ -91,7 +92,7 @@ async def _whole(gateway: Gateway, answers: list[AsyncAnswer], shape: Shape) -> 
 
 async def _lines(
     gateway: Gateway, asked: SamplingFields, answers: list[AsyncAnswer], shape: Shape
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes, None]:
     """The lines of a stream. Errors after its beginning are an event, as there is no other way to tell them."""
     yield COMMENT_STARTING
     try:

@@ -11,7 +11,7 @@ from starlette.routing import Mount
 from broker.address import BrokerAddress
 from orchestrator.client.async_client import AsyncClient
 from orchestrator.client.client import Client
-from orchestrator.gateway.app import make_app
+from orchestrator.gateway.app import make_app, refusal
 from orchestrator.gateway.gateway import Gateway, GatewayLimits
 from orchestrator.service.http_access import Access
 from orchestrator.service.http_limits import HttpLimits
@@ -40,7 +40,8 @@ def serving_gateway(
     """
     client = AsyncClient(Client.connect(broker))
     app = make_app(Gateway(client, limits), access=access)
-    with HttpServer([Mount("/", app=app)], host=host, port=port, tls=tls, limits=HTTP_LIMITS) as server:
+    routes = [Mount("/", app=app)]
+    with HttpServer(routes, host=host, port=port, tls=tls, limits=HTTP_LIMITS, refuse=refusal) as server:
         server.call(client.start())
         try:
             yield server

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
+
+from starlette.responses import Response
 
 from orchestrator.service.http_limits import HttpLimits
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
+Refusal = Callable[[str, int], Response]
+"""What is said of a request to a path that is refused with a status."""
 _LINE_EXTRA = 4
 """Bytes of a header line beside its name and value."""
 
@@ -16,19 +21,25 @@ _LINE_EXTRA = 4
 class RequestFilter:
     """ASGI middleware that refuses in a few bytes, and ends the connection: what follows on it can't be trusted."""
 
-    def __init__(self, app: ASGIApp, limits: HttpLimits) -> None:
+    def __init__(self, app: ASGIApp, limits: HttpLimits, refuse: Refusal) -> None:
         self._app = app
         self._limits = limits
+        self._refuse = refuse
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, or pass on."""
-        from starlette.responses import Response
-
         status = _refusal(scope, self._limits)
         if status is None:
             await self._app(scope, receive, send)
-        else:
-            await Response(status_code=status, headers={"connection": "close"})(scope, receive, send)
+            return
+        response = self._refuse(scope["path"], status)
+        response.headers["connection"] = "close"
+        await response(scope, receive, send)
+
+
+def refuse_without_words(_path: str, status: int) -> Response:
+    """A `Refusal` for programs that know what a status means."""
+    return Response(status_code=status)
 
 
 def _refusal(scope: Scope, limits: HttpLimits) -> int | None:

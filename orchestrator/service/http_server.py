@@ -23,6 +23,8 @@ from schemas.system_limits import describe
 if TYPE_CHECKING:
     from starlette.routing import BaseRoute
 
+    from orchestrator.service.http_requests import Refusal
+
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 _START_S = 10.0
@@ -41,11 +43,13 @@ class HttpServer(Closing):
         port: int = 0,
         tls: ssl.SSLContext | None = None,
         limits: HttpLimits | None = None,
+        refuse: Refusal | None = None,
     ) -> None:
         """Listen on an address.
 
         Args:
             tls: with it the server speaks https only. See ``load_certificate`` for another certificate later on.
+            refuse: what is said of requests that no route gets to see; None: no more than their status.
 
         Raises:
             AddressInUse: the port is taken, or the host is not one of this machine.
@@ -65,7 +69,7 @@ class HttpServer(Closing):
         if tls:
             tls.minimum_version = max(tls.minimum_version, ssl.TLSVersion.TLSv1_2)
             tls.options |= ssl.OP_NO_RENEGOTIATION  # a client would make the server compute at no cost of its own
-        self._server = UvicornServer(routes, limits, tls)
+        self._server = UvicornServer(routes, limits, tls, refuse)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._is_up = threading.Event()
         self._said: set[str] = set()

@@ -15,7 +15,7 @@ from starlette.routing import BaseRoute
 
 from orchestrator.service.http_limits import HttpLimits
 from orchestrator.service.http_protocol import LimitedProtocol
-from orchestrator.service.http_requests import RequestFilter
+from orchestrator.service.http_requests import Refusal, RequestFilter, refuse_without_words
 
 BACKLOG = 1024
 """A node's connection waits among those of a flood, and would be tried again after seconds where it found no room."""
@@ -25,8 +25,12 @@ STOP_TIMEOUT_S = 1
 class UvicornServer(uvicorn.Server):
     """Serves routes on sockets that listen already."""
 
-    def __init__(self, routes: Sequence[BaseRoute], limits: HttpLimits, tls: ssl.SSLContext | None) -> None:
-        app = Starlette(routes=list(routes), middleware=[Middleware(RequestFilter, limits)])
+    def __init__(
+        self, routes: Sequence[BaseRoute], limits: HttpLimits, tls: ssl.SSLContext | None, refuse: Refusal | None = None
+    ) -> None:
+        """``refuse``: what is said to who asks too much; None: no words."""
+        request_filter = Middleware(RequestFilter, limits, refuse or refuse_without_words)
+        app = Starlette(routes=list(routes), middleware=[request_filter])
         app.router.redirect_slashes = False  # the address would be taken from the request's Host
         config = uvicorn.Config(
             app,

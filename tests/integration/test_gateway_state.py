@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
+import itertools
 import json
 import re
 import subprocess
+from contextlib import ExitStack
 
 import httpx
 import pytest
@@ -48,6 +51,19 @@ def test_metrics_count_what_is_answered(root: str) -> None:
     assert grown("linguabus_http_requests_total,route=/v1/chat/completions,status=422") == 1
     assert grown("linguabus_http_requests_total,route=none,status=404") == 1
     assert now["linguabus_answers_open"] == 0
+
+
+@pytest.mark.parametrize("wanted", [{}, {"n": 3}, {"stream": True}])
+def test_a_question_that_is_refused_is_no_answer_that_broke_off(root: str, wanted: dict[str, object]) -> None:
+    before = scraped(root)
+    too_long = {"model": "tiny", "prompt": "a" * 300} | wanted
+    response = httpx.post(f"{root}/v1/completions", json=too_long, timeout=DEADLINE_S)
+    assert "context_length_exceeded" in response.text
+    now = scraped(root)
+    outcomes = {name: value - before.get(name, 0) for name, value in now.items() if "answers_total," in name}
+    assert {name: count for name, count in outcomes.items() if count} == {
+        "linguabus_answers_total,outcome=refused": wanted.get("n", 1)
+    }
 
 
 def test_metrics_show_the_fleet(root: str) -> None:
@@ -104,6 +120,21 @@ def test_events_as_they_happen(gateway_world: GatewayWorld, root: str) -> None:
         drained = next(json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: "))
         assert (drained["kind"], drained["node"]) == ("drained", "a")
     gateway_world.operator.drain("a", undo=True)
+
+
+def test_readers_of_events_leave_nothing_behind(gateway_world: GatewayWorld, caplog: pytest.LogCaptureFixture) -> None:
+    """Neither one that reads nothing, nor one that has read some, nor one that is there when the gateway ends."""
+    with ExitStack() as last:
+        with gateway_world.gateway(quiet_s=0.1) as root:
+            for lines in (0, 1, 5):
+                with httpx.stream("GET", f"{root}/api/fleet/events", timeout=DEADLINE_S) as response:
+                    assert len(list(itertools.islice(response.iter_lines(), lines))) == lines
+            staying = last.enter_context(httpx.stream("GET", f"{root}/api/fleet/events", timeout=DEADLINE_S))
+            left = staying.iter_lines()
+            assert next(left) == ": linguabus"
+        list(left)  # it is ended as a response is
+    gc.collect()  # tasks that nobody holds any more complain then
+    assert [record.getMessage() for record in caplog.records if record.name.startswith(("asyncio", "uvicorn"))] == []
 
 
 def test_only_who_has_a_key_sees_the_fleet(gateway_world: GatewayWorld) -> None:

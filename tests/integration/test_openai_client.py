@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -12,6 +14,7 @@ import httpx
 import openai
 import pytest
 
+from orchestrator.client import async_client
 from orchestrator.gateway.access import key_access
 from orchestrator.gateway.access_key import key_text
 from orchestrator.service.http_access import Access
@@ -132,6 +135,23 @@ def test_a_wrong_field_is_named(root: str, wrong: dict[str, Any], field: str) ->
     assert error["message"].startswith(field)
 
 
+@pytest.mark.parametrize(
+    ("part", "why"),
+    [
+        ({"type": "image_url", "image_url": {"url": "data:image/png;base64,c2VjcmV0"}}, "pictures can't be looked at"),
+        ({"type": "input_audio", "input_audio": {"data": "c2VjcmV0", "format": "wav"}}, "sound can't be listened to"),
+        ({"type": "hologram", "hologram": "c2VjcmV0"}, "there are no parts of its type"),
+    ],
+)
+def test_what_is_no_text_is_refused_by_name(client: openai.OpenAI, part: dict[str, Any], why: str) -> None:
+    content: Any = [{"type": "text", "text": "What is this?"}, part]
+    with pytest.raises(openai.UnprocessableEntityError) as refused:
+        client.chat.completions.create(model="tiny", messages=[*HELLO, {"role": "user", "content": content}])
+    body: Any = refused.value.body
+    assert body["message"] == f"messages.1.content: part 1 is no text, and {why} here: leave it out"
+    assert (body["param"], body["type"]) == ("messages.1.content", "invalid_request_error")
+
+
 @pytest.mark.parametrize("body", [b"{", b"[]", b"\xff", b"null", b'{"messages": 1}'])
 def test_what_is_no_request_is_said_to_be_none(root: str, body: bytes) -> None:
     response = post(root, "/v1/chat/completions", body)
@@ -157,6 +177,20 @@ def test_a_body_that_is_too_long(root: str) -> None:
     body = {"model": "tiny", "messages": [{"role": "user", "content": "a" * (5 << 20)}]}
     with contextlib.suppress(httpx.TransportError):  # the connection may be ended while the rest is on its way
         assert post(root, "/v1/chat/completions", body).status_code == 413
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/api/chat"])
+def test_a_body_that_will_be_too_long_is_refused_with_words(root: str, path: str) -> None:
+    address = httpx.URL(root)
+    with socket.create_connection((address.host, address.port or 0), DEADLINE_S) as connection:
+        connection.sendall(f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {5 << 20}\r\n\r\n".encode())
+        head, _, body = b"".join(iter(functools.partial(connection.recv, 4096), b"")).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 413 ")
+    error = json.loads(body)["error"]
+    if path.startswith("/v1"):
+        assert (error["type"], error["code"], error["param"]) == ("invalid_request_error", "too_long", None)
+        error = error["message"]
+    assert error == "the body is too long: send a shorter conversation"
 
 
 def test_nothing_is_where_nothing_is(root: str) -> None:
@@ -269,3 +303,26 @@ def test_without_an_orchestrator_a_gateway_that_knows_of_none_says_so(gateway_wo
             assert httpx.get(f"{root}/health").status_code == 200
     finally:
         gateway_world.serve()
+
+
+@pytest.mark.parametrize("knows_models", [True, False])
+def test_who_does_not_wait_is_told_at_once_that_nobody_is_there(
+    gateway_world: GatewayWorld, monkeypatch: pytest.MonkeyPatch, knows_models: bool
+) -> None:
+    """Others wait for an answer to whatever the orchestrator is asked, here for longer than anybody would."""
+    with gateway_world.gateway() as root:
+        if knows_models:
+            assert httpx.get(f"{root}/v1/models").status_code == 200
+        gateway_world.end_service()
+        try:
+            monkeypatch.setattr(async_client, "CONTROL_TIMEOUT_S", 10 * DEADLINE_S)
+            body = {"model": "default", "messages": HELLO, "patience_s": 0}
+            for _ in range(100):  # until the gateway has heard that it is gone
+                with contextlib.suppress(httpx.ReadTimeout):
+                    response = httpx.post(f"{root}/v1/chat/completions", json=body, timeout=DEADLINE_S / 100)
+                    break
+            assert response.status_code == 503
+            assert "start one with 'linguabus serve" in response.json()["error"]["message"]
+        finally:
+            monkeypatch.undo()
+            gateway_world.serve()

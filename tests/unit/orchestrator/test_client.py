@@ -5,10 +5,12 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 
 from broker.bus import Refused
+from broker.memory import MemoryBus
 from orchestrator.client import (
     LEASE_S,
     RENEW_S,
@@ -21,9 +23,20 @@ from orchestrator.client import (
     Waiting,
 )
 from schemas.errors import MessageError
-from schemas.messages import ChatMessage, RenewRequest, Sampling, StreamError, StreamStatus, SubmitRequest
+from schemas.messages import (
+    ChatMessage,
+    OrchestratorStatus,
+    RenewRequest,
+    Sampling,
+    StreamError,
+    StreamStatus,
+    SubmitRequest,
+    encode,
+)
 from schemas.operator_requests import PlanConstraints
+from schemas.topics import ORCHESTRATOR_STATUS
 from tests.support.fake_orchestrator import FakeOrchestrator, StreamMessage, end, goes_on, paris, piece, pieces
+from tests.support.polling import DEADLINE_S
 
 QUESTION = [ChatMessage(role="user", content="What is the capital of France?")]
 
@@ -131,6 +144,23 @@ def test_an_orchestrator_that_vanishes_is_waited_for_and_missed() -> None:
         with pytest.raises(AnswerIncomplete, match=r"no orchestrator answers on mqtt://memory:1883 \(waited [12] s\)"):
             list(answer)
     assert set(told) == {"the orchestrator: start one with 'linguabus serve --broker mqtt://memory:1883'"}
+
+
+def test_who_does_not_wait_is_told_at_once_that_an_orchestrator_has_gone() -> None:
+    """It has said so itself; where it has not, silence tells, which here is too long for a test."""
+    fake = FakeOrchestrator(control={}, silence_s=10 * DEADLINE_S)
+    fake.answer = fake.on_renewed = lambda _: []
+    with fake, fake.connect() as client:
+        gone = OrchestratorStatus(pipeline="main", orchestrator="0123abcd", state="gone")
+        topic = ORCHESTRATOR_STATUS.format(pipeline="main")
+        with MemoryBus(fake.broker, client_id="orchestrator") as bus:
+            bus.connect()
+            bus.publish(topic, encode(gone), qos=1, retain=True)
+            with pytest.raises(AnswerIncomplete, match=r"no orchestrator answers on .* start one with"):
+                list(client.ask(QUESTION, patience_s=0.0))
+            fake.answer = paris
+            bus.publish(topic, encode(replace(gone, state="here")), qos=1, retain=True)
+            assert "".join(client.ask(QUESTION, patience_s=0.0)) == "Paris."
 
 
 def test_who_has_no_orchestrator_is_told_so_soon() -> None:
@@ -390,7 +420,7 @@ def test_a_question_that_the_broker_refuses_fails_at_once(
     fake.broker.lose = lambda message: "/submit/" in message.topic
     with fake.connect() as client:
         answer = client.ask(prompt="x" * 100)
-        size_bytes = client._reader.get(answer.request).question_bytes  # type: ignore[union-attr]
+        size_bytes = client.reader.get(answer.request).question_bytes  # type: ignore[union-attr]
         refused = Refused("linguabus/v1/request/submit/client", size_bytes, "packet too large")
         monkeypatch.setattr(client._bus, "poll", lambda _: [refused])
         with pytest.raises(AnswerFailed, match=f"does not take the question, a message of {size_bytes} bytes: packet"):
