@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +11,7 @@ import ollama
 import pytest
 
 from tests.support.gateway_world import HELLO, GatewayWorld
+from tests.support.polling import DEADLINE_S
 from tests.support.scripted_nodes import answer_text
 
 
@@ -77,7 +79,7 @@ def test_a_model_that_is_served_is_pulled_already(client: ollama.Client) -> None
     ],
 )
 def test_what_is_not_done_is_refused_by_name(root: str, wrong: dict[str, Any], status: int, said: str) -> None:
-    response = httpx.post(f"{root}/api/chat", json={"model": "tiny", "messages": HELLO} | wrong)
+    response = httpx.post(f"{root}/api/chat", json={"model": "tiny", "messages": HELLO} | wrong, timeout=DEADLINE_S)
     assert response.status_code == status
     assert said in response.json()["error"]
 
@@ -91,8 +93,8 @@ def test_an_answer_ends_when_its_reader_hangs_up(gateway_world: GatewayWorld, ro
     gateway_world.fleet.most_tokens = 4
     try:
         body = {"model": "tiny", "messages": HELLO, "options": {"num_predict": 40}}
-        with httpx.stream("POST", f"{root}/api/chat", json=body) as response:
-            next(response.iter_lines())
+        with httpx.stream("POST", f"{root}/api/chat", json=body, timeout=DEADLINE_S) as response:
+            next(line for line in response.iter_lines() if json.loads(line)["message"]["content"])
             assert gateway_world.operator.status().open_requests == 1
         gateway_world.until_nothing_is_open()
     finally:
