@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.added_model import CLI, AddedModel
+from tests.support.polling import DEADLINE_S
 from tests.support.recorder import Recorder
 from tests.support.tiny_models import make_checkpoint
 
@@ -27,7 +28,7 @@ def added_model(tmp_path_factory: pytest.TempPathFactory) -> AddedModel:
         subprocess.run([*CLI, "--home", str(folder / "home"), *add[3:]], check=True)
         return AddedModel(folder / "home", None)
     recorder = Recorder(folder / "recorded")
-    code, _, errors = recorder.run(*add)
+    code, _, errors = recorder.run(*add, timeout_s=2 * DEADLINE_S)  # torch is loaded three times
     assert code == 0, errors
     return AddedModel(recorder.home / ".local" / "share" / "linguabus", recorder)
 
