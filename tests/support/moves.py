@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from broker.bus import Delivery
 from broker.local_broker import LocalBroker
@@ -92,11 +93,12 @@ def moving(
     *node_options: str,
     slots: int = 4,
     model: str = "tiny",
+    **settings: Any,
 ) -> Iterator[tuple[Moving, dict[str, NodeProcess]]]:
-    """Nodes that serve a model of the store together; it has four blocks."""
+    """Nodes that serve a model of the store together; it has four blocks. ``settings``: further ones of the service."""
     config = ServiceConfig(
         broker_url=broker.url, data_dir=folder, models_dir=store.home, timing=_QUICK, wire_dtype="fp32",
-        slots=slots, model=model, min_nodes=len(names),
+        slots=slots, model=model, min_nodes=len(names), **settings,
     )  # fmt: skip
     with ExitStack() as stack:
         watcher = stack.enter_context(MqttBus(as_orchestrator(broker.url), client_id="watcher"))
