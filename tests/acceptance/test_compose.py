@@ -206,6 +206,16 @@ def test_a_node_by_docker_run(
             running_engine.docker("volume", "rm", "--force", volume)
 
 
+@pytest.mark.parametrize("major", sorted(composes()))
+def test_the_file_is_taken_with_each_profile(major: str) -> None:
+    """No engine is asked: the images of Prometheus and Grafana may not be there."""
+    for profile, services in (("demo", NODES), ("api", {"api"}), ("monitoring", {"api", "prometheus", "grafana"})):
+        command = [*composes()[major], "--file", str(ROOT / "docker-compose.yml"), "--profile", profile, "config"]
+        done = subprocess.run([*command, "--services"], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert services <= set(done.stdout.split())
+
+
 def test_images_hold_what_they_need(running_engine: Engine, files: list[Path]) -> None:
     def inside(image: str, *command: str) -> list[str]:
         run = ("run", "--rm", "--network=none", f"--entrypoint={command[0]}", image)

@@ -108,17 +108,29 @@ def test_compose_waits_for_what_is_needed(compose: dict[str, Any]) -> None:
     services = compose["services"]
     for service in services.values():
         for name, wait in service.get("depends_on", {}).items():
-            if name in ("init", "invitations", "model"):  # they run to their end
+            if name in ("init", "invitations", "model", "authority"):  # they run to their end
                 assert wait == {"condition": "service_completed_successfully"}
             else:
                 assert wait == {"condition": "service_healthy"}
                 assert services[name]["healthcheck"]["test"][0] == "CMD"
 
 
-def test_compose_opens_the_fleets_two_ports_where_it_is_told_to(compose: dict[str, Any]) -> None:
-    ports = [port for service in compose["services"].values() for port in service.get("ports", ())]
-    assert len(ports) == 2
-    assert all(port.startswith("${LISTEN_ADDRESS:-0.0.0.0}:") for port in ports)
+def test_compose_opens_the_fleets_ports_where_it_is_told_to_and_others_on_this_machine(compose: dict[str, Any]) -> None:
+    ports = {name: service["ports"] for name, service in compose["services"].items() if "ports" in service}
+    assert ports.keys() == {"broker", "orchestrator", "api", "prometheus", "grafana"}
+    for name, (port,) in ports.items():
+        is_local = name in ("prometheus", "grafana")
+        assert port.startswith("127.0.0.1:" if is_local else "${LISTEN_ADDRESS:-0.0.0.0}:")
+
+
+def test_monitoring_has_images_of_a_version_and_sees_no_secret(compose: dict[str, Any]) -> None:
+    services = compose["services"]
+    for name in ("prometheus", "grafana"):
+        assert re.fullmatch(r"[a-z]+/[a-z]+:v?\d+\.\d+\.\d+", services[name]["image"])
+        mounted = {volume.split(":")[0] for volume in services[name]["volumes"]}
+        assert not mounted & {"data", "broker", "invitations"}
+    dashboard = services["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
+    assert any(volume.split(":")[1] == dashboard for volume in services["grafana"]["volumes"])
 
 
 def test_nothing_in_the_compose_file_is_insecure_or_secret() -> None:
