@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
 
 from fastapi import Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -20,6 +19,7 @@ from orchestrator.gateway.ollama_routes import ollama_routes
 from orchestrator.gateway.openai_routes import openai_routes
 from orchestrator.gateway.state_routes import state_routes
 from orchestrator.gateway.streams import HungUp
+from orchestrator.gateway.wrong_fields import wrong_field
 from orchestrator.service.http_access import Access
 from schemas import PACKAGE_VERSION
 from schemas.errors import LinguabusError
@@ -85,18 +85,17 @@ async def _ours(request: Request, error: Exception) -> Response:
 
 
 async def _invalid(request: Request, error: Exception) -> Response:
-    """Name the first wrong field; what was in it is not repeated."""
+    """Name a wrong field; what was in it is not repeated."""
     assert isinstance(error, RequestValidationError)
-    first: dict[str, Any] = error.errors()[0]
-    place = [str(part) for part in first["loc"] if part not in ("body", "query", "path")]
-    field = ".".join(place) or None
-    if first["type"] == "json_invalid":
+    place, found = wrong_field(error.errors(), error.body)
+    field = place or None
+    if found["type"] == "json_invalid":
         return _respond(request, ApiError(400, "the body is not JSON", code="invalid_json"))
-    if field is None and first["type"] == "model_attributes_type":
+    if field is None and found["type"] == "model_attributes_type":
         text = "the body is not a JSON object: send one, with the header content-type: application/json"
         return _respond(request, ApiError(400, text, code="invalid_json"))
-    message = f"{field or 'the body'}: {first['msg']}"
-    code = "missing_required_parameter" if first["type"] == "missing" else "invalid_value"
+    message = f"{field or 'the body'}: {found['msg']}"
+    code = "missing_required_parameter" if found["type"] == "missing" else "invalid_value"
     return _respond(request, ApiError(422, message, code=code, field=field))
 
 

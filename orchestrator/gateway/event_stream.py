@@ -17,9 +17,10 @@ DONE = b"data: [DONE]\n\n"
 HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
 
-def event(value: dict[str, Any]) -> bytes:
-    """A line with a value."""
-    return b"data: " + json_text.compact(value).encode() + b"\n\n"
+def event(value: dict[str, Any], name: str = "") -> bytes:
+    """The lines of an event: its name where it has one, and a value."""
+    named = f"event: {name}\n" if name else ""
+    return f"{named}data: {json_text.compact(value)}\n\n".encode()
 
 
 def comment(text: str) -> bytes:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from orchestrator.client.question import seed_of
@@ -43,6 +44,25 @@ class TextPart(Fields):
     text: str
 
 
+def _only_text(value: Any) -> Any:
+    """Name a part that is no text: the model could not be told of it."""
+    for number, part in enumerate(value if isinstance(value, list) else ()):
+        kind = part.get("type") if isinstance(part, dict) else None
+        if isinstance(kind, str) and kind not in get_args(TextType):
+            why = _NO_TEXT.get(kind, "there are no parts of its type")
+            raise PydanticCustomError("no_text", f"part {number} is no text, and {why} here: leave it out")
+    return value
+
+
+TextContent = Annotated[str | list[TextPart], BeforeValidator(_only_text)]
+"""What was said, in one text or in parts."""
+
+
+def joined(content: str | Sequence[TextPart]) -> str:
+    """The whole text."""
+    return content if isinstance(content, str) else "".join(part.text for part in content)
+
+
 class FunctionCall(Fields):
     """A function that was called, with the text of a JSON object."""
 
@@ -61,30 +81,18 @@ class Message(Fields):
     """One turn of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[TextPart] | None = None
+    content: TextContent | None = None
     tool_calls: list[Call] | None = None
     tool_call_id: str | None = None
     name: str | None = None
-
-    @field_validator("content", mode="before")
-    @classmethod
-    def _is_text(cls, value: Any) -> Any:
-        """Name a part that is no text: the model could not be told of it."""
-        for number, part in enumerate(value if isinstance(value, list) else ()):
-            kind = part.get("type") if isinstance(part, dict) else None
-            if isinstance(kind, str) and kind not in get_args(TextType):
-                why = _NO_TEXT.get(kind, "there are no parts of its type")
-                raise PydanticCustomError("no_text", f"part {number} is no text, and {why} here: leave it out")
-        return value
 
     def turn(self, place: str) -> ChatMessage:
         """As the orchestrator is asked; ``place`` is the message's in the request."""
         if self.content is None and not self.tool_calls:
             raise ApiError(422, f"{place}.content: Field required", code="invalid_value", field=f"{place}.content")
-        content = self.content or ""
         return ChatMessage(
             role="system" if self.role == "developer" else self.role,
-            content=content if isinstance(content, str) else "".join(part.text for part in content),
+            content=joined(self.content or ""),
             tool_calls=tuple(
                 ToolCall(name=call.function.name, arguments=call.function.arguments, id=call.id)
                 for call in self.tool_calls or ()
@@ -148,11 +156,10 @@ class StreamOptions(Fields):
 
 
 class SamplingFields(Fields):
-    """What both kinds of completions can be told about the choice of tokens, and how they are told of it."""
+    """What every question can be told about the choice of tokens."""
 
     model: str = "default"
     stream: bool = False
-    stream_options: StreamOptions | None = None
     temperature: Annotated[float, Field(ge=0, le=100)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
@@ -162,8 +169,6 @@ class SamplingFields(Fields):
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     stop: Annotated[list[Stop], Field(max_length=limits.MAX_STOP_STRINGS)] | None = None
-    n: Annotated[int, Field(ge=1, le=MOST_ANSWERS)] | None = None
-    max_tokens: Annotated[int, Field(ge=1, le=limits.MAX_ANSWER_TOKENS)] | None = None
     patience_s: Annotated[float, Field(ge=0, le=limits.MAX_PATIENCE_S)] | None = Field(
         None, description="The question waits so long for what is missing; not one of OpenAI's fields."
     )
@@ -188,13 +193,21 @@ class SamplingFields(Fields):
         )
 
     def common(self) -> dict[str, Any]:
-        """The fields of a `Question` that both kinds have."""
+        """The fields of a `Question` that they all have."""
         return {"sampling": self.sampling(), "stop": tuple(self.stop or ()), "patience_s": self.wait_s}
 
     @property
     def wait_s(self) -> float:
         """How long the question waits for what is missing."""
         return limits.DEFAULT_PATIENCE_S if self.patience_s is None else self.patience_s
+
+
+class CompletionFields(SamplingFields):
+    """What both kinds of completions have beside these."""
+
+    stream_options: StreamOptions | None = None
+    n: Annotated[int, Field(ge=1, le=MOST_ANSWERS)] | None = None
+    max_tokens: Annotated[int, Field(ge=1, le=limits.MAX_ANSWER_TOKENS)] | None = None
 
     @property
     def answers(self) -> int:
@@ -207,7 +220,7 @@ class SamplingFields(Fields):
         return self.stream_options is not None and self.stream_options.include_usage
 
 
-class ChatRequest(SamplingFields):
+class ChatRequest(CompletionFields):
     """``POST /v1/chat/completions``."""
 
     messages: Annotated[list[Message], Field(min_length=1, max_length=MOST_MESSAGES)]
@@ -239,7 +252,7 @@ class ChatRequest(SamplingFields):
         return (self.top_logprobs or 0) if self.logprobs else None
 
 
-class CompletionRequest(SamplingFields):
+class CompletionRequest(CompletionFields):
     """``POST /v1/completions``: raw text goes on."""
 
     prompt: str

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import ssl
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import openai
+from pydantic import SecretStr
 
 from broker.bus import Bus
 from broker.mqtt import MqttBus
@@ -24,13 +26,16 @@ from tests.support.scripted_service import ScriptedService
 from tests.support.secured_broker import SecuredBroker
 from tests.support.services import operator, wait_until_serving
 
+if TYPE_CHECKING:
+    from langchain_openai import ChatOpenAI
+
 HOST = "127.0.0.1"
 HELLO: list[Any] = [{"role": "user", "content": "hello"}]
 """Five tokens here: letters."""
 
 
 class GatewayWorld:
-    """Answers end after ``fleet.most_tokens``, and stay open then, until that is None."""
+    """Answers end after ``fleet.most_tokens``, and stay open then, until that is None; they say ``fleet.text``."""
 
     def __init__(self, broker: SecuredBroker, folder: Path, stack: ExitStack) -> None:
         self.url = broker.url
@@ -50,7 +55,7 @@ class GatewayWorld:
 
     def serve(self) -> None:
         """Start an orchestrator."""
-        self._service = ScriptedService(self.connect("orchestrator"), self._folder, TinyStore())
+        self._service = ScriptedService(self.connect("orchestrator"), self._folder, TinyStore(), context_tokens=256)
         self._stack.callback(self.end_service)
 
     def end_service(self) -> None:
@@ -59,12 +64,23 @@ class GatewayWorld:
             self._service.end()
 
     @contextmanager
-    def gateway(self, *, access: Access | None = None, **limits: Any) -> Iterator[str]:
+    def gateway(
+        self, *, access: Access | None = None, tls: ssl.SSLContext | None = None, **limits: Any
+    ) -> Iterator[str]:
         """The root of a gateway, as a URL."""
         member = as_operator(self.url)
         limited = GatewayLimits(**limits)
-        with serving_gateway(member, host=HOST, port=0, access=access, limits=limited) as server:
-            yield f"http://{HOST}:{server.port}"
+        with serving_gateway(member, host=HOST, port=0, access=access, tls=tls, limits=limited) as server:
+            yield f"{'https' if tls else 'http'}://{HOST}:{server.port}"
+
+    @contextmanager
+    def saying(self, text: str) -> Iterator[None]:
+        """Answers say this, and end."""
+        self.fleet.text = text
+        try:
+            yield
+        finally:
+            self.fleet.text = None
 
     def until_nothing_is_open(self) -> None:
         """Wait until the orchestrator answers nobody."""
@@ -88,3 +104,13 @@ def gateway_world(folder: Path) -> Iterator[GatewayWorld]:
 def openai_client(root: str, key: str = "none") -> openai.OpenAI:
     """OpenAI's own client, which does not try again by itself."""
     return openai.OpenAI(base_url=f"{root}/v1", api_key=key, max_retries=0, timeout=DEADLINE_S)
+
+
+def langchain_client(root: str, way: str) -> ChatOpenAI:
+    """LangChain's own client, by OpenAI's interface ``chat`` or ``responses``."""
+    from langchain_openai import ChatOpenAI  # half a second
+
+    return ChatOpenAI(
+        model="tiny", base_url=f"{root}/v1", api_key=SecretStr("none"), max_retries=0, timeout=DEADLINE_S,
+        temperature=0, use_responses_api=way == "responses",
+    )  # fmt: skip

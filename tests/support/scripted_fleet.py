@@ -27,7 +27,7 @@ from schemas.messages import (
     encode,
 )
 from schemas.topics import NODE_BIRTH, NODE_COMMAND, NODE_HEARTBEAT, NODE_REPLY, NODE_STATUS, PLAN, TOKEN
-from tests.support.scripted_nodes import Letters, ScriptedNode, letter, make_heartbeat, make_manifest
+from tests.support.scripted_nodes import EOS, Letters, ScriptedNode, letter, make_heartbeat, make_manifest
 
 _HEARTBEAT_S = 0.1
 
@@ -77,6 +77,8 @@ class ScriptedFleet:
         """Lose token frames until somebody asks for them again."""
         self.most_tokens: int | None = None
         """No answer comes further than this."""
+        self.text: str | None = None
+        """What each answer says before it ends; None: letters, as many as may come."""
         self.tells_stages = False
         """Heartbeats say what the nodes hold, so that another start of the orchestrator can adopt it."""
         self._tokens_per_frame = tokens_per_frame
@@ -147,11 +149,16 @@ class ScriptedFleet:
 
     def _tokens(self, last: ScriptedNode, opened: OpenRequest, position: int) -> None:
         ring = next(iter(last.prepared[opened.epoch].values())).ring
-        end = opened.prompt_tokens + opened.max_tokens
-        stop = end if self.most_tokens is None else min(end, opened.prompt_tokens + self.most_tokens)
+        begin, said = opened.prompt_tokens, self.text
+        end = begin + opened.max_tokens
+        last_flag = Flag.LENGTH
+        if said is not None and len(said) < opened.max_tokens:
+            end, last_flag = begin + len(said) + 1, Flag.STOP
+        stop = end if self.most_tokens is None else min(end, begin + self.most_tokens)
         topic = TOKEN.format(pipeline=opened.pipeline, epoch=opened.epoch, sender=last.name, receiver=ring[0].node)
         for start in range(position, stop, self._tokens_per_frame):
-            ids = [letter(p) for p in range(start, min(start + self._tokens_per_frame, stop))]
+            places = range(start, min(start + self._tokens_per_frame, stop))
+            ids = [letter(p) if said is None else _token(said, p - begin) for p in places]
             frame = Frame(
                 kind=Kind.TOKENS,
                 request=request_number(opened.request),
@@ -160,10 +167,14 @@ class ScriptedFleet:
                 position=start,
                 count=len(ids),
                 dtype=Dtype.INT32,
-                flags=Flag.LENGTH if start + len(ids) == end else Flag.NONE,
+                flags=last_flag if start + len(ids) == end else Flag.NONE,
                 payload=b"".join(token.to_bytes(4, "little") for token in ids),
             )
             self._bus.publish(topic, encode_frame(frame))
+
+
+def _token(text: str, place: int) -> int:
+    return ord(text[place]) if place < len(text) else EOS
 
 
 def prepared(fleet: ScriptedFleet) -> list[PrepareSegment]:

@@ -29,6 +29,8 @@ class ScriptedService:
         store: TinyStore,
         timing: Timing = QUICK,
         before: Callable[[ScriptedService], None] = lambda _: None,
+        *,
+        context_tokens: int = 64,
     ) -> None:
         """``before`` is called when it is made and does not run yet."""
         self.stop = threading.Event()
@@ -36,7 +38,9 @@ class ScriptedService:
         self.error: BaseException | None = None
         self.state = Database(folder / "state.sqlite3")
         self.bus = bus
-        config = ServiceConfig(broker_url="mqtt://127.0.0.1", data_dir=folder, timing=timing, context_tokens=64)
+        config = ServiceConfig(
+            broker_url="mqtt://127.0.0.1", data_dir=folder, timing=timing, context_tokens=context_tokens
+        )
         self.service = Service(config, self.bus, store, self.state, blob_urls=(BLOB_URL,), solve=plan_quickly)  # type: ignore[arg-type]
         before(self)
         self.thread = threading.Thread(target=self._run)
