@@ -21,10 +21,10 @@ from orchestrator.fleet.changes import (
     Tell,
     Trusted,
 )
+from orchestrator.fleet.compatibility import why_apart
 from orchestrator.fleet.health import Condition, HealthLimits, NodeHealth
 from orchestrator.fleet.silence import RECHECK_S, LifeSigns, SilenceLimits
 from orchestrator.text.figures import megabytes
-from schemas import PACKAGE_VERSION, PROTOCOL_VERSION
 from schemas.limits import MAX_PAYLOAD_BYTES
 from schemas.messages import Heartbeat, HeldStage, NodeBirth, NodeStatus, NodeView, RefuseNode, RegisterAgain
 
@@ -60,8 +60,6 @@ class Node:
 
 
 _KEPT_ELDERS = 16
-LEAST_MESSAGE_BYTES = 1_024
-"""A node that can be told less would keep everybody from being told more: messages are as short as all can take."""
 
 
 class FleetState:
@@ -167,7 +165,7 @@ class FleetState:
         birth, more_bytes = self._within_limit(birth), 0
         if known and birth.incarnation == known.birth.incarnation:
             more_bytes = birth.memory_bytes - known.birth.memory_bytes
-            known.birth, known.refused, known.health.memory_bytes = birth, _mismatch(birth), birth.memory_bytes
+            known.birth, known.refused, known.health.memory_bytes = birth, why_apart(birth), birth.memory_bytes
         elif known and known.online and (birth.incarnation in known.elders or (known.live and not live)):
             return [self._refuse_elder(birth.node, birth.incarnation)] if live else []
         elif reason := self.arrivals.refusal(birth.node, self.nodes, now_s, live=live):
@@ -179,7 +177,7 @@ class FleetState:
             earlier = (*known.elders, known.birth.incarnation)[-_KEPT_ELDERS:] if known else ()
             elders = tuple(incarnation for incarnation in earlier if incarnation != birth.incarnation)
             signs = LifeSigns(now_s, needed_since_s=now_s if birth.node in self._needed else None)
-            known = Node(birth, signs, health, online=live, refused=_mismatch(birth), elders=elders)
+            known = Node(birth, signs, health, online=live, refused=why_apart(birth), elders=elders)
             self.nodes[birth.node] = known
         known.signs.heard_s = now_s
         if live:
@@ -324,20 +322,6 @@ class FleetState:
 
 def _register(node: str, reason: str = "this start of the node is not known") -> Tell:
     return Tell(node, RegisterAgain(reason=reason))
-
-
-def _mismatch(birth: NodeBirth) -> str:
-    """Why this node can't take part, with the line that helps; empty when it can."""
-    if birth.max_message_bytes < LEAST_MESSAGE_BYTES:
-        said = f"{birth.node} says that the broker passes on {birth.max_message_bytes} bytes at most"
-        return f"{said}, which is too little for any request: raise the broker's limit of a message"
-    if birth.protocol == PROTOCOL_VERSION and birth.package_version == PACKAGE_VERSION:
-        return ""
-    return (
-        f"{birth.node} runs linguabus {birth.package_version} (protocol {birth.protocol}), the orchestrator "
-        f"{PACKAGE_VERSION} (protocol {PROTOCOL_VERSION}): on the node run"
-        f" pip install --upgrade 'linguabus[edge]=={PACKAGE_VERSION}'"
-    )
 
 
 def _state(node: Node) -> Literal["online", "silent", "offline", "refused"]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from broker.bus import Delivery
 from orchestrator.effects import Asker
@@ -21,7 +22,8 @@ from orchestrator.events import (
 from orchestrator.service.malformed import malformed, same
 from orchestrator.service.responses import home, wanted, with_properties
 from schemas.codec import Kind, decode_frames
-from schemas.errors import ContractError
+from schemas.errors import ContractError, MessageError
+from schemas.foreign_birth import foreign_birth
 from schemas.logprobs import split_logprobs
 from schemas.messages import CancelRequest, ClientWill, Plan, RenewRequest, SubmitRequest, decode
 from schemas.topics import (
@@ -40,6 +42,7 @@ from schemas.topics import (
     REQUEST_SUBMIT,
     TOKEN,
     TOPICS,
+    Topic,
 )
 
 OTHERS = tuple(
@@ -110,7 +113,7 @@ def _parse(delivery: Delivery) -> Event | None:
     topic, payload = delivery.topic, delivery.payload
     for row in (NODE_HEARTBEAT, NODE_REPLY, NODE_BIRTH, NODE_STATUS):
         if payload and (place := row.match(topic)):
-            return NodeSaid(place["node"], decode(payload, *row.messages), delivery.retain)
+            return NodeSaid(place["node"], _of_node(payload, row), delivery.retain)
     if payload and PLAN.match(topic):
         return PlanHeard(decode(payload, Plan), delivery.retain)
     if place := REQUEST_SUBMIT.match(topic):
@@ -128,6 +131,16 @@ def _parse(delivery: Delivery) -> Event | None:
         asker = Asker(**place, response=wanted(delivery.properties, place["client"], CONTROL_REPLY))
         return Commanded(asker, decode(payload, *CONTROL_SUBMIT.messages))
     return None
+
+
+def _of_node(payload: bytes, row: Topic) -> Any:
+    """What a node says. Of one of another protocol its birth is enough: people hear that it can't take part."""
+    try:
+        return decode(payload, *row.messages)
+    except MessageError:
+        if row is NODE_BIRTH and (birth := foreign_birth(payload)):
+            return birth
+        raise
 
 
 def _tokens(place: dict[str, str], payload: bytes) -> Sequence[Event]:

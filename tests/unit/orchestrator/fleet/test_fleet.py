@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from orchestrator.fleet.changes import Joined, Left, Tell
 from orchestrator.fleet.fleet import FleetState
 from orchestrator.fleet.silence import SilenceLimits
+from schemas import PACKAGE_VERSION, PROTOCOL_VERSION
 from schemas.messages import Heartbeat, NodeBirth, NodeStatus, RefuseNode, RegisterAgain
 from tests.support.scripted_nodes import make_birth, make_heartbeat
 
@@ -178,23 +179,31 @@ def test_of_two_live_nodes_with_one_name_exactly_one_stays(data: st.DataObject) 
     assert fleet.is_usable("a", left.incarnation)
 
 
-def test_another_version_is_refused_with_the_line_that_helps() -> None:
+def test_another_version_of_the_same_protocol_takes_part() -> None:
     fleet = FleetState()
-    (tell,) = fleet.apply("a", make_birth("a", package_version="0.0.1"), 0.0)
+    birth = make_birth("a", package_version="0.0.1")
+    assert fleet.apply("a", birth, 0.0) == [Joined(birth)]
+    assert fleet.usable() == (birth,)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "said"),
+    [
+        (PROTOCOL_VERSION - 1, f"on the node run pip install --upgrade 'linguabus[edge]=={PACKAGE_VERSION}'"),
+        (PROTOCOL_VERSION + 1, "on the fleet's host run pip install --upgrade 'linguabus[orchestrator]==7.0'"),
+    ],
+)
+def test_another_protocol_is_refused_with_the_line_that_helps(protocol: int, said: str) -> None:
+    fleet = FleetState()
+    (tell,) = fleet.apply("a", make_birth("a", protocol=protocol, package_version="7.0"), 0.0)
     assert isinstance(tell, Tell)
     assert isinstance(tell.command, RefuseNode)
-    assert "pip install --upgrade 'linguabus[edge]==" in tell.command.reason
+    assert tell.command.reason.endswith(said)
     assert "\n" not in tell.command.reason
     assert fleet.usable() == ()
     assert fleet.view(0.0)[0].state == "refused"
     (again,) = fleet.apply("a", make_heartbeat("a"), 1.0)
     assert isinstance(again, Tell)
-
-
-def test_another_protocol_is_refused() -> None:
-    fleet = FleetState()
-    fleet.apply("a", make_birth("a", protocol=99), 0.0)
-    assert fleet.usable() == ()
 
 
 def test_silence_takes_a_node_away_after_the_timeout() -> None:

@@ -56,7 +56,7 @@ def test_a_stop_in_mid_roll_out_releases_it() -> None:
 
 def test_versions_are_refused_and_unknown_nodes_asked_to_register() -> None:
     world = World().up()
-    world.event(NodeSaid("old", make_birth("old", package_version="0.0.1")))
+    world.event(NodeSaid("old", make_birth("old", protocol=0)))
     assert world.commands("old", RefuseNode)
     world.event(NodeSaid("new", make_heartbeat("new")))
     assert world.commands("new", RegisterAgain)
