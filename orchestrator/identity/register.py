@@ -17,6 +17,7 @@ from pathlib import Path
 from broker.member_key import is_key
 from orchestrator.errors import StateUnreadable
 from orchestrator.identity.errors import AlreadyMember, DoorShut, InvitationOver, OwnMember, UnknownMember
+from orchestrator.state_copy import keep_copy
 from schemas.closing import Closing
 from schemas.roles import ON_BROKER, Role
 
@@ -77,15 +78,17 @@ class Register(Closing):
         try:
             os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
             self._db = sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
-            self._migrate()
+            self._migrate(path)
         except (OSError, sqlite3.Error) as error:
             raise StateUnreadable(f"{path} cannot be used: {error}; restore it from a backup of the fleet") from error
 
-    def _migrate(self) -> None:
+    def _migrate(self, path: Path) -> None:
         self._db.execute("BEGIN IMMEDIATE")
         (version,) = self._db.execute("PRAGMA user_version").fetchone()
         if version > len(_SCHEMAS):
             raise sqlite3.DatabaseError("it is of a newer linguabus")
+        if 0 < version < len(_SCHEMAS):
+            keep_copy(path, version)
         for schema in _SCHEMAS[version:]:
             for statement in filter(str.strip, schema.split(";")):
                 self._db.execute(statement)

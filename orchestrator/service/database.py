@@ -23,6 +23,7 @@ from orchestrator.effects import SaveTokens
 from orchestrator.errors import StateUnreadable
 from orchestrator.events import SavedRequest
 from orchestrator.planning.profile import Profile
+from orchestrator.state_copy import keep_copy
 from schemas import contract
 from schemas.closing import Closing
 from schemas.errors import ContractError
@@ -125,10 +126,11 @@ class Database(Closing):
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = NORMAL")
             self._migrate()
-        except sqlite3.Error as error:
+        except (OSError, sqlite3.Error) as error:
             self._db.close()
             what = f"{path} cannot be used: {error}"
-            if getattr(error, "sqlite_errorcode", None) in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE):
+            full = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE)
+            if isinstance(error, OSError) or getattr(error, "sqlite_errorcode", None) in full:
                 raise StateUnreadable(f"{what}; make room in {path.parent}") from error
             raise StateUnreadable(f"{what}; move it away to start afresh") from error
         except StateUnreadable:
@@ -148,6 +150,8 @@ class Database(Closing):
                     f"{self.path} was written by a newer version (schema {version}, this one reads {SCHEMA_VERSION}):"
                     " upgrade linguabus"
                 )
+            if version:
+                keep_copy(self.path, version)
             for schema in _SCHEMAS[version:]:
                 for statement in schema.split(";"):
                     self._db.execute(statement)

@@ -84,6 +84,9 @@ def test_an_open_invitation_of_an_older_version_stays_open(tmp_path: Path, clock
     db.close()
     with Register(path, now=clock) as register:
         assert register.enrol(TOKEN, hash_of("k")).name == "phone"
+    with sqlite3.connect(tmp_path / "older.sqlite3.schema-1") as kept:
+        assert kept.execute("PRAGMA user_version").fetchone() == (1,)
+    kept.close()
 
 
 def test_a_wrong_token_is_good_for_nothing(register: Register) -> None:

@@ -1,6 +1,7 @@
 """The database: epochs only grow, history, nodes, interrupted requests, and files that are not ours."""
 
 import sqlite3
+import stat
 from dataclasses import replace
 from pathlib import Path
 
@@ -173,6 +174,32 @@ def test_a_file_of_an_earlier_version_gets_what_it_lacks(path: Path) -> None:
         assert state.drained() == frozenset()
         assert state.epoch("main") == epoch(5, 7)
         assert state.constraints("main") == PlanConstraints(exclude=("a",))
+    copy = path.with_name(f"{path.name}.schema-2")
+    assert stat.S_IMODE(copy.stat().st_mode) == 0o600
+    with sqlite3.connect(copy) as kept:
+        assert kept.execute("PRAGMA user_version").fetchone() == (2,)
+        assert kept.execute("SELECT wishes FROM constraints").fetchone()
+    kept.close()
+    assert [one.name for one in path.parent.iterdir() if ".schema-" in one.name] == [copy.name]
+
+
+def test_what_can_not_be_copied_is_not_changed(path: Path) -> None:
+    with Database(path) as state:
+        state._db.execute("PRAGMA user_version = 2")
+    blocked = path.with_name(f"{path.name}.schema-2")
+    blocked.mkdir()
+    with pytest.raises(StateUnreadable, match="make room"):
+        Database(path)
+    with sqlite3.connect(path) as db:
+        assert db.execute("PRAGMA user_version").fetchone() == (2,)
+    db.close()
+    assert not list(path.parent.glob("*.new"))
+
+
+def test_a_new_file_and_one_of_this_version_have_no_copy(path: Path) -> None:
+    for _ in range(2):
+        Database(path).close()
+    assert not list(path.parent.glob("*.schema-*"))
 
 
 def test_a_request_that_an_earlier_version_has_kept_goes_on(path: Path) -> None:
