@@ -57,8 +57,9 @@ check: .venv/.ready-test ## lint and type-check
 bench: .venv/.ready-test ## every benchmark; ARGS=--quick for the short form
 	@set -e; for script in $(BENCHMARKS); do $(BIN)/python $$script $(ARGS); done
 
-docs: .venv/.ready-test ## write docs/cli.md from the commands' help
+docs: .venv/.ready-test ## write docs/cli.md and docs/configuration.md from the commands
 	@$(BIN)/python .ci/cli_reference.py > docs/cli.md
+	@$(BIN)/python .ci/configuration_reference.py > docs/configuration.md
 
 clean: ## remove .venv, caches and build output (models in the user's cache stay)
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

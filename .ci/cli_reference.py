@@ -53,7 +53,7 @@ def _sections(command: click.Command, context: click.Context) -> Iterator[str]:
 
 def _row(option: click.Option) -> str:
     names = ", ".join(f"`{name}`" for name in option.opts)
-    value = "" if option.is_flag or option.count else f" {_metavar(option)}"
+    value = "" if option.is_flag or option.count else f" {metavar(option)}"
     text = option.help or ""
     if isinstance(option.show_default, str):
         text += f" [default: {option.show_default}]"
@@ -62,7 +62,7 @@ def _row(option: click.Option) -> str:
     return f"| {names}{value} | {text.replace('|', chr(92) + '|')} |"
 
 
-def _metavar(option: click.Option) -> str:
+def metavar(option: click.Option) -> str:
     """What the option's value is."""
     if option.metavar:
         return option.metavar

@@ -32,6 +32,13 @@ class CredentialUnusable(BusError):
         super().__init__(f"{path} can't be used: {reason}; remove it, and join the fleet again")
 
 
+class ConfigUnusable(BusError):
+    """The configuration file can't be read, or has what no command knows."""
+
+    def __init__(self, place: str, reason: str) -> None:
+        super().__init__(f"{place}: {reason}")
+
+
 class JoiningFailed(BusError):
     """A device did not become a member of a fleet."""
 

@@ -6,13 +6,18 @@ import contextlib
 import os
 import socket
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 from click.core import ParameterSource
 
 from broker.address import DEFAULT_URL, parse_broker_url
+from broker.completion import completion_command
+from broker.config_file import ConfigFile, ConfiguredGroup, config_option
+from broker.config_show import config_command
 from broker.credential import FILE, Credential
+from broker.discovery import is_open, look
 from broker.errors import BrokerRefused, BrokerUnreachable
 from broker.exit_deadline import end_on_signals
 from broker.option_types import FiniteRange, IntOrWord
@@ -21,15 +26,18 @@ from broker.whereabouts import Whereabouts
 from edge_node.config import BLOBS, SPEEDS, NodeConfig, read_speed
 from edge_node.errors import NotJoined
 from edge_node.guest.commands import COMMANDS
-from edge_node.guest.home_option import home_option
+from edge_node.guest.home_option import NODE, home_option
 from edge_node.runtime.process_heap import ask_for_huge_pages
 from edge_node.storage.home_lock import only_node
-from schemas import PACKAGE_VERSION, names
+from schemas import PACKAGE_VERSION, PROTOCOL_VERSION, names
 from schemas.errors import LinguabusError
 from schemas.logs import log_to_stderr
+from schemas.mdns import Announcement
 from schemas.roles import with_article
 from schemas.system_limits import allow_many_files, describe
 
+PROGRAM = "linguabus-node"
+_LOOK_S = 1.0
 _MB = 10**6
 _PROVIDER = "ExecutionProvider"
 
@@ -72,6 +80,19 @@ def _check_providers(_context: click.Context, _parameter: click.Parameter, value
     return tuple(name for name in found if name)
 
 
+def _say_who_invites(fleets: Sequence[Announcement]) -> None:
+    """Where there are fleets in this network, one of them is meant: whose member it is to become, its owner says."""
+    if not fleets:
+        return
+    hosts = "; ".join(f"{one.fleet} at {' or '.join(one.addresses[:3])}" for one in fleets)
+    update = [one for one in fleets if one.protocol > PROTOCOL_VERSION]
+    newer = "; this linguabus is older than theirs: take the same version" if len(update) == len(fleets) else ""
+    raise click.UsageError(
+        f"this device has joined no fleet, and {DEFAULT_URL} does not answer; in this network there is {hosts}: on its"
+        f" host, 'linguabus invite NAME' prints the line that lets this device join{newer}"
+    )
+
+
 def _take_home(home: Path) -> None:
     """Make this the only node of its home, for as long as it runs."""
     try:
@@ -81,13 +102,22 @@ def _take_home(home: Path) -> None:
         raise click.UsageError(f"--home {home} can't be used: {error.strerror}") from None
 
 
+def _read_config(context: click.Context, path: Path) -> ConfigFile:
+    from broker.config_reader import read_section  # YAML, only where there is a file
+
+    shared = {"broker": None, "home": NODE, "insecure": None, "verbose": None}
+    return read_section(context, path, NODE, shared)
+
+
 @click.group(
+    cls=ConfiguredGroup,
     invoke_without_command=True,
     options_metavar="[OPTIONS]...",
-    subcommand_metavar="[status | pause | resume | leave]",
+    subcommand_metavar="[status | pause | resume | leave | config | completion]",
     epilog="Example: linguabus-node --broker mqtt://192.168.1.5 --insecure --name kitchen-phone",
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "LINGUABUS_NODE"},
 )
+@config_option(_read_config)
 @click.option(
     "--broker",
     envvar="LINGUABUS_BROKER",
@@ -98,7 +128,7 @@ def _take_home(home: Path) -> None:
 @click.option(
     "--name", callback=_check_name, help="This node's name. [default: the one that it has joined with, or the host's]"
 )
-@home_option("Directory for downloaded model parts.")
+@home_option("Directory for downloaded model parts.", of_program=True)
 @click.option(
     "--memory-limit-mb",
     type=click.IntRange(64),
@@ -177,7 +207,7 @@ def _take_home(home: Path) -> None:
 )
 @click.option("--insecure", is_flag=True, help="Allow a broker beyond this machine without TLS.")
 @click.option("-v", "--verbose", count=True, help="Log more; twice for debugging.")
-@click.version_option(PACKAGE_VERSION, prog_name="linguabus-node")
+@click.version_option(PACKAGE_VERSION, prog_name=PROGRAM)
 @click.pass_context
 def node(
     context: click.Context,
@@ -220,6 +250,8 @@ def node(
     if broker and is_option and (password_line := password_warning(broker)):
         click.echo(f"node {name}: warning: {password_line}", err=True)
     address = credential.broker() if credential else parse_broker_url(broker or DEFAULT_URL)
+    if credential is None and broker is None and not is_open(address):
+        _say_who_invites(look(_LOOK_S))
     if is_exposed(address):
         if not insecure:
             raise click.UsageError(
@@ -272,7 +304,8 @@ def node(
         raise NotJoined(error.address, error.reason) from error
 
 
-for _command in COMMANDS:
+_ON_BOTH = (config_command("Example: linguabus-node config show"), completion_command(PROGRAM))
+for _command in (*COMMANDS, *_ON_BOTH):
     node.add_command(_command)
 
 
@@ -282,7 +315,7 @@ def main() -> None:
     ask_for_huge_pages()
     code: object = 0
     try:
-        node.main(standalone_mode=True)
+        node.main(prog_name=PROGRAM)
     except SystemExit as left:
         code = left.code
     except LinguabusError as error:

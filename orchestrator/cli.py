@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 
+from broker.config_file import ConfigFile, ConfiguredGroup, config_option
 from orchestrator.commands.exits import FAILURE, INTERRUPTED, WRONG_INPUT, exit_code, missing_module
 from orchestrator.commands.settings import HelpGroup, Settings, bus_options, pass_settings
 from orchestrator.commands.terminal import settle_streams
@@ -43,12 +44,18 @@ COMMANDS = {
     "simulate": "orchestrator.commands.simulate",
     "bench": "orchestrator.commands.bench",
     "model": "orchestrator.commands.model",
+    "config": "orchestrator.commands.config",
+    "completion": "orchestrator.commands.completion",
     "version": "orchestrator.commands.version",
 }
 """Name of a command to its module; the module's ``command`` is what runs."""
 
 
-class LazyGroup(HelpGroup):
+NODE = "node"
+"""What the configuration file says of it, ``linguabus-node`` reads."""
+
+
+class LazyGroup(ConfiguredGroup, HelpGroup):
     """A group that imports a command's module when the command is wanted."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -61,16 +68,22 @@ class LazyGroup(HelpGroup):
         return command
 
 
+def _read_config(context: click.Context, path: Path) -> ConfigFile:
+    from broker.config_reader import read_config  # YAML, only where there is a file
+
+    return read_config(context, path, others=(NODE,))
+
+
 @click.group(
     cls=LazyGroup,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "LINGUABUS"},
     epilog="Example: linguabus demo",
 )
+@config_option(_read_config)
 @bus_options
 @click.option(
     "--home",
     type=click.Path(path_type=Path, file_okay=False),
-    envvar="LINGUABUS_HOME",
     metavar="DIR",
     help="Where models and state are kept. [default: LINGUABUS_HOME or ~/.local/share/linguabus]",
 )
@@ -89,8 +102,6 @@ def run(arguments: list[str] | None = None) -> int:
     """Run one command line and return its exit code: see `exits`."""
     settle_streams()
     settings = Settings()
-    if os.environ.get("LINGUABUS_BROKER"):
-        settings.broker, settings.broker_is_named = os.environ["LINGUABUS_BROKER"], True
     try:
         result = cli.main(args=arguments, prog_name="linguabus", standalone_mode=False, obj=settings)
     except click.UsageError as error:

@@ -37,7 +37,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Have all tests find the broker that is asked for; what can't be had ends the run."""
+    """Have all tests find the broker that is asked for; what can't be had ends the run.
+
+    The configuration file of whoever runs them is not theirs.
+    """
+    os.environ["XDG_CONFIG_HOME"] = "/nowhere/config"
     if config.getoption("newer_mosquitto"):
         from tests.support.newer_mosquitto import use_newer_mosquitto
 

@@ -7,7 +7,9 @@ import sys
 import time
 
 import click
+from click.core import ParameterSource
 
+from broker.config_file import VARIABLE, config_of
 from broker.option_types import FiniteRange
 from orchestrator.commands.connection import connect
 from orchestrator.commands.settings import Settings, bus_options, pass_settings
@@ -41,12 +43,19 @@ def command(context: click.Context, settings: Settings) -> None:
     if context.invoked_subcommand is not None:
         return
     environment = dict(os.environ)
-    if settings.broker_is_named:
+    # What the file says, the node reads there itself: as more than that it would go before the node's own section.
+    if settings.broker_is_named and settings.broker_source is not ParameterSource.DEFAULT_MAP:
         environment["LINGUABUS_BROKER"] = settings.broker
-    if settings.given_home is not None:
+    if settings.given_home is not None and not _is_in_file(context, "home"):
         environment["LINGUABUS_HOME"] = str(settings.given_home)
+    if config := config_of(context):
+        environment[VARIABLE] = str(config.path.absolute())
     flags = ["--insecure"] * settings.insecure + ["-v"] * settings.verbose
     os.execve(sys.executable, [sys.executable, "-m", "edge_node", *flags, *context.args], environment)
+
+
+def _is_in_file(context: click.Context, parameter: str) -> bool:
+    return context.find_root().get_parameter_source(parameter) is ParameterSource.DEFAULT_MAP
 
 
 @command.command("drain", epilog="Example: linguabus node drain kitchen-phone")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from broker.address import DEFAULT_URL, BrokerAddress, parse_broker_url
 from broker.credential import FILE, Credential
@@ -52,13 +53,21 @@ class Settings:
     """The settings of a command, filled by the options in front of its name, then by its own."""
 
     broker: str = DEFAULT_URL
-    broker_is_given: bool = False
-    """By an option."""
-    broker_is_named: bool = False
-    """By an option or by the environment: then this home's fleet is not asked."""
+    broker_source: ParameterSource = ParameterSource.DEFAULT
+    """Who has named it."""
     given_home: Path | None = None
     insecure: bool = False
     verbose: int = 0
+
+    @property
+    def broker_is_given(self) -> bool:
+        """By an option."""
+        return self.broker_source is ParameterSource.COMMANDLINE
+
+    @property
+    def broker_is_named(self) -> bool:
+        """By an option, the environment or the configuration file: then this home's fleet is not asked."""
+        return self.broker_source is not ParameterSource.DEFAULT
 
     @property
     def home(self) -> Path:
@@ -114,12 +123,20 @@ class HelpGroup(click.Group):
 pass_settings = click.make_pass_decorator(Settings)
 
 
-def _set_broker(context: click.Context, _parameter: click.Parameter, value: str | None) -> None:
-    if value is not None:
-        settings = context.ensure_object(Settings)
-        settings.broker, settings.broker_is_given, settings.broker_is_named = value, True, True
-        if warning := password_warning(value):
-            click.echo(f"warning: {warning}", err=True)
+_WEIGHT = {ParameterSource.COMMANDLINE: 3, ParameterSource.ENVIRONMENT: 2, ParameterSource.DEFAULT_MAP: 1}
+"""What stands behind a command's name goes before what stands in front of it, unless that was said louder."""
+
+
+def _set_broker(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
+    if value is None or parameter.name is None:
+        return
+    settings = context.ensure_object(Settings)
+    source = context.get_parameter_source(parameter.name) or ParameterSource.DEFAULT
+    if _WEIGHT.get(source, 0) < _WEIGHT.get(settings.broker_source, 0):
+        return
+    settings.broker, settings.broker_source = value, source
+    if settings.broker_is_given and (warning := password_warning(value)):
+        click.echo(f"warning: {warning}", err=True)
 
 
 def _set_insecure(context: click.Context, _parameter: click.Parameter, value: bool) -> None:

@@ -1,0 +1,29 @@
+"""``completion``, of both programs: click's own script for a shell."""
+
+from __future__ import annotations
+
+import click
+from click.shell_completion import get_completion_class
+
+SHELLS = ("bash", "zsh", "fish")
+
+
+def completion_command(program: str) -> click.Command:
+    """The command for a program, whose name as it is installed is given."""
+
+    @click.command("completion", epilog=f'Example: eval "$({program} completion bash)"')
+    @click.argument("shell", type=click.Choice(SHELLS))
+    @click.pass_context
+    def completion(context: click.Context, shell: str) -> None:
+        """Print the script that completes this program's commands and options in a shell.
+
+        For each new shell: a line in ~/.bashrc or ~/.zshrc evaluates what this prints; fish reads it from
+        ~/.config/fish/completions.
+        """
+        kind = get_completion_class(shell)
+        if kind is None:
+            raise click.UsageError(f"the installed click completes nothing in {shell}")
+        variable = f"_{program.replace('-', '_')}_COMPLETE".upper()
+        click.echo(kind(context.find_root().command, {}, program, variable).source())
+
+    return completion
