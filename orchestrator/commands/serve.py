@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, get_args
 import click
 
 from broker.address import BrokerAddress, parse_broker_url
+from broker.credential import MOST_ADDRESSES
 from broker.option_types import FiniteRange
 from orchestrator.commands.output import describe_broker, warn_of_few_files
 from orchestrator.commands.settings import Settings, bus_options, pass_settings
@@ -21,10 +22,15 @@ from schemas import limits
 from schemas.messages import WireDtype
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from orchestrator.identity.fleet_folder import FleetFolder
     from orchestrator.identity.membership import Membership
+    from orchestrator.service.announcer import Announcer
     from orchestrator.service.run import ServiceInfo
 
 HEALTH = HealthLimits()
+_ID_DIGITS = 12
 AUTO_WIRE = "auto"
 DEFAULT_PREFIX = "homeassistant"
 EXAMPLE = "Example: linguabus serve --with-broker"
@@ -162,6 +168,12 @@ def _prefix(_context: click.Context, parameter: click.Parameter, value: str) -> 
     help="Show the fleet and its nodes in Home Assistant, by MQTT discovery; PREFIX is that of its topics."
     f" [default: off; without PREFIX: {DEFAULT_PREFIX}]",
 )
+@click.option(
+    "--announce",
+    is_flag=True,
+    help="Answer devices of this network that look for a fleet by multicast DNS: they are told where to ask for an"
+    " invitation, and nothing else.",
+)
 @bus_options
 @pass_settings
 def command(
@@ -185,6 +197,7 @@ def command(
     standby: bool,
     no_balance: bool,
     home_assistant: str,
+    announce: bool,
 ) -> None:
     """Run the orchestrator: it plans which node runs what, hands out the parts and answers questions."""
     from broker.exit_deadline import end_on_signals
@@ -219,9 +232,13 @@ def command(
             broker = own.broker()
             blob_host = blob_host or fleet.settings.listen or "0.0.0.0"
             blob_port = fleet.settings.http_port if blob_port is None else blob_port
+            if announce:
+                stack.enter_context(_announced(fleet, interface_addresses))
             if with_broker:
                 stack.enter_context(FleetBroker(fleet, own))
                 click.echo(f"broker: Mosquitto with TLS and roles, on port {fleet.settings.broker_port}")
+        elif announce:
+            raise click.UsageError("--announce is for a fleet, and there is none in this home: linguabus init")
         elif with_broker:
             if settings.broker_is_given:
                 raise click.UsageError(
@@ -263,6 +280,26 @@ def command(
             on_ready=functools.partial(_announce, membership),
         )
     click.echo("stopped")
+
+
+def _announced(fleet: FleetFolder, interface_addresses: Callable[[], list[str]]) -> Announcer:
+    """Answers who looks for this fleet in the network; raises click.UsageError where nobody may be told."""
+    from broker.tls import fingerprint
+    from orchestrator.service.announcer import Announcer, found_at
+    from schemas import PROTOCOL_VERSION
+    from schemas.mdns import Announcement
+
+    def said() -> Announcement:
+        addresses = found_at(fleet.addresses(interface_addresses()))[:MOST_ADDRESSES]
+        return Announcement(identity, fleet.settings.http_port, addresses, PROTOCOL_VERSION)
+
+    identity = fingerprint(fleet.authority).hex()[:_ID_DIGITS]
+    if not said().addresses:
+        raise click.UsageError("--announce: other machines reach none of this fleet's addresses")
+    try:
+        return Announcer(said, interface_addresses())
+    except OSError as error:
+        raise click.UsageError(f"--announce: multicast can't be listened to: {error.strerror}") from None
 
 
 def _announce_standby(broker: str) -> None:
