@@ -33,3 +33,7 @@ class Superseded(OrchestratorError):
 
 class PipelineTaken(OrchestratorError):
     """Another orchestrator serves the pipeline on this broker."""
+
+
+class SupervisorFailed(OrchestratorError):
+    """The system does not take a service, or gives it back."""

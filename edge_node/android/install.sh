@@ -143,47 +143,11 @@ join_fleet() {
     rm -f "$data/invitation"
 }
 
-write_service() {
-    put "$services/$SERVICE/run" 700 <<RUN
-#!$PREFIX/bin/sh
-# Written by linguabus; removed by: sh $data/install.sh --uninstall
-exec 2>&1
-timeout $PATIENCE_S termux-wake-lock </dev/null
-# What its owner has set, such as LINGUABUS_ONLY_CHARGING=1.
-set -a
-[ ! -r $data/node.env ] || . $data/node.env
-set +a
-exec linguabus --home $data node -v
-RUN
-    put "$services/$SERVICE/finish" 700 <<FINISH
-#!$PREFIX/bin/sh
-# What ends with 2, such as a node that is no member any more, waits for people: it is not tried again all the time.
-[ "\$1" != 2 ] || sleep 60
-FINISH
-    mkdir -p "$services/$SERVICE/log"
-    [ -e "$services/$SERVICE/log/run" ] ||
-        ln -s "$PREFIX/share/termux-services/svlogger" "$services/$SERVICE/log/run"
-    put "$boot" 700 <<BOOT
-#!$PREFIX/bin/sh
-# Run by the app Termux:Boot when the phone has started: the service of linguabus follows.
-timeout $PATIENCE_S termux-wake-lock </dev/null
-. $PREFIX/etc/profile.d/start-services.sh
-BOOT
-}
-
 start() {
-    timeout "$PATIENCE_S" termux-wake-lock </dev/null >/dev/null 2>&1 ||
-        say 'no wake lock: Android may stop the node when the screen is off (is Termux itself up to date?)'
-    # The daemon is started by the next session's profile, and is needed in this one.
-    # shellcheck disable=SC2016  # it is that shell's
-    timeout "$PATIENCE_S" sh -c '. "$PREFIX/etc/profile.d/start-services.sh"' </dev/null >/dev/null 2>&1 || true
-    if timeout "$PATIENCE_S" sv-enable "$SERVICE" </dev/null && timeout "$PATIENCE_S" sv up "$SERVICE" </dev/null; then
-        say "the node runs, and starts with Termux; with the app Termux:Boot, with the phone"
-        say "what it says: tail -f $PREFIX/var/log/sv/$SERVICE/current; what is wrong: linguabus doctor"
-        say "to remove it: sh $data/install.sh --uninstall"
+    if linguabus --home "$data" service install --timeout "$PATIENCE_S" node -v </dev/null; then
+        say "what is wrong, if something is: linguabus doctor; to remove all: sh $data/install.sh --uninstall"
         return
     fi
-    say 'termux-services does not answer'
     run_here
 }
 
@@ -202,10 +166,7 @@ uninstall() {
     left="all is removed but the system's packages"
     if [ -n "$in_termux" ]; then
         say 'stopping the node'
-        # It gives its layers to others first, where there are others.
-        ! have sv || timeout 60 sv -w 30 force-down "$SERVICE" </dev/null || true
-        ! have sv-disable || timeout "$PATIENCE_S" sv-disable "$SERVICE" </dev/null || true
-        rm -rf "${services:?}/$SERVICE" "$boot"
+        timeout 90 linguabus --home "$data" service remove node </dev/null || rm -rf "${services:?}/$SERVICE" "$boot"
     fi
     timeout 60 linguabus-node --home "$data/node" leave --yes </dev/null || left="$left; on the fleet's host: linguabus revoke NAME"
     if [ -n "$in_termux" ]; then
@@ -228,7 +189,6 @@ main() {
         join_fleet "$1"
         keep_this_file
         [ -n "$in_termux" ] || run_here
-        write_service
         start
         ;;
     esac
