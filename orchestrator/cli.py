@@ -44,8 +44,10 @@ COMMANDS = {
     "simulate": "orchestrator.commands.simulate",
     "bench": "orchestrator.commands.bench",
     "model": "orchestrator.commands.model",
+    "service": "orchestrator.commands.service",
     "config": "orchestrator.commands.config",
     "completion": "orchestrator.commands.completion",
+    "update-check": "orchestrator.commands.update_check",
     "version": "orchestrator.commands.version",
 }
 """Name of a command to its module; the module's ``command`` is what runs."""

@@ -31,6 +31,9 @@ simulate home
 top --once
 trace
 version
+config show
+completion bash
+service show --user serve
 init
 invite tablet
 members
@@ -39,9 +42,10 @@ key notebook
 revoke tablet
 fleet backup HOME/.local/share/linguabus/my.fleet
 """
-LEFT_OUT = {"demo", "join", "doctor", "api"}
+LEFT_OUT = {"demo", "join", "doctor", "api", "update-check"}
 """The first runs `serve` and `node`, and fetches a model first, as it says; the second connects to the fleet that has
-invited, as it says; the third looks who answers at the fleet's addresses and ports; the last is a server."""
+invited, as it says; the third looks who answers at the fleet's addresses and ports; then a server, and what asks for
+updates, as it says, and alone does."""
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="strace is Linux's")

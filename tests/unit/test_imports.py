@@ -181,13 +181,15 @@ ROOMS = {
         "operator_api": "control_plane deployment effects fleet pipelines planning planning.moves planning.solver"
         " replanning requests text",
         "core": "control_plane effects events operator_api",
-        "identity": "errors",
+        "state_copy": "",
+        "identity": "errors state_copy",
         "service": "control_plane core deployment effects errors events fleet identity model operator_api pipelines"
-        " planning planning.explain planning.simulation planning.solver planning.standby replanning timing",
+        " planning planning.explain planning.simulation planning.solver planning.standby replanning state_copy timing",
         "client": "errors",
         "gateway": "client errors service text",
+        "supervision": "errors",
         "commands": "balancing client errors fleet gateway identity model planning planning.explain"
-        " planning.simulation planning.solver replanning service text timing",
+        " planning.simulation planning.solver replanning service supervision text timing",
         "cli": "commands",
     },
 }

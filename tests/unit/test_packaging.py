@@ -15,7 +15,7 @@ from tests.support.repository import ROOT
 
 TOP_LEVEL = {
     "pyproject.toml", "README.md", "broker", "orchestrator", "edge_node", "schemas", "tests", "docker-compose.yml",
-    "Makefile", "LICENSE", "CHANGELOG.md", "SECURITY.md", "docs", "benchmarks",
+    "Makefile", "LICENSE", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "docs", "benchmarks",
 }  # fmt: skip
 
 
