@@ -6,7 +6,6 @@ import contextlib
 import os
 import socket
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -17,7 +16,7 @@ from broker.completion import completion_command
 from broker.config_file import ConfigFile, ConfiguredGroup, config_option
 from broker.config_show import config_command
 from broker.credential import FILE, Credential
-from broker.discovery import is_open, look
+from broker.discovery import look
 from broker.errors import BrokerRefused, BrokerUnreachable
 from broker.exit_deadline import end_on_signals
 from broker.option_types import FiniteRange, IntOrWord
@@ -29,10 +28,9 @@ from edge_node.guest.commands import COMMANDS
 from edge_node.guest.home_option import NODE, home_option
 from edge_node.runtime.process_heap import ask_for_huge_pages
 from edge_node.storage.home_lock import only_node
-from schemas import PACKAGE_VERSION, PROTOCOL_VERSION, names
+from schemas import PACKAGE_VERSION, names
 from schemas.errors import LinguabusError
 from schemas.logs import log_to_stderr
-from schemas.mdns import Announcement
 from schemas.roles import with_article
 from schemas.system_limits import allow_many_files, describe
 
@@ -78,19 +76,6 @@ def _check_providers(_context: click.Context, _parameter: click.Parameter, value
         there = ", ".join(sorted(by_short_name))
         raise click.BadParameter(f"the installed ONNX Runtime has no {names[found.index(None)]!r}, but: {there}")
     return tuple(name for name in found if name)
-
-
-def _say_who_invites(fleets: Sequence[Announcement]) -> None:
-    """Where there are fleets in this network, one of them is meant: whose member it is to become, its owner says."""
-    if not fleets:
-        return
-    hosts = "; ".join(f"{one.fleet} at {' or '.join(one.addresses[:3])}" for one in fleets)
-    update = [one for one in fleets if one.protocol > PROTOCOL_VERSION]
-    newer = "; this linguabus is older than theirs: take the same version" if len(update) == len(fleets) else ""
-    raise click.UsageError(
-        f"this device has joined no fleet, and {DEFAULT_URL} does not answer; in this network there is {hosts}: on its"
-        f" host, 'linguabus invite NAME' prints the line that lets this device join{newer}"
-    )
 
 
 def _take_home(home: Path) -> None:
@@ -250,8 +235,6 @@ def node(
     if broker and is_option and (password_line := password_warning(broker)):
         click.echo(f"node {name}: warning: {password_line}", err=True)
     address = credential.broker() if credential else parse_broker_url(broker or DEFAULT_URL)
-    if credential is None and broker is None and not is_open(address):
-        _say_who_invites(look(_LOOK_S))
     if is_exposed(address):
         if not insecure:
             raise click.UsageError(
@@ -301,7 +284,7 @@ def node(
     except (BrokerRefused, BrokerUnreachable) as error:
         if credential or broker:
             raise
-        raise NotJoined(error.address, error.reason) from error
+        raise NotJoined(error.address, error.reason, look(_LOOK_S)) from error
 
 
 _ON_BOTH = (config_command("Example: linguabus-node config show"), completion_command(PROGRAM))

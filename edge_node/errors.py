@@ -1,10 +1,13 @@
 """Errors of a node."""
 
 import re
+from collections.abc import Sequence
 
 from broker.errors import HOW_TO_JOIN
+from schemas import PROTOCOL_VERSION
 from schemas.errors import LinguabusError
 from schemas.limits import MAX_LINE
+from schemas.mdns import Announcement
 from schemas.messages import LoadFailureCode
 
 _RUNTIME_NOISE = re.compile(
@@ -33,11 +36,18 @@ class HomeInUse(NodeError):
 
 
 class NotJoined(NodeError):
-    """A device that is no member of a fleet was not told of another broker, and has none that lets it in."""
+    """A device that is no member of a fleet was not told of another broker, and has none that lets it in.
 
-    def __init__(self, address: str, reason: str) -> None:
+    ``fleets``: what is announced in its network.
+    """
+
+    def __init__(self, address: str, reason: str, fleets: Sequence[Announcement]) -> None:
         own = f"no broker of its own lets it in ({address}: {reason})"
-        super().__init__(f"this device has joined no fleet, and {own}: {HOW_TO_JOIN}")
+        hosts = "; ".join(f"{one.fleet} at {' or '.join(one.addresses[:3])}" for one in fleets)
+        near = f"; in this network there is the fleet {hosts}" if fleets else ""
+        newer = bool(fleets) and all(one.protocol > PROTOCOL_VERSION for one in fleets)
+        update = "; its linguabus is newer than this one: take the same" if newer else ""
+        super().__init__(f"this device has joined no fleet, and {own}{near}: {HOW_TO_JOIN}{update}")
 
 
 class BlobUnavailable(NodeError):

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import MISSING, fields
 from typing import Any
 
-from schemas import PROTOCOL_VERSION, contract
+from schemas import PROTOCOL_VERSION, contract, json_text
 from schemas.errors import ContractError
 from schemas.node_messages import NodeBirth
 from schemas.registry import MAX_MESSAGE_BYTES
@@ -20,7 +19,7 @@ def foreign_birth(payload: bytes) -> NodeBirth | None:
     if len(payload) > MAX_MESSAGE_BYTES:
         return None
     try:
-        said = json.loads(str(payload, "utf-8"))
+        said = json_text.read(str(payload, "utf-8"))
     except (ValueError, RecursionError):
         return None
     if not isinstance(said, dict) or said.get("type") != "node.birth" or said.get("protocol") == PROTOCOL_VERSION:

@@ -25,14 +25,7 @@ _log = logging.getLogger(__name__)
 class Announcer(Closing):
     """Answers, in a thread, until it is closed. A context manager."""
 
-    def __init__(
-        self,
-        said: Callable[[], Announcement],
-        interfaces: Sequence[str],
-        *,
-        group: str = mdns.GROUP,
-        port: int = mdns.PORT,
-    ) -> None:
+    def __init__(self, said: Callable[[], Announcement], interfaces: Sequence[str]) -> None:
         """Listen.
 
         Args:
@@ -43,7 +36,6 @@ class Announcer(Closing):
             OSError: multicast can't be listened to.
         """
         self._said = said
-        self._group = (group, port)
         self._bucket = TokenBucket(_ANSWERS)
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         try:
@@ -51,10 +43,10 @@ class Announcer(Closing):
             for option in ("SO_REUSEADDR", "SO_REUSEPORT"):
                 if hasattr(socket, option):
                     self._socket.setsockopt(socket.SOL_SOCKET, getattr(socket, option), 1)
-            self._socket.bind((group, port))
+            self._socket.bind((mdns.GROUP, mdns.PORT))
             for interface in interfaces:
                 with contextlib.suppress(OSError):  # one that knows no multicast
-                    member = socket.inet_aton(group) + socket.inet_aton(interface)
+                    member = socket.inet_aton(mdns.GROUP) + socket.inet_aton(interface)
                     self._socket.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, member)
         except OSError:
             self._socket.close()
@@ -89,8 +81,8 @@ class Announcer(Closing):
         number = mdns.asks_for_fleets(message)
         if number is None or not _is_near(asker[0]) or not self._bucket.take(time.monotonic()):
             return
-        is_alone = asker[1] != self._group[1]
-        target = asker if is_alone else self._group
+        is_alone = asker[1] != mdns.PORT
+        target = asker if is_alone else (mdns.GROUP, mdns.PORT)
         self._socket.sendto(mdns.answer(self._said(), number if is_alone else None), target)
 
 

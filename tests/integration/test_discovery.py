@@ -68,7 +68,7 @@ def test_a_node_without_options_says_who_invites(tmp_path: Path) -> None:
     ((fleet, port, addresses, protocol),) = found
     assert (port, addresses, protocol) == (http, [ADDRESS], 1)
     assert code == 2
-    assert f"in this network there is {fleet} at {ADDRESS}: on its host, 'linguabus invite NAME'" in said
+    assert f"in this network there is the fleet {fleet} at {ADDRESS}: join the fleet by the line that" in said
     assert not (tmp_path / "node" / "credential.json").exists()
 
 
