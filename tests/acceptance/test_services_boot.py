@@ -6,6 +6,7 @@ The machine is a Debian in a folder whose first process is systemd; network, Pyt
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 import time
@@ -24,7 +25,16 @@ from tests.support.polling import DEADLINE_S
 from tests.support.repository import ROOT
 from tests.support.tiny_store import TINY
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(3600)]
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.timeout(3600),  # of which debootstrap takes most, the first time
+    pytest.mark.skipif(
+        sys.platform != "linux"
+        or os.geteuid() != 0
+        or not all(map(shutil.which, ("debootstrap", "unshare", "nsenter"))),
+        reason="a machine in a folder is made by root, on Debian or Ubuntu, with debootstrap",
+    ),
+]
 
 HOME = "/srv/linguabus"
 LINGUABUS = (sys.executable, "-m", "orchestrator.cli", "--home", HOME)
