@@ -32,7 +32,7 @@ top --once
 trace
 version
 config show
-completion bash
+completion zsh
 service show --user serve
 init
 invite tablet
