@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 
 import click
 
-from broker.address import bracketed
 from broker.time_span import seconds_of, span_text
 from orchestrator.commands.output import print_json
 from orchestrator.commands.settings import Settings, pass_settings
 from schemas import names
-from schemas.invitation import TOKEN_BYTES, Invitation
 from schemas.roles import Role
 
 
@@ -60,9 +57,8 @@ def command(
     Whoever has the line can join under this name: it opens the fleet's door for that time, and 'linguabus permit-join
     off' shuts it sooner. This runs on the machine that serves the fleet.
     """
-    from broker.tls import fingerprint
-    from orchestrator.identity.authority import public_key_pin
     from orchestrator.identity.fleet_folder import FleetFolder
+    from orchestrator.identity.inviting import Wanted, invite
     from orchestrator.service.http_server import interface_addresses
 
     given: dict[Role, bool] = {"client": client, "operator": operator, "home-assistant": home_assistant, "node": node}
@@ -72,29 +68,13 @@ def command(
     role: Role = roles[0] if roles else "node"
     if not names.is_name(name):
         raise click.BadParameter(names.RULE, param_hint="NAME")
-    fleet = FleetFolder.of(settings.home)
-    if fleet.settings.inside and not fleet.settings.addresses and not inside:
-        raise click.UsageError(
-            "containers don't know their host's address: run 'LINGUABUS_ADDRESS=192.168.1.5 docker compose up -d' with"
-            " yours, or write it into .env"
-        )
-    invitation = Invitation(
-        name=name,
-        role=role,
-        addresses=fleet.own_addresses() if inside else fleet.addresses(interface_addresses()),
-        port=fleet.settings.http_port,
-        fingerprint=fingerprint(fleet.authority),
-        token=secrets.token_bytes(TOKEN_BYTES),
-    )
     if phone and role != "node":
         raise click.UsageError(f"--phone is for one that lends itself: leave --{role} out")
-    line = f"linguabus join {invitation}"
-    if phone:
-        line = _line_for_phone(invitation, public_key_pin(fleet.server_file.read_text("utf-8")))
-    with fleet.register() as register:
-        register.invite(name, role, invitation.token, expires_s, again=again)
+    wanted = Wanted(name=name, role=role, expires_s=expires_s, again=again, inside=inside, phone=phone)
+    made = invite(FleetFolder.of(settings.home), wanted, interface_addresses())
+    line = made.line
     if as_json:
-        said = {"name": name, "role": role, "expires_at": time.time() + expires_s, "invitation": str(invitation)}
+        said = {"name": name, "role": role, "expires_at": time.time() + expires_s, "invitation": str(made.invitation)}
         print_json({**said, "line": line})
         return
     click.echo(f"on {name}, within {span_text(expires_s)}:", err=True)
@@ -103,12 +83,6 @@ def command(
         import segno
 
         click.echo(_drawn(segno.make(line, error="l")))
-
-
-def _line_for_phone(invitation: Invitation, pin: str) -> str:
-    """A line for a shell: the script comes from who has the pinned key, or not at all."""
-    url = f"https://{bracketed(invitation.addresses[0])}:{invitation.port}/join.sh"
-    return f"curl -sSfk --pinnedpubkey {pin} {url} | sh -s {invitation}"
 
 
 def _drawn(code: object) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -27,26 +27,16 @@ def command(settings: Settings, as_json: bool) -> None:
     """List who belongs to the fleet and who is invited. This runs on the machine that serves it."""
     from orchestrator.identity.authority import ends_at, fingerprint_text
     from orchestrator.identity.fleet_folder import FleetFolder
+    from orchestrator.identity.roll import roll
 
     fleet = FleetFolder.of(settings.home)
-    with fleet.register() as register:
-        members, invited = register.members(), register.invited()
     ends = ends_at(fleet.server_file.read_text("utf-8"))
-    if as_json:
-        print_json(
-            {
-                "members": [
-                    {"name": m.name, "role": m.role, "joined_at": m.joined_at, "seen_at": m.seen_at} for m in members
-                ],
-                "invited": [
-                    {"name": i.name, "role": i.role, "expires_at": i.expires_at, "waits": i.is_shut} for i in invited
-                ],
-                "door": door_json(invited),
-                "authority": fingerprint_text(fleet.authority),
-                "certificate_ends_at": ends.timestamp(),
-            }
-        )
-        return
+    with fleet.register() as register:
+        if as_json:
+            authority = fingerprint_text(fleet.authority)
+            print_json({**roll(register), "authority": authority, "certificate_ends_at": ends.timestamp()})
+            return
+        members, invited = register.members(), register.invited()
     rows = [(m.name, m.role, _day(m.joined_at), _ago(m.seen_at)) for m in members]
     rows += [
         (i.name, i.role, "waits" if i.is_shut else "invited", f"until {clock_text(i.expires_at)}") for i in invited
@@ -60,23 +50,15 @@ def _day(at_s: float) -> str:
     return datetime.datetime.fromtimestamp(at_s).strftime("%Y-%m-%d")
 
 
-def door_json(invited: Sequence[Invited]) -> dict[str, Any]:
-    """The state of the door for programs."""
-    until_s = _open_until(invited)
-    return {"open": until_s is not None, "open_until": until_s}
-
-
 def door_text(invited: Sequence[Invited]) -> str:
     """The state of the door in a line."""
-    until_s = _open_until(invited)
+    from orchestrator.identity.roll import open_until
+
+    until_s = open_until(invited)
     if until_s is not None:
         return f"door: open until {clock_text(until_s)}, for who is invited"
     waiting = any(one.is_shut for one in invited)
     return f"door: closed; 'linguabus {'permit-join 15m' if waiting else 'invite NAME'}' opens it"
-
-
-def _open_until(invited: Sequence[Invited]) -> float | None:
-    return max((one.open_until for one in invited if not one.is_shut), default=None)
 
 
 def clock_text(at_s: float) -> str:

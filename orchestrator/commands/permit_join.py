@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from broker.time_span import seconds_of
-from orchestrator.commands.members import clock_text, door_json, door_text
+from orchestrator.commands.members import clock_text, door_text
 from orchestrator.commands.output import print_json
 from orchestrator.commands.settings import Settings, pass_settings
 
@@ -34,6 +34,7 @@ def command(settings: Settings, open_s: float | None, as_json: bool) -> None:
     """
     from orchestrator.identity.errors import NobodyInvited
     from orchestrator.identity.fleet_folder import FleetFolder
+    from orchestrator.identity.roll import door
 
     with FleetFolder.of(settings.home).register() as register:
         if open_s is None:
@@ -44,7 +45,7 @@ def command(settings: Settings, open_s: float | None, as_json: bool) -> None:
     if open_s is not None and not invited:
         raise NobodyInvited
     if as_json:
-        print_json({"door": door_json(invited)})
+        print_json({"door": door(invited)})
         return
     click.echo(door_text(invited))
     for one in invited:

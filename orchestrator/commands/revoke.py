@@ -15,13 +15,8 @@ def command(settings: Settings, name: str) -> None:
 
     An invitation of that name ends, too. This runs on the machine that serves the fleet.
     """
-    from orchestrator.identity.broker_files import tell_broker, write_broker_files
     from orchestrator.identity.fleet_folder import FleetFolder
+    from orchestrator.identity.roll import revoke
 
-    fleet = FleetFolder.of(settings.home)
-    fleet.check_revocable(name)
-    with fleet.register() as register:
-        register.revoke(name)
-        if write_broker_files(fleet, register):
-            tell_broker(fleet)
+    revoke(FleetFolder.of(settings.home), name)
     click.echo(f"{name} is no member any more")

@@ -42,6 +42,16 @@ class OwnMember(OrchestratorError):
         super().__init__(f"{name} is the name of {is_of}: it is no device's")
 
 
+class HostUnknown(OrchestratorError):
+    """A fleet in containers does not know where devices find it."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "containers don't know their host's address: run 'LINGUABUS_ADDRESS=192.168.1.5 docker compose up -d' with"
+            " yours, or write it into .env"
+        )
+
+
 class NobodyInvited(OrchestratorError):
     """There is nobody to open the door for."""
 
