@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-Role = Literal["node", "client", "operator", "home-assistant", "orchestrator", "api"]
+Role = Literal["node", "client", "operator", "home-assistant", "orchestrator", "api", "api-operator"]
 """Lends its device; asks; commands, too; shows the fleet in a home; serves; asks by HTTP alone, and has no place on the
-broker."""
+broker; asks and commands by HTTP alone."""
 ROLES: tuple[Role, ...] = get_args(Role)
-ON_BROKER: tuple[Role, ...] = tuple(role for role in ROLES if role != "api")
+BY_HTTP: tuple[Role, ...] = ("api", "api-operator")
+"""Those that have an API key."""
+ON_BROKER: tuple[Role, ...] = tuple(role for role in ROLES if role not in BY_HTTP)
 """Those that the broker knows, and that a device can join as."""
 
 

@@ -12,15 +12,15 @@ from broker.security import is_loopback
 from orchestrator.commands.host_options import check_own
 from orchestrator.commands.settings import Settings, bus_options, pass_settings
 from orchestrator.errors import InsecureAddress
-from schemas.roles import Role
+from schemas.roles import BY_HTTP
 
 if TYPE_CHECKING:
     import ssl
+    from pathlib import Path
 
-    from orchestrator.service.http_access import Access
+    from orchestrator.gateway.access import Guard
 
 DEFAULT_PORT = 8480
-API: tuple[Role, ...] = ("api",)
 
 
 @click.command("api", epilog="Example: linguabus api --host 192.168.1.5")
@@ -37,7 +37,7 @@ API: tuple[Role, ...] = ("api",)
 @bus_options
 @pass_settings
 def command(settings: Settings, host: str, port: int, wants_keys: bool) -> None:
-    """Let programs ask by HTTP, as OpenAI's and Ollama's clients do.
+    """Let programs ask by HTTP, as OpenAI's and Ollama's clients do, and people look at the fleet in a browser.
 
     It is one more client of the orchestrator, and may start before it or run on another machine. Questions wait as
     those of 'linguabus ask' do, and streams say in comments what for.
@@ -52,23 +52,36 @@ def command(settings: Settings, host: str, port: int, wants_keys: bool) -> None:
         raise InsecureAddress(f"what is asked would cross the network to {address.host} unencrypted: join its fleet")
     stop = threading.Event()
     with contextlib.ExitStack() as held:
-        tls, access = None, None
+        tls, guard = None, None
         if wants_keys or not is_loopback(host):
-            tls, access = _guard(settings, held, on_network=not is_loopback(host))
-        with serving_gateway(address, host=host, port=port, access=access, tls=tls) as server:
+            tls, guard = _guard(settings, held, on_network=not is_loopback(host))
+        home = _home_of_host(settings)
+        with serving_gateway(address, host=host, port=port, guard=guard, home=home, tls=tls) as server:
             end_on_signals(stop.set)
             root = f"{'https' if tls else 'http'}://{bracketed(host)}:{server.port}"
-            click.echo(f"OpenAI's interface: {root}/v1   Ollama's: {root}   (stop with Ctrl-C)")
-            if access:
-                click.echo("next: linguabus key NAME, for each program that is to ask")
+            click.echo(f"OpenAI's interface: {root}/v1   Ollama's: {root}   in a browser: {root}/   (stop with Ctrl-C)")
+            if guard:
+                click.echo("next: linguabus key NAME, for each program that is to ask; --operator for your own browser")
             stop.wait()
     click.echo("stopped")
 
 
-def _guard(settings: Settings, held: contextlib.ExitStack, *, on_network: bool) -> tuple[ssl.SSLContext | None, Access]:
+def _home_of_host(settings: Settings) -> Path | None:
+    """The home, where this machine serves the fleet that is asked; None elsewhere."""
+    from orchestrator.identity.fleet_folder import FleetFolder
+
+    home = settings.home_if_any
+    if home is None:
+        return None
+    if FleetFolder.exists(home):
+        return home if FleetFolder.of(home).authority == settings.address.authority else None
+    return home if is_loopback(settings.address.host) and settings.membership is None else None
+
+
+def _guard(settings: Settings, held: contextlib.ExitStack, *, on_network: bool) -> tuple[ssl.SSLContext | None, Guard]:
     """Who may ask, by the fleet's register, and the fleet's certificate for who asks from elsewhere."""
     from broker.tls import server_context
-    from orchestrator.gateway.access import key_access
+    from orchestrator.gateway.access import Guard, key_access
     from orchestrator.identity.fleet_folder import FleetFolder
 
     if not FleetFolder.exists(settings.home):
@@ -78,5 +91,6 @@ def _guard(settings: Settings, held: contextlib.ExitStack, *, on_network: bool) 
         )
     fleet = FleetFolder.of(settings.home)
     register = held.enter_context(fleet.register())
-    access = key_access(lambda name, key: register.admits(name, key, API))
-    return server_context(fleet.server_file) if on_network else None, access
+    access = key_access(lambda name, key: register.admits(name, key, BY_HTTP))
+    guard = Guard(access, lambda name: register.role(name) == "api-operator")
+    return server_context(fleet.server_file) if on_network else None, guard

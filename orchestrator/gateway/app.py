@@ -10,17 +10,21 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from orchestrator.gateway.access import known_caller
+from orchestrator.gateway.access import Guard, known_caller
+from orchestrator.gateway.command_routes import command_routes
 from orchestrator.gateway.counted import Counted
 from orchestrator.gateway.errors import ApiError, as_api_error, ollama_body, openai_body
 from orchestrator.gateway.fleet_routes import fleet_routes
 from orchestrator.gateway.gateway import Gateway
+from orchestrator.gateway.host import Host
+from orchestrator.gateway.host_routes import host_routes
 from orchestrator.gateway.ollama_routes import ollama_routes
 from orchestrator.gateway.openai_routes import openai_routes
+from orchestrator.gateway.page_routes import page_routes
+from orchestrator.gateway.same_origin import same_origin
 from orchestrator.gateway.state_routes import state_routes
 from orchestrator.gateway.streams import HungUp
 from orchestrator.gateway.wrong_fields import wrong_field
-from orchestrator.service.http_access import Access
 from schemas import PACKAGE_VERSION
 from schemas.errors import LinguabusError
 
@@ -39,8 +43,8 @@ _SAID = {
 }
 
 
-def make_app(gateway: Gateway, *, access: Access | None) -> FastAPI:
-    """The application of a gateway. ``access`` None: everybody who reaches it may ask."""
+def make_app(gateway: Gateway, *, guard: Guard, host: Host | None = None) -> FastAPI:
+    """The application of a gateway; ``host``: of the fleet, where the gateway runs there."""
     app = FastAPI(
         title="linguabus",
         version=PACKAGE_VERSION,
@@ -49,14 +53,22 @@ def make_app(gateway: Gateway, *, access: Access | None) -> FastAPI:
         separate_input_output_schemas=False,
         responses={code: {"description": "See the body's message."} for code in (400, 401, 404, 413, 422, 429, 503)},
     )
-    app.state.access = access
-    if access is None:
+    app.state.guard = guard
+    if guard.access is None:
         # A page from elsewhere, whose name was made this machine's, would ask as if it were from here.
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(OWN_NAMES))
     app.add_middleware(Counted, metrics=gateway.metrics)
-    for routes in (openai_routes(gateway), ollama_routes(gateway), fleet_routes(gateway)):
-        app.include_router(routes, dependencies=[Depends(known_caller)])
+    own = [Depends(known_caller), Depends(same_origin)]
+    for routes in (
+        openai_routes(gateway),
+        ollama_routes(gateway),
+        fleet_routes(gateway),
+        command_routes(gateway),
+        host_routes(gateway, host, guard),
+    ):
+        app.include_router(routes, dependencies=own)
     app.include_router(state_routes(gateway))
+    app.include_router(page_routes())
     app.add_exception_handler(LinguabusError, _ours)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)

@@ -14,6 +14,14 @@ from orchestrator.client.errors import (
     QuestionTooLong,
 )
 from orchestrator.errors import OrchestratorError
+from orchestrator.identity.errors import (
+    AlreadyMember,
+    HostUnknown,
+    NobodyInvited,
+    NoFleet,
+    OwnMember,
+    UnknownMember,
+)
 from schemas.errors import ContractError, LinguabusError
 
 RETRY_AFTER_S = 5.0
@@ -74,7 +82,9 @@ def as_api_error(error: LinguabusError) -> ApiError:
             return ApiError(503, text, code="not_ready", retry_after_s=RETRY_AFTER_S)
         case ContractError():
             return ApiError(422, text, code="invalid_value")
-        case ControlRefused():
+        case UnknownMember():
+            return ApiError(404, text, code="unknown_member")
+        case AlreadyMember() | HostUnknown() | NobodyInvited() | NoFleet() | OwnMember() | ControlRefused():
             return ApiError(409, text, code="refused")
         case ClientError():
             return ApiError(502, text, code="failed")

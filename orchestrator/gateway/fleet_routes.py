@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator
 from contextlib import ExitStack, aclosing
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Response
+from fastapi import APIRouter, Body, Query, Response
 
 from broker.errors import BusError
 from orchestrator.client.control_calls import SOLVE_TIMEOUT_S
@@ -27,9 +27,12 @@ from schemas.messages import (
     ShowDecisions,
     ShowEvents,
     ShowHistory,
+    ShowStory,
+    StoryReply,
 )
 
 MOST_PLANS, MOST_PAST_EVENTS = 50, 100
+RequestId = Annotated[str, Query(pattern="^[0-9a-f]{16}$")]
 
 
 def fleet_routes(gateway: Gateway) -> APIRouter:
@@ -74,12 +77,54 @@ def fleet_routes(gateway: Gateway) -> APIRouter:
         answers: tuple[type[PreviewReply | NoPlanReply], ...] = (PreviewReply, NoPlanReply)
         return _json(await client.command(wanted, *answers, timeout_s=SOLVE_TIMEOUT_S))
 
+    @router.get("/trace")
+    async def trace(request: RequestId | None = None) -> dict[str, Any]:
+        """What became of a request, by default of the newest one; nothing of its text."""
+        return _json(await client.command(ShowStory(request=request), StoryReply))
+
+    @router.get("/live")
+    async def live() -> Response:
+        """The fleet as a page draws it, as server-sent events.
+
+        ``fleet`` is a JSON merge patch, first of nothing, and ``happened`` an event, first those of before.
+        """
+        return EventStream(_live(gateway), ExitStack())
+
     @router.get("/events")
     async def events(past: bool = True) -> Response:
         """Events as they happen, as server-sent events; ``past``: the newest ones before."""
         return EventStream(_events(gateway, past), ExitStack())
 
     return router
+
+
+async def _live(gateway: Gateway) -> AsyncGenerator[bytes, None]:
+    yield COMMENT_STARTING
+    coming: asyncio.Queue[bytes] = asyncio.Queue(MOST_PAST_EVENTS)
+
+    async def tell(kind: str, what: AsyncGenerator[Any, None]) -> None:
+        async with aclosing(what):
+            async for one in what:
+                await coming.put(event(dump(one), kind))
+
+    tasks = [
+        asyncio.create_task(tell("fleet", gateway.live.changes())),
+        asyncio.create_task(tell("happened", gateway.live.events())),
+    ]
+    try:
+        while True:
+            try:
+                async with asyncio.timeout(gateway.limits.quiet_s):
+                    lines = [await coming.get()]
+                while not coming.empty():  # at once: asyncio warns of each piece that it can't send any more
+                    lines.append(coming.get_nowait())
+                yield b"".join(lines)
+            except TimeoutError:
+                yield comment("still there")
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _events(gateway: Gateway, past: bool) -> AsyncGenerator[bytes, None]:

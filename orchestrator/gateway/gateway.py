@@ -13,6 +13,7 @@ from orchestrator.client.async_client import AsyncAnswer, AsyncClient
 from orchestrator.client.errors import NoOrchestrator
 from orchestrator.client.question import PIPELINE, Question
 from orchestrator.gateway.errors import RETRY_AFTER_S, ApiError
+from orchestrator.gateway.live_fleet import LiveFleet
 from orchestrator.gateway.metrics import AnswerMetrics
 from schemas.limits import DEFAULT_PATIENCE_S
 
@@ -40,6 +41,7 @@ class Gateway:
         self.limits = limits or GatewayLimits()
         self.started_at = int(time.time())
         self.metrics = AnswerMetrics()
+        self.live = LiveFleet(client)
         self._open: Counter[str] = Counter()
         self._models: tuple[str, ...] = ()
         self._looked_s = float("-inf")

@@ -5,15 +5,17 @@ from __future__ import annotations
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from starlette.routing import Mount
 
 from broker.address import BrokerAddress
 from orchestrator.client.async_client import AsyncClient
 from orchestrator.client.client import Client
+from orchestrator.gateway.access import Guard
 from orchestrator.gateway.app import make_app, refusal
 from orchestrator.gateway.gateway import Gateway, GatewayLimits
-from orchestrator.service.http_access import Access
+from orchestrator.gateway.host import Host
 from orchestrator.service.http_limits import HttpLimits
 from orchestrator.service.http_server import HttpServer
 
@@ -28,22 +30,30 @@ def serving_gateway(
     *,
     host: str,
     port: int,
-    access: Access | None,
+    guard: Guard | None = None,
+    home: Path | None = None,
     tls: ssl.SSLContext | None = None,
     limits: GatewayLimits | None = None,
 ) -> Iterator[HttpServer]:
     """A gateway that answers while the context lasts.
+
+    Args:
+        guard: None lets everybody in who reaches it.
+        home: of the fleet's host, where this is one.
 
     Raises:
         AddressInUse: nothing can listen there.
         BadBrokerUrl, BrokerUnreachable, BrokerRefused: there is no connection to the broker.
     """
     client = AsyncClient(Client.connect(broker))
-    app = make_app(Gateway(client, limits), access=access)
+    at_home = Host(home) if home else None
+    app = make_app(Gateway(client, limits), guard=guard or Guard(), host=at_home)
     routes = [Mount("/", app=app)]
     with HttpServer(routes, host=host, port=port, tls=tls, limits=HTTP_LIMITS, refuse=refusal) as server:
         server.call(client.start())
         try:
             yield server
         finally:
+            if at_home:
+                server.call(at_home.adding.cancel())
             server.call(client.close())

@@ -23,11 +23,6 @@ def state_routes(gateway: Gateway) -> APIRouter:
     """The routes of a gateway; no key is asked for, and nothing of the fleet is told but whether it serves."""
     router = APIRouter(tags=["State"])
 
-    @router.api_route("/", methods=["GET", "HEAD"], response_class=PlainTextResponse, include_in_schema=False)
-    async def root() -> str:
-        """Something is here; Ollama's clients ask before they ask for more."""
-        return "linguabus is running"
-
     @router.get("/api/version")
     async def version() -> dict[str, str]:
         """The version of Ollama's interface that is spoken here."""

@@ -19,7 +19,7 @@ from orchestrator.errors import StateUnreadable
 from orchestrator.identity.errors import AlreadyMember, DoorShut, InvitationOver, OwnMember, UnknownMember
 from orchestrator.state_copy import keep_copy
 from schemas.closing import Closing
-from schemas.roles import ON_BROKER, Role
+from schemas.roles import BY_HTTP, ON_BROKER, Role
 
 MOST_MEMBERS = 1000
 ORCHESTRATOR = "orchestrator"
@@ -121,6 +121,11 @@ class Register(Closing):
         rows = self._db.execute("SELECT name, role, joined_at, seen_at FROM members ORDER BY name")
         return [Member(*row) for row in rows]
 
+    def role(self, name: str) -> Role | None:
+        """What a member can be; None of who is none."""
+        found = self._db.execute("SELECT role FROM members WHERE name = ?", (name,)).fetchone()
+        return found[0] if found else None
+
     def key_hashes(self) -> list[tuple[str, Role, str]]:
         """Name, role and hash of the key, of all members by name."""
         return list(self._db.execute("SELECT name, role, key_hash FROM members ORDER BY name"))
@@ -131,16 +136,18 @@ class Register(Closing):
             "INSERT OR REPLACE INTO members VALUES (?, ?, ?, ?, NULL)", (name, role, key_hash, self._now())
         )
 
-    def add_key(self, name: str, key_hash: str, *, again: bool = False) -> None:
+    def add_key(self, name: str, key_hash: str, *, role: Role = "api", again: bool = False) -> None:
         """Make a program a member, which asks by HTTP alone; ``again``: one that is, and then has another key.
+
+        Args:
+            role: one of `BY_HTTP`.
 
         Raises:
             AlreadyMember: it is one, or somebody else is of that name.
             OwnMember: it is the orchestrator's own.
         """
-        is_program = any((member.name, member.role) == (name, "api") for member in self.members())
-        self._check_free(name, again=again and is_program)
-        self.add(name, "api", key_hash)
+        self._check_free(name, again=again and self.role(name) in BY_HTTP)
+        self.add(name, role, key_hash)
 
     def _check_free(self, name: str, *, again: bool) -> None:
         """Check that somebody may become a member of this name; ``again``: also who is one."""

@@ -13,7 +13,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from orchestrator.gateway.access import key_access
+from orchestrator.gateway.access import Guard, key_access
 from tests.support.gateway_world import GatewayWorld
 from tests.support.polling import DEADLINE_S
 from tests.support.repository import ROOT
@@ -138,7 +138,7 @@ def test_readers_of_events_leave_nothing_behind(gateway_world: GatewayWorld, cap
 
 
 def test_only_who_has_a_key_sees_the_fleet(gateway_world: GatewayWorld) -> None:
-    with gateway_world.gateway(access=key_access(lambda *_: False)) as root:
+    with gateway_world.gateway(guard=Guard(key_access(lambda *_: False))) as root:
         for path in ("nodes", "events", "status"):
             refused = httpx.get(f"{root}/api/fleet/{path}")
             assert (refused.status_code, refused.headers["www-authenticate"]) == (401, 'Bearer realm="linguabus"')

@@ -15,7 +15,7 @@ import openai
 import pytest
 
 from orchestrator.client import async_client
-from orchestrator.gateway.access import key_access
+from orchestrator.gateway.access import Guard, key_access
 from orchestrator.gateway.access_key import key_text
 from orchestrator.service.http_access import Access
 from tests.support.gateway_world import HELLO, GatewayWorld, openai_client
@@ -263,7 +263,7 @@ def access(keys: dict[str, str]) -> Access:
 
 def test_keys(gateway_world: GatewayWorld) -> None:
     keys = {"notebook": "secret", "a.b": "other"}
-    with gateway_world.gateway(access=access(keys)) as root:
+    with gateway_world.gateway(guard=Guard(access(keys))) as root:
         for name in keys:
             assert openai_client(root, key_text(name, keys[name])).models.list().data
         for wrong in ("", "none", "lb-notebook.other", "lb-nobody.secret", "notebook.secret", "lb-.", "lb-notebook."):

@@ -15,9 +15,9 @@ from pydantic import SecretStr
 from broker.bus import Bus
 from broker.mqtt import MqttBus
 from orchestrator.client import NoOrchestrator
+from orchestrator.gateway.access import Guard
 from orchestrator.gateway.gateway import GatewayLimits
 from orchestrator.gateway.server import serving_gateway
-from orchestrator.service.http_access import Access
 from tests.support.members import as_operator, as_orchestrator
 from tests.support.polling import DEADLINE_S
 from tests.support.scripted_fleet import ScriptedFleet, TinyStore
@@ -65,12 +65,17 @@ class GatewayWorld:
 
     @contextmanager
     def gateway(
-        self, *, access: Access | None = None, tls: ssl.SSLContext | None = None, **limits: Any
+        self,
+        *,
+        guard: Guard | None = None,
+        home: Path | None = None,
+        tls: ssl.SSLContext | None = None,
+        **limits: Any,
     ) -> Iterator[str]:
         """The root of a gateway, as a URL."""
         member = as_operator(self.url)
         limited = GatewayLimits(**limits)
-        with serving_gateway(member, host=HOST, port=0, access=access, tls=tls, limits=limited) as server:
+        with serving_gateway(member, host=HOST, port=0, guard=guard, home=home, tls=tls, limits=limited) as server:
             yield f"{'https' if tls else 'http'}://{HOST}:{server.port}"
 
     @contextmanager

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace, TracebackType
 from typing import Any, Self
 
-from broker.bus import Bus, Delivery
+from broker.bus import Bus, Delivery, Event
 from orchestrator.model.manifest import Manifest
 from schemas.codec import Dtype, Flag, Frame, Kind, encode_frame, request_number
 from schemas.errors import ContractError
@@ -109,10 +109,13 @@ class ScriptedFleet:
                     if self.tells_stages:
                         beat = replace(beat, stages=node.held())
                     self._bus.publish(NODE_HEARTBEAT.format(node=node.name), encode(beat))
-            for event in self._bus.poll(_HEARTBEAT_S):
-                if isinstance(event, Delivery):
-                    with contextlib.suppress(ContractError):
-                        self._take(event)
+            self._take_all(self._bus.poll(_HEARTBEAT_S))
+
+    def _take_all(self, events: Sequence[Event]) -> None:
+        for event in events:
+            if isinstance(event, Delivery):
+                with contextlib.suppress(ContractError):
+                    self._take(event)
 
     def _register(self, node: ScriptedNode) -> None:
         online = NodeStatus(node=node.name, incarnation=node.birth.incarnation, online=True)

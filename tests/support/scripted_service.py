@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from broker.bus import Bus
 from orchestrator.errors import OrchestratorError
@@ -29,18 +30,16 @@ class ScriptedService:
         store: TinyStore,
         timing: Timing = QUICK,
         before: Callable[[ScriptedService], None] = lambda _: None,
-        *,
-        context_tokens: int = 64,
+        **settings: Any,
     ) -> None:
-        """``before`` is called when it is made and does not run yet."""
+        """``before`` is called when it is made and does not run yet; ``settings`` are further ones of it."""
         self.stop = threading.Event()
         self.ready = threading.Event()
         self.error: BaseException | None = None
         self.state = Database(folder / "state.sqlite3")
         self.bus = bus
-        config = ServiceConfig(
-            broker_url="mqtt://127.0.0.1", data_dir=folder, timing=timing, context_tokens=context_tokens
-        )
+        settings = {"context_tokens": 64, **settings}
+        config = ServiceConfig(broker_url="mqtt://127.0.0.1", data_dir=folder, timing=timing, **settings)
         self.service = Service(config, self.bus, store, self.state, blob_urls=(BLOB_URL,), solve=plan_quickly)  # type: ignore[arg-type]
         before(self)
         self.thread = threading.Thread(target=self._run)

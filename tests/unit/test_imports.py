@@ -186,7 +186,7 @@ ROOMS = {
         "service": "control_plane core deployment effects errors events fleet identity model operator_api pipelines"
         " planning planning.explain planning.simulation planning.solver planning.standby replanning state_copy timing",
         "client": "errors",
-        "gateway": "client errors service text",
+        "gateway": "client errors identity model service text",
         "supervision": "errors",
         "commands": "balancing client errors fleet gateway identity model planning planning.explain"
         " planning.simulation planning.solver replanning service supervision text timing",

@@ -1,0 +1,89 @@
+// Models: which there are, which one is served, and how another one comes.
+
+import { get, post } from "./api.js";
+import { button, h, line, notice } from "./dom.js";
+import { fleet, watch } from "./live.js";
+import { rights } from "./rights.js";
+import { size } from "./text.js";
+
+const LOOK_MS = 1000;
+let section, list, adding, told, timer;
+let served = null;
+
+export const models = { make, shown: load };
+
+function make(into) {
+  section = into;
+  list = h("div", { class: "grid" });
+  adding = h("div", { "aria-live": "polite" });
+  told = h("div", {});
+  section.append(h("h1", { id: "models-title" }, "Models"), told, list, h("div", { class: "panel stack" }, h("h2", {}, "Add a model"), add(), adding));
+  watch(() => {
+    if (!section.hidden && fleet.picture.service?.model !== served) load();
+  });
+}
+
+function add() {
+  if (!rights.models) {
+    return h("div", { class: "stack" }, h("p", { class: "muted" }, "On the fleet's host, type this; any Hugging Face name, GGUF file or folder will do:"),
+      line("linguabus model add HuggingFaceTB/SmolLM2-360M-Instruct"));
+  }
+  const field = h("input", { id: "source", placeholder: "HuggingFaceTB/SmolLM2-360M-Instruct", required: true, list: "sources" });
+  const form = h("form", { class: "row", onsubmit: begin },
+    h("label", { class: "long" }, "Name on Hugging Face, or “demo”", field), h("button", { class: "main" }, "Add"));
+  async function begin(event) {
+    event.preventDefault();
+    try {
+      await post("/api/fleet/models/add", { source: field.value.trim() });
+      field.value = "";
+      await load();
+    } catch (error) {
+      adding.replaceChildren(notice(error.message, "bad"));
+    }
+  }
+  return h("div", { class: "stack" }, form, h("p", { class: "muted" }, "A file of the host is added there: ", h("code", {}, "linguabus model add FILE.gguf")));
+}
+
+async function load() {
+  clearTimeout(timer);
+  let state;
+  try {
+    state = await get("/api/fleet/models");
+  } catch (error) {
+    list.replaceChildren(notice(error.message, "bad"));
+    return;
+  }
+  served = state.served;
+  drawList(state);
+  drawAdding(state.adding);
+  if (state.adding?.goes_on && !section.hidden) timer = setTimeout(load, LOOK_MS);
+}
+
+function drawList({ served: name, models: known }) {
+  const rows = known ?? (name ? [{ name }] : []);
+  list.replaceChildren(...rows.map((model) => {
+    const isServed = model.name === name;
+    const use = button("Use", async () => {
+      told.replaceChildren(notice(`changing over to ${model.name}; answers on their way are finished first`, "moving"));
+      await post("/api/fleet/model", { model: model.name });
+      told.replaceChildren(notice(`${model.name} is served`, "good"));
+      await load();
+    }, (error) => told.replaceChildren(notice(error.message, "bad")), { "aria-label": `Use ${model.name}` });
+    const facts = [model.family, model.precision, model.blocks && `${model.blocks} blocks`, model.weight_bytes && size(model.weight_bytes),
+      model.context_tokens && `${model.context_tokens} tokens of context`];
+    return h("article", { class: `panel model${isServed ? " served" : ""}` },
+      h("h2", {}, model.name), h("p", { class: "muted" }, facts.filter(Boolean).join(" · ")),
+      isServed ? h("p", { class: "served-mark" }, "served now") : rights.commands ? use : null);
+  }), ...(rows.length ? [] : [notice("No model yet: add one below.")]));
+}
+
+function drawAdding(state) {
+  if (!state) {
+    adding.replaceChildren();
+    return;
+  }
+  const { source, lines, goes_on: goesOn, ok } = state;
+  const head = goesOn ? notice(`adding ${source}`, "moving") : ok ? notice(`${source} was added`, "good") : notice(`${source} was not added`, "bad");
+  const cancel = button("Cancel", () => post("/api/fleet/models/cancel").then(load), (error) => adding.append(notice(error.message, "bad")));
+  adding.replaceChildren(head, h("pre", { tabindex: "0", "aria-label": "What was said" }, lines.slice(-12).join("\n")), goesOn ? cancel : "");
+}
