@@ -32,6 +32,7 @@ _log = logging.getLogger(__name__)
 OWN_NAMES = ("127.0.0.1", "localhost", "[::1]")
 """What this machine is asked by where no key is asked for."""
 _CLOSED_BY_CALLER = 499
+_REFUSALS = (400, 401, 403, 404, 409, 413, 415, 422, 429, 503)
 _SAID = {
     400: "the request is none that this server reads",
     401: "no valid API key: make one with 'linguabus key NAME' on the fleet's host",
@@ -51,7 +52,7 @@ def make_app(gateway: Gateway, *, guard: Guard, host: Host | None = None) -> Fas
         docs_url=None,  # its page would be fetched from another host
         redoc_url=None,
         separate_input_output_schemas=False,
-        responses={code: {"description": "See the body's message."} for code in (400, 401, 404, 413, 422, 429, 503)},
+        responses={code: {"description": "See the body's message."} for code in _REFUSALS},
     )
     app.state.guard = guard
     if guard.access is None:

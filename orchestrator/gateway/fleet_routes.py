@@ -11,7 +11,7 @@ from fastapi import APIRouter, Body, Query, Response
 
 from broker.errors import BusError
 from orchestrator.client.control_calls import SOLVE_TIMEOUT_S
-from orchestrator.client.errors import ClientError, NoOrchestrator
+from orchestrator.client.errors import ClientError, ControlRefused, NoOrchestrator
 from orchestrator.gateway.event_stream import COMMENT_STARTING, EventStream, comment, event
 from orchestrator.gateway.gateway import Gateway
 from schemas.contract import dump, load
@@ -78,9 +78,14 @@ def fleet_routes(gateway: Gateway) -> APIRouter:
         return _json(await client.command(wanted, *answers, timeout_s=SOLVE_TIMEOUT_S))
 
     @router.get("/trace")
-    async def trace(request: RequestId | None = None) -> dict[str, Any]:
-        """What became of a request, by default of the newest one; nothing of its text."""
-        return _json(await client.command(ShowStory(request=request), StoryReply))
+    async def trace(request: RequestId | None = None) -> dict[str, Any] | None:
+        """What became of a request, by default of the newest one (null: there was none); nothing of its text."""
+        try:
+            return _json(await client.command(ShowStory(request=request), StoryReply))
+        except ControlRefused:
+            if request is None:
+                return None
+            raise
 
     @router.get("/live")
     async def live() -> Response:

@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
 
 from tests.support.polling import DEADLINE_S
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 _MAC = "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"
+_BUSY = "status of 503"
 _ARGUMENTS = ("--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage")
 
 
@@ -41,13 +42,18 @@ def running_browser() -> Iterator[Browser]:
 def page_at(browser: Browser, root: str, view: str = "chat", *, quiet: bool = True, **options: Any) -> Iterator[Page]:
     """The page, in a session of its own; ``options`` are those of a browser's context.
 
-    ``quiet``: nothing is to be complained of in its console, as refused requests are.
+    ``quiet``: nothing is to be complained of in its console, as refused requests are, but a busy orchestrator.
     """
     context = browser.new_context(**options)
     context.set_default_timeout(DEADLINE_S * 1e3)
     wrong: list[str] = []
     page = context.new_page()
-    page.on("console", lambda said: wrong.append(said.text) if said.type in ("error", "warning") and quiet else None)
+
+    def complain(said: ConsoleMessage) -> None:
+        if quiet and said.type in ("error", "warning") and _BUSY not in said.text:
+            wrong.append(f"{said.text} ({said.location})")
+
+    page.on("console", complain)
     page.on("pageerror", lambda error: wrong.append(str(error)))
     page.on("request", lambda asked: None if asked.url.startswith(root) else wrong.append(f"asks {asked.url}"))
     try:
@@ -55,4 +61,4 @@ def page_at(browser: Browser, root: str, view: str = "chat", *, quiet: bool = Tr
         yield page
     finally:
         context.close()
-    assert wrong == []
+    assert not wrong, wrong

@@ -23,8 +23,10 @@ class PacedFleet(ScriptedFleet):
         super().__init__(bus, births, tokens_per_frame=1)
         self._chance = random.Random(7)
         self._token_s = 1.0 / tokens_per_s
-        self._begun: dict[str, tuple[ScriptedNode, OpenRequest, int, float]] = {}
-        """By request: its last stage, how many tokens it has, when it began."""
+        self._begun: dict[str, tuple[ScriptedNode, OpenRequest, float]] = {}
+        """By request: its last stage, and when it began."""
+        self._given: dict[str, int] = {}
+        """Tokens, by request."""
         beat_s = time.monotonic()
         self._beat_due_s = {name: beat_s + self._chance.random() * _HEARTBEAT_S for name in self.nodes}
 
@@ -65,15 +67,19 @@ class PacedFleet(ScriptedFleet):
     def _answer(self, first: ScriptedNode, opened: OpenRequest) -> None:
         last = self.nodes[first.prepared[opened.epoch][0].ring[-1].node]
         if opened.request in last.open:
-            self._begun[opened.request] = (last, last.open[opened.request], 0, time.monotonic())
+            self._begun[opened.request] = (last, last.open[opened.request], time.monotonic())
+            self._given[opened.request] = 0
 
     def _give_tokens(self, now_s: float) -> None:
-        for request, (last, opened, given, begun_s) in list(self._begun.items()):
+        for request, (last, opened, begun_s) in list(self._begun.items()):
             if request not in last.open:
-                del self._begun[request]
+                del self._begun[request], self._given[request]
                 continue
-            due = min(opened.max_tokens, int((now_s - begun_s) / self._token_s))
-            for number in range(given, due):
-                self.most_tokens = number + 1
-                self._tokens(last, opened, opened.prompt_tokens + number)
-            self._begun[request] = (last, opened, max(given, due), begun_s)
+            given, due = self._given[request], min(opened.max_tokens, int((now_s - begun_s) / self._token_s))
+            if due > given:
+                self._given[request] = due
+                self._tokens(last, opened, opened.prompt_tokens + given)
+
+    def _tokens(self, last: ScriptedNode, opened: OpenRequest, position: int) -> None:
+        self.most_tokens = self._given.get(opened.request, 0)
+        super()._tokens(last, opened, position)

@@ -17,14 +17,14 @@ from orchestrator.timing import Timing
 from tests.support.fleet_world import HOST, FleetWorld
 from tests.support.nodes import NodeProcess, running_nodes, start_node
 from tests.support.served_fleet import served_fleet
-from tests.support.services import apply, wait_until_serving
+from tests.support.services import apply, patient_client, wait_until_serving
 
 NODES = ("kitchen-phone", "old-tablet", "pi")
 OWNER = "owner"
 TWIN = "twin"
 QUICK = Timing(settle_s=0.2, start_s=1.0, loss_settle_s=0.1, resend_s=0.5)
-SLOW = ("--emulate-speed", "0.01")
-QUICKER = {"old-tablet": ("--emulate-speed", "0.1")}
+SLOW = ("--emulate-speed", "0.02")
+QUICKER = {"old-tablet": ("--emulate-speed", "0.2")}
 """No plan for throughput does without it."""
 ENDS = (("embed", "kitchen-phone"), ("head", "pi"))
 
@@ -80,7 +80,7 @@ def page_world(home: Path, tiny_store: ModelStore) -> Iterator[PageWorld]:
             fleet.members[name].save(home / name / FILE)
         nodes = stack.enter_context(running_nodes(NODES, None, home, *SLOW, each=QUICKER))
         owner = fleet.members[OWNER].broker()
-        operator = stack.enter_context(Client.connect(owner))
+        operator = stack.enter_context(patient_client(owner))
         wait_until_serving(operator)
         server = stack.enter_context(serving_gateway(owner, host=HOST, port=0, home=home))
         world = PageWorld(f"http://{HOST}:{server.port}", home, fleet, nodes, operator)

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from broker.address import BrokerAddress
 from broker.mqtt import MqttBus
 from orchestrator.client import Client
 from orchestrator.identity.membership import Membership
@@ -31,13 +32,14 @@ from tests.support.repository import ROOT
 
 
 @contextmanager
-def patient_client(broker_url: str) -> Iterator[Client]:
+def patient_client(broker_url: str | BrokerAddress) -> Iterator[Client]:
     """A client that does not take an orchestrator on a busy machine for one that is away."""
     connection = f"client-{secrets.token_hex(4)}"
-    with MqttBus(as_operator(broker_url), client_id=connection) as bus:
+    address = as_operator(broker_url) if isinstance(broker_url, str) else broker_url
+    with MqttBus(address, client_id=connection) as bus:
         bus.connect(DEADLINE_S)
         yield Client(
-            bus, name=bus.address.username or connection, connection=connection, broker=broker_url,
+            bus, name=bus.address.username or connection, connection=connection, broker=str(broker_url),
             control_timeout_s=DEADLINE_S, lease_s=DEADLINE_S,
         )  # fmt: skip
 

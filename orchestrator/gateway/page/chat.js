@@ -8,13 +8,11 @@ import { figure, ms } from "./text.js";
 
 const KEPT = "linguabus-chat";
 const SETTINGS = "linguabus-chat-settings";
-const REDRAW_MS = 150;
-const SLOW_REDRAW_MS = 600;
-const LONG = 8_000;
+const REDRAWS = [[500, 120], [8_000, 300], [Infinity, 600]]; // up to so many characters, milliseconds between two
 const SAMPLES = ["What is the capital of France?", "Why is the sky blue?", "Write a haiku about rain."];
 
 const turns = JSON.parse(sessionStorage.getItem(KEPT) ?? "[]");
-const settings = { temperature: 0.7, max_tokens: 512, system: "", ...JSON.parse(localStorage.getItem(SETTINGS) ?? "{}") };
+const settings = { temperature: 0.3, max_tokens: 512, system: "", ...JSON.parse(localStorage.getItem(SETTINGS) ?? "{}") };
 let answering = null; // the AbortController of an answer on its way
 let list, field, send, stop, empty, model;
 
@@ -217,7 +215,8 @@ class Shown {
   }
 
   later() {
-    this.timer ??= setTimeout(() => this.draw(), this.turn.content.length > LONG ? SLOW_REDRAW_MS : REDRAW_MS);
+    const [, pauseMs] = REDRAWS.find(([most]) => this.turn.content.length <= most);
+    this.timer ??= setTimeout(() => this.draw(), pauseMs);
   }
 
   draw() {

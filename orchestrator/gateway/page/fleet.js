@@ -19,7 +19,7 @@ function make(into) {
   pictures = h("div", { class: "pictures" });
   others = h("ul", { class: "chips" });
   table = h("details", { class: "panel" }, h("summary", {}, "As a table"), h("div", { class: "wide" }));
-  log = h("ol", { class: "log" });
+  log = h("ol", { class: "log", tabindex: "0", "aria-label": "What happened" });
   section.append(
     h("div", { class: "head" }, h("h1", { id: "fleet-title" }, "Fleet"), figures),
     banner, pictures,

@@ -32,7 +32,7 @@ function make(into) {
   percentField = h("input", { type: "number", id: "min-battery", min: "0", max: "100", placeholder: "any" });
   result = h("div", { class: "result", "aria-live": "polite" });
   history = h("div", { class: "wide" });
-  why = h("ol", { class: "log" });
+  why = h("ol", { class: "log", tabindex: "0", "aria-label": "Decisions" });
   const failed = (error) => result.replaceChildren(notice(error.message, "bad"));
   section.append(
     h("h1", { id: "plans-title" }, "Plans"),

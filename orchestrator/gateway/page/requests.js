@@ -25,7 +25,9 @@ function make(into) {
 async function load(request) {
   field.value = request ?? "";
   try {
-    draw(await get(`/api/fleet/trace${request ? `?request=${encodeURIComponent(request)}` : ""}`));
+    const story = await get(`/api/fleet/trace${request ? `?request=${encodeURIComponent(request)}` : ""}`);
+    if (story) draw(story);
+    else picture.replaceChildren(notice("Nobody has asked anything yet."));
   } catch (error) {
     picture.replaceChildren(notice(error.message, error.status === 409 ? "" : "bad"));
   }

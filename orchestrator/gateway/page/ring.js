@@ -8,9 +8,11 @@ const NARROW = { width: 138, height: 62, gap: 30 };
 const MANY = 14; // devices for which narrow cards are drawn
 const GUTTER = 30;
 const TOP = 14;
-const STEP_MS = 125;
 const ROUND_MS = 5000;
-const DOTS = 3;
+const DEVICE_MS = 300;
+const PLACES_ON_LINK = 4;
+const FEW = { stepMs: 125, dots: 3 };
+const LARGE = { stepMs: 400, dots: 1 }; // each step of a dot is drawn by the processor of a phone
 
 /** Devices of a ring in their order; one with both ends, which has two stages, is one of them. */
 export function devicesOf(stages) {
@@ -44,7 +46,7 @@ function layout(count, available) {
     return { row, column, x: GUTTER + column * (card.width + card.gap), y: TOP + row * (card.height + card.gap) };
   });
   const width = GUTTER + columns * (card.width + card.gap) - card.gap + 2;
-  const height = TOP + Math.ceil(count / columns) * (card.height + card.gap) - card.gap + GUTTER;
+  const height = TOP + Math.ceil(count / columns) * (card.height + card.gap) - card.gap + (count > columns ? 6 : GUTTER);
   return { card, places, width, height };
 }
 
@@ -120,7 +122,12 @@ export class Ring {
     this.plan = plan;
     const paths = ways(plan).map((d) => s("path", { d, "marker-end": this.arrow }));
     this.links.replaceChildren(...paths);
-    this.paths = paths;
+    this.points = paths.map((path) => {
+      const length = path.getTotalLength() / PLACES_ON_LINK;
+      return Array.from({ length: PLACES_ON_LINK + 1 }, (_, index) => path.getPointAtLength(index * length));
+    });
+    clearInterval(this.timer);
+    this.timer = undefined;
     const before = this.byName;
     this.byName = new Map(devices.map((device, index) => {
       const card = new Card(device.name, plan.card, plan.places[index], this.choose);
@@ -132,7 +139,8 @@ export class Ring {
 
   /** Have dots go round while tokens do: they stay on a device for its share of a token's time. */
   move() {
-    const wanted = this.streams && !this.still.matches ? Math.min(DOTS, this.streams) : 0;
+    const pace = this.devices.length > MANY ? LARGE : FEW;
+    const wanted = this.streams && !this.still.matches ? Math.min(pace.dots, this.streams) : 0;
     if (!wanted) {
       clearInterval(this.timer);
       this.timer = undefined;
@@ -141,19 +149,19 @@ export class Ring {
     }
     while (this.dots.children.length > wanted) this.dots.lastChild.remove();
     while (this.dots.children.length < wanted) this.dots.append(s("circle", { r: 5 }));
-    this.timer ??= setInterval(() => this.tick(), STEP_MS);
+    this.timer ??= setInterval(() => this.tick(), pace.stepMs);
   }
 
   tick() {
     if (document.hidden || !this.element.isConnected || this.element.closest("[hidden]")) return;
     const count = this.devices.length;
     const total = sum(this.devices.map((one) => one.timeMs)) || 1;
-    const now = performance.now() / ROUND_MS;
+    const now = performance.now() / Math.max(ROUND_MS, DEVICE_MS * count);
     [...this.dots.children].forEach((dot, number) => {
       let left = (now + number / this.dots.children.length) % 1;
       for (const [index, device] of this.devices.entries()) {
         const stay = 0.6 * (device.timeMs / total);
-        if (left < stay || !this.paths[index]) {
+        if (left < stay || !this.points[index]) {
           const place = this.plan.places[index];
           const x = place.x + (this.plan.card.width * Math.min(1, left / stay || 0));
           set(dot, "cx", x.toFixed(0));
@@ -163,8 +171,7 @@ export class Ring {
         left -= stay;
         const hop = 0.4 / count;
         if (left < hop) {
-          const path = this.paths[index];
-          const point = path.getPointAtLength(path.getTotalLength() * (left / hop));
+          const point = this.points[index][Math.floor((left / hop) * (PLACES_ON_LINK + 1))];
           set(dot, "cx", point.x.toFixed(0));
           set(dot, "cy", point.y.toFixed(0));
           return;
@@ -198,26 +205,28 @@ class Card {
     this.title = text("name", 12, wide ? 24 : 19);
     this.battery = text("small", card.width - 12, wide ? 24 : 19, end);
     this.units = text("small", 12, wide ? 43 : 35);
+    this.heat = text("small", card.width - 12, wide ? 43 : 57, end);
     this.strip = s("g", { transform: `translate(12 ${wide ? 54 : 42})` });
     this.time = text("time", 12, wide ? 88 : 57);
     this.predicted = text("small", card.width - 12, wide ? 88 : 57, end);
     this.badge = s("g", { class: "badge", transform: `translate(${card.width - 74} -10)` },
       s("rect", { width: 64, height: 19, rx: 9.5 }), s("text", { x: 32, y: 13, "text-anchor": "middle" }, "slowest"));
-    this.element.append(this.box, this.title, this.battery, this.units, this.strip, this.time, this.predicted, this.badge);
+    this.element.append(this.box, this.title, this.battery, this.units, this.heat, this.strip, this.time, this.predicted, this.badge);
   }
 
   show(device, node, { units, isSlowest, next }) {
     const wide = this.card === WIDE;
     const trouble = node.state && node.state !== "online";
     set(this.element, "class", `card${trouble ? " lost" : ""}${isSlowest ? " slowest" : ""}${node.drained ? " drained" : ""}`);
-    say(this.title, cut(this.name, wide ? 17 : 11));
+    say(this.title, cut(this.name, node.battery_percent === undefined ? (wide ? 20 : 14) : wide ? 15 : 10));
+    const queue = sum(device.stages.map((stage) => stage.queue ?? 0));
     const hot = node.temperature_c !== undefined ? `${node.temperature_c} °C` : "";
-    say(this.battery, wide ? [hot, battery(node)].filter(Boolean).join("  ") : battery(node));
-    say(this.units, cut(unitsOf(device), wide ? 30 : 21));
+    say(this.battery, battery(node));
+    say(this.units, cut(unitsOf(device), wide ? (hot ? 22 : 29) : 21));
+    say(this.heat, wide || !queue ? hot : "");
     say(this.time, trouble ? node.state : ms(device.timeMs));
     const predicted = sum(device.stages.map((stage) => stage.predicted_ms ?? 0));
-    const queue = sum(device.stages.map((stage) => stage.queue ?? 0));
-    say(this.predicted, queue ? `${queue} wait` : wide ? `${ms(predicted)} planned` : hot);
+    say(this.predicted, queue ? `${queue} wait` : wide ? `${ms(predicted)} planned` : "");
     this.badge.style.display = isSlowest ? "" : "none";
     this.showStrip(device.stages, next, units);
     const said = [unitsOf(device), trouble ? node.state : `${ms(device.timeMs)} a token`, battery(node) && `battery ${battery(node)}`, hot, isSlowest && "the slowest"];

@@ -1,0 +1,270 @@
+"""The page in a real browser, in front of a fleet with real nodes."""
+
+from __future__ import annotations
+
+import io
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import pytest
+import zxingcpp
+from axe_playwright_python.sync_playwright import Axe
+from PIL import Image
+from playwright.sync_api import Browser, Locator, Page, expect
+
+from broker.member_key import hash_of, new_key
+from orchestrator.gateway.access import Guard, key_access
+from orchestrator.gateway.access_key import key_text
+from orchestrator.model.store import ModelStore
+from schemas.invitation import Invitation
+from schemas.roles import BY_HTTP, Role
+from tests.support.browser import page_at, running_browser
+from tests.support.fleet_world import invitation_line
+from tests.support.page_world import NODES, TWIN, PageWorld, page_world
+from tests.support.polling import DEADLINE_S
+
+VIEWS = ("chat", "fleet", "plans", "models", "devices", "requests")
+PHONE = {"width": 360, "height": 740}
+QUESTION = "one two three"
+expect.set_options(timeout=DEADLINE_S * 1e3)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory, tiny_store: ModelStore) -> Iterator[PageWorld]:
+    with page_world(tmp_path_factory.mktemp("page"), tiny_store) as world:
+        yield world
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with running_browser() as browser:
+        yield browser
+
+
+def go(page: Page, view: str) -> None:
+    page.get_by_role("navigation").get_by_role("link", name=view.capitalize()).click()
+
+
+def ask(page: Page, *, tokens: int) -> Locator:
+    """Ask a question; the answer's words."""
+    page.get_by_text("Settings").click()
+    page.get_by_label("Most tokens").fill(str(tokens))
+    page.get_by_text("Settings").click()
+    page.get_by_label("Your question").fill(QUESTION)
+    page.get_by_role("button", name="Send").click()
+    return page.locator("li.assistant .words").last
+
+
+def until_it_grows(page: Page, words: Locator) -> None:
+    """Wait until an answer has text, and then more."""
+    expect(words.locator(".wait")).to_have_count(0)
+    before = words.inner_text()
+    expect(words).not_to_have_text(before)
+
+
+def until_nothing_is_open(world: PageWorld) -> None:
+    """Wait until no node works on anything."""
+    while any(
+        pipeline.open_requests or any(stage.open_requests for stage in pipeline.stages)
+        for pipeline in world.operator.overview().pipelines
+    ):
+        world.operator.events(0.05)
+
+
+def test_an_answer_streams_and_stop_stops_it_on_the_nodes(world: PageWorld, browser: Browser) -> None:
+    with page_at(browser, world.root) as page:
+        words = ask(page, tokens=200)
+        until_it_grows(page, words)
+        assert world.operator.status().open_requests == 1
+        page.get_by_role("button", name="Stop").click()
+        expect(page.locator("li.assistant .foot")).to_contain_text("stopped")
+        until_nothing_is_open(world)
+        page.get_by_role("button", name="Regenerate").click()
+        until_it_grows(page, words)
+        page.get_by_role("button", name="Stop").click()
+        expect(page.locator("li.assistant")).to_have_count(1)
+        until_nothing_is_open(world)
+        page.reload()
+        expect(page.locator("li.user .words")).to_have_text(QUESTION)
+
+
+def test_what_a_model_writes_is_text(world: PageWorld, browser: Browser) -> None:
+    written = """**bold** <script>boom()</script> <img src=x onerror=boom()> ![out](https://evil.example/x.png)
+<style>body{display:none}</style> <form action=https://evil.example><input></form> [go](javascript:boom())
+<a href="https://example.org" onclick="boom()" style="position:fixed" id=main>there</a>
+<svg><script>boom()</script></svg>"""
+    with page_at(browser, world.root, quiet=False) as page:  # its policy complains of what is cleaned away
+        shown = page.evaluate(
+            """async (text) => {
+                const { markdown } = await import("/page/markdown.js");
+                const into = document.createElement("div");
+                into.append(markdown(text));
+                return into.innerHTML;
+            }""",
+            written,
+        )
+    assert "<strong>bold</strong>" in shown
+    assert 'rel="noopener noreferrer nofollow"' in shown
+    for wrong in ("boom", "<img", "<style", "<form", "<input", "<script", "<svg", "style=", "id=", "javascript:"):
+        assert wrong not in shown, shown
+
+
+def test_what_became_of_an_answer_is_a_waterfall(world: PageWorld, browser: Browser) -> None:
+    with page_at(browser, world.root) as page:
+        ask(page, tokens=4)
+        expect(page.locator("li.assistant .foot")).to_contain_text("4 tokens")
+        page.get_by_role("link", name="how it went").click()
+        expect(page.locator(".waterfall > li").first).to_contain_text("at most 4 tokens")
+        expect(page.locator(".bar.tokens")).to_have_count(1)
+        assert (
+            page.locator("#requests h2").inner_text().partition(":")[0]
+            == page.get_by_role("textbox", name="Request").input_value()
+        )
+
+
+def test_the_fleet_is_drawn_with_what_each_device_holds(world: PageWorld, browser: Browser) -> None:
+    with page_at(browser, world.root, "fleet") as page:
+        cards = page.locator(".ring .card")
+        expect(cards).to_have_count(len(NODES))
+        for stage in world.operator.plan().stages:
+            units = stage.units.replace("-", "\u2013")
+            expect(page.get_by_role("button", name=f"{stage.node}: {units}")).to_be_visible()
+        expect(page.locator(".ring .slowest")).to_have_count(1)
+        expect(page.locator(".ring .links path")).to_have_count(len(NODES))
+        page.get_by_text("As a table").click()
+        expect(page.locator("#fleet tbody tr")).to_have_count(len(NODES))
+
+
+def test_a_device_is_drained_and_restored_by_keyboard(world: PageWorld, browser: Browser) -> None:
+    with page_at(browser, world.root, "fleet") as page:
+        page.get_by_role("button", name="old-tablet: ").press("Enter")
+        page.get_by_role("dialog").get_by_role("button", name="Drain").press("Enter")
+        expect(page.get_by_role("dialog")).to_contain_text("old-tablet gets no layers any more")
+        page.keyboard.press("Escape")
+        expect(page.locator(".chip", has_text="old-tablet")).to_be_visible()
+        world.operator.drain("old-tablet", undo=True)
+        world.use_all()
+        expect(page.locator(".ring .card")).to_have_count(len(NODES))
+
+
+def test_what_if_a_device_were_not_there(world: PageWorld, browser: Browser) -> None:
+    before = world.operator.plan().epoch
+    with page_at(browser, world.root, "plans/old-tablet") as page:
+        expect(page.get_by_role("checkbox", name="old-tablet")).to_be_checked()
+        page.get_by_role("button", name="Compare").click()
+        compared = page.locator(".compared tbody tr").first
+        expect(compared).to_contain_text("%")
+        expect(page.locator(".result .strip")).not_to_contain_text("old-tablet")
+        expect(page.get_by_role("button", name="Put it in force")).to_be_visible()
+        expect(page.locator("#plans table").last).to_contain_text(str(before))
+    assert world.operator.plan().epoch == before
+
+
+def test_another_model_is_chosen(world: PageWorld, browser: Browser) -> None:
+    with page_at(browser, world.root, "models") as page:
+        page.get_by_role("button", name=f"Use {TWIN}").click()
+        expect(page.locator(".model.served")).to_contain_text(TWIN)
+        assert world.operator.status().model == TWIN
+        expect(page.locator("#state")).to_contain_text(TWIN)
+        page.get_by_role("button", name="Use tiny").click()
+        expect(page.locator(".model.served")).to_contain_text("tiny")
+    world.use_all()
+
+
+@pytest.mark.long  # it imports all that converts
+def test_a_model_that_is_not_to_be_had_is_said_to_be_none(
+    world: PageWorld, browser: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with page_at(browser, world.root, "models") as page:
+        page.get_by_label("Name on Hugging Face").fill("nobody/nothing")
+        page.get_by_role("button", name="Add").click()
+        expect(page.get_by_role("alert")).to_contain_text("nobody/nothing was not added")
+        expect(page.locator("#models pre")).to_contain_text("nobody/nothing")
+
+
+def test_an_invitation_is_the_line_of_the_command_and_its_code(world: PageWorld, browser: Browser) -> None:
+    with page_at(browser, world.root, "devices") as page:
+        page.get_by_label("Its name").fill("new-phone")
+        page.get_by_role("button", name="Invite").click()
+        shown = page.locator(".ticket code").inner_text()
+        (code,) = zxingcpp.read_barcodes(Image.open(io.BytesIO(page.locator(".qr").screenshot())))
+        assert code.text == shown
+        printed = invitation_line(world.fleet.fleet, "new-phone", "--phone")
+        told = [Invitation.parse(line.rpartition(" ")[2]) for line in (shown, printed)]
+        assert shown.rpartition(" ")[0] == printed.rpartition(" ")[0]
+        assert replace(told[0], token=b"") == replace(told[1], token=b"")
+        page.get_by_role("button", name="Withdraw new-phone").click()
+        page.get_by_role("dialog").get_by_role("button", name="Withdraw").click()
+        expect(page.get_by_text("new-phone is no member any more")).to_be_visible()
+    with world.fleet.fleet.register() as register:
+        assert register.invited() == []
+
+
+@contextmanager
+def guarded(world: PageWorld) -> Iterator[tuple[str, dict[Role, str]]]:
+    """The root of a gateway that asks for keys, and a key of each kind."""
+    keys: dict[Role, str] = {}
+    with world.fleet.fleet.register() as register:
+        for role in BY_HTTP:
+            key = new_key()
+            register.add_key(f"browser-{role}", hash_of(key), role=role, again=True)
+            keys[role] = key_text(f"browser-{role}", key)
+        guard = Guard(
+            key_access(lambda name, key: register.admits(name, key, BY_HTTP)),
+            lambda name: register.role(name) == "api-operator",
+        )
+        with world.gateway(guard) as root:
+            yield root, keys
+
+
+def test_who_has_no_key_is_asked_for_one(world: PageWorld, browser: Browser) -> None:
+    with guarded(world) as (root, keys):
+        for role, button in (("api", 0), ("api-operator", 1)):
+            with page_at(browser, root, "devices", quiet=False) as page:
+                page.get_by_label("API key").fill("lb-nobody.nothing")
+                page.get_by_role("button", name="Log in").click()
+                expect(page.get_by_role("dialog").get_by_role("alert")).to_contain_text("linguabus key NAME")
+                page.get_by_label("API key").fill(keys[role])  # type: ignore[index]
+                page.get_by_role("button", name="Log in").click()
+                expect(page.locator("#state")).to_contain_text("tiny")
+                expect(page.get_by_role("button", name="Drain pi")).to_have_count(button)
+                expect(page.get_by_role("button", name="Invite")).to_have_count(button)
+                page.get_by_role("button", name="Log out").click()
+                expect(page.get_by_label("API key")).to_be_visible()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious(world: PageWorld, browser: Browser, scheme: str) -> None:
+    with page_at(browser, world.root, color_scheme=scheme) as page:
+        for view in VIEWS:
+            go(page, view)
+            expect(page.locator(f"#{view} h1")).to_be_attached()
+            found = Axe().run(page).response["violations"]
+            assert [
+                (one["id"], one["nodes"][0]["html"]) for one in found if one["impact"] in ("serious", "critical")
+            ] == []
+
+
+def test_a_phone_shows_all_of_it(world: PageWorld, browser: Browser) -> None:
+    with page_at(browser, world.root, viewport=PHONE) as page:
+        for view in VIEWS:
+            go(page, view)
+            expect(page.locator(f"#{view} h1")).to_be_attached()
+            assert page.evaluate("document.documentElement.scrollWidth") == PHONE["width"], view
+        go(page, "fleet")
+        expect(page.locator(".ring .card").last).to_be_in_viewport()
+
+
+def test_a_killed_node_is_shown_and_the_answer_goes_on(world: PageWorld, browser: Browser) -> None:
+    with page_at(browser, world.root) as page:
+        words = ask(page, tokens=40)
+        until_it_grows(page, words)
+        world.nodes["old-tablet"].end(signal.SIGKILL)
+        go(page, "fleet")
+        expect(page.locator(".card.lost, .chip.lost", has_text="old-tablet")).to_be_visible()
+        go(page, "chat")
+        expect(page.locator("li.assistant .foot")).to_contain_text("40 tokens")
+    world.restart("old-tablet")
