@@ -83,6 +83,27 @@ def test_a_key_is_good_until_it_is_revoked(world: FleetWorld, home: Path) -> Non
         assert models(root, again).status_code == 401
 
 
+def test_an_operators_key_commands_and_invites_on_the_host(world: FleetWorld, home: Path) -> None:
+    world.members["owner"].save(home / "credential.json")
+    keys = {}
+    for name, options in (("reader", ()), ("browser", ("--operator",))):
+        made = linguabus(home, "key", name, "--json", *options)
+        assert made.returncode == 0, made.stderr
+        keys[name] = {"authorization": f"Bearer {json.loads(made.stdout)['key']}"}
+    with api(home, "--keys") as root:
+        page = httpx.get(f"{root}/", headers={"accept": "text/html"}, timeout=DEADLINE_S)
+        assert (page.status_code, "linguabus" in page.text) == (200, True)
+        for name, status in (("reader", 403), ("browser", 200)):
+            body = {"name": "phone", "phone": True}
+            url = f"{root}/api/fleet/members/invite"
+            invited = httpx.post(url, json=body, headers=keys[name], timeout=DEADLINE_S)
+            assert invited.status_code == status, invited.text
+        assert invited.json()["line"].startswith("curl -sSfk --pinnedpubkey sha256//")
+        rights = httpx.get(f"{root}/api/fleet/rights", headers=keys["browser"], timeout=DEADLINE_S).json()
+        assert rights == {"caller": "browser", "commands": True, "models": True, "members": True}
+    assert linguabus(home, "revoke", "phone").returncode == 0
+
+
 def test_a_key_is_of_no_use_on_the_broker_or_for_model_parts(world: FleetWorld, home: Path) -> None:
     name, _, key = linguabus(home, "key", "web").stdout.strip().removeprefix("lb-").rpartition(".")
     assert f"{name}:" not in (world.fleet.broker_folder / "passwords").read_text()

@@ -92,7 +92,10 @@ def test_an_answer_streams_and_stop_stops_it_on_the_nodes(world: PageWorld, brow
 
 def test_what_a_model_writes_is_text(world: PageWorld, browser: Browser) -> None:
     written = """**bold** <script>boom()</script> <img src=x onerror=boom()> ![out](https://evil.example/x.png)
-<style>body{display:none}</style> <form action=https://evil.example><input></form> [go](javascript:boom())
+<style>body{display:none}</style> <form action=https://evil.example><input></form>
+
+[go](javascript:boom())
+
 <a href="https://example.org" onclick="boom()" style="position:fixed" id=main>there</a>
 <svg><script>boom()</script></svg>"""
     with page_at(browser, world.root, quiet=False) as page:  # its policy complains of what is cleaned away
@@ -190,7 +193,8 @@ def test_an_invitation_is_the_line_of_the_command_and_its_code(world: PageWorld,
         page.get_by_label("Its name").fill("new-phone")
         page.get_by_role("button", name="Invite").click()
         shown = page.locator(".ticket code").inner_text()
-        (code,) = zxingcpp.read_barcodes(Image.open(io.BytesIO(page.locator(".qr").screenshot())))
+        picture = Image.open(io.BytesIO(page.locator(".qr").screenshot()))
+        (code,) = zxingcpp.read_barcodes(picture, formats=zxingcpp.BarcodeFormat.QRCode)
         assert code.text == shown
         printed = invitation_line(world.fleet.fleet, "new-phone", "--phone")
         told = [Invitation.parse(line.rpartition(" ")[2]) for line in (shown, printed)]

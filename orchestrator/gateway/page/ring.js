@@ -4,7 +4,7 @@ import { s, say, set } from "./dom.js";
 import { battery, ms } from "./text.js";
 
 const WIDE = { width: 196, height: 104, gap: 44 };
-const NARROW = { width: 138, height: 62, gap: 30 };
+const NARROW = { width: 142, height: 76, gap: 30 };
 const MANY = 14; // devices for which narrow cards are drawn
 const GUTTER = 30;
 const TOP = 14;
@@ -205,10 +205,10 @@ class Card {
     this.title = text("name", 12, wide ? 24 : 19);
     this.battery = text("small", card.width - 12, wide ? 24 : 19, end);
     this.units = text("small", 12, wide ? 43 : 35);
-    this.heat = text("small", card.width - 12, wide ? 43 : 57, end);
+    this.heat = text("small", card.width - 12, wide ? 43 : 67, end);
     this.strip = s("g", { transform: `translate(12 ${wide ? 54 : 42})` });
-    this.time = text("time", 12, wide ? 88 : 57);
-    this.predicted = text("small", card.width - 12, wide ? 88 : 57, end);
+    this.time = text("time", 12, wide ? 88 : 67);
+    this.predicted = text("small", card.width - 12, wide ? 88 : 67, end);
     this.badge = s("g", { class: "badge", transform: `translate(${card.width - 74} -10)` },
       s("rect", { width: 64, height: 19, rx: 9.5 }), s("text", { x: 32, y: 13, "text-anchor": "middle" }, "slowest"));
     this.element.append(this.box, this.title, this.battery, this.units, this.heat, this.strip, this.time, this.predicted, this.badge);
@@ -222,7 +222,7 @@ class Card {
     const queue = sum(device.stages.map((stage) => stage.queue ?? 0));
     const hot = node.temperature_c !== undefined ? `${node.temperature_c} °C` : "";
     say(this.battery, battery(node));
-    say(this.units, cut(unitsOf(device), wide ? (hot ? 22 : 29) : 21));
+    say(this.units, cut(unitsOf(device), wide ? (hot ? 22 : 29) : 20));
     say(this.heat, wide || !queue ? hot : "");
     say(this.time, trouble ? node.state : ms(device.timeMs));
     const predicted = sum(device.stages.map((stage) => stage.predicted_ms ?? 0));
