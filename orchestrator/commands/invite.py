@@ -57,6 +57,7 @@ def command(
     Whoever has the line can join under this name: it opens the fleet's door for that time, and 'linguabus permit-join
     off' shuts it sooner. This runs on the machine that serves the fleet.
     """
+    from orchestrator.identity.errors import HostUnknown
     from orchestrator.identity.fleet_folder import FleetFolder
     from orchestrator.identity.inviting import Wanted, invite
     from orchestrator.service.http_server import interface_addresses
@@ -71,7 +72,10 @@ def command(
     if phone and role != "node":
         raise click.UsageError(f"--phone is for one that lends itself: leave --{role} out")
     wanted = Wanted(name=name, role=role, expires_s=expires_s, again=again, inside=inside, phone=phone)
-    made = invite(FleetFolder.of(settings.home), wanted, interface_addresses())
+    try:
+        made = invite(FleetFolder.of(settings.home), wanted, interface_addresses())
+    except HostUnknown as error:
+        raise click.UsageError(str(error)) from None
     line = made.line
     if as_json:
         said = {"name": name, "role": role, "expires_at": time.time() + expires_s, "invitation": str(made.invitation)}

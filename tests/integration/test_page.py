@@ -176,7 +176,6 @@ def test_another_model_is_chosen(world: PageWorld, browser: Browser) -> None:
     world.use_all()
 
 
-@pytest.mark.long  # it imports all that converts
 def test_a_model_that_is_not_to_be_had_is_said_to_be_none(
     world: PageWorld, browser: Browser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
