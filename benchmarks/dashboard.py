@@ -118,7 +118,7 @@ def first_paints(browser: Browser, root: str, count: int) -> list[float]:
     found = []
     for _ in range(count):
         with page_at(browser, root, "fleet") as page:
-            page.wait_for_function(_PAINT)
+            page.locator(".ring .card").first.wait_for()
             found.append(float(page.evaluate(_PAINT)))
     return found
 

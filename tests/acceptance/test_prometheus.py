@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from broker.tls import server_context
-from orchestrator.gateway.access import key_access
+from orchestrator.gateway.access import Guard, key_access
 from tests.support.fleet_world import free_port
 from tests.support.gateway_world import GatewayWorld, gateway_world
 from tests.support.polling import DEADLINE_S
@@ -116,7 +116,7 @@ def test_a_scrape_by_tls_as_in_containers(world: GatewayWorld, tmp_path: Path) -
     authority = tmp_path / "authority.crt"
     authority.write_text(fleet.authority, "utf-8")
     nobody = key_access(lambda *_: False)
-    with world.gateway(access=nobody, tls=server_context(fleet.server_file)) as root:
+    with world.gateway(guard=Guard(nobody), tls=server_context(fleet.server_file)) as root:
         tls = {"ca_file": str(authority), "server_name": "127.0.0.1"}
         with prometheus(tmp_path, configured(IN_CONTAINERS, root, **tls)) as server:
             assert "=> 1 @" in until(server, 'up{job="linguabus"} == 1')

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,10 @@ import pytest
 
 from orchestrator.gateway.access import Guard, key_access
 from orchestrator.gateway.access_key import key_text
+from orchestrator.gateway.fleet_picture import picture
 from orchestrator.gateway.page_routes import page_files
+from schemas.parts import UnitsOnNode
+from schemas.plan_views import PlanOnItsWay
 from tests.support.fleet_world import make_fleet
 from tests.support.gateway_world import GatewayWorld
 from tests.support.polling import DEADLINE_S
@@ -101,6 +105,18 @@ def test_the_fleet_is_told_whole_and_then_what_changes(gateway_world: GatewayWor
         assert set(change["nodes"]) == {"a"}
         assert "memory_bytes" not in change["nodes"]["a"]
     gateway_world.operator.drain("a", undo=True)
+
+
+def test_a_plan_on_its_way_is_in_the_picture(gateway_world: GatewayWorld) -> None:
+    operator = gateway_world.operator
+    plan = operator.plan()
+    coming = PlanOnItsWay(
+        state="rolling out", epoch="9-9", model="tiny", stages=(UnitsOnNode(node="a", start=0, stop=6, units="all"),)
+    )
+    plan = replace(plan, pipelines=(replace(plan.pipelines[0], next=coming),))
+    shown = picture(operator.status(), operator.overview(), plan)["pipelines"]["main"]
+    assert shown["next"]["stages"] == [{"node": "a", "start": 0, "stop": 6, "units": "all"}]
+    assert "next" not in picture(operator.status(), operator.overview(), operator.plan())["pipelines"]["main"]
 
 
 def test_a_watcher_is_told_that_nobody_serves(gateway_world: GatewayWorld, root: str) -> None:

@@ -24,7 +24,6 @@ from tests.support.browser import page_at, running_browser
 from tests.support.fleet_world import invitation_line
 from tests.support.page_world import NODES, TWIN, PageWorld, page_world
 from tests.support.polling import DEADLINE_S
-from tests.support.services import apply
 
 VIEWS = ("chat", "fleet", "plans", "models", "devices", "requests")
 PHONE = {"width": 360, "height": 740}
@@ -139,27 +138,6 @@ def test_the_fleet_is_drawn_with_what_each_device_holds(world: PageWorld, browse
         expect(page.locator(".ring .links path")).to_have_count(len(NODES))
         page.get_by_text("As a table").click()
         expect(page.locator("#fleet tbody tr")).to_have_count(len(NODES))
-
-
-SEE = """() => {
-    window.seen = new Set();
-    const look = () => {
-        document.querySelectorAll("#fleet .moving").forEach((told) => window.seen.add(told.textContent));
-        document.querySelectorAll(".ring .coming").forEach(() => window.seen.add("outlined"));
-    };
-    new MutationObserver(look).observe(document.getElementById("fleet"), { subtree: true, childList: true });
-}"""
-
-
-def test_a_plan_on_its_way_is_seen_coming(world: PageWorld, browser: Browser) -> None:
-    with page_at(browser, world.root, "fleet") as page:
-        expect(page.locator(".ring .card")).to_have_count(len(NODES))
-        page.evaluate(SEE)
-        apply(world.operator, pins=[["embed", "pi"], ["0-3", "pi"], ["head", "kitchen-phone"]])
-        expect(page.locator(".ring .card")).to_have_count(2)
-        page.wait_for_function("window.seen.has('outlined')")
-        assert any("on its way" in told for told in page.evaluate("[...window.seen]"))
-    world.use_all()
 
 
 def test_a_device_is_drained_and_restored_by_keyboard(world: PageWorld, browser: Browser) -> None:

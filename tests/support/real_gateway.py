@@ -32,5 +32,5 @@ def real_gateway(store: ModelStore, broker: LocalBroker, folder: Path, *node_opt
     with moving(store, broker, folder, "abc", *node_options) as (fleet, nodes):
         fleet.apply(PLANS[1])
         limits = GatewayLimits(quiet_s=0.2)
-        with serving_gateway(as_operator(broker.url), host=HOST, port=0, access=None, limits=limits) as server:
+        with serving_gateway(as_operator(broker.url), host=HOST, port=0, limits=limits) as server:
             yield RealGateway(f"http://{HOST}:{server.port}", fleet, nodes)
