@@ -17,7 +17,8 @@ def try_out(root: str, folder: Path, *options: str, timeout_s: float) -> None:
     """Have schemathesis, in a folder of its own, look for answers that say that the gateway has failed."""
     command = [
         "schemathesis", "run", f"{root}/openapi.json", "--checks", "not_a_server_error",
-        "--exclude-path-regex", ENDLESS, "--continue-on-failure", "--no-color", "--request-timeout", f"{DEADLINE_S}", *options,
+        "--exclude-path-regex", ENDLESS, "--continue-on-failure", "--no-color",
+        "--request-timeout", f"{DEADLINE_S}", *options,
     ]  # fmt: skip
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=timeout_s, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
