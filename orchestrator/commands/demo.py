@@ -32,7 +32,8 @@ MAX_TOKENS = 48
 @click.option("--question", default=QUESTION, show_default=True, help="What to ask.")
 @click.option("--nodes", type=click.IntRange(2, 8), default=3, show_default=True, help="How many nodes to start.")
 @click.option("--keep", is_flag=True, help="Leave everything running until Ctrl-C, for questions of your own.")
-def command(question: str, nodes: int, keep: bool) -> int:
+@click.option("--page", "wants_page", is_flag=True, help="As --keep, with a page in the browser for questions.")
+def command(question: str, nodes: int, keep: bool, wants_page: bool) -> int:
     """Start a broker, an orchestrator and nodes that are each too small for the model, and ask it something."""
     from orchestrator.commands.demo_fleet import memory_plan, node_overhead_bytes, running_fleet
     from orchestrator.commands.demo_model import demo_model
@@ -59,7 +60,9 @@ def command(question: str, nodes: int, keep: bool) -> int:
             if code:
                 return code
             click.echo(_holdings(client, fleet))
-        if keep:
+        if wants_page:
+            click.echo(f"\nin a browser: {fleet.open_page()}")
+        if keep or wants_page:
             _wait(fleet)
     click.echo("everything is stopped")
     return 0

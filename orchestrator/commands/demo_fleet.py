@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -39,6 +40,8 @@ START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 2.5
 """For all parts together."""
 POLL_S = 0.1
+_PAGE = re.compile(r"in a browser: (\S+)")
+"""In what the gateway says once it answers."""
 
 Say = Callable[[str], None]
 
@@ -168,6 +171,25 @@ class Fleet:
             part.check()
         if not self.broker.running:
             raise DemoFailed("the broker ended")
+
+    def open_page(self) -> str:
+        """Start the way in by HTTP, and return the address of its page once it is there.
+
+        Raises:
+            DemoFailed: something ended, or it takes too long.
+        """
+        home = str(self._folder / "orchestrator")
+        self._start(
+            "page", ["-m", "orchestrator.cli", "--home", home, "--broker", self.broker.url, "api", "--port", "0"]
+        )
+        log = self._parts[-1].log
+        deadline_s = time.monotonic() + START_TIMEOUT_S
+        while not (found := _PAGE.search(log.read_text(errors="replace"))):
+            self.check()
+            if time.monotonic() > deadline_s:
+                raise DemoFailed(f"the page is not there after {START_TIMEOUT_S:.0f} s")
+            time.sleep(POLL_S)
+        return found[1]
 
     def wait_until_serving(self, client: Client, say: Say) -> None:
         """Wait until questions can be asked; say what happens until then.

@@ -8,10 +8,12 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import httpx
 import psutil
 import pytest
 import yaml
 
+from orchestrator.commands.demo import QUESTION
 from orchestrator.commands.demo_model import demo_model
 from orchestrator.commands.settings import default_cache
 from orchestrator.planning.solution import Solution
@@ -24,6 +26,15 @@ from tests.support.scripted_nodes import make_birth
 DEMO = [sys.executable, "-u", "-m", "orchestrator.cli", "demo"]
 TIMEOUT_S = 300.0
 MEGABYTES = re.compile(r"([\d,]+) MB")
+
+
+def asked_by_the_page(root: str) -> str:
+    """What is answered where the page asks."""
+    page = httpx.get(root, headers={"accept": "text/html"}, timeout=TIMEOUT_S)
+    assert page.headers["content-type"].startswith("text/html")
+    question = {"messages": [{"role": "user", "content": QUESTION}], "max_tokens": 24, "temperature": 0}
+    answer = httpx.post(f"{root}v1/chat/completions", json={"model": "default", **question}, timeout=TIMEOUT_S)
+    return str(answer.json()["choices"][0]["message"]["content"])
 
 
 def test_three_nodes_answer_and_none_holds_the_model() -> None:
@@ -73,13 +84,12 @@ def test_the_compose_files_nodes_can_hold_the_model_together_and_two_can_not(
     [signal.SIGINT, *(pytest.param(one, marks=pytest.mark.long) for one in (signal.SIGTERM, signal.SIGKILL))],
 )
 def test_stopping_the_demo_stops_everything(number: signal.Signals) -> None:
-    with subprocess.Popen([*DEMO, "--keep"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen([*DEMO, "--page"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        for line in process.stdout:
-            if line.startswith("ask it something"):
-                break
+        page = next(line for line in process.stdout if line.startswith("in a browser: ")).split()[-1]
+        assert "Paris" in asked_by_the_page(page)
         family = psutil.Process(process.pid).children(recursive=True)
-        assert len(family) >= 5  # broker, orchestrator, three nodes
+        assert len(family) >= 6  # broker, orchestrator, three nodes, the way in by HTTP
         process.send_signal(number)
         process.communicate(timeout=TIMEOUT_S)
     assert process.returncode in (0, 130, -signal.SIGKILL)
