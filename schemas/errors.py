@@ -16,6 +16,10 @@ class MessageError(ContractError):
     """A JSON message is malformed, outside its limits or of an unknown type."""
 
 
+class MessageTooLong(MessageError):
+    """A JSON message has more bytes than any may have."""
+
+
 class MemberError(MessageError):
     """A member is missing or outside its limits. ``place`` is its path, empty for the whole; ``problem`` says what."""
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from schemas import contract, json_text
-from schemas.errors import MessageError, UnexpectedType
+from schemas.errors import MessageError, MessageTooLong, UnexpectedType
 
 MAX_MESSAGE_BYTES = 1_500_000
 """Longest JSON message taken from the bus; a prompt of 200,000 tokens fits."""
@@ -82,4 +82,4 @@ def decode(payload: bytes, *expected: type[_T]) -> _T:
 
 def _check_size(payload: bytes) -> None:
     if len(payload) > MAX_MESSAGE_BYTES:
-        raise MessageError(f"message of {len(payload)} bytes, allowed are {MAX_MESSAGE_BYTES}")
+        raise MessageTooLong(f"message of {len(payload)} bytes, allowed are {MAX_MESSAGE_BYTES}")

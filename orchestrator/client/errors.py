@@ -13,6 +13,8 @@ class ClientError(OrchestratorError):
 
 def start_one(broker: str) -> str:
     """What to do where nobody answers on a broker."""
+    if broker.startswith("mqtts://"):
+        return "start it on the fleet's host: linguabus serve --with-broker"
     return f"start one with 'linguabus serve --broker {broker}'"
 
 

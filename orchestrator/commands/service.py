@@ -180,7 +180,7 @@ def _service(
     home = settings.home
     if termux_prefix() is None and _is_system(is_system):
         if not account:
-            raise click.UsageError("say --as USER: whom the machine's unit runs as, and whose fleet it is")
+            raise click.UsageError(f"say whose fleet the machine's unit serves: --as USER, in front of {what}")
         home = settings.given_home or home_of(account)
     words = ["--home", str(home.absolute()), *_said_in_front(context, settings)]
     _try_options(context, what, options)

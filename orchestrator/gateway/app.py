@@ -34,7 +34,7 @@ OWN_NAMES = ("127.0.0.1", "localhost", "[::1]")
 _CLOSED_BY_CALLER = 499
 _REFUSALS = (400, 401, 403, 404, 409, 413, 415, 422, 429, 503)
 _SAID = {
-    400: "the request is none that this server reads",
+    400: "the body can't be read: send JSON in UTF-8, not nested deeper than anybody means",
     401: "no valid API key: make one with 'linguabus key NAME' on the fleet's host",
     404: "there is nothing at this address; see /openapi.json",
     405: "this address does not take that method; see /openapi.json",

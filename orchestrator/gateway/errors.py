@@ -22,7 +22,7 @@ from orchestrator.identity.errors import (
     OwnMember,
     UnknownMember,
 )
-from schemas.errors import ContractError, LinguabusError
+from schemas.errors import ContractError, LinguabusError, MessageTooLong
 
 RETRY_AFTER_S = 5.0
 """After this it makes sense to ask again where something was missing."""
@@ -76,7 +76,7 @@ def as_api_error(error: LinguabusError) -> ApiError:
             return ApiError(429, text, code="busy", retry_after_s=RETRY_AFTER_S)
         case AnswerFailed(code=code) if code in _MISSING:
             return ApiError(503, text, code=code, retry_after_s=RETRY_AFTER_S)
-        case QuestionTooLong():
+        case QuestionTooLong() | MessageTooLong():
             return ApiError(413, text, code="too_long")
         case NoOrchestrator() | AnswerIncomplete():
             return ApiError(503, text, code="not_ready", retry_after_s=RETRY_AFTER_S)

@@ -54,14 +54,16 @@ class Gateway:
         Raises:
             NoOrchestrator: nobody is there who knows.
         """
-        if not patience_s and self.client.is_gone(PIPELINE):
+        if self.client.is_gone(PIPELINE):
+            if self._models and patience_s:  # questions wait for one
+                return self._models
             raise NoOrchestrator(self.client.broker)
         if time.monotonic() < self._looked_s + STATUS_S:
             return self._models
         try:
             status = await self.client.status()
         except NoOrchestrator:
-            if self._models:  # questions wait for one, within their patience
+            if self._models:
                 return self._models
             raise
         self._models = (status.model,) if status.model else ()
@@ -78,10 +80,11 @@ class Gateway:
         models = await self.models(patience_s=patience_s)
         if not models:
             raise ApiError(503, "no model is served yet", code="no_model", retry_after_s=RETRY_AFTER_S)
-        if wanted in AUTO_MODELS:
+        name = wanted.removesuffix(":latest")
+        if name in AUTO_MODELS:
             return models[0]
-        if wanted.removesuffix(":latest") in models:
-            return wanted.removesuffix(":latest")
+        if name in models:
+            return name
         served = ", ".join(models)
         raise ApiError(
             404, f"the model {wanted!r} is not served; served: {served}", code="model_not_found", field="model"

@@ -5,12 +5,13 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
 
 from orchestrator.client.question import Question
 from orchestrator.gateway.access import Caller
@@ -30,9 +31,26 @@ if TYPE_CHECKING:
 _NS = 10**9
 
 
+class _JsonRoute(APIRoute):
+    """Takes a body as JSON whatever it is said to be: as Ollama does, whose examples with curl say nothing.
+
+    Pages of other hosts are told from programs before (`same_origin`).
+    """
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def handle_json(request: Request) -> Response:
+            headers = [header for header in request.scope["headers"] if header[0] != b"content-type"]
+            said = {**request.scope, "headers": [*headers, (b"content-type", b"application/json")]}
+            return await handle(Request(said, request.receive))
+
+        return handle_json
+
+
 def ollama_routes(gateway: Gateway) -> APIRouter:
     """The routes of a gateway."""
-    router = APIRouter(tags=["Ollama"])
+    router = APIRouter(tags=["Ollama"], route_class=_JsonRoute)
 
     @router.get("/api/tags")
     async def tags() -> dict[str, Any]:

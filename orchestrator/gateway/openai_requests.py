@@ -208,6 +208,9 @@ class CompletionFields(SamplingFields):
     stream_options: StreamOptions | None = None
     n: Annotated[int, Field(ge=1, le=MOST_ANSWERS)] | None = None
     max_tokens: Annotated[int, Field(ge=1, le=limits.MAX_ANSWER_TOKENS)] | None = None
+    logit_bias: Annotated[dict[str, float], Field(max_length=0)] | None = Field(
+        None, description="Tokens can't be made likelier here: empty, or left out."
+    )
 
     @property
     def answers(self) -> int:
@@ -259,6 +262,9 @@ class CompletionRequest(CompletionFields):
     max_tokens: Annotated[int, Field(ge=1, le=limits.MAX_ANSWER_TOKENS)] | None = 16
     logprobs: Annotated[int, Field(ge=0, le=limits.MAX_ALTERNATIVES)] | None = None
     echo: bool = False
+    best_of: Annotated[int, Field(ge=1, le=1)] | None = Field(
+        None, description="Only what is returned is computed here: 1, or left out."
+    )
 
     @field_validator("prompt", mode="before")
     @classmethod

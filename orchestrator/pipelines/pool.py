@@ -301,7 +301,7 @@ class PipelinePool:
             key=lambda pipeline: pipeline.requests.queued_count,
         )
         lead.balancing.asked(request.max_tokens, now_s)
-        effects = lead.requests.submit(request, now_s)
+        effects = lead.requests.submit(request, now_s, free_slots=max(0, lead.free_slots))
         self._place(request.request)
         return effects
 

@@ -82,8 +82,8 @@ class RequestScheduler:
 
     # --- clients ----------------------------------------------------------------------------------------------
 
-    def submit(self, request: SubmitRequest, now_s: float) -> list[Effect]:
-        """Take in a client's request."""
+    def submit(self, request: SubmitRequest, now_s: float, *, free_slots: int = 0) -> list[Effect]:
+        """Take in a client's request; ``free_slots``: of the plan in force."""
         if (known := self.sessions.get(request.request)) and known.client == request.client:
             known.learn(request)
         if self.sessions.was_submitted(request.request):
@@ -92,7 +92,7 @@ class RequestScheduler:
         if request.pipeline != self._service:
             reason = f"there is no pipeline {request.pipeline}: this orchestrator serves {self._service}"
             return [*session.tell_error("bad_request", reason)]
-        if refusal := self._queue.refusal(request):
+        if refusal := self._queue.refusal(request, free_slots):
             return [*session.tell_error("busy", f"{refusal}: {self._pace.advice()}")]
         self.adopt(session)
         return [SaveRequest(request)]

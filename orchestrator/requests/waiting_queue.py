@@ -30,16 +30,17 @@ class WaitingQueue:
         """Iterate over the sessions that wait now, whatever becomes of them meanwhile."""
         return iter(tuple(self._sessions))
 
-    def refusal(self, submit: SubmitRequest) -> str:
-        """Why a question can't wait here; empty when it can.
+    def refusal(self, submit: SubmitRequest, free_slots: int) -> str:
+        """Why a question can't wait here; empty when it can. As many as there are free slots will not wait for long.
 
         A client may have as much waiting as is left free for others: half of the queue, the next one like it half of
         the rest. So who asks much never fills it, and there is room for a client that has nothing there.
         """
         mine = [waiting for waiting in self._sessions if waiting.client == submit.client]
-        if len(self) >= self._most:
+        waiting = max(0, len(self) - free_slots)
+        if waiting >= self._most:
             return f"{len(self)} requests wait already"
-        if len(mine) >= self._most - len(self):
+        if len(mine) - free_slots >= self._most - waiting:
             return f"{len(mine)} requests of {submit.client} wait already, and what is left is for others"
         held = sum(_size_bytes(waiting.submit) for waiting in self._sessions)
         own = sum(_size_bytes(waiting.submit) for waiting in mine) + _size_bytes(submit)

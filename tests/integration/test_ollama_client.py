@@ -54,6 +54,15 @@ def test_a_prompt(client: ollama.Client) -> None:
     assert with_system.response == answer_text(5 + len("be brief"), 4)
 
 
+def test_a_body_is_json_whatever_it_is_said_to_be(root: str) -> None:
+    """Examples with curl say nothing, which makes it a form."""
+    body = json.dumps({"model": "default:latest", "prompt": "hello", "stream": False, "options": {"num_predict": 2}})
+    form = {"content-type": "application/x-www-form-urlencoded"}
+    assert httpx.post(f"{root}/api/generate", content=body, headers=form, timeout=DEADLINE_S).json()["done"]
+    foreign = form | {"origin": "http://evil.example"}
+    assert httpx.post(f"{root}/api/generate", content=body, headers=foreign).status_code == 403
+
+
 def test_a_model_is_loaded_before_it_is_asked(client: ollama.Client) -> None:
     assert client.chat("tiny", messages=[]).done_reason == "load"
     assert client.generate("tiny", "").done_reason == "load"

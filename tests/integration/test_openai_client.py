@@ -124,6 +124,7 @@ def test_an_answer_ends_before_a_stop_string(client: openai.OpenAI) -> None:
         ({"response_format": {"type": "json_schema"}}, "response_format"),
         ({"response_format": {"type": "json_schema", "json_schema": {}}}, "response_format.json_schema.schema"),
         ({"stop": ["a"] * 17}, "stop"),
+        ({"logit_bias": {"5": 100}}, "logit_bias"),
         ({"presence_penalty": 3}, "presence_penalty"),
         ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
         ({"tools": [{"type": "retrieval"}]}, "tools.0.type"),
@@ -174,6 +175,12 @@ def test_a_prompt_longer_than_the_context(client: openai.OpenAI) -> None:
     stream = client.completions.create(model="tiny", prompt="a" * 300, stream=True)
     with pytest.raises(openai.APIError, match="the context is"):
         list(stream)
+
+
+def test_a_question_that_the_broker_would_not_pass_on(root: str) -> None:
+    body = {"model": "tiny", "messages": [{"role": "user", "content": "a" * 2_400_000}]}
+    response = post(root, "/v1/chat/completions", body)
+    assert (response.status_code, response.json()["error"]["code"]) == (413, "too_long")
 
 
 def test_a_body_that_is_too_long(root: str) -> None:
@@ -325,7 +332,7 @@ def test_who_does_not_wait_is_told_at_once_that_nobody_is_there(
                     response = httpx.post(f"{root}/v1/chat/completions", json=body, timeout=DEADLINE_S / 100)
                     break
             assert response.status_code == 503
-            assert "start one with 'linguabus serve" in response.json()["error"]["message"]
+            assert "linguabus serve --with-broker" in response.json()["error"]["message"]
         finally:
             monkeypatch.undo()
             gateway_world.serve()

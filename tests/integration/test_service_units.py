@@ -63,7 +63,7 @@ def test_what_a_unit_starts_answers(tiny_store: ModelStore, tmp_path: Path) -> N
     [
         (("--user", "serve", "--min-nodes", "0"), "'--min-nodes': 0 is not in the range"),
         (("--user", "node", "--threadz", "2"), "linguabus node: No such option '--threadz'"),
-        (("--system", "serve"), "say --as USER"),
+        (("--system", "serve"), "--as USER, in front of serve"),
         (("--user", "ask"), "'ask' is not one of 'serve', 'api', 'node'"),
     ],
 )

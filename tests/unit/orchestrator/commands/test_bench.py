@@ -33,7 +33,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeOrchestrator]:
         name = f"client-{next(names)}"
         bus = MemoryBus(orchestrator.broker, client_id=name)
         bus.connect()
-        return Client(bus, name=name, broker=broker, silence_s=0.2, control_timeout_s=orchestrator.patience_s)
+        return Client(bus, name=name, broker=str(broker), silence_s=0.2, control_timeout_s=orchestrator.patience_s)
 
     with FakeOrchestrator(control={"status": {}, "plan": PLAN}) as orchestrator:
         monkeypatch.setattr(Client, "connect", connect)

@@ -3,6 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orchestrator.effects import EncodePrompt
 from orchestrator.events import Malformed, Renewed
 from orchestrator.pipelines.readers import QUESTIONS, REPEATS
 from orchestrator.requests.waiting_queue import MOST_WAITING_BYTES
@@ -38,6 +39,19 @@ def test_a_client_alone_fills_half_of_the_queue_and_others_find_room() -> None:
     ask(world, "third", 64)
     ask(world, "quiet", 1)
     assert (waiting(world, "third"), waiting(world, "quiet")) == (16, 1)
+
+
+def test_what_is_about_to_be_opened_does_not_wait() -> None:
+    """Prompts of a crowd that came at once are being encoded, and there is a slot for each."""
+    world = World(slots=4).serve("pi", "phone", "tablet")
+    free = world.plan.slots
+    world.hold = (EncodePrompt,)
+    ask(world, "loud", free + 32)
+    assert refusals(world, "loud") == []
+    ask(world, "loud", free + 33)
+    assert len(refusals(world, "loud")) == 1
+    ask(world, "quiet", 1)
+    assert refusals(world, "quiet") == []
 
 
 @given(st.lists(st.sampled_from(["loud", "third"]), max_size=200))
