@@ -48,26 +48,22 @@ async def _whole(gateway: Gateway, answers: list[AsyncAnswer], shape: Shape) -> 
 
 
 async def _lines(gateway: Gateway, answers: list[AsyncAnswer], shape: Shape) -> AsyncGenerator[bytes, None]:
-    """The lines of a stream. Errors after its beginning are an event, as there is no other way to tell them."""
-    yield COMMENT_STARTING
+    """The lines of a stream. Errors after its beginning are an event, as there is no other way to tell them.
+
+    What belongs together is one piece: each is a call of the system, in which other threads take the interpreter.
+    """
+    yield b"".join([COMMENT_STARTING, *(shape.line(part) for n in range(len(answers)) for part in shape.opening(n))])
     try:
-        for number in range(len(answers)):
-            for opening in shape.opening(number):
-                yield shape.line(opening)
         async for number, piece in numbered_pieces(answers, quiet_s=gateway.limits.quiet_s):
             if isinstance(piece, StreamText):
-                for part in shape.piece(number, piece, answers[number]):
-                    yield shape.line(part)
+                yield b"".join(map(shape.line, shape.piece(number, piece, answers[number])))
             elif piece is None:
-                for part in shape.end(number, answers[number]):
-                    yield shape.line(part)
+                yield b"".join(map(shape.line, shape.end(number, answers[number])))
             elif piece.waiting:
                 since_s = time.monotonic() - piece.waiting.since_s
                 yield comment(f"waiting for {piece.waiting.text}, {since_s:.0f} s")
             else:
                 yield comment("still there")
-        for part in shape.closing(answers):
-            yield shape.line(part)
-        yield shape.last_line
+        yield b"".join([*map(shape.line, shape.closing(answers)), shape.last_line])
     except LinguabusError as error:
         yield shape.line(shape.failed(as_api_error(error)))
