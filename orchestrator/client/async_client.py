@@ -42,7 +42,7 @@ from schemas.messages import (
 
 TELL_S = 1.0
 """An answer that waits is told so, with for how long, so often."""
-_CLOSED = "who reads the answers has been stopped: ask again"
+_CLOSED = "the connection to the fleet was closed: ask again"
 _END_S = 5.0
 """Closing waits so long for the thread: the broker's acknowledgement of the last cancellations, and no longer."""
 
