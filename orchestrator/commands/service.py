@@ -19,10 +19,10 @@ from broker.option_types import FiniteRange
 from broker.security import password_warning
 from orchestrator.commands.output import print_json
 from orchestrator.commands.settings import HelpGroup, Settings, pass_settings
-from orchestrator.supervision.supervised import WHATS, What, name_of
+from orchestrator.service.supervision.supervised import WHATS, What, name_of
 
 if TYPE_CHECKING:
-    from orchestrator.supervision.supervised import Supervised, Supervisor
+    from orchestrator.service.supervision.supervised import Supervised, Supervisor
 
 NOT_RUNNING = 3
 """Exit code of ``status``."""
@@ -155,8 +155,8 @@ def _is_system(given: bool | None) -> bool:
 
 
 def _supervisor(is_system: bool | None, timeout_s: float, account: str = "") -> Supervisor:
-    from orchestrator.supervision.systemd import Systemd
-    from orchestrator.supervision.termux import TermuxServices, termux_prefix
+    from orchestrator.service.supervision.systemd import Systemd
+    from orchestrator.service.supervision.termux import TermuxServices, termux_prefix
 
     if prefix := termux_prefix():
         return TermuxServices(prefix, Path.home(), timeout_s=timeout_s)
@@ -173,9 +173,9 @@ def _service(
     options: tuple[str, ...],
 ) -> tuple[Supervisor, Supervised]:
     """Who is to keep what running; raises click.UsageError where the command would not start."""
-    from orchestrator.supervision.supervised import Supervised
-    from orchestrator.supervision.systemd import home_of
-    from orchestrator.supervision.termux import termux_prefix
+    from orchestrator.service.supervision.supervised import Supervised
+    from orchestrator.service.supervision.systemd import home_of
+    from orchestrator.service.supervision.termux import termux_prefix
 
     home = settings.home
     if termux_prefix() is None and _is_system(is_system):

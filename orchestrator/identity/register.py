@@ -14,10 +14,10 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from broker.database_copy import keep_copy
 from broker.member_key import is_key
 from orchestrator.errors import StateUnreadable
 from orchestrator.identity.errors import AlreadyMember, DoorShut, InvitationOver, OwnMember, UnknownMember
-from orchestrator.state_copy import keep_copy
 from schemas.closing import Closing
 from schemas.roles import BY_HTTP, ON_BROKER, Role
 

@@ -19,11 +19,11 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Concatenate, ParamSpec
 
+from broker.database_copy import keep_copy
 from orchestrator.effects import SaveTokens
 from orchestrator.errors import StateUnreadable
 from orchestrator.events import SavedRequest
 from orchestrator.planning.profile import Profile
-from orchestrator.state_copy import keep_copy
 from schemas import contract
 from schemas.closing import Closing
 from schemas.errors import ContractError

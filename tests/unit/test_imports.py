@@ -181,15 +181,13 @@ ROOMS = {
         "operator_api": "control_plane deployment effects fleet pipelines planning planning.moves planning.solver"
         " replanning requests text",
         "core": "control_plane effects events operator_api",
-        "state_copy": "",
-        "identity": "errors state_copy",
+        "identity": "errors",
         "service": "control_plane core deployment effects errors events fleet identity model operator_api pipelines"
-        " planning planning.explain planning.simulation planning.solver planning.standby replanning state_copy timing",
+        " planning planning.explain planning.simulation planning.solver planning.standby replanning timing",
         "client": "errors",
         "gateway": "client errors identity model service text",
-        "supervision": "errors",
         "commands": "balancing client errors fleet gateway identity model planning planning.explain"
-        " planning.simulation planning.solver replanning service supervision text timing",
+        " planning.simulation planning.solver replanning service text timing",
         "cli": "commands",
     },
 }

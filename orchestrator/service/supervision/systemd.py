@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from orchestrator.errors import SupervisorFailed
-from orchestrator.supervision.supervised import State, Supervised, What, name_of, told
+from orchestrator.service.supervision.supervised import State, Supervised, What, name_of, told
 
 SYSTEM_FOLDER = Path("/etc/systemd/system")
 _LINGERING = Path("/var/lib/systemd/linger")

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from orchestrator.errors import SupervisorFailed
-from orchestrator.supervision.supervised import State, Supervised, What, name_of, told
+from orchestrator.service.supervision.supervised import State, Supervised, What, name_of, told
 
 _STOP_S = 30
 """A node gives its layers to others first, where there are others."""

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import SupervisorFailed
-from orchestrator.supervision.supervised import WHATS, Supervised, What, told
-from orchestrator.supervision.systemd import Systemd, home_of
-from orchestrator.supervision.termux import TermuxServices
+from orchestrator.service.supervision.supervised import WHATS, Supervised, What, told
+from orchestrator.service.supervision.systemd import Systemd, home_of
+from orchestrator.service.supervision.termux import TermuxServices
 
 ODD = ("two words", 'a "quote"', "100%", "$HOME", "back\\slash", "", "semi;colon")
 
