@@ -3,7 +3,7 @@
 import { get, key, onLocked } from "./api.js";
 import { chat } from "./chat.js";
 import { devices } from "./devices.js";
-import { h, notice, say, set } from "./dom.js";
+import { failedIn, h, say, set } from "./dom.js";
 import { fleetView } from "./fleet.js";
 import { begin, fleet, watch } from "./live.js";
 import { models } from "./models.js";
@@ -68,7 +68,7 @@ function logIn() {
       await get("/api/fleet/rights");
     } catch (error) {
       key.forget();
-      told.replaceChildren(notice(error.message, "bad"));
+      failedIn(told)(error);
       return;
     }
     dialog.close();

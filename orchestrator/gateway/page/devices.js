@@ -1,7 +1,7 @@
 // Devices: who belongs to the fleet, who is invited, and how another one comes in.
 
 import { get, post } from "./api.js";
-import { button, confirmed, h, line, notice, s } from "./dom.js";
+import { button, confirmed, failedIn, grid, h, line, notice, s } from "./dom.js";
 import { fleet, watch } from "./live.js";
 import { rights } from "./rights.js";
 import { ago, clock } from "./text.js";
@@ -54,7 +54,7 @@ function invite() {
       }));
       await load();
     } catch (error) {
-      invited.replaceChildren(notice(error.message, "bad"));
+      failedIn(invited)(error);
     }
   }
   return h("form", { class: "stack", onsubmit: send },
@@ -89,16 +89,15 @@ async function load() {
     try {
       roll = await get("/api/fleet/members");
     } catch (error) {
-      told.replaceChildren(notice(error.message, "bad"));
+      failedIn(told)(error);
       return;
     }
   }
   drawDoor(roll);
-  const failed = (error) => told.replaceChildren(notice(error.message, "bad"));
-  const heads = ["device", "what it does", "state", "last seen", ""];
-  list.replaceChildren(h("table", {},
-    h("thead", {}, h("tr", {}, heads.map((head) => h("th", { scope: "col" }, head || h("span", { class: "unseen" }, "what can be done"))))),
-    h("tbody", {}, roll.members.map((member) => row(member, nodes[member.name], failed)), roll.invited.map((one) => waiting(one, failed)))));
+  const failed = failedIn(told);
+  const heads = ["device", "what it does", "state", "last seen", h("span", { class: "unseen" }, "what can be done")];
+  const rows = [...roll.members.map((member) => row(member, nodes[member.name], failed)), ...roll.invited.map((one) => waiting(one, failed))];
+  list.replaceChildren(grid(heads, rows));
 }
 
 function row(member, node, failed) {
@@ -134,6 +133,6 @@ function drawDoor({ door: state, invited: waits }) {
   const turn = (open) => button(open ? "Open the door" : "Shut the door", async () => {
     await post("/api/fleet/members/door", { open_s: open ? 900 : null });
     await load();
-  }, (error) => told.replaceChildren(notice(error.message, "bad")));
+  }, failedIn(told));
   door.replaceChildren(h("span", { class: "muted" }, state.open ? `The door is open until ${clock(state.open_until)}, for who is invited.` : "The door is shut."), turn(!state.open));
 }

@@ -50,6 +50,18 @@ export function notice(words, kind = "") {
   return h("p", { class: `notice ${kind}`, role: kind === "bad" ? "alert" : "status" }, words);
 }
 
+/** What tells an error in an element, in place of what is there. */
+export function failedIn(element) {
+  return (error) => element.replaceChildren(notice(error.message, "bad"));
+}
+
+/** A table; `rows` are `tr` elements. */
+export function grid(heads, rows, attributes = {}) {
+  return h("table", attributes,
+    h("thead", {}, h("tr", {}, heads.map((head) => h("th", { scope: "col" }, head)))),
+    h("tbody", {}, rows));
+}
+
 /** A line to type, with a button that copies it. */
 export function line(text) {
   const copied = h("button", { type: "button", class: "quiet", "aria-label": "Copy the line" }, "Copy");

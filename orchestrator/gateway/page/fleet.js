@@ -1,9 +1,9 @@
 // The fleet: who holds what, how a token goes, and what happens.
 
-import { h, notice, say, set } from "./dom.js";
-import { fleet, watch } from "./live.js";
+import { grid, h, notice, say, set } from "./dom.js";
+import { fleet, idOf, watch } from "./live.js";
 import { showNode } from "./node.js";
-import { Ring, devicesOf, timeOf, unitsOf } from "./ring.js";
+import { Ring, devicesOf, unitsOf } from "./ring.js";
 import { battery, clock, figure, ms, size } from "./text.js";
 
 const SHOWN_EVENTS = 40;
@@ -116,19 +116,18 @@ function drawOthers(pipelines, nodes) {
 function drawTable(pipelines, nodes) {
   const rows = Object.entries(pipelines).flatMap(([pipeline, one]) => devicesOf(Object.values(one.stages ?? {})).map((device) => {
     const node = nodes[device.name] ?? {};
-    return [device.name, pipeline, unitsOf(device), ms(device.stages.reduce((sum, stage) => sum + timeOf(stage), 0)),
+    return [device.name, pipeline, unitsOf(device), ms(device.timeMs),
       ms(device.stages.reduce((sum, stage) => sum + (stage.predicted_ms ?? 0), 0)), node.state ?? "", battery(node),
       node.temperature_c === undefined ? "" : `${node.temperature_c} °C`];
   }));
   const heads = ["device", "pipeline", "holds", "a token takes", "planned", "state", "battery", "heat"];
-  table.lastElementChild.replaceChildren(h("table", {},
-    h("thead", {}, h("tr", {}, heads.map((head) => h("th", { scope: "col" }, head)))),
-    h("tbody", {}, rows.map((row) => h("tr", {}, h("th", { scope: "row" }, row[0]), row.slice(1).map((cell) => h("td", {}, cell)))))));
+  table.lastElementChild.replaceChildren(grid(heads,
+    rows.map((row) => h("tr", {}, h("th", { scope: "row" }, row[0]), row.slice(1).map((cell) => h("td", {}, cell))))));
 }
 
 function drawLog() {
   const newest = fleet.happened.slice(-SHOWN_EVENTS).reverse();
-  const key = newest.length ? `${newest[0].at_s} ${newest[0].number} ${newest.length}` : "";
+  const key = newest.length ? `${idOf(newest[0])} ${newest.length}` : "";
   if (log.dataset.key === key) return;
   log.dataset.key = key;
   log.replaceChildren(...newest.map((event) => h("li", { class: event.warning ? "warn" : "" },

@@ -16,6 +16,10 @@ export function watch(watcher) {
   watcher();
 }
 
+export function idOf(event) {
+  return `${event.at_s} ${event.number}`;
+}
+
 function tell() {
   for (const watcher of watchers) watcher();
 }
@@ -42,7 +46,7 @@ async function read(signal) {
       fleet.connected = true;
     } else if (kind === "happened") {
       const event = JSON.parse(data);
-      const id = `${event.at_s} ${event.number}`; // one that was heard and asked for comes twice
+      const id = idOf(event); // one that was heard and asked for comes twice
       if (known.has(id)) continue;
       known.add(id);
       happened = [...happened, event].slice(-MOST_HAPPENED);

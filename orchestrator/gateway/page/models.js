@@ -1,7 +1,7 @@
 // Models: which there are, which one is served, and how another one comes.
 
 import { get, post } from "./api.js";
-import { button, h, line, notice } from "./dom.js";
+import { button, failedIn, h, line, notice } from "./dom.js";
 import { fleet, watch } from "./live.js";
 import { rights } from "./rights.js";
 import { size } from "./text.js";
@@ -38,7 +38,7 @@ function add() {
       field.value = "";
       await load();
     } catch (error) {
-      adding.replaceChildren(notice(error.message, "bad"));
+      failedIn(adding)(error);
     }
   }
   return h("div", { class: "stack" }, form, h("p", { class: "muted" }, "A file of the host is added there: ", h("code", {}, "linguabus model add FILE.gguf")));
@@ -50,7 +50,7 @@ async function load() {
   try {
     state = await get("/api/fleet/models");
   } catch (error) {
-    list.replaceChildren(notice(error.message, "bad"));
+    failedIn(list)(error);
     return;
   }
   served = state.served;
@@ -68,7 +68,7 @@ function drawList({ served: name, models: known }) {
       await post("/api/fleet/model", { model: model.name });
       told.replaceChildren(notice(`${model.name} is served`, "good"));
       await load();
-    }, (error) => told.replaceChildren(notice(error.message, "bad")), { "aria-label": `Use ${model.name}` });
+    }, failedIn(told), { "aria-label": `Use ${model.name}` });
     const facts = [model.family, model.precision, model.blocks && `${model.blocks} blocks`, model.weight_bytes && size(model.weight_bytes),
       model.context_tokens && `${model.context_tokens} tokens of context`];
     return h("article", { class: `panel model${isServed ? " served" : ""}` },

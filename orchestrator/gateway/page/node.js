@@ -1,7 +1,7 @@
 // One device, in a dialog: what is known of it, and what can be done with it.
 
 import { post } from "./api.js";
-import { button, confirmed, h, notice } from "./dom.js";
+import { button, confirmed, failedIn, h, notice } from "./dom.js";
 import { fleet } from "./live.js";
 import { rights } from "./rights.js";
 import { unitsOf } from "./ring.js";
@@ -13,7 +13,7 @@ export function showNode(name) {
   const node = fleet.picture.nodes?.[name] ?? {};
   const stages = Object.values(fleet.picture.pipelines ?? {}).flatMap((one) => Object.values(one.stages ?? {}).filter((stage) => stage.node === name));
   const told = h("div", {});
-  const failed = (error) => told.replaceChildren(notice(error.message, "bad"));
+  const failed = failedIn(told);
   const rate = (value) => (value === undefined ? undefined : `${figure(value)} % an hour`);
   const rows = {
     state: node.reason ? `${node.state}: ${node.reason}` : node.state,

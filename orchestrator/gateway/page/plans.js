@@ -1,7 +1,7 @@
 // Plans: what another one would give, those that were in force, and why layers moved or stayed.
 
 import { get, post } from "./api.js";
-import { button, h, notice } from "./dom.js";
+import { button, failedIn, grid, h, notice } from "./dom.js";
 import { fleet, watch } from "./live.js";
 import { rights } from "./rights.js";
 import { age, clock, figure, ms, percent } from "./text.js";
@@ -33,7 +33,7 @@ function make(into) {
   result = h("div", { class: "result", "aria-live": "polite" });
   history = h("div", { class: "wide" });
   why = h("ol", { class: "log", tabindex: "0", "aria-label": "Decisions" });
-  const failed = (error) => result.replaceChildren(notice(error.message, "bad"));
+  const failed = failedIn(result);
   section.append(
     h("h1", { id: "plans-title" }, "Plans"),
     h("form", { class: "panel stack", onsubmit: (event) => event.preventDefault() },
@@ -50,9 +50,13 @@ function make(into) {
   watch(() => {
     if (section.hidden) return;
     drawNodes();
-    const epochs = Object.values(fleet.picture.pipelines ?? {}).map((one) => one.epoch).join(" ");
+    const epochs = epochsNow();
     if (epochs && epochs !== shownEpoch) load();
   });
+}
+
+function epochsNow() {
+  return Object.values(fleet.picture.pipelines ?? {}).map((one) => one.epoch).join(" ");
 }
 
 function drawNodes(again = false) {
@@ -84,14 +88,13 @@ async function compare() {
       ...(explanation.fixes.length ? [h("ul", {}, explanation.fixes.map((fix) => h("li", {}, fix)))] : []));
     return;
   }
-  const failed = (error) => told.replaceChildren(notice(error.message, "bad"));
   const told = h("div", {});
   const put = button("Put it in force", async () => {
     told.replaceChildren(notice("moving"));
     const { changed } = await post("/api/fleet/apply", wanted);
     told.replaceChildren(notice(changed ? "It is in force, and later plans respect the same." : "It was in force already.", "good"));
     load();
-  }, failed);
+  }, failedIn(told));
   result.replaceChildren(
     figures(now, explanation.predicted),
     strip(explanation.stages),
@@ -107,28 +110,28 @@ function figures(now, then) {
     ["until the first token", now?.predicted_ttft_ms, then.ttft_ms, false],
   ];
   const cell = (value, more) => h("td", {}, more ? figure(value) : ms(value));
-  return h("table", { class: "compared" },
-    h("thead", {}, h("tr", {}, ["predicted", "now", "then", ""].map((head) => h("th", { scope: "col" }, head)))),
-    h("tbody", {}, rows.map(([words, before, after, more]) => {
-      const share = before ? after / before - 1 : 0;
-      const better = Math.abs(share) < 0.005 ? "" : share > 0 === more ? "better" : "worse";
-      return h("tr", {}, h("th", { scope: "row" }, words), cell(before, more), cell(after, more), h("td", { class: better }, before ? percent(share) : ""));
-    }), h("tr", {}, h("th", { scope: "row" }, "slowest device"), h("td", {}, now?.bottleneck_node ?? "–"), h("td", {}, then.bottleneck_node), h("td", {}))));
+  const compared = rows.map(([words, before, after, more]) => {
+    const share = before ? after / before - 1 : 0;
+    const better = Math.abs(share) < 0.005 ? "" : share > 0 === more ? "better" : "worse";
+    return h("tr", {}, h("th", { scope: "row" }, words), cell(before, more), cell(after, more), h("td", { class: better }, before ? percent(share) : ""));
+  });
+  const slowest = h("tr", {}, h("th", { scope: "row" }, "slowest device"), h("td", {}, now?.bottleneck_node ?? "–"), h("td", {}, then.bottleneck_node), h("td", {}));
+  return grid(["predicted", "now", "then", ""], [...compared, slowest], { class: "compared" });
 }
 
 /** A ring in a line. */
-export function strip(stages) {
+function strip(stages) {
   return h("ol", { class: "strip" }, stages.map((stage) => h("li", {}, h("strong", {}, stage.node), ` ${stage.units.replaceAll("-", "–")}`)));
 }
 
 async function load() {
-  shownEpoch = Object.values(fleet.picture.pipelines ?? {}).map((one) => one.epoch).join(" ");
+  shownEpoch = epochsNow();
   try {
     const [moves, past] = await Promise.all([get("/api/fleet/moves"), get("/api/fleet/plans")]);
     drawWhy(moves.pipelines);
     drawHistory(past.plans);
   } catch (error) {
-    history.replaceChildren(notice(error.message, "bad"));
+    failedIn(history)(error);
   }
 }
 
@@ -145,13 +148,11 @@ function drawWhy(pipelines) {
 
 function drawHistory(past) {
   const heads = ["plan", "since", "best for", "ring", "one reader", "many"];
-  history.replaceChildren(past.length ? h("table", {},
-    h("thead", {}, h("tr", {}, heads.map((head) => h("th", { scope: "col" }, head)))),
-    h("tbody", {}, past.map((plan, index) => h("tr", {},
-      h("th", { scope: "row" }, plan.epoch), h("td", {}, clock(plan.committed_at)), h("td", {}, plan.objective),
-      h("td", {}, strip(plan.stages), h("span", { class: "muted" }, moved(past[index + 1], plan))),
-      h("td", {}, figure(plan.predicted_tokens_per_s)), h("td", {}, figure(plan.predicted_tokens_per_s_many))))))
-    : h("p", { class: "muted" }, "There was no plan yet."));
+  const rows = past.map((plan, index) => h("tr", {},
+    h("th", { scope: "row" }, plan.epoch), h("td", {}, clock(plan.committed_at)), h("td", {}, plan.objective),
+    h("td", {}, strip(plan.stages), h("span", { class: "muted" }, moved(past[index + 1], plan))),
+    h("td", {}, figure(plan.predicted_tokens_per_s)), h("td", {}, figure(plan.predicted_tokens_per_s_many))));
+  history.replaceChildren(rows.length ? grid(heads, rows) : h("p", { class: "muted" }, "There was no plan yet."));
 }
 
 /** What a plan has changed, in words. */

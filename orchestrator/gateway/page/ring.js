@@ -24,7 +24,7 @@ export function devicesOf(stages) {
   return [...found].map(([name, held]) => ({ name, stages: held, timeMs: sum(held.map(timeOf)) }));
 }
 
-export function timeOf(stage) {
+function timeOf(stage) {
   return stage.step_ms ?? stage.predicted_ms ?? 0;
 }
 
