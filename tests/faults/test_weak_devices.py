@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +21,18 @@ from orchestrator.fleet.health import HealthLimits
 from orchestrator.model.store import ModelStore
 from orchestrator.service.config import ServiceConfig
 from orchestrator.service.database import Database
-from orchestrator.timing import Timing
 from schemas.contract import load
 from schemas.messages import NodeView, PlanConstraints
 from tests.support.memory_group import memory_group
 from tests.support.nodes import NodeProcess, running_nodes, start_node
 from tests.support.polling import DEADLINE_S
-from tests.support.services import apply, patient_client, running_service, wait_until_serving
+from tests.support.services import QUICK, apply, patient_client, running_service, wait_until_serving
 
 PROMPT = "one two three four five six seven"
 TOKENS = 100
 BEGUN = 5
 PHONE = "phone"
 ENDS: dict[str, Any] = {"objective": "throughput", "pins": [["embed", "a"], ["head", "b"]]}
-QUICK = Timing(settle_s=0.2, start_s=1.0, loss_settle_s=0.1, resend_s=0.5, exclude_s=1.0)
 ANSWERS = '{"percentage": %d, "status": "%s", "temperature": %d}'
 WELL = (80, "CHARGING", 30)
 HOT = ((80, "CHARGING", 47), "its battery is at 47 C")
@@ -92,8 +91,9 @@ def world(
     with Database(folder / "state.sqlite3") as state:
         state.save_constraints("main", load(PlanConstraints, ENDS))
     config = ServiceConfig(
-        broker_url=mosquitto.url, data_dir=folder, models_dir=store.home, model="tiny", timing=QUICK,
-        min_nodes=3, context_tokens=256, slots=2, wire_dtype="fp32", health=HealthLimits(dwell_s=0.1),
+        broker_url=mosquitto.url, data_dir=folder, models_dir=store.home, model="tiny",
+        timing=replace(QUICK, exclude_s=1.0), min_nodes=3, context_tokens=256, slots=2, wire_dtype="fp32",
+        health=HealthLimits(dwell_s=0.1),
     )  # fmt: skip
     with ExitStack() as stack:
         stack.enter_context(running_nodes("ab", mosquitto.url, folder, "--emulate-speed", "0.01"))

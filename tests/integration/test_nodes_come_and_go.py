@@ -17,18 +17,16 @@ from orchestrator.client import Client
 from orchestrator.model.store import ModelStore
 from orchestrator.service.config import ServiceConfig
 from orchestrator.service.database import Database
-from orchestrator.timing import Timing
 from schemas.messages import PlanConstraints
 from tests.support.bus_recorder import until
 from tests.support.nodes import NodeProcess, running_nodes
 from tests.support.polling import DEADLINE_S
 from tests.support.secured_broker import SecuredBroker
-from tests.support.services import apply, patient_client, running_service, wait_until_serving
+from tests.support.services import QUICK, apply, patient_client, running_service, wait_until_serving
 
 NAMES = ("alfa", "bravo", "charlie")
 PROMPT = "one two three four five six seven"
 TOKENS = 80
-QUICK = Timing(settle_s=0.2, start_s=1.0, loss_settle_s=0.1, resend_s=0.5)
 
 
 @pytest.fixture

@@ -20,15 +20,13 @@ from edge_node.service import NodeService
 from orchestrator.client import Client
 from orchestrator.model.store import ModelStore
 from orchestrator.service.config import ServiceConfig
-from orchestrator.timing import Timing
 from tests.support.members import as_member
 from tests.support.nodes import running_nodes, start_node
 from tests.support.polling import DEADLINE_S
-from tests.support.services import apply, patient_client, running_service, wait_until_serving
+from tests.support.services import QUICK, apply, patient_client, running_service, wait_until_serving
 
 PROMPT = "one two three four five six seven"
 TOKENS = 60
-QUICK = Timing(settle_s=0.2, start_s=1.0, loss_settle_s=0.1, resend_s=0.5)
 WHY = "it rests: paused by its owner"
 
 

@@ -13,13 +13,11 @@ from broker.local_broker import LocalBroker
 from orchestrator.client import Answer, Client
 from orchestrator.model.store import ModelStore
 from orchestrator.service.config import ServiceConfig
-from orchestrator.timing import Timing
 from tests.support.nodes import NodeProcess, running_nodes
-from tests.support.services import apply, patient_client, running_service, wait_until_serving
+from tests.support.services import QUICK, apply, patient_client, running_service, wait_until_serving
 
 NAMES = ("alfa", "bravo", "charlie", "delta")
 PROMPTS = [f"{word} of the story" for word in ("begin", "heart", "moral", "end", "price", "sound", "depth", "weight")]
-QUICK = Timing(settle_s=0.2, start_s=1.0, loss_settle_s=0.1, resend_s=0.5)
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import socket
 import subprocess
 import urllib.request
 from collections.abc import Iterator
@@ -16,7 +15,9 @@ import pytest
 
 from broker.local_broker import LocalBroker
 from orchestrator.model.store import ModelStore
+from tests.support.bus_recorder import until
 from tests.support.fleet_commands import FleetCommands
+from tests.support.fleet_world import free_port
 from tests.support.polling import DEADLINE_S
 from tests.support.repository import ROOT
 from tests.support.services import running_orchestrator
@@ -43,9 +44,7 @@ def run_by_hand(unit: str, until: str) -> Iterator[None]:
 
 
 def test_what_a_unit_starts_answers(tiny_store: ModelStore, tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     commands = FleetCommands()
     with LocalBroker() as broker, running_orchestrator(broker.url, tiny_store, tmp_path / "home"):
         in_front = ("--broker", broker.url, "service", "show", "--user")
@@ -54,8 +53,13 @@ def test_what_a_unit_starts_answers(tiny_store: ModelStore, tmp_path: Path) -> N
             "--home", str(tmp_path), "--broker", broker.url, "api", "--port", str(port),
         ]  # fmt: skip
         url = f"http://127.0.0.1:{port}/v1/models"
-        with run_by_hand(unit, "OpenAI's interface"), urllib.request.urlopen(url, timeout=DEADLINE_S) as answer:
-            assert json.load(answer)["data"]
+
+        def has_model() -> bool:
+            with urllib.request.urlopen(url, timeout=DEADLINE_S) as answer:
+                return bool(json.load(answer)["data"])
+
+        with run_by_hand(unit, "OpenAI's interface"):
+            until("the orchestrator's model", has_model)
 
 
 @pytest.mark.parametrize(

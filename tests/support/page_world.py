@@ -13,16 +13,14 @@ from orchestrator.client import Client
 from orchestrator.gateway.access import Guard
 from orchestrator.gateway.server import serving_gateway
 from orchestrator.model.store import ModelStore
-from orchestrator.timing import Timing
 from tests.support.fleet_world import HOST, FleetWorld
 from tests.support.nodes import NodeProcess, running_nodes, start_node
 from tests.support.served_fleet import served_fleet
-from tests.support.services import apply, patient_client, wait_until_serving
+from tests.support.services import QUICK, apply, patient_client, wait_until_serving
 
 NODES = ("kitchen-phone", "old-tablet", "pi")
 OWNER = "owner"
 TWIN = "twin"
-QUICK = Timing(settle_s=0.2, start_s=1.0, loss_settle_s=0.1, resend_s=0.5)
 SLOW = ("--emulate-speed", "0.02")
 QUICKER = {"old-tablet": ("--emulate-speed", "0.2")}
 """No plan for throughput does without it."""

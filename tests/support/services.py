@@ -22,6 +22,7 @@ from orchestrator.identity.membership import Membership
 from orchestrator.model.store import ModelStore
 from orchestrator.service.config import ServiceConfig
 from orchestrator.service.run import ServiceInfo, run_service
+from orchestrator.timing import Timing
 from schemas.contract import load
 from schemas.messages import Plan, PlanConstraints, decode
 from schemas.topics import PLAN
@@ -29,6 +30,9 @@ from tests.support.members import FleetUrl, as_operator, as_orchestrator
 from tests.support.nodes import NodeProcess
 from tests.support.polling import DEADLINE_S, collect, deliveries
 from tests.support.repository import ROOT
+
+QUICK = Timing(settle_s=0.2, start_s=1.0, loss_settle_s=0.1, resend_s=0.5)
+"""For nodes of one machine: nothing is waited for that is there already."""
 
 
 @contextmanager
