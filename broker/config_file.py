@@ -70,13 +70,17 @@ def _with_place(error: click.BadParameter) -> Exception:
     return ConfigUnusable(config.place(context, parameter.name), f"{key_of(parameter)}: {error.message}")
 
 
+def config_folder() -> Path:
+    """``$XDG_CONFIG_HOME``, by default ``~/.config``; raises RuntimeError for a user without a home."""
+    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+
+
 def default_path() -> Path | None:
-    """``$XDG_CONFIG_HOME/linguabus/config.yaml``, by default in ``~/.config``; None for a user without a home."""
+    """``linguabus/config.yaml`` in the folder for configuration; None for a user without a home."""
     try:
-        folder = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+        return config_folder() / "linguabus" / "config.yaml"
     except RuntimeError:
         return None
-    return Path(folder) / "linguabus" / "config.yaml"
 
 
 def config_of(context: click.Context) -> ConfigFile | None:

@@ -149,7 +149,7 @@ def _records(message: bytes) -> Iterator[Record]:
         at += 4
     for _ in range(sum(counts)):
         name, at = _read_name(message, at)
-        kind, _, _, length = _unpack(">HHIH", message, at)
+        kind, _, _, length = _unpack(_RECORD.format, message, at)
         at += _RECORD.size
         if at + length > len(message):
             raise MessageError("a record of DNS is cut off")
@@ -160,7 +160,7 @@ def _records(message: bytes) -> Iterator[Record]:
 def _header(message: bytes) -> tuple[int, ...]:
     if len(message) > MOST_BYTES:
         raise MessageError(f"{len(message)} bytes are too many for multicast DNS")
-    return _unpack(">HHHHHH", message, 0)
+    return _unpack(_HEADER.format, message, 0)
 
 
 def _unpack(layout: str, message: bytes, at: int) -> tuple[int, ...]:

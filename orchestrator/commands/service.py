@@ -77,22 +77,13 @@ def command() -> None:
 @_what_runs
 @pass_settings
 @click.pass_context
-def install(
-    context: click.Context,
-    settings: Settings,
-    is_system: bool | None,
-    timeout_s: float,
-    no_start: bool,
-    account: str | None,
-    what: What,
-    options: tuple[str, ...],
-) -> None:
+def install(context: click.Context, settings: Settings, /, no_start: bool, what: What, **said: Any) -> None:
     """Have the system run 'linguabus serve', 'api' or 'node', with OPTIONS of that command.
 
     What stands in front of 'service' (--home, --broker, --config) goes for it, too. Again, it replaces what was there.
     Of a machine with systemd, --system needs root, and --user runs while the user is logged in or lingers.
     """
-    supervisor, service = _service(context, settings, is_system, timeout_s, account, what, options)
+    supervisor, service = _service(context, settings, what, **said)
     supervisor.install(service, starts=not no_start, tell=click.echo)
     click.echo(f"{name_of(what)} {'starts with the machine' if no_start else 'runs, and starts with the machine'}")
     click.echo(f"to remove it: linguabus service remove {what}")
@@ -103,17 +94,9 @@ def install(
 @_what_runs
 @pass_settings
 @click.pass_context
-def show(
-    context: click.Context,
-    settings: Settings,
-    is_system: bool | None,
-    timeout_s: float,
-    account: str | None,
-    what: What,
-    options: tuple[str, ...],
-) -> None:
+def show(context: click.Context, settings: Settings, /, what: What, **said: Any) -> None:
     """Print what 'install' would write, and where, and change nothing."""
-    supervisor, service = _service(context, settings, is_system, timeout_s, account, what, options)
+    supervisor, service = _service(context, settings, what, **said)
     for path, text in supervisor.files(service).items():
         click.echo(f"# {path}\n{text}")
 
@@ -166,10 +149,11 @@ def _supervisor(is_system: bool | None, timeout_s: float, account: str = "") -> 
 def _service(
     context: click.Context,
     settings: Settings,
+    what: What,
+    *,
     is_system: bool | None,
     timeout_s: float,
     account: str | None,
-    what: What,
     options: tuple[str, ...],
 ) -> tuple[Supervisor, Supervised]:
     """Who is to keep what running; raises click.UsageError where the command would not start."""

@@ -11,27 +11,25 @@ from fastapi import APIRouter, Body, Query, Response
 
 from broker.errors import BusError
 from orchestrator.client.control_calls import SOLVE_TIMEOUT_S
-from orchestrator.client.errors import ClientError, ControlRefused, NoOrchestrator
+from orchestrator.client.errors import ClientError, ControlRefused
 from orchestrator.gateway.event_stream import COMMENT_STARTING, EventStream, comment, event
 from orchestrator.gateway.gateway import Gateway
+from orchestrator.gateway.operator_answers import MOST_PAST_EVENTS, as_json, past_events
 from schemas.contract import dump, load
 from schemas.messages import (
     DecisionsReply,
-    EventsReply,
-    FleetEvent,
     HistoryReply,
     NoPlanReply,
     PlanConstraints,
     PreviewConstraints,
     PreviewReply,
     ShowDecisions,
-    ShowEvents,
     ShowHistory,
     ShowStory,
     StoryReply,
 )
 
-MOST_PLANS, MOST_PAST_EVENTS = 50, 100
+MOST_PLANS = 50
 RequestId = Annotated[str, Query(pattern="^[0-9a-f]{16}$")]
 
 
@@ -43,45 +41,45 @@ def fleet_routes(gateway: Gateway) -> APIRouter:
     @router.get("/status")
     async def status() -> dict[str, Any]:
         """The state of the service."""
-        return _json(await client.status())
+        return as_json(await client.status())
 
     @router.get("/nodes")
     async def nodes() -> dict[str, Any]:
         """All nodes, and how they are doing."""
-        return _json(await client.nodes())
+        return as_json(await client.nodes())
 
     @router.get("/plan")
     async def plan() -> dict[str, Any]:
         """The plans in force."""
-        return _json(await client.plan())
+        return as_json(await client.plan())
 
     @router.get("/overview")
     async def overview() -> dict[str, Any]:
         """Pipelines and nodes at this moment."""
-        return _json(await client.overview())
+        return as_json(await client.overview())
 
     @router.get("/moves")
     async def moves() -> dict[str, Any]:
         """Why layers moved or stayed."""
-        return _json(await client.command(ShowDecisions(), DecisionsReply))
+        return as_json(await client.command(ShowDecisions(), DecisionsReply))
 
     @router.get("/plans")
     async def plans() -> dict[str, Any]:
         """The newest plans that were in force."""
-        return _json(await client.command(ShowHistory(limit=MOST_PLANS), HistoryReply))
+        return as_json(await client.command(ShowHistory(limit=MOST_PLANS), HistoryReply))
 
     @router.post("/preview")
     async def preview(constraints: Annotated[dict[str, Any], Body()]) -> dict[str, Any]:
         """The best plan under constraints, as ``linguabus plan --json`` has them; nothing is changed."""
         wanted = PreviewConstraints(constraints=load(PlanConstraints, constraints))
         answers: tuple[type[PreviewReply | NoPlanReply], ...] = (PreviewReply, NoPlanReply)
-        return _json(await client.command(wanted, *answers, timeout_s=SOLVE_TIMEOUT_S))
+        return as_json(await client.command(wanted, *answers, timeout_s=SOLVE_TIMEOUT_S))
 
     @router.get("/trace")
     async def trace(request: RequestId | None = None) -> dict[str, Any] | None:
         """What became of a request, by default of the newest one (null: there was none); nothing of its text."""
         try:
-            return _json(await client.command(ShowStory(request=request), StoryReply))
+            return as_json(await client.command(ShowStory(request=request), StoryReply))
         except ControlRefused:
             if request is None:
                 return None
@@ -139,7 +137,7 @@ async def _events(gateway: Gateway, past: bool) -> AsyncGenerator[bytes, None]:
         next_one = asyncio.ensure_future(anext(coming))
         try:
             if past:  # at once: asyncio warns of each piece that it can't send any more
-                yield b"".join([event(dump(one)) for one in await _past_events(gateway)])
+                yield b"".join([event(dump(one)) for one in await past_events(gateway.client)])
             while True:
                 done, _ = await asyncio.wait({next_one}, timeout=gateway.limits.quiet_s)
                 if not done:
@@ -152,17 +150,3 @@ async def _events(gateway: Gateway, past: bool) -> AsyncGenerator[bytes, None]:
         finally:
             next_one.cancel()
             await asyncio.gather(next_one, return_exceptions=True)
-
-
-async def _past_events(gateway: Gateway) -> tuple[FleetEvent, ...]:
-    """The newest events; none where nobody is there who knows them."""
-    try:
-        known = await gateway.client.command(ShowEvents(limit=MOST_PAST_EVENTS), EventsReply)
-    except NoOrchestrator:
-        return ()
-    return known.events
-
-
-def _json(reply: object) -> dict[str, Any]:
-    shown: dict[str, Any] = dump(reply)
-    return shown

@@ -8,15 +8,15 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends
 from pydantic import BaseModel, ConfigDict, Field
 
+from broker.time_span import LONGEST_S
 from orchestrator.gateway.access import Caller, Guard, commander
 from orchestrator.gateway.errors import ApiError
 from orchestrator.gateway.gateway import Gateway
 from orchestrator.gateway.host import Host
 from orchestrator.gateway.same_origin import json_body
-from orchestrator.identity.inviting import Wanted
+from orchestrator.identity.inviting import DEFAULT_EXPIRES_S, Wanted
 from schemas.names import LIMITED_PATTERN
 
-_MOST_S = 30 * 86_400
 _Name = Annotated[str, Field(pattern=f"^{LIMITED_PATTERN}$")]
 
 
@@ -29,7 +29,7 @@ class Invite(_Body):
 
     name: _Name
     role: Literal["node", "client", "operator", "home-assistant"] = "node"
-    expires_s: Annotated[float, Field(ge=1, le=_MOST_S)] = 900.0
+    expires_s: Annotated[float, Field(ge=1, le=LONGEST_S)] = DEFAULT_EXPIRES_S
     phone: bool = False
     again: bool = False
 
@@ -43,7 +43,7 @@ class Named(_Body):
 class Door(_Body):
     """How long the door is open for who is invited; null: it is shut."""
 
-    open_s: Annotated[float, Field(ge=1, le=_MOST_S)] | None
+    open_s: Annotated[float, Field(ge=1, le=LONGEST_S)] | None
 
 
 class Added(_Body):

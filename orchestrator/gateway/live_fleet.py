@@ -10,13 +10,13 @@ from contextlib import aclosing
 from orchestrator.client.async_client import AsyncClient
 from orchestrator.client.errors import ControlRefused
 from orchestrator.gateway.fleet_picture import Picture, away, changes, picture
+from orchestrator.gateway.operator_answers import past_events
 from schemas.errors import LinguabusError
-from schemas.messages import EventsReply, FleetEvent, PlanReply, ShowEvents
+from schemas.messages import FleetEvent, PlanReply
 
 _EVERY_S = 1.0
 _AT_LEAST_S = 0.2
 """Between two looks, however much happens."""
-_PAST_EVENTS = 100
 
 
 class LiveFleet:
@@ -52,7 +52,7 @@ class LiveFleet:
             first = asyncio.ensure_future(anext(coming))
             try:
                 with contextlib.suppress(LinguabusError):  # nobody is there yet, or it is not ours to ask
-                    for one in (await self._client.command(ShowEvents(limit=_PAST_EVENTS), EventsReply)).events:
+                    for one in await past_events(self._client):
                         yield one
                 while True:
                     one = await first

@@ -102,6 +102,11 @@ class Message(Fields):
         )
 
 
+def tool_of(name: str, description: str | None, parameters: dict[str, Any] | None) -> Tool:
+    """What the orchestrator is told of a function that may be called."""
+    return Tool(name=name, description=description or "", parameters=json.dumps(parameters or {}, ensure_ascii=False))
+
+
 class Function(Fields):
     """A function that may be called."""
 
@@ -118,8 +123,7 @@ class OfferedTool(Fields):
 
     def tool(self) -> Tool:
         """As the orchestrator is told."""
-        parameters = json.dumps(self.function.parameters or {}, ensure_ascii=False)
-        return Tool(name=self.function.name, description=self.function.description or "", parameters=parameters)
+        return tool_of(self.function.name, self.function.description, self.function.parameters)
 
 
 class SchemaFormat(Fields):
@@ -128,10 +132,20 @@ class SchemaFormat(Fields):
     schema_: dict[str, Any] = Field(alias="schema")
 
 
+FormType = Literal["text", "json_object", "json_schema"]
+
+
+def grammar_of(kind: FormType, schema: dict[str, Any] | None) -> Grammar | None:
+    """What the orchestrator is told of a form; ``schema``: where it has one, which has been checked."""
+    if kind == "text":
+        return None
+    return Grammar(kind=kind, text=json.dumps(schema, ensure_ascii=False) if kind == "json_schema" else "")
+
+
 class ResponseFormat(Fields):
     """The form that an answer has to have."""
 
-    type: Literal["text", "json_object", "json_schema"]
+    type: FormType
     json_schema: SchemaFormat | None = None
 
     @model_validator(mode="after")
@@ -142,11 +156,7 @@ class ResponseFormat(Fields):
 
     def grammar(self) -> Grammar | None:
         """As the orchestrator is asked."""
-        if self.type == "text":
-            return None
-        if self.json_schema is None or self.type == "json_object":
-            return Grammar(kind="json_object")
-        return Grammar(kind="json_schema", text=json.dumps(self.json_schema.schema_, ensure_ascii=False))
+        return grammar_of(self.type, self.json_schema.schema_ if self.json_schema else None)
 
 
 class StreamOptions(Fields):

@@ -60,13 +60,13 @@ def _files(folder: Traversable, above: str) -> list[tuple[str, bytes]]:
 def page_routes() -> APIRouter:
     """The routes; nobody is asked for a key, as nothing of a fleet is in the files."""
     router = APIRouter(include_in_schema=False)
-    known = page_files()
+    known = {path: _File(path, content) for path, content in page_files().items()}
 
     @router.api_route("/", methods=["GET", "HEAD"])
     async def start(request: Request) -> Response:
         """The page for a browser; others are told that something is here: Ollama's clients ask before all else."""
         if "text/html" in request.headers.get("accept", ""):
-            response = _file(request, _START, known[_START])
+            response = known[_START].response(request)
         else:
             response = PlainTextResponse("linguabus is running")
         response.headers["vary"] = "accept"
@@ -77,14 +77,20 @@ def page_routes() -> APIRouter:
         """A file that the page needs."""
         if path not in known:
             raise HTTPException(404)
-        return _file(request, path, known[path])
+        return known[path].response(request)
 
     return router
 
 
-def _file(request: Request, path: str, content: bytes) -> Response:
-    tag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
-    headers = {**HEADERS, "etag": tag}
-    if request.headers.get("if-none-match") == tag:
-        return Response(status_code=304, headers=headers)
-    return Response(content, headers=headers, media_type=_TYPES[path.rpartition(".")[2]])
+class _File:
+    def __init__(self, path: str, content: bytes) -> None:
+        self._content = content
+        self._type = _TYPES[path.rpartition(".")[2]]
+        self._tag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
+
+    def response(self, request: Request) -> Response:
+        """The file, or that it has not changed."""
+        headers = {**HEADERS, "etag": self._tag}
+        if request.headers.get("if-none-match") == self._tag:
+            return Response(status_code=304, headers=headers)
+        return Response(self._content, headers=headers, media_type=self._type)

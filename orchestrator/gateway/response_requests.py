@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from typing import Annotated, Any, Literal, Self
 
@@ -13,9 +12,12 @@ from orchestrator.gateway.openai_requests import (
     DEFAULT_MAX_TOKENS,
     MOST_MESSAGES,
     Fields,
+    FormType,
     SamplingFields,
     TextContent,
+    grammar_of,
     joined,
+    tool_of,
 )
 from schemas import limits
 from schemas.messages import ChatMessage, Grammar, Tool, ToolCall
@@ -75,14 +77,13 @@ class FunctionTool(Fields):
 
     def tool(self) -> Tool:
         """As the orchestrator is told."""
-        parameters = json.dumps(self.parameters or {}, ensure_ascii=False)
-        return Tool(name=self.name, description=self.description or "", parameters=parameters)
+        return tool_of(self.name, self.description, self.parameters)
 
 
 class TextFormat(Fields):
     """The form that the text has to have."""
 
-    type: Literal["text", "json_object", "json_schema"] = "text"
+    type: FormType = "text"
     name: str | None = None
     schema_: dict[str, Any] | None = Field(default=None, alias="schema")
 
@@ -94,9 +95,7 @@ class TextFormat(Fields):
 
     def grammar(self) -> Grammar | None:
         """As the orchestrator is asked."""
-        if self.type == "json_schema":
-            return Grammar(kind="json_schema", text=json.dumps(self.schema_, ensure_ascii=False))
-        return Grammar(kind="json_object") if self.type == "json_object" else None
+        return grammar_of(self.type, self.schema_)
 
     def shown(self) -> dict[str, Any]:
         """As a response repeats it."""

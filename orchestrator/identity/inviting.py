@@ -14,6 +14,8 @@ from orchestrator.identity.fleet_folder import FleetFolder
 from schemas.invitation import TOKEN_BYTES, Invitation
 from schemas.roles import Role
 
+DEFAULT_EXPIRES_S = 900.0
+
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
@@ -28,7 +30,7 @@ class Wanted:
 
     name: str
     role: Role = "node"
-    expires_s: float = 900.0
+    expires_s: float = DEFAULT_EXPIRES_S
     again: bool = False
     inside: bool = False
     phone: bool = False

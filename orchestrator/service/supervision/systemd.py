@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from broker.config_file import config_folder
 from orchestrator.errors import SupervisorFailed
 from orchestrator.service.supervision.supervised import State, Supervised, What, name_of, told
 
@@ -148,7 +149,7 @@ class Systemd:
         return State(name_of(what), installed=True, starts_with_machine=enabled == "enabled", active=active)
 
     def _path(self, what: What) -> Path:
-        folder = SYSTEM_FOLDER if self._is_system else _user_folder()
+        folder = SYSTEM_FOLDER if self._is_system else config_folder() / "systemd" / "user"
         return folder / f"{name_of(what)}.service"
 
     def _systemctl(self, *words: str, check: bool = True) -> str:
@@ -173,10 +174,6 @@ def home_of(account: str) -> Path:
 
 def _own_name() -> str:
     return pwd.getpwuid(os.getuid()).pw_name
-
-
-def _user_folder() -> Path:
-    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "systemd" / "user"
 
 
 def _quoted(words: Iterable[str]) -> str:
