@@ -8,8 +8,7 @@ from collections.abc import Iterator
 import click
 from cli_reference import metavar
 
-from broker.config_file import options_of, subcommands
-from broker.config_show import environment_names
+from broker.config_file import environment_names, options_of, subcommands
 from edge_node.cli import NODE, node
 from orchestrator.cli import cli
 

@@ -45,7 +45,7 @@ class ConfigFile:
 
 
 class ConfiguredGroup(click.Group):
-    """A program whose options may come from a file: what is wrong with a value from there is told with its place."""
+    """A program whose options may come from elsewhere: what is wrong with a value from there is told with its place."""
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
         try:
@@ -62,12 +62,14 @@ class ConfiguredGroup(click.Group):
 
 def _with_place(error: click.BadParameter) -> Exception:
     context, parameter = error.ctx, error.param
-    config = config_of(context) if context else None
-    if context is None or parameter is None or parameter.name is None or config is None:
+    if context is None or not isinstance(parameter, click.Option) or parameter.name is None:
         return error
-    if context.get_parameter_source(parameter.name) is not ParameterSource.DEFAULT_MAP:
-        return error
-    return ConfigUnusable(config.place(context, parameter.name), f"{key_of(parameter)}: {error.message}")
+    source, config = context.get_parameter_source(parameter.name), config_of(context)
+    if source is ParameterSource.ENVIRONMENT:
+        error.param_hint = environment_variable(context, parameter)
+    elif source is ParameterSource.DEFAULT_MAP and config:
+        return ConfigUnusable(config.place(context, parameter.name), f"{key_of(parameter)}: {error.message}")
+    return error
 
 
 def config_folder() -> Path:
@@ -120,6 +122,19 @@ def options_of(command: click.Command) -> dict[str, click.Option]:
     """The options that a file may have, by key."""
     found = (one for one in command.params if isinstance(one, click.Option) and one.name not in NOT_IN_FILES)
     return {key_of(option): option for option in found}
+
+
+def environment_names(context: click.Context, option: click.Option) -> list[str]:
+    """Variables that an option is read from, the first one first."""
+    named = [option.envvar] if isinstance(option.envvar, str) else list(option.envvar or ())
+    if context.auto_envvar_prefix and option.allow_from_autoenv:
+        named.append(f"{context.auto_envvar_prefix}_{str(option.name).upper()}")
+    return list(dict.fromkeys(named))
+
+
+def environment_variable(context: click.Context, option: click.Option) -> str:
+    """The variable that has an option's value now; empty: none has one."""
+    return next((name for name in environment_names(context, option) if os.environ.get(name)), "")
 
 
 def subcommands(context: click.Context) -> Iterator[tuple[str, click.Context]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -12,7 +11,16 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from broker.config_file import ConfigFile, config_of, default_path, key_of, options_of, subcommands, words_of
+from broker.config_file import (
+    ConfigFile,
+    config_of,
+    default_path,
+    environment_variable,
+    key_of,
+    options_of,
+    subcommands,
+    words_of,
+)
 
 _PASSWORD = re.compile(r"(://[^/@:]*):[^/]*@")
 
@@ -49,14 +57,6 @@ def settings_of(context: click.Context) -> Iterator[Setting]:
             yield setting
     for _, inner in subcommands(context):
         yield from settings_of(inner)
-
-
-def environment_names(context: click.Context, option: click.Option) -> list[str]:
-    """Variables that an option is read from, the first one first."""
-    named = [option.envvar] if isinstance(option.envvar, str) else list(option.envvar or ())
-    if context.auto_envvar_prefix and option.allow_from_autoenv:
-        named.append(f"{context.auto_envvar_prefix}_{str(option.name).upper()}")
-    return list(dict.fromkeys(named))
 
 
 def config_command(example: str) -> click.Group:
@@ -109,8 +109,8 @@ def _setting(context: click.Context, option: click.Option, config: ConfigFile | 
         given = context.params.get(parameter, getattr(context.obj, parameter, None))
         return Setting(name, _shown(given), "flag", f"--{key_of(option)}")
     if (found := option.value_from_envvar(context)) is not None:
-        variable = next((one for one in environment_names(context, option) if os.environ.get(one)), "")
-        return Setting(name, _shown(option.type_cast_value(context, found)), "environment", variable)
+        shown = _shown(option.type_cast_value(context, found))
+        return Setting(name, shown, "environment", environment_variable(context, option))
     if config and (found := context.lookup_default(parameter)) is not None:
         return Setting(name, _shown(option.type_cast_value(context, found)), "file", config.place(context, parameter))
     default = option.show_default if isinstance(option.show_default, str) else option.to_info_dict()["default"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
 from collections import Counter
@@ -45,6 +46,7 @@ class Gateway:
         self._open: Counter[str] = Counter()
         self._models: tuple[str, ...] = ()
         self._looked_s = float("-inf")
+        self._looking = asyncio.Lock()
 
     # --- models -----------------------------------------------------------------------------------------------
 
@@ -58,16 +60,17 @@ class Gateway:
             if self._models and patience_s:  # questions wait for one
                 return self._models
             raise NoOrchestrator(self.client.broker)
-        if time.monotonic() < self._looked_s + STATUS_S:
-            return self._models
-        try:
-            status = await self.client.status()
-        except NoOrchestrator:
-            if self._models:
+        async with self._looking:  # one asks for all who come at once
+            if time.monotonic() < self._looked_s + STATUS_S:
                 return self._models
-            raise
-        self._models = (status.model,) if status.model else ()
-        self._looked_s = time.monotonic()
+            try:
+                status = await self.client.status()
+            except NoOrchestrator:
+                if self._models:
+                    return self._models
+                raise
+            self._models = (status.model,) if status.model else ()
+            self._looked_s = time.monotonic()
         return self._models
 
     async def model(self, wanted: str, *, patience_s: float = DEFAULT_PATIENCE_S) -> str:

@@ -122,6 +122,14 @@ def test_what_is_wrong_is_one_line_with_its_place(
     assert line.startswith(f"Error: {file}, {said}")
 
 
+def test_what_is_wrong_in_the_environment_names_its_variable(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LINGUABUS_SERVE_MIN_NODES", "many")
+    assert cli.run(["serve"]) == 2
+    assert capsys.readouterr().err.startswith("Error: Invalid value for LINGUABUS_SERVE_MIN_NODES: 'many' is not")
+
+
 def test_a_file_that_is_named_has_to_be_there(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["--config", f"{file}.old", "version"]) == 2
     assert capsys.readouterr().err == f"Error: {file}.old: it can't be read: No such file or directory\n"
