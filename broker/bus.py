@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import NamedTuple, Protocol, Self
+from typing import NamedTuple, Protocol, Self, runtime_checkable
 
 Payload = bytes | bytearray | memoryview
 
@@ -109,6 +109,29 @@ class BusStats:
     messages_out: int = 0
     wire_in: int = 0
     wire_out: int = 0
+
+
+class HasDescriptor(Protocol):
+    """Something that the system can wait for."""
+
+    def fileno(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Waits:
+    """What a bus waits for.
+
+    Attributes:
+        wake: descriptor that can be read once there is something to do, beside the connection.
+        connection: to the broker; None while there is none.
+        writes: something waits to be written to it.
+        until_s: when there is something to do by time alone (monotonic clock); 0.0: now.
+    """
+
+    wake: int
+    connection: HasDescriptor | None
+    writes: bool
+    until_s: float
 
 
 class Bus(Protocol):
@@ -216,3 +239,11 @@ class Bus(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
+
+
+@runtime_checkable
+class WatchedBus(Bus, Protocol):
+    """A bus that an event loop can drive, which waits itself, and then calls ``poll(0.0)``."""
+
+    def waits(self) -> Waits:
+        """What there is to wait for, after the last call of any method."""

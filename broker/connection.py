@@ -75,7 +75,7 @@ class Greeting(NamedTuple):
 
 
 class Connection:
-    """A `SocketClient` and the socket under it. `state`, `client` and `greeting` are for reading only."""
+    """A `SocketClient` and the socket under it. All without an underscore is for reading only."""
 
     def __init__(
         self,
@@ -110,14 +110,14 @@ class Connection:
         self._failures = 0
         self._longest_wait_s = longest_wait_s
         self._online_since_s = self._lost_s = 0.0
-        self._due_s = 0.0  # by state: next keep-alive check, next attempt, end of the greeting
+        self.due_s = 0.0  # by state: next keep-alive check, next attempt, end of the greeting
 
         self._wake_in, self._wake_out = socket.socketpair()
         self._wake_in.setblocking(False)
         self._wake_out.setblocking(False)
-        self._wake_fd = self._wake_in.fileno()
+        self.wake_fd = self._wake_in.fileno()
         self._poller = select.poll()
-        self._poller.register(self._wake_fd, _READABLE)
+        self._poller.register(self.wake_fd, _READABLE)
         self._watched: object = None
         self._watched_fd = -1
         self._watched_mask = 0
@@ -155,15 +155,15 @@ class Connection:
         Deliveries, `Connected` and `Disconnected` are appended to the events. Returns True if the link is back.
         """
         now_s = time.monotonic()
-        if until_s is None or until_s > self._due_s:
-            until_s = self._due_s
+        if until_s is None or until_s > self.due_s:
+            until_s = self.due_s
         if self.state is ConnectionState.ONLINE:
-            due = now_s >= self._due_s
+            due = now_s >= self.due_s
             if self.client.is_open:
                 self._wait(until_s, now_s)
             if due and self.client.is_open:  # not before an answer that lay in the socket is read
                 self.client.loop_misc()
-                self._due_s = now_s + self._keepalive_s / 6
+                self.due_s = now_s + self._keepalive_s / 6
             if not self.client.is_open:
                 self._go_offline()
             return False
@@ -196,7 +196,7 @@ class Connection:
         # What the last turn read and did not take in, the readiness of the socket does not announce.
         is_behind = client.may_have_more and client.has_more_to_read()
         for fd, mask in self._poller.poll(0.0 if is_behind else max(0.0, until_s - now_s) * 1e3):
-            if fd == self._wake_fd:
+            if fd == self.wake_fd:
                 self._drain_wakes()
                 continue
             if mask & _WRITABLE:
@@ -326,7 +326,7 @@ class Connection:
         self.greeting = greeting
         self._lost_reason = ""
         self._online_since_s = now_s
-        self._due_s = now_s + self._keepalive_s / 6
+        self.due_s = now_s + self._keepalive_s / 6
         self.reconnects += reconnect
         self._events.append(Connected(greeting.session_present, reconnect))
 
@@ -347,18 +347,18 @@ class Connection:
         self._failures += 1
         self._lost_reason = ""
         self.state = ConnectionState.WAITING
-        self._due_s = time.monotonic() + delay_s
+        self.due_s = time.monotonic() + delay_s
 
     def _recover(self, now_s: float) -> bool:
         """One step of the reconnection. Returns True when it is complete."""
-        if self.state is ConnectionState.WAITING and now_s >= self._due_s:
+        if self.state is ConnectionState.WAITING and now_s >= self.due_s:
             self._dial = self._start_dial(self._connect_timeout_s)
             self.state = ConnectionState.DIALLING
-            self._due_s = now_s + self._connect_timeout_s + 1.0
+            self.due_s = now_s + self._connect_timeout_s + 1.0
         elif self.state is ConnectionState.DIALLING and self._dial is not None and self._dial.done():
             self._take_dialled(self._dial, now_s)
-        elif self.state is ConnectionState.DIALLING and now_s >= self._due_s:  # name resolution may take any time
-            self._due_s = now_s + self._connect_timeout_s
+        elif self.state is ConnectionState.DIALLING and now_s >= self.due_s:  # name resolution may take any time
+            self.due_s = now_s + self._connect_timeout_s
         elif self.state is ConnectionState.GREETING:
             return self._check_greeting(now_s)
         return False
@@ -373,20 +373,20 @@ class Connection:
             return
         self._connack = None
         self.state = ConnectionState.GREETING
-        self._due_s = now_s + self._connect_timeout_s
+        self.due_s = now_s + self._connect_timeout_s
         self.client.adopt(sock)
 
     def _check_greeting(self, now_s: float) -> bool:
         if self._connack is not None and not self._connack.code.is_failure:
             self._go_online(self._connack, reconnect=True)
             return True
-        if self._connack is not None or self.client.socket() is None or now_s >= self._due_s:
+        if self._connack is not None or self.client.socket() is None or now_s >= self.due_s:
             refusal = None if self._connack is None else self._refusal(self._connack.code)
             self.client.drop()
             self._schedule_attempt()
             if isinstance(refusal, MemberRefused):
                 self.refused = refusal
-                self._due_s = now_s + out_of_step(REFUSED_S)
+                self.due_s = now_s + out_of_step(REFUSED_S)
             else:
                 logger.warning("%s does not take the connection back: %s", self._address, refusal or "no answer")
         return False

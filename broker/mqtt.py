@@ -29,6 +29,7 @@ from broker.bus import (
     Properties,
     Refused,
     Subscribed,
+    Waits,
     Will,
 )
 from broker.connection import CLOSE_S, RECONNECT_MAX_S, VERSIONS, Connection, ConnectionState
@@ -264,6 +265,16 @@ class MqttBus(Closing):
                 events = self._events[:]
                 self._events.clear()  # the client appends to this very list
                 return events
+
+    def waits(self) -> Waits:
+        """What there is to wait for where `poll` does not; see the port."""
+        self._require_open("wait")
+        link, client = self._link, self._client
+        is_behind = client.may_have_more and client.has_more_to_read()
+        is_lost = self.connected and not client.is_open
+        has_news = bool(self._events or self._refused or link.refused or link.woken)
+        until_s = 0.0 if is_behind or is_lost or has_news else link.due_s
+        return Waits(link.wake_fd, client.socket(), client.want_write(), until_s)
 
     def wake(self) -> None:
         """Make `poll` return; may be called from any thread, also after `close`."""

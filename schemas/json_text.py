@@ -12,7 +12,7 @@ def compact(value: Any) -> str:
     Raises:
         ValueError: it holds NaN or an infinity.
     """
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return _ENCODER.encode(value)
 
 
 def read(text: str) -> Any:
@@ -22,7 +22,7 @@ def read(text: str) -> Any:
         ValueError: it is no JSON; Python's NaN and Infinity are none.
         RecursionError: it is nested too deeply to be read.
     """
-    return json.loads(text, parse_constant=_refuse)
+    return _DECODER.decode(text)
 
 
 def depth(value: Any) -> int:
@@ -36,3 +36,8 @@ def depth(value: Any) -> int:
 
 def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not a JSON number")
+
+
+# Made once: json.dumps and json.loads make one for each call that wants anything unusual.
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+_DECODER = json.JSONDecoder(parse_constant=_refuse)

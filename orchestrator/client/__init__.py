@@ -2,7 +2,8 @@
 
 from orchestrator.client.answer import Answer
 from orchestrator.client.answer_reader import RENEW_S, Waiting
-from orchestrator.client.async_client import AsyncAnswer, AsyncClient
+from orchestrator.client.async_answer import AsyncAnswer
+from orchestrator.client.async_client import AsyncClient
 from orchestrator.client.client import LEASE_S, Client
 from orchestrator.client.errors import (
     AnswerFailed,

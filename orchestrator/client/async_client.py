@@ -1,27 +1,24 @@
 """A client for asyncio: many answers and commands at once, over one connection.
 
-It is the synchronous client in a thread of its own, which is the connection's only one; what arrives is handed to the
-event loop in batches.
+It is the synchronous client, driven by the event loop: nothing is handed to another thread on the way of a token.
 """
 
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
-from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import suppress
 from typing import Any, Self
 
 from broker.address import BrokerAddress
+from broker.bus import WatchedBus
 from broker.errors import BusError
-from orchestrator.client.answer import AnswerSoFar
-from orchestrator.client.answer_reader import Waiting
-from orchestrator.client.answer_stream import AnswerStream, StreamMessage
-from orchestrator.client.client import Client
+from broker.loop_watch import LoopWatch
+from orchestrator.client.async_answer import AsyncAnswer, StillThere
+from orchestrator.client.client import LOOK_S, SURE_BYTES, Client
 from orchestrator.client.control_calls import CONTROL_TIMEOUT_S, Reply
-from orchestrator.client.errors import AnswerFailed, AnswerIncomplete, NoOrchestrator
+from orchestrator.client.errors import AnswerIncomplete, ControlRefused, NoOrchestrator
 from orchestrator.client.question import Question
 from schemas.messages import (
     MOST_EVENTS,
@@ -35,121 +32,39 @@ from schemas.messages import (
     ShowPlan,
     ShowStatus,
     StatusReply,
-    StreamEnd,
-    StreamText,
-    ToolFormat,
 )
 
 TELL_S = 1.0
 """An answer that waits is told so, with for how long, so often."""
 _CLOSED = "the connection to the fleet was closed: ask again"
-_END_S = 5.0
-"""Closing waits so long for the thread: the broker's acknowledgement of the last cancellations, and no longer."""
-
-_Item = StreamMessage | Waiting | Exception | None
-
-
-@dataclass(frozen=True)
-class StillThere:
-    """Nothing has come of an answer for a while; ``waiting``: what it waits for, if something is missing."""
-
-    waiting: Waiting | None = None
-
-
-class AsyncAnswer(AnswerSoFar):
-    """One answer on its way. Iterate over the object for the text."""
-
-    def __init__(self, client: AsyncClient, stream: AnswerStream) -> None:
-        super().__init__(stream)
-        self._client = client
-        self._arrived: asyncio.Queue[_Item] = asyncio.Queue()
-        self.is_refused = False
-        """Has the orchestrator said, before anything came, that nothing will?"""
-
-    @property
-    def tool_format(self) -> ToolFormat | None:
-        """How its model writes calls of tools; known before the first piece."""
-        return self.stream.tool_format
-
-    def put(self, item: _Item) -> None:
-        """Take in what has arrived; for the client."""
-        self._arrived.put_nowait(item)
-
-    async def __aiter__(self) -> AsyncIterator[str]:
-        """Iterate over the answer's text, piece by piece; errors as in `pieces`."""
-        async for piece in self.pieces():
-            if isinstance(piece, StreamText) and piece.text:
-                yield piece.text
-
-    async def pieces(self, *, quiet_s: float | None = None) -> AsyncGenerator[StreamText | StillThere, None]:
-        """The pieces of the answer, and what it waits for meanwhile. An answer that is left early is cancelled.
-
-        ``quiet_s``: where nothing comes for so long, that is said, too.
-
-        Raises:
-            AnswerFailed: the orchestrator says that there will be no (more) answer.
-            AnswerIncomplete: a piece is missing, or nobody is there any more.
-        """
-        try:
-            while self.end is None:
-                try:
-                    async with asyncio.timeout(quiet_s):
-                        item = await self._arrived.get()
-                except TimeoutError:
-                    yield StillThere()
-                    continue
-                if isinstance(item, StreamEnd):
-                    self.end = item
-                elif isinstance(item, StreamText):
-                    self._add(item)
-                    yield item
-                elif item is None or isinstance(item, Waiting):
-                    yield StillThere(item)
-                elif isinstance(item, Exception):
-                    raise item
-                else:
-                    self.is_refused = not self.token_ids
-                    raise AnswerFailed(item.code, item.reason)
-        finally:
-            self.leave()
-
-    async def whole(self) -> str:
-        """The whole text; errors as in `pieces`."""
-        async for _ in self.pieces():
-            pass
-        return self.text
-
-    def leave(self) -> None:
-        """Read no more of it, and cancel it unless it has ended. Idempotent."""
-        self._client.leave(self)
 
 
 class AsyncClient:
     """A client for one event loop, over a connected `Client`, which it owns. An asynchronous context manager."""
 
     def __init__(self, client: Client) -> None:
-        """Nothing is done before `start`."""
+        """Nothing is done before `start`; raises TypeError for a client whose bus no event loop can drive."""
+        if not isinstance(client.bus, WatchedBus):
+            raise TypeError("an event loop can't wait for this bus")
         self._client = client
-        self._loop: asyncio.AbstractEventLoop
+        self._bus = client.bus
+        self._watch: LoopWatch
         self._answers: dict[str, AsyncAnswer] = {}
-        self._orders: deque[Callable[[], None]] = deque()
-        """For the thread."""
-        self._ordered: set[asyncio.Future[Any]] = set()
-        """What is awaited of those, and of commands."""
         self._calls: dict[str, tuple[tuple[type[Any], ...], float, asyncio.Future[Any]]] = {}
-        """The thread's open commands: what may answer them, until when, who waits."""
+        """The open commands: what may answer them, until when, who waits."""
+        self._tell_s = 0.0
+        """When it is looked next what answers wait for."""
         self._told_s: dict[str, float] = {}
-        """The thread's: when a request was last told that it waits; none that does not."""
+        """When a request was last told that it waits; none that does not."""
         self._listeners: set[asyncio.Queue[FleetEvent | Exception]] = set()
         self._is_listening = False
-        self._closing = False
         self._failure: Exception | None = None
-        self._thread = threading.Thread(target=self._run, name="client", daemon=True)
+        self._closing: asyncio.Future[None]
 
     async def start(self) -> Self:
         """Serve this event loop from now on, once; returns the client."""
-        self._loop = asyncio.get_running_loop()
-        self._thread.start()
+        self._watch = LoopWatch(asyncio.get_running_loop(), self._bus, self._turn)
+        self._turn()
         return self
 
     @classmethod
@@ -169,10 +84,8 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Cancel what is open and close the connection. Idempotent."""
-        self._closing = True
-        if self._thread.is_alive():
-            self._client.wake()
-            await asyncio.to_thread(self._thread.join, _END_S)
+        self._end(AnswerIncomplete(_CLOSED))
+        await self._closing
 
     # --- answers and commands ---------------------------------------------------------------------------------
 
@@ -182,19 +95,17 @@ class AsyncClient:
         Raises:
             MessageError, QuestionTooLong
         """
-        asked: asyncio.Future[AsyncAnswer] = self._loop.create_future()
-
-        def ask() -> None:
-            begun = self._client.submit(question)
-            answer = self._answers[begun.request] = AsyncAnswer(self, begun.stream)
-            self._settle(asked, answer, None)
-
-        self._order(ask, asked)
-        try:
-            return await asyncio.shield(asked)
-        except asyncio.CancelledError:
-            asked.add_done_callback(_leave)
-            raise
+        self._check_open()
+        submit, size_bytes = self._client.worded(question)
+        if size_bytes > SURE_BYTES:
+            known_bytes = None
+            with suppress(NoOrchestrator, ControlRefused):
+                known_bytes = (await self.status()).max_message_bytes
+            self._client.check_length(size_bytes, known_bytes)
+        begun = self._client.begin(submit)
+        answer = self._answers[begun.request] = AsyncAnswer(begun.stream, self.leave)
+        self._look()
+        return answer
 
     @property
     def broker(self) -> str:
@@ -206,16 +117,16 @@ class AsyncClient:
         return self._client.reader.is_gone(pipeline)
 
     def leave(self, answer: AsyncAnswer) -> None:
-        """Read no more of an answer, and cancel it unless it has ended."""
-
-        def leave() -> None:
-            self._answers.pop(answer.request, None)
-            self._told_s.pop(answer.request, None)
+        """Read no more of an answer, and cancel it unless it has ended. Idempotent."""
+        if self._answers.pop(answer.request, None) is None or self._failure:
+            return
+        self._told_s.pop(answer.request, None)
+        try:
             self._client.leave(answer.request)
-
-        if self._thread.is_alive():
-            self._orders.append(leave)
-            self._client.wake()
+        except BusError as error:
+            self._end(error)
+        else:
+            self._look()
 
     async def command(self, command: OperatorRequest, *answers: type[Reply], timeout_s: float | None = None) -> Reply:
         """Give the orchestrator a command and return its answer; see `Client.command`.
@@ -223,13 +134,11 @@ class AsyncClient:
         Raises:
             NoOrchestrator, ControlRefused, MessageError
         """
-        answered: asyncio.Future[Reply] = self._loop.create_future()
+        self._check_open()
+        answered: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         until_s = time.monotonic() + (CONTROL_TIMEOUT_S if timeout_s is None else timeout_s)
-
-        def begin() -> None:
-            self._calls[self._client.calls.begin(command)] = answers, until_s, answered
-
-        self._order(begin, answered)
+        self._calls[self._client.calls.begin(command)] = answers, until_s, answered
+        self._look()
         return await answered
 
     async def nodes(self) -> NodesReply:
@@ -260,97 +169,55 @@ class AsyncClient:
         try:
             if not self._is_listening:
                 self._is_listening = True
-                await self._listen()
+                self._client.listen()
+                self._look()
             while isinstance(item := await heard.get(), FleetEvent):
                 yield item
             raise item
         finally:
             self._listeners.discard(heard)
 
-    async def _listen(self) -> None:
-        listening: asyncio.Future[None] = self._loop.create_future()
-
-        def listen() -> None:
-            self._client.listen()
-            self._settle(listening, None, None)
-
-        self._order(listen, listening)
-        await listening
-
-    # --- the thread -------------------------------------------------------------------------------------------
-
-    def _order(self, function: Callable[[], None], awaited: asyncio.Future[Any]) -> None:
-        """Have the thread call a function; who awaits this gets its error."""
-
-        def run() -> None:
-            try:
-                function()
-            except Exception as error:
-                self._settle(awaited, None, error)
-
-        self._check_open()
-        self._orders.append(run)
-        self._ordered.add(awaited)
-        awaited.add_done_callback(self._ordered.discard)
-        self._client.wake()
-
     def _check_open(self) -> None:
-        if self._failure or not self._thread.is_alive():
-            raise self._failure or AnswerIncomplete(_CLOSED)
+        if self._failure:
+            raise self._failure
 
-    def _settle(self, future: asyncio.Future[Any], result: Any, error: Exception | None) -> None:
-        def settle() -> None:
-            if future.done():  # nobody waits for it any more
-                return
-            if error:
-                future.set_exception(error)
-            else:
-                future.set_result(result)
+    # --- what the loop waits for ------------------------------------------------------------------------------
 
-        self._loop.call_soon_threadsafe(settle)
-
-    def _run(self) -> None:
-        try:
-            try:
-                with self._client:
-                    while not self._closing:
-                        self._turn()
-                self._failure = AnswerIncomplete(_CLOSED)
-            except (BusError, OSError) as error:
-                self._failure = error
-            self._loop.call_soon_threadsafe(self._end, self._failure)
-        except RuntimeError:  # the event loop is closed
-            if not self._loop.is_closed():
-                raise
+    def _look(self) -> None:
+        """Have the event loop wait for what there is to wait for by now."""
+        look_s = time.monotonic() + LOOK_S if self._answers or self._calls else self._client.reader.due_s
+        self._watch.look(min(look_s, self._client.reader.due_s))
 
     def _turn(self) -> None:
-        while self._orders:
-            self._orders.popleft()()
-        arrived: list[tuple[AsyncAnswer, _Item]] = []
-        for request, messages in self._client.receive_all().items():
+        """Do what there is to do. Called by the event loop."""
+        try:
+            arrived = self._client.receive_all(0.0)
+        except (BusError, OSError) as error:
+            self._end(error)
+            return
+        for request, messages in arrived.items():
             if answer := self._answers.get(request):
-                items = [messages] if isinstance(messages, AnswerIncomplete) else messages
-                arrived += [(answer, item) for item in items]
-        arrived += self._waits()
-        if arrived:
-            self._loop.call_soon_threadsafe(_hand_over, arrived)
-        if events := self._client.heard_events():
-            self._loop.call_soon_threadsafe(self._hear, events)
+                for item in [messages] if isinstance(messages, AnswerIncomplete) else messages:
+                    answer.put(item)
+        self._tell_waits()
+        self._hear(self._client.heard_events())
         for request in list(self._calls):
             self._look_for_reply(request)
+        self._look()
 
-    def _waits(self) -> list[tuple[AsyncAnswer, _Item]]:
-        """What answers wait for, where that is to be told now."""
-        told: list[tuple[AsyncAnswer, _Item]] = []
+    def _tell_waits(self) -> None:
+        """Tell answers what they wait for, where that is due."""
         now_s = time.monotonic()
+        if now_s < self._tell_s:  # not with each token of each answer
+            return
+        self._tell_s = now_s + LOOK_S
         for request, answer in self._answers.items():
             waiting = self._client.waiting(request)
             if waiting and now_s >= self._told_s.get(request, 0.0) + TELL_S:
                 self._told_s[request] = now_s
-                told.append((answer, waiting))
+                answer.put(StillThere(waiting))
             elif waiting is None and self._told_s.pop(request, None) is not None:
-                told.append((answer, None))
-        return told
+                answer.put(StillThere())
 
     def _hear(self, events: Sequence[FleetEvent | Exception]) -> None:
         for heard in self._listeners:
@@ -362,32 +229,31 @@ class AsyncClient:
     def _look_for_reply(self, request: str) -> None:
         answers, until_s, answered = self._calls[request]
         calls = self._client.calls
-        if calls.is_answered(request):
+        if answered.done():  # nobody waits for it any more
+            calls.forget(request)
+        elif calls.is_answered(request):
             try:
-                self._settle(answered, calls.take(request, *answers), None)
+                answered.set_result(calls.take(request, *answers))
             except Exception as error:
-                self._settle(answered, None, error)
+                answered.set_exception(error)
         elif time.monotonic() >= until_s:
             calls.forget(request)
-            self._settle(answered, None, NoOrchestrator(self._client.broker))
+            answered.set_exception(NoOrchestrator(self._client.broker))
         else:
             return
         del self._calls[request]
 
     def _end(self, error: Exception) -> None:
-        """Tell all who wait that there is nothing more to come. In the event loop, where no more can be ordered."""
-        _hand_over([(answer, error) for answer in self._answers.values()])
+        """Tell all who wait that there is nothing more to come, and let go of the connection. Idempotent."""
+        if self._failure:
+            return
+        self._failure = error
+        self._watch.close()
+        # The good-bye takes up to a second, where the broker does not answer.
+        self._closing = asyncio.get_running_loop().run_in_executor(None, self._client.close)
+        for answer in self._answers.values():
+            answer.put(error)
         self._hear([error])
-        for awaited in list(self._ordered):
-            if not awaited.done():
-                awaited.set_exception(error)
-
-
-def _hand_over(arrived: Sequence[tuple[AsyncAnswer, _Item]]) -> None:
-    for answer, item in arrived:
-        answer.put(item)
-
-
-def _leave(asked: asyncio.Future[AsyncAnswer]) -> None:
-    if not asked.cancelled() and not asked.exception():
-        asked.result().leave()
+        for _, _, answered in self._calls.values():
+            if not answered.done():
+                answered.set_exception(error)

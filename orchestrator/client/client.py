@@ -20,54 +20,24 @@ from broker.bus import Bus, Connected, Delivery, Disconnected, Refused, Will
 from orchestrator.client.answer import Answer
 from orchestrator.client.answer_reader import SILENCE_S, AnswerReader, Waiting
 from orchestrator.client.answer_stream import StreamMessage
-from orchestrator.client.control_calls import CONTROL_TIMEOUT_S, REPLAN_TIMEOUT_S, SOLVE_TIMEOUT_S, ControlCalls, Reply
+from orchestrator.client.control_calls import CONTROL_TIMEOUT_S, ControlCalls, Reply
 from orchestrator.client.errors import AnswerIncomplete, ControlRefused, NoOrchestrator, QuestionTooLong
+from orchestrator.client.fleet_commands import FleetCommands
 from orchestrator.client.question import PIPELINE, Question
 from schemas.closing import Closing
 from schemas.errors import ContractError
 from schemas.limits import DEFAULT_PATIENCE_S
 from schemas.messages import (
-    MOST_EVENTS,
-    ApplyConstraints,
-    ApplyReply,
     ChatMessage,
     ClientWill,
-    DecisionsReply,
-    DrainNode,
-    DrainReply,
-    EventsReply,
     FleetEvent,
     Grammar,
-    HistoryReply,
-    NodesReply,
-    NoPlanReply,
     OperatorRequest,
-    OverviewReply,
-    PlanConstraints,
-    PlanReply,
-    PreviewConstraints,
-    PreviewReply,
-    Rebalance,
-    RebalanceReply,
-    Replan,
-    ReplanReply,
     Sampling,
-    ShowDecisions,
-    ShowEvents,
-    ShowHistory,
-    ShowNodes,
-    ShowOverview,
-    ShowPlan,
-    ShowStatus,
-    ShowStory,
-    StatusReply,
-    StoryReply,
     StreamEnd,
     StreamError,
     SubmitRequest,
     Tool,
-    UseModel,
-    UseModelReply,
     decode,
     encode,
 )
@@ -84,13 +54,13 @@ from schemas.topics import (
 
 LEASE_S = 4.0
 """A client that is not heard of for this long counts as gone, and what it has asked for ends."""
-_LOOK_S = 0.5
+LOOK_S = 0.5
 """Who reads an answer sees at least so often what it waits for."""
 SURE_BYTES = 4_096
 """Questions up to this length are sent without asking whether the broker takes them: nodes need as much themselves."""
 
 
-class Client(Closing):
+class Client(FleetCommands, Closing):
     """A client of the orchestrator, over a connected bus. Leaving the context cancels what is open, closes the bus."""
 
     def __init__(
@@ -109,7 +79,8 @@ class Client(Closing):
         ``connection`` tells it from others of the same name, as a member of a fleet may have several. ``lease_s`` None
         is for clients that may read nothing for longer and still want their answers.
         """
-        self._bus = bus
+        self.bus = bus
+        """Its connection. An event loop may wait for it, and nobody else use it."""
         self._name, self._connection = name, connection
         self.broker = broker
         self._silence_s = silence_s
@@ -120,6 +91,8 @@ class Client(Closing):
         self.reader = AnswerReader(bus, name=name, broker=broker, silence_s=silence_s)
         """The answers that are not whole yet."""
         self._woken, self._events = False, list[FleetEvent]()
+        self._check_s = 0.0
+        """When it is looked next whether answers are to be given up."""
         # The broker handles one connection's packets in order, so answers can't be missed after this.
         patterns = (REQUEST_STREAM.filter(client=name), CONTROL_REPLY.filter(client=name), ORCHESTRATOR_STATUS.filter())
         bus.subscribe(patterns, qos=1)
@@ -152,7 +125,7 @@ class Client(Closing):
         """Cancel what is open and close the bus."""
         for request in self.reader.requests:
             self.leave(request)
-        self._bus.close()
+        self.bus.close()
 
     def ask(
         self,
@@ -184,21 +157,32 @@ class Client(Closing):
             MessageError: too long, or outside the limits of `SubmitRequest`.
             QuestionTooLong: the broker does not pass it on.
         """
+        submit, size_bytes = self.worded(question)
+        if size_bytes > SURE_BYTES:
+            known_bytes = None
+            # Nobody is there to answer either, which the silence after it shows; or it is not ours to ask.
+            with suppress(NoOrchestrator, ControlRefused):
+                known_bytes = self.status().max_message_bytes
+            self.check_length(size_bytes, known_bytes)
+        return self.begin(submit)
+
+    def worded(self, question: Question) -> tuple[SubmitRequest, int]:
+        """A question as the orchestrator is asked it, and the message's length in bytes; errors as in `submit`."""
         submit = question.submit(client=self._name, connection=self._connection, lease_s=self._lease_s)
         payload = encode(submit)
         decode(payload, SubmitRequest)  # the orchestrator drops what is outside the contract's limits, without a word
-        if len(payload) > SURE_BYTES:
-            self._check_length(len(payload))
-        return Answer(self, self.reader.submit(submit))
+        return submit, len(payload)
 
-    def _check_length(self, size_bytes: int) -> None:
-        """Refuse a question that some broker limit forbids; the orchestrator knows of limits that nodes have found."""
-        limit_bytes = self._bus.max_payload_bytes - LONGEST_TOPIC_BYTES
-        # Nobody is there to answer either, which the silence after it shows; or it is not ours to ask.
-        with suppress(NoOrchestrator, ControlRefused):
-            limit_bytes = min(limit_bytes, self.status().max_message_bytes)
+    def check_length(self, size_bytes: int, known_bytes: int | None) -> None:
+        """Refuse a question longer than the broker says it takes, or than the orchestrator knows from nodes."""
+        limit_bytes = self.bus.max_payload_bytes - LONGEST_TOPIC_BYTES
+        limit_bytes = limit_bytes if known_bytes is None else min(limit_bytes, known_bytes)
         if size_bytes > limit_bytes:
             raise QuestionTooLong(size_bytes, limit_bytes)
+
+    def begin(self, submit: SubmitRequest) -> Answer:
+        """Ask a worded question; raises `QuestionTooLong`."""
+        return Answer(self, self.reader.submit(submit))
 
     # --- commands ---------------------------------------------------------------------------------------------
 
@@ -225,69 +209,11 @@ class Client(Closing):
         finally:
             self.calls.forget(request)
 
-    def nodes(self) -> NodesReply:
-        """All nodes, and how they are doing."""
-        return self.command(ShowNodes(), NodesReply)
-
-    def plan(self) -> PlanReply:
-        """The plans in force."""
-        return self.command(ShowPlan(), PlanReply)
-
-    def status(self, *, timeout_s: float | None = None) -> StatusReply:
-        """The state of the service."""
-        return self.command(ShowStatus(), StatusReply, timeout_s=timeout_s)
-
-    def overview(self) -> OverviewReply:
-        """All pipelines and nodes as they are at this moment."""
-        return self.command(ShowOverview(), OverviewReply)
-
-    def decisions(self) -> DecisionsReply:
-        """The decisions about why layers moved or stayed."""
-        return self.command(ShowDecisions(), DecisionsReply)
-
-    def history(self, limit: int) -> HistoryReply:
-        """The newest plans that were in force."""
-        return self.command(ShowHistory(limit=limit), HistoryReply)
-
-    def past_events(self, limit: int = MOST_EVENTS) -> EventsReply:
-        """The newest events."""
-        return self.command(ShowEvents(limit=limit), EventsReply)
-
-    def story(self, request: str | None = None) -> StoryReply:
-        """The story of a request, by default of the newest one."""
-        return self.command(ShowStory(request=request), StoryReply)
-
-    def preview(self, constraints: PlanConstraints) -> PreviewReply | NoPlanReply:
-        """The best plan under constraints; nothing is changed."""
-        answers: tuple[type[PreviewReply | NoPlanReply], ...] = (PreviewReply, NoPlanReply)
-        return self.command(PreviewConstraints(constraints=constraints), *answers, timeout_s=SOLVE_TIMEOUT_S)
-
-    def apply(self, constraints: PlanConstraints, *, timeout_s: float = REPLAN_TIMEOUT_S) -> ApplyReply:
-        """Put the best plan under constraints in force, and remember them."""
-        return self.command(ApplyConstraints(constraints=constraints), ApplyReply, timeout_s=timeout_s)
-
-    def replan(self) -> ReplanReply:
-        """Make the plan anew."""
-        return self.command(Replan(), ReplanReply, timeout_s=REPLAN_TIMEOUT_S)
-
-    def rebalance(self, *, dry_run: bool = False, timeout_s: float | None = None) -> RebalanceReply:
-        """Compare the plans in force with the best ones, and move where it pays."""
-        usual_s = SOLVE_TIMEOUT_S if dry_run else REPLAN_TIMEOUT_S
-        return self.command(Rebalance(dry_run=dry_run), RebalanceReply, timeout_s=timeout_s or usual_s)
-
-    def use_model(self, model: str) -> UseModelReply:
-        """Serve another model."""
-        return self.command(UseModel(model=model), UseModelReply, timeout_s=REPLAN_TIMEOUT_S)
-
-    def drain(self, node: str, *, undo: bool = False) -> DrainReply:
-        """Empty a node, or let it have layers again."""
-        return self.command(DrainNode(node=node, undo=undo), DrainReply)
-
     # --- events and streams -----------------------------------------------------------------------------------
 
     def listen(self) -> None:
         """Subscribe to events from now on."""
-        self._bus.subscribe([EVENT.filter()])
+        self.bus.subscribe([EVENT.filter()])
 
     def events(self, timeout_s: float | None = None) -> list[FleetEvent]:
         """Wait for something and return the events since the last call."""
@@ -303,7 +229,7 @@ class Client(Closing):
     def wake(self) -> None:
         """End a wait in `receive` early; the only method for other threads."""
         self._woken = True
-        self._bus.wake()
+        self.bus.wake()
 
     def send_cancel(self, request: str) -> None:
         """Tell the orchestrator that nobody wants this answer any more."""
@@ -311,7 +237,7 @@ class Client(Closing):
 
     def leave(self, request: str) -> None:
         """Read no more of an answer, and cancel it unless it has ended."""
-        if self.reader.leave(request) and self._bus.connected:
+        if self.reader.leave(request) and self.bus.connected:
             self.send_cancel(request)
 
     def receive(self, request: str) -> list[StreamMessage]:
@@ -323,7 +249,7 @@ class Client(Closing):
         stream = self.reader.get(request)
         if stream is None:
             raise AnswerIncomplete("the answer was left before its end: ask again")
-        if not stream.waiting and not self._poll(_LOOK_S):
+        if not stream.waiting and not self._poll(LOOK_S):
             self.reader.check(request)
         return self._taken(request)
 
@@ -335,24 +261,31 @@ class Client(Closing):
             self.reader.leave(request)
         return messages
 
-    def receive_all(self) -> dict[str, list[StreamMessage] | AnswerIncomplete]:
-        """Wait for something, half a second at the most, and return what has arrived of all answers, by request.
+    def receive_all(self, wait_s: float = LOOK_S) -> dict[str, list[StreamMessage] | AnswerIncomplete]:
+        """Wait for something, so long at the most, and return what has arrived of all answers, by request.
 
         An answer that needs what was missing for longer than its patience has the error instead, and is left.
         """
         if not any(stream.waiting for stream in self.reader.streams):
-            self._poll(_LOOK_S)
+            self._poll(wait_s)
         arrived: dict[str, list[StreamMessage] | AnswerIncomplete] = {}
+        for stream in tuple(self.reader.streams):
+            if stream.waiting:
+                arrived[stream.submit.request] = self._taken(stream.submit.request)
+        if time.monotonic() >= self._check_s:  # not with each token of each answer
+            self._check_s = time.monotonic() + LOOK_S
+            arrived |= self._given_up()
+        return arrived
+
+    def _given_up(self) -> dict[str, list[StreamMessage] | AnswerIncomplete]:
+        found: dict[str, list[StreamMessage] | AnswerIncomplete] = {}
         for request in self.reader.requests:
             try:
-                if messages := self._taken(request):
-                    arrived[request] = messages
-                else:
-                    self.reader.check(request)
+                self.reader.check(request)
             except AnswerIncomplete as error:
-                arrived[request] = error
+                found[request] = error
                 self.leave(request)
-        return arrived
+        return found
 
     def waiting(self, request: str) -> Waiting | None:
         """What an answer waits for; None while it is being computed."""
@@ -364,7 +297,7 @@ class Client(Closing):
         while True:
             if time.monotonic() >= self.reader.due_s:
                 self.reader.act()
-            events = self._bus.poll(max(0.0, min(deadline_s, self.reader.due_s) - time.monotonic()))
+            events = self.bus.poll(max(0.0, min(deadline_s, self.reader.due_s) - time.monotonic()))
             for event in events:
                 if isinstance(event, Delivery):
                     self._sort(event)

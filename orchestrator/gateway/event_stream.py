@@ -29,7 +29,7 @@ def comment(text: str) -> bytes:
 
 
 COMMENT_STARTING = comment("linguabus")
-"""Sent at once, so that the caller has the headers before the first token."""
+"""Sent at once where nothing may happen for long, so that a reader sees that the stream has begun."""
 
 
 class LineStream(StreamingResponse):

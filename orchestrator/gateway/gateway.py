@@ -10,7 +10,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from orchestrator.client.async_client import AsyncAnswer, AsyncClient
+from orchestrator.client.async_answer import AsyncAnswer
+from orchestrator.client.async_client import AsyncClient
 from orchestrator.client.errors import NoOrchestrator
 from orchestrator.client.question import PIPELINE, Question
 from orchestrator.gateway.errors import RETRY_AFTER_S, ApiError

@@ -20,13 +20,13 @@ from orchestrator.gateway.errors import ApiError, as_api_error, ollama_body
 from orchestrator.gateway.event_stream import LineStream
 from orchestrator.gateway.gateway import Gateway
 from orchestrator.gateway.ollama_requests import Asked, ChatAsked, GenerateAsked, ModelAsked
-from orchestrator.gateway.streams import unless_hung_up
+from orchestrator.gateway.streams import begun, unless_hung_up
 from schemas import json_text
 from schemas.errors import LinguabusError
 from schemas.messages import StreamEnd, StreamText, Tool, ToolFormat
 
 if TYPE_CHECKING:
-    from orchestrator.client.async_client import AsyncAnswer
+    from orchestrator.client.async_answer import AsyncAnswer, StillThere
 
 _NS = 10**9
 
@@ -169,16 +169,19 @@ async def _answer(
     with ExitStack() as held:
         (answer,) = await gateway.ask(caller, [question], held)
         if asked.stream:
-            return LineStream(_lines(answer, said, gateway.limits.quiet_s), held.pop_all(), "application/x-ndjson")
+            pieces = await begun(answer.pieces(quiet_s=gateway.limits.quiet_s), held)
+            return LineStream(_lines(pieces, answer, said), held.pop_all(), "application/x-ndjson")
         text = await unless_hung_up(request, answer.whole())
         assert answer.end
         return JSONResponse(said.whole(text, answer.tool_format) | _end(answer.end))
 
 
-async def _lines(answer: AsyncAnswer, said: _Said, quiet_s: float) -> AsyncGenerator[bytes, None]:
+async def _lines(
+    pieces: AsyncGenerator[StreamText | StillThere, None], answer: AsyncAnswer, said: _Said
+) -> AsyncGenerator[bytes, None]:
     """The lines of a stream. While nothing comes, empty pieces keep it open: there are no comments here."""
     try:
-        async for piece in answer.pieces(quiet_s=quiet_s):
+        async for piece in pieces:
             parts = [said.nothing()]
             if isinstance(piece, StreamText):
                 parts = said.parts(piece.text, answer.tool_format)

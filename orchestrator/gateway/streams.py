@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Coroutine, Sequence
+from contextlib import ExitStack, aclosing
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from orchestrator.client.async_client import AsyncAnswer, StillThere
+from orchestrator.client.async_answer import AsyncAnswer, StillThere
 from schemas.errors import LinguabusError
 from schemas.messages import StreamText
 
@@ -15,15 +15,16 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
 _T = TypeVar("_T")
+NumberedPiece = tuple[int, StreamText | StillThere | None]
+HEAD_S = 0.5
+"""The headers of a stream wait so long for its first piece, with which they are one packet, or for its failure."""
 
 
 class HungUp(Exception):
     """The caller is gone: there is nobody to answer."""
 
 
-async def numbered_pieces(
-    answers: Sequence[AsyncAnswer], *, quiet_s: float
-) -> AsyncIterator[tuple[int, StreamText | StillThere | None]]:
+async def numbered_pieces(answers: Sequence[AsyncAnswer], *, quiet_s: float) -> AsyncGenerator[NumberedPiece, None]:
     """(number of the answer, its next piece) as they come; None at an answer's end. Leaving ends all that are open.
 
     Raises:
@@ -60,6 +61,26 @@ async def numbered_pieces(
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def begun(pieces: AsyncGenerator[_T, None], held: ExitStack) -> AsyncGenerator[_T, None]:
+    """The same pieces, of which there is at least one, once it has come or has not for `HEAD_S`.
+
+    What is wrong until then is raised here, where a response still has a status. ``held`` has to end with the pieces.
+    """
+    first = asyncio.ensure_future(anext(pieces))
+    held.callback(first.cancel)
+    await asyncio.wait({first}, timeout=HEAD_S)
+    if first.done():
+        first.result()
+
+    async def continued() -> AsyncGenerator[_T, None]:
+        async with aclosing(pieces):
+            yield await first
+            async for piece in pieces:
+                yield piece
+
+    return continued()
 
 
 async def unless_hung_up(request: Request, work: Coroutine[Any, Any, _T]) -> _T:

@@ -9,7 +9,8 @@ from contextlib import aclosing, asynccontextmanager
 import pytest
 
 from orchestrator.client import AnswerFailed, AnswerIncomplete
-from orchestrator.client.async_client import AsyncAnswer, AsyncClient, StillThere
+from orchestrator.client.async_answer import AsyncAnswer, StillThere
+from orchestrator.client.async_client import AsyncClient
 from orchestrator.client.question import Question
 from schemas.errors import ContractError
 from schemas.messages import ChatMessage, ShowHistory, StatusReply, StreamText
