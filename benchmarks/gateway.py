@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -42,8 +42,10 @@ MEMORY_MB = "900"
 PROMPT = "Once upon a time"
 TOKENS = 100
 STREAMS = (1, 8)
-PAIRS = 15
-"""Runs differ by more than what is measured: a median of five is on either side of it."""
+PAIRS = 25
+"""Runs differ by more than what is measured: a median of few is on either side of it."""
+HTTPX_EVERY = 5
+"""httpx reads beside every fifth pair."""
 MOST_TOKEN_RATIO = 1.05
 MOST_FIRST_MS = 20.0
 
@@ -115,25 +117,35 @@ async def compare(broker_url: str, root: str, tokens: int, pairs: int) -> list[R
         aiohttp.ClientSession() as http,
         httpx.AsyncClient(timeout=120.0) as httpx_client,
     ):
-        ways = (partial(by_http, http, root), partial(by_mqtt, mqtt), partial(by_httpx, httpx_client, root))
+        ways = {"http": partial(by_http, http, root), "mqtt": partial(by_mqtt, mqtt)}
+        with_httpx = ways | {"httpx": partial(by_httpx, httpx_client, root)}
         for streams in STREAMS:
-            for read in ways:
+            for read in with_httpx.values():
                 await together(read, streams, 8)
-            found = [[await together(read, streams, tokens) for read in ways] for _ in range(pairs)]
-            ratios = [by_http[1] / by_mqtt[1] for by_http, by_mqtt, _ in found]
-            note(f"  {streams} streams: " + " ".join(f"{ratio:.3f}" for ratio in ratios))
-            of = f"{streams} streams"
-            results += [
-                median_result(f"time per token by HTTP over MQTT, {of}", ratios, "ratio", at_most=MOST_TOKEN_RATIO),
-                median_result(f"later first token by HTTP, {of}", _later_ms(found, 0), "ms", at_most=MOST_FIRST_MS),
-                median_result(f"later first token where httpx reads, {of}", _later_ms(found, 2), "ms"),
-                median_result(f"time per token by MQTT, {of}", [1e3 * by_mqtt[1] for _, by_mqtt, _ in found], "ms"),
-            ]
+            found: list[dict[str, Times]] = []
+            for pair in range(pairs):
+                order = list((ways if pair % HTTPX_EVERY else with_httpx).items())
+                order = order[:: -1 if pair % 2 else 1]  # whoever comes second finds the machine warmer
+                found.append({name: await together(read, streams, tokens) for name, read in order})
+            results += results_of(found, f"{streams} streams")
     return results
 
 
-def _later_ms(found: Sequence[Sequence[Times]], way: int) -> list[float]:
-    return [1e3 * (times[way][0] - times[1][0]) for times in found]
+def results_of(found: list[dict[str, Times]], streams: str) -> list[Result]:
+    """What a number of streams at once has shown."""
+    ratios = [times["http"][1] / times["mqtt"][1] for times in found]
+    note(f"  {streams}: " + " ".join(f"{ratio:.3f}" for ratio in ratios))
+    mqtt_ms = [1e3 * times["mqtt"][1] for times in found]
+    return [
+        median_result(f"time per token by HTTP over MQTT, {streams}", ratios, "ratio", at_most=MOST_TOKEN_RATIO),
+        median_result(f"later first token by HTTP, {streams}", _later_ms(found, "http"), "ms", at_most=MOST_FIRST_MS),
+        median_result(f"later first token where httpx reads, {streams}", _later_ms(found, "httpx"), "ms"),
+        median_result(f"time per token by MQTT, {streams}", mqtt_ms, "ms"),
+    ]
+
+
+def _later_ms(found: list[dict[str, Times]], way: str) -> list[float]:
+    return [1e3 * (times[way][0] - times["mqtt"][0]) for times in found if way in times]
 
 
 def measure(quick: bool) -> list[Result]:

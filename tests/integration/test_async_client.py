@@ -16,6 +16,7 @@ from schemas.errors import ContractError
 from schemas.messages import ChatMessage, ShowHistory, StatusReply, StreamText
 from tests.support.gateway_world import GatewayWorld
 from tests.support.members import as_operator
+from tests.support.mqtt_proxy import MqttProxy
 from tests.support.polling import DEADLINE_S
 from tests.support.scripted_nodes import answer_text
 
@@ -123,6 +124,20 @@ def test_closing_ends_what_is_open_and_says_so(gateway_world: GatewayWorld) -> N
         gateway_world.until_nothing_is_open()
 
     asyncio.run(ask())
+
+
+def test_an_answer_goes_on_after_the_connection_was_lost(gateway_world: GatewayWorld) -> None:
+    """The loop waits for the next connection, too, which may have the descriptor of the one before."""
+
+    async def ask() -> None:
+        async with asyncio.timeout(DEADLINE_S), await AsyncClient.connect(as_operator(proxy.url)) as client:
+            for _ in range(3):
+                answer = await client.ask(hello(10))
+                proxy.cut()
+                assert await answer.whole() == answer_text(5, 10)
+
+    with MqttProxy(gateway_world.url) as proxy:
+        asyncio.run(ask())
 
 
 @pytest.mark.usefixtures("endless")

@@ -168,13 +168,28 @@ def test_fields_that_are_not_known_are_passed_over(root: str) -> None:
     assert post(root, "/v1/chat/completions", body).status_code == 200
 
 
-def test_a_prompt_longer_than_the_context(client: openai.OpenAI) -> None:
+@pytest.mark.parametrize("streams", [False, True])
+def test_a_prompt_longer_than_the_context(client: openai.OpenAI, streams: bool) -> None:
+    """What is refused before the first piece has a status, in a stream as well."""
     with pytest.raises(openai.BadRequestError) as refused:
-        client.completions.create(model="tiny", prompt="a" * 300)
+        client.completions.create(model="tiny", prompt="a" * 300, stream=streams)
     assert refused.value.code == "context_length_exceeded"
-    stream = client.completions.create(model="tiny", prompt="a" * 300, stream=True)
-    with pytest.raises(openai.APIError, match="the context is"):
-        list(stream)
+
+
+@pytest.mark.usefixtures("endless")
+def test_an_answer_that_fails_after_its_beginning_says_so_in_its_stream(
+    gateway_world: GatewayWorld, client: openai.OpenAI
+) -> None:
+    stream = client.completions.create(
+        model="tiny", prompt="hello", max_tokens=40, stream=True, extra_body={"patience_s": 1}
+    )
+    next(stream)
+    gateway_world.end_service()
+    try:
+        with pytest.raises(openai.APIError, match="no orchestrator answers"):
+            list(stream)
+    finally:
+        gateway_world.serve()
 
 
 def test_a_question_that_the_broker_would_not_pass_on(root: str) -> None:

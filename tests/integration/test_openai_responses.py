@@ -168,15 +168,28 @@ def test_nothing_is_stored(root: str) -> None:
     assert httpx.get(f"{root}/v1/responses/{said['id']}").status_code == 404
 
 
-def test_a_stream_that_fails_says_so_in_its_last_event(client: openai.OpenAI) -> None:
+@pytest.mark.parametrize("streams", [False, True])
+def test_a_prompt_longer_than_the_context(client: openai.OpenAI, streams: bool) -> None:
     with pytest.raises(openai.BadRequestError) as refused:
-        client.responses.create(model="tiny", input="a" * 300)
+        client.responses.create(model="tiny", input="a" * 300, stream=streams)
     assert refused.value.code == "context_length_exceeded"
-    *_, last = client.responses.create(model="tiny", input="a" * 300, stream=True)
+
+
+@pytest.mark.usefixtures("endless")
+def test_a_stream_that_fails_says_so_in_its_last_event(gateway_world: GatewayWorld, client: openai.OpenAI) -> None:
+    stream = client.responses.create(
+        model="tiny", input="hello", max_output_tokens=40, stream=True, extra_body={"patience_s": 1}
+    )
+    next(event for event in stream if event.type == "response.output_text.delta")
+    gateway_world.end_service()
+    try:
+        *_, last = stream
+    finally:
+        gateway_world.serve()
     assert last.type == "response.failed"
     assert last.response.error
-    assert (last.response.status, last.response.error.code) == ("failed", "invalid_prompt")
-    assert "the context is" in last.response.error.message
+    assert (last.response.status, last.response.error.code) == ("failed", "server_error")
+    assert "no orchestrator answers" in last.response.error.message
 
 
 @pytest.mark.usefixtures("endless")
