@@ -18,7 +18,7 @@ NODE_TESTS = tests/unit/schemas tests/unit/broker tests/unit/edge_node tests/con
 	tests/integration/test_live_move.py tests/integration/test_first_fleet.py
 .DEFAULT_GOAL := help
 .PHONY: help demo test check bench test-long test-arm64 test-compose test-mosquitto test-termux test-packages test-asyncapi
-.PHONY: docs clean
+.PHONY: docs docs-site clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z].*## / { printf "  make %-36s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -60,6 +60,10 @@ bench: .venv/.ready-test ## every benchmark; ARGS=--quick for the short form
 docs: .venv/.ready-test ## write docs/cli.md and docs/configuration.md from the commands
 	@$(BIN)/python .ci/cli_reference.py > docs/cli.md
 	@$(BIN)/python .ci/configuration_reference.py > docs/configuration.md
+
+docs-site: .venv/.ready-test ## the documentation as a site, in build/site
+	@$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going -d build/doctrees docs build/site
+	@echo "build/site/index.html"
 
 clean: ## remove .venv, caches and build output (models in the user's cache stay)
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

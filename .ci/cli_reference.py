@@ -36,14 +36,14 @@ def _context(command: click.Command, name: str, parent: click.Context | None = N
 def _sections(command: click.Command, context: click.Context) -> Iterator[str]:
     """The command's section and those of its subcommands."""
     usage = " ".join([context.command_path, *command.collect_usage_pieces(context)])
-    yield f"## {context.command_path}\n\n    {usage}\n\n{' '.join((command.help or '').split())}\n"
+    yield f"## {context.command_path}\n\n```text\n{usage}\n```\n\n{' '.join((command.help or '').split())}\n"
     options = [parameter for parameter in command.params if isinstance(parameter, click.Option)]
     if options:
         rows = [_row(option) for option in options if option.name != "version"]
         yield "\n".join(["| option | meaning |", "|---|---|", *rows, ""])
     if command.epilog:
         label, _, example = command.epilog.partition(": ")
-        yield f"{label}:\n\n    {example}\n"
+        yield f"{label}:\n\n```sh\n{example}\n```\n"
     if isinstance(command, click.Group):
         for name in command.list_commands(context):
             inner = command.get_command(context, name)

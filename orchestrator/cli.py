@@ -21,6 +21,7 @@ from schemas.system_limits import describe
 
 COMMANDS = {
     "demo": "orchestrator.commands.demo",
+    "up": "orchestrator.commands.up",
     "serve": "orchestrator.commands.serve",
     "node": "orchestrator.commands.node",
     "init": "orchestrator.commands.init",

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
-import signal
 import subprocess
 import sys
 import time
@@ -13,14 +11,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from broker.child_process import ChildProcess
 from broker.local_broker import LocalBroker
 from orchestrator.client import Client, NoOrchestrator
-from orchestrator.errors import OrchestratorError
+from orchestrator.commands.parts import PAGE, POLL_S, START_TIMEOUT_S, PartFailed, Parts
 from orchestrator.model.lock import owned_folder
 from orchestrator.model.manifest import Manifest
 from orchestrator.replanning.problem_builder import build_problem
-from orchestrator.text.figures import progress_text
+from orchestrator.text.status_text import status_text
 from schemas import PACKAGE_VERSION, PROTOCOL_VERSION
 from schemas.messages import NodeBirth, StatusReply
 
@@ -36,19 +33,9 @@ UNEVEN = (1.0, 0.9, 1.1)
 OVERHEAD_MARGIN_BYTES = 5_000_000
 """For what a node adds when it connects."""
 
-START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 2.5
 """For all parts together."""
-POLL_S = 0.1
-_PAGE = re.compile(r"in a browser: (\S+)")
-"""In what the gateway says once it answers."""
-
 Say = Callable[[str], None]
-
-
-class DemoFailed(OrchestratorError):
-    """A part of the demo ended or did not get ready."""
-
 
 _OVERHEAD_SCRIPT = (
     "import edge_node.service; from edge_node.telemetry.device import memory_bytes; print(memory_bytes()[0])"
@@ -69,7 +56,7 @@ def node_overhead_bytes() -> int:
     command = [sys.executable, "-c", _OVERHEAD_SCRIPT]
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     if done.returncode:
-        raise DemoFailed(f"a node can't start here: {(done.stderr.strip().splitlines() or ['it said nothing'])[-1]}")
+        raise PartFailed(f"a node can't start here: {(done.stderr.strip().splitlines() or ['it said nothing'])[-1]}")
     return int(done.stdout) + OVERHEAD_MARGIN_BYTES
 
 
@@ -89,21 +76,6 @@ def memory_plan(manifest: Manifest, nodes: int, overhead_bytes: int) -> MemoryPl
     return MemoryPlan(alone_bytes, tuple(round(limit / 1e6) for limit in limits))
 
 
-@dataclass
-class Part:
-    """A process of the demo."""
-
-    name: str
-    process: ChildProcess
-    log: Path
-
-    def check(self) -> None:
-        """Raise DemoFailed if the process ended."""
-        if not self.process.running:
-            lines = self.log.read_text(errors="replace").strip().splitlines()
-            raise DemoFailed(f"{self.name} ended: {lines[-1] if lines else 'it said nothing'}")
-
-
 class Fleet:
     """All processes of the demo. A context manager; leaving it ends all, the broker last, whatever happened.
 
@@ -117,7 +89,7 @@ class Fleet:
         self._home = home
         self._model = model
         self._limits_mb = dict(zip((f"node-{i}" for i in range(1, len(limits_mb) + 1)), limits_mb, strict=True))
-        self._parts: list[Part] = []
+        self._parts = Parts(folder)
         self._stack = contextlib.ExitStack()
         self.broker = LocalBroker(folder=folder / "broker")
 
@@ -129,7 +101,7 @@ class Fleet:
     def __enter__(self) -> Fleet:
         with contextlib.ExitStack() as stack:
             stack.enter_context(self.broker)
-            stack.callback(self._end_parts)
+            stack.callback(self._parts.end, STOP_TIMEOUT_S)
             state = self._folder / "orchestrator"
             state.mkdir()
             (state / "models").symlink_to(self._home.absolute() / "models")
@@ -138,64 +110,41 @@ class Fleet:
                 "--model", self._model, "--min-nodes", str(len(self._limits_mb)), "--context", str(CONTEXT_TOKENS),
                 "--slots", str(SLOTS),
             ]  # fmt: skip
-            self._start("orchestrator", serve)
+            self._parts.start("orchestrator", serve)
             for name, limit_mb in self._limits_mb.items():
                 node = [
                     "-m", "edge_node", "--broker", self.broker.url, "--name", name, "--home", str(self._folder / name),
                     "--memory-limit-mb", str(limit_mb), "--drain-timeout", "0",
                 ]  # fmt: skip
-                self._start(name, node)
+                self._parts.start(name, node)
             self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._stack.close()
 
-    def _start(self, name: str, arguments: list[str]) -> None:
-        log = self._folder / f"{name}.log"
-        with log.open("wb") as file:
-            process = ChildProcess([sys.executable, *arguments], output=file)
-        self._parts.append(Part(name, process, log))
-
-    def _end_parts(self) -> None:
-        """Ask all processes to end, and kill those that do not in time."""
-        for part in self._parts:
-            part.process.send(signal.SIGTERM)
-        ends_s = time.monotonic() + STOP_TIMEOUT_S
-        for part in self._parts:
-            part.process.end(max(0.0, ends_s - time.monotonic()))
-
     def check(self) -> None:
-        """Raise DemoFailed if any process ended."""
-        for part in self._parts:
-            part.check()
+        """Raise PartFailed if any process ended."""
+        self._parts.check()
         if not self.broker.running:
-            raise DemoFailed("the broker ended")
+            raise PartFailed("the broker ended")
 
     def open_page(self) -> str:
         """Start the way in by HTTP, and return the address of its page once it is there.
 
         Raises:
-            DemoFailed: something ended, or it takes too long.
+            PartFailed: something ended, or it takes too long.
         """
         home = str(self._folder / "orchestrator")
-        self._start(
-            "page", ["-m", "orchestrator.cli", "--home", home, "--broker", self.broker.url, "api", "--port", "0"]
-        )
-        log = self._parts[-1].log
-        deadline_s = time.monotonic() + START_TIMEOUT_S
-        while not (found := _PAGE.search(log.read_text(errors="replace"))):
-            self.check()
-            if time.monotonic() > deadline_s:
-                raise DemoFailed(f"the page is not there after {START_TIMEOUT_S:.0f} s")
-            time.sleep(POLL_S)
-        return found[1]
+        command = ["-m", "orchestrator.cli", "--home", home, "--broker", self.broker.url, "api", "--port", "0"]
+        page = self._parts.start("page", command)
+        return self._parts.wait_for(page, PAGE, self.check)[1]
 
     def wait_until_serving(self, client: Client, say: Say) -> None:
         """Wait until questions can be asked; say what happens until then.
 
         Raises:
-            DemoFailed: something ended, or it takes too long.
+            PartFailed: something ended, or it takes too long.
         """
         deadline_s = time.monotonic() + START_TIMEOUT_S
         said = ""
@@ -210,15 +159,11 @@ class Fleet:
                 if status.state == "serving" and status.nodes == len(self._limits_mb):
                     return
             if time.monotonic() > deadline_s:
-                raise DemoFailed(f"not ready after {START_TIMEOUT_S:.0f} s; the last news were: {said or 'none'}")
+                raise PartFailed(f"not ready after {START_TIMEOUT_S:.0f} s; the last news were: {said or 'none'}")
             time.sleep(POLL_S)
 
     def _progress(self, status: StatusReply) -> str:
-        done_bytes = sum(report.done_bytes for report in status.progress.values())
-        total_bytes = sum(report.total_bytes for report in status.progress.values())
-        fetched = f", {progress_text(done_bytes, total_bytes)} fetched" if total_bytes else ""
-        reason = f": {status.reason}" if status.reason else ""
-        return f"{status.nodes} of {len(self._limits_mb)} nodes, {status.state}{reason}{fetched}"
+        return f"{status.nodes} of {len(self._limits_mb)} nodes, {status_text(status)}"
 
     def blob_bytes(self, node: str) -> int:
         """Bytes of model parts that a node has on disk."""

@@ -63,8 +63,11 @@ ADDRESS = "LINGUABUS_ADDRESS"
     "--update", is_flag=True, help="Where there is a fleet, keep it, and change the settings that are given here."
 )
 @pass_settings
+@click.pass_context
 def command(
+    context: click.Context,
     settings: Settings,
+    /,
     addresses: tuple[str, ...],
     listen: str | None,
     broker_port: int | None,
@@ -111,5 +114,6 @@ def command(
         write_broker_files(fleet, register)  # so that a broker of one's own can start before 'serve' does
     click.echo(f"fleet: {fleet.path}")
     click.echo(f"authority: {fingerprint_text(fleet.authority)}")
-    if not fleet.settings.broker_files:
+    goes_on = context.find_root().invoked_subcommand != context.info_name  # 'linguabus up' has run this
+    if not fleet.settings.broker_files and not goes_on:
         click.echo("next: linguabus serve --with-broker, then, in another terminal: linguabus invite NAME")

@@ -58,7 +58,7 @@ def command(
         raise click.UsageError(f"this device has joined a fleet as {known.name}: remove {path} to leave it, then join")
     if known is None or not _is_member(known.at(*dict.fromkeys((*invited.addresses, *known.addresses)))):
         joined = join(invited, path)
-        _await_broker(joined)
+        await_broker(joined)
         click.echo(f"joined as {joined.name}, {with_article(joined.role)}; the fleet is at {joined.broker()}")
     if invited.role == "home-assistant":
         click.echo(
@@ -100,7 +100,7 @@ def _is_member(credential: Credential) -> bool:
     return True
 
 
-def _await_broker(credential: Credential) -> None:
+def await_broker(credential: Credential) -> None:
     """Return when the broker takes the new member, which it may hear of a moment later.
 
     Raises:

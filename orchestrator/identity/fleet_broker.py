@@ -17,6 +17,14 @@ from schemas.closing import Closing
 _KIND = "mosquitto"
 
 
+def fleet_mosquitto() -> str:
+    """The program; raises `BrokerNotFound` where it is not installed: the embedded broker knows no TLS."""
+    found = find_mosquitto()
+    if found is None:
+        raise BrokerNotFound("Mosquitto", "install it (apt install mosquitto): a fleet needs its TLS and roles")
+    return found
+
+
 class FleetBroker(Closing):
     """A Mosquitto that ends with this process. A context manager; the fleet's files are there already."""
 
@@ -24,12 +32,9 @@ class FleetBroker(Closing):
         """``credential``: somebody's who may connect.
 
         Raises:
-            BrokerNotFound: Mosquitto is not installed; the embedded broker knows no TLS.
+            BrokerNotFound: Mosquitto is not installed.
         """
-        found = find_mosquitto()
-        if found is None:
-            raise BrokerNotFound("Mosquitto", "install it (apt install mosquitto): a fleet needs its TLS and roles")
-        self._command = [found, "-c", str(configuration_file(fleet))]
+        self._command = [fleet_mosquitto(), "-c", str(configuration_file(fleet))]
         self._credential = credential
         self._log = BoundedLog(fleet.broker_folder / "broker.log")
         self._process: ChildProcess | None = None

@@ -24,7 +24,8 @@ from tests.support.scripted_service import ScriptedService
 from tests.support.secured_broker import SecuredBroker
 
 PAGE = (ROOT / "docs" / "mqtt.md").read_text("utf-8")
-EXAMPLES = re.findall(r"```sh\n(.*?)```\n(?:\n```json\n(.*?)```\n)?", PAGE, re.DOTALL)
+MARK = "<!-- run by tests/integration/test_mqtt_examples.py -->"
+EXAMPLES = re.findall(rf"{MARK}\n```sh\n(.*?)```\n(?:\n```json\n(.*?)```\n)?", PAGE, re.DOTALL)
 PIECES = ("stream.text", "stream.status", "stream.end")
 END = "--- end of an example"
 

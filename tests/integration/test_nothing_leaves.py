@@ -42,7 +42,7 @@ key notebook
 revoke tablet
 fleet backup HOME/.local/share/linguabus/my.fleet
 """
-LEFT_OUT = {"demo", "join", "doctor", "api", "update-check"}
+LEFT_OUT = {"demo", "join", "doctor", "api", "up", "update-check"}
 """The first runs `serve` and `node`, and fetches a model first, as it says; the second connects to the fleet that has
 invited, as it says; the third looks who answers at the fleet's addresses and ports; then a server, and what asks for
 updates, as it says, and alone does."""

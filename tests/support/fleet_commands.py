@@ -24,7 +24,7 @@ class Running:
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT, stdin=subprocess.DEVNULL
         )
-        self._lines: list[str] = []
+        self.lines: list[str] = []
         self._said = said
         self._over = False
         self._news = threading.Condition()
@@ -35,7 +35,7 @@ class Running:
         assert self.process.stdout
         for line in self.process.stdout:
             with self._news:
-                self._lines.append(line)
+                self.lines.append(line)
                 self._said.append(line)
                 self._news.notify_all()
         with self._news:
@@ -46,12 +46,12 @@ class Running:
         """Return once it has said so many lines that begin with ``start``."""
 
         def is_said() -> bool:
-            return sum(line.startswith(start) for line in self._lines) >= times
+            return sum(line.startswith(start) for line in self.lines) >= times
 
         with self._news:
             self._news.wait_for(lambda: self._over or is_said(), DEADLINE_S)
             if not is_said():
-                pytest.fail("".join(self._lines))
+                pytest.fail("".join(self.lines))
 
     def end(self) -> None:
         """Stop it, and take in the last that it says."""

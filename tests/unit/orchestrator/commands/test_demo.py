@@ -9,8 +9,9 @@ import pytest
 
 from broker.child_process import ChildProcess
 from orchestrator.client import Client
-from orchestrator.commands.demo_fleet import DemoFailed, Fleet, Part, memory_plan, node_overhead_bytes
+from orchestrator.commands.demo_fleet import Fleet, memory_plan, node_overhead_bytes
 from orchestrator.commands.demo_model import DemoModelUnavailable, demo_checkpoint
+from orchestrator.commands.parts import Part, PartFailed
 from orchestrator.model.manifest import FORMAT, Blob, BoundaryInfo, LayerCache, Manifest, SamplingDefaults, Unit
 from tests.support.fake_orchestrator import FakeOrchestrator
 
@@ -101,8 +102,8 @@ def test_waiting_says_each_step_once(fleet: Fleet, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_part_that_ends_ends_the_demo_with_its_last_line(fleet: Fleet, dead_part: Part) -> None:
-    fleet._parts.append(dead_part)
-    with FakeOrchestrator() as fake, fake.connect() as client, pytest.raises(DemoFailed, match="node-1 ended: Error"):
+    fleet._parts.started.append(dead_part)
+    with FakeOrchestrator() as fake, fake.connect() as client, pytest.raises(PartFailed, match="node-1 ended: Error"):
         fleet.wait_until_serving(client, print)
 
 
@@ -111,7 +112,7 @@ def test_the_demo_gives_up_in_time(fleet: Fleet, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(fleet, "check", lambda: None)
     with FakeOrchestrator(control={"status": status(1, "waiting")}) as fake, fake.connect() as client:
         assert isinstance(client, Client)
-        with pytest.raises(DemoFailed, match="1 of 2 nodes, waiting"):
+        with pytest.raises(PartFailed, match="1 of 2 nodes, waiting"):
             fleet.wait_until_serving(client, lambda line: None)
 
 

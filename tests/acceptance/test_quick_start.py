@@ -1,0 +1,101 @@
+"""The lines of docs/quick-start.md in their order, in an empty home: what a newcomer types is what works."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+import yaml
+
+from orchestrator.commands.settings import default_cache
+from tests.support.built_packages import bare
+from tests.support.command_lines import blocks
+from tests.support.fleet_world import HOST, free_ports
+from tests.support.repository import ROOT
+
+pytestmark = [pytest.mark.packages, pytest.mark.timeout(1800)]
+
+PAGE = ROOT / "docs" / "quick-start.md"
+MARK = ("run by", "tests/acceptance/test_quick_start.py")
+DEADLINE_S = 900.0
+"""The first time a model is fetched and converted, and the second device fetches packages."""
+
+
+def typed() -> list[list[str]]:
+    """The words of each line of the page that is run here."""
+    return [list(command.words) for block in blocks(PAGE) if block.mark == MARK for command in block.commands()]
+
+
+def linguabus(words: list[str], environment: Mapping[str, str]) -> str:
+    assert words[0] == "linguabus"
+    command = [sys.executable, "-m", "orchestrator.cli", *words[1:]]
+    done = subprocess.run(
+        command, cwd=ROOT, env=dict(environment), stdin=subprocess.DEVNULL, capture_output=True, text=True,
+        timeout=DEADLINE_S, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, (words, done.stdout, done.stderr)
+    return done.stdout
+
+
+def until(log: Path, begins: str, process: subprocess.Popen[bytes]) -> str:
+    """What is in a log, once it has a line that begins like that."""
+    end_s = time.monotonic() + DEADLINE_S
+    while not any(line.strip().startswith(begins) for line in log.read_text().splitlines()):
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < end_s, log.read_text()
+        time.sleep(0.1)
+    return log.read_text()
+
+
+@contextmanager
+def running(command: list[str], log_path: Path, environment: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    """A program that goes on; at the end Ctrl-C is pressed."""
+    with log_path.open("wb") as log:
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=dict(environment), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            start_new_session=True,
+        )  # fmt: skip
+    try:
+        yield process
+    finally:
+        os.killpg(process.pid, signal.SIGINT)
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def test_from_two_commands_to_a_second_device(tmp_path: Path) -> None:
+    home, second = tmp_path / "home", tmp_path / "second"
+    second.mkdir()
+    (home / ".config/linguabus").mkdir(parents=True)
+    # Ports that nobody else has, where a newcomer takes those that are usual; and a model that was fetched before.
+    ports = dict(zip(("broker-port", "http-port", "host-port"), free_ports(3), strict=True))
+    settings = {"init": {"listen": HOST, **ports}, "up": {"port": 0}}
+    (home / ".config/linguabus/config.yaml").write_text(yaml.safe_dump(settings))
+    environment = bare(HOME=str(home), XDG_CONFIG_HOME="", XDG_CACHE_HOME=str(default_cache().parent))
+    up, ask, doctor, invite, nodes, plan = typed()
+    log, other_log = tmp_path / "up.log", tmp_path / "second.log"
+    with running([sys.executable, "-u", "-m", "orchestrator.cli", *up[1:]], log, environment) as process:
+        said = until(log, "serving", process)
+        page = next(line.split()[3] for line in said.splitlines() if line.startswith("in a browser: "))
+        assert "<title>" in httpx.get(page, headers={"accept": "text/html"}, timeout=60).text
+        assert "Paris" in linguabus(ask, environment)
+        assert " 0 failed" in linguabus(doctor, environment)
+        line = linguabus(invite, environment)
+        device = bare(HOME=str(second), PIP_NO_CACHE_DIR="1", XDG_CONFIG_HOME="")
+        with running(["sh", "-c", line], other_log, device) as pasted:
+            until(other_log, "node second: registered", pasted)
+            assert "second" in linguabus(nodes, environment)
+            assert linguabus(plan, environment)
+    assert process.returncode == 0, log.read_text()
+    assert log.read_text().splitlines()[-1].startswith("stopped")

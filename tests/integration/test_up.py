@@ -1,0 +1,85 @@
+"""``linguabus up``: what is missing is made, what is there is taken, its page answers, and it ends as a whole."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+import yaml
+
+from orchestrator.model.store import ModelStore
+from tests.support.fleet_commands import FleetCommands, Running
+from tests.support.fleet_world import HOST, free_ports
+from tests.support.polling import DEADLINE_S
+
+NAME = "this-one"
+
+
+@pytest.fixture
+def home(tmp_path: Path, tiny_store: ModelStore, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home with a model, and a configuration file with ports that nobody else has."""
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "models").symlink_to(tiny_store.home)
+    ports = dict(zip(("broker-port", "http-port", "host-port"), free_ports(3), strict=True))
+    settings = {
+        "init": {"listen": HOST, **ports},
+        "up": {"port": 0, "name": NAME},
+        "serve": {"context": 128, "model": "tiny"},
+        "node": {"memory-limit-mb": 400},
+    }
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
+    monkeypatch.setenv("LINGUABUS_CONFIG", str(tmp_path / "config.yaml"))
+    return home
+
+
+def address(running: Running) -> str:
+    running.wait_for("in a browser: ")
+    return next(line.split()[3] for line in running.lines if line.startswith("in a browser: "))
+
+
+def answered(page: str) -> str:
+    question = {"model": "default", "prompt": "def f(x):", "max_tokens": 4}
+    answer = httpx.post(f"{page}v1/completions", json=question, timeout=DEADLINE_S)
+    return str(answer.json()["choices"][0]["text"])
+
+
+def test_it_makes_a_fleet_that_answers_and_goes_on_with_it(home: Path) -> None:
+    commands = FleetCommands()
+    authorities = set()
+    for _ in range(2):
+        with commands.running(home, "up", until="  serving") as up:
+            page = address(up)
+            assert "<title>" in httpx.get(page, headers={"accept": "text/html"}, timeout=DEADLINE_S).text
+            assert answered(page)
+            assert "runs on" in commands.run(home, "up", fails=True)
+            members = json.loads(commands.run(home, "members", "--json"))["members"]
+            assert [one["name"] for one in members if one["role"] == "node"] == [NAME]
+            authorities.add((home / "fleet" / "authority.crt").read_text())
+            family = psutil.Process(up.process.pid).children(recursive=True)
+            assert len(family) >= 4  # orchestrator, broker, node, page
+        assert up.process.returncode == 0
+        assert psutil.wait_procs(family, timeout=DEADLINE_S)[1] == []
+    assert len(authorities) == 1
+
+
+def test_a_part_that_ends_ends_all_and_says_why(home: Path) -> None:
+    with FleetCommands().running(home, "up", "--no-node", until="in a browser") as up:
+        family = psutil.Process(up.process.pid).children(recursive=True)
+        (page,) = (one for one in family if one.cmdline()[1:3] == ["-m", "orchestrator.cli"] and "api" in one.cmdline())
+        os.kill(page.pid, signal.SIGKILL)
+        up.wait_for("Error: page ended")
+        up.process.wait(DEADLINE_S)
+    assert up.process.returncode == 2
+    assert psutil.wait_procs(family, timeout=DEADLINE_S)[1] == []
+
+
+def test_it_has_a_broker_of_its_own(tmp_path: Path) -> None:
+    said = FleetCommands().run(tmp_path / "home", "--broker", "mqtt://127.0.0.1", "up", fails=True)
+    assert "leave --broker" in said
+    assert not (tmp_path / "home").exists()
