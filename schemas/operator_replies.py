@@ -21,7 +21,7 @@ from schemas.fleet_views import (
     StoryView,
 )
 from schemas.operator_requests import MOST_EVENTS, MOST_HISTORY, MOST_STORY_ENTRIES, PlanConstraints
-from schemas.parts import Bytes, Count, EpochText, Label, Line, Name, Prose, RequestId, UnsignedInt32
+from schemas.parts import Bytes, Count, EpochText, Label, Line, Name, NodeLabel, Prose, RequestId, UnsignedInt32
 from schemas.plan_views import CommittedPlan, MovesView, PlanComparison, PlanInForce
 from schemas.registry import message
 
@@ -184,6 +184,15 @@ class DrainReply:
     stays: Prose = about("Why it is to keep them for now; else empty.")
 
 
+@message("control.rename.reply")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RenameReply:
+    """What people call a node from now on."""
+
+    node: Name = about("The node.")
+    label: NodeLabel = about("Its label, without spaces around it; empty: its name.")
+
+
 OperatorReply = (
     OperatorRefusal
     | NodesReply
@@ -201,4 +210,5 @@ OperatorReply = (
     | RebalanceReply
     | UseModelReply
     | DrainReply
+    | RenameReply
 )

@@ -57,6 +57,12 @@ def ask(page: Page, *, tokens: int) -> Locator:
     return page.locator("li.assistant .words").last
 
 
+def serious(page: Page) -> list[tuple[str, str]]:
+    """What axe finds on the page as it is, and where."""
+    found = Axe().run(page).response["violations"]
+    return [(one["id"], one["nodes"][0]["html"]) for one in found if one["impact"] in ("serious", "critical")]
+
+
 def until_it_grows(page: Page, words: Locator) -> None:
     """Wait until an answer has text, and then more."""
     expect(words.locator(".wait")).to_have_count(0)
@@ -152,6 +158,35 @@ def test_a_device_is_drained_and_restored_by_keyboard(world: PageWorld, browser:
         expect(page.locator(".ring .card")).to_have_count(len(NODES))
 
 
+def test_a_device_is_renamed_by_keyboard(world: PageWorld, browser: Browser) -> None:
+    label = "Anna's <img src=x> phone"
+    with page_at(browser, world.root, "fleet", viewport=PHONE) as page:
+        page.get_by_role("button", name="pi: ").press("Enter")
+        page.get_by_role("dialog").get_by_role("button", name="Rename").press("Enter")
+        expect(page.get_by_label("What it is called here")).to_be_focused()
+        assert serious(page) == []
+        assert page.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
+        page.keyboard.type(label)
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("button", name=f"{label}: ")).to_be_visible()
+        assert {node.node: node.label for node in world.operator.nodes().nodes}["pi"] == label
+        go(page, "plans")
+        expect(page.get_by_role("checkbox", name=label)).to_be_visible()
+        go(page, "devices")
+        page.get_by_role("button", name=f"Rename {label}").click()
+        page.get_by_label("What it is called here").fill("")
+        page.get_by_role("dialog").get_by_role("button", name="Rename").click()
+        expect(page.get_by_role("button", name="Rename pi")).to_be_visible()
+
+
+def test_a_name_that_is_taken_is_said_to_be(world: PageWorld, browser: Browser) -> None:
+    with page_at(browser, world.root, "devices", quiet=False) as page:
+        page.get_by_role("button", name="Rename pi").click()
+        page.get_by_label("What it is called here").fill("old-tablet")
+        page.get_by_role("dialog").get_by_role("button", name="Rename").click()
+        expect(page.get_by_role("dialog").get_by_role("alert")).to_contain_text("old-tablet already")
+
+
 def test_what_if_a_device_were_not_there(world: PageWorld, browser: Browser) -> None:
     before = world.operator.plan().epoch
     with page_at(browser, world.root, "plans/old-tablet") as page:
@@ -245,10 +280,7 @@ def test_axe_finds_nothing_serious(world: PageWorld, browser: Browser, scheme: s
         for view in VIEWS:
             go(page, view)
             expect(page.locator(f"#{view} h1")).to_be_attached()
-            found = Axe().run(page).response["violations"]
-            assert [
-                (one["id"], one["nodes"][0]["html"]) for one in found if one["impact"] in ("serious", "critical")
-            ] == []
+            assert serious(page) == []
 
 
 def test_a_phone_shows_all_of_it(world: PageWorld, browser: Browser) -> None:
