@@ -37,6 +37,7 @@ COMMANDS = {
     "ask": "orchestrator.commands.ask",
     "chat": "orchestrator.commands.chat",
     "nodes": "orchestrator.commands.nodes",
+    "rename": "orchestrator.commands.rename",
     "plan": "orchestrator.commands.plan",
     "rebalance": "orchestrator.commands.rebalance",
     "top": "orchestrator.commands.top",

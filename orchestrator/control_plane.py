@@ -185,4 +185,5 @@ class ControlPlane:
             progress=self.pipelines.progress(),
             moves=pipeline.moves_view(),
             pipelines=tuple(status_of(one) for one in self.pipelines.working()),
+            tool_format=model.tokenizer.tool_format if model else None,
         )

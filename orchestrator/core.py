@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 
 from orchestrator.control_plane import ControlPlane
-from orchestrator.effects import Effect, Halt, LimitMessages, Note, OpenModel, Publish
+from orchestrator.effects import Effect, Halt, LimitMessages, Note, OpenModel, Publish, SaveLabel
 from orchestrator.events import (
     BusDown,
     BusUp,
@@ -196,13 +196,16 @@ class Core:
 
     def _node_revoked(self, node: str, now_s: float) -> list[Effect]:
         """Say for a node that it has left: the broker does not pass on the will of who may say nothing any more."""
-        known = self.plane.fleet.nodes.get(node)
+        fleet = self.plane.fleet
+        effects: list[Effect] = [SaveLabel(node, "")] if node in fleet.labels else []
+        fleet.set_label(node, "")  # whoever joins by this name next is another device
+        known = fleet.nodes.get(node)
         if known is None:
-            return []
+            return effects
         reason = "its membership has ended"
         gone = NodeStatus(node=node, incarnation=known.birth.incarnation, online=False, reason=reason, leaving=True)
         said = Publish(NODE_STATUS.format(node=node), gone, NODE_STATUS.qos, NODE_STATUS.retain)
-        return [said, *self._node_said(NodeSaid(node, gone), now_s)]
+        return [*effects, said, *self._node_said(NodeSaid(node, gone), now_s)]
 
     # --- the model --------------------------------------------------------------------------------------------
 

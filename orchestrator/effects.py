@@ -190,6 +190,14 @@ class SaveDrained:
 
 
 @dataclass(frozen=True)
+class SaveLabel:
+    """Remember what people call a node; empty: its name."""
+
+    node: str
+    label: str
+
+
+@dataclass(frozen=True)
 class TellEvents:
     """Answer with the newest events."""
 
@@ -276,6 +284,7 @@ Effect = (
     | SaveConstraints
     | TellHistory
     | SaveDrained
+    | SaveLabel
     | TellEvents
     | SaveModelChoice
     | SaveRequest

@@ -16,6 +16,7 @@ from schemas.parts import (
     Label,
     Milliseconds,
     Name,
+    NodeLabel,
     Percent,
     Prose,
     Rate,
@@ -85,6 +86,7 @@ class NodeView:
     received_bytes: Bytes | None = about("Received since then, blobs included.")
     tokens: Count | None = about("Tokens of answers that it had a part in since then.")
     drained: Prose = about("Why no new plan may use it; empty when one may.")
+    label: NodeLabel | None = about("What people call it, where that is not its name.", default=None)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from schemas.contract import about
-from schemas.parts import Celsius, Count, Label, Name, Percent, Rate
+from schemas.parts import Celsius, Count, Label, Name, NodeLabel, Percent, Rate
 from schemas.registry import message
 
 
@@ -40,3 +40,4 @@ class HomeNode:
     battery_percent: Percent | None = about("Charge, where there is a battery.")
     charging: bool | None = about("On a charger, where there is a battery.")
     temperature_c: Celsius | None = about("Hottest sensor that can be read, or the battery.")
+    label: NodeLabel | None = about("What people call it, where that is not its name.", default=None)

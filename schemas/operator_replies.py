@@ -21,7 +21,19 @@ from schemas.fleet_views import (
     StoryView,
 )
 from schemas.operator_requests import MOST_EVENTS, MOST_HISTORY, MOST_STORY_ENTRIES, PlanConstraints
-from schemas.parts import Bytes, Count, EpochText, Label, Line, Name, Prose, RequestId, UnsignedInt32
+from schemas.parts import (
+    Bytes,
+    Count,
+    EpochText,
+    Label,
+    Line,
+    Name,
+    NodeLabel,
+    Prose,
+    RequestId,
+    ToolFormat,
+    UnsignedInt32,
+)
 from schemas.plan_views import CommittedPlan, MovesView, PlanComparison, PlanInForce
 from schemas.registry import message
 
@@ -74,6 +86,9 @@ class StatusReply:
     progress: ProgressOfNodes = about("Nodes that fetch their part of the next plan.")
     moves: MovesView = about("Live moves of the first pipeline.")
     pipelines: Annotated[tuple[PipelineStatus, ...], Items(1_000)] = about("Every pipeline.")
+    tool_format: ToolFormat | None = about(
+        "How the model that is served writes calls of tools; left out where it takes none.", default=None
+    )
 
 
 @message("control.top.reply")
@@ -184,6 +199,15 @@ class DrainReply:
     stays: Prose = about("Why it is to keep them for now; else empty.")
 
 
+@message("control.rename.reply")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RenameReply:
+    """What people call a node from now on."""
+
+    node: Name = about("The node.")
+    label: NodeLabel = about("Its label, without spaces around it; empty: its name.")
+
+
 OperatorReply = (
     OperatorRefusal
     | NodesReply
@@ -201,4 +225,5 @@ OperatorReply = (
     | RebalanceReply
     | UseModelReply
     | DrainReply
+    | RenameReply
 )

@@ -10,12 +10,14 @@ from typing import Annotated, Literal
 
 from schemas import limits
 from schemas.contract import Items, Number, Text, about
-from schemas.parts import Name, Percent, RequestId
+from schemas.parts import Name, NodeLabel, Percent, RequestId
 from schemas.registry import message
 
 MOST_HISTORY = 200
 MOST_EVENTS = 500
 MOST_STORY_ENTRIES = 200
+MOST_LABELS = 256
+"""Nodes that are called otherwise than by their names."""
 
 ObjectiveName = Literal["latency", "throughput", "balanced", "paper"]
 UnitsText = Annotated[str, Text(min_length=1, max_length=64)]
@@ -142,6 +144,15 @@ class DrainNode:
     undo: bool = about("Let it have layers again.", default=False)
 
 
+@message("control.rename")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RenameNode:
+    """Call a node something else where people see it; its name stays. Answered by ``control.rename.reply``."""
+
+    node: Name = about("The node.")
+    label: NodeLabel = about("What people call it, no two nodes the same; empty: its name.", default="")
+
+
 OperatorRequest = (
     ShowNodes
     | ShowPlan
@@ -157,4 +168,5 @@ OperatorRequest = (
     | Rebalance
     | UseModel
     | DrainNode
+    | RenameNode
 )

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from schemas.contract import Items, Number, about
-from schemas.operator_requests import PlanConstraints
-from schemas.parts import Count, Label, Line, Name, UnsignedInt32
+from schemas.operator_requests import MOST_LABELS, PlanConstraints
+from schemas.parts import Count, Label, Line, Name, NodeLabel, UnsignedInt32
 from schemas.registry import message
 
 
@@ -47,3 +47,6 @@ class OperatorWishes:
     constraints: PlanConstraints = about("What plans are to respect.", default=PlanConstraints())
     drained: Annotated[tuple[Name, ...], Items(256)] = about("Nodes that are to be empty.", default=())
     model: Name | None = about("The model that is served.", default=None)
+    labels: Annotated[tuple[tuple[Name, NodeLabel], ...], Items(MOST_LABELS)] = about(
+        "Nodes and what people call them.", default=()
+    )

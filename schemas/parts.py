@@ -13,6 +13,8 @@ RequestId = Annotated[str, Text(pattern="^[0-9a-f]{16}$", min_length=16, max_len
 Sha256 = Annotated[str, Text(pattern=f"^{names.SHA256_PATTERN}$", min_length=64, max_length=64)]
 Line = Annotated[str, Text(max_length=limits.MAX_LINE)]
 Label = Annotated[str, Text(max_length=200)]
+NodeLabel = Annotated[str, Text(max_length=64)]
+"""What people call a node; its name is what it is."""
 Prose = Annotated[str, Text(max_length=1_000_000)]
 Verbatim = Annotated[str, Text(max_length=1_000_000, verbatim=True)]
 """What a model is given and what it answers."""

@@ -101,7 +101,9 @@ class Profiler:
         self._wanted |= {blob.sha256 for blob in spec.files}
 
     def plan_committed(self) -> None:
-        """Delete what only the measurement needed, now that a plan is in force."""
+        """Delete what only the measurement needed, now that a plan is in force; one that goes on still needs it."""
+        if self._command is not None:  # planned without it, as it took too long: without its files it would fail
+            return
         for sha256 in self._only_probed - self._wanted:
             if not self._store.is_standby(sha256):
                 self._store.path(sha256).unlink(missing_ok=True)

@@ -64,6 +64,7 @@ def add(settings: Settings, source: str, name: str | None, precision: str, profi
     "linguabus model export" wrote elsewhere: that is converted already, and taken as it is.
     """
     from orchestrator.commands.demo_model import demo_checkpoint
+    from orchestrator.model.errors import ModelIsHere
 
     store = _store(settings)
     try:
@@ -74,6 +75,9 @@ def add(settings: Settings, source: str, name: str | None, precision: str, profi
     except KeyboardInterrupt:
         click.echo("interrupted: nothing was added", err=True)
         return INTERRUPTED
+    except ModelIsHere as error:
+        click.echo(str(error))
+        return 0
     problem = store.open(manifest.name).tokenizer().check_template()
     checked, quality = store.compared(manifest.name), store.quality(manifest.name)
     click.echo(f"{manifest.name}: {_summary(manifest)}")

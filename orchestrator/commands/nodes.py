@@ -48,11 +48,16 @@ def _how_to_add(settings: Settings) -> str:
 
 def describe(nodes: Sequence[NodeView]) -> str:
     """The table of nodes for people."""
+    headings: tuple[str, ...] = HEADINGS
+    rows = [_row(node) for node in nodes]
+    if any(node.label for node in nodes):
+        headings = (headings[0], "called", *headings[1:])
+        rows = [(row[0], node.label or "-", *row[1:]) for node, row in zip(nodes, rows, strict=True)]
     held = [_pipelines(node) for node in nodes]
-    if len(set().union(*held)) < 2:
-        return table(HEADINGS, [_row(node) for node in nodes])
-    rows = [(*_row(node), ", ".join(sorted(names)) or "-") for node, names in zip(nodes, held, strict=True)]
-    return table((*HEADINGS, "pipeline"), rows)
+    if len(set().union(*held)) > 1:
+        headings = (*headings, "pipeline")
+        rows = [(*row, ", ".join(sorted(names)) or "-") for row, names in zip(rows, held, strict=True)]
+    return table(headings, rows)
 
 
 def _pipelines(node: NodeView) -> set[str]:

@@ -70,7 +70,7 @@ def _stage(stage: StageAtWork) -> tuple[str, ...]:
 def _node(node: NodeView) -> tuple[str, ...]:
     hottest_c = node.temperature_c if node.battery_temperature_c is None else node.battery_temperature_c
     return (
-        node.node,
+        f"{node.node} ({node.label})" if node.label else node.node,
         node.state,
         _battery(node),
         _known(hottest_c, "{:.0f}"),

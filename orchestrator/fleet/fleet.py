@@ -74,6 +74,8 @@ class FleetState:
         self.nodes: dict[str, Node] = {}
         self.drained: set[str] = set()
         """Nodes that an operator wants to be empty, whether they are here or not."""
+        self.labels: dict[str, str] = {}
+        """What people call nodes, by name, whether they are here or not."""
         self._max_message_bytes = MAX_PAYLOAD_BYTES
         self._silence = silence or SilenceLimits()
         self._needed: frozenset[str] = frozenset()
@@ -112,8 +114,8 @@ class FleetState:
         return changes
 
     def names(self) -> set[str]:
-        """Names of all nodes that were heard of, or drained."""
-        return {*self.nodes, *self.drained}
+        """Names of all nodes that were heard of, drained, or called something else."""
+        return {*self.nodes, *self.drained, *self.labels}
 
     def limit_messages(self, max_bytes: int) -> None:
         """Note that the broker takes no longer payloads of the orchestrator, so that no node can be told more."""
@@ -136,6 +138,18 @@ class FleetState:
         else:
             self.drained.discard(node)
         return self._drain_change(node, was_drained, known is not None and bool(known.resting))
+
+    def called(self, label: str, *, but: str) -> str:
+        """The node that people see by this, whether it is its name or its label; empty: none, ``but`` aside."""
+        names = {label} & self.names() | {node for node, had in self.labels.items() if had == label}
+        return min(names - {but}, default="")
+
+    def set_label(self, node: str, label: str) -> None:
+        """Have people see a node by a label; empty: by its name."""
+        if label:
+            self.labels[node] = label
+        else:
+            self.labels.pop(node, None)
 
     def why_drained(self, node: str) -> str:
         """Why no new plan may use this node; empty when one may."""
@@ -317,7 +331,10 @@ class FleetState:
 
     def view(self, now_s: float) -> tuple[NodeView, ...]:
         """The nodes as ``linguabus nodes`` shows them."""
-        return tuple(_view(self.nodes[name], self.why_drained(name), now_s) for name in sorted(self.nodes))
+        return tuple(
+            replace(_view(self.nodes[name], self.why_drained(name), now_s), label=self.labels.get(name))
+            for name in sorted(self.nodes)
+        )
 
 
 def _register(node: str, reason: str = "this start of the node is not known") -> Tell:

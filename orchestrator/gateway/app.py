@@ -17,7 +17,7 @@ from orchestrator.gateway.errors import ApiError, as_api_error, ollama_body, ope
 from orchestrator.gateway.fleet_routes import fleet_routes
 from orchestrator.gateway.gateway import Gateway
 from orchestrator.gateway.host import Host
-from orchestrator.gateway.host_routes import host_routes
+from orchestrator.gateway.host_routes import UPLOAD_PATH, host_routes
 from orchestrator.gateway.ollama_routes import ollama_routes
 from orchestrator.gateway.openai_routes import openai_routes
 from orchestrator.gateway.page_routes import page_routes
@@ -32,7 +32,7 @@ _log = logging.getLogger(__name__)
 OWN_NAMES = ("127.0.0.1", "localhost", "[::1]")
 """What this machine is asked by where no key is asked for."""
 _CLOSED_BY_CALLER = 499
-_REFUSALS = (400, 401, 403, 404, 409, 413, 415, 422, 429, 503)
+_REFUSALS = (400, 401, 403, 404, 409, 411, 413, 415, 422, 429, 503, 507)
 _SAID = {
     400: "the body can't be read: send JSON in UTF-8, not nested deeper than anybody means",
     401: "no valid API key: make one with 'linguabus key NAME' on the fleet's host",
@@ -80,7 +80,10 @@ def make_app(gateway: Gateway, *, guard: Guard, host: Host | None = None) -> Fas
 
 def refusal(path: str, status: int) -> Response:
     """What is said of a request that no route gets to see."""
-    return _response(path, ApiError(status, _SAID[status], code="too_long" if status == 413 else None))
+    said = _SAID[status]
+    if status == 413 and path == UPLOAD_PATH:
+        said = "the file is longer than this gateway takes: add it on the fleet's host, linguabus model add FILE"
+    return _response(path, ApiError(status, said, code="too_long" if status == 413 else None))
 
 
 def _respond(request: Request, error: ApiError) -> Response:

@@ -1,4 +1,4 @@
-"""What changes the fleet: drains, plans and models, as the operator's commands do it over MQTT."""
+"""What changes the fleet: drains, labels, plans and models, as the operator's commands do it over MQTT."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ from schemas.messages import (
     PlanConstraints,
     Rebalance,
     RebalanceReply,
+    RenameNode,
+    RenameReply,
     Replan,
     ReplanReply,
     UseModel,
@@ -39,6 +41,11 @@ def command_routes(gateway: Gateway) -> APIRouter:
     async def drain(wanted: _Object) -> dict[str, Any]:
         """Empty a node, or with ``undo`` let it have layers again; asked again it says how far that is."""
         return as_json(await client.command(load(DrainNode, wanted), DrainReply))
+
+    @router.post("/rename")
+    async def rename(wanted: _Object) -> dict[str, Any]:
+        """Call a node something else where people see it; an empty ``label``: by its name."""
+        return as_json(await client.command(load(RenameNode, wanted), RenameReply))
 
     @router.post("/apply")
     async def apply(constraints: _Object) -> dict[str, Any]:

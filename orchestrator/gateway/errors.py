@@ -22,6 +22,7 @@ from orchestrator.identity.errors import (
     OwnMember,
     UnknownMember,
 )
+from orchestrator.model.errors import NoRoom
 from schemas.errors import ContractError, LinguabusError, MessageTooLong
 
 RETRY_AFTER_S = 5.0
@@ -82,6 +83,8 @@ def as_api_error(error: LinguabusError) -> ApiError:
             return ApiError(503, text, code="not_ready", retry_after_s=RETRY_AFTER_S)
         case ContractError():
             return ApiError(422, text, code="invalid_value")
+        case NoRoom():
+            return ApiError(507, text, code="no_room")
         case UnknownMember():
             return ApiError(404, text, code="unknown_member")
         case AlreadyMember() | HostUnknown() | NobodyInvited() | NoFleet() | OwnMember() | ControlRefused():

@@ -13,7 +13,7 @@ from schemas.messages import NodeView, OverviewReply, PipelineAtWork, PlanOnItsW
 Picture = dict[str, Any]
 
 _OF_NODE = (
-    "state", "reason", "package_version", "platform", "threads", "memory_bytes", "battery_percent", "charging",
+    "label", "state", "reason", "package_version", "platform", "threads", "memory_bytes", "battery_percent", "charging",
     "leaving", "drained", "flags", "cost_factor", "battery_serving_percent_per_hour", "battery_idle_percent_per_hour",
 )  # fmt: skip
 _OF_PIPELINE = (

@@ -31,6 +31,8 @@ class GatewayLimits:
 
     answers: int = 128
     answers_per_caller: int = 64
+    upload_bytes: int = 64 << 30
+    """Of a model's file that is sent to the fleet's host; the disk mostly says less."""
     quiet_s: float = 10.0
     """In a stream something is said so often, so that nothing between here and the caller ends it."""
 
@@ -46,6 +48,7 @@ class Gateway:
         self.live = LiveFleet(client)
         self._open: Counter[str] = Counter()
         self._models: tuple[str, ...] = ()
+        self._takes_tools = False
         self._looked_s = float("-inf")
         self._looking = asyncio.Lock()
 
@@ -71,6 +74,7 @@ class Gateway:
                     return self._models
                 raise
             self._models = (status.model,) if status.model else ()
+            self._takes_tools = status.tool_format is not None
             self._looked_s = time.monotonic()
         return self._models
 
@@ -93,6 +97,15 @@ class Gateway:
         raise ApiError(
             404, f"the model {wanted!r} is not served; served: {served}", code="model_not_found", field="model"
         )
+
+    async def takes_tools(self) -> bool:
+        """Does the model that is served know tools?
+
+        Raises:
+            NoOrchestrator: nobody is there who knows.
+        """
+        await self.models()
+        return self._takes_tools
 
     # --- questions --------------------------------------------------------------------------------------------
 

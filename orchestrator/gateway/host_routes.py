@@ -5,18 +5,25 @@ from __future__ import annotations
 import asyncio
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.requests import ClientDisconnect
 
 from broker.time_span import LONGEST_S
 from orchestrator.gateway.access import Caller, Guard, commander
 from orchestrator.gateway.errors import ApiError
 from orchestrator.gateway.gateway import Gateway
 from orchestrator.gateway.host import Host
-from orchestrator.gateway.same_origin import json_body
+from orchestrator.gateway.same_origin import file_body, json_body
+from orchestrator.gateway.streams import HungUp
 from orchestrator.identity.inviting import DEFAULT_EXPIRES_S, Wanted
 from schemas.names import LIMITED_PATTERN
 
+_PREFIX = "/api/fleet"
+_UPLOAD = "/models/upload"
+UPLOAD_PATH = _PREFIX + _UPLOAD
+"""Where a body may be as long as a model."""
+_FILE = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 _Name = Annotated[str, Field(pattern=f"^{LIMITED_PATTERN}$")]
 
 
@@ -54,7 +61,7 @@ class Added(_Body):
 
 def host_routes(gateway: Gateway, host: Host | None, guard: Guard) -> APIRouter:
     """The routes of a gateway; ``host`` None: it runs elsewhere."""
-    router = APIRouter(prefix="/api/fleet", tags=["Host"])
+    router = APIRouter(prefix=_PREFIX, tags=["Host"])
     changing = [Depends(commander), Depends(json_body)]
 
     def here() -> Host:
@@ -107,6 +114,22 @@ def host_routes(gateway: Gateway, host: Host | None, guard: Guard) -> APIRouter:
         """Begin to add a model by name; ``models`` tells how far it is."""
         await here().adding.begin(wanted.source)
         return {"source": wanted.source}
+
+    @router.post(
+        _UPLOAD,
+        dependencies=[Depends(commander), Depends(file_body)],
+        openapi_extra={"requestBody": {"content": _FILE, "required": True}},
+    )
+    async def upload(request: Request, name: Annotated[str, Query(max_length=200)]) -> dict[str, Any]:
+        """Add a model from the body, a GGUF file or what ``linguabus model export`` wrote; answered once it is here.
+
+        ``models`` tells how far it is, before and after.
+        """
+        try:
+            await here().adding.upload(name, int(request.headers["content-length"]), request.stream())
+        except ClientDisconnect:
+            raise HungUp from None
+        return {"source": name}
 
     @router.post("/models/cancel", dependencies=changing)
     async def cancel() -> dict[str, Any]:

@@ -67,10 +67,11 @@ def ollama_routes(gateway: Gateway) -> APIRouter:
     async def show(asked: ModelAsked) -> dict[str, Any]:
         """What is known of a model."""
         name = await gateway.model(asked.wanted)
+        capabilities = ["completion", *(["tools"] if await gateway.takes_tools() else [])]
         return {
             "modelfile": "", "parameters": "", "template": "", "details": _details(),
             "model_info": {"general.architecture": "linguabus", "general.basename": name},
-            "capabilities": ["completion", "tools"], "modified_at": _time(gateway.started_at),
+            "capabilities": capabilities, "modified_at": _time(gateway.started_at),
         }  # fmt: skip
 
     @router.post("/api/pull")

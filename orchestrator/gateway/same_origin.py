@@ -48,6 +48,23 @@ async def json_body(request: Request) -> None:
     Raises:
         ApiError: 415, it is something else.
     """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json":
+    if _kind(request) != "application/json":
         raise ApiError(415, "send JSON, with the header content-type: application/json", code="not_json")
+
+
+async def file_body(request: Request) -> None:
+    """Let in a request whose body is said to be a file and nothing else, as no form's is.
+
+    Raises:
+        ApiError: 415, it is something else; 411, nobody knows how long it is.
+    """
+    if _kind(request) != "application/octet-stream":
+        raise ApiError(
+            415, "send the file itself, with the header content-type: application/octet-stream", code="no_file"
+        )
+    if "content-length" not in request.headers:
+        raise ApiError(411, "send the file with its length, in the header content-length", code="no_length")
+
+
+def _kind(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from starlette.routing import Mount
@@ -16,6 +17,7 @@ from orchestrator.gateway.access import Guard
 from orchestrator.gateway.app import make_app, refusal
 from orchestrator.gateway.gateway import Gateway, GatewayLimits
 from orchestrator.gateway.host import Host
+from orchestrator.gateway.host_routes import UPLOAD_PATH
 from orchestrator.service.http_limits import HttpLimits
 from orchestrator.service.http_server import HttpServer
 
@@ -45,11 +47,14 @@ def serving_gateway(
         AddressInUse: nothing can listen there.
         BadBrokerUrl, BrokerUnreachable, BrokerRefused: there is no connection to the broker.
     """
+    limits = limits or GatewayLimits()
     client = AsyncClient(Client.connect(broker))
     at_home = Host(home) if home else None
     app = make_app(Gateway(client, limits), guard=guard or Guard(), host=at_home)
     routes = [Mount("/", app=app)]
-    with HttpServer(routes, host=host, port=port, tls=tls, limits=HTTP_LIMITS, refuse=refusal) as server:
+    streamed = {UPLOAD_PATH: limits.upload_bytes} if at_home else {}
+    http_limits = replace(HTTP_LIMITS, streamed=streamed)
+    with HttpServer(routes, host=host, port=port, tls=tls, limits=http_limits, refuse=refusal) as server:
         server.call(client.start())
         try:
             yield server

@@ -16,6 +16,13 @@ class ModelExists(ModelError):
     """A model of that name is already in the store."""
 
 
+class ModelIsHere(ModelExists):
+    """The very model that was to be added is in the store, made of the same source in the same way."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"{name} is here already: linguabus model rm {name} first has it made anew")
+
+
 class ArchiveExists(ModelError):
     """There is a file already where an archive was to be written."""
 

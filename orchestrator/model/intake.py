@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from broker.heap import trimming
+from orchestrator.model.assemble import assemble
 from orchestrator.model.candidate import Candidate, choose
 from orchestrator.model.convert import checkpoint_of, convert, convert_first_blocks
 from orchestrator.model.describe import Identity, describe
@@ -17,6 +18,7 @@ from orchestrator.model.onnx_files import read_decoder
 from orchestrator.model.parity import compare_with_checkpoint, compare_with_graph, compute_reference, probe_ids
 from orchestrator.model.parity_report import CHECK_FILE, ParityReport
 from orchestrator.model.passages import encode_passages
+from orchestrator.model.precision import PROFILES
 from orchestrator.model.progress import Progress
 from orchestrator.model.quality import measure_with_wires
 from orchestrator.model.quality_report import (
@@ -253,3 +255,10 @@ def _subject(folder: Path, blobs_folder: Path, manifest: Manifest) -> Subject:
 def _graph_of(source: Source) -> Path:
     assert source.graph is not None
     return source.graph
+
+
+def check_fit(folder: Path, blobs_folder: Path, profile: str) -> None:
+    """Check that a model's graph can be computed in a profile; raises `UnsupportedModel`."""
+    if PROFILES[profile].same_bits:
+        plan = plan_split(resolve(read_model(folder / GRAPH_FILE), blobs_folder))
+        assemble(plan, 0, plan.num_units, dummies=True)

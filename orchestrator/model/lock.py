@@ -67,9 +67,7 @@ def owned_folder(parent: Path, prefix: str, lock: Path) -> Iterator[Path]:
         with contextlib.ExitStack() as stack:
             with exclusive(lock):
                 parent.mkdir(parents=True, exist_ok=True)
-                for left in parent.iterdir():
-                    if not is_held(left / "lock"):
-                        shutil.rmtree(left, ignore_errors=True)
+                _clear(parent)
                 folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
                 stack.callback(shutil.rmtree, folder, ignore_errors=True)
                 stack.enter_context(exclusive(folder / "lock"))
@@ -78,6 +76,19 @@ def owned_folder(parent: Path, prefix: str, lock: Path) -> Iterator[Path]:
         if lock in made:
             _remove_empty(lock, made)
         raise
+
+
+def clear_left(parent: Path, lock: Path) -> None:
+    """Remove what processes that died left in folders of `owned_folder`."""
+    if parent.is_dir():
+        with exclusive(lock):
+            _clear(parent)
+
+
+def _clear(parent: Path) -> None:
+    for left in parent.iterdir():
+        if not is_held(left / "lock"):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _remove_empty(lock: Path, made: list[Path]) -> None:

@@ -43,7 +43,6 @@ from typing import Any
 
 from orchestrator.model.archive.export import export
 from orchestrator.model.archive.unpack import archive_file, check_wanted, unpack
-from orchestrator.model.assemble import assemble
 from orchestrator.model.describe import Identity
 from orchestrator.model.errors import (
     BlobCorrupt,
@@ -51,24 +50,23 @@ from orchestrator.model.errors import (
     MissingDependency,
     ModelExists,
     ModelInUse,
+    ModelIsHere,
     NoSuchModel,
     UnsupportedModel,
 )
 from orchestrator.model.extras import missing
-from orchestrator.model.graph import read_model, resolve
-from orchestrator.model.intake import compare_again, measure_again, take_in
+from orchestrator.model.intake import check_fit, compare_again, measure_again, take_in
 from orchestrator.model.known_answers import KnownAnswers
 from orchestrator.model.lock import exclusive, is_held, owned_folder
 from orchestrator.model.manifest import Manifest, read_manifest, readable_manifests
-from orchestrator.model.model import GRAPH_FILE, SEGMENTS_FOLDER, Model
+from orchestrator.model.model import SEGMENTS_FOLDER, Model
 from orchestrator.model.onnx_files import onnx_file
 from orchestrator.model.parity_report import CHECK_FILE, ParityReport, read_check
-from orchestrator.model.precision import AUTO, PROFILES, check_precision, check_profile
+from orchestrator.model.precision import AUTO, check_precision, check_profile
 from orchestrator.model.progress import Progress, silent
 from orchestrator.model.quality_report import QUALITY_FILE, ROWS_FILE, QualityReport, read_quality
 from orchestrator.model.room import told_when_full
 from orchestrator.model.source import Source, resolve_source
-from orchestrator.model.split import plan_split
 from orchestrator.model.weights import checked_pieces
 from schemas.names import suggestion
 
@@ -108,6 +106,7 @@ class ModelStore:
             profile: a key of `PROFILES`; None for "fast", or the archive's.
 
         Raises:
+            ModelIsHere: it was added before.
             ModelError: by kind; see `orchestrator.model.errors`.
         """
         check_precision(precision)
@@ -125,7 +124,7 @@ class ModelStore:
         if name is None:  # what was made in the same way before has the name that this would get
             for m in self._made_from(found):
                 if (m.asked, m.profile) == (precision, profile):
-                    self._check_new(_default_name(found.name, m.precision, profile))
+                    self._check_new(_default_name(found.name, m.precision, profile), m)
         identity = Identity(name or "", found.place, found.fingerprint, profile, _version(), precision)
         with owned_folder(self._partial, "add-", self.home / "lock") as partial, told_when_full(partial, not_added):
             twin = self._twin(found, precision, progress)
@@ -138,7 +137,7 @@ class ModelStore:
                 self._check_new(name)
                 manifest = dataclasses.replace(manifest, name=name)
             ready = partial / "model"
-            _check_fit(ready, self.blobs_folder if twin else partial / "blobs", profile)
+            check_fit(ready, self.blobs_folder if twin else partial / "blobs", profile)
             (ready / "manifest.json").write_text(manifest.to_json(), "utf-8")
             self._commit(partial, ready, name)
         return manifest
@@ -269,13 +268,18 @@ class ModelStore:
     ) -> Manifest:
         def accept(manifest: Manifest) -> Manifest:
             check_wanted(manifest, path, precision, profile)
-            self._check_new(name or manifest.name)
+            self._check_new(name or manifest.name, None if name else self._same_as(manifest))
             return manifest.as_from_archive(name or manifest.name)
 
         with owned_folder(self._partial, "add-", self.home / "lock") as partial:
             manifest = unpack(path, partial, self.blobs_folder, accept, progress)
             self._commit(partial, partial / "model", manifest.name)
         return manifest
+
+    def _same_as(self, wanted: Manifest) -> Manifest | None:
+        """The model of this name, where it has the same weights."""
+        known = readable_manifests([self._models / wanted.name / "manifest.json"])
+        return next((m for m in known if (m.blobs, m.profile) == (wanted.blobs, wanted.profile)), None)
 
     def _users(self, name: str) -> Path:
         """The folder with a locked folder for each service that has the model open."""
@@ -349,9 +353,12 @@ class ModelStore:
                 blob.unlink()
         return freed
 
-    def _check_new(self, name: str) -> None:
+    def _check_new(self, name: str, same: Manifest | None = None) -> None:
+        """Check that a model may get a name; ``same``: one that is what this would be."""
         if not NAME.match(name):
             raise UnsupportedModel(f"{name!r} cannot name a model; use letters, digits, '.', '_' and '-'")
+        if same is not None and same.name == name:
+            raise ModelIsHere(name)
         if (self._models / name).exists():
             raise ModelExists(f"there is a model {name!r}; give another --name, or run: linguabus model rm {name}")
 
@@ -380,13 +387,6 @@ def _extras_for(source: str) -> tuple[str, ...]:
         return ("orchestrator",)
     folder = folder.parent if folder.suffix.lower() == ".onnx" else folder
     return ("orchestrator",) if onnx_file(folder) is not None else ("orchestrator", "convert")
-
-
-def _check_fit(folder: Path, blobs_folder: Path, profile: str) -> None:
-    """Check that a model's graph can be computed in a profile; raises `UnsupportedModel`."""
-    if PROFILES[profile].same_bits:
-        plan = plan_split(resolve(read_model(folder / GRAPH_FILE), blobs_folder))
-        assemble(plan, 0, plan.num_units, dummies=True)
 
 
 def _default_name(base: str, precision: str, profile: str) -> str:

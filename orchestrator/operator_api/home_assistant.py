@@ -108,7 +108,7 @@ def node_device(pipeline: str, node: HomeNode, known: frozenset[str] = frozenset
         ),
     }
     parts |= {name: part for name, part in measured.items() if name in known | measured_of(node)}
-    about = {"identifiers": [device], "name": node.node, "manufacturer": "linguabus", "model": "node"}
+    about = {"identifiers": [device], "name": node.label or node.node, "manufacturer": "linguabus", "model": "node"}
     return _document({**about, "via_device": device_id(pipeline)}, parts, state, [_serves(pipeline)])
 
 

@@ -43,6 +43,7 @@ def node_state(node: NodeView, seen: OverviewReply) -> HomeNode:
         battery_percent=None if node.battery_percent is None else round(node.battery_percent),
         charging=node.charging,
         temperature_c=None if temperature_c is None else round(temperature_c),
+        label=node.label,
     )
 
 

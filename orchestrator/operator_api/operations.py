@@ -1,11 +1,12 @@
-"""Operations that are answered at once: what is there, what goes on, drains (pure)."""
+"""Operations that are answered at once: what is there, what goes on, drains, what nodes are called (pure)."""
 
 from __future__ import annotations
 
 from typing import assert_never
 
 from orchestrator.control_plane import ControlPlane
-from orchestrator.effects import Asker, Effect, SaveDrained, TellEvents, TellHistory
+from orchestrator.effects import Asker, Effect, Note, SaveDrained, SaveLabel, TellEvents, TellHistory
+from orchestrator.fleet.fleet import FleetState
 from orchestrator.operator_api.overview import overview
 from orchestrator.operator_api.replies import refuse, reply
 from orchestrator.pipelines.pipeline import Pipeline
@@ -13,12 +14,15 @@ from orchestrator.pipelines.pipeline_status import plan_in_force
 from orchestrator.requests.story import KEPT_REQUESTS
 from schemas.contract import members
 from schemas.messages import (
+    MOST_LABELS,
     DecisionsReply,
     DrainNode,
     DrainReply,
     NodesReply,
     PipelineDecisions,
     PlanReply,
+    RenameNode,
+    RenameReply,
     ShowDecisions,
     ShowEvents,
     ShowHistory,
@@ -33,7 +37,16 @@ from schemas.messages import (
 from schemas.names import unknown_node
 
 Question = (
-    ShowNodes | ShowPlan | ShowStatus | ShowOverview | ShowDecisions | ShowHistory | ShowEvents | ShowStory | DrainNode
+    ShowNodes
+    | ShowPlan
+    | ShowStatus
+    | ShowOverview
+    | ShowDecisions
+    | ShowHistory
+    | ShowEvents
+    | ShowStory
+    | DrainNode
+    | RenameNode
 )
 
 
@@ -58,6 +71,8 @@ def answer(asker: Asker, question: Question, plane: ControlPlane, now_s: float) 
             return [_story(asker, question, plane)]
         case DrainNode():
             return _drain(asker, question, plane, now_s)
+        case RenameNode():
+            return _rename(asker, question, plane.fleet)
     assert_never(question)
 
 
@@ -91,6 +106,24 @@ def _drain(asker: Asker, drain: DrainNode, plane: ControlPlane, now_s: float) ->
     held = sorted({pipeline.name for pipeline in holding} | set(loaded))
     said = DrainReply(node=node, drained=fleet.why_drained(node), holds=tuple(held), stays="; ".join(stays))
     return [*effects, reply(asker, said)]
+
+
+def _rename(asker: Asker, rename: RenameNode, fleet: FleetState) -> list[Effect]:
+    """Call a node something else where people see it; no two nodes may look the same."""
+    node, label = rename.node, rename.label.strip()
+    if unknown := unknown_node([node], fleet.names()):
+        return [refuse(asker, unknown)]
+    label = "" if label == node else label
+    if other := fleet.called(label, but=node):
+        return [refuse(asker, f"node {other} is called {label} already: call {node} something else")]
+    if label and node not in fleet.labels and len(fleet.labels) >= MOST_LABELS:
+        return [refuse(asker, f"{MOST_LABELS} nodes have labels, no more are kept: take the label of one away")]
+    effects: list[Effect] = []
+    if label != fleet.labels.get(node, ""):
+        fleet.set_label(node, label)
+        said = f"node {node} is called {label}" if label else f"node {node} is called by its name again"
+        effects = [SaveLabel(node, label), Note(said, kind="renamed", node=node)]
+    return [*effects, reply(asker, RenameReply(node=node, label=label))]
 
 
 def _why(pipeline: Pipeline, now_s: float) -> PipelineDecisions:

@@ -24,6 +24,7 @@ from orchestrator.effects import SaveTokens
 from orchestrator.errors import StateUnreadable
 from orchestrator.events import SavedRequest
 from orchestrator.planning.profile import Profile
+from orchestrator.service.database_schema import SCHEMA_VERSION, SCHEMAS
 from schemas import contract
 from schemas.closing import Closing
 from schemas.errors import ContractError
@@ -42,50 +43,6 @@ _Arguments = ParamSpec("_Arguments")
 
 _BUSY_TIMEOUT_S = 5.0
 _KEPT_PLANS = 1000
-
-_SCHEMAS = (
-    """
-CREATE TABLE epochs (pipeline TEXT PRIMARY KEY, generation INTEGER NOT NULL, counter INTEGER NOT NULL);
-CREATE TABLE plans (
-    pipeline TEXT NOT NULL, generation INTEGER NOT NULL, counter INTEGER NOT NULL,
-    model TEXT NOT NULL, committed_at REAL NOT NULL, details TEXT NOT NULL,
-    PRIMARY KEY (pipeline, generation, counter)
-);
-CREATE TABLE nodes (node TEXT PRIMARY KEY, seen_at REAL NOT NULL, birth TEXT NOT NULL);
-CREATE TABLE requests (request TEXT PRIMARY KEY, pipeline TEXT NOT NULL, client TEXT NOT NULL, begun_at REAL NOT NULL);
-""",
-    """
-CREATE TABLE profiles (
-    node TEXT NOT NULL, fingerprint TEXT NOT NULL, threads INTEGER NOT NULL, emulated_speed REAL NOT NULL,
-    measured_at REAL NOT NULL, drift REAL NOT NULL, measured TEXT NOT NULL, PRIMARY KEY (node, fingerprint)
-);
-CREATE TABLE constraints (pipeline TEXT PRIMARY KEY, stated_at REAL NOT NULL, wishes TEXT NOT NULL)
-""",
-    """
-CREATE TABLE drained (node TEXT PRIMARY KEY, since REAL NOT NULL)
-""",
-    """
-DROP TABLE IF EXISTS nodes
-""",
-    """
-ALTER TABLE constraints RENAME COLUMN wishes TO constraints
-""",
-    """
-DROP TABLE requests;
-CREATE TABLE requests (
-    request TEXT PRIMARY KEY, pipeline TEXT NOT NULL, begun_at REAL NOT NULL, submit BLOB NOT NULL,
-    model TEXT, prompt BLOB, epoch TEXT
-);
-CREATE TABLE tokens (
-    request TEXT NOT NULL, first INTEGER NOT NULL, ids BLOB NOT NULL, PRIMARY KEY (request, first)
-)
-""",
-    """
-ALTER TABLE requests ADD COLUMN ttft_s REAL
-""",
-)
-"""What each version changed."""
-SCHEMA_VERSION = len(_SCHEMAS)
 
 
 def _write(
@@ -152,7 +109,7 @@ class Database(Closing):
                 )
             if version:
                 keep_copy(self.path, version)
-            for schema in _SCHEMAS[version:]:
+            for schema in SCHEMAS[version:]:
                 for statement in schema.split(";"):
                     self._db.execute(statement)
             self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
@@ -249,6 +206,18 @@ class Database(Closing):
     def drained(self) -> frozenset[str]:
         """Nodes that an operator wants to be empty."""
         return frozenset(node for (node,) in self._db.execute("SELECT node FROM drained"))
+
+    @_write
+    def save_label(self, node: str, label: str) -> None:
+        """Remember what people call a node; empty: its name."""
+        if label:
+            self._db.execute("INSERT OR REPLACE INTO labels VALUES (?, ?)", (node, label))
+        else:
+            self._db.execute("DELETE FROM labels WHERE node = ?", (node,))
+
+    def labels(self) -> dict[str, str]:
+        """What people call nodes, by name."""
+        return dict(self._db.execute("SELECT node, label FROM labels ORDER BY node"))
 
     # --- what nodes measured ----------------------------------------------------------------------------------
 

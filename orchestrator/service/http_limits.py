@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from schemas.system_limits import files_allowed
 
@@ -24,6 +25,15 @@ class HttpLimits:
     head_bytes: int = 16 << 10
     headers: int = 64
     body_bytes: int = 64 << 10
+    streamed: Mapping[str, int] = field(default_factory=dict)
+    """By path: the most bytes of a body that its route writes to a disk as it comes. ``stalled_s`` is then how long
+    nothing may come; ``request_s`` and ``body_bytes`` are for all others, which are read into memory."""
+    linger_s: float = 5
+    """Such a body goes on for so long after its answer, and is thrown away: its sender reads only behind it."""
+
+    def most_body_bytes(self, path: str) -> int:
+        """The most bytes of a body that is sent to a path."""
+        return self.streamed.get(path, self.body_bytes)
 
     def most_connections(self) -> int:
         """How many connections are held: fewer where the process may open few files, of which each can take two."""

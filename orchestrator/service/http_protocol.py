@@ -22,6 +22,8 @@ class LimitedProtocol(H11Protocol):
         super().__init__(**uvicorns)
         self._limits = limits
         self._incomplete: asyncio.TimerHandle | None = None
+        self._is_streamed = False
+        """Is a body under way that its route writes to a disk as it comes?"""
         self._received = 0
         self._stalled: asyncio.TimerHandle | None = None
 
@@ -36,16 +38,31 @@ class LimitedProtocol(H11Protocol):
     def data_received(self, data: bytes) -> None:
         """Take some of a request; one that is too long or takes too long ends the connection."""
         super().data_received(data)
-        if self.conn.their_state not in (h11.IDLE, h11.SEND_BODY):
-            self._received = 0
-            _cancel(self._incomplete)
-            self._incomplete = None
+        state = self.conn.their_state
+        if state not in (h11.IDLE, h11.SEND_BODY):
+            self._complete()
             return
+        if self._is_streamed and state is h11.IDLE:  # what was left of one that was refused
+            self._complete()
         self._received += len(data)
-        if self._received > self._limits.head_bytes + self._limits.body_bytes:
+        most_bytes = self._limits.body_bytes
+        if state is h11.SEND_BODY:
+            most_bytes = self._limits.most_body_bytes(self.scope["path"])
+            if not self._is_streamed and self.scope["path"] in self._limits.streamed:
+                self._is_streamed = True
+                _cancel(self._incomplete)
+                self._watch_sending()
+        if self._received > self._limits.head_bytes + most_bytes:
             self.transport.abort()
         elif self._incomplete is None:
             self._incomplete = self.loop.call_later(self._limits.request_s, self.transport.abort)
+
+    def on_response_complete(self) -> None:
+        """Let a client that goes on sending come to the answer."""
+        super().on_response_complete()
+        if self._is_streamed:
+            _cancel(self._incomplete)
+            self._incomplete = self.loop.call_later(self._limits.linger_s, self.transport.abort)
 
     def pause_writing(self) -> None:
         """The client has not taken all that was written."""
@@ -62,6 +79,22 @@ class LimitedProtocol(H11Protocol):
         _cancel(self._incomplete)
         _cancel(self._stalled)
         super().connection_lost(exc)
+
+    def _complete(self) -> None:
+        """A request is here whole."""
+        self._received = 0
+        self._is_streamed = False
+        _cancel(self._incomplete)
+        self._incomplete = None
+
+    def _watch_sending(self) -> None:
+        self._incomplete = self.loop.call_later(self._limits.stalled_s, self._end_unless_sent, self._received)
+
+    def _end_unless_sent(self, before: int) -> None:
+        if self._received > before:
+            self._watch_sending()
+        else:
+            self.transport.abort()
 
     def _watch_taking(self) -> None:
         left = self.transport.get_write_buffer_size()

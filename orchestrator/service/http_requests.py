@@ -33,7 +33,8 @@ class RequestFilter:
             await self._app(scope, receive, send)
             return
         response = self._refuse(scope["path"], status)
-        response.headers["connection"] = "close"
+        if scope["path"] not in self._limits.streamed:  # what follows is known to be a body, and thrown away
+            response.headers["connection"] = "close"
         await response(scope, receive, send)
 
 
@@ -54,6 +55,6 @@ def _refusal(scope: Scope, limits: HttpLimits) -> int | None:
     framing = {name: value for name, value in headers if name in (b"content-length", b"transfer-encoding")}
     if b"transfer-encoding" in framing and (len(framing) > 1 or scope["http_version"] < "1.1"):
         return 400  # where a body ends would depend on who reads it
-    if int(framing.get(b"content-length", b"0")) > limits.body_bytes:
+    if int(framing.get(b"content-length", b"0")) > limits.most_body_bytes(scope["path"]):
         return 413
     return None

@@ -32,6 +32,7 @@ from orchestrator.effects import (
     SaveConstraints,
     SaveDrained,
     SaveEpoch,
+    SaveLabel,
     SaveModelChoice,
     SaveOpened,
     SavePlan,
@@ -163,6 +164,7 @@ class Service:
         )
         self.core.heard_until_s = time.monotonic()
         self.core.plane.fleet.drained.update(state.drained())
+        self.core.plane.fleet.labels.update(state.labels())
         self.core.plane.pipelines.profiles.load(state.profiles(time.monotonic()))
         try:
             self.core.plane.pipelines.use_constraints(state.constraints(config.pipeline))
@@ -372,6 +374,9 @@ class Service:
                 self._answer(asker, EventsReply(events=self._journal.view(limit)))
             case SaveDrained(node, drained):
                 self._state.save_drained(node, drained)
+                self._say_wishes()
+            case SaveLabel(node, label):
+                self._state.save_label(node, label)
                 self._say_wishes()
             case SaveProfile(profile):
                 age_s = time.monotonic() - profile.measured_s

@@ -1,4 +1,4 @@
-"""What operators want, as one orchestrator tells another: constraints, drained nodes, the model."""
+"""What operators want, as one orchestrator tells another: constraints, drained nodes, the model, labels."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ def wishes_of(state: Database, store: ModelStore, pipeline: str) -> OperatorWish
     except MemberError:  # another version's, which are not respected here either
         constraints = PlanConstraints()
     drained = tuple(sorted(state.drained()))
-    return OperatorWishes(pipeline=pipeline, constraints=constraints, drained=drained, model=store.active)
+    labels = tuple(state.labels().items())
+    return OperatorWishes(
+        pipeline=pipeline, constraints=constraints, drained=drained, model=store.active, labels=labels
+    )
 
 
 def take_over(wishes: OperatorWishes, state: Database, store: ModelStore) -> str | None:
@@ -27,6 +30,10 @@ def take_over(wishes: OperatorWishes, state: Database, store: ModelStore) -> str
     drained, wanted = state.drained(), frozenset(wishes.drained)
     for node in drained ^ wanted:
         state.save_drained(node, node in wanted)
+    known = state.labels()
+    for node, label in {**dict.fromkeys(known, ""), **dict(wishes.labels)}.items():
+        if label != known.get(node):
+            state.save_label(node, label)
     if wishes.model is not None and wishes.model != store.active:
         with suppress(ModelError, OSError):
             store.use(wishes.model)

@@ -141,6 +141,20 @@ def test_a_node_is_drained_and_restored(root: str) -> None:
     assert post(root, "drain", {"node": 5}).status_code == 422
 
 
+def test_a_node_is_called_something_else(root: str) -> None:
+    assert post(root, "rename", {"node": "b", "label": "<b>Anna's</b>"}).json() == {
+        "node": "b",
+        "label": "<b>Anna's</b>",
+    }
+    shown = {node["node"]: node.get("label") for node in httpx.get(f"{root}/api/fleet/nodes").json()["nodes"]}
+    assert shown == {"a": None, "b": "<b>Anna's</b>", "c": None, "d": None}
+    for wrong in ({"node": "a", "label": "c"}, {"node": "nobody", "label": "x"}):
+        assert post(root, "rename", wrong).status_code == 409
+    for wrong in ({"node": "b", "label": 65 * "x"}, {"node": "b", "label": None}, {"label": "x"}):
+        assert post(root, "rename", wrong).status_code == 422
+    assert post(root, "rename", {"node": "b"}).json()["label"] == ""
+
+
 def test_plans_are_put_in_force(root: str) -> None:
     assert post(root, "apply", {"exclude": ["a"]}).status_code == 200
     assert "a" not in {stage["node"] for stage in httpx.get(f"{root}/api/fleet/plan").json()["stages"]}

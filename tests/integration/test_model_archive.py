@@ -159,7 +159,7 @@ def test_it_is_taken_as_it_is_or_not_at_all(archive: Path, store: ModelStore) ->
         with pytest.raises(UnsupportedModel, match=f"has a model in {found}"):
             store.add(str(archive), **wanted)
     store.add(str(archive), precision="fp32", profile="exact")
-    with pytest.raises(ModelExists, match="--name"):
+    with pytest.raises(ModelExists, match="is here already"):
         store.add(str(archive))
 
 

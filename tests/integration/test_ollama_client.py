@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.gateway_world import HELLO, GatewayWorld
 from tests.support.polling import DEADLINE_S
-from tests.support.scripted_nodes import answer_text
+from tests.support.scripted_nodes import Letters, answer_text
 
 
 @pytest.fixture
@@ -30,6 +30,14 @@ def test_what_is_there(client: ollama.Client, root: str) -> None:
     assert model.model == "tiny"
     assert client.ps().models[0].model == "tiny"
     assert client.show("tiny:latest").capabilities == ["completion", "tools"]
+
+
+def test_a_model_that_knows_no_tools_does_not_say_so(
+    gateway_world: GatewayWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Letters, "tool_format", None)
+    with gateway_world.gateway() as root, ollama.Client(host=root) as client:
+        assert client.show("tiny").capabilities == ["completion"]
 
 
 def test_a_conversation(client: ollama.Client) -> None:

@@ -248,6 +248,77 @@ def test_a_slow_reader_that_goes_on_gets_everything(tmp_path: Path) -> None:
         assert received > len(content)
 
 
+# bodies that are written to a disk as they come
+
+
+async def count_pieces(request: Request) -> PlainTextResponse:
+    return PlainTextResponse(str(sum([len(piece) async for piece in request.stream()])))
+
+
+async def refuse_file(_request: Request) -> PlainTextResponse:
+    return PlainTextResponse("no", status_code=403)
+
+
+@contextlib.contextmanager
+def taking_files(**limits: float) -> Iterator[HttpServer]:
+    """A server that takes a megabyte at /file and at /refused, and 64 KB elsewhere."""
+    routes = [
+        Route("/file", count_pieces, methods=["POST"]),
+        Route("/refused", refuse_file, methods=["POST"]),
+        Route("/enrol", count_body, methods=["POST"]),
+    ]
+    limited = HttpLimits(streamed={"/file": 1 << 20, "/refused": 1 << 20}, **limits)  # type: ignore[arg-type]
+    with HttpServer(routes, host="127.0.0.1", limits=limited) as server:
+        yield server
+
+
+def head_of(path: str, size_bytes: int) -> bytes:
+    return f"POST {path} HTTP/1.1\r\n".encode() + HOST + f"Content-Length: {size_bytes}\r\n\r\n".encode()
+
+
+def answer_on(connection: socket.socket) -> tuple[int, bytes]:
+    """Status and body of the next answer on a connection that goes on."""
+    with http.client.HTTPResponse(connection) as response:
+        response.begin()
+        return response.status, response.read()
+
+
+def test_a_file_may_be_long_and_take_its_time() -> None:
+    size_bytes = 1 << 20
+    with taking_files(request_s=0.3) as server, connected(server) as connection:
+        connection.sendall(head_of("/file", size_bytes))
+        for _ in range(8):
+            connection.sendall(bytes(size_bytes // 8))
+            time.sleep(0.1)  # a slow client is what is tested
+        assert answer_on(connection) == (200, str(size_bytes).encode())
+        connection.sendall(head_of("/enrol", 3) + b"123")  # the next one on it is as any other
+        assert answer_on(connection) == (200, b"3")
+        connection.sendall(head_of("/enrol", size_bytes))
+        assert status_of(until_closed(connection)) == 413
+
+
+def test_a_file_that_stops_coming_is_given_up() -> None:
+    with taking_files(stalled_s=0.2) as server, connected(server) as connection:
+        connection.sendall(head_of("/file", 1000) + b"1")
+        assert until_closed(connection) == b""
+
+
+@pytest.mark.parametrize(("path", "size_bytes", "status"), [("/file", (1 << 20) + 1, 413), ("/refused", 1 << 20, 403)])
+def test_who_sends_a_file_that_is_refused_hears_why(path: str, size_bytes: int, status: int) -> None:
+    """Although it reads only behind all that it sends."""
+    with taking_files() as server, connected(server) as connection:
+        connection.sendall(head_of(path, size_bytes) + bytes(size_bytes))
+        assert answer_on(connection)[0] == status
+        connection.sendall(head_of("/enrol", 3) + b"123")
+        assert answer_on(connection) == (200, b"3")
+
+
+def test_what_follows_a_refusal_is_not_listened_to_for_ever() -> None:
+    with taking_files(linger_s=0.2) as server, connected(server) as connection:
+        connection.sendall(head_of("/refused", 1000) + b"1")
+        assert status_of(until_closed(connection)) == 403
+
+
 def wait_until_nothing_is_held(server: HttpServer) -> None:
     """Wait until the server has closed all connections."""
     end_s = time.monotonic() + DEADLINE_S

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import shutil
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import zxingcpp
@@ -15,6 +17,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, expect
 
 from broker.member_key import hash_of, new_key
+from orchestrator.commands.demo_model import GGUF
 from orchestrator.gateway.access import Guard, key_access
 from orchestrator.gateway.access_key import key_text
 from orchestrator.model.store import ModelStore
@@ -22,8 +25,10 @@ from schemas.invitation import Invitation
 from schemas.roles import BY_HTTP, Role
 from tests.support.browser import page_at, running_browser
 from tests.support.fleet_world import invitation_line
+from tests.support.gguf_files import write_gguf
 from tests.support.page_world import NODES, TWIN, PageWorld, page_world
 from tests.support.polling import DEADLINE_S
+from tests.support.tiny_models import make_checkpoint
 
 VIEWS = ("chat", "fleet", "plans", "models", "devices", "requests")
 PHONE = {"width": 360, "height": 740}
@@ -55,6 +60,12 @@ def ask(page: Page, *, tokens: int) -> Locator:
     page.get_by_label("Your question").fill(QUESTION)
     page.get_by_role("button", name="Send").click()
     return page.locator("li.assistant .words").last
+
+
+def serious(page: Page) -> list[tuple[str, str]]:
+    """What axe finds on the page as it is, and where."""
+    found = Axe().run(page).response["violations"]
+    return [(one["id"], one["nodes"][0]["html"]) for one in found if one["impact"] in ("serious", "critical")]
 
 
 def until_it_grows(page: Page, words: Locator) -> None:
@@ -152,6 +163,35 @@ def test_a_device_is_drained_and_restored_by_keyboard(world: PageWorld, browser:
         expect(page.locator(".ring .card")).to_have_count(len(NODES))
 
 
+def test_a_device_is_renamed_by_keyboard(world: PageWorld, browser: Browser) -> None:
+    label = "Anna's <img src=x> phone"
+    with page_at(browser, world.root, "fleet", viewport=PHONE) as page:
+        page.get_by_role("button", name="pi: ").press("Enter")
+        page.get_by_role("dialog").get_by_role("button", name="Rename").press("Enter")
+        expect(page.get_by_label("What it is called here")).to_be_focused()
+        assert serious(page) == []
+        assert page.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
+        page.keyboard.type(label)
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("button", name=f"{label}: ")).to_be_visible()
+        assert {node.node: node.label for node in world.operator.nodes().nodes}["pi"] == label
+        go(page, "plans")
+        expect(page.get_by_role("checkbox", name=label)).to_be_visible()
+        go(page, "devices")
+        page.get_by_role("button", name=f"Rename {label}").click()
+        page.get_by_label("What it is called here").fill("")
+        page.get_by_role("dialog").get_by_role("button", name="Rename").click()
+        expect(page.get_by_role("button", name="Rename pi")).to_be_visible()
+
+
+def test_a_name_that_is_taken_is_said_to_be(world: PageWorld, browser: Browser) -> None:
+    with page_at(browser, world.root, "devices", quiet=False) as page:
+        page.get_by_role("button", name="Rename pi").click()
+        page.get_by_label("What it is called here").fill("old-tablet")
+        page.get_by_role("dialog").get_by_role("button", name="Rename").click()
+        expect(page.get_by_role("dialog").get_by_role("alert")).to_contain_text("old-tablet already")
+
+
 def test_what_if_a_device_were_not_there(world: PageWorld, browser: Browser) -> None:
     before = world.operator.plan().epoch
     with page_at(browser, world.root, "plans/old-tablet") as page:
@@ -185,6 +225,70 @@ def test_a_model_that_is_not_to_be_had_is_said_to_be_none(
         page.get_by_role("button", name="Add").click()
         expect(page.get_by_role("alert")).to_contain_text("nobody/nothing was not added")
         expect(page.locator("#models pre")).to_contain_text("nobody/nothing")
+
+
+@pytest.fixture(scope="module")
+def gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("gguf")
+    write_gguf(make_checkpoint("llama", folder / "checkpoint"), folder / "small one.gguf")
+    return folder / "small one.gguf"
+
+
+@pytest.mark.long  # it converts
+def test_a_model_is_added_by_name_and_chosen(
+    world: PageWorld, browser: Browser, gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the demo's package holds has been fetched already, and is smaller than usual."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    fetched = tmp_path / "linguabus" / "downloads" / GGUF
+    fetched.parent.mkdir(parents=True)
+    shutil.copy(gguf, fetched)
+    with page_at(browser, world.root, "models") as page:
+        page.get_by_label("Name on Hugging Face").fill("demo")
+        page.get_by_label("Name on Hugging Face").press("Enter")
+        expect(page.get_by_text("adding demo")).to_be_visible()
+        expect(page.locator("#models pre")).to_contain_text("converting to ONNX")
+        assert serious(page) == []
+        expect(page.get_by_text("demo was added")).to_be_visible()
+        for name in ("smollm2-135m", "tiny"):
+            page.get_by_role("button", name=f"Use {name}").press("Enter")
+            expect(page.locator(".notice", has_text=name)).to_contain_text("is served")
+            expect(page.locator(".model.served")).to_contain_text(name)
+        page.get_by_label("Name on Hugging Face").fill("demo")
+        page.get_by_role("button", name="Add").click()
+        expect(page.locator("#models pre")).to_contain_text("is here already")
+        expect(page.get_by_text("demo was added")).to_be_visible()
+    world.use_all()
+
+
+def test_a_file_from_the_browser_becomes_a_model(
+    world: PageWorld, browser: Browser, tiny_store: ModelStore, tmp_path: Path
+) -> None:
+    store = ModelStore(shutil.copytree(tiny_store.home, tmp_path / "models"))
+    store.add(str(tiny_store.home.parent / "checkpoint"), name="newcomer", precision="fp32", profile="exact")
+    store.export("newcomer", tmp_path / "ours (1).tar")
+    with page_at(browser, world.root, "models", viewport=PHONE) as page:
+        page.get_by_label("A file from here").set_input_files(tmp_path / "ours (1).tar")
+        page.get_by_role("button", name="Upload").press("Enter")
+        expect(page.get_by_text("ours-1-.tar was added")).to_be_visible()
+        expect(page.get_by_role("button", name="Use newcomer")).to_be_visible()
+        assert serious(page) == []
+        assert page.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
+    ModelStore(world.home / "models").rm("newcomer")
+
+
+def test_a_file_that_is_no_model_is_said_to_be_none(world: PageWorld, browser: Browser, gguf: Path) -> None:
+    (gguf.parent / "cut.gguf").write_bytes(gguf.read_bytes()[:5000])
+    (gguf.parent / "other.gguf").write_bytes(b"PK" + bytes(5000))
+    with page_at(browser, world.root, "models", quiet=False) as page:
+        told = {"cut.gguf": "cut.gguf was not added: cut.gguf", "other.gguf": "other.gguf is no GGUF file"}
+        for name, words in told.items():
+            page.get_by_label("A file from here").set_input_files(gguf.parent / name)
+            page.get_by_role("button", name="Upload").click()
+            alert = page.get_by_role("alert").filter(has_text=words).first
+            expect(alert).to_be_visible()
+            assert "\n" not in alert.inner_text()
+        assert serious(page) == []
 
 
 def test_an_invitation_is_the_line_of_the_command_and_its_code(world: PageWorld, browser: Browser) -> None:
@@ -245,10 +349,7 @@ def test_axe_finds_nothing_serious(world: PageWorld, browser: Browser, scheme: s
         for view in VIEWS:
             go(page, view)
             expect(page.locator(f"#{view} h1")).to_be_attached()
-            found = Axe().run(page).response["violations"]
-            assert [
-                (one["id"], one["nodes"][0]["html"]) for one in found if one["impact"] in ("serious", "critical")
-            ] == []
+            assert serious(page) == []
 
 
 def test_a_phone_shows_all_of_it(world: PageWorld, browser: Browser) -> None:

@@ -14,7 +14,8 @@ from tests.support.polling import DEADLINE_S
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 _MAC = "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"
-_BUSY = "status of 503"
+_NOT_OURS = ("status of 503", "ERR_NETWORK_CHANGED")
+"""A busy orchestrator, and an interface of this machine that came or went."""
 _ARGUMENTS = ("--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage")
 
 
@@ -42,7 +43,7 @@ def running_browser() -> Iterator[Browser]:
 def page_at(browser: Browser, root: str, view: str = "chat", *, quiet: bool = True, **options: Any) -> Iterator[Page]:
     """The page, in a session of its own; ``options`` are those of a browser's context.
 
-    ``quiet``: nothing is to be complained of in its console, as refused requests are, but a busy orchestrator.
+    ``quiet``: nothing is to be complained of in its console, as refused requests are, but `_NOT_OURS`.
     """
     context = browser.new_context(**options)
     context.set_default_timeout(DEADLINE_S * 1e3)
@@ -50,7 +51,7 @@ def page_at(browser: Browser, root: str, view: str = "chat", *, quiet: bool = Tr
     page = context.new_page()
 
     def complain(said: ConsoleMessage) -> None:
-        if quiet and said.type in ("error", "warning") and _BUSY not in said.text:
+        if quiet and said.type in ("error", "warning") and not any(one in said.text for one in _NOT_OURS):
             wrong.append(f"{said.text} ({said.location})")
 
     page.on("console", complain)

@@ -32,11 +32,12 @@ export const key = {
 async function ask(path, { method = "GET", body, signal } = {}) {
   const headers = {};
   if (key.known) headers.authorization = `Bearer ${key.known}`;
-  if (body !== undefined) headers["content-type"] = "application/json";
+  const isFile = body instanceof Blob;
+  if (body !== undefined) headers["content-type"] = isFile ? "application/octet-stream" : "application/json";
   let response;
   try {
     response = await fetch(path, {
-      method, headers, signal, body: body === undefined ? undefined : JSON.stringify(body), cache: "no-store",
+      method, headers, signal, body: body === undefined || isFile ? body : JSON.stringify(body), cache: "no-store",
     });
   } catch (error) {
     if (error.name === "AbortError") throw error;
@@ -55,6 +56,11 @@ export async function get(path) {
 
 export async function post(path, body = {}) {
   return (await ask(path, { method: "POST", body })).json();
+}
+
+/** Send a file as it is; ends with an AbortError when `signal` says so. */
+export async function send(path, file, signal) {
+  return (await ask(path, { method: "POST", body: file, signal })).json();
 }
 
 /** Yields { kind, data } of each event and { comment } of each comment. */

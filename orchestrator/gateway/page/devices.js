@@ -2,7 +2,8 @@
 
 import { get, post } from "./api.js";
 import { button, confirmed, failedIn, grid, h, line, notice, s } from "./dom.js";
-import { fleet, watch } from "./live.js";
+import { called, fleet, watch } from "./live.js";
+import { rename } from "./rename.js";
 import { rights } from "./rights.js";
 import { ago, clock } from "./text.js";
 
@@ -24,7 +25,7 @@ function make(into) {
     h("div", { class: "panel stack" }, h("h2", {}, "Members"), told, list, door));
   let nodes = "";
   watch(() => {
-    const now = Object.entries(fleet.picture.nodes ?? {}).map(([name, node]) => `${name} ${node.state} ${node.drained ?? ""}`).join("\n");
+    const now = Object.entries(fleet.picture.nodes ?? {}).map(([name, node]) => `${name} ${node.label ?? ""} ${node.state} ${node.drained ?? ""}`).join("\n");
     if (section.hidden || now === nodes) return;
     nodes = now;
     load();
@@ -102,12 +103,14 @@ async function load() {
 
 function row(member, node, failed) {
   const state = node ? (node.drained ? "no layers" : node.state) : "";
-  const drain = node && rights.commands ? button(node.drained ? "Restore" : "Drain", () => post("/api/fleet/drain", { node: member.name, undo: Boolean(node.drained) }), failed, { "aria-label": `${node.drained ? "Let it have layers" : "Drain"} ${member.name}` }) : null;
+  const shown = called(member.name);
+  const drain = node && rights.commands ? button(node.drained ? "Restore" : "Drain", () => post("/api/fleet/drain", { node: member.name, undo: Boolean(node.drained) }), failed, { "aria-label": `${node.drained ? "Let it have layers" : "Drain"} ${shown}` }) : null;
+  const another = node && rights.commands ? button("Rename", () => rename(member.name), failed, { "aria-label": `Rename ${shown}` }) : null;
   const own = member.role === "orchestrator" || member.role === "operator";
-  return h("tr", {}, h("th", { scope: "row" }, member.name), h("td", {}, ROLES[member.role] ?? member.role),
+  return h("tr", {}, h("th", { scope: "row" }, shown, shown === member.name ? null : h("div", { class: "muted" }, member.name)), h("td", {}, ROLES[member.role] ?? member.role),
     h("td", {}, state ? [h("span", { class: `dot ${state === "online" ? "good" : "warn"}` }), state] : ""),
     h("td", {}, member.seen_at ? ago(member.seen_at) : ""),
-    h("td", { class: "row end" }, drain, rights.members && !own ? end(member.name, "Revoke", failed) : null));
+    h("td", { class: "row end" }, another, drain, rights.members && !own ? end(member.name, "Revoke", failed) : null));
 }
 
 function waiting(one, failed) {

@@ -1,7 +1,7 @@
 // The fleet: who holds what, how a token goes, and what happens.
 
 import { grid, h, notice, say, set } from "./dom.js";
-import { fleet, idOf, watch } from "./live.js";
+import { called, fleet, idOf, watch } from "./live.js";
 import { showNode } from "./node.js";
 import { Ring, devicesOf, unitsOf } from "./ring.js";
 import { battery, clock, figure, ms, size } from "./text.js";
@@ -55,7 +55,7 @@ function drawBanner(service, pipelines) {
       told.push([`${where}moving ${units}: ${phase}${mode === "copy" ? `, ${size(copied)} of ${size(expected)} copied` : ""}`, "moving"]);
     } else if (one.next) told.push([`${where}another plan is on its way: ${one.next.state}`, "moving"]);
     for (const [node, { done_bytes: done, total_bytes: total }] of Object.entries(one.progress ?? {})) {
-      told.push([`${node} fetches its part: ${size(done)} of ${size(total)}`, "moving"]);
+      told.push([`${called(node)} fetches its part: ${size(done)} of ${size(total)}`, "moving"]);
     }
   }
   const key = JSON.stringify(told);
@@ -103,20 +103,20 @@ function drawRings(pipelines, nodes) {
 function drawOthers(pipelines, nodes) {
   const used = new Set(Object.values(pipelines).flatMap((one) => Object.values(one.stages ?? {}).map((stage) => stage.node)));
   const idle = Object.entries(nodes).filter(([name]) => !used.has(name));
-  const rows = idle.map(([name, node]) => [name, node.state, node.drained ?? node.reason ?? node.leaving ?? "", battery(node)]);
+  const rows = idle.map(([name, node]) => [name, called(name), node.state, node.drained ?? node.reason ?? node.leaving ?? "", battery(node)]);
   set(others.parentElement, "class", rows.length ? "beside panel" : "beside panel none");
   const key = JSON.stringify(rows);
   if (others.dataset.key === key) return;
   others.dataset.key = key;
-  others.replaceChildren(...rows.map(([name, state, why, charge]) => h("li", {},
+  others.replaceChildren(...rows.map(([name, shown, state, why, charge]) => h("li", {},
     h("button", { type: "button", class: `chip ${state === "online" ? "" : "lost"}`, onclick: () => showNode(name) },
-      h("span", { class: `dot ${state === "online" ? "good" : "bad"}` }), h("strong", {}, name), ` ${state === "online" ? why || "stands by" : why ? `${state}: ${why}` : state} ${charge}`))));
+      h("span", { class: `dot ${state === "online" ? "good" : "bad"}` }), h("strong", {}, shown), ` ${state === "online" ? why || "stands by" : why ? `${state}: ${why}` : state} ${charge}`))));
 }
 
 function drawTable(pipelines, nodes) {
   const rows = Object.entries(pipelines).flatMap(([pipeline, one]) => devicesOf(Object.values(one.stages ?? {})).map((device) => {
     const node = nodes[device.name] ?? {};
-    return [device.name, pipeline, unitsOf(device), ms(device.timeMs),
+    return [called(device.name), pipeline, unitsOf(device), ms(device.timeMs),
       ms(device.stages.reduce((sum, stage) => sum + (stage.predicted_ms ?? 0), 0)), node.state ?? "", battery(node),
       node.temperature_c === undefined ? "" : `${node.temperature_c} °C`];
   }));

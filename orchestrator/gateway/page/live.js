@@ -16,6 +16,11 @@ export function watch(watcher) {
   watcher();
 }
 
+/** What people call a device, which may be another word than its name. */
+export function called(name) {
+  return fleet.picture.nodes?.[name]?.label ?? name;
+}
+
 export function idOf(event) {
   return `${event.at_s} ${event.number}`;
 }

@@ -1,14 +1,16 @@
 // Models: which there are, which one is served, and how another one comes.
 
-import { get, post } from "./api.js";
+import { get, post, send } from "./api.js";
 import { button, failedIn, h, line, notice } from "./dom.js";
 import { fleet, watch } from "./live.js";
 import { rights } from "./rights.js";
 import { size } from "./text.js";
 
 const LOOK_MS = 1000;
-let section, list, adding, told, timer;
+let section, list, adding, told, refused, timer;
 let served = null;
+let sending = null;
+let goesOn = false;
 
 export const models = { make, shown: load };
 
@@ -17,7 +19,8 @@ function make(into) {
   list = h("div", { class: "grid" });
   adding = h("div", { "aria-live": "polite" });
   told = h("div", {});
-  section.append(h("h1", { id: "models-title" }, "Models"), told, list, h("div", { class: "panel stack" }, h("h2", {}, "Add a model"), add(), adding));
+  refused = h("div", {});
+  section.append(h("h1", { id: "models-title" }, "Models"), told, list, h("div", { class: "panel stack" }, h("h2", {}, "Add a model"), add(), refused, adding));
   watch(() => {
     if (!section.hidden && fleet.picture.service?.model !== served) load();
   });
@@ -33,15 +36,46 @@ function add() {
     h("label", { class: "long" }, "Name on Hugging Face, or “demo”", field), h("button", { class: "main" }, "Add"));
   async function begin(event) {
     event.preventDefault();
+    refused.replaceChildren();
     try {
       await post("/api/fleet/models/add", { source: field.value.trim() });
       field.value = "";
       await load();
     } catch (error) {
-      failedIn(adding)(error);
+      failedIn(refused)(error);
     }
   }
-  return h("div", { class: "stack" }, form, h("p", { class: "muted" }, "A file of the host is added there: ", h("code", {}, "linguabus model add FILE.gguf")));
+  return h("div", { class: "stack" }, form, upload(),
+    h("p", { class: "muted" }, "A file of the host is added there: ", h("code", {}, "linguabus model add FILE.gguf")));
+}
+
+function upload() {
+  const file = h("input", { type: "file", accept: ".gguf,.tar", required: true });
+  async function begin(event) {
+    event.preventDefault();
+    refused.replaceChildren();
+    sending = new AbortController();
+    const coming = send(`/api/fleet/models/upload?name=${encodeURIComponent(fileName(file.files[0].name))}`, file.files[0], sending.signal);
+    timer = setTimeout(load, LOOK_MS);
+    try {
+      await coming;
+      event.target.reset();
+    } catch (error) {
+      if (error.name !== "AbortError") failedIn(refused)(error);
+    } finally {
+      sending = null;
+    }
+    await load();
+  }
+  return h("form", { class: "row", onsubmit: begin },
+    h("label", { class: "long" }, "A file from here: .gguf, or .tar of “linguabus model export”", file), h("button", {}, "Upload"));
+}
+
+/** A file's name as the host takes it: letters, digits, ".", "_" and "-". */
+function fileName(name) {
+  const [, stem, ending] = name.match(/^(.*?)(\.[^.]*)?$/s);
+  const plain = stem.replace(/[^A-Za-z0-9._-]+/g, "-").replace(/^[^A-Za-z0-9]+/, "").slice(0, 180);
+  return (plain || "model") + (ending ?? "").toLowerCase();
 }
 
 async function load() {
@@ -51,12 +85,19 @@ async function load() {
     state = await get("/api/fleet/models");
   } catch (error) {
     failedIn(list)(error);
+    lookAgain();
     return;
   }
+  goesOn = Boolean(state.adding?.goes_on);
   served = state.served;
   drawList(state);
   drawAdding(state.adding);
-  if (state.adding?.goes_on && !section.hidden) timer = setTimeout(load, LOOK_MS);
+  lookAgain();
+}
+
+/** While a model comes, or whoever knows of it was out of reach for a moment. */
+function lookAgain() {
+  if ((sending || goesOn) && !section.hidden) timer = setTimeout(load, LOOK_MS);
 }
 
 function drawList({ served: name, models: known }) {
@@ -82,8 +123,18 @@ function drawAdding(state) {
     adding.replaceChildren();
     return;
   }
-  const { source, lines, goes_on: goesOn, ok } = state;
-  const head = goesOn ? notice(`adding ${source}`, "moving") : ok ? notice(`${source} was added`, "good") : notice(`${source} was not added`, "bad");
-  const cancel = button("Cancel", () => post("/api/fleet/models/cancel").then(load), (error) => adding.append(notice(error.message, "bad")));
+  const { source, lines, ok } = state;
+  const head = goesOn ? notice(`adding ${source}`, "moving") : ok ? notice(`${source} was added`, "good") : notice(`${source} was not added${reason(lines)}`, "bad");
+  const cancel = button("Cancel", async () => {
+    sending?.abort();
+    await post("/api/fleet/models/cancel");
+    await load();
+  }, failedIn(refused));
   adding.replaceChildren(head, h("pre", { tabindex: "0", "aria-label": "What was said" }, lines.slice(-12).join("\n")), goesOn ? cancel : "");
+}
+
+/** Why, in the line that says so. */
+function reason(lines) {
+  const said = lines.findLast((one) => one.startsWith("Error: "));
+  return said ? `: ${said.slice("Error: ".length)}` : "";
 }

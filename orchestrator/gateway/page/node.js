@@ -2,7 +2,8 @@
 
 import { post } from "./api.js";
 import { button, confirmed, failedIn, h, notice } from "./dom.js";
-import { fleet } from "./live.js";
+import { called, fleet } from "./live.js";
+import { rename } from "./rename.js";
 import { rights } from "./rights.js";
 import { unitsOf } from "./ring.js";
 import { battery, figure, size } from "./text.js";
@@ -15,7 +16,9 @@ export function showNode(name) {
   const told = h("div", {});
   const failed = failedIn(told);
   const rate = (value) => (value === undefined ? undefined : `${figure(value)} % an hour`);
+  const shown = called(name);
   const rows = {
+    name: shown === name ? undefined : name,
     state: node.reason ? `${node.state}: ${node.reason}` : node.state,
     holds: stages.length ? unitsOf({ stages }) : "nothing",
     "no layers": node.drained,
@@ -32,21 +35,21 @@ export function showNode(name) {
   const drain = button(node.drained ? "Let it have layers" : "Drain", async () => {
     const { drained, holds, stays } = await post("/api/fleet/drain", { node: name, undo: Boolean(node.drained) });
     const left = holds.length ? ` It still holds layers of ${holds.join(", ")}${stays ? `: ${stays}` : ", which move now"}.` : "";
-    told.replaceChildren(notice(drained ? `${name} gets no layers any more.${left}` : `${name} may have layers again.`, "good"));
+    told.replaceChildren(notice(drained ? `${shown} gets no layers any more.${left}` : `${shown} may have layers again.`, "good"));
   }, failed);
   const revoke = button("Revoke", async () => {
-    if (!(await confirmed(`Revoke ${name}? It is out at once, and needs a new invitation to come back.`, "Revoke"))) return;
+    if (!(await confirmed(`Revoke ${shown}? It is out at once, and needs a new invitation to come back.`, "Revoke"))) return;
     await post("/api/fleet/members/revoke", { name });
   }, failed, { class: "bad" });
   dialog.oncancel = null;
-  dialog.setAttribute("aria-label", `Device ${name}`);
+  dialog.setAttribute("aria-label", `Device ${shown}`);
   dialog.replaceChildren(
-    h("h2", {}, name),
+    h("h2", {}, shown),
     h("dl", { class: "facts" }, Object.entries(rows).filter(([, value]) => value).map(([term, value]) => [h("dt", {}, term), h("dd", {}, value)])),
     told,
     h("div", { class: "row end" },
       h("a", { class: "button quiet", href: `#plans/${name}`, onclick: () => dialog.close() }, "What if it were not there?"),
-      rights.commands ? drain : null, rights.members ? revoke : null,
+      rights.commands ? [h("button", { type: "button", onclick: () => rename(name) }, "Rename"), drain] : null, rights.members ? revoke : null,
       h("button", { type: "button", class: "main", onclick: () => dialog.close() }, "Close")));
   dialog.showModal();
 }

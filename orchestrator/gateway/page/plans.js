@@ -2,7 +2,7 @@
 
 import { get, post } from "./api.js";
 import { button, failedIn, grid, h, notice } from "./dom.js";
-import { fleet, watch } from "./live.js";
+import { called, fleet, watch } from "./live.js";
 import { rights } from "./rights.js";
 import { age, clock, figure, ms, percent } from "./text.js";
 
@@ -61,13 +61,13 @@ function epochsNow() {
 
 function drawNodes(again = false) {
   const names = Object.entries(fleet.picture.nodes ?? {}).filter(([, node]) => node.state === "online").map(([name]) => name);
-  const key = names.join("\n");
+  const key = names.map((name) => `${name} ${called(name)}`).join("\n");
   if (!again && excluded.dataset.key === key) return;
   excluded.dataset.key = key;
   excluded.replaceChildren(...names.map((name) => {
     const box = h("input", { type: "checkbox", value: name, checked: chosen.has(name) });
     box.addEventListener("change", () => (box.checked ? chosen.add(name) : chosen.delete(name)));
-    return h("label", { class: "check" }, box, name);
+    return h("label", { class: "check" }, box, called(name));
   }));
 }
 
@@ -115,13 +115,13 @@ function figures(now, then) {
     const better = Math.abs(share) < 0.005 ? "" : share > 0 === more ? "better" : "worse";
     return h("tr", {}, h("th", { scope: "row" }, words), cell(before, more), cell(after, more), h("td", { class: better }, before ? percent(share) : ""));
   });
-  const slowest = h("tr", {}, h("th", { scope: "row" }, "slowest device"), h("td", {}, now?.bottleneck_node ?? "–"), h("td", {}, then.bottleneck_node), h("td", {}));
+  const slowest = h("tr", {}, h("th", { scope: "row" }, "slowest device"), h("td", {}, now ? called(now.bottleneck_node) : "–"), h("td", {}, called(then.bottleneck_node)), h("td", {}));
   return grid(["predicted", "now", "then", ""], [...compared, slowest], { class: "compared" });
 }
 
 /** A ring in a line. */
 function strip(stages) {
-  return h("ol", { class: "strip" }, stages.map((stage) => h("li", {}, h("strong", {}, stage.node), ` ${stage.units.replaceAll("-", "–")}`)));
+  return h("ol", { class: "strip" }, stages.map((stage) => h("li", {}, h("strong", {}, called(stage.node)), ` ${stage.units.replaceAll("-", "–")}`)));
 }
 
 async function load() {

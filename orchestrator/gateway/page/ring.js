@@ -110,7 +110,7 @@ export class Ring {
       const isSlowest = device === slowest && devices.length > 1;
       this.byName.get(device.name).show(device, nodes[device.name] ?? {}, { units, isSlowest, next: next[device.name] ?? [] });
     }
-    const told = devices.map((one) => `${one.name}: ${unitsOf(one)}`).join(", then ");
+    const told = devices.map((one) => `${nodes[one.name]?.label ?? one.name}: ${unitsOf(one)}`).join(", then ");
     set(this.element, "aria-label", `The way of a token: ${told}, and back to the first.`);
     this.move();
   }
@@ -218,7 +218,8 @@ class Card {
     const wide = this.card === WIDE;
     const trouble = node.state && node.state !== "online";
     set(this.element, "class", `card${trouble ? " lost" : ""}${isSlowest ? " slowest" : ""}${node.drained ? " drained" : ""}`);
-    say(this.title, cut(this.name, node.battery_percent === undefined ? (wide ? 20 : 14) : wide ? 15 : 10));
+    const shown = node.label ?? this.name;
+    say(this.title, cut(shown, node.battery_percent === undefined ? (wide ? 20 : 14) : wide ? 15 : 10));
     const queue = sum(device.stages.map((stage) => stage.queue ?? 0));
     const hot = node.temperature_c !== undefined ? `${node.temperature_c} °C` : "";
     say(this.battery, battery(node));
@@ -230,7 +231,7 @@ class Card {
     this.badge.style.display = isSlowest ? "" : "none";
     this.showStrip(device.stages, next, units);
     const said = [unitsOf(device), trouble ? node.state : `${ms(device.timeMs)} a token`, battery(node) && `battery ${battery(node)}`, hot, isSlowest && "the slowest"];
-    set(this.element, "aria-label", `${this.name}: ${said.filter(Boolean).join(", ")}`);
+    set(this.element, "aria-label", `${shown}: ${said.filter(Boolean).join(", ")}`);
   }
 
   /** All units of the model as a bar, and those that the device holds in it; those it gets as an outline. */

@@ -57,6 +57,16 @@ def test_a_second_model_says_that_the_first_one_stays_active(home: Path, capsys:
     assert ModelStore(home / "models").active == "tiny"
 
 
+def test_what_is_here_already_is_said_to_be_and_not_made_again(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    add = ["--home", str(home), "model", "add", str(home.parent / "decoder")]
+    assert cli.run(add) == 0
+    capsys.readouterr()
+    assert cli.run(add) == 0
+    said = "decoder-fp32 is here already: linguabus model rm decoder-fp32 first has it made anew\n"
+    assert capsys.readouterr() == (said, "")
+    assert cli.run([*add, "--name", "tiny"]) == 2
+
+
 def test_ctrl_c_says_that_nothing_was_added(
     home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

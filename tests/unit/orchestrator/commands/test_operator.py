@@ -1,4 +1,4 @@
-"""node drain, rebalance, top and events, with an orchestrator that says what the test wants."""
+"""node drain, rename, rebalance, top and events, with an orchestrator that says what the test wants."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from orchestrator.client import Client
 from orchestrator.commands import node as node_command
 from orchestrator.commands import top as top_command
 from orchestrator.commands.top_view import draw
+from schemas.contract import load
 from schemas.messages import FleetEvent, OverviewReply, encode
 from schemas.topics import EVENT
 from tests.support.fake_orchestrator import FakeOrchestrator, answer_to
@@ -64,6 +65,37 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeOrchestrator]:
     with FakeOrchestrator() as orchestrator:
         monkeypatch.setattr(Client, "connect", orchestrator.connect)
         yield orchestrator
+
+
+# --- rename -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("label", "words"), [("Anna's phone", "pi is called Anna's phone\n"), ("", "pi is called by its name\n")]
+)
+def test_rename(fake: FakeOrchestrator, capsys: pytest.CaptureFixture[str], label: str, words: str) -> None:
+    fake.control["rename"] = {"node": "pi", "label": label}
+    assert cli.run(["rename", "pi", label]) == 0
+    assert [command.arguments for command in fake.commanded] == [{"node": "pi", "label": label}]
+    assert capsys.readouterr().out == words
+
+
+def test_a_label_that_is_too_long_is_not_asked_for(fake: FakeOrchestrator, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["rename", "pi", 65 * "x"]) == 2
+    assert capsys.readouterr().err == "Error: label: has 65 characters, allowed are 0 to 64\n"
+    assert fake.commanded == []
+
+
+def test_nodes_and_top_show_labels(fake: FakeOrchestrator, capsys: pytest.CaptureFixture[str]) -> None:
+    named = {**PHONE, "label": "Anna's phone"}
+    fake.control["nodes"] = {"nodes": [named, {**PHONE, "node": "tablet"}]}
+    assert cli.run(["nodes"]) == 0
+    rows = capsys.readouterr().out.splitlines()
+    assert [row.split("  ")[0] for row in rows] == ["node", PHONE["node"], "tablet"]
+    assert [("called" in rows[0]), ("Anna's phone" in rows[1])] == [True, True]
+    assert any(
+        f"{PHONE['node']} (Anna's phone)" in line for line in draw(load(OverviewReply, {**TOP, "nodes": [named]}))
+    )
 
 
 # --- node drain -------------------------------------------------------------------------------------------------

@@ -303,7 +303,11 @@ def test_use_model_wants_a_name(arguments: dict[str, object]) -> None:
     assert not reply.ok
 
 
-LEAST_ARGUMENTS: dict[str, dict[str, object]] = {"control.use_model": {"model": "gone"}, "control.drain": {"node": "a"}}
+LEAST_ARGUMENTS: dict[str, dict[str, object]] = {
+    "control.use_model": {"model": "gone"},
+    "control.drain": {"node": "a"},
+    "control.rename": {"node": "a"},
+}
 
 
 @pytest.mark.parametrize("name", [name_of(message) for message in CONTROL_SUBMIT.messages])

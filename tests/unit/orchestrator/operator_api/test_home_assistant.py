@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -154,3 +155,8 @@ def test_buttons_and_the_choice_of_a_model_say_what_the_orchestrator_reads() -> 
 
 def test_a_fleet_without_models_or_a_door_has_neither() -> None:
     assert {"model", "door"}.isdisjoint(fleet_device("main", [], has_door=False)["components"])
+
+
+def test_a_node_is_called_what_people_call_it_and_stays_the_same_device() -> None:
+    renamed = node_device("main", replace(PHONE, label="Anna's phone"))["device"]
+    assert renamed == {**node_device("main", PHONE)["device"], "name": "Anna's phone"}

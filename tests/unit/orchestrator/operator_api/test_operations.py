@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from orchestrator.effects import Note, PreviewPlan, SaveDrained, TellEvents
-from orchestrator.events import NodeSaid, PlanPreviewed
+from orchestrator.effects import Note, PreviewPlan, SaveDrained, SaveLabel, TellEvents
+from orchestrator.events import NodeRevoked, NodeSaid, PlanPreviewed
 from orchestrator.operator_api.event_log import KEPT, EventLog
 from orchestrator.pipelines.token_rate import RateMeter
 from orchestrator.service.worker import preview
-from schemas.messages import FleetEvent, StageMetrics, encode
+from schemas.messages import MOST_LABELS, FleetEvent, StageMetrics, encode
 from tests.support.orchestrating import World
 from tests.support.scripted_nodes import make_heartbeat
 
@@ -293,3 +293,50 @@ def test_a_move_is_a_decision_too() -> None:
     world.wait(1.0)
     (pipeline,) = told(world, "why")["pipelines"]
     assert [decision["verdict"] for decision in pipeline["decisions"]] == ["move"]
+
+
+# --- what nodes are called --------------------------------------------------------------------------------------
+
+
+def test_a_node_is_called_something_else_until_it_is_not() -> None:
+    world = World().serve("a", "b", "c")
+    assert told(world, "rename", node="b", label="  Anna's phone ") == {"node": "b", "label": "Anna's phone"}
+    assert [node.get("label") for node in told(world, "nodes")["nodes"]] == [None, "Anna's phone", None]
+    assert told(world, "rename", node="b", label="Anna's phone")["label"] == "Anna's phone"
+    for label in ("b", "", "   "):
+        assert told(world, "rename", node="b", label=label)["label"] == ""
+    assert [effect for effect in world.effects if isinstance(effect, SaveLabel)] == [
+        SaveLabel("b", "Anna's phone"),
+        SaveLabel("b", ""),
+    ]
+
+
+def test_no_two_nodes_look_the_same() -> None:
+    world = World().serve("a", "b", "c")
+    told(world, "rename", node="b", label="Anna's phone")
+    for node, label, other in (("a", "Anna's phone", "b"), ("a", "c", "c"), ("nobody", "x", "nobody")):
+        reply = world.control("rename", node=node, label=label)
+        assert reply
+        assert not reply.ok
+        assert f"node {other}" in reply.reason
+
+
+def test_what_cannot_be_shown_is_in_no_label() -> None:
+    world = World().serve("a", "b", "c")
+    assert told(world, "rename", node="a", label="a\nb\x1b[2Jc")["label"] == "a b\ufffd[2Jc"
+
+
+def test_so_many_labels_are_kept_and_no_more() -> None:
+    world = World().serve("a", "b", "c")
+    world.core.plane.fleet.labels.update({f"n{number}": f"number {number}" for number in range(MOST_LABELS)})
+    reply = world.control("rename", node="a", label="x")
+    assert reply
+    assert "no more are kept" in reply.reason
+    assert told(world, "rename", node="n7", label="another")["label"] == "another"
+
+
+def test_who_joins_by_a_revoked_name_is_another_device() -> None:
+    world = World().serve("a", "b", "c", "d")
+    told(world, "rename", node="b", label="Anna's phone")
+    assert SaveLabel("b", "") in world.event(NodeRevoked("b"))
+    assert not world.core.plane.fleet.labels

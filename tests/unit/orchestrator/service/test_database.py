@@ -161,12 +161,23 @@ def test_drained_nodes(tmp_path: Path) -> None:
         assert state.drained() == {"b"}
 
 
+def test_what_nodes_are_called(path: Path) -> None:
+    with Database(path) as state:
+        state.save_label("b", "Bob's")
+        state.save_label("a", "Anna's phone")
+        state.save_label("a", "Anna's old phone")
+        state.save_label("b", "")
+    with Database(path) as state:
+        assert state.labels() == {"a": "Anna's old phone"}
+
+
 def test_a_file_of_an_earlier_version_gets_what_it_lacks(path: Path) -> None:
     with Database(path) as state:
         state.save_epoch("main", epoch(5, 7))
         with sqlite3.connect(path) as db:
             db.execute("DROP TABLE drained")
             db.execute("DROP TABLE tokens")
+            db.execute("DROP TABLE labels")
             db.execute("ALTER TABLE constraints RENAME COLUMN constraints TO wishes")
             db.execute("""INSERT INTO constraints VALUES ('main', 0, '{"exclude": ["a"], "context_tokens": null}')""")
             db.execute("PRAGMA user_version = 2")
@@ -206,6 +217,7 @@ def test_a_request_that_an_earlier_version_has_kept_goes_on(path: Path) -> None:
     with Database(path) as state:
         state.begin_request("main", make_submit())
         state._db.execute("ALTER TABLE requests DROP COLUMN ttft_s")
+        state._db.execute("DROP TABLE labels")
         state._db.execute("PRAGMA user_version = 6")
     with Database(path) as state:
         state.add_tokens([SaveTokens(make_submit().request, 0, (1,), 0.5)])
