@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from orchestrator.client.control_calls import REPLAN_TIMEOUT_S, SOLVE_TIMEOUT_S, Reply
+from schemas.contract import load
 from schemas.messages import (
     MOST_EVENTS,
     ApplyConstraints,
@@ -22,6 +23,8 @@ from schemas.messages import (
     PreviewReply,
     Rebalance,
     RebalanceReply,
+    RenameNode,
+    RenameReply,
     Replan,
     ReplanReply,
     ShowDecisions,
@@ -103,3 +106,7 @@ class FleetCommands:
     def drain(self, node: str, *, undo: bool = False) -> DrainReply:
         """Empty a node, or let it have layers again."""
         return self.command(DrainNode(node=node, undo=undo), DrainReply)
+
+    def rename(self, node: str, label: str) -> RenameReply:
+        """Call a node something else where people see it; empty: by its name."""
+        return self.command(load(RenameNode, {"node": node, "label": label}), RenameReply)

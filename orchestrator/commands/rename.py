@@ -6,11 +6,9 @@ import click
 
 from orchestrator.commands.connection import connect
 from orchestrator.commands.settings import Settings, bus_options, pass_settings
-from schemas.contract import load
-from schemas.messages import RenameNode, RenameReply
 
 
-@click.command("rename", epilog="Example: linguabus rename kitchen-phone 'Anna's old phone'")
+@click.command("rename", epilog='Example: linguabus rename kitchen-phone "Anna\'s old phone"')
 @click.argument("node")
 @click.argument("label")
 @bus_options
@@ -22,5 +20,5 @@ def command(settings: Settings, node: str, label: str) -> None:
     takes the label away.
     """
     with connect(settings) as client:
-        said = client.command(load(RenameNode, {"node": node, "label": label}), RenameReply)
+        said = client.rename(node, label)
     click.echo(f"{said.node} is called {said.label}" if said.label else f"{said.node} is called by its name")
