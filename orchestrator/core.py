@@ -43,6 +43,7 @@ from orchestrator.events import (
     TokensHeard,
 )
 from orchestrator.operator_api.handler import OperatorHandler
+from orchestrator.text.advice import ADD_A_MODEL
 from schemas.limits import MAX_PAYLOAD_BYTES
 from schemas.messages import Heartbeat, NodeBirth, NodeStatus
 from schemas.topics import NODE_STATUS
@@ -170,7 +171,7 @@ class Core:
         self.plane.pipelines.start(now_s)
         if self.plane.opening:
             return [OpenModel(self.plane.opening)]
-        self.plane.pipelines.no_model("no model is active: run linguabus model add SOURCE where linguabus serve runs")
+        self.plane.pipelines.no_model(f"no model is active; on the host: {ADD_A_MODEL}")
         return []
 
     def _plan_heard(self, event: PlanHeard) -> list[Effect]:

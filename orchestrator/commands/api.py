@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from broker.security import is_loopback
-from orchestrator.commands.host_options import check_own
+from orchestrator.commands.host_options import check_own, page_option
 from orchestrator.commands.settings import Settings, bus_options, pass_settings
 from orchestrator.errors import InsecureAddress
 from schemas.roles import BY_HTTP
@@ -34,9 +34,10 @@ DEFAULT_PORT = 8480
 )
 @click.option("--port", type=click.IntRange(0, 65535), default=DEFAULT_PORT, show_default=True, help="0: a free one.")
 @click.option("--keys", "wants_keys", is_flag=True, help="Ask programs of this machine for an API key, too.")
+@page_option("Where others find it, if not at that address and port, as behind a container's.")
 @bus_options
 @pass_settings
-def command(settings: Settings, host: str, port: int, wants_keys: bool) -> None:
+def command(settings: Settings, host: str, port: int, wants_keys: bool, page: str | None) -> None:
     """Let programs ask by HTTP, as OpenAI's and Ollama's clients do, and people look at the fleet in a browser.
 
     It is one more client of the orchestrator, and may start before it or run on another machine. Questions wait as
@@ -58,7 +59,7 @@ def command(settings: Settings, host: str, port: int, wants_keys: bool) -> None:
         home = _home_of_host(settings)
         with serving_gateway(address, host=host, port=port, guard=guard, home=home, tls=tls) as server:
             end_on_signals(stop.set)
-            root = f"{'https' if tls else 'http'}://{bracketed(host)}:{server.port}"
+            root = page or f"{'https' if tls else 'http'}://{bracketed(host)}:{server.port}"
             click.echo(f"OpenAI's interface: {root}/v1   Ollama's: {root}   in a browser: {root}/   (stop with Ctrl-C)")
             if guard:
                 click.echo("next: linguabus key NAME, for each program that is to ask; --operator for your own browser")

@@ -16,6 +16,7 @@ from orchestrator.identity.fleet_folder import LOOPBACK, FleetFolder
 from orchestrator.model.errors import ModelError
 from orchestrator.model.store import ModelStore
 from orchestrator.planning.solver.pyomo_solver import complaints, solver_name
+from orchestrator.text.advice import ADD_A_MODEL
 from schemas.finding import Finding, failed, ok, warning
 
 LOW_DISK_BYTES, LEAST_DISK_BYTES = 2 * 10**9, 100 * 10**6
@@ -79,7 +80,7 @@ def _check_model(home: Path) -> Finding:
     try:
         name = store.active
         if name is None:
-            return failed("model", "there is none", "linguabus model add demo")
+            return failed("model", "there is none", ADD_A_MODEL)
         lost = sum(not _is_whole(store.blobs_folder / blob.sha256, blob.size_bytes) for blob in store.show(name).blobs)
     except (ModelError, OSError) as error:
         return failed("model", str(error), "add it again: linguabus model add")

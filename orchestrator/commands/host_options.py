@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 import click
 
 _F = TypeVar("_F", bound=Callable[..., Any])
+PAGE = "LINGUABUS_PAGE"
+_PAGE = re.compile(r"https?://[A-Za-z0-9._:\[\]-]+/?", re.ASCII)
 _LONGEST = 253
 _NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9_.])?")
 """Or an IPv4 address."""
@@ -29,6 +31,17 @@ def address_option(text: str, *, envvar: str | None = None) -> Callable[[_F], _F
     return click.option(
         "--address", "addresses", callback=check_host, metavar="HOST", multiple=True, envvar=envvar, help=text
     )
+
+
+def page_option(text: str) -> Callable[[_F], _F]:
+    """``--page``, the address at which people find the gateway's page; ``text`` is its help."""
+    return click.option("--page", callback=_check_page, metavar="URL", envvar=PAGE, help=f"{text} [default: {PAGE}]")
+
+
+def _check_page(_context: click.Context, parameter: click.Parameter, given: str | None) -> str | None:
+    if given and not _PAGE.fullmatch(given):
+        raise click.BadParameter("write it as in a browser: https://HOST:PORT", param=parameter)
+    return given and given.rstrip("/")
 
 
 def check_own(context: click.Context, parameter: click.Parameter, given: str | None) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from orchestrator.commands.host_options import page_option
 from orchestrator.commands.output import print_json
 from orchestrator.commands.settings import Settings, pass_settings
 from schemas import names
@@ -14,9 +15,10 @@ from schemas.roles import Role
 @click.argument("name")
 @click.option("--operator", is_flag=True, help="It commands, too: plans, models, drains, members, invitations.")
 @click.option("--again", is_flag=True, help="Make a new key for a program that has one; the old one is over.")
+@page_option("The page's address, which is told with the key.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @pass_settings
-def command(settings: Settings, name: str, operator: bool, again: bool, as_json: bool) -> None:
+def command(settings: Settings, name: str, operator: bool, again: bool, page: str | None, as_json: bool) -> None:
     """Make a key for a program or a browser that asks by HTTP ('linguabus api').
 
     It is shown once; 'linguabus revoke NAME' ends it.
@@ -36,7 +38,9 @@ def command(settings: Settings, name: str, operator: bool, again: bool, as_json:
         register.add_key(name, hash_of(key), role=role, again=again)
     text = key_text(name, key)
     if as_json:
-        print_json({"name": name, "key": text})
+        print_json({"name": name, "key": text, **({"page": page} if page else {})})
         return
     click.echo(text)
     click.echo("keep it: it is not shown again; programs send it as 'Authorization: Bearer KEY'", err=True)
+    if page:
+        click.echo(f"the page asks for it: {page}/", err=True)

@@ -16,6 +16,7 @@ from orchestrator.commands.output import print_json
 from orchestrator.commands.progress import ProgressLines
 from orchestrator.commands.settings import HelpGroup, Settings, bus_options, default_cache, pass_settings
 from orchestrator.model.precision import AUTO, PRECISIONS, PROFILES, STEADY
+from orchestrator.text.advice import ADD_A_MODEL
 from orchestrator.text.figures import megabytes, size_text
 from orchestrator.text.table import table
 from schemas.messages import WireDtype
@@ -56,20 +57,29 @@ def _store(settings: Settings) -> ModelStore:
     help="fast (the default) computes int4 layers with 8-bit activations; steady too, but the same text whatever "
     "steps it is computed in; exact with 32-bit ones, the slowest and nearest to the weights.",
 )
+@click.option(
+    "--use",
+    is_flag=True,
+    help="Make it the active model, too, also where it is there already; a running orchestrator changes over to it.",
+)
+@bus_options
 @pass_settings
-def add(settings: Settings, source: str, name: str | None, precision: str, profile: str | None) -> int:
+def add(settings: Settings, source: str, name: str | None, precision: str, profile: str | None, use: bool) -> int:
     """Convert, split and check a model: SOURCE is a Hugging Face id or folder, a .gguf file, an ONNX decoder or "demo".
 
     What was converted is compared with its source, and refused if it computes something else. SOURCE may also be what
     "linguabus model export" wrote elsewhere: that is converted already, and taken as it is.
     """
     from orchestrator.commands.demo_model import demo_checkpoint
-    from orchestrator.model.errors import ModelIsHere
+    from orchestrator.model.errors import MissingDependency, ModelIsHere
+    from orchestrator.model.extras import MODULES, missing
 
     store = _store(settings)
     try:
         with leave_on_signals(), ProgressLines() as progress:
             if source == "demo":
+                if missing(MODULES["convert"]):  # told before it is fetched
+                    raise MissingDependency("the demo's model can't be converted", "orchestrator", "convert")
                 source = str(demo_checkpoint(default_cache(), progress))
             manifest = store.add(source, name, precision=precision, profile=profile, progress=progress)
     except KeyboardInterrupt:
@@ -77,6 +87,8 @@ def add(settings: Settings, source: str, name: str | None, precision: str, profi
         return INTERRUPTED
     except ModelIsHere as error:
         click.echo(str(error))
+        if use:
+            click.echo(_use(settings, store, error.name))
         return 0
     problem = store.open(manifest.name).tokenizer().check_template()
     checked, quality = store.compared(manifest.name), store.quality(manifest.name)
@@ -85,7 +97,9 @@ def add(settings: Settings, source: str, name: str | None, precision: str, profi
         click.echo("as it was measured where it was converted (linguabus model verify measures here):")
     if checked is not None:
         _tell(checked, quality, manifest)
-    if store.active != manifest.name:
+    if use:
+        click.echo(_use(settings, store, manifest.name))
+    elif store.active != manifest.name:
         click.echo(f"{store.active} stays the active model: linguabus model use {manifest.name} changes that")
     if problem:
         click.echo(f"Warning: a conversation with it will fail: {problem}", err=True)
@@ -107,7 +121,7 @@ def list_models(settings: Settings, as_json: bool, full: bool) -> None:
         print_json({"active": store.active, "models": [to_dict(manifest) for manifest in manifests]})
         return
     if not manifests:
-        click.echo("no models yet: add one with 'linguabus model add SOURCE'")
+        click.echo(f"no models yet: {ADD_A_MODEL}")
         return
     headings = ("", "name", "family", "precision", "profile", "blocks", "weights", "KV bytes/token", "context")
     click.echo(table(headings, [_row(manifest, store.active) for manifest in manifests]))
@@ -169,11 +183,16 @@ def export(settings: Settings, name: str, file: Path, force: bool) -> None:
 @pass_settings
 def use(settings: Settings, name: str) -> None:
     """Make NAME the active model; a running orchestrator changes over to it."""
+    store = _store(settings)
+    store.show(name)
+    click.echo(_use(settings, store, name))
+
+
+def _use(settings: Settings, store: ModelStore, name: str) -> str:
+    """Make a model the active one; what came of it."""
     from broker.errors import BusError
     from orchestrator.client import NoOrchestrator
 
-    store = _store(settings)
-    store.show(name)
     said = f"{name} is active and served"
     try:
         with connect(settings) as client:
@@ -181,7 +200,7 @@ def use(settings: Settings, name: str) -> None:
     except (BusError, NoOrchestrator):  # nobody to tell
         said = f"{name} is active from the next 'linguabus serve' on"
     store.use(name)  # not before: an orchestrator may refuse it
-    click.echo(said)
+    return said
 
 
 @command.command("verify", epilog="Example: linguabus model verify smollm2-135m-instruct-int4")

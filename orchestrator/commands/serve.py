@@ -17,6 +17,7 @@ from broker.option_types import FiniteRange
 from orchestrator.commands.output import describe_broker, warn_of_few_files
 from orchestrator.commands.settings import Settings, bus_options, pass_settings
 from orchestrator.fleet.health import HealthLimits
+from orchestrator.text.advice import ADD_A_MODEL
 from orchestrator.timing import DEFAULT_CONTEXT_TOKENS, DEFAULT_SLOTS, MOST_PIPELINES
 from schemas import limits
 from schemas.messages import WireDtype
@@ -310,7 +311,7 @@ def _announce(membership: Membership | None, info: ServiceInfo) -> None:
     click.echo(f"orchestrator: pipeline {info.pipeline} on {info.broker}, model {info.model or 'none yet'}")
     click.echo(f"model parts: {' '.join(info.blob_urls)}")
     if not info.model:
-        click.echo("next: linguabus model add SOURCE, in another terminal; it is served as soon as it is there")
+        click.echo(f"next, in another terminal: {ADD_A_MODEL}; it is served as soon as it is there")
     if membership:
         click.echo(
             "next: linguabus invite NAME, in another terminal, for each device that is to join   (stop with Ctrl-C)"

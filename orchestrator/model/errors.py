@@ -21,6 +21,7 @@ class ModelIsHere(ModelExists):
 
     def __init__(self, name: str) -> None:
         super().__init__(f"{name} is here already: linguabus model rm {name} first has it made anew")
+        self.name = name
 
 
 class ArchiveExists(ModelError):

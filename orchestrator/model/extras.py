@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Iterable
 
+from orchestrator.text.advice import BY_COMPOSE
+
 MODULES = {
     "orchestrator": (
         "amqtt", "cryptography", "fastapi", "h11", "highspy", "jinja2", "llguidance", "numpy", "onnx", "onnxruntime",
@@ -29,7 +31,8 @@ def advice(extras: Iterable[str]) -> str:
     wanted = [extra for extra, names in lacking.items() if names] or list(lacking)
     names = sorted({name for names in lacking.values() for name in names})
     listed = f" ({', '.join(names)})" if names else ""
-    return f"Python packages are missing{listed}: pip install 'linguabus[{','.join(wanted)}]'"
+    elsewhere = f"; with Docker Compose: {BY_COMPOSE}" if wanted == ["convert"] else ""
+    return f"Python packages are missing{listed}: pip install 'linguabus[{','.join(wanted)}]'{elsewhere}"
 
 
 def _is_installed(module: str) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 import shutil
 import socket
@@ -12,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 HOST = "127.0.0.1"
 START_TIMEOUT_S = 60.0
@@ -24,10 +27,12 @@ class Engine:
 
     environment: Mapping[str, str]
 
-    def run(self, *command: str, check: bool = True) -> str:
-        """What a command prints; raises AssertionError with its messages when it fails and ``check`` is set."""
+    def run(self, *command: str, check: bool = True, given: str = "") -> str:
+        """What a command prints that reads ``given``; raises AssertionError with its messages when it fails and
+        ``check`` is set.
+        """
         done = subprocess.run(
-            command, env=dict(self.environment), stdin=subprocess.DEVNULL,
+            command, env=dict(self.environment), input=given,
             capture_output=True, text=True, errors="replace", timeout=COMMAND_TIMEOUT_S, check=False,
         )  # fmt: skip
         assert not check or done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
@@ -49,37 +54,47 @@ class Engine:
         return [name for kind in kinds for name in self.docker(*kind, "--quiet", "--filter", label).split()]
 
 
+class Ports(NamedTuple):
+    """TCP ports of a project on the loopback."""
+
+    broker: int
+    http: int
+    api: int
+    prometheus: int
+
+
 @dataclass(frozen=True)
 class Project:
-    """``docker-compose.yml`` under a name of the test's own, by one of the Compose programs."""
+    """``docker-compose.yml`` under a name of the test's own."""
 
     engine: Engine
-    compose: Sequence[str]
     name: str
     files: Sequence[Path]
-    ports: tuple[int, int]
-    """The broker's and the orchestrator's, on the loopback."""
+    ports: Ports
 
-    def __call__(self, *arguments: str) -> str:
+    def __call__(self, *arguments: str, given: str = "", **variables: str) -> str:
+        """What Compose prints; ``variables`` are for this one command."""
         files = [word for file in self.files for word in ("--file", str(file))]
-        mqtt, http = self.ports
-        variables = {"LINGUABUS_ADDRESS": HOST, "LISTEN_ADDRESS": HOST, "MQTT_PORT": str(mqtt), "HTTP_PORT": str(http)}
-        there = Engine({**self.engine.environment, **variables})
-        return there.run(*self.compose, "--project-name", self.name, *files, *arguments)
+        named = {
+            "LINGUABUS_ADDRESS": HOST, "LISTEN_ADDRESS": HOST, "MQTT_PORT": str(self.ports.broker),
+            "HTTP_PORT": str(self.ports.http), "API_PORT": str(self.ports.api),
+            "PROMETHEUS_PORT": str(self.ports.prometheus),
+        }  # fmt: skip
+        there = Engine({**self.engine.environment, **named, **variables})
+        return there.run(*compose(), "--project-name", self.name, *files, *arguments, given=given)
 
 
-def composes() -> dict[str, list[str]]:
-    """The Compose programs on this machine, by major version: ``docker compose`` and ``docker-compose`` on PATH."""
-    candidates = [["docker", "compose"]]
-    candidates += [[str(Path(folder) / "docker-compose")] for folder in os.get_exec_path()]
-    found: dict[str, list[str]] = {}
+@functools.cache
+def compose() -> tuple[str, ...]:
+    """The program of Compose v2: ``docker compose``, or a ``docker-compose`` on PATH."""
+    candidates = [("docker", "compose"), *((str(Path(folder) / "docker-compose"),) for folder in os.get_exec_path())]
     for command in candidates:
         if shutil.which(command[0]) is None:
             continue
         asked = subprocess.run([*command, "version", "--short"], capture_output=True, text=True, check=False)
-        if asked.returncode == 0:
-            found.setdefault(asked.stdout.strip().lstrip("v").split(".")[0], command)
-    return found
+        if asked.returncode == 0 and int(asked.stdout.strip().lstrip("v").split(".")[0]) >= 2:
+            return command
+    raise AssertionError("there is no Compose v2: run make test-compose, which installs it")
 
 
 @contextmanager
@@ -117,12 +132,13 @@ def engine() -> Iterator[Engine]:
         shutil.rmtree(folder)
 
 
-def free_ports() -> tuple[int, int]:
-    """Two TCP ports on the loopback that nobody uses."""
-    with socket.socket() as one, socket.socket() as other:
-        one.bind((HOST, 0))
-        other.bind((HOST, 0))
-        return one.getsockname()[1], other.getsockname()[1]
+def free_ports() -> Ports:
+    """Ports that nobody uses."""
+    with contextlib.ExitStack() as held:
+        sockets = [held.enter_context(socket.socket()) for _ in Ports._fields]
+        for one in sockets:
+            one.bind((HOST, 0))
+        return Ports(*(one.getsockname()[1] for one in sockets))
 
 
 def _unmount(folder: Path) -> None:

@@ -22,9 +22,11 @@ from threading import Thread
 
 from orchestrator.commands.demo_model import PACKAGE
 from tests.support.container_engine import Engine
+from tests.support.debian_packages import unpack_packages
 from tests.support.debian_system import ALONE
 from tests.support.repository import ROOT
 
+PROMETHEUS = ["prometheus", "--config.file=/etc/prometheus/prometheus.yml", "--storage.tsdb.path=/prometheus"]
 MOSQUITTO = ["/usr/sbin/mosquitto", "-c", "/mosquitto/config/mosquitto.conf"]
 DEBIAN_PACKAGES = ("ca-certificates", "mosquitto", "mosquitto-clients", "python3", "python3-pip", "python3-venv")
 
@@ -67,6 +69,12 @@ def debian(folder: Path) -> str:
     for name in ("config", "data", "log"):
         (folder / "mosquitto" / name).mkdir(parents=True)
     return python.removeprefix("python")
+
+
+def prometheus(folder: Path) -> None:
+    """Put Debian's Prometheus into ``folder``, with all that it needs and what its container is looked at with."""
+    folder.mkdir()
+    unpack_packages(("prometheus", "wget"), folder, architecture=_run("dpkg", "--print-architecture").strip())
 
 
 def import_image(engine: Engine, folder: Path, name: str, command: list[str]) -> None:

@@ -180,7 +180,7 @@ ROOMS = {
         "control_plane": "deployment effects fleet pipelines replanning requests timing",
         "operator_api": "control_plane deployment effects fleet pipelines planning planning.moves planning.solver"
         " replanning requests text",
-        "core": "control_plane effects events operator_api",
+        "core": "control_plane effects events operator_api text",
         "identity": "errors",
         "service": "control_plane core deployment effects errors events fleet identity model operator_api pipelines"
         " planning planning.explain planning.simulation planning.solver planning.standby replanning timing",

@@ -88,27 +88,35 @@ def test_torch_is_only_for_conversion(project: dict[str, Any]) -> None:
     assert [name for name, lines in extras.items() if "torch" in map(distribution, lines)] == ["convert"]
 
 
-def test_compose_starts_broker_and_orchestrator_by_default(compose: dict[str, Any]) -> None:
-    services = compose["services"]
-    assert {name for name, service in services.items() if "profiles" not in service} == {
-        "init",
-        "broker",
-        "orchestrator",
+def test_compose_starts_broker_orchestrator_and_page_by_default(compose: dict[str, Any]) -> None:
+    profiles: dict[str, set[str]] = {}
+    for name, service in compose["services"].items():
+        for profile in service.get("profiles", [""]):
+            profiles.setdefault(profile, set()).add(name)
+    assert profiles == {
+        "": {"init", "broker", "orchestrator", "api", "model"},
+        "demo": {"demo-model", "invitations", "node-1", "node-2", "node-3"},
+        "monitoring": {"authority", "prometheus", "grafana"},
     }
-    demo = {name for name, service in services.items() if service.get("profiles") == ["demo"]}
-    assert demo == {"model", "invitations", "node-1", "node-2", "node-3"}
 
 
-def test_compose_says_nothing_that_only_one_of_its_two_readers_knows(compose: dict[str, Any]) -> None:
-    # docker-compose 1.29 knows no "name", Compose v2 warns about "version".
-    assert set(compose) == {"x-confined", "x-orchestrator", "x-node", "x-fleet", "services", "volumes"}
+def test_containers_that_stay_have_limits_and_change_no_more_than_their_volumes(compose: dict[str, Any]) -> None:
+    for service in compose["services"].values():
+        assert (service["read_only"], service["cap_drop"]) == (True, ["ALL"])
+        assert service["security_opt"] == ["no-new-privileges:true"]
+        assert service["pids_limit"] > 0
+        if "restart" in service:
+            assert service["restart"] == "unless-stopped"
+            assert service["mem_limit"]
+            assert service["cpus"] == 1  # more than a machine has is refused
+            assert service["healthcheck"] if "ports" in service else True
 
 
 def test_compose_waits_for_what_is_needed(compose: dict[str, Any]) -> None:
     services = compose["services"]
     for service in services.values():
         for name, wait in service.get("depends_on", {}).items():
-            if name in ("init", "invitations", "model", "authority"):  # they run to their end
+            if name in ("init", "invitations", "model", "demo-model", "authority"):  # they run to their end
                 assert wait == {"condition": "service_completed_successfully"}
             else:
                 assert wait == {"condition": "service_healthy"}
@@ -118,15 +126,25 @@ def test_compose_waits_for_what_is_needed(compose: dict[str, Any]) -> None:
 def test_compose_opens_the_fleets_ports_where_it_is_told_to_and_others_on_this_machine(compose: dict[str, Any]) -> None:
     ports = {name: service["ports"] for name, service in compose["services"].items() if "ports" in service}
     assert ports.keys() == {"broker", "orchestrator", "api", "prometheus", "grafana"}
+    told = {"broker": "${LISTEN_ADDRESS:-0.0.0.0}", "api": "${API_ADDRESS:-127.0.0.1}"}
+    told["orchestrator"] = told["broker"]
     for name, (port,) in ports.items():
-        is_local = name in ("prometheus", "grafana")
-        assert port.startswith("127.0.0.1:" if is_local else "${LISTEN_ADDRESS:-0.0.0.0}:")
+        assert port.startswith(f"{told.get(name, '127.0.0.1')}:")
 
 
-def test_monitoring_has_images_of_a_version_and_sees_no_secret(compose: dict[str, Any]) -> None:
+def test_images_of_others_have_a_version(compose: dict[str, Any]) -> None:
+    services = compose["services"]
+    for name in ("broker", "prometheus", "grafana"):
+        assert re.fullmatch(r"[a-z/-]+:v?\d+\.\d+\.\d+", services[name]["image"])
+    for dockerfile in ("orchestrator/Dockerfile", "edge_node/Dockerfile"):
+        lines = (ROOT / dockerfile).read_text("utf-8").splitlines()
+        first = next(line for line in lines if line.startswith("FROM "))
+        assert re.fullmatch(r"FROM python:\$\{PYTHON\}-slim-[a-z]+( AS serve)?", first)
+
+
+def test_monitoring_sees_no_secret(compose: dict[str, Any]) -> None:
     services = compose["services"]
     for name in ("prometheus", "grafana"):
-        assert re.fullmatch(r"[a-z]+/[a-z]+:v?\d+\.\d+\.\d+", services[name]["image"])
         mounted = {volume.split(":")[0] for volume in services[name]["volumes"]}
         assert not mounted & {"data", "broker", "invitations"}
     dashboard = services["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator import cli
+from orchestrator.model import extras
 from orchestrator.model.store import ModelStore
 from orchestrator.model.subproc import run_module
 from tests.support.onnx_graphs import DecoderMaker, save
@@ -65,6 +66,31 @@ def test_what_is_here_already_is_said_to_be_and_not_made_again(home: Path, capsy
     said = "decoder-fp32 is here already: linguabus model rm decoder-fp32 first has it made anew\n"
     assert capsys.readouterr() == (said, "")
     assert cli.run([*add, "--name", "tiny"]) == 2
+
+
+def test_a_model_that_is_to_be_used_is_the_active_one_whether_it_is_new_or_there(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = str(home.parent / "decoder")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        nobody = f"mqtt://127.0.0.1:{silent.getsockname()[1]}"
+    add = ["--home", str(home), "model", "add", "--use", "--broker", nobody]
+    for _ in range(2):
+        capsys.readouterr()
+        assert cli.run([*add, source]) == 0
+        assert capsys.readouterr().out.endswith("decoder-fp32 is active from the next 'linguabus serve' on\n")
+        assert ModelStore(home / "models").active == "decoder-fp32"
+        ModelStore(home / "models").use("tiny")
+
+
+def test_what_can_not_be_converted_here_says_how_it_is_done(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(extras, "missing", lambda modules: [name for name in modules if name == "torch"])
+    assert cli.run(["--home", str(tmp_path), "model", "add", "demo"]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "(torch): pip install 'linguabus[convert]'; with Docker Compose: LINGUABUS_MODEL=SOURCE docker" in said
 
 
 def test_ctrl_c_says_that_nothing_was_added(
