@@ -212,7 +212,7 @@ def test_without_a_model_it_stays_up_and_says_what_to_do(stack: Stack) -> None:
         assert made["page"] == str(http.base_url).rstrip("/")
         assert "page" in stack.all_said("key other --operator")
         assert made["page"] in project("logs", "api")
-        page = http.get("/")
+        page = http.get("/", headers={"accept": "text/html"})
         assert (page.status_code, "<title>" in page.text) == (200, True)
         assert http.get("/api/fleet/models").status_code == 401
         ready = http.get("/ready")

@@ -66,9 +66,9 @@ def test_programs_of_this_machine_need_no_key(world: FleetWorld, home: Path) -> 
 
 
 def test_a_key_is_good_until_it_is_revoked(world: FleetWorld, home: Path) -> None:
-    told = linguabus(home, "key", "browser", "--operator", "--page", "https://192.0.2.5:8480/")
+    told = linguabus(home, "key", "tablet", "--operator", "--page", "https://192.0.2.5:8480/")
     assert (told.returncode, told.stderr.splitlines()[-1]) == (0, "the page asks for it: https://192.0.2.5:8480/")
-    wrong = linguabus(home, "key", "browser", "--again", "--page", "192.0.2.5")
+    wrong = linguabus(home, "key", "tablet", "--again", "--page", "192.0.2.5")
     assert (wrong.returncode, "https://HOST:PORT" in wrong.stderr) == (2, True)
     made = linguabus(home, "key", "notebook", "--json")
     assert made.returncode == 0, made.stderr
