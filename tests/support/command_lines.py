@@ -20,6 +20,7 @@ _MARKDOWN = MarkdownIt("commonmark").enable("table")
 _MARK = re.compile(r"<!-- (run by|tried by|not run:) (.+) -->")
 _BETWEEN = {"&&", "||", "|", ";", "&"}
 _REDIRECTIONS = {"<", ">", ">>"}
+_VARIABLE = re.compile(r"[A-Za-z_]+=")
 _CONTINUED = "\\\n"
 
 
@@ -95,7 +96,7 @@ def inline_commands(path: Path, programs: tuple[str, ...]) -> Iterator[CommandLi
 
 
 def simple_commands(line: str) -> Iterator[tuple[str, ...]]:
-    """The commands of a shell's line: without comments, pipes and redirections."""
+    """The commands of a shell's line: without comments, pipes, redirections and variables in front."""
     words: list[str] = []
     split = shlex.shlex(line, posix=True, punctuation_chars="&|;<>")
     split.whitespace_split = True
@@ -109,7 +110,7 @@ def simple_commands(line: str) -> Iterator[tuple[str, ...]]:
             skips = True
         elif skips:
             skips = False
-        else:
+        elif words or not _VARIABLE.match(word):
             words.append(word)
     if words:
         yield tuple(words)
