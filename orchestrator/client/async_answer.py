@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from orchestrator.client.answer import AnswerSoFar
 from orchestrator.client.answer_reader import Waiting
 from orchestrator.client.answer_stream import AnswerStream, StreamMessage
-from orchestrator.client.errors import AnswerFailed
+from orchestrator.client.errors import AnswerFailed, OtherModel
 from schemas.messages import StreamEnd, StreamText, ToolFormat
 
 
@@ -27,9 +27,11 @@ Item = StreamMessage | StillThere | Exception
 class AsyncAnswer(AnswerSoFar):
     """One answer on its way. Iterate over the object for the text."""
 
-    def __init__(self, stream: AnswerStream, leave: Callable[[AsyncAnswer], None]) -> None:
+    def __init__(self, stream: AnswerStream, leave: Callable[[AsyncAnswer], None], *, model: str | None = None) -> None:
+        """``leave`` reads no more of it; ``model``: that is to answer, and no other."""
         super().__init__(stream)
         self._leave = leave
+        self._model = model
         self._arrived: asyncio.Queue[Item] = asyncio.Queue()
         self._came_s = 0.0
         self._quiet: asyncio.TimerHandle | None = None
@@ -66,6 +68,7 @@ class AsyncAnswer(AnswerSoFar):
 
         Raises:
             AnswerFailed: the orchestrator says that there will be no (more) answer.
+            OtherModel: another one answers than the one that is to.
             AnswerIncomplete: a piece is missing, or nobody is there any more.
         """
         if quiet_s is not None:
@@ -75,6 +78,7 @@ class AsyncAnswer(AnswerSoFar):
             while self.end is None:
                 item = await self._arrived.get()
                 if isinstance(item, StreamText):
+                    self._check_model()
                     self._add(item)
                     yield item
                 elif isinstance(item, StreamEnd):
@@ -90,6 +94,11 @@ class AsyncAnswer(AnswerSoFar):
             if self._quiet:
                 self._quiet.cancel()
             self.leave()
+
+    def _check_model(self) -> None:
+        serving = self.stream.model
+        if self._model and serving and serving != self._model:
+            raise OtherModel(self._model, serving)
 
     async def whole(self) -> str:
         """The whole text; errors as in `pieces`."""

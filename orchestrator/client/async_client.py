@@ -89,8 +89,8 @@ class AsyncClient:
 
     # --- answers and commands ---------------------------------------------------------------------------------
 
-    async def ask(self, question: Question) -> AsyncAnswer:
-        """Ask a question, and return the answer to come; see `Client.submit`.
+    async def ask(self, question: Question, *, model: str | None = None) -> AsyncAnswer:
+        """Ask a question, and return the answer to come; see `Client.submit`. ``model``: that is to answer.
 
         Raises:
             MessageError, QuestionTooLong
@@ -103,7 +103,7 @@ class AsyncClient:
                 known_bytes = (await self.status()).max_message_bytes
             self._client.check_length(size_bytes, known_bytes)
         begun = self._client.begin(submit)
-        answer = self._answers[begun.request] = AsyncAnswer(begun.stream, self.leave)
+        answer = self._answers[begun.request] = AsyncAnswer(begun.stream, self.leave, model=model)
         self._look()
         return answer
 

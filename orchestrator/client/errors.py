@@ -41,6 +41,13 @@ class AnswerIncomplete(ClientError):
     """Pieces of the answer were lost on the way, or the orchestrator vanished while it answered."""
 
 
+class OtherModel(ClientError):
+    """Another model answers than the one that was asked."""
+
+    def __init__(self, wanted: str, serving: str) -> None:
+        super().__init__(f"the model is {serving} by now, no longer {wanted}: ask again")
+
+
 class QuestionTooLong(ClientError):
     """The broker does not take messages as long as a question makes."""
 

@@ -24,9 +24,16 @@ if TYPE_CHECKING:
 
 
 async def answered(
-    gateway: Gateway, caller: str, request: Request, questions: Sequence[Question], shape: Shape, *, stream: bool
+    gateway: Gateway,
+    caller: str,
+    request: Request,
+    questions: Sequence[Question],
+    model: str,
+    shape: Shape,
+    *,
+    stream: bool,
 ) -> Response:
-    """The response to a request for one answer to each question.
+    """The response to a request for a model's answer to each question.
 
     Raises:
         ApiError, MessageError, QuestionTooLong: see `Gateway.ask`.
@@ -34,7 +41,7 @@ async def answered(
         HungUp: an answer was awaited whole, and the caller is gone.
     """
     with ExitStack() as held:
-        answers = await gateway.ask(caller, questions, held)
+        answers = await gateway.ask(caller, model, questions, held)
         shape.begin(answers[0].request)
         if stream:
             pieces = await begun(numbered_pieces(answers, quiet_s=gateway.limits.quiet_s), held)

@@ -11,6 +11,7 @@ from orchestrator.client.errors import (
     ClientError,
     ControlRefused,
     NoOrchestrator,
+    OtherModel,
     QuestionTooLong,
 )
 from orchestrator.errors import OrchestratorError
@@ -77,6 +78,8 @@ def as_api_error(error: LinguabusError) -> ApiError:
             return ApiError(429, text, code="busy", retry_after_s=RETRY_AFTER_S)
         case AnswerFailed(code=code) if code in _MISSING:
             return ApiError(503, text, code=code, retry_after_s=RETRY_AFTER_S)
+        case OtherModel():
+            return ApiError(503, text, code="model_changed", retry_after_s=RETRY_AFTER_S)
         case QuestionTooLong() | MessageTooLong():
             return ApiError(413, text, code="too_long")
         case NoOrchestrator() | AnswerIncomplete():

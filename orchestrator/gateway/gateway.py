@@ -21,6 +21,8 @@ from schemas.limits import DEFAULT_PATIENCE_S
 
 STATUS_S = 2.0
 """What the orchestrator has said of itself counts for so long."""
+KNOWN_S = 60.0
+"""A question goes by what is known for so long, and has it looked up beside: another model's answer is refused."""
 AUTO_MODELS = ("", "default", "linguabus")
 """Names by which a caller means whatever is served."""
 
@@ -50,7 +52,7 @@ class Gateway:
         self._models: tuple[str, ...] = ()
         self._takes_tools = False
         self._looked_s = float("-inf")
-        self._looking = asyncio.Lock()
+        self._looking: asyncio.Task[None] | None = None
 
     # --- models -----------------------------------------------------------------------------------------------
 
@@ -64,18 +66,34 @@ class Gateway:
             if self._models and patience_s:  # questions wait for one
                 return self._models
             raise NoOrchestrator(self.client.broker)
-        async with self._looking:  # one asks for all who come at once
-            if time.monotonic() < self._looked_s + STATUS_S:
-                return self._models
+        if time.monotonic() >= self._looked_s + STATUS_S:
             try:
-                status = await self.client.status()
+                await asyncio.shield(self._look())
             except NoOrchestrator:
-                if self._models:
-                    return self._models
-                raise
-            self._models = (status.model,) if status.model else ()
-            self._takes_tools = status.tool_format is not None
-            self._looked_s = time.monotonic()
+                if not self._models:
+                    raise
+        return self._models
+
+    def _look(self) -> asyncio.Task[None]:
+        """Ask the orchestrator what it serves, once for all who come meanwhile."""
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.create_task(self._ask_for_models())
+            self._looking.add_done_callback(lambda task: task.cancelled() or task.exception())
+        return self._looking
+
+    async def _ask_for_models(self) -> None:
+        status = await self.client.status()
+        self._models = (status.model,) if status.model else ()
+        self._takes_tools = status.tool_format is not None
+        self._looked_s = time.monotonic()
+
+    async def _soon_models(self, patience_s: float) -> tuple[str, ...]:
+        """Those that were served a while ago, for who finds out if it is not so any more; errors as in `models`."""
+        age_s = time.monotonic() - self._looked_s
+        if age_s >= KNOWN_S or not self._models or self.client.is_gone(PIPELINE):
+            return await self.models(patience_s=patience_s)
+        if age_s >= STATUS_S:
+            self._look()
         return self._models
 
     async def model(self, wanted: str, *, patience_s: float = DEFAULT_PATIENCE_S) -> str:
@@ -85,10 +103,11 @@ class Gateway:
             ApiError: it is not served, or none is.
             NoOrchestrator: nobody is there who knows.
         """
-        models = await self.models(patience_s=patience_s)
+        name, models = wanted.removesuffix(":latest"), await self._soon_models(patience_s)
+        if name not in (*AUTO_MODELS, *models):
+            models = await self.models(patience_s=patience_s)
         if not models:
             raise ApiError(503, "no model is served yet", code="no_model", retry_after_s=RETRY_AFTER_S)
-        name = wanted.removesuffix(":latest")
         if name in AUTO_MODELS:
             return models[0]
         if name in models:
@@ -136,8 +155,8 @@ class Gateway:
             self.metrics.open.dec(answers)
             self._open += Counter()  # forgets who has none open
 
-    async def ask(self, caller: str, questions: Sequence[Question], held: ExitStack) -> list[AsyncAnswer]:
-        """Ask the orchestrator for a caller. Closing ``held`` cancels what has not ended, and gives the room back.
+    async def ask(self, caller: str, model: str, questions: Sequence[Question], held: ExitStack) -> list[AsyncAnswer]:
+        """Ask a model for a caller. Closing ``held`` cancels what has not ended, and gives the room back.
 
         Raises:
             ApiError: the caller has too many open, or all have.
@@ -147,7 +166,7 @@ class Gateway:
         answers: list[AsyncAnswer] = []
         held.callback(self._leave, answers)
         for question in questions:
-            answer = await self.client.ask(question)
+            answer = await self.client.ask(question, model=model)
             answers.append(answer)
         return answers
 

@@ -126,7 +126,7 @@ class _Said:
     """The lines of one answer: a chat's, with calls of tools, or a plain response's."""
 
     def __init__(self, model: str, *, is_chat: bool, tools: Sequence[Tool] = ()) -> None:
-        self._model = model
+        self.model = model
         self._is_chat = is_chat
         self._calls = AnswerCalls([tool.name for tool in tools])
 
@@ -155,7 +155,7 @@ class _Said:
         said: dict[str, Any] = {"message": _message(text)} if self._is_chat else {"response": text}
         if calls := delta.get("tool_calls"):
             said["message"]["tool_calls"] = [_shown_call(call) for call in calls]
-        return _part(self._model, said)
+        return _part(self.model, said)
 
 
 def _shown_call(call: dict[str, Any]) -> dict[str, Any]:
@@ -168,7 +168,7 @@ async def _answer(
     gateway: Gateway, caller: str, request: Request, asked: Asked, question: Question, said: _Said
 ) -> Response:
     with ExitStack() as held:
-        (answer,) = await gateway.ask(caller, [question], held)
+        (answer,) = await gateway.ask(caller, said.model, [question], held)
         if asked.stream:
             pieces = await begun(answer.pieces(quiet_s=gateway.limits.quiet_s), held)
             return LineStream(_lines(pieces, answer, said), held.pop_all(), "application/x-ndjson")

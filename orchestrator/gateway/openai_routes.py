@@ -45,7 +45,7 @@ def openai_routes(gateway: Gateway) -> APIRouter:
             **asked.common(),
         )
         shape = ResponseShape(asked.shown(model), question.tools)
-        return await answered(gateway, caller, request, [question], shape, stream=asked.stream)
+        return await answered(gateway, caller, request, [question], model, shape, stream=asked.stream)
 
     @router.post("/chat/completions")
     async def chat(asked: ChatRequest, request: Request, caller: Caller) -> Response:
@@ -61,7 +61,7 @@ def openai_routes(gateway: Gateway) -> APIRouter:
         )
         questions = [question.varied(number) for number in range(asked.answers)]
         shape = ChatShape(model, question.tools, tells_usage=asked.wants_usage)
-        return await answered(gateway, caller, request, questions, shape, stream=asked.stream)
+        return await answered(gateway, caller, request, questions, model, shape, stream=asked.stream)
 
     @router.post("/completions")
     async def complete(asked: CompletionRequest, request: Request, caller: Caller) -> Response:
@@ -72,7 +72,7 @@ def openai_routes(gateway: Gateway) -> APIRouter:
         )
         questions = [question.varied(number) for number in range(asked.answers)]
         shape = TextShape(model, before=asked.prompt if asked.echo else "", tells_usage=asked.wants_usage)
-        return await answered(gateway, caller, request, questions, shape, stream=asked.stream)
+        return await answered(gateway, caller, request, questions, model, shape, stream=asked.stream)
 
     return router
 

@@ -11,6 +11,8 @@ import pytest
 from orchestrator.client import AnswerFailed, AnswerIncomplete
 from orchestrator.client.async_answer import AsyncAnswer, StillThere
 from orchestrator.client.async_client import AsyncClient
+from orchestrator.client.client import SURE_BYTES
+from orchestrator.client.errors import OtherModel
 from orchestrator.client.question import Question
 from schemas.errors import ContractError
 from schemas.messages import ChatMessage, ShowHistory, StatusReply, StreamText
@@ -95,12 +97,13 @@ def test_an_answer_that_is_left_ends(gateway_world: GatewayWorld) -> None:
 def test_who_is_cancelled_leaves_nothing_open(gateway_world: GatewayWorld) -> None:
     async def ask() -> None:
         async with connected(gateway_world) as client:
-            task = asyncio.create_task((await client.ask(hello(40))).whole())
-            asking = asyncio.create_task(client.ask(hello(40)))
+            reading = asyncio.create_task((await client.ask(hello(40))).whole())
+            asking = asyncio.create_task(client.ask(Question(prompt="a" * 2 * SURE_BYTES)))  # asks for limits first
             await asyncio.sleep(0)
-            task.cancel()
+            reading.cancel()
             asking.cancel()
-            await asyncio.gather(task, asking, return_exceptions=True)
+            ended = await asyncio.gather(reading, asking, return_exceptions=True)
+            assert all(isinstance(one, asyncio.CancelledError) for one in ended)
             await asyncio.to_thread(gateway_world.until_nothing_is_open)
 
     asyncio.run(ask())
@@ -121,6 +124,17 @@ def test_closing_ends_what_is_open_and_says_so(gateway_world: GatewayWorld) -> N
                 await client.ask(hello(1))
             with pytest.raises(AnswerIncomplete, match="closed"):
                 await client.nodes()
+        gateway_world.until_nothing_is_open()
+
+    asyncio.run(ask())
+
+
+def test_another_model_than_the_one_that_was_asked_gives_no_answer(gateway_world: GatewayWorld) -> None:
+    async def ask() -> None:
+        async with connected(gateway_world) as client:
+            assert await (await client.ask(hello(3), model="tiny")).whole() == answer_text(5, 3)
+            with pytest.raises(OtherModel, match="the model is tiny by now, no longer big: ask again"):
+                await (await client.ask(hello(40), model="big")).whole()
         gateway_world.until_nothing_is_open()
 
     asyncio.run(ask())

@@ -8,7 +8,7 @@ import { figure, ms } from "./text.js";
 
 const KEPT = "linguabus-chat";
 const SETTINGS = "linguabus-chat-settings";
-const REDRAWS = [[500, 120], [8_000, 300], [Infinity, 600]]; // up to so many characters, milliseconds between two
+const REDRAWS = [[500, 150], [8_000, 400], [Infinity, 800]]; // up to so many characters, milliseconds between two
 const SAMPLES = ["What is the capital of France?", "Why is the sky blue?", "Write a haiku about rain."];
 
 const turns = JSON.parse(sessionStorage.getItem(KEPT) ?? "[]");

@@ -12,7 +12,7 @@ const ROUND_MS = 5000;
 const DEVICE_MS = 300;
 const PLACES_ON_LINK = 4;
 const FEW = { stepMs: 125, dots: 3 };
-const LARGE = { stepMs: 400, dots: 1 }; // each step of a dot is drawn by the processor of a phone
+const LARGE = { stepMs: 600, dots: 1 }; // each step of a dot is drawn by the processor of a phone
 
 /** Devices of a ring in their order; one with both ends, which has two stages, is one of them. */
 export function devicesOf(stages) {
