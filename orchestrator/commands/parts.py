@@ -33,9 +33,13 @@ class Part:
 
     def check(self) -> None:
         """Raise PartFailed if it ended."""
-        if not self.process.running:
-            lines = self.log.read_text(errors="replace").strip().splitlines()
-            raise PartFailed(f"{self.name} ended: {lines[-1] if lines else 'it said nothing'}")
+        if self.process.running:
+            return
+        code = self.process.wait()
+        if code == -signal.SIGKILL:  # what it said last has nothing to do with that
+            raise PartFailed(f"{self.name} was killed, as a system does that is short of memory; its log: {self.log}")
+        lines = self.log.read_text(errors="replace").strip().splitlines()
+        raise PartFailed(f"{self.name} ended: {lines[-1] if lines else 'it said nothing'}")
 
 
 class Parts:

@@ -22,6 +22,7 @@ from orchestrator.commands.interrupts import leave_on_signals
 from orchestrator.commands.output import warn_of_few_files
 from orchestrator.commands.parts import PAGE, Parts
 from orchestrator.commands.settings import Settings, pass_settings
+from orchestrator.errors import AddressInUse
 from orchestrator.text.status_text import status_text
 from schemas import names
 
@@ -71,6 +72,7 @@ def command(context: click.Context, settings: Settings, name: str, no_node: bool
     folder = home / "up"
     if is_held(folder / "lock"):
         raise click.UsageError(f"'linguabus up' runs on {home} already")
+    _require_free(port)
     with exclusive(folder / "lock"):
         if not FleetFolder.exists(home):
             _run(context, "init")
@@ -86,6 +88,15 @@ def command(context: click.Context, settings: Settings, name: str, no_node: bool
             _watch(settings, parts)
     click.echo("stopped; the fleet stays: 'linguabus up' goes on with it")
     return 0
+
+
+def _require_free(port: int) -> None:
+    """Raise `AddressInUse` where the page can't be."""
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError as error:
+        why = os.strerror(error.errno or 0)
+        raise AddressInUse(f"the page can't be on port {port}: {why}; another one: linguabus up --port 0") from None
 
 
 def _run(context: click.Context, *words: str) -> int:
@@ -104,7 +115,7 @@ def _running(home: Path, folder: Path, name: str | None, port: int) -> Iterator[
     """All programs, and the page's address; ``name``: of this machine's node, if it is to be one.
 
     Raises:
-        PartFailed: one of them ended, and said why.
+        PartFailed: one of them ended.
         AlreadyMember: another device has this name.
     """
     parts = Parts(folder)

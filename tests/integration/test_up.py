@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 from pathlib import Path
 
 import httpx
@@ -73,10 +74,17 @@ def test_a_part_that_ends_ends_all_and_says_why(home: Path) -> None:
         family = psutil.Process(up.process.pid).children(recursive=True)
         (page,) = (one for one in family if one.cmdline()[1:3] == ["-m", "orchestrator.cli"] and "api" in one.cmdline())
         os.kill(page.pid, signal.SIGKILL)
-        up.wait_for("Error: page ended")
+        up.wait_for("Error: page was killed")
         up.process.wait(DEADLINE_S)
     assert up.process.returncode == 2
     assert psutil.wait_procs(family, timeout=DEADLINE_S)[1] == []
+
+
+def test_a_port_that_is_taken_is_told_before_anything_is_made(tmp_path: Path) -> None:
+    with socket.create_server((HOST, 0)) as taken:
+        said = FleetCommands().run(tmp_path / "home", "up", "--port", str(taken.getsockname()[1]), fails=True)
+    assert "Address already in use; another one: linguabus up --port 0" in said
+    assert not (tmp_path / "home" / "fleet").exists()
 
 
 def test_it_has_a_broker_of_its_own(tmp_path: Path) -> None:
