@@ -22,6 +22,7 @@ from schemas.finding import Finding, failed, ok, warning
 LOW_DISK_BYTES, LEAST_DISK_BYTES = 2 * 10**9, 100 * 10**6
 _AUTHORITY_SOON = datetime.timedelta(days=365)
 _TIMEOUT_S = 3.0
+MAKE_FLEET = "linguabus up, which makes all that is missing; or by itself: linguabus init"
 
 
 def check_host(home: Path, addresses: Sequence[str]) -> Iterator[Finding]:
@@ -42,7 +43,7 @@ def check_host(home: Path, addresses: Sequence[str]) -> Iterator[Finding]:
     )
     yield _check_model(home)
     if not FleetFolder.exists(home):
-        yield warning("fleet", "there is none: only this machine's own nodes can take part", "linguabus init")
+        yield warning("fleet", "there is none: only this machine's own nodes can take part", MAKE_FLEET)
         return
     try:
         fleet = FleetFolder.of(home)

@@ -14,7 +14,7 @@ from schemas.limits import MAX_PAYLOAD_BYTES
 from schemas.messages import Epoch, NodeBirth, Plan, SegmentReady, StageRef, WireDtype
 from schemas.units import blocks_of
 
-LONGER = "start the orchestrator with a larger --context"
+LONGER = "serve with a larger --context (or 'serve: {context: N}' in the configuration file)"
 NoPlanCode = Literal["no_model", "no_nodes", "no_memory", "not_ready"]
 
 
