@@ -24,6 +24,7 @@ model list
 model show
 model verify
 node drain red
+rename red old
 nodes
 plan preview
 rebalance

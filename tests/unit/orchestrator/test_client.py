@@ -408,7 +408,7 @@ def test_a_question_that_the_broker_does_not_pass_on_is_refused_with_both_number
         with pytest.raises(QuestionTooLong, match=words):
             client.ask(prompt="x" * 6_000)
         assert "".join(client.ask(prompt="x" * 4_500)) == "Paris."
-        client._bus.limit_payload(1_000)
+        client.bus.limit_payload(1_000)
         with pytest.raises(QuestionTooLong, match="passes on 1,000 bytes at most"):
             client.ask(prompt="x" * 2_000)
     assert len(fake.submitted) == 1
@@ -422,6 +422,6 @@ def test_a_question_that_the_broker_refuses_fails_at_once(
         answer = client.ask(prompt="x" * 100)
         size_bytes = client.reader.get(answer.request).question_bytes  # type: ignore[union-attr]
         refused = Refused("linguabus/v1/request/submit/client", size_bytes, "packet too large")
-        monkeypatch.setattr(client._bus, "poll", lambda _: [refused])
+        monkeypatch.setattr(client.bus, "poll", lambda _: [refused])
         with pytest.raises(AnswerFailed, match=f"does not take the question, a message of {size_bytes} bytes: packet"):
             list(answer)

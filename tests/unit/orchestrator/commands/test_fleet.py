@@ -14,6 +14,7 @@ from orchestrator.client import Client
 from tests.support.fake_orchestrator import FakeOrchestrator
 
 NODE: dict[str, Any] = {
+    "label": "Anna's phone",
     "node": "kitchen-phone", "state": "online", "reason": "", "heard_s_ago": 0.2, "incarnation": 1,
     "package_version": "0.1.0", "platform": "Linux aarch64", "python": "3.14.0", "onnxruntime": "1.29.0",
     "threads": 2, "memory_bytes": 1_500_000_000, "overhead_bytes": 62_000_000, "storage_bytes": 8_000_000_000,
@@ -56,14 +57,16 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeOrchestrator]:
 def test_nodes_is_a_table(fake: FakeOrchestrator, capsys: pytest.CaptureFixture[str]) -> None:
     silent = {key: None if key in ("rss_bytes", "blob_bytes", "cpu_percent", "battery_percent") else value
               for key, value in NODE.items()}  # fmt: skip
-    fake.control["nodes"] = {"nodes": [NODE, {**silent, "node": "pi", "state": "refused", "reason": "too old"}]}
+    fake.control["nodes"] = {
+        "nodes": [NODE, {**silent, "node": "pi", "label": "", "state": "refused", "reason": "too old"}]
+    }
     assert cli.run(["nodes"]) == 0
     _, phone, pi = capsys.readouterr().out.splitlines()
     assert phone.split() == (
-        "kitchen-phone online 410 MB 1,500 MB 180 MB 6.5 3.25 51 80 %, -11.7/h serving, -1.2/h idle"
+        "kitchen-phone Anna's phone online 410 MB 1,500 MB 180 MB 6.5 3.25 51 80 %, -11.7/h serving, -1.2/h idle"
         " 48.0 MB 131 MB 5120 Linux aarch64".split()
     )
-    assert pi.split()[:5] == ["pi", "refused:", "too", "old", "-"]
+    assert pi.split()[:5] == ["pi", "-", "refused:", "too", "old"]
 
 
 def test_nodes_names_pipelines_where_there_are_several(

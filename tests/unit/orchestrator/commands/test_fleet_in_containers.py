@@ -122,7 +122,7 @@ def test_an_invitation_may_be_in_a_file(tmp_path: Path, text: str, monkeypatch: 
         return own(tmp_path)
 
     monkeypatch.setattr("broker.joining.join", join)
-    monkeypatch.setattr("orchestrator.commands.join._await_broker", lambda _: None)
+    monkeypatch.setattr("orchestrator.commands.join.await_broker", lambda _: None)
     result = run(tmp_path / "device", "join", f"@{tmp_path / 'line'}")
     assert result.exit_code == 0, result.output
     assert [str(one) for one in joined] == [line]
