@@ -340,7 +340,8 @@ def test_top_once_shows_pipelines_and_nodes(fake: FakeOrchestrator, capsys: pyte
     assert speed == "28.4 tokens/s (30.0 predicted for one request), 2 of 4 requests, 1 waiting"
     assert first.split() == ["0", "kitchen-phone", "embed,", "blocks", "0-2", "5.25", "4.50", "1.5", "3"]
     assert second.split()[-4:] == ["-", "9.00", "-", "-"]
-    assert phone.split() == "kitchen-phone online 80 % -12/h 41 900 MB 51 3.8 0 s ago counts 1.2 times".split()
+    figures = "online 80 % -12/h 41 900 MB 51 3.8 0 s ago counts 1.2 times"
+    assert phone.split() == f"kitchen-phone (Anna's phone) {figures}".split()
 
 
 def test_top_shows_moves_and_why_not(fake: FakeOrchestrator) -> None:
