@@ -51,9 +51,11 @@ class AsyncAnswer(AnswerSoFar):
     def _tell_quiet(self, quiet_s: float) -> None:
         """Have it told whenever nothing has come for so long. A timer for each piece would cost as much as it."""
         left_s = self._came_s + quiet_s - time.monotonic()
-        if left_s <= 0 and self._arrived.empty():
-            self.put(StillThere())
-        self._quiet = asyncio.get_running_loop().call_later(max(left_s, 0) or quiet_s, self._tell_quiet, quiet_s)
+        if left_s <= 0:
+            left_s = quiet_s
+            if self._arrived.empty():
+                self.put(StillThere())
+        self._quiet = asyncio.get_running_loop().call_later(left_s, self._tell_quiet, quiet_s)
 
     async def __aiter__(self) -> AsyncIterator[str]:
         """Iterate over the answer's text, piece by piece; errors as in `pieces`."""

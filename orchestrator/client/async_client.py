@@ -102,8 +102,8 @@ class AsyncClient:
             with suppress(NoOrchestrator, ControlRefused):
                 known_bytes = (await self.status()).max_message_bytes
             self._client.check_length(size_bytes, known_bytes)
-        begun = self._client.begin(submit)
-        answer = self._answers[begun.request] = AsyncAnswer(begun.stream, self.leave, model=model)
+        answer = AsyncAnswer(self._client.reader.submit(submit), self.leave, model=model)
+        self._answers[answer.request] = answer
         self._look()
         return answer
 
@@ -185,13 +185,15 @@ class AsyncClient:
 
     def _look(self) -> None:
         """Have the event loop wait for what there is to wait for by now."""
-        look_s = time.monotonic() + LOOK_S if self._answers or self._calls else self._client.reader.due_s
-        self._watch.look(min(look_s, self._client.reader.due_s))
+        until_s = self._client.reader.due_s
+        if self._answers or self._calls:
+            until_s = min(until_s, time.monotonic() + LOOK_S)
+        self._watch.look(until_s)
 
     def _turn(self) -> None:
         """Do what there is to do. Called by the event loop."""
         try:
-            arrived = self._client.receive_all(0.0)
+            arrived = self._client.receive_all()
         except (BusError, OSError) as error:
             self._end(error)
             return

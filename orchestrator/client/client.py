@@ -164,7 +164,7 @@ class Client(FleetCommands, Closing):
             with suppress(NoOrchestrator, ControlRefused):
                 known_bytes = self.status().max_message_bytes
             self.check_length(size_bytes, known_bytes)
-        return self.begin(submit)
+        return Answer(self, self.reader.submit(submit))
 
     def worded(self, question: Question) -> tuple[SubmitRequest, int]:
         """A question as the orchestrator is asked it, and the message's length in bytes; errors as in `submit`."""
@@ -179,10 +179,6 @@ class Client(FleetCommands, Closing):
         limit_bytes = limit_bytes if known_bytes is None else min(limit_bytes, known_bytes)
         if size_bytes > limit_bytes:
             raise QuestionTooLong(size_bytes, limit_bytes)
-
-    def begin(self, submit: SubmitRequest) -> Answer:
-        """Ask a worded question; raises `QuestionTooLong`."""
-        return Answer(self, self.reader.submit(submit))
 
     # --- commands ---------------------------------------------------------------------------------------------
 
@@ -261,13 +257,12 @@ class Client(FleetCommands, Closing):
             self.reader.leave(request)
         return messages
 
-    def receive_all(self, wait_s: float = LOOK_S) -> dict[str, list[StreamMessage] | AnswerIncomplete]:
-        """Wait for something, so long at the most, and return what has arrived of all answers, by request.
+    def receive_all(self) -> dict[str, list[StreamMessage] | AnswerIncomplete]:
+        """Return what has arrived of all answers, by request, without waiting.
 
         An answer that needs what was missing for longer than its patience has the error instead, and is left.
         """
-        if not any(stream.waiting for stream in self.reader.streams):
-            self._poll(wait_s)
+        self._poll(0.0)
         arrived: dict[str, list[StreamMessage] | AnswerIncomplete] = {}
         for stream in tuple(self.reader.streams):
             if stream.waiting:

@@ -332,8 +332,7 @@ class FleetState:
     def view(self, now_s: float) -> tuple[NodeView, ...]:
         """The nodes as ``linguabus nodes`` shows them."""
         return tuple(
-            replace(_view(self.nodes[name], self.why_drained(name), now_s), label=self.labels.get(name))
-            for name in sorted(self.nodes)
+            _view(self.nodes[name], self.labels.get(name), self.why_drained(name), now_s) for name in sorted(self.nodes)
         )
 
 
@@ -349,10 +348,11 @@ def _state(node: Node) -> Literal["online", "silent", "offline", "refused"]:
     return "silent" if node.online else "offline"
 
 
-def _view(node: Node, drained: str, now_s: float) -> NodeView:
+def _view(node: Node, label: str | None, drained: str, now_s: float) -> NodeView:
     birth, beat, health = node.birth, node.heartbeat, node.health
     return NodeView(
         node=birth.node,
+        label=label,
         state=_state(node),
         reason=node.refused or ("" if node.online else node.offline_reason),
         heard_s_ago=round(max(0.0, now_s - node.heard_s), 3),

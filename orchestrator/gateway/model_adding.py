@@ -30,7 +30,7 @@ class ModelAdding:
     def __init__(self, home: Path) -> None:
         """Remove what a gateway that was killed left of an upload."""
         self._home = home
-        self._uploads = home / "uploads"
+        self._uploads, self._lock = home / "uploads", home / "uploads.lock"
         clear_left(self._uploads, self._lock)
         self._receiving: asyncio.Task[None] | None = None
         self._process: asyncio.subprocess.Process | None = None
@@ -38,10 +38,6 @@ class ModelAdding:
         self._source = ""
         self._lines: deque[str] = deque(maxlen=_LINES)
         self._code: int | None = None
-
-    @property
-    def _lock(self) -> Path:
-        return self._home / "uploads.lock"
 
     def state(self) -> dict[str, Any] | None:
         """The newest one: its source, what was said of it, whether it goes on or went well; None before the first."""

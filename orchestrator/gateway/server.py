@@ -47,12 +47,12 @@ def serving_gateway(
         AddressInUse: nothing can listen there.
         BadBrokerUrl, BrokerUnreachable, BrokerRefused: there is no connection to the broker.
     """
-    limits = limits or GatewayLimits()
     client = AsyncClient(Client.connect(broker))
     at_home = Host(home) if home else None
-    app = make_app(Gateway(client, limits), guard=guard or Guard(), host=at_home)
+    gateway = Gateway(client, limits)
+    app = make_app(gateway, guard=guard or Guard(), host=at_home)
     routes = [Mount("/", app=app)]
-    streamed = {UPLOAD_PATH: limits.upload_bytes} if at_home else {}
+    streamed = {UPLOAD_PATH: gateway.limits.upload_bytes} if at_home else {}
     http_limits = replace(HTTP_LIMITS, streamed=streamed)
     with HttpServer(routes, host=host, port=port, tls=tls, limits=http_limits, refuse=refusal) as server:
         server.call(client.start())
