@@ -9,16 +9,14 @@ stays on one device. ``--quick`` leaves pip out, and takes this environment and 
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,6 +25,7 @@ from harness import ROOT, Result, main, note
 from orchestrator.commands.settings import default_cache
 from tests.support.built_packages import Environment, bare, build_packages
 from tests.support.fleet_world import HOST, free_ports
+from tests.support.terminal import terminal
 
 EXTRAS = "orchestrator,convert"
 """As in README and docs/quick-start.md."""
@@ -35,25 +34,6 @@ QUESTION = "What is the capital of France?"
 DEADLINE_S = 1_800.0
 _POLL_S = 0.05
 _T = TypeVar("_T")
-_STOP_S = 60.0
-
-
-class Terminal:
-    """A program that somebody has started, and what it says."""
-
-    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
-        self._process = process
-        self._log = log
-
-    def wait_for(self, begins: str) -> str:
-        """A line that begins like that, once it is there."""
-        return wait(lambda: self._line(begins))
-
-    def _line(self, begins: str) -> str | None:
-        said = self._log.read_text(errors="replace")
-        if self._process.poll() is not None:
-            raise RuntimeError(f"it ended: {said[-500:]}")
-        return next((line.strip() for line in said.splitlines() if line.strip().startswith(begins)), None)
 
 
 def wait(look: Callable[[], _T | None]) -> _T:
@@ -64,25 +44,6 @@ def wait(look: Callable[[], _T | None]) -> _T:
             raise TimeoutError("that took too long")
         time.sleep(_POLL_S)
     return found
-
-
-@contextmanager
-def terminal(command: Sequence[str], environment: Mapping[str, str], log: Path) -> Iterator[Terminal]:
-    """A program in a session of its own, which is ended as by Ctrl-C."""
-    with log.open("wb") as file:
-        process = subprocess.Popen(
-            command, env=dict(environment), cwd=log.parent, stdin=subprocess.DEVNULL, stdout=file, stderr=file,
-            start_new_session=True,
-        )  # fmt: skip
-    try:
-        yield Terminal(process, log)
-    finally:
-        os.killpg(process.pid, signal.SIGINT)
-        try:
-            process.wait(_STOP_S)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
 
 
 def asked(url: str, body: object = None) -> Any:
@@ -104,7 +65,7 @@ def installed(folder: Path) -> tuple[list[str], float]:
     environment = Environment.make(folder / "environment")
     note("pip install, into an empty environment")
     began_s = time.monotonic()
-    environment.run("python", "-m", "pip", "install", "--quiet", "--no-cache-dir", f"{wheel}[{EXTRAS}]")
+    environment.install("--no-cache-dir", f"{wheel}[{EXTRAS}]")
     return [str(environment.folder / "bin" / "linguabus")], time.monotonic() - began_s
 
 
@@ -131,8 +92,8 @@ def measure(quick: bool) -> list[Result]:
 
         note("linguabus up, in an empty home")
         began_s = time.monotonic()
-        up = stack.enter_context(terminal([*linguabus, "up"], environment, folder / "up.log"))
-        page = up.wait_for("in a browser: ").split()[3]
+        up = stack.enter_context(terminal([*linguabus, "up"], environment, folder, folder / "up.log"))
+        page = up.wait_for("in a browser: ", DEADLINE_S).split()[3]
         wait(lambda: asked(page))
         results.append(Result("linguabus up: the page is there", time.monotonic() - began_s, "s"))
         question = {"model": "default", "messages": [{"role": "user", "content": QUESTION}], "max_tokens": 24}
@@ -150,7 +111,7 @@ def measure(quick: bool) -> list[Result]:
         (folder / DEVICE).mkdir()
         began_s = time.monotonic()
         pasted = bare(HOME=str(folder / DEVICE), PIP_NO_CACHE_DIR="1", XDG_CONFIG_HOME="", XDG_CACHE_HOME="")
-        stack.enter_context(terminal(["sh", "-c", line], pasted, folder / "second.log"))
+        stack.enter_context(terminal(["sh", "-c", line], pasted, folder, folder / "second.log"))
         wait(lambda: DEVICE in {one["node"] for one in asked(f"{page}api/fleet/nodes")["nodes"]} or None)
         results.append(Result("the pasted line: the fleet has the device", time.monotonic() - began_s, "s"))
         began_s = time.monotonic()

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import sys
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
 import httpx
@@ -20,6 +16,7 @@ from tests.support.built_packages import bare
 from tests.support.command_lines import blocks
 from tests.support.fleet_world import HOST, free_ports
 from tests.support.repository import ROOT
+from tests.support.terminal import terminal
 
 pytestmark = [pytest.mark.packages, pytest.mark.timeout(1800)]
 
@@ -45,35 +42,6 @@ def linguabus(words: list[str], environment: Mapping[str, str]) -> str:
     return done.stdout
 
 
-def until(log: Path, begins: str, process: subprocess.Popen[bytes]) -> str:
-    """What is in a log, once it has a line that begins like that."""
-    end_s = time.monotonic() + DEADLINE_S
-    while not any(line.strip().startswith(begins) for line in log.read_text().splitlines()):
-        assert process.poll() is None, log.read_text()
-        assert time.monotonic() < end_s, log.read_text()
-        time.sleep(0.1)
-    return log.read_text()
-
-
-@contextmanager
-def running(command: list[str], log_path: Path, environment: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    """A program that goes on; at the end Ctrl-C is pressed."""
-    with log_path.open("wb") as log:
-        process = subprocess.Popen(
-            command, cwd=ROOT, env=dict(environment), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-            start_new_session=True,
-        )  # fmt: skip
-    try:
-        yield process
-    finally:
-        os.killpg(process.pid, signal.SIGINT)
-        try:
-            process.wait(60)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-
-
 def test_from_two_commands_to_a_second_device(tmp_path: Path) -> None:
     home, second = tmp_path / "home", tmp_path / "second"
     second.mkdir()
@@ -84,18 +52,18 @@ def test_from_two_commands_to_a_second_device(tmp_path: Path) -> None:
     (home / ".config/linguabus/config.yaml").write_text(yaml.safe_dump(settings))
     environment = bare(HOME=str(home), XDG_CONFIG_HOME="", XDG_CACHE_HOME=str(default_cache().parent))
     up, ask, doctor, invite, nodes, plan = typed()
-    log, other_log = tmp_path / "up.log", tmp_path / "second.log"
-    with running([sys.executable, "-u", "-m", "orchestrator.cli", *up[1:]], log, environment) as process:
-        said = until(log, "serving", process)
-        page = next(line.split()[3] for line in said.splitlines() if line.startswith("in a browser: "))
+    command = [sys.executable, "-u", "-m", "orchestrator.cli", *up[1:]]
+    with terminal(command, environment, ROOT, tmp_path / "up.log") as host:
+        host.wait_for("serving", DEADLINE_S)
+        page = host.wait_for("in a browser: ", DEADLINE_S).split()[3]
         assert "<title>" in httpx.get(page, headers={"accept": "text/html"}, timeout=60).text
         assert "Paris" in linguabus(ask, environment)
         assert " 0 failed" in linguabus(doctor, environment)
         line = linguabus(invite, environment)
         device = bare(HOME=str(second), PIP_NO_CACHE_DIR="1", XDG_CONFIG_HOME="")
-        with running(["sh", "-c", line], other_log, device) as pasted:
-            until(other_log, "node second: registered", pasted)
+        with terminal(["sh", "-c", line], device, ROOT, tmp_path / "second.log") as pasted:
+            pasted.wait_for("node second: registered", DEADLINE_S)
             assert "second" in linguabus(nodes, environment)
             assert linguabus(plan, environment)
-    assert process.returncode == 0, log.read_text()
-    assert log.read_text().splitlines()[-1].startswith("stopped")
+    assert host.process.returncode == 0, host.said
+    assert host.said.splitlines()[-1].startswith("stopped")
