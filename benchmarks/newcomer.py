@@ -22,9 +22,10 @@ from typing import Any, TypeVar
 
 from harness import ROOT, Result, main, note
 
+from broker.free_ports import free_ports
 from orchestrator.commands.settings import default_cache
 from tests.support.built_packages import Environment, bare, build_packages
-from tests.support.fleet_world import HOST, free_ports
+from tests.support.fleet_world import HOST
 from tests.support.terminal import terminal
 
 EXTRAS = "orchestrator,convert"

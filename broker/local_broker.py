@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -15,6 +14,7 @@ from typing import Literal, Self
 from broker.address import BrokerAddress, as_address
 from broker.child_process import ChildProcess, our_environment
 from broker.errors import BrokerDidNotStart, BrokerNotFound
+from broker.free_ports import free_port
 from broker.readiness import START_S, require_free_port, wait_until_ready
 from schemas.closing import Closing
 
@@ -115,7 +115,7 @@ class LocalBroker(Closing):
             self._make_folder()
             for attempt in range(START_ATTEMPTS):
                 try:
-                    self._launch(_free_port())
+                    self._launch(free_port())
                     return
                 except BrokerDidNotStart as error:
                     # Somebody took the port between our look and the broker's bind.
@@ -185,12 +185,6 @@ class LocalBroker(Closing):
         process, self._process = self._process, None
         if process is not None:
             process.end(STOP_S, how)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((_HOST, 0))
-        return int(probe.getsockname()[1])
 
 
 def mosquitto_version(path: str) -> str:

@@ -32,7 +32,7 @@ from broker.tls import client_context
 from orchestrator.client import Client
 from orchestrator.model.store import ModelStore
 from orchestrator.text.advice import BY_COMPOSE
-from tests.support.container_engine import HOST, Engine, Project, compose, engine, free_ports
+from tests.support.container_engine import HOST, Engine, Ports, Project, compose, engine
 from tests.support.container_images import (
     MOSQUITTO,
     PROMETHEUS,
@@ -169,14 +169,14 @@ def files(running_engine: Engine) -> Iterator[list[Path]]:
             changes = {"init": build, "node-1": build, "model": model, "demo-model": model}
             (folder / "here.yml").write_text(json.dumps({"services": changes}))  # JSON is YAML
             both = [ROOT / "docker-compose.yml", folder / "here.yml"]
-            Project(running_engine, "linguabus-build", both, free_ports())("--profile", "demo", "build")
+            Project(running_engine, "linguabus-build", both, Ports.free())("--profile", "demo", "build")
         yield both
     running_engine.docker("image", "rm", "--force", *made, SERVES, CONVERTS, NODE)
 
 
 @pytest.fixture
 def stack(running_engine: Engine, files: list[Path]) -> Iterator[Stack]:
-    project = Project(running_engine, "linguabus-test", files, free_ports())
+    project = Project(running_engine, "linguabus-test", files, Ports.free())
     try:
         yield Stack(project)
     finally:

@@ -14,9 +14,9 @@ import httpx
 import pytest
 import yaml
 
+from broker.free_ports import free_port
 from broker.tls import server_context
 from orchestrator.gateway.access import Guard, key_access
-from tests.support.fleet_world import free_port
 from tests.support.gateway_world import GatewayWorld, gateway_world
 from tests.support.polling import DEADLINE_S
 from tests.support.repository import ROOT

@@ -11,10 +11,11 @@ import httpx
 import pytest
 import yaml
 
+from broker.free_ports import free_ports
 from orchestrator.commands.settings import default_cache
 from tests.support.built_packages import bare
 from tests.support.command_lines import blocks
-from tests.support.fleet_world import HOST, free_ports
+from tests.support.fleet_world import HOST
 from tests.support.repository import ROOT
 from tests.support.terminal import terminal
 

@@ -17,10 +17,11 @@ from pathlib import Path
 
 import pytest
 
+from broker.free_ports import free_ports
 from orchestrator.model.store import ModelStore
 from tests.support.booted_system import PACKAGES, BootedSystem, booted
 from tests.support.debian_system import debian_system, fresh_copy
-from tests.support.fleet_world import HOST, free_ports
+from tests.support.fleet_world import HOST
 from tests.support.polling import DEADLINE_S
 from tests.support.repository import ROOT
 from tests.support.tiny_store import TINY

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from broker.free_ports import free_port
 from orchestrator import cli
 from tests.support.added_model import AddedModel
-from tests.support.fleet_world import free_port
 from tests.support.members import FleetUrl, Members
 from tests.support.nodes import running_nodes
 from tests.support.polling import DEADLINE_S

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from broker.free_ports import free_ports
 from tests.support.fleet_commands import FleetCommands
-from tests.support.fleet_world import free_ports
 from tests.support.polling import DEADLINE_S
 from tests.support.repository import ROOT
 

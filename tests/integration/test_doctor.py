@@ -23,6 +23,7 @@ import yaml
 from broker import link_check
 from broker.address import BrokerAddress
 from broker.credential import FILE, Credential
+from broker.free_ports import free_port
 from broker.link_check import check_link
 from broker.local_broker import LocalBroker
 from broker.member_key import new_key
@@ -38,7 +39,7 @@ from schemas.topics import NODE_ECHO, NODE_STATUS
 from tests.support.bus_recorder import until
 from tests.support.certificates import write_certificate
 from tests.support.configured_broker import configured_broker
-from tests.support.fleet_world import HOST, FleetWorld, enrol, free_port, make_fleet
+from tests.support.fleet_world import HOST, FleetWorld, enrol, make_fleet
 from tests.support.mqtt_proxy import MqttProxy, Side
 from tests.support.polling import DEADLINE_S
 from tests.support.repository import ROOT

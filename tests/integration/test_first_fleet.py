@@ -10,6 +10,7 @@ from itertools import chain
 from pathlib import Path
 
 from broker.credential import FILE, Credential
+from broker.free_ports import free_ports
 from broker.mqtt import MqttBus
 from broker.private_file import write_private
 from orchestrator.identity.fleet_folder import FleetFolder
@@ -17,7 +18,7 @@ from orchestrator.model.store import ModelStore
 from schemas.invitation import Invitation
 from schemas.topics import PREFIX
 from tests.support.fleet_commands import FleetCommands
-from tests.support.fleet_world import HOST, free_ports
+from tests.support.fleet_world import HOST
 from tests.support.polling import collect, deliveries
 from tests.support.secret_hunt import processes, readable_files, secrets_in
 

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from broker.free_ports import free_ports
 from orchestrator.identity.fleet_folder import FleetFolder
 from orchestrator.model.store import ModelStore
 from schemas.codec import FRAME_VERSION, MAGIC, Kind
 from tests.support.fleet_commands import FleetCommands
-from tests.support.fleet_world import HOST, free_ports
+from tests.support.fleet_world import HOST
 from tests.support.packet_capture import PacketCapture, can_capture, tshark, tshark_writing
 
 APPLICATION_DATA = b"\x17\x03\x03"

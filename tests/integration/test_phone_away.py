@@ -14,13 +14,14 @@ from pathlib import Path
 import pytest
 
 from broker.credential import FILE, Credential
+from broker.free_ports import free_ports
 from orchestrator.client import Client
 from orchestrator.identity.broker_files import write_broker_files
 from orchestrator.identity.fleet_folder import FleetFolder, FleetSettings
 from orchestrator.model.store import ModelStore
 from schemas.messages import NodeView
 from tests.support.bus_recorder import until
-from tests.support.fleet_world import enrol, free_ports
+from tests.support.fleet_world import enrol
 from tests.support.nodes import NodeProcess, start_node
 from tests.support.phone_network import PhoneNetwork, phone_network
 from tests.support.services import running_orchestrator

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from broker.free_ports import free_port
 from broker.local_broker import LocalBroker
 from orchestrator.model.store import ModelStore
 from tests.support.bus_recorder import until
 from tests.support.fleet_commands import FleetCommands
-from tests.support.fleet_world import free_port
 from tests.support.polling import DEADLINE_S
 from tests.support.repository import ROOT
 from tests.support.services import running_orchestrator

@@ -13,9 +13,10 @@ import psutil
 import pytest
 import yaml
 
+from broker.free_ports import free_ports
 from orchestrator.model.store import ModelStore
 from tests.support.fleet_commands import FleetCommands, Running
-from tests.support.fleet_world import HOST, free_ports
+from tests.support.fleet_world import HOST
 from tests.support.polling import DEADLINE_S
 
 NAME = "this-one"

@@ -14,12 +14,13 @@ import pytest
 from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
+from broker.free_ports import free_ports
 from broker.tls import client_context
 from orchestrator.identity.broker_files import configuration_file, write_broker_files
 from orchestrator.identity.fleet_broker import FleetBroker
 from orchestrator.identity.fleet_folder import FleetFolder
 from schemas.topics import ORCHESTRATOR_STATUS, PLAN
-from tests.support.fleet_world import HOST, FleetWorld, enrol, free_ports, make_fleet
+from tests.support.fleet_world import HOST, FleetWorld, enrol, make_fleet
 from tests.support.polling import DEADLINE_S
 
 STATUS = ORCHESTRATOR_STATUS.format(pipeline="main")

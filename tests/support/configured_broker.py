@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from broker.free_ports import free_port
 from broker.local_broker import find_mosquitto
 from tests.support.polling import DEADLINE_S
 
@@ -16,9 +17,7 @@ from tests.support.polling import DEADLINE_S
 @contextmanager
 def configured_broker(folder: Path, *lines: str) -> Iterator[int]:
     """Its port on this machine; ``lines`` are added to the configuration."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     configuration = folder / "mosquitto.conf"
     common = ("allow_anonymous true", "set_tcp_nodelay true", "max_queued_messages 0", "persistence false")
     configuration.write_text(

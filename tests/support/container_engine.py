@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
@@ -15,6 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
+
+from broker.free_ports import free_ports
 
 HOST = "127.0.0.1"
 START_TIMEOUT_S = 60.0
@@ -61,6 +61,11 @@ class Ports(NamedTuple):
     http: int
     api: int
     prometheus: int
+
+    @classmethod
+    def free(cls) -> Ports:
+        """Such ones as nobody uses."""
+        return cls(*free_ports(len(cls._fields)))
 
 
 @dataclass(frozen=True)
@@ -130,15 +135,6 @@ def engine() -> Iterator[Engine]:
     finally:
         _unmount(folder)
         shutil.rmtree(folder)
-
-
-def free_ports() -> Ports:
-    """Ports that nobody uses."""
-    with contextlib.ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in Ports._fields]
-        for one in sockets:
-            one.bind((HOST, 0))
-        return Ports(*(one.getsockname()[1] for one in sockets))
 
 
 def _unmount(folder: Path) -> None:

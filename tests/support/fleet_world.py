@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from broker.credential import Credential
+from broker.free_ports import free_ports
 from broker.member_key import hash_of, new_key
 from broker.mqtt import MqttBus
 from orchestrator.identity.broker_files import write_broker_files
@@ -67,17 +67,3 @@ def fleet_world(home: Path, roles: Mapping[str, Role]) -> Iterator[FleetWorld]:
     own = fleet.own_credential()
     with FleetBroker(fleet, own):
         yield FleetWorld(fleet, {**members, own.name: own})
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports of loopback that nobody listens on now."""
-    with ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind((HOST, 0))
-        return [probe.getsockname()[1] for probe in probes]
-
-
-def free_port() -> int:
-    """One of them."""
-    return free_ports(1)[0]

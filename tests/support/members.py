@@ -16,6 +16,7 @@ from pathlib import Path
 from broker.address import BrokerAddress, parse_broker_url
 from broker.credential import FILE, Credential
 from broker.errors import BrokerRefused, BusError
+from broker.free_ports import free_port, free_ports
 from broker.member_key import hash_of, new_key
 from broker.mqtt import MqttBus
 from broker.private_file import write_private
@@ -23,7 +24,7 @@ from orchestrator.identity.broker_files import tell_broker, write_broker_files
 from orchestrator.identity.fleet_folder import FleetFolder, FleetSettings
 from orchestrator.identity.register import ORCHESTRATOR
 from schemas.roles import Role
-from tests.support.fleet_world import HOST, free_port, free_ports
+from tests.support.fleet_world import HOST
 from tests.support.polling import DEADLINE_S
 
 _FLEET_FILES = ("authority.key", "authority.crt", "server.pem", "register.sqlite3", "broker")
@@ -63,10 +64,12 @@ class Members:
             write_broker_files(self.fleet, register)
 
     def move(self, broker_port: int) -> None:
-        """The broker is to have another port, as somebody else had the first one."""
+        """The broker is to have this port and others of its own, as somebody else had one of the first."""
         with self._lock:
-            self.fleet = FleetFolder.update(self.home, replace(self.fleet.settings, broker_port=broker_port))
-            self._known = {name: replace(one, broker_port=broker_port) for name, one in self._known.items()}
+            http_port, host_port = free_ports(2)
+            ports = {"broker_port": broker_port, "http_port": http_port}
+            self.fleet = FleetFolder.update(self.home, replace(self.fleet.settings, host_port=host_port, **ports))
+            self._known = {name: replace(one, **ports) for name, one in self._known.items()}
             with self.fleet.register() as register:
                 write_broker_files(self.fleet, register)
 

@@ -10,8 +10,8 @@ from types import TracebackType
 from typing import Self
 
 from broker.child_process import ChildProcess, our_environment
+from broker.free_ports import free_port
 from tests.support.bus_recorder import until
-from tests.support.fleet_world import free_port
 
 SERVERS = 3
 _CONFIGURATION = """

@@ -115,7 +115,7 @@ def test_auto_takes_mosquitto_and_else_the_embedded_broker(monkeypatch: pytest.M
 @KINDS
 def test_a_port_in_use_is_reported(kind: local_broker.BrokerKind, monkeypatch: pytest.MonkeyPatch) -> None:
     with LocalBroker("mosquitto") as other:
-        monkeypatch.setattr(local_broker, "_free_port", lambda: other.port)
+        monkeypatch.setattr(local_broker, "free_port", lambda: other.port)
         broker = LocalBroker(kind)
         with pytest.raises(BrokerDidNotStart, match="in use"):
             broker.start()
