@@ -77,9 +77,8 @@ class NodeService:
         self._echo_topic = NODE_ECHO.format(node=config.name)
         self._limit = MessageLimit(self._bus, self._echo_topic)
         self._speed = config.emulated_speed
-        blobs = config.blob_directory
         access = BlobAccess.by(config.broker, config.whereabouts)
-        self._store = BlobStore(blobs, limit_bytes=config.storage_limit_bytes, access=access)
+        self._store = BlobStore(config.blob_directory, limit_bytes=config.storage_limit_bytes, access=access)
         self._memory = MemoryGuard(config.memory_limit_bytes, self._store, self._call)
         self._runner = SegmentRunner(
             self._store, threads=config.threads, emulated_speed=config.emulated_speed, on_load_event=self._call,
@@ -148,7 +147,8 @@ class NodeService:
             late_s, say = self._config.connect_timeout_s, self._notices.say
             connect_patiently(self._bus, late_s, tell=say, is_over=lambda: self._stopping or not self._config.is_member)
             on_connected()
-            self._subscribe()
+            self._bus.subscribe([NODE_COMMAND.filter(node=self._config.name), PLAN.filter()], qos=1)
+            self._bus.subscribe([self._echo_topic])
             self._birth = birth_of(
                 self._config, self._incarnation, self._memory, self._store, self._bus, self._limit,
                 self._kept.append,
@@ -164,11 +164,6 @@ class NodeService:
             self._memory.close()
             self._bus.close()
             self._guest.close()
-
-    def _subscribe(self) -> None:
-        name = self._config.name
-        self._bus.subscribe([NODE_COMMAND.filter(node=name), PLAN.filter()], qos=1)
-        self._bus.subscribe([NODE_ECHO.filter(node=name)])
 
     def _register(self) -> None:
         assert self._birth
@@ -213,9 +208,10 @@ class NodeService:
                 events = [*self._own, *events]
                 self._own.clear()
             # After a step of an answer there is nothing else to do before something is due, or another thread calls.
-            is_alone = len(events) == 1 and patience_s > 0.0 and not self._called
-            if is_alone and not self._is_slow and self._short_way(events[0]):
-                continue
+            if events and patience_s > 0.0 and not (self._called or self._is_slow):
+                events = self._short_way(events)
+                if not events:
+                    continue
             if self._called:
                 self._called = False  # before what it is about is looked at: it may be set again meanwhile
                 self._guest.look(time.monotonic())
@@ -237,14 +233,17 @@ class NodeService:
                 self._heartbeat()
             self._due_s = self._next_due_s(now_s)
 
-    def _short_way(self, event: Event) -> bool:
-        """Compute a message that came alone, with nothing else to do, if it is an answer's next step; false if not."""
-        if type(event) is not Delivery:
-            return False
+    def _short_way(self, events: list[Event]) -> list[Event]:
+        """Compute the last of what came, if that is an answer's next step and all there is to do; else it is left."""
+        *before, last = events  # of an answer in a form: which tokens may come next
+        for event in before:
+            self._event(event)
+        if type(last) is not Delivery or (before and self._core.has_work):
+            return [last]
         now_s = time.monotonic()
-        fast_path = self._core.fast_path(event.topic, event.payload, now_s)
+        fast_path = self._core.fast_path(last.topic, last.payload, now_s)
         if fast_path is None:
-            return False
+            return [last]
         try:
             runner = self._runner.fast_runners.get(fast_path) or self._runner.fast_runner(fast_path)
             result, compute_s = runner.step(fast_path)
@@ -252,12 +251,12 @@ class NodeService:
             self._send(fast_path.topic, fast_path.frame(result, now_s))
         except NodeError as error:
             _log.warning("a step of %s could not be computed: %s", fast_path.topic, error)
-            return False  # the long way tries it once more
+            return [last]  # the long way tries it once more
         fast_path.settle(compute_s, now_s)
         self._is_slow = compute_s >= WORTH_TELLING_S
-        self._due_s = min(self._due_s, fast_path.due_s)
+        self._due_s = 0.0 if before else min(self._due_s, fast_path.due_s)
         self._link.disturbed = True
-        return True
+        return []
 
     def _long_way(self, events: Sequence[Event]) -> None:
         for event in events:

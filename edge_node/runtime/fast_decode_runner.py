@@ -73,4 +73,5 @@ class FastDecodeRunner:
     def _choose(self, fast_path: DecodeFastPath) -> int:
         draw = fast_path.draw()
         logits = self._segment.exit.rows(1)[0]
-        return choose_token(logits, draw.sampling, draw.position, draw.history, draw.prompt_tokens)
+        allowed = draw.allowed[0] if draw.allowed is not None else None
+        return choose_token(logits, draw.sampling, draw.position, draw.history, draw.prompt_tokens, allowed)

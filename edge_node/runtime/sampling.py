@@ -6,6 +6,7 @@ without a seed get a random one when they are submitted; a seed given by the use
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 import struct
@@ -18,6 +19,10 @@ from numpy.typing import NDArray
 from edge_node.errors import NotFinite
 from edge_node.work import Allowed
 from schemas.messages import Sampling
+
+_BLOCK = 256
+_LIKELY = 1e-5
+"""Of the likeliest token's weight: what is below is seldom among those that are kept."""
 
 
 def draw_uniform(seed: int, position: int) -> float:
@@ -63,13 +68,19 @@ def _choose_among(logits: NDArray[Any], sampling: Sampling, position: int, allow
     """The choice among some tokens alone, as if there were no others."""
     if isinstance(allowed, int):
         return allowed
-    ids = np.flatnonzero(np.unpackbits(np.frombuffer(allowed, np.uint8), bitorder="little"))
+    ids = _ids_of(allowed)
     among = logits[ids]
     if not np.isfinite(among.max()):
         raise NotFinite("a logit that it computed is NaN or infinite")
     if sampling.temperature == 0:
         return int(ids[among.argmax()])
     return int(ids[_draw(among, sampling, draw_uniform(sampling.seed, position))])
+
+
+@functools.lru_cache(maxsize=2)
+def _ids_of(mask: bytes) -> NDArray[np.int64]:
+    """The tokens of a set. Steps that follow one another often have the same one: inside a text in quotes, say."""
+    return np.flatnonzero(np.unpackbits(np.frombuffer(mask, np.uint8), bitorder="little"))
 
 
 def _penalised(
@@ -89,26 +100,66 @@ def _penalised(
 
 
 def _draw(logits: NDArray[Any], sampling: Sampling, uniform: float) -> int:
-    shifted = logits.astype(np.float64)
-    shifted -= shifted.max()
+    weights = logits.astype(np.float64)
+    weights -= weights.max()
     with np.errstate(over="ignore"):  # a tiny temperature: all but the best go to -infinity
-        weights = np.exp(shifted / sampling.temperature)
-    candidates = np.arange(weights.size)
+        weights /= sampling.temperature
+    np.exp(weights, out=weights)
+    candidates = None  # all, in the order of their ids
     if 0 < sampling.top_k < weights.size:
-        candidates = _likeliest_first(weights, np.partition(weights, -sampling.top_k)[-sampling.top_k])
-        candidates = candidates[: sampling.top_k]
-    total = weights[candidates].sum()
+        candidates = _likeliest(weights, sampling.top_k)
     if sampling.top_p < 1.0:
-        if candidates.size == weights.size:
-            # All tokens below this weight together have less than 1 - top_p: the set is complete without them.
-            candidates = _likeliest_first(weights, (1.0 - sampling.top_p) * total / weights.size)
-        reached = np.searchsorted(np.cumsum(weights[candidates]), sampling.top_p * total)
-        candidates = candidates[: int(reached) + 1]
-    if sampling.min_p > 0:
-        candidates = candidates[weights[candidates] >= sampling.min_p]  # the likeliest token's weight is 1
-    cumulative = np.cumsum(weights[candidates])
-    drawn = int(np.searchsorted(cumulative, uniform * cumulative[-1], side="right"))
-    return int(candidates[min(drawn, candidates.size - 1)])
+        candidates = _nucleus(weights, sampling.top_p) if candidates is None else _first_of(
+            candidates, weights[candidates], sampling.top_p * weights[candidates].sum()
+        )  # fmt: skip
+    if sampling.min_p > 0:  # the likeliest token's weight is 1
+        likely = (weights if candidates is None else weights[candidates]) >= sampling.min_p
+        candidates = np.flatnonzero(likely) if candidates is None else candidates[likely]
+    if candidates is None:
+        return _passed(weights, uniform)
+    return int(candidates[_passed(weights[candidates], uniform)])
+
+
+def _passed(weights: NDArray[np.float64], share: float) -> int:
+    """Where the running sum of weights passes this share (below 1) of all; summed up in blocks, then inside of one."""
+    sums = np.add.reduceat(weights, np.arange(0, weights.size, _BLOCK)).cumsum()
+    aim = min(share * sums[-1], np.nextafter(sums[-1], 0.0))
+    block = int(np.searchsorted(sums, aim, side="right"))
+    first = block * _BLOCK
+    inside = weights[first : first + _BLOCK]
+    before = sums[block - 1] if block else 0.0
+    index = int(np.searchsorted(inside.cumsum(), aim - before, side="right"))
+    if index == inside.size:  # the two sums are rounded differently: it is the last one that has any weight
+        index = int(np.flatnonzero(inside)[-1])
+    return first + index
+
+
+def _likeliest(weights: NDArray[np.float64], count: int) -> NDArray[np.int64]:
+    """So many of the likeliest tokens."""
+    likely = weights[weights >= _LIKELY]
+    lowest = np.partition(likely if likely.size >= count else weights, -count)[-count]
+    return _likeliest_first(weights, lowest)[:count]
+
+
+def _nucleus(weights: NDArray[np.float64], share: float) -> NDArray[np.int64]:
+    """The likeliest tokens that together have this share of all (Holtzman et al., arXiv 1904.09751).
+
+    All below the lower threshold together have less than the rest: the set is complete without them. Most often it is
+    so without those below the higher one, which are far more.
+    """
+    total = weights.sum()
+    lower = (1.0 - share) * total / weights.size
+    for threshold in (max(lower, _LIKELY), lower):
+        kept = _likeliest_first(weights, threshold)
+        found = _first_of(kept, weights[kept], share * total)
+        if found.size < kept.size:
+            break
+    return found
+
+
+def _first_of(candidates: NDArray[np.int64], weights: NDArray[np.float64], least: float) -> NDArray[np.int64]:
+    """The first candidates that together have at least this weight."""
+    return candidates[: int(np.searchsorted(np.cumsum(weights), least)) + 1]
 
 
 def _likeliest_first(weights: NDArray[np.float64], threshold: float) -> NDArray[np.int64]:

@@ -210,6 +210,13 @@ class LastStageFastPath(DecodeFastPath):
 
     _ahead = 1
 
+    def takes(self, data: bytes, now_s: float) -> bool:
+        """Is a message the frame that begins the next step, and is it known which tokens may come?"""
+        allowed = self._state.allowed
+        if allowed is not None and not allowed.known(self._rule.valid_length + 1, self._state.tokens):
+            return False  # it waits on the long way until that is told
+        return super().takes(data, now_s)
+
     def _prepare_answer(self) -> FrameTemplate:
         return self._tokens()
 

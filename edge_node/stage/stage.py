@@ -210,7 +210,7 @@ class Stage:
     def fast_path(self, number: int) -> DecodeFastPath | None:
         """The fast path of a request, under its present attempt; None for one that is not here, or has none."""
         state = self.requests.get(number)
-        if state is None or state.open.logprobs is not None or state.allowed is not None:
+        if state is None or state.open.logprobs is not None:
             return None
         fast_path = self.fast_paths.get(number)
         if fast_path is None or fast_path.attempt != state.rule.attempt:

@@ -62,7 +62,7 @@ def birth_of(
         package_version=PACKAGE_VERSION,
         memory_bytes=memory.memory_bytes,
         memory_is_limited=memory.is_limited,
-        overhead_bytes=device.memory_bytes()[0],
+        overhead_bytes=device.resident_bytes(),
         storage_bytes=store.limit_bytes,
         threads=config.threads,
         speed_flops=speed_flops,

@@ -43,10 +43,10 @@ class MemoryGuard:
         )  # fmt: skip
         first = self._reading.await_first(_PATIENCE_S)
         budget = functools.partial(device.memory_budget_bytes, limit_bytes)
-        self.memory_bytes = budget(device.memory_bytes()[0], first.available_bytes)
+        self.memory_bytes = budget(device.resident_bytes(), first.available_bytes)
         """What the node may use in all by now."""
         self._rule = MemoryRule(budget, self.memory_bytes)
-        self._table_pages = TablePages(store.directory, lambda: device.memory_bytes()[0])
+        self._table_pages = TablePages(store.directory, device.resident_bytes)
 
     @property
     def is_limited(self) -> bool:
@@ -74,7 +74,7 @@ class MemoryGuard:
     def check(self, core: NodeCore, runner: SegmentRunner, now_s: float) -> list[Effect]:
         """Look at what was read, let go of what can be had again, and say what else there is to do."""
         self.has_news = False
-        resident_bytes = device.memory_bytes()[0]
+        resident_bytes = device.resident_bytes()
         verdict = self._rule.judge(self.reading, resident_bytes, now_s, has_stages=core.has_stages)
         if verdict.relieve:
             self._relieve(core, runner, resident_bytes)
@@ -95,5 +95,5 @@ class MemoryGuard:
         runner.forget_rows(core.forget_parked())
         process_heap.let_go_of_file_pages(self._store.directory)
         heap.trim()
-        left, freed = self.reading.available_bytes // MB, (resident_bytes - device.memory_bytes()[0]) // MB
+        left, freed = self.reading.available_bytes // MB, (resident_bytes - device.resident_bytes()) // MB
         _log.warning("memory is short (%d MB left, %d MB in use): let go of %d MB", left, resident_bytes // MB, freed)

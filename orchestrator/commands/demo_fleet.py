@@ -38,7 +38,7 @@ STOP_TIMEOUT_S = 2.5
 Say = Callable[[str], None]
 
 _OVERHEAD_SCRIPT = (
-    "import edge_node.service; from edge_node.telemetry.device import memory_bytes; print(memory_bytes()[0])"
+    "import edge_node.service; from edge_node.telemetry.device import resident_bytes; print(resident_bytes())"
 )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from broker.address import BrokerAddress
-from broker.bus import Event
+from broker.bus import Delivery, Event
 from broker.memory import MemoryBroker, MemoryBus
 from edge_node.config import NodeConfig
 from edge_node.core import NodeCore
@@ -59,12 +59,12 @@ class Decoding(Alone):
         super().__init__(home)
         self.steps = 0
 
-    def _short_way(self, event: Event) -> bool:
+    def _short_way(self, events: list[Event]) -> list[Event]:
         self.steps += 1
         if self.steps == 1:
             self.leave("asked by another thread in mid-step")
-        self._own.append(event)
-        return True
+        self._own.extend(events)
+        return []
 
 
 def test_a_call_from_another_thread_is_heard_between_a_nodes_own_tokens(tmp_path: Path) -> None:
@@ -78,6 +78,22 @@ def test_a_call_from_another_thread_is_heard_between_a_nodes_own_tokens(tmp_path
     finally:
         node.stop()
         thread.join()
+
+
+def test_what_came_before_a_step_is_taken_in_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    node = Alone(tmp_path)
+    monkeypatch.setattr(node, "_event", lambda event: seen.append(event.topic))
+    monkeypatch.setattr(node._core, "fast_path", lambda topic, *_: seen.append(f"step of {topic}"))
+    masks, step = Delivery("masks", b"", 1, False), Delivery("frame", b"", 0, False)
+    try:
+        assert node._short_way([masks, step]) == [step], "it is none: the long way takes it"
+        assert seen == ["masks", "step of frame"]
+        monkeypatch.setattr(NodeCore, "has_work", True)
+        assert node._short_way([masks, step]) == [step]
+        assert seen[2:] == ["masks"], "there is something to compute before it"
+    finally:
+        node._reporter.close()
 
 
 def test_an_idle_node_gives_back_what_is_beyond_its_limit(tmp_path: Path) -> None:
@@ -99,7 +115,7 @@ def test_a_node_that_comes_near_what_was_planned_lets_go_of_pages_of_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     resident = {"now": 100}
-    monkeypatch.setattr(device, "memory_bytes", lambda: (resident["now"], resident["now"]))
+    monkeypatch.setattr(device, "resident_bytes", lambda: resident["now"])
     node, size_bytes = Alone(tmp_path), 1 << 20
     folder = node._store.directory.resolve()
     table = folder / "table"

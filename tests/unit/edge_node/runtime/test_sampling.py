@@ -97,6 +97,27 @@ def test_top_p_over_a_flat_large_vocabulary() -> None:
     assert 4_000 < statistics.mean(chosen) < 6_000
 
 
+@given(
+    st.integers(0, 2**32),
+    st.sampled_from([0.3, 1.0, 3.0, 40.0]),
+    st.integers(0, 60),
+    st.sampled_from([0.0, 0.5, 0.97, 1.0]),
+)
+def test_draws_from_a_large_vocabulary_against_the_plain_definition(
+    seed: int, temperature: float, top_k: int, top_p: float
+) -> None:
+    """Peaked as a model's and flat: whichever way leads there quickest."""
+    logits = np.random.default_rng(seed).normal(size=3000, scale=4.0).astype(np.float32)
+    weights = np.exp((logits.astype(np.float64) - logits.max()) / temperature)
+    order = np.argsort(-weights, kind="stable")[: top_k or None]
+    order = order[: int(np.searchsorted(np.cumsum(weights[order]), top_p * weights[order].sum())) + 1]
+    if top_k == 0 and top_p == 1.0:
+        order = np.arange(weights.size)
+    passed = np.cumsum(weights[order]) > draw_uniform(7, seed) * weights[order].sum()
+    sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=7)
+    assert choose_token(logits, sampling, seed, ()) == order[passed.argmax()]
+
+
 def test_top_k_and_top_p_together() -> None:
     expected = softmax(LOGITS)
     expected[4:] = 0

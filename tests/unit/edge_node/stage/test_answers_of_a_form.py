@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 
 from edge_node.work import Computed, RowResult
-from schemas.codec import Flag
+from schemas.codec import Dtype, Flag, Frame, Kind, decode_frame, encode_frame
 from schemas.errors import MaskError
 from schemas.messages import AllowTokens, MasksWanted, Sampling, TokenMask
 from schemas.token_mask import mask_bytes, mask_id, pack_mask
+from schemas.topics import SEGMENT
 from tests.support.simulated_ring import VOCABULARY
-from tests.unit.edge_node.test_core import REQUEST, Node, epoch, frames_of, opening, replies
+from tests.unit.edge_node.test_core import NUMBER, PIPELINE, REQUEST, Node, epoch, frames_of, opening, replies
 
 
 def a_set(*ids: int) -> bytes:
@@ -171,11 +172,23 @@ def test_what_is_told_to_another_epoch_or_an_answer_without_a_form_is_not_for_it
     assert free.core.message(allow(5, (), TokenMask())) == [], "not even looked at"
 
 
-def test_the_fast_path_is_for_answers_without_a_form() -> None:
-    for has_grammar in (False, True):
-        node = last_stage(has_grammar=has_grammar)
-        stage = node.core._stages[node.spec.pipeline, node.spec.epoch, 2]
-        assert (stage.fast_path(0xAA) is None) is has_grammar
+def test_a_step_takes_the_fast_path_once_it_is_known_which_tokens_may_come() -> None:
+    node = last_stage()
+    node.frame("bravo", count=5)
+    node.core.message(allow(5, (), told(a_set(1, 2))))
+    choose(node, 1)
+    topic = SEGMENT.format(pipeline=PIPELINE, epoch=epoch(1), stage=2, sender="bravo", receiver="charlie")
+    for position, token, allowed in ((5, 3, a_set(3)), (6, 4, a_set(4, 5))):
+        step = encode_frame(
+            Frame(Kind.ACTIVATION, NUMBER, epoch(1), 0, position, 1, 1, Dtype.FP32, int(Flag.SAMPLE), bytes(4))
+        )
+        assert node.core.fast_path(topic, step, 1.0) is None
+        node.core.message(allow(position + 1, (), told(allowed)))
+        fast_path = node.core.fast_path(topic, step, 1.0)
+        assert fast_path
+        assert fast_path.draw().allowed == [allowed]
+        assert decode_frame(fast_path.frame(token, 1.0)).position == position + 1
+        fast_path.settle(0.1, 1.0)
 
 
 def test_a_ring_of_one_stage_waits_too() -> None:

@@ -38,6 +38,7 @@ def test_memory_of_this_process() -> None:
     ballast = bytearray(os.urandom(1)) * (64 * MEBI)
     grown_bytes, _ = device.memory_bytes()
     assert grown_bytes > rss_bytes + 48 * MEBI
+    assert abs(device.resident_bytes() - grown_bytes) < MEBI
     assert len(ballast) == 64 * MEBI
     assert device.available_bytes() > 0
     if sys.platform == "linux":
@@ -48,7 +49,7 @@ def test_memory_of_this_process() -> None:
 
 def test_memory_without_proc(fake_root: Path) -> None:
     rss_bytes, peak_bytes = device.memory_bytes()
-    assert rss_bytes == peak_bytes > MEBI
+    assert rss_bytes == peak_bytes == device.resident_bytes() > MEBI
     assert device.available_bytes() > MEBI
 
 
