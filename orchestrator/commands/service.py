@@ -54,7 +54,8 @@ def _what_runs(function: _F) -> _F:
         "account",
         metavar="USER",
         envvar="SUDO_USER",
-        help="Whom the machine's unit runs as. [default: who has called sudo]",
+        help="Whom the machine's unit runs as, in that user's home unless --home names another one. [default: who has"
+        " called sudo]",
     )
     what = click.argument("what", type=click.Choice(WHATS))
     options = click.argument("options", nargs=-1, type=click.UNPROCESSED)
@@ -164,7 +165,10 @@ def _service(
     home = settings.home
     if termux_prefix() is None and _is_system(is_system):
         if not account:
-            raise click.UsageError(f"say whose fleet the machine's unit serves: --as USER, in front of {what}")
+            raise click.UsageError(
+                f"say whom the machine's unit runs as, and in whose home: --as USER, in front of {what}; for root"
+                " itself: --as root"
+            )
         home = settings.given_home or home_of(account)
     words = ["--home", str(home.absolute()), *_said_in_front(context, settings)]
     _try_options(context, what, options)
