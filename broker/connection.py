@@ -24,7 +24,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 from broker.address import BrokerAddress
 from broker.bus import Connected, Disconnected, Event
-from broker.dial import BackgroundDial
+from broker.dial import BackgroundDial, unreachable
 from broker.errors import HOW_TO_JOIN, BrokerRefused, BrokerUnreachable, BusClosed, MemberRefused
 from broker.paho_client import SocketClient
 from schemas.back_off import absence_s, back_off_s, out_of_step
@@ -137,7 +137,7 @@ class Connection:
                 break
         if greeting is None:
             doubt = "is it an MQTT broker" if self._address.tls else "is it an MQTT broker, and one without TLS"
-            raise BrokerUnreachable(str(self._address), f"no CONNACK ({doubt}?)")
+            raise unreachable(self._address, f"no CONNACK ({doubt}?)")
         if greeting.code.is_failure:
             raise self._refusal(greeting.code)
         self._go_online(greeting, reconnect=False)
@@ -289,7 +289,7 @@ class Connection:
             now_s = time.monotonic()
             if now_s >= deadline_s:
                 self._dial.abandon()
-                raise BrokerUnreachable(str(self._address), "timed out")
+                raise unreachable(self._address, "timed out")
             self._wait(deadline_s, now_s)
         dialled, self._dial = self._dial, None
         return dialled.take()

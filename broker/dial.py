@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from broker.address import BrokerAddress
 from broker.connection_words import why
-from broker.errors import BrokerUnreachable
+from broker.errors import IS_HOST_ON, BrokerUnreachable
 
 _UNHEARD_MS = 20_000
 """Where what was sent is not acknowledged for so long, the system ends the connection: this device's address, or the
@@ -34,9 +34,14 @@ def dial(address: BrokerAddress, tls: ssl.SSLContext | None, timeout_s: float) -
         try:
             return _dial_host(host, address.port, tls, left_s)
         except (OSError, UnicodeError) as error:  # ssl.SSLError is the former; of what is no host's name the latter
-            failure = failure or BrokerUnreachable(str(address), why(error))
+            failure = failure or unreachable(address, why(error))
     assert failure
     raise failure
+
+
+def unreachable(address: BrokerAddress, reason: str) -> BrokerUnreachable:
+    """The error, with what to do about it."""
+    return BrokerUnreachable(str(address), reason, *([IS_HOST_ON] if address.authority else []))
 
 
 def _dial_host(host: str, port: int, tls: ssl.SSLContext | None, timeout_s: float) -> socket.socket:

@@ -10,6 +10,8 @@ HOW_TO_JOIN = (
     "join the fleet by the line that 'linguabus invite NAME' prints on its host, or say where to connect with --broker"
 )
 """For who has no credential."""
+IS_HOST_ON = "is the fleet's host on, and does linguabus run there?"
+"""For a fleet's member that does not reach its broker."""
 
 
 class BusError(LinguabusError):
@@ -46,8 +48,8 @@ class JoiningFailed(BusError):
 class BrokerUnreachable(BusError):
     """No MQTT broker answered at this address within the time-out."""
 
-    def __init__(self, address: str, reason: str) -> None:
-        super().__init__(f"no MQTT broker at {address}: {reason}; start one there or pass another address")
+    def __init__(self, address: str, reason: str, remedy: str = "start one there or pass another address") -> None:
+        super().__init__(f"no MQTT broker at {address}: {reason}; {remedy}")
         self.address = address
         self.reason = reason
 
@@ -141,3 +143,4 @@ class BrokerDidNotStart(BusError):
         super().__init__(f"the {kind} broker did not start: {last_log_line or 'it said nothing'}")
         self.kind = kind
         self.last_log_line = last_log_line
+

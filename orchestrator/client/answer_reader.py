@@ -15,7 +15,7 @@ from broker.bus import Bus, Refused
 from broker.errors import PayloadTooLarge
 from orchestrator.client.answer_stream import AnswerStream, StreamMessage
 from orchestrator.client.answer_times import AnswerTimes
-from orchestrator.client.errors import AnswerIncomplete, QuestionTooLong, start_one
+from orchestrator.client.errors import AnswerIncomplete, QuestionTooLong, find_broker, start_one
 from schemas.messages import CancelRequest, OrchestratorStatus, StreamError, StreamStatus, SubmitRequest, decode, encode
 from schemas.topics import REQUEST_CANCEL, REQUEST_RENEW, REQUEST_SUBMIT
 
@@ -41,11 +41,14 @@ class Waiting:
 class AnswerReader:
     """The answers of one client that have not ended, by request. For one thread."""
 
-    def __init__(self, bus: Bus, *, name: str, broker: str, silence_s: float = SILENCE_S) -> None:
-        """``name`` is the client's in topics; ``broker`` is the address for people."""
+    def __init__(
+        self, bus: Bus, *, name: str, broker: str, remedy: str | None = None, silence_s: float = SILENCE_S
+    ) -> None:
+        """``name`` is the client's in topics; ``broker`` is the address for people; ``remedy``: where that is gone."""
         self._bus = bus
         self._name = name
         self._broker = broker
+        self._remedy = remedy or find_broker(broker)
         self._silence_s = silence_s
         self._first_word_s = silence_s / 3
         """Whoever has taken a question says so at once when asked: that is not waited for as long."""
@@ -204,7 +207,7 @@ class AnswerReader:
             return None
         text, since_s, is_alone = stream.waits_for, now_s, True
         if self._cut_s is not None:
-            text, since_s = f"the broker {self._broker}", self._cut_s
+            text, since_s = f"the broker at {self._broker} ({self._remedy})", self._cut_s
         elif self._is_orchestrator_missing(now_s):
             text, since_s = f"the orchestrator: {start_one(self._broker)}", self._heard_s
         elif not stream.heard and stream.asked_s is not None and now_s >= stream.asked_s + self._first_word_s:
@@ -228,7 +231,7 @@ class AnswerReader:
         patience_s = stream.submit.patience_s
         if self._cut_s is not None and now_s >= self._cut_s + patience_s:
             raise AnswerIncomplete(
-                f"the broker {self._broker} can't be reached (waited {now_s - self._cut_s:.0f} s): ask again later"
+                f"the broker at {self._broker} can't be reached (waited {now_s - self._cut_s:.0f} s): {self._remedy}"
             )
         is_missing = self._is_orchestrator_missing(now_s) and now_s >= self._heard_s + patience_s
         has_gone = self.is_gone(stream.submit.pipeline) and not stream.heard

@@ -17,6 +17,7 @@ from typing import Self
 
 from broker.address import BrokerAddress, as_address
 from broker.bus import Bus, Connected, Delivery, Disconnected, Refused, Will
+from broker.errors import BrokerUnreachable
 from orchestrator.client.answer import Answer
 from orchestrator.client.answer_reader import SILENCE_S, AnswerReader, Waiting
 from orchestrator.client.answer_stream import StreamMessage
@@ -70,11 +71,13 @@ class Client(FleetCommands, Closing):
         name: str,
         connection: str | None = None,
         broker: str,
+        remedy: str | None = None,
         silence_s: float = SILENCE_S,
         control_timeout_s: float = CONTROL_TIMEOUT_S,
         lease_s: float | None = LEASE_S,
     ) -> None:
-        """Make a client called ``name`` in topics; ``broker`` is the address for error messages.
+        """Make a client called ``name`` in topics; ``broker`` is the address for error messages, and ``remedy`` what to
+        do where nobody answers there.
 
         ``connection`` tells it from others of the same name, as a member of a fleet may have several. ``lease_s`` None
         is for clients that may read nothing for longer and still want their answers.
@@ -88,7 +91,7 @@ class Client(FleetCommands, Closing):
         self.calls = ControlCalls(bus, name=name)
         """The commands that are not answered yet, for who waits for several things at once."""
         self._lease_s = lease_s
-        self.reader = AnswerReader(bus, name=name, broker=broker, silence_s=silence_s)
+        self.reader = AnswerReader(bus, name=name, broker=broker, remedy=remedy, silence_s=silence_s)
         """The answers that are not whole yet."""
         self._woken, self._events = False, list[FleetEvent]()
         self._check_s = 0.0
@@ -98,10 +101,18 @@ class Client(FleetCommands, Closing):
         bus.subscribe(patterns, qos=1)
 
     @classmethod
-    def connect(cls, broker: str | BrokerAddress, *, timeout_s: float = 5.0, lease_s: float | None = LEASE_S) -> Self:
+    def connect(
+        cls,
+        broker: str | BrokerAddress,
+        *,
+        timeout_s: float = 5.0,
+        lease_s: float | None = LEASE_S,
+        remedy: str | None = None,
+    ) -> Self:
         """Connect to this broker. It tells the orchestrator when the connection is lost.
 
-        A member of a fleet has its own name in topics, whoever has none a random one.
+        A member of a fleet has its own name in topics, whoever has none a random one. ``remedy`` is what to do where
+        nobody answers there, for people who can do more than look whether the fleet's host is on.
 
         Raises:
             BadBrokerUrl, BrokerUnreachable, BrokerRefused
@@ -116,7 +127,10 @@ class Client(FleetCommands, Closing):
         bus = MqttBus(address, client_id=connection, will=will)
         try:
             bus.connect(timeout_s)
-            return cls(bus, name=name, connection=connection, broker=str(bus.address), lease_s=lease_s)
+            return cls(bus, name=name, connection=connection, broker=str(bus.address), lease_s=lease_s, remedy=remedy)
+        except BrokerUnreachable as error:
+            bus.close()
+            raise BrokerUnreachable(error.address, error.reason, remedy) if remedy else error from None
         except BaseException:
             bus.close()
             raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from broker.errors import IS_HOST_ON
 from orchestrator.errors import OrchestratorError
 
 
@@ -16,6 +17,11 @@ def start_one(broker: str) -> str:
     if broker.startswith("mqtts://"):
         return "start it on the fleet's host: linguabus serve --with-broker"
     return f"start one with 'linguabus serve --broker {broker}'"
+
+
+def find_broker(broker: str) -> str:
+    """What to do where a broker is gone."""
+    return IS_HOST_ON if broker.startswith("mqtts://") else "start it there again"
 
 
 class NoOrchestrator(ClientError):

@@ -149,7 +149,7 @@ class FakeOrchestrator:
         self._thread.join()
         self._bus.close()
 
-    def connect(self, *_arguments: object, **_options: object) -> Client:
+    def connect(self, *_arguments: object, remedy: str | None = None, **_options: object) -> Client:
         """Stands in for `Client.connect`."""
         bus = MemoryBus(self.broker, client_id="client")
         bus.connect()
@@ -157,6 +157,7 @@ class FakeOrchestrator:
             bus,
             name="client",
             broker="mqtt://memory:1883",
+            remedy=remedy,
             silence_s=self.silence_s,
             control_timeout_s=self.patience_s,
         )

@@ -29,7 +29,7 @@ SHORT = ["bench", "--prompt-tokens", "20,40", "--output-tokens", "2", "--concurr
 def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeOrchestrator]:
     names = itertools.count()
 
-    def connect(broker: str) -> Client:
+    def connect(broker: str, **_options: object) -> Client:
         name = f"client-{next(names)}"
         bus = MemoryBus(orchestrator.broker, client_id=name)
         bus.connect()
