@@ -34,6 +34,14 @@ _SIGNALLED = 128
 """A shell's exit code for a child that a signal ended, less the signal's number."""
 
 
+def how_ended(code: int, log: Path) -> str:
+    """How a program with this exit code has ended, for people: that it was killed, or the last that its log says."""
+    if code == -signal.SIGKILL:  # what it said last has nothing to do with that
+        return f"was killed, as a system does that is short of memory; its log: {log}"
+    lines = log.read_text("utf-8", "replace").strip().splitlines()
+    return f"ended: {lines[-1] if lines else 'it said nothing'}"
+
+
 def our_environment() -> dict[str, str]:
     """The environment of this process, with the packages that it runs importable by another Python."""
     paths = (str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", ""))

@@ -144,3 +144,6 @@ class BrokerDidNotStart(BusError):
         self.kind = kind
         self.last_log_line = last_log_line
 
+
+class BrokerEnded(BusError):
+    """A broker process has ended again and again, and is not started any more."""

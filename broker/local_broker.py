@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal, Self
 
 from broker.address import BrokerAddress, as_address
-from broker.child_process import ChildProcess, our_environment
+from broker.child_process import ChildProcess, how_ended, our_environment
 from broker.errors import BrokerDidNotStart, BrokerNotFound
 from broker.free_ports import free_port
 from broker.readiness import START_S, require_free_port, wait_until_ready
@@ -134,8 +134,17 @@ class LocalBroker(Closing):
             self._folder = Path(self._temporary.name)
         self._folder.mkdir(parents=True, exist_ok=True)
 
+    def how_ended(self) -> str:
+        """How its process has ended, in words for people; it waits for that."""
+        process = self._process
+        return how_ended(process.wait(), self._log_path) if process else "ended"
+
     def restart(self, *, abruptly: bool = True) -> None:
-        """End the broker, as a crash would or as its service manager does, and start a fresh one on the same port."""
+        """End the broker, as a crash would or as its service manager does, and start a fresh one on the same port.
+
+        Raises:
+            BrokerDidNotStart: as from `start`.
+        """
         if abruptly:
             self.kill()
         self._end_process()
@@ -157,21 +166,24 @@ class LocalBroker(Closing):
         return self
 
     def _launch(self, port: int) -> None:
-        assert self._folder is not None
         require_free_port(self.kind, _HOST, port)
-        log_path = self._folder / "broker.log"
-        with log_path.open("wb") as log:
+        with self._log_path.open("wb") as log:
             self._process = ChildProcess(self._command(port), output=log, environment=our_environment())
         self.pid = self._process.pid
         self.port = port
         try:
             wait_until_ready(
-                self.kind, self._process, as_address(self._address), log_path, timeout_s=self._start_timeout_s,
+                self.kind, self._process, as_address(self._address), self._log_path, timeout_s=self._start_timeout_s,
                 protocol="3.1.1",
             )  # fmt: skip
         except BrokerDidNotStart:
             self._end_process()
             raise
+
+    @property
+    def _log_path(self) -> Path:
+        assert self._folder is not None
+        return self._folder / "broker.log"
 
     def _command(self, port: int) -> list[str]:
         if self._mosquitto is None:

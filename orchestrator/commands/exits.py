@@ -12,14 +12,22 @@ INTERRUPTED = 130
 
 def exit_code(error: LinguabusError) -> int:
     """The exit code for an error: 2, or 1 where no other input would have avoided it."""
-    from broker.errors import BrokerDidNotStart
+    from broker.errors import BrokerDidNotStart, BrokerEnded
     from orchestrator.client import AnswerFailed, AnswerIncomplete, NodeStillHolds
     from orchestrator.errors import Superseded
     from orchestrator.model.errors import BlobCorrupt, ConversionFailed
 
     if isinstance(error, AnswerFailed):
         return FAILURE if error.code in ("busy", "failed") else WRONG_INPUT
-    broke = AnswerIncomplete | NodeStillHolds | BlobCorrupt | BrokerDidNotStart | ConversionFailed | Superseded
+    broke = (
+        AnswerIncomplete
+        | NodeStillHolds
+        | BlobCorrupt
+        | BrokerDidNotStart
+        | BrokerEnded
+        | ConversionFailed
+        | Superseded
+    )
     return FAILURE if isinstance(error, broke) else WRONG_INPUT
 
 

@@ -201,7 +201,9 @@ def command(
     announce: bool,
 ) -> None:
     """Run the orchestrator: it plans which node runs what, hands out the parts and answers questions."""
+    from broker.errors import BrokerEnded
     from broker.exit_deadline import end_on_signals
+    from broker.kept_broker import KeptBroker
     from broker.local_broker import LocalBroker
     from orchestrator.identity.fleet_broker import FleetBroker
     from orchestrator.identity.fleet_folder import FleetFolder
@@ -222,6 +224,7 @@ def command(
     stop = threading.Event()
     with contextlib.ExitStack() as stack:
         membership = None
+        started: FleetBroker | LocalBroker | None = None
         broker: str | BrokerAddress = settings.address
         if FleetFolder.exists(settings.home) and not settings.broker_is_named:
             fleet = FleetFolder.of(settings.home)
@@ -236,7 +239,7 @@ def command(
             if announce:
                 stack.enter_context(_announced(fleet, interface_addresses))
             if with_broker:
-                stack.enter_context(FleetBroker(fleet, own))
+                started = stack.enter_context(FleetBroker(fleet, own))
                 click.echo(f"broker: Mosquitto with TLS and roles, on port {fleet.settings.broker_port}")
         elif announce:
             raise click.UsageError("--announce is for a fleet, and there is none in this home: linguabus init")
@@ -246,9 +249,10 @@ def command(
                     "--with-broker starts a broker of its own: leave --broker out, or start one there and leave"
                     " --with-broker out"
                 )
-            local = stack.enter_context(LocalBroker(folder=settings.home / "broker"))
+            started = local = stack.enter_context(LocalBroker(folder=settings.home / "broker"))
             broker = parse_broker_url(local.url)
             click.echo(f"broker: {describe_broker(local)}")
+        kept = started and stack.enter_context(KeptBroker(started, say=click.echo, on_given_up=stop.set))
         config = ServiceConfig(
             broker_url=broker,
             data_dir=settings.home,
@@ -280,6 +284,8 @@ def command(
             on_standby=_announce_standby,
             on_ready=functools.partial(_announce, membership),
         )
+        if kept and kept.failure:
+            raise BrokerEnded(kept.failure)
     click.echo("stopped")
 
 

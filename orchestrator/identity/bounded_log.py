@@ -38,6 +38,10 @@ class BoundedLog(Closing):
         self._thread.start()
         return file
 
+    def reopen(self) -> IO[bytes]:
+        """Go on with it, for a program that is started again; raises OSError."""
+        return self.path.open("ab")
+
     def close(self) -> None:
         """Look after it no more. Idempotent."""
         self._over.set()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Self
+from collections.abc import Callable
+from typing import IO, Self
 
-from broker.child_process import ChildProcess, our_environment
+from broker.child_process import ChildProcess, how_ended, our_environment
 from broker.credential import Credential
-from broker.errors import BrokerNotFound
+from broker.errors import BrokerDidNotStart, BrokerNotFound
 from broker.local_broker import STOP_S, find_mosquitto
 from broker.readiness import require_free_port, wait_until_ready
 from orchestrator.identity.bounded_log import BoundedLog
@@ -26,7 +27,10 @@ def fleet_mosquitto() -> str:
 
 
 class FleetBroker(Closing):
-    """A Mosquitto that ends with this process. A context manager; the fleet's files are there already."""
+    """A Mosquitto that ends with this process. A context manager; the fleet's files are there already.
+
+    `restart` starts it again on the same ports, with no memory of the one before.
+    """
 
     def __init__(self, fleet: FleetFolder, credential: Credential) -> None:
         """``credential``: somebody's who may connect.
@@ -45,20 +49,45 @@ class FleetBroker(Closing):
         Raises:
             BrokerDidNotStart: its port is in use, it ended, or it stayed silent; says why.
         """
-        address = self._credential.broker()
-        require_free_port(_KIND, address.host, address.port)
         try:
-            with self._log.open() as log:
-                self._process = ChildProcess(self._command, output=log, environment=our_environment())
-            wait_until_ready(_KIND, self._process, address, self._log.path)
+            self._launch(self._log.open)
         except BaseException:
             self.close()
             raise
         return self
 
+    @property
+    def running(self) -> bool:
+        """True while its process lives."""
+        return self._process is not None and self._process.running
+
+    def how_ended(self) -> str:
+        """How its process has ended, in words for people; it waits for that."""
+        process = self._process
+        return how_ended(process.wait(), self._log.path) if process else "ended"
+
+    def restart(self) -> None:
+        """End it, if it runs, and start it again; its log goes on. Raises `BrokerDidNotStart`."""
+        self._end_process()
+        try:
+            self._launch(self._log.reopen)
+        except BrokerDidNotStart:
+            self._end_process()
+            raise
+
     def close(self) -> None:
         """End it. Idempotent."""
+        self._end_process()
+        self._log.close()
+
+    def _launch(self, open_log: Callable[[], IO[bytes]]) -> None:
+        address = self._credential.broker()
+        require_free_port(_KIND, address.host, address.port)
+        with open_log() as log:
+            self._process = ChildProcess(self._command, output=log, environment=our_environment())
+        wait_until_ready(_KIND, self._process, address, self._log.path)
+
+    def _end_process(self) -> None:
         process, self._process = self._process, None
         if process is not None:
             process.end(STOP_S)
-        self._log.close()
