@@ -1,4 +1,4 @@
-"""Programs of linguabus that one command starts on this machine, with their logs, and ends together."""
+"""Programs of linguabus that one command starts on this machine, with their logs, keeps running, and ends together."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from broker.child_process import ChildProcess
+from broker.child_process import ChildProcess, how_ended
+from broker.restarts import GIVEN_UP, Restarts
 from orchestrator.errors import OrchestratorError
 
 START_TIMEOUT_S = 120.0
@@ -23,23 +23,61 @@ class PartFailed(OrchestratorError):
     """A program ended, or did not get ready."""
 
 
-@dataclass
 class Part:
-    """One program."""
+    """One program, and those that are started in its place."""
 
-    name: str
-    process: ChildProcess
-    log: Path
+    def __init__(self, name: str, log: Path, arguments: Sequence[str], ready: re.Pattern[str] | None = None) -> None:
+        """Start Python with these arguments. ``ready`` is in what it says once it has started well, if that counts.
+
+        What a program with this log said before is forgotten.
+        """
+        self.name = name
+        self.log = log
+        self._command = [sys.executable, *arguments]
+        self._ready = ready
+        self._restarts = Restarts()
+        self._again_s: float | None = None
+        """When it is started again (monotonic clock); None unless it has ended."""
+        log.unlink(missing_ok=True)
+        self.process = self._started()
+
+    def _started(self) -> ChildProcess:
+        with self.log.open("ab") as file:
+            return ChildProcess(self._command, output=file)
+
+    @property
+    def said(self) -> str:
+        """All that it has said."""
+        return self.log.read_text("utf-8", "replace")
 
     def check(self) -> None:
         """Raise PartFailed if it ended."""
+        if not self.process.running:
+            raise PartFailed(self._how_ended())
+
+    def tend(self, now_s: float) -> str:
+        """Start it again a while after it has ended; a line for people once that is done.
+
+        Raises:
+            PartFailed: it had not started well, or has ended too often.
+        """
         if self.process.running:
-            return
-        code = self.process.wait()
-        if code == -signal.SIGKILL:  # what it said last has nothing to do with that
-            raise PartFailed(f"{self.name} was killed, as a system does that is short of memory; its log: {self.log}")
-        lines = self.log.read_text(errors="replace").strip().splitlines()
-        raise PartFailed(f"{self.name} ended: {lines[-1] if lines else 'it said nothing'}")
+            return ""
+        how = self._how_ended()
+        if self._again_s is None:
+            if self._ready and not self._ready.search(self.said):
+                raise PartFailed(how)
+            pause_s = self._restarts.pause_s(now_s)
+            if pause_s is None:
+                raise PartFailed(f"{how}; {GIVEN_UP}")
+            self._again_s = now_s + pause_s
+        if now_s < self._again_s:
+            return ""
+        self.process, self._again_s = self._started(), None
+        return f"{how}; started again"
+
+    def _how_ended(self) -> str:
+        return f"{self.name} {how_ended(self.process.wait(), self.log)}"
 
 
 class Parts:
@@ -50,12 +88,9 @@ class Parts:
         self._folder = folder
         self.started: list[Part] = []
 
-    def start(self, name: str, arguments: Sequence[str]) -> Part:
-        """Start Python with these arguments; what a program of this name said before is forgotten."""
-        log = self._folder / f"{name}.log"
-        with log.open("wb") as file:
-            process = ChildProcess([sys.executable, *arguments], output=file)
-        part = Part(name, process, log)
+    def start(self, name: str, arguments: Sequence[str], ready: re.Pattern[str] | None = None) -> Part:
+        """Start one; see `Part`."""
+        part = Part(name, log_of(self._folder, name), arguments, ready)
         self.started.append(part)
         return part
 
@@ -64,6 +99,10 @@ class Parts:
         for part in self.started:
             part.check()
 
+    def tend(self, now_s: float) -> Iterator[str]:
+        """Start those again that have ended; what there is to be said of it. Raises as `Part.tend` does."""
+        return filter(None, (part.tend(now_s) for part in self.started))
+
     def wait_for(self, part: Part, said: re.Pattern[str], check: Callable[[], None]) -> re.Match[str]:
         """Return what a program says, once it does; ``check`` is called until then, and ends the wait by an error.
 
@@ -71,7 +110,7 @@ class Parts:
             PartFailed: it takes too long.
         """
         deadline_s = time.monotonic() + START_TIMEOUT_S
-        while not (found := said.search(part.log.read_text(errors="replace"))):
+        while not (found := said.search(part.said)):
             check()
             if time.monotonic() > deadline_s:
                 raise PartFailed(f"{part.name} is not ready after {START_TIMEOUT_S:.0f} s: see {part.log}")
@@ -85,3 +124,8 @@ class Parts:
             part.process.send(signal.SIGTERM)
         for part in self.started:
             part.process.end(max(0.0, ends_s - time.monotonic()))
+
+
+def log_of(folder: Path, name: str) -> Path:
+    """Where what a program says goes to."""
+    return folder / f"{name}.log"

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import socket
 from pathlib import Path
 
@@ -45,9 +43,15 @@ def address(running: Running) -> str:
     return next(line.split()[3] for line in running.lines if line.startswith("in a browser: "))
 
 
+def patient() -> httpx.Client:
+    """Waits for a page that is being started."""
+    return httpx.Client(transport=httpx.HTTPTransport(retries=10), timeout=DEADLINE_S)
+
+
 def answered(page: str) -> str:
-    question = {"model": "default", "prompt": "def f(x):", "max_tokens": 4}
-    answer = httpx.post(f"{page}v1/completions", json=question, timeout=DEADLINE_S)
+    question = {"model": "default", "prompt": "def f(x):", "max_tokens": 4, "temperature": 0}
+    with patient() as client:
+        answer = client.post(f"{page}v1/completions", json=question)
     return str(answer.json()["choices"][0]["text"])
 
 
@@ -59,7 +63,8 @@ def test_it_makes_a_fleet_that_answers_and_goes_on_with_it(home: Path) -> None:
             page = address(up)
             assert "<title>" in httpx.get(page, headers={"accept": "text/html"}, timeout=DEADLINE_S).text
             assert answered(page)
-            assert "runs on" in commands.run(home, "up", fails=True)
+            assert f"already; in a browser: {page}" in commands.run(home, "up", fails=True)
+            assert not any("no nodes" in line for line in up.lines)
             members = json.loads(commands.run(home, "members", "--json"))["members"]
             assert [one["name"] for one in members if one["role"] == "node"] == [NAME]
             authorities.add((home / "fleet" / "authority.crt").read_text())
@@ -70,15 +75,59 @@ def test_it_makes_a_fleet_that_answers_and_goes_on_with_it(home: Path) -> None:
     assert len(authorities) == 1
 
 
-def test_a_part_that_ends_ends_all_and_says_why(home: Path) -> None:
+def part(up: Running, *words: str) -> psutil.Process:
+    """The process of ``up`` with these words in its command line; the shell that looks after it is another one."""
+    family = psutil.Process(up.process.pid).children(recursive=True)
+    (found,) = (one for one in family if {*words} <= {*(line := one.cmdline())} and "tether" not in line)
+    return found
+
+
+def test_an_answer_goes_on_when_the_broker_was_killed(home: Path) -> None:
+    with FleetCommands().running(home, "up", until="  serving") as up:
+        page = address(up)
+        question = {"model": "default", "prompt": "def f(x):", "max_tokens": 100, "temperature": 0, "stream": True}
+        with httpx.stream("POST", f"{page}v1/completions", json=question, timeout=DEADLINE_S) as answer:
+            pieces = (line for line in answer.iter_lines() if line.startswith("data: "))
+            next(pieces)
+            part(up, str(home / "fleet" / "broker" / "mosquitto.conf")).kill()
+            assert [*pieces][-1] == "data: [DONE]"
+        assert answered(page)
+        assert "the broker was killed" in (home / "up" / "orchestrator.log").read_text()
+
+
+def test_parts_that_are_killed_come_back_where_they_were(home: Path) -> None:
+    with FleetCommands().running(home, "up", until="  serving") as up:
+        page = address(up)
+        for name, word in (("page", "api"), ("node", "edge_node"), ("orchestrator", "serve")):
+            part(up, word).kill()
+            up.wait_for(f"  {name} was killed")
+            assert answered(page)
+        family = psutil.Process(up.process.pid).children(recursive=True)
+        part(up, "api").kill()  # its end comes in the pause
+    assert up.process.returncode == 0
+    assert psutil.wait_procs(family, timeout=DEADLINE_S)[1] == []
+
+
+def test_a_part_that_ends_again_and_again_ends_all_and_says_why(home: Path) -> None:
     with FleetCommands().running(home, "up", "--no-node", until="in a browser") as up:
         family = psutil.Process(up.process.pid).children(recursive=True)
-        (page,) = (one for one in family if one.cmdline()[1:3] == ["-m", "orchestrator.cli"] and "api" in one.cmdline())
-        os.kill(page.pid, signal.SIGKILL)
+        for times in (1, 2):
+            part(up, "api").kill()
+            up.wait_for("  page was killed", times)
+            with patient() as client:
+                assert client.get(address(up)).is_success
+        part(up, "api").kill()
         up.wait_for("Error: page was killed")
         up.process.wait(DEADLINE_S)
+        assert "not started again after 3 ends within 60 s" in up.lines[-1]
     assert up.process.returncode == 2
     assert psutil.wait_procs(family, timeout=DEADLINE_S)[1] == []
+
+
+def test_what_does_not_start_is_said_and_not_tried_again(home: Path) -> None:
+    said = FleetCommands().run(home, "up", fails=True, LINGUABUS_NODE_CHECK_EVERY="never")
+    assert said.startswith("Error: node ended: Error: ")
+    assert "started again" not in said
 
 
 def test_a_port_that_is_taken_is_told_before_anything_is_made(tmp_path: Path) -> None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 
-from broker.child_process import ChildProcess
 from orchestrator.client import Client
 from orchestrator.commands.demo_fleet import Fleet, memory_plan, node_overhead_bytes
 from orchestrator.commands.demo_model import DemoModelUnavailable, demo_checkpoint
@@ -71,12 +69,9 @@ def fleet(tmp_path: Path) -> Fleet:
 
 @pytest.fixture
 def dead_part(tmp_path: Path) -> Part:
-    log = tmp_path / "part.log"
-    script = "print('starting'); raise SystemExit('Error: no room')"
-    with log.open("wb") as file:
-        process = ChildProcess([sys.executable, "-c", script], output=file)
-    assert process.wait() == 1
-    return Part("node-1", process, log)
+    part = Part("node-1", tmp_path / "part.log", ["-c", "print('starting'); raise SystemExit('Error: no room')"])
+    assert part.process.wait() == 1
+    return part
 
 
 def test_waiting_says_each_step_once(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
