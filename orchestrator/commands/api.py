@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from broker.option_types import WholeRange
 from broker.security import is_loopback
+from orchestrator.commands.connection import advised
 from orchestrator.commands.host_options import check_own, page_option
 from orchestrator.commands.settings import Settings, bus_options, pass_settings
 from orchestrator.errors import InsecureAddress
@@ -32,7 +34,7 @@ DEFAULT_PORT = 8480
     help="Address of this machine to listen on; beyond 127.0.0.1 with TLS, and for who has an API key"
     " ('linguabus key NAME').",
 )
-@click.option("--port", type=click.IntRange(0, 65535), default=DEFAULT_PORT, show_default=True, help="0: a free one.")
+@click.option("--port", type=WholeRange(0, 65535), default=DEFAULT_PORT, show_default=True, help="0: a free one.")
 @click.option("--keys", "wants_keys", is_flag=True, help="Ask programs of this machine for an API key, too.")
 @page_option("Where others find it, if not at that address and port, as behind a container's.")
 @bus_options
@@ -57,13 +59,15 @@ def command(settings: Settings, host: str, port: int, wants_keys: bool, page: st
         if wants_keys or not is_loopback(host):
             tls, guard = _guard(settings, held, on_network=not is_loopback(host))
         home = _home_of_host(settings)
-        with serving_gateway(address, host=host, port=port, guard=guard, home=home, tls=tls) as server:
-            end_on_signals(stop.set)
-            root = page or f"{'https' if tls else 'http'}://{bracketed(host)}:{server.port}"
-            click.echo(f"OpenAI's interface: {root}/v1   Ollama's: {root}   in a browser: {root}/   (stop with Ctrl-C)")
-            if guard:
-                click.echo("next: linguabus key NAME, for each program that is to ask; --operator for your own browser")
-            stop.wait()
+        serving = serving_gateway(address, host=host, port=port, guard=guard, home=home, tls=tls)
+        with advised(settings):
+            server = held.enter_context(serving)
+        end_on_signals(stop.set)
+        root = page or f"{'https' if tls else 'http'}://{bracketed(host)}:{server.port}"
+        click.echo(f"OpenAI's interface: {root}/v1   Ollama's: {root}   in a browser: {root}/   (stop with Ctrl-C)")
+        if guard:
+            click.echo("next: linguabus key NAME, for each program that is to ask; --operator for your own browser")
+        stop.wait()
     click.echo("stopped")
 
 
