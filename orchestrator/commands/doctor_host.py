@@ -10,7 +10,7 @@ from pathlib import Path
 from broker.disk_check import check_disk
 from broker.local_broker import find_mosquitto
 from broker.tls import client_context
-from orchestrator.errors import StateUnreadable
+from orchestrator.errors import StateNotWritable, StateUnreadable
 from orchestrator.identity.authority import ends_at, fits
 from orchestrator.identity.fleet_folder import LOOPBACK, FleetFolder
 from orchestrator.model.errors import ModelError
@@ -49,6 +49,9 @@ def check_host(home: Path, addresses: Sequence[str]) -> Iterator[Finding]:
         fleet = FleetFolder.of(home)
         with fleet.register() as register:
             members = register.members()
+    except StateNotWritable as error:
+        yield failed("fleet", str(error), "nothing shows that it is damaged: see to the disk, then look again")
+        return
     except StateUnreadable as error:
         yield failed("fleet", str(error), "restore it from a backup of the fleet, or begin anew: linguabus init")
         return

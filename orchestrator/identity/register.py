@@ -16,7 +16,7 @@ from pathlib import Path
 
 from broker.database_copy import keep_copy
 from broker.member_key import is_key
-from orchestrator.errors import StateUnreadable
+from orchestrator.errors import unusable
 from orchestrator.identity.errors import AlreadyMember, DoorShut, InvitationOver, OwnMember, UnknownMember
 from schemas.closing import Closing
 from schemas.roles import BY_HTTP, ON_BROKER, Role
@@ -25,6 +25,7 @@ MOST_MEMBERS = 1000
 ORCHESTRATOR = "orchestrator"
 """The name of the orchestrator itself."""
 _BUSY_TIMEOUT_S = 5.0
+_RESTORE = "restore it from a backup of the fleet"
 _SCHEMAS = (
     """
 CREATE TABLE members (
@@ -72,17 +73,21 @@ class Register(Closing):
         """Open it, or make a new one that only its owner can read.
 
         Raises:
-            StateUnreadable: it is damaged, locked, of a newer version, or can't be written.
+            StateUnreadable: it is damaged, locked or of a newer version.
+            StateNotWritable: it is not, and its disk is full or read-only.
         """
-        self._now = now
+        self._now, self._path = now, path
         try:
             os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
             self._db = sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
             self._migrate(path)
         except (OSError, sqlite3.Error) as error:
-            raise StateUnreadable(f"{path} cannot be used: {error}; restore it from a backup of the fleet") from error
+            raise unusable(path, error, _RESTORE) from error
 
     def _migrate(self, path: Path) -> None:
+        (version,) = self._db.execute("PRAGMA user_version").fetchone()
+        if version == len(_SCHEMAS):
+            return  # nothing is to be written, for which there may be no room
         self._db.execute("BEGIN IMMEDIATE")
         (version,) = self._db.execute("PRAGMA user_version").fetchone()
         if version > len(_SCHEMAS):
@@ -98,6 +103,12 @@ class Register(Closing):
     def close(self) -> None:
         """Close the file. Idempotent."""
         self._db.close()
+
+    def __exit__(self, *exception: object) -> None:
+        """Close the file; what it did not take is told as where it can't be opened."""
+        super().__exit__(*exception)
+        if isinstance(error := exception[1], sqlite3.Error):
+            raise unusable(self._path, error, _RESTORE) from error
 
     @property
     def version(self) -> int:
@@ -186,8 +197,8 @@ class Register(Closing):
 
     # --- invitations ------------------------------------------------------------------------------------------
 
-    def invite(self, name: str, role: Role, token: bytes, expires_s: float, *, again: bool = False) -> None:
-        """Open the door to who has the token, for so long; an older invitation of that name is over.
+    def invite(self, name: str, role: Role, token: bytes, expires_s: float, *, again: bool = False) -> bool:
+        """Open the door to who has the token, for so long; was there one of that name, unused, which is over now?
 
         Args:
             again: somebody who is a member already, who then has another key.
@@ -198,10 +209,12 @@ class Register(Closing):
         """
         self._forget_over()
         self._check_free(name, again=again)
+        was_invited = any(one.name == name for one in self.invited())
         self._db.execute("DELETE FROM invitations WHERE name = ?", (name,))
         expires_at = self._now() + expires_s
         row = (_hashed(token), name, role, expires_at, expires_at)
         self._db.execute("INSERT INTO invitations VALUES (?, ?, ?, ?, NULL, ?)", row)
+        return was_invited
 
     def invited(self) -> list[Invited]:
         """Whose invitations are neither used nor over."""

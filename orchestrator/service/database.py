@@ -21,7 +21,7 @@ from typing import Concatenate, ParamSpec
 
 from broker.database_copy import keep_copy
 from orchestrator.effects import SaveTokens
-from orchestrator.errors import StateUnreadable
+from orchestrator.errors import StateUnreadable, unusable
 from orchestrator.events import SavedRequest
 from orchestrator.planning.profile import Profile
 from orchestrator.service.database_schema import SCHEMA_VERSION, SCHEMAS
@@ -85,11 +85,7 @@ class Database(Closing):
             self._migrate()
         except (OSError, sqlite3.Error) as error:
             self._db.close()
-            what = f"{path} cannot be used: {error}"
-            full = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE)
-            if isinstance(error, OSError) or getattr(error, "sqlite_errorcode", None) in full:
-                raise StateUnreadable(f"{what}; make room in {path.parent}") from error
-            raise StateUnreadable(f"{what}; move it away to start afresh") from error
+            raise unusable(path, error, "move it away to start afresh") from error
         except StateUnreadable:
             self._db.close()
             raise

@@ -326,6 +326,23 @@ def test_a_host_with_much_wrong_with_it(
     assert "--address" in one(found, "addresses", "warning").remedy
 
 
+def test_a_disk_that_takes_nothing_is_no_damaged_fleet(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "home", 4 << 20) as home:
+        invite = [*LINGUABUS, "--home", str(home), "invite", "phone"]
+        make_fleet(home)
+        fill(home)
+        found = list(check_host(home, ()))
+        assert "make room" in one(found, "disk", "failed").said
+        assert one(found, "fleet", "ok").said == "2 members"
+        full = subprocess.run(invite, capture_output=True, text=True, cwd=ROOT, timeout=DEADLINE_S, check=False)
+        assert (full.returncode, f"make room in {home / 'fleet'}" in full.stderr) == (2, True), full.stderr
+        subprocess.run(["mount", "-o", "remount,ro", str(home)], check=True)
+        found = list(check_host(home, ()))
+        assert "a folder you may write to" in one(found, "disk", "failed").said
+        assert "a folder you may write to" in one(found, "fleet", "failed").said
+        assert not any("backup" in f"{finding.said} {finding.remedy}" for finding in found)
+
+
 def test_a_model_that_lost_a_file(tmp_path: Path, tiny_store: ModelStore) -> None:
     blob = tiny_store.show("tiny").blobs[0]
     home = tmp_path / "models"
