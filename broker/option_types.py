@@ -1,4 +1,4 @@
-"""Types of command line options that the programs share."""
+"""Types of command line options that the programs share. What is outside of their limits is told in a sentence."""
 
 from __future__ import annotations
 
@@ -8,7 +8,18 @@ from typing import Any
 import click
 
 
-class IntOrWord(click.IntRange):
+class WholeRange(click.IntRange):
+    """A whole number within limits."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Read the number; whatever is none, or not within the limits, is a wrong option."""
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter:
+            self.fail(f"{value!r} is not a whole number{_within(self)}", param, ctx)
+
+
+class IntOrWord(WholeRange):
     """A whole number within limits, or a word in its place."""
 
     def __init__(self, word: str, least: int, most: int) -> None:
@@ -18,7 +29,12 @@ class IntOrWord(click.IntRange):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Read the number; None for the word."""
-        return None if value in (None, self._word) else super().convert(value, param, ctx)
+        if value in (None, self._word):
+            return None
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter as error:
+            self.fail(f"{error.message}, nor {self._word}", param, ctx)
 
 
 class FiniteRange(click.FloatRange):
@@ -26,7 +42,17 @@ class FiniteRange(click.FloatRange):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Read the number; whatever is none, or not within the limits, is a wrong option."""
-        number = super().convert(value, param, ctx)
+        try:
+            number = super().convert(value, param, ctx)
+        except click.BadParameter:
+            number = math.nan
         if not math.isfinite(number):
-            self.fail(f"{value!r} is not a number", param, ctx)
+            self.fail(f"{value!r} is not a number{_within(self)}", param, ctx)
         return number
+
+
+def _within(limits: click.IntRange | click.FloatRange) -> str:
+    """The limits in words."""
+    if limits.max is None:
+        return "" if limits.min is None else f" of {limits.min:,} or more"
+    return f" from {limits.min:,} to {limits.max:,}"

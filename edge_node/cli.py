@@ -19,7 +19,7 @@ from broker.credential import FILE, Credential
 from broker.discovery import look
 from broker.errors import BrokerRefused, BrokerUnreachable
 from broker.exit_deadline import end_on_signals
-from broker.option_types import FiniteRange, IntOrWord
+from broker.option_types import FiniteRange, IntOrWord, WholeRange
 from broker.security import is_exposed, password_warning
 from broker.whereabouts import Whereabouts
 from edge_node.config import BLOBS, SPEEDS, NodeConfig, read_speed
@@ -116,14 +116,14 @@ def _read_config(context: click.Context, path: Path) -> ConfigFile:
 @home_option("Directory for downloaded model parts.", of_program=True)
 @click.option(
     "--memory-limit-mb",
-    type=click.IntRange(64),
+    type=WholeRange(64),
     metavar="MB",
     help="Memory to use at most, in MB of 10^6 bytes as in everything that is printed. [default: 3/4 of what is free,"
     " with 100 MB left]",
 )
 @click.option(
     "--storage-limit-mb",
-    type=click.IntRange(16),
+    type=WholeRange(16),
     metavar="MB",
     help="Disk that model parts may take, in MB of 10^6 bytes. Where room is needed, parts that nobody needs leave"
     " first, the longest unused ones before others, then those on standby, then those in use. [default: 1/2 of what"
@@ -191,7 +191,7 @@ def _read_config(context: click.Context, path: Path) -> ConfigFile:
     help="Rest while the device is neither in a Wi-Fi nor on a cable ($LINGUABUS_ONLY_WIFI).",
 )
 @click.option("--insecure", is_flag=True, help="Allow a broker beyond this machine without TLS.")
-@click.option("-v", "--verbose", count=True, help="Log more; twice for debugging.")
+@click.option("-v", "--verbose", count=True, type=WholeRange(0), help="Log more; twice for debugging.")
 @click.version_option(PACKAGE_VERSION, prog_name=PROGRAM)
 @click.pass_context
 def node(

@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from broker.config_file import ConfigFile, ConfiguredGroup, config_option
+from broker.option_types import WholeRange
 from orchestrator.commands.exits import FAILURE, INTERRUPTED, WRONG_INPUT, exit_code, missing_module
 from orchestrator.commands.settings import HelpGroup, Settings, bus_options, pass_settings
 from orchestrator.commands.terminal import settle_streams
@@ -91,7 +92,7 @@ def _read_config(context: click.Context, path: Path) -> ConfigFile:
     metavar="DIR",
     help="Where models and state are kept. [default: LINGUABUS_HOME or ~/.local/share/linguabus]",
 )
-@click.option("-v", "--verbose", count=True, help="Say more; twice for debugging.")
+@click.option("-v", "--verbose", count=True, type=WholeRange(0), help="Say more; twice for debugging.")
 @click.version_option(PACKAGE_VERSION, prog_name="linguabus")
 @pass_settings
 def cli(settings: Settings, home: Path | None, verbose: int) -> None:

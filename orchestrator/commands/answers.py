@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from broker.option_types import FiniteRange
+from broker.option_types import FiniteRange, WholeRange
 from orchestrator.client import Answer
 from orchestrator.client.question import random_seed
 from orchestrator.commands.interrupts import stop_on_interrupt
@@ -73,11 +73,11 @@ def answer_options(function: Callable[..., Any]) -> Callable[..., Any]:
         return function(*args, wanted=wanted, **kwargs)
 
     options = (
-        click.option("--max-tokens", type=click.IntRange(1, MAX_ANSWER_TOKENS), default=256, show_default=True,
+        click.option("--max-tokens", type=WholeRange(1, MAX_ANSWER_TOKENS), default=256, show_default=True,
                      help="Most tokens to generate."),
         click.option("--temperature", type=FiniteRange(0, 100), default=0.0, show_default=True,
                      help="0 always takes the likeliest token; higher is more varied."),
-        click.option("--top-k", type=click.IntRange(0, 1_000_000), default=0, show_default=True,
+        click.option("--top-k", type=WholeRange(0, 1_000_000), default=0, show_default=True,
                      help="Choose among the K likeliest tokens; 0 is all."),
         click.option("--top-p", type=FiniteRange(0, 1), default=1.0, show_default=True,
                      help="Choose among the likeliest tokens that together have this probability."),
@@ -89,7 +89,7 @@ def answer_options(function: Callable[..., Any]) -> Callable[..., Any]:
                      help="Above 0, tokens that the answer has already become less likely."),
         click.option("--frequency-penalty", type=FiniteRange(-2, 2), default=0.0, show_default=True,
                      help="Above 0, the oftener the answer has a token, the less likely it becomes."),
-        click.option("--seed", type=click.IntRange(0, 2**53), help="Same seed, same answer. [default: random]"),
+        click.option("--seed", type=WholeRange(0, 2**53), help="Same seed, same answer. [default: random]"),
         click.option("--stop", metavar="TEXT", multiple=True, callback=_stop_strings,
                      help="End the answer before this text; may be given several times."),
         click.option("--system", metavar="TEXT", help="The system message."),

@@ -7,6 +7,7 @@ import sys
 
 import click
 
+from broker.option_types import WholeRange
 from orchestrator.client import Answer
 from orchestrator.commands.answers import (
     AnswerOptions,
@@ -40,7 +41,7 @@ from schemas.messages import ChatMessage, StreamEnd
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end instead of text as it comes.")
 @click.option(
     "--logprobs",
-    type=click.IntRange(0, MAX_ALTERNATIVES),
+    type=WholeRange(0, MAX_ALTERNATIVES),
     help="With --json: how likely the model found each token, and so many of the likeliest at its place.",
 )
 @click.option("--stats", is_flag=True, help="Print times and sizes on stderr: TTFT, tokens/s, each stage's share.")

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import click
 
+from broker.option_types import WholeRange
 from orchestrator.client import Client
 from orchestrator.commands.bench_report import Combination, Load, Measured, Result, Spread, make_prompt, summarise
 from orchestrator.commands.bench_streams import Streams, measure
@@ -68,21 +69,21 @@ def _counts(most: int) -> Callable[[click.Context, click.Parameter, str], tuple[
 )
 @click.option(
     "--repeat",
-    type=click.IntRange(1, 10_000),
+    type=WholeRange(1, 10_000),
     default=3,
     show_default=True,
     help="Answers per stream and combination that count.",
 )
 @click.option(
     "--warm-up",
-    type=click.IntRange(0, 10_000),
+    type=WholeRange(0, 10_000),
     default=1,
     show_default=True,
     help="Answers per stream and combination before those.",
 )
 @click.option(
     "--seed",
-    type=click.IntRange(0, 2**53),
+    type=WholeRange(0, 2**53),
     help="Same seed, same prompts; nodes may still remember those of the last run. [default: random]",
 )
 @click.option(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from broker.option_types import WholeRange
 from orchestrator.client import Client
 from orchestrator.commands.answers import cancel_on_interrupt, cut_mark, tokens_per_s
 from orchestrator.commands.exits import INTERRUPTED
@@ -30,7 +31,7 @@ MAX_TOKENS = 48
 
 @click.command("demo", epilog="Example: linguabus demo --nodes 4 --question 'What is water made of?'")
 @click.option("--question", default=QUESTION, show_default=True, help="What to ask.")
-@click.option("--nodes", type=click.IntRange(2, 8), default=3, show_default=True, help="How many nodes to start.")
+@click.option("--nodes", type=WholeRange(2, 8), default=3, show_default=True, help="How many nodes to start.")
 @click.option("--keep", is_flag=True, help="Leave everything running until Ctrl-C, for questions of your own.")
 @click.option("--page", "wants_page", is_flag=True, help="As --keep, with a page in the browser for questions.")
 def command(question: str, nodes: int, keep: bool, wants_page: bool) -> int:

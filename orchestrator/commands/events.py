@@ -7,6 +7,7 @@ from datetime import datetime
 
 import click
 
+from broker.option_types import WholeRange
 from orchestrator.client import Client, NoOrchestrator
 from orchestrator.commands.connection import connect
 from orchestrator.commands.output import print_json
@@ -16,7 +17,7 @@ from schemas.messages import MOST_EVENTS, FleetEvent
 
 @click.command("events", epilog="Example: linguabus events --follow")
 @click.option("--follow", is_flag=True, help="Go on with what happens next, until Ctrl-C.")
-@click.option("--limit", type=click.IntRange(1, MOST_EVENTS), default=50, show_default=True, help="Newest events.")
+@click.option("--limit", type=WholeRange(1, MOST_EVENTS), default=50, show_default=True, help="Newest events.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
 @bus_options
 @pass_settings

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from broker.address import DEFAULT_TLS_PORT
+from broker.option_types import WholeRange
 from orchestrator.commands.host_options import address_option, check_host, check_own
 from orchestrator.commands.settings import Settings, pass_settings
 
@@ -26,23 +27,23 @@ ADDRESS = "LINGUABUS_ADDRESS"
 @click.option("--listen", callback=check_own, metavar="ADDRESS", help="Where to listen. [default: everywhere]")
 @click.option(
     "--broker-port",
-    type=click.IntRange(1, 65535),
+    type=WholeRange(1, 65535),
     help=f"The broker's port. [default: {DEFAULT_TLS_PORT}]",
 )
 @click.option(
     "--http-port",
-    type=click.IntRange(1, 65535),
+    type=WholeRange(1, 65535),
     help=f"The port for invitations and model parts. [default: {HTTP_PORT}]",
 )
 @click.option(
     "--host-port",
-    type=click.IntRange(1, 65535),
+    type=WholeRange(1, 65535),
     help="The broker's port for programs of this machine, which others can't fill with connections."
     f" [default: {HOST_PORT}]",
 )
 @click.option(
     "--websocket-port",
-    type=click.IntRange(0, 65535),
+    type=WholeRange(0, 65535),
     help="A port on which members' programs in a browser reach the broker, over WebSocket and TLS; 0: none."
     " [default: none]",
 )

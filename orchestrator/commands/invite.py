@@ -79,8 +79,10 @@ def command(
     line = made.line
     if as_json:
         said = {"name": name, "role": role, "expires_at": time.time() + expires_s, "invitation": str(made.invitation)}
-        print_json({**said, "line": line})
+        print_json({**said, "line": line, "ends_another": made.ends_another})
         return
+    if made.ends_another:
+        click.echo(f"the line that {name} was invited by before is not good any more", err=True)
     click.echo(f"on {name}, within {span_text(expires_s)}:", err=True)
     click.echo(line)
     if qr:

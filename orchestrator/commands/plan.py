@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from broker.option_types import FiniteRange
+from broker.option_types import FiniteRange, WholeRange
 from orchestrator.commands.connection import connect
 from orchestrator.commands.output import print_json
 from orchestrator.commands.plan_changes import changes, describe_changes
@@ -101,7 +101,7 @@ def constraint_options(function: Callable[..., None]) -> Callable[..., None]:
         ),
         click.option("--only-on-charger", is_flag=True, help="Leave out nodes that run on their battery."),
         click.option(
-            "--context", "context_tokens", type=click.IntRange(limits.MIN_CONTEXT_TOKENS, limits.MAX_CONTEXT_TOKENS),
+            "--context", "context_tokens", type=WholeRange(limits.MIN_CONTEXT_TOKENS, limits.MAX_CONTEXT_TOKENS),
             help="Tokens of prompt and answer together. [default: as the orchestrator was started]",
         ),
         click.option("--json", "as_json", is_flag=True, help="Print one JSON object."),
@@ -166,7 +166,7 @@ def apply(settings: Settings, as_json: bool, **constraints: Any) -> None:
 
 
 @command.command("why", epilog="Example: linguabus plan why --json")
-@click.option("--limit", type=click.IntRange(1, MOST_HISTORY), default=20, show_default=True, help="Newest decisions.")
+@click.option("--limit", type=WholeRange(1, MOST_HISTORY), default=20, show_default=True, help="Newest decisions.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @bus_options
 @pass_settings
@@ -182,7 +182,7 @@ def why(settings: Settings, limit: int, as_json: bool) -> None:
 
 
 @command.command("history", epilog="Example: linguabus plan history --limit 5")
-@click.option("--limit", type=click.IntRange(1, MOST_HISTORY), default=20, show_default=True, help="Newest plans.")
+@click.option("--limit", type=WholeRange(1, MOST_HISTORY), default=20, show_default=True, help="Newest plans.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @bus_options
 @pass_settings

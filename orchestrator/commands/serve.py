@@ -13,7 +13,7 @@ import click
 
 from broker.address import BrokerAddress, parse_broker_url
 from broker.credential import MOST_ADDRESSES
-from broker.option_types import FiniteRange
+from broker.option_types import FiniteRange, WholeRange
 from orchestrator.commands.output import describe_broker, warn_of_few_files
 from orchestrator.commands.settings import Settings, bus_options, pass_settings
 from orchestrator.fleet.health import HealthLimits
@@ -65,7 +65,7 @@ def _prefix(_context: click.Context, parameter: click.Parameter, value: str) -> 
 )
 @click.option("--model", metavar="NAME", help="The model to serve. [default: the active one]")
 @click.option(
-    "--min-nodes", type=click.IntRange(1, limits.MAX_STAGES), default=1, show_default=True, help="Nodes to wait for."
+    "--min-nodes", type=WholeRange(1, limits.MAX_STAGES), default=1, show_default=True, help="Nodes to wait for."
 )
 @click.option(
     "--pipelines",
@@ -77,13 +77,13 @@ def _prefix(_context: click.Context, parameter: click.Parameter, value: str) -> 
 )
 @click.option(
     "--context",
-    type=click.IntRange(limits.MIN_CONTEXT_TOKENS, limits.MAX_CONTEXT_TOKENS),
+    type=WholeRange(limits.MIN_CONTEXT_TOKENS, limits.MAX_CONTEXT_TOKENS),
     help=f"Tokens of prompt and answer together. [default: the model's maximum, {DEFAULT_CONTEXT_TOKENS} at most,"
     " or what fits]",
 )
 @click.option(
     "--slots",
-    type=click.IntRange(1, limits.MAX_SLOTS),
+    type=WholeRange(1, limits.MAX_SLOTS),
     help=f"Requests at the same time. [default: as many as the nodes have memory for, {DEFAULT_SLOTS} at most]",
 )
 @click.option(
@@ -97,7 +97,7 @@ def _prefix(_context: click.Context, parameter: click.Parameter, value: str) -> 
 )
 @click.option(
     "--guess",
-    type=click.IntRange(0, limits.MAX_GUESSED_TOKENS),
+    type=WholeRange(0, limits.MAX_GUESSED_TOKENS),
     help="Tokens to guess per round trip; pays on slow links. The last stage's node is then told the prompt. "
     "[default: 8 for models in the steady or exact profile, 0 for fast ones]",
 )
@@ -107,7 +107,7 @@ def _prefix(_context: click.Context, parameter: click.Parameter, value: str) -> 
 )
 @click.option(
     "--blob-port",
-    type=click.IntRange(0, 65535),
+    type=WholeRange(0, 65535),
     help="Its port; 0: a free one. [default: the one that the fleet was made with, or a free one]",
 )
 @click.option(
@@ -135,7 +135,7 @@ def _prefix(_context: click.Context, parameter: click.Parameter, value: str) -> 
 )
 @click.option(
     "--memory-low",
-    type=click.IntRange(0),
+    type=WholeRange(0),
     default=HEALTH.memory_low_bytes // limits.MB,
     show_default=True,
     metavar="MB",

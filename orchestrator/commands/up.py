@@ -18,6 +18,7 @@ import click
 from broker.config_file import VARIABLE, config_of
 from broker.credential import FILE, Credential
 from broker.free_ports import free_port
+from broker.option_types import WholeRange
 from orchestrator.client import Client, NoOrchestrator
 from orchestrator.commands.api import DEFAULT_PORT
 from orchestrator.commands.connection import connect
@@ -49,7 +50,7 @@ def _check_name(_context: click.Context, parameter: click.Parameter, value: str 
 @click.option("--no-node", is_flag=True, help="No node on this machine: other devices have to lend themselves.")
 @click.option(
     "--port",
-    type=click.IntRange(0, 65535),
+    type=WholeRange(0, 65535),
     default=DEFAULT_PORT,
     show_default=True,
     help="The page's, for this machine alone; 0: a free one.",

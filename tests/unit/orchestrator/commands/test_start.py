@@ -9,14 +9,19 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 
+from broker.credential import FILE
 from broker.errors import BrokerDidNotStart
+from edge_node.cli import node
 from orchestrator import cli
 from orchestrator.client import AnswerFailed
 from orchestrator.commands.exits import exit_code
+from orchestrator.commands.settings import Settings
 from orchestrator.model.errors import BlobCorrupt, BrokenModel, ConversionFailed, NoSuchModel
 from orchestrator.model.extras import MODULES
 from schemas import PACKAGE_VERSION
@@ -88,7 +93,7 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         (["ask", "Hello", "--broker", "mqtt://192.0.2.1"], "--insecure"),
         (["ask", " "], "PROMPT is empty"),
         (["ask"], "Missing argument 'PROMPT'"),
-        (["ask", "Hello", "--temperature", "hot"], "'hot' is not a valid"),
+        (["ask", "Hello", "--temperature", "hot"], "'hot' is not a number from 0 to 100"),
         (["ask", "Hello", "--temperature", "-1"], "--temperature"),
         (["ask", "Hello", "--top-p", "2"], "--top-p"),
         (["ask", "Hello", "--temperature", "nan"], "Invalid value for '--temperature': 'nan' is not a number"),
@@ -149,6 +154,61 @@ def test_a_bug_is_one_line_too(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     monkeypatch.setattr("orchestrator.model.store.ModelStore.names", lambda self: 1 / 0)
     assert run("model", "list") == 1
     assert "ZeroDivisionError" in one_line(capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("arguments", [["ask", "Hello"], ["nodes"], ["chat"], ["api", "--port", "0"]])
+def test_where_there_is_no_fleet_it_is_said_how_to_come_to_one(
+    arguments: list[str], home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("LINGUABUS_BROKER")
+    monkeypatch.setattr(cli, "Settings", lambda: Settings(broker=UNREACHABLE))  # a broker may be at the default one
+
+    def said() -> str:
+        assert run(*arguments) == 2
+        return one_line(capsys.readouterr().err)
+
+    assert "there is no fleet here yet: make one with 'linguabus up' (or 'linguabus init'" in said()
+    credential = home / "node" / FILE
+    credential.parent.mkdir(parents=True)
+    credential.touch()
+    only_a_node = said()
+    assert "run 'linguabus invite NAME --client' on the fleet's host, then 'linguabus join LINE' here" in only_a_node
+    assert "linguabus up" not in only_a_node
+    arguments = ["--broker", UNREACHABLE, *arguments]
+    assert "start one there or pass another address" in said()
+
+
+def options_of(command: click.Command, *words: str) -> Iterator[tuple[tuple[str, ...], click.Option]]:
+    """All options of a command and of those below it, with the words before them."""
+    context = click.Context(command)
+    yield from ((words, one) for one in command.params if isinstance(one, click.Option))
+    if isinstance(command, click.Group):
+        for name in command.list_commands(context):
+            found = command.get_command(context, name)
+            assert found
+            yield from options_of(found, *words, name)
+
+
+RANGES = [
+    pytest.param(option, id=" ".join([program.name or "", *words, option.opts[0]]))
+    for program in (cli.cli, node)
+    for words, option in options_of(program)
+    if isinstance(option.type, click.IntRange | click.FloatRange)
+]
+
+
+@pytest.mark.parametrize("option", RANGES)
+def test_a_number_out_of_its_range_is_told_in_a_sentence(option: click.Option) -> None:
+    limits = option.type
+    assert isinstance(limits, click.IntRange | click.FloatRange)
+    assert limits.min is not None
+    for value in ("many", f"{limits.min - 1}"):
+        with pytest.raises(click.BadParameter) as wrong:
+            option.type_cast_value(click.Context(cli.cli), [value] if option.multiple else value)
+        said = wrong.value.format_message()
+        assert option.opts[0] in said
+        assert re.search(f"{value!r} is not a (whole )?number (from|of) {limits.min:,}", said)
+        assert limits.max is None or f"to {limits.max:,}" in said
 
 
 @pytest.fixture
