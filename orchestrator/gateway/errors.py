@@ -90,6 +90,9 @@ def as_api_error(error: LinguabusError) -> ApiError:
             return ApiError(507, text, code="no_room")
         case UnknownMember():
             return ApiError(404, text, code="unknown_member")
+        case AlreadyMember(is_full=False):  # as the page and the request have it, which know no options
+            remedy = "choose another name, or say that it is a member that has lost its key (again)"
+            return ApiError(409, f"{error.there}: {remedy}", code="refused", field="again")
         case AlreadyMember() | HostUnknown() | NobodyInvited() | NoFleet() | OwnMember() | ControlRefused():
             return ApiError(409, text, code="refused")
         case ClientError():

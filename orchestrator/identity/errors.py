@@ -30,9 +30,10 @@ class AlreadyMember(OrchestratorError):
     """Somebody of that name is a member."""
 
     def __init__(self, name: str, is_full: bool) -> None:
-        there = "the fleet has as many members as it can" if is_full else f"{name} is a member already"
+        self.there = "the fleet has as many members as it can" if is_full else f"{name} is a member already"
+        self.is_full = is_full
         remedy = "revoke one first" if is_full else "choose another name, or add --again if it has lost its key"
-        super().__init__(f"{there}: {remedy}")
+        super().__init__(f"{self.there}: {remedy}")
 
 
 class OwnMember(OrchestratorError):

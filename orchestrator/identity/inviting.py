@@ -38,10 +38,11 @@ class Wanted:
 
 @dataclass(frozen=True)
 class IssuedInvitation:
-    """An invitation, and the line for a shell of the device."""
+    """An invitation, and the line for a shell of the device; ``ends_another``: an unused one of that name is over."""
 
     invitation: Invitation
     line: str
+    ends_another: bool
 
 
 def invite(fleet: FleetFolder, wanted: Wanted, found: Sequence[str]) -> IssuedInvitation:
@@ -68,8 +69,8 @@ def invite(fleet: FleetFolder, wanted: Wanted, found: Sequence[str]) -> IssuedIn
     if wanted.phone:
         line = _line_for_phone(invitation, public_key_pin(fleet.server_file.read_text("utf-8")))
     with fleet.register() as register:
-        register.invite(wanted.name, wanted.role, invitation.token, wanted.expires_s, again=wanted.again)
-    return IssuedInvitation(invitation, line)
+        ends_another = register.invite(wanted.name, wanted.role, invitation.token, wanted.expires_s, again=wanted.again)
+    return IssuedInvitation(invitation, line, ends_another)
 
 
 def _line_for_phone(invitation: Invitation, pin: str) -> str:

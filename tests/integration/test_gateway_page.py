@@ -16,9 +16,10 @@ from orchestrator.gateway.access import Guard, key_access
 from orchestrator.gateway.access_key import key_text
 from orchestrator.gateway.fleet_picture import picture
 from orchestrator.gateway.page_routes import page_files
+from orchestrator.identity.fleet_folder import FleetFolder
 from schemas.parts import UnitsOnNode
 from schemas.plan_views import PlanOnItsWay
-from tests.support.fleet_world import make_fleet
+from tests.support.fleet_world import enrol, make_fleet
 from tests.support.gateway_world import GatewayWorld
 from tests.support.polling import DEADLINE_S
 from tests.support.repository import ROOT
@@ -217,9 +218,20 @@ def test_wrong_invitations_are_refused(hosted: str, wrong: dict[str, Any]) -> No
     assert post(hosted, "members/invite", wrong).status_code == 422
 
 
+def test_who_is_invited_again_or_is_a_member_is_told_in_words_of_the_request(hosted: str, tmp_path: Path) -> None:
+    first, second = (post(hosted, "members/invite", {"name": "phone"}).json() for _ in range(2))
+    assert (first["ends_another"], second["ends_another"]) == (False, True)
+    enrol(FleetFolder.of(tmp_path), "tablet", "node")
+    refused = post(hosted, "members/invite", {"name": "tablet"})
+    assert (refused.status_code, "has lost its key (again)" in refused.json()["error"]) == (409, True)
+    assert "--" not in refused.json()["error"]
+
+
 def test_elsewhere_nobody_is_invited(root: str) -> None:
     rights = httpx.get(f"{root}/api/fleet/rights").json()
-    assert rights == {"caller": "local", "commands": True, "models": False, "members": False}
+    assert rights == {
+        "caller": "local", "commands": True, "models": False, "members": False, "upload_bytes": None,
+    }  # fmt: skip
     refused = post(root, "members/invite", {"name": "phone"})
     assert (refused.status_code, "host" in refused.json()["error"]) == (409, True)
     assert httpx.get(f"{root}/api/fleet/models").json() == {"served": "tiny", "models": None, "adding": None}

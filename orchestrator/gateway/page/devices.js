@@ -10,6 +10,7 @@ import { ago, clock } from "./text.js";
 const ROLES = {
   node: "lends itself", client: "asks questions", operator: "asks and commands", "home-assistant": "shows the fleet in a home",
 };
+const NAMES = "A name has letters, digits, “.”, “_” and “-”, 64 at most; a letter or a digit comes first.";
 let section, list, door, told, invited;
 
 export const devices = { make, shown: load };
@@ -38,7 +39,10 @@ function invite() {
       h("p", { class: "muted" }, "Invitations are made on the fleet's host, where this gateway does not run, or for who may command. Type there:"),
       line("linguabus invite my-phone --phone --qr"));
   }
-  const name = h("input", { id: "invite-name", required: true, maxlength: "64", pattern: "[A-Za-z0-9][A-Za-z0-9._\\-]*", placeholder: "kitchen-phone", autocomplete: "off" });
+  const name = h("input", {
+    id: "invite-name", required: true, maxlength: "64", pattern: "[A-Za-z0-9][A-Za-z0-9._\\-]*", placeholder: "kitchen-phone", autocomplete: "off",
+    title: NAMES, "aria-describedby": "invite-names",
+  });
   const role = h("select", { id: "invite-role" }, Object.entries(ROLES).map(([value, words]) => h("option", { value }, words)));
   const installs = h("input", { type: "checkbox", id: "invite-phone", checked: true });
   const again = h("input", { type: "checkbox", id: "invite-again" });
@@ -60,17 +64,19 @@ function invite() {
   }
   return h("form", { class: "stack", onsubmit: send },
     h("div", { class: "row" }, h("label", {}, "Its name", name), h("label", {}, "What it does", role), h("label", {}, "Good for", minutes)),
+    h("p", { class: "muted", id: "invite-names" }, NAMES),
     h("div", { class: "row" },
       h("label", { class: "check" }, installs, "it has no linguabus yet (Termux, Debian): the line installs it"),
       h("label", { class: "check" }, again, "it is a member that has lost its key")),
     h("div", { class: "row" }, h("button", { class: "main" }, "Invite")));
 }
 
-function show({ name, expires_at: ends, line: text, squares }) {
+function show({ name, expires_at: ends, line: text, squares, ends_another: endsAnother }) {
   invited.replaceChildren(
     h("div", { class: "ticket" }, code(squares, `QR code of the line for ${name}`),
       h("div", { class: "stack" },
         h("p", {}, "On ", h("strong", {}, name), `, until ${clock(ends)}, once:`), line(text),
+        endsAnother ? h("p", { class: "muted" }, "The line that it was invited by before is not good any more.") : null,
         h("p", { class: "muted" }, "Point its camera at the code, or paste the line. Whoever has it can join under this name."))));
 }
 
