@@ -44,7 +44,7 @@ async def answered(
         answers = await gateway.ask(caller, model, questions, held)
         shape.begin(answers[0].request)
         if stream:
-            pieces = await begun(numbered_pieces(answers, quiet_s=gateway.limits.quiet_s), held)
+            pieces = await begun(numbered_pieces(answers, quiet_s=gateway.limits.quiet_s), answers, held)
             return EventStream(_lines(pieces, answers, shape), held.pop_all())
         return JSONResponse(await unless_hung_up(request, _whole(gateway, answers, shape)))
 

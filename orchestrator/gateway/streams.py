@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Coroutine, Sequence
 from contextlib import ExitStack, aclosing
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,6 +19,8 @@ _T = TypeVar("_T")
 NumberedPiece = tuple[int, StreamText | StillThere | None]
 HEAD_S = 0.5
 """The headers of a stream wait so long for its first piece, with which they are one packet, or for its failure."""
+_READ_BYTES_PER_S = 100_000
+"""Longer for a long question: a slow orchestrator finds only so quickly that it does not fit into the context."""
 
 
 class HungUp(Exception):
@@ -63,24 +66,47 @@ async def numbered_pieces(answers: Sequence[AsyncAnswer], *, quiet_s: float) -> 
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def begun(pieces: AsyncGenerator[_T, None], held: ExitStack) -> AsyncGenerator[_T, None]:
-    """The same pieces, of which there is at least one, once it has come or has not for `HEAD_S`.
+async def begun(
+    pieces: AsyncGenerator[_T, None], answers: Sequence[AsyncAnswer], held: ExitStack
+) -> AsyncGenerator[_T, None]:
+    """The same pieces, of which there is at least one, once it has come or has not for `HEAD_S`, longer for long ones.
 
     What is wrong until then is raised here, where a response still has a status. ``held`` has to end with the pieces.
     """
-    first = asyncio.ensure_future(anext(pieces))
-    held.callback(first.cancel)
-    await asyncio.wait({first}, timeout=HEAD_S)
-    if first.done():
-        first.result()
+    question_bytes = sum(answer.stream.question_bytes for answer in answers)
+    end_s = time.monotonic() + HEAD_S + question_bytes / _READ_BYTES_PER_S
+    early: list[_T] = []
+    while True:
+        coming = asyncio.ensure_future(anext(pieces))
+        held.callback(coming.cancel)
+        await asyncio.wait({coming}, timeout=max(0.0, end_s - time.monotonic()))
+        if not coming.done():
+            break
+        try:
+            early.append(coming.result())
+        except StopAsyncIteration:  # an answer without text
+            break
+        if not _is_quiet(early[-1]):
+            break
 
     async def continued() -> AsyncGenerator[_T, None]:
         async with aclosing(pieces):
-            yield await first
+            for piece in early:
+                yield piece
+            if not early or _is_quiet(early[-1]):
+                try:
+                    yield await coming
+                except StopAsyncIteration:
+                    return
             async for piece in pieces:
                 yield piece
 
     return continued()
+
+
+def _is_quiet(piece: object) -> bool:
+    """Does a piece, or a numbered one, say no more than that an answer is waited for?"""
+    return isinstance(piece[1] if isinstance(piece, tuple) else piece, StillThere)
 
 
 async def unless_hung_up(request: Request, work: Coroutine[Any, Any, _T]) -> _T:
