@@ -29,7 +29,9 @@ class HttpLimits:
     """By path: the most bytes of a body that its route writes to a disk as it comes. ``stalled_s`` is then how long
     nothing may come; ``request_s`` and ``body_bytes`` are for all others, which are read into memory."""
     linger_s: float = 5
-    """Such a body goes on for so long after its answer, and is thrown away: its sender reads only behind it."""
+    """A body goes on for so long after its answer, and is thrown away: its sender reads only behind it."""
+    linger_bytes: int = 16 << 20
+    """The most of a body in memory that is thrown away."""
 
     def most_body_bytes(self, path: str) -> int:
         """The most bytes of a body that is sent to a path."""

@@ -24,6 +24,8 @@ class LimitedProtocol(H11Protocol):
         self._incomplete: asyncio.TimerHandle | None = None
         self._is_streamed = False
         """Is a body under way that its route writes to a disk as it comes?"""
+        self._is_left = False
+        """Does a body go on whose request is answered?"""
         self._received = 0
         self._stalled: asyncio.TimerHandle | None = None
 
@@ -36,31 +38,32 @@ class LimitedProtocol(H11Protocol):
         self._incomplete = self.loop.call_later(self._limits.request_s, transport.abort)
 
     def data_received(self, data: bytes) -> None:
-        """Take some of a request; one that is too long or takes too long ends the connection."""
+        """Take some of a request; one that takes too long, or is far too long, ends the connection."""
         super().data_received(data)
         state = self.conn.their_state
         if state not in (h11.IDLE, h11.SEND_BODY):
             self._complete()
             return
-        if self._is_streamed and state is h11.IDLE:  # what was left of one that was refused
+        if self._is_left and state is h11.IDLE:
             self._complete()
         self._received += len(data)
-        most_bytes = self._limits.body_bytes
-        if state is h11.SEND_BODY:
-            most_bytes = self._limits.most_body_bytes(self.scope["path"])
-            if not self._is_streamed and self.scope["path"] in self._limits.streamed:
-                self._is_streamed = True
-                _cancel(self._incomplete)
-                self._watch_sending()
-        if self._received > self._limits.head_bytes + most_bytes:
+        if state is h11.SEND_BODY and not self._is_streamed and self.scope["path"] in self._limits.streamed:
+            self._is_streamed = True
+            _cancel(self._incomplete)
+            self._watch_sending()
+        most_bytes = self._limits.head_bytes + self._limits.body_bytes
+        if state is h11.SEND_BODY:  # one that is too long is refused with words, and some more of it thrown away
+            most_bytes += self._limits.linger_bytes
+        if self._received > most_bytes and not self._is_streamed:
             self.transport.abort()
         elif self._incomplete is None:
             self._incomplete = self.loop.call_later(self._limits.request_s, self.transport.abort)
 
     def on_response_complete(self) -> None:
         """Let a client that goes on sending come to the answer."""
+        self._is_left = self.conn.their_state is h11.SEND_BODY
         super().on_response_complete()
-        if self._is_streamed:
+        if self._is_left:
             _cancel(self._incomplete)
             self._incomplete = self.loop.call_later(self._limits.linger_s, self.transport.abort)
 
@@ -83,7 +86,7 @@ class LimitedProtocol(H11Protocol):
     def _complete(self) -> None:
         """A request is here whole."""
         self._received = 0
-        self._is_streamed = False
+        self._is_streamed = self._is_left = False
         _cancel(self._incomplete)
         self._incomplete = None
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from orchestrator.service.http_limits import HttpLimits
 
 if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Receive, Scope, Send
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 Refusal = Callable[[str, int], Response]
 """What is said of a request to a path that is refused with a status."""
@@ -30,12 +31,41 @@ class RequestFilter:
         """Answer, or pass on."""
         status = _refusal(scope, self._limits)
         if status is None:
-            await self._app(scope, receive, send)
+            body = _MeasuredBody(receive, send, self._limits.most_body_bytes(scope["path"]))
+            await self._app(scope, body.receive, body.send)
             return
         response = self._refuse(scope["path"], status)
         if scope["path"] not in self._limits.streamed:  # what follows is known to be a body, and thrown away
             response.headers["connection"] = "close"
         await response(scope, receive, send)
+
+
+class _MeasuredBody:
+    """A body whose length nobody has said: one that is too long is refused once it is, in the words of the app."""
+
+    def __init__(self, receive: Receive, send: Send, most_bytes: int) -> None:
+        self._receive, self._send = receive, send
+        self._left = most_bytes
+        self._is_answered = False
+
+    async def receive(self) -> Message:
+        """Receive some of it.
+
+        Raises:
+            HTTPException: 413, it is too long.
+        """
+        message = await self._receive()
+        self._left -= len(message.get("body", b""))
+        if self._left >= 0:
+            return message
+        if self._is_answered:
+            return {"type": "http.disconnect"}
+        raise HTTPException(413)
+
+    async def send(self, message: Message) -> None:
+        """Send some of the answer."""
+        self._is_answered = True
+        await self._send(message)
 
 
 def refuse_without_words(_path: str, status: int) -> Response:

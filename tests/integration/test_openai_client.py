@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import http.client
 import json
 import socket
 import threading
@@ -20,7 +21,7 @@ from orchestrator.gateway.access_key import key_text
 from orchestrator.service.http_access import Access
 from tests.support.gateway_world import HELLO, GatewayWorld, openai_client
 from tests.support.polling import DEADLINE_S
-from tests.support.scripted_nodes import answer_text
+from tests.support.scripted_nodes import Letters, answer_text, slowly_encoded
 
 
 @pytest.fixture
@@ -176,6 +177,15 @@ def test_a_prompt_longer_than_the_context(client: openai.OpenAI, streams: bool) 
     assert refused.value.code == "context_length_exceeded"
 
 
+def test_a_prompt_of_a_megabyte_has_a_status(gateway_world: GatewayWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though its tokens take longer to be counted than a stream's headers wait else."""
+    monkeypatch.setattr(Letters, "encode", slowly_encoded)
+    with gateway_world.gateway() as root:
+        body = {"model": "tiny", "messages": [{"role": "user", "content": "a " * 500_000}], "stream": True}
+        response = post(root, "/v1/chat/completions", body)
+    assert (response.status_code, response.json()["error"]["code"]) == (400, "context_length_exceeded")
+
+
 @pytest.mark.usefixtures("endless")
 def test_an_answer_that_fails_after_its_beginning_says_so_in_its_stream(
     gateway_world: GatewayWorld, client: openai.OpenAI
@@ -216,6 +226,32 @@ def test_a_body_that_will_be_too_long_is_refused_with_words(root: str, path: str
         assert (error["type"], error["code"], error["param"]) == ("invalid_request_error", "too_long", None)
         error = error["message"]
     assert error == "the body is too long: send a shorter conversation"
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/api/chat"])
+@pytest.mark.parametrize("chunk_bytes", [1_000, 1 << 20])
+def test_a_body_of_unknown_length_that_is_too_long_is_refused_with_words(
+    root: str, path: str, chunk_bytes: int
+) -> None:
+    address = httpx.URL(root)
+    chunk = f"{chunk_bytes:x}\r\n".encode() + bytes(chunk_bytes) + b"\r\n"
+    with socket.create_connection((address.host, address.port or 0), DEADLINE_S) as connection:
+        connection.sendall(f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\n".encode())
+        for _ in range((6 << 20) // chunk_bytes):
+            connection.sendall(chunk)
+        connection.sendall(b"0\r\n\r\n")
+        answer = http.client.HTTPResponse(connection)
+        answer.begin()
+        error = json.loads(answer.read())["error"]
+        assert answer.status == 413
+        if path.startswith("/v1"):
+            assert (error["type"], error["code"]) == ("invalid_request_error", "too_long")
+            error = error["message"]
+        assert error == "the body is too long: send a shorter conversation"
+        connection.sendall(b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        again = http.client.HTTPResponse(connection)
+        again.begin()
+        assert again.status == 200
 
 
 def test_nothing_is_where_nothing_is(root: str) -> None:
