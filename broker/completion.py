@@ -6,6 +6,10 @@ import click
 from click.shell_completion import get_completion_class
 
 SHELLS = ("bash", "zsh", "fish")
+_LOAD_ZSH = "(( $+functions[compdef] )) || { autoload -Uz compinit && compinit }\n"
+"""Who evaluates the script may not have loaded zsh's completion."""
+_FISH_PARTS, _FISH_TWO_PARTS = 'string split "," $completion', 'string split --max 1 "," $completion'
+"""What is told of an option may have commas."""
 
 
 def completion_command(program: str) -> click.Command:
@@ -24,6 +28,10 @@ def completion_command(program: str) -> click.Command:
         if kind is None:
             raise click.UsageError(f"the installed click completes nothing in {shell}")
         variable = f"_{program.replace('-', '_')}_COMPLETE".upper()
-        click.echo(kind(context.find_root().command, {}, program, variable).source())
+        script = kind(context.find_root().command, {}, program, variable).source()
+        if shell == "zsh":
+            first, _, rest = script.partition("\n")  # which says what it completes, where zsh looks for that itself
+            script = f"{first}\n{_LOAD_ZSH}{rest}"
+        click.echo(script.replace(_FISH_PARTS, _FISH_TWO_PARTS))
 
     return completion

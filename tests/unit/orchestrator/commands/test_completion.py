@@ -1,11 +1,16 @@
-"""The script of ``completion``, read by a real bash: words are completed as its readline would."""
+"""The script of ``completion``, read by real shells: words are completed as somebody's who types them."""
 
 from __future__ import annotations
 
 import os
+import pty
+import re
+import select
 import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,6 +20,7 @@ from tests.support.polling import DEADLINE_S
 from tests.support.repository import ROOT
 
 PROGRAMS = {"linguabus": "orchestrator.cli", "linguabus-node": "edge_node"}
+PROMPT = "ready> "
 COMPLETE = """
 eval "$({program} completion bash)"
 COMP_WORDS=({program} {words}) COMP_CWORD={count}
@@ -32,8 +38,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
     return {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
 
 
-@pytest.mark.skipif(shutil.which("bash") is None, reason="it is for bash")
-@pytest.mark.parametrize(
+WORDS = pytest.mark.parametrize(
     ("program", "words", "completed"),
     [
         ("linguabus", "per", {"permit-join"}),
@@ -44,6 +49,14 @@ def environment(tmp_path: Path) -> dict[str, str]:
         ("linguabus-node", "--only-", {"--only-charging", "--only-wifi"}),
     ],
 )
+
+
+def has(shell: str) -> pytest.MarkDecorator:
+    return pytest.mark.skipif(shutil.which(shell) is None, reason=f"it is for {shell}")
+
+
+@has("bash")
+@WORDS
 def test_bash_completes(program: str, words: str, completed: set[str], environment: dict[str, str]) -> None:
     script = COMPLETE.format(program=program, function=program.replace("-", "_"), words=words, count=len(words.split()))
     done = subprocess.run(
@@ -51,6 +64,63 @@ def test_bash_completes(program: str, words: str, completed: set[str], environme
         timeout=DEADLINE_S,
     )  # fmt: skip
     assert (set(done.stdout.split()), done.stderr) == (completed, "")
+
+
+def fish_completes(line: str, environment: dict[str, str]) -> dict[str, str]:
+    """What fish offers at the end of a line, and what it tells of that."""
+    program = line.partition(" ")[0]
+    script = f"{program} completion fish | source; complete -C '{line}'"
+    done = subprocess.run(
+        ["fish", "--no-config", "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True, check=True,
+        timeout=DEADLINE_S,
+    )  # fmt: skip
+    assert done.stderr == ""
+    pairs = (offered.partition("\t") for offered in done.stdout.splitlines() if offered)
+    return {word: told for word, _, told in pairs}
+
+
+@has("fish")
+@WORDS
+def test_fish_completes(program: str, words: str, completed: set[str], environment: dict[str, str]) -> None:
+    assert set(fish_completes(f"{program} {words.removesuffix(chr(39) * 2)}", environment)) == completed
+
+
+@has("fish")
+def test_fish_tells_what_has_commas(environment: dict[str, str]) -> None:
+    told = fish_completes("linguabus-node --only-c", environment)["--only-charging"]
+    assert told.startswith("Rest, without layers, while the device is on no charger")
+
+
+@has("zsh")
+@WORDS
+def test_zsh_completes(program: str, words: str, completed: set[str], environment: dict[str, str]) -> None:
+    """In a terminal, without a ~/.zshrc that has loaded its completion."""
+    line = f"{program} {words.removesuffix(chr(39) * 2)}"
+    ours, its = pty.openpty()
+    process = subprocess.Popen(
+        ["zsh", "-f", "-i"], cwd=ROOT, env=environment | {"TERM": "dumb", "PS1": PROMPT}, stdin=its, stdout=its,
+        stderr=its, start_new_session=True,
+    )  # fmt: skip
+    os.close(its)
+    try:
+        shown_by(ours, lambda shown: PROMPT in shown)
+        os.write(ours, f'eval "$({program} completion zsh)"\n'.encode())
+        shown_by(ours, lambda shown: PROMPT in shown.partition("\n")[2])
+        os.write(ours, f"{line}\t".encode())
+        # One is written out; where there are several, their list is shown.
+        shown_by(ours, lambda shown: completed <= set(re.findall(r"[\w-]+", shown)))
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
+
+
+def shown_by(terminal: int, is_enough: Callable[[str], bool]) -> None:
+    """Read what a terminal shows until that is enough."""
+    shown, end_s = "", time.monotonic() + DEADLINE_S
+    while not is_enough(shown):
+        assert select.select([terminal], [], [], max(0.0, end_s - time.monotonic()))[0], shown
+        shown += os.read(terminal, 4096).decode("utf-8", "replace")
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
