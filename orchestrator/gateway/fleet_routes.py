@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator
 from contextlib import ExitStack, aclosing
 from typing import Annotated, Any
@@ -14,7 +15,7 @@ from orchestrator.client.control_calls import SOLVE_TIMEOUT_S
 from orchestrator.client.errors import ClientError, ControlRefused
 from orchestrator.gateway.event_stream import COMMENT_STARTING, EventStream, comment, event
 from orchestrator.gateway.gateway import Gateway
-from orchestrator.gateway.operator_answers import MOST_PAST_EVENTS, as_json, past_events
+from orchestrator.gateway.operator_answers import MOST_PAST_EVENTS, as_json
 from schemas.contract import dump, load
 from schemas.messages import (
     DecisionsReply,
@@ -30,6 +31,7 @@ from schemas.messages import (
 )
 
 MOST_PLANS = 50
+NAMELESS = "nameless"
 RequestId = Annotated[str, Query(pattern="^[0-9a-f]{16}$")]
 
 
@@ -91,62 +93,45 @@ def fleet_routes(gateway: Gateway) -> APIRouter:
 
         ``fleet`` is a JSON merge patch, first of nothing, and ``happened`` an event, first those of before.
         """
-        return EventStream(_live(gateway), ExitStack())
+        return EventStream(_told(gateway, fleet=gateway.live.changes(), happened=gateway.live.events()), ExitStack())
 
     @router.get("/events")
     async def events(past: bool = True) -> Response:
         """Events as they happen, as server-sent events; ``past``: the newest ones before."""
-        return EventStream(_events(gateway, past), ExitStack())
+        return EventStream(_told(gateway, **{NAMELESS: gateway.live.events(past=past)}), ExitStack())
 
     return router
 
 
-async def _live(gateway: Gateway) -> AsyncGenerator[bytes, None]:
+async def _told(gateway: Gateway, **coming: AsyncGenerator[Any, None]) -> AsyncGenerator[bytes, None]:
+    """The lines of a stream of what comes, each with its kind as an event's name; ``nameless`` has none.
+
+    It ends with the gateway's connection to the broker. An orchestrator that is not there is waited for.
+    """
     yield COMMENT_STARTING
-    coming: asyncio.Queue[bytes] = asyncio.Queue(MOST_PAST_EVENTS)
+    came: asyncio.Queue[bytes | None] = asyncio.Queue(MOST_PAST_EVENTS)
 
     async def tell(kind: str, what: AsyncGenerator[Any, None]) -> None:
-        async with aclosing(what):
-            async for one in what:
-                await coming.put(event(dump(one), kind))
+        with contextlib.suppress(BusError, ClientError):
+            async with aclosing(what):
+                async for one in what:
+                    await came.put(event(dump(one), kind))
+        await came.put(None)
 
-    tasks = [
-        asyncio.create_task(tell("fleet", gateway.live.changes())),
-        asyncio.create_task(tell("happened", gateway.live.events())),
-    ]
+    tasks = [asyncio.create_task(tell("" if kind == NAMELESS else kind, what)) for kind, what in coming.items()]
     try:
         while True:
             try:
                 async with asyncio.timeout(gateway.limits.quiet_s):
-                    lines = [await coming.get()]
-                while not coming.empty():  # at once: asyncio warns of each piece that it can't send any more
-                    lines.append(coming.get_nowait())
-                yield b"".join(lines)
+                    lines = [await came.get()]
+                while not came.empty():  # at once: asyncio warns of each piece that it can't send any more
+                    lines.append(came.get_nowait())
+                yield b"".join(line for line in lines if line)
+                if None in lines:
+                    return
             except TimeoutError:
                 yield comment("still there")
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def _events(gateway: Gateway, past: bool) -> AsyncGenerator[bytes, None]:
-    """The lines of a stream, which ends with the gateway's connection to the broker."""
-    yield COMMENT_STARTING
-    async with aclosing(gateway.client.events()) as coming:
-        next_one = asyncio.ensure_future(anext(coming))
-        try:
-            if past:  # at once: asyncio warns of each piece that it can't send any more
-                yield b"".join([event(dump(one)) for one in await past_events(gateway.client)])
-            while True:
-                done, _ = await asyncio.wait({next_one}, timeout=gateway.limits.quiet_s)
-                if not done:
-                    yield comment("still there")
-                    continue
-                yield event(dump(next_one.result()))
-                next_one = asyncio.ensure_future(anext(coming))
-        except (BusError, ClientError):
-            return
-        finally:
-            next_one.cancel()
-            await asyncio.gather(next_one, return_exceptions=True)

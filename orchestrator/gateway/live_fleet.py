@@ -46,13 +46,13 @@ class LiveFleet:
                     known = now
                     yield patch
 
-    async def events(self) -> AsyncGenerator[FleetEvent, None]:
-        """What happened lately, and what happens from now on."""
+    async def events(self, *, past: bool = True) -> AsyncGenerator[FleetEvent, None]:
+        """What happened lately, if ``past``, and what happens from now on."""
         async with aclosing(self._client.events()) as coming:
             first = asyncio.ensure_future(anext(coming))
             try:
                 with contextlib.suppress(LinguabusError):  # nobody is there yet, or it is not ours to ask
-                    for one in await past_events(self._client):
+                    for one in await past_events(self._client) if past else ():
                         yield one
                 while True:
                     one = await first

@@ -8,15 +8,24 @@ import json
 import re
 import subprocess
 from contextlib import ExitStack
+from pathlib import Path
 
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from broker.mqtt import MqttBus
 from orchestrator.gateway.access import Guard, key_access
-from tests.support.gateway_world import GatewayWorld
+from orchestrator.gateway.gateway import GatewayLimits
+from orchestrator.gateway.server import serving_gateway
+from tests.support.gateway_world import HOST, GatewayWorld
+from tests.support.members import as_operator, as_orchestrator
 from tests.support.polling import DEADLINE_S
 from tests.support.repository import ROOT
+from tests.support.scripted_fleet import ScriptedFleet, TinyStore
+from tests.support.scripted_nodes import make_birth
+from tests.support.scripted_service import ScriptedService
+from tests.support.secured_broker import SecuredBroker
 
 QUESTION = {"model": "tiny", "messages": [{"role": "user", "content": "a secret"}], "max_tokens": 6}
 
@@ -135,6 +144,29 @@ def test_readers_of_events_leave_nothing_behind(gateway_world: GatewayWorld, cap
         list(left)  # it is ended as a response is
     gc.collect()  # tasks that nobody holds any more complain then
     assert [record.getMessage() for record in caplog.records if record.name.startswith(("asyncio", "uvicorn"))] == []
+
+
+@pytest.mark.parametrize("path", ["events", "live"])
+def test_a_stream_waits_for_an_orchestrator_and_ends_with_the_gateway(tmp_path: Path, path: str) -> None:
+    with SecuredBroker() as broker, ExitStack() as stack:
+        gateway = stack.enter_context(ExitStack())
+        limits = GatewayLimits(quiet_s=0.1)
+        server = gateway.enter_context(serving_gateway(as_operator(broker.url), host=HOST, port=0, limits=limits))
+        url = f"http://{HOST}:{server.port}/api/fleet/{path}"
+        lines = stack.enter_context(httpx.stream("GET", url, timeout=DEADLINE_S)).iter_lines()
+        # Longer than the question for what has happened, which nobody answers.
+        assert len(list(itertools.islice((line for line in lines if line == ": still there"), 60))) == 60
+        buses = []
+        for name in ("nodes", "orchestrator"):
+            buses.append(MqttBus(as_orchestrator(broker.url), client_id=name))
+            buses[-1].connect()
+        stack.enter_context(ScriptedFleet(buses[0], [make_birth("a")]))
+        service = ScriptedService(buses[1], tmp_path, TinyStore(), context_tokens=256)
+        stack.callback(service.end)
+        said = (json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: "))
+        assert next(one for one in said if one.get("kind") == "joined")["node"] == "a"
+        gateway.close()
+        list(lines)
 
 
 def test_only_who_has_a_key_sees_the_fleet(gateway_world: GatewayWorld) -> None:
