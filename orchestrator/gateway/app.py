@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 from fastapi import Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -25,6 +26,7 @@ from orchestrator.gateway.same_origin import same_origin
 from orchestrator.gateway.state_routes import state_routes
 from orchestrator.gateway.streams import HungUp
 from orchestrator.gateway.wrong_fields import wrong_field
+from orchestrator.text.figures import size_text
 from schemas import PACKAGE_VERSION
 from schemas.errors import LinguabusError
 
@@ -42,6 +44,8 @@ _SAID = {
     429: "too many wrong keys from your address",
     431: "the headers are too long",
 }
+
+_CODES = {401: "invalid_api_key", 413: "too_long"}
 
 
 def make_app(gateway: Gateway, *, guard: Guard, host: Host | None = None) -> FastAPI:
@@ -62,7 +66,7 @@ def make_app(gateway: Gateway, *, guard: Guard, host: Host | None = None) -> Fas
     own = [Depends(known_caller), Depends(same_origin)]
     for routes in (
         openai_routes(gateway),
-        ollama_routes(gateway),
+        ollama_routes(gateway, host),
         fleet_routes(gateway),
         command_routes(gateway),
         host_routes(gateway, host, guard),
@@ -78,12 +82,17 @@ def make_app(gateway: Gateway, *, guard: Guard, host: Host | None = None) -> Fas
     return app
 
 
-def refusal(path: str, status: int) -> Response:
-    """What is said of a request that no route gets to see."""
-    said = _SAID[status]
-    if status == 413 and path == UPLOAD_PATH:
-        said = "the file is longer than this gateway takes: add it on the fleet's host, linguabus model add FILE"
-    return _response(path, ApiError(status, said, code="too_long" if status == 413 else None))
+def refusal(upload_bytes: int) -> Callable[[str, int], Response]:
+    """What is said of requests that no route gets to see; ``upload_bytes``: the most of a model's file."""
+    too_long = f"the file is longer than {size_text(upload_bytes)}, the most that is taken here: add it on the fleet's"
+
+    def refuse(path: str, status: int) -> Response:
+        said = _SAID[status]
+        if status == 413 and path == UPLOAD_PATH:
+            said = f"{too_long} host, linguabus model add FILE"
+        return _response(path, ApiError(status, said, code=_CODES.get(status)))
+
+    return refuse
 
 
 def _respond(request: Request, error: ApiError) -> Response:
@@ -117,8 +126,8 @@ async def _invalid(request: Request, error: Exception) -> Response:
 
 async def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    code = "invalid_api_key" if error.status_code == 401 else None
-    said = ApiError(error.status_code, _SAID.get(error.status_code, error.detail), code=code)
+    status = error.status_code
+    said = ApiError(status, _SAID.get(status, error.detail), code=_CODES.get(status))
     response = _respond(request, said)
     response.headers.update(error.headers or {})
     return response

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from orchestrator.identity.errors import NobodyInvited
 from orchestrator.identity.fleet_folder import FleetFolder
 from orchestrator.identity.inviting import Wanted, invite
 from orchestrator.identity.roll import revoke, roll
+from orchestrator.model.errors import ModelError
 from orchestrator.model.manifest import Manifest
 from orchestrator.model.store import ModelStore
 from orchestrator.service.http_server import interface_addresses
@@ -51,6 +53,7 @@ class Host:
             "role": wanted.role,
             "expires_at": time.time() + wanted.expires_s,
             "line": made.line,
+            "ends_another": made.ends_another,
             "squares": ["".join(str(int(dark)) for dark in row) for row in code.matrix],
         }
 
@@ -81,6 +84,12 @@ class Host:
         if served is not None and served not in names:
             return None
         return [_shown(self._store.show(name)) for name in names]
+
+    def manifest(self, name: str) -> Manifest | None:
+        """What is known of a model; None where it is not on the disk, or not whole."""
+        with contextlib.suppress(ModelError):
+            return self._store.show(name)
+        return None
 
 
 def _shown(manifest: Manifest) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import ClientDisconnect
 
@@ -71,11 +71,14 @@ def host_routes(gateway: Gateway, host: Host | None, guard: Guard) -> APIRouter:
 
     @router.get("/rights")
     async def rights(caller: Caller) -> dict[str, Any]:
-        """What the caller may do here."""
+        """What the caller may do here; ``upload_bytes``: the most of a model's file, null where none is taken."""
         commands = guard.may_command(caller)
         own = host if commands else None
         has_members = own is not None and own.has_fleet
-        return {"caller": caller, "commands": commands, "models": own is not None, "members": has_members}
+        return {
+            "caller": caller, "commands": commands, "models": own is not None, "members": has_members,
+            "upload_bytes": gateway.limits.upload_bytes if own else None,
+        }  # fmt: skip
 
     @router.get("/members", dependencies=[Depends(commander)])
     async def members() -> dict[str, Any]:
@@ -120,7 +123,7 @@ def host_routes(gateway: Gateway, host: Host | None, guard: Guard) -> APIRouter:
         dependencies=[Depends(commander), Depends(file_body)],
         openapi_extra={"requestBody": {"content": _FILE, "required": True}},
     )
-    async def upload(request: Request, name: Annotated[str, Query(max_length=200)]) -> dict[str, Any]:
+    async def upload(request: Request, name: str) -> dict[str, Any]:
         """Add a model from the body, a GGUF file or what ``linguabus model export`` wrote; answered once it is here.
 
         ``models`` tells how far it is, before and after.

@@ -53,7 +53,7 @@ class ModelAdding:
             ApiError: it is no name, or another one is being added.
         """
         if not _SOURCE.fullmatch(source):
-            told = 'source: write "demo" or a name such as HuggingFaceTB/SmolLM2-360M-Instruct; files are added on the'
+            told = 'write "demo" or a name such as HuggingFaceTB/SmolLM2-360M-Instruct; files are added on the'
             raise ApiError(422, f"{told} fleet's host, linguabus model add FILE", code="invalid_value", field="source")
         with self._turn(source):
             held = contextlib.ExitStack()

@@ -26,7 +26,7 @@ def check_name(name: str) -> None:
         ApiError: it may not.
     """
     if not _FILE_NAME.fullmatch(name):
-        told = "name: send a .gguf file, or a .tar that linguabus model export wrote, of letters, digits, '.', '_', '-'"
+        told = "send a .gguf file, or a .tar that linguabus model export wrote, of letters, digits, '.', '_', '-'"
         raise ApiError(422, told, code="invalid_value", field="name")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import hashlib
 import json
@@ -19,8 +20,10 @@ from orchestrator.gateway.calls import AnswerCalls
 from orchestrator.gateway.errors import ApiError, as_api_error, ollama_body
 from orchestrator.gateway.event_stream import LineStream
 from orchestrator.gateway.gateway import Gateway
+from orchestrator.gateway.host import Host
 from orchestrator.gateway.ollama_requests import Asked, ChatAsked, GenerateAsked, ModelAsked
 from orchestrator.gateway.streams import begun, unless_hung_up
+from orchestrator.model.manifest import Manifest
 from schemas import json_text
 from schemas.errors import LinguabusError
 from schemas.messages import StreamEnd, StreamText, Tool, ToolFormat
@@ -48,20 +51,26 @@ class _JsonRoute(APIRoute):
         return handle_json
 
 
-def ollama_routes(gateway: Gateway) -> APIRouter:
-    """The routes of a gateway."""
+def ollama_routes(gateway: Gateway, host: Host | None = None) -> APIRouter:
+    """The routes of a gateway; ``host``: of the fleet, where models are known by more than their names."""
     router = APIRouter(tags=["Ollama"], route_class=_JsonRoute)
+
+    async def described(name: str) -> dict[str, Any]:
+        return _model(name, gateway, await manifest(name))
+
+    async def manifest(name: str) -> Manifest | None:
+        return await asyncio.to_thread(host.manifest, name) if host else None
 
     @router.get("/api/tags")
     async def tags() -> dict[str, Any]:
         """The models that are served."""
-        return {"models": [_model(name, gateway) for name in await gateway.models()]}
+        return {"models": [await described(name) for name in await gateway.models()]}
 
     @router.get("/api/ps")
     async def loaded() -> dict[str, Any]:
         """The models that nodes hold."""
         expires = {"expires_at": _time(gateway.started_at + 10**9), "size_vram": 0}
-        return {"models": [_model(name, gateway) | expires for name in await gateway.models()]}
+        return {"models": [await described(name) | expires for name in await gateway.models()]}
 
     @router.post("/api/show")
     async def show(asked: ModelAsked) -> dict[str, Any]:
@@ -69,7 +78,7 @@ def ollama_routes(gateway: Gateway) -> APIRouter:
         name = await gateway.model(asked.wanted)
         capabilities = ["completion", *(["tools"] if await gateway.takes_tools() else [])]
         return {
-            "modelfile": "", "parameters": "", "template": "", "details": _details(),
+            "modelfile": "", "parameters": "", "template": "", "details": _details(await manifest(name)),
             "model_info": {"general.architecture": "linguabus", "general.basename": name},
             "capabilities": capabilities, "modified_at": _time(gateway.started_at),
         }  # fmt: skip
@@ -170,7 +179,7 @@ async def _answer(
     with ExitStack() as held:
         (answer,) = await gateway.ask(caller, said.model, [question], held)
         if asked.stream:
-            pieces = await begun(answer.pieces(quiet_s=gateway.limits.quiet_s), held)
+            pieces = await begun(answer.pieces(quiet_s=gateway.limits.quiet_s), [answer], held)
             return LineStream(_lines(pieces, answer, said), held.pop_all(), "application/x-ndjson")
         text = await unless_hung_up(request, answer.whole())
         assert answer.end
@@ -222,18 +231,20 @@ def _end(end: StreamEnd) -> dict[str, Any]:
     }
 
 
-def _model(name: str, gateway: Gateway) -> dict[str, Any]:
+def _model(name: str, gateway: Gateway, manifest: Manifest | None) -> dict[str, Any]:
     digest = hashlib.sha256(name.encode()).hexdigest()
     return {
-        "name": name, "model": name, "modified_at": _time(gateway.started_at), "size": 0, "digest": digest,
-        "details": _details(),
+        "name": name, "model": name, "modified_at": _time(gateway.started_at),
+        "size": manifest.weight_bytes if manifest else 0, "digest": digest, "details": _details(manifest),
     }  # fmt: skip
 
 
-def _details() -> dict[str, Any]:
+def _details(manifest: Manifest | None) -> dict[str, Any]:
+    """No manifest counts parameters: their size stays empty."""
+    family = manifest.family if manifest else "linguabus"
     return {
-        "parent_model": "", "format": "onnx", "family": "linguabus", "families": ["linguabus"], "parameter_size": "",
-        "quantization_level": "",
+        "parent_model": "", "format": "onnx", "family": family, "families": [family], "parameter_size": "",
+        "quantization_level": manifest.precision if manifest else "",
     }  # fmt: skip
 
 

@@ -53,8 +53,9 @@ def serving_gateway(
     app = make_app(gateway, guard=guard or Guard(), host=at_home)
     routes = [Mount("/", app=app)]
     streamed = {UPLOAD_PATH: gateway.limits.upload_bytes} if at_home else {}
+    refuse = refusal(gateway.limits.upload_bytes)
     http_limits = replace(HTTP_LIMITS, streamed=streamed)
-    with HttpServer(routes, host=host, port=port, tls=tls, limits=http_limits, refuse=refusal) as server:
+    with HttpServer(routes, host=host, port=port, tls=tls, limits=http_limits, refuse=refuse) as server:
         server.call(client.start())
         try:
             yield server

@@ -104,7 +104,9 @@ def test_an_operators_key_commands_and_invites_on_the_host(world: FleetWorld, ho
             assert invited.status_code == status, invited.text
         assert invited.json()["line"].startswith("curl -sSfk --pinnedpubkey sha256//")
         rights = httpx.get(f"{root}/api/fleet/rights", headers=keys["browser"], timeout=DEADLINE_S).json()
-        assert rights == {"caller": "browser", "commands": True, "models": True, "members": True}
+        assert rights == {
+            "caller": "browser", "commands": True, "models": True, "members": True, "upload_bytes": 64 << 30,
+        }  # fmt: skip
     assert linguabus(home, "revoke", "phone").returncode == 0
 
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import ollama
 import pytest
 
+from orchestrator.model.store import ModelStore
 from tests.support.gateway_world import HELLO, GatewayWorld
 from tests.support.polling import DEADLINE_S
-from tests.support.scripted_nodes import Letters, answer_text
+from tests.support.scripted_nodes import Letters, answer_text, slowly_encoded
 
 
 @pytest.fixture
@@ -30,6 +32,16 @@ def test_what_is_there(client: ollama.Client, root: str) -> None:
     assert model.model == "tiny"
     assert client.ps().models[0].model == "tiny"
     assert client.show("tiny:latest").capabilities == ["completion", "tools"]
+
+
+def test_what_the_host_knows_of_a_model(gateway_world: GatewayWorld, tiny_store: ModelStore, tmp_path: Path) -> None:
+    (tmp_path / "models").symlink_to(tiny_store.home)
+    with gateway_world.gateway(home=tmp_path) as root, ollama.Client(host=root) as client:
+        for model in (client.list().models[0], client.ps().models[0]):
+            assert model.size == tiny_store.show("tiny").weight_bytes
+        for details in (model.details, client.show("tiny").details):
+            assert details
+            assert (details.format, details.family, details.quantization_level) == ("onnx", "llama", "fp32")
 
 
 def test_a_model_that_knows_no_tools_does_not_say_so(
@@ -104,6 +116,15 @@ def test_what_is_not_done_is_refused_by_name(root: str, wrong: dict[str, Any], s
 def test_a_question_that_fails_in_mid_stream_says_so(client: ollama.Client) -> None:
     with pytest.raises(ollama.ResponseError, match="the context is"):
         list(client.generate("tiny", "a" * 300, raw=True, stream=True))
+
+
+def test_a_prompt_of_a_megabyte_has_a_status(gateway_world: GatewayWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though its tokens take longer to be counted than a stream's headers wait else."""
+    monkeypatch.setattr(Letters, "encode", slowly_encoded)
+    with gateway_world.gateway() as root:
+        body = {"model": "tiny", "prompt": "a " * 500_000, "stream": True}
+        response = httpx.post(f"{root}/api/generate", json=body, timeout=DEADLINE_S)
+    assert (response.status_code, "the context is" in response.json()["error"]) == (400, True)
 
 
 def test_an_answer_ends_when_its_reader_hangs_up(gateway_world: GatewayWorld, root: str) -> None:

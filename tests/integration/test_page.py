@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import shutil
 import signal
 from collections.abc import Iterator
@@ -184,6 +185,18 @@ def test_a_device_is_renamed_by_keyboard(world: PageWorld, browser: Browser) -> 
         expect(page.get_by_role("button", name="Rename pi")).to_be_visible()
 
 
+def test_a_long_name_stays_in_its_card(world: PageWorld, browser: Browser) -> None:
+    with page_at(browser, world.root, "fleet") as page:
+        for label in ("W" * 64, "i" * 64, ""):
+            world.operator.rename("pi", label)
+            card = page.get_by_role("button", name=re.compile(f"^{label or 'pi'}:"))
+            box, title = card.locator(".box").bounding_box(), card.locator(".name").bounding_box()
+            assert box
+            assert title
+            assert title["x"] + title["width"] <= box["x"] + box["width"] - 10
+            assert title["width"] > box["width"] / 2 or not label
+
+
 def test_a_name_that_is_taken_is_said_to_be(world: PageWorld, browser: Browser) -> None:
     with page_at(browser, world.root, "devices", quiet=False) as page:
         page.get_by_role("button", name="Rename pi").click()
@@ -281,14 +294,31 @@ def test_a_file_that_is_no_model_is_said_to_be_none(world: PageWorld, browser: B
     (gguf.parent / "cut.gguf").write_bytes(gguf.read_bytes()[:5000])
     (gguf.parent / "other.gguf").write_bytes(b"PK" + bytes(5000))
     with page_at(browser, world.root, "models", quiet=False) as page:
+        expect(page.get_by_text("68.7 GB at most")).to_be_visible()
         told = {"cut.gguf": "cut.gguf was not added: cut.gguf", "other.gguf": "other.gguf is no GGUF file"}
         for name, words in told.items():
             page.get_by_label("A file from here").set_input_files(gguf.parent / name)
             page.get_by_role("button", name="Upload").click()
-            alert = page.get_by_role("alert").filter(has_text=words).first
+            alert = page.get_by_role("alert").filter(has_text=words)
             expect(alert).to_be_visible()
             assert "\n" not in alert.inner_text()
+            expect(page.get_by_role("alert")).to_have_count(1)  # nothing of the one before
+            why = alert.inner_text().removeprefix("cut.gguf was not added: ")
+            expect(page.locator("#models pre", has_text=why)).to_have_count(0)
         assert serious(page) == []
+
+
+def test_who_may_be_invited_is_said_before_and_after(world: PageWorld, browser: Browser) -> None:
+    with page_at(browser, world.root, "devices", quiet=False) as page:
+        name = page.get_by_label("Its name")
+        expect(name).to_have_accessible_description(re.compile("letters, digits, .*64 at most"))
+        for wanted, said in (("guest", "until"), ("guest", "by before is not good any more"), ("pi", "lost its key")):
+            name.fill(wanted)
+            page.get_by_role("button", name="Invite").click()
+            expect(page.locator(".invited")).to_contain_text(said)
+        expect(page.locator(".invited")).not_to_contain_text("--")
+    with world.fleet.fleet.register() as register:
+        register.revoke("guest")
 
 
 def test_an_invitation_is_the_line_of_the_command_and_its_code(world: PageWorld, browser: Browser) -> None:

@@ -7,6 +7,7 @@ import { rights } from "./rights.js";
 import { size } from "./text.js";
 
 const LOOK_MS = 1000;
+const ERROR = "Error: ";
 let section, list, adding, told, refused, timer;
 let served = null;
 let sending = null;
@@ -43,6 +44,7 @@ function add() {
       await load();
     } catch (error) {
       failedIn(refused)(error);
+      await load();
     }
   }
   return h("div", { class: "stack" }, form, upload(),
@@ -51,9 +53,15 @@ function add() {
 
 function upload() {
   const file = h("input", { type: "file", accept: ".gguf,.tar", required: true });
+  const most = size(rights.upload_bytes);
   async function begin(event) {
     event.preventDefault();
     refused.replaceChildren();
+    if (file.files[0].size > rights.upload_bytes) {
+      refused.replaceChildren(notice(`${file.files[0].name} is ${size(file.files[0].size)} long, and ${most} are the most: add it on the fleet's host, linguabus model add FILE`, "bad"));
+      await load();
+      return;
+    }
     sending = new AbortController();
     const coming = send(`/api/fleet/models/upload?name=${encodeURIComponent(fileName(file.files[0].name))}`, file.files[0], sending.signal);
     timer = setTimeout(load, LOOK_MS);
@@ -68,7 +76,7 @@ function upload() {
     await load();
   }
   return h("form", { class: "row", onsubmit: begin },
-    h("label", { class: "long" }, "A file from here: .gguf, or .tar of “linguabus model export”", file), h("button", {}, "Upload"));
+    h("label", { class: "long" }, `A file from here: .gguf, or .tar of “linguabus model export”; ${most} at most`, file), h("button", {}, "Upload"));
 }
 
 /** A file's name as the host takes it: letters, digits, ".", "_" and "-". */
@@ -119,22 +127,20 @@ function drawList({ served: name, models: known }) {
 }
 
 function drawAdding(state) {
-  if (!state) {
+  // What was said of an older one is not why this one was refused.
+  if (!state || (refused.hasChildNodes() && !goesOn)) {
     adding.replaceChildren();
     return;
   }
-  const { source, lines, ok } = state;
-  const head = goesOn ? notice(`adding ${source}`, "moving") : ok ? notice(`${source} was added`, "good") : notice(`${source} was not added${reason(lines)}`, "bad");
+  const { source, ok } = state;
+  const why = goesOn || ok ? undefined : state.lines.findLast((one) => one.startsWith(ERROR));
+  const lines = state.lines.filter((one) => one !== why).slice(-12);
+  const head = goesOn ? notice(`adding ${source}`, "moving") : ok ? notice(`${source} was added`, "good")
+    : notice(`${source} was not added${why ? `: ${why.slice(ERROR.length)}` : ""}`, "bad");
   const cancel = button("Cancel", async () => {
     sending?.abort();
     await post("/api/fleet/models/cancel");
     await load();
   }, failedIn(refused));
-  adding.replaceChildren(head, h("pre", { tabindex: "0", "aria-label": "What was said" }, lines.slice(-12).join("\n")), goesOn ? cancel : "");
-}
-
-/** Why, in the line that says so. */
-function reason(lines) {
-  const said = lines.findLast((one) => one.startsWith("Error: "));
-  return said ? `: ${said.slice("Error: ".length)}` : "";
+  adding.replaceChildren(head, lines.length ? h("pre", { tabindex: "0", "aria-label": "What was said" }, lines.join("\n")) : "", goesOn ? cancel : "");
 }

@@ -6,6 +6,7 @@ export const rights = {
   commands: false,
   members: false,
   models: false,
+  upload_bytes: null,
   async learn() {
     Object.assign(rights, await get("/api/fleet/rights"));
   },

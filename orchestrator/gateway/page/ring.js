@@ -6,6 +6,10 @@ import { battery, ms } from "./text.js";
 const WIDE = { width: 196, height: 104, gap: 44 };
 const NARROW = { width: 142, height: 76, gap: 30 };
 const MANY = 14; // devices for which narrow cards are drawn
+const FAMILY = getComputedStyle(document.documentElement).fontFamily;
+const NAME = `600 14px ${FAMILY}`;
+const SMALL = `11.5px ${FAMILY}`;
+const ruler = document.createElement("canvas").getContext("2d");
 const GUTTER = 30;
 const TOP = 14;
 const ROUND_MS = 5000;
@@ -219,11 +223,12 @@ class Card {
     const trouble = node.state && node.state !== "online";
     set(this.element, "class", `card${trouble ? " lost" : ""}${isSlowest ? " slowest" : ""}${node.drained ? " drained" : ""}`);
     const shown = node.label ?? this.name;
-    say(this.title, cut(shown, node.battery_percent === undefined ? (wide ? 20 : 14) : wide ? 15 : 10));
+    const beside = (text) => (text ? length(text, SMALL) + 8 : 0);
+    say(this.title, cut(shown, this.inner - beside(battery(node)), NAME));
     const queue = sum(device.stages.map((stage) => stage.queue ?? 0));
     const hot = node.temperature_c !== undefined ? `${node.temperature_c} °C` : "";
     say(this.battery, battery(node));
-    say(this.units, cut(unitsOf(device), wide ? (hot ? 22 : 29) : 20));
+    say(this.units, cut(unitsOf(device), this.inner - (wide ? beside(hot) : 0), SMALL));
     say(this.heat, wide || !queue ? hot : "");
     say(this.time, trouble ? node.state : ms(device.timeMs));
     const predicted = sum(device.stages.map((stage) => stage.predicted_ms ?? 0));
@@ -249,6 +254,16 @@ class Card {
   }
 }
 
-function cut(text, most) {
-  return text.length > most ? `${text.slice(0, most - 1)}…` : text;
+/** How long a line of text is drawn, whose font is a class's of style.css. */
+function length(text, font) {
+  ruler.font = font;
+  return ruler.measureText(text).width;
+}
+
+/** As much of a text as is not longer than that. */
+function cut(text, most, font) {
+  if (length(text, font) <= most) return text;
+  const letters = [...text];
+  while (letters.length && length(`${letters.join("")}…`, font) > most) letters.pop();
+  return `${letters.join("")}…`;
 }
