@@ -398,7 +398,9 @@ def test_top_on_a_terminal_gives_the_screen_back(
 ) -> None:
     fake.control["top"] = TOP
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
-    monkeypatch.setattr(top_command.shutil, "get_terminal_size", lambda *_, **__: __import__("os").terminal_size((30, 6)))
+    monkeypatch.setattr(
+        top_command.shutil, "get_terminal_size", lambda *_, **__: __import__("os").terminal_size((30, 6))
+    )
     views: list[OverviewReply] = []
 
     def end(said: OverviewReply) -> None:
