@@ -65,7 +65,7 @@ def test_what_a_unit_starts_answers(tiny_store: ModelStore, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--user", "serve", "--min-nodes", "0"), "'--min-nodes': 0 is not in the range"),
+        (("--user", "serve", "--min-nodes", "0"), "'--min-nodes': '0' is not a whole number from 1 to 256"),
         (("--user", "node", "--threadz", "2"), "linguabus node: No such option '--threadz'"),
         (("--system", "serve"), "--as USER, in front of serve; for root itself: --as root"),
         (("--user", "ask"), "'ask' is not one of 'serve', 'api', 'node'"),
