@@ -181,12 +181,13 @@ class AnswerText:
 class Answer:
     """Tokens by position, and their text in pieces, up to the first of the ``stop`` strings.
 
-    ``new_text`` makes the stream that turns tokens into text.
+    ``new_text`` makes the stream that turns tokens of the vocabulary into text.
     """
 
     request: str
     prompt: EncodedPrompt
     max_tokens: int
+    vocab_size: int
     new_text: Callable[[], TextStream]
     tokens: list[int] = field(default_factory=list)
     stop: Sequence[str] = ()
@@ -227,6 +228,10 @@ class Answer:
     def remaining_tokens(self) -> int:
         """Most tokens that are still to come."""
         return self.max_tokens - len(self.tokens)
+
+    def knows(self, ids: Iterable[int]) -> bool:
+        """Are these tokens of the model's vocabulary? A last stage may send anything."""
+        return all(0 <= token < self.vocab_size for token in ids)
 
     def take(
         self, position: int, ids: Sequence[int], flags: int, logprobs: Sequence[bytes] = ()

@@ -220,7 +220,8 @@ class Session:
                 form, known = AnswerForm.behind(self.grammar, known)
             alternatives = self.submit.logprobs
             self.answer = Answer(
-                self.request, self.prompt, most_tokens, model.tokenizer.stream, known, self.submit.stop,
+                self.request, self.prompt, most_tokens, model.manifest.vocab_size, model.tokenizer.stream, known,
+                self.submit.stop,
                 None if alternatives is None else AnswerLogprobs(model.tokenizer.token_text, alternatives),
                 form,
             )  # fmt: skip

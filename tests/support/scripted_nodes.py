@@ -47,6 +47,9 @@ MB = 1 << 20
 EOS = 2
 
 
+VOCABULARY = 0x110000
+
+
 class Letters:
     """A tokenizer whose ids are code points."""
 
@@ -113,7 +116,7 @@ def make_manifest(
     return Manifest(
         format=FORMAT, version="0", name=name, source="test", fingerprint="0", family="llama", precision="int4",
         asked="auto", carried=1.0, position_bytes=0, profile="fast",
-        vocab_size=1_114_112, max_context=max_context, logits_dtype="float32", kv_dtype="float32",
+        vocab_size=VOCABULARY, max_context=max_context, logits_dtype="float32", kv_dtype="float32",
         inputs=("input_ids", "attention_mask"),
         boundaries=tuple(BoundaryInfo(unit, 64, "float32", 1) for unit in range(1, last + 1)),
         layers=tuple(LayerCache(layer, 2, 16, 16, 0, "float32", None) for layer in range(blocks)),

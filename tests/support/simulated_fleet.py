@@ -134,7 +134,7 @@ class SimulatedFleet:
         service = self.orchestrator.service
         waiting = [client.name for client in self.clients if not client.is_done]
         pipeline = service.core.plane.pipeline if service else None
-        return f"{waiting} wait; the orchestrator is {pipeline.state if pipeline else 'gone'}"
+        return f"{waiting} wait; the orchestrator is {pipeline.state() if pipeline else 'gone'}"
 
     def _wait(self, until_s: float) -> None:
         passed: list[bool] = []

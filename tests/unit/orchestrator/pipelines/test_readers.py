@@ -15,7 +15,7 @@ from schemas.codec import Flag
 from schemas.messages import CloseRequest, RenewRequest, StreamEnd, StreamError, StreamStatus, StreamText
 from schemas.topics import REQUEST_STREAM
 from tests.support.orchestrating import World
-from tests.support.scripted_nodes import LetterStream, answer_text, letter, make_heartbeat, make_submit
+from tests.support.scripted_nodes import VOCABULARY, LetterStream, answer_text, letter, make_heartbeat, make_submit
 
 LEASE_S = 4.0
 
@@ -226,7 +226,9 @@ def test_one_client_is_not_told_what_another_has_read(world: World) -> None:
 
 def test_ended_requests_have_a_bound() -> None:
     def ended(tokens: int) -> EndedRequest:
-        answer = Answer("0" * 16, EncodedPrompt("tiny", ()), tokens, LetterStream, [letter(n) for n in range(tokens)])
+        answer = Answer(
+            "0" * 16, EncodedPrompt("tiny", ()), tokens, VOCABULARY, LetterStream, [letter(n) for n in range(tokens)]
+        )
         return EndedRequest("cli", answer, StreamError(request="0" * 16, code="failed", reason="the end"))
 
     def is_kept(request: str) -> bool:

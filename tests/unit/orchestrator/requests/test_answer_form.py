@@ -15,7 +15,7 @@ from schemas.codec import Flag
 from schemas.messages import AllowTokens, Epoch, TokenMask
 from schemas.token_mask import mask_id, unpack_mask
 from tests.support.scripted_grammar import EOS, ScriptedGrammar, set_of
-from tests.support.scripted_nodes import LetterStream
+from tests.support.scripted_nodes import VOCABULARY, LetterStream
 
 REQUEST = "0" * 16
 EPOCH = Epoch(generation=1, counter=1)
@@ -26,7 +26,7 @@ GRAMMAR = ScriptedGrammar((5, 6, 7, 8), (5, 6, 9, 8, 8), (5, 6, 9, 3))
 def answer(*tokens: int, grammar: ScriptedGrammar = GRAMMAR, max_tokens: int = 20) -> Answer:
     form, known = AnswerForm.behind(grammar, tokens)
     prompt = EncodedPrompt("tiny", (0,) * PROMPT_TOKENS)
-    return Answer(REQUEST, prompt, max_tokens, LetterStream, known, form=form)
+    return Answer(REQUEST, prompt, max_tokens, VOCABULARY, LetterStream, known, form=form)
 
 
 def tell(

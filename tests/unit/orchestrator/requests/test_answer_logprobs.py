@@ -18,7 +18,7 @@ from schemas.logprobs import Logprobs, pack_logprobs
 from schemas.messages import Epoch, LikelyToken, OpenRequest, RenewRequest, StreamText, TokenLogprobs, encode
 from schemas.topics import TOKEN
 from tests.support.orchestrating import World
-from tests.support.scripted_nodes import LetterStream, make_submit, token_frame
+from tests.support.scripted_nodes import VOCABULARY, LetterStream, make_submit, token_frame
 
 REQUEST = f"{1:016x}"
 EPOCH = Epoch(generation=1, counter=1)
@@ -38,7 +38,7 @@ def told(letter: str) -> TokenLogprobs:
 
 def make_answer(known: Sequence[int] = (), alternatives: int = 2, stop: Sequence[str] = ()) -> Answer:
     logprobs = AnswerLogprobs(chr, alternatives)
-    return Answer(REQUEST, EncodedPrompt("tiny", (0,)), 10_000, LetterStream, list(known), stop, logprobs)
+    return Answer(REQUEST, EncodedPrompt("tiny", (0,)), 10_000, VOCABULARY, LetterStream, list(known), stop, logprobs)
 
 
 def take(answer: Answer, text: str, flags: int = 0) -> list[StreamText]:
@@ -76,7 +76,7 @@ def test_of_a_stop_string_nothing_is_told() -> None:
 
 
 def test_without_them_pieces_are_as_they_were() -> None:
-    answer = Answer(REQUEST, EncodedPrompt("tiny", (0,)), 100, LetterStream)
+    answer = Answer(REQUEST, EncodedPrompt("tiny", (0,)), 100, VOCABULARY, LetterStream)
     (piece,), _ = answer.take(1, [97], 0, [packed(97)])
     assert piece.logprobs is None
     assert b"logprobs" not in encode(piece)

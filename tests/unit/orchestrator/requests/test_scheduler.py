@@ -24,7 +24,7 @@ from schemas.messages import (
 )
 from schemas.topics import NODE_COMMAND
 from tests.support.orchestrating import World
-from tests.support.scripted_nodes import answer_text, letter, make_submit, token_frame
+from tests.support.scripted_nodes import VOCABULARY, answer_text, letter, make_submit, token_frame
 
 
 @pytest.fixture
@@ -349,15 +349,17 @@ def test_repeated_and_stray_tokens_change_nothing(world: World) -> None:
     frame = token_frame(request, epoch, 8, [letter(0)])
     other_epoch = token_frame(request, Epoch(generation=9, counter=9), 8, [letter(0)])
     unknown = token_frame("f" * 16, epoch, 8, [letter(0)])
+    of_no_vocabulary = [token_frame(request, epoch, 8, [letter(0), token]) for token in (-1, VOCABULARY)]
     for heard in (
         TokensHeard("other", last, frame),
         TokensHeard("main", ring(world)[0], frame),
         TokensHeard("main", last, other_epoch),
         TokensHeard("main", last, unknown),
+        *(TokensHeard("main", last, frame) for frame in of_no_vocabulary),
     ):
         world.event(heard)
     assert world.text(request) == answer_text(5, 3)
-    assert world.core.plane.requests.tokens_dropped == 4
+    assert world.core.plane.requests.tokens_dropped == 8
 
 
 def test_a_stalled_request_is_begun_anew() -> None:

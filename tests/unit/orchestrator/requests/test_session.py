@@ -19,13 +19,22 @@ from orchestrator.requests.placement import Placement
 from orchestrator.requests.session import Session
 from schemas.codec import Flag
 from schemas.messages import Epoch, Sampling, StageTiming, StreamText, SubmitRequest
-from tests.support.scripted_nodes import EOS, Letters, LetterStream, answer_text, letter, make_manifest, make_submit
+from tests.support.scripted_nodes import (
+    EOS,
+    VOCABULARY,
+    Letters,
+    LetterStream,
+    answer_text,
+    letter,
+    make_manifest,
+    make_submit,
+)
 
 MODEL = ServedModel(make_manifest(), Letters())
 
 
 def make_answer(max_tokens: int = 100) -> Answer:
-    return Answer("0" * 16, EncodedPrompt("tiny", (0,) * 10), max_tokens, LetterStream)
+    return Answer("0" * 16, EncodedPrompt("tiny", (0,) * 10), max_tokens, VOCABULARY, LetterStream)
 
 
 def ids(start: int, stop: int) -> list[int]:
@@ -104,7 +113,7 @@ class Halves:
 
 
 def test_pieces_carry_the_tokens_behind_them_whole_characters_only() -> None:
-    answer = Answer("0" * 16, EncodedPrompt("tiny", ()), 100, Halves)
+    answer = Answer("0" * 16, EncodedPrompt("tiny", ()), 100, VOCABULARY, Halves)
     assert answer.take(0, [97], 0) == ([], False)
     (piece,), _ = answer.take(1, [98], 0)
     assert (piece.text, piece.token_ids) == ("ab", (97, 98))
@@ -147,11 +156,13 @@ def test_text_that_is_told_again_begins_where_the_reader_is(
         return pieces
 
     prompt = EncodedPrompt("tiny", ())
-    whole = told(Answer(submit.request, prompt, 1000, Halves), 0)
+    whole = told(Answer(submit.request, prompt, 1000, VOCABULARY, Halves), 0)
     reader = AnswerStream(submit)
     for piece in whole[:known]:
         reader.take(piece)
-    other = Answer(submit.request, prompt, 1000, Halves, [token for frame in frames[:begins] for token in frame])
+    other = Answer(
+        submit.request, prompt, 1000, VOCABULARY, Halves, [token for frame in frames[:begins] for token in frame]
+    )
     missed = other.text_after(len(reader.token_ids))
     later = told(other, begins)
     for piece in [*missed, *later, *other.text_after(len(reader.token_ids) if not missed else 0)]:
@@ -163,7 +174,7 @@ def test_text_that_is_told_again_begins_where_the_reader_is(
 def test_an_answer_goes_on_behind_tokens_that_were_known_before() -> None:
     answer = make_answer()
     whole = text_of(answer.take(10, ids(10, 20), Flag.LENGTH)[0])
-    later = Answer("0" * 16, EncodedPrompt("tiny", (0,) * 10), 100, LetterStream, ids(10, 14))
+    later = Answer("0" * 16, EncodedPrompt("tiny", (0,) * 10), 100, VOCABULARY, LetterStream, ids(10, 14))
     assert later.next_position == 14
     (piece,), _ = later.take(14, ids(14, 20), Flag.LENGTH)
     assert (piece.first_token, whole[: piece.first_character] + piece.text) == (4, whole)

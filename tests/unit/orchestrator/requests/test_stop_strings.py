@@ -13,7 +13,7 @@ from orchestrator.requests.answer import Answer, EncodedPrompt
 from schemas.codec import Flag
 from schemas.messages import StreamEnd, StreamText
 from tests.support.orchestrating import World
-from tests.support.scripted_nodes import letter, make_submit
+from tests.support.scripted_nodes import VOCABULARY, letter, make_submit
 
 REQUEST = "0" * 16
 WORDS = ("a", "b", "ab", "ba", "", "c", "abcab", "\N{TOKYO TOWER}")
@@ -29,7 +29,7 @@ class WordStream:
 
 
 def make_answer(stop: Sequence[str], known: Sequence[int] = (), max_tokens: int = 1000) -> Answer:
-    return Answer(REQUEST, EncodedPrompt("tiny", ()), max_tokens, WordStream, list(known), stop)
+    return Answer(REQUEST, EncodedPrompt("tiny", ()), max_tokens, VOCABULARY, WordStream, list(known), stop)
 
 
 def cut(text: str, stop: Sequence[str]) -> str | None:
@@ -123,7 +123,7 @@ def test_nothing_of_a_stop_string_is_streamed_nor_what_may_become_one(
         push = staticmethod(lambda token_id: texts[token_id])
         finish = staticmethod(lambda: "")
 
-    answer = Answer(REQUEST, EncodedPrompt("tiny", ()), 100, Stream, [], stop)
+    answer = Answer(REQUEST, EncodedPrompt("tiny", ()), 100, VOCABULARY, Stream, [], stop)
     assert [text_of(answer.take(number, [number], 0)[0]) for number in range(len(texts))] == streamed
 
 
