@@ -54,7 +54,6 @@ _EVERYWHERE = (
 )
 _OF_THE_SYSTEM = (
     "CapabilityBoundingSet=",
-    "PrivateTmp=yes",
     "ProtectSystem=strict",
     "ProtectHome=read-only",
     "ProtectControlGroups=yes",
@@ -64,6 +63,9 @@ _OF_THE_SYSTEM = (
     "ProtectKernelTunables=yes",
     "RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK",
 )
+_OWN_TEMPORARY = ("PrivateTmp=yes",)
+"""Not where the program or its home lies in one of `_TEMPORARY`: the unit would not see it."""
+_TEMPORARY = ("/tmp", "/var/tmp")
 _WITHOUT_DEVICES = ("PrivateDevices=yes", "ProtectClock=yes")
 """Not of a node: it may compute on a device, and reads the machine's battery and heat."""
 
@@ -83,6 +85,7 @@ class Systemd:
         if self._is_system:
             hardening += [*_OF_THE_SYSTEM, f"ReadWritePaths={_quoted([str(service.home)])}"]
             hardening += _WITHOUT_DEVICES if service.what != "node" else ()
+            hardening += () if _is_temporary(service) else _OWN_TEMPORARY
         unit = _UNIT.format(
             what=service.what,
             # One user's manager does not know the network's state: what is too early is started again.
@@ -174,6 +177,11 @@ def home_of(account: str) -> Path:
 
 def _own_name() -> str:
     return pwd.getpwuid(os.getuid()).pw_name
+
+
+def _is_temporary(service: Supervised) -> bool:
+    needed = (Path(service.command[0]), service.home)
+    return any(path.is_relative_to(folder) for path in needed for folder in _TEMPORARY)
 
 
 def _quoted(words: Iterable[str]) -> str:

@@ -51,6 +51,20 @@ def test_a_unit_says_what_runs_and_what_it_may(tmp_path: Path) -> None:
     assert not {"User=", "ProtectSystem=", "network-online"} & {word for word in of_a_user.split() if "=" in word}
 
 
+def test_a_unit_sees_the_folder_that_it_needs() -> None:
+    """Also where that is one for temporary files, of which it has its own otherwise."""
+    systemd = Systemd(is_system=True, account="ann", timeout_s=5)
+    for home, has_its_own in (
+        ("/srv/fleet", True),
+        ("/tmpfs/fleet", True),
+        ("/tmp/fleet", False),
+        ("/var/tmp/a", False),
+    ):
+        assert ("PrivateTmp=yes" in unit(systemd, service("serve", Path(home)))) is has_its_own
+    by_its_program = Supervised("serve", ("/tmp/venv/bin/python", "-m", "x"), Path("/srv/fleet"))
+    assert "PrivateTmp" not in unit(systemd, by_its_program)
+
+
 def test_each_word_is_systemds_own(tmp_path: Path) -> None:
     text = unit(Systemd(is_system=False, timeout_s=5), service("api", tmp_path, *ODD))
     (line,) = (line for line in text.splitlines() if line.startswith("ExecStart="))
