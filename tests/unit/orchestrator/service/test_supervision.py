@@ -61,7 +61,7 @@ def test_a_unit_sees_the_folder_that_it_needs() -> None:
         ("/var/tmp/a", False),
     ):
         assert ("PrivateTmp=yes" in unit(systemd, service("serve", Path(home)))) is has_its_own
-    by_its_program = Supervised("serve", ("/tmp/venv/bin/python", "-m", "x"), Path("/srv/fleet"))
+    by_its_program = Supervised(what="serve", command=("/tmp/venv/bin/python", "-m", "x"), home=Path("/srv/fleet"))
     assert "PrivateTmp" not in unit(systemd, by_its_program)
 
 
