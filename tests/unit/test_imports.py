@@ -25,10 +25,8 @@ MAY_IMPORT = {
     "orchestrator": {"orchestrator", "broker", "schemas"},
 }
 NODE_LIBRARIES = {"paho", "click", "yaml", "numpy", "onnxruntime", "psutil"}
-EMBEDDED_BROKER = "broker.embedded_broker"
-"""A program of its own, run where the orchestrator's extra is installed; no other module imports it."""
 HEAVY = {
-    "torch", "pyomo", "onnx", "pydantic", "transformers", "tokenizers", "starlette", "fastapi", "uvicorn", "amqtt",
+    "torch", "pyomo", "onnx", "pydantic", "transformers", "tokenizers", "starlette", "fastapi", "uvicorn",
     "huggingface_hub", "gguf", "onnxruntime_genai", "onnx_ir", "jinja2", "highspy", "scipy", "llguidance",
     "orchestrator",
 }  # fmt: skip
@@ -55,7 +53,7 @@ def module_name(path: Path) -> str:
 
 
 def is_program(module: str) -> bool:
-    return module.endswith(".__main__") or module == EMBEDDED_BROKER
+    return module.endswith(".__main__")
 
 
 def imported_packages(path: Path) -> Iterator[tuple[int, str]]:
@@ -108,7 +106,7 @@ def test_packages_on_nodes_name_only_what_nodes_have(package: str) -> None:
         f"{path.relative_to(ROOT)}:{line} imports {name}"
         for path in sources(package)
         for line, name in imported_packages(path)
-        if name not in allowed and not (name == "amqtt" and module_name(path) == EMBEDDED_BROKER)
+        if name not in allowed
     ]
     assert wrong == []
 
