@@ -16,6 +16,7 @@ import click
 from click.core import ParameterSource
 
 from broker.errors import ConfigUnusable
+from broker.user_home import user_home
 
 VARIABLE = "LINGUABUS_CONFIG"
 NOT_IN_FILES = frozenset({"help", "version", "config"})
@@ -74,7 +75,7 @@ def _with_place(error: click.BadParameter) -> Exception:
 
 def config_folder() -> Path:
     """``$XDG_CONFIG_HOME``, by default ``~/.config``; raises RuntimeError for a user without a home."""
-    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+    return Path(os.environ.get("XDG_CONFIG_HOME") or user_home() / ".config")
 
 
 def default_path() -> Path | None:

@@ -7,6 +7,10 @@ from typing import Any
 
 import click
 
+from broker.address import parse_broker_url
+from broker.errors import BadBrokerUrl
+from schemas import names
+
 
 class WholeRange(click.IntRange):
     """A whole number within limits."""
@@ -49,6 +53,32 @@ class FiniteRange(click.FloatRange):
         if not math.isfinite(number):
             self.fail(f"{value!r} is not a number{_within(self)}", param, ctx)
         return number
+
+
+class BrokerUrl(click.ParamType):  # type: ignore[type-arg]  # before click 8.4 it had none
+    """The address of a broker; checked, and kept as it was written."""
+
+    name = "url"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Refuse what is none."""
+        try:
+            parse_broker_url(value)
+        except BadBrokerUrl as error:
+            self.fail(str(error), param, ctx)
+        return str(value)
+
+
+class MemberName(click.ParamType):  # type: ignore[type-arg]
+    """A name for a device."""
+
+    name = "name"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Refuse what is none."""
+        if not names.is_name(value):
+            self.fail(names.RULE, param, ctx)
+        return str(value)
 
 
 def _within(limits: click.IntRange | click.FloatRange) -> str:

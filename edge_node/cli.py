@@ -19,7 +19,7 @@ from broker.credential import FILE, Credential
 from broker.discovery import look
 from broker.errors import BrokerRefused, BrokerUnreachable
 from broker.exit_deadline import end_on_signals
-from broker.option_types import FiniteRange, IntOrWord, WholeRange
+from broker.option_types import BrokerUrl, FiniteRange, IntOrWord, MemberName, WholeRange
 from broker.security import is_exposed, password_warning
 from broker.whereabouts import Whereabouts
 from edge_node.config import BLOBS, SPEEDS, NodeConfig, read_speed
@@ -42,12 +42,6 @@ _PROVIDER = "ExecutionProvider"
 
 def _default_name() -> str:
     return names.name_from(socket.gethostname()) or "node"
-
-
-def _check_name(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
-    if value is not None and not names.is_name(value):
-        raise click.BadParameter(names.RULE)
-    return value
 
 
 def _check_speed(context: click.Context, parameter: click.Parameter, value: str) -> float | Path:
@@ -106,12 +100,16 @@ def _read_config(context: click.Context, path: Path) -> ConfigFile:
 @click.option(
     "--broker",
     envvar="LINGUABUS_BROKER",
+    type=BrokerUrl(),
     metavar="URL",
     help="The broker: mqtt://host[:port] or mqtts://host[:port]. [default: the fleet that was joined, or"
     f" {DEFAULT_URL}]",
 )
 @click.option(
-    "--name", callback=_check_name, help="This node's name. [default: the one that it has joined with, or the host's]"
+    "--name",
+    type=MemberName(),
+    metavar="NAME",
+    help="This node's name. [default: the one that it has joined with, or the host's]",
 )
 @home_option("Directory for downloaded model parts.", of_program=True)
 @click.option(

@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+from broker.user_home import user_home
+
 NODE = "node"
 """The node's folder in a home."""
 _VARIABLE = "LINGUABUS_HOME"
@@ -21,8 +23,8 @@ def default_home() -> Path:
         click.UsageError: nobody knows where.
     """
     try:
-        data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
-    except RuntimeError:  # HOME is not set, and the system does not know the user
+        data = os.environ.get("XDG_DATA_HOME") or user_home() / ".local" / "share"
+    except RuntimeError:
         raise click.UsageError("you have no home directory: give --home DIR, or set HOME") from None
     return Path(data) / "linguabus" / NODE
 

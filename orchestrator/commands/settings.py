@@ -13,7 +13,9 @@ from click.core import ParameterSource
 
 from broker.address import DEFAULT_URL, BrokerAddress, parse_broker_url
 from broker.credential import FILE, Credential
+from broker.option_types import BrokerUrl
 from broker.security import password_warning
+from broker.user_home import user_home
 from broker.whereabouts import Whereabouts
 from orchestrator.errors import NoHome
 
@@ -36,8 +38,8 @@ def default_cache() -> Path:
 
 def _user_home() -> Path:
     try:
-        return Path.home()
-    except RuntimeError:  # HOME is not set, and the system does not know the user
+        return user_home()
+    except RuntimeError:
         raise NoHome("you have no home directory: give --home DIR before the command, or set HOME") from None
 
 
@@ -148,6 +150,7 @@ def bus_options(function: _F) -> _F:
     """Decorate a command with ``--broker`` and ``--insecure``, which may stand before or behind its name."""
     broker = click.option(
         "--broker",
+        type=BrokerUrl(),
         metavar="URL",
         expose_value=False,
         callback=_set_broker,

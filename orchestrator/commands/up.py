@@ -18,7 +18,7 @@ import click
 from broker.config_file import VARIABLE, config_of
 from broker.credential import FILE, Credential
 from broker.free_ports import free_port
-from broker.option_types import WholeRange
+from broker.option_types import MemberName, WholeRange
 from orchestrator.client import Client, NoOrchestrator
 from orchestrator.commands.api import DEFAULT_PORT
 from orchestrator.commands.connection import connect
@@ -38,15 +38,8 @@ _CHECK_S = 0.5
 _STATUS_S = 1.0
 
 
-def _check_name(_context: click.Context, parameter: click.Parameter, value: str | None) -> str:
-    name = names.name_from(socket.gethostname()) or "host" if value is None else value
-    if not names.is_name(name):
-        raise click.BadParameter(names.RULE, param=parameter)
-    return name
-
-
 @click.command("up", epilog="Example: linguabus up")
-@click.option("--name", callback=_check_name, help="Of this machine's node. [default: the host's name]")
+@click.option("--name", type=MemberName(), metavar="NAME", help="Of this machine's node. [default: the host's name]")
 @click.option("--no-node", is_flag=True, help="No node on this machine: other devices have to lend themselves.")
 @click.option(
     "--port",
@@ -57,7 +50,7 @@ def _check_name(_context: click.Context, parameter: click.Parameter, value: str 
 )
 @pass_settings
 @click.pass_context
-def command(context: click.Context, settings: Settings, name: str, no_node: bool, port: int) -> int:
+def command(context: click.Context, settings: Settings, name: str | None, no_node: bool, port: int) -> int:
     """A fleet on this machine, in one command: broker, orchestrator, a node and the page, until Ctrl-C.
 
     What is there already is taken: a fleet that 'linguabus init' has made, the active model, this machine as a node.
@@ -67,6 +60,7 @@ def command(context: click.Context, settings: Settings, name: str, no_node: bool
     """
     from orchestrator.identity.fleet_broker import fleet_mosquitto
     from orchestrator.identity.fleet_folder import FleetFolder
+    from orchestrator.identity.fleet_ports import taken_port
     from orchestrator.model.lock import exclusive, is_held
     from orchestrator.model.store import ModelStore
 
@@ -83,6 +77,8 @@ def command(context: click.Context, settings: Settings, name: str, no_node: bool
         log_of(folder, "page").unlink(missing_ok=True)  # of an earlier time, at another address perhaps
         if not FleetFolder.exists(home):
             _run(context, "init")
+        if taken := taken_port(FleetFolder.of(home).settings, with_server=True):
+            raise AddressInUse(taken)  # now, not when a model has been fetched
         if ModelStore(settings.models_dir).active is None:
             code = _run(context, "model", "add", "demo")
             if code:
@@ -91,13 +87,17 @@ def command(context: click.Context, settings: Settings, name: str, no_node: bool
             os.environ[VARIABLE] = str(config.path.absolute())
         with (
             leave_on_signals(),
-            _running(home, folder, None if no_node else name, port or free_port()) as (parts, page),
+            _running(home, folder, None if no_node else name or _own_name(), port or free_port()) as (parts, page),
         ):
             click.echo(f"in a browser: {page}   (stop with Ctrl-C)")
             click.echo("another device: 'linguabus invite NAME --phone', in another terminal, prints its line")
             _watch(settings, parts, awaits_node=not no_node)
     click.echo("stopped; the fleet stays: 'linguabus up' goes on with it")
     return 0
+
+
+def _own_name() -> str:
+    return names.name_from(socket.gethostname()) or "host"
 
 
 def _page_of(folder: Path) -> str:

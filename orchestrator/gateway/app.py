@@ -25,7 +25,7 @@ from orchestrator.gateway.page_routes import page_routes
 from orchestrator.gateway.same_origin import same_origin
 from orchestrator.gateway.state_routes import state_routes
 from orchestrator.gateway.streams import HungUp
-from orchestrator.gateway.wrong_fields import wrong_field
+from orchestrator.gateway.wrong_fields import in_words, wrong_field
 from orchestrator.text.figures import size_text
 from schemas import PACKAGE_VERSION
 from schemas.errors import LinguabusError
@@ -119,7 +119,7 @@ async def _invalid(request: Request, error: Exception) -> Response:
     if field is None and found["type"] == "model_attributes_type":
         text = "the body is not a JSON object: send one, with the header content-type: application/json"
         return _respond(request, ApiError(400, text, code="invalid_json"))
-    message = f"{field or 'the body'}: {found['msg']}"
+    message = f"{field or 'the body'}: {in_words(found)}"
     code = "missing_required_parameter" if found["type"] == "missing" else "invalid_value"
     return _respond(request, ApiError(422, message, code=code, field=field))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,20 @@ def wrong_field(errors: Sequence[dict[str, Any]], body: Any) -> tuple[str, dict[
     places = [_place(error["loc"], body, is_missing=error["type"] == "missing") for error in errors]
     deepest = max(range(len(errors)), key=lambda number: len(places[number]))
     return ".".join(places[deepest]), errors[deepest]
+
+
+def in_words(error: dict[str, Any]) -> str:
+    """What is wrong, for people; pydantic speaks of dictionaries and of items after validation."""
+    said, kind = error.get("ctx", {}), error["type"]
+    if kind == "too_long" and said["max_length"] == 0:
+        return "this can't be set here: leave it out"
+    if kind == "too_short" and said["actual_length"] == 0:
+        return "it may not be empty"
+    if kind == "too_long":
+        return f"it has {said['actual_length']} entries, {said['max_length']} are the most"
+    if isinstance(error["input"], float) and math.isnan(error["input"]):
+        return "NaN is not a number"
+    return str(error["msg"])
 
 
 def _place(parts: Sequence[str | int], body: Any, *, is_missing: bool) -> list[str]:

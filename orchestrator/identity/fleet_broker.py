@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable
 from typing import IO, Self
 
+from broker.address import BrokerAddress
 from broker.child_process import ChildProcess, how_ended, our_environment
 from broker.credential import Credential
-from broker.errors import BrokerDidNotStart, BrokerNotFound
+from broker.errors import BrokerDidNotStart, BrokerNotFound, BusError
 from broker.local_broker import STOP_S, find_mosquitto
-from broker.readiness import require_free_port, wait_until_ready
+from broker.mqtt import MqttBus
+from broker.readiness import wait_until_ready
 from orchestrator.identity.bounded_log import BoundedLog
 from orchestrator.identity.broker_files import configuration_file
 from orchestrator.identity.fleet_folder import FleetFolder
+from orchestrator.identity.fleet_ports import taken_port
 from schemas.closing import Closing
 
 _KIND = "mosquitto"
+_RUNS = "the fleet's broker runs already: end 'linguabus up', or the other 'linguabus serve --with-broker', first"
+_ANSWERS_S = 2.0
 
 
 def fleet_mosquitto() -> str:
@@ -40,6 +46,7 @@ class FleetBroker(Closing):
         """
         self._command = [fleet_mosquitto(), "-c", str(configuration_file(fleet))]
         self._credential = credential
+        self._settings = fleet.settings
         self._log = BoundedLog(fleet.broker_folder / "broker.log")
         self._process: ChildProcess | None = None
 
@@ -82,7 +89,8 @@ class FleetBroker(Closing):
 
     def _launch(self, open_log: Callable[[], IO[bytes]]) -> None:
         address = self._credential.broker()
-        require_free_port(_KIND, address.host, address.port)
+        if taken := taken_port(self._settings):
+            raise BrokerDidNotStart(_KIND, _RUNS if _answers(address) else taken)
         with open_log() as log:
             self._process = ChildProcess(self._command, output=log, environment=our_environment())
         wait_until_ready(_KIND, self._process, address, self._log.path)
@@ -91,3 +99,13 @@ class FleetBroker(Closing):
         process, self._process = self._process, None
         if process is not None:
             process.end(STOP_S)
+
+
+def _answers(address: BrokerAddress) -> bool:
+    """Is there the fleet's own broker: one that has its certificate, and lets its member in?"""
+    try:
+        with MqttBus(address, client_id=f"look-{secrets.token_hex(8)}") as bus:
+            bus.connect(timeout_s=_ANSWERS_S)
+    except BusError:
+        return False
+    return True

@@ -64,6 +64,7 @@ def test_it_makes_a_fleet_that_answers_and_goes_on_with_it(home: Path) -> None:
             assert "<title>" in httpx.get(page, headers={"accept": "text/html"}, timeout=DEADLINE_S).text
             assert answered(page)
             assert f"already; in a browser: {page}" in commands.run(home, "up", fails=True)
+            assert "the fleet's broker runs already" in commands.run(home, "serve", "--with-broker", fails=True)
             assert not any("no nodes" in line for line in up.lines)
             members = json.loads(commands.run(home, "members", "--json"))["members"]
             assert [one["name"] for one in members if one["role"] == "node"] == [NAME]
@@ -135,6 +136,23 @@ def test_a_port_that_is_taken_is_told_before_anything_is_made(tmp_path: Path) ->
         said = FleetCommands().run(tmp_path / "home", "up", "--port", str(taken.getsockname()[1]), fails=True)
     assert "Address already in use; another one: linguabus up --port 0" in said
     assert not (tmp_path / "home" / "fleet").exists()
+
+
+@pytest.mark.parametrize("option", ["broker-port", "http-port", "host-port"])
+def test_a_port_of_the_fleet_that_is_taken_is_told_before_a_model_is_fetched(option: str, tmp_path: Path) -> None:
+    home, commands = tmp_path / "home", FleetCommands()
+    with socket.create_server((HOST, 0)) as taken:
+        number = taken.getsockname()[1]
+        others = [
+            word
+            for name, port in zip(("broker-port", "http-port", "host-port"), free_ports(3), strict=True)
+            for word in (f"--{name}", str(number if name == option else port))
+        ]
+        commands.run(home, "init", "--listen", HOST, *others)
+        said = commands.run(home, "up", "--port", "0", fails=True)
+    assert f"port {number}: Address already in use: end what has it" in said
+    assert f"'linguabus init --update --{option} PORT'" in said
+    assert not (home / "models").exists()
 
 
 def test_it_has_a_broker_of_its_own(tmp_path: Path) -> None:

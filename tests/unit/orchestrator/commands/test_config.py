@@ -103,6 +103,8 @@ def test_a_flag_goes_before_the_environment_and_that_before_the_file(
         ("serve: {with-broker: maybe}", "line 1: serve.with-broker: 'maybe' is not a valid boolean"),
         ("ask: {temperature: .nan}", "line 1: ask.temperature: '.nan' is not a number from 0 to 100"),
         ("serve: {wire: fp8}", "line 1: serve.wire: 'fp8' is not one of"),
+        ("broker: http://x", "line 1: broker: broker address 'http://x': does not begin with mqtt://"),
+        ("up: {name: a/b}", "line 1: up.name: use letters, digits"),
         ("home: [a]", "line 1: home: write one value"),
         ("home:", "line 1: home: write one value"),
         ("ask: {stop: {a: b}}", "line 1: ask.stop: write one value, or a list of them"),
@@ -169,7 +171,8 @@ def test_a_node_reads_its_section_and_what_goes_for_both(file: Path) -> None:
     [
         ("name: kitchen", "line 1: name belongs under node:"),
         ("node:\n  memory-limit: 3", "line 2: node.memory-limit: there is no such option: is it memory-limit-mb?"),
-        ("node:\n  name: a/b", "line 2: name: "),
+        ("node:\n  name: a/b", "line 2: node.name: "),
+        ("node: {broker: there}", "line 1: node.broker: broker address 'there': does not begin with mqtt://"),
         ("node: {emulate-speed: 7}", "line 1: emulate-speed: "),
     ],
 )

@@ -211,16 +211,19 @@ def test_a_number_out_of_its_range_is_told_in_a_sentence(option: click.Option) -
         assert limits.max is None or f"to {limits.max:,}" in said
 
 
-@pytest.fixture
-def homeless(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in a container for a user whom the system does not know."""
+@pytest.fixture(params=["unknown", "empty"])
+def homeless(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container for a user whom the system does not know, or where HOME is there and says nothing."""
 
     def unknown() -> Path:
         raise RuntimeError("Could not determine home directory.")
 
-    monkeypatch.setattr(Path, "home", unknown)
     for name in ("HOME", "LINGUABUS_HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
+    if request.param == "unknown":
+        monkeypatch.setattr(Path, "home", unknown)
+    else:
+        monkeypatch.setenv("HOME", "")
 
 
 @pytest.mark.usefixtures("homeless")
